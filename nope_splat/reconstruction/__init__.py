@@ -1,0 +1,5 @@
+"""From matches to cameras and points."""
+
+from .scene import SparseScene
+
+__all__ = ["SparseScene"]
