@@ -1,0 +1,116 @@
+"""Dense seeds for the Gaussians: a coloured point for nearly every patch of the photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nope_splat.reconstruction import SparseScene
+
+from .flow import agree, correspondences, triangulate
+from .fusion import DepthMap, fill_uncovered, fuse, in_free_space
+from .partners import choose_partners
+from .sparse_depth import interpolate_inverse_depth
+from .view import View
+
+ReadPhoto = Callable[[int, tuple[int, int]], NDArray[np.uint8]]
+"""Reads photograph `index` at `(width, height)` as RGB. (H, W, 3)."""
+
+
+@dataclass(frozen=True)
+class SeedSettings:
+    """How dense seeds are found."""
+
+    max_image_size: int = 512
+    """Longer side in pixels at which the photographs are compared."""
+    num_partners: int = 3
+    """Photographs that each photograph is compared with."""
+    min_angle: float = 1.0
+    """Smallest angle in degrees between two rays that is trusted to give depth."""
+    cell: int = 3
+    """Width in pixels of the image patch that gets one seed."""
+    fill_cell: int = 8
+    """Width in pixels of the patches that get a coarse seed where nothing else was found; 0 for none."""
+
+
+def dense_seeds(
+    scene: SparseScene, read: ReadPhoto, settings: SeedSettings | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Find a dense, accurate point cloud of a reconstructed scene without learned weights.
+
+    Tracks are interpolated to a rough depth, which optical flow between neighbouring photographs makes
+    exact; what does not agree forwards, backwards and with the epipolar geometry is dropped.
+
+    Args:
+        scene: The reconstruction; only its registered training photographs are read.
+        read: Reads a photograph.
+        settings: How to search.
+
+    Returns:
+        Points (P, 3) in world coordinates and RGB colours (P, 3). The track points are not among them.
+    """
+    settings = settings or SeedSettings()
+    photos = np.flatnonzero(scene.registered & ~scene.held_out)
+    views = [_view(scene, photo, read, settings.max_image_size) for photo in photos]
+    visibility = np.zeros((len(scene.photo_names), len(scene.points)), bool)
+    visibility[scene.observations.photo_ids, scene.observations.point_ids] = True
+    visibility = visibility[photos]
+    centers = np.array([view.center for view in views])
+    partners = choose_partners(centers, scene.points, visibility, settings.num_partners)
+
+    with ThreadPoolExecutor() as pool:
+        rough = list(pool.map(lambda view, seen: _rough_depth(view, scene.points[seen]), views, visibility))
+        searched = [(i, int(j)) for i, others in enumerate(partners) for j in others]
+        both_ways = sorted({*searched, *((j, i) for i, j in searched)})
+        both_ways = [(i, j) for i, j in both_ways if rough[i] is not None and rough[j] is not None]
+        maps = pool.map(lambda ij: correspondences(views[ij[0]], views[ij[1]], rough[ij[0]]), both_ways)
+        flows = dict(zip(both_ways, maps, strict=True))
+
+        def depth_map(i: int) -> DepthMap:
+            found = [
+                triangulate(views[i], views[j], flows[i, j], flows[j, i], settings.min_angle)
+                for a, j in both_ways
+                if a == i
+            ]
+            if not found:
+                return np.zeros(views[i].shape, np.float32), np.zeros(views[i].shape, np.int64)
+            depths, weights = zip(*found, strict=True)
+            return agree(np.stack(depths), np.stack(weights))
+
+        depth_maps = list(pool.map(depth_map, range(len(views))))
+
+    points, colors = fuse(views, depth_maps, settings.cell)
+    kept = ~in_free_space(views, depth_maps, points)
+    points, colors = points[kept], colors[kept]
+    if settings.fill_cell:
+        known = np.concatenate([scene.points, points])
+        more, more_colors = fill_uncovered(views, depth_maps, known, settings.fill_cell)
+        points, colors = np.concatenate([points, more]), np.concatenate([colors, more_colors])
+    return points, colors
+
+
+def _view(scene: SparseScene, photo: int, read: ReadPhoto, max_size: int) -> View:
+    size = scene.photo_sizes[photo]
+    scale = min(1.0, max_size / size.max())
+    width, height = (max(1, round(side * scale)) for side in size.tolist())
+    T_camera_world = np.linalg.inv(scene.T_world_camera[photo])
+    return View(
+        image=np.ascontiguousarray(read(int(photo), (width, height))[..., :3]),
+        R_camera_world=T_camera_world[:3, :3],
+        t_camera_world=T_camera_world[:3, 3],
+        focal=scene.camera.focal * scale,
+        principal_point=scene.camera.principal_points(size) * scale,
+    )
+
+
+def _rough_depth(view: View, points: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """Interpolated inverse depth, or None for a photograph with too few points to interpolate."""
+    xy, depth = view.project(points)
+    inside = (depth > 0) & (xy >= 0).all(1) & (xy < view.shape[::-1]).all(1)
+    if inside.sum() < 16:
+        return None
+    return interpolate_inverse_depth(xy[inside], 1 / depth[inside], view.shape)

@@ -1,0 +1,88 @@
+"""A dense guess of a photograph's inverse depth from the few tracks it sees."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import LinearNDInterpolator
+from scipy.spatial import Delaunay, KDTree
+
+_NEIGHBOURS = 8
+_GRID = 4
+_BORDER_SAMPLES = (13, 9)
+
+
+def interpolate_inverse_depth(
+    xy: NDArray[np.float64], inverse_depth: NDArray[np.float64], shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Interpolate inverse depth, which is linear over a plane's image, between track points.
+
+    Points far from the median of their neighbours are dropped; the border takes the median of the
+    nearest points, so that the triangulation covers the whole image.
+
+    Args:
+        xy: Where the track points are seen, at least nine. (K, 2).
+        inverse_depth: Their inverse depths. (K,).
+        shape: Height and width of the result.
+
+    Returns:
+        Inverse depth at every pixel's centre. (H, W).
+    """
+    height, width = shape
+    near = np.asarray(KDTree(xy).query(xy, k=_NEIGHBOURS + 1)[1])
+    around = inverse_depth[near[:, 1:]]
+    median = np.median(around, axis=1)
+    spread = np.median(np.abs(around - median[:, None]), axis=1)
+    kept = np.abs(inverse_depth - median) < 5 * spread + 0.05 * median
+    xy, inverse_depth = xy[kept], inverse_depth[kept]
+
+    border = _border_points(height, width)
+    near = np.asarray(KDTree(xy).query(border, k=5)[1])
+    border_values = np.median(inverse_depth[near], axis=1)
+    mesh = LinearNDInterpolator(Delaunay(np.concatenate([xy, border])), np.r_[inverse_depth, border_values])
+
+    columns = np.arange(0, width + _GRID, _GRID, dtype=np.float64)
+    rows = np.arange(0, height + _GRID, _GRID, dtype=np.float64)
+    coarse = mesh(*np.meshgrid(columns.clip(0, width), rows.clip(0, height)))
+    coarse = np.where(np.isfinite(coarse), coarse, np.median(inverse_depth)).astype(np.float32)
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    fine = cv2.remap(coarse, (x + 0.5) / _GRID, (y + 0.5) / _GRID, cv2.INTER_LINEAR)
+    return np.asarray(fine, np.float32)
+
+
+def _border_points(height: int, width: int) -> NDArray[np.float64]:
+    across = np.linspace(0, width, _BORDER_SAMPLES[0])
+    down = np.linspace(0, height, _BORDER_SAMPLES[1])[1:-1]
+    horizontal = [(x, y) for x in across for y in (0, height)]
+    vertical = [(x, y) for y in down for x in (0, width)]
+    return np.array(horizontal + vertical, dtype=np.float64)
+
+
+def fill_holes(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Fill unknown pixels smoothly from known ones by the pull-push pyramid (Gortler et al. 1996).
+
+    Args:
+        values: Values where known. (H, W).
+        known: Which pixels hold a value. (H, W).
+
+    Returns:
+        Values everywhere; known ones are unchanged. (H, W).
+    """
+    level = np.where(known, values, 0).astype(np.float32), known.astype(np.float32)
+    pyramid = [level]
+    while min(level[0].shape) > 2:
+        size = (max(1, level[0].shape[1] // 2), max(1, level[0].shape[0] // 2))
+        summed, weight = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in level)
+        # A cell of which a quarter is known counts as known: holes close as the pyramid rises.
+        gain = np.minimum(1, 4 * weight) / np.maximum(weight, 1e-9)
+        level = summed * gain, weight * gain
+        pyramid.append(level)
+    summed, weight = pyramid.pop()
+    filled = np.where(weight > 0, summed / np.maximum(weight, 1e-9), summed.sum() / max(weight.sum(), 1e-9))
+    for summed, weight in reversed(pyramid):
+        coarse = cv2.resize(
+            filled.astype(np.float32), (summed.shape[1], summed.shape[0]), interpolation=cv2.INTER_LINEAR
+        )
+        filled = summed + (1 - np.minimum(weight, 1)) * coarse
+    return filled.astype(np.float32)

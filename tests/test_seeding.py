@@ -1,0 +1,159 @@
+"""Dense seeds: exact on planes, robust to outliers, and close to a surface that is known in closed form."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from nope_splat.camera import SharedPinhole
+from nope_splat.reconstruction import SparseScene
+from nope_splat.seeding import SeedSettings, dense_seeds
+from nope_splat.seeding.flow import agree
+from nope_splat.seeding.partners import choose_partners
+from nope_splat.seeding.sparse_depth import fill_holes, interpolate_inverse_depth
+from nope_splat.tracks import MatchGraph, Observations
+
+SIZE = (320, 240)
+FOCAL = 300.0
+STEP = 0.35
+"""Height of the raised half of the synthetic surface."""
+
+
+def surface_height(xy: np.ndarray) -> np.ndarray:
+    """The world's surface: a floor at z = 0 and a table at z = STEP over x > 0.2."""
+    return np.where(xy[..., 0] > 0.2, STEP, 0.0)
+
+
+def texture(xy: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    index = ((xy + 4.0) * 64).astype(np.float32)
+    return cv2.remap(noise, index[..., 0], index[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+
+
+def look_down(center: np.ndarray) -> np.ndarray:
+    """Camera at `center` looking along -z at the surface, OpenCV axes, world z up."""
+    T = np.eye(4)
+    T[:3, :3] = np.diag([1.0, -1.0, -1.0])
+    T[:3, 3] = center
+    return T
+
+
+@pytest.fixture(scope="module")
+def scene_and_images():
+    """Five photographs from above of a floor and a table, ray-cast in closed form."""
+    rng = np.random.default_rng(0)
+    octaves = [rng.uniform(0, 1, (512 // s, 512 // s, 3)).astype(np.float32) for s in (2, 4, 8, 16)]
+    noise = sum(cv2.resize(octave, (512, 512), interpolation=cv2.INTER_CUBIC) for octave in octaves)
+    noise = np.clip(noise / 4 * 255, 0, 255).astype(np.uint8)
+    centers = np.array([[x, y, 1.2] for x, y in [(0, 0), (-0.2, 0.05), (0.2, 0), (0, 0.2), (0.05, -0.2)]])
+    poses = np.stack([look_down(center) for center in centers])
+    camera = SharedPinhole(FOCAL)
+    x, y = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
+    rays = camera.unproject(np.stack([x, y], -1), np.array(SIZE)) * (1, -1, -1)
+    images, on_surface = [], []
+    for center in centers:
+        table = center + rays * (center[2] - STEP)
+        floor = center + rays * center[2]
+        hit = np.where(table[..., :1] > 0.2, table, floor)
+        images.append(texture(hit[..., :2], noise))
+        on_surface.append(hit)
+
+    photo_ids, point_ids, observed, points = [], [], [], []
+    for hit in on_surface[:1]:
+        for row, column in rng.integers((10, 10), (SIZE[1] - 10, SIZE[0] - 10), (400, 2)):
+            point = hit[row, column]
+            points.append(point)
+            for photo, pose in enumerate(poses):
+                in_camera = (point - pose[:3, 3]) @ pose[:3, :3]
+                xy = camera.project(in_camera, np.array(SIZE))
+                if (xy > 0).all() and (xy < SIZE).all():
+                    photo_ids.append(photo)
+                    point_ids.append(len(points) - 1)
+                    observed.append(xy)
+    nothing = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
+    scene = SparseScene(
+        photo_names=tuple(f"{i}.png" for i in range(len(poses))),
+        photo_sizes=np.tile(SIZE, (len(poses), 1)),
+        held_out=np.zeros(len(poses), bool),
+        registered=np.ones(len(poses), bool),
+        T_world_camera=poses,
+        camera=camera,
+        points=np.array(points),
+        colors=np.zeros((len(points), 3), np.uint8),
+        observations=Observations(np.array(point_ids), np.array(photo_ids), np.array(observed)),
+        resections=nothing,
+        failures={},
+        graph=MatchGraph(5, np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)),
+        seconds={},
+    )
+    return scene, images
+
+
+def test_seeds_lie_on_the_surface(scene_and_images):
+    scene, images = scene_and_images
+    points, colors = dense_seeds(scene, lambda index, size: images[index], SeedSettings(fill_cell=0))
+    assert len(points) == len(colors) > 3000
+    # A point near the table's edge may belong to either level.
+    far_from_edge = np.abs(points[:, 0] - 0.2) > 0.05
+    error = np.abs(points[:, 2] - surface_height(points[:, :2]))[far_from_edge]
+    assert np.median(error) < 0.002
+    assert np.mean(error < 0.02) > 0.95
+
+
+def test_seeds_cover_every_photograph(scene_and_images):
+    scene, images = scene_and_images
+    points, _ = dense_seeds(scene, lambda index, size: images[index])
+    for pose in scene.T_world_camera:
+        in_camera = (points - pose[:3, 3]) @ pose[:3, :3]
+        cells = np.floor(scene.camera.project(in_camera, np.array(SIZE)) / 8).astype(int)
+        inside = cells[((cells >= 0) & (cells < (40, 30))).all(1)]
+        assert len(np.unique(inside, axis=0)) > 0.99 * 40 * 30
+
+
+def test_seeds_have_the_colour_of_the_photograph(scene_and_images):
+    scene, images = scene_and_images
+    points, colors = dense_seeds(scene, lambda index, size: images[index])
+    in_camera = (points - scene.T_world_camera[0, :3, 3]) @ scene.T_world_camera[0, :3, :3]
+    xy = np.floor(scene.camera.project(in_camera, np.array(SIZE))).astype(int)
+    inside = (xy >= 2).all(1) & (xy < np.array(SIZE) - 2).all(1)
+    seen = cv2.blur(images[0], (3, 3))[xy[inside, 1], xy[inside, 0]]
+    assert np.median(np.abs(seen.astype(int) - colors[inside])) < 12
+
+
+def test_interpolation_is_exact_on_a_plane_and_ignores_outliers():
+    rng = np.random.default_rng(1)
+    xy = rng.uniform((0, 0), (200, 100), (300, 2))
+    inverse_depth = 0.5 + 0.002 * xy[:, 0] - 0.001 * xy[:, 1]
+    inverse_depth[:10] *= 3
+    result = interpolate_inverse_depth(xy, inverse_depth, (100, 200))
+    x, y = np.meshgrid(np.arange(200) + 0.5, np.arange(100) + 0.5)
+    truth = 0.5 + 0.002 * x - 0.001 * y
+    inner = np.s_[15:85, 15:185]
+    np.testing.assert_allclose(result[inner], truth[inner], atol=0.01)
+
+
+def test_holes_are_filled_and_known_values_kept():
+    values = np.full((37, 53), 2.0, np.float32)
+    known = np.random.default_rng(2).random(values.shape) < 0.3
+    values[~known] = -1.0
+    np.testing.assert_allclose(fill_holes(values, known), 2.0, rtol=1e-5)
+
+
+def test_partners_that_agree_outvote_one_that_does_not():
+    maps = np.array([[[1.0]], [[1.005]], [[2.0]]], np.float32)
+    weights = np.array([[[1.0]], [[1.0]], [[50.0]]], np.float32)
+    depth, count = agree(maps, weights)
+    assert count.item() == 2
+    assert depth.item() == pytest.approx(1.0025)
+
+
+def test_partners_need_shared_points_and_parallax():
+    rng = np.random.default_rng(3)
+    points = rng.normal(size=(100, 3)) * 0.1 + (0, 0, 1)
+    centers = np.array([[0, 0, 0], [0.2, 0, 0], [1e-4, 0, 0], [0.2, 0.1, 0]], float)
+    visibility = np.ones((4, 100), bool)
+    visibility[3, 10:] = False
+    partners = choose_partners(centers, points, visibility, count=3)
+    assert partners[0].tolist()[0] == 1
+    assert 3 not in partners[0]
+    assert len(partners[3]) == 0
