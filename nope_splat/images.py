@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nope_splat.errors import UserError
+from nope_splat.progress import say, track
+
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:
+    HEIF_READABLE = False
+else:
+    register_heif_opener()
+    HEIF_READABLE = True
+
+HEIF_SUFFIXES = frozenset({".heic", ".heif"})
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}) | HEIF_SUFFIXES
+MASK_FOLDER = "masks"
+
+MIN_SIDE = 32
+"""Photographs with a shorter side than this many pixels hold no keypoints; they are skipped."""
+MAX_PIXELS = 400_000_000
+"""Photographs of more pixels are skipped: decoded, one of this size fills 1.2 GB of memory."""
+# Pillow refuses at twice its limit; its default would refuse 180 megapixels, a modest panorama.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -38,8 +67,214 @@ class PhotoFolder:
 
 
 def find_photos(data: Path) -> PhotoFolder:
-    raise NotImplementedError
+    """Find and check the photographs of a folder, sub-folders included.
+
+    Every file is decoded once, so that a damaged one is named here and not met in the middle of a stage.
+    Hidden files and folders, and folders named `masks`, are passed over. The mask of `a/b.jpg` is
+    `masks/a/b.png` (or `masks/a/b.jpg.png`), with `masks/` in the photo folder or beside it.
+
+    Args:
+        data: The folder of photographs, or a folder with `images/` in it.
+
+    Returns:
+        The photographs, all of one size up to portrait and landscape, and the files that were skipped.
+
+    Raises:
+        UserError: If there is no such folder, if fewer than two photographs are readable, if their sizes
+            differ (they share one focal length), or if a mask does not fit its photograph.
+    """
+    if not data.exists():
+        raise UserError(f"the photo folder {data} does not exist; check the path")
+    if not data.is_dir():
+        raise UserError(f"{data} is a file; give the folder that holds the photographs")
+    root = data / "images" if (data / "images").is_dir() else data
+    names = sorted(_walk(root), key=_natural_key)
+    if not names:
+        raise UserError(f"no photographs in {root}; it should hold files such as .jpg, .png, .webp or .tiff")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checked = list(track(pool.map(lambda name: _check(root, name), names), "Reading photos", len(names)))
+    photos = tuple(photo for photo in checked if isinstance(photo, Photo))
+    skipped = {name: reason for name, reason in zip(names, checked, strict=True) if isinstance(reason, str)}
+
+    if len(photos) < 2:
+        found = f"only one readable photograph ({photos[0].name})" if photos else "no readable photograph"
+        unread = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:5])
+        raise UserError(f"{root} holds {found}, and at least two are needed{unread}")
+    _require_one_size(photos)
+    if not any(photo.mask_path for photo in photos):
+        for folder in _mask_folders(root):
+            say(f"The masks in {folder} are not used: none has the name of a photograph.")
+    return PhotoFolder(root, photos, skipped)
 
 
 def read_photo(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    raise NotImplementedError
+    """Read a photograph upright, as 8-bit RGB whatever the file holds.
+
+    Args:
+        photo: The photograph.
+        size: Width and height to scale to, each pixel the mean over its area; full resolution if None.
+
+    Returns:
+        Colours, RGB or (with transparency) RGBA with straight alpha. (H, W, 3 or 4).
+
+    Raises:
+        UserError: If the file has become unreadable since it was found.
+    """
+    pixels = _reread(photo.path)
+    if size is None or size == (photo.width, photo.height):
+        return pixels
+    if pixels.shape[2] == 3:
+        return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    # What lies under transparent pixels must not bleed: average colours weighted by alpha.
+    alpha = pixels[..., 3:].astype(np.float32)
+    weighted = np.concatenate([pixels[..., :3] * alpha, alpha], axis=2)
+    weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)
+    weighted[..., :3] /= np.maximum(weighted[..., 3:], 1e-6)
+    return np.rint(weighted).astype(np.uint8)
+
+
+def read_mask(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.bool_] | None:
+    """Read which pixels of a photograph are used: its mask file and its transparency together.
+
+    Args:
+        photo: The photograph.
+        size: Width and height to scale to; full resolution if None.
+
+    Returns:
+        True where the photograph is used (not black in the mask, at least half opaque); None if it is
+        used everywhere. (H, W).
+
+    Raises:
+        UserError: If a file has become unreadable since it was found.
+    """
+    used = None
+    if photo.mask_path is not None:
+        used = _reread(photo.mask_path)[..., :3].any(axis=2)
+    with Image.open(photo.path) as image:
+        transparent = image.has_transparency_data
+    if transparent:
+        opaque = _reread(photo.path)[..., 3] > 127
+        used = opaque if used is None else used & opaque
+    if used is None or size is None or size == (photo.width, photo.height):
+        return used
+    return cv2.resize(used.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 127
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Names of all image files under a folder; links are followed, each folder is visited once."""
+    visited: set[tuple[int, int]] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in visited:
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if name[0] != "." and name != MASK_FOLDER)
+        for file in files:
+            if file[0] != "." and Path(file).suffix.lower() in PHOTO_SUFFIXES:
+                yield (Path(folder) / file).relative_to(root).as_posix()
+
+
+def _natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort key that puts `photo9` before `photo10`."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [int(part) if part.isdecimal() else part for part in parts], name
+
+
+def _check(root: Path, name: str) -> Photo | str:
+    """The photograph of that name, or the reason why it cannot be used."""
+    path = root / name
+    try:
+        height, width = _decode(path).shape[:2]
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        return _reason(path, error)
+    if min(width, height) < MIN_SIDE:
+        return f"too small, {width} x {height} pixels"
+    return Photo(path, name, width, height, _find_mask(root, name, (width, height)))
+
+
+def _decode(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file upright. (H, W, 3), or (H, W, 4) if it has transparency."""
+    with Image.open(path) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+        image.load()
+        try:
+            image = ImageOps.exif_transpose(image)
+        except Exception:  # damaged EXIF data: the pixels are still good
+            image = image.copy()
+    if image.mode == "F":
+        raise ValueError("it holds floating-point values; save it with 8 or 16 bits per channel")
+    if image.mode.startswith("I"):  # 16-bit grey
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("it holds more than 16 bits per channel; save it with 8 or 16")
+        grey = ((levels * 255 + 32767) // 65535).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+
+
+def _reread(path: Path) -> NDArray[np.uint8]:
+    """Decode a file that was readable when the folder was searched."""
+    try:
+        return _decode(path)
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise UserError(f"{path} cannot be read any more: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why an image file cannot be used, in words for its owner."""
+    if path.suffix.lower() in HEIF_SUFFIXES and not HEIF_READABLE:
+        return "HEIC files need pillow-heif: pip install pillow-heif"
+    if isinstance(error, FileNotFoundError):
+        return "the file is missing or a broken link"
+    if isinstance(error, PermissionError):
+        return "no permission to read the file"
+    if isinstance(error, UnidentifiedImageError):
+        return "empty file" if path.stat().st_size == 0 else "not an image, or an unknown kind"
+    if isinstance(error, OSError):
+        return f"truncated or damaged ({error})"
+    return str(error)
+
+
+def _mask_folders(root: Path) -> list[Path]:
+    """Where masks may lie: in the photo folder, or beside it."""
+    return [folder for folder in (root / MASK_FOLDER, root.parent / MASK_FOLDER) if folder.is_dir()]
+
+
+def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
+    """The mask file of a photograph, checked."""
+    for folder in _mask_folders(root):
+        for file in (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name):
+            if not file.is_file():
+                continue
+            try:
+                height, width = _decode(file).shape[:2]
+            except Exception as error:  # decoders raise whatever a damaged file leads them to
+                raise UserError(f"the mask {file} cannot be read: {_reason(file, error)}") from error
+            if (width, height) != size:
+                raise UserError(
+                    f"the mask {file} is {width} x {height} pixels but its photograph is"
+                    f" {size[0]} x {size[1]}; save it again at that size"
+                )
+            return file
+    return None
+
+
+def _require_one_size(photos: tuple[Photo, ...]) -> None:
+    """Refuse photographs of several sizes, naming the ones that are fewer."""
+
+    def size(photo: Photo) -> tuple[int, int]:
+        return max(photo.width, photo.height), min(photo.width, photo.height)
+
+    common = Counter(map(size, photos)).most_common(1)[0][0]
+    odd = [photo for photo in photos if size(photo) != common]
+    if odd:
+        listed = ", ".join(f"{photo.name} ({photo.width} x {photo.height})" for photo in odd[:5])
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise UserError(
+            f"the photographs must share one size, since they share one focal length:"
+            f" {len(photos) - len(odd)} have {common[0]} x {common[1]} pixels, but not {listed}{more};"
+            " move those out of the folder, or give photographs from one camera at one zoom"
+        )

@@ -1,0 +1,53 @@
+"""Progress and messages of the long stages, on stderr so that results alone go to stdout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+CONSOLE = Console(stderr=True)
+
+
+def say(message: str) -> None:
+    """Tell the user one thing, in plain words.
+
+    Args:
+        message: One sentence; shown as it is, square brackets included.
+    """
+    CONSOLE.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items of one stage under a progress bar; where stderr is no terminal, say one line at its end.
+
+    Args:
+        items: What the stage works through.
+        description: Name of the stage, for example `"Matching pairs"`.
+        total: Number of items, when `items` does not know its length.
+
+    Yields:
+        The items, unchanged.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    start = time.perf_counter()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True, compact=True),
+    )
+    count = 0
+    with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+        for count, item in enumerate(items, start=1):
+            yield item
+            progress.update(task, completed=count)
+    if not CONSOLE.is_terminal:
+        say(f"{description}: {count} in {time.perf_counter() - start:.1f} s")
