@@ -20,6 +20,9 @@ from PIL import Image
 from nope_splat.errors import UserError
 
 Array = NDArray[np.float64]
+Vector = tuple[float, float, float]
+Lattice = tuple[NDArray[np.int64], Array]
+"""A permutation of 0..255, and 256 gradients of three channels (256, 3, 3): what noise is made of."""
 
 FIELD_OF_VIEW = 54.0
 """Angle in degrees that the longer side of a photograph spans."""
@@ -34,201 +37,242 @@ class Material:
     """Colours and grain of a surface."""
 
     palette: tuple[tuple[float, float, float], ...]
-    """Shadow, base, light and patch colour, linear RGB in 0..1."""
+    """Dark, base, light and patch colour, linear RGB in 0..1."""
     frequency: tuple[float, float, float]
     """Grains per world unit along x, y and z in the coarsest octave."""
 
 
-GRASS = Material(((0.05, 0.07, 0.02), (0.17, 0.20, 0.06), (0.45, 0.42, 0.20), (0.36, 0.24, 0.12)), (1.7, 1.7, 1.7))
-GRANITE = Material(((0.06, 0.06, 0.07), (0.32, 0.31, 0.30), (0.68, 0.66, 0.62), (0.20, 0.27, 0.10)), (2.6, 2.6, 2.6))
-SANDSTONE = Material(((0.20, 0.09, 0.04), (0.50, 0.29, 0.15), (0.82, 0.62, 0.40), (0.30, 0.28, 0.26)), (1.6, 1.6, 6.0))
-MARBLE = Material(((0.25, 0.25, 0.28), (0.62, 0.60, 0.56), (0.90, 0.88, 0.83), (0.45, 0.30, 0.18)), (2.2, 2.2, 3.5))
-COPPER = Material(((0.10, 0.05, 0.03), (0.42, 0.22, 0.12), (0.70, 0.45, 0.28), (0.16, 0.45, 0.38)), (3.0, 3.0, 3.0))
+MATERIALS = {
+    "grass": Material(
+        ((0.05, 0.07, 0.02), (0.17, 0.20, 0.06), (0.45, 0.42, 0.20), (0.36, 0.24, 0.12)), (1.7, 1.7, 1.7)
+    ),
+    "granite": Material(
+        ((0.06, 0.06, 0.07), (0.32, 0.31, 0.30), (0.68, 0.66, 0.62), (0.20, 0.27, 0.10)), (2.6, 2.6, 2.6)
+    ),
+    "sandstone": Material(
+        ((0.20, 0.09, 0.04), (0.50, 0.29, 0.15), (0.82, 0.62, 0.40), (0.30, 0.28, 0.26)), (1.6, 1.6, 6.0)
+    ),
+    "marble": Material(
+        ((0.25, 0.25, 0.28), (0.62, 0.60, 0.56), (0.90, 0.88, 0.83), (0.45, 0.30, 0.18)), (2.2, 2.2, 3.5)
+    ),
+    "copper": Material(
+        ((0.10, 0.05, 0.03), (0.42, 0.22, 0.12), (0.70, 0.45, 0.28), (0.16, 0.45, 0.38)), (3.0, 3.0, 3.0)
+    ),
+}
+PALETTES = np.array([material.palette for material in MATERIALS.values()])
+FREQUENCIES = np.array([material.frequency for material in MATERIALS.values()])
+SKY = np.array([0.55, 0.65, 0.75])
+
+
+@numba.njit(cache=True)
+def _noise_at(x: float, y: float, z: float, footprint: float, octaves: int, lattice: Lattice) -> Vector:
+    """Three independent channels of gradient noise (Perlin 2002), summed over octaves.
+
+    Each octave has twice the frequency and 0.6 times the amplitude of the last; those finer than two
+    footprints fade out, so that distant surfaces do not alias.
+    """
+    permutation, gradients = lattice
+    red = green = blue = 0.0
+    amplitude = 1.0
+    for _ in range(octaves):
+        visible = 2.0 - 4.0 * footprint
+        if visible <= 0.0:
+            break
+        ix, iy, iz = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
+        fx, fy, fz = x - ix, y - iy, z - iz
+        sx = fx * fx * fx * (fx * (fx * 6.0 - 15.0) + 10.0)
+        sy = fy * fy * fy * (fy * (fy * 6.0 - 15.0) + 10.0)
+        sz = fz * fz * fz * (fz * (fz * 6.0 - 15.0) + 10.0)
+        for corner in range(8):
+            cx, cy, cz = corner & 1, (corner >> 1) & 1, corner >> 2
+            cell = permutation[(permutation[(permutation[(ix + cx) & 255] + iy + cy) & 255] + iz + cz) & 255]
+            weight = (sx if cx else 1.0 - sx) * (sy if cy else 1.0 - sy) * (sz if cz else 1.0 - sz)
+            weight *= amplitude * min(visible, 1.0)
+            g, dx, dy, dz = gradients[cell], fx - cx, fy - cy, fz - cz
+            red += weight * (g[0, 0] * dx + g[0, 1] * dy + g[0, 2] * dz)
+            green += weight * (g[1, 0] * dx + g[1, 1] * dy + g[1, 2] * dz)
+            blue += weight * (g[2, 0] * dx + g[2, 1] * dy + g[2, 2] * dz)
+        x, y, z = 2.0 * x + 17.3, 2.0 * y + 5.7, 2.0 * z + 29.1
+        footprint *= 2.0
+        amplitude *= 0.6
+    return red, green, blue
 
 
 @numba.njit(parallel=True, cache=True)
-def _fractal_noise(
-    points: Array, footprints: Array, octaves: int, permutation: NDArray[np.int64], gradients: Array
-) -> Array:
-    """Three independent channels of gradient noise (Perlin 2002), summed over octaves.
+def _noise(points: Array, octaves: int, lattice: Lattice) -> Array:
+    """Fractal noise in three channels, roughly in -1..1. (N, 3)."""
+    values = np.empty_like(points)
+    for n in numba.prange(len(points)):
+        x, y, z = points[n]
+        values[n] = _noise_at(x, y, z, 0.0, octaves, lattice)
+    return values
 
-    Octaves finer than two footprints fade out, so that distant surfaces do not alias.
+
+@numba.njit(cache=True)
+def _smoothstep(x: float, low: float, high: float) -> float:
+    t = min(max((x - low) / (high - low), 0.0), 1.0)
+    return t * t * (3.0 - 2.0 * t)
+
+
+@numba.njit(parallel=True, cache=True)
+def _shade(
+    origin: Array,
+    directions: Array,
+    spacing: float,
+    faces: NDArray[np.int64],
+    triangles: Array,
+    light: Array,
+    materials: NDArray[np.int64],
+    palettes: Array,
+    frequencies: Array,
+    sky: Array,
+    lattice: Lattice,
+) -> Array:
+    """Colours where rays meet triangles.
 
     Args:
-        points: Where to evaluate, in periods of the coarsest octave. (N, 3).
-        footprints: Distance between neighbouring samples, in the same units. (N,).
-        octaves: Number of octaves; each has twice the frequency and 0.6 times the amplitude of the last.
-        permutation: A random permutation of 0..255.
-        gradients: Random gradient vectors of each channel. (256, 3 channels, 3).
+        origin: Common origin of the rays. (3,).
+        directions: Unit directions. (N, 3).
+        spacing: Angle between neighbouring rays, in radians.
+        faces: The triangle that each ray hits, -1 for none. (N,).
+        triangles: Corners. (F, 3, 3).
+        light: Light at the corners. (F, 3).
+        materials: Material of each triangle. (F,).
+        palettes: Colours of each material. (M, 4, 3).
+        frequencies: Grain of each material. (M, 3).
+        sky: Colour where a ray hits nothing. (3,).
+        lattice: What the noise is made of.
 
     Returns:
-        Noise, roughly in -1..1. (N, 3).
+        Linear RGB. (N, 3).
     """
-    noise = np.zeros((len(points), 3))
-    for n in numba.prange(len(points)):
-        scale = 1.0
-        amplitude = 1.0
-        for octave in range(octaves):
-            visible = 2.0 - 4.0 * footprints[n] * scale
-            if visible <= 0.0:
-                break
-            x = points[n, 0] * scale + 17.3 * octave
-            y = points[n, 1] * scale + 5.7 * octave
-            z = points[n, 2] * scale + 29.1 * octave
-            ix, iy, iz = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
-            fx, fy, fz = x - ix, y - iy, z - iz
-            sx = fx * fx * fx * (fx * (fx * 6.0 - 15.0) + 10.0)
-            sy = fy * fy * fy * (fy * (fy * 6.0 - 15.0) + 10.0)
-            sz = fz * fz * fz * (fz * (fz * 6.0 - 15.0) + 10.0)
-            strength = amplitude * min(visible, 1.0)
-            for corner in range(8):
-                cx, cy, cz = corner & 1, (corner >> 1) & 1, corner >> 2
-                cell = permutation[(permutation[(permutation[(ix + cx) & 255] + iy + cy) & 255] + iz + cz) & 255]
-                weight = (sx if cx else 1.0 - sx) * (sy if cy else 1.0 - sy) * (sz if cz else 1.0 - sz) * strength
-                for channel in range(3):
-                    g = gradients[cell, channel]
-                    noise[n, channel] += weight * (g[0] * (fx - cx) + g[1] * (fy - cy) + g[2] * (fz - cz))
-            scale *= 2.0
-            amplitude *= 0.6
-    return noise
+    colors = np.empty_like(directions)
+    for n in numba.prange(len(directions)):
+        if faces[n] < 0:
+            colors[n] = sky
+            continue
+        a, b, c = triangles[faces[n]]
+        normal = np.cross(b - a, c - a)
+        depth = np.dot(a - origin, normal) / np.dot(directions[n], normal)
+        point = origin + depth * directions[n]
+        beta = np.dot(np.cross(point - a, c - a), normal) / np.dot(normal, normal)
+        gamma = np.dot(np.cross(b - a, point - a), normal) / np.dot(normal, normal)
+        at = light[faces[n]]
+        brightness = (1.0 - beta - gamma) * at[0] + beta * at[1] + gamma * at[2]
 
-
-class _Noise:
-    """Fractal solid noise with its own random lattice."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.permutation = rng.permutation(256)
-        gradients = rng.normal(size=(256, 3, 3))
-        self.gradients = 1.6 * gradients / np.linalg.norm(gradients, axis=-1, keepdims=True)
-
-    def __call__(self, points: Array, octaves: int, footprints: Array | None = None) -> Array:
-        if footprints is None:
-            footprints = np.zeros(len(points))
-        return _fractal_noise(points, footprints, octaves, self.permutation, self.gradients)
-
-
-def _smoothstep(x: Array, low: float, high: float) -> Array:
-    t = np.clip((x - low) / (high - low), 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
+        material = materials[faces[n]]
+        fx, fy, fz = frequencies[material]
+        footprint = depth * spacing * max(fx, fy, fz)
+        x, y, z = point[0] * fx + 11.0 * material, point[1] * fy, point[2] * fz
+        grain, patch, tone = _noise_at(x, y, z, footprint, 8, lattice)
+        to_base, to_light = _smoothstep(grain, -0.9, 0.1), _smoothstep(grain, 0.0, 0.9)
+        to_patch = _smoothstep(patch, 0.25, 0.6)
+        for channel in range(3):
+            dark, base, pale, other = palettes[material, :, channel]
+            color = dark + (base - dark) * to_base
+            color += (pale - color) * to_light
+            color += (other - color) * to_patch
+            colors[n, channel] = color * (1.0 + 0.35 * tone) * brightness
+    return colors
 
 
 class _Scene:
     """Triangles with a material each, and the light on them."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.noise = _Noise(rng)
-        self.materials = (GRASS, GRANITE, SANDSTONE, MARBLE, COPPER)
-        parts = [(self._valley(), GRASS)]
-        for center, radius, flattening, material in (
-            ((-0.75, 0.45, 0.30), 0.62, 0.8, GRANITE),
-            ((0.80, 0.75, 0.22), 0.48, 0.9, SANDSTONE),
-            ((0.55, -0.70, 0.12), 0.30, 0.7, GRANITE),
-            ((-0.60, -0.75, 0.10), 0.24, 0.9, MARBLE),
-            ((-1.70, -0.30, 0.15), 0.36, 0.8, SANDSTONE),
-            ((1.75, -0.25, 0.20), 0.42, 1.1, GRANITE),
-            ((0.15, 1.75, 0.35), 0.65, 0.7, MARBLE),
+        gradients = rng.normal(size=(256, 3, 3))
+        gradients *= 1.6 / np.linalg.norm(gradients, axis=-1, keepdims=True)
+        self.lattice: Lattice = (rng.permutation(256), gradients)
+        parts = [("grass", self._valley())]
+        for material, center, radius, flattening in (
+            ("granite", (-0.75, 0.45, 0.30), 0.62, 0.8),
+            ("sandstone", (0.80, 0.75, 0.22), 0.48, 0.9),
+            ("granite", (0.55, -0.70, 0.12), 0.30, 0.7),
+            ("marble", (-0.60, -0.75, 0.10), 0.24, 0.9),
+            ("sandstone", (-1.70, -0.30, 0.15), 0.36, 0.8),
+            ("granite", (1.75, -0.25, 0.20), 0.42, 1.1),
+            ("marble", (0.15, 1.75, 0.35), 0.65, 0.7),
         ):
-            parts.append((self._boulder(rng, center, radius, flattening), material))
+            ball = trimesh.creation.icosphere(subdivisions=5, radius=radius)
+            ball.apply_scale([1.0, rng.uniform(0.75, 1.0), flattening])
+            ball.apply_transform(trimesh.transformations.rotation_matrix(rng.uniform(0.0, 6.28), [0, 0, 1]))
+            ball.apply_translation(center)
+            parts.append((material, self._displaced(ball, 0.35 * radius, 1.1 / radius)))
         column = trimesh.creation.cylinder(radius=0.21, height=1.9, sections=64)
-        parts.append((self._worn(column, 0.02, (0.08, -0.02, 0.80), (0.06, -0.04, 0.3)), MARBLE))
         slab = trimesh.creation.box(extents=(0.9, 0.16, 1.3))
-        parts.append((self._worn(slab, 0.02, (-0.15, 1.0, 0.60), (-0.30, 0.10, 0.5)), SANDSTONE))
         ring = trimesh.creation.torus(major_radius=0.36, minor_radius=0.10, major_sections=96, minor_sections=32)
-        parts.append((self._worn(ring, 0.01, (0.95, -0.15, 0.40), (1.25, 0.35, 0.2)), COPPER))
+        for material, mesh, center, angles in (
+            ("marble", column, (0.08, -0.02, 0.80), (0.06, -0.04, 0.3)),
+            ("sandstone", slab, (-0.15, 1.0, 0.60), (-0.30, 0.10, 0.5)),
+            ("copper", ring, (0.95, -0.15, 0.40), (1.25, 0.35, 0.2)),
+        ):
+            mesh = mesh.subdivide_to_size(0.04)
+            mesh.apply_transform(trimesh.transformations.euler_matrix(*angles))
+            mesh.apply_translation(center)
+            parts.append((material, self._displaced(mesh, 0.02, 3.0)))
 
-        self.mesh = trimesh.util.concatenate([mesh for mesh, _ in parts])
-        assert isinstance(self.mesh, trimesh.Trimesh)
-        self.material_of_face = np.concatenate(
-            [np.full(len(mesh.faces), self.materials.index(material)) for mesh, material in parts]
+        names = list(MATERIALS)
+        self.mesh = trimesh.Trimesh(
+            *trimesh.util.append_faces([mesh.vertices for _, mesh in parts], [mesh.faces for _, mesh in parts]),
+            process=False,
         )
-        self.triangles = np.asarray(self.mesh.triangles)
-        self.face_normals = np.asarray(self.mesh.face_normals)
-        self.corner_normals = np.asarray(self.mesh.vertex_normals)[self.mesh.faces]
+        self.materials = np.concatenate([np.full(len(mesh.faces), names.index(name)) for name, mesh in parts])
+        self.triangles = np.array(self.mesh.triangles)
+        self.light = self._light()[self.mesh.faces]
 
     def _displaced(self, mesh: trimesh.Trimesh, amount: float, frequency: float) -> trimesh.Trimesh:
         """Push the vertices along their normals by noise."""
-        offsets = self.noise(frequency * np.asarray(mesh.vertices), 4)[:, :1]
+        offsets = _noise(frequency * np.array(mesh.vertices), 4, self.lattice)[:, :1]
         return trimesh.Trimesh(mesh.vertices + amount * offsets * mesh.vertex_normals, mesh.faces, process=False)
-
-    def _boulder(self, rng: np.random.Generator, center, radius: float, flattening: float) -> trimesh.Trimesh:
-        ball = trimesh.creation.icosphere(subdivisions=5, radius=radius)
-        ball.apply_scale([1.0, rng.uniform(0.75, 1.0), flattening])
-        ball.apply_transform(trimesh.transformations.rotation_matrix(rng.uniform(0, 6.28), [0, 0, 1]))
-        ball.apply_translation(center)
-        return self._displaced(ball, 0.35 * radius, 1.1 / radius)
-
-    def _worn(self, mesh: trimesh.Trimesh, amount: float, center, angles) -> trimesh.Trimesh:
-        mesh = mesh.subdivide_to_size(0.06)
-        mesh.apply_transform(trimesh.transformations.euler_matrix(*angles))
-        mesh.apply_translation(center)
-        return self._displaced(mesh, amount, 3.0)
 
     def _valley(self) -> trimesh.Trimesh:
         """Ground that rises to slopes on all sides."""
-        radius = np.concatenate([np.linspace(0.0, 3.0, 90), 3.0 * 1.015 ** np.arange(1, 110)])
-        angle = np.linspace(0, 2 * np.pi, 480, endpoint=False)
-        r, a = np.meshgrid(radius, angle, indexing="ij")
-        x, y = r * np.cos(a), r * np.sin(a)
-        flat = np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3)
-        bumps = self.noise(0.7 * flat, 6)[:, 0].reshape(x.shape)
-        cliffs = self.noise(0.35 * flat + 40.0, 6)[:, 1].reshape(x.shape)
-        slope = _smoothstep(r, 3.2, 9.0)
-        z = (0.12 + 0.8 * slope) * bumps + slope * (5.5 + 2.5 * cliffs)
-        i, j = np.meshgrid(np.arange(len(radius) - 1), np.arange(len(angle)), indexing="ij")
-        near, far, turn = i * len(angle), (i + 1) * len(angle), (j + 1) % len(angle)
-        quads = np.stack([near + j, far + j, far + turn, near + turn], axis=-1).reshape(-1, 4)
+        radii = np.concatenate([np.linspace(0.0, 3.0, 90), 3.0 * 1.015 ** np.arange(1, 110)])
+        angles = np.linspace(0.0, 2 * np.pi, 480, endpoint=False)
+        radius, angle = (grid.ravel() for grid in np.meshgrid(radii, angles, indexing="ij"))
+        flat = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros_like(radius)], axis=-1)
+        bumps = _noise(0.7 * flat, 6, self.lattice)[:, 0]
+        cliffs = _noise(0.35 * flat + 40.0, 6, self.lattice)[:, 1]
+        slope = np.interp(radius, [3.2, 9.0], [0.0, 1.0]) ** 1.5
+        height = (0.12 + 0.8 * slope) * bumps + slope * (6.5 + 2.5 * cliffs)
+        ring, turn = np.meshgrid(np.arange(len(radii) - 1), np.arange(len(angles)), indexing="ij")
+        near, following = ring * len(angles), (turn + 1) % len(angles)
+        far = near + len(angles)
+        quads = np.stack([near + turn, far + turn, far + following, near + following], axis=-1).reshape(-1, 4)
         faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
-        return trimesh.Trimesh(np.stack([x, y, z], axis=-1).reshape(-1, 3), faces, process=False)
+        return trimesh.Trimesh(np.stack([flat[:, 0], flat[:, 1], height], axis=-1), faces, process=False)
 
-    def trace(self, origins: Array, directions: Array, spacing: float) -> Array:
-        """Colours along rays.
+    def _light(self) -> Array:
+        """Sun with cast shadows and a sky that is brighter above, at the vertices. (V,)."""
+        normals = np.array(self.mesh.vertex_normals)
+        above = self.mesh.vertices + 0.01 * normals
+        in_sun = ~self.mesh.ray.intersects_any(above, np.broadcast_to(SUN, above.shape))
+        return 0.32 + 0.18 * normals[:, 2] + 0.75 * np.clip(normals @ SUN, 0.0, None) * in_sun
+
+    def photograph(self, T_world_camera: Array, focal: float, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """One picture.
 
         Args:
-            origins: Ray origins. (N, 3).
-            directions: Unit ray directions. (N, 3).
-            spacing: Angle between neighbouring rays, in radians.
+            T_world_camera: Camera-to-world transform, OpenCV axes. (4, 4).
+            focal: Focal length in pixels.
+            size: Width and height in pixels.
 
         Returns:
-            Linear RGB. (N, 3).
+            sRGB. (height, width, 3).
         """
-        face = self.mesh.ray.intersects_first(origins, directions)
-        normal = self.face_normals[face]
-        depth = np.sum((self.triangles[face, 0] - origins) * normal, axis=1) / np.sum(directions * normal, axis=1)
-        points = origins + depth[:, None] * directions
-        color = self._albedo(points, depth * spacing, self.material_of_face[face])
-        return color * self._light(points, face)[:, None]
-
-    def _albedo(self, points: Array, footprints: Array, material_ids: NDArray[np.int64]) -> Array:
-        colors = np.empty_like(points)
-        for index, material in enumerate(self.materials):
-            chosen = material_ids == index
-            frequency = np.asarray(material.frequency)
-            grain = self.noise(
-                points[chosen] * frequency + 11.0 * index, 8, footprints[chosen] * frequency.max()
-            )
-            shadow, base, light, patch = np.asarray(material.palette)
-            color = shadow + (base - shadow) * _smoothstep(grain[:, :1], -0.9, 0.1)
-            color = color + (light - color) * _smoothstep(grain[:, :1], 0.0, 0.9)
-            colors[chosen] = color + (patch - color) * _smoothstep(grain[:, 1:2], 0.25, 0.6)
-            colors[chosen] *= 1.0 + 0.35 * grain[:, 2:]
-        return colors
-
-    def _light(self, points: Array, face: NDArray[np.int64]) -> Array:
-        """Sun with cast shadows, and a sky that is brighter above."""
-        normal = self._smooth_normal(points, face)
-        open_to_sun = ~self.mesh.ray.intersects_any(points + 2e-3 * normal, np.broadcast_to(SUN, points.shape))
-        return 0.32 + 0.18 * normal[:, 2] + 0.75 * np.clip(normal @ SUN, 0.0, None) * open_to_sun
-
-    def _smooth_normal(self, points: Array, face: NDArray[np.int64]) -> Array:
-        """Vertex normals, interpolated with barycentric coordinates."""
-        a, b, c = self.triangles[face].transpose(1, 0, 2)
-        twice_area = np.cross(b - a, c - a)
-        norm = np.sum(twice_area**2, axis=1)
-        v = np.sum(np.cross(points - a, c - a) * twice_area, axis=1) / norm
-        w = np.sum(np.cross(b - a, points - a) * twice_area, axis=1) / norm
-        weights = np.stack([1.0 - v - w, v, w], axis=1)
-        normal = np.einsum("nk,nkd->nd", weights, self.corner_normals[face])
-        return normal / np.linalg.norm(normal, axis=1, keepdims=True)
+        width, height = size
+        x = (np.arange(width * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - width / 2
+        y = (np.arange(height * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - height / 2
+        grid = np.stack([*np.meshgrid(x, y), np.full((len(y), len(x)), focal)], axis=-1).reshape(-1, 3)
+        directions = grid / np.linalg.norm(grid, axis=1, keepdims=True) @ T_world_camera[:3, :3].T
+        origin = T_world_camera[:3, 3].copy()
+        faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
+        color = _shade(
+            origin, directions, 1.0 / (focal * SUPERSAMPLING), faces, self.triangles, self.light,
+            self.materials, PALETTES, FREQUENCIES, SKY, self.lattice,
+        )  # fmt: skip
+        color = color.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean(axis=(1, 3))
+        return np.round(255.0 * np.clip(color, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)
 
 
 def _look_at(position: Array, target: Array) -> Array:
@@ -253,18 +297,6 @@ def _arc_of_cameras(rng: np.random.Generator, num_photos: int) -> Array:
         roll = trimesh.transformations.rotation_matrix(rng.uniform(-0.08, 0.08), [0.0, 0.0, 1.0])
         poses.append(pose @ roll)
     return np.stack(poses)
-
-
-def _photograph(scene: _Scene, T_world_camera: Array, focal: float, size: tuple[int, int]) -> NDArray[np.uint8]:
-    width, height = size
-    x = (np.arange(width * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - width / 2
-    y = (np.arange(height * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - height / 2
-    grid = np.stack([*np.meshgrid(x, y), np.full((len(y), len(x)), focal)], axis=-1).reshape(-1, 3)
-    directions = grid / np.linalg.norm(grid, axis=1, keepdims=True) @ T_world_camera[:3, :3].T
-    origins = np.broadcast_to(T_world_camera[:3, 3], directions.shape)
-    color = scene.trace(origins, directions, 1.0 / (focal * SUPERSAMPLING))
-    color = color.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean(axis=(1, 3))
-    return np.round(255.0 * np.clip(color, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)
 
 
 def render_demo_scene(
@@ -296,7 +328,7 @@ def render_demo_scene(
         (output_dir / "images").mkdir(parents=True, exist_ok=True)
         for index, pose in enumerate(poses):
             name = f"images/photo_{index:03d}.jpg"
-            Image.fromarray(_photograph(scene, pose, focal, size)).save(output_dir / name, quality=95)
+            Image.fromarray(scene.photograph(pose, focal, size)).save(output_dir / name, quality=95)
             frames.append({"file_path": name, "camera_to_world_opencv": pose.tolist()})
         truth = {
             "note": "true cameras, for checks only; OpenCV camera axes: x right, y down, z forward",
