@@ -150,7 +150,7 @@ def read_mask(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.b
     """
     used = None
     if photo.mask_path is not None:
-        used = _reread(photo.mask_path)[..., :3].any(axis=2)
+        used = np.any(_reread(photo.mask_path)[..., :3], axis=2)
     with Image.open(photo.path) as image:
         transparent = image.has_transparency_data
     if transparent:

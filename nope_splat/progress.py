@@ -24,7 +24,7 @@ def say(message: str) -> None:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items of one stage under a progress bar; where stderr is no terminal, say one line at its end.
+    """Yield the items of one stage under a progress bar; without a terminal, say one line at its end.
 
     Args:
         items: What the stage works through.

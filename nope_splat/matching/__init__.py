@@ -1,5 +1,15 @@
 """Keypoints and verified matches between photographs."""
 
+from .match import extract_keypoints, match_pairs
+from .pairs import choose_pairs
+from .settings import MatchingSettings
 from .types import Keypoints, PairMatches
 
-__all__ = ["Keypoints", "PairMatches"]
+__all__ = [
+    "Keypoints",
+    "MatchingSettings",
+    "PairMatches",
+    "choose_pairs",
+    "extract_keypoints",
+    "match_pairs",
+]

@@ -16,6 +16,8 @@ class Keypoints:
     """Pixel coordinates in the full-resolution upright photograph. (K, 2)."""
     descriptors: NDArray[np.float32]
     """Unit-length descriptors. (K, D)."""
+    pixel_size: float = 1.0
+    """Side of a pixel of the searched image in full-resolution pixels: the unit of their accuracy."""
 
 
 @dataclass(frozen=True)
