@@ -1,0 +1,86 @@
+"""The last word: re-triangulation, full bundle adjustment and filtering, with the principal point."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .bundle import intrinsics_covariance
+from .triangulate import extend, filter_observations, triangulate
+from .working import WorkingScene
+
+ROUNDS = (8.0, 4.0, 2.5)
+"""Largest reprojection error of an observation in each round, feature pixels."""
+OFFSET_SIGMA = 0.02
+"""Standard deviation of the prior on the principal point offset, as a share of the longer side.
+
+Lenses are centred to about one percent of the sensor; twice that leaves room for stabilised lenses."""
+MAX_OFFSET_SIGMAS = 3.0
+"""An offset beyond this many standard deviations explains something else than the principal point."""
+MAX_OFFSET_UNCERTAINTY = 0.25
+"""Largest uncertainty of the offset, as a share of the prior's, at which the photographs determine it."""
+MIN_OBSERVATIONS = 10
+"""Fewest observations that keep a photograph in the scene."""
+
+
+def refine(
+    scene: WorkingScene, min_angle: float, refine_principal_point: bool, device: str = "cpu"
+) -> dict[int, str]:
+    """Re-triangulate, extend, adjust and filter in rounds of falling thresholds, in place.
+
+    Args:
+        scene: A registered scene.
+        min_angle: Smallest triangulation angle of a point, degrees.
+        refine_principal_point: Whether to adjust the principal point, where it can be determined and all
+            photographs have the same size.
+        device: Torch device of bundle adjustment.
+
+    Returns:
+        Photographs that lost their pose on the way, with the reason.
+    """
+    lost: dict[int, str] = {}
+    same_size = len(np.unique(scene.half_size, axis=0)) == 1
+    try_offset = refine_principal_point and same_size
+    free_offset = False
+    sigma = OFFSET_SIGMA * 2 * float(scene.half_size.max())
+    for number, max_error in enumerate(ROUNDS):
+        triangulate(scene, max_error, min_angle)
+        extend(scene, max_error)
+        scene.adjust(free_offset=free_offset, offset_sigma=sigma, device=device)
+        if try_offset and number == 1:
+            free_offset = _free_principal_point(scene, sigma, device)
+        filter_observations(scene, max_error, min_angle)
+        lost |= _drop_weak_photos(scene, min_angle)
+        scene.rescale()
+    scene.adjust(free_offset=free_offset, offset_sigma=sigma, device=device)
+    filter_observations(scene, ROUNDS[-1], min_angle)
+    return lost | _drop_weak_photos(scene, min_angle)
+
+
+def _free_principal_point(scene: WorkingScene, sigma: float, device: str) -> bool:
+    """Adjust with the principal point, and keep the result if the photographs determine it."""
+    before = scene.snapshot()
+    result = scene.adjust(free_offset=True, offset_sigma=sigma, device=device)
+    if result is not None:
+        covariance = intrinsics_covariance(result.problem)
+        if (
+            covariance is not None
+            and float(covariance.diagonal()[1:].max()) ** 0.5 < MAX_OFFSET_UNCERTAINTY * sigma
+            and np.linalg.norm(scene.offset) < MAX_OFFSET_SIGMAS * sigma
+        ):
+            return True
+    scene.restore(before)
+    return False
+
+
+def _drop_weak_photos(scene: WorkingScene, min_angle: float) -> dict[int, str]:
+    """Take out photographs that hardly any observation supports."""
+    support = np.bincount(scene.photo_ids[scene.inlier], minlength=len(scene.registered))
+    weak = np.flatnonzero(scene.registered & (support < MIN_OBSERVATIONS))
+    if len(weak):
+        scene.registered[weak] = False
+        scene.inlier &= scene.registered[scene.photo_ids]
+        filter_observations(scene, np.inf, min_angle)
+    return {
+        int(photo): f"only {support[photo]} observations of track points survived adjustment"
+        for photo in weak
+    }

@@ -1,0 +1,102 @@
+"""Relative poses of matched pairs at a known focal length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import poselib
+
+from nope_splat.matching.types import PairMatches
+
+from .triangulate import angles_between, intersect
+from .working import Array, invert, rigid, transform
+
+MAX_EPIPOLAR_ERROR = 2.0
+"""Largest epipolar error of a match, feature pixels."""
+MIN_INLIERS = 15
+"""Fewest matches that make a relative pose."""
+
+
+@dataclass(frozen=True)
+class TwoView:
+    """A verified pair with its relative pose."""
+
+    matches: PairMatches
+    """The matches that agree with the pose and lie in front of both cameras."""
+    T_second_first: Array
+    """Camera coordinates of the first photograph to those of the second; unit translation. (4, 4)."""
+    depths: Array
+    """Depth of each match in the first and in the second photograph, in units of the baseline. (M, 2)."""
+    angle: float
+    """Median angle between the two rays of a match, degrees: the parallax of the pair."""
+
+    def __len__(self) -> int:
+        return len(self.matches.indices)
+
+    def from_photo(self, photo: int) -> tuple[int, Array, Array, Array]:
+        """The pair as seen from one of its photographs.
+
+        Args:
+            photo: One of the two.
+
+        Returns:
+            The other photograph; transform from `photo` to it (4, 4); keypoints (M, 2) and depths (M, 2)
+            of `photo` in column 0 and of the other in column 1.
+        """
+        pair = self.matches
+        if photo == pair.first:
+            return pair.second, self.T_second_first, pair.indices, self.depths
+        return pair.first, invert(self.T_second_first), pair.indices[:, ::-1], self.depths[:, ::-1]
+
+
+def relative_poses(
+    positions: Sequence[Array], pairs: Sequence[PairMatches], focal: float
+) -> dict[tuple[int, int], TwoView]:
+    """Relative pose of each pair by the five-point method; pairs that have none are dropped.
+
+    Args:
+        positions: Keypoints of each photograph, feature pixels from the image centre. (K, 2) each.
+        pairs: Verified matches.
+        focal: Focal length in feature pixels.
+
+    Returns:
+        Photograph indices to relative pose.
+    """
+    camera = {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}
+    views = {}
+    for pair in pairs:
+        first = positions[pair.first][pair.indices[:, 0]]
+        second = positions[pair.second][pair.indices[:, 1]]
+        if len(first) < MIN_INLIERS:
+            continue
+        pose, info = poselib.estimate_relative_pose(
+            first,
+            second,
+            camera,
+            camera,
+            {
+                "max_epipolar_error": MAX_EPIPOLAR_ERROR,
+                "max_iterations": 5000,
+                "min_iterations": 100,
+                "seed": 0,
+            },
+            {"loss_type": "CAUCHY", "loss_scale": 1.0},
+        )
+        T_second_first = rigid(pose.R, pose.t)
+        rays_first = np.concatenate([first / focal, np.ones((len(first), 1))], axis=1)
+        rays_second = np.concatenate([second / focal, np.ones((len(second), 1))], axis=1)
+        points = intersect(np.eye(4), rays_first, T_second_first, rays_second)
+        depths = np.stack([points[:, 2], transform(T_second_first, points)[:, 2]], axis=1)
+        good = np.array(info["inliers"], bool) & (depths > 0).all(1)
+        if good.sum() < MIN_INLIERS:
+            continue
+        center = invert(T_second_first)[:3, 3]
+        views[pair.first, pair.second] = TwoView(
+            matches=replace(pair, indices=pair.indices[good]),
+            T_second_first=T_second_first,
+            depths=depths[good],
+            angle=float(np.median(angles_between(points[good], points[good] - center))),
+        )
+    return views

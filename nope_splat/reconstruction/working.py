@@ -1,0 +1,233 @@
+"""The scene while it grows: which photographs have poses, which tracks have points, who agrees with whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nope_splat.tracks import Tracks
+
+from .bundle import BundleProblem, BundleResult, adjust
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+MIN_DEPTH = 1e-6
+
+
+@dataclass
+class WorkingScene:
+    """Mutable state of a reconstruction.
+
+    Image positions are in *feature pixels from the image centre*: of photographs scaled to the size at
+    which keypoints were found. All thresholds of reconstruction are in these pixels.
+    """
+
+    track_ids: Indices
+    """Track of each observation, ascending. (O,)."""
+    photo_ids: Indices
+    """Photograph of each observation. (O,)."""
+    keypoint_ids: Indices
+    """Keypoint of each observation in its photograph. (O,)."""
+    xy: Array
+    """Feature pixels from the image centre. (O, 2)."""
+    half_size: Array
+    """Half the width and height of each photograph in feature pixels. (N, 2)."""
+    focal: float
+    """Shared focal length in feature pixels."""
+    offset: Array
+    """Shared principal point minus image centre in feature pixels. (2,)."""
+    T_camera_world: Array
+    """World-to-camera transforms, OpenCV axes. (N, 4, 4)."""
+    registered: Mask
+    """Photographs with a pose. (N,)."""
+    points: Array
+    """World coordinates of the tracks. (T, 3)."""
+    has_point: Mask
+    """Tracks with a point. (T,)."""
+    inlier: Mask
+    """Observations in registered photographs that agree with their track's point. (O,)."""
+
+    @classmethod
+    def start(cls, tracks: Tracks, sizes: Indices, scale: float, focal: float) -> WorkingScene:
+        """No poses and no points yet.
+
+        Args:
+            tracks: Tracks in full-resolution pixels.
+            sizes: Width and height of the photographs at full resolution. (N, 2).
+            scale: Feature pixels per full-resolution pixel.
+            focal: Focal length in feature pixels.
+
+        Returns:
+            The empty scene.
+        """
+        observations = tracks.observations
+        return cls(
+            track_ids=observations.point_ids,
+            photo_ids=observations.photo_ids,
+            keypoint_ids=tracks.keypoint_ids,
+            xy=(observations.xy - sizes[observations.photo_ids] / 2) * scale,
+            half_size=sizes * (scale / 2),
+            focal=focal,
+            offset=np.zeros(2),
+            T_camera_world=np.tile(np.eye(4), (len(sizes), 1, 1)),
+            registered=np.zeros(len(sizes), bool),
+            points=np.zeros((len(tracks), 3)),
+            has_point=np.zeros(len(tracks), bool),
+            inlier=np.zeros(len(observations), bool),
+        )
+
+    def snapshot(self) -> WorkingScene:
+        """A copy of everything that changes, to return to when an attempt fails."""
+        return replace(
+            self,
+            T_camera_world=self.T_camera_world.copy(),
+            registered=self.registered.copy(),
+            points=self.points.copy(),
+            has_point=self.has_point.copy(),
+            inlier=self.inlier.copy(),
+        )
+
+    def restore(self, snapshot: WorkingScene) -> None:
+        """Go back to a snapshot, which must not be used afterwards."""
+        self.__dict__.update(snapshot.__dict__)
+
+    def rows_of(self, photo: int, keypoints: Indices) -> Indices:
+        """Observations of the given keypoints of one photograph; -1 where a keypoint has no track. (n,)."""
+        rows = np.flatnonzero(self.photo_ids == photo)
+        table = np.full(max(keypoints.max(initial=-1), self.keypoint_ids[rows].max(initial=-1)) + 1, -1)
+        table[self.keypoint_ids[rows]] = rows
+        return table[keypoints]
+
+    def centers(self) -> Array:
+        """Camera centres in world coordinates. (N, 3)."""
+        rotation, translation = self.T_camera_world[:, :3, :3], self.T_camera_world[:, :3, 3]
+        return -np.einsum("nji,nj->ni", rotation, translation)
+
+    def rays(self, xy: Array) -> Array:
+        """Directions at depth one through image positions, in camera coordinates. (n, 2) -> (n, 3)."""
+        return np.concatenate([(xy - self.offset) / self.focal, np.ones((len(xy), 1))], axis=1)
+
+    def camera_model(self) -> dict[str, object]:
+        """The shared camera as poselib wants it."""
+        return {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [self.focal, *self.offset]}
+
+    def errors(self, rows: Indices) -> Array:
+        """Reprojection errors of observations of tracks with points.
+
+        Args:
+            rows: Observation indices. (n,).
+
+        Returns:
+            Feature pixels, infinite behind the camera. (n,).
+        """
+        in_camera = transform(self.T_camera_world[self.photo_ids[rows]], self.points[self.track_ids[rows]])
+        return project_errors(in_camera, self.xy[rows], self.focal, self.offset)
+
+    def visible_points(self) -> Indices:
+        """Observations in unregistered photographs of tracks that have points. (n,)."""
+        return np.flatnonzero(self.has_point[self.track_ids] & ~self.registered[self.photo_ids])
+
+    def rescale(self) -> None:
+        """Bring the median distance of the points from the cameras to ten, which keeps numbers tame."""
+        if not self.has_point.any():
+            return
+        middle = self.centers()[self.registered].mean(0)
+        distance = float(np.median(np.linalg.norm(self.points[self.has_point] - middle, axis=1)))
+        if np.isfinite(distance) and distance > 0:
+            self.T_camera_world[:, :3, 3] *= 10 / distance
+            self.points *= 10 / distance
+
+    def adjust(
+        self,
+        rows: Mask | None = None,
+        free_photos: Mask | None = None,
+        free_focal: bool = True,
+        free_offset: bool = False,
+        offset_sigma: float = 1.0,
+        max_iterations: int = 25,
+        tolerance: float = 1e-5,
+        device: str = "cpu",
+    ) -> BundleResult | None:
+        """Bundle-adjust registered photographs and the points they see, in place.
+
+        Args:
+            rows: Inlier observations to use; all of them by default. (O,).
+            free_photos: Registered photographs that may move; all of them by default. (N,).
+            free_focal: Whether the focal length may change.
+            free_offset: Whether the principal point may change.
+            offset_sigma: Standard deviation of the prior on the principal point, feature pixels.
+            max_iterations: Largest number of steps.
+            tolerance: Relative decrease of the cost at which to stop.
+            device: Torch device.
+
+        Returns:
+            The result, or None where there are too few observations to adjust anything.
+        """
+        used = self.inlier & self.has_point[self.track_ids] & self.registered[self.photo_ids]
+        used = np.flatnonzero(used if rows is None else used & rows)
+        if len(used) < 20:
+            return None
+        photos, camera_ids = np.unique(self.photo_ids[used], return_inverse=True)
+        tracks, point_ids = np.unique(self.track_ids[used], return_inverse=True)
+        free = np.ones(len(photos), bool) if free_photos is None else free_photos[photos]
+        if free.all():
+            free[0] = False
+
+        def tensor(array: object) -> torch.Tensor:
+            return torch.as_tensor(np.asarray(array), device=device)
+
+        result = adjust(
+            BundleProblem(
+                T_camera_world=tensor(self.T_camera_world[photos]),
+                points=tensor(self.points[tracks]),
+                intrinsics=tensor([np.log(self.focal), *self.offset]),
+                camera_ids=tensor(camera_ids),
+                point_ids=tensor(point_ids),
+                xy=tensor(self.xy[used]),
+                free_cameras=tensor(free),
+                free_intrinsics=tensor([free_focal, free_offset, free_offset]),
+                offset_sigma=offset_sigma,
+            ),
+            max_iterations,
+            tolerance,
+        )
+        adjusted = result.problem
+        self.T_camera_world[photos] = adjusted.T_camera_world.cpu().numpy()
+        self.points[tracks] = adjusted.points.cpu().numpy()
+        log_focal, *offset = adjusted.intrinsics.tolist()
+        self.focal, self.offset = float(np.exp(log_focal)), np.array(offset)
+        return result
+
+
+def transform(transforms: Array, points: Array) -> Array:
+    """Apply rigid transforms to points. (..., 4, 4), (..., 3) -> (..., 3)."""
+    return np.einsum("...ij,...j->...i", transforms[..., :3, :3], points) + transforms[..., :3, 3]
+
+
+def invert(transforms: Array) -> Array:
+    """Inverse of rigid transforms. (..., 4, 4) -> (..., 4, 4)."""
+    inverse = np.zeros_like(transforms)
+    inverse[..., :3, :3] = np.swapaxes(transforms[..., :3, :3], -1, -2)
+    inverse[..., :3, 3] = -np.einsum("...ji,...j->...i", transforms[..., :3, :3], transforms[..., :3, 3])
+    inverse[..., 3, 3] = 1
+    return inverse
+
+
+def rigid(rotation: Array, translation: Array) -> Array:
+    """Rigid transform from its parts. (3, 3), (3,) -> (4, 4)."""
+    out = np.eye(4)
+    out[:3, :3], out[:3, 3] = rotation, translation
+    return out
+
+
+def project_errors(in_camera: Array, xy: Array, focal: float, offset: Array) -> Array:
+    """Reprojection errors of points in camera coordinates, infinite behind. (n, 3), (n, 2) -> (n,)."""
+    front = in_camera[:, 2] > MIN_DEPTH
+    depth = np.where(front, in_camera[:, 2], 1.0)
+    error = np.linalg.norm(focal * in_camera[:, :2] / depth[:, None] + offset - xy, axis=1)
+    return np.where(front, error, np.inf)
