@@ -1,0 +1,139 @@
+"""Cameras that are optimised with the Gaussians: one small motion per photograph, one shared focal length.
+
+This file and the dataparser are the only places that know nerfstudio's camera axes (OpenGL: x right, y up,
+z backward); everywhere else cameras have OpenCV axes (x right, y down, z forward).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils import poses as pose_utils
+from torch import Tensor, nn
+
+
+def switch_axes(camera_to_world: Tensor) -> Tensor:
+    """Camera-to-world transforms from OpenCV to nerfstudio's OpenGL axes, or back: it is its own inverse.
+
+    Args:
+        camera_to_world: Transforms. (..., 3 or 4, 4).
+
+    Returns:
+        The same cameras in the other axes. (..., 3 or 4, 4).
+    """
+    return camera_to_world * camera_to_world.new_tensor([1.0, -1.0, -1.0, 1.0])
+
+
+def world_to_camera(camera_to_world: Tensor) -> Tensor:
+    """World-to-camera transforms in OpenCV axes, for projection, from nerfstudio's camera poses.
+
+    Args:
+        camera_to_world: Poses in nerfstudio's OpenGL axes. (..., 3, 4).
+
+    Returns:
+        `T_camera_world`. (..., 4, 4).
+    """
+    return pose_utils.to4x4(pose_utils.inverse(switch_axes(camera_to_world)))
+
+
+@dataclass
+class NopeCameraOptimizerConfig(CameraOptimizerConfig):
+    """Configuration of the optimised cameras."""
+
+    _target: type = field(default_factory=lambda: NopeCameraOptimizer)
+    optimize_focal: bool = True
+    """Whether the shared focal length is optimised (the mode decides about the poses)."""
+    trans_l2_penalty: float = 0.0
+    """Pull of the camera positions towards the reconstruction; the track losses do this better."""
+    rot_l2_penalty: float = 0.0
+    """Pull of the camera rotations towards the reconstruction; the track losses do this better."""
+
+
+class NopeCameraOptimizer(CameraOptimizer):
+    """Poses `base @ exp(delta)` and focal length `base_focal * exp(log_focal)`, in absolute terms.
+
+    The cameras of the reconstruction are buffers, so that a checkpoint holds complete cameras and applying
+    the optimizer to a camera twice does no harm.
+
+    Args:
+        config: Which cameras move.
+        num_cameras: Number V of training views.
+        device: Where the parameters live at first.
+    """
+
+    config: NopeCameraOptimizerConfig
+    base_poses: Tensor
+    base_focal: Tensor
+
+    def __init__(
+        self, config: NopeCameraOptimizerConfig, num_cameras: int, device: torch.device | str, **kwargs
+    ) -> None:
+        super().__init__(config, num_cameras, device, **kwargs)
+        self.log_focal = nn.Parameter(torch.zeros((), device=device))
+        self.register_buffer("base_poses", torch.eye(4, device=device)[:3].repeat(num_cameras, 1, 1))
+        self.register_buffer("base_focal", torch.ones((), device=device))
+
+    @torch.no_grad()
+    def set_base(self, poses: Tensor, focal: float) -> None:
+        """Start from the reconstruction's cameras.
+
+        Args:
+            poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
+            focal: Focal length in pixels of the full-resolution photographs.
+        """
+        self.base_poses.copy_(poses)
+        self.base_focal.fill_(focal)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Motions `exp(delta)` from optimised to original camera coordinates. (K,) to (K, 3, 4)."""
+        return super().forward(indices.to(self.base_poses.device)).to(self.base_poses)
+
+    def poses(self) -> Tensor:
+        """Optimised camera-to-world transforms of all training views, OpenGL axes. (V, 3, 4)."""
+        return pose_utils.multiply(self.base_poses, self.get_correction_matrices())
+
+    def focal(self) -> Tensor:
+        """Optimised focal length in pixels of the full-resolution photographs. ()."""
+        return self.base_focal * self.log_focal.exp()
+
+    def apply_to_camera(self, camera: Cameras) -> Tensor:
+        """Optimised pose of a training camera, recognised by nerfstudio's `cam_idx`; other poses unchanged.
+
+        Args:
+            camera: One camera.
+
+        Returns:
+            Camera-to-world transform, OpenGL axes. (1, 3, 4).
+        """
+        if camera.metadata is None or "cam_idx" not in camera.metadata:
+            return camera.camera_to_worlds
+        index = torch.tensor([int(camera.metadata["cam_idx"])], device=self.base_poses.device)
+        return pose_utils.multiply(self.base_poses[index], self(index)).to(camera.device)
+
+    def get_param_groups(self, param_groups: dict) -> None:
+        """Add the parameters that move: `camera_opt` (poses) and `focal_opt`."""
+        if self.config.mode != "off":
+            param_groups["camera_opt"] = [self.pose_adjustment]
+        if self.config.optimize_focal:
+            param_groups["focal_opt"] = [self.log_focal]
+
+    def get_loss_dict(self, loss_dict: dict) -> None:
+        """Add the pull towards the reconstruction's poses, where asked for."""
+        if self.config.trans_l2_penalty or self.config.rot_l2_penalty:
+            super().get_loss_dict(loss_dict)
+
+    @torch.no_grad()
+    def get_metrics_dict(self, metrics_dict: dict) -> None:
+        """Add focal length (full-resolution pixels), its change, and how far the cameras moved and turned."""
+        metrics_dict["focal_px"] = self.focal()
+        metrics_dict["focal_change_percent"] = 100 * torch.expm1(self.log_focal)
+        if self.config.mode != "off":
+            translation, rotation = self.pose_adjustment.split(3, dim=-1)
+            degrees = torch.rad2deg(rotation.norm(dim=-1))
+            metrics_dict["camera_rotation_mean_deg"] = degrees.mean()
+            metrics_dict["camera_rotation_max_deg"] = degrees.max()
+            metrics_dict["camera_translation_mean"] = translation.norm(dim=-1).mean()
+            metrics_dict["camera_translation_max"] = translation.norm(dim=-1).max()

@@ -1,0 +1,147 @@
+"""Optimised cameras.
+
+- Axes convert back and forth; a world-to-camera transform is the inverse of the pose.
+- The start is exactly the reconstruction; the pose is base @ exp(delta) in every mode; it is absolute.
+- Gradients with respect to poses and focal length are right at and away from zero.
+- The viewer's composition (original pose times `forward`) agrees; only moving parameters are optimised.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils import poses as pose_utils
+from plugin.scenes import track_scene
+
+from nope_splat.camera_optimizer import (
+    NopeCameraOptimizer,
+    NopeCameraOptimizerConfig,
+    switch_axes,
+    world_to_camera,
+)
+from nope_splat.losses import track_2d_loss
+
+Mode = Literal["off", "SO3xR3", "SE3"]
+MODES: list[Mode] = ["off", "SO3xR3", "SE3"]
+MOVING: list[Mode] = ["SO3xR3", "SE3"]
+
+
+def make(mode: Mode, optimize_focal: bool = True, num_cameras: int = 5) -> NopeCameraOptimizer:
+    config = NopeCameraOptimizerConfig(mode=mode, optimize_focal=optimize_focal)
+    cameras = NopeCameraOptimizer(config, num_cameras, "cpu").double()
+    cameras.set_base(track_scene(num_views=num_cameras).poses, 900.0)
+    return cameras
+
+
+def test_axes_switch_back() -> None:
+    poses = track_scene().poses
+    torch.testing.assert_close(switch_axes(switch_axes(poses)), poses)
+
+
+def test_world_to_camera_looks_forward() -> None:
+    scene = track_scene()
+    T = world_to_camera(scene.poses)
+    torch.testing.assert_close(
+        T @ pose_utils.to4x4(switch_axes(scene.poses)), torch.eye(4, dtype=torch.float64).expand(5, 4, 4)
+    )
+    centre = T[:, :3, :3] @ scene.points.mean(dim=0) + T[:, :3, 3]
+    assert torch.all(centre[:, 2] > 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_starts_at_the_reconstruction(mode: Mode) -> None:
+    cameras = make(mode)
+    torch.testing.assert_close(cameras.poses(), track_scene().poses)
+    assert cameras.focal().item() == 900.0
+
+
+@pytest.mark.parametrize("mode", MOVING)
+def test_pose_is_base_times_motion_and_absolute(mode: Mode) -> None:
+    """As nerfstudio's viewer composes it, and whatever pose the camera at hand carries."""
+    cameras = make(mode)
+    cameras.pose_adjustment.data.normal_(std=0.1)
+    expected = pose_utils.multiply(track_scene().poses, cameras(torch.arange(5)))
+    torch.testing.assert_close(cameras.poses(), expected)
+    camera = Cameras(torch.eye(4)[None, :3], 1.0, 1.0, 1.0, 1.0, metadata={"cam_idx": 2})
+    torch.testing.assert_close(cameras.apply_to_camera(camera), expected[2:3])
+    camera = Cameras(expected[2:3], 1.0, 1.0, 1.0, 1.0, metadata={"cam_idx": 2})
+    torch.testing.assert_close(cameras.apply_to_camera(camera), expected[2:3])
+
+
+def test_cameras_without_index_keep_their_pose() -> None:
+    cameras = make("SE3")
+    cameras.pose_adjustment.data.normal_()
+    camera = Cameras(torch.eye(4)[None, :3], 1.0, 1.0, 1.0, 1.0)
+    torch.testing.assert_close(cameras.apply_to_camera(camera), torch.eye(4)[None, :3])
+
+
+@pytest.mark.parametrize("mode", MOVING)
+@pytest.mark.parametrize("std", [0.0, 0.05])
+def test_gradients(mode: Mode, std: float) -> None:
+    """At zero the exponential map must have its derivative, not a hole."""
+    scene = track_scene(noise=2.0)
+    cameras = make(mode)
+    cameras.pose_adjustment.data.normal_(std=std)
+
+    def loss() -> torch.Tensor:
+        return track_2d_loss(
+            scene.points, world_to_camera(cameras.poses()), cameras.focal(), scene.observations
+        )
+
+    parameters = [cameras.pose_adjustment, cameras.log_focal]
+    gradients = torch.autograd.grad(loss(), parameters)
+    step = 1e-6
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        direction = torch.randn_like(parameter)
+        with torch.no_grad():
+            parameter += step * direction
+            above = loss()
+            parameter -= 2 * step * direction
+            below = loss()
+            parameter += step * direction
+        torch.testing.assert_close(
+            (above - below) / (2 * step), (gradient * direction).sum(), rtol=1e-4, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("optimize_focal", [True, False])
+def test_only_what_moves_is_optimised(mode: Mode, optimize_focal: bool) -> None:
+    groups: dict = {}
+    make(mode, optimize_focal).get_param_groups(groups)
+    assert ("camera_opt" in groups) == (mode != "off")
+    assert ("focal_opt" in groups) == optimize_focal
+
+
+def test_no_pull_towards_the_start_unless_asked_for() -> None:
+    losses: dict = {}
+    make("SE3").get_loss_dict(losses)
+    assert losses == {}
+
+
+def test_metrics_tell_changes() -> None:
+    cameras = make("SE3")
+    cameras.log_focal.data.fill_(torch.log(torch.tensor(1.01)))
+    cameras.pose_adjustment.data[0] = torch.tensor([0.3, 0.0, 0.4, 0.0, torch.pi / 180, 0.0])
+    metrics: dict = {}
+    cameras.get_metrics_dict(metrics)
+    assert metrics["focal_px"].item() == pytest.approx(909.0)
+    assert metrics["focal_change_percent"].item() == pytest.approx(1.0)
+    assert metrics["camera_rotation_max_deg"].item() == pytest.approx(1.0)
+    assert metrics["camera_rotation_mean_deg"].item() == pytest.approx(0.2)
+    assert metrics["camera_translation_max"].item() == pytest.approx(0.5)
+
+
+def test_checkpoint_round_trip() -> None:
+    cameras, restored = (
+        make("SE3"),
+        NopeCameraOptimizer(NopeCameraOptimizerConfig(mode="SE3"), 5, "cpu").double(),
+    )
+    cameras.pose_adjustment.data.normal_(std=0.1)
+    cameras.log_focal.data.fill_(0.1)
+    restored.load_state_dict(cameras.state_dict())
+    torch.testing.assert_close(restored.poses(), cameras.poses())
+    torch.testing.assert_close(restored.focal(), cameras.focal())
