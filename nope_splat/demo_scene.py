@@ -120,7 +120,7 @@ def _shade(
     directions: Array,
     spacing: float,
     faces: NDArray[np.int64],
-    triangles: Array,
+    coordinates: Array,
     light: Array,
     materials: NDArray[np.int64],
     palettes: Array,
@@ -135,7 +135,8 @@ def _shade(
         directions: Unit directions. (N, 3).
         spacing: Angle between neighbouring rays, in radians.
         faces: The triangle that each ray hits, -1 for none. (N,).
-        triangles: Corners. (F, 3, 3).
+        coordinates: Affine functions of a point: distance from the plane of each triangle, and the
+            barycentric coordinates of its second and third corner. (F, 3, 4).
         light: Light at the corners. (F, 3).
         materials: Material of each triangle. (F,).
         palettes: Colours of each material. (M, 4, 3).
@@ -151,19 +152,21 @@ def _shade(
         if faces[n] < 0:
             colors[n] = sky
             continue
-        a, b, c = triangles[faces[n]]
-        normal = np.cross(b - a, c - a)
-        depth = np.dot(a - origin, normal) / np.dot(directions[n], normal)
-        point = origin + depth * directions[n]
-        beta = np.dot(np.cross(point - a, c - a), normal) / np.dot(normal, normal)
-        gamma = np.dot(np.cross(b - a, point - a), normal) / np.dot(normal, normal)
-        at = light[faces[n]]
-        brightness = (1.0 - beta - gamma) * at[0] + beta * at[1] + gamma * at[2]
+        plane, second, third = coordinates[faces[n]]
+        ox, oy, oz = origin
+        dx, dy, dz = directions[n]
+        depth = -(plane[0] * ox + plane[1] * oy + plane[2] * oz + plane[3])
+        depth /= plane[0] * dx + plane[1] * dy + plane[2] * dz
+        px, py, pz = ox + depth * dx, oy + depth * dy, oz + depth * dz
+        beta = second[0] * px + second[1] * py + second[2] * pz + second[3]
+        gamma = third[0] * px + third[1] * py + third[2] * pz + third[3]
+        at_first, at_second, at_third = light[faces[n]]
+        brightness = (1.0 - beta - gamma) * at_first + beta * at_second + gamma * at_third
 
         material = materials[faces[n]]
         fx, fy, fz = frequencies[material]
         footprint = depth * spacing * max(fx, fy, fz)
-        x, y, z = point[0] * fx + 11.0 * material, point[1] * fy, point[2] * fz
+        x, y, z = px * fx + 11.0 * material, py * fy, pz * fz
         grain, patch, tone = _noise_at(x, y, z, footprint, 8, lattice)
         to_base, to_light = _smoothstep(grain, -0.9, 0.1), _smoothstep(grain, 0.0, 0.9)
         to_patch = _smoothstep(patch, 0.25, 0.6)
@@ -174,6 +177,18 @@ def _shade(
             color += (other - color) * to_patch
             colors[n, channel] = color * (1.0 + 0.35 * tone) * brightness
     return colors
+
+
+def _triangle_coordinates(triangles: Array) -> Array:
+    """The affine functions that `_shade` reads. (F, 3, 3) to (F, 3, 4)."""
+    a, b, c = triangles.transpose(1, 0, 2)
+    normals = np.cross(b - a, c - a)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    # The inverse of the frame that two sides and the normal span: its rows are the linear parts.
+    frames = np.stack([b - a, c - a, normals], axis=-1)
+    to_second, to_third, to_plane = np.linalg.inv(frames).transpose(1, 0, 2)
+    linear = np.stack([to_plane, to_second, to_third], axis=1)
+    return np.concatenate([linear, -linear @ a[:, :, None]], axis=-1)
 
 
 class _Scene:
@@ -200,34 +215,35 @@ class _Scene:
             parts.append((material, self._displaced(ball, 0.35 * radius, 1.1 / radius)))
         column = trimesh.creation.cylinder(radius=0.21, height=1.9, sections=64)
         slab = trimesh.creation.box(extents=(0.9, 0.16, 1.3))
-        ring = trimesh.creation.torus(major_radius=0.36, minor_radius=0.10, major_sections=96, minor_sections=32)
+        ring = trimesh.creation.torus(0.36, 0.10, major_sections=96, minor_sections=32)
         for material, mesh, center, angles in (
             ("marble", column, (0.08, -0.02, 0.80), (0.06, -0.04, 0.3)),
             ("sandstone", slab, (-0.15, 1.0, 0.60), (-0.30, 0.10, 0.5)),
             ("copper", ring, (0.95, -0.15, 0.40), (1.25, 0.35, 0.2)),
         ):
             mesh = mesh.subdivide_to_size(0.04)
+            assert isinstance(mesh, trimesh.Trimesh)
             mesh.apply_transform(trimesh.transformations.euler_matrix(*angles))
             mesh.apply_translation(center)
             parts.append((material, self._displaced(mesh, 0.02, 3.0)))
 
         names = list(MATERIALS)
-        self.mesh = trimesh.Trimesh(
-            *trimesh.util.append_faces([mesh.vertices for _, mesh in parts], [mesh.faces for _, mesh in parts]),
-            process=False,
-        )
+        shapes = ((mesh.vertices, mesh.faces) for _, mesh in parts)
+        self.mesh = trimesh.Trimesh(*trimesh.util.append_faces(*zip(*shapes, strict=True)), process=False)
         self.materials = np.concatenate([np.full(len(mesh.faces), names.index(name)) for name, mesh in parts])
-        self.triangles = np.array(self.mesh.triangles)
+        self.coordinates = _triangle_coordinates(np.array(self.mesh.triangles))
         self.light = self._light()[self.mesh.faces]
 
     def _displaced(self, mesh: trimesh.Trimesh, amount: float, frequency: float) -> trimesh.Trimesh:
         """Push the vertices along their normals by noise."""
-        offsets = _noise(frequency * np.array(mesh.vertices), 4, self.lattice)[:, :1]
-        return trimesh.Trimesh(mesh.vertices + amount * offsets * mesh.vertex_normals, mesh.faces, process=False)
+        vertices = np.array(mesh.vertices, dtype=np.float64)
+        offsets = amount * _noise(frequency * vertices, 4, self.lattice)[:, :1]
+        return trimesh.Trimesh(vertices + offsets * mesh.vertex_normals, mesh.faces, process=False)
 
     def _valley(self) -> trimesh.Trimesh:
         """Ground that rises to slopes on all sides."""
-        radii = np.concatenate([np.linspace(0.0, 3.0, 90), 3.0 * 1.015 ** np.arange(1, 110)])
+        # The column hides the hole in the middle.
+        radii = np.concatenate([np.linspace(0.05, 3.0, 90), 3.0 * 1.015 ** np.arange(1, 110)])
         angles = np.linspace(0.0, 2 * np.pi, 480, endpoint=False)
         radius, angle = (grid.ravel() for grid in np.meshgrid(radii, angles, indexing="ij"))
         flat = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros_like(radius)], axis=-1)
@@ -268,7 +284,7 @@ class _Scene:
         origin = T_world_camera[:3, 3].copy()
         faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
         color = _shade(
-            origin, directions, 1.0 / (focal * SUPERSAMPLING), faces, self.triangles, self.light,
+            origin, directions, 1.0 / (focal * SUPERSAMPLING), faces, self.coordinates, self.light,
             self.materials, PALETTES, FREQUENCIES, SKY, self.lattice,
         )  # fmt: skip
         color = color.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean(axis=(1, 3))
@@ -342,5 +358,6 @@ def render_demo_scene(
         }
         (output_dir / "ground_truth.json").write_text(json.dumps(truth, indent=1))
     except OSError as error:
-        raise UserError(f"cannot write the demo photographs to {output_dir}: {error.strerror or error}.") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot write the demo photographs to {output_dir}: {reason}.") from error
     return output_dir / "images"
