@@ -1,0 +1,306 @@
+"""Sorting of splats into tiles, front to back.
+
+A splat is seen where its opacity alpha = o exp(-sigma), with sigma = (a dx^2 + 2 b dx dy + c dy^2) / 2,
+reaches 1/255: inside the ellipse sigma <= ln(255 o). Splats are sorted once by depth; then a counting
+sort, which keeps that order, puts each into the list of every tile that its ellipse meets.
+
+Compositing reads one *record* of float32 per splat, `record_length(channels)` long, in order of depth:
+
+    0  1    mean2d
+    2  3  4 a/2, b, c/2 times log2(e): alpha is then 2 to the power of one quadratic form
+    5       log2(o)
+    6 .. 9  first and last column, first and last row of the ellipse's bounding box, as int32
+    10 ..   channels
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nope_splat.splatting.threads import claim, get_num_threads, kernel, run_on_all_threads
+
+MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, CHANNELS = 0, 2, 5, 6, 10
+MIN_LOG_ALPHA = -7.994353436858858
+"""log2(1/255): what is fainter is not drawn."""
+
+LOG2E = 1.4426950408889634
+
+_RADIX_BITS = 11
+
+
+def record_length(channels: int) -> int:
+    """Length of a record: whole cache lines of 16 float32."""
+    return -(-(CHANNELS + channels) // 16) * 16
+
+
+@dataclass(frozen=True)
+class TileLists:
+    """Splats in order of depth, and the list of those that meet each tile.
+
+    An *intersection* is a splat in the list of a tile. Memory: 8 bytes per intersection (`splats` and
+    `slots`), and during the backward pass another `4 * (8 + channels)` for the gradient of its slot.
+
+    Attributes:
+        gaussians: Index of the Gaussian of every splat, front to back. (S,), int32.
+        records: What compositing reads of them. (S, record length), float32.
+        tile_offsets: Where the list of each tile starts; the last entry is the number of intersections.
+            (tiles + 1,), int64.
+        splats: Position in `gaussians` of every intersection, tile by tile. (intersections,), int32.
+        slots: Where that intersection's gradient belongs: numbered splat by splat. (intersections,), int32.
+        slot_offsets: Where the slots of each splat start. (S + 1,), int64.
+        tile_order: Tiles with the longest lists first. (tiles,), int64.
+        tile_size: Width and height of a tile in pixels.
+        tiles_wide: Tiles in a row.
+    """
+
+    gaussians: NDArray[np.int32]
+    records: NDArray[np.float32]
+    tile_offsets: NDArray[np.int64]
+    splats: NDArray[np.int32]
+    slots: NDArray[np.int32]
+    slot_offsets: NDArray[np.int64]
+    tile_order: NDArray[np.int64]
+    tile_size: int
+    tiles_wide: int
+
+
+@kernel
+def write_records(counter, starts, width, height, radii, means2d, conics, opacities, depths, colors,
+                  records, gaussians, keys, visible):  # fmt: skip
+    """Write the records of the splats that can be seen, part by part, each part packed at its start.
+
+    `starts` (parts + 1,) divides the Gaussians; `visible` (parts,) receives how many of a part are seen.
+    """
+    bounds = records.view(np.int32)
+    channels = colors.shape[1]
+    while True:
+        part = claim(counter, 1)
+        if part >= len(starts) - 1:
+            break
+        n = starts[part]
+        for i in range(starts[part], starts[part + 1]):
+            if radii[i] == 0 or not opacities[i] >= np.float32(1.0 / 255.0):
+                continue
+            a, b, c = float(conics[i, 0]), float(conics[i, 1]), float(conics[i, 2])
+            det = a * c - b * b
+            if not det > 0.0:
+                continue
+            x, y = float(means2d[i, 0]), float(means2d[i, 1])
+            log_opacity = math.log2(opacities[i])
+            reach = 2.0 * (log_opacity - MIN_LOG_ALPHA) / (LOG2E * det)
+            half_width, half_height = math.sqrt(reach * c), math.sqrt(reach * a)
+            left = max(math.ceil(x - half_width - 0.5), 0.0)
+            right = min(math.floor(x + half_width - 0.5), width - 1.0)
+            top = max(math.ceil(y - half_height - 0.5), 0.0)
+            bottom = min(math.floor(y + half_height - 0.5), height - 1.0)
+            if left > right or top > bottom:
+                continue
+            records[n, 0] = x
+            records[n, 1] = y
+            records[n, 2] = 0.5 * LOG2E * a
+            records[n, 3] = LOG2E * b
+            records[n, 4] = 0.5 * LOG2E * c
+            records[n, 5] = log_opacity
+            bounds[n, 6] = left
+            bounds[n, 7] = right
+            bounds[n, 8] = top
+            bounds[n, 9] = bottom
+            for k in range(channels):
+                records[n, CHANNELS + k] = colors[i, k]
+            gaussians[n] = i
+            keys[n] = depths[i]
+            n += 1
+        visible[part] = n - starts[part]
+
+
+@kernel
+def sort_by_depth(keys, starts, visible):
+    """Stable radix sort of positive float32 depths, whose bits order as unsigned integers do. (S,), int32."""
+    bits = keys.view(np.uint32)
+    order = np.empty(visible.sum(), np.int32)
+    n = 0
+    for part in range(len(visible)):
+        for i in range(starts[part], starts[part] + visible[part]):
+            order[n] = i
+            n += 1
+    other = np.empty_like(order)
+    offsets = np.empty((1 << _RADIX_BITS) + 1, np.int64)
+    mask = np.uint32((1 << _RADIX_BITS) - 1)
+    for shift in range(0, 32, _RADIX_BITS):
+        offsets[:] = 0
+        for i in order:
+            offsets[((bits[i] >> np.uint32(shift)) & mask) + 1] += 1
+        for digit in range(1 << _RADIX_BITS):
+            offsets[digit + 1] += offsets[digit]
+        for i in order:
+            digit = (bits[i] >> np.uint32(shift)) & mask
+            other[offsets[digit]] = i
+            offsets[digit] += 1
+        order, other = other, order
+    return order
+
+
+@kernel
+def tile_spans(record, bounds, tile_size, tiles_wide, spans):
+    """The tiles that a splat's ellipse meets, as (first, last) tile in `spans` for every row of tiles.
+
+    The ellipse's edge at height dy from its centre is where a dx^2 + 2 b dx dy + c dy^2 = 2 tau, so
+    x = (-b dy -+ sqrt(b^2 dy^2 - a (c dy^2 - 2 tau))) / a. Within a row of tiles the leftmost and the rightmost
+    points lie at the heights nearest to those of the whole ellipse, dy = +-(b / c) sqrt(2 tau c / det).
+    Returns the number of rows.
+    """
+    left, right, top, bottom = bounds[6], bounds[7], bounds[8], bounds[9]
+    first_row, last_row = top // tile_size, bottom // tile_size
+    if first_row == last_row and left // tile_size == right // tile_size:
+        spans[0, 0] = spans[0, 1] = first_row * tiles_wide + left // tile_size
+        return 1
+    a, b, c = 2.0 * record[2], float(record[3]), 2.0 * record[4]
+    tau = record[5] - MIN_LOG_ALPHA
+    leftmost = b / c * math.sqrt(2.0 * tau * c / (a * c - b * b))
+    rows = 0
+    for row in range(first_row, last_row + 1):
+        low = max(top, row * tile_size) + 0.5 - record[1]
+        high = min(bottom, (row + 1) * tile_size - 1) + 0.5 - record[1]
+        dy = min(max(leftmost, low), high)
+        x = record[0] + (-b * dy - math.sqrt(max(0.0, b * b * dy * dy - a * (c * dy * dy - 2.0 * tau)))) / a
+        first = max(left, int(math.floor(x - 0.5)))
+        dy = min(max(-leftmost, low), high)
+        x = record[0] + (-b * dy + math.sqrt(max(0.0, b * b * dy * dy - a * (c * dy * dy - 2.0 * tau)))) / a
+        last = min(right, int(math.ceil(x - 0.5)))
+        if first <= last:
+            spans[rows, 0] = row * tiles_wide + first // tile_size
+            spans[rows, 1] = row * tiles_wide + last // tile_size
+            rows += 1
+    return rows
+
+
+@kernel
+def count_intersections(counter, starts, order, unsorted, sorted_records, gaussians, sorted_gaussians,
+                        tile_size, tiles_wide, tiles_high, tile_counts, slot_counts):  # fmt: skip
+    """Bring the records into their order, and count intersections by tile and by splat.
+
+    `starts` (parts + 1,) divides the splats; tile_counts (parts, tiles), slot_counts (S,).
+    """
+    spans = np.empty((tiles_high, 2), np.int64)
+    bounds = sorted_records.view(np.int32)
+    while True:
+        part = claim(counter, 1)
+        if part >= len(starts) - 1:
+            break
+        counts = tile_counts[part]
+        for i in range(starts[part], starts[part + 1]):
+            sorted_gaussians[i] = gaussians[order[i]]
+            for k in range(sorted_records.shape[1]):
+                sorted_records[i, k] = unsorted[order[i], k]
+            total = 0
+            for row in range(tile_spans(sorted_records[i], bounds[i], tile_size, tiles_wide, spans)):
+                first, last = spans[row]
+                total += last - first + 1
+                for tile in range(first, last + 1):
+                    counts[tile] += 1
+            slot_counts[i] = total
+
+
+@kernel
+def offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets):
+    """Running sums: where tiles and splats start; `tile_counts` becomes where each part of a tile starts."""
+    parts, tiles = tile_counts.shape
+    total = 0
+    for tile in range(tiles):
+        tile_offsets[tile] = total
+        for part in range(parts):
+            count = tile_counts[part, tile]
+            tile_counts[part, tile] = total
+            total += count
+    tile_offsets[tiles] = total
+    total = 0
+    for i in range(len(slot_counts)):
+        slot_offsets[i] = total
+        total += slot_counts[i]
+    slot_offsets[len(slot_counts)] = total
+
+
+@kernel
+def fill_tiles(counter, starts, records, tile_size, tiles_wide, tiles_high, part_offsets, slot_offsets,
+               splats, slots):  # fmt: skip
+    """Put every splat into the lists of its tiles, in order of depth."""
+    spans = np.empty((tiles_high, 2), np.int64)
+    bounds = records.view(np.int32)
+    while True:
+        part = claim(counter, 1)
+        if part >= len(starts) - 1:
+            break
+        ends = part_offsets[part]
+        for i in range(starts[part], starts[part + 1]):
+            slot = slot_offsets[i]
+            for row in range(tile_spans(records[i], bounds[i], tile_size, tiles_wide, spans)):
+                for tile in range(spans[row, 0], spans[row, 1] + 1):
+                    splats[ends[tile]] = i
+                    slots[ends[tile]] = slot
+                    ends[tile] += 1
+                    slot += 1
+
+
+def bin_splats(
+    radii: NDArray[np.int32],
+    means2d: NDArray[np.float32],
+    conics: NDArray[np.float32],
+    opacities: NDArray[np.float32],
+    depths: NDArray[np.float32],
+    colors: NDArray[np.float32],
+    width: int,
+    height: int,
+    tile_size: int,
+) -> TileLists:
+    """Sort the splats of one camera into tiles.
+
+    Args:
+        radii: Zero for splats that are culled. (N,)
+        means2d: Centres in pixels. (N, 2)
+        conics: Inverse covariances (a, b, c). (N, 3)
+        opacities: (N,)
+        depths: (N,)
+        colors: (N, channels)
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+        tile_size: Width and height of a tile, in pixels.
+    """
+    parts = get_num_threads()
+    count, channels = colors.shape
+    tiles_wide, tiles_high = -(-width // tile_size), -(-height // tile_size)
+    tiles = tiles_wide * tiles_high
+
+    unsorted = np.empty((count, record_length(channels)), np.float32)
+    unsorted_gaussians, keys = np.empty(count, np.int32), np.empty(count, np.float32)
+    starts, visible = np.linspace(0, count, parts + 1).astype(np.int64), np.zeros(parts, np.int64)
+    run_on_all_threads(
+        write_records, starts, width, height, radii, means2d, conics, opacities, depths, colors,
+        unsorted, unsorted_gaussians, keys, visible,
+    )  # fmt: skip
+    order = sort_by_depth(keys, starts, visible)
+
+    seen = len(order)
+    records, gaussians = np.empty((seen, unsorted.shape[1]), np.float32), np.empty(seen, np.int32)
+    starts = np.linspace(0, seen, parts + 1).astype(np.int64)
+    tile_counts, slot_counts = np.zeros((parts, tiles), np.int64), np.empty(seen, np.int64)
+    run_on_all_threads(
+        count_intersections, starts, order, unsorted, records, unsorted_gaussians, gaussians,
+        tile_size, tiles_wide, tiles_high, tile_counts, slot_counts,
+    )  # fmt: skip
+    tile_offsets, slot_offsets = np.empty(tiles + 1, np.int64), np.empty(seen + 1, np.int64)
+    offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets)
+
+    intersections = int(tile_offsets[-1])
+    splats, slots = np.empty(intersections, np.int32), np.empty(intersections, np.int32)
+    run_on_all_threads(
+        fill_tiles, starts, records, tile_size, tiles_wide, tiles_high, tile_counts, slot_offsets,
+        splats, slots,
+    )  # fmt: skip
+    tile_order = np.argsort(-np.diff(tile_offsets), kind="stable")
+    return TileLists(
+        gaussians, records, tile_offsets, splats, slots, slot_offsets, tile_order, tile_size, tiles_wide
+    )

@@ -1,0 +1,132 @@
+"""The channels of a block of pixels: a tuple with one vector per channel, unrolled at compile time.
+
+The background colour, a tuple of scalars, tells a kernel how many channels there are: each number of
+channels compiles a kernel of its own, whose accumulators stay in registers. Planes of channels are stored
+one after the other, `stride` elements apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nope_splat.splatting.simd import _FAST, Floats, _address, _lane_sum, _load, _splat
+
+
+def _offset(builder: Any, start: Any, stride: Any, channel: int) -> Any:
+    return builder.add(start, builder.mul(stride, ir.Constant(ir.IntType(64), channel)))
+
+
+@intrinsic
+def zero_channels(typing: Any, lanes: Any, background: Any) -> Any:
+    """Zero in every lane of every channel."""
+    vector = Floats(lanes.count)
+    result = types.UniTuple(vector, background.count)
+
+    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        zero = ir.Constant(vector.llvm, None)
+        return context.make_tuple(builder, result, [zero] * background.count)
+
+    return result(lanes, background), emit
+
+
+@intrinsic
+def broadcast_channels(typing: Any, lanes: Any, array: Any, start: Any, background: Any) -> Any:
+    """`array[start + channel]` in every lane of every channel."""
+    vector = Floats(lanes.count)
+    result = types.UniTuple(vector, background.count)
+
+    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        data = cgutils.create_struct_proxy(array)(context, builder, values[1]).data
+        one = ir.Constant(ir.IntType(64), 1)
+        scalars = [
+            builder.load(builder.gep(data, [_offset(builder, values[2], one, channel)]))
+            for channel in range(background.count)
+        ]
+        return context.make_tuple(
+            builder, result, [_splat(builder, scalar, vector.llvm) for scalar in scalars]
+        )
+
+    return result(lanes, array, types.int64, background), emit
+
+
+@intrinsic
+def load_channels(typing: Any, lanes: Any, array: Any, start: Any, stride: Any, background: Any) -> Any:
+    """The vectors at `start`, `start + stride`, ..."""
+    vector = Floats(lanes.count)
+    result = types.UniTuple(vector, background.count)
+
+    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        planes = [_offset(builder, values[2], values[3], channel) for channel in range(background.count)]
+        addresses = [_address(context, builder, array, values[1], plane, vector.llvm) for plane in planes]
+        return context.make_tuple(
+            builder, result, [_load(context, builder, address) for address in addresses]
+        )
+
+    return result(lanes, array, types.int64, types.int64, background), emit
+
+
+@intrinsic
+def store_channels(typing: Any, array: Any, start: Any, stride: Any, channels: Any) -> Any:
+    """Write the vectors to `start`, `start + stride`, ..."""
+
+    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        for channel, value in enumerate(cgutils.unpack_tuple(builder, values[3], channels.count)):
+            plane = _offset(builder, values[1], values[2], channel)
+            instruction = builder.store(
+                value, _address(context, builder, array, values[0], plane, value.type)
+            )
+            instruction.align = 4
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64, channels), emit
+
+
+@intrinsic
+def add_weighted(typing: Any, total: Any, weight: Any, channels: Any) -> Any:
+    """`total + weight * channels`, channel by channel."""
+
+    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        totals = cgutils.unpack_tuple(builder, values[0], total.count)
+        terms = cgutils.unpack_tuple(builder, values[2], total.count)
+        sums = [
+            builder.fadd(before, builder.fmul(values[1], term, flags=_FAST), flags=_FAST)
+            for before, term in zip(totals, terms, strict=True)
+        ]
+        return context.make_tuple(builder, total, sums)
+
+    return total(total, weight, channels), emit
+
+
+@intrinsic
+def dot_channels(typing: Any, left: Any, right: Any) -> Any:
+    """The sum over the channels of their products. Floats."""
+
+    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        lefts, rights = (cgutils.unpack_tuple(builder, value, left.count) for value in values)
+        result = builder.fmul(lefts[0], rights[0], flags=_FAST)
+        for x, y in zip(lefts[1:], rights[1:], strict=True):
+            result = builder.fadd(result, builder.fmul(x, y, flags=_FAST), flags=_FAST)
+        return result
+
+    return left.dtype(left, right), emit
+
+
+@intrinsic
+def sum_channels(typing: Any, array: Any, start: Any, channels: Any) -> Any:
+    """Write the sum over the lanes of every channel to `array[start + channel]`."""
+
+    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        data = cgutils.create_struct_proxy(array)(context, builder, values[0]).data
+        one = ir.Constant(ir.IntType(64), 1)
+        for channel, value in enumerate(cgutils.unpack_tuple(builder, values[2], channels.count)):
+            builder.store(
+                _lane_sum(builder, value), builder.gep(data, [_offset(builder, values[1], one, channel)])
+            )
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, channels), emit

@@ -1,0 +1,330 @@
+"""Projection of 3D Gaussians to 2D splats, and its gradient (EWA splatting, Zwicker et al. 2001).
+
+A Gaussian with mean mu, rotation R(q) and scales s has covariance R S S R^T. Seen by a camera with
+world-to-camera transform [V | t] and intrinsics fx, fy, cx, cy it becomes, to first order, a 2D Gaussian:
+
+    (X, Y, Z) = V mu + t                     mean in camera coordinates, Z is the depth
+    mean2d    = (fx X/Z + cx, fy Y/Z + cy)   pixels
+    J         = [[fx/Z, 0, -fx u/Z], [0, fy/Z, -fy v/Z]]    with (u, v) = (X/Z, Y/Z) clamped to 1.15
+                                             times the field of view, where the first order is still good
+    M         = J V R S                      (2, 3)
+    cov       = M M^T                        covariance in the image
+    blurred   = cov + eps2d I                every splat covers about a pixel
+    conic     = inverse(blurred)             its entries (a, b, c) stand for [[a, b], [b, c]]
+    rho       = sqrt(det cov / det blurred)  opacity compensation of the antialiased mode (Mip-Splatting)
+
+V is taken as a general 3x3 matrix: a focal length may be folded into it (`fold_focal`). Arithmetic is in
+float64, since the whole stage is cheap; results are stored as float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from nope_splat.splatting.threads import CHUNK, claim, kernel
+
+Vector3 = tuple[float, float, float]
+
+
+class Camera(NamedTuple):
+    """A pinhole camera: rows of V, t, intrinsics in pixels, and the clamp of (u, v)."""
+
+    v0: Vector3
+    v1: Vector3
+    v2: Vector3
+    t: Vector3
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    u_min: float
+    u_max: float
+    v_min: float
+    v_max: float
+
+
+class Splat(NamedTuple):
+    """A projected Gaussian, with the factors of its covariance: m = j V R S, n = j V R for both rows."""
+
+    x: float
+    y: float
+    z: float
+    u: float
+    v: float
+    r0: Vector3
+    r1: Vector3
+    r2: Vector3
+    n0: Vector3
+    n1: Vector3
+    m0: Vector3
+    m1: Vector3
+
+
+@kernel
+def vector3(array, index):
+    """Three numbers of a row of an array, in float64."""
+    return float(array[index, 0]), float(array[index, 1]), float(array[index, 2])
+
+
+@kernel
+def dot(p, q):
+    """Scalar product."""
+    return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
+
+
+@kernel
+def combine(p, a, q, b, r, c):
+    """The linear combination p a + q b + r c of three vectors."""
+    return (
+        p * a[0] + q * b[0] + r * c[0],
+        p * a[1] + q * b[1] + r * c[1],
+        p * a[2] + q * b[2] + r * c[2],
+    )
+
+
+@kernel
+def scaled(p, s):
+    """Product, entry by entry."""
+    return p[0] * s[0], p[1] * s[1], p[2] * s[2]
+
+
+@kernel
+def camera_of(viewmat, K, width, height):
+    """The camera of a view matrix (4, 4) and intrinsics (3, 3), for an image of this size in pixels."""
+    fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
+    margin_x, margin_y = 0.15 * width, 0.15 * height
+    return Camera(
+        vector3(viewmat, 0),
+        vector3(viewmat, 1),
+        vector3(viewmat, 2),
+        (float(viewmat[0, 3]), float(viewmat[1, 3]), float(viewmat[2, 3])),
+        fx,
+        fy,
+        cx,
+        cy,
+        (-margin_x - cx) / fx,
+        (width + margin_x - cx) / fx,
+        (-margin_y - cy) / fy,
+        (height + margin_y - cy) / fy,
+    )
+
+
+@kernel
+def unit_quaternion(quats, index):
+    """A quaternion (w, x, y, z) at length one, and the factor that made it so; zero stays zero."""
+    w, x, y, z = (
+        float(quats[index, 0]),
+        float(quats[index, 1]),
+        float(quats[index, 2]),
+        float(quats[index, 3]),
+    )
+    factor = 1.0 / max(math.sqrt(w * w + x * x + y * y + z * z), 1e-12)
+    return w * factor, x * factor, y * factor, z * factor, factor
+
+
+@kernel
+def rotation(w, x, y, z):
+    """Rows of the rotation matrix of a unit quaternion."""
+    return (
+        (1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - w * z), 2.0 * (x * z + w * y)),
+        (2.0 * (x * y + w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - w * x)),
+        (2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y)),
+    )
+
+
+@kernel
+def splat_of(mean, quats, scale, index, camera):
+    """Project one Gaussian in front of the camera."""
+    x = dot(camera.v0, mean) + camera.t[0]
+    y = dot(camera.v1, mean) + camera.t[1]
+    z = dot(camera.v2, mean) + camera.t[2]
+    u = min(max(x / z, camera.u_min), camera.u_max)
+    v = min(max(y / z, camera.v_min), camera.v_max)
+    w, qx, qy, qz, _ = unit_quaternion(quats, index)
+    r0, r1, r2 = rotation(w, qx, qy, qz)
+    # Rows of J V, then of J V R, then of J V R S.
+    jv0 = combine(camera.fx / z, camera.v0, -camera.fx * u / z, camera.v2, 0.0, camera.v2)
+    jv1 = combine(camera.fy / z, camera.v1, -camera.fy * v / z, camera.v2, 0.0, camera.v2)
+    n0 = combine(jv0[0], r0, jv0[1], r1, jv0[2], r2)
+    n1 = combine(jv1[0], r0, jv1[1], r1, jv1[2], r2)
+    return Splat(x, y, z, u, v, r0, r1, r2, n0, n1, scaled(n0, scale), scaled(n1, scale))
+
+
+@kernel
+def covariance_of(m0, m1):
+    """Entries xx, xy, yy of M M^T, and its determinant as a sum of squares, which cannot cancel below 0."""
+    minor0 = m0[1] * m1[2] - m0[2] * m1[1]
+    minor1 = m0[2] * m1[0] - m0[0] * m1[2]
+    minor2 = m0[0] * m1[1] - m0[1] * m1[0]
+    return dot(m0, m0), dot(m0, m1), dot(m1, m1), minor0 * minor0 + minor1 * minor1 + minor2 * minor2
+
+
+@kernel
+def project(
+    counter, means, quats, scales, viewmat, K, width, height, eps2d, near, far, radius_clip,
+    radii, means2d, depths, conics, compensations,
+):  # fmt: skip
+    """Project all Gaussians into one camera; a culled one gets radius zero.
+
+    Inputs as in `rasterization`; outputs radii (N,) int32, means2d (N, 2), depths (N,), conics (N, 3),
+    compensations (N,). A Gaussian is culled when it is nearer than `near`, beyond `far`, no larger than
+    `radius_clip`, or when the square of its radius (three standard deviations along its longer axis,
+    rounded up, as in gsplat) misses the image.
+    """
+    camera = camera_of(viewmat, K, width, height)
+    count = len(means)
+    while True:
+        start = claim(counter, CHUNK)
+        if start >= count:
+            break
+        for i in range(start, min(start + CHUNK, count)):
+            mean = vector3(means, i)
+            radii[i] = 0
+            means2d[i] = 0.0
+            conics[i] = 0.0
+            compensations[i] = 0.0
+            depth = dot(camera.v2, mean) + camera.t[2]
+            depths[i] = depth
+            if not (near <= depth <= far and depth > 0.0):
+                continue
+            splat = splat_of(mean, quats, vector3(scales, i), i, camera)
+            xx, xy, yy, det = covariance_of(splat.m0, splat.m1)
+            blurred_det = det + eps2d * (xx + yy + eps2d)
+            xx += eps2d
+            yy += eps2d
+            if not blurred_det > 0.0:
+                continue
+            half_trace = 0.5 * (xx + yy)
+            largest_variance = half_trace + math.sqrt(max(0.01, half_trace * half_trace - blurred_det))
+            radius = math.ceil(3.0 * math.sqrt(largest_variance))
+            px = camera.fx * splat.x / splat.z + camera.cx
+            py = camera.fy * splat.y / splat.z + camera.cy
+            inside = px + radius > 0 and px - radius < width and py + radius > 0 and py - radius < height
+            if radius <= radius_clip or not inside:
+                continue
+            radii[i] = np.int32(min(radius, 2.0**30))
+            means2d[i, 0] = px
+            means2d[i, 1] = py
+            conics[i, 0] = yy / blurred_det
+            conics[i, 1] = -xy / blurred_det
+            conics[i, 2] = xx / blurred_det
+            compensations[i] = math.sqrt(det / blurred_det)
+
+
+@kernel
+def covariance_gradient(splat, eps2d, d_conic, d_compensation):
+    """Gradient with respect to the entries xx, xy, yy of the covariance, from conic and compensation.
+
+    With Q the conic matrix and G its gradient (its off-diagonal shared by two entries), the gradient of
+    the covariance is -Q G Q; that of rho is ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), bounded as in gsplat.
+    """
+    xx, xy, yy, det = covariance_of(splat.m0, splat.m1)
+    blurred_det = det + eps2d * (xx + yy + eps2d)
+    a, b, c = (yy + eps2d) / blurred_det, -xy / blurred_det, (xx + eps2d) / blurred_det
+    g00, g01, g11 = d_conic[0], 0.5 * d_conic[1], d_conic[2]
+    h00, h01 = a * g00 + b * g01, a * g01 + b * g11
+    h10, h11 = b * g00 + c * g01, b * g01 + c * g11
+    squared = det / blurred_det
+    factor = d_compensation * 0.5 / (math.sqrt(squared) + 1e-6)
+    d_xx = -(h00 * a + h01 * b) + factor * ((1.0 - squared) * a - eps2d / blurred_det)
+    d_xy = -2.0 * (h00 * b + h01 * c) + 2.0 * factor * (1.0 - squared) * b
+    d_yy = -(h10 * b + h11 * c) + factor * ((1.0 - squared) * c - eps2d / blurred_det)
+    return d_xx, d_xy, d_yy
+
+
+@kernel
+def quaternion_gradient(quats, index, r0, r1, r2):
+    """Gradient with respect to the quaternion as stored, from rows of the gradient of its rotation matrix."""
+    w, x, y, z, factor = unit_quaternion(quats, index)
+    d_w = 2.0 * (x * (r2[1] - r1[2]) + y * (r0[2] - r2[0]) + z * (r1[0] - r0[1]))
+    d_x = 2.0 * (-2.0 * x * (r1[1] + r2[2]) + y * (r0[1] + r1[0]) + z * (r0[2] + r2[0]) + w * (r2[1] - r1[2]))
+    d_y = 2.0 * (x * (r0[1] + r1[0]) - 2.0 * y * (r0[0] + r2[2]) + z * (r1[2] + r2[1]) + w * (r0[2] - r2[0]))
+    d_z = 2.0 * (x * (r0[2] + r2[0]) + y * (r1[2] + r2[1]) - 2.0 * z * (r0[0] + r1[1]) + w * (r1[0] - r0[1]))
+    along = d_w * w + d_x * x + d_y * y + d_z * z  # what normalisation takes away
+    return (
+        (d_w - along * w) * factor,
+        (d_x - along * x) * factor,
+        (d_y - along * y) * factor,
+        (d_z - along * z) * factor,
+    )
+
+
+@kernel
+def project_gradient(
+    counter, means, quats, scales, viewmat, K, width, height, eps2d, radii,
+    d_means2d, d_depths, d_conics, d_compensations, d_means, d_quats, d_scales, d_camera,
+):  # fmt: skip
+    """Gradient of `project`, added to d_means, d_quats, d_scales.
+
+    The camera's gradient is summed per chunk into d_camera (chunks, 16): rows of [V | t], then fx, fy, cx,
+    cy. Chunks are summed in their order afterwards, so that the result does not depend on the threads.
+    """
+    camera = camera_of(viewmat, K, width, height)
+    fx, fy = camera.fx, camera.fy
+    count = len(means)
+    while True:
+        start = claim(counter, CHUNK)
+        if start >= count:
+            break
+        sums = d_camera[start // CHUNK]
+        for i in range(start, min(start + CHUNK, count)):
+            if radii[i] == 0:
+                continue
+            mean, scale = vector3(means, i), vector3(scales, i)
+            splat = splat_of(mean, quats, scale, i, camera)
+            d_xx, d_xy, d_yy = covariance_gradient(
+                splat, eps2d, vector3(d_conics, i), float(d_compensations[i])
+            )
+            # cov = M M^T, M = N S, N = J V R.
+            d_m0 = combine(2.0 * d_xx, splat.m0, d_xy, splat.m1, 0.0, splat.m1)
+            d_m1 = combine(2.0 * d_yy, splat.m1, d_xy, splat.m0, 0.0, splat.m0)
+            for k in range(3):
+                d_scales[i, k] += d_m0[k] * splat.n0[k] + d_m1[k] * splat.n1[k]
+            d_n0, d_n1 = scaled(d_m0, scale), scaled(d_m1, scale)
+            r0, r1, r2, z = splat.r0, splat.r1, splat.r2, splat.z
+            d_jv0 = dot(d_n0, r0), dot(d_n0, r1), dot(d_n0, r2)
+            d_jv1 = dot(d_n1, r0), dot(d_n1, r1), dot(d_n1, r2)
+            # Rows of J V without the focal length: (v0 - u v2) / Z and (v1 - v v2) / Z.
+            e0 = combine(1.0 / z, camera.v0, -splat.u / z, camera.v2, 0.0, camera.v2)
+            e1 = combine(1.0 / z, camera.v1, -splat.v / z, camera.v2, 0.0, camera.v2)
+            d_r0 = combine(fx * e0[0], d_n0, fy * e1[0], d_n1, 0.0, d_n1)
+            d_r1 = combine(fx * e0[1], d_n0, fy * e1[1], d_n1, 0.0, d_n1)
+            d_r2 = combine(fx * e0[2], d_n0, fy * e1[2], d_n1, 0.0, d_n1)
+            d_quat = quaternion_gradient(quats, i, d_r0, d_r1, d_r2)
+            for k in range(4):
+                d_quats[i, k] += d_quat[k]
+            # Focal length and 1/Z scale the rows; u and v shift them along v2.
+            d_focal_x, d_focal_y = dot(d_jv0, e0), dot(d_jv1, e1)
+            d_u, d_v = -fx / z * dot(d_jv0, camera.v2), -fy / z * dot(d_jv1, camera.v2)
+            d_px, d_py = float(d_means2d[i, 0]), float(d_means2d[i, 1])
+            u, v = splat.x / z, splat.y / z  # not clamped
+            d_fx, d_fy, d_cx, d_cy = d_px * u + d_focal_x, d_py * v + d_focal_y, d_px, d_py
+            d_unclamped_u, d_unclamped_v = d_px * fx, d_py * fy
+            if camera.u_min <= u <= camera.u_max:
+                d_unclamped_u += d_u
+            else:  # the clamp is (pixels - cx) / fx
+                d_fx -= d_u * splat.u / fx
+                d_cx -= d_u / fx
+            if camera.v_min <= v <= camera.v_max:
+                d_unclamped_v += d_v
+            else:
+                d_fy -= d_v * splat.v / fy
+                d_cy -= d_v / fy
+            d_x, d_y = d_unclamped_u / z, d_unclamped_v / z
+            d_z = d_depths[i] - (u * d_unclamped_u + v * d_unclamped_v + fx * d_focal_x + fy * d_focal_y) / z
+            d_mean = combine(d_x, camera.v0, d_y, camera.v1, d_z, camera.v2)
+            for k in range(3):
+                d_means[i, k] += d_mean[k]
+                sums[k] += d_x * mean[k] + fx / z * d_jv0[k]
+                sums[4 + k] += d_y * mean[k] + fy / z * d_jv1[k]
+                sums[8 + k] += d_z * mean[k] - fx / z * splat.u * d_jv0[k] - fy / z * splat.v * d_jv1[k]
+            sums[3] += d_x
+            sums[7] += d_y
+            sums[11] += d_z
+            sums[12] += d_fx
+            sums[13] += d_fy
+            sums[14] += d_cx
+            sums[15] += d_cy
