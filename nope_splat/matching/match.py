@@ -17,7 +17,7 @@ from .descriptors import match_descriptors
 from .settings import MatchingSettings
 from .sift import sift_keypoints
 from .types import Keypoints, PairMatches
-from .verify import verify_matches
+from .verify import verify_pair
 
 WORKERS = min(os.cpu_count() or 1, 8)
 """Photographs or pairs at work at once; SIFT at the default size takes half a gigabyte for each."""
@@ -59,42 +59,21 @@ def match_pairs(
     places = [_first_at_place(one.xy) for one in keypoints]
     rank = [(len(one.xy), float(one.xy.sum())) for one in keypoints]
 
-    def verify(first: int, second: int, indices: NDArray[np.int64]) -> PairMatches | None:
-        indices = np.unique(
-            np.stack([places[first][indices[:, 0]], places[second][indices[:, 1]]], 1), axis=0
-        )
-        unit = max(keypoints[first].pixel_size, keypoints[second].pixel_size)
-        geometry = verify_matches(
-            keypoints[first].xy[indices[:, 0]] / unit,
-            keypoints[second].xy[indices[:, 1]] / unit,
-            settings.max_epipolar_error,
-            settings.min_matches,
-        )
-        if geometry is None:
-            return None
-        indices = indices[geometry.inliers]
-        scale = np.array([1 / unit, 1 / unit, 1])
-        fundamental = geometry.fundamental * scale[:, None] * scale
-        if first > second:
-            first, second = second, first
-            indices, fundamental = indices[:, ::-1], fundamental.T
-        return PairMatches(
-            first,
-            second,
-            np.ascontiguousarray(indices),
-            fundamental / np.linalg.norm(fundamental),
-            geometry.homography_ratio,
-        )
+    # Matching and RANSAC are not symmetric: let the photographs decide, not their order.
+    directed = [sorted(pair, key=rank.__getitem__) for pair in pairs]
+    candidates = []
+    for first, second in track(directed, "Matching pairs"):
+        found = match_descriptors(descriptors[first], descriptors[second], settings.match_ratio).cpu().numpy()
+        indices = np.stack([places[first][found[:, 0]], places[second][found[:, 1]]], axis=1)
+        candidates.append(np.unique(indices, axis=0))
 
-    # Verification (poselib, which lets other threads run) goes on while the next pair is compared.
+    def verify(pair: Sequence[int], indices: NDArray[np.int64]) -> PairMatches | None:
+        return verify_pair(pair[0], pair[1], indices, keypoints, settings)
+
+    # poselib lets other threads run.
     with ThreadPoolExecutor(WORKERS) as pool:
-        verified = []
-        for pair in track(pairs, "Matching pairs"):
-            # Matching and RANSAC are not symmetric: let the photographs, not their order, decide.
-            first, second = sorted(pair, key=rank.__getitem__)
-            matches = match_descriptors(descriptors[first], descriptors[second], settings.match_ratio)
-            verified.append(pool.submit(verify, first, second, matches.cpu().numpy()))
-        return [result for future in verified if (result := future.result()) is not None]
+        verified = list(track(pool.map(verify, directed, candidates), "Verifying pairs", len(pairs)))
+    return [pair for pair in verified if pair is not None]
 
 
 def _first_at_place(xy: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ class MatchingSettings:
     max_keypoints: int = 4096
     """Keypoints per photograph, the strongest ones."""
     max_feature_size: int = 1600
-    """Longer side, in pixels, of the photographs in which keypoints are sought; larger ones are scaled down."""
+    """Longer side, in pixels, at which keypoints are sought; larger photographs are scaled down for it."""
     match_ratio: float = 0.8
     """A match must be closer than this times the second best match (Lowe's ratio)."""
     max_epipolar_error: float = 2.0

@@ -29,12 +29,11 @@ def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
     grey = cv2.cvtColor(read_photo(photo, size)[..., :3], cv2.COLOR_RGB2GRAY)
     mask = read_mask(photo, size)
     # Without the precise upscale OpenCV's coordinates are off by a quarter of a pixel.
-    detector = cv2.SIFT_create(
+    detector = cv2.SIFT.create(
         nfeatures=settings.max_keypoints, contrastThreshold=0.02, enable_precise_upscale=True
     )
-    found, descriptors = detector.detectAndCompute(
-        grey, None if mask is None else mask.astype(np.uint8) * 255
-    )
+    used = np.ones_like(grey) if mask is None else mask.astype(np.uint8)
+    found, descriptors = detector.detectAndCompute(grey, used)
     if descriptors is None:
         return Keypoints(np.zeros((0, 2)), np.zeros((0, 128), np.float32), pixel_size)
 

@@ -2,54 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import poselib
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from .settings import MatchingSettings
+from .types import Keypoints, PairMatches
 
 FUNDAMENTAL_ITERATIONS = {"min_iterations": 100, "max_iterations": 10_000, "success_prob": 0.9999}
 # Whether one homography explains nearly all matches shows after few samples.
 HOMOGRAPHY_ITERATIONS = {"min_iterations": 50, "max_iterations": 200}
 
 
-@dataclass(frozen=True)
-class EpipolarGeometry:
-    """What RANSAC found for one pair."""
-
-    inliers: NDArray[np.bool_]
-    """Which of the matches agree. (M,)."""
-    fundamental: Array
-    """Fundamental matrix F with x_second^T F x_first = 0. (3, 3)."""
-    homography_ratio: float
-    """Share of the inliers that one homography explains."""
-
-
-def verify_matches(
-    xy_first: Array, xy_second: Array, max_error: float, min_matches: int
-) -> EpipolarGeometry | None:
+def verify_pair(
+    first: int,
+    second: int,
+    indices: NDArray[np.int64],
+    keypoints: Sequence[Keypoints],
+    settings: MatchingSettings,
+) -> PairMatches | None:
     """Estimate the epipolar geometry of a pair by RANSAC with local optimisation (poselib), seeded.
 
     Args:
-        xy_first: Pixel coordinates of the matches in the first photograph. (M, 2).
-        xy_second: Pixel coordinates in the second photograph. (M, 2).
-        max_error: Largest distance from the epipolar geometry (Sampson error), in pixels.
-        min_matches: Fewest inliers that count as a verified pair.
+        first: Index of one photograph.
+        second: Index of the other photograph, in any order.
+        indices: Candidate matches: keypoint indices in the first and the second photograph. (M, 2).
+        keypoints: Keypoints of all photographs.
+        settings: Largest error and fewest matches of a verified pair.
 
     Returns:
-        The geometry, or None if too few matches agree with any.
+        The matches that agree, or None if they are too few.
     """
-    if len(xy_first) < min_matches:
+    if len(indices) < settings.min_matches:
         return None
-    options = {"max_epipolar_error": max_error, **FUNDAMENTAL_ITERATIONS}
+    # Keypoints are as accurate as the pixels in which they were found: measure errors in those.
+    unit = max(keypoints[first].pixel_size, keypoints[second].pixel_size)
+    xy_first = keypoints[first].xy[indices[:, 0]] / unit
+    xy_second = keypoints[second].xy[indices[:, 1]] / unit
+
+    options = {"max_epipolar_error": settings.max_epipolar_error, **FUNDAMENTAL_ITERATIONS}
     fundamental, info = poselib.estimate_fundamental(xy_first, xy_second, options, {})
     inliers = np.array(info["inliers"], dtype=bool)
-    if inliers.sum() < min_matches:
+    count = int(inliers.sum())
+    if count < settings.min_matches:
         return None
-    # A homography's error has two dimensions where the epipolar error has one, and counts noise of both
-    # photographs in one of them.
-    options = {"max_reproj_error": 2 * max_error, **HOMOGRAPHY_ITERATIONS}
+
+    # The error of a homography has two dimensions and the noise of both photographs, so it may be larger.
+    options = {"max_reproj_error": 2 * settings.max_epipolar_error, **HOMOGRAPHY_ITERATIONS}
     _, info = poselib.estimate_homography(xy_first[inliers], xy_second[inliers], options, {})
-    return EpipolarGeometry(inliers, fundamental, info["num_inliers"] / int(inliers.sum()))
+
+    to_unit = np.array([1 / unit, 1 / unit, 1])
+    fundamental = fundamental * to_unit[:, None] * to_unit
+    fundamental /= np.linalg.norm(fundamental)
+    indices = indices[inliers]
+    if first > second:
+        first, second = second, first
+        indices, fundamental = np.ascontiguousarray(indices[:, ::-1]), fundamental.T
+    return PairMatches(first, second, indices, fundamental, info["num_inliers"] / count)
