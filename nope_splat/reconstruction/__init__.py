@@ -1,5 +1,7 @@
 """From matches to cameras and points."""
 
-from .scene import SparseScene
+from .reconstruct import ReconstructionSettings, reconstruct
+from .resection import Resection, resect
+from .scene import SparseScene, normalise
 
-__all__ = ["SparseScene"]
+__all__ = ["ReconstructionSettings", "Resection", "SparseScene", "normalise", "reconstruct", "resect"]

@@ -44,8 +44,10 @@ class BundleProblem:
     """Cameras that may move; at least one should not, to fix the world frame. (C,), bool."""
     free_intrinsics: Tensor
     """Intrinsics that may change. (3,), bool."""
-    offset_sigma: float
-    """Standard deviation of the Gaussian prior on the principal point offset, in pixels."""
+    prior_mean: Tensor
+    """Mean of the Gaussian prior on the intrinsics. (3,)."""
+    prior_sigma: Tensor
+    """Standard deviation of that prior, for residuals of one pixel. (3,)."""
     huber: float = 1.0
     """Residual length in pixels from which the cost grows linearly."""
 
@@ -81,7 +83,7 @@ class BundleResult:
 
 
 def adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 1e-5) -> BundleResult:
-    """Minimise the Huber cost of the reprojection errors plus the prior on the principal point.
+    """Minimise the Huber cost of the reprojection errors plus the prior on the intrinsics.
 
     Args:
         problem: Start.
@@ -216,7 +218,7 @@ def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
     delta = problem.huber
     cost = torch.where(length <= delta, length**2, 2 * delta * length - delta**2)
     cost = cost.nan_to_num(posinf=BEHIND_COST)
-    prior = (problem.intrinsics[1:] / problem.offset_sigma).square().sum()
+    prior = ((problem.intrinsics - problem.prior_mean) / problem.prior_sigma).square().sum()
     return float(cost.sum() + prior)
 
 
@@ -268,8 +270,7 @@ class NormalEquations:
         def by_point(values: Tensor) -> Tensor:
             return _sum_by(values, problem.point_ids, num_points)
 
-        prior = torch.zeros(3, dtype=a.dtype, device=a.device)
-        prior[1:] = problem.offset_sigma**-2
+        prior = problem.prior_sigma**-2
         self.cameras = by_camera(at_ @ a)
         self.cameras_intrinsics = by_camera(at_ @ g)
         self.intrinsics = (gt @ g).sum(0) + prior.diag()
@@ -278,7 +279,9 @@ class NormalEquations:
         self.intrinsics_points = by_point(gt @ b)
         self.gradient_cameras = by_camera(at_ @ residuals)
         self.gradient_points = by_point(bt @ residuals)
-        self.gradient_intrinsics = (gt @ residuals).sum(0).squeeze(-1) + prior * problem.intrinsics
+        self.gradient_intrinsics = (gt @ residuals).sum(0).squeeze(-1) + prior * (
+            problem.intrinsics - problem.prior_mean
+        )
 
     def reduce(self, damping: float) -> tuple[Tensor, Tensor, Tensor]:
         """Eliminate the points.

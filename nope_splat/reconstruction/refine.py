@@ -10,10 +10,6 @@ from .working import WorkingScene
 
 ROUNDS = (8.0, 4.0, 2.5)
 """Largest reprojection error of an observation in each round, feature pixels."""
-OFFSET_SIGMA = 0.02
-"""Standard deviation of the prior on the principal point offset, as a share of the longer side.
-
-Lenses are centred to about one percent of the sensor; twice that leaves room for stabilised lenses."""
 MAX_OFFSET_SIGMAS = 3.0
 """An offset beyond this many standard deviations explains something else than the principal point."""
 MAX_OFFSET_UNCERTAINTY = 0.25
@@ -41,25 +37,24 @@ def refine(
     same_size = len(np.unique(scene.half_size, axis=0)) == 1
     try_offset = refine_principal_point and same_size
     free_offset = False
-    sigma = OFFSET_SIGMA * 2 * float(scene.half_size.max())
     for number, max_error in enumerate(ROUNDS):
         triangulate(scene, max_error, min_angle)
         extend(scene, max_error)
-        scene.adjust(free_offset=free_offset, offset_sigma=sigma, device=device)
+        scene.adjust(free_offset=free_offset, device=device)
         if try_offset and number == 1:
-            free_offset = _free_principal_point(scene, sigma, device)
+            free_offset = _free_principal_point(scene, device)
         filter_observations(scene, max_error, min_angle)
         lost |= _drop_weak_photos(scene, min_angle)
         scene.rescale()
-    scene.adjust(free_offset=free_offset, offset_sigma=sigma, device=device)
+    scene.adjust(free_offset=free_offset, device=device)
     filter_observations(scene, ROUNDS[-1], min_angle)
     return lost | _drop_weak_photos(scene, min_angle)
 
 
-def _free_principal_point(scene: WorkingScene, sigma: float, device: str) -> bool:
+def _free_principal_point(scene: WorkingScene, device: str) -> bool:
     """Adjust with the principal point, and keep the result if the photographs determine it."""
-    before = scene.snapshot()
-    result = scene.adjust(free_offset=True, offset_sigma=sigma, device=device)
+    before, sigma = scene.snapshot(), scene.offset_sigma
+    result = scene.adjust(free_offset=True, device=device)
     if result is not None:
         covariance = intrinsics_covariance(result.problem)
         if (

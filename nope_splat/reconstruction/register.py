@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import poselib
+
+from nope_splat.progress import track
 
 from .triangulate import extend, filter_observations, triangulate
 from .two_view import TwoView
@@ -47,7 +49,6 @@ def register_incremental(
     views: dict[tuple[int, int], TwoView],
     min_angle: float,
     device: str = "cpu",
-    on_photo: Callable[[int], None] = lambda photo: None,
 ) -> dict[int, str]:
     """Register as many photographs as hold up (Schönberger and Frahm, CVPR 2016, with a fallback).
 
@@ -60,7 +61,6 @@ def register_incremental(
         views: Relative poses of the pairs.
         min_angle: Smallest triangulation angle of a point, degrees.
         device: Torch device of bundle adjustment.
-        on_photo: Called with each registered photograph.
 
     Returns:
         Why photographs were not registered, by index, as far as known.
@@ -69,10 +69,11 @@ def register_incremental(
     empty, best, best_failures = scene.snapshot(), scene.snapshot(), {}
     for pair in _initial_pairs(views)[:MAX_SEEDS]:
         scene.restore(empty.snapshot())
-        growth = _Growth(scene, views, min_angle, device, on_photo)
+        growth = _Growth(scene, views, min_angle, device)
         if not growth.begin(pair):
             continue
-        growth.run()
+        for _ in track(growth.run(), "Registering photographs"):
+            pass
         if scene.registered.sum() > best.registered.sum():
             best, best_failures = scene.snapshot(), growth.failures
         if 2 * scene.registered.sum() > len(connected):
@@ -100,10 +101,8 @@ class _Growth:
         views: dict[tuple[int, int], TwoView],
         min_angle: float,
         device: str,
-        on_photo: Callable[[int], None],
     ) -> None:
         self.scene, self.views, self.min_angle, self.device = scene, views, min_angle, device
-        self.on_photo = on_photo
         self.attempts: Counter[object] = Counter()
         self.failures: dict[int, str] = {}
         self.last_global = 0
@@ -118,8 +117,8 @@ class _Growth:
         filter_observations(scene, MAX_ERROR, self.min_angle)
         return bool(scene.has_point.sum() >= MIN_VISIBLE)
 
-    def run(self) -> None:
-        """Register photographs until none is left or none can be."""
+    def run(self) -> Iterator[int]:
+        """Register photographs until none is left or none can be; yields each of them."""
         while not self.scene.registered.all():
             photo = self._most_covered()
             if photo is None:
@@ -132,7 +131,7 @@ class _Growth:
                 continue
             self.attempts.clear()
             self.failures.pop(photo, None)
-            self.on_photo(photo)
+            yield photo
 
     def _most_covered(self) -> int | None:
         """The unregistered photograph whose visible points cover most of it."""
@@ -146,10 +145,9 @@ class _Growth:
         coverage = np.bincount(covered, minlength=num_photos)
         visible = np.bincount(photos, minlength=num_photos)
         for photo in np.flatnonzero(~scene.registered & (visible < MIN_VISIBLE)):
-            self.failures.setdefault(int(photo), "")
-            self.failures[int(photo)] = (
-                f"only {visible[photo]} of the {MIN_VISIBLE} needed track points visible"
-            )
+            reason = f"only {visible[photo]} of the {MIN_VISIBLE} needed track points visible"
+            if self.attempts[int(photo), "pair"] == 0:
+                self.failures[int(photo)] = reason
         eligible = ~scene.registered & (visible >= MIN_VISIBLE)
         eligible &= np.array([self.attempts[photo] < MAX_ATTEMPTS for photo in range(num_photos)])
         if not eligible.any():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.camera import SharedPinhole
 from nope_splat.tracks import MatchGraph, Observations
+
+from .working import invert, project_errors, transform
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,105 @@ class SparseScene:
     """Match graph of the training photographs, in indices of `photo_names`."""
     seconds: dict[str, float]
     """Wall time of each stage."""
+
+    def in_camera(self, observations: Observations) -> NDArray[np.float64]:
+        """Observed points in the coordinates of the observing cameras (OpenCV axes). (O, 3)."""
+        poses = invert(self.T_world_camera[observations.photo_ids])
+        return transform(poses, self.points[observations.point_ids])
+
+    def reprojection_errors(self) -> NDArray[np.float64]:
+        """Distance of each projected point from its observation, full-resolution pixels. (O,)."""
+        observations = self.observations
+        principal = self.camera.principal_points(self.photo_sizes[observations.photo_ids])
+        return project_errors(self.in_camera(observations), observations.xy, self.camera.focal, principal)
+
+    def save(self, path: Path) -> None:
+        """Write everything to one compressed `.npz` file, without pickle.
+
+        Args:
+            path: The file.
+        """
+        plain = {
+            "photo_names": self.photo_names,
+            "camera": asdict(self.camera),
+            "failures": self.failures,
+            "num_photos": self.graph.num_photos,
+            "seconds": self.seconds,
+        }
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        for name in ("observations", "resections"):
+            arrays |= {f"{name}.{key}": value for key, value in vars(getattr(self, name)).items()}
+        arrays |= {f"graph.{key}": getattr(self.graph, key) for key in ("edges", "weights", "tree")}
+        np.savez_compressed(path, plain=np.frombuffer(json.dumps(plain).encode(), np.uint8), **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> SparseScene:
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The scene.
+
+        Raises:
+            OSError, ValueError, KeyError: If the file is not such a scene.
+        """
+        with np.load(path, allow_pickle=False) as file:
+            plain = json.loads(file["plain"].tobytes())
+
+            def part(name: str, keys: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+                return {key: file[f"{name}.{key}"] for key in keys}
+
+            columns = ("point_ids", "photo_ids", "xy")
+            camera = plain["camera"]
+            return cls(
+                photo_names=tuple(plain["photo_names"]),
+                camera=SharedPinhole(camera["focal"], tuple(camera["offset"])),
+                observations=Observations(**part("observations", columns)),
+                resections=Observations(**part("resections", columns)),
+                failures=plain["failures"],
+                graph=MatchGraph(plain["num_photos"], **part("graph", ("edges", "weights", "tree"))),
+                seconds=plain["seconds"],
+                **{name: file[name] for name in _ARRAYS},
+            )
+
+
+_ARRAYS = ("photo_sizes", "held_out", "registered", "T_world_camera", "points", "colors")
+
+
+def normalise(scene: SparseScene) -> SparseScene:
+    """Bring the world to its standard frame; nothing that a photograph shows changes.
+
+    z is the mean of the cameras' up directions, x the horizontal part of the first camera's right (or,
+    where that is vertical, viewing) direction, the origin the median of the points, and the unit of length
+    the median depth of the observations. Held-out photographs have no say.
+
+    Args:
+        scene: A scene with at least one registered training photograph and one observation.
+
+    Returns:
+        The same scene after a similarity transform.
+    """
+    poses = scene.T_world_camera[scene.registered & ~scene.held_out]
+    up = _unit(-poses[:, :3, 1].mean(0))
+    sideways = poses[0, :3, 0] - up * (up @ poses[0, :3, 0])
+    if np.linalg.norm(sideways) < 0.5:
+        sideways = poses[0, :3, 2] - up * (up @ poses[0, :3, 2])
+    right = _unit(sideways)
+    rotation = np.stack([right, np.cross(up, right), up])
+
+    scale = 1 / float(np.median(scene.in_camera(scene.observations)[:, 2]))
+    rotated = scale * scene.points @ rotation.T
+    origin = np.median(rotated, axis=0)
+    moved = scene.T_world_camera.copy()
+    moved[:, :3, :3] = rotation @ moved[:, :3, :3]
+    moved[:, :3, 3] = scale * moved[:, :3, 3] @ rotation.T - origin
+    moved[~scene.registered] = np.eye(4)
+    return replace(scene, T_world_camera=moved, points=rotated - origin)
+
+
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vector of length one; z for the null vector. (3,)."""
+    length = np.linalg.norm(vector)
+    return vector / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])

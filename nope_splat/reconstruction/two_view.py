@@ -11,7 +11,7 @@ import poselib
 from nope_splat.matching.types import PairMatches
 
 from .triangulate import angles_between, intersect
-from .working import Array, invert, rigid, transform
+from .working import Array, Indices, invert, rigid, transform
 
 MAX_EPIPOLAR_ERROR = 2.0
 """Largest epipolar error of a match, feature pixels."""
@@ -35,7 +35,7 @@ class TwoView:
     def __len__(self) -> int:
         return len(self.matches.indices)
 
-    def from_photo(self, photo: int) -> tuple[int, Array, Array, Array]:
+    def from_photo(self, photo: int) -> tuple[int, Array, Indices, Array]:
         """The pair as seen from one of its photographs.
 
         Args:

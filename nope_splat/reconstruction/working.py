@@ -17,6 +17,15 @@ Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 MIN_DEPTH = 1e-6
+"""Points nearer than this to the camera's plane, or behind it, cannot be projected."""
+LOG_FOCAL_SIGMA = 0.5
+"""Standard deviation of the prior on the logarithm of the focal length.
+
+Far too weak to matter where the photographs determine it; it holds the focal length where they do not."""
+OFFSET_SIGMA = 0.02
+"""Standard deviation of the prior on the principal point offset, as a share of the longer side.
+
+Lenses are centred to about one percent of the sensor; twice that leaves room for stabilised lenses."""
 
 
 @dataclass
@@ -39,6 +48,8 @@ class WorkingScene:
     """Half the width and height of each photograph in feature pixels. (N, 2)."""
     focal: float
     """Shared focal length in feature pixels."""
+    initial_focal: float
+    """Focal length before any adjustment, about which the prior on it is centred."""
     offset: Array
     """Shared principal point minus image centre in feature pixels. (2,)."""
     T_camera_world: Array
@@ -73,6 +84,7 @@ class WorkingScene:
             xy=(observations.xy - sizes[observations.photo_ids] / 2) * scale,
             half_size=sizes * (scale / 2),
             focal=focal,
+            initial_focal=focal,
             offset=np.zeros(2),
             T_camera_world=np.tile(np.eye(4), (len(sizes), 1, 1)),
             registered=np.zeros(len(sizes), bool),
@@ -102,6 +114,11 @@ class WorkingScene:
         table = np.full(max(keypoints.max(initial=-1), self.keypoint_ids[rows].max(initial=-1)) + 1, -1)
         table[self.keypoint_ids[rows]] = rows
         return table[keypoints]
+
+    @property
+    def offset_sigma(self) -> float:
+        """Standard deviation of the prior on the principal point offset, feature pixels."""
+        return OFFSET_SIGMA * 2 * float(self.half_size.max())
 
     def centers(self) -> Array:
         """Camera centres in world coordinates. (N, 3)."""
@@ -148,7 +165,6 @@ class WorkingScene:
         free_photos: Mask | None = None,
         free_focal: bool = True,
         free_offset: bool = False,
-        offset_sigma: float = 1.0,
         max_iterations: int = 25,
         tolerance: float = 1e-5,
         device: str = "cpu",
@@ -160,7 +176,6 @@ class WorkingScene:
             free_photos: Registered photographs that may move; all of them by default. (N,).
             free_focal: Whether the focal length may change.
             free_offset: Whether the principal point may change.
-            offset_sigma: Standard deviation of the prior on the principal point, feature pixels.
             max_iterations: Largest number of steps.
             tolerance: Relative decrease of the cost at which to stop.
             device: Torch device.
@@ -191,7 +206,8 @@ class WorkingScene:
                 xy=tensor(self.xy[used]),
                 free_cameras=tensor(free),
                 free_intrinsics=tensor([free_focal, free_offset, free_offset]),
-                offset_sigma=offset_sigma,
+                prior_mean=tensor([np.log(self.initial_focal), 0.0, 0.0]),
+                prior_sigma=tensor([LOG_FOCAL_SIGMA, self.offset_sigma, self.offset_sigma]),
             ),
             max_iterations,
             tolerance,

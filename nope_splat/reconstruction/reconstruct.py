@@ -1,0 +1,413 @@
+"""From a folder of photographs to a sparse scene: every stage in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nope_splat.camera import SharedPinhole
+from nope_splat.errors import UserError
+from nope_splat.images import PhotoFolder, read_photo
+from nope_splat.matching import (
+    Keypoints,
+    MatchingSettings,
+    PairMatches,
+    choose_pairs,
+    extract_keypoints,
+    match_pairs,
+)
+from nope_splat.progress import say
+from nope_splat.tracks import MatchGraph, Observations, build_tracks, connected_groups, match_graph
+
+from .chain import register_chain
+from .focal import FocalEstimate, estimate_focal
+from .refine import refine
+from .register import register_incremental
+from .resection import MIN_INLIERS, find_correspondences, resect
+from .scene import SparseScene, normalise
+from .two_view import relative_poses
+from .working import Array, Indices, WorkingScene, invert
+
+MAX_NAMES = 10
+"""Most photographs that a message lists."""
+RESTART_FACTOR = 1.1
+"""Change of the focal length during registration from which it pays to start again with the better one."""
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings(MatchingSettings):
+    """How photographs are matched and reconstructed."""
+
+    registration: Literal["incremental", "chain"] = "incremental"
+    """How poses are found: one photograph after another by the points it sees, or by chaining relative poses
+    along the maximum spanning tree of the match graph (for thin overlap)."""
+    initial_focal: float | None = None
+    """Focal length to start from, in pixels of the full-resolution photographs; estimated if not given."""
+    refine_principal_point: bool = True
+    """Whether to adjust the principal point, where all photographs have the same orientation."""
+    min_triangulation_angle: float = 1.5
+    """Smallest angle, in degrees, between the rays that make a track point."""
+    adjustment_device: str = "cpu"
+    """Torch device of bundle adjustment; a GPU pays from about a hundred photographs."""
+
+
+class Stopwatch:
+    """Wall time of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure what happens inside.
+
+        Args:
+            name: The stage, to which the time is added.
+        """
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def reconstruct(
+    folder: PhotoFolder,
+    held_out: Sequence[str] = (),
+    settings: ReconstructionSettings | None = None,
+    cache_dir: Path | None = None,
+) -> SparseScene:
+    """Reconstruct cameras and track points.
+
+    Args:
+        folder: The photographs.
+        held_out: Names of photographs kept for evaluation. They are matched, but their matches serve only
+            to register them against the finished points.
+        settings: How to do it.
+        cache_dir: Folder for matches and finished scenes, keyed by content and settings.
+
+    Returns:
+        The scene; photographs that could not be registered are in its `failures`.
+
+    Raises:
+        UserError: If nothing can be reconstructed, with the reason.
+    """
+    settings = settings or ReconstructionSettings()
+    names = tuple(photo.name for photo in folder.photos)
+    unknown = sorted(set(held_out) - set(names))
+    if unknown:
+        raise UserError(f"held-out photograph {unknown[0]} is not in {folder.root}")
+    clock = Stopwatch()
+    with clock.stage("keypoints"):
+        keypoints = extract_keypoints(folder.photos, settings)
+    with clock.stage("matching"):
+        pairs = match_pairs(keypoints, choose_pairs(range(len(names)), settings), settings)
+    is_held_out = np.isin(names, list(held_out)) if held_out else np.zeros(len(names), bool)
+    return reconstruct_from_matches(folder, is_held_out, keypoints, pairs, settings, clock)
+
+
+def reconstruct_from_matches(
+    folder: PhotoFolder,
+    held_out: NDArray[np.bool_],
+    keypoints: Sequence[Keypoints],
+    pairs: Sequence[PairMatches],
+    settings: ReconstructionSettings,
+    clock: Stopwatch | None = None,
+) -> SparseScene:
+    """Reconstruct cameras and track points from verified matches.
+
+    Args:
+        folder: The photographs.
+        held_out: Photographs kept for evaluation. (N,).
+        keypoints: Keypoints of each photograph.
+        pairs: Verified matches; those with held-out photographs serve only for their resection.
+        settings: How to do it.
+        clock: Adds its seconds to those measured here.
+
+    Returns:
+        The scene.
+
+    Raises:
+        UserError: If nothing can be reconstructed, with the reason.
+    """
+    clock = clock or Stopwatch()
+    names = tuple(photo.name for photo in folder.photos)
+    sizes = np.array([(photo.width, photo.height) for photo in folder.photos], dtype=np.int64)
+    pixel_size = max(one.pixel_size for one in keypoints)
+    training_pairs = [pair for pair in pairs if not held_out[pair.first] and not held_out[pair.second]]
+    graph = match_graph(len(names), training_pairs)
+    groups = _groups(graph, held_out)
+    _require_matches(names, held_out, keypoints, groups, settings)
+    positions = [(one.xy - size / 2) / pixel_size for one, size in zip(keypoints, sizes, strict=True)]
+
+    for group in groups:
+        members = [pair for pair in training_pairs if pair.first in group]
+        scene, failures = _reconstruct_group(
+            keypoints, positions, members, sizes, pixel_size, settings, clock
+        )
+        if scene is not None:
+            break
+    else:
+        raise UserError(
+            "the photographs match, but no two of them were taken from places far enough apart to tell depth;"
+            " walk around the subject instead of turning on the spot"
+        )
+    with clock.stage("final adjustment"):
+        failures |= refine(
+            scene,
+            settings.min_triangulation_angle,
+            settings.refine_principal_point,
+            settings.adjustment_device,
+        )
+    if scene.registered.sum() < 2:
+        raise UserError(
+            "no camera poses that agree with the photographs were found; give more photographs, with more"
+            " overlap between neighbours"
+        )
+
+    sparse, points_of_keypoints = _finish(scene, folder, sizes, held_out, pixel_size, keypoints, graph)
+    with clock.stage("held-out photographs"):
+        sparse, resection_failures = _resect_held_out(
+            sparse, keypoints, pairs, points_of_keypoints, pixel_size
+        )
+    reasons = _failure_reasons(names, sparse.registered | held_out, groups, group, failures)
+    with clock.stage("colours"):
+        colors = _point_colors(folder, sparse, pixel_size)
+    sparse = normalise(
+        replace(sparse, colors=colors, failures=reasons | resection_failures, seconds=clock.seconds)
+    )
+    _report(sparse)
+    return sparse
+
+
+def _groups(graph: MatchGraph, held_out: NDArray[np.bool_]) -> list[Indices]:
+    """Groups of connected training photographs, the largest first, those of one photograph left out."""
+    weight = np.zeros(graph.num_photos)
+    np.add.at(weight, graph.edges.ravel(), np.repeat(graph.weights, 2))
+    groups = [group for group in connected_groups(graph) if len(group) > 1 and not held_out[group].any()]
+    return sorted(groups, key=lambda group: (-len(group), -weight[group].sum()))
+
+
+def _require_matches(
+    names: Sequence[str],
+    held_out: NDArray[np.bool_],
+    keypoints: Sequence[Keypoints],
+    groups: Sequence[Indices],
+    settings: ReconstructionSettings,
+) -> None:
+    """Refuse photographs of which nothing can be made, saying why."""
+    training = np.flatnonzero(~held_out)
+    if len(training) < 2:
+        raise UserError(
+            f"{len(training)} photograph is left for reconstruction after {held_out.sum()} were held out,"
+            " and at least two are needed; hold out fewer"
+        )
+    if all(len(keypoints[photo].xy) < settings.min_matches for photo in training):
+        raise UserError(
+            "none of the photographs shows enough texture to find keypoints; are they blurred, blank or"
+            " masked out?"
+        )
+    advice = "photograph one scene from places so near to each other that neighbours overlap by half"
+    if not groups:
+        if len(training) == 2:
+            first, second = (names[photo] for photo in training)
+            raise UserError(
+                f"{first} and {second} do not match, they seem to show different things; {advice}"
+            )
+        raise UserError(f"no two of the {len(training)} photographs match; {advice}")
+    if len(groups) > 1 and len(groups[0]) == 2:
+        listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in groups[:MAX_NAMES])
+        raise UserError(f"the photographs match only in separate pairs ({listed}); {advice}")
+
+
+def _reconstruct_group(
+    keypoints: Sequence[Keypoints],
+    positions: Sequence[Array],
+    pairs: Sequence[PairMatches],
+    sizes: Indices,
+    pixel_size: float,
+    settings: ReconstructionSettings,
+    clock: Stopwatch,
+) -> tuple[WorkingScene | None, dict[int, str]]:
+    """Register one group of photographs, from the start that goes furthest; None if no start does."""
+    with clock.stage("focal length"):
+        if settings.initial_focal is not None:
+            focal = settings.initial_focal / pixel_size
+            estimate = FocalEstimate(focal, (focal,), 0)
+        else:
+            estimate = estimate_focal(positions, pairs, sizes.max() / pixel_size)
+    if not estimate.certain:
+        say(
+            f"The focal length is uncertain ({estimate.num_pairs} of {len(pairs)} pairs suggest one);"
+            f" starting from {', '.join(f'{start * pixel_size:.0f}' for start in estimate.starts)} pixels."
+        )
+    best: tuple[tuple[int, int], WorkingScene, dict[int, str]] | None = None
+    waiting = list(estimate.starts)
+    restarted = False
+    while waiting:
+        focal = waiting.pop(0)
+        with clock.stage("relative poses"):
+            views = relative_poses(positions, pairs, focal)
+        if not views:
+            continue
+        with clock.stage("tracks"):
+            tracks = build_tracks(keypoints, [view.matches for view in views.values()])
+            scene = WorkingScene.start(tracks, sizes, 1 / pixel_size, focal)
+        with clock.stage("registration"):
+            failures: dict[int, str] = {}
+            min_angle, device = settings.min_triangulation_angle, settings.adjustment_device
+            if settings.registration == "chain":
+                register_chain(scene, views, min_angle, device)
+            else:
+                failures = register_incremental(scene, views, min_angle, device)
+        if scene.registered.sum() < 2:
+            continue
+        merit = int(scene.registered.sum()), int(scene.inlier.sum())
+        if best is None or merit > best[0]:
+            best = merit, scene, failures
+        if not waiting and not restarted:
+            found = best[1].focal / best[1].initial_focal
+            restarted = True
+            if max(found, 1 / found) > RESTART_FACTOR:
+                waiting.append(best[1].focal)
+    return (None, {}) if best is None else best[1:]
+
+
+def _finish(
+    scene: WorkingScene,
+    folder: PhotoFolder,
+    sizes: Indices,
+    held_out: NDArray[np.bool_],
+    pixel_size: float,
+    keypoints: Sequence[Keypoints],
+    graph: MatchGraph,
+) -> tuple[SparseScene, list[Indices]]:
+    """The finished scene in full-resolution pixels, and the point of each keypoint (-1 for none)."""
+    rows = np.flatnonzero(scene.inlier)
+    point_of_track = np.cumsum(scene.has_point) - 1
+    point_ids, photo_ids = point_of_track[scene.track_ids[rows]], scene.photo_ids[rows]
+    keypoint_ids = scene.keypoint_ids[rows]
+    points_of_keypoints = []
+    for photo, one in enumerate(keypoints):
+        mine = photo_ids == photo
+        table = np.full(len(one.xy), -1)
+        table[keypoint_ids[mine]] = point_ids[mine]
+        points_of_keypoints.append(table)
+    points = scene.points[scene.has_point]
+    x, y = scene.offset * pixel_size
+    none = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
+    sparse = SparseScene(
+        photo_names=tuple(photo.name for photo in folder.photos),
+        photo_sizes=sizes,
+        held_out=held_out,
+        registered=scene.registered.copy(),
+        T_world_camera=invert(scene.T_camera_world),
+        camera=SharedPinhole(scene.focal * pixel_size, (float(x), float(y))),
+        points=points,
+        colors=np.zeros(points.shape, np.uint8),
+        observations=Observations(point_ids, photo_ids, scene.xy[rows] * pixel_size + sizes[photo_ids] / 2),
+        resections=none,
+        failures={},
+        graph=graph,
+        seconds={},
+    )
+    return sparse, points_of_keypoints
+
+
+def _resect_held_out(
+    scene: SparseScene,
+    keypoints: Sequence[Keypoints],
+    pairs: Sequence[PairMatches],
+    points_of_keypoints: Sequence[Indices],
+    pixel_size: float,
+) -> tuple[SparseScene, dict[str, str]]:
+    """Register the held-out photographs against the finished points."""
+    poses, registered = scene.T_world_camera.copy(), scene.registered.copy()
+    failures: dict[str, str] = {}
+    point_ids, photo_ids, positions = [], [], []
+    for photo in np.flatnonzero(scene.held_out):
+        mine = [
+            pair
+            for pair in pairs
+            if photo in (pair.first, pair.second)
+            and not scene.held_out[pair.second if pair.first == photo else pair.first]
+        ]
+        keypoint_ids, points = find_correspondences(int(photo), mine, points_of_keypoints)
+        xy = keypoints[photo].xy[keypoint_ids]
+        width, height = scene.photo_sizes[photo].tolist()
+        found = resect(xy, scene.points[points], scene.camera, (width, height), pixel_size)
+        if found is None:
+            failures[scene.photo_names[photo]] = (
+                f"held out, and only {len(xy)} of the {MIN_INLIERS} needed track points visible"
+                if len(xy) < MIN_INLIERS
+                else f"held out, and its {len(xy)} visible track points do not agree with one pose"
+            )
+            continue
+        poses[photo], registered[photo] = found.T_world_camera, True
+        point_ids.append(points[found.inliers])
+        photo_ids.append(np.full(int(found.inliers.sum()), photo))
+        positions.append(xy[found.inliers])
+    if not point_ids:
+        return scene, failures
+    points, photos, xy = map(np.concatenate, (point_ids, photo_ids, positions))
+    order = np.lexsort((photos, points))
+    resections = Observations(points[order], photos[order], xy[order])
+    return replace(scene, T_world_camera=poses, registered=registered, resections=resections), failures
+
+
+def _failure_reasons(
+    names: Sequence[str],
+    settled: NDArray[np.bool_],
+    groups: Sequence[Indices],
+    reconstructed: Indices,
+    failures: dict[int, str],
+) -> dict[str, str]:
+    """Why each training photograph without a pose has none."""
+    reasons = {}
+    for photo in np.flatnonzero(~settled):
+        group = next((group for group in groups if photo in group), None)
+        if group is None:
+            reason = "no verified matches with any other photo"
+        elif group is not reconstructed:
+            listed = ", ".join(names[member] for member in group[:MAX_NAMES])
+            more = ", ..." if len(group) > MAX_NAMES else ""
+            reason = f"in a group of {len(group)} photos that does not connect with the rest: {listed}{more}"
+        else:
+            reason = failures.get(int(photo), "its matches agree with no relative pose")
+        reasons[names[photo]] = reason
+    return reasons
+
+
+def _point_colors(folder: PhotoFolder, scene: SparseScene, pixel_size: float) -> NDArray[np.uint8]:
+    """Mean colour of each point over its observations. (P, 3)."""
+    observations = scene.observations
+    total = np.zeros((len(scene.points), 3))
+    for photo in np.unique(observations.photo_ids):
+        mine = observations.photo_ids == photo
+        width, height = (round(side / pixel_size) for side in scene.photo_sizes[photo].tolist())
+        image = read_photo(folder.photos[photo], (width, height))[..., :3]
+        column, row = (observations.xy[mine] / pixel_size).astype(np.int64).T
+        # A point has at most one observation in a photograph.
+        total[observations.point_ids[mine]] += image[row.clip(0, height - 1), column.clip(0, width - 1)]
+    count = np.bincount(observations.point_ids, minlength=len(scene.points))
+    return np.rint(total / np.maximum(count, 1)[:, None]).astype(np.uint8)
+
+
+def _report(scene: SparseScene) -> None:
+    """Tell the outcome, and name the photographs that are left out."""
+    training = ~scene.held_out
+    error = float(np.median(scene.reprojection_errors()))
+    say(
+        f"Registered {(scene.registered & training).sum()} of {training.sum()} photographs:"
+        f" focal length {scene.camera.focal:.1f} pixels, {len(scene.points)} points,"
+        f" median reprojection error {error:.2f} pixels."
+    )
+    for name, reason in scene.failures.items():
+        say(f"  {name} is left out: {reason}.")
