@@ -4,6 +4,7 @@ This layer knows Gaussians, cameras and images as tensors; it knows neither phot
 """
 
 from nope_splat.splatting.rasterization import RasterizeMode, RenderMode, fold_focal, rasterization
+from nope_splat.splatting.ssim import ssim
 from nope_splat.splatting.threads import get_num_threads, set_num_threads
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "get_num_threads",
     "rasterization",
     "set_num_threads",
+    "ssim",
 ]
