@@ -71,8 +71,8 @@ class Cache:
         """
         path = self._path(name, key)
         try:
-            # Opened here, not by numpy, which would leave a damaged file open.
-            with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
+            # Opened here, since numpy leaves a damaged file open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {entry: stored[entry] for entry in stored.files}
             if arrays.pop(KEY_ENTRY).item() != key:
                 raise ValueError("it was made for other photographs or settings")
@@ -92,8 +92,11 @@ class Cache:
             arrays: The arrays, of numbers, booleans or strings.
 
         Raises:
+            TypeError: If an array holds Python objects.
             UserError: If the folder cannot be written, for example because the disk is full.
         """
+        if any(array.dtype.hasobject for array in arrays.values()):
+            raise TypeError("Python objects would need pickle, which the cache does not use")
         path = self._path(name, key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

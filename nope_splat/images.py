@@ -87,6 +87,8 @@ def find_photos(data: Path) -> PhotoFolder:
         raise UserError(f"the photo folder {data} does not exist; check the path")
     if not data.is_dir():
         raise UserError(f"{data} is a file; give the folder that holds the photographs")
+    if not os.access(data, os.R_OK | os.X_OK):
+        raise UserError(f"no permission to read the photo folder {data}")
     root = data / "images" if (data / "images").is_dir() else data
     names = sorted(_walk(root), key=_natural_key)
     if not names:
@@ -227,14 +229,10 @@ def _reason(path: Path, error: Exception) -> str:
     """Why an image file cannot be used, in words for its owner."""
     if path.suffix.lower() in HEIF_SUFFIXES and not HEIF_READABLE:
         return "HEIC files need pillow-heif: pip install pillow-heif"
-    if isinstance(error, FileNotFoundError):
-        return "the file is missing or a broken link"
-    if isinstance(error, PermissionError):
-        return "no permission to read the file"
     if isinstance(error, UnidentifiedImageError):
-        return "empty file" if path.stat().st_size == 0 else "not an image, or an unknown kind"
+        return "an empty file" if path.stat().st_size == 0 else "not an image, or damaged at its start"
     if isinstance(error, OSError):
-        return f"truncated or damaged ({error})"
+        return f"cannot be read ({error.strerror})" if error.strerror else f"damaged ({error})"
     return str(error)
 
 

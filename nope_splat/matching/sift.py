@@ -41,7 +41,7 @@ def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
     xy = (np.array([point.pt for point in found]) + 0.5) * (photo.width / size[0], photo.height / size[1])
     strength = np.array([point.response for point in found])
     order = np.argsort(-strength, kind="stable")[: settings.max_keypoints]
-    return Keypoints(xy[order], _root_sift(descriptors[order]), pixel_size)
+    return Keypoints(xy[order], _root_sift(descriptors[order].astype(np.float32)), pixel_size)
 
 
 def _root_sift(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,145 @@
+"""The cache gives back what was stored, under the right key only, and survives damage and company."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nope_splat.cache import Cache, content_key
+from nope_splat.errors import UserError
+from nope_splat.images import Photo
+
+KEY = "0123456789abcdef" * 4
+ARRAYS = {
+    "numbers": np.arange(12, dtype=np.float64).reshape(3, 4),
+    "flags": np.array([True, False]),
+    "names": np.array(["a", "день"]),
+    "empty": np.zeros((0, 2), np.int64),
+}
+
+
+def assert_same(loaded: dict[str, np.ndarray] | None) -> None:
+    assert loaded is not None
+    assert loaded.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert loaded[name].dtype == array.dtype
+        np.testing.assert_array_equal(loaded[name], array)
+
+
+def only_file(cache: Cache) -> Path:
+    (path,) = cache.folder.iterdir()
+    return path
+
+
+def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "new" / "cache")
+    assert cache.load("matches", KEY) is None
+    cache.store("matches", KEY, ARRAYS)
+    assert_same(cache.load("matches", KEY))
+    assert cache.load("scene", KEY) is None
+    assert cache.load("matches", KEY[::-1]) is None
+
+
+def test_damaged_files_are_named_and_made_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cache = Cache(tmp_path)
+    cache.store("matches", KEY, ARRAYS)
+    path = only_file(cache)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(ARRAYS["numbers"].tobytes())] ^= 1
+    np.save(tmp_path / "plain.npy", np.arange(3))
+    plain = (tmp_path / "plain.npy").read_bytes()
+    for damaged in [b"", whole[:100], whole[: len(whole) // 2], bytes(flipped), b"not a zip archive", plain]:
+        path.write_bytes(damaged)
+        assert cache.load("matches", KEY) is None
+        assert path.name in capfd.readouterr().err.replace("\n", "")
+        cache.store("matches", KEY, ARRAYS)
+        assert_same(cache.load("matches", KEY))
+
+
+def test_files_of_another_origin_are_not_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cache = Cache(tmp_path)
+    cache.store("matches", KEY, ARRAYS)
+    path = only_file(cache)
+    other = KEY[:32] + KEY[:32][::-1]  # the same beginning
+    assert cache.load("matches", other) is None
+    assert "other photographs or settings" in capfd.readouterr().err
+    np.savez(path, **ARRAYS)
+    assert cache.load("matches", KEY) is None
+    np.savez(path, cache_key=np.array(KEY), loot=np.array([print], dtype=object))
+    assert cache.load("matches", KEY) is None, "no pickle is loaded"
+
+
+def test_python_objects_are_not_stored(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="pickle"):
+        Cache(tmp_path).store("matches", KEY, {"objects": np.array([None])})
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=f"cannot write to {tmp_path}/file/cache .*choose another"):
+        Cache(tmp_path / "file" / "cache").store("matches", KEY, ARRAYS)
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path)
+    cache.store("matches", KEY, ARRAYS)
+
+    def full(file: object, **_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(
+        UserError, match=f"cannot write to {tmp_path} .No space left on device.; free some space"
+    ):
+        cache.store("matches", KEY, {})
+    assert_same(cache.load("matches", KEY))
+    assert only_file(cache).suffix == ".npz", "nothing half-written stays"
+
+
+def store_often(folder: Path) -> None:
+    for _ in range(30):
+        Cache(folder).store("matches", KEY, ARRAYS)
+
+
+def test_runs_that_share_a_folder_never_see_half_a_file(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.store("matches", KEY, ARRAYS)
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=store_often, args=(tmp_path,)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        assert_same(cache.load("matches", KEY))
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_key_changes_with_all_that_matters_and_nothing_else(tmp_path: Path) -> None:
+    for name, content in {"a.jpg": b"1", "b.jpg": b"2", "mask.png": b"3", "moved.jpg": b"1"}.items():
+        (tmp_path / name).write_bytes(content)
+    first = Photo(tmp_path / "a.jpg", "a.jpg", 10, 10)
+    second = Photo(tmp_path / "b.jpg", "b.jpg", 10, 10)
+    settings = {"size": 1, "ratio": 0.8}
+    key = content_key([first, second], settings)
+
+    assert key == content_key([first, second], dict(reversed(settings.items())))
+    assert key == content_key([replace(first, path=tmp_path / "moved.jpg"), second], settings)
+
+    others = [
+        content_key([second, first], settings),
+        content_key([first], settings),
+        content_key([replace(first, name="c.jpg"), second], settings),
+        content_key([replace(first, mask_path=tmp_path / "mask.png"), second], settings),
+        content_key([first, second], {**settings, "ratio": 0.7}),
+    ]
+    (tmp_path / "a.jpg").write_bytes(b"4")
+    others.append(content_key([first, second], settings))
+    assert len({key, *others}) == 1 + len(others)
