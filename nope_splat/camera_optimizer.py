@@ -99,6 +99,16 @@ class NopeCameraOptimizer(CameraOptimizer):
         """Optimised focal length in pixels of the full-resolution photographs. ()."""
         return self.base_focal * self.log_focal.exp()
 
+    def adjust_focal(self, K: Tensor) -> Tensor:
+        """Intrinsic matrices of training cameras with the optimised focal length, as constants. (..., 3, 3).
+
+        Args:
+            K: Intrinsic matrices with the focal length of the reconstruction, at any resolution. (..., 3, 3).
+        """
+        K = K.clone()
+        K[..., [0, 1], [0, 1]] *= self.log_focal.detach().exp()
+        return K
+
     def apply_to_camera(self, camera: Cameras) -> Tensor:
         """Optimised pose of a training camera, recognised by nerfstudio's `cam_idx`; other poses unchanged.
 

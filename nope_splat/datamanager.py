@@ -1,0 +1,100 @@
+"""nerfstudio's data manager for photographs without poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import tyro
+from nerfstudio.data.datamanagers.full_images_datamanager import (
+    FullImageDatamanager,
+    FullImageDatamanagerConfig,
+)
+from torch import Tensor
+
+from nope_splat.dataparser import NopeDataParser, NopeDataParserConfig
+from nope_splat.dataset import NopeDataset
+from nope_splat.errors import UserError
+
+
+class OptimizedCameras(NamedTuple):
+    """Cameras after training."""
+
+    train_poses: Tensor
+    """Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4)."""
+    eval_poses: Tensor
+    """Camera-to-world transforms of the held-out views, OpenGL axes. (E, 3, 4)."""
+    focal: float
+    """Focal length in pixels of the full-resolution photographs."""
+
+
+@dataclass
+class NopeDataManagerConfig(FullImageDatamanagerConfig):
+    """Configuration of the data manager."""
+
+    _target: type = field(default_factory=lambda: NopeDataManager)
+    dataparser: tyro.conf.OmitArgPrefixes[NopeDataParserConfig] = field(default_factory=NopeDataParserConfig)
+    """From the folder to cameras and tracks."""
+    optimized_cameras: tyro.conf.Suppress[OptimizedCameras | None] = None
+    """Of a loaded checkpoint: `ns-render dataset` makes further data managers of this configuration."""
+
+
+class NopeDataManager(FullImageDatamanager):
+    """Full images, on a CPU as well, with the cameras, seeds and tracks of the reconstruction.
+
+    Raises:
+        UserError: If no folder of photographs was given.
+    """
+
+    config: NopeDataManagerConfig
+    dataparser: NopeDataParser
+    train_dataset: NopeDataset
+    eval_dataset: NopeDataset
+
+    def __init__(self, config: NopeDataManagerConfig, *args, **kwargs) -> None:
+        if config.data is None and config.dataparser.data == Path():
+            raise UserError("no photographs were given; pass their folder with --data.")
+        super().__init__(config, *args, **kwargs)
+        if config.optimized_cameras is not None:
+            self.set_cameras(config.optimized_cameras)
+
+    @cached_property
+    def dataset_type(self) -> type[NopeDataset]:
+        """The dataset that reads photographs our way."""
+        return NopeDataset
+
+    def _load_images(
+        self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
+    ) -> list:
+        if torch.device(self.device).type == "cpu":
+            cache_images_device = (
+                "gpu"  # this means "on the device"; "cpu" would pin memory, for which CUDA is needed
+            )
+        return super()._load_images(split, cache_images_device)
+
+    def set_cameras(self, cameras: OptimizedCameras) -> None:
+        """Give the datasets optimised cameras, which viewer, rendering and export show.
+
+        Args:
+            cameras: In the order of the datasets.
+        """
+        self._set(self.train_dataset, cameras.train_poses, cameras.focal)
+        self.set_eval_cameras(cameras)
+
+    def set_eval_cameras(self, cameras: OptimizedCameras) -> None:
+        """The same for the held-out photographs only: those of the training views are where training starts.
+
+        Args:
+            cameras: In the order of the datasets.
+        """
+        self._set(self.eval_dataset, cameras.eval_poses, cameras.focal)
+
+    def _set(self, dataset: NopeDataset, poses: Tensor, focal: float) -> None:
+        original = dataset._dataparser_outputs.cameras
+        factor = focal / self.dataparser.scene.camera.focal * dataset.scale_factor
+        dataset.cameras.camera_to_worlds = poses.clone()
+        dataset.cameras.fx = original.fx * factor
+        dataset.cameras.fy = original.fy * factor

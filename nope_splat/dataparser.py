@@ -1,0 +1,139 @@
+"""From a folder of photographs to nerfstudio's data: reconstruction, cameras, seed points, tracks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from numpy.typing import NDArray
+
+from nope_splat.camera_optimizer import switch_axes
+from nope_splat.images import PhotoFolder, find_photos
+from nope_splat.losses import TrackObservations
+from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
+
+
+@dataclass
+class NopeDataParserConfig(DataParserConfig):
+    """What to make of a folder of photographs."""
+
+    _target: type = field(default_factory=lambda: NopeDataParser)
+    data: tyro.conf.Suppress[Path] = Path()
+    """Folder of photographs, or a folder with `images/` in it; filled in from `--data`."""
+    eval_mode: Literal["interval", "all"] = "interval"
+    """Hold photographs out for evaluation at an interval, or train on all."""
+    eval_interval: int = 8
+    """Every how many photographs one is held out, from the first on; a smaller folder is trained on whole."""
+    max_image_size: int | None = 1600
+    """Longer side of the training images in pixels; None for the full resolution."""
+    cache_dir: Path | None = None
+    """Where matches and reconstruction are kept; by default `cache` in the experiment's output folder."""
+    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
+    """How cameras and points are found."""
+
+
+class NopeDataParser(DataParser):
+    """Reconstructs the scene, or finds it in the cache, and describes it to nerfstudio.
+
+    The world is that of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution of the
+    training images. The metadata hold `photos`; of the training split also the seeds `points3D_xyz` (P, 3) and
+    `points3D_rgb` (P, 3), and the track `observations`.
+    """
+
+    config: NopeDataParserConfig
+
+    @cached_property
+    def folder(self) -> PhotoFolder:
+        """The photographs."""
+        return find_photos(self.config.data)
+
+    @cached_property
+    def scene(self) -> SparseScene:
+        """The reconstruction."""
+        names = [photo.name for photo in self.folder.photos]
+        held_out = []
+        if self.config.eval_mode == "interval" and len(names) >= self.config.eval_interval:
+            held_out = names[:: self.config.eval_interval]
+        return reconstruct(self.folder, held_out, self.config.reconstruction, self.config.cache_dir)
+
+    def photo_ids(self, split: str) -> NDArray[np.int64]:
+        """Indices, in the scene, of the registered photographs of a split ("train", or any other). (V,)."""
+        held_out = self.scene.held_out if split != "train" else ~self.scene.held_out
+        return np.flatnonzero(self.scene.registered & held_out)
+
+    def unregistered_held_out(self) -> list[str]:
+        """Names of the held-out photographs that have no pose."""
+        missing = np.flatnonzero(self.scene.held_out & ~self.scene.registered)
+        return [self.scene.photo_names[i] for i in missing]
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
+        scene, photo_ids = self.scene, self.photo_ids(split)
+        photos_by_name = {photo.name: photo for photo in self.folder.photos}
+        photos = [photos_by_name[scene.photo_names[i]] for i in photo_ids]
+        metadata = {"photos": photos}
+        if split == "train":
+            metadata |= {
+                "points3D_xyz": torch.from_numpy(scene.points).float(),
+                "points3D_rgb": torch.from_numpy(scene.colors),
+                "observations": training_observations(scene, photo_ids),
+            }
+        return DataparserOutputs(
+            image_filenames=[photo.path for photo in photos],
+            cameras=training_cameras(scene, photo_ids, self.config.max_image_size),
+            metadata=metadata,
+        )
+
+
+def training_cameras(scene: SparseScene, photo_ids: NDArray[np.int64], max_image_size: int | None) -> Cameras:
+    """Nerfstudio's cameras of some photographs, at training resolution.
+
+    Args:
+        scene: The reconstruction.
+        photo_ids: Which photographs. (V,).
+        max_image_size: Longer side of the training images; None for the full resolution.
+
+    Returns:
+        V cameras; the metadata `photo_id` (V, 1) are the indices in the scene.
+    """
+    full = scene.photo_sizes[photo_ids]
+    longer = full.max(axis=1, keepdims=True)
+    shrink = 1.0 if max_image_size is None else np.minimum(1.0, max_image_size / longer)
+    sizes = np.maximum(1, np.rint(full * shrink)).astype(np.int64)
+    scale = sizes / full  # of x and of y: the sizes are whole numbers
+    focals = torch.from_numpy(scene.camera.focal * scale).float()
+    centers = torch.from_numpy(scene.camera.principal_points(full) * scale).float()
+    return Cameras(
+        camera_to_worlds=switch_axes(torch.from_numpy(scene.T_world_camera[photo_ids])).float()[:, :3],
+        fx=focals[:, 0],
+        fy=focals[:, 1],
+        cx=centers[:, 0],
+        cy=centers[:, 1],
+        width=torch.from_numpy(sizes[:, 0]),
+        height=torch.from_numpy(sizes[:, 1]),
+        metadata={"photo_id": torch.from_numpy(photo_ids)[:, None]},
+    )
+
+
+def training_observations(scene: SparseScene, photo_ids: NDArray[np.int64]) -> TrackObservations:
+    """The observations of the track points, by training view and relative to the principal point.
+
+    Args:
+        scene: The reconstruction.
+        photo_ids: Photographs of the training views. (V,).
+    """
+    view_of_photo = np.full(len(scene.photo_names), -1)
+    view_of_photo[photo_ids] = np.arange(len(photo_ids))
+    observations = scene.observations
+    centers = scene.camera.principal_points(scene.photo_sizes[observations.photo_ids])
+    return TrackObservations(
+        point_ids=torch.from_numpy(observations.point_ids),
+        view_ids=torch.from_numpy(view_of_photo[observations.photo_ids]),
+        xy=torch.from_numpy(observations.xy - centers).float(),
+    )

@@ -1,0 +1,43 @@
+"""Photographs at training resolution, read as the matcher reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from numpy.typing import NDArray
+
+from nope_splat.images import Photo, read_mask, read_photo
+
+
+class NopeDataset(InputDataset):
+    """nerfstudio's dataset with our reader, which turns photographs upright and reads every format.
+
+    The dataparser provides the `photos` in its metadata.
+    """
+
+    def get_numpy_image(self, image_idx: int) -> NDArray[np.uint8]:
+        """Read a photograph at the size of its camera. (H, W, 3 or 4).
+
+        Args:
+            image_idx: Index in this dataset.
+        """
+        return read_photo(self._photo(image_idx), self._size(image_idx))
+
+    def get_metadata(self, data: dict) -> dict:
+        """Read the mask, where the photograph has one. `mask`: (H, W, 1), bool.
+
+        Args:
+            data: What has been read so far.
+        """
+        index = data["image_idx"]
+        photo = self._photo(index)
+        if photo.mask_path is None:
+            return {}
+        return {"mask": torch.from_numpy(read_mask(photo, self._size(index)))[..., None]}
+
+    def _photo(self, index: int) -> Photo:
+        return self._dataparser_outputs.metadata["photos"][index]
+
+    def _size(self, index: int) -> tuple[int, int]:
+        return int(self.cameras.width[index]), int(self.cameras.height[index])

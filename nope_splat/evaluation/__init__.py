@@ -1,0 +1,1 @@
+"""Evaluation against photographs that training has not seen."""

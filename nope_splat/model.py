@@ -1,0 +1,451 @@
+"""The model: Gaussians, track points and cameras that are optimised together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gsplat.strategy import DefaultStrategy
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.models.base_model import ModelConfig
+from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, random_quat_tensor, resize_image
+from nerfstudio.utils.colors import get_color
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
+from torch.nn import Parameter, ParameterDict
+
+from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
+from nope_splat.densification import CappedStrategy
+from nope_splat.evaluation.metrics import ImageMetrics
+from nope_splat.losses import TrackObservations, photometric_loss, scale_loss, track_2d_loss, track_3d_loss
+from nope_splat.splatting import fold_focal, rasterization
+
+GAUSSIAN_PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
+
+
+@dataclass
+class NopeSplatModelConfig(ModelConfig):
+    """Configuration of the model. Times are shares of the training, so that they follow its length."""
+
+    _target: type = field(default_factory=lambda: NopeSplatModel)
+    camera_optimizer: NopeCameraOptimizerConfig = field(
+        default_factory=lambda: NopeCameraOptimizerConfig(mode="SE3")
+    )
+    """The optimised cameras; mode "off" freezes the poses."""
+    track_points: Literal["separate", "tied"] = "separate"
+    """Whether track points are parameters of their own (renders better) or the centres of Gaussians (the paper)."""
+    ssim_lambda: float = 0.2
+    """Share of the structural term in the photometric loss."""
+    track_2d_weight: float = 0.1
+    """Weight of the reprojection error of the track points, in pixels of the full-resolution photographs."""
+    track_3d_weight: float = 0.0
+    """Weight of the backprojection error of the observations, in pixels at median depth."""
+    scale_weight: float = 0.1
+    """Weight of the size of the tied track Gaussians, in world units (the median depth is one)."""
+    sh_degree: int = 3
+    """Highest degree of the spherical harmonics."""
+    sh_interval: float = 0.03
+    """Share of the training after which each further degree is used."""
+    background_color: Literal["random", "black", "white"] = "random"
+    """Colour behind the Gaussians during training."""
+    rasterize_mode: Literal["classic", "antialiased"] = "classic"
+    """Antialiased Gaussians render well at any resolution, but other viewers show their .ply wrongly."""
+    num_downscales: int = 2
+    """Training starts with images halved this many times."""
+    resolution_interval: float = 0.1
+    """Share of the training after which the resolution doubles."""
+    max_gaussians: int = 3_000_000
+    """Densification stops at this number of Gaussians."""
+    densify_start: float = 0.017
+    """Share of the training after which Gaussians are first split, cloned and pruned."""
+    densify_stop: float = 0.5
+    """Share of the training after which the number of Gaussians stays."""
+    densify_every: int = 100
+    """Iterations between densifications."""
+    densify_grad_thresh: float = 0.0008
+    """Mean absolute image-plane gradient above which Gaussians grow."""
+    densify_size_thresh: float = 0.01
+    """Size in world units below which Gaussians are cloned, above which they are split."""
+    split_screen_size: float = 0.05
+    """Share of the image above which Gaussians are split."""
+    cull_alpha_thresh: float = 0.1
+    """Opacity below which Gaussians are removed."""
+    cull_scale_thresh: float = 0.5
+    """Size in world units above which Gaussians are removed, after the first reset of opacities."""
+    cull_screen_size: float = 0.15
+    """Share of the image above which Gaussians are removed, after the first reset of opacities."""
+    stop_screen_size: float = 0.13
+    """Share of the training after which the size in the image does not matter."""
+    reset_opacity: float = 0.1
+    """Share of the training between resets of the opacities, while densification lasts; 0 for never."""
+
+
+class NopeSplatModel(SplatfactoModel):
+    """Splatfacto with optimised cameras and track points, on CUDA or on a CPU.
+
+    Where Splatfacto assumes CUDA (construction, rendering) it is replaced; the commands and the viewer of
+    nerfstudio keep recognising it. The metadata of the training data provide the track observations.
+    """
+
+    config: NopeSplatModelConfig  # pyright: ignore[reportIncompatibleVariableOverride] (only the flags that work)
+    camera_optimizer: NopeCameraOptimizer
+
+    def populate_modules(self) -> None:
+        """Seed the Gaussians with the track points and set up cameras and metrics."""
+        assert self.seed_points is not None, "the data manager provides the track points"
+        points, colors = self.seed_points
+        self.gauss_params = seed_gaussians(points, colors, self.config.sh_degree)
+        self.track_params = ParameterDict()
+        self.track_points: Parameter | None = None
+        if self.config.track_points == "tied":
+            self.track_params = seed_gaussians(points, colors, self.config.sh_degree)
+        else:
+            self.track_points = Parameter(points.float().clone())
+        observations: TrackObservations = self.kwargs["metadata"]["observations"]
+        for name, values in observations._asdict().items():
+            self.register_buffer(f"observed_{name}", values, persistent=False)
+        self.camera_optimizer = self.config.camera_optimizer.setup(
+            num_cameras=self.num_train_data, device="cpu"
+        )
+        self.image_metrics = ImageMetrics()
+        self.step = 0
+        self.num_iterations = 30000
+        self.info: dict[str, Any] = {}
+        self.crop_box = None
+        color = self.config.background_color
+        # Splatfacto's stand-in for a random colour outside training is the viewer's background.
+        self.background_color = (
+            torch.tensor([0.1490, 0.1647, 0.2157]) if color == "random" else get_color(color)
+        )
+
+    # Gaussians: the track Gaussians first, so that Gaussian i is track i for ever.
+
+    def _parameter(self, name: str) -> Tensor:
+        if not self.track_params:
+            return self.gauss_params[name]
+        return torch.cat([self.track_params[name], self.gauss_params[name]])
+
+    @property
+    def means(self) -> Tensor:  # noqa: D102
+        return self._parameter("means")
+
+    @property
+    def scales(self) -> Tensor:  # noqa: D102
+        return self._parameter("scales")
+
+    @property
+    def quats(self) -> Tensor:  # noqa: D102
+        return self._parameter("quats")
+
+    @property
+    def features_dc(self) -> Tensor:  # noqa: D102
+        return self._parameter("features_dc")
+
+    @property
+    def features_rest(self) -> Tensor:  # noqa: D102
+        return self._parameter("features_rest")
+
+    @property
+    def opacities(self) -> Tensor:  # noqa: D102
+        return self._parameter("opacities")
+
+    @property
+    def colors(self) -> Tensor:
+        """Colours seen from nowhere in particular. (N, 3)."""
+        return SH2RGB(self.features_dc)
+
+    @property
+    def shs_0(self) -> Tensor:
+        """Coefficients of the constant spherical harmonic. (N, 3)."""
+        return self.features_dc
+
+    def gaussians(self) -> dict[str, Tensor]:
+        """The Gaussians as `rasterization` takes them."""
+        return {
+            "means": self.means,
+            "quats": self.quats,
+            "scales": self.scales.exp(),
+            "opacities": self.opacities.sigmoid().squeeze(-1),
+            "colors": torch.cat([self.features_dc[:, None], self.features_rest], dim=1),
+        }
+
+    def track_positions(self) -> Tensor:
+        """Track points in world coordinates. (P, 3)."""
+        return self.track_params["means"] if self.track_points is None else self.track_points
+
+    # Optimisation.
+
+    def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
+        """Parameter groups of the free Gaussians, and of the track Gaussians or the track points."""
+        groups = {name: [self.gauss_params[name]] for name in GAUSSIAN_PARAMETERS}
+        if self.track_points is not None:
+            return groups | {"track_points": [self.track_points]}
+        tied = {f"track_{name}": [self.track_params[name]] for name in GAUSSIAN_PARAMETERS if name != "means"}
+        return groups | tied | {"track_points": [self.track_params["means"]]}
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """Parameter groups of Gaussians, track points and cameras."""
+        groups = self.get_gaussian_param_groups()
+        self.camera_optimizer.get_param_groups(groups)
+        return groups
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """Learn the length of the training, which sets the times of densification."""
+        assert attributes.trainer is not None
+        self.num_iterations = attributes.trainer.config.max_num_iterations
+        self.strategy = self._densification()
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+        return super().get_training_callbacks(attributes)
+
+    def _densification(self) -> DefaultStrategy:
+        config = self.config
+        reset_every = round(config.reset_opacity * self.num_iterations) or 10**9
+        return CappedStrategy(
+            prune_opa=config.cull_alpha_thresh,
+            grow_grad2d=config.densify_grad_thresh,
+            grow_scale3d=config.densify_size_thresh,
+            grow_scale2d=config.split_screen_size,
+            prune_scale3d=config.cull_scale_thresh,
+            prune_scale2d=config.cull_screen_size,
+            refine_scale2d_stop_iter=round(config.stop_screen_size * self.num_iterations),
+            refine_start_iter=round(config.densify_start * self.num_iterations),
+            refine_stop_iter=round(config.densify_stop * self.num_iterations),
+            reset_every=reset_every,
+            refine_every=config.densify_every,
+            pause_refine_after_reset=self.num_train_data + config.densify_every,
+            absgrad=True,
+            num_fixed=len(self.track_params["means"]) if self.track_params else 0,
+            max_gaussians=config.max_gaussians,
+        )
+
+    def load_state_dict(self, dict: dict[str, Tensor], **kwargs) -> Any:
+        """Load a checkpoint with any number of Gaussians.
+
+        The parameters are resized in place: the optimizers, which are older, keep holding them. (Splatfacto's
+        replaces them, after which no optimizer moves them any more.)
+
+        Args:
+            dict: State of this model.
+            **kwargs: As for `torch.nn.Module.load_state_dict`.
+        """
+        for name, parameter in self.named_parameters():
+            if name in dict and dict[name].shape != parameter.shape:
+                parameter.data = torch.zeros_like(dict[name], device=parameter.device)
+        return nn.Module.load_state_dict(self, dict, **kwargs)
+
+    def update_to_step(self, step: int) -> None:
+        """Continue at the iteration of a loaded checkpoint."""
+        self.step = step
+
+    # Rendering.
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:  # pyright: ignore[reportIncompatibleMethodOverride] (Splatfacto names it so too)
+        """Render one camera; in training at its optimised pose and focal length.
+
+        Args:
+            camera: One camera, OpenGL axes.
+
+        Returns:
+            `rgb` (H, W, 3), `accumulation` (H, W, 1), `background` ((3,) in training, else (H, W, 3)), and outside
+            training `depth` (H, W, 1), which is beyond everything where nothing is.
+        """
+        assert camera.shape == (1,), "one camera at a time"
+        factor = self._get_downscale_factor()
+        width, height = int(camera.width) // factor, int(camera.height) // factor
+        pose, K = camera.camera_to_worlds, camera.get_intrinsics_matrices() / factor
+        K[:, 2, 2] = 1.0
+        background = self._get_background_color()
+        gaussians = self.gaussians()
+        if self.training:
+            pose, focal = self.camera_optimizer.apply_to_camera(camera), self.camera_optimizer.focal()
+            rgb, _, alpha, self.info = self.render(
+                gaussians,
+                fold_focal(world_to_camera(pose), focal / focal.detach()),
+                self.camera_optimizer.adjust_focal(K),
+                (width, height),
+                background,
+                sh_degree=min(
+                    int(self.step / (self.config.sh_interval * self.num_iterations)), self.config.sh_degree
+                ),
+            )
+            self.strategy.step_pre_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+            )
+            return {"rgb": rgb, "accumulation": alpha, "background": background}
+
+        if self.crop_box is not None:
+            inside = self.crop_box.within(self.means).squeeze()
+            if not inside.any():
+                return self.get_empty_outputs(width, height, background)
+            gaussians = {name: values[inside] for name, values in gaussians.items()}
+        rgb, depth, alpha, _ = self.render(
+            gaussians, world_to_camera(pose), K, (width, height), background, render_mode="RGB+ED"
+        )
+        return {
+            "rgb": rgb,
+            "depth": depth,
+            "accumulation": alpha,
+            "background": background.expand(height, width, 3),
+        }
+
+    def render(
+        self,
+        gaussians: dict[str, Tensor],
+        T_camera_world: Tensor,
+        K: Tensor,
+        size: tuple[int, int],
+        background: Tensor,
+        sh_degree: int | None = None,
+        render_mode: Literal["RGB", "RGB+ED"] = "RGB",
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Render Gaussians, without reading or changing the state of the model.
+
+        Args:
+            gaussians: As `gaussians` returns them, or a selection.
+            T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
+            K: Intrinsic matrix; it receives no gradient. (1, 3, 3).
+            size: Width and height in pixels.
+            background: Colour. (3,).
+            sh_degree: Degree of the spherical harmonics; all of them by default.
+            render_mode: With or without depth.
+
+        Returns:
+            Colours (H, W, 3), depth (H, W, 1) or nothing (H, W, 0), opacity (H, W, 1), and the rasterizer's report.
+        """
+        image, alpha, info = rasterization(
+            **gaussians,
+            viewmats=T_camera_world,
+            Ks=K,
+            width=size[0],
+            height=size[1],
+            sh_degree=self.config.sh_degree if sh_degree is None else sh_degree,
+            render_mode=render_mode,
+            packed=False,
+            absgrad=True,
+            rasterize_mode=self.config.rasterize_mode,
+        )
+        image, alpha = image[0], alpha[0]
+        rgb, depth = image[..., :3] + (1 - alpha) * background, image[..., 3:]
+        if depth.numel():
+            # Far where nothing is, or the viewer would hide its points and cameras behind the empty pixels.
+            seen = alpha > 0.05
+            far = 2 * depth[seen].max() if seen.any() else depth.new_tensor(1e3)
+            depth = torch.where(seen, depth, far)
+        return rgb.clamp(0.0, 1.0), depth, alpha, info
+
+    def _get_downscale_factor(self) -> int:
+        if not self.training:
+            return 1
+        doublings = int(self.step / (self.config.resolution_interval * self.num_iterations))
+        return 2 ** max(self.config.num_downscales - doublings, 0)
+
+    # Losses and metrics.
+
+    def get_loss_dict(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict=None
+    ) -> dict[str, Tensor]:
+        """The terms of the joint objective; terms of weight zero are left out.
+
+        Args:
+            outputs: What `get_outputs` rendered.
+            batch: The photograph and perhaps its mask.
+            metrics_dict: Not used.
+        """
+        photo, mask = self.photo(batch, outputs["background"])
+        losses = {"photometric": photometric_loss(outputs["rgb"], photo, self.config.ssim_lambda, mask)}
+        if self.training:
+            losses |= self._track_losses()
+            self.camera_optimizer.get_loss_dict(losses)
+        return losses
+
+    def _track_losses(self) -> dict[str, Tensor]:
+        config, losses = self.config, {}
+        tracks = (
+            self.track_positions(),
+            world_to_camera(self.camera_optimizer.poses()),
+            self.camera_optimizer.focal(),
+            TrackObservations(self.observed_point_ids, self.observed_view_ids, self.observed_xy),
+        )
+        if config.track_2d_weight:
+            losses["track_2d"] = config.track_2d_weight * track_2d_loss(*tracks)
+        if config.track_3d_weight:
+            losses["track_3d"] = config.track_3d_weight * track_3d_loss(*tracks)
+        if config.scale_weight and self.track_params:
+            losses["scale"] = config.scale_weight * scale_loss(self.track_params["scales"].exp())
+        return losses
+
+    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
+        """PSNR, number of Gaussians, and what became of the cameras.
+
+        Args:
+            outputs: What `get_outputs` rendered.
+            batch: The photograph and perhaps its mask.
+        """
+        photo, mask = self.photo(batch, outputs["background"])
+        metrics = {
+            "psnr": self.image_metrics.psnr(outputs["rgb"].detach(), photo, mask),
+            "gaussian_count": self.num_points,
+        }
+        self.camera_optimizer.get_metrics_dict(metrics)
+        return metrics
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR, SSIM and, where its weights can be had, LPIPS; photograph and rendering side by side.
+
+        Args:
+            outputs: What `get_outputs` rendered.
+            batch: The photograph and perhaps its mask.
+        """
+        photo, mask = self.photo(batch, outputs["background"])
+        images = {"img": torch.cat([photo, outputs["rgb"]], dim=1)}
+        return self.image_metrics(outputs["rgb"], photo, mask), images
+
+    def photo(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The photograph to compare a rendering with, at the current resolution.
+
+        Args:
+            batch: From the data manager.
+            background: Colour behind photographs with an alpha channel. (3,) or (H, W, 3).
+
+        Returns:
+            The photograph (H, W, 3), and its mask (H, W, 1), if it has one.
+        """
+        photo = self.composite_with_background(self.get_gt_img(batch["image"]), background)
+        mask = batch.get("mask")
+        if mask is not None:
+            factor = self._get_downscale_factor()
+            mask = mask.to(self.device)
+            mask = mask if factor == 1 else resize_image(mask, factor) > 0.999
+        return photo, mask
+
+
+def seed_gaussians(points: Tensor, colors: Tensor, sh_degree: int) -> ParameterDict:
+    """Round, faint Gaussians at given points, as large as the distance to their neighbours.
+
+    Args:
+        points: World coordinates. (N, 3).
+        colors: RGB. (N, 3), uint8.
+        sh_degree: Highest degree of the spherical harmonics.
+
+    Returns:
+        Parameters of the names in `GAUSSIAN_PARAMETERS`, before their activations.
+    """
+    num_neighbours = min(3, len(points) - 1)
+    distances, _ = cKDTree(points.numpy()).query(points.numpy(), k=num_neighbours + 1)
+    sizes = torch.from_numpy(np.asarray(distances)[:, 1:].mean(axis=1)).float().clamp(min=1e-5)
+    return ParameterDict(
+        {
+            "means": Parameter(points.float().clone()),
+            "scales": Parameter(sizes.log()[:, None].repeat(1, 3)),
+            "quats": Parameter(random_quat_tensor(len(points))),
+            "features_dc": Parameter(RGB2SH(colors.float() / 255)),
+            "features_rest": Parameter(torch.zeros(len(points), (sh_degree + 1) ** 2 - 1, 3)),
+            "opacities": Parameter(torch.full((len(points), 1), math.log(0.1 / 0.9))),
+        }
+    )

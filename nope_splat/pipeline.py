@@ -1,0 +1,186 @@
+"""The pipeline: optimised cameras in checkpoints, and evaluation on held-out photographs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch import Tensor
+
+from nope_splat.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
+from nope_splat.errors import UserError
+from nope_splat.evaluation.alignment import refine_pose, resect_held_out
+from nope_splat.model import NopeSplatModel, NopeSplatModelConfig
+from nope_splat.progress import say, track
+
+
+@dataclass
+class NopePipelineConfig(VanillaPipelineConfig):
+    """Configuration of the pipeline."""
+
+    _target: type = field(default_factory=lambda: NopePipeline)
+    datamanager: NopeDataManagerConfig = field(default_factory=NopeDataManagerConfig)
+    """The data."""
+    model: NopeSplatModelConfig = field(default_factory=NopeSplatModelConfig)
+    """The model."""
+    alignment_steps: int = 100
+    """Photometric steps that refine the pose of each held-out photograph before it is compared."""
+
+
+class NopePipeline(VanillaPipeline):
+    """Joins data and model, and keeps the poses of the held-out photographs up to date.
+
+    These poses belong to one state of the model: they are aligned anew when that has changed, and stored in
+    checkpoints, so that evaluation, viewer, rendering and export agree.
+    """
+
+    config: NopePipelineConfig
+    datamanager: NopeDataManager
+    eval_poses: Tensor
+    aligned_step: Tensor
+
+    def __init__(
+        self,
+        config: NopePipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
+        train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
+        self.model.camera_optimizer.set_base(train_poses, self.datamanager.dataparser.scene.camera.focal)
+        self.register_buffer("eval_poses", eval_poses.clone())
+        self.register_buffer("aligned_step", torch.tensor(-1))
+
+    @property
+    def model(self) -> NopeSplatModel:
+        """The model, unwrapped."""
+        model = super().model
+        assert isinstance(model, NopeSplatModel)
+        return model
+
+    # Checkpoints.
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What the checkpoint was trained on, in plain containers."""
+        scene = self.datamanager.dataparser.scene
+        names = {
+            split: [scene.photo_names[i] for i in self.datamanager.dataparser.photo_ids(split)]
+            for split in ("train", "eval")
+        }
+        return {**names, "num_points": len(scene.points), "focal": scene.camera.focal}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Nothing to restore: `load_pipeline` has compared the state."""
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load a checkpoint; outside training, also show its cameras to viewer, rendering and export.
+
+        Args:
+            loaded_state: State of the pipeline.
+            step: Iteration at which it was saved.
+
+        Raises:
+            UserError: If the checkpoint was trained on other photographs or, to go on training, on another
+                reconstruction.
+        """
+        saved, mine = loaded_state.get("_extra_state"), self.get_extra_state()
+        if saved is None or any(saved[split] != mine[split] for split in ("train", "eval")):
+            raise UserError(
+                f"the photographs in {self.datamanager.get_datapath()} are not those of the checkpoint;"
+                " put them back or train anew."
+            )
+        same_scene = saved == mine
+        if self.test_mode == "val" and not same_scene:
+            raise UserError(
+                f"the reconstruction of {self.datamanager.get_datapath()} is not that of the checkpoint;"
+                " restore its settings and cache, or train anew."
+            )
+        super().load_pipeline(loaded_state, step)
+        if self.test_mode != "val":
+            if same_scene:
+                self.align_held_out(step)
+            self._show_cameras()
+
+    # Held-out photographs.
+
+    def align_held_out(self, step: int) -> None:
+        """Register and refine the poses of the held-out photographs, unless that was done at this step.
+
+        Args:
+            step: Iteration that the state of the model belongs to.
+        """
+        if self.aligned_step == step:
+            return
+        model, datamanager = self.model, self.datamanager
+        photo_ids = datamanager.dataparser.photo_ids("eval")
+        focal = float(model.camera_optimizer.focal())
+        for index in track(range(len(photo_ids)), "Aligning held-out photographs"):
+            pose = resect_held_out(
+                datamanager.dataparser.scene, int(photo_ids[index]), model.track_positions(), focal
+            )
+            if pose is not None:
+                self.eval_poses[index] = pose.to(self.device)
+        self._show_cameras()
+        was_training = model.training
+        model.eval()
+        for index, batch in enumerate(datamanager.cached_eval):
+            camera = datamanager.eval_dataset.cameras[index : index + 1].to(self.device)
+            photo, mask = model.photo(batch, model.background_color.to(self.device))
+            self.eval_poses[index] = refine_pose(model, camera, photo, mask, self.config.alignment_steps)
+        model.train(was_training)
+        self._show_cameras()
+        self.aligned_step.fill_(step)
+
+    def _show_cameras(self) -> None:
+        cameras = self.model.camera_optimizer
+        with torch.no_grad():
+            optimized = OptimizedCameras(cameras.poses().cpu(), self.eval_poses.cpu(), float(cameras.focal()))
+        if self.test_mode == "val":  # training: its cameras must stay the ones that the optimizer starts from
+            self.datamanager.set_eval_cameras(optimized)
+        else:
+            self.datamanager.set_cameras(optimized)
+            self.config.datamanager.optimized_cameras = optimized
+
+    def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict, dict]:
+        """Metrics and images of one held-out photograph, after alignment.
+
+        Args:
+            step: Iteration.
+        """
+        self.align_held_out(step)
+        return super().get_eval_image_metrics_and_images(step)
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float]:
+        """Metrics of all held-out photographs, after alignment, and how many have no pose.
+
+        Args:
+            step: Iteration; None for that of the loaded checkpoint.
+            output_path: Where to save renderings, if at all.
+            get_std: Whether to add standard deviations.
+
+        Raises:
+            UserError: If there is no held-out photograph to evaluate on.
+        """
+        if step is not None:
+            self.align_held_out(step)
+        unregistered = self.datamanager.dataparser.unregistered_held_out()
+        if len(self.datamanager.eval_dataset) == 0:
+            raise UserError(
+                f"{', '.join(unregistered)} could not be registered, so there is nothing to evaluate on."
+                if unregistered
+                else "no photograph was held out, so there is nothing to evaluate on; train with --eval-mode interval"
+                " and an --eval-interval that is not larger than the number of photographs."
+            )
+        metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
+        for name in unregistered:
+            say(f"Not in the averages, because it could not be registered: {name}")
+        return {**metrics, "held_out_unregistered": len(unregistered)}
