@@ -1,0 +1,182 @@
+"""The CPU rasterizer against the dense float64 reference: images and every gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from dense_reference import PARAMETERS, Scene, random_loss, random_scene, relative_error, render
+
+from nope_splat.splatting import fold_focal, rasterization
+
+
+def rasterize(scene: Scene, **options):
+    return rasterization(
+        scene.means,
+        scene.quats,
+        scene.scales,
+        scene.opacities,
+        scene.colors,
+        scene.viewmats,
+        scene.Ks,
+        scene.width,
+        scene.height,
+        **{"backgrounds": scene.backgrounds, **options},
+    )
+
+
+def assert_matches_reference(scene: Scene, options: dict, reference_options: dict, tolerance=2e-5) -> None:
+    exact, actual = scene.leaves(torch.float64), scene.leaves()
+    expected_images, expected_alphas = render(exact, **reference_options)
+    random_loss(expected_images, expected_alphas).backward()
+    images, alphas, _ = rasterize(actual, **options)
+    random_loss(images, alphas).backward()
+    scale = expected_images.abs().max().item()
+    torch.testing.assert_close(images.double(), expected_images, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(alphas.double(), expected_alphas, rtol=0, atol=1e-5)
+    for name, expected in exact.gradients().items():
+        if expected.norm() > 0:
+            assert relative_error(actual.gradients()[name], expected) < tolerance, name
+        else:
+            assert actual.gradients()[name].norm() == 0, name
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_images_and_gradients_match_the_reference(seed: int) -> None:
+    assert_matches_reference(random_scene(seed), {}, {})
+
+
+@pytest.mark.parametrize("render_mode", ["D", "ED", "RGB+D", "RGB+ED"])
+def test_depth_modes_match_the_reference(render_mode: str) -> None:
+    scene = random_scene(5)
+    assert_matches_reference(scene, {"render_mode": render_mode}, {"render_mode": render_mode})
+
+
+def test_several_cameras_and_image_larger_than_a_tile() -> None:
+    assert_matches_reference(random_scene(6, width=150, height=70, cameras=3), {}, {})
+
+
+def test_antialiased_mode_matches_the_reference() -> None:
+    scene = random_scene(7)
+    scene = replace(scene, scales=scene.scales.clamp_min(1e-3))
+    assert_matches_reference(scene, {"rasterize_mode": "antialiased"}, {"antialiased": True}, 1e-4)
+
+
+def test_clipping_options_match_the_reference() -> None:
+    options = {"near_plane": 2.5, "far_plane": 4.5, "radius_clip": 3.0, "eps2d": 0.1}
+    reference = {"near": 2.5, "far": 4.5, "radius_clip": 3.0, "eps2d": 0.1}
+    assert_matches_reference(random_scene(8), options, reference)
+
+
+@pytest.mark.parametrize("channels", [1, 7])
+def test_any_number_of_channels(channels: int) -> None:
+    scene = random_scene(9)
+    g = torch.Generator().manual_seed(9)
+    colors, backgrounds = torch.rand(60, channels, generator=g), torch.rand(1, channels, generator=g)
+    assert_matches_reference(replace(scene, colors=colors, backgrounds=backgrounds), {}, {})
+
+
+def test_no_gaussians_leave_the_background() -> None:
+    scene = random_scene(0).leaves()
+    empty = replace(
+        scene, **{k: getattr(scene, k)[:0] for k in ("means", "quats", "scales", "opacities", "colors")}
+    )
+    images, alphas, info = rasterize(empty)
+    images.sum().backward()
+    assert torch.equal(images, scene.backgrounds[:, None, None].expand_as(images))
+    assert not alphas.any()
+    assert info["radii"].shape == (1, 0)
+
+
+def test_degenerate_quaternion_is_the_identity_rotation() -> None:
+    scene = random_scene(3)
+    zero, identity = torch.zeros_like(scene.quats), torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(60, 4)
+    torch.testing.assert_close(
+        rasterize(replace(scene, quats=zero))[0], rasterize(replace(scene, quats=identity))[0]
+    )
+
+
+def test_gradient_of_depth_only_reaches_alpha_and_depth() -> None:
+    scene = random_scene(11).leaves()
+    images, _, _ = rasterize(scene, render_mode="RGB+ED")
+    images[..., 3].sum().backward()
+    assert scene.colors.grad is not None
+    assert not scene.colors.grad.any()
+    assert scene.means.grad is not None
+    assert scene.means.grad.any()
+
+
+def test_absolute_gradients_are_sums_over_pixels_of_absolute_values() -> None:
+    scene = random_scene(2, width=12, height=9).leaves()
+    images, _, info = rasterize(scene, absgrad=True)
+    weights = torch.rand(images.shape)
+    expected = torch.zeros_like(info["means2d"])
+    for y in range(9):
+        for x in range(12):
+            pixel = (weights * images)[0, y, x].sum()
+            expected += torch.autograd.grad(pixel, info["means2d"], retain_graph=True)[0].abs()
+    info["means2d"].retain_grad()
+    (weights * images).sum().backward()
+    torch.testing.assert_close(info["means2d"].absgrad, expected, rtol=1e-4, atol=1e-6)
+
+
+def shared_focal_loss(scene: Scene, focal: torch.Tensor, fold: bool) -> torch.Tensor:
+    """A loss of the photograph that a camera with this focal length takes."""
+    Ks = scene.Ks.clone()
+    viewmats = scene.viewmats
+    if fold:
+        Ks[:, 0, 0] = Ks[:, 1, 1] = focal.item()
+        viewmats = fold_focal(viewmats, focal / focal.detach())
+    else:
+        Ks[:, 0, 0] = Ks[:, 1, 1] = focal
+    folded = replace(scene, viewmats=viewmats, Ks=Ks)
+    if focal.dtype == torch.float64:
+        return random_loss(*render(folded))
+    return random_loss(*rasterize(folded)[:2])
+
+
+def test_folded_focal_gradient_is_that_of_the_intrinsics_and_of_finite_differences() -> None:
+    scene = random_scene(4)
+    exact = replace(scene, **{k: v.double() for k, v in scene.parameters().items()})
+    focal = torch.tensor(60.0, dtype=torch.float64, requires_grad=True)
+    (derivative,) = torch.autograd.grad(shared_focal_loss(exact, focal, fold=False), focal)
+    (folded,) = torch.autograd.grad(shared_focal_loss(exact, focal, fold=True), focal)
+    step = 1e-6
+    with torch.no_grad():
+        difference = shared_focal_loss(exact, focal + step, False) - shared_focal_loss(
+            exact, focal - step, False
+        )
+    assert folded.item() == pytest.approx(derivative.item(), rel=1e-9)
+    assert (difference / (2 * step)).item() == pytest.approx(derivative.item(), rel=1e-5)
+    for fold in (False, True):
+        single = torch.tensor(60.0, requires_grad=True)
+        (actual,) = torch.autograd.grad(shared_focal_loss(scene, single, fold), single)
+        assert actual.item() == pytest.approx(derivative.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_named(name: str, value: float) -> None:
+    scene = random_scene(0)
+    broken = getattr(scene, name).clone()
+    broken.view(-1)[-1] = value
+    with pytest.raises(ValueError, match=rf"^{name} holds a NaN"):
+        rasterize(replace(scene, **{name: broken}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"packed": True}, "packed"),
+        ({"sparse_grad": True}, "sparse_grad"),
+        ({"distributed": True}, "distributed"),
+        ({"render_mode": "normals"}, "render_mode"),
+        ({"rasterize_mode": "fast"}, "rasterize_mode"),
+        ({"sh_degree": 1}, "colors"),
+        ({"backgrounds": torch.zeros(2, 3)}, "backgrounds"),
+    ],
+)
+def test_unavailable_options_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rasterize(random_scene(0), **options)

@@ -1,0 +1,76 @@
+"""The result depends neither on the number of threads nor on who else is rasterizing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from dense_reference import Scene, random_loss, random_scene
+
+from nope_splat.splatting import get_num_threads, rasterization, set_num_threads, ssim
+
+
+@pytest.fixture(autouse=True)
+def _restore_threads() -> Iterator[None]:
+    count = get_num_threads()
+    yield
+    set_num_threads(count)
+
+
+def results(scene: Scene) -> list[torch.Tensor]:
+    """Images, alphas, similarity and all gradients of a scene."""
+    scene = scene.leaves()
+    images, alphas, info = rasterization(
+        scene.means,
+        scene.quats,
+        scene.scales,
+        scene.opacities,
+        torch.cat([scene.colors[:, None], 0.1 * scene.means[:, None].expand(-1, 3, 3)], 1),
+        scene.viewmats,
+        scene.Ks,
+        scene.width,
+        scene.height,
+        backgrounds=scene.backgrounds,
+        sh_degree=1,
+        absgrad=True,
+    )
+    similarity = ssim(images[0], torch.full_like(images[0], 0.5))
+    (random_loss(images, alphas) + similarity).backward()
+    return [images, alphas, similarity, info["means2d"].absgrad, *scene.gradients().values()]
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    scene = random_scene(1, count=3000, width=160, height=130)
+    set_num_threads(1)
+    alone = results(scene)
+    for threads in (2, 3, 7):
+        set_num_threads(threads)
+        assert all(torch.equal(x, y) for x, y in zip(results(scene), alone, strict=True))
+
+
+def test_a_viewer_may_render_while_training() -> None:
+    training, viewed = random_scene(2, count=2000, width=140), random_scene(3, count=500)
+    expected_training, expected_view = results(training), results(viewed)
+    failures = []
+
+    def view() -> None:
+        for _ in range(20):
+            if not all(torch.equal(x, y) for x, y in zip(results(viewed), expected_view, strict=True)):
+                failures.append("view")
+
+    threads = [threading.Thread(target=view) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        if not all(torch.equal(x, y) for x, y in zip(results(training), expected_training, strict=True)):
+            failures.append("training")
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_at_least_one_thread() -> None:
+    with pytest.raises(ValueError, match="at least one thread"):
+        set_num_threads(0)
