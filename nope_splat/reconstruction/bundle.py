@@ -81,6 +81,13 @@ class BundleResult:
     iterations: int
     """Accepted steps."""
 
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the residuals per axis in pixels, degrees of freedom accounted for."""
+        problem = self.problem
+        unknowns = 6 * len(problem.T_camera_world) + 3 * len(problem.points) + 3
+        return (self.cost / max(2 * len(problem.xy) - unknowns, 1)) ** 0.5
+
 
 def adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 1e-5) -> BundleResult:
     """Minimise the Huber cost of the reprojection errors plus the prior on the intrinsics.

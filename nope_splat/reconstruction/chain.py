@@ -66,8 +66,8 @@ def _spanning_tree(views: dict[tuple[int, int], TwoView], num_photos: int) -> li
     tree = []
     while True:
         reachable = np.where(known[:, None] & ~known, weights, 0)
-        source, target = np.unravel_index(reachable.argmax(), reachable.shape)
+        source, target = divmod(int(reachable.argmax()), num_photos)
         if reachable[source, target] == 0:
             return tree
         known[target] = True
-        tree.append((int(source), views[min(source, target), max(source, target)]))
+        tree.append((source, views[min(source, target), max(source, target)]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,28 +66,34 @@ def estimate_focal(
     Returns:
         The estimate with the starts to try.
     """
-    focals, weights = [], []
-    for pair in sorted(pairs, key=lambda pair: -len(pair.indices))[:MAX_PAIRS]:
-        if len(pair.indices) < 15:
-            continue
-        found, info = poselib.estimate_shared_focal_relative_pose(
-            positions[pair.first][pair.indices[:, 0]],
-            positions[pair.second][pair.indices[:, 1]],
-            np.zeros(2),
-            {"max_epipolar_error": 2.0, "max_iterations": 2000, "min_iterations": 100, "seed": 0},
-            {},
-        )
-        focal = found.camera1.focal()
-        if PLAUSIBLE[0] * longer_side < focal < PLAUSIBLE[1] * longer_side:
-            focals.append(focal)
-            weights.append(info["num_inliers"])
-    if not focals:
+    strongest = sorted(pairs, key=lambda pair: -len(pair.indices))[:MAX_PAIRS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda pair: _pair_focal(positions, pair), strongest))
+    found = [
+        (focal, weight)
+        for focal, weight in found
+        if PLAUSIBLE[0] * longer_side < focal < PLAUSIBLE[1] * longer_side
+    ]
+    if not found:
         prior = prior_focal(longer_side)
         return FocalEstimate(prior, tuple(prior * k for k in LONGER_STARTS), 0)
-    lower, median, upper = weighted_quantiles(np.array(focals), np.array(weights, float), (0.25, 0.5, 0.75))
+    focals, weights = np.array(found).T
+    lower, median, upper = weighted_quantiles(focals, weights, (0.25, 0.5, 0.75))
     agree = len(focals) >= MIN_AGREEING_PAIRS and upper / lower < FLAT_SPREAD
     starts = (1.0,) if agree else LONGER_STARTS
     return FocalEstimate(median, tuple(median * k for k in starts), len(focals))
+
+
+def _pair_focal(positions: Sequence[Array], pair: PairMatches) -> tuple[float, int]:
+    """Focal length of one pair and the number of matches that agree with it."""
+    found, info = poselib.estimate_shared_focal_relative_pose(
+        positions[pair.first][pair.indices[:, 0]],
+        positions[pair.second][pair.indices[:, 1]],
+        np.zeros(2),
+        {"max_epipolar_error": 2.0, "max_iterations": 2000, "min_iterations": 100, "seed": 0},
+        {},
+    )
+    return found.camera1.focal(), info["num_inliers"]
 
 
 def weighted_quantiles(values: Array, weights: Array, shares: Sequence[float]) -> tuple[float, ...]:

@@ -5,38 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.cache import Cache, content_key
 from nope_splat.camera import SharedPinhole
 from nope_splat.errors import UserError
 from nope_splat.images import PhotoFolder, read_photo
-from nope_splat.matching import (
-    Keypoints,
-    MatchingSettings,
-    PairMatches,
-    choose_pairs,
-    extract_keypoints,
-    match_pairs,
-)
+from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
 from nope_splat.progress import say
-from nope_splat.tracks import MatchGraph, Observations, build_tracks, connected_groups, match_graph
+from nope_splat.tracks import MatchGraph, Observations, build_tracks, match_graph
 
 from .chain import register_chain
 from .focal import FocalEstimate, estimate_focal
+from .groups import failure_reasons, require_matches, training_groups
+from .matches import FolderMatches, find_matches, matches_key
 from .refine import refine
 from .register import register_incremental
-from .resection import MIN_INLIERS, find_correspondences, resect
+from .resection import resect_held_out
 from .scene import SparseScene, normalise
 from .two_view import relative_poses
 from .working import Array, Indices, WorkingScene, invert
 
-MAX_NAMES = 10
-"""Most photographs that a message lists."""
+STAGE = "scene"
 RESTART_FACTOR = 1.1
 """Change of the focal length during registration from which it pays to start again with the better one."""
 
@@ -104,20 +99,34 @@ def reconstruct(
     unknown = sorted(set(held_out) - set(names))
     if unknown:
         raise UserError(f"held-out photograph {unknown[0]} is not in {folder.root}")
+
+    matches_id = scene_id = ""
+    cache = Cache(cache_dir) if cache_dir else None
+    if cache:
+        matches_id = matches_key(folder, settings)
+        scene_id = content_key(
+            (), {"matches": matches_id, "held_out": sorted(held_out), "settings": asdict(settings)}
+        )
+        stored = cache.load(STAGE, scene_id)
+        if stored is not None:
+            say("Using the cached reconstruction.")
+            scene = SparseScene.from_arrays(stored)
+            _report(scene)
+            return scene
     clock = Stopwatch()
-    with clock.stage("keypoints"):
-        keypoints = extract_keypoints(folder.photos, settings)
     with clock.stage("matching"):
-        pairs = match_pairs(keypoints, choose_pairs(range(len(names)), settings), settings)
-    is_held_out = np.isin(names, list(held_out)) if held_out else np.zeros(len(names), bool)
-    return reconstruct_from_matches(folder, is_held_out, keypoints, pairs, settings, clock)
+        matches = find_matches(folder, settings, cache, matches_id)
+    scene = reconstruct_from_matches(folder, np.isin(names, list(held_out)), matches, settings, clock)
+    if cache:
+        cache.store(STAGE, scene_id, scene.to_arrays())
+    _report(scene)
+    return scene
 
 
 def reconstruct_from_matches(
     folder: PhotoFolder,
     held_out: NDArray[np.bool_],
-    keypoints: Sequence[Keypoints],
-    pairs: Sequence[PairMatches],
+    matches: FolderMatches,
     settings: ReconstructionSettings,
     clock: Stopwatch | None = None,
 ) -> SparseScene:
@@ -126,8 +135,7 @@ def reconstruct_from_matches(
     Args:
         folder: The photographs.
         held_out: Photographs kept for evaluation. (N,).
-        keypoints: Keypoints of each photograph.
-        pairs: Verified matches; those with held-out photographs serve only for their resection.
+        matches: Verified matches; those with held-out photographs serve only for their resection.
         settings: How to do it.
         clock: Adds its seconds to those measured here.
 
@@ -138,13 +146,14 @@ def reconstruct_from_matches(
         UserError: If nothing can be reconstructed, with the reason.
     """
     clock = clock or Stopwatch()
+    keypoints, pairs = matches.keypoints, matches.pairs
     names = tuple(photo.name for photo in folder.photos)
     sizes = np.array([(photo.width, photo.height) for photo in folder.photos], dtype=np.int64)
     pixel_size = max(one.pixel_size for one in keypoints)
     training_pairs = [pair for pair in pairs if not held_out[pair.first] and not held_out[pair.second]]
     graph = match_graph(len(names), training_pairs)
-    groups = _groups(graph, held_out)
-    _require_matches(names, held_out, keypoints, groups, settings)
+    groups = training_groups(graph)
+    require_matches(names, held_out, keypoints, groups, settings.min_matches)
     positions = [(one.xy - size / 2) / pixel_size for one, size in zip(keypoints, sizes, strict=True)]
 
     for group in groups:
@@ -174,57 +183,14 @@ def reconstruct_from_matches(
 
     sparse, points_of_keypoints = _finish(scene, folder, sizes, held_out, pixel_size, keypoints, graph)
     with clock.stage("held-out photographs"):
-        sparse, resection_failures = _resect_held_out(
-            sparse, keypoints, pairs, points_of_keypoints, pixel_size
-        )
-    reasons = _failure_reasons(names, sparse.registered | held_out, groups, group, failures)
+        sparse, resection_failures = resect_held_out(sparse, matches, points_of_keypoints, pixel_size)
+    unregistered = np.flatnonzero(~sparse.registered & ~held_out)
+    reasons = failure_reasons(names, unregistered, groups, group, failures)
     with clock.stage("colours"):
         colors = _point_colors(folder, sparse, pixel_size)
-    sparse = normalise(
+    return normalise(
         replace(sparse, colors=colors, failures=reasons | resection_failures, seconds=clock.seconds)
     )
-    _report(sparse)
-    return sparse
-
-
-def _groups(graph: MatchGraph, held_out: NDArray[np.bool_]) -> list[Indices]:
-    """Groups of connected training photographs, the largest first, those of one photograph left out."""
-    weight = np.zeros(graph.num_photos)
-    np.add.at(weight, graph.edges.ravel(), np.repeat(graph.weights, 2))
-    groups = [group for group in connected_groups(graph) if len(group) > 1 and not held_out[group].any()]
-    return sorted(groups, key=lambda group: (-len(group), -weight[group].sum()))
-
-
-def _require_matches(
-    names: Sequence[str],
-    held_out: NDArray[np.bool_],
-    keypoints: Sequence[Keypoints],
-    groups: Sequence[Indices],
-    settings: ReconstructionSettings,
-) -> None:
-    """Refuse photographs of which nothing can be made, saying why."""
-    training = np.flatnonzero(~held_out)
-    if len(training) < 2:
-        raise UserError(
-            f"{len(training)} photograph is left for reconstruction after {held_out.sum()} were held out,"
-            " and at least two are needed; hold out fewer"
-        )
-    if all(len(keypoints[photo].xy) < settings.min_matches for photo in training):
-        raise UserError(
-            "none of the photographs shows enough texture to find keypoints; are they blurred, blank or"
-            " masked out?"
-        )
-    advice = "photograph one scene from places so near to each other that neighbours overlap by half"
-    if not groups:
-        if len(training) == 2:
-            first, second = (names[photo] for photo in training)
-            raise UserError(
-                f"{first} and {second} do not match, they seem to show different things; {advice}"
-            )
-        raise UserError(f"no two of the {len(training)} photographs match; {advice}")
-    if len(groups) > 1 and len(groups[0]) == 2:
-        listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in groups[:MAX_NAMES])
-        raise UserError(f"the photographs match only in separate pairs ({listed}); {advice}")
 
 
 def _reconstruct_group(
@@ -319,70 +285,6 @@ def _finish(
         seconds={},
     )
     return sparse, points_of_keypoints
-
-
-def _resect_held_out(
-    scene: SparseScene,
-    keypoints: Sequence[Keypoints],
-    pairs: Sequence[PairMatches],
-    points_of_keypoints: Sequence[Indices],
-    pixel_size: float,
-) -> tuple[SparseScene, dict[str, str]]:
-    """Register the held-out photographs against the finished points."""
-    poses, registered = scene.T_world_camera.copy(), scene.registered.copy()
-    failures: dict[str, str] = {}
-    point_ids, photo_ids, positions = [], [], []
-    for photo in np.flatnonzero(scene.held_out):
-        mine = [
-            pair
-            for pair in pairs
-            if photo in (pair.first, pair.second)
-            and not scene.held_out[pair.second if pair.first == photo else pair.first]
-        ]
-        keypoint_ids, points = find_correspondences(int(photo), mine, points_of_keypoints)
-        xy = keypoints[photo].xy[keypoint_ids]
-        width, height = scene.photo_sizes[photo].tolist()
-        found = resect(xy, scene.points[points], scene.camera, (width, height), pixel_size)
-        if found is None:
-            failures[scene.photo_names[photo]] = (
-                f"held out, and only {len(xy)} of the {MIN_INLIERS} needed track points visible"
-                if len(xy) < MIN_INLIERS
-                else f"held out, and its {len(xy)} visible track points do not agree with one pose"
-            )
-            continue
-        poses[photo], registered[photo] = found.T_world_camera, True
-        point_ids.append(points[found.inliers])
-        photo_ids.append(np.full(int(found.inliers.sum()), photo))
-        positions.append(xy[found.inliers])
-    if not point_ids:
-        return scene, failures
-    points, photos, xy = map(np.concatenate, (point_ids, photo_ids, positions))
-    order = np.lexsort((photos, points))
-    resections = Observations(points[order], photos[order], xy[order])
-    return replace(scene, T_world_camera=poses, registered=registered, resections=resections), failures
-
-
-def _failure_reasons(
-    names: Sequence[str],
-    settled: NDArray[np.bool_],
-    groups: Sequence[Indices],
-    reconstructed: Indices,
-    failures: dict[int, str],
-) -> dict[str, str]:
-    """Why each training photograph without a pose has none."""
-    reasons = {}
-    for photo in np.flatnonzero(~settled):
-        group = next((group for group in groups if photo in group), None)
-        if group is None:
-            reason = "no verified matches with any other photo"
-        elif group is not reconstructed:
-            listed = ", ".join(names[member] for member in group[:MAX_NAMES])
-            more = ", ..." if len(group) > MAX_NAMES else ""
-            reason = f"in a group of {len(group)} photos that does not connect with the rest: {listed}{more}"
-        else:
-            reason = failures.get(int(photo), "its matches agree with no relative pose")
-        reasons[names[photo]] = reason
-    return reasons
 
 
 def _point_colors(folder: PhotoFolder, scene: SparseScene, pixel_size: float) -> NDArray[np.uint8]:

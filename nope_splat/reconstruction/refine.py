@@ -59,7 +59,7 @@ def _free_principal_point(scene: WorkingScene, device: str) -> bool:
         covariance = intrinsics_covariance(result.problem)
         if (
             covariance is not None
-            and float(covariance.diagonal()[1:].max()) ** 0.5 < MAX_OFFSET_UNCERTAINTY * sigma
+            and result.noise * float(covariance.diagonal()[1:].max()) ** 0.5 < MAX_OFFSET_UNCERTAINTY * sigma
             and np.linalg.norm(scene.offset) < MAX_OFFSET_SIGMAS * sigma
         ):
             return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import poselib
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from nope_splat.camera import SharedPinhole
 from nope_splat.matching.types import PairMatches
+from nope_splat.tracks import Observations
 
+from .matches import FolderMatches
+from .scene import SparseScene
 from .working import Array, Indices, invert, rigid
 
 MIN_INLIERS = 12
@@ -80,6 +83,56 @@ def resect(
         {"loss_type": "CAUCHY", "loss_scale": pixel_size, "max_iterations": 100},
     )
     return Resection(invert(rigid(pose.R, pose.t)), inliers)
+
+
+def resect_held_out(
+    scene: SparseScene,
+    matches: FolderMatches,
+    points_of_keypoints: Sequence[Indices],
+    pixel_size: float,
+) -> tuple[SparseScene, dict[str, str]]:
+    """Register the held-out photographs against the finished points.
+
+    Args:
+        scene: The scene of the training photographs.
+        matches: Verified matches of all photographs.
+        points_of_keypoints: For each training photograph, the point of each keypoint, -1 for none. (K,) each.
+        pixel_size: Side of a feature pixel in full-resolution pixels.
+
+    Returns:
+        The scene with their poses and observations; why others have none, by name.
+    """
+    poses, registered = scene.T_world_camera.copy(), scene.registered.copy()
+    failures: dict[str, str] = {}
+    point_ids, photo_ids, positions = [], [], []
+    for photo in np.flatnonzero(scene.held_out):
+        mine = [
+            pair
+            for pair in matches.pairs
+            if photo in (pair.first, pair.second)
+            and not scene.held_out[pair.second if pair.first == photo else pair.first]
+        ]
+        keypoint_ids, points = find_correspondences(int(photo), mine, points_of_keypoints)
+        xy = matches.keypoints[photo].xy[keypoint_ids]
+        width, height = scene.photo_sizes[photo].tolist()
+        found = resect(xy, scene.points[points], scene.camera, (width, height), pixel_size)
+        if found is None:
+            failures[scene.photo_names[photo]] = (
+                f"held out, and only {len(xy)} of the {MIN_INLIERS} needed track points visible"
+                if len(xy) < MIN_INLIERS
+                else f"held out, and its {len(xy)} visible track points do not agree with one pose"
+            )
+            continue
+        poses[photo], registered[photo] = found.T_world_camera, True
+        point_ids.append(points[found.inliers])
+        photo_ids.append(np.full(int(found.inliers.sum()), photo))
+        positions.append(xy[found.inliers])
+    if not point_ids:
+        return scene, failures
+    points, photos, xy = map(np.concatenate, (point_ids, photo_ids, positions))
+    order = np.lexsort((photos, points))
+    resections = Observations(points[order], photos[order], xy[order])
+    return replace(scene, T_world_camera=poses, registered=registered, resections=resections), failures
 
 
 def find_correspondences(

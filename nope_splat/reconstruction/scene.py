@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,12 +63,8 @@ class SparseScene:
         principal = self.camera.principal_points(self.photo_sizes[observations.photo_ids])
         return project_errors(self.in_camera(observations), observations.xy, self.camera.focal, principal)
 
-    def save(self, path: Path) -> None:
-        """Write everything to one compressed `.npz` file, without pickle.
-
-        Args:
-            path: The file.
-        """
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything, as plain arrays that can be stored without pickle."""
         plain = {
             "photo_names": self.photo_names,
             "camera": asdict(self.camera),
@@ -74,11 +72,38 @@ class SparseScene:
             "num_photos": self.graph.num_photos,
             "seconds": self.seconds,
         }
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
         for name in ("observations", "resections"):
             arrays |= {f"{name}.{key}": value for key, value in vars(getattr(self, name)).items()}
         arrays |= {f"graph.{key}": getattr(self.graph, key) for key in ("edges", "weights", "tree")}
-        np.savez_compressed(path, plain=np.frombuffer(json.dumps(plain).encode(), np.uint8), **arrays)
+        return arrays | {"plain": np.array(json.dumps(plain))}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> SparseScene:
+        """The inverse of `to_arrays`."""
+        plain = json.loads(arrays["plain"].item())
+
+        def part(name: str) -> dict[str, NDArray[Any]]:
+            return {key.split(".")[1]: arrays[key] for key in arrays if key.startswith(f"{name}.")}
+
+        return cls(
+            photo_names=tuple(plain["photo_names"]),
+            camera=SharedPinhole(plain["camera"]["focal"], tuple(plain["camera"]["offset"])),
+            observations=Observations(**part("observations")),
+            resections=Observations(**part("resections")),
+            failures=plain["failures"],
+            graph=MatchGraph(plain["num_photos"], **part("graph")),
+            seconds=plain["seconds"],
+            **{name: arrays[name] for name in _ARRAYS},
+        )
+
+    def save(self, path: Path) -> None:
+        """Write everything to one compressed `.npz` file.
+
+        Args:
+            path: The file.
+        """
+        np.savez_compressed(path, **self.to_arrays())
 
     @classmethod
     def load(cls, path: Path) -> SparseScene:
@@ -89,28 +114,9 @@ class SparseScene:
 
         Returns:
             The scene.
-
-        Raises:
-            OSError, ValueError, KeyError: If the file is not such a scene.
         """
         with np.load(path, allow_pickle=False) as file:
-            plain = json.loads(file["plain"].tobytes())
-
-            def part(name: str, keys: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
-                return {key: file[f"{name}.{key}"] for key in keys}
-
-            columns = ("point_ids", "photo_ids", "xy")
-            camera = plain["camera"]
-            return cls(
-                photo_names=tuple(plain["photo_names"]),
-                camera=SharedPinhole(camera["focal"], tuple(camera["offset"])),
-                observations=Observations(**part("observations", columns)),
-                resections=Observations(**part("resections", columns)),
-                failures=plain["failures"],
-                graph=MatchGraph(plain["num_photos"], **part("graph", ("edges", "weights", "tree"))),
-                seconds=plain["seconds"],
-                **{name: file[name] for name in _ARRAYS},
-            )
+            return cls.from_arrays(dict(file))
 
 
 _ARRAYS = ("photo_sizes", "held_out", "registered", "T_world_camera", "points", "colors")

@@ -150,4 +150,4 @@ def filter_observations(scene: WorkingScene, max_error: float, min_angle: float)
 
 def _sum_rows(values: Array, index: NDArray[np.int64], length: int) -> Array:
     """Sum rows that share an index. (n, 3) -> (length, 3)."""
-    return np.stack([np.bincount(index, weights=column, minlength=length) for column in values.T], axis=1)
+    return np.stack([np.bincount(index, column, length) for column in values.T], axis=1).astype(np.float64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,39 +66,43 @@ def relative_poses(
     Returns:
         Photograph indices to relative pose.
     """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        views = pool.map(lambda pair: _relative_pose(positions, pair, focal), pairs)
+        return {(view.matches.first, view.matches.second): view for view in views if view is not None}
+
+
+def _relative_pose(positions: Sequence[Array], pair: PairMatches, focal: float) -> TwoView | None:
+    """Relative pose of one pair, None if too few matches agree with any."""
+    first = positions[pair.first][pair.indices[:, 0]]
+    second = positions[pair.second][pair.indices[:, 1]]
+    if len(first) < MIN_INLIERS:
+        return None
     camera = {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}
-    views = {}
-    for pair in pairs:
-        first = positions[pair.first][pair.indices[:, 0]]
-        second = positions[pair.second][pair.indices[:, 1]]
-        if len(first) < MIN_INLIERS:
-            continue
-        pose, info = poselib.estimate_relative_pose(
-            first,
-            second,
-            camera,
-            camera,
-            {
-                "max_epipolar_error": MAX_EPIPOLAR_ERROR,
-                "max_iterations": 5000,
-                "min_iterations": 100,
-                "seed": 0,
-            },
-            {"loss_type": "CAUCHY", "loss_scale": 1.0},
-        )
-        T_second_first = rigid(pose.R, pose.t)
-        rays_first = np.concatenate([first / focal, np.ones((len(first), 1))], axis=1)
-        rays_second = np.concatenate([second / focal, np.ones((len(second), 1))], axis=1)
-        points = intersect(np.eye(4), rays_first, T_second_first, rays_second)
-        depths = np.stack([points[:, 2], transform(T_second_first, points)[:, 2]], axis=1)
-        good = np.array(info["inliers"], bool) & (depths > 0).all(1)
-        if good.sum() < MIN_INLIERS:
-            continue
-        center = invert(T_second_first)[:3, 3]
-        views[pair.first, pair.second] = TwoView(
-            matches=replace(pair, indices=pair.indices[good]),
-            T_second_first=T_second_first,
-            depths=depths[good],
-            angle=float(np.median(angles_between(points[good], points[good] - center))),
-        )
-    return views
+    pose, info = poselib.estimate_relative_pose(
+        first,
+        second,
+        camera,
+        camera,
+        {
+            "max_epipolar_error": MAX_EPIPOLAR_ERROR,
+            "max_iterations": 5000,
+            "min_iterations": 100,
+            "seed": 0,
+        },
+        {"loss_type": "CAUCHY", "loss_scale": 1.0},
+    )
+    T_second_first = rigid(pose.R, pose.t)
+    rays_first = np.concatenate([first / focal, np.ones((len(first), 1))], axis=1)
+    rays_second = np.concatenate([second / focal, np.ones((len(second), 1))], axis=1)
+    points = intersect(np.eye(4), rays_first, T_second_first, rays_second)
+    depths = np.stack([points[:, 2], transform(T_second_first, points)[:, 2]], axis=1)
+    good = np.array(info["inliers"], bool) & (depths > 0).all(1)
+    if good.sum() < MIN_INLIERS:
+        return None
+    center = invert(T_second_first)[:3, 3]
+    return TwoView(
+        matches=replace(pair, indices=pair.indices[good]),
+        T_second_first=T_second_first,
+        depths=depths[good],
+        angle=float(np.median(angles_between(points[good], points[good] - center))),
+    )

@@ -1,0 +1,114 @@
+"""Verified matches of a folder, from the cache where it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nope_splat.cache import Cache, content_key
+from nope_splat.images import PhotoFolder
+from nope_splat.matching import (
+    Keypoints,
+    MatchingSettings,
+    PairMatches,
+    choose_pairs,
+    extract_keypoints,
+    match_pairs,
+)
+from nope_splat.progress import say
+
+STAGE = "matches"
+
+
+@dataclass(frozen=True)
+class FolderMatches:
+    """Keypoints of all photographs and the verified matches of all pairs."""
+
+    keypoints: tuple[Keypoints, ...]
+    """One for each photograph; without descriptors when they come from the cache."""
+    pairs: tuple[PairMatches, ...]
+    """Held-out photographs included: whoever uses them must leave those aside."""
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything but the descriptors, as arrays for the cache."""
+        pairs = self.pairs
+        return {
+            "xy": np.concatenate([one.xy for one in self.keypoints]),
+            "num_keypoints": np.array([len(one.xy) for one in self.keypoints]),
+            "pixel_sizes": np.array([one.pixel_size for one in self.keypoints]),
+            "indices": np.concatenate([np.zeros((0, 2), np.int64), *(pair.indices for pair in pairs)]),
+            "num_matches": np.array([len(pair.indices) for pair in pairs], np.int64),
+            "photos": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
+            "fundamentals": np.array([pair.fundamental for pair in pairs]).reshape(-1, 3, 3),
+            "homography_ratios": np.array([pair.homography_ratio for pair in pairs], np.float64),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> FolderMatches:
+        """The inverse of `to_arrays`."""
+        keypoints = [
+            Keypoints(xy, np.zeros((len(xy), 0), np.float32), float(pixel_size))
+            for xy, pixel_size in zip(
+                _split(arrays["xy"], arrays["num_keypoints"]), arrays["pixel_sizes"], strict=True
+            )
+        ]
+        pairs = [
+            PairMatches(int(first), int(second), indices, fundamental, float(ratio))
+            for (first, second), indices, fundamental, ratio in zip(
+                arrays["photos"],
+                _split(arrays["indices"], arrays["num_matches"]),
+                arrays["fundamentals"],
+                arrays["homography_ratios"],
+                strict=True,
+            )
+        ]
+        return cls(tuple(keypoints), tuple(pairs))
+
+
+def matches_key(folder: PhotoFolder, settings: MatchingSettings) -> str:
+    """Cache key of the matches: the photographs and the settings of matching, none of later stages.
+
+    Args:
+        folder: The photographs.
+        settings: Settings of matching, or of something derived from it.
+
+    Returns:
+        The key.
+    """
+    values = asdict(settings)
+    return content_key(folder.photos, {field.name: values[field.name] for field in fields(MatchingSettings)})
+
+
+def find_matches(
+    folder: PhotoFolder, settings: MatchingSettings, cache: Cache | None, key: str
+) -> FolderMatches:
+    """Match all photographs of a folder with each other.
+
+    Args:
+        folder: The photographs.
+        settings: How to match.
+        cache: Where matches are kept, if anywhere.
+        key: From `matches_key`; not used without a cache.
+
+    Returns:
+        The matches.
+    """
+    stored = cache.load(STAGE, key) if cache else None
+    if stored is not None:
+        say("Using the cached matches.")
+        return FolderMatches.from_arrays(stored)
+    keypoints = extract_keypoints(folder.photos, settings)
+    pairs = match_pairs(keypoints, choose_pairs(range(len(keypoints)), settings), settings)
+    matches = FolderMatches(tuple(keypoints), tuple(pairs))
+    if cache:
+        cache.store(STAGE, key, matches.to_arrays())
+    return matches
+
+
+def _split(values: NDArray[Any], counts: NDArray[Any]) -> Sequence[NDArray[Any]]:
+    """Cut rows into consecutive parts of the given lengths."""
+    return np.split(values, np.cumsum(counts)[:-1]) if len(counts) else []
