@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from .sift import sift_keypoints
 from .types import Keypoints, PairMatches
 from .verify import verify_pair
 
-WORKERS = min(os.cpu_count() or 1, 8)
-"""Photographs or pairs at work at once; SIFT at the default size takes half a gigabyte for each."""
+SIFT_WORKERS = min(os.cpu_count() or 1, 8)
+"""Photographs searched at once; at the default size each takes half a gigabyte meanwhile."""
 
 
 def extract_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> list[Keypoints]:
@@ -33,7 +34,7 @@ def extract_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> li
     Returns:
         The keypoints of each photograph, in the same order.
     """
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(SIFT_WORKERS) as pool:
         found = pool.map(lambda photo: sift_keypoints(photo, settings), photos)
         return list(track(found, "Finding keypoints", len(photos)))
 
@@ -59,20 +60,15 @@ def match_pairs(
     places = [_first_at_place(one.xy) for one in keypoints]
     rank = [(len(one.xy), float(one.xy.sum())) for one in keypoints]
 
-    # Matching and RANSAC are not symmetric: let the photographs decide, not their order.
-    directed = [sorted(pair, key=rank.__getitem__) for pair in pairs]
-    candidates = []
-    for first, second in track(directed, "Matching pairs"):
+    def match(pair: tuple[int, int]) -> PairMatches | None:
+        # Matching and RANSAC are not symmetric: let the photographs decide, not their order.
+        first, second = sorted(pair, key=rank.__getitem__)
         found = match_descriptors(descriptors[first], descriptors[second], settings.match_ratio).cpu().numpy()
         indices = np.stack([places[first][found[:, 0]], places[second][found[:, 1]]], axis=1)
-        candidates.append(np.unique(indices, axis=0))
+        return verify_pair(first, second, np.unique(indices, axis=0), keypoints, settings)
 
-    def verify(pair: Sequence[int], indices: NDArray[np.int64]) -> PairMatches | None:
-        return verify_pair(pair[0], pair[1], indices, keypoints, settings)
-
-    # poselib lets other threads run.
-    with ThreadPoolExecutor(WORKERS) as pool:
-        verified = list(track(pool.map(verify, directed, candidates), "Verifying pairs", len(pairs)))
+    with _one_torch_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        verified = list(track(pool.map(match, pairs), "Matching pairs", len(pairs)))
     return [pair for pair in verified if pair is not None]
 
 
@@ -80,3 +76,14 @@ def _first_at_place(xy: NDArray[np.float64]) -> NDArray[np.int64]:
     """Index of the first keypoint that has the same coordinates. (K,)."""
     _, first, inverse = np.unique(xy, axis=0, return_index=True, return_inverse=True)
     return first[inverse.ravel()]
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Let torch use one thread per call: a pair per core is faster than all cores on one pair."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

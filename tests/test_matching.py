@@ -1,0 +1,324 @@
+"""Keypoints sit where the picture says, and matches are those of the geometry, whatever the order."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from real_photos import real_scene
+
+from nope_splat.errors import UserError
+from nope_splat.images import Photo, find_photos
+from nope_splat.matching import (
+    Keypoints,
+    MatchingSettings,
+    PairMatches,
+    choose_pairs,
+    extract_keypoints,
+    match_pairs,
+)
+from nope_splat.matching.descriptors import match_descriptors
+from nope_splat.matching.sift import sift_keypoints
+
+SETTINGS = MatchingSettings()
+FOCAL, WIDTH, HEIGHT = 700.0, 800, 600
+
+
+# --- SIFT ---
+
+
+def blobs(
+    path: Path, width: int = 320, height: int = 240, count: int = 40
+) -> tuple[Photo, NDArray[np.float64]]:
+    """A photograph of round blobs with known centres; the centre of the first pixel is (0.5, 0.5)."""
+    generator = np.random.default_rng(0)
+    columns, rows = 8, count // 8
+    cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
+    cell = np.array([width / columns, height / rows])
+    centers = (cells + 0.5) * cell + generator.uniform(-0.15, 0.15, cells.shape) * cell
+    radii = generator.uniform(0.06, 0.1, len(cells)) * cell.min()
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    pixels = np.full((height, width), 100.0)
+    for center, radius in zip(centers, radii, strict=True):
+        pixels += 120 * np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / (2 * radius**2))
+    Image.fromarray(np.rint(pixels).astype(np.uint8)).save(path)
+    return Photo(path, path.name, width, height), centers
+
+
+def offsets(xy: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From each centre to its nearest keypoint, where there is one within three pixels."""
+    difference = xy - centers[:, None]
+    distance = np.linalg.norm(difference, axis=-1)
+    nearest = difference[np.arange(len(centers)), distance.argmin(axis=1)]
+    return nearest[distance.min(axis=1) < 3]
+
+
+def test_keypoints_count_pixels_from_the_corner_not_from_the_first_centre(tmp_path: Path) -> None:
+    photo, centers = blobs(tmp_path / "blobs.png")
+    keypoints = sift_keypoints(photo, SETTINGS)
+    found = offsets(keypoints.xy, centers)
+    assert keypoints.pixel_size == 1
+    assert len(found) >= 0.9 * len(centers)
+    assert np.abs(found).max() < 0.1
+    assert np.abs(found.mean(axis=0)).max() < 0.02
+    np.testing.assert_allclose(np.linalg.norm(keypoints.descriptors, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("feature_size", [160, 211])
+def test_keypoints_of_a_scaled_photograph_are_in_full_resolution_pixels(
+    tmp_path: Path, feature_size: int
+) -> None:
+    photo, centers = blobs(tmp_path / "blobs.png", 640, 480)
+    keypoints = sift_keypoints(photo, replace(SETTINGS, max_feature_size=feature_size))
+    found = offsets(keypoints.xy, centers)
+    assert keypoints.pixel_size == 640 / feature_size
+    assert len(found) >= 0.9 * len(centers)
+    assert np.abs(found).max() < 0.15 * keypoints.pixel_size
+    assert np.abs(found.mean(axis=0)).max() < 0.02 * keypoints.pixel_size
+
+
+def test_the_strongest_keypoints_are_kept_and_masked_ones_are_not_sought(tmp_path: Path) -> None:
+    photo, _ = blobs(tmp_path / "blobs.png")
+    everywhere = sift_keypoints(photo, SETTINGS)
+    few = sift_keypoints(photo, replace(SETTINGS, max_keypoints=10))
+    np.testing.assert_array_equal(few.xy, everywhere.xy[:10])
+    mask = np.zeros((photo.height, photo.width), np.uint8)
+    mask[:, 160:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    right = sift_keypoints(replace(photo, mask_path=tmp_path / "mask.png"), SETTINGS)
+    assert 0 < len(right.xy) < len(everywhere.xy)
+    assert right.xy[:, 0].min() >= 160
+
+
+def test_a_photograph_without_texture_has_no_keypoints(tmp_path: Path) -> None:
+    Image.new("RGB", (320, 240), "grey").save(tmp_path / "wall.png")
+    wall = Photo(tmp_path / "wall.png", "wall.png", 320, 240)
+    keypoints = extract_keypoints([wall, blobs(tmp_path / "blobs.png")[0]], SETTINGS)
+    assert keypoints[0].xy.shape == (0, 2)
+    assert keypoints[0].descriptors.shape == (0, 128)
+    assert match_pairs(keypoints, [(0, 1)], SETTINGS) == []
+
+
+# --- Descriptors ---
+
+
+def unit(array: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (array / np.linalg.norm(array, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def test_descriptors_match_as_brute_force_says() -> None:
+    generator = np.random.default_rng(0)
+    first = unit(generator.random((2500, 16)))
+    second = unit(first[generator.permutation(2500)[:1200]] + 0.08 * generator.standard_normal((1200, 16)))
+    found = match_descriptors(torch.from_numpy(first), torch.from_numpy(second), 0.8).numpy()
+
+    distances = np.sqrt(np.maximum(2 - 2 * first.astype(np.float64) @ second.T.astype(np.float64), 0))
+    nearest = distances.argmin(axis=1)
+    ordered = np.sort(distances, axis=1)
+    kept = (ordered[:, 0] < 0.8 * ordered[:, 1]) & (distances.argmin(axis=0)[nearest] == np.arange(2500))
+    expected = np.stack([np.flatnonzero(kept), nearest[kept]], axis=1)
+    assert len(expected) > 100
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("counts", [(0, 5), (5, 0), (5, 1), (0, 0)])
+def test_too_few_descriptors_give_no_matches(counts: tuple[int, int]) -> None:
+    first, second = (torch.ones(count, 4) / 2 for count in counts)
+    assert match_descriptors(first, second, 0.8).shape == (0, 2)
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_same_matches() -> None:
+    generator = np.random.default_rng(0)
+    first = torch.from_numpy(unit(generator.random((3000, 128))))
+    second = torch.from_numpy(unit(first.numpy()[::-1] + 0.02 * generator.standard_normal((3000, 128))))
+    expected = match_descriptors(first, second, 0.8)
+    assert len(expected) > 2000
+    assert torch.equal(match_descriptors(first.cuda(), second.cuda(), 0.8).cpu(), expected)
+
+
+# --- Pairs ---
+
+
+def test_all_pairs_are_chosen_up_to_the_limit() -> None:
+    assert choose_pairs([0, 2, 5], SETTINGS) == [(0, 2), (0, 5), (2, 5)]
+    with pytest.raises(UserError, match=r"5 photographs are more than max-exhaustive-photos \(4\)"):
+        choose_pairs(range(5), replace(SETTINGS, max_exhaustive_photos=4))
+
+
+# --- Verified matches on synthetic keypoints ---
+
+
+def camera(
+    angle: float, center: tuple[float, float, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """World-to-camera rotation about y and the camera's centre."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]]), np.array(center)
+
+
+def scene(
+    cameras: list[tuple[NDArray[np.float64], NDArray[np.float64]]], points: NDArray[np.float64], seed: int = 0
+) -> tuple[list[Keypoints], list[NDArray[np.int64]]]:
+    """Noisy sightings of points, shuffled in each photograph, and which point each keypoint shows."""
+    generator = np.random.default_rng(seed)
+    appearance = generator.random((len(points), 64)) ** 4
+    keypoints, shown = [], []
+    for rotation, center in cameras:
+        seen = (points - center) @ rotation.T
+        xy = FOCAL * seen[:, :2] / seen[:, 2:] + (WIDTH / 2, HEIGHT / 2)
+        order = generator.permutation(np.flatnonzero((xy > 0).all(1) & (xy < (WIDTH, HEIGHT)).all(1)))
+        noise = 0.3 * generator.standard_normal((len(order), 2))
+        descriptors = unit(appearance[order] + 0.02 * generator.standard_normal((len(order), 64)))
+        keypoints.append(Keypoints(xy[order] + noise, descriptors))
+        shown.append(order)
+    return keypoints, shown
+
+
+def cloud(count: int = 600, seed: int = 1) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).uniform((-3, -2, 4), (3, 2, 8), (count, 3))
+
+
+CAMERAS = [camera(0, (0, 0, 0)), camera(0.1, (0.6, 0.1, 0)), camera(-0.15, (-0.5, 0, 0.4))]
+
+
+def sampson_errors(pair: PairMatches, keypoints: list[Keypoints]) -> NDArray[np.float64]:
+    """First-order distances to the pair's epipolar geometry, in full-resolution pixels."""
+    ones = np.ones((len(pair.indices), 1))
+    x = np.concatenate([keypoints[pair.first].xy[pair.indices[:, 0]], ones], axis=1)
+    y = np.concatenate([keypoints[pair.second].xy[pair.indices[:, 1]], ones], axis=1)
+    right, left = x @ pair.fundamental.T, y @ pair.fundamental
+    return np.abs((y * right).sum(1)) / np.sqrt((right[:, :2] ** 2).sum(1) + (left[:, :2] ** 2).sum(1))
+
+
+def test_verified_matches_show_the_same_points_and_fit_the_fundamental_matrix() -> None:
+    keypoints, shown = scene(CAMERAS, cloud())
+    # A third of the keypoints move: matching descriptors, wrong places.
+    moved = keypoints[1].xy.copy()
+    moved[::3] = np.random.default_rng(3).uniform((0, 0), (WIDTH, HEIGHT), moved[::3].shape)
+    keypoints[1] = replace(keypoints[1], xy=moved)
+    pairs = match_pairs(keypoints, choose_pairs(range(3), SETTINGS), SETTINGS)
+    assert [(pair.first, pair.second) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
+    for pair in pairs:
+        first, second = shown[pair.first][pair.indices[:, 0]], shown[pair.second][pair.indices[:, 1]]
+        assert (first == second).mean() > 0.99
+        common = len(np.intersect1d(shown[pair.first], shown[pair.second]))
+        assert len(pair.indices) > 0.9 * common * (2 / 3 if 1 in (pair.first, pair.second) else 1)
+        errors = sampson_errors(pair, keypoints)
+        assert errors.max() < SETTINGS.max_epipolar_error
+        assert np.median(errors) < 0.4
+
+
+def test_pure_rotation_and_planes_show_in_the_homography_ratio() -> None:
+    points = cloud()
+    wall = points * (1, 1, 0) + (0, 0, 6)
+    (general,) = match_pairs(scene(CAMERAS[:2], points)[0], [(0, 1)], SETTINGS)
+    (plane,) = match_pairs(scene(CAMERAS[:2], wall)[0], [(0, 1)], SETTINGS)
+    turned = [camera(0, (0, 0, 0)), camera(0.15, (0, 0, 0))]
+    (rotation,) = match_pairs(scene(turned, points)[0], [(0, 1)], SETTINGS)
+    assert general.homography_ratio < 0.5
+    assert plane.homography_ratio > 0.95
+    assert rotation.homography_ratio > 0.95
+
+
+def test_photographs_of_different_things_have_no_matches() -> None:
+    keypoints = [scene(CAMERAS[:1], cloud(seed=seed), seed)[0][0] for seed in (1, 2)]
+    assert match_pairs(keypoints, [(0, 1)], SETTINGS) == []
+
+
+def test_matches_refer_to_one_keypoint_of_those_at_the_same_place() -> None:
+    keypoints, _ = scene(CAMERAS[:2], cloud())
+    count = len(keypoints[0].xy)
+    # Half of the places of the first photograph have a second orientation: the one that matches.
+    doubled = Keypoints(
+        np.concatenate([keypoints[0].xy, keypoints[0].xy[: count // 2]]),
+        np.concatenate(
+            [
+                unit(np.random.default_rng(5).random((count // 2, 64)) ** 4),
+                keypoints[0].descriptors[count // 2 :],
+                keypoints[0].descriptors[: count // 2],
+            ]
+        ),
+    )
+    (plain,) = match_pairs(keypoints, [(0, 1)], SETTINGS)
+    (merged,) = match_pairs([doubled, keypoints[1]], [(0, 1)], SETTINGS)
+    assert merged.indices[:, 0].max() < count
+    same = {tuple(row) for row in plain.indices} & {tuple(row) for row in merged.indices}
+    assert len(same) > 0.95 * len(plain.indices)
+
+
+def test_errors_count_in_pixels_of_the_searched_image() -> None:
+    keypoints, _ = scene(CAMERAS[:2], cloud())
+    (plain,) = match_pairs(keypoints, [(0, 1)], SETTINGS)
+    larger = [replace(one, xy=one.xy * 5, pixel_size=5.0) for one in keypoints]
+    (scaled,) = match_pairs(larger, [(0, 1)], SETTINGS)
+    np.testing.assert_array_equal(scaled.indices, plain.indices)
+    np.testing.assert_allclose(
+        sampson_errors(scaled, larger), 5 * sampson_errors(plain, keypoints), rtol=1e-3
+    )
+
+
+def as_sets(
+    pairs: list[PairMatches], names: NDArray[np.int64]
+) -> dict[tuple[int, int], set[tuple[int, int]]]:
+    """Matches by the photographs' own numbers, whatever their order."""
+    sets = {}
+    for pair in pairs:
+        first, second = int(names[pair.first]), int(names[pair.second])
+        indices = pair.indices if first < second else pair.indices[:, ::-1]
+        sets[min(first, second), max(first, second)] = {tuple(row) for row in indices.tolist()}
+    return sets
+
+
+def test_the_order_of_the_photographs_does_not_matter() -> None:
+    keypoints, _ = scene([*CAMERAS, camera(0.2, (1.0, 0, 0.2))], cloud())
+    every = choose_pairs(range(4), SETTINGS)
+    expected = as_sets(match_pairs(keypoints, every, SETTINGS), np.arange(4))
+    assert len(expected) == 6
+    order = np.array([2, 0, 3, 1])
+    assert as_sets(match_pairs([keypoints[index] for index in order], every, SETTINGS), order) == expected
+
+
+def test_one_photograph_can_be_matched_against_the_others() -> None:
+    keypoints, _ = scene(CAMERAS, cloud())
+    every = match_pairs(keypoints, choose_pairs(range(3), SETTINGS), SETTINGS)
+    last = match_pairs(keypoints, [(0, 2), (1, 2)], SETTINGS)
+    assert as_sets(last, np.arange(3)).items() <= as_sets(every, np.arange(3)).items()
+
+
+# --- Real photographs ---
+
+
+def test_real_photographs_match_where_the_surveyed_cameras_say() -> None:
+    folder = real_scene("Herz-Jesus-P8")
+    photos = find_photos(folder).photos
+    keypoints = extract_keypoints(photos, SETTINGS)
+    assert min(len(one.xy) for one in keypoints) > 1000
+    pairs = match_pairs(keypoints, choose_pairs(range(8), SETTINGS), SETTINGS)
+    assert len(pairs) == 28
+
+    truth = json.loads((folder / "ground_truth.json").read_text())
+    poses = {
+        Path(frame["file_path"]).name: np.array(frame["camera_to_world_opencv"]) for frame in truth["frames"]
+    }
+    K = np.array([[truth["fl_x"], 0, truth["cx"]], [0, truth["fl_y"], truth["cy"]], [0, 0, 1]])
+    errors = []
+    for pair in pairs:
+        T_first, T_second = (poses[photos[index].name] for index in (pair.first, pair.second))
+        T = np.linalg.inv(T_second) @ T_first
+        x, y, z = T[:3, 3]
+        essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ T[:3, :3]
+        true = replace(pair, fundamental=np.linalg.inv(K).T @ essential @ np.linalg.inv(K))
+        errors.append(sampson_errors(true, keypoints))
+    strong = np.concatenate([error for error in errors if len(error) >= 100])
+    assert np.median(strong) < 0.5
+    assert (strong < SETTINGS.max_epipolar_error).mean() > 0.95
+    again = match_pairs(extract_keypoints(photos[:2], SETTINGS), [(0, 1)], SETTINGS)[0]
+    np.testing.assert_array_equal(again.indices, pairs[0].indices)
+    np.testing.assert_array_equal(again.fundamental, pairs[0].fundamental)
