@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from nope_splat.reconstruction import SparseScene
 
@@ -37,6 +38,8 @@ class SeedSettings:
     """Width in pixels of the patches that get a coarse seed where nothing else was found; 0 for none."""
 
 
+# The interpolation solves thousands of 2 x 2 systems; threads of a BLAS cost a hundred times their work.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def dense_seeds(
     scene: SparseScene, read: ReadPhoto, settings: SeedSettings | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
