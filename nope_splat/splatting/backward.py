@@ -22,17 +22,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from nope_splat.splatting.binning import BOUNDS, CHANNELS, LOG2E, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
+from nope_splat.splatting.binning import CHANNELS, LOG2E, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
 from nope_splat.splatting.channels import (
     add_weighted,
     broadcast_channels,
     dot_channels,
     load_channels,
-    sum_channels,
     zero_channels,
 )
+from nope_splat.splatting.footprint import covered_blocks
 from nope_splat.splatting.forward import MAX_ALPHA
 from nope_splat.splatting.simd import (
+    Lanes,
     absolute,
     any_lane,
     block_columns,
@@ -42,11 +43,12 @@ from nope_splat.splatting.simd import (
     exp2,
     floats,
     ints,
+    lane_count,
     load,
     minimum,
     select,
     store,
-    sum_lanes,
+    store_sums,
 )
 from nope_splat.splatting.threads import CHUNK, claim, kernel
 
@@ -54,6 +56,12 @@ SUMS = 8
 """Sums in a slot before those of the channels: M, Mx, My, Mxx, Mxy, Myy and the two absolute gradients."""
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
+_LN2 = np.float32(1.0 / LOG2E)
+
+
+def slot_length(channels: int, lanes: Lanes) -> int:
+    """Length of a slot: whole registers."""
+    return -(-(SUMS + channels) // lanes.count) * lanes.count
 
 
 @kernel
@@ -84,45 +92,44 @@ def read_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, trans
 
 
 @kernel
-def splat_gradient(lanes, background, k, tile_x, tile_y, blocks_wide, blocks_high, splat, box, transmittance, end,
-                   planes, behind, sums):  # fmt: skip
-    """Take splat `k` of a tile off its pixels, and write its sums over them into its slot."""
-    pixels = len(transmittance)
-    size = block_width(lanes) * block_height(lanes)
+def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size, records, bounds, transmittance,
+                   end, planes, behind, first_blocks, last_blocks, slot_sums):  # fmt: skip
+    """Take splat `k` of a tile off its pixels, and write its sums over them to `slot_sums` at `slot`."""
+    pixels = tile_size * tile_size
+    blocks_wide = tile_size // block_width(lanes)
     zero, one = floats(lanes, np.float32(0.0)), floats(lanes, np.float32(1.0))
-    a, b, c = splat[QUADRATIC], splat[QUADRATIC + 1], splat[QUADRATIC + 2]
-    twice_a, twice_c = np.float32(2.0) * a, np.float32(2.0) * c
-    log_opacity = splat[LOG_OPACITY]
-    color = broadcast_channels(lanes, splat, CHANNELS, background)
-    first_x = max(0, box[BOUNDS] - tile_x) // block_width(lanes)
-    last_x = min(blocks_wide - 1, (box[BOUNDS + 1] - tile_x) // block_width(lanes))
-    first_y = max(0, box[BOUNDS + 2] - tile_y) // block_height(lanes)
-    last_y = min(blocks_high - 1, (box[BOUNDS + 3] - tile_y) // block_height(lanes))
-    left = splat[MEAN] - np.float32(tile_x + first_x * block_width(lanes)) - block_columns(lanes)
-    top = splat[MEAN + 1] - np.float32(tile_y) - block_rows(lanes)
     order = ints(lanes, np.int32(k))
+    first_row, last_row = covered_blocks(
+        lanes, records, bounds, splat, tile_x, tile_y, tile_size, first_blocks, last_blocks
+    )
+    a, b, c = records[splat + QUADRATIC], records[splat + QUADRATIC + 1], records[splat + QUADRATIC + 2]
+    twice_a, twice_c = np.float32(2.0) * a, np.float32(2.0) * c
+    log_opacity = records[splat + LOG_OPACITY]
+    color = broadcast_channels(lanes, records, splat + CHANNELS, background)
+    x = records[splat + MEAN] - np.float32(tile_x) - block_columns(lanes)
+    y = records[splat + MEAN + 1] - np.float32(tile_y) - block_rows(lanes)
     m, mx, my, mxx, mxy, myy, abs_x, abs_y = zero, zero, zero, zero, zero, zero, zero, zero
     d_color = zero_channels(lanes, background)
-    for block_y in range(first_y, last_y + 1):
-        dy = top - np.float32(block_y * block_height(lanes))
+    for row in range(first_row, last_row + 1):
+        dy = y - np.float32(row * block_height(lanes))
         b_dy, twice_c_dy = b * dy, twice_c * dy
         at_row = log_opacity - c * dy * dy
-        dx = left
-        slot = (block_y * blocks_wide + first_x) * size
-        for _ in range(first_x, last_x + 1):
+        for column in range(first_blocks[row], last_blocks[row] + 1):
+            dx = x - np.float32(column * block_width(lanes))
             log_alpha = at_row - dx * (a * dx + b_dy)
-            drawn = (log_alpha >= _MIN_LOG_ALPHA) & (load(lanes, end, slot) > order)
+            pixel = (row * blocks_wide + column) * lane_count(lanes)
+            drawn = (log_alpha >= _MIN_LOG_ALPHA) & (load(lanes, end, pixel) > order)
             if any_lane(drawn):
                 uncut = select(drawn, exp2(minimum(log_alpha, log_opacity)), zero)
                 alpha = minimum(uncut, MAX_ALPHA)
                 inverse = one / (one - alpha)
-                before = load(lanes, transmittance, slot) * inverse
-                store(transmittance, slot, before)
+                before = load(lanes, transmittance, pixel) * inverse
+                store(transmittance, pixel, before)
                 weight = alpha * before
-                v = load_channels(lanes, planes, slot, pixels, background)
+                v = load_channels(lanes, planes, pixel, pixels, background)
                 value = dot_channels(color, v)
-                rest = load(lanes, behind, slot)
-                store(behind, slot, rest + weight * value)
+                rest = load(lanes, behind, pixel)
+                store(behind, pixel, rest + weight * value)
                 d_color = add_weighted(d_color, weight, v)
                 d_alpha = before * value - rest * inverse
                 moment = select(uncut <= MAX_ALPHA, alpha * d_alpha, zero)
@@ -135,26 +142,20 @@ def splat_gradient(lanes, background, k, tile_x, tile_y, blocks_wide, blocks_hig
                 myy = myy + moment * dy * dy
                 abs_x = abs_x + absolute(moment * (twice_a * dx + b_dy))
                 abs_y = abs_y + absolute(moment * (b * dx + twice_c_dy))
-            slot += size
-            dx = dx - np.float32(block_width(lanes))
-    sums[0] = sum_lanes(m)
-    sums[1] = sum_lanes(mx)
-    sums[2] = sum_lanes(my)
-    sums[3] = sum_lanes(mxx)
-    sums[4] = sum_lanes(mxy)
-    sums[5] = sum_lanes(myy)
-    sums[6] = sum_lanes(abs_x)
-    sums[7] = sum_lanes(abs_y)
-    sum_channels(sums, SUMS, d_color)
+    store_sums(slot_sums, slot, (m, mx, my, mxx, mxy, myy, abs_x, abs_y) + d_color)  # noqa: RUF005
 
 
 @kernel
 def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
                        records, transmittance, end, needed, d_image, d_alphas, slot_sums):  # fmt: skip
-    """Gradient of `composite` for every intersection, into its slot: slot_sums (intersections, 8 + channels)."""
+    """Gradient of `composite` for every intersection, into its slot: slot_sums (intersections, slot length)."""
+    record_length, slot_length = records.shape[1], slot_sums.shape[1]
+    records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
     bounds = records.view(np.int32)
     pixels = tile_size * tile_size
     blocks_wide, blocks_high = tile_size // block_width(lanes), tile_size // block_height(lanes)
+    first_blocks = np.empty(blocks_high + lane_count(lanes), np.int32)
+    last_blocks = np.empty_like(first_blocks)
     remaining, behind = np.empty(pixels, np.float32), np.empty(pixels, np.float32)
     planes = np.empty(len(background) * pixels, np.float32)
     while True:
@@ -165,26 +166,18 @@ def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_o
         first, last = tile_offsets[tile], tile_offsets[tile + 1]
         tile_x, tile_y = tile % tiles_wide * tile_size, tile // tiles_wide * tile_size
         for k in range(first + needed[tile], last):
-            slot_sums[slots[k]] = np.float32(0.0)
+            for at in range(slots[k] * slot_length, (slots[k] + 1) * slot_length):
+                slot_sums[at] = np.float32(0.0)
+        tile_end = end[tile]
         remaining[:] = transmittance[tile]
         read_tile(
-            lanes,
-            background,
-            tile_x,
-            tile_y,
-            blocks_wide,
-            blocks_high,
-            remaining,
-            d_image,
-            d_alphas,
-            planes,
-            behind,
+            lanes, background, tile_x, tile_y, blocks_wide, blocks_high, remaining, d_image, d_alphas, planes, behind
         )
         for k in range(needed[tile] - 1, -1, -1):
-            splat = splats[first + k]
             splat_gradient(
-                lanes, background, k, tile_x, tile_y, blocks_wide, blocks_high, records[splat], bounds[splat],
-                remaining, end[tile], planes, behind, slot_sums[slots[first + k]],
+                lanes, background, k, splats[first + k] * record_length, slots[first + k] * slot_length, tile_x,
+                tile_y, tile_size, records, bounds, remaining, tile_end, planes, behind, first_blocks,
+                last_blocks, slot_sums,
             )  # fmt: skip
 
 
@@ -198,20 +191,20 @@ def gather_gradients(counter, gaussians, records, slot_offsets, slot_sums, opaci
         if start >= len(gaussians):
             break
         for i in range(start, min(start + CHUNK, len(gaussians))):
-            sums[:] = np.float32(0.0)
+            for k in range(len(sums)):
+                sums[k] = np.float32(0.0)
             for slot in range(slot_offsets[i], slot_offsets[i + 1]):
                 for k in range(len(sums)):
                     sums[k] += slot_sums[slot, k]
-            m, mx, my, mxx, mxy, myy, abs_x, abs_y = sums[:SUMS]
-            a, b, c = 2.0 / LOG2E * records[i, 2], records[i, 3] / LOG2E, 2.0 / LOG2E * records[i, 4]
+            a, b, c = records[i, QUADRATIC], records[i, QUADRATIC + 1], records[i, QUADRATIC + 2]
             g = gaussians[i]
-            d_means2d[g, 0] = -(a * mx + b * my)
-            d_means2d[g, 1] = -(b * mx + c * my)
-            d_means2d_abs[g, 0] = abs_x / LOG2E
-            d_means2d_abs[g, 1] = abs_y / LOG2E
-            d_conics[g, 0] = -0.5 * mxx
-            d_conics[g, 1] = -mxy
-            d_conics[g, 2] = -0.5 * myy
-            d_opacities[g] = m / opacities[g]
+            d_means2d[g, 0] = -(np.float32(2.0) * a * sums[1] + b * sums[2]) * _LN2
+            d_means2d[g, 1] = -(b * sums[1] + np.float32(2.0) * c * sums[2]) * _LN2
+            d_conics[g, 0] = np.float32(-0.5) * sums[3]
+            d_conics[g, 1] = -sums[4]
+            d_conics[g, 2] = np.float32(-0.5) * sums[5]
+            d_means2d_abs[g, 0] = sums[6] * _LN2
+            d_means2d_abs[g, 1] = sums[7] * _LN2
+            d_opacities[g] = sums[0] / opacities[g]
             for channel in range(d_colors.shape[1]):
                 d_colors[g, channel] = sums[SUMS + channel]

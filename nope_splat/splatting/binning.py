@@ -10,7 +10,8 @@ Compositing reads one *record* of float32 per splat, `record_length(channels)` l
     2  3  4 a/2, b, c/2 times log2(e): alpha is then 2 to the power of one quadratic form
     5       log2(o)
     6 .. 9  first and last column, first and last row of the ellipse's bounding box, as int32
-    10 ..   channels
+    10      height of the ellipse's rightmost point above its centre, see `footprint`
+    11 ..   channels
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from nope_splat.splatting.threads import claim, get_num_threads, kernel, run_on_all_threads
 
-MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, CHANNELS = 0, 2, 5, 6, 10
+MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
 MIN_LOG_ALPHA = -7.994353436858858
 """log2(1/255): what is fainter is not drawn."""
 
@@ -109,6 +110,7 @@ def write_records(counter, starts, width, height, radii, means2d, conics, opacit
             bounds[n, 7] = right
             bounds[n, 8] = top
             bounds[n, 9] = bottom
+            records[n, TILT] = -b / c * half_width
             for k in range(channels):
                 records[n, CHANNELS + k] = colors[i, k]
             gaussians[n] = i
@@ -145,32 +147,34 @@ def sort_by_depth(keys, starts, visible):
 
 
 @kernel
-def tile_spans(record, bounds, tile_size, tiles_wide, spans):
+def tile_spans(records, bounds, splat, tile_size, tiles_wide, spans):
     """The tiles that a splat's ellipse meets, as (first, last) tile in `spans` for every row of tiles.
 
-    The ellipse's edge at height dy from its centre is where a dx^2 + 2 b dx dy + c dy^2 = 2 tau, so
-    x = (-b dy -+ sqrt(b^2 dy^2 - a (c dy^2 - 2 tau))) / a. Within a row of tiles the leftmost and the rightmost
-    points lie at the heights nearest to those of the whole ellipse, dy = +-(b / c) sqrt(2 tau c / det).
-    Returns the number of rows.
+    This is the reckoning of `footprint`, for tiles. Returns the number of rows.
     """
-    left, right, top, bottom = bounds[6], bounds[7], bounds[8], bounds[9]
+    left, right = bounds[splat, BOUNDS], bounds[splat, BOUNDS + 1]
+    top, bottom = bounds[splat, BOUNDS + 2], bounds[splat, BOUNDS + 3]
     first_row, last_row = top // tile_size, bottom // tile_size
-    if first_row == last_row and left // tile_size == right // tile_size:
-        spans[0, 0] = spans[0, 1] = first_row * tiles_wide + left // tile_size
-        return 1
-    a, b, c = 2.0 * record[2], float(record[3]), 2.0 * record[4]
-    tau = record[5] - MIN_LOG_ALPHA
-    leftmost = b / c * math.sqrt(2.0 * tau * c / (a * c - b * b))
+    first_column, last_column = left // tile_size, right // tile_size
+    if first_row == last_row or first_column == last_column:
+        for row in range(first_row, last_row + 1):
+            spans[row - first_row, 0] = row * tiles_wide + first_column
+            spans[row - first_row, 1] = row * tiles_wide + last_column
+        return last_row - first_row + 1
+    a, b = float(records[splat, QUADRATIC]), float(records[splat, QUADRATIC + 1])
+    det = 4.0 * a * records[splat, QUADRATIC + 2] - b * b
+    limit = 4.0 * a * (records[splat, LOG_OPACITY] - MIN_LOG_ALPHA)
+    x, y, tilt = records[splat, MEAN], records[splat, MEAN + 1], records[splat, TILT]
     rows = 0
     for row in range(first_row, last_row + 1):
-        low = max(top, row * tile_size) + 0.5 - record[1]
-        high = min(bottom, (row + 1) * tile_size - 1) + 0.5 - record[1]
-        dy = min(max(leftmost, low), high)
-        x = record[0] + (-b * dy - math.sqrt(max(0.0, b * b * dy * dy - a * (c * dy * dy - 2.0 * tau)))) / a
-        first = max(left, int(math.floor(x - 0.5)))
-        dy = min(max(-leftmost, low), high)
-        x = record[0] + (-b * dy + math.sqrt(max(0.0, b * b * dy * dy - a * (c * dy * dy - 2.0 * tau)))) / a
-        last = min(right, int(math.ceil(x - 0.5)))
+        low = max(top, row * tile_size) + 0.5 - y
+        high = min(bottom, (row + 1) * tile_size - 1) + 0.5 - y
+        f = max(low, min(high, -tilt))
+        reach = math.sqrt(max(limit - det * f * f, 0.0))
+        first = max(left, int(math.floor(x - (b * f + reach) / (2.0 * a) - 0.5)))
+        f = max(low, min(high, tilt))
+        reach = math.sqrt(max(limit - det * f * f, 0.0))
+        last = min(right, int(math.ceil(x - (b * f - reach) / (2.0 * a) - 0.5)))
         if first <= last:
             spans[rows, 0] = row * tiles_wide + first // tile_size
             spans[rows, 1] = row * tiles_wide + last // tile_size
@@ -187,21 +191,21 @@ def count_intersections(counter, starts, order, unsorted, sorted_records, gaussi
     """
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = sorted_records.view(np.int32)
+    length = sorted_records.shape[1]
     while True:
         part = claim(counter, 1)
         if part >= len(starts) - 1:
             break
-        counts = tile_counts[part]
         for i in range(starts[part], starts[part + 1]):
-            sorted_gaussians[i] = gaussians[order[i]]
-            for k in range(sorted_records.shape[1]):
-                sorted_records[i, k] = unsorted[order[i], k]
+            source = order[i]
+            sorted_gaussians[i] = gaussians[source]
+            for k in range(length):
+                sorted_records[i, k] = unsorted[source, k]
             total = 0
-            for row in range(tile_spans(sorted_records[i], bounds[i], tile_size, tiles_wide, spans)):
-                first, last = spans[row]
-                total += last - first + 1
-                for tile in range(first, last + 1):
-                    counts[tile] += 1
+            for row in range(tile_spans(sorted_records, bounds, i, tile_size, tiles_wide, spans)):
+                total += spans[row, 1] - spans[row, 0] + 1
+                for tile in range(spans[row, 0], spans[row, 1] + 1):
+                    tile_counts[part, tile] += 1
             slot_counts[i] = total
 
 
@@ -234,14 +238,14 @@ def fill_tiles(counter, starts, records, tile_size, tiles_wide, tiles_high, part
         part = claim(counter, 1)
         if part >= len(starts) - 1:
             break
-        ends = part_offsets[part]
         for i in range(starts[part], starts[part + 1]):
             slot = slot_offsets[i]
-            for row in range(tile_spans(records[i], bounds[i], tile_size, tiles_wide, spans)):
+            for row in range(tile_spans(records, bounds, i, tile_size, tiles_wide, spans)):
                 for tile in range(spans[row, 0], spans[row, 1] + 1):
-                    splats[ends[tile]] = i
-                    slots[ends[tile]] = slot
-                    ends[tile] += 1
+                    place = part_offsets[part, tile]
+                    part_offsets[part, tile] = place + 1
+                    splats[place] = i
+                    slots[place] = slot
                     slot += 1
 
 

@@ -12,9 +12,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from nope_splat.splatting.simd import _FAST, Floats, _address, _lane_sum, _load, _splat
+from nope_splat.splatting.simd import _FAST, Floats, _address, _load, _splat, _store, intrinsic
 
 
 def _offset(builder: Any, start: Any, stride: Any, channel: int) -> Any:
@@ -115,18 +114,3 @@ def dot_channels(typing: Any, left: Any, right: Any) -> Any:
 
     return left.dtype(left, right), emit
 
-
-@intrinsic
-def sum_channels(typing: Any, array: Any, start: Any, channels: Any) -> Any:
-    """Write the sum over the lanes of every channel to `array[start + channel]`."""
-
-    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        data = cgutils.create_struct_proxy(array)(context, builder, values[0]).data
-        one = ir.Constant(ir.IntType(64), 1)
-        for channel, value in enumerate(cgutils.unpack_tuple(builder, values[2], channels.count)):
-            builder.store(
-                _lane_sum(builder, value), builder.gep(data, [_offset(builder, values[1], one, channel)])
-            )
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, channels), emit

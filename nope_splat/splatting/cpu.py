@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nope_splat.splatting.backward import SUMS, composite_gradient, gather_gradients
+from nope_splat.splatting.backward import composite_gradient, gather_gradients, slot_length
 from nope_splat.splatting.binning import bin_splats
 from nope_splat.splatting.forward import composite
 from nope_splat.splatting.projection import project, project_gradient
@@ -202,7 +202,7 @@ class Compositing(torch.autograd.Function):
         )
         d_colors, colors_out = _zeros(cameras, count, channels)
         for camera, (lists, transmittance, end, needed) in enumerate(ctx.tiles):
-            slot_sums = np.empty((len(lists.slots), SUMS + channels), np.float32)
+            slot_sums = np.empty((len(lists.slots), slot_length(channels, LANES)), np.float32)
             run_on_all_threads(
                 composite_gradient, LANES, _background(backgrounds[camera]), TILE_SIZE, lists.tiles_wide,
                 lists.tile_order, lists.tile_offsets, lists.splats, lists.slots, lists.records, transmittance,

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from nope_splat.splatting.binning import BOUNDS, CHANNELS, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
+from nope_splat.splatting.binning import CHANNELS, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
 from nope_splat.splatting.channels import add_weighted, broadcast_channels, load_channels, store_channels
+from nope_splat.splatting.footprint import covered_blocks
 from nope_splat.splatting.simd import (
     any_lane,
     block_columns,
@@ -26,6 +27,7 @@ from nope_splat.splatting.simd import (
     exp2,
     floats,
     ints,
+    lane_count,
     load,
     minimum,
     select,
@@ -60,35 +62,33 @@ def begin_tile(lanes, width, height, blocks_wide, blocks_high, transmittance):
 
 
 @kernel
-def composite_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, live_blocks, splats, records,
-                   bounds, transmittance, end, planes):  # fmt: skip
-    """Composite a list of splats over a tile; how many of them were needed.
+def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, first, last, records,
+                   bounds, length, transmittance, end, planes, first_blocks, last_blocks):  # fmt: skip
+    """Composite the splats first .. last - 1 of a list over a tile; how many of them were needed.
 
     `transmittance`, `end` (pixels,) and `planes` (channels * pixels,) are the state of the tile's pixels.
     """
-    pixels = len(transmittance)
-    size = block_width(lanes) * block_height(lanes)
+    pixels = tile_size * tile_size
     zero = floats(lanes, np.float32(0.0))
-    for k in range(len(splats)):
-        splat = records[splats[k]]
-        box = bounds[splats[k]]
-        a, b, c = splat[QUADRATIC], splat[QUADRATIC + 1], splat[QUADRATIC + 2]
-        log_opacity = splat[LOG_OPACITY]
-        color = broadcast_channels(lanes, splat, CHANNELS, background)
-        first_x = max(0, box[BOUNDS] - tile_x) // block_width(lanes)
-        last_x = min(blocks_wide - 1, (box[BOUNDS + 1] - tile_x) // block_width(lanes))
-        first_y = max(0, box[BOUNDS + 2] - tile_y) // block_height(lanes)
-        last_y = min(blocks_high - 1, (box[BOUNDS + 3] - tile_y) // block_height(lanes))
-        left = splat[MEAN] - np.float32(tile_x + first_x * block_width(lanes)) - block_columns(lanes)
-        top = splat[MEAN + 1] - np.float32(tile_y) - block_rows(lanes)
-        for block_y in range(first_y, last_y + 1):
-            dy = top - np.float32(block_y * block_height(lanes))
+    blocks_wide = tile_size // block_width(lanes)
+    for k in range(first, last):
+        splat = splats[k] * length
+        first_row, last_row = covered_blocks(
+            lanes, records, bounds, splat, tile_x, tile_y, tile_size, first_blocks, last_blocks
+        )
+        a, b, c = records[splat + QUADRATIC], records[splat + QUADRATIC + 1], records[splat + QUADRATIC + 2]
+        log_opacity = records[splat + LOG_OPACITY]
+        color = broadcast_channels(lanes, records, splat + CHANNELS, background)
+        x = records[splat + MEAN] - np.float32(tile_x) - block_columns(lanes)
+        y = records[splat + MEAN + 1] - np.float32(tile_y) - block_rows(lanes)
+        for row in range(first_row, last_row + 1):
+            dy = y - np.float32(row * block_height(lanes))
             b_dy = b * dy
             at_row = log_opacity - c * dy * dy
-            dx = left
-            slot = (block_y * blocks_wide + first_x) * size
-            for _ in range(first_x, last_x + 1):
+            for column in range(first_blocks[row], last_blocks[row] + 1):
+                dx = x - np.float32(column * block_width(lanes))
                 log_alpha = at_row - dx * (a * dx + b_dy)
+                slot = (row * blocks_wide + column) * lane_count(lanes)
                 before = load(lanes, transmittance, slot)
                 drawn = (log_alpha >= _MIN_LOG_ALPHA) & (before > zero)
                 if any_lane(drawn):
@@ -98,18 +98,17 @@ def composite_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, 
                     ended = drawn & (after <= MIN_TRANSMITTANCE)
                     if any_lane(ended):
                         weight = select(ended, zero, weight)
-                        after = select(ended, zero - before, after)
-                        store(end, slot, select(ended, ints(lanes, np.int32(k)), load(lanes, end, slot)))
+                        after = select(ended, zero - before, before - weight)
+                        when = ints(lanes, np.int32(k - first))
+                        store(end, slot, select(ended, when, load(lanes, end, slot)))
                         if not any_lane(after > zero):
                             live_blocks -= 1
                     store(transmittance, slot, after)
                     totals = load_channels(lanes, planes, slot, pixels, background)
                     store_channels(planes, slot, pixels, add_weighted(totals, weight, color))
-                slot += size
-                dx = dx - np.float32(block_width(lanes))
         if live_blocks == 0:
-            return k + 1
-    return len(splats)
+            return k + 1 - first
+    return last - first
 
 
 @kernel
@@ -143,26 +142,31 @@ def composite(counter, lanes, background, width, height, tile_size, tiles_wide, 
     image (H, W, channels) and alphas (H, W); for the backward pass, per tile and pixel (block after block),
     transmittance and end (tiles, pixels) and, per tile, how many splats were needed (tiles,).
     """
+    length = records.shape[1]
+    records = records.reshape(-1)
     bounds = records.view(np.int32)
     blocks_wide, blocks_high = tile_size // block_width(lanes), tile_size // block_height(lanes)
     planes = np.empty(len(background) * tile_size * tile_size, np.float32)
+    first_blocks = np.empty(blocks_high + lane_count(lanes), np.int32)
+    last_blocks = np.empty_like(first_blocks)
     while True:
         turn = claim(counter, 1)
         if turn >= len(tile_order):
             break
         tile = tile_order[turn]
         tile_x, tile_y = tile % tiles_wide * tile_size, tile // tiles_wide * tile_size
+        tile_transmittance, tile_end = transmittance[tile], end[tile]
         planes[:] = np.float32(0.0)
-        end[tile] = NEVER
+        tile_end[:] = NEVER
         live_blocks = begin_tile(
-            lanes, width - tile_x, height - tile_y, blocks_wide, blocks_high, transmittance[tile]
+            lanes, width - tile_x, height - tile_y, blocks_wide, blocks_high, tile_transmittance
         )
-        listed = splats[tile_offsets[tile] : tile_offsets[tile + 1]]
         needed[tile] = composite_tile(
-            lanes, background, tile_x, tile_y, blocks_wide, blocks_high, live_blocks, listed, records, bounds,
-            transmittance[tile], end[tile], planes,
+            lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, tile_offsets[tile],
+            tile_offsets[tile + 1], records, bounds, length, tile_transmittance, tile_end, planes,
+            first_blocks, last_blocks,
         )  # fmt: skip
         write_tile(
-            lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance[tile],
+            lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, tile_transmittance,
             planes, image, alphas,
         )  # fmt: skip

@@ -183,8 +183,8 @@ def project(
         for i in range(start, min(start + CHUNK, count)):
             mean = vector3(means, i)
             radii[i] = 0
-            means2d[i] = 0.0
-            conics[i] = 0.0
+            means2d[i, 0] = means2d[i, 1] = 0.0
+            conics[i, 0] = conics[i, 1] = conics[i, 2] = 0.0
             compensations[i] = 0.0
             depth = dot(camera.v2, mean) + camera.t[2]
             depths[i] = depth

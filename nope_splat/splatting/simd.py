@@ -29,9 +29,13 @@ from numba import types
 from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
+from numba.extending import NativeValue, models, register_model, typeof_impl, unbox
+from numba.extending import intrinsic as numba_intrinsic
 
-_FAST = ("contract", "nsz", "arcp", "reassoc")  # not "nnan", "ninf": a NaN must stay one
+intrinsic: Any = numba_intrinsic
+"""numba's decorator, untyped: what a kernel calls has no typing context as its first argument."""
+
+_FAST = ("contract", "nsz", "arcp")  # no "reassoc": forward and backward pass must round alike
 _BLOCK_SHAPES = {16: (4, 4), 8: (4, 2), 4: (2, 2)}  # lanes: (width, height) of the pixel block
 _SOURCE_STAMP = hash(
     tuple((f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(Path(__file__).parent.glob("*.py")))
@@ -194,15 +198,52 @@ _define_operator(operator.and_, Mask, Mask, lambda b, x, y: b.and_(x, y))
 _define_operator(operator.invert, Mask, Mask, lambda b, x: b.not_(x))
 
 
+def _select_by(comparison: str) -> Any:
+    """The operand, of a vector and a vector or scalar, that compares so with the other."""
+
+    def choose(typing: Any, x: Any, y: Any) -> Any:
+        def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            left, right = values[0], values[1] if isinstance(y, Floats) else _splat(builder, values[1], x.llvm)
+            return builder.select(builder.fcmp_ordered(comparison, left, right), left, right)
+
+        return x(x, y if isinstance(y, Floats) else types.float32), emit
+
+    return choose
+
+
 @intrinsic
-def minimum(typing: Any, x: Any, bound: Any) -> Any:
-    """The smaller of every lane and a scalar float32."""
+def minimum(typing: Any, x: Any, y: Any) -> Any:
+    """The smaller in every lane of Floats and Floats or a scalar."""
+    return _select_by("<")(typing, x, y)
+
+
+@intrinsic
+def maximum(typing: Any, x: Any, y: Any) -> Any:
+    """The larger in every lane of Floats and Floats or a scalar."""
+    return _select_by(">")(typing, x, y)
+
+
+@intrinsic
+def square_root(typing: Any, x: Any) -> Any:
+    """The square root in every lane."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        limit = _splat(builder, values[1], x.llvm)
-        return builder.select(builder.fcmp_ordered("<", values[0], limit), values[0], limit)
+        kind = ir.FunctionType(x.llvm, [x.llvm])
+        root = cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{x.count}f32")
+        return builder.call(root, values)
 
-    return x(x, types.float32), emit
+    return x(x), emit
+
+
+@intrinsic
+def truncated(typing: Any, x: Any) -> Any:
+    """Every lane without its fraction. Ints."""
+    vector = Ints(x.count)
+
+    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        return builder.fptosi(values[0], vector.llvm)
+
+    return vector(x), emit
 
 
 @intrinsic
@@ -259,21 +300,50 @@ def any_lane(typing: Any, mask: Any) -> Any:
     return types.boolean(mask), emit
 
 
-def _lane_sum(builder: Any, vector: Any) -> Any:
-    kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), vector.type])
-    name = f"llvm.vector.reduce.fadd.v{vector.type.count}f32"
-    reduce = cgutils.get_or_insert_function(builder.module, kind, name)
-    return builder.call(reduce, [ir.Constant(ir.FloatType(), 0.0), vector], fastmath=("reassoc", "nsz"))
+def _halved(builder: Any, left: Any, right: Any, group: int) -> Any:
+    """Add up both halves of every group of lanes: groups of half the size, of left and right in turn."""
+    count, half = left.type.count, group // 2
+    lanes = [
+        source + start + lane
+        for start in range(0, count, group)
+        for source in (0, count)
+        for lane in range(half)
+    ]
+    index = ir.VectorType(ir.IntType(32), count)
+    low = builder.shuffle_vector(left, right, ir.Constant(index, lanes))
+    high = builder.shuffle_vector(left, right, ir.Constant(index, [lane + half for lane in lanes]))
+    return builder.fadd(low, high)
+
+
+def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
+    """One vector of the sums over the lanes of as many vectors as there are lanes, by halving groups of lanes."""
+    count = len(vectors)
+    group, order = count, list(range(count))
+    while len(vectors) > 1:
+        vectors = [_halved(builder, *pair, group) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
+        group //= 2
+    # Halving leaves the sums in bit-reversed order.
+    bits = count.bit_length() - 1
+    order = [int(format(lane, f"0{bits}b")[::-1], 2) for lane in range(count)]
+    index = ir.Constant(ir.VectorType(ir.IntType(32), count), order)
+    return builder.shuffle_vector(vectors[0], ir.Constant(vectors[0].type, ir.Undefined), index)
 
 
 @intrinsic
-def sum_lanes(typing: Any, x: Any) -> Any:
-    """The sum over the lanes, in a fixed order. Float32."""
+def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
+    """Write the sum over the lanes of every Floats of a tuple, one after the other, in whole registers."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return _lane_sum(builder, values[0])
+        summands = cgutils.unpack_tuple(builder, values[2], vectors.count)
+        vector = vectors.dtype.llvm
+        for start in range(0, len(summands), vector.count):
+            some = summands[start : start + vector.count]
+            some += [ir.Constant(vector, None)] * (vector.count - len(some))
+            place = builder.add(values[1], ir.Constant(ir.IntType(64), start))
+            _store(builder, _lane_sums(builder, some), _address(context, builder, array, values[0], place, vector))
+        return context.get_dummy_value()
 
-    return types.float32(x), emit
+    return types.void(array, types.int64, vectors), emit
 
 
 # --- making, loading and storing vectors ------------------------------------------------------------------
@@ -302,6 +372,19 @@ def ints(typing: Any, lanes: Any, scalar: Any) -> Any:
 
 
 @intrinsic
+def lane_count(typing: Any, lanes: Any) -> Any:
+    """Pixels per register, a compile-time constant."""
+    return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), lanes.count)
+
+
+@intrinsic
+def lane_numbers(typing: Any, lanes: Any) -> Any:
+    """0, 1, 2, ... as Floats."""
+    vector = Floats(lanes.count)
+    return vector(lanes), lambda *_: ir.Constant(vector.llvm, [float(lane) for lane in range(lanes.count)])
+
+
+@intrinsic
 def block_columns(typing: Any, lanes: Any) -> Any:
     """Horizontal pixel centre of every lane within its block: 0.5, 1.5, ... Floats."""
     return _block_centres(lanes, lambda lane, width: lane % width)
@@ -317,10 +400,9 @@ def _block_centres(lanes: Any, place: Any) -> Any:
     vector = Floats(lanes.count)
     width = _BLOCK_SHAPES[lanes.count][0]
 
-    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return ir.Constant(vector.llvm, [place(lane, width) + 0.5 for lane in range(lanes.count)])
-
-    return vector(lanes), emit
+    return vector(lanes), lambda *_: ir.Constant(
+        vector.llvm, [place(lane, width) + 0.5 for lane in range(lanes.count)]
+    )
 
 
 @intrinsic
@@ -357,13 +439,16 @@ def load(typing: Any, lanes: Any, array: Any, index: Any) -> Any:
     return vector(lanes, array, types.int64), emit
 
 
+def _store(builder: Any, value: Any, address: Any) -> None:
+    builder.store(value, address).align = 4
+
+
 @intrinsic
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
     """Write a vector to consecutive elements of a contiguous array, unchecked."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        instruction = builder.store(values[2], _address(context, builder, array, *values[:2], value.llvm))
-        instruction.align = 4
+        _store(builder, values[2], _address(context, builder, array, *values[:2], value.llvm))
         return context.get_dummy_value()
 
     return types.void(array, types.int64, value), emit

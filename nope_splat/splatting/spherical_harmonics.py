@@ -120,9 +120,10 @@ def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, 
         if start >= len(means):
             break
         for i in range(start, min(start + CHUNK, len(means))):
-            d_coefficients[i] = np.float32(0.0)
-            d_means[i] = np.float32(0.0)
+            d_means[i, 0] = d_means[i, 1] = d_means[i, 2] = 0.0
             if radii[i] == 0:
+                for k in range(terms):
+                    d_coefficients[i, k, 0] = d_coefficients[i, k, 1] = d_coefficients[i, k, 2] = 0.0
                 continue
             red = d_colors[i, 0] if colors[i, 0] > 0.0 else 0.0
             green = d_colors[i, 1] if colors[i, 1] > 0.0 else 0.0
