@@ -43,8 +43,8 @@ class NopeDataParser(DataParser):
     """Reconstructs the scene, or finds it in the cache, and describes it to nerfstudio.
 
     The world is that of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution of the
-    training images. The metadata hold `photos`; of the training split also the seeds `points3D_xyz` (P, 3) and
-    `points3D_rgb` (P, 3), and the track `observations`.
+    training images. The metadata hold `photos`; of the training split also the seeds `points3D_xyz` (P, 3)
+    and `points3D_rgb` (P, 3), and the track `observations`.
     """
 
     config: NopeDataParserConfig

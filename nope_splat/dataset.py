@@ -25,16 +25,14 @@ class NopeDataset(InputDataset):
         return read_photo(self._photo(image_idx), self._size(image_idx))
 
     def get_metadata(self, data: dict) -> dict:
-        """Read the mask, where the photograph has one. `mask`: (H, W, 1), bool.
+        """Read which pixels of a photograph are used, unless all are. `mask`: (H, W, 1), bool.
 
         Args:
             data: What has been read so far.
         """
         index = data["image_idx"]
-        photo = self._photo(index)
-        if photo.mask_path is None:
-            return {}
-        return {"mask": torch.from_numpy(read_mask(photo, self._size(index)))[..., None]}
+        mask = read_mask(self._photo(index), self._size(index))
+        return {} if mask is None else {"mask": torch.from_numpy(mask)[..., None]}
 
     def _photo(self, index: int) -> Photo:
         return self._dataparser_outputs.metadata["photos"][index]

@@ -28,6 +28,10 @@ class TrackObservations(NamedTuple):
     xy: Tensor
     """Where the point is seen: pixels of the full-resolution photograph, from the principal point. (O, 2)."""
 
+    def to(self, device: torch.device) -> TrackObservations:
+        """The same on a device."""
+        return TrackObservations(self.point_ids.to(device), self.view_ids.to(device), self.xy.to(device))
+
 
 def track_2d_loss(
     points: Tensor, T_camera_world: Tensor, focal: Tensor, observations: TrackObservations

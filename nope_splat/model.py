@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from gsplat.strategy import DefaultStrategy
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.base_model import ModelConfig
-from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, random_quat_tensor, resize_image
+from nerfstudio.models.splatfacto import SH2RGB, SplatfactoModel, resize_image
 from nerfstudio.utils.colors import get_color
-from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn import Parameter, ParameterDict
 
 from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.densification import CappedStrategy
 from nope_splat.evaluation.metrics import ImageMetrics
+from nope_splat.gaussians import PARAMETERS, Gaussians, activate, seed_gaussians
 from nope_splat.losses import TrackObservations, photometric_loss, scale_loss, track_2d_loss, track_3d_loss
 from nope_splat.splatting import fold_focal, rasterization
-
-GAUSSIAN_PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 
 
 @dataclass
@@ -37,7 +33,7 @@ class NopeSplatModelConfig(ModelConfig):
     )
     """The optimised cameras; mode "off" freezes the poses."""
     track_points: Literal["separate", "tied"] = "separate"
-    """Whether track points are parameters of their own (renders better) or the centres of Gaussians (the paper)."""
+    """Track points as parameters of their own (renders better) or as the centres of Gaussians (the paper)."""
     ssim_lambda: float = 0.2
     """Share of the structural term in the photometric loss."""
     track_2d_weight: float = 0.1
@@ -105,9 +101,7 @@ class NopeSplatModel(SplatfactoModel):
             self.track_params = seed_gaussians(points, colors, self.config.sh_degree)
         else:
             self.track_points = Parameter(points.float().clone())
-        observations: TrackObservations = self.kwargs["metadata"]["observations"]
-        for name, values in observations._asdict().items():
-            self.register_buffer(f"observed_{name}", values, persistent=False)
+        self.observations: TrackObservations = self.kwargs["metadata"]["observations"]
         self.camera_optimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
@@ -163,15 +157,9 @@ class NopeSplatModel(SplatfactoModel):
         """Coefficients of the constant spherical harmonic. (N, 3)."""
         return self.features_dc
 
-    def gaussians(self) -> dict[str, Tensor]:
-        """The Gaussians as `rasterization` takes them."""
-        return {
-            "means": self.means,
-            "quats": self.quats,
-            "scales": self.scales.exp(),
-            "opacities": self.opacities.sigmoid().squeeze(-1),
-            "colors": torch.cat([self.features_dc[:, None], self.features_rest], dim=1),
-        }
+    def gaussians(self) -> Gaussians:
+        """All Gaussians, ready to be rendered."""
+        return activate({name: self._parameter(name) for name in PARAMETERS})
 
     def track_positions(self) -> Tensor:
         """Track points in world coordinates. (P, 3)."""
@@ -181,10 +169,10 @@ class NopeSplatModel(SplatfactoModel):
 
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
         """Parameter groups of the free Gaussians, and of the track Gaussians or the track points."""
-        groups = {name: [self.gauss_params[name]] for name in GAUSSIAN_PARAMETERS}
+        groups = {name: [self.gauss_params[name]] for name in PARAMETERS}
         if self.track_points is not None:
             return groups | {"track_points": [self.track_points]}
-        tied = {f"track_{name}": [self.track_params[name]] for name in GAUSSIAN_PARAMETERS if name != "means"}
+        tied = {f"track_{name}": [self.track_params[name]] for name in PARAMETERS if name != "means"}
         return groups | tied | {"track_points": [self.track_params["means"]]}
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
@@ -250,8 +238,8 @@ class NopeSplatModel(SplatfactoModel):
             camera: One camera, OpenGL axes.
 
         Returns:
-            `rgb` (H, W, 3), `accumulation` (H, W, 1), `background` ((3,) in training, else (H, W, 3)), and outside
-            training `depth` (H, W, 1), which is beyond everything where nothing is.
+            `rgb` (H, W, 3), `accumulation` (H, W, 1), `background` (3,). Outside training `background` is
+            (H, W, 3) and there is `depth` (H, W, 1), which lies beyond everything where nothing is.
         """
         assert camera.shape == (1,), "one camera at a time"
         factor = self._get_downscale_factor()
@@ -281,7 +269,7 @@ class NopeSplatModel(SplatfactoModel):
             inside = self.crop_box.within(self.means).squeeze()
             if not inside.any():
                 return self.get_empty_outputs(width, height, background)
-            gaussians = {name: values[inside] for name, values in gaussians.items()}
+            gaussians = gaussians.select(inside)
         rgb, depth, alpha, _ = self.render(
             gaussians, world_to_camera(pose), K, (width, height), background, render_mode="RGB+ED"
         )
@@ -294,7 +282,7 @@ class NopeSplatModel(SplatfactoModel):
 
     def render(
         self,
-        gaussians: dict[str, Tensor],
+        gaussians: Gaussians,
         T_camera_world: Tensor,
         K: Tensor,
         size: tuple[int, int],
@@ -305,7 +293,7 @@ class NopeSplatModel(SplatfactoModel):
         """Render Gaussians, without reading or changing the state of the model.
 
         Args:
-            gaussians: As `gaussians` returns them, or a selection.
+            gaussians: What to render.
             T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
             K: Intrinsic matrix; it receives no gradient. (1, 3, 3).
             size: Width and height in pixels.
@@ -314,10 +302,11 @@ class NopeSplatModel(SplatfactoModel):
             render_mode: With or without depth.
 
         Returns:
-            Colours (H, W, 3), depth (H, W, 1) or nothing (H, W, 0), opacity (H, W, 1), and the rasterizer's report.
+            Colours (H, W, 3), depth (H, W, 1) or nothing (H, W, 0), opacity (H, W, 1), and the rasterizer's
+            report for densification.
         """
         image, alpha, info = rasterization(
-            **gaussians,
+            *gaussians,
             viewmats=T_camera_world,
             Ks=K,
             width=size[0],
@@ -364,11 +353,12 @@ class NopeSplatModel(SplatfactoModel):
 
     def _track_losses(self) -> dict[str, Tensor]:
         config, losses = self.config, {}
+        self.observations = self.observations.to(self.device)
         tracks = (
             self.track_positions(),
             world_to_camera(self.camera_optimizer.poses()),
             self.camera_optimizer.focal(),
-            TrackObservations(self.observed_point_ids, self.observed_view_ids, self.observed_xy),
+            self.observations,
         )
         if config.track_2d_weight:
             losses["track_2d"] = config.track_2d_weight * track_2d_loss(*tracks)
@@ -423,29 +413,3 @@ class NopeSplatModel(SplatfactoModel):
             mask = mask.to(self.device)
             mask = mask if factor == 1 else resize_image(mask, factor) > 0.999
         return photo, mask
-
-
-def seed_gaussians(points: Tensor, colors: Tensor, sh_degree: int) -> ParameterDict:
-    """Round, faint Gaussians at given points, as large as the distance to their neighbours.
-
-    Args:
-        points: World coordinates. (N, 3).
-        colors: RGB. (N, 3), uint8.
-        sh_degree: Highest degree of the spherical harmonics.
-
-    Returns:
-        Parameters of the names in `GAUSSIAN_PARAMETERS`, before their activations.
-    """
-    num_neighbours = min(3, len(points) - 1)
-    distances, _ = cKDTree(points.numpy()).query(points.numpy(), k=num_neighbours + 1)
-    sizes = torch.from_numpy(np.asarray(distances)[:, 1:].mean(axis=1)).float().clamp(min=1e-5)
-    return ParameterDict(
-        {
-            "means": Parameter(points.float().clone()),
-            "scales": Parameter(sizes.log()[:, None].repeat(1, 3)),
-            "quats": Parameter(random_quat_tensor(len(points))),
-            "features_dc": Parameter(RGB2SH(colors.float() / 255)),
-            "features_rest": Parameter(torch.zeros(len(points), (sh_degree + 1) ** 2 - 1, 3)),
-            "opacities": Parameter(torch.full((len(points), 1), math.log(0.1 / 0.9))),
-        }
-    )

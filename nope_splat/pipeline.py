@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from nerfstudio.engine.callbacks import (
+    TrainingCallback,
+    TrainingCallbackAttributes,
+    TrainingCallbackLocation,
+)
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
@@ -15,6 +20,7 @@ from nope_splat.errors import UserError
 from nope_splat.evaluation.alignment import refine_pose, resect_held_out
 from nope_splat.model import NopeSplatModel, NopeSplatModelConfig
 from nope_splat.progress import say, track
+from nope_splat.viewer import NopeViewerControl
 
 
 @dataclass
@@ -51,12 +57,16 @@ class NopePipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
+        if torch.device(device).type == "cpu":
+            # The rasterizer has its own threads; torch's would spin beside them while they wait for work.
+            torch.set_num_threads(1)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
         self.model.camera_optimizer.set_base(train_poses, self.datamanager.dataparser.scene.camera.focal)
         self.register_buffer("eval_poses", eval_poses.clone())
         self.register_buffer("aligned_step", torch.tensor(-1))
+        self.viewer_control = NopeViewerControl(self.model)  # the viewer finds it here
 
     @property
     def model(self) -> NopeSplatModel:
@@ -64,6 +74,12 @@ class NopePipeline(VanillaPipeline):
         model = super().model
         assert isinstance(model, NopeSplatModel)
         return model
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """Those of data and model, and the viewer's panel."""
+        location = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
+        panel = TrainingCallback(location, self.viewer_control.update, update_every_num_iters=50)
+        return [*super().get_training_callbacks(attributes), panel]
 
     # Checkpoints.
 
@@ -119,20 +135,19 @@ class NopePipeline(VanillaPipeline):
         if self.aligned_step == step:
             return
         model, datamanager = self.model, self.datamanager
-        photo_ids = datamanager.dataparser.photo_ids("eval")
-        focal = float(model.camera_optimizer.focal())
-        for index in track(range(len(photo_ids)), "Aligning held-out photographs"):
-            pose = resect_held_out(
-                datamanager.dataparser.scene, int(photo_ids[index]), model.track_positions(), focal
-            )
-            if pose is not None:
-                self.eval_poses[index] = pose.to(self.device)
-        self._show_cameras()
+        photo_ids = datamanager.dataparser.photo_ids("eval").tolist()
+        focal, background = float(model.camera_optimizer.focal()), model.background_color.to(self.device)
         was_training = model.training
         model.eval()
-        for index, batch in enumerate(datamanager.cached_eval):
+        for index, batch in enumerate(track(datamanager.cached_eval, "Aligning held-out photographs")):
+            pose = resect_held_out(
+                datamanager.dataparser.scene, photo_ids[index], model.track_positions(), focal
+            )
+            if pose is not None:
+                self.eval_poses[index] = pose
+            self._show_cameras()
             camera = datamanager.eval_dataset.cameras[index : index + 1].to(self.device)
-            photo, mask = model.photo(batch, model.background_color.to(self.device))
+            photo, mask = model.photo(batch, background)
             self.eval_poses[index] = refine_pose(model, camera, photo, mask, self.config.alignment_steps)
         model.train(was_training)
         self._show_cameras()
@@ -173,14 +188,17 @@ class NopePipeline(VanillaPipeline):
         if step is not None:
             self.align_held_out(step)
         unregistered = self.datamanager.dataparser.unregistered_held_out()
-        if len(self.datamanager.eval_dataset) == 0:
+        count = len(self.datamanager.eval_dataset)
+        if count == 0:
             raise UserError(
-                f"{', '.join(unregistered)} could not be registered, so there is nothing to evaluate on."
+                f"there is nothing to evaluate on, because {', '.join(unregistered)} could not be registered;"
+                " hold other photographs out with --eval-interval."
                 if unregistered
-                else "no photograph was held out, so there is nothing to evaluate on; train with --eval-mode interval"
-                " and an --eval-interval that is not larger than the number of photographs."
+                else "there is nothing to evaluate on, because no photograph was held out; train with"
+                " --eval-mode interval and an --eval-interval up to the number of photographs."
             )
-        metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
+        # One photograph has no standard deviation, and NaN is not JSON.
+        metrics = super().get_average_eval_image_metrics(step, output_path, get_std and count > 1)
         for name in unregistered:
             say(f"Not in the averages, because it could not be registered: {name}")
         return {**metrics, "held_out_unregistered": len(unregistered)}

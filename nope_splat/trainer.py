@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
@@ -22,7 +21,7 @@ class NopeTrainerConfig(TrainerConfig):
     """Data and model."""
 
     def set_experiment_name(self) -> None:
-        """Name the experiment after the scene, also where its photographs lie in `images/`, and place the cache."""
+        """Name the experiment after the folder of the scene, not `images` within it, and place the cache."""
         data = self.pipeline.datamanager.data
         if self.experiment_name is None and data is not None and data.resolve().name == "images":
             self.experiment_name = data.resolve().parent.name
@@ -56,12 +55,6 @@ class NopeTrainer(Trainer):
 
     config: NopeTrainerConfig
     pipeline: NopePipeline
-
-    def __init__(self, config: NopeTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
-        super().__init__(config, local_rank, world_size)
-        if self.device == "cpu":
-            # The rasterizer has its own threads; torch's would spin beside them while they wait for work.
-            torch.set_num_threads(1)
 
     def setup_optimizers(self) -> Optimizers:
         """Tell the schedules how long the training is, and set up the optimizers."""

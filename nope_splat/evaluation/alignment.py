@@ -64,7 +64,7 @@ def refine_pose(
     Returns:
         Camera-to-world transform, OpenGL axes. (3, 4).
     """
-    gaussians = {name: values.detach() for name, values in model.gaussians().items()}
+    gaussians = model.gaussians().detach()
     start, K = camera.camera_to_worlds, camera.get_intrinsics_matrices()
     size = int(camera.width), int(camera.height)
     background = model.background_color.to(photo)

@@ -32,7 +32,7 @@ def test_track_2d_gradients(noise: float) -> None:
     scene = track_scene(num_views=3, num_points=7, noise=noise)
     inputs = (scene.points, world_to_camera(scene.poses), scene.focal)
     assert torch.autograd.gradcheck(
-        lambda *inputs: track_2d_loss(*inputs, scene.observations),
+        lambda points, T, focal: track_2d_loss(points, T, focal, scene.observations),
         [x.clone().requires_grad_() for x in inputs],
     )
 
@@ -40,7 +40,8 @@ def test_track_2d_gradients(noise: float) -> None:
 @pytest.mark.parametrize("noise", [0.2, 5.0], ids=["within the bend", "beyond the bend"])
 def test_track_3d_gradients_are_those_with_the_depths_held(noise: float) -> None:
     scene = track_scene(num_views=3, num_points=7, noise=noise)
-    inputs = [x.clone().requires_grad_() for x in (scene.points, world_to_camera(scene.poses), scene.focal)]
+    inputs = (scene.points.clone(), world_to_camera(scene.poses), scene.focal.clone())
+    points, T_camera_world, focal = (tensor.requires_grad_() for tensor in inputs)
     depths = backprojection(scene)[0]
 
     def held(points: Tensor, T_camera_world: Tensor, focal: Tensor) -> Tensor:
@@ -52,8 +53,8 @@ def test_track_3d_gradients_are_those_with_the_depths_held(noise: float) -> None
         return huber(pixels.norm(dim=-1))
 
     assert torch.autograd.gradcheck(held, inputs)
-    expected = torch.autograd.grad(held(*inputs), inputs)
-    actual = torch.autograd.grad(track_3d_loss(*inputs, scene.observations), inputs)
+    expected = torch.autograd.grad(held(points, T_camera_world, focal), inputs)
+    actual = torch.autograd.grad(track_3d_loss(points, T_camera_world, focal, scene.observations), inputs)
     for e, a in zip(expected, actual, strict=True):
         torch.testing.assert_close(a, e)
 

@@ -1,0 +1,81 @@
+"""Gaussians: their parameters, as optimised and as rendered, and their start at given points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from nerfstudio.models.splatfacto import RGB2SH, random_quat_tensor
+from scipy.spatial import KDTree
+from torch import Tensor
+from torch.nn import Parameter, ParameterDict
+
+PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
+"""Names of the optimised parameters, Splatfacto's."""
+
+INITIAL_OPACITY = 0.1
+
+
+class Gaussians(NamedTuple):
+    """Gaussians as `rasterization` takes them."""
+
+    means: Tensor
+    """Centres in world coordinates. (N, 3)."""
+    quats: Tensor
+    """Orientations (w, x, y, z), of any length. (N, 4)."""
+    scales: Tensor
+    """Standard deviations along the axes, in world units. (N, 3)."""
+    opacities: Tensor
+    """In 0 to 1. (N,)."""
+    colors: Tensor
+    """Coefficients of the spherical harmonics. (N, K, 3)."""
+
+    def select(self, mask: Tensor) -> Gaussians:
+        """Those where a mask (N,) is true."""
+        return Gaussians(*(values[mask] for values in self))
+
+    def detach(self) -> Gaussians:
+        """The same without gradients."""
+        return Gaussians(*(values.detach() for values in self))
+
+
+def activate(parameters: Mapping[str, Tensor]) -> Gaussians:
+    """Gaussians from their optimised parameters: scales are logarithms, opacities logits.
+
+    Args:
+        parameters: By the names in `PARAMETERS`.
+    """
+    return Gaussians(
+        parameters["means"],
+        parameters["quats"],
+        parameters["scales"].exp(),
+        parameters["opacities"].sigmoid().squeeze(-1),
+        torch.cat([parameters["features_dc"][:, None], parameters["features_rest"]], dim=1),
+    )
+
+
+def seed_gaussians(points: Tensor, colors: Tensor, sh_degree: int) -> ParameterDict:
+    """Round, faint Gaussians at given points, as large as the distance to their neighbours.
+
+    Args:
+        points: World coordinates. (N, 3).
+        colors: RGB. (N, 3), uint8.
+        sh_degree: Highest degree of the spherical harmonics.
+
+    Returns:
+        Parameters by the names in `PARAMETERS`.
+    """
+    num_neighbours = min(3, len(points) - 1)
+    distances, _ = KDTree(points.numpy()).query(points.numpy(), k=num_neighbours + 1)
+    sizes = torch.from_numpy(distances[:, 1:].mean(axis=1)).float().clamp(min=1e-5)
+    return ParameterDict(
+        {
+            "means": Parameter(points.float().clone()),
+            "scales": Parameter(sizes.log()[:, None].repeat(1, 3)),
+            "quats": Parameter(random_quat_tensor(len(points))),
+            "features_dc": Parameter(RGB2SH(colors.float() / 255)),
+            "features_rest": Parameter(torch.zeros(len(points), (sh_degree + 1) ** 2 - 1, 3)),
+            "opacities": Parameter(torch.logit(torch.full((len(points), 1), INITIAL_OPACITY))),
+        }
+    )
