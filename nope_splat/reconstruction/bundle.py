@@ -16,6 +16,8 @@ MIN_DEPTH = 1e-6
 """Points nearer than this to the camera's plane, or behind it, cannot be projected."""
 BEHIND_COST = 1e3
 """Robust cost, in square pixels, of an observation whose point cannot be projected."""
+TILE = 16
+"""Pairs of observations multiplied at once."""
 MAX_LOG_FOCAL_STEP = 0.5
 """Largest change of the logarithm of the focal length in one step."""
 
@@ -232,25 +234,54 @@ def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
 class SchurStructure:
     """Which pairs of observations show the same point: the sparsity of the reduced camera system.
 
+    Pairs are sorted by their two cameras and cut into tiles of `TILE` pairs, filled up with a row of zeros
+    behind the last observation, so that each tile is one product of thin matrices.
+
     Args:
-        problem: Gives the ids of cameras and points.
+        problem: Gives the ids of cameras and points; fixed cameras need no pairs.
     """
 
     def __init__(self, problem: BundleProblem) -> None:
-        num_cameras = len(problem.T_camera_world)
-        device = problem.xy.device
-        self.order = torch.argsort(problem.point_ids, stable=True)
-        counts = torch.bincount(problem.point_ids, minlength=len(problem.points))
-        # Within each point, the k-th observation pairs with itself and all later ones.
-        ends = counts.cumsum(0)[problem.point_ids[self.order]]
-        position = torch.arange(len(self.order), device=device)
-        partners = ends - position
+        num_cameras, num_observations = len(problem.T_camera_world), len(problem.xy)
+        free = torch.nonzero(problem.free_cameras[problem.camera_ids]).squeeze(-1)
+        order = free[torch.argsort(problem.point_ids[free], stable=True)]
+        counts = torch.bincount(problem.point_ids[order], minlength=len(problem.points))
+        # The k-th observation of a point pairs with itself and all later ones.
+        position = torch.arange(len(order), device=order.device)
+        partners = counts.cumsum(0)[problem.point_ids[order]] - position
         first = position.repeat_interleave(partners)
-        starts = partners.cumsum(0) - partners
-        second = first + torch.arange(len(first), device=device) - starts.repeat_interleave(partners)
-        first, second = self.order[first], self.order[second]
-        self.first, self.second = first, second
-        self.blocks = problem.camera_ids[first] * num_cameras + problem.camera_ids[second]
+        second = first + _index_within(partners)
+        first, second = order[first], order[second]
+        block = problem.camera_ids[first] * num_cameras + problem.camera_ids[second]
+
+        by_block = torch.argsort(block, stable=True)
+        counts = torch.bincount(block, minlength=num_cameras**2)
+        tiles = (counts + TILE - 1) // TILE
+        slot = ((tiles.cumsum(0) - tiles) * TILE).repeat_interleave(counts) + _index_within(counts)
+        self.first = torch.full((int(tiles.sum()) * TILE,), num_observations, device=order.device)
+        self.second = self.first.clone()
+        self.first[slot] = first[by_block]
+        self.second[slot] = second[by_block]
+        self.tile_blocks = torch.arange(num_cameras**2, device=order.device).repeat_interleave(tiles)
+
+    def multiply(self, left: Tensor, right: Tensor, num_cameras: int) -> Tensor:
+        """Sum left_i right_j^T over the pairs of observations (i, j), by their cameras.
+
+        Args:
+            left: A matrix for each observation. (O, 6, 3).
+            right: A matrix for each observation. (O, 6, 3).
+            num_cameras: Number of cameras C.
+
+        Returns:
+            Sums. (C, C, 6, 6).
+        """
+
+        def tiled(values: Tensor, index: Tensor) -> Tensor:
+            rows = torch.nn.functional.pad(values.mT.reshape(-1, 18), (0, 0, 0, 1))
+            return rows.index_select(0, index).view(-1, 3 * TILE, 6)
+
+        products = tiled(left, self.first).mT @ tiled(right, self.second)
+        return _sum_by(products, self.tile_blocks, num_cameras**2).view(num_cameras, num_cameras, 6, 6)
 
 
 class NormalEquations:
@@ -308,8 +339,7 @@ class NormalEquations:
         inverse = torch.linalg.inv(self.points + torch.diag_embed(damping * diagonal + 1e-12))
         eliminated = self.cameras_points @ inverse[self.problem.point_ids]
 
-        blocks = eliminated[structure.first] @ self.cameras_points[structure.second].mT
-        blocks = _sum_by(blocks, structure.blocks, num_cameras**2).view(num_cameras, num_cameras, 6, 6)
+        blocks = structure.multiply(eliminated, self.cameras_points, num_cameras)
         coupling = blocks.permute(0, 2, 1, 3).reshape(size, size)
         # Each pair of observations was counted once; its mirror image is the transpose, except on the
         # diagonal of an observation with itself.
@@ -380,6 +410,12 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
     free = torch.cat([problem.free_cameras.repeat_interleave(6), torch.ones_like(problem.free_intrinsics)])
     factor, info = torch.linalg.cholesky_ex(matrix[free][:, free])
     return None if info != 0 else torch.cholesky_inverse(factor)[-3:, -3:]
+
+
+def _index_within(counts: Tensor) -> Tensor:
+    """Position of each element in its run, for runs of the given lengths. (n,) -> (sum,)."""
+    total = torch.arange(int(counts.sum()), device=counts.device)
+    return total - (counts.cumsum(0) - counts).repeat_interleave(counts)
 
 
 def _sum_by(values: Tensor, index: Tensor, length: int) -> Tensor:

@@ -69,7 +69,8 @@ def require_matches(
     if not groups:
         raise UserError(f"no two of the {len(training)} photographs match; {ADVICE}")
     if len(groups) > 1 and len(groups[0]) == 2:
-        listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in groups[:MAX_NAMES])
+        pairs = sorted(map(tuple, groups))[:MAX_NAMES]
+        listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in pairs)
         raise UserError(f"the photographs match only in separate pairs ({listed}); {ADVICE}")
 
 

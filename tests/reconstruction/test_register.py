@@ -1,0 +1,133 @@
+"""Registration: complete where it can be, honest where it cannot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from synthetic import SyntheticScene, make_scene, ring
+
+from nope_splat.camera import SharedPinhole
+from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.reconstruction.chain import register_chain
+from nope_splat.reconstruction.refine import refine
+from nope_splat.reconstruction.register import register_incremental
+from nope_splat.reconstruction.two_view import TwoView, relative_poses
+from nope_splat.reconstruction.working import WorkingScene, invert
+from nope_splat.tracks import build_tracks
+
+
+def start(
+    scene: SyntheticScene, focal: float | None = None
+) -> tuple[WorkingScene, dict[tuple[int, int], TwoView]]:
+    """Relative poses and an empty scene."""
+    focal = focal or scene.camera.focal
+    positions = [one.xy - np.array(scene.size) / 2 for one in scene.keypoints]
+    views = relative_poses(positions, scene.matches.pairs, focal)
+    tracks = build_tracks(scene.keypoints, [view.matches for view in views.values()])
+    sizes = np.tile(np.array(scene.size), (len(scene.keypoints), 1))
+    return WorkingScene.start(tracks, sizes, 1.0, focal), views
+
+
+def auc_5(scene: SyntheticScene, working: WorkingScene) -> float:
+    poses = invert(working.T_camera_world)
+    estimated = {scene.names[photo]: poses[photo] for photo in np.flatnonzero(working.registered)}
+    return compare_poses(estimated, scene.poses_by_name()).auc_5
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.3])
+@pytest.mark.parametrize("focal_error", [0.7, 1.0, 1.5])
+def test_incremental_registers_every_photograph(wrong: float, focal_error: float) -> None:
+    scene = make_scene(wrong=wrong)
+    working, views = start(scene, focal_error * scene.camera.focal)
+    failures = register_incremental(working, views, min_angle=1.5)
+    assert working.registered.all()
+    assert failures == {}
+    refine(working, 1.5, refine_principal_point=False)
+    assert auc_5(scene, working) > 97
+    assert working.focal == pytest.approx(scene.camera.focal, rel=0.01)
+
+
+def test_chain_registers_every_photograph() -> None:
+    scene = make_scene()
+    working, views = start(scene)
+    register_chain(working, views, min_angle=1.5)
+    refine(working, 1.5, refine_principal_point=False)
+    assert working.registered.all()
+    assert auc_5(scene, working) > 97
+
+
+def thin_scene(shared: int) -> SyntheticScene:
+    """Two clusters of four photographs; only photographs 3 and 4 connect them, by points of their own.
+
+    Photographs 2 and 5 see `shared` of those points each: too few for PnP, but enough for the scale.
+    """
+    bridge = np.random.default_rng(0).permutation(600)[:120]
+    also_seen = {2: bridge[:shared], 5: bridge[60 : 60 + shared]}
+
+    def sees(photo: int, ids: np.ndarray) -> np.ndarray:
+        own = (ids < 300) == (photo < 4)
+        if photo in (3, 4):
+            return own | np.isin(ids, bridge)
+        return own & ~np.isin(ids, bridge) | np.isin(ids, also_seen.get(photo, []))
+
+    return make_scene(8, poses=ring(8, 80.0), num_points=600, wrong=0.0, sees=sees)
+
+
+def test_a_photograph_that_pnp_cannot_reach_is_attached_by_its_best_pair() -> None:
+    scene = thin_scene(shared=12)
+    working, views = start(scene)
+    failures = register_incremental(working, views, min_angle=1.5)
+    assert working.registered.all()
+    assert failures == {}
+    refine(working, 1.5, refine_principal_point=False)
+    assert auc_5(scene, working) > 95
+
+
+def test_without_shared_points_photographs_are_left_out() -> None:
+    """The scale of a pair that shares no point with the rest is anyone's guess."""
+    working, views = start(thin_scene(shared=0))
+    failures = register_incremental(working, views, min_angle=1.5)
+    left_out = np.flatnonzero(~working.registered)
+    assert len(left_out) == 4
+    assert sorted(failures) == left_out.tolist()
+    assert all("needed track points visible" in reason for reason in failures.values())
+
+
+def test_an_attached_photograph_that_does_not_hold_up_is_taken_back() -> None:
+    """A wrong relative pose with wrong depths: shared points contradict it."""
+    working, views = start(thin_scene(shared=12))
+    rng = np.random.default_rng(0)
+    view = views[3, 4]
+    view.T_second_first[:3, :3] = Rotation.from_euler("xyz", [5, 40, -30], degrees=True).as_matrix()
+    view.depths[:] = rng.uniform(1, 100, view.depths.shape)
+    failures = register_incremental(working, views, min_angle=1.5)
+    assert working.registered.sum() == 4
+    assert "its pose did not survive verification" in failures.values()
+
+
+def test_result_is_the_same_every_time() -> None:
+    scenes = []
+    for _ in range(2):
+        working, views = start(make_scene(5, 200))
+        register_incremental(working, views, min_angle=1.5)
+        scenes.append(working)
+    np.testing.assert_array_equal(scenes[0].T_camera_world, scenes[1].T_camera_world)
+    np.testing.assert_array_equal(scenes[0].inlier, scenes[1].inlier)
+
+
+def test_principal_point_is_refined_where_it_can_be() -> None:
+    scene = make_scene(12, 1500, camera=SharedPinhole(700.0, (7.0, -5.0)), poses=ring(12, 150.0))
+    working, views = start(scene)
+    register_incremental(working, views, min_angle=1.5)
+    refine(working, 1.5, refine_principal_point=True)
+    np.testing.assert_allclose(working.offset, [7.0, -5.0], atol=1.0)
+
+
+def test_principal_point_of_mixed_orientations_stays_at_the_centre() -> None:
+    scene = make_scene(6)
+    working, views = start(scene)
+    working.half_size[0] = working.half_size[0, ::-1].copy()
+    register_incremental(working, views, min_angle=1.5)
+    refine(working, 1.5, refine_principal_point=True)
+    np.testing.assert_array_equal(working.offset, [0.0, 0.0])
