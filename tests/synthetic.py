@@ -18,6 +18,8 @@ from nope_splat.reconstruction.matches import FolderMatches
 
 Array = NDArray[np.float64]
 
+CAMERA = SharedPinhole(700.0)
+
 
 @dataclass(frozen=True)
 class SyntheticScene:
@@ -88,7 +90,7 @@ def make_scene(
     *,
     poses: Array | None = None,
     points: Array | None = None,
-    camera: SharedPinhole = SharedPinhole(700.0),
+    camera: SharedPinhole = CAMERA,
     size: tuple[int, int] = (640, 480),
     noise: float = 0.3,
     wrong: float = 0.05,

@@ -169,7 +169,7 @@ def test_turning_on_the_spot_is_said_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_unknown_held_out_photograph(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere.jpg"):
+    with pytest.raises(UserError, match=r"nowhere\.jpg"):
         reconstruct(make_scene(3).write_photos(tmp_path), ["nowhere.jpg"])
 
 

@@ -66,7 +66,7 @@ def test_standard_frame() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_standard_frame_does_not_depend_on_the_frame_before(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    rotation = Rotation.random(random_state=seed).as_matrix()
+    rotation = Rotation.from_rotvec(rng.normal(size=3)).as_matrix()
     similarity = Similarity(float(rng.uniform(0.1, 10)), rotation, rng.normal(size=3))
     scene = sparse_scene()
     first, second = normalise(scene), normalise(moved(scene, similarity))
@@ -82,7 +82,7 @@ def test_standard_frame_changes_nothing_in_the_photographs() -> None:
 def test_reprojection_errors() -> None:
     scene = sparse_scene()
     np.testing.assert_allclose(scene.reprojection_errors(), 0, atol=1e-9)
-    observations = replace(scene.observations, xy=scene.observations.xy + [3.0, 4.0])
+    observations = replace(scene.observations, xy=scene.observations.xy + np.array([3.0, 4.0]))
     np.testing.assert_allclose(replace(scene, observations=observations).reprojection_errors(), 5)
 
 
