@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Photographs in, Gaussian splat out: reconstructs and trains, evaluates on held-out photographs, exports.
+#
+#   bash scripts/demo.sh           on photographs of a procedural scene
+#   bash scripts/demo.sh PHOTOS    on your own folder of photographs
+#
+# Sets everything up on a fresh machine. Results go to demo/NAME.
+photos="${1:+$(realpath "$1")}"
+source "$(dirname "$0")/environment.sh"
+
+name=valley
+if [ -n "$photos" ]; then
+    name="$(basename "${photos%/images}")"
+fi
+results="$PWD/demo/$name"
+SECONDS=0
+if [ -z "$photos" ]; then
+    photos="$results/photos"
+    nope-splat demo-scene --output-dir "$photos"
+fi
+
+ns-train nope-splat --data "$photos" --output-dir "$results" --experiment-name training --timestamp latest \
+    --vis tensorboard < /dev/null
+run="$results/training/nope-splat/latest"
+rm -f "$results/evaluation.json"
+ns-eval --load-config "$run/config.yml" --output-path "$results/evaluation.json" < /dev/null ||
+    say "not evaluated"  # few photographs, none held out: the reason was told
+ns-export gaussian-splat --load-config "$run/config.yml" --output-dir "$results" < /dev/null
+
+python scripts/summarise.py --data "$photos" --results "$results" --seconds "$SECONDS"
