@@ -50,7 +50,7 @@ from nope_splat.splatting.simd import (
     store,
     store_sums,
 )
-from nope_splat.splatting.threads import CHUNK, claim, kernel
+from nope_splat.splatting.threads import CHUNK, claim, inlined, kernel
 
 SUMS = 8
 """Sums in a slot before those of the channels: M, Mx, My, Mxx, Mxy, Myy and the two absolute gradients."""
@@ -64,7 +64,7 @@ def slot_length(channels: int, lanes: Lanes) -> int:
     return -(-(SUMS + channels) // lanes.count) * lanes.count
 
 
-@kernel
+@inlined
 def read_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, transmittance, d_image, d_alphas,
               planes, behind):  # fmt: skip
     """Gradients of a tile's pixels into `planes` (channels * pixels,), what lies behind all splats into `behind`."""
@@ -91,7 +91,7 @@ def read_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, trans
                     slot += 1
 
 
-@kernel
+@inlined
 def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size, records, bounds, transmittance,
                    end, planes, behind, first_blocks, last_blocks, slot_sums):  # fmt: skip
     """Take splat `k` of a tile off its pixels, and write its sums over them to `slot_sums` at `slot`."""
@@ -182,20 +182,22 @@ def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_o
 
 
 @kernel
-def gather_gradients(counter, gaussians, records, slot_offsets, slot_sums, opacities,
+def gather_gradients(counter, lanes, gaussians, records, slot_offsets, slot_sums, opacities,
                      d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
     """Add up the slots of every splat, and turn their moments into gradients of the Gaussian's splat."""
-    sums = np.empty(slot_sums.shape[1], np.float32)
+    length = slot_sums.shape[1]
+    slot_sums = slot_sums.reshape(-1)
+    sums = np.empty(length, np.float32)
     while True:
         start = claim(counter, CHUNK)
         if start >= len(gaussians):
             break
         for i in range(start, min(start + CHUNK, len(gaussians))):
-            for k in range(len(sums)):
-                sums[k] = np.float32(0.0)
-            for slot in range(slot_offsets[i], slot_offsets[i + 1]):
-                for k in range(len(sums)):
-                    sums[k] += slot_sums[slot, k]
+            for part in range(0, length, lane_count(lanes)):
+                total = floats(lanes, np.float32(0.0))
+                for slot in range(slot_offsets[i], slot_offsets[i + 1]):
+                    total = total + load(lanes, slot_sums, slot * length + part)
+                store(sums, part, total)
             a, b, c = records[i, QUADRATIC], records[i, QUADRATIC + 1], records[i, QUADRATIC + 2]
             g = gaussians[i]
             d_means2d[g, 0] = -(np.float32(2.0) * a * sums[1] + b * sums[2]) * _LN2

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.splatting.threads import claim, get_num_threads, kernel, run_on_all_threads
+from nope_splat.splatting.threads import claim, get_num_threads, inlined, kernel, run_on_all_threads
 
 MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
 MIN_LOG_ALPHA = -7.994353436858858
@@ -146,16 +146,16 @@ def sort_by_depth(keys, starts, visible):
     return order
 
 
-@kernel
-def tile_spans(records, bounds, splat, tile_size, tiles_wide, spans):
+@inlined
+def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
     """The tiles that a splat's ellipse meets, as (first, last) tile in `spans` for every row of tiles.
 
-    This is the reckoning of `footprint`, for tiles. Returns the number of rows.
+    This is the reckoning of `footprint`, for tiles of 2^tile_shift pixels. Returns the number of rows.
     """
     left, right = bounds[splat, BOUNDS], bounds[splat, BOUNDS + 1]
     top, bottom = bounds[splat, BOUNDS + 2], bounds[splat, BOUNDS + 3]
-    first_row, last_row = top // tile_size, bottom // tile_size
-    first_column, last_column = left // tile_size, right // tile_size
+    first_row, last_row = top >> tile_shift, bottom >> tile_shift
+    first_column, last_column = left >> tile_shift, right >> tile_shift
     if first_row == last_row or first_column == last_column:
         for row in range(first_row, last_row + 1):
             spans[row - first_row, 0] = row * tiles_wide + first_column
@@ -167,8 +167,8 @@ def tile_spans(records, bounds, splat, tile_size, tiles_wide, spans):
     x, y, tilt = records[splat, MEAN], records[splat, MEAN + 1], records[splat, TILT]
     rows = 0
     for row in range(first_row, last_row + 1):
-        low = max(top, row * tile_size) + 0.5 - y
-        high = min(bottom, (row + 1) * tile_size - 1) + 0.5 - y
+        low = max(top, row << tile_shift) + 0.5 - y
+        high = min(bottom, ((row + 1) << tile_shift) - 1) + 0.5 - y
         f = max(low, min(high, -tilt))
         reach = math.sqrt(max(limit - det * f * f, 0.0))
         first = max(left, int(math.floor(x - (b * f + reach) / (2.0 * a) - 0.5)))
@@ -176,15 +176,15 @@ def tile_spans(records, bounds, splat, tile_size, tiles_wide, spans):
         reach = math.sqrt(max(limit - det * f * f, 0.0))
         last = min(right, int(math.ceil(x - (b * f - reach) / (2.0 * a) - 0.5)))
         if first <= last:
-            spans[rows, 0] = row * tiles_wide + first // tile_size
-            spans[rows, 1] = row * tiles_wide + last // tile_size
+            spans[rows, 0] = row * tiles_wide + first >> tile_shift
+            spans[rows, 1] = row * tiles_wide + last >> tile_shift
             rows += 1
     return rows
 
 
 @kernel
 def count_intersections(counter, starts, order, unsorted, sorted_records, gaussians, sorted_gaussians,
-                        tile_size, tiles_wide, tiles_high, tile_counts, slot_counts):  # fmt: skip
+                        tile_shift, tiles_wide, tiles_high, tile_counts, slot_counts):  # fmt: skip
     """Bring the records into their order, and count intersections by tile and by splat.
 
     `starts` (parts + 1,) divides the splats; tile_counts (parts, tiles), slot_counts (S,).
@@ -202,7 +202,7 @@ def count_intersections(counter, starts, order, unsorted, sorted_records, gaussi
             for k in range(length):
                 sorted_records[i, k] = unsorted[source, k]
             total = 0
-            for row in range(tile_spans(sorted_records, bounds, i, tile_size, tiles_wide, spans)):
+            for row in range(tile_spans(sorted_records, bounds, i, tile_shift, tiles_wide, spans)):
                 total += spans[row, 1] - spans[row, 0] + 1
                 for tile in range(spans[row, 0], spans[row, 1] + 1):
                     tile_counts[part, tile] += 1
@@ -229,7 +229,7 @@ def offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets):
 
 
 @kernel
-def fill_tiles(counter, starts, records, tile_size, tiles_wide, tiles_high, part_offsets, slot_offsets,
+def fill_tiles(counter, starts, records, tile_shift, tiles_wide, tiles_high, part_offsets, slot_offsets,
                splats, slots):  # fmt: skip
     """Put every splat into the lists of its tiles, in order of depth."""
     spans = np.empty((tiles_high, 2), np.int64)
@@ -240,7 +240,7 @@ def fill_tiles(counter, starts, records, tile_size, tiles_wide, tiles_high, part
             break
         for i in range(starts[part], starts[part + 1]):
             slot = slot_offsets[i]
-            for row in range(tile_spans(records, bounds, i, tile_size, tiles_wide, spans)):
+            for row in range(tile_spans(records, bounds, i, tile_shift, tiles_wide, spans)):
                 for tile in range(spans[row, 0], spans[row, 1] + 1):
                     place = part_offsets[part, tile]
                     part_offsets[part, tile] = place + 1
@@ -271,9 +271,10 @@ def bin_splats(
         colors: (N, channels)
         width: Of the image, in pixels.
         height: Of the image, in pixels.
-        tile_size: Width and height of a tile, in pixels.
+        tile_size: Width and height of a tile in pixels, a power of two.
     """
     parts = get_num_threads()
+    tile_shift = tile_size.bit_length() - 1
     count, channels = colors.shape
     tiles_wide, tiles_high = -(-width // tile_size), -(-height // tile_size)
     tiles = tiles_wide * tiles_high
@@ -293,7 +294,7 @@ def bin_splats(
     tile_counts, slot_counts = np.zeros((parts, tiles), np.int64), np.empty(seen, np.int64)
     run_on_all_threads(
         count_intersections, starts, order, unsorted, records, unsorted_gaussians, gaussians,
-        tile_size, tiles_wide, tiles_high, tile_counts, slot_counts,
+        tile_shift, tiles_wide, tiles_high, tile_counts, slot_counts,
     )  # fmt: skip
     tile_offsets, slot_offsets = np.empty(tiles + 1, np.int64), np.empty(seen + 1, np.int64)
     offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets)
@@ -301,7 +302,7 @@ def bin_splats(
     intersections = int(tile_offsets[-1])
     splats, slots = np.empty(intersections, np.int32), np.empty(intersections, np.int32)
     run_on_all_threads(
-        fill_tiles, starts, records, tile_size, tiles_wide, tiles_high, tile_counts, slot_offsets,
+        fill_tiles, starts, records, tile_shift, tiles_wide, tiles_high, tile_counts, slot_offsets,
         splats, slots,
     )  # fmt: skip
     tile_order = np.argsort(-np.diff(tile_offsets), kind="stable")

@@ -15,7 +15,7 @@ from nope_splat.splatting.forward import composite
 from nope_splat.splatting.projection import project, project_gradient
 from nope_splat.splatting.simd import Lanes
 from nope_splat.splatting.spherical_harmonics import shade, shade_gradient
-from nope_splat.splatting.threads import CHUNK, run_on_all_threads
+from nope_splat.splatting.threads import CHUNK, kernel, run_on_all_threads
 
 TILE_SIZE = 64
 LANES = Lanes.of_this_machine()
@@ -38,6 +38,21 @@ def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
 
 def _or_zeros(gradient: Tensor | None, *shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32) if gradient is None else _array(gradient)
+
+
+@kernel
+def _largest_bits(values):
+    """The largest magnitude in a float32 array as the integer of its bits, which orders as the magnitude does."""
+    largest = np.uint32(0)
+    bits = values.view(np.uint32)
+    for i in range(len(bits)):
+        largest = max(largest, bits[i] & np.uint32(0x7FFFFFFF))
+    return largest
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether a float32 tensor on the CPU holds neither NaN nor infinity."""
+    return _largest_bits(_array(tensor).reshape(-1)) < 0x7F800000
 
 
 class Projection(torch.autograd.Function):
@@ -209,7 +224,7 @@ class Compositing(torch.autograd.Function):
                 end, needed, d_images[camera], d_alphas[camera], slot_sums,
             )  # fmt: skip
             run_on_all_threads(
-                gather_gradients, lists.gaussians, lists.records, lists.slot_offsets, slot_sums,
+                gather_gradients, LANES, lists.gaussians, lists.records, lists.slot_offsets, slot_sums,
                 _array(opacities[camera]), means2d_out[camera], abs_out[camera], conics_out[camera],
                 opacities_out[camera], colors_out[camera],
             )  # fmt: skip

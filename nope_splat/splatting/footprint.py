@@ -23,14 +23,14 @@ from nope_splat.splatting.simd import (
     store,
     truncated,
 )
-from nope_splat.splatting.threads import kernel
+from nope_splat.splatting.threads import inlined
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 _ZERO, _TWO, _FOUR = np.float32(0.0), np.float32(2.0), np.float32(4.0)
 _HALF, _ALMOST_HALF = np.float32(0.5), np.float32(0.49)
 
 
-@kernel
+@inlined
 def covered_blocks(lanes, records, bounds, splat, tile_x, tile_y, tile_size, first_blocks, last_blocks):
     """First and last row of blocks that a splat covers, and the first and last block of every such row.
 

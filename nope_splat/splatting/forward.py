@@ -33,7 +33,7 @@ from nope_splat.splatting.simd import (
     select,
     store,
 )
-from nope_splat.splatting.threads import claim, kernel
+from nope_splat.splatting.threads import claim, inlined, kernel
 
 MAX_ALPHA = np.float32(0.999)
 MIN_TRANSMITTANCE = np.float32(1e-4)
@@ -43,7 +43,7 @@ NEVER = np.int32(2**31 - 1)
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 
 
-@kernel
+@inlined
 def begin_tile(lanes, width, height, blocks_wide, blocks_high, transmittance):
     """Set T = 1 inside the image, of which `width` x `height` pixels are left; -1 beyond. Blocks with a pixel."""
     live_blocks = 0
@@ -61,7 +61,7 @@ def begin_tile(lanes, width, height, blocks_wide, blocks_high, transmittance):
     return live_blocks
 
 
-@kernel
+@inlined
 def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, first, last, records,
                    bounds, length, transmittance, end, planes, first_blocks, last_blocks):  # fmt: skip
     """Composite the splats first .. last - 1 of a list over a tile; how many of them were needed.
@@ -111,7 +111,7 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
     return last - first
 
 
-@kernel
+@inlined
 def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance,
                planes, image, alphas):  # fmt: skip
     """Add the background and write the pixels of a tile: image (H, W, channels), alphas (H, W)."""

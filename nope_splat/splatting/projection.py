@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nope_splat.splatting.threads import CHUNK, claim, kernel
+from nope_splat.splatting.threads import CHUNK, claim, inlined, kernel
 
 Vector3 = tuple[float, float, float]
 
@@ -47,11 +47,11 @@ class Camera(NamedTuple):
 
 
 class Splat(NamedTuple):
-    """A projected Gaussian, with the factors of its covariance: m = j V R S, n = j V R for both rows."""
+    """A projected Gaussian: 1/Z, X/Z, Y/Z, (u, v), rows of R, of N = J V R and of M = N S."""
 
-    x: float
-    y: float
-    z: float
+    inverse_z: float
+    x_over_z: float
+    y_over_z: float
     u: float
     v: float
     r0: Vector3
@@ -63,35 +63,47 @@ class Splat(NamedTuple):
     m1: Vector3
 
 
-@kernel
+@inlined
 def vector3(array, index):
     """Three numbers of a row of an array, in float64."""
     return float(array[index, 0]), float(array[index, 1]), float(array[index, 2])
 
 
-@kernel
+@inlined
 def dot(p, q):
     """Scalar product."""
     return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
 
 
-@kernel
-def combine(p, a, q, b, r, c):
-    """The linear combination p a + q b + r c of three vectors."""
+@inlined
+def combine(p, a, q, b):
+    """The linear combination p a + q b of two vectors."""
+    return p * a[0] + q * b[0], p * a[1] + q * b[1], p * a[2] + q * b[2]
+
+
+@inlined
+def row_times(p, r0, r1, r2):
+    """Product of a row vector and the matrix with these rows."""
     return (
-        p * a[0] + q * b[0] + r * c[0],
-        p * a[1] + q * b[1] + r * c[1],
-        p * a[2] + q * b[2] + r * c[2],
+        p[0] * r0[0] + p[1] * r1[0] + p[2] * r2[0],
+        p[0] * r0[1] + p[1] * r1[1] + p[2] * r2[1],
+        p[0] * r0[2] + p[1] * r1[2] + p[2] * r2[2],
     )
 
 
-@kernel
+@inlined
+def times(p, a):
+    """Product of a number and a vector."""
+    return p * a[0], p * a[1], p * a[2]
+
+
+@inlined
 def scaled(p, s):
     """Product, entry by entry."""
     return p[0] * s[0], p[1] * s[1], p[2] * s[2]
 
 
-@kernel
+@inlined
 def camera_of(viewmat, K, width, height):
     """The camera of a view matrix (4, 4) and intrinsics (3, 3), for an image of this size in pixels."""
     fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
@@ -112,7 +124,7 @@ def camera_of(viewmat, K, width, height):
     )
 
 
-@kernel
+@inlined
 def unit_quaternion(quats, index):
     """A quaternion (w, x, y, z) at length one, and the factor that made it so; zero stays zero."""
     w, x, y, z = (
@@ -125,7 +137,7 @@ def unit_quaternion(quats, index):
     return w * factor, x * factor, y * factor, z * factor, factor
 
 
-@kernel
+@inlined
 def rotation(w, x, y, z):
     """Rows of the rotation matrix of a unit quaternion."""
     return (
@@ -135,25 +147,25 @@ def rotation(w, x, y, z):
     )
 
 
-@kernel
+@inlined
 def splat_of(mean, quats, scale, index, camera):
     """Project one Gaussian in front of the camera."""
     x = dot(camera.v0, mean) + camera.t[0]
     y = dot(camera.v1, mean) + camera.t[1]
     z = dot(camera.v2, mean) + camera.t[2]
-    u = min(max(x / z, camera.u_min), camera.u_max)
-    v = min(max(y / z, camera.v_min), camera.v_max)
+    inverse_z = 1.0 / z
+    x_over_z, y_over_z = x * inverse_z, y * inverse_z
+    u = min(max(x_over_z, camera.u_min), camera.u_max)
+    v = min(max(y_over_z, camera.v_min), camera.v_max)
     w, qx, qy, qz, _ = unit_quaternion(quats, index)
     r0, r1, r2 = rotation(w, qx, qy, qz)
-    # Rows of J V, then of J V R, then of J V R S.
-    jv0 = combine(camera.fx / z, camera.v0, -camera.fx * u / z, camera.v2, 0.0, camera.v2)
-    jv1 = combine(camera.fy / z, camera.v1, -camera.fy * v / z, camera.v2, 0.0, camera.v2)
-    n0 = combine(jv0[0], r0, jv0[1], r1, jv0[2], r2)
-    n1 = combine(jv1[0], r0, jv1[1], r1, jv1[2], r2)
-    return Splat(x, y, z, u, v, r0, r1, r2, n0, n1, scaled(n0, scale), scaled(n1, scale))
+    fx_over_z, fy_over_z = camera.fx * inverse_z, camera.fy * inverse_z
+    n0 = row_times(combine(fx_over_z, camera.v0, -fx_over_z * u, camera.v2), r0, r1, r2)
+    n1 = row_times(combine(fy_over_z, camera.v1, -fy_over_z * v, camera.v2), r0, r1, r2)
+    return Splat(inverse_z, x_over_z, y_over_z, u, v, r0, r1, r2, n0, n1, scaled(n0, scale), scaled(n1, scale))
 
 
-@kernel
+@inlined
 def covariance_of(m0, m1):
     """Entries xx, xy, yy of M M^T, and its determinant as a sum of squares, which cannot cancel below 0."""
     minor0 = m0[1] * m1[2] - m0[2] * m1[1]
@@ -200,21 +212,22 @@ def project(
             half_trace = 0.5 * (xx + yy)
             largest_variance = half_trace + math.sqrt(max(0.01, half_trace * half_trace - blurred_det))
             radius = math.ceil(3.0 * math.sqrt(largest_variance))
-            px = camera.fx * splat.x / splat.z + camera.cx
-            py = camera.fy * splat.y / splat.z + camera.cy
+            px = camera.fx * splat.x_over_z + camera.cx
+            py = camera.fy * splat.y_over_z + camera.cy
             inside = px + radius > 0 and px - radius < width and py + radius > 0 and py - radius < height
             if radius <= radius_clip or not inside:
                 continue
             radii[i] = np.int32(min(radius, 2.0**30))
             means2d[i, 0] = px
             means2d[i, 1] = py
-            conics[i, 0] = yy / blurred_det
-            conics[i, 1] = -xy / blurred_det
-            conics[i, 2] = xx / blurred_det
-            compensations[i] = math.sqrt(det / blurred_det)
+            inverse_det = 1.0 / blurred_det
+            conics[i, 0] = yy * inverse_det
+            conics[i, 1] = -xy * inverse_det
+            conics[i, 2] = xx * inverse_det
+            compensations[i] = math.sqrt(det * inverse_det)
 
 
-@kernel
+@inlined
 def covariance_gradient(splat, eps2d, d_conic, d_compensation):
     """Gradient with respect to the entries xx, xy, yy of the covariance, from conic and compensation.
 
@@ -222,20 +235,20 @@ def covariance_gradient(splat, eps2d, d_conic, d_compensation):
     the covariance is -Q G Q; that of rho is ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), bounded as in gsplat.
     """
     xx, xy, yy, det = covariance_of(splat.m0, splat.m1)
-    blurred_det = det + eps2d * (xx + yy + eps2d)
-    a, b, c = (yy + eps2d) / blurred_det, -xy / blurred_det, (xx + eps2d) / blurred_det
+    inverse_det = 1.0 / (det + eps2d * (xx + yy + eps2d))
+    a, b, c = (yy + eps2d) * inverse_det, -xy * inverse_det, (xx + eps2d) * inverse_det
     g00, g01, g11 = d_conic[0], 0.5 * d_conic[1], d_conic[2]
     h00, h01 = a * g00 + b * g01, a * g01 + b * g11
     h10, h11 = b * g00 + c * g01, b * g01 + c * g11
-    squared = det / blurred_det
+    squared = det * inverse_det
     factor = d_compensation * 0.5 / (math.sqrt(squared) + 1e-6)
-    d_xx = -(h00 * a + h01 * b) + factor * ((1.0 - squared) * a - eps2d / blurred_det)
+    d_xx = -(h00 * a + h01 * b) + factor * ((1.0 - squared) * a - eps2d * inverse_det)
     d_xy = -2.0 * (h00 * b + h01 * c) + 2.0 * factor * (1.0 - squared) * b
-    d_yy = -(h10 * b + h11 * c) + factor * ((1.0 - squared) * c - eps2d / blurred_det)
+    d_yy = -(h10 * b + h11 * c) + factor * ((1.0 - squared) * c - eps2d * inverse_det)
     return d_xx, d_xy, d_yy
 
 
-@kernel
+@inlined
 def quaternion_gradient(quats, index, r0, r1, r2):
     """Gradient with respect to the quaternion as stored, from rows of the gradient of its rotation matrix."""
     w, x, y, z, factor = unit_quaternion(quats, index)
@@ -279,48 +292,60 @@ def project_gradient(
                 splat, eps2d, vector3(d_conics, i), float(d_compensations[i])
             )
             # cov = M M^T, M = N S, N = J V R.
-            d_m0 = combine(2.0 * d_xx, splat.m0, d_xy, splat.m1, 0.0, splat.m1)
-            d_m1 = combine(2.0 * d_yy, splat.m1, d_xy, splat.m0, 0.0, splat.m0)
+            d_m0 = combine(2.0 * d_xx, splat.m0, d_xy, splat.m1)
+            d_m1 = combine(2.0 * d_yy, splat.m1, d_xy, splat.m0)
             for k in range(3):
                 d_scales[i, k] += d_m0[k] * splat.n0[k] + d_m1[k] * splat.n1[k]
             d_n0, d_n1 = scaled(d_m0, scale), scaled(d_m1, scale)
-            r0, r1, r2, z = splat.r0, splat.r1, splat.r2, splat.z
+            r0, r1, r2 = splat.r0, splat.r1, splat.r2
             d_jv0 = dot(d_n0, r0), dot(d_n0, r1), dot(d_n0, r2)
             d_jv1 = dot(d_n1, r0), dot(d_n1, r1), dot(d_n1, r2)
-            # Rows of J V without the focal length: (v0 - u v2) / Z and (v1 - v v2) / Z.
-            e0 = combine(1.0 / z, camera.v0, -splat.u / z, camera.v2, 0.0, camera.v2)
-            e1 = combine(1.0 / z, camera.v1, -splat.v / z, camera.v2, 0.0, camera.v2)
-            d_r0 = combine(fx * e0[0], d_n0, fy * e1[0], d_n1, 0.0, d_n1)
-            d_r1 = combine(fx * e0[1], d_n0, fy * e1[1], d_n1, 0.0, d_n1)
-            d_r2 = combine(fx * e0[2], d_n0, fy * e1[2], d_n1, 0.0, d_n1)
-            d_quat = quaternion_gradient(quats, i, d_r0, d_r1, d_r2)
+            # Rows of J V without focal length and depth: v0 - u v2 and v1 - v v2.
+            inverse_z, fx_over_z, fy_over_z = splat.inverse_z, fx * splat.inverse_z, fy * splat.inverse_z
+            e0 = combine(1.0, camera.v0, -splat.u, camera.v2)
+            e1 = combine(1.0, camera.v1, -splat.v, camera.v2)
+            d_e0, d_e1 = times(fx_over_z, d_n0), times(fy_over_z, d_n1)
+            d_quat = quaternion_gradient(
+                quats,
+                i,
+                combine(e0[0], d_e0, e1[0], d_e1),
+                combine(e0[1], d_e0, e1[1], d_e1),
+                combine(e0[2], d_e0, e1[2], d_e1),
+            )
             for k in range(4):
                 d_quats[i, k] += d_quat[k]
-            # Focal length and 1/Z scale the rows; u and v shift them along v2.
-            d_focal_x, d_focal_y = dot(d_jv0, e0), dot(d_jv1, e1)
-            d_u, d_v = -fx / z * dot(d_jv0, camera.v2), -fy / z * dot(d_jv1, camera.v2)
+            # fx / Z scales the first row, fy / Z the second; u and v shift them along v2.
+            d_fx_over_z, d_fy_over_z = dot(d_jv0, e0), dot(d_jv1, e1)
+            d_u, d_v = -fx_over_z * dot(d_jv0, camera.v2), -fy_over_z * dot(d_jv1, camera.v2)
             d_px, d_py = float(d_means2d[i, 0]), float(d_means2d[i, 1])
-            u, v = splat.x / z, splat.y / z  # not clamped
-            d_fx, d_fy, d_cx, d_cy = d_px * u + d_focal_x, d_py * v + d_focal_y, d_px, d_py
-            d_unclamped_u, d_unclamped_v = d_px * fx, d_py * fy
-            if camera.u_min <= u <= camera.u_max:
-                d_unclamped_u += d_u
-            else:  # the clamp is (pixels - cx) / fx
+            x_over_z, y_over_z = splat.x_over_z, splat.y_over_z
+            d_fx, d_fy = d_px * x_over_z + d_fx_over_z * inverse_z, d_py * y_over_z + d_fy_over_z * inverse_z
+            d_cx, d_cy = d_px, d_py
+            d_x_over_z, d_y_over_z = d_px * fx, d_py * fy
+            if camera.u_min <= x_over_z <= camera.u_max:
+                d_x_over_z += d_u
+            else:  # u is at a limit, (pixels - cx) / fx
                 d_fx -= d_u * splat.u / fx
                 d_cx -= d_u / fx
-            if camera.v_min <= v <= camera.v_max:
-                d_unclamped_v += d_v
+            if camera.v_min <= y_over_z <= camera.v_max:
+                d_y_over_z += d_v
             else:
                 d_fy -= d_v * splat.v / fy
                 d_cy -= d_v / fy
-            d_x, d_y = d_unclamped_u / z, d_unclamped_v / z
-            d_z = d_depths[i] - (u * d_unclamped_u + v * d_unclamped_v + fx * d_focal_x + fy * d_focal_y) / z
-            d_mean = combine(d_x, camera.v0, d_y, camera.v1, d_z, camera.v2)
+            d_x, d_y = d_x_over_z * inverse_z, d_y_over_z * inverse_z
+            d_z = d_depths[i] - inverse_z * (
+                x_over_z * d_x_over_z
+                + y_over_z * d_y_over_z
+                + fx_over_z * d_fx_over_z
+                + fy_over_z * d_fy_over_z
+            )
+            d_mean = row_times((d_x, d_y, d_z), camera.v0, camera.v1, camera.v2)
             for k in range(3):
                 d_means[i, k] += d_mean[k]
-                sums[k] += d_x * mean[k] + fx / z * d_jv0[k]
-                sums[4 + k] += d_y * mean[k] + fy / z * d_jv1[k]
-                sums[8 + k] += d_z * mean[k] - fx / z * splat.u * d_jv0[k] - fy / z * splat.v * d_jv1[k]
+                d_v0, d_v1 = fx_over_z * d_jv0[k], fy_over_z * d_jv1[k]
+                sums[k] += d_x * mean[k] + d_v0
+                sums[4 + k] += d_y * mean[k] + d_v1
+                sums[8 + k] += d_z * mean[k] - splat.u * d_v0 - splat.v * d_v1
             sums[3] += d_x
             sums[7] += d_y
             sums[11] += d_z

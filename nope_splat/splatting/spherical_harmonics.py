@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from nope_splat.splatting.threads import CHUNK, claim, kernel
+from nope_splat.splatting.threads import CHUNK, claim, inlined, kernel
 
 MAX_DEGREE = 3
 
@@ -28,7 +28,7 @@ C32 = 2.890611442640554  # sqrt(105 / (4 pi))
 C33 = 0.5900435899266435  # sqrt(35 / (32 pi))
 
 
-@kernel
+@inlined
 def evaluate(degree, x, y, z, values):
     """The harmonics up to a degree at a unit direction, into values ((degree + 1)^2,)."""
     values[0] = C0
@@ -52,7 +52,7 @@ def evaluate(degree, x, y, z, values):
         values[15] = -C33 * x * (x * x - 3.0 * y * y)
 
 
-@kernel
+@inlined
 def direction_gradient(degree, x, y, z, d):
     """Gradient with respect to (x, y, z), from the gradient `d` with respect to the harmonics."""
     d_x = d_y = d_z = 0.0
@@ -75,7 +75,7 @@ def direction_gradient(degree, x, y, z, d):
     return d_x, d_y, d_z
 
 
-@kernel
+@inlined
 def view_direction(means, index, centre):
     """Unit direction from the camera centre (3,) to a Gaussian, and the inverse of the distance."""
     x = float(means[index, 0]) - centre[0]

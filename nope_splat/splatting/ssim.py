@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nope_splat.splatting.threads import claim, kernel, run_on_all_threads
+from nope_splat.splatting.threads import claim, inlined, kernel, run_on_all_threads
 
 WINDOW = 11
 SIGMA = 1.5
@@ -33,7 +33,7 @@ _weights = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
 _WEIGHTS = (_weights / _weights.sum()).astype(np.float32)
 
 
-@kernel
+@inlined
 def filter_along(rows, step, weights, filtered):
     """Filter the rows of `rows` (maps, n + 10 step) along themselves, in steps of one pixel: (maps, n)."""
     for m in range(len(rows)):

@@ -22,14 +22,19 @@ from numba.extending import intrinsic
 CHUNK = 2048
 """Gaussians that a thread claims at a time."""
 
-kernel = njit(
-    nogil=True,
-    cache=True,
-    error_model="numpy",
-    boundscheck=False,
-    fastmath={"contract", "arcp", "nsz"},
-)
+_OPTIONS = {
+    "nogil": True,
+    "cache": True,
+    "error_model": "numpy",
+    "boundscheck": False,
+    "fastmath": {"contract", "arcp", "nsz"},
+}
+
+kernel = njit(**_OPTIONS)
 """Compile a function to machine code once per machine; it runs without Python's lock."""
+
+inlined = njit(**_OPTIONS, forceinline=True)
+"""Compile a function into the kernels that call it."""
 
 
 @intrinsic
@@ -104,3 +109,4 @@ def run_on_all_threads(kernel: Callable[..., None], *arguments: Any) -> None:
     kernel(counter, *arguments)
     for helper in helpers:
         helper.result()
+
