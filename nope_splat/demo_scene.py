@@ -183,11 +183,11 @@ def _triangle_coordinates(triangles: Array) -> Array:
     """The affine functions that `_shade` reads. (F, 3, 3) to (F, 3, 4)."""
     a, b, c = triangles.transpose(1, 0, 2)
     normals = np.cross(b - a, c - a)
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    # The inverse of the frame that two sides and the normal span: its rows are the linear parts.
-    frames = np.stack([b - a, c - a, normals], axis=-1)
-    to_second, to_third, to_plane = np.linalg.inv(frames).transpose(1, 0, 2)
-    linear = np.stack([to_plane, to_second, to_third], axis=1)
+    twice_area = np.linalg.norm(normals, axis=1, keepdims=True)
+    normals /= twice_area
+    # The rows of the inverse of the frame that two sides and the normal span.
+    to_second, to_third = np.cross(c - a, normals) / twice_area, np.cross(normals, b - a) / twice_area
+    linear = np.stack([normals, to_second, to_third], axis=1)
     return np.concatenate([linear, -linear @ a[:, :, None]], axis=-1)
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from nope_splat import reconstruction
 from nope_splat.export import write_colmap, write_report, write_transforms, writing_to
 from nope_splat.images import find_photos
+from nope_splat.progress import say
 from nope_splat.reconstruction import ReconstructionSettings, SparseScene
 
 
@@ -35,6 +36,8 @@ def reconstruct(
         output_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
     folder = find_photos(data)
+    for name, reason in folder.skipped.items():
+        say(f"{name} is skipped: {reason}.")
     scene = reconstruction.reconstruct(folder, settings=settings, cache_dir=output_dir / "cache")
     write_transforms(scene, folder.root, output_dir / "transforms.json")
     write_colmap(scene, output_dir / "sparse" / "0")

@@ -1,0 +1,171 @@
+"""The command line `nope-splat`: what it writes, and what it says about bad input.
+
+Bad input of every kind ends in one sentence on stderr and a status other than zero, without a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nope_splat.cli import main
+from nope_splat.demo_scene import render_demo_scene
+from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
+
+
+def neighbours(folder: Path, count: int) -> list[Path]:
+    """The photographs nearest to the middle of the arc."""
+    poses = read_ground_truth(folder / "ground_truth.json").T_world_camera
+    middle = np.mean([pose[:3, 3] for pose in poses.values()], axis=0)
+    nearest = sorted(poses, key=lambda name: float(np.linalg.norm(poses[name][:3, 3] - middle)))
+    return [folder / "images" / name for name in nearest[:count]]
+
+
+def refusal(photos: Path, output: Path, *options: str) -> str:
+    """What `nope-splat reconstruct` says about photographs that it cannot use."""
+    with pytest.raises(SystemExit) as caught:
+        main(["reconstruct", "--data", str(photos), "--output-dir", str(output), *options])
+    message = caught.value.code
+    assert isinstance(message, str)  # Python prints it and exits with status 1
+    assert message.startswith("nope-splat: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for photographs."""
+    (tmp_path / "photos").mkdir()
+    return tmp_path / "photos"
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs that show nothing of the valley of the other tests."""
+    output = tmp_path_factory.mktemp("elsewhere")
+    render_demo_scene(output, num_photos=9, size=(320, 240), seed=1)
+    return output
+
+
+def test_reconstruct_writes_everything(
+    valley: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Also when one photograph is damaged: it is named and left out."""
+    good = neighbours(valley, 9)
+    for file in good:
+        shutil.copy(file, folder)
+    whole = good[0].read_bytes()
+    (folder / "damaged.jpg").write_bytes(whole[: len(whole) // 2])
+    output = tmp_path / "output"
+    main(["reconstruct", "--data", str(folder), "--output-dir", str(output), "--max-keypoints", "3000"])
+
+    report = json.loads((output / "report.json").read_text())
+    assert (report["photos"], report["registered"]) == (9, 9)
+    assert "truncated" in report["skipped_files"]["damaged.jpg"]
+    assert {path.name for path in (output / "sparse" / "0").iterdir()} == {
+        "cameras.bin",
+        "images.bin",
+        "points3D.bin",
+    }
+    transforms = json.loads((output / "transforms.json").read_text())
+    truth = read_ground_truth(valley / "ground_truth.json")
+    poses = {}
+    for frame in transforms["frames"]:
+        T_world_camera = np.array(frame["transform_matrix"], dtype=np.float64)
+        poses[Path(frame["file_path"]).name] = T_world_camera * [1.0, -1.0, -1.0, 1.0]
+    metrics = compare_poses(poses, truth.T_world_camera, transforms["fl_x"], truth.focal)
+    assert metrics.auc_5 > 90
+    assert abs(metrics.focal_error) < 1.0
+
+    printed = capsys.readouterr()
+    assert "9 of 9" in printed.out
+    assert "damaged.jpg is skipped" in printed.err
+
+
+def test_missing_folder(tmp_path: Path):
+    assert "nowhere does not exist" in refusal(tmp_path / "nowhere", tmp_path / "output")
+
+
+def test_empty_folder(folder: Path, tmp_path: Path):
+    assert f"no photographs in {folder}" in refusal(folder, tmp_path / "output")
+
+
+def test_one_photograph(valley: Path, folder: Path, tmp_path: Path):
+    shutil.copy(neighbours(valley, 1)[0], folder / "only.jpg")
+    message = refusal(folder, tmp_path / "output")
+    assert "only.jpg" in message
+    assert "at least two" in message
+
+
+def test_two_photographs_of_different_things(valley: Path, elsewhere: Path, folder: Path, tmp_path: Path):
+    shutil.copy(neighbours(valley, 1)[0], folder / "a.jpg")
+    shutil.copy(neighbours(elsewhere, 1)[0], folder / "b.jpg")
+    assert "a.jpg and b.jpg do not match" in refusal(folder, tmp_path / "output")
+
+
+def test_mixed_sizes(valley: Path, folder: Path, tmp_path: Path):
+    for file in neighbours(valley, 3):
+        shutil.copy(file, folder)
+    Image.new("RGB", (200, 100)).save(folder / "other.png")
+    message = refusal(folder, tmp_path / "output")
+    assert "other.png (200 x 100)" in message
+    assert "one size" in message
+
+
+def test_photographs_without_texture(folder: Path, tmp_path: Path):
+    for index in range(3):
+        Image.new("RGB", (160, 120), (90 + index, 120, 150)).save(folder / f"wall {index}.png")
+    assert "texture" in refusal(folder, tmp_path / "output")
+
+
+def test_groups_that_do_not_connect(valley: Path, elsewhere: Path, folder: Path, tmp_path: Path):
+    for letter, source in (("a", valley), ("b", elsewhere)):
+        for index, file in enumerate(neighbours(source, 2)):
+            shutil.copy(file, folder / f"{letter}{index}.jpg")
+    message = refusal(folder, tmp_path / "output")
+    assert "a0.jpg with a1.jpg" in message
+    assert "b0.jpg with b1.jpg" in message
+
+
+def test_unwritable_output_is_told_before_the_work(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    assert f"cannot write to {tmp_path / 'file'}" in refusal(tmp_path / "no photos", tmp_path / "file")
+
+
+def test_demo_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    main(["demo-scene", "--output-dir", str(tmp_path), "--num-photos", "2", "--size", "64", "48"])
+    assert str(tmp_path / "images") in capsys.readouterr().out
+    assert len(list((tmp_path / "images").iterdir())) == 2
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "reconstruct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["rekonstruct"], ["reconstruct", "--no-such-option", "1"]])
+def test_arguments_that_do_not_fit(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr() != ("", "")
+
+
+def test_process_ends_without_traceback(tmp_path: Path):
+    arguments = ["reconstruct", "--data", str(tmp_path / "nowhere"), "--output-dir", str(tmp_path / "output")]
+    code = "from nope_splat.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert (
+        done.stderr == f"nope-splat: the photo folder {tmp_path / 'nowhere'} does not exist; check the path\n"
+    )

@@ -1,0 +1,84 @@
+"""The procedural scene.
+
+- The photographs obey the cameras written beside them: axes, pixel convention and focal length.
+- Every photograph has texture; names do not follow the path of the camera.
+- The same seed gives the same photographs, another seed others.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from nope_splat.demo_scene import render_demo_scene
+from nope_splat.errors import UserError
+from nope_splat.evaluation.pose_metrics import read_ground_truth
+
+
+def sift(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints in our pixels (K, 2) and descriptors (K, 128)."""
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    assert image is not None
+    keypoints, descriptors = cv2.SIFT.create().detectAndCompute(image, np.full_like(image, 255))
+    return np.array([keypoint.pt for keypoint in keypoints]) + 0.5, descriptors
+
+
+def azimuth(T_world_camera: np.ndarray) -> float:
+    """Direction of a camera seen from the middle of the scene."""
+    return float(np.arctan2(T_world_camera[1, 3], T_world_camera[0, 3]))
+
+
+def test_photographs_obey_their_cameras(valley: Path):
+    """Matches of neighbours lie on the epipolar lines that the true cameras give."""
+    truth = read_ground_truth(valley / "ground_truth.json")
+    width, height = truth.size
+    K_inverse = np.linalg.inv([[truth.focal, 0, width / 2], [0, truth.focal, height / 2], [0, 0, 1]])
+    poses = sorted(truth.T_world_camera.items(), key=lambda item: azimuth(item[1]))
+    features = {name: sift(valley / "images" / name) for name, _ in poses}
+    assert all(len(xy) > 300 for xy, _ in features.values())
+
+    errors = []
+    for (first, T_world_first), (second, T_world_second) in pairwise(poses):
+        (xy_first, descriptors_first), (xy_second, descriptors_second) = features[first], features[second]
+        nearest = cv2.BFMatcher().knnMatch(descriptors_first, descriptors_second, k=2)
+        matches = [best for best, other in nearest if best.distance < 0.75 * other.distance]
+        assert len(matches) >= 20
+        rays_first, rays_second = (
+            np.column_stack([xy, np.ones(len(xy))]) @ K_inverse.T
+            for xy in (xy_first[[m.queryIdx for m in matches]], xy_second[[m.trainIdx for m in matches]])
+        )
+        T_second_first = np.linalg.inv(T_world_second) @ T_world_first
+        lines = np.cross(T_second_first[:3, 3], rays_first @ T_second_first[:3, :3].T)
+        distance = np.abs(np.sum(lines * rays_second, axis=1)) / np.linalg.norm(lines[:, :2], axis=1)
+        errors.append(truth.focal * np.median(distance))
+    assert max(errors) < 0.3
+
+
+def test_names_tell_nothing_of_the_cameras(valley: Path):
+    poses = read_ground_truth(valley / "ground_truth.json").T_world_camera
+    steps = np.diff([azimuth(poses[name]) for name in sorted(poses)])
+    assert (steps > 0).any()
+    assert (steps < 0).any()
+    assert sorted(poses) == sorted(file.name for file in (valley / "images").iterdir())
+
+
+def test_seed_decides(tmp_path: Path):
+    def photo(folder: str, seed: int) -> np.ndarray:
+        images = render_demo_scene(tmp_path / folder, 1, (64, 48), seed)
+        return np.asarray(Image.open(images / "photo_000.jpg")).astype(int)
+
+    first = photo("first", 3)
+    assert first.shape == (48, 64, 3)
+    np.testing.assert_array_equal(first, photo("again", 3))
+    assert np.abs(first - photo("other", 4)).mean() > 5
+
+
+def test_unwritable_folder_is_told(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write the demo photographs to .*file"):
+        render_demo_scene(tmp_path / "file", 1, (32, 32))
