@@ -1,11 +1,12 @@
 """Gradient of compositing, back to front.
 
-With v the gradient of the loss with respect to a pixel's colour and v_alpha to its alpha, walking from the
-last splat to the first restores T before each splat, T = T_after / (1 - alpha), and
+With v the gradient of the loss with respect to a pixel's colour and v_alpha to its alpha, let R be the value
+of what lies behind a splat, composited: R = background . v - v_alpha behind the last one. Walking from the last
+splat to the first restores T before each, T = T_after / (1 - alpha), and
 
     d_color = alpha T v
-    d_alpha = T (c . v) - S / (1 - alpha),    S = what lies behind: sum over later splats of alpha T (c . v),
-                                              plus T_end (background . v - v_alpha)
+    d_alpha = T (c . v - R)
+    R      += alpha (c . v - R)
 
 Since alpha = o exp(-sigma), d_sigma = -alpha d_alpha =: -m, unless alpha was cut at 0.999. The gradients of
 mean, conic and opacity are sums over pixels of m times a polynomial in (dx, dy), so six moments suffice:
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nope_splat.splatting.binning import CHANNELS, LOG2E, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
+from nope_splat.splatting.binning import AHEAD, CHANNELS, LOG2E, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
 from nope_splat.splatting.channels import (
     add_weighted,
     broadcast_channels,
@@ -46,6 +47,7 @@ from nope_splat.splatting.simd import (
     lane_count,
     load,
     minimum,
+    prefetch,
     select,
     store,
     store_sums,
@@ -65,11 +67,11 @@ def slot_length(channels: int, lanes: Lanes) -> int:
 
 
 @inlined
-def read_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, transmittance, d_image, d_alphas,
+def read_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, d_image, d_alphas,
               planes, behind):  # fmt: skip
-    """Gradients of a tile's pixels into `planes` (channels * pixels,), what lies behind all splats into `behind`."""
+    """Gradients of a tile's pixels into `planes` (channels * pixels,), R behind the last splat into `behind`."""
     height, width = d_alphas.shape
-    pixels = len(transmittance)
+    pixels = len(behind)
     slot = 0
     for block_y in range(blocks_high):
         for block_x in range(blocks_wide):
@@ -84,7 +86,7 @@ def read_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, trans
                             gradient = d_image[y, x, channel]
                             planes[channel * pixels + slot] = gradient
                             total += background[channel] * gradient
-                        behind[slot] = transmittance[slot] * total
+                        behind[slot] = total
                     else:
                         for channel in range(len(background)):
                             planes[channel * pixels + slot] = np.float32(0.0)
@@ -120,19 +122,17 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
             pixel = (row * blocks_wide + column) * lane_count(lanes)
             drawn = (log_alpha >= _MIN_LOG_ALPHA) & (load(lanes, end, pixel) > order)
             if any_lane(drawn):
-                uncut = select(drawn, exp2(minimum(log_alpha, log_opacity)), zero)
+                uncut = select(drawn, exp2(log_alpha), zero)
                 alpha = minimum(uncut, MAX_ALPHA)
-                inverse = one / (one - alpha)
-                before = load(lanes, transmittance, pixel) * inverse
+                before = load(lanes, transmittance, pixel) / (one - alpha)
                 store(transmittance, pixel, before)
                 weight = alpha * before
                 v = load_channels(lanes, planes, pixel, pixels, background)
-                value = dot_channels(color, v)
-                rest = load(lanes, behind, pixel)
-                store(behind, pixel, rest + weight * value)
                 d_color = add_weighted(d_color, weight, v)
-                d_alpha = before * value - rest * inverse
-                moment = select(uncut <= MAX_ALPHA, alpha * d_alpha, zero)
+                rest = load(lanes, behind, pixel)
+                gain = dot_channels(color, v) - rest
+                store(behind, pixel, rest + alpha * gain)
+                moment = select(uncut <= MAX_ALPHA, weight * gain, zero)
                 moment_x = moment * dx
                 m = m + moment
                 mx = mx + moment_x
@@ -171,9 +171,12 @@ def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_o
         tile_end = end[tile]
         remaining[:] = transmittance[tile]
         read_tile(
-            lanes, background, tile_x, tile_y, blocks_wide, blocks_high, remaining, d_image, d_alphas, planes, behind
+            lanes, background, tile_x, tile_y, blocks_wide, blocks_high, d_image, d_alphas, planes, behind
         )
         for k in range(needed[tile] - 1, -1, -1):
+            ahead = first + max(k - AHEAD, 0)
+            prefetch(records, splats[ahead] * record_length)
+            prefetch(slot_sums, slots[ahead] * slot_length)
             splat_gradient(
                 lanes, background, k, splats[first + k] * record_length, slots[first + k] * slot_length, tile_x,
                 tile_y, tile_size, records, bounds, remaining, tile_end, planes, behind, first_blocks,
@@ -184,7 +187,7 @@ def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_o
 @kernel
 def gather_gradients(counter, lanes, gaussians, records, slot_offsets, slot_sums, opacities,
                      d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
-    """Add up the slots of every splat, and turn their moments into gradients of the Gaussian's splat."""
+    """Add up the slots of every record, and turn their moments into gradients of the Gaussian's splat."""
     length = slot_sums.shape[1]
     slot_sums = slot_sums.reshape(-1)
     sums = np.empty(length, np.float32)
@@ -193,6 +196,8 @@ def gather_gradients(counter, lanes, gaussians, records, slot_offsets, slot_sums
         if start >= len(gaussians):
             break
         for i in range(start, min(start + CHUNK, len(gaussians))):
+            if slot_offsets[i] == slot_offsets[i + 1]:
+                continue
             for part in range(0, length, lane_count(lanes)):
                 total = floats(lanes, np.float32(0.0))
                 for slot in range(slot_offsets[i], slot_offsets[i + 1]):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.splatting.simd import prefetch
 from nope_splat.splatting.threads import claim, get_num_threads, inlined, kernel, run_on_all_threads
 
 MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
@@ -29,6 +30,9 @@ MIN_LOG_ALPHA = -7.994353436858858
 """log2(1/255): what is fainter is not drawn."""
 
 LOG2E = 1.4426950408889634
+
+AHEAD = 8
+"""How many splats ahead a loop front to back asks for their records, which lie all over the memory."""
 
 _RADIX_BITS = 11
 
@@ -40,21 +44,21 @@ def record_length(channels: int) -> int:
 
 @dataclass(frozen=True)
 class TileLists:
-    """Splats in order of depth, and the list of those that meet each tile.
+    """Records of the splats that can be seen, and the list of those that meet each tile, front to back.
 
     An *intersection* is a splat in the list of a tile. Memory: 8 bytes per intersection (`splats` and
-    `slots`), and during the backward pass another `4 * (8 + channels)` for the gradient of its slot.
+    `slots`), and during the backward pass another `4 * slot_length` for the gradient of its slot: 64 bytes
+    for up to 8 channels.
 
     Attributes:
-        gaussians: Index of the Gaussian of every splat, front to back. (S,), int32.
-        records: What compositing reads of them. (S, record length), float32.
+        gaussians: Index of the Gaussian of every record. (R,), int32.
+        records: What compositing reads of a splat; some are unused. (R, record length), float32.
         tile_offsets: Where the list of each tile starts; the last entry is the number of intersections.
             (tiles + 1,), int64.
-        splats: Position in `gaussians` of every intersection, tile by tile. (intersections,), int32.
-        slots: Where that intersection's gradient belongs: numbered splat by splat. (intersections,), int32.
-        slot_offsets: Where the slots of each splat start. (S + 1,), int64.
+        splats: The record of every intersection, tile by tile. (intersections,), int32.
+        slots: Where that intersection's gradient belongs: numbered record by record. (intersections,), int32.
+        slot_offsets: Where the slots of each record start; an unused record has none. (R + 1,), int64.
         tile_order: Tiles with the longest lists first. (tiles,), int64.
-        tile_size: Width and height of a tile in pixels.
         tiles_wide: Tiles in a row.
     """
 
@@ -65,7 +69,6 @@ class TileLists:
     slots: NDArray[np.int32]
     slot_offsets: NDArray[np.int64]
     tile_order: NDArray[np.int64]
-    tile_size: int
     tiles_wide: int
 
 
@@ -121,7 +124,10 @@ def write_records(counter, starts, width, height, radii, means2d, conics, opacit
 
 @kernel
 def sort_by_depth(keys, starts, visible):
-    """Stable radix sort of positive float32 depths, whose bits order as unsigned integers do. (S,), int32."""
+    """Records front to back, (S,), int32.
+
+    Stable radix sort of positive float32 depths, whose bits order as unsigned integers do.
+    """
     bits = keys.view(np.uint32)
     order = np.empty(visible.sum(), np.int32)
     n = 0
@@ -176,37 +182,35 @@ def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
         reach = math.sqrt(max(limit - det * f * f, 0.0))
         last = min(right, int(math.ceil(x - (b * f - reach) / (2.0 * a) - 0.5)))
         if first <= last:
-            spans[rows, 0] = row * tiles_wide + first >> tile_shift
-            spans[rows, 1] = row * tiles_wide + last >> tile_shift
+            spans[rows, 0] = row * tiles_wide + (first >> tile_shift)
+            spans[rows, 1] = row * tiles_wide + (last >> tile_shift)
             rows += 1
     return rows
 
 
 @kernel
-def count_intersections(counter, starts, order, unsorted, sorted_records, gaussians, sorted_gaussians,
-                        tile_shift, tiles_wide, tiles_high, tile_counts, slot_counts):  # fmt: skip
-    """Bring the records into their order, and count intersections by tile and by splat.
+def count_intersections(counter, starts, order, records, tile_shift, tiles_wide, tiles_high,
+                        tile_counts, slot_counts):  # fmt: skip
+    """Count intersections by part and tile, (parts, tiles), and by record, (R,).
 
-    `starts` (parts + 1,) divides the splats; tile_counts (parts, tiles), slot_counts (S,).
+    `starts` (parts + 1,) divides the splats in order of depth.
     """
     spans = np.empty((tiles_high, 2), np.int64)
-    bounds = sorted_records.view(np.int32)
-    length = sorted_records.shape[1]
+    bounds = records.view(np.int32)
+    length = records.shape[1]
     while True:
         part = claim(counter, 1)
         if part >= len(starts) - 1:
             break
         for i in range(starts[part], starts[part + 1]):
-            source = order[i]
-            sorted_gaussians[i] = gaussians[source]
-            for k in range(length):
-                sorted_records[i, k] = unsorted[source, k]
+            splat = order[i]
+            prefetch(records, order[min(i + AHEAD, len(order) - 1)] * length)
             total = 0
-            for row in range(tile_spans(sorted_records, bounds, i, tile_shift, tiles_wide, spans)):
+            for row in range(tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans)):
                 total += spans[row, 1] - spans[row, 0] + 1
                 for tile in range(spans[row, 0], spans[row, 1] + 1):
                     tile_counts[part, tile] += 1
-            slot_counts[i] = total
+            slot_counts[splat] = total
 
 
 @kernel
@@ -229,22 +233,25 @@ def offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets):
 
 
 @kernel
-def fill_tiles(counter, starts, records, tile_shift, tiles_wide, tiles_high, part_offsets, slot_offsets,
+def fill_tiles(counter, starts, order, records, tile_shift, tiles_wide, tiles_high, part_offsets, slot_offsets,
                splats, slots):  # fmt: skip
     """Put every splat into the lists of its tiles, in order of depth."""
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = records.view(np.int32)
+    length = records.shape[1]
     while True:
         part = claim(counter, 1)
         if part >= len(starts) - 1:
             break
         for i in range(starts[part], starts[part + 1]):
-            slot = slot_offsets[i]
-            for row in range(tile_spans(records, bounds, i, tile_shift, tiles_wide, spans)):
+            splat = order[i]
+            prefetch(records, order[min(i + AHEAD, len(order) - 1)] * length)
+            slot = slot_offsets[splat]
+            for row in range(tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans)):
                 for tile in range(spans[row, 0], spans[row, 1] + 1):
                     place = part_offsets[part, tile]
                     part_offsets[part, tile] = place + 1
-                    splats[place] = i
+                    splats[place] = splat
                     slots[place] = slot
                     slot += 1
 
@@ -279,33 +286,34 @@ def bin_splats(
     tiles_wide, tiles_high = -(-width // tile_size), -(-height // tile_size)
     tiles = tiles_wide * tiles_high
 
-    unsorted = np.empty((count, record_length(channels)), np.float32)
-    unsorted_gaussians, keys = np.empty(count, np.int32), np.empty(count, np.float32)
-    starts, visible = np.linspace(0, count, parts + 1).astype(np.int64), np.zeros(parts, np.int64)
+    records = np.empty((count, record_length(channels)), np.float32)
+    gaussians, keys = np.empty(count, np.int32), np.empty(count, np.float32)
+    starts, visible = _divide(count, parts), np.zeros(parts, np.int64)
     run_on_all_threads(
         write_records, starts, width, height, radii, means2d, conics, opacities, depths, colors,
-        unsorted, unsorted_gaussians, keys, visible,
+        records, gaussians, keys, visible,
     )  # fmt: skip
     order = sort_by_depth(keys, starts, visible)
 
-    seen = len(order)
-    records, gaussians = np.empty((seen, unsorted.shape[1]), np.float32), np.empty(seen, np.int32)
-    starts = np.linspace(0, seen, parts + 1).astype(np.int64)
-    tile_counts, slot_counts = np.zeros((parts, tiles), np.int64), np.empty(seen, np.int64)
+    starts = _divide(len(order), parts)
+    tile_counts, slot_counts = np.zeros((parts, tiles), np.int64), np.zeros(count, np.int64)
     run_on_all_threads(
-        count_intersections, starts, order, unsorted, records, unsorted_gaussians, gaussians,
-        tile_shift, tiles_wide, tiles_high, tile_counts, slot_counts,
+        count_intersections, starts, order, records, tile_shift, tiles_wide, tiles_high,
+        tile_counts, slot_counts,
     )  # fmt: skip
-    tile_offsets, slot_offsets = np.empty(tiles + 1, np.int64), np.empty(seen + 1, np.int64)
+    tile_offsets, slot_offsets = np.empty(tiles + 1, np.int64), np.empty(count + 1, np.int64)
     offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets)
 
     intersections = int(tile_offsets[-1])
     splats, slots = np.empty(intersections, np.int32), np.empty(intersections, np.int32)
     run_on_all_threads(
-        fill_tiles, starts, records, tile_shift, tiles_wide, tiles_high, tile_counts, slot_offsets,
+        fill_tiles, starts, order, records, tile_shift, tiles_wide, tiles_high, tile_counts, slot_offsets,
         splats, slots,
     )  # fmt: skip
     tile_order = np.argsort(-np.diff(tile_offsets), kind="stable")
-    return TileLists(
-        gaussians, records, tile_offsets, splats, slots, slot_offsets, tile_order, tile_size, tiles_wide
-    )
+    return TileLists(gaussians, records, tile_offsets, splats, slots, slot_offsets, tile_order, tiles_wide)
+
+
+def _divide(count: int, parts: int) -> NDArray[np.int64]:
+    """Where each of `parts` equal parts of `count` things starts, and the end. (parts + 1,)"""
+    return np.arange(parts + 1) * count // parts

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nope_splat.splatting.binning import CHANNELS, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
+from nope_splat.splatting.binning import AHEAD, CHANNELS, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
 from nope_splat.splatting.channels import add_weighted, broadcast_channels, load_channels, store_channels
 from nope_splat.splatting.footprint import covered_blocks
 from nope_splat.splatting.simd import (
@@ -30,6 +30,7 @@ from nope_splat.splatting.simd import (
     lane_count,
     load,
     minimum,
+    prefetch,
     select,
     store,
 )
@@ -73,6 +74,7 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
     blocks_wide = tile_size // block_width(lanes)
     for k in range(first, last):
         splat = splats[k] * length
+        prefetch(records, splats[min(k + AHEAD, last - 1)] * length)
         first_row, last_row = covered_blocks(
             lanes, records, bounds, splat, tile_x, tile_y, tile_size, first_blocks, last_blocks
         )
@@ -92,7 +94,7 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
                 before = load(lanes, transmittance, slot)
                 drawn = (log_alpha >= _MIN_LOG_ALPHA) & (before > zero)
                 if any_lane(drawn):
-                    alpha = minimum(exp2(minimum(log_alpha, log_opacity)), MAX_ALPHA)
+                    alpha = minimum(exp2(log_alpha), MAX_ALPHA)
                     weight = select(drawn, alpha * before, zero)
                     after = before - weight
                     ended = drawn & (after <= MIN_TRANSMITTANCE)

@@ -125,25 +125,21 @@ def camera_of(viewmat, K, width, height):
 
 
 @inlined
-def unit_quaternion(quats, index):
-    """A quaternion (w, x, y, z) at length one, and the factor that made it so; zero stays zero."""
-    w, x, y, z = (
-        float(quats[index, 0]),
-        float(quats[index, 1]),
-        float(quats[index, 2]),
-        float(quats[index, 3]),
-    )
-    factor = 1.0 / max(math.sqrt(w * w + x * x + y * y + z * z), 1e-12)
-    return w * factor, x * factor, y * factor, z * factor, factor
+def quaternion(quats, index):
+    """A quaternion (w, x, y, z) as stored, and the inverse of its squared length, bounded for zero."""
+    w, x, y, z = float(quats[index, 0]), float(quats[index, 1]), float(quats[index, 2]), float(quats[index, 3])
+    return w, x, y, z, 1.0 / max(w * w + x * x + y * y + z * z, 1e-24)
 
 
 @inlined
-def rotation(w, x, y, z):
-    """Rows of the rotation matrix of a unit quaternion."""
+def rotation(quats, index):
+    """Rows of the rotation matrix of a quaternion of any length; the identity for zero."""
+    w, x, y, z, inverse = quaternion(quats, index)
+    s = 2.0 * inverse
     return (
-        (1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - w * z), 2.0 * (x * z + w * y)),
-        (2.0 * (x * y + w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - w * x)),
-        (2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y)),
+        (1.0 - s * (y * y + z * z), s * (x * y - w * z), s * (x * z + w * y)),
+        (s * (x * y + w * z), 1.0 - s * (x * x + z * z), s * (y * z - w * x)),
+        (s * (x * z - w * y), s * (y * z + w * x), 1.0 - s * (x * x + y * y)),
     )
 
 
@@ -157,8 +153,7 @@ def splat_of(mean, quats, scale, index, camera):
     x_over_z, y_over_z = x * inverse_z, y * inverse_z
     u = min(max(x_over_z, camera.u_min), camera.u_max)
     v = min(max(y_over_z, camera.v_min), camera.v_max)
-    w, qx, qy, qz, _ = unit_quaternion(quats, index)
-    r0, r1, r2 = rotation(w, qx, qy, qz)
+    r0, r1, r2 = rotation(quats, index)
     fx_over_z, fy_over_z = camera.fx * inverse_z, camera.fy * inverse_z
     n0 = row_times(combine(fx_over_z, camera.v0, -fx_over_z * u, camera.v2), r0, r1, r2)
     n1 = row_times(combine(fy_over_z, camera.v1, -fy_over_z * v, camera.v2), r0, r1, r2)
@@ -210,8 +205,8 @@ def project(
             if not blurred_det > 0.0:
                 continue
             half_trace = 0.5 * (xx + yy)
-            largest_variance = half_trace + math.sqrt(max(0.01, half_trace * half_trace - blurred_det))
-            radius = math.ceil(3.0 * math.sqrt(largest_variance))
+            spread = np.float32(max(0.01, half_trace * half_trace - blurred_det))
+            radius = math.ceil(3.0 * math.sqrt(np.float32(half_trace + math.sqrt(spread))))
             px = camera.fx * splat.x_over_z + camera.cx
             py = camera.fy * splat.y_over_z + camera.cy
             inside = px + radius > 0 and px - radius < width and py + radius > 0 and py - radius < height
@@ -224,7 +219,7 @@ def project(
             conics[i, 0] = yy * inverse_det
             conics[i, 1] = -xy * inverse_det
             conics[i, 2] = xx * inverse_det
-            compensations[i] = math.sqrt(det * inverse_det)
+            compensations[i] = math.sqrt(np.float32(det * inverse_det))
 
 
 @inlined
@@ -251,18 +246,14 @@ def covariance_gradient(splat, eps2d, d_conic, d_compensation):
 @inlined
 def quaternion_gradient(quats, index, r0, r1, r2):
     """Gradient with respect to the quaternion as stored, from rows of the gradient of its rotation matrix."""
-    w, x, y, z, factor = unit_quaternion(quats, index)
-    d_w = 2.0 * (x * (r2[1] - r1[2]) + y * (r0[2] - r2[0]) + z * (r1[0] - r0[1]))
-    d_x = 2.0 * (-2.0 * x * (r1[1] + r2[2]) + y * (r0[1] + r1[0]) + z * (r0[2] + r2[0]) + w * (r2[1] - r1[2]))
-    d_y = 2.0 * (x * (r0[1] + r1[0]) - 2.0 * y * (r0[0] + r2[2]) + z * (r1[2] + r2[1]) + w * (r0[2] - r2[0]))
-    d_z = 2.0 * (x * (r0[2] + r2[0]) + y * (r1[2] + r2[1]) - 2.0 * z * (r0[0] + r1[1]) + w * (r1[0] - r0[1]))
-    along = d_w * w + d_x * x + d_y * y + d_z * z  # what normalisation takes away
-    return (
-        (d_w - along * w) * factor,
-        (d_x - along * x) * factor,
-        (d_y - along * y) * factor,
-        (d_z - along * z) * factor,
-    )
+    w, x, y, z, inverse = quaternion(quats, index)
+    d_w = x * (r2[1] - r1[2]) + y * (r0[2] - r2[0]) + z * (r1[0] - r0[1])
+    d_x = -2.0 * x * (r1[1] + r2[2]) + y * (r0[1] + r1[0]) + z * (r0[2] + r2[0]) + w * (r2[1] - r1[2])
+    d_y = x * (r0[1] + r1[0]) - 2.0 * y * (r0[0] + r2[2]) + z * (r1[2] + r2[1]) + w * (r0[2] - r2[0])
+    d_z = x * (r0[2] + r2[0]) + y * (r1[2] + r2[1]) - 2.0 * z * (r0[0] + r1[1]) + w * (r1[0] - r0[1])
+    along = (d_w * w + d_x * x + d_y * y + d_z * z) * inverse  # a longer quaternion is the same rotation
+    s = 2.0 * inverse
+    return s * (d_w - along * w), s * (d_x - along * x), s * (d_y - along * y), s * (d_z - along * z)
 
 
 @kernel
