@@ -246,11 +246,11 @@ class SchurStructure:
         free = torch.nonzero(problem.free_cameras[problem.camera_ids]).squeeze(-1)
         order = free[torch.argsort(problem.point_ids[free], stable=True)]
         counts = torch.bincount(problem.point_ids[order], minlength=len(problem.points))
-        # The k-th observation of a point pairs with itself and all later ones.
+        # The k-th observation of a point pairs with all later ones.
         position = torch.arange(len(order), device=order.device)
-        partners = counts.cumsum(0)[problem.point_ids[order]] - position
+        partners = counts.cumsum(0)[problem.point_ids[order]] - position - 1
         first = position.repeat_interleave(partners)
-        second = first + _index_within(partners)
+        second = first + 1 + _index_within(partners)
         first, second = order[first], order[second]
         block = problem.camera_ids[first] * num_cameras + problem.camera_ids[second]
 
@@ -341,11 +341,10 @@ class NormalEquations:
 
         blocks = structure.multiply(eliminated, self.cameras_points, num_cameras)
         coupling = blocks.permute(0, 2, 1, 3).reshape(size, size)
-        # Each pair of observations was counted once; its mirror image is the transpose, except on the
-        # diagonal of an observation with itself.
+        # Each pair was counted once; its mirror image is the transpose. No observation pairs with itself.
         own = _sum_by(eliminated @ self.cameras_points.mT, camera_ids, num_cameras)
         matrix = torch.zeros(size + 3, size + 3, dtype=coupling.dtype, device=coupling.device)
-        matrix[:size, :size] = torch.block_diag(*(self.cameras + own)) - coupling - coupling.T
+        matrix[:size, :size] = torch.block_diag(*(self.cameras - own)) - coupling - coupling.T
         border = self.cameras_intrinsics - _sum_by(
             eliminated @ self.intrinsics_points[self.problem.point_ids].mT, camera_ids, num_cameras
         )
@@ -420,6 +419,6 @@ def _index_within(counts: Tensor) -> Tensor:
 
 def _sum_by(values: Tensor, index: Tensor, length: int) -> Tensor:
     """Sum rows that share an index. (n, ...) -> (length, ...)."""
-    flat = values.reshape(len(values), -1)
+    flat = values.flatten(1)
     out = torch.zeros(length, flat.shape[1], dtype=values.dtype, device=values.device)
     return out.index_add_(0, index, flat).view(length, *values.shape[1:])

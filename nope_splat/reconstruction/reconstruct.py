@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nope_splat.cache import Cache, content_key
@@ -49,8 +50,8 @@ class ReconstructionSettings(MatchingSettings):
     """Whether to adjust the principal point, where all photographs have the same orientation."""
     min_triangulation_angle: float = 1.5
     """Smallest angle, in degrees, between the rays that make a track point."""
-    adjustment_device: str = "cpu"
-    """Torch device of bundle adjustment; a GPU pays from about a hundred photographs."""
+    adjustment_device: Literal["cpu", "cuda"] = "cpu"
+    """Where bundle adjustment runs; a GPU pays for hundreds of photographs only."""
 
 
 class Stopwatch:
@@ -98,7 +99,11 @@ def reconstruct(
     names = tuple(photo.name for photo in folder.photos)
     unknown = sorted(set(held_out) - set(names))
     if unknown:
-        raise UserError(f"held-out photograph {unknown[0]} is not in {folder.root}")
+        raise UserError(f"the held-out photograph {unknown[0]} is not in {folder.root}; check its name")
+    if settings.initial_focal is not None and not settings.initial_focal > 0:
+        raise UserError(f"initial-focal is {settings.initial_focal}, but a focal length is a positive number")
+    if settings.adjustment_device == "cuda" and not torch.cuda.is_available():
+        raise UserError("adjustment-device is cuda, but torch finds no GPU here; choose cpu")
 
     matches_id = scene_id = ""
     cache = Cache(cache_dir) if cache_dir else None

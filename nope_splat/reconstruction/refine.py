@@ -10,6 +10,8 @@ from .working import WorkingScene
 
 ROUNDS = (8.0, 4.0, 2.5)
 """Largest reprojection error of an observation in each round, feature pixels."""
+ROUGH_TOLERANCE = 1e-3
+"""Relative decrease of the cost at which adjustments before the last one stop."""
 MAX_OFFSET_SIGMAS = 3.0
 """An offset beyond this many standard deviations explains something else than the principal point."""
 MAX_OFFSET_UNCERTAINTY = 0.25
@@ -35,13 +37,12 @@ def refine(
     """
     lost: dict[int, str] = {}
     same_size = len(np.unique(scene.half_size, axis=0)) == 1
-    try_offset = refine_principal_point and same_size
     free_offset = False
     for number, max_error in enumerate(ROUNDS):
         triangulate(scene, max_error, min_angle)
         extend(scene, max_error)
-        scene.adjust(free_offset=free_offset, device=device)
-        if try_offset and number == 1:
+        scene.adjust(free_offset=free_offset, tolerance=ROUGH_TOLERANCE, device=device)
+        if number == 0 and refine_principal_point and same_size:
             free_offset = _free_principal_point(scene, device)
         filter_observations(scene, max_error, min_angle)
         lost |= _drop_weak_photos(scene, min_angle)
@@ -54,7 +55,7 @@ def refine(
 def _free_principal_point(scene: WorkingScene, device: str) -> bool:
     """Adjust with the principal point, and keep the result if the photographs determine it."""
     before, sigma = scene.snapshot(), scene.offset_sigma
-    result = scene.adjust(free_offset=True, device=device)
+    result = scene.adjust(free_offset=True, tolerance=ROUGH_TOLERANCE, device=device)
     if result is not None:
         covariance = intrinsics_covariance(result.problem)
         if (

@@ -30,8 +30,10 @@ MIN_SHARED_RATIO = 0.5
 """Smallest share of those points that must agree with the pose after adjustment."""
 MAX_ATTEMPTS = 3
 """Tries per photograph between two successes."""
-MAX_SEEDS = 5
-"""Initial pairs tried before giving up on a better one."""
+MAX_INITIAL_PAIRS = 50
+"""Initial pairs tried in search of one with enough parallax."""
+MAX_GROWTHS = 5
+"""Initial pairs from which a scene is grown while less than half of the photographs register."""
 FOCAL_FREE_FROM = 4
 """Registered photographs from which the focal length is adjusted."""
 SAMPLES_PER_PHOTO = 300
@@ -67,16 +69,18 @@ def register_incremental(
     """
     connected = {photo for pair in views for photo in pair}
     empty, best, best_failures = scene.snapshot(), scene.snapshot(), {}
-    for pair in _initial_pairs(views)[:MAX_SEEDS]:
+    attempts = 0
+    for pair in _initial_pairs(views)[:MAX_INITIAL_PAIRS]:
         scene.restore(empty.snapshot())
         growth = _Growth(scene, views, min_angle, device)
         if not growth.begin(pair):
             continue
-        for _ in track(growth.run(), "Registering photographs"):
+        for _ in track(growth.run(), "Registering photographs", total=len(connected) - 2):
             pass
+        attempts += 1
         if scene.registered.sum() > best.registered.sum():
             best, best_failures = scene.snapshot(), growth.failures
-        if 2 * scene.registered.sum() > len(connected):
+        if 2 * scene.registered.sum() > len(connected) or attempts == MAX_GROWTHS:
             break
     scene.restore(best)
     return best_failures
