@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from nope_splat.tracks import Tracks
 
-from .bundle import BundleProblem, BundleResult, adjust
+from .bundle import BundleResult, adjust
+from .bundle_problem import MIN_DEPTH, BundleProblem
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-MIN_DEPTH = 1e-6
-"""Points nearer than this to the camera's plane, or behind it, cannot be projected."""
 LOG_FOCAL_SIGMA = 0.5
 """Standard deviation of the prior on the logarithm of the focal length.
 

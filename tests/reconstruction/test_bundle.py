@@ -10,17 +10,15 @@ import torch
 from synthetic import make_scene
 
 from nope_splat.camera import SharedPinhole
-from nope_splat.reconstruction.bundle import (
+from nope_splat.reconstruction.bundle import adjust, intrinsics_covariance
+from nope_splat.reconstruction.bundle_problem import (
     BundleProblem,
-    NormalEquations,
-    SchurStructure,
-    adjust,
-    intrinsics_covariance,
     linearize,
     reprojection_residuals,
     retract,
     robust_cost,
 )
+from nope_splat.reconstruction.schur import NormalEquations, SchurStructure
 from nope_splat.reconstruction.working import invert
 
 

@@ -173,6 +173,12 @@ def test_unknown_held_out_photograph(tmp_path: Path) -> None:
         reconstruct(make_scene(3).write_photos(tmp_path), ["nowhere.jpg"])
 
 
+def test_senseless_settings(tmp_path: Path) -> None:
+    folder = make_scene(3).write_photos(tmp_path)
+    with pytest.raises(UserError, match="initial-focal is -1"):
+        reconstruct(folder, settings=ReconstructionSettings(initial_focal=-1.0))
+
+
 def test_matches_survive_the_cache() -> None:
     matches = make_scene(4, 100).matches
     back = FolderMatches.from_arrays(matches.to_arrays())

@@ -1,0 +1,165 @@
+"""The variables, observations, residuals and derivatives of a bundle adjustment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+MIN_DEPTH = 1e-6
+"""Points nearer than this to the camera's plane, or behind it, cannot be projected."""
+BEHIND_COST = 1e3
+"""Robust cost, in square pixels, of an observation whose point cannot be projected."""
+MAX_LOG_FOCAL_STEP = 0.5
+"""Largest change of the logarithm of the focal length in one step."""
+
+
+@dataclass(frozen=True)
+class BundleProblem:
+    """Variables and observations of a bundle adjustment; all float64 or int64, on one device.
+
+    Image coordinates are in pixels from the image centre, so that photographs of any size share the
+    intrinsics `[log focal, principal point offset x, y]`.
+    """
+
+    T_camera_world: Tensor
+    """World-to-camera transforms, OpenCV axes. (C, 4, 4)."""
+    points: Tensor
+    """World coordinates. (P, 3)."""
+    intrinsics: Tensor
+    """Natural logarithm of the focal length; principal point minus image centre. (3,)."""
+    camera_ids: Tensor
+    """Camera of each observation. (O,)."""
+    point_ids: Tensor
+    """Point of each observation. (O,)."""
+    xy: Tensor
+    """Observed image positions, pixels from the image centre. (O, 2)."""
+    free_cameras: Tensor
+    """Cameras that may move; at least one should not, to fix the world frame. (C,), bool."""
+    free_intrinsics: Tensor
+    """Intrinsics that may change. (3,), bool."""
+    prior_mean: Tensor
+    """Mean of the Gaussian prior on the intrinsics. (3,)."""
+    prior_sigma: Tensor
+    """Standard deviation of that prior, for residuals of one pixel. (3,)."""
+    huber: float = 1.0
+    """Residual length in pixels from which the cost grows linearly."""
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """Residuals and Jacobians of every observation."""
+
+    residuals: Tensor
+    """Projection minus observation, pixels; zero where the point cannot be projected. (O, 2)."""
+    visible: Tensor
+    """Whether the point is in front of the camera. (O,), bool."""
+    by_camera: Tensor
+    """Derivatives by the camera's rotation and translation increments (see `retract`). (O, 2, 6)."""
+    by_point: Tensor
+    """Derivatives by the point. (O, 2, 3)."""
+    by_intrinsics: Tensor
+    """Derivatives by the shared intrinsics. (O, 2, 3)."""
+
+
+def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
+    """Projection minus observation.
+
+    Args:
+        problem: Variables and observations.
+
+    Returns:
+        Residuals in pixels, infinite where the point is behind its camera. (O, 2).
+        Points in camera coordinates. (O, 3).
+    """
+    pose = problem.T_camera_world[problem.camera_ids]
+    rotated = (pose[:, :3, :3] @ problem.points[problem.point_ids, :, None]).squeeze(-1)
+    in_camera = rotated + pose[:, :3, 3]
+    depth = in_camera[:, 2:]
+    residuals = problem.intrinsics[0].exp() * in_camera[:, :2] / depth + problem.intrinsics[1:] - problem.xy
+    return torch.where(depth > MIN_DEPTH, residuals, torch.inf), in_camera
+
+
+def linearize(problem: BundleProblem) -> Linearization:
+    """Residuals and their derivatives.
+
+    With u = x/z and v = y/z of the point X_c = (x, y, z) in camera coordinates and focal length f:
+
+        dr/dX_c  = f/z [[1, 0, -u], [0, 1, -v]]
+        dr/domega = f [[-uv, 1 + u^2, -v], [-(1 + v^2), uv, u]]     (X_c' = exp(omega) X_c + nu)
+        dr/dnu   = dr/dX_c,   dr/dX = dr/dX_c R,   dr/dlog f = f (u, v),   dr/doffset = I
+
+    Args:
+        problem: Variables and observations.
+
+    Returns:
+        Residuals and Jacobians; all zero for points behind their camera.
+    """
+    residuals, in_camera = reprojection_residuals(problem)
+    visible = in_camera[:, 2] > MIN_DEPTH
+    residuals = torch.where(visible[:, None], residuals, 0.0)
+    focal = problem.intrinsics[0].exp()
+    inverse_depth = torch.where(visible, 1 / in_camera[:, 2], 0.0)
+    u, v = in_camera[:, 0] * inverse_depth, in_camera[:, 1] * inverse_depth
+    zero, one = torch.zeros_like(u), visible.to(u.dtype)
+
+    def stack(*entries: Tensor) -> Tensor:
+        return torch.stack(entries, -1).view(len(u), 2, -1)
+
+    by_position = focal * inverse_depth[:, None, None] * stack(one, zero, -u, zero, one, -v)
+    by_rotation = focal * stack(-u * v, one + u * u, -v, -(one + v * v), u * v, u)
+    by_point = by_position @ problem.T_camera_world[problem.camera_ids, :3, :3]
+    by_intrinsics = stack(focal * u, one, zero, focal * v, zero, one)
+    return Linearization(
+        residuals, visible, torch.cat([by_rotation, by_position], -1), by_point, by_intrinsics
+    )
+
+
+def retract(
+    problem: BundleProblem, d_cameras: Tensor, d_points: Tensor, d_intrinsics: Tensor
+) -> BundleProblem:
+    """Apply an increment to the variables.
+
+    Poses take theirs from the left: R' = exp([omega]x) R, t' = exp([omega]x) t + nu.
+
+    Args:
+        problem: Current variables.
+        d_cameras: Rotation vectors omega (radians) and translations nu. (C, 6).
+        d_points: Added to the points. (P, 3).
+        d_intrinsics: Added to the intrinsics, the focal part limited to a factor of e^0.5. (3,).
+
+    Returns:
+        The problem with new variables.
+    """
+    x, y, z = d_cameras[:, :3].unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(-1, 3, 3)
+    increment = torch.eye(4, dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
+    increment[:, :3, :3] = torch.linalg.matrix_exp(cross)
+    increment[:, :3, 3] = d_cameras[:, 3:]
+    limit = torch.tensor([MAX_LOG_FOCAL_STEP, torch.inf, torch.inf], dtype=x.dtype, device=x.device)
+    return replace(
+        problem,
+        T_camera_world=increment @ problem.T_camera_world,
+        points=problem.points + d_points,
+        intrinsics=problem.intrinsics + d_intrinsics.clamp(-limit, limit),
+    )
+
+
+def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
+    """Huber cost of the residuals, r^2 up to delta and 2 delta r - delta^2 beyond, plus the prior.
+
+    Args:
+        problem: Gives the Huber width and the prior.
+        residuals: From `reprojection_residuals`. (O, 2).
+
+    Returns:
+        Cost in square pixels.
+    """
+    length = residuals.norm(dim=1)
+    delta = problem.huber
+    cost = torch.where(length <= delta, length**2, 2 * delta * length - delta**2)
+    cost = cost.nan_to_num(posinf=BEHIND_COST)
+    prior = ((problem.intrinsics - problem.prior_mean) / problem.prior_sigma).square().sum()
+    return float(cost.sum() + prior)
