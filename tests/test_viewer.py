@@ -1,0 +1,143 @@
+"""nerfstudio's viewer, opened in a real browser while `ns-train nope-splat` runs.
+
+- The page connects, shows our panel, and its canvas shows the splat.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from websockets.sync.client import ClientConnection, connect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WINDOW = (1000, 700)
+CANVAS = (slice(100, 500), slice(20, 640))
+"""Rows and columns of the window that the scene fills, well inside."""
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+
+
+@contextmanager
+def running(command: list[str], log: Path) -> Iterator[None]:
+    """A process and its children, killed in the end."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(what: Callable[[], Any], seconds: float) -> Any:
+    """The first true value, or the last one when time is up; a connection refused counts as false."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            value = what()
+        except OSError:
+            value = None
+        if value or time.monotonic() > deadline:
+            return value
+        time.sleep(0.5)
+
+
+class Page:
+    """A page of the browser, driven by the DevTools protocol."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._count = 0
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Call a method of the protocol and wait for its result."""
+        self._count += 1
+        self._connection.send(json.dumps({"id": self._count, "method": method, "params": params}))
+        while True:
+            answer = json.loads(self._connection.recv())
+            if answer.get("id") == self._count:
+                return answer["result"]
+
+    def text(self) -> str:
+        """All text on the page."""
+        result = self.call("Runtime.evaluate", expression="document.body ? document.body.innerText : ''")
+        return result["result"]["value"]
+
+    def screenshot(self) -> NDArray[np.uint8]:
+        """What the page looks like. (H, W, 3)."""
+        data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@contextmanager
+def open_page(url: str, folder: Path) -> Iterator[Page]:
+    """Open a page in headless Chromium, with WebGL in software."""
+    profile = folder / "chromium"
+    command = [
+        str(CHROMIUM),
+        "--headless=new",
+        "--no-sandbox",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={profile}",
+        f"--window-size={WINDOW[0]},{WINDOW[1]}",
+        "about:blank",
+    ]
+    with running(command, folder / "chromium.log"):
+        port = wait_for(lambda: (profile / "DevToolsActivePort").read_text().split()[:1], 60)[0]
+        targets = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/json").read())
+        target = next(each for each in targets if each["type"] == "page")
+        with connect(target["webSocketDebuggerUrl"], max_size=None) as connection:
+            page = Page(connection)
+            page.call("Page.navigate", url=url)
+            yield page
+
+
+def test_viewer_shows_the_splat(valley: Path, tmp_path: Path):
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    train = [sys.executable, "-c", "from nerfstudio.scripts.train import entrypoint; entrypoint()"]
+    options = {
+        "--data": valley,
+        "--output-dir": tmp_path / "outputs",
+        "--max-num-iterations": 100,  # then it stays, with the viewer open
+        "--vis": "viewer",
+        "--viewer.websocket-port": port,
+    }
+    command = [*train, "nope-splat", *(str(part) for option in options.items() for part in option)]
+    log = tmp_path / "train.log"
+    with running(command, log):
+        assert wait_for(lambda: urllib.request.urlopen(url).status == 200, 180), log.read_text()[-2000:]
+        with open_page(url, tmp_path) as page:
+
+            def has_picture() -> bool:
+                canvas = page.screenshot()[CANVAS]
+                return bool((canvas.std(axis=(0, 1)) > 10).all())
+
+            assert wait_for(lambda: "Focal length" in page.text(), 90), page.text()
+            found = wait_for(has_picture, 90)
+            Image.fromarray(page.screenshot()).save(tmp_path / "viewer.png")
+            assert found, f"the canvas is blank: {tmp_path / 'viewer.png'}"
