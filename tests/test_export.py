@@ -185,3 +185,9 @@ def test_unwritable_folder_is_told(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot write to .*file"):
         write_colmap(make_scene(), tmp_path / "file" / "sparse")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_full_disk_is_told():
+    with pytest.raises(UserError, match=r"cannot write to .*No space left on device"):
+        write_report(make_scene(), Path("/dev/full"))
