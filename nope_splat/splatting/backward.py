@@ -1,8 +1,8 @@
 """Gradient of compositing, back to front.
 
-With v the gradient of the loss with respect to a pixel's colour and v_alpha to its alpha, let R be the value
-of what lies behind a splat, composited: R = background . v - v_alpha behind the last one. Walking from the last
-splat to the first restores T before each, T = T_after / (1 - alpha), and
+With v the gradient of the loss with respect to a pixel's colour and v_alpha to its alpha, let R be the
+value of what lies behind a splat, composited: R = background . v - v_alpha behind the last one. Walking from
+the last splat to the first restores T before each, T = T_after / (1 - alpha), and
 
     d_color = alpha T v
     d_alpha = T (c . v - R)
@@ -14,8 +14,8 @@ mean, conic and opacity are sums over pixels of m times a polynomial in (dx, dy)
     M = sum m,  Mx = sum m dx,  My = sum m dy,  Mxx = sum m dx^2,  Mxy = sum m dx dy,  Myy = sum m dy^2
     d_mean2d = -(a Mx + b My, b Mx + c My),   d_conic = -(Mxx / 2, Mxy, Myy / 2),   d_o = M / o
 
-Absolute gradients (AbsGS) sum |m (a dx + b dy)| and |m (b dx + c dy)| in the same pass. Every intersection has
-a slot for its sums, and the slots of a splat are added in their order: no atomics, the same bits for any
+Absolute gradients (AbsGS) sum |m (a dx + b dy)| and |m (b dx + c dy)| in the same pass. Every intersection
+has a slot for its sums, and the slots of a splat are added in their order: no atomics, the same bits for any
 number of threads.
 """
 
@@ -33,22 +33,17 @@ from nope_splat.splatting.channels import (
 )
 from nope_splat.splatting.footprint import covered_blocks
 from nope_splat.splatting.forward import MAX_ALPHA
-from nope_splat.splatting.simd import (
-    Lanes,
-    absolute,
-    any_lane,
+from nope_splat.splatting.simd import Lanes, absolute, any_lane, exp2, minimum, select
+from nope_splat.splatting.simd_memory import (
     block_columns,
     block_height,
     block_rows,
     block_width,
-    exp2,
     floats,
     ints,
     lane_count,
     load,
-    minimum,
     prefetch,
-    select,
     store,
     store_sums,
 )
@@ -69,7 +64,7 @@ def slot_length(channels: int, lanes: Lanes) -> int:
 @inlined
 def read_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, d_image, d_alphas,
               planes, behind):  # fmt: skip
-    """Gradients of a tile's pixels into `planes` (channels * pixels,), R behind the last splat into `behind`."""
+    """Write the gradients of a tile's pixels to `planes`, plane after plane, and R to `behind`."""
     height, width = d_alphas.shape
     pixels = len(behind)
     slot = 0
@@ -94,8 +89,8 @@ def read_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, d_ima
 
 
 @inlined
-def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size, records, bounds, transmittance,
-                   end, planes, behind, first_blocks, last_blocks, slot_sums):  # fmt: skip
+def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size, records, bounds,
+                   transmittance, end, planes, behind, first_blocks, last_blocks, slot_sums):  # fmt: skip
     """Take splat `k` of a tile off its pixels, and write its sums over them to `slot_sums` at `slot`."""
     pixels = tile_size * tile_size
     blocks_wide = tile_size // block_width(lanes)
@@ -146,9 +141,9 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
 
 
 @kernel
-def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
-                       records, transmittance, end, needed, d_image, d_alphas, slot_sums):  # fmt: skip
-    """Gradient of `composite` for every intersection, into its slot: slot_sums (intersections, slot length)."""
+def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats,
+                       slots, records, transmittance, end, needed, d_image, d_alphas, slot_sums):  # fmt: skip
+    """Gradient of `composite` for every intersection, to its slot in slot_sums (intersections, length)."""
     record_length, slot_length = records.shape[1], slot_sums.shape[1]
     records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
     bounds = records.view(np.int32)
@@ -178,8 +173,8 @@ def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_o
             prefetch(records, splats[ahead] * record_length)
             prefetch(slot_sums, slots[ahead] * slot_length)
             splat_gradient(
-                lanes, background, k, splats[first + k] * record_length, slots[first + k] * slot_length, tile_x,
-                tile_y, tile_size, records, bounds, remaining, tile_end, planes, behind, first_blocks,
+                lanes, background, k, splats[first + k] * record_length, slots[first + k] * slot_length,
+                tile_x, tile_y, tile_size, records, bounds, remaining, tile_end, planes, behind, first_blocks,
                 last_blocks, slot_sums,
             )  # fmt: skip
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.splatting.simd import prefetch
+from nope_splat.splatting.simd_memory import prefetch
 from nope_splat.splatting.threads import claim, get_num_threads, inlined, kernel, run_on_all_threads
 
 MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
@@ -177,10 +177,10 @@ def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
         high = min(bottom, ((row + 1) << tile_shift) - 1) + 0.5 - y
         f = max(low, min(high, -tilt))
         reach = math.sqrt(max(limit - det * f * f, 0.0))
-        first = max(left, int(math.floor(x - (b * f + reach) / (2.0 * a) - 0.5)))
+        first = max(left, math.floor(x - (b * f + reach) / (2.0 * a) - 0.5))
         f = max(low, min(high, tilt))
         reach = math.sqrt(max(limit - det * f * f, 0.0))
-        last = min(right, int(math.ceil(x - (b * f - reach) / (2.0 * a) - 0.5)))
+        last = min(right, math.ceil(x - (b * f - reach) / (2.0 * a) - 0.5))
         if first <= last:
             spans[rows, 0] = row * tiles_wide + (first >> tile_shift)
             spans[rows, 1] = row * tiles_wide + (last >> tile_shift)
@@ -233,8 +233,8 @@ def offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets):
 
 
 @kernel
-def fill_tiles(counter, starts, order, records, tile_shift, tiles_wide, tiles_high, part_offsets, slot_offsets,
-               splats, slots):  # fmt: skip
+def fill_tiles(counter, starts, order, records, tile_shift, tiles_wide, tiles_high, part_offsets,
+               slot_offsets, splats, slots):  # fmt: skip
     """Put every splat into the lists of its tiles, in order of depth."""
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = records.view(np.int32)
@@ -315,5 +315,5 @@ def bin_splats(
 
 
 def _divide(count: int, parts: int) -> NDArray[np.int64]:
-    """Where each of `parts` equal parts of `count` things starts, and the end. (parts + 1,)"""
+    """Where each of `parts` equal parts of `count` things starts, and the end: (parts + 1,)."""
     return np.arange(parts + 1) * count // parts

@@ -13,7 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from nope_splat.splatting.simd import _FAST, Floats, _address, _load, _splat, _store, intrinsic
+from nope_splat.splatting.simd import FAST_MATH, Floats, broadcast, intrinsic
+from nope_splat.splatting.simd_memory import address_of, load_vector, store_vector
 
 
 def _offset(builder: Any, start: Any, stride: Any, channel: int) -> Any:
@@ -47,7 +48,7 @@ def broadcast_channels(typing: Any, lanes: Any, array: Any, start: Any, backgrou
             for channel in range(background.count)
         ]
         return context.make_tuple(
-            builder, result, [_splat(builder, scalar, vector.llvm) for scalar in scalars]
+            builder, result, [broadcast(builder, scalar, vector.llvm) for scalar in scalars]
         )
 
     return result(lanes, array, types.int64, background), emit
@@ -61,10 +62,8 @@ def load_channels(typing: Any, lanes: Any, array: Any, start: Any, stride: Any, 
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         planes = [_offset(builder, values[2], values[3], channel) for channel in range(background.count)]
-        addresses = [_address(context, builder, array, values[1], plane, vector.llvm) for plane in planes]
-        return context.make_tuple(
-            builder, result, [_load(context, builder, address) for address in addresses]
-        )
+        addresses = [address_of(context, builder, array, values[1], plane, vector.llvm) for plane in planes]
+        return context.make_tuple(builder, result, [load_vector(builder, address) for address in addresses])
 
     return result(lanes, array, types.int64, types.int64, background), emit
 
@@ -76,10 +75,7 @@ def store_channels(typing: Any, array: Any, start: Any, stride: Any, channels: A
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         for channel, value in enumerate(cgutils.unpack_tuple(builder, values[3], channels.count)):
             plane = _offset(builder, values[1], values[2], channel)
-            instruction = builder.store(
-                value, _address(context, builder, array, values[0], plane, value.type)
-            )
-            instruction.align = 4
+            store_vector(builder, value, address_of(context, builder, array, values[0], plane, value.type))
         return context.get_dummy_value()
 
     return types.void(array, types.int64, types.int64, channels), emit
@@ -93,7 +89,7 @@ def add_weighted(typing: Any, total: Any, weight: Any, channels: Any) -> Any:
         totals = cgutils.unpack_tuple(builder, values[0], total.count)
         terms = cgutils.unpack_tuple(builder, values[2], total.count)
         sums = [
-            builder.fadd(before, builder.fmul(values[1], term, flags=_FAST), flags=_FAST)
+            builder.fadd(before, builder.fmul(values[1], term, flags=FAST_MATH), flags=FAST_MATH)
             for before, term in zip(totals, terms, strict=True)
         ]
         return context.make_tuple(builder, total, sums)
@@ -107,10 +103,9 @@ def dot_channels(typing: Any, left: Any, right: Any) -> Any:
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         lefts, rights = (cgutils.unpack_tuple(builder, value, left.count) for value in values)
-        result = builder.fmul(lefts[0], rights[0], flags=_FAST)
+        result = builder.fmul(lefts[0], rights[0], flags=FAST_MATH)
         for x, y in zip(lefts[1:], rights[1:], strict=True):
-            result = builder.fadd(result, builder.fmul(x, y, flags=_FAST), flags=_FAST)
+            result = builder.fadd(result, builder.fmul(x, y, flags=FAST_MATH), flags=FAST_MATH)
         return result
 
     return left.dtype(left, right), emit
-

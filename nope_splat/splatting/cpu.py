@@ -42,7 +42,7 @@ def _or_zeros(gradient: Tensor | None, *shape: int) -> np.ndarray:
 
 @kernel
 def _largest_bits(values):
-    """The largest magnitude in a float32 array as the integer of its bits, which orders as the magnitude does."""
+    """The bits of the largest magnitude in a float32 array: as integers they order as magnitudes do."""
     largest = np.uint32(0)
     bits = values.view(np.uint32)
     for i in range(len(bits)):
@@ -52,7 +52,7 @@ def _largest_bits(values):
 
 def all_finite(tensor: Tensor) -> bool:
     """Whether a float32 tensor on the CPU holds neither NaN nor infinity."""
-    return _largest_bits(_array(tensor).reshape(-1)) < 0x7F800000
+    return int(_largest_bits(_array(tensor).reshape(-1))) < 0x7F800000
 
 
 class Projection(torch.autograd.Function):
@@ -108,8 +108,8 @@ class Projection(torch.autograd.Function):
         for camera in range(cameras):
             sums = np.zeros((count // CHUNK + 1, 16))
             run_on_all_threads(
-                project_gradient, means, quats, scales, viewmats[camera], Ks[camera], *ctx.image, radii[camera],
-                d_means2d[camera], d_depths[camera], d_conics[camera], d_compensations[camera],
+                project_gradient, means, quats, scales, viewmats[camera], Ks[camera], *ctx.image,
+                radii[camera], d_means2d[camera], d_depths[camera], d_conics[camera], d_compensations[camera],
                 means_out, quats_out, scales_out, sums,
             )  # fmt: skip
             total = sums.sum(0)
@@ -184,16 +184,17 @@ class Compositing(torch.autograd.Function):
         ctx.tiles = []
         for camera in range(cameras):
             lists = bin_splats(
-                _array(radii[camera]), _array(means2d[camera]), _array(conics[camera]), _array(opacities[camera]),
-                _array(depths[camera]), _array(colors[camera]), width, height, TILE_SIZE,
+                _array(radii[camera]), _array(means2d[camera]), _array(conics[camera]),
+                _array(opacities[camera]), _array(depths[camera]), _array(colors[camera]),
+                width, height, TILE_SIZE,
             )  # fmt: skip
             tiles, pixels = len(lists.tile_order), TILE_SIZE**2
             transmittance, end = np.empty((tiles, pixels), np.float32), np.empty((tiles, pixels), np.int32)
             needed = np.empty(tiles, np.int64)
             run_on_all_threads(
-                composite, LANES, _background(backgrounds[camera]), width, height, TILE_SIZE, lists.tiles_wide,
-                lists.tile_order, lists.tile_offsets, lists.splats, lists.records, transmittance, end, needed,
-                images[camera].numpy(), alphas[camera].numpy(),
+                composite, LANES, _background(backgrounds[camera]), width, height, TILE_SIZE,
+                lists.tiles_wide, lists.tile_order, lists.tile_offsets, lists.splats, lists.records,
+                transmittance, end, needed, images[camera].numpy(), alphas[camera].numpy(),
             )  # fmt: skip
             ctx.tiles.append((lists, transmittance, end, needed))
         ctx.save_for_backward(means2d, opacities, colors, backgrounds, alphas)

@@ -1,10 +1,14 @@
 """Which blocks of pixels of a tile a splat covers.
 
-The pixels where a splat is drawn fill the ellipse q(e, f) = A e^2 + B e f + C f^2 <= tau around its centre, with
-the record's quadratic form and tau = log2(255 o). At height f it reaches from e = (-B f - r) / 2A to (-B f + r) / 2A,
-where r^2 = 4 A tau - (4 A C - B^2) f^2. Its rightmost point lies at the height f = -B / 2C sqrt(4 C tau / (4 A C - B^2)),
-its leftmost point opposite. Over a row of blocks, therefore, it reaches as far as it does at the height nearest to
-that of its outermost point. All rows of blocks are solved at once, one per lane.
+The pixels where a splat is drawn fill an ellipse around its centre: with the record's quadratic form,
+
+    A e^2 + B e f + C f^2 <= tau = log2(255 o)
+
+at e to the right of the centre and f below it. At height f the ellipse reaches from (-B f - r) / 2A to
+(-B f + r) / 2A, where r^2 = 4 A tau - (4 A C - B^2) f^2. Its rightmost point lies at the height
+f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the record's *tilt*, its leftmost point opposite. Over a row of
+blocks, therefore, it reaches as far as at the height nearest to its outermost point. All rows of blocks are
+solved at once, one per lane.
 """
 
 from __future__ import annotations
@@ -12,17 +16,8 @@ from __future__ import annotations
 import numpy as np
 
 from nope_splat.splatting.binning import BOUNDS, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC, TILT
-from nope_splat.splatting.simd import (
-    block_height,
-    block_width,
-    lane_count,
-    lane_numbers,
-    maximum,
-    minimum,
-    square_root,
-    store,
-    truncated,
-)
+from nope_splat.splatting.simd import maximum, minimum, square_root, truncated
+from nope_splat.splatting.simd_memory import block_height, block_width, lane_count, lane_numbers, store
 from nope_splat.splatting.threads import inlined
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)

@@ -18,20 +18,17 @@ import numpy as np
 from nope_splat.splatting.binning import AHEAD, CHANNELS, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
 from nope_splat.splatting.channels import add_weighted, broadcast_channels, load_channels, store_channels
 from nope_splat.splatting.footprint import covered_blocks
-from nope_splat.splatting.simd import (
-    any_lane,
+from nope_splat.splatting.simd import any_lane, exp2, minimum, select
+from nope_splat.splatting.simd_memory import (
     block_columns,
     block_height,
     block_rows,
     block_width,
-    exp2,
     floats,
     ints,
     lane_count,
     load,
-    minimum,
     prefetch,
-    select,
     store,
 )
 from nope_splat.splatting.threads import claim, inlined, kernel
@@ -46,7 +43,7 @@ _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 
 @inlined
 def begin_tile(lanes, width, height, blocks_wide, blocks_high, transmittance):
-    """Set T = 1 inside the image, of which `width` x `height` pixels are left; -1 beyond. Blocks with a pixel."""
+    """Set T to 1 in the image, which has `width` x `height` pixels left, else to -1; blocks in the image."""
     live_blocks = 0
     slot = 0
     for block_y in range(blocks_high):
@@ -140,9 +137,9 @@ def composite(counter, lanes, background, width, height, tile_size, tiles_wide, 
               splats, records, transmittance, end, needed, image, alphas):  # fmt: skip
     """Composite all tiles.
 
-    `background` is a tuple of float32, one per channel; the lists of splats are those of `TileLists`. Outputs:
-    image (H, W, channels) and alphas (H, W); for the backward pass, per tile and pixel (block after block),
-    transmittance and end (tiles, pixels) and, per tile, how many splats were needed (tiles,).
+    `background` is a tuple of float32, one per channel; the lists of splats are those of `TileLists`.
+    Outputs: image (H, W, channels) and alphas (H, W); for the backward pass transmittance and end (tiles,
+    pixels), block after block, and how many splats each tile needed (tiles,).
     """
     length = records.shape[1]
     records = records.reshape(-1)

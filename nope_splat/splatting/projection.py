@@ -127,7 +127,12 @@ def camera_of(viewmat, K, width, height):
 @inlined
 def quaternion(quats, index):
     """A quaternion (w, x, y, z) as stored, and the inverse of its squared length, bounded for zero."""
-    w, x, y, z = float(quats[index, 0]), float(quats[index, 1]), float(quats[index, 2]), float(quats[index, 3])
+    w, x, y, z = (
+        float(quats[index, 0]),
+        float(quats[index, 1]),
+        float(quats[index, 2]),
+        float(quats[index, 3]),
+    )
     return w, x, y, z, 1.0 / max(w * w + x * x + y * y + z * z, 1e-24)
 
 
@@ -157,7 +162,9 @@ def splat_of(mean, quats, scale, index, camera):
     fx_over_z, fy_over_z = camera.fx * inverse_z, camera.fy * inverse_z
     n0 = row_times(combine(fx_over_z, camera.v0, -fx_over_z * u, camera.v2), r0, r1, r2)
     n1 = row_times(combine(fy_over_z, camera.v1, -fy_over_z * v, camera.v2), r0, r1, r2)
-    return Splat(inverse_z, x_over_z, y_over_z, u, v, r0, r1, r2, n0, n1, scaled(n0, scale), scaled(n1, scale))
+    return Splat(
+        inverse_z, x_over_z, y_over_z, u, v, r0, r1, r2, n0, n1, scaled(n0, scale), scaled(n1, scale)
+    )
 
 
 @inlined

@@ -1,4 +1,4 @@
-"""Differentiable rasterization of 3D Gaussians: one function, on CUDA by gsplat, on a CPU by our own kernels."""
+"""Differentiable rasterization of 3D Gaussians: on CUDA by gsplat, on a CPU by our own kernels."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def rasterization(
     """Render 3D Gaussians, with gradients to all of them and to the cameras.
 
     Arguments and results are those of `gsplat.rasterization` 1.4, which does the work on CUDA unmodified. On
-    a CPU our own kernels do it: there also `Ks` receive gradients; `packed`, `sparse_grad` and `gsplat_options`
-    are not available; splats are drawn as far as their opacity reaches 1/255 rather than to the edge of the
-    16-pixel tiles that three standard deviations touch; culled Gaussians have zeros in `info`.
+    a CPU our own kernels do it. There `Ks` receive gradients too; `packed`, `sparse_grad` and
+    `gsplat_options` are not available; a splat is drawn as far as its opacity reaches 1/255 rather than to
+    the edge of the 16-pixel tiles that three standard deviations touch; `info` has zeros for what is culled.
 
     Any number of threads may call it at once. On a CPU the result does not depend on the number of threads.
 
@@ -54,8 +54,8 @@ def rasterization(
         quats: Orientations (w, x, y, z), of any length. (N, 4)
         scales: Standard deviations along the axes. (N, 3)
         opacities: In 0 .. 1. (N,)
-        colors: Channels, (N, D) or (C, N, D); with `sh_degree` the coefficients of spherical harmonics, (N, K, 3)
-            or (C, N, K, 3). At most 16 channels on a CPU, the depth included.
+        colors: Channels, (N, D) or (C, N, D); with `sh_degree` the coefficients of spherical harmonics,
+            (N, K, 3) or (C, N, K, 3). At most 16 channels on a CPU, the depth included.
         viewmats: World to camera, OpenCV axes. (C, 4, 4)
         Ks: Intrinsics in pixels; the centre of the first pixel is (0.5, 0.5). (C, 3, 3)
         width: Of the images, in pixels.
@@ -75,13 +75,13 @@ def rasterization(
         **gsplat_options: Further options of gsplat (CUDA only).
 
     Returns:
-        The images (C, H, W, channels), the alphas (C, H, W, 1), and a dictionary for the densification strategies:
-        `means2d` (C, N, 2), `radii` (C, N), `depths` (C, N), `conics` (C, N, 3), `opacities` (C, N),
-        `gaussian_ids` (None, as in gsplat's unpacked layout), `width`, `height`, `n_cameras`.
+        The images (C, H, W, channels), the alphas (C, H, W, 1), and a dictionary for the densification
+        strategies: `means2d` (C, N, 2), `radii` (C, N), `depths` (C, N), `conics` (C, N, 3), `opacities`
+        (C, N), `gaussian_ids` (None, as in gsplat's unpacked layout), `width`, `height`, `n_cameras`.
 
     Raises:
-        ValueError: On a CPU, if an argument has a wrong shape or type, holds a NaN or an infinity, or asks for
-            what is not available; the message names it.
+        ValueError: On a CPU, if an argument has a wrong shape or type, holds a NaN or an infinity, or asks
+            for what is not available; the message names it.
     """
     if means.device.type == "cuda":
         from gsplat import rasterization as on_cuda
@@ -95,7 +95,7 @@ def rasterization(
     unavailable += gsplat_options
     if unavailable:
         raise ValueError(f"The CPU rasterizer does not have: {', '.join(unavailable)}.")
-    cameras, count = len(viewmats), len(means)
+    cameras = len(viewmats)
     _check_inputs(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, sh_degree)
     _check_options(width, height, render_mode, rasterize_mode)
 
@@ -147,9 +147,9 @@ def fold_focal(viewmats: Tensor, ratio: Tensor) -> Tensor:
     """Give a focal length its gradient through a rasterizer that has none for intrinsics.
 
     gsplat differentiates with respect to the view matrices but not to `Ks`. A pinhole image depends on the
-    focal length f and on camera coordinates (X, Y, Z) only through f X / Z and f Y / Z: multiplying X and Y by
-    s = f / f.detach(), whose value is exactly 1, changes nothing in the image, and carries the whole gradient of f.
-    Hand `Ks` over detached, at f. The rotation block is then a general matrix to the rasterizer.
+    focal length f and on camera coordinates (X, Y, Z) only through f X / Z and f Y / Z: multiplying X and Y
+    by s = f / f.detach(), whose value is exactly 1, changes nothing in the image, and carries the whole
+    gradient of f. Hand `Ks` over detached, at f. To the rasterizer the rotation is then a general matrix.
 
     Args:
         viewmats: World to camera. (C, 4, 4)

@@ -30,13 +30,11 @@ from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import NativeValue, models, register_model, typeof_impl, unbox
-from numba.extending import intrinsic as numba_intrinsic
 
-intrinsic: Any = numba_intrinsic
-"""numba's decorator, untyped: what a kernel calls has no typing context as its first argument."""
+from nope_splat.splatting.threads import intrinsic
 
-_FAST = ("contract", "nsz", "arcp")  # no "reassoc": forward and backward pass must round alike
-_BLOCK_SHAPES = {16: (4, 4), 8: (4, 2), 4: (2, 2)}  # lanes: (width, height) of the pixel block
+FAST_MATH = ("contract", "nsz", "arcp")  # no "reassoc": forward and backward pass must round alike
+BLOCK_SHAPES = {16: (4, 4), 8: (4, 2), 4: (2, 2)}  # lanes: (width, height) of the pixel block
 _SOURCE_STAMP = hash(
     tuple((f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(Path(__file__).parent.glob("*.py")))
 )
@@ -48,20 +46,14 @@ class Lanes:
     Args:
         count: Pixels per register: 16, 8 or 4.
 
-    Attributes:
-        count: Pixels per register.
-        block_width: Width of the pixel block that one register covers.
-        block_height: Height of that block.
-
     Raises:
         ValueError: For any other count.
     """
 
     def __init__(self, count: int) -> None:
-        if count not in _BLOCK_SHAPES:
+        if count not in BLOCK_SHAPES:
             raise ValueError(f"A SIMD register holds 4, 8 or 16 pixels, not {count}.")
         self.count = count
-        self.block_width, self.block_height = _BLOCK_SHAPES[count]
 
     @classmethod
     def of_this_machine(cls) -> Lanes:
@@ -137,7 +129,7 @@ def _unbox_lanes(numba_type: LanesType, value: Any, context: Any) -> NativeValue
 # --- arithmetic and comparison ----------------------------------------------------------------------------
 
 
-def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+def broadcast(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
     """The same scalar in every lane."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
@@ -174,22 +166,22 @@ def _define_operator(symbol: Any, of: type[_VectorType], result: type[_VectorTyp
             *(
                 value
                 if isinstance(kind, _VectorType)
-                else _splat(builder, context.cast(builder, value, kind, element), vector.llvm)
+                else broadcast(builder, context.cast(builder, value, kind, element), vector.llvm)
                 for kind, value in zip(sig.args, values, strict=True)
             ),
         )
 
-    infer_global(symbol)(Typing)
-    for operands in (
-        ((of, of), (of, types.Number), (types.Number, of)) if symbol is not operator.invert else ((of,),)
-    ):
+    register: Any = infer_global(symbol)
+    register(Typing)
+    pairs = ((of, of), (of, types.Number), (types.Number, of))
+    for operands in ((of,),) if symbol is operator.invert else pairs:
         lower_builtin(symbol, *operands)(lower)
 
 
-_define_operator(operator.add, Floats, Floats, lambda b, x, y: b.fadd(x, y, flags=_FAST))
-_define_operator(operator.sub, Floats, Floats, lambda b, x, y: b.fsub(x, y, flags=_FAST))
-_define_operator(operator.mul, Floats, Floats, lambda b, x, y: b.fmul(x, y, flags=_FAST))
-_define_operator(operator.truediv, Floats, Floats, lambda b, x, y: b.fdiv(x, y, flags=_FAST))
+_define_operator(operator.add, Floats, Floats, lambda b, x, y: b.fadd(x, y, flags=FAST_MATH))
+_define_operator(operator.sub, Floats, Floats, lambda b, x, y: b.fsub(x, y, flags=FAST_MATH))
+_define_operator(operator.mul, Floats, Floats, lambda b, x, y: b.fmul(x, y, flags=FAST_MATH))
+_define_operator(operator.truediv, Floats, Floats, lambda b, x, y: b.fdiv(x, y, flags=FAST_MATH))
 _define_operator(operator.ge, Floats, Mask, lambda b, x, y: b.fcmp_ordered(">=", x, y))
 _define_operator(operator.gt, Floats, Mask, lambda b, x, y: b.fcmp_ordered(">", x, y))
 _define_operator(operator.le, Floats, Mask, lambda b, x, y: b.fcmp_ordered("<=", x, y))
@@ -203,7 +195,9 @@ def _select_by(comparison: str) -> Any:
 
     def choose(typing: Any, x: Any, y: Any) -> Any:
         def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-            left, right = values[0], values[1] if isinstance(y, Floats) else _splat(builder, values[1], x.llvm)
+            left, right = values
+            if not isinstance(y, Floats):
+                right = broadcast(builder, right, x.llvm)
             return builder.select(builder.fcmp_ordered(comparison, left, right), left, right)
 
         return x(x, y if isinstance(y, Floats) else types.float32), emit
@@ -267,13 +261,13 @@ def exp2(typing: Any, x: Any) -> Any:
     """
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        eighth = builder.fmul(values[0], _constant(0.125, x.llvm), flags=_FAST)
+        eighth = builder.fmul(values[0], _constant(0.125, x.llvm), flags=FAST_MATH)
         power = _constant(0.00093878797, x.llvm)
         for coefficient in (0.00918861078, 0.0552797217, 0.240172189, 0.693142253, 0.999999925):
-            product = builder.fmul(power, eighth, flags=_FAST)
-            power = builder.fadd(product, _constant(coefficient, x.llvm), flags=_FAST)
+            product = builder.fmul(power, eighth, flags=FAST_MATH)
+            power = builder.fadd(product, _constant(coefficient, x.llvm), flags=FAST_MATH)
         for _ in range(3):
-            power = builder.fmul(power, power, flags=_FAST)
+            power = builder.fmul(power, power, flags=FAST_MATH)
         return power
 
     return x(x), emit
@@ -298,172 +292,3 @@ def any_lane(typing: Any, mask: Any) -> Any:
         return builder.icmp_unsigned("!=", builder.bitcast(values[0], bits), ir.Constant(bits, 0))
 
     return types.boolean(mask), emit
-
-
-def _halved(builder: Any, left: Any, right: Any, group: int) -> Any:
-    """Add up both halves of every group of lanes: groups of half the size, of left and right in turn."""
-    count, half = left.type.count, group // 2
-    lanes = [
-        source + start + lane
-        for start in range(0, count, group)
-        for source in (0, count)
-        for lane in range(half)
-    ]
-    index = ir.VectorType(ir.IntType(32), count)
-    low = builder.shuffle_vector(left, right, ir.Constant(index, lanes))
-    high = builder.shuffle_vector(left, right, ir.Constant(index, [lane + half for lane in lanes]))
-    return builder.fadd(low, high)
-
-
-def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
-    """One vector of the sums over the lanes of as many vectors as there are lanes, by halving groups of lanes."""
-    count = len(vectors)
-    group, order = count, list(range(count))
-    while len(vectors) > 1:
-        vectors = [_halved(builder, *pair, group) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
-        group //= 2
-    # Halving leaves the sums in bit-reversed order.
-    bits = count.bit_length() - 1
-    order = [int(format(lane, f"0{bits}b")[::-1], 2) for lane in range(count)]
-    index = ir.Constant(ir.VectorType(ir.IntType(32), count), order)
-    return builder.shuffle_vector(vectors[0], ir.Constant(vectors[0].type, ir.Undefined), index)
-
-
-@intrinsic
-def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
-    """Write the sum over the lanes of every Floats of a tuple, one after the other, in whole registers."""
-
-    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        summands = cgutils.unpack_tuple(builder, values[2], vectors.count)
-        vector = vectors.dtype.llvm
-        for start in range(0, len(summands), vector.count):
-            some = summands[start : start + vector.count]
-            some += [ir.Constant(vector, None)] * (vector.count - len(some))
-            place = builder.add(values[1], ir.Constant(ir.IntType(64), start))
-            _store(builder, _lane_sums(builder, some), _address(context, builder, array, values[0], place, vector))
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, vectors), emit
-
-
-# --- making, loading and storing vectors ------------------------------------------------------------------
-
-
-@intrinsic
-def floats(typing: Any, lanes: Any, scalar: Any) -> Any:
-    """The float32 scalar in every lane."""
-    vector = Floats(lanes.count)
-
-    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return _splat(builder, values[1], vector.llvm)
-
-    return vector(lanes, types.float32), emit
-
-
-@intrinsic
-def ints(typing: Any, lanes: Any, scalar: Any) -> Any:
-    """The int32 scalar in every lane."""
-    vector = Ints(lanes.count)
-
-    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return _splat(builder, values[1], vector.llvm)
-
-    return vector(lanes, types.int32), emit
-
-
-@intrinsic
-def lane_count(typing: Any, lanes: Any) -> Any:
-    """Pixels per register, a compile-time constant."""
-    return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), lanes.count)
-
-
-@intrinsic
-def lane_numbers(typing: Any, lanes: Any) -> Any:
-    """0, 1, 2, ... as Floats."""
-    vector = Floats(lanes.count)
-    return vector(lanes), lambda *_: ir.Constant(vector.llvm, [float(lane) for lane in range(lanes.count)])
-
-
-@intrinsic
-def block_columns(typing: Any, lanes: Any) -> Any:
-    """Horizontal pixel centre of every lane within its block: 0.5, 1.5, ... Floats."""
-    return _block_centres(lanes, lambda lane, width: lane % width)
-
-
-@intrinsic
-def block_rows(typing: Any, lanes: Any) -> Any:
-    """Vertical pixel centre of every lane within its block. Floats."""
-    return _block_centres(lanes, lambda lane, width: lane // width)
-
-
-def _block_centres(lanes: Any, place: Any) -> Any:
-    vector = Floats(lanes.count)
-    width = _BLOCK_SHAPES[lanes.count][0]
-
-    return vector(lanes), lambda *_: ir.Constant(
-        vector.llvm, [place(lane, width) + 0.5 for lane in range(lanes.count)]
-    )
-
-
-@intrinsic
-def block_width(typing: Any, lanes: Any) -> Any:
-    """Width in pixels of the block that a register covers, a compile-time constant."""
-    return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), _BLOCK_SHAPES[lanes.count][0])
-
-
-@intrinsic
-def block_height(typing: Any, lanes: Any) -> Any:
-    """Height in pixels of the block that a register covers, a compile-time constant."""
-    return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), _BLOCK_SHAPES[lanes.count][1])
-
-
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: ir.Type) -> Any:
-    data = cgutils.create_struct_proxy(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
-
-
-def _load(context: Any, builder: Any, address: Any) -> Any:
-    value = builder.load(address)
-    value.align = 4
-    return value
-
-
-@intrinsic
-def load(typing: Any, lanes: Any, array: Any, index: Any) -> Any:
-    """Consecutive elements of a contiguous float32 or int32 array, unchecked."""
-    vector = (Floats if array.dtype == types.float32 else Ints)(lanes.count)
-
-    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return _load(context, builder, _address(context, builder, array, values[1], values[2], vector.llvm))
-
-    return vector(lanes, array, types.int64), emit
-
-
-def _store(builder: Any, value: Any, address: Any) -> None:
-    builder.store(value, address).align = 4
-
-
-@intrinsic
-def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write a vector to consecutive elements of a contiguous array, unchecked."""
-
-    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        _store(builder, values[2], _address(context, builder, array, *values[:2], value.llvm))
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, value), emit
-
-
-@intrinsic
-def prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of an element that will be read soon."""
-
-    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        address = _address(context, builder, array, values[0], values[1], ir.IntType(8))
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
-        hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(hint, [address, ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), emit

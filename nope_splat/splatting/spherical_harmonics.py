@@ -110,9 +110,9 @@ def shade(counter, degree, means, centre, coefficients, radii, colors):
 
 
 @kernel
-def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, d_colors, d_means, d_coefficients,
-                   d_centre):  # fmt: skip
-    """Gradient of `shade`: written to d_means and d_coefficients, summed per chunk into d_centre (chunks, 3)."""
+def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, d_colors,
+                   d_means, d_coefficients, d_centre):  # fmt: skip
+    """Gradient of `shade`, written to d_means and d_coefficients; per chunk into d_centre (chunks, 3)."""
     terms = (degree + 1) ** 2
     values, d_values = np.empty(terms, np.float64), np.empty(terms, np.float64)
     while True:

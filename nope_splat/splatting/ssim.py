@@ -2,12 +2,12 @@
 
 Over every 11x11 window that lies inside the image, with Gaussian weights w of standard deviation 1.5,
 
-    ssim = (2 mx my + C1) (2 sxy + C2) / ((mx^2 + my^2 + C1) (sx + sy + C2)),   C1 = 0.01^2, C2 = 0.03^2
+    ssim = (2 mx my + C1) (2 sxy + C2) / ((mx^2 + my^2 + C1) (sx + sy + C2)),  C1 = 0.01^2, C2 = 0.03^2
 
-where mx = w*x, my = w*y are means and sx + sy = w*(x^2 + y^2) - mx^2 - my^2, sxy = w*(x y) - mx my (co)variances.
-The kernels work on rows of interleaved channels, (H, W * C): a step of one pixel is a step of C elements. The
-first filters x, y, x^2 + y^2 and x y down the columns and along the rows, and leaves the derivatives of ssim
-with respect to w*x, w*(x^2 + y^2) and w*(x y); the second filters those back (w is symmetric):
+where mx = w*x, my = w*y are means, sx + sy = w*(x^2 + y^2) - mx^2 - my^2 variances, sxy = w*(x y) - mx my
+the covariance. The kernels work on rows of interleaved channels, (H, W C): a step of one pixel is a step of C
+elements. The first filters x, y, x^2 + y^2 and x y down the columns and along the rows, and leaves the
+derivatives of ssim with respect to w*x, w*(x^2 + y^2) and w*(x y); the second filters those back:
 
     d_x = w*d1 + 2 x (w*d2) + y (w*d3)
 """

@@ -17,7 +17,10 @@ import numpy as np
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.event import Event, Listener, register
-from numba.extending import intrinsic
+from numba.extending import intrinsic as numba_intrinsic
+
+intrinsic: Any = numba_intrinsic
+"""numba's decorator, untyped: what a kernel calls has no typing context as its first argument."""
 
 CHUNK = 2048
 """Gaussians that a thread claims at a time."""
@@ -54,10 +57,10 @@ class _Announcement(Listener):
     made = False
 
     def on_start(self, event: Event) -> None:
-        module = event.data["dispatcher"].py_func.__module__
-        if not self.made and module.startswith("nope_splat."):
+        compiled = event.data["dispatcher"].py_func.__module__ if event.data else ""
+        if not self.made and compiled.startswith("nope_splat.splatting"):
             self.made = True
-            print("nope-splat: compiling the CPU rasterizer for this machine; the next start finds it ready.")
+            print("Compiling the CPU rasterizer for this machine; the next start finds it ready.", flush=True)
 
     def on_end(self, event: Event) -> None:
         pass
@@ -109,4 +112,3 @@ def run_on_all_threads(kernel: Callable[..., None], *arguments: Any) -> None:
     kernel(counter, *arguments)
     for helper in helpers:
         helper.result()
-

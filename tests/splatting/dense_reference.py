@@ -26,6 +26,7 @@ class Scene:
     height: int
 
     def parameters(self) -> dict[str, Tensor]:
+        """All tensors by name."""
         return {name: getattr(self, name) for name in PARAMETERS}
 
     def leaves(self, dtype: torch.dtype = torch.float32) -> Scene:
@@ -40,7 +41,7 @@ class Scene:
 
 
 def random_scene(seed: int, count: int = 60, width: int = 75, height: int = 50, cameras: int = 1) -> Scene:
-    """Gaussians in front of the cameras and behind, on the border, far outside, opaque stacks, tiny and huge."""
+    """Gaussians before and behind the cameras, on the border, far outside, in opaque stacks, tiny, huge."""
     g = torch.Generator().manual_seed(seed)
 
     def rand(*shape: int) -> Tensor:

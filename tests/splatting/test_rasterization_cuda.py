@@ -17,7 +17,7 @@ pytestmark = [
 
 
 def mild_scene(seed: int, cameras: int = 1) -> Scene:
-    """A scene without what gsplat cuts off: it draws a splat only in tiles within three standard deviations."""
+    """A scene without what gsplat cuts off beyond three standard deviations."""
     scene = random_scene(seed, count=200, width=96, height=64, cameras=cameras)
     return replace(scene, opacities=scene.opacities.clamp_max(0.3), scales=scene.scales.clamp_min(1e-3))
 

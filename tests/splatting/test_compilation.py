@@ -1,0 +1,27 @@
+"""Kernels are compiled once per machine, and the user is told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import torch
+from nope_splat.splatting import ssim
+print(ssim(torch.zeros(12, 12, 3), torch.zeros(12, 12, 3)).item())
+"""
+
+
+def test_first_use_announces_the_compilation_and_later_ones_find_it_done(tmp_path: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
+        )
+        for _ in range(2)
+    )
+    assert first.stdout.splitlines()[0].startswith("Compiling the CPU rasterizer")
+    assert first.stdout.count("Compiling") == 1
+    assert second.stdout == "1.0\n"
