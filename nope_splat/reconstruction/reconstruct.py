@@ -28,6 +28,7 @@ from .matches import FolderMatches, find_matches, matches_key
 from .refine import refine
 from .register import register_incremental
 from .resection import resect_held_out
+from .retrack import rebuild_tracks
 from .scene import SparseScene, normalise
 from .two_view import relative_poses
 from .working import Array, Indices, WorkingScene, invert
@@ -173,6 +174,16 @@ def reconstruct_from_matches(
             "the photographs match, but no two of them were taken from places far enough apart to tell depth;"
             " walk around the subject instead of turning on the spot"
         )
+    with clock.stage("tracks"):
+        scene = rebuild_tracks(
+            scene,
+            keypoints,
+            positions,
+            members,
+            sizes,
+            1 / pixel_size,
+            settings.min_triangulation_angle,
+        )
     with clock.stage("final adjustment"):
         failures |= refine(
             scene,
@@ -316,5 +327,8 @@ def _report(scene: SparseScene) -> None:
         f" focal length {scene.camera.focal:.1f} pixels, {len(scene.points)} points,"
         f" median reprojection error {error:.2f} pixels."
     )
+    names_of_reason: dict[str, list[str]] = {}
     for name, reason in scene.failures.items():
-        say(f"  {name} is left out: {reason}.")
+        names_of_reason.setdefault(reason, []).append(name)
+    for reason, names in names_of_reason.items():
+        say(f"Left out {', '.join(names)}: {reason}.")
