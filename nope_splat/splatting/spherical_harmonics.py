@@ -18,6 +18,8 @@ from nope_splat.splatting.threads import CHUNK, claim, inlined, kernel
 
 MAX_DEGREE = 3
 
+_ZERO, _HALF = np.float32(0.0), np.float32(0.5)
+
 C0 = 0.28209479177387814  # sqrt(1 / (4 pi))
 C1 = 0.4886025119029199  # sqrt(3 / (4 pi))
 C2 = 1.0925484305920792  # sqrt(15 / (4 pi))
@@ -89,24 +91,24 @@ def view_direction(means, index, centre):
 def shade(counter, degree, means, centre, coefficients, radii, colors):
     """Colours (N, 3) of the Gaussians that are not culled, zero for the others; coefficients (N, K, 3)."""
     terms = (degree + 1) ** 2
-    values = np.empty(terms, np.float64)
+    values = np.empty(terms, np.float32)
     while True:
         start = claim(counter, CHUNK)
         if start >= len(means):
             break
         for i in range(start, min(start + CHUNK, len(means))):
-            red = green = blue = 0.0
+            red = green = blue = _ZERO
             if radii[i] > 0:
                 x, y, z, _ = view_direction(means, i, centre)
                 evaluate(degree, x, y, z, values)
-                red = green = blue = 0.5
+                red = green = blue = _HALF
                 for k in range(terms):
                     red += values[k] * coefficients[i, k, 0]
                     green += values[k] * coefficients[i, k, 1]
                     blue += values[k] * coefficients[i, k, 2]
-            colors[i, 0] = max(red, 0.0)
-            colors[i, 1] = max(green, 0.0)
-            colors[i, 2] = max(blue, 0.0)
+            colors[i, 0] = max(red, _ZERO)
+            colors[i, 1] = max(green, _ZERO)
+            colors[i, 2] = max(blue, _ZERO)
 
 
 @kernel
@@ -114,7 +116,7 @@ def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, 
                    d_means, d_coefficients, d_centre):  # fmt: skip
     """Gradient of `shade`, written to d_means and d_coefficients; per chunk into d_centre (chunks, 3)."""
     terms = (degree + 1) ** 2
-    values, d_values = np.empty(terms, np.float64), np.empty(terms, np.float64)
+    values, d_values = np.empty(terms, np.float32), np.empty(terms, np.float32)
     while True:
         start = claim(counter, CHUNK)
         if start >= len(means):
@@ -125,9 +127,9 @@ def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, 
                 for k in range(terms):
                     d_coefficients[i, k, 0] = d_coefficients[i, k, 1] = d_coefficients[i, k, 2] = 0.0
                 continue
-            red = d_colors[i, 0] if colors[i, 0] > 0.0 else 0.0
-            green = d_colors[i, 1] if colors[i, 1] > 0.0 else 0.0
-            blue = d_colors[i, 2] if colors[i, 2] > 0.0 else 0.0
+            red = d_colors[i, 0] if colors[i, 0] > _ZERO else _ZERO
+            green = d_colors[i, 1] if colors[i, 1] > _ZERO else _ZERO
+            blue = d_colors[i, 2] if colors[i, 2] > _ZERO else _ZERO
             x, y, z, inverse = view_direction(means, i, centre)
             evaluate(degree, x, y, z, values)
             for k in range(terms):
