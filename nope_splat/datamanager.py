@@ -46,7 +46,7 @@ class NopeDataManager(FullImageDatamanager):
     """Full images, on a CPU as well, with the cameras, seeds and tracks of the reconstruction.
 
     Raises:
-        UserError: If no folder of photographs was given.
+        UserError: If no folder of photographs was given, or there is none.
     """
 
     config: NopeDataManagerConfig
@@ -55,8 +55,7 @@ class NopeDataManager(FullImageDatamanager):
     eval_dataset: NopeDataset
 
     def __init__(self, config: NopeDataManagerConfig, *args, **kwargs) -> None:
-        if config.data is None and config.dataparser.data == Path():
-            raise UserError("no photographs were given; pass their folder with --data.")
+        require_folder(config.data)
         super().__init__(config, *args, **kwargs)
         if config.optimized_cameras is not None:
             self.set_cameras(config.optimized_cameras)
@@ -98,3 +97,18 @@ class NopeDataManager(FullImageDatamanager):
         dataset.cameras.camera_to_worlds = poses.clone()
         dataset.cameras.fx = original.fx * factor
         dataset.cameras.fy = original.fy * factor
+
+
+def require_folder(data: Path | None) -> None:
+    """Check `--data`, which nerfstudio would take for the working directory when it is missing.
+
+    Args:
+        data: What the user gave.
+
+    Raises:
+        UserError: If it is missing, or no folder.
+    """
+    if data is None:
+        raise UserError("no photographs were given; pass their folder with --data")
+    if not data.is_dir():
+        raise UserError(f"there is no photo folder {data}; check --data")

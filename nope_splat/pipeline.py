@@ -110,13 +110,13 @@ class NopePipeline(VanillaPipeline):
         if saved is None or any(saved[split] != mine[split] for split in ("train", "eval")):
             raise UserError(
                 f"the photographs in {self.datamanager.get_datapath()} are not those of the checkpoint;"
-                " put them back or train anew."
+                " put them back or train anew"
             )
         same_scene = saved == mine
         if self.test_mode == "val" and not same_scene:
             raise UserError(
                 f"the reconstruction of {self.datamanager.get_datapath()} is not that of the checkpoint;"
-                " restore its settings and cache, or train anew."
+                " restore its settings and cache, or train anew"
             )
         super().load_pipeline(loaded_state, step)
         if self.test_mode != "val":
@@ -136,7 +136,7 @@ class NopePipeline(VanillaPipeline):
             return
         model, datamanager = self.model, self.datamanager
         photo_ids = datamanager.dataparser.photo_ids("eval").tolist()
-        focal, background = float(model.camera_optimizer.focal()), model.background_color.to(self.device)
+        focal, background = model.camera_optimizer.focal().item(), model.background_color.to(self.device)
         was_training = model.training
         model.eval()
         for index, batch in enumerate(track(datamanager.cached_eval, "Aligning held-out photographs")):
@@ -156,7 +156,7 @@ class NopePipeline(VanillaPipeline):
     def _show_cameras(self) -> None:
         cameras = self.model.camera_optimizer
         with torch.no_grad():
-            optimized = OptimizedCameras(cameras.poses().cpu(), self.eval_poses.cpu(), float(cameras.focal()))
+            optimized = OptimizedCameras(cameras.poses().cpu(), self.eval_poses.cpu(), cameras.focal().item())
         if self.test_mode == "val":  # training: its cameras must stay the ones that the optimizer starts from
             self.datamanager.set_eval_cameras(optimized)
         else:
@@ -192,10 +192,10 @@ class NopePipeline(VanillaPipeline):
         if count == 0:
             raise UserError(
                 f"there is nothing to evaluate on, because {', '.join(unregistered)} could not be registered;"
-                " hold other photographs out with --eval-interval."
+                " hold other photographs out with --eval-interval"
                 if unregistered
                 else "there is nothing to evaluate on, because no photograph was held out; train with"
-                " --eval-mode interval and an --eval-interval up to the number of photographs."
+                " --eval-mode interval and an --eval-interval up to the number of photographs"
             )
         # One photograph has no standard deviation, and NaN is not JSON.
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std and count > 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
+from nope_splat.datamanager import require_folder
 from nope_splat.errors import UserError
 from nope_splat.pipeline import NopePipeline, NopePipelineConfig
 from nope_splat.schedulers import DecayConfig
@@ -31,11 +32,12 @@ class NopeTrainerConfig(TrainerConfig):
             dataparser.cache_dir = self.output_dir / str(self.experiment_name) / "cache"
 
     def save_config(self) -> None:
-        """Save the configuration in the run's folder.
+        """Save the configuration in the run's folder, unless the run is doomed.
 
         Raises:
-            UserError: If the folder cannot be written.
+            UserError: If there is no folder of photographs, or the run's folder cannot be written.
         """
+        require_folder(self.pipeline.datamanager.data)
         try:
             super().save_config()
         except OSError as error:

@@ -49,8 +49,8 @@ class NopeViewerControl(ViewerControl):
 
     def _summary(self) -> str:
         cameras = self._model.camera_optimizer
-        change = 100 * math.expm1(float(cameras.log_focal))
-        return f"Focal length: {float(cameras.focal()):.1f} px ({change:+.2f} % in training)"
+        focal, change = cameras.focal().item(), 100 * math.expm1(cameras.log_focal.item())
+        return f"Focal length: {focal:.1f} px ({change:+.2f} % in training)"
 
     def _draw_points(self) -> None:
         from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO

@@ -1,0 +1,165 @@
+"""nerfstudio's own commands, end to end, on photographs of a small scene.
+
+One training, interrupted and resumed, serves all tests: train, resume, evaluate, export, render.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.scripts.render import DatasetRender, RenderInterpolated
+from nerfstudio.utils.eval_utils import eval_setup
+from PIL import Image
+
+from nope_splat.camera_optimizer import switch_axes
+from nope_splat.demo_scene import render_demo_scene
+from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
+
+NUM_PHOTOS, SIZE = 9, (240, 180)
+STEPS = 60
+BIN = Path(sys.executable).parent
+
+
+def run(command: str, *arguments: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run one of nerfstudio's commands; its output is in `stdout`."""
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "200"}
+    process = subprocess.run(
+        [BIN / command, *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        env=os.environ | environment,
+    )
+    if check:
+        assert process.returncode == 0, process.stdout[-5000:]
+    return process
+
+
+def train(cwd: Path, data: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    length = ["--max-num-iterations", STEPS, "--steps-per-eval-image", STEPS - 1, "--vis", "tensorboard"]
+    return run("ns-train", "nope-splat", "--data", data, *length, *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `scene/` and the outputs of a training and of its continuation."""
+    root = tmp_path_factory.mktemp("commands")
+    render_demo_scene(root / "scene", num_photos=NUM_PHOTOS, size=SIZE)
+    first = train(root, root / "scene" / "images", "--timestamp", "first")
+    assert "cached reconstruction" not in first.stdout
+    load = ["--load-dir", "outputs/scene/nope-splat/first/nerfstudio_models"]
+    second = train(root, root / "scene", "--timestamp", "second", *load)
+    assert "cached reconstruction" in second.stdout
+    return root
+
+
+def config(runs: Path, name: str = "second") -> Path:
+    return runs / "outputs" / "scene" / "nope-splat" / name / "config.yml"
+
+
+def checkpoint(runs: Path, name: str) -> dict:
+    (file,) = (config(runs, name).parent / "nerfstudio_models").glob("*.ckpt")
+    return torch.load(file, weights_only=True)
+
+
+def test_training_goes_on_where_it_ended(runs: Path) -> None:
+    first, second = checkpoint(runs, "first"), checkpoint(runs, "second")
+    assert (first["step"], second["step"]) == (STEPS - 1, 2 * STEPS - 1)
+    moved = ["gauss_params.means", "gauss_params.scales", "track_points", "camera_optimizer.pose_adjustment"]
+    for name in moved:
+        before, after = (state["pipeline"][f"_model.{name}"] for state in (first, second))
+        assert not torch.equal(before, after)
+        torch.testing.assert_close(before, after, rtol=0.5, atol=0.5)  # a continuation, not a new start
+
+
+def test_evaluation(runs: Path) -> None:
+    run("ns-eval", "--load-config", config(runs), "--output-path", "eval.json", cwd=runs)
+    results = json.loads((runs / "eval.json").read_text())["results"]
+    assert results["psnr"] > 15
+    assert 0 < results["ssim"] < 1
+    assert results["held_out_unregistered"] == 0
+    assert results.get("lpips", 1) > 0
+
+
+def test_exported_gaussians(runs: Path) -> None:
+    run("ns-export", "gaussian-splat", "--load-config", config(runs), "--output-dir", "export", cwd=runs)
+    header, body = (runs / "export" / "splat.ply").read_bytes().split(b"end_header\n", 1)
+    lines = header.decode().splitlines()
+    count = next(int(line.split()[-1]) for line in lines if line.startswith("element vertex"))
+    names = [line.split()[-1] for line in lines if line.startswith("property float")]
+    values = np.frombuffer(body, np.float32).reshape(count, len(names))
+    state = checkpoint(runs, "second")["pipeline"]
+    visible = state["_model.gauss_params.opacities"][:, 0] > -5.5373  # ns-export's threshold
+    assert count == int(visible.sum()) > 100
+    assert np.isfinite(values).all()
+    means = state["_model.gauss_params.means"][visible].numpy()
+    np.testing.assert_allclose(values[:, [names.index(axis) for axis in "xyz"]], means, atol=1e-6)
+
+
+def test_exported_cameras_are_the_optimised_ones(runs: Path) -> None:
+    run("ns-export", "cameras", "--load-config", config(runs), "--output-dir", "cameras", cwd=runs)
+    frames = json.loads((runs / "cameras" / "transforms_train.json").read_text())
+    held_out = json.loads((runs / "cameras" / "transforms_eval.json").read_text())
+    assert (len(frames), len(held_out)) == (NUM_PHOTOS - 2, 2)
+    state = checkpoint(runs, "second")["pipeline"]
+    exported = torch.tensor([frame["transform"] for frame in frames])
+    base = state["_model.camera_optimizer.base_poses"]
+    assert 0 < (exported - base).abs().max() < 0.1
+    torch.testing.assert_close(torch.tensor([frame["transform"] for frame in held_out]), state["eval_poses"])
+    truth = read_ground_truth(runs / "scene" / "ground_truth.json")
+    poses = {}
+    for frame in frames + held_out:
+        pose = np.eye(4)
+        pose[:3] = switch_axes(torch.tensor(frame["transform"], dtype=torch.float64)).numpy()
+        poses[Path(frame["file_path"]).name] = pose
+    assert compare_poses(poses, truth.T_world_camera).auc_5 > 80
+
+
+def test_rendered_dataset(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+    DatasetRender(
+        config(runs), Path("renders"), split="train+test", rendered_output_names=["rgb", "depth"]
+    ).main()
+    for split, count in (("train", NUM_PHOTOS - 2), ("test", 2)):
+        files = list((runs / "renders" / split / "rgb").iterdir())
+        assert len(files) == count
+        with Image.open(files[0]) as image:
+            assert image.size == SIZE
+
+
+def test_rendered_path(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+    monkeypatch.setattr("nerfstudio.utils.install_checks.check_ffmpeg_installed", lambda: None)
+    RenderInterpolated(config(runs), Path("path"), output_format="images", interpolation_steps=3).main()
+    assert len(list((runs / "path").iterdir())) == 3
+
+
+def test_checkpoint_holds_all_that_viewing_needs(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the cache is lost, the reconstruction is made again."""
+    shutil.copytree(runs, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "outputs" / "scene" / "cache")
+    monkeypatch.chdir(tmp_path / "runs")
+    _, pipeline, _, _ = eval_setup(config(tmp_path / "runs"))
+    torch.testing.assert_close(pipeline.eval_poses, checkpoint(runs, "second")["pipeline"]["eval_poses"])
+
+
+def test_unwritable_output_ends_with_one_sentence(runs: Path) -> None:
+    (runs / "file").touch()
+    process = run("ns-train", "nope-splat", "--data", "scene", "--output-dir", "file", cwd=runs, check=False)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stdout
+    last = process.stdout.strip().splitlines()[-1]
+    assert last.startswith("nope-splat: cannot write")
+    assert "--output-dir" in last

@@ -1,0 +1,125 @@
+"""What nerfstudio is told about the photographs.
+
+- Cameras project the points to where they are seen, at full and at reduced size, with nerfstudio's axes.
+- Held-out photographs are no training views; all, or small folders, can be trained on whole.
+- Observations count training views; images and masks have the cameras' size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from plugin.splat_scene import FOCAL, SIZE, make_pipeline
+
+from nope_splat.camera_optimizer import world_to_camera
+from nope_splat.datamanager import NopeDataManagerConfig, OptimizedCameras
+from nope_splat.errors import UserError
+from nope_splat.trainer import NopeTrainerConfig
+
+
+@pytest.mark.parametrize("max_image_size", [None, 1000, 50, 31])
+def test_cameras_project_points_to_where_they_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_image_size: int | None
+) -> None:
+    pipeline = make_pipeline(tmp_path, monkeypatch, max_image_size=max_image_size)
+    dataset, parser = pipeline.datamanager.train_dataset, pipeline.datamanager.dataparser
+    scene, cameras = parser.scene, dataset.cameras
+    longer = int(torch.maximum(cameras.width, cameras.height).max())
+    assert longer == (SIZE[0] if max_image_size is None else min(SIZE[0], max_image_size))
+    for view, photo in enumerate(parser.photo_ids("train")):
+        mine = scene.observations.photo_ids == photo
+        points = torch.from_numpy(scene.points[scene.observations.point_ids[mine]]).float()
+        T, K = world_to_camera(cameras.camera_to_worlds[view]), cameras.get_intrinsics_matrices()[view]
+        projected = (points @ T[:3, :3].T + T[:3, 3]) @ K.T
+        scale = torch.stack([cameras.width[view, 0], cameras.height[view, 0]]) / torch.tensor(SIZE)
+        expected = torch.from_numpy(scene.observations.xy[mine]).float() * scale
+        torch.testing.assert_close(projected[:, :2] / projected[:, 2:], expected, rtol=0, atol=1e-3)
+        image = dataset[view]["image"]
+        assert image.shape == (cameras.height[view, 0], cameras.width[view, 0], 3)
+
+
+def test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline(tmp_path, monkeypatch, num_views=10, unregistered=(3, 8))
+    data = pipeline.datamanager
+    assert [path.name for path in data.eval_dataset.image_filenames] == ["00.png"]
+    assert [path.name for path in data.train_dataset.image_filenames] == [
+        f"{view:02d}.png" for view in (1, 2, 4, 5, 6, 7, 9)
+    ]
+    assert data.dataparser.unregistered_held_out() == ["08.png"]
+    observations = data.train_dataset.metadata["observations"]
+    assert set(observations.view_ids.tolist()) == set(range(7))
+    assert data.train_dataset.cameras.metadata is not None
+    assert data.train_dataset.cameras.metadata["photo_id"][:, 0].tolist() == [1, 2, 4, 5, 6, 7, 9]
+
+
+def test_train_on_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline(tmp_path, monkeypatch, num_views=4, eval_mode="all")
+    assert len(pipeline.datamanager.train_dataset) == 4
+    assert len(pipeline.datamanager.eval_dataset) == 0
+
+
+def test_small_folders_hold_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    parser = make_pipeline(tmp_path, monkeypatch, num_views=8, eval_mode="all").datamanager.dataparser
+    monkeypatch.setattr(
+        "nope_splat.dataparser.reconstruct", lambda folder, held_out, *_: asked.append(held_out)
+    )
+    parser.config.eval_mode = "interval"
+    for interval in (3, 8, 9):
+        parser.config.eval_interval = interval
+        del parser.scene
+        _ = parser.scene
+    assert asked == [["00.png", "03.png", "06.png"], ["00.png"], []]
+
+
+def test_masks_have_the_size_of_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+    mask[:, : SIZE[0] // 2] = 255
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "01.png")
+    dataset = make_pipeline(tmp_path, monkeypatch, max_image_size=48).datamanager.train_dataset
+    assert dataset[0]["mask"].dtype == torch.bool
+    assert dataset[0]["mask"].shape == (*dataset[0]["image"].shape[:2], 1)
+    assert dataset[0]["mask"][:, :24].all()
+    assert not dataset[0]["mask"][:, 24:].any()
+    assert "mask" not in dataset[1]
+
+
+def test_optimised_cameras_replace_the_reconstruction_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_pipeline(tmp_path, monkeypatch, max_image_size=48).datamanager
+    poses = (data.train_dataset.cameras.camera_to_worlds + 1, data.eval_dataset.cameras.camera_to_worlds + 2)
+    for _ in range(2):
+        data.set_cameras(OptimizedCameras(*poses, focal=1.1 * FOCAL))
+    torch.testing.assert_close(data.train_dataset.cameras.camera_to_worlds, poses[0])
+    torch.testing.assert_close(data.eval_dataset.cameras.camera_to_worlds, poses[1])
+    torch.testing.assert_close(data.eval_dataset.cameras.fx, torch.full((2, 1), 0.55 * FOCAL))
+
+
+def test_no_data_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="--data"):
+        NopeDataManagerConfig().setup(device="cpu", test_mode="val")
+
+
+def test_no_output_folder_is_made_without_photographs(tmp_path: Path) -> None:
+    config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path / "outputs")
+    config.pipeline.datamanager.data = tmp_path / "nowhere"
+    with pytest.raises(UserError, match="nowhere"):
+        config.save_config()
+    config.pipeline.datamanager.data = None
+    with pytest.raises(UserError, match="--data"):
+        config.save_config()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("folder", "name"), [("garden/images", "garden"), ("garden", "garden")])
+def test_experiment_is_named_after_the_scene(tmp_path: Path, folder: str, name: str) -> None:
+    config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path)
+    config.pipeline.datamanager.data = tmp_path / folder
+    assert config.get_base_dir().parts[-3] == name
+    assert config.pipeline.datamanager.dataparser.cache_dir == tmp_path / name / "cache"

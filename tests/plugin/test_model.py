@@ -1,0 +1,252 @@
+"""The model.
+
+- Outputs have the shapes that nerfstudio wants; depth is far where nothing is.
+- With the true Gaussians, the photometric loss pulls perturbed poses and focal length to the truth.
+- Joint training from perturbed cameras ends nearer to them with the track loss than without.
+- Track Gaussians come first, and densification leaves them alone; the scale loss shrinks them.
+- Each weight of zero removes its term; frozen cameras have no parameters.
+- A checkpoint of another size loads into the very parameters that the optimizers hold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.optimizers import Optimizers
+from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
+from torch import Tensor
+
+from nope_splat.camera_optimizer import NopeCameraOptimizerConfig, world_to_camera
+from nope_splat.losses import track_2d_loss
+from nope_splat.methods import nope_splat
+from nope_splat.model import NopeSplatModelConfig
+from nope_splat.pipeline import NopePipeline
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NopePipeline:
+    return make_pipeline(tmp_path, monkeypatch)
+
+
+def configure(**settings) -> NopeSplatModelConfig:
+    defaults = {"num_downscales": 0, "background_color": "black", "sh_degree": 1, "reset_opacity": 0.0}
+    return NopeSplatModelConfig(**defaults | settings)
+
+
+def train(
+    pipeline: NopePipeline, iterations: int, only: tuple[str, ...] = (), lr: float | None = None
+) -> None:
+    """The training loop without nerfstudio's trainer; `only` some parameter groups, at one learning rate."""
+    groups = {name: p for name, p in pipeline.get_param_groups().items() if not only or name in only}
+    configs = {name: dict(nope_splat.config.optimizers[name]) for name in groups}
+    for config in configs.values():
+        config["scheduler"] = None
+        if lr is not None:
+            config["optimizer"] = type(config["optimizer"])(lr=lr)
+    optimizers = Optimizers(configs, groups)
+    trainer = SimpleNamespace(config=SimpleNamespace(max_num_iterations=iterations))
+    attributes = TrainingCallbackAttributes(optimizers, None, pipeline, trainer)  # pyright: ignore[reportArgumentType]
+    callbacks = pipeline.get_training_callbacks(attributes)
+    if only:
+        pipeline.model.strategy.refine_stop_iter = 0
+    pipeline.train()
+    for step in range(iterations):
+        for callback in callbacks:
+            callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        optimizers.zero_grad_all()
+        _, losses, _ = pipeline.get_train_loss_dict(step)
+        torch.stack(list(losses.values())).sum().backward()
+        for optimizer in optimizers.optimizers.values():
+            optimizer.step()
+        for callback in callbacks:
+            callback.run_callback_at_location(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+
+
+def reprojection(pipeline: NopePipeline) -> float:
+    """Disagreement of cameras and the true points with the observations, pixels."""
+    model = pipeline.model
+    points = torch.from_numpy(pipeline.datamanager.dataparser.scene.points).float()
+    with torch.no_grad():
+        cameras = world_to_camera(model.camera_optimizer.poses()), model.camera_optimizer.focal()
+        return float(track_2d_loss(points, *cameras, model.observations))
+
+
+def test_outputs(pipeline: NopePipeline) -> None:
+    set_to_truth(pipeline)
+    camera, _ = pipeline.datamanager.next_eval_image(0)
+    pipeline.eval()
+    outputs = pipeline.model.get_outputs_for_camera(camera)
+    width, height = SIZE
+    assert {name: tuple(value.shape) for name, value in outputs.items()} == {
+        "rgb": (height, width, 3),
+        "depth": (height, width, 1),
+        "accumulation": (height, width, 1),
+        "background": (height, width, 3),
+    }
+    empty = outputs["accumulation"] < 0.05
+    assert empty.any()
+    assert outputs["depth"][empty].min() > outputs["depth"][~empty].max()
+
+
+def test_depth_is_far_when_nothing_is_seen(pipeline: NopePipeline) -> None:
+    camera, _ = pipeline.datamanager.next_eval_image(0)
+    camera.camera_to_worlds[:, :, 3] += 100
+    pipeline.eval()
+    assert pipeline.model.get_outputs_for_camera(camera)["depth"].min() > 100
+
+
+@pytest.mark.parametrize("mode", ["SE3", "SO3xR3"])
+def test_photometric_loss_pulls_poses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    cameras = NopeCameraOptimizerConfig(mode=mode)  # pyright: ignore[reportArgumentType]
+    pipeline = make_pipeline(
+        tmp_path, monkeypatch, model=configure(camera_optimizer=cameras, track_2d_weight=0)
+    )
+    set_to_truth(pipeline)
+    adjustment = pipeline.model.camera_optimizer.pose_adjustment
+    adjustment.data = 0.01 * torch.randn(adjustment.shape, generator=torch.Generator().manual_seed(0))
+    before = reprojection(pipeline)
+    train(pipeline, 350, only=("camera_opt",), lr=5e-4)
+    assert reprojection(pipeline) < 0.1 * before
+
+
+@pytest.mark.parametrize("factor", [0.98, 1.02])
+def test_photometric_loss_pulls_the_focal_length(pipeline: NopePipeline, factor: float) -> None:
+    pipeline.model.config.track_2d_weight = 0.0
+    set_to_truth(pipeline)
+    pipeline.model.camera_optimizer.log_focal.data.fill_(torch.log(torch.tensor(factor)))
+    train(pipeline, 60, only=("focal_opt",), lr=1e-3)
+    assert float(pipeline.model.camera_optimizer.focal().detach()) == pytest.approx(FOCAL, rel=2e-3)
+
+
+def test_track_loss_holds_cameras_that_joint_training_would_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start the Gaussians are wrong, and without tracks the cameras pay for it."""
+    errors = []
+    for weight in (0.0, 0.1):
+        torch.manual_seed(0)
+        pipeline = make_pipeline(tmp_path, monkeypatch, model=configure(track_2d_weight=weight))
+        train(pipeline, 100)
+        errors.append(reprojection(pipeline))
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_training_improves_the_rendering(pipeline: NopePipeline) -> None:
+    torch.manual_seed(0)
+    camera, batch = pipeline.datamanager.next_eval_image(0)
+
+    def psnr() -> float:
+        pipeline.eval()
+        outputs = pipeline.model.get_outputs_for_camera(camera)
+        return pipeline.model.get_image_metrics_and_images(outputs, batch)[0]["psnr"]
+
+    before = psnr()
+    train(pipeline, 150)
+    assert psnr() > before + 2
+
+
+def test_track_gaussians_are_left_alone_and_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growth = {
+        "densify_every": 5,
+        "densify_start": 0.0,
+        "densify_grad_thresh": 1e-6,
+        "cull_alpha_thresh": 0.005,
+    }
+    pipeline = make_pipeline(tmp_path, monkeypatch, model=configure(track_points="tied", **growth))
+    model, truth = pipeline.model, torch.from_numpy(pipeline.datamanager.dataparser.scene.points).float()
+    torch.testing.assert_close(model.means[:60].detach(), truth)
+    parameters = dict(model.track_params.items())
+    train(pipeline, 40)
+    assert len(model.gauss_params["means"]) > 60
+    assert all(model.track_params[name] is parameter for name, parameter in parameters.items())
+    torch.testing.assert_close(model.means[:60], model.track_positions())
+    torch.testing.assert_close(model.track_positions().detach(), truth, rtol=0, atol=0.05)
+
+
+def test_scale_loss_shrinks_track_gaussians(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        pipeline = make_pipeline(
+            tmp_path, monkeypatch, model=configure(track_points="tied", scale_weight=weight)
+        )
+        train(pipeline, 150)
+        sizes.append(pipeline.model.track_params["scales"].exp().mean().item())
+    assert sizes[1] < 0.8 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "terms"),
+    [
+        ({}, {"photometric", "track_2d"}),
+        ({"track_2d_weight": 0, "track_3d_weight": 1}, {"photometric", "track_3d"}),
+        ({"track_2d_weight": 0}, {"photometric"}),
+        ({"track_points": "tied"}, {"photometric", "track_2d", "scale"}),
+        ({"track_points": "tied", "scale_weight": 0}, {"photometric", "track_2d"}),
+    ],
+)
+def test_terms_of_weight_zero_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict, terms: set[str]
+) -> None:
+    pipeline = make_pipeline(tmp_path, monkeypatch, model=configure(**settings))
+    pipeline.train()
+    background = torch.zeros(3)
+    _, batch = pipeline.datamanager.next_train(0)
+    losses = pipeline.model.get_loss_dict(
+        {"rgb": torch.zeros(*SIZE[::-1], 3), "background": background}, batch
+    )
+    assert set(losses) == terms
+
+
+def test_frozen_cameras_do_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = NopeCameraOptimizerConfig(mode="off", optimize_focal=False)
+    pipeline = make_pipeline(tmp_path, monkeypatch, model=configure(camera_optimizer=frozen))
+    assert not {"camera_opt", "focal_opt"} & set(pipeline.get_param_groups())
+    start = pipeline.model.camera_optimizer.poses()
+    train(pipeline, 5)
+    torch.testing.assert_close(pipeline.model.camera_optimizer.poses(), start)
+    assert float(pipeline.model.camera_optimizer.focal().detach()) == FOCAL
+
+
+def test_optimizers_hold_the_parameters_of_a_loaded_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of another number of Gaussians (in Splatfacto nothing moves after a resume)."""
+    trained, resumed = (make_pipeline(tmp_path, monkeypatch) for _ in range(2))
+    grow(trained, 90)
+    groups = {name: parameters[0] for name, parameters in resumed.get_param_groups().items()}
+    resumed.load_pipeline(trained.state_dict(), step=7)
+    for name, parameters in resumed.get_param_groups().items():
+        assert parameters[0] is groups[name]
+    torch.testing.assert_close(resumed.model.means, trained.model.means)
+    before = {name: parameter.detach().clone() for name, parameter in groups.items()}
+    train(resumed, 3)
+    assert all(not torch.equal(groups[name], before[name]) for name in groups if name != "features_rest")
+
+
+def grow(pipeline: NopePipeline, count: int) -> None:
+    for name, parameter in pipeline.model.gauss_params.items():
+        pipeline.model.gauss_params[name] = torch.nn.Parameter(repeat_to(parameter.detach(), count))
+
+
+def repeat_to(values: Tensor, count: int) -> Tensor:
+    return torch.cat([values, values])[:count] * 1.01
+
+
+def test_masked_pixels_do_not_count(pipeline: NopePipeline) -> None:
+    width, height = SIZE
+    photo = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(0))
+    rendered = photo.clone()
+    rendered[:, width // 2 :] = 0
+    mask = torch.zeros(height, width, 1, dtype=torch.bool)
+    mask[:, : width // 2] = True
+    outputs, batch = {"rgb": rendered, "background": torch.zeros(3)}, {"image": photo, "mask": mask}
+    assert pipeline.model.get_metrics_dict(outputs, batch)["psnr"] == float("inf")
+    pipeline.eval()
+    assert pipeline.model.get_loss_dict(outputs, batch)["photometric"].abs() < 1e-6

@@ -1,0 +1,150 @@
+"""Held-out photographs and checkpoints.
+
+- Alignment follows a world that training has moved, and nothing but the poses changes.
+- Metrics are of aligned poses, tell how many photographs have none, and need at least one.
+- A checkpoint brings its cameras to viewer, rendering and export, and refuses other photographs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from nerfstudio.utils import poses as pose_utils
+from plugin.scenes import track_scene
+from plugin.splat_scene import FOCAL, make_pipeline, set_to_truth
+
+from nope_splat.errors import UserError
+from nope_splat.pipeline import NopePipeline
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NopePipeline:
+    pipeline = make_pipeline(tmp_path, monkeypatch)
+    set_to_truth(pipeline)
+    return pipeline
+
+
+def move_world(pipeline: NopePipeline) -> torch.Tensor:
+    """Turn and shift everything that training can move; the poses that held-out views must follow to."""
+    angle = torch.tensor(0.05)
+    turn = torch.eye(3)
+    turn[0, 0] = turn[1, 1] = angle.cos()
+    turn[0, 1], turn[1, 0] = -angle.sin(), angle.sin()
+    motion = torch.cat([turn, torch.tensor([[0.1], [-0.05], [0.02]])], dim=1)
+    model = pipeline.model
+    for points in (model.gauss_params["means"], model.track_points):
+        assert points is not None
+        points.data = points.data @ motion[:, :3].T + motion[:, 3]
+    model.camera_optimizer.base_poses.copy_(pose_utils.multiply(motion, model.camera_optimizer.base_poses))
+    return pose_utils.multiply(motion, track_scene(num_views=9).poses[::8].float())
+
+
+def test_alignment_follows_the_world(pipeline: NopePipeline) -> None:
+    expected = move_world(pipeline)
+    before = {name: value.clone() for name, value in pipeline.model.state_dict().items()}
+    pipeline.train()
+    pipeline.align_held_out(5)
+    torch.testing.assert_close(pipeline.eval_poses, expected, rtol=0, atol=2e-3)
+    torch.testing.assert_close(
+        pipeline.datamanager.eval_dataset.cameras.camera_to_worlds, pipeline.eval_poses
+    )
+    assert pipeline.model.training
+    for name, value in pipeline.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in pipeline.model.parameters())
+
+
+def test_photometric_refinement_improves_a_poor_registration(
+    pipeline: NopePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nope_splat.pipeline.resect_held_out", lambda *args: None)
+    expected = pipeline.eval_poses.clone()
+    pipeline.eval_poses += 0.01 * torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    pipeline.eval_poses[..., :3] = expected[..., :3]
+    before = (pipeline.eval_poses - expected).abs().max()
+    pipeline.align_held_out(1)
+    assert (pipeline.eval_poses - expected).abs().max() < 0.5 * before
+
+
+def test_alignment_is_done_once_per_state(pipeline: NopePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline.align_held_out(3)
+    monkeypatch.setattr("nope_splat.pipeline.refine_pose", lambda *args: pytest.fail("aligned again"))
+    pipeline.align_held_out(3)
+    pipeline.get_average_eval_image_metrics(step=3)
+
+
+def test_metrics_are_of_aligned_poses(pipeline: NopePipeline) -> None:
+    move_world(pipeline)
+    metrics = pipeline.get_average_eval_image_metrics(step=1, get_std=True)
+    assert metrics["psnr"] > 30
+    assert metrics["held_out_unregistered"] == 0
+    single, images = pipeline.get_eval_image_metrics_and_images(1)
+    assert single["psnr"] > 30
+    assert images["img"].shape == (72, 192, 3)
+
+
+def test_unregistered_held_out_photographs_are_counted_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = make_pipeline(tmp_path, monkeypatch, unregistered=(8,))
+    metrics = pipeline.get_average_eval_image_metrics(step=1, get_std=True)
+    assert metrics["held_out_unregistered"] == 1
+    assert not any(name.endswith("_std") for name in metrics)  # one photograph has none
+    assert "08.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"eval_mode": "all"}, "no photograph was held out"), ({"unregistered": (0, 8)}, "00.png, 08.png")],
+)
+def test_nothing_to_evaluate_on_is_a_user_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict, reason: str
+) -> None:
+    pipeline = make_pipeline(tmp_path, monkeypatch, **settings)
+    with pytest.raises(UserError, match=reason):
+        pipeline.get_average_eval_image_metrics()
+
+
+def test_a_checkpoint_brings_its_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = make_pipeline(tmp_path, monkeypatch)
+    set_to_truth(trained)
+    move_world(trained)
+    trained.model.camera_optimizer.log_focal.data.fill_(0.01)
+    trained.align_held_out(9)
+    torch.save(trained.state_dict(), tmp_path / "checkpoint")
+    loaded = make_pipeline(tmp_path, monkeypatch, test_mode="inference")
+    loaded.load_pipeline(torch.load(tmp_path / "checkpoint", weights_only=True), step=9)
+    datamanagers = [loaded.datamanager, loaded.config.datamanager.setup(device="cpu", test_mode="test")]
+    for data in datamanagers:  # ns-render makes the second one
+        torch.testing.assert_close(
+            data.train_dataset.cameras.camera_to_worlds, trained.model.camera_optimizer.poses().detach()
+        )
+        torch.testing.assert_close(data.eval_dataset.cameras.camera_to_worlds, trained.eval_poses)
+        focal = torch.full_like(data.eval_dataset.cameras.fx, 1.01005 * FOCAL)
+        torch.testing.assert_close(data.eval_dataset.cameras.fx, focal)
+
+
+def test_a_checkpoint_saved_between_evaluations_is_aligned_when_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = make_pipeline(tmp_path, monkeypatch)
+    set_to_truth(trained)
+    expected = move_world(trained)
+    loaded = make_pipeline(tmp_path, monkeypatch, test_mode="test")
+    loaded.load_pipeline(trained.state_dict(), step=4)
+    torch.testing.assert_close(loaded.eval_poses, expected, rtol=0, atol=2e-3)
+
+
+def test_other_photographs_or_another_reconstruction_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = make_pipeline(tmp_path, monkeypatch).state_dict()
+    other = make_pipeline(tmp_path / "other", monkeypatch, num_views=10)
+    with pytest.raises(UserError, match="not those of the checkpoint"):
+        other.load_pipeline(state, step=1)
+    same = make_pipeline(tmp_path, monkeypatch)
+    state["_extra_state"] = {**state["_extra_state"], "focal": 99.0}
+    with pytest.raises(UserError, match="reconstruction"):
+        same.load_pipeline(state, step=1)
