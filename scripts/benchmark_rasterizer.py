@@ -32,7 +32,7 @@ import numba
 import numpy as np
 import rasterizer_baseline
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from nope_splat.splatting import rasterization, set_num_threads, ssim
@@ -47,7 +47,7 @@ def fresh_scene(path: Path, count: int, width: int, height: int) -> Scene:
     data, rng = np.load(path), np.random.default_rng(0)
     chosen = rng.permutation(len(data["means3d"]))[:count]
     means, colors = data["means3d"][chosen], data["colors"][chosen].astype(np.float32) / 255
-    distances, _ = cKDTree(means).query(means, k=4)
+    distances, _ = KDTree(means).query(means, k=4)
     scale = np.sqrt((distances[:, 1:] ** 2).mean(1)).clip(1e-4)
     scale = np.minimum(scale, np.quantile(scale, 0.995))
     K = data["Ks"][0].copy()
@@ -197,7 +197,7 @@ def parameters_of(scene: Scene) -> dict[str, torch.nn.Parameter]:
 def training(
     scene: Scene, render: Callable[..., tuple[Tensor, Any]], similarity: Callable[..., Tensor]
 ) -> Run:
-    """Iterations of 3D Gaussian Splatting with harmonics of degree 3: loss, gradients, Adam and bookkeeping."""
+    """Iterations of 3D Gaussian Splatting: image, loss, gradients, Adam, and the strategy's bookkeeping."""
     from gsplat import DefaultStrategy
 
     parameters = parameters_of(scene)
@@ -290,6 +290,7 @@ def report(what: str, times: dict[str, np.ndarray]) -> None:
 
 
 def main() -> None:
+    """Measure every scene, size and number of threads."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -32,7 +32,7 @@ from nope_splat.splatting.channels import (
     zero_channels,
 )
 from nope_splat.splatting.footprint import covered_blocks
-from nope_splat.splatting.forward import MAX_ALPHA
+from nope_splat.splatting.forward import MAX_ALPHA, pixels_left
 from nope_splat.splatting.simd import Lanes, absolute, any_lane, exp2, minimum, select
 from nope_splat.splatting.simd_memory import (
     block_columns,
@@ -62,30 +62,27 @@ def slot_length(channels: int, lanes: Lanes) -> int:
 
 
 @inlined
-def read_tile(lanes, background, tile_x, tile_y, blocks_wide, blocks_high, d_image, d_alphas,
+def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, d_image, d_alphas,
               planes, behind):  # fmt: skip
     """Write the gradients of a tile's pixels to `planes`, plane after plane, and R to `behind`."""
-    height, width = d_alphas.shape
-    pixels = len(behind)
-    slot = 0
+    pixels, channels = len(behind), len(background)
+    planes[:] = np.float32(0.0)
+    behind[:] = np.float32(0.0)
     for block_y in range(blocks_high):
+        y = tile_y + block_y * block_height(lanes)
         for block_x in range(blocks_wide):
-            for row in range(block_height(lanes)):
-                y = tile_y + block_y * block_height(lanes) + row
-                for column in range(block_width(lanes)):
-                    x = tile_x + block_x * block_width(lanes) + column
-                    behind[slot] = np.float32(0.0)
-                    if x < width and y < height:
-                        total = -d_alphas[y, x]
-                        for channel in range(len(background)):
-                            gradient = d_image[y, x, channel]
-                            planes[channel * pixels + slot] = gradient
-                            total += background[channel] * gradient
-                        behind[slot] = total
-                    else:
-                        for channel in range(len(background)):
-                            planes[channel * pixels + slot] = np.float32(0.0)
-                    slot += 1
+            x = tile_x + block_x * block_width(lanes)
+            columns = pixels_left(x, block_width(lanes), width)
+            block = (block_y * blocks_wide + block_x) * lane_count(lanes)
+            for row in range(pixels_left(y, block_height(lanes), height)):
+                pixel, slot = (y + row) * width + x, block + row * block_width(lanes)
+                for column in range(columns):
+                    total = -d_alphas[pixel + column]
+                    for channel in range(channels):
+                        gradient = d_image[(pixel + column) * channels + channel]
+                        planes[channel * pixels + slot + column] = gradient
+                        total += background[channel] * gradient
+                    behind[slot + column] = total
 
 
 @inlined
@@ -147,6 +144,8 @@ def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_o
     record_length, slot_length = records.shape[1], slot_sums.shape[1]
     records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
     bounds = records.view(np.int32)
+    height, width = d_alphas.shape
+    d_image, d_alphas = d_image.reshape(-1), d_alphas.reshape(-1)
     pixels = tile_size * tile_size
     blocks_wide, blocks_high = tile_size // block_width(lanes), tile_size // block_height(lanes)
     first_blocks = np.empty(blocks_high + lane_count(lanes), np.int32)
@@ -166,7 +165,18 @@ def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_o
         tile_end = end[tile]
         remaining[:] = transmittance[tile]
         read_tile(
-            lanes, background, tile_x, tile_y, blocks_wide, blocks_high, d_image, d_alphas, planes, behind
+            lanes,
+            background,
+            tile_x,
+            tile_y,
+            width,
+            height,
+            blocks_wide,
+            blocks_high,
+            d_image,
+            d_alphas,
+            planes,
+            behind,
         )
         for k in range(needed[tile] - 1, -1, -1):
             ahead = first + max(k - AHEAD, 0)

@@ -18,7 +18,7 @@ import numpy as np
 from nope_splat.splatting.binning import AHEAD, CHANNELS, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
 from nope_splat.splatting.channels import add_weighted, broadcast_channels, load_channels, store_channels
 from nope_splat.splatting.footprint import covered_blocks
-from nope_splat.splatting.simd import any_lane, exp2, minimum, select
+from nope_splat.splatting.simd import absolute, any_lane, exp2, minimum, select
 from nope_splat.splatting.simd_memory import (
     block_columns,
     block_height,
@@ -42,20 +42,26 @@ _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 
 
 @inlined
-def begin_tile(lanes, width, height, blocks_wide, blocks_high, transmittance):
-    """Set T to 1 in the image, which has `width` x `height` pixels left, else to -1; blocks in the image."""
+def pixels_left(start, length, limit):
+    """How many of `length` pixels from `start` lie before `limit`."""
+    return max(0, min(length, limit - start))
+
+
+@inlined
+def begin_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance):
+    """Set T to 1 in the image and to -1 beyond it; how many blocks have a pixel in the image."""
+    outside = floats(lanes, np.float32(-1.0))
     live_blocks = 0
-    slot = 0
     for block_y in range(blocks_high):
+        rows = pixels_left(tile_y + block_y * block_height(lanes), block_height(lanes), height)
         for block_x in range(blocks_wide):
-            x, y = block_x * block_width(lanes), block_y * block_height(lanes)
-            if x < width and y < height:
-                live_blocks += 1
-            for row in range(block_height(lanes)):
-                for column in range(block_width(lanes)):
-                    inside = x + column < width and y + row < height
-                    transmittance[slot] = np.float32(1.0) if inside else np.float32(-1.0)
-                    slot += 1
+            columns = pixels_left(tile_x + block_x * block_width(lanes), block_width(lanes), width)
+            slot = (block_y * blocks_wide + block_x) * lane_count(lanes)
+            store(transmittance, slot, outside)
+            for row in range(rows):
+                for column in range(columns):
+                    transmittance[slot + row * block_width(lanes) + column] = np.float32(1.0)
+            live_blocks += rows > 0 and columns > 0
     return live_blocks
 
 
@@ -113,23 +119,24 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
 @inlined
 def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance,
                planes, image, alphas):  # fmt: skip
-    """Add the background and write the pixels of a tile: image (H, W, channels), alphas (H, W)."""
-    pixels = len(transmittance)
-    slot = 0
+    """Add the background and write the pixels of a tile: image (H * W * channels,), alphas (H * W,)."""
+    pixels, channels = len(transmittance), len(background)
     for block_y in range(blocks_high):
+        y = tile_y + block_y * block_height(lanes)
+        rows = pixels_left(y, block_height(lanes), height)
         for block_x in range(blocks_wide):
-            for row in range(block_height(lanes)):
-                y = tile_y + block_y * block_height(lanes) + row
-                for column in range(block_width(lanes)):
-                    x = tile_x + block_x * block_width(lanes) + column
-                    rest = abs(transmittance[slot])
-                    transmittance[slot] = rest
-                    if x < width and y < height:
-                        for channel in range(len(background)):
-                            color = planes[channel * pixels + slot]
-                            image[y, x, channel] = color + rest * background[channel]
-                        alphas[y, x] = np.float32(1.0) - rest
-                    slot += 1
+            x = tile_x + block_x * block_width(lanes)
+            columns = pixels_left(x, block_width(lanes), width)
+            block = (block_y * blocks_wide + block_x) * lane_count(lanes)
+            store(transmittance, block, absolute(load(lanes, transmittance, block)))
+            for row in range(rows):
+                pixel, slot = (y + row) * width + x, block + row * block_width(lanes)
+                for column in range(columns):
+                    rest = transmittance[slot + column]
+                    for channel in range(channels):
+                        color = planes[channel * pixels + slot + column]
+                        image[(pixel + column) * channels + channel] = color + rest * background[channel]
+                    alphas[pixel + column] = np.float32(1.0) - rest
 
 
 @kernel
@@ -142,7 +149,7 @@ def composite(counter, lanes, background, width, height, tile_size, tiles_wide, 
     pixels), block after block, and how many splats each tile needed (tiles,).
     """
     length = records.shape[1]
-    records = records.reshape(-1)
+    records, image, alphas = records.reshape(-1), image.reshape(-1), alphas.reshape(-1)
     bounds = records.view(np.int32)
     blocks_wide, blocks_high = tile_size // block_width(lanes), tile_size // block_height(lanes)
     planes = np.empty(len(background) * tile_size * tile_size, np.float32)
@@ -158,7 +165,7 @@ def composite(counter, lanes, background, width, height, tile_size, tiles_wide, 
         planes[:] = np.float32(0.0)
         tile_end[:] = NEVER
         live_blocks = begin_tile(
-            lanes, width - tile_x, height - tile_y, blocks_wide, blocks_high, tile_transmittance
+            lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, tile_transmittance
         )
         needed[tile] = composite_tile(
             lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, tile_offsets[tile],

@@ -58,7 +58,10 @@ class Lanes:
     @classmethod
     def of_this_machine(cls) -> Lanes:
         """The widest registers that this processor has."""
-        features = llvm.get_host_cpu_features()
+        try:
+            features = llvm.get_host_cpu_features()
+        except RuntimeError:  # LLVM cannot tell on this platform
+            return cls(4)
         if features.get("avx512f"):
             return cls(16)
         return cls(8 if features.get("avx2") else 4)
