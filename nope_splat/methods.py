@@ -46,7 +46,15 @@ def _training(device: str) -> NopeTrainerConfig:
     """Full quality on CUDA; on a CPU a size, a number of Gaussians and a length that take minutes."""
     cuda = device == "cuda"
     dataparser = NopeDataParserConfig(max_image_size=1600 if cuda else 512)
-    model = NopeSplatModelConfig() if cuda else NopeSplatModelConfig(num_downscales=1, max_gaussians=30_000)
+    model = NopeSplatModelConfig()
+    means = _group(1.6e-4, DecayConfig(lr_final=1.6e-6))
+    if not cuda:
+        # A short training cannot afford opacity resets. Large Gaussians, which these would remove, are split
+        # as long as there is densification; otherwise they veil views beyond the training cameras.
+        model = NopeSplatModelConfig(
+            num_downscales=1, max_gaussians=30_000, reset_opacity=0.0, stop_screen_size=0.5
+        )
+        means = _group(5e-4, DecayConfig(lr_final=5e-5))
     return NopeTrainerConfig(
         method_name="nope-splat",
         max_num_iterations=30_000 if cuda else 2_000,
@@ -62,7 +70,7 @@ def _training(device: str) -> NopeTrainerConfig:
             model=model,
         ),
         optimizers={
-            "means": _group(1.6e-4, DecayConfig(lr_final=1.6e-6)),
+            "means": means,
             **_gaussians(),
             **_gaussians("track_"),
             "track_points": _group(3e-4, DecayConfig(lr_final=3e-6)),
