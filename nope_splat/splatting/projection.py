@@ -202,22 +202,21 @@ def project(
             compensations[i] = 0.0
             depth = dot(camera.v2, mean) + camera.t[2]
             depths[i] = depth
-            if not (near <= depth <= far and depth > 0.0):
+            if not ((near <= depth) & (depth <= far) & (depth > 0.0)):
                 continue
             splat = splat_of(mean, quats, vector3(scales, i), i, camera)
             xx, xy, yy, det = covariance_of(splat.m0, splat.m1)
             blurred_det = det + eps2d * (xx + yy + eps2d)
             xx += eps2d
             yy += eps2d
-            if not blurred_det > 0.0:
-                continue
             half_trace = 0.5 * (xx + yy)
             spread = np.float32(max(0.01, half_trace * half_trace - blurred_det))
-            radius = math.ceil(3.0 * math.sqrt(np.float32(half_trace + math.sqrt(spread))))
+            radius = np.ceil(3.0 * math.sqrt(np.float32(half_trace + math.sqrt(spread))))
             px = camera.fx * splat.x_over_z + camera.cx
             py = camera.fy * splat.y_over_z + camera.cy
-            inside = px + radius > 0 and px - radius < width and py + radius > 0 and py - radius < height
-            if radius <= radius_clip or not inside:
+            # One test, since the processor cannot foresee the outcome of each.
+            seen = (px + radius > 0.0) & (px - radius < width) & (py + radius > 0.0) & (py - radius < height)
+            if not (seen & (radius > radius_clip) & (blurred_det > 0.0)):
                 continue
             radii[i] = np.int32(min(radius, 2.0**30))
             means2d[i, 0] = px

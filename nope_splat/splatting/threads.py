@@ -23,7 +23,7 @@ intrinsic: Any = numba_intrinsic
 """numba's decorator, untyped: what a kernel calls has no typing context as its first argument."""
 
 CHUNK = 2048
-"""Gaussians that a thread claims at a time."""
+"""Gaussians that a thread claims at a time. Numba's cache does not notice a change: clear it then."""
 
 _OPTIONS = {
     "nogil": True,
