@@ -26,13 +26,13 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32)
+
+
 def _zeros(*shape: int) -> tuple[Tensor, np.ndarray]:
-    tensor = torch.zeros(shape)
-    return tensor, tensor.numpy()
-
-
-def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
-    tensor = torch.empty(shape)
+    """A tensor of zeros, and the array that shares its memory."""
+    tensor = torch.zeros(shape, dtype=torch.float32)
     return tensor, tensor.numpy()
 
 
@@ -76,8 +76,8 @@ class Projection(torch.autograd.Function):
         """Radii, means2d, depths, conics and compensations of every camera and Gaussian."""
         cameras, count = len(viewmats), len(means)
         radii = torch.empty((cameras, count), dtype=torch.int32)
-        means2d, conics = torch.empty(cameras, count, 2), torch.empty(cameras, count, 3)
-        depths, compensations = torch.empty(cameras, count), torch.empty(cameras, count)
+        means2d, conics = _empty(cameras, count, 2), _empty(cameras, count, 3)
+        depths, compensations = _empty(cameras, count), _empty(cameras, count)
         inputs = [_array(tensor) for tensor in (means, quats, scales, viewmats, Ks)]
         for camera in range(cameras):
             run_on_all_threads(
@@ -127,7 +127,7 @@ class SphericalHarmonics(torch.autograd.Function):
         ctx: Any, degree: int, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor
     ) -> Tensor:
         """Colours (C, N, 3) from camera centres (C, 3) and coefficients (C, N, K, 3)."""
-        colors = torch.empty(*radii.shape, 3)
+        colors = _empty(*radii.shape, 3)
         for camera in range(len(radii)):
             run_on_all_threads(
                 shade, degree, _array(means), _array(centres[camera]), _array(coefficients[camera]),
@@ -143,21 +143,17 @@ class SphericalHarmonics(torch.autograd.Function):
         """Gradients of means, centres and coefficients."""
         means, centres, coefficients, radii, colors = ctx.saved_tensors
         cameras, count, terms, _ = coefficients.shape
-        d_means = torch.zeros(count, 3)
-        d_centres = torch.zeros(cameras, 3)
-        d_coefficients, out = _empty(cameras, count, terms, 3)
-        if terms > (ctx.degree + 1) ** 2:
-            d_coefficients.zero_()
+        (d_means, means_out), (d_centres, centres_out) = _zeros(count, 3), _zeros(cameras, 3)
+        d_coefficients = _empty(cameras, count, terms, 3)
+        d_coefficients[:, :, (ctx.degree + 1) ** 2 :] = 0
         for camera in range(cameras):
-            d_camera_means, camera_means_out = _empty(count, 3)
             sums = np.zeros((count // CHUNK + 1, 3))
             run_on_all_threads(
                 shade_gradient, ctx.degree, _array(means), _array(centres[camera]),
                 _array(coefficients[camera]), _array(radii[camera]), _array(colors[camera]),
-                _array(gradients[0][camera]), camera_means_out, out[camera], sums,
+                _array(gradients[0][camera]), means_out, d_coefficients[camera].numpy(), sums,
             )  # fmt: skip
-            d_means += d_camera_means
-            d_centres[camera] = torch.from_numpy(sums.sum(0))
+            centres_out[camera] = sums.sum(0)
         return None, d_means, d_centres, d_coefficients, None
 
 
@@ -180,7 +176,7 @@ class Compositing(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Images (C, H, W, channels) and alphas (C, H, W)."""
         cameras, _, channels = colors.shape
-        images, alphas = torch.empty(cameras, height, width, channels), torch.empty(cameras, height, width)
+        images, alphas = _empty(cameras, height, width, channels), _empty(cameras, height, width)
         ctx.tiles = []
         for camera in range(cameras):
             lists = bin_splats(

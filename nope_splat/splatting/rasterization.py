@@ -109,7 +109,7 @@ def rasterization(
         opacities = opacities * compensations
     if render_mode in ("D", "ED"):
         colors = depths[..., None]
-        backgrounds = torch.zeros(cameras, 1)
+        backgrounds = means.new_zeros(cameras, 1)
     else:
         if sh_degree is None:
             colors = _per_camera(colors, cameras, 2)
@@ -117,10 +117,10 @@ def rasterization(
             centres = -(torch.linalg.inv(viewmats[:, :3, :3]) @ viewmats[:, :3, 3:])[..., 0]
             coefficients = _per_camera(colors, cameras, 3)
             colors = SphericalHarmonics.apply(sh_degree, means, centres, coefficients, radii)
-        backgrounds = torch.zeros(cameras, colors.shape[-1]) if backgrounds is None else backgrounds
+        backgrounds = means.new_zeros(cameras, colors.shape[-1]) if backgrounds is None else backgrounds
         if render_mode != "RGB":
             colors = torch.cat([colors, depths[..., None]], -1)
-            backgrounds = torch.cat([backgrounds, torch.zeros(cameras, 1)], -1)
+            backgrounds = torch.cat([backgrounds, means.new_zeros(cameras, 1)], -1)
     if colors.shape[-1] > MAX_CHANNELS:
         raise ValueError(f"The CPU rasterizer has at most {MAX_CHANNELS} channels, not {colors.shape[-1]}.")
     images, alphas = Compositing.apply(

@@ -114,7 +114,7 @@ def shade(counter, degree, means, centre, coefficients, radii, colors):
 @kernel
 def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, d_colors,
                    d_means, d_coefficients, d_centre):  # fmt: skip
-    """Gradient of `shade`, written to d_means and d_coefficients; per chunk into d_centre (chunks, 3)."""
+    """Gradient of `shade`: set in d_coefficients, added to d_means and per chunk to d_centre (chunks, 3)."""
     terms = (degree + 1) ** 2
     values, d_values = np.empty(terms, np.float32), np.empty(terms, np.float32)
     while True:
@@ -122,7 +122,6 @@ def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, 
         if start >= len(means):
             break
         for i in range(start, min(start + CHUNK, len(means))):
-            d_means[i, 0] = d_means[i, 1] = d_means[i, 2] = 0.0
             if radii[i] == 0:
                 for k in range(terms):
                     d_coefficients[i, k, 0] = d_coefficients[i, k, 1] = d_coefficients[i, k, 2] = 0.0
@@ -141,8 +140,7 @@ def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, 
                 )
             d_x, d_y, d_z = direction_gradient(degree, x, y, z, d_values)
             along = d_x * x + d_y * y + d_z * z
-            d_means[i, 0] = (d_x - along * x) * inverse
-            d_means[i, 1] = (d_y - along * y) * inverse
-            d_means[i, 2] = (d_z - along * z) * inverse
+            d_mean = (d_x - along * x) * inverse, (d_y - along * y) * inverse, (d_z - along * z) * inverse
             for axis in range(3):
-                d_centre[start // CHUNK, axis] -= d_means[i, axis]
+                d_means[i, axis] += d_mean[axis]
+                d_centre[start // CHUNK, axis] -= d_mean[axis]
