@@ -36,7 +36,7 @@ class NopeDataManagerConfig(FullImageDatamanagerConfig):
     """Configuration of the data manager."""
 
     _target: type = field(default_factory=lambda: NopeDataManager)
-    dataparser: tyro.conf.OmitArgPrefixes[NopeDataParserConfig] = field(default_factory=NopeDataParserConfig)
+    dataparser: NopeDataParserConfig = field(default_factory=NopeDataParserConfig)
     """From the folder to cameras and tracks."""
     optimized_cameras: tyro.conf.Suppress[OptimizedCameras | None] = None
     """Of a loaded checkpoint: `ns-render dataset` makes further data managers of this configuration."""
@@ -57,6 +57,8 @@ class NopeDataManager(FullImageDatamanager):
     def __init__(self, config: NopeDataManagerConfig, *args, **kwargs) -> None:
         require_folder(config.data)
         super().__init__(config, *args, **kwargs)
+        if self.test_mode == "val":  # nerfstudio's name for a training; all else has a checkpoint's Gaussians
+            self.dataparser.add_dense_seeds(self.train_dataparser_outputs.metadata)
         if config.optimized_cameras is not None:
             self.set_cameras(config.optimized_cameras)
 

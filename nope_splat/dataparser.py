@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from numpy.typing import NDArray
 
 from nope_splat.camera_optimizer import switch_axes
-from nope_splat.images import PhotoFolder, find_photos
+from nope_splat.images import Photo, PhotoFolder, find_photos, read_mask, read_photo
 from nope_splat.losses import TrackObservations
+from nope_splat.progress import say
 from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
+from nope_splat.seeding import SeedSettings, dense_seeds
 
 
 @dataclass
@@ -35,16 +37,23 @@ class NopeDataParserConfig(DataParserConfig):
     """Longer side of the training images in pixels; None for the full resolution."""
     cache_dir: Path | None = None
     """Where matches and reconstruction are kept; by default `cache` in the experiment's output folder."""
-    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
+    reconstruction: Annotated[ReconstructionSettings, tyro.conf.arg(name="")] = field(
+        default_factory=ReconstructionSettings
+    )
     """How cameras and points are found."""
+    seeds: Literal["dense", "tracks"] = "dense"
+    """Where Gaussians start: on a dense point cloud by optical flow, or on the track points alone."""
+    seeding: SeedSettings = field(default_factory=SeedSettings)
+    """How dense seeds are found."""
 
 
 class NopeDataParser(DataParser):
     """Reconstructs the scene, or finds it in the cache, and describes it to nerfstudio.
 
     The world is that of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution of the
-    training images. The metadata hold `photos`; of the training split also the seeds `points3D_xyz` (P, 3)
-    and `points3D_rgb` (P, 3), and the track `observations`.
+    training images. The metadata hold `photos`; of the training split also the `track_points` (P, 3), their
+    `track_colors` (P, 3) and `observations`, and the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3),
+    which are the track points unless `add_dense_seeds` adds more.
     """
 
     config: NopeDataParserConfig
@@ -52,7 +61,10 @@ class NopeDataParser(DataParser):
     @cached_property
     def folder(self) -> PhotoFolder:
         """The photographs."""
-        return find_photos(self.config.data)
+        folder = find_photos(self.config.data)
+        for name, reason in folder.skipped.items():
+            say(f"Skipped {name}: {reason}")
+        return folder
 
     @cached_property
     def scene(self) -> SparseScene:
@@ -73,16 +85,44 @@ class NopeDataParser(DataParser):
         missing = np.flatnonzero(self.scene.held_out & ~self.scene.registered)
         return [self.scene.photo_names[i] for i in missing]
 
+    def add_dense_seeds(self, metadata: dict[str, Any]) -> None:
+        """Add dense seeds to those of the training split, where the settings ask for them.
+
+        Only a training needs them, so they are not among the outputs that every command makes.
+
+        Args:
+            metadata: Of the training split; `points3D_xyz` and `points3D_rgb` grow.
+        """
+        if self.config.seeds == "tracks":
+            return
+
+        def read(photo_id: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+            photo = self._photos[photo_id]
+            return read_photo(photo, size)[..., :3], read_mask(photo, size)
+
+        points, colors = dense_seeds(self.scene, read, self.config.seeding)
+        say(f"Seeding {len(points)} Gaussians beside {len(self.scene.points)} on the track points.")
+        for name, values in (("points3D_xyz", torch.from_numpy(points).float()), ("points3D_rgb", colors)):
+            metadata[name] = torch.cat([metadata[name], torch.as_tensor(values)])
+
+    @cached_property
+    def _photos(self) -> list[Photo]:
+        """The photographs in the scene's order."""
+        by_name = {photo.name: photo for photo in self.folder.photos}
+        return [by_name[name] for name in self.scene.photo_names]
+
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         scene, photo_ids = self.scene, self.photo_ids(split)
-        photos_by_name = {photo.name: photo for photo in self.folder.photos}
-        photos = [photos_by_name[scene.photo_names[i]] for i in photo_ids]
-        metadata = {"photos": photos}
+        photos = [self._photos[i] for i in photo_ids]
+        metadata: dict[str, Any] = {"photos": photos}
         if split == "train":
+            points, colors = torch.from_numpy(scene.points).float(), torch.from_numpy(scene.colors)
             metadata |= {
-                "points3D_xyz": torch.from_numpy(scene.points).float(),
-                "points3D_rgb": torch.from_numpy(scene.colors),
+                "track_points": points,
+                "track_colors": colors,
                 "observations": training_observations(scene, photo_ids),
+                "points3D_xyz": points,
+                "points3D_rgb": colors,
             }
         return DataparserOutputs(
             image_filenames=[photo.path for photo in photos],

@@ -91,17 +91,19 @@ class NopeSplatModel(SplatfactoModel):
     camera_optimizer: NopeCameraOptimizer
 
     def populate_modules(self) -> None:
-        """Seed the Gaussians with the track points and set up cameras and metrics."""
-        assert self.seed_points is not None, "the data manager provides the track points"
-        points, colors = self.seed_points
-        self.gauss_params = seed_gaussians(points, colors, self.config.sh_degree)
+        """Seed the Gaussians and set up track points, cameras and metrics."""
+        assert self.seed_points is not None, "the data manager provides the seeds"
+        metadata = self.kwargs["metadata"]
+        self.gauss_params = seed_gaussians(*self.seed_points, self.config.sh_degree)
         self.track_params = ParameterDict()
         self.track_points: Parameter | None = None
         if self.config.track_points == "tied":
-            self.track_params = seed_gaussians(points, colors, self.config.sh_degree)
+            self.track_params = seed_gaussians(
+                metadata["track_points"], metadata["track_colors"], self.config.sh_degree
+            )
         else:
-            self.track_points = Parameter(points.float().clone())
-        self.observations: TrackObservations = self.kwargs["metadata"]["observations"]
+            self.track_points = Parameter(metadata["track_points"].clone())
+        self.observations: TrackObservations = metadata["observations"]
         self.camera_optimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )

@@ -192,10 +192,11 @@ class NopePipeline(VanillaPipeline):
         if count == 0:
             raise UserError(
                 f"there is nothing to evaluate on, because {', '.join(unregistered)} could not be registered;"
-                " hold other photographs out with --eval-interval"
+                " hold other photographs out with --pipeline.datamanager.dataparser.eval-interval"
                 if unregistered
                 else "there is nothing to evaluate on, because no photograph was held out; train with"
-                " --eval-mode interval and an --eval-interval up to the number of photographs"
+                " eval-mode interval and an eval-interval up to the number of photographs"
+                " (--pipeline.datamanager.dataparser.eval-mode, .eval-interval)"
             )
         # One photograph has no standard deviation, and NaN is not JSON.
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std and count > 1)

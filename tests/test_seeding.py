@@ -91,7 +91,7 @@ def scene_and_images():
 
 def test_seeds_lie_on_the_surface(scene_and_images):
     scene, images = scene_and_images
-    points, colors = dense_seeds(scene, lambda index, size: images[index], SeedSettings(fill_cell=0))
+    points, colors = dense_seeds(scene, lambda index, size: (images[index], None), SeedSettings(fill_cell=0))
     assert len(points) == len(colors) > 3000
     # A point near the table's edge may belong to either level.
     far_from_edge = np.abs(points[:, 0] - 0.2) > 0.05
@@ -102,7 +102,7 @@ def test_seeds_lie_on_the_surface(scene_and_images):
 
 def test_seeds_cover_every_photograph(scene_and_images):
     scene, images = scene_and_images
-    points, _ = dense_seeds(scene, lambda index, size: images[index])
+    points, _ = dense_seeds(scene, lambda index, size: (images[index], None))
     for pose in scene.T_world_camera:
         in_camera = (points - pose[:3, 3]) @ pose[:3, :3]
         cells = np.floor(scene.camera.project(in_camera, np.array(SIZE)) / 8).astype(int)
@@ -112,12 +112,25 @@ def test_seeds_cover_every_photograph(scene_and_images):
 
 def test_seeds_have_the_colour_of_the_photograph(scene_and_images):
     scene, images = scene_and_images
-    points, colors = dense_seeds(scene, lambda index, size: images[index])
+    points, colors = dense_seeds(scene, lambda index, size: (images[index], None))
     in_camera = (points - scene.T_world_camera[0, :3, 3]) @ scene.T_world_camera[0, :3, :3]
     xy = np.floor(scene.camera.project(in_camera, np.array(SIZE))).astype(int)
     inside = (xy >= 2).all(1) & (xy < np.array(SIZE) - 2).all(1)
     seen = cv2.blur(images[0], (3, 3))[xy[inside, 1], xy[inside, 0]]
     assert np.median(np.abs(seen.astype(int) - colors[inside])) < 12
+
+
+def test_masked_pixels_become_no_seeds(scene_and_images):
+    scene, images = scene_and_images
+    left_half = np.zeros(SIZE[::-1], bool)
+    left_half[:, : SIZE[0] // 2] = True
+    points, _ = dense_seeds(scene, lambda index, size: (images[index], left_half))
+    seen_on_the_left = np.zeros(len(points), bool)
+    for pose in scene.T_world_camera:
+        xy = scene.camera.project((points - pose[:3, 3]) @ pose[:3, :3], np.array(SIZE))
+        seen_on_the_left |= xy[:, 0] <= SIZE[0] // 2
+    assert len(points) > 1000
+    assert seen_on_the_left.all()
 
 
 def test_interpolation_is_exact_on_a_plane_and_ignores_outliers():

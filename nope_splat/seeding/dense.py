@@ -18,8 +18,8 @@ from .partners import choose_partners
 from .sparse_depth import interpolate_inverse_depth
 from .view import View
 
-ReadPhoto = Callable[[int, tuple[int, int]], NDArray[np.uint8]]
-"""Reads photograph `index` at `(width, height)` as RGB. (H, W, 3)."""
+ReadPhoto = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
+"""Reads photograph `index` at `(width, height)`: RGB (H, W, 3); which pixels are used (H, W), if not all."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def dense_seeds(
             if not found:
                 return np.zeros(views[i].shape, np.float32), np.zeros(views[i].shape, np.int64)
             depths, weights = zip(*found, strict=True)
-            return agree(np.stack(depths), np.stack(weights))
+            inverse_depth, count = agree(np.stack(depths), np.stack(weights))
+            return inverse_depth, np.where(views[i].used, count, 0)
 
         depth_maps = list(pool.map(depth_map, range(len(views))))
 
@@ -101,8 +102,10 @@ def _view(scene: SparseScene, photo: int, read: ReadPhoto, max_size: int) -> Vie
     scale = min(1.0, max_size / size.max())
     width, height = (max(1, round(side * scale)) for side in size.tolist())
     T_camera_world = np.linalg.inv(scene.T_world_camera[photo])
+    image, used = read(int(photo), (width, height))
     return View(
-        image=np.ascontiguousarray(read(int(photo), (width, height))[..., :3]),
+        image=np.ascontiguousarray(image),
+        used=np.ones((height, width), bool) if used is None else used,
         R_camera_world=T_camera_world[:3, :3],
         t_camera_world=T_camera_world[:3, 3],
         focal=scene.camera.focal * scale,

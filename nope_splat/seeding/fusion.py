@@ -104,7 +104,8 @@ def fill_uncovered(
         empty = np.ones((view.shape[0] // cell, view.shape[1] // cell), bool)
         _, covered = view.cells(points, cell)
         empty[covered[:, 0], covered[:, 1]] = False
-        row, column = (axis * cell + cell // 2 for axis in np.nonzero(empty))
+        centers = view.used[cell // 2 :: cell, cell // 2 :: cell][: empty.shape[0], : empty.shape[1]]
+        row, column = (axis * cell + cell // 2 for axis in np.nonzero(empty & centers))
         filled = fill_holes(inverse_depth, count > 0)[row, column]
         new = view.unproject(np.stack([column, row], 1).astype(np.float32) + 0.5, np.maximum(filled, 1e-3))
         points = np.concatenate([points, new])

@@ -20,6 +20,8 @@ class View:
 
     image: NDArray[np.uint8]
     """RGB. (H, W, 3)."""
+    used: NDArray[np.bool_]
+    """Pixels that may become seeds. (H, W)."""
     R_camera_world: NDArray[np.float64]
     """Rotation from world to camera, OpenCV axes. (3, 3)."""
     t_camera_world: NDArray[np.float64]

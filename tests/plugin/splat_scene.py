@@ -74,7 +74,11 @@ def make_pipeline(
     """
     scene = write_scene(folder, num_views, unregistered, held_out=eval_mode == "interval")
     monkeypatch.setattr("nope_splat.dataparser.reconstruct", lambda *args: scene)
-    dataparser = NopeDataParserConfig(eval_mode=eval_mode, max_image_size=max_image_size)  # pyright: ignore[reportArgumentType]
+    dataparser = NopeDataParserConfig(
+        eval_mode=eval_mode,  # pyright: ignore[reportArgumentType]
+        max_image_size=max_image_size,
+        seeds="tracks",
+    )
     config = NopePipelineConfig(
         datamanager=NopeDataManagerConfig(data=folder, dataparser=dataparser, cache_images_type="float32"),
         model=model or NopeSplatModelConfig(num_downscales=0, background_color="black", sh_degree=1),
