@@ -23,7 +23,8 @@ ns-train nope-splat --data "$photos" --output-dir "$results" --experiment-name t
     --vis tensorboard < /dev/null
 run="$results/training/nope-splat/latest"
 rm -f "$results/evaluation.json"
-ns-eval --load-config "$run/config.yml" --output-path "$results/evaluation.json" < /dev/null ||
+ns-eval --load-config "$run/config.yml" --output-path "$results/evaluation.json" \
+    --render-output-path "$results/held-out" < /dev/null ||
     say "not evaluated"  # few photographs, none held out: the reason was told
 ns-export gaussian-splat --load-config "$run/config.yml" --output-dir "$results" < /dev/null
 
