@@ -79,3 +79,17 @@ def seed_gaussians(points: Tensor, colors: Tensor, sh_degree: int) -> ParameterD
             "opacities": Parameter(torch.logit(torch.full((len(points), 1), INITIAL_OPACITY))),
         }
     )
+
+
+def join(layers: list[ParameterDict]) -> ParameterDict:
+    """All Gaussians of several sets, in order.
+
+    Args:
+        layers: Parameters by the names in `PARAMETERS`; at least one set.
+
+    Returns:
+        The same parameters, concatenated.
+    """
+    return ParameterDict(
+        {name: Parameter(torch.cat([layer[name].data for layer in layers])) for name in PARAMETERS}
+    )

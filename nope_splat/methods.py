@@ -52,7 +52,7 @@ def _training(device: str) -> NopeTrainerConfig:
         # A short training cannot afford opacity resets. Large Gaussians, which these would remove, are split
         # as long as there is densification; otherwise they veil views beyond the training cameras.
         model = NopeSplatModelConfig(
-            num_downscales=1, max_gaussians=30_000, reset_opacity=0.0, stop_screen_size=0.5
+            num_downscales=1, max_gaussians=60_000, reset_opacity=0.0, stop_screen_size=0.5
         )
         means = _group(5e-4, DecayConfig(lr_final=5e-5))
     return NopeTrainerConfig(

@@ -18,7 +18,7 @@ from torch.nn import Parameter, ParameterDict
 from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.densification import CappedStrategy
 from nope_splat.evaluation.metrics import ImageMetrics
-from nope_splat.gaussians import PARAMETERS, Gaussians, activate, seed_gaussians
+from nope_splat.gaussians import PARAMETERS, Gaussians, activate, join, seed_gaussians
 from nope_splat.losses import TrackObservations, photometric_loss, scale_loss, track_2d_loss, track_3d_loss
 from nope_splat.splatting import fold_focal, rasterization
 
@@ -94,7 +94,17 @@ class NopeSplatModel(SplatfactoModel):
         """Seed the Gaussians and set up track points, cameras and metrics."""
         assert self.seed_points is not None, "the data manager provides the seeds"
         metadata = self.kwargs["metadata"]
-        self.gauss_params = seed_gaussians(*self.seed_points, self.config.sh_degree)
+        # The track points come first. They are sparse and seed large Gaussians; below the small ones of dense
+        # seeds, these reach into what no dense seed covers.
+        sizes = [len(metadata["track_points"]), len(self.seed_points[0]) - len(metadata["track_points"])]
+        layers = zip(*(values.split(sizes) for values in self.seed_points), strict=True)
+        self.gauss_params = join(
+            [
+                seed_gaussians(points, colors, self.config.sh_degree)
+                for points, colors in layers
+                if len(points)
+            ]
+        )
         self.track_params = ParameterDict()
         self.track_points: Parameter | None = None
         if self.config.track_points == "tied":

@@ -8,10 +8,10 @@ import pytest
 
 from nope_splat.camera import SharedPinhole
 from nope_splat.reconstruction import SparseScene
-from nope_splat.seeding import SeedSettings, dense_seeds
+from nope_splat.seeding import dense_seeds
 from nope_splat.seeding.flow import agree
 from nope_splat.seeding.partners import choose_partners
-from nope_splat.seeding.sparse_depth import fill_holes, interpolate_inverse_depth
+from nope_splat.seeding.sparse_depth import interpolate_inverse_depth
 from nope_splat.tracks import MatchGraph, Observations
 
 SIZE = (320, 240)
@@ -91,8 +91,8 @@ def scene_and_images():
 
 def test_seeds_lie_on_the_surface(scene_and_images):
     scene, images = scene_and_images
-    points, colors = dense_seeds(scene, lambda index, size: (images[index], None), SeedSettings(fill_cell=0))
-    assert len(points) == len(colors) > 3000
+    points, colors = dense_seeds(scene, lambda index, size: (images[index], None))
+    assert len(points) == len(colors) > 2000
     # A point near the table's edge may belong to either level.
     far_from_edge = np.abs(points[:, 0] - 0.2) > 0.05
     error = np.abs(points[:, 2] - surface_height(points[:, :2]))[far_from_edge]
@@ -107,7 +107,7 @@ def test_seeds_cover_every_photograph(scene_and_images):
         in_camera = (points - pose[:3, 3]) @ pose[:3, :3]
         cells = np.floor(scene.camera.project(in_camera, np.array(SIZE)) / 8).astype(int)
         inside = cells[((cells >= 0) & (cells < (40, 30))).all(1)]
-        assert len(np.unique(inside, axis=0)) > 0.99 * 40 * 30
+        assert len(np.unique(inside, axis=0)) > 0.8 * 40 * 30
 
 
 def test_seeds_have_the_colour_of_the_photograph(scene_and_images):
@@ -143,13 +143,6 @@ def test_interpolation_is_exact_on_a_plane_and_ignores_outliers():
     truth = 0.5 + 0.002 * x - 0.001 * y
     inner = np.s_[15:85, 15:185]
     np.testing.assert_allclose(result[inner], truth[inner], atol=0.01)
-
-
-def test_holes_are_filled_and_known_values_kept():
-    values = np.full((37, 53), 2.0, np.float32)
-    known = np.random.default_rng(2).random(values.shape) < 0.3
-    values[~known] = -1.0
-    np.testing.assert_allclose(fill_holes(values, known), 2.0, rtol=1e-5)
 
 
 def test_partners_that_agree_outvote_one_that_does_not():

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from nope_splat.reconstruction import SparseScene
 
 from .flow import agree, correspondences, triangulate
-from .fusion import DepthMap, fill_uncovered, fuse, in_free_space
+from .fusion import DepthMap, fuse, in_free_space
 from .partners import choose_partners
 from .sparse_depth import interpolate_inverse_depth
 from .view import View
@@ -32,10 +32,8 @@ class SeedSettings:
     """Photographs that each photograph is compared with."""
     min_angle: float = 1.0
     """Smallest angle in degrees between two rays that is trusted to give depth."""
-    cell: int = 3
+    cell: int = 4
     """Width in pixels of the image patch that gets one seed."""
-    fill_cell: int = 8
-    """Width in pixels of the patches that get a coarse seed where nothing else was found; 0 for none."""
 
 
 # The interpolation solves thousands of 2 x 2 systems; threads of a BLAS cost a hundred times their work.
@@ -89,12 +87,7 @@ def dense_seeds(
 
     points, colors = fuse(views, depth_maps, settings.cell)
     kept = ~in_free_space(views, depth_maps, points)
-    points, colors = points[kept], colors[kept]
-    if settings.fill_cell:
-        known = np.concatenate([scene.points, points])
-        more, more_colors = fill_uncovered(views, depth_maps, known, settings.fill_cell)
-        points, colors = np.concatenate([points, more]), np.concatenate([colors, more_colors])
-    return points, colors
+    return points[kept], colors[kept]
 
 
 def _view(scene: SparseScene, photo: int, read: ReadPhoto, max_size: int) -> View:

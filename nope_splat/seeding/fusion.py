@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .sparse_depth import fill_holes
 from .view import View
 
 _SAME_SURFACE = 0.04
@@ -81,35 +80,3 @@ def in_free_space(
         seen_through = 1 / depth > _IN_FRONT * inverse_depth[row, column]
         violations[hit] += seen_through & (count[row, column] >= 2)
     return violations >= 2
-
-
-def fill_uncovered(
-    views: list[View], depth_maps: list[DepthMap], points: NDArray[np.float64], cell: int
-) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Coarse points where a photograph has none at all, at depths interpolated from its depth map.
-
-    Args:
-        views: The photographs.
-        depth_maps: Their depth maps.
-        points: All points so far. (P, 3).
-        cell: Width in pixels of the cells to cover.
-
-    Returns:
-        Additional points (Q, 3) and RGB colours (Q, 3).
-    """
-    added_points, added_colors = [np.zeros((0, 3))], [np.zeros((0, 3), np.uint8)]
-    for view, (inverse_depth, count) in zip(views, depth_maps, strict=True):
-        if not count.any():
-            continue
-        empty = np.ones((view.shape[0] // cell, view.shape[1] // cell), bool)
-        _, covered = view.cells(points, cell)
-        empty[covered[:, 0], covered[:, 1]] = False
-        centers = view.used[cell // 2 :: cell, cell // 2 :: cell][: empty.shape[0], : empty.shape[1]]
-        row, column = (axis * cell + cell // 2 for axis in np.nonzero(empty & centers))
-        filled = fill_holes(inverse_depth, count > 0)[row, column]
-        new = view.unproject(np.stack([column, row], 1).astype(np.float32) + 0.5, np.maximum(filled, 1e-3))
-        points = np.concatenate([points, new])
-        added_points.append(new)
-        blurred = cv2.blur(view.image, (cell | 1, cell | 1))
-        added_colors.append(np.asarray(blurred[row, column], np.uint8))
-    return np.concatenate(added_points), np.concatenate(added_colors)

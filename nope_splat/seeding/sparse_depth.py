@@ -57,32 +57,3 @@ def _border_points(height: int, width: int) -> NDArray[np.float64]:
     horizontal = [(x, y) for x in across for y in (0, height)]
     vertical = [(x, y) for y in down for x in (0, width)]
     return np.array(horizontal + vertical, dtype=np.float64)
-
-
-def fill_holes(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Fill unknown pixels smoothly from known ones by the pull-push pyramid (Gortler et al. 1996).
-
-    Args:
-        values: Values where known. (H, W).
-        known: Which pixels hold a value. (H, W).
-
-    Returns:
-        Values everywhere; known ones are unchanged. (H, W).
-    """
-    level = np.where(known, values, 0).astype(np.float32), known.astype(np.float32)
-    pyramid = [level]
-    while min(level[0].shape) > 2:
-        size = (max(1, level[0].shape[1] // 2), max(1, level[0].shape[0] // 2))
-        summed, weight = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in level)
-        # A cell of which a quarter is known counts as known: holes close as the pyramid rises.
-        gain = np.minimum(1, 4 * weight) / np.maximum(weight, 1e-9)
-        level = summed * gain, weight * gain
-        pyramid.append(level)
-    summed, weight = pyramid.pop()
-    filled = np.where(weight > 0, summed / np.maximum(weight, 1e-9), summed.sum() / max(weight.sum(), 1e-9))
-    for summed, weight in reversed(pyramid):
-        coarse = cv2.resize(
-            filled.astype(np.float32), (summed.shape[1], summed.shape[0]), interpolation=cv2.INTER_LINEAR
-        )
-        filled = summed + (1 - np.minimum(weight, 1)) * coarse
-    return filled.astype(np.float32)
