@@ -89,6 +89,8 @@ def main(settings: Settings) -> None:
         colmap = {title: _colmap(title, folder, out / "colmap") for title in COLMAP_RUNS}
         truth = _truth(scene, colmap["COLMAP incremental"])
         cameras = [_colmap_row(title, result, truth) for title, result in colmap.items() if result]
+        for row in cameras[1:]:  # the mappers share features and matches
+            row["seconds"] = {**cameras[0]["seconds"], **row["seconds"]}
         cameras.append(_reconstruct(folder, out / "reconstruct", truth))
         trainings = [
             _train(variant, seed, folder, out / "train" / f"{variant}-{seed}", truth, settings.train_flags)
