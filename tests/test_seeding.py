@@ -107,7 +107,7 @@ def test_seeds_cover_every_photograph(scene_and_images):
         in_camera = (points - pose[:3, 3]) @ pose[:3, :3]
         cells = np.floor(scene.camera.project(in_camera, np.array(SIZE)) / 8).astype(int)
         inside = cells[((cells >= 0) & (cells < (40, 30))).all(1)]
-        assert len(np.unique(inside, axis=0)) > 0.8 * 40 * 30
+        assert len(np.unique(inside, axis=0)) > 0.7 * 40 * 30
 
 
 def test_seeds_have_the_colour_of_the_photograph(scene_and_images):
