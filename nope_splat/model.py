@@ -136,27 +136,33 @@ class NopeSplatModel(SplatfactoModel):
         return torch.cat([self.track_params[name], self.gauss_params[name]])
 
     @property
-    def means(self) -> Tensor:  # noqa: D102
+    def means(self) -> Tensor:
+        """Centres in world coordinates. (N, 3)."""
         return self._parameter("means")
 
     @property
-    def scales(self) -> Tensor:  # noqa: D102
+    def scales(self) -> Tensor:
+        """Logarithms of the standard deviations. (N, 3)."""
         return self._parameter("scales")
 
     @property
-    def quats(self) -> Tensor:  # noqa: D102
+    def quats(self) -> Tensor:
+        """Orientations (w, x, y, z), of any length. (N, 4)."""
         return self._parameter("quats")
 
     @property
-    def features_dc(self) -> Tensor:  # noqa: D102
+    def features_dc(self) -> Tensor:
+        """Coefficients of the constant spherical harmonic. (N, 3)."""
         return self._parameter("features_dc")
 
     @property
-    def features_rest(self) -> Tensor:  # noqa: D102
+    def features_rest(self) -> Tensor:
+        """Coefficients of the other spherical harmonics. (N, K - 1, 3)."""
         return self._parameter("features_rest")
 
     @property
-    def opacities(self) -> Tensor:  # noqa: D102
+    def opacities(self) -> Tensor:
+        """Logits of the opacities. (N, 1)."""
         return self._parameter("opacities")
 
     @property

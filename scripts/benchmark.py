@@ -121,6 +121,7 @@ def _truth(scene: Path, colmap: ColmapResult | None) -> Truth:
 
 
 def _camera_metrics(poses: Poses, focal: float, truth: Truth) -> Row:
+    """Metrics over the photographs that have a pose: held-out ones must not count as failures here."""
     shared = {name: truth.poses[name] for name in truth.poses if name in poses}
     metrics = compare_poses(poses, shared or truth.poses, focal, truth.focal)
     return {"registered": len(poses), "focal": focal, **asdict(metrics)}
@@ -260,6 +261,7 @@ def _markdown(results: list[Row]) -> str:
                 {
                     "scene": result["scene"],
                     "variant": variant,
+                    "trained on": rows[0]["cameras"]["registered"],
                     "PSNR": _mean(held_out, "psnr", 2),
                     "SSIM": _mean(held_out, "ssim", 3),
                     "AUC@5 before": _mean(before, "auc_5", 1),
