@@ -1,58 +1,98 @@
 """Cameras and points in the formats of other tools: COLMAP model, nerfstudio `transforms.json`, report.
 
 A scene with other cameras, the optimised ones for example, is exported by way of
-`dataclasses.replace(scene, T_world_camera=..., camera=...)`.
+`dataclasses.replace(scene, T_world_camera=..., camera=...)` (`nope_splat.run` makes such a scene).
 """
 
 from __future__ import annotations
 
 import json
-import struct
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
+from itertools import compress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
+from PIL import ExifTags, Image
 
+from nope_splat.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_binary, write_text
 from nope_splat.errors import UserError
+from nope_splat.images import PhotoFolder, read_photo
 from nope_splat.reconstruction import SparseScene
 from nope_splat.tracks import Observations
 
-SIMPLE_PINHOLE = 0
-"""COLMAP's number of the camera model with parameters f, cx, cy."""
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 """Camera axes of nerfstudio (x right, y up, z backward) against ours (x right, y down, z forward)."""
 
 
-def write_colmap(scene: SparseScene, directory: Path) -> None:
-    """Write a COLMAP model: `cameras.bin`, `images.bin` and `points3D.bin`.
+def write_colmap(scene: SparseScene, directory: Path, text: bool = False) -> None:
+    """Write a COLMAP model: cameras, images and points3D.
 
     Holds every photograph with a pose, held-out ones included, with the observations as its 2D points.
-    Photographs are numbered from 1 in the scene's order. There is one camera for each size of photograph,
-    since the principal point is measured from the image's centre. COLMAP's pixel convention is ours.
 
     Args:
         scene: What to write.
         directory: For COLMAP's readers, a folder such as `sparse/0`; made where missing.
+        text: Text instead of binary files.
 
     Raises:
         UserError: The files cannot be written.
     """
-    scene = replace(scene, observations=_merged(scene.observations, scene.resections))
     with writing_to(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        with (directory / "cameras.bin").open("wb") as file:
-            camera_ids = _write_colmap_cameras(scene, file)
-        with (directory / "images.bin").open("wb") as file:
-            _write_colmap_images(scene, camera_ids, file)
-        with (directory / "points3D.bin").open("wb") as file:
-            _write_colmap_points(scene, file)
+        (write_text if text else write_binary)(colmap_model(scene), directory)
+
+
+def colmap_model(scene: SparseScene) -> ColmapModel:
+    """The scene in COLMAP's terms.
+
+    Photographs and points are numbered from 1 in the scene's order. There is one camera for each size of
+    photograph, since the principal point is measured from the image's centre.
+
+    Args:
+        scene: A reconstruction.
+
+    Returns:
+        Every photograph with a pose, held-out ones included.
+    """
+    scene = replace(scene, observations=_merged(scene.observations, scene.resections))
+    observations = scene.observations
+    sizes, camera_ids = np.unique(scene.photo_sizes, axis=0, return_inverse=True)
+    camera_ids = camera_ids.reshape(-1) + 1
+    images: dict[int, ColmapImage] = {}
+    # The place of each observation in the list of its photograph.
+    rank = np.zeros(len(observations), np.int64)
+    for photo in np.flatnonzero(scene.registered).tolist():
+        seen = np.flatnonzero(observations.photo_ids == photo)
+        rank[seen] = np.arange(len(seen))
+        images[photo + 1] = ColmapImage(
+            scene.photo_names[photo],
+            int(camera_ids[photo]),
+            np.linalg.inv(scene.T_world_camera[photo]),
+            observations.xy[seen],
+            observations.point_ids[seen] + 1,
+        )
+    counts = np.bincount(observations.point_ids, minlength=len(scene.points))
+    errors = np.bincount(observations.point_ids, scene.reprojection_errors(), len(scene.points))
+    return ColmapModel(
+        cameras={
+            number: _colmap_camera(scene, sizes[number - 1])
+            for number in np.unique(camera_ids[scene.registered]).tolist()
+        },
+        images=images,
+        points=ColmapPoints(
+            xyz=scene.points,
+            rgb=scene.colors,
+            errors=errors / np.maximum(counts, 1),
+            starts=np.concatenate([[0], np.cumsum(counts)]),
+            tracks=np.stack([observations.photo_ids + 1, rank], axis=1),
+        ),
+    )
 
 
 def write_transforms(scene: SparseScene, photo_folder: Path, path: Path) -> None:
@@ -60,7 +100,8 @@ def write_transforms(scene: SparseScene, photo_folder: Path, path: Path) -> None
 
     Holds every photograph with a pose, held-out ones included, in the world of the scene with OpenGL
     camera axes. Photographs below the folder of `path` are named relative to it, others absolutely.
-    nerfstudio ignores EXIF orientation: rotated photographs must be saved upright before it reads them.
+    Where photographs are held out, the file tells nerfstudio to hold the same ones out. nerfstudio ignores
+    EXIF orientation: rotated photographs must be saved upright before it reads them (`place_photos`).
 
     Args:
         scene: What to write.
@@ -70,13 +111,13 @@ def write_transforms(scene: SparseScene, photo_folder: Path, path: Path) -> None
     Raises:
         UserError: The files cannot be written.
     """
-    directory = path.parent.resolve()
+    directory = Path(os.path.abspath(path.parent))  # links stay links
     registered = np.flatnonzero(scene.registered)
     intrinsics = [_nerfstudio_intrinsics(scene, photo) for photo in registered]
     shared = intrinsics[0] if all(each == intrinsics[0] for each in intrinsics) else {}
     frames = []
     for photo, own in zip(registered, intrinsics, strict=True):
-        file = (photo_folder / scene.photo_names[photo]).resolve()
+        file = Path(os.path.abspath(photo_folder / scene.photo_names[photo]))
         file = file.relative_to(directory) if file.is_relative_to(directory) else file
         frames.append(
             {
@@ -86,9 +127,53 @@ def write_transforms(scene: SparseScene, photo_folder: Path, path: Path) -> None
             }
         )
     contents = {"camera_model": "OPENCV", **shared, "ply_file_path": "sparse_pc.ply", "frames": frames}
+    held_out = scene.held_out[registered]
+    if held_out.any():
+        files = [str(frame["file_path"]) for frame in frames]
+        splits = {"train": ~held_out, "val": held_out, "test": held_out}
+        contents |= {f"{split}_filenames": list(compress(files, chosen)) for split, chosen in splits.items()}
     with writing_to(directory):
         trimesh.PointCloud(scene.points, scene.colors).export(directory / "sparse_pc.ply")
         path.write_text(json.dumps(contents, indent=1))
+
+
+def place_photos(scene: SparseScene, folder: PhotoFolder, directory: Path, copy: bool = False) -> SparseScene:
+    """Put the photographs that have a pose where other tools look for them.
+
+    Those that others would read differently (turned by EXIF orientation, HEIC, CMYK, 16 bits) are written
+    anew, upright, as PNG with `.png` added to their names.
+
+    Args:
+        scene: Whose photographs.
+        folder: Where they are now.
+        directory: Where to put them; made where missing.
+        copy: Copy instead of linking.
+
+    Returns:
+        The scene with the names that the photographs have there.
+
+    Raises:
+        UserError: The files cannot be written, or would be written among the photographs.
+    """
+    if directory.resolve() == folder.root.resolve():
+        raise UserError(f"{directory} holds the photographs themselves; choose another output folder")
+    photos = {photo.name: photo for photo in folder.photos}
+    names = list(scene.photo_names)
+    with writing_to(directory):
+        for index in np.flatnonzero(scene.registered).tolist():
+            photo = photos[names[index]]
+            plain = _reads_alike(photo.path)
+            names[index] = photo.name if plain else f"{photo.name}.png"
+            file = directory / names[index]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)
+            if not plain:
+                Image.fromarray(read_photo(photo)).save(file)
+            elif copy:
+                shutil.copyfile(photo.path, file)
+            else:
+                file.symlink_to(photo.path.resolve())
+    return replace(scene, photo_names=tuple(names))
 
 
 def write_report(scene: SparseScene, path: Path, skipped: Mapping[str, str] | None = None) -> None:
@@ -159,6 +244,13 @@ def writing_to(directory: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {directory} ({error.strerror or error}); {advice}") from error
 
 
+def _reads_alike(path: Path) -> bool:
+    """Whether every tool reads an image file as we do."""
+    with Image.open(path) as image:
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return upright and image.mode in ("L", "RGB", "RGBA") and image.format not in ("HEIF", "HEIC")
+
+
 def _merged(first: Observations, second: Observations) -> Observations:
     point_ids = np.concatenate([first.point_ids, second.point_ids])
     photo_ids = np.concatenate([first.photo_ids, second.photo_ids])
@@ -166,50 +258,10 @@ def _merged(first: Observations, second: Observations) -> Observations:
     return Observations(point_ids[order], photo_ids[order], np.concatenate([first.xy, second.xy])[order])
 
 
-def _write_colmap_cameras(scene: SparseScene, file: BinaryIO) -> NDArray[np.int64]:
-    """Write the cameras; returns the camera number of each photograph. (N,)."""
-    sizes, camera_ids = np.unique(scene.photo_sizes, axis=0, return_inverse=True)
-    camera_ids = camera_ids.reshape(-1) + 1
-    used = np.unique(camera_ids[scene.registered])
-    file.write(struct.pack("<Q", len(used)))
-    for camera_id in used:
-        width, height = sizes[camera_id - 1]
-        principal_point = scene.camera.principal_points(sizes[camera_id - 1])
-        file.write(struct.pack("<IiQQ", camera_id, SIMPLE_PINHOLE, width, height))
-        file.write(struct.pack("<3d", scene.camera.focal, *principal_point))
-    return camera_ids
-
-
-def _write_colmap_images(scene: SparseScene, camera_ids: NDArray[np.int64], file: BinaryIO) -> None:
-    registered = np.flatnonzero(scene.registered)
-    file.write(struct.pack("<Q", len(registered)))
-    for photo in registered:
-        T_camera_world = np.linalg.inv(scene.T_world_camera[photo])
-        x, y, z, w = Rotation.from_matrix(T_camera_world[:3, :3]).as_quat()
-        file.write(struct.pack("<I7dI", photo + 1, w, x, y, z, *T_camera_world[:3, 3], camera_ids[photo]))
-        file.write(scene.photo_names[photo].encode() + b"\0")
-        seen = scene.observations.photo_ids == photo
-        points = np.empty(seen.sum(), dtype=[("xy", "<f8", 2), ("point_id", "<u8")])
-        points["xy"] = scene.observations.xy[seen]
-        points["point_id"] = scene.observations.point_ids[seen] + 1
-        file.write(struct.pack("<Q", len(points)) + points.tobytes())
-
-
-def _write_colmap_points(scene: SparseScene, file: BinaryIO) -> None:
-    observations = scene.observations
-    errors = scene.reprojection_errors()
-    # The place of each observation in the list of its photograph, as `_write_colmap_images` wrote it.
-    rank = np.empty(len(observations), dtype=np.int64)
-    for photo in np.unique(observations.photo_ids):
-        seen = np.flatnonzero(observations.photo_ids == photo)
-        rank[seen] = np.arange(len(seen))
-    starts = np.searchsorted(observations.point_ids, np.arange(len(scene.points) + 1))
-    file.write(struct.pack("<Q", len(scene.points)))
-    for point, (start, end) in enumerate(pairwise(starts)):
-        mean_error = float(np.mean(errors[start:end]))
-        file.write(struct.pack("<Q3d3Bd", point + 1, *scene.points[point], *scene.colors[point], mean_error))
-        track = np.stack([observations.photo_ids[start:end] + 1, rank[start:end]], axis=1)
-        file.write(struct.pack("<Q", end - start) + track.astype("<u4").tobytes())
+def _colmap_camera(scene: SparseScene, size: NDArray[np.int64]) -> ColmapCamera:
+    cx, cy = scene.camera.principal_points(size).tolist()
+    width, height = size.tolist()
+    return ColmapCamera("SIMPLE_PINHOLE", width, height, (scene.camera.focal, cx, cy))
 
 
 def _nerfstudio_intrinsics(scene: SparseScene, photo: int) -> dict[str, float | int]:

@@ -10,6 +10,8 @@ import tyro
 
 COMMANDS = {
     "reconstruct": "Cameras and track points from a folder of photographs, for any other tool.",
+    "export-cameras": "Optimised cameras of a training as transforms.json and COLMAP model.",
+    "compare-cameras": "Accuracy of cameras against others: transforms.json, COLMAP model, ground truth.",
     "demo-scene": "Photographs of a procedural scene, to try things on.",
 }
 """Name and purpose of each command; `demo-scene` is the function `demo_scene` of the module of that name."""
@@ -37,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<14}{purpose}" for name, purpose in COMMANDS.items())
+    commands = "\n".join(f"  {name:<17}{purpose}" for name, purpose in COMMANDS.items())
     return (
         "usage: nope-splat COMMAND [OPTIONS]\n\n"
         f"{commands}\n\n"

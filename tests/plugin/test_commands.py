@@ -20,7 +20,10 @@ from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 
 from nope_splat.camera_optimizer import switch_axes
+from nope_splat.cli import main
 from nope_splat.demo_scene import render_demo_scene
+from nope_splat.errors import UserError
+from nope_splat.evaluation.camera_files import compare_cameras, read_named_cameras
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
 
 NUM_PHOTOS, SIZE = 9, (240, 180)
@@ -123,6 +126,37 @@ def test_exported_cameras_are_the_optimised_ones(runs: Path) -> None:
         pose[:3] = switch_axes(torch.tensor(frame["transform"], dtype=torch.float64)).numpy()
         poses[Path(frame["file_path"]).name] = pose
     assert compare_poses(poses, truth.T_world_camera).auc_5 > 80
+
+
+def test_export_cameras(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+    main(["export-cameras", "--load-config", str(config(runs)), "--output-dir", "colmap"])
+    assert {path.name for path in Path("colmap").iterdir()} == {
+        "images",
+        "report.json",
+        "sparse",
+        "sparse_pc.ply",
+        "sparse_text",
+        "transforms.json",
+    }
+    state = checkpoint(runs, "second")["pipeline"]
+    focal = state["_model.camera_optimizer.base_focal"] * state["_model.camera_optimizer.log_focal"].exp()
+    transforms = json.loads(Path("colmap/transforms.json").read_text())
+    assert transforms["fl_x"] == pytest.approx(float(focal))
+    by_file = {frame["file_path"]: np.array(frame["transform_matrix"]) for frame in transforms["frames"]}
+    held_out = np.stack([by_file[file][:3] for file in transforms["test_filenames"]])
+    np.testing.assert_allclose(held_out, state["eval_poses"].numpy(), atol=1e-6)
+    cameras = read_named_cameras(Path("colmap"))
+    assert len(cameras) == NUM_PHOTOS
+    assert compare_cameras(cameras, read_named_cameras(Path("scene/ground_truth.json"))).auc_5 > 80
+
+
+def test_what_is_no_run_is_told(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no file"):
+        main(["export-cameras", "--load-config", str(tmp_path / "config.yml"), "--output-dir", str(tmp_path)])
+    shutil.copy(config(runs), tmp_path / "config.yml")
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        main(["export-cameras", "--load-config", str(tmp_path / "config.yml"), "--output-dir", str(tmp_path)])
 
 
 def test_rendered_dataset(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,40 @@
+"""`nope-splat compare-cameras`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from nope_splat.evaluation import camera_files
+
+
+def compare_cameras(
+    cameras: tyro.conf.Positional[Path],
+    reference: tyro.conf.Positional[Path],
+) -> None:
+    """Measure cameras against others: how far their relative poses, positions and focal lengths differ.
+
+    Either is a `transforms.json`, a folder with a COLMAP model (or with `sparse/0`), or a ground truth file.
+    Photographs are recognised by their names; those that only the reference has count as failed.
+
+    Args:
+        cameras: What to measure.
+        reference: What to measure against.
+    """
+    metrics = camera_files.compare_cameras(
+        camera_files.read_named_cameras(cameras), camera_files.read_named_cameras(reference)
+    )
+    table = Table("photographs", "AUC@5", "AUC@30", "RRA@5", "RTA@5", "ATE %", "focal error %")
+    table.add_row(
+        f"{metrics.num_registered} of {metrics.num_photos}",
+        f"{metrics.auc_5:.2f}",
+        f"{metrics.auc_30:.2f}",
+        f"{metrics.rra_5:.1f}",
+        f"{metrics.rta_5:.1f}",
+        f"{metrics.ate:.4f}",
+        f"{metrics.focal_error:+.3f}",
+    )
+    Console().print(table)

@@ -1,0 +1,30 @@
+"""`nope-splat export-cameras`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nope_splat.export import place_photos, write_colmap, write_report, write_transforms
+from nope_splat.run import open_run, optimised_scene
+
+
+def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = False) -> None:
+    """Write the optimised cameras and track points of a training for other tools.
+
+    Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` and `sparse_text/0` (COLMAP model,
+    binary and text), `report.json`, and `images/` with the photographs that have a pose.
+
+    Args:
+        load_config: The `config.yml` of the training.
+        output_dir: Folder to write into; made where missing.
+        copy_images: Copy the photographs instead of linking to them.
+    """
+    pipeline = open_run(load_config).pipeline
+    folder = pipeline.datamanager.dataparser.folder
+    scene = place_photos(optimised_scene(pipeline), folder, output_dir / "images", copy_images)
+    write_transforms(scene, output_dir / "images", output_dir / "transforms.json")
+    write_colmap(scene, output_dir / "sparse" / "0")
+    write_colmap(scene, output_dir / "sparse_text" / "0", text=True)
+    write_report(scene, output_dir / "report.json", folder.skipped)
+    count = int(scene.registered.sum())
+    print(f"{count} cameras and {len(scene.points)} points of iteration {pipeline.model.step}: {output_dir}")

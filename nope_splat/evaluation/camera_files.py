@@ -1,0 +1,133 @@
+"""Cameras by photograph, from the files of any tool, and how two such files compare."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nope_splat.colmap import read_cameras
+from nope_splat.errors import UserError
+from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses, read_ground_truth
+
+Array = NDArray[np.float64]
+
+OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class NamedCamera:
+    """One photograph's camera."""
+
+    T_world_camera: Array
+    """Camera-to-world transform, OpenCV axes. (4, 4)."""
+    focal: float
+    """Focal length, the mean of x and y, as a share of the image's longer side, whatever the resolution."""
+
+
+def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
+    """Read cameras in whichever format they are.
+
+    Args:
+        path: A COLMAP model (its folder, or one with `sparse/0` in it), nerfstudio's `transforms.json`, or a
+            ground truth file (see `read_ground_truth`).
+
+    Returns:
+        Cameras by name of the photograph: that of the file, without folders, where this tells them apart.
+
+    Raises:
+        UserError: If it is none of these, is damaged, or holds no camera.
+    """
+    if path.is_dir():
+        cameras = _read_colmap(path)
+    else:
+        try:
+            content = json.loads(path.read_text())
+            frames = content["frames"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} holds no cameras ({type(error).__name__}: {error}); give a transforms.json, a folder"
+                " with a COLMAP model, or a ground truth file"
+            ) from error
+        if frames and "camera_to_world_opencv" in frames[0]:
+            truth = read_ground_truth(path)
+            focal = truth.focal / max(truth.size)
+            cameras = {name: NamedCamera(pose, focal) for name, pose in truth.T_world_camera.items()}
+        else:
+            cameras = _read_transforms(path, content)
+    if not cameras:
+        raise UserError(f"{path} holds no cameras")
+    return _shorten(cameras)
+
+
+def compare_cameras(
+    estimated: Mapping[str, NamedCamera], reference: Mapping[str, NamedCamera]
+) -> PoseMetrics:
+    """Measure cameras against others, whatever their world frames, scales and resolutions.
+
+    Args:
+        estimated: Cameras by photograph.
+        reference: Cameras by photograph; those that `estimated` lacks count as failed.
+
+    Returns:
+        The metrics; the focal error is the mean over common photographs.
+
+    Raises:
+        UserError: If no photograph is in both.
+    """
+    common = estimated.keys() & reference.keys()
+    if not common:
+        raise UserError(
+            f"no photograph is in both: the first has {min(estimated)}, for example, the second"
+            f" {min(reference)}; the names must agree"
+        )
+    ratio = float(np.mean([estimated[name].focal / reference[name].focal for name in common]))
+    return compare_poses(
+        {name: camera.T_world_camera for name, camera in estimated.items()},
+        {name: camera.T_world_camera for name, camera in reference.items()},
+        focal=ratio,
+        true_focal=1.0,
+    )
+
+
+def _read_colmap(path: Path) -> dict[str, NamedCamera]:
+    here = any((path / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt"))
+    cameras, images = read_cameras(path if here else path / "sparse" / "0")
+    named = {}
+    for image in images.values():
+        camera = cameras[image.camera_id]
+        focal = camera.focal / max(camera.width, camera.height)
+        named[image.name] = NamedCamera(np.linalg.inv(image.T_camera_world), focal)
+    return named
+
+
+def _read_transforms(path: Path, content: dict[str, Any]) -> dict[str, NamedCamera]:
+    named = {}
+    try:
+        for frame in content["frames"]:
+            own = {**content, **frame}
+            fl_x = float(own["fl_x"])
+            focal = (fl_x + float(own.get("fl_y", fl_x))) / 2 / max(own["w"], own["h"])
+            pose = np.array(own["transform_matrix"], dtype=np.float64).reshape(4, 4)
+            named[str(own["file_path"])] = NamedCamera(pose @ OPENCV_FROM_OPENGL, focal)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a transforms.json with fl_x, w, h, file_path and transform_matrix:"
+            f" {type(error).__name__} {error}"
+        ) from error
+    return named
+
+
+def _shorten(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
+    """Names without folders, or without those that all share where photographs have the same file name."""
+    short = [PurePosixPath(name).name for name in cameras]
+    if len(set(short)) < len(short):
+        shared = os.path.commonpath([PurePosixPath(name).parent for name in cameras])
+        short = [PurePosixPath(name).relative_to(shared).as_posix() for name in cameras]
+    return dict(zip(short, cameras.values(), strict=True))

@@ -1,0 +1,88 @@
+"""A finished training, opened again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from nerfstudio.utils.eval_utils import eval_setup
+from numpy.typing import NDArray
+
+from nope_splat.camera_optimizer import switch_axes
+from nope_splat.errors import UserError
+from nope_splat.pipeline import NopePipeline
+from nope_splat.reconstruction import SparseScene
+from nope_splat.trainer import NopeTrainerConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training left behind."""
+
+    config: NopeTrainerConfig
+    """Its configuration."""
+    pipeline: NopePipeline
+    """Data and model, with the state of the last checkpoint."""
+    step: int
+    """Iteration of that checkpoint."""
+
+
+def open_run(config: Path) -> Run:
+    """Open a training by its configuration, as nerfstudio's commands do.
+
+    Args:
+        config: The `config.yml` in the run's folder.
+
+    Returns:
+        The run, at its last checkpoint.
+
+    Raises:
+        UserError: If there is no such run, no checkpoint in it, or another method made it.
+    """
+    if not config.is_file():
+        raise UserError(f"there is no file {config}; give the config.yml that ns-train wrote")
+    if not any((config.parent / "nerfstudio_models").glob("*.ckpt")):
+        raise UserError(f"there is no checkpoint beside {config}; let the training run until it saves one")
+    loaded, pipeline, _, step = eval_setup(config, test_mode="inference")
+    if not isinstance(pipeline, NopePipeline) or not isinstance(loaded, NopeTrainerConfig):
+        raise UserError(f"{config} is a training of {loaded.method_name}, not of nope-splat")
+    return Run(loaded, pipeline, step)
+
+
+@torch.no_grad()
+def optimised_scene(pipeline: NopePipeline) -> SparseScene:
+    """The reconstruction with the cameras and track points that training made of it.
+
+    Args:
+        pipeline: A trained pipeline.
+
+    Returns:
+        The scene; held-out photographs have their aligned poses.
+
+    Raises:
+        UserError: If the reconstruction in the cache is not the one that was trained on.
+    """
+    model, dataparser = pipeline.model, pipeline.datamanager.dataparser
+    scene, points = dataparser.scene, model.track_positions().double().numpy(force=True)
+    if points.shape != scene.points.shape:
+        raise UserError(
+            f"the reconstruction of {dataparser.config.data} is not that of the checkpoint;"
+            " restore its settings and cache, or train anew"
+        )
+    T_world_camera = scene.T_world_camera.copy()
+    for split, poses in (("train", model.camera_optimizer.poses()), ("eval", pipeline.eval_poses)):
+        T_world_camera[dataparser.photo_ids(split), :3] = _orthonormal(
+            switch_axes(poses).double().numpy(force=True)
+        )
+    camera = replace(scene.camera, focal=model.camera_optimizer.focal().item())
+    return replace(scene, T_world_camera=T_world_camera, camera=camera, points=points)
+
+
+def _orthonormal(poses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Poses whose rotations are exact to double precision, as exporters expect. (V, 3, 4)."""
+    left, _, right = np.linalg.svd(poses[:, :, :3])
+    poses = poses.copy()
+    poses[:, :, :3] = left @ right
+    return poses
