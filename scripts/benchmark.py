@@ -1,77 +1,101 @@
-"""Cameras, held-out views and times of nope-splat and of COLMAP on the same photographs.
+"""Cameras, held-out views, time and memory of nope-splat and of COLMAP + splatfacto on the same photographs.
 
-    python scripts/benchmark.py --scene SCENE [SCENE ...] --output-dir OUT
+    python scripts/benchmark.py --scene SCENE --scene ... --output-dir OUT
 
-For each scene: COLMAP's incremental and global mapper and `nope-splat reconstruct` on all photographs, in
-turn on the same machine; then `ns-train`, `ns-eval` and `ns-export` for the variants of
-`configs/benchmark.json` and every seed. A scene with `ground_truth.json` is measured against it, another
-one by its agreement with COLMAP's incremental model. Writes `benchmark.json` and `benchmark.md`.
+For each scene: COLMAP's incremental and global mapper, with and without the principal point, each followed
+by splatfacto on its cameras; nope-splat's reconstruction; and nope-splat's variants. `configs/benchmark.json`
+says which methods there are, `configs/splatfacto.json` how the peer's schedule is scaled.
+
+The same photographs are held out from everybody's cameras and splats, every method trains as long, at the
+same resolution, with as many Gaussians, and `held_out.py` aligns and measures all by the same code. A scene
+with `ground_truth.json` is measured against it, another one by its agreement with COLMAP (incremental,
+principal point refined) on all photographs. A splatfacto trained on all photographs with these cameras tells,
+once for every method, which pixels of held-out photographs show what training photographs see: the covered
+ones.
+
+What has been measured is kept in `OUT`: run the same command again to go on, or with other methods and seeds
+to add to it; remove a method's folder to measure it anew. Writes `benchmark.json`, `benchmark.md` and plots.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import queue
 import statistics
-import subprocess
-import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import tyro
-from colmap_peer import ColmapResult, Mapper, run_colmap
-from numpy.typing import NDArray
-from plyfile import PlyData
+from benchmark_report import write_report
+from camera_file import CameraFile, Poses
+from PIL import Image
+from stages import Stage, StageFailed, run_stage, script
 
+from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
-from nope_splat.images import PhotoFolder, find_photos
+from nope_splat.images import PhotoFolder, find_photos, read_photo
 
-VARIANTS: dict[str, Any] = json.loads(
+CONFIG: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[1] / "configs" / "benchmark.json").read_text()
 )
-COLMAP_RUNS: dict[str, tuple[Mapper, bool]] = {
-    "COLMAP incremental": ("incremental", False),
-    "COLMAP incremental + pp": ("incremental", True),
-    "COLMAP global": ("global", False),
-    "COLMAP global + pp": ("global", True),
-}
-OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+METHODS: dict[str, dict[str, Any]] = CONFIG["methods"]
+DEFAULTS: dict[str, int] = CONFIG["settings"]
+RECONSTRUCTION = "reconstruction"
+"""The method that is nope-splat's cameras without a training."""
 
-Poses = dict[str, NDArray[np.float64]]
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """What to measure; defaults are in configs/benchmark.json."""
 
     scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
     """Folder of photographs, or with `images/` in it; repeat the flag for several scenes."""
     output_dir: Path
-    """Where everything is written."""
-    variants: tuple[str, ...] = ("default",)
-    """Which of the variants in configs/benchmark.json to train; none for the cameras alone."""
-    seeds: tuple[int, ...] = (42,)
-    """Seeds of the trainings."""
+    """Where everything is written and kept."""
+    methods: tuple[str, ...] = (RECONSTRUCTION, *METHODS)
+    """Which methods: those in configs/benchmark.json, and nope-splat's reconstruction alone."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of COLMAP's mappers and of all trainings."""
+    iterations: int = DEFAULTS["iterations"]
+    """Length of every training, before a method's own share of it."""
+    max_image_size: int = DEFAULTS["max_image_size"]
+    """Longer side of the training images in pixels; cameras are found at full resolution."""
+    max_gaussians: int = DEFAULTS["max_gaussians"]
+    """Most Gaussians."""
+    eval_interval: int = DEFAULTS["eval_interval"]
+    """Every how many photographs one is held out, from the first on."""
+    min_views: int = DEFAULTS["min_views"]
+    """Training photographs that must see what a covered pixel shows."""
+    jobs: int = 1
+    """Trainings side by side, each on a core of its own; quality does not depend on it, seconds do."""
     train_flags: tuple[str, ...] = field(default=())
-    """Further words for every `ns-train`."""
+    """Further words for every `ns-train nope-splat`."""
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What cameras are compared with."""
+class Scene:
+    """A scene, prepared."""
 
-    poses: Poses
-    """Camera-to-world transforms, OpenCV axes."""
-    focal: float
+    folder: PhotoFolder
+    """The photographs."""
+    out: Path
+    """Folder of its results."""
+    photos: Path
+    """Folder of the photographs at training resolution, with the ending `.png`."""
+    masks: Path
+    """Covered pixels of the held-out photographs."""
+    train: list[str]
+    """Names of the training photographs."""
+    held_out: list[str]
+    """Names of the held-out photographs."""
+    truth: Poses
+    """What training cameras are compared with: name to camera-to-world transform."""
+    true_focal: float
     """In pixels of the full-resolution photographs."""
-    source: str
-    """Where it comes from."""
 
 
 def main(settings: Settings) -> None:
@@ -80,225 +104,213 @@ def main(settings: Settings) -> None:
     Args:
         settings: What to measure.
     """
-    results = []
-    for scene in settings.scene:
-        folder = find_photos(scene)
-        name = scene.resolve().name
-        out = settings.output_dir / name
-        shutil.rmtree(out, ignore_errors=True)
-        colmap = {title: _colmap(title, folder, out / "colmap") for title in COLMAP_RUNS}
-        truth = _truth(scene, colmap["COLMAP incremental"])
-        cameras = [_colmap_row(title, result, truth) for title, result in colmap.items() if result]
-        for row in cameras[1:]:  # the mappers share features and matches
-            row["seconds"] = {**cameras[0]["seconds"], **row["seconds"]}
-        cameras.append(_reconstruct(folder, out / "reconstruct", truth))
-        trainings = [
-            _train(variant, seed, folder, out / "train" / f"{variant}-{seed}", truth, settings.train_flags)
-            for variant in settings.variants
+    unknown = [name for name in settings.methods if name not in (RECONSTRUCTION, *METHODS)]
+    if unknown:
+        known = ", ".join((RECONSTRUCTION, *METHODS))
+        raise UserError(f"there is no method {unknown[0]} in configs/benchmark.json; choose from {known}")
+    rows: list[Row] = []
+    for path in settings.scene:
+        scene = _prepare(path, settings)
+        todo = [
+            (method, seed)
             for seed in settings.seeds
+            for method in settings.methods
+            if method != RECONSTRUCTION or seed == settings.seeds[0]  # it has no seed
         ]
-        results.append({"scene": name, "truth": truth.source, "cameras": cameras, "trainings": trainings})
-        (settings.output_dir / "benchmark.json").write_text(json.dumps(results, indent=1))
-        (settings.output_dir / "benchmark.md").write_text(_markdown(results))
+        cores: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        for core in range(settings.jobs):
+            cores.put(core if settings.jobs > 1 else None)
+
+        def measure(
+            job: tuple[str, int], scene: Scene = scene, cores: queue.SimpleQueue[int | None] = cores
+        ) -> Row:
+            core = cores.get()
+            try:
+                return _measure(*job, scene, settings, core)
+            finally:
+                cores.put(core)
+
+        with ThreadPoolExecutor(settings.jobs) as pool:
+            rows += pool.map(measure, todo)
+        write_report(rows, METHODS, asdict(settings), settings.output_dir)
     print((settings.output_dir / "benchmark.md").read_text())
 
 
-def _colmap(title: str, folder: PhotoFolder, work_dir: Path) -> ColmapResult | None:
-    mapper, principal_point = COLMAP_RUNS[title]
-    return run_colmap(folder.root, work_dir, [photo.name for photo in folder.photos], mapper, principal_point)
+def _prepare(path: Path, settings: Settings) -> Scene:
+    """Split and shrink the photographs, find COLMAP's features, and the reference: cameras and coverage."""
+    folder = find_photos(path)
+    if any(photo.mask_path for photo in folder.photos):
+        raise UserError(f"{path} has masks, which the benchmark does not know; measure another scene")
+    names = [photo.name for photo in folder.photos]
+    held_out = names[:: settings.eval_interval]
+    train = [name for name in names if name not in held_out]
+    out = settings.output_dir / path.resolve().name
+    photos = out / f"photos-{settings.max_image_size}"
+    for photo in folder.photos:
+        file = (photos / photo.name).with_suffix(".png")
+        if not file.exists():
+            shrink = min(1.0, settings.max_image_size / max(photo.width, photo.height))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
+            Image.fromarray(read_photo(photo, size)[..., :3]).save(file)
+    features = [*script("colmap_peer.py"), "features", "--images", str(folder.root), "--names", *train]
+    run_stage([*features, "--held-out", *held_out, "--work-dir", str(out / "colmap")], out / "colmap")
+    flags = ["--mapper", "incremental", "--principal-point", "--everything"]
+    _map(flags, folder.root, photos, out, out / "reference" / "map")
+    cameras = out / "reference" / "map" / "cameras.json"
+    run = _splatfacto_flags(out / "reference", "short", settings.iterations, settings.seeds[0], settings)
+    run_stage([*script("splatfacto_peer.py"), *run], out / "reference" / "train")
+    coverage = [*script("held_out.py"), "coverage", *_prefixed(run, "run"), "--held-out", *held_out]
+    coverage += ["--cameras", str(cameras), "--min-views", str(settings.min_views)]
+    masks = out / "reference" / "coverage" / "masks.npz"
+    run_stage([*coverage, "--output", str(masks)], masks.parent)
+    reference = CameraFile.load(cameras)
+    truth, focal = reference.T_world_camera, reference.focal
+    if (path / "ground_truth.json").exists():
+        known = read_ground_truth(path / "ground_truth.json")
+        truth, focal = known.T_world_camera, known.focal
+    truth = {name: pose for name, pose in truth.items() if name in train}
+    return Scene(folder, out, photos, masks, train, held_out, truth, focal)
 
 
-def _truth(scene: Path, colmap: ColmapResult | None) -> Truth:
-    path = scene / "ground_truth.json"
-    if path.exists():
-        truth = read_ground_truth(path)
-        return Truth(truth.T_world_camera, truth.focal, "ground truth")
-    if colmap is None:
-        raise SystemExit(f"{scene} has no ground_truth.json and COLMAP finds no cameras to compare with")
-    return Truth(
-        dict(zip(colmap.names, colmap.T_world_camera, strict=True)), colmap.focal, "COLMAP incremental"
-    )
+def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
+    """Everything about one method on one scene with one seed; a failure is told in the row."""
+    row: Row = {"scene": scene.out.name, "method": method, "seed": seed, "photos": len(scene.train)}
+    print(f"{scene.out.name}: {method}, seed {seed}", flush=True)
+    try:
+        if method == RECONSTRUCTION:
+            return row | _measure_reconstruction(scene, core)
+        if "mapper" in METHODS[method]:
+            return row | _measure_peer(method, seed, scene, settings, core)
+        return row | _measure_ours(method, seed, scene, settings, core)
+    except StageFailed as error:
+        print(error, flush=True)
+        return row | {"error": str(error)}
 
 
-def _camera_metrics(poses: Poses, focal: float, truth: Truth) -> Row:
-    """Metrics over the photographs that have a pose: held-out ones must not count as failures here."""
-    shared = {name: truth.poses[name] for name in truth.poses if name in poses}
-    metrics = compare_poses(poses, shared or truth.poses, focal, truth.focal)
-    return {"registered": len(poses), "focal": focal, **asdict(metrics)}
+def _measure_reconstruction(scene: Scene, core: int | None) -> Row:
+    cameras, stage = _reconstruct(scene, core)
+    return _cameras_row(cameras, scene) | {"seconds": cameras.seconds, "peak_gib": stage.peak_gib}
 
 
-def _colmap_row(title: str, result: ColmapResult, truth: Truth) -> Row:
-    poses = dict(zip(result.names, result.T_world_camera, strict=True))
-    everything = compare_poses(poses, truth.poses, result.focal, truth.focal)
-    return {
-        "method": title,
-        "registered": len(poses),
-        "focal": result.focal,
-        "points": result.num_points,
-        "seconds": result.seconds,
-        **asdict(everything),
+def _measure_peer(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
+    how, out = METHODS[method], scene.out / f"{method}-{seed}"
+    flags = ["--mapper", how["mapper"], "--seed", str(seed)]
+    flags += ["--principal-point"] if how.get("principal_point") else []
+    mapping = _map(flags, scene.folder.root, scene.photos, scene.out, out / "map", core)
+    cameras = CameraFile.load(out / "map" / "cameras.json")
+    run = _splatfacto_flags(out, how["schedule"], _length(method, settings), seed, settings)
+    training = run_stage([*script("splatfacto_peer.py"), *run], out / "train", core)
+    evaluate = ["splatfacto", *_prefixed(run, "run"), "--cameras", str(out / "map" / "cameras.json")]
+    return _training_row(evaluate, out, cameras, training, mapping, scene, core)
+
+
+def _measure_ours(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
+    cameras, reconstruction = _reconstruct(scene, core)
+    out, length = scene.out / f"{method}-{seed}", _length(method, settings)
+    parser = "--pipeline.datamanager.dataparser"
+    flags = {
+        "--data": scene.folder.root,
+        "--output-dir": out / "train",
+        "--experiment-name": "scene",
+        "--timestamp": "run",
+        "--vis": "tensorboard",
+        "--machine.seed": seed,
+        "--max-num-iterations": length,
+        "--steps-per-save": length,
+        "--steps-per-eval-image": 0,
+        "--pipeline.alignment-steps": 0,  # `held_out.py` aligns, and not on the training's time
+        "--pipeline.model.max-gaussians": settings.max_gaussians,
+        f"{parser}.max-image-size": settings.max_image_size,
+        f"{parser}.eval-interval": settings.eval_interval,
+        f"{parser}.cache-dir": scene.out / RECONSTRUCTION / "cache",
     }
+    words = [str(word) for flag in flags.items() for word in flag]
+    command = ["ns-train", "nope-splat", *words, *METHODS[method]["flags"], *settings.train_flags]
+    training = run_stage(command, out / "train", core)
+    evaluate = ["nope-splat", "--config", str(next((out / "train").glob("**/config.yml")))]
+    return _training_row(evaluate, out, cameras, training, reconstruction, scene, core)
 
 
-def _opencv(T_world_camera: list[list[float]]) -> NDArray[np.float64]:
-    """Camera-to-world transform in OpenCV axes from nerfstudio's OpenGL axes. (4, 4)."""
-    return np.array(T_world_camera, np.float64) @ OPENCV_FROM_OPENGL
-
-
-def _run(command: list[str], log: Path) -> tuple[float, float]:
-    """Run one command; its output goes to a file.
-
-    Returns:
-        Wall seconds, and peak memory in GiB.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=_environment())
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        tail = "\n".join(log.read_text().splitlines()[-15:])
-        raise SystemExit(f"{' '.join(command)} failed; the end of {log}:\n{tail}")
-    return time.perf_counter() - start, usage.ru_maxrss / 2**20
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-
-
-def _tool(name: str) -> str:
-    return str(Path(sys.executable).with_name(name))
-
-
-def _reconstruct(folder: PhotoFolder, out: Path, truth: Truth) -> Row:
-    command = [_tool("nope-splat"), "reconstruct", "--data", str(folder.root), "--output-dir", str(out)]
-    wall, memory = _run(command, out.with_suffix(".log"))
-    report = json.loads((out / "report.json").read_text())
-    transforms = json.loads((out / "transforms.json").read_text())
-    poses = {
-        Path(frame["file_path"]).name: _opencv(frame["transform_matrix"]) for frame in transforms["frames"]
-    }
-    focal = transforms.get("fl_x") or transforms["frames"][0]["fl_x"]
-    return {
-        "method": "nope-splat",
-        "points": report["tracks"],
-        "seconds": report["seconds"],
-        "wall": wall,
-        "peak_gib": memory,
-        "registered": len(poses),
-        "focal": focal,
-        **asdict(compare_poses(poses, truth.poses, focal, truth.focal)),
-    }
-
-
-def _train(
-    variant: str, seed: int, folder: PhotoFolder, out: Path, truth: Truth, train_flags: tuple[str, ...]
+def _training_row(
+    evaluate: list[str],
+    out: Path,
+    before: CameraFile,
+    training: Stage,
+    reconstruction: Stage,
+    scene: Scene,
+    core: int | None,
 ) -> Row:
-    """Train, evaluate and export one variant."""
-    command = [_tool("ns-train"), "nope-splat", "--data", str(folder.root), "--output-dir", str(out)]
-    command += ["--timestamp", "run", "--experiment-name", "scene", "--vis", "tensorboard"]
-    command += ["--machine.seed", str(seed), *VARIANTS[variant]["flags"], *train_flags]
-    wall, memory = _run(command, out / "train.log")
-    config = next(out.glob("**/config.yml"))
-    eval_wall, _ = _run(
-        [_tool("ns-eval"), "--load-config", str(config), "--output-path", str(out / "eval.json")],
-        out / "eval.log",
+    """Evaluate a training; `before` are the cameras that it started from."""
+    evaluate += [
+        "--photos",
+        str(scene.photos),
+        "--masks",
+        str(scene.masks),
+        "--output-dir",
+        str(out / "eval"),
+    ]
+    run_stage([*script("held_out.py"), *evaluate], out / "eval", core)
+    result = json.loads((out / "eval" / "held_out.json").read_text())
+    photos = list(result["photos"].values())
+    held_out = (
+        {name: statistics.mean(photo[name] for photo in photos) for name in photos[0]} if photos else {}
     )
-    load = ["--load-config", str(config), "--output-dir", str(out / "export")]
-    _run([_tool("ns-export"), "gaussian-splat", *load], out / "export.log")
-    _run([_tool("ns-export"), "cameras", *load], out / "cameras.log")
-    metrics = json.loads((out / "eval.json").read_text())["results"]
-    frames = json.loads((out / "export" / "transforms_train.json").read_text())
-    poses = {Path(frame["file_path"]).name: _opencv([*frame["transform"], [0, 0, 0, 1]]) for frame in frames}
-    checkpoint = torch.load(max(config.parent.glob("nerfstudio_models/*.ckpt")), map_location="cpu")
-    state = checkpoint["pipeline"]
-    start_focal = float(state["_model.camera_optimizer.base_focal"])
-    focal = start_focal * float(state["_model.camera_optimizer.log_focal"].exp())
-    base = {
-        name: _opencv([*pose.tolist(), [0, 0, 0, 1]])
-        for name, pose in zip(poses, state["_model.camera_optimizer.base_poses"], strict=True)
-    }
-    splat = PlyData.read(next((out / "export").glob("*.ply")))
     return {
-        "variant": variant,
-        "seed": seed,
-        "seconds": wall,
-        "eval_seconds": eval_wall,
-        "peak_gib": memory,
-        "gaussians": splat["vertex"].count,
-        "iterations": checkpoint["step"] + 1,
-        "held_out": metrics,
-        "cameras_before": _camera_metrics(base, start_focal, truth),
-        "cameras": _camera_metrics(poses, focal, truth),
+        **_cameras_row(CameraFile.load(out / "eval" / "cameras.json"), scene),
+        "cameras_before": _cameras_row(before, scene)["cameras"],
+        "held_out": held_out,
+        "held_out_photos": result["photos"],
+        "gaussians": result["gaussians"],
+        "seconds": {**before.seconds, "training": training.seconds},
+        "peak_gib": max(training.peak_gib, reconstruction.peak_gib),
     }
 
 
-def _markdown(results: list[Row]) -> str:
-    cameras, splats = [], []
-    for result in results:
-        for row in result["cameras"]:
-            cameras.append(
-                {
-                    "scene": result["scene"],
-                    "method": row["method"],
-                    "registered": row["registered"],
-                    "focal error %": f"{row['focal_error']:+.2f}",
-                    "AUC@5": f"{row['auc_5']:.1f}",
-                    "AUC@30": f"{row['auc_30']:.1f}",
-                    "RRA@5": f"{row['rra_5']:.1f}",
-                    "RTA@5": f"{row['rta_5']:.1f}",
-                    "ATE %": f"{row['ate']:.3f}",
-                    "points": row["points"],
-                    "seconds": f"{sum(row['seconds'].values()):.1f}",
-                }
-            )
-        for variant in dict.fromkeys(row["variant"] for row in result["trainings"]):
-            rows = [row for row in result["trainings"] if row["variant"] == variant]
-            held_out, before, after = (
-                [row[key] for row in rows] for key in ("held_out", "cameras_before", "cameras")
-            )
-            splats.append(
-                {
-                    "scene": result["scene"],
-                    "variant": variant,
-                    "trained on": rows[0]["cameras"]["registered"],
-                    "PSNR": _mean(held_out, "psnr", 2),
-                    "SSIM": _mean(held_out, "ssim", 3),
-                    "AUC@5 before": _mean(before, "auc_5", 1),
-                    "after": _mean(after, "auc_5", 1),
-                    "ATE % before": _mean(before, "ate", 3),
-                    "after ": _mean(after, "ate", 3),
-                    "focal error % before": _mean(before, "focal_error", 2),
-                    "after  ": _mean(after, "focal_error", 2),
-                    "Gaussians": _mean(rows, "gaussians", 0),
-                    "iterations": rows[0]["iterations"],
-                    "seconds": _mean(rows, "seconds", 0),
-                    "GiB": f"{max(row['peak_gib'] for row in rows):.1f}",
-                }
-            )
-    return "\n".join(
-        [
-            "### Cameras, all photographs\n",
-            *_table(cameras),
-            "\n### Splats, every 8th photograph held out\n",
-            *_table(splats),
-            "",
-        ]
-    )
+def _map(
+    flags: list[str], images: Path, photos: Path, out: Path, folder: Path, core: int | None = None
+) -> Stage:
+    command = [*script("colmap_peer.py"), "map", "--images", str(images), "--photos", str(photos)]
+    command += ["--work-dir", str(out / "colmap"), "--output-dir", str(folder)]
+    return run_stage([*command, *flags], folder, core)
 
 
-def _table(rows: list[Row]) -> list[str]:
-    if not rows:
-        return ["nothing measured"]
-    cells = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return ["| " + " | ".join(str(cell).strip() for cell in line) + " |" for line in cells]
+def _reconstruct(scene: Scene, core: int | None) -> tuple[CameraFile, Stage]:
+    out = scene.out / RECONSTRUCTION
+    command = [*script("our_cameras.py"), "--data", str(scene.folder.root), "--held-out", *scene.held_out]
+    stage = run_stage([*command, "--output-dir", str(out)], out, core)
+    return CameraFile.load(out / "cameras.json"), stage
 
 
-def _mean(rows: list[Row], key: str, digits: int) -> str:
-    """Mean and, over several seeds, standard deviation."""
-    values = [row[key] for row in rows]
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+def _splatfacto_flags(out: Path, schedule: str, length: int, seed: int, settings: Settings) -> list[str]:
+    """Of a splatfacto training on the cameras in `out`."""
+    flags = {
+        "--data": out / "map" / "splat",
+        "--output-dir": out / "train",
+        "--max-num-iterations": length,
+        "--max-gaussians": settings.max_gaussians,
+        "--schedule": schedule,
+        "--seed": seed,
+    }
+    return [str(word) for flag in flags.items() for word in flag]
+
+
+def _prefixed(flags: list[str], prefix: str) -> list[str]:
+    return [word.replace("--", f"--{prefix}.") if word.startswith("--") else word for word in flags]
+
+
+def _length(method: str, settings: Settings) -> int:
+    return round(METHODS[method].get("length", 1.0) * settings.iterations)
+
+
+def _cameras_row(cameras: CameraFile, scene: Scene) -> Row:
+    metrics = compare_poses(cameras.T_world_camera, scene.truth, cameras.focal, scene.true_focal)
+    return {
+        "registered": len(cameras.T_world_camera),
+        "held_out_registered": len(cameras.held_out),
+        "points": cameras.num_points,
+        "cameras": {**asdict(metrics), "focal": cameras.focal},
+    }
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ frozen: nothing that is evaluated ever sees them.
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.lie_groups import exp_map_SE3
@@ -15,13 +17,40 @@ from torch import Tensor
 
 from nope_splat.camera import SharedPinhole
 from nope_splat.camera_optimizer import switch_axes, world_to_camera
+from nope_splat.gaussians import Gaussians
 from nope_splat.losses import photometric_loss
-from nope_splat.model import NopeSplatModel
 from nope_splat.reconstruction import SparseScene
 from nope_splat.reconstruction.resection import resect
 
 LEARNING_RATES = (1e-3, 1e-4)
 """First and last step size of the refinement, in radians and in world units."""
+
+
+class SplatModel(Protocol):
+    """What alignment needs of a model: `NopeSplatModel`, or another one that is to be compared with it."""
+
+    background_color: Tensor
+    """Colour behind the Gaussians. (3,)."""
+
+    @property
+    def config(self) -> Any:
+        """Has the model's `ssim_lambda`."""
+        ...
+
+    def gaussians(self) -> Gaussians:
+        """All Gaussians, ready to be rendered."""
+        ...
+
+    def render(
+        self,
+        gaussians: Gaussians,
+        T_camera_world: Tensor,
+        K: Tensor,
+        size: tuple[int, int],
+        background: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Colours, depth, opacity and a report, as `NopeSplatModel.render`."""
+        ...
 
 
 def resect_held_out(scene: SparseScene, photo: int, points: Tensor, focal: float) -> Tensor | None:
@@ -49,9 +78,7 @@ def resect_held_out(scene: SparseScene, photo: int, points: Tensor, focal: float
     return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3]
 
 
-def refine_pose(
-    model: NopeSplatModel, camera: Cameras, photo: Tensor, mask: Tensor | None, steps: int
-) -> Tensor:
+def refine_pose(model: SplatModel, camera: Cameras, photo: Tensor, mask: Tensor | None, steps: int) -> Tensor:
     """Refine the pose of one camera on its photograph; the model is frozen.
 
     Args:

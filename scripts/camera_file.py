@@ -1,0 +1,56 @@
+"""What a method found out about the cameras, as a file between the stages of the benchmark."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Poses = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class CameraFile:
+    """Cameras of a scene; lengths in pixels are those of the full-resolution photographs."""
+
+    T_world_camera: Poses
+    """Registered training photographs: name to camera-to-world transform, OpenCV axes. (4, 4)."""
+    held_out: Poses
+    """Held-out photographs that were registered against the finished points, likewise."""
+    focal: float
+    """Focal length."""
+    offset: tuple[float, float]
+    """Principal point minus image centre."""
+    num_points: int = 0
+    """Number of 3D points."""
+    median_depth: float = 1.0
+    """Median depth of the observed points, in the units of the world."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of each stage that led here."""
+
+    def save(self, path: Path) -> None:
+        """Write as json; folders are made where missing.
+
+        Args:
+            path: The file.
+        """
+        content = asdict(self)
+        for name in ("T_world_camera", "held_out"):
+            content[name] = {photo: pose.tolist() for photo, pose in getattr(self, name).items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+
+    @classmethod
+    def load(cls, path: Path) -> CameraFile:
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+        """
+        content = json.loads(path.read_text())
+        for name in ("T_world_camera", "held_out"):
+            content[name] = {photo: np.array(pose) for photo, pose in content[name].items()}
+        return cls(**{**content, "offset": tuple(content["offset"])})

@@ -1,0 +1,209 @@
+"""Held-out photographs against renderings of nope-splat and of splatfacto, by one code.
+
+    python scripts/held_out.py nope-splat --config RUN/config.yml --photos DIR --masks FILE --output-dir OUT
+    python scripts/held_out.py splatfacto --run.data DIR ... --cameras FILE --photos DIR --masks FILE ...
+    python scripts/held_out.py coverage --run.data DIR ... --cameras FILE --held-out NAMES --output FILE
+
+The pose of every held-out photograph starts at its resection against the finished points and is refined on
+the rendering with everything else frozen. `OUT` gets `held_out.json`, `cameras.json` and the renderings.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from camera_file import CameraFile, Poses
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils.eval_utils import eval_setup
+from numpy.typing import NDArray
+from PIL import Image
+from splatfacto_peer import PeerModel, Settings, run_anywhere, splatfacto_config
+from torch import Tensor
+
+from nope_splat.camera_optimizer import switch_axes, world_to_camera
+from nope_splat.evaluation.alignment import SplatModel, refine_pose
+from nope_splat.evaluation.coverage import covered_pixels
+from nope_splat.evaluation.metrics import ImageMetrics
+from nope_splat.pipeline import NopePipeline, NopePipelineConfig
+
+WORST = 0.05
+"""Share of the pixels that a trimmed PSNR leaves out."""
+
+
+def evaluate_ours(config: Path, photos: Path, masks: Path, output_dir: Path) -> None:
+    """Evaluate a training of nope-splat.
+
+    Args:
+        config: Its `config.yml`.
+        photos: Folder of the photographs at training resolution, with the ending `.png`.
+        masks: Covered pixels, by name.
+        output_dir: Folder to write into.
+    """
+    pipeline = eval_setup(config)[1]
+    assert isinstance(pipeline, NopePipeline)
+    datamanager = pipeline.datamanager
+    scene = datamanager.dataparser.scene
+    train, held_out = (
+        [scene.photo_names[i] for i in datamanager.dataparser.photo_ids(split)] for split in ("train", "eval")
+    )
+    train_cameras, held_out_cameras = datamanager.train_dataset.cameras, datamanager.eval_dataset.cameras
+    focal = float(train_cameras.fx[0]) * scene.photo_sizes[0, 0] / float(train_cameras.width[0])
+    CameraFile(
+        dict(zip(train, _opencv(train_cameras), strict=True)),
+        dict(zip(held_out, _opencv(held_out_cameras), strict=True)),
+        focal,
+        scene.camera.offset,
+        len(scene.points),
+    ).save(output_dir / "cameras.json")
+    _compare(pipeline.model, held_out_cameras, held_out, photos, masks, output_dir)
+
+
+def evaluate_splatfacto(run: Settings, cameras: Path, photos: Path, masks: Path, output_dir: Path) -> None:
+    """Evaluate a training of splatfacto.
+
+    Args:
+        run: What was trained.
+        cameras: Cameras that it was trained with.
+        photos: Folder of the photographs at training resolution, with the ending `.png`.
+        masks: Covered pixels, by name.
+        output_dir: Folder to write into.
+    """
+    file = CameraFile.load(cameras)
+    file.save(output_dir / "cameras.json")
+    model, template, world = _load_splatfacto(run, file)
+    names = list(file.held_out)
+    held_out = _cameras(template, world, file.held_out)
+    _compare(model, held_out, names, photos, masks, output_dir)
+
+
+def find_coverage(
+    run: Settings, cameras: Path, held_out: tuple[str, ...], min_views: int, output: Path
+) -> None:
+    """Find the pixels of held-out photographs that show what training photographs show.
+
+    Args:
+        run: A training on all photographs, the held-out ones included: it knows the geometry everywhere.
+        cameras: Cameras that it was trained with.
+        held_out: Names of the held-out photographs.
+        min_views: Training photographs that must see a pixel's point.
+        output: The masks, by name.
+    """
+    file = CameraFile.load(cameras)
+    model, template, world = _load_splatfacto(run, file)
+    names = list(file.T_world_camera)
+    every = _cameras(template, world, file.T_world_camera)
+    gaussians = model.gaussians().detach()
+    size = int(every.width[0]), int(every.height[0])
+    Ks = every.get_intrinsics_matrices()
+    T_camera_world = world_to_camera(every.camera_to_worlds)
+    depths = []
+    with torch.no_grad():
+        for view, K in zip(T_camera_world, Ks, strict=True):
+            arguments = view[None].to(model.device), K[None].to(model.device), size
+            black = torch.zeros(3, device=model.device)
+            _, depth, alpha, _ = model.render(gaussians, *arguments, black, render_mode="RGB+ED")
+            depths.append(torch.where(alpha > 0.5, depth, torch.inf)[..., 0].cpu())
+    depth, poses = torch.stack(depths), torch.linalg.inv(T_camera_world)
+    train = torch.tensor([name not in held_out for name in names])
+    masks = {
+        name: covered_pixels(
+            depth[i], poses[i], Ks[i], depth[train], poses[train], Ks[train], min_views
+        ).numpy()
+        for i, name in enumerate(names)
+        if name in held_out
+    }
+    np.savez_compressed(output, **masks)
+
+
+def _load_splatfacto(run: Settings, file: CameraFile) -> tuple[PeerModel, Cameras, dict[str, Any]]:
+    """The trained model in units of the median depth, a camera of it, and how its world lies in COLMAP's."""
+    run_anywhere()
+    config = splatfacto_config(run)
+    pipeline = config.pipeline.setup(device=config.machine.device_type, test_mode="val")
+    checkpoint = max(run.output_dir.glob("**/nerfstudio_models/*.ckpt"))
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    pipeline.load_pipeline(state["pipeline"], state["step"])
+    model: PeerModel = pipeline.model.eval()
+    outputs = pipeline.datamanager.train_dataparser_outputs
+    unit = outputs.dataparser_scale * file.median_depth
+    with torch.no_grad():
+        model.gauss_params["means"] /= unit
+        model.gauss_params["scales"] -= np.log(unit)
+    world = {"transform": outputs.dataparser_transform, "scale": 1 / file.median_depth}
+    return model, pipeline.datamanager.train_dataset.cameras[:1].to("cpu"), world
+
+
+def _cameras(template: Cameras, world: dict[str, Any], poses: Poses) -> Cameras:
+    """Cameras like another one at poses in COLMAP's world."""
+    colmap = torch.tensor(np.array(list(poses.values()))).float().reshape(-1, 4, 4)
+    placed = world["transform"].float() @ switch_axes(colmap)
+    placed[:, :3, 3] *= world["scale"]
+    intrinsics = {
+        name: getattr(template, name).expand(len(poses), 1).clone()
+        for name in ("fx", "fy", "cx", "cy", "width", "height")
+    }
+    return Cameras(camera_to_worlds=placed[:, :3], **intrinsics)
+
+
+def _opencv(cameras: Cameras) -> NDArray[np.float64]:
+    """Camera-to-world transforms, OpenCV axes. (N, 4, 4)."""
+    return torch.linalg.inv(world_to_camera(cameras.camera_to_worlds.cpu().double())).numpy()
+
+
+def _read(photos: Path, name: str, device: torch.device) -> Tensor:
+    """A photograph at training resolution. (H, W, 3), in [0, 1]."""
+    with Image.open((photos / name).with_suffix(".png")) as image:
+        return torch.from_numpy(np.array(image)).to(device).float() / 255
+
+
+def _compare(
+    model: Any, cameras: Cameras, names: list[str], photos: Path, masks: Path, output_dir: Path
+) -> None:
+    """Align and measure every photograph; writes metrics and renderings."""
+    splat: SplatModel = model
+    steps = NopePipelineConfig().alignment_steps
+    gaussians, background = splat.gaussians().detach(), splat.background_color
+    metrics, rows = ImageMetrics(), {}
+    with np.load(masks) as file:
+        covered = dict(file)
+    for index, name in enumerate(names):
+        photo = _read(photos, name, gaussians.means.device)
+        camera = cameras[index : index + 1].to(photo.device)
+        pose = refine_pose(splat, camera, photo, None, steps)
+        with torch.no_grad():
+            rendered, _, _, _ = splat.render(
+                gaussians,
+                world_to_camera(pose[None]),
+                camera.get_intrinsics_matrices(),
+                (photo.shape[1], photo.shape[0]),
+                background.to(photo),
+            )
+        mask = torch.from_numpy(covered[name])[..., None].to(photo.device)
+        rows[name] = {
+            **metrics(rendered, photo),
+            "psnr_covered": float(metrics.psnr(rendered, photo, mask)),
+            "psnr_trimmed": float(trimmed_psnr(rendered, photo)),
+            "covered": float(mask.float().mean()),
+        }
+        path = output_dir / "renders" / Path(name).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((rendered * 255).round().byte().cpu().numpy()).save(path)
+    result = {"photos": rows, "gaussians": len(gaussians.means)}
+    (output_dir / "held_out.json").write_text(json.dumps(result, indent=1))
+
+
+def trimmed_psnr(rendered: Tensor, photo: Tensor) -> Tensor:
+    """PSNR in dB without the worst 5 % of the pixels. (H, W, 3), (H, W, 3) -> ()."""
+    errors = (rendered - photo).square().mean(-1).flatten().sort().values
+    return -10 * torch.log10(errors[: round((1 - WORST) * len(errors))].mean())
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict(
+        {"nope-splat": evaluate_ours, "splatfacto": evaluate_splatfacto, "coverage": find_coverage}
+    )

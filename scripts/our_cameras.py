@@ -1,0 +1,39 @@
+"""nope-splat's cameras without the held-out photographs: a stage of the benchmark that trainings reuse.
+
+python scripts/our_cameras.py --data PHOTOS --held-out B.jpg --output-dir OUT
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tyro
+from camera_file import CameraFile
+
+from nope_splat.images import find_photos
+from nope_splat.reconstruction import reconstruct
+
+
+def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path) -> None:
+    """Reconstruct; writes `cameras.json` and `cache/`.
+
+    Args:
+        data: Folder of photographs.
+        held_out: Names of the held-out photographs.
+        output_dir: Folder to write into.
+    """
+    scene = reconstruct(find_photos(data), held_out, cache_dir=output_dir / "cache")
+    poses = {scene.photo_names[i]: scene.T_world_camera[i] for i in np.flatnonzero(scene.registered)}
+    CameraFile(
+        T_world_camera={name: pose for name, pose in poses.items() if name not in held_out},
+        held_out={name: pose for name, pose in poses.items() if name in held_out},
+        focal=scene.camera.focal,
+        offset=scene.camera.offset,
+        num_points=len(scene.points),
+        seconds=scene.seconds,
+    ).save(output_dir / "cameras.json")
+
+
+if __name__ == "__main__":
+    tyro.cli(find_cameras)
