@@ -19,9 +19,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-import torchmetrics.image.lpip
 import tyro
 from gsplat.strategy import DefaultStrategy
 from nerfstudio.configs.method_configs import method_configs
@@ -40,6 +40,7 @@ SCHEDULES: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[1] / "configs" / "splatfacto.json").read_text()
 )
 NEVER = 10**6
+LPIPS = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class PeerModel(splatfacto.SplatfactoModel):
 
     def populate_modules(self) -> None:
         """Set up as Splatfacto does, and limit the number of Gaussians."""
-        super().populate_modules()
+        with mock.patch(LPIPS, return_value=torch.nn.Identity()):
+            super().populate_modules()
         self.strategy = CappedDefaultStrategy(**vars(self.strategy), max_gaussians=self.config.max_gaussians)
 
     def gaussians(self) -> Gaussians:
@@ -93,22 +95,15 @@ class PeerModel(splatfacto.SplatfactoModel):
 
 
 def run_anywhere() -> None:
-    """Let Splatfacto run in this process without the weights of LPIPS and, where need be, without CUDA."""
-    replace: list[tuple[Any, str, Any]] = [
-        (torchmetrics.image.lpip, "LearnedPerceptualImagePatchSimilarity", lambda **_: torch.nn.Identity())
-    ]
+    """Let Splatfacto run in this process without CUDA, where there is none."""
     if not torch.cuda.is_available():
-        replace += [
+        replacements: list[tuple[Any, str, Any]] = [
             (torch.Tensor, "cuda", lambda tensor: tensor),
             (splatfacto, "rasterization", rasterization),
-            (
-                splatfacto,
-                "get_viewmat",
-                world_to_camera,
-            ),  # the same, but compiled, for which it wants a compiler
+            (splatfacto, "get_viewmat", world_to_camera),  # the same, but compiled, which takes a compiler
         ]
-    for owner, name, value in replace:
-        setattr(owner, name, value)
+        for owner, name, replacement in replacements:
+            setattr(owner, name, replacement)
 
 
 def splatfacto_config(settings: Settings) -> TrainerConfig:
