@@ -6,7 +6,8 @@
 data manager, COLMAP data parser and model are nerfstudio's own, and poses are frozen, as is its default. What
 differs:
 
-- Without CUDA the model runs on our rasterizer, and its calls of `.cuda()` do nothing; with CUDA on gsplat.
+- Without CUDA the model runs on our rasterizer and our SSIM, which has the values of its own but takes less
+  time, and its calls of `.cuda()` do nothing. With CUDA it runs on gsplat.
 - Times are scaled to the length of the training, see `configs/splatfacto.json`.
 - The number of Gaussians is limited as ours is: at the limit, those with the largest gradients grow first.
 - LPIPS, which only its evaluation needs, is left out: its weights come from the network.
@@ -29,12 +30,13 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models import splatfacto
+from torch import Tensor
 
 from nope_splat.camera_optimizer import world_to_camera
 from nope_splat.densification import CappedStrategy
 from nope_splat.gaussians import PARAMETERS, Gaussians, activate
 from nope_splat.model import NopeSplatModel
-from nope_splat.splatting import rasterization
+from nope_splat.splatting import rasterization, ssim
 
 SCHEDULES: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[1] / "configs" / "splatfacto.json").read_text()
@@ -67,6 +69,14 @@ class CappedDefaultStrategy(CappedStrategy):
     step_post_backward = DefaultStrategy.step_post_backward
 
 
+class Similarity(torch.nn.Module):
+    """Our mean structural similarity, called as the stock one is."""
+
+    def forward(self, photo: Tensor, rendered: Tensor) -> Tensor:
+        """Of two images (1, 3, H, W); a gradient flows to the rendering alone."""
+        return ssim(rendered[0].permute(1, 2, 0), photo[0].permute(1, 2, 0))
+
+
 @dataclass
 class PeerModelConfig(splatfacto.SplatfactoModelConfig):
     """Splatfacto's configuration, and a maximum."""
@@ -85,6 +95,8 @@ class PeerModel(splatfacto.SplatfactoModel):
         """Set up as Splatfacto does, and limit the number of Gaussians."""
         with mock.patch(LPIPS, return_value=torch.nn.Identity()):
             super().populate_modules()
+        if not torch.cuda.is_available():
+            self.ssim = Similarity()
         self.strategy = CappedDefaultStrategy(**vars(self.strategy), max_gaussians=self.config.max_gaussians)
 
     def gaussians(self) -> Gaussians:
@@ -97,6 +109,7 @@ class PeerModel(splatfacto.SplatfactoModel):
 def run_anywhere() -> None:
     """Let Splatfacto run in this process without CUDA, where there is none."""
     if not torch.cuda.is_available():
+        torch.set_num_threads(1)  # the rasterizer has its own; torch's would spin beside them
         replacements: list[tuple[Any, str, Any]] = [
             (torch.Tensor, "cuda", lambda tensor: tensor),
             (splatfacto, "rasterization", rasterization),

@@ -11,7 +11,15 @@ from camera_file import CameraFile
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models import splatfacto
-from splatfacto_peer import PeerModel, PeerModelConfig, Settings, run_anywhere, splatfacto_config
+from pytorch_msssim import SSIM
+from splatfacto_peer import (
+    PeerModel,
+    PeerModelConfig,
+    Settings,
+    Similarity,
+    run_anywhere,
+    splatfacto_config,
+)
 
 
 @pytest.fixture
@@ -67,6 +75,18 @@ def test_the_model_renders_on_this_machine_and_its_strategy_has_a_limit() -> Non
     assert isinstance(alpha, torch.Tensor)
     assert rgb.shape == (24, 32, 3)
     assert alpha.max() > 0.1
+
+
+def test_the_similarity_and_its_gradient_are_those_of_the_stock_model() -> None:
+    photo, rendered = torch.rand(2, 1, 3, 30, 40, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for similarity in (Similarity(), SSIM(data_range=1.0, size_average=True, channel=3)):
+        image = rendered.clone().requires_grad_()
+        value = similarity(photo, image)
+        value.backward()
+        assert image.grad is not None
+        gradients.append(torch.cat([value.detach()[None], image.grad.flatten()]))
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
 
 
 def test_a_camera_file_comes_back_as_it_was(tmp_path: Path) -> None:

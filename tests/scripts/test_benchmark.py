@@ -1,0 +1,40 @@
+"""The whole benchmark on a made-up scene."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import benchmark
+import pytest
+
+
+@pytest.mark.slow
+def test_peer_and_ours_are_measured_alike(valley: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pycolmap")
+    settings = benchmark.Settings(
+        (valley,),
+        tmp_path,
+        methods=("reconstruction", "colmap-incremental-pp", "default", "default-half"),
+        seeds=(1,),
+        iterations=60,
+        max_image_size=160,
+        max_gaussians=20_000,
+    )
+    benchmark.main(settings)
+    rows = {row["method"]: row for row in json.loads((tmp_path / "benchmark.json").read_text())["rows"]}
+    assert list(rows) == list(settings.methods)
+    for row in rows.values():
+        assert "error" not in row
+        assert row["cameras"]["auc_5"] > 90
+    views = {method: row["held_out"] for method, row in rows.items() if "held_out" in row}
+    assert len(views) == 3
+    for view in views.values():
+        assert view["psnr"] > 12
+        assert 0 < view["covered"] <= 1
+    coverages = {view["covered"] for view in views.values()}
+    assert len(coverages) == 1
+
+    started = (tmp_path / valley.name / "default-1" / "train" / "stage.json").stat().st_mtime
+    benchmark.main(settings)  # nothing is done twice
+    assert (tmp_path / valley.name / "default-1" / "train" / "stage.json").stat().st_mtime == started
