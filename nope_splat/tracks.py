@@ -36,6 +36,8 @@ class Tracks:
     """The keypoints of every track; `point_ids` are track indices."""
     keypoint_ids: NDArray[np.int64]
     """Index of each observation's keypoint in its photograph. (O,)."""
+    noise: NDArray[np.float64]
+    """Standard deviation of each observation, as a multiple of that of the sharpest keypoints. (O,)."""
 
     def __len__(self) -> int:
         return int(self.observations.point_ids[-1]) + 1 if len(self.observations) else 0
@@ -122,7 +124,12 @@ def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -
 
     xy = np.concatenate([np.zeros((0, 2)), *(one.xy for one in keypoints)])[nodes]
     photo_ids = photo_ids[nodes]
-    return Tracks(Observations(point_ids, photo_ids, xy), nodes - starts[photo_ids])
+    noise = [np.ones(len(one.xy)) if one.noise is None else one.noise for one in keypoints]
+    return Tracks(
+        Observations(point_ids, photo_ids, xy),
+        nodes - starts[photo_ids],
+        np.concatenate([np.zeros(0), *noise])[nodes],
+    )
 
 
 def _components(num_nodes: int, edges: NDArray[np.int64]) -> tuple[int, NDArray[np.int32]]:

@@ -24,3 +24,5 @@ class MatchingSettings:
     """Pairs with fewer verified matches are not used."""
     max_exhaustive_photos: int = 200
     """Up to this many photographs, every pair is matched; the time grows with the square of their number."""
+    seed: int = 0
+    """Seed of every random choice (RANSAC)."""

@@ -11,6 +11,11 @@ from nope_splat.images import Photo, read_mask, read_photo
 from .settings import MatchingSettings
 from .types import Keypoints
 
+NOISE_DIAMETER = 2.6
+"""Diameter of a keypoint, in pixels of the searched image, from which its own blur outweighs all other noise.
+
+Fitted to the reprojection errors of four scenes, photographed and rendered: 2.5 to 2.7 pixels in each."""
+
 
 def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
     """Find the keypoints of one photograph.
@@ -40,8 +45,14 @@ def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
     # OpenCV puts the centre of the first pixel at (0, 0).
     xy = (np.array([point.pt for point in found]) + 0.5) * (photo.width / size[0], photo.height / size[1])
     strength = np.array([point.response for point in found])
+    diameter = np.array([point.size for point in found])
     order = np.argsort(-strength, kind="stable")[: settings.max_keypoints]
-    return Keypoints(xy[order], _root_sift(descriptors[order].astype(np.float32)), pixel_size)
+    return Keypoints(
+        xy[order],
+        _root_sift(descriptors[order].astype(np.float32)),
+        pixel_size,
+        noise=np.hypot(1.0, diameter[order] / NOISE_DIAMETER),
+    )
 
 
 def _root_sift(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:

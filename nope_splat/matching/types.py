@@ -18,6 +18,9 @@ class Keypoints:
     """Unit-length descriptors. (K, D)."""
     pixel_size: float = 1.0
     """Side of a pixel of the searched image in full-resolution pixels: the unit of their accuracy."""
+    noise: NDArray[np.float64] | None = None
+    """Standard deviation of each position, as a multiple of that of the sharpest keypoints; None where all
+    are alike. (K,)."""
 
 
 @dataclass(frozen=True)

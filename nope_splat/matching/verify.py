@@ -42,7 +42,8 @@ def verify_pair(
     xy_first = keypoints[first].xy[indices[:, 0]] / unit
     xy_second = keypoints[second].xy[indices[:, 1]] / unit
 
-    options = {"max_epipolar_error": settings.max_epipolar_error, **FUNDAMENTAL_ITERATIONS}
+    seed = {"seed": settings.seed}
+    options = {"max_epipolar_error": settings.max_epipolar_error, **FUNDAMENTAL_ITERATIONS, **seed}
     fundamental, info = poselib.estimate_fundamental(xy_first, xy_second, options, {})
     inliers = np.array(info["inliers"], dtype=bool)
     count = int(inliers.sum())
@@ -50,7 +51,7 @@ def verify_pair(
         return None
 
     # The error of a homography has two dimensions and the noise of both photographs, so it may be larger.
-    options = {"max_reproj_error": 2 * settings.max_epipolar_error, **HOMOGRAPHY_ITERATIONS}
+    options = {"max_reproj_error": 2 * settings.max_epipolar_error, **HOMOGRAPHY_ITERATIONS, **seed}
     _, info = poselib.estimate_homography(xy_first[inliers], xy_second[inliers], options, {})
 
     to_unit = np.array([1 / unit, 1 / unit, 1])

@@ -23,15 +23,15 @@ class BundleResult:
     problem: BundleProblem
     """The problem with its variables adjusted."""
     initial_cost: float
-    """Robust cost at the start, in square pixels."""
+    """Robust cost at the start, in variances."""
     cost: float
-    """Robust cost at the end, in square pixels."""
+    """Robust cost at the end, in variances."""
     iterations: int
     """Accepted steps."""
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the residuals per axis in pixels, degrees of freedom accounted for."""
+        """Standard deviation of the residuals as a multiple of the assumed one, by degrees of freedom."""
         problem = self.problem
         unknowns = 6 * len(problem.T_camera_world) + 3 * len(problem.points) + 3
         return (self.cost / max(2 * len(problem.xy) - unknowns, 1)) ** 0.5
@@ -76,7 +76,7 @@ def adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 
 
 
 def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
-    """Covariance of the shared intrinsics with everything else free, for residuals of one pixel.
+    """Covariance of the shared intrinsics with everything else free, for residuals of the assumed size.
 
     Args:
         problem: An adjusted problem.

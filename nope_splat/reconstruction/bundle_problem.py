@@ -10,7 +10,7 @@ from torch import Tensor
 MIN_DEPTH = 1e-6
 """Points nearer than this to the camera's plane, or behind it, cannot be projected."""
 BEHIND_COST = 1e3
-"""Robust cost, in square pixels, of an observation whose point cannot be projected."""
+"""Robust cost, in variances, of an observation whose point cannot be projected."""
 MAX_LOG_FOCAL_STEP = 0.5
 """Largest change of the logarithm of the focal length in one step."""
 
@@ -35,6 +35,8 @@ class BundleProblem:
     """Point of each observation. (O,)."""
     xy: Tensor
     """Observed image positions, pixels from the image centre. (O, 2)."""
+    sigma: Tensor
+    """Standard deviation of each observation per axis, pixels. (O,)."""
     free_cameras: Tensor
     """Cameras that may move; at least one should not, to fix the world frame. (C,), bool."""
     free_intrinsics: Tensor
@@ -42,9 +44,10 @@ class BundleProblem:
     prior_mean: Tensor
     """Mean of the Gaussian prior on the intrinsics. (3,)."""
     prior_sigma: Tensor
-    """Standard deviation of that prior, for residuals of one pixel. (3,)."""
-    huber: float = 1.0
-    """Residual length in pixels from which the cost grows linearly."""
+    """Standard deviation of that prior. (3,)."""
+    huber: float = 1.345
+    """Residual length, in standard deviations, from which the cost grows linearly (Huber 1964: this width
+    loses 5 % of efficiency where all noise is Gaussian)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Linearization:
     """Residuals and Jacobians of every observation."""
 
     residuals: Tensor
-    """Projection minus observation, pixels; zero where the point cannot be projected. (O, 2)."""
+    """Projection minus observation, standard deviations; zero where the point cannot be projected. (O, 2)."""
     visible: Tensor
     """Whether the point is in front of the camera. (O,), bool."""
     by_camera: Tensor
@@ -70,7 +73,7 @@ def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
         problem: Variables and observations.
 
     Returns:
-        Residuals in pixels, infinite where the point is behind its camera. (O, 2).
+        Residuals in standard deviations, infinite where the point is behind its camera. (O, 2).
         Points in camera coordinates. (O, 3).
     """
     pose = problem.T_camera_world[problem.camera_ids]
@@ -78,7 +81,7 @@ def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
     in_camera = rotated + pose[:, :3, 3]
     depth = in_camera[:, 2:]
     residuals = problem.intrinsics[0].exp() * in_camera[:, :2] / depth + problem.intrinsics[1:] - problem.xy
-    return torch.where(depth > MIN_DEPTH, residuals, torch.inf), in_camera
+    return torch.where(depth > MIN_DEPTH, residuals / problem.sigma[:, None], torch.inf), in_camera
 
 
 def linearize(problem: BundleProblem) -> Linearization:
@@ -90,6 +93,8 @@ def linearize(problem: BundleProblem) -> Linearization:
         dr/domega = f [[-uv, 1 + u^2, -v], [-(1 + v^2), uv, u]]     (X_c' = exp(omega) X_c + nu)
         dr/dnu   = dr/dX_c,   dr/dX = dr/dX_c R,   dr/dlog f = f (u, v),   dr/doffset = I
 
+    all divided by the standard deviation of the observation.
+
     Args:
         problem: Variables and observations.
 
@@ -99,18 +104,19 @@ def linearize(problem: BundleProblem) -> Linearization:
     residuals, in_camera = reprojection_residuals(problem)
     visible = in_camera[:, 2] > MIN_DEPTH
     residuals = torch.where(visible[:, None], residuals, 0.0)
-    focal = problem.intrinsics[0].exp()
+    focal = problem.intrinsics[0].exp() / problem.sigma
     inverse_depth = torch.where(visible, 1 / in_camera[:, 2], 0.0)
     u, v = in_camera[:, 0] * inverse_depth, in_camera[:, 1] * inverse_depth
     zero, one = torch.zeros_like(u), visible.to(u.dtype)
+    unit = one / problem.sigma
 
     def stack(*entries: Tensor) -> Tensor:
         return torch.stack(entries, -1).view(len(u), 2, -1)
 
-    by_position = focal * inverse_depth[:, None, None] * stack(one, zero, -u, zero, one, -v)
-    by_rotation = focal * stack(-u * v, one + u * u, -v, -(one + v * v), u * v, u)
+    by_position = (focal * inverse_depth)[:, None, None] * stack(one, zero, -u, zero, one, -v)
+    by_rotation = focal[:, None, None] * stack(-u * v, one + u * u, -v, -(one + v * v), u * v, u)
     by_point = by_position @ problem.T_camera_world[problem.camera_ids, :3, :3]
-    by_intrinsics = stack(focal * u, one, zero, focal * v, zero, one)
+    by_intrinsics = stack(focal * u, unit, zero, focal * v, zero, unit)
     return Linearization(
         residuals, visible, torch.cat([by_rotation, by_position], -1), by_point, by_intrinsics
     )
@@ -155,7 +161,7 @@ def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
         residuals: From `reprojection_residuals`. (O, 2).
 
     Returns:
-        Cost in square pixels.
+        Cost in variances.
     """
     length = residuals.norm(dim=1)
     delta = problem.huber

@@ -51,7 +51,7 @@ def prior_focal(longer_side: float) -> float:
 
 
 def estimate_focal(
-    positions: Sequence[Array], pairs: Sequence[PairMatches], longer_side: float
+    positions: Sequence[Array], pairs: Sequence[PairMatches], longer_side: float, seed: int = 0
 ) -> FocalEstimate:
     """Median over the pairs of the focal length that the six-point method finds, weighted by inliers.
 
@@ -62,13 +62,14 @@ def estimate_focal(
         positions: Keypoints of each photograph, feature pixels from the image centre. (K, 2) each.
         pairs: Verified matches.
         longer_side: Longer side of the photographs in feature pixels.
+        seed: Seed of RANSAC.
 
     Returns:
         The estimate with the starts to try.
     """
     strongest = sorted(pairs, key=lambda pair: -len(pair.indices))[:MAX_PAIRS]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(lambda pair: _pair_focal(positions, pair), strongest))
+        found = list(pool.map(lambda pair: _pair_focal(positions, pair, seed), strongest))
     found = [
         (focal, weight)
         for focal, weight in found
@@ -84,13 +85,13 @@ def estimate_focal(
     return FocalEstimate(median, tuple(median * k for k in starts), len(focals))
 
 
-def _pair_focal(positions: Sequence[Array], pair: PairMatches) -> tuple[float, int]:
+def _pair_focal(positions: Sequence[Array], pair: PairMatches, seed: int) -> tuple[float, int]:
     """Focal length of one pair and the number of matches that agree with it."""
     found, info = poselib.estimate_shared_focal_relative_pose(
         positions[pair.first][pair.indices[:, 0]],
         positions[pair.second][pair.indices[:, 1]],
         np.zeros(2),
-        {"max_epipolar_error": 2.0, "max_iterations": 2000, "min_iterations": 100, "seed": 0},
+        {"max_epipolar_error": 2.0, "max_iterations": 2000, "min_iterations": 100, "seed": seed},
         {},
     )
     return found.camera1.focal(), info["num_inliers"]

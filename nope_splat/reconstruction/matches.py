@@ -38,6 +38,9 @@ class FolderMatches:
         pairs = self.pairs
         return {
             "xy": np.concatenate([one.xy for one in self.keypoints]),
+            "noise": np.concatenate(
+                [np.ones(len(one.xy)) if one.noise is None else one.noise for one in self.keypoints]
+            ),
             "num_keypoints": np.array([len(one.xy) for one in self.keypoints]),
             "pixel_sizes": np.array([one.pixel_size for one in self.keypoints]),
             "indices": np.concatenate([np.zeros((0, 2), np.int64), *(pair.indices for pair in pairs)]),
@@ -51,9 +54,12 @@ class FolderMatches:
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> FolderMatches:
         """The inverse of `to_arrays`."""
         keypoints = [
-            Keypoints(xy, np.zeros((len(xy), 0), np.float32), float(pixel_size))
-            for xy, pixel_size in zip(
-                _split(arrays["xy"], arrays["num_keypoints"]), arrays["pixel_sizes"], strict=True
+            Keypoints(xy, np.zeros((len(xy), 0), np.float32), float(pixel_size), noise)
+            for xy, noise, pixel_size in zip(
+                _split(arrays["xy"], arrays["num_keypoints"]),
+                _split(arrays["noise"], arrays["num_keypoints"]),
+                arrays["pixel_sizes"],
+                strict=True,
             )
         ]
         pairs = [

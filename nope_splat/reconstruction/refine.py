@@ -42,6 +42,7 @@ def refine(
         triangulate(scene, max_error, min_angle)
         extend(scene, max_error)
         scene.adjust(free_offset=free_offset, tolerance=ROUGH_TOLERANCE, device=device)
+        scene.estimate_noise()
         if number == 0 and refine_principal_point and same_size:
             free_offset = _free_principal_point(scene, device)
         filter_observations(scene, max_error, min_angle)

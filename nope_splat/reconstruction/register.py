@@ -51,6 +51,7 @@ def register_incremental(
     views: dict[tuple[int, int], TwoView],
     min_angle: float,
     device: str = "cpu",
+    seed: int = 0,
 ) -> dict[int, str]:
     """Register as many photographs as hold up (Schönberger and Frahm, CVPR 2016, with a fallback).
 
@@ -63,6 +64,7 @@ def register_incremental(
         views: Relative poses of the pairs.
         min_angle: Smallest triangulation angle of a point, degrees.
         device: Torch device of bundle adjustment.
+        seed: Seed of RANSAC.
 
     Returns:
         Why photographs were not registered, by index, as far as known.
@@ -72,7 +74,7 @@ def register_incremental(
     attempts = 0
     for pair in _initial_pairs(views)[:MAX_INITIAL_PAIRS]:
         scene.restore(empty.snapshot())
-        growth = _Growth(scene, views, min_angle, device)
+        growth = _Growth(scene, views, min_angle, device, seed)
         if not growth.begin(pair):
             continue
         for _ in track(growth.run(), "Registering photographs", total=len(connected) - 2):
@@ -84,6 +86,31 @@ def register_incremental(
             break
     scene.restore(best)
     return best_failures
+
+
+def register_others(
+    scene: WorkingScene,
+    views: dict[tuple[int, int], TwoView],
+    min_angle: float,
+    device: str = "cpu",
+    seed: int = 0,
+) -> dict[int, str]:
+    """Register what is not registered yet against the scene that there is.
+
+    Args:
+        scene: A scene with poses and points; changed in place.
+        views: Relative poses of the pairs.
+        min_angle: Smallest triangulation angle of a point, degrees.
+        device: Torch device of bundle adjustment.
+        seed: Seed of RANSAC.
+
+    Returns:
+        Why photographs were not registered, by index, as far as known.
+    """
+    growth = _Growth(scene, views, min_angle, device, seed)
+    for _ in growth.run():
+        pass
+    return growth.failures
 
 
 def _initial_pairs(views: dict[tuple[int, int], TwoView]) -> list[tuple[int, int]]:
@@ -105,7 +132,9 @@ class _Growth:
         views: dict[tuple[int, int], TwoView],
         min_angle: float,
         device: str,
+        seed: int,
     ) -> None:
+        self.seed = seed
         self.scene, self.views, self.min_angle, self.device = scene, views, min_angle, device
         self.attempts: Counter[object] = Counter()
         self.failures: dict[int, str] = {}
@@ -171,7 +200,7 @@ class _Growth:
                 "max_reproj_error": MAX_PNP_ERROR,
                 "max_iterations": 10000,
                 "min_iterations": 100,
-                "seed": self.attempts[photo],
+                "seed": self.seed * MAX_ATTEMPTS + self.attempts[photo],
             },
             {"loss_type": "CAUCHY", "loss_scale": 2.0},
         )

@@ -54,7 +54,7 @@ class TwoView:
 
 
 def relative_poses(
-    positions: Sequence[Array], pairs: Sequence[PairMatches], focal: float
+    positions: Sequence[Array], pairs: Sequence[PairMatches], focal: float, seed: int = 0
 ) -> dict[tuple[int, int], TwoView]:
     """Relative pose of each pair by the five-point method; pairs that have none are dropped.
 
@@ -62,16 +62,17 @@ def relative_poses(
         positions: Keypoints of each photograph, feature pixels from the image centre. (K, 2) each.
         pairs: Verified matches.
         focal: Focal length in feature pixels.
+        seed: Seed of RANSAC.
 
     Returns:
         Photograph indices to relative pose.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        views = pool.map(lambda pair: _relative_pose(positions, pair, focal), pairs)
+        views = pool.map(lambda pair: _relative_pose(positions, pair, focal, seed), pairs)
         return {(view.matches.first, view.matches.second): view for view in views if view is not None}
 
 
-def _relative_pose(positions: Sequence[Array], pair: PairMatches, focal: float) -> TwoView | None:
+def _relative_pose(positions: Sequence[Array], pair: PairMatches, focal: float, seed: int) -> TwoView | None:
     """Relative pose of one pair, None if too few matches agree with any."""
     first = positions[pair.first][pair.indices[:, 0]]
     second = positions[pair.second][pair.indices[:, 1]]
@@ -87,7 +88,7 @@ def _relative_pose(positions: Sequence[Array], pair: PairMatches, focal: float) 
             "max_epipolar_error": MAX_EPIPOLAR_ERROR,
             "max_iterations": 5000,
             "min_iterations": 100,
-            "seed": 0,
+            "seed": seed,
         },
         {"loss_type": "CAUCHY", "loss_scale": 1.0},
     )

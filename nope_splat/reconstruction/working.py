@@ -26,6 +26,13 @@ OFFSET_SIGMA = 0.02
 
 Lenses are centred to about one percent of the sensor; twice that leaves room for stabilised lenses."""
 
+MIN_NOISE_SAMPLES = 50
+"""Fewest observations that tell how noisy observations are."""
+MIN_SIGMA = 0.01
+"""No observation is believed to be more precise than this, feature pixels."""
+RAYLEIGH_MEDIAN = (2 * np.log(2)) ** 0.5
+"""Median length of a vector of two Gaussian coordinates of unit variance."""
+
 
 @dataclass
 class WorkingScene:
@@ -43,6 +50,8 @@ class WorkingScene:
     """Keypoint of each observation in its photograph. (O,)."""
     xy: Array
     """Feature pixels from the image centre. (O, 2)."""
+    sigma: Array
+    """Standard deviation of `xy` per axis, feature pixels; only rough before `estimate_noise`. (O,)."""
     half_size: Array
     """Half the width and height of each photograph in feature pixels. (N, 2)."""
     focal: float
@@ -81,6 +90,7 @@ class WorkingScene:
             photo_ids=observations.photo_ids,
             keypoint_ids=tracks.keypoint_ids,
             xy=(observations.xy - sizes[observations.photo_ids] / 2) * scale,
+            sigma=tracks.noise.copy(),
             half_size=sizes * (scale / 2),
             focal=focal,
             initial_focal=focal,
@@ -96,6 +106,7 @@ class WorkingScene:
         """A copy of everything that changes, to return to when an attempt fails."""
         return replace(
             self,
+            sigma=self.sigma.copy(),
             T_camera_world=self.T_camera_world.copy(),
             registered=self.registered.copy(),
             points=self.points.copy(),
@@ -147,6 +158,32 @@ class WorkingScene:
     def visible_points(self) -> Indices:
         """Observations in unregistered photographs of tracks that have points. (n,)."""
         return np.flatnonzero(self.has_point[self.track_ids] & ~self.registered[self.photo_ids])
+
+    def noise(self, rows: Indices) -> float:
+        """Noise of observations, as a multiple of their `sigma`, from the median of their errors.
+
+        The median hardly heeds outliers. Observations of tracks with two views tell too little, since points
+        follow them in one of two dimensions, and are left out.
+
+        Args:
+            rows: Observation indices of tracks with points. (n,).
+
+        Returns:
+            The multiple; NaN where fewer than `MIN_NOISE_SAMPLES` observations could tell.
+        """
+        length = np.bincount(self.track_ids[rows], minlength=len(self.points))[self.track_ids[rows]]
+        rows, length = rows[length >= 3], length[length >= 3]
+        if len(rows) < MIN_NOISE_SAMPLES:
+            return float("nan")
+        errors = self.errors(rows) / self.sigma[rows]
+        # A point takes three of the two degrees of freedom that each of its observations brings.
+        return float(np.median(errors * np.sqrt(2 * length / (2 * length - 3)))) / RAYLEIGH_MEDIAN
+
+    def estimate_noise(self) -> None:
+        """Bring `sigma` in line with the errors of the observations that agree with their points."""
+        noise = self.noise(np.flatnonzero(self.inlier))
+        if np.isfinite(noise):
+            self.sigma = np.maximum(noise * self.sigma, MIN_SIGMA)
 
     def rescale(self) -> None:
         """Bring the median distance of the points from the cameras to ten, which keeps numbers tame."""
@@ -203,6 +240,7 @@ class WorkingScene:
                 camera_ids=tensor(camera_ids),
                 point_ids=tensor(point_ids),
                 xy=tensor(self.xy[used]),
+                sigma=tensor(self.sigma[used]),
                 free_cameras=tensor(free),
                 free_intrinsics=tensor([free_focal, free_offset, free_offset]),
                 prior_mean=tensor([np.log(self.initial_focal), 0.0, 0.0]),

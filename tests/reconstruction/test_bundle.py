@@ -39,6 +39,7 @@ def true_problem(
         camera_ids=torch.tensor(camera_ids),
         point_ids=torch.tensor(point_ids),
         xy=torch.tensor(xy),
+        sigma=torch.ones(len(xy), dtype=torch.float64),
         free_cameras=torch.tensor(free),
         free_intrinsics=torch.ones(3, dtype=torch.bool),
         prior_mean=torch.tensor([np.log(camera.focal), 0.0, 0.0]),
@@ -84,6 +85,7 @@ def dense_jacobian(problem: BundleProblem) -> torch.Tensor:
 
 def test_jacobians_match_finite_differences() -> None:
     problem = perturbed(true_problem(num_photos=3, num_points=8, offset=(5.0, -3.0)))
+    problem = replace(problem, sigma=torch.linspace(0.5, 2.0, len(problem.xy), dtype=torch.float64))
     jacobian = dense_jacobian(problem)
     h = 1e-6
     for k, direction in enumerate(torch.eye(num_variables(problem), dtype=torch.float64)):
@@ -141,6 +143,22 @@ def test_huber_loss_shrugs_off_wrong_observations() -> None:
     assert result.problem.intrinsics[0].exp().item() == pytest.approx(700, rel=0.01)
 
 
+def test_precise_observations_outweigh_noisy_ones() -> None:
+    """Half of the observations are ten times as noisy as the others: knowing which of them helps."""
+    truth = true_problem(noise=0.1, num_points=200)
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.rand(len(truth.xy), generator=generator) < 0.5
+    noise = torch.randn(truth.xy.shape, generator=generator, dtype=torch.float64)
+    truth = replace(truth, xy=truth.xy + noisy[:, None] * noise)
+    informed = replace(truth, sigma=torch.where(noisy, 1.0, 0.1).double())
+
+    def error(problem: BundleProblem) -> float:
+        found = adjust(perturbed(problem), max_iterations=50).problem
+        return float((found.intrinsics[0] - truth.intrinsics[0]).abs())
+
+    assert error(informed) < 0.5 * error(truth)
+
+
 def test_fixed_cameras_and_intrinsics_stay() -> None:
     start = perturbed(true_problem(noise=0.3))
     fixed = replace(
@@ -161,6 +179,7 @@ def test_result_does_not_depend_on_the_order_of_observations() -> None:
     shuffled = replace(
         problem,
         xy=problem.xy[order],
+        sigma=problem.sigma[order],
         camera_ids=problem.camera_ids[order],
         point_ids=problem.point_ids[order],
     )

@@ -11,7 +11,7 @@ from nope_splat.camera import SharedPinhole
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.reconstruction.chain import register_chain
 from nope_splat.reconstruction.refine import refine
-from nope_splat.reconstruction.register import register_incremental
+from nope_splat.reconstruction.register import register_incremental, register_others
 from nope_splat.reconstruction.two_view import TwoView, relative_poses
 from nope_splat.reconstruction.working import WorkingScene, invert
 from nope_splat.tracks import build_tracks
@@ -104,6 +104,26 @@ def test_an_attached_photograph_that_does_not_hold_up_is_taken_back() -> None:
     failures = register_incremental(working, views, min_angle=1.5)
     assert working.registered.sum() == 4
     assert "its pose did not survive verification" in failures.values()
+
+
+def test_a_photograph_that_was_left_out_is_registered_later() -> None:
+    scene = make_scene()
+    working, views = start(scene)
+    register_incremental(working, views, min_angle=1.5)
+    working.registered[5] = False
+    working.inlier &= working.photo_ids != 5
+    assert register_others(working, views, min_angle=1.5) == {}
+    assert working.registered.all()
+    refine(working, 1.5, refine_principal_point=False)
+    assert auc_5(scene, working) > 97
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.4])
+def test_noise_is_estimated(noise: float) -> None:
+    working, views = start(make_scene(noise=noise, wrong=0.0))
+    register_incremental(working, views, min_angle=1.5)
+    refine(working, 1.5, refine_principal_point=False)
+    assert np.median(working.sigma) == pytest.approx(noise, rel=0.15)
 
 
 def test_result_is_the_same_every_time() -> None:
