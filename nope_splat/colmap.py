@@ -59,6 +59,12 @@ class ColmapCamera:
         """Focal length, the mean of x and y, in pixels."""
         return self.params[0] if self.model in ONE_FOCAL else (self.params[0] + self.params[1]) / 2
 
+    @property
+    def principal_point(self) -> tuple[float, float]:
+        """Principal point, (x, y) in pixels."""
+        first = 1 if self.model in ONE_FOCAL else 2
+        return self.params[first], self.params[first + 1]
+
 
 @dataclass(frozen=True)
 class ColmapImage:

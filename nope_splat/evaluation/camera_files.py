@@ -29,6 +29,8 @@ class NamedCamera:
     """Camera-to-world transform, OpenCV axes. (4, 4)."""
     focal: float
     """Focal length, the mean of x and y, as a share of the image's longer side, whatever the resolution."""
+    offset: tuple[float, float] = (0.0, 0.0)
+    """Principal point minus image centre, (x, y) as shares of the image's longer side."""
 
 
 def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
@@ -57,8 +59,8 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
             ) from error
         if frames and "camera_to_world_opencv" in frames[0]:
             truth = read_ground_truth(path)
-            focal = truth.focal / max(truth.size)
-            cameras = {name: NamedCamera(pose, focal) for name, pose in truth.T_world_camera.items()}
+            focal, offset = truth.focal / max(truth.size), _offset(content)
+            cameras = {name: NamedCamera(pose, focal, offset) for name, pose in truth.T_world_camera.items()}
         else:
             cameras = _read_transforms(path, content)
     if not cameras:
@@ -102,8 +104,12 @@ def _read_colmap(path: Path) -> dict[str, NamedCamera]:
     named = {}
     for image in images.values():
         camera = cameras[image.camera_id]
-        focal = camera.focal / max(camera.width, camera.height)
-        named[image.name] = NamedCamera(np.linalg.inv(image.T_camera_world), focal)
+        longer_side = max(camera.width, camera.height)
+        cx, cy = camera.principal_point
+        offset = (cx - camera.width / 2) / longer_side, (cy - camera.height / 2) / longer_side
+        named[image.name] = NamedCamera(
+            np.linalg.inv(image.T_camera_world), camera.focal / longer_side, offset
+        )
     return named
 
 
@@ -112,16 +118,25 @@ def _read_transforms(path: Path, content: dict[str, Any]) -> dict[str, NamedCame
     try:
         for frame in content["frames"]:
             own = {**content, **frame}
+            if "fl_x" not in own:  # the older files of NeRF and instant-ngp
+                own["fl_x"] = own["w"] / 2 / np.tan(own["camera_angle_x"] / 2)
             fl_x = float(own["fl_x"])
             focal = (fl_x + float(own.get("fl_y", fl_x))) / 2 / max(own["w"], own["h"])
             pose = np.array(own["transform_matrix"], dtype=np.float64).reshape(4, 4)
-            named[str(own["file_path"])] = NamedCamera(pose @ OPENCV_FROM_OPENGL, focal)
+            named[str(own["file_path"])] = NamedCamera(pose @ OPENCV_FROM_OPENGL, focal, _offset(own))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not a transforms.json with fl_x, w, h, file_path and transform_matrix:"
             f" {type(error).__name__} {error}"
         ) from error
     return named
+
+
+def _offset(intrinsics: Mapping[str, Any]) -> tuple[float, float]:
+    """Principal point minus image centre as shares of the longer side; zero where it is not given."""
+    width, height = intrinsics["w"], intrinsics["h"]
+    cx, cy = (float(intrinsics.get(key, size / 2)) for key, size in (("cx", width), ("cy", height)))
+    return (cx - width / 2) / max(width, height), (cy - height / 2) / max(width, height)
 
 
 def _shorten(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:

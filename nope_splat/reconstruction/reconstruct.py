@@ -23,14 +23,15 @@ from nope_splat.tracks import MatchGraph, Observations, build_tracks, match_grap
 
 from .chain import register_chain
 from .focal import FocalEstimate, estimate_focal
+from .given import GivenCameras, keep_good_cameras, start_from_cameras
 from .groups import failure_reasons, require_matches, training_groups
 from .matches import FolderMatches, find_matches, matches_key
-from .refine import refine
-from .register import register_incremental
+from .refine import ROUNDS, refine
+from .register import register_incremental, register_others
 from .resection import resect_held_out
 from .retrack import rebuild_tracks
 from .scene import SparseScene, normalise
-from .two_view import relative_poses
+from .two_view import TwoView, relative_poses
 from .working import Array, Indices, WorkingScene, invert
 
 STAGE = "scene"
@@ -45,6 +46,9 @@ class ReconstructionSettings(MatchingSettings):
     registration: Literal["incremental", "chain"] = "incremental"
     """How poses are found: one photograph after another by the points it sees, or by chaining relative poses
     along the maximum spanning tree of the match graph (for thin overlap)."""
+    cameras: Path | None = None
+    """Cameras to start from instead of from nothing: a `transforms.json`, or a folder with a COLMAP model.
+    They are adjusted where the photographs contradict them; photographs that it lacks are registered."""
     initial_focal: float | None = None
     """Focal length to start from, in pixels of the full-resolution photographs; estimated if not given."""
     refine_principal_point: bool = True
@@ -106,13 +110,16 @@ def reconstruct(
     if settings.adjustment_device == "cuda" and not torch.cuda.is_available():
         raise UserError("adjustment-device is cuda, but torch finds no GPU here; choose cpu")
 
+    is_held_out = np.isin(names, list(held_out))
+    given = GivenCameras.read(settings.cameras, names, is_held_out) if settings.cameras else None
+
     matches_id = scene_id = ""
     cache = Cache(cache_dir) if cache_dir else None
     if cache:
         matches_id = matches_key(folder, settings)
-        scene_id = content_key(
-            (), {"matches": matches_id, "held_out": sorted(held_out), "settings": asdict(settings)}
-        )
+        # Of given cameras, their content counts and not the file's name.
+        values = asdict(settings) | {"cameras": given and given.to_plain()}
+        scene_id = content_key((), {"matches": matches_id, "held_out": sorted(held_out), "settings": values})
         stored = cache.load(STAGE, scene_id)
         if stored is not None:
             say("Using the cached reconstruction.")
@@ -122,7 +129,7 @@ def reconstruct(
     clock = Stopwatch()
     with clock.stage("matching"):
         matches = find_matches(folder, settings, cache, matches_id)
-    scene = reconstruct_from_matches(folder, np.isin(names, list(held_out)), matches, settings, clock)
+    scene = reconstruct_from_matches(folder, is_held_out, matches, settings, clock, given)
     if cache:
         cache.store(STAGE, scene_id, scene.to_arrays())
     _report(scene)
@@ -135,6 +142,7 @@ def reconstruct_from_matches(
     matches: FolderMatches,
     settings: ReconstructionSettings,
     clock: Stopwatch | None = None,
+    given: GivenCameras | None = None,
 ) -> SparseScene:
     """Reconstruct cameras and track points from verified matches.
 
@@ -144,6 +152,7 @@ def reconstruct_from_matches(
         matches: Verified matches; those with held-out photographs serve only for their resection.
         settings: How to do it.
         clock: Adds its seconds to those measured here.
+        given: Cameras to start from, if any.
 
     Returns:
         The scene.
@@ -159,13 +168,15 @@ def reconstruct_from_matches(
     training_pairs = [pair for pair in pairs if not held_out[pair.first] and not held_out[pair.second]]
     graph = match_graph(len(names), training_pairs)
     groups = training_groups(graph)
+    if given is not None:  # what has a pose need not match
+        groups = [given.join(groups)]
     require_matches(names, held_out, keypoints, groups, settings.min_matches)
     positions = [(one.xy - size / 2) / pixel_size for one, size in zip(keypoints, sizes, strict=True)]
 
     for group in groups:
         members = [pair for pair in training_pairs if pair.first in group]
-        scene, failures = _reconstruct_group(
-            keypoints, positions, members, sizes, pixel_size, settings, clock
+        scene, views, failures = _reconstruct_group(
+            keypoints, positions, members, sizes, pixel_size, settings, clock, given
         )
         if scene is not None:
             break
@@ -174,23 +185,25 @@ def reconstruct_from_matches(
             "the photographs match, but no two of them were taken from places far enough apart to tell depth;"
             " walk around the subject instead of turning on the spot"
         )
-    with clock.stage("tracks"):
-        scene = rebuild_tracks(
-            scene,
-            keypoints,
-            positions,
-            members,
-            sizes,
-            1 / pixel_size,
-            settings.min_triangulation_angle,
-        )
+    min_angle, device = settings.min_triangulation_angle, settings.adjustment_device
+
+    def rebuilt(scene: WorkingScene, extra: Sequence[PairMatches] = ()) -> WorkingScene:
+        with clock.stage("tracks"):
+            return rebuild_tracks(
+                scene, keypoints, positions, members, sizes, 1 / pixel_size, min_angle, extra
+            )
+
+    left_out = [view.matches for pair, view in views.items() if not scene.registered[list(pair)].all()]
+    if left_out:  # the rebuilt tracks may show them what the first ones did not
+        second_try = rebuilt(scene, left_out)
+        with clock.stage("registration"):
+            failures = register_others(second_try, views, min_angle, device, settings.seed)
+        scene = second_try
+    scene = rebuilt(scene)
     with clock.stage("final adjustment"):
-        failures |= refine(
-            scene,
-            settings.min_triangulation_angle,
-            settings.refine_principal_point,
-            settings.adjustment_device,
-        )
+        failures |= refine(scene, min_angle, settings.refine_principal_point, device)
+        if given is not None:
+            keep_good_cameras(scene, given, ROUNDS[-1], min_angle, device)
     if scene.registered.sum() < 2:
         raise UserError(
             "no camera poses that agree with the photographs were found; give more photographs, with more"
@@ -217,26 +230,38 @@ def _reconstruct_group(
     pixel_size: float,
     settings: ReconstructionSettings,
     clock: Stopwatch,
-) -> tuple[WorkingScene | None, dict[int, str]]:
-    """Register one group of photographs, from the start that goes furthest; None if no start does."""
+    given: GivenCameras | None,
+) -> tuple[WorkingScene | None, dict[tuple[int, int], TwoView], dict[int, str]]:
+    """Register one group of photographs, from the start that goes furthest; None if no start does.
+
+    Also returns the relative poses at that start, and why photographs were left out.
+    """
+    min_angle, device, seed = settings.min_triangulation_angle, settings.adjustment_device, settings.seed
+    if given is not None:
+        with clock.stage("relative poses"):
+            views = relative_poses(positions, pairs, given.focal * sizes.max() / pixel_size, seed)
+        with clock.stage("registration"):
+            scene = start_from_cameras(given, keypoints, views, sizes, 1 / pixel_size, min_angle, device)
+            failures = register_others(scene, views, min_angle, device, seed)
+        return scene, views, failures
     with clock.stage("focal length"):
         if settings.initial_focal is not None:
             focal = settings.initial_focal / pixel_size
             estimate = FocalEstimate(focal, (focal,), 0)
         else:
-            estimate = estimate_focal(positions, pairs, sizes.max() / pixel_size)
+            estimate = estimate_focal(positions, pairs, sizes.max() / pixel_size, seed)
     if not estimate.certain:
         say(
             f"The focal length is uncertain ({estimate.num_pairs} of {len(pairs)} pairs suggest one);"
             f" starting from {', '.join(f'{start * pixel_size:.0f}' for start in estimate.starts)} pixels."
         )
-    best: tuple[tuple[int, int], WorkingScene, dict[int, str]] | None = None
+    best: tuple[tuple[int, int], WorkingScene, dict[tuple[int, int], TwoView], dict[int, str]] | None = None
     waiting = list(estimate.starts)
     restarted = False
     while waiting:
         focal = waiting.pop(0)
         with clock.stage("relative poses"):
-            views = relative_poses(positions, pairs, focal)
+            views = relative_poses(positions, pairs, focal, seed)
         if not views:
             continue
         with clock.stage("tracks"):
@@ -244,22 +269,21 @@ def _reconstruct_group(
             scene = WorkingScene.start(tracks, sizes, 1 / pixel_size, focal)
         with clock.stage("registration"):
             failures: dict[int, str] = {}
-            min_angle, device = settings.min_triangulation_angle, settings.adjustment_device
             if settings.registration == "chain":
                 register_chain(scene, views, min_angle, device)
             else:
-                failures = register_incremental(scene, views, min_angle, device)
+                failures = register_incremental(scene, views, min_angle, device, seed)
         if scene.registered.sum() < 2:
             continue
         merit = int(scene.registered.sum()), int(scene.inlier.sum())
         if best is None or merit > best[0]:
-            best = merit, scene, failures
+            best = merit, scene, views, failures
         if not waiting and not restarted:
             found = best[1].focal / best[1].initial_focal
             restarted = True
             if max(found, 1 / found) > RESTART_FACTOR:
                 waiting.append(best[1].focal)
-    return (None, {}) if best is None else best[1:]
+    return (None, {}, {}) if best is None else best[1:]
 
 
 def _finish(

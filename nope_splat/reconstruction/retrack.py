@@ -26,6 +26,7 @@ def rebuild_tracks(
     sizes: Indices,
     scale: float,
     min_angle: float,
+    extra: Sequence[PairMatches] = (),
 ) -> WorkingScene:
     """Replace the tracks and points of a scene by those of matches that its poses confirm.
 
@@ -40,11 +41,12 @@ def rebuild_tracks(
         sizes: Width and height of the photographs at full resolution. (N, 2).
         scale: Feature pixels per full-resolution pixel.
         min_angle: Smallest triangulation angle of a point, degrees.
+        extra: Matches with photographs without a pose, taken as they are.
 
     Returns:
         A scene with the same cameras and new tracks.
     """
-    confirmed = []
+    confirmed = list(extra)
     for pair in pairs:
         if scene.registered[[pair.first, pair.second]].all():
             good = _epipolar_errors(scene, positions, pair) < MAX_EPIPOLAR_ERROR
