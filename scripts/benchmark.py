@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import queue
-import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -252,15 +251,10 @@ def _training_row(
     ]
     run_stage([*script("held_out.py"), *evaluate], out / "eval", core)
     result = json.loads((out / "eval" / "held_out.json").read_text())
-    photos = list(result["photos"].values())
-    held_out = (
-        {name: statistics.mean(photo[name] for photo in photos) for name in photos[0]} if photos else {}
-    )
     return {
         **_cameras_row(CameraFile.load(out / "eval" / "cameras.json"), scene),
         "cameras_before": _cameras_row(before, scene)["cameras"],
-        "held_out": held_out,
-        "held_out_photos": result["photos"],
+        "photos_held_out": result["photos"],
         "gaussians": result["gaussians"],
         "seconds": {**before.seconds, "training": training.seconds},
         "peak_gib": max(training.peak_gib, reconstruction.peak_gib),

@@ -21,6 +21,32 @@ def _view(name: str) -> Callable[[Row], float]:
     return lambda row: row["held_out"][name]
 
 
+def with_views(rows: list[Row]) -> list[Row]:
+    """Add means over the held-out photographs, as `held_out`, to the rows of trainings.
+
+    They are over those photographs of a scene that every training could register, so that no method is better
+    for failing on a difficult one; how many each has registered is in the tables.
+
+    Args:
+        rows: One per scene, method and seed, with metrics by photograph as `photos_held_out`.
+    """
+    result = []
+    for group in _by(rows, "scene").values():
+        registered = [row["photos_held_out"] for row in group if row.get("photos_held_out")]
+        common = (
+            [name for name in registered[0] if all(name in row for row in registered)] if registered else []
+        )
+        for row in group:
+            photos = [row["photos_held_out"][name] for name in common] if row.get("photos_held_out") else []
+            means = (
+                {name: statistics.mean(photo[name] for photo in photos) for name in photos[0]}
+                if photos
+                else {}
+            )
+            result.append({**row, "held_out": means})
+    return result
+
+
 def total_seconds(row: Row) -> float:
     """Wall time from photographs to cameras or, of a training, to the splat."""
     return sum(row["seconds"].values())
@@ -39,6 +65,7 @@ VIEWS: list[Column] = [
     ("SSIM", _view("ssim"), 3),
     ("PSNR covered", _view("psnr_covered"), 2),
     ("PSNR t95", _view("psnr_trimmed"), 2),
+    ("LPIPS", _view("lpips"), 3),
 ]
 COSTS: list[Column] = [("seconds", total_seconds, 0), ("GiB", lambda row: row["peak_gib"], 1)]
 MEANS: list[Column] = [*VIEWS, ("AUC@5", _camera("auc_5"), 1), ("ATE %", _camera("ate"), 3), COSTS[0]]
@@ -53,6 +80,7 @@ def write_report(rows: list[Row], methods: dict[str, Any], settings: Row, output
         settings: What was measured.
         output_dir: Folder to write into.
     """
+    rows = with_views(rows)
     content = {"settings": settings, "methods": methods, "rows": rows}
     (output_dir / "benchmark.json").write_text(json.dumps(content, indent=1, default=str))
     (output_dir / "benchmark.md").write_text(markdown(rows, methods, settings))
@@ -77,6 +105,7 @@ def markdown(rows: list[Row], methods: dict[str, Any], settings: Row) -> str:
         f"{settings['iterations']} iterations at {settings['max_image_size']} pixels with at most"
         f" {settings['max_gaussians']} Gaussians; every {settings['eval_interval']}th photograph held out;"
         f" seeds {', '.join(map(str, settings['seeds']))}; trainings side by side: {settings['jobs']}.",
+        "Views are those held-out photographs of a scene that every training could register.",
         "",
         *(f"- {name}: {method['says']}" for name, method in methods.items()),
     ]
@@ -154,7 +183,7 @@ def _by(rows: list[Row], key: str) -> dict[Any, list[Row]]:
 def _table(lines: list[dict[str, str]]) -> list[str]:
     if not lines:
         return ["nothing measured"]
-    titles = list(dict.fromkeys(title for line in lines for title in line))
+    titles = list(dict.fromkeys(title for line in lines for title, cell in line.items() if cell))
     cells = [titles, ["---"] * len(titles), *([line.get(title, "") for title in titles] for line in lines)]
     return ["| " + " | ".join(row) + " |" for row in cells]
 

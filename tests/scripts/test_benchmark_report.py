@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from benchmark_report import markdown, spread, write_report
+from benchmark_report import markdown, spread, with_views, write_report
 
 METHODS = {"peer": {"says": "the peer"}, "ours": {"says": "ours"}}
 SETTINGS = {
@@ -29,7 +29,7 @@ def row(scene: str, method: str, seed: int, psnr: float) -> dict[str, Any]:
         "registered": 6,
         "held_out_registered": 2,
         "cameras": cameras,
-        "held_out": views,
+        "photos_held_out": {"easy.jpg": views},
         "seconds": {"mapping": 1.5, "training": 10.5},
         "peak_gib": 1.0,
     }
@@ -52,7 +52,7 @@ def test_spread_is_a_mean_with_the_deviation_of_several_values() -> None:
 def test_figures_are_means_over_seeds_and_then_over_scenes() -> None:
     rows = [row("a", "ours", 1, 20.0), row("a", "ours", 2, 22.0), row("b", "ours", 1, 30.0)]
     rows.append(row("b", "ours", 2, 30.0))
-    text = markdown(rows, METHODS, SETTINGS)
+    text = markdown(with_views(rows), METHODS, SETTINGS)
     assert cells(text, "ours", "PSNR", "a") == "21.00 ± 1.41"
     assert cells(text, "ours", "PSNR", "Means over the scenes") == "25.50 ± 0.71"
     assert cells(text, "ours", "seconds", "a") == "12 ± 0"
@@ -60,17 +60,24 @@ def test_figures_are_means_over_seeds_and_then_over_scenes() -> None:
 
 def test_a_failure_is_told_and_counts_for_nothing() -> None:
     failed = {"scene": "a", "method": "peer", "seed": 2, "photos": 6, "error": "no model"}
-    text = markdown([row("a", "peer", 1, 20.0), failed], METHODS, SETTINGS)
+    text = markdown(with_views([row("a", "peer", 1, 20.0), failed]), METHODS, SETTINGS)
     assert "peer (1 of 2 failed)" in text
     assert cells(text, "peer", "PSNR", "a") == "20.00"
 
 
 def test_cameras_alone_have_no_views() -> None:
     cameras = row("a", "ours", 1, 20.0)
-    del cameras["held_out"]
-    text = markdown([cameras], METHODS, SETTINGS)
+    del cameras["photos_held_out"]
+    text = markdown(with_views([cameras, row("a", "peer", 1, 20.0)]), METHODS, SETTINGS)
     assert cells(text, "ours", "PSNR", "a") == ""
     assert cells(text, "ours", "AUC@5", "a") == "1.0"
+
+
+def test_views_are_those_that_every_training_could_register() -> None:
+    ours, peer = row("a", "ours", 1, 20.0), row("a", "peer", 1, 20.0)
+    ours["photos_held_out"]["difficult.jpg"] = dict.fromkeys(ours["photos_held_out"]["easy.jpg"], 10.0)
+    assert [one["held_out"]["psnr"] for one in with_views([ours, peer])] == [20.0, 20.0]
+    assert with_views([ours])[0]["held_out"]["psnr"] == 15.0
 
 
 def test_a_report_has_tables_figures_and_plots(tmp_path: Any) -> None:
