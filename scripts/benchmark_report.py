@@ -32,17 +32,12 @@ def with_views(rows: list[Row]) -> list[Row]:
     """
     result = []
     for group in _by(rows, "scene").values():
-        registered = [row["photos_held_out"] for row in group if row.get("photos_held_out")]
-        common = (
-            [name for name in registered[0] if all(name in row for row in registered)] if registered else []
-        )
+        registered = [set(row["photos_held_out"]) for row in group if row.get("photos_held_out")]
+        common = sorted(set.intersection(*registered)) if registered else []
         for row in group:
-            photos = [row["photos_held_out"][name] for name in common] if row.get("photos_held_out") else []
-            means = (
-                {name: statistics.mean(photo[name] for photo in photos) for name in photos[0]}
-                if photos
-                else {}
-            )
+            photos = [row["photos_held_out"][name] for name in common if row.get("photos_held_out")]
+            metrics = list(photos[0]) if photos else []
+            means = {name: statistics.mean(photo[name] for photo in photos) for name in metrics}
             result.append({**row, "held_out": means})
     return result
 
