@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import queue
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Settings:
     min_views: int = DEFAULTS["min_views"]
     """Training photographs that must see what a covered pixel shows."""
     jobs: int = 1
-    """Trainings side by side, each on a core of its own; quality does not depend on it, seconds do."""
+    """Trainings side by side, each on one core; quality does not depend on it, seconds of training do."""
     train_flags: tuple[str, ...] = field(default=())
     """Further words for every `ns-train nope-splat`."""
 
@@ -95,6 +96,12 @@ class Scene:
     """What training cameras are compared with: name to camera-to-world transform."""
     true_focal: float
     """In pixels of the full-resolution photographs."""
+    mapping: list[str]
+    """Command that maps the training photographs with COLMAP, but for the mapper and the output folder."""
+    features: Stage
+    """COLMAP's features and matches."""
+    coverage: Stage
+    """What made the masks."""
 
 
 def main(settings: Settings) -> None:
@@ -116,6 +123,9 @@ def main(settings: Settings) -> None:
             for method in settings.methods
             if method != RECONSTRUCTION or seed == settings.seeds[0]  # it has no seed
         ]
+        for method, seed in todo:  # first, for their times: on all cores, with nothing beside them
+            with suppress(StageFailed):
+                _find_cameras(method, seed, scene)
         cores: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         for core in range(settings.jobs):
             cores.put(core if settings.jobs > 1 else None)
@@ -153,23 +163,25 @@ def _prepare(path: Path, settings: Settings) -> Scene:
             size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
             Image.fromarray(read_photo(photo, size)[..., :3]).save(file)
     features = [*script("colmap_peer.py"), "features", "--images", str(folder.root), "--names", *train]
-    run_stage([*features, "--held-out", *held_out, "--work-dir", str(out / "colmap")], out / "colmap")
-    flags = ["--mapper", "incremental", "--principal-point", "--everything"]
-    _map(flags, folder.root, photos, out, out / "reference" / "map")
-    cameras = out / "reference" / "map" / "cameras.json"
+    found = run_stage([*features, "--held-out", *held_out, "--work-dir", str(out / "colmap")], out / "colmap")
+    mapping = [*script("colmap_peer.py"), "map", "--images", str(folder.root), "--photos", str(photos)]
+    mapping += ["--work-dir", str(out / "colmap")]
+    whole = out / "reference" / "map"
+    everything = ["--output-dir", str(whole), "--mapper", "incremental", "--principal-point", "--everything"]
+    mapped = run_stage([*mapping, *everything], whole, [found])
+    reference = CameraFile.load(whole / "cameras.json")
     run = _splatfacto_flags(out / "reference", "short", settings.iterations, settings.seeds[0], settings)
-    run_stage([*script("splatfacto_peer.py"), *run], out / "reference" / "train")
-    coverage = [*script("held_out.py"), "coverage", *_prefixed(run, "run"), "--held-out", *held_out]
-    coverage += ["--cameras", str(cameras), "--min-views", str(settings.min_views)]
+    trained = run_stage([*script("splatfacto_peer.py"), *run], out / "reference" / "train", [mapped])
     masks = out / "reference" / "coverage" / "masks.npz"
-    run_stage([*coverage, "--output", str(masks)], masks.parent)
-    reference = CameraFile.load(cameras)
+    coverage = [*script("held_out.py"), "coverage", *_prefixed(run, "run"), "--held-out", *held_out]
+    coverage += ["--cameras", str(whole / "cameras.json"), "--min-views", str(settings.min_views)]
+    covered = run_stage([*coverage, "--output", str(masks)], masks.parent, [trained])
     truth, focal = reference.T_world_camera, reference.focal
     if (path / "ground_truth.json").exists():
         known = read_ground_truth(path / "ground_truth.json")
         truth, focal = known.T_world_camera, known.focal
     truth = {name: pose for name, pose in truth.items() if name in train}
-    return Scene(folder, out, photos, masks, train, held_out, truth, focal)
+    return Scene(folder, out, photos, masks, train, held_out, truth, focal, mapping, found, covered)
 
 
 def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
@@ -177,35 +189,57 @@ def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int
     row: Row = {"scene": scene.out.name, "method": method, "seed": seed, "photos": len(scene.train)}
     print(f"{scene.out.name}: {method}, seed {seed}", flush=True)
     try:
+        before, reconstruction = _find_cameras(method, seed, scene)
         if method == RECONSTRUCTION:
-            return row | _measure_reconstruction(scene, core)
-        if "mapper" in METHODS[method]:
-            return row | _measure_peer(method, seed, scene, settings, core)
-        return row | _measure_ours(method, seed, scene, settings, core)
+            costs = {"seconds": before.seconds, "peak_gib": reconstruction.peak_gib}
+            return row | _cameras_row(before, scene) | costs
+        out, peer = scene.out / f"{method}-{seed}", "mapper" in METHODS[method]
+        train, evaluate = (_peer_commands if peer else _our_commands)(method, seed, scene, settings)
+        training = run_stage(train, out / "train", [reconstruction], core)
+        evaluate += ["--photos", str(scene.photos), "--masks", str(scene.masks)]
+        evaluate = [*script("held_out.py"), *evaluate, "--output-dir", str(out / "eval")]
+        run_stage(evaluate, out / "eval", [training, scene.coverage], core)
     except StageFailed as error:
         print(error, flush=True)
         return row | {"error": str(error)}
+    result = json.loads((out / "eval" / "held_out.json").read_text())
+    return {
+        **row,
+        **_cameras_row(CameraFile.load(out / "eval" / "cameras.json"), scene),
+        "cameras_before": _cameras_row(before, scene)["cameras"],
+        "photos_held_out": result["photos"],
+        "gaussians": result["gaussians"],
+        "seconds": {**before.seconds, "training": training.seconds},
+        "peak_gib": max(training.peak_gib, reconstruction.peak_gib),
+    }
 
 
-def _measure_reconstruction(scene: Scene, core: int | None) -> Row:
-    cameras, stage = _reconstruct(scene, core)
-    return _cameras_row(cameras, scene) | {"seconds": cameras.seconds, "peak_gib": stage.peak_gib}
+def _find_cameras(method: str, seed: int, scene: Scene) -> tuple[CameraFile, Stage]:
+    """The cameras that a method starts from; all of nope-splat's methods share theirs."""
+    how = METHODS.get(method, {})
+    if "mapper" in how:
+        folder = scene.out / f"{method}-{seed}" / "map"
+        flags = {"--output-dir": folder, "--mapper": how["mapper"], "--seed": seed}
+        command = [*scene.mapping, *_words(flags)]
+        command += ["--principal-point"] if how.get("principal_point") else []
+        stage = run_stage(command, folder, [scene.features])
+    else:
+        folder = scene.out / RECONSTRUCTION
+        command = [*script("our_cameras.py"), "--data", str(scene.folder.root), "--held-out", *scene.held_out]
+        stage = run_stage([*command, "--output-dir", str(folder)], folder)
+    return CameraFile.load(folder / "cameras.json"), stage
 
 
-def _measure_peer(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
-    how, out = METHODS[method], scene.out / f"{method}-{seed}"
-    flags = ["--mapper", how["mapper"], "--seed", str(seed)]
-    flags += ["--principal-point"] if how.get("principal_point") else []
-    mapping = _map(flags, scene.folder.root, scene.photos, scene.out, out / "map", core)
-    cameras = CameraFile.load(out / "map" / "cameras.json")
-    run = _splatfacto_flags(out, how["schedule"], _length(method, settings), seed, settings)
-    training = run_stage([*script("splatfacto_peer.py"), *run], out / "train", core)
+def _peer_commands(method: str, seed: int, scene: Scene, settings: Settings) -> tuple[list[str], list[str]]:
+    """Training, and the method's part of the evaluation."""
+    out = scene.out / f"{method}-{seed}"
+    run = _splatfacto_flags(out, METHODS[method]["schedule"], _length(method, settings), seed, settings)
     evaluate = ["splatfacto", *_prefixed(run, "run"), "--cameras", str(out / "map" / "cameras.json")]
-    return _training_row(evaluate, out, cameras, training, mapping, scene, core)
+    return [*script("splatfacto_peer.py"), *run], evaluate
 
 
-def _measure_ours(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
-    cameras, reconstruction = _reconstruct(scene, core)
+def _our_commands(method: str, seed: int, scene: Scene, settings: Settings) -> tuple[list[str], list[str]]:
+    """Training, and the method's part of the evaluation."""
     out, length = scene.out / f"{method}-{seed}", _length(method, settings)
     parser = "--pipeline.datamanager.dataparser"
     flags = {
@@ -224,56 +258,9 @@ def _measure_ours(method: str, seed: int, scene: Scene, settings: Settings, core
         f"{parser}.eval-interval": settings.eval_interval,
         f"{parser}.cache-dir": scene.out / RECONSTRUCTION / "cache",
     }
-    words = [str(word) for flag in flags.items() for word in flag]
-    command = ["ns-train", "nope-splat", *words, *METHODS[method]["flags"], *settings.train_flags]
-    training = run_stage(command, out / "train", core)
-    evaluate = ["nope-splat", "--config", str(next((out / "train").glob("**/config.yml")))]
-    return _training_row(evaluate, out, cameras, training, reconstruction, scene, core)
-
-
-def _training_row(
-    evaluate: list[str],
-    out: Path,
-    before: CameraFile,
-    training: Stage,
-    reconstruction: Stage,
-    scene: Scene,
-    core: int | None,
-) -> Row:
-    """Evaluate a training; `before` are the cameras that it started from."""
-    evaluate += [
-        "--photos",
-        str(scene.photos),
-        "--masks",
-        str(scene.masks),
-        "--output-dir",
-        str(out / "eval"),
-    ]
-    run_stage([*script("held_out.py"), *evaluate], out / "eval", core)
-    result = json.loads((out / "eval" / "held_out.json").read_text())
-    return {
-        **_cameras_row(CameraFile.load(out / "eval" / "cameras.json"), scene),
-        "cameras_before": _cameras_row(before, scene)["cameras"],
-        "photos_held_out": result["photos"],
-        "gaussians": result["gaussians"],
-        "seconds": {**before.seconds, "training": training.seconds},
-        "peak_gib": max(training.peak_gib, reconstruction.peak_gib),
-    }
-
-
-def _map(
-    flags: list[str], images: Path, photos: Path, out: Path, folder: Path, core: int | None = None
-) -> Stage:
-    command = [*script("colmap_peer.py"), "map", "--images", str(images), "--photos", str(photos)]
-    command += ["--work-dir", str(out / "colmap"), "--output-dir", str(folder)]
-    return run_stage([*command, *flags], folder, core)
-
-
-def _reconstruct(scene: Scene, core: int | None) -> tuple[CameraFile, Stage]:
-    out = scene.out / RECONSTRUCTION
-    command = [*script("our_cameras.py"), "--data", str(scene.folder.root), "--held-out", *scene.held_out]
-    stage = run_stage([*command, "--output-dir", str(out)], out, core)
-    return CameraFile.load(out / "cameras.json"), stage
+    train = ["ns-train", "nope-splat", *_words(flags), *METHODS[method]["flags"], *settings.train_flags]
+    config = out / "train" / "scene" / "nope-splat" / "run" / "config.yml"
+    return train, ["nope-splat", "--config", str(config)]
 
 
 def _splatfacto_flags(out: Path, schedule: str, length: int, seed: int, settings: Settings) -> list[str]:
@@ -286,6 +273,10 @@ def _splatfacto_flags(out: Path, schedule: str, length: int, seed: int, settings
         "--schedule": schedule,
         "--seed": seed,
     }
+    return _words(flags)
+
+
+def _words(flags: dict[str, Any]) -> list[str]:
     return [str(word) for flag in flags.items() for word in flag]
 
 

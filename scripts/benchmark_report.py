@@ -99,7 +99,10 @@ def markdown(rows: list[Row], methods: dict[str, Any], settings: Row) -> str:
     lines = [
         f"{settings['iterations']} iterations at {settings['max_image_size']} pixels with at most"
         f" {settings['max_gaussians']} Gaussians; every {settings['eval_interval']}th photograph held out;"
-        f" seeds {', '.join(map(str, settings['seeds']))}; trainings side by side: {settings['jobs']}.",
+        f" seeds {', '.join(map(str, settings['seeds']))}.",
+        f"Seconds are those of {settings['jobs']} trainings side by side, each on one core."
+        if settings["jobs"] > 1
+        else "Seconds are those of one training at a time, on all cores.",
         "Views are those held-out photographs of a scene that every training could register.",
         "",
         *(f"- {name}: {method['says']}" for name, method in methods.items()),

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,12 +27,15 @@ class Stage:
     """Peak memory."""
 
 
-def run_stage(command: list[str], folder: Path, core: int | None = None) -> Stage:
-    """Run a command that writes into a folder, unless the same command has succeeded there before.
+def run_stage(
+    command: list[str], folder: Path, after: Sequence[Stage] = (), core: int | None = None
+) -> Stage:
+    """Run a command that writes into a folder, unless it has succeeded there before on the same inputs.
 
     Args:
         command: The command; a name without folders is looked up beside Python's own.
         folder: Emptied first; its `log.txt` gets what the command says, its `stage.json` what it cost.
+        after: Stages whose results the command reads: where one of them has run again, so does this one.
         core: Run on one core, the how-manieth of those that this process may use; None for all.
 
     Returns:
@@ -41,10 +45,11 @@ def run_stage(command: list[str], folder: Path, core: int | None = None) -> Stag
         StageFailed: The command failed.
     """
     record = folder / "stage.json"
+    key = {"command": command, "after": [asdict(stage) for stage in after]}
     if record.exists():
         stored = json.loads(record.read_text())
-        if stored.pop("command") == command:
-            return Stage(**stored)
+        if stored["key"] == key:
+            return Stage(**stored["stage"])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     start = time.perf_counter()
@@ -59,7 +64,7 @@ def run_stage(command: list[str], folder: Path, core: int | None = None) -> Stag
         tail = "\n".join((folder / "log.txt").read_text(errors="replace").splitlines()[-15:])
         raise StageFailed(f"{' '.join(command)} failed; the end of {folder / 'log.txt'}:\n{tail}")
     stage = Stage(time.perf_counter() - start, usage.ru_maxrss / 2**20)
-    record.write_text(json.dumps({"command": command, **asdict(stage)}))
+    record.write_text(json.dumps({"key": key, "stage": asdict(stage)}))
     return stage
 
 

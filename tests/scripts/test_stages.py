@@ -28,6 +28,14 @@ def test_another_command_starts_from_an_empty_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "stage" / "old").exists()
 
 
+def test_a_stage_runs_again_after_one_that_it_reads(tmp_path: Path) -> None:
+    first = run_stage(python("pass"), tmp_path / "first")
+    second = run_stage(python("pass"), tmp_path / "second", [first])
+    assert run_stage(python("pass"), tmp_path / "second", [first]) == second
+    first = run_stage(python("0"), tmp_path / "first")
+    assert run_stage(python("pass"), tmp_path / "second", [first]) != second
+
+
 def test_a_failure_tells_why_and_is_tried_again(tmp_path: Path) -> None:
     code = f"import pathlib; assert pathlib.Path({str(tmp_path / 'now')!r}).exists(), 'not yet'"
     with pytest.raises(StageFailed, match="not yet"):
