@@ -31,6 +31,7 @@ from nope_splat.splatting.channels import (
     load_channels,
     zero_channels,
 )
+from nope_splat.splatting.compilation import inlined, kernel
 from nope_splat.splatting.footprint import covered_blocks
 from nope_splat.splatting.forward import MAX_ALPHA, pixels_left
 from nope_splat.splatting.simd import Lanes, absolute, any_lane, exp2, minimum, select
@@ -47,7 +48,7 @@ from nope_splat.splatting.simd_memory import (
     store,
     store_sums,
 )
-from nope_splat.splatting.threads import CHUNK, claim, inlined, kernel
+from nope_splat.splatting.threads import CHUNK, claim
 
 SUMS = 8
 """Sums in a slot before those of the channels: M, Mx, My, Mxx, Mxy, Myy and the two absolute gradients."""

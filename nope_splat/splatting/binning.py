@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.splatting.compilation import inlined, kernel
 from nope_splat.splatting.simd_memory import prefetch
-from nope_splat.splatting.threads import claim, get_num_threads, inlined, kernel, run_on_all_threads
+from nope_splat.splatting.threads import claim, get_num_threads, run_on_all_threads
 
 MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
 MIN_LOG_ALPHA = -7.994353436858858

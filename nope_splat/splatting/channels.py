@@ -13,7 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from nope_splat.splatting.simd import FAST_MATH, Floats, broadcast, intrinsic
+from nope_splat.splatting.compilation import intrinsic
+from nope_splat.splatting.simd import FAST_MATH, Floats, broadcast
 from nope_splat.splatting.simd_memory import address_of, load_vector, store_vector
 
 

@@ -11,11 +11,12 @@ from torch.autograd.function import once_differentiable
 
 from nope_splat.splatting.backward import composite_gradient, gather_gradients, slot_length
 from nope_splat.splatting.binning import bin_splats
+from nope_splat.splatting.compilation import kernel
 from nope_splat.splatting.forward import composite
 from nope_splat.splatting.projection import project, project_gradient
 from nope_splat.splatting.simd import Lanes
 from nope_splat.splatting.spherical_harmonics import shade, shade_gradient
-from nope_splat.splatting.threads import CHUNK, kernel, run_on_all_threads
+from nope_splat.splatting.threads import CHUNK, run_on_all_threads
 
 TILE_SIZE = 64
 LANES = Lanes.of_this_machine()

@@ -16,9 +16,9 @@ from __future__ import annotations
 import numpy as np
 
 from nope_splat.splatting.binning import BOUNDS, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC, TILT
+from nope_splat.splatting.compilation import inlined
 from nope_splat.splatting.simd import maximum, minimum, square_root, truncated
 from nope_splat.splatting.simd_memory import block_height, block_width, lane_count, lane_numbers, store
-from nope_splat.splatting.threads import inlined
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 _ZERO, _TWO, _FOUR = np.float32(0.0), np.float32(2.0), np.float32(4.0)

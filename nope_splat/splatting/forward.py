@@ -17,6 +17,7 @@ import numpy as np
 
 from nope_splat.splatting.binning import AHEAD, CHANNELS, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
 from nope_splat.splatting.channels import add_weighted, broadcast_channels, load_channels, store_channels
+from nope_splat.splatting.compilation import inlined, kernel
 from nope_splat.splatting.footprint import covered_blocks
 from nope_splat.splatting.simd import absolute, any_lane, exp2, minimum, select
 from nope_splat.splatting.simd_memory import (
@@ -31,7 +32,7 @@ from nope_splat.splatting.simd_memory import (
     prefetch,
     store,
 )
-from nope_splat.splatting.threads import claim, inlined, kernel
+from nope_splat.splatting.threads import claim
 
 MAX_ALPHA = np.float32(0.999)
 MIN_TRANSMITTANCE = np.float32(1e-4)

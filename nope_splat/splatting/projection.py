@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nope_splat.splatting.threads import CHUNK, claim, inlined, kernel
+from nope_splat.splatting.compilation import inlined, kernel
+from nope_splat.splatting.threads import CHUNK, claim
 
 Vector3 = tuple[float, float, float]
 

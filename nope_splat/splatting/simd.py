@@ -31,7 +31,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import NativeValue, models, register_model, typeof_impl, unbox
 
-from nope_splat.splatting.threads import intrinsic
+from nope_splat.splatting.compilation import intrinsic
 
 FAST_MATH = ("contract", "nsz", "arcp")  # no "reassoc": forward and backward pass must round alike
 BLOCK_SHAPES = {16: (4, 4), 8: (4, 2), 4: (2, 2)}  # lanes: (width, height) of the pixel block

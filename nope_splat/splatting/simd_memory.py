@@ -8,7 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from nope_splat.splatting.simd import BLOCK_SHAPES, Floats, Ints, broadcast, intrinsic
+from nope_splat.splatting.compilation import intrinsic
+from nope_splat.splatting.simd import BLOCK_SHAPES, Floats, Ints, broadcast
 
 
 @intrinsic

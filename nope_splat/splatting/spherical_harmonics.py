@@ -14,7 +14,8 @@ import math
 
 import numpy as np
 
-from nope_splat.splatting.threads import CHUNK, claim, inlined, kernel
+from nope_splat.splatting.compilation import inlined, kernel
+from nope_splat.splatting.threads import CHUNK, claim
 
 MAX_DEGREE = 3
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nope_splat.splatting.threads import claim, inlined, kernel, run_on_all_threads
+from nope_splat.splatting.compilation import inlined, kernel
+from nope_splat.splatting.threads import claim, run_on_all_threads
 
 WINDOW = 11
 SIGMA = 1.5

@@ -1,43 +1,39 @@
-"""The threads of the CPU rasterizer, and how its kernels are compiled.
+"""The threads of the CPU rasterizer.
 
-Kernels run without Python's lock on a pool of threads of their own. A kernel claims its work, a tile or a
-run of Gaussians, from a shared counter by an atomic increment, so that no thread waits for a slower one. What
-a piece of work writes never depends on which thread took it: results are the same for any number of threads.
-Any Python thread may rasterize at any time; numba's `prange` would not allow this.
+A kernel claims its work, a tile or a run of Gaussians, from a shared counter by an atomic increment, so that
+no thread waits for a slower one. What a piece of work writes never depends on which thread took it: results
+are the same for any number of threads. Any Python thread may rasterize at any time, each with helpers of its
+own; numba's `prange` would not allow this.
+
+A pass runs ten kernels of about a millisecond, and to wake a sleeping thread takes a twentieth of that. So a
+helper that has finished stays awake for a moment and watches the counter of its caller's next kernel. It
+joins in as soon as something has been claimed: by then the caller has let go of Python's lock, which the
+helper needs to start.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
-from numba.core.event import Event, Listener, register
-from numba.extending import intrinsic as numba_intrinsic
+from numpy.typing import NDArray
 
-intrinsic: Any = numba_intrinsic
-"""numba's decorator, untyped: what a kernel calls has no typing context as its first argument."""
+from nope_splat.splatting.compilation import intrinsic, kernel
 
 CHUNK = 2048
 """Gaussians that a thread claims at a time. Numba's cache does not notice a change: clear it then."""
 
-_OPTIONS = {
-    "nogil": True,
-    "cache": True,
-    "error_model": "numpy",
-    "boundscheck": False,
-    "fastmath": {"contract", "arcp", "nsz"},
-}
+_LOOKS = 400_000
+"""How often a helper looks for work before it goes to sleep: for about a fifth of a millisecond."""
 
-kernel = njit(**_OPTIONS)
-"""Compile a function to machine code once per machine; it runs without Python's lock."""
-
-inlined = njit(**_OPTIONS, forceinline=True)
-"""Compile a function into the kernels that call it."""
+_Counter = NDArray[np.int64]
 
 
 @intrinsic
@@ -46,27 +42,35 @@ def claim(typing: Any, counter: Any, amount: Any) -> Any:
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         address = cgutils.create_struct_proxy(counter)(context, builder, values[0]).data
-        return builder.atomic_rmw("add", address, values[1], "monotonic")
+        return builder.atomic_rmw("add", address, values[1], "acq_rel")
 
     return types.int64(counter, types.int64), emit
 
 
-class _Announcement(Listener):
-    """Says once that kernels are being compiled, since this holds up the first image for some seconds."""
+@intrinsic
+def read(typing: Any, counter: Any) -> Any:
+    """The first element of an int64 array, as other threads left it. Int64."""
 
-    made = False
+    def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        address = cgutils.create_struct_proxy(counter)(context, builder, values[0]).data
+        return builder.load_atomic(address, "acquire", 8)
 
-    def on_start(self, event: Event) -> None:
-        compiled = event.data["dispatcher"].py_func.__module__ if event.data else ""
-        if not self.made and compiled.startswith("nope_splat.splatting"):
-            self.made = True
-            print("Compiling the CPU rasterizer for this machine; the next start finds it ready.", flush=True)
-
-    def on_end(self, event: Event) -> None:
-        pass
+    return types.int64(counter), emit
 
 
-register("numba:compile", _Announcement())
+@kernel
+def _watch(counter, value, looks):
+    """Wait, without Python's lock, until a counter reaches a value; whether it did within so many looks."""
+    while read(counter) < value and looks > 0:
+        looks -= 1
+    return looks > 0
+
+
+@kernel
+def _report_and_watch(finished, counter, looks):
+    """Report that a task is finished, and wait for the first claim of the next: without Python's lock."""
+    claim(finished, 1)
+    _watch(counter, 1, looks)
 
 
 def _available_cores() -> int:
@@ -75,6 +79,56 @@ def _available_cores() -> int:
 
 _thread_count = _available_cores()
 _pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="splatting")
+
+
+class _Helper:
+    """A thread of the pool that works on what it is offered, for as long as offers follow each other."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._task: tuple[Callable[..., None], _Counter, _Counter, _Counter, tuple[Any, ...]] | None = None
+        self._present = False
+
+    def offer(self, *task: Any) -> None:
+        """Offer a kernel, its counter, the next kernel's, where to report the end, and the arguments."""
+        with self._lock:
+            self._task = task
+            called, self._present = not self._present, True
+        if called:
+            _pool.submit(self._work)
+
+    def withdraw(self) -> bool:
+        """Take the offer back; False if it was accepted."""
+        with self._lock:
+            open_, self._task = self._task is not None, None
+        return open_
+
+    def _accept(self) -> Any:
+        with self._lock:
+            task, self._task = self._task, None
+            self._present = task is not None
+        return task
+
+    def _work(self) -> None:
+        while task := self._accept():
+            run, counter, upcoming, finished, arguments = task
+            try:
+                run(counter, *arguments)
+            except BaseException as error:
+                self.error = error
+            _report_and_watch(finished, upcoming, _LOOKS)
+
+
+class _Team(threading.local):
+    """The helpers of one calling thread; counters of its kernel and of its next, cache lines apart."""
+
+    def __init__(self) -> None:
+        self.helpers: list[_Helper] = []
+        self.counter, self.upcoming, self.finished = np.zeros((3, 16), np.int64)
+
+
+_team = _Team()
 
 
 def set_num_threads(count: int) -> None:
@@ -103,12 +157,26 @@ def get_num_threads() -> int:
 def run_on_all_threads(kernel: Callable[..., None], *arguments: Any) -> None:
     """Run a kernel on every thread at once, and wait for all.
 
+    Helpers that are late are not waited for: the others have done the work then.
+
     Args:
-        kernel: Takes a counter, an int64 array with one element that starts at zero, to `claim` work from.
+        kernel: Takes a counter, an int64 array whose first element starts at zero, to `claim` work from.
         *arguments: The kernel's further arguments, shared by all threads.
     """
-    counter = np.zeros(1, np.int64)
-    helpers = [_pool.submit(kernel, counter, *arguments) for _ in range(_thread_count - 1)]
-    kernel(counter, *arguments)
+    team = _team
+    team.counter, team.upcoming = team.upcoming, team.counter
+    team.upcoming[0] = team.finished[0] = 0
+    team.helpers += [_Helper() for _ in range(_thread_count - 1 - len(team.helpers))]
+    helpers = team.helpers[: _thread_count - 1]
     for helper in helpers:
-        helper.result()
+        helper.offer(kernel, team.counter, team.upcoming, team.finished, arguments)
+    try:
+        kernel(team.counter, *arguments)
+    finally:
+        working = sum(not helper.withdraw() for helper in helpers)
+        while not _watch(team.finished, working, _LOOKS):
+            time.sleep(1e-5)
+    for helper in helpers:
+        if helper.error is not None:
+            error, helper.error = helper.error, None
+            raise error
