@@ -193,7 +193,10 @@ def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_o
 @kernel
 def gather_gradients(counter, lanes, gaussians, records, slot_offsets, slot_sums, opacities,
                      d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
-    """Add up the slots of every record, and turn their moments into gradients of the Gaussian's splat."""
+    """Add up the slots of every record, and turn their moments into gradients of the Gaussian's splat.
+
+    Gaussians without a record, whose place is the same chunk, get zero.
+    """
     length = slot_sums.shape[1]
     slot_sums = slot_sums.reshape(-1)
     sums = np.empty(length, np.float32)
@@ -201,7 +204,11 @@ def gather_gradients(counter, lanes, gaussians, records, slot_offsets, slot_sums
         start = claim(counter, CHUNK)
         if start >= len(gaussians):
             break
-        for i in range(start, min(start + CHUNK, len(gaussians))):
+        stop = min(start + CHUNK, len(gaussians))
+        for output in (d_means2d, d_means2d_abs, d_conics, d_colors):
+            output[start:stop] = np.float32(0.0)
+        d_opacities[start:stop] = np.float32(0.0)
+        for i in range(start, stop):
             if slot_offsets[i] == slot_offsets[i + 1]:
                 continue
             for part in range(0, length, lane_count(lanes)):

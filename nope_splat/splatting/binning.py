@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from nope_splat.splatting.compilation import inlined, kernel
 from nope_splat.splatting.simd_memory import prefetch
-from nope_splat.splatting.threads import claim, get_num_threads, run_on_all_threads
+from nope_splat.splatting.threads import CHUNK, claim, get_num_threads, run_on_all_threads
 
 MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
 MIN_LOG_ALPHA = -7.994353436858858
@@ -35,7 +35,7 @@ LOG2E = 1.4426950408889634
 AHEAD = 8
 """How many splats ahead a loop front to back asks for their records, which lie all over the memory."""
 
-_RADIX_BITS = 11
+_RADIX_BITS = 13
 
 
 def record_length(channels: int) -> int:
@@ -74,20 +74,20 @@ class TileLists:
 
 
 @kernel
-def write_records(counter, starts, width, height, radii, means2d, conics, opacities, depths, colors,
+def write_records(counter, width, height, radii, means2d, conics, opacities, depths, colors,
                   records, gaussians, keys, visible):  # fmt: skip
-    """Write the records of the splats that can be seen, part by part, each part packed at its start.
+    """Write the records of the splats that can be seen, each chunk of Gaussians packed at its start.
 
-    `starts` (parts + 1,) divides the Gaussians; `visible` (parts,) receives how many of a part are seen.
+    `visible` (chunks,) receives how many of a chunk are seen.
     """
     bounds = records.view(np.int32)
     channels = colors.shape[1]
     while True:
-        part = claim(counter, 1)
-        if part >= len(starts) - 1:
+        start = claim(counter, CHUNK)
+        if start >= len(radii):
             break
-        n = starts[part]
-        for i in range(starts[part], starts[part + 1]):
+        n = start
+        for i in range(start, min(start + CHUNK, len(radii))):
             if radii[i] == 0 or not opacities[i] >= np.float32(1.0 / 255.0):
                 continue
             a, b, c = float(conics[i, 0]), float(conics[i, 1]), float(conics[i, 2])
@@ -120,36 +120,41 @@ def write_records(counter, starts, width, height, radii, means2d, conics, opacit
             gaussians[n] = i
             keys[n] = depths[i]
             n += 1
-        visible[part] = n - starts[part]
+        visible[start // CHUNK] = n - start
 
 
 @kernel
-def sort_by_depth(keys, starts, visible):
+def sort_by_depth(keys, visible):
     """Records front to back, (S,), int32.
 
-    Stable radix sort of positive float32 depths, whose bits order as unsigned integers do.
+    Stable radix sort of positive float32 depths, whose bits order as unsigned integers do, by as many bits
+    as they span: two digits unless the farthest is hundreds of times as deep as the nearest.
     """
     bits = keys.view(np.uint32)
     order = np.empty(visible.sum(), np.int32)
+    lowest, highest = np.uint32(0xFFFFFFFF), np.uint32(0)
     n = 0
-    for part in range(len(visible)):
-        for i in range(starts[part], starts[part] + visible[part]):
+    for chunk in range(len(visible)):
+        for i in range(chunk * CHUNK, chunk * CHUNK + visible[chunk]):
             order[n] = i
             n += 1
+            lowest, highest = min(lowest, bits[i]), max(highest, bits[i])
     other = np.empty_like(order)
     offsets = np.empty((1 << _RADIX_BITS) + 1, np.int64)
     mask = np.uint32((1 << _RADIX_BITS) - 1)
-    for shift in range(0, 32, _RADIX_BITS):
+    shift = np.uint32(0)
+    while n > 0 and (highest - lowest) >> shift > 0:
         offsets[:] = 0
         for i in order:
-            offsets[((bits[i] >> np.uint32(shift)) & mask) + 1] += 1
+            offsets[((bits[i] - lowest) >> shift & mask) + 1] += 1
         for digit in range(1 << _RADIX_BITS):
             offsets[digit + 1] += offsets[digit]
         for i in order:
-            digit = (bits[i] >> np.uint32(shift)) & mask
+            digit = (bits[i] - lowest) >> shift & mask
             other[offsets[digit]] = i
             offsets[digit] += 1
         order, other = other, order
+        shift += np.uint32(_RADIX_BITS)
     return order
 
 
@@ -289,12 +294,12 @@ def bin_splats(
 
     records = np.empty((count, record_length(channels)), np.float32)
     gaussians, keys = np.empty(count, np.int32), np.empty(count, np.float32)
-    starts, visible = _divide(count, parts), np.zeros(parts, np.int64)
+    visible = np.empty(-(-count // CHUNK), np.int64)
     run_on_all_threads(
-        write_records, starts, width, height, radii, means2d, conics, opacities, depths, colors,
+        write_records, width, height, radii, means2d, conics, opacities, depths, colors,
         records, gaussians, keys, visible,
     )  # fmt: skip
-    order = sort_by_depth(keys, starts, visible)
+    order = sort_by_depth(keys, visible)
 
     starts = _divide(len(order), parts)
     tile_counts, slot_counts = np.zeros((parts, tiles), np.int64), np.zeros(count, np.int64)

@@ -16,44 +16,53 @@ from nope_splat.splatting.forward import composite
 from nope_splat.splatting.projection import project, project_gradient
 from nope_splat.splatting.simd import Lanes
 from nope_splat.splatting.spherical_harmonics import shade, shade_gradient
-from nope_splat.splatting.threads import CHUNK, run_on_all_threads
+from nope_splat.splatting.threads import CHUNK, claim, run_on_all_threads
 
 TILE_SIZE = 64
 LANES = Lanes.of_this_machine()
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    """The contiguous values of a tensor, shared where possible."""
-    return tensor.detach().contiguous().numpy()
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    """The contiguous values of tensors, shared where possible."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
-def _empty(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32)
-
-
-def _zeros(*shape: int) -> tuple[Tensor, np.ndarray]:
-    """A tensor of zeros, and the array that shares its memory."""
-    tensor = torch.zeros(shape, dtype=torch.float32)
+def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
+    """A float32 tensor, and the array that shares its memory."""
+    tensor = torch.empty(shape, dtype=torch.float32)
     return tensor, tensor.numpy()
 
 
 def _or_zeros(gradient: Tensor | None, *shape: int) -> np.ndarray:
-    return np.zeros(shape, np.float32) if gradient is None else _array(gradient)
+    return np.zeros(shape, np.float32) if gradient is None else _arrays(gradient)[0]
 
 
 @kernel
-def _largest_bits(values):
-    """The bits of the largest magnitude in a float32 array: as integers they order as magnitudes do."""
-    largest = np.uint32(0)
-    bits = values.view(np.uint32)
-    for i in range(len(bits)):
-        largest = max(largest, bits[i] & np.uint32(0x7FFFFFFF))
-    return largest
+def _find_not_finite(counter, arrays, found):
+    """Set `found` (arrays,) for the flat float32 arrays of a tuple that hold a NaN or an infinity."""
+    chunk = 16 * CHUNK
+    while True:
+        place = claim(counter, 1)
+        which = 0
+        while which < len(arrays) and place * chunk >= len(arrays[which]):
+            place -= -(-len(arrays[which]) // chunk)
+            which += 1
+        if which == len(arrays):
+            break
+        # As integers, the bits of magnitudes order as magnitudes do.
+        largest = np.uint32(0)
+        for bits in arrays[which][place * chunk : (place + 1) * chunk].view(np.uint32):
+            largest = max(largest, bits & np.uint32(0x7FFFFFFF))
+        if largest >= np.uint32(0x7F800000):
+            found[which] = True
 
 
-def all_finite(tensor: Tensor) -> bool:
-    """Whether a float32 tensor on the CPU holds neither NaN nor infinity."""
-    return int(_largest_bits(_array(tensor).reshape(-1))) < 0x7F800000
+def not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    """Which float32 tensors on the CPU hold a NaN or an infinity."""
+    found = np.zeros(len(tensors), np.bool_)
+    arrays = tuple(array.reshape(-1) for array in _arrays(*tensors.values()))
+    run_on_all_threads(_find_not_finite, arrays, found)
+    return [name for name, bad in zip(tensors, found, strict=True) if bad]
 
 
 class Projection(torch.autograd.Function):
@@ -75,49 +84,49 @@ class Projection(torch.autograd.Function):
         radius_clip: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Radii, means2d, depths, conics and compensations of every camera and Gaussian."""
+        inputs = _arrays(means, quats, scales, viewmats, Ks)
         cameras, count = len(viewmats), len(means)
         radii = torch.empty((cameras, count), dtype=torch.int32)
-        means2d, conics = _empty(cameras, count, 2), _empty(cameras, count, 3)
-        depths, compensations = _empty(cameras, count), _empty(cameras, count)
-        inputs = [_array(tensor) for tensor in (means, quats, scales, viewmats, Ks)]
+        outputs = [_empty(cameras, count, *shape) for shape in ((2,), (), (3,), ())]
+        arrays = [radii.numpy(), *(array for _, array in outputs)]
         for camera in range(cameras):
             run_on_all_threads(
                 project, *inputs[:3], inputs[3][camera], inputs[4][camera], width, height, eps2d, near, far,
-                radius_clip, radii[camera].numpy(), means2d[camera].numpy(), depths[camera].numpy(),
-                conics[camera].numpy(), compensations[camera].numpy(),
+                radius_clip, *(array[camera] for array in arrays),
             )  # fmt: skip
-        ctx.save_for_backward(means, quats, scales, viewmats, Ks, radii)
+        ctx.save_for_backward(radii, means, quats, scales, viewmats, Ks)
         ctx.image = width, height, eps2d
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
+        means2d, depths, conics, compensations = (tensor for tensor, _ in outputs)
         return radii, means2d, depths, conics, compensations
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of means, quats, scales, viewmats and Ks."""
-        means, quats, scales, viewmats, Ks, radii = (_array(tensor) for tensor in ctx.saved_tensors)
+        radii, means, quats, scales, viewmats, Ks = _arrays(*ctx.saved_tensors)
         cameras, count = radii.shape
-        d_means2d, d_depths, d_conics, d_compensations = (
+        of_splats = [
             _or_zeros(gradient, cameras, count, *shape)
             for gradient, shape in zip(gradients[1:], ((2,), (), (3,), ()), strict=True)
-        )
-        (d_means, means_out), (d_quats, quats_out), (d_scales, scales_out) = (
-            _zeros(count, 3), _zeros(count, 4), _zeros(count, 3)
-        )  # fmt: skip
-        (d_viewmats, viewmats_out), (d_Ks, Ks_out) = _zeros(cameras, 4, 4), _zeros(cameras, 3, 3)
+        ]
+        of_gaussians = any(ctx.needs_input_grad[:3])
+        outputs = [_empty(count if of_gaussians else 0, size) for size in (3, 4, 3)]
+        d_viewmats, d_Ks = np.zeros_like(viewmats), np.zeros_like(Ks)
         for camera in range(cameras):
-            sums = np.zeros((count // CHUNK + 1, 16))
+            sums = np.empty((-(-count // CHUNK), 16))
             run_on_all_threads(
                 project_gradient, means, quats, scales, viewmats[camera], Ks[camera], *ctx.image,
-                radii[camera], d_means2d[camera], d_depths[camera], d_conics[camera], d_compensations[camera],
-                means_out, quats_out, scales_out, sums,
+                radii[camera], *(gradient[camera] for gradient in of_splats), of_gaussians, camera > 0,
+                *(array for _, array in outputs), sums,
             )  # fmt: skip
             total = sums.sum(0)
-            viewmats_out[camera, :3] = total[:12].reshape(3, 4)
-            K = Ks_out[camera]
+            d_viewmats[camera, :3] = total[:12].reshape(3, 4)
+            K = d_Ks[camera]
             K[0, 0], K[1, 1], K[0, 2], K[1, 2] = total[12:]
-        return d_means, d_quats, d_scales, d_viewmats, d_Ks, None, None, None, None, None, None
+        of_gaussian = [tensor if of_gaussians else None for tensor, _ in outputs]
+        return *of_gaussian, torch.from_numpy(d_viewmats), torch.from_numpy(d_Ks), *[None] * 6
 
 
 class SphericalHarmonics(torch.autograd.Function):
@@ -128,12 +137,10 @@ class SphericalHarmonics(torch.autograd.Function):
         ctx: Any, degree: int, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor
     ) -> Tensor:
         """Colours (C, N, 3) from camera centres (C, 3) and coefficients (C, N, K, 3)."""
-        colors = _empty(*radii.shape, 3)
+        points, *inputs = _arrays(means, centres, coefficients, radii)
+        colors, array = _empty(*radii.shape, 3)
         for camera in range(len(radii)):
-            run_on_all_threads(
-                shade, degree, _array(means), _array(centres[camera]), _array(coefficients[camera]),
-                _array(radii[camera]), colors[camera].numpy(),
-            )  # fmt: skip
+            run_on_all_threads(shade, degree, points, *(values[camera] for values in inputs), array[camera])
         ctx.degree = degree
         ctx.save_for_backward(means, centres, coefficients, radii, colors)
         return colors
@@ -142,20 +149,20 @@ class SphericalHarmonics(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of means, centres and coefficients."""
-        means, centres, coefficients, radii, colors = ctx.saved_tensors
-        cameras, count, terms, _ = coefficients.shape
-        (d_means, means_out), (d_centres, centres_out) = _zeros(count, 3), _zeros(cameras, 3)
-        d_coefficients = _empty(cameras, count, terms, 3)
-        d_coefficients[:, :, (ctx.degree + 1) ** 2 :] = 0
+        means, *inputs = _arrays(*ctx.saved_tensors, gradients[0])
+        cameras, count, terms, _ = ctx.saved_tensors[2].shape
+        of_coefficients = ctx.needs_input_grad[3]
+        d_means, means_out = _empty(count, 3)
+        d_coefficients, coefficients_out = _empty(cameras, count if of_coefficients else 0, terms, 3)
+        d_centres, centres_out = _empty(cameras, 3)
         for camera in range(cameras):
-            sums = np.zeros((count // CHUNK + 1, 3))
+            sums = np.empty((-(-count // CHUNK), 3))
             run_on_all_threads(
-                shade_gradient, ctx.degree, _array(means), _array(centres[camera]),
-                _array(coefficients[camera]), _array(radii[camera]), _array(colors[camera]),
-                _array(gradients[0][camera]), means_out, d_coefficients[camera].numpy(), sums,
+                shade_gradient, ctx.degree, means, *(values[camera] for values in inputs), camera > 0,
+                means_out, of_coefficients, coefficients_out[camera], sums,
             )  # fmt: skip
             centres_out[camera] = sums.sum(0)
-        return None, d_means, d_centres, d_coefficients, None
+        return None, d_means, d_centres, d_coefficients if of_coefficients else None, None
 
 
 class Compositing(torch.autograd.Function):
@@ -177,24 +184,25 @@ class Compositing(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Images (C, H, W, channels) and alphas (C, H, W)."""
         cameras, _, channels = colors.shape
-        images, alphas = _empty(cameras, height, width, channels), _empty(cameras, height, width)
+        splats = _arrays(radii, means2d, conics, opacities, depths, colors)
+        images, images_out = _empty(cameras, height, width, channels)
+        alphas, alphas_out = _empty(cameras, height, width)
+        ctx.backgrounds = [tuple(map(np.float32, background)) for background in backgrounds.tolist()]
         ctx.tiles = []
         for camera in range(cameras):
             lists = bin_splats(
-                _array(radii[camera]), _array(means2d[camera]), _array(conics[camera]),
-                _array(opacities[camera]), _array(depths[camera]), _array(colors[camera]),
-                width, height, TILE_SIZE,
-            )  # fmt: skip
+                *(values[camera] for values in splats), width=width, height=height, tile_size=TILE_SIZE
+            )
             tiles, pixels = len(lists.tile_order), TILE_SIZE**2
             transmittance, end = np.empty((tiles, pixels), np.float32), np.empty((tiles, pixels), np.int32)
             needed = np.empty(tiles, np.int64)
             run_on_all_threads(
-                composite, LANES, _background(backgrounds[camera]), width, height, TILE_SIZE,
+                composite, LANES, ctx.backgrounds[camera], width, height, TILE_SIZE,
                 lists.tiles_wide, lists.tile_order, lists.tile_offsets, lists.splats, lists.records,
-                transmittance, end, needed, images[camera].numpy(), alphas[camera].numpy(),
+                transmittance, end, needed, images_out[camera], alphas_out[camera],
             )  # fmt: skip
             ctx.tiles.append((lists, transmittance, end, needed))
-        ctx.save_for_backward(means2d, opacities, colors, backgrounds, alphas)
+        ctx.save_for_backward(means2d, opacities, alphas)
         ctx.absgrad = absgrad
         ctx.set_materialize_grads(False)
         return images, alphas
@@ -203,36 +211,28 @@ class Compositing(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of means2d, conics, opacities, colors and backgrounds; `absgrad` on means2d."""
-        means2d, opacities, colors, backgrounds, alphas = ctx.saved_tensors
-        cameras, count, channels = colors.shape
+        means2d, opacities, alphas = ctx.saved_tensors
+        cameras, count = opacities.shape
         height, width = alphas.shape[1:]
+        channels = len(ctx.backgrounds[0])
         d_images = _or_zeros(gradients[0], cameras, height, width, channels)
         d_alphas = _or_zeros(gradients[1], cameras, height, width)
-        (d_means2d, means2d_out), (d_abs, abs_out) = _zeros(cameras, count, 2), _zeros(cameras, count, 2)
-        (d_conics, conics_out), (d_opacities, opacities_out) = (
-            _zeros(cameras, count, 3),
-            _zeros(cameras, count),
-        )
-        d_colors, colors_out = _zeros(cameras, count, channels)
+        outputs = [_empty(cameras, count, *shape) for shape in ((2,), (2,), (3,), (), (channels,))]
         for camera, (lists, transmittance, end, needed) in enumerate(ctx.tiles):
             slot_sums = np.empty((len(lists.slots), slot_length(channels, LANES)), np.float32)
             run_on_all_threads(
-                composite_gradient, LANES, _background(backgrounds[camera]), TILE_SIZE, lists.tiles_wide,
+                composite_gradient, LANES, ctx.backgrounds[camera], TILE_SIZE, lists.tiles_wide,
                 lists.tile_order, lists.tile_offsets, lists.splats, lists.slots, lists.records, transmittance,
                 end, needed, d_images[camera], d_alphas[camera], slot_sums,
             )  # fmt: skip
             run_on_all_threads(
                 gather_gradients, LANES, lists.gaussians, lists.records, lists.slot_offsets, slot_sums,
-                _array(opacities[camera]), means2d_out[camera], abs_out[camera], conics_out[camera],
-                opacities_out[camera], colors_out[camera],
+                _arrays(opacities)[0][camera], *(array[camera] for _, array in outputs),
             )  # fmt: skip
+        d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors = (tensor for tensor, _ in outputs)
         if ctx.absgrad:
-            means2d.absgrad = d_abs
+            means2d.absgrad = d_means2d_abs
         d_backgrounds = None
         if ctx.needs_input_grad[4]:
             d_backgrounds = torch.einsum("chwk,chw->ck", torch.from_numpy(d_images), 1 - alphas)
         return d_means2d, d_conics, d_opacities, d_colors, d_backgrounds, None, None, None, None, None
-
-
-def _background(color: Tensor) -> tuple[np.float32, ...]:
-    return tuple(np.float32(value) for value in color.tolist())

@@ -266,22 +266,26 @@ def quaternion_gradient(quats, index, r0, r1, r2):
 @kernel
 def project_gradient(
     counter, means, quats, scales, viewmat, K, width, height, eps2d, radii,
-    d_means2d, d_depths, d_conics, d_compensations, d_means, d_quats, d_scales, d_camera,
+    d_means2d, d_depths, d_conics, d_compensations, of_gaussians, add, d_means, d_quats, d_scales, d_camera,
 ):  # fmt: skip
-    """Gradient of `project`, added to d_means, d_quats, d_scales.
+    """Gradient of `project`, set in d_means, d_quats, d_scales, or added: left out unless `of_gaussians`.
 
     The camera's gradient is summed per chunk into d_camera (chunks, 16): rows of [V | t], then fx, fy, cx,
     cy. Chunks are summed in their order afterwards, so that the result does not depend on the threads.
     """
     camera = camera_of(viewmat, K, width, height)
     fx, fy = camera.fx, camera.fy
-    count = len(means)
+    sums = np.empty(16)
     while True:
         start = claim(counter, CHUNK)
-        if start >= count:
+        if start >= len(means):
             break
-        sums = d_camera[start // CHUNK]
-        for i in range(start, min(start + CHUNK, count)):
+        stop = min(start + CHUNK, len(means))
+        if of_gaussians and not add:
+            for output in (d_means, d_quats, d_scales):
+                output[start:stop] = np.float32(0.0)
+        sums[:] = 0.0
+        for i in range(start, stop):
             if radii[i] == 0:
                 continue
             mean, scale = vector3(means, i), vector3(scales, i)
@@ -292,8 +296,6 @@ def project_gradient(
             # cov = M M^T, M = N S, N = J V R.
             d_m0 = combine(2.0 * d_xx, splat.m0, d_xy, splat.m1)
             d_m1 = combine(2.0 * d_yy, splat.m1, d_xy, splat.m0)
-            for k in range(3):
-                d_scales[i, k] += d_m0[k] * splat.n0[k] + d_m1[k] * splat.n1[k]
             d_n0, d_n1 = scaled(d_m0, scale), scaled(d_m1, scale)
             r0, r1, r2 = splat.r0, splat.r1, splat.r2
             d_jv0 = dot(d_n0, r0), dot(d_n0, r1), dot(d_n0, r2)
@@ -303,15 +305,18 @@ def project_gradient(
             e0 = combine(1.0, camera.v0, -splat.u, camera.v2)
             e1 = combine(1.0, camera.v1, -splat.v, camera.v2)
             d_e0, d_e1 = times(fx_over_z, d_n0), times(fy_over_z, d_n1)
-            d_quat = quaternion_gradient(
-                quats,
-                i,
-                combine(e0[0], d_e0, e1[0], d_e1),
-                combine(e0[1], d_e0, e1[1], d_e1),
-                combine(e0[2], d_e0, e1[2], d_e1),
-            )
-            for k in range(4):
-                d_quats[i, k] += d_quat[k]
+            if of_gaussians:
+                for k in range(3):
+                    d_scales[i, k] += d_m0[k] * splat.n0[k] + d_m1[k] * splat.n1[k]
+                d_quat = quaternion_gradient(
+                    quats,
+                    i,
+                    combine(e0[0], d_e0, e1[0], d_e1),
+                    combine(e0[1], d_e0, e1[1], d_e1),
+                    combine(e0[2], d_e0, e1[2], d_e1),
+                )
+                for k in range(4):
+                    d_quats[i, k] += d_quat[k]
             # fx / Z scales the first row, fy / Z the second; u and v shift them along v2.
             d_fx_over_z, d_fy_over_z = dot(d_jv0, e0), dot(d_jv1, e1)
             d_u, d_v = -fx_over_z * dot(d_jv0, camera.v2), -fy_over_z * dot(d_jv1, camera.v2)
@@ -337,9 +342,11 @@ def project_gradient(
                 + fx_over_z * d_fx_over_z
                 + fy_over_z * d_fy_over_z
             )
-            d_mean = row_times((d_x, d_y, d_z), camera.v0, camera.v1, camera.v2)
+            if of_gaussians:
+                d_mean = row_times((d_x, d_y, d_z), camera.v0, camera.v1, camera.v2)
+                for k in range(3):
+                    d_means[i, k] += d_mean[k]
             for k in range(3):
-                d_means[i, k] += d_mean[k]
                 d_v0, d_v1 = fx_over_z * d_jv0[k], fy_over_z * d_jv1[k]
                 sums[k] += d_x * mean[k] + d_v0
                 sums[4 + k] += d_y * mean[k] + d_v1
@@ -351,3 +358,4 @@ def project_gradient(
             sums[13] += d_fy
             sums[14] += d_cx
             sums[15] += d_cy
+        d_camera[start // CHUNK] = sums

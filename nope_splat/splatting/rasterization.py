@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nope_splat.splatting.cpu import Compositing, Projection, SphericalHarmonics, all_finite
+from nope_splat.splatting.cpu import Compositing, Projection, SphericalHarmonics, not_finite
 from nope_splat.splatting.spherical_harmonics import MAX_DEGREE
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
@@ -198,8 +198,8 @@ def _check_inputs(
             raise ValueError(f"{name} must have shape {shape}, not {tuple(tensor.shape)}.")
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             raise ValueError(f"{name} must be float32 on the CPU, not {tensor.dtype} on {tensor.device}.")
-        if not all_finite(tensor):
-            raise ValueError(f"{name} holds a NaN or an infinity.")
+    if bad := not_finite(named):
+        raise ValueError(f"{bad[0]} holds a NaN or an infinity.")
     trailing = 1 if sh_degree is None else 2
     lead = colors.shape[:-trailing]
     if lead not in ((count,), (cameras, count)) or (sh_degree is not None and colors.shape[-1] != 3):

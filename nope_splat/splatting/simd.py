@@ -54,6 +54,7 @@ class Lanes:
         if count not in BLOCK_SHAPES:
             raise ValueError(f"A SIMD register holds 4, 8 or 16 pixels, not {count}.")
         self.count = count
+        self.numba_type = LanesType(count, _SOURCE_STAMP)
 
     @classmethod
     def of_this_machine(cls) -> Lanes:
@@ -121,7 +122,7 @@ register_model(LanesType)(models.OpaqueModel)
 
 @typeof_impl.register(Lanes)
 def _type_of_lanes(lanes: Lanes, context: Any) -> LanesType:
-    return LanesType(lanes.count, _SOURCE_STAMP)
+    return lanes.numba_type
 
 
 @unbox(LanesType)

@@ -113,29 +113,40 @@ def shade(counter, degree, means, centre, coefficients, radii, colors):
 
 
 @kernel
-def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, d_colors,
-                   d_means, d_coefficients, d_centre):  # fmt: skip
-    """Gradient of `shade`: set in d_coefficients, added to d_means and per chunk to d_centre (chunks, 3)."""
+def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, d_colors, add,
+                   d_means, of_coefficients, d_coefficients, d_centre):  # fmt: skip
+    """Gradient of `shade`: set in d_means, or added, and per chunk in d_centre (chunks, 3).
+
+    That of the coefficients is set in d_coefficients: left out unless `of_coefficients`.
+    """
     terms = (degree + 1) ** 2
     values, d_values = np.empty(terms, np.float32), np.empty(terms, np.float32)
+    d_chunk = np.empty(3)
     while True:
         start = claim(counter, CHUNK)
         if start >= len(means):
             break
-        for i in range(start, min(start + CHUNK, len(means))):
+        stop = min(start + CHUNK, len(means))
+        if not add:
+            d_means[start:stop] = np.float32(0.0)
+        d_chunk[:] = 0.0
+        for i in range(start, stop):
+            if of_coefficients:
+                for k in range(0 if radii[i] == 0 else terms, d_coefficients.shape[1]):
+                    d_coefficients[i, k, 0] = d_coefficients[i, k, 1] = d_coefficients[i, k, 2] = _ZERO
             if radii[i] == 0:
-                for k in range(terms):
-                    d_coefficients[i, k, 0] = d_coefficients[i, k, 1] = d_coefficients[i, k, 2] = 0.0
                 continue
             red = d_colors[i, 0] if colors[i, 0] > _ZERO else _ZERO
             green = d_colors[i, 1] if colors[i, 1] > _ZERO else _ZERO
             blue = d_colors[i, 2] if colors[i, 2] > _ZERO else _ZERO
             x, y, z, inverse = view_direction(means, i, centre)
             evaluate(degree, x, y, z, values)
+            if of_coefficients:
+                for k in range(terms):
+                    d_coefficients[i, k, 0] = values[k] * red
+                    d_coefficients[i, k, 1] = values[k] * green
+                    d_coefficients[i, k, 2] = values[k] * blue
             for k in range(terms):
-                d_coefficients[i, k, 0] = values[k] * red
-                d_coefficients[i, k, 1] = values[k] * green
-                d_coefficients[i, k, 2] = values[k] * blue
                 d_values[k] = (
                     coefficients[i, k, 0] * red + coefficients[i, k, 1] * green + coefficients[i, k, 2] * blue
                 )
@@ -144,4 +155,5 @@ def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, 
             d_mean = (d_x - along * x) * inverse, (d_y - along * y) * inverse, (d_z - along * z) * inverse
             for axis in range(3):
                 d_means[i, axis] += d_mean[axis]
-                d_centre[start // CHUNK, axis] -= d_mean[axis]
+                d_chunk[axis] -= d_mean[axis]
+        d_centre[start // CHUNK] = d_chunk

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from nope_splat.splatting.compilation import intrinsic, kernel
 
-CHUNK = 2048
+CHUNK = 512
 """Gaussians that a thread claims at a time. Numba's cache does not notice a change: clear it then."""
 
-_LOOKS = 400_000
-"""How often a helper looks for work before it goes to sleep: for about a fifth of a millisecond."""
+_LOOKS = 1_000_000
+"""How often a helper looks for work before it goes to sleep: for about a quarter of a millisecond."""
 
 _Counter = NDArray[np.int64]
 
