@@ -4,15 +4,20 @@
     python scripts/benchmark_rasterizer.py --ply exports/splat.ply --cameras exports/transforms_train.json
     python scripts/benchmark_rasterizer.py --peer "my_rasterizer --scene {scene} --threads {threads}"
 
-Peers run in turn with ours, so that a busy machine treats all alike: the plain numba rasterizer of
-`rasterizer_baseline.py`; the research prototype, where its folder is; and with `--peer` any command that
-reads the scene from an npz (means, quats, scales, opacities, colors, viewmats, Ks, width, height) and prints
-the milliseconds of its forward pass and of its backward pass as the last two numbers of its output.
+Peers run in turn with ours, on one thread and on all, so that a busy machine treats all alike: the plain
+numba rasterizer of `rasterizer_baseline.py`; the research prototype, where its folder is; and with `--peer`
+any command that reads the scene from an npz (means, quats, scales, opacities, colors, viewmats, Ks, width,
+height) and prints the milliseconds of its forward pass and of its backward pass as its last two numbers.
+
+Times are medians. Scaling is the time on the fewest threads over that on the most: of forward and backward
+pass together, and of a whole iteration, in which torch works on one thread. In the same turn the "machine"
+hashes bytes on threads that share nothing: what it scales by is all that there is.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -23,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +118,13 @@ Run = Callable[[], tuple[float, float]]
 """One forward and one backward pass; the milliseconds of each."""
 
 
-def timed(forward: Callable[[], Any], backward: Callable[[Any], Any]) -> Run:
-    """A run of a forward pass, and of a backward pass from its result."""
+def timed(scene: Scene, forward: Callable[[], Any], backward: Callable[[Any], Any]) -> Run:
+    """A run of a forward pass, and of a backward pass from its result to the scene's leaves."""
+    tensors = [value for value in scene.values() if isinstance(value, Tensor)]
 
     def run() -> tuple[float, float]:
+        for tensor in tensors:
+            tensor.grad = None
         start = time.perf_counter()
         result = forward()
         middle = time.perf_counter()
@@ -130,6 +139,7 @@ def ours(scene: Scene) -> Run:
     scene = leaves(scene)
     d_image = torch.randn(1, scene["height"], scene["width"], 3)
     return timed(
+        scene,
         lambda: rasterization(**scene, backgrounds=torch.zeros(1, 3), absgrad=True)[0],
         lambda image: image.backward(d_image),
     )
@@ -154,18 +164,19 @@ def baseline(scene: Scene) -> Run:
         d_splats = torch.from_numpy(gradient(d_image))[None]
         torch.autograd.backward([means2d, conics], [d_splats[..., :2], d_splats[..., 2:5]])
 
-    return timed(forward, backward)
+    return timed(scene, forward, backward)
 
 
 def prototype(scene: Scene, threads: int) -> Run:
     """The research prototype."""
     full = importlib.import_module("full")
     scene = leaves(scene)
-    names = ("means", "quats", "scales", "opacities", "colors")
-    camera = [scene[name].detach()[0].clone().requires_grad_() for name in ("viewmats", "Ks")]
+    for name in ("viewmats", "Ks"):
+        scene[name] = scene[name].detach()[0].clone().requires_grad_()
     d_image = torch.randn(scene["height"], scene["width"], 3)
-    arguments = [scene[name] for name in names] + camera
+    arguments = [value for value in scene.values() if isinstance(value, Tensor)]
     return timed(
+        scene,
         lambda: full.Ras.apply(*arguments, scene["width"], scene["height"], torch.zeros(3), threads)[0],
         lambda image: image.backward(d_image),
     )
@@ -183,6 +194,13 @@ def external(command: str, scene: Scene, threads: int) -> Run:
         return float(forward), float(backward)
 
     return run
+
+
+def machine(threads: int) -> Run:
+    """Work of which every thread has its share to itself: hashing."""
+    shares = [bytes((1 << 24) // threads)] * threads
+    pool = ThreadPoolExecutor(threads)
+    return timed({}, lambda: list(pool.map(hashlib.sha256, shares)), lambda _: None)
 
 
 def parameters_of(scene: Scene) -> dict[str, torch.nn.Parameter]:
@@ -269,24 +287,44 @@ def prototype_training(scene: Scene, threads: int) -> Run:
     return training(scene, render, Similarity.apply)
 
 
-def medians(runs: dict[str, Run], repeats: int) -> dict[str, np.ndarray]:
-    """Median milliseconds (forward, backward) of every run, measured in turn."""
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+def on_threads(count: int, run: Run) -> Run:
+    """A run on so many threads, once the threads of the run before it have gone to sleep."""
+
+    def run_alone() -> tuple[float, float]:
+        set_num_threads(count)
+        numba.set_num_threads(count)
+        time.sleep(2e-3)
+        return run()
+
+    return run_alone
+
+
+Times = dict[tuple[str, int], np.ndarray]
+"""Median milliseconds (forward, backward) of every run, by its name and number of threads."""
+
+
+def medians(runs: dict[tuple[str, int], Run], repeats: int) -> Times:
+    """Measure every run in turn, after two rounds to warm up."""
+    samples: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in runs}
     for repeat in range(repeats + 2):
-        for name, run in runs.items():
+        for key, run in runs.items():
             sample = run()
             if repeat >= 2:
-                samples[name].append(sample)
-    return {name: np.median(values, axis=0) for name, values in samples.items()}
+                samples[key].append(sample)
+    return {key: np.median(values, axis=0) for key, values in samples.items()}
 
 
-def report(what: str, times: dict[str, np.ndarray]) -> None:
-    """Print a line per run, with the ratio of its time to ours."""
-    ours_total = times["ours"].sum()
-    for name, (forward, backward) in times.items():
+def report(what: str, times: Times) -> None:
+    """Print a line per run, with the ratio of our time to its, and how its time scales."""
+    counts = [count for _, count in times]
+    for (name, count), (forward, backward) in times.items():
         total = forward + backward
         split = f"{forward:8.1f} {backward:8.1f}" if backward else " " * 17
-        print(f"{what:34} {name:10} {split} {total:8.1f} {total / ours_total:7.2f}", flush=True)
+        ratio = " " * 7 if name == "machine" else f"{times['ours', count].sum() / total:7.2f}"
+        scaling = ""
+        if count == max(counts) > min(counts):
+            scaling = f"{times[name, min(counts)].sum() / total:8.2f}"
+        print(f"{what:33} {name:10} {count:7} {split} {total:8.1f} {ratio} {scaling}", flush=True)
 
 
 def main() -> None:
@@ -299,7 +337,7 @@ def main() -> None:
     parser.add_argument("--cameras", type=Path, help="its cameras, from ns-export cameras")
     parser.add_argument("--prototype", type=Path, default=SHARED / "prototypes" / "rasterizer")
     parser.add_argument("--peer", help="command of another rasterizer, with {scene} and {threads}")
-    parser.add_argument("--gaussians", type=int, nargs="+", default=[10_000, 30_000, 138_766])
+    parser.add_argument("--gaussians", type=int, nargs="*", default=[10_000, 30_000, 138_766])
     parser.add_argument("--sizes", nargs="+", default=["256x192", "384x256", "768x512"])
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
     parser.add_argument("--repeats", type=int, default=9)
@@ -311,29 +349,27 @@ def main() -> None:
     if with_prototype:
         os.environ["NRAS_TS"] = "64"
         sys.path.insert(0, str(options.prototype))
-    print(f"{'milliseconds':34} {'':10} {'forward':>8} {'backward':>8} {'total':>8} {'/ ours':>7}")
+    print(f"{'milliseconds':44} threads  forward backward    total  ours /  scaling")
     for size in options.sizes:
         width, height = map(int, size.split("x"))
         scenes = {f"{n} points": fresh_scene(options.points, n, width, height) for n in options.gaussians}
         if options.ply:
             scenes["trained"] = trained_scene(options.ply, options.cameras, width, height)
         for kind, scene in scenes.items():
-            for threads in options.threads:
-                set_num_threads(threads)
-                numba.set_num_threads(threads)
-                runs = {"ours": ours(scene)}
+            passes, iterations = {}, {}
+            for count in options.threads:
+                passes["ours", count], iterations["ours", count] = ours(scene), our_training(scene)
                 if with_prototype:
-                    runs["prototype"] = prototype(scene, threads)
+                    passes["prototype", count] = prototype(scene, count)
+                    iterations["prototype", count] = prototype_training(scene, count)
+                passes["machine", count] = iterations["machine", count] = machine(count)
                 if not options.no_baseline:
-                    runs["baseline"] = baseline(scene)
+                    passes["baseline", count] = baseline(scene)
                 if options.peer:
-                    runs["peer"] = external(options.peer, scene, threads)
-                what = f"{kind}, {size}, {threads} thread{'s' * (threads > 1)}"
+                    passes["peer", count] = external(options.peer, scene, count)
+            for what, runs in ((f"{kind}, {size}", passes), (f"{kind}, {size}, iteration", iterations)):
+                runs = {(name, count): on_threads(count, run) for (name, count), run in runs.items()}
                 report(what, medians(runs, options.repeats))
-                runs = {"ours": our_training(scene)}
-                if with_prototype:
-                    runs["prototype"] = prototype_training(scene, threads)
-                report(f"{what}, iteration", medians(runs, options.repeats))
 
 
 if __name__ == "__main__":
