@@ -293,7 +293,7 @@ def on_threads(count: int, run: Run) -> Run:
     def run_alone() -> tuple[float, float]:
         set_num_threads(count)
         numba.set_num_threads(count)
-        time.sleep(2e-3)
+        time.sleep(1e-3)
         return run()
 
     return run_alone

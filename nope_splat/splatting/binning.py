@@ -36,6 +36,8 @@ AHEAD = 8
 """How many splats ahead a loop front to back asks for their records, which lie all over the memory."""
 
 _RADIX_BITS = 13
+_PARTS_PER_THREAD = 4
+"""Runs of splats that a thread sorts into tiles: near ones meet more tiles than far ones."""
 
 
 def record_length(channels: int) -> int:
@@ -75,10 +77,10 @@ class TileLists:
 
 @kernel
 def write_records(counter, width, height, radii, means2d, conics, opacities, depths, colors,
-                  records, gaussians, keys, visible):  # fmt: skip
+                  records, gaussians, keys, visible, slot_counts):  # fmt: skip
     """Write the records of the splats that can be seen, each chunk of Gaussians packed at its start.
 
-    `visible` (chunks,) receives how many of a chunk are seen.
+    `visible` (chunks,) receives how many of a chunk are seen, `slot_counts` (R,) zeros.
     """
     bounds = records.view(np.int32)
     channels = colors.shape[1]
@@ -86,8 +88,9 @@ def write_records(counter, width, height, radii, means2d, conics, opacities, dep
         start = claim(counter, CHUNK)
         if start >= len(radii):
             break
-        n = start
-        for i in range(start, min(start + CHUNK, len(radii))):
+        n, stop = start, min(start + CHUNK, len(radii))
+        slot_counts[start:stop] = 0
+        for i in range(start, stop):
             if radii[i] == 0 or not opacities[i] >= np.float32(1.0 / 255.0):
                 continue
             a, b, c = float(conics[i, 0]), float(conics[i, 1]), float(conics[i, 2])
@@ -286,7 +289,7 @@ def bin_splats(
         height: Of the image, in pixels.
         tile_size: Width and height of a tile in pixels, a power of two.
     """
-    parts = get_num_threads()
+    parts = _PARTS_PER_THREAD * get_num_threads()
     tile_shift = tile_size.bit_length() - 1
     count, channels = colors.shape
     tiles_wide, tiles_high = -(-width // tile_size), -(-height // tile_size)
@@ -294,15 +297,15 @@ def bin_splats(
 
     records = np.empty((count, record_length(channels)), np.float32)
     gaussians, keys = np.empty(count, np.int32), np.empty(count, np.float32)
-    visible = np.empty(-(-count // CHUNK), np.int64)
+    visible, slot_counts = np.empty(-(-count // CHUNK), np.int64), np.empty(count, np.int64)
     run_on_all_threads(
         write_records, width, height, radii, means2d, conics, opacities, depths, colors,
-        records, gaussians, keys, visible,
+        records, gaussians, keys, visible, slot_counts,
     )  # fmt: skip
     order = sort_by_depth(keys, visible)
 
     starts = _divide(len(order), parts)
-    tile_counts, slot_counts = np.zeros((parts, tiles), np.int64), np.zeros(count, np.int64)
+    tile_counts = np.zeros((parts, tiles), np.int64)
     run_on_all_threads(
         count_intersections, starts, order, records, tile_shift, tiles_wide, tiles_high,
         tile_counts, slot_counts,

@@ -155,6 +155,34 @@ def test_folded_focal_gradient_is_that_of_the_intrinsics_and_of_finite_differenc
         assert actual.item() == pytest.approx(derivative.item(), rel=1e-4)
 
 
+def test_frozen_gaussians_leave_the_gradients_of_the_cameras_as_they_are() -> None:
+    scene = random_scene(8, cameras=2)
+    harmonics = 0.3 * torch.randn(len(scene.means), 16, 3, generator=torch.Generator().manual_seed(8))
+
+    def gradients(frozen: bool, cameras: slice = slice(None)) -> tuple[Scene, torch.Tensor]:
+        leaves, coefficients = scene.leaves(), harmonics.clone().requires_grad_(not frozen)
+        for name in ("means", "quats", "scales", "opacities"):
+            getattr(leaves, name).requires_grad_(not frozen)
+        images, alphas, _ = rasterization(
+            leaves.means, leaves.quats, leaves.scales, leaves.opacities, coefficients,
+            leaves.viewmats[cameras], leaves.Ks[cameras], scene.width, scene.height, sh_degree=2,
+        )  # fmt: skip
+        (images.square().sum() + alphas.sum()).backward()
+        return leaves, harmonics if coefficients.grad is None else coefficients.grad
+
+    together, d_together = gradients(frozen=False)
+    frozen, _ = gradients(frozen=True)
+    for name in ("viewmats", "Ks"):
+        assert torch.equal(together.gradients()[name], frozen.gradients()[name])
+    assert frozen.gradients()["viewmats"].norm() > 0
+    assert frozen.means.grad is None
+    (first, d_first), (second, d_second) = (gradients(False, slice(k, k + 1)) for k in range(2))
+    d_means = first.gradients()["means"] + second.gradients()["means"]
+    assert relative_error(together.gradients()["means"], d_means) < 1e-6
+    assert relative_error(d_together, d_first + d_second) < 1e-6
+    assert d_together[:, 9:].norm() == 0
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_are_named(name: str, value: float) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from dense_reference import Scene, random_loss, random_scene
 
-from nope_splat.splatting import get_num_threads, rasterization, set_num_threads, ssim
+from nope_splat.splatting import get_num_threads, rasterization, set_num_threads, ssim, threads
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +47,8 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     scene = random_scene(1, count=3000, width=160, height=130)
     set_num_threads(1)
     alone = results(scene)
-    for threads in (2, 3, 7):
-        set_num_threads(threads)
+    for count in (2, 3, 7):
+        set_num_threads(count)
         assert all(torch.equal(x, y) for x, y in zip(results(scene), alone, strict=True))
 
 
@@ -60,13 +62,13 @@ def test_a_viewer_may_render_while_training() -> None:
             if not all(torch.equal(x, y) for x, y in zip(results(viewed), expected_view, strict=True)):
                 failures.append("view")
 
-    threads = [threading.Thread(target=view) for _ in range(3)]
-    for thread in threads:
+    viewers = [threading.Thread(target=view) for _ in range(3)]
+    for thread in viewers:
         thread.start()
     for _ in range(20):
         if not all(torch.equal(x, y) for x, y in zip(results(training), expected_training, strict=True)):
             failures.append("training")
-    for thread in threads:
+    for thread in viewers:
         thread.join()
     assert not failures
 
@@ -74,3 +76,46 @@ def test_a_viewer_may_render_while_training() -> None:
 def test_at_least_one_thread() -> None:
     with pytest.raises(ValueError, match="at least one thread"):
         set_num_threads(0)
+
+
+def test_helpers_join_in_and_come_again() -> None:
+    set_num_threads(3)
+    everyone = threading.Barrier(3, timeout=10)
+    workers = []
+
+    def kernel(counter: np.ndarray) -> None:
+        counter[0] += 1
+        workers.append(threading.get_ident())
+        everyone.wait()
+
+    for _ in range(20):
+        threads.run_on_all_threads(kernel)
+        assert len(set(workers)) == 3
+        workers.clear()
+
+
+def test_the_work_is_done_when_no_helper_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = random_scene(4, count=500)
+    expected = results(scene)
+    set_num_threads(2)
+    with ThreadPoolExecutor(1) as new_caller, monkeypatch.context() as patch:
+        patch.setattr(threads._Helper, "_work", lambda helper: None)
+        actual = new_caller.submit(results, scene).result(timeout=60)
+    assert all(torch.equal(x, y) for x, y in zip(actual, expected, strict=True))
+
+
+def test_an_error_in_a_helper_reaches_the_caller_once() -> None:
+    set_num_threads(2)
+    caller, failed = threading.get_ident(), threading.Event()
+
+    def kernel(counter: np.ndarray) -> None:
+        counter[0] += 1
+        if threading.get_ident() == caller:
+            assert failed.wait(timeout=10)
+            return
+        failed.set()
+        raise ArithmeticError("in a helper")
+
+    with pytest.raises(ArithmeticError, match="in a helper"):
+        threads.run_on_all_threads(kernel)
+    threads.run_on_all_threads(lambda counter: None)
