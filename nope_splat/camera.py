@@ -1,7 +1,8 @@
-"""The pinhole camera that all photographs of a folder share."""
+"""The camera that all photographs of a folder share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,18 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+NEWTON_STEPS = 8
+"""Enough for any distortion that photographs have: the error squares with each step."""
+MIN_SLOPE = 0.2
+"""Least slope of the distorted by the undistorted radius that is believed."""
+
 
 @dataclass(frozen=True)
 class SharedPinhole:
-    """One pinhole camera for every photograph; the principal point is measured from the image's centre.
+    """One pinhole camera, with radial distortion, for every photograph.
+
+    The principal point is measured from the image's centre. Distortion is that of OpenCV and of COLMAP's
+    RADIAL model: a point at (x, y) on the plane at depth one appears at (1 + k1 r^2 + k2 r^4) (x, y).
 
     Pixels count from the upper left corner of the image; the centre of the first pixel is (0.5, 0.5).
     """
@@ -21,6 +30,8 @@ class SharedPinhole:
     """Focal length in pixels of the full-resolution photographs."""
     offset: tuple[float, float] = (0.0, 0.0)
     """Principal point minus image centre, (x, y) in pixels of the full-resolution photographs."""
+    radial: tuple[float, float] = (0.0, 0.0)
+    """Radial distortion, k1 and k2."""
 
     def principal_points(self, sizes: NDArray[np.int64]) -> Array:
         """Principal points of photographs of the given sizes.
@@ -43,7 +54,8 @@ class SharedPinhole:
         Returns:
             Pixel coordinates. (..., 2).
         """
-        return self.focal * points_camera[..., :2] / points_camera[..., 2:] + self.principal_points(sizes)
+        plane = distort(points_camera[..., :2] / points_camera[..., 2:], self.radial)
+        return self.focal * plane + self.principal_points(sizes)
 
     def unproject(self, xy: Array, sizes: NDArray[np.int64]) -> Array:
         """Rays through pixels, at depth one.
@@ -55,5 +67,50 @@ class SharedPinhole:
         Returns:
             Points in camera coordinates (OpenCV axes) with z = 1. (..., 3).
         """
-        plane = (xy - self.principal_points(sizes)) / self.focal
+        plane = undistort((xy - self.principal_points(sizes)) / self.focal, self.radial)
         return np.concatenate([plane, np.ones_like(plane[..., :1])], axis=-1)
+
+    def undistorted(self, xy: Array, sizes: NDArray[np.int64]) -> Array:
+        """Where the same camera without distortion would see what is seen at the given pixels.
+
+        Args:
+            xy: Pixel coordinates. (..., 2).
+            sizes: Width and height of the photograph of each pixel. (..., 2).
+
+        Returns:
+            Pixel coordinates. (..., 2).
+        """
+        return self.focal * self.unproject(xy, sizes)[..., :2] + self.principal_points(sizes)
+
+    def largest_distortion(self, size: NDArray[np.int64]) -> float:
+        """How far distortion moves things at most, in pixels, within a photograph.
+
+        Args:
+            size: Its width and height at full resolution. (2,).
+        """
+        corner = np.linalg.norm(size) / 2 / self.focal
+        radii = np.linspace(0, corner, 100)[:, None] * np.array([1.0, 0.0])
+        return self.focal * float(np.abs(distort(radii, self.radial) - radii).max())
+
+
+def distort(plane: Array, radial: Sequence[float] | Array) -> Array:
+    """Apply radial distortion on the plane at depth one. (..., 2) -> (..., 2)."""
+    k1, k2 = radial
+    square = (plane**2).sum(-1, keepdims=True)
+    return plane * (1 + square * (k1 + square * k2))
+
+
+def undistort(plane: Array, radial: Sequence[float] | Array) -> Array:
+    """The inverse of `distort`, by Newton's method on the radius. (..., 2) -> (..., 2)."""
+    k1, k2 = radial
+    if k1 == k2 == 0:
+        return plane
+    distorted = np.linalg.norm(plane, axis=-1, keepdims=True)
+    radius = distorted.copy()
+    for _ in range(NEWTON_STEPS):
+        square = radius**2
+        slope = 1 + square * (3 * k1 + square * 5 * k2)
+        # Beyond the radius where the distortion folds back there is no inverse: stay near.
+        error = radius * (1 + square * (k1 + square * k2)) - distorted
+        radius = radius - error / np.maximum(slope, MIN_SLOPE)
+    return plane * (radius / np.maximum(distorted, 1e-12))

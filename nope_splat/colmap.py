@@ -60,6 +60,13 @@ class ColmapCamera:
         return self.params[0] if self.model in ONE_FOCAL else (self.params[0] + self.params[1]) / 2
 
     @property
+    def radial(self) -> tuple[float, float]:
+        """Radial distortion k1 and k2 of the models that have these; zero for others."""
+        k1_k2 = {"SIMPLE_RADIAL": slice(3, 4), "RADIAL": slice(3, 5), "OPENCV": slice(4, 6)}
+        k1, k2, *_ = (*self.params[k1_k2.get(self.model, slice(0))], 0.0, 0.0)
+        return k1, k2
+
+    @property
     def principal_point(self) -> tuple[float, float]:
         """Principal point, (x, y) in pixels."""
         first = 1 if self.model in ONE_FOCAL else 2

@@ -15,11 +15,12 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from numpy.typing import NDArray
 
 from nope_splat.camera_optimizer import switch_axes
-from nope_splat.images import Photo, PhotoFolder, find_photos, read_mask, read_photo
+from nope_splat.images import Photo, PhotoFolder, find_photos
 from nope_splat.losses import TrackObservations
 from nope_splat.progress import say
 from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
 from nope_splat.seeding import SeedSettings, dense_seeds
+from nope_splat.undistort import read_undistorted_mask, read_undistorted_photo
 
 
 @dataclass
@@ -38,7 +39,7 @@ class NopeDataParserConfig(DataParserConfig):
     cache_dir: Path | None = None
     """Where matches and reconstruction are kept; by default `cache` in the experiment's output folder."""
     reconstruction: Annotated[ReconstructionSettings, tyro.conf.arg(name="")] = field(
-        default_factory=ReconstructionSettings
+        default_factory=lambda: ReconstructionSettings(refine_radial_distortion=False)
     )
     """How cameras and points are found."""
     seeds: Literal["dense", "tracks"] = "dense"
@@ -51,9 +52,10 @@ class NopeDataParser(DataParser):
     """Reconstructs the scene, or finds it in the cache, and describes it to nerfstudio.
 
     The world is that of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution of the
-    training images. The metadata hold `photos`; of the training split also the `track_points` (P, 3), their
-    `track_colors` (P, 3) and `observations`, and the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3),
-    which are the track points unless `add_dense_seeds` adds more.
+    training images. The metadata hold `photos` and the `lens`, the camera with distortion; of the training
+    split also the `track_points` (P, 3), their `track_colors` (P, 3) and `observations`, and the seeds
+    `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3), which are the track points unless `add_dense_seeds` adds
+    more.
     """
 
     config: NopeDataParserConfig
@@ -68,7 +70,15 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def scene(self) -> SparseScene:
-        """The reconstruction."""
+        """The reconstruction, of photographs from which the distortion has been taken out.
+
+        Everything that trains, renders and evaluates has these: splats are rendered without distortion.
+        """
+        return self.photographed_scene.undistorted()
+
+    @cached_property
+    def photographed_scene(self) -> SparseScene:
+        """The reconstruction of the photographs as they are."""
         names = [photo.name for photo in self.folder.photos]
         held_out = []
         if self.config.eval_mode == "interval" and len(names) >= self.config.eval_interval:
@@ -97,8 +107,9 @@ class NopeDataParser(DataParser):
             return
 
         def read(photo_id: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-            photo = self._photos[photo_id]
-            return read_photo(photo, size)[..., :3], read_mask(photo, size)
+            photo, lens = self._photos[photo_id], self.photographed_scene.camera
+            image = read_undistorted_photo(photo, size, lens)
+            return image[..., :3], read_undistorted_mask(photo, size, lens)
 
         points, colors = dense_seeds(self.scene, read, self.config.seeding)
         say(f"Seeding {len(points)} Gaussians beside {len(self.scene.points)} on the track points.")
@@ -114,7 +125,7 @@ class NopeDataParser(DataParser):
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         scene, photo_ids = self.scene, self.photo_ids(split)
         photos = [self._photos[i] for i in photo_ids]
-        metadata: dict[str, Any] = {"photos": photos}
+        metadata: dict[str, Any] = {"photos": photos, "lens": self.photographed_scene.camera}
         if split == "train":
             points, colors = torch.from_numpy(scene.points).float(), torch.from_numpy(scene.colors)
             metadata |= {

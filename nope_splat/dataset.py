@@ -7,13 +7,15 @@ import torch
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from numpy.typing import NDArray
 
-from nope_splat.images import Photo, read_mask, read_photo
+from nope_splat.camera import SharedPinhole
+from nope_splat.images import Photo
+from nope_splat.undistort import read_undistorted_mask, read_undistorted_photo
 
 
 class NopeDataset(InputDataset):
-    """nerfstudio's dataset with our reader, which turns photographs upright and reads every format.
+    """nerfstudio's dataset with our reader: upright, of every format, and without the lens's distortion.
 
-    The dataparser provides the `photos` in its metadata.
+    The dataparser provides the `photos` and the `lens`, the camera with its distortion, in its metadata.
     """
 
     def get_numpy_image(self, image_idx: int) -> NDArray[np.uint8]:
@@ -22,7 +24,7 @@ class NopeDataset(InputDataset):
         Args:
             image_idx: Index in this dataset.
         """
-        return read_photo(self._photo(image_idx), self._size(image_idx))
+        return read_undistorted_photo(self._photo(image_idx), self._size(image_idx), self._lens)
 
     def get_metadata(self, data: dict) -> dict:
         """Read which pixels of a photograph are used, unless all are. `mask`: (H, W, 1), bool.
@@ -31,8 +33,12 @@ class NopeDataset(InputDataset):
             data: What has been read so far.
         """
         index = data["image_idx"]
-        mask = read_mask(self._photo(index), self._size(index))
+        mask = read_undistorted_mask(self._photo(index), self._size(index), self._lens)
         return {} if mask is None else {"mask": torch.from_numpy(mask)[..., None]}
+
+    @property
+    def _lens(self) -> SharedPinhole:
+        return self._dataparser_outputs.metadata["lens"]
 
     def _photo(self, index: int) -> Photo:
         return self._dataparser_outputs.metadata["photos"][index]

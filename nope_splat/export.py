@@ -213,6 +213,7 @@ def summarise(scene: SparseScene) -> dict[str, object]:
         "focal_px": scene.camera.focal,
         "field_of_view_degrees": float(np.rad2deg(2 * np.arctan(longer_side / (2 * scene.camera.focal)))),
         "principal_point_offset_px": list(scene.camera.offset),
+        "radial_distortion": list(scene.camera.radial),
         "photo_sizes": sizes.tolist(),
         "mean_reprojection_error_px": float(np.mean(errors)),
         "median_reprojection_error_px": float(np.median(errors)),
@@ -261,11 +262,15 @@ def _merged(first: Observations, second: Observations) -> Observations:
 def _colmap_camera(scene: SparseScene, size: NDArray[np.int64]) -> ColmapCamera:
     cx, cy = scene.camera.principal_points(size).tolist()
     width, height = size.tolist()
+    if any(scene.camera.radial):
+        return ColmapCamera("RADIAL", width, height, (scene.camera.focal, cx, cy, *scene.camera.radial))
     return ColmapCamera("SIMPLE_PINHOLE", width, height, (scene.camera.focal, cx, cy))
 
 
 def _nerfstudio_intrinsics(scene: SparseScene, photo: int) -> dict[str, float | int]:
     width, height = (int(side) for side in scene.photo_sizes[photo])
     cx, cy = scene.camera.principal_points(scene.photo_sizes[photo])
-    focal = scene.camera.focal
-    return {"fl_x": focal, "fl_y": focal, "cx": float(cx), "cy": float(cy), "w": width, "h": height}
+    focal, (k1, k2) = scene.camera.focal, scene.camera.radial
+    distortion = {"k1": k1, "k2": k2} if k1 or k2 else {}
+    pinhole = {"fl_x": focal, "fl_y": focal, "cx": float(cx), "cy": float(cy), "w": width, "h": height}
+    return pinhole | distortion

@@ -65,7 +65,7 @@ def optimised_scene(pipeline: NopePipeline) -> SparseScene:
         UserError: If the reconstruction in the cache is not the one that was trained on.
     """
     model, dataparser = pipeline.model, pipeline.datamanager.dataparser
-    scene, points = dataparser.scene, model.track_positions().double().numpy(force=True)
+    scene, points = dataparser.photographed_scene, model.track_positions().double().numpy(force=True)
     if points.shape != scene.points.shape:
         raise UserError(
             f"the reconstruction of {dataparser.config.data} is not that of the checkpoint;"

@@ -12,7 +12,7 @@ import tyro
 from camera_file import CameraFile
 
 from nope_splat.images import find_photos
-from nope_splat.reconstruction import reconstruct
+from nope_splat.reconstruction import ReconstructionSettings, reconstruct
 
 
 def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path) -> None:
@@ -23,7 +23,10 @@ def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path) -> Non
         held_out: Names of the held-out photographs.
         output_dir: Folder to write into.
     """
-    scene = reconstruct(find_photos(data), held_out, cache_dir=output_dir / "cache")
+    settings = ReconstructionSettings(
+        refine_radial_distortion=False
+    )  # those who read the cameras know of none
+    scene = reconstruct(find_photos(data), held_out, settings, output_dir / "cache")
     poses = {scene.photo_names[i]: scene.T_world_camera[i] for i in np.flatnonzero(scene.registered)}
     CameraFile(
         T_world_camera={name: pose for name, pose in poses.items() if name not in held_out},

@@ -187,3 +187,17 @@ def test_other_refusals(files: dict[str, Path], tmp_path: Path):
     cameras = read_named_cameras(files["truth.json"])
     with pytest.raises(UserError, match="no photograph is in both"):
         compare_cameras({f"other {name}": camera for name, camera in cameras.items()}, cameras)
+
+
+@pytest.mark.parametrize("radial", [(0.0, 0.0), (-0.06, 0.04)])
+def test_intrinsics_are_the_same_in_every_format(tmp_path: Path, radial: tuple[float, float]) -> None:
+    scene = make_scene()
+    scene = replace(scene, camera=replace(scene.camera, radial=radial))
+    write_colmap(scene, tmp_path)
+    write_transforms(scene, tmp_path, tmp_path / "transforms.json")
+    for path in (tmp_path, tmp_path / "transforms.json"):
+        for camera in read_named_cameras(path).values():
+            longer_side = scene.photo_sizes.max()
+            assert camera.radial == radial
+            assert camera.focal * longer_side == pytest.approx(scene.camera.focal)
+            assert np.array(camera.offset) * longer_side == pytest.approx(scene.camera.offset)

@@ -54,6 +54,8 @@ def _summary(scene: SparseScene, output_dir: Path) -> Table:
     table.add_row("registered photos", f"{scene.registered.sum()} of {len(scene.photo_names)}")
     table.add_row("focal length", f"{focal:.1f} px, {field_of_view:.1f} degrees along the longer side")
     table.add_row("principal point", "{:+.1f}, {:+.1f} px from the centre".format(*scene.camera.offset))
+    if any(scene.camera.radial):
+        table.add_row("radial distortion", "{:+.4f}, {:+.4f}".format(*scene.camera.radial))
     table.add_row("reprojection error", f"mean {np.mean(errors):.2f} px, median {np.median(errors):.2f} px")
     table.add_row("track points", f"{len(scene.points)}, seen {len(scene.observations)} times")
     table.add_row("seconds", f"{sum(scene.seconds.values()):.1f}")

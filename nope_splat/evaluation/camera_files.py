@@ -31,6 +31,8 @@ class NamedCamera:
     """Focal length, the mean of x and y, as a share of the image's longer side, whatever the resolution."""
     offset: tuple[float, float] = (0.0, 0.0)
     """Principal point minus image centre, (x, y) as shares of the image's longer side."""
+    radial: tuple[float, float] = (0.0, 0.0)
+    """Radial distortion k1 and k2, as of `SharedPinhole`."""
 
 
 def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
@@ -108,7 +110,7 @@ def _read_colmap(path: Path) -> dict[str, NamedCamera]:
         cx, cy = camera.principal_point
         offset = (cx - camera.width / 2) / longer_side, (cy - camera.height / 2) / longer_side
         named[image.name] = NamedCamera(
-            np.linalg.inv(image.T_camera_world), camera.focal / longer_side, offset
+            np.linalg.inv(image.T_camera_world), camera.focal / longer_side, offset, camera.radial
         )
     return named
 
@@ -123,7 +125,12 @@ def _read_transforms(path: Path, content: dict[str, Any]) -> dict[str, NamedCame
             fl_x = float(own["fl_x"])
             focal = (fl_x + float(own.get("fl_y", fl_x))) / 2 / max(own["w"], own["h"])
             pose = np.array(own["transform_matrix"], dtype=np.float64).reshape(4, 4)
-            named[str(own["file_path"])] = NamedCamera(pose @ OPENCV_FROM_OPENGL, focal, _offset(own))
+            named[str(own["file_path"])] = NamedCamera(
+                pose @ OPENCV_FROM_OPENGL,
+                focal,
+                _offset(own),
+                (float(own.get("k1", 0)), float(own.get("k2", 0))),
+            )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not a transforms.json with fl_x, w, h, file_path and transform_matrix:"

@@ -2,7 +2,7 @@
 
 The method is Triggs et al., "Bundle Adjustment: A Modern Synthesis" (2000): robust reweighted normal
 equations, whose block-diagonal point part is eliminated by the Schur complement, so that only the cameras
-and the three shared intrinsics remain in a dense system.
+and the shared intrinsics remain in a dense system.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class BundleResult:
     def noise(self) -> float:
         """Standard deviation of the residuals as a multiple of the assumed one, by degrees of freedom."""
         problem = self.problem
-        unknowns = 6 * len(problem.T_camera_world) + 3 * len(problem.points) + 3
+        unknowns = (
+            6 * len(problem.T_camera_world) + 3 * len(problem.points) + int(problem.free_intrinsics.sum())
+        )
         return (self.cost / max(2 * len(problem.xy) - unknowns, 1)) ** 0.5
 
 
@@ -82,11 +84,21 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
         problem: An adjusted problem.
 
     Returns:
-        Covariance of log focal and offset, the prior included; None where the system is singular. (3, 3).
+        Covariance of the intrinsics that are free, the prior included, zero for others; None where the
+        system is singular. (5, 5).
     """
     matrix, _, _ = NormalEquations(problem, linearize(problem), SchurStructure(problem)).reduce(1e-9)
     # A free overall scale leaves the cameras singular; a tiny damping removes it without touching the rest.
     matrix = matrix + torch.diag(1e-9 * matrix.diagonal().abs())
-    free = torch.cat([problem.free_cameras.repeat_interleave(6), torch.ones_like(problem.free_intrinsics)])
+    intrinsics = problem.free_intrinsics
+    free = torch.cat([problem.free_cameras.repeat_interleave(6), intrinsics])
     factor, info = torch.linalg.cholesky_ex(matrix[free][:, free])
-    return None if info != 0 else torch.cholesky_inverse(factor)[-3:, -3:]
+    if info != 0:
+        return None
+    count = int(intrinsics.sum())
+    covariance = torch.zeros(len(intrinsics), len(intrinsics), dtype=matrix.dtype, device=matrix.device)
+    inverse = torch.cholesky_inverse(factor)
+    covariance[intrinsics.outer(intrinsics)] = inverse[
+        len(inverse) - count :, len(inverse) - count :
+    ].flatten()
+    return covariance

@@ -20,7 +20,7 @@ class BundleProblem:
     """Variables and observations of a bundle adjustment; all float64 or int64, on one device.
 
     Image coordinates are in pixels from the image centre, so that photographs of any size share the
-    intrinsics `[log focal, principal point offset x, y]`.
+    intrinsics `[log focal, principal point offset x, y, radial distortion k1, k2]`.
     """
 
     T_camera_world: Tensor
@@ -28,7 +28,7 @@ class BundleProblem:
     points: Tensor
     """World coordinates. (P, 3)."""
     intrinsics: Tensor
-    """Natural logarithm of the focal length; principal point minus image centre. (3,)."""
+    """Natural logarithm of the focal length; principal point minus image centre; k1, k2. (5,)."""
     camera_ids: Tensor
     """Camera of each observation. (O,)."""
     point_ids: Tensor
@@ -40,11 +40,11 @@ class BundleProblem:
     free_cameras: Tensor
     """Cameras that may move; at least one should not, to fix the world frame. (C,), bool."""
     free_intrinsics: Tensor
-    """Intrinsics that may change. (3,), bool."""
+    """Intrinsics that may change. (5,), bool."""
     prior_mean: Tensor
-    """Mean of the Gaussian prior on the intrinsics. (3,)."""
+    """Mean of the Gaussian prior on the intrinsics. (5,)."""
     prior_sigma: Tensor
-    """Standard deviation of that prior. (3,)."""
+    """Standard deviation of that prior. (5,)."""
     huber: float = 1.345
     """Residual length, in standard deviations, from which the cost grows linearly (Huber 1964: this width
     loses 5 % of efficiency where all noise is Gaussian)."""
@@ -63,7 +63,7 @@ class Linearization:
     by_point: Tensor
     """Derivatives by the point. (O, 2, 3)."""
     by_intrinsics: Tensor
-    """Derivatives by the shared intrinsics. (O, 2, 3)."""
+    """Derivatives by the shared intrinsics. (O, 2, 5)."""
 
 
 def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
@@ -80,18 +80,24 @@ def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
     rotated = (pose[:, :3, :3] @ problem.points[problem.point_ids, :, None]).squeeze(-1)
     in_camera = rotated + pose[:, :3, 3]
     depth = in_camera[:, 2:]
-    residuals = problem.intrinsics[0].exp() * in_camera[:, :2] / depth + problem.intrinsics[1:] - problem.xy
+    log_focal, offset, (k1, k2) = problem.intrinsics[0], problem.intrinsics[1:3], problem.intrinsics[3:]
+    plane = in_camera[:, :2] / depth
+    square = (plane**2).sum(1, keepdim=True)
+    residuals = log_focal.exp() * (1 + square * (k1 + square * k2)) * plane + offset - problem.xy
     return torch.where(depth > MIN_DEPTH, residuals / problem.sigma[:, None], torch.inf), in_camera
 
 
 def linearize(problem: BundleProblem) -> Linearization:
     """Residuals and their derivatives.
 
-    With u = x/z and v = y/z of the point X_c = (x, y, z) in camera coordinates and focal length f:
+    With p = (u, v) = (x/z, y/z) of the point X_c = (x, y, z) in camera coordinates, focal length f and the
+    distorted d(p) = (1 + k1 s + k2 s^2) p, s = u^2 + v^2, whose derivative is
+    D = (1 + k1 s + k2 s^2) I + (2 k1 + 4 k2 s) p p^T:
 
-        dr/dX_c  = f/z [[1, 0, -u], [0, 1, -v]]
-        dr/domega = f [[-uv, 1 + u^2, -v], [-(1 + v^2), uv, u]]     (X_c' = exp(omega) X_c + nu)
-        dr/dnu   = dr/dX_c,   dr/dX = dr/dX_c R,   dr/dlog f = f (u, v),   dr/doffset = I
+        dr/dX_c  = f/z D [[1, 0, -u], [0, 1, -v]]
+        dr/domega = f D [[-uv, 1 + u^2, -v], [-(1 + v^2), uv, u]]     (X_c' = exp(omega) X_c + nu)
+        dr/dnu   = dr/dX_c,   dr/dX = dr/dX_c R
+        dr/dlog f = f d(p),   dr/doffset = I,   dr/dk1 = f s p,   dr/dk2 = f s^2 p
 
     all divided by the standard deviation of the observation.
 
@@ -113,10 +119,18 @@ def linearize(problem: BundleProblem) -> Linearization:
     def stack(*entries: Tensor) -> Tensor:
         return torch.stack(entries, -1).view(len(u), 2, -1)
 
-    by_position = (focal * inverse_depth)[:, None, None] * stack(one, zero, -u, zero, one, -v)
-    by_rotation = focal[:, None, None] * stack(-u * v, one + u * u, -v, -(one + v * v), u * v, u)
+    k1, k2 = problem.intrinsics[3:]
+    square = u * u + v * v
+    stretch, slope = 1 + square * (k1 + square * k2), 2 * k1 + 4 * k2 * square
+    bend = stack(stretch + slope * u * u, slope * u * v, slope * u * v, stretch + slope * v * v)
+    by_position = bend @ ((focal * inverse_depth)[:, None, None] * stack(one, zero, -u, zero, one, -v))
+    by_rotation = bend @ (focal[:, None, None] * stack(-u * v, one + u * u, -v, -(one + v * v), u * v, u))
     by_point = by_position @ problem.T_camera_world[problem.camera_ids, :3, :3]
-    by_intrinsics = stack(focal * u, unit, zero, focal * v, zero, unit)
+    x, y = focal * u, focal * v
+    by_intrinsics = stack(
+        *(stretch * x, unit, zero, square * x, square**2 * x),
+        *(stretch * y, zero, unit, square * y, square**2 * y),
+    )
     return Linearization(
         residuals, visible, torch.cat([by_rotation, by_position], -1), by_point, by_intrinsics
     )
@@ -133,7 +147,7 @@ def retract(
         problem: Current variables.
         d_cameras: Rotation vectors omega (radians) and translations nu. (C, 6).
         d_points: Added to the points. (P, 3).
-        d_intrinsics: Added to the intrinsics, the focal part limited to a factor of e^0.5. (3,).
+        d_intrinsics: Added to the intrinsics, the focal part limited to a factor of e^0.5. (5,).
 
     Returns:
         The problem with new variables.
@@ -144,7 +158,8 @@ def retract(
     increment = torch.eye(4, dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
     increment[:, :3, :3] = torch.linalg.matrix_exp(cross)
     increment[:, :3, 3] = d_cameras[:, 3:]
-    limit = torch.tensor([MAX_LOG_FOCAL_STEP, torch.inf, torch.inf], dtype=x.dtype, device=x.device)
+    limit = torch.full_like(d_intrinsics, torch.inf)
+    limit[0] = MAX_LOG_FOCAL_STEP
     return replace(
         problem,
         T_camera_world=increment @ problem.T_camera_world,

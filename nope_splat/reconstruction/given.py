@@ -38,6 +38,8 @@ class GivenCameras:
     """Focal length as a share of the longer side."""
     offset: tuple[float, float]
     """Principal point minus image centre, as shares of the longer side."""
+    radial: tuple[float, float]
+    """Radial distortion."""
 
     @classmethod
     def read(cls, path: Path, names: Sequence[str], held_out: Mask) -> GivenCameras:
@@ -70,8 +72,12 @@ class GivenCameras:
             raise UserError(f"all cameras in {path} are at one place, where depth cannot be told")
         T_world_camera[:, :3, 3] = centers * (10 / extent)
         chosen = [cameras[photo] for photo in photos.tolist()]
-        x, y = np.median([camera.offset for camera in chosen], axis=0).tolist()
-        return cls(photos, T_world_camera, float(np.median([camera.focal for camera in chosen])), (x, y))
+        focal = float(np.median([camera.focal for camera in chosen]))
+        offset, radial = (
+            tuple(np.median([getattr(camera, name) for camera in chosen], axis=0).tolist())
+            for name in ("offset", "radial")
+        )
+        return cls(photos, T_world_camera, focal, offset, radial)
 
     def to_plain(self) -> dict[str, object]:
         """Numbers in lists, for the key of a cache."""
@@ -100,6 +106,7 @@ class GivenCameras:
         """
         longer_side = 2 * float(scene.half_size.max())
         scene.focal, scene.offset = self.focal * longer_side, np.array(self.offset) * longer_side
+        scene.radial = np.array(self.radial)
         scene.T_camera_world[self.photos] = invert(self.T_world_camera)
         scene.registered[self.photos] = True
 

@@ -37,6 +37,8 @@ from .working import Array, Indices, WorkingScene, invert
 STAGE = "scene"
 RESTART_FACTOR = 1.1
 """Change of the focal length during registration from which it pays to start again with the better one."""
+NEGLIGIBLE_DISTORTION = 0.1
+"""Distortion that moves no place by as many feature pixels is left out: many tools take none."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class ReconstructionSettings(MatchingSettings):
     """Focal length to start from, in pixels of the full-resolution photographs; estimated if not given."""
     refine_principal_point: bool = True
     """Whether to adjust the principal point, where all photographs have the same orientation."""
+    refine_radial_distortion: bool = True
+    """Whether to adjust radial distortion, where it can be determined."""
     min_triangulation_angle: float = 1.5
     """Smallest angle, in degrees, between the rays that make a track point."""
     adjustment_device: Literal["cpu", "cuda"] = "cpu"
@@ -201,7 +205,9 @@ def reconstruct_from_matches(
         scene = second_try
     scene = rebuilt(scene)
     with clock.stage("final adjustment"):
-        failures |= refine(scene, min_angle, settings.refine_principal_point, device)
+        failures |= refine(
+            scene, min_angle, settings.refine_principal_point, settings.refine_radial_distortion, device
+        )
         if given is not None:
             keep_good_cameras(scene, given, ROUNDS[-1], min_angle, device)
     if scene.registered.sum() < 2:
@@ -307,7 +313,10 @@ def _finish(
         table[keypoint_ids[mine]] = point_ids[mine]
         points_of_keypoints.append(table)
     points = scene.points[scene.has_point]
-    x, y = scene.offset * pixel_size
+    x, y = (scene.offset * pixel_size).tolist()
+    camera = SharedPinhole(scene.focal * pixel_size, (x, y), tuple(scene.radial.tolist()))
+    if camera.largest_distortion(sizes.max(0)) < NEGLIGIBLE_DISTORTION * pixel_size:
+        camera = replace(camera, radial=(0.0, 0.0))
     none = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
     sparse = SparseScene(
         photo_names=tuple(photo.name for photo in folder.photos),
@@ -315,7 +324,7 @@ def _finish(
         held_out=held_out,
         registered=scene.registered.copy(),
         T_world_camera=invert(scene.T_camera_world),
-        camera=SharedPinhole(scene.focal * pixel_size, (float(x), float(y))),
+        camera=camera,
         points=points,
         colors=np.zeros(points.shape, np.uint8),
         observations=Observations(point_ids, photo_ids, scene.xy[rows] * pixel_size + sizes[photo_ids] / 2),

@@ -53,13 +53,8 @@ def resect(
     if len(xy) < MIN_INLIERS:
         return None
     width, height = size
-    center = camera.principal_points(np.array(size))
-    model = {
-        "model": "SIMPLE_PINHOLE",
-        "width": width,
-        "height": height,
-        "params": [camera.focal, *center],
-    }
+    params = [camera.focal, *camera.principal_points(np.array(size)), *camera.radial]
+    model = {"model": "RADIAL", "width": width, "height": height, "params": params}
     pose, info = poselib.estimate_absolute_pose(
         xy,
         points,

@@ -53,7 +53,7 @@ def rebuild_tracks(
             confirmed.append(replace(pair, indices=pair.indices[good]))
     rebuilt = WorkingScene.start(build_tracks(keypoints, confirmed), sizes, scale, scene.focal)
     rebuilt.initial_focal = scene.initial_focal
-    rebuilt.offset = scene.offset
+    rebuilt.offset, rebuilt.radial = scene.offset, scene.radial
     rebuilt.T_camera_world = scene.T_camera_world
     rebuilt.registered = scene.registered
     triangulate(rebuilt, MAX_EPIPOLAR_ERROR, min_angle)

@@ -61,7 +61,24 @@ class SparseScene:
         """Distance of each projected point from its observation, full-resolution pixels. (O,)."""
         observations = self.observations
         principal = self.camera.principal_points(self.photo_sizes[observations.photo_ids])
-        return project_errors(self.in_camera(observations), observations.xy, self.camera.focal, principal)
+        camera, in_camera = self.camera, self.in_camera(observations)
+        return project_errors(in_camera, observations.xy, camera.focal, principal, camera.radial)
+
+    def undistorted(self) -> SparseScene:
+        """The same scene as a camera without distortion would have seen it: camera and observations."""
+        if not any(self.camera.radial):
+            return self
+
+        def straight(observations: Observations) -> Observations:
+            sizes = self.photo_sizes[observations.photo_ids]
+            return replace(observations, xy=self.camera.undistorted(observations.xy, sizes))
+
+        return replace(
+            self,
+            camera=replace(self.camera, radial=(0.0, 0.0)),
+            observations=straight(self.observations),
+            resections=straight(self.resections),
+        )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything, as plain arrays that can be stored without pickle."""
@@ -88,7 +105,7 @@ class SparseScene:
 
         return cls(
             photo_names=tuple(plain["photo_names"]),
-            camera=SharedPinhole(plain["camera"]["focal"], tuple(plain["camera"]["offset"])),
+            camera=SharedPinhole(**{name: _tuple(value) for name, value in plain["camera"].items()}),
             observations=Observations(**part("observations")),
             resections=Observations(**part("resections")),
             failures=plain["failures"],
@@ -151,6 +168,11 @@ def normalise(scene: SparseScene) -> SparseScene:
     moved[:, :3, 3] = scale * moved[:, :3, 3] @ rotation.T - origin
     moved[~scene.registered] = np.eye(4)
     return replace(scene, T_world_camera=moved, points=rotated - origin)
+
+
+def _tuple(value: Any) -> Any:
+    """A tuple where json has made a list of it."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -108,13 +108,13 @@ class NormalEquations:
             damping: Marquardt's factor on the diagonal.
 
         Returns:
-            Reduced matrix over all cameras, then the intrinsics. (6 C + 3, 6 C + 3).
-            Reduced gradient. (6 C + 3,).
+            Reduced matrix over all cameras, then the I intrinsics. (6 C + I, 6 C + I).
+            Reduced gradient. (6 C + I,).
             Inverses of the damped point blocks. (P, 3, 3).
         """
         structure, camera_ids = self.structure, self.problem.camera_ids
         num_cameras = len(self.cameras)
-        size = 6 * num_cameras
+        size, num_intrinsics = 6 * num_cameras, len(self.intrinsics)
         diagonal = self.points.diagonal(dim1=1, dim2=2)
         inverse = torch.linalg.inv(self.points + torch.diag_embed(damping * diagonal + 1e-12))
         eliminated = self.cameras_points @ inverse[self.problem.point_ids]
@@ -123,12 +123,12 @@ class NormalEquations:
         coupling = blocks.permute(0, 2, 1, 3).reshape(size, size)
         # Each pair was counted once; its mirror image is the transpose. No observation pairs with itself.
         own = _sum_by(eliminated @ self.cameras_points.mT, camera_ids, num_cameras)
-        matrix = torch.zeros(size + 3, size + 3, dtype=coupling.dtype, device=coupling.device)
+        matrix = torch.zeros(2 * (size + num_intrinsics,), dtype=coupling.dtype, device=coupling.device)
         matrix[:size, :size] = torch.block_diag(*(self.cameras - own)) - coupling - coupling.T
         border = self.cameras_intrinsics - _sum_by(
             eliminated @ self.intrinsics_points[self.problem.point_ids].mT, camera_ids, num_cameras
         )
-        matrix[:size, size:] = border.reshape(size, 3)
+        matrix[:size, size:] = border.reshape(size, num_intrinsics)
         matrix[size:, :size] = matrix[:size, size:].T
         matrix[size:, size:] = self.intrinsics - (
             self.intrinsics_points @ inverse @ self.intrinsics_points.mT
@@ -153,7 +153,7 @@ class NormalEquations:
             damping: Marquardt's factor on the diagonal.
 
         Returns:
-            Increments of cameras (C, 6), points (P, 3) and intrinsics (3,); None where the damped system
+            Increments of cameras (C, 6), points (P, 3) and intrinsics (I,); None where the damped system
             is not positive definite.
         """
         problem = self.problem
@@ -166,7 +166,8 @@ class NormalEquations:
             return None
         step = torch.zeros_like(gradient)
         step[free] = -torch.cholesky_solve(gradient[free, None], factor).squeeze(-1)
-        d_cameras, d_intrinsics = step[:-3].view(-1, 6), step[-3:]
+        size = 6 * len(self.cameras)
+        d_cameras, d_intrinsics = step[:size].view(-1, 6), step[size:]
         moved = self.cameras_points.mT @ d_cameras[problem.camera_ids, :, None]
         remaining = self.gradient_points + _sum_by(moved, problem.point_ids, len(problem.points))
         remaining = remaining + self.intrinsics_points.mT @ d_intrinsics[:, None]

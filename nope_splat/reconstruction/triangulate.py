@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .working import Array, Indices, Mask, WorkingScene, project_errors, transform
+from .working import Array, Indices, Mask, WorkingScene, transform
 
 MAX_HYPOTHESES = 12
 """Most pairs of observations tried per track."""
@@ -80,7 +80,7 @@ def triangulate(scene: WorkingScene, max_error: float, min_angle: float, tracks:
     proposal = np.repeat(np.arange(len(owner)), length)
     row = np.arange(len(proposal)) + np.repeat(first[owner] - (np.cumsum(length) - length), length)
     in_camera = transform(poses[row], proposals[proposal])
-    errors = project_errors(in_camera, scene.xy[rows[row]], scene.focal, scene.offset)
+    errors = scene.projection_errors(in_camera, scene.xy[rows[row]])
     agrees = errors < max_error
     support = np.bincount(proposal, weights=agrees, minlength=len(owner))
     misfit = np.bincount(proposal, weights=np.minimum(errors, max_error), minlength=len(owner))

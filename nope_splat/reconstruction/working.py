@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nope_splat.camera import distort, undistort
 from nope_splat.tracks import Tracks
 
 from .bundle import BundleResult, adjust
@@ -25,7 +27,10 @@ OFFSET_SIGMA = 0.02
 """Standard deviation of the prior on the principal point offset, as a share of the longer side.
 
 Lenses are centred to about one percent of the sensor; twice that leaves room for stabilised lenses."""
+CORNER_SIGMA = 0.05
+"""Standard deviation of the prior on each radial term, as the share by which it moves a photograph's corner.
 
+Lenses of cameras and phones bend the corners by some percent."""
 MIN_NOISE_SAMPLES = 50
 """Fewest observations that tell how noisy observations are."""
 MIN_SIGMA = 0.01
@@ -60,6 +65,8 @@ class WorkingScene:
     """Focal length before any adjustment, about which the prior on it is centred."""
     offset: Array
     """Shared principal point minus image centre in feature pixels. (2,)."""
+    radial: Array
+    """Shared radial distortion, k1 and k2 (see `SharedPinhole`). (2,)."""
     T_camera_world: Array
     """World-to-camera transforms, OpenCV axes. (N, 4, 4)."""
     registered: Mask
@@ -95,6 +102,7 @@ class WorkingScene:
             focal=focal,
             initial_focal=focal,
             offset=np.zeros(2),
+            radial=np.zeros(2),
             T_camera_world=np.tile(np.eye(4), (len(sizes), 1, 1)),
             registered=np.zeros(len(sizes), bool),
             points=np.zeros((len(tracks), 3)),
@@ -130,6 +138,16 @@ class WorkingScene:
         """Standard deviation of the prior on the principal point offset, feature pixels."""
         return OFFSET_SIGMA * 2 * float(self.half_size.max())
 
+    @property
+    def corner(self) -> float:
+        """Distance of the corner of a photograph from its centre on the plane at depth one."""
+        return float(np.linalg.norm(self.half_size, axis=1).max()) / self.focal
+
+    @property
+    def radial_sigma(self) -> tuple[float, float]:
+        """Standard deviations of the prior on the radial distortion: alike in their effect at the corner."""
+        return CORNER_SIGMA / self.corner**2, CORNER_SIGMA / self.corner**4
+
     def centers(self) -> Array:
         """Camera centres in world coordinates. (N, 3)."""
         rotation, translation = self.T_camera_world[:, :3, :3], self.T_camera_world[:, :3, 3]
@@ -137,11 +155,13 @@ class WorkingScene:
 
     def rays(self, xy: Array) -> Array:
         """Directions at depth one through image positions, in camera coordinates. (n, 2) -> (n, 3)."""
-        return np.concatenate([(xy - self.offset) / self.focal, np.ones((len(xy), 1))], axis=1)
+        plane = undistort((xy - self.offset) / self.focal, self.radial)
+        return np.concatenate([plane, np.ones((len(xy), 1))], axis=1)
 
     def camera_model(self) -> dict[str, object]:
         """The shared camera as poselib wants it."""
-        return {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [self.focal, *self.offset]}
+        params = [self.focal, *self.offset, *self.radial]
+        return {"model": "RADIAL", "width": 0, "height": 0, "params": params}
 
     def errors(self, rows: Indices) -> Array:
         """Reprojection errors of observations of tracks with points.
@@ -153,7 +173,11 @@ class WorkingScene:
             Feature pixels, infinite behind the camera. (n,).
         """
         in_camera = transform(self.T_camera_world[self.photo_ids[rows]], self.points[self.track_ids[rows]])
-        return project_errors(in_camera, self.xy[rows], self.focal, self.offset)
+        return self.projection_errors(in_camera, self.xy[rows])
+
+    def projection_errors(self, in_camera: Array, xy: Array) -> Array:
+        """Reprojection errors of points in camera coordinates, infinite behind. (n, 3), (n, 2) -> (n,)."""
+        return project_errors(in_camera, xy, self.focal, self.offset, self.radial)
 
     def visible_points(self) -> Indices:
         """Observations in unregistered photographs of tracks that have points. (n,)."""
@@ -201,6 +225,7 @@ class WorkingScene:
         free_photos: Mask | None = None,
         free_focal: bool = True,
         free_offset: bool = False,
+        free_radial: bool = False,
         max_iterations: int = 25,
         tolerance: float = 1e-5,
         device: str = "cpu",
@@ -212,6 +237,7 @@ class WorkingScene:
             free_photos: Registered photographs that may move; all of them by default. (N,).
             free_focal: Whether the focal length may change.
             free_offset: Whether the principal point may change.
+            free_radial: Whether the radial distortion may change.
             max_iterations: Largest number of steps.
             tolerance: Relative decrease of the cost at which to stop.
             device: Torch device.
@@ -236,15 +262,15 @@ class WorkingScene:
             BundleProblem(
                 T_camera_world=tensor(self.T_camera_world[photos]),
                 points=tensor(self.points[tracks]),
-                intrinsics=tensor([np.log(self.focal), *self.offset]),
+                intrinsics=tensor([np.log(self.focal), *self.offset, *self.radial]),
                 camera_ids=tensor(camera_ids),
                 point_ids=tensor(point_ids),
                 xy=tensor(self.xy[used]),
                 sigma=tensor(self.sigma[used]),
                 free_cameras=tensor(free),
-                free_intrinsics=tensor([free_focal, free_offset, free_offset]),
-                prior_mean=tensor([np.log(self.initial_focal), 0.0, 0.0]),
-                prior_sigma=tensor([LOG_FOCAL_SIGMA, self.offset_sigma, self.offset_sigma]),
+                free_intrinsics=tensor([free_focal, *2 * [free_offset], *2 * [free_radial]]),
+                prior_mean=tensor([np.log(self.initial_focal), 0.0, 0.0, 0.0, 0.0]),
+                prior_sigma=tensor([LOG_FOCAL_SIGMA, *2 * [self.offset_sigma], *self.radial_sigma]),
             ),
             max_iterations,
             tolerance,
@@ -252,8 +278,8 @@ class WorkingScene:
         adjusted = result.problem
         self.T_camera_world[photos] = adjusted.T_camera_world.cpu().numpy()
         self.points[tracks] = adjusted.points.cpu().numpy()
-        log_focal, *offset = adjusted.intrinsics.tolist()
-        self.focal, self.offset = float(np.exp(log_focal)), np.array(offset)
+        intrinsics = adjusted.intrinsics.cpu().numpy()
+        self.focal, self.offset, self.radial = float(np.exp(intrinsics[0])), intrinsics[1:3], intrinsics[3:]
         return result
 
 
@@ -278,9 +304,12 @@ def rigid(rotation: Array, translation: Array) -> Array:
     return out
 
 
-def project_errors(in_camera: Array, xy: Array, focal: float, offset: Array) -> Array:
+def project_errors(
+    in_camera: Array, xy: Array, focal: float, offset: Array, radial: Sequence[float] | Array = (0.0, 0.0)
+) -> Array:
     """Reprojection errors of points in camera coordinates, infinite behind. (n, 3), (n, 2) -> (n,)."""
     front = in_camera[:, 2] > MIN_DEPTH
     depth = np.where(front, in_camera[:, 2], 1.0)
-    error = np.linalg.norm(focal * in_camera[:, :2] / depth[:, None] + offset - xy, axis=1)
+    plane = distort(in_camera[:, :2] / depth[:, None], radial)
+    error = np.linalg.norm(focal * plane + offset - xy, axis=1)
     return np.where(front, error, np.inf)

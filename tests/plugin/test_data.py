@@ -7,18 +7,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from plugin.splat_scene import FOCAL, SIZE, make_pipeline
+from plugin.splat_scene import FOCAL, SIZE, make_pipeline, write_scene
 
 from nope_splat.camera_optimizer import world_to_camera
 from nope_splat.datamanager import NopeDataManagerConfig, OptimizedCameras
+from nope_splat.dataparser import NopeDataParserConfig
+from nope_splat.dataset import NopeDataset
 from nope_splat.errors import UserError
+from nope_splat.tracks import Observations
 from nope_splat.trainer import NopeTrainerConfig
+from nope_splat.undistort import read_undistorted_photo
 
 
 @pytest.mark.parametrize("max_image_size", [None, 1000, 50, 31])
@@ -40,6 +45,38 @@ def test_cameras_project_points_to_where_they_are_seen(
         torch.testing.assert_close(projected[:, :2] / projected[:, 2:], expected, rtol=0, atol=1e-3)
         image = dataset[view]["image"]
         assert image.shape == (cameras.height[view, 0], cameras.width[view, 0], 3)
+
+
+def test_distortion_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs with a lens's distortion train like those of a pinhole."""
+    straight = write_scene(tmp_path, num_views=9, unregistered=(), held_out=True)
+    camera = replace(straight.camera, radial=(0.1, 0.02))
+
+    def bent(seen: Observations) -> Observations:
+        sizes = straight.photo_sizes[seen.photo_ids]
+        return replace(seen, xy=camera.project(straight.camera.unproject(seen.xy, sizes), sizes))
+
+    bent_scene = replace(
+        straight,
+        camera=camera,
+        observations=bent(straight.observations),
+        resections=bent(straight.resections),
+    )
+    outputs = []
+    for scene in (straight, bent_scene):
+        monkeypatch.setattr("nope_splat.dataparser.reconstruct", lambda *_, scene=scene: scene)
+        parser = NopeDataParserConfig(data=tmp_path, seeds="tracks").setup()
+        outputs.append(parser.get_dataparser_outputs("train"))
+    expected, found = outputs
+    torch.testing.assert_close(found.metadata["observations"].xy, expected.metadata["observations"].xy)
+    torch.testing.assert_close(found.cameras.fx, expected.cameras.fx)
+    data = NopeDataset(found).get_data(0)
+    photo = found.metadata["photos"][0]
+    assert (255 * data["image"]).round().byte().numpy().tolist() == (
+        read_undistorted_photo(photo, SIZE, camera).tolist()
+    )
+    assert not data["mask"].all()  # the corners lie beyond the photograph
+    assert "mask" not in NopeDataset(expected).get_data(0)
 
 
 def test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +108,8 @@ def test_small_folders_hold_nothing_out(tmp_path: Path, monkeypatch: pytest.Monk
     parser.config.eval_mode = "interval"
     for interval in (3, 8, 9):
         parser.config.eval_interval = interval
-        del parser.scene
-        _ = parser.scene
+        del parser.photographed_scene
+        _ = parser.photographed_scene
     assert asked == [["00.png", "03.png", "06.png"], ["00.png"], []]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from synthetic import SyntheticScene, make_scene, ring
+from synthetic import SyntheticScene, make_scene, random_points, ring
 
 from nope_splat.camera import SharedPinhole
 from nope_splat.evaluation.pose_metrics import compare_poses
@@ -142,6 +142,26 @@ def test_principal_point_is_refined_where_it_can_be() -> None:
     register_incremental(working, views, min_angle=1.5)
     refine(working, 1.5, refine_principal_point=True)
     np.testing.assert_allclose(working.offset, [7.0, -5.0], atol=1.0)
+
+
+def test_radial_distortion_is_refined_where_it_can_be() -> None:
+    camera = SharedPinhole(700.0, (7.0, -5.0), (-0.08, 0.05))
+    scene = make_scene(12, 1500, camera=camera, poses=ring(12, 150.0))
+    working, views = start(scene)
+    register_incremental(working, views, min_angle=1.5)
+    refine(working, 1.5, refine_principal_point=True, refine_radial_distortion=True)
+    assert working.focal == pytest.approx(700.0, rel=2e-3)
+    np.testing.assert_allclose(working.offset, camera.offset, atol=1.0)
+    np.testing.assert_allclose(working.radial, camera.radial, atol=0.02)
+
+
+def test_radial_distortion_that_shows_nowhere_is_none() -> None:
+    """Points in the middle of every photograph only."""
+    scene = make_scene(5, points=random_points(300, extent=0.3))
+    working, views = start(scene)
+    register_incremental(working, views, min_angle=1.5)
+    refine(working, 1.5, refine_principal_point=True, refine_radial_distortion=True)
+    np.testing.assert_array_equal(working.radial, [0.0, 0.0])
 
 
 def test_principal_point_of_mixed_orientations_stays_at_the_centre() -> None:

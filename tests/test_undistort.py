@@ -1,0 +1,63 @@
+"""Radial distortion: its inverse, and photographs from which it is taken out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nope_splat.camera import SharedPinhole, distort, undistort
+from nope_splat.images import Photo
+from nope_splat.undistort import read_undistorted_mask, read_undistorted_photo
+
+SIZE = (160, 120)
+BARREL = SharedPinhole(130.0, (4.0, -3.0), (-0.12, 0.03))
+PINCUSHION = SharedPinhole(130.0, (4.0, -3.0), (0.12, 0.0))
+
+
+@given(st.floats(-0.15, 0.3), st.floats(-0.03, 0.1), st.integers(0, 99))
+def test_undistort_is_the_inverse_of_distort(k1: float, k2: float, seed: int) -> None:
+    plane = np.random.default_rng(seed).uniform(-0.7, 0.7, (20, 2))
+    np.testing.assert_allclose(undistort(distort(plane, (k1, k2)), (k1, k2)), plane, atol=1e-9)
+
+
+@pytest.mark.parametrize("camera", [BARREL, PINCUSHION])
+def test_what_projects_also_unprojects(camera: SharedPinhole) -> None:
+    points = np.random.default_rng(0).uniform([-0.6, -0.4, 1.0], [0.6, 0.4, 1.0], (50, 3))
+    sizes = np.array(SIZE)
+    seen = camera.project(points, sizes)
+    np.testing.assert_allclose(camera.unproject(seen, sizes), points, atol=1e-12)
+    straight = SharedPinhole(camera.focal, camera.offset).project(points, sizes)
+    np.testing.assert_allclose(camera.undistorted(seen, sizes), straight, atol=1e-9)
+    assert 0 < np.linalg.norm(seen - straight, axis=1).max() <= camera.largest_distortion(sizes) * 1.01
+
+
+def photograph(camera: SharedPinhole, folder: Path) -> Photo:
+    """A smooth pattern as the camera would take it."""
+    pixels = np.stack(np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5), axis=-1)
+    rays = camera.unproject(pixels, np.array(SIZE))
+    grey = 127 + 60 * np.sin(12 * rays[..., 0]) + 60 * np.cos(10 * rays[..., 1])
+    path = folder / "photo.png"
+    Image.fromarray(np.repeat(np.rint(grey)[..., None], 3, axis=2).astype(np.uint8)).save(path)
+    return Photo(path, path.name, *SIZE)
+
+
+@pytest.mark.parametrize("camera", [BARREL, PINCUSHION])
+def test_an_undistorted_photograph_is_that_of_a_pinhole(camera: SharedPinhole, tmp_path: Path) -> None:
+    (tmp_path / "straight").mkdir()
+    pinhole = SharedPinhole(camera.focal, camera.offset)
+    expected = read_undistorted_photo(photograph(pinhole, tmp_path / "straight"), SIZE, pinhole)
+    photo = photograph(camera, tmp_path)
+    used = read_undistorted_mask(photo, SIZE, camera)
+    difference = np.abs(read_undistorted_photo(photo, SIZE, camera).astype(int) - expected)
+    if camera is BARREL:  # shows more than a pinhole, so that nothing is missing
+        assert used is None
+        used = np.ones(SIZE[::-1], bool)
+    assert used is not None
+    assert 0.9 < used.mean() <= 1
+    assert difference[used].max() <= 8
+    assert (used.all()) == (camera is BARREL)
