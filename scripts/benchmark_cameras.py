@@ -59,7 +59,7 @@ def main(settings: Settings) -> None:
         for seed in range(settings.seeds):
             chosen = replace(settings.reconstruction, seed=seed)
             start = time.perf_counter()
-            pairs = match_pairs(keypoints, choose_pairs(range(len(keypoints)), chosen), chosen)
+            pairs = match_pairs(keypoints, choose_pairs(keypoints, chosen), chosen)
             matches = matches or FolderMatches(tuple(keypoints), tuple(pairs))
             again = FolderMatches(tuple(keypoints), tuple(pairs))
             by_seed.append(_figures(scene, folder, again, chosen, extraction + time.perf_counter() - start))

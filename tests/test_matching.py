@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from real_photos import real_scene
 
+from nope_splat.demo_scene import render_demo_scene
 from nope_splat.errors import UserError
 from nope_splat.images import Photo, find_photos
 from nope_splat.matching import (
@@ -146,10 +147,52 @@ def test_a_gpu_finds_the_same_matches() -> None:
 # --- Pairs ---
 
 
-def test_all_pairs_are_chosen_up_to_the_limit() -> None:
-    assert choose_pairs([0, 2, 5], SETTINGS) == [(0, 2), (0, 5), (2, 5)]
-    with pytest.raises(UserError, match=r"5 photographs are more than max-exhaustive-photos \(4\)"):
-        choose_pairs(range(5), replace(SETTINGS, max_exhaustive_photos=4))
+def blank(count: int) -> list[Keypoints]:
+    return [Keypoints(np.zeros((0, 2)), np.zeros((0, 8), np.float32)) for _ in range(count)]
+
+
+def test_all_pairs_are_chosen_up_to_the_limit_and_a_few_beyond() -> None:
+    three = blank(3)
+    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_photos=3)) == [(0, 1), (0, 2), (1, 2)]
+    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_photos=2)) == []  # nothing looks alike
+    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_photos=2, pairs="exhaustive")) != []
+
+
+def test_photographs_in_sequence_have_half_of_their_partners_on_each_side() -> None:
+    pairs = choose_pairs(blank(6), replace(SETTINGS, pairs="sequential", num_partners=4))
+    assert pairs == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4), (3, 5), (4, 5)]
+    one = choose_pairs(blank(3), replace(SETTINGS, pairs="sequential", num_partners=1))
+    assert one == [(0, 1), (1, 2)]
+    with pytest.raises(UserError, match="num-partners is 0"):
+        choose_pairs(blank(3), replace(SETTINGS, pairs="sequential", num_partners=0))
+
+
+def test_retrieval_pairs_photographs_of_the_same_thing() -> None:
+    """Three things, four photographs of each in turn, and one photograph of nothing."""
+    rng = np.random.default_rng(0)
+    things = unit(rng.random((3, 300, 32)) ** 4)
+    keypoints = [
+        Keypoints(np.zeros((200, 2)), unit(things[photo % 3, rng.permutation(300)[:200]] + noise))
+        for photo, noise in enumerate(0.03 * rng.standard_normal((12, 200, 32)))
+    ]
+    keypoints.append(Keypoints(np.zeros((0, 2)), np.zeros((0, 32), np.float32)))
+    pairs = choose_pairs(keypoints, replace(SETTINGS, pairs="retrieval", num_partners=3))
+    assert pairs == [(i, j) for i in range(12) for j in range(i + 1, 12) if i % 3 == j % 3]
+
+
+def test_retrieval_finds_the_pairs_that_overlap(tmp_path: Path) -> None:
+    """Fewer than half of the pairs hold nine in ten of those that match well."""
+    photos = find_photos(render_demo_scene(tmp_path, 30, (240, 180))).photos
+    keypoints = extract_keypoints(photos, SETTINGS)
+    strong = {
+        (pair.first, pair.second)
+        for pair in match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
+        if len(pair.indices) >= 60
+    }
+    chosen = choose_pairs(keypoints, replace(SETTINGS, pairs="retrieval", num_partners=12))
+    assert len(strong) > 60
+    assert len(chosen) < 30 * 29 / 4
+    assert len(strong & set(chosen)) >= 0.9 * len(strong)
 
 
 # --- Verified matches on synthetic keypoints ---
@@ -206,7 +249,7 @@ def test_verified_matches_show_the_same_points_and_fit_the_fundamental_matrix() 
     moved = keypoints[1].xy.copy()
     moved[::3] = np.random.default_rng(3).uniform((0, 0), (WIDTH, HEIGHT), moved[::3].shape)
     keypoints[1] = replace(keypoints[1], xy=moved)
-    pairs = match_pairs(keypoints, choose_pairs(range(3), SETTINGS), SETTINGS)
+    pairs = match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
     assert [(pair.first, pair.second) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
     for pair in pairs:
         first, second = shown[pair.first][pair.indices[:, 0]], shown[pair.second][pair.indices[:, 1]]
@@ -282,7 +325,7 @@ def as_sets(
 def test_the_order_of_the_photographs_does_not_matter() -> None:
     cameras = [*CAMERAS, camera(0.2, (1.0, 0, 0.2))]
     keypoints, _ = scene(cameras, cloud(), appearance_noise=0.15)  # many matches are close calls
-    every = choose_pairs(range(4), SETTINGS)
+    every = choose_pairs(keypoints, SETTINGS)
     expected = as_sets(match_pairs(keypoints, every, SETTINGS), np.arange(4))
     assert len(expected) == 6
     order = np.array([2, 0, 3, 1])
@@ -291,7 +334,7 @@ def test_the_order_of_the_photographs_does_not_matter() -> None:
 
 def test_one_photograph_can_be_matched_against_the_others() -> None:
     keypoints, _ = scene(CAMERAS, cloud())
-    every = match_pairs(keypoints, choose_pairs(range(3), SETTINGS), SETTINGS)
+    every = match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
     last = match_pairs(keypoints, [(0, 2), (1, 2)], SETTINGS)
     assert as_sets(last, np.arange(3)).items() <= as_sets(every, np.arange(3)).items()
 
@@ -304,7 +347,7 @@ def test_real_photographs_match_where_the_surveyed_cameras_say() -> None:
     photos = find_photos(folder).photos
     keypoints = extract_keypoints(photos, SETTINGS)
     assert min(len(one.xy) for one in keypoints) > 1000
-    pairs = match_pairs(keypoints, choose_pairs(range(8), SETTINGS), SETTINGS)
+    pairs = match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
     assert len(pairs) == 28
 
     truth = json.loads((folder / "ground_truth.json").read_text())

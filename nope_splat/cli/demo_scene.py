@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from nope_splat.demo_scene import render_demo_scene
 
 
 def demo_scene(
-    output_dir: Path, num_photos: int = 20, size: tuple[int, int] = (640, 480), seed: int = 0
+    output_dir: Path,
+    num_photos: int = 20,
+    size: tuple[int, int] = (640, 480),
+    seed: int = 0,
+    path: Literal["arc", "tour"] = "arc",
 ) -> None:
     """Photograph a procedural scene; the photographs go to `OUTPUT_DIR/images`.
 
@@ -17,6 +22,8 @@ def demo_scene(
         num_photos: Number of photographs.
         size: Width and height in pixels.
         seed: The same seed gives the same photographs.
+        path: Where the cameras stand: on an arc around the middle, or along a tour of the whole valley, which
+            wants fifty photographs or more.
     """
-    images = render_demo_scene(output_dir, num_photos, size, seed)
+    images = render_demo_scene(output_dir, num_photos, size, seed, path)
     print(f"{num_photos} photographs: {images}")

@@ -8,25 +8,32 @@ from itertools import combinations
 from nope_splat.errors import UserError
 
 from .settings import MatchingSettings
+from .types import Keypoints
 
 
-def choose_pairs(photo_ids: Sequence[int], settings: MatchingSettings) -> list[tuple[int, int]]:
-    """Choose the pairs to match among photographs: all of them.
+def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> list[tuple[int, int]]:
+    """Choose the pairs of photographs to match.
 
     Args:
-        photo_ids: Indices of the photographs.
-        settings: The largest number of photographs of which all pairs are matched.
+        keypoints: Keypoints of each photograph, with descriptors, in the order of the photographs.
+        settings: How to choose.
 
     Returns:
-        Pairs of indices, the lesser one first.
+        Pairs of indices, the lesser one first, in ascending order.
 
     Raises:
-        UserError: If there are too many photographs.
+        UserError: If photographs may not have partners.
     """
-    if len(photo_ids) > settings.max_exhaustive_photos:
-        raise UserError(
-            f"{len(photo_ids)} photographs are more than max-exhaustive-photos"
-            f" ({settings.max_exhaustive_photos}), the most of which every pair is matched;"
-            " give fewer photographs, or raise that setting and have patience"
-        )
-    return list(combinations(sorted(photo_ids), 2))
+    if settings.num_partners < 1:
+        raise UserError(f"num-partners is {settings.num_partners}, but a photograph needs at least one")
+    num_photos = len(keypoints)
+    pairs = settings.pairs
+    if pairs is None:
+        pairs = "exhaustive" if num_photos <= settings.max_exhaustive_photos else "retrieval"
+    if pairs == "retrieval":
+        from .retrieval import most_similar
+
+        return most_similar(keypoints, settings.num_partners, settings.seed)
+    # Half of the partners come before a photograph, half after it.
+    reach = num_photos if pairs == "exhaustive" else (settings.num_partners + 1) // 2
+    return [pair for pair in combinations(range(num_photos), 2) if pair[1] - pair[0] <= reach]

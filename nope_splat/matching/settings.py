@@ -22,7 +22,13 @@ class MatchingSettings:
     """Largest distance of a match from the epipolar geometry of its pair, in pixels at the feature size."""
     min_matches: int = 15
     """Pairs with fewer verified matches are not used."""
-    max_exhaustive_photos: int = 200
-    """Up to this many photographs, every pair is matched; the time grows with the square of their number."""
+    pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
+    """Which pairs of photographs are matched: all; those that look most alike (by their keypoints, nothing is
+    downloaded), for hundreds; or those that follow on each other by name, for the frames of a video. If not
+    given, all pairs up to max-exhaustive-photos, and retrieval beyond."""
+    num_partners: int = 20
+    """Photographs that each one is matched with, by retrieval (at least) or in sequence."""
+    max_exhaustive_photos: int = 100
+    """Most photographs of which every pair is matched unless asked for; the time grows with their square."""
     seed: int = 0
-    """Seed of every random choice (RANSAC)."""
+    """Seed of every random choice (RANSAC, and the vocabulary of retrieval)."""

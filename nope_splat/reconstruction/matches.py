@@ -108,7 +108,7 @@ def find_matches(
         say("Using the cached matches.")
         return FolderMatches.from_arrays(stored)
     keypoints = extract_keypoints(folder.photos, settings)
-    pairs = match_pairs(keypoints, choose_pairs(range(len(keypoints)), settings), settings)
+    pairs = match_pairs(keypoints, choose_pairs(keypoints, settings), settings)
     matches = FolderMatches(tuple(keypoints), tuple(pairs))
     if cache:
         cache.store(STAGE, key, matches.to_arrays())

@@ -21,6 +21,7 @@ from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
 from nope_splat.progress import say
 from nope_splat.tracks import MatchGraph, Observations, build_tracks, match_graph
 
+from .batches import register_batches
 from .chain import register_chain
 from .focal import FocalEstimate, estimate_focal
 from .given import GivenCameras, keep_good_cameras, start_from_cameras
@@ -45,9 +46,10 @@ NEGLIGIBLE_DISTORTION = 0.1
 class ReconstructionSettings(MatchingSettings):
     """How photographs are matched and reconstructed."""
 
-    registration: Literal["incremental", "chain"] = "incremental"
-    """How poses are found: one photograph after another by the points it sees, or by chaining relative poses
-    along the maximum spanning tree of the match graph (for thin overlap)."""
+    registration: Literal["incremental", "batches", "chain"] = "incremental"
+    """How poses are found: one photograph after another by the points it sees; batch by batch, outward from
+    the photograph with most partners (for hundreds); or by chaining relative poses along the maximum spanning
+    tree of the match graph (for thin overlap)."""
     cameras: Path | None = None
     """Cameras to start from instead of from nothing: a `transforms.json`, or a folder with a COLMAP model.
     They are adjusted where the photographs contradict them; photographs that it lacks are registered."""
@@ -277,6 +279,8 @@ def _reconstruct_group(
             failures: dict[int, str] = {}
             if settings.registration == "chain":
                 register_chain(scene, views, min_angle, device)
+            elif settings.registration == "batches":
+                failures = register_batches(scene, views, min_angle, device, seed)
             else:
                 failures = register_incremental(scene, views, min_angle, device, seed)
         if scene.registered.sum() < 2:

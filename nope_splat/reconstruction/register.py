@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import poselib
@@ -12,7 +12,7 @@ from nope_splat.progress import track
 
 from .triangulate import extend, filter_observations, triangulate
 from .two_view import TwoView
-from .working import Array, Mask, WorkingScene, rigid, transform
+from .working import Array, Indices, Mask, WorkingScene, rigid, transform
 
 MIN_VISIBLE = 20
 """Fewest points that must be visible, and agree, to register a photograph by them."""
@@ -42,8 +42,6 @@ LOCAL_FROM = 16
 """Registered photographs from which most adjustments are local."""
 NEIGHBOURS = 8
 """Photographs that move in a local adjustment."""
-GLOBAL_GROWTH = 1.2
-"""Growth of the scene that calls for a global adjustment."""
 
 
 def register_incremental(
@@ -69,12 +67,39 @@ def register_incremental(
     Returns:
         Why photographs were not registered, by index, as far as known.
     """
+    pairs = sorted(views, key=lambda pair: promise(views[pair]), reverse=True)
+    return grow(Growth, scene, views, pairs, min_angle, device, seed)
+
+
+def grow(
+    kind: type[Growth],
+    scene: WorkingScene,
+    views: dict[tuple[int, int], TwoView],
+    pairs: Sequence[tuple[int, int]],
+    min_angle: float,
+    device: str,
+    seed: int,
+) -> dict[int, str]:
+    """Grow a scene from the first initial pairs that promise one, and keep the largest.
+
+    Args:
+        kind: How it grows.
+        scene: A scene without poses; changed in place.
+        views: Relative poses of the pairs.
+        pairs: Initial pairs, the most promising first.
+        min_angle: Smallest triangulation angle of a point, degrees.
+        device: Torch device of bundle adjustment.
+        seed: Seed of RANSAC.
+
+    Returns:
+        Why photographs were not registered, by index, as far as known.
+    """
     connected = {photo for pair in views for photo in pair}
     empty, best, best_failures = scene.snapshot(), scene.snapshot(), {}
     attempts = 0
-    for pair in _initial_pairs(views)[:MAX_INITIAL_PAIRS]:
+    for pair in pairs[:MAX_INITIAL_PAIRS]:
         scene.restore(empty.snapshot())
-        growth = _Growth(scene, views, min_angle, device, seed)
+        growth = kind(scene, views, min_angle, device, seed)
         if not growth.begin(pair):
             continue
         for _ in track(growth.run(), "Registering photographs", total=len(connected) - 2):
@@ -107,24 +132,22 @@ def register_others(
     Returns:
         Why photographs were not registered, by index, as far as known.
     """
-    growth = _Growth(scene, views, min_angle, device, seed)
+    growth = Growth(scene, views, min_angle, device, seed)
     for _ in growth.run():
         pass
     return growth.failures
 
 
-def _initial_pairs(views: dict[tuple[int, int], TwoView]) -> list[tuple[int, int]]:
-    """Pairs by promise: many matches, enough parallax, not one plane."""
-
-    def promise(pair: tuple[int, int]) -> float:
-        view = views[pair]
-        return len(view) * min(view.angle, 16.0) * max(0.1, 1 - view.matches.homography_ratio)
-
-    return sorted(views, key=promise, reverse=True)
+def promise(view: TwoView) -> float:
+    """How well a pair serves as the first one: many matches, enough parallax, not one plane."""
+    return len(view) * min(view.angle, 16.0) * max(0.1, 1 - view.matches.homography_ratio)
 
 
-class _Growth:
-    """One attempt at growing a scene from an initial pair."""
+class Growth:
+    """One attempt at growing a scene from an initial pair, photograph by photograph."""
+
+    global_growth = 1.2
+    """Growth of the scene that calls for a global adjustment."""
 
     def __init__(
         self,
@@ -159,7 +182,7 @@ class _Growth:
                 if photo is None:
                     return
             elif self._register_by_points(photo):
-                self._adjust(photo)
+                self._adjust([photo])
             else:
                 continue
             self.attempts.clear()
@@ -168,6 +191,11 @@ class _Growth:
 
     def _most_covered(self) -> int | None:
         """The unregistered photograph whose visible points cover most of it."""
+        coverage, visible = self._coverage()
+        return int(np.lexsort((visible, coverage))[-1]) if coverage.any() else None
+
+    def _coverage(self) -> tuple[Indices, Indices]:
+        """Number of cells that show points (0 where there is nothing to try), and of points. (N,), (N,)."""
         scene = self.scene
         rows = scene.visible_points()
         photos = scene.photo_ids[rows]
@@ -183,9 +211,7 @@ class _Growth:
                 self.failures[int(photo)] = reason
         eligible = ~scene.registered & (visible >= MIN_VISIBLE)
         eligible &= np.array([self.attempts[photo] < MAX_ATTEMPTS for photo in range(num_photos)])
-        if not eligible.any():
-            return None
-        return int(np.lexsort((visible, np.where(eligible, coverage, -1)))[-1])
+        return np.where(eligible, coverage, 0), visible
 
     def _register_by_points(self, photo: int) -> bool:
         """Register a photograph by PnP."""
@@ -234,7 +260,7 @@ class _Growth:
             before = scene.snapshot()
             scene.T_camera_world[new] = T_world_scaled
             scene.registered[new] = True
-            self._adjust(new, free_focal=False)
+            self._adjust([new], free_focal=False)
             if self._holds_up(new):
                 return new
             scene.restore(before)
@@ -264,19 +290,19 @@ class _Growth:
         agreeing = int((fixed & scene.inlier).sum())
         return agreeing >= MIN_SHARED and agreeing >= MIN_SHARED_RATIO * fixed.sum()
 
-    def _adjust(self, photo: int, free_focal: bool = True) -> None:
-        """New points, then an adjustment of the surroundings of a photograph or of everything."""
+    def _adjust(self, photos: list[int], free_focal: bool = True) -> None:
+        """New points, then an adjustment of the surroundings of new photographs or of everything."""
         scene = self.scene
         extend(scene, MAX_ERROR)
         triangulate(scene, MAX_ERROR, self.min_angle)
         num_registered = int(scene.registered.sum())
-        everything = num_registered <= LOCAL_FROM or num_registered >= GLOBAL_GROWTH * self.last_global
+        everything = num_registered <= LOCAL_FROM or num_registered >= self.global_growth * self.last_global
         sample = _spread_sample(scene)
         if everything:
             free_photos = None
             self.last_global = num_registered
         else:
-            free_photos = _neighbourhood(scene, photo)
+            free_photos = self._window(photos)
             seen = np.zeros(len(scene.points), bool)
             seen[scene.track_ids[scene.inlier & free_photos[scene.photo_ids]]] = True
             sample &= seen[scene.track_ids]
@@ -297,18 +323,18 @@ class _Growth:
         filter_observations(scene, MAX_ERROR, self.min_angle)
         extend(scene, MAX_ERROR)
 
-
-def _neighbourhood(scene: WorkingScene, photo: int) -> Mask:
-    """A photograph and the registered ones that share most points with it. (N,)."""
-    mine = np.zeros(len(scene.points), bool)
-    mine[scene.track_ids[scene.inlier & (scene.photo_ids == photo)]] = True
-    shared = np.bincount(
-        scene.photo_ids[scene.inlier & mine[scene.track_ids]], minlength=len(scene.registered)
-    )
-    shared[~scene.registered] = 0
-    chosen = np.zeros(len(scene.registered), bool)
-    chosen[np.argsort(-shared, kind="stable")[:NEIGHBOURS]] = True
-    return chosen & (shared > 0)
+    def _window(self, photos: list[int]) -> Mask:
+        """A new photograph and the registered ones that share most points with it. (N,)."""
+        scene, (photo,) = self.scene, photos
+        mine = np.zeros(len(scene.points), bool)
+        mine[scene.track_ids[scene.inlier & (scene.photo_ids == photo)]] = True
+        shared = np.bincount(
+            scene.photo_ids[scene.inlier & mine[scene.track_ids]], minlength=len(scene.registered)
+        )
+        shared[~scene.registered] = 0
+        chosen = np.zeros(len(scene.registered), bool)
+        chosen[np.argsort(-shared, kind="stable")[:NEIGHBOURS]] = True
+        return chosen & (shared > 0)
 
 
 def _spread_sample(scene: WorkingScene) -> Mask:

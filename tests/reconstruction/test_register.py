@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -9,11 +11,13 @@ from synthetic import SyntheticScene, make_scene, random_points, ring
 
 from nope_splat.camera import SharedPinhole
 from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.reconstruction.batches import register_batches
 from nope_splat.reconstruction.chain import register_chain
+from nope_splat.reconstruction.rays import refine_by_rays
 from nope_splat.reconstruction.refine import refine
 from nope_splat.reconstruction.register import register_incremental, register_others
 from nope_splat.reconstruction.two_view import TwoView, relative_poses
-from nope_splat.reconstruction.working import WorkingScene, invert
+from nope_splat.reconstruction.working import WorkingScene, invert, rigid
 from nope_splat.tracks import build_tracks
 
 
@@ -27,6 +31,16 @@ def start(
     tracks = build_tracks(scene.keypoints, [view.matches for view in views.values()])
     sizes = np.tile(np.array(scene.size), (len(scene.keypoints), 1))
     return WorkingScene.start(tracks, sizes, 1.0, focal), views
+
+
+def facing(poses: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
+    """Points of the default cube are seen from their own side only, as those of a solid thing are."""
+    points = random_points(1500)
+
+    def sees(photo: int, ids: np.ndarray) -> np.ndarray:
+        return points[ids, :2] @ poses[photo, :2, 3] > 0.5
+
+    return sees
 
 
 def auc_5(scene: SyntheticScene, working: WorkingScene) -> float:
@@ -46,6 +60,40 @@ def test_incremental_registers_every_photograph(wrong: float, focal_error: float
     refine(working, 1.5, refine_principal_point=False)
     assert auc_5(scene, working) > 97
     assert working.focal == pytest.approx(scene.camera.focal, rel=0.01)
+
+
+@pytest.mark.parametrize("focal_error", [0.7, 1.0, 1.5])
+def test_batches_register_every_photograph(focal_error: float) -> None:
+    scene = make_scene(24, poses=ring(24, 200.0), num_points=1500, wrong=0.2, sees=facing(ring(24, 200.0)))
+    working, views = start(scene, focal_error * scene.camera.focal)
+    failures = register_batches(working, views, min_angle=1.5)
+    assert working.registered.all()
+    assert failures == {}
+    refine(working, 1.5, refine_principal_point=False)
+    assert auc_5(scene, working) > 97
+    assert working.focal == pytest.approx(scene.camera.focal, rel=0.01)
+
+
+def test_rays_bring_a_displaced_camera_back_whatever_some_points_say() -> None:
+    scene = make_scene(wrong=0.0)
+    working, views = start(scene)
+    register_incremental(working, views, min_angle=1.5)
+    true = working.T_camera_world.copy()
+    moved = [2, 5]
+    rng = np.random.default_rng(0)
+    for photo in moved:
+        turn = Rotation.from_rotvec(rng.normal(0, 0.003, 3)).as_matrix()
+        working.T_camera_world[photo] = rigid(turn, rng.normal(0, 0.02, 3)) @ true[photo]
+    wrong = np.isin(working.photo_ids, moved) & (rng.random(len(working.xy)) < 0.2)
+    working.xy[wrong] += rng.normal(0, 50, (int(wrong.sum()), 2))
+    points = working.points.copy()
+    refine_by_rays(working, np.array(moved))
+    scale = np.linalg.norm(working.centers() - working.centers().mean(0), axis=1).mean()
+    assert np.abs(working.T_camera_world[:, :3, :3] - true[:, :3, :3]).max() < 5e-4
+    assert np.abs(working.T_camera_world[:, :3, 3] - true[:, :3, 3]).max() < 2e-3 * scale
+    others = np.setdiff1d(np.arange(len(true)), moved)
+    np.testing.assert_array_equal(working.T_camera_world[others], true[others])
+    np.testing.assert_array_equal(working.points, points)
 
 
 def test_chain_registers_every_photograph() -> None:

@@ -1,0 +1,90 @@
+"""Which photographs look alike: retrieval by VLAD descriptors of the photographs' own keypoints.
+
+A vector of locally aggregated descriptors (Jégou et al., CVPR 2010) sums, for each word of a vocabulary, how
+the descriptors that belong to the word differ from it. Normalised by word and over all (Arandjelović and
+Zisserman, CVPR 2013), its inner product tells how much two photographs have in common. The vocabulary is
+made of the photographs at hand, so nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .types import Keypoints
+
+NUM_WORDS = 64
+"""Words of the vocabulary."""
+SAMPLE = 256
+"""Descriptors per word from which the vocabulary is learned."""
+ITERATIONS = 20
+"""Steps of k-means; a vocabulary need not be optimal."""
+
+
+def most_similar(keypoints: Sequence[Keypoints], num_partners: int, seed: int = 0) -> list[tuple[int, int]]:
+    """Pair each photograph with those that look most like it.
+
+    Args:
+        keypoints: Keypoints of each photograph, with descriptors.
+        num_partners: Partners sought for each photograph; it has more where it is the partner of others.
+        seed: Seed of the vocabulary.
+
+    Returns:
+        Pairs of indices into `keypoints`, the lesser one first, in ascending order.
+    """
+    textured = np.flatnonzero([len(one.xy) > 0 for one in keypoints])  # others are like none
+    if len(textured) < 2:
+        return []
+    vlad = vlad_descriptors([keypoints[photo] for photo in textured], seed)
+    similarity = vlad @ vlad.T
+    np.fill_diagonal(similarity, -np.inf)
+    partners = np.argsort(-similarity, axis=1, kind="stable")[:, : min(num_partners, len(vlad) - 1)]
+    photos = np.repeat(np.arange(len(vlad)), partners.shape[1])
+    pairs = np.sort(np.stack([photos, partners.ravel()], axis=1), axis=1)
+    return [(first, second) for first, second in textured[np.unique(pairs, axis=0)].tolist()]
+
+
+def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[np.float32]:
+    """VLAD descriptor of each photograph.
+
+    Args:
+        keypoints: Keypoints of each photograph, at least one in each, with descriptors.
+        seed: Seed of the vocabulary.
+
+    Returns:
+        Vectors of unit length. (N, W D).
+    """
+    words = _vocabulary(keypoints, seed)
+    return np.stack([_aggregate(one.descriptors, words) for one in keypoints])
+
+
+def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32]:
+    """Centres of k-means (Lloyd's algorithm) over a sample of the descriptors. (W, D)."""
+    rng = np.random.default_rng(seed)
+    share = -(-NUM_WORDS * SAMPLE // len(keypoints))
+    sample = np.concatenate([rng.permutation(one.descriptors)[:share] for one in keypoints])
+    sample = rng.permutation(sample)
+    words = sample[:NUM_WORDS]
+    for _ in range(ITERATIONS):
+        belongs = _assign(sample, words)
+        number = belongs.sum(axis=1, keepdims=True)
+        words = np.where(number > 0, belongs @ sample / np.maximum(number, 1), words)
+    return words
+
+
+def _assign(descriptors: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Which descriptors belong to each word: one where it is the nearest, zero elsewhere. (W, n)."""
+    # |d - w|^2 = |d|^2 - 2 d.w + |w|^2: the nearest word has the greatest d.w - |w|^2 / 2.
+    nearest = (descriptors @ words.T - (words**2).sum(axis=1) / 2).argmax(axis=1)
+    return (nearest == np.arange(len(words))[:, None]).astype(np.float32)
+
+
+def _aggregate(descriptors: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum of what the descriptors differ from their words, each word's part and the whole normalised."""
+    belongs = _assign(descriptors, words)
+    residuals = belongs @ descriptors - belongs.sum(axis=1, keepdims=True) * words
+    residuals /= np.maximum(np.linalg.norm(residuals, axis=1, keepdims=True), 1e-9)
+    vector = residuals.ravel()
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
