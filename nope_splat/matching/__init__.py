@@ -1,6 +1,6 @@
 """Keypoints and verified matches between photographs."""
 
-from .match import extract_keypoints, match_pairs
+from .match import extract_keypoints, match_pairs, match_photos
 from .pairs import choose_pairs
 from .settings import MatchingSettings
 from .types import Keypoints, PairMatches
@@ -12,4 +12,5 @@ __all__ = [
     "choose_pairs",
     "extract_keypoints",
     "match_pairs",
+    "match_photos",
 ]

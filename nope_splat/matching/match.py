@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from nope_splat.images import Photo
 from nope_splat.progress import track
 
 from .descriptors import match_descriptors
+from .pairs import choose_pairs
 from .settings import MatchingSettings
 from .sift import sift_keypoints
 from .types import Keypoints, PairMatches
@@ -22,6 +24,31 @@ from .verify import verify_pair
 
 SIFT_WORKERS = min(os.cpu_count() or 1, 8)
 """Photographs searched at once; at the default size each takes half a gigabyte meanwhile."""
+
+
+def match_photos(
+    photos: Sequence[Photo], settings: MatchingSettings
+) -> tuple[list[Keypoints], list[PairMatches]]:
+    """Choose pairs of photographs and match them, whatever the matcher.
+
+    Args:
+        photos: The photographs.
+        settings: How to match.
+
+    Returns:
+        Keypoints of each photograph, and the verified pairs, whose matches are indices into them.
+
+    Raises:
+        UserError: If the matcher lacks a package or its weights.
+    """
+    if settings.matcher != "dust3r":
+        keypoints = extract_keypoints(photos, settings)
+        return keypoints, match_pairs(keypoints, choose_pairs(keypoints, settings), settings)
+    from .dust3r import match_by_dust3r
+
+    # DUSt3R has no descriptors to choose pairs by; those of SIFT take no time beside it.
+    keypoints = extract_keypoints(photos, replace(settings, matcher="sift"))
+    return match_by_dust3r(photos, choose_pairs(keypoints, settings), settings)
 
 
 def extract_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> list[Keypoints]:
@@ -33,7 +60,14 @@ def extract_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> li
 
     Returns:
         The keypoints of each photograph, in the same order.
+
+    Raises:
+        UserError: If the matcher lacks a package or its weights.
     """
+    if settings.matcher == "disk":
+        from .disk import disk_keypoints
+
+        return list(track(disk_keypoints(photos, settings), "Finding keypoints", len(photos)))
     with ThreadPoolExecutor(SIFT_WORKERS) as pool:
         found = pool.map(lambda photo: sift_keypoints(photo, settings), photos)
         return list(track(found, "Finding keypoints", len(photos)))
@@ -55,21 +89,38 @@ def match_pairs(
     Returns:
         The verified pairs, in the order of `pairs`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    descriptors = [torch.from_numpy(one.descriptors).to(device) for one in keypoints]
+    if settings.matcher == "disk":
+        from .disk import lightglue
+
+        propose = lightglue(keypoints)
+    else:
+        propose = _by_ratio(keypoints, settings)
     places = [_first_at_place(one.xy) for one in keypoints]
     rank = [(len(one.xy), float(one.xy.sum())) for one in keypoints]
 
     def match(pair: tuple[int, int]) -> PairMatches | None:
         # Matching and RANSAC are not symmetric: let the photographs decide, not their order.
         first, second = sorted(pair, key=rank.__getitem__)
-        found = match_descriptors(descriptors[first], descriptors[second], settings.match_ratio).cpu().numpy()
+        found = propose(first, second)
         indices = np.stack([places[first][found[:, 0]], places[second][found[:, 1]]], axis=1)
         return verify_pair(first, second, np.unique(indices, axis=0), keypoints, settings)
 
     with _one_torch_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
         verified = list(track(pool.map(match, pairs), "Matching pairs", len(pairs)))
     return [pair for pair in verified if pair is not None]
+
+
+def _by_ratio(
+    keypoints: Sequence[Keypoints], settings: MatchingSettings
+) -> Callable[[int, int], NDArray[np.int64]]:
+    """A matcher by the ratio test; maps two photographs to keypoint indices in each. (M, 2)."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    descriptors = [torch.from_numpy(one.descriptors).to(device) for one in keypoints]
+
+    def match(first: int, second: int) -> NDArray[np.int64]:
+        return match_descriptors(descriptors[first], descriptors[second], settings.match_ratio).cpu().numpy()
+
+    return match
 
 
 def _first_at_place(xy: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nope_splat.images import Photo
+
+DUST3R_WEIGHTS = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
+"""The published weights, on huggingface.co."""
+
 
 @dataclass(frozen=True)
 class MatchingSettings:
     """How photographs are matched."""
 
-    matcher: Literal["sift"] = "sift"
-    """Kind of keypoints and of matching."""
+    matcher: Literal["sift", "disk", "dust3r"] = "sift"
+    """How matches are found. SIFT needs nothing. DISK with LightGlue, for changes of light and viewpoint that
+    SIFT does not survive, needs `pip install kornia`, 50 MB of weights from the network (both Apache-2.0) and
+    for speed a GPU. DUSt3R, for surfaces without texture, needs its package, 2 GB of weights (both for
+    non-commercial use only, CC BY-NC-SA 4.0) and a GPU."""
+    dust3r_weights: str = DUST3R_WEIGHTS
+    """Weights for the matcher dust3r: a folder with config.json and model.safetensors, or a name on
+    huggingface.co."""
     max_keypoints: int = 4096
     """Keypoints per photograph, the strongest ones."""
     max_feature_size: int = 1600
@@ -32,3 +43,15 @@ class MatchingSettings:
     """Most photographs of which every pair is matched unless asked for; the time grows with their square."""
     seed: int = 0
     """Seed of every random choice (RANSAC, and the vocabulary of retrieval)."""
+
+    def feature_size(self, photo: Photo) -> tuple[float, tuple[int, int]]:
+        """At which size keypoints of a photograph are sought.
+
+        Args:
+            photo: The photograph.
+
+        Returns:
+            Full-resolution pixels per pixel; width and height.
+        """
+        pixel_size = max(1.0, max(photo.width, photo.height) / self.max_feature_size)
+        return pixel_size, (round(photo.width / pixel_size), round(photo.height / pixel_size))

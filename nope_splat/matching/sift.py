@@ -29,8 +29,7 @@ def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
     Returns:
         The keypoints, strongest first; few or none if the photograph lacks texture.
     """
-    pixel_size = max(1.0, max(photo.width, photo.height) / settings.max_feature_size)
-    size = (round(photo.width / pixel_size), round(photo.height / pixel_size))
+    pixel_size, size = settings.feature_size(photo)
     grey = cv2.cvtColor(read_photo(photo, size)[..., :3], cv2.COLOR_RGB2GRAY)
     mask = read_mask(photo, size)
     # Without the precise upscale OpenCV's coordinates are off by a quarter of a pixel.

@@ -21,6 +21,8 @@ class Keypoints:
     noise: NDArray[np.float64] | None = None
     """Standard deviation of each position, as a multiple of that of the sharpest keypoints; None where all
     are alike. (K,)."""
+    image_size: tuple[int, int] | None = None
+    """Width and height of the full-resolution photograph, for a matcher that needs to know."""
 
 
 @dataclass(frozen=True)

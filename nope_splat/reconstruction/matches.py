@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 
 from nope_splat.cache import Cache, content_key
 from nope_splat.images import PhotoFolder
-from nope_splat.matching import (
-    Keypoints,
-    MatchingSettings,
-    PairMatches,
-    choose_pairs,
-    extract_keypoints,
-    match_pairs,
-)
+from nope_splat.matching import Keypoints, MatchingSettings, PairMatches, match_photos
 from nope_splat.progress import say
 
 STAGE = "matches"
@@ -107,8 +100,7 @@ def find_matches(
     if stored is not None:
         say("Using the cached matches.")
         return FolderMatches.from_arrays(stored)
-    keypoints = extract_keypoints(folder.photos, settings)
-    pairs = match_pairs(keypoints, choose_pairs(keypoints, settings), settings)
+    keypoints, pairs = match_photos(folder.photos, settings)
     matches = FolderMatches(tuple(keypoints), tuple(pairs))
     if cache:
         cache.store(STAGE, key, matches.to_arrays())

@@ -1,0 +1,118 @@
+"""DISK keypoints (Tyszkiewicz et al., NeurIPS 2020), matched by LightGlue (Lindenberger et al., ICCV 2023).
+
+Both networks are those of kornia (Apache-2.0, as are the weights), imported and loaded only when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nope_splat.errors import UserError
+from nope_splat.images import Photo, read_mask, read_photo
+
+from .settings import MatchingSettings
+from .types import Keypoints
+
+Network = TypeVar("Network", bound=torch.nn.Module)
+
+SITE = "https://huggingface.co/kornia"
+
+
+def disk_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> Iterator[Keypoints]:
+    """Find the keypoints of photographs.
+
+    Args:
+        photos: The photographs; what their masks exclude is not used.
+        settings: Number of keypoints and size at which they are sought.
+
+    Yields:
+        The keypoints of each photograph, strongest first.
+
+    Raises:
+        UserError: If kornia or the weights are missing.
+    """
+
+    def load() -> torch.nn.Module:
+        from kornia.feature import DISK
+
+        return DISK.from_pretrained("depth")
+
+    network = _load(load)
+    for photo in photos:
+        pixel_size, size = settings.feature_size(photo)
+        image = torch.tensor(read_photo(photo, size)[..., :3]).permute(2, 0, 1)[None] / 255.0
+        with torch.inference_mode():
+            (found,) = network(image.to(_device()), n=settings.max_keypoints, pad_if_not_divisible=True)
+        order = torch.argsort(found.detection_scores, descending=True, stable=True)
+        pixels = found.keypoints[order].long().cpu().numpy()
+        descriptors = found.descriptors[order].float().cpu().numpy()
+        mask = read_mask(photo, size)
+        if mask is not None:
+            used = mask[pixels[:, 1], pixels[:, 0]]
+            pixels, descriptors = pixels[used], descriptors[used]
+        # DISK names pixels by whole numbers: the centre of pixel 0 is at 0.5.
+        xy = (pixels + 0.5) * (photo.width / size[0], photo.height / size[1])
+        yield Keypoints(xy, descriptors, pixel_size, image_size=(photo.width, photo.height))
+
+
+def lightglue(keypoints: Sequence[Keypoints]) -> Callable[[int, int], NDArray[np.int64]]:
+    """A matcher for DISK keypoints; it may be called from several threads at once.
+
+    Args:
+        keypoints: Keypoints of each photograph, with descriptors and the sizes of the images.
+
+    Returns:
+        Maps two photographs to keypoint indices in the first and the second, each at most once. (M, 2).
+
+    Raises:
+        UserError: If kornia or the weights are missing.
+    """
+
+    def load() -> torch.nn.Module:
+        from kornia.feature import LightGlue
+
+        return LightGlue("disk")
+
+    network = _load(load)
+
+    def entry(one: Keypoints) -> dict[str, torch.Tensor]:
+        # LightGlue counts from the centre of the first pixel, and wants the size of the image.
+        values = {
+            "keypoints": one.xy / one.pixel_size - 0.5,
+            "descriptors": one.descriptors,
+            "image_size": np.array(one.image_size) / one.pixel_size,
+        }
+        return {name: torch.as_tensor(value).float()[None].to(_device()) for name, value in values.items()}
+
+    def match(first: int, second: int) -> NDArray[np.int64]:
+        pair = keypoints[first], keypoints[second]
+        if not all(len(one.xy) for one in pair):
+            return np.zeros((0, 2), np.int64)
+        with torch.inference_mode():
+            found = network({f"image{index}": entry(one) for index, one in enumerate(pair)})
+        return found["matches"][0].cpu().numpy()
+
+    return match
+
+
+def _load(load: Callable[[], Network]) -> Network:
+    """Load a network, or say what is missing."""
+    try:
+        return load().eval().to(_device())
+    except ImportError as error:
+        raise UserError("the matcher disk needs kornia: pip install kornia") from error
+    except Exception as error:  # downloads fail in many ways
+        raise UserError(
+            f"the weights of DISK and LightGlue are not in {torch.hub.get_dir()}/checkpoints and cannot be"
+            f" downloaded ({error}); put {SITE}/disk/resolve/main/depth-save.pth there as depth-save.pth, and"
+            f" {SITE}/lightglue/resolve/main/disk_lightglue.pth as disk_lightglue_v0-1_arxiv-pth"
+        ) from error
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

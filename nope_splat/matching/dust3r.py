@@ -1,0 +1,184 @@
+"""Matches from DUSt3R (Wang et al., CVPR 2024): for surfaces without texture, and for few photographs.
+
+The network is that of the packages `dust3r` or `mini_dust3r`, whichever is there. Both are licensed for
+non-commercial use (CC BY-NC-SA 4.0) as are the weights, so neither is a dependency.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nope_splat.errors import UserError
+from nope_splat.images import Photo, read_mask, read_photo
+from nope_splat.progress import track
+
+from .pointmaps import Array, Pointmap, agree, look_up, star_tracks
+from .settings import DUST3R_WEIGHTS, MatchingSettings
+from .types import Keypoints, PairMatches
+from .verify import verify_pair
+
+PATCH = 16
+"""Sides of the images that the network sees are multiples of this many pixels."""
+LONGER_SIDE = 512
+"""Longer side of those images, the one that the network was trained for."""
+INSTALL = (
+    "pip install --no-deps mini-dust3r roma",
+    "pip install beartype einops safetensors huggingface_hub",
+)
+"""What installs the network beside nerfstudio: its own list of dependencies would replace nerfstudio's."""
+
+Prediction = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""What the network says of one photograph of a pair: points (H, W, 3) and confidence (H, W)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A photograph as the network sees it: scaled, then cut to whole patches about its centre."""
+
+    size: tuple[int, int]
+    """Width and height of the scaled photograph."""
+    cut: tuple[int, int]
+    """Columns and rows cut off at the left and at the top."""
+    shape: tuple[int, int]
+    """Height and width that are left."""
+    scale: tuple[float, float]
+    """Full-resolution pixels per pixel, across and down."""
+
+    @classmethod
+    def of(cls, photo: Photo) -> View:
+        """The view of a photograph."""
+        shrink = LONGER_SIDE / max(photo.width, photo.height)
+        size = (max(round(photo.width * shrink), PATCH), max(round(photo.height * shrink), PATCH))
+        width, height = (side // PATCH * PATCH for side in size)
+        cut = ((size[0] - width) // 2, (size[1] - height) // 2)
+        return cls(size, cut, (height, width), (photo.width / size[0], photo.height / size[1]))
+
+    def to_photo(self, xy: Array) -> Array:
+        """Full-resolution pixels of positions in the view, both from the corner. (n, 2) -> (n, 2)."""
+        return (xy + self.cut) * self.scale
+
+    def crop(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The part of the scaled photograph that is left. (height of `size`, width, ...) -> (H, W, ...)."""
+        (column, row), (height, width) = self.cut, self.shape
+        return values[row : row + height, column : column + width]
+
+
+def match_by_dust3r(
+    photos: Sequence[Photo], pairs: Sequence[tuple[int, int]], settings: MatchingSettings
+) -> tuple[list[Keypoints], list[PairMatches]]:
+    """Track a grid of anchors through the pointmaps of pairs.
+
+    Args:
+        photos: The photographs; what their masks exclude is not used.
+        pairs: Indices of the photographs of each pair that the network sees, the lesser one first.
+        settings: The weights, and how to verify.
+
+    Returns:
+        Where each photograph shows a track, without descriptors; the verified pairs, the lesser index first.
+
+    Raises:
+        UserError: If the package or the weights are missing.
+    """
+    views = [View.of(photo) for photo in photos]
+    masks = [_mask(photo, view) for photo, view in zip(photos, views, strict=True)]
+    found: dict[tuple[int, int], Array] = {}
+    predictions = predict(photos, views, pairs, settings.dust3r_weights)
+    for (first, second), (forward, backward) in zip(
+        pairs, track(predictions, "Comparing photographs", len(pairs)), strict=True
+    ):
+        order = (first, second)
+        ahead = [Pointmap.sanitised(*one, masks[photo]) for photo, one in zip(order, forward, strict=True)]
+        back = [
+            Pointmap.sanitised(*one, masks[photo]) for photo, one in zip(order[::-1], backward, strict=True)
+        ][::-1]
+        found[first, second] = agree(look_up(ahead[0], ahead[1]), look_up(back[0], back[1]))
+        found[second, first] = agree(look_up(back[1], back[0]), look_up(ahead[1], ahead[0]))
+    tracks, positions = star_tracks(found, [view.shape for view in views])
+    keypoints = [
+        Keypoints(view.to_photo(xy), np.zeros((len(xy), 0), np.float32), max(view.scale))
+        for view, xy in zip(views, positions, strict=True)
+    ]
+    verified = []
+    for first, second in combinations(range(len(photos)), 2):
+        _, *indices = np.intersect1d(tracks[first], tracks[second], True, return_indices=True)
+        verified.append(verify_pair(first, second, np.stack(indices, axis=1), keypoints, settings))
+    return keypoints, [pair for pair in verified if pair is not None]
+
+
+def predict(
+    photos: Sequence[Photo], views: Sequence[View], pairs: Sequence[tuple[int, int]], weights: str
+) -> Iterator[tuple[tuple[Prediction, Prediction], tuple[Prediction, Prediction]]]:
+    """Run the network on both orders of each pair; each photograph is encoded once.
+
+    Args:
+        photos: The photographs.
+        views: How the network sees them.
+        pairs: Indices of the photographs of each pair.
+        weights: Folder with `config.json` and `model.safetensors`, or name on huggingface.co.
+
+    Yields:
+        For a pair (i, j): what is said of i and of j in the frame of i, and of j and of i in that of j.
+
+    Raises:
+        UserError: If the package or the weights are missing.
+    """
+    model = _load(weights)
+    with torch.inference_mode():
+        codes = [_encode(model, photo, view) for photo, view in zip(photos, views, strict=True)]
+        for first, second in pairs:
+            yield _decode(model, codes[first], codes[second]), _decode(model, codes[second], codes[first])
+
+
+def _encode(model: Any, photo: Photo, view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features of the patches of a photograph, their places, and height and width of the image."""
+    pixels = view.crop(read_photo(photo, view.size)[..., :3])
+    image = torch.tensor(pixels).permute(2, 0, 1)[None].to(_device()) / 127.5 - 1
+    shape = torch.tensor([view.shape], device=image.device)
+    features, places, _ = model._encode_image(image, shape)
+    return features, places, shape
+
+
+def _decode(model: Any, first: tuple, second: tuple) -> tuple[Prediction, Prediction]:
+    """Pointmaps of two encoded photographs, both in the frame of the first."""
+    decoded = model._decoder(*first[:2], *second[:2])
+    predictions = []
+    for number, (tokens, shape) in enumerate(zip(decoded, (first[2], second[2]), strict=True), start=1):
+        said = model._downstream_head(number, [token.float() for token in tokens], shape)
+        predictions.append((said["pts3d"][0].cpu().numpy(), said["conf"][0].cpu().numpy()))
+    return predictions[0], predictions[1]
+
+
+def _mask(photo: Photo, view: View) -> NDArray[np.bool_] | None:
+    """Pixels of the view that are used, None for all of them."""
+    mask = read_mask(photo, view.size)
+    return None if mask is None else view.crop(mask)
+
+
+def _load(weights: str) -> Any:
+    """The network, ready for use."""
+    for package in ("dust3r", "mini_dust3r"):
+        try:
+            module = importlib.import_module(f"{package}.model")
+        except ImportError:
+            continue
+        try:
+            return module.AsymmetricCroCo3DStereo.from_pretrained(weights).eval().to(_device())
+        except Exception as error:  # missing files and failing downloads raise many things
+            raise UserError(
+                f"the weights of DUSt3R cannot be loaded from {weights} ({error}); without a network, put"
+                f" config.json and model.safetensors of https://huggingface.co/{DUST3R_WEIGHTS} into a folder"
+                " and give that as dust3r-weights"
+            ) from error
+    raise UserError(f"the matcher dust3r needs DUSt3R; install it with: {' && '.join(INSTALL)}")
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,111 @@
+"""DISK and LightGlue: kornia's loading code, offline, on networks made here.
+
+DISK is random: a convolutional network finds the same keypoints wherever the picture lies. LightGlue's layers
+are silenced, so that it matches equal descriptors, which is all that random ones can do.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nope_splat.errors import UserError
+from nope_splat.images import Photo
+from nope_splat.matching import MatchingSettings, choose_pairs, extract_keypoints, match_pairs
+
+SETTINGS = MatchingSettings(matcher="disk", max_keypoints=200)
+SHIFT = (32, 16)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A torch hub folder with the files that kornia would download."""
+    feature = pytest.importorskip("kornia.feature")
+    torch.manual_seed(0)
+    hub = tmp_path_factory.mktemp("hub")
+    (hub / "checkpoints").mkdir()
+    torch.save({"extractor": feature.DISK().state_dict()}, hub / "checkpoints" / "depth-save.pth")
+    network = feature.LightGlue(None, input_dim=128)
+    state = network.state_dict()
+    for name, value in state.items():
+        if "ffn.3" in name:  # the last layer of every residual branch
+            value.zero_()
+        elif "final_proj.weight" in name or name == "input_proj.weight":
+            torch.nn.init.orthogonal_(value).mul_(16.0 if "final" in name else 1.0)
+        elif "matchability" in name:
+            value.fill_(10.0 if name.endswith("bias") else 0.0)
+        elif "token_confidence" in name:
+            value.fill_(-10.0 if name.endswith("bias") else 0.0)
+    torch.save(state, hub / "checkpoints" / "disk_lightglue_v0-1_arxiv-pth")
+    return hub
+
+
+def shifted_photos(folder: Path, scale: int) -> list[Photo]:
+    """Two photographs of one texture, the second moved by `SHIFT` pixels of the searched image."""
+    rng = np.random.default_rng(0)
+    texture = np.kron(
+        rng.integers(0, 256, (60, 70, 3), np.uint8), np.ones((4 * scale, 4 * scale, 1), np.uint8)
+    )
+    photos = []
+    for index, (x, y) in enumerate(((SHIFT[0], SHIFT[1]), (0, 0))):
+        pixels = texture[y * scale : (y + 160) * scale, x * scale : (x + 192) * scale]
+        photos.append(Photo(folder / f"{index}.png", f"{index}.png", 192 * scale, 160 * scale))
+        Image.fromarray(pixels).save(photos[-1].path)
+    return photos
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_matches_follow_the_picture_in_full_resolution_pixels(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: int
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights))
+    photos = shifted_photos(tmp_path, scale)
+    settings = replace(SETTINGS, max_feature_size=192)
+    keypoints = extract_keypoints(photos, settings)
+    for one, photo in zip(keypoints, photos, strict=True):
+        assert one.pixel_size == scale
+        assert one.image_size == (photo.width, photo.height)
+        assert 50 < len(one.xy) <= 200
+        assert ((one.xy > 0) & (one.xy < (photo.width, photo.height))).all()
+        np.testing.assert_allclose(one.xy / scale % 1, 0.5, atol=1e-9)
+    (pair,) = match_pairs(keypoints, choose_pairs(keypoints, settings), settings)
+    moved = keypoints[1].xy[pair.indices[:, 1]] - keypoints[0].xy[pair.indices[:, 0]]
+    assert len(pair.indices) > 30
+    # Some descriptors feel the border of the image more than what it shows.
+    assert (np.abs(moved - np.array(SHIFT) * scale) < 0.5 * scale).all(1).mean() > 0.7
+
+
+def test_masked_keypoints_are_left_out(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights))
+    photo = shifted_photos(tmp_path, 1)[0]
+    mask = np.zeros((photo.height, photo.width), np.uint8)
+    mask[:, 96:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    (masked,) = extract_keypoints([replace(photo, mask_path=tmp_path / "mask.png")], SETTINGS)
+    assert len(masked.xy) > 20
+    assert masked.xy[:, 0].min() >= 96
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = shifted_photos(tmp_path, 1)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "kornia.feature", None)
+        with pytest.raises(UserError, match="pip install kornia"):
+            extract_keypoints(photos, SETTINGS)
+    feature = pytest.importorskip("kornia.feature")
+
+    def unreachable(checkpoint: str) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(feature.DISK, "from_pretrained", unreachable)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "/hub")
+    with pytest.raises(UserError, match=r"/hub/checkpoints and cannot be downloaded \(no network\); put"):
+        extract_keypoints(photos, SETTINGS)

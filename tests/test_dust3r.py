@@ -1,0 +1,264 @@
+"""Matches from pointmaps, and the network that makes them.
+
+- Anchors are found where the geometry says, in full-resolution pixels; what is hidden is not found.
+- Spheres before a wall, in one grey, give cameras, where SIFT has nothing to say.
+- The package's own loading code runs, offline, on a tiny random network.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from synthetic import ring
+
+from nope_splat.camera import SharedPinhole
+from nope_splat.errors import UserError
+from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.images import Photo, PhotoFolder
+from nope_splat.matching import MatchingSettings, dust3r, match_photos
+from nope_splat.matching.dust3r import View
+from nope_splat.matching.pointmaps import Pointmap, anchor_pixels, look_up, star_tracks
+from nope_splat.reconstruction import ReconstructionSettings, reconstruct
+
+Array = NDArray[np.float64]
+SIZE = (400, 300)
+CAMERA = SharedPinhole(420.0)
+SPHERES = [(-0.7, 0.0, -0.1, 0.55), (0.6, -0.3, 0.2, 0.5), (0.1, -0.9, -0.5, 0.35), (0.2, 0.6, 0.7, 0.4)]
+"""Centre and radius of each."""
+
+
+def ray_cast(T_world_camera: Array, photo: Photo, view: View) -> Array:
+    """World points that the pixels of a view show: spheres before a curved wall. (H, W, 3)."""
+    height, width = view.shape
+    grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
+    rays = CAMERA.unproject(view.to_photo(grid), np.array([photo.width, photo.height]))
+    directions = rays @ T_world_camera[:3, :3].T
+    origin = T_world_camera[:3, 3]
+    depth = np.full(directions.shape[:2], np.inf)
+    for *center, radius in [*SPHERES, (0.0, -7.0, 0.0, 9.5)]:  # the wall is a sphere around everything
+        offset = origin - center
+        a, b = (directions**2).sum(-1), directions @ offset
+        root = b**2 - a * (offset @ offset - radius**2)
+        near, far = ((-b + sign * np.sqrt(np.maximum(root, 0))) / a for sign in (-1, 1))
+        reached = np.where(near > 0, near, far)
+        depth = np.where((root > 0) & (reached > 0), np.minimum(depth, reached), depth)
+    return origin + depth[..., None] * directions
+
+
+def grey_photos(folder: Path, num_photos: int) -> list[Photo]:
+    """Photographs without any texture."""
+    photos = [Photo(folder / f"{i}.png", f"{i}.png", *SIZE) for i in range(num_photos)]
+    for photo in photos:
+        Image.new("RGB", SIZE, "grey").save(photo.path)
+    return photos
+
+
+@dataclass
+class FakeNetwork:
+    """Says what a good network would of photographs with known cameras, with its errors."""
+
+    T_world_camera: Array
+    noise: float = 0.01
+
+    def predict(
+        self, photos: Sequence[Photo], views: Sequence[View], pairs: Sequence[tuple[int, int]], weights: str
+    ) -> Iterator[Any]:
+        """Stands in for `dust3r.predict`."""
+        rng = np.random.default_rng(0)
+        worlds = [ray_cast(*each) for each in zip(self.T_world_camera, photos, views, strict=True)]
+        for first, second in pairs:
+            yield tuple(
+                tuple(self._say(worlds[photo], self.T_world_camera[frame], scale, rng) for photo in order)
+                for order, scale in zip(
+                    ((first, second), (second, first)), np.exp(rng.normal(0, 0.3, 2)), strict=True
+                )
+                for frame in order[:1]
+            )
+
+    def _say(self, world: Array, frame: Array, scale: float, rng: np.random.Generator) -> Any:
+        """Points with smooth and with rough noise along the rays, wrong ones, and some NaN."""
+        points = (world - frame[:3, 3]) @ frame[:3, :3]
+        shape = world.shape[:2]
+        smooth = gaussian_filter(rng.normal(size=shape), 12)
+        points *= 1 + self.noise * (smooth / smooth.std() + 0.2 * rng.normal(size=shape))[..., None]
+        confidence = np.full(shape, 5.0)
+        wrong = rng.random(shape) < 0.02
+        points[wrong] *= rng.uniform(0.5, 2.0, (int(wrong.sum()), 1))
+        confidence[wrong & (rng.random(shape) < 0.5)] = 1.1
+        points[rng.random(shape) < 0.002] = np.nan
+        return scale * points, confidence
+
+
+# --- Geometry ---
+
+
+def test_anchors_are_found_where_the_geometry_says(tmp_path: Path) -> None:
+    poses = ring(2, 20.0)
+    photos = grey_photos(tmp_path, 2)
+    views = [View.of(photo) for photo in photos]
+    first, second = (ray_cast(*each) for each in zip(poses, photos, views, strict=True))
+    ones = np.ones(first.shape[:2])
+    maps = [
+        Pointmap.sanitised((world - poses[0, :3, 3]) @ poses[0, :3, :3], ones * 9)
+        for world in (first, second)
+    ]
+    found = views[1].to_photo(look_up(*maps))
+    column, row = anchor_pixels(*ones.shape).T
+    in_second = (first[row, column] - poses[1, :3, 3]) @ poses[1, :3, :3]
+    expected = CAMERA.project(in_second, np.array(SIZE))
+    inside = ((expected > 10) & (expected < np.array(SIZE) - 10)).all(1)
+    known = np.isfinite(found).all(1)
+    assert known[inside].mean() > 0.6
+    error = np.linalg.norm(found - expected, axis=1)[known]
+    assert np.median(error) < 0.05
+    assert np.quantile(error, 0.98) < 0.5
+
+
+def test_bad_points_are_not_used_and_do_not_spread() -> None:
+    rng = np.random.default_rng(0)
+    points = np.dstack([*np.meshgrid(np.arange(60.0), np.arange(40.0)), np.full((40, 60), 50.0)])
+    points[:, 30:] *= 1.5  # a depth edge
+    bad = rng.random((40, 60)) < 0.05
+    points[bad] = np.nan
+    confidence = np.full((40, 60), 4.0)
+    confidence[:, :5] = 1.2
+    mask = np.ones((40, 60), bool)
+    mask[35:] = False
+    pointmap = Pointmap.sanitised(points, confidence, mask)
+    assert np.isfinite(pointmap.points).all()
+    assert not pointmap.usable[bad].any()
+    assert not pointmap.usable[:, :5].any()
+    assert not pointmap.usable[35:].any()
+    assert not pointmap.usable[:, 29:31].any()
+    assert pointmap.usable.mean() > 0.5
+    nothing = Pointmap.sanitised(np.full((40, 60, 3), np.nan), confidence)
+    assert np.isnan(look_up(pointmap, nothing)).all()
+    assert np.isnan(look_up(nothing, pointmap)).all()
+
+
+def test_a_track_has_one_anchor_and_no_second_one_where_it_passes() -> None:
+    shapes = [(24, 36)] * 3
+    anchors = anchor_pixels(24, 36) + 0.5
+    nowhere = np.full(anchors.shape, np.nan)
+    found = {(i, j): anchors + 1.0 if i < j else nowhere for i in range(3) for j in range(3) if i != j}
+    found[1, 2] = nowhere
+    found[0, 1] = np.where(np.arange(6)[:, None] < 4, anchors + 1.0, np.nan)
+    tracks, positions = star_tracks(found, shapes)
+    # Six anchors of the first are seen by the third, four by the second, whose other two see nobody.
+    assert [len(one) for one in tracks] == [6, 4, 6]
+    np.testing.assert_array_equal(tracks[0], np.arange(6))
+    np.testing.assert_array_equal(tracks[1], np.arange(4))
+    np.testing.assert_allclose(positions[2], anchors + 1.0)
+
+
+# --- From photographs to cameras ---
+
+
+def test_photographs_without_texture_are_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poses = ring(6, 60.0)
+    photos = grey_photos(tmp_path, len(poses))
+    folder = PhotoFolder(tmp_path, tuple(photos), {})
+    with pytest.raises(UserError, match="shows enough texture"):
+        reconstruct(folder, settings=ReconstructionSettings())
+    monkeypatch.setattr(dust3r, "predict", FakeNetwork(poses).predict)
+    monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
+    scene = reconstruct(folder, settings=ReconstructionSettings(matcher="dust3r"))
+    assert scene.registered.all()
+    assert scene.camera.focal == pytest.approx(CAMERA.focal, rel=0.05)
+    truth = {photo.name: pose for photo, pose in zip(photos, poses, strict=True)}
+    estimated = dict(zip(scene.photo_names, scene.T_world_camera, strict=True))
+    assert compare_poses(estimated, truth).auc_5 > 80
+
+
+# --- The network ---
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with the weights of a tiny random network."""
+    for name in ("dust3r.model", "mini_dust3r.model"):
+        try:
+            model = importlib.import_module(name)
+            break
+        except ImportError:
+            continue
+    else:
+        pytest.skip("neither dust3r nor mini_dust3r is installed")
+    torch.manual_seed(0)
+    folder = str(tmp_path_factory.mktemp("weights"))
+    model.AsymmetricCroCo3DStereo(
+        head_type="linear",
+        enc_embed_dim=64,
+        enc_depth=2,
+        enc_num_heads=4,
+        dec_embed_dim=48,
+        dec_depth=2,
+        dec_num_heads=4,
+        pos_embed="RoPE100",
+        landscape_only=False,
+        img_size=(512, 512),
+        patch_size=16,
+        output_mode="pts3d",
+        depth_mode=("exp", -float("inf"), float("inf")),
+        conf_mode=("exp", 1, float("inf")),
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_a_network_from_a_folder_speaks_of_both_orders(weights: str, tmp_path: Path) -> None:
+    sizes = [(400, 300), (300, 400)]
+    photos = [Photo(tmp_path / f"{i}.png", f"{i}.png", *size) for i, size in enumerate(sizes)]
+    for photo, (width, height) in zip(photos, sizes, strict=True):
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(noise).save(photo.path)
+    views = [View.of(photo) for photo in photos]
+    assert [view.shape for view in views] == [(384, 512), (512, 384)]
+    ((forward, backward),) = dust3r.predict(photos, views, [(0, 1)], weights)
+    for said, order in ((forward, (0, 1)), (backward, (1, 0))):
+        for (points, confidence), photo in zip(said, order, strict=True):
+            assert points.shape == (*views[photo].shape, 3)
+            assert confidence.shape == views[photo].shape
+            assert np.isfinite(points).all()
+            assert (confidence > 1).all()
+    assert not np.array_equal(forward[0][0], backward[1][0])
+    keypoints, pairs = match_photos(photos, MatchingSettings(matcher="dust3r", dust3r_weights=weights))
+    assert len(keypoints) == 2
+    assert all(((one.xy > 0) & (one.xy < size)).all() for one, size in zip(keypoints, sizes, strict=True))
+    assert len(pairs) <= 1
+
+
+def test_a_cut_view_maps_back_to_the_photograph() -> None:
+    view = View.of(Photo(Path("x"), "x", 1000, 700))
+    assert view.size == (512, 358)
+    assert view.shape == (352, 512)
+    assert view.cut == (0, 3)
+    np.testing.assert_allclose(view.to_photo(np.array([[0.0, -3.0], [512, 355]])), [[0, 0], [1000, 700]])
+    marked = np.arange(358)[:, None].repeat(512, 1)
+    assert view.crop(marked)[0, 0] == 3
+
+
+def test_what_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    photos = grey_photos(tmp_path, 2)
+    with monkeypatch.context() as without:
+        for name in ("dust3r", "mini_dust3r"):
+            without.setitem(sys.modules, name, None)
+            without.setitem(sys.modules, f"{name}.model", None)
+        with pytest.raises(UserError, match="pip install --no-deps mini-dust3r roma && pip install beartype"):
+            match_photos(photos, MatchingSettings(matcher="dust3r"))
+    request.getfixturevalue("weights")
+    missing = MatchingSettings(matcher="dust3r", dust3r_weights=str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"cannot be loaded from .*nothing .*give that as dust3r-weights"):
+        match_photos(photos, missing)
