@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,10 @@ FORMAT_VERSION = 3
 """Raised whenever the same photographs and settings lead to other arrays than before."""
 
 KEY_ENTRY = "cache_key"
+KEPT = 8
+"""Number of results of each stage that are kept: what was used last goes last."""
+ABANDONED = 24 * 3600
+"""Age in seconds of a half-written file that nobody writes any more: its run was killed."""
 
 
 def content_key(photos: Sequence[Photo], settings: Mapping[str, Any]) -> str:
@@ -53,7 +59,8 @@ class Cache:
     """A folder of named results, each a file of arrays (npz, never pickle).
 
     Files are written beside their place and moved into it at once, so that runs which share the folder
-    never see each other's half-written files, nor those of a run that was killed.
+    never see each other's half-written files, nor those of a run that was killed. Of each stage, the results
+    that were used last are kept.
     """
 
     folder: Path
@@ -76,6 +83,8 @@ class Cache:
                 arrays = {entry: stored[entry] for entry in stored.files}
             if arrays.pop(KEY_ENTRY).item() != key:
                 raise ValueError("it was made for other photographs or settings")
+            with suppress(OSError):  # a folder that is only read from
+                path.touch()
         except FileNotFoundError:
             return None
         except Exception as error:  # a damaged archive raises whatever its bytes lead to
@@ -105,6 +114,7 @@ class Cache:
                 with os.fdopen(handle, "wb") as file:
                     np.savez(file, **{KEY_ENTRY: np.array(key)}, **arrays)
                 os.replace(temporary, path)
+                self._prune(name)
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
@@ -114,8 +124,23 @@ class Cache:
                 " or choose another output folder"
             ) from error
 
+    def _prune(self, name: str) -> None:
+        """Remove the results of a stage that were not used for longest, and what killed runs left."""
+        results = sorted(self.folder.glob(f"{name}-*.npz"), key=_age)
+        abandoned = [path for path in self.folder.glob("*.partial") if _age(path) > ABANDONED]
+        for path in [*results[KEPT:], *abandoned]:
+            path.unlink(missing_ok=True)
+
     def _path(self, name: str, key: str) -> Path:
         return self.folder / f"{name}-{key[:16]}.npz"
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was last used; forever where another run has just removed it."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
 
 
 def _file_hash(path: Path) -> str:

@@ -81,6 +81,18 @@ def track_3d_loss(
     return _huber(depths.detach() * residuals)
 
 
+def reprojection_errors(
+    points: Tensor, T_camera_world: Tensor, focal: Tensor, observations: TrackObservations
+) -> Tensor:
+    """Distance of each projected track point from its observation; arguments as for `track_2d_loss`.
+
+    Returns:
+        Pixels of the full-resolution photographs, zero behind the camera. (O,).
+    """
+    residuals, _ = _reprojection(points, T_camera_world, focal, observations)
+    return residuals.norm(dim=-1)
+
+
 def scale_loss(scales: Tensor) -> Tensor:
     """Size of the track Gaussians.
 

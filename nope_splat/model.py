@@ -19,7 +19,14 @@ from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizer
 from nope_splat.densification import CappedStrategy
 from nope_splat.evaluation.metrics import ImageMetrics
 from nope_splat.gaussians import PARAMETERS, Gaussians, activate, join, seed_gaussians
-from nope_splat.losses import TrackObservations, photometric_loss, scale_loss, track_2d_loss, track_3d_loss
+from nope_splat.losses import (
+    TrackObservations,
+    photometric_loss,
+    reprojection_errors,
+    scale_loss,
+    track_2d_loss,
+    track_3d_loss,
+)
 from nope_splat.splatting import fold_focal, rasterization
 
 
@@ -370,14 +377,7 @@ class NopeSplatModel(SplatfactoModel):
         return losses
 
     def _track_losses(self) -> dict[str, Tensor]:
-        config, losses = self.config, {}
-        self.observations = self.observations.to(self.device)
-        tracks = (
-            self.track_positions(),
-            world_to_camera(self.camera_optimizer.poses()),
-            self.camera_optimizer.focal(),
-            self.observations,
-        )
+        config, losses, tracks = self.config, {}, self._tracks()
         if config.track_2d_weight:
             losses["track_2d"] = config.track_2d_weight * track_2d_loss(*tracks)
         if config.track_3d_weight:
@@ -385,6 +385,17 @@ class NopeSplatModel(SplatfactoModel):
         if config.scale_weight and self.track_params:
             losses["scale"] = config.scale_weight * scale_loss(self.track_params["scales"].exp())
         return losses
+
+    def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations]:
+        """Track points, cameras and observations, as the track losses take them."""
+        self.observations = self.observations.to(self.device)
+        poses = world_to_camera(self.camera_optimizer.poses())
+        return self.track_positions(), poses, self.camera_optimizer.focal(), self.observations
+
+    @torch.no_grad()
+    def reprojection_errors(self) -> Tensor:
+        """Of the observed track points at the optimised cameras, in full-resolution pixels. (O,)."""
+        return reprojection_errors(*self._tracks())
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR, number of Gaussians, and what became of the cameras.

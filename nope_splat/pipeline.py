@@ -18,6 +18,7 @@ from torch import Tensor
 from nope_splat.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
 from nope_splat.errors import UserError
 from nope_splat.evaluation.alignment import refine_pose, resect_held_out
+from nope_splat.history import History
 from nope_splat.model import NopeSplatModel, NopeSplatModelConfig
 from nope_splat.progress import say, track
 from nope_splat.viewer import NopeViewerControl
@@ -66,7 +67,8 @@ class NopePipeline(VanillaPipeline):
         self.model.camera_optimizer.set_base(train_poses, self.datamanager.dataparser.scene.camera.focal)
         self.register_buffer("eval_poses", eval_poses.clone())
         self.register_buffer("aligned_step", torch.tensor(-1))
-        self.viewer_control = NopeViewerControl(self.model)  # the viewer finds it here
+        self.history = History()
+        self.viewer_control = NopeViewerControl(self)  # the viewer finds it here
 
     @property
     def model(self) -> NopeSplatModel:

@@ -21,6 +21,8 @@ from nope_splat.trainer import NopeTrainerConfig
 class Run:
     """What a training left behind."""
 
+    path: Path
+    """The file of its configuration."""
     config: NopeTrainerConfig
     """Its configuration."""
     pipeline: NopePipeline
@@ -48,7 +50,7 @@ def open_run(config: Path) -> Run:
     loaded, pipeline, _, step = eval_setup(config, test_mode="inference")
     if not isinstance(pipeline, NopePipeline) or not isinstance(loaded, NopeTrainerConfig):
         raise UserError(f"{config} is a training of {loaded.method_name}, not of nope-splat")
-    return Run(loaded, pipeline, step)
+    return Run(config, loaded, pipeline, step)
 
 
 @torch.no_grad()

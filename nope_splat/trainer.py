@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from typing import Literal
 
+import torch
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
 
 from nope_splat.datamanager import require_folder
 from nope_splat.errors import UserError
 from nope_splat.pipeline import NopePipeline, NopePipelineConfig
+from nope_splat.progress import CONSOLE
 from nope_splat.schedulers import DecayConfig
+from nope_splat.summary import reconstruction_rows, table, training_rows
 
 
 @dataclass
@@ -35,9 +41,14 @@ class NopeTrainerConfig(TrainerConfig):
         """Save the configuration in the run's folder, unless the run is doomed.
 
         Raises:
-            UserError: If there is no folder of photographs, or the run's folder cannot be written.
+            UserError: If there is no folder of photographs, no checkpoint to go on from, or the run's folder
+                cannot be written.
         """
         require_folder(self.pipeline.datamanager.data)
+        if self.load_dir is not None and not any(self.load_dir.glob("step-*.ckpt")):
+            raise UserError(
+                f"there is no checkpoint in {self.load_dir}; give --load-dir the nerfstudio_models of a run"
+            )
         try:
             super().save_config()
         except OSError as error:
@@ -65,8 +76,47 @@ class NopeTrainer(Trainer):
                 group["scheduler"].num_iterations = self.config.max_num_iterations
         return super().setup_optimizers()
 
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Set everything up, and tell what the training starts from.
+
+        Args:
+            test_mode: See nerfstudio's trainer.
+        """
+        super().setup(test_mode)
+        CONSOLE.print(
+            table("Reconstruction", reconstruction_rows(self.pipeline.datamanager.dataparser.scene))
+        )
+
+    def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
+        """Run one iteration, and add a row to the history where one is due.
+
+        Args:
+            step: Iteration.
+        """
+        loss, losses, metrics = super().train_iteration(step)
+        history = self.pipeline.history
+        if history.due(step):
+            metrics["reprojection_error_px"] = self.pipeline.model.reprojection_errors().mean()
+            history.record(step, {**losses, **metrics})
+        return loss, losses, metrics
+
+    def train(self) -> None:
+        """Train up to the length of the training, of which a loaded checkpoint may have done a part.
+
+        Raises:
+            UserError: If the checkpoint has all of it.
+        """
+        length, done = self.config.max_num_iterations, self._start_step
+        if done >= length:
+            raise UserError(
+                f"the checkpoint has {done} iterations already; pass more to --max-num-iterations to go on"
+            )
+        self.config.max_num_iterations = length - done  # nerfstudio's loop counts from the checkpoint on
+        super().train()
+
+    @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Save model and optimizers.
+        """Save model and optimizers, such that the last whole checkpoint survives whatever happens meanwhile.
 
         Args:
             step: Iteration.
@@ -74,16 +124,33 @@ class NopeTrainer(Trainer):
         Raises:
             UserError: If the file cannot be written; what was written of it is removed.
         """
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        partial = self.base_dir / "checkpoint.partial"  # nerfstudio takes every file beside `path` for whole
+        state = {
+            "step": step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: each.state_dict() for name, each in self.optimizers.optimizers.items()},
+            "schedulers": {name: each.state_dict() for name, each in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+        }
         try:
-            super().save_checkpoint(step)
+            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+            torch.save(state, partial)
+            os.replace(partial, path)
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError when the disk is full
-            (self.checkpoint_dir / f"step-{step:09d}.ckpt").unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise UserError(
                 f"cannot write the checkpoint to {self.checkpoint_dir} ({error});"
                 " free space there or choose another --output-dir"
             ) from error
+        if self.config.save_only_latest_checkpoint:
+            for other in self.checkpoint_dir.glob("*.ckpt"):
+                if other != path:
+                    other.unlink()
 
     def _after_train(self) -> None:
         with self.train_lock:
             self.pipeline.align_held_out(self.step)  # before the last checkpoint is saved
+            CONSOLE.print(table("Training", training_rows(self.pipeline)))
+            self.pipeline.viewer_control.update(self.step)
         super()._after_train()

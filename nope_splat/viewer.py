@@ -1,64 +1,230 @@
-"""What the method adds to nerfstudio's viewer: a panel with the focal length, and the track points."""
+"""What the method adds to nerfstudio's viewer: a panel, and cameras and track points as they are optimised.
+
+nerfstudio moves the frusta of the training photographs itself; here they get the learned field of view, and
+those of the held-out photographs join them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from nerfstudio.utils.colormaps import apply_float_colormap
 from nerfstudio.viewer.viewer_elements import ViewerControl
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from viser import CameraFrustumHandle, SceneNodePointerEvent
+from viser.transforms import SO3
 
-from nope_splat.model import NopeSplatModel
+from nope_splat.camera_optimizer import switch_axes
+from nope_splat.dataset import NopeDataset
+from nope_splat.reconstruction import SparseScene
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
-GREEN = (0, 255, 0)
+    from nope_splat.pipeline import NopePipeline
+
+TRAINING, HELD_OUT = (47, 111, 176), (217, 130, 43)
+"""Colours of the frusta of training and of held-out photographs."""
 POINT_SIZE = 0.02
+THUMBNAIL = 160
+"""Longer side of the photographs in the frusta, in pixels."""
+VISIBLE_CHANGE = 0.002
+"""Relative change of the focal length from which the frusta are drawn anew."""
+MAX_NAMES = 10
+"""Most photographs that the panel lists."""
+CURVES = {
+    "focal_px": "Focal length (px)",
+    "reprojection_error_px": "Reprojection error (px)",
+    "camera_rotation_mean_deg": "Camera rotation (degrees)",
+}
+"""What the panel plots over the training."""
 
 
 class NopeViewerControl(ViewerControl):
     """Set up by the viewer, if there is one, in training as in `ns-viewer`; without a viewer it does nothing.
 
+    Everything is drawn under the lock that keeps training, rendering and callbacks apart.
+
     Args:
-        model: Whose cameras and track points to show.
+        pipeline: Whose cameras and track points to show.
     """
 
-    def __init__(self, model: NopeSplatModel) -> None:
-        self._model = model
+    def __init__(self, pipeline: NopePipeline) -> None:
+        self._pipeline = pipeline
         self._ready = False
+        self._drawn_focal = 0.0
+        self._thumbnails: dict[str, NDArray[np.uint8]] = {}
 
     def _setup(self, viewer: Viewer) -> None:
+        from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+
         super()._setup(viewer)
-        with self.viser_server.gui.add_folder("nope-splat"):
-            self._text = self.viser_server.gui.add_markdown(self._summary())
-            self._show_points = self.viser_server.gui.add_checkbox("Track points", False)
-        self._show_points.on_update(lambda _: self._draw_points())
+        self._scale = VISER_NERFSTUDIO_SCALE_RATIO
+        gui = self.viser_server.gui
+        with gui.add_folder("nope-splat"):
+            self._text = gui.add_markdown(self._summary())
+            self._show_points = gui.add_checkbox("Track points, by reprojection error", False)
+            self._show_held_out = gui.add_checkbox("Held-out photographs", True)
+            self._plots = gui.add_plotly(self._figure(), aspect=0.7)
+            gui.add_markdown(_missing_photos(self._pipeline.datamanager.dataparser.scene))
+        self._show_points.on_update(lambda _: self._locked(self._draw_points))
+        self._show_held_out.on_update(lambda _: self._locked(self._draw_cameras))
+        # A thread of its own: viser calls back with a lock held that the training may be waiting for.
+        self.viser_server.on_client_connect(
+            lambda _: threading.Thread(target=self._locked, args=[self._draw], daemon=True).start()
+        )
         self._ready = True
 
     def update(self, step: int) -> None:
-        """Show the present state; called by the training loop, which holds the lock of the model.
+        """Show the present state; called by the training, which holds the lock.
 
         Args:
             step: Iteration; not used.
         """
         del step
-        if self._ready:
-            self._text.content = self._summary()
-            if self._show_points.value:
-                self._draw_points()
+        if self._ready and self.viewer.render_statemachines:  # one for each browser
+            self._draw()
+
+    def _locked(self, draw: Callable[[], None]) -> None:
+        """Draw in a thread of the viewer."""
+        lock: threading.Lock | contextlib.nullcontext = self.viewer.train_lock or contextlib.nullcontext()
+        with lock:
+            draw()
+
+    def _draw(self) -> None:
+        self._text.content = self._summary()
+        self._plots.figure = self._figure()
+        self._draw_cameras()
+        if self._show_points.value:
+            self._draw_points()
+
+    # The panel.
 
     def _summary(self) -> str:
-        cameras = self._model.camera_optimizer
-        focal, change = cameras.focal().item(), 100 * math.expm1(cameras.log_focal.item())
-        return f"Focal length: {focal:.1f} px ({change:+.2f} % in training)"
+        model = self._pipeline.model
+        cameras: dict[str, float] = {}
+        model.camera_optimizer.get_metrics_dict(cameras)
+        lines = {
+            "Stage": self._stage(),
+            "Focal length": f"{cameras['focal_px']:.1f} px ({cameras['focal_change_percent']:+.2f} %)",
+            "Reprojection error": f"{model.reprojection_errors().mean():.3f} px",
+        }
+        if "camera_rotation_mean_deg" in cameras:
+            lines["Pose change"] = (
+                f"{cameras['camera_rotation_mean_deg']:.3f} degrees,"
+                f" {cameras['camera_translation_mean']:.5f} of the median depth"
+            )
+        return "  \n".join(f"**{name}:** {value}" for name, value in lines.items())
 
+    def _stage(self) -> str:
+        """What training is busy with."""
+        model, config = self._pipeline.model, self._pipeline.model.config
+        iteration = model.step + 1
+        if self._pipeline.test_mode != "val" or iteration >= model.num_iterations:
+            return f"trained, {iteration} iterations"
+        work = "adding Gaussians" if iteration < config.densify_stop * model.num_iterations else "refining"
+        return f"{work}, iteration {iteration} of {model.num_iterations}"
+
+    def _figure(self) -> Any:
+        from plotly.graph_objects import Scatter
+        from plotly.subplots import make_subplots
+
+        figure = make_subplots(rows=len(CURVES), cols=1, subplot_titles=list(CURVES.values()))
+        for row, name in enumerate(CURVES, start=1):
+            steps, values = self._pipeline.history.curve(name)
+            figure.add_trace(Scatter(x=steps, y=values, mode="lines"), row=row, col=1)
+        return figure.update_layout(
+            template="plotly_dark", showlegend=False, margin={"l": 45, "r": 10, "t": 25, "b": 25}
+        )
+
+    # The scene.
+
+    @torch.no_grad()
+    def _draw_cameras(self) -> None:
+        """Frusta of the held-out photographs; of the training ones where the field of view has changed."""
+        data, optimizer = self._pipeline.datamanager, self._pipeline.model.camera_optimizer
+        training = getattr(self.viewer, "camera_handles", {})  # there from the viewer's `init_scene` on
+        focal = optimizer.focal().item()
+        if training and abs(focal - self._drawn_focal) > VISIBLE_CHANGE * focal:
+            poses = optimizer.poses()
+            for index, old in list(training.items()):
+                training[index] = self._draw_camera(
+                    f"/cameras/camera_{index:05d}", data.train_dataset, index, poses[index], old.visible
+                )
+            self._drawn_focal = focal
+        for index, pose in enumerate(self._pipeline.eval_poses):
+            name = f"/held_out/camera_{index:05d}"
+            self._draw_camera(name, data.eval_dataset, index, pose, self._show_held_out.value)
+
+    def _draw_camera(
+        self, name: str, dataset: NopeDataset, index: int, pose: Tensor, visible: bool
+    ) -> CameraFrustumHandle:
+        if name not in self._thumbnails:
+            self._thumbnails[name] = _thumbnail(dataset.get_numpy_image(index))
+        dataparser = self._pipeline.datamanager.dataparser
+        split, color = (
+            ("train", TRAINING) if dataset is self._pipeline.datamanager.train_dataset else ("eval", HELD_OUT)
+        )
+        width, height = dataparser.scene.photo_sizes[dataparser.photo_ids(split)[index]].tolist()
+        T_world_camera = switch_axes(pose).double().numpy(force=True)
+        handle = self.viser_server.scene.add_camera_frustum(
+            name,
+            fov=2 * math.atan(height / (2 * self._pipeline.model.camera_optimizer.focal().item())),
+            aspect=width / height,
+            scale=self.viewer.config.camera_frustum_scale,
+            color=color,
+            image=self._thumbnails[name],
+            wxyz=SO3.from_matrix(T_world_camera[:, :3]).wxyz,
+            position=T_world_camera[:, 3] * self._scale,
+            visible=visible,
+        )
+        handle.on_click(_look_through)
+        return handle
+
+    @torch.no_grad()
     def _draw_points(self) -> None:
-        from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
-
+        """Track points coloured by mean reprojection error; the worst twentieth is all red."""
+        model = self._pipeline.model
+        points, errors = model.track_positions(), model.reprojection_errors()
+        total = torch.zeros(len(points), device=errors.device).index_add(
+            0, model.observations.point_ids, errors
+        )
+        mean = total / torch.bincount(model.observations.point_ids, minlength=len(points)).clamp(min=1)
+        colors = apply_float_colormap((mean / mean.quantile(0.95)).clamp(0, 1)[:, None], "turbo")
         self.viser_server.scene.add_point_cloud(
             "/track_points",
-            points=self._model.track_positions().numpy(force=True) * VISER_NERFSTUDIO_SCALE_RATIO,
-            colors=GREEN,
+            points=points.numpy(force=True) * self._scale,
+            colors=colors.numpy(force=True),
             point_size=POINT_SIZE,
             visible=self._show_points.value,
         )
+
+
+def _missing_photos(scene: SparseScene) -> str:
+    """The photographs without a pose and why, as markdown."""
+    if not scene.failures:
+        return "All photographs have a pose."
+    listed = [f"- {name}: {reason}" for name, reason in list(scene.failures.items())[:MAX_NAMES]]
+    more = [f"- and {len(scene.failures) - MAX_NAMES} more"] if len(scene.failures) > MAX_NAMES else []
+    return "\n".join([f"**{len(scene.failures)} photographs without a pose:**", "", *listed, *more])
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    image = Image.fromarray(pixels).convert("RGB")
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(image)
+
+
+def _look_through(event: SceneNodePointerEvent[CameraFrustumHandle]) -> None:
+    """Move the view of who has clicked on a frustum to its camera."""
+    with event.client.atomic():
+        event.client.camera.position = event.target.position
+        event.client.camera.wxyz = event.target.wxyz

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nope_splat.cache import Cache, content_key
+from nope_splat.cache import ABANDONED, KEPT, Cache, content_key
 from nope_splat.errors import UserError
 from nope_splat.images import Photo
 
@@ -100,6 +102,25 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path, monkeypatch
         cache.store("matches", KEY, {})
     assert_same(cache.load("matches", KEY))
     assert only_file(cache).suffix == ".npz", "nothing half-written stays"
+
+
+def test_the_results_used_last_are_kept(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    keys = [f"{number:02d}" * 32 for number in range(KEPT + 3)]
+    for age, key in enumerate(keys[:KEPT]):
+        cache.store("matches", key, ARRAYS)
+        os.utime(next(tmp_path.glob(f"matches-{key[:16]}*")), (0, 1e9 - age))
+    cache.store("scene", keys[0], ARRAYS)
+    assert_same(cache.load("matches", keys[KEPT - 1]))  # the oldest, used again
+    for name, age in (("killed.partial", 2 * ABANDONED), ("busy.partial", 0)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    for key in keys[KEPT:]:
+        cache.store("matches", key, ARRAYS)
+    kept = [key for key in keys if cache.load("matches", key)]
+    assert kept == [*keys[: KEPT - 4], *keys[KEPT - 1 :]]
+    assert_same(cache.load("scene", keys[0]))
+    assert [path.name for path in tmp_path.glob("*.partial")] == ["busy.partial"]
 
 
 def store_often(folder: Path) -> None:

@@ -12,6 +12,7 @@ COMMANDS = {
     "reconstruct": "Cameras and track points from a folder of photographs, for any other tool.",
     "export-cameras": "Optimised cameras of a training as transforms.json and COLMAP model.",
     "compare-cameras": "Accuracy of cameras against others: transforms.json, COLMAP model, ground truth.",
+    "report": "What became of a training, as one HTML page.",
     "demo-scene": "Photographs of a procedural scene, to try things on.",
 }
 """Name and purpose of each command; `demo-scene` is the function `demo_scene` of the module of that name."""

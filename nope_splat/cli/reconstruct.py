@@ -5,16 +5,15 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from nope_splat import reconstruction
 from nope_splat.export import write_colmap, write_report, write_transforms, writing_to
 from nope_splat.images import find_photos
 from nope_splat.progress import say
-from nope_splat.reconstruction import ReconstructionSettings, SparseScene
+from nope_splat.reconstruction import ReconstructionSettings
+from nope_splat.summary import reconstruction_rows, table
 
 
 def reconstruct(
@@ -42,22 +41,4 @@ def reconstruct(
     write_transforms(scene, folder.root, output_dir / "transforms.json")
     write_colmap(scene, output_dir / "sparse" / "0")
     write_report(scene, output_dir / "report.json", folder.skipped)
-    Console().print(_summary(scene, output_dir))
-
-
-def _summary(scene: SparseScene, output_dir: Path) -> Table:
-    """What was found, in a few lines."""
-    errors = scene.reprojection_errors()
-    focal, longer_side = scene.camera.focal, int(scene.photo_sizes.max())
-    field_of_view = np.rad2deg(2 * np.arctan(longer_side / (2 * focal)))
-    table = Table(show_header=False)
-    table.add_row("registered photos", f"{scene.registered.sum()} of {len(scene.photo_names)}")
-    table.add_row("focal length", f"{focal:.1f} px, {field_of_view:.1f} degrees along the longer side")
-    table.add_row("principal point", "{:+.1f}, {:+.1f} px from the centre".format(*scene.camera.offset))
-    if any(scene.camera.radial):
-        table.add_row("radial distortion", "{:+.4f}, {:+.4f}".format(*scene.camera.radial))
-    table.add_row("reprojection error", f"mean {np.mean(errors):.2f} px, median {np.median(errors):.2f} px")
-    table.add_row("track points", f"{len(scene.points)}, seen {len(scene.observations)} times")
-    table.add_row("seconds", f"{sum(scene.seconds.values()):.1f}")
-    table.add_row("written to", str(output_dir))
-    return table
+    Console().print(table("Reconstruction", reconstruction_rows(scene) | {"written to": str(output_dir)}))

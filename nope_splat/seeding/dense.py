@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from nope_splat.progress import track
 from nope_splat.reconstruction import SparseScene
 
 from .flow import agree, correspondences, triangulate
@@ -83,7 +84,8 @@ def dense_seeds(
             inverse_depth, count = agree(np.stack(depths), np.stack(weights))
             return inverse_depth, np.where(views[i].used, count, 0)
 
-        depth_maps = list(pool.map(depth_map, range(len(views))))
+        found = pool.map(depth_map, range(len(views)))
+        depth_maps = list(track(found, "Seeding photographs", len(views)))
 
     points, colors = fuse(views, depth_maps, settings.cell)
     kept = ~in_free_space(views, depth_maps, points)

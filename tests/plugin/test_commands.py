@@ -18,6 +18,7 @@ import torch
 from nerfstudio.scripts.render import DatasetRender, RenderInterpolated
 from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nope_splat.camera_optimizer import switch_axes
 from nope_splat.cli import main
@@ -60,8 +61,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     render_demo_scene(root / "scene", num_photos=NUM_PHOTOS, size=SIZE)
     first = train(root, root / "scene" / "images", "--timestamp", "first")
     assert "cached reconstruction" not in first.stdout
+    assert "registered photos" in first.stdout
+    assert "cameras turned" in first.stdout
     load = ["--load-dir", "outputs/scene/nope-splat/first/nerfstudio_models"]
-    second = train(root, root / "scene", "--timestamp", "second", *load)
+    more = ["--max-num-iterations", 2 * STEPS]
+    second = train(root, root / "scene", "--timestamp", "second", *load, *more)
     assert "cached reconstruction" in second.stdout
     return root
 
@@ -83,6 +87,29 @@ def test_training_goes_on_where_it_ended(runs: Path) -> None:
         before, after = (state["pipeline"][f"_model.{name}"] for state in (first, second))
         assert not torch.equal(before, after)
         torch.testing.assert_close(before, after, rtol=0.5, atol=0.5)  # a continuation, not a new start
+
+
+def test_curves_go_on_where_they_ended(runs: Path) -> None:
+    (first, second) = (
+        checkpoint(runs, name)["pipeline"]["history._extra_state"] for name in ("first", "second")
+    )
+    assert [row["step"] for row in first["rows"]] == list(range(0, STEPS, 10))
+    assert [row["step"] for row in second["rows"]] == list(range(0, 2 * STEPS, 10))
+    assert second["rows"][: STEPS // 10] == first["rows"]
+    for name in ("photometric", "track_2d", "focal_px", "reprojection_error_px", "camera_rotation_mean_deg"):
+        assert name in second["rows"][-1]
+
+
+def test_tensorboard_gets_the_same_curves(runs: Path) -> None:
+    events = EventAccumulator(str(config(runs).parent)).Reload()
+    rows = {
+        row["step"]: row for row in checkpoint(runs, "second")["pipeline"]["history._extra_state"]["rows"]
+    }
+    for tag, name in {"Metrics": "reprojection_error_px", "Loss": "photometric"}.items():
+        logged = events.Scalars(f"Train {tag} Dict/{name}")
+        assert len(logged) == STEPS // 10
+        for event in logged:
+            assert event.value == pytest.approx(rows[event.step][name])
 
 
 def test_evaluation(runs: Path) -> None:

@@ -1,0 +1,27 @@
+"""`nope-splat report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nope_splat.export import writing_to
+from nope_splat.report import render_page
+from nope_splat.run import open_run
+
+
+def report(load_config: Path, output: Path | None = None) -> None:
+    """Describe a training on one HTML page that opens anywhere, without a network.
+
+    It shows the photographs, the match graph, cameras and points, errors, curves, and renderings of the
+    held-out photographs beside these.
+
+    Args:
+        load_config: The `config.yml` of the training.
+        output: The file to write; by default `report.html` beside the configuration.
+    """
+    output = output or load_config.parent / "report.html"
+    page = render_page(open_run(load_config))
+    with writing_to(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(page, encoding="utf-8")
+    print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")

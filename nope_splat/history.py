@@ -1,0 +1,72 @@
+"""The curves of a training: losses, focal length, reprojection error and so on, over the iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+MAX_ROWS = 512
+"""From this number of rows on every other one is dropped, so that a training of any length has between half
+of it and all of it."""
+
+
+class History(nn.Module):
+    """Rows of numbers at equal intervals of the training, kept in its checkpoints.
+
+    A module, so that a checkpoint holds the rows up to its iteration, and a training that goes on from there
+    goes on with them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: list[dict[str, float]] = []
+        self._interval = 10
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def due(self, step: int) -> bool:
+        """Whether this iteration is one of those that are recorded.
+
+        Args:
+            step: Iteration.
+        """
+        return step % self._interval == 0
+
+    def record(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add a row.
+
+        Args:
+            step: Iteration, one that is `due`.
+            values: Name to number, or to tensor of one number.
+        """
+        self._rows.append({"step": step, **{name: float(value) for name, value in values.items()}})
+        if len(self._rows) > MAX_ROWS:
+            self._interval *= 2
+            self._rows = [row for row in self._rows if self.due(int(row["step"]))]
+
+    def names(self) -> list[str]:
+        """What has been recorded, in the order of its first appearance."""
+        return [name for name in dict.fromkeys(name for row in self._rows for name in row) if name != "step"]
+
+    def curve(self, name: str) -> tuple[list[int], list[float]]:
+        """One quantity over the training.
+
+        Args:
+            name: What to return.
+
+        Returns:
+            Iterations and values, of the rows that have it.
+        """
+        rows = [row for row in self._rows if name in row]
+        return [int(row["step"]) for row in rows], [row[name] for row in rows]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """For the checkpoint, in plain containers."""
+        return {"interval": self._interval, "rows": [dict(row) for row in self._rows]}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self._interval, self._rows = state["interval"], [dict(row) for row in state["rows"]]

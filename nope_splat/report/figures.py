@@ -1,0 +1,212 @@
+"""The drawings of the report, as SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from nope_splat.history import History
+from nope_splat.reconstruction import SparseScene
+
+TRAINING, HELD_OUT, LEFT_OUT, MUTED = "#2f6fb0", "#d9822b", "#c23b3b", "#9aa3ad"
+"""Colours of the three kinds of photographs, and of what stands behind."""
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.grid": True,
+    "grid.color": "#e6e9ed",
+    "axes.axisbelow": True,
+}
+TITLES = {
+    "focal_px": "Focal length (px)",
+    "reprojection_error_px": "Mean reprojection error (px)",
+    "photometric": "Photometric loss",
+    "track_2d": "Track reprojection loss, weighted",
+    "track_3d": "Track backprojection loss, weighted",
+    "scale": "Track Gaussian scale loss, weighted",
+    "psnr": "PSNR of the training photographs (dB)",
+    "gaussian_count": "Gaussians",
+    "camera_rotation_mean_deg": "Rotation of the cameras, mean (degrees)",
+    "camera_translation_mean": "Motion of the cameras, mean (median depth = 1)",
+}
+"""Titles of the curves that the report shows, where they were recorded."""
+NOISY = frozenset({"photometric", "psnr"})
+"""Curves that jump from photograph to photograph: a running mean is drawn over them."""
+
+
+def photo_colors(scene: SparseScene) -> list[str]:
+    """Colour of the kind of each photograph. (N,)."""
+    held_out = np.where(scene.held_out, HELD_OUT, TRAINING)
+    return np.where(scene.registered, held_out, LEFT_OUT).tolist()
+
+
+def match_graph(scene: SparseScene) -> bytes:
+    """Photographs on a circle, verified pairs as lines, the maximum spanning tree bold.
+
+    Args:
+        scene: The reconstruction.
+
+    Returns:
+        SVG.
+    """
+    count, graph = len(scene.photo_names), scene.graph
+    angle = np.pi / 2 - 2 * np.pi * np.arange(count) / count
+    place = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _empty(5.2, 5.2)
+        strength = np.sqrt(graph.weights / max(graph.weights.max(initial=1), 1))
+        lines = LineCollection(
+            list(place[graph.edges]), linewidths=0.3 + 1.7 * strength, colors=MUTED, alpha=0.6
+        )
+        axes.add_collection(lines)
+        tree = LineCollection(list(place[graph.edges[graph.tree]]), linewidths=2.2, colors="#2b3138")
+        axes.add_collection(tree)
+        axes.scatter(*place.T, s=_marker_size(count), c=photo_colors(scene), zorder=3)
+        for number, (x, y) in enumerate(place.tolist(), start=1):
+            if count <= 100 or number % 10 == 1:
+                axes.annotate(str(number), (1.09 * x, 1.09 * y), ha="center", va="center", fontsize=8)
+        axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
+        return _svg(figure)
+
+
+def top_view(scene: SparseScene) -> bytes:
+    """Cameras and points from above.
+
+    Args:
+        scene: The scene after training.
+
+    Returns:
+        SVG, with the points as an image in it.
+    """
+    poses = scene.T_world_camera[scene.registered]
+    numbers = np.flatnonzero(scene.registered) + 1
+    colors = [color for color, seen in zip(photo_colors(scene), scene.registered, strict=True) if seen]
+    low, high = np.percentile(scene.points[:, :2], [10, 90], axis=0)  # distant points would rule
+    low, high = np.minimum(low, poses[:, :2, 3].min(0)), np.maximum(high, poses[:, :2, 3].max(0))
+    margin = 0.06 * (high - low).max()
+    low, high = low - margin, high + margin
+    length = 0.07 * (high - low).max()
+    half_width = scene.photo_sizes[scene.registered, 0] / (2 * scene.camera.focal)
+    corners = np.stack(
+        [np.stack([side * half_width, 0 * half_width, np.ones(len(poses))], 1) for side in (-1, 1)], 1
+    )
+    corners = poses[:, None, :2, 3] + length * np.einsum("nij,nkj->nki", poses[:, :2, :3], corners)
+    outlines = np.concatenate([poses[:, None, :2, 3], corners, poses[:, None, :2, 3]], axis=1)
+    with matplotlib.rc_context(STYLE):
+        height = float(np.clip(7 * (high - low)[1] / (high - low)[0], 3, 8))
+        figure, axes = _empty(7, height)
+        axes.scatter(*scene.points[:, :2].T, s=1.2, c=scene.colors / 255, linewidths=0, rasterized=True)
+        axes.add_collection(LineCollection(list(outlines), colors=colors, linewidths=1.3))
+        if len(poses) <= 100:
+            for number, (x, y), color in zip(numbers, poses[:, :2, 3].tolist(), colors, strict=True):
+                axes.annotate(
+                    str(number),
+                    (x, y),
+                    (0, -3),
+                    textcoords="offset points",
+                    ha="center",
+                    va="top",
+                    color=color,
+                    fontsize=7,
+                )
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        return _svg(figure)
+
+
+def error_histogram(before: NDArray[np.float64], after: NDArray[np.float64]) -> bytes:
+    """Reprojection errors of all observations.
+
+    Args:
+        before: Of the reconstruction, in pixels. (O,).
+        after: After training. (O,).
+
+    Returns:
+        SVG.
+    """
+    most = float(max(np.percentile(before, 99), np.percentile(after, 99), 1e-3))
+    bins = np.linspace(0, most, 60)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((7, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        for errors, color, name in ((before, MUTED, "reconstruction"), (after, TRAINING, "after training")):
+            label = f"{name}: mean {errors.mean():.3f} px, median {np.median(errors):.3f} px"
+            axes.hist(
+                errors.clip(max=most), bins.tolist(), histtype="step", color=color, linewidth=1.5, label=label
+            )
+        axes.set(
+            xlabel="reprojection error (px); the last bar holds all larger ones",
+            ylabel="observations",
+            xlim=(0, most),
+        )
+        axes.legend(frameon=False)
+        return _svg(figure)
+
+
+def curves(history: History, columns: int = 2) -> bytes | None:
+    """What was recorded during training, each quantity in a plot of its own.
+
+    Args:
+        history: The curves.
+        columns: Plots side by side.
+
+    Returns:
+        SVG; None if nothing was recorded.
+    """
+    names = [name for name in TITLES if len(history.curve(name)[0]) > 1]
+    if not names:
+        return None
+    rows = -(-len(names) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((4.4 * columns, 1.9 * rows), layout="constrained")
+        for place, name in enumerate(names, start=1):
+            axes = figure.add_subplot(rows, columns, place)
+            steps, values = history.curve(name)
+            noisy = name in NOISY
+            axes.plot(steps, values, color=MUTED if noisy else TRAINING, linewidth=0.7 if noisy else 1.5)
+            if noisy:
+                axes.plot(steps, _running_mean(values), color=TRAINING, linewidth=1.5)
+            axes.set_title(TITLES[name])
+            axes.margins(x=0.01)
+            axes.ticklabel_format(axis="y", useOffset=False)
+        return _svg(figure)
+
+
+def _running_mean(values: Sequence[float]) -> NDArray[np.float64]:
+    """Mean over a window of a twentieth of the curve, shorter at its ends. (n,)."""
+    window = np.ones(max(1, len(values) // 20))
+    total = np.convolve(values, window, mode="same")
+    return total / np.convolve(np.ones(len(values)), window, mode="same")
+
+
+def _marker_size(count: int) -> float:
+    return float(np.clip(3000 / count, 12, 90))
+
+
+def _empty(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure that is nothing but its drawing, to scale."""
+    figure = Figure((width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_aspect("equal")
+    return figure, axes
+
+
+def _svg(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", dpi=160, metadata={"Date": None})
+    return file.getvalue()

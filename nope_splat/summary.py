@@ -1,0 +1,94 @@
+"""What came out, in a few lines: of the reconstruction, and of the training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
+
+from nope_splat.evaluation.held_out import held_out_views
+from nope_splat.reconstruction import SparseScene
+
+if TYPE_CHECKING:
+    from nope_splat.pipeline import NopePipeline
+
+Rows = dict[str, str]
+
+
+def reconstruction_rows(scene: SparseScene) -> Rows:
+    """Outcome of a reconstruction.
+
+    Args:
+        scene: The reconstruction.
+
+    Returns:
+        What it is to what came out.
+    """
+    errors = scene.reprojection_errors()
+    training = ~scene.held_out
+    rows = {"registered photos": f"{(scene.registered & training).sum()} of {training.sum()}"}
+    if scene.held_out.any():
+        rows["held-out photos"] = f"{(scene.registered & ~training).sum()} of {(~training).sum()} registered"
+    rows["focal length"] = f"{scene.camera.focal:.1f} px, {_field_of_view(scene):.1f} degrees of view"
+    rows["principal point"] = "{:+.1f}, {:+.1f} px from the centre".format(*scene.camera.offset)
+    if any(scene.camera.radial):
+        rows["radial distortion"] = "{:+.4f}, {:+.4f}".format(*scene.camera.radial)
+    return rows | {
+        "reprojection error": f"mean {np.mean(errors):.2f} px, median {np.median(errors):.2f} px",
+        "track points": f"{len(scene.points)}, seen {len(scene.observations)} times",
+        "seconds": f"{sum(scene.seconds.values()):.1f}",
+    }
+
+
+def training_rows(pipeline: NopePipeline) -> Rows:
+    """Outcome of a training, beside what it started from.
+
+    Args:
+        pipeline: After its held-out photographs were aligned.
+
+    Returns:
+        What it is to what came out.
+    """
+    model, scene = pipeline.model, pipeline.datamanager.dataparser.scene
+    cameras: dict[str, float] = {}
+    model.camera_optimizer.get_metrics_dict(cameras)
+    change = f"{scene.camera.focal:.1f} -> {cameras['focal_px']:.1f} px"
+    error = model.reprojection_errors().mean().item()
+    rows = {
+        "Gaussians": f"{model.num_points}",
+        "focal length": f"{change} ({cameras['focal_change_percent']:+.2f} %)",
+        "reprojection error": f"mean {np.mean(scene.reprojection_errors()):.2f} -> {error:.2f} px",
+    }
+    if "camera_rotation_mean_deg" in cameras:
+        rows["cameras turned"] = "mean {:.3f}, most {:.3f} degrees".format(
+            cameras["camera_rotation_mean_deg"], cameras["camera_rotation_max_deg"]
+        )
+        rows["cameras moved"] = "mean {:.5f}, most {:.5f} of the median depth".format(
+            cameras["camera_translation_mean"], cameras["camera_translation_max"]
+        )
+    scores = [
+        model.image_metrics.psnr(view.rendered, view.photo, view.mask).item()
+        for view in held_out_views(pipeline)
+    ]
+    if scores:
+        rows["held-out photos"] = f"PSNR {np.mean(scores):.2f} dB, mean of {len(scores)}"
+    return rows
+
+
+def table(title: str, rows: Rows) -> Table:
+    """Lay rows out for the terminal.
+
+    Args:
+        title: Above them.
+        rows: What it is to what came out.
+    """
+    laid_out = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        laid_out.add_row(name, value)
+    return laid_out
+
+
+def _field_of_view(scene: SparseScene) -> float:
+    """Angle that the longer side of the photographs spans, in degrees."""
+    return float(np.rad2deg(2 * np.arctan(scene.photo_sizes.max() / (2 * scene.camera.focal))))

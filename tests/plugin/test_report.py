@@ -1,0 +1,125 @@
+"""The report: one page that says all, and that opens without a network.
+
+- Every photograph is on it, with what became of it; what was held out stands beside its rendering.
+- Nothing is fetched from anywhere, and no name can break the page.
+- The drawings hold what they should, also of scenes in which there is little to draw.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from plugin.splat_scene import make_pipeline, set_to_truth
+
+from nope_splat.history import History
+from nope_splat.reconstruction import SparseScene
+from nope_splat.report import figures, render_page
+from nope_splat.run import Run
+from nope_splat.tracks import MatchGraph
+from nope_splat.trainer import NopeTrainerConfig
+
+UNREGISTERED = 3
+
+
+class Page(HTMLParser):
+    """The images and the text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.images: list[dict[str, str | None]] = []
+        self.words: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an element."""
+        self.tags.add(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+
+    def handle_data(self, data: str) -> None:
+        """Note some text."""
+        self.words.append(data)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A finished training, of which one photograph was left out and two were held out."""
+    pipeline = make_pipeline(tmp_path, monkeypatch, unregistered=(UNREGISTERED,), test_mode="inference")
+    set_to_truth(pipeline)
+    scene = pipeline.datamanager.dataparser.scene
+    scene.failures[scene.photo_names[UNREGISTERED]] = "<script>alert('no matches')</script>"
+    for step in range(0, 100, 10):
+        pipeline.history.record(step, {"photometric": 1 / (step + 1), "focal_px": 100.0, "psnr": 20 + step})
+    pipeline.load_pipeline(pipeline.state_dict(), step=99)
+    (tmp_path / "config.yml").write_text("seed: <42>\n")
+    return Run(tmp_path / "config.yml", NopeTrainerConfig(experiment_name="Vase & <b>"), pipeline, 99)
+
+
+def test_the_page_says_all_and_needs_nothing(run: Run) -> None:
+    page = Page(render_page(run))
+    text = " ".join(page.words)
+    for name in run.pipeline.datamanager.dataparser.scene.photo_names:
+        assert name in text
+    for words in (
+        "Vase & <b>, iteration 100",
+        "<script>alert('no matches')</script>",
+        "<42>",
+        "6 trained on",
+    ):
+        assert words in text
+    assert len(re.findall(r"PSNR \d\d\.\d+, SSIM 0\.9", text)) == 2
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert all((image["src"] or "").startswith("data:image/") for image in page.images)
+    # Thumbnails, pairs of photograph and rendering, and the drawings.
+    assert len(page.images) == 9 + 2 * 2 + 4
+
+
+def labels(svg: bytes) -> list[str]:
+    """All text of a drawing."""
+    return [
+        element.text or "" for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    ]
+
+
+@pytest.fixture
+def scene(run: Run) -> SparseScene:
+    edges = np.array([[1, 2], [2, 4], [1, 4]])
+    graph = MatchGraph(9, edges, np.array([50, 40, 20]), np.array([0, 1]))
+    return replace(run.pipeline.datamanager.dataparser.scene, graph=graph)
+
+
+def test_match_graph(scene: SparseScene) -> None:
+    assert [str(number) for number in range(1, 10)] == labels(figures.match_graph(scene))
+    assert figures.photo_colors(scene)[UNREGISTERED] == figures.LEFT_OUT
+    assert figures.photo_colors(scene)[0] == figures.HELD_OUT
+
+
+def test_top_view_numbers_the_cameras_as_the_contact_sheet_does(scene: SparseScene) -> None:
+    numbers = sorted(map(int, labels(figures.top_view(scene))))
+    assert numbers == [number for number in range(1, 10) if number != UNREGISTERED + 1]
+
+
+def test_histogram_tells_the_means() -> None:
+    text = " ".join(labels(figures.error_histogram(np.full(100, 0.5), np.linspace(0, 0.5, 101))))
+    assert "reconstruction: mean 0.500 px" in text
+    assert "after training: mean 0.250 px" in text
+    figures.error_histogram(np.zeros(10), np.zeros(10))
+
+
+def test_curves_show_what_was_recorded() -> None:
+    history = History()
+    assert figures.curves(history) is None
+    for step in (0, 10):
+        history.record(step, {"focal_px": 700.0 + step, "unknown": 1.0})
+    svg = figures.curves(history)
+    assert svg is not None
+    assert "Focal length (px)" in labels(svg)
+    assert "Gaussians" not in labels(svg)

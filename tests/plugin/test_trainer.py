@@ -1,0 +1,95 @@
+"""Checkpoints survive interruptions, and a training that goes on ends where it should.
+
+- A checkpoint is whole or not there: what is killed or fails while saving leaves the one before.
+- The length of a training counts from its start, also when it goes on from a checkpoint.
+- What cannot be gone on from is told before anything is computed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nerfstudio.engine.trainer import Trainer
+from torch import nn
+
+from nope_splat.errors import UserError
+from nope_splat.trainer import NopeTrainer, NopeTrainerConfig
+
+
+class Optimizers:
+    """Of a training that has none."""
+
+    optimizers: dict[str, Any] = {}
+    schedulers: dict[str, Any] = {}
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> NopeTrainer:
+    """A trainer without the costs of setting it up."""
+    trainer = NopeTrainer.__new__(NopeTrainer)
+    trainer.config = NopeTrainerConfig(max_num_iterations=100)
+    trainer.base_dir, trainer.checkpoint_dir = tmp_path, tmp_path / "nerfstudio_models"
+    trainer.pipeline = nn.Linear(2, 2)  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.optimizers = Optimizers()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.grad_scaler = torch.amp.GradScaler(enabled=False)  # pyright: ignore[reportAttributeAccessIssue]
+    trainer._start_step = 0
+    return trainer
+
+
+def names(trainer: NopeTrainer) -> list[str]:
+    return sorted(path.name for path in trainer.base_dir.rglob("*") if path.is_file())
+
+
+def test_the_latest_checkpoint_replaces_the_one_before(trainer: NopeTrainer) -> None:
+    trainer.save_checkpoint(9)
+    trainer.save_checkpoint(19)
+    assert names(trainer) == ["step-000000019.ckpt"]
+    state = torch.load(trainer.checkpoint_dir / "step-000000019.ckpt", weights_only=True)
+    assert state["step"] == 19
+    torch.testing.assert_close(state["pipeline"], dict(trainer.pipeline.state_dict()))
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_failed_save_leaves_the_checkpoint_before(
+    trainer: NopeTrainer, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
+) -> None:
+    trainer.save_checkpoint(9)
+
+    def fail(state: object, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise interruption
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises((KeyboardInterrupt, UserError)) as caught:
+        trainer.save_checkpoint(19)
+    assert [path.name for path in trainer.checkpoint_dir.iterdir()] == ["step-000000009.ckpt"]
+    if isinstance(caught.value, UserError):
+        assert "free space" in str(caught.value)
+        assert names(trainer) == ["step-000000009.ckpt"]
+
+
+@pytest.mark.parametrize(("done", "left"), [(0, 100), (60, 40), (99, 1)])
+def test_length_counts_from_the_start(
+    trainer: NopeTrainer, monkeypatch: pytest.MonkeyPatch, done: int, left: int
+) -> None:
+    trained = []
+    monkeypatch.setattr(Trainer, "train", lambda self: trained.append(self.config.max_num_iterations))
+    trainer._start_step = done
+    trainer.train()
+    assert trained == [left]
+
+
+def test_nothing_left_to_train_is_told(trainer: NopeTrainer) -> None:
+    trainer._start_step = 100
+    with pytest.raises(UserError, match=r"100 iterations already.*--max-num-iterations"):
+        trainer.train()
+
+
+def test_no_checkpoint_to_go_on_from_is_told(tmp_path: Path) -> None:
+    config = NopeTrainerConfig(load_dir=tmp_path / "nowhere")
+    config.pipeline.datamanager.data = tmp_path
+    with pytest.raises(UserError, match=r"there is no checkpoint in .*nowhere"):
+        config.save_config()

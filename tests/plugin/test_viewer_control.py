@@ -1,0 +1,150 @@
+"""What nerfstudio's viewer shows of the method, in a viewer without a browser.
+
+- Frusta stand at the optimised poses with the learned field of view, held-out ones at their aligned poses.
+- The panel follows the training; photographs without a pose are listed.
+- Track points appear when asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
+from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
+
+from nope_splat.pipeline import NopePipeline
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NopePipeline:
+    pipeline = make_pipeline(tmp_path, monkeypatch, unregistered=(3,))
+    set_to_truth(pipeline)
+    return pipeline
+
+
+@pytest.fixture
+def viewer(pipeline: NopePipeline, tmp_path: Path) -> Iterator[Viewer]:
+    viewer = Viewer(
+        ViewerConfig(websocket_host="127.0.0.1"),
+        tmp_path / "run" / "viewer.log",
+        tmp_path,
+        pipeline,
+        train_lock=threading.Lock(),  # pyright: ignore[reportArgumentType] (nerfstudio's annotation is off)
+    )
+    data = pipeline.datamanager
+    viewer.init_scene(data.train_dataset, "training", data.eval_dataset)
+    yield viewer
+    viewer.viser_server.stop()
+
+
+def frusta(
+    pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, dict[str, Any]]:
+    """What the control draws now, by name."""
+    drawn = {}
+    add = viewer.viser_server.scene.add_camera_frustum
+
+    def record(name: str, **settings: Any) -> Any:
+        drawn[name] = settings
+        return add(name, **settings)
+
+    monkeypatch.setattr(viewer.viser_server.scene, "add_camera_frustum", record)
+    control = pipeline.viewer_control
+    control._locked(control._draw)
+    return drawn
+
+
+def test_frusta_follow_the_optimised_cameras(
+    pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cameras = pipeline.model.camera_optimizer
+    cameras.log_focal.data.fill_(0.1)
+    cameras.pose_adjustment.data[:, :3] = 0.05
+    pipeline.eval_poses[1, :, 3] += 0.3
+    drawn = frusta(pipeline, viewer, monkeypatch)
+    assert len(drawn) == 6 + 2
+    for settings in drawn.values():
+        assert settings["fov"] == pytest.approx(2 * math.atan(SIZE[1] / 2 / (FOCAL * math.exp(0.1))))
+        assert settings["aspect"] == pytest.approx(SIZE[0] / SIZE[1])
+        assert settings["image"].shape == (SIZE[1], SIZE[0], 3)
+    for index, pose in enumerate(cameras.poses().detach()):
+        position = pose[:, 3].numpy() * VISER_NERFSTUDIO_SCALE_RATIO
+        np.testing.assert_allclose(drawn[f"/cameras/camera_{index:05d}"]["position"], position, atol=1e-4)
+        np.testing.assert_allclose(viewer.camera_handles[index].position, position, atol=1e-4)
+    for index, pose in enumerate(pipeline.eval_poses):
+        position = pose[:, 3].numpy() * VISER_NERFSTUDIO_SCALE_RATIO
+        np.testing.assert_allclose(drawn[f"/held_out/camera_{index:05d}"]["position"], position, atol=1e-4)
+
+    viewer.update_camera_poses()  # nerfstudio's own motion of the same frusta agrees
+    for index, pose in enumerate(cameras.poses().detach()):
+        position = pose[:, 3].numpy() * VISER_NERFSTUDIO_SCALE_RATIO
+        np.testing.assert_allclose(viewer.camera_handles[index].position, position, atol=1e-4)
+
+
+def test_training_frusta_are_drawn_anew_only_for_another_field_of_view(
+    pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert any(name.startswith("/cameras") for name in frusta(pipeline, viewer, monkeypatch))
+    pipeline.model.camera_optimizer.log_focal.data.fill_(1e-4)
+    assert not any(name.startswith("/cameras") for name in frusta(pipeline, viewer, monkeypatch))
+    pipeline.model.camera_optimizer.log_focal.data.fill_(0.01)
+    assert any(name.startswith("/cameras") for name in frusta(pipeline, viewer, monkeypatch))
+
+
+def test_panel_follows_the_training(pipeline: NopePipeline, viewer: Viewer) -> None:
+    control = pipeline.viewer_control
+    pipeline.model.num_iterations = 100
+    pipeline.model.step = 29
+    pipeline.model.camera_optimizer.log_focal.data.fill_(0.01)
+    pipeline.history.record(0, {"focal_px": 100.0})
+    pipeline.history.record(10, {"focal_px": 101.0})
+    control._locked(control._draw)
+    text = control._text.content
+    assert "adding Gaussians, iteration 30 of 100" in text
+    assert "101.0 px (+1.01 %)" in text
+    assert control._plots.figure.to_dict()["data"][0]["y"] == [100.0, 101.0]
+    error = pipeline.model.reprojection_errors()
+    assert f"{float(error.mean()):.3f} px" in text
+    assert error.mean() > 0.1
+    pipeline.model.step = 99
+    control._locked(control._draw)
+    assert "trained, 100 iterations" in control._text.content
+
+
+def test_track_points_appear_when_asked_for(
+    pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clouds = []
+    monkeypatch.setattr(
+        viewer.viser_server.scene, "add_point_cloud", lambda name, **settings: clouds.append((name, settings))
+    )
+    with torch.no_grad():
+        pipeline.model.track_positions()[7] += 0.1
+    control = pipeline.viewer_control
+    control._locked(control._draw)
+    assert not clouds
+    control._show_points.value = True
+    control._locked(control._draw)
+    ((name, settings),) = clouds
+    assert name == "/track_points"
+    assert settings["visible"]
+    np.testing.assert_allclose(
+        settings["points"], pipeline.model.track_positions().detach() * VISER_NERFSTUDIO_SCALE_RATIO
+    )
+    red = settings["colors"][:, 0] - settings["colors"][:, 2]
+    assert red.argmax() == 7
+
+
+def test_updates_without_a_browser_cost_nothing(
+    pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.viewer_control, "_draw", lambda: pytest.fail("drawn for nobody"))
+    pipeline.viewer_control.update(50)
