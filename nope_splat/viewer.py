@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 TRAINING, HELD_OUT = (47, 111, 176), (217, 130, 43)
 """Colours of the frusta of training and of held-out photographs."""
 POINT_SIZE = 0.02
+ACCURACY = 0.1
+"""Reprojection error in pixels that even exact points have, since keypoints are no more accurate."""
 THUMBNAIL = 160
 """Longer side of the photographs in the frusta, in pixels."""
 VISIBLE_CHANGE = 0.002
@@ -191,14 +193,15 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _draw_points(self) -> None:
-        """Track points coloured by mean reprojection error; the worst twentieth is all red."""
+        """Track points by mean reprojection error: blue is zero, red the worst twentieth."""
         model = self._pipeline.model
         points, errors = model.track_positions(), model.reprojection_errors()
         total = torch.zeros(len(points), device=errors.device).index_add(
             0, model.observations.point_ids, errors
         )
         mean = total / torch.bincount(model.observations.point_ids, minlength=len(points)).clamp(min=1)
-        colors = apply_float_colormap((mean / mean.quantile(0.95)).clamp(0, 1)[:, None], "turbo")
+        worst = mean.quantile(0.95).clamp(min=ACCURACY)
+        colors = apply_float_colormap((mean / worst).clamp(0, 1)[:, None], "turbo")
         self.viser_server.scene.add_point_cloud(
             "/track_points",
             points=points.numpy(force=True) * self._scale,

@@ -74,7 +74,9 @@ def test_the_page_says_all_and_needs_nothing(run: Run) -> None:
         "6 trained on",
     ):
         assert words in text
-    assert len(re.findall(r"PSNR \d\d\.\d+, SSIM 0\.9", text)) == 2
+    scores = re.findall(r"PSNR (\d\d\.\d+), SSIM [01]\.\d+", text)
+    assert len(scores) == 2
+    assert all(float(score) > 20 for score in scores)
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert all((image["src"] or "").startswith("data:image/") for image in page.images)

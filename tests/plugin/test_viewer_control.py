@@ -133,7 +133,7 @@ def test_track_points_appear_when_asked_for(
     assert not clouds
     control._show_points.value = True
     control._locked(control._draw)
-    ((name, settings),) = clouds
+    name, settings = clouds[-1]
     assert name == "/track_points"
     assert settings["visible"]
     np.testing.assert_allclose(
