@@ -7,6 +7,7 @@ z backward); everywhere else cameras have OpenCV axes (x right, y down, z forwar
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
@@ -46,6 +47,12 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     _target: type = field(default_factory=lambda: NopeCameraOptimizer)
     optimize_focal: bool = True
     """Whether the shared focal length is optimised (the mode decides about the poses)."""
+    method: Literal["adam", "levenberg-marquardt"] = "adam"
+    """How cameras move: by gradient steps with the Gaussians, or by joint adjustments at intervals."""
+    adjust_start: float = 0.5
+    """Share of the training before the first joint adjustment: rough renderings bias the focal length."""
+    adjust_interval: float = 0.2
+    """Share of the training between joint adjustments."""
     trans_l2_penalty: float = 0.0
     """Pull of the camera positions towards the reconstruction; the track losses do this better."""
     rot_l2_penalty: float = 0.0
@@ -75,6 +82,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         self.log_focal = nn.Parameter(torch.zeros((), device=device))
         self.register_buffer("base_poses", torch.eye(4, device=device)[:3].repeat(num_cameras, 1, 1))
         self.register_buffer("base_focal", torch.ones((), device=device))
+        self.last_adjustment: dict[str, float] = {}
 
     @torch.no_grad()
     def set_base(self, poses: Tensor, focal: float) -> None:
@@ -86,6 +94,21 @@ class NopeCameraOptimizer(CameraOptimizer):
         """
         self.base_poses.copy_(poses)
         self.base_focal.fill_(focal)
+
+    @torch.no_grad()
+    def set_cameras(self, poses: Tensor, focal: Tensor) -> None:
+        """Move the cameras that may move; the motion is counted from the reconstruction.
+
+        Args:
+            poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
+            focal: Focal length in pixels of the full-resolution photographs. ().
+        """
+        if self.config.mode != "off":
+            base = pose_utils.inverse(self.base_poses.double())
+            motion = pose_utils.multiply(base, poses.double())
+            self.pose_adjustment.copy_(_logarithm(motion, self.config.mode))
+        if self.config.optimize_focal:
+            self.log_focal.copy_((focal / self.base_focal).log())
 
     def forward(self, indices: Tensor) -> Tensor:
         """Motions `exp(delta)` from optimised to original camera coordinates. (K,) to (K, 3, 4)."""
@@ -124,11 +147,28 @@ class NopeCameraOptimizer(CameraOptimizer):
         return pose_utils.multiply(self.base_poses[index], self(index)).to(camera.device)
 
     def get_param_groups(self, param_groups: dict) -> None:
-        """Add the parameters that move: `camera_opt` (poses) and `focal_opt`."""
+        """Add the parameters that Adam moves: `camera_opt` (poses) and `focal_opt`."""
+        if self.config.method != "adam":
+            return
         if self.config.mode != "off":
             param_groups["camera_opt"] = [self.pose_adjustment]
         if self.config.optimize_focal:
             param_groups["focal_opt"] = [self.log_focal]
+
+    def adjustment_steps(self, num_iterations: int) -> tuple[int, ...]:
+        """Iterations after which the cameras are adjusted jointly; none where nothing may move.
+
+        Args:
+            num_iterations: Length of the training.
+        """
+        frozen = self.config.mode == "off" and not self.config.optimize_focal
+        if frozen or self.config.method != "levenberg-marquardt":
+            return ()
+        first, interval = (
+            max(round(share * num_iterations), 1)
+            for share in (self.config.adjust_start, self.config.adjust_interval)
+        )
+        return tuple(range(first, num_iterations, interval))
 
     def get_loss_dict(self, loss_dict: dict) -> None:
         """Add the pull towards the reconstruction's poses, where asked for."""
@@ -137,7 +177,11 @@ class NopeCameraOptimizer(CameraOptimizer):
 
     @torch.no_grad()
     def get_metrics_dict(self, metrics_dict: dict) -> None:
-        """Add focal length (full-resolution pixels), its change, and how far the cameras moved and turned."""
+        """Add focal length (full-resolution pixels), its change, and how far the cameras moved and turned.
+
+        After a joint adjustment, also what that did.
+        """
+        metrics_dict |= self.last_adjustment
         metrics_dict["focal_px"] = self.focal()
         metrics_dict["focal_change_percent"] = 100 * torch.expm1(self.log_focal)
         if self.config.mode != "off":
@@ -147,3 +191,22 @@ class NopeCameraOptimizer(CameraOptimizer):
             metrics_dict["camera_rotation_max_deg"] = degrees.max()
             metrics_dict["camera_translation_mean"] = translation.norm(dim=-1).mean()
             metrics_dict["camera_translation_max"] = translation.norm(dim=-1).max()
+
+
+def _logarithm(motion: Tensor, mode: Literal["SO3xR3", "SE3"]) -> Tensor:
+    """Inverse of nerfstudio's exponential maps for rotations well below a half turn. (V, 3, 4) to (V, 6)."""
+    R, t = motion[:, :, :3], motion[:, :, 3]
+    axis = torch.stack([R[:, 2, 1] - R[:, 1, 2], R[:, 0, 2] - R[:, 2, 0], R[:, 1, 0] - R[:, 0, 1]], -1) / 2
+    sine = axis.norm(dim=-1, keepdim=True)
+    angle = torch.atan2(sine, (R.diagonal(dim1=1, dim2=2).sum(-1, keepdim=True) - 1) / 2)
+    rotation = axis * torch.where(sine > 1e-9, angle / sine.clamp(min=1e-12), 1.0)
+    if mode == "SE3":
+        # The translation of exp is V t, with V the integral of exp(s [w]x) for s from 0 to 1, which a larger
+        # exponential contains.
+        generator = R.new_zeros(len(R), 6, 6)
+        x, y, z = rotation.unbind(-1)
+        zero = torch.zeros_like(x)
+        generator[:, :3, :3] = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(-1, 3, 3)
+        generator[:, :3, 3:] = torch.eye(3).to(R)
+        t = torch.linalg.solve(torch.linalg.matrix_exp(generator)[:, :3, 3:], t)
+    return torch.cat([t, rotation], -1)

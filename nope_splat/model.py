@@ -10,15 +10,15 @@ from gsplat.strategy import DefaultStrategy
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.base_model import ModelConfig
-from nerfstudio.models.splatfacto import SH2RGB, SplatfactoModel, resize_image
+from nerfstudio.models.splatfacto import resize_image
 from nerfstudio.utils.colors import get_color
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.densification import CappedStrategy
 from nope_splat.evaluation.metrics import ImageMetrics
-from nope_splat.gaussians import PARAMETERS, Gaussians, activate, join, seed_gaussians
+from nope_splat.gaussians import Gaussians, join, seed_gaussians
 from nope_splat.losses import (
     TrackObservations,
     photometric_loss,
@@ -27,6 +27,7 @@ from nope_splat.losses import (
     track_2d_loss,
     track_3d_loss,
 )
+from nope_splat.parameters import SplatParameters
 from nope_splat.splatting import fold_focal, rasterization
 
 
@@ -44,7 +45,10 @@ class NopeSplatModelConfig(ModelConfig):
     ssim_lambda: float = 0.2
     """Share of the structural term in the photometric loss."""
     track_2d_weight: float = 0.1
-    """Weight of the reprojection error of the track points, in pixels of the full-resolution photographs."""
+    """Weight of the reprojection error of the track points, in pixels of the full-resolution photographs.
+
+    This and the next weight are for cameras that Adam moves and for tied track points; joint adjustments
+    weight the reprojection error themselves."""
     track_3d_weight: float = 0.0
     """Weight of the backprojection error of the observations, in pixels at median depth."""
     scale_weight: float = 0.1
@@ -87,7 +91,7 @@ class NopeSplatModelConfig(ModelConfig):
     """Share of the training between resets of the opacities, while densification lasts; 0 for never."""
 
 
-class NopeSplatModel(SplatfactoModel):
+class NopeSplatModel(SplatParameters):
     """Splatfacto with optimised cameras and track points, on CUDA or on a CPU.
 
     Where Splatfacto assumes CUDA (construction, rendering) it is replaced; the commands and the viewer of
@@ -113,7 +117,7 @@ class NopeSplatModel(SplatfactoModel):
             ]
         )
         self.track_params = ParameterDict()
-        self.track_points: Parameter | None = None
+        self.track_points = None
         if self.config.track_points == "tied":
             self.track_params = seed_gaussians(
                 metadata["track_points"], metadata["track_colors"], self.config.sh_degree
@@ -135,70 +139,7 @@ class NopeSplatModel(SplatfactoModel):
             torch.tensor([0.1490, 0.1647, 0.2157]) if color == "random" else get_color(color)
         )
 
-    # Gaussians: the track Gaussians first, so that Gaussian i is track i for ever.
-
-    def _parameter(self, name: str) -> Tensor:
-        if not self.track_params:
-            return self.gauss_params[name]
-        return torch.cat([self.track_params[name], self.gauss_params[name]])
-
-    @property
-    def means(self) -> Tensor:
-        """Centres in world coordinates. (N, 3)."""
-        return self._parameter("means")
-
-    @property
-    def scales(self) -> Tensor:
-        """Logarithms of the standard deviations. (N, 3)."""
-        return self._parameter("scales")
-
-    @property
-    def quats(self) -> Tensor:
-        """Orientations (w, x, y, z), of any length. (N, 4)."""
-        return self._parameter("quats")
-
-    @property
-    def features_dc(self) -> Tensor:
-        """Coefficients of the constant spherical harmonic. (N, 3)."""
-        return self._parameter("features_dc")
-
-    @property
-    def features_rest(self) -> Tensor:
-        """Coefficients of the other spherical harmonics. (N, K - 1, 3)."""
-        return self._parameter("features_rest")
-
-    @property
-    def opacities(self) -> Tensor:
-        """Logits of the opacities. (N, 1)."""
-        return self._parameter("opacities")
-
-    @property
-    def colors(self) -> Tensor:
-        """Colours seen from nowhere in particular. (N, 3)."""
-        return SH2RGB(self.features_dc)
-
-    @property
-    def shs_0(self) -> Tensor:
-        """Coefficients of the constant spherical harmonic. (N, 3)."""
-        return self.features_dc
-
-    def gaussians(self) -> Gaussians:
-        """All Gaussians, ready to be rendered."""
-        return activate({name: self._parameter(name) for name in PARAMETERS})
-
-    def track_positions(self) -> Tensor:
-        """Track points in world coordinates. (P, 3)."""
-        return self.track_params["means"] if self.track_points is None else self.track_points
-
     # Optimisation.
-
-    def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
-        """Parameter groups of the free Gaussians, and of the track Gaussians or the track points."""
-        groups = {name: [self.gauss_params[name]] for name in PARAMETERS}
-        if self.track_points is not None:
-            return groups | {"track_points": [self.track_points]}
-        tied = {f"track_{name}": [self.track_params[name]] for name in PARAMETERS if name != "means"}
-        return groups | tied | {"track_points": [self.track_params["means"]]}
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Parameter groups of Gaussians, track points and cameras."""
@@ -235,21 +176,6 @@ class NopeSplatModel(SplatfactoModel):
             max_gaussians=config.max_gaussians,
         )
 
-    def load_state_dict(self, dict: dict[str, Tensor], **kwargs) -> Any:
-        """Load a checkpoint with any number of Gaussians.
-
-        The parameters are resized in place: the optimizers, which are older, keep holding them. (Splatfacto's
-        replaces them, after which no optimizer moves them any more.)
-
-        Args:
-            dict: State of this model.
-            **kwargs: As for `torch.nn.Module.load_state_dict`.
-        """
-        for name, parameter in self.named_parameters():
-            if name in dict and dict[name].shape != parameter.shape:
-                parameter.data = torch.zeros_like(dict[name], device=parameter.device)
-        return nn.Module.load_state_dict(self, dict, **kwargs)
-
     def update_to_step(self, step: int) -> None:
         """Continue at the iteration of a loaded checkpoint."""
         self.step = step
@@ -281,9 +207,7 @@ class NopeSplatModel(SplatfactoModel):
                 self.camera_optimizer.adjust_focal(K),
                 (width, height),
                 background,
-                sh_degree=min(
-                    int(self.step / (self.config.sh_interval * self.num_iterations)), self.config.sh_degree
-                ),
+                sh_degree=self.present_sh_degree(),
             )
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
@@ -351,6 +275,10 @@ class NopeSplatModel(SplatfactoModel):
             depth = torch.where(seen, depth, far)
         return rgb.clamp(0.0, 1.0), depth, alpha, info
 
+    def present_sh_degree(self) -> int:
+        """Degree of the spherical harmonics that the training has come to."""
+        return min(int(self.step / (self.config.sh_interval * self.num_iterations)), self.config.sh_degree)
+
     def _get_downscale_factor(self) -> int:
         if not self.training:
             return 1
@@ -377,7 +305,10 @@ class NopeSplatModel(SplatfactoModel):
         return losses
 
     def _track_losses(self) -> dict[str, Tensor]:
-        config, losses, tracks = self.config, {}, self._tracks()
+        config, losses = self.config, {}
+        if self.track_points is not None and config.camera_optimizer.method != "adam":
+            return losses  # joint adjustments move cameras and track points, and no gradient does
+        tracks = self._tracks()
         if config.track_2d_weight:
             losses["track_2d"] = config.track_2d_weight * track_2d_loss(*tracks)
         if config.track_3d_weight:

@@ -15,6 +15,7 @@ from nerfstudio.engine.callbacks import (
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
+from nope_splat.camera_adjustment import adjust_cameras
 from nope_splat.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
 from nope_splat.errors import UserError
 from nope_splat.evaluation.alignment import refine_pose, resect_held_out
@@ -81,7 +82,19 @@ class NopePipeline(VanillaPipeline):
         """Those of data and model, and the viewer's panel."""
         location = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
         panel = TrainingCallback(location, self.viewer_control.update, update_every_num_iters=50)
-        return [*super().get_training_callbacks(attributes), panel]
+        callbacks = [*super().get_training_callbacks(attributes), panel]
+        times = self.model.camera_optimizer.adjustment_steps(self.model.num_iterations)
+        return [*callbacks, TrainingCallback(location, self.adjust_cameras, iters=times)]
+
+    def adjust_cameras(self, step: int) -> None:
+        """Adjust all cameras jointly; called by the training loop.
+
+        Args:
+            step: Iteration; not used.
+        """
+        del step
+        cameras = self.datamanager.train_dataset.cameras
+        adjust_cameras(self.model, cameras, self.datamanager.cached_train)
 
     # Checkpoints.
 

@@ -12,7 +12,7 @@ from plugin.scenes import TrackScene, track_scene
 from torch import Tensor
 
 from nope_splat.camera import SharedPinhole
-from nope_splat.camera_optimizer import switch_axes, world_to_camera
+from nope_splat.camera_optimizer import NopeCameraOptimizerConfig, switch_axes, world_to_camera
 from nope_splat.datamanager import NopeDataManagerConfig
 from nope_splat.dataparser import NopeDataParserConfig
 from nope_splat.gaussians import Gaussians
@@ -81,7 +81,13 @@ def make_pipeline(
     )
     config = NopePipelineConfig(
         datamanager=NopeDataManagerConfig(data=folder, dataparser=dataparser, cache_images_type="float32"),
-        model=model or NopeSplatModelConfig(num_downscales=0, background_color="black", sh_degree=1),
+        model=model
+        or NopeSplatModelConfig(
+            camera_optimizer=NopeCameraOptimizerConfig(mode="SE3", method="adam"),
+            num_downscales=0,
+            background_color="black",
+            sh_degree=1,
+        ),
     )
     pipeline = config.setup(device="cpu", test_mode=test_mode)
     assert isinstance(pipeline, NopePipeline)

@@ -71,6 +71,18 @@ def test_pose_is_base_times_motion_and_absolute(mode: Mode) -> None:
     torch.testing.assert_close(cameras.apply_to_camera(camera), expected[2:3])
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("std", [1e-6, 0.3])
+def test_set_cameras_is_the_inverse_of_moving_them(mode: Mode, std: float) -> None:
+    moved, cameras = make(mode), make(mode)
+    if mode != "off":
+        moved.pose_adjustment.data.normal_(std=std)
+    moved.log_focal.data.fill_(0.02)
+    cameras.set_cameras(moved.poses(), moved.focal())
+    torch.testing.assert_close(cameras.poses(), moved.poses(), rtol=0, atol=1e-7)
+    torch.testing.assert_close(cameras.focal(), moved.focal())
+
+
 def test_cameras_without_index_keep_their_pose() -> None:
     cameras = make("SE3")
     cameras.pose_adjustment.data.normal_()
@@ -111,7 +123,9 @@ def test_gradients(mode: Mode, std: float) -> None:
 @pytest.mark.parametrize("optimize_focal", [True, False])
 def test_only_what_moves_is_optimised(mode: Mode, optimize_focal: bool) -> None:
     groups: dict = {}
-    make(mode, optimize_focal).get_param_groups(groups)
+    cameras = make(mode, optimize_focal)
+    cameras.config.method = "adam"
+    cameras.get_param_groups(groups)
     assert ("camera_opt" in groups) == (mode != "off")
     assert ("focal_opt" in groups) == optimize_focal
 

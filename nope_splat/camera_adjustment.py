@@ -1,0 +1,84 @@
+"""Joint adjustments in the course of a training: from the model to one system and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from nope_splat.camera_optimizer import switch_axes, world_to_camera
+from nope_splat.joint_adjustment import JointResult, adjust_jointly
+from nope_splat.model import NopeSplatModel
+from nope_splat.photometric_alignment import RenderedView, usable_pixels
+from nope_splat.reconstruction.bundle_problem import BundleProblem
+
+
+@torch.no_grad()
+def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]]) -> JointResult:
+    """Adjust the cameras and track points of a model in training, at its present resolution; Gaussians stay.
+
+    Args:
+        model: In training mode.
+        cameras: Training views, with the focal length of the reconstruction.
+        batches: Their photographs, from the data manager.
+
+    Returns:
+        The outcome, whose cameras and points the model now has.
+    """
+    optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
+    moves, background = optimizer.config.mode != "off", model.background_color.to(model.device)
+    gaussians, sh_degree = model.gaussians(), model.present_sh_degree()
+    scales = torch.cat([cameras.fx, cameras.fy], -1).to(model.device) / optimizer.base_focal
+    centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
+
+    def look(index: int, T_camera_world: Tensor, focal: Tensor) -> RenderedView:
+        photo, mask = model.photo(batches[index], background)
+        height, width = photo.shape[:2]
+        factor = round(int(cameras.width[index]) / width)
+        K = torch.eye(3, device=model.device)
+        K[[0, 1], [0, 1]] = focal.float() * scales[index] / factor
+        K[:2, 2] = centers[index] / factor
+        rendered, depth, opacity, _ = model.render(
+            gaussians,
+            T_camera_world[None].float(),
+            K[None],
+            (width, height),
+            background,
+            sh_degree,
+            render_mode="RGB+ED",
+        )
+        depth = depth.squeeze(-1)
+        used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
+        return RenderedView(rendered, photo, depth, used, K[[0, 1], [0, 1]], K[:2, 2])
+
+    intrinsics = torch.zeros(5, dtype=torch.float64, device=model.device)
+    intrinsics[0] = optimizer.focal().double().log()
+    free_intrinsics = torch.zeros_like(intrinsics, dtype=torch.bool)
+    free_intrinsics[0] = optimizer.config.optimize_focal
+    result = adjust_jointly(
+        BundleProblem(
+            T_camera_world=world_to_camera(optimizer.poses()).double(),
+            points=model.track_positions().double(),
+            intrinsics=intrinsics,
+            camera_ids=observations.view_ids,
+            point_ids=observations.point_ids,
+            xy=observations.xy.double(),
+            sigma=torch.ones_like(observations.xy[:, 0], dtype=torch.float64),
+            free_cameras=torch.full((len(cameras),), moves, device=model.device),
+            free_intrinsics=free_intrinsics,
+            prior_mean=intrinsics,
+            prior_sigma=torch.ones_like(intrinsics),
+        ),
+        look,
+    )
+    poses = torch.linalg.inv(result.problem.T_camera_world)
+    optimizer.set_cameras(switch_axes(poses)[:, :3], result.problem.intrinsics[0].exp())
+    model.track_positions().copy_(result.problem.points)
+    optimizer.last_adjustment = {
+        "adjustment_steps": len(result.costs),
+        "adjustment_cost_change_percent": result.change_percent,
+        "adjustment_photometric_share": result.photometric_share,
+    }
+    return result

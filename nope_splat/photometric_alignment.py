@@ -1,0 +1,192 @@
+"""Normal equations of aligning photographs to renderings: what the colours say about the cameras.
+
+The rendering of a view is moved, not made anew: a camera that moves by xi takes the scene point behind a
+pixel from x to x + J xi, with J as in bundle adjustment and the rendered depth. To first order the rendering
+changes by -grad(I) J xi, and the residuals, rendering minus photograph, ask for the xi that lets them vanish
+(Lucas and Kanade 1981; the gradient is the mean of both images', as in Benhimane and Malis 2004).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, max_pool2d
+
+MIN_OPACITY = 0.9
+"""Pixels that let more background through have no depth to speak of."""
+MAX_DEPTH_STEP = 0.05
+"""Relative change of depth to a neighbouring pixel beyond which the two may not move together."""
+CAUCHY = 2.385
+"""Residual in standard deviations at which the Cauchy function flattens: 95 % efficient for normal noise."""
+MIN_NOISE = 12**-0.5 / 255
+"""Standard deviation of rounding to 8 bits."""
+BLOCKS = 12
+"""Blocks along the longer side of a photograph within which residuals may depend on each other."""
+
+
+@dataclass(frozen=True)
+class RenderedView:
+    """A rendering beside its photograph, and the camera."""
+
+    rendered: Tensor
+    """Rendering. (H, W, 3), in [0, 1]."""
+    photo: Tensor
+    """Photograph. (H, W, 3), in [0, 1]."""
+    depth: Tensor
+    """Rendered depth. (H, W)."""
+    used: Tensor
+    """Pixels that count. (H, W), bool."""
+    focal: Tensor
+    """Focal lengths along x and y in pixels of these images. (2,)."""
+    center: Tensor
+    """Principal point in pixels of these images. (2,)."""
+
+    def halved(self) -> RenderedView:
+        """The same at half the resolution; odd last rows and columns are left out."""
+
+        def pool(image: Tensor) -> Tensor:
+            return avg_pool2d(image.movedim(-1, 0)[None], 2)[0].movedim(0, -1)
+
+        return RenderedView(
+            rendered=pool(self.rendered),
+            photo=pool(self.photo),
+            depth=pool(self.depth[..., None])[..., 0],
+            used=pool(self.used[..., None].to(self.depth))[..., 0] == 1,
+            focal=self.focal / 2,
+            center=self.center / 2,
+        )
+
+    def residuals(self) -> Tensor:
+        """Rendering minus photograph at the pixels that count. (N, 3)."""
+        return (self.rendered - self.photo)[self.used]
+
+
+class ViewEquations(NamedTuple):
+    """Robust normal equations of one view, by pose increment (see `bundle_problem.retract`) and log focal."""
+
+    matrix: Tensor
+    """Gauss-Newton's approximation of half the second derivative of the cost. (7, 7), float64."""
+    gradient: Tensor
+    """Half the derivative of the cost. (7,), float64."""
+
+
+def usable_pixels(depth: Tensor, opacity: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Pixels whose motion the rendered depth predicts.
+
+    Args:
+        depth: Rendered depth. (H, W).
+        opacity: Rendered opacity. (H, W).
+        mask: True where the photograph counts. (H, W), bool.
+
+    Returns:
+        True inside the image, where it is opaque and the depth continuous. (H, W), bool.
+    """
+    farthest = max_pool2d(depth[None, None], 3, 1, 1)[0, 0]
+    nearest = -max_pool2d(-depth[None, None], 3, 1, 1)[0, 0]
+    used = (opacity > MIN_OPACITY) & (nearest > 0) & (farthest - nearest < MAX_DEPTH_STEP * nearest)
+    used[[0, -1]] = False
+    used[:, [0, -1]] = False
+    return used if mask is None else used & mask
+
+
+def robust_noise(view: RenderedView) -> float:
+    """Standard deviation of the residuals by their median absolute value, as if they were normal.
+
+    Args:
+        view: Rendering and photograph.
+
+    Returns:
+        In units of colour; at least that of rounding.
+    """
+    residuals = view.residuals()
+    return max(1.4826 * float(residuals.abs().median()), MIN_NOISE) if len(residuals) else MIN_NOISE
+
+
+def photometric_cost(view: RenderedView, noise: float) -> float:
+    """Cauchy cost of the residuals, summed over the pixels.
+
+    Args:
+        view: Rendering and photograph.
+        noise: Standard deviation of the residuals.
+    """
+    return float((CAUCHY**2 * torch.log1p(_squared(view.residuals(), noise) / CAUCHY**2)).double().sum())
+
+
+def photometric_equations(view: RenderedView, noise: float) -> tuple[ViewEquations, float]:
+    """Linearise the cost of one view, and tell how much its pixels are worth.
+
+    Pixels are no independent witnesses: what blurs or shades one blurs and shades its neighbours. Summed as
+    if they were, they would outvote any number of tracks. The sum is a composite likelihood; multiplied by
+    p / tr(H^-1 S), with the number p of pose parameters, the matrix H of the equations and the covariance S
+    of their gradient, it carries the information that it really has (Varin, Reid and Firth 2011). S is
+    measured on blocks of pixels: what remains of their gradients after the best motion of this view, squared.
+
+    Args:
+        view: Rendering and photograph.
+        noise: Standard deviation of the residuals.
+
+    Returns:
+        The equations of the cost without that factor; the factor, 0 where the view says nothing.
+    """
+    residuals = view.residuals()
+    row, column = torch.nonzero(view.used, as_tuple=True)
+    plane = torch.stack([column + 0.5, row + 0.5], -1).to(residuals)
+    plane = (plane - view.center) / view.focal
+    jacobian = view.focal[:, None] * motion_on_plane(plane, view.depth[view.used])
+    gradient = _image_gradient((view.rendered + view.photo) / 2)[view.used]  # (N, 3, 2)
+    weight = 1 / (1 + _squared(residuals, noise) / CAUCHY**2) / (3 * noise**2)
+    tensor = torch.einsum("n,nci,ncj->nij", weight, gradient, gradient)
+    vector = -torch.einsum("n,nci,nc->ni", weight, gradient, residuals)
+    along = tensor @ jacobian
+    matrix = torch.einsum("nip,niq->pq", jacobian, along).double()
+    scores = torch.einsum("nip,ni->np", jacobian, vector)
+    equations = ViewEquations(matrix, scores.double().sum(0))
+
+    pose = slice(0, 6)
+    factor, info = torch.linalg.cholesky_ex(matrix[pose, pose])
+    if info != 0 or not len(residuals):
+        return equations, 0.0
+    best = -torch.cholesky_solve(equations.gradient[pose, None], factor).to(along)
+    explained = (along[..., pose] @ best).squeeze(-1)
+    remaining = scores[:, pose] + torch.einsum("nip,ni->np", jacobian[..., pose], explained)
+    size = -(-max(view.used.shape) // BLOCKS)
+    columns = -(-view.used.shape[1] // size)
+    block = (row // size) * columns + column // size
+    sums = remaining.new_zeros(int(block.max()) + 1, 6).index_add_(0, block, remaining).double()
+    spread = torch.cholesky_solve(sums.T @ sums, factor).diagonal().sum()
+    return equations, float(6 / spread) if spread > 0 else 0.0
+
+
+def motion_on_plane(plane: Tensor, depth: Tensor) -> Tensor:
+    """How scene points move on the plane at depth one when their camera moves or its focal length changes.
+
+    Args:
+        plane: Where the points are seen: (x, y) at depth one, camera coordinates. (N, 2).
+        depth: Their depths. (N,).
+
+    Returns:
+        Derivatives by the rotation (3) and translation (3) increments of `bundle_problem.retract`, and by the
+        logarithm of the focal length. (N, 2, 7).
+    """
+    u, v = plane.unbind(-1)
+    s = 1 / depth
+    zero, one = torch.zeros_like(u), torch.ones_like(u)
+    along_x = torch.stack([-u * v, one + u * u, -v, s, zero, -s * u, u], -1)
+    along_y = torch.stack([-one - v * v, u * v, u, zero, s, -s * v, v], -1)
+    return torch.stack([along_x, along_y], 1)
+
+
+def _squared(residuals: Tensor, noise: float) -> Tensor:
+    """Mean square of the three channels in units of the noise. (N, 3) to (N,)."""
+    return residuals.square().mean(-1) / noise**2
+
+
+def _image_gradient(image: Tensor) -> Tensor:
+    """Central differences along x and y, zero at the border. (H, W, 3) to (H, W, 3, 2)."""
+    gradient = image.new_zeros(*image.shape, 2)
+    gradient[:, 1:-1, :, 0] = (image[:, 2:] - image[:, :-2]) / 2
+    gradient[1:-1, :, :, 1] = (image[2:] - image[:-2]) / 2
+    return gradient

@@ -1,0 +1,96 @@
+"""Joint adjustments of a model in training.
+
+- Disturbed cameras come back to the truth in one call, whatever the mode; the Gaussians do not move.
+- Frozen poses and a frozen focal length stay.
+- A training adjusts at the intervals asked for, and then no gradient moves the cameras.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from plugin.splat_scene import FOCAL, make_pipeline, set_to_truth
+
+from nope_splat.camera_adjustment import adjust_cameras
+from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.model import NopeSplatModelConfig
+from nope_splat.pipeline import NopePipeline
+
+Mode = Literal["off", "SO3xR3", "SE3"]
+
+
+def make(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> NopePipeline:
+    defaults: dict[str, Any] = {"mode": "SE3", "method": "levenberg-marquardt"}
+    cameras = NopeCameraOptimizerConfig(**defaults | settings)
+    model = NopeSplatModelConfig(
+        camera_optimizer=cameras, num_downscales=0, background_color="black", sh_degree=1
+    )
+    pipeline = make_pipeline(folder, monkeypatch, model=model)
+    set_to_truth(pipeline)
+    model = pipeline.model
+    noise = torch.randn(model.observations.xy.shape, generator=torch.Generator().manual_seed(1))
+    model.observations = model.observations._replace(xy=model.observations.xy + 0.3 * noise)
+    pipeline.train()
+    pipeline.model.step = pipeline.model.num_iterations - 1
+    return pipeline
+
+
+def adjust(pipeline: NopePipeline) -> None:
+    data = pipeline.datamanager
+    result = adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
+    assert all(after < before for before, after in result.costs)
+    metrics: dict[str, Any] = {}
+    pipeline.model.camera_optimizer.get_metrics_dict(metrics)
+    assert metrics["adjustment_cost_change_percent"] < 0
+
+
+@pytest.mark.parametrize("mode", ["SE3", "SO3xR3"])
+def test_disturbed_cameras_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode) -> None:
+    pipeline = make(tmp_path, monkeypatch, mode=mode)
+    cameras = pipeline.model.camera_optimizer
+    truth, gaussians = cameras.poses().detach(), pipeline.model.means.detach().clone()
+    generator = torch.Generator().manual_seed(0)
+    cameras.pose_adjustment.data = 0.01 * torch.randn(cameras.pose_adjustment.shape, generator=generator)
+    cameras.log_focal.data.fill_(0.01)
+    before = (cameras.poses() - truth).abs().max()
+    adjust(pipeline)
+    assert (cameras.poses() - truth).abs().max() < 0.1 * before
+    assert float(cameras.focal().detach()) == pytest.approx(FOCAL, rel=1e-3)
+    assert torch.equal(pipeline.model.means, gaussians)
+
+
+def test_frozen_poses_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make(tmp_path, monkeypatch, mode="off")
+    cameras = pipeline.model.camera_optimizer
+    truth = cameras.poses().detach().clone()
+    cameras.log_focal.data.fill_(0.01)
+    adjust(pipeline)
+    assert torch.equal(cameras.poses(), truth)
+    assert float(cameras.focal().detach()) == pytest.approx(FOCAL, rel=2e-3)
+
+
+def test_a_frozen_focal_length_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make(tmp_path, monkeypatch, optimize_focal=False)
+    cameras = pipeline.model.camera_optimizer
+    truth = cameras.poses().detach()
+    cameras.pose_adjustment.data.fill_(0.005)
+    adjust(pipeline)
+    assert (cameras.poses() - truth).abs().max() < 0.001
+    assert float(cameras.focal().detach()) == FOCAL
+
+
+def test_gradients_leave_the_cameras_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make(tmp_path, monkeypatch)
+    assert not {"camera_opt", "focal_opt"} & set(pipeline.get_param_groups())
+
+
+def test_adjustments_are_evenly_spread_over_a_training() -> None:
+    config = NopeCameraOptimizerConfig(
+        mode="SE3", method="levenberg-marquardt", adjust_start=0.4, adjust_interval=0.25
+    )
+    cameras = config.setup(num_cameras=2, device="cpu")
+    assert cameras.adjustment_steps(1000) == (400, 650, 900)
+    assert cameras.adjustment_steps(2) == (1,)

@@ -1,0 +1,142 @@
+"""The joint second-order adjustment of cameras, on a wall whose pictures are exact.
+
+- Derivatives of pixel positions and of the photometric cost agree with finite differences.
+- Pixels that do not move as predicted are left out; dependent pixels are worth less than they are many.
+- Disturbed cameras and focal length are recovered, better than from few noisy tracks alone.
+- The joint cost falls with every step, the same start gives the same end, and what is fixed stays.
+- Good tracks outvote renderings that are wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from plugin.wall_scene import FOCAL, look_at_wall, wall
+
+from nope_splat.joint_adjustment import adjust_jointly
+from nope_splat.photometric_alignment import (
+    motion_on_plane,
+    photometric_cost,
+    photometric_equations,
+    robust_noise,
+    usable_pixels,
+)
+from nope_splat.reconstruction.bundle import adjust
+from nope_splat.reconstruction.bundle_problem import BundleProblem, reprojection_residuals, retract
+
+
+def moved(problem: BundleProblem, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pose and focal length of the first camera after a step of pose and log focal. (7,)."""
+    cameras = torch.zeros(len(problem.T_camera_world), 6, dtype=torch.float64)
+    cameras[0] = step[:6]
+    intrinsics = torch.cat([step[6:], step.new_zeros(4)])
+    result = retract(problem, cameras, torch.zeros_like(problem.points), intrinsics)
+    return result.T_camera_world[0], result.intrinsics[0].exp()
+
+
+def test_motion_agrees_with_finite_differences() -> None:
+    problem = wall().problem
+
+    def project(step: torch.Tensor) -> torch.Tensor:
+        pose, focal = moved(problem, step)
+        in_camera = problem.points @ pose[:3, :3].T + pose[:3, 3]
+        return focal / FOCAL * in_camera[:, :2] / in_camera[:, 2:]
+
+    zero = torch.zeros(7, dtype=torch.float64)
+    depth = (problem.points @ problem.T_camera_world[0, :3, :3].T + problem.T_camera_world[0, :3, 3])[:, 2]
+    expected = torch.stack(
+        [(project(1e-6 * unit) - project(-1e-6 * unit)) / 2e-6 for unit in torch.eye(7).double()], -1
+    )
+    torch.testing.assert_close(motion_on_plane(project(zero), depth), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_gradient_of_the_cost_agrees_with_finite_differences() -> None:
+    scene = wall()
+    generator = torch.Generator().manual_seed(3)
+    start = 1e-3 * torch.randn(7, generator=generator, dtype=torch.float64)
+    pose, focal = moved(scene.problem, start)
+    view = look_at_wall(pose, focal, scene.photos[0])
+    noise = robust_noise(view)
+    equations, _ = photometric_equations(view, noise)
+
+    def cost(step: torch.Tensor) -> float:
+        pose, focal = moved(scene.problem, start + step)
+        return photometric_cost(replace(look_at_wall(pose, focal, scene.photos[0]), used=view.used), noise)
+
+    for unit in torch.eye(7).double():
+        slope = (cost(1e-5 * unit) - cost(-1e-5 * unit)) / 2e-5
+        assert 2 * float(equations.gradient @ unit) == pytest.approx(
+            slope, rel=0.05, abs=0.02 * float(equations.gradient.abs().max())
+        )
+
+
+def test_pixels_without_a_predictable_motion_are_left_out() -> None:
+    depth, opacity = torch.ones(20, 30), torch.ones(20, 30)
+    depth[:, 15:] = 2.0
+    opacity[:, :3] = 0.5
+    mask = torch.ones(20, 30, dtype=torch.bool)
+    mask[10] = False
+    used = usable_pixels(depth, opacity, mask)
+    columns = [*range(3, 14), *range(16, 29)]
+    assert used[[0, 10, 19]].any() == torch.tensor(False)
+    assert torch.nonzero(used[5]).squeeze(-1).tolist() == columns
+
+
+def test_dependent_pixels_count_for_less() -> None:
+    """The same noise in blocks of 4 by 4 pixels leaves about a sixteenth of the information."""
+    view = look_at_wall(wall().problem.T_camera_world[0], FOCAL)
+    generator = torch.Generator().manual_seed(0)
+    independent = 0.05 * torch.randn(72, 96, 1, generator=generator, dtype=torch.float64).expand(-1, -1, 3)
+    dependent = independent[:18, :24].repeat_interleave(4, 0).repeat_interleave(4, 1)
+    worth = []
+    for noise in (independent, dependent):
+        noisy = replace(view, photo=view.photo + noise)
+        worth.append(photometric_equations(noisy, robust_noise(noisy))[1])
+    assert 0.5 < worth[0] < 1.5 * 3  # one noise in three channels, of which the sum is taken as the mean
+    assert worth[1] < 0.3 * worth[0]
+
+
+def test_recovers_disturbed_cameras_better_than_few_tracks_do() -> None:
+    scene = wall()
+    start = scene.disturbed()
+    joint = adjust_jointly(start, scene.look, max_iterations=10).problem
+    tracks = adjust(replace(start, free_cameras=torch.tensor([False, True, True, True]))).problem
+    assert scene.error(joint) < 0.1 * min(scene.error(start), scene.error(tracks))
+    assert float(joint.intrinsics[0].exp()) == pytest.approx(FOCAL, rel=2e-3)
+
+
+def test_the_cost_falls_and_the_result_is_reproducible() -> None:
+    scene = wall()
+    first, second = (adjust_jointly(scene.disturbed(), scene.look) for _ in range(2))
+    assert first.costs
+    assert all(after < before for before, after in first.costs)
+    assert 0.5 < first.photometric_share < 1 + 1e-9  # few, noisy tracks
+    assert torch.equal(first.problem.T_camera_world, second.problem.T_camera_world)
+    assert first.costs == second.costs
+
+
+@pytest.mark.parametrize("poses", [True, False])
+def test_what_is_fixed_stays(poses: bool) -> None:
+    scene = wall()
+    start = scene.disturbed()
+    start = replace(
+        start,
+        free_cameras=torch.full((4,), poses),
+        free_intrinsics=torch.tensor([not poses, False, False, False, False]),
+    )
+    result = adjust_jointly(start, scene.look).problem
+    assert torch.equal(result.T_camera_world, start.T_camera_world) != poses
+    assert torch.equal(result.intrinsics, start.intrinsics) == poses
+
+
+def test_good_tracks_outvote_wrong_renderings() -> None:
+    """Photographs of another wall, as it were: what they ask for is contradicted by a hundred tracks."""
+    scene = wall(num_points=100, noise=0.02)
+    generator = torch.Generator().manual_seed(0)
+    photos = [torch.rand(72, 96, 3, generator=generator, dtype=torch.float64) for _ in scene.photos]
+    result = adjust_jointly(scene.problem, replace(scene, photos=photos).look)
+    residuals, _ = reprojection_residuals(replace(result.problem, sigma=scene.problem.sigma))
+    assert residuals.square().mean().sqrt() < 0.02
+    assert result.photometric_share < 0.1
