@@ -13,6 +13,9 @@ principal point refined) on all photographs. A splatfacto trained on all photogr
 once for every method, which pixels of held-out photographs show what training photographs see: the covered
 ones.
 
+Seconds are those of the cameras, from photographs on, and of the training process; evaluation is apart.
+nope-splat's include features and matches of the held-out photographs, COLMAP's do not. Memory is the host's.
+
 What has been measured is kept in `OUT`: run the same command again to go on, or with other methods and seeds
 to add to it; remove a method's folder to measure it anew. Writes `benchmark.json`, `benchmark.md` and plots.
 """
