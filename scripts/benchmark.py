@@ -62,7 +62,7 @@ class Settings:
     methods: tuple[str, ...] = (RECONSTRUCTION, *METHODS)
     """Which methods: those in configs/benchmark.json, and nope-splat's reconstruction alone."""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """Seeds of COLMAP's mappers and of all trainings."""
+    """Seeds of COLMAP's mappers, of nope-splat's reconstruction and of all trainings."""
     iterations: int = DEFAULTS["iterations"]
     """Length of every training, before a method's own share of it."""
     max_image_size: int = DEFAULTS["max_image_size"]
@@ -120,12 +120,7 @@ def main(settings: Settings) -> None:
     rows: list[Row] = []
     for path in settings.scene:
         scene = _prepare(path, settings)
-        todo = [
-            (method, seed)
-            for seed in settings.seeds
-            for method in settings.methods
-            if method != RECONSTRUCTION or seed == settings.seeds[0]  # it has no seed
-        ]
+        todo = [(method, seed) for seed in settings.seeds for method in settings.methods]
         for method, seed in todo:  # first, for their times: on all cores, with nothing beside them
             with suppress(StageFailed):
                 _find_cameras(method, seed, scene)
@@ -227,9 +222,10 @@ def _find_cameras(method: str, seed: int, scene: Scene) -> tuple[CameraFile, Sta
         command += ["--principal-point"] if how.get("principal_point") else []
         stage = run_stage(command, folder, [scene.features])
     else:
-        folder = scene.out / RECONSTRUCTION
-        command = [*script("our_cameras.py"), "--data", str(scene.folder.root), "--held-out", *scene.held_out]
-        stage = run_stage([*command, "--output-dir", str(folder)], folder)
+        folder = scene.out / f"{RECONSTRUCTION}-{seed}"
+        flags = {"--data": scene.folder.root, "--output-dir": folder, "--seed": seed}
+        command = [*script("our_cameras.py"), *_words(flags), "--held-out", *scene.held_out]
+        stage = run_stage(command, folder)
     return CameraFile.load(folder / "cameras.json"), stage
 
 
@@ -259,7 +255,8 @@ def _our_commands(method: str, seed: int, scene: Scene, settings: Settings) -> t
         "--pipeline.model.max-gaussians": settings.max_gaussians,
         f"{parser}.max-image-size": settings.max_image_size,
         f"{parser}.eval-interval": settings.eval_interval,
-        f"{parser}.cache-dir": scene.out / RECONSTRUCTION / "cache",
+        f"{parser}.seed": seed,
+        f"{parser}.cache-dir": scene.out / f"{RECONSTRUCTION}-{seed}" / "cache",
     }
     train = ["ns-train", "nope-splat", *_words(flags), *METHODS[method]["flags"], *settings.train_flags]
     config = out / "train" / "scene" / "nope-splat" / "run" / "config.yml"

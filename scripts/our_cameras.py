@@ -5,27 +5,28 @@ python scripts/our_cameras.py --data PHOTOS --held-out B.jpg --output-dir OUT
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import tyro
 from camera_file import CameraFile
 
+from nope_splat.dataparser import NopeDataParserConfig
 from nope_splat.images import find_photos
-from nope_splat.reconstruction import ReconstructionSettings, reconstruct
+from nope_splat.reconstruction import reconstruct
 
 
-def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path) -> None:
+def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: int = 0) -> None:
     """Reconstruct; writes `cameras.json` and `cache/`.
 
     Args:
         data: Folder of photographs.
         held_out: Names of the held-out photographs.
         output_dir: Folder to write into.
+        seed: Seed of the reconstruction.
     """
-    settings = ReconstructionSettings(
-        refine_radial_distortion=False
-    )  # those who read the cameras know of none
+    settings = replace(NopeDataParserConfig().reconstruction, seed=seed)  # those of a training
     scene = reconstruct(find_photos(data), held_out, settings, output_dir / "cache")
     poses = {scene.photo_names[i]: scene.T_world_camera[i] for i in np.flatnonzero(scene.registered)}
     CameraFile(
