@@ -34,8 +34,9 @@ class NopePipelineConfig(VanillaPipelineConfig):
     """The data."""
     model: NopeSplatModelConfig = field(default_factory=NopeSplatModelConfig)
     """The model."""
-    alignment_steps: int = 100
-    """Photometric steps that refine the pose of each held-out photograph before it is compared."""
+    alignment_steps: int = 10
+    """Most steps, at each of three resolutions, that refine the pose of a held-out photograph before it is
+    compared."""
 
 
 class NopePipeline(VanillaPipeline):
@@ -155,15 +156,18 @@ class NopePipeline(VanillaPipeline):
         was_training = model.training
         model.eval()
         for index, batch in enumerate(track(datamanager.cached_eval, "Aligning held-out photographs")):
-            pose = resect_held_out(
+            registered = resect_held_out(
                 datamanager.dataparser.scene, photo_ids[index], model.track_positions(), focal
             )
-            if pose is not None:
-                self.eval_poses[index] = pose
+            sightings = None
+            if registered is not None:
+                self.eval_poses[index], sightings = registered
             self._show_cameras()
             camera = datamanager.eval_dataset.cameras[index : index + 1].to(self.device)
             photo, mask = model.photo(batch, background)
-            self.eval_poses[index] = refine_pose(model, camera, photo, mask, self.config.alignment_steps)
+            self.eval_poses[index] = refine_pose(
+                model, camera, photo, mask, self.config.alignment_steps, sightings
+            )
         model.train(was_training)
         self._show_cameras()
         self.aligned_step.fill_(step)

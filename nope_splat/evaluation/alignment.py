@@ -7,23 +7,19 @@ frozen: nothing that is evaluated ever sees them.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.cameras.lie_groups import exp_map_SE3
-from nerfstudio.utils import poses as pose_utils
 from torch import Tensor
 
 from nope_splat.camera import SharedPinhole
 from nope_splat.camera_optimizer import switch_axes, world_to_camera
+from nope_splat.evaluation.pose_refinement import Sightings, minimise
 from nope_splat.gaussians import Gaussians
-from nope_splat.losses import photometric_loss
+from nope_splat.photometric_alignment import RenderedView, usable_pixels
 from nope_splat.reconstruction import SparseScene
 from nope_splat.reconstruction.resection import resect
-
-LEARNING_RATES = (1e-3, 1e-4)
-"""First and last step size of the refinement, in radians and in world units."""
 
 
 class SplatModel(Protocol):
@@ -31,11 +27,6 @@ class SplatModel(Protocol):
 
     background_color: Tensor
     """Colour behind the Gaussians. (3,)."""
-
-    @property
-    def config(self) -> Any:
-        """Has the model's `ssim_lambda`."""
-        ...
 
     def gaussians(self) -> Gaussians:
         """All Gaussians, ready to be rendered."""
@@ -48,12 +39,16 @@ class SplatModel(Protocol):
         K: Tensor,
         size: tuple[int, int],
         background: Tensor,
+        *,
+        render_mode: Literal["RGB", "RGB+ED"] = "RGB",
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
         """Colours, depth, opacity and a report, as `NopeSplatModel.render`."""
         ...
 
 
-def resect_held_out(scene: SparseScene, photo: int, points: Tensor, focal: float) -> Tensor | None:
+def resect_held_out(
+    scene: SparseScene, photo: int, points: Tensor, focal: float
+) -> tuple[Tensor, Sightings] | None:
     """Register a held-out photograph against the points and the focal length as they are now.
 
     Args:
@@ -63,22 +58,30 @@ def resect_held_out(scene: SparseScene, photo: int, points: Tensor, focal: float
         focal: Optimised focal length in full-resolution pixels.
 
     Returns:
-        Camera-to-world transform, OpenGL axes (3, 4); None if too few points agree with any pose.
+        Camera-to-world transform, OpenGL axes (3, 4), and the points that agree with it; None if too few
+        points agree with any.
     """
     mine = scene.resections.photo_ids == photo
     width, height = scene.photo_sizes[photo]
-    resection = resect(
-        scene.resections.xy[mine],
-        points.detach().double().cpu().numpy()[scene.resections.point_ids[mine]],
-        SharedPinhole(focal, scene.camera.offset),
-        (int(width), int(height)),
-    )
+    xy = scene.resections.xy[mine]
+    seen = points.detach().double().cpu()[torch.from_numpy(scene.resections.point_ids[mine])]
+    resection = resect(xy, seen.numpy(), SharedPinhole(focal, scene.camera.offset), (int(width), int(height)))
     if resection is None:
         return None
-    return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3]
+    plane = torch.from_numpy((xy - scene.camera.principal_points(scene.photo_sizes[photo])) / focal)
+    inliers = torch.from_numpy(resection.inliers)
+    sightings = Sightings(seen[inliers].to(points.device), plane[inliers].to(points.device))
+    return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3], sightings
 
 
-def refine_pose(model: SplatModel, camera: Cameras, photo: Tensor, mask: Tensor | None, steps: int) -> Tensor:
+def refine_pose(
+    model: SplatModel,
+    camera: Cameras,
+    photo: Tensor,
+    mask: Tensor | None,
+    max_steps: int,
+    sightings: Sightings | None = None,
+) -> Tensor:
     """Refine the pose of one camera on its photograph; the model is frozen.
 
     Args:
@@ -86,25 +89,23 @@ def refine_pose(model: SplatModel, camera: Cameras, photo: Tensor, mask: Tensor 
         camera: The camera, at the resolution of the photograph, near its true pose. One.
         photo: The photograph. (H, W, 3), in [0, 1].
         mask: True where the photograph counts. (H, W, 1), bool.
-        steps: Number of optimisation steps.
+        max_steps: Most steps at each of three resolutions.
+        sightings: Track points that the photograph shows, if any are known.
 
     Returns:
         Camera-to-world transform, OpenGL axes. (3, 4).
     """
-    gaussians = model.gaussians().detach()
-    start, K = camera.camera_to_worlds, camera.get_intrinsics_matrices()
-    size = int(camera.width), int(camera.height)
-    background = model.background_color.to(photo)
-    with torch.enable_grad():
-        motion = torch.zeros(1, 6, device=photo.device, requires_grad=True)
-        adam = torch.optim.Adam([motion])
-        for step in range(steps):
-            adam.param_groups[0]["lr"] = LEARNING_RATES[0] * (LEARNING_RATES[1] / LEARNING_RATES[0]) ** (
-                step / steps
-            )
-            pose = pose_utils.multiply(start, exp_map_SE3(motion))
-            rendered, _, _, _ = model.render(gaussians, world_to_camera(pose), K, size, background)
-            adam.zero_grad()
-            photometric_loss(rendered, photo, model.config.ssim_lambda, mask).backward()
-            adam.step()
-    return pose_utils.multiply(start, exp_map_SE3(motion.detach()))[0]
+    gaussians, K = model.gaussians().detach(), camera.get_intrinsics_matrices()
+    size, background = (int(camera.width), int(camera.height)), model.background_color.to(photo)
+    counts = None if mask is None else mask[..., 0]
+
+    def look(T_camera_world: Tensor) -> RenderedView:
+        rendered, depth, opacity, _ = model.render(
+            gaussians, T_camera_world.float()[None], K, size, background, render_mode="RGB+ED"
+        )
+        used = usable_pixels(depth[..., 0], opacity[..., 0], counts)
+        return RenderedView(rendered, photo, depth[..., 0], used, K[0, [0, 1], [0, 1]], K[0, :2, 2])
+
+    with torch.no_grad():
+        pose = minimise(look, world_to_camera(camera.camera_to_worlds)[0], sightings, max_steps)
+    return switch_axes(torch.linalg.inv(pose)).float()[:3]
