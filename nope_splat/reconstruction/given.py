@@ -65,6 +65,8 @@ class GivenCameras:
                 " takes two; give more cameras, or none"
             )
         T_world_camera = np.stack([cameras[photo].T_world_camera for photo in photos.tolist()])
+        left, _, right = np.linalg.svd(T_world_camera[:, :3, :3])
+        T_world_camera[:, :3, :3] = left @ right  # files hold rounded, and some tools scaled, rotations
         centers = T_world_camera[:, :3, 3]
         centers = centers - centers.mean(0)
         extent = float(np.linalg.norm(centers, axis=1).max())
