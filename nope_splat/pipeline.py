@@ -70,6 +70,7 @@ class NopePipeline(VanillaPipeline):
         self.register_buffer("eval_poses", eval_poses.clone())
         self.register_buffer("aligned_step", torch.tensor(-1))
         self.history = History()
+        self.same_scene = True  # whether the reconstruction at hand is the one that was trained on
         self.viewer_control = NopeViewerControl(self)  # the viewer finds it here
 
     @property
@@ -128,15 +129,15 @@ class NopePipeline(VanillaPipeline):
                 f"the photographs in {self.datamanager.get_datapath()} are not those of the checkpoint;"
                 " put them back or train anew"
             )
-        same_scene = saved == mine
-        if self.test_mode == "val" and not same_scene:
+        self.same_scene = saved == mine
+        if self.test_mode == "val" and not self.same_scene:
             raise UserError(
                 f"the reconstruction of {self.datamanager.get_datapath()} is not that of the checkpoint;"
                 " restore its settings and cache, or train anew"
             )
         super().load_pipeline(loaded_state, step)
         if self.test_mode != "val":
-            if same_scene:
+            if self.same_scene:
                 self.align_held_out(step)
             self._show_cameras()
 

@@ -68,7 +68,7 @@ def optimised_scene(pipeline: NopePipeline) -> SparseScene:
     """
     model, dataparser = pipeline.model, pipeline.datamanager.dataparser
     scene, points = dataparser.photographed_scene, model.track_positions().double().numpy(force=True)
-    if points.shape != scene.points.shape:
+    if not pipeline.same_scene:
         raise UserError(
             f"the reconstruction of {dataparser.config.data} is not that of the checkpoint;"
             " restore its settings and cache, or train anew"

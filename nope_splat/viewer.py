@@ -73,9 +73,11 @@ class NopeViewerControl(ViewerControl):
         gui = self.viser_server.gui
         with gui.add_folder("nope-splat"):
             self._text = gui.add_markdown(self._summary())
-            self._show_points = gui.add_checkbox("Track points, by reprojection error", False)
+            self._show_points = gui.add_checkbox(
+                "Track points, by reprojection error", False, disabled=not self._pipeline.same_scene
+            )
             self._show_held_out = gui.add_checkbox("Held-out photographs", True)
-            self._plots = gui.add_plotly(self._figure(), aspect=0.7)
+            self._plots = gui.add_plotly(self._figure(), aspect=1.4)  # height by width
             gui.add_markdown(_missing_photos(self._pipeline.datamanager.dataparser.scene))
         self._show_points.on_update(lambda _: self._locked(self._draw_points))
         self._show_held_out.on_update(lambda _: self._locked(self._draw_cameras))
@@ -104,6 +106,7 @@ class NopeViewerControl(ViewerControl):
     def _draw(self) -> None:
         self._text.content = self._summary()
         self._plots.figure = self._figure()
+        self._plots.visible = len(self._pipeline.history) > 0
         self._draw_cameras()
         if self._show_points.value:
             self._draw_points()
@@ -117,8 +120,9 @@ class NopeViewerControl(ViewerControl):
         lines = {
             "Stage": self._stage(),
             "Focal length": f"{cameras['focal_px']:.1f} px ({cameras['focal_change_percent']:+.2f} %)",
-            "Reprojection error": f"{model.reprojection_errors().mean():.3f} px",
         }
+        if self._pipeline.same_scene:
+            lines["Reprojection error"] = f"{model.reprojection_errors().mean():.3f} px"
         if "camera_rotation_mean_deg" in cameras:
             lines["Pose change"] = (
                 f"{cameras['camera_rotation_mean_deg']:.3f} degrees,"

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from plugin.splat_scene import make_pipeline, set_to_truth
 
+from nope_splat.errors import UserError
 from nope_splat.history import History
 from nope_splat.reconstruction import SparseScene
 from nope_splat.report import figures, render_page
@@ -82,6 +83,12 @@ def test_the_page_says_all_and_needs_nothing(run: Run) -> None:
     assert all((image["src"] or "").startswith("data:image/") for image in page.images)
     # Thumbnails, pairs of photograph and rendering, and the drawings.
     assert len(page.images) == 9 + 2 * 2 + 4
+
+
+def test_another_reconstruction_is_refused(run: Run) -> None:
+    run.pipeline.same_scene = False
+    with pytest.raises(UserError, match="not that of the checkpoint"):
+        render_page(run)
 
 
 def labels(svg: bytes) -> list[str]:

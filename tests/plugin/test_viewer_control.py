@@ -143,6 +143,15 @@ def test_track_points_appear_when_asked_for(
     assert red.argmax() == 7
 
 
+def test_another_reconstruction_has_no_errors_to_show(pipeline: NopePipeline, viewer: Viewer) -> None:
+    """The observations in the cache are then those of other points."""
+    pipeline.same_scene = False
+    control = pipeline.viewer_control
+    control._locked(control._draw)
+    assert "Focal length" in control._text.content
+    assert "Reprojection error" not in control._text.content
+
+
 def test_updates_without_a_browser_cost_nothing(
     pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
