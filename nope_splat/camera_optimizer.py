@@ -47,8 +47,9 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     _target: type = field(default_factory=lambda: NopeCameraOptimizer)
     optimize_focal: bool = True
     """Whether the shared focal length is optimised (the mode decides about the poses)."""
-    method: Literal["adam", "levenberg-marquardt"] = "adam"
-    """How cameras move: by gradient steps with the Gaussians, or by joint adjustments at intervals."""
+    method: Literal["adam", "levenberg-marquardt"] = "levenberg-marquardt"
+    """How cameras move: by joint adjustments at intervals, or by gradient steps with the Gaussians (the
+    paper)."""
     adjust_start: float = 0.5
     """Share of the training before the first joint adjustment: rough renderings bias the focal length."""
     adjust_interval: float = 0.2
