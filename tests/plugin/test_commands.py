@@ -96,7 +96,7 @@ def test_curves_go_on_where_they_ended(runs: Path) -> None:
     assert [row["step"] for row in first["rows"]] == list(range(0, STEPS, 10))
     assert [row["step"] for row in second["rows"]] == list(range(0, 2 * STEPS, 10))
     assert second["rows"][: STEPS // 10] == first["rows"]
-    for name in ("photometric", "track_2d", "focal_px", "reprojection_error_px", "camera_rotation_mean_deg"):
+    for name in ("photometric", "focal_px", "reprojection_error_px", "camera_rotation_mean_deg"):
         assert name in second["rows"][-1]
 
 
