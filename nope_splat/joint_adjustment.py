@@ -41,8 +41,6 @@ ATTEMPTS = 6
 """Steps tried, each more damped than the last, before the adjustment ends."""
 HALVINGS = (2, 1)
 """How often the images of the first steps are halved; those of all others are not."""
-MIN_SIZE = 32
-"""Images are not halved below this number of pixels."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +131,7 @@ class _Photometric:
     def _views(self, problem: BundleProblem) -> Iterator[RenderedView]:
         focal = problem.intrinsics[0].exp()
         for index, pose in enumerate(problem.T_camera_world):
-            view = self.look(index, pose, focal)
-            for _ in range(self.halvings):
-                if min(view.used.shape) >= 2 * MIN_SIZE:
-                    view = view.halved()
-            yield view
+            yield self.look(index, pose, focal).halved(self.halvings)
 
     def cost(self, problem: BundleProblem) -> float:
         """Weighted cost of all views at other cameras, over the same pixels."""

@@ -23,6 +23,8 @@ CAUCHY = 2.385
 """Residual in standard deviations at which the Cauchy function flattens: 95 % efficient for normal noise."""
 MIN_NOISE = 12**-0.5 / 255
 """Standard deviation of rounding to 8 bits."""
+MIN_SIZE = 32
+"""Images are not halved below this number of pixels."""
 BLOCKS = 12
 """Blocks along the longer side of a photograph within which residuals may depend on each other."""
 
@@ -44,8 +46,14 @@ class RenderedView:
     center: Tensor
     """Principal point in pixels of these images. (2,)."""
 
-    def halved(self) -> RenderedView:
-        """The same at half the resolution; odd last rows and columns are left out."""
+    def halved(self, times: int = 1) -> RenderedView:
+        """The same at half the resolution, repeatedly; odd last rows and columns are left out.
+
+        Args:
+            times: How often, unless the image gets too small before.
+        """
+        if times == 0 or min(self.used.shape) < 2 * MIN_SIZE:
+            return self
 
         def pool(image: Tensor) -> Tensor:
             return avg_pool2d(image.movedim(-1, 0)[None], 2)[0].movedim(0, -1)
@@ -57,7 +65,7 @@ class RenderedView:
             used=pool(self.used[..., None].to(self.depth))[..., 0] == 1,
             focal=self.focal / 2,
             center=self.center / 2,
-        )
+        ).halved(times - 1)
 
     def residuals(self) -> Tensor:
         """Rendering minus photograph at the pixels that count. (N, 3)."""
@@ -65,7 +73,7 @@ class RenderedView:
 
 
 class ViewEquations(NamedTuple):
-    """Robust normal equations of one view, by pose increment (see `bundle_problem.retract`) and log focal."""
+    """Robust normal equations of one view, by pose increment (see `bundle_problem.move_cameras`) and log focal."""
 
     matrix: Tensor
     """Gauss-Newton's approximation of half the second derivative of the cost. (7, 7), float64."""
@@ -168,7 +176,7 @@ def motion_on_plane(plane: Tensor, depth: Tensor) -> Tensor:
         depth: Their depths. (N,).
 
     Returns:
-        Derivatives by the rotation (3) and translation (3) increments of `bundle_problem.retract`, and by the
+        Derivatives by the rotation (3) and translation (3) increments of `bundle_problem.move_cameras`, and by the
         logarithm of the focal length. (N, 2, 7).
     """
     u, v = plane.unbind(-1)

@@ -20,11 +20,10 @@ from nope_splat.photometric_alignment import (
     photometric_equations,
     robust_noise,
 )
+from nope_splat.reconstruction.bundle_problem import move_cameras
 
 HALVINGS = (2, 1, 0)
 """How often the images are halved, from the first resolution to the last."""
-MIN_SIZE = 32
-"""Images are not halved below this number of pixels."""
 FIRST_DAMPING = 1e-4
 SMALLEST_STEP = 1e-5
 """Motion below which a resolution is done, in radians and in world units."""
@@ -96,7 +95,7 @@ def minimise(look: Look, T_camera_world: Tensor, sightings: Sightings | None, ma
     for halvings in HALVINGS:
         damping, noise = FIRST_DAMPING, sightings.noise(pose) if sightings else MIN_NOISE
         for _ in range(max_steps):
-            seen = _halved(view, halvings)
+            seen = view.halved(halvings)
             color_noise = robust_noise(seen)
             equations, worth = photometric_equations(seen, color_noise)
             matrix, gradient = worth * equations.matrix[:6, :6], worth * equations.gradient[:6]
@@ -107,10 +106,10 @@ def minimise(look: Look, T_camera_world: Tensor, sightings: Sightings | None, ma
             if info != 0:
                 break
             motion = -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
-            candidate = _moved(pose, motion)
+            candidate = move_cameras(pose[None], motion[None])[0]
             there = look(candidate)
             change = worth * (
-                photometric_cost(replace(_halved(there, halvings), used=seen.used), color_noise)
+                photometric_cost(replace(there.halved(halvings), used=seen.used), color_noise)
                 - photometric_cost(seen, color_noise)
             )
             if sightings:
@@ -126,19 +125,3 @@ def minimise(look: Look, T_camera_world: Tensor, sightings: Sightings | None, ma
 
 def _cauchy(squared: Tensor) -> Tensor:
     return CAUCHY**2 * torch.log1p(squared / CAUCHY**2)
-
-
-def _halved(view: RenderedView, times: int) -> RenderedView:
-    for _ in range(times):
-        if min(view.used.shape) >= 2 * MIN_SIZE:
-            view = view.halved()
-    return view
-
-
-def _moved(T_camera_world: Tensor, motion: Tensor) -> Tensor:
-    """The transform (4, 4) followed by a rotation vector and a translation (6,) in camera coordinates."""
-    x, y, z = motion[:3].tolist()
-    increment = torch.eye(4).to(motion)
-    increment[:3, :3] = torch.linalg.matrix_exp(motion.new_tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]]))
-    increment[:3, 3] = motion[3:]
-    return increment @ T_camera_world

@@ -8,10 +8,12 @@ made of the photographs at hand, so nothing has to be downloaded.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
 
 from .types import Keypoints
 
@@ -61,16 +63,15 @@ def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[n
 
 
 def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32]:
-    """Centres of k-means (Lloyd's algorithm) over a sample of the descriptors. (W, D)."""
+    """Centres of k-means over a sample of the descriptors. (W, D)."""
     rng = np.random.default_rng(seed)
     share = -(-NUM_WORDS * SAMPLE // len(keypoints))
     sample = np.concatenate([rng.permutation(one.descriptors)[:share] for one in keypoints])
     sample = rng.permutation(sample)
     words = sample[:NUM_WORDS]
-    for _ in range(ITERATIONS):
-        belongs = _assign(sample, words)
-        number = belongs.sum(axis=1, keepdims=True)
-        words = np.where(number > 0, belongs @ sample / np.maximum(number, 1), words)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a word that nothing belongs to stays where it is
+        words, _ = kmeans2(sample, words, iter=ITERATIONS, minit="matrix")
     return words
 
 

@@ -136,33 +136,44 @@ def linearize(problem: BundleProblem) -> Linearization:
     )
 
 
+def move_cameras(T_camera_world: Tensor, increments: Tensor) -> Tensor:
+    """Move cameras by increments from the left: R' = exp([omega]x) R, t' = exp([omega]x) t + nu.
+
+    Args:
+        T_camera_world: World-to-camera transforms. (C, 4, 4).
+        increments: Rotation vectors omega (radians) and translations nu. (C, 6).
+
+    Returns:
+        The transforms after the motion. (C, 4, 4).
+    """
+    x, y, z = increments[:, :3].unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(-1, 3, 3)
+    increment = torch.eye(4, dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
+    increment[:, :3, :3] = torch.linalg.matrix_exp(cross)
+    increment[:, :3, 3] = increments[:, 3:]
+    return increment @ T_camera_world
+
+
 def retract(
     problem: BundleProblem, d_cameras: Tensor, d_points: Tensor, d_intrinsics: Tensor
 ) -> BundleProblem:
     """Apply an increment to the variables.
 
-    Poses take theirs from the left: R' = exp([omega]x) R, t' = exp([omega]x) t + nu.
-
     Args:
         problem: Current variables.
-        d_cameras: Rotation vectors omega (radians) and translations nu. (C, 6).
+        d_cameras: As for `move_cameras`. (C, 6).
         d_points: Added to the points. (P, 3).
         d_intrinsics: Added to the intrinsics, the focal part limited to a factor of e^0.5. (5,).
 
     Returns:
         The problem with new variables.
     """
-    x, y, z = d_cameras[:, :3].unbind(-1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(-1, 3, 3)
-    increment = torch.eye(4, dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
-    increment[:, :3, :3] = torch.linalg.matrix_exp(cross)
-    increment[:, :3, 3] = d_cameras[:, 3:]
     limit = torch.full_like(d_intrinsics, torch.inf)
     limit[0] = MAX_LOG_FOCAL_STEP
     return replace(
         problem,
-        T_camera_world=increment @ problem.T_camera_world,
+        T_camera_world=move_cameras(problem.T_camera_world, d_cameras),
         points=problem.points + d_points,
         intrinsics=problem.intrinsics + d_intrinsics.clamp(-limit, limit),
     )
