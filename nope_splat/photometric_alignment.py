@@ -73,7 +73,7 @@ class RenderedView:
 
 
 class ViewEquations(NamedTuple):
-    """Robust normal equations of one view, by pose increment (see `bundle_problem.move_cameras`) and log focal."""
+    """Robust normal equations of one view, by pose increment (see `move_cameras`) and log focal."""
 
     matrix: Tensor
     """Gauss-Newton's approximation of half the second derivative of the cost. (7, 7), float64."""
@@ -176,8 +176,8 @@ def motion_on_plane(plane: Tensor, depth: Tensor) -> Tensor:
         depth: Their depths. (N,).
 
     Returns:
-        Derivatives by the rotation (3) and translation (3) increments of `bundle_problem.move_cameras`, and by the
-        logarithm of the focal length. (N, 2, 7).
+        Derivatives by the rotation (3) and translation (3) increments of `bundle_problem.move_cameras`, and
+        by the logarithm of the focal length. (N, 2, 7).
     """
     u, v = plane.unbind(-1)
     s = 1 / depth
