@@ -1,0 +1,74 @@
+"""Depth of one photograph as somebody who has seen only this photograph tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Map = NDArray[np.float32]
+
+DepthKind = Literal["metric", "affine", "disparity"]
+"""What the values of a depth map are: depth up to a scale, depth up to scale and shift, or inverse depth up to
+scale and shift."""
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """Depth along the optical axis (z, not distance) of the pixels of one photograph, of some kind."""
+
+    values: Map
+    """What `kind` says, NaN where unknown. (H, W)."""
+    kind: DepthKind
+    """How the values relate to depth."""
+    pixel_size: tuple[float, float]
+    """Width and height of a pixel of the map, in pixels of the full-resolution photograph."""
+    corner: tuple[float, float] = (0.0, 0.0)
+    """Where the upper left corner of the map lies, in pixels of the full-resolution photograph."""
+    confidence: Map | None = None
+    """How far each value is to be trusted, in units of its source; None where that says nothing. (H, W)."""
+
+    @classmethod
+    def covering(
+        cls, values: Map, kind: DepthKind, photo_size: tuple[int, int], confidence: Map | None = None
+    ) -> DepthMap:
+        """A map, of any size, of a whole photograph.
+
+        Args:
+            values: As in the class.
+            kind: As in the class.
+            photo_size: Width and height of the full-resolution photograph.
+            confidence: As in the class.
+        """
+        height, width = values.shape
+        return cls(values, kind, (photo_size[0] / width, photo_size[1] / height), confidence=confidence)
+
+    def positions(self) -> Array:
+        """Where the centres of the map's pixels lie in the photograph, full-resolution pixels. (H, W, 2)."""
+        height, width = self.values.shape
+        centers = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
+        return centers * self.pixel_size + self.corner
+
+    def sample(self, xy: Array) -> Array:
+        """Values at positions in the photograph, bilinear between the centres of the map's pixels.
+
+        Args:
+            xy: Full-resolution pixels. (..., 2).
+
+        Returns:
+            Values; NaN outside the map, and where a value in the neighbourhood is unknown. (...).
+        """
+        height, width = self.values.shape
+        place = (xy - np.array(self.corner)) / self.pixel_size
+        inside = ((place >= 0) & (place <= (width, height))).all(-1)  # False for NaN
+        place = np.where(inside[..., None], place - 0.5, 0.0).clip(0, (width - 1, height - 1))
+        low = np.minimum(np.floor(place).astype(np.int64), np.maximum((width - 2, height - 2), 0))
+        (x, y), (column, row) = np.moveaxis(place - low, -1, 0), np.moveaxis(low, -1, 0)
+        next_column, next_row = np.minimum(column + 1, width - 1), np.minimum(row + 1, height - 1)
+        values = self.values.astype(np.float64)
+        above = (1 - x) * values[row, column] + x * values[row, next_column]
+        below = (1 - x) * values[next_row, column] + x * values[next_row, next_column]
+        return np.where(inside, (1 - y) * above + y * below, np.nan)
