@@ -12,8 +12,8 @@ Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 
 DepthKind = Literal["metric", "affine", "disparity"]
-"""What the values of a depth map are: depth up to a scale, depth up to scale and shift, or inverse depth up to
-scale and shift."""
+"""What the values of a depth map are: depth up to a scale, depth up to scale and shift, or inverse depth up
+to scale and shift."""
 
 
 @dataclass(frozen=True)
