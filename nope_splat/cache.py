@@ -42,8 +42,8 @@ def content_key(photos: Sequence[Photo], settings: Mapping[str, Any]) -> str:
         SHA-256 in hexadecimal digits.
     """
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda photo: _file_hash(photo.path), photos))
-        masks = list(pool.map(lambda photo: photo.mask_path and _file_hash(photo.mask_path), photos))
+        images = list(pool.map(lambda photo: file_hash(photo.path), photos))
+        masks = list(pool.map(lambda photo: photo.mask_path and file_hash(photo.mask_path), photos))
     content = {
         "format": FORMAT_VERSION,
         "names": [photo.name for photo in photos],
@@ -143,8 +143,12 @@ def _age(path: Path) -> float:
         return float("inf")
 
 
-def _file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Args:
+        path: The file.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

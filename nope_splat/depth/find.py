@@ -1,0 +1,85 @@
+"""The depth maps of photographs, from wherever the settings say, and from the cache where it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nope_splat.cache import Cache, content_key, file_hash
+from nope_splat.errors import UserError
+from nope_splat.images import Photo
+from nope_splat.progress import track
+
+from .depth_map import DepthMap
+from .files import find_depth_file, read_depth_file
+from .predict import DepthNetwork
+from .settings import DepthSettings
+
+
+def find_depths(
+    photos: Sequence[Photo], settings: DepthSettings, cache_dir: Path | None = None
+) -> list[DepthMap]:
+    """Read the depth maps of photographs, or predict those that are not cached.
+
+    Args:
+        photos: The photographs.
+        settings: Where depth comes from.
+        cache_dir: Folder in which predicted maps are kept, one file for each photograph and network.
+
+    Returns:
+        The map of each photograph.
+
+    Raises:
+        UserError: If a file is missing or damaged, or the network cannot be had.
+    """
+    if settings.maps is not None:
+        kind = settings.kind
+        if kind is None:
+            raise UserError(
+                f"it is not known what the depths in {settings.maps} are; say so with depth.kind (metric,"
+                " affine or disparity)"
+            )
+        files = [find_depth_file(settings.maps, photo) for photo in photos]
+        return [read_depth_file(file, photo, kind) for file, photo in zip(files, photos, strict=True)]
+
+    cache, network, maps = Cache(cache_dir) if cache_dir else None, None, []
+    for photo in track(photos, "Finding depth"):
+        name = key = ""
+        stored = None
+        if cache:
+            content = content_key([photo], {})
+            name = f"depth-{content[:12]}"  # a stage for each photograph: the cache keeps some of every stage
+            key = content_key((), {"photo": content, **depths_key([photo], settings)})
+            stored = cache.load(name, key)
+        if stored is not None:
+            size = photo.width, photo.height
+            maps.append(DepthMap.covering(stored["values"], stored["kind"].item(), size))
+            continue
+        network = network or DepthNetwork(settings)
+        maps.append(network.predict(photo))
+        if cache:
+            cache.store(name, key, {"values": maps[-1].values, "kind": np.array(maps[-1].kind)})
+    return maps
+
+
+def depths_key(photos: Sequence[Photo], settings: DepthSettings) -> dict[str, Any]:
+    """What a result that uses the depth of photographs depends on, besides the photographs.
+
+    Args:
+        photos: The photographs.
+        settings: Where depth comes from.
+
+    Returns:
+        As json can write it: what names the network, or the hashes of the files.
+    """
+    if settings.maps is None:
+        folder = Path(settings.model)
+        state = [
+            [file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(folder.glob("*"))
+        ]
+        return {"model": settings.model, "files": state, "kind": settings.kind}
+    files = [find_depth_file(settings.maps, photo) for photo in photos]
+    return {"maps": [file_hash(file) for file in files], "kind": settings.kind}

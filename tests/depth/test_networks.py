@@ -1,0 +1,122 @@
+"""Depth from networks: transformers' own loading code, offline, on tiny random networks made here.
+
+- Each architecture loads from a folder, covers the photograph, and says what its values are.
+- What was predicted is cached for each photograph and network: a second run needs no network.
+- What is missing is named, with what to do.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nope_splat.depth import DepthKind, DepthSettings, find_depths
+from nope_splat.depth.predict import kind_of
+from nope_splat.errors import UserError
+from nope_splat.images import Photo
+
+
+def photos_in(folder: Path, count: int = 2) -> list[Photo]:
+    """Photographs of random blocks, 200 x 150 pixels."""
+    rng = np.random.default_rng(0)
+    photos = []
+    for index in range(count):
+        pixels = np.kron(rng.integers(0, 256, (15, 20, 3), np.uint8), np.ones((10, 10, 1), np.uint8))
+        photos.append(Photo(folder / f"{index}.png", f"{index}.png", 200, 150))
+        Image.fromarray(pixels).save(photos[-1].path)
+    return photos
+
+
+def save_tiny(architecture: str, folder: Path) -> str:
+    """Save a random network of an architecture, as its authors save theirs."""
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    if architecture == "depth-anything":
+        backbone = transformers.Dinov2Config(
+            **{name: value for name, value in small.items() if name != "intermediate_size"},
+            image_size=28, patch_size=14, reshape_hidden_states=False,
+            out_indices=[1, 2, 3, 4], apply_layernorm=True,
+        )  # fmt: skip
+        config = transformers.DepthAnythingConfig(
+            backbone_config=backbone, reassemble_hidden_size=16, patch_size=14,
+            neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, head_hidden_size=4,
+        )  # fmt: skip
+        network = transformers.DepthAnythingForDepthEstimation(config)
+        size = {"height": 56, "width": 56}
+        options = {"keep_aspect_ratio": True, "ensure_multiple_of": 14}
+    else:
+        config = transformers.DPTConfig(
+            **small, image_size=32, patch_size=8, backbone_out_indices=[0, 1, 2, 3],
+            neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
+        )  # fmt: skip
+        network = transformers.DPTForDepthEstimation(config)
+        size, options = {"height": 32, "width": 32}, {}
+    network.save_pretrained(folder)
+    transformers.DPTImageProcessor(size=size, **options).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("architecture", ["depth-anything", "dpt"])
+def test_networks_load_and_cover_the_photograph(tmp_path: Path, architecture: str) -> None:
+    photos = photos_in(tmp_path)
+    model = save_tiny(architecture, tmp_path / "network")
+    maps = find_depths(photos, DepthSettings(model=model))
+    assert len(maps) == 2
+    for depth_map in maps:
+        assert depth_map.kind == "disparity"
+        assert depth_map.values.shape == (150, 200)
+        assert depth_map.pixel_size == (1.0, 1.0)
+        assert np.isfinite(depth_map.values).all()
+        assert depth_map.values.min() >= 0
+    assert not np.array_equal(maps[0].values, maps[1].values)
+    (metric, _) = find_depths(photos, DepthSettings(model=model, kind="metric"))
+    assert metric.kind == "metric"
+
+
+def test_predicted_depth_is_cached_by_photograph_and_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = photos_in(tmp_path, 3)
+    settings = DepthSettings(model=save_tiny("dpt", tmp_path / "network"))
+    first = find_depths(photos[:2], settings, tmp_path / "cache")
+    used = []
+    monkeypatch.setattr("nope_splat.depth.find.DepthNetwork", lambda settings: used.append(settings))
+    for before, after in zip(first, find_depths(photos[:2], settings, tmp_path / "cache"), strict=True):
+        np.testing.assert_array_equal(before.values, after.values)
+        assert (before.kind, before.pixel_size) == (after.kind, after.pixel_size)
+    assert not used
+    for changed, others in ((photos, settings), (photos[:2], DepthSettings(model="another"))):
+        with pytest.raises(AttributeError):  # the stand-in cannot predict
+            find_depths(changed, others, tmp_path / "cache")
+    assert len(used) == 2
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = photos_in(tmp_path)
+    (tmp_path / "empty").mkdir()
+    pytest.importorskip("transformers")
+    with pytest.raises(UserError, match=r"empty is not on this machine .*`hf download .*depth\.model FOLDER"):
+        find_depths(photos, DepthSettings(model=str(tmp_path / "empty")))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match="pip install transformers"):
+        find_depths(photos, DepthSettings())
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"model_type": "depth_anything", "depth_estimation_type": "relative"}, "disparity"),
+        ({"model_type": "depth_anything", "depth_estimation_type": "metric"}, "metric"),
+        ({"model_type": "dpt"}, "disparity"),
+        ({"model_type": "zoedepth"}, "metric"),
+    ],
+)
+def test_kinds_are_known_of_networks(config: dict[str, str], kind: DepthKind) -> None:
+    assert kind_of(SimpleNamespace(**config), "a network") == kind
+    with pytest.raises(UserError, match=r"a network \(strange\).*depth\.kind"):
+        kind_of(SimpleNamespace(model_type="strange"), "a network")
