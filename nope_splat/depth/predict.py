@@ -42,7 +42,7 @@ class DepthNetwork:
 
     def __init__(self, settings: DepthSettings) -> None:
         self.processor, self.network = _load(settings.model)
-        self.kind = settings.kind or kind_of(self.network.config, settings.model)
+        self.kind: DepthKind = settings.kind or kind_of(self.network.config, settings.model)
 
     @torch.inference_mode()
     def predict(self, photo: Photo) -> DepthMap:

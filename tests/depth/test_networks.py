@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nope_splat.depth import DepthKind, DepthSettings, find_depths
@@ -35,6 +36,7 @@ def photos_in(folder: Path, count: int = 2) -> list[Photo]:
 def save_tiny(architecture: str, folder: Path) -> str:
     """Save a random network of an architecture, as its authors save theirs."""
     transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
     small = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
     if architecture == "depth-anything":
         backbone = transformers.Dinov2Config(
@@ -73,6 +75,7 @@ def test_networks_load_and_cover_the_photograph(tmp_path: Path, architecture: st
         assert depth_map.pixel_size == (1.0, 1.0)
         assert np.isfinite(depth_map.values).all()
         assert depth_map.values.min() >= 0
+        assert depth_map.values.std() > 0
     assert not np.array_equal(maps[0].values, maps[1].values)
     (metric, _) = find_depths(photos, DepthSettings(model=model, kind="metric"))
     assert metric.kind == "metric"
