@@ -214,6 +214,7 @@ def summarise(scene: SparseScene) -> dict[str, object]:
         "field_of_view_degrees": float(np.rad2deg(2 * np.arctan(longer_side / (2 * scene.camera.focal)))),
         "principal_point_offset_px": list(scene.camera.offset),
         "radial_distortion": list(scene.camera.radial),
+        "notice": scene.notice,
         "photo_sizes": sizes.tolist(),
         "mean_reprojection_error_px": float(np.mean(errors)),
         "median_reprojection_error_px": float(np.median(errors)),

@@ -169,4 +169,4 @@ def _fundamental(first: Array, second: Array, camera: SharedPinhole, size: NDArr
     cx, cy = camera.principal_points(size)
     inverse = np.linalg.inv([[camera.focal, 0, cx], [0, camera.focal, cy], [0, 0, 1]])
     fundamental = inverse.T @ essential @ inverse
-    return fundamental / np.linalg.norm(fundamental)
+    return fundamental / (np.linalg.norm(fundamental) or 1.0)  # none where the camera only turned

@@ -23,7 +23,8 @@ from nope_splat.tracks import MatchGraph, Observations, build_tracks, match_grap
 
 from .batches import register_batches
 from .chain import register_chain
-from .focal import FocalEstimate, estimate_focal
+from .degeneracy import turned_on_the_spot, without_relief
+from .focal import FocalEstimate, estimate_focal, prior_focal
 from .given import GivenCameras, keep_good_cameras, start_from_cameras
 from .groups import failure_reasons, require_matches, training_groups
 from .matches import FolderMatches, find_matches, matches_key
@@ -38,6 +39,8 @@ from .working import Array, Indices, WorkingScene, invert
 STAGE = "scene"
 RESTART_FACTOR = 1.1
 """Change of the focal length during registration from which it pays to start again with the better one."""
+MAX_FOCAL_UNCERTAINTY = RESTART_FACTOR - 1
+"""Three standard deviations of a focal length that the photographs determine, as a share of it."""
 NEGLIGIBLE_DISTORTION = 0.1
 """Distortion that moves no place by as many feature pixels is left out: many tools take none."""
 
@@ -181,8 +184,11 @@ def reconstruct_from_matches(
 
     for group in groups:
         members = [pair for pair in training_pairs if pair.first in group]
+        flat = bool(members) and without_relief(members)
+        if given is None and flat and turned_on_the_spot(positions, members, sizes.max() / pixel_size):
+            continue
         scene, views, failures = _reconstruct_group(
-            keypoints, positions, members, sizes, pixel_size, settings, clock, given
+            keypoints, positions, members, sizes, pixel_size, settings, clock, given, flat
         )
         if scene is not None:
             break
@@ -225,8 +231,10 @@ def reconstruct_from_matches(
     reasons = failure_reasons(names, unregistered, groups, group, failures)
     with clock.stage("colours"):
         colors = _point_colors(folder, sparse, pixel_size)
+    notice = _focal_notice(scene, flat, pixel_size, device)
+    failures_by_name = reasons | resection_failures
     return normalise(
-        replace(sparse, colors=colors, failures=reasons | resection_failures, seconds=clock.seconds)
+        replace(sparse, colors=colors, failures=failures_by_name, notice=notice, seconds=clock.seconds)
     )
 
 
@@ -239,10 +247,14 @@ def _reconstruct_group(
     settings: ReconstructionSettings,
     clock: Stopwatch,
     given: GivenCameras | None,
+    flat: bool,
+    hold_focal: bool = False,
 ) -> tuple[WorkingScene | None, dict[tuple[int, int], TwoView], dict[int, str]]:
     """Register one group of photographs, from the start that goes furthest; None if no start does.
 
-    Also returns the relative poses at that start, and why photographs were left out.
+    A flat scene that leaves the focal length open would follow any: it is done again with that of the prior
+    held. So is any scene that leaves the user's focal length open, with that one held. Also returns the
+    relative poses at that start, and why photographs were left out.
     """
     min_angle, device, seed = settings.min_triangulation_angle, settings.adjustment_device, settings.seed
     if given is not None:
@@ -253,8 +265,8 @@ def _reconstruct_group(
             failures = register_others(scene, views, min_angle, device, seed)
         return scene, views, failures
     with clock.stage("focal length"):
-        if settings.initial_focal is not None:
-            focal = settings.initial_focal / pixel_size
+        if hold_focal or settings.initial_focal is not None:
+            focal = (settings.initial_focal or prior_focal(sizes.max())) / pixel_size
             estimate = FocalEstimate(focal, (focal,), 0)
         else:
             estimate = estimate_focal(positions, pairs, sizes.max() / pixel_size, seed)
@@ -274,7 +286,7 @@ def _reconstruct_group(
             continue
         with clock.stage("tracks"):
             tracks = build_tracks(keypoints, [view.matches for view in views.values()])
-            scene = WorkingScene.start(tracks, sizes, 1 / pixel_size, focal)
+            scene = WorkingScene.start(tracks, sizes, 1 / pixel_size, focal, hold_focal)
         with clock.stage("registration"):
             failures: dict[int, str] = {}
             if settings.registration == "chain":
@@ -293,7 +305,32 @@ def _reconstruct_group(
             restarted = True
             if max(found, 1 / found) > RESTART_FACTOR:
                 waiting.append(best[1].focal)
-    return (None, {}, {}) if best is None else best[1:]
+    if best is None:
+        return None, {}, {}
+    doubtful = flat or settings.initial_focal is not None
+    if doubtful and not hold_focal and best[1].focal_uncertainty(device) > MAX_FOCAL_UNCERTAINTY / 3:
+        return _reconstruct_group(
+            keypoints, positions, pairs, sizes, pixel_size, settings, clock, given, flat, hold_focal=True
+        )
+    return best[1:]
+
+
+def _focal_notice(scene: WorkingScene, flat: bool, pixel_size: float, device: str) -> str:
+    """What the user should know about the focal length, if anything."""
+    focal = f"{scene.focal * pixel_size:.0f} pixels"
+    mend = "set initial-focal if you know it, or add photographs from other directions"
+    if scene.hold_focal:
+        why = "look straight at one flat surface, which does" if flat else "do"
+        return f"the photographs {why} not show the focal length, which is taken to be {focal}; {mend}"
+    uncertainty = scene.focal_uncertainty(device)
+    if uncertainty > MAX_FOCAL_UNCERTAINTY / 3:
+        return f"the photographs hardly show the focal length, which seems to be {focal}; {mend}"
+    if flat:
+        return (
+            "the photographs show hardly more than one flat surface; still, they determine the focal length"
+            f" to {100 * uncertainty:.2g} %"
+        )
+    return ""
 
 
 def _finish(
@@ -364,6 +401,8 @@ def _report(scene: SparseScene) -> None:
         f" focal length {scene.camera.focal:.1f} pixels, {len(scene.points)} points,"
         f" median reprojection error {error:.2f} pixels."
     )
+    if scene.notice:
+        say(f"{scene.notice[0].upper()}{scene.notice[1:]}.")
     names_of_reason: dict[str, list[str]] = {}
     for name, reason in scene.failures.items():
         names_of_reason.setdefault(reason, []).append(name)

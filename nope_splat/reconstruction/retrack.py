@@ -51,7 +51,8 @@ def rebuild_tracks(
         if scene.registered[[pair.first, pair.second]].all():
             good = _epipolar_errors(scene, positions, pair) < MAX_EPIPOLAR_ERROR
             confirmed.append(replace(pair, indices=pair.indices[good]))
-    rebuilt = WorkingScene.start(build_tracks(keypoints, confirmed), sizes, scale, scene.focal)
+    tracks = build_tracks(keypoints, confirmed)
+    rebuilt = WorkingScene.start(tracks, sizes, scale, scene.focal, scene.hold_focal)
     rebuilt.initial_focal = scene.initial_focal
     rebuilt.offset, rebuilt.radial = scene.offset, scene.radial
     rebuilt.T_camera_world = scene.T_camera_world

@@ -51,6 +51,8 @@ class SparseScene:
     """Match graph of the training photographs, in indices of `photo_names`."""
     seconds: dict[str, float]
     """Wall time of each stage."""
+    notice: str = ""
+    """What the user should know about the scene as a whole, one sentence; empty where there is nothing."""
 
     def in_camera(self, observations: Observations) -> NDArray[np.float64]:
         """Observed points in the coordinates of the observing cameras (OpenCV axes). (O, 3)."""
@@ -88,6 +90,7 @@ class SparseScene:
             "failures": self.failures,
             "num_photos": self.graph.num_photos,
             "seconds": self.seconds,
+            "notice": self.notice,
         }
         arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
         for name in ("observations", "resections"):
@@ -111,6 +114,7 @@ class SparseScene:
             failures=plain["failures"],
             graph=MatchGraph(plain["num_photos"], **part("graph")),
             seconds=plain["seconds"],
+            notice=plain["notice"],
             **{name: arrays[name] for name in _ARRAYS},
         )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nope_splat.camera import distort, undistort
 from nope_splat.tracks import Tracks
 
-from .bundle import BundleResult, adjust
+from .bundle import BundleResult, adjust, intrinsics_covariance
 from .bundle_problem import MIN_DEPTH, BundleProblem
 
 Array = NDArray[np.float64]
@@ -63,6 +63,8 @@ class WorkingScene:
     """Shared focal length in feature pixels."""
     initial_focal: float
     """Focal length before any adjustment, about which the prior on it is centred."""
+    hold_focal: bool
+    """Whether the focal length stays as it is, because the photographs do not determine it."""
     offset: Array
     """Shared principal point minus image centre in feature pixels. (2,)."""
     radial: Array
@@ -79,7 +81,9 @@ class WorkingScene:
     """Observations in registered photographs that agree with their track's point. (O,)."""
 
     @classmethod
-    def start(cls, tracks: Tracks, sizes: Indices, scale: float, focal: float) -> WorkingScene:
+    def start(
+        cls, tracks: Tracks, sizes: Indices, scale: float, focal: float, hold_focal: bool = False
+    ) -> WorkingScene:
         """No poses and no points yet.
 
         Args:
@@ -87,6 +91,7 @@ class WorkingScene:
             sizes: Width and height of the photographs at full resolution. (N, 2).
             scale: Feature pixels per full-resolution pixel.
             focal: Focal length in feature pixels.
+            hold_focal: Whether it stays as it is.
 
         Returns:
             The empty scene.
@@ -101,6 +106,7 @@ class WorkingScene:
             half_size=sizes * (scale / 2),
             focal=focal,
             initial_focal=focal,
+            hold_focal=hold_focal,
             offset=np.zeros(2),
             radial=np.zeros(2),
             T_camera_world=np.tile(np.eye(4), (len(sizes), 1, 1)),
@@ -235,7 +241,7 @@ class WorkingScene:
         Args:
             rows: Inlier observations to use; all of them by default. (O,).
             free_photos: Registered photographs that may move; all of them by default. (N,).
-            free_focal: Whether the focal length may change.
+            free_focal: Whether the focal length may change, unless it is held.
             free_offset: Whether the principal point may change.
             free_radial: Whether the radial distortion may change.
             max_iterations: Largest number of steps.
@@ -268,7 +274,9 @@ class WorkingScene:
                 xy=tensor(self.xy[used]),
                 sigma=tensor(self.sigma[used]),
                 free_cameras=tensor(free),
-                free_intrinsics=tensor([free_focal, *2 * [free_offset], *2 * [free_radial]]),
+                free_intrinsics=tensor(
+                    [free_focal and not self.hold_focal, *2 * [free_offset], *2 * [free_radial]]
+                ),
                 prior_mean=tensor([np.log(self.initial_focal), 0.0, 0.0, 0.0, 0.0]),
                 prior_sigma=tensor([LOG_FOCAL_SIGMA, *2 * [self.offset_sigma], *self.radial_sigma]),
             ),
@@ -281,6 +289,22 @@ class WorkingScene:
         intrinsics = adjusted.intrinsics.cpu().numpy()
         self.focal, self.offset, self.radial = float(np.exp(intrinsics[0])), intrinsics[1:3], intrinsics[3:]
         return result
+
+    def focal_uncertainty(self, device: str = "cpu") -> float:
+        """Standard deviation of the focal length as a share of it, from the observations as they agree now.
+
+        Args:
+            device: Torch device.
+
+        Returns:
+            The share; zero where the focal length is held, infinite where the observations fix nothing.
+        """
+        free = {"free_offset": bool(self.offset.any()), "free_radial": bool(self.radial.any())}
+        result = self.adjust(**free, max_iterations=0, device=device)
+        covariance = None if result is None else intrinsics_covariance(result.problem)
+        if result is None or covariance is None:
+            return float("inf")
+        return result.noise * float(covariance[0, 0]) ** 0.5
 
 
 def transform(transforms: Array, points: Array) -> Array:
