@@ -299,8 +299,12 @@ class WorkingScene:
         Returns:
             The share; zero where the focal length is held, infinite where the observations fix nothing.
         """
-        free = {"free_offset": bool(self.offset.any()), "free_radial": bool(self.radial.any())}
-        result = self.adjust(**free, max_iterations=0, device=device)
+        result = self.adjust(
+            free_offset=bool(self.offset.any()),
+            free_radial=bool(self.radial.any()),
+            max_iterations=0,
+            device=device,
+        )
         covariance = None if result is None else intrinsics_covariance(result.problem)
         if result is None or covariance is None:
             return float("inf")
