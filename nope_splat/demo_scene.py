@@ -278,9 +278,7 @@ class _Scene:
             sRGB. (height, width, 3).
         """
         width, height = size
-        x = (np.arange(width * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - width / 2
-        y = (np.arange(height * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - height / 2
-        grid = np.stack([*np.meshgrid(x, y), np.full((len(y), len(x)), focal)], axis=-1).reshape(-1, 3)
+        grid = _grid(focal, size, SUPERSAMPLING)
         directions = grid / np.linalg.norm(grid, axis=1, keepdims=True) @ T_world_camera[:3, :3].T
         origin = T_world_camera[:3, 3].copy()
         faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
@@ -290,6 +288,26 @@ class _Scene:
         )  # fmt: skip
         color = color.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean(axis=(1, 3))
         return np.round(255.0 * np.clip(color, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)
+
+    def depth(self, T_world_camera: Array, focal: float, size: tuple[int, int]) -> NDArray[np.float32]:
+        """What is behind the centres of the pixels; arguments as for `photograph`.
+
+        Returns:
+            Depth along the optical axis, NaN where there is nothing. (height, width).
+        """
+        directions = _grid(focal, size) / focal @ T_world_camera[:3, :3].T
+        origin = T_world_camera[:3, 3]
+        faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
+        planes = self.coordinates[faces, 0]
+        with np.errstate(divide="ignore"):
+            depth = -(planes[:, :3] @ origin + planes[:, 3]) / (planes[:, :3] * directions).sum(1)
+        return np.where(faces >= 0, depth, np.nan).reshape(size[1], size[0]).astype(np.float32)
+
+
+def _grid(focal: float, size: tuple[int, int], density: int = 1) -> Array:
+    """Directions, with z the focal length, through evenly spaced places in the pixels, row by row. (N, 3)."""
+    x, y = ((np.arange(side * density) + 0.5) / density - side / 2 for side in size)
+    return np.stack([*np.meshgrid(x, y), np.full((len(y), len(x)), focal)], axis=-1).reshape(-1, 3)
 
 
 def _look_at(position: Array, target: Array) -> Array:
@@ -343,6 +361,7 @@ def render_demo_scene(
     size: tuple[int, int] = (640, 480),
     seed: int = 0,
     path: Literal["arc", "tour"] = "arc",
+    depth: bool = False,
 ) -> Path:
     """Photograph the valley.
 
@@ -356,6 +375,7 @@ def render_demo_scene(
         seed: The same seed gives the same photographs.
         path: Where the cameras stand: on an arc around the middle, or along a tour of the whole valley, which
             wants fifty photographs or more.
+        depth: Whether to write the true depth as well, `depth/*.npz` with the array `depth` (H, W).
 
     Returns:
         The folder of the photographs.
@@ -375,6 +395,10 @@ def render_demo_scene(
             name = f"images/photo_{index:03d}.jpg"
             Image.fromarray(scene.photograph(pose, focal, size)).save(output_dir / name, quality=95)
             frames.append({"file_path": name, "camera_to_world_opencv": pose.tolist()})
+            if depth:
+                (output_dir / "depth").mkdir(exist_ok=True)
+                file = output_dir / "depth" / f"photo_{index:03d}.npz"
+                np.savez_compressed(file, depth=scene.depth(pose, focal, size))
         truth = {
             "note": "true cameras, for checks only; OpenCV camera axes: x right, y down, z forward",
             "w": size[0],

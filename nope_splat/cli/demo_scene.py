@@ -14,6 +14,7 @@ def demo_scene(
     size: tuple[int, int] = (640, 480),
     seed: int = 0,
     path: Literal["arc", "tour"] = "arc",
+    depth: bool = False,
 ) -> None:
     """Photograph a procedural scene; the photographs go to `OUTPUT_DIR/images`.
 
@@ -24,6 +25,7 @@ def demo_scene(
         seed: The same seed gives the same photographs.
         path: Where the cameras stand: on an arc around the middle, or along a tour of the whole valley, which
             wants fifty photographs or more.
+        depth: Whether to write the true depth as well, `depth/*.npz` with the array `depth` (H, W).
     """
-    images = render_demo_scene(output_dir, num_photos, size, seed, path)
+    images = render_demo_scene(output_dir, num_photos, size, seed, path, depth)
     print(f"{num_photos} photographs: {images}")

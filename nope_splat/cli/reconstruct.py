@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -19,7 +20,7 @@ from nope_splat.summary import reconstruction_rows, table
 def reconstruct(
     data: Path,
     output_dir: Path,
-    settings: tyro.conf.OmitArgPrefixes[ReconstructionSettings] = ReconstructionSettings(),  # noqa: B008 (frozen)
+    settings: Annotated[ReconstructionSettings, tyro.conf.arg(name="")] = ReconstructionSettings(),  # noqa: B008 (frozen)
 ) -> None:
     """Find the cameras and track points of a folder of photographs, all of them, none held out.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from .triangulate import filter_observations, triangulate
@@ -30,8 +32,9 @@ def register_chain(
     """
     depth = np.full(len(scene.xy), np.nan)
     scale = 1.0
-    for number, (known, view) in enumerate(_spanning_tree(views, len(scene.registered))):
-        new, T_new_known, keypoints, depths = view.from_photo(known)
+    num_matches = {pair: len(view) for pair, view in views.items()}
+    for number, (known, new) in enumerate(spanning_tree(num_matches, len(scene.registered))):
+        _, T_new_known, keypoints, depths = views[min(known, new), max(known, new)].from_photo(known)
         if number == 0:
             scene.registered[known] = True
         rows = np.stack([scene.rows_of(known, keypoints[:, 0]), scene.rows_of(new, keypoints[:, 1])], axis=1)
@@ -53,14 +56,20 @@ def register_chain(
     filter_observations(scene, MAX_ERROR, min_angle)
 
 
-def _spanning_tree(views: dict[tuple[int, int], TwoView], num_photos: int) -> list[tuple[int, TwoView]]:
-    """Pairs of the maximum spanning tree of the best connected photograph, each with its known photograph.
+def spanning_tree(num_matches: Mapping[tuple[int, int], int], num_photos: int) -> list[tuple[int, int]]:
+    """Pairs of the maximum spanning tree of the best connected photograph.
 
-    In Prim's order: always the heaviest pair between a photograph that is known and one that is not.
+    Args:
+        num_matches: Number of matches of each pair, the lesser index first.
+        num_photos: Number of photographs.
+
+    Returns:
+        In Prim's order, always the heaviest pair between a photograph that is known and one that is not: the
+        known one, and the new one.
     """
     weights = np.zeros((num_photos, num_photos))
-    for (first, second), view in views.items():
-        weights[first, second] = weights[second, first] = len(view)
+    for (first, second), count in num_matches.items():
+        weights[first, second] = weights[second, first] = count
     known = np.zeros(num_photos, bool)
     known[weights.sum(1).argmax()] = True
     tree = []
@@ -70,4 +79,4 @@ def _spanning_tree(views: dict[tuple[int, int], TwoView], num_photos: int) -> li
         if reachable[source, target] == 0:
             return tree
         known[target] = True
-        tree.append((source, views[min(source, target), max(source, target)]))
+        tree.append((source, target))

@@ -14,13 +14,11 @@ from nope_splat.evaluation.pose_metrics import align_similarity
 from nope_splat.matching import Keypoints
 from nope_splat.tracks import build_tracks
 
-from .triangulate import filter_observations, triangulate
+from .settle import settle
+from .triangulate import filter_observations
 from .two_view import TwoView
 from .working import Array, Indices, Mask, WorkingScene, invert
 
-START_ERRORS = (0.05, 0.01)
-"""Largest reprojection errors of an observation while given cameras are adjusted for the first times, as
-shares of the longer side: room for a focal length wrong by a tenth."""
 MAX_NOISE_RATIO = 1.25
 """Given cameras stay as they are while observations seem noisier with them than with adjusted ones by no
 more than this factor."""
@@ -140,11 +138,7 @@ def start_from_cameras(
     tracks = build_tracks(keypoints, [view.matches for view in views.values()])
     scene = WorkingScene.start(tracks, sizes, scale, given.focal * longer_side)
     given.place(scene)
-    for share in START_ERRORS:
-        triangulate(scene, share * longer_side, min_angle, np.ones(len(scene.points), bool))
-        scene.rescale()
-        scene.adjust(tolerance=1e-3, device=device)
-        filter_observations(scene, share * longer_side, min_angle)
+    settle(scene, min_angle, device)
     return scene
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nope_splat.cache import Cache, content_key
 from nope_splat.camera import SharedPinhole
+from nope_splat.depth import DepthMap, DepthSettings, depths_key, find_depths
 from nope_splat.errors import UserError
 from nope_splat.images import PhotoFolder, read_photo
 from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
@@ -24,6 +25,7 @@ from nope_splat.tracks import MatchGraph, Observations, build_tracks, match_grap
 from .batches import register_batches
 from .chain import register_chain
 from .degeneracy import turned_on_the_spot, without_relief
+from .depth_start import default_focal, start_from_depth
 from .focal import FocalEstimate, estimate_focal, prior_focal
 from .given import GivenCameras, keep_good_cameras, start_from_cameras
 from .groups import failure_reasons, require_matches, training_groups
@@ -49,15 +51,19 @@ NEGLIGIBLE_DISTORTION = 0.1
 class ReconstructionSettings(MatchingSettings):
     """How photographs are matched and reconstructed."""
 
-    registration: Literal["incremental", "batches", "chain"] = "incremental"
+    registration: Literal["incremental", "batches", "chain", "depth"] = "incremental"
     """How poses are found: one photograph after another by the points it sees; batch by batch, outward from
-    the photograph with most partners (for hundreds); or by chaining relative poses along the maximum spanning
-    tree of the match graph (for thin overlap)."""
+    the photograph with most partners (for hundreds); by chaining relative poses along the maximum spanning
+    tree of the match graph (for thin overlap); or by the depth of single photographs from a network along
+    that tree, from a field of view of 60 degrees (the paper's initialisation; see depth.model)."""
+    depth: DepthSettings = field(default_factory=DepthSettings)
+    """Where depth of single photographs comes from."""
     cameras: Path | None = None
     """Cameras to start from instead of from nothing: a `transforms.json`, or a folder with a COLMAP model.
     They are adjusted where the photographs contradict them; photographs that it lacks are registered."""
     initial_focal: float | None = None
-    """Focal length to start from, in pixels of the full-resolution photographs; estimated if not given."""
+    """Focal length to start from, in pixels of the full-resolution photographs; estimated if not given, but
+    with registration depth that of a field of view of 60 degrees."""
     refine_principal_point: bool = True
     """Whether to adjust the principal point, where all photographs have the same orientation."""
     refine_radial_distortion: bool = True
@@ -122,12 +128,19 @@ def reconstruct(
     is_held_out = np.isin(names, list(held_out))
     given = GivenCameras.read(settings.cameras, names, is_held_out) if settings.cameras else None
 
+    # Photographs whose depth is asked for.
+    telling = [
+        photo
+        for photo, out in zip(folder.photos, is_held_out, strict=True)
+        if not out and settings.registration == "depth" and given is None
+    ]
     matches_id = scene_id = ""
     cache = Cache(cache_dir) if cache_dir else None
     if cache:
         matches_id = matches_key(folder, settings)
         # Of given cameras, their content counts and not the file's name.
         values = asdict(settings) | {"cameras": given and given.to_plain()}
+        values["depth"] = depths_key(telling, settings.depth) if telling else None
         scene_id = content_key((), {"matches": matches_id, "held_out": sorted(held_out), "settings": values})
         stored = cache.load(STAGE, scene_id)
         if stored is not None:
@@ -138,7 +151,12 @@ def reconstruct(
     clock = Stopwatch()
     with clock.stage("matching"):
         matches = find_matches(folder, settings, cache, matches_id)
-    scene = reconstruct_from_matches(folder, is_held_out, matches, settings, clock, given)
+    depths = None
+    if telling:
+        with clock.stage("depth"):
+            found = find_depths(telling, settings.depth, cache_dir)
+        depths = {names.index(photo.name): one for photo, one in zip(telling, found, strict=True)}
+    scene = reconstruct_from_matches(folder, is_held_out, matches, settings, clock, given, depths)
     if cache:
         cache.store(STAGE, scene_id, scene.to_arrays())
     _report(scene)
@@ -152,6 +170,7 @@ def reconstruct_from_matches(
     settings: ReconstructionSettings,
     clock: Stopwatch | None = None,
     given: GivenCameras | None = None,
+    depths: Mapping[int, DepthMap] | None = None,
 ) -> SparseScene:
     """Reconstruct cameras and track points from verified matches.
 
@@ -162,6 +181,7 @@ def reconstruct_from_matches(
         settings: How to do it.
         clock: Adds its seconds to those measured here.
         given: Cameras to start from, if any.
+        depths: Depth of training photographs to start from, if any, by their indices.
 
     Returns:
         The scene.
@@ -188,7 +208,7 @@ def reconstruct_from_matches(
         if given is None and flat and turned_on_the_spot(positions, members, sizes.max() / pixel_size):
             continue
         scene, views, failures = _reconstruct_group(
-            keypoints, positions, members, sizes, pixel_size, settings, clock, given, flat
+            keypoints, positions, members, sizes, pixel_size, settings, clock, given, depths, flat
         )
         if scene is not None:
             break
@@ -247,6 +267,7 @@ def _reconstruct_group(
     settings: ReconstructionSettings,
     clock: Stopwatch,
     given: GivenCameras | None,
+    depths: Mapping[int, DepthMap] | None,
     flat: bool,
     hold_focal: bool = False,
 ) -> tuple[WorkingScene | None, dict[tuple[int, int], TwoView], dict[int, str]]:
@@ -262,6 +283,19 @@ def _reconstruct_group(
             views = relative_poses(positions, pairs, given.focal * sizes.max() / pixel_size, seed)
         with clock.stage("registration"):
             scene = start_from_cameras(given, keypoints, views, sizes, 1 / pixel_size, min_angle, device)
+            failures = register_others(scene, views, min_angle, device, seed)
+        return scene, views, failures
+    if depths is not None:
+        focal = (settings.initial_focal or default_focal(float(sizes.max()))) / pixel_size
+        with clock.stage("registration"):
+            scene = start_from_depth(
+                depths, keypoints, positions, pairs, sizes, 1 / pixel_size, focal, min_angle, device, seed
+            )
+        with clock.stage("relative poses"):
+            views = relative_poses(positions, pairs, scene.focal, seed)
+        if scene.registered.sum() < 2:
+            return None, {}, {}
+        with clock.stage("registration"):
             failures = register_others(scene, views, min_angle, device, seed)
         return scene, views, failures
     with clock.stage("focal length"):
@@ -310,7 +344,17 @@ def _reconstruct_group(
     doubtful = flat or settings.initial_focal is not None
     if doubtful and not hold_focal and best[1].focal_uncertainty(device) > MAX_FOCAL_UNCERTAINTY / 3:
         return _reconstruct_group(
-            keypoints, positions, pairs, sizes, pixel_size, settings, clock, given, flat, hold_focal=True
+            keypoints,
+            positions,
+            pairs,
+            sizes,
+            pixel_size,
+            settings,
+            clock,
+            given,
+            depths,
+            flat,
+            hold_focal=True,
         )
     return best[1:]
 
