@@ -180,6 +180,21 @@ def test_retrieval_pairs_photographs_of_the_same_thing() -> None:
     assert pairs == [(i, j) for i in range(12) for j in range(i + 1, 12) if i % 3 == j % 3]
 
 
+def test_retrieval_spares_what_is_alike_by_chance_only() -> None:
+    """Twenty things, two photographs of each: beyond its one, a photograph has half of its partners."""
+    rng = np.random.default_rng(0)
+    things = unit(rng.random((20, 100, 32)) ** 4)
+    keypoints = [
+        Keypoints(np.zeros((100, 2)), unit(things[photo % 20] + noise))
+        for photo, noise in enumerate(0.03 * rng.standard_normal((40, 100, 32)))
+    ]
+    pairs = choose_pairs(keypoints, replace(SETTINGS, pairs="retrieval", num_partners=12))
+    assert {(photo, photo + 20) for photo in range(20)} <= set(pairs)
+    partners = np.bincount(np.ravel(pairs), minlength=40)
+    assert partners.min() >= 6
+    assert len(pairs) < 40 * 8
+
+
 def test_retrieval_finds_the_pairs_that_overlap(tmp_path: Path) -> None:
     """Fewer than half of the pairs hold nine in ten of those that match well."""
     photos = find_photos(render_demo_scene(tmp_path, 30, (240, 180))).photos
@@ -189,7 +204,7 @@ def test_retrieval_finds_the_pairs_that_overlap(tmp_path: Path) -> None:
         for pair in match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
         if len(pair.indices) >= 60
     }
-    chosen = choose_pairs(keypoints, replace(SETTINGS, pairs="retrieval", num_partners=12))
+    chosen = choose_pairs(keypoints, replace(SETTINGS, pairs="retrieval", num_partners=20))
     assert len(strong) > 60
     assert len(chosen) < 30 * 29 / 4
     assert len(strong & set(chosen)) >= 0.9 * len(strong)

@@ -125,8 +125,8 @@ def _by_ratio(
 
 def _first_at_place(xy: NDArray[np.float64]) -> NDArray[np.int64]:
     """Index of the first keypoint that has the same coordinates. (K,)."""
-    _, first, inverse = np.unique(xy, axis=0, return_index=True, return_inverse=True)
-    return first[inverse.ravel()]
+    _, first, inverse = np.unique(xy @ (1, 1j), return_index=True, return_inverse=True)
+    return first[inverse]
 
 
 @contextmanager

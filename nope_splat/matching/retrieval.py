@@ -2,8 +2,9 @@
 
 A vector of locally aggregated descriptors (Jégou et al., CVPR 2010) sums, for each word of a vocabulary, how
 the descriptors that belong to the word differ from it. Normalised by word and over all (Arandjelović and
-Zisserman, CVPR 2013), its inner product tells how much two photographs have in common. The vocabulary is
-made of the photographs at hand, so nothing has to be downloaded.
+Zisserman, CVPR 2013), and taken relative to their mean (Jégou and Chum, ECCV 2012: what all photographs show,
+and what two lack alike, says nothing), its inner product tells how much two photographs have in common. The
+vocabulary is made of the photographs at hand, so nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from scipy.cluster.vq import kmeans2
 
 from .types import Keypoints
 
-NUM_WORDS = 64
+NUM_WORDS = 256
 """Words of the vocabulary."""
-SAMPLE = 256
+SAMPLE = 64
 """Descriptors per word from which the vocabulary is learned."""
-ITERATIONS = 20
+ITERATIONS = 5
 """Steps of k-means; a vocabulary need not be optimal."""
+MIN_DISTINCTION = 3.0
+"""Standard deviations of chance by which the similarity of photographs that are alike exceeds zero."""
 
 
 def most_similar(keypoints: Sequence[Keypoints], num_partners: int, seed: int = 0) -> list[tuple[int, int]]:
@@ -30,7 +33,8 @@ def most_similar(keypoints: Sequence[Keypoints], num_partners: int, seed: int = 
 
     Args:
         keypoints: Keypoints of each photograph, with descriptors.
-        num_partners: Partners sought for each photograph; it has more where it is the partner of others.
+        num_partners: Partners of each photograph; only half as many where no more are alike beyond chance,
+            and more where it is the partner of others.
         seed: Seed of the vocabulary.
 
     Returns:
@@ -40,11 +44,14 @@ def most_similar(keypoints: Sequence[Keypoints], num_partners: int, seed: int = 
     if len(textured) < 2:
         return []
     vlad = vlad_descriptors([keypoints[photo] for photo in textured], seed)
+    chance = _chance(vlad, keypoints[0].descriptors.shape[1])
     similarity = vlad @ vlad.T
     np.fill_diagonal(similarity, -np.inf)
     partners = np.argsort(-similarity, axis=1, kind="stable")[:, : min(num_partners, len(vlad) - 1)]
-    photos = np.repeat(np.arange(len(vlad)), partners.shape[1])
-    pairs = np.sort(np.stack([photos, partners.ravel()], axis=1), axis=1)
+    chosen = np.take_along_axis(similarity, partners, axis=1) > MIN_DISTINCTION * chance
+    chosen[:, : (num_partners + 1) // 2] = True
+    photos, ranks = np.nonzero(chosen)
+    pairs = np.sort(np.stack([photos, partners[photos, ranks]], axis=1), axis=1)
     return [(first, second) for first, second in textured[np.unique(pairs, axis=0)].tolist()]
 
 
@@ -59,7 +66,14 @@ def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[n
         Vectors of unit length. (N, W D).
     """
     words = _vocabulary(keypoints, seed)
-    return np.stack([_aggregate(one.descriptors, words) for one in keypoints])
+    vectors = np.stack([_aggregate(one.descriptors, words) for one in keypoints])
+    vectors -= vectors.mean(axis=0)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def _chance(vlad: NDArray[np.float32], dimension: int) -> float:
+    """Standard deviation of the similarity of what has nothing in common: parts of different words."""
+    return float(np.std(vlad @ np.roll(vlad, dimension, axis=1).T))
 
 
 def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32]:

@@ -38,7 +38,8 @@ class MatchingSettings:
     downloaded), for hundreds; or those that follow on each other by name, for the frames of a video. If not
     given, all pairs up to max-exhaustive-photos, and retrieval beyond."""
     num_partners: int = 20
-    """Photographs that each one is matched with, by retrieval (at least) or in sequence."""
+    """Photographs that each one is matched with, in sequence or by retrieval (which settles for half of them
+    where no more stand out as alike)."""
     max_exhaustive_photos: int = 100
     """Most photographs of which every pair is matched unless asked for; the time grows with their square."""
     seed: int = 0
