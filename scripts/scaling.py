@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -86,7 +86,7 @@ def measure_pairs(settings: Pairs) -> None:
     # Pairs that the same numbers of partners choose are matched together, and all kinds in turn, so that
     # whatever slows the machine down for a while slows all of them down.
     order = np.random.default_rng(0).permutation(len(every))[: settings.sample]
-    seconds: Counter[tuple[bool, ...]] = Counter()
+    seconds: defaultdict[tuple[bool, ...], float] = defaultdict(float)
     found = []
     for block in np.array_split(order, BLOCKS):
         kinds: dict[tuple[bool, ...], list[tuple[int, int]]] = {}
