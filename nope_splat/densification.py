@@ -1,4 +1,4 @@
-"""Where Gaussians are added and removed: gsplat's strategy of 3D Gaussian Splatting, with two additions."""
+"""Where Gaussians are added and removed: gsplat's strategy of 3D Gaussian Splatting, with three additions."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from torch.optim import Optimizer
 
 @dataclass
 class CappedStrategy(DefaultStrategy):
-    """`DefaultStrategy` that leaves the first Gaussians of a rendering alone and respects a maximum.
+    """`DefaultStrategy` that leaves the first Gaussians of a rendering alone, limits number and size.
 
-    Near the maximum, the Gaussians with the largest image-plane gradients grow first. Works with gsplat 1.4
-    and later, whose `radii` have one more dimension.
+    Near the maximum number, the Gaussians with the largest image-plane gradients grow first. Works with
+    gsplat 1.4 and later, whose `radii` have one more dimension.
     """
 
     num_fixed: int = 0
     """How many Gaussians at the start of the rendering are not in `params`: never split, pruned or reset."""
     max_gaussians: int = 1_000_000
     """No growth beyond this number, fixed ones included."""
+    max_scale2d: float = 1.0
+    """Share of the image's longer side beyond which no Gaussian may reach from its centre."""
 
     def step_post_backward(
         self,
@@ -45,6 +47,7 @@ class CappedStrategy(DefaultStrategy):
             info: What the rasterizer reports about the rendering, with gradients.
             packed: Must be false.
         """
+        self._limit_sizes(params["scales"], info)
         if step >= self.refine_stop_iter:
             return
         self._update_state(params, state, info, packed)
@@ -59,14 +62,31 @@ class CappedStrategy(DefaultStrategy):
             reset_opa(params=params, optimizers=optimizers, state=state, value=2 * self.prune_opa)
 
     @torch.no_grad()
+    def _limit_sizes(self, scales: Tensor, info: dict[str, Any]) -> None:
+        """Shorten the axes of Gaussians that reach too far in this rendering.
+
+        What shows in a corner of the photographs, as the sky does between roofs, gains from growing behind
+        everything else. Where no photograph looks it would then cover all.
+        """
+        radii = self._radii(info)
+        limit = self.max_scale2d * max(info["width"], info["height"])
+        large = radii > limit
+        excess = (radii[large] / limit).log()[:, None]
+        logarithms = scales[large]
+        scales[large] = logarithms.minimum(logarithms.amax(dim=-1, keepdim=True) - excess)
+
+    def _radii(self, info: dict[str, Any]) -> Tensor:
+        """Radii of the free Gaussians in pixels, zero for those out of sight. (N,)."""
+        radii: Tensor = info["radii"][0, self.num_fixed :]
+        return radii.amax(dim=-1) if radii.ndim == 2 else radii
+
+    @torch.no_grad()
     def _update_state(
         self, params: ParameterDict, state: dict[str, Any], info: dict[str, Any], packed: bool = False
     ) -> None:
         means2d = info["means2d"]
         gradients: Tensor = (means2d.absgrad if self.absgrad else means2d.grad)[0, self.num_fixed :]
-        radii: Tensor = info["radii"][0, self.num_fixed :]
-        if radii.ndim == 2:
-            radii = radii.amax(dim=-1)
+        radii = self._radii(info)
         if state["grad2d"] is None:
             state |= {name: gradients.new_zeros(len(radii)) for name in ("grad2d", "count", "radii")}
         width, height = info["width"], info["height"]

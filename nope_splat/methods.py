@@ -32,13 +32,14 @@ def _group(lr: float, scheduler: DecayConfig | None = None) -> dict[str, Any]:
     return {"optimizer": FusedAdamConfig(lr=lr), "scheduler": scheduler}
 
 
-def _gaussians(prefix: str = "") -> dict[str, Any]:
+def _gaussians(cuda: bool, prefix: str = "") -> dict[str, Any]:
+    """Splatfacto's learning rates; a short training needs faster shapes and calmer opacities."""
     return {
         f"{prefix}features_dc": _group(0.0025),
         f"{prefix}features_rest": _group(0.0025 / 20),
-        f"{prefix}opacities": _group(0.05),
-        f"{prefix}scales": _group(0.005),
-        f"{prefix}quats": _group(0.001),
+        f"{prefix}opacities": _group(0.05 if cuda else 0.025),
+        f"{prefix}scales": _group(0.005 if cuda else 0.02),
+        f"{prefix}quats": _group(0.001 if cuda else 0.005),
     }
 
 
@@ -72,8 +73,8 @@ def _training(device: str) -> NopeTrainerConfig:
         ),
         optimizers={
             "means": means,
-            **_gaussians(),
-            **_gaussians("track_"),
+            **_gaussians(cuda),
+            **_gaussians(cuda, "track_"),
             "track_points": _group(3e-4, DecayConfig(lr_final=3e-6)),
             "camera_opt": _group(1e-4, DecayConfig(lr_final=1e-5, warmup=0.1)),
             "focal_opt": _group(1e-4, DecayConfig(lr_final=1e-5, warmup=0.1)),

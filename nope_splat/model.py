@@ -85,6 +85,8 @@ class NopeSplatModelConfig(ModelConfig):
     """Size in world units above which Gaussians are removed, after the first reset of opacities."""
     cull_screen_size: float = 0.15
     """Share of the image above which Gaussians are removed, after the first reset of opacities."""
+    max_screen_size: float = 0.25
+    """Share of the image's longer side that a Gaussian may reach from its centre."""
     stop_screen_size: float = 0.13
     """Share of the training after which the size in the image does not matter."""
     reset_opacity: float = 0.1
@@ -134,9 +136,9 @@ class NopeSplatModel(SplatParameters):
         self.info: dict[str, Any] = {}
         self.crop_box = None
         color = self.config.background_color
-        # Splatfacto's stand-in for a random colour outside training is the viewer's background.
+        # Where nothing is, the mean colour of the scene is the best guess.
         self.background_color = (
-            torch.tensor([0.1490, 0.1647, 0.2157]) if color == "random" else get_color(color)
+            self.seed_points[1].float().mean(dim=0) / 255 if color == "random" else get_color(color)
         )
 
     # Optimisation.
@@ -174,6 +176,7 @@ class NopeSplatModel(SplatParameters):
             absgrad=True,
             num_fixed=len(self.track_params["means"]) if self.track_params else 0,
             max_gaussians=config.max_gaussians,
+            max_scale2d=config.max_screen_size,
         )
 
     def update_to_step(self, step: int) -> None:

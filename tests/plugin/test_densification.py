@@ -2,11 +2,13 @@
 
 - Gaussians with large image-plane gradients grow, faint ones go, statistics ignore the invisible.
 - Never beyond the maximum, the largest gradients first; the fixed Gaussians are not touched.
+- No Gaussian reaches farther from its centre than a share of the image, whichever axis makes it large.
 - The layouts of `radii` of gsplat 1.4 and 1.5 give the same statistics.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -96,3 +98,14 @@ def test_opacities_are_reset_but_not_at_the_start() -> None:
         strategy.step_post_backward(params, optimizers, state, step, report(torch.zeros(3)))
         assert (params["opacities"] == 3.0).all() == (step < 20)
     torch.testing.assert_close(params["opacities"].sigmoid(), torch.full((3, 1), 0.2))
+
+
+def test_no_gaussian_outgrows_the_image() -> None:
+    strategy, params, optimizers, state = make(3, max_scale2d=0.25, refine_stop_iter=0)  # 50 pixels
+    params["scales"].data = torch.tensor([[1.0, 0.5, -3.0], [1.0, 0.5, -3.0], [1.0, 1.0, 1.0]])
+    info = report(torch.zeros(3))
+    info["radii"] = torch.tensor([[100, 50, 0]], dtype=torch.int32)
+    strategy.step_post_backward(params, optimizers, state, 7, info)
+    half = 1.0 - math.log(2.0)
+    expected = torch.tensor([[half, half, -3.0], [1.0, 0.5, -3.0], [1.0, 1.0, 1.0]])
+    torch.testing.assert_close(params["scales"].data, expected)
