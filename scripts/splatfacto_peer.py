@@ -149,6 +149,8 @@ def splatfacto_config(settings: Settings) -> TrainerConfig:
             group["scheduler"].max_steps = length
     means = config.optimizers["means"]
     means["optimizer"].lr, means["scheduler"].lr_final = schedule["means_lr"]
+    for name, rate in schedule.get("learning_rates", {}).items():
+        config.optimizers[name]["optimizer"].lr = rate
     assert isinstance(config.pipeline.datamanager, FullImageDatamanagerConfig)
     config.pipeline.datamanager.dataparser = ColmapDataParserConfig(
         data=settings.data, colmap_path=Path("sparse/0"), downscale_factor=1, eval_mode="all"
