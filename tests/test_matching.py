@@ -24,7 +24,7 @@ from nope_splat.matching import (
     extract_keypoints,
     match_pairs,
 )
-from nope_splat.matching.descriptors import match_descriptors
+from nope_splat.matching.descriptors import Descriptors, match_descriptors
 from nope_splat.matching.sift import sift_keypoints
 
 SETTINGS = MatchingSettings()
@@ -113,11 +113,18 @@ def unit(array: NDArray[np.float64]) -> NDArray[np.float32]:
     return (array / np.linalg.norm(array, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def test_descriptors_match_as_brute_force_says() -> None:
+def prepared(descriptors: NDArray[np.float32], device: str = "cpu") -> Descriptors:
+    return Descriptors.prepare(torch.from_numpy(descriptors).to(device))
+
+
+@pytest.mark.parametrize("bytewise", [True, False])
+def test_descriptors_match_as_brute_force_says(bytewise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nope_splat.matching.descriptors._multiplies_bytes", lambda: bytewise)
     generator = np.random.default_rng(0)
-    first = unit(generator.random((2500, 16)))
-    second = unit(first[generator.permutation(2500)[:1200]] + 0.08 * generator.standard_normal((1200, 16)))
-    found = match_descriptors(torch.from_numpy(first), torch.from_numpy(second), 0.8).numpy()
+    first = unit(generator.random((2500, 64)))
+    noise = 0.05 * generator.standard_normal((1200, 64))
+    second = unit(np.abs(first[generator.permutation(2500)[:1200]] + noise))
+    found = match_descriptors(prepared(first), prepared(second), 0.8).numpy()
 
     distances = np.sqrt(np.maximum(2 - 2 * first.astype(np.float64) @ second.T.astype(np.float64), 0))
     nearest = distances.argmin(axis=1)
@@ -130,18 +137,20 @@ def test_descriptors_match_as_brute_force_says() -> None:
 
 @pytest.mark.parametrize("counts", [(0, 5), (5, 0), (5, 1), (0, 0)])
 def test_too_few_descriptors_give_no_matches(counts: tuple[int, int]) -> None:
-    first, second = (torch.ones(count, 4) / 2 for count in counts)
+    first, second = (prepared(np.full((count, 4), 0.5, np.float32)) for count in counts)
     assert match_descriptors(first, second, 0.8).shape == (0, 2)
 
 
 @pytest.mark.gpu
 def test_a_gpu_finds_the_same_matches() -> None:
     generator = np.random.default_rng(0)
-    first = torch.from_numpy(unit(generator.random((3000, 128))))
-    second = torch.from_numpy(unit(first.numpy()[::-1] + 0.02 * generator.standard_normal((3000, 128))))
-    expected = match_descriptors(first, second, 0.8)
+    first = unit(generator.random((3000, 128)))
+    second = unit(np.abs(first[::-1] + 0.02 * generator.standard_normal((3000, 128))))
+    expected = match_descriptors(prepared(first), prepared(second), 0.8)
     assert len(expected) > 2000
-    assert torch.equal(match_descriptors(first.cuda(), second.cuda(), 0.8).cpu(), expected)
+    assert torch.equal(
+        match_descriptors(prepared(first, "cuda"), prepared(second, "cuda"), 0.8).cpu(), expected
+    )
 
 
 # --- Pairs ---

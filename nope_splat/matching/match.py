@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nope_splat.images import Photo
 from nope_splat.progress import track
 
-from .descriptors import match_descriptors
+from .descriptors import Descriptors, match_descriptors
 from .pairs import choose_pairs
 from .settings import MatchingSettings
 from .sift import sift_keypoints
@@ -115,7 +115,7 @@ def _by_ratio(
 ) -> Callable[[int, int], NDArray[np.int64]]:
     """A matcher by the ratio test; maps two photographs to keypoint indices in each. (M, 2)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    descriptors = [torch.from_numpy(one.descriptors).to(device) for one in keypoints]
+    descriptors = [Descriptors.prepare(torch.from_numpy(one.descriptors).to(device)) for one in keypoints]
 
     def match(first: int, second: int) -> NDArray[np.int64]:
         return match_descriptors(descriptors[first], descriptors[second], settings.match_ratio).cpu().numpy()
