@@ -57,7 +57,9 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
     if num_first == 0 or num_second < 2:
         return torch.zeros((0, 2), dtype=torch.int64, device=first.exact.device)
     bytewise = first.rounded.dtype == torch.int8
-    multiply, kind = (torch._int_mm, torch.int32) if bytewise else (torch.mm, torch.float32)
+    multiply, kind = torch.mm, torch.float32
+    if bytewise:
+        multiply, kind = torch._int_mm, torch.int32  # pyright: ignore[reportPrivateImportUsage]
     # New memory is slow: one block serves again and again.
     block = first.rounded.new_empty(min(ROWS, num_first), num_second, dtype=kind)
     candidates, nearest = [], []
