@@ -7,13 +7,15 @@ z backward); everywhere else cameras have OpenCV axes (x right, y down, z forwar
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils import poses as pose_utils
 from torch import Tensor, nn
+
+from nope_splat.ranges import NOT_NEGATIVE, POSITIVE
 
 
 def switch_axes(camera_to_world: Tensor) -> Tensor:
@@ -50,9 +52,9 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     method: Literal["adam", "levenberg-marquardt"] = "levenberg-marquardt"
     """How cameras move: by joint adjustments at intervals, or by gradient steps with the Gaussians (the
     paper)."""
-    adjust_start: float = 0.5
+    adjust_start: Annotated[float, NOT_NEGATIVE] = 0.5
     """Share of the training before the first joint adjustment: rough renderings bias the focal length."""
-    adjust_interval: float = 0.2
+    adjust_interval: Annotated[float, POSITIVE] = 0.2
     """Share of the training between joint adjustments."""
     trans_l2_penalty: float = 0.0
     """Pull of the camera positions towards the reconstruction; the track losses do this better."""

@@ -18,6 +18,7 @@ from nope_splat.camera_optimizer import switch_axes
 from nope_splat.images import Photo, PhotoFolder, find_photos
 from nope_splat.losses import TrackObservations
 from nope_splat.progress import say
+from nope_splat.ranges import COUNT, Range
 from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
 from nope_splat.seeding import SeedSettings, dense_seeds
 from nope_splat.undistort import read_undistorted_mask, read_undistorted_photo
@@ -32,9 +33,9 @@ class NopeDataParserConfig(DataParserConfig):
     """Folder of photographs, or a folder with `images/` in it; filled in from `--data`."""
     eval_mode: Literal["interval", "all"] = "interval"
     """Hold photographs out for evaluation at an interval, or train on all."""
-    eval_interval: int = 8
+    eval_interval: Annotated[int, Range(2)] = 8
     """Every how many photographs one is held out, from the first on; a smaller folder is trained on whole."""
-    max_image_size: int | None = 1600
+    max_image_size: Annotated[int | None, COUNT] = 1600
     """Longer side of the training images in pixels; None for the full resolution."""
     cache_dir: Path | None = None
     """Where matches and reconstruction are kept; by default `cache` in the experiment's output folder."""

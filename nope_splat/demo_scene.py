@@ -381,8 +381,13 @@ def render_demo_scene(
         The folder of the photographs.
 
     Raises:
-        UserError: The folder cannot be written.
+        UserError: There is nothing to photograph, or the folder cannot be written.
     """
+    if num_photos < 1 or min(size) < 1 or seed < 0:
+        raise UserError(
+            f"{num_photos} photographs of {size[0]} x {size[1]} pixels with seed {seed} cannot be made; give"
+            " at least 1 of each and a seed from 0 on"
+        )
     rng = np.random.default_rng(seed)
     scene = _Scene(rng)
     cameras = _arc_of_cameras if path == "arc" else _tour_of_cameras

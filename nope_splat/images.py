@@ -29,6 +29,11 @@ else:
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}) | HEIF_SUFFIXES
 MASK_FOLDER = "masks"
+Image.init()
+FORMATS = Image.OPEN.keys() & {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIF"}
+"""What an image file may hold, whatever its name says: Pillow would also run Ghostscript on PostScript."""
+UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters and bytes that are not UTF-8: other tools cannot write such names down."""
 
 MIN_SIDE = 32
 """Photographs with a shorter side than this many pixels hold no keypoints; they are skipped."""
@@ -97,7 +102,8 @@ def find_photos(data: Path) -> PhotoFolder:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checked = list(track(pool.map(lambda name: _check(root, name), names), "Reading photos", len(names)))
     photos = tuple(photo for photo in checked if isinstance(photo, Photo))
-    skipped = {name: reason for name, reason in zip(names, checked, strict=True) if isinstance(reason, str)}
+    reasons = {name: reason for name, reason in zip(names, checked, strict=True) if isinstance(reason, str)}
+    skipped = {_spoken(name): reason for name, reason in reasons.items()}
 
     if len(photos) < 2:
         found = f"only one readable photograph ({photos[0].name})" if photos else "no readable photograph"
@@ -184,9 +190,18 @@ def _natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(part) if part.isdecimal() else part for part in parts], name
 
 
+def _spoken(name: str) -> str:
+    """A name that can be shown and stored."""
+    return UNSPEAKABLE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", name)
+
+
 def _check(root: Path, name: str) -> Photo | str:
     """The photograph of that name, or the reason why it cannot be used."""
     path = root / name
+    if UNSPEAKABLE.search(name):
+        return "its name holds control characters or bytes that are not UTF-8; rename it"
+    if path.exists() and not path.is_file():
+        return "not a file"  # reading from a pipe would wait for ever
     try:
         height, width = _decode(path).shape[:2]
     except Exception as error:  # decoders raise whatever a damaged file leads them to
@@ -198,9 +213,9 @@ def _check(root: Path, name: str) -> Photo | str:
 
 def _decode(path: Path) -> NDArray[np.uint8]:
     """Decode an image file upright. (H, W, 3), or (H, W, 4) if it has transparency."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=sorted(FORMATS)) as image:
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+            raise Image.DecompressionBombError
         image.load()
         try:
             image = ImageOps.exif_transpose(image)
@@ -231,6 +246,8 @@ def _reason(path: Path, error: Exception) -> str:
         return "HEIC files need pillow-heif: pip install pillow-heif"
     if isinstance(error, UnidentifiedImageError):
         return "an empty file" if path.stat().st_size == 0 else "not an image, or damaged at its start"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS:,} pixels"
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror})" if error.strerror else f"damaged ({error})"
     return str(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from gsplat.strategy import DefaultStrategy
@@ -28,6 +28,7 @@ from nope_splat.losses import (
     track_3d_loss,
 )
 from nope_splat.parameters import SplatParameters
+from nope_splat.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range
 from nope_splat.splatting import fold_focal, rasterization
 
 
@@ -42,54 +43,54 @@ class NopeSplatModelConfig(ModelConfig):
     """The optimised cameras; mode "off" freezes the poses."""
     track_points: Literal["separate", "tied"] = "separate"
     """Track points as parameters of their own (renders better) or as the centres of Gaussians (the paper)."""
-    ssim_lambda: float = 0.2
+    ssim_lambda: Annotated[float, SHARE] = 0.2
     """Share of the structural term in the photometric loss."""
-    track_2d_weight: float = 0.1
+    track_2d_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the reprojection error of the track points, in pixels of the full-resolution photographs.
 
     This and the next weight are for cameras that Adam moves and for tied track points; joint adjustments
     weight the reprojection error themselves."""
-    track_3d_weight: float = 0.0
+    track_3d_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the backprojection error of the observations, in pixels at median depth."""
-    scale_weight: float = 0.1
+    scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the size of the tied track Gaussians, in world units (the median depth is one)."""
-    sh_degree: int = 3
+    sh_degree: Annotated[int, Range(0, 3)] = 3
     """Highest degree of the spherical harmonics."""
-    sh_interval: float = 0.03
+    sh_interval: Annotated[float, POSITIVE] = 0.03
     """Share of the training after which each further degree is used."""
     background_color: Literal["random", "black", "white"] = "random"
     """Colour behind the Gaussians during training."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """Antialiased Gaussians render well at any resolution, but other viewers show their .ply wrongly."""
-    num_downscales: int = 2
+    num_downscales: Annotated[int, NOT_NEGATIVE] = 2
     """Training starts with images halved this many times."""
-    resolution_interval: float = 0.1
+    resolution_interval: Annotated[float, POSITIVE] = 0.1
     """Share of the training after which the resolution doubles."""
-    max_gaussians: int = 3_000_000
+    max_gaussians: Annotated[int, COUNT] = 3_000_000
     """Densification stops at this number of Gaussians."""
-    densify_start: float = 0.017
+    densify_start: Annotated[float, NOT_NEGATIVE] = 0.017
     """Share of the training after which Gaussians are first split, cloned and pruned."""
-    densify_stop: float = 0.5
+    densify_stop: Annotated[float, NOT_NEGATIVE] = 0.5
     """Share of the training after which the number of Gaussians stays."""
-    densify_every: int = 100
+    densify_every: Annotated[int, COUNT] = 100
     """Iterations between densifications."""
-    densify_grad_thresh: float = 0.0008
+    densify_grad_thresh: Annotated[float, NOT_NEGATIVE] = 0.0008
     """Mean absolute image-plane gradient above which Gaussians grow."""
-    densify_size_thresh: float = 0.01
+    densify_size_thresh: Annotated[float, NOT_NEGATIVE] = 0.01
     """Size in world units below which Gaussians are cloned, above which they are split."""
-    split_screen_size: float = 0.05
+    split_screen_size: Annotated[float, NOT_NEGATIVE] = 0.05
     """Share of the image above which Gaussians are split."""
-    cull_alpha_thresh: float = 0.1
+    cull_alpha_thresh: Annotated[float, SHARE] = 0.1
     """Opacity below which Gaussians are removed."""
-    cull_scale_thresh: float = 0.5
+    cull_scale_thresh: Annotated[float, NOT_NEGATIVE] = 0.5
     """Size in world units above which Gaussians are removed, after the first reset of opacities."""
-    cull_screen_size: float = 0.15
+    cull_screen_size: Annotated[float, NOT_NEGATIVE] = 0.15
     """Share of the image above which Gaussians are removed, after the first reset of opacities."""
-    max_screen_size: float = 0.25
+    max_screen_size: Annotated[float, POSITIVE] = 0.25
     """Share of the image's longer side that a Gaussian may reach from its centre."""
-    stop_screen_size: float = 0.13
+    stop_screen_size: Annotated[float, NOT_NEGATIVE] = 0.13
     """Share of the training after which the size in the image does not matter."""
-    reset_opacity: float = 0.1
+    reset_opacity: Annotated[float, NOT_NEGATIVE] = 0.1
     """Share of the training between resets of the opacities, while densification lasts; 0 for never."""
 
 

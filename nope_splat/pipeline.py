@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import (
     TrainingCallback,
     TrainingCallbackAttributes,
@@ -22,6 +23,8 @@ from nope_splat.evaluation.alignment import refine_pose, resect_held_out
 from nope_splat.history import History
 from nope_splat.model import NopeSplatModel, NopeSplatModelConfig
 from nope_splat.progress import say, track
+from nope_splat.ranges import NOT_NEGATIVE
+from nope_splat.splatting.ssim import WINDOW
 from nope_splat.viewer import NopeViewerControl
 
 
@@ -34,7 +37,7 @@ class NopePipelineConfig(VanillaPipelineConfig):
     """The data."""
     model: NopeSplatModelConfig = field(default_factory=NopeSplatModelConfig)
     """The model."""
-    alignment_steps: int = 10
+    alignment_steps: Annotated[int, NOT_NEGATIVE] = 10
     """Most steps, at each of three resolutions, that refine the pose of a held-out photograph before it is
     compared."""
 
@@ -64,6 +67,8 @@ class NopePipeline(VanillaPipeline):
             # The rasterizer has its own threads; torch's would spin beside them while they wait for work.
             torch.set_num_threads(1)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        if test_mode == "val":
+            require_windows(self.datamanager.train_dataset.cameras, config.model.num_downscales)
         datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
         self.model.camera_optimizer.set_base(train_poses, self.datamanager.dataparser.scene.camera.focal)
@@ -223,3 +228,21 @@ class NopePipeline(VanillaPipeline):
         for name in unregistered:
             say(f"Not in the averages, because it could not be registered: {name}")
         return {**metrics, "held_out_unregistered": len(unregistered)}
+
+
+def require_windows(cameras: Cameras, num_downscales: int) -> None:
+    """Check that the smallest images which training compares hold a window of the structural similarity.
+
+    Args:
+        cameras: The training cameras.
+        num_downscales: How many times their images are halved at first.
+
+    Raises:
+        UserError: If a side is too short.
+    """
+    width, height = int(cameras.width.min()), int(cameras.height.min())
+    if min(width, height) // 2**num_downscales < WINDOW:
+        raise UserError(
+            f"training images of {width} x {height} pixels, halved {num_downscales} times, have sides shorter"
+            f" than the {WINDOW} pixels that the loss compares; raise max-image-size or lower num-downscales"
+        )

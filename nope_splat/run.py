@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
+from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.eval_utils import eval_setup
 from numpy.typing import NDArray
 
 from nope_splat.camera_optimizer import switch_axes
+from nope_splat.checkpoints import last_checkpoint
 from nope_splat.errors import UserError
 from nope_splat.pipeline import NopePipeline
 from nope_splat.reconstruction import SparseScene
@@ -41,12 +44,17 @@ def open_run(config: Path) -> Run:
         The run, at its last checkpoint.
 
     Raises:
-        UserError: If there is no such run, no checkpoint in it, or another method made it.
+        UserError: If there is no such run, no whole checkpoint in it, or another method made it.
     """
     if not config.is_file():
         raise UserError(f"there is no file {config}; give the config.yml that ns-train wrote")
-    if not any((config.parent / "nerfstudio_models").glob("*.ckpt")):
-        raise UserError(f"there is no checkpoint beside {config}; let the training run until it saves one")
+    last_checkpoint(config.parent / "nerfstudio_models")
+    try:
+        content = yaml.load(config.read_text(), Loader=yaml.Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = error
+    if not isinstance(content, TrainerConfig):
+        raise UserError(f"{config} is not the configuration of a training; give the config.yml of ns-train")
     loaded, pipeline, _, step = eval_setup(config, test_mode="inference")
     if not isinstance(pipeline, NopePipeline) or not isinstance(loaded, NopeTrainerConfig):
         raise UserError(f"{config} is a training of {loaded.method_name}, not of nope-splat")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 
+from nope_splat.checkpoints import last_checkpoint
 from nope_splat.datamanager import require_folder
+from nope_splat.device import require_device
 from nope_splat.errors import UserError
 from nope_splat.pipeline import NopePipeline, NopePipelineConfig
 from nope_splat.progress import CONSOLE
+from nope_splat.ranges import COUNT, check_ranges
 from nope_splat.schedulers import DecayConfig
 from nope_splat.summary import reconstruction_rows, table, training_rows
 
@@ -26,6 +29,8 @@ class NopeTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: NopeTrainer)
     pipeline: NopePipelineConfig = field(default_factory=NopePipelineConfig)
     """Data and model."""
+    max_num_iterations: Annotated[int, COUNT] = 30_000
+    """Length of the training, counted from its start also where it goes on from a checkpoint."""
 
     def set_experiment_name(self) -> None:
         """Name the experiment after the folder of the scene, not `images` within it, and place the cache."""
@@ -41,14 +46,14 @@ class NopeTrainerConfig(TrainerConfig):
         """Save the configuration in the run's folder, unless the run is doomed.
 
         Raises:
-            UserError: If there is no folder of photographs, no checkpoint to go on from, or the run's folder
-                cannot be written.
+            UserError: If a setting is out of range, there is no such device, no folder of photographs or no
+                checkpoint to go on from, or the run's folder cannot be written.
         """
+        check_ranges(self)
+        require_device(self.machine.device_type)
         require_folder(self.pipeline.datamanager.data)
-        if self.load_dir is not None and not any(self.load_dir.glob("step-*.ckpt")):
-            raise UserError(
-                f"there is no checkpoint in {self.load_dir}; give --load-dir the nerfstudio_models of a run"
-            )
+        if self.load_dir is not None:
+            last_checkpoint(self.load_dir)
         try:
             super().save_config()
         except OSError as error:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from nope_splat.errors import UserError
-
 from .settings import MatchingSettings
 from .types import Keypoints
 
@@ -20,12 +18,7 @@ def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> 
 
     Returns:
         Pairs of indices, the lesser one first, in ascending order.
-
-    Raises:
-        UserError: If photographs may not have partners.
     """
-    if settings.num_partners < 1:
-        raise UserError(f"num-partners is {settings.num_partners}, but a photograph needs at least one")
     num_photos = len(keypoints)
     pairs = settings.pairs
     if pairs is None:

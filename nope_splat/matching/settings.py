@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from nope_splat.images import Photo
+from nope_splat.ranges import COUNT, NOT_NEGATIVE, POSITIVE_SHARE, Range
 
 DUST3R_WEIGHTS = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 """The published weights, on huggingface.co."""
@@ -23,26 +24,26 @@ class MatchingSettings:
     dust3r_weights: str = DUST3R_WEIGHTS
     """Weights for the matcher dust3r: a folder with config.json and model.safetensors, or a name on
     huggingface.co."""
-    max_keypoints: int = 4096
+    max_keypoints: Annotated[int, COUNT] = 4096
     """Keypoints per photograph, the strongest ones."""
-    max_feature_size: int = 1600
+    max_feature_size: Annotated[int, Range(32)] = 1600
     """Longer side, in pixels, at which keypoints are sought; larger photographs are scaled down for it."""
-    match_ratio: float = 0.8
+    match_ratio: Annotated[float, POSITIVE_SHARE] = 0.8
     """A match must be closer than this times the second best match (Lowe's ratio)."""
-    max_epipolar_error: float = 2.0
+    max_epipolar_error: Annotated[float, Range(0, 100, open=True)] = 2.0
     """Largest distance of a match from the epipolar geometry of its pair, in pixels at the feature size."""
-    min_matches: int = 15
+    min_matches: Annotated[int, Range(8)] = 15
     """Pairs with fewer verified matches are not used."""
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
     """Which pairs of photographs are matched: all; those that look most alike (by their keypoints, nothing is
     downloaded), for hundreds; or those that follow on each other by name, for the frames of a video. If not
     given, all pairs up to max-exhaustive-photos, and retrieval beyond."""
-    num_partners: int = 20
+    num_partners: Annotated[int, COUNT] = 20
     """Photographs that each one is matched with, in sequence or by retrieval (which settles for half of them
     where no more stand out as alike)."""
-    max_exhaustive_photos: int = 100
+    max_exhaustive_photos: Annotated[int, NOT_NEGATIVE] = 100
     """Most photographs of which every pair is matched unless asked for; the time grows with their square."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 1e9)] = 0
     """Seed of every random choice (RANSAC, and the vocabulary of retrieval)."""
 
     def feature_size(self, photo: Photo) -> tuple[float, tuple[int, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from nope_splat.errors import UserError
 from nope_splat.images import PhotoFolder, read_photo
 from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
 from nope_splat.progress import say
+from nope_splat.ranges import POSITIVE, Range, check_ranges
 from nope_splat.tracks import MatchGraph, Observations, build_tracks, match_graph
 
 from .batches import register_batches
@@ -43,6 +44,8 @@ RESTART_FACTOR = 1.1
 """Change of the focal length during registration from which it pays to start again with the better one."""
 MAX_FOCAL_UNCERTAINTY = RESTART_FACTOR - 1
 """Three standard deviations of a focal length that the photographs determine, as a share of it."""
+POSSIBLE_FOCAL = (0.1, 20.0)
+"""Shortest and longest focal length that a lens may have, as a share of the longer side."""
 NEGLIGIBLE_DISTORTION = 0.1
 """Distortion that moves no place by as many feature pixels is left out: many tools take none."""
 
@@ -61,14 +64,14 @@ class ReconstructionSettings(MatchingSettings):
     cameras: Path | None = None
     """Cameras to start from instead of from nothing: a `transforms.json`, or a folder with a COLMAP model.
     They are adjusted where the photographs contradict them; photographs that it lacks are registered."""
-    initial_focal: float | None = None
+    initial_focal: Annotated[float | None, POSITIVE] = None
     """Focal length to start from, in pixels of the full-resolution photographs; estimated if not given, but
     with registration depth that of a field of view of 60 degrees."""
     refine_principal_point: bool = True
     """Whether to adjust the principal point, where all photographs have the same orientation."""
     refine_radial_distortion: bool = True
     """Whether to adjust radial distortion, where it can be determined."""
-    min_triangulation_angle: float = 1.5
+    min_triangulation_angle: Annotated[float, Range(0, 90, open=True)] = 1.5
     """Smallest angle, in degrees, between the rays that make a track point."""
     adjustment_device: Literal["cpu", "cuda"] = "cpu"
     """Where bundle adjustment runs; a GPU pays for hundreds of photographs only."""
@@ -113,17 +116,25 @@ def reconstruct(
         The scene; photographs that could not be registered are in its `failures`.
 
     Raises:
-        UserError: If nothing can be reconstructed, with the reason.
+        UserError: If a setting is out of range, or nothing can be reconstructed, with the reason.
     """
     settings = settings or ReconstructionSettings()
+    check_ranges(settings)
     names = tuple(photo.name for photo in folder.photos)
     unknown = sorted(set(held_out) - set(names))
     if unknown:
         raise UserError(f"the held-out photograph {unknown[0]} is not in {folder.root}; check its name")
-    if settings.initial_focal is not None and not settings.initial_focal > 0:
-        raise UserError(f"initial-focal is {settings.initial_focal}, but a focal length is a positive number")
     if settings.adjustment_device == "cuda" and not torch.cuda.is_available():
         raise UserError("adjustment-device is cuda, but torch finds no GPU here; choose cpu")
+
+    longer_side = max(max(photo.width, photo.height) for photo in folder.photos)
+    if settings.initial_focal is not None:
+        shortest, longest = (share * longer_side for share in POSSIBLE_FOCAL)
+        if not shortest <= settings.initial_focal <= longest:
+            raise UserError(
+                f"initial-focal is {settings.initial_focal:g}, but photographs of {longer_side} pixels have"
+                f" focal lengths from {shortest:g} to {longest:g} pixels; it is not in millimetres"
+            )
 
     is_held_out = np.isin(names, list(held_out))
     given = GivenCameras.read(settings.cameras, names, is_held_out) if settings.cameras else None

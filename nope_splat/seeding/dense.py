@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from nope_splat.progress import track
+from nope_splat.ranges import COUNT, Range
 from nope_splat.reconstruction import SparseScene
 
 from .flow import agree, correspondences, triangulate
@@ -27,13 +29,13 @@ ReadPhoto = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np
 class SeedSettings:
     """How dense seeds are found."""
 
-    max_image_size: int = 512
+    max_image_size: Annotated[int, Range(32)] = 512
     """Longer side in pixels at which the photographs are compared."""
-    num_partners: int = 3
+    num_partners: Annotated[int, COUNT] = 3
     """Photographs that each photograph is compared with."""
-    min_angle: float = 1.0
+    min_angle: Annotated[float, Range(0, 90)] = 1.0
     """Smallest angle in degrees between two rays that is trusted to give depth."""
-    cell: int = 4
+    cell: Annotated[int, COUNT] = 4
     """Width in pixels of the image patch that gets one seed."""
 
 
