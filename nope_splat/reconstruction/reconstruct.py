@@ -182,8 +182,12 @@ def reconstruct_from_matches(
     clock: Stopwatch | None = None,
     given: GivenCameras | None = None,
     depths: Mapping[int, DepthMap] | None = None,
+    hold_focal: bool = False,
 ) -> SparseScene:
     """Reconstruct cameras and track points from verified matches.
+
+    A flat scene that leaves the focal length open would follow any: it is done again with that of the prior
+    held. So is any scene that leaves the user's focal length open, with that one held.
 
     Args:
         folder: The photographs.
@@ -193,6 +197,7 @@ def reconstruct_from_matches(
         clock: Adds its seconds to those measured here.
         given: Cameras to start from, if any.
         depths: Depth of training photographs to start from, if any, by their indices.
+        hold_focal: Whether the focal length stays that of the settings or, without one, of the prior.
 
     Returns:
         The scene.
@@ -219,7 +224,7 @@ def reconstruct_from_matches(
         if given is None and flat and turned_on_the_spot(positions, members, sizes.max() / pixel_size):
             continue
         scene, views, failures = _reconstruct_group(
-            keypoints, positions, members, sizes, pixel_size, settings, clock, given, depths, flat
+            keypoints, positions, members, sizes, pixel_size, settings, clock, given, depths, hold_focal
         )
         if scene is not None:
             break
@@ -249,6 +254,13 @@ def reconstruct_from_matches(
         )
         if given is not None:
             keep_good_cameras(scene, given, ROUNDS[-1], min_angle, device)
+    lens = bool(scene.offset.any()), bool(scene.radial.any())
+    uncertainty = scene.focal_uncertainty(*lens, device)
+    doubtful = given is None and (flat or settings.initial_focal is not None)
+    if doubtful and not hold_focal and uncertainty > MAX_FOCAL_UNCERTAINTY / 3:
+        return reconstruct_from_matches(
+            folder, held_out, matches, settings, clock, depths=depths, hold_focal=True
+        )
     if scene.registered.sum() < 2:
         raise UserError(
             "no camera poses that agree with the photographs were found; give more photographs, with more"
@@ -262,7 +274,7 @@ def reconstruct_from_matches(
     reasons = failure_reasons(names, unregistered, groups, group, failures)
     with clock.stage("colours"):
         colors = _point_colors(folder, sparse, pixel_size)
-    notice = _focal_notice(scene, flat, pixel_size, device)
+    notice = _focal_notice(scene, flat, pixel_size, uncertainty)
     failures_by_name = reasons | resection_failures
     return normalise(
         replace(sparse, colors=colors, failures=failures_by_name, notice=notice, seconds=clock.seconds)
@@ -279,14 +291,11 @@ def _reconstruct_group(
     clock: Stopwatch,
     given: GivenCameras | None,
     depths: Mapping[int, DepthMap] | None,
-    flat: bool,
-    hold_focal: bool = False,
+    hold_focal: bool,
 ) -> tuple[WorkingScene | None, dict[tuple[int, int], TwoView], dict[int, str]]:
     """Register one group of photographs, from the start that goes furthest; None if no start does.
 
-    A flat scene that leaves the focal length open would follow any: it is done again with that of the prior
-    held. So is any scene that leaves the user's focal length open, with that one held. Also returns the
-    relative poses at that start, and why photographs were left out.
+    Also returns the relative poses at that start, and why photographs were left out.
     """
     min_angle, device, seed = settings.min_triangulation_angle, settings.adjustment_device, settings.seed
     if given is not None:
@@ -352,32 +361,16 @@ def _reconstruct_group(
                 waiting.append(best[1].focal)
     if best is None:
         return None, {}, {}
-    doubtful = flat or settings.initial_focal is not None
-    if doubtful and not hold_focal and best[1].focal_uncertainty(device) > MAX_FOCAL_UNCERTAINTY / 3:
-        return _reconstruct_group(
-            keypoints,
-            positions,
-            pairs,
-            sizes,
-            pixel_size,
-            settings,
-            clock,
-            given,
-            depths,
-            flat,
-            hold_focal=True,
-        )
     return best[1:]
 
 
-def _focal_notice(scene: WorkingScene, flat: bool, pixel_size: float, device: str) -> str:
+def _focal_notice(scene: WorkingScene, flat: bool, pixel_size: float, uncertainty: float) -> str:
     """What the user should know about the focal length, if anything."""
     focal = f"{scene.focal * pixel_size:.0f} pixels"
     mend = "set initial-focal if you know it, or add photographs from other directions"
     if scene.hold_focal:
         why = "look straight at one flat surface, which does" if flat else "do"
         return f"the photographs {why} not show the focal length, which is taken to be {focal}; {mend}"
-    uncertainty = scene.focal_uncertainty(device)
     if uncertainty > MAX_FOCAL_UNCERTAINTY / 3:
         return f"the photographs hardly show the focal length, which seems to be {focal}; {mend}"
     if flat:

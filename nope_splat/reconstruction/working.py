@@ -290,20 +290,19 @@ class WorkingScene:
         self.focal, self.offset, self.radial = float(np.exp(intrinsics[0])), intrinsics[1:3], intrinsics[3:]
         return result
 
-    def focal_uncertainty(self, device: str = "cpu") -> float:
+    def focal_uncertainty(self, free_offset: bool, free_radial: bool, device: str = "cpu") -> float:
         """Standard deviation of the focal length as a share of it, from the observations as they agree now.
 
         Args:
+            free_offset: Whether the principal point is unknown, too.
+            free_radial: Whether the radial distortion is unknown, too.
             device: Torch device.
 
         Returns:
             The share; zero where the focal length is held, infinite where the observations fix nothing.
         """
         result = self.adjust(
-            free_offset=bool(self.offset.any()),
-            free_radial=bool(self.radial.any()),
-            max_iterations=0,
-            device=device,
+            free_offset=free_offset, free_radial=free_radial, max_iterations=0, device=device
         )
         covariance = None if result is None else intrinsics_covariance(result.problem)
         if result is None or covariance is None:

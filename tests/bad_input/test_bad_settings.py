@@ -1,0 +1,248 @@
+"""Settings that make no sense, of training and of every command, and exactly what is said about each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from synthetic import make_scene
+
+from nope_splat.cli import main
+from nope_splat.errors import UserError
+from nope_splat.methods import nope_splat
+from nope_splat.pipeline import require_windows
+from nope_splat.ranges import check_ranges
+from nope_splat.reconstruction import ReconstructionSettings, reconstruct
+from nope_splat.trainer import NopeTrainerConfig
+
+DATA, MODEL = "datamanager.dataparser.", "model."
+MATCHING = DATA + "reconstruction."
+
+OUT_OF_RANGE: dict[str, tuple[Any, str]] = {
+    DATA + "eval_interval": (1, "at least 2"),
+    DATA + "max_image_size": (0, "at least 1"),
+    DATA + "seeding.max_image_size": (16, "at least 32"),
+    DATA + "seeding.num_partners": (0, "at least 1"),
+    DATA + "seeding.min_angle": (-1.0, "at least 0 and at most 90"),
+    DATA + "seeding.cell": (0, "at least 1"),
+    MATCHING + "max_keypoints": (0, "at least 1"),
+    MATCHING + "max_feature_size": (8, "at least 32"),
+    MATCHING + "match_ratio": (1.5, "more than 0 and at most 1"),
+    MATCHING + "max_epipolar_error": (0.0, "more than 0 and at most 100"),
+    MATCHING + "min_matches": (3, "at least 8"),
+    MATCHING + "num_partners": (0, "at least 1"),
+    MATCHING + "max_exhaustive_photos": (-1, "at least 0"),
+    MATCHING + "seed": (-1, "at least 0 and at most 1e+09"),
+    MATCHING + "initial_focal": (-1.0, "more than 0"),
+    MATCHING + "min_triangulation_angle": (float("nan"), "more than 0 and at most 90"),
+    MODEL + "ssim_lambda": (1.5, "at least 0 and at most 1"),
+    MODEL + "track_2d_weight": (-0.1, "at least 0"),
+    MODEL + "sh_degree": (4, "at least 0 and at most 3"),
+    MODEL + "sh_interval": (0.0, "more than 0"),
+    MODEL + "num_downscales": (-1, "at least 0"),
+    MODEL + "resolution_interval": (0.0, "more than 0"),
+    MODEL + "max_gaussians": (0, "at least 1"),
+    MODEL + "densify_every": (0, "at least 1"),
+    MODEL + "cull_alpha_thresh": (2.0, "at least 0 and at most 1"),
+    MODEL + "reset_opacity": (-0.1, "at least 0"),
+    MODEL + "camera_optimizer.adjust_interval": (0.0, "more than 0"),
+    "alignment_steps": (-1, "at least 0"),
+}
+"""Setting of the pipeline, a value, and what it must be."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> NopeTrainerConfig:
+    """A training of photographs in a folder, about to start."""
+    config = deepcopy(nope_splat.config)
+    assert isinstance(config, NopeTrainerConfig)
+    config.pipeline.datamanager.data = tmp_path
+    config.output_dir = tmp_path / "outputs"
+    config.machine.device_type = "cpu"
+    config.set_timestamp()
+    config.set_experiment_name()
+    return config
+
+
+def set_to(settings: Any, path: str, value: Any) -> None:
+    """Set a setting of a setting, whatever is frozen on the way."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        settings = getattr(settings, parent)
+    object.__setattr__(settings, name, value)
+
+
+def told(config: NopeTrainerConfig) -> str:
+    """What is said instead of a training."""
+    with pytest.raises(UserError) as caught:
+        config.save_config()
+    assert not config.output_dir.exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("setting", OUT_OF_RANGE)
+def test_settings_out_of_range_are_told_before_anything_else(setting: str, config: NopeTrainerConfig) -> None:
+    value, allowed = OUT_OF_RANGE[setting]
+    set_to(config.pipeline, setting, value)
+    name = setting.split(".")[-1].replace("_", "-")
+    assert told(config) == f"nope-splat: {name} is {value}, but must be {allowed}"
+
+
+def test_the_defaults_are_in_range(config: NopeTrainerConfig) -> None:
+    check_ranges(config)
+    config.save_config()
+
+
+OTHER: dict[str, tuple[Callable[[NopeTrainerConfig], None], str]] = {
+    "no length": (
+        lambda config: set_to(config, "max_num_iterations", 0),
+        "max-num-iterations is 0, but must be at least 1",
+    ),
+    "no photographs": (
+        lambda config: set_to(config, "pipeline.datamanager.data", None),
+        "no photographs were given; pass their folder with --data",
+    ),
+    "no such folder": (
+        lambda config: set_to(config, "pipeline.datamanager.data", Path("/nowhere")),
+        "there is no photo folder /nowhere; check --data",
+    ),
+    "no GPU": (
+        lambda config: set_to(config, "machine.device_type", "cuda"),
+        "machine.device-type is cuda, but torch finds no GPU here; choose cpu",
+    ),
+    "no rasterizer": (
+        lambda config: set_to(config, "machine.device_type", "mps"),
+        "machine.device-type is mps, which has no rasterizer; choose cpu or cuda",
+    ),
+    "no run to go on with": (
+        lambda config: set_to(config, "load_dir", Path("/nowhere")),
+        "there is no checkpoint in /nowhere; let the training run until it saves one",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_trainings_that_cannot_be_are_told_before_anything_else(
+    case: str, config: NopeTrainerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    change, sentence = OTHER[case]
+    change(config)
+    assert told(config) == f"nope-splat: {sentence}"
+
+
+def test_a_damaged_checkpoint_is_told(config: NopeTrainerConfig, tmp_path: Path) -> None:
+    config.load_dir = tmp_path
+    torch.save({}, tmp_path / "step-000000009.ckpt")
+    config.save_config()
+    (tmp_path / "step-000000019.ckpt").write_bytes((tmp_path / "step-000000009.ckpt").read_bytes()[:-30])
+    with pytest.raises(UserError) as caught:
+        config.save_config()
+    assert str(caught.value) == (
+        f"nope-splat: the checkpoint {tmp_path}/step-000000019.ckpt is damaged; remove it, and train anew or"
+        " from another"
+    )
+
+
+@pytest.mark.parametrize(("size", "halvings"), [((64, 10), 0), ((40, 30), 2), ((512, 1), 1)])
+def test_images_too_small_to_compare_are_told(size: tuple[int, int], halvings: int) -> None:
+    width, height = size
+    pose = torch.eye(4)[None, :3]
+    cameras = Cameras(pose, 50.0, 50.0, 1.0, 1.0, torch.tensor([width]), torch.tensor([height]))
+    with pytest.raises(UserError) as caught:
+        require_windows(cameras, halvings)
+    assert str(caught.value) == (
+        f"nope-splat: training images of {width} x {height} pixels, halved {halvings} times, have sides"
+        " shorter than the 11 pixels that the loss compares; raise max-image-size or lower num-downscales"
+    )
+    cameras.width[:], cameras.height[:] = 11 * 2**halvings, 500
+    require_windows(cameras, halvings)
+
+
+@pytest.mark.parametrize("focal", [30.0, 1e9])
+def test_a_focal_length_in_other_units_is_told(focal: float, tmp_path: Path) -> None:
+    folder = make_scene(3).write_photos(tmp_path)
+    with pytest.raises(UserError) as caught:
+        reconstruct(folder, settings=ReconstructionSettings(initial_focal=focal))
+    assert str(caught.value) == (
+        f"nope-splat: initial-focal is {focal:g}, but photographs of 640 pixels have focal lengths from 64 to"
+        " 12800 pixels; it is not in millimetres"
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder of files that are not what they should be."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.yml").write_text("hello")
+    (tmp_path / "binary.yml").write_bytes(b"\x80\x04\x95")
+    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "cut.json").write_text('{"frames": [')
+    (tmp_path / "nerfstudio_models").mkdir()
+    torch.save({}, tmp_path / "nerfstudio_models" / "step-000000009.ckpt")
+    return tmp_path
+
+
+NO_CAMERAS = "; give a transforms.json, a folder with a COLMAP model, or a ground truth file"
+COMMANDS: dict[str, tuple[list[str], str]] = {
+    "no such run": (
+        ["report", "--load-config", "{}/nowhere.yml"],
+        "there is no file {}/nowhere.yml; give the config.yml that ns-train wrote",
+    ),
+    "not a configuration": (
+        ["report", "--load-config", "{}/text.yml"],
+        "{}/text.yml is not the configuration of a training; give the config.yml of ns-train",
+    ),
+    "not even text": (
+        ["export-cameras", "--output-dir", "{}/out", "--load-config", "{}/binary.yml"],
+        "{}/binary.yml is not the configuration of a training; give the config.yml of ns-train",
+    ),
+    "no checkpoint": (
+        ["report", "--load-config", "{}/empty/../other.json"],
+        "{}/empty/../other.json is not the configuration of a training; give the config.yml of ns-train",
+    ),
+    "json of something else": (
+        ["compare-cameras", "{}/other.json", "{}/other.json"],
+        "{}/other.json holds no cameras (KeyError: 'frames')" + NO_CAMERAS,
+    ),
+    "json cut off": (
+        ["compare-cameras", "{}/cut.json", "{}/other.json"],
+        "{}/cut.json holds no cameras (JSONDecodeError: Expecting value: line 1 column 13 (char 12))"
+        + NO_CAMERAS,
+    ),
+    "empty folder": (
+        ["compare-cameras", "{}/empty", "{}/other.json"],
+        "there is no COLMAP model (cameras.bin and images.bin, or .txt) in {}/empty/sparse/0",
+    ),
+    "no photographs to make": (
+        ["demo-scene", "--output-dir", "{}/demo", "--num-photos", "0"],
+        "0 photographs of 640 x 480 pixels with seed 0 cannot be made; give at least 1 of each and a seed"
+        " from 0 on",
+    ),
+    "photographs of no size": (
+        ["demo-scene", "--output-dir", "{}/demo", "--size", "64", "0"],
+        "20 photographs of 64 x 0 pixels with seed 0 cannot be made; give at least 1 of each and a seed"
+        " from 0 on",
+    ),
+    "output is a file": (
+        ["demo-scene", "--output-dir", "{}/text.yml", "--num-photos", "1", "--size", "8", "8"],
+        "cannot write the demo photographs to {}/text.yml: Not a directory.",
+    ),
+    "a file in the way": (
+        ["reconstruct", "--data", "{}", "--output-dir", "{}/text.yml"],
+        "cannot write to {}/text.yml (File exists); free some space or choose another folder",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_commands_with_wrong_arguments(case: str, files: Path) -> None:
+    arguments, sentence = COMMANDS[case]
+    with pytest.raises(UserError) as caught:
+        main([argument.replace("{}", str(files)) for argument in arguments])
+    assert str(caught.value) == "nope-splat: " + sentence.replace("{}", str(files))
