@@ -19,8 +19,8 @@ from nope_splat.images import Photo, PhotoFolder, find_photos
 from nope_splat.losses import TrackObservations
 from nope_splat.progress import say
 from nope_splat.ranges import COUNT, Range
-from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
-from nope_splat.seeding import SeedSettings, dense_seeds
+from nope_splat.reconstruction import ReconstructionSettings, SparseScene, photo_depths, reconstruct
+from nope_splat.seeding import SeedSettings, dense_seeds, pixel_seeds
 from nope_splat.undistort import read_undistorted_mask, read_undistorted_photo
 
 
@@ -44,10 +44,13 @@ class NopeDataParserConfig(DataParserConfig):
         default_factory=lambda: ReconstructionSettings(refine_radial_distortion=False)
     )
     """How cameras and points are found."""
-    seeds: Literal["dense", "tracks"] = "dense"
-    """Where Gaussians start: on a dense point cloud by optical flow, or on the track points alone."""
+    seeds: Literal["dense", "tracks", "depth"] = "dense"
+    """Where Gaussians start beside the track points: on a dense point cloud by optical flow; nowhere; or on
+    depth maps, one for each patch of the photographs, sized by its footprint and as opaque as the map is
+    trusted (SPFSplat's idea, for few or textureless photographs). The matcher dust3r brings the maps; with
+    others they come from a network or from files, see depth.model for what it needs and its licences."""
     seeding: SeedSettings = field(default_factory=SeedSettings)
-    """How dense seeds are found."""
+    """How dense seeds are found; of those on depth maps, the size of photographs and patches alone."""
 
 
 class NopeDataParser(DataParser):
@@ -103,7 +106,8 @@ class NopeDataParser(DataParser):
         Only a training needs them, so they are not among the outputs that every command makes.
 
         Args:
-            metadata: Of the training split; `points3D_xyz` and `points3D_rgb` grow.
+            metadata: Of the training split; `points3D_xyz` and `points3D_rgb` grow. Seeds on depth maps add
+                their `seed_sizes` and `seed_opacities` (S,), both without the track points.
         """
         if self.config.seeds == "tracks":
             return
@@ -113,7 +117,14 @@ class NopeDataParser(DataParser):
             image = read_undistorted_photo(photo, size, lens)
             return image[..., :3], read_undistorted_mask(photo, size, lens)
 
-        points, colors = dense_seeds(self.scene, read, self.config.seeding)
+        if self.config.seeds == "dense":
+            points, colors = dense_seeds(self.scene, read, self.config.seeding)
+        else:
+            train, lens = self.photo_ids("train").tolist(), self.photographed_scene.camera
+            maps = photo_depths(self.folder, train, self.config.reconstruction, self.config.cache_dir)
+            points, colors, sizes, opacities = pixel_seeds(self.scene, lens, maps, read, self.config.seeding)
+            metadata["seed_sizes"] = torch.from_numpy(sizes)
+            metadata["seed_opacities"] = torch.from_numpy(opacities)
         say(f"Seeding {len(points)} Gaussians beside {len(self.scene.points)} on the track points.")
         for name, values in (("points3D_xyz", torch.from_numpy(points).float()), ("points3D_rgb", colors)):
             metadata[name] = torch.cat([metadata[name], torch.as_tensor(values)])

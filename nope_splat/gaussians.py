@@ -15,6 +15,8 @@ PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opaci
 """Names of the optimised parameters, Splatfacto's."""
 
 INITIAL_OPACITY = 0.1
+MIN_OPACITY = 0.02
+"""Least and, from one, most opacity of a seed."""
 
 
 class Gaussians(NamedTuple):
@@ -55,28 +57,39 @@ def activate(parameters: Mapping[str, Tensor]) -> Gaussians:
     )
 
 
-def seed_gaussians(points: Tensor, colors: Tensor, sh_degree: int) -> ParameterDict:
-    """Round, faint Gaussians at given points, as large as the distance to their neighbours.
+def seed_gaussians(
+    points: Tensor,
+    colors: Tensor,
+    sh_degree: int,
+    sizes: Tensor | None = None,
+    opacities: Tensor | None = None,
+) -> ParameterDict:
+    """Round Gaussians at given points, faint and as large as the distance to their neighbours if not told.
 
     Args:
         points: World coordinates. (N, 3).
         colors: RGB. (N, 3), uint8.
         sh_degree: Highest degree of the spherical harmonics.
+        sizes: Standard deviations in world units. (N,).
+        opacities: In 0 to 1; kept away from both ends, where no gradient is. (N,).
 
     Returns:
         Parameters by the names in `PARAMETERS`.
     """
-    num_neighbours = min(3, len(points) - 1)
-    distances, _ = KDTree(points.numpy()).query(points.numpy(), k=num_neighbours + 1)
-    sizes = torch.from_numpy(distances[:, 1:].mean(axis=1)).float().clamp(min=1e-5)
+    if sizes is None:
+        num_neighbours = min(3, len(points) - 1)
+        distances, _ = KDTree(points.numpy()).query(points.numpy(), k=num_neighbours + 1)
+        sizes = torch.from_numpy(distances[:, 1:].mean(axis=1))
+    if opacities is None:
+        opacities = torch.full((len(points),), INITIAL_OPACITY)
     return ParameterDict(
         {
             "means": Parameter(points.float().clone()),
-            "scales": Parameter(sizes.log()[:, None].repeat(1, 3)),
+            "scales": Parameter(sizes.float().clamp(min=1e-5).log()[:, None].repeat(1, 3)),
             "quats": Parameter(random_quat_tensor(len(points))),
             "features_dc": Parameter(RGB2SH(colors.float() / 255)),
             "features_rest": Parameter(torch.zeros(len(points), (sh_degree + 1) ** 2 - 1, 3)),
-            "opacities": Parameter(torch.logit(torch.full((len(points), 1), INITIAL_OPACITY))),
+            "opacities": Parameter(torch.logit(opacities[:, None], eps=MIN_OPACITY)),
         }
     )
 

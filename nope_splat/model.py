@@ -109,16 +109,14 @@ class NopeSplatModel(SplatParameters):
         assert self.seed_points is not None, "the data manager provides the seeds"
         metadata = self.kwargs["metadata"]
         # The track points come first. They are sparse and seed large Gaussians; below the small ones of dense
-        # seeds, these reach into what no dense seed covers.
+        # seeds, these reach into what no dense seed covers. Seeds on depth maps tell their size and opacity.
         sizes = [len(metadata["track_points"]), len(self.seed_points[0]) - len(metadata["track_points"])]
-        layers = zip(*(values.split(sizes) for values in self.seed_points), strict=True)
-        self.gauss_params = join(
-            [
-                seed_gaussians(points, colors, self.config.sh_degree)
-                for points, colors in layers
-                if len(points)
-            ]
-        )
+        tracks, others = zip(*(values.split(sizes) for values in self.seed_points), strict=True)
+        told = metadata.get("seed_sizes"), metadata.get("seed_opacities")
+        layers = [seed_gaussians(*tracks, self.config.sh_degree)]
+        if len(others[0]):
+            layers.append(seed_gaussians(*others, self.config.sh_degree, *told))
+        self.gauss_params = join(layers)
         self.track_params = ParameterDict()
         self.track_points = None
         if self.config.track_points == "tied":

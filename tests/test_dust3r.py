@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from pointmap_scene import CAMERA, SIZE, FakeNetwork, grey_photos, ray_cast
 from synthetic import ring
 
-from nope_splat.camera import SharedPinhole
 from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.images import Photo, PhotoFolder
@@ -30,75 +26,6 @@ from nope_splat.matching import MatchingSettings, dust3r, match_photos
 from nope_splat.matching.dust3r import View
 from nope_splat.matching.pointmaps import Pointmap, anchor_pixels, look_up, star_tracks
 from nope_splat.reconstruction import ReconstructionSettings, reconstruct
-
-Array = NDArray[np.float64]
-SIZE = (400, 300)
-CAMERA = SharedPinhole(420.0)
-SPHERES = [(-0.7, 0.0, -0.1, 0.55), (0.6, -0.3, 0.2, 0.5), (0.1, -0.9, -0.5, 0.35), (0.2, 0.6, 0.7, 0.4)]
-"""Centre and radius of each."""
-
-
-def ray_cast(T_world_camera: Array, photo: Photo, view: View) -> Array:
-    """World points that the pixels of a view show: spheres before a curved wall. (H, W, 3)."""
-    height, width = view.shape
-    grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
-    rays = CAMERA.unproject(view.to_photo(grid), np.array([photo.width, photo.height]))
-    directions = rays @ T_world_camera[:3, :3].T
-    origin = T_world_camera[:3, 3]
-    depth = np.full(directions.shape[:2], np.inf)
-    for *center, radius in [*SPHERES, (0.0, -7.0, 0.0, 9.5)]:  # the wall is a sphere around everything
-        offset = origin - center
-        a, b = (directions**2).sum(-1), directions @ offset
-        root = b**2 - a * (offset @ offset - radius**2)
-        near, far = ((-b + sign * np.sqrt(np.maximum(root, 0))) / a for sign in (-1, 1))
-        reached = np.where(near > 0, near, far)
-        depth = np.where((root > 0) & (reached > 0), np.minimum(depth, reached), depth)
-    return origin + depth[..., None] * directions
-
-
-def grey_photos(folder: Path, num_photos: int) -> list[Photo]:
-    """Photographs without any texture."""
-    photos = [Photo(folder / f"{i}.png", f"{i}.png", *SIZE) for i in range(num_photos)]
-    for photo in photos:
-        Image.new("RGB", SIZE, "grey").save(photo.path)
-    return photos
-
-
-@dataclass
-class FakeNetwork:
-    """Says what a good network would of photographs with known cameras, with its errors."""
-
-    T_world_camera: Array
-    noise: float = 0.01
-
-    def predict(
-        self, photos: Sequence[Photo], views: Sequence[View], pairs: Sequence[tuple[int, int]], weights: str
-    ) -> Iterator[Any]:
-        """Stands in for `dust3r.predict`."""
-        rng = np.random.default_rng(0)
-        worlds = [ray_cast(*each) for each in zip(self.T_world_camera, photos, views, strict=True)]
-        for first, second in pairs:
-            yield tuple(
-                tuple(self._say(worlds[photo], self.T_world_camera[frame], scale, rng) for photo in order)
-                for order, scale in zip(
-                    ((first, second), (second, first)), np.exp(rng.normal(0, 0.3, 2)), strict=True
-                )
-                for frame in order[:1]
-            )
-
-    def _say(self, world: Array, frame: Array, scale: float, rng: np.random.Generator) -> Any:
-        """Points with smooth and with rough noise along the rays, wrong ones, and some NaN."""
-        points = (world - frame[:3, 3]) @ frame[:3, :3]
-        shape = world.shape[:2]
-        smooth = gaussian_filter(rng.normal(size=shape), 12)
-        points *= 1 + self.noise * (smooth / smooth.std() + 0.2 * rng.normal(size=shape))[..., None]
-        confidence = np.full(shape, 5.0)
-        wrong = rng.random(shape) < 0.02
-        points[wrong] *= rng.uniform(0.5, 2.0, (int(wrong.sum()), 1))
-        confidence[wrong & (rng.random(shape) < 0.5)] = 1.1
-        points[rng.random(shape) < 0.002] = np.nan
-        return scale * points, confidence
-
 
 # --- Geometry ---
 
@@ -165,7 +92,10 @@ def test_a_track_has_one_anchor_and_no_second_one_where_it_passes() -> None:
 # --- From photographs to cameras ---
 
 
-def test_photographs_without_texture_are_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("registration", ["incremental", "pointmaps"])
+def test_photographs_without_texture_are_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registration: Any
+) -> None:
     poses = ring(6, 60.0)
     photos = grey_photos(tmp_path, len(poses))
     folder = PhotoFolder(tmp_path, tuple(photos), {})
@@ -173,12 +103,18 @@ def test_photographs_without_texture_are_registered(tmp_path: Path, monkeypatch:
         reconstruct(folder, settings=ReconstructionSettings())
     monkeypatch.setattr(dust3r, "predict", FakeNetwork(poses).predict)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
-    scene = reconstruct(folder, settings=ReconstructionSettings(matcher="dust3r"))
+    scene = reconstruct(folder, settings=ReconstructionSettings(matcher="dust3r", registration=registration))
     assert scene.registered.all()
     assert scene.camera.focal == pytest.approx(CAMERA.focal, rel=0.05)
     truth = {photo.name: pose for photo, pose in zip(photos, poses, strict=True)}
     estimated = dict(zip(scene.photo_names, scene.T_world_camera, strict=True))
     assert compare_poses(estimated, truth).auc_5 > 80
+
+
+def test_pointmaps_are_not_asked_of_a_matcher_that_makes_none(tmp_path: Path) -> None:
+    folder = PhotoFolder(tmp_path, tuple(grey_photos(tmp_path, 3)), {})
+    with pytest.raises(UserError, match="sift makes none; set matcher to dust3r"):
+        reconstruct(folder, settings=ReconstructionSettings(registration="pointmaps"))
 
 
 # --- The network ---
@@ -232,7 +168,10 @@ def test_a_network_from_a_folder_speaks_of_both_orders(weights: str, tmp_path: P
             assert np.isfinite(points).all()
             assert (confidence > 1).all()
     assert not np.array_equal(forward[0][0], backward[1][0])
-    keypoints, pairs = match_photos(photos, MatchingSettings(matcher="dust3r", dust3r_weights=weights))
+    settings = MatchingSettings(matcher="dust3r", dust3r_weights=weights)
+    keypoints, pairs, pointmaps = match_photos(photos, settings)
+    assert pointmaps is not None
+    assert [(pair.first, pair.second) for pair in pointmaps.pairs] == [(0, 1), (1, 0)]
     assert len(keypoints) == 2
     assert all(((one.xy > 0) & (one.xy < size)).all() for one, size in zip(keypoints, sizes, strict=True))
     assert len(pairs) <= 1

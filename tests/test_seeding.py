@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from nope_splat.camera import SharedPinhole
+from nope_splat.depth import DepthMap
 from nope_splat.reconstruction import SparseScene
-from nope_splat.seeding import dense_seeds
+from nope_splat.seeding import dense_seeds, pixel_seeds
 from nope_splat.seeding.flow import agree
 from nope_splat.seeding.partners import choose_partners
 from nope_splat.seeding.sparse_depth import interpolate_inverse_depth
@@ -131,6 +132,42 @@ def test_masked_pixels_become_no_seeds(scene_and_images):
         seen_on_the_left |= xy[:, 0] <= SIZE[0] // 2
     assert len(points) > 1000
     assert seen_on_the_left.all()
+
+
+def test_depth_maps_seed_gaussians_as_large_as_pixels_and_as_opaque_as_they_are_sure(scene_and_images):
+    """Noise of 2 %, holes, a scale of each map's own, and half of each map trusted three times as much."""
+    scene, images = scene_and_images
+    rng = np.random.default_rng(0)
+    x, y = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
+    rays = scene.camera.unproject(np.stack([x, y], -1), np.array(SIZE)) * (1, -1, -1)
+    confidence = np.where(x < SIZE[0] / 2, 6.0, 2.0).astype(np.float32)
+    maps = {}
+    for photo, pose in enumerate(scene.T_world_camera):
+        on_table = (pose[:3, 3] + rays * (pose[2, 3] - STEP))[..., 0] > 0.2
+        depth = pose[2, 3] - STEP * on_table
+        smooth = cv2.GaussianBlur(rng.standard_normal(depth.shape), (0, 0), 12)
+        noise = 0.02 * smooth / smooth.std() + 0.005 * rng.standard_normal(depth.shape)
+        values = np.exp(rng.normal(0, 0.5)) * depth * (1 + noise)
+        values[rng.random(depth.shape) < 0.01] = np.nan
+        maps[photo] = DepthMap.covering(values.astype(np.float32), "metric", SIZE, confidence)
+    seeds = pixel_seeds(scene, scene.camera, maps, lambda index, size: (images[index], None))
+    assert len(seeds.points) == len(seeds.colors) > 3000
+    far_from_edge = np.abs(seeds.points[:, 0] - 0.2) > 0.05
+    error = np.abs(seeds.points[:, 2] - surface_height(seeds.points[:, :2]))[far_from_edge]
+    assert np.median(error) < 0.02
+    assert np.mean(error < 0.08) > 0.95
+    # Half of a patch of four pixels, at a depth between the table's and the floor's.
+    assert (seeds.sizes > 0.9 * 2 * (1.2 - STEP) / FOCAL).all()
+    assert (seeds.sizes < 1.1 * 2 * 1.2 / FOCAL).all()
+    assert set(np.round(seeds.opacities, 3)) <= {0.25, 0.5, 0.75}
+    assert len(set(np.round(seeds.opacities, 3))) == 2
+
+
+def test_a_depth_map_that_fits_no_track_points_gives_no_seeds(scene_and_images):
+    scene, images = scene_and_images
+    nothing = DepthMap.covering(np.full((24, 32), np.nan, np.float32), "metric", SIZE)
+    seeds = pixel_seeds(scene, scene.camera, {0: nothing}, lambda index, size: (images[index], None))
+    assert len(seeds.points) == len(seeds.sizes) == 0
 
 
 def test_interpolation_is_exact_on_a_plane_and_ignores_outliers():

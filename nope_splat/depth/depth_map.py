@@ -16,6 +16,10 @@ DepthKind = Literal["metric", "affine", "disparity"]
 to scale and shift."""
 
 
+MAX_STEP = 0.1
+"""Largest difference of depth between neighbouring pixels of one surface, as a share of the depth."""
+
+
 @dataclass(frozen=True)
 class DepthMap:
     """Depth along the optical axis (z, not distance) of the pixels of one photograph, of some kind."""
@@ -72,3 +76,21 @@ class DepthMap:
         above = (1 - x) * values[row, column] + x * values[row, next_column]
         below = (1 - x) * values[next_row, column] + x * values[next_row, next_column]
         return np.where(inside, (1 - y) * above + y * below, np.nan)
+
+
+def on_depth_edge(depth: NDArray[np.floating], max_step: float = MAX_STEP) -> NDArray[np.bool_]:
+    """Pixels of a depth map beside which the depth jumps: they may belong to either surface, or to none.
+
+    Args:
+        depth: Depth or distance; where it is NaN there is no edge. (H, W).
+        max_step: Largest difference between neighbours of one surface, as a share of the nearer one.
+
+    Returns:
+        (H, W).
+    """
+    edge = np.zeros(depth.shape, bool)
+    for values, pixels in ((depth, edge), (depth.T, edge.T)):
+        jump = np.abs(np.diff(values, axis=0)) > max_step * np.minimum(values[1:], values[:-1])
+        pixels[1:] |= jump
+        pixels[:-1] |= jump
+    return edge

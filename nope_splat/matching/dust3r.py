@@ -22,13 +22,15 @@ from nope_splat.progress import track
 
 from .pointmaps import Array, Pointmap, agree, look_up, star_tracks
 from .settings import DUST3R_WEIGHTS, MatchingSettings
-from .types import Keypoints, PairMatches
+from .types import Keypoints, PairMatches, PairPointmaps, Pointmaps
 from .verify import verify_pair
 
 PATCH = 16
 """Sides of the images that the network sees are multiples of this many pixels."""
 LONGER_SIDE = 512
 """Longer side of those images, the one that the network was trained for."""
+GRID = 8
+"""Pixels between the points that are kept of a pointmap."""
 INSTALL = (
     "pip install --no-deps mini-dust3r roma",
     "pip install beartype einops safetensors huggingface_hub",
@@ -61,6 +63,11 @@ class View:
         cut = ((size[0] - width) // 2, (size[1] - height) // 2)
         return cls(size, cut, (height, width), (photo.width / size[0], photo.height / size[1]))
 
+    def grid(self) -> tuple[Array, Array]:
+        """Distance between, and corner before, the kept points, full-resolution pixels. (2,), (2,)."""
+        # The middle of GRID pixels is a corner of one; the kept point is that pixel's, half a pixel on.
+        return GRID * np.array(self.scale), self.to_photo(np.array([0.5, 0.5]))
+
     def to_photo(self, xy: Array) -> Array:
         """Full-resolution pixels of positions in the view, both from the corner. (n, 2) -> (n, 2)."""
         return (xy + self.cut) * self.scale
@@ -73,7 +80,7 @@ class View:
 
 def match_by_dust3r(
     photos: Sequence[Photo], pairs: Sequence[tuple[int, int]], settings: MatchingSettings
-) -> tuple[list[Keypoints], list[PairMatches]]:
+) -> tuple[list[Keypoints], list[PairMatches], Pointmaps]:
     """Track a grid of anchors through the pointmaps of pairs.
 
     Args:
@@ -82,7 +89,8 @@ def match_by_dust3r(
         settings: The weights, and how to verify.
 
     Returns:
-        Where each photograph shows a track, without descriptors; the verified pairs, the lesser index first.
+        Where each photograph shows a track, without descriptors; the verified pairs, the lesser index first;
+        the pointmaps, thinned out.
 
     Raises:
         UserError: If the package or the weights are missing.
@@ -90,6 +98,7 @@ def match_by_dust3r(
     views = [View.of(photo) for photo in photos]
     masks = [_mask(photo, view) for photo, view in zip(photos, views, strict=True)]
     found: dict[tuple[int, int], Array] = {}
+    said: list[PairPointmaps] = []
     predictions = predict(photos, views, pairs, settings.dust3r_weights)
     for (first, second), (forward, backward) in zip(
         pairs, track(predictions, "Comparing photographs", len(pairs)), strict=True
@@ -101,6 +110,8 @@ def match_by_dust3r(
         ][::-1]
         found[first, second] = agree(look_up(ahead[0], ahead[1]), look_up(back[0], back[1]))
         found[second, first] = agree(look_up(back[1], back[0]), look_up(ahead[1], ahead[0]))
+        said.append(_thinned(first, second, ahead, forward))
+        said.append(_thinned(second, first, back[::-1], backward))
     tracks, positions = star_tracks(found, [view.shape for view in views])
     keypoints = [
         Keypoints(view.to_photo(xy), np.zeros((len(xy), 0), np.float32), max(view.scale))
@@ -110,7 +121,16 @@ def match_by_dust3r(
     for first, second in combinations(range(len(photos)), 2):
         _, *indices = np.intersect1d(tracks[first], tracks[second], True, return_indices=True)
         verified.append(verify_pair(first, second, np.stack(indices, axis=1), keypoints, settings))
-    return keypoints, [pair for pair in verified if pair is not None]
+    pixel_sizes, corners = (np.stack(parts) for parts in zip(*(view.grid() for view in views), strict=True))
+    pointmaps = Pointmaps(pixel_sizes, corners, tuple(said))
+    return keypoints, [pair for pair in verified if pair is not None], pointmaps
+
+
+def _thinned(first: int, second: int, maps: Sequence[Pointmap], said: Sequence[Prediction]) -> PairPointmaps:
+    """What is kept of the pointmaps of an ordered pair."""
+    thin = np.s_[GRID // 2 :: GRID, GRID // 2 :: GRID]
+    points = (np.where(one.usable[..., None], one.points, np.nan)[thin].astype(np.float32) for one in maps)
+    return PairPointmaps(first, second, tuple(points), tuple(confidence[thin] for _, confidence in said))  # pyright: ignore[reportArgumentType] (two each)
 
 
 def predict(

@@ -19,7 +19,7 @@ from .descriptors import Descriptors, match_descriptors
 from .pairs import choose_pairs
 from .settings import MatchingSettings
 from .sift import sift_keypoints
-from .types import Keypoints, PairMatches
+from .types import Keypoints, PairMatches, Pointmaps
 from .verify import verify_pair
 
 SIFT_WORKERS = min(os.cpu_count() or 1, 8)
@@ -28,7 +28,7 @@ SIFT_WORKERS = min(os.cpu_count() or 1, 8)
 
 def match_photos(
     photos: Sequence[Photo], settings: MatchingSettings
-) -> tuple[list[Keypoints], list[PairMatches]]:
+) -> tuple[list[Keypoints], list[PairMatches], Pointmaps | None]:
     """Choose pairs of photographs and match them, whatever the matcher.
 
     Args:
@@ -36,14 +36,15 @@ def match_photos(
         settings: How to match.
 
     Returns:
-        Keypoints of each photograph, and the verified pairs, whose matches are indices into them.
+        Keypoints of each photograph; the verified pairs, whose matches are indices into them; the pointmaps,
+        of a matcher that makes any.
 
     Raises:
         UserError: If the matcher lacks a package or its weights.
     """
     if settings.matcher != "dust3r":
         keypoints = extract_keypoints(photos, settings)
-        return keypoints, match_pairs(keypoints, choose_pairs(keypoints, settings), settings)
+        return keypoints, match_pairs(keypoints, choose_pairs(keypoints, settings), settings), None
     from .dust3r import match_by_dust3r
 
     # DUSt3R has no descriptors to choose pairs by; those of SIFT take no time beside it.

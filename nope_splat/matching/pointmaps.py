@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from nope_splat.depth import on_depth_edge
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -21,8 +23,6 @@ SPACING = 12
 """Pixels between anchors."""
 MIN_CONFIDENCE = 1.5
 """Confidence, of one or more, from which a point is used."""
-MAX_DEPTH_STEP = 0.1
-"""Largest difference of depth between neighbouring pixels of one surface, as a share of the depth."""
 MAX_CYCLE = 1.5
 """Pixels by which the way to the other photograph and back may miss the anchor."""
 MAX_DISAGREEMENT = 2.0
@@ -59,14 +59,7 @@ class Pointmap:
         usable = finite & (np.where(finite, confidence, 0) >= MIN_CONFIDENCE)
         if mask is not None:
             usable &= mask
-        distance = np.linalg.norm(points, axis=-1)
-        for axis in (0, 1):
-            step = np.abs(np.diff(distance, axis=axis))
-            ahead, behind = [slice(None)] * 2, [slice(None)] * 2
-            ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-            edge = step > MAX_DEPTH_STEP * np.minimum(distance[tuple(ahead)], distance[tuple(behind)])
-            usable[tuple(ahead)] &= ~edge
-            usable[tuple(behind)] &= ~edge
+        usable &= ~on_depth_edge(np.linalg.norm(points, axis=-1))
         return cls(points, usable)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,3 +39,34 @@ class PairMatches:
     """Fundamental matrix F with x_second^T F x_first = 0, in full-resolution pixels. (3, 3)."""
     homography_ratio: float
     """Share of the matches that one homography explains: near 1 for pure rotation or a plane."""
+
+
+@dataclass(frozen=True)
+class PairPointmaps:
+    """What a network says of an ordered pair: points of both photographs in the frame of the first."""
+
+    first: int
+    """Index of the photograph whose camera is the frame (OpenCV axes)."""
+    second: int
+    """Index of the other photograph."""
+    points: tuple[NDArray[np.float32], NDArray[np.float32]]
+    """Points of both, in a unit of the pair's own, NaN where not to be used. (H, W, 3) each."""
+    confidence: tuple[NDArray[np.float32], NDArray[np.float32]]
+    """How far they are to be trusted, more than one. (H, W) each."""
+
+
+@dataclass(frozen=True)
+class Pointmaps:
+    """The pointmaps of pairs, each photograph's on a grid of its own."""
+
+    pixel_sizes: NDArray[np.float64]
+    """Distance between neighbours on each grid, across and down, in full-resolution pixels. (N, 2)."""
+    corners: NDArray[np.float64]
+    """Upper left corner of each grid, half of that distance before the first place. (N, 2)."""
+    pairs: tuple[PairPointmaps, ...]
+    """The ordered pairs."""
+
+    def without(self, left_out: NDArray[np.bool_]) -> Pointmaps:
+        """Only the pairs that some photographs have no part in. (N,)."""
+        kept = (pair for pair in self.pairs if not left_out[pair.first] and not left_out[pair.second])
+        return replace(self, pairs=tuple(kept))

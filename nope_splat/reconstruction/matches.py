@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from nope_splat.cache import Cache, content_key
 from nope_splat.images import PhotoFolder
-from nope_splat.matching import Keypoints, MatchingSettings, PairMatches, match_photos
+from nope_splat.matching import (
+    Keypoints,
+    MatchingSettings,
+    PairMatches,
+    PairPointmaps,
+    Pointmaps,
+    match_photos,
+)
 from nope_splat.progress import say
 
 STAGE = "matches"
@@ -25,11 +32,13 @@ class FolderMatches:
     """One for each photograph; without descriptors when they come from the cache."""
     pairs: tuple[PairMatches, ...]
     """Held-out photographs included: whoever uses them must leave those aside."""
+    pointmaps: Pointmaps | None = None
+    """Of the pairs, from a matcher that makes any; held-out photographs included as well."""
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything but the descriptors, as arrays for the cache."""
         pairs = self.pairs
-        return {
+        return _pointmap_arrays(self.pointmaps) | {
             "xy": np.concatenate([one.xy for one in self.keypoints]),
             "noise": np.concatenate(
                 [np.ones(len(one.xy)) if one.noise is None else one.noise for one in self.keypoints]
@@ -65,7 +74,7 @@ class FolderMatches:
                 strict=True,
             )
         ]
-        return cls(tuple(keypoints), tuple(pairs))
+        return cls(tuple(keypoints), tuple(pairs), _pointmaps(arrays))
 
 
 def matches_key(folder: PhotoFolder, settings: MatchingSettings) -> str:
@@ -100,8 +109,8 @@ def find_matches(
     if stored is not None:
         say("Using the cached matches.")
         return FolderMatches.from_arrays(stored)
-    keypoints, pairs = match_photos(folder.photos, settings)
-    matches = FolderMatches(tuple(keypoints), tuple(pairs))
+    keypoints, pairs, pointmaps = match_photos(folder.photos, settings)
+    matches = FolderMatches(tuple(keypoints), tuple(pairs), pointmaps)
     if cache:
         cache.store(STAGE, key, matches.to_arrays())
     return matches
@@ -110,3 +119,40 @@ def find_matches(
 def _split(values: NDArray[Any], counts: NDArray[Any]) -> Sequence[NDArray[Any]]:
     """Cut rows into consecutive parts of the given lengths."""
     return np.split(values, np.cumsum(counts)[:-1]) if len(counts) else []
+
+
+def _pointmap_arrays(pointmaps: Pointmaps | None) -> dict[str, NDArray[Any]]:
+    """Pointmaps as arrays for the cache; none where there are none."""
+    if pointmaps is None:
+        return {}
+    pairs = pointmaps.pairs
+    grids = [confidence for pair in pairs for confidence in pair.confidence]
+    points = [points.reshape(-1, 3) for pair in pairs for points in pair.points]
+    return {
+        "grid_pixel_sizes": pointmaps.pixel_sizes,
+        "grid_corners": pointmaps.corners,
+        "pointmap_photos": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
+        "pointmap_shapes": np.array([grid.shape for grid in grids], np.int64).reshape(-1, 2),
+        "pointmap_points": np.concatenate([np.zeros((0, 3), np.float32), *points]),
+        "pointmap_confidence": np.concatenate([np.zeros(0, np.float32), *(grid.ravel() for grid in grids)]),
+    }
+
+
+def _pointmaps(arrays: dict[str, NDArray[Any]]) -> Pointmaps | None:
+    """The inverse of `_pointmap_arrays`."""
+    if "pointmap_photos" not in arrays:
+        return None
+    shapes = arrays["pointmap_shapes"]
+
+    def grids(name: str) -> list[NDArray[Any]]:
+        parts = _split(arrays[name], shapes.prod(axis=1))
+        return [part.reshape(*shape, *part.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
+
+    points, confidence = grids("pointmap_points"), grids("pointmap_confidence")
+    pairs = [
+        PairPointmaps(first, second, (points[n], points[n + 1]), (confidence[n], confidence[n + 1]))
+        for n, (first, second) in zip(
+            range(0, len(points), 2), arrays["pointmap_photos"].tolist(), strict=True
+        )
+    ]
+    return Pointmaps(arrays["grid_pixel_sizes"], arrays["grid_corners"], tuple(pairs))

@@ -18,12 +18,13 @@ from nope_splat.camera import SharedPinhole
 from nope_splat.depth import DepthMap, DepthSettings, depths_key, find_depths
 from nope_splat.errors import UserError
 from nope_splat.images import PhotoFolder, read_photo
-from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
+from nope_splat.matching import Keypoints, MatchingSettings, PairMatches, Pointmaps
 from nope_splat.progress import say
 from nope_splat.ranges import POSITIVE, Range, check_ranges
 from nope_splat.tracks import MatchGraph, Observations, build_tracks, match_graph
 
 from .batches import register_batches
+from .canonical import canonical_depths, pointmap_focal
 from .chain import register_chain
 from .degeneracy import turned_on_the_spot, without_relief
 from .depth_start import default_focal, start_from_depth
@@ -31,6 +32,7 @@ from .focal import FocalEstimate, estimate_focal, prior_focal
 from .given import GivenCameras, keep_good_cameras, start_from_cameras
 from .groups import failure_reasons, require_matches, training_groups
 from .matches import FolderMatches, find_matches, matches_key
+from .pointmap_start import align_pointmaps
 from .refine import ROUNDS, refine
 from .register import register_incremental, register_others
 from .resection import resect_held_out
@@ -54,11 +56,13 @@ NEGLIGIBLE_DISTORTION = 0.1
 class ReconstructionSettings(MatchingSettings):
     """How photographs are matched and reconstructed."""
 
-    registration: Literal["incremental", "batches", "chain", "depth"] = "incremental"
+    registration: Literal["incremental", "batches", "chain", "depth", "pointmaps"] = "incremental"
     """How poses are found: one photograph after another by the points it sees; batch by batch, outward from
     the photograph with most partners (for hundreds); by chaining relative poses along the maximum spanning
-    tree of the match graph (for thin overlap); or by the depth of single photographs from a network along
-    that tree, from a field of view of 60 degrees (the paper's initialisation; see depth.model)."""
+    tree of the match graph (for thin overlap); by the depth of single photographs from a network along that
+    tree, from a field of view of 60 degrees (the paper's initialisation; see depth.model); or by bringing the
+    pointmaps of all pairs into one world, as DUSt3R does (needs the matcher dust3r, which see for its terms:
+    for photographs whose surfaces or number give too few matches)."""
     depth: DepthSettings = field(default_factory=DepthSettings)
     """Where depth of single photographs comes from."""
     cameras: Path | None = None
@@ -124,6 +128,11 @@ def reconstruct(
     unknown = sorted(set(held_out) - set(names))
     if unknown:
         raise UserError(f"the held-out photograph {unknown[0]} is not in {folder.root}; check its name")
+    if settings.registration == "pointmaps" and settings.matcher != "dust3r":
+        raise UserError(
+            f"registration pointmaps needs pointmaps, and {settings.matcher} makes none; set matcher"
+            " to dust3r"
+        )
     if settings.adjustment_device == "cuda" and not torch.cuda.is_available():
         raise UserError("adjustment-device is cuda, but torch finds no GPU here; choose cpu")
 
@@ -143,7 +152,7 @@ def reconstruct(
     telling = [
         photo
         for photo, out in zip(folder.photos, is_held_out, strict=True)
-        if not out and settings.registration == "depth" and given is None
+        if not out and settings.registration == "depth" and settings.matcher != "dust3r" and given is None
     ]
     matches_id = scene_id = ""
     cache = Cache(cache_dir) if cache_dir else None
@@ -167,6 +176,8 @@ def reconstruct(
         with clock.stage("depth"):
             found = find_depths(telling, settings.depth, cache_dir)
         depths = {names.index(photo.name): one for photo, one in zip(telling, found, strict=True)}
+    elif settings.registration == "depth" and given is None and matches.pointmaps is not None:
+        depths = canonical_depths(matches.pointmaps.without(is_held_out))
     scene = reconstruct_from_matches(folder, is_held_out, matches, settings, clock, given, depths)
     if cache:
         cache.store(STAGE, scene_id, scene.to_arrays())
@@ -218,13 +229,27 @@ def reconstruct_from_matches(
     require_matches(names, held_out, keypoints, groups, settings.min_matches)
     positions = [(one.xy - size / 2) / pixel_size for one, size in zip(keypoints, sizes, strict=True)]
 
+    pointmaps = None
+    if matches.pointmaps is not None:
+        pointmaps = matches.pointmaps.without(held_out)
+
     for group in groups:
         members = [pair for pair in training_pairs if pair.first in group]
         flat = bool(members) and without_relief(members)
         if given is None and flat and turned_on_the_spot(positions, members, sizes.max() / pixel_size):
             continue
         scene, views, failures = _reconstruct_group(
-            keypoints, positions, members, sizes, pixel_size, settings, clock, given, depths, hold_focal
+            keypoints,
+            positions,
+            members,
+            sizes,
+            pixel_size,
+            settings,
+            clock,
+            given,
+            depths,
+            pointmaps,
+            hold_focal,
         )
         if scene is not None:
             break
@@ -291,6 +316,7 @@ def _reconstruct_group(
     clock: Stopwatch,
     given: GivenCameras | None,
     depths: Mapping[int, DepthMap] | None,
+    pointmaps: Pointmaps | None,
     hold_focal: bool,
 ) -> tuple[WorkingScene | None, dict[tuple[int, int], TwoView], dict[int, str]]:
     """Register one group of photographs, from the start that goes furthest; None if no start does.
@@ -298,6 +324,15 @@ def _reconstruct_group(
     Also returns the relative poses at that start, and why photographs were left out.
     """
     min_angle, device, seed = settings.min_triangulation_angle, settings.adjustment_device, settings.seed
+    if pointmaps is not None:
+        group = np.unique([(pair.first, pair.second) for pair in pairs])
+        pointmaps = pointmaps.without(~np.isin(np.arange(len(sizes)), group))
+    if given is None and pointmaps is not None and settings.registration == "pointmaps":
+        with clock.stage("registration"):
+            focal = settings.initial_focal or pointmap_focal(pointmaps, sizes).focal
+            given = align_pointmaps(pointmaps, sizes, focal)
+        if given is None:
+            return None, {}, {}
     if given is not None:
         with clock.stage("relative poses"):
             views = relative_poses(positions, pairs, given.focal * sizes.max() / pixel_size, seed)
@@ -322,6 +357,8 @@ def _reconstruct_group(
         if hold_focal or settings.initial_focal is not None:
             focal = (settings.initial_focal or prior_focal(sizes.max())) / pixel_size
             estimate = FocalEstimate(focal, (focal,), 0)
+        elif pointmaps is not None:
+            estimate = pointmap_focal(pointmaps, sizes, pixel_size)
         else:
             estimate = estimate_focal(positions, pairs, sizes.max() / pixel_size, seed)
     if not estimate.certain:

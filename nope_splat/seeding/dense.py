@@ -59,7 +59,7 @@ def dense_seeds(
     """
     settings = settings or SeedSettings()
     photos = np.flatnonzero(scene.registered & ~scene.held_out)
-    views = [_view(scene, photo, read, settings.max_image_size) for photo in photos]
+    views = [small_view(scene, photo, read, settings.max_image_size) for photo in photos]
     visibility = np.zeros((len(scene.photo_names), len(scene.points)), bool)
     visibility[scene.observations.photo_ids, scene.observations.point_ids] = True
     visibility = visibility[photos]
@@ -89,12 +89,20 @@ def dense_seeds(
         found = pool.map(depth_map, range(len(views)))
         depth_maps = list(track(found, "Seeding photographs", len(views)))
 
-    points, colors = fuse(views, depth_maps, settings.cell)
+    points, colors, _ = fuse(views, depth_maps, settings.cell)
     kept = ~in_free_space(views, depth_maps, points)
     return points[kept], colors[kept]
 
 
-def _view(scene: SparseScene, photo: int, read: ReadPhoto, max_size: int) -> View:
+def small_view(scene: SparseScene, photo: int, read: ReadPhoto, max_size: int) -> View:
+    """A registered photograph at no more than a given size.
+
+    Args:
+        scene: The reconstruction.
+        photo: Index of the photograph.
+        read: Reads it.
+        max_size: Longer side in pixels.
+    """
     size = scene.photo_sizes[photo]
     scale = min(1.0, max_size / size.max())
     width, height = (max(1, round(side * scale)) for side in size.tolist())

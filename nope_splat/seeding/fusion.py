@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +19,18 @@ DepthMap = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Inverse depth (H, W) and the number of partners that confirm it (H, W)."""
 
 
-def fuse(
-    views: list[View], depth_maps: list[DepthMap], cell: int
-) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+class Fused(NamedTuple):
+    """A point cloud, and which pixels its points come from."""
+
+    points: NDArray[np.float64]
+    """World coordinates. (P, 3)."""
+    colors: NDArray[np.uint8]
+    """RGB. (P, 3)."""
+    sources: NDArray[np.int64]
+    """View, row and column. (P, 3)."""
+
+
+def fuse(views: list[View], depth_maps: list[DepthMap], cell: int) -> Fused:
     """One point for each image cell whose surface no earlier photograph has given yet.
 
     Args:
@@ -28,9 +39,9 @@ def fuse(
         cell: Width of a cell in pixels.
 
     Returns:
-        Points (P, 3) in world coordinates and RGB colours (P, 3).
+        The points.
     """
-    points, colors = np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
+    points, colors, sources = np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros((0, 3), np.int64)
     for index in np.argsort([-int((count > 0).sum()) for _, count in depth_maps], kind="stable"):
         view, (inverse_depth, count) = views[index], depth_maps[index]
         row, column = _best_pixels(count, cell)
@@ -43,7 +54,8 @@ def fuse(
         added = view.unproject(np.stack([column, row], 1).astype(np.float32) + 0.5, candidates)
         points = np.concatenate([points, added])
         colors = np.concatenate([colors, cv2.blur(view.image, (3, 3))[row, column]])
-    return points, colors
+        sources = np.concatenate([sources, np.stack([np.full_like(row, index), row, column], axis=1)])
+    return Fused(points, colors, sources)
 
 
 def _best_pixels(count: NDArray[np.int64], cell: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
