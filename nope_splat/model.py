@@ -111,11 +111,11 @@ class NopeSplatModel(SplatParameters):
         # The track points come first. They are sparse and seed large Gaussians; below the small ones of dense
         # seeds, these reach into what no dense seed covers. Seeds on depth maps tell their size and opacity.
         sizes = [len(metadata["track_points"]), len(self.seed_points[0]) - len(metadata["track_points"])]
-        tracks, others = zip(*(values.split(sizes) for values in self.seed_points), strict=True)
-        told = metadata.get("seed_sizes"), metadata.get("seed_opacities")
-        layers = [seed_gaussians(*tracks, self.config.sh_degree)]
-        if len(others[0]):
-            layers.append(seed_gaussians(*others, self.config.sh_degree, *told))
+        (track_points, points), (track_colors, colors) = (values.split(sizes) for values in self.seed_points)
+        layers = [seed_gaussians(track_points, track_colors, self.config.sh_degree)]
+        if len(points):
+            told = metadata.get("seed_sizes"), metadata.get("seed_opacities")
+            layers.append(seed_gaussians(points, colors, self.config.sh_degree, *told))
         self.gauss_params = join(layers)
         self.track_params = ParameterDict()
         self.track_points = None

@@ -66,7 +66,7 @@ class View:
     def grid(self) -> tuple[Array, Array]:
         """Distance between, and corner before, the kept points, full-resolution pixels. (2,), (2,)."""
         # The middle of GRID pixels is a corner of one; the kept point is that pixel's, half a pixel on.
-        return GRID * np.array(self.scale), self.to_photo(np.array([0.5, 0.5]))
+        return np.multiply(self.scale, float(GRID)), self.to_photo(np.array([0.5, 0.5]))
 
     def to_photo(self, xy: Array) -> Array:
         """Full-resolution pixels of positions in the view, both from the corner. (n, 2) -> (n, 2)."""

@@ -80,7 +80,8 @@ def pointmap_focal(pointmaps: Pointmaps, sizes: Indices, unit: float = 1.0) -> F
     if not found:
         prior = prior_focal(longer_side)
         return FocalEstimate(prior, tuple(prior * k for k in LONGER_STARTS), 0)
-    lower, median, upper = weighted_quantiles(*np.array(found).T, (0.25, 0.5, 0.75))
+    focals, weights = np.array(found).T
+    lower, median, upper = weighted_quantiles(focals, weights, (0.25, 0.5, 0.75))
     starts = (1.0,) if upper / lower < FLAT_SPREAD else LONGER_STARTS
     return FocalEstimate(median, tuple(median * k for k in starts), len(found))
 

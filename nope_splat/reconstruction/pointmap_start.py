@@ -105,7 +105,8 @@ class _Alignment:
                 trust.append(np.log(confidence[known].astype(np.float64)))  # DUSt3R's weight
         none = np.zeros(0, np.int64)
         self.pixel, self.pair = np.concatenate([none, *pixel]), np.concatenate([none, *pair])
-        self.said, self.trust = np.concatenate([np.zeros((0, 3)), *said]), np.concatenate([none, *trust])
+        self.said = np.concatenate([np.zeros((0, 3)), *said])
+        self.trust: Array = np.concatenate([np.zeros(0), *trust])
 
     def start(self) -> Indices:
         """Place photographs along the spanning tree; returns those that it reaches, ascending."""
@@ -159,7 +160,7 @@ class _Alignment:
         target = scale[self.pair, None] * turned + shift[self.pair]
         self.robust = _cauchy(np.linalg.norm(target - world[self.pixel], axis=1) / self.depth[self.pixel])
 
-        total = np.bincount(self.pixel, weight, num_pixels)
+        total = _sums(weight[:, None], self.pixel, num_pixels)[:, 0]
         seen = np.flatnonzero(total > 0)
         mean = _sums(target * weight[:, None], self.pixel, num_pixels)[seen] / total[seen, None]
         photo = self.photo[seen]
@@ -215,4 +216,4 @@ def _procrustes(
 
 def _sums(values: Array, group: Indices, count: int) -> Array:
     """Sum rows of the same group. (n, k) -> (G, k)."""
-    return np.stack([np.bincount(group, column, count) for column in values.T], axis=1)
+    return np.stack([np.bincount(group, column, count) for column in values.T], axis=1).astype(np.float64)

@@ -114,6 +114,6 @@ def _fitted(scene: SparseScene, lens: SharedPinhole, photo: int, depth_map: Dept
     fit = fit_scale_shift(depth_map.sample(places), depth, depth_map.kind)
     if fit is None:
         return None
-    values = fit.depth(depth_map.values)
+    values = fit.depth(depth_map.values.astype(np.float64))
     values = np.where(on_depth_edge(values), np.nan, values).astype(np.float32)
     return replace(depth_map, values=values, kind="metric")
