@@ -43,8 +43,10 @@ def ray_cast(T_world_camera: Array, photo: Photo, view: View) -> Array:
 
 def grey_photos(folder: Path, num_photos: int, upright: Sequence[int] = ()) -> list[Photo]:
     """Photographs without any texture."""
-    shapes = [SIZE[::-1] if i in upright else SIZE for i in range(num_photos)]
-    photos = [Photo(folder / f"{i}.png", f"{i}.png", *shapes[i]) for i in range(num_photos)]
+    sizes = [SIZE[::-1] if i in upright else SIZE for i in range(num_photos)]
+    photos = [
+        Photo(folder / f"{i}.png", f"{i}.png", width, height) for i, (width, height) in enumerate(sizes)
+    ]
     for photo in photos:
         Image.new("RGB", (photo.width, photo.height), "grey").save(photo.path)
     return photos
