@@ -1,4 +1,4 @@
-"""The camera that all photographs of a folder share."""
+"""A camera that photographs share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_SLOPE = 0.2
 
 @dataclass(frozen=True)
 class SharedPinhole:
-    """One pinhole camera, with radial distortion, for every photograph.
+    """One pinhole camera, with radial distortion, for all the photographs that it took.
 
     The principal point is measured from the image's centre. Distortion is that of OpenCV and of COLMAP's
     RADIAL model: a point at (x, y) on the plane at depth one appears at (1 + k1 r^2 + k2 r^4) (x, y).
@@ -82,6 +82,14 @@ class SharedPinhole:
         """
         return self.focal * self.unproject(xy, sizes)[..., :2] + self.principal_points(sizes)
 
+    def field_of_view(self, size: NDArray[np.int64]) -> float:
+        """Angle in degrees that the longer side of a photograph spans, about the principal point as centre.
+
+        Args:
+            size: Its width and height at full resolution. (2,).
+        """
+        return float(np.rad2deg(2 * np.arctan(size.max() / (2 * self.focal))))
+
     def largest_distortion(self, size: NDArray[np.int64]) -> float:
         """How far distortion moves things at most, in pixels, within a photograph.
 
@@ -94,17 +102,25 @@ class SharedPinhole:
 
 
 def distort(plane: Array, radial: Sequence[float] | Array) -> Array:
-    """Apply radial distortion on the plane at depth one. (..., 2) -> (..., 2)."""
-    k1, k2 = radial
+    """Apply radial distortion on the plane at depth one.
+
+    Args:
+        plane: Points. (..., 2).
+        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
+
+    Returns:
+        Where they appear. (..., 2).
+    """
+    k1, k2 = _terms(radial)
     square = (plane**2).sum(-1, keepdims=True)
     return plane * (1 + square * (k1 + square * k2))
 
 
 def undistort(plane: Array, radial: Sequence[float] | Array) -> Array:
     """The inverse of `distort`, by Newton's method on the radius. (..., 2) -> (..., 2)."""
-    k1, k2 = radial
-    if k1 == k2 == 0:
+    if not np.any(radial):
         return plane
+    k1, k2 = _terms(radial)
     distorted = np.linalg.norm(plane, axis=-1, keepdims=True)
     radius = distorted.copy()
     for _ in range(NEWTON_STEPS):
@@ -114,3 +130,9 @@ def undistort(plane: Array, radial: Sequence[float] | Array) -> Array:
         error = radius * (1 + square * (k1 + square * k2)) - distorted
         radius = radius - error / np.maximum(slope, MIN_SLOPE)
     return plane * (radius / np.maximum(distorted, 1e-12))
+
+
+def _terms(radial: Sequence[float] | Array) -> tuple[Array, Array]:
+    """k1 and k2, in the shape of radii. (..., 2) -> (..., 1), (..., 1)."""
+    terms = np.asarray(radial, dtype=np.float64)
+    return terms[..., :1], terms[..., 1:]

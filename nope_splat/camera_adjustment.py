@@ -21,7 +21,7 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
 
     Args:
         model: In training mode.
-        cameras: Training views, with the focal length of the reconstruction.
+        cameras: Training views, with the focal lengths of the reconstruction.
         batches: Their photographs, from the data manager.
 
     Returns:
@@ -30,15 +30,17 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
     optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
     moves, background = optimizer.config.mode != "off", model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.present_sh_degree()
-    scales = torch.cat([cameras.fx, cameras.fy], -1).to(model.device) / optimizer.base_focal
+    intrinsics_ids = optimizer.intrinsics_ids
+    base_focals = optimizer.base_focal[intrinsics_ids, None]
+    scales = torch.cat([cameras.fx, cameras.fy], -1).to(model.device) / base_focals
     centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
 
-    def look(index: int, T_camera_world: Tensor, focal: Tensor) -> RenderedView:
+    def look(index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
         photo, mask = model.photo(batches[index], background)
         height, width = photo.shape[:2]
         factor = round(int(cameras.width[index]) / width)
         K = torch.eye(3, device=model.device)
-        K[[0, 1], [0, 1]] = focal.float() * scales[index] / factor
+        K[[0, 1], [0, 1]] = intrinsics[0].exp().float() * scales[index] / factor
         K[:2, 2] = centers[index] / factor
         rendered, depth, opacity, _ = model.render(
             gaussians,
@@ -53,15 +55,16 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
         used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
         return RenderedView(rendered, photo, depth, used, K[[0, 1], [0, 1]], K[:2, 2])
 
-    intrinsics = torch.zeros(5, dtype=torch.float64, device=model.device)
-    intrinsics[0] = optimizer.focal().double().log()
+    intrinsics = torch.zeros(len(optimizer.base_focal), 5, dtype=torch.float64, device=model.device)
+    intrinsics[:, 0] = optimizer.focal().double().log()
     free_intrinsics = torch.zeros_like(intrinsics, dtype=torch.bool)
-    free_intrinsics[0] = optimizer.config.optimize_focal
+    free_intrinsics[:, 0] = optimizer.config.optimize_focal
     result = adjust_jointly(
         BundleProblem(
             T_camera_world=world_to_camera(optimizer.poses()).double(),
             points=model.track_positions().double(),
             intrinsics=intrinsics,
+            intrinsics_ids=intrinsics_ids,
             camera_ids=observations.view_ids,
             point_ids=observations.point_ids,
             xy=observations.xy.double(),
@@ -74,7 +77,7 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
         look,
     )
     poses = torch.linalg.inv(result.problem.T_camera_world)
-    optimizer.set_cameras(switch_axes(poses)[:, :3], result.problem.intrinsics[0].exp())
+    optimizer.set_cameras(switch_axes(poses)[:, :3], result.problem.intrinsics[:, 0].exp())
     model.track_positions().copy_(result.problem.points)
     optimizer.last_adjustment = {
         "adjustment_steps": len(result.costs),

@@ -1,4 +1,4 @@
-"""Cameras that are optimised with the Gaussians: one small motion per photograph, one shared focal length.
+"""Cameras that are optimised with the Gaussians: a small motion per photograph, a focal length per camera.
 
 This file and the dataparser are the only places that know nerfstudio's camera axes (OpenGL: x right, y up,
 z backward); everywhere else cameras have OpenCV axes (x right, y down, z forward).
@@ -48,7 +48,7 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
     _target: type = field(default_factory=lambda: NopeCameraOptimizer)
     optimize_focal: bool = True
-    """Whether the shared focal length is optimised (the mode decides about the poses)."""
+    """Whether the focal lengths are optimised (the mode decides about the poses)."""
     method: Literal["adam", "levenberg-marquardt"] = "levenberg-marquardt"
     """How cameras move: by joint adjustments at intervals, or by gradient steps with the Gaussians (the
     paper)."""
@@ -63,40 +63,52 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
 
 class NopeCameraOptimizer(CameraOptimizer):
-    """Poses `base @ exp(delta)` and focal length `base_focal * exp(log_focal)`, in absolute terms.
+    """Poses `base @ exp(delta)` and focal lengths `base_focal * exp(log_focal)`, in absolute terms.
 
-    The cameras of the reconstruction are buffers, so that a checkpoint holds complete cameras and applying
-    the optimizer to a camera twice does no harm.
+    What nerfstudio calls a camera is the view of one photograph; V views share K sets of intrinsics. The
+    cameras of the reconstruction are buffers, so that a checkpoint holds complete cameras and applying the
+    optimizer to a camera twice does no harm.
 
     Args:
         config: Which cameras move.
         num_cameras: Number V of training views.
         device: Where the parameters live at first.
+        intrinsics_ids: Which intrinsics each view has; by default all have the same. (V,).
+        num_intrinsics: Number K of sets of intrinsics, perhaps more than the views have.
     """
 
     config: NopeCameraOptimizerConfig
     base_poses: Tensor
     base_focal: Tensor
+    intrinsics_ids: Tensor
 
     def __init__(
-        self, config: NopeCameraOptimizerConfig, num_cameras: int, device: torch.device | str, **kwargs
+        self,
+        config: NopeCameraOptimizerConfig,
+        num_cameras: int,
+        device: torch.device | str,
+        intrinsics_ids: Tensor | None = None,
+        num_intrinsics: int = 1,
+        **kwargs,
     ) -> None:
         super().__init__(config, num_cameras, device, **kwargs)
-        self.log_focal = nn.Parameter(torch.zeros((), device=device))
+        ids = torch.zeros(num_cameras, dtype=torch.int64) if intrinsics_ids is None else intrinsics_ids
+        self.log_focal = nn.Parameter(torch.zeros(num_intrinsics, device=device))
         self.register_buffer("base_poses", torch.eye(4, device=device)[:3].repeat(num_cameras, 1, 1))
-        self.register_buffer("base_focal", torch.ones((), device=device))
+        self.register_buffer("base_focal", torch.ones(num_intrinsics, device=device))
+        self.register_buffer("intrinsics_ids", ids.to(device))
         self.last_adjustment: dict[str, float] = {}
 
     @torch.no_grad()
-    def set_base(self, poses: Tensor, focal: float) -> None:
+    def set_base(self, poses: Tensor, focal: Tensor | float) -> None:
         """Start from the reconstruction's cameras.
 
         Args:
             poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
-            focal: Focal length in pixels of the full-resolution photographs.
+            focal: Focal lengths in pixels of the full-resolution photographs. (K,), or one for all.
         """
         self.base_poses.copy_(poses)
-        self.base_focal.fill_(focal)
+        self.base_focal.copy_(torch.as_tensor(focal))
 
     @torch.no_grad()
     def set_cameras(self, poses: Tensor, focal: Tensor) -> None:
@@ -104,7 +116,7 @@ class NopeCameraOptimizer(CameraOptimizer):
 
         Args:
             poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
-            focal: Focal length in pixels of the full-resolution photographs. ().
+            focal: Focal lengths in pixels of the full-resolution photographs. (K,).
         """
         if self.config.mode != "off":
             base = pose_utils.inverse(self.base_poses.double())
@@ -122,18 +134,25 @@ class NopeCameraOptimizer(CameraOptimizer):
         return pose_utils.multiply(self.base_poses, self.get_correction_matrices())
 
     def focal(self) -> Tensor:
-        """Optimised focal length in pixels of the full-resolution photographs. ()."""
+        """Optimised focal lengths in pixels of the full-resolution photographs. (K,)."""
         return self.base_focal * self.log_focal.exp()
 
-    def adjust_focal(self, K: Tensor) -> Tensor:
-        """Intrinsic matrices of training cameras with the optimised focal length, as constants. (..., 3, 3).
+    def view_focals(self) -> Tensor:
+        """The same for each training view. (V,)."""
+        return self.focal()[self.intrinsics_ids]
+
+    def focal_change(self, camera: Cameras) -> Tensor:
+        """Optimised focal length of a training camera over that of the reconstruction.
 
         Args:
-            K: Intrinsic matrices with the focal length of the reconstruction, at any resolution. (..., 3, 3).
+            camera: One camera, recognised by nerfstudio's `cam_idx`.
+
+        Returns:
+            The ratio; one for other cameras. ().
         """
-        K = K.clone()
-        K[..., [0, 1], [0, 1]] *= self.log_focal.detach().exp()
-        return K
+        if camera.metadata is None or "cam_idx" not in camera.metadata:
+            return torch.ones_like(self.log_focal[0])
+        return self.log_focal[self.intrinsics_ids[int(camera.metadata["cam_idx"])]].exp()
 
     def apply_to_camera(self, camera: Cameras) -> Tensor:
         """Optimised pose of a training camera, recognised by nerfstudio's `cam_idx`; other poses unchanged.
@@ -182,11 +201,12 @@ class NopeCameraOptimizer(CameraOptimizer):
     def get_metrics_dict(self, metrics_dict: dict) -> None:
         """Add focal length (full-resolution pixels), its change, and how far the cameras moved and turned.
 
-        After a joint adjustment, also what that did.
+        After a joint adjustment, also what that did. With several cameras, `/` and their numbers, from 1 on,
+        follow the names of intrinsics.
         """
         metrics_dict |= self.last_adjustment
-        metrics_dict["focal_px"] = self.focal()
-        metrics_dict["focal_change_percent"] = 100 * torch.expm1(self.log_focal)
+        metrics_dict |= _by_camera("focal_px", self.focal())
+        metrics_dict |= _by_camera("focal_change_percent", 100 * torch.expm1(self.log_focal))
         if self.config.mode != "off":
             translation, rotation = self.pose_adjustment.split(3, dim=-1)
             degrees = torch.rad2deg(rotation.norm(dim=-1))
@@ -194,6 +214,13 @@ class NopeCameraOptimizer(CameraOptimizer):
             metrics_dict["camera_rotation_max_deg"] = degrees.max()
             metrics_dict["camera_translation_mean"] = translation.norm(dim=-1).mean()
             metrics_dict["camera_translation_max"] = translation.norm(dim=-1).max()
+
+
+def _by_camera(name: str, values: Tensor) -> dict[str, Tensor]:
+    """A metric for each of the K cameras. (K,) to K tensors ()."""
+    if len(values) == 1:
+        return {name: values[0]}
+    return {f"{name}/{number}": value for number, value in enumerate(values, start=1)}
 
 
 def _logarithm(motion: Tensor, mode: Literal["SO3xR3", "SE3"]) -> Tensor:

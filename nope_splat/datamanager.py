@@ -27,8 +27,8 @@ class OptimizedCameras(NamedTuple):
     """Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4)."""
     eval_poses: Tensor
     """Camera-to-world transforms of the held-out views, OpenGL axes. (E, 3, 4)."""
-    focal: float
-    """Focal length in pixels of the full-resolution photographs."""
+    focals: Tensor
+    """Focal length of each camera in pixels of the full-resolution photographs. (K,)."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class NopeDataManager(FullImageDatamanager):
         Args:
             cameras: In the order of the datasets.
         """
-        self._set(self.train_dataset, cameras.train_poses, cameras.focal)
+        self._set("train", self.train_dataset, cameras.train_poses, cameras.focals)
         self.set_eval_cameras(cameras)
 
     def set_eval_cameras(self, cameras: OptimizedCameras) -> None:
@@ -91,11 +91,13 @@ class NopeDataManager(FullImageDatamanager):
         Args:
             cameras: In the order of the datasets.
         """
-        self._set(self.eval_dataset, cameras.eval_poses, cameras.focal)
+        self._set("eval", self.eval_dataset, cameras.eval_poses, cameras.focals)
 
-    def _set(self, dataset: NopeDataset, poses: Tensor, focal: float) -> None:
-        original = dataset._dataparser_outputs.cameras
-        factor = focal / self.dataparser.scene.camera.focal * dataset.scale_factor
+    def _set(self, split: str, dataset: NopeDataset, poses: Tensor, focals: Tensor) -> None:
+        original, scene = dataset._dataparser_outputs.cameras, self.dataparser.scene
+        change = focals.double() / torch.tensor([camera.focal for camera in scene.cameras]).double()
+        of_view = change[torch.from_numpy(scene.camera_ids[self.dataparser.photo_ids(split)]), None]
+        factor = (of_view * dataset.scale_factor).float()
         dataset.cameras.camera_to_worlds = poses.clone()
         dataset.cameras.fx = original.fx * factor
         dataset.cameras.fy = original.fy * factor

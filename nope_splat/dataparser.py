@@ -57,10 +57,10 @@ class NopeDataParser(DataParser):
     """Reconstructs the scene, or finds it in the cache, and describes it to nerfstudio.
 
     The world is that of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution of the
-    training images. The metadata hold `photos` and the `lens`, the camera with distortion; of the training
-    split also the `track_points` (P, 3), their `track_colors` (P, 3) and `observations`, and the seeds
-    `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3), which are the track points unless `add_dense_seeds` adds
-    more.
+    training images. The metadata hold `photos` and their `lenses`, the cameras with distortion; of the
+    training split also which of the `num_cameras` cameras took each (`camera_ids` (V,)), the `track_points`
+    (P, 3), their `track_colors` (P, 3) and `observations`, and the seeds `points3D_xyz` (S, 3) and
+    `points3D_rgb` (S, 3), which are the track points unless `add_dense_seeds` adds more.
     """
 
     config: NopeDataParserConfig
@@ -113,16 +113,18 @@ class NopeDataParser(DataParser):
             return
 
         def read(photo_id: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-            photo, lens = self._photos[photo_id], self.photographed_scene.camera
+            photo, lens = self._photos[photo_id], self.photographed_scene.camera_of(photo_id)
             image = read_undistorted_photo(photo, size, lens)
             return image[..., :3], read_undistorted_mask(photo, size, lens)
 
         if self.config.seeds == "dense":
             points, colors = dense_seeds(self.scene, read, self.config.seeding)
         else:
-            train, lens = self.photo_ids("train").tolist(), self.photographed_scene.camera
+            train, lenses = self.photo_ids("train").tolist(), self.photographed_scene.cameras
             maps = photo_depths(self.folder, train, self.config.reconstruction, self.config.cache_dir)
-            points, colors, sizes, opacities = pixel_seeds(self.scene, lens, maps, read, self.config.seeding)
+            points, colors, sizes, opacities = pixel_seeds(
+                self.scene, lenses, maps, read, self.config.seeding
+            )
             metadata["seed_sizes"] = torch.from_numpy(sizes)
             metadata["seed_opacities"] = torch.from_numpy(opacities)
         say(f"Seeding {len(points)} Gaussians beside {len(self.scene.points)} on the track points.")
@@ -138,10 +140,13 @@ class NopeDataParser(DataParser):
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         scene, photo_ids = self.scene, self.photo_ids(split)
         photos = [self._photos[i] for i in photo_ids]
-        metadata: dict[str, Any] = {"photos": photos, "lens": self.photographed_scene.camera}
+        lenses = [self.photographed_scene.camera_of(i) for i in photo_ids]
+        metadata: dict[str, Any] = {"photos": photos, "lenses": lenses}
         if split == "train":
             points, colors = torch.from_numpy(scene.points).float(), torch.from_numpy(scene.colors)
             metadata |= {
+                "camera_ids": torch.from_numpy(scene.camera_ids[photo_ids]),
+                "num_cameras": len(scene.cameras),
                 "track_points": points,
                 "track_colors": colors,
                 "observations": training_observations(scene, photo_ids),
@@ -171,8 +176,8 @@ def training_cameras(scene: SparseScene, photo_ids: NDArray[np.int64], max_image
     shrink = 1.0 if max_image_size is None else np.minimum(1.0, max_image_size / longer)
     sizes = np.maximum(1, np.rint(full * shrink)).astype(np.int64)
     scale = sizes / full  # of x and of y: the sizes are whole numbers
-    focals = torch.from_numpy(scene.camera.focal * scale).float()
-    centers = torch.from_numpy(scene.camera.principal_points(full) * scale).float()
+    focals = torch.from_numpy(scene.focals()[photo_ids, None] * scale).float()
+    centers = torch.from_numpy(scene.principal_points()[photo_ids] * scale).float()
     return Cameras(
         camera_to_worlds=switch_axes(torch.from_numpy(scene.T_world_camera[photo_ids])).float()[:, :3],
         fx=focals[:, 0],
@@ -195,7 +200,7 @@ def training_observations(scene: SparseScene, photo_ids: NDArray[np.int64]) -> T
     view_of_photo = np.full(len(scene.photo_names), -1)
     view_of_photo[photo_ids] = np.arange(len(photo_ids))
     observations = scene.observations
-    centers = scene.camera.principal_points(scene.photo_sizes[observations.photo_ids])
+    centers = scene.principal_points()[observations.photo_ids]
     return TrackObservations(
         point_ids=torch.from_numpy(observations.point_ids),
         view_ids=torch.from_numpy(view_of_photo[observations.photo_ids]),

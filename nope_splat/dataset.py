@@ -15,7 +15,7 @@ from nope_splat.undistort import read_undistorted_mask, read_undistorted_photo
 class NopeDataset(InputDataset):
     """nerfstudio's dataset with our reader: upright, of every format, and without the lens's distortion.
 
-    The dataparser provides the `photos` and the `lens`, the camera with its distortion, in its metadata.
+    The dataparser provides the `photos` and their `lenses`, the cameras with distortion, in its metadata.
     """
 
     def get_numpy_image(self, image_idx: int) -> NDArray[np.uint8]:
@@ -24,7 +24,7 @@ class NopeDataset(InputDataset):
         Args:
             image_idx: Index in this dataset.
         """
-        return read_undistorted_photo(self._photo(image_idx), self._size(image_idx), self._lens)
+        return read_undistorted_photo(self._photo(image_idx), self._size(image_idx), self._lens(image_idx))
 
     def get_metadata(self, data: dict) -> dict:
         """Read which pixels of a photograph are used, unless all are. `mask`: (H, W, 1), bool.
@@ -33,12 +33,11 @@ class NopeDataset(InputDataset):
             data: What has been read so far.
         """
         index = data["image_idx"]
-        mask = read_undistorted_mask(self._photo(index), self._size(index), self._lens)
+        mask = read_undistorted_mask(self._photo(index), self._size(index), self._lens(index))
         return {} if mask is None else {"mask": torch.from_numpy(mask)[..., None]}
 
-    @property
-    def _lens(self) -> SharedPinhole:
-        return self._dataparser_outputs.metadata["lens"]
+    def _lens(self, index: int) -> SharedPinhole:
+        return self._dataparser_outputs.metadata["lenses"][index]
 
     def _photo(self, index: int) -> Photo:
         return self._dataparser_outputs.metadata["photos"][index]

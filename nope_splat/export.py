@@ -1,7 +1,7 @@
 """Cameras and points in the formats of other tools: COLMAP model, nerfstudio `transforms.json`, report.
 
 A scene with other cameras, the optimised ones for example, is exported by way of
-`dataclasses.replace(scene, T_world_camera=..., camera=...)` (`nope_splat.run` makes such a scene).
+`dataclasses.replace(scene, T_world_camera=..., cameras=...)` (`nope_splat.run` makes such a scene).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from nope_splat.camera import SharedPinhole
 from nope_splat.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_binary, write_text
 from nope_splat.errors import UserError
 from nope_splat.images import PhotoFolder, read_photo
@@ -51,8 +52,8 @@ def write_colmap(scene: SparseScene, directory: Path, text: bool = False) -> Non
 def colmap_model(scene: SparseScene) -> ColmapModel:
     """The scene in COLMAP's terms.
 
-    Photographs and points are numbered from 1 in the scene's order. There is one camera for each size of
-    photograph, since the principal point is measured from the image's centre.
+    Photographs and points are numbered from 1 in the scene's order. Portrait and landscape photographs of one
+    camera get cameras of their own, since the principal point is measured from the image's centre.
 
     Args:
         scene: A reconstruction.
@@ -62,7 +63,8 @@ def colmap_model(scene: SparseScene) -> ColmapModel:
     """
     scene = replace(scene, observations=_merged(scene.observations, scene.resections))
     observations = scene.observations
-    sizes, camera_ids = np.unique(scene.photo_sizes, axis=0, return_inverse=True)
+    kinds = np.column_stack([scene.camera_ids, scene.photo_sizes])
+    kinds, camera_ids = np.unique(kinds, axis=0, return_inverse=True)
     camera_ids = camera_ids.reshape(-1) + 1
     images: dict[int, ColmapImage] = {}
     # The place of each observation in the list of its photograph.
@@ -81,7 +83,7 @@ def colmap_model(scene: SparseScene) -> ColmapModel:
     errors = np.bincount(observations.point_ids, scene.reprojection_errors(), len(scene.points))
     return ColmapModel(
         cameras={
-            number: _colmap_camera(scene, sizes[number - 1])
+            number: _colmap_camera(scene.cameras[kinds[number - 1, 0]], kinds[number - 1, 1:])
             for number in np.unique(camera_ids[scene.registered]).tolist()
         },
         images=images,
@@ -205,17 +207,11 @@ def summarise(scene: SparseScene) -> dict[str, object]:
         Plain numbers and text; lengths in pixels of the full-resolution photographs, times in seconds.
     """
     errors = scene.reprojection_errors()
-    sizes = np.unique(scene.photo_sizes, axis=0)
-    longer_side = int(sizes.max())
     return {
         "photos": len(scene.photo_names),
         "registered": int(scene.registered.sum()),
-        "focal_px": scene.camera.focal,
-        "field_of_view_degrees": float(np.rad2deg(2 * np.arctan(longer_side / (2 * scene.camera.focal)))),
-        "principal_point_offset_px": list(scene.camera.offset),
-        "radial_distortion": list(scene.camera.radial),
+        "cameras": [_camera_figures(scene, number) for number in range(len(scene.cameras))],
         "notice": scene.notice,
-        "photo_sizes": sizes.tolist(),
         "mean_reprojection_error_px": float(np.mean(errors)),
         "median_reprojection_error_px": float(np.median(errors)),
         "tracks": len(scene.points),
@@ -260,18 +256,34 @@ def _merged(first: Observations, second: Observations) -> Observations:
     return Observations(point_ids[order], photo_ids[order], np.concatenate([first.xy, second.xy])[order])
 
 
-def _colmap_camera(scene: SparseScene, size: NDArray[np.int64]) -> ColmapCamera:
-    cx, cy = scene.camera.principal_points(size).tolist()
+def _camera_figures(scene: SparseScene, number: int) -> dict[str, object]:
+    """The figures of one camera."""
+    camera, mine = scene.cameras[number], scene.camera_ids == number
+    sizes = np.unique(scene.photo_sizes[mine], axis=0)
+    return {
+        "photos": int(mine.sum()),
+        "registered": int((scene.registered & mine).sum()),
+        "photo_sizes": sizes.tolist(),
+        "focal_px": camera.focal,
+        "field_of_view_degrees": camera.field_of_view(sizes[0]),
+        "principal_point_offset_px": list(camera.offset),
+        "radial_distortion": list(camera.radial),
+    }
+
+
+def _colmap_camera(camera: SharedPinhole, size: NDArray[np.int64]) -> ColmapCamera:
+    cx, cy = camera.principal_points(size).tolist()
     width, height = size.tolist()
-    if any(scene.camera.radial):
-        return ColmapCamera("RADIAL", width, height, (scene.camera.focal, cx, cy, *scene.camera.radial))
-    return ColmapCamera("SIMPLE_PINHOLE", width, height, (scene.camera.focal, cx, cy))
+    if any(camera.radial):
+        return ColmapCamera("RADIAL", width, height, (camera.focal, cx, cy, *camera.radial))
+    return ColmapCamera("SIMPLE_PINHOLE", width, height, (camera.focal, cx, cy))
 
 
 def _nerfstudio_intrinsics(scene: SparseScene, photo: int) -> dict[str, float | int]:
     width, height = (int(side) for side in scene.photo_sizes[photo])
-    cx, cy = scene.camera.principal_points(scene.photo_sizes[photo])
-    focal, (k1, k2) = scene.camera.focal, scene.camera.radial
+    camera = scene.camera_of(photo)
+    cx, cy = camera.principal_points(scene.photo_sizes[photo])
+    focal, (k1, k2) = camera.focal, camera.radial
     distortion = {"k1": k1, "k2": k2} if k1 or k2 else {}
     pinhole = {"fl_x": focal, "fl_y": focal, "cx": float(cx), "cy": float(cy), "w": width, "h": height}
     return pinhole | distortion

@@ -63,6 +63,20 @@ class History(nn.Module):
         rows = [row for row in self._rows if name in row]
         return [int(row["step"]) for row in rows], [row[name] for row in rows]
 
+    def curves(self, name: str) -> dict[str, tuple[list[int], list[float]]]:
+        """The same where there may be one for each camera, recorded as `name/1`, `name/2` and so on.
+
+        Args:
+            name: What to return.
+
+        Returns:
+            What tells the curves apart (nothing where there is but one), to iterations and values.
+        """
+        numbered = [each for each in self.names() if each.startswith(f"{name}/")]
+        if not numbered:
+            return {"": self.curve(name)}
+        return {f"camera {each.removeprefix(f'{name}/')}": self.curve(each) for each in numbered}
+
     def get_extra_state(self) -> dict[str, Any]:
         """For the checkpoint, in plain containers."""
         return {"interval": self._interval, "rows": [dict(row) for row in self._rows]}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -82,11 +82,11 @@ def find_photos(data: Path) -> PhotoFolder:
         data: The folder of photographs, or a folder with `images/` in it.
 
     Returns:
-        The photographs, all of one size up to portrait and landscape, and the files that were skipped.
+        The photographs, and the files that were skipped.
 
     Raises:
-        UserError: If there is no such folder, if fewer than two photographs are readable, if their sizes
-            differ (they share one focal length), or if a mask does not fit its photograph.
+        UserError: If there is no such folder, if fewer than two photographs are readable, or if a mask does
+            not fit its photograph.
     """
     if not data.exists():
         raise UserError(f"the photo folder {data} does not exist; check the path")
@@ -109,7 +109,6 @@ def find_photos(data: Path) -> PhotoFolder:
         found = f"only one readable photograph ({photos[0].name})" if photos else "no readable photograph"
         unread = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:5])
         raise UserError(f"{root} holds {found}, and at least two are needed{unread}")
-    _require_one_size(photos)
     if not any(photo.mask_path for photo in photos):
         for folder in _mask_folders(root):
             say(f"The masks in {folder} are not used: none has the name of a photograph.")
@@ -167,6 +166,26 @@ def read_mask(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.b
     if used is None or size is None or size == (photo.width, photo.height):
         return used
     return cv2.resize(used.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 127
+
+
+def cameras_of_photos(photos: Sequence[Photo], by: Literal["size", "folder"] = "size") -> NDArray[np.int64]:
+    """Tell which photographs were taken by the same camera, at the same zoom as far as one can know.
+
+    Args:
+        photos: The photographs.
+        by: A camera is known by the size of its photographs, portrait or landscape; or by that and by the
+            folder that they are in.
+
+    Returns:
+        Number of the camera of each photograph, counted from 0 in the order of their first photographs. (N,).
+    """
+    numbers: dict[tuple[int, int, PurePosixPath | None], int] = {}
+    cameras = []
+    for photo in photos:
+        longer, shorter = max(photo.width, photo.height), min(photo.width, photo.height)
+        folder = PurePosixPath(photo.name).parent if by == "folder" else None
+        cameras.append(numbers.setdefault((longer, shorter, folder), len(numbers)))
+    return np.array(cameras, np.int64)
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -275,21 +294,3 @@ def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
                 )
             return file
     return None
-
-
-def _require_one_size(photos: tuple[Photo, ...]) -> None:
-    """Refuse photographs of several sizes, naming the ones that are fewer."""
-
-    def size(photo: Photo) -> tuple[int, int]:
-        return max(photo.width, photo.height), min(photo.width, photo.height)
-
-    common = Counter(map(size, photos)).most_common(1)[0][0]
-    odd = [photo for photo in photos if size(photo) != common]
-    if odd:
-        listed = ", ".join(f"{photo.name} ({photo.width} x {photo.height})" for photo in odd[:5])
-        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-        raise UserError(
-            f"the photographs must share one size, since they share one focal length:"
-            f" {len(photos) - len(odd)} have {common[0]} x {common[1]} pixels, but not {listed}{more};"
-            " move those out of the folder, or give photographs from one camera at one zoom"
-        )

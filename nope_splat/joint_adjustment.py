@@ -33,7 +33,7 @@ from nope_splat.reconstruction.schur import NormalEquations, SchurStructure
 from nope_splat.reconstruction.working import MIN_SIGMA
 
 Look = Callable[[int, Tensor, Tensor], RenderedView]
-"""Renders view i from `T_camera_world` (4, 4) with a focal length () in full-resolution pixels."""
+"""Renders view i from `T_camera_world` (4, 4) with its intrinsics (5,), as of `BundleProblem`."""
 
 FIRST_DAMPING = 1e-6
 """Small, or it would hide what only the photographs say, such as where the Gaussians are as a whole."""
@@ -129,9 +129,9 @@ class _Photometric:
         self.matrix, self.gradient = (torch.stack(part) for part in zip(*equations, strict=True))
 
     def _views(self, problem: BundleProblem) -> Iterator[RenderedView]:
-        focal = problem.intrinsics[0].exp()
+        intrinsics = problem.intrinsics[problem.intrinsics_ids]
         for index, pose in enumerate(problem.T_camera_world):
-            yield self.look(index, pose, focal).halved(self.halvings)
+            yield self.look(index, pose, intrinsics[index]).halved(self.halvings)
 
     def cost(self, problem: BundleProblem) -> float:
         """Weighted cost of all views at other cameras, over the same pixels."""
@@ -147,9 +147,10 @@ class _Photometric:
         poses = matrix[:, :6, :6]
         equations.cameras += poses
         equations.cameras_intrinsics[:, :, 0] += matrix[:, :6, 6]
-        equations.intrinsics[0, 0] += matrix[:, 6, 6].sum()
+        ids = equations.problem.intrinsics_ids
+        equations.intrinsics[:, 0, 0].index_add_(0, ids, matrix[:, 6, 6])
         equations.gradient_cameras += gradient[:, :6, None]
-        equations.gradient_intrinsics[0] += gradient[:, 6].sum()
+        equations.gradient_intrinsics[:, 0].index_add_(0, ids, gradient[:, 6])
         # The trace does not depend on the units of rotation and translation.
         shares = torch.linalg.pinv(equations.cameras, hermitian=True) @ poses
         return float(shares.diagonal(dim1=1, dim2=2).mean())
@@ -162,6 +163,6 @@ def _track_cost(problem: BundleProblem) -> float:
 def _track_noise(problem: BundleProblem) -> float:
     """Noise of the observations as a multiple of their sigma, what the points absorb accounted for."""
     residuals, _ = reprojection_residuals(problem)
-    unknowns = 6 * len(problem.T_camera_world) + 3 * len(problem.points) + 1
+    unknowns = 6 * len(problem.T_camera_world) + 3 * len(problem.points) + int(problem.free_intrinsics.sum())
     freedom = max(2 * len(residuals) - unknowns, 1) / max(2 * len(residuals), 1)
     return 1.4826 * float(residuals[residuals.isfinite()].abs().median()) / freedom**0.5

@@ -2,7 +2,7 @@
 
 L = (1 - λ) L1 + λ D-SSIM + w_2d L_t2d + w_3d L_t3d + w_scale L_scale,
 after "No Parameters, No Problem: 3D Gaussian Splatting without Camera Intrinsics and Extrinsics" (TrackGS,
-arXiv:2502.19800). Camera coordinates have OpenCV axes; one focal length f serves every photograph.
+arXiv:2502.19800). Camera coordinates have OpenCV axes; photographs of one camera share a focal length f.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def track_2d_loss(
     Args:
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
-        focal: Focal length in pixels of the full-resolution photographs. ().
+        focal: Focal lengths in pixels of the full-resolution photographs. (V,), or () for all.
         observations: What to reproject; observations behind their camera do not count.
 
     Returns:
@@ -71,7 +71,7 @@ def track_3d_loss(
     Args:
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
-        focal: Focal length in pixels of the full-resolution photographs. ().
+        focal: Focal lengths in pixels of the full-resolution photographs. (V,), or () for all.
         observations: What to lift; observations behind their camera do not count.
 
     Returns:
@@ -140,7 +140,8 @@ def _reprojection(
     T = T_camera_world[observations.view_ids]
     in_camera = torch.einsum("oij,oj->oi", T[:, :3, :3], points[observations.point_ids]) + T[:, :3, 3]
     depths = in_camera[:, 2:]
-    projected = focal * in_camera[:, :2] / depths.clamp(min=NEAR)
+    focals = focal.expand(len(T_camera_world))[observations.view_ids, None]
+    projected = focals * in_camera[:, :2] / depths.clamp(min=NEAR)
     return torch.where(depths > NEAR, projected - observations.xy, 0.0), depths
 
 

@@ -127,7 +127,10 @@ class NopeSplatModel(SplatParameters):
             self.track_points = Parameter(metadata["track_points"].clone())
         self.observations: TrackObservations = metadata["observations"]
         self.camera_optimizer = self.config.camera_optimizer.setup(
-            num_cameras=self.num_train_data, device="cpu"
+            num_cameras=self.num_train_data,
+            device="cpu",
+            intrinsics_ids=metadata["camera_ids"],
+            num_intrinsics=metadata["num_cameras"],
         )
         self.image_metrics = ImageMetrics()
         self.step = 0
@@ -202,11 +205,15 @@ class NopeSplatModel(SplatParameters):
         background = self._get_background_color()
         gaussians = self.gaussians()
         if self.training:
-            pose, focal = self.camera_optimizer.apply_to_camera(camera), self.camera_optimizer.focal()
+            pose, change = (
+                self.camera_optimizer.apply_to_camera(camera),
+                self.camera_optimizer.focal_change(camera),
+            )
+            K[:, [0, 1], [0, 1]] *= change.detach()
             rgb, _, alpha, self.info = self.render(
                 gaussians,
-                fold_focal(world_to_camera(pose), focal / focal.detach()),
-                self.camera_optimizer.adjust_focal(K),
+                fold_focal(world_to_camera(pose), change / change.detach()),
+                K,
                 (width, height),
                 background,
                 sh_degree=self.present_sh_degree(),
@@ -323,7 +330,7 @@ class NopeSplatModel(SplatParameters):
         """Track points, cameras and observations, as the track losses take them."""
         self.observations = self.observations.to(self.device)
         poses = world_to_camera(self.camera_optimizer.poses())
-        return self.track_positions(), poses, self.camera_optimizer.focal(), self.observations
+        return self.track_positions(), poses, self.camera_optimizer.view_focals(), self.observations
 
     @torch.no_grad()
     def reprojection_errors(self) -> Tensor:

@@ -71,7 +71,8 @@ class NopePipeline(VanillaPipeline):
             require_windows(self.datamanager.train_dataset.cameras, config.model.num_downscales)
         datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
-        self.model.camera_optimizer.set_base(train_poses, self.datamanager.dataparser.scene.camera.focal)
+        focals = torch.tensor([camera.focal for camera in self.datamanager.dataparser.scene.cameras])
+        self.model.camera_optimizer.set_base(train_poses, focals)
         self.register_buffer("eval_poses", eval_poses.clone())
         self.register_buffer("aligned_step", torch.tensor(-1))
         self.history = History()
@@ -112,7 +113,11 @@ class NopePipeline(VanillaPipeline):
             split: [scene.photo_names[i] for i in self.datamanager.dataparser.photo_ids(split)]
             for split in ("train", "eval")
         }
-        return {**names, "num_points": len(scene.points), "focal": scene.camera.focal}
+        return {
+            **names,
+            "num_points": len(scene.points),
+            "focals": [camera.focal for camera in scene.cameras],
+        }
 
     def set_extra_state(self, state: Any) -> None:
         """Nothing to restore: `load_pipeline` has compared the state."""
@@ -158,13 +163,13 @@ class NopePipeline(VanillaPipeline):
             return
         model, datamanager = self.model, self.datamanager
         photo_ids = datamanager.dataparser.photo_ids("eval").tolist()
-        focal, background = model.camera_optimizer.focal().item(), model.background_color.to(self.device)
+        focals, background = model.camera_optimizer.focal().tolist(), model.background_color.to(self.device)
+        scene = datamanager.dataparser.scene
         was_training = model.training
         model.eval()
         for index, batch in enumerate(track(datamanager.cached_eval, "Aligning held-out photographs")):
-            registered = resect_held_out(
-                datamanager.dataparser.scene, photo_ids[index], model.track_positions(), focal
-            )
+            focal = focals[scene.camera_ids[photo_ids[index]]]
+            registered = resect_held_out(scene, photo_ids[index], model.track_positions(), focal)
             sightings = None
             if registered is not None:
                 self.eval_poses[index], sightings = registered
@@ -181,7 +186,7 @@ class NopePipeline(VanillaPipeline):
     def _show_cameras(self) -> None:
         cameras = self.model.camera_optimizer
         with torch.no_grad():
-            optimized = OptimizedCameras(cameras.poses().cpu(), self.eval_poses.cpu(), cameras.focal().item())
+            optimized = OptimizedCameras(cameras.poses().cpu(), self.eval_poses.cpu(), cameras.focal().cpu())
         if self.test_mode == "val":  # training: its cameras must stay the ones that the optimizer starts from
             self.datamanager.set_eval_cameras(optimized)
         else:

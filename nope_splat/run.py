@@ -86,8 +86,9 @@ def optimised_scene(pipeline: NopePipeline) -> SparseScene:
         T_world_camera[dataparser.photo_ids(split), :3] = _orthonormal(
             switch_axes(poses).double().numpy(force=True)
         )
-    camera = replace(scene.camera, focal=model.camera_optimizer.focal().item())
-    return replace(scene, T_world_camera=T_world_camera, camera=camera, points=points)
+    focals = model.camera_optimizer.focal().tolist()
+    cameras = tuple(replace(camera, focal=focal) for camera, focal in zip(scene.cameras, focals, strict=True))
+    return replace(scene, T_world_camera=T_world_camera, cameras=cameras, points=points)
 
 
 def _orthonormal(poses: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from nope_splat.evaluation.held_out import held_out_views
@@ -30,10 +31,14 @@ def reconstruction_rows(scene: SparseScene) -> Rows:
     rows = {"registered photos": f"{(scene.registered & training).sum()} of {training.sum()}"}
     if scene.held_out.any():
         rows["held-out photos"] = f"{(scene.registered & ~training).sum()} of {(~training).sum()} registered"
-    rows["focal length"] = f"{scene.camera.focal:.1f} px, {_field_of_view(scene):.1f} degrees of view"
-    rows["principal point"] = "{:+.1f}, {:+.1f} px from the centre".format(*scene.camera.offset)
-    if any(scene.camera.radial):
-        rows["radial distortion"] = "{:+.4f}, {:+.4f}".format(*scene.camera.radial)
+    for number, camera in enumerate(scene.cameras):
+        of = camera_name(scene, number)
+        rows[f"focal length{of}"] = (
+            f"{camera.focal:.1f} px, {camera.field_of_view(_size(scene, number)):.1f} degrees of view"
+        )
+        rows[f"principal point{of}"] = "{:+.1f}, {:+.1f} px from the centre".format(*camera.offset)
+        if any(camera.radial):
+            rows[f"radial distortion{of}"] = "{:+.4f}, {:+.4f}".format(*camera.radial)
     return rows | {
         "reprojection error": f"mean {np.mean(errors):.2f} px, median {np.median(errors):.2f} px",
         "track points": f"{len(scene.points)}, seen {len(scene.observations)} times",
@@ -53,11 +58,14 @@ def training_rows(pipeline: NopePipeline) -> Rows:
     model, scene = pipeline.model, pipeline.datamanager.dataparser.scene
     cameras: dict[str, float] = {}
     model.camera_optimizer.get_metrics_dict(cameras)
-    change = f"{scene.camera.focal:.1f} -> {cameras['focal_px']:.1f} px"
     error = model.reprojection_errors().mean().item()
-    rows = {
-        "Gaussians": f"{model.num_points}",
-        "focal length": f"{change} ({cameras['focal_change_percent']:+.2f} %)",
+    rows = {"Gaussians": f"{model.num_points}"}
+    for number, focal in enumerate(model.camera_optimizer.focal().tolist()):
+        before = scene.cameras[number].focal
+        rows[f"focal length{camera_name(scene, number)}"] = (
+            f"{before:.1f} -> {focal:.1f} px ({100 * (focal / before - 1):+.2f} %)"
+        )
+    rows |= {
         "reprojection error": f"mean {np.mean(scene.reprojection_errors()):.2f} -> {error:.2f} px",
     }
     if "camera_rotation_mean_deg" in cameras:
@@ -89,6 +97,20 @@ def table(title: str, rows: Rows) -> Table:
     return laid_out
 
 
-def _field_of_view(scene: SparseScene) -> float:
-    """Angle that the longer side of the photographs spans, in degrees."""
-    return float(np.rad2deg(2 * np.arctan(scene.photo_sizes.max() / (2 * scene.camera.focal))))
+def camera_name(scene: SparseScene, number: int) -> str:
+    """What follows the name of one camera's intrinsics; nothing where there is only that camera.
+
+    Args:
+        scene: The reconstruction.
+        number: Index of the camera.
+    """
+    if len(scene.cameras) == 1:
+        return ""
+    width, height = _size(scene, number).tolist()
+    count = int((scene.camera_ids == number).sum())
+    return f", camera {number + 1} ({count} photos, {width} x {height})"
+
+
+def _size(scene: SparseScene, number: int) -> NDArray[np.int64]:
+    """Width and height of the first photograph of a camera. (2,)."""
+    return scene.photo_sizes[scene.camera_ids == number][0]

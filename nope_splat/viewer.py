@@ -25,6 +25,7 @@ from viser.transforms import SO3
 from nope_splat.camera_optimizer import switch_axes
 from nope_splat.dataset import NopeDataset
 from nope_splat.reconstruction import SparseScene
+from nope_splat.summary import camera_name
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
@@ -62,7 +63,7 @@ class NopeViewerControl(ViewerControl):
     def __init__(self, pipeline: NopePipeline) -> None:
         self._pipeline = pipeline
         self._ready = False
-        self._drawn_focal = 0.0
+        self._drawn_focals = torch.zeros(1)
         self._thumbnails: dict[str, NDArray[np.uint8]] = {}
 
     def _setup(self, viewer: Viewer) -> None:
@@ -117,10 +118,11 @@ class NopeViewerControl(ViewerControl):
         model = self._pipeline.model
         cameras: dict[str, float] = {}
         model.camera_optimizer.get_metrics_dict(cameras)
-        lines = {
-            "Stage": self._stage(),
-            "Focal length": f"{cameras['focal_px']:.1f} px ({cameras['focal_change_percent']:+.2f} %)",
-        }
+        lines = {"Stage": self._stage()}
+        scene = self._pipeline.datamanager.dataparser.scene
+        for number, focal in enumerate(model.camera_optimizer.focal().tolist()):
+            change = 100 * (focal / model.camera_optimizer.base_focal[number].item() - 1)
+            lines[f"Focal length{camera_name(scene, number)}"] = f"{focal:.1f} px ({change:+.2f} %)"
         if self._pipeline.same_scene:
             lines["Reprojection error"] = f"{model.reprojection_errors().mean():.3f} px"
         if "camera_rotation_mean_deg" in cameras:
@@ -145,8 +147,8 @@ class NopeViewerControl(ViewerControl):
 
         figure = make_subplots(rows=len(CURVES), cols=1, subplot_titles=list(CURVES.values()))
         for row, name in enumerate(CURVES, start=1):
-            steps, values = self._pipeline.history.curve(name)
-            figure.add_trace(Scatter(x=steps, y=values, mode="lines"), row=row, col=1)
+            for label, (steps, values) in self._pipeline.history.curves(name).items():
+                figure.add_trace(Scatter(x=steps, y=values, mode="lines", name=label), row=row, col=1)
         return figure.update_layout(
             template="plotly_dark", showlegend=False, margin={"l": 45, "r": 10, "t": 25, "b": 25}
         )
@@ -158,14 +160,14 @@ class NopeViewerControl(ViewerControl):
         """Frusta of the held-out photographs; of the training ones where the field of view has changed."""
         data, optimizer = self._pipeline.datamanager, self._pipeline.model.camera_optimizer
         training = getattr(self.viewer, "camera_handles", {})  # there from the viewer's `init_scene` on
-        focal = optimizer.focal().item()
-        if training and abs(focal - self._drawn_focal) > VISIBLE_CHANGE * focal:
+        focals = optimizer.focal().cpu()
+        if training and (focals.log() - self._drawn_focals.log()).abs().max() > VISIBLE_CHANGE:
             poses = optimizer.poses()
             for index, old in list(training.items()):
                 training[index] = self._draw_camera(
                     f"/cameras/camera_{index:05d}", data.train_dataset, index, poses[index], old.visible
                 )
-            self._drawn_focal = focal
+            self._drawn_focals = focals
         for index, pose in enumerate(self._pipeline.eval_poses):
             name = f"/held_out/camera_{index:05d}"
             self._draw_camera(name, data.eval_dataset, index, pose, self._show_held_out.value)
@@ -179,11 +181,13 @@ class NopeViewerControl(ViewerControl):
         split, color = (
             ("train", TRAINING) if dataset is self._pipeline.datamanager.train_dataset else ("eval", HELD_OUT)
         )
-        width, height = dataparser.scene.photo_sizes[dataparser.photo_ids(split)[index]].tolist()
+        photo_id = dataparser.photo_ids(split)[index]
+        width, height = dataparser.scene.photo_sizes[photo_id].tolist()
+        focal = self._pipeline.model.camera_optimizer.focal()[dataparser.scene.camera_ids[photo_id]].item()
         T_world_camera = switch_axes(pose).double().numpy(force=True)
         handle = self.viser_server.scene.add_camera_frustum(
             name,
-            fov=2 * math.atan(height / (2 * self._pipeline.model.camera_optimizer.focal().item())),
+            fov=2 * math.atan(height / (2 * focal)),
             aspect=width / height,
             scale=self.viewer.config.camera_frustum_scale,
             color=color,

@@ -85,7 +85,7 @@ def _figures(
     found = reconstruct_from_matches(folder, np.zeros(len(folder.photos), bool), matches, settings)
     seconds += time.perf_counter() - start
     truth = read_ground_truth(scene / "ground_truth.json")
-    metrics = compare_poses(_poses(found), truth.T_world_camera, found.camera.focal, truth.focal)
+    metrics = compare_poses(_poses(found), truth.T_world_camera, found.cameras[0].focal, truth.focal)
     return [metrics.num_registered, metrics.auc_5, metrics.focal_error, metrics.ate, seconds]
 
 

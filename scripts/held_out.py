@@ -57,7 +57,7 @@ def evaluate_ours(config: Path, photos: Path, masks: Path, output_dir: Path) -> 
         dict(zip(train, _opencv(train_cameras), strict=True)),
         dict(zip(held_out, _opencv(held_out_cameras), strict=True)),
         focal,
-        scene.camera.offset,
+        scene.cameras[0].offset,
         len(scene.points),
     ).save(output_dir / "cameras.json")
     _compare(pipeline.model, held_out_cameras, held_out, photos, masks, output_dir)

@@ -32,8 +32,8 @@ def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: 
     CameraFile(
         T_world_camera={name: pose for name, pose in poses.items() if name not in held_out},
         held_out={name: pose for name, pose in poses.items() if name in held_out},
-        focal=scene.camera.focal,
-        offset=scene.camera.offset,
+        focal=scene.cameras[0].focal,
+        offset=scene.cameras[0].offset,
         num_points=len(scene.points),
         seconds=scene.seconds,
     ).save(output_dir / "cameras.json")

@@ -141,7 +141,7 @@ def measure_registration(settings: Registration) -> None:
             )
             if registered
         }
-        metrics = compare_poses(poses, truth.T_world_camera, scene.camera.focal, truth.focal)
+        metrics = compare_poses(poses, truth.T_world_camera, scene.cameras[0].focal, truth.focal)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         stages = ", ".join(f"{stage} {took:.1f}" for stage, took in scene.seconds.items() if took >= 0.1)
         print(

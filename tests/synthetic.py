@@ -14,6 +14,7 @@ from PIL import Image
 from nope_splat.camera import SharedPinhole
 from nope_splat.images import Photo, PhotoFolder
 from nope_splat.matching import Keypoints, PairMatches
+from nope_splat.reconstruction.layout import PhotoLayout
 from nope_splat.reconstruction.matches import FolderMatches
 
 Array = NDArray[np.float64]
@@ -28,9 +29,11 @@ class SyntheticScene:
     T_world_camera: Array
     """Camera-to-world transforms, OpenCV axes. (N, 4, 4)."""
     camera: SharedPinhole
-    """The shared camera."""
+    """The camera, or the first one."""
     size: tuple[int, int]
-    """Width and height of every photograph."""
+    """Width and height of its photographs."""
+    layout: PhotoLayout
+    """Sizes and cameras of all photographs."""
     points: Array
     """World coordinates. (P, 3)."""
     keypoints: tuple[Keypoints, ...]
@@ -52,9 +55,9 @@ class SyntheticScene:
     def write_photos(self, folder: Path) -> PhotoFolder:
         """Write a grey photograph for each camera, for the stages that read colours."""
         photos = []
-        for name in self.names:
-            Image.new("RGB", self.size, (90, 120, 150)).save(folder / name)
-            photos.append(Photo(folder / name, name, *self.size))
+        for name, (width, height) in zip(self.names, self.layout.sizes.tolist(), strict=True):
+            Image.new("RGB", (width, height), (90, 120, 150)).save(folder / name)
+            photos.append(Photo(folder / name, name, width, height))
         return PhotoFolder(folder, tuple(photos), {})
 
 
@@ -92,6 +95,7 @@ def make_scene(
     points: Array | None = None,
     camera: SharedPinhole = CAMERA,
     size: tuple[int, int] = (640, 480),
+    second: tuple[SharedPinhole, tuple[int, int]] | None = None,
     noise: float = 0.3,
     wrong: float = 0.05,
     sees: Callable[[int, NDArray[np.int64]], NDArray[np.bool_]] | None = None,
@@ -105,8 +109,9 @@ def make_scene(
         num_points: Points of the default cube, unless `points` are given.
         poses: Camera-to-world transforms. (N, 4, 4).
         points: World coordinates. (P, 3).
-        camera: The shared camera.
-        size: Width and height of every photograph.
+        camera: The camera.
+        size: Width and height of its photographs.
+        second: Another camera and the size of its photographs, which are every other one, from the second on.
         noise: Standard deviation of the keypoints in pixels.
         wrong: Share of wrong matches in each pair.
         sees: Given a photograph and point indices, which of them may be seen there; all by default.
@@ -119,23 +124,26 @@ def make_scene(
     rng = np.random.default_rng(seed)
     poses = ring(num_photos, seed=seed) if poses is None else poses
     points = random_points(num_points, seed) if points is None else points
-    sizes = np.array(size)
+    kinds = [(camera, size), second or (camera, size)]
+    cameras, sizes = zip(*[kinds[photo % 2] for photo in range(len(poses))], strict=True)
+    sizes = np.array(sizes)
+    camera_ids = np.arange(len(poses)) % 2 if second else np.zeros(len(poses), np.int64)
     keypoints, points_of_keypoints = [], []
     for photo, pose in enumerate(poses):
         in_camera = (points - pose[:3, 3]) @ pose[:3, :3]
         visible = in_camera[:, 2] > 0.1
         xy = np.full((len(points), 2), np.inf)
-        xy[visible] = camera.project(in_camera[visible], sizes)
+        xy[visible] = cameras[photo].project(in_camera[visible], sizes[photo])
         xy += rng.normal(0, noise, xy.shape)
-        visible &= ((xy > 0) & (xy < sizes)).all(1)
+        visible &= ((xy > 0) & (xy < sizes[photo])).all(1)
         ids = rng.permutation(np.flatnonzero(visible))
         ids = ids if sees is None else ids[sees(photo, ids)]
         keypoints.append(Keypoints(xy[ids], np.zeros((len(ids), 0), np.float32)))
         points_of_keypoints.append(ids)
     matched = []
-    for first, second in pairs if pairs is not None else combinations(range(len(poses)), 2):
+    for left, right in pairs if pairs is not None else combinations(range(len(poses)), 2):
         _, one, two = np.intersect1d(
-            points_of_keypoints[first], points_of_keypoints[second], return_indices=True
+            points_of_keypoints[left], points_of_keypoints[right], return_indices=True
         )
         if len(one) < 15:
             continue
@@ -143,10 +151,12 @@ def make_scene(
         two[bad] = two[np.roll(bad, 1)]
         matched.append(
             PairMatches(
-                first,
-                second,
+                left,
+                right,
                 np.stack([one, two], axis=1),
-                _fundamental(poses[first], poses[second], camera, sizes),
+                _fundamental(
+                    poses[left], poses[right], *([each[left], each[right]] for each in (cameras, sizes))
+                ),
                 homography_ratio=0.3,
             )
         )
@@ -154,6 +164,7 @@ def make_scene(
         poses,
         camera,
         size,
+        PhotoLayout.of(sizes, camera_ids, keypoints),
         points,
         tuple(keypoints),
         tuple(points_of_keypoints),
@@ -161,12 +172,18 @@ def make_scene(
     )
 
 
-def _fundamental(first: Array, second: Array, camera: SharedPinhole, size: NDArray[np.int64]) -> Array:
+def _fundamental(
+    first: Array, second: Array, cameras: Sequence[SharedPinhole], sizes: Sequence[NDArray[np.int64]]
+) -> Array:
     """Fundamental matrix of two posed photographs. (3, 3)."""
     relative = np.linalg.inv(second) @ first
     x, y, z = relative[:3, 3]
     essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ relative[:3, :3]
-    cx, cy = camera.principal_points(size)
-    inverse = np.linalg.inv([[camera.focal, 0, cx], [0, camera.focal, cy], [0, 0, 1]])
-    fundamental = inverse.T @ essential @ inverse
+    to_first, to_second = (
+        np.linalg.inv([[camera.focal, 0, cx], [0, camera.focal, cy], [0, 0, 1]])
+        for camera, (cx, cy) in (
+            (camera, camera.principal_points(size)) for camera, size in zip(cameras, sizes, strict=True)
+        )
+    )
+    fundamental = to_second.T @ essential @ to_first
     return fundamental / (np.linalg.norm(fundamental) or 1.0)  # none where the camera only turned

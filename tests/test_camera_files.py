@@ -98,7 +98,7 @@ def write_ground_truth(scene: SparseScene, path: Path) -> None:
         {"file_path": scene.photo_names[i], "camera_to_world_opencv": scene.T_world_camera[i].tolist()}
         for i in np.flatnonzero(scene.registered)
     ]
-    focal = {"fl_x": scene.camera.focal, "fl_y": scene.camera.focal, "w": 640, "h": 480}
+    focal = {"fl_x": scene.cameras[0].focal, "fl_y": scene.cameras[0].focal, "w": 640, "h": 480}
     path.write_text(json.dumps({**focal, "frames": frames}))
 
 
@@ -192,12 +192,12 @@ def test_other_refusals(files: dict[str, Path], tmp_path: Path):
 @pytest.mark.parametrize("radial", [(0.0, 0.0), (-0.06, 0.04)])
 def test_intrinsics_are_the_same_in_every_format(tmp_path: Path, radial: tuple[float, float]) -> None:
     scene = make_scene()
-    scene = replace(scene, camera=replace(scene.camera, radial=radial))
+    scene = replace(scene, cameras=(replace(scene.cameras[0], radial=radial),))
     write_colmap(scene, tmp_path)
     write_transforms(scene, tmp_path, tmp_path / "transforms.json")
     for path in (tmp_path, tmp_path / "transforms.json"):
         for camera in read_named_cameras(path).values():
             longer_side = scene.photo_sizes.max()
             assert camera.radial == radial
-            assert camera.focal * longer_side == pytest.approx(scene.camera.focal)
-            assert np.array(camera.offset) * longer_side == pytest.approx(scene.camera.offset)
+            assert camera.focal * longer_side == pytest.approx(scene.cameras[0].focal)
+            assert np.array(camera.offset) * longer_side == pytest.approx(scene.cameras[0].offset)

@@ -105,7 +105,7 @@ def test_photographs_without_texture_are_registered(
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
     scene = reconstruct(folder, settings=ReconstructionSettings(matcher="dust3r", registration=registration))
     assert scene.registered.all()
-    assert scene.camera.focal == pytest.approx(CAMERA.focal, rel=0.05)
+    assert scene.cameras[0].focal == pytest.approx(CAMERA.focal, rel=0.05)
     truth = {photo.name: pose for photo, pose in zip(photos, poses, strict=True)}
     estimated = dict(zip(scene.photo_names, scene.T_world_camera, strict=True))
     assert compare_poses(estimated, truth).auc_5 > 80

@@ -71,7 +71,8 @@ def make_scene(
         held_out=held_out,
         registered=registered,
         T_world_camera=poses,
-        camera=camera,
+        cameras=(camera,),
+        camera_ids=np.zeros(num_photos, np.int64),
         points=points,
         colors=rng.integers(0, 256, (num_points, 3)).astype(np.uint8),
         observations=Observations(point_ids[~late], photo_ids[~late], xy[~late]),
@@ -111,7 +112,7 @@ def test_colmap_model_reads_back(tmp_path: Path, text: bool):
         camera = model.cameras[image.camera_id]
         assert (camera.width, camera.height) == tuple(scene.photo_sizes[photo])
         assert camera.model.name == "SIMPLE_PINHOLE"
-        expected = [scene.camera.focal, *scene.camera.principal_points(scene.photo_sizes[photo])]
+        expected = [scene.cameras[0].focal, *scene.cameras[0].principal_points(scene.photo_sizes[photo])]
         np.testing.assert_allclose(camera.params, expected)
         T_world_camera = image.cam_from_world().inverse().matrix()
         np.testing.assert_allclose(T_world_camera, scene.T_world_camera[photo, :3], atol=1e-12)
@@ -166,7 +167,7 @@ def test_nerfstudio_reads_transforms(tmp_path: Path, portrait: bool):
         np.testing.assert_array_equal(cameras.height[:, 0], scene.photo_sizes[photos, 1])
         np.testing.assert_allclose(cameras.fx, 611.0)
         np.testing.assert_allclose(cameras.fy, 611.0)
-        principal = scene.camera.principal_points(scene.photo_sizes[photos])
+        principal = scene.cameras[0].principal_points(scene.photo_sizes[photos])
         np.testing.assert_allclose(np.concatenate([cameras.cx, cameras.cy], axis=1), principal)
         np.testing.assert_allclose(outputs.metadata["points3D_xyz"], scene.points, atol=1e-5)
         np.testing.assert_array_equal(outputs.metadata["points3D_rgb"], scene.colors)
@@ -267,7 +268,7 @@ def test_report_holds_the_figures(tmp_path: Path):
     assert report["unregistered"] == {"sub folder/photo 2.jpg": "too few matches"}
     assert report["skipped_files"] == {"broken.jpg": "truncated"}
     assert report["held_out"] == ["sub folder/photo 4.jpg"]
-    assert report["focal_px"] == 611.0
+    assert report["cameras"][0]["focal_px"] == 611.0
     assert report["mean_reprojection_error_px"] == pytest.approx(scene.reprojection_errors().mean())
     assert report["tracks"] == len(scene.points)
     assert report["seconds"] == scene.seconds

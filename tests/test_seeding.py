@@ -78,7 +78,8 @@ def scene_and_images():
         held_out=np.zeros(len(poses), bool),
         registered=np.ones(len(poses), bool),
         T_world_camera=poses,
-        camera=camera,
+        cameras=(camera,),
+        camera_ids=np.zeros(len(poses), np.int64),
         points=np.array(points),
         colors=np.zeros((len(points), 3), np.uint8),
         observations=Observations(np.array(point_ids), np.array(photo_ids), np.array(observed)),
@@ -106,7 +107,7 @@ def test_seeds_cover_every_photograph(scene_and_images):
     points, _ = dense_seeds(scene, lambda index, size: (images[index], None))
     for pose in scene.T_world_camera:
         in_camera = (points - pose[:3, 3]) @ pose[:3, :3]
-        cells = np.floor(scene.camera.project(in_camera, np.array(SIZE)) / 8).astype(int)
+        cells = np.floor(scene.cameras[0].project(in_camera, np.array(SIZE)) / 8).astype(int)
         inside = cells[((cells >= 0) & (cells < (40, 30))).all(1)]
         assert len(np.unique(inside, axis=0)) > 0.7 * 40 * 30
 
@@ -115,7 +116,7 @@ def test_seeds_have_the_colour_of_the_photograph(scene_and_images):
     scene, images = scene_and_images
     points, colors = dense_seeds(scene, lambda index, size: (images[index], None))
     in_camera = (points - scene.T_world_camera[0, :3, 3]) @ scene.T_world_camera[0, :3, :3]
-    xy = np.floor(scene.camera.project(in_camera, np.array(SIZE))).astype(int)
+    xy = np.floor(scene.cameras[0].project(in_camera, np.array(SIZE))).astype(int)
     inside = (xy >= 2).all(1) & (xy < np.array(SIZE) - 2).all(1)
     seen = cv2.blur(images[0], (3, 3))[xy[inside, 1], xy[inside, 0]]
     assert np.median(np.abs(seen.astype(int) - colors[inside])) < 12
@@ -128,7 +129,7 @@ def test_masked_pixels_become_no_seeds(scene_and_images):
     points, _ = dense_seeds(scene, lambda index, size: (images[index], left_half))
     seen_on_the_left = np.zeros(len(points), bool)
     for pose in scene.T_world_camera:
-        xy = scene.camera.project((points - pose[:3, 3]) @ pose[:3, :3], np.array(SIZE))
+        xy = scene.cameras[0].project((points - pose[:3, 3]) @ pose[:3, :3], np.array(SIZE))
         seen_on_the_left |= xy[:, 0] <= SIZE[0] // 2
     assert len(points) > 1000
     assert seen_on_the_left.all()
@@ -139,7 +140,7 @@ def test_depth_maps_seed_gaussians_as_large_as_pixels_and_as_opaque_as_they_are_
     scene, images = scene_and_images
     rng = np.random.default_rng(0)
     x, y = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
-    rays = scene.camera.unproject(np.stack([x, y], -1), np.array(SIZE)) * (1, -1, -1)
+    rays = scene.cameras[0].unproject(np.stack([x, y], -1), np.array(SIZE)) * (1, -1, -1)
     confidence = np.where(x < SIZE[0] / 2, 6.0, 2.0).astype(np.float32)
     maps = {}
     for photo, pose in enumerate(scene.T_world_camera):
@@ -150,7 +151,7 @@ def test_depth_maps_seed_gaussians_as_large_as_pixels_and_as_opaque_as_they_are_
         values = np.exp(rng.normal(0, 0.5)) * depth * (1 + noise)
         values[rng.random(depth.shape) < 0.01] = np.nan
         maps[photo] = DepthMap.covering(values.astype(np.float32), "metric", SIZE, confidence)
-    seeds = pixel_seeds(scene, scene.camera, maps, lambda index, size: (images[index], None))
+    seeds = pixel_seeds(scene, scene.cameras, maps, lambda index, size: (images[index], None))
     assert len(seeds.points) == len(seeds.colors) > 3000
     far_from_edge = np.abs(seeds.points[:, 0] - 0.2) > 0.05
     error = np.abs(seeds.points[:, 2] - surface_height(seeds.points[:, :2]))[far_from_edge]
@@ -166,7 +167,7 @@ def test_depth_maps_seed_gaussians_as_large_as_pixels_and_as_opaque_as_they_are_
 def test_a_depth_map_that_fits_no_track_points_gives_no_seeds(scene_and_images):
     scene, images = scene_and_images
     nothing = DepthMap.covering(np.full((24, 32), np.nan, np.float32), "metric", SIZE)
-    seeds = pixel_seeds(scene, scene.camera, {0: nothing}, lambda index, size: (images[index], None))
+    seeds = pixel_seeds(scene, scene.cameras, {0: nothing}, lambda index, size: (images[index], None))
     assert len(seeds.points) == len(seeds.sizes) == 0
 
 

@@ -7,13 +7,13 @@ frozen: nothing that is evaluated ever sees them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from nope_splat.camera import SharedPinhole
 from nope_splat.camera_optimizer import switch_axes, world_to_camera
 from nope_splat.evaluation.pose_refinement import Sightings, minimise
 from nope_splat.gaussians import Gaussians
@@ -55,7 +55,7 @@ def resect_held_out(
         scene: The reconstruction, with the correspondences of the photograph.
         photo: Index of the photograph in the scene.
         points: Optimised track points. (P, 3).
-        focal: Optimised focal length in full-resolution pixels.
+        focal: Optimised focal length of its camera in full-resolution pixels.
 
     Returns:
         Camera-to-world transform, OpenGL axes (3, 4), and the points that agree with it; None if too few
@@ -65,10 +65,11 @@ def resect_held_out(
     width, height = scene.photo_sizes[photo]
     xy = scene.resections.xy[mine]
     seen = points.detach().double().cpu()[torch.from_numpy(scene.resections.point_ids[mine])]
-    resection = resect(xy, seen.numpy(), SharedPinhole(focal, scene.camera.offset), (int(width), int(height)))
+    camera = replace(scene.camera_of(photo), focal=focal)
+    resection = resect(xy, seen.numpy(), camera, (int(width), int(height)))
     if resection is None:
         return None
-    plane = torch.from_numpy((xy - scene.camera.principal_points(scene.photo_sizes[photo])) / focal)
+    plane = torch.from_numpy((xy - scene.principal_points()[photo]) / focal)
     inliers = torch.from_numpy(resection.inliers)
     sightings = Sightings(seen[inliers].to(points.device), plane[inliers].to(points.device))
     return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3], sightings

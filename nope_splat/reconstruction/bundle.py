@@ -1,4 +1,4 @@
-"""Bundle adjustment: Levenberg-Marquardt over poses, points and one shared camera, points eliminated.
+"""Bundle adjustment: Levenberg-Marquardt over poses, points and shared intrinsics, points eliminated.
 
 The method is Triggs et al., "Bundle Adjustment: A Modern Synthesis" (2000): robust reweighted normal
 equations, whose block-diagonal point part is eliminated by the Schur complement, so that only the cameras
@@ -85,12 +85,12 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
 
     Returns:
         Covariance of the intrinsics that are free, the prior included, zero for others; None where the
-        system is singular. (5, 5).
+        system is singular. (5 K, 5 K).
     """
     matrix, _, _ = NormalEquations(problem, linearize(problem), SchurStructure(problem)).reduce(1e-9)
     # A free overall scale leaves the cameras singular; a tiny damping removes it without touching the rest.
     matrix = matrix + torch.diag(1e-9 * matrix.diagonal().abs())
-    intrinsics = problem.free_intrinsics
+    intrinsics = problem.free_intrinsics.flatten()
     free = torch.cat([problem.free_cameras.repeat_interleave(6), intrinsics])
     factor, info = torch.linalg.cholesky_ex(matrix[free][:, free])
     if info != 0:

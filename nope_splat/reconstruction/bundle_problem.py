@@ -19,8 +19,9 @@ MAX_LOG_FOCAL_STEP = 0.5
 class BundleProblem:
     """Variables and observations of a bundle adjustment; all float64 or int64, on one device.
 
-    Image coordinates are in pixels from the image centre, so that photographs of any size share the
-    intrinsics `[log focal, principal point offset x, y, radial distortion k1, k2]`.
+    Here a camera is one photograph's pose. Several have the same intrinsics
+    `[log focal, principal point offset x, y, radial distortion k1, k2]`, for which image coordinates are in
+    pixels from the image centre.
     """
 
     T_camera_world: Tensor
@@ -28,7 +29,9 @@ class BundleProblem:
     points: Tensor
     """World coordinates. (P, 3)."""
     intrinsics: Tensor
-    """Natural logarithm of the focal length; principal point minus image centre; k1, k2. (5,)."""
+    """Natural logarithm of the focal length; principal point minus image centre; k1, k2. (K, 5)."""
+    intrinsics_ids: Tensor
+    """Which of these each camera has. (C,)."""
     camera_ids: Tensor
     """Camera of each observation. (O,)."""
     point_ids: Tensor
@@ -40,14 +43,18 @@ class BundleProblem:
     free_cameras: Tensor
     """Cameras that may move; at least one should not, to fix the world frame. (C,), bool."""
     free_intrinsics: Tensor
-    """Intrinsics that may change. (5,), bool."""
+    """Intrinsics that may change. (K, 5), bool."""
     prior_mean: Tensor
-    """Mean of the Gaussian prior on the intrinsics. (5,)."""
+    """Mean of the Gaussian prior on the intrinsics. (K, 5)."""
     prior_sigma: Tensor
-    """Standard deviation of that prior. (5,)."""
+    """Standard deviation of that prior. (K, 5)."""
     huber: float = 1.345
     """Residual length, in standard deviations, from which the cost grows linearly (Huber 1964: this width
     loses 5 % of efficiency where all noise is Gaussian)."""
+
+    def observing_intrinsics(self) -> Tensor:
+        """Intrinsics of the camera of each observation. (O, 5)."""
+        return self.intrinsics[self.intrinsics_ids[self.camera_ids]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Linearization:
     by_point: Tensor
     """Derivatives by the point. (O, 2, 3)."""
     by_intrinsics: Tensor
-    """Derivatives by the shared intrinsics. (O, 2, 5)."""
+    """Derivatives by the camera's intrinsics. (O, 2, 5)."""
 
 
 def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
@@ -80,7 +87,7 @@ def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
     rotated = (pose[:, :3, :3] @ problem.points[problem.point_ids, :, None]).squeeze(-1)
     in_camera = rotated + pose[:, :3, 3]
     depth = in_camera[:, 2:]
-    log_focal, offset, (k1, k2) = problem.intrinsics[0], problem.intrinsics[1:3], problem.intrinsics[3:]
+    log_focal, offset, k1, k2 = problem.observing_intrinsics().split((1, 2, 1, 1), 1)
     plane = in_camera[:, :2] / depth
     square = (plane**2).sum(1, keepdim=True)
     residuals = log_focal.exp() * (1 + square * (k1 + square * k2)) * plane + offset - problem.xy
@@ -110,7 +117,8 @@ def linearize(problem: BundleProblem) -> Linearization:
     residuals, in_camera = reprojection_residuals(problem)
     visible = in_camera[:, 2] > MIN_DEPTH
     residuals = torch.where(visible[:, None], residuals, 0.0)
-    focal = problem.intrinsics[0].exp() / problem.sigma
+    intrinsics = problem.observing_intrinsics()
+    focal = intrinsics[:, 0].exp() / problem.sigma
     inverse_depth = torch.where(visible, 1 / in_camera[:, 2], 0.0)
     u, v = in_camera[:, 0] * inverse_depth, in_camera[:, 1] * inverse_depth
     zero, one = torch.zeros_like(u), visible.to(u.dtype)
@@ -119,7 +127,7 @@ def linearize(problem: BundleProblem) -> Linearization:
     def stack(*entries: Tensor) -> Tensor:
         return torch.stack(entries, -1).view(len(u), 2, -1)
 
-    k1, k2 = problem.intrinsics[3:]
+    k1, k2 = intrinsics[:, 3], intrinsics[:, 4]
     square = u * u + v * v
     stretch, slope = 1 + square * (k1 + square * k2), 2 * k1 + 4 * k2 * square
     bend = stack(stretch + slope * u * u, slope * u * v, slope * u * v, stretch + slope * v * v)
@@ -164,13 +172,13 @@ def retract(
         problem: Current variables.
         d_cameras: As for `move_cameras`. (C, 6).
         d_points: Added to the points. (P, 3).
-        d_intrinsics: Added to the intrinsics, the focal part limited to a factor of e^0.5. (5,).
+        d_intrinsics: Added to the intrinsics, the focal part limited to a factor of e^0.5. (K, 5).
 
     Returns:
         The problem with new variables.
     """
     limit = torch.full_like(d_intrinsics, torch.inf)
-    limit[0] = MAX_LOG_FOCAL_STEP
+    limit[:, 0] = MAX_LOG_FOCAL_STEP
     return replace(
         problem,
         T_camera_world=move_cameras(problem.T_camera_world, d_cameras),

@@ -18,9 +18,10 @@ from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.tracks import build_tracks
 
 from .chain import spanning_tree
+from .layout import PhotoLayout
 from .lifted import LiftedProblem, adjust_lifted, residuals
 from .settle import settle
-from .working import Array, Indices, WorkingScene, rigid, transform
+from .working import Array, WorkingScene, rigid, transform
 
 FIELD_OF_VIEW = 60.0
 """Angle in degrees that the longer side is first taken to span."""
@@ -45,8 +46,7 @@ def start_from_depth(
     keypoints: Sequence[Keypoints],
     positions: Sequence[Array],
     pairs: Sequence[PairMatches],
-    sizes: Indices,
-    scale: float,
+    layout: PhotoLayout,
     focal: float,
     min_angle: float,
     device: str = "cpu",
@@ -59,8 +59,7 @@ def start_from_depth(
         keypoints: Keypoints of each photograph.
         positions: The same, feature pixels from the image centre. (K, 2) each.
         pairs: Verified matches.
-        sizes: Width and height of the photographs at full resolution. (N, 2).
-        scale: Feature pixels per full-resolution pixel.
+        layout: Sizes of the photographs, which one camera took.
         focal: Focal length to start from, feature pixels.
         min_angle: Smallest triangulation angle of a point, degrees.
         device: Torch device of bundle adjustment.
@@ -71,14 +70,14 @@ def start_from_depth(
     """
     values = {photo: _values(depth_map, keypoints[photo]) for photo, depth_map in depths.items()}
     pairs = [pair for pair in pairs if pair.first in values and pair.second in values]
-    scene = WorkingScene.start(build_tracks(keypoints, pairs), sizes, scale, focal)
+    scene = WorkingScene.start(build_tracks(keypoints, pairs), layout, np.array([focal]))
     if not pairs:
         return scene
     kind = next(iter(depths.values())).kind  # one network, or one folder, for all
-    max_error = MAX_EDGE_ERROR * scale * float(sizes.max())
+    max_error = MAX_EDGE_ERROR * float(layout.longer_sides[0])
     best, least = None, (0, np.inf)
     for shift in (0.0,) if kind == "metric" else ROOT_SHIFTS:
-        fits, poses = _chain(values, positions, pairs, len(sizes), kind, shift, focal, max_error, seed)
+        fits, poses = _chain(values, positions, pairs, len(keypoints), kind, shift, focal, max_error, seed)
         photos = list(poses)
         problem = _problem(photos, fits, poses, values, positions, pairs, focal, seed)
         misfit = np.minimum(np.linalg.norm(residuals(problem), axis=1), max_error).mean()
@@ -89,7 +88,7 @@ def start_from_depth(
     photos, problem = best
     problem = adjust_lifted(problem)
     scene.T_camera_world[photos] = problem.T_camera_world
-    scene.focal = float(np.exp(problem.log_focal))
+    scene.focal = np.array([np.exp(problem.log_focal)])
     scene.registered[photos] = True
     settle(scene, min_angle, device)
     return scene

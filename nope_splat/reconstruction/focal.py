@@ -1,4 +1,4 @@
-"""The shared focal length from matched pairs, before any pose is known."""
+"""The focal length of each camera from matched pairs, before any pose is known."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import poselib
 
 from nope_splat.matching.types import PairMatches
 
+from .layout import PhotoLayout
 from .working import Array
 
 PLAUSIBLE = (0.3, 4.0)
@@ -24,13 +25,15 @@ FLAT_SPREAD = 1.5
 """Ratio of upper to lower quartile of the pairs' focal lengths from which they do not agree."""
 MIN_AGREEING_PAIRS = 3
 """Fewest plausible pairs that count as agreement."""
+CANDIDATES = 200
+"""Focal lengths tried for a camera beside a known one, 1.3 percent apart: adjustment does the rest."""
 LONGER_STARTS = (1.0, 1.4, 2.0)
 """Starts tried where the pairs do not agree: too long a start is mended by adjustment, too short is not."""
 
 
 @dataclass(frozen=True)
 class FocalEstimate:
-    """What the pairs say about the focal length."""
+    """What the pairs of one camera's photographs say about its focal length."""
 
     focal: float
     """Weighted median of the pairs, or the prior; feature pixels."""
@@ -83,6 +86,92 @@ def estimate_focal(
     agree = len(focals) >= MIN_AGREEING_PAIRS and upper / lower < FLAT_SPREAD
     starts = (1.0,) if agree else LONGER_STARTS
     return FocalEstimate(median, tuple(median * k for k in starts), len(focals))
+
+
+def within_cameras(pairs: Sequence[PairMatches], layout: PhotoLayout) -> list[list[PairMatches]]:
+    """Pairs of photographs that one camera took.
+
+    Args:
+        pairs: Verified matches.
+        layout: Sizes and cameras of the photographs.
+
+    Returns:
+        The pairs of each of the K cameras.
+    """
+    own: list[list[PairMatches]] = [[] for _ in range(layout.num_cameras)]
+    for pair in pairs:
+        first, second = layout.camera_ids[[pair.first, pair.second]]
+        if first == second:
+            own[first].append(pair)
+    return own
+
+
+def focal_starts(
+    positions: Sequence[Array], pairs: Sequence[PairMatches], layout: PhotoLayout, seed: int = 0
+) -> tuple[Array, ...]:
+    """Focal lengths of all cameras: from their own pairs, or else from those with cameras that have one.
+
+    Args:
+        positions: Keypoints of each photograph, feature pixels from the image centre. (K, 2) each.
+        pairs: Verified matches.
+        layout: Sizes and cameras of the photographs.
+        seed: Seed of RANSAC.
+
+    Returns:
+        Focal lengths of the cameras to start from, feature pixels: several where the evidence is flat. (K,)
+        each.
+    """
+    estimates = [
+        estimate_focal(positions, own, longer_side, seed)
+        for own, longer_side in zip(within_cameras(pairs, layout), layout.longer_sides.tolist(), strict=True)
+    ]
+    support = [(estimate.certain, estimate.num_pairs) for estimate in estimates]
+    anchor = support.index(max(support))
+    focals = np.array([estimate.focal for estimate in estimates])
+    known = np.array([estimate.certain for estimate in estimates])
+    known[anchor] = True
+    for camera in np.flatnonzero(~known):
+        joint = []
+        for pair in pairs:
+            first, second = layout.camera_ids[[pair.first, pair.second]]
+            if (first == camera and known[second]) or (second == camera and known[first]):
+                joint.append(pair)
+        focals[camera] = _focal_beside(camera, joint, focals, layout)
+    start = estimates[anchor]
+    return tuple(focals * (each / start.focal) for each in start.starts)
+
+
+def _focal_beside(camera: int, pairs: Sequence[PairMatches], focals: Array, layout: PhotoLayout) -> float:
+    """Focal length of a camera by its pairs with others whose focal lengths are known; feature pixels.
+
+    With the focal lengths f of each pair, diag(f2, f2, 1) F diag(f1, f1, 1) is an essential matrix, of which
+    two singular values are the same: the weighted median over the pairs of the focal length at which they
+    are nearest to that. The field of view of the prior, where there are no such pairs.
+    """
+    longer_side = float(layout.longer_sides[camera])
+    candidates = longer_side * np.geomspace(*PLAUSIBLE, CANDIDATES)
+    found, weights = [], []
+    for pair in pairs:
+        first, second = pair.first, pair.second
+        F = _to_pixels(second, layout).T @ pair.fundamental @ _to_pixels(first, layout)
+        if layout.camera_ids[second] != camera:
+            first, second, F = second, first, F.T
+        other = focals[layout.camera_ids[first]]
+        lens = np.stack([candidates, candidates, np.ones(CANDIDATES)], axis=1)
+        large, small, _ = np.linalg.svd(lens[:, :, None] * F * [other, other, 1.0], compute_uv=False).T
+        best = int(np.argmax(small / large))
+        if 0 < best < CANDIDATES - 1:
+            found.append(candidates[best])
+            weights.append(len(pair.indices))
+    if not found:
+        return prior_focal(longer_side)
+    return weighted_quantiles(np.array(found), np.array(weights, np.float64), (0.5,))[0]
+
+
+def _to_pixels(photo: int, layout: PhotoLayout) -> Array:
+    """From feature pixels about the centre of a photograph to its full-resolution pixels. (3, 3)."""
+    (x, y), scale = layout.sizes[photo] / 2, layout.pixel_sizes[photo]
+    return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
 
 
 def _pair_focal(positions: Sequence[Array], pair: PairMatches, seed: int) -> tuple[float, int]:

@@ -14,6 +14,7 @@ from nope_splat.evaluation.pose_metrics import align_similarity
 from nope_splat.matching import Keypoints
 from nope_splat.tracks import build_tracks
 
+from .layout import PhotoLayout
 from .settle import settle
 from .triangulate import filter_observations
 from .two_view import TwoView
@@ -26,30 +27,32 @@ more than this factor."""
 
 @dataclass(frozen=True)
 class GivenCameras:
-    """Poses of some photographs and the intrinsics that all share."""
+    """Poses of some photographs and the intrinsics of all cameras."""
 
     photos: Indices
     """Indices of the photographs. (G,)."""
     T_world_camera: Array
     """Camera-to-world transforms, OpenCV axes, about the origin and at most ten units from it. (G, 4, 4)."""
-    focal: float
-    """Focal length as a share of the longer side."""
-    offset: tuple[float, float]
-    """Principal point minus image centre, as shares of the longer side."""
-    radial: tuple[float, float]
-    """Radial distortion."""
+    focal: Array
+    """Focal length of each camera as a share of the longer side. (K,)."""
+    offset: Array
+    """Principal points minus image centre, as shares of the longer side. (K, 2)."""
+    radial: Array
+    """Radial distortion. (K, 2)."""
 
     @classmethod
-    def read(cls, path: Path, names: Sequence[str], held_out: Mask) -> GivenCameras:
+    def read(cls, path: Path, names: Sequence[str], held_out: Mask, camera_ids: Indices) -> GivenCameras:
         """Read cameras, of training photographs only.
 
         Args:
             path: A file or folder as for `read_named_cameras`.
             names: Names of all photographs, folders included.
             held_out: Photographs kept for evaluation. (N,).
+            camera_ids: Camera of each photograph. (N,).
 
         Returns:
-            The cameras; where their intrinsics differ, the medians.
+            The cameras; where intrinsics differ among photographs of one camera, their medians, and those of
+            all for a camera without any.
 
         Raises:
             UserError: If the file cannot be read, has a camera without a photograph, cameras for fewer than
@@ -72,12 +75,11 @@ class GivenCameras:
             raise UserError(f"all cameras in {path} are at one place, where depth cannot be told")
         T_world_camera[:, :3, 3] = centers * (10 / extent)
         chosen = [cameras[photo] for photo in photos.tolist()]
-        focal = float(np.median([camera.focal for camera in chosen]))
-        offset, radial = (
-            tuple(np.median([getattr(camera, name) for camera in chosen], axis=0).tolist())
-            for name in ("offset", "radial")
-        )
-        return cls(photos, T_world_camera, focal, offset, radial)
+        found = np.array([(camera.focal, *camera.offset, *camera.radial) for camera in chosen])
+        intrinsics = np.tile(np.median(found, axis=0), (int(camera_ids.max()) + 1, 1))
+        for camera in np.unique(camera_ids[photos]):
+            intrinsics[camera] = np.median(found[camera_ids[photos] == camera], axis=0)
+        return cls(photos, T_world_camera, intrinsics[:, 0], intrinsics[:, 1:3], intrinsics[:, 3:])
 
     def to_plain(self) -> dict[str, object]:
         """Numbers in lists, for the key of a cache."""
@@ -104,9 +106,9 @@ class GivenCameras:
         Args:
             scene: Changed in place.
         """
-        longer_side = 2 * float(scene.half_size.max())
-        scene.focal, scene.offset = self.focal * longer_side, np.array(self.offset) * longer_side
-        scene.radial = np.array(self.radial)
+        longer_sides = scene.longer_sides
+        scene.focal, scene.offset = self.focal * longer_sides, self.offset * longer_sides[:, None]
+        scene.radial = self.radial
         scene.T_camera_world[self.photos] = invert(self.T_world_camera)
         scene.registered[self.photos] = True
 
@@ -115,8 +117,7 @@ def start_from_cameras(
     given: GivenCameras,
     keypoints: Sequence[Keypoints],
     views: Mapping[tuple[int, int], TwoView],
-    sizes: Indices,
-    scale: float,
+    layout: PhotoLayout,
     min_angle: float,
     device: str = "cpu",
 ) -> WorkingScene:
@@ -126,17 +127,15 @@ def start_from_cameras(
         given: The cameras.
         keypoints: Keypoints of each photograph.
         views: Verified pairs, whose matches make the tracks.
-        sizes: Width and height of the photographs at full resolution. (N, 2).
-        scale: Feature pixels per full-resolution pixel.
+        layout: Sizes and cameras of the photographs.
         min_angle: Smallest triangulation angle of a point, degrees.
         device: Torch device of bundle adjustment.
 
     Returns:
         A scene in which the photographs with cameras are registered.
     """
-    longer_side = scale * float(sizes.max())
     tracks = build_tracks(keypoints, [view.matches for view in views.values()])
-    scene = WorkingScene.start(tracks, sizes, scale, given.focal * longer_side)
+    scene = WorkingScene.start(tracks, layout, given.focal * layout.longer_sides)
     given.place(scene)
     settle(scene, min_angle, device)
     return scene

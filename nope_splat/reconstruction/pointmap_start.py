@@ -51,7 +51,9 @@ def align_pointmaps(pointmaps: Pointmaps, sizes: Indices, focal: float) -> Given
     if not extent > 0:
         return None
     poses[:, :3, 3] = centers * (10 / extent)
-    return GivenCameras(placed, poses, focal / float(sizes.max()), (0.0, 0.0), (0.0, 0.0))
+    return GivenCameras(
+        placed, poses, np.array([focal / float(sizes.max())]), np.zeros((1, 2)), np.zeros((1, 2))
+    )
 
 
 class _Alignment:

@@ -29,11 +29,12 @@ def refine_by_rays(scene: WorkingScene, photos: Indices) -> None:
     rows = np.flatnonzero(scene.inlier & (number[scene.photo_ids] >= 0))
     cameras = number[scene.photo_ids[rows]]
     points = scene.points[scene.track_ids[rows]]
-    rays = scene.rays(scene.xy[rows])
+    rays = scene.rays(scene.xy[rows], scene.photo_ids[rows])
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    focal = scene.focal[scene.camera_ids[scene.photo_ids[rows]], None]
     for _ in range(ITERATIONS):
         in_camera = transform(scene.T_camera_world[photos][cameras], points)
-        scale = scene.focal / np.linalg.norm(in_camera, axis=1, keepdims=True)
+        scale = focal / np.linalg.norm(in_camera, axis=1, keepdims=True)
         residual = scale * _across(rays, in_camera)
         # With Y' = exp(omega) Y + nu the derivatives of Y by omega and nu are -[Y]x and the identity.
         jacobian = np.zeros((len(rows), 3, 6))

@@ -17,7 +17,7 @@ from nope_splat.cache import Cache, content_key
 from nope_splat.camera import SharedPinhole
 from nope_splat.depth import DepthMap, DepthSettings, depths_key, find_depths
 from nope_splat.errors import UserError
-from nope_splat.images import PhotoFolder, read_photo
+from nope_splat.images import PhotoFolder, cameras_of_photos, read_photo
 from nope_splat.matching import Keypoints, MatchingSettings, PairMatches, Pointmaps
 from nope_splat.progress import say
 from nope_splat.ranges import POSITIVE, Range, check_ranges
@@ -28,9 +28,10 @@ from .canonical import canonical_depths, pointmap_focal
 from .chain import register_chain
 from .degeneracy import turned_on_the_spot, without_relief
 from .depth_start import default_focal, start_from_depth
-from .focal import FocalEstimate, estimate_focal, prior_focal
+from .focal import focal_starts, prior_focal, within_cameras
 from .given import GivenCameras, keep_good_cameras, start_from_cameras
 from .groups import failure_reasons, require_matches, training_groups
+from .layout import PhotoLayout
 from .matches import FolderMatches, find_matches, matches_key
 from .pointmap_start import align_pointmaps
 from .refine import ROUNDS, refine
@@ -65,6 +66,9 @@ class ReconstructionSettings(MatchingSettings):
     for photographs whose surfaces or number give too few matches)."""
     depth: DepthSettings = field(default_factory=DepthSettings)
     """Where depth of single photographs comes from."""
+    one_camera_per: Literal["size", "folder"] = "size"
+    """Which photographs share a camera, its focal length, principal point and distortion: those of one size
+    (portrait or landscape), or those of one size in one sub-folder."""
     cameras: Path | None = None
     """Cameras to start from instead of from nothing: a `transforms.json`, or a folder with a COLMAP model.
     They are adjusted where the photographs contradict them; photographs that it lacks are registered."""
@@ -72,7 +76,7 @@ class ReconstructionSettings(MatchingSettings):
     """Focal length to start from, in pixels of the full-resolution photographs; estimated if not given, but
     with registration depth that of a field of view of 60 degrees."""
     refine_principal_point: bool = True
-    """Whether to adjust the principal point, where all photographs have the same orientation."""
+    """Whether to adjust the principal point, where all photographs of a camera have the same orientation."""
     refine_radial_distortion: bool = True
     """Whether to adjust radial distortion, where it can be determined."""
     min_triangulation_angle: Annotated[float, Range(0, 90, open=True)] = 1.5
@@ -133,6 +137,17 @@ def reconstruct(
             f"registration pointmaps needs pointmaps, and {settings.matcher} makes none; set matcher"
             " to dust3r"
         )
+    camera_ids = cameras_of_photos(folder.photos, settings.one_camera_per)
+    if camera_ids.any():
+        for asked, what in (
+            (settings.initial_focal is not None, "initial-focal is"),
+            (settings.registration in ("depth", "pointmaps"), f"registration {settings.registration} takes"),
+        ):
+            if asked:
+                raise UserError(
+                    f"{what} one focal length, but the photographs are of several sizes or folders and so of"
+                    " several cameras; leave it out"
+                )
     if settings.adjustment_device == "cuda" and not torch.cuda.is_available():
         raise UserError("adjustment-device is cuda, but torch finds no GPU here; choose cpu")
 
@@ -146,7 +161,7 @@ def reconstruct(
             )
 
     is_held_out = np.isin(names, list(held_out))
-    given = GivenCameras.read(settings.cameras, names, is_held_out) if settings.cameras else None
+    given = GivenCameras.read(settings.cameras, names, is_held_out, camera_ids) if settings.cameras else None
 
     # Photographs whose depth is asked for.
     telling = [
@@ -220,14 +235,17 @@ def reconstruct_from_matches(
     keypoints, pairs = matches.keypoints, matches.pairs
     names = tuple(photo.name for photo in folder.photos)
     sizes = np.array([(photo.width, photo.height) for photo in folder.photos], dtype=np.int64)
-    pixel_size = max(one.pixel_size for one in keypoints)
+    layout = PhotoLayout.of(sizes, cameras_of_photos(folder.photos, settings.one_camera_per), keypoints)
     training_pairs = [pair for pair in pairs if not held_out[pair.first] and not held_out[pair.second]]
     graph = match_graph(len(names), training_pairs)
     groups = training_groups(graph)
     if given is not None:  # what has a pose need not match
         groups = [given.join(groups)]
     require_matches(names, held_out, keypoints, groups, settings.min_matches)
-    positions = [(one.xy - size / 2) / pixel_size for one, size in zip(keypoints, sizes, strict=True)]
+    positions = [layout.from_centre(one.xy, photo) for photo, one in enumerate(keypoints)]
+    if layout.num_cameras > 1:
+        counts = np.bincount(layout.camera_ids).tolist()
+        say(f"The photographs are of {layout.num_cameras} cameras, which took {counts} of them.")
 
     pointmaps = None
     if matches.pointmaps is not None:
@@ -236,20 +254,10 @@ def reconstruct_from_matches(
     for group in groups:
         members = [pair for pair in training_pairs if pair.first in group]
         flat = bool(members) and without_relief(members)
-        if given is None and flat and turned_on_the_spot(positions, members, sizes.max() / pixel_size):
+        if given is None and flat and _turned(positions, members, layout):
             continue
         scene, views, failures = _reconstruct_group(
-            keypoints,
-            positions,
-            members,
-            sizes,
-            pixel_size,
-            settings,
-            clock,
-            given,
-            depths,
-            pointmaps,
-            hold_focal,
+            keypoints, positions, members, layout, settings, clock, given, depths, pointmaps, hold_focal
         )
         if scene is not None:
             break
@@ -262,9 +270,7 @@ def reconstruct_from_matches(
 
     def rebuilt(scene: WorkingScene, extra: Sequence[PairMatches] = ()) -> WorkingScene:
         with clock.stage("tracks"):
-            return rebuild_tracks(
-                scene, keypoints, positions, members, sizes, 1 / pixel_size, min_angle, extra
-            )
+            return rebuild_tracks(scene, keypoints, positions, members, layout, min_angle, extra)
 
     left_out = [view.matches for pair, view in views.items() if not scene.registered[list(pair)].all()]
     if left_out:  # the rebuilt tracks may show them what the first ones did not
@@ -279,7 +285,7 @@ def reconstruct_from_matches(
         )
         if given is not None:
             keep_good_cameras(scene, given, ROUNDS[-1], min_angle, device)
-    lens = bool(scene.offset.any()), bool(scene.radial.any())
+    lens = scene.offset.any(axis=1), scene.radial.any(axis=1)
     uncertainty = scene.focal_uncertainty(*lens, device)
     doubtful = given is None and (flat or settings.initial_focal is not None)
     if doubtful and not hold_focal and uncertainty > MAX_FOCAL_UNCERTAINTY / 3:
@@ -292,14 +298,14 @@ def reconstruct_from_matches(
             " overlap between neighbours"
         )
 
-    sparse, points_of_keypoints = _finish(scene, folder, sizes, held_out, pixel_size, keypoints, graph)
+    sparse, points_of_keypoints = _finish(scene, folder, layout, held_out, keypoints, graph)
     with clock.stage("held-out photographs"):
-        sparse, resection_failures = resect_held_out(sparse, matches, points_of_keypoints, pixel_size)
+        sparse, resection_failures = resect_held_out(sparse, matches, points_of_keypoints, layout)
     unregistered = np.flatnonzero(~sparse.registered & ~held_out)
     reasons = failure_reasons(names, unregistered, groups, group, failures)
     with clock.stage("colours"):
-        colors = _point_colors(folder, sparse, pixel_size)
-    notice = _focal_notice(scene, flat, pixel_size, uncertainty)
+        colors = _point_colors(folder, sparse, layout)
+    notice = _focal_notice(scene, flat, layout, uncertainty)
     failures_by_name = reasons | resection_failures
     return normalise(
         replace(sparse, colors=colors, failures=failures_by_name, notice=notice, seconds=clock.seconds)
@@ -310,8 +316,7 @@ def _reconstruct_group(
     keypoints: Sequence[Keypoints],
     positions: Sequence[Array],
     pairs: Sequence[PairMatches],
-    sizes: Indices,
-    pixel_size: float,
+    layout: PhotoLayout,
     settings: ReconstructionSettings,
     clock: Stopwatch,
     given: GivenCameras | None,
@@ -326,58 +331,63 @@ def _reconstruct_group(
     min_angle, device, seed = settings.min_triangulation_angle, settings.adjustment_device, settings.seed
     if pointmaps is not None:
         group = np.unique([(pair.first, pair.second) for pair in pairs])
-        pointmaps = pointmaps.without(~np.isin(np.arange(len(sizes)), group))
+        pointmaps = pointmaps.without(~np.isin(np.arange(len(layout.sizes)), group))
     if given is None and pointmaps is not None and settings.registration == "pointmaps":
         with clock.stage("registration"):
-            focal = settings.initial_focal or pointmap_focal(pointmaps, sizes).focal
-            given = align_pointmaps(pointmaps, sizes, focal)
+            focal = settings.initial_focal or pointmap_focal(pointmaps, layout.sizes).focal
+            given = align_pointmaps(pointmaps, layout.sizes, focal)
         if given is None:
             return None, {}, {}
     if given is not None:
         with clock.stage("relative poses"):
-            views = relative_poses(positions, pairs, given.focal * sizes.max() / pixel_size, seed)
+            focals = given.focal * layout.longer_sides
+            views = relative_poses(positions, pairs, focals[layout.camera_ids], seed)
         with clock.stage("registration"):
-            scene = start_from_cameras(given, keypoints, views, sizes, 1 / pixel_size, min_angle, device)
+            scene = start_from_cameras(given, keypoints, views, layout, min_angle, device)
             failures = register_others(scene, views, min_angle, device, seed)
         return scene, views, failures
     if depths is not None:
-        focal = (settings.initial_focal or default_focal(float(sizes.max()))) / pixel_size
+        focal = default_focal(float(layout.longer_sides[0]))
+        if settings.initial_focal is not None:
+            focal = settings.initial_focal / float(layout.camera_pixel_sizes[0])
         with clock.stage("registration"):
             scene = start_from_depth(
-                depths, keypoints, positions, pairs, sizes, 1 / pixel_size, focal, min_angle, device, seed
+                depths, keypoints, positions, pairs, layout, focal, min_angle, device, seed
             )
         with clock.stage("relative poses"):
-            views = relative_poses(positions, pairs, scene.focal, seed)
+            views = relative_poses(positions, pairs, scene.focal[layout.camera_ids], seed)
         if scene.registered.sum() < 2:
             return None, {}, {}
         with clock.stage("registration"):
             failures = register_others(scene, views, min_angle, device, seed)
         return scene, views, failures
     with clock.stage("focal length"):
-        if hold_focal or settings.initial_focal is not None:
-            focal = (settings.initial_focal or prior_focal(sizes.max())) / pixel_size
-            estimate = FocalEstimate(focal, (focal,), 0)
-        elif pointmaps is not None:
-            estimate = pointmap_focal(pointmaps, sizes, pixel_size)
+        if settings.initial_focal is not None:
+            waiting = [settings.initial_focal / layout.camera_pixel_sizes]
+        elif hold_focal:
+            waiting = [np.array([prior_focal(side) for side in layout.longer_sides.tolist()])]
+        elif pointmaps is not None and layout.num_cameras == 1:
+            estimate = pointmap_focal(pointmaps, layout.sizes, float(layout.camera_pixel_sizes[0]))
+            waiting = [np.array([start]) for start in estimate.starts]
         else:
-            estimate = estimate_focal(positions, pairs, sizes.max() / pixel_size, seed)
-    if not estimate.certain:
+            waiting = list(focal_starts(positions, pairs, layout, seed))
+    if len(waiting) > 1:
+        of_first = [start[0] * layout.camera_pixel_sizes[0] for start in waiting]
         say(
-            f"The focal length is uncertain ({estimate.num_pairs} of {len(pairs)} pairs suggest one);"
-            f" starting from {', '.join(f'{start * pixel_size:.0f}' for start in estimate.starts)} pixels."
+            "The pairs of photographs do not agree on a focal length;"
+            f" starting from {', '.join(f'{start:.0f}' for start in of_first)} pixels."
         )
     best: tuple[tuple[int, int], WorkingScene, dict[tuple[int, int], TwoView], dict[int, str]] | None = None
-    waiting = list(estimate.starts)
     restarted = False
     while waiting:
         focal = waiting.pop(0)
         with clock.stage("relative poses"):
-            views = relative_poses(positions, pairs, focal, seed)
+            views = relative_poses(positions, pairs, focal[layout.camera_ids], seed)
         if not views:
             continue
         with clock.stage("tracks"):
             tracks = build_tracks(keypoints, [view.matches for view in views.values()])
-            scene = WorkingScene.start(tracks, sizes, 1 / pixel_size, focal, hold_focal)
+            scene = WorkingScene.start(tracks, layout, focal, hold_focal)
         with clock.stage("registration"):
             failures: dict[int, str] = {}
             if settings.registration == "chain":
@@ -392,18 +402,29 @@ def _reconstruct_group(
         if best is None or merit > best[0]:
             best = merit, scene, views, failures
         if not waiting and not restarted:
-            found = best[1].focal / best[1].initial_focal
+            change = np.abs(np.log(best[1].focal / best[1].initial_focal)).max()
             restarted = True
-            if max(found, 1 / found) > RESTART_FACTOR:
+            if change > np.log(RESTART_FACTOR):
                 waiting.append(best[1].focal)
     if best is None:
         return None, {}, {}
     return best[1:]
 
 
-def _focal_notice(scene: WorkingScene, flat: bool, pixel_size: float, uncertainty: float) -> str:
+def _turned(positions: Sequence[Array], pairs: Sequence[PairMatches], layout: PhotoLayout) -> bool:
+    """Whether every camera that tells, by pairs of its own, only turned."""
+    told = [
+        turned_on_the_spot(positions, own, longer_side)
+        for own, longer_side in zip(within_cameras(pairs, layout), layout.longer_sides.tolist(), strict=True)
+        if own
+    ]
+    return bool(told) and all(told)
+
+
+def _focal_notice(scene: WorkingScene, flat: bool, layout: PhotoLayout, uncertainty: float) -> str:
     """What the user should know about the focal length, if anything."""
-    focal = f"{scene.focal * pixel_size:.0f} pixels"
+    focals = (scene.focal * layout.camera_pixel_sizes).tolist()
+    focal = f"{' and '.join(f'{each:.0f}' for each in focals)} pixels"
     mend = "set initial-focal if you know it, or add photographs from other directions"
     if scene.hold_focal:
         why = "look straight at one flat surface, which does" if flat else "do"
@@ -421,9 +442,8 @@ def _focal_notice(scene: WorkingScene, flat: bool, pixel_size: float, uncertaint
 def _finish(
     scene: WorkingScene,
     folder: PhotoFolder,
-    sizes: Indices,
+    layout: PhotoLayout,
     held_out: NDArray[np.bool_],
-    pixel_size: float,
     keypoints: Sequence[Keypoints],
     graph: MatchGraph,
 ) -> tuple[SparseScene, list[Indices]]:
@@ -439,21 +459,27 @@ def _finish(
         table[keypoint_ids[mine]] = point_ids[mine]
         points_of_keypoints.append(table)
     points = scene.points[scene.has_point]
-    x, y = (scene.offset * pixel_size).tolist()
-    camera = SharedPinhole(scene.focal * pixel_size, (x, y), tuple(scene.radial.tolist()))
-    if camera.largest_distortion(sizes.max(0)) < NEGLIGIBLE_DISTORTION * pixel_size:
-        camera = replace(camera, radial=(0.0, 0.0))
+    cameras = []
+    for number, pixel_size in enumerate(layout.camera_pixel_sizes.tolist()):
+        (x, y), (k1, k2) = (scene.offset[number] * pixel_size).tolist(), scene.radial[number].tolist()
+        camera = SharedPinhole(float(scene.focal[number]) * pixel_size, (x, y), (k1, k2))
+        size = layout.sizes[layout.camera_ids == number].max(axis=0)
+        if camera.largest_distortion(size) < NEGLIGIBLE_DISTORTION * pixel_size:
+            camera = replace(camera, radial=(0.0, 0.0))
+        cameras.append(camera)
+    xy = scene.xy[rows] * layout.pixel_sizes[photo_ids, None] + layout.sizes[photo_ids] / 2
     none = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
     sparse = SparseScene(
         photo_names=tuple(photo.name for photo in folder.photos),
-        photo_sizes=sizes,
+        photo_sizes=layout.sizes,
         held_out=held_out,
         registered=scene.registered.copy(),
         T_world_camera=invert(scene.T_camera_world),
-        camera=camera,
+        cameras=tuple(cameras),
+        camera_ids=layout.camera_ids,
         points=points,
         colors=np.zeros(points.shape, np.uint8),
-        observations=Observations(point_ids, photo_ids, scene.xy[rows] * pixel_size + sizes[photo_ids] / 2),
+        observations=Observations(point_ids, photo_ids, xy),
         resections=none,
         failures={},
         graph=graph,
@@ -462,12 +488,12 @@ def _finish(
     return sparse, points_of_keypoints
 
 
-def _point_colors(folder: PhotoFolder, scene: SparseScene, pixel_size: float) -> NDArray[np.uint8]:
+def _point_colors(folder: PhotoFolder, scene: SparseScene, layout: PhotoLayout) -> NDArray[np.uint8]:
     """Mean colour of each point over its observations. (P, 3)."""
     observations = scene.observations
     total = np.zeros((len(scene.points), 3))
     for photo in np.unique(observations.photo_ids):
-        mine = observations.photo_ids == photo
+        mine, pixel_size = observations.photo_ids == photo, layout.pixel_sizes[photo]
         width, height = (round(side / pixel_size) for side in scene.photo_sizes[photo].tolist())
         image = read_photo(folder.photos[photo], (width, height))[..., :3]
         column, row = (observations.xy[mine] / pixel_size).astype(np.int64).T
@@ -480,10 +506,11 @@ def _point_colors(folder: PhotoFolder, scene: SparseScene, pixel_size: float) ->
 def _report(scene: SparseScene) -> None:
     """Tell the outcome, and name the photographs that are left out."""
     training = ~scene.held_out
+    focals = " and ".join(f"{camera.focal:.1f}" for camera in scene.cameras)
     error = float(np.median(scene.reprojection_errors()))
     say(
         f"Registered {(scene.registered & training).sum()} of {training.sum()} photographs:"
-        f" focal length {scene.camera.focal:.1f} pixels, {len(scene.points)} points,"
+        f" focal length {focals} pixels, {len(scene.points)} points,"
         f" median reprojection error {error:.2f} pixels."
     )
     if scene.notice:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from .bundle import intrinsics_covariance
+from .bundle import BundleResult, intrinsics_covariance
 from .triangulate import extend, filter_observations, triangulate
-from .working import WorkingScene
+from .working import Array, Mask, WorkingScene
 
 ROUNDS = (8.0, 4.0, 2.5)
 """Largest reprojection error of an observation in each round, feature pixels."""
@@ -33,7 +35,7 @@ def refine(
         scene: A registered scene.
         min_angle: Smallest triangulation angle of a point, degrees.
         refine_principal_point: Whether to adjust the principal point, where it can be determined and all
-            photographs have the same size.
+            photographs of a camera have the same orientation.
         refine_radial_distortion: Whether to adjust the radial distortion, where it shows.
         device: Torch device of bundle adjustment.
 
@@ -41,8 +43,7 @@ def refine(
         Photographs that lost their pose on the way, with the reason.
     """
     lost: dict[int, str] = {}
-    same_size = len(np.unique(scene.half_size, axis=0)) == 1
-    free_offset = free_radial = False
+    free_offset = free_radial = np.zeros(len(scene.focal), bool)
     for number, max_error in enumerate(ROUNDS):
         triangulate(scene, max_error, min_angle)
         extend(scene, max_error)
@@ -50,7 +51,7 @@ def refine(
             free_offset=free_offset, free_radial=free_radial, tolerance=ROUGH_TOLERANCE, device=device
         )
         scene.estimate_noise()
-        if number == 0 and refine_principal_point and same_size:
+        if number == 0 and refine_principal_point:
             free_offset = _free_principal_point(scene, device)
         if number == 0 and refine_radial_distortion:
             free_radial = _free_radial_distortion(scene, free_offset, device)
@@ -62,35 +63,72 @@ def refine(
     return lost | _drop_weak_photos(scene, min_angle)
 
 
-def _free_principal_point(scene: WorkingScene, device: str) -> bool:
-    """Adjust with the principal point, and keep the result if the photographs determine it."""
-    before, sigma = scene.snapshot(), scene.offset_sigma
-    result = scene.adjust(free_offset=True, tolerance=ROUGH_TOLERANCE, device=device)
-    if result is not None:
-        covariance = intrinsics_covariance(result.problem)
-        if (
-            covariance is not None
-            and result.noise * float(covariance.diagonal()[1:3].max()) ** 0.5 < MAX_UNCERTAINTY * sigma
-            and np.linalg.norm(scene.offset) < MAX_SIGMAS * sigma
-        ):
-            return True
-    scene.restore(before)
-    return False
+def _free_principal_point(scene: WorkingScene, device: str) -> Mask:
+    """Adjust with the principal points, of cameras whose photographs determine them. (K,)."""
+    sigma = scene.offset_sigma
+    orientations = np.unique(np.column_stack([scene.camera_ids, scene.half_size]), axis=0)[:, 0].astype(int)
+
+    def determined(deviation: Array) -> Mask:
+        near = np.linalg.norm(scene.offset, axis=1) < MAX_SIGMAS * sigma
+        return near & (deviation[:, 1:3].max(1) < MAX_UNCERTAINTY * sigma)
+
+    return _free_where_determined(
+        scene,
+        np.bincount(orientations) == 1,
+        lambda free: scene.adjust(free_offset=free, tolerance=ROUGH_TOLERANCE, device=device),
+        determined,
+    )
 
 
-def _free_radial_distortion(scene: WorkingScene, free_offset: bool, device: str) -> bool:
-    """Adjust with radial distortion, and keep the result if the photographs determine it."""
-    before, sigma = scene.snapshot(), np.array(scene.radial_sigma)
-    result = scene.adjust(free_offset=free_offset, free_radial=True, tolerance=ROUGH_TOLERANCE, device=device)
-    if result is not None:
-        covariance = intrinsics_covariance(result.problem)
-        if covariance is not None:
-            uncertainty = result.noise * covariance.diagonal()[3:].cpu().numpy() ** 0.5
-            determined = (uncertainty < MAX_UNCERTAINTY * sigma).all()
-            if determined and (np.abs(scene.radial) < MAX_SIGMAS * sigma).all():
-                return True
-    scene.restore(before)
-    return False
+def _free_radial_distortion(scene: WorkingScene, free_offset: Mask, device: str) -> Mask:
+    """Adjust with radial distortion, of cameras whose photographs determine it. (K,)."""
+    sigma = scene.radial_sigma
+
+    def determined(deviation: Array) -> Mask:
+        near = np.abs(scene.radial) < MAX_SIGMAS * sigma
+        return (near & (deviation[:, 3:] < MAX_UNCERTAINTY * sigma)).all(1)
+
+    return _free_where_determined(
+        scene,
+        np.ones(len(scene.focal), bool),
+        lambda free: scene.adjust(
+            free_offset=free_offset, free_radial=free, tolerance=ROUGH_TOLERANCE, device=device
+        ),
+        determined,
+    )
+
+
+def _free_where_determined(
+    scene: WorkingScene,
+    free: Mask,
+    adjust: Callable[[Mask], BundleResult | None],
+    determined: Callable[[Array], Mask],
+) -> Mask:
+    """Adjust with more intrinsics free, and again with less until all that are free are determined.
+
+    Args:
+        scene: Changed in place.
+        free: Cameras whose intrinsics may be free. (K,).
+        adjust: Adjusts the scene with the intrinsics of some cameras (K,) free.
+        determined: Of which cameras the photographs determine them, by their standard deviations (K, 5).
+
+    Returns:
+        Cameras of which they do, with which the scene is adjusted. (K,).
+    """
+    while free.any():
+        before = scene.snapshot()
+        result = adjust(free)
+        covariance = None if result is None else intrinsics_covariance(result.problem)
+        if result is None or covariance is None:
+            kept = np.zeros_like(free)
+        else:
+            deviation = result.noise * covariance.diagonal().cpu().numpy() ** 0.5
+            kept = free & determined(deviation.reshape(len(free), -1))
+        if (kept == free).all():
+            break
+        scene.restore(before)
+        free = kept
+    return free
 
 
 def _drop_weak_photos(scene: WorkingScene, min_angle: float) -> dict[int, str]:

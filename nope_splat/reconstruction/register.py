@@ -221,7 +221,7 @@ class Growth:
         pose, info = poselib.estimate_absolute_pose(
             scene.xy[rows],
             scene.points[scene.track_ids[rows]],
-            scene.camera_model(),
+            scene.camera_model(photo),
             {
                 "max_reproj_error": MAX_PNP_ERROR,
                 "max_iterations": 10000,

@@ -13,6 +13,7 @@ from nope_splat.camera import SharedPinhole
 from nope_splat.matching.types import PairMatches
 from nope_splat.tracks import Observations
 
+from .layout import PhotoLayout
 from .matches import FolderMatches
 from .scene import SparseScene
 from .working import Array, Indices, invert, rigid
@@ -43,7 +44,7 @@ def resect(
     Args:
         xy: Where the points are seen, full-resolution pixels. (n, 2).
         points: World coordinates. (n, 3).
-        camera: The shared camera.
+        camera: The camera that took it.
         size: Width and height of the photograph at full resolution.
         pixel_size: Side of a feature pixel in full-resolution pixels: the unit of the error threshold.
 
@@ -84,7 +85,7 @@ def resect_held_out(
     scene: SparseScene,
     matches: FolderMatches,
     points_of_keypoints: Sequence[Indices],
-    pixel_size: float,
+    layout: PhotoLayout,
 ) -> tuple[SparseScene, dict[str, str]]:
     """Register the held-out photographs against the finished points.
 
@@ -92,7 +93,7 @@ def resect_held_out(
         scene: The scene of the training photographs.
         matches: Verified matches of all photographs.
         points_of_keypoints: For each training photograph, the point of each keypoint, -1 for none. (K,) each.
-        pixel_size: Side of a feature pixel in full-resolution pixels.
+        layout: Sizes and cameras of the photographs.
 
     Returns:
         The scene with their poses and observations; why others have none, by name.
@@ -100,7 +101,11 @@ def resect_held_out(
     poses, registered = scene.T_world_camera.copy(), scene.registered.copy()
     failures: dict[str, str] = {}
     point_ids, photo_ids, positions = [], [], []
+    known = np.unique(scene.camera_ids[scene.registered])
     for photo in np.flatnonzero(scene.held_out):
+        if scene.camera_ids[photo] not in known:
+            failures[scene.photo_names[photo]] = "held out, and no other photograph of its camera has a pose"
+            continue
         mine = [
             pair
             for pair in matches.pairs
@@ -110,7 +115,8 @@ def resect_held_out(
         keypoint_ids, points = find_correspondences(int(photo), mine, points_of_keypoints)
         xy = matches.keypoints[photo].xy[keypoint_ids]
         width, height = scene.photo_sizes[photo].tolist()
-        found = resect(xy, scene.points[points], scene.camera, (width, height), pixel_size)
+        pixel_size = float(layout.pixel_sizes[photo])
+        found = resect(xy, scene.points[points], scene.camera_of(photo), (width, height), pixel_size)
         if found is None:
             failures[scene.photo_names[photo]] = (
                 f"held out, and only {len(xy)} of the {MIN_INLIERS} needed track points visible"

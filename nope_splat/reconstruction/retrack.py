@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.tracks import build_tracks
 
+from .layout import PhotoLayout
 from .triangulate import triangulate
-from .working import Array, Indices, WorkingScene, invert
+from .working import Array, WorkingScene, invert
 
 MAX_EPIPOLAR_ERROR = 4.0
 """Largest Sampson error of a match, feature pixels: the poses are not final."""
@@ -23,8 +24,7 @@ def rebuild_tracks(
     keypoints: Sequence[Keypoints],
     positions: Sequence[Array],
     pairs: Sequence[PairMatches],
-    sizes: Indices,
-    scale: float,
+    layout: PhotoLayout,
     min_angle: float,
     extra: Sequence[PairMatches] = (),
 ) -> WorkingScene:
@@ -38,8 +38,7 @@ def rebuild_tracks(
         keypoints: Keypoints of each photograph.
         positions: The same, feature pixels from the image centre. (K, 2) each.
         pairs: Verified matches, before any choice by relative poses.
-        sizes: Width and height of the photographs at full resolution. (N, 2).
-        scale: Feature pixels per full-resolution pixel.
+        layout: Sizes and cameras of the photographs.
         min_angle: Smallest triangulation angle of a point, degrees.
         extra: Matches with photographs without a pose, taken as they are.
 
@@ -52,7 +51,7 @@ def rebuild_tracks(
             good = _epipolar_errors(scene, positions, pair) < MAX_EPIPOLAR_ERROR
             confirmed.append(replace(pair, indices=pair.indices[good]))
     tracks = build_tracks(keypoints, confirmed)
-    rebuilt = WorkingScene.start(tracks, sizes, scale, scene.focal, scene.hold_focal)
+    rebuilt = WorkingScene.start(tracks, layout, scene.focal, scene.hold_focal)
     rebuilt.initial_focal = scene.initial_focal
     rebuilt.offset, rebuilt.radial = scene.offset, scene.radial
     rebuilt.T_camera_world = scene.T_camera_world
@@ -65,12 +64,15 @@ def _epipolar_errors(
     scene: WorkingScene, positions: Sequence[Array], pair: PairMatches
 ) -> NDArray[np.float64]:
     """Sampson errors of the matches of a pair of registered photographs, feature pixels. (M,)."""
-    first = scene.rays(positions[pair.first][pair.indices[:, 0]])
-    second = scene.rays(positions[pair.second][pair.indices[:, 1]])
+    first = scene.rays(positions[pair.first][pair.indices[:, 0]], pair.first)
+    second = scene.rays(positions[pair.second][pair.indices[:, 1]], pair.second)
+    focal_first, focal_second = scene.focal[scene.camera_ids[[pair.first, pair.second]]]
     relative = scene.T_camera_world[pair.second] @ invert(scene.T_camera_world[pair.first])
     x, y, z = relative[:3, 3]
     essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ relative[:3, :3]
     lines_second, lines_first = first @ essential.T, second @ essential
     residual = np.einsum("ni,ni->n", second, lines_second)
-    slope = (lines_second[:, :2] ** 2).sum(1) + (lines_first[:, :2] ** 2).sum(1)
-    return scene.focal * np.abs(residual) / np.sqrt(slope + 1e-300)
+    # How fast the residual grows with the places in the two photographs.
+    slope = (lines_second[:, :2] ** 2).sum(1) / focal_second**2
+    slope += (lines_first[:, :2] ** 2).sum(1) / focal_first**2
+    return np.abs(residual) / np.sqrt(slope + 1e-300)

@@ -35,8 +35,10 @@ class SparseScene:
     """Photographs with a pose. A held-out one is registered against the finished points. (N,)."""
     T_world_camera: NDArray[np.float64]
     """Camera-to-world transforms, OpenCV axes; the identity where unregistered. (N, 4, 4)."""
-    camera: SharedPinhole
-    """The camera that all photographs share."""
+    cameras: tuple[SharedPinhole, ...]
+    """The K cameras."""
+    camera_ids: NDArray[np.int64]
+    """Which camera took each photograph. (N,)."""
     points: NDArray[np.float64]
     """Track points in world coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
@@ -54,6 +56,22 @@ class SparseScene:
     notice: str = ""
     """What the user should know about the scene as a whole, one sentence; empty where there is nothing."""
 
+    def camera_of(self, photo: int) -> SharedPinhole:
+        """The camera that took a photograph.
+
+        Args:
+            photo: Index of the photograph.
+        """
+        return self.cameras[self.camera_ids[photo]]
+
+    def focals(self) -> NDArray[np.float64]:
+        """Focal lengths in pixels of the full-resolution photographs. (N,)."""
+        return np.array([camera.focal for camera in self.cameras])[self.camera_ids]
+
+    def principal_points(self) -> NDArray[np.float64]:
+        """Principal points in pixels of the full-resolution photographs. (N, 2)."""
+        return self.photo_sizes / 2 + np.array([camera.offset for camera in self.cameras])[self.camera_ids]
+
     def in_camera(self, observations: Observations) -> NDArray[np.float64]:
         """Observed points in the coordinates of the observing cameras (OpenCV axes). (O, 3)."""
         poses = invert(self.T_world_camera[observations.photo_ids])
@@ -62,22 +80,28 @@ class SparseScene:
     def reprojection_errors(self) -> NDArray[np.float64]:
         """Distance of each projected point from its observation, full-resolution pixels. (O,)."""
         observations = self.observations
-        principal = self.camera.principal_points(self.photo_sizes[observations.photo_ids])
-        camera, in_camera = self.camera, self.in_camera(observations)
-        return project_errors(in_camera, observations.xy, camera.focal, principal, camera.radial)
+        radial = np.array([camera.radial for camera in self.cameras])[self.camera_ids]
+        intrinsics = (
+            each[observations.photo_ids] for each in (self.focals(), self.principal_points(), radial)
+        )
+        return project_errors(self.in_camera(observations), observations.xy, *intrinsics)
 
     def undistorted(self) -> SparseScene:
-        """The same scene as a camera without distortion would have seen it: camera and observations."""
-        if not any(self.camera.radial):
+        """The same scene as cameras without distortion would have seen it: cameras and observations."""
+        if not any(any(camera.radial) for camera in self.cameras):
             return self
 
         def straight(observations: Observations) -> Observations:
-            sizes = self.photo_sizes[observations.photo_ids]
-            return replace(observations, xy=self.camera.undistorted(observations.xy, sizes))
+            xy = observations.xy.copy()
+            for number, camera in enumerate(self.cameras):
+                mine = self.camera_ids[observations.photo_ids] == number
+                sizes = self.photo_sizes[observations.photo_ids[mine]]
+                xy[mine] = camera.undistorted(xy[mine], sizes)
+            return replace(observations, xy=xy)
 
         return replace(
             self,
-            camera=replace(self.camera, radial=(0.0, 0.0)),
+            cameras=tuple(replace(camera, radial=(0.0, 0.0)) for camera in self.cameras),
             observations=straight(self.observations),
             resections=straight(self.resections),
         )
@@ -86,7 +110,7 @@ class SparseScene:
         """Everything, as plain arrays that can be stored without pickle."""
         plain = {
             "photo_names": self.photo_names,
-            "camera": asdict(self.camera),
+            "cameras": [asdict(camera) for camera in self.cameras],
             "failures": self.failures,
             "num_photos": self.graph.num_photos,
             "seconds": self.seconds,
@@ -108,7 +132,10 @@ class SparseScene:
 
         return cls(
             photo_names=tuple(plain["photo_names"]),
-            camera=SharedPinhole(**{name: _tuple(value) for name, value in plain["camera"].items()}),
+            cameras=tuple(
+                SharedPinhole(**{name: _tuple(value) for name, value in camera.items()})
+                for camera in plain["cameras"]
+            ),
             observations=Observations(**part("observations")),
             resections=Observations(**part("resections")),
             failures=plain["failures"],
@@ -140,7 +167,7 @@ class SparseScene:
             return cls.from_arrays(dict(file))
 
 
-_ARRAYS = ("photo_sizes", "held_out", "registered", "T_world_camera", "points", "colors")
+_ARRAYS = ("photo_sizes", "camera_ids", "held_out", "registered", "T_world_camera", "points", "colors")
 
 
 def normalise(scene: SparseScene) -> SparseScene:

@@ -76,6 +76,8 @@ class NormalEquations:
     def __init__(self, problem: BundleProblem, at: Linearization, structure: SchurStructure) -> None:
         self.problem, self.structure = problem, structure
         num_cameras, num_points = len(problem.T_camera_world), len(problem.points)
+        num_intrinsics, width = problem.intrinsics.shape
+        intrinsics_ids = problem.intrinsics_ids[problem.camera_ids]
         length = at.residuals.norm(dim=1).clamp(min=1e-12)
         weight = (problem.huber / length).clamp(max=1.0).sqrt()  # of iteratively reweighted least squares
         residuals = weight[:, None, None] * at.residuals[:, :, None]
@@ -88,16 +90,22 @@ class NormalEquations:
         def by_point(values: Tensor) -> Tensor:
             return _sum_by(values, problem.point_ids, num_points)
 
+        def by_intrinsics(values: Tensor) -> Tensor:
+            return torch.stack([values[intrinsics_ids == k].sum(0) for k in range(num_intrinsics)])
+
         prior = problem.prior_sigma**-2
         self.cameras = by_camera(at_ @ a)
         self.cameras_intrinsics = by_camera(at_ @ g)
-        self.intrinsics = (gt @ g).sum(0) + prior.diag()
+        self.intrinsics = by_intrinsics(gt @ g) + torch.diag_embed(prior)
         self.points = by_point(bt @ b)
         self.cameras_points = at_ @ b
-        self.intrinsics_points = by_point(gt @ b)
+        pairs = problem.point_ids * num_intrinsics + intrinsics_ids
+        self.intrinsics_points = _sum_by(gt @ b, pairs, num_points * num_intrinsics).view(
+            num_points, num_intrinsics * width, 3
+        )
         self.gradient_cameras = by_camera(at_ @ residuals)
         self.gradient_points = by_point(bt @ residuals)
-        self.gradient_intrinsics = (gt @ residuals).sum(0).squeeze(-1) + prior * (
+        self.gradient_intrinsics = by_intrinsics(gt @ residuals).squeeze(-1) + prior * (
             problem.intrinsics - problem.prior_mean
         )
 
@@ -108,16 +116,16 @@ class NormalEquations:
             damping: Marquardt's factor on the diagonal.
 
         Returns:
-            Reduced matrix over all cameras, then the I intrinsics. (6 C + I, 6 C + I).
-            Reduced gradient. (6 C + I,).
+            Reduced matrix over all cameras, then the K sets of 5 intrinsics. (6 C + 5 K, 6 C + 5 K).
+            Reduced gradient. (6 C + 5 K,).
             Inverses of the damped point blocks. (P, 3, 3).
         """
-        structure, camera_ids = self.structure, self.problem.camera_ids
+        structure, camera_ids, point_ids = self.structure, self.problem.camera_ids, self.problem.point_ids
         num_cameras = len(self.cameras)
-        size, num_intrinsics = 6 * num_cameras, len(self.intrinsics)
+        size, num_intrinsics = 6 * num_cameras, self.problem.intrinsics.numel()
         diagonal = self.points.diagonal(dim1=1, dim2=2)
         inverse = torch.linalg.inv(self.points + torch.diag_embed(damping * diagonal + 1e-12))
-        eliminated = self.cameras_points @ inverse[self.problem.point_ids]
+        eliminated = self.cameras_points @ inverse[point_ids]
 
         blocks = structure.multiply(eliminated, self.cameras_points, num_cameras)
         coupling = blocks.permute(0, 2, 1, 3).reshape(size, size)
@@ -125,23 +133,26 @@ class NormalEquations:
         own = _sum_by(eliminated @ self.cameras_points.mT, camera_ids, num_cameras)
         matrix = torch.zeros(2 * (size + num_intrinsics,), dtype=coupling.dtype, device=coupling.device)
         matrix[:size, :size] = torch.block_diag(*(self.cameras - own)) - coupling - coupling.T
-        border = self.cameras_intrinsics - _sum_by(
-            eliminated @ self.intrinsics_points[self.problem.point_ids].mT, camera_ids, num_cameras
+        # One set of intrinsics at a time: with many, what they eliminate together would not fit in memory.
+        sets = self.intrinsics_points.split(self.problem.intrinsics.shape[1], dim=1)
+        border = torch.stack(
+            [-_sum_by(eliminated @ each[point_ids].mT, camera_ids, num_cameras) for each in sets], dim=2
         )
+        border[torch.arange(num_cameras), :, self.problem.intrinsics_ids] += self.cameras_intrinsics
         matrix[:size, size:] = border.reshape(size, num_intrinsics)
         matrix[size:, :size] = matrix[:size, size:].T
-        matrix[size:, size:] = self.intrinsics - (
-            self.intrinsics_points @ inverse @ self.intrinsics_points.mT
-        ).sum(0)
+        matrix[size:, size:] = torch.block_diag(*self.intrinsics) - torch.cat(
+            [(each @ inverse @ self.intrinsics_points.mT).sum(0) for each in sets]
+        )
 
         reached = inverse @ self.gradient_points
         gradient = torch.cat(
             [
                 (
                     self.gradient_cameras
-                    - _sum_by(self.cameras_points @ reached[self.problem.point_ids], camera_ids, num_cameras)
+                    - _sum_by(self.cameras_points @ reached[point_ids], camera_ids, num_cameras)
                 ).flatten(),
-                self.gradient_intrinsics - (self.intrinsics_points @ reached).sum(0).squeeze(-1),
+                self.gradient_intrinsics.flatten() - (self.intrinsics_points @ reached).sum(0).squeeze(-1),
             ]
         )
         return matrix, gradient, inverse
@@ -153,14 +164,15 @@ class NormalEquations:
             damping: Marquardt's factor on the diagonal.
 
         Returns:
-            Increments of cameras (C, 6), points (P, 3) and intrinsics (I,); None where the damped system
+            Increments of cameras (C, 6), points (P, 3) and intrinsics (K, 5); None where the damped system
             is not positive definite.
         """
         problem = self.problem
         matrix, gradient, inverse = self.reduce(damping)
-        diagonal = torch.cat([self.cameras.diagonal(dim1=1, dim2=2).flatten(), self.intrinsics.diagonal()])
+        blocks = self.cameras, self.intrinsics
+        diagonal = torch.cat([block.diagonal(dim1=1, dim2=2).flatten() for block in blocks])
         matrix = matrix + torch.diag(damping * diagonal + 1e-12)
-        free = torch.cat([problem.free_cameras.repeat_interleave(6), problem.free_intrinsics])
+        free = torch.cat([problem.free_cameras.repeat_interleave(6), problem.free_intrinsics.flatten()])
         factor, info = torch.linalg.cholesky_ex(matrix[free][:, free])
         if info != 0:
             return None
@@ -172,7 +184,7 @@ class NormalEquations:
         remaining = self.gradient_points + _sum_by(moved, problem.point_ids, len(problem.points))
         remaining = remaining + self.intrinsics_points.mT @ d_intrinsics[:, None]
         d_points = -(inverse @ remaining).squeeze(-1)
-        return d_cameras, d_points, d_intrinsics
+        return d_cameras, d_points, d_intrinsics.view_as(problem.intrinsics)
 
 
 def _index_within(counts: Tensor) -> Tensor:

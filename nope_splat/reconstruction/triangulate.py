@@ -62,7 +62,7 @@ def triangulate(scene: WorkingScene, max_error: float, min_angle: float, tracks:
     ids, first, counts = ids[seen_twice], first[seen_twice], counts[seen_twice]
     if len(ids) == 0:
         return
-    rays = scene.rays(scene.xy[rows])
+    rays = scene.rays(scene.xy[rows], scene.photo_ids[rows])
     poses = scene.T_camera_world[scene.photo_ids[rows]]
     directions = np.einsum("nji,nj->ni", poses[:, :3, :3], rays)
 
@@ -80,7 +80,7 @@ def triangulate(scene: WorkingScene, max_error: float, min_angle: float, tracks:
     proposal = np.repeat(np.arange(len(owner)), length)
     row = np.arange(len(proposal)) + np.repeat(first[owner] - (np.cumsum(length) - length), length)
     in_camera = transform(poses[row], proposals[proposal])
-    errors = scene.projection_errors(in_camera, scene.xy[rows[row]])
+    errors = scene.projection_errors(in_camera, rows[row])
     agrees = errors < max_error
     support = np.bincount(proposal, weights=agrees, minlength=len(owner))
     misfit = np.bincount(proposal, weights=np.minimum(errors, max_error), minlength=len(owner))

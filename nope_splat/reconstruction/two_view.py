@@ -1,4 +1,4 @@
-"""Relative poses of matched pairs at a known focal length."""
+"""Relative poses of matched pairs at known focal lengths."""
 
 from __future__ import annotations
 
@@ -54,36 +54,36 @@ class TwoView:
 
 
 def relative_poses(
-    positions: Sequence[Array], pairs: Sequence[PairMatches], focal: float, seed: int = 0
+    positions: Sequence[Array], pairs: Sequence[PairMatches], focals: Array, seed: int = 0
 ) -> dict[tuple[int, int], TwoView]:
     """Relative pose of each pair by the five-point method; pairs that have none are dropped.
 
     Args:
         positions: Keypoints of each photograph, feature pixels from the image centre. (K, 2) each.
         pairs: Verified matches.
-        focal: Focal length in feature pixels.
+        focals: Focal length of each photograph in feature pixels. (N,).
         seed: Seed of RANSAC.
 
     Returns:
         Photograph indices to relative pose.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        views = pool.map(lambda pair: _relative_pose(positions, pair, focal, seed), pairs)
+        views = pool.map(lambda pair: _relative_pose(positions, pair, focals, seed), pairs)
         return {(view.matches.first, view.matches.second): view for view in views if view is not None}
 
 
-def _relative_pose(positions: Sequence[Array], pair: PairMatches, focal: float, seed: int) -> TwoView | None:
+def _relative_pose(positions: Sequence[Array], pair: PairMatches, focals: Array, seed: int) -> TwoView | None:
     """Relative pose of one pair, None if too few matches agree with any."""
     first = positions[pair.first][pair.indices[:, 0]]
     second = positions[pair.second][pair.indices[:, 1]]
     if len(first) < MIN_INLIERS:
         return None
-    camera = {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}
+    focal_first, focal_second = focals[[pair.first, pair.second]].tolist()
     pose, info = poselib.estimate_relative_pose(
         first,
         second,
-        camera,
-        camera,
+        _centred_camera(focal_first),
+        _centred_camera(focal_second),
         {
             "max_epipolar_error": MAX_EPIPOLAR_ERROR,
             "max_iterations": 5000,
@@ -93,8 +93,8 @@ def _relative_pose(positions: Sequence[Array], pair: PairMatches, focal: float, 
         {"loss_type": "CAUCHY", "loss_scale": 1.0},
     )
     T_second_first = rigid(pose.R, pose.t)
-    rays_first = np.concatenate([first / focal, np.ones((len(first), 1))], axis=1)
-    rays_second = np.concatenate([second / focal, np.ones((len(second), 1))], axis=1)
+    rays_first = np.concatenate([first / focal_first, np.ones((len(first), 1))], axis=1)
+    rays_second = np.concatenate([second / focal_second, np.ones((len(second), 1))], axis=1)
     points = intersect(np.eye(4), rays_first, T_second_first, rays_second)
     depths = np.stack([points[:, 2], transform(T_second_first, points)[:, 2]], axis=1)
     good = np.array(info["inliers"], bool) & (depths > 0).all(1)
@@ -107,3 +107,8 @@ def _relative_pose(positions: Sequence[Array], pair: PairMatches, focal: float, 
         depths=depths[good],
         angle=float(np.median(angles_between(points[good], points[good] - center))),
     )
+
+
+def _centred_camera(focal: float) -> dict[str, object]:
+    """A camera as poselib wants it, for pixels from the image centre."""
+    return {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from nope_splat.tracks import Tracks
 
 from .bundle import BundleResult, adjust, intrinsics_covariance
 from .bundle_problem import MIN_DEPTH, BundleProblem
+from .layout import PhotoLayout
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -44,7 +44,8 @@ class WorkingScene:
     """Mutable state of a reconstruction.
 
     Image positions are in *feature pixels from the image centre*: of photographs scaled to the size at
-    which keypoints were found. All thresholds of reconstruction are in these pixels.
+    which keypoints were found. All thresholds of reconstruction are in these pixels. Each of K cameras took
+    some of the photographs.
     """
 
     track_ids: Indices
@@ -59,16 +60,18 @@ class WorkingScene:
     """Standard deviation of `xy` per axis, feature pixels; only rough before `estimate_noise`. (O,)."""
     half_size: Array
     """Half the width and height of each photograph in feature pixels. (N, 2)."""
-    focal: float
-    """Shared focal length in feature pixels."""
-    initial_focal: float
-    """Focal length before any adjustment, about which the prior on it is centred."""
+    camera_ids: Indices
+    """Camera of each photograph. (N,)."""
+    focal: Array
+    """Focal length of each camera in feature pixels. (K,)."""
+    initial_focal: Array
+    """Focal lengths before any adjustment, about which the prior on them is centred. (K,)."""
     hold_focal: bool
-    """Whether the focal length stays as it is, because the photographs do not determine it."""
+    """Whether the focal lengths stay as they are, because the photographs do not determine them."""
     offset: Array
-    """Shared principal point minus image centre in feature pixels. (2,)."""
+    """Principal point minus image centre of each camera in feature pixels. (K, 2)."""
     radial: Array
-    """Shared radial distortion, k1 and k2 (see `SharedPinhole`). (2,)."""
+    """Radial distortion of each camera, k1 and k2 (see `SharedPinhole`). (K, 2)."""
     T_camera_world: Array
     """World-to-camera transforms, OpenCV axes. (N, 4, 4)."""
     registered: Mask
@@ -82,35 +85,35 @@ class WorkingScene:
 
     @classmethod
     def start(
-        cls, tracks: Tracks, sizes: Indices, scale: float, focal: float, hold_focal: bool = False
+        cls, tracks: Tracks, layout: PhotoLayout, focal: Array, hold_focal: bool = False
     ) -> WorkingScene:
         """No poses and no points yet.
 
         Args:
             tracks: Tracks in full-resolution pixels.
-            sizes: Width and height of the photographs at full resolution. (N, 2).
-            scale: Feature pixels per full-resolution pixel.
-            focal: Focal length in feature pixels.
-            hold_focal: Whether it stays as it is.
+            layout: Sizes and cameras of the photographs.
+            focal: Focal length of each camera in feature pixels. (K,).
+            hold_focal: Whether they stay as they are.
 
         Returns:
             The empty scene.
         """
-        observations = tracks.observations
+        observations, num_photos = tracks.observations, len(layout.sizes)
         return cls(
             track_ids=observations.point_ids,
             photo_ids=observations.photo_ids,
             keypoint_ids=tracks.keypoint_ids,
-            xy=(observations.xy - sizes[observations.photo_ids] / 2) * scale,
+            xy=layout.from_centre(observations.xy, observations.photo_ids),
             sigma=tracks.noise.copy(),
-            half_size=sizes * (scale / 2),
+            half_size=layout.sizes / (2 * layout.pixel_sizes[:, None]),
+            camera_ids=layout.camera_ids,
             focal=focal,
             initial_focal=focal,
             hold_focal=hold_focal,
-            offset=np.zeros(2),
-            radial=np.zeros(2),
-            T_camera_world=np.tile(np.eye(4), (len(sizes), 1, 1)),
-            registered=np.zeros(len(sizes), bool),
+            offset=np.zeros((len(focal), 2)),
+            radial=np.zeros((len(focal), 2)),
+            T_camera_world=np.tile(np.eye(4), (num_photos, 1, 1)),
+            registered=np.zeros(num_photos, bool),
             points=np.zeros((len(tracks), 3)),
             has_point=np.zeros(len(tracks), bool),
             inlier=np.zeros(len(observations), bool),
@@ -140,33 +143,50 @@ class WorkingScene:
         return table[keypoints]
 
     @property
-    def offset_sigma(self) -> float:
-        """Standard deviation of the prior on the principal point offset, feature pixels."""
-        return OFFSET_SIGMA * 2 * float(self.half_size.max())
+    def longer_sides(self) -> Array:
+        """Longer side of the photographs of each camera, feature pixels. (K,)."""
+        return 2 * self._largest(self.half_size.max(axis=1))
 
     @property
-    def corner(self) -> float:
-        """Distance of the corner of a photograph from its centre on the plane at depth one."""
-        return float(np.linalg.norm(self.half_size, axis=1).max()) / self.focal
+    def offset_sigma(self) -> Array:
+        """Standard deviation of the prior on each camera's principal point offset, feature pixels. (K,)."""
+        return OFFSET_SIGMA * self.longer_sides
 
     @property
-    def radial_sigma(self) -> tuple[float, float]:
-        """Standard deviations of the prior on the radial distortion: alike in their effect at the corner."""
-        return CORNER_SIGMA / self.corner**2, CORNER_SIGMA / self.corner**4
+    def radial_sigma(self) -> Array:
+        """Standard deviations of the prior on k1 and k2: alike in their effect at the corner. (K, 2)."""
+        corner = self._largest(np.linalg.norm(self.half_size, axis=1)) / self.focal
+        return CORNER_SIGMA / np.stack([corner**2, corner**4], axis=1)
+
+    def _largest(self, values: Array) -> Array:
+        """Largest value among the photographs of each camera. (N,) -> (K,)."""
+        largest = np.zeros(len(self.focal))
+        np.maximum.at(largest, self.camera_ids, values)
+        return largest
 
     def centers(self) -> Array:
         """Camera centres in world coordinates. (N, 3)."""
         rotation, translation = self.T_camera_world[:, :3, :3], self.T_camera_world[:, :3, 3]
         return -np.einsum("nji,nj->ni", rotation, translation)
 
-    def rays(self, xy: Array) -> Array:
-        """Directions at depth one through image positions, in camera coordinates. (n, 2) -> (n, 3)."""
-        plane = undistort((xy - self.offset) / self.focal, self.radial)
+    def rays(self, xy: Array, photo_ids: Indices | int) -> Array:
+        """Directions at depth one through image positions, in camera coordinates.
+
+        Args:
+            xy: Feature pixels from the image centre. (n, 2).
+            photo_ids: Photograph of each position, or of all. (n,) or ().
+
+        Returns:
+            Camera coordinates. (n, 3).
+        """
+        camera = self.camera_ids[photo_ids]
+        plane = undistort((xy - self.offset[camera]) / self.focal[camera, None], self.radial[camera])
         return np.concatenate([plane, np.ones((len(xy), 1))], axis=1)
 
-    def camera_model(self) -> dict[str, object]:
-        """The shared camera as poselib wants it."""
-        params = [self.focal, *self.offset, *self.radial]
+    def camera_model(self, photo: int) -> dict[str, object]:
+        """The camera of a photograph as poselib wants it."""
+        camera = self.camera_ids[photo]
+        params = [self.focal[camera], *self.offset[camera], *self.radial[camera]]
         return {"model": "RADIAL", "width": 0, "height": 0, "params": params}
 
     def errors(self, rows: Indices) -> Array:
@@ -179,11 +199,22 @@ class WorkingScene:
             Feature pixels, infinite behind the camera. (n,).
         """
         in_camera = transform(self.T_camera_world[self.photo_ids[rows]], self.points[self.track_ids[rows]])
-        return self.projection_errors(in_camera, self.xy[rows])
+        return self.projection_errors(in_camera, rows)
 
-    def projection_errors(self, in_camera: Array, xy: Array) -> Array:
-        """Reprojection errors of points in camera coordinates, infinite behind. (n, 3), (n, 2) -> (n,)."""
-        return project_errors(in_camera, xy, self.focal, self.offset, self.radial)
+    def projection_errors(self, in_camera: Array, rows: Indices) -> Array:
+        """Reprojection errors of observations of points in camera coordinates, infinite behind.
+
+        Args:
+            in_camera: Points in the coordinates of the observing cameras. (n, 3).
+            rows: Observation indices. (n,).
+
+        Returns:
+            Feature pixels. (n,).
+        """
+        camera = self.camera_ids[self.photo_ids[rows]]
+        return project_errors(
+            in_camera, self.xy[rows], self.focal[camera], self.offset[camera], self.radial[camera]
+        )
 
     def visible_points(self) -> Indices:
         """Observations in unregistered photographs of tracks that have points. (n,)."""
@@ -230,8 +261,8 @@ class WorkingScene:
         rows: Mask | None = None,
         free_photos: Mask | None = None,
         free_focal: bool = True,
-        free_offset: bool = False,
-        free_radial: bool = False,
+        free_offset: bool | Mask = False,
+        free_radial: bool | Mask = False,
         max_iterations: int = 25,
         tolerance: float = 1e-5,
         device: str = "cpu",
@@ -241,9 +272,9 @@ class WorkingScene:
         Args:
             rows: Inlier observations to use; all of them by default. (O,).
             free_photos: Registered photographs that may move; all of them by default. (N,).
-            free_focal: Whether the focal length may change, unless it is held.
-            free_offset: Whether the principal point may change.
-            free_radial: Whether the radial distortion may change.
+            free_focal: Whether the focal lengths may change, unless they are held.
+            free_offset: Whether the principal points may change, or those of which cameras. () or (K,).
+            free_radial: Whether the radial distortion may change, or that of which cameras. () or (K,).
             max_iterations: Largest number of steps.
             tolerance: Relative decrease of the cost at which to stop.
             device: Torch device.
@@ -255,6 +286,7 @@ class WorkingScene:
         used = np.flatnonzero(used if rows is None else used & rows)
         if len(used) < 20:
             return None
+        num_cameras = len(self.focal)
         photos, camera_ids = np.unique(self.photo_ids[used], return_inverse=True)
         tracks, point_ids = np.unique(self.track_ids[used], return_inverse=True)
         free = np.ones(len(photos), bool) if free_photos is None else free_photos[photos]
@@ -264,21 +296,35 @@ class WorkingScene:
         def tensor(array: object) -> torch.Tensor:
             return torch.as_tensor(np.asarray(array), device=device)
 
+        def each(flag: bool | Mask) -> Mask:
+            return np.broadcast_to(flag, num_cameras)
+
         result = adjust(
             BundleProblem(
                 T_camera_world=tensor(self.T_camera_world[photos]),
                 points=tensor(self.points[tracks]),
-                intrinsics=tensor([np.log(self.focal), *self.offset, *self.radial]),
+                intrinsics=tensor(np.column_stack([np.log(self.focal), self.offset, self.radial])),
+                intrinsics_ids=tensor(self.camera_ids[photos]),
                 camera_ids=tensor(camera_ids),
                 point_ids=tensor(point_ids),
                 xy=tensor(self.xy[used]),
                 sigma=tensor(self.sigma[used]),
                 free_cameras=tensor(free),
                 free_intrinsics=tensor(
-                    [free_focal and not self.hold_focal, *2 * [free_offset], *2 * [free_radial]]
+                    np.column_stack(
+                        [
+                            each(free_focal and not self.hold_focal),
+                            *2 * [each(free_offset)],
+                            *2 * [each(free_radial)],
+                        ]
+                    )
                 ),
-                prior_mean=tensor([np.log(self.initial_focal), 0.0, 0.0, 0.0, 0.0]),
-                prior_sigma=tensor([LOG_FOCAL_SIGMA, *2 * [self.offset_sigma], *self.radial_sigma]),
+                prior_mean=tensor(np.column_stack([np.log(self.initial_focal), np.zeros((num_cameras, 4))])),
+                prior_sigma=tensor(
+                    np.column_stack(
+                        [np.full(num_cameras, LOG_FOCAL_SIGMA), *2 * [self.offset_sigma], self.radial_sigma]
+                    )
+                ),
             ),
             max_iterations,
             tolerance,
@@ -287,15 +333,17 @@ class WorkingScene:
         self.T_camera_world[photos] = adjusted.T_camera_world.cpu().numpy()
         self.points[tracks] = adjusted.points.cpu().numpy()
         intrinsics = adjusted.intrinsics.cpu().numpy()
-        self.focal, self.offset, self.radial = float(np.exp(intrinsics[0])), intrinsics[1:3], intrinsics[3:]
+        self.focal, self.offset, self.radial = np.exp(intrinsics[:, 0]), intrinsics[:, 1:3], intrinsics[:, 3:]
         return result
 
-    def focal_uncertainty(self, free_offset: bool, free_radial: bool, device: str = "cpu") -> float:
+    def focal_uncertainty(self, free_offset: Mask, free_radial: Mask, device: str = "cpu") -> float:
         """Standard deviation of the focal length as a share of it, from the observations as they agree now.
 
+        Where there are several cameras, of the one that is least certain and has a photograph with a pose.
+
         Args:
-            free_offset: Whether the principal point is unknown, too.
-            free_radial: Whether the radial distortion is unknown, too.
+            free_offset: Of which cameras the principal point is unknown, too. (K,).
+            free_radial: Of which cameras the radial distortion is unknown, too. (K,).
             device: Torch device.
 
         Returns:
@@ -307,7 +355,8 @@ class WorkingScene:
         covariance = None if result is None else intrinsics_covariance(result.problem)
         if result is None or covariance is None:
             return float("inf")
-        return result.noise * float(covariance[0, 0]) ** 0.5
+        variances = covariance.diagonal().cpu().numpy().reshape(len(self.focal), -1)[:, 0]
+        return result.noise * float(variances[self.camera_ids[self.registered]].max()) ** 0.5
 
 
 def transform(transforms: Array, points: Array) -> Array:
@@ -331,12 +380,21 @@ def rigid(rotation: Array, translation: Array) -> Array:
     return out
 
 
-def project_errors(
-    in_camera: Array, xy: Array, focal: float, offset: Array, radial: Sequence[float] | Array = (0.0, 0.0)
-) -> Array:
-    """Reprojection errors of points in camera coordinates, infinite behind. (n, 3), (n, 2) -> (n,)."""
+def project_errors(in_camera: Array, xy: Array, focal: Array, offset: Array, radial: Array) -> Array:
+    """Reprojection errors of points in camera coordinates, infinite behind.
+
+    Args:
+        in_camera: Camera coordinates. (n, 3).
+        xy: Where the points are seen, pixels. (n, 2).
+        focal: Focal lengths of the cameras, pixels. (n,).
+        offset: Their principal points, in the coordinates of `xy`. (n, 2).
+        radial: Their radial distortion. (n, 2).
+
+    Returns:
+        Pixels. (n,).
+    """
     front = in_camera[:, 2] > MIN_DEPTH
     depth = np.where(front, in_camera[:, 2], 1.0)
     plane = distort(in_camera[:, :2] / depth[:, None], radial)
-    error = np.linalg.norm(focal * plane + offset - xy, axis=1)
+    error = np.linalg.norm(focal[:, None] * plane + offset - xy, axis=1)
     return np.where(front, error, np.inf)

@@ -101,7 +101,7 @@ def top_view(scene: SparseScene) -> bytes:
     margin = 0.06 * (high - low).max()
     low, high = low - margin, high + margin
     length = 0.07 * (high - low).max()
-    half_width = scene.photo_sizes[scene.registered, 0] / (2 * scene.camera.focal)
+    half_width = (scene.photo_sizes[:, 0] / (2 * scene.focals()))[scene.registered]
     corners = np.stack(
         [np.stack([side * half_width, 0 * half_width, np.ones(len(poses))], 1) for side in (-1, 1)], 1
     )
@@ -167,7 +167,7 @@ def curves(history: History, columns: int = 2) -> bytes | None:
     Returns:
         SVG; None if nothing was recorded.
     """
-    names = [name for name in TITLES if len(history.curve(name)[0]) > 1]
+    names = [name for name in TITLES if any(len(each) > 1 for each, _ in history.curves(name).values())]
     if not names:
         return None
     rows = -(-len(names) // columns)
@@ -175,11 +175,14 @@ def curves(history: History, columns: int = 2) -> bytes | None:
         figure = Figure((4.4 * columns, 1.9 * rows), layout="constrained")
         for place, name in enumerate(names, start=1):
             axes = figure.add_subplot(rows, columns, place)
-            steps, values = history.curve(name)
             noisy = name in NOISY
-            axes.plot(steps, values, color=MUTED if noisy else TRAINING, linewidth=0.7 if noisy else 1.5)
-            if noisy:
-                axes.plot(steps, _running_mean(values), color=TRAINING, linewidth=1.5)
+            for number, (label, (steps, values)) in enumerate(history.curves(name).items()):
+                color = MUTED if noisy else f"C{number}" if number else TRAINING
+                axes.plot(steps, values, color=color, linewidth=0.7 if noisy else 1.5, label=label)
+                if noisy:
+                    axes.plot(steps, _running_mean(values), color=TRAINING, linewidth=1.5)
+            if len(axes.lines) > 1 and not noisy:
+                axes.legend(frameon=False)
             axes.set_title(TITLES[name])
             axes.margins(x=0.01)
             axes.ticklabel_format(axis="y", useOffset=False)

@@ -113,8 +113,8 @@ def small_view(scene: SparseScene, photo: int, read: ReadPhoto, max_size: int) -
         used=np.ones((height, width), bool) if used is None else used,
         R_camera_world=T_camera_world[:3, :3],
         t_camera_world=T_camera_world[:3, 3],
-        focal=scene.camera.focal * scale,
-        principal_point=scene.camera.principal_points(size) * scale,
+        focal=scene.camera_of(photo).focal * scale,
+        principal_point=scene.camera_of(photo).principal_points(size) * scale,
     )
 
 

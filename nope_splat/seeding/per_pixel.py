@@ -7,7 +7,7 @@ its opacity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ class PixelSeeds(NamedTuple):
 
 def pixel_seeds(
     scene: SparseScene,
-    lens: SharedPinhole,
+    lenses: Sequence[SharedPinhole],
     maps: Mapping[int, DepthMap],
     read: ReadPhoto,
     settings: SeedSettings | None = None,
@@ -56,7 +56,7 @@ def pixel_seeds(
 
     Args:
         scene: The reconstruction, of photographs without distortion.
-        lens: The camera with the distortion that the depth maps have.
+        lenses: The cameras of the scene with the distortion that the depth maps have. (K,).
         maps: Depth maps of registered training photographs, by their indices.
         read: Reads a photograph.
         settings: Size of the photographs and of the patches.
@@ -67,6 +67,7 @@ def pixel_seeds(
     settings = settings or SeedSettings()
     views, depths, confidences = [], [], []
     for photo, depth_map in maps.items():
+        lens = lenses[scene.camera_ids[photo]]
         fitted = _fitted(scene, lens, photo, depth_map)
         if fitted is None:
             say(f"The depth map of {scene.photo_names[photo]} does not fit its track points: no seeds of it.")
@@ -74,7 +75,7 @@ def pixel_seeds(
         view = small_view(scene, photo, read, settings.max_image_size)
         size = scene.photo_sizes[photo]
         centers = pixel_centers(view.shape) * (size / view.shape[::-1])
-        places = lens.project(scene.camera.unproject(centers, size), size)
+        places = lens.project(scene.camera_of(photo).unproject(centers, size), size)
         depth = np.where(view.used, fitted.sample(places), np.nan)
         views.append(view)
         depths.append(np.where(depth > NEAREST_DEPTH, depth, np.nan))
@@ -109,7 +110,7 @@ def _fitted(scene: SparseScene, lens: SharedPinhole, photo: int, depth_map: Dept
     seen = scene.observations
     mine = seen.photo_ids == photo
     size = scene.photo_sizes[photo]
-    places = lens.project(scene.camera.unproject(seen.xy[mine], size), size)
+    places = lens.project(scene.camera_of(photo).unproject(seen.xy[mine], size), size)
     depth = scene.in_camera(seen)[mine, 2]
     fit = fit_scale_shift(depth_map.sample(places), depth, depth_map.kind)
     if fit is None:

@@ -50,15 +50,15 @@ def test_cameras_project_points_to_where_they_are_seen(
 def test_distortion_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Photographs with a lens's distortion train like those of a pinhole."""
     straight = write_scene(tmp_path, num_views=9, unregistered=(), held_out=True)
-    camera = replace(straight.camera, radial=(0.1, 0.02))
+    camera = replace(straight.cameras[0], radial=(0.1, 0.02))
 
     def bent(seen: Observations) -> Observations:
         sizes = straight.photo_sizes[seen.photo_ids]
-        return replace(seen, xy=camera.project(straight.camera.unproject(seen.xy, sizes), sizes))
+        return replace(seen, xy=camera.project(straight.cameras[0].unproject(seen.xy, sizes), sizes))
 
     bent_scene = replace(
         straight,
-        camera=camera,
+        cameras=(camera,),
         observations=bent(straight.observations),
         resections=bent(straight.resections),
     )
@@ -132,7 +132,7 @@ def test_optimised_cameras_replace_the_reconstruction_once(
     data = make_pipeline(tmp_path, monkeypatch, max_image_size=48).datamanager
     poses = (data.train_dataset.cameras.camera_to_worlds + 1, data.eval_dataset.cameras.camera_to_worlds + 2)
     for _ in range(2):
-        data.set_cameras(OptimizedCameras(*poses, focal=1.1 * FOCAL))
+        data.set_cameras(OptimizedCameras(*poses, focals=torch.tensor([1.1 * FOCAL])))
     torch.testing.assert_close(data.train_dataset.cameras.camera_to_worlds, poses[0])
     torch.testing.assert_close(data.eval_dataset.cameras.camera_to_worlds, poses[1])
     torch.testing.assert_close(data.eval_dataset.cameras.fx, torch.full((2, 1), 0.55 * FOCAL))

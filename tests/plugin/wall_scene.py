@@ -55,9 +55,9 @@ class Wall:
     photos: list[Tensor]
     """Pictures from the true cameras. (H, W, 3) each."""
 
-    def look(self, index: int, T_camera_world: Tensor, focal: Tensor) -> RenderedView:
+    def look(self, index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
         """Renders a view, beside its photograph."""
-        return look_at_wall(T_camera_world, focal, self.photos[index])
+        return look_at_wall(T_camera_world, intrinsics[0].exp(), self.photos[index])
 
     def disturbed(self, degrees: float = 0.3, shift: float = 0.01, log_focal: float = 0.015) -> BundleProblem:
         """The problem with wrong cameras."""
@@ -65,7 +65,7 @@ class Wall:
         count = len(self.problem.T_camera_world)
         noise = torch.randn(count, 6, generator=generator, dtype=torch.float64)
         noise = noise * torch.tensor([torch.pi / 180 * degrees] * 3 + [shift] * 3).double() / 3**0.5
-        step = torch.tensor([log_focal, 0.0, 0.0, 0.0, 0.0]).double()
+        step = torch.tensor([[log_focal, 0.0, 0.0, 0.0, 0.0]]).double()
         return retract(self.problem, noise, torch.zeros_like(self.problem.points), step)
 
     def error(self, problem: BundleProblem) -> float:
@@ -79,7 +79,7 @@ class Wall:
             (problem.T_camera_world, problem.intrinsics),
         ):
             in_camera = points @ T[:, :3, :3].mT + T[:, None, :3, 3]
-            seen.append(intrinsics[0].exp() * in_camera[..., :2] / in_camera[..., 2:])
+            seen.append(intrinsics[0, 0].exp() * in_camera[..., :2] / in_camera[..., 2:])
         return float((seen[0] - seen[1]).square().sum(-1).mean().sqrt())
 
 
@@ -98,18 +98,19 @@ def wall(num_points: int = 40, noise: float = 0.5, num_views: int = 4) -> Wall:
     in_camera = points @ T[:, :3, :3].mT + T[:, None, :3, 3]
     xy = (FOCAL * in_camera[..., :2] / in_camera[..., 2:]).reshape(-1, 2)
     xy = xy + noise * torch.randn(xy.shape, generator=generator, dtype=torch.float64)
-    intrinsics = torch.tensor([FOCAL, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64).log()
+    intrinsics = torch.tensor([[FOCAL, 1.0, 1.0, 1.0, 1.0]], dtype=torch.float64).log()
     problem = BundleProblem(
         T_camera_world=T,
         points=points,
         intrinsics=intrinsics,
+        intrinsics_ids=torch.zeros(num_views, dtype=torch.int64),
         camera_ids=torch.arange(num_views).repeat_interleave(num_points),
         point_ids=torch.arange(num_points).repeat(num_views),
         xy=xy,
         sigma=torch.ones_like(xy[:, 0]),
         free_cameras=torch.ones(num_views, dtype=torch.bool),
-        free_intrinsics=torch.tensor([True, False, False, False, False]),
+        free_intrinsics=torch.tensor([[True, False, False, False, False]]),
         prior_mean=intrinsics,
-        prior_sigma=torch.ones(5, dtype=torch.float64),
+        prior_sigma=torch.ones(1, 5, dtype=torch.float64),
     )
     return Wall(problem, [look_at_wall(pose, FOCAL).rendered for pose in T])

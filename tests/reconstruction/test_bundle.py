@@ -39,16 +39,26 @@ def true_problem(
     return BundleProblem(
         T_camera_world=torch.tensor(invert(scene.T_world_camera)),
         points=torch.tensor(scene.points),
-        intrinsics=torch.tensor([np.log(camera.focal), *offset, *radial]),
+        intrinsics=torch.tensor([[np.log(camera.focal), *offset, *radial]]),
+        intrinsics_ids=torch.zeros(num_photos, dtype=torch.int64),
         camera_ids=torch.tensor(camera_ids),
         point_ids=torch.tensor(point_ids),
         xy=torch.tensor(xy),
         sigma=torch.ones(len(xy), dtype=torch.float64),
         free_cameras=torch.tensor(free),
-        free_intrinsics=torch.ones(5, dtype=torch.bool),
-        prior_mean=torch.tensor([np.log(camera.focal), 0.0, 0.0, 0.0, 0.0]),
-        prior_sigma=torch.tensor([0.5, 13.0, 13.0, 0.2, 0.7], dtype=torch.float64),
+        free_intrinsics=torch.ones(1, 5, dtype=torch.bool),
+        prior_mean=torch.tensor([[np.log(camera.focal), 0.0, 0.0, 0.0, 0.0]]),
+        prior_sigma=torch.tensor([[0.5, 13.0, 13.0, 0.2, 0.7]], dtype=torch.float64),
     )
+
+
+def with_two_cameras(problem: BundleProblem) -> BundleProblem:
+    """The problem with intrinsics of their own for every other photograph."""
+    twice = {
+        name: getattr(problem, name).repeat(2, 1)
+        for name in ("intrinsics", "free_intrinsics", "prior_mean", "prior_sigma")
+    }
+    return replace(problem, intrinsics_ids=torch.arange(len(problem.T_camera_world)) % 2, **twice)
 
 
 def perturbed(problem: BundleProblem, size: float = 0.02, seed: int = 0) -> BundleProblem:
@@ -59,12 +69,13 @@ def perturbed(problem: BundleProblem, size: float = 0.02, seed: int = 0) -> Bund
         return size * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     d_cameras = noise(len(problem.T_camera_world), 6) * problem.free_cameras[:, None]
-    d_intrinsics = torch.tensor([3 * size, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    d_intrinsics = torch.zeros_like(problem.intrinsics)
+    d_intrinsics[:, 0] = 3 * size
     return retract(problem, d_cameras, noise(*problem.points.shape), d_intrinsics)
 
 
 def num_variables(problem: BundleProblem) -> int:
-    return 6 * len(problem.T_camera_world) + 3 * len(problem.points) + len(problem.intrinsics)
+    return 6 * len(problem.T_camera_world) + 3 * len(problem.points) + problem.intrinsics.numel()
 
 
 def step_of(problem: BundleProblem, step: torch.Tensor) -> BundleProblem:
@@ -72,7 +83,7 @@ def step_of(problem: BundleProblem, step: torch.Tensor) -> BundleProblem:
     cameras, points, intrinsics = step.tensor_split(
         [6 * len(problem.T_camera_world), 6 * len(problem.T_camera_world) + 3 * len(problem.points)]
     )
-    return retract(problem, cameras.view(-1, 6), points.view(-1, 3), intrinsics)
+    return retract(problem, cameras.view(-1, 6), points.view(-1, 3), intrinsics.view_as(problem.intrinsics))
 
 
 def dense_jacobian(problem: BundleProblem) -> torch.Tensor:
@@ -85,12 +96,18 @@ def dense_jacobian(problem: BundleProblem) -> torch.Tensor:
         jacobian[rows, :, 6 * problem.camera_ids + k] = at.by_camera[:, :, k]
     for k in range(3):
         jacobian[rows, :, 6 * num_cameras + 3 * problem.point_ids + k] = at.by_point[:, :, k]
-    jacobian[:, :, -5:] = at.by_intrinsics
+    first = num_variables(problem) - problem.intrinsics.numel()
+    for k in range(5):
+        jacobian[rows, :, first + 5 * problem.intrinsics_ids[problem.camera_ids] + k] = at.by_intrinsics[
+            :, :, k
+        ]
     return jacobian.view(2 * num_observations, -1)
 
 
 def test_jacobians_match_finite_differences() -> None:
-    problem = perturbed(true_problem(num_photos=3, num_points=8, offset=(5.0, -3.0), radial=(-0.1, 0.2)))
+    problem = with_two_cameras(
+        perturbed(true_problem(num_photos=3, num_points=8, offset=(5.0, -3.0), radial=(-0.1, 0.2)))
+    )
     problem = replace(problem, sigma=torch.linspace(0.5, 2.0, len(problem.xy), dtype=torch.float64))
     jacobian = dense_jacobian(problem)
     h = 1e-6
@@ -102,16 +119,17 @@ def test_jacobians_match_finite_differences() -> None:
 
 
 def test_schur_complement_solves_the_full_normal_equations() -> None:
-    problem = perturbed(replace(true_problem(num_photos=4, num_points=25), huber=3.0))
+    problem = with_two_cameras(perturbed(replace(true_problem(num_photos=4, num_points=25), huber=3.0)))
     damping = 1e-3
     at = linearize(problem)
     weight = (problem.huber / at.residuals.norm(dim=1)).clamp(max=1.0).repeat_interleave(2)
     jacobian = dense_jacobian(problem)
+    count = problem.intrinsics.numel()
     prior = torch.zeros(num_variables(problem), dtype=torch.float64)
-    prior[-5:] = problem.prior_sigma**-2
+    prior[-count:] = problem.prior_sigma.flatten() ** -2
     hessian = (jacobian.T * weight) @ jacobian + prior.diag()
     gradient = (jacobian.T * weight) @ at.residuals.flatten()
-    gradient[-5:] += prior[-5:] * (problem.intrinsics - problem.prior_mean)
+    gradient[-count:] += prior[-count:] * (problem.intrinsics - problem.prior_mean).flatten()
     free = torch.ones(num_variables(problem), dtype=torch.bool)
     free[: 6 * len(problem.T_camera_world)] = problem.free_cameras.repeat_interleave(6)
     damped = hessian + damping * hessian.diagonal().diag()
@@ -121,7 +139,7 @@ def test_schur_complement_solves_the_full_normal_equations() -> None:
     step = NormalEquations(problem, at, SchurStructure(problem)).solve(damping)
     assert step is not None
     d_cameras, d_points, d_intrinsics = step
-    solved = torch.cat([d_cameras.flatten(), d_points.flatten(), d_intrinsics])
+    solved = torch.cat([d_cameras.flatten(), d_points.flatten(), d_intrinsics.flatten()])
     torch.testing.assert_close(solved, expected, rtol=1e-6, atol=1e-9)
 
 
@@ -130,16 +148,16 @@ def test_adjustment_recovers_a_perturbed_scene() -> None:
     truth = replace(truth, prior_sigma=1e4 * truth.prior_sigma)
     result = adjust(perturbed(truth), max_iterations=50, tolerance=1e-12)
     assert result.cost < 1e-3 < result.initial_cost
-    found = result.problem.intrinsics
+    found = result.problem.intrinsics[0]
     assert found[0].exp().item() == pytest.approx(700, rel=1e-4)
-    torch.testing.assert_close(found[1:3], truth.intrinsics[1:3], atol=0.1, rtol=0)
-    torch.testing.assert_close(found[3:], truth.intrinsics[3:], atol=1e-3, rtol=0)
+    torch.testing.assert_close(found[1:3], truth.intrinsics[0, 1:3], atol=0.1, rtol=0)
+    torch.testing.assert_close(found[3:], truth.intrinsics[0, 3:], atol=1e-3, rtol=0)
 
 
 def test_prior_holds_what_the_photographs_do_not_tell() -> None:
     """Two photographs of few points: the offset stays near its prior, however wrong the observations."""
     result = adjust(perturbed(true_problem(noise=1.0, num_photos=2, num_points=12)), max_iterations=50)
-    assert result.problem.intrinsics[1:3].norm() < 13.0
+    assert result.problem.intrinsics[0, 1:3].norm() < 13.0
 
 
 def test_huber_loss_shrugs_off_wrong_observations() -> None:
@@ -147,7 +165,7 @@ def test_huber_loss_shrugs_off_wrong_observations() -> None:
     xy = truth.xy.clone()
     xy[::20] += 40.0
     result = adjust(replace(perturbed(truth), xy=xy), max_iterations=50)
-    assert result.problem.intrinsics[0].exp().item() == pytest.approx(700, rel=0.01)
+    assert result.problem.intrinsics[0, 0].exp().item() == pytest.approx(700, rel=0.01)
 
 
 def test_precise_observations_outweigh_noisy_ones() -> None:
@@ -161,7 +179,7 @@ def test_precise_observations_outweigh_noisy_ones() -> None:
 
     def error(problem: BundleProblem) -> float:
         found = adjust(perturbed(problem), max_iterations=50).problem
-        return float((found.intrinsics[0] - truth.intrinsics[0]).abs())
+        return float((found.intrinsics - truth.intrinsics)[0, 0].abs())
 
     assert error(informed) < 0.5 * error(truth)
 
@@ -171,12 +189,12 @@ def test_fixed_cameras_and_intrinsics_stay() -> None:
     fixed = replace(
         start,
         free_cameras=torch.tensor([False, True, False, True, True]),
-        free_intrinsics=torch.tensor([False, True, True, False, False]),
+        free_intrinsics=torch.tensor([[False, True, True, False, False]]),
     )
     result = adjust(fixed)
     moved = (result.problem.T_camera_world - start.T_camera_world).abs().amax((1, 2)) > 0
     assert moved.tolist() == fixed.free_cameras.tolist()
-    assert result.problem.intrinsics[0] == start.intrinsics[0]
+    assert result.problem.intrinsics[0, 0] == start.intrinsics[0, 0]
     assert result.cost < result.initial_cost
 
 

@@ -88,7 +88,7 @@ def run(made: SyntheticScene, folder: Path, **settings: float) -> SparseScene:
 
 def accuracy(scene: SparseScene, made: SyntheticScene) -> PoseMetrics:
     poses = dict(zip(scene.photo_names, scene.T_world_camera, strict=True))
-    return compare_poses(poses, made.poses_by_name(), scene.camera.focal, made.camera.focal)
+    return compare_poses(poses, made.poses_by_name(), scene.cameras[0].focal, made.camera.focal)
 
 
 @pytest.mark.parametrize("num_photos", [2, 5])

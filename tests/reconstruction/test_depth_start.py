@@ -158,7 +158,7 @@ def reconstruct_by_depth(
         for name, pose, ok in zip(scene.photo_names, scene.T_world_camera, scene.registered, strict=True)
         if ok
     }
-    return scene, compare_poses(poses, truth.T_world_camera, scene.camera.focal, truth.focal)
+    return scene, compare_poses(poses, truth.T_world_camera, scene.cameras[0].focal, truth.focal)
 
 
 @pytest.fixture(scope="module")

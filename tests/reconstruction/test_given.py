@@ -51,7 +51,7 @@ def perturbed(made: SyntheticScene, degrees: float, share: float) -> SyntheticSc
 def run(made: SyntheticScene, folder: Path, path: Path) -> SparseScene:
     none_held_out = np.zeros(len(made.names), bool)
     photos = made.write_photos(folder)
-    given = GivenCameras.read(path, made.names, none_held_out)
+    given = GivenCameras.read(path, made.names, none_held_out, made.layout.camera_ids)
     return reconstruct_from_matches(
         photos, none_held_out, made.matches, ReconstructionSettings(), given=given
     )
@@ -71,7 +71,7 @@ def test_good_cameras_stay(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (6, 1, 1)), atol=1e-12
     )
-    assert scene.camera.focal == pytest.approx(made.camera.focal, rel=1e-12)
+    assert scene.cameras[0].focal == pytest.approx(made.camera.focal, rel=1e-12)
     assert np.median(scene.reprojection_errors()) < 0.5
 
 
@@ -81,7 +81,7 @@ def test_bad_cameras_come_back(tmp_path: Path, focal: float) -> None:
     path = write(perturbed(made, degrees=1.0, share=0.02), tmp_path, range(8), focal)
     scene = run(made, tmp_path, path)
     assert auc_5(made, scene) > 96
-    assert scene.camera.focal == pytest.approx(made.camera.focal, rel=0.005)
+    assert scene.cameras[0].focal == pytest.approx(made.camera.focal, rel=0.005)
 
 
 def test_photographs_without_a_camera_are_registered(tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ def test_photographs_without_a_camera_are_registered(tmp_path: Path) -> None:
 def test_bad_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     made = make_scene(4, 50)
     path = write(made, tmp_path, range(4))
-    all_but_one, none = np.arange(4) < 3, np.zeros(4, bool)
+    all_but_one, none, ids = np.arange(4) < 3, np.zeros(4, bool), made.layout.camera_ids
     with pytest.raises(UserError, match=r"a camera for 003\.png, but there is no photograph"):
-        GivenCameras.read(path, made.names[:3], none[:3])
+        GivenCameras.read(path, made.names[:3], none[:3], ids[:3])
     with pytest.raises(UserError, match="cameras for 1 of the photographs"):
-        GivenCameras.read(path, made.names, all_but_one)
+        GivenCameras.read(path, made.names, all_but_one, ids)
     same = replace(made, T_world_camera=np.tile(np.eye(4), (4, 1, 1)))
     with pytest.raises(UserError, match="at one place"):
-        GivenCameras.read(write(same, tmp_path, range(4)), made.names, none)
+        GivenCameras.read(write(same, tmp_path, range(4)), made.names, none, ids)

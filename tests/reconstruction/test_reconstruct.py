@@ -10,11 +10,13 @@ import pytest
 from real_photos import real_scene
 from synthetic import SyntheticScene, look_at, make_scene
 
+from nope_splat.camera import SharedPinhole
 from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses, read_ground_truth
 from nope_splat.images import find_photos
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
+from nope_splat.reconstruction.layout import PhotoLayout
 from nope_splat.reconstruction.matches import FolderMatches, matches_key
 from nope_splat.reconstruction.reconstruct import reconstruct_from_matches
 
@@ -38,7 +40,7 @@ def metrics(scene: SparseScene, truth: dict[str, np.ndarray], focal: float) -> P
         )
         if registered
     }
-    return compare_poses(poses, truth, scene.camera.focal, focal)
+    return compare_poses(poses, truth, scene.cameras[0].focal, focal)
 
 
 @pytest.mark.parametrize("registration", ["incremental", "chain"])
@@ -84,7 +86,7 @@ def test_held_out_photographs_have_no_influence(tmp_path: Path) -> None:
         training = ~scene.held_out
         np.testing.assert_array_equal(other.points, scene.points)
         np.testing.assert_array_equal(other.T_world_camera[training], scene.T_world_camera[training])
-        assert other.camera == scene.camera
+        assert other.cameras[0] == scene.cameras[0]
         assert set(other.failures) == {"002.png", "005.png"}
         assert all(reason.startswith("held out") for reason in other.failures.values())
 
@@ -118,7 +120,39 @@ def test_order_of_photographs_does_not_matter(tmp_path: Path) -> None:
 def test_given_focal_length_is_the_start(tmp_path: Path) -> None:
     made = make_scene()
     scene = run(made, tmp_path, initial_focal=500.0)
-    assert scene.camera.focal == pytest.approx(700, rel=0.005)
+    assert scene.cameras[0].focal == pytest.approx(700, rel=0.005)
+
+
+@pytest.mark.parametrize("registration", ["incremental", "chain", "batches"])
+def test_two_cameras_have_a_focal_length_each(tmp_path: Path, registration: str) -> None:
+    made = make_scene(10, second=(SharedPinhole(450.0, (3.0, -2.0)), (800, 500)))
+    scene = run(made, tmp_path, held_out=(3,), registration=registration)
+    assert scene.registered.all()
+    assert scene.camera_ids.tolist() == 5 * [0, 1]
+    first, second = scene.cameras
+    assert first.focal == pytest.approx(700.0, rel=3e-3)
+    assert second.focal == pytest.approx(450.0, rel=3e-3)
+    np.testing.assert_allclose(second.offset, (3.0, -2.0), atol=1.5)
+    assert metrics(scene, made.poses_by_name(), made.camera.focal).auc_5 > 96
+    assert np.sqrt((scene.reprojection_errors() ** 2).mean()) < 0.6
+
+
+def test_a_camera_of_few_photographs_is_found_beside_the_other(tmp_path: Path) -> None:
+    """One photograph has no pair of its own camera that could tell its focal length."""
+    made = make_scene(8, second=(SharedPinhole(1500.0), (1000, 800)))
+    pairs = [pair for pair in made.matches.pairs if not {1, 3, 5} & {pair.first, pair.second}]
+    scene = run(replace(made, matches=FolderMatches(made.keypoints, tuple(pairs))), tmp_path)
+    assert scene.registered.tolist() == [True, False, True, False, True, False, True, True]
+    assert scene.cameras[0].focal == pytest.approx(700.0, rel=3e-3)
+    assert scene.cameras[1].focal == pytest.approx(1500.0, rel=1e-2)
+
+
+def test_a_camera_that_only_held_out_photographs_have_is_not_made_up(tmp_path: Path) -> None:
+    made = make_scene(4, 300, second=(SharedPinhole(450.0), (800, 500)))
+    scene = run(made, tmp_path, held_out=(1, 3))
+    assert scene.registered.tolist() == [True, False, True, False]
+    reason = "held out, and no other photograph of its camera has a pose"
+    assert scene.failures == {"001.png": reason, "003.png": reason}
 
 
 def test_feature_pixels_scale_with_the_photographs(tmp_path: Path) -> None:
@@ -126,10 +160,13 @@ def test_feature_pixels_scale_with_the_photographs(tmp_path: Path) -> None:
     made = make_scene(6, 300)
     keypoints = tuple(Keypoints(4 * one.xy, one.descriptors, 4.0) for one in made.keypoints)
     large = replace(
-        made, size=(2560, 1920), keypoints=keypoints, matches=FolderMatches(keypoints, made.matches.pairs)
+        made,
+        layout=PhotoLayout.of(4 * made.layout.sizes, made.layout.camera_ids, keypoints),
+        keypoints=keypoints,
+        matches=FolderMatches(keypoints, made.matches.pairs),
     )
     small_scene, large_scene = run(made, tmp_path), run(large, tmp_path)
-    assert large_scene.camera.focal == pytest.approx(4 * small_scene.camera.focal)
+    assert large_scene.cameras[0].focal == pytest.approx(4 * small_scene.cameras[0].focal)
     np.testing.assert_allclose(large_scene.T_world_camera, small_scene.T_world_camera, atol=1e-6)
 
 
@@ -224,5 +261,5 @@ def test_real_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     without = replace(ReconstructionSettings(), refine_principal_point=False)
     centred = reconstruct(folder, held_out, without, tmp_path)
     assert "Using the cached matches" in capsys.readouterr().err
-    assert centred.camera.offset == (0.0, 0.0)
+    assert centred.cameras[0].offset == (0.0, 0.0)
     assert metrics(centred, truth.T_world_camera, truth.focal).auc_5 > 92.5

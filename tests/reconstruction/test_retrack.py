@@ -42,12 +42,13 @@ def purity(made: SyntheticScene, working: WorkingScene) -> float:
 def test_poses_tell_right_matches_from_wrong_ones() -> None:
     made = make_scene(8, 400, wrong=0.0)
     pairs = repeated(made)
-    sizes = np.tile(np.array(made.size), (8, 1))
-    before = WorkingScene.start(build_tracks(made.keypoints, pairs), sizes, 1.0, made.camera.focal)
+    before = WorkingScene.start(
+        build_tracks(made.keypoints, pairs), made.layout, np.array([made.camera.focal])
+    )
     before.T_camera_world = invert(made.T_world_camera)
     before.registered[:] = True
     positions = [one.xy - np.array(made.size) / 2 for one in made.keypoints]
-    after = rebuild_tracks(before, made.keypoints, positions, pairs, sizes, 1.0, min_angle=1.5)
+    after = rebuild_tracks(before, made.keypoints, positions, pairs, made.layout, min_angle=1.5)
 
     assert len(before.points) < 50  # nearly every track contradicts itself
     assert len(after.points) > 300

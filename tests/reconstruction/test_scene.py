@@ -32,7 +32,8 @@ def sparse_scene(noise: float = 0.0) -> SparseScene:
         held_out=np.arange(5) == 2,
         registered=np.arange(5) != 4,
         T_world_camera=poses,
-        camera=made.camera,
+        cameras=(made.camera,),
+        camera_ids=np.zeros(5, np.int64),
         points=made.points,
         colors=np.random.default_rng(0).integers(0, 256, made.points.shape).astype(np.uint8),
         observations=Observations(point_ids[training], photo_ids[training], xy[training]),
@@ -90,7 +91,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     scene = sparse_scene()
     scene.save(tmp_path / "scene.npz")
     loaded = SparseScene.load(tmp_path / "scene.npz")
-    for name in ("photo_names", "camera", "failures", "seconds"):
+    for name in ("photo_names", "cameras", "failures", "seconds"):
         assert getattr(loaded, name) == getattr(scene, name)
     before, after = scene.to_arrays(), loaded.to_arrays()
     assert before.keys() == after.keys()

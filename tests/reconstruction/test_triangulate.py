@@ -19,9 +19,8 @@ from nope_splat.tracks import build_tracks
 
 def posed(scene: SyntheticScene, registered: slice = slice(None)) -> WorkingScene:
     """The scene with true poses and focal length but no points."""
-    sizes = np.tile(np.array(scene.size), (len(scene.keypoints), 1))
     tracks = build_tracks(scene.keypoints, scene.matches.pairs)
-    working = WorkingScene.start(tracks, sizes, 1.0, scene.camera.focal)
+    working = WorkingScene.start(tracks, scene.layout, np.array([scene.camera.focal]))
     working.T_camera_world[:] = invert(scene.T_world_camera)
     working.registered[registered] = True
     return working

@@ -1,0 +1,70 @@
+"""Which camera took which photograph, and in which pixels reconstruction measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nope_splat.matching import Keypoints
+
+
+@dataclass(frozen=True)
+class PhotoLayout:
+    """Photographs by camera.
+
+    All thresholds of reconstruction are in *feature pixels*, those of the images in which keypoints were
+    found; photographs of one camera have one size, up to portrait and landscape, and thus one such unit.
+    """
+
+    sizes: NDArray[np.int64]
+    """Width and height of the photographs at full resolution. (N, 2)."""
+    camera_ids: NDArray[np.int64]
+    """Camera of each photograph. (N,)."""
+    pixel_sizes: NDArray[np.float64]
+    """Side of a feature pixel of each photograph in full-resolution pixels. (N,)."""
+
+    @classmethod
+    def of(
+        cls, sizes: NDArray[np.int64], camera_ids: NDArray[np.int64], keypoints: Sequence[Keypoints]
+    ) -> PhotoLayout:
+        """With the feature pixels in which keypoints were found.
+
+        Args:
+            sizes: Width and height of the photographs at full resolution. (N, 2).
+            camera_ids: Camera of each photograph. (N,).
+            keypoints: Keypoints of each photograph.
+        """
+        of_camera = np.zeros(int(camera_ids.max()) + 1)
+        np.maximum.at(of_camera, camera_ids, [one.pixel_size for one in keypoints])
+        return cls(sizes, camera_ids, of_camera[camera_ids])
+
+    @property
+    def num_cameras(self) -> int:
+        """Number of cameras K."""
+        return int(self.camera_ids.max()) + 1
+
+    @property
+    def longer_sides(self) -> NDArray[np.float64]:
+        """Longer side of the photographs of each camera, feature pixels. (K,)."""
+        sides = np.zeros(self.num_cameras)
+        np.maximum.at(sides, self.camera_ids, self.sizes.max(axis=1) / self.pixel_sizes)
+        return sides
+
+    @property
+    def camera_pixel_sizes(self) -> NDArray[np.float64]:
+        """Side of a feature pixel of each camera in full-resolution pixels. (K,)."""
+        pixel_sizes = np.ones(self.num_cameras)
+        pixel_sizes[self.camera_ids] = self.pixel_sizes
+        return pixel_sizes
+
+    def from_centre(self, xy: NDArray[np.float64], photo_ids: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        """Places in photographs, full-resolution pixels, as feature pixels from the image centre.
+
+        Args:
+            xy: Pixel coordinates. (n, 2).
+            photo_ids: Photograph of each place, or of all. (n,) or ().
+        """
+        return (xy - self.sizes[photo_ids] / 2) / self.pixel_sizes[photo_ids, None]
