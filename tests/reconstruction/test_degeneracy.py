@@ -141,7 +141,7 @@ def test_straight_views_of_a_flat_scene_leave_the_focal_length_to_the_user(tmp_p
     )
     assert accuracy(scene, made).auc_5 > 90  # whatever the focal length
     told = run(made, tmp_path, initial_focal=700.0)
-    assert told.camera.focal == pytest.approx(700)
+    assert told.cameras[0].focal == pytest.approx(700)
     assert accuracy(told, made).auc_5 > 90
 
 
@@ -152,6 +152,6 @@ def test_a_given_focal_length_is_kept_where_the_photographs_show_none(tmp_path: 
     guessed = run(made, tmp_path)
     assert "hardly show the focal length" in guessed.notice
     told = run(made, tmp_path, initial_focal=6000.0)
-    assert told.camera.focal == pytest.approx(6000)
+    assert told.cameras[0].focal == pytest.approx(6000)
     assert "do not show the focal length, which is taken to be 6000 pixels" in told.notice
     assert accuracy(told, made).auc_5 > accuracy(guessed, made).auc_5
