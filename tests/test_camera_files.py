@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from test_export import make_scene
 
+from nope_splat.camera import SharedPinhole
 from nope_splat.cli import main
 from nope_splat.colmap import (
     CAMERA_MODELS,
@@ -201,3 +202,19 @@ def test_intrinsics_are_the_same_in_every_format(tmp_path: Path, radial: tuple[f
             assert camera.radial == radial
             assert camera.focal * longer_side == pytest.approx(scene.cameras[0].focal)
             assert np.array(camera.offset) * longer_side == pytest.approx(scene.cameras[0].offset)
+
+
+def test_every_camera_is_written(tmp_path: Path) -> None:
+    """Two cameras of one size are told apart; one of them has distortion."""
+    scene = make_scene(portrait=False)
+    cameras = (scene.cameras[0], SharedPinhole(400.0, (-1.0, 2.0), (-0.05, 0.01)))
+    scene = replace(scene, cameras=cameras, camera_ids=np.arange(len(scene.photo_names)) % 2)
+    write_colmap(scene, tmp_path)
+    write_transforms(scene, tmp_path, tmp_path / "transforms.json")
+    for path in (tmp_path, tmp_path / "transforms.json"):
+        found = read_named_cameras(path)
+        for photo in np.flatnonzero(scene.registered).tolist():
+            camera = found[Path(scene.photo_names[photo]).name]
+            assert camera.focal * 640 == pytest.approx(scene.camera_of(photo).focal)
+            assert np.array(camera.offset) * 640 == pytest.approx(scene.camera_of(photo).offset)
+            assert camera.radial == pytest.approx(scene.camera_of(photo).radial)

@@ -149,6 +149,27 @@ def test_metrics_tell_changes() -> None:
     assert metrics["camera_translation_max"].item() == pytest.approx(0.5)
 
 
+def test_views_of_two_cameras_have_a_focal_length_each() -> None:
+    cameras = NopeCameraOptimizer(
+        NopeCameraOptimizerConfig(mode="SE3"),
+        3,
+        "cpu",
+        intrinsics_ids=torch.tensor([0, 1, 0]),
+        num_intrinsics=2,
+    )
+    cameras.set_base(track_scene(num_views=3).poses, torch.tensor([900.0, 500.0]))
+    cameras.log_focal.data[1] = torch.log(torch.tensor(1.02))
+    torch.testing.assert_close(cameras.view_focals(), torch.tensor([900.0, 510.0, 900.0]))
+    camera = Cameras(torch.eye(4)[None, :3], 1.0, 1.0, 1.0, 1.0, metadata={"cam_idx": 1})
+    cameras.focal_change(camera).backward()
+    assert cameras.log_focal.grad is not None
+    torch.testing.assert_close(cameras.log_focal.grad, torch.tensor([0.0, 1.02]))
+    metrics: dict = {}
+    cameras.get_metrics_dict(metrics)
+    assert metrics["focal_px/2"].item() == pytest.approx(510.0)
+    assert metrics["focal_change_percent/1"].item() == 0.0
+
+
 def test_checkpoint_round_trip() -> None:
     cameras, restored = (
         make("SE3"),

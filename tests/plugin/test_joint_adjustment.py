@@ -107,6 +107,20 @@ def test_recovers_disturbed_cameras_better_than_few_tracks_do() -> None:
     assert float(joint.intrinsics[0, 0].exp()) == pytest.approx(FOCAL, rel=2e-3)
 
 
+def test_two_cameras_get_a_focal_length_each() -> None:
+    scene = wall()
+    start = scene.disturbed(log_focal=0.0)
+    twice = {
+        name: getattr(start, name).repeat(2, 1)
+        for name in ("intrinsics", "free_intrinsics", "prior_mean", "prior_sigma")
+    }
+    start = replace(start, intrinsics_ids=torch.tensor([0, 1, 0, 1]), **twice)
+    start.intrinsics[:, 0] += torch.tensor([0.015, -0.01])
+    found = adjust_jointly(start, scene.look, max_iterations=10).problem.intrinsics
+    torch.testing.assert_close(found[:, 0].exp(), torch.full((2,), FOCAL).double(), rtol=2e-3, atol=0)
+    assert found[0, 0] != found[1, 0]
+
+
 def test_the_cost_falls_and_the_result_is_reproducible() -> None:
     scene = wall()
     first, second = (adjust_jointly(scene.disturbed(), scene.look) for _ in range(2))

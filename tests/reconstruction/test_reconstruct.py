@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from real_photos import real_scene
 from synthetic import SyntheticScene, look_at, make_scene
 
@@ -263,3 +264,23 @@ def test_real_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "Using the cached matches" in capsys.readouterr().err
     assert centred.cameras[0].offset == (0.0, 0.0)
     assert metrics(centred, truth.T_world_camera, truth.focal).auc_5 > 92.5
+
+
+def test_photographs_of_two_cameras(valley: Path, tmp_path: Path) -> None:
+    """Every other photograph cut to its middle and enlarged: another size, and another focal length."""
+    truth = read_ground_truth(valley / "ground_truth.json")
+    width, height = truth.size
+    for index, path in enumerate(sorted((valley / "images").iterdir())):
+        image = Image.open(path)
+        if index % 2:
+            margin_x, margin_y = width // 10, height // 10
+            middle = image.crop((margin_x, margin_y, width - margin_x, height - margin_y))
+            image = middle.resize((3 * middle.width // 2, 3 * middle.height // 2), Image.Resampling.BICUBIC)
+        image.save(tmp_path / path.with_suffix(".png").name)
+    scene = reconstruct(find_photos(tmp_path))
+    assert scene.registered.all()
+    assert scene.cameras[0].focal == pytest.approx(truth.focal, rel=5e-3)
+    assert scene.cameras[1].focal == pytest.approx(1.5 * truth.focal, rel=5e-3)
+    poses = dict(zip((Path(name).stem for name in scene.photo_names), scene.T_world_camera, strict=True))
+    true_poses = {Path(name).stem: pose for name, pose in truth.T_world_camera.items()}
+    assert compare_poses(poses, true_poses).auc_5 > 90
