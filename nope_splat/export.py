@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import compress
@@ -23,7 +23,7 @@ from PIL import ExifTags, Image
 from nope_splat.camera import SharedPinhole
 from nope_splat.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints, write_binary, write_text
 from nope_splat.errors import UserError
-from nope_splat.images import PhotoFolder, read_photo
+from nope_splat.images import PhotoFolder, read_mask, read_photo
 from nope_splat.reconstruction import SparseScene
 from nope_splat.tracks import Observations
 
@@ -97,7 +97,9 @@ def colmap_model(scene: SparseScene) -> ColmapModel:
     )
 
 
-def write_transforms(scene: SparseScene, photo_folder: Path, path: Path) -> None:
+def write_transforms(
+    scene: SparseScene, photo_folder: Path, path: Path, mask_folder: Path | None = None
+) -> None:
     """Write a nerfstudio `transforms.json`, and beside it the points as `sparse_pc.ply`.
 
     Holds every photograph with a pose, held-out ones included, in the world of the scene with OpenGL
@@ -109,6 +111,7 @@ def write_transforms(scene: SparseScene, photo_folder: Path, path: Path) -> None
         scene: What to write.
         photo_folder: The folder that the names of the photographs are relative to.
         path: The json file.
+        mask_folder: The folder of masks from `place_masks`, if there are any.
 
     Raises:
         UserError: The files cannot be written.
@@ -119,11 +122,14 @@ def write_transforms(scene: SparseScene, photo_folder: Path, path: Path) -> None
     shared = intrinsics[0] if all(each == intrinsics[0] for each in intrinsics) else {}
     frames = []
     for photo, own in zip(registered, intrinsics, strict=True):
-        file = Path(os.path.abspath(photo_folder / scene.photo_names[photo]))
-        file = file.relative_to(directory) if file.is_relative_to(directory) else file
+        name = scene.photo_names[photo]
+        mask = (
+            {} if mask_folder is None else {"mask_path": _seen_from(directory, mask_folder / f"{name}.png")}
+        )
         frames.append(
             {
-                "file_path": file.as_posix(),
+                "file_path": _seen_from(directory, photo_folder / name),
+                **mask,
                 "transform_matrix": (scene.T_world_camera[photo] @ OPENGL_FROM_OPENCV).tolist(),
                 **({} if shared else own),
             }
@@ -176,6 +182,41 @@ def place_photos(scene: SparseScene, folder: PhotoFolder, directory: Path, copy:
             else:
                 file.symlink_to(photo.path.resolve())
     return replace(scene, photo_names=tuple(names))
+
+
+def place_masks(scene: SparseScene, folder: PhotoFolder, directory: Path, names: Sequence[str]) -> bool:
+    """Write which pixels of the photographs that have a pose are used, by their masks and transparency.
+
+    As COLMAP and nerfstudio want them: a PNG for each photograph, `.png` added to its name, black where it is
+    ignored. Where all pixels of all photographs are used, nothing is written.
+
+    Args:
+        scene: Whose photographs.
+        folder: Where they are.
+        directory: Where to put the masks; made where missing.
+        names: Names that the photographs of the scene have elsewhere, from `place_photos`. (N,).
+
+    Returns:
+        Whether there are masks.
+
+    Raises:
+        UserError: The files cannot be written, or would be written over the masks themselves.
+    """
+    photos = {photo.name: photo for photo in folder.photos}
+    chosen = [(photos[scene.photo_names[i]], names[i]) for i in np.flatnonzero(scene.registered).tolist()]
+    masks = [read_mask(photo) for photo, _ in chosen]
+    if all(mask is None for mask in masks):
+        return False
+    own = [photo.mask_path.resolve() for photo in folder.photos if photo.mask_path is not None]
+    if any(path.is_relative_to(directory.resolve()) for path in own):
+        raise UserError(f"{directory} holds the masks themselves; choose another output folder")
+    with writing_to(directory):
+        for (photo, name), mask in zip(chosen, masks, strict=True):
+            used = np.ones((photo.height, photo.width), bool) if mask is None else mask
+            file = directory / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(255 * used.astype(np.uint8)).save(file)
+    return True
 
 
 def write_report(scene: SparseScene, path: Path, skipped: Mapping[str, str] | None = None) -> None:
@@ -240,6 +281,12 @@ def writing_to(directory: Path) -> Iterator[None]:
     except OSError as error:
         advice = "free some space or choose another folder"
         raise UserError(f"cannot write to {directory} ({error.strerror or error}); {advice}") from error
+
+
+def _seen_from(directory: Path, file: Path) -> str:
+    """A file's path relative to a folder that it is in, else absolute; with forward slashes."""
+    file = Path(os.path.abspath(file))
+    return (file.relative_to(directory) if file.is_relative_to(directory) else file).as_posix()
 
 
 def _reads_alike(path: Path) -> bool:

@@ -26,7 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from nope_splat.camera import SharedPinhole
 from nope_splat.errors import UserError
-from nope_splat.export import place_photos, write_colmap, write_report, write_transforms
+from nope_splat.export import place_masks, place_photos, write_colmap, write_report, write_transforms
 from nope_splat.images import PhotoFolder, find_photos
 from nope_splat.reconstruction import SparseScene
 from nope_splat.tracks import MatchGraph, Observations
@@ -242,6 +242,40 @@ def test_photographs_are_placed(tmp_path: Path, copy: bool):
     one = tmp_path / "images" / scene.photo_names[1]
     assert one.is_symlink() != copy
     assert one.read_bytes() == folder.photos[1].path.read_bytes()
+
+
+def test_masks_and_transparency_are_placed(tmp_path: Path):
+    """Nerfstudio wants a mask for every photograph, or none."""
+    scene = make_scene()
+    folder = photo_folder(scene, tmp_path / "photos")
+    assert not place_masks(scene, folder, tmp_path / "masks", scene.photo_names)
+    assert not (tmp_path / "masks").exists()
+
+    (width, height), masked, clear = scene.photo_sizes[1].tolist(), folder.photos[1], folder.photos[3]
+    mask = np.full((height, width), 255, np.uint8)
+    mask[:, :10] = 0
+    (tmp_path / "photos" / "masks" / "sub folder").mkdir(parents=True)
+    Image.fromarray(mask).save(tmp_path / "photos" / "masks" / f"{masked.name}.png")
+    alpha = np.full((clear.height, clear.width, 4), 255, np.uint8)
+    alpha[:20, :, 3] = 0
+    Image.fromarray(alpha).save(clear.path, format="PNG")
+    folder = find_photos(tmp_path / "photos")
+    placed = place_photos(scene, folder, tmp_path / "images")
+    assert place_masks(scene, folder, tmp_path / "masks", placed.photo_names)
+    write_transforms(placed, tmp_path / "images", tmp_path / "transforms.json", tmp_path / "masks")
+
+    config = NerfstudioDataParserConfig(data=tmp_path, eval_mode="all", downscale_factor=1)
+    outputs = config.setup().get_dataparser_outputs("train")
+    assert outputs.mask_filenames is not None
+    used = {
+        photo.name: np.asarray(Image.open(mask)) > 0
+        for photo, mask in zip(outputs.image_filenames, outputs.mask_filenames, strict=True)
+    }
+    np.testing.assert_array_equal(used["photo 1.jpg"], mask > 0)
+    np.testing.assert_array_equal(used["photo 3.jpg"], alpha[..., 3] > 0)
+    assert used["photo 5.jpg"].all()
+    with pytest.raises(UserError, match="holds the masks themselves"):
+        place_masks(scene, folder, tmp_path / "photos" / "masks", placed.photo_names)
 
 
 def test_photographs_are_never_written_over(tmp_path: Path):

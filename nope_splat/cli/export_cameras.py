@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nope_splat.export import place_photos, write_colmap, write_report, write_transforms
+from nope_splat.export import place_masks, place_photos, write_colmap, write_report, write_transforms
 from nope_splat.run import open_run, optimised_scene
 
 
@@ -12,7 +12,8 @@ def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = Fals
     """Write the optimised cameras and track points of a training for other tools.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` and `sparse_text/0` (COLMAP model,
-    binary and text), `report.json`, and `images/` with the photographs that have a pose.
+    binary and text), `report.json`, `images/` with the photographs that have a pose, and `masks/` if parts of
+    them are left out.
 
     Args:
         load_config: The `config.yml` of the training.
@@ -21,8 +22,10 @@ def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = Fals
     """
     pipeline = open_run(load_config).pipeline
     folder = pipeline.datamanager.dataparser.folder
-    scene = place_photos(optimised_scene(pipeline), folder, output_dir / "images", copy_images)
-    write_transforms(scene, output_dir / "images", output_dir / "transforms.json")
+    original, masks = optimised_scene(pipeline), output_dir / "masks"
+    scene = place_photos(original, folder, output_dir / "images", copy_images)
+    masked = place_masks(original, folder, masks, scene.photo_names)
+    write_transforms(scene, output_dir / "images", output_dir / "transforms.json", masks if masked else None)
     write_colmap(scene, output_dir / "sparse" / "0")
     write_colmap(scene, output_dir / "sparse_text" / "0", text=True)
     write_report(scene, output_dir / "report.json", folder.skipped)
