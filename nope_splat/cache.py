@@ -124,6 +124,16 @@ class Cache:
                 " or choose another output folder"
             ) from error
 
+    def remove(self, name: str, key: str) -> None:
+        """Remove a result, if there is one.
+
+        Args:
+            name: Name of the stage.
+            key: Its key.
+        """
+        with suppress(OSError):
+            self._path(name, key).unlink(missing_ok=True)
+
     def _prune(self, name: str) -> None:
         """Remove the results of a stage that were not used for longest, and what killed runs left."""
         results = sorted(self.folder.glob(f"{name}-*.npz"), key=_age)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,16 +25,26 @@ from .verify import verify_pair
 
 SIFT_WORKERS = min(os.cpu_count() or 1, 8)
 """Photographs searched at once; at the default size each takes half a gigabyte meanwhile."""
+KEEP_EVERY = 20.0
+"""Seconds after which pairs that were matched are kept for a run that goes on when this one is killed."""
+
+MatchedPairs = Mapping[tuple[int, int], PairMatches | None]
+"""The matches of pairs of photographs; None for pairs without an epipolar geometry."""
 
 
 def match_photos(
-    photos: Sequence[Photo], settings: MatchingSettings
+    photos: Sequence[Photo],
+    settings: MatchingSettings,
+    known: MatchedPairs | None = None,
+    keep: Callable[[MatchedPairs], None] | None = None,
 ) -> tuple[list[Keypoints], list[PairMatches], Pointmaps | None]:
     """Choose pairs of photographs and match them, whatever the matcher.
 
     Args:
         photos: The photographs.
         settings: How to match.
+        known: Pairs that need not be matched again.
+        keep: Called with the pairs matched so far, now and then and when interrupted.
 
     Returns:
         Keypoints of each photograph; the verified pairs, whose matches are indices into them; the pointmaps,
@@ -44,7 +55,8 @@ def match_photos(
     """
     if settings.matcher != "dust3r":
         keypoints = extract_keypoints(photos, settings)
-        return keypoints, match_pairs(keypoints, choose_pairs(keypoints, settings), settings), None
+        pairs = choose_pairs(keypoints, settings)
+        return keypoints, match_pairs(keypoints, pairs, settings, known, keep), None
     from .dust3r import match_by_dust3r
 
     # DUSt3R has no descriptors to choose pairs by; those of SIFT take no time beside it.
@@ -75,7 +87,11 @@ def extract_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> li
 
 
 def match_pairs(
-    keypoints: Sequence[Keypoints], pairs: Sequence[tuple[int, int]], settings: MatchingSettings
+    keypoints: Sequence[Keypoints],
+    pairs: Sequence[tuple[int, int]],
+    settings: MatchingSettings,
+    known: MatchedPairs | None = None,
+    keep: Callable[[MatchedPairs], None] | None = None,
 ) -> list[PairMatches]:
     """Match pairs of photographs and keep the pairs that have an epipolar geometry.
 
@@ -86,6 +102,8 @@ def match_pairs(
         keypoints: Keypoints of each photograph.
         pairs: Indices of the photographs of each pair, the lesser one first.
         settings: How to match and to verify.
+        known: Pairs that need not be matched again.
+        keep: Called with the pairs matched so far, now and then and when interrupted.
 
     Returns:
         The verified pairs, in the order of `pairs`.
@@ -106,9 +124,23 @@ def match_pairs(
         indices = np.stack([places[first][found[:, 0]], places[second][found[:, 1]]], axis=1)
         return verify_pair(first, second, np.unique(indices, axis=0), keypoints, settings)
 
+    matched = dict(known or {})
+    waiting = [pair for pair in pairs if pair not in matched]
+    kept = time.monotonic()
     with _one_torch_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        verified = list(track(pool.map(match, pairs), "Matching pairs", len(pairs)))
-    return [pair for pair in verified if pair is not None]
+        results = track(pool.map(match, waiting), "Matching pairs", len(waiting))
+        try:
+            for pair, verified in zip(waiting, results, strict=True):
+                matched[pair] = verified
+                if keep and time.monotonic() - kept > KEEP_EVERY:
+                    keep(matched)
+                    kept = time.monotonic()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # who interrupts does not want to wait
+            if keep:
+                keep(matched)
+            raise
+    return [verified for pair in pairs if (verified := matched[pair]) is not None]
 
 
 def _by_ratio(

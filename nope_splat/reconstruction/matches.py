@@ -19,9 +19,11 @@ from nope_splat.matching import (
     Pointmaps,
     match_photos,
 )
+from nope_splat.matching.match import MatchedPairs
 from nope_splat.progress import say
 
 STAGE = "matches"
+UNFINISHED = "pairs"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,6 @@ class FolderMatches:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything but the descriptors, as arrays for the cache."""
-        pairs = self.pairs
         return _pointmap_arrays(self.pointmaps) | {
             "xy": np.concatenate([one.xy for one in self.keypoints]),
             "noise": np.concatenate(
@@ -45,11 +46,7 @@ class FolderMatches:
             ),
             "num_keypoints": np.array([len(one.xy) for one in self.keypoints]),
             "pixel_sizes": np.array([one.pixel_size for one in self.keypoints]),
-            "indices": np.concatenate([np.zeros((0, 2), np.int64), *(pair.indices for pair in pairs)]),
-            "num_matches": np.array([len(pair.indices) for pair in pairs], np.int64),
-            "photos": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
-            "fundamentals": np.array([pair.fundamental for pair in pairs]).reshape(-1, 3, 3),
-            "homography_ratios": np.array([pair.homography_ratio for pair in pairs], np.float64),
+            **_pairs_to_arrays(self.pairs),
         }
 
     @classmethod
@@ -64,17 +61,7 @@ class FolderMatches:
                 strict=True,
             )
         ]
-        pairs = [
-            PairMatches(int(first), int(second), indices, fundamental, float(ratio))
-            for (first, second), indices, fundamental, ratio in zip(
-                arrays["photos"],
-                _split(arrays["indices"], arrays["num_matches"]),
-                arrays["fundamentals"],
-                arrays["homography_ratios"],
-                strict=True,
-            )
-        ]
-        return cls(tuple(keypoints), tuple(pairs), _pointmaps(arrays))
+        return cls(tuple(keypoints), tuple(_pairs_from_arrays(arrays)), _pointmaps(arrays))
 
 
 def matches_key(folder: PhotoFolder, settings: MatchingSettings) -> str:
@@ -94,7 +81,7 @@ def matches_key(folder: PhotoFolder, settings: MatchingSettings) -> str:
 def find_matches(
     folder: PhotoFolder, settings: MatchingSettings, cache: Cache | None, key: str
 ) -> FolderMatches:
-    """Match all photographs of a folder with each other.
+    """Match all photographs of a folder with each other, or finish what a run that was killed has begun.
 
     Args:
         folder: The photographs.
@@ -109,11 +96,53 @@ def find_matches(
     if stored is not None:
         say("Using the cached matches.")
         return FolderMatches.from_arrays(stored)
-    keypoints, pairs, pointmaps = match_photos(folder.photos, settings)
+    known: dict[tuple[int, int], PairMatches | None] = {}
+    # SIFT alone finds the same keypoints again, to the last bit.
+    resumable = cache if settings.matcher == "sift" else None
+
+    def keep(matched: MatchedPairs) -> None:
+        if resumable:
+            pairs = [verified for verified in matched.values() if verified is not None]
+            tried = np.array(list(matched), np.int64).reshape(-1, 2)
+            resumable.store(UNFINISHED, key, {"tried": tried, **_pairs_to_arrays(pairs)})
+
+    if resumable:
+        unfinished = resumable.load(UNFINISHED, key)
+        if unfinished is not None:
+            known = dict.fromkeys((int(first), int(second)) for first, second in unfinished["tried"])
+            known |= {(pair.first, pair.second): pair for pair in _pairs_from_arrays(unfinished)}
+            say(f"Going on after the {len(known)} pairs that are matched already.")
+    keypoints, pairs, pointmaps = match_photos(folder.photos, settings, known, keep)
     matches = FolderMatches(tuple(keypoints), tuple(pairs), pointmaps)
     if cache:
         cache.store(STAGE, key, matches.to_arrays())
+        cache.remove(UNFINISHED, key)
     return matches
+
+
+def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
+    """Verified matches as arrays."""
+    return {
+        "indices": np.concatenate([np.zeros((0, 2), np.int64), *(pair.indices for pair in pairs)]),
+        "num_matches": np.array([len(pair.indices) for pair in pairs], np.int64),
+        "photos": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
+        "fundamentals": np.array([pair.fundamental for pair in pairs]).reshape(-1, 3, 3),
+        "homography_ratios": np.array([pair.homography_ratio for pair in pairs], np.float64),
+    }
+
+
+def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
+    """The inverse of `_pairs_to_arrays`."""
+    return [
+        PairMatches(int(first), int(second), indices, fundamental, float(ratio))
+        for (first, second), indices, fundamental, ratio in zip(
+            arrays["photos"],
+            _split(arrays["indices"], arrays["num_matches"]),
+            arrays["fundamentals"],
+            arrays["homography_ratios"],
+            strict=True,
+        )
+    ]
 
 
 def _split(values: NDArray[Any], counts: NDArray[Any]) -> Sequence[NDArray[Any]]:
