@@ -177,6 +177,32 @@ def test_a_network_from_a_folder_speaks_of_both_orders(weights: str, tmp_path: P
     assert len(pairs) <= 1
 
 
+def test_each_photograph_is_encoded_once(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = grey_photos(tmp_path, 3)
+    encoded: list[tuple[int, ...]] = []
+    load = dust3r._load
+
+    def load_and_count(name: str) -> Any:
+        model = load(name)
+        encode = model._encode_image
+
+        def count(image: torch.Tensor, shape: torch.Tensor) -> Any:
+            encoded.append(tuple(image.shape))
+            return encode(image, shape)
+
+        model._encode_image = count
+        return model
+
+    monkeypatch.setattr(dust3r, "_load", load_and_count)
+    monkeypatch.setattr(dust3r, "LONGER_SIDE", 64)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    said = list(dust3r.predict(photos, [View.of(photo) for photo in photos], pairs, weights))
+    assert len(said) == 3
+    assert encoded == [(1, 3, 48, 64)] * 3
+
+
 def test_a_cut_view_maps_back_to_the_photograph() -> None:
     view = View.of(Photo(Path("x"), "x", 1000, 700))
     assert view.size == (512, 358)
