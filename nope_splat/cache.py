@@ -21,7 +21,7 @@ from nope_splat.errors import UserError
 from nope_splat.images import Photo
 from nope_splat.progress import say
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Raised whenever the same photographs and settings lead to other arrays than before."""
 
 KEY_ENTRY = "cache_key"
