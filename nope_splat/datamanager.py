@@ -58,7 +58,8 @@ class NopeDataManager(FullImageDatamanager):
         require_folder(config.data)
         super().__init__(config, *args, **kwargs)
         if self.test_mode == "val":  # nerfstudio's name for a training; all else has a checkpoint's Gaussians
-            self.dataparser.add_dense_seeds(self.train_dataparser_outputs.metadata)
+            told = self.dataparser.add_dense_seeds(self.train_dataparser_outputs.metadata)
+            self.train_dataset.metadata.update(told)  # a copy of its own, which the model gets
         if config.optimized_cameras is not None:
             self.set_cameras(config.optimized_cameras)
 

@@ -100,17 +100,21 @@ class NopeDataParser(DataParser):
         missing = np.flatnonzero(self.scene.held_out & ~self.scene.registered)
         return [self.scene.photo_names[i] for i in missing]
 
-    def add_dense_seeds(self, metadata: dict[str, Any]) -> None:
+    def add_dense_seeds(self, metadata: dict[str, Any]) -> dict[str, Any]:
         """Add dense seeds to those of the training split, where the settings ask for them.
 
         Only a training needs them, so they are not among the outputs that every command makes.
 
         Args:
-            metadata: Of the training split; `points3D_xyz` and `points3D_rgb` grow. Seeds on depth maps add
-                their `seed_sizes` and `seed_opacities` (S,), both without the track points.
+            metadata: Of the training split; `points3D_xyz` and `points3D_rgb` grow.
+
+        Returns:
+            What else is known of the seeds, for the model's metadata: of seeds on depth maps the `seed_sizes`
+            and `seed_opacities`, without the track points. (S,) each.
         """
+        told: dict[str, Any] = {}
         if self.config.seeds == "tracks":
-            return
+            return told
 
         def read(photo_id: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
             photo, lens = self._photos[photo_id], self.photographed_scene.camera_of(photo_id)
@@ -125,11 +129,12 @@ class NopeDataParser(DataParser):
             points, colors, sizes, opacities = pixel_seeds(
                 self.scene, lenses, maps, read, self.config.seeding
             )
-            metadata["seed_sizes"] = torch.from_numpy(sizes)
-            metadata["seed_opacities"] = torch.from_numpy(opacities)
+            told["seed_sizes"] = torch.from_numpy(sizes)
+            told["seed_opacities"] = torch.from_numpy(opacities)
         say(f"Seeding {len(points)} Gaussians beside {len(self.scene.points)} on the track points.")
         for name, values in (("points3D_xyz", torch.from_numpy(points).float()), ("points3D_rgb", colors)):
             metadata[name] = torch.cat([metadata[name], torch.as_tensor(values)])
+        return told
 
     @cached_property
     def _photos(self) -> list[Photo]:

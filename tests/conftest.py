@@ -19,3 +19,28 @@ def valley(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("valley")
     render_demo_scene(folder, num_photos=9, size=(320, 240), depth=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def disk_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A torch hub folder with the files that kornia would download."""
+    import torch
+
+    feature = pytest.importorskip("kornia.feature")
+    torch.manual_seed(0)
+    hub = tmp_path_factory.mktemp("hub")
+    (hub / "checkpoints").mkdir()
+    torch.save({"extractor": feature.DISK().state_dict()}, hub / "checkpoints" / "depth-save.pth")
+    network = feature.LightGlue(None, input_dim=128)
+    state = network.state_dict()
+    for name, value in state.items():
+        if "ffn.3" in name:  # the last layer of every residual branch
+            value.zero_()
+        elif "final_proj.weight" in name or name == "input_proj.weight":
+            torch.nn.init.orthogonal_(value).mul_(16.0 if "final" in name else 1.0)
+        elif "matchability" in name:
+            value.fill_(10.0 if name.endswith("bias") else 0.0)
+        elif "token_confidence" in name:
+            value.fill_(-10.0 if name.endswith("bias") else 0.0)
+    torch.save(state, hub / "checkpoints" / "disk_lightglue_v0-1_arxiv-pth")
+    return hub

@@ -23,29 +23,6 @@ SETTINGS = MatchingSettings(matcher="disk", max_keypoints=200)
 SHIFT = (32, 16)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A torch hub folder with the files that kornia would download."""
-    feature = pytest.importorskip("kornia.feature")
-    torch.manual_seed(0)
-    hub = tmp_path_factory.mktemp("hub")
-    (hub / "checkpoints").mkdir()
-    torch.save({"extractor": feature.DISK().state_dict()}, hub / "checkpoints" / "depth-save.pth")
-    network = feature.LightGlue(None, input_dim=128)
-    state = network.state_dict()
-    for name, value in state.items():
-        if "ffn.3" in name:  # the last layer of every residual branch
-            value.zero_()
-        elif "final_proj.weight" in name or name == "input_proj.weight":
-            torch.nn.init.orthogonal_(value).mul_(16.0 if "final" in name else 1.0)
-        elif "matchability" in name:
-            value.fill_(10.0 if name.endswith("bias") else 0.0)
-        elif "token_confidence" in name:
-            value.fill_(-10.0 if name.endswith("bias") else 0.0)
-    torch.save(state, hub / "checkpoints" / "disk_lightglue_v0-1_arxiv-pth")
-    return hub
-
-
 def shifted_photos(folder: Path, scale: int) -> list[Photo]:
     """Two photographs of one texture, the second moved by `SHIFT` pixels of the searched image."""
     rng = np.random.default_rng(0)
@@ -62,9 +39,9 @@ def shifted_photos(folder: Path, scale: int) -> list[Photo]:
 
 @pytest.mark.parametrize("scale", [1, 3])
 def test_matches_follow_the_picture_in_full_resolution_pixels(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: int
+    disk_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: int
 ) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(disk_weights))
     photos = shifted_photos(tmp_path, scale)
     settings = replace(SETTINGS, max_feature_size=192)
     keypoints = extract_keypoints(photos, settings)
@@ -82,9 +59,9 @@ def test_matches_follow_the_picture_in_full_resolution_pixels(
 
 
 def test_masked_keypoints_are_left_out(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(disk_weights))
     photo = shifted_photos(tmp_path, 1)[0]
     mask = np.zeros((photo.height, photo.width), np.uint8)
     mask[:, 96:] = 255

@@ -1,0 +1,129 @@
+"""Each option that changes what a training starts from, end to end through `ns-train`.
+
+Networks are replaced by what they would say (DUSt3R, depth), or are tiny and random but loaded by the real code
+(DISK).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.scripts.train import entrypoint
+
+from nope_splat.camera import SharedPinhole
+from nope_splat.evaluation.pose_metrics import read_ground_truth
+from nope_splat.images import Photo
+from nope_splat.matching import dust3r
+from nope_splat.matching.dust3r import View
+
+NUM_PHOTOS = 9
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Matches are shared by the trainings that want the same."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def train(monkeypatch: pytest.MonkeyPatch, output: Path, valley: Path, cache: Path, *options: object) -> Any:
+    """Train for a few iterations; returns the checkpoint's state of the pipeline."""
+    parser = "--pipeline.datamanager.dataparser."
+    arguments = ["--data", valley / "images", "--output-dir", output, "--max-num-iterations", 10]
+    arguments += ["--vis", "tensorboard", "--experiment-name", "run", f"{parser}cache-dir", cache]
+    arguments += ["--pipeline.datamanager.dataparser.eval-mode", "all"]
+    for name, value in zip(options[::2], options[1::2], strict=True):
+        arguments += [f"{parser}{name}", value]
+    monkeypatch.setattr(sys, "argv", ["ns-train", "nope-splat", *map(str, arguments)])
+    entrypoint()
+    (file,) = output.rglob("*.ckpt")
+    return torch.load(file, weights_only=True)["pipeline"]
+
+
+def registered(state: dict[str, Any]) -> int:
+    return len(state["_model.camera_optimizer.base_poses"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("pairs", "retrieval", "num-partners", 4),
+        pytest.param(("registration", "batches"), marks=pytest.mark.slow),
+    ],
+)
+def test_pairs_and_registration(
+    valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...]
+) -> None:
+    state = train(monkeypatch, tmp_path, valley, cache, *options)
+    assert registered(state) >= NUM_PHOTOS - 1
+
+
+def test_seeds_on_depth_maps(
+    valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth = ("depth.maps", valley / "depth", "depth.kind", "metric")
+    state = train(monkeypatch, tmp_path, valley, cache, "seeds", "depth", *depth)
+    assert registered(state) == NUM_PHOTOS
+    opacities = state["_model.gauss_params.opacities"].sigmoid()[:, 0]
+    on_maps = (opacities - 0.5).abs() < 0.2  # maps without confidence; track points start at a tenth
+    assert on_maps.sum() > 5000
+
+
+@pytest.mark.parametrize("registration", [pytest.param("incremental", marks=pytest.mark.slow), "pointmaps"])
+def test_pointmaps_give_cameras_and_seeds(
+    valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registration: str
+) -> None:
+    truth = read_ground_truth(valley / "ground_truth.json")
+    assert truth.focal is not None
+    camera = SharedPinhole(truth.focal)
+
+    def predict(
+        photos: Sequence[Photo], views: Sequence[View], pairs: Sequence[tuple[int, int]], weights: str
+    ) -> Iterator[Any]:
+        rng = np.random.default_rng(0)
+        worlds, poses = [], [truth.T_world_camera[Path(photo.name).name] for photo in photos]
+        for photo, view, pose in zip(photos, views, poses, strict=True):
+            depth = np.load(valley / "depth" / f"{Path(photo.name).stem}.npz")["depth"]
+            rows, columns = np.indices(view.shape)
+            places = view.to_photo(np.stack([columns, rows], -1) + 0.5)
+            column, row = np.moveaxis(places.astype(int), -1, 0)
+            rays = camera.unproject(places, np.array([photo.width, photo.height]))
+            worlds.append((depth[row, column, None] * rays) @ pose[:3, :3].T + pose[:3, 3])
+        for pair in pairs:
+            said = []
+            for order in (pair, pair[::-1]):
+                frame, unit = poses[order[0]], np.exp(rng.normal(0, 0.3))
+                points = [unit * (worlds[photo] - frame[:3, 3]) @ frame[:3, :3] for photo in order]
+                noise = [1 + 0.01 * rng.normal(size=(*one.shape[:2], 1)) for one in points]
+                said.append(
+                    tuple(
+                        (one * error, np.full(one.shape[:2], 5.0))
+                        for one, error in zip(points, noise, strict=True)
+                    )
+                )
+            yield tuple(said)
+
+    monkeypatch.setattr(dust3r, "predict", predict)
+    monkeypatch.setattr(dust3r, "LONGER_SIDE", 160)
+    pairs = ("matcher", "dust3r", "pairs", "retrieval", "num-partners", 4)
+    state = train(
+        monkeypatch, tmp_path, valley, cache, *pairs, "registration", registration, "seeds", "depth"
+    )
+    assert registered(state) >= NUM_PHOTOS - 1
+    assert len(state["_model.gauss_params.means"]) > 500
+
+
+@pytest.mark.slow
+def test_learned_matches(
+    valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_weights: Path
+) -> None:
+    """Random networks match little; given cameras make tracks of what is right by chance and by texture."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(disk_weights))
+    cameras = ("matcher", "disk", "cameras", valley / "ground_truth.json", "seeds", "tracks")
+    state = train(monkeypatch, tmp_path, valley, cache, *cameras, "max-keypoints", 500)
+    assert registered(state) >= 2
