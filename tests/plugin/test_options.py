@@ -1,7 +1,6 @@
 """Each option that changes what a training starts from, end to end through `ns-train`.
 
-Networks are replaced by what they would say (DUSt3R, depth), or are tiny and random but loaded by the real code
-(DISK).
+Networks are replaced by what they would say (DUSt3R, depth), or are random but loaded by real code (DISK).
 """
 
 from __future__ import annotations
@@ -99,13 +98,9 @@ def test_pointmaps_give_cameras_and_seeds(
             for order in (pair, pair[::-1]):
                 frame, unit = poses[order[0]], np.exp(rng.normal(0, 0.3))
                 points = [unit * (worlds[photo] - frame[:3, 3]) @ frame[:3, :3] for photo in order]
-                noise = [1 + 0.01 * rng.normal(size=(*one.shape[:2], 1)) for one in points]
-                said.append(
-                    tuple(
-                        (one * error, np.full(one.shape[:2], 5.0))
-                        for one, error in zip(points, noise, strict=True)
-                    )
-                )
+                errors = [1 + 0.01 * rng.normal(size=(*one.shape[:2], 1)) for one in points]
+                points = [one * error for one, error in zip(points, errors, strict=True)]
+                said.append(tuple((one, np.full(one.shape[:2], 5.0)) for one in points))
             yield tuple(said)
 
     monkeypatch.setattr(dust3r, "predict", predict)
