@@ -60,6 +60,7 @@ class NopeDataManager(FullImageDatamanager):
         if self.test_mode == "val":  # nerfstudio's name for a training; all else has a checkpoint's Gaussians
             told = self.dataparser.add_dense_seeds(self.train_dataparser_outputs.metadata)
             self.train_dataset.metadata.update(told)  # a copy of its own, which the model gets
+            self.dataparser.add_depth_priors(self.train_dataset.metadata)
         if config.optimized_cameras is not None:
             self.set_cameras(config.optimized_cameras)
 

@@ -15,6 +15,8 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from numpy.typing import NDArray
 
 from nope_splat.camera_optimizer import switch_axes
+from nope_splat.depth import find_depths
+from nope_splat.depth_priors import make_depth_priors
 from nope_splat.images import Photo, PhotoFolder, find_photos
 from nope_splat.losses import TrackObservations
 from nope_splat.progress import say
@@ -51,6 +53,8 @@ class NopeDataParserConfig(DataParserConfig):
     others they come from a network or from files, see depth.model for what it needs and its licences."""
     seeding: SeedSettings = field(default_factory=SeedSettings)
     """How dense seeds are found; of those on depth maps, the size of photographs and patches alone."""
+    depth_priors: tyro.conf.Suppress[bool] = False
+    """Whether depth maps are needed to train; the pipeline knows, from the weights of the model's losses."""
 
 
 class NopeDataParser(DataParser):
@@ -135,6 +139,21 @@ class NopeDataParser(DataParser):
         for name, values in (("points3D_xyz", torch.from_numpy(points).float()), ("points3D_rgb", colors)):
             metadata[name] = torch.cat([metadata[name], torch.as_tensor(values)])
         return told
+
+    def add_depth_priors(self, metadata: dict[str, Any]) -> None:
+        """Add the `depth_priors` of the training split, where they are needed.
+
+        Args:
+            metadata: Of the training split.
+        """
+        if not self.config.depth_priors:
+            return
+        photo_ids = self.photo_ids("train")
+        photos = [self._photos[i] for i in photo_ids]
+        maps = find_depths(photos, self.config.reconstruction.depth, self.config.cache_dir)
+        metadata["depth_priors"] = make_depth_priors(
+            self.scene, self.photographed_scene, photo_ids, photos, maps
+        )
 
     @cached_property
     def _photos(self) -> list[Photo]:

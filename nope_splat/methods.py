@@ -76,6 +76,7 @@ def _training(device: str) -> NopeTrainerConfig:
             **_gaussians(cuda),
             **_gaussians(cuda, "track_"),
             "track_points": _group(3e-4, DecayConfig(lr_final=3e-6)),
+            "depth_corrections": _group(5e-4, DecayConfig(lr_final=5e-5)),
             "camera_opt": _group(1e-4, DecayConfig(lr_final=1e-5, warmup=0.1)),
             "focal_opt": _group(1e-4, DecayConfig(lr_final=1e-5, warmup=0.1)),
         },

@@ -17,6 +17,7 @@ from torch.nn import Parameter, ParameterDict
 
 from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.densification import CappedStrategy
+from nope_splat.depth_supervision import DepthSupervision
 from nope_splat.evaluation.metrics import ImageMetrics
 from nope_splat.gaussians import Gaussians, join, seed_gaussians
 from nope_splat.losses import (
@@ -52,6 +53,21 @@ class NopeSplatModelConfig(ModelConfig):
     weight the reprojection error themselves."""
     track_3d_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the backprojection error of the observations, in pixels at median depth."""
+    depth_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the difference between rendered depth and the depth map of the photograph (NoPe-NeRF), at
+    median depth in world units. The scale and shift of each map are fitted to the track points and then
+    learned.
+
+    Any depth weight asks for depth maps, from a network (see datamanager.dataparser.depth.model) or one's own
+    (...depth.maps). This one moves Gaussians and, as the next two, scales and shifts. Cameras follow all
+    three where Adam moves them (camera-optimizer.method adam); joint adjustments know nothing of depth
+    maps."""
+    chamfer_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the Chamfer distance between the clouds that the depth maps of neighbouring photographs make,
+    in world units. With joint adjustments it moves scales and shifts alone."""
+    surface_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the colour difference between a photograph and where a neighbour shows the surface of its
+    depth map. With joint adjustments it moves scales and shifts alone."""
     scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the size of the tied track Gaussians, in world units (the median depth is one)."""
     sh_degree: Annotated[int, Range(0, 3)] = 3
@@ -93,6 +109,10 @@ class NopeSplatModelConfig(ModelConfig):
     reset_opacity: Annotated[float, NOT_NEGATIVE] = 0.1
     """Share of the training between resets of the opacities, while densification lasts; 0 for never."""
 
+    def depth_weights(self) -> tuple[float, float, float]:
+        """Weights of the losses that need the depth maps of the photographs."""
+        return self.depth_weight, self.chamfer_weight, self.surface_weight
+
 
 class NopeSplatModel(SplatParameters):
     """Splatfacto with optimised cameras and track points, on CUDA or on a CPU.
@@ -126,6 +146,10 @@ class NopeSplatModel(SplatParameters):
         else:
             self.track_points = Parameter(metadata["track_points"].clone())
         self.observations: TrackObservations = metadata["observations"]
+        weights, self.depth_supervision = self.config.depth_weights(), None
+        if any(weights):
+            priors = metadata.get("depth_priors")
+            self.depth_supervision = DepthSupervision(self.num_train_data, priors, *weights)
         self.camera_optimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data,
             device="cpu",
@@ -148,6 +172,8 @@ class NopeSplatModel(SplatParameters):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Parameter groups of Gaussians, track points and cameras."""
         groups = self.get_gaussian_param_groups()
+        if self.depth_supervision is not None:
+            groups["depth_corrections"] = [self.depth_supervision.corrections]
         self.camera_optimizer.get_param_groups(groups)
         return groups
 
@@ -195,7 +221,8 @@ class NopeSplatModel(SplatParameters):
 
         Returns:
             `rgb` (H, W, 3), `accumulation` (H, W, 1), `background` (3,). Outside training `background` is
-            (H, W, 3) and there is `depth` (H, W, 1), which lies beyond everything where nothing is.
+            (H, W, 3). There, or where a loss needs it, is `depth` (H, W, 1), which lies beyond everything
+            where nothing is.
         """
         assert camera.shape == (1,), "one camera at a time"
         factor = self._get_downscale_factor()
@@ -210,18 +237,23 @@ class NopeSplatModel(SplatParameters):
                 self.camera_optimizer.focal_change(camera),
             )
             K[:, [0, 1], [0, 1]] *= change.detach()
-            rgb, _, alpha, self.info = self.render(
+            with_depth = self.config.depth_weight != 0
+            rgb, depth, alpha, self.info = self.render(
                 gaussians,
                 fold_focal(world_to_camera(pose), change / change.detach()),
                 K,
                 (width, height),
                 background,
                 sh_degree=self.present_sh_degree(),
+                render_mode="RGB+ED" if with_depth else "RGB",
             )
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
             )
-            return {"rgb": rgb, "accumulation": alpha, "background": background}
+            outputs: dict[str, Tensor | list] = {"rgb": rgb, "accumulation": alpha, "background": background}
+            if with_depth:
+                outputs["depth"] = depth
+            return outputs
 
         if self.crop_box is not None:
             inside = self.crop_box.within(self.means).squeeze()
@@ -310,6 +342,10 @@ class NopeSplatModel(SplatParameters):
         losses = {"photometric": photometric_loss(outputs["rgb"], photo, self.config.ssim_lambda, mask)}
         if self.training:
             losses |= self._track_losses()
+            if self.depth_supervision is not None:
+                poses = world_to_camera(self.camera_optimizer.poses())
+                view, focals = int(batch["image_idx"]), self.camera_optimizer.view_focals()
+                losses |= self.depth_supervision.losses(view, outputs, poses, focals)
             self.camera_optimizer.get_loss_dict(losses)
         return losses
 

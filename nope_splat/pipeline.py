@@ -66,6 +66,7 @@ class NopePipeline(VanillaPipeline):
         if torch.device(device).type == "cpu":
             # The rasterizer has its own threads; torch's would spin beside them while they wait for work.
             torch.set_num_threads(1)
+        config.datamanager.dataparser.depth_priors = any(config.model.depth_weights())
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode == "val":
             require_windows(self.datamanager.train_dataset.cameras, config.model.num_downscales)

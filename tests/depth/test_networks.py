@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from depth_sources import save_tiny
 from PIL import Image
 
 from nope_splat.depth import DepthKind, DepthSettings, find_depths
@@ -31,36 +31,6 @@ def photos_in(folder: Path, count: int = 2) -> list[Photo]:
         photos.append(Photo(folder / f"{index}.png", f"{index}.png", 200, 150))
         Image.fromarray(pixels).save(photos[-1].path)
     return photos
-
-
-def save_tiny(architecture: str, folder: Path) -> str:
-    """Save a random network of an architecture, as its authors save theirs."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    small = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-    if architecture == "depth-anything":
-        backbone = transformers.Dinov2Config(
-            **{name: value for name, value in small.items() if name != "intermediate_size"},
-            image_size=28, patch_size=14, reshape_hidden_states=False,
-            out_indices=[1, 2, 3, 4], apply_layernorm=True,
-        )  # fmt: skip
-        config = transformers.DepthAnythingConfig(
-            backbone_config=backbone, reassemble_hidden_size=16, patch_size=14,
-            neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, head_hidden_size=4,
-        )  # fmt: skip
-        network = transformers.DepthAnythingForDepthEstimation(config)
-        size = {"height": 56, "width": 56}
-        options = {"keep_aspect_ratio": True, "ensure_multiple_of": 14}
-    else:
-        config = transformers.DPTConfig(
-            **small, image_size=32, patch_size=8, backbone_out_indices=[0, 1, 2, 3],
-            neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
-        )  # fmt: skip
-        network = transformers.DPTForDepthEstimation(config)
-        size, options = {"height": 32, "width": 32}, {}
-    network.save_pretrained(folder)
-    transformers.DPTImageProcessor(size=size, **options).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.mark.parametrize("architecture", ["depth-anything", "dpt"])

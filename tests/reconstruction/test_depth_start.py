@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from depth_sources import write_maps
 from scipy.spatial.transform import Rotation
 from synthetic import ring
 
@@ -131,20 +131,6 @@ def test_without_matches_nothing_moves() -> None:
     )
     found = adjust_lifted(none)
     np.testing.assert_array_equal(found.T_camera_world, problem.T_camera_world)
-
-
-def write_maps(valley: Path, folder: Path, kind: DepthKind, noise: float, seed: int) -> Path:
-    """The valley's depth with smooth relative errors, and a scale and shift of its own in each map."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir()
-    for file in sorted((valley / "depth").iterdir()):
-        depth = np.load(file)["depth"].astype(np.float64)
-        error = gaussian_filter(rng.normal(size=depth.shape), 15)
-        depth = depth * np.exp(noise * error / error.std())
-        values = 1 / depth if kind == "disparity" else depth
-        shift = 0.0 if kind == "metric" else rng.uniform(-0.2, 0.5) * np.nanmedian(values)
-        np.savez(folder / file.name, depth=np.exp(rng.uniform(-1, 1)) * (values + shift))
-    return folder
 
 
 def reconstruct_by_depth(

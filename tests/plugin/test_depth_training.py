@@ -1,0 +1,95 @@
+"""Trainings with depth, from the arguments of the command line to the checkpoint, on the procedural scene.
+
+- The paper's initialisation and the three depth losses run together, from depth maps in a folder: their terms
+  are in the curves, scales and shifts move, and the cameras are good. The checkpoint can be evaluated.
+- A network serves the depth loss beside joint adjustments, and what it said is cached.
+- Without weights nothing asks for depth.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+from depth_sources import save_tiny, write_maps
+from nerfstudio.scripts.train import main
+from nerfstudio.utils.eval_utils import eval_setup
+
+from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
+from nope_splat.methods import nope_splat
+from nope_splat.pipeline import NopePipeline
+
+STEPS = 30
+DATA = "--pipeline.datamanager.dataparser"
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all trainings write, so that the photographs are matched once."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+def train(valley: Path, outputs: Path, name: str, *arguments: object) -> Path:
+    """What `ns-train nope-splat` does with these arguments; the path of `config.yml`."""
+    options = {
+        "--data": valley,
+        "--output-dir": outputs,
+        "--timestamp": name,
+        "--vis": "tensorboard",
+        "--max-num-iterations": STEPS,
+        "--steps-per-eval-image": 1000,
+        f"{DATA}.max-image-size": 160,
+        f"{DATA}.seeds": "tracks",
+    }
+    given = [str(part) for option in options.items() for part in option] + [str(part) for part in arguments]
+    config = tyro.cli(type(nope_splat.config), default=deepcopy(nope_splat.config), args=given)
+    main(config)
+    return config.get_base_dir() / "config.yml"
+
+
+def state_of(config: Path) -> dict[str, torch.Tensor]:
+    (file,) = (config.parent / "nerfstudio_models").glob("*.ckpt")
+    return torch.load(file, weights_only=True)["pipeline"]
+
+
+def test_the_papers_start_with_all_depth_losses(valley: Path, outputs: Path, tmp_path: Path) -> None:
+    maps = write_maps(valley, tmp_path / "maps", "disparity", 0.03, 0)
+    (maps / "photo_000.npz").unlink()  # held out
+    config = train(
+        valley, outputs, "maps",
+        f"{DATA}.registration", "depth", f"{DATA}.depth.maps", maps, f"{DATA}.depth.kind", "disparity",
+        "--pipeline.model.depth-weight", 0.1, "--pipeline.model.chamfer-weight", 0.1,
+        "--pipeline.model.surface-weight", 0.1, "--pipeline.model.camera-optimizer.method", "adam",
+    )  # fmt: skip
+    state = state_of(config)
+    (first, *_, last) = state["history._extra_state"]["rows"]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    for row in (first, last):
+        assert all(0 < row[term] < 1 for term in ("depth", "chamfer", "surface"))
+    assert (state["_model.depth_supervision.corrections"] != 0).all()
+
+    _, pipeline, _, _ = eval_setup(config, test_mode="test")
+    assert isinstance(pipeline, NopePipeline)
+    pipeline.eval()
+    assert pipeline.get_average_eval_image_metrics()["held_out_unregistered"] == 0
+    scene, truth = pipeline.datamanager.dataparser.scene, read_ground_truth(valley / "ground_truth.json")
+    poses = dict(zip(scene.photo_names, scene.T_world_camera, strict=True))
+    assert compare_poses(poses, truth.T_world_camera).auc_5 > 95
+
+
+def test_a_network_beside_joint_adjustments(valley: Path, outputs: Path, tmp_path: Path) -> None:
+    network = save_tiny("dpt", tmp_path / "network")
+    config = train(
+        valley, outputs, "network",
+        f"{DATA}.depth.model", network, "--pipeline.model.depth-weight", 0.1,
+    )  # fmt: skip
+    assert "_model.depth_supervision.corrections" in state_of(config)
+    cached = list((outputs / valley.name / "cache").glob("depth-*.npz"))
+    assert len(cached) == 7  # of nine photographs two are held out
+
+
+def test_without_weights_nothing_asks_for_depth(valley: Path, outputs: Path) -> None:
+    config = train(valley, outputs, "plain", f"{DATA}.depth.maps", valley / "nowhere")
+    assert not any("depth" in name for name in state_of(config))
