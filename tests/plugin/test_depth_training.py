@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import tyro
 from depth_sources import save_tiny, write_maps
 from nerfstudio.scripts.train import main
 from nerfstudio.utils.eval_utils import eval_setup
+from plugin.splat_scene import make_pipeline
 
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
 from nope_splat.methods import nope_splat
@@ -50,7 +52,7 @@ def train(valley: Path, outputs: Path, name: str, *arguments: object) -> Path:
     return config.get_base_dir() / "config.yml"
 
 
-def state_of(config: Path) -> dict[str, torch.Tensor]:
+def state_of(config: Path) -> dict[str, Any]:
     (file,) = (config.parent / "nerfstudio_models").glob("*.ckpt")
     return torch.load(file, weights_only=True)["pipeline"]
 
@@ -65,7 +67,7 @@ def test_the_papers_start_with_all_depth_losses(valley: Path, outputs: Path, tmp
         "--pipeline.model.surface-weight", 0.1, "--pipeline.model.camera-optimizer.method", "adam",
     )  # fmt: skip
     state = state_of(config)
-    (first, *_, last) = state["history._extra_state"]["rows"]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    (first, *_, last) = state["history._extra_state"]["rows"]
     for row in (first, last):
         assert all(0 < row[term] < 1 for term in ("depth", "chamfer", "surface"))
     assert (state["_model.depth_supervision.corrections"] != 0).all()
@@ -90,6 +92,8 @@ def test_a_network_beside_joint_adjustments(valley: Path, outputs: Path, tmp_pat
     assert len(cached) == 7  # of nine photographs two are held out
 
 
-def test_without_weights_nothing_asks_for_depth(valley: Path, outputs: Path) -> None:
-    config = train(valley, outputs, "plain", f"{DATA}.depth.maps", valley / "nowhere")
-    assert not any("depth" in name for name in state_of(config))
+def test_without_weights_nothing_asks_for_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nope_splat.dataparser.find_depths", lambda *_: pytest.fail("asked for depth"))
+    pipeline = make_pipeline(tmp_path, monkeypatch, num_views=3)
+    assert not any("depth" in name for name in pipeline.model.state_dict())
+    assert "depth_corrections" not in pipeline.get_param_groups()
