@@ -110,13 +110,14 @@ def test_two_photographs_of_different_things(valley: Path, elsewhere: Path, fold
     assert "a.jpg and b.jpg do not match" in refusal(folder, tmp_path / "output")
 
 
-def test_mixed_sizes(valley: Path, folder: Path, tmp_path: Path):
+def test_a_stray_photograph_of_another_size_is_left_out(valley: Path, folder: Path, tmp_path: Path):
     for file in neighbours(valley, 3):
         shutil.copy(file, folder)
     Image.new("RGB", (200, 100)).save(folder / "other.png")
-    message = refusal(folder, tmp_path / "output")
-    assert "other.png (200 x 100)" in message
-    assert "one size" in message
+    main(["reconstruct", "--data", str(folder), "--output-dir", str(tmp_path / "output")])
+    report = json.loads((tmp_path / "output" / "report.json").read_text())
+    assert report["registered"] == 3
+    assert list(report["unregistered"]) == ["other.png"]
 
 
 def test_photographs_without_texture(folder: Path, tmp_path: Path):

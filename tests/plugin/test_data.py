@@ -145,6 +145,7 @@ def test_no_data_is_a_user_error() -> None:
 
 def test_no_output_folder_is_made_without_photographs(tmp_path: Path) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path / "outputs")
+    config.machine.device_type = "cpu"
     config.pipeline.datamanager.data = tmp_path / "nowhere"
     with pytest.raises(UserError, match="nowhere"):
         config.save_config()

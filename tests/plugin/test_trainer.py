@@ -90,6 +90,7 @@ def test_nothing_left_to_train_is_told(trainer: NopeTrainer) -> None:
 
 def test_no_checkpoint_to_go_on_from_is_told(tmp_path: Path) -> None:
     config = NopeTrainerConfig(load_dir=tmp_path / "nowhere")
+    config.machine.device_type = "cpu"
     config.pipeline.datamanager.data = tmp_path
     with pytest.raises(UserError, match=r"there is no checkpoint in .*nowhere"):
         config.save_config()
