@@ -1,9 +1,10 @@
 """From matches to cameras and points."""
 
 from .photo_depths import photo_depths
-from .reconstruct import ReconstructionSettings, reconstruct
+from .reconstruct import reconstruct
 from .resection import Resection, resect
 from .scene import SparseScene, normalise
+from .settings import ReconstructionSettings
 
 __all__ = [
     "ReconstructionSettings",

@@ -13,7 +13,7 @@ from nope_splat.images import PhotoFolder
 
 from .canonical import canonical_depths
 from .matches import find_matches, matches_key
-from .reconstruct import ReconstructionSettings
+from .settings import ReconstructionSettings
 
 
 def photo_depths(

@@ -2,107 +2,44 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from nope_splat.cache import Cache, content_key
-from nope_splat.camera import SharedPinhole
-from nope_splat.depth import DepthMap, DepthSettings, depths_key, find_depths
+from nope_splat.depth import DepthMap, depths_key, find_depths
 from nope_splat.errors import UserError
-from nope_splat.images import PhotoFolder, cameras_of_photos, read_photo
-from nope_splat.matching import Keypoints, MatchingSettings, PairMatches, Pointmaps
+from nope_splat.images import PhotoFolder, cameras_of_photos
+from nope_splat.matching import PairMatches
 from nope_splat.progress import say
-from nope_splat.ranges import POSITIVE, Range, check_ranges
-from nope_splat.tracks import MatchGraph, Observations, build_tracks, match_graph
+from nope_splat.ranges import check_ranges
+from nope_splat.tracks import match_graph
 
-from .batches import register_batches
-from .canonical import canonical_depths, pointmap_focal
-from .chain import register_chain
+from .canonical import canonical_depths
 from .degeneracy import turned_on_the_spot, without_relief
-from .depth_start import default_focal, start_from_depth
-from .focal import focal_starts, prior_focal, within_cameras
-from .given import GivenCameras, keep_good_cameras, start_from_cameras
+from .finish import MAX_FOCAL_UNCERTAINTY, finish, focal_notice, point_colors, tell
+from .focal import within_cameras
+from .given import GivenCameras, keep_good_cameras
 from .groups import failure_reasons, require_matches, training_groups
 from .layout import PhotoLayout
 from .matches import FolderMatches, find_matches, matches_key
-from .pointmap_start import align_pointmaps
 from .refine import ROUNDS, refine
-from .register import register_incremental, register_others
+from .register import register_others
 from .resection import resect_held_out
 from .retrack import rebuild_tracks
 from .scene import SparseScene, normalise
-from .two_view import TwoView, relative_poses
-from .working import Array, Indices, WorkingScene, invert
+from .settings import ReconstructionSettings
+from .starts import register_group
+from .stopwatch import Stopwatch
+from .working import Array, WorkingScene
 
 STAGE = "scene"
-RESTART_FACTOR = 1.1
-"""Change of the focal length during registration from which it pays to start again with the better one."""
-MAX_FOCAL_UNCERTAINTY = RESTART_FACTOR - 1
-"""Three standard deviations of a focal length that the photographs determine, as a share of it."""
 POSSIBLE_FOCAL = (0.1, 20.0)
 """Shortest and longest focal length that a lens may have, as a share of the longer side."""
-NEGLIGIBLE_DISTORTION = 0.1
-"""Distortion that moves no place by as many feature pixels is left out: many tools take none."""
-
-
-@dataclass(frozen=True)
-class ReconstructionSettings(MatchingSettings):
-    """How photographs are matched and reconstructed."""
-
-    registration: Literal["incremental", "batches", "chain", "depth", "pointmaps"] = "incremental"
-    """How poses are found: one photograph after another by the points it sees; batch by batch, outward from
-    the photograph with most partners (for hundreds); by chaining relative poses along the maximum spanning
-    tree of the match graph (for thin overlap); by the depth of single photographs from a network along that
-    tree, from a field of view of 60 degrees (the paper's initialisation; see depth.model); or by bringing the
-    pointmaps of all pairs into one world, as DUSt3R does (needs the matcher dust3r, which see for its terms:
-    for photographs whose surfaces or number give too few matches)."""
-    depth: DepthSettings = field(default_factory=DepthSettings)
-    """Where depth of single photographs comes from."""
-    one_camera_per: Literal["size", "folder"] = "size"
-    """Which photographs share a camera, its focal length, principal point and distortion: those of one size
-    (portrait or landscape), or those of one size in one sub-folder."""
-    cameras: Path | None = None
-    """Cameras to start from instead of from nothing: a `transforms.json`, or a folder with a COLMAP model.
-    They are adjusted where the photographs contradict them; photographs that it lacks are registered."""
-    initial_focal: Annotated[float | None, POSITIVE] = None
-    """Focal length to start from, in pixels of the full-resolution photographs; estimated if not given, but
-    with registration depth that of a field of view of 60 degrees."""
-    refine_principal_point: bool = True
-    """Whether to adjust the principal point, where all photographs of a camera have the same orientation."""
-    refine_radial_distortion: bool = True
-    """Whether to adjust radial distortion, where it can be determined."""
-    min_triangulation_angle: Annotated[float, Range(0, 90, open=True)] = 1.5
-    """Smallest angle, in degrees, between the rays that make a track point."""
-    adjustment_device: Literal["cpu", "cuda"] = "cpu"
-    """Where bundle adjustment runs; a GPU pays for hundreds of photographs only."""
-
-
-class Stopwatch:
-    """Wall time of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measure what happens inside.
-
-        Args:
-            name: The stage, to which the time is added.
-        """
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def reconstruct(
@@ -181,7 +118,7 @@ def reconstruct(
         if stored is not None:
             say("Using the cached reconstruction.")
             scene = SparseScene.from_arrays(stored)
-            _report(scene)
+            tell(scene)
             return scene
     clock = Stopwatch()
     with clock.stage("matching"):
@@ -196,7 +133,7 @@ def reconstruct(
     scene = reconstruct_from_matches(folder, is_held_out, matches, settings, clock, given, depths)
     if cache:
         cache.store(STAGE, scene_id, scene.to_arrays())
-    _report(scene)
+    tell(scene)
     return scene
 
 
@@ -256,7 +193,7 @@ def reconstruct_from_matches(
         flat = bool(members) and without_relief(members)
         if given is None and flat and _turned(positions, members, layout):
             continue
-        scene, views, failures = _reconstruct_group(
+        scene, views, failures = register_group(
             keypoints, positions, members, layout, settings, clock, given, depths, pointmaps, hold_focal
         )
         if scene is not None:
@@ -298,117 +235,18 @@ def reconstruct_from_matches(
             " overlap between neighbours"
         )
 
-    sparse, points_of_keypoints = _finish(scene, folder, layout, held_out, keypoints, graph)
+    sparse, points_of_keypoints = finish(scene, folder, layout, held_out, keypoints, graph)
     with clock.stage("held-out photographs"):
         sparse, resection_failures = resect_held_out(sparse, matches, points_of_keypoints, layout)
     unregistered = np.flatnonzero(~sparse.registered & ~held_out)
     reasons = failure_reasons(names, unregistered, groups, group, failures)
     with clock.stage("colours"):
-        colors = _point_colors(folder, sparse, layout)
-    notice = _focal_notice(scene, flat, layout, uncertainty)
+        colors = point_colors(folder, sparse, layout)
+    notice = focal_notice(scene, flat, layout, uncertainty)
     failures_by_name = reasons | resection_failures
     return normalise(
         replace(sparse, colors=colors, failures=failures_by_name, notice=notice, seconds=clock.seconds)
     )
-
-
-def _reconstruct_group(
-    keypoints: Sequence[Keypoints],
-    positions: Sequence[Array],
-    pairs: Sequence[PairMatches],
-    layout: PhotoLayout,
-    settings: ReconstructionSettings,
-    clock: Stopwatch,
-    given: GivenCameras | None,
-    depths: Mapping[int, DepthMap] | None,
-    pointmaps: Pointmaps | None,
-    hold_focal: bool,
-) -> tuple[WorkingScene | None, dict[tuple[int, int], TwoView], dict[int, str]]:
-    """Register one group of photographs, from the start that goes furthest; None if no start does.
-
-    Also returns the relative poses at that start, and why photographs were left out.
-    """
-    min_angle, device, seed = settings.min_triangulation_angle, settings.adjustment_device, settings.seed
-    if pointmaps is not None:
-        group = np.unique([(pair.first, pair.second) for pair in pairs])
-        pointmaps = pointmaps.without(~np.isin(np.arange(len(layout.sizes)), group))
-    if given is None and pointmaps is not None and settings.registration == "pointmaps":
-        with clock.stage("registration"):
-            focal = settings.initial_focal or pointmap_focal(pointmaps, layout.sizes).focal
-            given = align_pointmaps(pointmaps, layout.sizes, focal)
-        if given is None:
-            return None, {}, {}
-    if given is not None:
-        with clock.stage("relative poses"):
-            focals = given.focal * layout.longer_sides
-            views = relative_poses(positions, pairs, focals[layout.camera_ids], seed)
-        with clock.stage("registration"):
-            scene = start_from_cameras(given, keypoints, views, layout, min_angle, device)
-            failures = register_others(scene, views, min_angle, device, seed)
-        return scene, views, failures
-    if depths is not None:
-        focal = default_focal(float(layout.longer_sides[0]))
-        if settings.initial_focal is not None:
-            focal = settings.initial_focal / float(layout.camera_pixel_sizes[0])
-        with clock.stage("registration"):
-            scene = start_from_depth(
-                depths, keypoints, positions, pairs, layout, focal, min_angle, device, seed
-            )
-        with clock.stage("relative poses"):
-            views = relative_poses(positions, pairs, scene.focal[layout.camera_ids], seed)
-        if scene.registered.sum() < 2:
-            return None, {}, {}
-        with clock.stage("registration"):
-            failures = register_others(scene, views, min_angle, device, seed)
-        return scene, views, failures
-    with clock.stage("focal length"):
-        if settings.initial_focal is not None:
-            waiting = [settings.initial_focal / layout.camera_pixel_sizes]
-        elif hold_focal:
-            waiting = [np.array([prior_focal(side) for side in layout.longer_sides.tolist()])]
-        elif pointmaps is not None and layout.num_cameras == 1:
-            estimate = pointmap_focal(pointmaps, layout.sizes, float(layout.camera_pixel_sizes[0]))
-            waiting = [np.array([start]) for start in estimate.starts]
-        else:
-            waiting = list(focal_starts(positions, pairs, layout, seed))
-    if len(waiting) > 1:
-        of_first = [start[0] * layout.camera_pixel_sizes[0] for start in waiting]
-        say(
-            "The pairs of photographs do not agree on a focal length;"
-            f" starting from {', '.join(f'{start:.0f}' for start in of_first)} pixels."
-        )
-    best: tuple[tuple[int, int], WorkingScene, dict[tuple[int, int], TwoView], dict[int, str]] | None = None
-    restarted = False
-    while waiting:
-        focal = waiting.pop(0)
-        with clock.stage("relative poses"):
-            views = relative_poses(positions, pairs, focal[layout.camera_ids], seed)
-        if not views:
-            continue
-        with clock.stage("tracks"):
-            tracks = build_tracks(keypoints, [view.matches for view in views.values()])
-            scene = WorkingScene.start(tracks, layout, focal, hold_focal)
-        with clock.stage("registration"):
-            failures: dict[int, str] = {}
-            if settings.registration == "chain":
-                register_chain(scene, views, min_angle, device)
-            elif settings.registration == "batches":
-                failures = register_batches(scene, views, min_angle, device, seed)
-            else:
-                failures = register_incremental(scene, views, min_angle, device, seed)
-        if scene.registered.sum() < 2:
-            continue
-        merit = int(scene.registered.sum()), int(scene.inlier.sum())
-        if best is None or merit > best[0]:
-            best = merit, scene, views, failures
-        if not waiting and not restarted:
-            change = np.abs(np.log(best[1].focal / best[1].initial_focal)).max()
-            restarted = True
-            if change > np.log(RESTART_FACTOR):
-                waiting.append(best[1].focal)
-    if best is None:
-        return None, {}, {}
-    return best[1:]
 
 
 def _turned(positions: Sequence[Array], pairs: Sequence[PairMatches], layout: PhotoLayout) -> bool:
@@ -419,104 +257,3 @@ def _turned(positions: Sequence[Array], pairs: Sequence[PairMatches], layout: Ph
         if own
     ]
     return bool(told) and all(told)
-
-
-def _focal_notice(scene: WorkingScene, flat: bool, layout: PhotoLayout, uncertainty: float) -> str:
-    """What the user should know about the focal length, if anything."""
-    focals = (scene.focal * layout.camera_pixel_sizes).tolist()
-    focal = f"{' and '.join(f'{each:.0f}' for each in focals)} pixels"
-    mend = "set initial-focal if you know it, or add photographs from other directions"
-    if scene.hold_focal:
-        why = "look straight at one flat surface, which does" if flat else "do"
-        return f"the photographs {why} not show the focal length, which is taken to be {focal}; {mend}"
-    if uncertainty > MAX_FOCAL_UNCERTAINTY / 3:
-        return f"the photographs hardly show the focal length, which seems to be {focal}; {mend}"
-    if flat:
-        return (
-            "the photographs show hardly more than one flat surface; still, they determine the focal length"
-            f" to {100 * uncertainty:.2g} %"
-        )
-    return ""
-
-
-def _finish(
-    scene: WorkingScene,
-    folder: PhotoFolder,
-    layout: PhotoLayout,
-    held_out: NDArray[np.bool_],
-    keypoints: Sequence[Keypoints],
-    graph: MatchGraph,
-) -> tuple[SparseScene, list[Indices]]:
-    """The finished scene in full-resolution pixels, and the point of each keypoint (-1 for none)."""
-    rows = np.flatnonzero(scene.inlier)
-    point_of_track = np.cumsum(scene.has_point) - 1
-    point_ids, photo_ids = point_of_track[scene.track_ids[rows]], scene.photo_ids[rows]
-    keypoint_ids = scene.keypoint_ids[rows]
-    points_of_keypoints = []
-    for photo, one in enumerate(keypoints):
-        mine = photo_ids == photo
-        table = np.full(len(one.xy), -1)
-        table[keypoint_ids[mine]] = point_ids[mine]
-        points_of_keypoints.append(table)
-    points = scene.points[scene.has_point]
-    cameras = []
-    for number, pixel_size in enumerate(layout.camera_pixel_sizes.tolist()):
-        (x, y), (k1, k2) = (scene.offset[number] * pixel_size).tolist(), scene.radial[number].tolist()
-        camera = SharedPinhole(float(scene.focal[number]) * pixel_size, (x, y), (k1, k2))
-        size = layout.sizes[layout.camera_ids == number].max(axis=0)
-        if camera.largest_distortion(size) < NEGLIGIBLE_DISTORTION * pixel_size:
-            camera = replace(camera, radial=(0.0, 0.0))
-        cameras.append(camera)
-    xy = scene.xy[rows] * layout.pixel_sizes[photo_ids, None] + layout.sizes[photo_ids] / 2
-    none = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
-    sparse = SparseScene(
-        photo_names=tuple(photo.name for photo in folder.photos),
-        photo_sizes=layout.sizes,
-        held_out=held_out,
-        registered=scene.registered.copy(),
-        T_world_camera=invert(scene.T_camera_world),
-        cameras=tuple(cameras),
-        camera_ids=layout.camera_ids,
-        points=points,
-        colors=np.zeros(points.shape, np.uint8),
-        observations=Observations(point_ids, photo_ids, xy),
-        resections=none,
-        failures={},
-        graph=graph,
-        seconds={},
-    )
-    return sparse, points_of_keypoints
-
-
-def _point_colors(folder: PhotoFolder, scene: SparseScene, layout: PhotoLayout) -> NDArray[np.uint8]:
-    """Mean colour of each point over its observations. (P, 3)."""
-    observations = scene.observations
-    total = np.zeros((len(scene.points), 3))
-    for photo in np.unique(observations.photo_ids):
-        mine, pixel_size = observations.photo_ids == photo, layout.pixel_sizes[photo]
-        width, height = (round(side / pixel_size) for side in scene.photo_sizes[photo].tolist())
-        image = read_photo(folder.photos[photo], (width, height))[..., :3]
-        column, row = (observations.xy[mine] / pixel_size).astype(np.int64).T
-        # A point has at most one observation in a photograph.
-        total[observations.point_ids[mine]] += image[row.clip(0, height - 1), column.clip(0, width - 1)]
-    count = np.bincount(observations.point_ids, minlength=len(scene.points))
-    return np.rint(total / np.maximum(count, 1)[:, None]).astype(np.uint8)
-
-
-def _report(scene: SparseScene) -> None:
-    """Tell the outcome, and name the photographs that are left out."""
-    training = ~scene.held_out
-    focals = " and ".join(f"{camera.focal:.1f}" for camera in scene.cameras)
-    error = float(np.median(scene.reprojection_errors()))
-    say(
-        f"Registered {(scene.registered & training).sum()} of {training.sum()} photographs:"
-        f" focal length {focals} pixels, {len(scene.points)} points,"
-        f" median reprojection error {error:.2f} pixels."
-    )
-    if scene.notice:
-        say(f"{scene.notice[0].upper()}{scene.notice[1:]}.")
-    names_of_reason: dict[str, list[str]] = {}
-    for name, reason in scene.failures.items():
-        names_of_reason.setdefault(reason, []).append(name)
-    for reason, names in names_of_reason.items():
-        say(f"Left out {', '.join(names)}: {reason}.")

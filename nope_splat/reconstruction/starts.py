@@ -1,0 +1,142 @@
+"""Cameras and points of one group of photographs, from each start that the settings and pairs offer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nope_splat.depth import DepthMap
+from nope_splat.matching import Keypoints, PairMatches, Pointmaps
+from nope_splat.progress import say
+from nope_splat.tracks import build_tracks
+
+from .batches import register_batches
+from .canonical import pointmap_focal
+from .chain import register_chain
+from .depth_start import default_focal, start_from_depth
+from .focal import focal_starts, prior_focal
+from .given import GivenCameras, start_from_cameras
+from .layout import PhotoLayout
+from .pointmap_start import align_pointmaps
+from .register import register_incremental, register_others
+from .settings import ReconstructionSettings
+from .stopwatch import Stopwatch
+from .two_view import TwoView, relative_poses
+from .working import Array, WorkingScene
+
+RESTART_FACTOR = 1.1
+"""Change of the focal length during registration from which it pays to start again with the better one."""
+
+
+def register_group(
+    keypoints: Sequence[Keypoints],
+    positions: Sequence[Array],
+    pairs: Sequence[PairMatches],
+    layout: PhotoLayout,
+    settings: ReconstructionSettings,
+    clock: Stopwatch,
+    given: GivenCameras | None,
+    depths: Mapping[int, DepthMap] | None,
+    pointmaps: Pointmaps | None,
+    hold_focal: bool,
+) -> tuple[WorkingScene | None, dict[tuple[int, int], TwoView], dict[int, str]]:
+    """Register one group of photographs, from the start that goes furthest.
+
+    Args:
+        keypoints: Keypoints of each photograph.
+        positions: The same from the image's centre, feature pixels. One (K, 2) for each photograph.
+        pairs: Verified pairs of the group.
+        layout: Which camera took which photograph.
+        settings: How to do it.
+        clock: Adds the seconds of each stage.
+        given: Cameras to start from, if any.
+        depths: Depth of photographs to start from, if any, by their indices.
+        pointmaps: Pointmaps of pairs, if the matcher makes them.
+        hold_focal: Whether the focal length stays as it is at the start.
+
+    Returns:
+        The scene, None if no start registers two photographs; relative poses of pairs at that start; why
+        photographs were left out.
+    """
+    min_angle, device, seed = settings.min_triangulation_angle, settings.adjustment_device, settings.seed
+    if pointmaps is not None:
+        group = np.unique([(pair.first, pair.second) for pair in pairs])
+        pointmaps = pointmaps.without(~np.isin(np.arange(len(layout.sizes)), group))
+    if given is None and pointmaps is not None and settings.registration == "pointmaps":
+        with clock.stage("registration"):
+            focal = settings.initial_focal or pointmap_focal(pointmaps, layout.sizes).focal
+            given = align_pointmaps(pointmaps, layout.sizes, focal)
+        if given is None:
+            return None, {}, {}
+    if given is not None:
+        with clock.stage("relative poses"):
+            focals = given.focal * layout.longer_sides
+            views = relative_poses(positions, pairs, focals[layout.camera_ids], seed)
+        with clock.stage("registration"):
+            scene = start_from_cameras(given, keypoints, views, layout, min_angle, device)
+            failures = register_others(scene, views, min_angle, device, seed)
+        return scene, views, failures
+    if depths is not None:
+        focal = default_focal(float(layout.longer_sides[0]))
+        if settings.initial_focal is not None:
+            focal = settings.initial_focal / float(layout.camera_pixel_sizes[0])
+        with clock.stage("registration"):
+            scene = start_from_depth(
+                depths, keypoints, positions, pairs, layout, focal, min_angle, device, seed
+            )
+        with clock.stage("relative poses"):
+            views = relative_poses(positions, pairs, scene.focal[layout.camera_ids], seed)
+        if scene.registered.sum() < 2:
+            return None, {}, {}
+        with clock.stage("registration"):
+            failures = register_others(scene, views, min_angle, device, seed)
+        return scene, views, failures
+    with clock.stage("focal length"):
+        if settings.initial_focal is not None:
+            waiting = [settings.initial_focal / layout.camera_pixel_sizes]
+        elif hold_focal:
+            waiting = [np.array([prior_focal(side) for side in layout.longer_sides.tolist()])]
+        elif pointmaps is not None and layout.num_cameras == 1:
+            estimate = pointmap_focal(pointmaps, layout.sizes, float(layout.camera_pixel_sizes[0]))
+            waiting = [np.array([start]) for start in estimate.starts]
+        else:
+            waiting = list(focal_starts(positions, pairs, layout, seed))
+    if len(waiting) > 1:
+        of_first = [start[0] * layout.camera_pixel_sizes[0] for start in waiting]
+        say(
+            "The pairs of photographs do not agree on a focal length;"
+            f" starting from {', '.join(f'{start:.0f}' for start in of_first)} pixels."
+        )
+    best: tuple[tuple[int, int], WorkingScene, dict[tuple[int, int], TwoView], dict[int, str]] | None = None
+    restarted = False
+    while waiting:
+        focal = waiting.pop(0)
+        with clock.stage("relative poses"):
+            views = relative_poses(positions, pairs, focal[layout.camera_ids], seed)
+        if not views:
+            continue
+        with clock.stage("tracks"):
+            tracks = build_tracks(keypoints, [view.matches for view in views.values()])
+            scene = WorkingScene.start(tracks, layout, focal, hold_focal)
+        with clock.stage("registration"):
+            failures: dict[int, str] = {}
+            if settings.registration == "chain":
+                register_chain(scene, views, min_angle, device)
+            elif settings.registration == "batches":
+                failures = register_batches(scene, views, min_angle, device, seed)
+            else:
+                failures = register_incremental(scene, views, min_angle, device, seed)
+        if scene.registered.sum() < 2:
+            continue
+        merit = int(scene.registered.sum()), int(scene.inlier.sum())
+        if best is None or merit > best[0]:
+            best = merit, scene, views, failures
+        if not waiting and not restarted:
+            change = np.abs(np.log(best[1].focal / best[1].initial_focal)).max()
+            restarted = True
+            if change > np.log(RESTART_FACTOR):
+                waiting.append(best[1].focal)
+    if best is None:
+        return None, {}, {}
+    return best[1:]
