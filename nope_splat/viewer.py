@@ -19,7 +19,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from viser import CameraFrustumHandle, SceneNodePointerEvent
+from viser import CameraFrustumHandle, ClientHandle, SceneNodePointerEvent
 from viser.transforms import SO3
 
 from nope_splat.camera_optimizer import switch_axes
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 TRAINING, HELD_OUT = (47, 111, 176), (217, 130, 43)
 """Colours of the frusta of training and of held-out photographs."""
+STEP_BACK = 0.3
+"""How far behind a photograph's camera a browser starts; the median depth is one."""
 POINT_SIZE = 0.02
 ACCURACY = 0.1
 """Reprojection error in pixels that even exact points have, since keypoints are no more accurate."""
@@ -84,7 +86,7 @@ class NopeViewerControl(ViewerControl):
         self._show_held_out.on_update(lambda _: self._locked(self._draw_cameras))
         # A thread of its own: viser calls back with a lock held that the training may be waiting for.
         self.viser_server.on_client_connect(
-            lambda _: threading.Thread(target=self._locked, args=[self._draw], daemon=True).start()
+            lambda client: threading.Thread(target=self._welcome, args=[client], daemon=True).start()
         )
         self._ready = True
 
@@ -97,6 +99,17 @@ class NopeViewerControl(ViewerControl):
         del step
         if self._ready and self.viewer.render_statemachines:  # one for each browser
             self._draw()
+
+    @torch.no_grad()
+    def _welcome(self, client: ClientHandle) -> None:
+        """Show a new browser the scene from behind the central photograph, and draw everything."""
+        poses = switch_axes(self._pipeline.model.camera_optimizer.poses()).double().numpy(force=True)
+        centers = poses[:, :, 3]
+        pose = poses[np.linalg.norm(centers - centers.mean(axis=0), axis=1).argmin()]
+        with client.atomic():
+            client.camera.position = (pose[:, 3] - STEP_BACK * pose[:, 2]) * self._scale
+            client.camera.wxyz = SO3.from_matrix(pose[:, :3]).wxyz
+        self._locked(self._draw)
 
     def _locked(self, draw: Callable[[], None]) -> None:
         """Draw in a thread of the viewer."""
