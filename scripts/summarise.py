@@ -26,13 +26,13 @@ def summarise(data: Path, results: Path, seconds: int) -> None:
     checkpoint = max((run / "nerfstudio_models").glob("step-*.ckpt"))
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["pipeline"]
     trained_on, held_out = (len(state["_extra_state"][split]) for split in ("train", "eval"))
-    focal = state["_model.camera_optimizer.base_focal"] * state["_model.camera_optimizer.log_focal"].exp()
+    focals = state["_model.camera_optimizer.base_focal"] * state["_model.camera_optimizer.log_focal"].exp()
     splat = results / "splat.ply"
     evaluation = results / "evaluation.json"
 
     table = Table(show_header=False)
     table.add_row("registered photos", f"{trained_on + held_out} of {len(find_photos(data).photos)}")
-    table.add_row("focal length", f"{focal:.1f} px")
+    table.add_row("focal length", ", ".join(f"{focal:.1f} px" for focal in focals.tolist()))
     if evaluation.exists():
         metrics = json.loads(evaluation.read_text())["results"]
         lpips = f"{metrics['lpips']:.3f}" if "lpips" in metrics else "unavailable (its weights are missing)"
