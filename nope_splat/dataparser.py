@@ -15,7 +15,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from numpy.typing import NDArray
 
 from nope_splat.camera_optimizer import switch_axes
-from nope_splat.depth import find_depths
+from nope_splat.depth import DepthMap
 from nope_splat.depth_priors import make_depth_priors
 from nope_splat.images import Photo, PhotoFolder, find_photos
 from nope_splat.losses import TrackObservations
@@ -128,8 +128,7 @@ class NopeDataParser(DataParser):
         if self.config.seeds == "dense":
             points, colors = dense_seeds(self.scene, read, self.config.seeding)
         else:
-            train, lenses = self.photo_ids("train").tolist(), self.photographed_scene.cameras
-            maps = photo_depths(self.folder, train, self.config.reconstruction, self.config.cache_dir)
+            maps, lenses = self._depth_maps(self.photo_ids("train").tolist()), self.photographed_scene.cameras
             points, colors, sizes, opacities = pixel_seeds(
                 self.scene, lenses, maps, read, self.config.seeding
             )
@@ -150,10 +149,13 @@ class NopeDataParser(DataParser):
             return
         photo_ids = self.photo_ids("train")
         photos = [self._photos[i] for i in photo_ids]
-        maps = find_depths(photos, self.config.reconstruction.depth, self.config.cache_dir)
+        maps = self._depth_maps(photo_ids.tolist())
         metadata["depth_priors"] = make_depth_priors(
             self.scene, self.photographed_scene, photo_ids, photos, maps
         )
+
+    def _depth_maps(self, photo_ids: list[int]) -> dict[int, DepthMap]:
+        return photo_depths(self.folder, photo_ids, self.config.reconstruction, self.config.cache_dir)
 
     @cached_property
     def _photos(self) -> list[Photo]:

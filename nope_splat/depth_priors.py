@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -59,7 +59,7 @@ def make_depth_priors(
     photographed: SparseScene,
     photo_ids: NDArray[np.int64],
     photos: Sequence[Photo],
-    maps: Sequence[DepthMap],
+    maps: Mapping[int, DepthMap],
 ) -> DepthPriors:
     """Fit depth maps to the track points of a reconstruction.
 
@@ -68,14 +68,17 @@ def make_depth_priors(
         photographed: The same, of the photographs as they are.
         photo_ids: Photographs of the training views. (V,).
         photos: These photographs.
-        maps: Their depth maps, all of one kind.
+        maps: Their depth maps by the indices in `photo_ids`, all of one kind; some may be missing.
 
     Returns:
         The priors, in the world's units.
     """
     in_camera, seen = photographed.in_camera(photographed.observations), photographed.observations
     views, noise = {}, []
-    for view, (photo_id, photo, depth_map) in enumerate(zip(photo_ids.tolist(), photos, maps, strict=True)):
+    for view, (photo_id, photo) in enumerate(zip(photo_ids.tolist(), photos, strict=True)):
+        if photo_id not in maps:
+            continue
+        depth_map = maps[photo_id]
         mine = seen.photo_ids == photo_id
         fit = fit_scale_shift(depth_map.sample(seen.xy[mine]), in_camera[mine, 2], depth_map.kind)
         if fit is None:
@@ -95,7 +98,7 @@ def make_depth_priors(
             partners[view_of_photo[one]].append(view_of_photo[other])
             partners[view_of_photo[other]].append(view_of_photo[one])
     neighbours = {view: tuple(others[:NEIGHBOURS]) for view, others in partners.items()}
-    return DepthPriors(views, bool(maps) and maps[0].kind == "disparity", neighbours)
+    return DepthPriors(views, any(each.kind == "disparity" for each in maps.values()), neighbours)
 
 
 def _prior(

@@ -61,7 +61,8 @@ class DepthSupervision(nn.Module):
         """
         if self.priors is None or view not in self.priors.views:
             return {}
-        self.priors = self.priors.to(self.corrections.device)
+        if self.priors.views[view].values.device != self.corrections.device:  # once, on a GPU
+            self.priors = self.priors.to(self.corrections.device)
         losses = {}
         if self.depth_weight:
             losses["depth"] = self.depth_weight * self._depth(

@@ -58,10 +58,10 @@ class NopeSplatModelConfig(ModelConfig):
     median depth in world units. The scale and shift of each map are fitted to the track points and then
     learned.
 
-    Any depth weight asks for depth maps, from a network (see datamanager.dataparser.depth.model) or one's own
-    (...depth.maps). This one moves Gaussians and, as the next two, scales and shifts. Cameras follow all
-    three where Adam moves them (camera-optimizer.method adam); joint adjustments know nothing of depth
-    maps."""
+    Any depth weight asks for depth maps, from a network (see datamanager.dataparser.depth.model), one's own
+    (...depth.maps) or the matcher dust3r. This one moves Gaussians and, as the next two, scales and shifts.
+    Cameras follow all three where Adam moves them (camera-optimizer.method adam); joint adjustments know
+    nothing of depth maps."""
     chamfer_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the Chamfer distance between the clouds that the depth maps of neighbouring photographs make,
     in world units. With joint adjustments it moves scales and shifts alone."""
@@ -75,7 +75,7 @@ class NopeSplatModelConfig(ModelConfig):
     sh_interval: Annotated[float, POSITIVE] = 0.03
     """Share of the training after which each further degree is used."""
     background_color: Literal["random", "black", "white"] = "random"
-    """Colour behind the Gaussians during training."""
+    """Colour behind the Gaussians; random in training is the scene's mean colour in evaluation."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """Antialiased Gaussians render well at any resolution, but other viewers show their .ply wrongly."""
     num_downscales: Annotated[int, NOT_NEGATIVE] = 2

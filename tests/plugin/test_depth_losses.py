@@ -254,7 +254,9 @@ def test_priors_are_in_the_worlds_units_and_undistorted(tmp_path: Path, kind: st
         maps.append(replace(template, values=values.astype(np.float32)))
     maps[3] = replace(maps[3], values=-maps[3].values)  # fits no positive scale
     training = np.arange(1, 5)
-    priors = make_depth_priors(scene.undistorted(), scene, training, photos[1:], maps[1:])
+    priors = make_depth_priors(
+        scene.undistorted(), scene, training, photos[1:], {i: maps[i] for i in training}
+    )
     assert priors.inverse == (kind == "disparity")
     assert sorted(priors.views) == [0, 1, 3]
     assert priors.neighbours == {0: (1, 3), 1: (0, 3), 3: (0, 1)}
