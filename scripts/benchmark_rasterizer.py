@@ -9,9 +9,10 @@ numba rasterizer of `rasterizer_baseline.py`; the research prototype, where its 
 any command that reads the scene from an npz (means, quats, scales, opacities, colors, viewmats, Ks, width,
 height) and prints the milliseconds of its forward pass and of its backward pass as its last two numbers.
 
-Times are medians. Scaling is the time on the fewest threads over that on the most: of forward and backward
-pass together, and of a whole iteration, in which torch works on one thread. In the same turn the "machine"
-hashes on threads that share nothing, not even memory: what it scales by is all that there is.
+Times are medians of passes that follow another of the same kind, with threads awake and caches filled.
+Scaling is the time on the fewest threads over that on the most: of forward and backward pass together, and
+of a whole iteration, in which torch works on one thread. In the same turn the "machine" hashes on threads
+that share nothing, not even memory: what it scales by is all that there is.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ def external(command: str, scene: Scene, threads: int) -> Run:
 
 def machine(threads: int) -> Run:
     """Work of which every thread has its share to itself: hashing, which needs no memory either."""
-    shares = [20_000 // threads] * threads
+    shares = [100_000 // threads] * threads
     pool = ThreadPoolExecutor(threads)
     return timed(
         {},
@@ -292,12 +293,16 @@ def prototype_training(scene: Scene, threads: int) -> Run:
 
 
 def on_threads(count: int, run: Run) -> Run:
-    """A run on so many threads, once the threads of the run before it have gone to sleep."""
+    """The second of two runs on so many threads: the first wakes them and puts its data into the caches.
+
+    Before it, the threads of another's turn get the time to go to sleep.
+    """
 
     def run_alone() -> tuple[float, float]:
         set_num_threads(count)
         numba.set_num_threads(count)
         time.sleep(5e-4)
+        run()
         return run()
 
     return run_alone
@@ -308,7 +313,7 @@ Times = dict[tuple[str, int], np.ndarray]
 
 
 def medians(runs: dict[tuple[str, int], Run], repeats: int) -> Times:
-    """Measure every run in turn, after two rounds to warm up."""
+    """Measure every run in turn, after two rounds in which everything is compiled."""
     samples: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in runs}
     for repeat in range(repeats + 2):
         for key, run in runs.items():
