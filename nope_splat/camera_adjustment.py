@@ -53,6 +53,8 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
         )
         depth = depth.squeeze(-1)
         used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
+        if mask is not None:  # the gradient beside a mask must not feel what it hides
+            photo = torch.where(mask, photo, rendered)
         return RenderedView(rendered, photo, depth, used, K[[0, 1], [0, 1]], K[:2, 2])
 
     intrinsics = torch.zeros(len(optimizer.base_focal), 5, dtype=torch.float64, device=model.device)

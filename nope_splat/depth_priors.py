@@ -31,6 +31,8 @@ class DepthPrior(NamedTuple):
     """Depth in world units, or inverse depth; NaN where unknown or masked out. (H, W)."""
     photo: Tensor
     """The photograph at the same resolution. (H, W, 3), uint8."""
+    used: Tensor
+    """Pixels that no mask hides. (H, W), bool."""
     pixels: Tensor
     """Pixels of the map per full-resolution pixel, along x and y. (2,)."""
     center: Tensor
@@ -112,11 +114,12 @@ def _prior(
     grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     values = depth_map.sample(lens.project(camera.unproject(grid / pixels, full), full))
     used = read_undistorted_mask(photo, (width, height), lens)
-    if used is not None:
-        values[~used] = np.nan
+    used = np.ones((height, width), bool) if used is None else used
+    values[~used] = np.nan
     return DepthPrior(
         torch.from_numpy(fit.scale * values + fit.shift).float(),
         torch.from_numpy(np.array(read_undistorted_photo(photo, (width, height), lens)[..., :3])),
+        torch.from_numpy(used),
         torch.from_numpy(pixels).float(),
         torch.from_numpy(camera.principal_points(full) * pixels).float(),
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import grid_sample, interpolate
 
 from nope_splat.depth_losses import (
     PinholeView,
@@ -89,8 +89,8 @@ class DepthSupervision(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Chamfer distance and surface loss between random pixels of two views.
 
-        Only what lies within the other photograph is compared: neighbours among unordered photographs overlap
-        in part.
+        Only what lies within the used part of the other photograph is compared: neighbours among unordered
+        photographs overlap in part.
         """
         clouds, colors, cameras = [], [], []
         for one in pair:
@@ -107,9 +107,12 @@ class DepthSupervision(nn.Module):
             cameras.append(camera)
         common, surface = [], []
         for one, other in ((0, 1), (1, 0)):
-            photo = priors.views[pair[other]].photo.to(colors[one]) / 255
+            prior = priors.views[pair[other]]
+            photo = prior.photo.to(colors[one]) / 255
             xy, depth = cameras[other].project(clouds[one])
-            inside = ((xy > 0) & (xy < xy.new_tensor(photo.shape[1::-1]))).all(-1) & (depth > 0)
+            place = (2 * xy / xy.new_tensor(photo.shape[1::-1]) - 1)[None, None]
+            shown = grid_sample(prior.used.to(xy)[None, None], place, align_corners=False)[0, 0, 0]
+            inside = (shown > 0.999) & (depth > 0)
             common.append(clouds[one][inside])
             surface.append(surface_loss(colors[one][inside], photo, xy[inside]))
         return chamfer_loss(*common), (surface[0] + surface[1]) / 2

@@ -149,23 +149,27 @@ def read_mask(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.b
         size: Width and height to scale to; full resolution if None.
 
     Returns:
-        True where the photograph is used (not black in the mask, at least half opaque); None if it is
-        used everywhere. (H, W).
+        True where the photograph is used: nothing of the pixel is black in the mask, and it is at least half
+        opaque. None if it is used everywhere. (H, W).
 
     Raises:
         UserError: If a file has become unreadable since it was found.
     """
+
+    def scaled(opacity: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        scale = size is not None and size != (photo.width, photo.height)
+        return cv2.resize(opacity, size, interpolation=cv2.INTER_AREA).astype(np.uint8) if scale else opacity
+
     used = None
     if photo.mask_path is not None:
-        used = np.any(_reread(photo.mask_path)[..., :3], axis=2)
+        # A pixel that mixes in what is masked has its colour.
+        used = scaled(255 * np.any(_reread(photo.mask_path)[..., :3], axis=2).astype(np.uint8)) == 255
     with Image.open(photo.path) as image:
         transparent = image.has_transparency_data
-    if transparent:
-        opaque = _reread(photo.path)[..., 3] > 127
+    if transparent:  # its colours are averaged by opacity
+        opaque = scaled(_reread(photo.path)[..., 3]) > 127
         used = opaque if used is None else used & opaque
-    if used is None or size is None or size == (photo.width, photo.height):
-        return used
-    return cv2.resize(used.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 127
+    return used
 
 
 def cameras_of_photos(photos: Sequence[Photo], by: Literal["size", "folder"] = "size") -> NDArray[np.int64]:

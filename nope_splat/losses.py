@@ -125,8 +125,9 @@ def photometric_loss(
     Returns:
         The loss. ().
     """
-    if mask is not None:
-        rendered = torch.where(mask, rendered, photo)
+    if mask is not None:  # windows of the structural term across its border see no difference behind it
+        constant = rendered.detach()
+        rendered, photo = torch.where(mask, rendered, constant), torch.where(mask, photo, constant)
     loss = (1 - ssim_lambda) * (rendered - photo).abs().mean()
     if ssim_lambda:
         loss = loss + ssim_lambda * (1 - ssim(rendered, photo))

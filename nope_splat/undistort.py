@@ -48,7 +48,7 @@ def read_undistorted_mask(
     everywhere = np.ones(size[::-1], bool) if used is None else used
     opacity = 255 * everywhere.astype(np.uint8)
     share = cv2.remap(opacity, *_sources(photo, size, camera), cv2.INTER_LINEAR)
-    reached = share > 127
+    reached = share == 255
     return None if used is None and reached.all() else reached
 
 

@@ -324,6 +324,16 @@ def test_transparency_is_a_mask_and_joins_the_mask_file(folder: Path) -> None:
     assert mask[-1, 0]
 
 
+def test_a_pixel_that_mixes_in_what_is_masked_is_not_used(folder: Path) -> None:
+    pixels = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    pixels[:, 21:] = 0  # a quarter of a pixel beyond the 20th column at a quarter of the size
+    save(Image.fromarray(pixels), folder / "masks" / "good1.png")
+    mask = read_mask(find_photos(folder).photos[0], (WIDTH // 4, HEIGHT // 4))
+    assert mask is not None
+    assert mask[:, :5].all()
+    assert not mask[:, 5:].any()
+
+
 def test_a_mask_of_another_size_or_a_damaged_one_is_refused(folder: Path) -> None:
     path = save(half_mask(20, 20), folder / "masks" / "good1.png")
     with pytest.raises(UserError, match=r"good1.png is 20 x 20 pixels but its photograph is 64 x 48"):

@@ -91,9 +91,14 @@ def test_the_strongest_keypoints_are_kept_and_masked_ones_are_not_sought(tmp_pat
     mask = np.zeros((photo.height, photo.width), np.uint8)
     mask[:, 160:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    right = sift_keypoints(replace(photo, mask_path=tmp_path / "mask.png"), SETTINGS)
+    masked = replace(photo, mask_path=tmp_path / "mask.png")
+    right = sift_keypoints(masked, SETTINGS)
     assert 0 < len(right.xy) < len(everywhere.xy)
     assert right.xy[:, 0].min() >= 160
+    # What is masked takes no place among the strongest.
+    np.testing.assert_array_equal(
+        sift_keypoints(masked, replace(SETTINGS, max_keypoints=10)).xy, right.xy[:10]
+    )
 
 
 def test_a_photograph_without_texture_has_no_keypoints(tmp_path: Path) -> None:

@@ -135,6 +135,20 @@ def test_masked_pixels_become_no_seeds(scene_and_images):
     assert seen_on_the_left.all()
 
 
+def test_what_the_partners_hide_confirms_no_seed(scene_and_images):
+    """One photograph shows everything, the others their left halves: what these hide has no depth."""
+    scene, images = scene_and_images
+    left_half = np.zeros(SIZE[::-1], bool)
+    left_half[:, : SIZE[0] // 2] = True
+    points, _ = dense_seeds(scene, lambda index, size: (images[index], None if index == 0 else left_half))
+    shown_by_others = np.zeros(len(points), bool)
+    for pose in scene.T_world_camera[1:]:
+        xy = scene.cameras[0].project((points - pose[:3, 3]) @ pose[:3, :3], np.array(SIZE))
+        shown_by_others |= xy[:, 0] <= SIZE[0] // 2 + 1
+    assert len(points) > 1000
+    assert shown_by_others.all()
+
+
 def test_depth_maps_seed_gaussians_as_large_as_pixels_and_as_opaque_as_they_are_sure(scene_and_images):
     """Noise of 2 %, holes, a scale of each map's own, and half of each map trusted three times as much."""
     scene, images = scene_and_images

@@ -98,14 +98,15 @@ def refine_pose(
     """
     gaussians, K = model.gaussians().detach(), camera.get_intrinsics_matrices()
     size, background = (int(camera.width), int(camera.height)), model.background_color.to(photo)
-    counts = None if mask is None else mask[..., 0]
 
     def look(T_camera_world: Tensor) -> RenderedView:
         rendered, depth, opacity, _ = model.render(
             gaussians, T_camera_world.float()[None], K, size, background, render_mode="RGB+ED"
         )
-        used = usable_pixels(depth[..., 0], opacity[..., 0], counts)
-        return RenderedView(rendered, photo, depth[..., 0], used, K[0, [0, 1], [0, 1]], K[0, :2, 2])
+        used = usable_pixels(depth[..., 0], opacity[..., 0], None if mask is None else mask[..., 0])
+        # The gradient beside a mask must not feel what it hides.
+        seen = photo if mask is None else torch.where(mask, photo, rendered)
+        return RenderedView(rendered, seen, depth[..., 0], used, K[0, [0, 1], [0, 1]], K[0, :2, 2])
 
     with torch.no_grad():
         pose = minimise(look, world_to_camera(camera.camera_to_worlds)[0], sightings, max_steps)

@@ -14,6 +14,9 @@ from nope_splat.progress import say
 class ImageMetrics:
     """The metrics of Splatfacto, so that figures compare; masked pixels do not count.
 
+    SSIM and LPIPS need whole images: masked pixels are made equal, and the difference that is left, spread
+    over all pixels, is gathered on those that count.
+
     LPIPS needs weights from the network. They are fetched when first asked for, and where they cannot be had
     the metric is left out, which is said once. (No module on purpose: its weights stay out of checkpoints.)
     """
@@ -29,13 +32,13 @@ class ImageMetrics:
         Returns:
             `psnr`, `ssim` and perhaps `lpips`.
         """
-        metrics = {"psnr": float(self.psnr(rendered, photo, mask))}
+        metrics, share = {"psnr": float(self.psnr(rendered, photo, mask))}, 1.0
         if mask is not None:
-            rendered = torch.where(mask, rendered, photo)
+            photo, share = torch.where(mask, photo, rendered), float(mask.float().mean())
         images = rendered.permute(2, 0, 1)[None], photo.permute(2, 0, 1)[None]
-        metrics["ssim"] = float(ssim(*images, data_range=1.0))
+        metrics["ssim"] = 1 - (1 - float(ssim(*images, data_range=1.0))) / share
         if self._lpips is not None:
-            metrics["lpips"] = float(self._lpips.to(rendered.device)(*images))
+            metrics["lpips"] = float(self._lpips.to(rendered.device)(*images)) / share
         return metrics
 
     @staticmethod

@@ -46,14 +46,16 @@ def disk_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> Itera
     for photo in photos:
         pixel_size, size = settings.feature_size(photo)
         image = torch.tensor(read_photo(photo, size)[..., :3]).permute(2, 0, 1)[None] / 255.0
+        mask = read_mask(photo, size)
+        # The network counts before anything is masked out: with a mask, all are found, the best kept below.
+        count = settings.max_keypoints if mask is None else None
         with torch.inference_mode():
-            (found,) = network(image.to(_device()), n=settings.max_keypoints, pad_if_not_divisible=True)
+            (found,) = network(image.to(_device()), n=count, pad_if_not_divisible=True)
         order = torch.argsort(found.detection_scores, descending=True, stable=True)
         pixels = found.keypoints[order].long().cpu().numpy()
         descriptors = found.descriptors[order].float().cpu().numpy()
-        mask = read_mask(photo, size)
         if mask is not None:
-            used = mask[pixels[:, 1], pixels[:, 0]]
+            used = np.flatnonzero(mask[pixels[:, 1], pixels[:, 0]])[: settings.max_keypoints]
             pixels, descriptors = pixels[used], descriptors[used]
         # DISK names pixels by whole numbers: the centre of pixel 0 is at 0.5.
         xy = (pixels + 0.5) * (photo.width / size[0], photo.height / size[1])

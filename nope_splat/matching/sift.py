@@ -33,8 +33,11 @@ def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
     grey = cv2.cvtColor(read_photo(photo, size)[..., :3], cv2.COLOR_RGB2GRAY)
     mask = read_mask(photo, size)
     # Without the precise upscale OpenCV's coordinates are off by a quarter of a pixel.
+    # OpenCV counts before it looks at the mask: with one, all are found and the strongest kept below.
     detector = cv2.SIFT.create(
-        nfeatures=settings.max_keypoints, contrastThreshold=0.02, enable_precise_upscale=True
+        nfeatures=settings.max_keypoints if mask is None else 0,
+        contrastThreshold=0.02,
+        enable_precise_upscale=True,
     )
     used = np.ones_like(grey) if mask is None else mask.astype(np.uint8)
     found, descriptors = detector.detectAndCompute(grey, used)

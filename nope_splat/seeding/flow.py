@@ -64,7 +64,8 @@ def triangulate(
 
     Returns:
         Inverse depth (H, W), and a weight (H, W): the squared angle between the rays in degrees, or zero
-        where the flow does not return to its start, leaves the epipolar line or has too little parallax.
+        where the flow does not return to its start, leaves the epipolar line or has too little parallax, and
+        where it ends in a part of the partner that is not used.
     """
     xy = pixel_centers(view.shape)
     returned = sample(backward, forward, outside=-1e4)
@@ -87,6 +88,7 @@ def triangulate(
 
     good = (cycle < _MAX_CYCLE_ERROR**2) & (epipolar < _MAX_EPIPOLAR_ERROR) & (angle > min_angle)
     good &= (inverse_depth > 1e-3) & (depth > NEAREST_DEPTH)
+    good &= sample(partner.used.astype(np.uint8), forward, outside=0) > 0
     return np.where(good, inverse_depth, 0).astype(np.float32), np.where(good, angle**2, 0).astype(np.float32)
 
 

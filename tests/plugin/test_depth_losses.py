@@ -144,7 +144,8 @@ def wall_priors(inverse: bool) -> DepthPriors:
         view = look_at_wall(pose, FOCAL)
         values = (1 / view.depth if inverse else view.depth).float()
         photo = (255 * view.rendered).round().byte()
-        views[index] = DepthPrior(values, photo, torch.ones(2), CENTER.float())
+        used = torch.ones(values.shape, dtype=torch.bool)
+        views[index] = DepthPrior(values, photo, used, torch.ones(2), CENTER.float())
     return DepthPriors(views, inverse, {0: (1,), 1: (2, 0), 2: (3, 1), 3: (2,)})
 
 
@@ -193,6 +194,23 @@ def test_views_without_priors_say_nothing() -> None:
     assert set(supervision.losses(0, outputs, poses, focal)) == {"depth"}  # at half the resolution
     assert set(supervision.losses(1, outputs, poses, focal)) == {"depth", "chamfer", "surface"}
     assert DepthSupervision(4, None, 1.0, 1.0, 1.0).losses(0, outputs, poses, focal) == {}
+
+
+def test_what_a_mask_hides_in_the_other_photograph_is_not_compared() -> None:
+    poses, losses = wall().problem.T_camera_world.float(), []
+    for seed in (0, 1):
+        priors = wall_priors(True)
+        for prior in priors.views.values():
+            hidden = prior.used[8:24, 8:30]
+            hidden[:] = False
+            prior.values[8:24, 8:30] = torch.nan
+            generator = torch.Generator().manual_seed(seed)
+            prior.photo[8:24, 8:30] = torch.randint(0, 256, (16, 22, 3), generator=generator).byte()
+        supervision = DepthSupervision(4, priors, 0.0, 1.0, 1.0)
+        torch.manual_seed(0)
+        losses.append(supervision.losses(1, {}, poses, torch.full((4,), FOCAL)))
+    assert losses[0] == losses[1]
+    assert losses[0]["surface"] < 0.02  # of pixels that are rounded
 
 
 # --- Priors ---

@@ -1,0 +1,120 @@
+"""What masks hide has no say in training and evaluation, whatever it looks like.
+
+Photographs that differ only in what is hidden give the same losses and gradients, joint adjustments, held-out
+poses and metrics, to the last bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from plugin.splat_scene import SIZE, make_pipeline, set_to_truth
+from torch import Tensor
+
+from nope_splat.camera_adjustment import adjust_cameras
+from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.evaluation.metrics import ImageMetrics
+from nope_splat.model import NopeSplatModelConfig
+from nope_splat.pipeline import NopePipeline
+
+WIDTH, HEIGHT = SIZE
+
+
+def noise(seed: int) -> Tensor:
+    """Another colour in each pixel. (H, W, 3)."""
+    return torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def used_pixels(view: int) -> Tensor:
+    """All but an area that moves from view to view; its border is not that of coarser pixels. (H, W, 1)."""
+    used = torch.ones(HEIGHT, WIDTH, 1, dtype=torch.bool)
+    used[15 : 41 + view, 20 + 3 * view : 51 + 3 * view] = False
+    return used
+
+
+@pytest.fixture
+def pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[NopePipeline]:
+    """Two pipelines, their cameras a little off, with different things behind the masks."""
+    found = []
+    for seed in (1, 100):
+        model = NopeSplatModelConfig(
+            camera_optimizer=NopeCameraOptimizerConfig(mode="SE3"),
+            num_downscales=1,
+            background_color="black",
+            sh_degree=1,
+        )
+        pipeline = make_pipeline(tmp_path, monkeypatch, model=model)
+        set_to_truth(pipeline)
+        for cached in (pipeline.datamanager.cached_train, pipeline.datamanager.cached_eval):
+            for view, batch in enumerate(cached):
+                used = used_pixels(view)
+                batch |= {"image": torch.where(used, batch["image"], noise(seed + view)), "mask": used}
+        cameras, generator = pipeline.model.camera_optimizer, torch.Generator().manual_seed(0)
+        cameras.pose_adjustment.data = 0.01 * torch.randn(cameras.pose_adjustment.shape, generator=generator)
+        cameras.log_focal.data.fill_(0.01)
+        found.append(pipeline)
+    return found
+
+
+@pytest.mark.parametrize("factor", [2, 1])
+def test_losses_and_gradients(pipelines: list[NopePipeline], factor: int) -> None:
+    outcomes = []
+    for pipeline in pipelines:
+        pipeline.train()
+        model, batch = pipeline.model, pipeline.datamanager.cached_train[0]
+        model.step = 0 if factor == 2 else model.num_iterations - 1
+        rendered = noise(7)[::factor, ::factor].requires_grad_()
+        loss = model.get_loss_dict({"rgb": rendered, "background": torch.zeros(3)}, batch)["photometric"]
+        outcomes.append((loss.detach(), *torch.autograd.grad(loss, rendered)))
+    (loss, gradient), (other_loss, other_gradient) = outcomes
+    assert torch.equal(loss, other_loss)
+    assert torch.equal(gradient, other_gradient)
+    hidden = ~used_pixels(0)[::factor, ::factor, 0]
+    assert not gradient[hidden].any()
+    assert gradient[~hidden].any()
+
+
+def test_joint_adjustments(pipelines: list[NopePipeline]) -> None:
+    cameras = []
+    for pipeline in pipelines:
+        pipeline.train()
+        pipeline.model.step = pipeline.model.num_iterations - 1
+        data = pipeline.datamanager
+        result = adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
+        assert result.photometric_share > 0.1
+        cameras.append((pipeline.model.camera_optimizer.poses(), pipeline.model.camera_optimizer.focal()))
+    (poses, focal), (other_poses, other_focal) = cameras
+    assert torch.equal(poses, other_poses)
+    assert torch.equal(focal, other_focal)
+
+
+def test_held_out_poses_and_metrics(pipelines: list[NopePipeline], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nope_splat.pipeline.resect_held_out", lambda *args: None)
+    found = []
+    for pipeline in pipelines:
+        pipeline.eval_poses += 0.01 * torch.randn(
+            pipeline.eval_poses.shape, generator=torch.Generator().manual_seed(0)
+        )
+        before = pipeline.eval_poses.clone()
+        metrics = pipeline.get_average_eval_image_metrics(3)
+        assert not torch.equal(pipeline.eval_poses, before)
+        del metrics["num_rays_per_sec"], metrics["fps"]
+        found.append((pipeline.eval_poses, metrics))
+    (poses, metrics), (other_poses, other_metrics) = found
+    assert torch.equal(poses, other_poses)
+    assert metrics == other_metrics
+    assert {"psnr", "ssim"} <= set(metrics)
+
+
+def test_metrics_are_those_of_the_pixels_that_count() -> None:
+    """A photograph beside one that is hidden has the metrics of the photograph alone."""
+    photo, error = noise(1), 0.2 * (noise(2) - 0.5)
+    alone = ImageMetrics()(photo + error, photo)
+    wide, mask = photo.repeat(1, 4, 1), torch.zeros(HEIGHT, 4 * WIDTH, 1, dtype=torch.bool)
+    mask[:, :WIDTH] = True
+    beside = ImageMetrics()(torch.cat([photo + error, noise(3).repeat(1, 3, 1)], dim=1), wide, mask)
+    assert beside["psnr"] == pytest.approx(alone["psnr"], abs=1e-3)
+    assert beside["ssim"] == pytest.approx(alone["ssim"], abs=0.02)  # windows at the border see both
+    assert ImageMetrics()(photo, photo, mask[:, :WIDTH])["ssim"] == pytest.approx(1)

@@ -1,0 +1,62 @@
+"""What masks and transparency hide has no say in the reconstruction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nope_splat.images import find_photos
+from nope_splat.matching import MatchingSettings, extract_keypoints
+from nope_splat.reconstruction import ReconstructionSettings, reconstruct
+
+SIZE, SIDE = (320, 240), 120
+
+
+def corner(number: int) -> tuple[int, int]:
+    """Column and row where the thing in a photograph begins."""
+    return 10 + 20 * number, 60 + 25 * (number % 3)
+
+
+@pytest.fixture(params=["mask", "transparency"])
+def hidden(request: pytest.FixtureRequest, valley: Path, tmp_path: Path) -> Path:
+    """The valley, with a thing of rich texture that moves before it and is hidden."""
+    rng = np.random.default_rng(0)
+    cells = rng.integers(0, 256, (SIDE // 4, SIDE // 4, 3), np.uint8)
+    thing = Image.fromarray(np.kron(cells, np.ones((4, 4, 1), np.uint8)))
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number, file in enumerate(sorted((valley / "images").iterdir())):
+        used = Image.new("L", SIZE, 255)
+        used.paste(0, (*corner(number), *(start + SIDE for start in corner(number))))
+        with Image.open(file) as image:
+            image.paste(thing, corner(number))
+            if request.param == "mask":
+                used.save(tmp_path / "masks" / f"{file.stem}.png")
+            else:
+                image.putalpha(used)
+            image.save(tmp_path / "images" / f"{file.stem}.png")
+    return tmp_path
+
+
+def on_thing(number: int, xy: np.ndarray) -> np.ndarray:
+    """Pixels that belong to the thing, but for half a pixel at its border. (n,)."""
+    inside = xy - corner(number)
+    return ((inside > 0.5) & (inside < SIDE - 0.5)).all(-1)
+
+
+def test_what_is_hidden_has_no_keypoints_and_no_tracks(hidden: Path, valley: Path) -> None:
+    folder = find_photos(hidden)
+    settings = MatchingSettings(max_keypoints=300)
+    for number, keypoints in enumerate(extract_keypoints(folder.photos, settings)):
+        assert len(keypoints.xy) == 300  # what is hidden takes no place among the strongest
+        assert not on_thing(number, keypoints.xy).any()
+    scene = reconstruct(folder, (), ReconstructionSettings(max_keypoints=2000))
+    assert scene.registered.all()
+    for number in range(len(folder.photos)):
+        assert not on_thing(number, scene.observations.xy[scene.observations.photo_ids == number]).any()
+    truth = json.loads((valley / "ground_truth.json").read_text())
+    assert scene.cameras[0].focal == pytest.approx(truth["fl_x"], rel=0.01)
