@@ -31,7 +31,7 @@ def hidden(request: pytest.FixtureRequest, valley: Path, tmp_path: Path) -> Path
         (tmp_path / folder).mkdir()
     for number, file in enumerate(sorted((valley / "images").iterdir())):
         used = Image.new("L", SIZE, 255)
-        used.paste(0, (*corner(number), *(start + SIDE for start in corner(number))))
+        used.paste(Image.new("L", thing.size, 0), corner(number))
         with Image.open(file) as image:
             image.paste(thing, corner(number))
             if request.param == "mask":
