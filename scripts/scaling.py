@@ -1,28 +1,31 @@
 """How matching and registration grow with the number of photographs.
 
-    for n in 50 100 200; do
-        nope-splat demo-scene --path tour --size 480 360 --num-photos $n --output-dir tour-$n
-    done
-    python scripts/scaling.py pairs --data tour-200
-    python scripts/scaling.py registration --data tour-50 --data tour-100 --data tour-200 --cache-dir CACHE
+    nope-splat demo-scene --path tour --num-photos 200 --output-dir tour
+    python scripts/scaling.py pairs --data tour
+    python scripts/scaling.py registration --data tour --num-photos 50 100 200 --cache-dir CACHE
 
-`pairs` matches every pair and tells which of those with many matches retrieval chooses, and in which share of
-the time. `registration` reconstructs from the matches of pairs that retrieval chose; `--registration` says
-how, and a second run finds the matches in the cache. Both print a table. Seconds are those of the processor,
-all cores together, so that other work on the machine does not count.
+`pairs` matches every pair, and those that retrieval chooses, and tells which of the pairs with many matches
+are among these, and in which share of the time. `registration` reconstructs the first photographs of the tour
+in the order of the walk, as a capture grows: always as dense. `--registration` says how, and a second run
+finds the matches in the cache. Seconds are those of the processor, all cores together, so that other work on
+the machine hardly counts. Memory is the peak of the process during each stage (Linux only).
 """
 
 from __future__ import annotations
 
-import resource
+import gc
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from nope_splat.cache import Cache
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
@@ -31,11 +34,12 @@ from nope_splat.matching import MatchingSettings, choose_pairs, extract_keypoint
 from nope_splat.reconstruction import ReconstructionSettings
 from nope_splat.reconstruction.matches import find_matches, matches_key
 from nope_splat.reconstruction.reconstruct import reconstruct_from_matches
+from nope_splat.reconstruction.stopwatch import Stopwatch
 
-BLOCKS = 5
-"""Parts in which pairs are matched."""
 STRONG = 60
 """Verified matches that make a pair worth finding."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -47,22 +51,47 @@ class Pairs:
     num_partners: tuple[int, ...] = (10, 20, 30)
     """Numbers of partners of which retrieval is measured."""
     sample: int | None = None
-    """Match a random sample of so many pairs instead of all; the seconds are those of the sample."""
+    """Match a random sample of so many pairs instead of all, and multiply its seconds."""
 
 
 @dataclass(frozen=True)
 class Registration:
     """Time, memory and accuracy of reconstruction from matches."""
 
-    data: tyro.conf.UseAppendAction[tuple[Path, ...]]
-    """Folders of photographs with `ground_truth.json`, small ones first, since memory is the peak so far;
-    repeat the flag."""
+    data: Path
+    """A tour of the demo scene."""
     cache_dir: Path
     """Where matches are kept."""
+    num_photos: tuple[int, ...] = (50, 100, 200)
+    """How many of the tour's photographs, from the first one on, are reconstructed."""
     settings: tyro.conf.OmitArgPrefixes[ReconstructionSettings] = field(
         default_factory=lambda: ReconstructionSettings(pairs="retrieval", registration="batches")
     )
     """How to match and to reconstruct."""
+
+
+class Meter(Stopwatch):
+    """Seconds of the processor, and peak memory, of each stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gib: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure what happens inside.
+
+        Args:
+            name: The stage, to which the time is added.
+        """
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+        start = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
+            (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+            self.gib[name] = max(self.gib[name], int(peak.split()[1]) / 2**20)
 
 
 def measure_pairs(settings: Pairs) -> None:
@@ -72,44 +101,27 @@ def measure_pairs(settings: Pairs) -> None:
         settings: What to measure.
     """
     matching = MatchingSettings(pairs="retrieval")
-    start = time.process_time()
-    keypoints = extract_keypoints(find_photos(settings.data).photos, matching)
-    features = time.process_time() - start
+    keypoints, features = _timed(lambda: extract_keypoints(find_photos(settings.data).photos, matching))
     every = list(combinations(range(len(keypoints)), 2))
-    choices: dict[int, set[tuple[int, int]]] = {}
-    choosing: dict[int, float] = {}
-    for num_partners in settings.num_partners:
-        start = time.process_time()
-        choices[num_partners] = set(choose_pairs(keypoints, replace(matching, num_partners=num_partners)))
-        choosing[num_partners] = time.process_time() - start
-
-    # Pairs that the same numbers of partners choose are matched together, and all kinds in turn, so that
-    # whatever slows the machine down for a while slows all of them down.
     order = np.random.default_rng(0).permutation(len(every))[: settings.sample]
-    seconds: defaultdict[tuple[bool, ...], float] = defaultdict(float)
-    found = []
-    for block in np.array_split(order, BLOCKS):
-        kinds: dict[tuple[bool, ...], list[tuple[int, int]]] = {}
-        for pair in (every[index] for index in block):
-            kinds.setdefault(tuple(pair in chosen for chosen in choices.values()), []).append(pair)
-        for kind, pairs in kinds.items():
-            start = time.process_time()
-            found += match_pairs(keypoints, pairs, matching)
-            seconds[kind] += time.process_time() - start
-    tried = {every[index] for index in order}
-    exhaustive = sum(seconds.values())
+    tried = [every[index] for index in order]
+    found, exhaustive = _timed(lambda: match_pairs(keypoints, tried, matching))
+    exhaustive *= len(every) / len(tried)
     strong = {(pair.first, pair.second) for pair in found if len(pair.indices) >= STRONG}
     print(f"{len(keypoints)} photographs, {np.mean([len(one.xy) for one in keypoints]):.0f} keypoints each,")
     print(f"{len(found) / len(tried):.1%} of the pairs verified, {len(strong) / len(tried):.1%} strongly,")
     print(f"in {exhaustive:.0f} seconds, and {features:.0f} before that to find the keypoints.\n")
     print("| partners | pairs | of all | strong pairs found | choosing s | with matching s | of exhaustive |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for number, (num_partners, chosen) in enumerate(choices.items()):
-        both = choosing[num_partners] + sum(took for kind, took in seconds.items() if kind[number])
+    for num_partners in settings.num_partners:
+        retrieval = replace(matching, num_partners=num_partners)
+        chosen, choosing = _timed(lambda retrieval=retrieval: choose_pairs(keypoints, retrieval))
+        _, seconds = _timed(lambda chosen=chosen: match_pairs(keypoints, chosen, matching))
         print(
             f"| {num_partners} | {len(chosen)} | {len(chosen) / len(every):.1%}"
-            f" | {len(strong & chosen) / len(strong):.1%}"
-            f" | {choosing[num_partners]:.1f} | {both:.1f} | {both / exhaustive:.1%} |"
+            f" | {len(strong & set(chosen)) / len(strong):.1%}"
+            f" | {choosing:.1f} | {choosing + seconds:.1f} | {(choosing + seconds) / exhaustive:.1%} |",
+            flush=True,
         )
 
 
@@ -119,21 +131,27 @@ def measure_registration(settings: Registration) -> None:
     Args:
         settings: What to measure.
     """
+    tour = find_photos(settings.data)
+    truth = read_ground_truth(settings.data / "ground_truth.json")
+    walk = walk_order(np.stack([truth.T_world_camera[photo.name] for photo in tour.photos]))
     print(
-        "| photographs | registration | registered | AUC@5 | ATE % | focal error % | seconds | of it | GiB |"
+        "| photographs | registered | observations | AUC@5 | ATE % | focal error % | seconds"
+        " | of it (peak GiB) |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for data in settings.data:
-        folder = find_photos(data)
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for num_photos in settings.num_photos:
+        chosen = np.sort(walk[:num_photos])
+        folder = replace(tour, photos=tuple(tour.photos[photo] for photo in chosen))
         matches = find_matches(
             folder, settings.settings, Cache(settings.cache_dir), matches_key(folder, settings.settings)
         )
-        start = time.process_time()
-        scene = reconstruct_from_matches(
-            folder, np.zeros(len(folder.photos), bool), matches, settings.settings
+        gc.collect()
+        meter, nobody = Meter(), np.zeros(num_photos, bool)
+        scene, seconds = _timed(
+            lambda folder=folder, matches=matches, meter=meter, nobody=nobody: reconstruct_from_matches(
+                folder, nobody, matches, settings.settings, meter
+            )
         )
-        seconds = time.process_time() - start
-        truth = read_ground_truth(data / "ground_truth.json")
         poses = {
             name: pose
             for name, pose, registered in zip(
@@ -141,15 +159,43 @@ def measure_registration(settings: Registration) -> None:
             )
             if registered
         }
-        metrics = compare_poses(poses, truth.T_world_camera, scene.cameras[0].focal, truth.focal)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        stages = ", ".join(f"{stage} {took:.1f}" for stage, took in scene.seconds.items() if took >= 0.1)
+        true = {photo.name: truth.T_world_camera[photo.name] for photo in folder.photos}
+        metrics = compare_poses(poses, true, scene.cameras[0].focal, truth.focal)
+        stages = ", ".join(
+            f"{stage} {took:.1f} ({meter.gib[stage]:.2f})"
+            for stage, took in meter.seconds.items()
+            if took >= 0.1
+        )
         print(
-            f"| {len(folder.photos)} | {settings.settings.registration} | {metrics.num_registered}"
-            f" | {metrics.auc_5:.1f} | {metrics.ate:.3f} | {metrics.focal_error:+.2f} | {seconds:.1f}"
-            f" | {stages} | {memory:.2f} |",
+            f"| {num_photos} | {metrics.num_registered} | {len(scene.observations)} | {metrics.auc_5:.1f}"
+            f" | {metrics.ate:.3f} | {metrics.focal_error:+.2f} | {seconds:.1f} | {stages} |",
             flush=True,
         )
+
+
+def walk_order(T_world_camera: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The order in which the cameras of a tour were walked: twice around, the second time looking outward.
+
+    Args:
+        T_world_camera: Camera-to-world transforms, OpenCV axes. (N, 4, 4).
+
+    Returns:
+        Their indices, first to last. (N,).
+    """
+    position, heading = T_world_camera[:, :2, 3], T_world_camera[:, :2, 2]
+    azimuth = np.arctan2(position[:, 1], position[:, 0]) % (2 * np.pi)
+    turned = (np.arctan2(heading[:, 1], heading[:, 0]) - azimuth - np.pi / 2) % (2 * np.pi) + np.pi / 2
+    # Where the first round begins the cameras look inward (pi) and in the second they have turned by half of
+    # the way; where it ends by half of the way and wholly (2 pi).
+    second_round = turned > 1.25 * np.pi + azimuth / 4
+    return np.lexsort((azimuth, second_round))
+
+
+def _timed(run: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns, and the processor's seconds that it takes."""
+    start = time.process_time()
+    result = run()
+    return result, time.process_time() - start
 
 
 def main(settings: Pairs | Registration) -> None:
