@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,12 @@ CAUCHY = 2.385
 """Residual in standard deviations at which the Cauchy function flattens: 95 % efficient for normal noise."""
 MIN_NOISE = 1e-9
 """Relative noise below which a fit counts as exact."""
+USUAL_NOISE = 0.05
+"""Relative noise of a good depth map: who agrees within that agrees, and not better for agreeing better."""
+MIN_SIGMAS = 3.0
+"""Standard deviations from zero of a scale that the points determine beside a shift."""
+MAX_LOSS = 2.0
+"""Factor by which the noise may grow where the shift is left out: more, and the map is wrong."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,11 @@ def fit_scale_shift(values: Array, depths: Array, kind: DepthKind, seed: int = 0
     """Fit scale and shift to points of known depth, some of which may be wrong.
 
     The errors that count are relative, of depth z or, for disparity, of inverse depth: |(a v + b) z - 1|.
-    Least median of squares over random pairs of points (Rousseeuw 1984) finds the start that at least half of
-    the points agree with; least squares, reweighted by the Cauchy function, makes the most of them.
+    Of random pairs of points, the one with whose scale and shift most points agree gives the start (MSAC,
+    Torr and Zisserman 2000). The noise at which they agree is the least median (Rousseeuw 1984), but not less
+    than is usual: most points may share one depth, and a scale of zero, with a shift alone, fits those best.
+    Least squares, reweighted by the Cauchy function, makes the most of the points. Where they differ too
+    little in depth to determine a shift, there is none.
 
     Args:
         values: Values of the map where the points are seen; those that are not finite do not count. (n,).
@@ -54,7 +64,7 @@ def fit_scale_shift(values: Array, depths: Array, kind: DepthKind, seed: int = 0
         seed: Of the random pairs.
 
     Returns:
-        Scale and shift, or None where the points are too few or say that the map is upside down.
+        Scale and shift, or None where the points are too few or contradict the map.
     """
     known = np.isfinite(values) & np.isfinite(depths) & (depths > 0)
     values, target = values[known].astype(np.float64), depths[known].astype(np.float64)
@@ -62,25 +72,47 @@ def fit_scale_shift(values: Array, depths: Array, kind: DepthKind, seed: int = 0
         return None
     if kind == "disparity":
         target = 1 / target
-    columns = [values / target] if kind == "metric" else [values / target, 1 / target]
-    rows = np.stack(columns, axis=1)
-    size = rows.shape[1]
+    scales, shifts = values / target, 1 / target
+    shiftless = _fit(scales[:, None], seed)
+    if kind == "metric":
+        chosen = shiftless
+    else:
+        chosen = _fit(np.stack([scales, shifts], axis=1), seed)
+        if chosen is None or abs(chosen.solution[0]) < MIN_SIGMAS * chosen.scale_sigma:
+            limit = MAX_LOSS * max(USUAL_NOISE, 0.0 if chosen is None else chosen.noise)
+            chosen = shiftless if shiftless is not None and shiftless.noise <= limit else None
+    if chosen is None or chosen.solution[0] <= 0:
+        return None
+    scale, shift = (*chosen.solution.tolist(), 0.0)[:2]
+    return ScaleShift(scale, shift, kind, chosen.noise)
 
+
+class _Fit(NamedTuple):
+    """A robust solution of `rows @ solution = 1`."""
+
+    solution: Array
+    noise: float
+    scale_sigma: float
+    """Standard deviation of the first unknown."""
+
+
+def _fit(rows: Array, seed: int) -> _Fit | None:
+    """Solve `rows @ solution = 1` for one or two unknowns; None where no pair of rows does. (n, 1 or 2)."""
+    size = rows.shape[1]
     samples = np.random.default_rng(seed).integers(0, len(rows), (HYPOTHESES, size))
     systems = rows[samples]
     solvable = np.abs(np.linalg.det(systems)) > 1e-12 * np.abs(systems).max(axis=(1, 2)) ** size
     starts = np.linalg.solve(systems[solvable], np.ones((int(solvable.sum()), size, 1)))[..., 0]
-    starts = starts[starts[:, 0] > 0]
     if len(starts) == 0:
         return None
-    errors = np.median(np.abs(starts @ rows.T - 1), axis=1)
-    solution = starts[errors.argmin()]
-    noise = MIN_NOISE
+    errors = np.abs(starts @ rows.T - 1)
+    noise = max(1.4826 * float(np.median(errors, axis=1).min()), USUAL_NOISE)
+    solution = starts[(np.minimum(errors / (CAUCHY * noise), 1) ** 2).sum(axis=1).argmin()]
+    weight = np.ones(len(rows))
     for _ in range(ITERATIONS):
         residuals = rows @ solution - 1
         noise = max(1.4826 * float(np.median(np.abs(residuals))), MIN_NOISE)
         weight = 1 / (1 + (residuals / (CAUCHY * noise)) ** 2) ** 0.5
         solution = np.linalg.lstsq(weight[:, None] * rows, weight, rcond=None)[0]
-    if not solution[0] > 0:
-        return None
-    return ScaleShift(float(solution[0]), float(solution[1]) if size == 2 else 0.0, kind, noise)
+    covariance = noise**2 * np.linalg.pinv((weight[:, None] * rows).T @ (weight[:, None] * rows))
+    return _Fit(solution, noise, float(covariance[0, 0] ** 0.5))

@@ -2,7 +2,7 @@
 
 - Values are found where the photograph shows them, whatever the size of the map; unknown ones do not spread.
 - Scale and shift come back from exact values, and nearly so with noise, wrong points and NaN, of every kind.
-- What says nothing of scale and shift gives none.
+- Points of one depth, most of them or all, do not lead the shift astray.
 """
 
 from __future__ import annotations
@@ -82,7 +82,38 @@ def test_no_scale_and_shift_where_nothing_tells_them() -> None:
     assert fit_scale_shift(depths[:5], depths[:5], "affine") is None
     assert fit_scale_shift(np.full(40, np.nan), depths, "disparity") is None
     assert fit_scale_shift(depths, depths, "disparity") is None  # grows with depth: no disparity
-    assert fit_scale_shift(np.ones(40), np.ones(40), "affine") is None  # one depth leaves the shift open
+    rng = np.random.default_rng(0)
+    noisy = depths * np.exp(rng.normal(0, 0.1, 40))
+    assert fit_scale_shift(noisy, depths, "disparity") is None
+    assert (
+        fit_scale_shift(rng.uniform(1, 9, 40), np.full(40, 2.0), "affine") is None
+    )  # a map of something else
+
+
+@pytest.mark.parametrize("kind", ["affine", "disparity"])
+@pytest.mark.parametrize("seed", range(3))
+def test_most_points_may_share_one_depth(kind: DepthKind, seed: int) -> None:
+    """A wall takes up three quarters of the photograph, and says nothing of the scale beside the shift."""
+    rng = np.random.default_rng(seed)
+    depths = np.where(np.arange(200) < 150, 2.0, rng.uniform(0.5, 1.9, 200))
+    noisy = depths * np.exp(rng.normal(0, 0.02, 200))
+    fitted = fit_scale_shift(distort(noisy, kind, 0.5, 0.3), depths, kind)
+    assert fitted is not None
+    everywhere = np.linspace(0.5, 3.0, 20)
+    np.testing.assert_allclose(fitted.depth(distort(everywhere, kind, 0.5, 0.3)), everywhere, rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["affine", "disparity"])
+def test_points_of_one_depth_give_a_scale_without_a_shift(kind: DepthKind) -> None:
+    rng = np.random.default_rng(0)
+    for noise in (0.0, 0.02):
+        values = 3.0 * np.exp(rng.normal(0, noise, 60))
+        fitted = fit_scale_shift(values, np.full(60, 2.0), kind)
+        assert fitted is not None
+        assert fitted.shift == 0
+        assert fitted.depth(np.array([3.0])) == pytest.approx(2.0, rel=0.01)
+        nearer = fitted.depth(np.array([6.0 if kind == "disparity" else 1.5]))
+        assert nearer == pytest.approx(1.0, rel=0.01)
 
 
 def test_depth_is_unknown_where_it_would_not_be_positive() -> None:
