@@ -21,7 +21,7 @@ from nope_splat.errors import UserError
 from nope_splat.images import Photo
 from nope_splat.progress import say
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Raised whenever the same photographs and settings lead to other arrays than before."""
 
 KEY_ENTRY = "cache_key"

@@ -72,8 +72,12 @@ class NopePipeline(VanillaPipeline):
             require_windows(self.datamanager.train_dataset.cameras, config.model.num_downscales)
         datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
-        focals = torch.tensor([camera.focal for camera in self.datamanager.dataparser.scene.cameras])
-        self.model.camera_optimizer.set_base(train_poses, focals)
+        scene = self.datamanager.dataparser.scene
+        self.model.camera_optimizer.set_base(
+            train_poses, torch.tensor([camera.focal for camera in scene.cameras])
+        )
+        if scene.focal_held:  # renderings do not show it any better
+            self.model.camera_optimizer.config.optimize_focal = False
         self.register_buffer("eval_poses", eval_poses.clone())
         self.register_buffer("aligned_step", torch.tensor(-1))
         self.history = History()

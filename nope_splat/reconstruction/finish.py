@@ -83,6 +83,7 @@ def finish(
         failures={},
         graph=graph,
         seconds={},
+        focal_held=scene.hold_focal,
     )
     return sparse, points_of_keypoints
 

@@ -55,6 +55,8 @@ class SparseScene:
     """Wall time of each stage."""
     notice: str = ""
     """What the user should know about the scene as a whole, one sentence; empty where there is nothing."""
+    focal_held: bool = False
+    """Whether the focal length was held where the photographs do not show it; so it must be from then on."""
 
     def camera_of(self, photo: int) -> SharedPinhole:
         """The camera that took a photograph.
@@ -115,6 +117,7 @@ class SparseScene:
             "num_photos": self.graph.num_photos,
             "seconds": self.seconds,
             "notice": self.notice,
+            "focal_held": self.focal_held,
         }
         arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
         for name in ("observations", "resections"):
@@ -142,6 +145,7 @@ class SparseScene:
             graph=MatchGraph(plain["num_photos"], **part("graph")),
             seconds=plain["seconds"],
             notice=plain["notice"],
+            focal_held=plain["focal_held"],
             **{name: arrays[name] for name in _ARRAYS},
         )
 

@@ -1,23 +1,25 @@
 """Joint adjustments of a model in training.
 
 - Disturbed cameras come back to the truth in one call, whatever the mode; the Gaussians do not move.
-- Frozen poses and a frozen focal length stay.
+- Frozen poses and a frozen focal length stay; so does one that the reconstruction has held.
 - A training adjusts at the intervals asked for, and then no gradient moves the cameras.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
-from plugin.splat_scene import FOCAL, make_pipeline, set_to_truth
+from plugin.splat_scene import FOCAL, make_pipeline, set_to_truth, write_scene
 
 from nope_splat.camera_adjustment import adjust_cameras
 from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
 from nope_splat.model import NopeSplatModelConfig
 from nope_splat.pipeline import NopePipeline
+from nope_splat.reconstruction import SparseScene
 
 Mode = Literal["off", "SO3xR3", "SE3"]
 
@@ -80,6 +82,24 @@ def test_a_frozen_focal_length_stays(tmp_path: Path, monkeypatch: pytest.MonkeyP
     adjust(pipeline)
     assert (cameras.poses() - truth).abs().max() < 0.001
     assert float(cameras.focal().detach()) == FOCAL
+
+
+@pytest.mark.parametrize("method", ["levenberg-marquardt", "adam"])
+def test_a_focal_length_that_the_reconstruction_held_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Literal["levenberg-marquardt", "adam"]
+) -> None:
+    def held(*args: Any, **kwargs: Any) -> SparseScene:
+        return replace(write_scene(*args, **kwargs), focal_held=True)
+
+    monkeypatch.setattr("plugin.splat_scene.write_scene", held)
+    pipeline = make(tmp_path, monkeypatch, method=method)
+    if method == "adam":
+        assert "camera_opt" in pipeline.get_param_groups()
+        assert "focal_opt" not in pipeline.get_param_groups()
+    else:
+        pipeline.model.camera_optimizer.pose_adjustment.data.fill_(0.005)
+        adjust(pipeline)
+    assert float(pipeline.model.camera_optimizer.focal().detach()) == FOCAL
 
 
 def test_gradients_leave_the_cameras_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,7 @@ def test_tilted_views_of_a_flat_scene_give_cameras_and_focal_length(tmp_path: Pa
     made = flat(20.0)
     scene = run(made, tmp_path)
     assert "hardly more than one flat surface; still, they determine the focal length" in scene.notice
+    assert not scene.focal_held
     found = accuracy(scene, made)
     assert found.num_registered == 8
     assert abs(found.focal_error) < 1.0
@@ -142,6 +143,8 @@ def test_straight_views_of_a_flat_scene_leave_the_focal_length_to_the_user(tmp_p
     assert accuracy(scene, made).auc_5 > 90  # whatever the focal length
     told = run(made, tmp_path, initial_focal=700.0)
     assert told.cameras[0].focal == pytest.approx(700)
+    assert scene.focal_held
+    assert told.focal_held
     assert accuracy(told, made).auc_5 > 90
 
 
