@@ -32,13 +32,13 @@ from typing import Any
 
 import tyro
 from benchmark_report import write_report
-from camera_file import CameraFile, Poses
+from camera_file import CameraFile, Poses, require_one_camera
 from PIL import Image
 from stages import Stage, StageFailed, run_stage, script
 
 from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
-from nope_splat.images import PhotoFolder, find_photos, read_photo
+from nope_splat.images import PhotoFolder, cameras_of_photos, find_photos, read_photo
 
 CONFIG: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[1] / "configs" / "benchmark.json").read_text()
@@ -148,6 +148,7 @@ def _prepare(path: Path, settings: Settings) -> Scene:
     folder = find_photos(path)
     if any(photo.mask_path for photo in folder.photos):
         raise UserError(f"{path} has masks, which the benchmark does not know; measure another scene")
+    require_one_camera(path, cameras_of_photos(folder.photos))
     names = [photo.name for photo in folder.photos]
     held_out = names[:: settings.eval_interval]
     train = [name for name in names if name not in held_out]

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from camera_file import require_one_camera
 from numpy.typing import NDArray
 
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
-from nope_splat.images import PhotoFolder, find_photos
+from nope_splat.images import PhotoFolder, cameras_of_photos, find_photos
 from nope_splat.matching import Keypoints, choose_pairs, extract_keypoints, match_pairs
 from nope_splat.matching.types import PairMatches
 from nope_splat.reconstruction import ReconstructionSettings, SparseScene
@@ -52,6 +53,7 @@ def main(settings: Settings) -> None:
     print("| --- | --- | --- |" + " --- |" * len(FIGURES))
     for scene in settings.scene:
         folder = find_photos(scene)
+        require_one_camera(scene, cameras_of_photos(folder.photos, settings.reconstruction.one_camera_per))
         start = time.perf_counter()
         keypoints = extract_keypoints(folder.photos, settings.reconstruction)
         extraction = time.perf_counter() - start

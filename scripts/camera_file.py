@@ -9,7 +9,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.errors import UserError
+
 Poses = dict[str, NDArray[np.float64]]
+
+
+def require_one_camera(data: Path, camera_ids: NDArray[np.int64]) -> None:
+    """Check that one camera took all photographs: the benchmarks know no more.
+
+    Args:
+        data: The photographs or the training, for the message.
+        camera_ids: Which camera took each photograph. (N,).
+
+    Raises:
+        UserError: If there are several.
+    """
+    if camera_ids.any():
+        raise UserError(
+            f"{data} has photographs of several cameras, and the benchmarks know one; measure another scene,"
+            " or use nope-splat compare-cameras and ns-eval"
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from camera_file import CameraFile, Poses
+from camera_file import CameraFile, Poses, require_one_camera
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.eval_utils import eval_setup
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ def evaluate_ours(config: Path, photos: Path, masks: Path, output_dir: Path) -> 
     assert isinstance(pipeline, NopePipeline)
     datamanager = pipeline.datamanager
     scene = datamanager.dataparser.scene
+    require_one_camera(config, scene.camera_ids)
     train, held_out = (
         [scene.photo_names[i] for i in datamanager.dataparser.photo_ids(split)] for split in ("train", "eval")
     )

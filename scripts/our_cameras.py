@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from camera_file import CameraFile
+from camera_file import CameraFile, require_one_camera
 
 from nope_splat.dataparser import NopeDataParserConfig
-from nope_splat.images import find_photos
+from nope_splat.images import cameras_of_photos, find_photos
 from nope_splat.reconstruction import reconstruct
 
 
@@ -27,7 +27,9 @@ def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: 
         seed: Seed of the reconstruction.
     """
     settings = replace(NopeDataParserConfig().reconstruction, seed=seed)  # those of a training
-    scene = reconstruct(find_photos(data), held_out, settings, output_dir / "cache")
+    folder = find_photos(data)
+    require_one_camera(data, cameras_of_photos(folder.photos))
+    scene = reconstruct(folder, held_out, settings, output_dir / "cache")
     poses = {scene.photo_names[i]: scene.T_world_camera[i] for i in np.flatnonzero(scene.registered)}
     CameraFile(
         T_world_camera={name: pose for name, pose in poses.items() if name not in held_out},

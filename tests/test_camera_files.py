@@ -30,7 +30,12 @@ from nope_splat.colmap import (
     write_text,
 )
 from nope_splat.errors import UserError
-from nope_splat.evaluation.camera_files import NamedCamera, compare_cameras, read_named_cameras
+from nope_splat.evaluation.camera_files import (
+    NamedCamera,
+    compare_cameras,
+    focal_errors,
+    read_named_cameras,
+)
 from nope_splat.evaluation.pose_metrics import Similarity
 from nope_splat.export import write_colmap, write_transforms
 from nope_splat.reconstruction import SparseScene
@@ -136,6 +141,21 @@ def test_frame_and_resolution_do_not_matter(files: dict[str, Path]):
     metrics = compare_cameras(moved, cameras)
     assert metrics.ate == pytest.approx(0, abs=1e-9)
     assert metrics.focal_error == pytest.approx(2)
+
+
+def test_each_camera_has_its_own_focal_error(files: dict[str, Path]):
+    """Two cameras whose errors have opposite signs: the mean would say that all is well."""
+    names = sorted(read_named_cameras(files["truth.json"]))
+    poses = [np.eye(4) for _ in names]
+    truth = {
+        n: NamedCamera(p, 1.0 if i % 2 else 0.7) for i, (n, p) in enumerate(zip(names, poses, strict=True))
+    }
+    found = {
+        n: replace(camera, focal=camera.focal + (0.02 if i % 2 else -0.007))
+        for i, (n, camera) in enumerate(truth.items())
+    }
+    assert focal_errors(found, truth) == pytest.approx((-1.0, 2.0))
+    assert focal_errors(truth, {names[1]: truth[names[1]]}) == (0.0,)
 
 
 def test_folders_tell_photographs_of_one_name_apart(tmp_path: Path):

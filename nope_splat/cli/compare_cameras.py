@@ -18,15 +18,15 @@ def compare_cameras(
     """Measure cameras against others: how far their relative poses, positions and focal lengths differ.
 
     Either is a `transforms.json`, a folder with a COLMAP model (or with `sparse/0`), or a ground truth file.
-    Photographs are recognised by their names; those that only the reference has count as failed.
+    Photographs are recognised by their names; those that only the reference has count as failed. Each camera
+    of the reference has a focal error of its own.
 
     Args:
         cameras: What to measure.
         reference: What to measure against.
     """
-    metrics = camera_files.compare_cameras(
-        camera_files.read_named_cameras(cameras), camera_files.read_named_cameras(reference)
-    )
+    found, expected = (camera_files.read_named_cameras(path) for path in (cameras, reference))
+    metrics = camera_files.compare_cameras(found, expected)
     table = Table("photographs", "AUC@5", "AUC@30", "RRA@5", "RTA@5", "ATE %", "focal error %")
     table.add_row(
         f"{metrics.num_registered} of {metrics.num_photos}",
@@ -35,6 +35,6 @@ def compare_cameras(
         f"{metrics.rra_5:.1f}",
         f"{metrics.rta_5:.1f}",
         f"{metrics.ate:.4f}",
-        f"{metrics.focal_error:+.3f}",
+        ", ".join(f"{error:+.3f}" for error in camera_files.focal_errors(found, expected)),
     )
     Console().print(table)

@@ -100,6 +100,27 @@ def compare_cameras(
     )
 
 
+def focal_errors(
+    estimated: Mapping[str, NamedCamera], reference: Mapping[str, NamedCamera]
+) -> tuple[float, ...]:
+    """Errors of the focal lengths, camera by camera: their mean may hide what two of them have amiss.
+
+    Args:
+        estimated: Cameras by photograph.
+        reference: Cameras by photograph. Those with the same intrinsics are one camera.
+
+    Returns:
+        Mean error over its common photographs in percent, for each camera of the reference that has any, in
+        the order of the names of their first photographs.
+    """
+    of_camera: dict[object, list[float]] = {}
+    for name in sorted(estimated.keys() & reference.keys()):
+        true = reference[name]
+        error = 100 * (estimated[name].focal / true.focal - 1)
+        of_camera.setdefault((true.focal, true.offset, true.radial), []).append(error)
+    return tuple(float(np.mean(errors)) for errors in of_camera.values())
+
+
 def _read_colmap(path: Path) -> dict[str, NamedCamera]:
     here = any((path / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt"))
     cameras, images = read_cameras(path if here else path / "sparse" / "0")

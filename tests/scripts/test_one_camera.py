@@ -1,0 +1,37 @@
+"""The benchmarks know one camera, and say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import benchmark
+import benchmark_cameras
+import our_cameras
+import pytest
+from PIL import Image
+
+from nope_splat.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda data, out: benchmark.main(benchmark.Settings((data,), out)),
+        lambda data, out: benchmark_cameras.main(benchmark_cameras.Settings((data,))),
+        lambda data, out: our_cameras.find_cameras(data, (), out),
+    ],
+    ids=["benchmark", "benchmark_cameras", "our_cameras"],
+)
+def test_photographs_of_several_cameras_are_refused(
+    measure: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    data = tmp_path / "photos"
+    data.mkdir()
+    for number, width in enumerate((64, 64, 80)):
+        Image.new("RGB", (width, 48)).save(data / f"{number}.png")
+    with pytest.raises(UserError) as caught:
+        measure(data, tmp_path / "out")
+    assert str(caught.value).startswith(
+        f"nope-splat: {data} has photographs of several cameras, and the benchmarks know one"
+    )
