@@ -1,11 +1,62 @@
-"""The checkpoints of a run: which is the last one, and whether it is whole."""
+"""The checkpoints of a run: which is the last one, whether it is whole, and what it holds."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from nope_splat.errors import UserError
+from nope_splat.progress import say
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of a run, whole or not, the last one first.
+
+    Args:
+        folder: The `nerfstudio_models` of the run.
+    """
+    return sorted(folder.glob("step-*.ckpt"), reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The iteration after which a checkpoint was saved, by its name.
+
+    Args:
+        checkpoint: The file, `step-000000499.ckpt`.
+    """
+    return int(checkpoint.stem.removeprefix("step-"))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every byte of a checkpoint is as it was written.
+
+    Args:
+        checkpoint: The file: a zip archive, with a checksum of each of its parts.
+    """
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint of a run that is whole; those after it are named.
+
+    Args:
+        folder: The `nerfstudio_models` of the run.
+
+    Returns:
+        The file, or None if there is none.
+    """
+    for checkpoint in find_checkpoints(folder):
+        if is_whole(checkpoint):
+            return checkpoint
+        say(f"The checkpoint {checkpoint} is damaged and not used.")
+    return None
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -20,9 +71,30 @@ def last_checkpoint(folder: Path) -> Path:
     Raises:
         UserError: If there is none, or it is damaged.
     """
-    found = sorted(folder.glob("step-*.ckpt"))
+    found = find_checkpoints(folder)
     if not found:
         raise UserError(f"there is no checkpoint in {folder}; let the training run until it saves one")
-    if not zipfile.is_zipfile(found[-1]):  # a zip archive ends with its directory: what is cut off has none
-        raise UserError(f"the checkpoint {found[-1]} is damaged; remove it, and train anew or from another")
-    return found[-1]
+    if not is_whole(found[0]):
+        raise UserError(f"the checkpoint {found[0]} is damaged; remove it, and train anew or from another")
+    return found[0]
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU; no code in it is run.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors and plain containers, as `NopeTrainer.save_checkpoint` arranges them.
+
+    Raises:
+        UserError: If there is no such file, or it holds anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever its bytes lead to
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"cannot load the checkpoint {path} ({reason}); train anew or from another"
+        ) from error

@@ -127,6 +127,20 @@ class NopePipeline(VanillaPipeline):
     def set_extra_state(self, state: Any) -> None:
         """Nothing to restore: `load_pipeline` has compared the state."""
 
+    def difference(self, state: dict[str, Any]) -> Literal["photographs", "reconstruction"] | None:
+        """What a checkpoint was trained on that is not at hand.
+
+        Args:
+            state: State of the pipeline.
+
+        Returns:
+            The first thing that differs, if any does.
+        """
+        saved, mine = state.get("_extra_state"), self.get_extra_state()
+        if saved is None or any(saved[split] != mine[split] for split in ("train", "eval")):
+            return "photographs"
+        return None if saved == mine else "reconstruction"
+
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint; outside training, also show its cameras to viewer, rendering and export.
 
@@ -138,23 +152,22 @@ class NopePipeline(VanillaPipeline):
             UserError: If the checkpoint was trained on other photographs or, to go on training, on another
                 reconstruction.
         """
-        saved, mine = loaded_state.get("_extra_state"), self.get_extra_state()
-        if saved is None or any(saved[split] != mine[split] for split in ("train", "eval")):
+        difference = self.difference(loaded_state)
+        if difference == "photographs":
             raise UserError(
                 f"the photographs in {self.datamanager.get_datapath()} are not those of the checkpoint;"
                 " put them back or train anew"
             )
-        self.same_scene = saved == mine
+        self.same_scene = difference is None
         if self.test_mode == "val" and not self.same_scene:
             raise UserError(
                 f"the reconstruction of {self.datamanager.get_datapath()} is not that of the checkpoint;"
                 " restore its settings and cache, or train anew"
             )
         super().load_pipeline(loaded_state, step)
-        if self.test_mode != "val":
-            if self.same_scene:
-                self.align_held_out(step)
-            self._show_cameras()
+        if self.test_mode != "val" and self.same_scene:
+            self.align_held_out(step)
+        self._show_cameras()
 
     # Held-out photographs.
 

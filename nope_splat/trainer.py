@@ -1,25 +1,39 @@
-"""The trainer: where things are written, how long schedules are, and the evaluation poses at the end."""
+"""The trainer: where things are written, how trainings are interrupted and go on, poses for evaluation."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import yaml
+from filelock import Timeout
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 
-from nope_splat.checkpoints import last_checkpoint
+from nope_splat.checkpoints import (
+    find_checkpoints,
+    last_checkpoint,
+    last_whole_checkpoint,
+    load_checkpoint,
+    step_of,
+)
+from nope_splat.continuation import present_state, restore
 from nope_splat.datamanager import require_folder
 from nope_splat.device import require_device
 from nope_splat.errors import UserError
 from nope_splat.pipeline import NopePipeline, NopePipelineConfig
-from nope_splat.progress import CONSOLE
+from nope_splat.progress import CONSOLE, say
 from nope_splat.ranges import COUNT, check_ranges
 from nope_splat.schedulers import DecayConfig
 from nope_splat.summary import reconstruction_rows, table, training_rows
+from nope_splat.unfinished import find_unfinished, own
 
 
 @dataclass
@@ -31,6 +45,9 @@ class NopeTrainerConfig(TrainerConfig):
     """Data and model."""
     max_num_iterations: Annotated[int, COUNT] = 30_000
     """Length of the training, counted from its start also where it goes on from a checkpoint."""
+    resume: Literal["auto", "never"] = "auto"
+    """Whether the last training of the same settings goes on in its folder, if it was interrupted, or a new
+    one begins (which would come by the same states: trainings are seeded)."""
 
     def set_experiment_name(self) -> None:
         """Name the experiment after the folder of the scene, not `images` within it, and place the cache."""
@@ -42,8 +59,23 @@ class NopeTrainerConfig(TrainerConfig):
         if dataparser.cache_dir is None:
             dataparser.cache_dir = self.output_dir / str(self.experiment_name) / "cache"
 
+    def set_timestamp(self) -> None:
+        """Name the run's folder after the time, unless it has a name, or an interrupted run goes on."""
+        folder = self.get_base_dir()
+        runs = folder.parent.glob("*") if folder.name == "{timestamp}" else [folder]
+        if self.resume == "auto":
+            run = find_unfinished(runs, yaml.dump(self), self.max_num_iterations)
+            if run is not None:
+                self.timestamp, self.load_dir, self.load_step = run.name, run / self.relative_model_dir, None
+        super().set_timestamp()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run is one that was interrupted, and not a new one."""
+        return self.load_dir is not None and self.load_dir == self.get_checkpoint_dir()
+
     def save_config(self) -> None:
-        """Save the configuration in the run's folder, unless the run is doomed.
+        """Save the configuration in the run's folder, unless the run is doomed or has done so.
 
         Raises:
             UserError: If a setting is out of range, there is no such device, no folder of photographs or no
@@ -52,6 +84,8 @@ class NopeTrainerConfig(TrainerConfig):
         check_ranges(self)
         require_device(self.machine.device_type)
         require_folder(self.pipeline.datamanager.data)
+        if self.goes_on:
+            return
         if self.load_dir is not None:
             last_checkpoint(self.load_dir)
         try:
@@ -62,17 +96,34 @@ class NopeTrainerConfig(TrainerConfig):
             ) from error
 
 
+class Interruption(KeyboardInterrupt):
+    """By the user, between two iterations, where there is a state to go on from."""
+
+
 class NopeTrainer(Trainer):
-    """nerfstudio's trainer with schedules that follow the length of the training.
+    """nerfstudio's trainer with schedules that follow the length of the training, and can be interrupted.
 
     Args:
         config: Configuration of the training.
         local_rank: Rank of this process on its machine.
         world_size: Number of processes.
+
+    Raises:
+        UserError: If another process trains in the run's folder.
     """
 
     config: NopeTrainerConfig
     pipeline: NopePipeline
+
+    def __init__(self, config: NopeTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(config, local_rank, world_size)
+        self._interrupted = False
+        try:
+            self._lock = own(self.base_dir) if local_rank == 0 else None
+        except Timeout as error:
+            raise UserError(
+                f"another process trains in {self.base_dir}; wait for it, or pass another --timestamp"
+            ) from error
 
     def setup_optimizers(self) -> Optimizers:
         """Tell the schedules how long the training is, and set up the optimizers."""
@@ -87,9 +138,41 @@ class NopeTrainer(Trainer):
         Args:
             test_mode: See nerfstudio's trainer.
         """
+        self._continuation: dict[str, Any] | None = None
         super().setup(test_mode)
+        if self._continuation is not None:
+            restore(self.pipeline, self._continuation)
         CONSOLE.print(
             table("Reconstruction", reconstruction_rows(self.pipeline.datamanager.dataparser.scene))
+        )
+
+    def _load_checkpoint(self) -> None:
+        """Load the checkpoint that the training goes on from, if it does."""
+        config, path = self.config, self.config.load_checkpoint
+        if config.goes_on:
+            path = last_whole_checkpoint(self.checkpoint_dir)
+        elif config.load_dir is not None and config.load_step is not None:
+            path = config.load_dir / f"step-{config.load_step:09d}.ckpt"
+        elif config.load_dir is not None:
+            path = last_checkpoint(config.load_dir)
+        state = None if path is None else load_checkpoint(path)
+        if config.goes_on:
+            difference = "checkpoint" if state is None else self.pipeline.difference(state["pipeline"])
+            if difference is not None:
+                say(f"The training in {self.base_dir} begins anew, because its {difference} is gone.")
+                state = None
+        if state is None:
+            return
+        self._start_step = state["step"] + 1
+        self.pipeline.load_pipeline(state["pipeline"], state["step"])
+        self.optimizers.load_optimizers(state["optimizers"])
+        if config.load_scheduler:
+            self.optimizers.load_schedulers(state["schedulers"])
+        self.grad_scaler.load_state_dict(state["scalers"])
+        self._continuation = state.get("continuation")  # once more is set up
+        say(
+            f"Going on after {self._start_step} of {config.max_num_iterations} iterations, from {path}"
+            + ("; --resume never begins a new training." if config.goes_on else ".")
         )
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
@@ -97,7 +180,12 @@ class NopeTrainer(Trainer):
 
         Args:
             step: Iteration.
+
+        Raises:
+            Interruption: If the user wants to.
         """
+        if self._interrupted:
+            raise Interruption
         loss, losses, metrics = super().train_iteration(step)
         history = self.pipeline.history
         if history.due(step):
@@ -117,7 +205,53 @@ class NopeTrainer(Trainer):
                 f"the checkpoint has {done} iterations already; pass more to --max-num-iterations to go on"
             )
         self.config.max_num_iterations = length - done  # nerfstudio's loop counts from the checkpoint on
-        super().train()
+        try:
+            with self._interruptible():
+                super().train()
+        except KeyboardInterrupt as interruption:
+            if self.training_state == "completed":  # only the viewer was left
+                return
+            if isinstance(interruption, Interruption) and self.step > done:
+                self.save_checkpoint(self.step - 1)
+            self._tell_how_to_go_on(length)
+            raise SystemExit(130) from None  # as shells have it
+        finally:
+            self.config.max_num_iterations = length
+            if self._lock is not None:
+                self._lock.release()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C wait for the end of the iteration at hand, which alone leaves a state to go on from."""
+
+        def interrupt(number: int, frame: object) -> None:
+            if self.training_state == "paused":
+                raise Interruption
+            if self.training_state == "completed" or self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+            say("Interrupted: the iteration at hand comes to its end first (again: at once).")
+
+        try:
+            before = signal.signal(signal.SIGINT, interrupt)
+        except ValueError:  # signals come to the main thread only
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _tell_how_to_go_on(self, length: int) -> None:
+        checkpoints = find_checkpoints(self.checkpoint_dir)
+        if not checkpoints:
+            say("Interrupted before there was a checkpoint.")
+            return
+        config = shlex.quote(str(self.base_dir / "config.yml"))
+        say(
+            f"Interrupted; saved after {step_of(checkpoints[0]) + 1} of {length} iterations. This goes on:\n"
+            f"ns-train {self.config.method_name} --load-config {config}"
+        )
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
@@ -137,6 +271,7 @@ class NopeTrainer(Trainer):
             "optimizers": {name: each.state_dict() for name, each in self.optimizers.optimizers.items()},
             "schedulers": {name: each.state_dict() for name, each in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
+            "continuation": present_state(self.pipeline),
         }
         try:
             self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
@@ -146,7 +281,7 @@ class NopeTrainer(Trainer):
             partial.unlink(missing_ok=True)
             raise UserError(
                 f"cannot write the checkpoint to {self.checkpoint_dir} ({error});"
-                " free space there or choose another --output-dir"
+                " free space there and run the same command again, or choose another --output-dir"
             ) from error
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):

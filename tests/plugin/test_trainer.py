@@ -27,15 +27,16 @@ class Optimizers:
 
 
 @pytest.fixture
-def trainer(tmp_path: Path) -> NopeTrainer:
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NopeTrainer:
     """A trainer without the costs of setting it up."""
+    monkeypatch.setattr("nope_splat.trainer.present_state", lambda pipeline: {})
     trainer = NopeTrainer.__new__(NopeTrainer)
     trainer.config = NopeTrainerConfig(max_num_iterations=100)
     trainer.base_dir, trainer.checkpoint_dir = tmp_path, tmp_path / "nerfstudio_models"
     trainer.pipeline = nn.Linear(2, 2)  # pyright: ignore[reportAttributeAccessIssue]
     trainer.optimizers = Optimizers()  # pyright: ignore[reportAttributeAccessIssue]
     trainer.grad_scaler = torch.amp.GradScaler(enabled=False)  # pyright: ignore[reportAttributeAccessIssue]
-    trainer._start_step = 0
+    trainer._start_step, trainer._lock = 0, None
     return trainer
 
 

@@ -1,0 +1,161 @@
+"""Trainings that were interrupted or killed go on, and end as if nothing had happened: to the last bit."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from nerfstudio.scripts.train import main as train
+
+from nope_splat.checkpoints import find_checkpoints, load_checkpoint
+from nope_splat.methods import nope_splat
+from nope_splat.trainer import NopeTrainer, NopeTrainerConfig
+
+STEPS, SAVED, INTERRUPTED = 24, 7, 17
+"""Length, iterations between checkpoints, and the iteration that an interruption comes in."""
+
+KILLED = """
+import os, signal, sys, yaml
+from pathlib import Path
+from nerfstudio.scripts.train import main
+from nope_splat.trainer import NopeTrainer
+
+iterate = NopeTrainer.train_iteration
+def train_iteration(self, step):
+    if step == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return iterate(self, step)
+
+NopeTrainer.train_iteration = train_iteration
+main(yaml.unsafe_load(Path(sys.argv[1]).read_text()))
+"""
+
+Run = Callable[..., NopeTrainerConfig]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outputs and cache of all trainings here."""
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def configure(valley: Path, folder: Path) -> Run:
+    """Makes configurations of trainings with densification, joint adjustment and held-out poses."""
+
+    def make(output: str) -> NopeTrainerConfig:
+        config = deepcopy(nope_splat.config)
+        assert isinstance(config, NopeTrainerConfig)
+        config.machine.device_type = "cpu"
+        config.data, config.output_dir, config.vis = valley / "images", folder / output, "tensorboard"
+        config.max_num_iterations, config.steps_per_save, config.steps_per_eval_image = STEPS, SAVED, 0
+        config.save_only_latest_checkpoint = False
+        config.pipeline.model.densify_every = 5
+        config.pipeline.model.num_downscales = 1
+        config.pipeline.datamanager.dataparser.max_image_size = 96
+        config.pipeline.datamanager.dataparser.cache_dir = folder / "cache"
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(configure: Run) -> dict[str, Any]:
+    """The last checkpoint of a training that nothing disturbs."""
+    config = configure("whole")
+    train(config)
+    return last(config)
+
+
+def runs(config: NopeTrainerConfig) -> list[Path]:
+    return sorted(config.get_base_dir().parent.iterdir())
+
+
+def last(config: NopeTrainerConfig) -> dict[str, Any]:
+    return load_checkpoint(find_checkpoints(config.get_checkpoint_dir())[0])
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, config: NopeTrainerConfig) -> None:
+    """Train up to an interruption in the midst of an iteration."""
+    forward = NopeTrainer.train_iteration
+
+    def train_iteration(self: NopeTrainer, step: int) -> Any:
+        result = forward(self, step)
+        if step == INTERRUPTED:  # before densification and joint adjustment, which belong to the iteration
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NopeTrainer, "train_iteration", train_iteration)
+        with pytest.raises(SystemExit) as caught:
+            train(config)
+    assert caught.value.code == 130
+
+
+def assert_same(state: Any, expected: Any, name: str = "") -> None:
+    if isinstance(expected, dict):
+        assert state.keys() == expected.keys(), name
+        for key, value in expected.items():
+            assert_same(state[key], value, f"{name}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(state) == len(expected), name
+        for index, value in enumerate(expected):
+            assert_same(state[index], value, f"{name}.{index}")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(state, expected), name
+    else:
+        assert state == expected, name
+
+
+def test_what_ctrl_c_interrupts_goes_on(
+    configure: Run, whole: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure("interrupted")
+    interrupt(monkeypatch, config)
+    assert last(config)["step"] == INTERRUPTED, "nothing that was computed is lost"
+    file = config.get_base_dir() / "config.yml"
+    told = capsys.readouterr().err
+    assert f"saved after {INTERRUPTED + 1} of {STEPS} iterations" in told
+    assert f"\nns-train nope-splat --load-config {file}\n" in told
+
+    before = file.read_bytes()
+    train(yaml.unsafe_load(before))  # as --load-config does
+    assert f"Going on after {INTERRUPTED + 1} of {STEPS} iterations" in capsys.readouterr().err
+    assert_same(last(config), whole)
+    assert len(runs(config)) == 1
+    assert file.read_bytes() == before
+
+    again = configure("interrupted")
+    again.set_timestamp()
+    assert not again.goes_on, "what is finished stays as it is"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_was_killed_goes_on(
+    damaged: bool, configure: Run, whole: dict, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = f"killed-{damaged}"
+    (folder / "killed.yml").write_text(yaml.dump(configure(output)))
+    run = subprocess.run([sys.executable, "-c", KILLED, folder / "killed.yml", str(INTERRUPTED)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    config, done = configure(output), 2 * SAVED
+    if damaged:
+        checkpoint = find_checkpoints(next(iter(runs(config))) / "nerfstudio_models")[0]
+        content = bytearray(checkpoint.read_bytes())
+        content[len(content) // 2] ^= 1
+        checkpoint.write_bytes(content)
+        done -= SAVED
+    train(config)
+    told = capsys.readouterr().err
+    assert f"Going on after {done + 1} of {STEPS} iterations" in told
+    assert ("is damaged and not used" in told) == damaged
+    assert_same(last(config), whole)
+    assert len(runs(config)) == 1
