@@ -7,12 +7,12 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from nope_splat.errors import UserError
 from nope_splat.images import Photo
 from nope_splat.progress import say
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 6
 """Raised whenever the same photographs and settings lead to other arrays than before."""
@@ -66,15 +68,16 @@ class Cache:
     folder: Path
     """Where the files lie; made when the first result is stored."""
 
-    def load(self, name: str, key: str) -> dict[str, NDArray[Any]] | None:
+    def load(self, name: str, key: str, decode: Callable[[dict[str, NDArray[Any]]], T]) -> T | None:
         """Load a result.
 
         Args:
             name: Name of the stage.
             key: Key of everything that the result depends on (see `content_key`).
+            decode: Makes the result of the arrays that were stored; raises whatever it likes of others.
 
         Returns:
-            The arrays that were stored, or None if there are none or their file is damaged (said aloud).
+            The result, or None if there is none or its file is damaged or not one of ours (said aloud).
         """
         path = self._path(name, key)
         try:
@@ -83,6 +86,7 @@ class Cache:
                 arrays = {entry: stored[entry] for entry in stored.files}
             if arrays.pop(KEY_ENTRY).item() != key:
                 raise ValueError("it was made for other photographs or settings")
+            result = decode(arrays)
             with suppress(OSError):  # a folder that is only read from
                 path.touch()
         except FileNotFoundError:
@@ -90,7 +94,7 @@ class Cache:
         except Exception as error:  # a damaged archive raises whatever its bytes lead to
             say(f"The cached file {path} is damaged and will be made again ({error}).")
             return None
-        return arrays
+        return result
 
     def store(self, name: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Store a result, in place of one under the same name and key.

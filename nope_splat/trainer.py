@@ -159,7 +159,8 @@ class NopeTrainer(Trainer):
         if config.goes_on:
             difference = "checkpoint" if state is None else self.pipeline.difference(state["pipeline"])
             if difference is not None:
-                say(f"The training in {self.base_dir} begins anew, because its {difference} is gone.")
+                gone = f"{difference} {'are' if difference == 'photographs' else 'is'} gone"
+                say(f"The training in {self.base_dir} begins anew, because its {gone}.")
                 state = None
         if state is None:
             return

@@ -40,11 +40,11 @@ def only_file(cache: Cache) -> Path:
 
 def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "new" / "cache")
-    assert cache.load("matches", KEY) is None
+    assert cache.load("matches", KEY, dict) is None
     cache.store("matches", KEY, ARRAYS)
-    assert_same(cache.load("matches", KEY))
-    assert cache.load("scene", KEY) is None
-    assert cache.load("matches", KEY[::-1]) is None
+    assert_same(cache.load("matches", KEY, dict))
+    assert cache.load("scene", KEY, dict) is None
+    assert cache.load("matches", KEY[::-1], dict) is None
 
 
 def test_damaged_files_are_named_and_made_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -58,10 +58,10 @@ def test_damaged_files_are_named_and_made_again(tmp_path: Path, capfd: pytest.Ca
     plain = (tmp_path / "plain.npy").read_bytes()
     for damaged in [b"", whole[:100], whole[: len(whole) // 2], bytes(flipped), b"not a zip archive", plain]:
         path.write_bytes(damaged)
-        assert cache.load("matches", KEY) is None
+        assert cache.load("matches", KEY, dict) is None
         assert path.name in capfd.readouterr().err.replace("\n", "")
         cache.store("matches", KEY, ARRAYS)
-        assert_same(cache.load("matches", KEY))
+        assert_same(cache.load("matches", KEY, dict))
 
 
 def test_files_of_another_origin_are_not_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -69,12 +69,12 @@ def test_files_of_another_origin_are_not_used(tmp_path: Path, capfd: pytest.Capt
     cache.store("matches", KEY, ARRAYS)
     path = only_file(cache)
     other = KEY[:32] + KEY[:32][::-1]  # the same beginning
-    assert cache.load("matches", other) is None
+    assert cache.load("matches", other, dict) is None
     assert "other photographs or settings" in capfd.readouterr().err
     np.savez(path, **ARRAYS)
-    assert cache.load("matches", KEY) is None
+    assert cache.load("matches", KEY, dict) is None
     np.savez(path, cache_key=np.array(KEY), loot=np.array([print], dtype=object))
-    assert cache.load("matches", KEY) is None, "no pickle is loaded"
+    assert cache.load("matches", KEY, dict) is None, "no pickle is loaded"
 
 
 def test_python_objects_are_not_stored(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path, monkeypatch
         UserError, match=f"cannot write to {tmp_path} .No space left on device.; free some space"
     ):
         cache.store("matches", KEY, {})
-    assert_same(cache.load("matches", KEY))
+    assert_same(cache.load("matches", KEY, dict))
     assert only_file(cache).suffix == ".npz", "nothing half-written stays"
 
 
@@ -111,15 +111,15 @@ def test_the_results_used_last_are_kept(tmp_path: Path) -> None:
         cache.store("matches", key, ARRAYS)
         os.utime(next(tmp_path.glob(f"matches-{key[:16]}*")), (0, 1e9 - age))
     cache.store("scene", keys[0], ARRAYS)
-    assert_same(cache.load("matches", keys[KEPT - 1]))  # the oldest, used again
+    assert_same(cache.load("matches", keys[KEPT - 1], dict))  # the oldest, used again
     for name, age in (("killed.partial", 2 * ABANDONED), ("busy.partial", 0)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age, time.time() - age))
     for key in keys[KEPT:]:
         cache.store("matches", key, ARRAYS)
-    kept = [key for key in keys if cache.load("matches", key)]
+    kept = [key for key in keys if cache.load("matches", key, dict)]
     assert kept == [*keys[: KEPT - 4], *keys[KEPT - 1 :]]
-    assert_same(cache.load("scene", keys[0]))
+    assert_same(cache.load("scene", keys[0], dict))
     assert [path.name for path in tmp_path.glob("*.partial")] == ["busy.partial"]
 
 
@@ -136,7 +136,7 @@ def test_runs_that_share_a_folder_never_see_half_a_file(tmp_path: Path) -> None:
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
-        assert_same(cache.load("matches", KEY))
+        assert_same(cache.load("matches", KEY, dict))
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0

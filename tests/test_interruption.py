@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from nope_splat.images import PhotoFolder, find_photos
 from nope_splat.matching import PairMatches
 from nope_splat.matching import match as matching
 from nope_splat.matching.verify import verify_pair
-from nope_splat.reconstruction import ReconstructionSettings
+from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
 from nope_splat.reconstruction.matches import FolderMatches, find_matches, matches_key
 
 SETTINGS = ReconstructionSettings(max_keypoints=500)
@@ -29,7 +32,7 @@ from pathlib import Path
 from nope_splat.cache import Cache
 from nope_splat.images import find_photos
 from nope_splat.matching import match
-from nope_splat.reconstruction import ReconstructionSettings
+from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
 from nope_splat.reconstruction.matches import find_matches, matches_key
 
 folder, settings = find_photos(Path(sys.argv[1])), ReconstructionSettings(max_keypoints=500)
@@ -37,6 +40,19 @@ verify = match.verify_pair
 match.verify_pair = lambda *arguments: (time.sleep(float(sys.argv[3])), verify(*arguments))[1]
 match.KEEP_EVERY = 0.0
 find_matches(folder, settings, Cache(Path(sys.argv[2])), matches_key(folder, settings))
+"""
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from nope_splat.images import find_photos
+from nope_splat.reconstruction import ReconstructionSettings, reconstruct as module
+
+module = sys.modules[module.__module__]
+module.refine = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+folder, settings = find_photos(Path(sys.argv[1])), ReconstructionSettings(max_keypoints=500)
+module.reconstruct(folder, [], settings, Path(sys.argv[2]))
 """
 
 
@@ -131,3 +147,63 @@ def test_two_runs_at_once_do_not_harm_each_other(
         assert run.returncode == 0, said
     assert "matches" in stages(tmp_path)
     assert_same(finish(folder, tmp_path), whole)
+
+
+@pytest.fixture(scope="module")
+def cameras(folder: PhotoFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[SparseScene, Path]:
+    """What a run that nothing disturbs finds, and its cache."""
+    cache = tmp_path_factory.mktemp("cache")
+    return reconstruct(folder, [], SETTINGS, cache), cache
+
+
+def assert_same_cameras(found: SparseScene, expected: SparseScene) -> None:
+    one, other = (replace(scene, seconds={}).to_arrays() for scene in (found, expected))
+    for name in other:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_reconstruction_that_was_killed_is_made_again_from_the_matches(
+    folder: PhotoFolder,
+    cameras: tuple[SparseScene, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = subprocess.run([sys.executable, "-c", KILLED_RUN, folder.root, tmp_path], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert stages(tmp_path) == ["matches"]
+    capsys.readouterr()
+    assert_same_cameras(reconstruct(folder, [], SETTINGS, tmp_path), cameras[0])
+    assert "Using the cached matches." in capsys.readouterr().err
+    assert stages(tmp_path) == ["matches", "scene"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def swap(path: Path) -> None:
+    """Arrays under the right key that another program has made."""
+    with np.load(path) as stored:
+        np.savez(path, cache_key=stored["cache_key"], loot=np.arange(3))
+
+
+@pytest.mark.parametrize("stage", ["scene", "matches"])
+@pytest.mark.parametrize("damage", [cut, swap])
+def test_a_damaged_reconstruction_is_named_and_made_again(
+    stage: str,
+    damage: Callable[[Path], None],
+    folder: PhotoFolder,
+    cameras: tuple[SparseScene, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scene, whole = cameras
+    cache = shutil.copytree(whole, tmp_path / "cache")
+    (path,) = cache.glob(f"{stage}-*.npz")
+    damage(path)
+    if stage == "matches":  # which are looked for where there is no scene
+        next(cache.glob("scene-*.npz")).unlink()
+    assert_same_cameras(reconstruct(folder, [], SETTINGS, cache), scene)
+    assert f"The cached file {path} is damaged and will be made again" in capsys.readouterr().err
+    assert_same_cameras(reconstruct(folder, [], SETTINGS, cache), scene)
+    assert "Using the cached reconstruction." in capsys.readouterr().err

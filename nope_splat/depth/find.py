@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nope_splat.cache import Cache, content_key, file_hash
 from nope_splat.errors import UserError
@@ -53,16 +55,19 @@ def find_depths(
             content = content_key([photo], {})
             name = f"depth-{content[:12]}"  # a stage for each photograph: the cache keeps some of every stage
             key = content_key((), {"photo": content, **depths_key([photo], settings)})
-            stored = cache.load(name, key)
+            stored = cache.load(name, key, partial(_decode, (photo.width, photo.height)))
         if stored is not None:
-            size = photo.width, photo.height
-            maps.append(DepthMap.covering(stored["values"], stored["kind"].item(), size))
+            maps.append(stored)
             continue
         network = network or DepthNetwork(settings)
         maps.append(network.predict(photo))
         if cache:
             cache.store(name, key, {"values": maps[-1].values, "kind": np.array(maps[-1].kind)})
     return maps
+
+
+def _decode(size: tuple[int, int], arrays: dict[str, NDArray[Any]]) -> DepthMap:
+    return DepthMap.covering(arrays["values"], arrays["kind"].item(), size)
 
 
 def depths_key(photos: Sequence[Photo], settings: DepthSettings) -> dict[str, Any]:

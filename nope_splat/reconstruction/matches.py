@@ -92,10 +92,10 @@ def find_matches(
     Returns:
         The matches.
     """
-    stored = cache.load(STAGE, key) if cache else None
+    stored = cache.load(STAGE, key, FolderMatches.from_arrays) if cache else None
     if stored is not None:
         say("Using the cached matches.")
-        return FolderMatches.from_arrays(stored)
+        return stored
     known: dict[tuple[int, int], PairMatches | None] = {}
     # SIFT alone finds the same keypoints again, to the last bit.
     resumable = cache if settings.matcher == "sift" else None
@@ -107,10 +107,8 @@ def find_matches(
             resumable.store(UNFINISHED, key, {"tried": tried, **_pairs_to_arrays(pairs)})
 
     if resumable:
-        unfinished = resumable.load(UNFINISHED, key)
-        if unfinished is not None:
-            known = dict.fromkeys((int(first), int(second)) for first, second in unfinished["tried"])
-            known |= {(pair.first, pair.second): pair for pair in _pairs_from_arrays(unfinished)}
+        known = resumable.load(UNFINISHED, key, _tried_from_arrays) or {}
+        if known:
             say(f"Going on after the {len(known)} pairs that are matched already.")
     keypoints, pairs, pointmaps = match_photos(folder.photos, settings, known, keep)
     matches = FolderMatches(tuple(keypoints), tuple(pairs), pointmaps)
@@ -143,6 +141,14 @@ def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
             strict=True,
         )
     ]
+
+
+def _tried_from_arrays(arrays: dict[str, NDArray[Any]]) -> dict[tuple[int, int], PairMatches | None]:
+    """The pairs that were tried, with the matches of those that were verified."""
+    known: dict[tuple[int, int], PairMatches | None] = dict.fromkeys(
+        (int(first), int(second)) for first, second in arrays["tried"]
+    )
+    return known | {(pair.first, pair.second): pair for pair in _pairs_from_arrays(arrays)}
 
 
 def _split(values: NDArray[Any], counts: NDArray[Any]) -> Sequence[NDArray[Any]]:

@@ -114,10 +114,9 @@ def reconstruct(
         values = asdict(settings) | {"cameras": given and given.to_plain()}
         values["depth"] = depths_key(telling, settings.depth) if telling else None
         scene_id = content_key((), {"matches": matches_id, "held_out": sorted(held_out), "settings": values})
-        stored = cache.load(STAGE, scene_id)
-        if stored is not None:
+        scene = cache.load(STAGE, scene_id, SparseScene.from_arrays)
+        if scene is not None:
             say("Using the cached reconstruction.")
-            scene = SparseScene.from_arrays(stored)
             tell(scene)
             return scene
     clock = Stopwatch()

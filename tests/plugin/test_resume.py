@@ -55,7 +55,8 @@ def configure(valley: Path, folder: Path) -> Run:
         config = deepcopy(nope_splat.config)
         assert isinstance(config, NopeTrainerConfig)
         config.machine.device_type = "cpu"
-        config.data, config.output_dir, config.vis = valley / "images", folder / output, "tensorboard"
+        config.data = config.pipeline.datamanager.data = valley / "images"
+        config.output_dir, config.vis = folder / output, "tensorboard"
         config.max_num_iterations, config.steps_per_save, config.steps_per_eval_image = STEPS, SAVED, 0
         config.save_only_latest_checkpoint = False
         config.pipeline.model.densify_every = 5
@@ -138,24 +139,28 @@ def test_what_ctrl_c_interrupts_goes_on(
     assert not again.goes_on, "what is finished stays as it is"
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_what_was_killed_goes_on(
-    damaged: bool, configure: Run, whole: dict, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
+    configure: Run, whole: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = f"killed-{damaged}"
-    (folder / "killed.yml").write_text(yaml.dump(configure(output)))
-    run = subprocess.run([sys.executable, "-c", KILLED, folder / "killed.yml", str(INTERRUPTED)], check=False)
-    assert run.returncode == -signal.SIGKILL
-    config, done = configure(output), 2 * SAVED
-    if damaged:
-        checkpoint = find_checkpoints(next(iter(runs(config))) / "nerfstudio_models")[0]
-        content = bytearray(checkpoint.read_bytes())
-        content[len(content) // 2] ^= 1
-        checkpoint.write_bytes(content)
-        done -= SAVED
+    interrupt(monkeypatch, configure("damaged"))
+    config = configure("damaged")
+    checkpoint = find_checkpoints(runs(config)[0] / "nerfstudio_models")[0]
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
     train(config)
     told = capsys.readouterr().err
-    assert f"Going on after {done + 1} of {STEPS} iterations" in told
-    assert ("is damaged and not used" in told) == damaged
+    assert f"The checkpoint {checkpoint} is damaged and not used." in told
+    assert f"Going on after {2 * SAVED + 1} of {STEPS} iterations" in told
     assert_same(last(config), whole)
+
+
+def test_what_was_killed_goes_on(configure: Run, whole: dict, folder: Path) -> None:
+    (folder / "killed.yml").write_text(yaml.dump(configure("killed")))
+    run = subprocess.run([sys.executable, "-c", KILLED, folder / "killed.yml", str(INTERRUPTED)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    config = configure("killed")
+    train(config)
+    assert config.goes_on
     assert len(runs(config)) == 1
+    assert_same(last(config), whole)

@@ -90,8 +90,23 @@ def test_nothing_left_to_train_is_told(trainer: NopeTrainer) -> None:
 
 
 def test_no_checkpoint_to_go_on_from_is_told(tmp_path: Path) -> None:
-    config = NopeTrainerConfig(load_dir=tmp_path / "nowhere")
+    config = NopeTrainerConfig(method_name="nope-splat", load_dir=tmp_path / "nowhere")
     config.machine.device_type = "cpu"
     config.pipeline.datamanager.data = tmp_path
     with pytest.raises(UserError, match=r"there is no checkpoint in .*nowhere"):
         config.save_config()
+
+
+@pytest.mark.parametrize("gone", ["checkpoint", "photographs", "reconstruction"])
+def test_an_interrupted_training_that_cannot_go_on_begins_anew(
+    trainer: NopeTrainer, gone: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer.save_checkpoint(9)
+    if gone == "checkpoint":
+        (trainer.checkpoint_dir / "step-000000009.ckpt").write_bytes(b"damaged")
+    monkeypatch.setattr(NopeTrainerConfig, "goes_on", True)
+    monkeypatch.setattr(trainer.pipeline, "difference", lambda state: gone, raising=False)
+    trainer._load_checkpoint()
+    assert trainer._start_step == 0
+    said = f"The training in {trainer.base_dir} begins anew, because its {gone} is gone.\n"
+    assert capsys.readouterr().err.endswith(said.replace("photographs is", "photographs are"))
