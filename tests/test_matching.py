@@ -24,6 +24,7 @@ from nope_splat.matching import (
     match_pairs,
 )
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
+from nope_splat.matching.retrieval import expanded_similarity
 from nope_splat.matching.sift import sift_keypoints
 
 SETTINGS = MatchingSettings()
@@ -204,6 +205,19 @@ def test_retrieval_spares_what_is_alike_by_chance_only() -> None:
     partners = np.bincount(np.ravel(pairs), minlength=40)
     assert partners.min() >= 6
     assert len(pairs) < 40 * 8
+
+
+def test_retrieval_prefers_what_those_between_have_in_common_with_both() -> None:
+    """The ends of a walk of three show little of the same, but both what the middle shows."""
+    similarity = np.eye(4)
+    similarity[0, 1] = similarity[1, 2] = 0.5
+    similarity[0, 2], similarity[0, 3] = 0.10, 0.11  # by chance, a fourth looks more like the first
+    similarity = np.maximum(similarity, similarity.T) - np.eye(4)
+    expanded = expanded_similarity(similarity, np.where(similarity > 0.3, similarity, 0))
+    np.testing.assert_allclose(expanded, expanded.T)
+    assert expanded[0, 1] > expanded[0, 2] > 2 * expanded[0, 3]
+    alone = expanded_similarity(similarity, np.zeros_like(similarity))  # nothing to expand by
+    np.testing.assert_allclose(alone, similarity + np.eye(4))
 
 
 def test_retrieval_finds_the_pairs_that_overlap(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ the descriptors that belong to the word differ from it. Normalised by word and o
 Zisserman, CVPR 2013), and taken relative to their mean (Jégou and Chum, ECCV 2012: what all photographs show,
 and what two lack alike, says nothing), its inner product tells how much two photographs have in common. The
 vocabulary is made of the photographs at hand, so nothing has to be downloaded.
+
+A photograph is asked for together with those that are most like it: average query expansion (Chum et al.,
+ICCV 2007). What two photographs of one place do not show alike, those in between do.
 """
 
 from __future__ import annotations
@@ -26,6 +29,10 @@ ITERATIONS = 5
 """Steps of k-means; a vocabulary need not be optimal."""
 MIN_DISTINCTION = 3.0
 """Standard deviations of chance by which the similarity of photographs that are alike exceeds zero."""
+EXPANSION = 5
+"""Most photographs with which one is asked for."""
+MIN_SHARE = 0.5
+"""Share of the partners that a photograph has even if fewer are like it: in a small set all are alike."""
 
 
 def most_similar(keypoints: Sequence[Keypoints], num_partners: int, seed: int = 0) -> list[tuple[int, int]]:
@@ -33,8 +40,8 @@ def most_similar(keypoints: Sequence[Keypoints], num_partners: int, seed: int = 
 
     Args:
         keypoints: Keypoints of each photograph, with descriptors.
-        num_partners: Partners of each photograph; only half as many where no more are alike beyond chance,
-            and more where it is the partner of others.
+        num_partners: Most partners of each photograph; fewer where fewer are alike beyond chance, and more
+            where it is the partner of others.
         seed: Seed of the vocabulary.
 
     Returns:
@@ -44,15 +51,40 @@ def most_similar(keypoints: Sequence[Keypoints], num_partners: int, seed: int = 
     if len(textured) < 2:
         return []
     vlad = vlad_descriptors([keypoints[photo] for photo in textured], seed)
-    chance = _chance(vlad, keypoints[0].descriptors.shape[1])
+    limit = MIN_DISTINCTION * _chance(vlad, keypoints[0].descriptors.shape[1])
     similarity = vlad @ vlad.T
-    np.fill_diagonal(similarity, -np.inf)
-    partners = np.argsort(-similarity, axis=1, kind="stable")[:, : min(num_partners, len(vlad) - 1)]
-    chosen = np.take_along_axis(similarity, partners, axis=1) > MIN_DISTINCTION * chance
-    chosen[:, : (num_partners + 1) // 2] = True
-    photos, ranks = np.nonzero(chosen)
+    np.fill_diagonal(similarity, 0)
+    alike = np.where(similarity > limit, similarity, 0)
+    counts = np.count_nonzero(alike, axis=1).clip(int(np.ceil(MIN_SHARE * num_partners)), num_partners)
+    expanded = expanded_similarity(similarity, alike)
+    np.fill_diagonal(expanded, -np.inf)
+    partners = np.argsort(-expanded, axis=1, kind="stable")[:, : len(vlad) - 1]
+    photos, ranks = np.nonzero(np.arange(len(vlad) - 1) < counts[:, None])
     pairs = np.sort(np.stack([photos, partners[photos, ranks]], axis=1), axis=1)
     return [(first, second) for first, second in textured[np.unique(pairs, axis=0)].tolist()]
+
+
+def expanded_similarity(
+    similarity: NDArray[np.floating], alike: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Similarity of photographs with the weighted means of others and those most like them.
+
+    Args:
+        similarity: Of unit vectors; zero of each with itself. (N, N).
+        alike: The same where it is beyond chance, zero elsewhere. (N, N).
+
+    Returns:
+        Inner products of the means, as unit vectors, with the vectors; symmetric. (N, N).
+    """
+    order = np.argsort(-alike, axis=1, kind="stable")
+    weights = alike.copy()
+    np.put_along_axis(weights, order[:, EXPANSION:], 0, axis=1)
+    np.fill_diagonal(weights, 1)
+    gram = similarity + np.eye(len(similarity), dtype=similarity.dtype)
+    expanded = weights @ gram
+    length = np.sqrt(np.einsum("ij,ij->i", expanded, weights))
+    expanded /= np.maximum(length, 1e-9)[:, None]
+    return (expanded + expanded.T) / 2
 
 
 def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[np.float32]:
