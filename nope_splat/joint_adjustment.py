@@ -1,9 +1,10 @@
 """Joint adjustment of all cameras: photographs against renderings and tracks against points, in one system.
 
-The camera blocks of the bundle adjustment's normal equations receive those of the photometric alignment,
-after which both are solved, damped and accepted as one. The Gaussians stay; the track points move and are
-eliminated. No camera is fixed: the Gaussians hold the world where it is, and where they say nothing the
-damping does.
+To the bundle adjustment's reduced equations of the cameras come those of the photometric alignment, after
+which both are solved, damped and accepted as one. What the cameras are seen by may move in both, and is
+eliminated: the track points, and patches of the rendered surface (see `surface_patches`). The Gaussians stay
+for now; they follow in the training that goes on. No camera is fixed: the prior of the patches holds the
+world where it is, and where they say nothing the damping does.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from torch import Tensor
 from nope_splat.photometric_alignment import (
     RenderedView,
     photometric_cost,
-    photometric_equations,
+    pixel_equations,
     robust_noise,
+    worth_of_pixels,
 )
 from nope_splat.reconstruction.bundle import adjust
 from nope_splat.reconstruction.bundle_problem import (
@@ -31,6 +33,7 @@ from nope_splat.reconstruction.bundle_problem import (
 )
 from nope_splat.reconstruction.schur import NormalEquations, SchurStructure
 from nope_splat.reconstruction.working import MIN_SIGMA
+from nope_splat.surface_patches import SurfacePatches
 
 Look = Callable[[int, Tensor, Tensor], RenderedView]
 """Renders view i from `T_camera_world` (4, 4) with its intrinsics (5,), as of `BundleProblem`."""
@@ -67,7 +70,7 @@ def adjust_jointly(
     """Minimise the reprojection cost of the tracks plus the photometric cost of the views.
 
     Each kind of residual counts in units of its own noise, estimated by the median absolute value; the
-    pixels, which depend on each other, are discounted as `photometric_equations` tells. So nothing is
+    pixels, which depend on each other, are discounted as `worth_of_pixels` tells. So nothing is
     weighted by hand: many good tracks outvote the renderings, and few or bad ones are outvoted.
 
     Args:
@@ -88,13 +91,15 @@ def adjust_jointly(
         halvings = HALVINGS[iteration] if iteration < len(HALVINGS) else 0
         photometric = _Photometric(look, problem, halvings)
         equations = NormalEquations(problem, linearize(problem), structure)
-        share = photometric.add_to(equations)
-        before = _track_cost(problem) + photometric.cost(problem)
+        cost, matrix, gradient = photometric.equations(problem)
+        share = _share(matrix, equations)
+        equations.add(matrix, gradient)
+        before = _track_cost(problem) + cost
         for _ in range(ATTEMPTS):
             step = equations.solve(damping)
             if step is not None:
                 candidate = retract(problem, *step)
-                after = _track_cost(candidate) + photometric.cost(candidate)
+                after = _track_cost(candidate) + photometric.equations(candidate)[0]
                 if after < before:
                     break
             damping *= 10
@@ -111,49 +116,80 @@ def adjust_jointly(
 
 
 class _Photometric:
-    """The photometric part of one step, with the pixels, noise and weights of its start.
+    """The photometric part of one step, with the pixels, noise, weights and patches of its start.
 
-    One view is in memory at a time.
+    The pixels of one view are in memory at a time.
     """
 
     def __init__(self, look: Look, problem: BundleProblem, halvings: int) -> None:
         self.look, self.halvings = look, halvings
-        self.used, self.noise, self.weights, equations = [], [], [], []
-        for view in self._views(problem):
+        self.patches = SurfacePatches(problem.points)
+        self.used, self.noise, self.weights, self.patch_ids = [], [], [], []
+        for view, pose in zip(self._views(problem), problem.T_camera_world, strict=True):
             noise = robust_noise(view)
-            of_view, worth = photometric_equations(view, noise)
-            equations.append(of_view)
             self.used.append(view.used)
             self.noise.append(noise)
-            self.weights.append(worth)
-        self.matrix, self.gradient = (torch.stack(part) for part in zip(*equations, strict=True))
+            self.weights.append(worth_of_pixels(pixel_equations(view, noise), view.used))
+            self.patch_ids.append(self.patches.seen_in(view, pose))
 
     def _views(self, problem: BundleProblem) -> Iterator[RenderedView]:
         intrinsics = problem.intrinsics[problem.intrinsics_ids]
         for index, pose in enumerate(problem.T_camera_world):
             yield self.look(index, pose, intrinsics[index]).halved(self.halvings)
 
-    def cost(self, problem: BundleProblem) -> float:
-        """Weighted cost of all views at other cameras, over the same pixels."""
-        state = zip(self._views(problem), self.used, self.noise, self.weights, strict=True)
-        return sum(
-            weight * photometric_cost(replace(view, used=used), noise) for view, used, noise, weight in state
-        )
+    def equations(self, problem: BundleProblem) -> tuple[float, Tensor, Tensor]:
+        """The weighted cost of all views over the same pixels, and its equations, patches eliminated.
 
-    def add_to(self, equations: NormalEquations) -> float:
-        """Add to the tracks' equations; returns the photographs' share in the information about the poses."""
-        weights = torch.tensor(self.weights).to(self.gradient)[:, None]
-        matrix, gradient = weights[..., None] * self.matrix, weights * self.gradient
-        poses = matrix[:, :6, :6]
-        equations.cameras += poses
-        equations.cameras_intrinsics[:, :, 0] += matrix[:, :6, 6]
-        ids = equations.problem.intrinsics_ids
-        equations.intrinsics[:, 0, 0].index_add_(0, ids, matrix[:, 6, 6])
-        equations.gradient_cameras += gradient[:, :6, None]
-        equations.gradient_intrinsics[:, 0].index_add_(0, ids, gradient[:, 6])
-        # The trace does not depend on the units of rotation and translation.
-        shares = torch.linalg.pinv(equations.cameras, hermitian=True) @ poses
-        return float(shares.diagonal(dim1=1, dim2=2).mean())
+        Args:
+            problem: Cameras.
+
+        Returns:
+            The cost that the best displacements of the patches would leave.
+            Matrix over all cameras, then the K sets of 5 intrinsics. (6 C + 5 K, 6 C + 5 K).
+            Gradient. (6 C + 5 K,).
+        """
+        num_cameras, num_patches = len(problem.T_camera_world), len(self.patches)
+        size, cost = 6 * num_cameras + problem.intrinsics.numel(), 0.0
+        matrix, gradient = problem.points.new_zeros(size, size), problem.points.new_zeros(size)
+        coupling = problem.points.new_zeros(num_patches, size, 3)
+        own, slope = problem.points.new_zeros(num_patches, 3, 3), problem.points.new_zeros(num_patches, 3)
+        for index, view in enumerate(self._views(problem)):
+            view = replace(view, used=self.used[index])
+            weight, noise = self.weights[index], self.noise[index]
+            pixels, pose = pixel_equations(view, noise), problem.T_camera_world[index]
+            of_view, of_patches = pixels.sum(), self.patches.equations(pixels, self.patch_ids[index], pose)
+            first = 6 * num_cameras + problem.intrinsics.shape[1] * int(problem.intrinsics_ids[index])
+            rows = torch.tensor([*range(6 * index, 6 * index + 6), first], device=matrix.device)
+            cost += weight * photometric_cost(view, noise)
+            matrix[rows[:, None], rows] += weight * of_view.matrix
+            gradient[rows] += weight * of_view.gradient
+            coupling[:, rows] += weight * of_patches.coupling
+            own += weight * of_patches.matrix + of_patches.prior
+            slope += weight * of_patches.gradient
+        seen = own.diagonal(dim1=1, dim2=2).sum(-1) > 0
+        coupling, slope = coupling[seen], slope[seen, :, None]
+        factor = torch.linalg.cholesky(own[seen])
+        moves = torch.cholesky_solve(slope, factor)
+        matrix -= torch.einsum("pik,pjk->ij", coupling, torch.cholesky_solve(coupling.mT, factor).mT)
+        gradient -= (coupling @ moves).sum(0).squeeze(-1)
+        return cost - float((slope * moves).sum()), matrix, gradient
+
+
+def _share(photometric: Tensor, tracks: NormalEquations) -> float:
+    """Share of the photographs in the information about each pose, the others held; mean over its motions.
+
+    The trace that this takes does not depend on the units of rotation and translation.
+    """
+    num_cameras = len(tracks.cameras)
+
+    def of_poses(matrix: Tensor) -> Tensor:
+        size = 6 * num_cameras
+        blocks = matrix[:size, :size].reshape(num_cameras, 6, num_cameras, 6)
+        return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
+
+    said = of_poses(photometric)
+    every = said + of_poses(tracks.reduce(0.0)[0])
+    return float((torch.linalg.pinv(every, hermitian=True) @ said).diagonal(dim1=1, dim2=2).mean())
 
 
 def _track_cost(problem: BundleProblem) -> float:

@@ -71,6 +71,29 @@ class RenderedView:
         """Rendering minus photograph at the pixels that count. (N, 3)."""
         return (self.rendered - self.photo)[self.used]
 
+    def plane(self) -> Tensor:
+        """Where the pixels that count are on the plane at depth one, camera coordinates. (N, 2)."""
+        row, column = torch.nonzero(self.used, as_tuple=True)
+        return (torch.stack([column + 0.5, row + 0.5], -1).to(self.depth) - self.center) / self.focal
+
+
+class PixelEquations(NamedTuple):
+    """What the pixels of a view that count say about their motions x in the image: x^T A x / 2 + v^T x."""
+
+    jacobian: Tensor
+    """Derivatives of the motions by the variables of `motion_on_plane`. (N, 2, 7)."""
+    tensor: Tensor
+    """A, the robustly weighted structure tensor. (N, 2, 2)."""
+    vector: Tensor
+    """v. (N, 2)."""
+
+    def sum(self) -> ViewEquations:
+        """The equations of the view."""
+        along = self.tensor @ self.jacobian
+        scores = torch.einsum("nip,ni->np", self.jacobian, self.vector)
+        matrix = torch.einsum("nip,niq->pq", self.jacobian, along)
+        return ViewEquations(matrix.double(), scores.double().sum(0))
+
 
 class ViewEquations(NamedTuple):
     """Robust normal equations of one view, by pose increment (see `move_cameras`) and log focal."""
@@ -123,8 +146,26 @@ def photometric_cost(view: RenderedView, noise: float) -> float:
     return float((CAUCHY**2 * torch.log1p(_squared(view.residuals(), noise) / CAUCHY**2)).double().sum())
 
 
-def photometric_equations(view: RenderedView, noise: float) -> tuple[ViewEquations, float]:
-    """Linearise the cost of one view, and tell how much its pixels are worth.
+def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
+    """Linearise the cost of every pixel.
+
+    Args:
+        view: Rendering and photograph.
+        noise: Standard deviation of the residuals.
+    """
+    residuals = view.residuals()
+    jacobian = view.focal[:, None] * motion_on_plane(view.plane(), view.depth[view.used])
+    gradient = _image_gradient((view.rendered + view.photo) / 2)[view.used]  # (N, 3, 2)
+    weight = 1 / (1 + _squared(residuals, noise) / CAUCHY**2) / (3 * noise**2)
+    return PixelEquations(
+        jacobian,
+        torch.einsum("n,nci,ncj->nij", weight, gradient, gradient),
+        -torch.einsum("n,nci,nc->ni", weight, gradient, residuals),
+    )
+
+
+def worth_of_pixels(pixels: PixelEquations, used: Tensor) -> float:
+    """How much the pixels of a view are worth.
 
     Pixels are no independent witnesses: what blurs or shades one blurs and shades its neighbours. Summed as
     if they were, they would outvote any number of tracks. The sum is a composite likelihood; multiplied by
@@ -133,39 +174,25 @@ def photometric_equations(view: RenderedView, noise: float) -> tuple[ViewEquatio
     measured on blocks of pixels: what remains of their gradients after the best motion of this view, squared.
 
     Args:
-        view: Rendering and photograph.
-        noise: Standard deviation of the residuals.
+        pixels: What they say.
+        used: Which pixels of the view these are. (H, W), bool.
 
     Returns:
-        The equations of the cost without that factor; the factor, 0 where the view says nothing.
+        The factor, 0 where the view says nothing.
     """
-    residuals = view.residuals()
-    row, column = torch.nonzero(view.used, as_tuple=True)
-    plane = torch.stack([column + 0.5, row + 0.5], -1).to(residuals)
-    plane = (plane - view.center) / view.focal
-    jacobian = view.focal[:, None] * motion_on_plane(plane, view.depth[view.used])
-    gradient = _image_gradient((view.rendered + view.photo) / 2)[view.used]  # (N, 3, 2)
-    weight = 1 / (1 + _squared(residuals, noise) / CAUCHY**2) / (3 * noise**2)
-    tensor = torch.einsum("n,nci,ncj->nij", weight, gradient, gradient)
-    vector = -torch.einsum("n,nci,nc->ni", weight, gradient, residuals)
-    along = tensor @ jacobian
-    matrix = torch.einsum("nip,niq->pq", jacobian, along).double()
-    scores = torch.einsum("nip,ni->np", jacobian, vector)
-    equations = ViewEquations(matrix, scores.double().sum(0))
-
-    pose = slice(0, 6)
-    factor, info = torch.linalg.cholesky_ex(matrix[pose, pose])
-    if info != 0 or not len(residuals):
-        return equations, 0.0
-    best = -torch.cholesky_solve(equations.gradient[pose, None], factor).to(along)
-    explained = (along[..., pose] @ best).squeeze(-1)
-    remaining = scores[:, pose] + torch.einsum("nip,ni->np", jacobian[..., pose], explained)
-    size = -(-max(view.used.shape) // BLOCKS)
-    columns = -(-view.used.shape[1] // size)
-    block = (row // size) * columns + column // size
-    sums = remaining.new_zeros(int(block.max()) + 1, 6).index_add_(0, block, remaining).double()
+    equations, jacobian = pixels.sum(), pixels.jacobian[..., :6]
+    factor, info = torch.linalg.cholesky_ex(equations.matrix[:6, :6])
+    if info != 0 or not len(jacobian):
+        return 0.0
+    best = -torch.cholesky_solve(equations.gradient[:6, None], factor).to(jacobian)
+    remaining = pixels.vector + (pixels.tensor @ (jacobian @ best)).squeeze(-1)
+    scores = torch.einsum("nip,ni->np", jacobian, remaining)
+    row, column = torch.nonzero(used, as_tuple=True)
+    size = -(-max(used.shape) // BLOCKS)
+    block = (row // size) * -(-used.shape[1] // size) + column // size
+    sums = scores.new_zeros(int(block.max()) + 1, 6).index_add_(0, block, scores).double()
     spread = torch.cholesky_solve(sums.T @ sums, factor).diagonal().sum()
-    return equations, float(6 / spread) if spread > 0 else 0.0
+    return float(6 / spread) if spread > 0 else 0.0
 
 
 def motion_on_plane(plane: Tensor, depth: Tensor) -> Tensor:

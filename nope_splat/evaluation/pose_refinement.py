@@ -17,8 +17,9 @@ from nope_splat.photometric_alignment import (
     RenderedView,
     motion_on_plane,
     photometric_cost,
-    photometric_equations,
+    pixel_equations,
     robust_noise,
+    worth_of_pixels,
 )
 from nope_splat.reconstruction.bundle_problem import move_cameras
 
@@ -78,7 +79,7 @@ def minimise(look: Look, T_camera_world: Tensor, sightings: Sightings | None, ma
     """Minimise the photometric cost of a pose, coarse to fine, plus the reprojection cost of the sightings.
 
     Each kind of residual counts in units of its own noise, and the pixels, which depend on each other, as
-    much as `photometric_equations` tells. What no training photograph shows disagrees with every pose: it is
+    much as `worth_of_pixels` tells. What no training photograph shows disagrees with every pose: it is
     left out where it has no opaque, continuous surface, and robustly outvoted elsewhere.
 
     Args:
@@ -97,7 +98,8 @@ def minimise(look: Look, T_camera_world: Tensor, sightings: Sightings | None, ma
         for _ in range(max_steps):
             seen = view.halved(halvings)
             color_noise = robust_noise(seen)
-            equations, worth = photometric_equations(seen, color_noise)
+            pixels = pixel_equations(seen, color_noise)
+            equations, worth = pixels.sum(), worth_of_pixels(pixels, seen.used)
             matrix, gradient = worth * equations.matrix[:6, :6], worth * equations.gradient[:6]
             if sightings:
                 track_matrix, track_gradient = sightings.equations(pose, noise)

@@ -108,6 +108,16 @@ class NormalEquations:
         self.gradient_intrinsics = by_intrinsics(gt @ residuals).squeeze(-1) + prior * (
             problem.intrinsics - problem.prior_mean
         )
+        self._others: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, matrix: Tensor, gradient: Tensor) -> None:
+        """Add equations from elsewhere, in which the points have no part.
+
+        Args:
+            matrix: Over all cameras, then the K sets of 5 intrinsics. (6 C + 5 K, 6 C + 5 K).
+            gradient: Over the same. (6 C + 5 K,).
+        """
+        self._others.append((matrix, gradient))
 
     def reduce(self, damping: float) -> tuple[Tensor, Tensor, Tensor]:
         """Eliminate the points.
@@ -155,6 +165,8 @@ class NormalEquations:
                 self.gradient_intrinsics.flatten() - (self.intrinsics_points @ reached).sum(0).squeeze(-1),
             ]
         )
+        for other_matrix, other_gradient in self._others:
+            matrix, gradient = matrix + other_matrix, gradient + other_gradient
         return matrix, gradient, inverse
 
     def solve(self, damping: float) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -171,6 +183,7 @@ class NormalEquations:
         matrix, gradient, inverse = self.reduce(damping)
         blocks = self.cameras, self.intrinsics
         diagonal = torch.cat([block.diagonal(dim1=1, dim2=2).flatten() for block in blocks])
+        diagonal = sum((other.diagonal() for other, _ in self._others), diagonal)
         matrix = matrix + torch.diag(damping * diagonal + 1e-12)
         free = torch.cat([problem.free_cameras.repeat_interleave(6), problem.free_intrinsics.flatten()])
         factor, info = torch.linalg.cholesky_ex(matrix[free][:, free])

@@ -19,9 +19,10 @@ from nope_splat.joint_adjustment import adjust_jointly
 from nope_splat.photometric_alignment import (
     motion_on_plane,
     photometric_cost,
-    photometric_equations,
+    pixel_equations,
     robust_noise,
     usable_pixels,
+    worth_of_pixels,
 )
 from nope_splat.reconstruction.bundle import adjust
 from nope_splat.reconstruction.bundle_problem import BundleProblem, reprojection_residuals, retract
@@ -59,7 +60,7 @@ def test_gradient_of_the_cost_agrees_with_finite_differences() -> None:
     pose, focal = moved(scene.problem, start)
     view = look_at_wall(pose, focal, scene.photos[0])
     noise = robust_noise(view)
-    equations, _ = photometric_equations(view, noise)
+    equations = pixel_equations(view, noise).sum()
 
     def cost(step: torch.Tensor) -> float:
         pose, focal = moved(scene.problem, start + step)
@@ -93,7 +94,7 @@ def test_dependent_pixels_count_for_less() -> None:
     worth = []
     for noise in (independent, dependent):
         noisy = replace(view, photo=view.photo + noise)
-        worth.append(photometric_equations(noisy, robust_noise(noisy))[1])
+        worth.append(worth_of_pixels(pixel_equations(noisy, robust_noise(noisy)), noisy.used))
     assert 0.5 < worth[0] < 1.5 * 3  # one noise in three channels, of which the sum is taken as the mean
     assert worth[1] < 0.3 * worth[0]
 

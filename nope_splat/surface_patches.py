@@ -1,0 +1,104 @@
+"""Patches of the surface that may move by themselves: what photographs say about cameras alone.
+
+Gaussians have been fitted with the very cameras that they are to adjust. Held fixed, they would be taken for
+surveyed landmarks: they hold the cameras where they are, or, being blurred or misplaced in the same way in
+all views, pull them away. Bundle adjustment lets its points move and eliminates them; here the surface around
+each of many track points is a patch that may be displaced as a whole. With the blocks U, W, V and gradients
+a, b of the photometric equations by cameras and displacements, and Q their prior,
+
+    S = U - W (V + Q)^-1 W^T,     s = a - W (V + Q)^-1 b
+
+is what is left for the cameras, and b^T (V + Q)^-1 b what the displacements take off the cost.
+
+The prior says that every view shows the patch where it is, within a pixel, and ten along its ray. It only
+decides what the photographs cannot: the place of the whole, and of patches that one view sees or that have
+no texture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from nope_splat.photometric_alignment import PixelEquations, RenderedView
+
+MAX_PATCHES = 1000
+"""Enough for about a hundred in each view of a scene; results hardly depend on it from there on."""
+SIGMA, RAY_SIGMA = 1.0, 10.0
+"""Standard deviations of a patch's place in a view and along its ray, in pixels at its depth."""
+POSITION = slice(3, 6)
+"""The camera's translation among the variables of `motion_on_plane`: a patch moves against it."""
+
+
+@dataclass(frozen=True)
+class PatchEquations:
+    """Blocks of the normal equations of one view that displacements of P patches have a part in."""
+
+    coupling: Tensor
+    """By the N variables of the view and the displacement. (P, N, 3), float64."""
+    matrix: Tensor
+    """By the displacement. (P, 3, 3), float64."""
+    prior: Tensor
+    """Of the displacement. (P, 3, 3), float64."""
+    gradient: Tensor
+    """By the displacement. (P, 3), float64."""
+
+
+class SurfacePatches:
+    """The surface divided by its nearest track points.
+
+    Args:
+        points: Track points. (M, 3).
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        chosen = torch.linspace(0, len(points) - 1, min(len(points), MAX_PATCHES)).long()
+        self._tree = cKDTree(points[chosen.to(points.device)].cpu().numpy())
+
+    def __len__(self) -> int:
+        return self._tree.n
+
+    def seen_in(self, view: RenderedView, T_camera_world: Tensor) -> Tensor:
+        """Which patch each pixel that counts shows.
+
+        Args:
+            view: The rendering.
+            T_camera_world: Its camera. (4, 4).
+
+        Returns:
+            Indices of patches. (N,), int64.
+        """
+        in_camera = torch.cat([view.plane(), torch.ones_like(view.depth[view.used])[:, None]], -1)
+        in_camera = (view.depth[view.used][:, None] * in_camera).to(T_camera_world)
+        world = (in_camera - T_camera_world[:3, 3]) @ T_camera_world[:3, :3]
+        return torch.from_numpy(self._tree.query(world.cpu().numpy())[1]).to(view.depth.device)
+
+    def equations(self, pixels: PixelEquations, patch_ids: Tensor, T_camera_world: Tensor) -> PatchEquations:
+        """Sum the equations of a view's pixels by their patches.
+
+        Args:
+            pixels: What the pixels say.
+            patch_ids: Their patches, as of `seen_in`. (N,).
+            T_camera_world: Camera of the view. (4, 4).
+        """
+        rotation, along = T_camera_world[:3, :3].double(), pixels.tensor @ pixels.jacobian[..., POSITION]
+        motion = pixels.jacobian[..., POSITION]
+        coupling = self._sum(pixels.jacobian.mT @ along, patch_ids)
+        gradient = self._sum((motion.mT @ pixels.vector[..., None]).squeeze(-1), patch_ids)
+        counts = torch.bincount(patch_ids, minlength=len(self)).clamp(min=1)[:, None, None]
+        width = motion[:, 0, 0].square()[:, None, None] * torch.eye(3).to(motion)
+        prior = self._sum(motion.mT @ motion / SIGMA**2 + width / RAY_SIGMA**2, patch_ids) / counts
+        return PatchEquations(
+            coupling=coupling @ rotation,
+            matrix=rotation.T @ coupling[:, POSITION] @ rotation,
+            prior=rotation.T @ prior @ rotation,
+            gradient=gradient @ rotation,
+        )
+
+    def _sum(self, values: Tensor, patch_ids: Tensor) -> Tensor:
+        """Sum rows by their patches. (N, ...) to (P, ...), float64."""
+        out = torch.zeros(len(self), *values.shape[1:], dtype=torch.float64, device=values.device)
+        return out.index_add_(0, patch_ids, values.double())
