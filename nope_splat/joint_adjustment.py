@@ -10,8 +10,9 @@ world where it is, and where they say nothing the damping does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class JointResult:
 
 
 def adjust_jointly(
-    problem: BundleProblem, look: Look, max_iterations: int = 8, tolerance: float = 1e-4
+    problem: BundleProblem, look: Look, max_iterations: int = 8, tolerance: float = 1e-3
 ) -> JointResult:
     """Minimise the reprojection cost of the tracks plus the photometric cost of the views.
 
@@ -89,7 +90,7 @@ def adjust_jointly(
     damping, share, costs = FIRST_DAMPING, 0.0, []
     for iteration in range(max_iterations):
         halvings = HALVINGS[iteration] if iteration < len(HALVINGS) else 0
-        photometric = _Photometric(look, problem, halvings)
+        photometric = _Photometric(look, halvings, SurfacePatches(problem.points))
         equations = NormalEquations(problem, linearize(problem), structure)
         cost, matrix, gradient = photometric.equations(problem)
         share = _share(matrix, equations)
@@ -115,51 +116,64 @@ def adjust_jointly(
     return JointResult(problem, tuple(costs), share)
 
 
-class _Photometric:
-    """The photometric part of one step, with the pixels, noise, weights and patches of its start.
+class _FirstLook(NamedTuple):
+    """What the start of a step decides for all of it."""
 
-    The pixels of one view are in memory at a time.
+    used: Tensor
+    """Pixels of the view that count. (H, W), bool."""
+    noise: float
+    """Standard deviation of their residuals."""
+    weight: float
+    """What they are worth."""
+    patch_ids: Tensor
+    """Patches that they show. (N,)."""
+
+
+class _Photometric:
+    """The photometric part of one step; the pixels of one view are in memory at a time.
+
+    Args:
+        look: Renders a view.
+        halvings: How often the images are halved.
+        patches: Patches of the surface.
     """
 
-    def __init__(self, look: Look, problem: BundleProblem, halvings: int) -> None:
-        self.look, self.halvings = look, halvings
-        self.patches = SurfacePatches(problem.points)
-        self.used, self.noise, self.weights, self.patch_ids = [], [], [], []
-        for view, pose in zip(self._views(problem), problem.T_camera_world, strict=True):
-            noise = robust_noise(view)
-            self.used.append(view.used)
-            self.noise.append(noise)
-            self.weights.append(worth_of_pixels(pixel_equations(view, noise), view.used))
-            self.patch_ids.append(self.patches.seen_in(view, pose))
-
-    def _views(self, problem: BundleProblem) -> Iterator[RenderedView]:
-        intrinsics = problem.intrinsics[problem.intrinsics_ids]
-        for index, pose in enumerate(problem.T_camera_world):
-            yield self.look(index, pose, intrinsics[index]).halved(self.halvings)
+    def __init__(self, look: Look, halvings: int, patches: SurfacePatches) -> None:
+        self._look, self._halvings, self._patches = look, halvings, patches
+        self._first: list[_FirstLook] = []
 
     def equations(self, problem: BundleProblem) -> tuple[float, Tensor, Tensor]:
-        """The weighted cost of all views over the same pixels, and its equations, patches eliminated.
+        """The weighted cost of all views, and its equations, patches eliminated.
 
         Args:
-            problem: Cameras.
+            problem: Cameras: at first those that the step starts from, then candidates.
 
         Returns:
             The cost that the best displacements of the patches would leave.
             Matrix over all cameras, then the K sets of 5 intrinsics. (6 C + 5 K, 6 C + 5 K).
             Gradient. (6 C + 5 K,).
         """
-        num_cameras, num_patches = len(problem.T_camera_world), len(self.patches)
-        size, cost = 6 * num_cameras + problem.intrinsics.numel(), 0.0
-        matrix, gradient = problem.points.new_zeros(size, size), problem.points.new_zeros(size)
-        coupling = problem.points.new_zeros(num_patches, size, 3)
-        own, slope = problem.points.new_zeros(num_patches, 3, 3), problem.points.new_zeros(num_patches, 3)
-        for index, view in enumerate(self._views(problem)):
-            view = replace(view, used=self.used[index])
-            weight, noise = self.weights[index], self.noise[index]
-            pixels, pose = pixel_equations(view, noise), problem.T_camera_world[index]
-            of_view, of_patches = pixels.sum(), self.patches.equations(pixels, self.patch_ids[index], pose)
-            first = 6 * num_cameras + problem.intrinsics.shape[1] * int(problem.intrinsics_ids[index])
-            rows = torch.tensor([*range(6 * index, 6 * index + 6), first], device=matrix.device)
+        num_cameras, (num_intrinsics, width) = len(problem.T_camera_world), problem.intrinsics.shape
+        size, num_patches = 6 * num_cameras + width * num_intrinsics, len(self._patches)
+        zeros = problem.points.new_zeros
+        cost, matrix, gradient = 0.0, zeros(size, size), zeros(size)
+        coupling, own, slope = zeros(num_patches, size, 3), zeros(num_patches, 3, 3), zeros(num_patches, 3)
+        for index, pose in enumerate(problem.T_camera_world):
+            camera = int(problem.intrinsics_ids[index])
+            view = self._look(index, pose, problem.intrinsics[camera]).halved(self._halvings)
+            if index == len(self._first):
+                noise = robust_noise(view)
+                pixels = pixel_equations(view, noise)
+                patch_ids = self._patches.seen_in(view, pose)
+                weight = worth_of_pixels(pixels, view.used)
+                self._first.append(_FirstLook(view.used, noise, weight, patch_ids))
+            else:
+                used, noise, weight, patch_ids = self._first[index]
+                view = replace(view, used=used)
+                pixels = pixel_equations(view, noise)
+            of_view, of_patches = pixels.sum(), self._patches.equations(pixels, patch_ids, pose)
+            focal = 6 * num_cameras + width * camera
+            rows = torch.tensor([*range(6 * index, 6 * index + 6), focal], device=matrix.device)
             cost += weight * photometric_cost(view, noise)
             matrix[rows[:, None], rows] += weight * of_view.matrix
             gradient[rows] += weight * of_view.gradient
