@@ -70,7 +70,7 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
             camera_ids=observations.view_ids,
             point_ids=observations.point_ids,
             xy=observations.xy.double(),
-            sigma=torch.ones_like(observations.xy[:, 0], dtype=torch.float64),
+            sigma=observations.sigma.double(),
             free_cameras=torch.full((len(cameras),), moves, device=model.device),
             free_intrinsics=free_intrinsics,
             prior_mean=intrinsics,

@@ -231,4 +231,5 @@ def training_observations(scene: SparseScene, photo_ids: NDArray[np.int64]) -> T
         point_ids=torch.from_numpy(observations.point_ids),
         view_ids=torch.from_numpy(view_of_photo[observations.photo_ids]),
         xy=torch.from_numpy(observations.xy - centers).float(),
+        sigma=torch.from_numpy(scene.noise).float(),
     )

@@ -27,10 +27,12 @@ class TrackObservations(NamedTuple):
     """Index of the training view. (O,), int64."""
     xy: Tensor
     """Where the point is seen: pixels of the full-resolution photograph, from the principal point. (O, 2)."""
+    sigma: Tensor
+    """Standard deviation of that per axis, pixels. (O,)."""
 
     def to(self, device: torch.device) -> TrackObservations:
         """The same on a device."""
-        return TrackObservations(self.point_ids.to(device), self.view_ids.to(device), self.xy.to(device))
+        return TrackObservations(*(field.to(device) for field in self))
 
 
 def track_2d_loss(

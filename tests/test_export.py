@@ -76,6 +76,7 @@ def make_scene(
         points=points,
         colors=rng.integers(0, 256, (num_points, 3)).astype(np.uint8),
         observations=Observations(point_ids[~late], photo_ids[~late], xy[~late]),
+        noise=np.full((~late).sum(), 0.5),
         resections=Observations(point_ids[late], photo_ids[late], xy[late]),
         failures={"sub folder/photo 2.jpg": "too few matches"},
         graph=MatchGraph(

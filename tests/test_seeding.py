@@ -83,6 +83,7 @@ def scene_and_images():
         points=np.array(points),
         colors=np.zeros((len(points), 3), np.uint8),
         observations=Observations(np.array(point_ids), np.array(photo_ids), np.array(observed)),
+        noise=np.ones(len(point_ids)),
         resections=nothing,
         failures={},
         graph=MatchGraph(5, np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)),

@@ -79,6 +79,7 @@ def finish(
         points=points,
         colors=np.zeros(points.shape, np.uint8),
         observations=Observations(point_ids, photo_ids, xy),
+        noise=scene.sigma[rows] * layout.pixel_sizes[photo_ids],
         resections=none,
         failures={},
         graph=graph,

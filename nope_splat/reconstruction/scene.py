@@ -45,6 +45,8 @@ class SparseScene:
     """Mean colour of each point over its observations, RGB. (P, 3)."""
     observations: Observations
     """Observations of the points in registered training photographs; every point has at least two."""
+    noise: NDArray[np.float64]
+    """Standard deviation of each observation per axis, pixels of the full-resolution photograph. (O,)."""
     resections: Observations
     """Observations of the points in registered held-out photographs, found after everything else."""
     failures: dict[str, str]
@@ -171,7 +173,10 @@ class SparseScene:
             return cls.from_arrays(dict(file))
 
 
-_ARRAYS = ("photo_sizes", "camera_ids", "held_out", "registered", "T_world_camera", "points", "colors")
+_ARRAYS = (
+    *("photo_sizes", "camera_ids", "held_out", "registered", "T_world_camera"),
+    *("points", "colors", "noise"),
+)
 
 
 def normalise(scene: SparseScene) -> SparseScene:

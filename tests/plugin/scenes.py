@@ -56,4 +56,6 @@ def track_scene(num_views: int = 5, num_points: int = 60, noise: float = 0.0, se
     in_camera = torch.einsum("oij,oj->oi", T[:, :3, :3], points[point_ids]) + T[:, :3, 3]
     xy = focal * in_camera[:, :2] / in_camera[:, 2:]
     xy = xy + noise * torch.randn(xy.shape, generator=generator, dtype=torch.float64)
-    return TrackScene(points, poses, focal, TrackObservations(point_ids, view_ids, xy))
+    return TrackScene(
+        points, poses, focal, TrackObservations(point_ids, view_ids, xy, torch.ones_like(xy[:, 0]))
+    )

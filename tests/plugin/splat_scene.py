@@ -128,6 +128,7 @@ def write_scene(folder: Path, num_views: int, unregistered: tuple[int, ...], hel
         points=truth.points.numpy(),
         colors=colors,
         observations=sightings(~is_held_out),
+        noise=np.ones(len(sightings(~is_held_out))),
         resections=sightings(is_held_out),
         failures={names[view]: "no matches" for view in unregistered},
         graph=MatchGraph(num_views, empty, empty[:, 0], empty[:, 0]),

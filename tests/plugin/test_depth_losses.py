@@ -249,6 +249,7 @@ def plane_scene(folder: Path) -> tuple[SparseScene, list[Photo], np.ndarray]:
         points=points,
         colors=np.zeros(points.shape, np.uint8),
         observations=Observations(np.tile(np.arange(50), 5), np.concatenate(photo_ids), np.concatenate(xy)),
+        noise=np.ones(250),
         resections=Observations(none, none, np.zeros((0, 2))),
         failures={},
         graph=MatchGraph(5, edges, weights, none),

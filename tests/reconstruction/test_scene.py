@@ -37,6 +37,7 @@ def sparse_scene(noise: float = 0.0) -> SparseScene:
         points=made.points,
         colors=np.random.default_rng(0).integers(0, 256, made.points.shape).astype(np.uint8),
         observations=Observations(point_ids[training], photo_ids[training], xy[training]),
+        noise=np.linspace(0.1, 0.5, training.sum()),
         resections=Observations(point_ids[held], photo_ids[held], xy[held]),
         failures={"004.png": "no verified matches with any other photo"},
         graph=MatchGraph(5, np.array([[0, 1], [1, 3]]), np.array([40, 30]), np.array([0, 1])),
