@@ -106,7 +106,7 @@ def write_scene(folder: Path, num_views: int, unregistered: tuple[int, ...], hel
     is_held_out[::8] = held_out
     registered = np.ones(num_views, bool)
     registered[list(unregistered)] = False
-    point_ids, photo_ids, xy = (values.numpy() for values in truth.observations)
+    point_ids, photo_ids, xy = (values.numpy() for values in truth.observations[:3])
     xy = xy * FOCAL / float(truth.focal) + np.array(SIZE) / 2 + OFFSET
 
     def sightings(mask: np.ndarray) -> Observations:
