@@ -90,7 +90,7 @@ def adjust_jointly(
     damping, share, costs = FIRST_DAMPING, 0.0, []
     for iteration in range(max_iterations):
         halvings = HALVINGS[iteration] if iteration < len(HALVINGS) else 0
-        photometric = _Photometric(look, halvings, SurfacePatches(problem.points))
+        photometric = PhotometricSystem(look, halvings, SurfacePatches(problem.points))
         equations = NormalEquations(problem, linearize(problem), structure)
         cost, matrix, gradient = photometric.equations(problem)
         share = _share(matrix, equations)
@@ -129,7 +129,7 @@ class _FirstLook(NamedTuple):
     """Patches that they show. (N,)."""
 
 
-class _Photometric:
+class PhotometricSystem:
     """The photometric part of one step; the pixels of one view are in memory at a time.
 
     Args:

@@ -1,6 +1,7 @@
 """The joint second-order adjustment of cameras, on a wall whose pictures are exact.
 
-- Derivatives of pixel positions and of the photometric cost agree with finite differences.
+- Derivatives of pixel positions and of the photometric cost agree with finite differences, also of the cost
+  that displaced patches of the surface leave; they take what only landmarks could say.
 - Pixels that do not move as predicted are left out; dependent pixels are worth less than they are many.
 - Disturbed cameras and focal length are recovered, better than from few noisy tracks alone.
 - The joint cost falls with every step, the same start gives the same end, and what is fixed stays.
@@ -15,7 +16,8 @@ import pytest
 import torch
 from plugin.wall_scene import FOCAL, look_at_wall, wall
 
-from nope_splat.joint_adjustment import adjust_jointly
+from nope_splat import surface_patches
+from nope_splat.joint_adjustment import PhotometricSystem, adjust_jointly
 from nope_splat.photometric_alignment import (
     motion_on_plane,
     photometric_cost,
@@ -26,6 +28,7 @@ from nope_splat.photometric_alignment import (
 )
 from nope_splat.reconstruction.bundle import adjust
 from nope_splat.reconstruction.bundle_problem import BundleProblem, reprojection_residuals, retract
+from nope_splat.surface_patches import SurfacePatches
 
 
 def moved(problem: BundleProblem, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,6 +100,46 @@ def test_dependent_pixels_count_for_less() -> None:
         worth.append(worth_of_pixels(pixel_equations(noisy, robust_noise(noisy)), noisy.used))
     assert 0.5 < worth[0] < 1.5 * 3  # one noise in three channels, of which the sum is taken as the mean
     assert worth[1] < 0.3 * worth[0]
+
+
+def test_gradient_that_patches_leave_agrees_with_finite_differences() -> None:
+    """As far as differences of neighbouring pixels are derivatives: what is left is a small part."""
+    scene = wall()
+    start = scene.disturbed(degrees=0.01, shift=3e-4, log_focal=5e-4)
+    system = PhotometricSystem(scene.look, 0, SurfacePatches(start.points))
+    _, _, gradient = system.equations(start)
+
+    def cost(step: torch.Tensor) -> float:
+        d_cameras, d_intrinsics = step[:24].view(4, 6), step[24:].view(1, 5)
+        return system.equations(retract(start, d_cameras, torch.zeros_like(start.points), d_intrinsics))[0]
+
+    for row in (0, 5, 9, 22, 24):
+        unit = 1e-5 * torch.eye(29).double()[row]
+        slope = (cost(unit) - cost(-unit)) / 2e-5
+        assert 2 * float(gradient[row]) == pytest.approx(
+            slope, rel=0.2, abs=0.02 * float(gradient[:24].abs().max())
+        )
+
+
+def test_the_surface_is_no_landmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the whole is, photographs cannot say; where one camera is among the others, they can."""
+    scene = wall()
+    generator = torch.Generator().manual_seed(2)
+    photos = [photo + 0.02 * torch.randn(photo.shape, generator=generator).double() for photo in scene.photos]
+    look, patches = replace(scene, photos=photos).look, SurfacePatches(scene.problem.points)
+    soft = PhotometricSystem(look, 0, patches).equations(scene.problem)[1]
+    monkeypatch.setattr(surface_patches, "SIGMA", 1e-6)
+    monkeypatch.setattr(surface_patches, "RAY_SIGMA", 1e-6)
+    fixed = PhotometricSystem(look, 0, patches).equations(scene.problem)[1]
+    shift = torch.zeros(4, 6, dtype=torch.float64)
+    shift[:, 3:] = scene.problem.T_camera_world[:, :3, 0]  # all cameras along the world's x
+    alone = torch.where(torch.arange(4)[:, None] == 0, shift, 0.0)
+
+    def information(matrix: torch.Tensor, motion: torch.Tensor) -> float:
+        return float(motion.flatten() @ matrix[:24, :24] @ motion.flatten())
+
+    assert information(soft, shift) < 0.05 * information(fixed, shift)
+    assert information(soft, alone) > 0.3 * information(fixed, alone)
 
 
 def test_recovers_disturbed_cameras_better_than_few_tracks_do() -> None:
