@@ -103,7 +103,7 @@ def test_dependent_pixels_count_for_less() -> None:
 
 
 def test_gradient_that_patches_leave_agrees_with_finite_differences() -> None:
-    """As far as differences of neighbouring pixels are derivatives: what is left is a small part."""
+    """As far as differences of neighbouring pixels are derivatives and robust weights constant."""
     scene = wall()
     start = scene.disturbed(degrees=0.01, shift=3e-4, log_focal=5e-4)
     system = PhotometricSystem(scene.look, 0, SurfacePatches(start.points))
@@ -117,7 +117,7 @@ def test_gradient_that_patches_leave_agrees_with_finite_differences() -> None:
         unit = 1e-5 * torch.eye(29).double()[row]
         slope = (cost(unit) - cost(-unit)) / 2e-5
         assert 2 * float(gradient[row]) == pytest.approx(
-            slope, rel=0.2, abs=0.02 * float(gradient[:24].abs().max())
+            slope, rel=0.3, abs=0.02 * float(gradient[:24].abs().max())
         )
 
 
