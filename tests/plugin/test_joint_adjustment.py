@@ -16,7 +16,7 @@ import pytest
 import torch
 from plugin.wall_scene import FOCAL, look_at_wall, wall
 
-from nope_splat import surface_patches
+from nope_splat import joint_adjustment, surface_patches
 from nope_splat.joint_adjustment import PhotometricSystem, adjust_jointly
 from nope_splat.photometric_alignment import (
     motion_on_plane,
@@ -102,8 +102,9 @@ def test_dependent_pixels_count_for_less() -> None:
     assert worth[1] < 0.3 * worth[0]
 
 
-def test_gradient_that_patches_leave_agrees_with_finite_differences() -> None:
-    """As far as differences of neighbouring pixels are derivatives and robust weights constant."""
+def test_gradient_that_patches_leave_agrees_with_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as differences of neighbouring pixels are derivatives, with a noise that no residual exceeds."""
+    monkeypatch.setattr(joint_adjustment, "robust_noise", lambda view: 0.02)
     scene = wall()
     start = scene.disturbed(degrees=0.01, shift=3e-4, log_focal=5e-4)
     system = PhotometricSystem(scene.look, 0, SurfacePatches(start.points))
@@ -117,7 +118,7 @@ def test_gradient_that_patches_leave_agrees_with_finite_differences() -> None:
         unit = 1e-5 * torch.eye(29).double()[row]
         slope = (cost(unit) - cost(-unit)) / 2e-5
         assert 2 * float(gradient[row]) == pytest.approx(
-            slope, rel=0.3, abs=0.02 * float(gradient[:24].abs().max())
+            slope, rel=0.2, abs=0.02 * float(gradient[:24].abs().max())
         )
 
 
