@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from nope_splat.photometric_alignment import PixelEquations, RenderedView
@@ -56,7 +56,7 @@ class SurfacePatches:
 
     def __init__(self, points: Tensor) -> None:
         chosen = torch.linspace(0, len(points) - 1, min(len(points), MAX_PATCHES)).long()
-        self._tree = cKDTree(points[chosen.to(points.device)].cpu().numpy())
+        self._tree = KDTree(points[chosen.to(points.device)].cpu().numpy())
 
     def __len__(self) -> int:
         return self._tree.n
