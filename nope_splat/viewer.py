@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ TRAINING, HELD_OUT = (47, 111, 176), (217, 130, 43)
 """Colours of the frusta of training and of held-out photographs."""
 STEP_BACK = 0.3
 """How far behind a photograph's camera a browser starts; the median depth is one."""
-POINT_SIZE = 0.02
+POINT_SIZE = 0.04
 ACCURACY = 0.1
 """Reprojection error in pixels that even exact points have, since keypoints are no more accurate."""
 THUMBNAIL = 160
@@ -65,7 +66,7 @@ class NopeViewerControl(ViewerControl):
     def __init__(self, pipeline: NopePipeline) -> None:
         self._pipeline = pipeline
         self._ready = False
-        self._drawn_focals = torch.zeros(1)
+        self._drawn_focals: dict[int, float] = {}
         self._thumbnails: dict[str, NDArray[np.uint8]] = {}
 
     def _setup(self, viewer: Viewer) -> None:
@@ -77,8 +78,12 @@ class NopeViewerControl(ViewerControl):
         with gui.add_folder("nope-splat"):
             self._text = gui.add_markdown(self._summary())
             self._show_points = gui.add_checkbox(
-                "Track points, by reprojection error", False, disabled=not self._pipeline.same_scene
+                "Track points",
+                False,
+                disabled=not self._pipeline.same_scene,
+                hint="Coloured by mean reprojection error",
             )
+            self._legend = gui.add_markdown("", visible=False)
             self._show_held_out = gui.add_checkbox("Held-out photographs", True)
             self._plots = gui.add_plotly(self._figure(), aspect=1.4)  # height by width
             gui.add_markdown(_missing_photos(self._pipeline.datamanager.dataparser.scene))
@@ -109,6 +114,8 @@ class NopeViewerControl(ViewerControl):
         with client.atomic():
             client.camera.position = (pose[:, 3] - STEP_BACK * pose[:, 2]) * self._scale
             client.camera.wxyz = SO3.from_matrix(pose[:, :3]).wxyz
+        while not hasattr(self.viewer, "train_util"):  # until nerfstudio's `init_scene` has ended
+            time.sleep(0.05)
         self._locked(self._draw)
 
     def _locked(self, draw: Callable[[], None]) -> None:
@@ -173,14 +180,15 @@ class NopeViewerControl(ViewerControl):
         """Frusta of the held-out photographs; of the training ones where the field of view has changed."""
         data, optimizer = self._pipeline.datamanager, self._pipeline.model.camera_optimizer
         training = getattr(self.viewer, "camera_handles", {})  # there from the viewer's `init_scene` on
-        focals = optimizer.focal().cpu()
-        if training and (focals.log() - self._drawn_focals.log()).abs().max() > VISIBLE_CHANGE:
-            poses = optimizer.poses()
-            for index, old in list(training.items()):
+        focals, poses = optimizer.view_focals().tolist(), optimizer.poses()
+        for index, old in list(training.items()):
+            drawn = self._drawn_focals.get(index)
+            if drawn is None or abs(math.log(focals[index] / drawn)) > VISIBLE_CHANGE:
+                name = f"/cameras/camera_{index:05d}"
                 training[index] = self._draw_camera(
-                    f"/cameras/camera_{index:05d}", data.train_dataset, index, poses[index], old.visible
+                    name, data.train_dataset, index, poses[index], old.visible
                 )
-            self._drawn_focals = focals
+                self._drawn_focals[index] = focals[index]
         for index, pose in enumerate(self._pipeline.eval_poses):
             name = f"/held_out/camera_{index:05d}"
             self._draw_camera(name, data.eval_dataset, index, pose, self._show_held_out.value)
@@ -214,7 +222,7 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _draw_points(self) -> None:
-        """Track points by mean reprojection error: blue is zero, red the worst twentieth."""
+        """Track points by mean reprojection error, blue zero and red the worst twentieth; the legend."""
         model = self._pipeline.model
         points, errors = model.track_positions(), model.reprojection_errors()
         total = torch.zeros(len(points), device=errors.device).index_add(
@@ -222,6 +230,8 @@ class NopeViewerControl(ViewerControl):
         )
         mean = total / torch.bincount(model.observations.point_ids, minlength=len(points)).clamp(min=1)
         worst = mean.quantile(0.95).clamp(min=ACCURACY)
+        self._legend.content = f"Blue: exact. Red: reprojection error of {worst:.2f} px and more."
+        self._legend.visible = self._show_points.value
         colors = apply_float_colormap((mean / worst).clamp(0, 1)[:, None], "turbo")
         self.viser_server.scene.add_point_cloud(
             "/track_points",

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -99,6 +100,25 @@ def test_training_frusta_are_drawn_anew_only_for_another_field_of_view(
     assert any(name.startswith("/cameras") for name in frusta(pipeline, viewer, monkeypatch))
 
 
+def test_a_browser_that_comes_early_sees_all_frusta_in_their_colour(
+    pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It connects while nerfstudio is still adding frusta, one after the other."""
+    late = viewer.camera_handles.pop(5)
+    del viewer.train_util
+    control, client = pipeline.viewer_control, MagicMock()
+    welcome = threading.Thread(target=control._welcome, args=[client])
+    welcome.start()
+    control._locked(control._draw)
+    viewer.camera_handles[5] = late
+    drawn = []
+    draw = control._draw_camera
+    monkeypatch.setattr(control, "_draw_camera", lambda name, *args: drawn.append(name) or draw(name, *args))
+    viewer.train_util = 0.9
+    welcome.join()
+    assert "/cameras/camera_00005" in drawn
+
+
 def test_panel_follows_the_training(pipeline: NopePipeline, viewer: Viewer) -> None:
     control = pipeline.viewer_control
     pipeline.model.num_iterations = 100
@@ -141,6 +161,10 @@ def test_track_points_appear_when_asked_for(
     )
     red = settings["colors"][:, 0] - settings["colors"][:, 2]
     assert red.argmax() == 7
+    worst = pipeline.model.reprojection_errors().max()
+    assert control._legend.visible
+    limit = float(control._legend.content.removeprefix("Blue: exact. Red: reprojection error of ").split()[0])
+    assert 0 < limit < worst
 
 
 def test_another_reconstruction_has_no_errors_to_show(pipeline: NopePipeline, viewer: Viewer) -> None:
