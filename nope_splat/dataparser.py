@@ -62,9 +62,10 @@ class NopeDataParser(DataParser):
 
     The world is that of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution of the
     training images. The metadata hold `photos` and their `lenses`, the cameras with distortion; of the
-    training split also which of the `num_cameras` cameras took each (`camera_ids` (V,)), the `track_points`
-    (P, 3), their `track_colors` (P, 3) and `observations`, and the seeds `points3D_xyz` (S, 3) and
-    `points3D_rgb` (S, 3), which are the track points unless `add_dense_seeds` adds more.
+    training split also which of the `num_cameras` cameras took each (`camera_ids` (V,)), the number of all
+    their pixels `num_pixels`, the `track_points` (P, 3), their `track_colors` (P, 3) and `observations`, and
+    the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3), which are the track points unless
+    `add_dense_seeds` adds more.
     """
 
     config: NopeDataParserConfig
@@ -165,6 +166,7 @@ class NopeDataParser(DataParser):
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         scene, photo_ids = self.scene, self.photo_ids(split)
+        cameras = training_cameras(scene, photo_ids, self.config.max_image_size)
         photos = [self._photos[i] for i in photo_ids]
         lenses = [self.photographed_scene.camera_of(i) for i in photo_ids]
         metadata: dict[str, Any] = {"photos": photos, "lenses": lenses}
@@ -173,6 +175,7 @@ class NopeDataParser(DataParser):
             metadata |= {
                 "camera_ids": torch.from_numpy(scene.camera_ids[photo_ids]),
                 "num_cameras": len(scene.cameras),
+                "num_pixels": int((cameras.width * cameras.height).sum()),
                 "track_points": points,
                 "track_colors": colors,
                 "observations": training_observations(scene, photo_ids),
@@ -181,7 +184,7 @@ class NopeDataParser(DataParser):
             }
         return DataparserOutputs(
             image_filenames=[photo.path for photo in photos],
-            cameras=training_cameras(scene, photo_ids, self.config.max_image_size),
+            cameras=cameras,
             metadata=metadata,
         )
 

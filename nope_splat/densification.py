@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,16 @@ from gsplat.strategy.ops import reset_opa
 from torch import Tensor
 from torch.nn import ParameterDict
 from torch.optim import Optimizer
+
+
+def most_gaussians(params: ParameterDict, num_pixels: int) -> int:
+    """How many Gaussians photographs can determine: no more numbers than their pixels tell, three each.
+
+    Args:
+        params: Parameters of Gaussians: 59 numbers each with spherical harmonics of degree 3.
+        num_pixels: Of all training images together.
+    """
+    return 3 * num_pixels // sum(math.prod(values.shape[1:]) for values in params.values())
 
 
 @dataclass

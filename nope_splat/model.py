@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
-from nope_splat.densification import CappedStrategy
+from nope_splat.densification import CappedStrategy, most_gaussians
 from nope_splat.depth_supervision import DepthSupervision
 from nope_splat.evaluation.metrics import ImageMetrics
 from nope_splat.gaussians import Gaussians, join, seed_gaussians
@@ -83,7 +83,8 @@ class NopeSplatModelConfig(ModelConfig):
     resolution_interval: Annotated[float, POSITIVE] = 0.1
     """Share of the training after which the resolution doubles."""
     max_gaussians: Annotated[int, COUNT] = 3_000_000
-    """Densification stops at this number of Gaussians."""
+    """Densification stops at this number of Gaussians, or at what the photographs can determine: one for
+    about 20 pixels of all training images together."""
     densify_start: Annotated[float, NOT_NEGATIVE] = 0.017
     """Share of the training after which Gaussians are first split, cloned and pruned."""
     densify_stop: Annotated[float, NOT_NEGATIVE] = 0.5
@@ -203,7 +204,9 @@ class NopeSplatModel(SplatParameters):
             pause_refine_after_reset=self.num_train_data + config.densify_every,
             absgrad=True,
             num_fixed=len(self.track_params["means"]) if self.track_params else 0,
-            max_gaussians=config.max_gaussians,
+            max_gaussians=min(
+                config.max_gaussians, most_gaussians(self.gauss_params, self.kwargs["metadata"]["num_pixels"])
+            ),
             max_scale2d=config.max_screen_size,
         )
 

@@ -4,6 +4,7 @@
 - With the true Gaussians, the photometric loss pulls perturbed poses and focal length to the truth.
 - Joint training from perturbed cameras ends nearer to them with the track loss than without.
 - Track Gaussians come first, and densification leaves them alone; the scale loss shrinks them.
+- The number of Gaussians is limited by what the pixels can determine.
 - Each weight of zero removes its term; frozen cameras have no parameters.
 - A checkpoint of another size loads into the very parameters that the optimizers hold.
 """
@@ -74,6 +75,13 @@ def reprojection(pipeline: NopePipeline) -> float:
     with torch.no_grad():
         cameras = world_to_camera(model.camera_optimizer.poses()), model.camera_optimizer.focal()
         return float(track_2d_loss(points, *cameras, model.observations))
+
+
+def test_photographs_limit_how_many_gaussians_there_are(pipeline: NopePipeline) -> None:
+    train(pipeline, 1)
+    pixels = SIZE[0] * SIZE[1] * pipeline.model.num_train_data
+    numbers = 3 + 3 + 4 + 1 + 3 * 4  # place, size, orientation, opacity, colours with harmonics of degree 1
+    assert pipeline.model.strategy.max_gaussians == 3 * pixels // numbers
 
 
 def test_outputs(pipeline: NopePipeline) -> None:
