@@ -22,6 +22,7 @@ from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
 from torch import Tensor
 
 from nope_splat.camera_optimizer import NopeCameraOptimizerConfig, world_to_camera
+from nope_splat.densification import CappedStrategy
 from nope_splat.losses import track_2d_loss
 from nope_splat.methods import nope_splat
 from nope_splat.model import NopeSplatModelConfig
@@ -81,7 +82,9 @@ def test_photographs_limit_how_many_gaussians_there_are(pipeline: NopePipeline) 
     train(pipeline, 1)
     pixels = SIZE[0] * SIZE[1] * pipeline.model.num_train_data
     numbers = 3 + 3 + 4 + 1 + 3 * 4  # place, size, orientation, opacity, colours with harmonics of degree 1
-    assert pipeline.model.strategy.max_gaussians == 3 * pixels // numbers
+    strategy = pipeline.model.strategy
+    assert isinstance(strategy, CappedStrategy)
+    assert strategy.max_gaussians == 3 * pixels // numbers
 
 
 def test_outputs(pipeline: NopePipeline) -> None:
