@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +13,14 @@ from torch.nn import ParameterDict
 from torch.optim import Optimizer
 
 
-def most_gaussians(params: ParameterDict, num_pixels: int) -> int:
+def most_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
     """How many Gaussians photographs can determine: no more numbers than their pixels tell, three each.
 
     Args:
-        params: Parameters of Gaussians: 59 numbers each with spherical harmonics of degree 3.
         num_pixels: Of all training images together.
+        sh_degree: Of the colours; beside them there are place, size, orientation and opacity.
     """
-    return 3 * num_pixels // sum(math.prod(values.shape[1:]) for values in params.values())
+    return 3 * num_pixels // (3 * (sh_degree + 1) ** 2 + 3 + 3 + 4 + 1)
 
 
 @dataclass

@@ -205,7 +205,7 @@ class NopeSplatModel(SplatParameters):
             absgrad=True,
             num_fixed=len(self.track_params["means"]) if self.track_params else 0,
             max_gaussians=min(
-                config.max_gaussians, most_gaussians(self.gauss_params, self.kwargs["metadata"]["num_pixels"])
+                config.max_gaussians, most_gaussians(self.kwargs["metadata"]["num_pixels"], config.sh_degree)
             ),
             max_scale2d=config.max_screen_size,
         )

@@ -7,7 +7,7 @@ by splatfacto on its cameras; nope-splat's reconstruction; and nope-splat's vari
 says which methods there are, `configs/splatfacto.json` how the peer's schedule is scaled.
 
 The same photographs are held out from everybody's cameras and splats, every method trains as long, at the
-same resolution, with as many Gaussians, and `held_out.py` aligns and measures all by the same code. A scene
+same resolution, with at most as many Gaussians, and `held_out.py` aligns and measures all by the same code. A scene
 with `ground_truth.json` is measured against it, another one by its agreement with COLMAP (incremental,
 principal point refined) on all photographs. A splatfacto trained on all photographs with these cameras tells,
 once for every method, which pixels of held-out photographs show what training photographs see: the covered
@@ -23,10 +23,11 @@ to add to it; remove a method's folder to measure it anew. Writes `benchmark.jso
 from __future__ import annotations
 
 import json
+import math
 import queue
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from camera_file import CameraFile, Poses, require_one_camera
 from PIL import Image
 from stages import Stage, StageFailed, run_stage, script
 
+from nope_splat.densification import most_gaussians
 from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
 from nope_splat.images import PhotoFolder, cameras_of_photos, find_photos, read_photo
@@ -89,6 +91,8 @@ class Scene:
     """Folder of its results."""
     photos: Path
     """Folder of the photographs at training resolution, with the ending `.png`."""
+    num_pixels: int
+    """Of the training photographs there."""
     masks: Path
     """Covered pixels of the held-out photographs."""
     train: list[str]
@@ -162,6 +166,7 @@ def _prepare(path: Path, settings: Settings) -> Scene:
             size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
             Image.fromarray(read_photo(photo, size)[..., :3]).save(file)
     features = [*script("colmap_peer.py"), "features", "--images", str(folder.root), "--names", *train]
+    pixels = sum(math.prod(Image.open((photos / name).with_suffix(".png")).size) for name in train)
     found = run_stage([*features, "--held-out", *held_out, "--work-dir", str(out / "colmap")], out / "colmap")
     mapping = [*script("colmap_peer.py"), "map", "--images", str(folder.root), "--photos", str(photos)]
     mapping += ["--work-dir", str(out / "colmap")]
@@ -180,7 +185,7 @@ def _prepare(path: Path, settings: Settings) -> Scene:
         known = read_ground_truth(path / "ground_truth.json")
         truth, focal = known.T_world_camera, known.focal
     truth = {name: pose for name, pose in truth.items() if name in train}
-    return Scene(folder, out, photos, masks, train, held_out, truth, focal, mapping, found, covered)
+    return Scene(folder, out, photos, pixels, masks, train, held_out, truth, focal, mapping, found, covered)
 
 
 def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
@@ -233,7 +238,12 @@ def _find_cameras(method: str, seed: int, scene: Scene) -> tuple[CameraFile, Sta
 def _peer_commands(method: str, seed: int, scene: Scene, settings: Settings) -> tuple[list[str], list[str]]:
     """Training, and the method's part of the evaluation."""
     out = scene.out / f"{method}-{seed}"
-    run = _splatfacto_flags(out, METHODS[method]["schedule"], _length(method, settings), seed, settings)
+    how = METHODS[method]
+    if how.get("limits_gaussians"):
+        settings = replace(
+            settings, max_gaussians=min(settings.max_gaussians, most_gaussians(scene.num_pixels))
+        )
+    run = _splatfacto_flags(out, how["schedule"], _length(method, settings), seed, settings)
     evaluate = ["splatfacto", *_prefixed(run, "run"), "--cameras", str(out / "map" / "cameras.json")]
     return [*script("splatfacto_peer.py"), *run], evaluate
 
