@@ -7,11 +7,11 @@ by splatfacto on its cameras; nope-splat's reconstruction; and nope-splat's vari
 says which methods there are, `configs/splatfacto.json` how the peer's schedule is scaled.
 
 The same photographs are held out from everybody's cameras and splats, every method trains as long, at the
-same resolution, with at most as many Gaussians, and `held_out.py` aligns and measures all by the same code. A scene
-with `ground_truth.json` is measured against it, another one by its agreement with COLMAP (incremental,
-principal point refined) on all photographs. A splatfacto trained on all photographs with these cameras tells,
-once for every method, which pixels of held-out photographs show what training photographs see: the covered
-ones.
+same resolution, with at most as many Gaussians, and `held_out.py` aligns and measures all by the same code.
+A scene with `ground_truth.json` is measured against it, another one by its agreement with COLMAP
+(incremental, principal point refined) on all photographs. A splatfacto trained on all photographs with these
+cameras tells, once for every method, which pixels of held-out photographs show what training photographs
+see: the covered ones.
 
 Seconds are those of the cameras, from photographs on, and of the training process; evaluation is apart.
 nope-splat's include features and matches of the held-out photographs, COLMAP's do not. Memory is the host's.
