@@ -203,6 +203,51 @@ def test_each_photograph_is_encoded_once(
     assert encoded == [(1, 3, 48, 64)] * 3
 
 
+class Sums:
+    """Has the parts of DUSt3R's network; points and confidence are sums of the pixels of both photographs."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def _encode_image(self, image: torch.Tensor, shape: torch.Tensor) -> Any:
+        return image.flatten(1)[:, None], torch.zeros(1, 1, 2), None
+
+    def _decoder(self, first: torch.Tensor, _: Any, second: torch.Tensor, __: Any) -> Any:
+        self.batches.append(len(first))
+        both = first.sum(-1, keepdim=True) + 2 * second.sum(-1, keepdim=True)
+        return [first.sum(-1, keepdim=True)], [both]
+
+    def _downstream_head(self, number: int, tokens: list[torch.Tensor], shape: torch.Tensor) -> Any:
+        height, width = shape[0].tolist()
+        values = (number * tokens[0][:, :, 0, None]).expand(-1, height, width)
+        return {"pts3d": values[..., None].expand(-1, -1, -1, 3), "conf": values}
+
+
+def test_batches_of_pairs_say_what_single_pairs_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = grey_photos(tmp_path, 5, upright=[4])
+    for shade, photo in enumerate(photos):
+        Image.new("L", (photo.width, photo.height), 40 * shade).convert("RGB").save(photo.path)
+    monkeypatch.setattr(dust3r, "LONGER_SIDE", 64)
+    views = [View.of(photo) for photo in photos]
+    pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+
+    def said(batch_size: int) -> tuple[list[Any], list[int]]:
+        network = Sums()
+        monkeypatch.setattr(dust3r, "_load", lambda _: network)
+        monkeypatch.setattr(dust3r, "_batch_size", lambda: batch_size)
+        return list(dust3r.predict(photos, views, pairs, "")), network.batches
+
+    (single, ones), (together, batches) = said(1), said(3)
+    assert ones == [1] * 20
+    assert max(batches) == 3
+    assert sum(batches) == 20
+    for one, other in zip(single, together, strict=True):
+        for before, after in zip(one, other, strict=True):
+            for (points, confidence), (same_points, same_confidence) in zip(before, after, strict=True):
+                np.testing.assert_array_equal(points, same_points)
+                np.testing.assert_array_equal(confidence, same_confidence)
+
+
 def test_a_cut_view_maps_back_to_the_photograph() -> None:
     view = View.of(Photo(Path("x"), "x", 1000, 700))
     assert view.size == (512, 358)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,10 @@ LONGER_SIDE = 512
 """Longer side of those images, the one that the network was trained for."""
 GRID = 8
 """Pixels between the points that are kept of a pointmap."""
+PAIR_MEMORY = 2**30
+"""Bytes of a GPU's memory that decoding one more pair at once may take, generously."""
+MAX_BATCH = 16
+"""Most pairs decoded at once: more do not go faster."""
 INSTALL = (
     "pip install --no-deps mini-dust3r roma",
     "pip install beartype einops safetensors huggingface_hub",
@@ -39,6 +43,8 @@ INSTALL = (
 
 Prediction = tuple[NDArray[np.float32], NDArray[np.float32]]
 """What the network says of one photograph of a pair: points (H, W, 3) and confidence (H, W)."""
+Code = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""What the network's encoder makes of one photograph, each with a leading axis of one."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ def _thinned(first: int, second: int, maps: Sequence[Pointmap], said: Sequence[P
 def predict(
     photos: Sequence[Photo], views: Sequence[View], pairs: Sequence[tuple[int, int]], weights: str
 ) -> Iterator[tuple[tuple[Prediction, Prediction], tuple[Prediction, Prediction]]]:
-    """Run the network on both orders of each pair; each photograph is encoded once.
+    """Run the network on both orders of each pair; photographs are encoded once, pairs decoded in batches.
 
     Args:
         photos: The photographs.
@@ -153,11 +159,26 @@ def predict(
     model = _load(weights)
     with torch.inference_mode():
         codes = [_encode(model, photo, view) for photo, view in zip(photos, views, strict=True)]
-        for first, second in pairs:
-            yield _decode(model, codes[first], codes[second]), _decode(model, codes[second], codes[first])
+        most = _batch_size()
+        for _, alike in groupby(pairs, key=lambda pair: [views[photo].shape for photo in pair]):
+            waiting = list(alike)
+            for start in range(0, len(waiting), most):
+                firsts, seconds = (
+                    [codes[photo] for photo in photos_of_pairs]
+                    for photos_of_pairs in zip(*waiting[start : start + most], strict=True)
+                )
+                yield from zip(_decode(model, firsts, seconds), _decode(model, seconds, firsts), strict=True)
 
 
-def _encode(model: Any, photo: Photo, view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _batch_size() -> int:
+    """Pairs decoded at once: as many as a GPU has memory for; on a CPU nothing is gained."""
+    if not torch.cuda.is_available():
+        return 1
+    free, _ = torch.cuda.mem_get_info()
+    return min(max(free // PAIR_MEMORY, 1), MAX_BATCH)
+
+
+def _encode(model: Any, photo: Photo, view: View) -> Code:
     """Features of the patches of a photograph, their places, and height and width of the image."""
     pixels = view.crop(read_photo(photo, view.size)[..., :3])
     image = torch.tensor(pixels).permute(2, 0, 1)[None].to(_device()) / 127.5 - 1
@@ -166,14 +187,20 @@ def _encode(model: Any, photo: Photo, view: View) -> tuple[torch.Tensor, torch.T
     return features, places, shape
 
 
-def _decode(model: Any, first: tuple, second: tuple) -> tuple[Prediction, Prediction]:
-    """Pointmaps of two encoded photographs, both in the frame of the first."""
+def _decode(
+    model: Any, firsts: Sequence[Code], seconds: Sequence[Code]
+) -> list[tuple[Prediction, Prediction]]:
+    """Pointmaps of pairs of encoded photographs, both in the frame of the first.
+
+    All first photographs have one shape, and all second ones.
+    """
+    first, second = ([torch.cat(parts) for parts in zip(*codes, strict=True)] for codes in (firsts, seconds))
     decoded = model._decoder(*first[:2], *second[:2])
     predictions = []
     for number, (tokens, shape) in enumerate(zip(decoded, (first[2], second[2]), strict=True), start=1):
         said = model._downstream_head(number, [token.float() for token in tokens], shape)
-        predictions.append((said["pts3d"][0].cpu().numpy(), said["conf"][0].cpu().numpy()))
-    return predictions[0], predictions[1]
+        predictions.append(zip(said["pts3d"].cpu().numpy(), said["conf"].cpu().numpy(), strict=True))
+    return list(zip(*predictions, strict=True))
 
 
 def _mask(photo: Photo, view: View) -> NDArray[np.bool_] | None:

@@ -37,7 +37,7 @@ def train(monkeypatch: pytest.MonkeyPatch, output: Path, valley: Path, cache: Pa
     arguments += ["--vis", "tensorboard", "--experiment-name", "run", f"{parser}cache-dir", cache]
     arguments += ["--pipeline.datamanager.dataparser.eval-mode", "all"]
     for name, value in zip(options[::2], options[1::2], strict=True):
-        arguments += [f"{parser}{name}", value]
+        arguments += [name if str(name).startswith("--") else f"{parser}{name}", value]
     monkeypatch.setattr(sys, "argv", ["ns-train", "nope-splat", *map(str, arguments)])
     entrypoint()
     (file,) = output.rglob("*.ckpt")
@@ -73,10 +73,9 @@ def test_seeds_on_depth_maps(
     assert on_maps.sum() > 5000
 
 
-@pytest.mark.parametrize("registration", [pytest.param("incremental", marks=pytest.mark.slow), "pointmaps"])
-def test_pointmaps_give_cameras_and_seeds(
-    valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registration: str
-) -> None:
+@pytest.fixture
+def pointmaps(valley: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
+    """DUSt3R says what the valley's true depth says, with its errors; the options that ask for it."""
     truth = read_ground_truth(valley / "ground_truth.json")
     assert truth.focal is not None
     camera = SharedPinhole(truth.focal)
@@ -105,12 +104,38 @@ def test_pointmaps_give_cameras_and_seeds(
 
     monkeypatch.setattr(dust3r, "predict", predict)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 160)
-    pairs = ("matcher", "dust3r", "pairs", "retrieval", "num-partners", 4)
-    state = train(
-        monkeypatch, tmp_path, valley, cache, *pairs, "registration", registration, "seeds", "depth"
-    )
+    return "matcher", "dust3r", "pairs", "retrieval", "num-partners", 4
+
+
+@pytest.mark.parametrize("registration", [pytest.param("incremental", marks=pytest.mark.slow), "pointmaps"])
+def test_pointmaps_give_cameras_and_seeds(
+    valley: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pointmaps: tuple[object, ...],
+    registration: str,
+) -> None:
+    options = (*pointmaps, "registration", registration, "seeds", "depth")
+    state = train(monkeypatch, tmp_path, valley, cache, *options)
     assert registered(state) >= NUM_PHOTOS - 1
     assert len(state["_model.gauss_params.means"]) > 500
+
+
+def test_pointmaps_are_the_depth_of_the_papers_start_and_of_the_losses(
+    valley: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pointmaps: tuple[object, ...],
+) -> None:
+    weights = [(f"--pipeline.model.{loss}-weight", 0.1) for loss in ("depth", "chamfer", "surface")]
+    options = (*pointmaps, "registration", "depth", *sum(weights, ()))
+    state = train(monkeypatch, tmp_path, valley, cache, *options, "seeds", "tracks")
+    assert registered(state) >= NUM_PHOTOS - 1
+    assert (state["_model.depth_supervision.corrections"] != 0).any(dim=1).sum() >= NUM_PHOTOS - 1
+    last = state["history._extra_state"]["rows"][-1]
+    assert all(0 < last[term] < 1 for term in ("depth", "chamfer", "surface"))
 
 
 @pytest.mark.slow
