@@ -55,19 +55,21 @@ class NopeSplatModelConfig(ModelConfig):
     """Weight of the backprojection error of the observations, in pixels at median depth."""
     depth_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the difference between rendered depth and the depth map of the photograph (NoPe-NeRF), at
-    median depth in world units. The scale and shift of each map are fitted to the track points and then
-    learned.
+    median depth in world units: for few photographs, or little texture. The scale and shift of each map are
+    fitted to the track points and then learned.
 
-    Any depth weight asks for depth maps, from a network (see datamanager.dataparser.depth.model), one's own
-    (...depth.maps) or the matcher dust3r. This one moves Gaussians and, as the next two, scales and shifts.
-    Cameras follow all three where Adam moves them (camera-optimizer.method adam); joint adjustments know
-    nothing of depth maps."""
+    Any depth weight asks for depth maps: from a network (see datamanager.dataparser.depth.model for what it
+    needs and its licences), one's own (...depth.maps) or the matcher dust3r. This one moves Gaussians and, as
+    the next two, scales and shifts. Cameras follow all three where Adam moves them (camera-optimizer.method
+    adam); joint adjustments know nothing of depth maps."""
     chamfer_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the Chamfer distance between the clouds that the depth maps of neighbouring photographs make,
-    in world units. With joint adjustments it moves scales and shifts alone."""
+    in world units (NoPe-NeRF): it brings maps and cameras into line. Needs depth maps, as depth-weight does.
+    With joint adjustments it moves scales and shifts alone."""
     surface_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the colour difference between a photograph and where a neighbour shows the surface of its
-    depth map. With joint adjustments it moves scales and shifts alone."""
+    depth map (NoPe-NeRF): it does so by colours. Needs depth maps, as depth-weight does. With joint
+    adjustments it moves scales and shifts alone."""
     scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the size of the tied track Gaussians, in world units (the median depth is one)."""
     sh_degree: Annotated[int, Range(0, 3)] = 3

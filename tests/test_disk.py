@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,12 +78,13 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         without.setitem(sys.modules, "kornia.feature", None)
         with pytest.raises(UserError, match="pip install kornia"):
             extract_keypoints(photos, SETTINGS)
-    feature = pytest.importorskip("kornia.feature")
 
-    def unreachable(checkpoint: str) -> None:
-        raise OSError("no network")
+    class Unreachable:
+        @staticmethod
+        def from_pretrained(checkpoint: str) -> None:
+            raise OSError("no network")
 
-    monkeypatch.setattr(feature.DISK, "from_pretrained", unreachable)
+    monkeypatch.setitem(sys.modules, "kornia.feature", SimpleNamespace(DISK=Unreachable))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "/hub")
     with pytest.raises(UserError, match=r"/hub/checkpoints and cannot be downloaded \(no network\); put"):
         extract_keypoints(photos, SETTINGS)

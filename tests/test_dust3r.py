@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -258,17 +259,26 @@ def test_a_cut_view_maps_back_to_the_photograph() -> None:
     assert view.crop(marked)[0, 0] == 3
 
 
-def test_what_is_missing_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = grey_photos(tmp_path, 2)
-    with monkeypatch.context() as without:
-        for name in ("dust3r", "mini_dust3r"):
-            without.setitem(sys.modules, name, None)
-            without.setitem(sys.modules, f"{name}.model", None)
-        with pytest.raises(UserError, match="pip install --no-deps mini-dust3r roma && pip install beartype"):
-            match_photos(photos, MatchingSettings(matcher="dust3r"))
-    request.getfixturevalue("weights")
+    for name in ("dust3r", "dust3r.model", "mini_dust3r", "mini_dust3r.model"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match="pip install --no-deps mini-dust3r roma && pip install beartype"):
+        match_photos(photos, MatchingSettings(matcher="dust3r"))
+
+    class Unreachable:
+        @staticmethod
+        def from_pretrained(weights: str) -> None:
+            raise OSError("no network")
+
+    package = SimpleNamespace(AsymmetricCroCo3DStereo=Unreachable)
+    monkeypatch.setitem(sys.modules, "mini_dust3r.model", package)
+    missing = MatchingSettings(matcher="dust3r", dust3r_weights="some/weights")
+    with pytest.raises(UserError, match=r"from some/weights \(no network\); .* give that as dust3r-weights"):
+        match_photos(photos, missing)
+
+
+def test_a_folder_without_weights_is_named(weights: str, tmp_path: Path) -> None:
     missing = MatchingSettings(matcher="dust3r", dust3r_weights=str(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"cannot be loaded from .*nothing .*give that as dust3r-weights"):
-        match_photos(photos, missing)
+        match_photos(grey_photos(tmp_path, 2), missing)

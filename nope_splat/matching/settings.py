@@ -19,11 +19,12 @@ class MatchingSettings:
     matcher: Literal["sift", "disk", "dust3r"] = "sift"
     """How matches are found. SIFT needs nothing. DISK with LightGlue, for changes of light and viewpoint that
     SIFT does not survive, needs `pip install kornia`, 50 MB of weights from the network (both Apache-2.0) and
-    for speed a GPU. DUSt3R, for surfaces without texture, needs its package, 2 GB of weights (both for
+    for speed a GPU. DUSt3R, for surfaces without texture, needs its package (`pip install --no-deps
+    mini-dust3r roma`, `pip install beartype einops`), 2 GB of weights, see dust3r-weights (both for
     non-commercial use only, CC BY-NC-SA 4.0) and a GPU."""
     dust3r_weights: str = DUST3R_WEIGHTS
     """Weights for the matcher dust3r: a folder with config.json and model.safetensors, or a name on
-    huggingface.co."""
+    huggingface.co. The published ones are for non-commercial use only (CC BY-NC-SA 4.0)."""
     max_keypoints: Annotated[int, COUNT] = 4096
     """Keypoints per photograph, the strongest ones."""
     max_feature_size: Annotated[int, Range(32)] = 1600

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from .settings import MatchingSettings
 from .types import Keypoints, PairMatches
 
+# All matches are alike to RANSAC: with the most distinctive ones first (PROSAC) it takes as many samples,
+# since the ratio test has left few wrong ones.
 FUNDAMENTAL_ITERATIONS = {"min_iterations": 100, "max_iterations": 10_000, "success_prob": 0.9999}
 # Whether one homography explains nearly all matches shows after few samples.
 HOMOGRAPHY_ITERATIONS = {"min_iterations": 50, "max_iterations": 200}

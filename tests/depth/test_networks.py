@@ -71,13 +71,26 @@ def test_predicted_depth_is_cached_by_photograph_and_network(
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = photos_in(tmp_path)
-    (tmp_path / "empty").mkdir()
-    pytest.importorskip("transformers")
-    with pytest.raises(UserError, match=r"empty is not on this machine .*`hf download .*depth\.model FOLDER"):
-        find_depths(photos, DepthSettings(model=str(tmp_path / "empty")))
+
+    class Unreachable:
+        @staticmethod
+        def from_pretrained(model: str) -> None:
+            raise OSError("no network")
+
+    package = SimpleNamespace(AutoImageProcessor=Unreachable, AutoModelForDepthEstimation=Unreachable)
+    monkeypatch.setitem(sys.modules, "transformers", package)
+    with pytest.raises(UserError, match=r"run `hf download some/net .*depth\.model FOLDER \(no network\)"):
+        find_depths(photos, DepthSettings(model="some/net"))
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match="pip install transformers"):
         find_depths(photos, DepthSettings())
+
+
+def test_a_folder_without_a_network_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty is not on this machine .*`hf download .*depth\.model FOLDER"):
+        find_depths(photos_in(tmp_path), DepthSettings(model=str(tmp_path / "empty")))
 
 
 @pytest.mark.parametrize(
