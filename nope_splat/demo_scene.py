@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nope_splat.errors import UserError
+from nope_splat.solid_noise import Lattice, make_lattice, noise, noise_at
 
 Array = NDArray[np.float64]
-Vector = tuple[float, float, float]
-Lattice = tuple[NDArray[np.int64], Array]
-"""A permutation of 0..255, and 256 gradients of three channels (256, 3, 3): what noise is made of."""
 
 FIELD_OF_VIEW = 54.0
 """Angle in degrees that the longer side of a photograph spans."""
@@ -63,50 +61,6 @@ MATERIALS = {
 PALETTES = np.array([material.palette for material in MATERIALS.values()])
 FREQUENCIES = np.array([material.frequency for material in MATERIALS.values()])
 SKY = np.array([0.55, 0.65, 0.75])
-
-
-@numba.njit(cache=True)
-def _noise_at(x: float, y: float, z: float, footprint: float, octaves: int, lattice: Lattice) -> Vector:
-    """Three independent channels of gradient noise (Perlin 2002), summed over octaves.
-
-    Each octave has twice the frequency and 0.6 times the amplitude of the last; those finer than two
-    footprints fade out, so that distant surfaces do not alias.
-    """
-    permutation, gradients = lattice
-    red = green = blue = 0.0
-    amplitude = 1.0
-    for _ in range(octaves):
-        visible = 2.0 - 4.0 * footprint
-        if visible <= 0.0:
-            break
-        ix, iy, iz = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
-        fx, fy, fz = x - ix, y - iy, z - iz
-        sx = fx * fx * fx * (fx * (fx * 6.0 - 15.0) + 10.0)
-        sy = fy * fy * fy * (fy * (fy * 6.0 - 15.0) + 10.0)
-        sz = fz * fz * fz * (fz * (fz * 6.0 - 15.0) + 10.0)
-        for corner in range(8):
-            cx, cy, cz = corner & 1, (corner >> 1) & 1, corner >> 2
-            cell = permutation[(permutation[(permutation[(ix + cx) & 255] + iy + cy) & 255] + iz + cz) & 255]
-            weight = (sx if cx else 1.0 - sx) * (sy if cy else 1.0 - sy) * (sz if cz else 1.0 - sz)
-            weight *= amplitude * min(visible, 1.0)
-            g, dx, dy, dz = gradients[cell], fx - cx, fy - cy, fz - cz
-            red += weight * (g[0, 0] * dx + g[0, 1] * dy + g[0, 2] * dz)
-            green += weight * (g[1, 0] * dx + g[1, 1] * dy + g[1, 2] * dz)
-            blue += weight * (g[2, 0] * dx + g[2, 1] * dy + g[2, 2] * dz)
-        x, y, z = 2.0 * x + 17.3, 2.0 * y + 5.7, 2.0 * z + 29.1
-        footprint *= 2.0
-        amplitude *= 0.6
-    return red, green, blue
-
-
-@numba.njit(parallel=True, cache=True)
-def _noise(points: Array, octaves: int, lattice: Lattice) -> Array:
-    """Fractal noise in three channels, roughly in -1..1. (N, 3)."""
-    values = np.empty_like(points)
-    for n in numba.prange(len(points)):
-        x, y, z = points[n]
-        values[n] = _noise_at(x, y, z, 0.0, octaves, lattice)
-    return values
 
 
 @numba.njit(cache=True)
@@ -168,7 +122,7 @@ def _shade(
         fx, fy, fz = frequencies[material]
         footprint = depth * spacing * max(fx, fy, fz)
         x, y, z = px * fx + 11.0 * material, py * fy, pz * fz
-        grain, patch, tone = _noise_at(x, y, z, footprint, 8, lattice)
+        grain, patch, tone = noise_at(x, y, z, footprint, 8, lattice)
         to_base, to_light = _smoothstep(grain, -0.9, 0.1), _smoothstep(grain, 0.0, 0.9)
         to_patch = _smoothstep(patch, 0.25, 0.6)
         for channel in range(3):
@@ -196,9 +150,7 @@ class _Scene:
     """Triangles with a material each, and the light on them."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        gradients = rng.normal(size=(256, 3, 3))
-        gradients *= 1.6 / np.linalg.norm(gradients, axis=-1, keepdims=True)
-        self.lattice: Lattice = (rng.permutation(256), gradients)
+        self.lattice = make_lattice(rng)
         parts = [("grass", self._valley())]
         for material, center, radius, flattening in (
             ("granite", (-0.75, 0.45, 0.30), 0.62, 0.8),
@@ -238,7 +190,7 @@ class _Scene:
     def _displaced(self, mesh: trimesh.Trimesh, amount: float, frequency: float) -> trimesh.Trimesh:
         """Push the vertices along their normals by noise."""
         vertices = np.array(mesh.vertices, dtype=np.float64)
-        offsets = amount * _noise(frequency * vertices, 4, self.lattice)[:, :1]
+        offsets = amount * noise(frequency * vertices, 4, self.lattice)[:, :1]
         return trimesh.Trimesh(vertices + offsets * mesh.vertex_normals, mesh.faces, process=False)
 
     def _valley(self) -> trimesh.Trimesh:
@@ -248,8 +200,8 @@ class _Scene:
         angles = np.linspace(0.0, 2 * np.pi, 480, endpoint=False)
         radius, angle = (grid.ravel() for grid in np.meshgrid(radii, angles, indexing="ij"))
         flat = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros_like(radius)], axis=-1)
-        bumps = _noise(0.7 * flat, 6, self.lattice)[:, 0]
-        cliffs = _noise(0.35 * flat + 40.0, 6, self.lattice)[:, 1]
+        bumps = noise(0.7 * flat, 6, self.lattice)[:, 0]
+        cliffs = noise(0.35 * flat + 40.0, 6, self.lattice)[:, 1]
         slope = np.interp(radius, [3.2, 9.0], [0.0, 1.0]) ** 1.5
         height = (0.12 + 0.8 * slope) * bumps + slope * (6.5 + 2.5 * cliffs)
         ring, turn = np.meshgrid(np.arange(len(radii) - 1), np.arange(len(angles)), indexing="ij")
