@@ -126,6 +126,7 @@ class NopeSplatModel(SplatParameters):
 
     config: NopeSplatModelConfig  # pyright: ignore[reportIncompatibleVariableOverride] (only the flags that work)
     camera_optimizer: NopeCameraOptimizer
+    background_color: Tensor
 
     def populate_modules(self) -> None:
         """Seed the Gaussians and set up track points, cameras and metrics."""
@@ -165,10 +166,10 @@ class NopeSplatModel(SplatParameters):
         self.info: dict[str, Any] = {}
         self.crop_box = None
         color = self.config.background_color
-        # Where nothing is, the mean colour of the scene is the best guess.
-        self.background_color = (
-            self.seed_points[1].float().mean(dim=0) / 255 if color == "random" else get_color(color)
-        )
+        # Where nothing is, the mean colour of the scene is the best guess. A buffer: only a training has all
+        # seeds, and what comes after it is to show the same colour.
+        mean_color = self.seed_points[1].float().mean(dim=0) / 255
+        self.register_buffer("background_color", mean_color if color == "random" else get_color(color))
 
     # Optimisation.
 

@@ -47,7 +47,7 @@ VISIBLE_CHANGE = 0.002
 MAX_NAMES = 10
 """Most photographs that the panel lists."""
 CURVES = {
-    "focal_px": "Focal length (px)",
+    "focal_change_percent": "Change of focal length (%)",
     "reprojection_error_px": "Reprojection error (px)",
     "camera_rotation_mean_deg": "Camera rotation (degrees)",
 }

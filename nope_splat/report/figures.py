@@ -33,7 +33,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
 }
 TITLES = {
-    "focal_px": "Focal length (px)",
+    "focal_change_percent": "Change of the focal length (%)",
     "reprojection_error_px": "Mean reprojection error (px)",
     "photometric": "Photometric loss",
     "track_2d": "Track reprojection loss, weighted",

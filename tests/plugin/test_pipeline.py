@@ -113,9 +113,11 @@ def test_a_checkpoint_brings_its_cameras(tmp_path: Path, monkeypatch: pytest.Mon
     move_world(trained)
     trained.model.camera_optimizer.log_focal.data.fill_(0.01)
     trained.align_held_out(9)
+    trained.model.background_color.copy_(torch.tensor([0.3, 0.4, 0.5]))  # of seeds that only a training has
     torch.save(trained.state_dict(), tmp_path / "checkpoint")
     loaded = make_pipeline(tmp_path, monkeypatch, test_mode="inference")
     loaded.load_pipeline(torch.load(tmp_path / "checkpoint", weights_only=True), step=9)
+    assert torch.equal(loaded.model.background_color, trained.model.background_color)
     datamanagers = [loaded.datamanager, loaded.config.datamanager.setup(device="cpu", test_mode="test")]
     for data in datamanagers:  # ns-render makes the second one
         torch.testing.assert_close(

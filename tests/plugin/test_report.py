@@ -57,7 +57,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     scene = pipeline.datamanager.dataparser.scene
     scene.failures[scene.photo_names[UNREGISTERED]] = "<script>alert('no matches')</script>"
     for step in range(0, 100, 10):
-        pipeline.history.record(step, {"photometric": 1 / (step + 1), "focal_px": 100.0, "psnr": 20 + step})
+        values = {"photometric": 1 / (step + 1), "focal_change_percent": 0.1, "psnr": 20 + step}
+        pipeline.history.record(step, values)
     pipeline.load_pipeline(pipeline.state_dict(), step=99)
     (tmp_path / "config.yml").write_text("seed: <42>\n")
     return Run(tmp_path / "config.yml", NopeTrainerConfig(experiment_name="Vase & <b>"), pipeline, 99)
@@ -127,8 +128,8 @@ def test_curves_show_what_was_recorded() -> None:
     history = History()
     assert figures.curves(history) is None
     for step in (0, 10):
-        history.record(step, {"focal_px": 700.0 + step, "unknown": 1.0})
+        history.record(step, {"focal_change_percent": 0.1 * step, "unknown": 1.0})
     svg = figures.curves(history)
     assert svg is not None
-    assert "Focal length (px)" in labels(svg)
+    assert "Change of the focal length (%)" in labels(svg)
     assert "Gaussians" not in labels(svg)

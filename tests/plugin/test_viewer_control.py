@@ -124,13 +124,13 @@ def test_panel_follows_the_training(pipeline: NopePipeline, viewer: Viewer) -> N
     pipeline.model.num_iterations = 100
     pipeline.model.step = 29
     pipeline.model.camera_optimizer.log_focal.data.fill_(0.01)
-    pipeline.history.record(0, {"focal_px": 100.0})
-    pipeline.history.record(10, {"focal_px": 101.0})
+    pipeline.history.record(0, {"focal_change_percent": 0.0})
+    pipeline.history.record(10, {"focal_change_percent": 1.0})
     control._locked(control._draw)
     text = control._text.content
     assert "adding Gaussians, iteration 30 of 100" in text
     assert "101.0 px (+1.01 %)" in text
-    assert control._plots.figure.to_dict()["data"][0]["y"] == [100.0, 101.0]
+    assert control._plots.figure.to_dict()["data"][0]["y"] == [0.0, 1.0]
     error = pipeline.model.reprojection_errors()
     assert f"{float(error.mean()):.3f} px" in text
     assert error.mean() > 0.1
