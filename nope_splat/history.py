@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 MAX_ROWS = 512
 """From this number of rows on every other one is dropped, so that a training of any length has between half
@@ -42,7 +42,8 @@ class History(nn.Module):
             step: Iteration, one that is `due`.
             values: Name to number, or to tensor of one number.
         """
-        self._rows.append({"step": step, **{name: float(value) for name, value in values.items()}})
+        plain = {n: value.detach() if isinstance(value, Tensor) else value for n, value in values.items()}
+        self._rows.append({"step": step, **{name: float(value) for name, value in plain.items()}})
         if len(self._rows) > MAX_ROWS:
             self._interval *= 2
             self._rows = [row for row in self._rows if self.due(int(row["step"]))]

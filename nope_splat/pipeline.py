@@ -27,6 +27,9 @@ from nope_splat.ranges import NOT_NEGATIVE
 from nope_splat.splatting.ssim import WINDOW
 from nope_splat.viewer import NopeViewerControl
 
+MEASURES = ("psnr", "ssim", "lpips")
+"""What evaluation tells of the held-out photographs."""
+
 
 @dataclass
 class NopePipelineConfig(VanillaPipelineConfig):
@@ -250,6 +253,9 @@ class NopePipeline(VanillaPipeline):
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std and count > 1)
         for name in unregistered:
             say(f"Not in the averages, because it could not be registered: {name}")
+        if step is None:  # ns-eval, which tells no more than the name of its file
+            told = ", ".join(f"{name.upper()} {metrics[name]:.3f}" for name in MEASURES if name in metrics)
+            say(f"Held-out photographs, mean of {count}: {told}.")
         return {**metrics, "held_out_unregistered": len(unregistered)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 import tyro
@@ -34,6 +35,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if args[0] not in COMMANDS:
         print(f"nope-splat: there is no command {args[0]!r}\n\n{_help()}", file=sys.stderr)
         raise SystemExit(2)
+    # What torch says to nerfstudio's authors is none of the user's business.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|nerfstudio")
     name = args[0].replace("-", "_")
     command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
     tyro.cli(command, prog=f"nope-splat {args[0]}", args=args[1:])

@@ -35,7 +35,11 @@ class _Announcement(Listener):
         compiled = event.data["dispatcher"].py_func.__module__ if event.data else ""
         if not self.made and compiled.startswith("nope_splat.splatting"):
             self.made = True
-            print("Compiling the CPU rasterizer for this machine; the next start finds it ready.", flush=True)
+            print(
+                "Compiling the CPU rasterizer for this machine, which takes a minute or so;"
+                " the next start finds it ready.",
+                flush=True,
+            )
 
     def on_end(self, event: Event) -> None:
         pass

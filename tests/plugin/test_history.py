@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,3 +48,11 @@ def test_what_is_recorded_now_and_then_has_a_curve_of_its_own() -> None:
     assert history.names() == ["a", "b"]
     assert history.curve("b") == ([10], [3.0])
     assert history.curve("c") == ([], [])
+
+
+def test_values_with_gradients_are_recorded_without_a_warning() -> None:
+    history = History()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history.record(0, {"focal_px": 2 * torch.ones((), requires_grad=True)})
+    assert history.curve("focal_px") == ([0], [2.0])
