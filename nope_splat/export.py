@@ -30,6 +30,9 @@ from nope_splat.tracks import Observations
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 """Camera axes of nerfstudio (x right, y up, z backward) against ours (x right, y down, z forward)."""
 
+UNKNOWN_ERROR = -1.0
+"""Of points behind a camera, in COLMAP's terms; its text reader knows no infinity."""
+
 
 def write_colmap(scene: SparseScene, directory: Path, text: bool = False) -> None:
     """Write a COLMAP model: cameras, images and points3D.
@@ -90,7 +93,7 @@ def colmap_model(scene: SparseScene) -> ColmapModel:
         points=ColmapPoints(
             xyz=scene.points,
             rgb=scene.colors,
-            errors=errors / np.maximum(counts, 1),
+            errors=np.where(np.isfinite(errors), errors / np.maximum(counts, 1), UNKNOWN_ERROR),
             starts=np.concatenate([[0], np.cumsum(counts)]),
             tracks=np.stack([observations.photo_ids + 1, rank], axis=1),
         ),

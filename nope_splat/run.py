@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
-from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.utils.eval_utils import eval_setup
 from numpy.typing import NDArray
 
 from nope_splat.camera_optimizer import switch_axes
-from nope_splat.checkpoints import last_checkpoint
+from nope_splat.checkpoints import last_checkpoint, load_checkpoint
+from nope_splat.config_file import read_config
 from nope_splat.errors import UserError
 from nope_splat.pipeline import NopePipeline
 from nope_splat.reconstruction import SparseScene
@@ -35,7 +33,7 @@ class Run:
 
 
 def open_run(config: Path) -> Run:
-    """Open a training by its configuration, as nerfstudio's commands do.
+    """Open a training by its configuration, as nerfstudio's commands do, but run nothing that files may say.
 
     Args:
         config: The `config.yml` in the run's folder.
@@ -46,19 +44,17 @@ def open_run(config: Path) -> Run:
     Raises:
         UserError: If there is no such run, no whole checkpoint in it, or another method made it.
     """
-    if not config.is_file():
-        raise UserError(f"there is no file {config}; give the config.yml that ns-train wrote")
-    last_checkpoint(config.parent / "nerfstudio_models")
-    try:
-        content = yaml.load(config.read_text(), Loader=yaml.Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        content = error
-    if not isinstance(content, TrainerConfig):
-        raise UserError(f"{config} is not the configuration of a training; give the config.yml of ns-train")
-    loaded, pipeline, _, step = eval_setup(config, test_mode="inference")
-    if not isinstance(pipeline, NopePipeline) or not isinstance(loaded, NopeTrainerConfig):
+    loaded = read_config(config)
+    checkpoint = last_checkpoint(config.parent / "nerfstudio_models")
+    if not isinstance(loaded, NopeTrainerConfig):
         raise UserError(f"{config} is a training of {loaded.method_name}, not of nope-splat")
-    return Run(config, loaded, pipeline, step)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = loaded.pipeline.setup(device=device, test_mode="inference")
+    assert isinstance(pipeline, NopePipeline)
+    pipeline.eval()
+    state = load_checkpoint(checkpoint)
+    pipeline.load_pipeline(state["pipeline"], state["step"])
+    return Run(config, loaded, pipeline, state["step"])
 
 
 @torch.no_grad()

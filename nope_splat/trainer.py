@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -233,11 +234,12 @@ class NopeTrainer(Trainer):
             self._interrupted = True
             say("Interrupted: the iteration at hand comes to its end first (again: at once).")
 
-        try:
-            before = signal.signal(signal.SIGINT, interrupt)
-        except ValueError:  # signals come to the main thread only
+        before = signal.getsignal(signal.SIGINT)
+        # Only the main thread gets signals. In the background of a script Ctrl-C is for others.
+        if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
             yield
             return
+        signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         finally:

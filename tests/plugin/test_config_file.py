@@ -1,0 +1,47 @@
+"""Configurations of trainings read back as they were written; what else a file says is not done."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+from nerfstudio.configs.method_configs import all_methods
+
+from nope_splat.config_file import read_config
+from nope_splat.errors import UserError
+from nope_splat.methods import nope_splat
+
+
+@pytest.mark.parametrize("method", ["nope-splat", "splatfacto"])
+def test_configurations_read_back(method: str, tmp_path: Path) -> None:
+    config = deepcopy(nope_splat.config if method == "nope-splat" else all_methods[method])
+    config.data, config.timestamp = tmp_path, "now"
+    text = yaml.dump(config)
+    (tmp_path / "config.yml").write_text(text)
+    assert yaml.dump(read_config(tmp_path / "config.yml")) == text
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "!!python/object/apply:os.mkdir ['{}']",
+        "!!python/object/apply:subprocess.run [['mkdir', '{}']]",
+        "!!python/object/apply:builtins.exec ['import os; os.mkdir(\"{}\")']",
+        "!!python/object/apply:nerfstudio.utils.scripts.run_command ['mkdir {}']",
+        "!!python/object/apply:torch.load ['{}']",
+        "!!python/object/new:torch.nn.Linear [1, 2]",
+        "!!python/object/apply:pathlib.Path.mkdir [!!python/object/apply:pathlib.PosixPath ['{}']]",
+        "!!python/name:os.mkdir",
+        "!!python/module:os",
+    ],
+)
+def test_nothing_else_is_done(harm: str, tmp_path: Path) -> None:
+    made, file = tmp_path / "made", tmp_path / "config.yml"
+    config = deepcopy(nope_splat.config)
+    config.data = tmp_path
+    file.write_text(yaml.dump(config) + "more: " + harm.replace("{}", str(made)) + "\n")
+    with pytest.raises(UserError, match=f"{file} is not the configuration of a training; give"):
+        read_config(file)
+    assert not made.exists()
