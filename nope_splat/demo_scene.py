@@ -18,6 +18,7 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 
+from nope_splat.compiled import compiled
 from nope_splat.errors import UserError
 from nope_splat.solid_noise import Lattice, make_lattice, noise, noise_at
 
@@ -63,13 +64,13 @@ FREQUENCIES = np.array([material.frequency for material in MATERIALS.values()])
 SKY = np.array([0.55, 0.65, 0.75])
 
 
-@numba.njit(cache=True)
+@compiled()
 def _smoothstep(x: float, low: float, high: float) -> float:
     t = min(max((x - low) / (high - low), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def _shade(
     origin: Array,
     directions: Array,

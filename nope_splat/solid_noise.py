@@ -6,6 +6,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.compiled import compiled
+
 Array = NDArray[np.float64]
 Vector = tuple[float, float, float]
 Lattice = tuple[NDArray[np.int64], Array]
@@ -23,7 +25,7 @@ def make_lattice(rng: np.random.Generator) -> Lattice:
     return rng.permutation(256), gradients
 
 
-@numba.njit(cache=True)
+@compiled()
 def noise_at(x: float, y: float, z: float, footprint: float, octaves: int, lattice: Lattice) -> Vector:
     """Three independent channels of gradient noise (Perlin 2002), summed over octaves.
 
@@ -68,7 +70,7 @@ def noise_at(x: float, y: float, z: float, footprint: float, octaves: int, latti
     return red, green, blue
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def noise(points: Array, octaves: int, lattice: Lattice) -> Array:
     """Fractal noise at points.
 

@@ -278,12 +278,13 @@ class NopeTrainer(Trainer):
         }
         try:
             self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-            torch.save(state, partial)
+            with partial.open("wb") as file:
+                torch.save(state, file)
             os.replace(partial, path)
-        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError when the disk is full
+        except OSError as error:
             partial.unlink(missing_ok=True)
             raise UserError(
-                f"cannot write the checkpoint to {self.checkpoint_dir} ({error});"
+                f"cannot write the checkpoint to {self.checkpoint_dir} ({error.strerror or error});"
                 " free space there and run the same command again, or choose another --output-dir"
             ) from error
         if self.config.save_only_latest_checkpoint:

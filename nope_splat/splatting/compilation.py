@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
 from numba.core.event import Event, Listener, register
 from numba.extending import intrinsic as numba_intrinsic
+
+from nope_splat.compiled import compiled
 
 intrinsic: Any = numba_intrinsic
 """numba's decorator, untyped: what a kernel calls has no typing context as its first argument."""
 
 _OPTIONS = {
     "nogil": True,
-    "cache": True,
     "error_model": "numpy",
     "boundscheck": False,
     "fastmath": {"contract", "arcp", "nsz"},
 }
 
-kernel = njit(**_OPTIONS)
+kernel = compiled(**_OPTIONS)
 """Compile a function to machine code once per machine; it runs without Python's lock."""
 
-inlined = njit(**_OPTIONS, forceinline=True)
+inlined = compiled(**_OPTIONS, forceinline=True)
 """Compile a function into the kernels that call it."""
 
 

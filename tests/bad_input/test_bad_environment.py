@@ -7,16 +7,24 @@ import os
 import sys
 import types
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import pytest
 import torch
+from numba.core.dispatcher import Dispatcher
 from synthetic import make_scene
 
 from nope_splat import export
+from nope_splat.cache import Cache
+from nope_splat.cli import main
+from nope_splat.depth.predict import DepthNetwork
+from nope_splat.depth.settings import DepthSettings
 from nope_splat.device import require_device
 from nope_splat.errors import UserError
 from nope_splat.evaluation.metrics import ImageMetrics
 from nope_splat.reconstruction import ReconstructionSettings, reconstruct
+from nope_splat.splatting.compilation import kernel
 
 
 def sentence(caught: pytest.ExceptionInfo[UserError]) -> str:
@@ -82,6 +90,75 @@ def test_no_network_for_the_weights_of_lpips(
     assert set(metrics) == {"psnr", "ssim"}
     said = "LPIPS is unavailable, its weights cannot be had (OSError: Network is unreachable).\n"
     assert capsys.readouterr().err == said
+
+
+def test_nowhere_to_keep_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the package's folder nor in the user's: they are compiled at every start."""
+
+    def refuse(dispatcher: Dispatcher) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(Dispatcher, "enable_caching", refuse)
+    assert kernel(lambda number: number + 1)(2) == 3
+
+
+FULL_DISK = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+ARRAYS = {"numbers": np.arange(10_000)}
+
+
+@FULL_DISK
+def test_a_full_disk_when_results_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path)
+    monkeypatch.setattr("tempfile.mkstemp", lambda **_: (os.open("/dev/full", os.O_WRONLY), tmp_path / "a"))
+    with pytest.raises(UserError) as caught:
+        cache.store("scene", "key", ARRAYS)
+    assert sentence(caught) == (
+        f"cannot write to {tmp_path} (No space left on device); free some space there, or choose another"
+        " output folder"
+    )
+
+
+def refuse(*_: object, **__: object) -> NoReturn:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_a_read_only_cache_is_read_and_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path)
+    cache.store("matches", "key", ARRAYS)
+    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    assert cache.load("matches", "key", dict) is not None
+    with pytest.raises(UserError) as caught:
+        cache.store("scene", "key", ARRAYS)
+    assert sentence(caught) == (
+        f"cannot write to {tmp_path} (Permission denied); free some space there, or choose another output"
+        " folder"
+    )
+
+
+def test_a_read_only_folder_for_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError) as caught:
+        main(["reconstruct", "--data", str(tmp_path), "--output-dir", str(tmp_path / "out")])
+    assert sentence(caught) == (
+        f"cannot write to {tmp_path}/out (Permission denied); free some space or choose another folder"
+    )
+
+
+def test_no_network_for_the_weights_of_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+
+    def fail(model: str) -> None:
+        raise OSError("We couldn't connect to the hub\nand a page of advice")
+
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", fail)
+    with pytest.raises(UserError) as caught:
+        DepthNetwork(DepthSettings(model="some/network"))
+    assert sentence(caught) == (
+        "the depth network some/network is not on this machine and cannot be downloaded; where it can be, run"
+        " `hf download some/network --local-dir FOLDER`, then give depth.model FOLDER (We couldn't connect to"
+        " the hub)"
+    )
 
 
 def test_a_full_disk_when_cameras_are_written(tmp_path: Path) -> None:

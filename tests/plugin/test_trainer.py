@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from torch import nn
 
 from nope_splat.errors import UserError
 from nope_splat.trainer import NopeTrainer, NopeTrainerConfig
+from nope_splat.unfinished import own
 
 
 class Optimizers:
@@ -59,8 +62,8 @@ def test_a_failed_save_leaves_the_checkpoint_before(
 ) -> None:
     trainer.save_checkpoint(9)
 
-    def fail(state: object, path: Path) -> None:
-        path.write_bytes(b"half of it")
+    def fail(state: object, file: BinaryIO) -> None:
+        file.write(b"half of it")
         raise interruption
 
     monkeypatch.setattr(torch, "save", fail)
@@ -110,3 +113,42 @@ def test_an_interrupted_training_that_cannot_go_on_begins_anew(
     assert trainer._start_step == 0
     said = f"The training in {trainer.base_dir} begins anew, because its {gone} is gone.\n"
     assert capsys.readouterr().err.endswith(said.replace("photographs is", "photographs are"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_is_told_as_what_it_is(trainer: NopeTrainer) -> None:
+    (trainer.base_dir / "checkpoint.partial").symlink_to("/dev/full")
+    with pytest.raises(UserError) as caught:
+        trainer.save_checkpoint(9)
+    assert str(caught.value) == (
+        f"nope-splat: cannot write the checkpoint to {trainer.checkpoint_dir} (No space left on device); free"
+        " space there and run the same command again, or choose another --output-dir"
+    )
+
+
+def test_a_read_only_output_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, timestamp="run")
+    config.machine.device_type, config.pipeline.datamanager.data = "cpu", tmp_path
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError) as caught:
+        config.save_config()
+    run = tmp_path / tmp_path.name / "nope-splat" / "run"
+    assert str(caught.value) == (
+        f"nope-splat: cannot write to {run} (Permission denied); choose another --output-dir"
+    )
+
+
+def test_a_folder_that_another_process_trains_in_is_told(tmp_path: Path) -> None:
+    config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, timestamp="run")
+    config.machine.device_type = "cpu"
+    lock = own(config.get_base_dir())
+    with pytest.raises(UserError) as caught:
+        NopeTrainer(config)
+    lock.release()
+    assert str(caught.value) == (
+        f"nope-splat: another process trains in {config.get_base_dir()}; wait for it, or pass another"
+        " --timestamp"
+    )
