@@ -16,6 +16,7 @@ import yaml
 from filelock import Timeout
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 
 from nope_splat.checkpoints import (
@@ -219,8 +220,7 @@ class NopeTrainer(Trainer):
             raise SystemExit(130) from None  # as shells have it
         finally:
             self.config.max_num_iterations = length
-            if self._lock is not None:
-                self._lock.release()
+            self._let_go()
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -244,6 +244,15 @@ class NopeTrainer(Trainer):
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+    def _let_go(self) -> None:
+        """Of what would outlive the training in a process that trains again."""
+        for each in writer.EVENT_WRITERS:
+            if isinstance(each, writer.TensorboardWriter):
+                each.tb_writer.close()
+        writer.EVENT_WRITERS.clear()  # they would also write down what the next training says
+        if self._lock is not None:
+            self._lock.release()
 
     def _tell_how_to_go_on(self, length: int) -> None:
         checkpoints = find_checkpoints(self.checkpoint_dir)

@@ -64,6 +64,7 @@ def scenes(draw: st.DrawFn) -> SparseScene:
         points=rng.normal(0, 10, (num_points, 3)),
         colors=rng.integers(0, 256, (num_points, 3)).astype(np.uint8),
         observations=Observations(point_ids[~late], photo_ids[~late], xy[~late]),
+        noise=np.full(int((~late).sum()), 0.5),
         resections=Observations(point_ids[late], photo_ids[late], xy[late]),
         failures={},
         graph=MatchGraph(num_photos, none.reshape(0, 2), none, none),
