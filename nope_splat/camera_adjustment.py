@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nope_splat.camera_optimizer import switch_axes, world_to_camera
 from nope_splat.joint_adjustment import JointResult, adjust_jointly
+from nope_splat.lens import Lens
 from nope_splat.model import NopeSplatModel
 from nope_splat.photometric_alignment import RenderedView, usable_pixels
 from nope_splat.reconstruction.bundle_problem import BundleProblem
@@ -30,7 +31,7 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
     optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
     moves, background = optimizer.config.mode != "off", model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.present_sh_degree()
-    intrinsics_ids = optimizer.intrinsics_ids
+    intrinsics_ids, lens = optimizer.intrinsics_ids, optimizer.lens()
     base_focals = optimizer.base_focal[intrinsics_ids, None]
     scales = torch.cat([cameras.fx, cameras.fy], -1).to(model.device) / base_focals
     centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
@@ -41,7 +42,8 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
         factor = round(int(cameras.width[index]) / width)
         K = torch.eye(3, device=model.device)
         K[[0, 1], [0, 1]] = intrinsics[0].exp().float() * scales[index] / factor
-        K[:2, 2] = centers[index] / factor
+        K[:2, 2] = (centers[index] + intrinsics[1:3].float() * scales[index]) / factor
+        radial = None if lens is None else intrinsics[3:].float()
         rendered, depth, opacity, _ = model.render(
             gaussians,
             T_camera_world[None].float(),
@@ -50,17 +52,24 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
             background,
             sh_degree,
             render_mode="RGB+ED",
+            radial=radial,
         )
         depth = depth.squeeze(-1)
         used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
         if mask is not None:  # the gradient beside a mask must not feel what it hides
             photo = torch.where(mask, photo, rendered)
-        return RenderedView(rendered, photo, depth, used, K[[0, 1], [0, 1]], K[:2, 2])
+        return RenderedView(rendered, photo, depth, used, K[[0, 1], [0, 1]], K[:2, 2], radial)
 
     intrinsics = torch.zeros(len(optimizer.base_focal), 5, dtype=torch.float64, device=model.device)
     intrinsics[:, 0] = optimizer.focal().double().log()
     free_intrinsics = torch.zeros_like(intrinsics, dtype=torch.bool)
     free_intrinsics[:, 0] = optimizer.config.optimize_focal
+    prior_mean, prior_sigma = intrinsics.clone(), torch.ones_like(intrinsics)
+    if lens is not None and optimizer.learned_lens is not None:
+        intrinsics[:, 1:] = torch.cat(lens, 1)
+        free_intrinsics[:, 1:] = optimizer.learned_lens.free()
+        mean, prior_sigma[:, 1:] = optimizer.learned_lens.prior()
+        prior_mean[:, 1:] = torch.where(free_intrinsics[:, 1:], mean, intrinsics[:, 1:])
     result = adjust_jointly(
         BundleProblem(
             T_camera_world=world_to_camera(optimizer.poses()).double(),
@@ -73,13 +82,14 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
             sigma=observations.sigma.double(),
             free_cameras=torch.full((len(cameras),), moves, device=model.device),
             free_intrinsics=free_intrinsics,
-            prior_mean=intrinsics,
-            prior_sigma=torch.ones_like(intrinsics),
+            prior_mean=prior_mean,
+            prior_sigma=prior_sigma,
         ),
         look,
     )
     poses = torch.linalg.inv(result.problem.T_camera_world)
-    optimizer.set_cameras(switch_axes(poses)[:, :3], result.problem.intrinsics[:, 0].exp())
+    log_focal, shift, radial = result.problem.intrinsics.split((1, 2, 2), 1)
+    optimizer.set_cameras(switch_axes(poses)[:, :3], log_focal[:, 0].exp(), Lens(shift, radial))
     model.track_positions().copy_(result.problem.points)
     optimizer.last_adjustment = {
         "adjustment_steps": len(result.costs),

@@ -1,12 +1,15 @@
 """Cameras that are optimised with the Gaussians: a small motion per photograph, a focal length per camera.
 
+Where that is asked for, a principal point and radial distortion per camera too (`LearnedLens`).
+
 This file and the dataparser are the only places that know nerfstudio's camera axes (OpenGL: x right, y up,
 z backward); everywhere else cameras have OpenCV axes (x right, y down, z forward).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import torch
@@ -15,7 +18,13 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils import poses as pose_utils
 from torch import Tensor, nn
 
+from nope_splat.camera import SharedPinhole
+from nope_splat.learned_lens import LearnedLens
+from nope_splat.lens import Lens
 from nope_splat.ranges import NOT_NEGATIVE, POSITIVE
+
+LENS_CURVES = ("principal_point_x_px", "principal_point_y_px", "radial_k1", "radial_k2")
+"""Names of what is recorded of learned lenses."""
 
 
 def switch_axes(camera_to_world: Tensor) -> Tensor:
@@ -42,6 +51,12 @@ def world_to_camera(camera_to_world: Tensor) -> Tensor:
     return pose_utils.to4x4(pose_utils.inverse(switch_axes(camera_to_world)))
 
 
+def radial_terms(camera: Cameras) -> Tensor | None:
+    """Radial distortion of a camera that has learned some, k1 and k2. (2,)."""
+    radial = (camera.metadata or {}).get("radial")
+    return None if radial is None else radial.reshape(2)
+
+
 @dataclass
 class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     """Configuration of the optimised cameras."""
@@ -49,6 +64,14 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     _target: type = field(default_factory=lambda: NopeCameraOptimizer)
     optimize_focal: bool = True
     """Whether the focal lengths are optimised (the mode decides about the poses)."""
+    optimize_principal_point: bool = False
+    """Whether the principal points are optimised, of cameras whose photographs are all portrait or all
+    landscape."""
+    optimize_distortion: bool = False
+    """Whether two radial terms per camera are optimised: renderings are seen through the lens, by resampling.
+
+    With this or the option before, photographs are compared with as they are, not undistorted, and the
+    distortion that the reconstruction found, if any, is where the terms start."""
     method: Literal["adam", "levenberg-marquardt"] = "levenberg-marquardt"
     """How cameras move: by joint adjustments at intervals, or by gradient steps with the Gaussians (the
     paper)."""
@@ -60,6 +83,10 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     """Pull of the camera positions towards the reconstruction; the track losses do this better."""
     rot_l2_penalty: float = 0.0
     """Pull of the camera rotations towards the reconstruction; the track losses do this better."""
+
+    def learns_lens(self) -> bool:
+        """Whether anything of a camera but its pose and focal length is optimised."""
+        return self.optimize_principal_point or self.optimize_distortion
 
 
 class NopeCameraOptimizer(CameraOptimizer):
@@ -97,6 +124,10 @@ class NopeCameraOptimizer(CameraOptimizer):
         self.register_buffer("base_poses", torch.eye(4, device=device)[:3].repeat(num_cameras, 1, 1))
         self.register_buffer("base_focal", torch.ones(num_intrinsics, device=device))
         self.register_buffer("intrinsics_ids", ids.to(device))
+        self.learned_lens = None
+        if config.learns_lens():
+            learns = config.optimize_principal_point, config.optimize_distortion
+            self.learned_lens = LearnedLens(num_intrinsics, *learns, config.method == "adam").to(device)
         self.last_adjustment: dict[str, float] = {}
 
     @torch.no_grad()
@@ -111,13 +142,16 @@ class NopeCameraOptimizer(CameraOptimizer):
         self.base_focal.copy_(torch.as_tensor(focal))
 
     @torch.no_grad()
-    def set_cameras(self, poses: Tensor, focal: Tensor) -> None:
+    def set_cameras(self, poses: Tensor, focal: Tensor, lens: Lens | None = None) -> None:
         """Move the cameras that may move; the motion is counted from the reconstruction.
 
         Args:
             poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
             focal: Focal lengths in pixels of the full-resolution photographs. (K,).
+            lens: Principal points and distortion, where these are optimised. (K, 2) each.
         """
+        if self.learned_lens is not None and lens is not None:
+            self.learned_lens.set_lens(lens)
         if self.config.mode != "off":
             base = pose_utils.inverse(self.base_poses.double())
             motion = pose_utils.multiply(base, poses.double())
@@ -141,19 +175,6 @@ class NopeCameraOptimizer(CameraOptimizer):
         """The same for each training view. (V,)."""
         return self.focal()[self.intrinsics_ids]
 
-    def focal_change(self, camera: Cameras) -> Tensor:
-        """Optimised focal length of a training camera over that of the reconstruction.
-
-        Args:
-            camera: One camera, recognised by nerfstudio's `cam_idx`.
-
-        Returns:
-            The ratio; one for other cameras. ().
-        """
-        if camera.metadata is None or "cam_idx" not in camera.metadata:
-            return torch.ones_like(self.log_focal[0])
-        return self.log_focal[self.intrinsics_ids[int(camera.metadata["cam_idx"])]].exp()
-
     def apply_to_camera(self, camera: Cameras) -> Tensor:
         """Optimised pose of a training camera, recognised by nerfstudio's `cam_idx`; other poses unchanged.
 
@@ -168,14 +189,56 @@ class NopeCameraOptimizer(CameraOptimizer):
         index = torch.tensor([int(camera.metadata["cam_idx"])], device=self.base_poses.device)
         return pose_utils.multiply(self.base_poses[index], self(index)).to(camera.device)
 
+    def lens(self) -> Lens | None:
+        """Optimised principal points and distortion of the K cameras; None where they are not optimised."""
+        return None if self.learned_lens is None else self.learned_lens.lens()
+
+    def view_lens(self) -> Lens | None:
+        """The same for each training view."""
+        lens = self.lens()
+        return None if lens is None else lens.of(self.intrinsics_ids)
+
+    def apply_to_intrinsics(self, camera: Cameras, K: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Optimised intrinsics of a training camera; others stay.
+
+        Args:
+            camera: One camera, recognised by nerfstudio's `cam_idx`.
+            K: Its intrinsic matrix by the reconstruction, at any resolution. (1, 3, 3).
+
+        Returns:
+            The intrinsic matrix (1, 3, 3), and the radial terms (2,) or None where there are none.
+        """
+        if camera.metadata is None or "cam_idx" not in camera.metadata:
+            return K, radial_terms(camera)
+        number = self.intrinsics_ids[int(camera.metadata["cam_idx"])]
+        adjusted, lens = K.clone(), self.lens()
+        adjusted[:, [0, 1], [0, 1]] *= self.log_focal[number].exp()
+        if lens is None:
+            return adjusted, None
+        shift, radial = lens.of(number)
+        adjusted[:, :2, 2] += shift * K[:, [0, 1], [0, 1]] / self.base_focal[number]
+        return adjusted, radial
+
+    def cameras(self, start: Sequence[SharedPinhole]) -> tuple[SharedPinhole, ...]:
+        """The cameras of the reconstruction with what has been optimised.
+
+        Args:
+            start: Cameras of the reconstruction. K.
+        """
+        focals = self.focal().tolist()
+        cameras = tuple(replace(camera, focal=focal) for camera, focal in zip(start, focals, strict=True))
+        return cameras if self.learned_lens is None else self.learned_lens.cameras(cameras)
+
     def get_param_groups(self, param_groups: dict) -> None:
-        """Add the parameters that Adam moves: `camera_opt` (poses) and `focal_opt`."""
+        """Add the parameters that Adam moves: poses, focal lengths, principal points and distortion."""
         if self.config.method != "adam":
             return
         if self.config.mode != "off":
             param_groups["camera_opt"] = [self.pose_adjustment]
         if self.config.optimize_focal:
             param_groups["focal_opt"] = [self.log_focal]
+        if self.learned_lens is not None:
+            param_groups |= self.learned_lens.param_groups()
 
     def adjustment_steps(self, num_iterations: int) -> tuple[int, ...]:
         """Iterations after which the cameras are adjusted jointly; none where nothing may move.
@@ -183,7 +246,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         Args:
             num_iterations: Length of the training.
         """
-        frozen = self.config.mode == "off" and not self.config.optimize_focal
+        frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None
         if frozen or self.config.method != "levenberg-marquardt":
             return ()
         first, interval = (
@@ -201,12 +264,18 @@ class NopeCameraOptimizer(CameraOptimizer):
     def get_metrics_dict(self, metrics_dict: dict) -> None:
         """Add focal length (full-resolution pixels), its change, and how far the cameras moved and turned.
 
-        After a joint adjustment, also what that did. With several cameras, `/` and their numbers, from 1 on,
-        follow the names of intrinsics.
+        After a joint adjustment, also what that did; where they are optimised, also principal point (pixels
+        from the image centre) and distortion. With several cameras, `/` and their numbers, from 1 on, follow
+        the names of intrinsics.
         """
         metrics_dict |= self.last_adjustment
         metrics_dict |= _by_camera("focal_px", self.focal())
         metrics_dict |= _by_camera("focal_change_percent", 100 * torch.expm1(self.log_focal))
+        if self.learned_lens is not None:
+            shift, radial = self.learned_lens.lens()
+            values = torch.cat([self.learned_lens.offset + shift, radial], 1)
+            for name, value in zip(LENS_CURVES, values.unbind(1), strict=True):
+                metrics_dict |= _by_camera(name, value)
         if self.config.mode != "off":
             translation, rotation = self.pose_adjustment.split(3, dim=-1)
             degrees = torch.rad2deg(rotation.norm(dim=-1))

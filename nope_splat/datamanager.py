@@ -18,6 +18,7 @@ from torch import Tensor
 from nope_splat.dataparser import NopeDataParser, NopeDataParserConfig
 from nope_splat.dataset import NopeDataset
 from nope_splat.errors import UserError
+from nope_splat.lens import Lens
 
 
 class OptimizedCameras(NamedTuple):
@@ -29,6 +30,8 @@ class OptimizedCameras(NamedTuple):
     """Camera-to-world transforms of the held-out views, OpenGL axes. (E, 3, 4)."""
     focals: Tensor
     """Focal length of each camera in pixels of the full-resolution photographs. (K,)."""
+    lens: Lens | None = None
+    """Their principal points and distortion, if these were optimised. (K, 2) each."""
 
 
 @dataclass
@@ -84,7 +87,7 @@ class NopeDataManager(FullImageDatamanager):
         Args:
             cameras: In the order of the datasets.
         """
-        self._set("train", self.train_dataset, cameras.train_poses, cameras.focals)
+        self._set("train", self.train_dataset, cameras.train_poses, cameras)
         self.set_eval_cameras(cameras)
 
     def set_eval_cameras(self, cameras: OptimizedCameras) -> None:
@@ -93,16 +96,23 @@ class NopeDataManager(FullImageDatamanager):
         Args:
             cameras: In the order of the datasets.
         """
-        self._set("eval", self.eval_dataset, cameras.eval_poses, cameras.focals)
+        self._set("eval", self.eval_dataset, cameras.eval_poses, cameras)
 
-    def _set(self, split: str, dataset: NopeDataset, poses: Tensor, focals: Tensor) -> None:
+    def _set(self, split: str, dataset: NopeDataset, poses: Tensor, optimized: OptimizedCameras) -> None:
         original, scene = dataset._dataparser_outputs.cameras, self.dataparser.scene
-        change = focals.double() / torch.tensor([camera.focal for camera in scene.cameras]).double()
-        of_view = change[torch.from_numpy(scene.camera_ids[self.dataparser.photo_ids(split)]), None]
-        factor = (of_view * dataset.scale_factor).float()
-        dataset.cameras.camera_to_worlds = poses.clone()
-        dataset.cameras.fx = original.fx * factor
-        dataset.cameras.fy = original.fy * factor
+        before = torch.tensor([camera.focal for camera in scene.cameras]).double()
+        number = torch.from_numpy(scene.camera_ids[self.dataparser.photo_ids(split)])
+        factor = ((optimized.focals.double() / before)[number, None] * dataset.scale_factor).float()
+        cameras = dataset.cameras
+        cameras.camera_to_worlds = poses.clone()
+        cameras.fx = original.fx * factor
+        cameras.fy = original.fy * factor
+        if optimized.lens is not None:
+            lens = optimized.lens.of(number)
+            shift = (lens.shift / before[number, None]).float()  # in focal lengths of the reconstruction
+            cameras.cx = (original.cx + shift[:, :1] * original.fx) * dataset.scale_factor
+            cameras.cy = (original.cy + shift[:, 1:] * original.fy) * dataset.scale_factor
+            cameras.metadata = (cameras.metadata or {}) | {"radial": lens.radial}
 
 
 def require_folder(data: Path | None) -> None:

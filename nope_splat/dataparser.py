@@ -55,17 +55,19 @@ class NopeDataParserConfig(DataParserConfig):
     """How dense seeds are found; of those on depth maps, the size of photographs and patches alone."""
     depth_priors: tyro.conf.Suppress[bool] = False
     """Whether depth maps are needed to train; the pipeline knows, from the weights of the model's losses."""
+    keep_distortion: tyro.conf.Suppress[bool] = False
+    """Whether photographs stay as they are; the pipeline knows, from whether the model learns lenses."""
 
 
 class NopeDataParser(DataParser):
     """Reconstructs the scene, or finds it in the cache, and describes it to nerfstudio.
 
     The world is that of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution of the
-    training images. The metadata hold `photos` and their `lenses`, the cameras with distortion; of the
-    training split also which of the `num_cameras` cameras took each (`camera_ids` (V,)), the number of all
-    their pixels `num_pixels`, the `track_points` (P, 3), their `track_colors` (P, 3) and `observations`, and
-    the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3), which are the track points unless
-    `add_dense_seeds` adds more.
+    training images. The metadata hold `photos` and their `lenses`, the cameras with the distortion to take
+    out; of the training split also which of the `num_cameras` cameras took each (`camera_ids` (V,)), the
+    number of all their pixels `num_pixels`, the `track_points` (P, 3), their `track_colors` (P, 3) and
+    `observations`, and the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3), which are the track points
+    unless `add_dense_seeds` adds more.
     """
 
     config: NopeDataParserConfig
@@ -80,10 +82,16 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def scene(self) -> SparseScene:
-        """The reconstruction, of photographs from which the distortion has been taken out.
+        """The reconstruction, of the photographs that everything trains, renders and evaluates with.
 
-        Everything that trains, renders and evaluates has these: splats are rendered without distortion.
+        Splats are rendered without distortion, and the distortion has been taken out of the photographs;
+        where it is learned, the rendering is bent instead, and these are the photographs as they are.
         """
+        return self.photographed_scene if self.config.keep_distortion else self.undistorted_scene
+
+    @cached_property
+    def undistorted_scene(self) -> SparseScene:
+        """The reconstruction, of photographs from which the distortion has been taken out."""
         return self.photographed_scene.undistorted()
 
     @cached_property
@@ -127,11 +135,11 @@ class NopeDataParser(DataParser):
             return image[..., :3], read_undistorted_mask(photo, size, lens)
 
         if self.config.seeds == "dense":
-            points, colors = dense_seeds(self.scene, read, self.config.seeding)
+            points, colors = dense_seeds(self.undistorted_scene, read, self.config.seeding)
         else:
             maps, lenses = self._depth_maps(self.photo_ids("train").tolist()), self.photographed_scene.cameras
             points, colors, sizes, opacities = pixel_seeds(
-                self.scene, lenses, maps, read, self.config.seeding
+                self.undistorted_scene, lenses, maps, read, self.config.seeding
             )
             told["seed_sizes"] = torch.from_numpy(sizes)
             told["seed_opacities"] = torch.from_numpy(opacities)
@@ -168,7 +176,8 @@ class NopeDataParser(DataParser):
         scene, photo_ids = self.scene, self.photo_ids(split)
         cameras = training_cameras(scene, photo_ids, self.config.max_image_size)
         photos = [self._photos[i] for i in photo_ids]
-        lenses = [self.photographed_scene.camera_of(i) for i in photo_ids]
+        taken_out = self.undistorted_scene if self.config.keep_distortion else self.photographed_scene
+        lenses = [taken_out.camera_of(i) for i in photo_ids]
         metadata: dict[str, Any] = {"photos": photos, "lenses": lenses}
         if split == "train":
             points, colors = torch.from_numpy(scene.points).float(), torch.from_numpy(scene.colors)

@@ -15,7 +15,8 @@ from nope_splat.undistort import read_undistorted_mask, read_undistorted_photo
 class NopeDataset(InputDataset):
     """nerfstudio's dataset with our reader: upright, of every format, and without the lens's distortion.
 
-    The dataparser provides the `photos` and their `lenses`, the cameras with distortion, in its metadata.
+    The dataparser provides the `photos` and their `lenses`, the cameras with the distortion to take out, in
+    its metadata.
     """
 
     def get_numpy_image(self, image_idx: int) -> NDArray[np.uint8]:

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from nope_splat.lens import stretch, undistort
+
 NEAREST, FARTHEST = 0.02, 50.0
 """Depths (median scene depth is one) beyond which a corrected prior says nothing, such as in the sky."""
 MIN_OPACITY = 0.5
 """Pixels that let more background through have no depth to speak of."""
 
 
-class PinholeView(NamedTuple):
+class PhotoView(NamedTuple):
     """Camera of one photograph at the resolution of its depth map."""
 
     T_camera_world: Tensor
@@ -28,10 +30,13 @@ class PinholeView(NamedTuple):
     """Focal lengths along x and y in pixels of the map. (2,)."""
     center: Tensor
     """Principal point in pixels of the map. (2,)."""
+    radial: Tensor | None = None
+    """Distortion k1 and k2, if any. (2,)."""
 
     def lift(self, xy: Tensor, depth: Tensor) -> Tensor:
         """World points of pixels (n, 2) at depths (n,). (n, 3)."""
         plane = (xy - self.center) / self.focal
+        plane = plane if self.radial is None else undistort(plane, self.radial)
         in_camera = depth[:, None] * torch.cat([plane, torch.ones_like(plane[:, :1])], -1)
         return (in_camera - self.T_camera_world[:3, 3]) @ self.T_camera_world[:3, :3]
 
@@ -39,7 +44,10 @@ class PinholeView(NamedTuple):
         """Pixels (n, 2) and depths (n,) of world points (n, 3); pixels mean nothing where depth is small."""
         in_camera = points @ self.T_camera_world[:3, :3].T + self.T_camera_world[:3, 3]
         depth = in_camera[:, 2]
-        return self.focal * in_camera[:, :2] / depth.clamp(min=NEAREST)[:, None] + self.center, depth
+        seen = self.focal * in_camera[:, :2] / depth.clamp(min=NEAREST)[:, None]
+        if self.radial is not None:
+            seen = seen * stretch((seen / self.focal).square().sum(-1, keepdim=True), self.radial)
+        return seen + self.center, depth
 
 
 def correct(values: Tensor, correction: Tensor) -> Tensor:

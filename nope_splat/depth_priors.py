@@ -66,7 +66,7 @@ def make_depth_priors(
     """Fit depth maps to the track points of a reconstruction.
 
     Args:
-        scene: The reconstruction, of photographs without distortion.
+        scene: The reconstruction, of photographs without distortion or, where it is learned, with.
         photographed: The same, of the photographs as they are.
         photo_ids: Photographs of the training views. (V,).
         photos: These photographs.
@@ -106,13 +106,14 @@ def make_depth_priors(
 def _prior(
     camera: SharedPinhole, lens: SharedPinhole, photo: Photo, depth_map: DepthMap, fit: ScaleShift
 ) -> DepthPrior:
-    """The prior of one photograph; `lens` has the distortion that `camera` lacks."""
+    """The prior of one photograph; `lens` has the distortion that `camera` may lack."""
     full = np.array([photo.width, photo.height])
     shrink = min(1.0, MAX_SIZE / max(photo.width, photo.height))
     width, height = (max(1, round(side * shrink)) for side in (photo.width, photo.height))
     pixels = np.array([width, height]) / full
     grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     values = depth_map.sample(lens.project(camera.unproject(grid / pixels, full), full))
+    lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # or none to take out
     used = read_undistorted_mask(photo, (width, height), lens)
     used = np.ones((height, width), bool) if used is None else used
     values[~used] = np.nan

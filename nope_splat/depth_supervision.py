@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate
 
 from nope_splat.depth_losses import (
-    PinholeView,
+    PhotoView,
     chamfer_loss,
     corrected_depth,
     depth_consistency_loss,
     surface_loss,
 )
 from nope_splat.depth_priors import DepthPriors
+from nope_splat.lens import Lens
 
 SAMPLES = 1024
 """Pixels of each photograph that are compared with a neighbour's."""
@@ -48,7 +49,12 @@ class DepthSupervision(nn.Module):
         self.priors = priors
 
     def losses(
-        self, view: int, outputs: Mapping[str, Tensor], T_camera_world: Tensor, focals: Tensor
+        self,
+        view: int,
+        outputs: Mapping[str, Tensor],
+        T_camera_world: Tensor,
+        focals: Tensor,
+        lens: Lens | None = None,
     ) -> dict[str, Tensor]:
         """The weighted terms `depth`, `chamfer` and `surface`, as far as weights and priors give them.
 
@@ -58,6 +64,7 @@ class DepthSupervision(nn.Module):
                 `depth` (H, W, 1).
             T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
             focals: Focal lengths of these in pixels of the full-resolution photographs. (V,).
+            lens: Their learned lenses, if any. (V, 2) each.
         """
         if self.priors is None or view not in self.priors.views:
             return {}
@@ -71,7 +78,7 @@ class DepthSupervision(nn.Module):
         others = self.priors.neighbours[view]
         if others and (self.chamfer_weight or self.surface_weight):
             pair = view, others[int(torch.randint(len(others), ()))]
-            chamfer, surface = self._between(pair, T_camera_world, focals, self.priors)
+            chamfer, surface = self._between(pair, T_camera_world, focals, lens, self.priors)
             if self.chamfer_weight:
                 losses["chamfer"] = self.chamfer_weight * chamfer
             if self.surface_weight:
@@ -85,7 +92,12 @@ class DepthSupervision(nn.Module):
         return depth_consistency_loss(rendered, opacity, values[0, 0], self.corrections[view], priors.inverse)
 
     def _between(
-        self, pair: tuple[int, int], T_camera_world: Tensor, focals: Tensor, priors: DepthPriors
+        self,
+        pair: tuple[int, int],
+        T_camera_world: Tensor,
+        focals: Tensor,
+        lens: Lens | None,
+        priors: DepthPriors,
     ) -> tuple[Tensor, Tensor]:
         """Chamfer distance and surface loss between random pixels of two views.
 
@@ -95,7 +107,10 @@ class DepthSupervision(nn.Module):
         clouds, colors, cameras = [], [], []
         for one in pair:
             prior = priors.views[one]
-            camera = PinholeView(T_camera_world[one], focals[one] * prior.pixels, prior.center)
+            camera = PhotoView(T_camera_world[one], focals[one] * prior.pixels, prior.center)
+            if lens is not None:
+                center = prior.center + lens.shift[one] * prior.pixels
+                camera = camera._replace(center=center, radial=lens.radial[one])
             height, width = prior.values.shape
             index = torch.randint(height * width, (SAMPLES,), device=prior.values.device)
             values = prior.values.flatten()[index]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nope_splat.photometric_alignment import (
+    PixelEquations,
     RenderedView,
     photometric_cost,
     pixel_equations,
@@ -160,20 +161,22 @@ class PhotometricSystem:
         coupling, own, slope = zeros(num_patches, size, 3), zeros(num_patches, 3, 3), zeros(num_patches, 3)
         for index, pose in enumerate(problem.T_camera_world):
             camera = int(problem.intrinsics_ids[index])
-            view = self._look(index, pose, problem.intrinsics[camera]).halved(self._halvings)
+            intrinsics = problem.intrinsics[camera]
+            view = self._look(index, pose, intrinsics).halved(self._halvings)
             if index == len(self._first):
                 noise = robust_noise(view)
-                pixels = pixel_equations(view, noise)
+                pixels = _in_pixels(pixel_equations(view, noise), intrinsics)
                 patch_ids = self._patches.seen_in(view, pose)
                 weight = worth_of_pixels(pixels, view.used)
                 self._first.append(_FirstLook(view.used, noise, weight, patch_ids))
             else:
                 used, noise, weight, patch_ids = self._first[index]
                 view = replace(view, used=used)
-                pixels = pixel_equations(view, noise)
+                pixels = _in_pixels(pixel_equations(view, noise), intrinsics)
             of_view, of_patches = pixels.sum(), self._patches.equations(pixels, patch_ids, pose)
-            focal = 6 * num_cameras + width * camera
-            rows = torch.tensor([*range(6 * index, 6 * index + 6), focal], device=matrix.device)
+            first, count = 6 * num_cameras + width * camera, pixels.jacobian.shape[-1] - 6
+            rows = [*range(6 * index, 6 * index + 6), *range(first, first + count)]
+            rows = torch.tensor(rows, device=matrix.device)
             cost += weight * photometric_cost(view, noise)
             matrix[rows[:, None], rows] += weight * of_view.matrix
             gradient[rows] += weight * of_view.gradient
@@ -187,6 +190,15 @@ class PhotometricSystem:
         matrix -= torch.einsum("pik,pjk->ij", coupling, torch.cholesky_solve(coupling.mT, factor).mT)
         gradient -= (coupling @ moves).sum(0).squeeze(-1)
         return cost - float((slope * moves).sum()), matrix, gradient
+
+
+def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
+    """Equations with the principal point, if they have it, in pixels instead of focal lengths."""
+    if pixels.jacobian.shape[-1] == 7:
+        return pixels
+    units = pixels.jacobian.new_ones(11)
+    units[7:9] = (-intrinsics[0]).exp()
+    return pixels._replace(jacobian=units * pixels.jacobian)
 
 
 def _share(photometric: Tensor, tracks: NormalEquations) -> float:

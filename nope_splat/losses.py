@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nope_splat.lens import Lens, stretch
 from nope_splat.splatting import ssim
 
 NEAR = 1e-3
@@ -36,7 +37,11 @@ class TrackObservations(NamedTuple):
 
 
 def track_2d_loss(
-    points: Tensor, T_camera_world: Tensor, focal: Tensor, observations: TrackObservations
+    points: Tensor,
+    T_camera_world: Tensor,
+    focal: Tensor,
+    observations: TrackObservations,
+    lens: Lens | None = None,
 ) -> Tensor:
     """Reprojection of the track points.
 
@@ -48,16 +53,21 @@ def track_2d_loss(
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution photographs. (V,), or () for all.
         observations: What to reproject; observations behind their camera do not count.
+        lens: Learned lenses of the training views, if any, by which π shifts and bends. (V, 2) each.
 
     Returns:
         Mean over the observations, in pixels. ().
     """
-    residuals, _ = _reprojection(points, T_camera_world, focal, observations)
+    residuals, _ = _reprojection(points, T_camera_world, focal, observations, lens)
     return _huber(residuals)
 
 
 def track_3d_loss(
-    points: Tensor, T_camera_world: Tensor, focal: Tensor, observations: TrackObservations
+    points: Tensor,
+    T_camera_world: Tensor,
+    focal: Tensor,
+    observations: TrackObservations,
+    lens: Lens | None = None,
 ) -> Tensor:
     """Backprojection of the observations onto the track points.
 
@@ -75,23 +85,28 @@ def track_3d_loss(
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution photographs. (V,), or () for all.
         observations: What to lift; observations behind their camera do not count.
+        lens: As for `track_2d_loss`.
 
     Returns:
         Mean over the observations, in pixels at depth one. ().
     """
-    residuals, depths = _reprojection(points, T_camera_world, focal, observations)
+    residuals, depths = _reprojection(points, T_camera_world, focal, observations, lens)
     return _huber(depths.detach() * residuals)
 
 
 def reprojection_errors(
-    points: Tensor, T_camera_world: Tensor, focal: Tensor, observations: TrackObservations
+    points: Tensor,
+    T_camera_world: Tensor,
+    focal: Tensor,
+    observations: TrackObservations,
+    lens: Lens | None = None,
 ) -> Tensor:
     """Distance of each projected track point from its observation; arguments as for `track_2d_loss`.
 
     Returns:
         Pixels of the full-resolution photographs, zero behind the camera. (O,).
     """
-    residuals, _ = _reprojection(points, T_camera_world, focal, observations)
+    residuals, _ = _reprojection(points, T_camera_world, focal, observations, lens)
     return residuals.norm(dim=-1)
 
 
@@ -137,7 +152,11 @@ def photometric_loss(
 
 
 def _reprojection(
-    points: Tensor, T_camera_world: Tensor, focal: Tensor, observations: TrackObservations
+    points: Tensor,
+    T_camera_world: Tensor,
+    focal: Tensor,
+    observations: TrackObservations,
+    lens: Lens | None,
 ) -> tuple[Tensor, Tensor]:
     """Residuals in pixels, zero behind the camera, and depths. (O, 2), (O, 1)."""
     T = T_camera_world[observations.view_ids]
@@ -145,6 +164,10 @@ def _reprojection(
     depths = in_camera[:, 2:]
     focals = focal.expand(len(T_camera_world))[observations.view_ids, None]
     projected = focals * in_camera[:, :2] / depths.clamp(min=NEAR)
+    if lens is not None:
+        of_view = lens.of(observations.view_ids)
+        square = (projected / focals).square().sum(-1, keepdim=True)
+        projected = projected * stretch(square, of_view.radial) + of_view.shift
     return torch.where(depths > NEAR, projected - observations.xy, 0.0), depths
 
 

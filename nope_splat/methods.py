@@ -78,7 +78,10 @@ def _training(device: str) -> NopeTrainerConfig:
             "track_points": _group(3e-4, DecayConfig(lr_final=3e-6)),
             "depth_corrections": _group(5e-4, DecayConfig(lr_final=5e-5)),
             "camera_opt": _group(1e-4, DecayConfig(lr_final=1e-5, warmup=0.1)),
-            "focal_opt": _group(1e-4, DecayConfig(lr_final=1e-5, warmup=0.1)),
+            **{
+                f"{intrinsics}_opt": _group(1e-4, DecayConfig(lr_final=1e-5, warmup=0.1))
+                for intrinsics in ("focal", "principal_point", "distortion")
+            },
         },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer",

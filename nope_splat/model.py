@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
-from gsplat.strategy import DefaultStrategy
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.base_model import ModelConfig
@@ -15,11 +14,17 @@ from nerfstudio.utils.colors import get_color
 from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
-from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
-from nope_splat.densification import CappedStrategy, most_gaussians
+from nope_splat.camera_optimizer import (
+    NopeCameraOptimizer,
+    NopeCameraOptimizerConfig,
+    radial_terms,
+    world_to_camera,
+)
+from nope_splat.densification import densification
 from nope_splat.depth_supervision import DepthSupervision
 from nope_splat.evaluation.metrics import ImageMetrics
 from nope_splat.gaussians import Gaussians, join, seed_gaussians
+from nope_splat.lens import Lens, Rendering, through_lens
 from nope_splat.losses import (
     TrackObservations,
     photometric_loss,
@@ -30,7 +35,8 @@ from nope_splat.losses import (
 )
 from nope_splat.parameters import SplatParameters
 from nope_splat.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range
-from nope_splat.splatting import fold_focal, rasterization
+from nope_splat.rendering import render_gaussians
+from nope_splat.splatting import fold_intrinsics
 
 
 @dataclass
@@ -185,33 +191,13 @@ class NopeSplatModel(SplatParameters):
         """Learn the length of the training, which sets the times of densification."""
         assert attributes.trainer is not None
         self.num_iterations = attributes.trainer.config.max_num_iterations
-        self.strategy = self._densification()
+        num_fixed = len(self.track_params["means"]) if self.track_params else 0
+        num_pixels = self.kwargs["metadata"]["num_pixels"]
+        self.strategy = densification(
+            self.config, self.num_iterations, self.num_train_data, num_pixels, num_fixed
+        )
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
         return super().get_training_callbacks(attributes)
-
-    def _densification(self) -> DefaultStrategy:
-        config = self.config
-        reset_every = round(config.reset_opacity * self.num_iterations) or 10**9
-        return CappedStrategy(
-            prune_opa=config.cull_alpha_thresh,
-            grow_grad2d=config.densify_grad_thresh,
-            grow_scale3d=config.densify_size_thresh,
-            grow_scale2d=config.split_screen_size,
-            prune_scale3d=config.cull_scale_thresh,
-            prune_scale2d=config.cull_screen_size,
-            refine_scale2d_stop_iter=round(config.stop_screen_size * self.num_iterations),
-            refine_start_iter=round(config.densify_start * self.num_iterations),
-            refine_stop_iter=round(config.densify_stop * self.num_iterations),
-            reset_every=reset_every,
-            refine_every=config.densify_every,
-            pause_refine_after_reset=self.num_train_data + config.densify_every,
-            absgrad=True,
-            num_fixed=len(self.track_params["means"]) if self.track_params else 0,
-            max_gaussians=min(
-                config.max_gaussians, most_gaussians(self.kwargs["metadata"]["num_pixels"], config.sh_degree)
-            ),
-            max_scale2d=config.max_screen_size,
-        )
 
     def update_to_step(self, step: int) -> None:
         """Continue at the iteration of a loaded checkpoint."""
@@ -220,7 +206,7 @@ class NopeSplatModel(SplatParameters):
     # Rendering.
 
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:  # pyright: ignore[reportIncompatibleMethodOverride] (Splatfacto names it so too)
-        """Render one camera; in training at its optimised pose and focal length.
+        """Render one camera, seen through its lens; in training at its optimised pose and intrinsics.
 
         Args:
             camera: One camera, OpenGL axes.
@@ -238,20 +224,18 @@ class NopeSplatModel(SplatParameters):
         background = self._get_background_color()
         gaussians = self.gaussians()
         if self.training:
-            pose, change = (
-                self.camera_optimizer.apply_to_camera(camera),
-                self.camera_optimizer.focal_change(camera),
-            )
-            K[:, [0, 1], [0, 1]] *= change.detach()
+            pose = self.camera_optimizer.apply_to_camera(camera)
+            K, radial = self.camera_optimizer.apply_to_intrinsics(camera, K)
             with_depth = self.config.depth_weight != 0
             rgb, depth, alpha, self.info = self.render(
                 gaussians,
-                fold_focal(world_to_camera(pose), change / change.detach()),
+                fold_intrinsics(world_to_camera(pose), K),
                 K,
                 (width, height),
                 background,
                 sh_degree=self.present_sh_degree(),
                 render_mode="RGB+ED" if with_depth else "RGB",
+                radial=radial,
             )
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
@@ -267,7 +251,13 @@ class NopeSplatModel(SplatParameters):
                 return self.get_empty_outputs(width, height, background)
             gaussians = gaussians.select(inside)
         rgb, depth, alpha, _ = self.render(
-            gaussians, world_to_camera(pose), K, (width, height), background, render_mode="RGB+ED"
+            gaussians,
+            world_to_camera(pose),
+            K,
+            (width, height),
+            background,
+            render_mode="RGB+ED",
+            radial=radial_terms(camera),
         )
         return {
             "rgb": rgb,
@@ -285,42 +275,31 @@ class NopeSplatModel(SplatParameters):
         background: Tensor,
         sh_degree: int | None = None,
         render_mode: Literal["RGB", "RGB+ED"] = "RGB",
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        radial: Tensor | None = None,
+    ) -> Rendering:
         """Render Gaussians, without reading or changing the state of the model.
 
         Args:
             gaussians: What to render.
             T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
-            K: Intrinsic matrix; it receives no gradient. (1, 3, 3).
+            K: Intrinsic matrix; by it alone the view's edges receive no gradient (`fold_intrinsics`).
+                (1, 3, 3).
             size: Width and height in pixels.
             background: Colour. (3,).
             sh_degree: Degree of the spherical harmonics; all of them by default.
             render_mode: With or without depth.
+            radial: Distortion k1 and k2 of the lens, if any. (2,).
 
         Returns:
-            Colours (H, W, 3), depth (H, W, 1) or nothing (H, W, 0), opacity (H, W, 1), and the rasterizer's
-            report for densification.
+            What the lens shows.
         """
-        image, alpha, info = rasterization(
-            *gaussians,
-            viewmats=T_camera_world,
-            Ks=K,
-            width=size[0],
-            height=size[1],
-            sh_degree=self.config.sh_degree if sh_degree is None else sh_degree,
-            render_mode=render_mode,
-            packed=False,
-            absgrad=True,
-            rasterize_mode=self.config.rasterize_mode,
-        )
-        image, alpha = image[0], alpha[0]
-        rgb, depth = image[..., :3] + (1 - alpha) * background, image[..., 3:]
-        if depth.numel():
-            # Far where nothing is, or the viewer would hide its points and cameras behind the empty pixels.
-            seen = alpha > 0.05
-            far = 2 * depth[seen].max() if seen.any() else depth.new_tensor(1e3)
-            depth = torch.where(seen, depth, far)
-        return rgb.clamp(0.0, 1.0), depth, alpha, info
+        degree = self.config.sh_degree if sh_degree is None else sh_degree
+
+        def pinhole(K: Tensor, size: tuple[int, int]) -> Rendering:
+            mode = self.config.rasterize_mode
+            return render_gaussians(gaussians, T_camera_world, K, size, background, degree, render_mode, mode)
+
+        return through_lens(pinhole, K, size, radial)
 
     def present_sh_degree(self) -> int:
         """Degree of the spherical harmonics that the training has come to."""
@@ -350,8 +329,8 @@ class NopeSplatModel(SplatParameters):
             losses |= self._track_losses()
             if self.depth_supervision is not None:
                 poses = world_to_camera(self.camera_optimizer.poses())
-                view, focals = int(batch["image_idx"]), self.camera_optimizer.view_focals()
-                losses |= self.depth_supervision.losses(view, outputs, poses, focals)
+                lenses = self.camera_optimizer.view_focals(), self.camera_optimizer.view_lens()
+                losses |= self.depth_supervision.losses(int(batch["image_idx"]), outputs, poses, *lenses)
             self.camera_optimizer.get_loss_dict(losses)
         return losses
 
@@ -368,11 +347,11 @@ class NopeSplatModel(SplatParameters):
             losses["scale"] = config.scale_weight * scale_loss(self.track_params["scales"].exp())
         return losses
 
-    def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations]:
+    def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
         """Track points, cameras and observations, as the track losses take them."""
-        self.observations = self.observations.to(self.device)
-        poses = world_to_camera(self.camera_optimizer.poses())
-        return self.track_positions(), poses, self.camera_optimizer.view_focals(), self.observations
+        self.observations, cameras = self.observations.to(self.device), self.camera_optimizer
+        poses = world_to_camera(cameras.poses())
+        return self.track_positions(), poses, cameras.view_focals(), self.observations, cameras.view_lens()
 
     @torch.no_grad()
     def reprojection_errors(self) -> Tensor:

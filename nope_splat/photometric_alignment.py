@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
+from nope_splat.lens import stretch, undistort
+
 MIN_OPACITY = 0.9
 """Pixels that let more background through have no depth to speak of."""
 MAX_DEPTH_STEP = 0.05
@@ -45,6 +47,9 @@ class RenderedView:
     """Focal lengths along x and y in pixels of these images. (2,)."""
     center: Tensor
     """Principal point in pixels of these images. (2,)."""
+    radial: Tensor | None = None
+    """Distortion k1 and k2, by which both images are seen; None of a camera that has none and of which
+    nothing but pose and focal length may change. (2,)."""
 
     def halved(self, times: int = 1) -> RenderedView:
         """The same at half the resolution, repeatedly; odd last rows and columns are left out.
@@ -65,6 +70,7 @@ class RenderedView:
             used=pool(self.used[..., None].to(self.depth))[..., 0] == 1,
             focal=self.focal / 2,
             center=self.center / 2,
+            radial=self.radial,
         ).halved(times - 1)
 
     def residuals(self) -> Tensor:
@@ -72,16 +78,17 @@ class RenderedView:
         return (self.rendered - self.photo)[self.used]
 
     def plane(self) -> Tensor:
-        """Where the pixels that count are on the plane at depth one, camera coordinates. (N, 2)."""
+        """Where the pixels that count are on the plane at depth one, without distortion. (N, 2)."""
         row, column = torch.nonzero(self.used, as_tuple=True)
-        return (torch.stack([column + 0.5, row + 0.5], -1).to(self.depth) - self.center) / self.focal
+        plane = (torch.stack([column + 0.5, row + 0.5], -1).to(self.depth) - self.center) / self.focal
+        return plane if self.radial is None else undistort(plane, self.radial)
 
 
 class PixelEquations(NamedTuple):
     """What the pixels of a view that count say about their motions x in the image: x^T A x / 2 + v^T x."""
 
     jacobian: Tensor
-    """Derivatives of the motions by the variables of `motion_on_plane`. (N, 2, 7)."""
+    """Derivatives of the motions by the variables of `motion_on_plane`. (N, 2, 7 or 11)."""
     tensor: Tensor
     """A, the robustly weighted structure tensor. (N, 2, 2)."""
     vector: Tensor
@@ -96,12 +103,12 @@ class PixelEquations(NamedTuple):
 
 
 class ViewEquations(NamedTuple):
-    """Robust normal equations of one view, by pose increment (see `move_cameras`) and log focal."""
+    """Robust normal equations of one view, by the 7 or 11 variables of `motion_on_plane`."""
 
     matrix: Tensor
-    """Gauss-Newton's approximation of half the second derivative of the cost. (7, 7), float64."""
+    """Gauss-Newton's approximation of half the second derivative of the cost. (7 or 11, 7 or 11), float64."""
     gradient: Tensor
-    """Half the derivative of the cost. (7,), float64."""
+    """Half the derivative of the cost. (7 or 11,), float64."""
 
 
 def usable_pixels(depth: Tensor, opacity: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -154,7 +161,7 @@ def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
         noise: Standard deviation of the residuals.
     """
     residuals = view.residuals()
-    jacobian = view.focal[:, None] * motion_on_plane(view.plane(), view.depth[view.used])
+    jacobian = view.focal[:, None] * motion_on_plane(view.plane(), view.depth[view.used], view.radial)
     gradient = _image_gradient((view.rendered + view.photo) / 2)[view.used]  # (N, 3, 2)
     weight = 1 / (1 + _squared(residuals, noise) / CAUCHY**2) / (3 * noise**2)
     return PixelEquations(
@@ -195,23 +202,36 @@ def worth_of_pixels(pixels: PixelEquations, used: Tensor) -> float:
     return float(6 / spread) if spread > 0 else 0.0
 
 
-def motion_on_plane(plane: Tensor, depth: Tensor) -> Tensor:
-    """How scene points move on the plane at depth one when their camera moves or its focal length changes.
+def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) -> Tensor:
+    """How scene points move on the plane at depth one when their camera moves or its intrinsics change.
+
+    With distortion, of a point p it is the motion of d(p), as in `bundle_problem.linearize`.
 
     Args:
-        plane: Where the points are seen: (x, y) at depth one, camera coordinates. (N, 2).
+        plane: Where the points are, without distortion: (x, y) at depth one, camera coordinates. (N, 2).
         depth: Their depths. (N,).
+        radial: Distortion k1 and k2, if there is some or it may change. (2,).
 
     Returns:
         Derivatives by the rotation (3) and translation (3) increments of `bundle_problem.move_cameras`, and
-        by the logarithm of the focal length. (N, 2, 7).
+        by the logarithm of the focal length; with `radial` also by the principal point in focal lengths (2),
+        k1 and k2. (N, 2, 7), or (N, 2, 11).
     """
     u, v = plane.unbind(-1)
     s = 1 / depth
     zero, one = torch.zeros_like(u), torch.ones_like(u)
     along_x = torch.stack([-u * v, one + u * u, -v, s, zero, -s * u, u], -1)
     along_y = torch.stack([-one - v * v, u * v, u, zero, s, -s * v, v], -1)
-    return torch.stack([along_x, along_y], 1)
+    motion = torch.stack([along_x, along_y], 1)
+    if radial is None:
+        return motion
+    k1, k2 = radial.unbind()
+    square = plane.square().sum(-1, keepdim=True)[..., None]
+    outer = plane[:, :, None] * plane[:, None]
+    longer, unit = stretch(square, radial), torch.eye(2).to(plane)
+    bend = longer * unit + (2 * k1 + 4 * k2 * square) * outer
+    by_radial = plane[..., None] * torch.cat([square, square**2], -1)
+    return torch.cat([bend @ motion[..., :6], longer * motion[..., 6:], unit.expand_as(bend), by_radial], -1)
 
 
 def _squared(residuals: Tensor, noise: float) -> Tensor:

@@ -21,6 +21,7 @@ from nope_splat.datamanager import NopeDataManager, NopeDataManagerConfig, Optim
 from nope_splat.errors import UserError
 from nope_splat.evaluation.alignment import refine_pose, resect_held_out
 from nope_splat.history import History
+from nope_splat.lens import Lens
 from nope_splat.model import NopeSplatModel, NopeSplatModelConfig
 from nope_splat.progress import say, track
 from nope_splat.ranges import NOT_NEGATIVE
@@ -70,17 +71,18 @@ class NopePipeline(VanillaPipeline):
             # The rasterizer has its own threads; torch's would spin beside them while they wait for work.
             torch.set_num_threads(1)
         config.datamanager.dataparser.depth_priors = any(config.model.depth_weights())
+        config.datamanager.dataparser.keep_distortion = config.model.camera_optimizer.learns_lens()
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode == "val":
             require_windows(self.datamanager.train_dataset.cameras, config.model.num_downscales)
         datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
-        scene = self.datamanager.dataparser.scene
-        self.model.camera_optimizer.set_base(
-            train_poses, torch.tensor([camera.focal for camera in scene.cameras])
-        )
+        scene, cameras = self.datamanager.dataparser.scene, self.model.camera_optimizer
+        cameras.set_base(train_poses, torch.tensor([camera.focal for camera in scene.cameras]))
         if scene.focal_held:  # renderings do not show it any better
-            self.model.camera_optimizer.config.optimize_focal = False
+            cameras.config.optimize_focal = False
+        if cameras.learned_lens is not None:
+            cameras.learned_lens.set_base(scene)
         self.register_buffer("eval_poses", eval_poses.clone())
         self.register_buffer("aligned_step", torch.tensor(-1))
         self.history = History()
@@ -184,13 +186,13 @@ class NopePipeline(VanillaPipeline):
             return
         model, datamanager = self.model, self.datamanager
         photo_ids = datamanager.dataparser.photo_ids("eval").tolist()
-        focals, background = model.camera_optimizer.focal().tolist(), model.background_color.to(self.device)
-        scene = datamanager.dataparser.scene
+        scene, background = datamanager.dataparser.scene, model.background_color.to(self.device)
+        cameras = model.camera_optimizer.cameras(scene.cameras)
         was_training = model.training
         model.eval()
         for index, batch in enumerate(track(datamanager.cached_eval, "Aligning held-out photographs")):
-            focal = focals[scene.camera_ids[photo_ids[index]]]
-            registered = resect_held_out(scene, photo_ids[index], model.track_positions(), focal)
+            own = cameras[scene.camera_ids[photo_ids[index]]]
+            registered = resect_held_out(scene, photo_ids[index], model.track_positions(), own)
             sightings = None
             if registered is not None:
                 self.eval_poses[index], sightings = registered
@@ -207,7 +209,10 @@ class NopePipeline(VanillaPipeline):
     def _show_cameras(self) -> None:
         cameras = self.model.camera_optimizer
         with torch.no_grad():
-            optimized = OptimizedCameras(cameras.poses().cpu(), self.eval_poses.cpu(), cameras.focal().cpu())
+            lens = None if (learned := cameras.lens()) is None else Lens(*(part.cpu() for part in learned))
+            optimized = OptimizedCameras(
+                cameras.poses().cpu(), self.eval_poses.cpu(), cameras.focal().cpu(), lens
+            )
         if self.test_mode == "val":  # training: its cameras must stay the ones that the optimizer starts from
             self.datamanager.set_eval_cameras(optimized)
         else:

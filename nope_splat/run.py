@@ -82,8 +82,7 @@ def optimised_scene(pipeline: NopePipeline) -> SparseScene:
         T_world_camera[dataparser.photo_ids(split), :3] = _orthonormal(
             switch_axes(poses).double().numpy(force=True)
         )
-    focals = model.camera_optimizer.focal().tolist()
-    cameras = tuple(replace(camera, focal=focal) for camera, focal in zip(scene.cameras, focals, strict=True))
+    cameras = model.camera_optimizer.cameras(scene.cameras)
     return replace(scene, T_world_camera=T_world_camera, cameras=cameras, points=points)
 
 

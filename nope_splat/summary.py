@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from nope_splat.camera import SharedPinhole
 from nope_splat.evaluation.held_out import held_out_views
 from nope_splat.reconstruction import SparseScene
 
@@ -36,9 +37,9 @@ def reconstruction_rows(scene: SparseScene) -> Rows:
         rows[f"focal length{of}"] = (
             f"{camera.focal:.1f} px, {camera.field_of_view(_size(scene, number)):.1f} degrees of view"
         )
-        rows[f"principal point{of}"] = "{:+.1f}, {:+.1f} px from the centre".format(*camera.offset)
-        if any(camera.radial):
-            rows[f"radial distortion{of}"] = "{:+.4f}, {:+.4f}".format(*camera.radial)
+        for name, value in lens_rows(camera).items():
+            if name != "radial distortion" or any(camera.radial):
+                rows[f"{name}{of}"] = value
     return rows | {
         "reprojection error": f"mean {np.mean(errors):.2f} px, median {np.median(errors):.2f} px",
         "track points": f"{len(scene.points)}, seen {len(scene.observations)} times",
@@ -60,11 +61,13 @@ def training_rows(pipeline: NopePipeline) -> Rows:
     model.camera_optimizer.get_metrics_dict(cameras)
     error = model.reprojection_errors().mean().item()
     rows = {"Gaussians": f"{model.num_points}"}
-    for number, focal in enumerate(model.camera_optimizer.focal().tolist()):
-        before = scene.cameras[number].focal
-        rows[f"focal length{camera_name(scene, number)}"] = (
-            f"{before:.1f} -> {focal:.1f} px ({100 * (focal / before - 1):+.2f} %)"
-        )
+    learned_lens = model.camera_optimizer.learned_lens is not None
+    for number, after in enumerate(model.camera_optimizer.cameras(scene.cameras)):
+        before, of = scene.cameras[number], camera_name(scene, number)
+        change = 100 * (after.focal / before.focal - 1)
+        rows[f"focal length{of}"] = f"{before.focal:.1f} -> {after.focal:.1f} px ({change:+.2f} %)"
+        for name, value in lens_rows(before).items() if learned_lens else ():
+            rows[f"{name}{of}"] = f"{value} -> {lens_rows(after)[name]}"
     rows |= {
         "reprojection error": f"mean {np.mean(scene.reprojection_errors()):.2f} -> {error:.2f} px",
     }
@@ -82,6 +85,21 @@ def training_rows(pipeline: NopePipeline) -> Rows:
     if scores:
         rows["held-out photos"] = f"PSNR {np.mean(scores):.2f} dB, mean of {len(scores)}"
     return rows
+
+
+def lens_rows(camera: SharedPinhole) -> Rows:
+    """Principal point and distortion of a camera.
+
+    Args:
+        camera: The camera.
+
+    Returns:
+        What it is to how it is.
+    """
+    return {
+        "principal point": "{:+.1f}, {:+.1f} px from the centre".format(*camera.offset),
+        "radial distortion": "{:+.4f}, {:+.4f}".format(*camera.radial),
+    }
 
 
 def table(title: str, rows: Rows) -> Table:

@@ -26,7 +26,7 @@ from viser.transforms import SO3
 from nope_splat.camera_optimizer import switch_axes
 from nope_splat.dataset import NopeDataset
 from nope_splat.reconstruction import SparseScene
-from nope_splat.summary import camera_name
+from nope_splat.summary import camera_name, lens_rows
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
@@ -143,6 +143,10 @@ class NopeViewerControl(ViewerControl):
         for number, focal in enumerate(model.camera_optimizer.focal().tolist()):
             change = 100 * (focal / model.camera_optimizer.base_focal[number].item() - 1)
             lines[f"Focal length{camera_name(scene, number)}"] = f"{focal:.1f} px ({change:+.2f} %)"
+        if model.camera_optimizer.learned_lens is not None:
+            for number, camera in enumerate(model.camera_optimizer.cameras(scene.cameras)):
+                for name, value in lens_rows(camera).items():
+                    lines[f"{name.capitalize()}{camera_name(scene, number)}"] = value
         if self._pipeline.same_scene:
             lines["Reprojection error"] = f"{model.reprojection_errors().mean():.3f} px"
         if "camera_rotation_mean_deg" in cameras:

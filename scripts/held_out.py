@@ -26,7 +26,7 @@ from splatfacto_peer import PeerModel, Settings, run_anywhere, splatfacto_config
 from torch import Tensor
 
 from nope_splat.camera_optimizer import switch_axes, world_to_camera
-from nope_splat.evaluation.alignment import SplatModel, refine_pose
+from nope_splat.evaluation.alignment import SplatModel, refine_pose, render_photo
 from nope_splat.evaluation.coverage import covered_pixels
 from nope_splat.evaluation.metrics import ImageMetrics
 from nope_splat.pipeline import NopePipeline, NopePipelineConfig
@@ -53,12 +53,12 @@ def evaluate_ours(config: Path, photos: Path, masks: Path, output_dir: Path) -> 
         [scene.photo_names[i] for i in datamanager.dataparser.photo_ids(split)] for split in ("train", "eval")
     )
     train_cameras, held_out_cameras = datamanager.train_dataset.cameras, datamanager.eval_dataset.cameras
-    focal = float(train_cameras.fx[0]) * scene.photo_sizes[0, 0] / float(train_cameras.width[0])
+    (pinhole, *_) = pipeline.model.camera_optimizer.cameras(scene.cameras)
     CameraFile(
         dict(zip(train, _opencv(train_cameras), strict=True)),
         dict(zip(held_out, _opencv(held_out_cameras), strict=True)),
-        focal,
-        scene.cameras[0].offset,
+        pinhole.focal,
+        pinhole.offset,
         len(scene.points),
     ).save(output_dir / "cameras.json")
     _compare(pipeline.model, held_out_cameras, held_out, photos, masks, output_dir)
@@ -168,7 +168,7 @@ def _compare(
     """Align and measure every photograph; writes metrics and renderings."""
     splat: SplatModel = model
     steps = NopePipelineConfig().alignment_steps
-    gaussians, background = splat.gaussians().detach(), splat.background_color
+    gaussians = splat.gaussians().detach()
     metrics, rows = ImageMetrics(), {}
     with np.load(masks) as file:
         covered = dict(file)
@@ -177,13 +177,7 @@ def _compare(
         camera = cameras[index : index + 1].to(photo.device)
         pose = refine_pose(splat, camera, photo, None, steps)
         with torch.no_grad():
-            rendered, _, _, _ = splat.render(
-                gaussians,
-                world_to_camera(pose[None]),
-                camera.get_intrinsics_matrices(),
-                (photo.shape[1], photo.shape[0]),
-                background.to(photo),
-            )
+            rendered = render_photo(splat, gaussians, camera, world_to_camera(pose[None])).rgb
         mask = torch.from_numpy(covered[name])[..., None].to(photo.device)
         rows[name] = {
             **metrics(rendered, photo),

@@ -7,16 +7,17 @@ frozen: nothing that is evaluated ever sees them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from nope_splat.camera_optimizer import switch_axes, world_to_camera
+from nope_splat.camera import SharedPinhole
+from nope_splat.camera_optimizer import radial_terms, switch_axes, world_to_camera
 from nope_splat.evaluation.pose_refinement import Sightings, minimise
 from nope_splat.gaussians import Gaussians
+from nope_splat.lens import Rendering, through_lens
 from nope_splat.photometric_alignment import RenderedView, usable_pixels
 from nope_splat.reconstruction import SparseScene
 from nope_splat.reconstruction.resection import resect
@@ -47,15 +48,15 @@ class SplatModel(Protocol):
 
 
 def resect_held_out(
-    scene: SparseScene, photo: int, points: Tensor, focal: float
+    scene: SparseScene, photo: int, points: Tensor, camera: SharedPinhole
 ) -> tuple[Tensor, Sightings] | None:
-    """Register a held-out photograph against the points and the focal length as they are now.
+    """Register a held-out photograph against the points as they are now.
 
     Args:
         scene: The reconstruction, with the correspondences of the photograph.
         photo: Index of the photograph in the scene.
         points: Optimised track points. (P, 3).
-        focal: Optimised focal length of its camera in full-resolution pixels.
+        camera: Its camera, with what has been optimised.
 
     Returns:
         Camera-to-world transform, OpenGL axes (3, 4), and the points that agree with it; None if too few
@@ -65,11 +66,10 @@ def resect_held_out(
     width, height = scene.photo_sizes[photo]
     xy = scene.resections.xy[mine]
     seen = points.detach().double().cpu()[torch.from_numpy(scene.resections.point_ids[mine])]
-    camera = replace(scene.camera_of(photo), focal=focal)
     resection = resect(xy, seen.numpy(), camera, (int(width), int(height)))
     if resection is None:
         return None
-    plane = torch.from_numpy((xy - scene.principal_points()[photo]) / focal)
+    plane = torch.from_numpy(camera.unproject(xy, scene.photo_sizes[photo])[:, :2])
     inliers = torch.from_numpy(resection.inliers)
     sightings = Sightings(seen[inliers].to(points.device), plane[inliers].to(points.device))
     return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3], sightings
@@ -96,18 +96,39 @@ def refine_pose(
     Returns:
         Camera-to-world transform, OpenGL axes. (3, 4).
     """
-    gaussians, K = model.gaussians().detach(), camera.get_intrinsics_matrices()
-    size, background = (int(camera.width), int(camera.height)), model.background_color.to(photo)
+    gaussians, K = model.gaussians().detach(), camera.get_intrinsics_matrices()[0]
 
     def look(T_camera_world: Tensor) -> RenderedView:
-        rendered, depth, opacity, _ = model.render(
-            gaussians, T_camera_world.float()[None], K, size, background, render_mode="RGB+ED"
-        )
+        rendered, depth, opacity, _ = render_photo(model, gaussians, camera, T_camera_world.float()[None])
         used = usable_pixels(depth[..., 0], opacity[..., 0], None if mask is None else mask[..., 0])
         # The gradient beside a mask must not feel what it hides.
         seen = photo if mask is None else torch.where(mask, photo, rendered)
-        return RenderedView(rendered, seen, depth[..., 0], used, K[0, [0, 1], [0, 1]], K[0, :2, 2])
+        intrinsics = K[[0, 1], [0, 1]], K[:2, 2], radial_terms(camera)
+        return RenderedView(rendered, seen, depth[..., 0], used, *intrinsics)
 
     with torch.no_grad():
         pose = minimise(look, world_to_camera(camera.camera_to_worlds)[0], sightings, max_steps)
     return switch_axes(torch.linalg.inv(pose)).float()[:3]
+
+
+def render_photo(
+    model: SplatModel, gaussians: Gaussians, camera: Cameras, T_camera_world: Tensor
+) -> Rendering:
+    """Render what a photograph shows, with depth and on the colour behind the Gaussians.
+
+    Args:
+        model: The model.
+        gaussians: Its Gaussians.
+        camera: Size and intrinsics, the learned lens included. One.
+        T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
+
+    Returns:
+        The rendering.
+    """
+    background = model.background_color.to(gaussians.means)
+
+    def pinhole(K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        return model.render(gaussians, T_camera_world, K, size, background, render_mode="RGB+ED")
+
+    size = int(camera.width), int(camera.height)
+    return through_lens(pinhole, camera.get_intrinsics_matrices(), size, radial_terms(camera))

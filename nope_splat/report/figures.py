@@ -34,6 +34,10 @@ STYLE: dict[Any, Any] = {
 }
 TITLES = {
     "focal_change_percent": "Change of the focal length (%)",
+    "principal_point_x_px": "Principal point, x from the image centre (px)",
+    "principal_point_y_px": "Principal point, y from the image centre (px)",
+    "radial_k1": "Radial distortion k1",
+    "radial_k2": "Radial distortion k2",
     "reprojection_error_px": "Mean reprojection error (px)",
     "photometric": "Photometric loss",
     "track_2d": "Track reprojection loss, weighted",

@@ -13,8 +13,8 @@ world-to-camera transform [V | t] and intrinsics fx, fy, cx, cy it becomes, to f
     conic     = inverse(blurred)             its entries (a, b, c) stand for [[a, b], [b, c]]
     rho       = sqrt(det cov / det blurred)  opacity compensation of the antialiased mode (Mip-Splatting)
 
-V is taken as a general 3x3 matrix: a focal length may be folded into it (`fold_focal`). Arithmetic is in
-float64, since the whole stage is cheap; results are stored as float32.
+V is taken as a general 3x3 matrix: focal length and principal point may be folded into it
+(`fold_intrinsics`). Arithmetic is in float64, since the whole stage is cheap; results are stored as float32.
 """
 
 from __future__ import annotations

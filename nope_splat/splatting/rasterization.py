@@ -145,23 +145,27 @@ def rasterization(
     return images, alphas, info
 
 
-def fold_focal(viewmats: Tensor, ratio: Tensor) -> Tensor:
-    """Give a focal length its gradient through a rasterizer that has none for intrinsics.
+def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
+    """Give intrinsics their gradient through a rasterizer that has none for them.
 
     gsplat differentiates with respect to the view matrices but not to `Ks`. A pinhole image depends on the
-    focal length f and on camera coordinates (X, Y, Z) only through f X / Z and f Y / Z: multiplying X and Y
-    by s = f / f.detach(), whose value is exactly 1, changes nothing in the image, and carries the whole
-    gradient of f. Hand `Ks` over detached, at f. To the rasterizer the rotation is then a general matrix.
+    focal length f, the principal point c and camera coordinates (X, Y, Z) only through f X / Z + c_x and
+    f Y / Z + c_y: with X' = s X + a Z, where s = f / f.detach() is exactly 1 and
+    a = (c_x - c_x.detach()) / f.detach() exactly 0, and Y' likewise, nothing changes in the image, and the
+    view matrices carry the whole gradient of f and c. Hand `Ks` over detached. To the rasterizer the rotation
+    is then a general matrix.
 
     Args:
         viewmats: World to camera. (C, 4, 4)
-        ratio: s, one for all cameras () or one each (C,).
+        Ks: Intrinsic matrices. (C, 3, 3)
 
     Returns:
-        diag(s, s, 1, 1) @ viewmats. (C, 4, 4)
+        The view matrices, times [[s, 0, a_x, 0], [0, s, a_y, 0], [0, 0, 1, 0], [0, 0, 0, 1]]. (C, 4, 4)
     """
-    one = torch.ones_like(ratio)
-    return torch.stack([ratio, ratio, one, one], -1)[..., None] * viewmats
+    focal, center = Ks[:, [0, 1], [0, 1]], Ks[:, :2, 2]
+    scale, shear = focal / focal.detach(), (center - center.detach()) / focal.detach()
+    folded = scale[..., None] * viewmats[:, :2] + shear[..., None] * viewmats[:, 2:3]
+    return torch.cat([folded, viewmats[:, 2:]], 1)
 
 
 def _per_camera(values: Tensor, cameras: int, dimensions: int) -> Tensor:

@@ -11,11 +11,12 @@ from PIL import Image
 from plugin.scenes import TrackScene, track_scene
 from torch import Tensor
 
-from nope_splat.camera import SharedPinhole
+from nope_splat.camera import SharedPinhole, distort
 from nope_splat.camera_optimizer import NopeCameraOptimizerConfig, switch_axes, world_to_camera
 from nope_splat.datamanager import NopeDataManagerConfig
 from nope_splat.dataparser import NopeDataParserConfig
 from nope_splat.gaussians import Gaussians
+from nope_splat.lens import Rendering, through_lens
 from nope_splat.model import NopeSplatModelConfig
 from nope_splat.pipeline import NopePipeline, NopePipelineConfig
 from nope_splat.reconstruction import SparseScene
@@ -26,6 +27,7 @@ SIZE = (96, 72)
 """Width and height of the photographs."""
 FOCAL = 100.0
 OFFSET = (1.5, -0.5)
+CAMERA = SharedPinhole(FOCAL, OFFSET)
 
 
 def true_gaussians(points: Tensor, seed: int = 0) -> Gaussians:
@@ -41,13 +43,17 @@ def true_gaussians(points: Tensor, seed: int = 0) -> Gaussians:
     )
 
 
-def render_truth(scene: TrackScene, view: int) -> Tensor:
+def render_truth(scene: TrackScene, view: int, camera: SharedPinhole = CAMERA) -> Tensor:
     """The photograph of a view, on black. (H, W, 3)."""
-    width, height = SIZE
-    K = torch.tensor([[FOCAL, 0, width / 2 + OFFSET[0]], [0, FOCAL, height / 2 + OFFSET[1]], [0, 0, 1.0]])
+    x, y = camera.principal_points(np.array(SIZE)).tolist()
+    K = torch.tensor([[[camera.focal, 0, x], [0, camera.focal, y], [0, 0, 1.0]]])
     T = world_to_camera(scene.poses[view : view + 1]).float()
-    image, _, _ = rasterization(*true_gaussians(scene.points), T, K[None], width, height, sh_degree=0)
-    return image[0].clamp(0, 1)
+
+    def render(K: Tensor, size: tuple[int, int]) -> Rendering:
+        image, alpha, info = rasterization(*true_gaussians(scene.points), T, K, *size, sh_degree=0)
+        return Rendering(image[0].clamp(0, 1), image[0, ..., :0], alpha[0], info)
+
+    return through_lens(render, K, SIZE, torch.tensor(camera.radial)).rgb
 
 
 def make_pipeline(
@@ -59,6 +65,8 @@ def make_pipeline(
     max_image_size: int | None = None,
     test_mode: str = "val",
     model: NopeSplatModelConfig | None = None,
+    taken_with: SharedPinhole = CAMERA,
+    found: SharedPinhole = CAMERA,
 ) -> NopePipeline:
     """A pipeline on a CPU whose reconstruction is the truth; every 8th photograph is held out.
 
@@ -71,8 +79,10 @@ def make_pipeline(
         max_image_size: Of the dataparser.
         test_mode: nerfstudio's.
         model: Configuration of the model.
+        taken_with: The camera that took the photographs.
+        found: What the reconstruction takes it for.
     """
-    scene = write_scene(folder, num_views, unregistered, held_out=eval_mode == "interval")
+    scene = write_scene(folder, num_views, unregistered, eval_mode == "interval", taken_with, found)
     monkeypatch.setattr("nope_splat.dataparser.reconstruct", lambda *args: scene)
     dataparser = NopeDataParserConfig(
         eval_mode=eval_mode,  # pyright: ignore[reportArgumentType]
@@ -94,20 +104,28 @@ def make_pipeline(
     return pipeline
 
 
-def write_scene(folder: Path, num_views: int, unregistered: tuple[int, ...], held_out: bool) -> SparseScene:
+def write_scene(
+    folder: Path,
+    num_views: int,
+    unregistered: tuple[int, ...],
+    held_out: bool,
+    taken_with: SharedPinhole = CAMERA,
+    found: SharedPinhole = CAMERA,
+) -> SparseScene:
     """Write the photographs; the sparse scene is exact."""
     truth = track_scene(num_views=num_views, num_points=60)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     names = tuple(f"{view:02d}.png" for view in range(num_views))
     for view, name in enumerate(names):
-        pixels = (255 * render_truth(truth, view)).round().byte().numpy()
+        pixels = (255 * render_truth(truth, view, taken_with)).round().byte().numpy()
         Image.fromarray(pixels).save(folder / "images" / name)
     is_held_out = np.zeros(num_views, bool)
     is_held_out[::8] = held_out
     registered = np.ones(num_views, bool)
     registered[list(unregistered)] = False
     point_ids, photo_ids, xy = (values.numpy() for values in truth.observations[:3])
-    xy = xy * FOCAL / float(truth.focal) + np.array(SIZE) / 2 + OFFSET
+    xy = taken_with.focal * distort(xy / float(truth.focal), taken_with.radial)
+    xy = xy + taken_with.principal_points(np.array(SIZE))
 
     def sightings(mask: np.ndarray) -> Observations:
         rows = (mask & registered)[photo_ids]
@@ -123,7 +141,7 @@ def write_scene(folder: Path, num_views: int, unregistered: tuple[int, ...], hel
         held_out=is_held_out,
         registered=registered,
         T_world_camera=poses,
-        cameras=(SharedPinhole(FOCAL, OFFSET),),
+        cameras=(found,),
         camera_ids=np.zeros(num_views, np.int64),
         points=truth.points.numpy(),
         colors=colors,

@@ -22,7 +22,7 @@ from torch import Tensor
 from nope_splat.camera import SharedPinhole
 from nope_splat.depth import DepthMap
 from nope_splat.depth_losses import (
-    PinholeView,
+    PhotoView,
     chamfer_loss,
     corrected_depth,
     depth_consistency_loss,
@@ -75,8 +75,8 @@ def test_gradients_between_photographs(inverse: bool) -> None:
     ]
     colors = views[0].rendered[samples[0][:2]]
 
-    def lift(T: Tensor, focal: Tensor, corrections: Tensor) -> tuple[list[Tensor], PinholeView]:
-        cameras = [PinholeView(T[view], focal.expand(2), CENTER) for view in range(2)]
+    def lift(T: Tensor, focal: Tensor, corrections: Tensor) -> tuple[list[Tensor], PhotoView]:
+        cameras = [PhotoView(T[view], focal.expand(2), CENTER) for view in range(2)]
         depths = [corrected_depth(values[view], corrections[view], inverse)[0] for view in range(2)]
         lifted = [cameras[view].lift(samples[view][2], depths[view]) for view in range(2)]
         return lifted, cameras[1]
@@ -102,7 +102,7 @@ def test_losses_are_least_at_the_truth() -> None:
     first, second = (look_at_wall(pose, FOCAL) for pose in scene.problem.T_camera_world)
     row, column, xy = pixels(400)
     focals = torch.full((2,), FOCAL, dtype=torch.float64)
-    cameras = [PinholeView(pose, focals, CENTER) for pose in scene.problem.T_camera_world]
+    cameras = [PhotoView(pose, focals, CENTER) for pose in scene.problem.T_camera_world]
 
     def surface(correction: Tensor) -> float:
         depth, known = corrected_depth(1 / first.depth[row, column], correction, inverse=True)

@@ -9,6 +9,7 @@ from plugin.scenes import track_scene
 from torch import Tensor
 
 from nope_splat.camera_optimizer import world_to_camera
+from nope_splat.lens import distort, undistort
 from nope_splat.photometric_alignment import RenderedView, usable_pixels
 from nope_splat.reconstruction.bundle_problem import BundleProblem, retract
 
@@ -27,12 +28,20 @@ def paint(x: Tensor, z: Tensor) -> Tensor:
     return 0.5 + 0.2 * torch.stack(waves, -1) + 0.1 * torch.sin(15 * x - 5 * z)[..., None]
 
 
-def look_at_wall(T_camera_world: Tensor, focal: Tensor | float, photo: Tensor | None = None) -> RenderedView:
+def look_at_wall(
+    T_camera_world: Tensor,
+    focal: Tensor | float,
+    photo: Tensor | None = None,
+    shift: Tensor | None = None,
+    radial: Tensor | None = None,
+) -> RenderedView:
     """What a camera sees, beside a photograph; by default its own picture."""
     width, rows = SIZE
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(width), indexing="ij")
     center = torch.tensor([width, rows], dtype=torch.float64) / 2
+    center = center if shift is None else center + shift
     plane = (torch.stack([column, row], -1).double() + 0.5 - center) / focal
+    plane = plane if radial is None else undistort(plane, radial)
     rays = torch.cat([plane, torch.ones_like(plane[..., :1])], -1) @ T_camera_world[:3, :3]
     origin = -T_camera_world[:3, :3].T @ T_camera_world[:3, 3]
     depth = torch.full(plane.shape[:2], float(-origin[1]), dtype=torch.float64) / rays[..., 1]
@@ -43,7 +52,7 @@ def look_at_wall(T_camera_world: Tensor, focal: Tensor | float, photo: Tensor | 
     picture = paint(hit[..., 0], hit[..., 2])
     focals = torch.ones(2, dtype=torch.float64) * focal
     used = usable_pixels(depth, torch.ones_like(depth))
-    return RenderedView(picture, picture if photo is None else photo, depth, used, focals, center)
+    return RenderedView(picture, picture if photo is None else photo, depth, used, focals, center, radial)
 
 
 @dataclass(frozen=True)
@@ -59,13 +68,24 @@ class Wall:
         """Renders a view, beside its photograph."""
         return look_at_wall(T_camera_world, intrinsics[0].exp(), self.photos[index])
 
-    def disturbed(self, degrees: float = 0.3, shift: float = 0.01, log_focal: float = 0.015) -> BundleProblem:
+    def look_through_lens(self, index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
+        """The same with the whole of the intrinsics."""
+        log_focal, shift, radial = intrinsics.split((1, 2, 2))
+        return look_at_wall(T_camera_world, log_focal.exp(), self.photos[index], shift, radial)
+
+    def disturbed(
+        self,
+        degrees: float = 0.3,
+        shift: float = 0.01,
+        log_focal: float = 0.015,
+        lens: tuple[float, ...] = (0, 0, 0, 0),
+    ) -> BundleProblem:
         """The problem with wrong cameras."""
         generator = torch.Generator().manual_seed(5)
         count = len(self.problem.T_camera_world)
         noise = torch.randn(count, 6, generator=generator, dtype=torch.float64)
         noise = noise * torch.tensor([torch.pi / 180 * degrees] * 3 + [shift] * 3).double() / 3**0.5
-        step = torch.tensor([[log_focal, 0.0, 0.0, 0.0, 0.0]]).double()
+        step = torch.tensor([[log_focal, *lens]]).double()
         return retract(self.problem, noise, torch.zeros_like(self.problem.points), step)
 
     def error(self, problem: BundleProblem) -> float:
@@ -78,27 +98,40 @@ class Wall:
             (truth.T_camera_world, truth.intrinsics),
             (problem.T_camera_world, problem.intrinsics),
         ):
-            in_camera = points @ T[:, :3, :3].mT + T[:, None, :3, 3]
-            seen.append(intrinsics[0, 0].exp() * in_camera[..., :2] / in_camera[..., 2:])
+            seen.append(project(points, T, intrinsics[0]))
         return float((seen[0] - seen[1]).square().sum(-1).mean().sqrt())
 
 
-def wall(num_points: int = 40, noise: float = 0.5, num_views: int = 4) -> Wall:
+def project(points: Tensor, T_camera_world: Tensor, intrinsics: Tensor) -> Tensor:
+    """Where cameras (V, 4, 4) see points (P, 3), in pixels from the image centre. (V, P, 2)."""
+    in_camera = points @ T_camera_world[:, :3, :3].mT + T_camera_world[:, None, :3, 3]
+    plane = distort(in_camera[..., :2] / in_camera[..., 2:], intrinsics[3:])
+    return intrinsics[0].exp() * plane + intrinsics[1:3]
+
+
+def wall(
+    num_points: int = 40,
+    noise: float = 0.5,
+    num_views: int = 4,
+    lens: tuple[float, ...] | None = None,
+) -> Wall:
     """Cameras on an arc before the wall.
 
     Args:
         num_points: Number of track points, seen by all.
         noise: Standard deviation of their observations in pixels.
         num_views: Number of cameras.
+        lens: Their principal point from the image centre, in pixels, k1 and k2; by default all zero.
     """
     generator = torch.Generator().manual_seed(0)
     T = world_to_camera(track_scene(num_views=num_views).poses)
     x, z = torch.rand(2, num_points, generator=generator, dtype=torch.float64) - 0.5
     points = torch.stack([x, height(x, z), z], -1)
-    in_camera = points @ T[:, :3, :3].mT + T[:, None, :3, 3]
-    xy = (FOCAL * in_camera[..., :2] / in_camera[..., 2:]).reshape(-1, 2)
-    xy = xy + noise * torch.randn(xy.shape, generator=generator, dtype=torch.float64)
     intrinsics = torch.tensor([[FOCAL, 1.0, 1.0, 1.0, 1.0]], dtype=torch.float64).log()
+    if lens is not None:
+        intrinsics[0, 1:] = torch.tensor(lens)
+    xy = project(points, T, intrinsics[0]).reshape(-1, 2)
+    xy = xy + noise * torch.randn(xy.shape, generator=generator, dtype=torch.float64)
     problem = BundleProblem(
         T_camera_world=T,
         points=points,
@@ -113,4 +146,5 @@ def wall(num_points: int = 40, noise: float = 0.5, num_views: int = 4) -> Wall:
         prior_mean=intrinsics,
         prior_sigma=torch.ones(1, 5, dtype=torch.float64),
     )
-    return Wall(problem, [look_at_wall(pose, FOCAL).rendered for pose in T])
+    shift, radial = (None, None) if lens is None else (intrinsics[0, 1:3], intrinsics[0, 3:])
+    return Wall(problem, [look_at_wall(pose, FOCAL, None, shift, radial).rendered for pose in T])

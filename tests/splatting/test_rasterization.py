@@ -8,7 +8,7 @@ import pytest
 import torch
 from dense_reference import PARAMETERS, Scene, random_loss, random_scene, relative_error, render
 
-from nope_splat.splatting import fold_focal, rasterization
+from nope_splat.splatting import fold_intrinsics, rasterization
 
 
 def rasterize(scene: Scene, **options):
@@ -121,38 +121,38 @@ def test_absolute_gradients_are_sums_over_pixels_of_absolute_values() -> None:
     torch.testing.assert_close(info["means2d"].absgrad, expected, rtol=1e-4, atol=1e-6)
 
 
-def shared_focal_loss(scene: Scene, focal: torch.Tensor, fold: bool) -> torch.Tensor:
-    """A loss of the photograph that a camera with this focal length takes."""
-    Ks = scene.Ks.clone()
+def shared_intrinsics_loss(scene: Scene, intrinsics: torch.Tensor, fold: bool) -> torch.Tensor:
+    """A loss of the photograph that a camera with this focal length and principal point takes. (3,)."""
+    Ks = scene.Ks.to(intrinsics).clone()
+    Ks[:, 0, 0] = Ks[:, 1, 1] = intrinsics[0]
+    Ks[:, :2, 2] = intrinsics[1:]
     viewmats = scene.viewmats
     if fold:
-        Ks[:, 0, 0] = Ks[:, 1, 1] = focal.item()
-        viewmats = fold_focal(viewmats, focal / focal.detach())
-    else:
-        Ks[:, 0, 0] = Ks[:, 1, 1] = focal
+        viewmats, Ks = fold_intrinsics(viewmats, Ks), Ks.detach()
     folded = replace(scene, viewmats=viewmats, Ks=Ks)
-    if focal.dtype == torch.float64:
+    if intrinsics.dtype == torch.float64:
         return random_loss(*render(folded))
     return random_loss(*rasterize(folded)[:2])
 
 
-def test_folded_focal_gradient_is_that_of_the_intrinsics_and_of_finite_differences() -> None:
+def test_folded_gradients_of_intrinsics_are_direct_ones_and_finite_differences() -> None:
     scene = random_scene(4)
     exact = replace(scene, **{k: v.double() for k, v in scene.parameters().items()})
-    focal = torch.tensor(60.0, dtype=torch.float64, requires_grad=True)
-    (derivative,) = torch.autograd.grad(shared_focal_loss(exact, focal, fold=False), focal)
-    (folded,) = torch.autograd.grad(shared_focal_loss(exact, focal, fold=True), focal)
-    step = 1e-6
+    center = scene.Ks[0, :2, 2].tolist()
+    intrinsics = torch.tensor([60.0, *center], dtype=torch.float64, requires_grad=True)
+    (derivative,) = torch.autograd.grad(shared_intrinsics_loss(exact, intrinsics, fold=False), intrinsics)
+    (folded,) = torch.autograd.grad(shared_intrinsics_loss(exact, intrinsics, fold=True), intrinsics)
+    torch.testing.assert_close(folded, derivative, rtol=1e-9, atol=1e-9)
     with torch.no_grad():
-        difference = shared_focal_loss(exact, focal + step, False) - shared_focal_loss(
-            exact, focal - step, False
-        )
-    assert folded.item() == pytest.approx(derivative.item(), rel=1e-9)
-    assert (difference / (2 * step)).item() == pytest.approx(derivative.item(), rel=1e-5)
+        for step, expected in zip(1e-6 * torch.eye(3).double(), derivative.tolist(), strict=True):
+            above, below = (
+                shared_intrinsics_loss(exact, intrinsics + sign * step, False) for sign in (1, -1)
+            )
+            assert ((above - below) / 2e-6).item() == pytest.approx(expected, rel=1e-5)
     for fold in (False, True):
-        single = torch.tensor(60.0, requires_grad=True)
-        (actual,) = torch.autograd.grad(shared_focal_loss(scene, single, fold), single)
-        assert actual.item() == pytest.approx(derivative.item(), rel=1e-4)
+        single = intrinsics.detach().float().requires_grad_()
+        (actual,) = torch.autograd.grad(shared_intrinsics_loss(scene, single, fold), single)
+        torch.testing.assert_close(actual.double(), derivative, rtol=1e-4, atol=1e-4)
 
 
 def test_frozen_gaussians_leave_the_gradients_of_the_cameras_as_they_are() -> None:

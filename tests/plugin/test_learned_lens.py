@@ -1,0 +1,259 @@
+"""Lenses that joint adjustments and gradient steps learn.
+
+- Derivatives of pixel positions, of the photometric cost and of the joint equations by all intrinsics agree
+  with finite differences.
+- A disturbed principal point and radial term come back; what is fixed stays, and priors hold what nothing
+  determines.
+- Parameters, cameras and checkpoints say the same; the principal point of mixed orientations stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from plugin.scenes import track_scene
+from plugin.wall_scene import FOCAL, project, wall
+from test_export import make_scene
+from torch import Tensor
+
+from nope_splat import joint_adjustment
+from nope_splat.camera import SharedPinhole
+from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
+from nope_splat.joint_adjustment import PhotometricSystem, adjust_jointly
+from nope_splat.learned_lens import LearnedLens
+from nope_splat.lens import Lens, distort
+from nope_splat.losses import reprojection_errors, track_2d_loss
+from nope_splat.photometric_alignment import (
+    motion_on_plane,
+    photometric_cost,
+    pixel_equations,
+    robust_noise,
+)
+from nope_splat.reconstruction.bundle import adjust
+from nope_splat.reconstruction.bundle_problem import BundleProblem, retract
+from nope_splat.surface_patches import SurfacePatches
+
+LENS = (2.5, -1.5, -0.08, 0.02)
+FREE = torch.ones(1, 5, dtype=torch.bool)
+
+
+def moved(problem: BundleProblem, step: Tensor) -> BundleProblem:
+    """After a step of the first camera's pose and intrinsics, principal points in focal lengths. (11,)."""
+    cameras = torch.zeros(len(problem.T_camera_world), 6, dtype=torch.float64)
+    cameras[0] = step[:6]
+    intrinsics = step[6:].clone()
+    intrinsics[1:3] *= FOCAL
+    return retract(problem, cameras, torch.zeros_like(problem.points), intrinsics[None])
+
+
+def test_motion_through_a_lens_agrees_with_finite_differences() -> None:
+    problem = wall(lens=LENS).problem
+
+    def plane(step: Tensor) -> Tensor:
+        now = moved(problem, step)
+        return project(now.points, now.T_camera_world[:1], now.intrinsics[0])[0] / FOCAL
+
+    expected = torch.stack(
+        [(plane(1e-6 * unit) - plane(-1e-6 * unit)) / 2e-6 for unit in torch.eye(11).double()], -1
+    )
+    T, radial = problem.T_camera_world[0], problem.intrinsics[0, 3:]
+    in_camera = problem.points @ T[:3, :3].T + T[:3, 3]
+    motion = motion_on_plane(in_camera[:, :2] / in_camera[:, 2:], in_camera[:, 2], radial)
+    torch.testing.assert_close(motion, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_gradient_of_the_cost_through_a_lens_agrees_with_finite_differences() -> None:
+    scene = wall(lens=LENS)
+    start = 1e-3 * torch.randn(11, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    def look(step: Tensor):
+        now = moved(scene.problem, start + step)
+        return scene.look_through_lens(0, now.T_camera_world[0], now.intrinsics[0])
+
+    view = look(torch.zeros(11))
+    noise = robust_noise(view)
+    gradient = pixel_equations(view, noise).sum().gradient
+    for unit in torch.eye(11).double():
+        above, below = (
+            photometric_cost(replace(look(sign * 1e-5 * unit), used=view.used), noise) for sign in (1, -1)
+        )
+        assert 2 * float(gradient @ unit) == pytest.approx(
+            (above - below) / 2e-5, rel=0.05, abs=0.04 * float(gradient.abs().max())
+        )
+
+
+def test_joint_equations_by_intrinsics_agree_with_finite_differences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Principal points count in pixels there, and the patches of the surface are eliminated."""
+    monkeypatch.setattr(joint_adjustment, "robust_noise", lambda view: 0.02)
+    scene = wall(lens=LENS)
+    start = scene.disturbed(degrees=0.01, shift=3e-4, log_focal=5e-4, lens=(0.05, 0.03, 1e-3, 1e-3))
+    system = PhotometricSystem(scene.look_through_lens, 0, SurfacePatches(start.points))
+    _, matrix, gradient = system.equations(start)
+    steps = torch.diag(torch.tensor([1e-5, 1e-3, 1e-3, 1e-5, 1e-4]).double())
+    for found, step in zip(gradient[24:], steps, strict=True):
+        above, below = (
+            system.equations(replace(start, intrinsics=start.intrinsics + change))[0]
+            for change in (step, -step)
+        )
+        assert 2 * float(found) == pytest.approx((above - below) / (2 * float(step.sum())), rel=0.2)
+    torch.testing.assert_close(matrix, matrix.T)
+    assert (torch.linalg.eigvalsh(matrix[24:, 24:]) > 0).all()
+    assert (matrix[:24, 24:].abs().amax(0) > 0).all()
+
+
+def test_a_disturbed_principal_point_and_distortion_come_back() -> None:
+    """Better than from the few noisy tracks alone."""
+    scene = wall(lens=LENS, num_views=6)
+    start = replace(
+        scene.disturbed(lens=(-2.0, 1.5, 0.06, 0.0)),
+        free_intrinsics=FREE,
+        prior_mean=scene.problem.prior_mean * torch.tensor([1.0, 0, 0, 0, 0]),
+        prior_sigma=torch.tensor([[1.0, 4.0, 4.0, 0.1, 0.2]]).double(),
+    )
+    joint = adjust_jointly(start, scene.look_through_lens, max_iterations=8).problem
+    fixed = replace(start, free_cameras=torch.arange(6) > 0)
+    tracks = adjust(fixed).problem
+    assert scene.error(joint) < 0.1 * min(scene.error(start), scene.error(tracks))
+    found = joint.intrinsics[0, 1:]
+    truth = torch.tensor(LENS, dtype=torch.float64)
+    assert (found - truth)[:2].abs().max() < 0.1
+    assert (found - truth)[2].abs() < 5e-3
+    assert float(joint.intrinsics[0, 0].exp()) == pytest.approx(FOCAL, rel=2e-3)
+
+
+def test_what_is_fixed_stays() -> None:
+    scene = wall(lens=LENS)
+    free = torch.tensor([[True, True, True, False, False]])
+    start = replace(scene.disturbed(), free_intrinsics=free)
+    found = adjust_jointly(start, scene.look_through_lens, max_iterations=3).problem.intrinsics
+    assert torch.equal(found[:, 3:], start.intrinsics[:, 3:])
+    assert not torch.equal(found[:, 1:3], start.intrinsics[:, 1:3])
+
+
+def two_lenses(**learns: bool) -> LearnedLens:
+    """Of two cameras, the second one with portrait and landscape photographs."""
+    settings = {"learn_principal_point": True, "learn_distortion": True, "by_gradient": True}
+    lens = LearnedLens(2, **settings | learns).double()
+    scene = make_scene(portrait=False)
+    cameras = (
+        SharedPinhole(600.0, (4.0, -3.0), (-0.05, 0.01)),
+        SharedPinhole(500.0, (0.0, 0.0), (0.0, 0.0)),
+    )
+    sizes, ids = scene.photo_sizes.copy(), np.array([0, 0, 0, 1, 1, 1, 1])
+    sizes[3] = sizes[3, ::-1]
+    lens.set_base(replace(scene, cameras=cameras, camera_ids=ids, photo_sizes=sizes))
+    return lens
+
+
+def test_a_lens_starts_at_the_reconstruction_and_is_what_was_set() -> None:
+    lens = two_lenses()
+    start = torch.tensor([[-0.05, 0.01], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(lens.lens().radial, start, rtol=0, atol=1e-7)
+    assert not lens.lens().shift.any()
+    shift = torch.tensor([[2.0, 1.0], [3.0, 4.0]]).double()
+    lens.set_lens(Lens(shift, start + 0.02))
+    torch.testing.assert_close(lens.lens().radial, start + 0.02)
+    torch.testing.assert_close(lens.lens().shift[0], shift[0])
+    assert not lens.lens().shift[1].any()  # it turns with the camera
+    assert lens.free().tolist() == [[True] * 4, [False, False, True, True]]
+    first, second = lens.cameras((SharedPinhole(600.0, (4.0, -3.0)), SharedPinhole(500.0)))
+    assert first.offset == pytest.approx((6.0, -2.0))
+    assert first.radial == pytest.approx((-0.03, 0.03))
+    assert second.offset == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("what", ["principal_point", "distortion"])
+def test_only_what_is_learned_changes(what: str) -> None:
+    lens = two_lenses(**{f"learn_{name}": name == what for name in ("principal_point", "distortion")})
+    before = lens.lens()
+    lens.set_lens(Lens(torch.ones(2, 2), torch.ones(2, 2)))
+    after = lens.lens()
+    assert torch.equal(after.shift, before.shift) == (what == "distortion")
+    assert torch.equal(after.radial, before.radial) == (what == "principal_point")
+    assert lens.param_groups().keys() == {f"{what}_opt"}
+    assert lens.free().any(0).tolist() == [what == "principal_point"] * 2 + [what == "distortion"] * 2
+
+
+def test_the_prior_is_that_of_the_bundle_adjustment() -> None:
+    """Of lenses as such: two percent of the image for the centre, five of the corner for each term."""
+    mean, sigma = two_lenses().prior()
+    assert mean[0].tolist() == [-4.0, 3.0, 0.0, 0.0]
+    assert sigma[0, :2].tolist() == pytest.approx([0.02 * 640] * 2)
+    corner = 400 / 600
+    assert sigma[0, 2:].tolist() == pytest.approx([0.05 / corner**2, 0.05 / corner**4])
+
+
+def test_one_step_length_suits_all_intrinsics() -> None:
+    """A unit of each radial parameter moves the corner as far as one of the logarithm of the focal length."""
+    lens = two_lenses()
+    corner, step = torch.tensor([320.0, 240.0]).double() / 600, 1e-6
+    still = distort(corner, lens.lens().radial[0])
+    for term in range(2):
+        lens.distortion.data.zero_()
+        lens.distortion.data[0, term] = step
+        bent = distort(corner, lens.lens().radial[0])
+        assert float((bent - still).norm()) / step == pytest.approx(float(corner.norm()), rel=1e-6)
+    lens.principal_point.data[0, 0] = step
+    assert float(lens.lens().shift[0, 0]) == pytest.approx(600 * step)
+
+
+def make_optimizer(method: str = "adam") -> NopeCameraOptimizer:
+    config = NopeCameraOptimizerConfig(
+        mode="SE3",
+        method=method,  # pyright: ignore[reportArgumentType]
+        optimize_principal_point=True,
+        optimize_distortion=True,
+    )
+    return config.setup(num_cameras=2, device="cpu")
+
+
+def test_checkpoint_round_trip() -> None:
+    trained, restored = make_optimizer(), make_optimizer()
+    assert trained.learned_lens is not None
+    trained.learned_lens.focal.fill_(600.0)
+    trained.learned_lens.size.copy_(torch.tensor([[640.0, 480.0]]))
+    trained.learned_lens.principal_point.data.normal_()
+    trained.learned_lens.distortion.data.normal_()
+    restored.load_state_dict(trained.state_dict())
+    before, after = trained.lens(), restored.lens()
+    assert before is not None
+    assert after is not None
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_without_the_options_nothing_is_learned_or_stored() -> None:
+    plain = NopeCameraOptimizerConfig(mode="SE3").setup(num_cameras=2, device="cpu")
+    assert plain.lens() is None
+    assert not any("lens" in name for name in plain.state_dict())
+
+
+def test_lenses_alone_are_adjusted_and_optimised() -> None:
+    frozen = make_optimizer("levenberg-marquardt")
+    frozen.config.mode, frozen.config.optimize_focal = "off", False
+    assert frozen.adjustment_steps(100)
+    groups: dict = {}
+    make_optimizer().get_param_groups(groups)
+    assert {"principal_point_opt", "distortion_opt"} < set(groups)
+
+
+def test_track_loss_through_lenses() -> None:
+    """Errors vanish at the truth, and gradients are right away from it."""
+    scene = track_scene(num_points=20)
+    truth = Lens(torch.tensor([[5.0, -3.0]]).double(), torch.tensor([[-0.1, 0.05]]).double())
+    views = torch.zeros(len(scene.poses), dtype=torch.int64)
+    T = world_to_camera(scene.poses)
+    plane = scene.observations.xy / scene.focal
+    bent = scene.focal * distort(plane, truth.radial[0]) + truth.shift[0]
+    seen = scene.observations._replace(xy=bent)
+    assert reprojection_errors(scene.points, T, scene.focal, seen, truth.of(views)).max() < 1e-9
+
+    def loss(shift: Tensor, radial: Tensor) -> Tensor:
+        return track_2d_loss(scene.points, T, scene.focal, seen, Lens(shift, radial).of(views))
+
+    start = tuple((part + 0.01).requires_grad_() for part in truth)
+    assert torch.autograd.gradcheck(loss, start, rtol=1e-4)

@@ -1,0 +1,181 @@
+"""Trainings that learn lenses, on photographs that a lens has bent.
+
+- A joint adjustment finds principal point and distortion, and gradient steps lower the loss through them.
+- Held-out photographs, checkpoints, renderings and exported cameras have the learned lens; pycolmap agrees
+  on the reprojection errors.
+- Distortion that the reconstruction has found is where learning starts; the photographs stay as they are.
+- Both methods train with both options, from a folder of photographs.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.scripts.train import entrypoint
+from plugin.splat_scene import CAMERA, FOCAL, OFFSET, make_pipeline, set_to_truth
+
+from nope_splat.camera import SharedPinhole
+from nope_splat.camera_adjustment import adjust_cameras
+from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.export import write_colmap
+from nope_splat.model import NopeSplatModelConfig
+from nope_splat.pipeline import NopePipeline
+from nope_splat.run import optimised_scene
+from nope_splat.summary import training_rows
+
+TRUTH = SharedPinhole(FOCAL, (OFFSET[0] + 1.0, OFFSET[1] - 1.5), (-0.1, 0.02))
+
+
+def make(folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, **settings: Any) -> NopePipeline:
+    """A pipeline that learns lenses, on photographs of `TRUTH`."""
+    cameras = NopeCameraOptimizerConfig(
+        mode="SE3",
+        method=method,  # pyright: ignore[reportArgumentType]
+        optimize_principal_point=True,
+        optimize_distortion=True,
+    )
+    model = NopeSplatModelConfig(
+        camera_optimizer=cameras, num_downscales=0, background_color="black", sh_degree=1
+    )
+    pipeline = make_pipeline(folder, monkeypatch, model=model, taken_with=TRUTH, **settings)
+    set_to_truth(pipeline)
+    pipeline.train()
+    pipeline.model.step = pipeline.model.num_iterations - 1
+    return pipeline
+
+
+def learned(pipeline: NopePipeline) -> SharedPinhole:
+    scene = pipeline.datamanager.dataparser.scene
+    return pipeline.model.camera_optimizer.cameras(scene.cameras)[0]
+
+
+def assert_close(camera: SharedPinhole, truth: SharedPinhole = TRUTH) -> None:
+    """Both show the corners at the same place, to a tenth of a pixel."""
+    corners = np.array([[-0.4, -0.3, 1], [0.4, -0.3, 1], [-0.4, 0.3, 1], [0.4, 0.3, 1], [0, 0, 1]])
+    size = np.array([96, 72])
+    np.testing.assert_allclose(camera.project(corners, size), truth.project(corners, size), atol=0.1)
+
+
+def test_a_joint_adjustment_finds_the_lens_and_all_that_shows_it_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    pipeline = make(tmp_path, monkeypatch, "levenberg-marquardt")
+    data = pipeline.datamanager
+    before = float(pipeline.model.reprojection_errors().mean())
+    for _ in range(2):
+        adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
+    assert_close(learned(pipeline))
+    assert float(pipeline.model.reprojection_errors().mean()) < 0.1 * before
+
+    pipeline.align_held_out(9)
+    assert pipeline.get_average_eval_image_metrics(step=9)["psnr"] > 30
+    rows = training_rows(pipeline)
+    assert rows["radial distortion"].startswith("+0.0000, +0.0000 -> -0.")
+
+    torch.save(pipeline.state_dict(), tmp_path / "checkpoint")
+    model = pipeline.config.model
+    loaded = make_pipeline(tmp_path, monkeypatch, model=model, taken_with=TRUTH, test_mode="inference")
+    set_to_truth(loaded)
+    loaded.load_pipeline(torch.load(tmp_path / "checkpoint", weights_only=True), step=9)
+    assert_close(learned(loaded))
+    for split in (loaded.datamanager, loaded.config.datamanager.setup(device="cpu", test_mode="test")):
+        cameras = split.eval_dataset.cameras  # ns-render makes the second one
+        assert cameras.metadata is not None
+        assert cameras.metadata["radial"][0].tolist() == pytest.approx(learned(loaded).radial)
+        assert float(cameras.cx[0]) == pytest.approx(48 + learned(loaded).offset[0], abs=1e-4)
+    assert loaded.get_average_eval_image_metrics()["psnr"] > 30
+
+    scene = optimised_scene(loaded)
+    write_colmap(scene, tmp_path / "sparse" / "0")
+    reconstruction = pycolmap.Reconstruction(tmp_path / "sparse" / "0")
+    (camera,) = reconstruction.cameras.values()
+    assert camera.model.name == "RADIAL"
+    x, y = scene.cameras[0].principal_points(np.array([96, 72]))
+    np.testing.assert_allclose(camera.params, [scene.cameras[0].focal, x, y, *scene.cameras[0].radial])
+    written = {number: point.error for number, point in reconstruction.points3D.items()}
+    reconstruction.update_point_3d_errors()
+    for number, point in reconstruction.points3D.items():
+        assert point.error == pytest.approx(written[number], rel=1e-6, abs=1e-9)
+    errors = loaded.model.reprojection_errors().numpy()
+    np.testing.assert_allclose(scene.reprojection_errors(), errors, atol=1e-3)
+
+
+def test_gradient_steps_on_lenses_lower_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make(tmp_path, monkeypatch, "adam")
+    lens = pipeline.model.camera_optimizer.learned_lens
+    assert lens is not None
+    for name in ("strategy", "strategy_state", "optimizers"):  # a training would set them up
+        monkeypatch.setattr(pipeline.model, name, Mock(), raising=False)
+    optimizer = torch.optim.Adam([lens.principal_point, lens.distortion], lr=2e-3)
+    camera, batch = pipeline.datamanager.next_train(0)
+    losses = []
+    for _ in range(12):
+        outputs: Any = pipeline.model.get_outputs(camera)
+        loss = pipeline.model.get_loss_dict(outputs, batch)["photometric"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.6 * losses[0]
+    found = learned(pipeline)
+    assert found.offset[0] - OFFSET[0] > 0.3
+    assert found.offset[1] - OFFSET[1] < -0.3
+    assert found.radial[0] < 0
+
+
+def test_found_distortion_is_where_learning_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make(tmp_path, monkeypatch, "levenberg-marquardt", found=TRUTH)
+    data = pipeline.datamanager
+    assert_close(learned(pipeline))
+    assert float(pipeline.model.reprojection_errors().max()) < 1e-3
+    assert "mask" not in data.cached_train[0]  # the photograph as it is
+    adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
+    assert_close(learned(pipeline))
+    pipeline.align_held_out(9)
+    assert pipeline.get_average_eval_image_metrics(step=9)["psnr"] > 30
+
+
+def test_without_the_options_distortion_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline(tmp_path, monkeypatch, taken_with=TRUTH, found=TRUTH)
+    scene = pipeline.datamanager.dataparser.scene
+    assert scene.cameras[0].radial == (0.0, 0.0)
+    assert optimised_scene(pipeline).cameras[0].radial == TRUTH.radial
+    plain = make_pipeline(tmp_path / "plain", monkeypatch)
+    assert plain.datamanager.dataparser.scene.cameras == (CAMERA,)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both methods start from one reconstruction."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("method", ["levenberg-marquardt", "adam"])
+def test_both_methods_train_with_both_options(
+    valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    cameras = "--pipeline.model.camera-optimizer."
+    arguments: list[object] = ["--data", valley / "images", "--output-dir", tmp_path, "--vis", "tensorboard"]
+    arguments += ["--max-num-iterations", 10, "--experiment-name", "run", "--timestamp", "first"]
+    arguments += [f"{cameras}method", method, f"{cameras}optimize-principal-point", True]
+    arguments += [f"{cameras}optimize-distortion", True]
+    parser = "--pipeline.datamanager.dataparser."
+    arguments += [f"{parser}cameras", valley / "ground_truth.json", f"{parser}seeds", "tracks"]
+    arguments += [f"{parser}cache-dir", cache]
+    monkeypatch.setattr(sys, "argv", ["ns-train", "nope-splat", *map(str, arguments)])
+    entrypoint()
+    (file,) = tmp_path.rglob("*.ckpt")
+    state = torch.load(file, weights_only=True)["pipeline"]
+    lens = "_model.camera_optimizer.learned_lens."
+    for name in ("principal_point", "distortion"):
+        moved = state[f"{lens}{name}"]
+        assert 0 < float(moved.abs().max()) < 0.02
+    row = state["history._extra_state"]["rows"][-1]
+    assert {"principal_point_x_px", "radial_k1"} < row.keys()
