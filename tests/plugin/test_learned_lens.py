@@ -19,7 +19,7 @@ from plugin.wall_scene import FOCAL, project, wall
 from test_export import make_scene
 from torch import Tensor
 
-from nope_splat import joint_adjustment
+from nope_splat import joint_adjustment, surface_patches
 from nope_splat.camera import SharedPinhole
 from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.joint_adjustment import PhotometricSystem, adjust_jointly
@@ -88,8 +88,10 @@ def test_gradient_of_the_cost_through_a_lens_agrees_with_finite_differences() ->
 def test_joint_equations_by_intrinsics_agree_with_finite_differences(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Principal points count in pixels there, and the patches of the surface are eliminated."""
+    """Principal points count in pixels there. The patches, whose own test this is not, hardly move."""
     monkeypatch.setattr(joint_adjustment, "robust_noise", lambda view: 0.02)
+    monkeypatch.setattr(surface_patches, "SIGMA", 1e-4)
+    monkeypatch.setattr(surface_patches, "RAY_SIGMA", 1e-3)
     scene = wall(lens=LENS)
     start = scene.disturbed(degrees=0.01, shift=3e-4, log_focal=5e-4, lens=(0.05, 0.03, 1e-3, 1e-3))
     system = PhotometricSystem(scene.look_through_lens, 0, SurfacePatches(start.points))
@@ -100,7 +102,7 @@ def test_joint_equations_by_intrinsics_agree_with_finite_differences(
             system.equations(replace(start, intrinsics=start.intrinsics + change))[0]
             for change in (step, -step)
         )
-        assert 2 * float(found) == pytest.approx((above - below) / (2 * float(step.sum())), rel=0.2)
+        assert 2 * float(found) == pytest.approx((above - below) / (2 * float(step.sum())), rel=0.04)
     torch.testing.assert_close(matrix, matrix.T)
     assert (torch.linalg.eigvalsh(matrix[24:, 24:]) > 0).all()
     assert (matrix[:24, 24:].abs().amax(0) > 0).all()
