@@ -1,0 +1,243 @@
+"""Peak memory of a training on a CPU: what a formula says, and what `ns-train` takes.
+
+    python scripts/memory.py
+
+trains a few iterations on photographs of the demo scene and prints a table. Two constants are measured first:
+what the imports take, and what a training takes beyond the formula that is too small for it to matter (the
+first row; compiled kernels, libraries that are loaded late, memory that the allocator keeps). All else is
+counted from the arrays that exist: see `stage_bytes`. Linux only.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from stages import cores, run_stage
+
+from nope_splat.matching.descriptors import ROWS
+from nope_splat.matching.match import SIFT_WORKERS
+from nope_splat.matching.settings import MatchingSettings
+from nope_splat.seeding.dense import SeedSettings
+
+MIB = 2**20
+
+NUMBERS = 3 + 3 + 4 + 3 * 16 + 1
+"""Parameters of a Gaussian: centre, scales, orientation, colours of degree 3, opacity."""
+STATISTICS = 3
+"""Numbers that densification keeps of a Gaussian: gradient, count, radius."""
+PER_GAUSSIAN = 4 * (
+    4 * NUMBERS  # parameters, their gradients, Adam's two moments
+    + STATISTICS
+    + 2 * (3 + 1 + 48)  # scales, opacity and joined colours as rendered, and their gradients
+    + (1 + 2 + 1 + 3 + 1)  # the splat: radius, mean, depth, conic, compensation
+    + 16  # its record
+    + (1 + 1 + 2 + 2 + 1 + 1)  # and what sorts it: Gaussian, key, two of 8 bytes for slots, order twice
+    + (2 + 2 + 3 + 1 + 3)  # gradients of the splat: mean, the same absolute, conic, opacity, colour
+)
+"""Bytes in the backward pass, but for intersections."""
+PER_INTERSECTION = 8 + 4 * 16
+"""Bytes of a splat in the list of a tile, and of its slot: see `TileLists`."""
+INTERSECTIONS = 2
+"""Intersections of a Gaussian: most meet one or two tiles."""
+
+PER_CACHED_PIXEL = 4 * 3
+"""Bytes of a pixel of a photograph for training or evaluation: float32 RGB."""
+PER_ADJUSTED_PIXEL = (
+    4 * (3 + 3 + 1 + 1)  # rendering, photograph, depth, opacity
+    + 4 * (2 * 7 + 4 + 2)  # how it moves with its camera, structure tensor, vector
+    + 4 * 2 * 3  # the gradient of the image
+    + 8  # its patch
+    + 4 * 2 * 3  # what the displacement of the patch has to do with the tensor,
+    + (4 + 8) * 7 * 3  # and with the camera, in float32 and in float64
+)
+"""Bytes of a pixel of the one view that a joint adjustment of the cameras looks at: more than a training
+iteration takes for the loss."""
+
+PER_SEARCHED_PIXEL = 4 * 4 + 4 * 4 * (6 + 5) * 4 / 3
+"""Bytes of a pixel in which SIFT looks for keypoints: the image at twice the size in float32; in each octave
+6 blurred images and 5 differences."""
+PER_KEYPOINT = 8 * 2 + 8 + (4 + 1) * 128
+"""Bytes: place, noise, descriptor, rounded descriptor."""
+
+PER_SEEDED_PIXEL = 3 + 1 + 4 + 6 * 8 + 4 + 8
+"""Bytes that seeding holds of every training photograph: colours, mask, rough depth, flow to and from three
+partners, depth and how many confirm it."""
+PER_TRIANGULATED_PIXEL = 110 + 40
+"""Bytes that a thread of seeding holds of the photograph at hand: maps of triangulation, and their result for
+each partner."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A training, by what its memory depends on."""
+
+    num_photos: int
+    """All of them, held-out ones included."""
+    photo_size: tuple[int, int]
+    """Width and height."""
+    max_image_size: int
+    """Longer side of the training images."""
+    num_gaussians: int
+    """Most at any time."""
+
+    def pixels(self, longer_side: int) -> float:
+        """Pixels of a photograph that is scaled down to a longer side.
+
+        Args:
+            longer_side: In pixels.
+        """
+        width, height = self.photo_size
+        return width * height * min(1.0, longer_side / max(width, height)) ** 2
+
+
+def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
+    """Bytes that the arrays of each stage take with the default settings of a CPU.
+
+    With N photographs, of which keypoints are sought in p_k pixels (longer side up to 1600), seeds in p_s (up
+    to 512) and which are trained on at p_t (`max-image-size`), W cores and G Gaussians,
+
+        keypoints  251 p_k min(W, 8)  + 4096 x 536 N
+        matching   4096 x 664 N  + (1024 x 4 + 1638) 4096 W
+        seeding    68 p_s N  + 150 p_s (W + 4)
+        training   12 p_t N  + 420 p_t  + 1688 G
+
+    The stages follow each other, and the peak is that of the largest one with what is loaded by then. Seeding
+    takes six flows per photograph, the most that there can be in the mean, and every thread at its peak.
+
+    Left out: masks, one byte per pixel; decoding, six bytes per full-resolution pixel and thread; matches and
+    bundle adjustment, of the order of 16 bytes per match and a kilobyte per observation, which in captures of
+    hundreds of photographs can be the largest; learned matchers, depth maps and their losses, learned lenses,
+    the viewer, LPIPS.
+
+    Args:
+        work: The training.
+        num_cores: Cores that it may use.
+
+    Returns:
+        Bytes by stage.
+    """
+    matching, seeding = MatchingSettings(), SeedSettings()
+    keypoints = matching.max_keypoints * work.num_photos
+    found = keypoints * (PER_KEYPOINT - 128)
+    # A block of similarities, and those of the candidates, a tenth of the keypoints.
+    compared = 4 * (ROWS + matching.max_keypoints / 10) * matching.max_keypoints
+    searched, seeded = work.pixels(matching.max_feature_size), work.pixels(seeding.max_image_size)
+    trained = work.pixels(work.max_image_size)
+    rendered = PER_GAUSSIAN + INTERSECTIONS * PER_INTERSECTION
+    return {
+        "keypoints": SIFT_WORKERS * PER_SEARCHED_PIXEL * searched + found,
+        "matching": keypoints * PER_KEYPOINT + num_cores * compared,
+        "seeding": (PER_SEEDED_PIXEL * work.num_photos + PER_TRIANGULATED_PIXEL * (num_cores + 4)) * seeded,
+        "training": (PER_CACHED_PIXEL * work.num_photos + PER_ADJUSTED_PIXEL) * trained
+        + rendered * work.num_gaussians,
+    }
+
+
+def peak(work: Workload, num_cores: int, imports: float, started: float) -> tuple[str, float]:
+    """The formula: peak memory of `ns-train`.
+
+    Args:
+        work: The training.
+        num_cores: Cores that it may use.
+        imports: Bytes of what all stages need.
+        started: The same of what a training needs.
+
+    Returns:
+        The stage that takes most, and its bytes.
+    """
+    stages = stage_bytes(work, num_cores)
+    loaded = {stage: (started if stage == "training" else imports) + size for stage, size in stages.items()}
+    return max(loaded.items(), key=lambda item: item[1])
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training to measure."""
+
+    num_photos: int
+    """Photographs of the demo scene."""
+    photo_size: tuple[int, int]
+    """Width and height."""
+    cell: int = 4
+    """Width in pixels of the patch of a photograph that gets one Gaussian."""
+
+
+IMPORTS = """
+import nerfstudio.scripts.train, nope_splat.trainer
+print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+"""Prints the kilobytes that they take."""
+TINY = Case(6, (320, 240))
+CASES = (Case(8, (640, 480), cell=1), Case(6, (1200, 900)), Case(20, (640, 480)))
+"""More Gaussians, more pixels, more photographs."""
+
+
+def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]:
+    """Train at full resolution for a few iterations, without densification.
+
+    Args:
+        case: On what.
+        folder: Where to.
+        iterations: How long.
+
+    Returns:
+        What the training was, and its peak in bytes.
+    """
+    width, height = case.photo_size
+    photos = folder / f"{case.num_photos}-{width}x{height}"
+    arguments = ["--num-photos", str(case.num_photos), "--size", str(width), str(height)]
+    run_stage(["nope-splat", "demo-scene", "--output-dir", str(photos / "photos"), *arguments], photos)
+    run = folder / f"{photos.name}-{case.cell}"
+    command = [
+        "ns-train", "nope-splat", "--data", str(photos / "photos"), "--output-dir", str(run / "outputs"),
+        "--experiment-name", "memory", "--timestamp", "run", "--vis", "tensorboard",
+        "--max-num-iterations", str(iterations), "--machine.device-type", "cpu",
+        "--pipeline.model.num-downscales", "0",
+        "--pipeline.datamanager.cache-images-type", "float32",
+        "--pipeline.datamanager.dataparser.max-image-size", str(width),
+        "--pipeline.datamanager.dataparser.seeding.cell", str(case.cell),
+    ]  # fmt: skip
+    peak_gib = run_stage(command, run).peak_gib
+    # Linux counts the memory of the process that starts another as that one's too.
+    assert peak_gib > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "hidden behind this script"
+    (checkpoint,) = (run / "outputs/memory/nope-splat/run/nerfstudio_models").glob("*.ckpt")
+    gaussians = torch.load(checkpoint, weights_only=True, mmap=True)["pipeline"]["_model.gauss_params.means"]
+    return Workload(case.num_photos, case.photo_size, width, len(gaussians)), peak_gib * 2**30
+
+
+def main(output_dir: Path | None = None, iterations: int = 10) -> None:
+    """Print the table.
+
+    Args:
+        output_dir: Where photographs and trainings go, and are found again; a temporary folder by default.
+        iterations: Length of each training.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = output_dir or Path(temporary)
+        run_stage(["python", "-c", IMPORTS], folder / "imports")
+        imports = 1024 * int((folder / "imports" / "log.txt").read_text().split()[-1])
+        print(f"Imports: {imports / MIB:.0f} MiB.\n")
+        print("| photographs | size | Gaussians | largest stage | predicted MiB | measured MiB | ratio |")
+        print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+        started = None
+        for case in (TINY, *CASES):
+            work, measured = measure(case, folder, iterations)
+            if started is None:
+                started = measured - stage_bytes(work, len(cores()))["training"]
+            stage, predicted = peak(work, len(cores()), imports, started)
+            print(
+                f"| {work.num_photos} | {' x '.join(map(str, work.photo_size))} | {work.num_gaussians}"
+                f" | {stage} | {predicted / MIB:.0f} | {measured / MIB:.0f}"
+                f" | {predicted / measured:.2f} |",
+                flush=True,
+            )
+        print(f"\nA training that has started, without the formula: {(started or 0) / MIB:.0f} MiB.")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
