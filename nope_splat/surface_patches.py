@@ -84,10 +84,11 @@ class SurfacePatches:
             patch_ids: Their patches, as of `seen_in`. (N,).
             T_camera_world: Camera of the view. (4, 4).
         """
-        rotation, along = T_camera_world[:3, :3].double(), pixels.tensor @ pixels.jacobian[..., POSITION]
-        motion = pixels.jacobian[..., POSITION]
-        coupling = self._sum(pixels.jacobian.mT @ along, patch_ids)
-        gradient = self._sum((motion.mT @ pixels.vector[..., None]).squeeze(-1), patch_ids)
+        # Rounding of single precision would drown the prior along the rays, of which pixels say nothing.
+        jacobian, rotation = pixels.jacobian.double(), T_camera_world[:3, :3].double()
+        motion = jacobian[..., POSITION]
+        coupling = self._sum(jacobian.mT @ (pixels.tensor.double() @ motion), patch_ids)
+        gradient = self._sum((motion.mT @ pixels.vector.double()[..., None]).squeeze(-1), patch_ids)
         counts = torch.bincount(patch_ids, minlength=len(self)).clamp(min=1)[:, None, None]
         width = motion[:, 0, 0].square()[:, None, None] * torch.eye(3).to(motion)
         prior = self._sum(motion.mT @ motion / SIGMA**2 + width / RAY_SIGMA**2, patch_ids) / counts
