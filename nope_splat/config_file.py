@@ -44,10 +44,19 @@ class ConfigLoader(yaml.UnsafeLoader):
         newobj: bool = False,
     ) -> Any:
         """A dataclass without calling it, or a path or enumeration of its value."""
+        if suffix == "builtins.getattr":
+            return self._member(node, *(args or ()))
         made = self.find_python_name(suffix, node.start_mark)
         if not (is_dataclass(made) if newobj else issubclass(made, PurePath | Enum)):
             _refuse(suffix, node.start_mark)
         return super().make_python_instance(suffix, node, args, kwds, newobj)
+
+    def _member(self, node: yaml.Node, *words: Any) -> Enum:
+        """A member of an enumeration by its name, as some versions of Python write them."""
+        match words:
+            case type() as kind, str(name) if issubclass(kind, Enum) and name in kind.__members__:
+                return kind[name]
+        _refuse("builtins.getattr", node.start_mark)
 
 
 def _refuse(name: str, mark: Any) -> NoReturn:

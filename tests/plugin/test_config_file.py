@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.utils.writer import EventName
 
 from nope_splat.config_file import read_config
 from nope_splat.errors import UserError
@@ -23,6 +24,16 @@ def test_configurations_read_back(method: str, tmp_path: Path) -> None:
     assert yaml.dump(read_config(tmp_path / "config.yml")) == text
 
 
+def test_members_of_enumerations_read_by_name(tmp_path: Path) -> None:
+    """As Python 3.11.2 writes them, and 3.11.7 does not."""
+    config = deepcopy(nope_splat.config)
+    config.data = tmp_path
+    name = "!!python/name:nerfstudio.utils.writer.EventName ''"
+    member = f"!!python/object/apply:builtins.getattr [{name}, ITER_TRAIN_TIME]"
+    (tmp_path / "config.yml").write_text(yaml.dump(config) + f"more: {member}\n")
+    assert vars(read_config(tmp_path / "config.yml"))["more"] is EventName.ITER_TRAIN_TIME
+
+
 @pytest.mark.parametrize(
     "harm",
     [
@@ -33,6 +44,7 @@ def test_configurations_read_back(method: str, tmp_path: Path) -> None:
         "!!python/object/apply:torch.load ['{}']",
         "!!python/object/new:torch.nn.Linear [1, 2]",
         "!!python/object/apply:pathlib.Path.mkdir [!!python/object/apply:pathlib.PosixPath ['{}']]",
+        "!!python/object/apply:builtins.getattr [!!python/name:pathlib.Path , mkdir]",
         "!!python/name:os.mkdir",
         "!!python/module:os",
     ],

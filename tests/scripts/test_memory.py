@@ -78,6 +78,7 @@ def test_photographs_are_cached_as_floats_on_a_cpu() -> None:
     assert 3 * torch.float32.itemsize == PER_CACHED_PIXEL
 
 
+@pytest.mark.slow  # a busy machine searches fewer photographs at once
 def test_the_search_for_keypoints_grows_as_predicted(tmp_path: Path) -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("measures memory as Linux tells it")
