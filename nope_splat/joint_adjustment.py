@@ -88,14 +88,14 @@ def adjust_jointly(
     # At disturbed cameras the residuals are no measure of noise; what the tracks alone could reach is one.
     noise = _track_noise(adjust(problem, tolerance=1e-3).problem)
     problem = replace(problem, sigma=(noise * problem.sigma).clamp(min=MIN_SIGMA))
-    damping, share, costs = FIRST_DAMPING, 0.0, []
+    damping, costs, last = FIRST_DAMPING, [], None
     for iteration in range(max_iterations):
         halvings = HALVINGS[iteration] if iteration < len(HALVINGS) else 0
         photometric = PhotometricSystem(look, halvings, SurfacePatches(problem.points))
         equations = NormalEquations(problem, linearize(problem), structure)
         cost, matrix, gradient = photometric.equations(problem)
-        share = _share(matrix, equations)
         equations.add(matrix, gradient)
+        last = matrix, equations
         before = _track_cost(problem) + cost
         for _ in range(ATTEMPTS):
             step = equations.solve(damping)
@@ -114,7 +114,7 @@ def adjust_jointly(
         damping = max(damping / 10, 1e-9)
         if not halvings and before - after < tolerance * before:
             break
-    return JointResult(problem, tuple(costs), share)
+    return JointResult(problem, tuple(costs), 0.0 if last is None else _share(*last))
 
 
 class _FirstLook(NamedTuple):
@@ -201,21 +201,21 @@ def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
     return pixels._replace(jacobian=units * pixels.jacobian)
 
 
-def _share(photometric: Tensor, tracks: NormalEquations) -> float:
+def _share(photometric: Tensor, joint: NormalEquations) -> float:
     """Share of the photographs in the information about each pose, the others held; mean over its motions.
 
     The trace that this takes does not depend on the units of rotation and translation.
     """
-    num_cameras = len(tracks.cameras)
+    num_cameras = len(joint.cameras)
 
     def of_poses(matrix: Tensor) -> Tensor:
         size = 6 * num_cameras
         blocks = matrix[:size, :size].reshape(num_cameras, 6, num_cameras, 6)
         return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
 
-    said = of_poses(photometric)
-    every = said + of_poses(tracks.reduce(0.0)[0])
-    return float((torch.linalg.pinv(every, hermitian=True) @ said).diagonal(dim1=1, dim2=2).mean())
+    every = of_poses(joint.reduce(0.0)[0])
+    shares = torch.linalg.pinv(every, hermitian=True) @ of_poses(photometric)
+    return float(shares.diagonal(dim1=1, dim2=2).mean())
 
 
 def _track_cost(problem: BundleProblem) -> float:
