@@ -1,10 +1,12 @@
-"""How much the cameras depend on chance: the order of the photographs, and the seed of RANSAC.
+"""How much the cameras depend on chance (the order of the photographs, the seed of RANSAC) and on a start.
 
     python scripts/benchmark_cameras.py --scene SCENE [--scene SCENE ...]
 
 Keypoints are found once for each scene. Then photographs are matched and reconstructed with several seeds,
-and reconstructed from the same matches in several random orders. Each scene needs a `ground_truth.json`.
-Prints least, median and largest value of each figure.
+and reconstructed from the same matches in several random orders, from the true cameras as a start, and from
+these disturbed: turned by 1 degree, moved by 2 % of the largest distance between them, with a focal length
+10 % too short and too long. Each scene needs a `ground_truth.json`. Prints least, median and largest value of
+each figure.
 """
 
 from __future__ import annotations
@@ -17,16 +19,21 @@ import numpy as np
 import tyro
 from camera_file import require_one_camera
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
+from scipy.spatial.transform import Rotation
 
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
 from nope_splat.images import PhotoFolder, cameras_of_photos, find_photos
 from nope_splat.matching import Keypoints, choose_pairs, extract_keypoints, match_pairs
 from nope_splat.matching.types import PairMatches
 from nope_splat.reconstruction import ReconstructionSettings, SparseScene
+from nope_splat.reconstruction.given import GivenCameras
 from nope_splat.reconstruction.matches import FolderMatches
 from nope_splat.reconstruction.reconstruct import reconstruct_from_matches
 
 FIGURES = ("registered", "AUC@5", "focal error %", "ATE %", "seconds")
+TURN, MOVE, FOCAL = 1.0, 0.02, 0.1
+"""Disturbance of a start in degrees, largest distances between cameras, and focal lengths."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class Settings:
     """Random orders of the photographs."""
     seeds: int = 5
     """Seeds of RANSAC."""
+    starts: int = 5
+    """Disturbances of the true cameras, each with a focal length too short and too long."""
     reconstruction: tyro.conf.OmitArgPrefixes[ReconstructionSettings] = ReconstructionSettings()  # noqa: RUF009
     """How photographs are matched and reconstructed."""
 
@@ -57,14 +66,16 @@ def main(settings: Settings) -> None:
         start = time.perf_counter()
         keypoints = extract_keypoints(folder.photos, settings.reconstruction)
         extraction = time.perf_counter() - start
-        by_seed, matches = [], None
+        by_seed, matches, matched = [], None, 0.0
         for seed in range(settings.seeds):
             chosen = replace(settings.reconstruction, seed=seed)
             start = time.perf_counter()
             pairs = match_pairs(keypoints, choose_pairs(keypoints, chosen), chosen)
-            matches = matches or FolderMatches(tuple(keypoints), tuple(pairs))
             again = FolderMatches(tuple(keypoints), tuple(pairs))
-            by_seed.append(_figures(scene, folder, again, chosen, extraction + time.perf_counter() - start))
+            seconds = extraction + time.perf_counter() - start
+            if matches is None:
+                matches, matched = again, seconds
+            by_seed.append(_figures(scene, folder, again, chosen, seconds))
         _print_row(scene, "seed", by_seed)
         if matches is None:
             continue
@@ -73,6 +84,10 @@ def main(settings: Settings) -> None:
             for seed in range(settings.orders)
         ]
         _print_row(scene, "order (seconds without keypoints and matching)", by_order)
+        disturbed = [_start(scene, folder, seed, sign) for seed in range(settings.starts) for sign in (-1, 1)]
+        for name, starts in (("start, true", [_start(scene, folder)]), ("start, disturbed", disturbed)):
+            runs = [_figures(scene, folder, matches, settings.reconstruction, matched, s) for s in starts]
+            _print_row(scene, name, runs)
 
 
 def _figures(
@@ -81,14 +96,30 @@ def _figures(
     matches: FolderMatches,
     settings: ReconstructionSettings,
     seconds: float = 0.0,
+    given: GivenCameras | None = None,
 ) -> list[float]:
     """The `FIGURES` of one reconstruction; the seconds grow by those that came before."""
     start = time.perf_counter()
-    found = reconstruct_from_matches(folder, np.zeros(len(folder.photos), bool), matches, settings)
+    none_held_out = np.zeros(len(folder.photos), bool)
+    found = reconstruct_from_matches(folder, none_held_out, matches, settings, given=given)
     seconds += time.perf_counter() - start
     truth = read_ground_truth(scene / "ground_truth.json")
     metrics = compare_poses(_poses(found), truth.T_world_camera, found.cameras[0].focal, truth.focal)
     return [metrics.num_registered, metrics.auc_5, metrics.focal_error, metrics.ate, seconds]
+
+
+def _start(scene: Path, folder: PhotoFolder, seed: int | None = None, sign: int = 0) -> GivenCameras:
+    """The true cameras, disturbed where a seed says how; `sign` of the focal length's error."""
+    names, none = [photo.name for photo in folder.photos], np.zeros(len(folder.photos), bool)
+    truth = GivenCameras.read(scene / "ground_truth.json", names, none, none.astype(np.int64))
+    if seed is None:
+        return truth
+    poses = truth.T_world_camera.copy()
+    draws = np.random.default_rng(seed).normal(size=(2, len(poses), 3))
+    axes, moves = draws / np.linalg.norm(draws, axis=-1, keepdims=True)
+    poses[:, :3, :3] = poses[:, :3, :3] @ Rotation.from_rotvec(np.radians(TURN) * axes).as_matrix()
+    poses[:, :3, 3] += MOVE * pdist(poses[:, :3, 3]).max() * moves
+    return replace(truth, T_world_camera=poses, focal=(1 + FOCAL * sign) * truth.focal)
 
 
 def _poses(scene: SparseScene) -> dict[str, NDArray[np.float64]]:
