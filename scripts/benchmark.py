@@ -27,7 +27,7 @@ import math
 import queue
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,9 @@ class Settings:
     """Training photographs that must see what a covered pixel shows."""
     jobs: int = 1
     """Trainings side by side, each on one core; quality does not depend on it, seconds of training do."""
-    train_flags: tuple[str, ...] = field(default=())
-    """Further words for every `ns-train nope-splat`."""
+    train_flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Further flag for every `ns-train nope-splat`, as `--train-flag=--pipeline.model.sh-degree=2`; repeat
+    it for several."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ def _our_commands(method: str, seed: int, scene: Scene, settings: Settings) -> t
         f"{parser}.seed": seed,
         f"{parser}.cache-dir": scene.out / f"{RECONSTRUCTION}-{seed}" / "cache",
     }
-    train = ["ns-train", "nope-splat", *_words(flags), *METHODS[method]["flags"], *settings.train_flags]
+    train = ["ns-train", "nope-splat", *_words(flags), *METHODS[method]["flags"], *settings.train_flag]
     config = out / "train" / "scene" / "nope-splat" / "run" / "config.yml"
     return train, ["nope-splat", "--config", str(config)]
 
