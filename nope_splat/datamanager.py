@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +81,13 @@ class NopeDataManager(FullImageDatamanager):
                 "gpu"  # this means "on the device"; "cpu" would pin memory, for which CUDA is needed
             )
         return super()._load_images(split, cache_images_device)
+
+    def num_pixels_used(self) -> int:
+        """Number of pixels of all training images together that no mask leaves out."""
+        return sum(
+            int(image["mask"].sum()) if "mask" in image else math.prod(image["image"].shape[:2])
+            for image in self.cached_train
+        )
 
     def set_cameras(self, cameras: OptimizedCameras) -> None:
         """Give the datasets optimised cameras, which viewer, rendering and export show.

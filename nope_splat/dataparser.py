@@ -65,9 +65,8 @@ class NopeDataParser(DataParser):
     The world is that of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution of the
     training images. The metadata hold `photos` and their `lenses`, the cameras with the distortion to take
     out; of the training split also which of the `num_cameras` cameras took each (`camera_ids` (V,)), the
-    number of all their pixels `num_pixels`, the `track_points` (P, 3), their `track_colors` (P, 3) and
-    `observations`, and the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3), which are the track points
-    unless `add_dense_seeds` adds more.
+    `track_points` (P, 3), their `track_colors` (P, 3) and `observations`, and the seeds `points3D_xyz` (S, 3)
+    and `points3D_rgb` (S, 3), which are the track points unless `add_dense_seeds` adds more.
     """
 
     config: NopeDataParserConfig
@@ -184,7 +183,6 @@ class NopeDataParser(DataParser):
             metadata |= {
                 "camera_ids": torch.from_numpy(scene.camera_ids[photo_ids]),
                 "num_cameras": len(scene.cameras),
-                "num_pixels": int((cameras.width * cameras.height).sum()),
                 "track_points": points,
                 "track_colors": colors,
                 "observations": training_observations(scene, photo_ids),

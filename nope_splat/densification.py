@@ -20,7 +20,7 @@ def most_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
     """How many Gaussians photographs can determine: no more numbers than their pixels tell, three each.
 
     Args:
-        num_pixels: Of all training images together.
+        num_pixels: Of all training images together, without those that are masked.
         sh_degree: Of the colours; beside them there are place, size, orientation and opacity.
     """
     return 3 * num_pixels // (3 * (sh_degree + 1) ** 2 + 3 + 3 + 4 + 1)
@@ -132,7 +132,7 @@ def densification(
         config: Thresholds, and times as shares of the training.
         num_iterations: Length of the training.
         num_views: Number of training photographs.
-        num_pixels: Number of all their pixels.
+        num_pixels: Number of all their pixels that no mask leaves out.
         num_fixed: How many Gaussians at the start of the rendering are never split, pruned or reset.
     """
     return CappedStrategy(

@@ -92,7 +92,7 @@ class NopeSplatModelConfig(ModelConfig):
     """Share of the training after which the resolution doubles."""
     max_gaussians: Annotated[int, COUNT] = 3_000_000
     """Densification stops at this number of Gaussians, or at what the photographs can determine: one for
-    about 20 pixels of all training images together."""
+    about 20 pixels of all training images together, without those that are masked."""
     densify_start: Annotated[float, NOT_NEGATIVE] = 0.017
     """Share of the training after which Gaussians are first split, cloned and pruned."""
     densify_stop: Annotated[float, NOT_NEGATIVE] = 0.5
@@ -190,9 +190,10 @@ class NopeSplatModel(SplatParameters):
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """Learn the length of the training, which sets the times of densification."""
         assert attributes.trainer is not None
+        assert attributes.pipeline is not None
         self.num_iterations = attributes.trainer.config.max_num_iterations
         num_fixed = len(self.track_params["means"]) if self.track_params else 0
-        num_pixels = self.kwargs["metadata"]["num_pixels"]
+        num_pixels = attributes.pipeline.datamanager.num_pixels_used()
         self.strategy = densification(
             self.config, self.num_iterations, self.num_train_data, num_pixels, num_fixed
         )

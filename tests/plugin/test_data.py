@@ -118,12 +118,15 @@ def test_masks_have_the_size_of_the_images(tmp_path: Path, monkeypatch: pytest.M
     mask[:, : SIZE[0] // 2] = 255
     (tmp_path / "masks").mkdir()
     Image.fromarray(mask).save(tmp_path / "masks" / "01.png")
-    dataset = make_pipeline(tmp_path, monkeypatch, max_image_size=48).datamanager.train_dataset
+    data = make_pipeline(tmp_path, monkeypatch, max_image_size=48).datamanager
+    dataset = data.train_dataset
     assert dataset[0]["mask"].dtype == torch.bool
     assert dataset[0]["mask"].shape == (*dataset[0]["image"].shape[:2], 1)
     assert dataset[0]["mask"][:, :24].all()
     assert not dataset[0]["mask"][:, 24:].any()
     assert "mask" not in dataset[1]
+    height, width = dataset[0]["image"].shape[:2]
+    assert data.num_pixels_used() == height * (24 + width * (len(dataset) - 1))
 
 
 def test_optimised_cameras_replace_the_reconstruction_once(
