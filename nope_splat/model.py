@@ -20,6 +20,7 @@ from nope_splat.camera_optimizer import (
     radial_terms,
     world_to_camera,
 )
+from nope_splat.datamanager import NopeDataManager
 from nope_splat.densification import densification
 from nope_splat.depth_supervision import DepthSupervision
 from nope_splat.evaluation.metrics import ImageMetrics
@@ -190,10 +191,11 @@ class NopeSplatModel(SplatParameters):
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """Learn the length of the training, which sets the times of densification."""
         assert attributes.trainer is not None
-        assert attributes.pipeline is not None
+        datamanager = attributes.pipeline.datamanager if attributes.pipeline else None
+        assert isinstance(datamanager, NopeDataManager)
         self.num_iterations = attributes.trainer.config.max_num_iterations
         num_fixed = len(self.track_params["means"]) if self.track_params else 0
-        num_pixels = attributes.pipeline.datamanager.num_pixels_used()
+        num_pixels = datamanager.num_pixels_used()
         self.strategy = densification(
             self.config, self.num_iterations, self.num_train_data, num_pixels, num_fixed
         )
