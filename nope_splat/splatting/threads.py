@@ -9,10 +9,14 @@ A pass runs ten kernels of about a millisecond, and to wake a sleeping thread ta
 helper that has finished stays awake for a moment and watches the counter of its caller's next kernel. It
 joins in as soon as something has been claimed: by then the caller has let go of Python's lock, which the
 helper needs to start.
+
+Linux may wake a helper on the core that its caller works on, and takes some ten milliseconds, several passes
+over a small image, to notice that another core idles. Such a helper leaves by itself.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -77,6 +81,17 @@ def _available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
+
+
+def _leave(core: int) -> None:
+    """Move this thread to another core if it is on this one; from there it may go anywhere again."""
+    allowed = os.sched_getaffinity(0)
+    if _current_core() == core and allowed != {core}:
+        os.sched_setaffinity(0, allowed - {core})
+        os.sched_setaffinity(0, allowed)
+
+
 _thread_count = _available_cores()
 _pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="splatting")
 
@@ -96,7 +111,7 @@ class _Helper:
             self._task = task
             called, self._present = not self._present, True
         if called:
-            _pool.submit(self._work)
+            _pool.submit(self._work, _current_core())
 
     def withdraw(self) -> bool:
         """Take the offer back; False if it was accepted."""
@@ -110,7 +125,8 @@ class _Helper:
             self._present = task is not None
         return task
 
-    def _work(self) -> None:
+    def _work(self, callers_core: int) -> None:
+        _leave(callers_core)
         while task := self._accept():
             run, counter, upcoming, finished, arguments = task
             try:
