@@ -198,20 +198,18 @@ def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
 
 
 @kernel
-def count_intersections(counter, starts, order, records, tile_shift, tiles_wide, tiles_high,
+def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_high,
                         tile_counts, slot_counts):  # fmt: skip
-    """Count intersections by part and tile, (parts, tiles), and by record, (R,).
-
-    `starts` (parts + 1,) divides the splats in order of depth.
-    """
+    """Count intersections by part of the splats and tile, (parts, tiles), and by record, (R,)."""
+    parts = len(tile_counts)
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = records.view(np.int32)
     length = records.shape[1]
     while True:
         part = claim(counter, 1)
-        if part >= len(starts) - 1:
+        if part >= parts:
             break
-        for i in range(starts[part], starts[part + 1]):
+        for i in range(part * len(order) // parts, (part + 1) * len(order) // parts):
             splat = order[i]
             prefetch(records, order[min(i + AHEAD, len(order) - 1)] * length)
             total = 0
@@ -242,17 +240,18 @@ def offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets):
 
 
 @kernel
-def fill_tiles(counter, starts, order, records, tile_shift, tiles_wide, tiles_high, part_offsets,
+def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part_offsets,
                slot_offsets, splats, slots):  # fmt: skip
     """Put every splat into the lists of its tiles, in order of depth."""
+    parts = len(part_offsets)
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = records.view(np.int32)
     length = records.shape[1]
     while True:
         part = claim(counter, 1)
-        if part >= len(starts) - 1:
+        if part >= parts:
             break
-        for i in range(starts[part], starts[part + 1]):
+        for i in range(part * len(order) // parts, (part + 1) * len(order) // parts):
             splat = order[i]
             prefetch(records, order[min(i + AHEAD, len(order) - 1)] * length)
             slot = slot_offsets[splat]
@@ -304,10 +303,9 @@ def bin_splats(
     )  # fmt: skip
     order = sort_by_depth(keys, visible)
 
-    starts = _divide(len(order), parts)
     tile_counts = np.zeros((parts, tiles), np.int64)
     run_on_all_threads(
-        count_intersections, starts, order, records, tile_shift, tiles_wide, tiles_high,
+        count_intersections, order, records, tile_shift, tiles_wide, tiles_high,
         tile_counts, slot_counts,
     )  # fmt: skip
     tile_offsets, slot_offsets = np.empty(tiles + 1, np.int64), np.empty(count + 1, np.int64)
@@ -316,13 +314,8 @@ def bin_splats(
     intersections = int(tile_offsets[-1])
     splats, slots = np.empty(intersections, np.int32), np.empty(intersections, np.int32)
     run_on_all_threads(
-        fill_tiles, starts, order, records, tile_shift, tiles_wide, tiles_high, tile_counts, slot_offsets,
+        fill_tiles, order, records, tile_shift, tiles_wide, tiles_high, tile_counts, slot_offsets,
         splats, slots,
     )  # fmt: skip
-    tile_order = np.argsort(-np.diff(tile_offsets), kind="stable")
+    tile_order = (tile_offsets[:-1] - tile_offsets[1:]).argsort(kind="stable")
     return TileLists(gaussians, records, tile_offsets, splats, slots, slot_offsets, tile_order, tiles_wide)
-
-
-def _divide(count: int, parts: int) -> NDArray[np.int64]:
-    """Where each of `parts` equal parts of `count` things starts, and the end: (parts + 1,)."""
-    return np.arange(parts + 1) * count // parts

@@ -13,7 +13,7 @@ from nope_splat.splatting.backward import composite_gradient, gather_gradients, 
 from nope_splat.splatting.binning import bin_splats
 from nope_splat.splatting.compilation import kernel
 from nope_splat.splatting.forward import composite
-from nope_splat.splatting.projection import project, project_gradient
+from nope_splat.splatting.projection import camera_gradient, project, project_gradient
 from nope_splat.splatting.simd import Lanes
 from nope_splat.splatting.spherical_harmonics import shade, shade_gradient
 from nope_splat.splatting.threads import CHUNK, claim, run_on_all_threads
@@ -113,7 +113,7 @@ class Projection(torch.autograd.Function):
         ]
         of_gaussians = any(ctx.needs_input_grad[:3])
         outputs = [_empty(count if of_gaussians else 0, size) for size in (3, 4, 3)]
-        d_viewmats, d_Ks = np.zeros_like(viewmats), np.zeros_like(Ks)
+        (d_viewmats, viewmats_out), (d_Ks, Ks_out) = _empty(cameras, 4, 4), _empty(cameras, 3, 3)
         for camera in range(cameras):
             sums = np.empty((-(-count // CHUNK), 16))
             run_on_all_threads(
@@ -121,12 +121,9 @@ class Projection(torch.autograd.Function):
                 radii[camera], *(gradient[camera] for gradient in of_splats), of_gaussians, camera > 0,
                 *(array for _, array in outputs), sums,
             )  # fmt: skip
-            total = sums.sum(0)
-            d_viewmats[camera, :3] = total[:12].reshape(3, 4)
-            K = d_Ks[camera]
-            K[0, 0], K[1, 1], K[0, 2], K[1, 2] = total[12:]
+            camera_gradient(sums, viewmats_out[camera], Ks_out[camera])
         of_gaussian = [tensor if of_gaussians else None for tensor, _ in outputs]
-        return *of_gaussian, torch.from_numpy(d_viewmats), torch.from_numpy(d_Ks), *[None] * 6
+        return *of_gaussian, d_viewmats, d_Ks, *[None] * 6
 
 
 class SphericalHarmonics(torch.autograd.Function):

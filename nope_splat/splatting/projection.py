@@ -271,7 +271,7 @@ def project_gradient(
     """Gradient of `project`, set in d_means, d_quats, d_scales, or added: left out unless `of_gaussians`.
 
     The camera's gradient is summed per chunk into d_camera (chunks, 16): rows of [V | t], then fx, fy, cx,
-    cy. Chunks are summed in their order afterwards, so that the result does not depend on the threads.
+    cy. `camera_gradient` adds up the chunks in their order, which does not depend on the threads.
     """
     camera = camera_of(viewmat, K, width, height)
     fx, fy = camera.fx, camera.fy
@@ -359,3 +359,16 @@ def project_gradient(
             sums[14] += d_cx
             sums[15] += d_cy
         d_camera[start // CHUNK] = sums
+
+
+@kernel
+def camera_gradient(d_camera, d_viewmat, d_K):
+    """Gradient of a view matrix (4, 4) and of intrinsics (3, 3) from that of all chunks."""
+    d_viewmat[:], d_K[:] = 0.0, 0.0
+    sums = np.zeros(16)
+    for chunk in range(len(d_camera)):
+        sums += d_camera[chunk]
+    for row in range(3):
+        for column in range(4):
+            d_viewmat[row, column] = sums[4 * row + column]
+    d_K[0, 0], d_K[1, 1], d_K[0, 2], d_K[1, 2] = sums[12], sums[13], sums[14], sums[15]
