@@ -17,7 +17,7 @@ Compositing reads one *record* of float32 per splat, `record_length(channels)` l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,7 @@ def record_length(channels: int) -> int:
     return -(-(CHANNELS + channels) // 16) * 16
 
 
-@dataclass(frozen=True)
-class TileLists:
+class TileLists(NamedTuple):
     """Records of the splats that can be seen, and the list of those that meet each tile, front to back.
 
     An *intersection* is a splat in the list of a tile. Memory: 8 bytes per intersection (`splats` and
@@ -143,7 +142,7 @@ def sort_by_depth(keys, visible):
             n += 1
             lowest, highest = min(lowest, bits[i]), max(highest, bits[i])
     other = np.empty_like(order)
-    offsets = np.empty((1 << _RADIX_BITS) + 1, np.int64)
+    offsets = np.empty((1 << _RADIX_BITS) + 1, np.int32)
     mask = np.uint32((1 << _RADIX_BITS) - 1)
     shift = np.uint32(0)
     while n > 0 and (highest - lowest) >> shift > 0:

@@ -29,8 +29,8 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
 
 def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
     """A float32 tensor, and the array that shares its memory."""
-    tensor = torch.empty(shape, dtype=torch.float32)
-    return tensor, tensor.numpy()
+    array = np.empty(shape, np.float32)
+    return torch.from_numpy(array), array
 
 
 def _or_zeros(gradient: Tensor | None, *shape: int) -> np.ndarray:
@@ -62,7 +62,7 @@ def not_finite(tensors: dict[str, Tensor]) -> list[str]:
     found = np.zeros(len(tensors), np.bool_)
     arrays = tuple(array.reshape(-1) for array in _arrays(*tensors.values()))
     run_on_all_threads(_find_not_finite, arrays, found)
-    return [name for name, bad in zip(tensors, found, strict=True) if bad]
+    return [name for name, bad in zip(tensors, found.tolist(), strict=True) if bad]
 
 
 class Projection(torch.autograd.Function):
@@ -184,7 +184,7 @@ class Compositing(torch.autograd.Function):
         splats = _arrays(radii, means2d, conics, opacities, depths, colors)
         images, images_out = _empty(cameras, height, width, channels)
         alphas, alphas_out = _empty(cameras, height, width)
-        ctx.backgrounds = [tuple(map(np.float32, background)) for background in backgrounds.tolist()]
+        ctx.backgrounds = [tuple(background) for background in _arrays(backgrounds)[0]]
         ctx.tiles = []
         for camera in range(cameras):
             lists = bin_splats(

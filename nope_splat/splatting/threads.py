@@ -143,6 +143,12 @@ class _Team(threading.local):
         self.helpers: list[_Helper] = []
         self.counter, self.upcoming, self.finished = np.zeros((3, 16), np.int64)
 
+    def first(self, count: int) -> list[_Helper]:
+        """So many helpers."""
+        while len(self.helpers) < count:
+            self.helpers.append(_Helper())
+        return self.helpers[:count]
+
 
 _team = _Team()
 
@@ -179,11 +185,9 @@ def run_on_all_threads(kernel: Callable[..., None], *arguments: Any) -> None:
         kernel: Takes a counter, an int64 array whose first element starts at zero, to `claim` work from.
         *arguments: The kernel's further arguments, shared by all threads.
     """
-    team = _team
+    team, helpers = _team, _team.first(_thread_count - 1)
     team.counter, team.upcoming = team.upcoming, team.counter
     team.upcoming[0] = team.finished[0] = 0
-    team.helpers += [_Helper() for _ in range(_thread_count - 1 - len(team.helpers))]
-    helpers = team.helpers[: _thread_count - 1]
     for helper in helpers:
         helper.offer(kernel, team.counter, team.upcoming, team.finished, arguments)
     try:
