@@ -150,7 +150,7 @@ def baseline(scene: Scene) -> Run:
     """The plain rasterizer, with our projection and its gradient."""
     scene = leaves(scene)
     d_image = np.random.default_rng(0).normal(size=(scene["height"], scene["width"], 3)).astype(np.float32)
-    cameras = (scene["viewmats"], scene["Ks"], scene["width"], scene["height"], 0.3, 0.01, 1e10, 0.0)
+    cameras = (scene["viewmats"], scene["Ks"], scene["width"], scene["height"], 0.3, 0.01, 1e10, 0.0, {})
 
     def forward():
         splats = Projection.apply(scene["means"], scene["quats"], scene["scales"], *cameras)

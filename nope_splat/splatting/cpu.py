@@ -11,12 +11,11 @@ from torch.autograd.function import once_differentiable
 
 from nope_splat.splatting.backward import composite_gradient, gather_gradients, slot_length
 from nope_splat.splatting.binning import bin_splats
-from nope_splat.splatting.compilation import kernel
 from nope_splat.splatting.forward import composite
 from nope_splat.splatting.projection import camera_gradient, project, project_gradient
 from nope_splat.splatting.simd import Lanes
 from nope_splat.splatting.spherical_harmonics import shade, shade_gradient
-from nope_splat.splatting.threads import CHUNK, claim, run_on_all_threads
+from nope_splat.splatting.threads import CHUNK, run_on_all_threads
 
 TILE_SIZE = 64
 LANES = Lanes.of_this_machine()
@@ -37,34 +36,6 @@ def _or_zeros(gradient: Tensor | None, *shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32) if gradient is None else _arrays(gradient)[0]
 
 
-@kernel
-def _find_not_finite(counter, arrays, found):
-    """Set `found` (arrays,) for the flat float32 arrays of a tuple that hold a NaN or an infinity."""
-    chunk = 16 * CHUNK
-    while True:
-        place = claim(counter, 1)
-        which = 0
-        while which < len(arrays) and place * chunk >= len(arrays[which]):
-            place -= -(-len(arrays[which]) // chunk)
-            which += 1
-        if which == len(arrays):
-            break
-        # As integers, the bits of magnitudes order as magnitudes do.
-        largest = np.uint32(0)
-        for bits in arrays[which][place * chunk : (place + 1) * chunk].view(np.uint32):
-            largest = max(largest, bits & np.uint32(0x7FFFFFFF))
-        if largest >= np.uint32(0x7F800000):
-            found[which] = True
-
-
-def not_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """Which float32 tensors on the CPU hold a NaN or an infinity."""
-    found = np.zeros(len(tensors), np.bool_)
-    arrays = tuple(array.reshape(-1) for array in _arrays(*tensors.values()))
-    run_on_all_threads(_find_not_finite, arrays, found)
-    return [name for name, bad in zip(tensors, found.tolist(), strict=True) if bad]
-
-
 class Projection(torch.autograd.Function):
     """Gaussians to splats: see `projection`."""
 
@@ -82,9 +53,15 @@ class Projection(torch.autograd.Function):
         near: float,
         far: float,
         radius_clip: float,
+        further: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Radii, means2d, depths, conics and compensations of every camera and Gaussian."""
+        """Radii, means2d, depths, conics and compensations of every camera and Gaussian.
+
+        On its way it checks that its inputs, and `further` ones, hold neither NaN nor infinity.
+        """
         inputs = _arrays(means, quats, scales, viewmats, Ks)
+        checked = tuple(array.reshape(-1) for array in (*inputs, *_arrays(*further.values())))
+        not_finite = np.zeros(len(checked), np.bool_)
         cameras, count = len(viewmats), len(means)
         radii = torch.empty((cameras, count), dtype=torch.int32)
         outputs = [_empty(cameras, count, *shape) for shape in ((2,), (), (3,), ())]
@@ -92,8 +69,12 @@ class Projection(torch.autograd.Function):
         for camera in range(cameras):
             run_on_all_threads(
                 project, *inputs[:3], inputs[3][camera], inputs[4][camera], width, height, eps2d, near, far,
-                radius_clip, *(array[camera] for array in arrays),
+                radius_clip, checked, *(array[camera] for array in arrays), not_finite,
             )  # fmt: skip
+        names = ("means", "quats", "scales", "viewmats", "Ks", *further)
+        for name, bad in zip(names, not_finite.tolist(), strict=True):
+            if bad:
+                raise ValueError(f"{name} holds a NaN or an infinity.")
         ctx.save_for_backward(radii, means, quats, scales, viewmats, Ks)
         ctx.image = width, height, eps2d
         ctx.mark_non_differentiable(radii)
@@ -123,7 +104,7 @@ class Projection(torch.autograd.Function):
             )  # fmt: skip
             camera_gradient(sums, viewmats_out[camera], Ks_out[camera])
         of_gaussian = [tensor if of_gaussians else None for tensor, _ in outputs]
-        return *of_gaussian, d_viewmats, d_Ks, *[None] * 6
+        return *of_gaussian, d_viewmats, d_Ks, *[None] * 7
 
 
 class SphericalHarmonics(torch.autograd.Function):

@@ -177,10 +177,19 @@ def covariance_of(m0, m1):
     return dot(m0, m0), dot(m0, m1), dot(m1, m1), minor0 * minor0 + minor1 * minor1 + minor2 * minor2
 
 
+@inlined
+def holds_not_finite(values):
+    """Whether a flat float32 array holds a NaN or an infinity."""
+    largest = np.uint32(0)
+    for bits in values.view(np.uint32):  # as integers, the bits of magnitudes order as magnitudes do
+        largest = max(largest, bits & np.uint32(0x7FFFFFFF))
+    return largest >= np.uint32(0x7F800000)
+
+
 @kernel
 def project(
-    counter, means, quats, scales, viewmat, K, width, height, eps2d, near, far, radius_clip,
-    radii, means2d, depths, conics, compensations,
+    counter, means, quats, scales, viewmat, K, width, height, eps2d, near, far, radius_clip, checked,
+    radii, means2d, depths, conics, compensations, not_finite,
 ):  # fmt: skip
     """Project all Gaussians into one camera; a culled one gets radius zero.
 
@@ -188,13 +197,20 @@ def project(
     compensations (N,). A Gaussian is culled when it is nearer than `near`, beyond `far`, no larger than
     `radius_clip`, or when the square of its radius (three standard deviations along its longer axis,
     rounded up, as in gsplat) misses the image.
+
+    Chunk by chunk it also goes through the flat arrays of the tuple `checked`, since memory is idle
+    meanwhile, and sets `not_finite` (arrays,) for those that hold a NaN or an infinity.
     """
     camera = camera_of(viewmat, K, width, height)
     count = len(means)
     while True:
         start = claim(counter, CHUNK)
-        if start >= count:
+        if start >= max(count, 1):
             break
+        for which in range(len(checked)):
+            share = -(-len(checked[which]) // max(count, 1))
+            if holds_not_finite(checked[which][start * share : (start + CHUNK) * share]):
+                not_finite[which] = True
         for i in range(start, min(start + CHUNK, count)):
             mean = vector3(means, i)
             radii[i] = 0

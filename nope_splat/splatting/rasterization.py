@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nope_splat.splatting.cpu import Compositing, Projection, SphericalHarmonics, not_finite
+from nope_splat.splatting.cpu import Compositing, Projection, SphericalHarmonics
 from nope_splat.splatting.spherical_harmonics import MAX_DEGREE
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
@@ -98,12 +98,15 @@ def rasterization(
     if unavailable:
         raise ValueError(f"The CPU rasterizer does not have: {', '.join(unavailable)}.")
     cameras = len(viewmats)
+    if backgrounds is None:
+        backgrounds = means.new_zeros(cameras, 3 if sh_degree is not None else colors.shape[-1])
     _check_inputs(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, sh_degree)
     _check_options(width, height, render_mode, rasterize_mode)
 
     radii, means2d, depths, conics, compensations = Projection.apply(
-        means, quats, scales, viewmats, Ks, width, height, eps2d, near_plane, far_plane, radius_clip
-    )
+        means, quats, scales, viewmats, Ks, width, height, eps2d, near_plane, far_plane, radius_clip,
+        {"opacities": opacities, "colors": colors, "backgrounds": backgrounds},
+    )  # fmt: skip
     opacities = _per_camera(opacities, cameras, 1)
     if rasterize_mode == "antialiased":
         opacities = opacities * compensations
@@ -117,7 +120,6 @@ def rasterization(
             centres = -(torch.linalg.inv(viewmats[:, :3, :3]) @ viewmats[:, :3, 3:])[..., 0]
             coefficients = _per_camera(colors, cameras, 3)
             colors = SphericalHarmonics.apply(sh_degree, means, centres, coefficients, radii)
-        backgrounds = means.new_zeros(cameras, colors.shape[-1]) if backgrounds is None else backgrounds
         if render_mode != "RGB":
             colors = torch.cat([colors, depths[..., None]], -1)
             backgrounds = torch.cat([backgrounds, means.new_zeros(cameras, 1)], -1)
@@ -183,15 +185,13 @@ def _check_inputs(
     colors: Tensor,
     viewmats: Tensor,
     Ks: Tensor,
-    backgrounds: Tensor | None,
+    backgrounds: Tensor,
     sh_degree: int | None,
 ) -> None:
     count, cameras = len(means), len(viewmats)
     named = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
-    named |= {"viewmats": viewmats, "Ks": Ks}
+    named |= {"viewmats": viewmats, "Ks": Ks, "backgrounds": backgrounds}
     channels = 3 if sh_degree is not None else colors.shape[-1]
-    if backgrounds is not None:
-        named["backgrounds"] = backgrounds
     shapes = {
         "means": (count, 3), "quats": (count, 4), "scales": (count, 3), "opacities": (count,),
         "viewmats": (cameras, 4, 4), "Ks": (cameras, 3, 3), "backgrounds": (cameras, channels),
@@ -202,8 +202,6 @@ def _check_inputs(
             raise ValueError(f"{name} must have shape {shape}, not {tuple(tensor.shape)}.")
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             raise ValueError(f"{name} must be float32 on the CPU, not {tensor.dtype} on {tensor.device}.")
-    if bad := not_finite(named):
-        raise ValueError(f"{bad[0]} holds a NaN or an infinity.")
     trailing = 1 if sh_degree is None else 2
     lead = colors.shape[:-trailing]
     if lead not in ((count,), (cameras, count)) or (sh_degree is not None and colors.shape[-1] != 3):

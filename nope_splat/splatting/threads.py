@@ -16,8 +16,10 @@ over a small image, to notice that another core idles. Such a helper leaves by i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -81,15 +83,17 @@ def _available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
+_current_core: Callable[[], int] = ctypes.PyDLL(None).sched_getcpu if sys.platform == "linux" else lambda: 0
+"""The core that this thread runs on; zero where threads cannot be moved."""
 
 
 def _leave(core: int) -> None:
     """Move this thread to another core if it is on this one; from there it may go anywhere again."""
-    allowed = os.sched_getaffinity(0)
-    if _current_core() == core and allowed != {core}:
-        os.sched_setaffinity(0, allowed - {core})
-        os.sched_setaffinity(0, allowed)
+    if sys.platform == "linux" and _current_core() == core:
+        allowed = os.sched_getaffinity(0)
+        with contextlib.suppress(OSError):  # none is left, or a sandbox forbids it
+            os.sched_setaffinity(0, allowed - {core})
+            os.sched_setaffinity(0, allowed)
 
 
 _thread_count = _available_cores()

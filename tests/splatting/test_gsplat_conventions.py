@@ -41,6 +41,7 @@ def test_projection_and_its_gradients_match_gsplat() -> None:
         0.01,
         1e10,
         0.0,
+        {},
     )
     seen = expected[0] > 0
     assert torch.equal(outputs[0], expected[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +94,18 @@ def test_helpers_join_in_and_come_again() -> None:
         threads.run_on_all_threads(kernel)
         assert len(set(workers)) == 3
         workers.clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a thread choose its core")
+def test_a_helper_leaves_its_callers_core_and_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves, allowed = [], {3, 5, 8}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: moves.append(cores))
+    monkeypatch.setattr(threads, "_current_core", lambda: 5)
+    threads._leave(8)
+    assert not moves
+    threads._leave(5)
+    assert moves == [{3, 8}, allowed]
 
 
 def test_the_work_is_done_when_no_helper_comes(monkeypatch: pytest.MonkeyPatch) -> None:
