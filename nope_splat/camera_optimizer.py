@@ -70,8 +70,8 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     optimize_distortion: bool = False
     """Whether two radial terms per camera are optimised: renderings are seen through the lens, by resampling.
 
-    With this or the option before, photographs are compared with as they are, not undistorted, and the
-    distortion that the reconstruction found, if any, is where the terms start."""
+    The reconstruction looks for distortion then, too, and what it found, if any, is where the terms start.
+    With this or the option before, photographs are compared with as they are, not undistorted."""
     method: Literal["adam", "levenberg-marquardt"] = "levenberg-marquardt"
     """How cameras move: by joint adjustments at intervals, or by gradient steps with the Gaussians (the
     paper)."""

@@ -18,6 +18,7 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 
+from nope_splat.camera import SharedPinhole, undistort
 from nope_splat.compiled import compiled
 from nope_splat.errors import UserError
 from nope_splat.solid_noise import Lattice, make_lattice, noise, noise_at
@@ -25,7 +26,7 @@ from nope_splat.solid_noise import Lattice, make_lattice, noise, noise_at
 Array = NDArray[np.float64]
 
 FIELD_OF_VIEW = 54.0
-"""Angle in degrees that the longer side of a photograph spans."""
+"""Angle in degrees that the longer side of a photograph spans, without distortion."""
 SUPERSAMPLING = 2
 """Rays per pixel and axis."""
 SUN = np.array([0.45, -0.55, 0.70]) / np.linalg.norm([0.45, -0.55, 0.70])
@@ -219,36 +220,40 @@ class _Scene:
         in_sun = ~self.mesh.ray.intersects_any(above, np.broadcast_to(SUN, above.shape))
         return 0.32 + 0.18 * normals[:, 2] + 0.75 * np.clip(normals @ SUN, 0.0, None) * in_sun
 
-    def photograph(self, T_world_camera: Array, focal: float, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def photograph(
+        self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
         """One picture.
 
         Args:
             T_world_camera: Camera-to-world transform, OpenCV axes. (4, 4).
-            focal: Focal length in pixels.
+            camera: The camera, its principal point in the middle.
             size: Width and height in pixels.
 
         Returns:
             sRGB. (height, width, 3).
         """
         width, height = size
-        grid = _grid(focal, size, SUPERSAMPLING)
+        grid = _grid(camera, size, SUPERSAMPLING)
         directions = grid / np.linalg.norm(grid, axis=1, keepdims=True) @ T_world_camera[:3, :3].T
         origin = T_world_camera[:3, 3].copy()
         faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
         color = _shade(
-            origin, directions, 1.0 / (focal * SUPERSAMPLING), faces, self.coordinates, self.light,
+            origin, directions, 1.0 / (camera.focal * SUPERSAMPLING), faces, self.coordinates, self.light,
             self.materials, PALETTES, FREQUENCIES, SKY, self.lattice,
         )  # fmt: skip
         color = color.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean(axis=(1, 3))
         return np.round(255.0 * np.clip(color, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)
 
-    def depth(self, T_world_camera: Array, focal: float, size: tuple[int, int]) -> NDArray[np.float32]:
+    def depth(
+        self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]
+    ) -> NDArray[np.float32]:
         """What is behind the centres of the pixels; arguments as for `photograph`.
 
         Returns:
             Depth along the optical axis, NaN where there is nothing. (height, width).
         """
-        directions = _grid(focal, size) / focal @ T_world_camera[:3, :3].T
+        directions = _grid(camera, size) / camera.focal @ T_world_camera[:3, :3].T
         origin = T_world_camera[:3, 3]
         faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
         planes = self.coordinates[faces, 0]
@@ -257,10 +262,13 @@ class _Scene:
         return np.where(faces >= 0, depth, np.nan).reshape(size[1], size[0]).astype(np.float32)
 
 
-def _grid(focal: float, size: tuple[int, int], density: int = 1) -> Array:
+def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Array:
     """Directions, with z the focal length, through evenly spaced places in the pixels, row by row. (N, 3)."""
     x, y = ((np.arange(side * density) + 0.5) / density - side / 2 for side in size)
-    return np.stack([*np.meshgrid(x, y), np.full((len(y), len(x)), focal)], axis=-1).reshape(-1, 3)
+    places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    if any(camera.radial):
+        places = camera.focal * undistort(places / camera.focal, camera.radial)
+    return np.column_stack([places, np.full(len(places), camera.focal)])
 
 
 def _look_at(position: Array, target: Array) -> Array:
@@ -315,6 +323,7 @@ def render_demo_scene(
     seed: int = 0,
     path: Literal["arc", "tour"] = "arc",
     depth: bool = False,
+    radial: tuple[float, float] = (0.0, 0.0),
 ) -> Path:
     """Photograph the valley.
 
@@ -329,6 +338,7 @@ def render_demo_scene(
         path: Where the cameras stand: on an arc around the middle, or along a tour of the whole valley, which
             wants fifty photographs or more.
         depth: Whether to write the true depth as well, `depth/*.npz` with the array `depth` (H, W).
+        radial: Radial distortion k1 and k2 of the lens, as of `SharedPinhole`.
 
     Returns:
         The folder of the photographs.
@@ -345,26 +355,28 @@ def render_demo_scene(
     scene = _Scene(rng)
     cameras = _arc_of_cameras if path == "arc" else _tour_of_cameras
     poses = rng.permutation(cameras(rng, num_photos))
-    focal = max(size) / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
+    camera = SharedPinhole(max(size) / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2), radial=radial)
     frames = []
     try:
         (output_dir / "images").mkdir(parents=True, exist_ok=True)
         for index, pose in enumerate(poses):
             name = f"images/photo_{index:03d}.jpg"
-            Image.fromarray(scene.photograph(pose, focal, size)).save(output_dir / name, quality=95)
+            Image.fromarray(scene.photograph(pose, camera, size)).save(output_dir / name, quality=95)
             frames.append({"file_path": name, "camera_to_world_opencv": pose.tolist()})
             if depth:
                 (output_dir / "depth").mkdir(exist_ok=True)
                 file = output_dir / "depth" / f"photo_{index:03d}.npz"
-                np.savez_compressed(file, depth=scene.depth(pose, focal, size))
+                np.savez_compressed(file, depth=scene.depth(pose, camera, size))
         truth = {
             "note": "true cameras, for checks only; OpenCV camera axes: x right, y down, z forward",
             "w": size[0],
             "h": size[1],
-            "fl_x": focal,
-            "fl_y": focal,
+            "fl_x": camera.focal,
+            "fl_y": camera.focal,
             "cx": size[0] / 2,
             "cy": size[1] / 2,
+            "k1": radial[0],
+            "k2": radial[1],
             "frames": frames,
         }
         (output_dir / "ground_truth.json").write_text(json.dumps(truth, indent=1))

@@ -183,6 +183,8 @@ class NopeSplatModel(SplatParameters):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Parameter groups of Gaussians, track points and cameras."""
         groups = self.get_gaussian_param_groups()
+        if not self._tracks_by_gradient():
+            del groups["track_points"]
         if self.depth_supervision is not None:
             groups["depth_corrections"] = [self.depth_supervision.corrections]
         self.camera_optimizer.get_param_groups(groups)
@@ -339,8 +341,8 @@ class NopeSplatModel(SplatParameters):
 
     def _track_losses(self) -> dict[str, Tensor]:
         config, losses = self.config, {}
-        if self.track_points is not None and config.camera_optimizer.method != "adam":
-            return losses  # joint adjustments move cameras and track points, and no gradient does
+        if not self._tracks_by_gradient():
+            return losses
         tracks = self._tracks()
         if config.track_2d_weight:
             losses["track_2d"] = config.track_2d_weight * track_2d_loss(*tracks)
@@ -349,6 +351,10 @@ class NopeSplatModel(SplatParameters):
         if config.scale_weight and self.track_params:
             losses["scale"] = config.scale_weight * scale_loss(self.track_params["scales"].exp())
         return losses
+
+    def _tracks_by_gradient(self) -> bool:
+        """Whether gradients move the track points; otherwise joint adjustments do, as they do cameras."""
+        return self.track_points is None or self.config.camera_optimizer.method == "adam"
 
     def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
         """Track points, cameras and observations, as the track losses take them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,8 +70,13 @@ class NopePipeline(VanillaPipeline):
         if torch.device(device).type == "cpu":
             # The rasterizer has its own threads; torch's would spin beside them while they wait for work.
             torch.set_num_threads(1)
-        config.datamanager.dataparser.depth_priors = any(config.model.depth_weights())
-        config.datamanager.dataparser.keep_distortion = config.model.camera_optimizer.learns_lens()
+        dataparser, learned = config.datamanager.dataparser, config.model.camera_optimizer
+        dataparser.depth_priors = any(config.model.depth_weights())
+        dataparser.keep_distortion = learned.learns_lens()
+        if learned.optimize_distortion:
+            # A pinhole fitted to bent photographs has another focal length and principal point, and surfaces
+            # bent with it, by which renderings agree: from there training does not find back.
+            dataparser.reconstruction = replace(dataparser.reconstruction, refine_radial_distortion=True)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode == "val":
             require_windows(self.datamanager.train_dataset.cameras, config.model.num_downscales)

@@ -52,6 +52,8 @@ CURVES = {
     "camera_rotation_mean_deg": "Camera rotation (degrees)",
 }
 """What the panel plots over the training."""
+SIGNED = ("focal_change_percent",)
+"""Of these, what may be negative."""
 
 
 class NopeViewerControl(ViewerControl):
@@ -75,7 +77,7 @@ class NopeViewerControl(ViewerControl):
         super()._setup(viewer)
         self._scale = VISER_NERFSTUDIO_SCALE_RATIO
         gui = self.viser_server.gui
-        with gui.add_folder("nope-splat"):
+        with gui.add_folder("nope-splat", order=0):  # above nerfstudio's own
             self._text = gui.add_markdown(self._summary())
             self._show_points = gui.add_checkbox(
                 "Track points",
@@ -173,6 +175,8 @@ class NopeViewerControl(ViewerControl):
         for row, name in enumerate(CURVES, start=1):
             for label, (steps, values) in self._pipeline.history.curves(name).items():
                 figure.add_trace(Scatter(x=steps, y=values, mode="lines", name=label), row=row, col=1)
+            if name not in SIGNED:
+                figure.update_yaxes(rangemode="tozero", row=row, col=1)
         return figure.update_layout(
             template="plotly_dark", showlegend=False, margin={"l": 45, "r": 10, "t": 25, "b": 25}
         )

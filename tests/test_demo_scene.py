@@ -2,6 +2,7 @@
 
 - The photographs obey the cameras written beside them: axes, pixel convention and focal length.
 - Every photograph has texture; names do not follow the path of the camera.
+- Through a lens they are bent as OpenCV's radial terms say.
 - The same seed gives the same photographs, another seed others.
 """
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from nope_splat.demo_scene import render_demo_scene
 from nope_splat.errors import UserError
+from nope_splat.evaluation.camera_files import read_named_cameras
 from nope_splat.evaluation.pose_metrics import read_ground_truth
 
 
@@ -76,6 +78,25 @@ def test_seed_decides(tmp_path: Path):
     assert first.shape == (48, 64, 3)
     np.testing.assert_array_equal(first, photo("again", 3))
     assert np.abs(first - photo("other", 4)).mean() > 5
+
+
+def test_a_lens_bends_the_photograph_as_opencv_says(tmp_path: Path):
+    def photo(folder: str, radial: tuple[float, float]) -> np.ndarray:
+        images = render_demo_scene(tmp_path / folder, 1, (160, 120), radial=radial)
+        return np.asarray(Image.open(images / "photo_000.jpg"))
+
+    radial = (-0.15, 0.05)
+    straight, bent = photo("straight", (0.0, 0.0)), photo("bent", radial)
+    camera = read_named_cameras(tmp_path / "bent" / "ground_truth.json")["photo_000.jpg"]
+    assert camera.radial == radial
+    focal = 160 * camera.focal
+    K = np.array([[focal, 0, 79.5], [0, focal, 59.5], [0, 0, 1]])  # OpenCV's first pixel centre is (0, 0)
+    undone = cv2.undistort(bent, K, np.array([*radial, 0, 0]))
+
+    def difference(image: np.ndarray) -> float:
+        return float(np.abs(image.astype(float) - straight)[2:-2, 2:-2].mean())
+
+    assert difference(undone) < 0.5 * difference(bent)
 
 
 def test_unwritable_folder_is_told(tmp_path: Path):

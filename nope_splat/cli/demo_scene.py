@@ -15,6 +15,7 @@ def demo_scene(
     seed: int = 0,
     path: Literal["arc", "tour"] = "arc",
     depth: bool = False,
+    radial: tuple[float, float] = (0.0, 0.0),
 ) -> None:
     """Photograph a procedural scene; the photographs go to `OUTPUT_DIR/images`.
 
@@ -26,6 +27,7 @@ def demo_scene(
         path: Where the cameras stand: on an arc around the middle, or along a tour of the whole valley, which
             wants fifty photographs or more.
         depth: Whether to write the true depth as well, `depth/*.npz` with the array `depth` (H, W).
+        radial: Radial distortion of the lens, k1 and k2 of OpenCV: -0.08 0 for a mild barrel.
     """
-    images = render_demo_scene(output_dir, num_photos, size, seed, path, depth)
+    images = render_demo_scene(output_dir, num_photos, size, seed, path, depth, radial)
     print(f"{num_photos} photographs: {images}")

@@ -61,8 +61,8 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
             ) from error
         if frames and "camera_to_world_opencv" in frames[0]:
             truth = read_ground_truth(path)
-            focal, offset = truth.focal / max(truth.size), _offset(content)
-            cameras = {name: NamedCamera(pose, focal, offset) for name, pose in truth.T_world_camera.items()}
+            own = truth.focal / max(truth.size), _offset(content), _radial(content)
+            cameras = {name: NamedCamera(pose, *own) for name, pose in truth.T_world_camera.items()}
         else:
             cameras = _read_transforms(path, content)
     if not cameras:
@@ -150,7 +150,7 @@ def _read_transforms(path: Path, content: dict[str, Any]) -> dict[str, NamedCame
                 pose @ OPENCV_FROM_OPENGL,
                 focal,
                 _offset(own),
-                (float(own.get("k1", 0)), float(own.get("k2", 0))),
+                _radial(own),
             )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -165,6 +165,11 @@ def _offset(intrinsics: Mapping[str, Any]) -> tuple[float, float]:
     width, height = intrinsics["w"], intrinsics["h"]
     cx, cy = (float(intrinsics.get(key, size / 2)) for key, size in (("cx", width), ("cy", height)))
     return (cx - width / 2) / max(width, height), (cy - height / 2) / max(width, height)
+
+
+def _radial(intrinsics: Mapping[str, Any]) -> tuple[float, float]:
+    """Radial distortion k1 and k2; zero where it is not given."""
+    return float(intrinsics.get("k1", 0)), float(intrinsics.get("k2", 0))
 
 
 def _shorten(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:

@@ -5,6 +5,7 @@
   on the reprojection errors.
 - Distortion that the reconstruction has found is where learning starts; the photographs stay as they are.
 - Both methods train with both options, from a folder of photographs.
+- Of photographs bent by a known lens, reconstruction and training together find that lens.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from plugin.splat_scene import CAMERA, FOCAL, OFFSET, make_pipeline, set_to_trut
 from nope_splat.camera import SharedPinhole
 from nope_splat.camera_adjustment import adjust_cameras
 from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.demo_scene import render_demo_scene
+from nope_splat.evaluation.camera_files import read_named_cameras
 from nope_splat.export import write_colmap
 from nope_splat.model import NopeSplatModelConfig
 from nope_splat.pipeline import NopePipeline
@@ -162,20 +165,43 @@ def test_both_methods_train_with_both_options(
     valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     cameras = "--pipeline.model.camera-optimizer."
-    arguments: list[object] = ["--data", valley / "images", "--output-dir", tmp_path, "--vis", "tensorboard"]
-    arguments += ["--max-num-iterations", 10, "--experiment-name", "run", "--timestamp", "first"]
-    arguments += [f"{cameras}method", method, f"{cameras}optimize-principal-point", True]
-    arguments += [f"{cameras}optimize-distortion", True]
     parser = "--pipeline.datamanager.dataparser."
-    arguments += [f"{parser}cameras", valley / "ground_truth.json", f"{parser}seeds", "tracks"]
-    arguments += [f"{parser}cache-dir", cache]
-    monkeypatch.setattr(sys, "argv", ["ns-train", "nope-splat", *map(str, arguments)])
-    entrypoint()
-    (file,) = tmp_path.rglob("*.ckpt")
-    state = torch.load(file, weights_only=True)["pipeline"]
+    arguments = [f"{cameras}method", method, f"{cameras}optimize-principal-point", True]
+    arguments += [f"{cameras}optimize-distortion", True, f"{parser}cache-dir", cache]
+    arguments += [f"{parser}cameras", valley / "ground_truth.json"]
+    state = train(valley, tmp_path, monkeypatch, 10, arguments)
     lens = "_model.camera_optimizer.learned_lens."
     for name in ("principal_point", "distortion"):
         moved = state[f"{lens}{name}"]
         assert 0 < float(moved.abs().max()) < 0.02
     row = state["history._extra_state"]["rows"][-1]
     assert {"principal_point_x_px", "radial_k1"} < row.keys()
+
+
+def test_the_lens_that_bent_the_photographs_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twentieth of its distortion at the corners; a pinhole's focal length would be 5 % too long."""
+    k1 = -0.08
+    render_demo_scene(tmp_path / "bent", 9, (320, 240), radial=(k1, 0.0))
+    truth = read_named_cameras(tmp_path / "bent" / "ground_truth.json")["photo_000.jpg"]
+    options = ["--pipeline.model.camera-optimizer.optimize-distortion", True]
+    state = train(tmp_path / "bent", tmp_path, monkeypatch, 20, options)
+    row = state["history._extra_state"]["rows"][-1]
+    square = (200 / 320 / truth.focal) ** 2  # of the corner's distance from the axis, at depth one
+    found = row["radial_k1"] * square + row["radial_k2"] * square**2
+    assert found == pytest.approx(k1 * square, rel=0.05)
+    assert row["focal_px"] == pytest.approx(320 * truth.focal, rel=0.005)
+
+
+def train(
+    scene: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, iterations: int, options: list[Any]
+) -> dict[str, Any]:
+    """State of the pipeline at the end of `ns-train`."""
+    arguments = ["--data", scene / "images", "--output-dir", output_dir, "--vis", "tensorboard"]
+    arguments += ["--max-num-iterations", iterations, "--experiment-name", "run", "--timestamp", "first"]
+    arguments += ["--pipeline.datamanager.dataparser.seeds", "tracks", *options]
+    monkeypatch.setattr(sys, "argv", ["ns-train", "nope-splat", *map(str, arguments)])
+    entrypoint()
+    (file,) = output_dir.rglob("*.ckpt")
+    return torch.load(file, weights_only=True)["pipeline"]
