@@ -27,9 +27,12 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
 
 
 def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
-    """A float32 tensor, and the array that shares its memory."""
-    array = np.empty(shape, np.float32)
-    return torch.from_numpy(array), array
+    """A float32 tensor, and the array that shares its memory.
+
+    It is torch's memory: numpy's, of these sizes, the system takes back and maps anew in every pass.
+    """
+    tensor = torch.empty(shape, dtype=torch.float32)
+    return tensor, tensor.numpy()
 
 
 def _or_zeros(gradient: Tensor | None, *shape: int) -> np.ndarray:
