@@ -18,6 +18,7 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.viewer.viewer import Viewer
 
 from nope_splat.checkpoints import (
     find_checkpoints,
@@ -36,6 +37,7 @@ from nope_splat.ranges import COUNT, check_ranges
 from nope_splat.schedulers import DecayConfig
 from nope_splat.summary import reconstruction_rows, table, training_rows
 from nope_splat.unfinished import find_unfinished, own
+from nope_splat.viewer_server import stop_viewer
 
 
 @dataclass
@@ -251,6 +253,8 @@ class NopeTrainer(Trainer):
             if isinstance(each, writer.TensorboardWriter):
                 each.tb_writer.close()
         writer.EVENT_WRITERS.clear()  # they would also write down what the next training says
+        if isinstance(self.viewer_state, Viewer):
+            stop_viewer(self.viewer_state)
         if self._lock is not None:
             self._lock.release()
 

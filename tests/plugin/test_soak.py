@@ -6,6 +6,7 @@ import gc
 import os
 from copy import deepcopy
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from nerfstudio.scripts.train import main as train
@@ -27,13 +28,15 @@ def memory() -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
-def test_memory_does_not_grow(valley: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("vis", ["tensorboard", "viewer"])
+def test_memory_does_not_grow(vis: Literal["tensorboard", "viewer"], valley: Path, tmp_path: Path) -> None:
     used = []
     for number in range(TRAININGS):
         config = deepcopy(nope_splat.config)
         assert isinstance(config, NopeTrainerConfig)
         config.machine.device_type = "cpu"
-        config.data, config.output_dir, config.vis = valley / "images", tmp_path, "tensorboard"
+        config.data, config.output_dir, config.vis = valley / "images", tmp_path, vis
+        config.viewer.quit_on_train_completion = True
         config.timestamp = str(number)
         config.max_num_iterations, config.steps_per_eval_image = 24, 0
         config.pipeline.model.densify_every = 5

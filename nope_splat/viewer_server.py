@@ -1,0 +1,46 @@
+"""The end of nerfstudio's viewer, such that nothing of it outlives the training."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nerfstudio.viewer.viewer import Viewer
+
+PATIENCE = 1.0
+"""Seconds for browsers to say goodbye, and for a rendering to end."""
+
+
+def stop_viewer(viewer: Viewer) -> None:
+    """Send the browsers away and end the threads of the viewer.
+
+    viser's own `stop` leaves the event loop of its server running, in a thread that holds all that callbacks
+    hold: the trainer, the photographs and the model.
+
+    Args:
+        viewer: Not to be used any more.
+    """
+    renderers = list(viewer.render_statemachines.values())  # one for each browser
+    for renderer in renderers:
+        renderer.running = False
+    server = viewer.viser_server._websock_server
+    loop, sockets = server._broadcast_buffer.event_loop, server._ws_server
+    assert sockets is not None
+
+    async def close() -> None:
+        sockets.close()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(sockets.wait_closed(), PATIENCE)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    # Before its `stop`, which takes away what answers the browsers that are still there.
+    asyncio.run_coroutine_threadsafe(close(), loop).result()
+    viewer.viser_server.stop()
+    for renderer in renderers:
+        renderer.join(PATIENCE)
+    loop.call_soon_threadsafe(loop.stop)

@@ -1,0 +1,70 @@
+"""What is left of a viewer that has been stopped: nothing, whether a browser was there or not."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.viewer.viewer import Viewer
+from plugin.splat_scene import make_pipeline, set_to_truth
+from viser._messages import ViewerCameraMessage
+from websockets.exceptions import ConnectionClosedOK
+from websockets.sync.client import ClientConnection, connect
+
+from nope_splat.viewer_server import stop_viewer
+
+
+def make_viewer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Viewer:
+    """A viewer of a tiny scene, as the training has it."""
+    pipeline = make_pipeline(folder, monkeypatch)
+    set_to_truth(pipeline)
+    settings, lock = ViewerConfig(websocket_host="127.0.0.1"), threading.Lock()
+    lock_of_training: Any = lock  # nerfstudio's annotation is off
+    viewer = Viewer(settings, folder / "run" / "viewer.log", folder, pipeline, train_lock=lock_of_training)
+    viewer.init_scene(pipeline.datamanager.train_dataset, "training", pipeline.datamanager.eval_dataset)
+    return viewer
+
+
+@contextmanager
+def browser_of(viewer: Viewer) -> Iterator[ClientConnection]:
+    """Connect as a browser does, which then gets renderings."""
+    with connect(f"ws://127.0.0.1:{viewer.viser_server.get_port()}", max_size=None) as browser:
+        camera = ViewerCameraMessage((1, 0, 0, 0), (0, 0, -3), 0.8, 1.3, (0, 0, 0), (0, -1, 0))
+        browser.send(msgspec.msgpack.encode(camera.as_serializable_dict()))
+        while not viewer.render_statemachines:
+            time.sleep(0.01)
+        yield browser
+
+
+def read_on(browser: ClientConnection) -> None:
+    """Read what the viewer sends, for ever."""
+    while True:
+        browser.recv()
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_nothing_outlives_it(watched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(threading.enumerate())
+    viewer = make_viewer(tmp_path, monkeypatch)
+    kept = [weakref.ref(viewer), weakref.ref(viewer.pipeline), weakref.ref(viewer.pipeline.model)]
+    with browser_of(viewer) if watched else nullcontext() as browser:
+        stop_viewer(viewer)
+        if browser is not None:
+            with pytest.raises(ConnectionClosedOK):
+                read_on(browser)
+    del viewer
+    for thread in set(threading.enumerate()) - before:
+        if not thread.name.startswith("splatting"):
+            thread.join(10)
+            assert not thread.is_alive(), thread.name
+    gc.collect()
+    assert [each() for each in kept] == [None, None, None]
