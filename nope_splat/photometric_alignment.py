@@ -8,6 +8,7 @@ changes by -grad(I) J xi, and the residuals, rendering minus photograph, ask for
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ MIN_NOISE = 12**-0.5 / 255
 """Standard deviation of rounding to 8 bits."""
 MIN_SIZE = 32
 """Images are not halved below this number of pixels."""
+AT_A_TIME = 2**15
+"""Pixels that are in memory in double precision."""
 BLOCKS = 12
 """Blocks along the longer side of a photograph within which residuals may depend on each other."""
 
@@ -94,12 +97,26 @@ class PixelEquations(NamedTuple):
     vector: Tensor
     """v. (N, 2)."""
 
+    def in_double(self) -> Iterator[tuple[slice, PixelEquations]]:
+        """The same in double precision, some pixels at a time, and which these are.
+
+        What is summed over all pixels of a view must be: displacements of patches take most of it away again,
+        and beside the rounding errors of single precision nothing may be left.
+        """
+        for start in range(0, len(self.jacobian), AT_A_TIME):
+            rows = slice(start, start + AT_A_TIME)
+            yield rows, PixelEquations(*(values[rows].double() for values in self))
+
     def sum(self) -> ViewEquations:
         """The equations of the view."""
-        along = self.tensor @ self.jacobian
-        scores = torch.einsum("nip,ni->np", self.jacobian, self.vector)
-        matrix = torch.einsum("nip,niq->pq", self.jacobian, along)
-        return ViewEquations(matrix.double(), scores.double().sum(0))
+        count = self.jacobian.shape[-1]
+        matrix = self.jacobian.new_zeros(count, count, dtype=torch.float64)
+        gradient = matrix.new_zeros(count)
+        for _, part in self.in_double():
+            jacobian = part.jacobian.flatten(0, 1)
+            matrix += jacobian.T @ (part.tensor @ part.jacobian).flatten(0, 1)
+            gradient += jacobian.T @ part.vector.flatten()
+        return ViewEquations(matrix, gradient)
 
 
 class ViewEquations(NamedTuple):

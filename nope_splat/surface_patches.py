@@ -84,22 +84,20 @@ class SurfacePatches:
             patch_ids: Their patches, as of `seen_in`. (N,).
             T_camera_world: Camera of the view. (4, 4).
         """
-        # Rounding of single precision would drown the prior along the rays, of which pixels say nothing.
-        jacobian, rotation = pixels.jacobian.double(), T_camera_world[:3, :3].double()
-        motion = jacobian[..., POSITION]
-        coupling = self._sum(jacobian.mT @ (pixels.tensor.double() @ motion), patch_ids)
-        gradient = self._sum((motion.mT @ pixels.vector.double()[..., None]).squeeze(-1), patch_ids)
-        counts = torch.bincount(patch_ids, minlength=len(self)).clamp(min=1)[:, None, None]
-        width = motion[:, 0, 0].square()[:, None, None] * torch.eye(3).to(motion)
-        prior = self._sum(motion.mT @ motion / SIGMA**2 + width / RAY_SIGMA**2, patch_ids) / counts
+        rotation, count = T_camera_world[:3, :3].double(), len(self)
+        coupling = rotation.new_zeros(count, pixels.jacobian.shape[-1], 3)
+        prior, gradient = rotation.new_zeros(count, 3, 3), rotation.new_zeros(count, 3)
+        # Single precision would drown the prior along the rays, of which pixels say nothing.
+        for rows, part in pixels.in_double():
+            motion, ids = part.jacobian[..., POSITION], patch_ids[rows]
+            coupling.index_add_(0, ids, part.jacobian.mT @ (part.tensor @ motion))
+            gradient.index_add_(0, ids, (motion.mT @ part.vector[..., None]).squeeze(-1))
+            width = motion[:, 0, 0].square()[:, None, None] * torch.eye(3).to(motion)
+            prior.index_add_(0, ids, motion.mT @ motion / SIGMA**2 + width / RAY_SIGMA**2)
+        prior /= torch.bincount(patch_ids, minlength=count).clamp(min=1)[:, None, None]
         return PatchEquations(
             coupling=coupling @ rotation,
             matrix=rotation.T @ coupling[:, POSITION] @ rotation,
             prior=rotation.T @ prior @ rotation,
             gradient=gradient @ rotation,
         )
-
-    def _sum(self, values: Tensor, patch_ids: Tensor) -> Tensor:
-        """Sum rows by their patches. (N, ...) to (P, ...), float64."""
-        out = torch.zeros(len(self), *values.shape[1:], dtype=torch.float64, device=values.device)
-        return out.index_add_(0, patch_ids, values.double())

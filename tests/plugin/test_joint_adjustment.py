@@ -19,6 +19,7 @@ from plugin.wall_scene import FOCAL, look_at_wall, wall
 from nope_splat import joint_adjustment, surface_patches
 from nope_splat.joint_adjustment import PhotometricSystem, adjust_jointly
 from nope_splat.photometric_alignment import (
+    RenderedView,
     motion_on_plane,
     photometric_cost,
     pixel_equations,
@@ -141,6 +142,25 @@ def test_the_surface_is_no_landmark(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert information(soft, shift) < 0.05 * information(fixed, shift)
     assert information(soft, alone) > 0.3 * information(fixed, alone)
+
+
+def test_images_in_single_precision_suffice() -> None:
+    """Also where patches take nearly all that pixels say: on a flat, finely painted wall."""
+    problem, generator = wall(num_points=1000, num_views=1).problem, torch.Generator().manual_seed(0)
+    places = torch.rand(1000, 3, generator=generator).double() * torch.tensor([1, 0.75, 0]).double()
+    points = places + torch.tensor([-0.5, -0.375, 1]).double()
+    problem = replace(problem, T_camera_world=torch.eye(4).double()[None], points=points)
+    painted, noise = torch.rand(2, 240, 320, 3, generator=generator)
+    distance, focal, center = torch.ones(240, 320), torch.full((2,), 320.0), torch.tensor([160.0, 120.0])
+    used = usable_pixels(distance, distance)
+    single = RenderedView(painted, painted + 0.1 * noise, distance, used, focal, center)
+    parts = ("rendered", "photo", "depth", "focal", "center")
+    double = replace(single, **{name: getattr(single, name).double() for name in parts})
+    found, exact = (
+        PhotometricSystem(lambda *_, view=view: view, 0, SurfacePatches(points)).equations(problem)[1]
+        for view in (single, double)
+    )
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-3 * float(exact.abs().max()))
 
 
 def test_recovers_disturbed_cameras_better_than_few_tracks_do() -> None:
