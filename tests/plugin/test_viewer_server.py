@@ -64,7 +64,7 @@ def test_nothing_outlives_it(watched: bool, tmp_path: Path, monkeypatch: pytest.
     del viewer
     for thread in set(threading.enumerate()) - before:
         if not thread.name.startswith("splatting"):
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive(), thread.name
     gc.collect()
     assert [each() for each in kept] == [None, None, None]
