@@ -127,6 +127,7 @@ class NopeViewerControl(ViewerControl):
             draw()
 
     def _draw(self) -> None:
+        self.viewer.update_step(self._pipeline.model.step + 1)  # nerfstudio's stays 0 after training
         self._text.content = self._summary()
         self._plots.figure = self._figure()
         self._plots.visible = len(self._pipeline.history) > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -72,7 +72,7 @@ def match_graph(scene: SparseScene) -> bytes:
     angle = np.pi / 2 - 2 * np.pi * np.arange(count) / count
     place = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _empty(5.2, 5.2)
+        figure, axes = _empty(5, 5)
         strength = np.sqrt(graph.weights / max(graph.weights.max(initial=1), 1))
         lines = LineCollection(
             list(place[graph.edges]), linewidths=0.3 + 1.7 * strength, colors=MUTED, alpha=0.6
@@ -83,7 +83,7 @@ def match_graph(scene: SparseScene) -> bytes:
         axes.scatter(*place.T, s=_marker_size(count), c=photo_colors(scene), zorder=3)
         for number, (x, y) in enumerate(place.tolist(), start=1):
             if count <= 100 or number % 10 == 1:
-                axes.annotate(str(number), (1.09 * x, 1.09 * y), ha="center", va="center", fontsize=8)
+                axes.annotate(str(number), (1.09 * x, 1.09 * y), ha="center", va="center", fontsize=9)
         axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
         return _svg(figure)
 
@@ -112,22 +112,14 @@ def top_view(scene: SparseScene) -> bytes:
     corners = poses[:, None, :2, 3] + length * np.einsum("nij,nkj->nki", poses[:, :2, :3], corners)
     outlines = np.concatenate([poses[:, None, :2, 3], corners, poses[:, None, :2, 3]], axis=1)
     with matplotlib.rc_context(STYLE):
-        height = float(np.clip(7 * (high - low)[1] / (high - low)[0], 3, 8))
-        figure, axes = _empty(7, height)
+        height = float(np.clip(5.4 * (high - low)[1] / (high - low)[0], 3, 6.5))
+        figure, axes = _empty(5.4, height)
         axes.scatter(*scene.points[:, :2].T, s=1.2, c=scene.colors / 255, linewidths=0, rasterized=True)
         axes.add_collection(LineCollection(list(outlines), colors=colors, linewidths=1.3))
         if len(poses) <= 100:
-            for number, (x, y), color in zip(numbers, poses[:, :2, 3].tolist(), colors, strict=True):
-                axes.annotate(
-                    str(number),
-                    (x, y),
-                    (0, -3),
-                    textcoords="offset points",
-                    ha="center",
-                    va="top",
-                    color=color,
-                    fontsize=7,
-                )
+            behind = poses[:, :2, 3] - 0.4 * length * poses[:, :2, 2]
+            for number, (x, y), color in zip(numbers, behind.tolist(), colors, strict=True):
+                axes.annotate(str(number), (x, y), ha="center", va="center", color=color, fontsize=9)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         return _svg(figure)
 
@@ -145,7 +137,7 @@ def error_histogram(before: NDArray[np.float64], after: NDArray[np.float64]) -> 
     most = float(max(np.percentile(before, 99), np.percentile(after, 99), 1e-3))
     bins = np.linspace(0, most, 60)
     with matplotlib.rc_context(STYLE):
-        figure = Figure((7, 2.6), layout="constrained")
+        figure = Figure((5.4, 2.6), layout="constrained")
         axes = figure.add_subplot()
         for errors, color, name in ((before, MUTED, "reconstruction"), (after, TRAINING, "after training")):
             label = f"{name}: mean {errors.mean():.3f} px, median {np.median(errors):.3f} px"
@@ -161,35 +153,37 @@ def error_histogram(before: NDArray[np.float64], after: NDArray[np.float64]) -> 
         return _svg(figure)
 
 
-def curves(history: History, columns: int = 2) -> bytes | None:
+def curves(history: History) -> dict[str, bytes]:
     """What was recorded during training, each quantity in a plot of its own.
 
     Args:
         history: The curves.
-        columns: Plots side by side.
 
     Returns:
-        SVG; None if nothing was recorded.
+        Title to SVG, of the quantities that were recorded more than once.
     """
-    names = [name for name in TITLES if any(len(each) > 1 for each, _ in history.curves(name).values())]
-    if not names:
-        return None
-    rows = -(-len(names) // columns)
+    plots = {}
+    for name, title in TITLES.items():
+        by_camera = history.curves(name)
+        if any(len(steps) > 1 for steps, _ in by_camera.values()):
+            plots[title] = _plot(title, by_camera, noisy=name in NOISY)
+    return plots
+
+
+def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[float]]], noisy: bool) -> bytes:
     with matplotlib.rc_context(STYLE):
-        figure = Figure((4.4 * columns, 1.9 * rows), layout="constrained")
-        for place, name in enumerate(names, start=1):
-            axes = figure.add_subplot(rows, columns, place)
-            noisy = name in NOISY
-            for number, (label, (steps, values)) in enumerate(history.curves(name).items()):
-                color = MUTED if noisy else f"C{number}" if number else TRAINING
-                axes.plot(steps, values, color=color, linewidth=0.7 if noisy else 1.5, label=label)
-                if noisy:
-                    axes.plot(steps, _running_mean(values), color=TRAINING, linewidth=1.5)
-            if len(axes.lines) > 1 and not noisy:
-                axes.legend(frameon=False)
-            axes.set_title(TITLES[name])
-            axes.margins(x=0.01)
-            axes.ticklabel_format(axis="y", useOffset=False)
+        figure = Figure((5.2, 2.1), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (label, (steps, values)) in enumerate(by_camera.items()):
+            color = MUTED if noisy else f"C{number}" if number else TRAINING
+            axes.plot(steps, values, color=color, linewidth=0.7 if noisy else 1.5, label=label)
+            if noisy:
+                axes.plot(steps, _running_mean(values), color=TRAINING, linewidth=1.5)
+        if len(by_camera) > 1:
+            axes.legend(frameon=False)
+        axes.set_title(title)
+        axes.margins(x=0.01)
+        axes.ticklabel_format(axis="y", useOffset=False)
         return _svg(figure)
 
 

@@ -26,6 +26,8 @@ from . import figures
 
 THUMBNAIL, RENDERING = 200, 640
 """Longer sides, in pixels, of the photographs in the contact sheet and of the renderings."""
+METRICS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
+"""How the metrics of a rendering are written."""
 PACKAGES = ("nope-splat", "nerfstudio", "gsplat", "torch", "numba", "numpy")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #23282e }
@@ -39,6 +41,9 @@ figure { margin: 0 } .sheet img { width: 100%; border: 3px solid; border-radius:
 .sheet figcaption { line-height: 1.3; overflow-wrap: anywhere } .dot { font-weight: 600 }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .4rem; margin-bottom: 1.2rem }
 .pair img { width: 100% } .pair figcaption { grid-column: 1 / 3 } .drawing { max-width: 100%; height: auto }
+.drawings { display: grid; gap: 1rem }
+.drawings { grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)) }
+.drawings h2 { margin-top: 1.4rem }
 pre { background: #f4f6f8; padding: 1rem; overflow: auto; font-size: .8rem } summary { cursor: pointer }
 """
 
@@ -59,7 +64,6 @@ def render_page(run: Run) -> str:
     dataparser = pipeline.datamanager.dataparser
     before, after = dataparser.scene, optimised_scene(pipeline)
     title = escape(f"{run.config.experiment_name}, iteration {run.step + 1}")
-    curves = figures.curves(pipeline.history)
     photos = {photo.name: photo for photo in dataparser.folder.photos}
     sections = [
         f"<h1>{title}</h1><p class=quiet>nope-splat {escape(importlib.metadata.version('nope-splat'))},"
@@ -72,18 +76,21 @@ def render_page(run: Run) -> str:
         _legend(before),
         _contact_sheet(after, [photos[name] for name in after.photo_names]),
         _skipped(dataparser.folder.skipped),
-        "<h2>Match graph</h2><p class=quiet>Lines join photographs that match, the more matches the wider;"
-        " bold is the maximum spanning tree. Held-out photographs take no part.</p>",
-        _drawing(figures.match_graph(before), "match graph"),
-        "<h2>Cameras and points from above</h2>",
-        _drawing(figures.top_view(after), "cameras and points from above"),
+        "<div class=drawings>",
+        "<div><h2>Match graph</h2><p class=quiet>Lines join photographs that match, the more matches the"
+        " wider; bold is the maximum spanning tree. Held-out photographs take no part.</p>",
+        f"{_drawing(figures.match_graph(before), 'match graph')}</div>",
+        "<div><h2>Cameras and points from above</h2><p class=quiet>Numbers and colours are those of the"
+        " photographs. Distant points lie beyond the border.</p>",
+        f"{_drawing(figures.top_view(after), 'cameras and points from above')}</div>",
+        "</div>",
         "<h2>Reprojection errors</h2>",
         _drawing(
             figures.error_histogram(before.reprojection_errors(), after.reprojection_errors()),
             "histogram of reprojection errors",
         ),
         "<h2>Curves of the training</h2>",
-        _drawing(curves, "curves of the training") if curves else "<p>No curves were recorded.</p>",
+        _curves(figures.curves(pipeline.history)),
         "<h2>Held-out photographs</h2>",
         _held_out(pipeline),
         "<h2>Settings and versions</h2>",
@@ -100,7 +107,8 @@ def render_page(run: Run) -> str:
 
 def _table(rows: Mapping[str, str]) -> str:
     cells = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows.items()
+        f"<tr><td>{escape(name)}</td><td>{escape(value).replace('-&gt;', '→')}</td></tr>"
+        for name, value in rows.items()
     )
     return f"<table>{cells}</table>"
 
@@ -145,13 +153,23 @@ def _skipped(skipped: Mapping[str, str]) -> str:
     return f"<p>Files that could not be used:</p>{_table(skipped)}"
 
 
+def _curves(plots: Mapping[str, bytes]) -> str:
+    if not plots:
+        return "<p>No curves were recorded.</p>"
+    drawings = "".join(_drawing(svg, escape(title)) for title, svg in plots.items())
+    return (
+        "<p class=quiet>By iteration. Thin lines jump from photograph to photograph; bold is their running"
+        f" mean.</p><div class=drawings>{drawings}</div>"
+    )
+
+
 def _held_out(pipeline: NopePipeline) -> str:
     model, scene = pipeline.model, pipeline.datamanager.dataparser.scene
     pairs = []
     for view in held_out_views(pipeline):
         metrics = model.image_metrics(view.rendered, view.photo, view.mask)
         name = scene.photo_names[view.photo_id]
-        caption = ", ".join(f"{key.upper()} {value:.3f}" for key, value in metrics.items())
+        caption = ", ".join(METRICS[key].format(value) for key, value in metrics.items())
         images = (_image(_scaled(_pixels(image), RENDERING), name) for image in (view.photo, view.rendered))
         pairs.append(
             f"<figure class=pair>{''.join(images)}<figcaption><b>{view.photo_id + 1}</b> {escape(name)}:"

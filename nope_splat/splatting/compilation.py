@@ -36,8 +36,8 @@ class _Announcement(Listener):
         if not self.made and compiled.startswith("nope_splat.splatting"):
             self.made = True
             print(
-                "Compiling the CPU rasterizer for this machine, which takes a minute or so;"
-                " the next start finds it ready.",
+                "Compiling the CPU rasterizer for this machine, which takes a minute or so and is in the"
+                " first estimates of time; the next start finds it ready.",
                 flush=True,
             )
 

@@ -137,6 +137,7 @@ def test_panel_follows_the_training(pipeline: NopePipeline, viewer: Viewer) -> N
     pipeline.model.step = 99
     control._locked(control._draw)
     assert "trained, 100 iterations" in control._text.content
+    assert viewer.stats_markdown.content.startswith("Step: 100 ")
 
 
 def test_track_points_appear_when_asked_for(
