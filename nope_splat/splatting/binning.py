@@ -199,7 +199,7 @@ def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
 @kernel
 def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_high,
                         tile_counts, slot_counts):  # fmt: skip
-    """Count intersections by part of the splats and tile, (parts, tiles), and by record, (R,)."""
+    """Count intersections by part of the splats and tile, (parts, at least tiles), and by record, (R,)."""
     parts = len(tile_counts)
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = records.view(np.int32)
@@ -222,11 +222,11 @@ def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_h
 @kernel
 def offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets):
     """Running sums: where tiles and splats start; `tile_counts` becomes where each part of a tile starts."""
-    parts, tiles = tile_counts.shape
+    tiles = len(tile_offsets) - 1
     total = 0
     for tile in range(tiles):
         tile_offsets[tile] = total
-        for part in range(parts):
+        for part in range(len(tile_counts)):
             count = tile_counts[part, tile]
             tile_counts[part, tile] = total
             total += count
@@ -302,7 +302,7 @@ def bin_splats(
     )  # fmt: skip
     order = sort_by_depth(keys, visible)
 
-    tile_counts = np.zeros((parts, tiles), np.int64)
+    tile_counts = np.zeros((parts, tiles + 8), np.int64)  # parts lie a cache line apart
     run_on_all_threads(
         count_intersections, order, records, tile_shift, tiles_wide, tiles_high,
         tile_counts, slot_counts,
