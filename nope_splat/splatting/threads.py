@@ -10,8 +10,8 @@ helper that has finished stays awake for a moment and watches the counter of its
 joins in as soon as something has been claimed: by then the caller has let go of Python's lock, which the
 helper needs to start.
 
-Linux may wake a helper on the core that its caller works on, and takes some ten milliseconds, several passes
-over a small image, to notice that another core idles. Such a helper leaves by itself.
+Linux likes to wake a helper on the core that its caller works on, and takes some ten milliseconds, several
+passes over a small image, to notice that another core idles. So a helper keeps off that core.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -84,16 +84,21 @@ def _available_cores() -> int:
 
 
 _current_core: Callable[[], int] = ctypes.PyDLL(None).sched_getcpu if sys.platform == "linux" else lambda: 0
-"""The core that this thread runs on; zero where threads cannot be moved."""
+"""The core that this thread runs on; zero where threads cannot choose."""
 
 
-def _leave(core: int) -> None:
-    """Move this thread to another core if it is on this one; from there it may go anywhere again."""
-    if sys.platform == "linux" and _current_core() == core:
-        allowed = os.sched_getaffinity(0)
-        with contextlib.suppress(OSError):  # none is left, or a sandbox forbids it
-            os.sched_setaffinity(0, allowed - {core})
-            os.sched_setaffinity(0, allowed)
+@contextlib.contextmanager
+def _away_from(core: int) -> Iterator[None]:
+    """Keep this thread off a core where it can go to another."""
+    if sys.platform != "linux":
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    with contextlib.suppress(OSError):  # none is left, or a sandbox forbids it
+        os.sched_setaffinity(0, allowed - {core})
+    yield
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, allowed)
 
 
 _thread_count = _available_cores()
@@ -130,14 +135,14 @@ class _Helper:
         return task
 
     def _work(self, callers_core: int) -> None:
-        _leave(callers_core)
-        while task := self._accept():
-            run, counter, upcoming, finished, arguments = task
-            try:
-                run(counter, *arguments)
-            except BaseException as error:
-                self.error = error
-            _report_and_watch(finished, upcoming, _LOOKS)
+        with _away_from(callers_core):
+            while task := self._accept():
+                run, counter, upcoming, finished, arguments = task
+                try:
+                    run(counter, *arguments)
+                except BaseException as error:
+                    self.error = error
+                _report_and_watch(finished, upcoming, _LOOKS)
 
 
 class _Team(threading.local):

@@ -96,16 +96,22 @@ def test_helpers_join_in_and_come_again() -> None:
         workers.clear()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a thread choose its core")
-def test_a_helper_leaves_its_callers_core_and_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    moves, allowed = [], {3, 5, 8}
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed)
-    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: moves.append(cores))
-    monkeypatch.setattr(threads, "_current_core", lambda: 5)
-    threads._leave(8)
-    assert not moves
-    threads._leave(5)
-    assert moves == [{3, 8}, allowed]
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a thread choose its cores")
+@pytest.mark.parametrize("allowed", [{3, 5, 8}, {5}])
+def test_a_helper_keeps_off_its_callers_core(monkeypatch: pytest.MonkeyPatch, allowed: set[int]) -> None:
+    now = allowed
+
+    def choose(_: int, cores: set[int]) -> None:
+        nonlocal now
+        if not cores:
+            raise OSError("Invalid argument")
+        now = cores
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: now)
+    monkeypatch.setattr(os, "sched_setaffinity", choose)
+    with threads._away_from(5):
+        assert now == (allowed - {5} or allowed)
+    assert now == allowed
 
 
 def test_the_work_is_done_when_no_helper_comes(monkeypatch: pytest.MonkeyPatch) -> None:
