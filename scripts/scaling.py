@@ -4,11 +4,12 @@
     python scripts/scaling.py pairs --data tour
     python scripts/scaling.py registration --data tour --num-photos 50 100 200 --cache-dir CACHE
 
-`pairs` matches every pair, and those that retrieval chooses, and tells which of the pairs with many matches
-are among these, and in which share of the time. `registration` reconstructs the first photographs of the tour
-in the order of the walk, as a capture grows: always as dense. `--registration` says how, and a second run
-finds the matches in the cache. Seconds are those of the processor, all cores together, so that other work on
-the machine hardly counts. Memory is the peak of the process during each stage (Linux only).
+`pairs` matches every pair, those with many matches alone, and those that retrieval chooses, and tells which
+of the pairs with many matches are among these, and in which share of the time. `registration` reconstructs
+the first photographs of the tour in the order of the walk, as a capture grows: always as dense.
+`--registration` says how, and a second run finds the matches in the cache. Seconds are those of the
+processor, all cores together; other work on the machine makes them longer by up to a third. Memory is the
+peak of the process during each stage (Linux only).
 """
 
 from __future__ import annotations
@@ -110,7 +111,10 @@ def measure_pairs(settings: Pairs) -> None:
     strong = {(pair.first, pair.second) for pair in found if len(pair.indices) >= STRONG}
     print(f"{len(keypoints)} photographs, {np.mean([len(one.xy) for one in keypoints]):.0f} keypoints each,")
     print(f"{len(found) / len(tried):.1%} of the pairs verified, {len(strong) / len(tried):.1%} strongly,")
-    print(f"in {exhaustive:.0f} seconds, and {features:.0f} before that to find the keypoints.\n")
+    print(f"in {exhaustive:.1f} seconds, and {features:.1f} before that to find the keypoints.")
+    _, least = _timed(lambda: match_pairs(keypoints, sorted(strong), matching))
+    least *= len(every) / len(tried)
+    print(f"The strong pairs alone take {least:.1f} seconds, {least / exhaustive:.1%} of that.\n")
     print("| partners | pairs | of all | strong pairs found | choosing s | with matching s | of exhaustive |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for num_partners in settings.num_partners:

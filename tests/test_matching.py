@@ -26,6 +26,7 @@ from nope_splat.matching import (
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
 from nope_splat.matching.retrieval import expanded_similarity
 from nope_splat.matching.sift import sift_keypoints
+from nope_splat.matching.verify import CONFIDENCE, FEWEST_SAMPLES, MOST_SAMPLES, samples_to_find
 
 SETTINGS = MatchingSettings()
 FOCAL, WIDTH, HEIGHT = 700.0, 800, 600
@@ -299,6 +300,21 @@ def test_verified_matches_show_the_same_points_and_fit_the_fundamental_matrix() 
         errors = sampson_errors(pair, keypoints)
         assert errors.max() < SETTINGS.max_epipolar_error
         assert np.median(errors) < 0.4
+
+
+@pytest.mark.parametrize("share", [0.3, 0.4, 0.6, 0.75, 0.9])
+def test_so_many_samples_find_the_fewest_inliers_of_a_verified_pair(share: float) -> None:
+    samples = samples_to_find(share)
+    assert FEWEST_SAMPLES <= samples <= MOST_SAMPLES
+    if samples < MOST_SAMPLES:
+        assert (1 - share**7) ** samples <= 1 - CONFIDENCE
+    assert samples_to_find(share + 0.1) <= samples  # what is easier to find takes no longer
+
+
+def test_hopeless_pairs_are_given_up_soon() -> None:
+    assert samples_to_find(15 / 20) < MOST_SAMPLES / 20
+    assert samples_to_find(15 / 100) == MOST_SAMPLES
+    assert samples_to_find(1.0) == FEWEST_SAMPLES
 
 
 def test_pure_rotation_and_planes_show_in_the_homography_ratio() -> None:

@@ -121,8 +121,11 @@ def match_pairs(
         # Matching and RANSAC are not symmetric: let the photographs decide, not their order.
         first, second = sorted(pair, key=rank.__getitem__)
         found = propose(first, second)
-        indices = np.stack([places[first][found[:, 0]], places[second][found[:, 1]]], axis=1)
-        return verify_pair(first, second, np.unique(indices, axis=0), keypoints, settings)
+        # Pairs of places, each once and in order; as single numbers these are sorted in no time.
+        num_second = len(places[second])
+        numbers = np.unique(places[first][found[:, 0]] * num_second + places[second][found[:, 1]])
+        indices = np.stack(np.divmod(numbers, num_second), axis=1)
+        return verify_pair(first, second, indices, keypoints, settings)
 
     matched = dict(known or {})
     waiting = [pair for pair in pairs if pair not in matched]

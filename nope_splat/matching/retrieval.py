@@ -12,12 +12,10 @@ ICCV 2007). What two photographs of one place do not show alike, those in betwee
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 
 from .types import Keypoints
 
@@ -112,26 +110,34 @@ def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32
     """Centres of k-means over a sample of the descriptors. (W, D)."""
     rng = np.random.default_rng(seed)
     share = -(-NUM_WORDS * SAMPLE // len(keypoints))
-    sample = np.concatenate([rng.permutation(one.descriptors)[:share] for one in keypoints])
+    sample = np.concatenate(
+        [one.descriptors[rng.permutation(len(one.descriptors))[:share]] for one in keypoints]
+    )
     sample = rng.permutation(sample)
     words = sample[:NUM_WORDS]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a word that nothing belongs to stays where it is
-        words, _ = kmeans2(sample, words, iter=ITERATIONS, minit="matrix")
+    for _ in range(ITERATIONS):
+        used, sums, counts = _by_word(sample, words)
+        words = words.copy()  # one that nothing belongs to stays where it is
+        words[used] = sums / counts[:, None]
     return words
 
 
-def _assign(descriptors: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Which descriptors belong to each word: one where it is the nearest, zero elsewhere. (W, n)."""
+def _by_word(
+    descriptors: NDArray[np.float32], words: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """The words to which descriptors belong, the sums of these descriptors and their numbers."""
     # |d - w|^2 = |d|^2 - 2 d.w + |w|^2: the nearest word has the greatest d.w - |w|^2 / 2.
     nearest = (descriptors @ words.T - (words**2).sum(axis=1) / 2).argmax(axis=1)
-    return (nearest == np.arange(len(words))[:, None]).astype(np.float32)
+    order = np.argsort(nearest, kind="stable")
+    used, first, counts = np.unique(nearest[order], return_index=True, return_counts=True)
+    return used, np.add.reduceat(descriptors[order], first), counts
 
 
 def _aggregate(descriptors: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sum of what the descriptors differ from their words, each word's part and the whole normalised."""
-    belongs = _assign(descriptors, words)
-    residuals = belongs @ descriptors - belongs.sum(axis=1, keepdims=True) * words
+    used, sums, counts = _by_word(descriptors, words)
+    residuals = np.zeros_like(words)
+    residuals[used] = sums - counts[:, None] * words[used]
     residuals /= np.maximum(np.linalg.norm(residuals, axis=1, keepdims=True), 1e-9)
     vector = residuals.ravel()
     return vector / max(float(np.linalg.norm(vector)), 1e-9)

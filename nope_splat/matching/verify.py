@@ -13,7 +13,11 @@ from .types import Keypoints, PairMatches
 
 # All matches are alike to RANSAC: with the most distinctive ones first (PROSAC) it takes as many samples,
 # since the ratio test has left few wrong ones.
-FUNDAMENTAL_ITERATIONS = {"min_iterations": 100, "max_iterations": 10_000, "success_prob": 0.9999}
+CONFIDENCE = 0.9999
+"""Probability with which the samples find a geometry."""
+CAUTION = 3.0
+"""How many times the samples of the formula are taken, since noise spoils some that have no outliers."""
+FEWEST_SAMPLES, MOST_SAMPLES = 100, 10_000
 # Whether one homography explains nearly all matches shows after few samples.
 HOMOGRAPHY_ITERATIONS = {"min_iterations": 50, "max_iterations": 200}
 
@@ -45,7 +49,14 @@ def verify_pair(
     xy_second = keypoints[second].xy[indices[:, 1]] / unit
 
     seed = {"seed": settings.seed}
-    options = {"max_epipolar_error": settings.max_epipolar_error, **FUNDAMENTAL_ITERATIONS, **seed}
+    options = {
+        "max_epipolar_error": settings.max_epipolar_error,
+        "min_iterations": FEWEST_SAMPLES,
+        "max_iterations": samples_to_find(settings.min_matches / len(indices)),
+        "success_prob": CONFIDENCE,
+        "dyn_num_trials_mult": CAUTION,
+        **seed,
+    }
     fundamental, info = poselib.estimate_fundamental(xy_first, xy_second, options, {})
     inliers = np.array(info["inliers"], dtype=bool)
     count = int(inliers.sum())
@@ -54,7 +65,9 @@ def verify_pair(
 
     # The error of a homography has two dimensions and the noise of both photographs, so it may be larger.
     options = {"max_reproj_error": 2 * settings.max_epipolar_error, **HOMOGRAPHY_ITERATIONS, **seed}
-    _, info = poselib.estimate_homography(xy_first[inliers], xy_second[inliers], options, {})
+    # Only its share of the matches is wanted, so the homography itself is not refined in the end.
+    unrefined = {"max_iterations": 0}
+    _, info = poselib.estimate_homography(xy_first[inliers], xy_second[inliers], options, unrefined)
 
     to_unit = np.array([1 / unit, 1 / unit, 1])
     fundamental = fundamental * to_unit[:, None] * to_unit
@@ -64,3 +77,21 @@ def verify_pair(
         first, second = second, first
         indices, fundamental = np.ascontiguousarray(indices[:, ::-1]), fundamental.T
     return PairMatches(first, second, indices, fundamental, info["num_inliers"] / count)
+
+
+def samples_to_find(share: float) -> int:
+    """Samples of seven matches among which one without outliers is all but certain.
+
+    A geometry with fewer inliers than are asked for is of no use, so that hopeless pairs, with hardly more
+    matches than these, need not be searched for longer than it takes to find so many.
+
+    Args:
+        share: Inliers among the matches.
+
+    Returns:
+        Their number, at most `MOST_SAMPLES`.
+    """
+    if share >= 1:
+        return FEWEST_SAMPLES
+    samples = CAUTION * np.log(1 - CONFIDENCE) / np.log1p(-(share**7))
+    return int(np.clip(np.ceil(samples), FEWEST_SAMPLES, MOST_SAMPLES))
