@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
 PATIENCE = 1.0
-"""Seconds for browsers to say goodbye."""
+"""Seconds for browsers to say goodbye, and for a rendering to end."""
 
 
 def stop_viewer(viewer: Viewer) -> None:
@@ -22,6 +22,9 @@ def stop_viewer(viewer: Viewer) -> None:
     Args:
         viewer: Not to be used any more.
     """
+    renderers = list(viewer.render_statemachines.values())  # one for each browser
+    for renderer in renderers:
+        renderer.running = False
     server = viewer.viser_server._websock_server
     loop, sockets = server._broadcast_buffer.event_loop, server._ws_server
     assert sockets is not None
@@ -38,6 +41,8 @@ def stop_viewer(viewer: Viewer) -> None:
     # Before its `stop`, which takes away what answers the browsers that are still there.
     asyncio.run_coroutine_threadsafe(close(), loop).result()
     viewer.viser_server.stop()
-    for renderer in list(viewer.render_statemachines.values()):  # of browsers that did not say goodbye
-        renderer.running = False
+    for renderer in renderers:
+        renderer.join(PATIENCE)
+        if not renderer.is_alive():  # compiled code that it has traced, to be interruptible, holds on to it
+            del renderer.viewer, renderer.client
     loop.call_soon_threadsafe(loop.stop)

@@ -36,11 +36,11 @@ def make_viewer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Viewer:
 
 @contextmanager
 def browser_of(viewer: Viewer) -> Iterator[ClientConnection]:
-    """Connect as a browser does, which then gets renderings."""
+    """Connect as a browser does, and wait for a rendering."""
     with connect(f"ws://127.0.0.1:{viewer.viser_server.get_port()}", max_size=None) as browser:
         camera = ViewerCameraMessage((1, 0, 0, 0), (0, 0, -3), 0.8, 1.3, (0, 0, 0), (0, -1, 0))
         browser.send(msgspec.msgpack.encode(camera.as_serializable_dict()))
-        while not viewer.render_statemachines:
+        while not any(renderer.output_keys for renderer in viewer.render_statemachines.values()):
             time.sleep(0.01)
         yield browser
 
