@@ -28,6 +28,7 @@ from nope_splat.checkpoints import (
     step_of,
 )
 from nope_splat.continuation import present_state, restore
+from nope_splat.contradictions import check_contradictions
 from nope_splat.datamanager import require_folder
 from nope_splat.device import require_device
 from nope_splat.errors import UserError
@@ -82,10 +83,11 @@ class NopeTrainerConfig(TrainerConfig):
         """Save the configuration in the run's folder, unless the run is doomed or has done so.
 
         Raises:
-            UserError: If a setting is out of range, there is no such device, no folder of photographs or no
-                checkpoint to go on from, or the run's folder cannot be written.
+            UserError: If a setting is out of range or contradicts another, there is no such device, no folder
+                of photographs or no checkpoint to go on from, or the run's folder cannot be written.
         """
         check_ranges(self)
+        check_contradictions(self)
         require_device(self.machine.device_type)
         require_folder(self.pipeline.datamanager.data)
         if self.goes_on:

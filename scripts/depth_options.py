@@ -97,10 +97,10 @@ def measure(option: str, seed: int, scene: Stage, settings: Settings) -> dict[st
         f"{PARSER}.eval-interval": HELD_OUT_EVERY,
         f"{PARSER}.max-image-size": settings.max_image_size,
         f"{PARSER}.cache-dir": settings.output_dir / "cache",
-        f"{PARSER}.depth.maps": settings.output_dir / "maps",
-        f"{PARSER}.depth.kind": "disparity",
         f"{MODEL}.camera-optimizer.method": "adam" if settings.adam else "levenberg-marquardt",
     }
+    if OPTIONS[option]:
+        flags |= {f"{PARSER}.depth.maps": settings.output_dir / "maps", f"{PARSER}.depth.kind": "disparity"}
     words = [str(word) for flag in flags.items() for word in flag]
     trained = run_stage(["ns-train", "nope-splat", *words, *OPTIONS[option]], out / "train", [scene])
     config, result = out / "train" / "scene" / "nope-splat" / "run" / "config.yml", out / "eval" / "eval.json"

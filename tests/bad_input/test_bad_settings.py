@@ -175,6 +175,70 @@ def test_a_focal_length_in_other_units_is_told(focal: float, tmp_path: Path) -> 
     )
 
 
+CAMERAS = "pipeline.model.camera_optimizer."
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "two devices": (
+        {"machine.num_devices": 2},
+        "trainings run on one device; leave out machine.num-devices and machine.num-machines",
+    ),
+    "a step of no folder": (
+        {"load_step": 9},
+        "load-step chooses among the checkpoints of load-dir, which is not given; give it too",
+    ),
+    "two checkpoints": (
+        {"load_dir": Path("/one"), "load_checkpoint": Path("/other.ckpt")},
+        "load-dir and load-checkpoint name two checkpoints to go on from; give one of them",
+    ),
+    "paused for ever": (
+        {"start_paused": True, "vis": "tensorboard"},
+        "start-paused waits for a click in the viewer, and vis is tensorboard; choose a vis with the viewer,"
+        " or leave start-paused out",
+    ),
+    "a pull without gradient steps": (
+        {CAMERAS + "rot_l2_penalty": 0.1},
+        "rot-l2-penalty pulls on gradient steps, and joint adjustments take none; set camera-optimizer.method"
+        " to adam, or leave it out",
+    ),
+    "a loss of what no gradient moves": (
+        {"pipeline.model.track_3d_weight": 0.1},
+        "track-3d-weight has no say where joint adjustments move cameras and track points; set"
+        " camera-optimizer.method to adam or track-points to tied, or leave it out",
+    ),
+    "two focal lengths": (
+        {
+            "pipeline." + MATCHING + "cameras": Path("/transforms.json"),
+            "pipeline." + MATCHING + "initial_focal": 500.0,
+        },
+        "the files of cameras tell the focal length already; leave out initial-focal, or cameras",
+    ),
+    "depth for nothing": (
+        {"pipeline." + MATCHING + "depth.maps": Path("/maps")},
+        "depth.maps is given, but nothing takes depth; set seeds or registration to depth, or a weight such"
+        " as depth-weight, or leave it out",
+    ),
+    "two kinds of depth": (
+        {
+            "pipeline." + MATCHING + "depth.maps": Path("/maps"),
+            "pipeline." + MATCHING + "matcher": "dust3r",
+            "pipeline." + DATA + "seeds": "depth",
+        },
+        "depth comes from the matcher dust3r or from depth.maps; leave out one of them",
+    ),
+    "weights of another matcher": (
+        {"pipeline." + MATCHING + "dust3r_weights": "some/weights"},
+        "dust3r-weights is given, but the matcher is sift; set matcher to dust3r",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_contradictions_are_told_before_anything_else(case: str, config: NopeTrainerConfig) -> None:
+    changes, sentence = CONTRADICTIONS[case]
+    for setting, value in changes.items():
+        set_to(config, setting, value)
+    assert told(config) == f"nope-splat: {sentence}"
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """A folder of files that are not what they should be."""
