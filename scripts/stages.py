@@ -12,6 +12,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+LAUNCHER = """
+import os, resource, subprocess, sys
+peak, core, *command = sys.argv[1:]
+if core:
+    os.sched_setaffinity(0, {int(core)})
+status = subprocess.call(command)
+with open(peak, "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(status if status >= 0 else 128 - status)
+"""
+"""Starts a command and writes down its peak memory in kilobytes: a small process, since Linux counts the
+memory of the one that starts another as that one's too."""
+
 
 class StageFailed(Exception):
     """A command ended with an error; the message is the end of what it said."""
@@ -52,18 +65,15 @@ def run_stage(
             return Stage(**stored["stage"])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    start = time.perf_counter()
+    start, peak = time.perf_counter(), folder / "peak.txt"
     with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(
-            [_tool(command[0]), *command[1:]], stdout=log, stderr=subprocess.STDOUT, env=_environment(core)
-        )
-        if core is not None:
-            os.sched_setaffinity(process.pid, {cores()[core]})
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
+        words = [str(peak), "" if core is None else str(cores()[core]), _tool(command[0]), *command[1:]]
+        launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, *words]
+        process = subprocess.run(launch, stdout=log, stderr=subprocess.STDOUT, env=_environment(core))
+    if process.returncode:
         tail = "\n".join((folder / "log.txt").read_text(errors="replace").splitlines()[-15:])
         raise StageFailed(f"{' '.join(command)} failed; the end of {folder / 'log.txt'}:\n{tail}")
-    stage = Stage(time.perf_counter() - start, usage.ru_maxrss / 2**20)
+    stage = Stage(time.perf_counter() - start, int(peak.read_text()) / 2**20)
     record.write_text(json.dumps({"key": key, "stage": asdict(stage)}))
     return stage
 

@@ -45,7 +45,14 @@ def test_a_failure_tells_why_and_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_stage_can_be_kept_to_one_core(tmp_path: Path) -> None:
-    # The core is assigned right after the start, so the command gives it a moment.
-    code = "import os, time; time.sleep(0.3); print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"
+    code = "import os; print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"
     run_stage(python(code), tmp_path / "stage", core=0)
     assert (tmp_path / "stage" / "log.txt").read_text().strip() == f"{{{cores()[0]}}} 1"
+
+
+def test_peak_memory_is_that_of_the_command_alone(tmp_path: Path) -> None:
+    large = b"x" * 2**28  # of the process that measures
+    assert run_stage(python("pass"), tmp_path / "small").peak_gib < 0.1
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'large = b\"x\" * 2**27'])"
+    assert 0.125 < run_stage(python(code), tmp_path / "of its child").peak_gib < 0.225
+    assert len(large) == 2**28
