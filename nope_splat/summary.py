@@ -125,7 +125,7 @@ def camera_name(scene: SparseScene, number: int) -> str:
     if len(scene.cameras) == 1:
         return ""
     width, height = _size(scene, number).tolist()
-    count = int((scene.camera_ids == number).sum())
+    count = int((scene.registered & (scene.camera_ids == number)).sum())
     return f", camera {number + 1} ({count} photos, {width} x {height})"
 
 

@@ -29,5 +29,5 @@ def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = Fals
     write_colmap(scene, output_dir / "sparse" / "0")
     write_colmap(scene, output_dir / "sparse_text" / "0", text=True)
     write_report(scene, output_dir / "report.json", folder.skipped)
-    count = int(scene.registered.sum())
-    print(f"{count} cameras and {len(scene.points)} points of iteration {pipeline.model.step}: {output_dir}")
+    count, iterations = int(scene.registered.sum()), pipeline.model.step + 1
+    print(f"{count} cameras and {len(scene.points)} points after {iterations} iterations: {output_dir}")
