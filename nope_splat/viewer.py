@@ -77,7 +77,7 @@ class NopeViewerControl(ViewerControl):
         super()._setup(viewer)
         self._scale = VISER_NERFSTUDIO_SCALE_RATIO
         gui = self.viser_server.gui
-        with gui.add_folder("nope-splat", order=0):  # above nerfstudio's own
+        with gui.add_folder("nope-splat"):
             self._text = gui.add_markdown(self._summary())
             self._show_points = gui.add_checkbox(
                 "Track points",
