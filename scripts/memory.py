@@ -49,10 +49,9 @@ PER_CACHED_PIXEL = 4 * 3
 PER_ADJUSTED_PIXEL = (
     4 * (3 + 3 + 1 + 1)  # rendering, photograph, depth, opacity
     + 4 * (2 * 7 + 4 + 2)  # how it moves with its camera, structure tensor, vector
-    + 4 * 2 * 3  # the gradient of the image
-    + 8  # its patch
-    + 4 * 2 * 3  # what the displacement of the patch has to do with the tensor,
-    + (4 + 8) * 7 * 3  # and with the camera, in float32 and in float64
+    + 2 * 4 * 2 * 7  # what the first of these is made of: the same without scale, and its halves
+    + 2 * 4 * 2 * 3  # the gradient of the image, everywhere and where it counts
+    + 4 * (3 + 2 + 2)  # difference, place in the image and at depth one
 )
 """Bytes of a pixel of the one view that a joint adjustment of the cameras looks at: more than a training
 iteration takes for the loss."""
@@ -103,7 +102,7 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
         keypoints  251 p_k min(W, 8)  + 4096 x 536 N
         matching   4096 x 664 N  + (1024 x 4 + 1638) 4096 W
         seeding    68 p_s N  + 150 p_s (W + 4)
-        training   12 p_t N  + 420 p_t  + 1688 G
+        training   12 p_t N  + 300 p_t  + 1688 G
 
     The stages follow each other, and the peak is that of the largest one with what is loaded by then. Seeding
     takes six flows per photograph, the most that there can be in the mean, and every thread at its peak.
@@ -112,7 +111,7 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
     bundle adjustment, of the order of 16 bytes per match and a kilobyte per observation, which in captures of
     hundreds of photographs can be the largest; learned matchers, depth maps and their losses, learned lenses,
     the viewer, LPIPS; and what the allocator keeps of blocks that were freed. On the cases of this script the
-    formula was 2 % over with many Gaussians, but 12 and 13 % short with large images and many photographs.
+    formula was up to 3 % over, but 7 % short with many photographs; a tenth more is a bound for all of them.
 
     Args:
         work: The training.
