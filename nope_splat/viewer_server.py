@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def stop_viewer(viewer: Viewer) -> None:
     loop, sockets = server._broadcast_buffer.event_loop, server._ws_server
     assert sockets is not None
 
-    async def close() -> None:
+    async def close() -> threading.Thread:
         sockets.close()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(sockets.wait_closed(), PATIENCE)
@@ -37,12 +38,14 @@ def stop_viewer(viewer: Viewer) -> None:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        return threading.current_thread()
 
     # Before its `stop`, which takes away what answers the browsers that are still there.
-    asyncio.run_coroutine_threadsafe(close(), loop).result()
+    thread = asyncio.run_coroutine_threadsafe(close(), loop).result()
     viewer.viser_server.stop()
     for renderer in renderers:
         renderer.join(PATIENCE)
         if not renderer.is_alive():  # compiled code that it has traced, to be interruptible, holds on to it
             del renderer.viewer, renderer.client
     loop.call_soon_threadsafe(loop.stop)
+    thread.join(PATIENCE)

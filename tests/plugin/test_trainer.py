@@ -39,7 +39,7 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NopeTrainer:
     trainer.pipeline = nn.Linear(2, 2)  # pyright: ignore[reportAttributeAccessIssue]
     trainer.optimizers = Optimizers()  # pyright: ignore[reportAttributeAccessIssue]
     trainer.grad_scaler = torch.amp.GradScaler(enabled=False)  # pyright: ignore[reportAttributeAccessIssue]
-    trainer._start_step, trainer._lock = 0, None
+    trainer._start_step, trainer._lock, trainer.viewer_state = 0, None, None
     return trainer
 
 
