@@ -157,8 +157,9 @@ def through_lens(render: Render, K: Tensor, size: tuple[int, int], radial: Tenso
     if radial is None or not (radial.requires_grad or bool(radial.any())):
         return Rendering(*render(K.detach(), size))
     places = places_in_pinhole(K[0], size, radial)
-    inner = torch.minimum(places, places.new_tensor(size) - places).detach().amin().item()
-    margin = min(max(math.ceil(SUPPORT - inner), 0), int(MAX_MARGIN * max(size)))
+    inner = torch.minimum(places, places.new_tensor(size) - places).detach().amin()
+    outer = SUPPORT - inner.nan_to_num(nan=-math.inf).item()  # of a lens that a step tries, and nobody has
+    margin = math.ceil(min(max(outer, 0), MAX_MARGIN * max(size)))
     wider = K.detach().clone()
     wider[:, :2, 2] += margin
     rgb, depth, opacity, info = render(wider, (size[0] + 2 * margin, size[1] + 2 * margin))

@@ -32,6 +32,8 @@ AT_A_TIME = 2**15
 """Pixels that are in memory in double precision."""
 BLOCKS = 12
 """Blocks along the longer side of a photograph within which residuals may depend on each other."""
+MIN_BLOCKS = 12
+"""Twice as many as a pose has parameters: the spread of fewer tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def worth_of_pixels(pixels: PixelEquations, used: Tensor) -> float:
         used: Which pixels of the view these are. (H, W), bool.
 
     Returns:
-        The factor, 0 where the view says nothing.
+        The factor; 0 where the view says nothing, or shows so little that the best motion would explain it.
     """
     equations, jacobian = pixels.sum(), pixels.jacobian[..., :6]
     factor, info = torch.linalg.cholesky_ex(equations.matrix[:6, :6])
@@ -214,6 +216,8 @@ def worth_of_pixels(pixels: PixelEquations, used: Tensor) -> float:
     row, column = torch.nonzero(used, as_tuple=True)
     size = -(-max(used.shape) // BLOCKS)
     block = (row // size) * -(-used.shape[1] // size) + column // size
+    if len(block.unique()) < MIN_BLOCKS:
+        return 0.0
     sums = scores.new_zeros(int(block.max()) + 1, 6).index_add_(0, block, scores).double()
     spread = torch.cholesky_solve(sums.T @ sums, factor).diagonal().sum()
     return float(6 / spread) if spread > 0 else 0.0

@@ -103,6 +103,14 @@ def test_dependent_pixels_count_for_less() -> None:
     assert worth[1] < 0.3 * worth[0]
 
 
+def test_a_few_pixels_are_worth_nothing() -> None:
+    view = look_at_wall(wall().problem.T_camera_world[0], FOCAL)
+    corner = torch.zeros_like(view.used)
+    corner[4:8, 4:8] = True
+    few = replace(view, used=corner, photo=view.photo + 0.01)
+    assert worth_of_pixels(pixel_equations(few, robust_noise(few)), few.used) == 0
+
+
 def test_gradient_that_patches_leave_agrees_with_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as differences of neighbouring pixels are derivatives, with a noise that no residual exceeds."""
     monkeypatch.setattr(joint_adjustment, "robust_noise", lambda view: 0.02)
