@@ -15,15 +15,28 @@ from nope_splat.model import NopeSplatModel
 from nope_splat.photometric_alignment import RenderedView, usable_pixels
 from nope_splat.reconstruction.bundle_problem import BundleProblem
 
+FEW_OBSERVATIONS = 200
+"""Observations of track points in a photograph, in the mean; with fewer, renderings tell more about the
+cameras. A tenth of what photographs with texture and overlap give."""
+
+
+def has_few_tracks(model: NopeSplatModel) -> bool:
+    """Whether cameras, if no lenses are learned, depend on the photographs more than on tracks."""
+    observations, lens = model.observations, model.camera_optimizer.learned_lens
+    return lens is None and len(observations.view_ids) < FEW_OBSERVATIONS * model.num_train_data
+
 
 @torch.no_grad()
-def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]]) -> JointResult:
+def adjust_cameras(
+    model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]], single_step: bool = False
+) -> JointResult:
     """Adjust the cameras and track points of a model in training, at its present resolution; Gaussians stay.
 
     Args:
         model: In training mode.
         cameras: Training views, with the focal lengths of the reconstruction.
         batches: Their photographs, from the data manager.
+        single_step: Whether to take one step only, because the next adjustment comes soon.
 
     Returns:
         The outcome, whose cameras and points the model now has.
@@ -86,6 +99,7 @@ def adjust_cameras(model: NopeSplatModel, cameras: Cameras, batches: list[dict[s
             prior_sigma=prior_sigma,
         ),
         look,
+        **({"max_iterations": 1, "halvings": ()} if single_step else {}),
     )
     poses = torch.linalg.inv(result.problem.T_camera_world)
     log_focal, shift, radial = result.problem.intrinsics.split((1, 2, 2), 1)

@@ -25,6 +25,11 @@ from nope_splat.ranges import NOT_NEGATIVE, POSITIVE
 
 LENS_CURVES = ("principal_point_x_px", "principal_point_y_px", "radial_k1", "radial_k2")
 """Names of what is recorded of learned lenses."""
+FEW_TRACKS_START, FEW_TRACKS_INTERVAL = 0.1, 0.02
+"""Largest shares of a training before and between adjustments of cameras that few tracks hold. Gaussians have
+learned the errors of such cameras, and let go of them in small steps only, each after they have followed."""
+FIRST_RENDERINGS = 100
+"""Iterations after which renderings show more than where the seeds are."""
 
 
 def switch_axes(camera_to_world: Tensor) -> Tensor:
@@ -76,9 +81,10 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     """How cameras move: by joint adjustments at intervals, or by gradient steps with the Gaussians (the
     paper)."""
     adjust_start: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Share of the training before the first joint adjustment: rough renderings bias the focal length."""
+    """Share of the training before the first joint adjustment: rough renderings bias the focal length. Where
+    there are fewer than 200 observations of track points in a photograph, not more than a tenth."""
     adjust_interval: Annotated[float, POSITIVE] = 0.2
-    """Share of the training between joint adjustments."""
+    """Share of the training between joint adjustments; not more than a fiftieth where tracks are few."""
     trans_l2_penalty: float = 0.0
     """Pull of the camera positions towards the reconstruction; the track losses do this better."""
     rot_l2_penalty: float = 0.0
@@ -240,19 +246,22 @@ class NopeCameraOptimizer(CameraOptimizer):
         if self.learned_lens is not None:
             param_groups |= self.learned_lens.param_groups()
 
-    def adjustment_steps(self, num_iterations: int) -> tuple[int, ...]:
+    def adjustment_steps(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
         """Iterations after which the cameras are adjusted jointly; none where nothing may move.
 
         Args:
             num_iterations: Length of the training.
+            few_tracks: Whether the cameras depend on the photographs more than on tracks.
         """
         frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None
         if frozen or self.config.method != "levenberg-marquardt":
             return ()
-        first, interval = (
-            max(round(share * num_iterations), 1)
-            for share in (self.config.adjust_start, self.config.adjust_interval)
-        )
+        shares = self.config.adjust_start, self.config.adjust_interval
+        if few_tracks:
+            shares = min(shares[0], FEW_TRACKS_START), min(shares[1], FEW_TRACKS_INTERVAL)
+        first, interval = (max(round(share * num_iterations), 1) for share in shares)
+        if few_tracks:
+            first = max(first, FIRST_RENDERINGS)
         return tuple(range(first, num_iterations, interval))
 
     def get_loss_dict(self, loss_dict: dict) -> None:

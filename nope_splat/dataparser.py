@@ -43,7 +43,7 @@ class NopeDataParserConfig(DataParserConfig):
     """Where matches and reconstruction are kept; by default `cache` in the experiment's output folder."""
     reconstruction: Annotated[ReconstructionSettings, tyro.conf.arg(name="")] = field(
         # Without distortion, views compare pixel by pixel with the photographs as they are.
-        default_factory=lambda: ReconstructionSettings(refine_radial_distortion=False)
+        default_factory=lambda: ReconstructionSettings(refine_radial_distortion=None)
     )
     """How cameras and points are found."""
     seeds: Literal["dense", "tracks", "depth"] = "dense"

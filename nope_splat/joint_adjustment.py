@@ -67,7 +67,11 @@ class JointResult:
 
 
 def adjust_jointly(
-    problem: BundleProblem, look: Look, max_iterations: int = 8, tolerance: float = 1e-3
+    problem: BundleProblem,
+    look: Look,
+    max_iterations: int = 8,
+    tolerance: float = 1e-3,
+    halvings: tuple[int, ...] = HALVINGS,
 ) -> JointResult:
     """Minimise the reprojection cost of the tracks plus the photometric cost of the views.
 
@@ -80,6 +84,7 @@ def adjust_jointly(
         look: Renders a view.
         max_iterations: Largest number of accepted steps.
         tolerance: Stop when a step at full resolution lowers the cost by less than this share.
+        halvings: How often the images of the first steps are halved; those of all others are not.
 
     Returns:
         The adjusted problem, and how the cost fell.
@@ -90,8 +95,8 @@ def adjust_jointly(
     problem = replace(problem, sigma=(noise * problem.sigma).clamp(min=MIN_SIGMA))
     damping, costs, last = FIRST_DAMPING, [], None
     for iteration in range(max_iterations):
-        halvings = HALVINGS[iteration] if iteration < len(HALVINGS) else 0
-        photometric = PhotometricSystem(look, halvings, SurfacePatches(problem.points))
+        times = halvings[iteration] if iteration < len(halvings) else 0
+        photometric = PhotometricSystem(look, times, SurfacePatches(problem.points))
         equations = NormalEquations(problem, linearize(problem), structure)
         cost, matrix, gradient = photometric.equations(problem)
         equations.add(matrix, gradient)
@@ -106,13 +111,13 @@ def adjust_jointly(
                     break
             damping *= 10
         else:
-            if halvings:
+            if times:
                 continue
             break
         problem = candidate
         costs.append((before, after))
         damping = max(damping / 10, 1e-9)
-        if not halvings and before - after < tolerance * before:
+        if not times and before - after < tolerance * before:
             break
     return JointResult(problem, tuple(costs), 0.0 if last is None else _share(*last))
 

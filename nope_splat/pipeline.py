@@ -16,7 +16,7 @@ from nerfstudio.engine.callbacks import (
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
-from nope_splat.camera_adjustment import adjust_cameras
+from nope_splat.camera_adjustment import adjust_cameras, has_few_tracks
 from nope_splat.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
 from nope_splat.errors import UserError
 from nope_splat.evaluation.alignment import refine_pose, resect_held_out
@@ -106,7 +106,8 @@ class NopePipeline(VanillaPipeline):
         location = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
         panel = TrainingCallback(location, self.viewer_control.update, update_every_num_iters=50)
         callbacks = [*super().get_training_callbacks(attributes), panel]
-        times = self.model.camera_optimizer.adjustment_steps(self.model.num_iterations)
+        few_tracks = has_few_tracks(self.model)
+        times = self.model.camera_optimizer.adjustment_steps(self.model.num_iterations, few_tracks)
         return [*callbacks, TrainingCallback(location, self.adjust_cameras, iters=times)]
 
     def adjust_cameras(self, step: int) -> None:
@@ -117,7 +118,7 @@ class NopePipeline(VanillaPipeline):
         """
         del step
         cameras = self.datamanager.train_dataset.cameras
-        adjust_cameras(self.model, cameras, self.datamanager.cached_train)
+        adjust_cameras(self.model, cameras, self.datamanager.cached_train, has_few_tracks(self.model))
 
     # Checkpoints.
 

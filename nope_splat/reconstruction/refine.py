@@ -18,6 +18,9 @@ MAX_SIGMAS = 3.0
 """Intrinsics that lie beyond this many standard deviations of their prior explain something else."""
 MAX_UNCERTAINTY = 0.25
 """Largest uncertainty of intrinsics, as a share of the prior's, at which the photographs determine them."""
+PLAIN_GAIN = 1.25
+"""Noise of the observations without distortion over that with it, from which on a lens plainly bends.
+Photographs that are as good as straight, or were straightened, are best compared with as they are."""
 MIN_OBSERVATIONS = 10
 """Fewest observations that keep a photograph in the scene."""
 
@@ -26,7 +29,7 @@ def refine(
     scene: WorkingScene,
     min_angle: float,
     refine_principal_point: bool,
-    refine_radial_distortion: bool = False,
+    refine_radial_distortion: bool | None = False,
     device: str = "cpu",
 ) -> dict[int, str]:
     """Re-triangulate, extend, adjust and filter in rounds of falling thresholds, in place.
@@ -36,7 +39,8 @@ def refine(
         min_angle: Smallest triangulation angle of a point, degrees.
         refine_principal_point: Whether to adjust the principal point, where it can be determined and all
             photographs of a camera have the same orientation.
-        refine_radial_distortion: Whether to adjust the radial distortion, where it shows.
+        refine_radial_distortion: Whether to adjust the radial distortion, where it can be determined; if None
+            and where it is plain.
         device: Torch device of bundle adjustment.
 
     Returns:
@@ -53,8 +57,9 @@ def refine(
         scene.estimate_noise()
         if number == 0 and refine_principal_point:
             free_offset = _free_principal_point(scene, device)
-        if number == 0 and refine_radial_distortion:
-            free_radial = _free_radial_distortion(scene, free_offset, device)
+        if number == 0 and refine_radial_distortion is not False:
+            least_gain = PLAIN_GAIN if refine_radial_distortion is None else 0.0
+            free_radial = _free_radial_distortion(scene, free_offset, least_gain, device)
         filter_observations(scene, max_error, min_angle)
         lost |= _drop_weak_photos(scene, min_angle)
         scene.rescale()
@@ -80,7 +85,7 @@ def _free_principal_point(scene: WorkingScene, device: str) -> Mask:
     )
 
 
-def _free_radial_distortion(scene: WorkingScene, free_offset: Mask, device: str) -> Mask:
+def _free_radial_distortion(scene: WorkingScene, free_offset: Mask, least_gain: float, device: str) -> Mask:
     """Adjust with radial distortion, of cameras whose photographs determine it. (K,)."""
     sigma = scene.radial_sigma
 
@@ -95,6 +100,7 @@ def _free_radial_distortion(scene: WorkingScene, free_offset: Mask, device: str)
             free_offset=free_offset, free_radial=free, tolerance=ROUGH_TOLERANCE, device=device
         ),
         determined,
+        least_gain,
     )
 
 
@@ -103,6 +109,7 @@ def _free_where_determined(
     free: Mask,
     adjust: Callable[[Mask], BundleResult | None],
     determined: Callable[[Array], Mask],
+    least_gain: float = 0.0,
 ) -> Mask:
     """Adjust with more intrinsics free, and again with less until all that are free are determined.
 
@@ -111,6 +118,7 @@ def _free_where_determined(
         free: Cameras whose intrinsics may be free. (K,).
         adjust: Adjusts the scene with the intrinsics of some cameras (K,) free.
         determined: Of which cameras the photographs determine them, by their standard deviations (K, 5).
+        least_gain: None are free that do not make the observations less noisy by this factor.
 
     Returns:
         Cameras of which they do, with which the scene is adjusted. (K,).
@@ -119,7 +127,7 @@ def _free_where_determined(
         before = scene.snapshot()
         result = adjust(free)
         covariance = None if result is None else intrinsics_covariance(result.problem)
-        if result is None or covariance is None:
+        if result is None or covariance is None or result.initial_cost < least_gain**2 * result.cost:
             kept = np.zeros_like(free)
         else:
             deviation = result.noise * covariance.diagonal().cpu().numpy() ** 0.5

@@ -36,8 +36,9 @@ class ReconstructionSettings(MatchingSettings):
     with registration depth that of a field of view of 60 degrees."""
     refine_principal_point: bool = True
     """Whether to adjust the principal point, where all photographs of a camera have the same orientation."""
-    refine_radial_distortion: bool = True
-    """Whether to adjust radial distortion, where it can be determined."""
+    refine_radial_distortion: bool | None = True
+    """Whether to adjust radial distortion, where it can be determined; if None, where without it tracks and
+    cameras disagree by a quarter more."""
     min_triangulation_angle: Annotated[float, Range(0, 90, open=True)] = 1.5
     """Smallest angle, in degrees, between the rays that make a track point."""
     adjustment_device: Literal["cpu", "cuda"] = "cpu"

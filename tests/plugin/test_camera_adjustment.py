@@ -2,7 +2,7 @@
 
 - Disturbed cameras come back to the truth in one call, whatever the mode; the Gaussians do not move.
 - Frozen poses and a frozen focal length stay; so does one that the reconstruction has held.
-- A training adjusts at the intervals asked for, and then no gradient moves the cameras.
+- A training adjusts at intervals, often where tracks are few, and then no gradient moves the cameras.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import pytest
 import torch
 from plugin.splat_scene import FOCAL, make_pipeline, set_to_truth, write_scene
 
-from nope_splat.camera_adjustment import adjust_cameras
+from nope_splat.camera_adjustment import adjust_cameras, has_few_tracks
 from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.losses import TrackObservations
 from nope_splat.model import NopeSplatModelConfig
 from nope_splat.pipeline import NopePipeline
 from nope_splat.reconstruction import SparseScene
@@ -114,3 +115,19 @@ def test_adjustments_are_evenly_spread_over_a_training() -> None:
     cameras = config.setup(num_cameras=2, device="cpu")
     assert cameras.adjustment_steps(1000) == (400, 650, 900)
     assert cameras.adjustment_steps(2) == (1,)
+    assert cameras.adjustment_steps(2000, few_tracks=True) == tuple(range(200, 2000, 40))
+    assert cameras.adjustment_steps(500, few_tracks=True)[0] == 100
+
+
+def test_cameras_of_few_tracks_take_single_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make(tmp_path, monkeypatch)
+    model = pipeline.model
+    steps = []
+    for copies in (1, 4):
+        model.observations = TrackObservations(*(torch.cat([v] * copies) for v in model.observations))
+        assert has_few_tracks(model) == (copies == 1)
+        with torch.no_grad():
+            model.camera_optimizer.pose_adjustment[1:] += 1e-3
+        pipeline.adjust_cameras(0)
+        steps.append(model.camera_optimizer.last_adjustment["adjustment_steps"])
+    assert steps[0] == 1 < steps[1]

@@ -202,6 +202,17 @@ def test_radial_distortion_is_refined_where_it_can_be() -> None:
     np.testing.assert_allclose(working.radial[0], camera.radial, atol=0.02)
 
 
+@pytest.mark.parametrize(("k1", "found"), [(-0.15, True), (-0.003, False)])
+def test_lenses_that_plainly_bend_are_noticed(k1: float, found: bool) -> None:
+    scene = make_scene(12, 600, camera=SharedPinhole(700.0, (0.0, 0.0), (k1, 0.0)), poses=ring(12, 150.0))
+    working, views = start(scene)
+    register_incremental(working, views, min_angle=1.5)
+    refine(working, 1.5, refine_principal_point=True, refine_radial_distortion=None)
+    assert working.radial.any() == found
+    if found:
+        assert working.focal == pytest.approx(700.0, rel=2e-3)
+
+
 def test_radial_distortion_that_shows_nowhere_is_none() -> None:
     """Points in the middle of every photograph only."""
     scene = make_scene(5, points=random_points(300, extent=0.3))
