@@ -42,7 +42,7 @@ class NopeDataParserConfig(DataParserConfig):
     cache_dir: Path | None = None
     """Where matches and reconstruction are kept; by default `cache` in the experiment's output folder."""
     reconstruction: Annotated[ReconstructionSettings, tyro.conf.arg(name="")] = field(
-        # Without distortion, views compare pixel by pixel with the photographs as they are.
+        # Unless the lens plainly bends, views compare pixel by pixel with the photographs as they are.
         default_factory=lambda: ReconstructionSettings(refine_radial_distortion=None)
     )
     """How cameras and points are found."""

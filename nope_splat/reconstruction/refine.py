@@ -39,8 +39,8 @@ def refine(
         min_angle: Smallest triangulation angle of a point, degrees.
         refine_principal_point: Whether to adjust the principal point, where it can be determined and all
             photographs of a camera have the same orientation.
-        refine_radial_distortion: Whether to adjust the radial distortion, where it can be determined; if None
-            and where it is plain.
+        refine_radial_distortion: Whether to adjust the radial distortion, where it can be determined; None
+            means where it is plain as well.
         device: Torch device of bundle adjustment.
 
     Returns:
