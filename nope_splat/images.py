@@ -94,7 +94,7 @@ def find_photos(data: Path) -> PhotoFolder:
         raise UserError(f"{data} is a file; give the folder that holds the photographs")
     if not os.access(data, os.R_OK | os.X_OK):
         raise UserError(f"no permission to read the photo folder {data}")
-    root = data / "images" if (data / "images").is_dir() else data
+    root = _root(data)
     names = sorted(_walk(root), key=_natural_key)
     if not names:
         raise UserError(f"no photographs in {root}; it should hold files such as .jpg, .png, .webp or .tiff")
@@ -190,6 +190,20 @@ def cameras_of_photos(photos: Sequence[Photo], by: Literal["size", "folder"] = "
         folder = PurePosixPath(photo.name).parent if by == "folder" else None
         cameras.append(numbers.setdefault((longer, shorter, folder), len(numbers)))
     return np.array(cameras, np.int64)
+
+
+def count_photos(data: Path) -> int:
+    """Number of files in a folder of photographs that look like some, none of them read.
+
+    Args:
+        data: The folder of photographs, or a folder with `images/` in it.
+    """
+    return sum(1 for _ in _walk(_root(data)))
+
+
+def _root(data: Path) -> Path:
+    """The folder of photographs that may be in `images/`."""
+    return data / "images" if (data / "images").is_dir() else data
 
 
 def _walk(root: Path) -> Iterator[str]:

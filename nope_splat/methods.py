@@ -58,7 +58,7 @@ def _training(device: str) -> NopeTrainerConfig:
         means = _group(5e-4, DecayConfig(lr_final=5e-5))
     return NopeTrainerConfig(
         method_name="nope-splat",
-        max_num_iterations=30_000 if cuda else 2_000,
+        max_num_iterations=30_000 if cuda else None,
         steps_per_save=2_000 if cuda else 500,
         steps_per_eval_batch=0,
         # Every evaluation aligns the held-out photographs, which takes seconds on a CPU: once is enough.

@@ -1,7 +1,8 @@
 """Checkpoints survive interruptions, and a training that goes on ends where it should.
 
 - A checkpoint is whole or not there: what is killed or fails while saving leaves the one before.
-- The length of a training counts from its start, also when it goes on from a checkpoint.
+- The length of a training counts from its start, also when it goes on from a checkpoint. Where none is given
+  it follows the number of photographs.
 - What cannot be gone on from is told before anything is computed.
 """
 
@@ -73,6 +74,20 @@ def test_a_failed_save_leaves_the_checkpoint_before(
     if isinstance(caught.value, UserError):
         assert "free space" in str(caught.value)
         assert names(trainer) == ["step-000000009.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("given", "photos", "length"), [(None, 2, 500), (None, 11, 1100), (None, 301, 30_000), (70, 11, 70)]
+)
+def test_length_follows_the_photographs(tmp_path: Path, given: int | None, photos: int, length: int) -> None:
+    config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, max_num_iterations=given)
+    config.pipeline.datamanager.data = tmp_path
+    (tmp_path / "images").mkdir()
+    for number in range(photos):
+        (tmp_path / "images" / f"{number}.jpg").touch()
+    (tmp_path / "images" / "notes.txt").touch()
+    config.set_timestamp()
+    assert config.max_num_iterations == length
 
 
 @pytest.mark.parametrize(("done", "left"), [(0, 100), (60, 40), (99, 1)])
