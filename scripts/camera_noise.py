@@ -40,7 +40,7 @@ class Settings:
 
 
 def as_problem(scene: SparseScene) -> BundleProblem:
-    """The adjustment that a reconstruction without distortion ended with; principal points stay.
+    """The adjustment that a reconstruction ended with; principal point and distortion stay.
 
     Args:
         scene: The reconstruction.
@@ -49,13 +49,14 @@ def as_problem(scene: SparseScene) -> BundleProblem:
     number = np.zeros(len(scene.photo_names), np.int64)
     number[photos] = np.arange(len(photos))
     xy = scene.observations.xy - scene.principal_points()[scene.observations.photo_ids]
-    intrinsics = torch.tensor([[np.log(scene.cameras[0].focal), 0, 0, 0, 0]])
+    camera = scene.cameras[0]
+    intrinsics = torch.tensor([[np.log(camera.focal), 0, 0, *camera.radial]], dtype=torch.float64)
     free_cameras = torch.ones(len(photos), dtype=torch.bool)
     free_cameras[0] = False
     return BundleProblem(
         T_camera_world=torch.from_numpy(invert(scene.T_world_camera[photos])),
         points=torch.from_numpy(scene.points),
-        intrinsics=intrinsics.double(),
+        intrinsics=intrinsics,
         intrinsics_ids=torch.zeros(len(photos), dtype=torch.int64),
         camera_ids=torch.from_numpy(number[scene.observations.photo_ids]),
         point_ids=torch.from_numpy(scene.observations.point_ids),
@@ -63,7 +64,7 @@ def as_problem(scene: SparseScene) -> BundleProblem:
         sigma=torch.from_numpy(scene.noise),
         free_cameras=free_cameras,
         free_intrinsics=torch.tensor([[True, False, False, False, False]]),
-        prior_mean=intrinsics.double(),
+        prior_mean=intrinsics,
         prior_sigma=torch.ones(1, 5, dtype=torch.float64),
     )
 

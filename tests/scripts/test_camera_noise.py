@@ -1,0 +1,33 @@
+"""Resampled tracks scatter as tracks of other photographs of the scene would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from camera_noise import as_problem, resampled
+
+from nope_splat.images import find_photos
+from nope_splat.reconstruction import reconstruct
+from nope_splat.reconstruction.bundle import adjust
+from nope_splat.reconstruction.bundle_problem import reprojection_residuals
+
+
+def test_tracks_are_resampled_whole_and_move_the_cameras_a_little(valley: Path) -> None:
+    scene = reconstruct(find_photos(valley))
+    problem = as_problem(scene)
+    residuals = reprojection_residuals(problem)[0].numpy()
+    np.testing.assert_allclose(
+        np.linalg.norm(residuals * scene.noise[:, None], axis=1), scene.reprojection_errors(), atol=1e-6
+    )
+    sample = resampled(problem, np.random.default_rng(0))
+    assert len(sample.points) == len(problem.points)
+    assert len(sample.points.unique(dim=0)) < 0.7 * len(problem.points)  # 1 - 1/e of them
+    known = {tuple(row) for row in residuals.round(6)}
+    assert {tuple(row) for row in reprojection_residuals(sample)[0].numpy().round(6)} <= known
+
+    moved = adjust(sample).problem
+    change = (moved.intrinsics - problem.intrinsics).abs().max()
+    assert 0 < change < 0.01
+    torch.testing.assert_close(moved.T_camera_world, problem.T_camera_world, atol=0.02, rtol=0)
