@@ -35,7 +35,7 @@ PER_GAUSSIAN = 4 * (
     + 2 * (3 + 1 + 48)  # scales, opacity and joined colours as rendered, and their gradients
     + (1 + 2 + 1 + 3 + 1)  # the splat: radius, mean, depth, conic, compensation
     + 16  # its record
-    + (1 + 1 + 2 + 2 + 1 + 1)  # and what sorts it: Gaussian, key, two of 8 bytes for slots, order twice
+    + (2 + 2 + 1 + 1)  # and what sorts it: two of 8 bytes for slots, order twice
     + (2 + 2 + 3 + 1 + 3)  # gradients of the splat: mean, the same absolute, conic, opacity, colour
 )
 """Bytes in the backward pass, but for intersections."""
@@ -102,7 +102,7 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
         keypoints  251 p_k min(W, 8)  + 4096 x 536 N
         matching   4096 x 664 N  + (1024 x 4 + 1638) 4096 W
         seeding    68 p_s N  + 150 p_s (W + 4)
-        training   12 p_t N  + 300 p_t  + 1688 G
+        training   12 p_t N  + 300 p_t  + 1680 G
 
     The stages follow each other, and the peak is that of the largest one with what is loaded by then. Seeding
     takes six flows per photograph, the most that there can be in the mean, and every thread at its peak.

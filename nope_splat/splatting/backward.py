@@ -191,20 +191,17 @@ def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_o
 
 
 @kernel
-def gather_gradients(counter, lanes, gaussians, records, slot_offsets, slot_sums, opacities,
+def gather_gradients(counter, lanes, records, slot_offsets, slot_sums, opacities,
                      d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
-    """Add up the slots of every record, and turn their moments into gradients of the Gaussian's splat.
-
-    Gaussians without a record, whose place is the same chunk, get zero.
-    """
+    """Add up the slots of every Gaussian, and turn their moments into the gradients of its splat."""
     length = slot_sums.shape[1]
     slot_sums = slot_sums.reshape(-1)
     sums = np.empty(length, np.float32)
     while True:
         start = claim(counter, CHUNK)
-        if start >= len(gaussians):
+        if start >= len(records):
             break
-        stop = min(start + CHUNK, len(gaussians))
+        stop = min(start + CHUNK, len(records))
         for output in (d_means2d, d_means2d_abs, d_conics, d_colors):
             output[start:stop] = np.float32(0.0)
         d_opacities[start:stop] = np.float32(0.0)
@@ -217,14 +214,13 @@ def gather_gradients(counter, lanes, gaussians, records, slot_offsets, slot_sums
                     total = total + load(lanes, slot_sums, slot * length + part)
                 store(sums, part, total)
             a, b, c = records[i, QUADRATIC], records[i, QUADRATIC + 1], records[i, QUADRATIC + 2]
-            g = gaussians[i]
-            d_means2d[g, 0] = -(np.float32(2.0) * a * sums[1] + b * sums[2]) * _LN2
-            d_means2d[g, 1] = -(b * sums[1] + np.float32(2.0) * c * sums[2]) * _LN2
-            d_conics[g, 0] = np.float32(-0.5) * sums[3]
-            d_conics[g, 1] = -sums[4]
-            d_conics[g, 2] = np.float32(-0.5) * sums[5]
-            d_means2d_abs[g, 0] = sums[6] * _LN2
-            d_means2d_abs[g, 1] = sums[7] * _LN2
-            d_opacities[g] = sums[0] / opacities[g]
+            d_means2d[i, 0] = -(np.float32(2.0) * a * sums[1] + b * sums[2]) * _LN2
+            d_means2d[i, 1] = -(b * sums[1] + np.float32(2.0) * c * sums[2]) * _LN2
+            d_conics[i, 0] = np.float32(-0.5) * sums[3]
+            d_conics[i, 1] = -sums[4]
+            d_conics[i, 2] = np.float32(-0.5) * sums[5]
+            d_means2d_abs[i, 0] = sums[6] * _LN2
+            d_means2d_abs[i, 1] = sums[7] * _LN2
+            d_opacities[i] = sums[0] / opacities[i]
             for channel in range(d_colors.shape[1]):
-                d_colors[g, channel] = sums[SUMS + channel]
+                d_colors[i, channel] = sums[SUMS + channel]

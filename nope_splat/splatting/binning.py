@@ -4,7 +4,7 @@ A splat is seen where its opacity alpha = o exp(-sigma), with sigma = (a dx^2 + 
 reaches 1/255: inside the ellipse sigma <= ln(255 o). Splats are sorted once by depth; then a counting
 sort, which keeps that order, puts each into the list of every tile that its ellipse meets.
 
-Compositing reads one *record* of float32 per splat, `record_length(channels)` long, in order of depth:
+Compositing reads one *record* of float32 per splat, `record_length(channels)` long:
 
     0  1    mean2d
     2  3  4 a/2, b, c/2 times log2(e): alpha is then 2 to the power of one quadratic form
@@ -46,25 +46,24 @@ def record_length(channels: int) -> int:
 
 
 class TileLists(NamedTuple):
-    """Records of the splats that can be seen, and the list of those that meet each tile, front to back.
+    """What compositing reads of every Gaussian, and the list of those that meet each tile, front to back.
 
     An *intersection* is a splat in the list of a tile. Memory: 8 bytes per intersection (`splats` and
     `slots`), and during the backward pass another `4 * slot_length` for the gradient of its slot: 64 bytes
     for up to 8 channels.
 
     Attributes:
-        gaussians: Index of the Gaussian of every record. (R,), int32.
-        records: What compositing reads of a splat; some are unused. (R, record length), float32.
+        records: One per Gaussian; that of a culled one is undefined. (N, record length), float32.
         tile_offsets: Where the list of each tile starts; the last entry is the number of intersections.
             (tiles + 1,), int64.
-        splats: The record of every intersection, tile by tile. (intersections,), int32.
-        slots: Where that intersection's gradient belongs: numbered record by record. (intersections,), int32.
-        slot_offsets: Where the slots of each record start; an unused record has none. (R + 1,), int64.
+        splats: The Gaussian of every intersection, tile by tile. (intersections,), int32.
+        slots: Where that intersection's gradient belongs: numbered Gaussian by Gaussian. (intersections,),
+            int32.
+        slot_offsets: Where the slots of each Gaussian start; one that is not seen has none. (N + 1,), int64.
         tile_order: Tiles with the longest lists first. (tiles,), int64.
         tiles_wide: Tiles in a row.
     """
 
-    gaussians: NDArray[np.int32]
     records: NDArray[np.float32]
     tile_offsets: NDArray[np.int64]
     splats: NDArray[np.int32]
@@ -74,90 +73,99 @@ class TileLists(NamedTuple):
     tiles_wide: int
 
 
-@kernel
-def write_records(counter, width, height, radii, means2d, conics, opacities, depths, colors,
-                  records, gaussians, keys, visible, slot_counts):  # fmt: skip
-    """Write the records of the splats that can be seen, each chunk of Gaussians packed at its start.
-
-    `visible` (chunks,) receives how many of a chunk are seen, `slot_counts` (R,) zeros.
-    """
-    bounds = records.view(np.int32)
+@inlined
+def write_records(start, stop, width, height, radii, means2d, conics, opacities, colors,
+                  records, bounds, slot_counts):  # fmt: skip
+    """Write the records of a run of Gaussians; one that cannot be seen gets a box without rows."""
     channels = colors.shape[1]
-    while True:
-        start = claim(counter, CHUNK)
-        if start >= len(radii):
-            break
-        n, stop = start, min(start + CHUNK, len(radii))
-        slot_counts[start:stop] = 0
-        for i in range(start, stop):
-            if radii[i] == 0 or not opacities[i] >= np.float32(1.0 / 255.0):
-                continue
-            a, b, c = float(conics[i, 0]), float(conics[i, 1]), float(conics[i, 2])
-            det = a * c - b * b
-            if not det > 0.0:
-                continue
-            x, y = float(means2d[i, 0]), float(means2d[i, 1])
-            log_opacity = math.log2(opacities[i])
-            reach = 2.0 * (log_opacity - MIN_LOG_ALPHA) / (LOG2E * det)
-            half_width, half_height = math.sqrt(reach * c), math.sqrt(reach * a)
-            left = max(math.ceil(x - half_width - 0.5), 0.0)
-            right = min(math.floor(x + half_width - 0.5), width - 1.0)
-            top = max(math.ceil(y - half_height - 0.5), 0.0)
-            bottom = min(math.floor(y + half_height - 0.5), height - 1.0)
-            if left > right or top > bottom:
-                continue
-            records[n, 0] = x
-            records[n, 1] = y
-            records[n, 2] = 0.5 * LOG2E * a
-            records[n, 3] = LOG2E * b
-            records[n, 4] = 0.5 * LOG2E * c
-            records[n, 5] = log_opacity
-            bounds[n, 6] = left
-            bounds[n, 7] = right
-            bounds[n, 8] = top
-            bounds[n, 9] = bottom
-            records[n, TILT] = -b / c * half_width
-            for k in range(channels):
-                records[n, CHANNELS + k] = colors[i, k]
-            gaussians[n] = i
-            keys[n] = depths[i]
-            n += 1
-        visible[start // CHUNK] = n - start
+    slot_counts[start:stop] = 0
+    for i in range(start, stop):
+        bounds[i, BOUNDS + 2], bounds[i, BOUNDS + 3] = 0, -1
+        if radii[i] == 0 or not opacities[i] >= np.float32(1.0 / 255.0):
+            continue
+        a, b, c = float(conics[i, 0]), float(conics[i, 1]), float(conics[i, 2])
+        det = a * c - b * b
+        if not det > 0.0:
+            continue
+        x, y = float(means2d[i, 0]), float(means2d[i, 1])
+        log_opacity = math.log2(opacities[i])
+        reach = 2.0 * (log_opacity - MIN_LOG_ALPHA) / (LOG2E * det)
+        half_width, half_height = math.sqrt(reach * c), math.sqrt(reach * a)
+        left = max(math.ceil(x - half_width - 0.5), 0.0)
+        right = min(math.floor(x + half_width - 0.5), width - 1.0)
+        top = max(math.ceil(y - half_height - 0.5), 0.0)
+        bottom = min(math.floor(y + half_height - 0.5), height - 1.0)
+        if left > right or top > bottom:
+            continue
+        records[i, MEAN] = x
+        records[i, MEAN + 1] = y
+        records[i, QUADRATIC] = 0.5 * LOG2E * a
+        records[i, QUADRATIC + 1] = LOG2E * b
+        records[i, QUADRATIC + 2] = 0.5 * LOG2E * c
+        records[i, LOG_OPACITY] = log_opacity
+        bounds[i, BOUNDS] = left
+        bounds[i, BOUNDS + 1] = right
+        bounds[i, BOUNDS + 2] = top
+        bounds[i, BOUNDS + 3] = bottom
+        records[i, TILT] = -b / c * half_width
+        for k in range(channels):
+            records[i, CHANNELS + k] = colors[i, k]
 
 
 @kernel
-def sort_by_depth(keys, visible):
-    """Records front to back, (S,), int32.
+def sort_by_depth(radii, depths, order):
+    """Write the Gaussians that are not culled to `order` (N,), front to back; how many they are.
 
     Stable radix sort of positive float32 depths, whose bits order as unsigned integers do, by as many bits
     as they span: two digits unless the farthest is hundreds of times as deep as the nearest.
     """
-    bits = keys.view(np.uint32)
-    order = np.empty(visible.sum(), np.int32)
+    bits = depths.view(np.uint32)
     lowest, highest = np.uint32(0xFFFFFFFF), np.uint32(0)
-    n = 0
-    for chunk in range(len(visible)):
-        for i in range(chunk * CHUNK, chunk * CHUNK + visible[chunk]):
-            order[n] = i
-            n += 1
+    count = 0
+    for i in range(len(radii)):
+        order[count] = i  # overwritten by the next if this one is culled
+        if radii[i] > 0:
+            count += 1
             lowest, highest = min(lowest, bits[i]), max(highest, bits[i])
-    other = np.empty_like(order)
+    source, target = order[:count], np.empty(count, np.int32)
     offsets = np.empty((1 << _RADIX_BITS) + 1, np.int32)
     mask = np.uint32((1 << _RADIX_BITS) - 1)
     shift = np.uint32(0)
-    while n > 0 and (highest - lowest) >> shift > 0:
+    while count > 0 and (highest - lowest) >> shift > 0:
         offsets[:] = 0
-        for i in order:
+        for i in source:
             offsets[((bits[i] - lowest) >> shift & mask) + 1] += 1
         for digit in range(1 << _RADIX_BITS):
             offsets[digit + 1] += offsets[digit]
-        for i in order:
+        for i in source:
             digit = (bits[i] - lowest) >> shift & mask
-            other[offsets[digit]] = i
+            target[offsets[digit]] = i
             offsets[digit] += 1
-        order, other = other, order
+        source, target = target, source
         shift += np.uint32(_RADIX_BITS)
-    return order
+    order[:count] = source
+    return count
+
+
+@kernel
+def sort_and_write_records(counter, width, height, radii, means2d, conics, opacities, depths, colors,
+                           records, slot_counts, order, order_length):  # fmt: skip
+    """Whoever comes first sorts the Gaussians by depth, the others meanwhile write their records.
+
+    Outputs: records (N, record length), slot_counts (N,) zeros, order (N,) and its length (1,).
+    """
+    bounds = records.view(np.int32)
+    while True:
+        start = claim(counter, CHUNK) - CHUNK
+        if start >= len(radii):
+            break
+        if start < 0:
+            order_length[0] = sort_by_depth(radii, depths, order)
+        else:
+            write_records(
+                start, min(start + CHUNK, len(radii)), width, height, radii, means2d, conics, opacities,
+                colors, records, bounds, slot_counts,
+            )  # fmt: skip
 
 
 @inlined
@@ -293,14 +301,13 @@ def bin_splats(
     tiles_wide, tiles_high = -(-width // tile_size), -(-height // tile_size)
     tiles = tiles_wide * tiles_high
 
-    records = np.empty((count, record_length(channels)), np.float32)
-    gaussians, keys = np.empty(count, np.int32), np.empty(count, np.float32)
-    visible, slot_counts = np.empty(-(-count // CHUNK), np.int64), np.empty(count, np.int64)
+    records, slot_counts = np.empty((count, record_length(channels)), np.float32), np.empty(count, np.int64)
+    order, order_length = np.empty(count, np.int32), np.empty(1, np.int64)
     run_on_all_threads(
-        write_records, width, height, radii, means2d, conics, opacities, depths, colors,
-        records, gaussians, keys, visible, slot_counts,
+        sort_and_write_records, width, height, radii, means2d, conics, opacities, depths, colors,
+        records, slot_counts, order, order_length,
     )  # fmt: skip
-    order = sort_by_depth(keys, visible)
+    order = order[: order_length[0]]
 
     tile_counts = np.zeros((parts, tiles + 8), np.int64)  # parts lie a cache line apart
     run_on_all_threads(
@@ -317,4 +324,4 @@ def bin_splats(
         splats, slots,
     )  # fmt: skip
     tile_order = (tile_offsets[:-1] - tile_offsets[1:]).argsort(kind="stable")
-    return TileLists(gaussians, records, tile_offsets, splats, slots, slot_offsets, tile_order, tiles_wide)
+    return TileLists(records, tile_offsets, splats, slots, slot_offsets, tile_order, tiles_wide)

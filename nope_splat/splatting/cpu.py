@@ -207,7 +207,7 @@ class Compositing(torch.autograd.Function):
                 end, needed, d_images[camera], d_alphas[camera], slot_sums,
             )  # fmt: skip
             run_on_all_threads(
-                gather_gradients, LANES, lists.gaussians, lists.records, lists.slot_offsets, slot_sums,
+                gather_gradients, LANES, lists.records, lists.slot_offsets, slot_sums,
                 _arrays(opacities)[0][camera], *(array[camera] for _, array in outputs),
             )  # fmt: skip
         d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors = (tensor for tensor, _ in outputs)

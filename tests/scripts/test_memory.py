@@ -110,7 +110,7 @@ def test_the_formula_is_that_of_its_docstring() -> None:
     work = Workload(num_photos=10, photo_size=(1600, 1200), max_image_size=512, num_gaussians=60_000)
     stages, p_s = stage_bytes(work, num_cores=2), 512 * 384
     assert stages["seeding"] == pytest.approx((68 * 10 + 150 * 6) * p_s)
-    assert stages["training"] == pytest.approx((12 * 10 + 300) * p_s + 1688 * 60_000)
+    assert stages["training"] == pytest.approx((12 * 10 + 300) * p_s + 1680 * 60_000)
     assert stages["matching"] == pytest.approx(4096 * 664 * 10 + 2 * 4096 * (4 * 1024 + 1638), rel=1e-3)
 
 
