@@ -58,6 +58,9 @@ class FakeNetwork:
 
     T_world_camera: Array
     noise: float = 0.01
+    """Along the rays, as a share of the depth."""
+    across: float = 0.0
+    """Across them, likewise."""
 
     def predict(
         self, photos: Sequence[Photo], views: Sequence[View], pairs: Sequence[tuple[int, int]], weights: str
@@ -75,11 +78,20 @@ class FakeNetwork:
             )
 
     def _say(self, world: Array, frame: Array, scale: float, rng: np.random.Generator) -> Any:
-        """Points with smooth and with rough noise along the rays, wrong ones, and some NaN."""
+        """Points with smooth and with rough noise along and across the rays, wrong ones, and some NaN."""
         points = (world - frame[:3, 3]) @ frame[:3, :3]
         shape = world.shape[:2]
-        smooth = gaussian_filter(rng.normal(size=shape), 12)
-        points *= 1 + self.noise * (smooth / smooth.std() + 0.2 * rng.normal(size=shape))[..., None]
+
+        def error() -> Array:
+            smooth = gaussian_filter(rng.normal(size=shape), 12)
+            return smooth / smooth.std() + 0.2 * rng.normal(size=shape)
+
+        points *= 1 + self.noise * error()[..., None]
+        if self.across:
+            ray = points / np.linalg.norm(points, axis=-1, keepdims=True)
+            aside = np.stack([error() for _ in range(3)], axis=-1)
+            aside -= (aside * ray).sum(-1, keepdims=True) * ray
+            points += self.across * points[..., 2:] * aside
         confidence = np.full(shape, 5.0)
         wrong = rng.random(shape) < 0.02
         points[wrong] *= rng.uniform(0.5, 2.0, (int(wrong.sum()), 1))

@@ -266,6 +266,18 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="pip install --no-deps mini-dust3r roma && pip install beartype"):
         match_photos(photos, MatchingSettings(matcher="dust3r"))
 
+    lacking = tmp_path / "packages" / "dust3r"
+    lacking.mkdir(parents=True)
+    (lacking / "__init__.py").touch()
+    (lacking / "model.py").write_text("import something_else_that_it_needs")
+    with monkeypatch.context() as present:
+        for name in ("dust3r", "dust3r.model"):
+            present.delitem(sys.modules, name)
+        present.syspath_prepend(str(lacking.parent))
+        with pytest.raises(UserError, match=r"\(dust3r: No module named 'something_else.*pip install"):
+            match_photos(photos, MatchingSettings(matcher="dust3r"))
+        sys.modules.pop("dust3r", None)
+
     class Unreachable:
         @staticmethod
         def from_pretrained(weights: str) -> None:

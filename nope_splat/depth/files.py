@@ -78,7 +78,7 @@ def _read_npz(path: Path) -> tuple[NDArray, NDArray | None]:
             raise ValueError(f"it has no array named depth, but {', '.join(file) or 'none at all'}")
         values = np.squeeze(file["depth"])
         confidence = np.squeeze(file["confidence"]) if "confidence" in file else None
-    if values.ndim != 2 or values.dtype.kind not in "fiu":
+    if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "fiu":
         raise ValueError(f"its depth is no array (H, W) of numbers, but {values.shape} of {values.dtype}")
     if confidence is not None and confidence.shape != values.shape:
         raise ValueError(f"its confidence is {confidence.shape}, but its depth {values.shape}")

@@ -211,10 +211,13 @@ def _mask(photo: Photo, view: View) -> NDArray[np.bool_] | None:
 
 def _load(weights: str) -> Any:
     """The network, ready for use."""
+    why = ""
     for package in ("dust3r", "mini_dust3r"):
         try:
             module = importlib.import_module(f"{package}.model")
-        except ImportError:
+        except ImportError as error:
+            if error.name not in (package, f"{package}.model"):  # it is there, but lacks something
+                why = f" ({package}: {error})"
             continue
         try:
             return module.AsymmetricCroCo3DStereo.from_pretrained(weights).eval().to(_device())
@@ -224,7 +227,7 @@ def _load(weights: str) -> Any:
                 f" config.json and model.safetensors of https://huggingface.co/{DUST3R_WEIGHTS} into a folder"
                 " and give that as dust3r-weights"
             ) from error
-    raise UserError(f"the matcher dust3r needs DUSt3R; install it with: {' && '.join(INSTALL)}")
+    raise UserError(f"the matcher dust3r needs DUSt3R{why}; install it with: {' && '.join(INSTALL)}")
 
 
 def _device() -> torch.device:

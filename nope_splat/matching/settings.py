@@ -24,7 +24,8 @@ class MatchingSettings:
     non-commercial use only, CC BY-NC-SA 4.0) and a GPU."""
     dust3r_weights: str = DUST3R_WEIGHTS
     """Weights for the matcher dust3r: a folder with config.json and model.safetensors, or a name on
-    huggingface.co. The published ones are for non-commercial use only (CC BY-NC-SA 4.0)."""
+    huggingface.co. The published ones are for non-commercial use only (CC BY-NC-SA 4.0, and the terms of the
+    data that they were trained on)."""
     max_keypoints: Annotated[int, COUNT] = 4096
     """Keypoints per photograph, the strongest ones."""
     max_feature_size: Annotated[int, Range(32)] = 1600

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,18 @@ from nope_splat.depth import DepthMap
 from nope_splat.matching import Pointmaps
 
 from .focal import FLAT_SPREAD, LONGER_STARTS, PLAUSIBLE, FocalEstimate, prior_focal, weighted_quantiles
-from .working import Array, Indices
+from .layout import PhotoLayout
+from .working import LOG_FOCAL_SIGMA, Array, Indices
 
 WEISZFELD_STEPS = 20
 """Steps of Weiszfeld's algorithm."""
 MIN_POINTS = 50
 """Fewest points that tell anything."""
+MIN_FOCAL_SIGMA = 0.05
+"""Smallest standard deviation of the logarithm of a focal length: the errors that a network makes in all
+photographs of a scene alike do not show in how far these scatter."""
+QUARTILES_OF_SIGMA = 1.349
+"""Distance between the quartiles of normal noise in standard deviations."""
 
 
 def canonical_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
@@ -57,25 +64,48 @@ def canonical_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
     return depths
 
 
-def pointmap_focal(pointmaps: Pointmaps, sizes: Indices, unit: float = 1.0) -> FocalEstimate:
+def pointmap_focals(pointmaps: Pointmaps, layout: PhotoLayout) -> list[FocalEstimate]:
+    """What the pointmaps of each camera's photographs say of its focal length.
+
+    Args:
+        pointmaps: Of the pairs that may have a say.
+        layout: Which camera took which photograph.
+
+    Returns:
+        Estimates of the K cameras, feature pixels.
+    """
+    estimates = []
+    for camera, unit in enumerate(layout.camera_pixel_sizes.tolist()):
+        others = layout.camera_ids != camera
+        pairs = tuple(pair for pair in pointmaps.pairs if not others[pair.first])
+        longer_side = float(layout.longer_sides[camera]) * unit
+        estimate = pointmap_focal(replace(pointmaps, pairs=pairs), layout.sizes, longer_side)
+        starts = tuple(start / unit for start in estimate.starts)
+        estimates.append(replace(estimate, focal=estimate.focal / unit, starts=starts))
+    return estimates
+
+
+def pointmap_focal(pointmaps: Pointmaps, sizes: Indices, longer_side: float) -> FocalEstimate:
     """Median over the pairs of the focal length that brings their points to where their pixels are.
+
+    It is not surer for being that of many pairs, since a network errs alike in all of them: its spread is
+    that of one.
 
     Args:
         pointmaps: Of the pairs that may have a say.
         sizes: Width and height of the photographs at full resolution. (N, 2).
-        unit: Full-resolution pixels per pixel of the result.
+        longer_side: Longer side of the photographs that are the first of their pairs, full-resolution pixels.
 
     Returns:
-        The estimate, with several starts where the pairs do not agree.
+        The estimate in full-resolution pixels, with several starts where the pairs do not agree.
     """
-    longer_side = float(sizes.max()) / unit
     found = []
     for pair in pointmaps.pairs:
         xy = grid_positions(pointmaps, pair.first, pair.points[0].shape[:2]) - sizes[pair.first] / 2
         known = np.isfinite(pair.points[0]).all(-1) & (pair.points[0][..., 2] > 0)
         if known.sum() >= MIN_POINTS:
             focal = weiszfeld_focal(xy[known], pair.points[0][known], pair.confidence[0][known])
-            found.append((focal / unit, pair.confidence[0][known].sum()))
+            found.append((focal, pair.confidence[0][known].sum()))
     found = [one for one in found if PLAUSIBLE[0] * longer_side < one[0] < PLAUSIBLE[1] * longer_side]
     if not found:
         prior = prior_focal(longer_side)
@@ -83,7 +113,8 @@ def pointmap_focal(pointmaps: Pointmaps, sizes: Indices, unit: float = 1.0) -> F
     focals, weights = np.array(found).T
     lower, median, upper = weighted_quantiles(focals, weights, (0.25, 0.5, 0.75))
     starts = (1.0,) if upper / lower < FLAT_SPREAD else LONGER_STARTS
-    return FocalEstimate(median, tuple(median * k for k in starts), len(found))
+    sigma = float(np.clip(np.log(upper / lower) / QUARTILES_OF_SIGMA, MIN_FOCAL_SIGMA, LOG_FOCAL_SIGMA))
+    return FocalEstimate(median, tuple(median * k for k in starts), len(found), sigma)
 
 
 def weiszfeld_focal(

@@ -9,6 +9,7 @@ is known up to scale and shift only, which the pairs tell from each other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import poselib
@@ -21,7 +22,7 @@ from .chain import spanning_tree
 from .layout import PhotoLayout
 from .lifted import LiftedProblem, adjust_lifted, residuals
 from .settle import settle
-from .working import Array, WorkingScene, rigid, transform
+from .working import Array, FocalPrior, WorkingScene, rigid, transform
 
 FIELD_OF_VIEW = 60.0
 """Angle in degrees that the longer side is first taken to span."""
@@ -51,6 +52,8 @@ def start_from_depth(
     min_angle: float,
     device: str = "cpu",
     seed: int = 0,
+    hold_focal: bool = False,
+    focal_prior: FocalPrior | None = None,
 ) -> WorkingScene:
     """Register the photographs that the spanning tree reaches, then triangulate tracks and adjust both.
 
@@ -64,13 +67,17 @@ def start_from_depth(
         min_angle: Smallest triangulation angle of a point, degrees.
         device: Torch device of bundle adjustment.
         seed: Seed of random choices.
+        hold_focal: Whether the focal length stays as it is.
+        focal_prior: What is known of the focal length, if anything.
 
     Returns:
         A scene in which these photographs are registered; none where no pair could be lifted.
     """
     values = {photo: _values(depth_map, keypoints[photo]) for photo, depth_map in depths.items()}
     pairs = [pair for pair in pairs if pair.first in values and pair.second in values]
-    scene = WorkingScene.start(build_tracks(keypoints, pairs), layout, np.array([focal]))
+    scene = WorkingScene.start(
+        build_tracks(keypoints, pairs), layout, np.array([focal]), hold_focal, focal_prior
+    )
     if not pairs:
         return scene
     kind = next(iter(depths.values())).kind  # one network, or one folder, for all
@@ -79,14 +86,16 @@ def start_from_depth(
     for shift in (0.0,) if kind == "metric" else ROOT_SHIFTS:
         fits, poses = _chain(values, positions, pairs, len(keypoints), kind, shift, focal, max_error, seed)
         photos = list(poses)
+        if len(photos) < 2:
+            continue
         problem = _problem(photos, fits, poses, values, positions, pairs, focal, seed)
         misfit = np.minimum(np.linalg.norm(residuals(problem), axis=1), max_error).mean()
-        if (-len(photos), misfit) < least and len(photos) > 1:
+        if (-len(photos), misfit) < least:
             best, least = (photos, problem), (-len(photos), misfit)
     if best is None:
         return scene
     photos, problem = best
-    problem = adjust_lifted(problem)
+    problem = adjust_lifted(replace(problem, free_focal=not hold_focal))
     scene.T_camera_world[photos] = problem.T_camera_world
     scene.focal = np.array([np.exp(problem.log_focal)])
     scene.registered[photos] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import poselib
@@ -13,7 +13,7 @@ import poselib
 from nope_splat.matching.types import PairMatches
 
 from .layout import PhotoLayout
-from .working import Array
+from .working import LOG_FOCAL_SIGMA, Array
 
 PLAUSIBLE = (0.3, 4.0)
 """Shortest and longest focal length believed, as a share of the longer side."""
@@ -33,7 +33,7 @@ LONGER_STARTS = (1.0, 1.4, 2.0)
 
 @dataclass(frozen=True)
 class FocalEstimate:
-    """What the pairs of one camera's photographs say about its focal length."""
+    """What the pairs of one camera's photographs say about its focal length, with its spread."""
 
     focal: float
     """Weighted median of the pairs, or the prior; feature pixels."""
@@ -41,6 +41,9 @@ class FocalEstimate:
     """Focal lengths to start reconstruction from: several where the evidence is flat."""
     num_pairs: int
     """Pairs with a plausible focal length."""
+    sigma: float = LOG_FOCAL_SIGMA
+    """Standard deviation of its logarithm, as far as others tell it than the matches, which speak for
+    themselves when everything is adjusted."""
 
     @property
     def certain(self) -> bool:
@@ -125,11 +128,9 @@ def focal_starts(
         estimate_focal(positions, own, longer_side, seed)
         for own, longer_side in zip(within_cameras(pairs, layout), layout.longer_sides.tolist(), strict=True)
     ]
-    support = [(estimate.certain, estimate.num_pairs) for estimate in estimates]
-    anchor = support.index(max(support))
     focals = np.array([estimate.focal for estimate in estimates])
     known = np.array([estimate.certain for estimate in estimates])
-    known[anchor] = True
+    known[_best_known(estimates)] = True
     for camera in np.flatnonzero(~known):
         joint = []
         for pair in pairs:
@@ -137,8 +138,28 @@ def focal_starts(
             if (first == camera and known[second]) or (second == camera and known[first]):
                 joint.append(pair)
         focals[camera] = _focal_beside(camera, joint, focals, layout)
-    start = estimates[anchor]
+        estimates[camera] = replace(estimates[camera], focal=float(focals[camera]))
+    return joint_starts(estimates)
+
+
+def joint_starts(estimates: Sequence[FocalEstimate]) -> tuple[Array, ...]:
+    """Focal lengths of all cameras to start from: as many as the one needs that is known best.
+
+    Args:
+        estimates: Of each of K cameras.
+
+    Returns:
+        Focal lengths. (K,) each.
+    """
+    focals = np.array([estimate.focal for estimate in estimates])
+    start = estimates[_best_known(estimates)]
     return tuple(focals * (each / start.focal) for each in start.starts)
+
+
+def _best_known(estimates: Sequence[FocalEstimate]) -> int:
+    """Camera whose pairs agree, or say most."""
+    support = [(estimate.certain, estimate.num_pairs) for estimate in estimates]
+    return support.index(max(support))
 
 
 def _focal_beside(camera: int, pairs: Sequence[PairMatches], focals: Array, layout: PhotoLayout) -> float:

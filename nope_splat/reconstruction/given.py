@@ -18,7 +18,7 @@ from .layout import PhotoLayout
 from .settle import settle
 from .triangulate import filter_observations
 from .two_view import TwoView
-from .working import Array, Indices, Mask, WorkingScene, invert
+from .working import Array, FocalPrior, Indices, Mask, WorkingScene, invert
 
 MAX_NOISE_RATIO = 1.25
 """Given cameras stay as they are while observations seem noisier with them than with adjusted ones by no
@@ -120,6 +120,8 @@ def start_from_cameras(
     layout: PhotoLayout,
     min_angle: float,
     device: str = "cpu",
+    hold_focal: bool = False,
+    focal_prior: FocalPrior | None = None,
 ) -> WorkingScene:
     """Triangulate tracks with given cameras and adjust both, coarse to fine.
 
@@ -130,12 +132,14 @@ def start_from_cameras(
         layout: Sizes and cameras of the photographs.
         min_angle: Smallest triangulation angle of a point, degrees.
         device: Torch device of bundle adjustment.
+        hold_focal: Whether the focal lengths stay as they are.
+        focal_prior: What is known of the focal lengths, beside those of the cameras.
 
     Returns:
         A scene in which the photographs with cameras are registered.
     """
     tracks = build_tracks(keypoints, [view.matches for view in views.values()])
-    scene = WorkingScene.start(tracks, layout, given.focal * layout.longer_sides)
+    scene = WorkingScene.start(tracks, layout, given.focal * layout.longer_sides, hold_focal, focal_prior)
     given.place(scene)
     settle(scene, min_angle, device)
     return scene

@@ -57,6 +57,8 @@ class LiftedProblem:
     """Keypoint in the lifting photograph, feature pixels from the image centre. (M, 2)."""
     xy_to: Array
     """Keypoint in the other photograph, likewise. (M, 2)."""
+    free_focal: bool = True
+    """Whether the focal length may change."""
 
 
 def residuals(problem: LiftedProblem) -> Array:
@@ -179,6 +181,7 @@ def _equations(problem: LiftedProblem, noise: float) -> tuple[Array, Array]:
     matrix[-1, -1] += 1 / LOG_FOCAL_SIGMA**2
     gradient[-1] += (problem.log_focal - problem.prior_log_focal) / LOG_FOCAL_SIGMA**2
     fixed = list(range(7)) + ([] if problem.free_shifts else shifts.tolist())
+    fixed += [] if problem.free_focal else [size - 1]
     matrix[fixed] = matrix[:, fixed] = gradient[fixed] = 0
     # What no match speaks of stays where it is.
     matrix[range(size), range(size)] += np.where(matrix.diagonal() > 0, 1e-9 * matrix.diagonal(), 1.0)

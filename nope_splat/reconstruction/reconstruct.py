@@ -187,17 +187,21 @@ def reconstruct_from_matches(
     if matches.pointmaps is not None:
         pointmaps = matches.pointmaps.without(held_out)
 
+    tried = False
     for group in groups:
         members = [pair for pair in training_pairs if pair.first in group]
         flat = bool(members) and without_relief(members)
         if given is None and flat and _turned(positions, members, layout):
             continue
+        tried = True
         scene, views, failures = register_group(
             keypoints, positions, members, layout, settings, clock, given, depths, pointmaps, hold_focal
         )
         if scene is not None:
             break
     else:
+        if tried and given is None and settings.registration in ("depth", "pointmaps"):
+            raise UserError(_contradicted(settings))
         raise UserError(
             "the photographs match, but no two of them were taken from places far enough apart to tell depth;"
             " walk around the subject instead of turning on the spot"
@@ -246,6 +250,17 @@ def reconstruct_from_matches(
     return normalise(
         replace(sparse, colors=colors, failures=failures_by_name, notice=notice, seconds=clock.seconds)
     )
+
+
+def _contradicted(settings: ReconstructionSettings) -> str:
+    """What to say where no two photographs could be registered by what is told of their depth."""
+    source = f"the depth maps in {settings.depth.maps}"
+    advice = "check that they belong to these photographs and that depth.kind is theirs"
+    if settings.matcher == "dust3r":
+        source, advice = "the pointmaps", "give more photographs, with more overlap"
+    elif settings.depth.maps is None:
+        source, advice = f"the depth maps of {settings.depth.model}", "take another depth.model"
+    return f"{source} contradict the matches of all photographs; {advice}, or another registration"
 
 
 def _turned(positions: Sequence[Array], pairs: Sequence[PairMatches], layout: PhotoLayout) -> bool:

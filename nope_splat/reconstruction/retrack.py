@@ -51,7 +51,7 @@ def rebuild_tracks(
             good = _epipolar_errors(scene, positions, pair) < MAX_EPIPOLAR_ERROR
             confirmed.append(replace(pair, indices=pair.indices[good]))
     tracks = build_tracks(keypoints, confirmed)
-    rebuilt = WorkingScene.start(tracks, layout, scene.focal, scene.hold_focal)
+    rebuilt = WorkingScene.start(tracks, layout, scene.focal, scene.hold_focal, scene.focal_prior)
     rebuilt.initial_focal = scene.initial_focal
     rebuilt.offset, rebuilt.radial = scene.offset, scene.radial
     rebuilt.T_camera_world = scene.T_camera_world

@@ -12,10 +12,10 @@ from nope_splat.progress import say
 from nope_splat.tracks import build_tracks
 
 from .batches import register_batches
-from .canonical import pointmap_focal
+from .canonical import pointmap_focals
 from .chain import register_chain
 from .depth_start import default_focal, start_from_depth
-from .focal import focal_starts, prior_focal
+from .focal import FocalEstimate, focal_starts, joint_starts, prior_focal
 from .given import GivenCameras, start_from_cameras
 from .layout import PhotoLayout
 from .pointmap_start import align_pointmaps
@@ -23,7 +23,7 @@ from .register import register_incremental, register_others
 from .settings import ReconstructionSettings
 from .stopwatch import Stopwatch
 from .two_view import TwoView, relative_poses
-from .working import Array, WorkingScene
+from .working import Array, FocalPrior, WorkingScene
 
 RESTART_FACTOR = 1.1
 """Change of the focal length during registration from which it pays to start again with the better one."""
@@ -60,31 +60,43 @@ def register_group(
         photographs were left out.
     """
     min_angle, device, seed = settings.min_triangulation_angle, settings.adjustment_device, settings.seed
-    if pointmaps is not None:
+    estimates, focal_prior = None, None
+    if given is None and pointmaps is not None:
         group = np.unique([(pair.first, pair.second) for pair in pairs])
         pointmaps = pointmaps.without(~np.isin(np.arange(len(layout.sizes)), group))
-    if given is None and pointmaps is not None and settings.registration == "pointmaps":
-        with clock.stage("registration"):
-            focal = settings.initial_focal or pointmap_focal(pointmaps, layout.sizes).focal
-            given = align_pointmaps(pointmaps, layout.sizes, focal)
-        if given is None:
-            return None, {}, {}
+        estimates = pointmap_focals(pointmaps, layout)
+        if settings.initial_focal is not None:  # of one camera, then
+            focal = settings.initial_focal / float(layout.camera_pixel_sizes[0])
+            estimates = [FocalEstimate(focal, (focal,), 0)]
+        mean, sigma = np.array([(each.focal, each.sigma) for each in estimates]).T
+        focal_prior = FocalPrior(mean, sigma)
+        if settings.registration == "pointmaps":
+            with clock.stage("registration"):
+                focal = estimates[0].focal * float(layout.camera_pixel_sizes[0])
+                given = align_pointmaps(pointmaps, layout.sizes, focal)
+            if given is None:
+                return None, {}, {}
     if given is not None:
         with clock.stage("relative poses"):
             focals = given.focal * layout.longer_sides
             views = relative_poses(positions, pairs, focals[layout.camera_ids], seed)
         with clock.stage("registration"):
-            scene = start_from_cameras(given, keypoints, views, layout, min_angle, device)
+            scene = start_from_cameras(
+                given, keypoints, views, layout, min_angle, device, hold_focal, focal_prior
+            )
             failures = register_others(scene, views, min_angle, device, seed)
         return scene, views, failures
     if depths is not None:
         focal = default_focal(float(layout.longer_sides[0]))
         if settings.initial_focal is not None:
             focal = settings.initial_focal / float(layout.camera_pixel_sizes[0])
+        elif hold_focal and focal_prior is not None:
+            focal = float(focal_prior.mean[0])
         with clock.stage("registration"):
             scene = start_from_depth(
-                depths, keypoints, positions, pairs, layout, focal, min_angle, device, seed
-            )
+                depths, keypoints, positions, pairs, layout, focal, min_angle, device, seed,
+                hold_focal, focal_prior,
+            )  # fmt: skip
         with clock.stage("relative poses"):
             views = relative_poses(positions, pairs, scene.focal[layout.camera_ids], seed)
         if scene.registered.sum() < 2:
@@ -95,11 +107,12 @@ def register_group(
     with clock.stage("focal length"):
         if settings.initial_focal is not None:
             waiting = [settings.initial_focal / layout.camera_pixel_sizes]
+        elif focal_prior is not None and hold_focal:
+            waiting = [focal_prior.mean]
         elif hold_focal:
             waiting = [np.array([prior_focal(side) for side in layout.longer_sides.tolist()])]
-        elif pointmaps is not None and layout.num_cameras == 1:
-            estimate = pointmap_focal(pointmaps, layout.sizes, float(layout.camera_pixel_sizes[0]))
-            waiting = [np.array([start]) for start in estimate.starts]
+        elif estimates is not None:
+            waiting = list(joint_starts(estimates))
         else:
             waiting = list(focal_starts(positions, pairs, layout, seed))
     if len(waiting) > 1:
@@ -118,7 +131,7 @@ def register_group(
             continue
         with clock.stage("tracks"):
             tracks = build_tracks(keypoints, [view.matches for view in views.values()])
-            scene = WorkingScene.start(tracks, layout, focal, hold_focal)
+            scene = WorkingScene.start(tracks, layout, focal, hold_focal, focal_prior)
         with clock.stage("registration"):
             failures: dict[int, str] = {}
             if settings.registration == "chain":

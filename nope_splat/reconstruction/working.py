@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 LOG_FOCAL_SIGMA = 0.5
-"""Standard deviation of the prior on the logarithm of the focal length.
+"""Standard deviation of the prior on the logarithm of a focal length of which nothing else is known.
 
 Far too weak to matter where the photographs determine it; it holds the focal length where they do not."""
 OFFSET_SIGMA = 0.02
@@ -37,6 +38,15 @@ MIN_SIGMA = 0.01
 """No observation is believed to be more precise than this, feature pixels."""
 RAYLEIGH_MEDIAN = (2 * np.log(2)) ** 0.5
 """Median length of a vector of two Gaussian coordinates of unit variance."""
+
+
+class FocalPrior(NamedTuple):
+    """What is known of the focal length of each camera before, and apart from, what its tracks tell."""
+
+    mean: Array
+    """Feature pixels. (K,)."""
+    sigma: Array
+    """Standard deviation of the logarithm. (K,)."""
 
 
 @dataclass
@@ -65,7 +75,9 @@ class WorkingScene:
     focal: Array
     """Focal length of each camera in feature pixels. (K,)."""
     initial_focal: Array
-    """Focal lengths before any adjustment, about which the prior on them is centred. (K,)."""
+    """Focal lengths before any adjustment. (K,)."""
+    focal_prior: FocalPrior
+    """What adjustments heed beside the observations."""
     hold_focal: bool
     """Whether the focal lengths stay as they are, because the photographs do not determine them."""
     offset: Array
@@ -85,7 +97,12 @@ class WorkingScene:
 
     @classmethod
     def start(
-        cls, tracks: Tracks, layout: PhotoLayout, focal: Array, hold_focal: bool = False
+        cls,
+        tracks: Tracks,
+        layout: PhotoLayout,
+        focal: Array,
+        hold_focal: bool = False,
+        focal_prior: FocalPrior | None = None,
     ) -> WorkingScene:
         """No poses and no points yet.
 
@@ -94,6 +111,7 @@ class WorkingScene:
             layout: Sizes and cameras of the photographs.
             focal: Focal length of each camera in feature pixels. (K,).
             hold_focal: Whether they stay as they are.
+            focal_prior: What is known of them; without it they are hardly known, about `focal`.
 
         Returns:
             The empty scene.
@@ -109,6 +127,7 @@ class WorkingScene:
             camera_ids=layout.camera_ids,
             focal=focal,
             initial_focal=focal,
+            focal_prior=focal_prior or FocalPrior(focal, np.full(len(focal), LOG_FOCAL_SIGMA)),
             hold_focal=hold_focal,
             offset=np.zeros((len(focal), 2)),
             radial=np.zeros((len(focal), 2)),
@@ -319,11 +338,11 @@ class WorkingScene:
                         ]
                     )
                 ),
-                prior_mean=tensor(np.column_stack([np.log(self.initial_focal), np.zeros((num_cameras, 4))])),
+                prior_mean=tensor(
+                    np.column_stack([np.log(self.focal_prior.mean), np.zeros((num_cameras, 4))])
+                ),
                 prior_sigma=tensor(
-                    np.column_stack(
-                        [np.full(num_cameras, LOG_FOCAL_SIGMA), *2 * [self.offset_sigma], self.radial_sigma]
-                    )
+                    np.column_stack([self.focal_prior.sigma, *2 * [self.offset_sigma], self.radial_sigma])
                 ),
             ),
             max_iterations,

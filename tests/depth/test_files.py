@@ -76,6 +76,9 @@ def test_bad_files_are_named(maps: Path) -> None:
     np.savez(file, depth=np.array([None, "a"], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match=r"b\.npz cannot be read"):
         read()
+    np.savez(file, depth=np.zeros((0, 4)))
+    with pytest.raises(UserError, match=r"no array \(H, W\) of numbers, but \(0, 4\)"):
+        read()
     np.savez(file, depth=np.ones((4, 3)))
     with pytest.raises(UserError, match=r"3 x 4 pixels, but its photograph a/b\.jpg is 640 x 480"):
         read()

@@ -179,6 +179,21 @@ def test_held_out_photographs_need_no_depth(valley: Path, cache: Path, tmp_path:
         reconstruct_by_depth(valley, cache, maps, "disparity")
 
 
+def test_maps_that_tell_nothing_are_named(valley: Path, cache: Path, tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for photo in find_photos(valley).photos:
+        np.savez(maps / f"{Path(photo.name).stem}.npz", depth=np.full((24, 32), np.nan))
+    with pytest.raises(UserError, match=r"maps contradict the matches of all photographs; .*depth\.kind is"):
+        reconstruct_by_depth(valley, cache, maps, "disparity")
+
+
+def test_a_held_focal_length_stays() -> None:
+    truth = lifted_problem(inverse=True)
+    start = replace(truth, log_focal=truth.log_focal + 0.1, free_focal=False)
+    assert adjust_lifted(start).log_focal == start.log_focal
+
+
 def test_the_cached_scene_is_that_of_the_maps(
     valley: Path, cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
