@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import poselib
 from numpy.typing import NDArray
@@ -17,9 +18,13 @@ CONFIDENCE = 0.9999
 """Probability with which the samples find a geometry."""
 CAUTION = 3.0
 """How many times the samples of the formula are taken, since noise spoils some that have no outliers."""
-FEWEST_SAMPLES, MOST_SAMPLES = 100, 10_000
+FEWEST_SAMPLES, MOST_SAMPLES = 20, 10_000
+SPREAD = 100
+"""Matches among which a geometry is sought: it takes no more to tell good samples from bad ones."""
 # Whether one homography explains nearly all matches shows after few samples.
 HOMOGRAPHY_ITERATIONS = {"min_iterations": 50, "max_iterations": 200}
+# RANSAC refines the best geometry in any case; what poselib does after that improves it no more.
+NO_MORE = {"max_iterations": 0}
 
 
 def verify_pair(
@@ -48,26 +53,11 @@ def verify_pair(
     xy_first = keypoints[first].xy[indices[:, 0]] / unit
     xy_second = keypoints[second].xy[indices[:, 1]] / unit
 
-    seed = {"seed": settings.seed}
-    options = {
-        "max_epipolar_error": settings.max_epipolar_error,
-        "min_iterations": FEWEST_SAMPLES,
-        "max_iterations": samples_to_find(settings.min_matches / len(indices)),
-        "success_prob": CONFIDENCE,
-        "dyn_num_trials_mult": CAUTION,
-        **seed,
-    }
-    fundamental, info = poselib.estimate_fundamental(xy_first, xy_second, options, {})
-    inliers = np.array(info["inliers"], dtype=bool)
-    count = int(inliers.sum())
+    fundamental, inliers = _fundamental(xy_first, xy_second, settings)
+    count = np.count_nonzero(inliers)
     if count < settings.min_matches:
         return None
-
-    # The error of a homography has two dimensions and the noise of both photographs, so it may be larger.
-    options = {"max_reproj_error": 2 * settings.max_epipolar_error, **HOMOGRAPHY_ITERATIONS, **seed}
-    # Only its share of the matches is wanted, so the homography itself is not refined in the end.
-    unrefined = {"max_iterations": 0}
-    _, info = poselib.estimate_homography(xy_first[inliers], xy_second[inliers], options, unrefined)
+    homography_ratio = _homography_ratio(xy_first[inliers], xy_second[inliers], settings)
 
     to_unit = np.array([1 / unit, 1 / unit, 1])
     fundamental = fundamental * to_unit[:, None] * to_unit
@@ -76,7 +66,7 @@ def verify_pair(
     if first > second:
         first, second = second, first
         indices, fundamental = np.ascontiguousarray(indices[:, ::-1]), fundamental.T
-    return PairMatches(first, second, indices, fundamental, info["num_inliers"] / count)
+    return PairMatches(first, second, indices, fundamental, homography_ratio)
 
 
 def samples_to_find(share: float) -> int:
@@ -95,3 +85,44 @@ def samples_to_find(share: float) -> int:
         return FEWEST_SAMPLES
     samples = CAUTION * np.log(1 - CONFIDENCE) / np.log1p(-(share**7))
     return int(np.clip(np.ceil(samples), FEWEST_SAMPLES, MOST_SAMPLES))
+
+
+def _fundamental(
+    xy_first: NDArray[np.float64], xy_second: NDArray[np.float64], settings: MatchingSettings
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Fundamental matrix (3, 3) of matches (M, 2), found among some of them and refined on all; its inliers."""
+    count = len(xy_first)
+    error = {"max_epipolar_error": settings.max_epipolar_error}
+    options = error | {
+        "min_iterations": FEWEST_SAMPLES,
+        "max_iterations": samples_to_find(settings.min_matches / count),
+        "success_prob": CONFIDENCE,
+        "dyn_num_trials_mult": CAUTION,
+        "seed": settings.seed,
+    }
+    chosen = _spread(count)
+    fundamental, info = poselib.estimate_fundamental(xy_first[chosen], xy_second[chosen], options, NO_MORE)
+    if len(chosen) < count:
+        # Without samples, but with one to start from, RANSAC refines it and tells what agrees.
+        options = error | NO_MORE
+        fundamental, info = poselib.estimate_fundamental(xy_first, xy_second, options, NO_MORE, fundamental)
+    return fundamental, np.array(info["inliers"], dtype=bool)
+
+
+def _homography_ratio(
+    xy_first: NDArray[np.float64], xy_second: NDArray[np.float64], settings: MatchingSettings
+) -> float:
+    """Share of matches (M, 2) that one homography, sought among some of them, explains."""
+    # The error of a homography has two dimensions and the noise of both photographs, so it may be larger.
+    error = 2 * settings.max_epipolar_error
+    options = {"max_reproj_error": error, **HOMOGRAPHY_ITERATIONS, "seed": settings.seed}
+    chosen = _spread(len(xy_first))
+    homography, _ = poselib.estimate_homography(xy_first[chosen], xy_second[chosen], options, NO_MORE)
+    mapped = cv2.perspectiveTransform(xy_first[None], homography)[0]
+    return float(np.mean(((mapped - xy_second) ** 2).sum(axis=1) < error**2))
+
+
+def _spread(count: int) -> NDArray[np.int64]:
+    """Indices of at most `SPREAD` of so many matches, evenly spread: keypoints are in order of strength."""
+    chosen = min(count, SPREAD)
+    return np.arange(chosen) * count // chosen
