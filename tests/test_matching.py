@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import poselib
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -26,7 +27,14 @@ from nope_splat.matching import (
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
 from nope_splat.matching.retrieval import expanded_similarity
 from nope_splat.matching.sift import sift_keypoints
-from nope_splat.matching.verify import CONFIDENCE, FEWEST_SAMPLES, MOST_SAMPLES, samples_to_find
+from nope_splat.matching.verify import (
+    CONFIDENCE,
+    FEWEST_SAMPLES,
+    MOST_SAMPLES,
+    SPREAD,
+    samples_to_find,
+    verify_pair,
+)
 
 SETTINGS = MatchingSettings()
 FOCAL, WIDTH, HEIGHT = 700.0, 800, 600
@@ -327,6 +335,41 @@ def test_pure_rotation_and_planes_show_in_the_homography_ratio() -> None:
     assert general.homography_ratio < 0.5
     assert plane.homography_ratio > 0.95
     assert rotation.homography_ratio > 0.95
+
+
+@pytest.mark.parametrize("outliers", [0.1, 0.5])
+def test_a_geometry_sought_among_some_matches_is_that_of_all(outliers: float) -> None:
+    """It holds as many true matches, as closely, as the best of a thousand samples of all of them."""
+    points = cloud(1500)
+    (rotation, center), generator = CAMERAS[1], np.random.default_rng(7)
+    first = FOCAL * points[:, :2] / points[:, 2:]
+    seen = (points - center) @ rotation.T
+    second = FOCAL * seen[:, :2] / seen[:, 2:]
+    wrong = generator.random(len(points)) < outliers
+    second[wrong] = generator.permutation(second[wrong])
+    keypoints = [
+        Keypoints(xy + 0.5 * generator.standard_normal(xy.shape), np.zeros((len(xy), 0), np.float32))
+        for xy in (first, second)
+    ]
+    indices = np.repeat(np.arange(len(points))[:, None], 2, axis=1)
+    assert len(points) > 10 * SPREAD
+    pair = verify_pair(0, 1, indices, keypoints, SETTINGS)
+    assert pair is not None
+    thorough = {"max_epipolar_error": SETTINGS.max_epipolar_error, "min_iterations": 1000}
+    fundamental, info = poselib.estimate_fundamental(keypoints[0].xy, keypoints[1].xy, thorough, {})
+    best = replace(pair, indices=indices[info["inliers"]], fundamental=fundamental)
+    assert np.sum(~wrong[pair.indices[:, 0]]) > 0.995 * np.sum(~wrong[best.indices[:, 0]])
+    assert np.sum(wrong[pair.indices[:, 0]]) < 0.02 * len(pair.indices)
+    errors, smallest = sampson_errors(pair, keypoints), sampson_errors(best, keypoints)
+    assert errors.max() < 1.2 * SETTINGS.max_epipolar_error
+    assert np.median(errors) < 1.05 * np.median(smallest)
+
+
+def test_the_homography_ratio_is_the_share_of_a_plane() -> None:
+    points = np.concatenate([cloud(1000) * (1, 1, 0) + (0, 0, 6), cloud(500, seed=2) * (1, 1, 1.3)])
+    (pair,) = match_pairs(scene(CAMERAS[:2], points)[0], [(0, 1)], SETTINGS)
+    assert len(pair.indices) > 5 * SPREAD
+    assert pair.homography_ratio == pytest.approx(2 / 3, abs=0.06)
 
 
 def test_photographs_of_different_things_have_no_matches() -> None:

@@ -23,7 +23,7 @@ NUM_WORDS = 256
 """Words of the vocabulary."""
 SAMPLE = 64
 """Descriptors per word from which the vocabulary is learned."""
-ITERATIONS = 5
+ITERATIONS = 3
 """Steps of k-means; a vocabulary need not be optimal."""
 MIN_DISTINCTION = 3.0
 """Standard deviations of chance by which the similarity of photographs that are alike exceeds zero."""

@@ -20,11 +20,13 @@ CAUTION = 3.0
 """How many times the samples of the formula are taken, since noise spoils some that have no outliers."""
 FEWEST_SAMPLES, MOST_SAMPLES = 20, 10_000
 SPREAD = 100
-"""Matches among which a geometry is sought: it takes no more to tell good samples from bad ones."""
+"""Matches among which a geometry is sought first: nearly all right, they determine it as well as all."""
+PLAIN = 0.8
+"""Share of inliers among these from which the rest need not be searched."""
 # Whether one homography explains nearly all matches shows after few samples.
 HOMOGRAPHY_ITERATIONS = {"min_iterations": 50, "max_iterations": 200}
-# RANSAC refines the best geometry in any case; what poselib does after that improves it no more.
-NO_MORE = {"max_iterations": 0}
+# RANSAC refines its best geometry in any case; poselib can do so once more.
+UNREFINED = {"max_iterations": 0}
 
 
 def verify_pair(
@@ -90,22 +92,27 @@ def samples_to_find(share: float) -> int:
 def _fundamental(
     xy_first: NDArray[np.float64], xy_second: NDArray[np.float64], settings: MatchingSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Fundamental matrix (3, 3) of matches (M, 2), found among some of them and refined on all; its inliers."""
+    """Fundamental matrix (3, 3) of matches (M, 2), and which of these agree with it. (M,)."""
     count = len(xy_first)
     error = {"max_epipolar_error": settings.max_epipolar_error}
-    options = error | {
+    search = error | {
         "min_iterations": FEWEST_SAMPLES,
-        "max_iterations": samples_to_find(settings.min_matches / count),
         "success_prob": CONFIDENCE,
         "dyn_num_trials_mult": CAUTION,
         "seed": settings.seed,
     }
-    chosen = _spread(count)
-    fundamental, info = poselib.estimate_fundamental(xy_first[chosen], xy_second[chosen], options, NO_MORE)
-    if len(chosen) < count:
-        # Without samples, but with one to start from, RANSAC refines it and tells what agrees.
-        options = error | NO_MORE
-        fundamental, info = poselib.estimate_fundamental(xy_first, xy_second, options, NO_MORE, fundamental)
+    found = None
+    if count > SPREAD:
+        some, options = _spread(count), search | {"max_iterations": samples_to_find(PLAIN)}
+        start, info = poselib.estimate_fundamental(xy_first[some], xy_second[some], options, UNREFINED)
+        if info["num_inliers"] >= PLAIN * SPREAD:
+            # Without samples, but with a geometry to start from, RANSAC refines that on all matches.
+            options = error | {"max_iterations": 0}
+            found = poselib.estimate_fundamental(xy_first, xy_second, options, UNREFINED, start)
+    if found is None:
+        options = search | {"max_iterations": samples_to_find(settings.min_matches / count)}
+        found = poselib.estimate_fundamental(xy_first, xy_second, options, {})
+    fundamental, info = found
     return fundamental, np.array(info["inliers"], dtype=bool)
 
 
@@ -117,7 +124,7 @@ def _homography_ratio(
     error = 2 * settings.max_epipolar_error
     options = {"max_reproj_error": error, **HOMOGRAPHY_ITERATIONS, "seed": settings.seed}
     chosen = _spread(len(xy_first))
-    homography, _ = poselib.estimate_homography(xy_first[chosen], xy_second[chosen], options, NO_MORE)
+    homography, _ = poselib.estimate_homography(xy_first[chosen], xy_second[chosen], options, UNREFINED)
     mapped = cv2.perspectiveTransform(xy_first[None], homography)[0]
     return float(np.mean(((mapped - xy_second) ** 2).sum(axis=1) < error**2))
 
