@@ -76,12 +76,14 @@ class TileLists(NamedTuple):
 @inlined
 def write_records(start, stop, width, height, radii, means2d, conics, opacities, colors,
                   records, bounds, slot_counts):  # fmt: skip
-    """Write the records of a run of Gaussians; one that cannot be seen gets a box without rows."""
+    """Write the records of a run of Gaussians; one that shows nowhere gets a box without rows."""
     channels = colors.shape[1]
     slot_counts[start:stop] = 0
     for i in range(start, stop):
+        if radii[i] == 0:
+            continue
         bounds[i, BOUNDS + 2], bounds[i, BOUNDS + 3] = 0, -1
-        if radii[i] == 0 or not opacities[i] >= np.float32(1.0 / 255.0):
+        if not opacities[i] >= np.float32(1.0 / 255.0):
             continue
         a, b, c = float(conics[i, 0]), float(conics[i, 1]), float(conics[i, 2])
         det = a * c - b * b

@@ -48,7 +48,7 @@ def rasterization(
     the edge of the 16-pixel tiles that three standard deviations touch; `info` has zeros for what is culled.
 
     Any number of threads may call it at once. On a CPU the result does not depend on the number of threads.
-    It works in 64 bytes per Gaussian, 8 per pixel and, with up to 8 channels, 72 bytes per intersection of a
+    It works in 88 bytes per Gaussian, 12 per pixel and, with up to 8 channels, 72 bytes per intersection of a
     splat with a tile of 64x64 pixels, of which most splats meet one or two.
 
     Args:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 import torch
-from dense_reference import PARAMETERS, Scene, random_loss, random_scene, relative_error, render
+from dense_reference import PARAMETERS, Scene, project, random_loss, random_scene, relative_error, render
 
 from nope_splat.splatting import fold_intrinsics, rasterization
+from nope_splat.splatting.rasterization import MAX_CHANNELS
 
 
 def rasterize(scene: Scene, **options):
@@ -43,6 +45,29 @@ def assert_matches_reference(scene: Scene, options: dict, reference_options: dic
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_random_scenes_hold_what_is_difficult(seed: int) -> None:
+    scene = random_scene(seed)
+    mean, depth, _, _, radius = project(scene, 0)
+    (x, y), width, height = mean.T, scene.width, scene.height
+    front = depth > 0.01
+    centred = front & (x > 0) & (x < width) & (y > 0) & (y < height)
+    reaching = front & (x + radius > 0) & (x - radius < width) & (y + radius > 0) & (y - radius < height)
+    clamped = (x < -0.15 * width) | (x > 1.15 * width) | (y < -0.15 * height) | (y > 1.15 * height)
+    largest = scene.scales.amax(1)
+    alphas = render(scene)[1]
+    holds = {
+        "behind the camera": ~front,
+        "across the border": reaching & ~centred,
+        "outside": front & ~reaching,
+        "beyond the clamped field of view": reaching & clamped,
+        "far smaller than a pixel": reaching & (60 * largest < 0.01 * depth),
+        "larger than the image": reaching & (6 * 60 * largest > width * depth),
+        "opaque": alphas > 0.9995,
+    }
+    assert all(where.any() for where in holds.values()), holds
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_images_and_gradients_match_the_reference(seed: int) -> None:
     assert_matches_reference(random_scene(seed), {}, {})
 
@@ -69,7 +94,7 @@ def test_clipping_options_match_the_reference() -> None:
     assert_matches_reference(random_scene(8), options, reference)
 
 
-@pytest.mark.parametrize("channels", [1, 7])
+@pytest.mark.parametrize("channels", [1, MAX_CHANNELS])
 def test_any_number_of_channels(channels: int) -> None:
     scene = random_scene(9)
     g = torch.Generator().manual_seed(9)
@@ -95,6 +120,19 @@ def test_degenerate_quaternion_is_the_identity_rotation() -> None:
     torch.testing.assert_close(
         rasterize(replace(scene, quats=zero))[0], rasterize(replace(scene, quats=identity))[0]
     )
+
+
+def test_quaternions_of_any_length_match_the_reference() -> None:
+    scene = random_scene(3)
+    lengths = torch.tensor([0.0, 1e-4, 1e4]).repeat(20)[:, None]
+    scene = replace(scene, quats=lengths * scene.quats)
+    assert_matches_reference(scene, {}, {})
+    exact, actual = scene.leaves(torch.float64), scene.leaves()
+    random_loss(*render(exact)).backward()
+    random_loss(*rasterize(actual)[:2]).backward()
+    turned, expected = (each.gradients()["quats"].double() * lengths for each in (actual, exact))
+    assert relative_error(turned, expected) < 2e-5
+    assert not actual.gradients()["quats"][::3].any()
 
 
 def test_gradient_of_depth_only_reaches_alpha_and_depth() -> None:
@@ -183,6 +221,22 @@ def test_frozen_gaussians_leave_the_gradients_of_the_cameras_as_they_are() -> No
     assert d_together[:, 9:].norm() == 0
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_memory_is_what_the_documentation_says(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nope_splat.splatting.threads._thread_count", threads)
+    scene = random_scene(1, count=20_000, width=320, height=192).leaves()
+    d_images = torch.ones(1, 192, 320, 3)
+    rasterize(scene)[0].backward(d_images)  # what is compiled and imported does not count
+    tracemalloc.start()
+    images, _, _ = rasterize(scene)
+    (lists, *_), *_ = images.grad_fn.tiles  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    images.backward(d_images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    stated = 88 * 20_000 + 12 * 192 * 320 + 72 * lists.tile_offsets[-1]
+    assert 0.9 * stated < peak < stated + 100_000
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_are_named(name: str, value: float) -> None:
@@ -208,3 +262,10 @@ def test_numbers_that_are_not_finite_are_named(name: str, value: float) -> None:
 def test_unavailable_options_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rasterize(random_scene(0), **options)
+
+
+@pytest.mark.parametrize(("channels", "render_mode"), [(MAX_CHANNELS + 1, "RGB"), (MAX_CHANNELS, "RGB+D")])
+def test_more_channels_than_there_are_are_refused(channels: int, render_mode: str) -> None:
+    scene = replace(random_scene(0), colors=torch.zeros(60, channels), backgrounds=torch.zeros(1, channels))
+    with pytest.raises(ValueError, match="at most 16 channels"):
+        rasterize(scene, render_mode=render_mode)
