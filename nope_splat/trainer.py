@@ -196,6 +196,11 @@ class NopeTrainer(Trainer):
             + ("; --resume never begins a new training." if config.goes_on else ".")
         )
 
+    def _init_viewer_state(self) -> None:
+        super()._init_viewer_state()
+        with self.train_lock:
+            self.pipeline.viewer_control.show_cameras()
+
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
         """Run one iteration, and add a row to the history where one is due.
 

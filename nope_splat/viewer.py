@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from nope_splat.pipeline import NopePipeline
 
-TRAINING, HELD_OUT = (47, 111, 176), (217, 130, 43)
-"""Colours of the frusta of training and of held-out photographs."""
+TRAINING, HELD_OUT, LEFT_OUT = (47, 111, 176), (217, 130, 43), (194, 59, 59)
+"""Colours of training, of held-out photographs and of those without a pose, as in the report."""
 STEP_BACK = 0.3
 """How far behind a photograph's camera a browser starts; the median depth is one."""
 POINT_SIZE = 0.04
@@ -88,7 +88,7 @@ class NopeViewerControl(ViewerControl):
             self._legend = gui.add_markdown("", visible=False)
             self._show_held_out = gui.add_checkbox("Held-out photographs", True)
             self._plots = gui.add_plotly(self._figure(), aspect=1.4)  # height by width
-            gui.add_markdown(_missing_photos(self._pipeline.datamanager.dataparser.scene))
+            gui.add_markdown(_photographs(self._pipeline.datamanager.dataparser.scene))
         self._show_points.on_update(lambda _: self._locked(self._draw_points))
         self._show_held_out.on_update(lambda _: self._locked(self._draw_cameras))
         # A thread of its own: viser calls back with a lock held that the training may be waiting for.
@@ -96,6 +96,14 @@ class NopeViewerControl(ViewerControl):
             lambda client: threading.Thread(target=self._welcome, args=[client], daemon=True).start()
         )
         self._ready = True
+
+    def show_cameras(self) -> None:
+        """Draw all cameras, for every browser that comes; the training, which does not run yet, calls this.
+
+        Its first iteration may take long, and nobody else gets the lock until it ends.
+        """
+        if self._ready:
+            self._draw_cameras()
 
     def update(self, step: int) -> None:
         """Show the present state; called by the training, which holds the lock.
@@ -251,13 +259,27 @@ class NopeViewerControl(ViewerControl):
         )
 
 
-def _missing_photos(scene: SparseScene) -> str:
-    """The photographs without a pose and why, as markdown."""
-    if not scene.failures:
-        return "All photographs have a pose."
-    listed = [f"- {name}: {reason}" for name, reason in list(scene.failures.items())[:MAX_NAMES]]
-    more = [f"- and {len(scene.failures) - MAX_NAMES} more"] if len(scene.failures) > MAX_NAMES else []
-    return "\n".join([f"**{len(scene.failures)} photographs without a pose:**", "", *listed, *more])
+def _photographs(scene: SparseScene) -> str:
+    """Which colour stands for what, and the photographs without a pose and why, as markdown."""
+    kinds = (
+        ("trained on", TRAINING, scene.registered & ~scene.held_out),
+        ("held out", HELD_OUT, scene.registered & scene.held_out),
+        ("without a pose", LEFT_OUT, ~scene.registered),
+    )
+    legend = ", ".join(_colored(f"{sum(of_kind)} {name}", color) for name, color, of_kind in kinds)
+    failures = [f"- {_plain(name)}: {_plain(reason)}" for name, reason in scene.failures.items()]
+    more = [f"- and {len(failures) - MAX_NAMES} more"] if len(failures) > MAX_NAMES else []
+    return "\n".join([f"Photographs: {legend}", "", *failures[:MAX_NAMES], *more])
+
+
+def _colored(text: str, color: tuple[int, int, int]) -> str:
+    # Markdown for viser is MDX: braces hold JavaScript.
+    return f"<span style={{{{color: 'rgb{color}'}}}}>{text}</span>"
+
+
+def _plain(text: str) -> str:
+    """Text as it is in MDX, where a name such as `{...}` would be run in the browser as a program."""
+    return "".join(char if char.isalnum() or char in " .,-" else f"&#{ord(char)};" for char in text)
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

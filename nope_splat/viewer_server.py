@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from nerfstudio.viewer.viewer import Viewer
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
+from nerfstudio.viewer.viewer import Viewer
 
 PATIENCE = 1.0
 """Seconds for browsers to say goodbye, and for a rendering to end."""
@@ -23,7 +23,7 @@ def stop_viewer(viewer: Viewer) -> None:
     Args:
         viewer: Not to be used any more.
     """
-    renderers = list(viewer.render_statemachines.values())  # one for each browser
+    renderers = _renderers(viewer)
     for renderer in renderers:
         renderer.running = False
     server = viewer.viser_server._websock_server
@@ -49,3 +49,12 @@ def stop_viewer(viewer: Viewer) -> None:
             del renderer.viewer, renderer.client
     loop.call_soon_threadsafe(loop.stop)
     thread.join(PATIENCE)
+
+
+def _renderers(viewer: Viewer) -> list[RenderStateMachine]:
+    """One for each browser that was ever there; the viewer itself forgets those that have gone."""
+    return [
+        each
+        for each in gc.get_objects()
+        if type(each) is RenderStateMachine and getattr(each, "viewer", None) is viewer
+    ]

@@ -7,9 +7,12 @@
 
 from __future__ import annotations
 
+import html
 import math
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -22,6 +25,7 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
 
 from nope_splat.pipeline import NopePipeline
+from nope_splat.viewer import HELD_OUT, MAX_NAMES, TRAINING, _photographs
 
 
 @pytest.fixture
@@ -47,9 +51,12 @@ def viewer(pipeline: NopePipeline, tmp_path: Path) -> Iterator[Viewer]:
 
 
 def frusta(
-    pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+    pipeline: NopePipeline,
+    viewer: Viewer,
+    monkeypatch: pytest.MonkeyPatch,
+    draw: Callable[[], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """What the control draws now, by name."""
+    """What the control draws now, or what `draw` draws, by name."""
     drawn = {}
     add = viewer.viser_server.scene.add_camera_frustum
 
@@ -59,7 +66,7 @@ def frusta(
 
     monkeypatch.setattr(viewer.viser_server.scene, "add_camera_frustum", record)
     control = pipeline.viewer_control
-    control._locked(control._draw)
+    control._locked(draw or control._draw)
     return drawn
 
 
@@ -72,7 +79,8 @@ def test_frusta_follow_the_optimised_cameras(
     pipeline.eval_poses[1, :, 3] += 0.3
     drawn = frusta(pipeline, viewer, monkeypatch)
     assert len(drawn) == 6 + 2
-    for settings in drawn.values():
+    for name, settings in drawn.items():
+        assert settings["color"] == (HELD_OUT if name.startswith("/held_out") else TRAINING)
         assert settings["fov"] == pytest.approx(2 * math.atan(SIZE[1] / 2 / (FOCAL * math.exp(0.1))))
         assert settings["aspect"] == pytest.approx(SIZE[0] / SIZE[1])
         assert settings["image"].shape == (SIZE[1], SIZE[0], 3)
@@ -117,6 +125,52 @@ def test_a_browser_that_comes_early_sees_all_frusta_in_their_colour(
     viewer.train_util = 0.9
     welcome.join()
     assert "/cameras/camera_00005" in drawn
+
+
+def test_frusta_are_there_before_the_training_and_before_any_browser(
+    pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not viewer.render_statemachines
+    assert len(frusta(pipeline, viewer, monkeypatch, pipeline.viewer_control.show_cameras)) == 6 + 2
+
+
+def test_nothing_is_drawn_while_the_training_holds_the_lock(
+    pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a browser asks for, and a browser that comes, wait for the iteration at hand."""
+    control, lock = pipeline.viewer_control, viewer.train_lock
+    assert lock is not None
+    drawn: list[str] = []
+    for name in ("_draw", "_draw_cameras", "_draw_points"):
+        monkeypatch.setattr(control, name, lambda name=name: drawn.append(f"{name} {lock.locked()}"))
+    threads = [
+        threading.Thread(target=control._locked, args=[control._draw_points]),
+        threading.Thread(target=control._locked, args=[control._draw_cameras]),
+        threading.Thread(target=control._welcome, args=[MagicMock()]),
+    ]
+    with lock:
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+        assert not drawn
+    for thread in threads:
+        thread.join(10)
+    assert sorted(drawn) == ["_draw True", "_draw_cameras True", "_draw_points True"]
+
+
+def test_photographs_without_a_pose_are_listed_whatever_their_names(pipeline: NopePipeline) -> None:
+    """The panel is MDX: what stands in braces or angle brackets would run in the browser."""
+    name = "{alert(1)} <img src=x> *день*\n.jpg"
+    failures = {name: "too few matches"}
+    scene = replace(pipeline.datamanager.dataparser.scene, failures=failures)
+    legend, _, row = _photographs(scene).splitlines()
+    for words in ("6 trained on</span>", "2 held out</span>", "1 without a pose</span>"):
+        assert words in legend
+    assert not set("{}<>*") & set(row)
+    assert html.unescape(row) == f"- {name}: too few matches"
+    failures.update({f"{number}.jpg": "no matches" for number in range(MAX_NAMES + 4)})
+    assert _photographs(scene).splitlines()[2] == row
+    assert _photographs(scene).endswith("- and 5 more")
 
 
 def test_panel_follows_the_training(pipeline: NopePipeline, viewer: Viewer) -> None:

@@ -51,16 +51,21 @@ def read_on(browser: ClientConnection) -> None:
         browser.recv()
 
 
-@pytest.mark.parametrize("watched", [False, True])
-def test_nothing_outlives_it(watched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("browser", ["none", "open", "closed"])
+def test_nothing_outlives_it(browser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(threading.enumerate())
     viewer = make_viewer(tmp_path, monkeypatch)
     kept = [weakref.ref(viewer), weakref.ref(viewer.pipeline), weakref.ref(viewer.pipeline.model)]
-    with browser_of(viewer) if watched else nullcontext() as browser:
+    if browser == "closed":
+        with browser_of(viewer):
+            pass
+        while viewer.render_statemachines:
+            time.sleep(0.01)
+    with browser_of(viewer) if browser == "open" else nullcontext() as connection:
         stop_viewer(viewer)
-        if browser is not None:
+        if connection is not None:
             with pytest.raises(ConnectionClosedOK):
-                read_on(browser)
+                read_on(connection)
     del viewer
     for thread in set(threading.enumerate()) - before:
         if not thread.name.startswith("splatting"):
