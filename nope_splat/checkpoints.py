@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,35 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"cannot load the checkpoint {path} ({reason}); train anew or from another"
         ) from error
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Tell in one sentence where the state of a checkpoint is not that of what it is loaded into.
+
+    Raises:
+        UserError: Instead of what torch raises where something is missing or of another shape.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"the checkpoint does not fit this version or these settings ({reason[:200]}); use those that it"
+            " was made with, or train anew (--resume never)"
+        ) from error
+
+
+def require_same_names(saved: Iterable[str], mine: Iterable[str]) -> None:
+    """Check that a state has every part that it is loaded into, and no other: nerfstudio passes over them.
+
+    Args:
+        saved: Names in the checkpoint.
+        mine: Names at hand.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    saved, mine = set(saved), set(mine)
+    for name in sorted(mine ^ saved):
+        raise ValueError(f"it has {'no' if name in mine else 'an unknown'} {name}")

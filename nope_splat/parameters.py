@@ -11,6 +11,9 @@ from torch.nn import Parameter, ParameterDict
 
 from nope_splat.gaussians import PARAMETERS, Gaussians, activate
 
+COUNTED = ("gauss_params.", "track_params.", "track_points")
+"""Parameters with a row for each Gaussian or track point."""
+
 
 class SplatParameters(SplatfactoModel):
     """Splatfacto's parameters, of which some may be tied to tracks, and track points.
@@ -87,7 +90,7 @@ class SplatParameters(SplatfactoModel):
         return groups | tied | {"track_points": [self.track_params["means"]]}
 
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs) -> Any:
-        """Load a checkpoint with any number of Gaussians.
+        """Load a checkpoint with any number of Gaussians and of track points.
 
         The parameters are resized in place: the optimizers, which are older, keep holding them. (Splatfacto's
         replaces them, after which no optimizer moves them any more.)
@@ -97,6 +100,9 @@ class SplatParameters(SplatfactoModel):
             **kwargs: As for `torch.nn.Module.load_state_dict`.
         """
         for name, parameter in self.named_parameters():
-            if name in dict and dict[name].shape != parameter.shape:
-                parameter.data = torch.zeros_like(dict[name], device=parameter.device)
+            saved = dict.get(name)
+            if saved is None or not name.startswith(COUNTED) or saved.shape[1:] != parameter.shape[1:]:
+                continue  # what is wrong with it is told below
+            if len(saved) != len(parameter):
+                parameter.data = torch.zeros_like(saved, device=parameter.device)
         return nn.Module.load_state_dict(self, dict, **kwargs)

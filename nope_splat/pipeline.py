@@ -17,6 +17,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch import Tensor
 
 from nope_splat.camera_adjustment import adjust_cameras, has_few_tracks
+from nope_splat.checkpoints import fitting, require_same_names
 from nope_splat.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
 from nope_splat.errors import UserError
 from nope_splat.evaluation.alignment import refine_pose, resect_held_out
@@ -161,7 +162,7 @@ class NopePipeline(VanillaPipeline):
 
         Raises:
             UserError: If the checkpoint was trained on other photographs or, to go on training, on another
-                reconstruction.
+                reconstruction, or is of another version or of other settings.
         """
         difference = self.difference(loaded_state)
         if difference == "photographs":
@@ -175,7 +176,9 @@ class NopePipeline(VanillaPipeline):
                 f"the reconstruction of {self.datamanager.get_datapath()} is not that of the checkpoint;"
                 " restore its settings and cache, or train anew"
             )
-        super().load_pipeline(loaded_state, step)
+        with fitting():
+            require_same_names(loaded_state, self.state_dict())
+            super().load_pipeline(loaded_state, step)
         if self.test_mode != "val" and self.same_scene:
             self.align_held_out(step)
         self._show_cameras()

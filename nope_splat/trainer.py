@@ -22,9 +22,11 @@ from nerfstudio.viewer.viewer import Viewer
 
 from nope_splat.checkpoints import (
     find_checkpoints,
+    fitting,
     last_checkpoint,
     last_whole_checkpoint,
     load_checkpoint,
+    require_same_names,
     step_of,
 )
 from nope_splat.continuation import present_state, restore
@@ -161,7 +163,8 @@ class NopeTrainer(Trainer):
         self._continuation: dict[str, Any] | None = None
         super().setup(test_mode)
         if self._continuation is not None:
-            restore(self.pipeline, self._continuation)
+            with fitting():
+                restore(self.pipeline, self._continuation)
         CONSOLE.print(
             table("Reconstruction", reconstruction_rows(self.pipeline.datamanager.dataparser.scene))
         )
@@ -184,12 +187,14 @@ class NopeTrainer(Trainer):
                 state = None
         if state is None:
             return
-        self._start_step = state["step"] + 1
-        self.pipeline.load_pipeline(state["pipeline"], state["step"])
-        self.optimizers.load_optimizers(state["optimizers"])
-        if config.load_scheduler:
-            self.optimizers.load_schedulers(state["schedulers"])
-        self.grad_scaler.load_state_dict(state["scalers"])
+        with fitting():
+            self._start_step = state["step"] + 1
+            self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            require_same_names(state["optimizers"], self.optimizers.optimizers)
+            self.optimizers.load_optimizers(state["optimizers"])
+            if config.load_scheduler:
+                self.optimizers.load_schedulers(state["schedulers"])
+            self.grad_scaler.load_state_dict(state["scalers"])
         self._continuation = state.get("continuation")  # once more is set up
         say(
             f"Going on after {self._start_step} of {config.max_num_iterations} iterations, from {path}"

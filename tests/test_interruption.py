@@ -45,14 +45,15 @@ find_matches(folder, settings, Cache(Path(sys.argv[2])), matches_key(folder, set
 
 KILLED_RUN = """
 import os, signal, sys
+from importlib import import_module
 from pathlib import Path
 from nope_splat.images import find_photos
-from nope_splat.reconstruction import ReconstructionSettings, reconstruct as module
+from nope_splat.reconstruction import ReconstructionSettings, reconstruct
 
-module = sys.modules[module.__module__]
-module.refine = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+module, _, name = sys.argv[3].partition(":")
+setattr(import_module(module), name, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
 folder, settings = find_photos(Path(sys.argv[1])), ReconstructionSettings(max_keypoints=500)
-module.reconstruct(folder, [], settings, Path(sys.argv[2]))
+reconstruct(folder, [], settings, Path(sys.argv[2]))
 """
 
 
@@ -86,19 +87,24 @@ def finish(folder: PhotoFolder, cache: Path) -> FolderMatches:
     return find_matches(folder, SETTINGS, Cache(cache), matches_key(folder, SETTINGS))
 
 
-def test_matching_goes_on_where_it_was_interrupted(
-    folder: PhotoFolder, whole: FolderMatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])
+def test_matching_goes_on_where_it_was_interrupted_or_a_worker_failed(
+    interruption: type[BaseException],
+    folder: PhotoFolder,
+    whole: FolderMatches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[tuple[int, ...]] = []
 
     def verify(first: int, second: int, *others: Any) -> PairMatches | None:
         tried.append(tuple(sorted((first, second))))
         if len(tried) == 12:
-            raise KeyboardInterrupt
+            raise interruption
         return verify_pair(first, second, *others)
 
     monkeypatch.setattr(matching, "verify_pair", verify)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(interruption):
         finish(folder, tmp_path)
     assert stages(tmp_path) == ["pairs"]
     before = set(tried[:8])  # those before the interruption, but for what ran beside it
@@ -162,18 +168,29 @@ def assert_same_cameras(found: SparseScene, expected: SparseScene) -> None:
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_a_reconstruction_that_was_killed_is_made_again_from_the_matches(
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("nope_splat.matching.match:sift_keypoints", []),
+        ("os:replace", []),  # matches are written, but not yet in their place
+        ("nope_splat.reconstruction.reconstruct:register_group", ["matches"]),
+        ("nope_splat.reconstruction.reconstruct:refine", ["matches"]),
+    ],
+)
+def test_a_reconstruction_that_was_killed_is_made_again_from_what_is_kept(
+    where: str,
+    kept: list[str],
     folder: PhotoFolder,
     cameras: tuple[SparseScene, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = subprocess.run([sys.executable, "-c", KILLED_RUN, folder.root, tmp_path], check=False)
+    run = subprocess.run([sys.executable, "-c", KILLED_RUN, folder.root, tmp_path, where], check=False)
     assert run.returncode == -signal.SIGKILL
-    assert stages(tmp_path) == ["matches"]
+    assert stages(tmp_path) == kept
     capsys.readouterr()
     assert_same_cameras(reconstruct(folder, [], SETTINGS, tmp_path), cameras[0])
-    assert "Using the cached matches." in capsys.readouterr().err
+    assert ("Using the cached matches." in capsys.readouterr().err) == bool(kept)
     assert stages(tmp_path) == ["matches", "scene"]
 
 

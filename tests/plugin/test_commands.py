@@ -11,11 +11,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import numpy as np
 import pytest
 import torch
 from nerfstudio.scripts.render import DatasetRender, RenderInterpolated
+from nerfstudio.scripts.viewer import run_viewer
 from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -26,9 +29,20 @@ from nope_splat.demo_scene import render_demo_scene
 from nope_splat.errors import UserError
 from nope_splat.evaluation.camera_files import compare_cameras, read_named_cameras
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
+from nope_splat.pipeline import NopePipeline
+from nope_splat.viewer_server import stop_viewer
 
 NUM_PHOTOS, SIZE = 9, (240, 180)
 STEPS = 60
+STAGES = (
+    "Reading photos",
+    "Finding keypoints",
+    "Matching pairs",
+    "Registering photographs",
+    "Seeding photographs",
+    "Aligning held-out photographs",
+)
+"""What is long, and tells how far it has come."""
 BIN = Path(sys.executable).parent
 
 
@@ -63,6 +77,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "cached reconstruction" not in first.stdout
     assert "registered photos" in first.stdout
     assert "cameras turned" in first.stdout
+    for stage in STAGES:
+        assert f"\n{stage}: " in first.stdout
     load = ["--load-dir", "outputs/scene/nope-splat/first/nerfstudio_models"]
     more = ["--max-num-iterations", 2 * STEPS]
     second = train(root, root / "scene", "--timestamp", "second", *load, *more)
@@ -105,11 +121,13 @@ def test_tensorboard_gets_the_same_curves(runs: Path) -> None:
     rows = {
         row["step"]: row for row in checkpoint(runs, "second")["pipeline"]["history._extra_state"]["rows"]
     }
-    for tag, name in {"Metrics": "reprojection_error_px", "Loss": "photometric"}.items():
-        logged = events.Scalars(f"Train {tag} Dict/{name}")
+    tags = events.Tags()["scalars"]
+    for name in checkpoint(runs, "second")["pipeline"]["history._extra_state"]["rows"][-1].keys() - {"step"}:
+        (tag,) = {f"Train {kind} Dict/{name}" for kind in ("Metrics", "Loss")} & set(tags)
+        logged = events.Scalars(tag)
         assert len(logged) == STEPS // 10
         for event in logged:
-            assert event.value == pytest.approx(rows[event.step][name])
+            assert event.value == pytest.approx(rows[event.step][name]), name
 
 
 def test_evaluation(runs: Path) -> None:
@@ -214,6 +232,37 @@ def test_checkpoint_holds_all_that_viewing_needs(
     monkeypatch.chdir(tmp_path / "runs")
     _, pipeline, _, _ = eval_setup(config(tmp_path / "runs"))
     torch.testing.assert_close(pipeline.eval_poses, checkpoint(runs, "second")["pipeline"]["eval_poses"])
+
+
+def test_viewing_afterwards(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ns-viewer` shows panel, cameras, track points and legend of the finished training."""
+    monkeypatch.chdir(runs)
+    loaded, pipeline, _, step = eval_setup(config(runs), eval_num_rays_per_chunk=None, test_mode="test")
+    assert isinstance(pipeline, NopePipeline)
+    control = pipeline.viewer_control
+    drawn: list[str] = []
+    draw = control._draw_camera
+    monkeypatch.setattr(control, "_draw_camera", lambda name, *rest: drawn.append(name) or draw(name, *rest))
+
+    class Seen(Exception):
+        """The viewer waits for browsers."""
+
+    def look(seconds: float) -> NoReturn:
+        control._locked(control._draw)
+        raise Seen
+
+    monkeypatch.setattr(run_viewer, "time", SimpleNamespace(sleep=look))
+    loaded.viewer.websocket_host, loaded.viewer.websocket_port_default = "127.0.0.1", 7107
+    loaded.vis = "viewer"
+    with pytest.raises(Seen):
+        run_viewer._start_viewer(loaded, pipeline, step)
+    assert f"trained, {2 * STEPS} iterations" in control._text.content
+    assert "Reprojection error" in control._text.content
+    assert len(control._plots.figure.to_dict()["data"]) == 3
+    assert not control._show_points.disabled
+    assert len([name for name in drawn if name.startswith("/cameras/")]) == NUM_PHOTOS - 2
+    assert len([name for name in drawn if name.startswith("/held_out/")]) == 2
+    stop_viewer(control.viewer)
 
 
 def test_unwritable_output_ends_with_one_sentence(runs: Path) -> None:

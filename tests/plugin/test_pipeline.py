@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,45 @@ def test_other_photographs_or_another_reconstruction_are_refused(
     state["_extra_state"] = {**state["_extra_state"], "focal": 99.0}
     with pytest.raises(UserError, match="reconstruction"):
         same.load_pipeline(state, step=1)
+
+
+FOCAL_NAME, POSES_NAME = "_model.camera_optimizer.log_focal", "_model.camera_optimizer.pose_adjustment"
+
+
+def lacks(state: dict) -> None:
+    del state[FOCAL_NAME]
+
+
+def has_more(state: dict) -> None:
+    state["_model.camera_optimizer.zoom"] = torch.zeros(1)
+
+
+def has_other_shapes(state: dict) -> None:
+    state[POSES_NAME] = state[POSES_NAME][:2]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lacks, f"ValueError: it has no {FOCAL_NAME}"),
+        (has_more, "ValueError: it has an unknown _model.camera_optimizer.zoom"),
+        (has_other_shapes, "RuntimeError: Error(s) in loading state_dict for "),
+    ],
+)
+@pytest.mark.parametrize("test_mode", ["val", "inference"])
+def test_a_checkpoint_of_another_version_is_refused(
+    change: Callable[[dict], None],
+    reason: str,
+    test_mode: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nerfstudio would leave what is missing as it is, and show a splat that nobody has trained."""
+    pipeline = make_pipeline(tmp_path, monkeypatch, test_mode=test_mode)
+    state = dict(pipeline.state_dict())
+    change(state)
+    with pytest.raises(UserError) as caught:
+        pipeline.load_pipeline(state, step=1)
+    words = "nope-splat: the checkpoint does not fit this version or these settings ("
+    assert str(caught.value).startswith(words + reason)
+    assert str(caught.value).endswith("; use those that it was made with, or train anew (--resume never)")
