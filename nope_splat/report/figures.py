@@ -188,8 +188,8 @@ def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[floa
 
 
 def _running_mean(values: Sequence[float]) -> NDArray[np.float64]:
-    """Mean over a window of a twentieth of the curve, shorter at its ends. (n,)."""
-    window = np.ones(max(1, len(values) // 20))
+    """Mean over a twentieth of the curve, but five values where there are as many; less at its ends. (n,)."""
+    window = np.ones(min(len(values), max(5, len(values) // 20)))
     total = np.convolve(values, window, mode="same")
     return total / np.convolve(np.ones(len(values)), window, mode="same")
 

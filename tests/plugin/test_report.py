@@ -133,3 +133,13 @@ def test_curves_show_what_was_recorded() -> None:
     plots = figures.curves(history)
     assert list(plots) == [title]
     assert title in labels(plots[title])
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 30, 500])
+def test_running_mean_is_smoother_and_as_long(count: int) -> None:
+    jumping = np.arange(count) + (-1.0) ** np.arange(count)
+    mean = figures._running_mean(jumping.tolist())
+    assert len(mean) == count
+    if count >= 30:
+        inner = slice(count // 5, -count // 5)
+        np.testing.assert_allclose(mean[inner], np.arange(count)[inner], atol=0.25)

@@ -118,4 +118,5 @@ def test_the_largest_stage_counts() -> None:
     few = Workload(num_photos=8, photo_size=(640, 480), max_image_size=512, num_gaussians=1_000_000)
     many = Workload(num_photos=300, photo_size=(640, 480), max_image_size=512, num_gaussians=60_000)
     assert peak(few, 2, 0, 0)[0] == "training"
+    assert peak(few, 2, 0, 1e9)[1] == pytest.approx(1.1 * (1e9 + stage_bytes(few, 2)["training"]))
     assert peak(many, 2, 0, 0)[0] == "seeding"
