@@ -266,7 +266,9 @@ def _photographs(scene: SparseScene) -> str:
         ("held out", HELD_OUT, scene.registered & scene.held_out),
         ("without a pose", LEFT_OUT, ~scene.registered),
     )
-    legend = ", ".join(_colored(f"{sum(of_kind)} {name}", color) for name, color, of_kind in kinds)
+    legend = ", ".join(
+        _colored(f"{of_kind.sum()} {name}", color) for name, color, of_kind in kinds if of_kind.any()
+    )
     failures = [f"- {_plain(name)}: {_plain(reason)}" for name, reason in scene.failures.items()]
     more = [f"- and {len(failures) - MAX_NAMES} more"] if len(failures) > MAX_NAMES else []
     return "\n".join([f"Photographs: {legend}", "", *failures[:MAX_NAMES], *more])
