@@ -239,6 +239,9 @@ def test_splatfacto_starts_from_the_export(tmp_path: Path, parser: str):
         num_train_data=len(data.train_dataset),
         seed_points=(points["points3D_xyz"], points["points3D_rgb"]),
     )
+    model.optimizers = {
+        name: torch.optim.Adam(each) for name, each in model.get_gaussian_param_groups().items()
+    }
     model.train()
     losses = model.get_loss_dict(model.get_outputs(camera), batch)
     torch.stack(list(losses.values())).sum().backward()
