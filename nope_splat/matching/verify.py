@@ -19,11 +19,13 @@ CONFIDENCE = 0.9999
 """Probability with which the samples find a geometry."""
 CAUTION = 3.0
 """How many times the samples of the formula are taken, since noise spoils some that have no outliers."""
-FEWEST_SAMPLES, MOST_SAMPLES = 20, 10_000
+FEWEST_SAMPLES, MOST_SAMPLES = 100, 10_000
 SPREAD = 100
 """Matches among which a geometry is sought first: nearly all right, they determine it as well as all."""
 PLAIN = 0.8
 """Share of inliers among these from which the rest need not be searched."""
+FEWEST_PLAIN_SAMPLES = 20
+"""Fewest samples there: chance seldom spoils so many."""
 HOMOGRAPHY_SAMPLES = 200
 """Most samples of a homography: whether one explains nearly all matches shows after few."""
 # RANSAC refines its best geometry in any case; poselib can do so once more.
@@ -97,21 +99,22 @@ def _fundamental(
     count = len(xy_first)
     error = {"max_epipolar_error": settings.max_epipolar_error}
     search = error | {
-        "min_iterations": FEWEST_SAMPLES,
         "success_prob": CONFIDENCE,
         "dyn_num_trials_mult": CAUTION,
         "seed": settings.seed,
     }
     found = None
     if count > SPREAD:
-        some, options = _spread(count), search | {"max_iterations": samples_to_find(PLAIN)}
+        some = _spread(count)
+        options = search | {"min_iterations": FEWEST_PLAIN_SAMPLES, "max_iterations": samples_to_find(PLAIN)}
         start, info = poselib.estimate_fundamental(xy_first[some], xy_second[some], options, UNREFINED)
         if info["num_inliers"] >= PLAIN * SPREAD:
             # Without samples, but with a geometry to start from, RANSAC refines that on all matches.
             options = error | {"max_iterations": 0}
             found = poselib.estimate_fundamental(xy_first, xy_second, options, UNREFINED, start)
     if found is None:
-        options = search | {"max_iterations": samples_to_find(settings.min_matches / count)}
+        most = samples_to_find(settings.min_matches / count)
+        options = search | {"min_iterations": FEWEST_SAMPLES, "max_iterations": most}
         found = poselib.estimate_fundamental(xy_first, xy_second, options, {})
     fundamental, info = found
     return fundamental, np.array(info["inliers"], dtype=bool)
