@@ -51,8 +51,8 @@ def registered(state: dict[str, Any]) -> int:
 @pytest.mark.parametrize(
     "options",
     [
-        ("pairs", "retrieval", "num-partners", 4),
-        pytest.param(("registration", "batches"), marks=pytest.mark.slow),
+        ("pairs", "retrieval", "num-partners", 4, "registration", "batches"),
+        ("pairs", "sequential", "num-partners", 4),
     ],
 )
 def test_pairs_and_registration(
