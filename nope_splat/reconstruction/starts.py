@@ -15,7 +15,7 @@ from .batches import register_batches
 from .canonical import pointmap_focals
 from .chain import register_chain
 from .depth_start import default_focal, start_from_depth
-from .focal import FocalEstimate, focal_starts, joint_starts, prior_focal
+from .focal import PLAUSIBLE, FocalEstimate, focal_starts, joint_starts, prior_focal
 from .given import GivenCameras, start_from_cameras
 from .layout import PhotoLayout
 from .pointmap_start import align_pointmaps
@@ -99,7 +99,10 @@ def register_group(
             )  # fmt: skip
         with clock.stage("relative poses"):
             views = relative_poses(positions, pairs, scene.focal[layout.camera_ids], seed)
-        if scene.registered.sum() < 2:
+        share = float(scene.focal[0] / layout.longer_sides[0])
+        # Maps of another kind than they are said to be bend space, which a wild focal length makes up for.
+        wild = settings.initial_focal is None and not PLAUSIBLE[0] < share < PLAUSIBLE[1]
+        if wild or scene.registered.sum() < 2:
             return None, {}, {}
         with clock.stage("registration"):
             failures = register_others(scene, views, min_angle, device, seed)

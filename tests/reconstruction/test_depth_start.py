@@ -188,6 +188,14 @@ def test_maps_that_tell_nothing_are_named(valley: Path, cache: Path, tmp_path: P
         reconstruct_by_depth(valley, cache, maps, "disparity")
 
 
+def test_maps_of_another_kind_than_they_are_said_to_be_are_noticed(
+    valley: Path, cache: Path, tmp_path: Path
+) -> None:
+    maps = write_maps(valley, tmp_path / "maps", "disparity", 0.02, 3)
+    with pytest.raises(UserError, match=r"contradict the matches .* that depth\.kind is theirs"):
+        reconstruct_by_depth(valley, cache, maps, "metric")
+
+
 def test_a_held_focal_length_stays() -> None:
     truth = lifted_problem(inverse=True)
     start = replace(truth, log_focal=truth.log_focal + 0.1, free_focal=False)
