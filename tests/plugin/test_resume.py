@@ -26,15 +26,23 @@ KILLED = """
 import os, signal, sys, yaml
 from pathlib import Path
 from nerfstudio.scripts.train import main
-from nope_splat.trainer import NopeTrainer
+from nope_splat import trainer
 
-iterate = NopeTrainer.train_iteration
-def train_iteration(self, step):
-    if step == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return iterate(self, step)
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
-NopeTrainer.train_iteration = train_iteration
+def kill_in(iteration):
+    return lambda self, step: kill() if step == int(sys.argv[2]) else iteration(self, step)
+
+where, replace = sys.argv[3], os.replace
+if where == "iteration":
+    trainer.NopeTrainer.train_iteration = kill_in(trainer.NopeTrainer.train_iteration)
+elif where == "saving":  # a second checkpoint, which is written but not in its place
+    def replace_once(source, target):
+        kill() if list(Path(target).parent.glob("*.ckpt")) else replace(source, target)
+    trainer.os.replace = replace_once
+else:
+    trainer.NopePipeline.align_held_out = kill
 main(yaml.unsafe_load(Path(sys.argv[1]).read_text()))
 """
 
@@ -155,11 +163,20 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
     assert_same(last(config), whole)
 
 
-def test_what_was_killed_goes_on(configure: Run, whole: dict, folder: Path) -> None:
-    (folder / "killed.yml").write_text(yaml.dump(configure("killed")))
-    run = subprocess.run([sys.executable, "-c", KILLED, folder / "killed.yml", str(INTERRUPTED)], check=False)
-    assert run.returncode == -signal.SIGKILL
-    config = configure("killed")
+@pytest.mark.parametrize(
+    "where",
+    [
+        "iteration",
+        pytest.param("saving", marks=pytest.mark.slow),
+        pytest.param("alignment", marks=pytest.mark.slow),
+    ],
+)
+def test_what_was_killed_goes_on(where: str, configure: Run, whole: dict, folder: Path) -> None:
+    output = f"killed in {where}"
+    (folder / "killed.yml").write_text(yaml.dump(configure(output)))
+    command = [sys.executable, "-c", KILLED, folder / "killed.yml", str(INTERRUPTED), where]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    config = configure(output)
     train(config)
     assert config.goes_on
     assert len(runs(config)) == 1
