@@ -116,7 +116,11 @@ def test_the_formula_is_that_of_its_docstring() -> None:
 
 def test_the_largest_stage_counts() -> None:
     few = Workload(num_photos=8, photo_size=(640, 480), max_image_size=512, num_gaussians=1_000_000)
-    many = Workload(num_photos=300, photo_size=(640, 480), max_image_size=512, num_gaussians=60_000)
-    assert peak(few, 2, 0, 0)[0] == "training"
-    assert peak(few, 2, 0, 1e9)[1] == pytest.approx(1.1 * (1e9 + stage_bytes(few, 2)["training"]))
-    assert peak(many, 2, 0, 0)[0] == "seeding"
+    stages = stage_bytes(few, num_cores=2)
+    kept = stages["seeding"] + stages["training"]
+    assert peak(few, 2, imports=1e8, started=1e9) == ("training", pytest.approx(1e9 + kept))
+    large = Workload(num_photos=8, photo_size=(1600, 1200), max_image_size=320, num_gaussians=1000)
+    assert peak(large, 2, imports=1e8, started=2e8) == (
+        "keypoints",
+        pytest.approx(1e8 + stage_bytes(large, num_cores=2)["keypoints"]),
+    )
