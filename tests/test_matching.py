@@ -26,7 +26,7 @@ from nope_splat.matching import (
 )
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
 from nope_splat.matching.retrieval import expanded_similarity
-from nope_splat.matching.sift import sift_keypoints
+from nope_splat.matching.sift import choose_keypoints, sift_keypoints
 from nope_splat.matching.verify import (
     CONFIDENCE,
     FEWEST_SAMPLES,
@@ -93,11 +93,25 @@ def test_keypoints_of_a_scaled_photograph_are_in_full_resolution_pixels(
     assert np.abs(found.mean(axis=0)).max() < 0.02 * keypoints.pixel_size
 
 
-def test_the_strongest_keypoints_are_kept_and_masked_ones_are_not_sought(tmp_path: Path) -> None:
+def test_half_of_the_keypoints_are_the_largest_and_the_others_are_spread() -> None:
+    rng = np.random.default_rng(0)
+    leaves, wall, windows = 900, 80, 20  # strong ones in one corner, weak ones everywhere, and large ones
+    xy = rng.uniform(0, (1.0, 0.75), (leaves + wall + windows, 2))
+    xy[:leaves] *= 0.1
+    strength = np.r_[rng.uniform(0.5, 1, leaves), rng.uniform(0.1, 0.2, wall + windows)]
+    diameter = np.r_[rng.uniform(2, 4, leaves + wall), rng.uniform(20, 30, windows)]
+    chosen = choose_keypoints(xy, diameter, strength, 2 * windows + wall)
+    assert len(chosen) == len(np.unique(chosen)) == 2 * windows + wall
+    assert (np.diff(strength[chosen]) <= 0).all()
+    assert np.isin(np.arange(leaves + wall, len(xy)), chosen).all()
+    assert np.mean(np.isin(np.arange(leaves, leaves + wall), chosen)) > 0.5
+    everything = choose_keypoints(xy, diameter, strength, len(xy))
+    np.testing.assert_array_equal(everything, np.argsort(-strength, kind="stable"))
+
+
+def test_masked_keypoints_are_not_sought(tmp_path: Path) -> None:
     photo, _ = blobs(tmp_path / "blobs.png")
     everywhere = sift_keypoints(photo, SETTINGS)
-    few = sift_keypoints(photo, replace(SETTINGS, max_keypoints=10))
-    np.testing.assert_array_equal(few.xy, everywhere.xy[:10])
     mask = np.zeros((photo.height, photo.width), np.uint8)
     mask[:, 160:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
@@ -105,10 +119,10 @@ def test_the_strongest_keypoints_are_kept_and_masked_ones_are_not_sought(tmp_pat
     right = sift_keypoints(masked, SETTINGS)
     assert 0 < len(right.xy) < len(everywhere.xy)
     assert right.xy[:, 0].min() >= 160
-    # What is masked takes no place among the strongest.
-    np.testing.assert_array_equal(
-        sift_keypoints(masked, replace(SETTINGS, max_keypoints=10)).xy, right.xy[:10]
-    )
+    # What is masked takes no place among those that are kept.
+    few = sift_keypoints(masked, replace(SETTINGS, max_keypoints=10))
+    assert len(few.xy) == 10
+    assert few.xy[:, 0].min() >= 160
 
 
 def test_a_photograph_without_texture_has_no_keypoints(tmp_path: Path) -> None:

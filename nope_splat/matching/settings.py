@@ -26,8 +26,8 @@ class MatchingSettings:
     """Weights for the matcher dust3r: a folder with config.json and model.safetensors, or a name on
     huggingface.co. The published ones are for non-commercial use only (CC BY-NC-SA 4.0, and the terms of the
     data that they were trained on)."""
-    max_keypoints: Annotated[int, COUNT] = 4096
-    """Keypoints per photograph, the strongest ones."""
+    max_keypoints: Annotated[int, COUNT] = 8192
+    """Keypoints per photograph: half of them the largest, the others the strongest of all its parts."""
     max_feature_size: Annotated[int, Range(32)] = 1600
     """Longer side, in pixels, at which keypoints are sought; larger photographs are scaled down for it."""
     match_ratio: Annotated[float, POSITIVE_SHARE] = 0.8

@@ -15,6 +15,8 @@ NOISE_DIAMETER = 2.6
 """Diameter of a keypoint, in pixels of the searched image, from which its own blur outweighs all other noise.
 
 Fitted to the reprojection errors of four scenes, photographed and rendered: 2.5 to 2.7 pixels in each."""
+CELLS = 16
+"""Cells along the longer side of a photograph among which keypoints are shared out."""
 
 
 def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
@@ -33,28 +35,54 @@ def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
     grey = cv2.cvtColor(read_photo(photo, size)[..., :3], cv2.COLOR_RGB2GRAY)
     mask = read_mask(photo, size)
     # Without the precise upscale OpenCV's coordinates are off by a quarter of a pixel.
-    # OpenCV counts before it looks at the mask: with one, all are found and the strongest kept below.
-    detector = cv2.SIFT.create(
-        nfeatures=settings.max_keypoints if mask is None else 0,
-        contrastThreshold=0.02,
-        enable_precise_upscale=True,
-    )
-    used = np.ones_like(grey) if mask is None else mask.astype(np.uint8)
-    found, descriptors = detector.detectAndCompute(grey, used)
-    if descriptors is None:
+    detector = cv2.SIFT.create(contrastThreshold=0.02, enable_precise_upscale=True)
+    found = detector.detect(grey, np.ones_like(grey) if mask is None else mask.astype(np.uint8))
+    if not found:
         return Keypoints(np.zeros((0, 2)), np.zeros((0, 128), np.float32), pixel_size)
-
-    # OpenCV puts the centre of the first pixel at (0, 0).
-    xy = (np.array([point.pt for point in found]) + 0.5) * (photo.width / size[0], photo.height / size[1])
-    strength = np.array([point.response for point in found])
+    xy = np.array([point.pt for point in found])
     diameter = np.array([point.size for point in found])
-    order = np.argsort(-strength, kind="stable")[: settings.max_keypoints]
+    strength = np.array([point.response for point in found])
+    chosen = choose_keypoints(xy / max(size), diameter, strength, settings.max_keypoints)
+    _, descriptors = detector.compute(grey, [found[index] for index in chosen])
     return Keypoints(
-        xy[order],
-        _root_sift(descriptors[order].astype(np.float32)),
+        # OpenCV puts the centre of the first pixel at (0, 0).
+        (xy[chosen] + 0.5) * (photo.width / size[0], photo.height / size[1]),
+        _root_sift(descriptors.astype(np.float32)),
         pixel_size,
-        noise=np.hypot(1.0, diameter[order] / NOISE_DIAMETER),
+        noise=np.hypot(1.0, diameter[chosen] / NOISE_DIAMETER),
     )
+
+
+def choose_keypoints(
+    xy: NDArray[np.float64], diameter: NDArray[np.float64], strength: NDArray[np.float64], count: int
+) -> NDArray[np.int64]:
+    """Choose among the keypoints of a photograph that has too many.
+
+    By strength alone, the leaves of one tree would take the places of all else. Half are the largest, which
+    other photographs show too, from nearer and from farther; they connect photographs. The others, smaller
+    and more precise, are the strongest of every cell of a grid in turn.
+
+    Args:
+        xy: Places, as shares of the longer side. (K, 2).
+        diameter: Of the blobs. (K,).
+        strength: Their contrast. (K,).
+        count: How many to choose.
+
+    Returns:
+        Indices, strongest first. (min(K, count),).
+    """
+    order = np.argsort(-strength, kind="stable")
+    if len(order) <= count:
+        return order
+    largest = np.argsort(-diameter, kind="stable")[: count // 2]
+    others = order[~np.isin(order, largest)]
+    column, row = (CELLS * xy[others]).astype(np.int64).T
+    _, cell, sizes = np.unique(column * (CELLS + 1) + row, return_inverse=True, return_counts=True)
+    by_cell = np.argsort(cell, kind="stable")
+    turn = np.empty(len(others), np.int64)
+    turn[by_cell] = np.arange(len(others)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    others = others[np.argsort(turn, kind="stable")[: count - len(largest)]]
+    return order[np.isin(order, np.concatenate([largest, others]))]
 
 
 def _root_sift(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
