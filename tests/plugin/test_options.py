@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.scripts.train import entrypoint
+from pointmap_scene import FakeNetwork, grey_photos
+from synthetic import ring
 
 from nope_splat.camera import SharedPinhole
+from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import read_ground_truth
 from nope_splat.images import Photo
 from nope_splat.matching import dust3r
@@ -136,6 +139,23 @@ def test_pointmaps_are_the_depth_of_the_papers_start_and_of_the_losses(
     assert (state["_model.depth_supervision.corrections"] != 0).any(dim=1).sum() >= NUM_PHOTOS - 1
     last = state["history._extra_state"]["rows"][-1]
     assert all(0 < last[term] < 1 for term in ("depth", "chamfer", "surface"))
+
+
+def test_photographs_without_texture_are_trained_on(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poses = ring(4, 40.0)
+    photos = tmp_path / "scene" / "images"
+    photos.mkdir(parents=True)
+    grey_photos(photos, len(poses))
+    with pytest.raises(UserError, match="shows enough texture"):
+        train(monkeypatch, tmp_path / "sift", photos.parent, cache)
+    monkeypatch.setattr(dust3r, "predict", FakeNetwork(poses).predict)
+    monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
+    state = train(
+        monkeypatch, tmp_path / "dust3r", photos.parent, cache, "matcher", "dust3r", "seeds", "depth"
+    )
+    assert registered(state) == len(poses)
 
 
 @pytest.mark.slow
