@@ -20,6 +20,8 @@ from nope_splat.undistort import read_undistorted_mask, read_undistorted_photo
 
 MAX_SIZE = 518
 """Longer side of the priors in pixels: networks see no finer."""
+POOR_FIT = 0.25
+"""Relative error of depth maps from which they are hardly what they are said to be."""
 NEIGHBOURS = 4
 """Photographs with most matches that a photograph is compared with, one at a time."""
 
@@ -91,7 +93,9 @@ def make_depth_priors(
             scene.camera_of(photo_id), photographed.camera_of(photo_id), photo, depth_map, fit
         )
     if noise:
-        say(f"Depth maps fit the track points of {len(views)} photographs to {100 * np.median(noise):.1f} %.")
+        doubt = " Is depth.kind that of these maps?" if np.median(noise) > POOR_FIT else ""
+        error = f"{100 * np.median(noise):.1f} %"
+        say(f"Depth maps fit the track points of {len(views)} photographs to {error}.{doubt}")
     view_of_photo = {int(photo_ids[view]): view for view in views}
     partners: dict[int, list[int]] = {view: [] for view in views}
     for edge in np.argsort(-scene.graph.weights, kind="stable"):

@@ -259,7 +259,9 @@ def plane_scene(folder: Path) -> tuple[SparseScene, list[Photo], np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["disparity", "affine"])
-def test_priors_are_in_the_worlds_units_and_undistorted(tmp_path: Path, kind: str) -> None:
+def test_priors_are_in_the_worlds_units_and_undistorted(
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     scene, photos, planes = plane_scene(tmp_path)
     mask = np.full((SIZE[1], SIZE[0]), 255, np.uint8)
     mask[:10] = 0
@@ -276,6 +278,7 @@ def test_priors_are_in_the_worlds_units_and_undistorted(tmp_path: Path, kind: st
     priors = make_depth_priors(
         scene.undistorted(), scene, training, photos[1:], {i: maps[i] for i in training}
     )
+    assert "Is depth.kind" not in capfd.readouterr().err
     assert priors.inverse == (kind == "disparity")
     assert sorted(priors.views) == [0, 1, 3]
     assert priors.neighbours == {0: (1, 3), 1: (0, 3), 3: (0, 1)}
@@ -290,3 +293,7 @@ def test_priors_are_in_the_worlds_units_and_undistorted(tmp_path: Path, kind: st
         np.testing.assert_allclose(prior.center, np.array(SIZE) / 2 + LENS.offset)
         assert prior.photo[30, 30].tolist() == [50 * training[view], 90, 120]
     assert np.isnan(priors.views[1].values.numpy()[:6]).all()
+    noise = np.random.default_rng(0).uniform(0.2, 2, maps[0].values.shape).astype(np.float32)
+    poor = {i: replace(maps[i], values=noise, kind="metric") for i in training}
+    make_depth_priors(scene.undistorted(), scene, training, photos[1:], poor)
+    assert "Is depth.kind that of these maps?" in capfd.readouterr().err
