@@ -54,7 +54,8 @@ def registered(state: dict[str, Any]) -> int:
 @pytest.mark.parametrize(
     "options",
     [
-        ("pairs", "retrieval", "num-partners", 4, "registration", "batches"),
+        ("pairs", "retrieval", "num-partners", 4),
+        ("registration", "batches"),
         ("pairs", "sequential", "num-partners", 4),
     ],
 )
