@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import minimum_spanning_tree
 
 from .types import Keypoints
 
@@ -34,7 +35,7 @@ MIN_SHARE = 0.5
 
 
 def most_similar(keypoints: Sequence[Keypoints], num_partners: int, seed: int = 0) -> list[tuple[int, int]]:
-    """Pair each photograph with those that look most like it.
+    """Pair each photograph with those that look most like it, such that all are connected.
 
     Args:
         keypoints: Keypoints of each photograph, with descriptors.
@@ -55,10 +56,14 @@ def most_similar(keypoints: Sequence[Keypoints], num_partners: int, seed: int = 
     alike = np.where(similarity > limit, similarity, 0)
     counts = np.count_nonzero(alike, axis=1).clip(int(np.ceil(MIN_SHARE * num_partners)), num_partners)
     expanded = expanded_similarity(similarity, alike)
-    np.fill_diagonal(expanded, -np.inf)
+    np.fill_diagonal(expanded, -2.0)  # less than of any two
     partners = np.argsort(-expanded, axis=1, kind="stable")[:, : len(vlad) - 1]
     photos, ranks = np.nonzero(np.arange(len(vlad) - 1) < counts[:, None])
-    pairs = np.sort(np.stack([photos, partners[photos, ranks]], axis=1), axis=1)
+    # Groups within which all partners lie are joined where they are most alike.
+    distance = expanded.max() - expanded + 1e-6  # a distance of zero would count as no connection
+    joined = np.stack(minimum_spanning_tree(distance).nonzero(), axis=1)
+    pairs = np.concatenate([np.stack([photos, partners[photos, ranks]], axis=1), joined])
+    pairs = np.sort(pairs, axis=1)
     return [(first, second) for first, second in textured[np.unique(pairs, axis=0)].tolist()]
 
 

@@ -54,7 +54,7 @@ def registered(state: dict[str, Any]) -> int:
 @pytest.mark.parametrize(
     "options",
     [
-        ("pairs", "retrieval", "num-partners", 4),
+        ("pairs", "retrieval", "num-partners", 6),
         ("registration", "batches"),
         ("pairs", "sequential", "num-partners", 4),
     ],
