@@ -187,3 +187,7 @@ def _fundamental(
     )
     fundamental = to_second.T @ essential @ to_first
     return fundamental / (np.linalg.norm(fundamental) or 1.0)  # none where the camera only turned
+
+
+def unit(array: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (array / np.linalg.norm(array, axis=-1, keepdims=True)).astype(np.float32)

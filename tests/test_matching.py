@@ -1,4 +1,4 @@
-"""Keypoints sit where the picture says, and matches are those of the geometry, whatever the order."""
+"""Matches are those of the geometry, whatever the order."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import poselib
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from real_photos import real_scene
+from synthetic import unit
 
-from nope_splat.demo_scene import render_demo_scene
-from nope_splat.images import Photo, find_photos
+from nope_splat.images import find_photos
 from nope_splat.matching import (
     Keypoints,
     MatchingSettings,
@@ -25,8 +24,6 @@ from nope_splat.matching import (
     match_pairs,
 )
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
-from nope_splat.matching.retrieval import expanded_similarity
-from nope_splat.matching.sift import choose_keypoints, sift_keypoints
 from nope_splat.matching.verify import (
     CONFIDENCE,
     FEWEST_SAMPLES,
@@ -40,105 +37,7 @@ SETTINGS = MatchingSettings()
 FOCAL, WIDTH, HEIGHT = 700.0, 800, 600
 
 
-# --- SIFT ---
-
-
-def blobs(
-    path: Path, width: int = 320, height: int = 240, count: int = 40
-) -> tuple[Photo, NDArray[np.float64]]:
-    """A photograph of round blobs with known centres; the centre of the first pixel is (0.5, 0.5)."""
-    generator = np.random.default_rng(0)
-    columns, rows = 8, count // 8
-    cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
-    cell = np.array([width / columns, height / rows])
-    centers = (cells + 0.5) * cell + generator.uniform(-0.15, 0.15, cells.shape) * cell
-    radii = generator.uniform(0.06, 0.1, len(cells)) * cell.min()
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    pixels = np.full((height, width), 100.0)
-    for center, radius in zip(centers, radii, strict=True):
-        pixels += 120 * np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / (2 * radius**2))
-    Image.fromarray(np.rint(pixels).astype(np.uint8)).save(path)
-    return Photo(path, path.name, width, height), centers
-
-
-def offsets(xy: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From each centre to its nearest keypoint, where there is one within three pixels."""
-    difference = xy - centers[:, None]
-    distance = np.linalg.norm(difference, axis=-1)
-    nearest = difference[np.arange(len(centers)), distance.argmin(axis=1)]
-    return nearest[distance.min(axis=1) < 3]
-
-
-def test_keypoints_count_pixels_from_the_corner_not_from_the_first_centre(tmp_path: Path) -> None:
-    photo, centers = blobs(tmp_path / "blobs.png")
-    keypoints = sift_keypoints(photo, SETTINGS)
-    found = offsets(keypoints.xy, centers)
-    assert keypoints.pixel_size == 1
-    assert len(found) >= 0.9 * len(centers)
-    assert np.abs(found).max() < 0.1
-    assert np.abs(found.mean(axis=0)).max() < 0.02
-    np.testing.assert_allclose(np.linalg.norm(keypoints.descriptors, axis=1), 1, rtol=1e-5)
-
-
-@pytest.mark.parametrize("feature_size", [160, 211])
-def test_keypoints_of_a_scaled_photograph_are_in_full_resolution_pixels(
-    tmp_path: Path, feature_size: int
-) -> None:
-    photo, centers = blobs(tmp_path / "blobs.png", 640, 480)
-    keypoints = sift_keypoints(photo, replace(SETTINGS, max_feature_size=feature_size))
-    found = offsets(keypoints.xy, centers)
-    assert keypoints.pixel_size == 640 / feature_size
-    assert len(found) >= 0.9 * len(centers)
-    assert np.abs(found).max() < 0.15 * keypoints.pixel_size
-    assert np.abs(found.mean(axis=0)).max() < 0.02 * keypoints.pixel_size
-
-
-def test_half_of_the_keypoints_are_the_largest_and_the_others_are_spread() -> None:
-    rng = np.random.default_rng(0)
-    leaves, wall, windows = 900, 80, 20  # strong ones in one corner, weak ones everywhere, and large ones
-    xy = rng.uniform(0, (1.0, 0.75), (leaves + wall + windows, 2))
-    xy[:leaves] *= 0.1
-    strength = np.r_[rng.uniform(0.5, 1, leaves), rng.uniform(0.1, 0.2, wall + windows)]
-    diameter = np.r_[rng.uniform(2, 4, leaves + wall), rng.uniform(20, 30, windows)]
-    chosen = choose_keypoints(xy, diameter, strength, 2 * windows + wall)
-    assert len(chosen) == len(np.unique(chosen)) == 2 * windows + wall
-    assert (np.diff(strength[chosen]) <= 0).all()
-    assert np.isin(np.arange(leaves + wall, len(xy)), chosen).all()
-    assert np.mean(np.isin(np.arange(leaves, leaves + wall), chosen)) > 0.5
-    everything = choose_keypoints(xy, diameter, strength, len(xy))
-    np.testing.assert_array_equal(everything, np.argsort(-strength, kind="stable"))
-
-
-def test_masked_keypoints_are_not_sought(tmp_path: Path) -> None:
-    photo, _ = blobs(tmp_path / "blobs.png")
-    everywhere = sift_keypoints(photo, SETTINGS)
-    mask = np.zeros((photo.height, photo.width), np.uint8)
-    mask[:, 160:] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    masked = replace(photo, mask_path=tmp_path / "mask.png")
-    right = sift_keypoints(masked, SETTINGS)
-    assert 0 < len(right.xy) < len(everywhere.xy)
-    assert right.xy[:, 0].min() >= 160
-    # What is masked takes no place among those that are kept.
-    few = sift_keypoints(masked, replace(SETTINGS, max_keypoints=10))
-    assert len(few.xy) == 10
-    assert few.xy[:, 0].min() >= 160
-
-
-def test_a_photograph_without_texture_has_no_keypoints(tmp_path: Path) -> None:
-    Image.new("RGB", (320, 240), "grey").save(tmp_path / "wall.png")
-    wall = Photo(tmp_path / "wall.png", "wall.png", 320, 240)
-    keypoints = extract_keypoints([wall, blobs(tmp_path / "blobs.png")[0]], SETTINGS)
-    assert keypoints[0].xy.shape == (0, 2)
-    assert keypoints[0].descriptors.shape == (0, 128)
-    assert match_pairs(keypoints, [(0, 1)], SETTINGS) == []
-
-
 # --- Descriptors ---
-
-
-def unit(array: NDArray[np.float64]) -> NDArray[np.float32]:
-    return (array / np.linalg.norm(array, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def prepared(descriptors: NDArray[np.float32], device: str = "cpu") -> Descriptors:
@@ -179,92 +78,6 @@ def test_a_gpu_finds_the_same_matches() -> None:
     assert torch.equal(
         match_descriptors(prepared(first, "cuda"), prepared(second, "cuda"), 0.8).cpu(), expected
     )
-
-
-# --- Pairs ---
-
-
-def blank(count: int) -> list[Keypoints]:
-    return [Keypoints(np.zeros((0, 2)), np.zeros((0, 8), np.float32)) for _ in range(count)]
-
-
-def test_all_pairs_are_chosen_up_to_the_limit_and_a_few_beyond() -> None:
-    three = blank(3)
-    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_photos=3)) == [(0, 1), (0, 2), (1, 2)]
-    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_photos=2)) == []  # nothing looks alike
-    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_photos=2, pairs="exhaustive")) != []
-
-
-def test_photographs_in_sequence_have_half_of_their_partners_on_each_side() -> None:
-    pairs = choose_pairs(blank(6), replace(SETTINGS, pairs="sequential", num_partners=4))
-    assert pairs == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4), (3, 5), (4, 5)]
-    one = choose_pairs(blank(3), replace(SETTINGS, pairs="sequential", num_partners=1))
-    assert one == [(0, 1), (1, 2)]
-
-
-def test_retrieval_pairs_photographs_of_the_same_thing() -> None:
-    """Three things, four photographs of each in turn, and one photograph of nothing.
-
-    The things have nothing in common; only where they are most alike are they compared, lest groups that
-    overlap a little stay apart.
-    """
-    rng = np.random.default_rng(0)
-    things = unit(rng.random((3, 300, 32)) ** 4)
-    keypoints = [
-        Keypoints(np.zeros((200, 2)), unit(things[photo % 3, rng.permutation(300)[:200]] + noise))
-        for photo, noise in enumerate(0.03 * rng.standard_normal((12, 200, 32)))
-    ]
-    keypoints.append(Keypoints(np.zeros((0, 2)), np.zeros((0, 32), np.float32)))
-    pairs = choose_pairs(keypoints, replace(SETTINGS, pairs="retrieval", num_partners=3))
-    same = {(i, j) for i in range(12) for j in range(i + 1, 12) if i % 3 == j % 3}
-    assert same < set(pairs)
-    assert len(pairs) == len(same) + 2
-    assert {frozenset((i % 3, j % 3)) for i, j in set(pairs) - same} < {
-        frozenset(two) for two in ((0, 1), (0, 2), (1, 2))
-    }
-
-
-def test_retrieval_spares_what_is_alike_by_chance_only() -> None:
-    """Twenty things, two photographs of each: beyond its one, a photograph has half of its partners."""
-    rng = np.random.default_rng(0)
-    things = unit(rng.random((20, 100, 32)) ** 4)
-    keypoints = [
-        Keypoints(np.zeros((100, 2)), unit(things[photo % 20] + noise))
-        for photo, noise in enumerate(0.03 * rng.standard_normal((40, 100, 32)))
-    ]
-    pairs = choose_pairs(keypoints, replace(SETTINGS, pairs="retrieval", num_partners=12))
-    assert {(photo, photo + 20) for photo in range(20)} <= set(pairs)
-    partners = np.bincount(np.ravel(pairs), minlength=40)
-    assert partners.min() >= 6
-    assert len(pairs) < 40 * 8
-
-
-def test_retrieval_prefers_what_those_between_have_in_common_with_both() -> None:
-    """The ends of a walk of three show little of the same, but both what the middle shows."""
-    similarity = np.eye(4)
-    similarity[0, 1] = similarity[1, 2] = 0.5
-    similarity[0, 2], similarity[0, 3] = 0.10, 0.11  # by chance, a fourth looks more like the first
-    similarity = np.maximum(similarity, similarity.T) - np.eye(4)
-    expanded = expanded_similarity(similarity, np.where(similarity > 0.3, similarity, 0))
-    np.testing.assert_allclose(expanded, expanded.T)
-    assert expanded[0, 1] > expanded[0, 2] > 2 * expanded[0, 3]
-    alone = expanded_similarity(similarity, np.zeros_like(similarity))  # nothing to expand by
-    np.testing.assert_allclose(alone, similarity + np.eye(4))
-
-
-def test_retrieval_finds_the_pairs_that_overlap(tmp_path: Path) -> None:
-    """Fewer than half of the pairs hold nine in ten of those that match well."""
-    photos = find_photos(render_demo_scene(tmp_path, 30, (240, 180))).photos
-    keypoints = extract_keypoints(photos, SETTINGS)
-    strong = {
-        (pair.first, pair.second)
-        for pair in match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
-        if len(pair.indices) >= 60
-    }
-    chosen = choose_pairs(keypoints, replace(SETTINGS, pairs="retrieval", num_partners=20))
-    assert len(strong) > 60
-    assert len(chosen) < 30 * 29 / 4
-    assert len(strong & set(chosen)) >= 0.9 * len(strong)
 
 
 # --- Verified matches on synthetic keypoints ---
