@@ -234,7 +234,7 @@ def test_memory_is_what_the_documentation_says(threads: int, monkeypatch: pytest
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     stated = 88 * 20_000 + 12 * 192 * 320 + 72 * lists.tile_offsets[-1]
-    assert 0.9 * stated < peak < stated + 100_000
+    assert 0.9 * stated < peak < 1.1 * stated  # other threads of the process count, too
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
