@@ -44,9 +44,10 @@ from nope_splat.unfinished import find_unfinished, own
 from nope_splat.viewer_server import stop_viewer
 
 ITERATIONS_PER_PHOTO = 100
-"""Where splats of a CPU's size and number of Gaussians are about their best: with half of them details are
-missing, with twice as many the Gaussians learn few photographs by heart."""
+"""A compromise for splats of a CPU's size: with half as many, details that many photographs show are missing,
+and with more the Gaussians learn few photographs by heart."""
 FEWEST_ITERATIONS, MOST_ITERATIONS = 500, 30_000
+"""Limits of what follows from the number of photographs."""
 
 
 @dataclass
