@@ -140,8 +140,8 @@ def peak(work: Workload, num_cores: int, imports: float, started: float) -> tupl
     """The formula: the most memory that `ns-train` takes.
 
     The peak is that of the largest stage with what is loaded by then. A training counts as if nothing that
-    the seeding has freed were used again: the allocator keeps about as much in pieces, of all stages before it
-    and of the joint adjustments. From run to run the peak differs by about a percent.
+    the seeding has freed were used again: the allocator keeps about as much in pieces, of all stages before
+    it and of the joint adjustments. From run to run the peak differs by about a percent.
 
     Args:
         work: The training.
