@@ -18,7 +18,7 @@ import torch
 import tyro
 from stages import cores, run_stage
 
-from nope_splat.matching.descriptors import ROWS
+from nope_splat.matching.descriptors import BLOCK
 from nope_splat.matching.match import SIFT_WORKERS
 from nope_splat.matching.settings import MatchingSettings
 from nope_splat.seeding.dense import SeedSettings
@@ -122,14 +122,12 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
     matching, seeding = MatchingSettings(), SeedSettings()
     keypoints = matching.max_keypoints * work.num_photos
     found = keypoints * (PER_KEYPOINT - 128)
-    # A block of similarities, and those of the candidates, a tenth of the keypoints.
-    compared = 4 * (ROWS + matching.max_keypoints / 10) * matching.max_keypoints
     searched, seeded = work.pixels(matching.max_feature_size), work.pixels(seeding.max_image_size)
     trained = work.pixels(work.max_image_size)
     rendered = PER_GAUSSIAN + INTERSECTIONS * PER_INTERSECTION
     return {
         "keypoints": SIFT_WORKERS * PER_SEARCHED_PIXEL * searched + found,
-        "matching": keypoints * PER_KEYPOINT + num_cores * compared,
+        "matching": keypoints * PER_KEYPOINT + num_cores * 4 * BLOCK,
         "seeding": (PER_SEEDED_PIXEL * work.num_photos + PER_TRIANGULATED_PIXEL * (num_cores + 4)) * seeded,
         "training": (PER_CACHED_PIXEL * work.num_photos + PER_ADJUSTED_PIXEL) * trained
         + rendered * work.num_gaussians,

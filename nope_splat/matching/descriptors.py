@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-ROWS = 1024
-"""Descriptors compared at once: a block of similarities that stays in the processor's cache."""
-
+BLOCK = 2**20
+"""Similarities computed at once: a block that stays in the processor's cache."""
+BLOCK_ON_GPU = 2**26
+"""The same on a GPU, which rather has few blocks: 256 MB."""
 
 STEPS = 254
 """Steps of a rounded descriptor's entry between 0 and 1. Entries beyond a half, which 7 bits do not hold, are
@@ -53,22 +55,13 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
     Returns:
         Indices into `first` (ascending) and `second`. (M, 2), int64, on the same device.
     """
-    num_first, num_second = len(first.rounded), len(second.rounded)
-    if num_first == 0 or num_second < 2:
+    if len(first.rounded) == 0 or len(second.rounded) < 2:
         return torch.zeros((0, 2), dtype=torch.int64, device=first.exact.device)
-    bytewise = first.rounded.dtype == torch.int8
-    multiply, kind = torch.mm, torch.float32
-    if bytewise:
-        multiply, kind = torch._int_mm, torch.int32  # pyright: ignore[reportPrivateImportUsage]
-    # New memory is slow: one block serves again and again.
-    block = first.rounded.new_empty(min(ROWS, num_first), num_second, dtype=kind)
     candidates, nearest = [], []
-    for start in range(0, num_first, ROWS):
-        part = first.rounded[start : start + ROWS]
-        similarity = multiply(part, second.rounded.T, out=block[: len(part)])
+    for start, similarity in _similarities(first.rounded, second.rounded):
         best = _argmax(similarity)
         runner_up = _argmax(similarity.scatter_(1, best[:, None], -1))
-        exact = first.exact[start : start + ROWS]
+        exact = first.exact[start : start + len(similarity)]
         similar, less_similar = (torch.linalg.vecdot(exact, second.exact[i]) for i in (best, runner_up))
         best = torch.where(less_similar > similar, runner_up, best)
         similar, less_similar = torch.maximum(similar, less_similar), torch.minimum(similar, less_similar)
@@ -78,8 +71,22 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
         nearest.append(best[kept])
     rows, columns = torch.cat(candidates), torch.cat(nearest)
     # The way back is needed for the candidates only, a tenth of the descriptors.
-    mutual = _argmax(multiply(second.rounded[columns], first.rounded.T)) == rows
+    back = [_argmax(similarity) for _, similarity in _similarities(second.rounded[columns], first.rounded)]
+    mutual = torch.cat([rows[:0], *back]) == rows
     return torch.stack([rows[mutual], columns[mutual]], dim=1)
+
+
+def _similarities(first: Tensor, second: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Similarities of rounded descriptors, some rows at a time, each with the first row's index."""
+    multiply, kind = torch.mm, torch.float32
+    if first.dtype == torch.int8:
+        multiply, kind = torch._int_mm, torch.int32  # pyright: ignore[reportPrivateImportUsage]
+    rows = max((BLOCK_ON_GPU if first.is_cuda else BLOCK) // len(second), 1)
+    # New memory is slow: one block serves again and again.
+    block = first.new_empty(min(rows, len(first)), len(second), dtype=kind)
+    for start in range(0, len(first), rows):
+        part = first[start : start + rows]
+        yield start, multiply(part, second.T, out=block[: len(part)])
 
 
 def _multiplies_bytes() -> bool:
