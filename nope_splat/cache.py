@@ -23,7 +23,7 @@ from nope_splat.progress import say
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 """Raised whenever the same photographs and settings lead to other arrays than before."""
 
 KEY_ENTRY = "cache_key"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -23,13 +23,14 @@ def say(message: str) -> None:
     CONSOLE.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], description: str, total: int | Callable[[], int] | None = None) -> Iterator[T]:
     """Yield the items of one stage under a progress bar; without a terminal, say one line at its end.
 
     Args:
         items: What the stage works through.
         description: Name of the stage, for example `"Matching pairs"`.
-        total: Number of items, when `items` does not know its length.
+        total: Number of items, when `items` does not know its length; or what tells how many there are so
+            far, when they become more.
 
     Yields:
         The items, unchanged.
@@ -45,9 +46,10 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     )
     count = 0
     with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
-        task = progress.add_task(description, total=total)
+        growing = total if callable(total) else lambda: total
+        task = progress.add_task(description, total=growing())
         for count, item in enumerate(items, start=1):
             yield item
-            progress.update(task, completed=count)
+            progress.update(task, completed=count, total=growing())
     if not CONSOLE.is_terminal:
         say(f"{description}: {count} in {time.perf_counter() - start:.1f} s")

@@ -4,12 +4,12 @@
     python scripts/scaling.py pairs --data tour
     python scripts/scaling.py registration --data tour --num-photos 50 100 200 --cache-dir CACHE
 
-`pairs` matches every pair, those with many matches alone, and those that retrieval chooses, and tells which
-of the pairs with many matches are among these, and in which share of the time. `registration` reconstructs
-the first photographs of the tour in the order of the walk, as a capture grows: always as dense.
-`--registration` says how, and a second run finds the matches in the cache. Seconds are those of the
-processor, all cores together; other work on the machine makes them longer by up to a third. Memory is the
-peak of the process during each stage (Linux only).
+`pairs` matches every pair, those with many matches alone, the most alike, and those that retrieval chooses
+as it goes, and tells which of the pairs with many matches are among these, and in which share of the time.
+`registration` reconstructs the first photographs of the tour in the order of the walk, as a capture grows:
+always as dense. `--registration` says how, and a second run finds the matches in the cache. Seconds are those
+of the processor, all cores together; other work on the machine makes them longer by up to a third. Memory is
+the peak of the process during each stage (Linux only).
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ from numpy.typing import NDArray
 from nope_splat.cache import Cache
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
 from nope_splat.images import find_photos
-from nope_splat.matching import MatchingSettings, choose_pairs, extract_keypoints, match_pairs
+from nope_splat.matching import (
+    MatchingSettings,
+    PairMatches,
+    choose_pairs,
+    extract_keypoints,
+    match_chosen,
+    match_pairs,
+)
 from nope_splat.reconstruction import ReconstructionSettings
 from nope_splat.reconstruction.matches import find_matches, matches_key
 from nope_splat.reconstruction.reconstruct import reconstruct_from_matches
@@ -49,10 +56,10 @@ class Pairs:
 
     data: Path
     """Folder of photographs."""
-    num_partners: tuple[int, ...] = (10, 20, 30)
-    """Numbers of partners of which retrieval is measured."""
     sample: int | None = None
     """Match a random sample of so many pairs instead of all, and multiply its seconds."""
+    repeats: int = 5
+    """How often retrieval is timed: in turn with parts of all pairs, lest a slow minute hit one alone."""
 
 
 @dataclass(frozen=True)
@@ -105,28 +112,42 @@ def measure_pairs(settings: Pairs) -> None:
     keypoints, features = _timed(lambda: extract_keypoints(find_photos(settings.data).photos, matching))
     every = list(combinations(range(len(keypoints)), 2))
     order = np.random.default_rng(0).permutation(len(every))[: settings.sample]
-    tried = [every[index] for index in order]
-    found, exhaustive = _timed(lambda: match_pairs(keypoints, tried, matching))
-    exhaustive *= len(every) / len(tried)
-    strong = {(pair.first, pair.second) for pair in found if len(pair.indices) >= STRONG}
-    print(f"{len(keypoints)} photographs, {np.mean([len(one.xy) for one in keypoints]):.0f} keypoints each,")
-    print(f"{len(found) / len(tried):.1%} of the pairs verified, {len(strong) / len(tried):.1%} strongly,")
-    print(f"in {exhaustive:.1f} seconds, and {features:.1f} before that to find the keypoints.")
-    _, least = _timed(lambda: match_pairs(keypoints, sorted(strong), matching))
-    least *= len(every) / len(tried)
-    print(f"The strong pairs alone take {least:.1f} seconds, {least / exhaustive:.1%} of that.\n")
-    print("| partners | pairs | of all | strong pairs found | choosing s | with matching s | of exhaustive |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for num_partners in settings.num_partners:
-        retrieval = replace(matching, num_partners=num_partners)
-        chosen, choosing = _timed(lambda retrieval=retrieval: choose_pairs(keypoints, retrieval))
-        _, seconds = _timed(lambda chosen=chosen: match_pairs(keypoints, chosen, matching))
-        print(
-            f"| {num_partners} | {len(chosen)} | {len(chosen) / len(every):.1%}"
-            f" | {len(strong & set(chosen)) / len(strong):.1%}"
-            f" | {choosing:.1f} | {choosing + seconds:.1f} | {(choosing + seconds) / exhaustive:.1%} |",
-            flush=True,
+    found, exhaustive = [], 0.0
+    ways: dict[str, Callable[[], list[PairMatches]]] = {
+        "all with many matches": lambda: match_pairs(keypoints, sorted(_strong(found)), matching),
+        "the 20 most alike": lambda: match_pairs(keypoints, choose_pairs(keypoints, matching), matching),
+        "retrieval": lambda: match_chosen(keypoints, matching),
+    }
+    seconds: defaultdict[str, list[float]] = defaultdict(list)
+    results: dict[str, list[PairMatches]] = {}
+    for part in np.array_split(order, settings.repeats):
+        more, took = _timed(
+            lambda part=part: match_pairs(keypoints, [every[index] for index in part], matching)
         )
+        found += more
+        exhaustive += took * len(every) / len(order)
+        for way in list(ways)[1:]:
+            results[way], took = _timed(ways[way])
+            seconds[way].append(took)
+    strong = _strong(found)
+    for _ in range(settings.repeats):
+        way = next(iter(ways))
+        results[way], took = _timed(ways[way])
+        seconds[way].append(took * len(every) / len(order))
+    print(f"{len(keypoints)} photographs, {np.mean([len(one.xy) for one in keypoints]):.0f} keypoints each,")
+    print(f"{len(found) / len(order):.1%} of the pairs verified, {len(strong) / len(order):.1%} strongly,")
+    print(f"in {exhaustive:.1f} seconds, and {features:.1f} before that to find the keypoints.\n")
+    print("| matched | verified | of those with many matches | seconds | of exhaustive |")
+    print("| --- | --- | --- | --- | --- |")
+    for way in ways:
+        recall = len(strong & _strong(results[way])) / len(strong)
+        took = float(np.median(seconds[way]))
+        print(f"| {way} | {len(results[way])} | {recall:.1%} | {took:.1f} | {took / exhaustive:.1%} |")
+
+
+def _strong(pairs: list[PairMatches]) -> set[tuple[int, int]]:
+    """Those with many matches."""
+    return {(pair.first, pair.second) for pair in pairs if len(pair.indices) >= STRONG}
 
 
 def measure_registration(settings: Registration) -> None:

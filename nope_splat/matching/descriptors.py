@@ -36,7 +36,7 @@ class Descriptors(NamedTuple):
         Args:
             descriptors: Unit-length descriptors without negative entries. (K, D), float32.
         """
-        rounded = (STEPS * descriptors).round().clamp(max=127)
+        rounded = (STEPS * descriptors).round_().clamp_(max=127)
         if descriptors.device.type == "cpu" and _multiplies_bytes():
             rounded = rounded.to(torch.int8)
         return cls(descriptors, rounded)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,19 +18,16 @@ from nope_splat.images import Photo
 from nope_splat.progress import track
 
 from .descriptors import Descriptors, match_descriptors
-from .pairs import choose_pairs
+from .pairs import choose_pairs, pairs_in_rounds
 from .settings import MatchingSettings
 from .sift import sift_keypoints
-from .types import Keypoints, PairMatches, Pointmaps
+from .types import Keypoints, MatchedPairs, PairMatches, Pointmaps
 from .verify import verify_pair
 
 SIFT_WORKERS = min(os.cpu_count() or 1, 8)
 """Photographs searched at once; at the default size each takes half a gigabyte meanwhile."""
 KEEP_EVERY = 20.0
 """Seconds after which pairs that were matched are kept for a run that goes on when this one is killed."""
-
-MatchedPairs = Mapping[tuple[int, int], PairMatches | None]
-"""The matches of pairs of photographs; None for pairs without an epipolar geometry."""
 
 
 def match_photos(
@@ -55,8 +53,7 @@ def match_photos(
     """
     if settings.matcher != "dust3r":
         keypoints = extract_keypoints(photos, settings)
-        pairs = choose_pairs(keypoints, settings)
-        return keypoints, match_pairs(keypoints, pairs, settings, known, keep), None
+        return keypoints, match_chosen(keypoints, settings, known, keep), None
     from .dust3r import match_by_dust3r
 
     # DUSt3R has no descriptors to choose pairs by; those of SIFT take no time beside it.
@@ -86,12 +83,28 @@ def extract_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> li
         return list(track(found, "Finding keypoints", len(photos)))
 
 
-def match_pairs(
+def match_chosen(
     keypoints: Sequence[Keypoints],
-    pairs: Sequence[tuple[int, int]],
     settings: MatchingSettings,
     known: MatchedPairs | None = None,
     keep: Callable[[MatchedPairs], None] | None = None,
+) -> list[PairMatches]:
+    """Choose pairs of photographs, and match them as `match_pairs` does.
+
+    Args:
+        keypoints: Keypoints of each photograph.
+        settings: How to choose, to match and to verify.
+        known: Pairs that need not be matched again.
+        keep: Called with the pairs matched so far, now and then and when interrupted.
+
+    Returns:
+        The verified pairs, in ascending order.
+    """
+    return _match_rounds(keypoints, partial(pairs_in_rounds, keypoints, settings), settings, known, keep)
+
+
+def match_pairs(
+    keypoints: Sequence[Keypoints], pairs: list[tuple[int, int]], settings: MatchingSettings
 ) -> list[PairMatches]:
     """Match pairs of photographs and keep the pairs that have an epipolar geometry.
 
@@ -102,22 +115,27 @@ def match_pairs(
         keypoints: Keypoints of each photograph.
         pairs: Indices of the photographs of each pair, the lesser one first.
         settings: How to match and to verify.
-        known: Pairs that need not be matched again.
-        keep: Called with the pairs matched so far, now and then and when interrupted.
 
     Returns:
-        The verified pairs, in the order of `pairs`.
+        The verified pairs, in ascending order.
     """
-    if settings.matcher == "disk":
-        from .disk import lightglue
+    return _match_rounds(keypoints, lambda matched: iter([pairs]), settings)
 
-        propose = lightglue(keypoints)
-    else:
-        propose = _by_ratio(keypoints, settings)
+
+def _match_rounds(
+    keypoints: Sequence[Keypoints],
+    rounds: Callable[[MatchedPairs], Iterator[list[tuple[int, int]]]],
+    settings: MatchingSettings,
+    known: MatchedPairs | None = None,
+    keep: Callable[[MatchedPairs], None] | None = None,
+) -> list[PairMatches]:
+    """Match pairs round by round; `rounds` sees the matches of those before."""
+    propose = _proposals(keypoints, settings)
     places = [_first_at_place(one.xy) for one in keypoints]
     rank = [(len(one.xy), float(one.xy.sum())) for one in keypoints]
+    matched, asked, new = dict(known or {}), [], []
 
-    def match(pair: tuple[int, int]) -> PairMatches | None:
+    def match(pair: tuple[int, int]) -> None:
         # Matching and RANSAC are not symmetric: let the photographs decide, not their order.
         first, second = sorted(pair, key=rank.__getitem__)
         found = propose(first, second)
@@ -125,25 +143,39 @@ def match_pairs(
         num_second = len(places[second])
         numbers = np.unique(places[first][found[:, 0]] * num_second + places[second][found[:, 1]])
         indices = np.stack(np.divmod(numbers, num_second), axis=1)
-        return verify_pair(first, second, indices, keypoints, settings)
+        matched[pair] = verify_pair(first, second, indices, keypoints, settings)
 
-    matched = dict(known or {})
-    waiting = [pair for pair in pairs if pair not in matched]
+    def match_all(pool: ThreadPoolExecutor) -> Iterator[None]:
+        for pairs in rounds(matched):
+            asked.extend(pairs)
+            waiting = [pair for pair in pairs if pair not in matched]
+            new.extend(waiting)
+            yield from pool.map(match, waiting)
+
     kept = time.monotonic()
     with _one_torch_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = track(pool.map(match, waiting), "Matching pairs", len(waiting))
         try:
-            for pair, verified in zip(waiting, results, strict=True):
-                matched[pair] = verified
+            for _ in track(match_all(pool), "Matching pairs", lambda: len(new)):
                 if keep and time.monotonic() - kept > KEEP_EVERY:
-                    keep(matched)
+                    keep(matched.copy())  # others go on matching
                     kept = time.monotonic()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # who interrupts does not want to wait
             if keep:
-                keep(matched)
+                keep(matched.copy())
             raise
-    return [verified for pair in pairs if (verified := matched[pair]) is not None]
+    return [verified for pair in sorted(asked) if (verified := matched[pair]) is not None]
+
+
+def _proposals(
+    keypoints: Sequence[Keypoints], settings: MatchingSettings
+) -> Callable[[int, int], NDArray[np.int64]]:
+    """A matcher; maps two photographs to the keypoint indices of likely matches in each. (M, 2)."""
+    if settings.matcher == "disk":
+        from .disk import lightglue
+
+        return lightglue(keypoints)
+    return _by_ratio(keypoints, settings)
 
 
 def _by_ratio(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from .settings import MatchingSettings
-from .types import Keypoints
+from .types import Keypoints, MatchedPairs
 
 
 def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> list[tuple[int, int]]:
-    """Choose the pairs of photographs to match.
+    """Choose the pairs of photographs to match, before any is; by retrieval those that look alike.
 
     Args:
         keypoints: Keypoints of each photograph, with descriptors, in the order of the photographs.
@@ -20,13 +20,32 @@ def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> 
         Pairs of indices, the lesser one first, in ascending order.
     """
     num_photos = len(keypoints)
-    pairs = settings.pairs
-    if pairs is None:
-        pairs = "exhaustive" if num_photos <= settings.max_exhaustive_photos else "retrieval"
-    if pairs == "retrieval":
-        from .retrieval import most_similar
+    choice = settings.choice_of_pairs(num_photos)
+    if choice == "retrieval":
+        from .retrieval import Likeness
 
-        return most_similar(keypoints, settings.num_partners, settings.seed)
+        return Likeness.of(keypoints, settings.seed).most_similar(settings.num_partners)
     # Half of the partners come before a photograph, half after it.
-    reach = num_photos if pairs == "exhaustive" else (settings.num_partners + 1) // 2
+    reach = num_photos if choice == "exhaustive" else (settings.num_partners + 1) // 2
     return [pair for pair in combinations(range(num_photos), 2) if pair[1] - pair[0] <= reach]
+
+
+def pairs_in_rounds(
+    keypoints: Sequence[Keypoints], settings: MatchingSettings, matched: MatchedPairs
+) -> Iterator[list[tuple[int, int]]]:
+    """Choose the pairs of photographs to match; by retrieval in rounds, with what has been matched in view.
+
+    Args:
+        keypoints: Keypoints of each photograph, with descriptors, in the order of the photographs.
+        settings: How to choose.
+        matched: Has to hold the matches of every pair when the next round is asked for.
+
+    Yields:
+        Pairs of indices, the lesser one first, in ascending order; none twice.
+    """
+    if settings.choice_of_pairs(len(keypoints)) == "retrieval":
+        from .walk import walk
+
+        yield from walk(keypoints, settings, matched)
+    else:
+        yield choose_pairs(keypoints, settings)

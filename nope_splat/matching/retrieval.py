@@ -12,11 +12,15 @@ ICCV 2007). What two photographs of one place do not show alike, those in betwee
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import minimum_spanning_tree
+from threadpoolctl import threadpool_limits
 
 from .types import Keypoints
 
@@ -24,7 +28,7 @@ NUM_WORDS = 256
 """Words of the vocabulary."""
 SAMPLE = 64
 """Descriptors per word from which the vocabulary is learned."""
-ITERATIONS = 3
+ITERATIONS = 2
 """Steps of k-means; a vocabulary need not be optimal."""
 MIN_DISTINCTION = 3.0
 """Standard deviations of chance by which the similarity of photographs that are alike exceeds zero."""
@@ -34,37 +38,59 @@ MIN_SHARE = 0.5
 """Share of the partners that a photograph has even if fewer are like it: in a small set all are alike."""
 
 
-def most_similar(keypoints: Sequence[Keypoints], num_partners: int, seed: int = 0) -> list[tuple[int, int]]:
-    """Pair each photograph with those that look most like it, such that all are connected.
+class Likeness(NamedTuple):
+    """How much photographs look alike."""
 
-    Args:
-        keypoints: Keypoints of each photograph, with descriptors.
-        num_partners: Most partners of each photograph; fewer where fewer are alike beyond chance, and more
-            where it is the partner of others.
-        seed: Seed of the vocabulary.
+    similarity: NDArray[np.float32]
+    """Between -1 and 1, expanded; less for a photograph and itself, and for one without keypoints. (N, N)."""
+    beyond_chance: NDArray[np.bool_]
+    """Whether two look more alike than what has nothing in common. (N, N)."""
 
-    Returns:
-        Pairs of indices into `keypoints`, the lesser one first, in ascending order.
-    """
-    textured = np.flatnonzero([len(one.xy) > 0 for one in keypoints])  # others are like none
-    if len(textured) < 2:
-        return []
-    vlad = vlad_descriptors([keypoints[photo] for photo in textured], seed)
-    limit = MIN_DISTINCTION * _chance(vlad, keypoints[0].descriptors.shape[1])
-    similarity = vlad @ vlad.T
-    np.fill_diagonal(similarity, 0)
-    alike = np.where(similarity > limit, similarity, 0)
-    counts = np.count_nonzero(alike, axis=1).clip(int(np.ceil(MIN_SHARE * num_partners)), num_partners)
-    expanded = expanded_similarity(similarity, alike)
-    np.fill_diagonal(expanded, -2.0)  # less than of any two
-    partners = np.argsort(-expanded, axis=1, kind="stable")[:, : len(vlad) - 1]
-    photos, ranks = np.nonzero(np.arange(len(vlad) - 1) < counts[:, None])
-    # Groups within which all partners lie are joined where they are most alike.
-    distance = expanded.max() - expanded + 1e-6  # a distance of zero would count as no connection
-    joined = np.stack(minimum_spanning_tree(distance).nonzero(), axis=1)
-    pairs = np.concatenate([np.stack([photos, partners[photos, ranks]], axis=1), joined])
-    pairs = np.sort(pairs, axis=1)
-    return [(first, second) for first, second in textured[np.unique(pairs, axis=0)].tolist()]
+    @classmethod
+    @threadpool_limits.wrap(limits=1, user_api="blas")  # its threads spin while they wait
+    def of(cls, keypoints: Sequence[Keypoints], seed: int = 0) -> Likeness:
+        """Compare photographs by their VLAD descriptors.
+
+        Args:
+            keypoints: Keypoints of each photograph, with descriptors.
+            seed: Seed of the vocabulary.
+        """
+        num_photos = len(keypoints)
+        likeness = cls(np.full((num_photos, num_photos), -2, np.float32), np.eye(num_photos) < 0)
+        textured = np.flatnonzero([len(one.xy) > 0 for one in keypoints])
+        if len(textured) >= 2:
+            vlad = vlad_descriptors([keypoints[photo] for photo in textured], seed)
+            limit = MIN_DISTINCTION * _chance(vlad, keypoints[0].descriptors.shape[1])
+            similarity = vlad @ vlad.T
+            np.fill_diagonal(similarity, 0)
+            alike = np.where(similarity > limit, similarity, 0)
+            expanded = expanded_similarity(similarity, alike).clip(-1, 1)
+            np.fill_diagonal(expanded, -2)
+            among = np.ix_(textured, textured)
+            likeness.similarity[among], likeness.beyond_chance[among] = expanded, alike > 0
+        return likeness
+
+    def most_similar(self, num_partners: int) -> list[tuple[int, int]]:
+        """Pair each photograph with those that look most like it, such that all are connected.
+
+        Args:
+            num_partners: Most partners of each photograph; fewer where fewer are alike beyond chance, and
+                more where it is the partner of others.
+
+        Returns:
+            Pairs of photographs, the lesser index first, in ascending order.
+        """
+        counts = np.count_nonzero(self.beyond_chance, axis=1)
+        counts = counts.clip(int(np.ceil(MIN_SHARE * num_partners)), num_partners)
+        order = np.argsort(-self.similarity, axis=1, kind="stable")
+        comparable = self.similarity >= -1
+        chosen = np.zeros_like(comparable)
+        np.put_along_axis(chosen, order, np.arange(len(order)) < counts[:, None], axis=1)
+        chosen &= comparable
+        # Groups within which all partners lie are joined where they are most alike.
+        distance = np.where(comparable, 2 - self.similarity, 0)  # zero counts as no connection
+        chosen |= minimum_spanning_tree(distance).toarray() > 0
+        return [(first, second) for first, second in np.argwhere(np.triu(chosen | chosen.T)).tolist()]
 
 
 def expanded_similarity(
@@ -101,7 +127,8 @@ def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[n
         Vectors of unit length. (N, W D).
     """
     words = _vocabulary(keypoints, seed)
-    vectors = np.stack([_aggregate(one.descriptors, words) for one in keypoints])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        vectors = np.stack(list(pool.map(lambda one: _aggregate(one.descriptors, words), keypoints)))
     vectors -= vectors.mean(axis=0)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 

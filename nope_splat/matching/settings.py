@@ -37,16 +37,23 @@ class MatchingSettings:
     min_matches: Annotated[int, Range(8)] = 15
     """Pairs with fewer verified matches are not used."""
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
-    """Which pairs of photographs are matched: all; those that look most alike (by their keypoints, nothing is
-    downloaded), for hundreds; or those that follow on each other by name, for the frames of a video. If not
-    given, all pairs up to max-exhaustive-photos, and retrieval beyond."""
+    """Which pairs of photographs are matched: all; for hundreds, by retrieval, those that look most alike (by
+    their keypoints, nothing is downloaded) and those to which the matches of these lead on; or those that
+    follow on each other by name, for the frames of a video. If not given, all pairs up to
+    max-exhaustive-photos, and retrieval beyond."""
     num_partners: Annotated[int, COUNT] = 20
-    """Photographs that each one is matched with, in sequence or by retrieval (which settles for half of them
-    where no more stand out as alike)."""
+    """Photographs that each one is matched with in sequence. Retrieval looks among so many of the most alike
+    where matches lead no further, and has no limit where they do."""
     max_exhaustive_photos: Annotated[int, NOT_NEGATIVE] = 100
     """Most photographs of which every pair is matched unless asked for; the time grows with their square."""
     seed: Annotated[int, Range(0, 1e9)] = 0
     """Seed of every random choice (RANSAC, and the vocabulary of retrieval)."""
+
+    def choice_of_pairs(self, num_photos: int) -> Literal["exhaustive", "retrieval", "sequential"]:
+        """Which pairs of so many photographs are matched."""
+        if self.pairs is not None:
+            return self.pairs
+        return "exhaustive" if num_photos <= self.max_exhaustive_photos else "retrieval"
 
     def feature_size(self, photo: Photo) -> tuple[float, tuple[int, int]]:
         """At which size keypoints of a photograph are sought.

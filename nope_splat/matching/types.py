@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,6 +40,10 @@ class PairMatches:
     """Fundamental matrix F with x_second^T F x_first = 0, in full-resolution pixels. (3, 3)."""
     homography_ratio: float
     """Share of the matches that one homography explains: near 1 for pure rotation or a plane."""
+
+
+MatchedPairs = Mapping[tuple[int, int], PairMatches | None]
+"""The matches of pairs of photographs; None for pairs without an epipolar geometry."""
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,15 @@ CONFIDENCE = 0.9999
 CAUTION = 3.0
 """How many times the samples of the formula are taken, since noise spoils some that have no outliers."""
 FEWEST_SAMPLES, MOST_SAMPLES = 100, 10_000
-SPREAD = 100
+SPREAD = 50
 """Matches among which a geometry is sought first: nearly all right, they determine it as well as all."""
 PLAIN = 0.8
 """Share of inliers among these from which the rest need not be searched."""
 FEWEST_PLAIN_SAMPLES = 20
 """Fewest samples there: chance seldom spoils so many."""
-HOMOGRAPHY_SAMPLES = 200
-"""Most samples of a homography: whether one explains nearly all matches shows after few."""
+HOMOGRAPHY_SPREAD, HOMOGRAPHY_SAMPLES = 100, 200
+"""Matches, and most samples of them, among which a homography is sought: whether one explains nearly all
+shows soon."""
 # RANSAC refines its best geometry in any case; poselib can do so once more.
 UNREFINED = {"max_iterations": 0}
 
@@ -105,7 +106,7 @@ def _fundamental(
     }
     found = None
     if count > SPREAD:
-        some = _spread(count)
+        some = _spread(count, SPREAD)
         options = search | {"min_iterations": FEWEST_PLAIN_SAMPLES, "max_iterations": samples_to_find(PLAIN)}
         start, info = poselib.estimate_fundamental(xy_first[some], xy_second[some], options, UNREFINED)
         if info["num_inliers"] >= PLAIN * SPREAD:
@@ -126,20 +127,18 @@ def _homography_ratio(
     """Share of matches (M, 2) that one homography, sought among some of them, explains."""
     # The error of a homography has two dimensions and the noise of both photographs, so it may be larger.
     error = 2 * settings.max_epipolar_error
-    # OpenCV refines its samples less than poselib does: that is enough for a share, in half of the time.
-    search = cv2.UsacParams()
-    search.threshold = error
-    search.maxIterations = HOMOGRAPHY_SAMPLES
-    search.randomGeneratorState = settings.seed
-    chosen = _spread(len(xy_first))
-    homography, _ = cv2.findHomography(xy_first[chosen], xy_second[chosen], search)
+    chosen = _spread(len(xy_first), HOMOGRAPHY_SPREAD)
+    # Its RHO does not refine samples: enough for a share, in half of the time.
+    homography, _ = cv2.findHomography(
+        xy_first[chosen], xy_second[chosen], cv2.RHO, error, maxIters=HOMOGRAPHY_SAMPLES
+    )
     if homography is None:
         return 0.0
     mapped = cv2.perspectiveTransform(xy_first[None], homography)[0]
     return float(np.mean(((mapped - xy_second) ** 2).sum(axis=1) < error**2))
 
 
-def _spread(count: int) -> NDArray[np.int64]:
-    """Indices of at most `SPREAD` of so many matches, evenly spread: keypoints are in order of strength."""
-    chosen = min(count, SPREAD)
+def _spread(count: int, most: int) -> NDArray[np.int64]:
+    """Indices of at most so many of `count` matches, evenly spread: keypoints are in order of strength."""
+    chosen = min(count, most)
     return np.arange(chosen) * count // chosen

@@ -13,13 +13,13 @@ from nope_splat.cache import Cache, content_key
 from nope_splat.images import PhotoFolder
 from nope_splat.matching import (
     Keypoints,
+    MatchedPairs,
     MatchingSettings,
     PairMatches,
     PairPointmaps,
     Pointmaps,
     match_photos,
 )
-from nope_splat.matching.match import MatchedPairs
 from nope_splat.progress import say
 
 STAGE = "matches"
