@@ -62,6 +62,14 @@ def test_descriptors_match_as_brute_force_says(bytewise: bool, monkeypatch: pyte
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_descriptor_is_matched_once_even_where_two_are_equal() -> None:
+    descriptors = unit(np.random.default_rng(0).random((50, 64)))
+    twice = prepared(np.concatenate([descriptors, descriptors]))
+    found = match_descriptors(twice, prepared(descriptors), 0.8).numpy()
+    np.testing.assert_array_equal(found, np.stack([np.arange(50)] * 2, axis=1))
+    assert len(match_descriptors(prepared(descriptors), twice, 0.8)) == 0  # either could be meant
+
+
 @pytest.mark.parametrize("counts", [(0, 5), (5, 0), (5, 1), (0, 0)])
 def test_too_few_descriptors_give_no_matches(counts: tuple[int, int]) -> None:
     first, second = (prepared(np.full((count, 4), 0.5, np.float32)) for count in counts)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-BLOCK = 2**20
+BLOCK = 2**21
 """Similarities computed at once: a block that stays in the processor's cache."""
 BLOCK_ON_GPU = 2**26
 """The same on a GPU, which rather has few blocks: 256 MB."""
@@ -57,36 +56,43 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
     """
     if len(first.rounded) == 0 or len(second.rounded) < 2:
         return torch.zeros((0, 2), dtype=torch.int64, device=first.exact.device)
-    candidates, nearest = [], []
-    for start, similarity in _similarities(first.rounded, second.rounded):
-        best = _argmax(similarity)
-        runner_up = _argmax(similarity.scatter_(1, best[:, None], -1))
-        exact = first.exact[start : start + len(similarity)]
-        similar, less_similar = (torch.linalg.vecdot(exact, second.exact[i]) for i in (best, runner_up))
-        best = torch.where(less_similar > similar, runner_up, best)
-        similar, less_similar = torch.maximum(similar, less_similar), torch.minimum(similar, less_similar)
-        # For unit vectors |a - b|^2 = 2 - 2 a.b, so the nearest is the most similar.
-        kept = torch.nonzero(1 - similar < ratio**2 * (1 - less_similar))[:, 0]
-        candidates.append(kept + start)
-        nearest.append(best[kept])
-    rows, columns = torch.cat(candidates), torch.cat(nearest)
-    # The way back is needed for the candidates only, a tenth of the descriptors.
-    back = [_argmax(similarity) for _, similarity in _similarities(second.rounded[columns], first.rounded)]
-    mutual = torch.cat([rows[:0], *back]) == rows
-    return torch.stack([rows[mutual], columns[mutual]], dim=1)
-
-
-def _similarities(first: Tensor, second: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Similarities of rounded descriptors, some rows at a time, each with the first row's index."""
     multiply, kind = torch.mm, torch.float32
-    if first.dtype == torch.int8:
+    if first.rounded.dtype == torch.int8:
         multiply, kind = torch._int_mm, torch.int32  # pyright: ignore[reportPrivateImportUsage]
-    rows = max((BLOCK_ON_GPU if first.is_cuda else BLOCK) // len(second), 1)
+    rows = max((BLOCK_ON_GPU if first.rounded.is_cuda else BLOCK) // len(second.rounded), 1)
     # New memory is slow: one block serves again and again.
-    block = first.new_empty(min(rows, len(first)), len(second), dtype=kind)
-    for start in range(0, len(first), rows):
-        part = first[start : start + rows]
-        yield start, multiply(part, second.T, out=block[: len(part)])
+    block = first.rounded.new_empty(min(rows, len(first.rounded)), len(second.rounded), dtype=kind)
+    greatest = torch.zeros_like(block[0])
+    candidates, similarities = [], []
+    for start in range(0, len(first.rounded), rows):
+        part = slice(start, start + rows)
+        similarity = block[: len(first.rounded[part])]
+        multiply(first.rounded[part], second.rounded.T, out=similarity)
+        greatest = torch.maximum(greatest, similarity.amax(dim=0))
+        found, rounded = _distinct(similarity, first.exact[part], second.exact, ratio)
+        candidates.append(found + found.new_tensor([start, 0]))
+        similarities.append(rounded)
+    matches = torch.cat(candidates)
+    matches = matches[torch.cat(similarities) == greatest[matches[:, 1]]]
+    # Of descriptors that are equal, the first has the match.
+    owner = matches.new_full((len(second.rounded),), len(first.rounded))
+    owner.scatter_reduce_(0, matches[:, 1], matches[:, 0], "amin")
+    return matches[owner[matches[:, 1]] == matches[:, 0]]
+
+
+def _distinct(similarity: Tensor, first: Tensor, second: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+    """Matches by the ratio test, (M, 2), and their rounded similarities, (M,), which it overwrites elsewhere."""
+    best = _argmax(similarity)
+    of_best = similarity.gather(1, best[:, None])
+    runner_up = _argmax(similarity.scatter_(1, best[:, None], -1))
+    similar, less_similar = (torch.linalg.vecdot(first, second[index]) for index in (best, runner_up))
+    swapped = less_similar > similar
+    best = torch.where(swapped, runner_up, best)
+    rounded = torch.where(swapped, similarity.gather(1, best[:, None])[:, 0], of_best[:, 0])
+    similar, less_similar = torch.maximum(similar, less_similar), torch.minimum(similar, less_similar)
+    # For unit vectors |a - b|^2 = 2 - 2 a.b, so the nearest is the most similar.
+    kept = torch.nonzero(1 - similar < ratio**2 * (1 - less_similar))[:, 0]
+    return torch.stack([kept, best[kept]], dim=1), rounded[kept]
 
 
 def _multiplies_bytes() -> bool:
