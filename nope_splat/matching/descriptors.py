@@ -81,7 +81,7 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
 
 
 def _distinct(similarity: Tensor, first: Tensor, second: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-    """Matches by the ratio test, (M, 2), and their rounded similarities, (M,), which it overwrites elsewhere."""
+    """Matches by the ratio test, (M, 2), and their rounded similarities, (M,); overwrites those of others."""
     best = _argmax(similarity)
     of_best = similarity.gather(1, best[:, None])
     runner_up = _argmax(similarity.scatter_(1, best[:, None], -1))

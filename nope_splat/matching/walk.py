@@ -2,9 +2,9 @@
 
 Photographs that look most alike are matched first (see `retrieval`). What is found tells more than looks do:
 if b shows some of its points to a and to c, then these show them to each other. So each photograph goes on to
-the one with which it has most in common by way of a third, for as long as that pays. Where matches lead no
-further, looks have another word: photographs that look alike but have nothing in common so far may close a
-loop.
+the one with which it has most in common by way of a third, unless a pair with as much in common was of no use.
+Where matches lead no further, looks have another word: photographs that look alike but have nothing in common
+so far may close a loop.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def walk(
     np.put_along_axis(near, order[:, : settings.num_partners], True, axis=1)
     tried = np.eye(num_photos, dtype=bool)
     common = _Common(keypoints)
-    # Whether each photograph still asks for partners, in either way; and who asked for a pair of this round.
-    by_matches, by_looks = np.ones((2, num_photos), bool)
-    asking, asked = by_looks, {}
+    # What a photograph asks for has to have more in common with it than what was of no use so far.
+    of_no_use = np.full(num_photos, settings.min_matches - 1)
+    by_looks, looked = np.ones(num_photos, bool), False
     pairs = likeness.most_similar(min(NEAREST, settings.num_partners))
     while pairs:
         yield pairs
@@ -57,18 +57,17 @@ def walk(
             tried[pair] = tried[pair[::-1]] = True
             if found is not None:
                 common.add(found)
-            for photo in asked.get(pair, ()):
-                if found is not None and len(found.indices) >= MANY:
-                    by_matches[photo] = True  # looks may have led to new ground
-                elif common.num_partners[photo] >= ENOUGH:
-                    asking[photo] = False
-        known = common.counts >= settings.min_matches
-        asking, asked = by_matches, _best(np.where(known & ~tried, common.counts, -1), by_matches)
-        if not asked:
-            few = common.num_partners < ENOUGH
-            open_ = near & ~tried & (few[:, None] | (likeness.beyond_chance & ~known))
-            asking, asked = by_looks, _best(np.where(open_, likeness.similarity + 1, -1), by_looks)
-        pairs = sorted(asked)
+            if found is None or len(found.indices) < MANY:
+                settled = [photo for photo in pair if common.num_partners[photo] >= ENOUGH]
+                of_no_use[settled] = np.maximum(of_no_use[settled], common.counts[pair])
+                by_looks[settled] &= not looked
+        promising = common.counts > of_no_use[:, None]
+        pairs = _best(np.where(promising & ~tried, common.counts, -1))
+        looked = not pairs
+        if looked:  # matches lead no further: not between groups that are alike, nor where there are few
+            apart = likeness.beyond_chance & (common.counts < settings.min_matches)
+            apart |= (common.num_partners < ENOUGH)[:, None]
+            pairs = _best(np.where(apart & near & by_looks[:, None] & ~tried, likeness.similarity + 1, -1))
 
 
 class _Common:
@@ -97,14 +96,8 @@ class _Common:
             self.num_partners[photo] += 1
 
 
-def _best(scores: NDArray[np.number], asking: NDArray[np.bool_]) -> dict[tuple[int, int], list[int]]:
-    """The partner with the highest score of each photograph that asks; none if all of them are negative.
-
-    Returns:
-        Pairs, the lesser index first, and who of the two asked.
-    """
-    asked: dict[tuple[int, int], list[int]] = {}
-    for photo in np.flatnonzero(asking & (scores.max(axis=1) >= 0)).tolist():
-        partner = int(scores[photo].argmax())
-        asked.setdefault((min(photo, partner), max(photo, partner)), []).append(photo)
-    return asked
+def _best(scores: NDArray[np.number]) -> list[tuple[int, int]]:
+    """The pairs of each photograph with the one of the highest score, if that is not negative; ascending."""
+    photos = np.flatnonzero(scores.max(axis=1) >= 0)
+    pairs = np.sort(np.stack([photos, scores[photos].argmax(axis=1)], axis=1), axis=1)
+    return [(first, second) for first, second in np.unique(pairs, axis=0).tolist()]
