@@ -2,9 +2,9 @@
 
 Photographs that look most alike are matched first (see `retrieval`). What is found tells more than looks do:
 if b shows some of its points to a and to c, then these show them to each other. So each photograph goes on to
-the one with which it has most in common by way of a third, unless a pair with as much in common was of no use.
-Where matches lead no further, looks have another word: photographs that look alike but have nothing in common
-so far may close a loop.
+the one with which it has most in common by way of a third, unless a pair with as much in common was of no
+use. Where matches lead no further, looks have another word: photographs that look alike but have nothing in
+common so far may close a loop.
 """
 
 from __future__ import annotations
