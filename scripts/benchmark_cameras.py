@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
 from nope_splat.images import PhotoFolder, cameras_of_photos, find_photos
-from nope_splat.matching import Keypoints, choose_pairs, extract_keypoints, match_pairs
+from nope_splat.matching import Keypoints, extract_keypoints, match_chosen
 from nope_splat.matching.types import PairMatches
 from nope_splat.reconstruction import ReconstructionSettings, SparseScene
 from nope_splat.reconstruction.given import GivenCameras
@@ -70,7 +70,7 @@ def main(settings: Settings) -> None:
         for seed in range(settings.seeds):
             chosen = replace(settings.reconstruction, seed=seed)
             start = time.perf_counter()
-            pairs = match_pairs(keypoints, choose_pairs(keypoints, chosen), chosen)
+            pairs = match_chosen(keypoints, chosen)
             again = FolderMatches(tuple(keypoints), tuple(pairs))
             seconds = extraction + time.perf_counter() - start
             if matches is None:
