@@ -64,7 +64,7 @@ def walk(
         promising = common.counts > of_no_use[:, None]
         pairs = _best(np.where(promising & ~tried, common.counts, -1))
         looked = not pairs
-        if looked:  # matches lead no further: not between groups that are alike, nor where there are few
+        if looked:  # matches lead no further
             apart = likeness.beyond_chance & (common.counts < settings.min_matches)
             apart |= (common.num_partners < ENOUGH)[:, None]
             pairs = _best(np.where(apart & near & by_looks[:, None] & ~tried, likeness.similarity + 1, -1))
