@@ -100,7 +100,7 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
     to 512) and which are trained on at p_t (`max-image-size`), W cores and G Gaussians,
 
         keypoints  251 p_k min(W, 8)  + 8192 x 536 N
-        matching   8192 x 664 N  + (1024 x 4 + 3277) 8192 W
+        matching   8192 x 664 N  + 4 x 2^21 W
         seeding    68 p_s N  + 150 p_s (W + 4)
         training   12 p_t N  + 300 p_t  + 1680 G
 

@@ -111,7 +111,7 @@ def test_the_formula_is_that_of_its_docstring() -> None:
     stages, p_s = stage_bytes(work, num_cores=2), 512 * 384
     assert stages["seeding"] == pytest.approx((68 * 10 + 150 * 6) * p_s)
     assert stages["training"] == pytest.approx((12 * 10 + 300) * p_s + 1680 * 60_000)
-    assert stages["matching"] == pytest.approx(8192 * 664 * 10 + 2 * 8192 * (4 * 1024 + 3277), rel=1e-3)
+    assert stages["matching"] == pytest.approx(8192 * 664 * 10 + 2 * 4 * 2**21)
 
 
 def test_the_largest_stage_counts() -> None:
