@@ -39,8 +39,8 @@ class MatchingSettings:
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
     """Which pairs of photographs are matched: all; for hundreds, by retrieval, those that look most alike (by
     their keypoints, nothing is downloaded) and those to which the matches of these lead on (DUSt3R: the most
-    alike alone); or those that follow on each other by name, for the frames of a video. If not given, all pairs up to
-    max-exhaustive-photos, and retrieval beyond."""
+    alike alone); or those that follow on each other by name, for the frames of a video. If not given, all
+    pairs up to max-exhaustive-photos, and retrieval beyond."""
     num_partners: Annotated[int, COUNT] = 20
     """Photographs that each one is matched with in sequence. Retrieval looks among so many of the most alike
     where matches lead no further, and has no limit where they do."""
