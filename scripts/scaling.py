@@ -4,8 +4,8 @@
     python scripts/scaling.py pairs --data tour
     python scripts/scaling.py registration --data tour --num-photos 50 100 200 --cache-dir CACHE
 
-`pairs` matches every pair, those with many matches alone, the most alike, and those that retrieval chooses
-as it goes, and tells which of the pairs with many matches are among these, and in which share of the time.
+`pairs` matches every pair, the most alike, and those that retrieval chooses as it goes, and tells which of
+the pairs with many matches are among these, and in which share of the time.
 `registration` reconstructs the first photographs of the tour in the order of the walk, as a capture grows:
 always as dense. `--registration` says how, and a second run finds the matches in the cache. Seconds are those
 of the processor, all cores together; other work on the machine makes them longer by up to a third. Memory is
@@ -113,36 +113,32 @@ def measure_pairs(settings: Pairs) -> None:
     every = list(combinations(range(len(keypoints)), 2))
     order = np.random.default_rng(0).permutation(len(every))[: settings.sample]
     found, exhaustive = [], 0.0
-    ways: dict[str, Callable[[], list[PairMatches]]] = {
-        "all with many matches": lambda: match_pairs(keypoints, sorted(_strong(found)), matching),
-        "the 20 most alike": lambda: match_pairs(keypoints, choose_pairs(keypoints, matching), matching),
-        "retrieval": lambda: match_chosen(keypoints, matching),
-    }
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     results: dict[str, list[PairMatches]] = {}
+
+    def measure(way: str, match: Callable[[], list[PairMatches]]) -> None:
+        results[way], took = _timed(match)
+        seconds[way].append(took)
+
     for part in np.array_split(order, settings.repeats):
         more, took = _timed(
             lambda part=part: match_pairs(keypoints, [every[index] for index in part], matching)
         )
         found += more
         exhaustive += took * len(every) / len(order)
-        for way in list(ways)[1:]:
-            results[way], took = _timed(ways[way])
-            seconds[way].append(took)
+        alike = f"the {matching.num_partners} most alike"
+        measure(alike, lambda: match_pairs(keypoints, choose_pairs(keypoints, matching), matching))
+        measure("retrieval", lambda: match_chosen(keypoints, matching))
     strong = _strong(found)
-    for _ in range(settings.repeats):
-        way = next(iter(ways))
-        results[way], took = _timed(ways[way])
-        seconds[way].append(took * len(every) / len(order))
     print(f"{len(keypoints)} photographs, {np.mean([len(one.xy) for one in keypoints]):.0f} keypoints each,")
     print(f"{len(found) / len(order):.1%} of the pairs verified, {len(strong) / len(order):.1%} strongly,")
     print(f"in {exhaustive:.1f} seconds, and {features:.1f} before that to find the keypoints.\n")
     print("| matched | verified | of those with many matches | seconds | of exhaustive |")
     print("| --- | --- | --- | --- | --- |")
-    for way in ways:
-        recall = len(strong & _strong(results[way])) / len(strong)
+    for way, pairs in results.items():
+        recall = len(strong & _strong(pairs)) / len(strong)
         took = float(np.median(seconds[way]))
-        print(f"| {way} | {len(results[way])} | {recall:.1%} | {took:.1f} | {took / exhaustive:.1%} |")
+        print(f"| {way} | {len(pairs)} | {recall:.1%} | {took:.1f} | {took / exhaustive:.1%} |")
 
 
 def _strong(pairs: list[PairMatches]) -> set[tuple[int, int]]:
