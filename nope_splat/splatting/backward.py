@@ -48,7 +48,7 @@ from nope_splat.splatting.simd_memory import (
     store,
     store_sums,
 )
-from nope_splat.splatting.threads import CHUNK, claim
+from nope_splat.splatting.threads import CHUNK, await_all, claim, finish
 
 SUMS = 8
 """Sums in a slot before those of the channels: M, Mx, My, Mxx, Mxy, Myy and the two absolute gradients."""
@@ -139,13 +139,13 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
 
 
 @kernel
-def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats,
+def composite_tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats,
                        slots, records, transmittance, end, needed, d_image, d_alphas, slot_sums):  # fmt: skip
     """Gradient of `composite` for every intersection, to its slot in slot_sums (intersections, length)."""
     record_length, slot_length = records.shape[1], slot_sums.shape[1]
     records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
     bounds = records.view(np.int32)
-    height, width = d_alphas.shape
+    height, width, _ = d_alphas.shape
     d_image, d_alphas = d_image.reshape(-1), d_alphas.reshape(-1)
     pixels = tile_size * tile_size
     blocks_wide, blocks_high = tile_size // block_width(lanes), tile_size // block_height(lanes)
@@ -188,6 +188,8 @@ def composite_gradient(counter, lanes, background, tile_size, tiles_wide, tile_o
                 tile_x, tile_y, tile_size, records, bounds, remaining, tile_end, planes, behind, first_blocks,
                 last_blocks, slot_sums,
             )  # fmt: skip
+        finish(counter)
+    await_all(counter, len(tile_order))
 
 
 @kernel
@@ -224,3 +226,18 @@ def gather_gradients(counter, lanes, records, slot_offsets, slot_sums, opacities
             d_opacities[i] = sums[0] / opacities[i]
             for channel in range(d_colors.shape[1]):
                 d_colors[i, channel] = sums[SUMS + channel]
+
+
+@kernel
+def composite_gradient(counters, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats,
+                       slots, slot_offsets, records, transmittance, end, needed, opacities, d_image, d_alphas,
+                       slot_sums, d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
+    """Gradient of `composite` with respect to what the splats are made of: of all tiles, then gathered."""
+    composite_tile_gradients(
+        counters[0], lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
+        records, transmittance, end, needed, d_image, d_alphas, slot_sums,
+    )  # fmt: skip
+    gather_gradients(
+        counters[1], lanes, records, slot_offsets, slot_sums, opacities, d_means2d, d_means2d_abs, d_conics,
+        d_opacities, d_colors,
+    )  # fmt: skip

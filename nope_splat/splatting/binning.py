@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 
 from nope_splat.splatting.compilation import inlined, kernel
 from nope_splat.splatting.simd_memory import prefetch
-from nope_splat.splatting.threads import CHUNK, claim, get_num_threads, run_on_all_threads
+from nope_splat.splatting.threads import (
+    CHUNK,
+    await_all,
+    claim,
+    finish,
+    get_num_threads,
+    run_on_all_threads,
+)
 
 MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
 MIN_LOG_ALPHA = -7.994353436858858
@@ -54,6 +61,9 @@ class TileLists(NamedTuple):
 
     Attributes:
         records: One per Gaussian; that of a culled one is undefined. (N, record length), float32.
+        order: The Gaussians that are not culled, front to back. (seen,), int32.
+        part_offsets: Where each run of `order` starts in the list of each tile; `fill_tiles` uses it up.
+            (runs, at least tiles), int64.
         tile_offsets: Where the list of each tile starts; the last entry is the number of intersections.
             (tiles + 1,), int64.
         splats: The Gaussian of every intersection, tile by tile. (intersections,), int32.
@@ -65,6 +75,8 @@ class TileLists(NamedTuple):
     """
 
     records: NDArray[np.float32]
+    order: NDArray[np.int32]
+    part_offsets: NDArray[np.int64]
     tile_offsets: NDArray[np.int64]
     splats: NDArray[np.int32]
     slots: NDArray[np.int32]
@@ -115,8 +127,10 @@ def write_records(start, stop, width, height, radii, means2d, conics, opacities,
 
 
 @kernel
-def sort_by_depth(radii, depths, order):
+def sort_by_depth(radii, depths, order, other, offsets):
     """Write the Gaussians that are not culled to `order` (N,), front to back; how many they are.
+
+    `other` (N,) and `offsets` (digits + 1,) are for its own use.
 
     Stable radix sort of positive float32 depths, whose bits order as unsigned integers do, by as many bits
     as they span: two digits unless the farthest is hundreds of times as deep as the nearest.
@@ -129,8 +143,7 @@ def sort_by_depth(radii, depths, order):
         if radii[i] > 0:
             count += 1
             lowest, highest = min(lowest, bits[i]), max(highest, bits[i])
-    source, target = order[:count], np.empty(count, np.int32)
-    offsets = np.empty((1 << _RADIX_BITS) + 1, np.int32)
+    source, target = order[:count], other[:count]
     mask = np.uint32((1 << _RADIX_BITS) - 1)
     shift = np.uint32(0)
     while count > 0 and (highest - lowest) >> shift > 0:
@@ -157,17 +170,20 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
     Outputs: records (N, record length), slot_counts (N,) zeros, order (N,) and its length (1,).
     """
     bounds = records.view(np.int32)
+    other, digit_offsets = np.empty_like(order), np.empty((1 << _RADIX_BITS) + 1, np.int32)
     while True:
         start = claim(counter, CHUNK) - CHUNK
         if start >= len(radii):
             break
         if start < 0:
-            order_length[0] = sort_by_depth(radii, depths, order)
+            order_length[0] = sort_by_depth(radii, depths, order, other, digit_offsets)
         else:
             write_records(
                 start, min(start + CHUNK, len(radii)), width, height, radii, means2d, conics, opacities,
                 colors, records, bounds, slot_counts,
             )  # fmt: skip
+        finish(counter)
+    await_all(counter, 1 + -(-len(radii) // CHUNK))
 
 
 @inlined
@@ -227,6 +243,8 @@ def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_h
                 for tile in range(spans[row, 0], spans[row, 1] + 1):
                     tile_counts[part, tile] += 1
             slot_counts[splat] = total
+        finish(counter)
+    await_all(counter, parts)
 
 
 @kernel
@@ -271,6 +289,28 @@ def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part
                     splats[place] = splat
                     slots[place] = slot
                     slot += 1
+        finish(counter)
+    await_all(counter, parts)
+
+
+@kernel
+def count_and_order(counters, width, height, radii, means2d, conics, opacities, depths, colors, tile_shift,
+                    tiles_wide, tiles_high, records, order, order_length, tile_counts, slot_counts,
+                    tile_offsets, slot_offsets):  # fmt: skip
+    """Find what is in front of what, and where the list of every tile starts: all but the lists themselves.
+
+    Three stages: records and order, numbers of intersections, their running sums.
+    """
+    sort_and_write_records(
+        counters[0], width, height, radii, means2d, conics, opacities, depths, colors, records, slot_counts,
+        order, order_length,
+    )  # fmt: skip
+    count_intersections(
+        counters[1], order[: order_length[0]], records, tile_shift, tiles_wide, tiles_high, tile_counts,
+        slot_counts,
+    )  # fmt: skip
+    if claim(counters[2], 1) == 0:
+        offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets)
 
 
 def bin_splats(
@@ -284,7 +324,7 @@ def bin_splats(
     height: int,
     tile_size: int,
 ) -> TileLists:
-    """Sort the splats of one camera into tiles.
+    """Lay out the lists of the tiles that the splats of one camera meet; `fill_tiles` writes them.
 
     Args:
         radii: Zero for splats that are culled. (N,)
@@ -297,33 +337,23 @@ def bin_splats(
         height: Of the image, in pixels.
         tile_size: Width and height of a tile in pixels, a power of two.
     """
-    parts = _PARTS_PER_THREAD * get_num_threads()
-    tile_shift = tile_size.bit_length() - 1
     count, channels = colors.shape
     tiles_wide, tiles_high = -(-width // tile_size), -(-height // tile_size)
     tiles = tiles_wide * tiles_high
-
     records, slot_counts = np.empty((count, record_length(channels)), np.float32), np.empty(count, np.int64)
     order, order_length = np.empty(count, np.int32), np.empty(1, np.int64)
-    run_on_all_threads(
-        sort_and_write_records, width, height, radii, means2d, conics, opacities, depths, colors,
-        records, slot_counts, order, order_length,
-    )  # fmt: skip
-    order = order[: order_length[0]]
-
-    tile_counts = np.zeros((parts, tiles + 8), np.int64)  # parts lie a cache line apart
-    run_on_all_threads(
-        count_intersections, order, records, tile_shift, tiles_wide, tiles_high,
-        tile_counts, slot_counts,
-    )  # fmt: skip
+    parts = _PARTS_PER_THREAD * get_num_threads()
+    part_offsets = np.zeros((parts, tiles + 8), np.int64)  # parts lie a cache line apart
     tile_offsets, slot_offsets = np.empty(tiles + 1, np.int64), np.empty(count + 1, np.int64)
-    offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets)
-
+    run_on_all_threads(
+        count_and_order, width, height, radii, means2d, conics, opacities, depths, colors,
+        tile_size.bit_length() - 1, tiles_wide, tiles_high, records, order, order_length, part_offsets,
+        slot_counts, tile_offsets, slot_offsets,
+    )  # fmt: skip
     intersections = int(tile_offsets[-1])
     splats, slots = np.empty(intersections, np.int32), np.empty(intersections, np.int32)
-    run_on_all_threads(
-        fill_tiles, order, records, tile_shift, tiles_wide, tiles_high, tile_counts, slot_offsets,
-        splats, slots,
-    )  # fmt: skip
     tile_order = (tile_offsets[:-1] - tile_offsets[1:]).argsort(kind="stable")
-    return TileLists(records, tile_offsets, splats, slots, slot_offsets, tile_order, tiles_wide)
+    order = order[: order_length[0]]
+    return TileLists(
+        records, order, part_offsets, tile_offsets, splats, slots, slot_offsets, tile_order, tiles_wide
+    )

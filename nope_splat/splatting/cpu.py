@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nope_splat.splatting.backward import composite_gradient, gather_gradients, slot_length
+from nope_splat.splatting.backward import composite_gradient, slot_length
 from nope_splat.splatting.binning import bin_splats
 from nope_splat.splatting.forward import composite
 from nope_splat.splatting.projection import camera_gradient, project, project_gradient
@@ -163,11 +163,11 @@ class Compositing(torch.autograd.Function):
         height: int,
         absgrad: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Images (C, H, W, channels) and alphas (C, H, W)."""
+        """Images (C, H, W, channels) and alphas (C, H, W, 1)."""
         cameras, _, channels = colors.shape
         splats = _arrays(radii, means2d, conics, opacities, depths, colors)
         images, images_out = _empty(cameras, height, width, channels)
-        alphas, alphas_out = _empty(cameras, height, width)
+        alphas, alphas_out = _empty(cameras, height, width, 1)
         ctx.backgrounds = [tuple(background) for background in _arrays(backgrounds)[0]]
         ctx.tiles = []
         for camera in range(cameras):
@@ -178,9 +178,10 @@ class Compositing(torch.autograd.Function):
             transmittance, end = np.empty((tiles, pixels), np.float32), np.empty((tiles, pixels), np.int32)
             needed = np.empty(tiles, np.int64)
             run_on_all_threads(
-                composite, LANES, ctx.backgrounds[camera], width, height, TILE_SIZE,
-                lists.tiles_wide, lists.tile_order, lists.tile_offsets, lists.splats, lists.records,
-                transmittance, end, needed, images_out[camera], alphas_out[camera],
+                composite, LANES, ctx.backgrounds[camera], width, height, TILE_SIZE.bit_length() - 1,
+                lists.tiles_wide, lists.order, lists.part_offsets, lists.slot_offsets, lists.tile_order,
+                lists.tile_offsets, lists.splats, lists.slots, lists.records, transmittance, end, needed,
+                images_out[camera], alphas_out[camera],
             )  # fmt: skip
             ctx.tiles.append((lists, transmittance, end, needed))
         ctx.save_for_backward(means2d, opacities, alphas)
@@ -194,26 +195,23 @@ class Compositing(torch.autograd.Function):
         """Gradients of means2d, conics, opacities, colors and backgrounds; `absgrad` on means2d."""
         means2d, opacities, alphas = ctx.saved_tensors
         cameras, count = opacities.shape
-        height, width = alphas.shape[1:]
+        height, width = alphas.shape[1:3]
         channels = len(ctx.backgrounds[0])
         d_images = _or_zeros(gradients[0], cameras, height, width, channels)
-        d_alphas = _or_zeros(gradients[1], cameras, height, width)
+        d_alphas = _or_zeros(gradients[1], cameras, height, width, 1)
         outputs = [_empty(cameras, count, *shape) for shape in ((2,), (2,), (3,), (), (channels,))]
         for camera, (lists, transmittance, end, needed) in enumerate(ctx.tiles):
             slot_sums = np.empty((len(lists.slots), slot_length(channels, LANES)), np.float32)
             run_on_all_threads(
                 composite_gradient, LANES, ctx.backgrounds[camera], TILE_SIZE, lists.tiles_wide,
-                lists.tile_order, lists.tile_offsets, lists.splats, lists.slots, lists.records, transmittance,
-                end, needed, d_images[camera], d_alphas[camera], slot_sums,
-            )  # fmt: skip
-            run_on_all_threads(
-                gather_gradients, LANES, lists.records, lists.slot_offsets, slot_sums,
-                _arrays(opacities)[0][camera], *(array[camera] for _, array in outputs),
+                lists.tile_order, lists.tile_offsets, lists.splats, lists.slots, lists.slot_offsets,
+                lists.records, transmittance, end, needed, _arrays(opacities)[0][camera], d_images[camera],
+                d_alphas[camera], slot_sums, *(array[camera] for _, array in outputs),
             )  # fmt: skip
         d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors = (tensor for tensor, _ in outputs)
         if ctx.absgrad:
             means2d.absgrad = d_means2d_abs
         d_backgrounds = None
         if ctx.needs_input_grad[4]:
-            d_backgrounds = torch.einsum("chwk,chw->ck", torch.from_numpy(d_images), 1 - alphas)
+            d_backgrounds = torch.einsum("chwk,chwa->ck", torch.from_numpy(d_images), 1 - alphas)
         return d_means2d, d_conics, d_opacities, d_colors, d_backgrounds, None, None, None, None, None

@@ -15,7 +15,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from nope_splat.splatting.binning import AHEAD, CHANNELS, LOG_OPACITY, MEAN, MIN_LOG_ALPHA, QUADRATIC
+from nope_splat.splatting.binning import (
+    AHEAD,
+    CHANNELS,
+    LOG_OPACITY,
+    MEAN,
+    MIN_LOG_ALPHA,
+    QUADRATIC,
+    fill_tiles,
+)
 from nope_splat.splatting.channels import add_weighted, broadcast_channels, load_channels, store_channels
 from nope_splat.splatting.compilation import inlined, kernel
 from nope_splat.splatting.footprint import covered_blocks
@@ -141,14 +149,20 @@ def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, bl
 
 
 @kernel
-def composite(counter, lanes, background, width, height, tile_size, tiles_wide, tile_order, tile_offsets,
-              splats, records, transmittance, end, needed, image, alphas):  # fmt: skip
-    """Composite all tiles.
+def composite(counters, lanes, background, width, height, tile_shift, tiles_wide, order, part_offsets,
+              slot_offsets, tile_order, tile_offsets, splats, slots, records, transmittance, end, needed,
+              image, alphas):  # fmt: skip
+    """Write the lists of all tiles, then composite them.
 
     `background` is a tuple of float32, one per channel; the lists of splats are those of `TileLists`.
-    Outputs: image (H, W, channels) and alphas (H, W); for the backward pass transmittance and end (tiles,
+    Outputs: image (H, W, channels) and alphas (H, W, 1); for the backward pass transmittance and end (tiles,
     pixels), block after block, and how many splats each tile needed (tiles,).
     """
+    tile_size = 1 << tile_shift
+    fill_tiles(
+        counters[0], order, records, tile_shift, tiles_wide, len(tile_order) // tiles_wide, part_offsets,
+        slot_offsets, splats, slots,
+    )  # fmt: skip
     length = records.shape[1]
     records, image, alphas = records.reshape(-1), image.reshape(-1), alphas.reshape(-1)
     bounds = records.view(np.int32)
@@ -157,7 +171,7 @@ def composite(counter, lanes, background, width, height, tile_size, tiles_wide, 
     first_blocks = np.empty(blocks_high + lane_count(lanes), np.int32)
     last_blocks = np.empty_like(first_blocks)
     while True:
-        turn = claim(counter, 1)
+        turn = claim(counters[1], 1)
         if turn >= len(tile_order):
             break
         tile = tile_order[turn]

@@ -128,7 +128,6 @@ def rasterization(
     images, alphas = Compositing.apply(
         means2d, conics, opacities, colors, backgrounds, depths, radii, width, height, absgrad
     )
-    alphas = alphas[..., None]
     if render_mode in ("ED", "RGB+ED"):
         expected_depth = images[..., -1:] / alphas.clamp(min=1e-10)
         images = torch.cat([images[..., :-1], expected_depth], -1)

@@ -5,7 +5,11 @@ no thread waits for a slower one. What a piece of work writes never depends on w
 are the same for any number of threads. Any Python thread may rasterize at any time, each with helpers of its
 own; numba's `prange` would not allow this.
 
-A pass runs ten kernels of about a millisecond, and to wake a sleeping thread takes a twentieth of that. So a
+A kernel may have several stages, each with a counter of its own. A thread that finds nothing left to claim
+waits until all pieces of the stage are finished, whoever works on them, and goes on to the next; one that
+comes late passes through the stages that are over.
+
+A pass runs five kernels of about a millisecond, and to wake a sleeping thread takes a twentieth of that. So a
 helper that has finished stays awake for a moment and watches the counter of its caller's next kernel. It
 joins in as soon as something has been claimed: by then the caller has let go of Python's lock, which the
 helper needs to start.
@@ -31,15 +35,19 @@ from numba import types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from nope_splat.splatting.compilation import intrinsic, kernel
+from nope_splat.splatting.compilation import inlined, intrinsic, kernel
 
 CHUNK = 512
 """Gaussians that a thread claims at a time. Numba's cache does not notice a change: clear it then."""
 
-_LOOKS = 1_000_000
-"""How often a helper looks for work before it goes to sleep: for about a quarter of a millisecond."""
+_LOOKS = 4_000_000
+"""How often a helper looks for work before it goes to sleep: for about a millisecond."""
 
-_Counter = NDArray[np.int64]
+_STAGES = 3
+"""Stages that a kernel may have."""
+
+_Counters = NDArray[np.int64]
+"""For every stage how much is claimed, and how many pieces are finished, cache lines apart: (stages, 2, 16)."""
 
 
 @intrinsic
@@ -62,6 +70,19 @@ def read(typing: Any, counter: Any) -> Any:
         return builder.load_atomic(address, "acquire", 8)
 
     return types.int64(counter), emit
+
+
+@inlined
+def finish(counter):
+    """Report that a piece of a stage is finished; `counter` (2, 16) is the stage's."""
+    claim(counter[1], 1)
+
+
+@inlined
+def await_all(counter, pieces):
+    """Wait until so many pieces of a stage are finished: all that there are."""
+    while read(counter[1]) < pieces:
+        pass
 
 
 @kernel
@@ -111,11 +132,11 @@ class _Helper:
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self._lock = threading.Lock()
-        self._task: tuple[Callable[..., None], _Counter, _Counter, _Counter, tuple[Any, ...]] | None = None
+        self._task: tuple[Callable[..., None], _Counters, _Counters, _Counters, tuple[Any, ...]] | None = None
         self._present = False
 
     def offer(self, *task: Any) -> None:
-        """Offer a kernel, its counter, the next kernel's, where to report the end, and the arguments."""
+        """Offer a kernel, its counters, the next kernel's, where to report the end, and the arguments."""
         with self._lock:
             self._task = task
             called, self._present = not self._present, True
@@ -137,20 +158,21 @@ class _Helper:
     def _work(self, callers_core: int) -> None:
         with _away_from(callers_core):
             while task := self._accept():
-                run, counter, upcoming, finished, arguments = task
+                run, counters, upcoming, finished, arguments = task
                 try:
-                    run(counter, *arguments)
+                    run(counters, *arguments)
                 except BaseException as error:
                     self.error = error
                 _report_and_watch(finished, upcoming, _LOOKS)
 
 
 class _Team(threading.local):
-    """The helpers of one calling thread; counters of its kernel and of its next, cache lines apart."""
+    """The helpers of one calling thread; counters of its kernel and of its next."""
 
     def __init__(self) -> None:
         self.helpers: list[_Helper] = []
-        self.counter, self.upcoming, self.finished = np.zeros((3, 16), np.int64)
+        self.counters, self.upcoming = np.zeros((2, _STAGES, 2, 16), np.int64)
+        self.finished = np.zeros(16, np.int64)
 
     def first(self, count: int) -> list[_Helper]:
         """So many helpers."""
@@ -191,16 +213,18 @@ def run_on_all_threads(kernel: Callable[..., None], *arguments: Any) -> None:
     Helpers that are late are not waited for: the others have done the work then.
 
     Args:
-        kernel: Takes a counter, an int64 array whose first element starts at zero, to `claim` work from.
+        kernel: Takes counters that start at zero, an int64 array of (stages, 2, 16). Where there is one stage
+            it may `claim` from them as they are; otherwise each stage has its part of them, to `claim` from,
+            to `finish` pieces and to `await_all` before the next. What can fail comes before all claims.
         *arguments: The kernel's further arguments, shared by all threads.
     """
     team, helpers = _team, _team.first(_thread_count - 1)
-    team.counter, team.upcoming = team.upcoming, team.counter
-    team.upcoming[0] = team.finished[0] = 0
+    team.counters, team.upcoming = team.upcoming, team.counters
+    team.upcoming[:] = team.finished[0] = 0
     for helper in helpers:
-        helper.offer(kernel, team.counter, team.upcoming, team.finished, arguments)
+        helper.offer(kernel, team.counters, team.upcoming, team.finished, arguments)
     try:
-        kernel(team.counter, *arguments)
+        kernel(team.counters, *arguments)
     finally:
         working = sum(not helper.withdraw() for helper in helpers)
         while not _watch(team.finished, working, _LOOKS):
