@@ -65,7 +65,7 @@ class Projection(torch.autograd.Function):
         inputs = _arrays(means, quats, scales, viewmats, Ks)
         checked = tuple(array.reshape(-1) for array in (*inputs, *_arrays(*further.values())))
         not_finite = np.zeros(len(checked), np.bool_)
-        cameras, count = len(viewmats), len(means)
+        cameras, count = viewmats.shape[0], means.shape[0]
         radii = torch.empty((cameras, count), dtype=torch.int32)
         outputs = [_empty(cameras, count, *shape) for shape in ((2,), (), (3,), ())]
         arrays = [radii.numpy(), *(array for _, array in outputs)]

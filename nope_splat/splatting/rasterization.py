@@ -93,11 +93,10 @@ def rasterization(
             radius_clip, eps2d, sh_degree, packed, backgrounds=backgrounds, render_mode=render_mode,
             sparse_grad=sparse_grad, absgrad=absgrad, rasterize_mode=rasterize_mode, **gsplat_options,
         )  # fmt: skip
-    unavailable = [name for name, value in (("packed", packed), ("sparse_grad", sparse_grad)) if value]
-    unavailable += gsplat_options
-    if unavailable:
+    if packed or sparse_grad or gsplat_options:
+        unavailable = ["packed"] * packed + ["sparse_grad"] * sparse_grad + list(gsplat_options)
         raise ValueError(f"The CPU rasterizer does not have: {', '.join(unavailable)}.")
-    cameras = len(viewmats)
+    cameras = viewmats.shape[0]
     if backgrounds is None:
         backgrounds = means.new_zeros(cameras, 3 if sh_degree is not None else colors.shape[-1])
     _check_inputs(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, sh_degree)
@@ -187,7 +186,7 @@ def _check_inputs(
     backgrounds: Tensor,
     sh_degree: int | None,
 ) -> None:
-    count, cameras = len(means), len(viewmats)
+    count, cameras = means.shape[0], viewmats.shape[0]
     named = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
     named |= {"viewmats": viewmats, "Ks": Ks, "backgrounds": backgrounds}
     channels = 3 if sh_degree is not None else colors.shape[-1]
