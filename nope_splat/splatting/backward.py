@@ -65,7 +65,10 @@ def slot_length(channels: int, lanes: Lanes) -> int:
 @inlined
 def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, d_image, d_alphas,
               planes, behind):  # fmt: skip
-    """Write the gradients of a tile's pixels to `planes`, plane after plane, and R to `behind`."""
+    """Write the gradients of a tile's pixels to `planes`, plane after plane, and R to `behind`.
+
+    `d_alphas` may be empty: there is none.
+    """
     pixels, channels = len(behind), len(background)
     planes[:] = np.float32(0.0)
     behind[:] = np.float32(0.0)
@@ -78,7 +81,7 @@ def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blo
             for row in range(pixels_left(y, block_height(lanes), height)):
                 pixel, slot = (y + row) * width + x, block + row * block_width(lanes)
                 for column in range(columns):
-                    total = -d_alphas[pixel + column]
+                    total = -d_alphas[pixel + column] if len(d_alphas) > 0 else np.float32(0.0)
                     for channel in range(channels):
                         gradient = d_image[(pixel + column) * channels + channel]
                         planes[channel * pixels + slot + column] = gradient
@@ -145,7 +148,7 @@ def composite_tile_gradients(counter, lanes, background, tile_size, tiles_wide, 
     record_length, slot_length = records.shape[1], slot_sums.shape[1]
     records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
     bounds = records.view(np.int32)
-    height, width, _ = d_alphas.shape
+    height, width, _ = d_image.shape
     d_image, d_alphas = d_image.reshape(-1), d_alphas.reshape(-1)
     pixels = tile_size * tile_size
     blocks_wide, blocks_high = tile_size // block_width(lanes), tile_size // block_height(lanes)

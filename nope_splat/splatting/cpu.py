@@ -92,8 +92,8 @@ class Projection(torch.autograd.Function):
         radii, means, quats, scales, viewmats, Ks = _arrays(*ctx.saved_tensors)
         cameras, count = radii.shape
         of_splats = [
-            _or_zeros(gradient, cameras, count, *shape)
-            for gradient, shape in zip(gradients[1:], ((2,), (), (3,), ()), strict=True)
+            _or_zeros(gradient, cameras, *shape)  # of depths and compensations there often is none
+            for gradient, shape in zip(gradients[1:], ((count, 2), (0,), (count, 3), (0,)), strict=True)
         ]
         of_gaussians = any(ctx.needs_input_grad[:3])
         outputs = [_empty(count if of_gaussians else 0, size) for size in (3, 4, 3)]
@@ -198,7 +198,7 @@ class Compositing(torch.autograd.Function):
         height, width = alphas.shape[1:3]
         channels = len(ctx.backgrounds[0])
         d_images = _or_zeros(gradients[0], cameras, height, width, channels)
-        d_alphas = _or_zeros(gradients[1], cameras, height, width, 1)
+        d_alphas = _or_zeros(gradients[1], cameras, 0, 0, 1)  # there often is none
         outputs = [_empty(cameras, count, *shape) for shape in ((2,), (2,), (3,), (), (channels,))]
         for camera, (lists, transmittance, end, needed) in enumerate(ctx.tiles):
             slot_sums = np.empty((len(lists.slots), slot_length(channels, LANES)), np.float32)

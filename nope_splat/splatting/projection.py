@@ -286,6 +286,8 @@ def project_gradient(
 ):  # fmt: skip
     """Gradient of `project`, set in d_means, d_quats, d_scales, or added: left out unless `of_gaussians`.
 
+    d_depths and d_compensations may be empty: there is none.
+
     The camera's gradient is summed per chunk into d_camera (chunks, 16): rows of [V | t], then fx, fy, cx,
     cy. `camera_gradient` adds up the chunks in their order, which does not depend on the threads.
     """
@@ -306,9 +308,8 @@ def project_gradient(
                 continue
             mean, scale = vector3(means, i), vector3(scales, i)
             splat = splat_of(mean, quats, scale, i, camera)
-            d_xx, d_xy, d_yy = covariance_gradient(
-                splat, eps2d, vector3(d_conics, i), float(d_compensations[i])
-            )
+            d_compensation = float(d_compensations[i]) if len(d_compensations) > 0 else 0.0
+            d_xx, d_xy, d_yy = covariance_gradient(splat, eps2d, vector3(d_conics, i), d_compensation)
             # cov = M M^T, M = N S, N = J V R.
             d_m0 = combine(2.0 * d_xx, splat.m0, d_xy, splat.m1)
             d_m1 = combine(2.0 * d_yy, splat.m1, d_xy, splat.m0)
@@ -352,7 +353,8 @@ def project_gradient(
                 d_fy -= d_v * splat.v / fy
                 d_cy -= d_v / fy
             d_x, d_y = d_x_over_z * inverse_z, d_y_over_z * inverse_z
-            d_z = d_depths[i] - inverse_z * (
+            d_depth = float(d_depths[i]) if len(d_depths) > 0 else 0.0
+            d_z = d_depth - inverse_z * (
                 x_over_z * d_x_over_z
                 + y_over_z * d_y_over_z
                 + fx_over_z * d_fx_over_z

@@ -54,7 +54,7 @@ class Lanes:
         if count not in BLOCK_SHAPES:
             raise ValueError(f"A SIMD register holds 4, 8 or 16 pixels, not {count}.")
         self.count = count
-        self.numba_type = LanesType(count, _SOURCE_STAMP)
+        self._numba_type_ = LanesType(count, _SOURCE_STAMP)  # numba's name: it then need not ask `typeof_impl`
 
     @classmethod
     def of_this_machine(cls) -> Lanes:
@@ -122,7 +122,7 @@ register_model(LanesType)(models.OpaqueModel)
 
 @typeof_impl.register(Lanes)
 def _type_of_lanes(lanes: Lanes, context: Any) -> LanesType:
-    return lanes.numba_type
+    return lanes._numba_type_
 
 
 @unbox(LanesType)
