@@ -142,8 +142,8 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
 
 
 @kernel
-def composite_tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats,
-                       slots, records, transmittance, end, needed, d_image, d_alphas, slot_sums):  # fmt: skip
+def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
+                   records, transmittance, end, needed, d_image, d_alphas, slot_sums):  # fmt: skip
     """Gradient of `composite` for every intersection, to its slot in slot_sums (intersections, length)."""
     record_length, slot_length = records.shape[1], slot_sums.shape[1]
     records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
@@ -236,7 +236,7 @@ def composite_gradient(counters, lanes, background, tile_size, tiles_wide, tile_
                        slots, slot_offsets, records, transmittance, end, needed, opacities, d_image, d_alphas,
                        slot_sums, d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
     """Gradient of `composite` with respect to what the splats are made of: of all tiles, then gathered."""
-    composite_tile_gradients(
+    tile_gradients(
         counters[0], lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
         records, transmittance, end, needed, d_image, d_alphas, slot_sums,
     )  # fmt: skip

@@ -54,7 +54,7 @@ class Lanes:
         if count not in BLOCK_SHAPES:
             raise ValueError(f"A SIMD register holds 4, 8 or 16 pixels, not {count}.")
         self.count = count
-        self._numba_type_ = LanesType(count, _SOURCE_STAMP)  # numba's name: it then need not ask `typeof_impl`
+        self._numba_type_ = LanesType(count, _SOURCE_STAMP)  # so called, numba finds it without Python
 
     @classmethod
     def of_this_machine(cls) -> Lanes:

@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ _STAGES = 3
 """Stages that a kernel may have."""
 
 _Counters = NDArray[np.int64]
-"""For every stage how much is claimed, and how many pieces are finished, cache lines apart: (stages, 2, 16)."""
+"""For every stage what is claimed, and how many pieces are finished, cache lines apart. (stages, 2, 16)"""
 
 
 @intrinsic
@@ -100,8 +101,16 @@ def _report_and_watch(finished, counter, looks):
     _watch(counter, 1, looks)
 
 
+_CORES_OF_CONTAINER = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds that a container may compute, or `max`, and in how many: on all cores together."""
+
+
 def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
+        share, period = map(int, _CORES_OF_CONTAINER.read_text().split())
+        cores = min(cores, max(1, round(share / period)))
+    return cores
 
 
 _current_core: Callable[[], int] = ctypes.PyDLL(None).sched_getcpu if sys.platform == "linux" else lambda: 0
@@ -185,7 +194,7 @@ _team = _Team()
 
 
 def set_num_threads(count: int) -> None:
-    """Set how many threads rasterize; every core that this process may use, unless told otherwise.
+    """Set how many threads rasterize; one for every core that this process may use, unless told otherwise.
 
     It is independent of `torch.set_num_threads`: torch's threads spin while they wait for work, so that
     few of them beside the rasterizer's is the faster setting on small machines.

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ import torch
 from dense_reference import Scene, random_loss, random_scene
 
 from nope_splat.splatting import get_num_threads, rasterization, set_num_threads, ssim, threads
+from nope_splat.splatting.compilation import kernel
+from nope_splat.splatting.threads import await_all, claim, finish
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +125,46 @@ def test_the_work_is_done_when_no_helper_comes(monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(threads._Helper, "_work", lambda helper: None)
         actual = new_caller.submit(results, scene).result(timeout=60)
     assert all(torch.equal(x, y) for x, y in zip(actual, expected, strict=True))
+
+
+@kernel
+def _sum_everything(counters, first, second):
+    """Number the pieces; once all are numbered, give each their sum."""
+    while True:
+        piece = claim(counters[0], 1)
+        if piece >= len(first):
+            break
+        first[piece] = piece
+        finish(counters[0])
+    await_all(counters[0], len(first))
+    while True:
+        piece = claim(counters[1], 1)
+        if piece >= len(first):
+            break
+        second[piece] = first.sum()
+
+
+def test_a_stage_begins_when_the_one_before_is_finished() -> None:
+    set_num_threads(3)
+    expected = np.full(100, np.arange(100).sum())
+    for _ in range(500):
+        first, second = np.full((2, 100), -1)
+        threads.run_on_all_threads(_sum_everything, first, second)
+        assert np.array_equal(second, expected)
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("max 100000", 8), ("350000 100000", 4), ("20000 100000", 1), ("6400000 100000", 8), (None, 8)],
+)
+def test_no_more_threads_than_a_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, cores: int
+) -> None:
+    if limit:
+        (tmp_path / "cpu.max").write_text(limit + "\n")
+    monkeypatch.setattr(threads, "_CORES_OF_CONTAINER", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert threads._available_cores() == cores
 
 
 def test_an_error_in_a_helper_reaches_the_caller_once() -> None:
