@@ -9,10 +9,15 @@ numba rasterizer of `rasterizer_baseline.py`; the research prototype, where its 
 any command that reads the scene from an npz (means, quats, scales, opacities, colors, viewmats, Ks, width,
 height) and prints the milliseconds of its forward pass and of its backward pass as its last two numbers.
 
-Times are medians of passes that follow another of the same kind, with threads awake and caches filled.
-Scaling is the time on the fewest threads over that on the most: of forward and backward pass together, and
-of a whole iteration, in which torch works on one thread. In the same turn the "machine" hashes on threads
-that share nothing, not even memory: what it scales by is all that there is.
+Times are medians of passes that follow another of the same kind, with threads awake and caches filled. Ratios
+are medians of those within one round, in which everything had its turn, since a virtual machine's clock may
+differ from second to second. Scaling is the time on the fewest threads over that on the most: of forward and
+backward pass together, and of a whole iteration, in which torch works on one thread.
+
+In every round the "machine" hashes on threads that share nothing, not even memory: what it scales by is all
+that there is. A virtual machine shares its cores with strangers, who come and go within tenths of a second.
+With `--quiet`, only rounds count before and after which all cores hashed as fast as one has ever since the
+start, to a tenth.
 """
 
 from __future__ import annotations
@@ -20,7 +25,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
-import json
 import os
 import re
 import shlex
@@ -39,81 +43,13 @@ import numba
 import numpy as np
 import rasterizer_baseline
 import torch
-from scipy.spatial import KDTree
+from rasterizer_scenes import Scene, fresh_scene, leaves, trained_scene
 from torch import Tensor
 
 from nope_splat.splatting import rasterization, set_num_threads, ssim
 from nope_splat.splatting.cpu import Projection
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-Scene = dict[str, Any]
-
-
-def fresh_scene(path: Path, count: int, width: int, height: int) -> Scene:
-    """A scene as at the start of training: points with scales from their neighbours."""
-    data, rng = np.load(path), np.random.default_rng(0)
-    chosen = rng.permutation(len(data["means3d"]))[:count]
-    means, colors = data["means3d"][chosen], data["colors"][chosen].astype(np.float32) / 255
-    distances, _ = KDTree(means).query(means, k=4)
-    scale = np.sqrt((distances[:, 1:] ** 2).mean(1)).clip(1e-4)
-    scale = np.minimum(scale, np.quantile(scale, 0.995))
-    K = data["Ks"][0].copy()
-    K[0] *= width / int(data["width"])
-    K[1] *= height / int(data["height"])
-    return as_scene(
-        means,
-        rng.normal(size=(count, 4)),
-        scale[:, None] * np.exp(rng.normal(0, 0.25, (count, 3))),
-        rng.uniform(0.1, 0.9, count),
-        colors,
-        data["viewmats"][0],
-        K,
-        width,
-        height,
-    )
-
-
-def trained_scene(ply: Path, cameras: Path, width: int, height: int) -> Scene:
-    """A splat of `ns-export`, seen from the first camera of `ns-export cameras`, 60 degrees wide."""
-    with ply.open("rb") as file:
-        names = []
-        while (line := file.readline().decode("ascii").strip()) != "end_header":
-            if line.startswith("property float"):
-                names.append(line.split()[-1])
-        values = np.frombuffer(file.read(), "<f4").reshape(-1, len(names))
-
-    def columns(*wanted: str) -> np.ndarray:
-        return values[:, [names.index(name) for name in wanted]]
-
-    pose = np.eye(4)
-    pose[:3] = np.array(json.loads(cameras.read_text())[0]["transform"])[:3]
-    pose[:, 1:3] *= -1  # OpenGL's axes to OpenCV's
-    focal = 0.5 * width / np.tan(np.radians(30))
-    return as_scene(
-        columns("x", "y", "z"),
-        columns("rot_0", "rot_1", "rot_2", "rot_3"),
-        np.exp(columns("scale_0", "scale_1", "scale_2")),
-        1 / (1 + np.exp(-columns("opacity")[:, 0])),
-        (0.5 + 0.28209479 * columns("f_dc_0", "f_dc_1", "f_dc_2")).clip(0, 1),
-        np.linalg.inv(pose),
-        np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]),
-        width,
-        height,
-    )
-
-
-def as_scene(means, quats, scales, opacities, colors, viewmat, K, width: int, height: int) -> Scene:
-    """Arguments of `rasterization`, in float32, for one camera."""
-    arrays = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
-    arrays |= {"viewmats": viewmat[None], "Ks": K[None]}
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(a, np.float32)) for name, a in arrays.items()}
-    return tensors | {"width": width, "height": height}
-
-
-def leaves(scene: Scene) -> Scene:
-    """A copy that collects gradients."""
-    return {k: v.clone().requires_grad_() if isinstance(v, Tensor) else v for k, v in scene.items()}
-
 
 Run = Callable[[], tuple[float, float]]
 """One forward and one backward pass; the milliseconds of each."""
@@ -199,7 +135,7 @@ def external(command: str, scene: Scene, threads: int) -> Run:
 
 def machine(threads: int) -> Run:
     """Work of which every thread has its share to itself: hashing, which needs no memory either."""
-    shares = [100_000 // threads] * threads
+    shares = [40_000 // threads] * threads
     pool = ThreadPoolExecutor(threads)
     return timed(
         {},
@@ -293,47 +229,81 @@ def prototype_training(scene: Scene, threads: int) -> Run:
 
 
 def on_threads(count: int, run: Run) -> Run:
-    """The second of two runs on so many threads: the first wakes them and puts its data into the caches.
+    """The last of four runs on so many threads: the others wake them, and put data and code into the caches.
 
-    Before it, the threads of another's turn get the time to go to sleep.
+    Before them, the threads of another's turn get the time to go to sleep.
     """
 
     def run_alone() -> tuple[float, float]:
         set_num_threads(count)
         numba.set_num_threads(count)
-        time.sleep(5e-4)
-        run()
+        time.sleep(2e-3)
+        for _ in range(3):
+            run()
         return run()
 
     return run_alone
 
 
-Times = dict[tuple[str, int], np.ndarray]
-"""Median milliseconds (forward, backward) of every run, by its name and number of threads."""
+Key = tuple[str, int]
+"""The name of a run and its number of threads."""
+
+Round = dict[Key, np.ndarray]
+"""Milliseconds (forward, backward) of every run."""
 
 
-def medians(runs: dict[tuple[str, int], Run], repeats: int) -> Times:
-    """Measure every run in turn, after two rounds in which everything is compiled."""
-    samples: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in runs}
-    for repeat in range(repeats + 2):
-        for key, run in runs.items():
-            sample = run()
-            if repeat >= 2:
-                samples[key].append(sample)
-    return {key: np.median(values, axis=0) for key, values in samples.items()}
+class Quiet:
+    """Tells when nobody else uses the machine."""
+
+    def __init__(self) -> None:
+        self.best = np.inf
+
+    def __call__(self, times: Round) -> bool:
+        """Whether every core of the machine was as fast as one has ever been, to a tenth."""
+        of_machine = [count * total for (name, count), (total, _) in times.items() if name == "machine"]
+        self.best = min(self.best, *of_machine)
+        return max(of_machine) <= 1.1 * self.best
 
 
-def report(what: str, times: Times) -> None:
+def rounds_of(runs: dict[Key, Run], repeats: int, patience: float, quiet: Quiet) -> list[Round]:
+    """Measure every run in turn, after two rounds in which everything is compiled.
+
+    Args:
+        runs: What to measure, the machine last.
+        repeats: Rounds to measure.
+        patience: Seconds to wait for rounds that are quiet; 0 if all count.
+        quiet: Tells whether they are.
+    """
+    for run in (*runs.values(), *runs.values()):
+        run()
+    machine = {key: run for key, run in runs.items() if key[0] == "machine"}
+    for _ in range(50 if patience else 0):
+        quiet({key: np.array(run()) for key, run in machine.items()})
+    rounds, end = [], time.monotonic() + patience
+    while len(rounds) < repeats and (not patience or time.monotonic() < end):
+        if patience and not quiet({key: np.array(run()) for key, run in machine.items()}):
+            continue
+        times = {key: np.array(run()) for key, run in runs.items()}
+        if not patience or quiet(times):
+            rounds.append(times)
+    return rounds
+
+
+def report(what: str, rounds: list[Round]) -> None:
     """Print a line per run, with the ratio of our time to its, and how its time scales."""
-    counts = [count for _, count in times]
-    for (name, count), (forward, backward) in times.items():
-        total = forward + backward
+    print(f"{what}: {len(rounds)} rounds", flush=True)
+    if not rounds:
+        return
+    totals = {key: np.array([times[key].sum() for times in rounds]) for key in rounds[0]}
+    counts = [count for _, count in totals]
+    for (name, count), total in totals.items():
+        forward, backward = np.median([times[name, count] for times in rounds], axis=0)
         split = f"{forward:8.1f} {backward:8.1f}" if backward else " " * 17
-        ratio = " " * 7 if name == "machine" else f"{times['ours', count].sum() / total:7.2f}"
+        ratio = " " * 7 if name == "machine" else f"{np.median(totals['ours', count] / total):7.2f}"
         scaling = ""
         if count == max(counts) > min(counts):
-            scaling = f"{times[name, min(counts)].sum() / total:8.2f}"
-        print(f"{what:33} {name:10} {count:7} {split} {total:8.1f} {ratio} {scaling}", flush=True)
+            scaling = f"{np.median(totals[name, min(counts)] / total):8.2f}"
+        print(f"    {name:10} {count:7} {split} {np.median(total):8.1f} {ratio} {scaling}", flush=True)
 
 
 def main() -> None:
@@ -349,16 +319,24 @@ def main() -> None:
     parser.add_argument("--gaussians", type=int, nargs="*", default=[10_000, 30_000, 138_766])
     parser.add_argument("--sizes", nargs="+", default=["256x192", "384x256", "768x512"])
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=9, help="rounds of every scene and size")
+    parser.add_argument(
+        "--quiet",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="count quiet rounds only, and wait so long for those of a scene",
+    )
     parser.add_argument("--no-baseline", action="store_true", help="leave out the plain rasterizer")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
+    quiet = Quiet()
     with_prototype = options.prototype.is_dir()
     if with_prototype:
         os.environ["NRAS_TS"] = "64"
         sys.path.insert(0, str(options.prototype))
-    print(f"{'milliseconds':44} threads  forward backward    total  ours /  scaling")
+    print(f"{'milliseconds':14} threads  forward backward    total  ours /  scaling")
     for size in options.sizes:
         width, height = map(int, size.split("x"))
         scenes = {f"{n} points": fresh_scene(options.points, n, width, height) for n in options.gaussians}
@@ -371,14 +349,18 @@ def main() -> None:
                 if with_prototype:
                     passes["prototype", count] = prototype(scene, count)
                     iterations["prototype", count] = prototype_training(scene, count)
-                passes["machine", count] = iterations["machine", count] = machine(count)
                 if not options.no_baseline:
                     passes["baseline", count] = baseline(scene)
                 if options.peer:
                     passes["peer", count] = external(options.peer, scene, count)
+            for count in options.threads:
+                passes["machine", count] = iterations["machine", count] = machine(count)
             for what, runs in ((f"{kind}, {size}", passes), (f"{kind}, {size}, iteration", iterations)):
-                runs = {(name, count): on_threads(count, run) for (name, count), run in runs.items()}
-                report(what, medians(runs, options.repeats))
+                runs = {
+                    (name, count): run if name == "machine" else on_threads(count, run)
+                    for (name, count), run in runs.items()
+                }
+                report(what, rounds_of(runs, options.repeats, options.quiet, quiet))
 
 
 if __name__ == "__main__":
