@@ -164,13 +164,14 @@ def sort_by_depth(radii, depths, order, other, offsets):
 
 @kernel
 def sort_and_write_records(counter, width, height, radii, means2d, conics, opacities, depths, colors,
-                           records, slot_counts, order, order_length):  # fmt: skip
+                           records, slot_counts, order, other, order_length):  # fmt: skip
     """Whoever comes first sorts the Gaussians by depth, the others meanwhile write their records.
 
-    Outputs: records (N, record length), slot_counts (N,) zeros, order (N,) and its length (1,).
+    Outputs: records (N, record length), slot_counts (N,) zeros, order (N,) and its length (1,). `other` (N,)
+    is for sorting.
     """
     bounds = records.view(np.int32)
-    other, digit_offsets = np.empty_like(order), np.empty((1 << _RADIX_BITS) + 1, np.int32)
+    digit_offsets = np.empty((1 << _RADIX_BITS) + 1, np.int32)
     while True:
         start = claim(counter, CHUNK) - CHUNK
         if start >= len(radii):
@@ -295,7 +296,7 @@ def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part
 
 @kernel
 def count_and_order(counters, width, height, radii, means2d, conics, opacities, depths, colors, tile_shift,
-                    tiles_wide, tiles_high, records, order, order_length, tile_counts, slot_counts,
+                    tiles_wide, tiles_high, records, order, other, order_length, tile_counts, slot_counts,
                     tile_offsets, slot_offsets):  # fmt: skip
     """Find what is in front of what, and where the list of every tile starts: all but the lists themselves.
 
@@ -303,7 +304,7 @@ def count_and_order(counters, width, height, radii, means2d, conics, opacities, 
     """
     sort_and_write_records(
         counters[0], width, height, radii, means2d, conics, opacities, depths, colors, records, slot_counts,
-        order, order_length,
+        order, other, order_length,
     )  # fmt: skip
     count_intersections(
         counters[1], order[: order_length[0]], records, tile_shift, tiles_wide, tiles_high, tile_counts,
@@ -341,14 +342,14 @@ def bin_splats(
     tiles_wide, tiles_high = -(-width // tile_size), -(-height // tile_size)
     tiles = tiles_wide * tiles_high
     records, slot_counts = np.empty((count, record_length(channels)), np.float32), np.empty(count, np.int64)
-    order, order_length = np.empty(count, np.int32), np.empty(1, np.int64)
+    order, other, order_length = np.empty(count, np.int32), np.empty(count, np.int32), np.empty(1, np.int64)
     parts = _PARTS_PER_THREAD * get_num_threads()
     part_offsets = np.zeros((parts, tiles + 8), np.int64)  # parts lie a cache line apart
     tile_offsets, slot_offsets = np.empty(tiles + 1, np.int64), np.empty(count + 1, np.int64)
     run_on_all_threads(
         count_and_order, width, height, radii, means2d, conics, opacities, depths, colors,
-        tile_size.bit_length() - 1, tiles_wide, tiles_high, records, order, order_length, part_offsets,
-        slot_counts, tile_offsets, slot_offsets,
+        tile_size.bit_length() - 1, tiles_wide, tiles_high, records, order, other, order_length,
+        part_offsets, slot_counts, tile_offsets, slot_offsets,
     )  # fmt: skip
     intersections = int(tile_offsets[-1])
     splats, slots = np.empty(intersections, np.int32), np.empty(intersections, np.int32)

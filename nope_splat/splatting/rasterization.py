@@ -93,8 +93,9 @@ def rasterization(
             radius_clip, eps2d, sh_degree, packed, backgrounds=backgrounds, render_mode=render_mode,
             sparse_grad=sparse_grad, absgrad=absgrad, rasterize_mode=rasterize_mode, **gsplat_options,
         )  # fmt: skip
-    if packed or sparse_grad or gsplat_options:
-        unavailable = ["packed"] * packed + ["sparse_grad"] * sparse_grad + list(gsplat_options)
+    unavailable = [name for name, value in (("packed", packed), ("sparse_grad", sparse_grad)) if value]
+    unavailable += gsplat_options
+    if unavailable:
         raise ValueError(f"The CPU rasterizer does not have: {', '.join(unavailable)}.")
     cameras = viewmats.shape[0]
     if backgrounds is None:

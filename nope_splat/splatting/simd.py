@@ -29,7 +29,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import NativeValue, models, register_model, typeof_impl, unbox
+from numba.extending import NativeValue, models, register_model, unbox
 
 from nope_splat.splatting.compilation import intrinsic
 
@@ -54,7 +54,7 @@ class Lanes:
         if count not in BLOCK_SHAPES:
             raise ValueError(f"A SIMD register holds 4, 8 or 16 pixels, not {count}.")
         self.count = count
-        self._numba_type_ = LanesType(count, _SOURCE_STAMP)  # so called, numba finds it without Python
+        self._numba_type_ = LanesType(count, _SOURCE_STAMP)  # where numba looks for it
 
     @classmethod
     def of_this_machine(cls) -> Lanes:
@@ -118,11 +118,6 @@ class _VectorModel(models.PrimitiveModel):
 
 
 register_model(LanesType)(models.OpaqueModel)
-
-
-@typeof_impl.register(Lanes)
-def _type_of_lanes(lanes: Lanes, context: Any) -> LanesType:
-    return lanes._numba_type_
 
 
 @unbox(LanesType)

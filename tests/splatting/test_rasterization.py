@@ -102,6 +102,16 @@ def test_any_number_of_channels(channels: int) -> None:
     assert_matches_reference(replace(scene, colors=colors, backgrounds=backgrounds), {}, {})
 
 
+def test_a_loss_of_the_images_alone_is_one_to_which_the_alphas_add_nothing() -> None:
+    alone, together = random_scene(3).leaves(), random_scene(3).leaves()
+    (rasterize(alone)[0] ** 2).sum().backward()
+    images, alphas, info = rasterize(together)
+    nothing = 0.0 * (alphas.sum() + info["depths"].sum())
+    ((images**2).sum() + nothing).backward()
+    for name, expected in together.gradients().items():
+        assert relative_error(alone.gradients()[name], expected) < 1e-6, name
+
+
 def test_no_gaussians_leave_the_background() -> None:
     scene = random_scene(0).leaves()
     empty = replace(
