@@ -163,8 +163,8 @@ class TrainingClock:
         Returns:
             `iterations_per_second` of plain iterations, without the first window, in which things are set
             up; `full_resolution`, the same of those at the full size of the training images; None where
-            there are none. `seconds` and `peak_gib` of the phases; `share_joint_refinement` of the seconds
-            from the first to the last iteration; the `windows`.
+            there are none. `seconds` and, on a GPU, `peak_gib` of the phases; `share_joint_refinement` of
+            the seconds from the first to the last iteration; the `windows`.
         """
         during = {n: s for n, s in self.seconds.items() if n not in ("setup", "after training")}
         total = sum(during.values())
@@ -175,7 +175,7 @@ class TrainingClock:
             "full_resolution": _rate(full),
             "share_joint_refinement": during.get("joint refinement", 0.0) / total if total else 0.0,
             "seconds": dict(self.seconds),
-            "peak_gib": {name: peak / 2**30 for name, peak in self.peaks.items()},
+            "peak_gib": {name: peak / 2**30 for name, peak in self.peaks.items() if peak},
             "windows": [asdict(window) for window in self.windows],
         }
 

@@ -28,16 +28,16 @@ def load(output: Path) -> None:
     start = time.perf_counter()
     require_device("cuda")
     loaded = time.perf_counter()
-    on_gpu = {"device": "cuda"}
-    view = torch.eye(4, **on_gpu)[None]
+    cuda = torch.device("cuda")
+    view = torch.eye(4, device=cuda)[None]
     view[:, 2, 3] = 3.0
-    K = torch.tensor([[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]], **on_gpu)
+    K = torch.tensor([[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]], device=cuda)
     image, alpha, _ = rasterization(
-        torch.zeros(1, 3, **on_gpu),
-        torch.tensor([[1.0, 0, 0, 0]], **on_gpu),
-        torch.full((1, 3), 0.3, **on_gpu),
-        torch.full((1,), 0.9, **on_gpu),
-        torch.ones(1, 3, **on_gpu),
+        torch.zeros(1, 3, device=cuda),
+        torch.tensor([[1.0, 0, 0, 0]], device=cuda),
+        torch.full((1, 3), 0.3, device=cuda),
+        torch.full((1,), 0.9, device=cuda),
+        torch.ones(1, 3, device=cuda),
         view,
         K,
         16,

@@ -135,11 +135,14 @@ def _other_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
             f"{same['gaussians']['nope-splat']} Gaussians in both: {ours:.2f} ms an iteration, splatfacto"
             f" {theirs:.2f} ms, ratio {same['ratio']:.3f} (quartiles {low:.3f} to {high:.3f})"
         )
-    for name, pair in _result(outcomes, "ssim").items():
+    precision = _result(outcomes, "ssim")
+    for name, pair in precision.items():
         if isinstance(pair, Mapping):
             errors = [
                 f"{title} {pair[key]['value']:.1e} and {pair[key]['gradient_max']:.1e}"
                 for key, title in (("tf32", "TF32"), ("no_tf32", "float32"))
             ]
-            lines.append(f"SSIM {name}, errors of value and gradient: {', '.join(errors)}")
+            lines.append(
+                f"SSIM on {precision['device']}, {name}: errors of value and gradient {', '.join(errors)}"
+            )
     return lines

@@ -9,18 +9,18 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
 from nerfstudio.engine.trainer import Trainer
+from torch import Tensor
 
 from gpu.timed_training import METHODS, Method
 from gpu.trainers import FIRST_STEP, Scene, iterate, set_up, synchronize
 from nope_splat.checkpoints import last_checkpoint, load_checkpoint
-from nope_splat.evaluation.metrics import ImageMetrics
 from nope_splat.gaussians import PARAMETERS
 
 MOST_PER_TURN = 20
@@ -48,27 +48,35 @@ def compare(scene: Scene, run: Path, output: Path, iterations: int = 200) -> Non
     """
     state = load_checkpoint(last_checkpoint(run / "nerfstudio_models"))["pipeline"]
     gaussians = {name: state[f"_model.gauss_params.{name}"] for name in PARAMETERS}
-    trainers = {
-        method: set_up(method, _writing_to(scene, scene.output_dir / method), gaussians) for method in METHODS
+    trainers: dict[Method, Trainer] = {
+        method: set_up(method, replace(scene, output_dir=scene.output_dir / method), gaussians)
+        for method in METHODS
     }
-    views = min(len(trainer.pipeline.datamanager.train_dataset) for trainer in trainers.values())
+    views = min(num_views(trainer) for trainer in trainers.values())
     per_turn = min(views, MOST_PER_TURN)  # a turn shows every view once, or twenty of them
-    psnr = {method: first_view_psnr(trainer) for method, trainer in trainers.items()}
+    renderings = [first_view(trainer) for trainer in trainers.values()]
     rounds = max(2, -(-iterations // per_turn))
-    works = {method: _iterations(trainer) for method, trainer in trainers.items()}
-    turns = take_turns(works, rounds + WARM_UP_TURNS, per_turn)
+    turns = take_turns(
+        {name: _iterations(each) for name, each in trainers.items()}, rounds + WARM_UP_TURNS, per_turn
+    )
     result = {
         "gaussians": {method: trainer.pipeline.model.num_points for method, trainer in trainers.items()},
         "views": views,
         "iterations": rounds * per_turn,
-        "psnr_of_first_view": psnr,
+        "rendering_difference": float((renderings[0] - renderings[1]).abs().max()),
         **summary({method: each[WARM_UP_TURNS:] for method, each in turns.items()}),
     }
     output.write_text(json.dumps(result))
 
 
-def _writing_to(scene: Scene, output_dir: Path) -> Scene:
-    return Scene(**{**vars(scene), "output_dir": output_dir})
+def num_views(trainer: Trainer) -> int:
+    """Number of training images.
+
+    Args:
+        trainer: A trainer.
+    """
+    datamanager: Any = trainer.pipeline.datamanager
+    return len(datamanager.train_dataset)
 
 
 def _iterations(trainer: Trainer) -> Callable[[int], None]:
@@ -76,20 +84,23 @@ def _iterations(trainer: Trainer) -> Callable[[int], None]:
 
 
 @torch.no_grad()
-def first_view_psnr(trainer: Trainer) -> float:
-    """PSNR of the rendering of the first training image: both methods show the same before they are timed.
+def first_view(trainer: Trainer) -> Tensor:
+    """Render the first training image on black: both methods should show the same before they are timed.
 
     Args:
         trainer: A trainer.
+
+    Returns:
+        The rendering. (H, W, 3).
     """
     trainer.pipeline.eval()
     model: Any = trainer.pipeline.model
     datamanager: Any = trainer.pipeline.datamanager
     camera = datamanager.train_dataset.cameras[:1].to(trainer.device)
-    image = datamanager.cached_train[0]["image"].to(trainer.device)
-    image = image.float() / 255 if image.dtype == torch.uint8 else image
+    background, model.background_color = model.background_color, torch.zeros(3, device=model.device)
     rendered = model.get_outputs(camera)["rgb"]
-    return float(ImageMetrics.psnr(rendered, image[..., :3]))
+    model.background_color = background
+    return rendered
 
 
 def take_turns(

@@ -33,14 +33,14 @@ def measure(image: Path, output: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with Image.open(image) as file:
         target = np.asarray(file.convert("RGB"), np.float64) / 255
-    result: dict[str, Any] = {"size": list(target.shape[1::-1])}
+    result: dict[str, Any] = {"device": device, "size": list(target.shape[1::-1])}
     for name, images in pairs(target).items():
         pair = [torch.from_numpy(each) for each in images]
-        exact = value_and_gradient(*pair, reference=True)
+        exact = value_and_gradient(pair[0], pair[1], reference=True)
         result[name] = {"ssim": float(exact[0])}
         for allowed in (True, False):
             torch.backends.cudnn.allow_tf32 = allowed
-            found = value_and_gradient(*(each.float().to(device) for each in pair))
+            found = value_and_gradient(pair[0].float().to(device), pair[1].float().to(device))
             result[name]["tf32" if allowed else "no_tf32"] = deviations(found, exact)
     output.write_text(json.dumps(result))
 
@@ -58,7 +58,7 @@ def pairs(photo: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], ND
     noise = np.random.default_rng(0).normal(size=(2, *photo.shape))
     flat = np.clip(0.9 + 0.002 * noise, 0, 1)
     return {
-        "blurred": (cv2.GaussianBlur(photo, (0, 0), 4.0), photo),
+        "blurred": (np.asarray(cv2.GaussianBlur(photo, (0, 0), 4.0), np.float64), photo),
         "close": (np.clip(photo + 0.02 * noise[0], 0, 1), photo),
         "flat": (flat[0], flat[1]),
     }

@@ -1,4 +1,4 @@
-"""Run steps one after another: commands with a time limit. A failure is recorded and does not stop the rest."""
+"""Run commands with a time limit one after another; failures are recorded and do not stop the rest."""
 
 from __future__ import annotations
 

@@ -57,10 +57,11 @@ def per_iteration(lines: Counter[str], iterations: int) -> dict[str, Any]:
         iterations: Of how many iterations.
 
     Returns:
-        The number `per_iteration`, and that of every line in `lines`, the most frequent first.
+        The number `per_iteration`, None without a GPU, and that of every line in `lines`, the most frequent
+        first.
     """
     each = {line: number / iterations for line, number in lines.most_common()}
-    return {"per_iteration": sum(each.values()), "lines": each}
+    return {"per_iteration": sum(each.values()) if torch.cuda.is_available() else None, "lines": each}
 
 
 @contextmanager

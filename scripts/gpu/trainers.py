@@ -123,7 +123,8 @@ def our_flags(scene: Scene) -> list[str]:
 def _start_splatfacto(scene: Scene) -> None:
     run_anywhere()
     config = splatfacto_config(Settings(scene.scene / "splat", scene.output_dir, LENGTH))
-    dataparser: Any = config.pipeline.datamanager.dataparser
+    datamanager: Any = config.pipeline.datamanager
+    dataparser = datamanager.dataparser
     # The world stays as it is, so that the same Gaussians are the same for both.
     dataparser.orientation_method = dataparser.center_method = "none"
     dataparser.auto_scale_poses = dataparser.assume_colmap_world_coordinate_convention = False
