@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import tyro
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import (
     FullImageDatamanager,
     FullImageDatamanagerConfig,
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from nope_splat.dataparser import NopeDataParser, NopeDataParserConfig
 from nope_splat.dataset import NopeDataset
+from nope_splat.device_defaults import Auto, ByDevice
 from nope_splat.errors import UserError
 from nope_splat.lens import Lens
 
@@ -42,6 +44,11 @@ class NopeDataManagerConfig(FullImageDatamanagerConfig):
     _target: type = field(default_factory=lambda: NopeDataManager)
     dataparser: NopeDataParserConfig = field(default_factory=NopeDataParserConfig)
     """From the folder to cameras and tracks."""
+    cache_images_type: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride] ("auto" before setup)
+        Literal["uint8", "float32"] | Auto, ByDevice(cuda="uint8", cpu="float32")
+    ] = "auto"
+    """How photographs are kept in memory: uint8 takes a quarter of it, float32 a little less time on a CPU.
+    "auto" is uint8 on a GPU and float32 on a CPU."""
     optimized_cameras: tyro.conf.Suppress[OptimizedCameras | None] = None
     """Of a loaded checkpoint: `ns-render dataset` makes further data managers of this configuration."""
 
@@ -81,6 +88,22 @@ class NopeDataManager(FullImageDatamanager):
                 "gpu"  # this means "on the device"; "cpu" would pin memory, for which CUDA is needed
             )
         return super()._load_images(split, cache_images_device)
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """Draw the next training view.
+
+        Args:
+            step: Iteration; not used.
+
+        Returns:
+            Its camera, whose metadata hold the `size` of the image as numbers (reading it from the camera
+            would make each iteration wait for the GPU), and its batch.
+        """
+        camera, batch = super().next_train(step)
+        assert camera.metadata is not None
+        height, width = batch["image"].shape[:2]
+        camera.metadata["size"] = width, height
+        return camera, batch
 
     def num_pixels_used(self) -> int:
         """Number of pixels of all training images together that no mask leaves out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -17,12 +18,15 @@ from torch.nn import Parameter, ParameterDict
 from nope_splat.camera_optimizer import (
     NopeCameraOptimizer,
     NopeCameraOptimizerConfig,
+    image_size,
+    intrinsic_matrices,
     radial_terms,
     world_to_camera,
 )
 from nope_splat.datamanager import NopeDataManager
 from nope_splat.densification import densification
 from nope_splat.depth_supervision import DepthSupervision
+from nope_splat.device_defaults import Auto, ByDevice, chosen
 from nope_splat.evaluation.metrics import ImageMetrics
 from nope_splat.gaussians import Gaussians, join, seed_gaussians
 from nope_splat.lens import Lens, Rendering, through_lens
@@ -38,6 +42,9 @@ from nope_splat.parameters import SplatParameters
 from nope_splat.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range
 from nope_splat.rendering import render_gaussians
 from nope_splat.splatting import fold_intrinsics
+
+FULLY_USED = 0.999
+"""Share of a small pixel's large ones that its mask leaves in, up to rounding, if it is to count."""
 
 
 @dataclass
@@ -87,13 +94,14 @@ class NopeSplatModelConfig(ModelConfig):
     """Colour behind the Gaussians; random in training is the scene's mean colour in evaluation."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """Antialiased Gaussians render well at any resolution, but other viewers show their .ply wrongly."""
-    num_downscales: Annotated[int, NOT_NEGATIVE] = 2
-    """Training starts with images halved this many times."""
+    num_downscales: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=2, cpu=1)] = "auto"
+    """Training starts with images halved this many times; "auto" is 2 on a GPU and 1 on a CPU."""
     resolution_interval: Annotated[float, POSITIVE] = 0.1
     """Share of the training after which the resolution doubles."""
-    max_gaussians: Annotated[int, COUNT] = 3_000_000
+    max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
     """Densification stops at this number of Gaussians, or at what the photographs can determine: one for
-    about 20 pixels of all training images together, without those that are masked."""
+    about 20 pixels of all training images together, without those that are masked. "auto" is 3 000 000 on a
+    GPU and 60 000 on a CPU."""
     densify_start: Annotated[float, NOT_NEGATIVE] = 0.017
     """Share of the training after which Gaussians are first split, cloned and pruned."""
     densify_stop: Annotated[float, NOT_NEGATIVE] = 0.5
@@ -114,10 +122,14 @@ class NopeSplatModelConfig(ModelConfig):
     """Share of the image above which Gaussians are removed, after the first reset of opacities."""
     max_screen_size: Annotated[float, POSITIVE] = 0.25
     """Share of the image's longer side that a Gaussian may reach from its centre."""
-    stop_screen_size: Annotated[float, NOT_NEGATIVE] = 0.13
-    """Share of the training after which the size in the image does not matter."""
-    reset_opacity: Annotated[float, NOT_NEGATIVE] = 0.1
-    """Share of the training between resets of the opacities, while densification lasts; 0 for never."""
+    # The short training of a CPU cannot afford opacity resets. Large Gaussians, which these would remove, are
+    # split as long as there is densification; otherwise they veil views beyond the training cameras.
+    stop_screen_size: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.13, cpu=0.5)] = "auto"
+    """Share of the training after which the size in the image does not matter; "auto" is 0.13 on a GPU and
+    0.5 on a CPU."""
+    reset_opacity: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.1, cpu=0.0)] = "auto"
+    """Share of the training between resets of the opacities, while densification lasts; 0 for never. "auto"
+    is 0.1 on a GPU and 0 on a CPU."""
 
     def depth_weights(self) -> tuple[float, float, float]:
         """Weights of the losses that need the depth maps of the photographs."""
@@ -177,6 +189,7 @@ class NopeSplatModel(SplatParameters):
         # seeds, and what comes after it is to show the same colour.
         mean_color = self.seed_points[1].float().mean(dim=0) / 255
         self.register_buffer("background_color", mean_color if color == "random" else get_color(color))
+        self._viewer_backgrounds: dict[int, Tensor] = {}
 
     # Optimisation.
 
@@ -223,8 +236,8 @@ class NopeSplatModel(SplatParameters):
         """
         assert camera.shape == (1,), "one camera at a time"
         factor = self._get_downscale_factor()
-        width, height = int(camera.width) // factor, int(camera.height) // factor
-        pose, K = camera.camera_to_worlds, camera.get_intrinsics_matrices() / factor
+        width, height = (side // factor for side in image_size(camera))
+        pose, K = camera.camera_to_worlds, intrinsic_matrices(camera) / factor
         K[:, 2, 2] = 1.0
         background = self._get_background_color()
         gaussians = self.gaussians()
@@ -271,6 +284,20 @@ class NopeSplatModel(SplatParameters):
             "background": background.expand(height, width, 3),
         }
 
+    def set_background(self, background_color: Tensor) -> None:
+        """Set the color behind the pictures of the viewer; training, evaluation and checkpoints keep theirs.
+
+        nerfstudio calls this before each picture, in the thread that renders for one browser.
+
+        Args:
+            background_color: Color of the viewer's panel. (3,).
+        """
+        self._viewer_backgrounds[threading.get_ident()] = background_color
+
+    def _get_background_color(self) -> Tensor:
+        color = None if self.training else self._viewer_backgrounds.get(threading.get_ident())
+        return super()._get_background_color() if color is None else color
+
     def render(
         self,
         gaussians: Gaussians,
@@ -314,7 +341,7 @@ class NopeSplatModel(SplatParameters):
         if not self.training:
             return 1
         doublings = int(self.step / (self.config.resolution_interval * self.num_iterations))
-        return 2 ** max(self.config.num_downscales - doublings, 0)
+        return 2 ** max(chosen(self.config.num_downscales) - doublings, 0)
 
     # Losses and metrics.
 
@@ -410,5 +437,5 @@ class NopeSplatModel(SplatParameters):
         if mask is not None:
             factor = self._get_downscale_factor()
             mask = mask.to(self.device)
-            mask = mask if factor == 1 else resize_image(mask, factor) > 0.999
+            mask = mask if factor == 1 else resize_image(mask, factor) > FULLY_USED
         return photo, mask
