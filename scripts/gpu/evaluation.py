@@ -10,11 +10,13 @@ import json
 import statistics
 from pathlib import Path
 
+import torch
 import tyro
 from held_out import evaluate_ours, evaluate_splatfacto
 from splatfacto_peer import Settings
 
 from gpu.scene import against_truth
+from nope_splat.device import require_device
 
 
 def ours(config: Path, scene: Path, data: Path, output: Path) -> None:
@@ -39,6 +41,8 @@ def splatfacto(run: Settings, scene: Path, data: Path, output: Path) -> None:
         data: Folder of the photographs.
         output: File to write.
     """
+    if torch.cuda.is_available():
+        require_device("cuda")
     evaluate_splatfacto(run, scene / "cameras.json", scene / "photos", None, output.parent)
     _write(data, output)
 

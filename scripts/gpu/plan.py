@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from gpu.steps import Results, Step
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
-CUDA_COMPILER = Path("/usr/local/cuda/bin")
-"""Where CUDA's installer puts nvcc; gsplat looks for it on the PATH only."""
 WINDOWS = 40
 """Into how many parts, at least, the iterations of a training are timed."""
 
@@ -136,8 +133,6 @@ def environment(settings: Settings, results: Results, inherited: Mapping[str, st
     """
     paths = [str(ROOT), str(ROOT / "scripts"), str(settings.site), inherited.get("PYTHONPATH", "")]
     programs = [str(settings.site / "bin"), inherited.get("PATH", "")]
-    if shutil.which("nvcc", path=inherited.get("PATH")) is None:
-        programs.append(str(CUDA_COMPILER))
     variables = {
         **inherited,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
@@ -145,7 +140,6 @@ def environment(settings: Settings, results: Results, inherited: Mapping[str, st
         "PYTHONUNBUFFERED": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "NERFSTUDIO_METHOD_CONFIGS": "nope-splat=nope_splat.methods:nope_splat",
-        "MAX_JOBS": str(len(os.sched_getaffinity(0))),
     }
     if settings.device == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = ""
@@ -241,7 +235,6 @@ def _trainers(settings: Settings, step: str) -> dict[str, Any]:
         "--scene.output-dir": settings.folder(step) / "trainers",
         "--scene.max-image-size": settings.max_image_size,
         "--scene.eval-interval": settings.eval_interval,
-        "--scene.device": settings.device,
     }
 
 

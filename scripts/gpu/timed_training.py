@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
+import torch
 import tyro
 from nerfstudio.engine.trainer import Trainer
 from splatfacto_peer import Settings, run
 
 from gpu.clock import TrainingClock
+from nope_splat.device import require_device
 from nope_splat.pipeline import NopePipeline
 from nope_splat.trainer import NopeTrainer
 
@@ -86,6 +88,8 @@ def start(method: Method, flags: list[str]) -> None:
         flags: Its flags.
     """
     if method == "splatfacto":
+        if torch.cuda.is_available():
+            require_device("cuda")
         run(tyro.cli(Settings, args=flags))
         return
     from nerfstudio.scripts.train import entrypoint

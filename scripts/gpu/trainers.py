@@ -47,8 +47,6 @@ class Scene:
     """Longer side of the training images in pixels."""
     eval_interval: int
     """Every how many images one is held out."""
-    device: str
-    """Where to compute, "cuda" or "cpu"."""
 
 
 def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None = None) -> Trainer:
@@ -60,9 +58,9 @@ def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None 
         gaussians: Parameters of the Gaussians; those that the method starts from by default.
 
     Returns:
-        The trainer.
+        The trainer, at `FIRST_STEP`.
     """
-    if scene.device != "cpu":
+    if torch.cuda.is_available():
         require_device("cuda")
     captured: list[Trainer] = []
     setup_optimizers = Trainer.setup_optimizers
@@ -90,7 +88,9 @@ def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None 
         for callback in trainer.callbacks
         if getattr(callback.func, "__func__", None) is not NopePipeline.adjust_cameras
     ]
-    strategy: Any = trainer.pipeline.model.strategy
+    model: Any = trainer.pipeline.model
+    model.step = FIRST_STEP  # splatfacto's harmonics follow it, in renderings too
+    strategy = model.strategy
     # Statistics are gathered as in the first half of a training, but nothing comes of them.
     strategy.refine_start_iter = strategy.refine_stop_iter = strategy.reset_every = NEVER
     return trainer
