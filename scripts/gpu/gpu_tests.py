@@ -27,7 +27,16 @@ def run(tests: Path, output: Path) -> None:
     """
     report = output.with_name("junit.xml")
     # A test file of another subject may want a package that this machine lacks; the others still run.
-    flags = ["-m", "gpu", "-q", "-rfEs", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
+    flags = [
+        "-m",
+        "gpu",
+        "-q",
+        "-rfEs",
+        "--disable-warnings",
+        "--continue-on-collection-errors",
+        "-p",
+        "no:cacheprovider",
+    ]
     status = subprocess.run(
         [sys.executable, "-m", "pytest", *flags, f"--junitxml={report}", str(tests)], cwd=tests.parent
     ).returncode

@@ -109,7 +109,7 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
         for title, key, shown in ROWS:
             cells = [found[column][key] for column in columns]
             lines.append(f"{title:36}" + "".join(f"{'-' if c is None else shown(c):>14}" for c in cells))
-    lines += ["", *_other_lines(outcomes)]
+    lines += ["", *_scene_lines(outcomes), *_other_lines(outcomes)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -119,6 +119,18 @@ def _machine_line(machine: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     gpu = machine.get("gpu", "no GPU")
     return f"{gpu}, driver {machine.get('driver')}, CUDA {machine['cuda']}, {versions}"
+
+
+def _scene_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """A line on the images."""
+    scene = _result(outcomes, "scene")
+    if not scene:
+        return []
+    photo, training = (" x ".join(map(str, scene[name])) for name in ("photo_size", "training_size"))
+    return [
+        f"{scene['train']} training and {scene['held_out']} held-out images of {photo} pixels, trained at"
+        f" {training}; at most {scene['max_gaussians']} Gaussians"
+    ]
 
 
 def _other_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
