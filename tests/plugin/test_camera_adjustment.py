@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from plugin.splat_scene import FOCAL, make_pipeline, set_to_truth, write_scene
+from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth, write_scene
 
 from nope_splat.camera_adjustment import adjust_cameras, has_few_tracks
 from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
@@ -131,3 +131,27 @@ def test_cameras_of_few_tracks_take_single_steps(tmp_path: Path, monkeypatch: py
         pipeline.adjust_cameras(0)
         steps.append(model.camera_optimizer.last_adjustment["adjustment_steps"])
     assert steps[0] == 1 < steps[1]
+
+
+@pytest.mark.parametrize("size", [30, 10_000])
+def test_large_images_are_compared_at_a_smaller_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    pipeline = make(tmp_path, monkeypatch, adjust_image_size=size)
+    cameras, sizes = pipeline.model.camera_optimizer, set()
+    render = pipeline.model.render
+
+    def note_size(*args: Any, **kwargs: Any) -> Any:
+        sizes.add(args[3])
+        return render(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline.model, "render", note_size)
+    truth = cameras.poses().detach()
+    cameras.pose_adjustment.data = 0.01 * torch.randn(
+        cameras.pose_adjustment.shape, generator=torch.Generator().manual_seed(0)
+    )
+    before = (cameras.poses() - truth).abs().max()
+    adjust(pipeline)
+    assert (cameras.poses() - truth).abs().max() < 0.2 * before
+    halvings = 2 if size == 30 else 0
+    assert sizes == {(SIZE[0] >> halvings, SIZE[1] >> halvings)}
