@@ -192,6 +192,7 @@ def _train_ours(settings: Settings, results: Results) -> list[str]:
         "--experiment-name": "scene",
         "--timestamp": "run",
         "--vis": "tensorboard",
+        "--machine.device-type": settings.device,  # never the CPU because kernels are missing
         "--max-num-iterations": settings.iterations,
         "--steps-per-save": settings.iterations,
         "--steps-per-eval-image": 0,

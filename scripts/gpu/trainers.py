@@ -110,6 +110,7 @@ def our_flags(scene: Scene) -> list[str]:
         "--timestamp": "run",
         "--resume": "never",
         "--vis": "tensorboard",
+        "--machine.device-type": "cuda" if torch.cuda.is_available() else "cpu",
         "--max-num-iterations": LENGTH,
         f"{parser}.max-image-size": scene.max_image_size,
         f"{parser}.eval-interval": scene.eval_interval,
