@@ -60,7 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     outcomes = runner.run(steps)
     print(f"\n{table(outcomes)}\n{settings.output}")
-    return 1 if failures(outcomes) else 0
+    ran = outcomes if chosen is None else {name: outcomes[name] for name in chosen}
+    return 1 if failures(ran) else 0
 
 
 def _report(settings: Settings, outcomes: dict[str, Outcome]) -> None:

@@ -295,8 +295,8 @@ def test_the_command_line_runs_the_steps_and_ends_with_their_status(
     printed = capsys.readouterr().out
     assert "fails: failed" in printed
     assert "ZeroDivisionError" in printed
-    monkeypatch.setattr(check_gpu, "build_steps", lambda settings: steps[1:])
-    assert check_gpu.main(arguments) == 0
+    assert check_gpu.main([*arguments, "--steps", "passes"]) == 0
+    assert check_gpu.main([*arguments, "--steps", "fails"]) == 1
 
 
 @pytest.mark.parametrize(
