@@ -150,6 +150,6 @@ def test_viewer_shows_the_splat(valley: Path, tmp_path: Path):
             found = wait_for(has_picture, 90)
             Image.fromarray(page.screenshot()).save(tmp_path / "viewer.png")
             assert found, f"the canvas is blank: {tmp_path / 'viewer.png'}"
-        (checkpoint,) = wait_for(lambda: list(tmp_path.rglob("step-000000099.ckpt")), 120)
+        (checkpoint,) = wait_for(lambda: list(tmp_path.rglob("step-000000099.ckpt")), 300)
     color = torch.load(checkpoint, weights_only=True)["pipeline"]["_model.background_color"]
     assert (color - PANEL).abs().max() > 0.1
