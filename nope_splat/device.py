@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Literal
 
 import torch
 
 from nope_splat.errors import UserError
+from nope_splat.splatting.cuda_kernels import MissingKernelsError, prepare_kernels
 
 
 def require_device(device: Literal["cpu", "cuda", "mps"]) -> None:
     """Check that there is a GPU where one was asked for, and that gsplat has kernels for it.
 
-    gsplat without a wheel for the versions of torch and CUDA at hand compiles its kernels on first use, which
-    takes nvcc and a compiler; without these it has none, and fails in the middle of the first iteration.
+    gsplat compiles its kernels on first use, which takes minutes, nvcc and a C++ compiler; without these it
+    has none, and fails in the middle of the first iteration.
 
     Args:
         device: Of `machine.device_type`.
@@ -29,12 +29,6 @@ def require_device(device: Literal["cpu", "cuda", "mps"]) -> None:
     if not torch.cuda.is_available():
         raise UserError("machine.device-type is cuda, but torch finds no GPU here; choose cpu")
     try:
-        missing = importlib.import_module("gsplat.cuda._backend")._C is None and "there is no nvcc"
-    except Exception as error:  # compilers fail in many ways
-        missing = str(error).strip().splitlines()[0]
-    if missing:
-        raise UserError(
-            f"gsplat has no kernels for this GPU and cannot compile them ({missing}); install a wheel for"
-            f" torch {torch.__version__} from https://docs.gsplat.studio/whl, or the CUDA toolkit and g++, or"
-            " train with --machine.device-type cpu"
-        )
+        prepare_kernels()
+    except MissingKernelsError as error:
+        raise UserError(f"{error.sentence}; or train with --machine.device-type cpu") from error
