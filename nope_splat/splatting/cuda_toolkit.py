@@ -170,8 +170,8 @@ def _packaged_ninja() -> Path | None:
 def activate(toolkit: Toolkit, links: Path) -> None:
     """Lead gsplat's and torch's builds to a toolkit and to ninja.
 
-    Holds in this process and those that it starts, no others. Sets PATH, CUDA_HOME and, where the toolkit has its runtime library under the versioned name only,
-    LIBRARY_PATH.
+    Holds in this process and those that it starts, no others. Sets PATH, CUDA_HOME and, where the toolkit has
+    its runtime library under the versioned name only, LIBRARY_PATH.
 
     Args:
         toolkit: Which.
