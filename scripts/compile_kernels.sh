@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Compiles gsplat's CUDA kernels with PyPI's packages alone, in a fresh environment, and loads them.
+#
+#   bash scripts/compile_kernels.sh        for GPUs of compute capability 8.6
+#   bash scripts/compile_kernels.sh 9.0    for others
+#
+# Needs no GPU and no CUDA toolkit, but g++ and Python's headers. Takes 8 GB of disk, until it ends.
+#
+# PYTHON    the Python to make the environment with, python3 if not set
+# MAX_JOBS  compilers at once, by cores and memory if not set
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+folder="$(mktemp -d)"
+trap 'rm -rf "$folder"' EXIT
+"${PYTHON:-python3}" -m venv "$folder/environment"
+python="$folder/environment/bin/python"
+export PIP_DISABLE_PIP_VERSION_CHECK=1 TORCH_EXTENSIONS_DIR="$folder/extensions" TORCH_CUDA_ARCH_LIST="${1:-8.6}"
+
+# What the kernels need of nope-splat[cuda]: the whole would bring nerfstudio, too.
+"$python" -m pip install --quiet --no-deps .
+extra="$("$python" - <<'END'
+from importlib.metadata import requires
+
+for requirement in requires("nope-splat") or []:
+    if 'extra == "cuda"' in requirement:
+        specifier, _, marker = requirement.partition(";")
+        print(specifier.strip())
+END
+)"
+mapfile -t extra <<< "$extra"
+"$python" -m pip install --quiet "gsplat==1.4.0" numba filelock rich scipy "${extra[@]}"
+du -sh "$folder/environment"
+
+# The environment is not activated: what is needed has to be found.
+cd "$folder"
+"$python" "$OLDPWD/scripts/compile_kernels.py"
