@@ -6,17 +6,21 @@
 #
 # Needs no GPU and no CUDA toolkit, but g++ and Python's headers. Takes 8 GB of disk, until it ends.
 #
-# PYTHON    the Python to make the environment with, python3 if not set
-# MAX_JOBS  compilers at once, by cores and memory if not set
+# PYTHON                the Python to make the environment with, python3 if not set
+# ENVIRONMENT           an environment to use instead, made where there is none, and kept
+# TORCH_EXTENSIONS_DIR  where to compile and keep the result, a temporary folder if not set
+# MAX_JOBS              compilers at once, by cores and memory if not set
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/environment"
-python="$folder/environment/bin/python"
-export PIP_DISABLE_PIP_VERSION_CHECK=1 TORCH_EXTENSIONS_DIR="$folder/extensions" TORCH_CUDA_ARCH_LIST="${1:-8.6}"
+environment="$(realpath -m "${ENVIRONMENT:-$folder/environment}")"
+python="$environment/bin/python"
+[ -x "$python" ] || "${PYTHON:-python3}" -m venv "$environment"
+export PIP_DISABLE_PIP_VERSION_CHECK=1 TORCH_CUDA_ARCH_LIST="${1:-8.6}"
+export TORCH_EXTENSIONS_DIR="$(realpath -m "${TORCH_EXTENSIONS_DIR:-$folder/extensions}")"
 
 # What the kernels need of nope-splat[cuda]: the whole would bring nerfstudio, too.
 "$python" -m pip install --quiet --no-deps .
@@ -30,8 +34,8 @@ for requirement in requires("nope-splat") or []:
 END
 )"
 mapfile -t extra <<< "$extra"
-"$python" -m pip install --quiet "gsplat==1.4.0" numba filelock rich scipy "${extra[@]}"
-du -sh "$folder/environment"
+"$python" -m pip install --quiet "gsplat==1.4.0" numba filelock rich "${extra[@]}"
+du -sh "$environment"
 
 # The environment is not activated: what is needed has to be found.
 cd "$folder"
