@@ -1,14 +1,15 @@
-"""gsplat's CUDA kernels: compiled when they are first needed, kept for all later starts.
+"""gsplat's CUDA kernels: compiled on first use, kept for later starts.
 
-gsplat's package on PyPI holds the sources of its kernels. Where nvcc is on PATH, it has torch compile them on
-first use, for the GPUs at hand alone (TORCH_CUDA_ARCH_LIST chooses others), into torch's cache of extensions:
-`~/.cache/torch_extensions/py311_cu130/gsplat_cuda` for Python 3.11 and CUDA 13.0, or below
-TORCH_EXTENSIONS_DIR. Whatever uses gsplat in the same environment finds them there. ninja compares times and
-commands at every start, so another torch, gsplat or GPU leads to a new compilation by itself.
+PyPI's package of gsplat holds its kernels as source. If nvcc is on PATH, gsplat has torch compile them on
+first use, only for the GPUs at hand (or those in TORCH_CUDA_ARCH_LIST), into torch's extension cache:
+`~/.cache/torch_extensions/py311_cu130/gsplat_cuda` for Python 3.11 and CUDA 13.0, or a folder in
+TORCH_EXTENSIONS_DIR. Everything that uses gsplat in the same environment loads them from there. ninja
+compares file times and commands at every start, so a different torch, gsplat or GPU triggers a new
+compilation.
 
-This module finds a compiler that fits (`cuda_toolkit`), leads gsplat to it, and adds what gsplat lacks:
-progress; a number of compilers that the memory can bear; one compilation at a time among processes; after an
-interruption, going on with what was compiled.
+This module finds a compiler that fits (`cuda_toolkit`), points gsplat at it, and adds four things: progress;
+as many compilers at once as fit into memory; one compilation at a time across processes; and resuming an
+interrupted compilation.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ _MEMORY_OF_A_COMPILER = 3.5e9
 """Bytes that nvcc needs for the largest of gsplat's files (measured: 3.4 GB with CUDA 13.0)."""
 
 _PATIENCE = 3.0
-"""Seconds after which it is shown that something is being compiled: kernels that are ready load faster."""
+"""Seconds before progress is shown; compiled kernels load faster."""
 
 _REPORT_EVERY = 60.0
-"""Seconds between lines of progress where there is no terminal to draw a bar on."""
+"""Seconds between lines of progress without a terminal."""
 
 _ERROR = re.compile(r"\berror\b|cannot find|unsupported", re.IGNORECASE)
 """How compilers and linkers mark the line that says what is wrong."""
@@ -64,11 +65,11 @@ _ERROR = re.compile(r"\berror\b|cannot find|unsupported", re.IGNORECASE)
 def prepare_kernels() -> None:
     """Load gsplat's CUDA kernels, compiling them once where there is a compiler.
 
-    Compiling takes minutes and needs no GPU if TORCH_CUDA_ARCH_LIST says for which ones. It sets PATH,
-    CUDA_HOME and LIBRARY_PATH for this process and those it starts.
+    Compiling takes minutes. It needs no GPU if TORCH_CUDA_ARCH_LIST names the architectures. Sets PATH,
+    CUDA_HOME and LIBRARY_PATH for this process and its children.
 
     Raises:
-        MissingKernelsError: If there are none and they cannot be compiled; says what is missing.
+        MissingKernelsError: If there are no kernels and they cannot be compiled; names what is missing.
     """
     if getattr(sys.modules.get(_BACKEND), "_C", None) is not None:
         return
@@ -93,7 +94,7 @@ def prepare_kernels() -> None:
 
 
 def _shipped_with_gsplat() -> bool:
-    """Whether gsplat was installed with compiled kernels that this torch can load."""
+    """Whether gsplat was installed with compiled kernels that load with this torch."""
     try:
         importlib.import_module("gsplat.csrc")
     except ImportError:
@@ -102,7 +103,7 @@ def _shipped_with_gsplat() -> bool:
 
 
 def _require_gpu() -> None:
-    """Check that torch finds a GPU to compile for, or that somebody says for which one to compile."""
+    """Check that there is a GPU to compile for, or that TORCH_CUDA_ARCH_LIST names architectures."""
     if torch.cuda.is_available() or os.environ.get("TORCH_CUDA_ARCH_LIST"):
         return
     reason = ""
@@ -116,7 +117,7 @@ def _require_gpu() -> None:
 
 
 def _build_folder() -> Path:
-    """Folder of gsplat's kernels in torch's cache, as gsplat itself asks for it; made where needed."""
+    """Folder of gsplat's kernels in torch's extension cache; created where needed."""
     from torch.utils import cpp_extension
 
     return Path(cpp_extension._get_build_directory(EXTENSION, verbose=False))
@@ -124,11 +125,11 @@ def _build_folder() -> Path:
 
 @contextmanager
 def _only_compilation(folder: Path) -> Iterator[None]:
-    """Wait until no other process of this kind compiles into a folder, and keep others from it.
+    """Hold a lock on a build folder, so that one process at a time compiles.
 
-    torch has a lock of its own. But gsplat removes it at every start, since that of older versions of torch
-    outlived a killed process; and it empties the folder where the kernels are not finished. So two processes
-    would destroy each other's work. This lock is the operating system's, and goes with its process.
+    torch's own lock does not help: gsplat deletes it at every start, because with older versions of torch it
+    outlives a killed process, and then empties a folder without a finished library. A second process would
+    delete the objects of the first. The operating system releases this lock when its process ends.
     """
     lock = FileLock(folder.parent / f"{EXTENSION}.nope-splat.lock")
     try:
@@ -146,7 +147,7 @@ def _load(folder: Path) -> None:
     """Import gsplat's backend, which compiles and loads the kernels."""
     log = folder.parent / f"{EXTENSION}.log"
     try:
-        with _jobs_for_memory(), _compiled_files_kept(folder), _progress_shown(folder), _silence():
+        with _jobs_for_memory(), _compiled_files_kept(folder), _progress_shown(folder), _stdout_hidden():
             kernels = importlib.import_module(_BACKEND)._C
     except Exception as error:  # compilers and linkers fail in many ways
         log.write_text(f"{error}\n")
@@ -156,7 +157,7 @@ def _load(folder: Path) -> None:
 
 
 def _failure(output: str, log: Path) -> str:
-    """What a failed compilation comes to, in one sentence."""
+    """One sentence about a failed compilation, with the first error of the compiler's output."""
     if re.search(r"\bKilled\b|[Oo]ut of memory|cannot allocate memory", output):
         return (
             "compiling gsplat's CUDA kernels took more memory than there is; set the environment variable"
@@ -170,10 +171,7 @@ def _failure(output: str, log: Path) -> str:
 
 @contextmanager
 def _jobs_for_memory() -> Iterator[None]:
-    """Run as many compilers at once as there are cores and memory for, unless MAX_JOBS is set.
-
-    gsplat would start ten.
-    """
+    """Set MAX_JOBS, unless it is set, to what cores and memory allow; gsplat would start ten compilers."""
     if os.environ.get("MAX_JOBS"):
         yield
         return
@@ -185,7 +183,7 @@ def _jobs_for_memory() -> Iterator[None]:
 
 
 def _free_memory() -> float:
-    """Bytes that may still be taken without swapping; without end where the system does not say."""
+    """Memory that can be allocated without swapping, in bytes; infinite where the system does not tell."""
     with contextlib.suppress(OSError):
         available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
         if available:
@@ -195,10 +193,10 @@ def _free_memory() -> float:
 
 @contextmanager
 def _compiled_files_kept(folder: Path) -> Iterator[None]:
-    """Keep gsplat from throwing away what an interrupted compilation has left.
+    """Keep gsplat from deleting the objects of an interrupted compilation.
 
-    It empties the folder unless there is a library. An empty one does: ninja did not make it, as its own log
-    tells, so it replaces it. The same log tells it which compiled files are whole.
+    gsplat empties the build folder unless it holds a library. An empty file in its place prevents that. ninja
+    replaces it, since its log does not list it; the same log lists the objects that are complete.
     """
     library = folder / f"{EXTENSION}.so"
     if not library.exists() and any(folder.glob("*.o")):
@@ -211,49 +209,49 @@ def _compiled_files_kept(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep gsplat's own spinner off the screen."""
+def _stdout_hidden() -> Iterator[None]:
+    """Hide gsplat's own spinner."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 @contextmanager
 def _progress_shown(folder: Path) -> Iterator[None]:
-    """Show how many files are compiled, from a thread of its own, once it takes longer than loading would."""
+    """Show how many files are compiled, from a thread, if it takes longer than loading does."""
     start = time.time()
-    # Files from before count where a compilation goes on, and not where it starts anew.
+    # Objects from before count when a compilation is resumed, not when a finished library is rebuilt.
     since = start if (folder / f"{EXTENSION}.so").is_file() and not _unfinished(folder) else 0.0
-    over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(folder, since, over), daemon=True)
+    finished = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(folder, since, finished), daemon=True)
     watcher.start()
     try:
         yield
     finally:
-        over.set()
+        finished.set()
         watcher.join()
     if time.time() - start > _PATIENCE and count_compiled(folder, start)[0]:
         say(f"gsplat's CUDA kernels: compiled in {time.time() - start:.0f} s and kept in {folder}.")
 
 
 def _unfinished(folder: Path) -> bool:
-    """Whether the library is only the mark of `_compiled_files_kept`."""
+    """Whether the library is the empty file of `_compiled_files_kept`."""
     return (folder / f"{EXTENSION}.so").stat().st_size == 0
 
 
-def _watch(folder: Path, since: float, over: threading.Event) -> None:
-    """Show the progress of a compilation until it is over; nothing if that is soon."""
-    if over.wait(_PATIENCE):
+def _watch(folder: Path, since: float, finished: threading.Event) -> None:
+    """Show the progress of a compilation until it is finished; nothing if that is soon."""
+    if finished.wait(_PATIENCE):
         return
-    what = "Compiling gsplat's CUDA kernels, once"
+    title = "Compiling gsplat's CUDA kernels, once"
     if not progress.CONSOLE.is_terminal:
-        say(f"{what}; this takes minutes.")
-        while not over.wait(_REPORT_EVERY):
-            say("{}: {} of {} files.".format(what, *count_compiled(folder, since)))
+        say(f"{title}; this takes minutes.")
+        while not finished.wait(_REPORT_EVERY):
+            say("{}: {} of {} files.".format(title, *count_compiled(folder, since)))
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=progress.CONSOLE, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        while not over.wait(0.5):
+        task = bar.add_task(title, total=None)
+        while not finished.wait(0.5):
             compiled, total = count_compiled(folder, since)
             bar.update(task, completed=compiled, total=total or None)
 
@@ -263,10 +261,10 @@ def count_compiled(folder: Path, since: float) -> tuple[int, int]:
 
     Args:
         folder: Where ninja builds.
-        since: When the compilation started, in seconds since the epoch: older files do not count.
+        since: Objects older than this do not count, in seconds since the epoch.
 
     Returns:
-        How many are compiled, and how many there will be: zero while ninja has no plan yet.
+        Number of files that are compiled, and of all; zero before ninja's file is written.
     """
     try:
         objects = re.findall(r"^build (\S+\.o):", (folder / "build.ninja").read_text(), re.MULTILINE)

@@ -1,15 +1,15 @@
-"""The compiler for gsplat's CUDA kernels: where it is, whether it fits torch, and how a build gets to it.
+"""The compiler for gsplat's CUDA kernels: where it is, whether it fits torch, and how builds find it.
 
-A build needs, beside torch and gsplat:
+Besides torch and gsplat, a build needs:
 
 - a CUDA toolkit of torch's major version (13 for torch with CUDA 13.0): `bin/nvcc`, and the runtime's headers
   in `include`. It comes from the system or from PyPI: torch itself depends on the package `cuda-toolkit` of
   its own version, and the extra `nope-splat[cuda]` adds the compiler of the same version;
-- a C++ compiler, Python's headers and ninja. The last comes with gsplat.
+- a C++ compiler, Python's headers and ninja. gsplat depends on ninja.
 
-A toolkit from PyPI lies in `site-packages/nvidia/cu13`, for CUDA 13. It is laid out like one of the system
-but for the library `libcudart.so`, which has its versioned name only, so the linker does not find it: a link
-to it, in a folder of our own, mends this. No installed package is changed.
+PyPI's toolkit for CUDA 13 is in `site-packages/nvidia/cu13`. Its layout is that of a system toolkit, with one
+difference: the runtime library is there as `libcudart.so.13` only, and the linker looks for `libcudart.so`. A
+symbolic link in a folder of our own, on LIBRARY_PATH, makes it linkable. No installed package is changed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Toolkit:
     """A CUDA toolkit that can compile for the torch at hand.
 
     Attributes:
-        home: Its folder, with `bin/nvcc`.
+        home: Folder that holds `bin/nvcc`.
         version: Its version, for example `"13.0"`.
     """
 
@@ -94,9 +94,9 @@ def find_toolkit() -> Toolkit:
         if version.partition(".")[0] == major:
             return Toolkit(home, version)
         others.append(f"CUDA {version} in {home}")
-    found = f" (there is {' and '.join(others)})" if others else ""
+    misfits = f" (there is {' and '.join(others)})" if others else ""
     raise MissingKernelsError(
-        f"there is no CUDA compiler (nvcc) for torch's CUDA {wanted}{found}; {_toolkit_advice(major)}"
+        f"there is no CUDA compiler (nvcc) for torch's CUDA {wanted}{misfits}; {_toolkit_advice(major)}"
     )
 
 
@@ -111,7 +111,7 @@ def _toolkit_advice(major: str) -> str:
 
 
 def _candidates(major: str) -> Iterator[Path]:
-    """Folders in which a toolkit may be, the most explicit ones first; they need not exist."""
+    """Folders that may hold a toolkit, the most explicit choice first; they need not exist."""
     on_path = shutil.which("nvcc")
     if on_path is not None:
         yield Path(on_path).resolve().parents[1]
@@ -129,14 +129,14 @@ def _nvcc_version(home: Path) -> str | None:
     """Version of the toolkit in `home`, for example `"13.0"`; None where there is no nvcc that runs."""
     with suppress(OSError, subprocess.SubprocessError):
         nvcc = [str(home / "bin" / "nvcc"), "--version"]
-        said = subprocess.run(nvcc, capture_output=True, text=True, check=True, timeout=60).stdout
-        release = re.search(r"release (\d+\.\d+)", said)
+        output = subprocess.run(nvcc, capture_output=True, text=True, check=True, timeout=60).stdout
+        release = re.search(r"release (\d+\.\d+)", output)
         return release and release[1]
     return None
 
 
 def require_host_compiler() -> None:
-    """Check that there is what compiles and links C++ for Python.
+    """Check that C++ extensions of Python can be compiled and linked.
 
     Raises:
         MissingKernelsError: If the C++ compiler, Python's headers or ninja are missing.
@@ -168,14 +168,14 @@ def _packaged_ninja() -> Path | None:
 
 
 def activate(toolkit: Toolkit, links: Path) -> None:
-    """Lead gsplat's and torch's builds to a toolkit and to ninja.
+    """Point gsplat's and torch's builds at a toolkit and at ninja.
 
-    Holds in this process and those that it starts, no others. Sets PATH, CUDA_HOME and, where the toolkit has
-    its runtime library under the versioned name only, LIBRARY_PATH.
+    Sets PATH, CUDA_HOME and, where the runtime library has a versioned name only, LIBRARY_PATH: for this
+    process and its children, nothing else.
 
     Args:
-        toolkit: Which.
-        links: Folder for a link to that library; made where needed.
+        toolkit: The toolkit to compile with.
+        links: Folder for a link to the runtime library; created where needed.
 
     Raises:
         OSError: If the link cannot be made.
@@ -197,11 +197,11 @@ def activate(toolkit: Toolkit, links: Path) -> None:
 
     from torch.utils import cpp_extension
 
-    cpp_extension.CUDA_HOME = str(toolkit.home)  # it may have been imported, and have looked, before
+    cpp_extension.CUDA_HOME = str(toolkit.home)  # set at import, which may be long ago
 
 
 def _put_first(variable: str, folder: Path) -> None:
-    """Put a folder at the head of a list of folders in the environment."""
+    """Put a folder first in an environment variable that lists folders."""
     others = [entry for entry in os.environ.get(variable, "").split(os.pathsep) if entry]
     if str(folder) not in others[:1]:
         os.environ[variable] = os.pathsep.join([str(folder), *others])
