@@ -227,9 +227,9 @@ def loaded(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.skipif(
     torch.version.cuda is None
-    or shutil.which("cc") is None
+    or any(shutil.which(compiler) is None for compiler in ("cc", "gcc", "c++"))
     or not (Path(sysconfig.get_path("include")) / "Python.h").exists(),
-    reason="needs a torch for CUDA, and a C compiler for an empty module",
+    reason="needs a torch for CUDA, and compilers for an empty module",
 )
 def test_interrupted_then_finished_then_kept(tmp_path: Path) -> None:
     """Ctrl-C in the middle; two processes that finish the work together; and one that finds it done."""
