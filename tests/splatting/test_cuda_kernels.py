@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from cuda_stubs import LOG, PAUSE, make_cxx, make_toolkit
+from filelock import FileLock
 from rich.console import Console
 
 from nope_splat import progress
@@ -218,11 +219,16 @@ class Machine:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
-def loaded(process: subprocess.Popen[str]) -> str:
-    """Wait for a process that has to load kernels; what it says on stderr."""
+def wait_until_said(process: subprocess.Popen[str], line: str) -> None:
+    """Read what a process says on stderr as far as a line."""
+    assert process.stderr is not None
+    assert line in process.stderr  # reads line by line, and stops at it or at the end
+
+
+def check_loaded(process: subprocess.Popen[str]) -> None:
+    """Wait for a process that has to load kernels."""
     out, err = process.communicate(timeout=120)
     assert out == "gsplat_cuda\n", err
-    return err
 
 
 @pytest.mark.skipif(
@@ -232,7 +238,7 @@ def loaded(process: subprocess.Popen[str]) -> str:
     reason="needs a torch for CUDA, and compilers for an empty module",
 )
 def test_interrupted_then_finished_then_kept(tmp_path: Path) -> None:
-    """Ctrl-C in the middle; two processes that finish the work together; and one that finds it done."""
+    """Ctrl-C in the middle; two processes at once that go on from there; and one that finds it done."""
     machine = Machine(tmp_path)
     interrupted = machine.start(pause=0.5)
     deadline = time.monotonic() + 60
@@ -245,13 +251,16 @@ def test_interrupted_then_finished_then_kept(tmp_path: Path) -> None:
     assert not (machine.build / "gsplat_cuda.so").exists()
 
     (machine.build / "lock").touch()  # as older versions of torch leave it when they are killed
-    both = [machine.start(pause=0.2), machine.start(pause=0.2)]
-    said = [loaded(process) for process in both]
-    assert sum("Another process is compiling gsplat's CUDA kernels" in text for text in said) == 1
+    with FileLock(machine.build.parent / "gsplat_cuda.nope-splat.lock"):
+        both = [machine.start(), machine.start()]
+        for process in both:
+            wait_until_said(process, "Another process is compiling gsplat's CUDA kernels; waiting for it.\n")
+    for process in both:
+        check_loaded(process)
     _, total = count_compiled(machine.build, 0.0)
     everything = machine.compiled()
     assert len(set(everything)) == total
     assert len(everything) <= total + 2  # the two that were interrupted
 
-    loaded(machine.start())
+    check_loaded(machine.start())
     assert machine.compiled() == everything
