@@ -1,7 +1,7 @@
 """Whether a training can run on a GPU, and where it runs if the user has not said.
 
-The device is `machine.device_type`. Its default, "auto", becomes the GPU where there is one that gsplat has kernels
-for, and the CPU elsewhere; from then on the configuration holds what was used.
+The device is `machine.device_type`. Its default, "auto", becomes the GPU where there is one that gsplat has
+kernels for, and the CPU elsewhere; from then on the configuration holds what was used.
 """
 
 from __future__ import annotations
