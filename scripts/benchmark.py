@@ -37,10 +37,10 @@ from camera_file import CameraFile, Poses, require_one_camera
 from PIL import Image
 from stages import Stage, StageFailed, run_stage, script
 
-from nope_splat.densification import most_gaussians
 from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
-from nope_splat.images import PhotoFolder, cameras_of_photos, find_photos, read_photo
+from nope_splat.io.images import PhotoFolder, cameras_of_photos, find_photos, read_photo
+from nope_splat.splatting.densification import most_gaussians
 
 CONFIG: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[1] / "configs" / "benchmark.json").read_text()

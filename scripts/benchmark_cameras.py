@@ -23,13 +23,13 @@ from scipy.spatial.distance import pdist
 from scipy.spatial.transform import Rotation
 
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
-from nope_splat.images import PhotoFolder, cameras_of_photos, find_photos
+from nope_splat.io.images import PhotoFolder, cameras_of_photos, find_photos
 from nope_splat.matching import Keypoints, extract_keypoints, match_chosen
-from nope_splat.matching.types import PairMatches
-from nope_splat.reconstruction import ReconstructionSettings, SparseScene
-from nope_splat.reconstruction.given import GivenCameras
-from nope_splat.reconstruction.matches import FolderMatches
-from nope_splat.reconstruction.reconstruct import reconstruct_from_matches
+from nope_splat.matching.database import FolderMatches
+from nope_splat.scene.features import PairMatches
+from nope_splat.sfm import ReconstructionSettings, SparseScene
+from nope_splat.sfm.initialization.known_cameras import GivenCameras
+from nope_splat.sfm.pipeline import reconstruct_from_matches
 
 FIGURES = ("registered", "AUC@5", "focal error %", "ATE %", "seconds")
 TURN, MOVE, FOCAL = 1.0, 0.02, 0.1

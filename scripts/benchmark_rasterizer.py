@@ -46,8 +46,8 @@ import torch
 from rasterizer_scenes import Scene, fresh_scene, leaves, trained_scene
 from torch import Tensor
 
-from nope_splat.splatting import rasterization, set_num_threads, ssim
-from nope_splat.splatting.cpu import Projection
+from nope_splat.splatting.rasterizer import rasterization, set_num_threads, ssim
+from nope_splat.splatting.rasterizer.autograd import Projection
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

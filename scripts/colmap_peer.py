@@ -24,9 +24,9 @@ from camera_file import CameraFile, Poses
 from numpy.typing import NDArray
 from PIL import Image
 
-from nope_splat.camera import SharedPinhole
+from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.matching import PairMatches
-from nope_splat.reconstruction.resection import find_correspondences, resect
+from nope_splat.sfm.registration.resection import find_correspondences, resect
 
 Mapper = Literal["incremental", "global"]
 TRAINING, EVERYTHING = "training.db", "everything.db"

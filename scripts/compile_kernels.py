@@ -17,8 +17,8 @@ from typing import Any
 import gsplat.cuda._wrapper as wrapper
 import torch
 
-from nope_splat.splatting import cuda_toolkit
-from nope_splat.splatting.cuda_kernels import prepare_kernels
+from nope_splat.splatting.rasterizer import cuda_toolkit
+from nope_splat.splatting.rasterizer.cuda_kernels import prepare_kernels
 
 
 def hide_system_toolkits() -> None:

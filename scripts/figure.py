@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 from PIL import Image
 
-from nope_splat.images import find_photos
+from nope_splat.io.images import find_photos
 
 WIDTH = 1200
 GAP = 6

@@ -25,11 +25,11 @@ from PIL import Image
 from splatfacto_peer import PeerModel, Settings, run_anywhere, splatfacto_config
 from torch import Tensor
 
-from nope_splat.camera_optimizer import switch_axes, world_to_camera
-from nope_splat.evaluation.alignment import SplatModel, refine_pose, render_photo
 from nope_splat.evaluation.coverage import covered_pixels
-from nope_splat.evaluation.metrics import ImageMetrics
-from nope_splat.pipeline import NopePipeline, NopePipelineConfig
+from nope_splat.evaluation.image_metrics import ImageMetrics
+from nope_splat.plugin.camera_optimizer import switch_axes, world_to_camera
+from nope_splat.plugin.held_out import SplatModel, refine_pose, render_photo
+from nope_splat.plugin.pipeline import NopePipeline, NopePipelineConfig
 
 WORST = 0.05
 """Share of the pixels that a trimmed PSNR leaves out."""

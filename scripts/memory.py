@@ -19,8 +19,8 @@ import tyro
 from stages import cores, run_stage
 
 from nope_splat.matching.descriptors import BLOCK
-from nope_splat.matching.match import SIFT_WORKERS
-from nope_splat.matching.settings import MatchingSettings
+from nope_splat.matching.matching import SIFT_WORKERS
+from nope_splat.matching.options import MatchingSettings
 from nope_splat.seeding.dense import SeedSettings
 
 MIB = 2**20
@@ -169,7 +169,7 @@ class Case:
 
 
 IMPORTS = """
-import nerfstudio.scripts.train, nope_splat.trainer
+import nerfstudio.scripts.train, nope_splat.plugin.trainer
 print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 """Prints the kilobytes that they take."""

@@ -12,9 +12,9 @@ import numpy as np
 import tyro
 from camera_file import CameraFile, require_one_camera
 
-from nope_splat.dataparser import NopeDataParserConfig
-from nope_splat.images import cameras_of_photos, find_photos
-from nope_splat.reconstruction import reconstruct
+from nope_splat.io.images import cameras_of_photos, find_photos
+from nope_splat.plugin.dataparser import NopeDataParserConfig
+from nope_splat.sfm import reconstruct
 
 
 def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: int = 0) -> None:

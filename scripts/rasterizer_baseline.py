@@ -1,7 +1,7 @@
 """A plain CPU rasterizer to measure against: scalar numba, one pixel at a time, one run of tiles per thread.
 
-It composites the same splats as `nope_splat.splatting` by the textbook: tiles of 16 pixels, each with the
-list of splats whose bounding box meets it, front to back; the backward pass runs back to front.
+It composites the same splats as `nope_splat.splatting.rasterizer` by the textbook: tiles of 16 pixels, each
+with the list of splats whose bounding box meets it, front to back; the backward pass runs back to front.
 """
 
 from __future__ import annotations

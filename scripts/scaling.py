@@ -28,9 +28,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from nope_splat.cache import Cache
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
-from nope_splat.images import find_photos
+from nope_splat.io.images import find_photos
 from nope_splat.matching import (
     MatchingSettings,
     PairMatches,
@@ -39,10 +38,11 @@ from nope_splat.matching import (
     match_chosen,
     match_pairs,
 )
-from nope_splat.reconstruction import ReconstructionSettings
-from nope_splat.reconstruction.matches import find_matches, matches_key
-from nope_splat.reconstruction.reconstruct import reconstruct_from_matches
-from nope_splat.reconstruction.stopwatch import Stopwatch
+from nope_splat.matching.database import find_matches, matches_key
+from nope_splat.sfm import ReconstructionSettings
+from nope_splat.sfm.pipeline import reconstruct_from_matches
+from nope_splat.utils.cache import Cache
+from nope_splat.utils.stopwatch import Stopwatch
 
 STRONG = 60
 """Verified matches that make a pair worth finding."""

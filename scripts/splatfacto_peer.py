@@ -32,11 +32,11 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models import splatfacto
 from torch import Tensor
 
-from nope_splat.camera_optimizer import world_to_camera
-from nope_splat.densification import CappedStrategy
-from nope_splat.gaussians import PARAMETERS, Gaussians, activate
-from nope_splat.model import NopeSplatModel
-from nope_splat.splatting import rasterization, ssim
+from nope_splat.plugin.camera_optimizer import world_to_camera
+from nope_splat.plugin.model import NopeSplatModel
+from nope_splat.splatting.densification import CappedStrategy
+from nope_splat.splatting.gaussians import PARAMETERS, Gaussians, activate
+from nope_splat.splatting.rasterizer import rasterization, ssim
 
 SCHEDULES: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[1] / "configs" / "splatfacto.json").read_text()

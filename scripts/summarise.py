@@ -11,7 +11,7 @@ from plyfile import PlyData
 from rich.console import Console
 from rich.table import Table
 
-from nope_splat.images import find_photos
+from nope_splat.io.images import find_photos
 
 
 def summarise(data: Path, results: Path, seconds: int) -> None:

@@ -24,7 +24,7 @@ def interruptible() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def valley(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small demo scene: 9 photographs in `images/`, their `depth/`, and `ground_truth.json`."""
-    from nope_splat.demo_scene import render_demo_scene
+    from nope_splat.demo.scene import render_demo_scene
 
     folder = tmp_path_factory.mktemp("valley")
     render_demo_scene(folder, num_photos=9, size=(320, 240), depth=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from nope_splat.camera import SharedPinhole
-from nope_splat.images import Photo
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.io.images import Photo
 from nope_splat.matching.dust3r import View
 
 Array = NDArray[np.float64]

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nope_splat.camera import SharedPinhole
-from nope_splat.images import Photo, PhotoFolder
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.io.images import Photo, PhotoFolder
 from nope_splat.matching import Keypoints, PairMatches
-from nope_splat.reconstruction.layout import PhotoLayout
-from nope_splat.reconstruction.matches import FolderMatches
+from nope_splat.matching.database import FolderMatches
+from nope_splat.sfm.camera_groups import PhotoLayout
 
 Array = NDArray[np.float64]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nope_splat.cache import ABANDONED, KEPT, Cache, content_key
 from nope_splat.errors import UserError
-from nope_splat.images import Photo
+from nope_splat.io.images import Photo
+from nope_splat.utils.cache import ABANDONED, KEPT, Cache, content_key
 
 KEY = "0123456789abcdef" * 4
 ARRAYS = {

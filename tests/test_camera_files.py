@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from test_export import make_scene
 
-from nope_splat.camera import SharedPinhole
 from nope_splat.cli import main
-from nope_splat.colmap import (
+from nope_splat.errors import UserError
+from nope_splat.evaluation.pose_metrics import Similarity
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.io.cameras import NamedCamera, compare_cameras, focal_errors, read_named_cameras
+from nope_splat.io.colmap import (
     CAMERA_MODELS,
     ColmapCamera,
     ColmapImage,
@@ -29,16 +32,8 @@ from nope_splat.colmap import (
     write_binary,
     write_text,
 )
-from nope_splat.errors import UserError
-from nope_splat.evaluation.camera_files import (
-    NamedCamera,
-    compare_cameras,
-    focal_errors,
-    read_named_cameras,
-)
-from nope_splat.evaluation.pose_metrics import Similarity
-from nope_splat.export import write_colmap, write_transforms
-from nope_splat.reconstruction import SparseScene
+from nope_splat.io.export import write_colmap, write_transforms
+from nope_splat.sfm import SparseScene
 
 numbers = st.floats(-1e6, 1e6)
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from nope_splat.cli import main
-from nope_splat.demo_scene import render_demo_scene
+from nope_splat.demo.scene import render_demo_scene
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nope_splat.demo_scene import render_demo_scene
+from nope_splat.demo.scene import render_demo_scene
 from nope_splat.errors import UserError
-from nope_splat.evaluation.camera_files import read_named_cameras
 from nope_splat.evaluation.pose_metrics import read_ground_truth
+from nope_splat.io.cameras import read_named_cameras
 
 
 def sift(path: Path) -> tuple[np.ndarray, np.ndarray]:

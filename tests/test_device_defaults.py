@@ -9,14 +9,14 @@ import pytest
 import torch
 import yaml
 
-from nope_splat import device
-from nope_splat.dataparser import NopeDataParserConfig
-from nope_splat.device_defaults import Device, chosen, fill_in_defaults
 from nope_splat.errors import UserError
-from nope_splat.learning_rates import RATES, fill_in_rates, optimizer_groups
-from nope_splat.methods import nope_splat
-from nope_splat.model import NopeSplatModelConfig
-from nope_splat.trainer import NopeTrainerConfig
+from nope_splat.plugin import device
+from nope_splat.plugin.config import nope_splat
+from nope_splat.plugin.dataparser import NopeDataParserConfig
+from nope_splat.plugin.learning_rates import RATES, fill_in_rates, optimizer_groups
+from nope_splat.plugin.model import NopeSplatModelConfig
+from nope_splat.plugin.trainer import NopeTrainerConfig
+from nope_splat.utils.device_defaults import Device, chosen, fill_in_defaults
 
 REASON = "gsplat has no kernels for this GPU"
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from nope_splat.errors import UserError
-from nope_splat.images import Photo
+from nope_splat.io.images import Photo
 from nope_splat.matching import MatchingSettings, choose_pairs, extract_keypoints, match_pairs
 
 SETTINGS = MatchingSettings(matcher="disk", max_keypoints=200)

@@ -22,11 +22,11 @@ from synthetic import ring
 
 from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import compare_poses
-from nope_splat.images import Photo, PhotoFolder
+from nope_splat.io.images import Photo, PhotoFolder
 from nope_splat.matching import MatchingSettings, dust3r, match_photos
 from nope_splat.matching.dust3r import View
 from nope_splat.matching.pointmaps import Pointmap, anchor_pixels, look_up, star_tracks
-from nope_splat.reconstruction import ReconstructionSettings, reconstruct
+from nope_splat.sfm import ReconstructionSettings, reconstruct
 
 # --- Geometry ---
 

@@ -27,12 +27,12 @@ from PIL import ExifTags, Image
 from scipy.spatial.transform import Rotation
 from splatfacto_peer import PeerModelConfig, run_anywhere
 
-from nope_splat.camera import SharedPinhole
 from nope_splat.errors import UserError
-from nope_splat.export import place_masks, place_photos, write_colmap, write_report, write_transforms
-from nope_splat.images import PhotoFolder, find_photos
-from nope_splat.reconstruction import SparseScene
-from nope_splat.tracks import MatchGraph, Observations
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.io.export import place_masks, place_photos, write_colmap, write_report, write_transforms
+from nope_splat.io.images import PhotoFolder, find_photos
+from nope_splat.scene.tracks import MatchGraph, Observations
+from nope_splat.sfm import SparseScene
 
 
 def make_scene(

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from nope_splat.camera import SharedPinhole
-from nope_splat.colmap import read_cameras
-from nope_splat.evaluation.camera_files import read_named_cameras
-from nope_splat.export import write_colmap, write_transforms
-from nope_splat.reconstruction import SparseScene
-from nope_splat.tracks import MatchGraph, Observations
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.io.cameras import read_named_cameras
+from nope_splat.io.colmap import read_cameras
+from nope_splat.io.export import write_colmap, write_transforms
+from nope_splat.scene.tracks import MatchGraph, Observations
+from nope_splat.sfm import SparseScene
 
 
 @st.composite

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nope_splat import images
 from nope_splat.errors import UserError
-from nope_splat.images import Photo, cameras_of_photos, find_photos, read_mask, read_photo
+from nope_splat.io import images
+from nope_splat.io.images import Photo, cameras_of_photos, find_photos, read_mask, read_photo
 
 WIDTH, HEIGHT = 64, 48
 

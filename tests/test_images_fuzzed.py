@@ -17,7 +17,7 @@ from PIL import Image
 from test_images import picture, save
 
 from nope_splat.errors import UserError
-from nope_splat.images import PHOTO_SUFFIXES, find_photos, read_mask, read_photo
+from nope_splat.io.images import PHOTO_SUFFIXES, find_photos, read_mask, read_photo
 
 
 def encoded(suffix: str) -> bytes:

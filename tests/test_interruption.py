@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nope_splat.cache import Cache
-from nope_splat.images import PhotoFolder, find_photos
-from nope_splat.matching import PairMatches
-from nope_splat.matching import match as matching
-from nope_splat.matching.verify import verify_pair
-from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
-from nope_splat.reconstruction.matches import FolderMatches, find_matches, matches_key
+from nope_splat.io.images import PhotoFolder, find_photos
+from nope_splat.matching import PairMatches, matching
+from nope_splat.matching.database import FolderMatches, find_matches, matches_key
+from nope_splat.matching.verification import verify_pair
+from nope_splat.sfm import ReconstructionSettings, SparseScene, reconstruct
+from nope_splat.utils.cache import Cache
 
 SETTINGS = ReconstructionSettings(max_keypoints=500)
 
@@ -171,10 +170,10 @@ def assert_same_cameras(found: SparseScene, expected: SparseScene) -> None:
 @pytest.mark.parametrize(
     ("where", "kept"),
     [
-        ("nope_splat.matching.match:sift_keypoints", []),
+        ("nope_splat.matching.matching:sift_keypoints", []),
         ("os:replace", []),  # matches are written, but not yet in their place
-        ("nope_splat.reconstruction.reconstruct:register_group", ["matches"]),
-        ("nope_splat.reconstruction.reconstruct:refine", ["matches"]),
+        ("nope_splat.sfm.pipeline:register_group", ["matches"]),
+        ("nope_splat.sfm.pipeline:refine", ["matches"]),
     ],
 )
 def test_a_reconstruction_that_was_killed_is_made_again_from_what_is_kept(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from real_photos import real_scene
 from synthetic import unit
 
-from nope_splat.images import find_photos
+from nope_splat.io.images import find_photos
 from nope_splat.matching import (
     Keypoints,
     MatchingSettings,
@@ -24,7 +24,7 @@ from nope_splat.matching import (
     match_pairs,
 )
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
-from nope_splat.matching.verify import (
+from nope_splat.matching.verification import (
     CONFIDENCE,
     FEWEST_SAMPLES,
     MOST_SAMPLES,

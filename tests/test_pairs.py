@@ -8,15 +8,9 @@ from pathlib import Path
 import numpy as np
 from synthetic import unit
 
-from nope_splat.demo_scene import render_demo_scene
-from nope_splat.images import find_photos
-from nope_splat.matching import (
-    Keypoints,
-    MatchingSettings,
-    choose_pairs,
-    extract_keypoints,
-    match_chosen,
-)
+from nope_splat.demo.scene import render_demo_scene
+from nope_splat.io.images import find_photos
+from nope_splat.matching import Keypoints, MatchingSettings, choose_pairs, extract_keypoints, match_chosen
 from nope_splat.matching.retrieval import expanded_similarity
 
 SETTINGS = MatchingSettings()

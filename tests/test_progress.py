@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from nope_splat import progress
+from nope_splat.utils import progress
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> io.StringIO:

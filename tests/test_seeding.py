@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from nope_splat.camera import SharedPinhole
 from nope_splat.depth import DepthMap
-from nope_splat.reconstruction import SparseScene
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.scene.tracks import MatchGraph, Observations
 from nope_splat.seeding import dense_seeds, pixel_seeds
+from nope_splat.seeding.depth_interpolation import interpolate_inverse_depth
 from nope_splat.seeding.flow import agree
-from nope_splat.seeding.partners import choose_partners
-from nope_splat.seeding.sparse_depth import interpolate_inverse_depth
-from nope_splat.tracks import MatchGraph, Observations
+from nope_splat.seeding.view_selection import choose_partners
+from nope_splat.sfm import SparseScene
 
 SIZE = (320, 240)
 FOCAL = 300.0

@@ -10,12 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from nope_splat.images import Photo
-from nope_splat.matching import (
-    MatchingSettings,
-    extract_keypoints,
-    match_pairs,
-)
+from nope_splat.io.images import Photo
+from nope_splat.matching import MatchingSettings, extract_keypoints, match_pairs
 from nope_splat.matching.sift import choose_keypoints, sift_keypoints
 
 SETTINGS = MatchingSettings()

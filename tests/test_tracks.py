@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nope_splat.matching import Keypoints, PairMatches
-from nope_splat.tracks import build_tracks, connected_groups, match_graph
+from nope_splat.scene.tracks import build_tracks, connected_groups, match_graph
 
 
 def keypoints(counts: list[int]) -> list[Keypoints]:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nope_splat.camera import SharedPinhole, distort, undistort
-from nope_splat.images import Photo
-from nope_splat.undistort import read_undistorted_mask, read_undistorted_photo
+from nope_splat.geometry.camera import SharedPinhole, distort, undistort
+from nope_splat.io.images import Photo
+from nope_splat.io.undistortion import read_undistorted_mask, read_undistorted_photo
 
 SIZE = (160, 120)
 BARREL = SharedPinhole(130.0, (4.0, -3.0), (-0.12, 0.03))

@@ -10,9 +10,9 @@ import pytest
 import torch
 from filelock import Timeout
 
-from nope_splat.checkpoints import is_whole, last_whole_checkpoint, load_checkpoint
 from nope_splat.errors import UserError
-from nope_splat.unfinished import find_unfinished, own
+from nope_splat.plugin.checkpoints import is_whole, last_whole_checkpoint, load_checkpoint
+from nope_splat.plugin.resume import find_unfinished, own
 
 SETTINGS = "timestamp: now\nresume: auto\nlearning_rate: 1\n"
 LENGTH = 100

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from synthetic import unit
 
 from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
-from nope_splat.matching.walk import ENOUGH, MANY, walk
+from nope_splat.matching.transitive import ENOUGH, MANY, walk
 
 SETTINGS = MatchingSettings()
 

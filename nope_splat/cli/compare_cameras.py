@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from nope_splat.evaluation import camera_files
+from nope_splat.io import cameras as camera_files
 
 
 def compare_cameras(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from nope_splat.demo_scene import render_demo_scene
+from nope_splat.demo.scene import render_demo_scene
 
 
 def demo_scene(

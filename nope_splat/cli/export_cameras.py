@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nope_splat.export import place_masks, place_photos, write_colmap, write_report, write_transforms
-from nope_splat.run import open_run, optimised_scene
+from nope_splat.io.export import place_masks, place_photos, write_colmap, write_report, write_transforms
+from nope_splat.plugin.load_run import open_run, optimised_scene
 
 
 def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = False) -> None:

@@ -9,12 +9,12 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from nope_splat import reconstruction
-from nope_splat.export import write_colmap, write_report, write_transforms, writing_to
-from nope_splat.images import find_photos
-from nope_splat.progress import say
-from nope_splat.reconstruction import ReconstructionSettings
-from nope_splat.summary import reconstruction_rows, table
+from nope_splat import sfm as reconstruction
+from nope_splat.io.export import write_colmap, write_report, write_transforms, writing_to
+from nope_splat.io.images import find_photos
+from nope_splat.plugin.summary import reconstruction_rows, table
+from nope_splat.sfm import ReconstructionSettings
+from nope_splat.utils.progress import say
 
 
 def reconstruct(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nope_splat.export import writing_to
+from nope_splat.io.export import writing_to
+from nope_splat.plugin.load_run import open_run
 from nope_splat.report import render_page
-from nope_splat.run import open_run
 
 
 def report(load_config: Path, output: Path | None = None) -> None:

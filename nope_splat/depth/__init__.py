@@ -1,9 +1,9 @@
 """Depth of single photographs: what networks or files say of it, and how that fits the world."""
 
-from .depth_map import DepthKind, DepthMap, on_depth_edge
-from .find import depths_key, find_depths
-from .scale_shift import ScaleShift, fit_scale_shift
-from .settings import DepthSettings
+from nope_splat.depth.depth_map import DepthKind, DepthMap, on_depth_edge
+from nope_splat.depth.find import depths_key, find_depths
+from nope_splat.depth.scale_shift import ScaleShift, fit_scale_shift
+from nope_splat.depth.settings import DepthSettings
 
 __all__ = [
     "DepthKind",

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nope_splat.depth.depth_map import DepthKind, DepthMap, Map
 from nope_splat.errors import UserError
-from nope_splat.images import Photo
-
-from .depth_map import DepthKind, DepthMap, Map
+from nope_splat.io.images import Photo
 
 MAX_SIZE = 1024
 """Larger maps are thinned to this longer side: depth is smooth but for its edges."""

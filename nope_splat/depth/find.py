@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.cache import Cache, content_key, file_hash
+from nope_splat.depth.depth_map import DepthMap
+from nope_splat.depth.files import find_depth_file, read_depth_file
+from nope_splat.depth.predict import DepthNetwork
+from nope_splat.depth.settings import DepthSettings
 from nope_splat.errors import UserError
-from nope_splat.images import Photo
-from nope_splat.progress import track
-
-from .depth_map import DepthMap
-from .files import find_depth_file, read_depth_file
-from .predict import DepthNetwork
-from .settings import DepthSettings
+from nope_splat.io.images import Photo
+from nope_splat.utils.cache import Cache, content_key, file_hash
+from nope_splat.utils.progress import track
 
 
 def find_depths(

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from nope_splat.device_defaults import device_of_networks
+from nope_splat.depth.depth_map import DepthKind, DepthMap
+from nope_splat.depth.settings import DepthSettings
 from nope_splat.errors import UserError
-from nope_splat.images import Photo, read_photo
-
-from .depth_map import DepthKind, DepthMap
-from .settings import DepthSettings
+from nope_splat.io.images import Photo, read_photo
+from nope_splat.utils.device_defaults import device_of_networks
 
 INPUT_SIZE = 1024
 """Longer side at which photographs are handed over; networks scale them down further."""

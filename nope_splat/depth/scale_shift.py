@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .depth_map import Array, DepthKind
+from nope_splat.depth.depth_map import Array, DepthKind
 
 MIN_POINTS = 8
 """Fewest points of known depth that give scale and shift."""

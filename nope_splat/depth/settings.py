@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from nope_splat.device_defaults import ByDevice
-
-from .depth_map import DepthKind
+from nope_splat.depth.depth_map import DepthKind
+from nope_splat.utils.device_defaults import ByDevice
 
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 """The default network, on huggingface.co."""

@@ -1,9 +1,9 @@
 """Keypoints and verified matches between photographs."""
 
-from .match import extract_keypoints, match_chosen, match_pairs, match_photos
-from .pairs import choose_pairs
-from .settings import MatchingSettings
-from .types import Keypoints, MatchedPairs, PairMatches, PairPointmaps, Pointmaps
+from nope_splat.matching.matching import extract_keypoints, match_chosen, match_pairs, match_photos
+from nope_splat.matching.options import MatchingSettings
+from nope_splat.matching.pairs import choose_pairs
+from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches, PairPointmaps, Pointmaps
 
 __all__ = [
     "Keypoints",

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.device_defaults import device_of_networks
 from nope_splat.errors import UserError
-from nope_splat.images import Photo, read_mask, read_photo
-
-from .settings import MatchingSettings
-from .types import Keypoints
+from nope_splat.io.images import Photo, read_mask, read_photo
+from nope_splat.matching.options import MatchingSettings
+from nope_splat.scene.features import Keypoints
+from nope_splat.utils.device_defaults import device_of_networks
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 

@@ -16,15 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.device_defaults import device_of_networks
 from nope_splat.errors import UserError
-from nope_splat.images import Photo, read_mask, read_photo
-from nope_splat.progress import track
-
-from .pointmaps import Array, Pointmap, agree, look_up, star_tracks
-from .settings import DUST3R_WEIGHTS, MatchingSettings
-from .types import Keypoints, PairMatches, PairPointmaps, Pointmaps
-from .verify import verify_pair
+from nope_splat.io.images import Photo, read_mask, read_photo
+from nope_splat.matching.options import DUST3R_WEIGHTS, MatchingSettings
+from nope_splat.matching.pointmaps import Array, Pointmap, agree, look_up, star_tracks
+from nope_splat.matching.verification import verify_pair
+from nope_splat.scene.features import Keypoints, PairMatches, PairPointmaps, Pointmaps
+from nope_splat.utils.device_defaults import device_of_networks
+from nope_splat.utils.progress import track
 
 PATCH = 16
 """Sides of the images that the network sees are multiples of this many pixels."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from .settings import MatchingSettings
-from .types import Keypoints, MatchedPairs
+from nope_splat.matching.options import MatchingSettings
+from nope_splat.scene.features import Keypoints, MatchedPairs
 
 
 def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> list[tuple[int, int]]:
@@ -22,7 +22,7 @@ def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> 
     num_photos = len(keypoints)
     choice = settings.choice_of_pairs(num_photos)
     if choice == "retrieval":
-        from .retrieval import Likeness
+        from nope_splat.matching.retrieval import Likeness
 
         return Likeness.of(keypoints, settings.seed).most_similar(settings.num_partners)
     # Half of the partners come before a photograph, half after it.
@@ -44,7 +44,7 @@ def pairs_in_rounds(
         Pairs of indices, the lesser one first, in ascending order; none twice.
     """
     if settings.choice_of_pairs(len(keypoints)) == "retrieval":
-        from .walk import walk
+        from nope_splat.matching.transitive import walk
 
         yield from walk(keypoints, settings, matched)
     else:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import minimum_spanning_tree
 from threadpoolctl import threadpool_limits
 
-from .types import Keypoints
+from nope_splat.scene.features import Keypoints
 
 NUM_WORDS = 256
 """Words of the vocabulary."""

@@ -6,10 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.images import Photo, read_mask, read_photo
-
-from .settings import MatchingSettings
-from .types import Keypoints
+from nope_splat.io.images import Photo, read_mask, read_photo
+from nope_splat.matching.options import MatchingSettings
+from nope_splat.scene.features import Keypoints
 
 NOISE_DIAMETER = 2.6
 """Diameter of a keypoint, in pixels of the searched image, from which its own blur outweighs all other noise.

@@ -1,5 +1,5 @@
 """What became of a training, as one HTML page that needs nothing else."""
 
-from .page import render_page
+from nope_splat.report.page import render_page
 
 __all__ = ["render_page"]

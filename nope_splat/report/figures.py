@@ -13,8 +13,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nope_splat.history import History
-from nope_splat.reconstruction import SparseScene
+from nope_splat.plugin.history import History
+from nope_splat.sfm import SparseScene
 
 TRAINING, HELD_OUT, LEFT_OUT, MUTED = "#2f6fb0", "#d9822b", "#c23b3b", "#9aa3ad"
 """Colours of the three kinds of photographs, and of what stands behind."""

@@ -14,15 +14,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from nope_splat.evaluation.held_out import held_out_views
-from nope_splat.images import Photo, read_photo
-from nope_splat.pipeline import NopePipeline
-from nope_splat.progress import track
-from nope_splat.reconstruction import SparseScene
-from nope_splat.run import Run, optimised_scene
-from nope_splat.summary import reconstruction_rows, training_rows
-
-from . import figures
+from nope_splat.io.images import Photo, read_photo
+from nope_splat.plugin.held_out_views import held_out_views
+from nope_splat.plugin.load_run import Run, optimised_scene
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.plugin.summary import reconstruction_rows, training_rows
+from nope_splat.report import figures
+from nope_splat.sfm import SparseScene
+from nope_splat.utils.progress import track
 
 THUMBNAIL, RENDERING = 200, 640
 """Longer sides, in pixels, of the photographs in the contact sheet and of the renderings."""

@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from nope_splat.progress import track
-from nope_splat.ranges import COUNT, Range
-from nope_splat.reconstruction import SparseScene
-
-from .flow import agree, correspondences, triangulate
-from .fusion import DepthMap, fuse, in_free_space
-from .partners import choose_partners
-from .sparse_depth import interpolate_inverse_depth
-from .view import View
+from nope_splat.seeding.depth_interpolation import interpolate_inverse_depth
+from nope_splat.seeding.flow import agree, correspondences, triangulate
+from nope_splat.seeding.fusion import DepthMap, fuse, in_free_space
+from nope_splat.seeding.view import View
+from nope_splat.seeding.view_selection import choose_partners
+from nope_splat.sfm import SparseScene
+from nope_splat.utils.progress import track
+from nope_splat.utils.ranges import COUNT, Range
 
 ReadPhoto = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
 """Reads photograph `index` at `(width, height)`: RGB (H, W, 3); which pixels are used (H, W), if not all."""

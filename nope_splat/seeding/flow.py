@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .view import NEAREST_DEPTH, Map, View, pixel_centers, rays_in_other_view, sample
+from nope_splat.seeding.view import NEAREST_DEPTH, Map, View, pixel_centers, rays_in_other_view, sample
 
 _MAX_CYCLE_ERROR = 1.0
 """Pixels between a point and itself after the flow there and back."""

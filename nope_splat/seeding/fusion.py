@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .view import View
+from nope_splat.seeding.view import View
 
 _SAME_SURFACE = 0.04
 """Relative inverse depth within which a cell counts as covered by an earlier point."""

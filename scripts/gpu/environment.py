@@ -21,7 +21,7 @@ MODULES = (
     "gsplat",
     "nerfstudio.scripts.train",
     "nerfstudio.utils.eval_utils",
-    "nope_splat.methods",
+    "nope_splat.plugin.config",
 )
 """What the steps import; where all of these load, nothing is installed."""
 STAND_INS = ("open3d", "pymeshlab", "xatlas", "IPython")

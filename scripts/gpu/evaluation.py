@@ -16,7 +16,7 @@ from held_out import evaluate_ours, evaluate_splatfacto
 from splatfacto_peer import Settings
 
 from gpu.scene import against_truth
-from nope_splat.device import require_device
+from nope_splat.plugin.device import require_device
 
 
 def ours(config: Path, scene: Path, data: Path, output: Path) -> None:

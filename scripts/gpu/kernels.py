@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from nope_splat.device import require_device
-from nope_splat.splatting import rasterization
+from nope_splat.plugin.device import require_device
+from nope_splat.splatting.rasterizer import rasterization
 
 
 def load(output: Path) -> None:

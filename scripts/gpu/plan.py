@@ -139,7 +139,7 @@ def environment(settings: Settings, results: Results, inherited: Mapping[str, st
         "PATH": os.pathsep.join(path for path in programs if path),
         "PYTHONUNBUFFERED": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
-        "NERFSTUDIO_METHOD_CONFIGS": "nope-splat=nope_splat.methods:nope_splat",
+        "NERFSTUDIO_METHOD_CONFIGS": "nope-splat=nope_splat.plugin.config:nope_splat",
     }
     if settings.device == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = ""

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from gpu.timed_training import METHODS, Method
 from gpu.trainers import FIRST_STEP, Scene, iterate, set_up, synchronize
-from nope_splat.checkpoints import last_checkpoint, load_checkpoint
-from nope_splat.gaussians import PARAMETERS
+from nope_splat.plugin.checkpoints import last_checkpoint, load_checkpoint
+from nope_splat.splatting.gaussians import PARAMETERS
 
 MOST_PER_TURN = 20
 WARM_UP_TURNS = 2

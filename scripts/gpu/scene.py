@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from our_cameras import find_cameras
 from PIL import Image
 
-from nope_splat.colmap import ColmapCamera, ColmapModel, write_binary
-from nope_splat.dataparser import NopeDataParserConfig, training_cameras
-from nope_splat.densification import most_gaussians
 from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
-from nope_splat.export import colmap_model
-from nope_splat.images import PhotoFolder, find_photos
-from nope_splat.reconstruction import SparseScene, reconstruct
-from nope_splat.undistort import read_undistorted_photo
+from nope_splat.io.colmap import ColmapCamera, ColmapModel, write_binary
+from nope_splat.io.export import colmap_model
+from nope_splat.io.images import PhotoFolder, find_photos
+from nope_splat.io.undistortion import read_undistorted_photo
+from nope_splat.plugin.dataparser import NopeDataParserConfig, training_cameras
+from nope_splat.sfm import SparseScene, reconstruct
+from nope_splat.splatting.densification import most_gaussians
 
 MAX_GAUSSIANS = 3_000_000
 """The default of both methods on CUDA; photographs may determine fewer."""

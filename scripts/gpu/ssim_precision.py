@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from nope_splat.splatting import ssim
+from nope_splat.splatting.rasterizer import ssim
 
 
 def measure(image: Path, output: Path) -> None:

@@ -24,9 +24,9 @@ from nerfstudio.engine.trainer import Trainer
 from splatfacto_peer import Settings, run
 
 from gpu.clock import TrainingClock
-from nope_splat.device import require_device
-from nope_splat.pipeline import NopePipeline
-from nope_splat.trainer import NopeTrainer
+from nope_splat.plugin.device import require_device
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.plugin.trainer import NopeTrainer
 
 Method = Literal["nope-splat", "splatfacto"]
 METHODS: tuple[Method, ...] = ("nope-splat", "splatfacto")

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gpu.timed_training import Method, start
-from nope_splat.device import require_device
-from nope_splat.gaussians import PARAMETERS
-from nope_splat.pipeline import NopePipeline
-from nope_splat.trainer import NopeTrainer
+from nope_splat.plugin.device import require_device
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.plugin.trainer import NopeTrainer
+from nope_splat.splatting.gaussians import PARAMETERS
 
 LENGTH = 30_000
 """Iterations of the training that the trainers are set up for, the default of both methods on CUDA."""

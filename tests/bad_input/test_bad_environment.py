@@ -15,17 +15,17 @@ import torch
 from numba.core.dispatcher import Dispatcher
 from synthetic import make_scene
 
-from nope_splat import export
-from nope_splat.cache import Cache
 from nope_splat.cli import main
 from nope_splat.depth.predict import DepthNetwork
 from nope_splat.depth.settings import DepthSettings
-from nope_splat.device import require_device
 from nope_splat.errors import UserError
-from nope_splat.evaluation.metrics import ImageMetrics
-from nope_splat.reconstruction import ReconstructionSettings, reconstruct
-from nope_splat.splatting.compilation import kernel
-from nope_splat.splatting.cuda_kernels import MissingKernelsError
+from nope_splat.evaluation.image_metrics import ImageMetrics
+from nope_splat.io import export
+from nope_splat.plugin.device import require_device
+from nope_splat.sfm import ReconstructionSettings, reconstruct
+from nope_splat.splatting.rasterizer.cuda_kernels import MissingKernelsError
+from nope_splat.splatting.rasterizer.kernels import kernel
+from nope_splat.utils.cache import Cache
 
 
 def sentence(caught: pytest.ExceptionInfo[UserError]) -> str:
@@ -39,7 +39,7 @@ def test_a_gpu_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         raise MissingKernelsError("there is no compiler; install one")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("nope_splat.device.prepare_kernels", fail)
+    monkeypatch.setattr("nope_splat.plugin.device.prepare_kernels", fail)
     with pytest.raises(UserError) as caught:
         require_device("cuda")
     assert sentence(caught) == "there is no compiler; install one; or train with --machine.device-type cpu"

@@ -19,7 +19,7 @@ from PIL import Image
 from test_images import HEIGHT, WIDTH, picture, save
 
 from nope_splat.errors import UserError
-from nope_splat.images import find_photos, read_mask, read_photo
+from nope_splat.io.images import find_photos, read_mask, read_photo
 
 Write = Callable[[Path], object]
 

@@ -14,11 +14,11 @@ from synthetic import make_scene
 
 from nope_splat.cli import main
 from nope_splat.errors import UserError
-from nope_splat.methods import nope_splat
-from nope_splat.pipeline import require_windows
-from nope_splat.ranges import check_ranges
-from nope_splat.reconstruction import ReconstructionSettings, reconstruct
-from nope_splat.trainer import NopeTrainerConfig
+from nope_splat.plugin.config import nope_splat
+from nope_splat.plugin.pipeline import require_windows
+from nope_splat.plugin.trainer import NopeTrainerConfig
+from nope_splat.sfm import ReconstructionSettings, reconstruct
+from nope_splat.utils.ranges import check_ranges
 
 DATA, MODEL = "datamanager.dataparser.", "model."
 MATCHING = DATA + "reconstruction."

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nope_splat.depth import DepthSettings, depths_key, find_depths
 from nope_splat.errors import UserError
-from nope_splat.images import Photo
+from nope_splat.io.images import Photo
 
 PHOTO = Photo(Path("a/b.jpg"), "a/b.jpg", 640, 480)
 

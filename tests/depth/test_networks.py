@@ -19,7 +19,7 @@ from PIL import Image
 from nope_splat.depth import DepthKind, DepthSettings, find_depths
 from nope_splat.depth.predict import kind_of
 from nope_splat.errors import UserError
-from nope_splat.images import Photo
+from nope_splat.io.images import Photo
 
 
 def photos_in(folder: Path, count: int = 2) -> list[Photo]:

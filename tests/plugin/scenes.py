@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nope_splat.camera_optimizer import world_to_camera
-from nope_splat.losses import TrackObservations
+from nope_splat.plugin.camera_optimizer import world_to_camera
+from nope_splat.splatting.losses import TrackObservations
 
 
 @dataclass(frozen=True)

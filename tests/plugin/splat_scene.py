@@ -11,18 +11,18 @@ from PIL import Image
 from plugin.scenes import TrackScene, track_scene
 from torch import Tensor
 
-from nope_splat.camera import SharedPinhole, distort
-from nope_splat.camera_optimizer import NopeCameraOptimizerConfig, switch_axes, world_to_camera
-from nope_splat.datamanager import NopeDataManagerConfig
-from nope_splat.dataparser import NopeDataParserConfig
-from nope_splat.device_defaults import fill_in_defaults
-from nope_splat.gaussians import Gaussians
-from nope_splat.lens import Rendering, through_lens
-from nope_splat.model import NopeSplatModelConfig
-from nope_splat.pipeline import NopePipeline, NopePipelineConfig
-from nope_splat.reconstruction import SparseScene
-from nope_splat.splatting import rasterization
-from nope_splat.tracks import MatchGraph, Observations
+from nope_splat.geometry.camera import SharedPinhole, distort
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig, switch_axes, world_to_camera
+from nope_splat.plugin.datamanager import NopeDataManagerConfig
+from nope_splat.plugin.dataparser import NopeDataParserConfig
+from nope_splat.plugin.model import NopeSplatModelConfig
+from nope_splat.plugin.pipeline import NopePipeline, NopePipelineConfig
+from nope_splat.scene.tracks import MatchGraph, Observations
+from nope_splat.sfm import SparseScene
+from nope_splat.splatting.gaussians import Gaussians
+from nope_splat.splatting.lens import Rendering, through_lens
+from nope_splat.splatting.rasterizer import rasterization
+from nope_splat.utils.device_defaults import fill_in_defaults
 
 SIZE = (96, 72)
 """Width and height of the photographs."""
@@ -86,7 +86,7 @@ def make_pipeline(
         device: What is asked for.
     """
     scene = write_scene(folder, num_views, unregistered, eval_mode == "interval", taken_with, found)
-    monkeypatch.setattr("nope_splat.dataparser.reconstruct", lambda *args: scene)
+    monkeypatch.setattr("nope_splat.plugin.dataparser.reconstruct", lambda *args: scene)
     dataparser = NopeDataParserConfig(
         eval_mode=eval_mode,  # pyright: ignore[reportArgumentType]
         max_image_size=max_image_size,

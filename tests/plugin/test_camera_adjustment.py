@@ -15,15 +15,15 @@ import pytest
 import torch
 from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth, write_scene
 
-from nope_splat import photometric_alignment
-from nope_splat.camera_adjustment import adjust_cameras, has_few_tracks
-from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
-from nope_splat.joint_adjustment import JointResult, Look
-from nope_splat.losses import TrackObservations
-from nope_splat.model import NopeSplatModelConfig
-from nope_splat.pipeline import NopePipeline
-from nope_splat.reconstruction import SparseScene
-from nope_splat.reconstruction.bundle_problem import BundleProblem
+from nope_splat.plugin.camera_adjustment import adjust_cameras, has_few_tracks
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.plugin.model import NopeSplatModelConfig
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.refinement import photometric as photometric_alignment
+from nope_splat.refinement.joint import JointResult, Look
+from nope_splat.sfm import SparseScene
+from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
+from nope_splat.splatting.losses import TrackObservations
 
 Mode = Literal["off", "SO3xR3", "SE3"]
 
@@ -148,7 +148,7 @@ def test_large_images_are_compared_at_a_smaller_size(
         views.append(look(0, problem.T_camera_world[0], problem.intrinsics[0]))
         return JointResult(problem, (), 0.0)
 
-    monkeypatch.setattr("nope_splat.camera_adjustment.adjust_jointly", look_once)
+    monkeypatch.setattr("nope_splat.plugin.camera_adjustment.adjust_jointly", look_once)
     data = pipeline.datamanager
     adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
     assert views[0].photo.shape[:2] == (SIZE[1] >> halvings, SIZE[0] >> halvings)

@@ -16,13 +16,13 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils import poses as pose_utils
 from plugin.scenes import track_scene
 
-from nope_splat.camera_optimizer import (
+from nope_splat.plugin.camera_optimizer import (
     NopeCameraOptimizer,
     NopeCameraOptimizerConfig,
     switch_axes,
     world_to_camera,
 )
-from nope_splat.losses import track_2d_loss
+from nope_splat.splatting.losses import track_2d_loss
 
 Mode = Literal["off", "SO3xR3", "SE3"]
 MODES: list[Mode] = ["off", "SO3xR3", "SE3"]

@@ -23,14 +23,14 @@ from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nope_splat.camera_optimizer import switch_axes
 from nope_splat.cli import main
-from nope_splat.demo_scene import render_demo_scene
+from nope_splat.demo.scene import render_demo_scene
 from nope_splat.errors import UserError
-from nope_splat.evaluation.camera_files import compare_cameras, read_named_cameras
 from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
-from nope_splat.pipeline import NopePipeline
-from nope_splat.viewer_server import stop_viewer
+from nope_splat.io.cameras import compare_cameras, read_named_cameras
+from nope_splat.plugin.camera_optimizer import switch_axes
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.plugin.viewer_shutdown import stop_viewer
 
 NUM_PHOTOS, SIZE = 9, (240, 180)
 STEPS = 60

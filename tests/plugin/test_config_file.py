@@ -10,9 +10,9 @@ import yaml
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.utils.writer import EventName
 
-from nope_splat.config_file import read_config
 from nope_splat.errors import UserError
-from nope_splat.methods import nope_splat
+from nope_splat.plugin.config import nope_splat
+from nope_splat.plugin.safe_config import read_config
 
 
 @pytest.mark.parametrize("method", ["nope-splat", "splatfacto"])

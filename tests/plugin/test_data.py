@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from plugin.splat_scene import FOCAL, SIZE, make_pipeline, write_scene
 
-from nope_splat.camera_optimizer import world_to_camera
-from nope_splat.datamanager import NopeDataManagerConfig, OptimizedCameras
-from nope_splat.dataparser import NopeDataParserConfig
-from nope_splat.dataset import NopeDataset
 from nope_splat.errors import UserError
-from nope_splat.tracks import Observations
-from nope_splat.trainer import NopeTrainerConfig
-from nope_splat.undistort import read_undistorted_photo
+from nope_splat.io.undistortion import read_undistorted_photo
+from nope_splat.plugin.camera_optimizer import world_to_camera
+from nope_splat.plugin.datamanager import NopeDataManagerConfig, OptimizedCameras
+from nope_splat.plugin.dataparser import NopeDataParserConfig
+from nope_splat.plugin.dataset import NopeDataset
+from nope_splat.plugin.trainer import NopeTrainerConfig
+from nope_splat.scene.tracks import Observations
 
 
 @pytest.mark.parametrize("max_image_size", [None, 1000, 50, 31])
@@ -64,7 +64,7 @@ def test_distortion_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     outputs = []
     for scene in (straight, bent_scene):
-        monkeypatch.setattr("nope_splat.dataparser.reconstruct", lambda *_, scene=scene: scene)
+        monkeypatch.setattr("nope_splat.plugin.dataparser.reconstruct", lambda *_, scene=scene: scene)
         parser = NopeDataParserConfig(data=tmp_path, seeds="tracks", max_image_size=None).setup()
         outputs.append(parser.get_dataparser_outputs("train"))
     expected, found = outputs
@@ -103,7 +103,7 @@ def test_small_folders_hold_nothing_out(tmp_path: Path, monkeypatch: pytest.Monk
     asked: list[list[str]] = []
     parser = make_pipeline(tmp_path, monkeypatch, num_views=8, eval_mode="all").datamanager.dataparser
     monkeypatch.setattr(
-        "nope_splat.dataparser.reconstruct", lambda folder, held_out, *_: asked.append(held_out)
+        "nope_splat.plugin.dataparser.reconstruct", lambda folder, held_out, *_: asked.append(held_out)
     )
     parser.config.eval_mode = "interval"
     for interval in (3, 8, 9):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn import Parameter, ParameterDict
 
-from nope_splat.densification import CappedStrategy
+from nope_splat.splatting.densification import CappedStrategy
 
 
 def make(count: int, **settings) -> tuple[CappedStrategy, ParameterDict, dict, dict]:

@@ -19,20 +19,20 @@ from plugin.wall_scene import FOCAL, SIZE, look_at_wall, wall
 from synthetic import ring
 from torch import Tensor
 
-from nope_splat.camera import SharedPinhole
 from nope_splat.depth import DepthMap
-from nope_splat.depth_losses import (
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.io.images import Photo
+from nope_splat.plugin.depth_priors import DepthPrior, DepthPriors, make_depth_priors
+from nope_splat.plugin.depth_supervision import DepthSupervision
+from nope_splat.scene.tracks import MatchGraph, Observations
+from nope_splat.sfm import SparseScene
+from nope_splat.splatting.depth_losses import (
     PhotoView,
     chamfer_loss,
     corrected_depth,
     depth_consistency_loss,
     surface_loss,
 )
-from nope_splat.depth_priors import DepthPrior, DepthPriors, make_depth_priors
-from nope_splat.depth_supervision import DepthSupervision
-from nope_splat.images import Photo
-from nope_splat.reconstruction import SparseScene
-from nope_splat.tracks import MatchGraph, Observations
 
 CENTER = torch.tensor(SIZE, dtype=torch.float64) / 2
 TRUE = torch.zeros(2, dtype=torch.float64)
@@ -154,7 +154,7 @@ def wall_priors(inverse: bool) -> DepthPriors:
 def test_scales_and_shifts_are_learned(
     monkeypatch: pytest.MonkeyPatch, inverse: bool, weights: tuple[float, float, float]
 ) -> None:
-    monkeypatch.setattr("nope_splat.depth_supervision.SAMPLES", 256)
+    monkeypatch.setattr("nope_splat.plugin.depth_supervision.SAMPLES", 256)
     torch.manual_seed(0)
     supervision = DepthSupervision(4, wall_priors(inverse), *weights)
     wrong = torch.tensor([[0.1, -0.05], [-0.08, 0.04], [0.05, 0.05], [-0.1, -0.03]])

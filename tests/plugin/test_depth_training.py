@@ -24,16 +24,16 @@ from nerfstudio.scripts.train import main
 from nerfstudio.utils.eval_utils import eval_setup
 from plugin.splat_scene import make_pipeline
 
-from nope_splat.cache import Cache
 from nope_splat.depth import DepthSettings, find_depths
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses, read_ground_truth
-from nope_splat.images import find_photos
-from nope_splat.methods import nope_splat
-from nope_splat.pipeline import NopePipeline
-from nope_splat.reconstruction import ReconstructionSettings, SparseScene
-from nope_splat.reconstruction.matches import find_matches, matches_key
-from nope_splat.reconstruction.reconstruct import reconstruct_from_matches
-from nope_splat.run import optimised_scene
+from nope_splat.io.images import find_photos
+from nope_splat.matching.database import find_matches, matches_key
+from nope_splat.plugin.config import nope_splat
+from nope_splat.plugin.load_run import optimised_scene
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.sfm import ReconstructionSettings, SparseScene
+from nope_splat.sfm.pipeline import reconstruct_from_matches
+from nope_splat.utils.cache import Cache
 
 STEPS = 30
 DATA = "--pipeline.datamanager.dataparser"
@@ -125,7 +125,7 @@ def test_joint_optimisation_recovers_cameras_from_sixty_degrees(
         scene = reconstruct_from_matches(folder, held_out, matches, settings, depths=depths, hold_focal=True)
         return replace(scene, focal_held=False)
 
-    monkeypatch.setattr("nope_splat.dataparser.reconstruct", lambda *_: start())
+    monkeypatch.setattr("nope_splat.plugin.dataparser.reconstruct", lambda *_: start())
     before = compare(valley, start())
     assert before.auc_5 < 70
     assert before.ate > 0.4
@@ -151,7 +151,9 @@ def test_a_network_beside_joint_adjustments(valley: Path, outputs: Path, tmp_pat
 
 
 def test_without_weights_nothing_asks_for_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nope_splat.dataparser.photo_depths", lambda *_: pytest.fail("asked for depth"))
+    monkeypatch.setattr(
+        "nope_splat.plugin.dataparser.photo_depths", lambda *_: pytest.fail("asked for depth")
+    )
     pipeline = make_pipeline(tmp_path, monkeypatch, num_views=3)
     assert not any("depth" in name for name in pipeline.model.state_dict())
     assert "depth_corrections" not in pipeline.get_param_groups()

@@ -11,8 +11,8 @@ import torch
 from nerfstudio.scripts.train import main as train
 from torch import Tensor
 
-from nope_splat.methods import nope_splat
-from nope_splat.trainer import NopeTrainerConfig
+from nope_splat.plugin.config import nope_splat
+from nope_splat.plugin.trainer import NopeTrainerConfig
 
 STEPS = 24
 

@@ -11,8 +11,8 @@ import torch
 from plugin.splat_scene import make_pipeline, set_to_truth
 from plyfile import PlyData
 
-from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
-from nope_splat.model import NopeSplatModelConfig
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.plugin.model import NopeSplatModelConfig
 
 exporter = pytest.importorskip("nerfstudio.scripts.exporter")
 

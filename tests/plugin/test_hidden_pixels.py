@@ -13,11 +13,11 @@ import torch
 from plugin.splat_scene import SIZE, make_pipeline, set_to_truth
 from torch import Tensor
 
-from nope_splat.camera_adjustment import adjust_cameras
-from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
-from nope_splat.evaluation.metrics import ImageMetrics
-from nope_splat.model import NopeSplatModelConfig
-from nope_splat.pipeline import NopePipeline
+from nope_splat.evaluation.image_metrics import ImageMetrics
+from nope_splat.plugin.camera_adjustment import adjust_cameras
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.plugin.model import NopeSplatModelConfig
+from nope_splat.plugin.pipeline import NopePipeline
 
 WIDTH, HEIGHT = SIZE
 
@@ -91,7 +91,7 @@ def test_joint_adjustments(pipelines: list[NopePipeline]) -> None:
 
 
 def test_held_out_poses_and_metrics(pipelines: list[NopePipeline], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nope_splat.pipeline.resect_held_out", lambda *args: None)
+    monkeypatch.setattr("nope_splat.plugin.pipeline.resect_held_out", lambda *args: None)
     found = []
     for pipeline in pipelines:
         pipeline.eval_poses += 0.01 * torch.randn(

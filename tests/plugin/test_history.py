@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nope_splat.history import MAX_ROWS, History
+from nope_splat.plugin.history import MAX_ROWS, History
 
 
 def recorded(num_iterations: int, history: History | None = None, start: int = 0) -> History:

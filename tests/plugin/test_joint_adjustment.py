@@ -17,9 +17,10 @@ import torch
 from plugin.wall_scene import FOCAL, look_at_wall, wall
 from scipy.spatial import KDTree
 
-from nope_splat import joint_adjustment, surface_patches
-from nope_splat.joint_adjustment import PhotometricSystem, adjust_jointly
-from nope_splat.photometric_alignment import (
+from nope_splat.refinement import joint as joint_adjustment
+from nope_splat.refinement import surface_patches
+from nope_splat.refinement.joint import PhotometricSystem, adjust_jointly
+from nope_splat.refinement.photometric import (
     RenderedView,
     motion_on_plane,
     photometric_cost,
@@ -28,9 +29,9 @@ from nope_splat.photometric_alignment import (
     usable_pixels,
     worth_of_pixels,
 )
-from nope_splat.reconstruction.bundle import adjust
-from nope_splat.reconstruction.bundle_problem import BundleProblem, reprojection_residuals, retract
-from nope_splat.surface_patches import SurfacePatches, nearest
+from nope_splat.refinement.surface_patches import SurfacePatches, nearest
+from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, reprojection_residuals, retract
+from nope_splat.sfm.bundle_adjustment.solver import adjust
 
 
 def moved(problem: BundleProblem, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,7 +232,9 @@ def test_good_tracks_outvote_wrong_renderings() -> None:
 
 
 def test_comparing_with_all_centers_finds_what_a_tree_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nope_splat.surface_patches.BLOCK", 1000)  # several blocks, the last one smaller
+    monkeypatch.setattr(
+        "nope_splat.refinement.surface_patches.BLOCK", 1000
+    )  # several blocks, the last one smaller
     generator = torch.Generator().manual_seed(0)
     centers = torch.randn(90, 3, generator=generator)
     points = 100 + torch.randn(333, 3, generator=generator)  # far off, where products would cancel

@@ -19,22 +19,18 @@ from plugin.wall_scene import FOCAL, project, wall
 from test_export import make_scene
 from torch import Tensor
 
-from nope_splat import joint_adjustment, surface_patches
-from nope_splat.camera import SharedPinhole
-from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
-from nope_splat.joint_adjustment import PhotometricSystem, adjust_jointly
-from nope_splat.learned_lens import LearnedLens
-from nope_splat.lens import Lens, distort
-from nope_splat.losses import reprojection_errors, track_2d_loss
-from nope_splat.photometric_alignment import (
-    motion_on_plane,
-    photometric_cost,
-    pixel_equations,
-    robust_noise,
-)
-from nope_splat.reconstruction.bundle import adjust
-from nope_splat.reconstruction.bundle_problem import BundleProblem, retract
-from nope_splat.surface_patches import SurfacePatches
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
+from nope_splat.plugin.learned_lens import LearnedLens
+from nope_splat.refinement import joint as joint_adjustment
+from nope_splat.refinement import surface_patches
+from nope_splat.refinement.joint import PhotometricSystem, adjust_jointly
+from nope_splat.refinement.photometric import motion_on_plane, photometric_cost, pixel_equations, robust_noise
+from nope_splat.refinement.surface_patches import SurfacePatches
+from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, retract
+from nope_splat.sfm.bundle_adjustment.solver import adjust
+from nope_splat.splatting.lens import Lens, distort
+from nope_splat.splatting.losses import reprojection_errors, track_2d_loss
 
 LENS = (2.5, -1.5, -0.08, 0.02)
 FREE = torch.ones(1, 5, dtype=torch.bool)

@@ -15,8 +15,8 @@ import torch
 from splatting.dense_reference import random_loss, random_scene, render
 from torch import Tensor
 
-from nope_splat import camera
-from nope_splat.lens import (
+from nope_splat.geometry import camera
+from nope_splat.splatting.lens import (
     MAX_MARGIN,
     Rendering,
     distort,
@@ -25,7 +25,7 @@ from nope_splat.lens import (
     through_lens,
     undistort,
 )
-from nope_splat.splatting import fold_intrinsics
+from nope_splat.splatting.rasterizer import fold_intrinsics
 
 SIZE = (48, 36)
 BARREL, PINCUSHION = (-0.12, 0.03), (0.1, 0.05)

@@ -21,16 +21,16 @@ import torch
 from nerfstudio.scripts.train import entrypoint
 from plugin.splat_scene import CAMERA, FOCAL, OFFSET, make_pipeline, set_to_truth
 
-from nope_splat.camera import SharedPinhole
-from nope_splat.camera_adjustment import adjust_cameras
-from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
-from nope_splat.demo_scene import render_demo_scene
-from nope_splat.evaluation.camera_files import read_named_cameras
-from nope_splat.export import write_colmap
-from nope_splat.model import NopeSplatModelConfig
-from nope_splat.pipeline import NopePipeline
-from nope_splat.run import optimised_scene
-from nope_splat.summary import training_rows
+from nope_splat.demo.scene import render_demo_scene
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.io.cameras import read_named_cameras
+from nope_splat.io.export import write_colmap
+from nope_splat.plugin.camera_adjustment import adjust_cameras
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.plugin.load_run import optimised_scene
+from nope_splat.plugin.model import NopeSplatModelConfig
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.plugin.summary import training_rows
 
 TRUTH = SharedPinhole(FOCAL, (OFFSET[0] + 1.0, OFFSET[1] - 1.5), (-0.1, 0.02))
 

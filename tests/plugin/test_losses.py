@@ -15,8 +15,14 @@ import torch
 from plugin.scenes import TrackScene, track_scene
 from torch import Tensor
 
-from nope_splat.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
-from nope_splat.losses import TrackObservations, photometric_loss, scale_loss, track_2d_loss, track_3d_loss
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
+from nope_splat.splatting.losses import (
+    TrackObservations,
+    photometric_loss,
+    scale_loss,
+    track_2d_loss,
+    track_3d_loss,
+)
 
 TRACK_LOSSES = [track_2d_loss, track_3d_loss]
 

@@ -25,12 +25,12 @@ from nerfstudio.utils.colors import get_color
 from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
 from torch import Tensor
 
-from nope_splat.camera_optimizer import NopeCameraOptimizerConfig, world_to_camera
-from nope_splat.densification import CappedStrategy
-from nope_splat.learning_rates import fill_in_rates, optimizer_groups
-from nope_splat.losses import track_2d_loss
-from nope_splat.model import NopeSplatModelConfig
-from nope_splat.pipeline import NopePipeline
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig, world_to_camera
+from nope_splat.plugin.learning_rates import fill_in_rates, optimizer_groups
+from nope_splat.plugin.model import NopeSplatModelConfig
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.splatting.densification import CappedStrategy
+from nope_splat.splatting.losses import track_2d_loss
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from nerfstudio.utils import poses as pose_utils
 from plugin.scenes import track_scene
 from plugin.splat_scene import FOCAL, make_pipeline, set_to_truth
 
-from nope_splat import pipeline as pipeline_module
 from nope_splat.errors import UserError
-from nope_splat.pipeline import NopePipeline
+from nope_splat.plugin import pipeline as pipeline_module
+from nope_splat.plugin.pipeline import NopePipeline
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_alignment_follows_the_world(pipeline: NopePipeline) -> None:
 def test_photometric_refinement_improves_a_poor_registration(
     pipeline: NopePipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nope_splat.pipeline.resect_held_out", lambda *args: None)
+    monkeypatch.setattr("nope_splat.plugin.pipeline.resect_held_out", lambda *args: None)
     expected = pipeline.eval_poses.clone()
     pipeline.eval_poses += 0.01 * torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
     pipeline.eval_poses[..., :3] = expected[..., :3]
@@ -73,7 +73,7 @@ def test_photometric_refinement_improves_a_poor_registration(
 
 def test_alignment_is_done_once_per_state(pipeline: NopePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.align_held_out(3)
-    monkeypatch.setattr("nope_splat.pipeline.refine_pose", lambda *args: pytest.fail("aligned again"))
+    monkeypatch.setattr("nope_splat.plugin.pipeline.refine_pose", lambda *args: pytest.fail("aligned again"))
     pipeline.align_held_out(3)
     pipeline.get_average_eval_image_metrics(step=3)
 

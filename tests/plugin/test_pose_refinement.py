@@ -7,8 +7,8 @@ import torch
 from plugin.wall_scene import FOCAL, look_at_wall, wall
 from torch import Tensor
 
-from nope_splat.evaluation.pose_refinement import Sightings, minimise
-from nope_splat.photometric_alignment import RenderedView
+from nope_splat.refinement.photometric import RenderedView
+from nope_splat.refinement.single_pose import Sightings, minimise
 
 
 def random_pose(generator: torch.Generator, size: float) -> Tensor:

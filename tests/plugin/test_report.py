@@ -18,12 +18,12 @@ import pytest
 from plugin.splat_scene import make_pipeline, set_to_truth
 
 from nope_splat.errors import UserError
-from nope_splat.history import History
-from nope_splat.reconstruction import SparseScene
+from nope_splat.plugin.history import History
+from nope_splat.plugin.load_run import Run
+from nope_splat.plugin.trainer import NopeTrainerConfig
 from nope_splat.report import figures, render_page
-from nope_splat.run import Run
-from nope_splat.tracks import MatchGraph
-from nope_splat.trainer import NopeTrainerConfig
+from nope_splat.scene.tracks import MatchGraph
+from nope_splat.sfm import SparseScene
 
 UNREGISTERED = 3
 

@@ -15,9 +15,9 @@ import torch
 import yaml
 from nerfstudio.scripts.train import main as train
 
-from nope_splat.checkpoints import find_checkpoints, load_checkpoint
-from nope_splat.methods import nope_splat
-from nope_splat.trainer import NopeTrainer, NopeTrainerConfig
+from nope_splat.plugin.checkpoints import find_checkpoints, load_checkpoint
+from nope_splat.plugin.config import nope_splat
+from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
 
 STEPS, SAVED, INTERRUPTED = 24, 7, 17
 """Length, iterations between checkpoints, and the iteration that an interruption comes in."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nope_splat.schedulers import DecayConfig
+from nope_splat.plugin.schedulers import DecayConfig
 
 
 def rates(config: DecayConfig, steps: int) -> list[float]:

@@ -12,9 +12,9 @@ import pytest
 from nerfstudio.scripts.train import main as train
 from nerfstudio.utils import writer
 
-from nope_splat.methods import nope_splat
-from nope_splat.model import NopeSplatModel
-from nope_splat.trainer import NopeTrainer, NopeTrainerConfig
+from nope_splat.plugin.config import nope_splat
+from nope_splat.plugin.model import NopeSplatModel
+from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
 
 TRAININGS = 4
 GROWTH = 0.05

@@ -19,8 +19,8 @@ from nerfstudio.engine.trainer import Trainer
 from torch import nn
 
 from nope_splat.errors import UserError
-from nope_splat.trainer import NopeTrainer, NopeTrainerConfig
-from nope_splat.unfinished import own
+from nope_splat.plugin.resume import own
+from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
 
 
 class Optimizers:
@@ -33,7 +33,7 @@ class Optimizers:
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NopeTrainer:
     """A trainer without the costs of setting it up."""
-    monkeypatch.setattr("nope_splat.trainer.present_state", lambda pipeline: {})
+    monkeypatch.setattr("nope_splat.plugin.trainer.present_state", lambda pipeline: {})
     trainer = NopeTrainer.__new__(NopeTrainer)
     trainer.config = NopeTrainerConfig(max_num_iterations=100)
     trainer.base_dir, trainer.checkpoint_dir = tmp_path, tmp_path / "nerfstudio_models"

@@ -20,7 +20,7 @@ from viser._messages import ViewerCameraMessage
 from websockets.exceptions import ConnectionClosedOK
 from websockets.sync.client import ClientConnection, connect
 
-from nope_splat.viewer_server import stop_viewer
+from nope_splat.plugin.viewer_shutdown import stop_viewer
 
 
 def make_viewer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Viewer:

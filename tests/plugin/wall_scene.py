@@ -8,10 +8,10 @@ import torch
 from plugin.scenes import track_scene
 from torch import Tensor
 
-from nope_splat.camera_optimizer import world_to_camera
-from nope_splat.lens import distort, undistort
-from nope_splat.photometric_alignment import RenderedView, usable_pixels
-from nope_splat.reconstruction.bundle_problem import BundleProblem, retract
+from nope_splat.plugin.camera_optimizer import world_to_camera
+from nope_splat.refinement.photometric import RenderedView, usable_pixels
+from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, retract
+from nope_splat.splatting.lens import distort, undistort
 
 SIZE = (96, 72)
 FOCAL = 90.0

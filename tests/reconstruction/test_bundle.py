@@ -9,17 +9,17 @@ import pytest
 import torch
 from synthetic import make_scene
 
-from nope_splat.camera import SharedPinhole
-from nope_splat.reconstruction.bundle import adjust, intrinsics_covariance
-from nope_splat.reconstruction.bundle_problem import (
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.sfm.bundle_adjustment.problem import (
     BundleProblem,
     linearize,
     reprojection_residuals,
     retract,
     robust_cost,
 )
-from nope_splat.reconstruction.schur import NormalEquations, SchurStructure
-from nope_splat.reconstruction.working import invert
+from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
+from nope_splat.sfm.bundle_adjustment.solver import adjust, intrinsics_covariance
+from nope_splat.sfm.state import invert
 
 
 def true_problem(

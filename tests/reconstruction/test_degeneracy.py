@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from synthetic import SyntheticScene, look_at, make_scene, random_points, ring
 
-from nope_splat.camera import SharedPinhole
 from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
+from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.matching import MatchingSettings
-from nope_splat.matching.verify import verify_pair
-from nope_splat.reconstruction import ReconstructionSettings, SparseScene
-from nope_splat.reconstruction.degeneracy import turned_on_the_spot, without_relief
-from nope_splat.reconstruction.matches import FolderMatches
-from nope_splat.reconstruction.reconstruct import reconstruct_from_matches
+from nope_splat.matching.database import FolderMatches
+from nope_splat.matching.verification import verify_pair
+from nope_splat.sfm import ReconstructionSettings, SparseScene
+from nope_splat.sfm.initialization.degeneracy import turned_on_the_spot, without_relief
+from nope_splat.sfm.pipeline import reconstruct_from_matches
 
 
 def verified(made: SyntheticScene) -> SyntheticScene:

@@ -13,9 +13,9 @@ from synthetic import SyntheticScene, make_scene
 
 from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import compare_poses
-from nope_splat.reconstruction import ReconstructionSettings, SparseScene
-from nope_splat.reconstruction.given import GivenCameras
-from nope_splat.reconstruction.reconstruct import reconstruct_from_matches
+from nope_splat.sfm import ReconstructionSettings, SparseScene
+from nope_splat.sfm.initialization.known_cameras import GivenCameras
+from nope_splat.sfm.pipeline import reconstruct_from_matches
 
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nope_splat.images import find_photos
+from nope_splat.io.images import find_photos
 from nope_splat.matching import MatchingSettings, extract_keypoints
-from nope_splat.reconstruction import ReconstructionSettings, reconstruct
+from nope_splat.sfm import ReconstructionSettings, reconstruct
 
 SIZE, SIDE = (320, 240), 120
 

@@ -16,24 +16,25 @@ from numpy.typing import NDArray
 from pointmap_scene import CAMERA, SIZE, FakeNetwork, grey_photos, ray_cast
 from synthetic import ring
 
-from nope_splat.cache import Cache
 from nope_splat.evaluation.pose_metrics import compare_poses
-from nope_splat.images import Photo, PhotoFolder
+from nope_splat.io.images import Photo, PhotoFolder
 from nope_splat.matching import MatchingSettings, PairPointmaps, Pointmaps, dust3r
+from nope_splat.matching.database import find_matches, matches_key
 from nope_splat.matching.dust3r import View
-from nope_splat.reconstruction import ReconstructionSettings, canonical, reconstruct
-from nope_splat.reconstruction.canonical import (
+from nope_splat.sfm import ReconstructionSettings, reconstruct
+from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.initialization import pointmap_fusion as canonical
+from nope_splat.sfm.initialization.focal import joint_starts
+from nope_splat.sfm.initialization.pointmap_alignment import align_pointmaps
+from nope_splat.sfm.initialization.pointmap_fusion import (
     MIN_FOCAL_SIGMA,
     canonical_depths,
     pointmap_focal,
     pointmap_focals,
     weiszfeld_focal,
 )
-from nope_splat.reconstruction.focal import joint_starts
-from nope_splat.reconstruction.layout import PhotoLayout
-from nope_splat.reconstruction.matches import find_matches, matches_key
-from nope_splat.reconstruction.pointmap_start import align_pointmaps
-from nope_splat.reconstruction.working import LOG_FOCAL_SIGMA
+from nope_splat.sfm.state import LOG_FOCAL_SIGMA
+from nope_splat.utils.cache import Cache
 
 Array = NDArray[np.float64]
 POSES = ring(6, 70.0)

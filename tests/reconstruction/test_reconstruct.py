@@ -11,15 +11,15 @@ from PIL import Image
 from real_photos import real_scene
 from synthetic import SyntheticScene, look_at, make_scene
 
-from nope_splat.camera import SharedPinhole
 from nope_splat.errors import UserError
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses, read_ground_truth
-from nope_splat.images import find_photos
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.io.images import find_photos
 from nope_splat.matching import Keypoints, PairMatches
-from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
-from nope_splat.reconstruction.layout import PhotoLayout
-from nope_splat.reconstruction.matches import FolderMatches, matches_key
-from nope_splat.reconstruction.reconstruct import reconstruct_from_matches
+from nope_splat.matching.database import FolderMatches, matches_key
+from nope_splat.sfm import ReconstructionSettings, SparseScene, reconstruct
+from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.pipeline import reconstruct_from_matches
 
 
 def run(

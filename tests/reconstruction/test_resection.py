@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from synthetic import make_scene
 
-from nope_splat.camera import SharedPinhole
+from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.matching import PairMatches
-from nope_splat.reconstruction.resection import find_correspondences, resect
+from nope_splat.sfm.registration.resection import find_correspondences, resect
 
 
 @pytest.mark.parametrize("offset", [(0.0, 0.0), (9.0, -5.0)])

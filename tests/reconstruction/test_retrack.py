@@ -8,9 +8,9 @@ import numpy as np
 from synthetic import SyntheticScene, make_scene
 
 from nope_splat.matching import PairMatches
-from nope_splat.reconstruction.retrack import rebuild_tracks
-from nope_splat.reconstruction.working import WorkingScene, invert
-from nope_splat.tracks import build_tracks
+from nope_splat.scene.tracks import build_tracks
+from nope_splat.sfm.retriangulation import rebuild_tracks
+from nope_splat.sfm.state import WorkingScene, invert
 
 
 def repeated(made: SyntheticScene) -> list[PairMatches]:

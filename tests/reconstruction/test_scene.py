@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from synthetic import make_scene
 
 from nope_splat.evaluation.pose_metrics import Similarity
-from nope_splat.reconstruction.scene import SparseScene, normalise
-from nope_splat.tracks import MatchGraph, Observations
+from nope_splat.scene.reconstruction import SparseScene, normalise
+from nope_splat.scene.tracks import MatchGraph, Observations
 
 
 def sparse_scene(noise: float = 0.0) -> SparseScene:

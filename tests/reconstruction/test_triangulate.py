@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 from synthetic import SyntheticScene, look_at, make_scene
 
-from nope_splat.reconstruction.triangulate import (
-    angles_between,
-    extend,
-    filter_observations,
-    intersect,
-    triangulate,
-)
-from nope_splat.reconstruction.working import WorkingScene, invert
-from nope_splat.tracks import build_tracks
+from nope_splat.scene.tracks import build_tracks
+from nope_splat.sfm.state import WorkingScene, invert
+from nope_splat.sfm.triangulation import angles_between, extend, filter_observations, intersect, triangulate
 
 
 def posed(scene: SyntheticScene, registered: slice = slice(None)) -> WorkingScene:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from camera_noise import as_problem, resampled
 
-from nope_splat.images import find_photos
-from nope_splat.reconstruction import reconstruct
-from nope_splat.reconstruction.bundle import adjust
-from nope_splat.reconstruction.bundle_problem import reprojection_residuals
+from nope_splat.io.images import find_photos
+from nope_splat.sfm import reconstruct
+from nope_splat.sfm.bundle_adjustment.problem import reprojection_residuals
+from nope_splat.sfm.bundle_adjustment.solver import adjust
 
 
 def test_tracks_are_resampled_whole_and_move_the_cameras_a_little(valley: Path) -> None:

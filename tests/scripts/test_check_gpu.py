@@ -18,7 +18,7 @@ from gpu.report import content, failures, summary, table
 from gpu.steps import Outcome, Results, Runner, Step
 from splatfacto_peer import Settings as PeerSettings
 
-from nope_splat.methods import nope_splat
+from nope_splat.plugin.config import nope_splat
 
 # --- Running steps ---
 

@@ -31,9 +31,9 @@ from gpu.synchronizations import MESSAGE, counting, nearest_line, per_iteration
 from gpu.timed_training import timing
 from nerfstudio.engine.trainer import Trainer
 
-from nope_splat.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
-from nope_splat.pipeline import NopePipeline
-from nope_splat.trainer import NopeTrainer
+from nope_splat.io.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.plugin.trainer import NopeTrainer
 
 # --- The clock ---
 

@@ -20,18 +20,18 @@ from memory import (
     stage_bytes,
 )
 
-from nope_splat.datamanager import NopeDataManagerConfig
-from nope_splat.densification import densification
-from nope_splat.device_defaults import fill_in_defaults
-from nope_splat.gaussians import seed_gaussians
-from nope_splat.images import find_photos
+from nope_splat.io.images import find_photos
 from nope_splat.matching import MatchingSettings
 from nope_splat.matching.sift import sift_keypoints
-from nope_splat.model import NopeSplatModelConfig
-from nope_splat.splatting.backward import slot_length
-from nope_splat.splatting.binning import bin_splats
-from nope_splat.splatting.cpu import TILE_SIZE
-from nope_splat.splatting.simd import Lanes
+from nope_splat.plugin.datamanager import NopeDataManagerConfig
+from nope_splat.plugin.model import NopeSplatModelConfig
+from nope_splat.splatting.densification import densification
+from nope_splat.splatting.gaussians import seed_gaussians
+from nope_splat.splatting.rasterizer.autograd import TILE_SIZE
+from nope_splat.splatting.rasterizer.binning import bin_splats
+from nope_splat.splatting.rasterizer.composite_gradient import slot_length
+from nope_splat.splatting.rasterizer.simd import Lanes
+from nope_splat.utils.device_defaults import fill_in_defaults
 
 
 def bytes_of(*tensors: torch.Tensor) -> int:

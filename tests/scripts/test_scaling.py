@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scaling import walk_order
 
-from nope_splat.demo_scene import _tour_of_cameras
+from nope_splat.demo.scene import _tour_of_cameras
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -20,9 +20,9 @@ from cuda_stubs import LOG, PAUSE, make_cxx, make_toolkit
 from filelock import FileLock
 from rich.console import Console
 
-from nope_splat import progress
-from nope_splat.splatting import cuda_kernels
-from nope_splat.splatting.cuda_kernels import MissingKernelsError, count_compiled, prepare_kernels
+from nope_splat.splatting.rasterizer import cuda_kernels
+from nope_splat.splatting.rasterizer.cuda_kernels import MissingKernelsError, count_compiled, prepare_kernels
+from nope_splat.utils import progress
 
 BACKEND = "gsplat.cuda._backend"
 

@@ -14,8 +14,8 @@ import torch
 from cuda_stubs import make_toolkit
 from torch.utils import cpp_extension
 
-from nope_splat.splatting import cuda_toolkit
-from nope_splat.splatting.cuda_toolkit import (
+from nope_splat.splatting.rasterizer import cuda_toolkit
+from nope_splat.splatting.rasterizer.cuda_toolkit import (
     MissingKernelsError,
     Toolkit,
     activate,

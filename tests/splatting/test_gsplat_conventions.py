@@ -10,8 +10,8 @@ from dense_reference import random_scene, relative_error
 from gsplat import DefaultStrategy
 from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci, _spherical_harmonics
 
-from nope_splat.splatting import rasterization
-from nope_splat.splatting.cpu import Projection, SphericalHarmonics
+from nope_splat.splatting.rasterizer import rasterization
+from nope_splat.splatting.rasterizer.autograd import Projection, SphericalHarmonics
 
 
 def test_projection_and_its_gradients_match_gsplat() -> None:

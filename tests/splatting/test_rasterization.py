@@ -9,8 +9,8 @@ import pytest
 import torch
 from dense_reference import PARAMETERS, Scene, project, random_loss, random_scene, relative_error, render
 
-from nope_splat.splatting import fold_intrinsics, rasterization
-from nope_splat.splatting.rasterization import MAX_CHANNELS
+from nope_splat.splatting.rasterizer import fold_intrinsics, rasterization
+from nope_splat.splatting.rasterizer.rasterization import MAX_CHANNELS
 
 
 def rasterize(scene: Scene, **options):
@@ -233,7 +233,7 @@ def test_frozen_gaussians_leave_the_gradients_of_the_cameras_as_they_are() -> No
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_memory_is_what_the_documentation_says(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nope_splat.splatting.threads._thread_count", threads)
+    monkeypatch.setattr("nope_splat.splatting.rasterizer.threads._thread_count", threads)
     scene = random_scene(1, count=20_000, width=320, height=192).leaves()
     d_images = torch.ones(1, 192, 320, 3)
     rasterize(scene)[0].backward(d_images)  # what is compiled and imported does not count

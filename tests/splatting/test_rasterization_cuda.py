@@ -8,7 +8,7 @@ import pytest
 import torch
 from dense_reference import Scene, random_loss, random_scene, relative_error
 
-from nope_splat.splatting import fold_intrinsics, rasterization, ssim
+from nope_splat.splatting.rasterizer import fold_intrinsics, rasterization, ssim
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,7 +9,7 @@ from dense_reference import Scene, random_loss, random_scene, relative_error, ro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nope_splat.splatting import fold_intrinsics, rasterization
+from nope_splat.splatting.rasterizer import fold_intrinsics, rasterization
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=20, deadline=None)

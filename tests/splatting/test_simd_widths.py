@@ -6,8 +6,9 @@ import pytest
 import torch
 from dense_reference import random_loss, random_scene, relative_error, render
 
-from nope_splat.splatting import cpu, rasterization
-from nope_splat.splatting.simd import Lanes
+from nope_splat.splatting.rasterizer import autograd as cpu
+from nope_splat.splatting.rasterizer import rasterization
+from nope_splat.splatting.rasterizer.simd import Lanes
 
 
 @pytest.mark.parametrize("count", [4, 8, 16])

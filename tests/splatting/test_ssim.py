@@ -7,7 +7,7 @@ import torch
 from dense_reference import relative_error
 from pytorch_msssim import ssim as reference_ssim
 
-from nope_splat.splatting import ssim
+from nope_splat.splatting.rasterizer import ssim
 
 
 def images(height: int, width: int, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

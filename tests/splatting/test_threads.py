@@ -14,9 +14,9 @@ import pytest
 import torch
 from dense_reference import Scene, random_loss, random_scene
 
-from nope_splat.splatting import get_num_threads, rasterization, set_num_threads, ssim, threads
-from nope_splat.splatting.compilation import kernel
-from nope_splat.splatting.threads import await_all, claim, finish
+from nope_splat.splatting.rasterizer import get_num_threads, rasterization, set_num_threads, ssim, threads
+from nope_splat.splatting.rasterizer.kernels import kernel
+from nope_splat.splatting.rasterizer.threads import await_all, claim, finish
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Camera models and rigid motions: pure functions, which know neither files nor training."""

@@ -1,0 +1,1 @@
+"""The nerfstudio method: configuration, data, model, training, viewer."""

@@ -1,0 +1,117 @@
+"""Joint adjustments in the course of a training: from the model to one system and back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from nope_splat.plugin.camera_optimizer import switch_axes, world_to_camera
+from nope_splat.plugin.model import NopeSplatModel
+from nope_splat.refinement.joint import JointResult, adjust_jointly
+from nope_splat.refinement.photometric import RenderedView, usable_pixels
+from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
+from nope_splat.splatting.lens import Lens
+
+FEW_OBSERVATIONS = 200
+"""Observations of track points in a photograph, in the mean; with fewer, renderings tell more about the
+cameras. A tenth of what photographs with texture and overlap give."""
+
+
+def has_few_tracks(model: NopeSplatModel) -> bool:
+    """Whether cameras, if no lenses are learned, depend on the photographs more than on tracks."""
+    observations, lens = model.observations, model.camera_optimizer.learned_lens
+    return lens is None and len(observations.view_ids) < FEW_OBSERVATIONS * model.num_train_data
+
+
+@torch.no_grad()
+def adjust_cameras(
+    model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]], single_step: bool = False
+) -> JointResult:
+    """Adjust the cameras and track points of a model in training, at its present resolution; Gaussians stay.
+
+    Args:
+        model: In training mode.
+        cameras: Training views, with the focal lengths of the reconstruction.
+        batches: Their photographs, from the data manager.
+        single_step: Whether to take one step only, because the next adjustment comes soon.
+
+    Returns:
+        The outcome, whose cameras and points the model now has.
+    """
+    optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
+    moves, background = optimizer.config.mode != "off", model.background_color.to(model.device)
+    gaussians, sh_degree = model.gaussians(), model.present_sh_degree()
+    intrinsics_ids, lens = optimizer.intrinsics_ids, optimizer.lens()
+    max_size = optimizer.config.adjust_image_size
+    base_focals = optimizer.base_focal[intrinsics_ids, None]
+    scales = torch.cat([cameras.fx, cameras.fy], -1).to(model.device) / base_focals
+    centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
+
+    def look(index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
+        photo, mask = model.photo(batches[index], background)
+        height, width = photo.shape[:2]
+        factor = round(int(cameras.width[index]) / width)
+        K = torch.eye(3, device=model.device)
+        K.diagonal()[:2] = intrinsics[0].exp().float() * scales[index] / factor
+        K[:2, 2] = (centers[index] + intrinsics[1:3].float() * scales[index]) / factor
+        radial = None if lens is None else intrinsics[3:].float()
+        rendered, depth, opacity, _ = model.render(
+            gaussians,
+            T_camera_world[None].float(),
+            K[None],
+            (width, height),
+            background,
+            sh_degree,
+            render_mode="RGB+ED",
+            radial=radial,
+        )
+        depth = depth.squeeze(-1)
+        used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
+        if mask is not None:  # the gradient beside a mask must not feel what it hides
+            photo = torch.where(mask, photo, rendered)
+        view = RenderedView(rendered, photo, depth, used, K.diagonal()[:2], K[:2, 2], radial)
+        # Halved after rendering: Gaussians are drawn larger where pixels are.
+        return view.halved(math.ceil(math.log2(max(1, max(width, height) / max_size))))
+
+    intrinsics = torch.zeros(len(optimizer.base_focal), 5, dtype=torch.float64, device=model.device)
+    intrinsics[:, 0] = optimizer.focal().double().log()
+    free_intrinsics = torch.zeros_like(intrinsics, dtype=torch.bool)
+    free_intrinsics[:, 0] = optimizer.config.optimize_focal
+    prior_mean, prior_sigma = intrinsics.clone(), torch.ones_like(intrinsics)
+    if lens is not None and optimizer.learned_lens is not None:
+        intrinsics[:, 1:] = torch.cat(lens, 1)
+        free_intrinsics[:, 1:] = optimizer.learned_lens.free()
+        mean, prior_sigma[:, 1:] = optimizer.learned_lens.prior()
+        prior_mean[:, 1:] = torch.where(free_intrinsics[:, 1:], mean, intrinsics[:, 1:])
+    result = adjust_jointly(
+        BundleProblem(
+            T_camera_world=world_to_camera(optimizer.poses()).double(),
+            points=model.track_positions().double(),
+            intrinsics=intrinsics,
+            intrinsics_ids=intrinsics_ids,
+            camera_ids=observations.view_ids,
+            point_ids=observations.point_ids,
+            xy=observations.xy.double(),
+            sigma=observations.sigma.double(),
+            free_cameras=torch.full((len(cameras),), moves, device=model.device),
+            free_intrinsics=free_intrinsics,
+            prior_mean=prior_mean,
+            prior_sigma=prior_sigma,
+        ),
+        look,
+        **({"max_iterations": 1, "halvings": ()} if single_step else {}),
+    )
+    poses = torch.linalg.inv(result.problem.T_camera_world)
+    log_focal, shift, radial = result.problem.intrinsics.split((1, 2, 2), 1)
+    optimizer.set_cameras(switch_axes(poses)[:, :3], log_focal[:, 0].exp(), Lens(shift, radial))
+    model.track_positions().copy_(result.problem.points)
+    optimizer.last_adjustment = {
+        "adjustment_steps": len(result.costs),
+        "adjustment_cost_change_percent": result.change_percent,
+        "adjustment_photometric_share": result.photometric_share,
+    }
+    return result

@@ -1,0 +1,77 @@
+"""Settings of a training that are each in range, but make no sense together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nope_splat.errors import UserError
+from nope_splat.matching.options import DUST3R_WEIGHTS
+
+if TYPE_CHECKING:
+    from nope_splat.plugin.trainer import NopeTrainerConfig
+
+
+def check_contradictions(config: NopeTrainerConfig) -> None:
+    """Refuse what would be ignored silently, or never end.
+
+    Args:
+        config: Configuration of a training.
+
+    Raises:
+        UserError: If settings contradict each other, with what to do about the first of them.
+    """
+    for sentence in (*_of_the_run(config), *_of_the_cameras(config), *_of_depth(config)):
+        raise UserError(sentence)
+
+
+def _of_the_run(config: NopeTrainerConfig) -> Iterator[str]:
+    if config.machine.num_devices != 1 or config.machine.num_machines != 1:
+        yield "trainings run on one device; leave out machine.num-devices and machine.num-machines"
+    if config.load_dir is None and config.load_step is not None:
+        yield "load-step chooses among the checkpoints of load-dir, which is not given; give it too"
+    if config.load_dir is not None and config.load_checkpoint is not None and not config.goes_on:
+        yield "load-dir and load-checkpoint name two checkpoints to go on from; give one of them"
+    if config.start_paused and "viewer" not in config.vis:
+        yield (
+            f"start-paused waits for a click in the viewer, and vis is {config.vis}; choose a vis with the"
+            " viewer, or leave start-paused out"
+        )
+
+
+def _of_the_cameras(config: NopeTrainerConfig) -> Iterator[str]:
+    model, cameras = config.pipeline.model, config.pipeline.model.camera_optimizer
+    settings = config.pipeline.datamanager.dataparser.reconstruction
+    if cameras.method != "adam":
+        for name in ("trans_l2_penalty", "rot_l2_penalty"):
+            if getattr(cameras, name):
+                yield (
+                    f"{name.replace('_', '-')} pulls on gradient steps, and joint adjustments take none; set"
+                    " camera-optimizer.method to adam, or leave it out"
+                )
+        if model.track_3d_weight and model.track_points != "tied":
+            yield (
+                "track-3d-weight has no say where joint adjustments move cameras and track points; set"
+                " camera-optimizer.method to adam or track-points to tied, or leave it out"
+            )
+    if settings.cameras is not None and settings.initial_focal is not None:
+        yield "the files of cameras tell the focal length already; leave out initial-focal, or cameras"
+
+
+def _of_depth(config: NopeTrainerConfig) -> Iterator[str]:
+    dataparser = config.pipeline.datamanager.dataparser
+    settings = dataparser.reconstruction
+    wanted = (
+        settings.registration == "depth"
+        or dataparser.seeds == "depth"
+        or any(config.pipeline.model.depth_weights())
+    )
+    if settings.depth.maps is not None and not wanted:
+        yield (
+            "depth.maps is given, but nothing takes depth; set seeds or registration to depth, or a weight"
+            " such as depth-weight, or leave it out"
+        )
+    if settings.depth.maps is not None and settings.matcher == "dust3r":
+        yield "depth comes from the matcher dust3r or from depth.maps; leave out one of them"
+    if settings.matcher != "dust3r" and settings.dust3r_weights != DUST3R_WEIGHTS:
+        yield f"dust3r-weights is given, but the matcher is {settings.matcher}; set matcher to dust3r"

@@ -1,0 +1,21 @@
+"""The method as `ns-train` knows it."""
+
+from __future__ import annotations
+
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from nope_splat.plugin.learning_rates import optimizer_groups
+from nope_splat.plugin.trainer import NopeTrainerConfig
+
+nope_splat = MethodSpecification(
+    config=NopeTrainerConfig(
+        method_name="nope-splat",
+        steps_per_eval_batch=0,
+        optimizers=optimizer_groups(),
+        # By default nerfstudio's viewer serves everybody who reaches this machine, without a password.
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
+        vis="viewer",
+    ),
+    description="Gaussian splatting from photographs without poses or intrinsics, on CUDA or on a CPU.",
+)

@@ -1,0 +1,133 @@
+"""What depth maps of single photographs say to a model in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample, interpolate
+
+from nope_splat.plugin.depth_priors import DepthPriors
+from nope_splat.splatting.depth_losses import (
+    PhotoView,
+    chamfer_loss,
+    corrected_depth,
+    depth_consistency_loss,
+    surface_loss,
+)
+from nope_splat.splatting.lens import Lens
+
+SAMPLES = 1024
+"""Pixels of each photograph that are compared with a neighbour's."""
+
+
+class DepthSupervision(nn.Module):
+    """Depth priors with the scale and shift of each, which are learned from where the fit has put them.
+
+    Args:
+        num_views: Number V of training views.
+        priors: The priors; only a training has them.
+        depth_weight: Weight of the difference between rendered depth and priors.
+        chamfer_weight: Weight of the Chamfer distance between neighbours.
+        surface_weight: Weight of the surface loss between neighbours.
+    """
+
+    def __init__(
+        self,
+        num_views: int,
+        priors: DepthPriors | None,
+        depth_weight: float,
+        chamfer_weight: float,
+        surface_weight: float,
+    ) -> None:
+        super().__init__()
+        self.depth_weight = depth_weight
+        self.chamfer_weight, self.surface_weight = chamfer_weight, surface_weight
+        self.corrections = nn.Parameter(torch.zeros(num_views, 2, device="cpu"))
+        """Logarithm of the scale, and shift, beside those of the fit. (V, 2)."""
+        self.priors = priors
+
+    def losses(
+        self,
+        view: int,
+        outputs: Mapping[str, Tensor],
+        T_camera_world: Tensor,
+        focals: Tensor,
+        lens: Lens | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted terms `depth`, `chamfer` and `surface`, as far as weights and priors give them.
+
+        Args:
+            view: The training view.
+            outputs: What the model rendered: `accumulation` (H, W, 1) and, where its weight is not zero,
+                `depth` (H, W, 1).
+            T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
+            focals: Focal lengths of these in pixels of the full-resolution photographs. (V,).
+            lens: Their learned lenses, if any. (V, 2) each.
+        """
+        if self.priors is None or view not in self.priors.views:
+            return {}
+        if self.priors.views[view].values.device != self.corrections.device:  # once, on a GPU
+            self.priors = self.priors.to(self.corrections.device)
+        losses = {}
+        if self.depth_weight:
+            losses["depth"] = self.depth_weight * self._depth(
+                view, outputs["depth"][..., 0], outputs["accumulation"][..., 0], self.priors
+            )
+        others = self.priors.neighbours[view]
+        if others and (self.chamfer_weight or self.surface_weight):
+            pair = view, others[int(torch.randint(len(others), (), device="cpu"))]
+            chamfer, surface = self._between(pair, T_camera_world, focals, lens, self.priors)
+            if self.chamfer_weight:
+                losses["chamfer"] = self.chamfer_weight * chamfer
+            if self.surface_weight:
+                losses["surface"] = self.surface_weight * surface
+        return losses
+
+    def _depth(self, view: int, rendered: Tensor, opacity: Tensor, priors: DepthPriors) -> Tensor:
+        """Difference between rendered depth (H, W), at any resolution, and prior."""
+        # The nearest values: unknown ones do not spread, and depth edges stay edges.
+        values = interpolate(priors.views[view].values[None, None], rendered.shape, mode="nearest-exact")
+        return depth_consistency_loss(rendered, opacity, values[0, 0], self.corrections[view], priors.inverse)
+
+    def _between(
+        self,
+        pair: tuple[int, int],
+        T_camera_world: Tensor,
+        focals: Tensor,
+        lens: Lens | None,
+        priors: DepthPriors,
+    ) -> tuple[Tensor, Tensor]:
+        """Chamfer distance and surface loss between random pixels of two views.
+
+        Only what lies within the used part of the other photograph is compared: neighbours among unordered
+        photographs overlap in part.
+        """
+        clouds, colors, cameras = [], [], []
+        for one in pair:
+            prior = priors.views[one]
+            camera = PhotoView(T_camera_world[one], focals[one] * prior.pixels, prior.center)
+            if lens is not None:
+                center = prior.center + lens.shift[one] * prior.pixels
+                camera = camera._replace(center=center, radial=lens.radial[one])
+            height, width = prior.values.shape
+            index = torch.randint(height * width, (SAMPLES,), device=prior.values.device)
+            values = prior.values.flatten()[index]
+            depth, known = corrected_depth(values, self.corrections[one], priors.inverse)
+            index, depth = index[known], depth[known]
+            xy = torch.stack([index % width, index // width], -1) + 0.5
+            clouds.append(camera.lift(xy.to(depth), depth))
+            colors.append(prior.photo.flatten(0, 1)[index].to(depth) / 255)
+            cameras.append(camera)
+        common, surface = [], []
+        for one, other in ((0, 1), (1, 0)):
+            prior = priors.views[pair[other]]
+            photo = prior.photo.to(colors[one]) / 255
+            xy, depth = cameras[other].project(clouds[one])
+            place = (2 * xy / xy.new_tensor(photo.shape[1::-1]) - 1)[None, None]
+            shown = grid_sample(prior.used.to(xy)[None, None], place, align_corners=False)[0, 0, 0]
+            inside = (shown > 0.999) & (depth > 0)
+            common.append(clouds[one][inside])
+            surface.append(surface_loss(colors[one][inside], photo, xy[inside]))
+        return chamfer_loss(*common), (surface[0] + surface[1]) / 2

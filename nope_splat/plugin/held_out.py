@@ -1,0 +1,134 @@
+"""Poses of held-out photographs in a scene whose cameras have been optimised.
+
+Training moves the world under the held-out photographs, so their poses must follow before a comparison says
+anything. They are registered against the track points and then refined on the rendering, with everything else
+frozen: nothing that is evaluated ever sees them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.plugin.camera_optimizer import intrinsic_matrices, radial_terms, switch_axes, world_to_camera
+from nope_splat.refinement.photometric import RenderedView, usable_pixels
+from nope_splat.refinement.single_pose import Sightings, minimise
+from nope_splat.sfm import SparseScene
+from nope_splat.sfm.registration.resection import resect
+from nope_splat.splatting.gaussians import Gaussians
+from nope_splat.splatting.lens import Rendering, through_lens
+
+
+class SplatModel(Protocol):
+    """What alignment needs of a model: `NopeSplatModel`, or another one that is to be compared with it."""
+
+    background_color: Tensor
+    """Colour behind the Gaussians. (3,)."""
+
+    def gaussians(self) -> Gaussians:
+        """All Gaussians, ready to be rendered."""
+        ...
+
+    def render(
+        self,
+        gaussians: Gaussians,
+        T_camera_world: Tensor,
+        K: Tensor,
+        size: tuple[int, int],
+        background: Tensor,
+        *,
+        render_mode: Literal["RGB", "RGB+ED"] = "RGB",
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Colours, depth, opacity and a report, as `NopeSplatModel.render`."""
+        ...
+
+
+def resect_held_out(
+    scene: SparseScene, photo: int, points: Tensor, camera: SharedPinhole
+) -> tuple[Tensor, Sightings] | None:
+    """Register a held-out photograph against the points as they are now.
+
+    Args:
+        scene: The reconstruction, with the correspondences of the photograph.
+        photo: Index of the photograph in the scene.
+        points: Optimised track points. (P, 3).
+        camera: Its camera, with what has been optimised.
+
+    Returns:
+        Camera-to-world transform, OpenGL axes (3, 4), and the points that agree with it; None if too few
+        points agree with any.
+    """
+    mine = scene.resections.photo_ids == photo
+    width, height = scene.photo_sizes[photo]
+    xy = scene.resections.xy[mine]
+    seen = points.detach().double().cpu()[torch.from_numpy(scene.resections.point_ids[mine])]
+    resection = resect(xy, seen.numpy(), camera, (int(width), int(height)))
+    if resection is None:
+        return None
+    plane = torch.from_numpy(camera.unproject(xy, scene.photo_sizes[photo])[:, :2])
+    inliers = torch.from_numpy(resection.inliers)
+    sightings = Sightings(seen[inliers].to(points.device), plane[inliers].to(points.device))
+    return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3], sightings
+
+
+def refine_pose(
+    model: SplatModel,
+    camera: Cameras,
+    photo: Tensor,
+    mask: Tensor | None,
+    max_steps: int,
+    sightings: Sightings | None = None,
+) -> Tensor:
+    """Refine the pose of one camera on its photograph; the model is frozen.
+
+    Args:
+        model: The trained model; neither its state nor its mode changes.
+        camera: The camera, at the resolution of the photograph, near its true pose. One.
+        photo: The photograph. (H, W, 3), in [0, 1].
+        mask: True where the photograph counts. (H, W, 1), bool.
+        max_steps: Most steps at each of three resolutions.
+        sightings: Track points that the photograph shows, if any are known.
+
+    Returns:
+        Camera-to-world transform, OpenGL axes. (3, 4).
+    """
+    gaussians, K = model.gaussians().detach(), intrinsic_matrices(camera)[0]
+
+    def look(T_camera_world: Tensor) -> RenderedView:
+        rendered, depth, opacity, _ = render_photo(model, gaussians, camera, T_camera_world.float()[None])
+        used = usable_pixels(depth[..., 0], opacity[..., 0], None if mask is None else mask[..., 0])
+        # The gradient beside a mask must not feel what it hides.
+        seen = photo if mask is None else torch.where(mask, photo, rendered)
+        intrinsics = K.diagonal()[:2], K[:2, 2], radial_terms(camera)
+        return RenderedView(rendered, seen, depth[..., 0], used, *intrinsics)
+
+    with torch.no_grad():
+        pose = minimise(look, world_to_camera(camera.camera_to_worlds)[0], sightings, max_steps)
+    return switch_axes(torch.linalg.inv(pose)).float()[:3]
+
+
+def render_photo(
+    model: SplatModel, gaussians: Gaussians, camera: Cameras, T_camera_world: Tensor
+) -> Rendering:
+    """Render what a photograph shows, with depth and on the colour behind the Gaussians.
+
+    Args:
+        model: The model.
+        gaussians: Its Gaussians.
+        camera: Size and intrinsics, the learned lens included. One.
+        T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
+
+    Returns:
+        The rendering.
+    """
+    background = model.background_color.to(gaussians.means)
+
+    def pinhole(K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        return model.render(gaussians, T_camera_world, K, size, background, render_mode="RGB+ED")
+
+    size = int(camera.width), int(camera.height)
+    return through_lens(pinhole, intrinsic_matrices(camera), size, radial_terms(camera))

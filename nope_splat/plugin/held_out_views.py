@@ -1,0 +1,48 @@
+"""Renderings of the held-out photographs at their aligned poses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from nope_splat.plugin.pipeline import NopePipeline
+
+
+class HeldOutView(NamedTuple):
+    """A held-out photograph and what the model makes of it."""
+
+    photo_id: int
+    """Index in the scene."""
+    photo: Tensor
+    """The photograph. (H, W, 3), in [0, 1]."""
+    rendered: Tensor
+    """The rendering. (H, W, 3), in [0, 1]."""
+    mask: Tensor | None
+    """True where the photograph counts. (H, W, 1), bool."""
+
+
+@torch.no_grad()
+def held_out_views(pipeline: NopePipeline) -> Iterator[HeldOutView]:
+    """Render the registered held-out photographs.
+
+    Args:
+        pipeline: After their poses were aligned; its mode is kept.
+
+    Yields:
+        One after the other, in the order of the scene.
+    """
+    model, data = pipeline.model, pipeline.datamanager
+    was_training = model.training
+    model.eval()
+    try:
+        for index, photo_id in enumerate(data.dataparser.photo_ids("eval").tolist()):
+            camera = data.eval_dataset.cameras[index : index + 1].to(pipeline.device)
+            outputs = model.get_outputs_for_camera(camera)
+            photo, mask = model.photo(data.cached_eval[index], outputs["background"])
+            yield HeldOutView(photo_id, photo, outputs["rgb"], mask)
+    finally:
+        model.train(was_training)

@@ -1,0 +1,134 @@
+"""Principal points and distortion that training learns, with what is known of lenses beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.sfm import SparseScene
+from nope_splat.sfm.state import CORNER_SIGMA, OFFSET_SIGMA
+from nope_splat.splatting.lens import Lens
+
+
+class LearnedLens(nn.Module):
+    """Lenses of K cameras, counted from the reconstruction's.
+
+    Both parameters move the corners of photographs about as far as the logarithm of the focal length does, so
+    that gradient steps of one length suit all: principal points are in focal lengths, radial terms in shares
+    by which they move the corner. The principal point of a camera stays where the photographs are portrait
+    and landscape, since it turns with the camera.
+
+    Args:
+        num_intrinsics: Number K of cameras.
+        learn_principal_point: Whether principal points may move.
+        learn_distortion: Whether the radial terms may change.
+        by_gradient: Whether gradients move them.
+        device: Where the parameters live at first.
+    """
+
+    focal: Tensor
+    offset: Tensor
+    radial: Tensor
+    size: Tensor
+    one_orientation: Tensor
+
+    def __init__(
+        self,
+        num_intrinsics: int,
+        learn_principal_point: bool,
+        learn_distortion: bool,
+        by_gradient: bool,
+        device: torch.device | str,
+    ) -> None:
+        super().__init__()
+        pairs = torch.zeros(num_intrinsics, 2, device=device)
+        self.learns = {"principal_point": learn_principal_point, "distortion": learn_distortion}
+        self.principal_point = nn.Parameter(pairs.clone(), requires_grad=by_gradient)
+        self.distortion = nn.Parameter(pairs.clone(), requires_grad=by_gradient)
+        self.register_buffer("focal", torch.ones_like(pairs[:, 0]))
+        self.register_buffer("offset", torch.zeros_like(pairs))
+        self.register_buffer("radial", torch.zeros_like(pairs))
+        self.register_buffer("size", torch.ones_like(pairs))
+        self.register_buffer("one_orientation", torch.ones_like(pairs[:, :1], dtype=torch.bool))
+
+    def set_base(self, scene: SparseScene) -> None:
+        """Start from the lenses of the reconstruction.
+
+        Args:
+            scene: The reconstruction of the photographs as they are. Where these do not show the focal
+                length, they do not show the principal point either, and it stays.
+        """
+        self.learns["principal_point"] &= not scene.focal_held
+        for number, camera in enumerate(scene.cameras):
+            sizes = np.unique(scene.photo_sizes[scene.camera_ids == number], axis=0)
+            self.focal[number] = camera.focal
+            self.offset[number] = self.offset.new_tensor(camera.offset)
+            self.radial[number] = self.radial.new_tensor(camera.radial)
+            self.size[number] = torch.from_numpy(sizes.max(axis=0))
+            self.one_orientation[number] = len(sizes) == 1
+
+    def lens(self) -> Lens:
+        """Present principal points and radial terms. (K, 2) each."""
+        shift, radial = torch.zeros_like(self.offset), self.radial
+        if self.learns["principal_point"]:
+            shift = self.focal[:, None] * self.principal_point * self.one_orientation
+        if self.learns["distortion"]:
+            radial = radial + self.distortion / self._corner()
+        return Lens(shift, radial)
+
+    @torch.no_grad()
+    def set_lens(self, lens: Lens) -> None:
+        """Change what may change.
+
+        Args:
+            lens: Principal points and radial terms. (K, 2) each.
+        """
+        if self.learns["principal_point"]:
+            self.principal_point.copy_(lens.shift / self.focal[:, None])
+        if self.learns["distortion"]:
+            self.distortion.copy_((lens.radial - self.radial) * self._corner())
+
+    def cameras(self, start: Sequence[SharedPinhole]) -> tuple[SharedPinhole, ...]:
+        """Cameras with the lenses of now.
+
+        Args:
+            start: Cameras of the reconstruction. K.
+        """
+        shifts, radial = (part.detach().double().tolist() for part in self.lens())
+        return tuple(
+            replace(camera, offset=(camera.offset[0] + dx, camera.offset[1] + dy), radial=(k1, k2))
+            for camera, (dx, dy), (k1, k2) in zip(start, shifts, radial, strict=True)
+        )
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that may change, by the names of their optimizers."""
+        parameters = {"principal_point": self.principal_point, "distortion": self.distortion}
+        return {f"{name}_opt": [parameters[name]] for name, learns in self.learns.items() if learns}
+
+    def free(self) -> Tensor:
+        """Which of shift x, y, k1, k2 may change. (K, 4), bool."""
+        shift = self.one_orientation & self.learns["principal_point"]
+        radial = torch.full_like(shift, self.learns["distortion"])
+        return torch.cat([shift, shift, radial, radial], 1)
+
+    def prior(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of shift x, y, k1, k2 of any lens, as in the bundle adjustment.
+
+        The reconstruction is no prior: its observations take part in joint adjustments once more.
+
+        Returns:
+            Mean, standard deviation. (K, 4) each.
+        """
+        centred = OFFSET_SIGMA * self.size.amax(1, keepdim=True).expand(-1, 2)
+        mean = torch.cat([-self.offset, torch.zeros_like(self.radial)], 1)
+        return mean, torch.cat([centred, CORNER_SIGMA / self._corner()], 1)
+
+    def _corner(self) -> Tensor:
+        """Second and fourth power of the corners' distance from the axis at depth one. (K, 2)."""
+        square = (self.size.norm(dim=1) / 2 / self.focal) ** 2
+        return torch.stack([square, square**2], 1)

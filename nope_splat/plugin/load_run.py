@@ -1,0 +1,94 @@
+"""A finished training, opened again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nope_splat.errors import UserError
+from nope_splat.plugin.camera_optimizer import switch_axes
+from nope_splat.plugin.checkpoints import last_checkpoint, load_checkpoint
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.plugin.safe_config import read_config
+from nope_splat.plugin.trainer import NopeTrainerConfig
+from nope_splat.sfm import SparseScene
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training left behind."""
+
+    path: Path
+    """The file of its configuration."""
+    config: NopeTrainerConfig
+    """Its configuration."""
+    pipeline: NopePipeline
+    """Data and model, with the state of the last checkpoint."""
+    step: int
+    """Iteration of that checkpoint."""
+
+
+def open_run(config: Path) -> Run:
+    """Open a training by its configuration, as nerfstudio's commands do, but run nothing that files may say.
+
+    Args:
+        config: The `config.yml` in the run's folder.
+
+    Returns:
+        The run, at its last checkpoint.
+
+    Raises:
+        UserError: If there is no such run, no whole checkpoint in it, or another method made it.
+    """
+    loaded = read_config(config)
+    checkpoint = last_checkpoint(config.parent / "nerfstudio_models")
+    if not isinstance(loaded, NopeTrainerConfig):
+        raise UserError(f"{config} is a training of {loaded.method_name}, not of nope-splat")
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # the pipeline checks whether a GPU can be used
+    pipeline = loaded.pipeline.setup(device=device, test_mode="inference")
+    assert isinstance(pipeline, NopePipeline)
+    pipeline.eval()
+    state = load_checkpoint(checkpoint)
+    pipeline.load_pipeline(state["pipeline"], state["step"])
+    return Run(config, loaded, pipeline, state["step"])
+
+
+@torch.no_grad()
+def optimised_scene(pipeline: NopePipeline) -> SparseScene:
+    """The reconstruction with the cameras and track points that training made of it.
+
+    Args:
+        pipeline: A trained pipeline.
+
+    Returns:
+        The scene; held-out photographs have their aligned poses.
+
+    Raises:
+        UserError: If the reconstruction in the cache is not the one that was trained on.
+    """
+    model, dataparser = pipeline.model, pipeline.datamanager.dataparser
+    scene, points = dataparser.photographed_scene, model.track_positions().double().numpy(force=True)
+    if not pipeline.same_scene:
+        raise UserError(
+            f"the reconstruction of {dataparser.config.data} is not that of the checkpoint;"
+            " restore its settings and cache, or train anew"
+        )
+    T_world_camera = scene.T_world_camera.copy()
+    for split, poses in (("train", model.camera_optimizer.poses()), ("eval", pipeline.eval_poses)):
+        T_world_camera[dataparser.photo_ids(split), :3] = _orthonormal(
+            switch_axes(poses).double().numpy(force=True)
+        )
+    cameras = model.camera_optimizer.cameras(scene.cameras)
+    return replace(scene, T_world_camera=T_world_camera, cameras=cameras, points=points)
+
+
+def _orthonormal(poses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Poses whose rotations are exact to double precision, as exporters expect. (V, 3, 4)."""
+    left, _, right = np.linalg.svd(poses[:, :, :3])
+    poses = poses.copy()
+    poses[:, :, :3] = left @ right
+    return poses

@@ -1,0 +1,440 @@
+"""The model: Gaussians, track points and cameras that are optimised together."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.models.base_model import ModelConfig
+from nerfstudio.models.splatfacto import resize_image
+from nerfstudio.utils.colors import get_color
+from torch import Tensor
+from torch.nn import Parameter, ParameterDict
+
+from nope_splat.evaluation.image_metrics import ImageMetrics
+from nope_splat.plugin.camera_optimizer import (
+    NopeCameraOptimizer,
+    NopeCameraOptimizerConfig,
+    image_size,
+    intrinsic_matrices,
+    radial_terms,
+    world_to_camera,
+)
+from nope_splat.plugin.datamanager import NopeDataManager
+from nope_splat.plugin.depth_supervision import DepthSupervision
+from nope_splat.plugin.parameters import SplatParameters
+from nope_splat.splatting.densification import densification
+from nope_splat.splatting.gaussians import Gaussians, join, seed_gaussians
+from nope_splat.splatting.lens import Lens, Rendering, through_lens
+from nope_splat.splatting.losses import (
+    TrackObservations,
+    photometric_loss,
+    reprojection_errors,
+    scale_loss,
+    track_2d_loss,
+    track_3d_loss,
+)
+from nope_splat.splatting.rasterizer import fold_intrinsics
+from nope_splat.splatting.rendering import render_gaussians
+from nope_splat.utils.device_defaults import Auto, ByDevice, chosen
+from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range
+
+
+@dataclass
+class NopeSplatModelConfig(ModelConfig):
+    """Configuration of the model. Times are shares of the training, so that they follow its length."""
+
+    _target: type = field(default_factory=lambda: NopeSplatModel)
+    camera_optimizer: NopeCameraOptimizerConfig = field(
+        default_factory=lambda: NopeCameraOptimizerConfig(mode="SE3")
+    )
+    """The optimised cameras; mode "off" freezes the poses."""
+    track_points: Literal["separate", "tied"] = "separate"
+    """Track points as parameters of their own (renders better) or as the centres of Gaussians (the paper)."""
+    ssim_lambda: Annotated[float, SHARE] = 0.2
+    """Share of the structural term in the photometric loss."""
+    track_2d_weight: Annotated[float, NOT_NEGATIVE] = 0.1
+    """Weight of the reprojection error of the track points, in pixels of the full-resolution photographs.
+
+    This and the next weight are for cameras that Adam moves and for tied track points; joint adjustments
+    weight the reprojection error themselves."""
+    track_3d_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the backprojection error of the observations, in pixels at median depth."""
+    depth_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the difference between rendered depth and the depth map of the photograph (NoPe-NeRF), at
+    median depth in world units: for few photographs, or little texture. The scale and shift of each map are
+    fitted to the track points and then learned.
+
+    Any depth weight asks for depth maps: from a network (see datamanager.dataparser.depth.model for what it
+    needs and its licences), one's own (...depth.maps) or the matcher dust3r. This one moves Gaussians and, as
+    the next two, scales and shifts. Cameras follow all three where Adam moves them (camera-optimizer.method
+    adam); joint adjustments know nothing of depth maps."""
+    chamfer_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the Chamfer distance between the clouds that the depth maps of neighbouring photographs make,
+    in world units (NoPe-NeRF): it brings maps and cameras into line. Needs depth maps, as depth-weight does.
+    With joint adjustments it moves scales and shifts alone."""
+    surface_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the colour difference between a photograph and where a neighbour shows the surface of its
+    depth map (NoPe-NeRF): it does so by colours. Needs depth maps, as depth-weight does. With joint
+    adjustments it moves scales and shifts alone."""
+    scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
+    """Weight of the size of the tied track Gaussians, in world units (the median depth is one)."""
+    sh_degree: Annotated[int, Range(0, 3)] = 3
+    """Highest degree of the spherical harmonics."""
+    sh_interval: Annotated[float, POSITIVE] = 0.03
+    """Share of the training after which each further degree is used."""
+    background_color: Literal["random", "black", "white"] = "random"
+    """Colour behind the Gaussians; random in training is the scene's mean colour in evaluation."""
+    rasterize_mode: Literal["classic", "antialiased"] = "classic"
+    """Antialiased Gaussians render well at any resolution, but other viewers show their .ply wrongly."""
+    num_downscales: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=2, cpu=1)] = "auto"
+    """Training starts with images halved this many times; "auto" is 2 on a GPU and 1 on a CPU."""
+    resolution_interval: Annotated[float, POSITIVE] = 0.1
+    """Share of the training after which the resolution doubles."""
+    max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
+    """Densification stops at this number of Gaussians, or at what the photographs can determine: one for
+    about 20 pixels of all training images together, without those that are masked. "auto" is 3 000 000 on a
+    GPU and 60 000 on a CPU."""
+    densify_start: Annotated[float, NOT_NEGATIVE] = 0.017
+    """Share of the training after which Gaussians are first split, cloned and pruned."""
+    densify_stop: Annotated[float, NOT_NEGATIVE] = 0.5
+    """Share of the training after which the number of Gaussians stays."""
+    densify_every: Annotated[int, COUNT] = 100
+    """Iterations between densifications."""
+    densify_grad_thresh: Annotated[float, NOT_NEGATIVE] = 0.0008
+    """Mean absolute image-plane gradient above which Gaussians grow."""
+    densify_size_thresh: Annotated[float, NOT_NEGATIVE] = 0.01
+    """Size in world units below which Gaussians are cloned, above which they are split."""
+    split_screen_size: Annotated[float, NOT_NEGATIVE] = 0.05
+    """Share of the image above which Gaussians are split."""
+    cull_alpha_thresh: Annotated[float, SHARE] = 0.1
+    """Opacity below which Gaussians are removed."""
+    cull_scale_thresh: Annotated[float, NOT_NEGATIVE] = 0.5
+    """Size in world units above which Gaussians are removed, after the first reset of opacities."""
+    cull_screen_size: Annotated[float, NOT_NEGATIVE] = 0.15
+    """Share of the image above which Gaussians are removed, after the first reset of opacities."""
+    max_screen_size: Annotated[float, POSITIVE] = 0.25
+    """Share of the image's longer side that a Gaussian may reach from its centre."""
+    # The short training of a CPU cannot afford opacity resets. Large Gaussians, which these would remove, are
+    # split as long as there is densification; otherwise they veil views beyond the training cameras.
+    stop_screen_size: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.13, cpu=0.5)] = "auto"
+    """Share of the training after which the size in the image does not matter; "auto" is 0.13 on a GPU and
+    0.5 on a CPU."""
+    reset_opacity: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.1, cpu=0.0)] = "auto"
+    """Share of the training between resets of the opacities, while densification lasts; 0 for never. "auto"
+    is 0.1 on a GPU and 0 on a CPU."""
+
+    def depth_weights(self) -> tuple[float, float, float]:
+        """Weights of the losses that need the depth maps of the photographs."""
+        return self.depth_weight, self.chamfer_weight, self.surface_weight
+
+
+class NopeSplatModel(SplatParameters):
+    """Splatfacto with optimised cameras and track points, on CUDA or on a CPU.
+
+    Where Splatfacto assumes CUDA (construction, rendering) it is replaced; the commands and the viewer of
+    nerfstudio keep recognising it. The metadata of the training data provide the track observations.
+    """
+
+    config: NopeSplatModelConfig  # pyright: ignore[reportIncompatibleVariableOverride] (only the flags that work)
+    camera_optimizer: NopeCameraOptimizer
+    background_color: Tensor
+
+    def populate_modules(self) -> None:
+        """Seed the Gaussians and set up track points, cameras and metrics."""
+        assert self.seed_points is not None, "the data manager provides the seeds"
+        metadata = self.kwargs["metadata"]
+        # The track points come first. They are sparse and seed large Gaussians; below the small ones of dense
+        # seeds, these reach into what no dense seed covers. Seeds on depth maps tell their size and opacity.
+        sizes = [len(metadata["track_points"]), len(self.seed_points[0]) - len(metadata["track_points"])]
+        (track_points, points), (track_colors, colors) = (values.split(sizes) for values in self.seed_points)
+        layers = [seed_gaussians(track_points, track_colors, self.config.sh_degree)]
+        if len(points):
+            told = metadata.get("seed_sizes"), metadata.get("seed_opacities")
+            layers.append(seed_gaussians(points, colors, self.config.sh_degree, *told))
+        self.gauss_params = join(layers)
+        self.track_params = ParameterDict()
+        self.track_points = None
+        if self.config.track_points == "tied":
+            self.track_params = seed_gaussians(
+                metadata["track_points"], metadata["track_colors"], self.config.sh_degree
+            )
+        else:
+            self.track_points = Parameter(metadata["track_points"].clone())
+        self.observations: TrackObservations = metadata["observations"]
+        weights, self.depth_supervision = self.config.depth_weights(), None
+        if any(weights):
+            priors = metadata.get("depth_priors")
+            self.depth_supervision = DepthSupervision(self.num_train_data, priors, *weights)
+        self.camera_optimizer = self.config.camera_optimizer.setup(
+            num_cameras=self.num_train_data,
+            device="cpu",
+            intrinsics_ids=metadata["camera_ids"],
+            num_intrinsics=metadata["num_cameras"],
+        )
+        self.image_metrics = ImageMetrics()
+        self.step = 0
+        self.num_iterations = 30000
+        self.info: dict[str, Any] = {}
+        self.crop_box = None
+        color = self.config.background_color
+        # Where nothing is, the mean colour of the scene is the best guess. A buffer: only a training has all
+        # seeds, and what comes after it is to show the same colour.
+        mean_color = self.seed_points[1].float().mean(dim=0) / 255
+        self.register_buffer(
+            "background_color", mean_color if color == "random" else get_color(color).clone()
+        )
+        self._viewer_backgrounds: dict[int, Tensor] = {}
+
+    # Optimisation.
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """Parameter groups of Gaussians, track points and cameras."""
+        groups = self.get_gaussian_param_groups()
+        if not self._tracks_by_gradient():
+            del groups["track_points"]
+        if self.depth_supervision is not None:
+            groups["depth_corrections"] = [self.depth_supervision.corrections]
+        self.camera_optimizer.get_param_groups(groups)
+        return groups
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """Learn the length of the training, which sets the times of densification."""
+        assert attributes.trainer is not None
+        datamanager = attributes.pipeline.datamanager if attributes.pipeline else None
+        assert isinstance(datamanager, NopeDataManager)
+        self.num_iterations = attributes.trainer.config.max_num_iterations
+        num_fixed = len(self.track_params["means"]) if self.track_params else 0
+        num_pixels = datamanager.num_pixels_used()
+        self.strategy = densification(
+            self.config, self.num_iterations, self.num_train_data, num_pixels, num_fixed
+        )
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+        return super().get_training_callbacks(attributes)
+
+    def update_to_step(self, step: int) -> None:
+        """Continue at the iteration of a loaded checkpoint."""
+        self.step = step
+
+    # Rendering.
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:  # pyright: ignore[reportIncompatibleMethodOverride] (Splatfacto names it so too)
+        """Render one camera, seen through its lens; in training at its optimised pose and intrinsics.
+
+        Args:
+            camera: One camera, OpenGL axes.
+
+        Returns:
+            `rgb` (H, W, 3), `accumulation` (H, W, 1), `background` (3,). Outside training `background` is
+            (H, W, 3). There, or where a loss needs it, is `depth` (H, W, 1), which lies beyond everything
+            where nothing is.
+        """
+        assert camera.shape == (1,), "one camera at a time"
+        factor = self._get_downscale_factor()
+        width, height = (side // factor for side in image_size(camera))
+        pose, K = camera.camera_to_worlds, intrinsic_matrices(camera) / factor
+        K[:, 2, 2] = 1.0
+        background = self._get_background_color()
+        gaussians = self.gaussians()
+        if self.training:
+            pose = self.camera_optimizer.apply_to_camera(camera)
+            K, radial = self.camera_optimizer.apply_to_intrinsics(camera, K)
+            with_depth = self.config.depth_weight != 0
+            rgb, depth, alpha, self.info = self.render(
+                gaussians,
+                fold_intrinsics(world_to_camera(pose), K),
+                K,
+                (width, height),
+                background,
+                sh_degree=self.present_sh_degree(),
+                render_mode="RGB+ED" if with_depth else "RGB",
+                radial=radial,
+            )
+            self.strategy.step_pre_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+            )
+            outputs: dict[str, Tensor | list] = {"rgb": rgb, "accumulation": alpha, "background": background}
+            if with_depth:
+                outputs["depth"] = depth
+            return outputs
+
+        if self.crop_box is not None:
+            inside = self.crop_box.within(self.means).squeeze()
+            if not inside.any():
+                return self.get_empty_outputs(width, height, background)
+            gaussians = gaussians.select(inside)
+        rgb, depth, alpha, _ = self.render(
+            gaussians,
+            world_to_camera(pose),
+            K,
+            (width, height),
+            background,
+            render_mode="RGB+ED",
+            radial=radial_terms(camera),
+        )
+        return {
+            "rgb": rgb,
+            "depth": depth,
+            "accumulation": alpha,
+            "background": background.expand(height, width, 3),
+        }
+
+    def set_background(self, background_color: Tensor) -> None:
+        """Set the color behind the pictures of the viewer; training, evaluation and checkpoints keep theirs.
+
+        nerfstudio calls this before each picture, in the thread that renders for one browser.
+
+        Args:
+            background_color: Color of the viewer's panel. (3,).
+        """
+        self._viewer_backgrounds[threading.get_ident()] = background_color
+
+    def _get_background_color(self) -> Tensor:
+        color = None if self.training else self._viewer_backgrounds.get(threading.get_ident())
+        return super()._get_background_color() if color is None else color
+
+    def render(
+        self,
+        gaussians: Gaussians,
+        T_camera_world: Tensor,
+        K: Tensor,
+        size: tuple[int, int],
+        background: Tensor,
+        sh_degree: int | None = None,
+        render_mode: Literal["RGB", "RGB+ED"] = "RGB",
+        radial: Tensor | None = None,
+    ) -> Rendering:
+        """Render Gaussians, without reading or changing the state of the model.
+
+        Args:
+            gaussians: What to render.
+            T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
+            K: Intrinsic matrix; by it alone the view's edges receive no gradient (`fold_intrinsics`).
+                (1, 3, 3).
+            size: Width and height in pixels.
+            background: Colour. (3,).
+            sh_degree: Degree of the spherical harmonics; all of them by default.
+            render_mode: With or without depth.
+            radial: Distortion k1 and k2 of the lens, if any. (2,).
+
+        Returns:
+            What the lens shows.
+        """
+        degree = self.config.sh_degree if sh_degree is None else sh_degree
+
+        def pinhole(K: Tensor, size: tuple[int, int]) -> Rendering:
+            mode = self.config.rasterize_mode
+            return render_gaussians(gaussians, T_camera_world, K, size, background, degree, render_mode, mode)
+
+        return through_lens(pinhole, K, size, radial)
+
+    def present_sh_degree(self) -> int:
+        """Degree of the spherical harmonics that the training has come to."""
+        return min(int(self.step / (self.config.sh_interval * self.num_iterations)), self.config.sh_degree)
+
+    def _get_downscale_factor(self) -> int:
+        if not self.training:
+            return 1
+        doublings = int(self.step / (self.config.resolution_interval * self.num_iterations))
+        return 2 ** max(chosen(self.config.num_downscales) - doublings, 0)
+
+    # Losses and metrics.
+
+    def get_loss_dict(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict=None
+    ) -> dict[str, Tensor]:
+        """The terms of the joint objective; terms of weight zero are left out.
+
+        Args:
+            outputs: What `get_outputs` rendered.
+            batch: The photograph and perhaps its mask.
+            metrics_dict: Not used.
+        """
+        photo, mask = self.photo(batch, outputs["background"])
+        losses = {"photometric": photometric_loss(outputs["rgb"], photo, self.config.ssim_lambda, mask)}
+        if self.training:
+            losses |= self._track_losses()
+            if self.depth_supervision is not None:
+                poses = world_to_camera(self.camera_optimizer.poses())
+                lenses = self.camera_optimizer.view_focals(), self.camera_optimizer.view_lens()
+                losses |= self.depth_supervision.losses(int(batch["image_idx"]), outputs, poses, *lenses)
+            self.camera_optimizer.get_loss_dict(losses)
+        return losses
+
+    def _track_losses(self) -> dict[str, Tensor]:
+        config, losses = self.config, {}
+        if not self._tracks_by_gradient():
+            return losses
+        tracks = self._tracks()
+        if config.track_2d_weight:
+            losses["track_2d"] = config.track_2d_weight * track_2d_loss(*tracks)
+        if config.track_3d_weight:
+            losses["track_3d"] = config.track_3d_weight * track_3d_loss(*tracks)
+        if config.scale_weight and self.track_params:
+            losses["scale"] = config.scale_weight * scale_loss(self.track_params["scales"].exp())
+        return losses
+
+    def _tracks_by_gradient(self) -> bool:
+        """Whether gradients move the track points; otherwise joint adjustments do, as they do cameras."""
+        return self.track_points is None or self.config.camera_optimizer.method == "adam"
+
+    def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
+        """Track points, cameras and observations, as the track losses take them."""
+        self.observations, cameras = self.observations.to(self.device), self.camera_optimizer
+        poses = world_to_camera(cameras.poses())
+        return self.track_positions(), poses, cameras.view_focals(), self.observations, cameras.view_lens()
+
+    @torch.no_grad()
+    def reprojection_errors(self) -> Tensor:
+        """Of the observed track points at the optimised cameras, in full-resolution pixels. (O,)."""
+        return reprojection_errors(*self._tracks())
+
+    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
+        """PSNR, number of Gaussians, and what became of the cameras.
+
+        Args:
+            outputs: What `get_outputs` rendered.
+            batch: The photograph and perhaps its mask.
+        """
+        photo, mask = self.photo(batch, outputs["background"])
+        metrics = {
+            "psnr": self.image_metrics.psnr(outputs["rgb"].detach(), photo, mask),
+            "gaussian_count": self.num_points,
+        }
+        self.camera_optimizer.get_metrics_dict(metrics)
+        return metrics
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR, SSIM and, where its weights can be had, LPIPS; photograph and rendering side by side.
+
+        Args:
+            outputs: What `get_outputs` rendered.
+            batch: The photograph and perhaps its mask.
+        """
+        photo, mask = self.photo(batch, outputs["background"])
+        images = {"img": torch.cat([photo, outputs["rgb"]], dim=1)}
+        return self.image_metrics(outputs["rgb"], photo, mask), images
+
+    def photo(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The photograph to compare a rendering with, at the current resolution.
+
+        Args:
+            batch: From the data manager.
+            background: Colour behind photographs with an alpha channel. (3,) or (H, W, 3).
+
+        Returns:
+            The photograph (H, W, 3), and its mask (H, W, 1), if it has one.
+        """
+        photo = self.composite_with_background(self.get_gt_img(batch["image"]), background)
+        mask = batch.get("mask")
+        if mask is not None:
+            factor = self._get_downscale_factor()
+            mask = mask.to(self.device)
+            mask = mask if factor == 1 else resize_image(mask, factor) > 0.999
+        return photo, mask

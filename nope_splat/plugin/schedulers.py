@@ -1,0 +1,54 @@
+"""Learning rates as a function of how much of the training has passed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import tyro
+from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from nope_splat.utils.device_defaults import Auto, chosen
+
+
+@dataclass
+class DecayConfig(SchedulerConfig):
+    """Exponential decay over the whole training, after a warm-up from zero.
+
+    nerfstudio's own scheduler counts in iterations, which do not follow `--max-num-iterations`, and leaves
+    numpy numbers in the checkpoint, which torch 2.6 and later refuse to load.
+    """
+
+    _target: type = field(default_factory=lambda: Decay)
+    lr_final: float | Auto = 1e-6
+    """Learning rate at the end of the training; "auto" depends on the device that trains."""
+    warmup: float = 0.0
+    """Share of the training during which the learning rate rises from zero."""
+    num_iterations: tyro.conf.Suppress[int] = 30000
+    """Length of the training; the trainer fills it in."""
+
+
+class Decay(Scheduler):
+    """See `DecayConfig`."""
+
+    config: DecayConfig
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
+        """Bind the schedule to an optimizer.
+
+        Args:
+            optimizer: Its learning rate follows the schedule.
+            lr_init: Learning rate after the warm-up.
+        """
+        lr_final = chosen(self.config.lr_final)
+
+        def factor(step: int) -> float:
+            passed = min(step / self.config.num_iterations, 1.0)
+            if passed < self.config.warmup:
+                return math.sin(0.5 * math.pi * passed / self.config.warmup)
+            decay = (passed - self.config.warmup) / (1.0 - self.config.warmup)
+            return (lr_final / lr_init) ** decay
+
+        return LambdaLR(optimizer, lr_lambda=factor)

@@ -1,0 +1,134 @@
+"""What came out, in a few lines: of the reconstruction, and of the training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.plugin.held_out_views import held_out_views
+from nope_splat.sfm import SparseScene
+
+if TYPE_CHECKING:
+    from nope_splat.plugin.pipeline import NopePipeline
+
+Rows = dict[str, str]
+
+
+def reconstruction_rows(scene: SparseScene) -> Rows:
+    """Outcome of a reconstruction.
+
+    Args:
+        scene: The reconstruction.
+
+    Returns:
+        What it is to what came out.
+    """
+    errors = scene.reprojection_errors()
+    training = ~scene.held_out
+    rows = {"registered photos": f"{(scene.registered & training).sum()} of {training.sum()}"}
+    if scene.held_out.any():
+        rows["held-out photos"] = f"{(scene.registered & ~training).sum()} of {(~training).sum()} registered"
+    for number, camera in enumerate(scene.cameras):
+        of = camera_name(scene, number)
+        rows[f"focal length{of}"] = (
+            f"{camera.focal:.1f} px, {camera.field_of_view(_size(scene, number)):.1f} degrees of view"
+        )
+        for name, value in lens_rows(camera).items():
+            if name != "radial distortion" or any(camera.radial):
+                rows[f"{name}{of}"] = value
+    return rows | {
+        "reprojection error": f"mean {np.mean(errors):.2f} px, median {np.median(errors):.2f} px",
+        "track points": f"{len(scene.points)}, seen {len(scene.observations)} times",
+        "seconds": f"{sum(scene.seconds.values()):.1f}",
+    }
+
+
+def training_rows(pipeline: NopePipeline) -> Rows:
+    """Outcome of a training, beside what it started from.
+
+    Args:
+        pipeline: After its held-out photographs were aligned.
+
+    Returns:
+        What it is to what came out.
+    """
+    model, scene = pipeline.model, pipeline.datamanager.dataparser.scene
+    cameras: dict[str, float] = {}
+    model.camera_optimizer.get_metrics_dict(cameras)
+    error = model.reprojection_errors().mean().item()
+    rows = {"Gaussians": f"{model.num_points}"}
+    learned_lens = model.camera_optimizer.learned_lens is not None
+    for number, after in enumerate(model.camera_optimizer.cameras(scene.cameras)):
+        before, of = scene.cameras[number], camera_name(scene, number)
+        change = 100 * (after.focal / before.focal - 1)
+        rows[f"focal length{of}"] = f"{before.focal:.1f} -> {after.focal:.1f} px ({change:+.2f} %)"
+        for name, value in lens_rows(before).items() if learned_lens else ():
+            rows[f"{name}{of}"] = f"{value} -> {lens_rows(after)[name]}"
+    rows |= {
+        "reprojection error": f"mean {np.mean(scene.reprojection_errors()):.2f} -> {error:.2f} px",
+    }
+    if "camera_rotation_mean_deg" in cameras:
+        rows["cameras turned"] = "mean {:.3f}, most {:.3f} degrees".format(
+            cameras["camera_rotation_mean_deg"], cameras["camera_rotation_max_deg"]
+        )
+        rows["cameras moved"] = "mean {:.5f}, most {:.5f} of the median depth".format(
+            cameras["camera_translation_mean"], cameras["camera_translation_max"]
+        )
+    scores = [
+        model.image_metrics.psnr(view.rendered, view.photo, view.mask).item()
+        for view in held_out_views(pipeline)
+    ]
+    if scores:
+        rows["held-out photos"] = f"PSNR {np.mean(scores):.2f} dB, mean of {len(scores)}"
+    return rows
+
+
+def lens_rows(camera: SharedPinhole) -> Rows:
+    """Principal point and distortion of a camera.
+
+    Args:
+        camera: The camera.
+
+    Returns:
+        What it is to how it is.
+    """
+    return {
+        "principal point": "{:+.1f}, {:+.1f} px from the centre".format(*camera.offset),
+        "radial distortion": "{:+.4f}, {:+.4f}".format(*camera.radial),
+    }
+
+
+def table(title: str, rows: Rows) -> Table:
+    """Lay rows out for the terminal.
+
+    Args:
+        title: Above them.
+        rows: What it is to what came out.
+    """
+    laid_out = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        laid_out.add_row(name, value)
+    return laid_out
+
+
+def camera_name(scene: SparseScene, number: int) -> str:
+    """What follows the name of one camera's intrinsics; nothing where there is only that camera.
+
+    Args:
+        scene: The reconstruction.
+        number: Index of the camera.
+    """
+    if len(scene.cameras) == 1:
+        return ""
+    width, height = _size(scene, number).tolist()
+    count = int((scene.registered & (scene.camera_ids == number)).sum())
+    return f", camera {number + 1} ({count} photos, {width} x {height})"
+
+
+def _size(scene: SparseScene, number: int) -> NDArray[np.int64]:
+    """Width and height of the first photograph of a camera. (2,)."""
+    return scene.photo_sizes[scene.camera_ids == number][0]

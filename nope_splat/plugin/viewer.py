@@ -1,0 +1,297 @@
+"""What the method adds to nerfstudio's viewer: a panel, and cameras and track points as they are optimised.
+
+nerfstudio moves the frusta of the training photographs itself; here they get the learned field of view, and
+those of the held-out photographs join them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from nerfstudio.utils.colormaps import apply_float_colormap
+from nerfstudio.viewer.viewer_elements import ViewerControl
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from viser import CameraFrustumHandle, ClientHandle, SceneNodePointerEvent
+from viser.transforms import SO3
+
+from nope_splat.plugin.camera_optimizer import switch_axes
+from nope_splat.plugin.dataset import NopeDataset
+from nope_splat.plugin.summary import camera_name, lens_rows
+from nope_splat.sfm import SparseScene
+
+if TYPE_CHECKING:
+    from nerfstudio.viewer.viewer import Viewer
+
+    from nope_splat.plugin.pipeline import NopePipeline
+
+TRAINING, HELD_OUT, LEFT_OUT = (47, 111, 176), (217, 130, 43), (194, 59, 59)
+"""Colours of training, of held-out photographs and of those without a pose, as in the report."""
+STEP_BACK = 0.3
+"""How far behind a photograph's camera a browser starts; the median depth is one."""
+POINT_SIZE = 0.04
+ACCURACY = 0.1
+"""Reprojection error in pixels that even exact points have, since keypoints are no more accurate."""
+THUMBNAIL = 160
+"""Longer side of the photographs in the frusta, in pixels."""
+VISIBLE_CHANGE = 0.002
+"""Relative change of the focal length from which the frusta are drawn anew."""
+MAX_NAMES = 10
+"""Most photographs that the panel lists."""
+CURVES = {
+    "focal_change_percent": "Change of focal length (%)",
+    "reprojection_error_px": "Reprojection error (px)",
+    "camera_rotation_mean_deg": "Camera rotation (degrees)",
+}
+"""What the panel plots over the training."""
+SIGNED = ("focal_change_percent",)
+"""Of these, what may be negative."""
+
+
+class NopeViewerControl(ViewerControl):
+    """Set up by the viewer, if there is one, in training as in `ns-viewer`; without a viewer it does nothing.
+
+    Everything is drawn under the lock that keeps training, rendering and callbacks apart.
+
+    Args:
+        pipeline: Whose cameras and track points to show.
+    """
+
+    def __init__(self, pipeline: NopePipeline) -> None:
+        self._pipeline = pipeline
+        self._ready = False
+        self._drawn_focals: dict[int, float] = {}
+        self._thumbnails: dict[str, NDArray[np.uint8]] = {}
+
+    def _setup(self, viewer: Viewer) -> None:
+        from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+
+        super()._setup(viewer)
+        self._scale = VISER_NERFSTUDIO_SCALE_RATIO
+        gui = self.viser_server.gui
+        with gui.add_folder("nope-splat"):
+            self._text = gui.add_markdown(self._summary())
+            self._show_points = gui.add_checkbox(
+                "Track points",
+                False,
+                disabled=not self._pipeline.same_scene,
+                hint="Coloured by mean reprojection error",
+            )
+            self._legend = gui.add_markdown("", visible=False)
+            self._show_held_out = gui.add_checkbox("Held-out photographs", True)
+            self._plots = gui.add_plotly(self._figure(), aspect=1.4)  # height by width
+            gui.add_markdown(_photographs(self._pipeline.datamanager.dataparser.scene))
+        self._show_points.on_update(lambda _: self._locked(self._draw_points))
+        self._show_held_out.on_update(lambda _: self._locked(self._draw_cameras))
+        # A thread of its own: viser calls back with a lock held that the training may be waiting for.
+        self.viser_server.on_client_connect(
+            lambda client: threading.Thread(target=self._welcome, args=[client], daemon=True).start()
+        )
+        self._ready = True
+
+    def show_cameras(self) -> None:
+        """Draw all cameras, for every browser that comes; the training, which does not run yet, calls this.
+
+        Its first iteration may take long, and nobody else gets the lock until it ends.
+        """
+        if self._ready:
+            self._draw_cameras()
+
+    def update(self, step: int) -> None:
+        """Show the present state; called by the training, which holds the lock.
+
+        Args:
+            step: Iteration; not used.
+        """
+        del step
+        if self._ready and self.viewer.render_statemachines:  # one for each browser
+            self._draw()
+
+    @torch.no_grad()
+    def _welcome(self, client: ClientHandle) -> None:
+        """Show a new browser the scene from behind the central photograph, and draw everything."""
+        poses = switch_axes(self._pipeline.model.camera_optimizer.poses()).double().numpy(force=True)
+        centers = poses[:, :, 3]
+        pose = poses[np.linalg.norm(centers - centers.mean(axis=0), axis=1).argmin()]
+        with client.atomic():
+            client.camera.position = (pose[:, 3] - STEP_BACK * pose[:, 2]) * self._scale
+            client.camera.wxyz = SO3.from_matrix(pose[:, :3]).wxyz
+        while not hasattr(self.viewer, "train_util"):  # until nerfstudio's `init_scene` has ended
+            time.sleep(0.05)
+        self._locked(self._draw)
+
+    def _locked(self, draw: Callable[[], None]) -> None:
+        """Draw in a thread of the viewer."""
+        lock: threading.Lock | contextlib.nullcontext = self.viewer.train_lock or contextlib.nullcontext()
+        with lock:
+            draw()
+
+    def _draw(self) -> None:
+        self.viewer.update_step(self._pipeline.model.step + 1)  # nerfstudio's stays 0 after training
+        self._text.content = self._summary()
+        self._plots.figure = self._figure()
+        self._plots.visible = len(self._pipeline.history) > 0
+        self._draw_cameras()
+        if self._show_points.value:
+            self._draw_points()
+
+    # The panel.
+
+    def _summary(self) -> str:
+        model = self._pipeline.model
+        cameras: dict[str, float] = {}
+        model.camera_optimizer.get_metrics_dict(cameras)
+        lines = {"Stage": self._stage()}
+        scene = self._pipeline.datamanager.dataparser.scene
+        for number, focal in enumerate(model.camera_optimizer.focal().tolist()):
+            change = 100 * (focal / model.camera_optimizer.base_focal[number].item() - 1)
+            lines[f"Focal length{camera_name(scene, number)}"] = f"{focal:.1f} px ({change:+.2f} %)"
+        if model.camera_optimizer.learned_lens is not None:
+            for number, camera in enumerate(model.camera_optimizer.cameras(scene.cameras)):
+                for name, value in lens_rows(camera).items():
+                    lines[f"{name.capitalize()}{camera_name(scene, number)}"] = value
+        if self._pipeline.same_scene:
+            lines["Reprojection error"] = f"{model.reprojection_errors().mean():.3f} px"
+        if "camera_rotation_mean_deg" in cameras:
+            lines["Pose change"] = (
+                f"{cameras['camera_rotation_mean_deg']:.3f} degrees,"
+                f" {cameras['camera_translation_mean']:.5f} of the median depth"
+            )
+        return "  \n".join(f"**{name}:** {value}" for name, value in lines.items())
+
+    def _stage(self) -> str:
+        """What training is busy with."""
+        model, config = self._pipeline.model, self._pipeline.model.config
+        iteration = model.step + 1
+        if self._pipeline.test_mode != "val" or iteration >= model.num_iterations:
+            return f"trained, {iteration} iterations"
+        work = "adding Gaussians" if iteration < config.densify_stop * model.num_iterations else "refining"
+        return f"{work}, iteration {iteration} of {model.num_iterations}"
+
+    def _figure(self) -> Any:
+        from plotly.graph_objects import Scatter
+        from plotly.subplots import make_subplots
+
+        figure = make_subplots(rows=len(CURVES), cols=1, subplot_titles=list(CURVES.values()))
+        for row, name in enumerate(CURVES, start=1):
+            for label, (steps, values) in self._pipeline.history.curves(name).items():
+                figure.add_trace(Scatter(x=steps, y=values, mode="lines", name=label), row=row, col=1)
+            if name not in SIGNED:
+                figure.update_yaxes(rangemode="tozero", row=row, col=1)
+        return figure.update_layout(
+            template="plotly_dark", showlegend=False, margin={"l": 45, "r": 10, "t": 25, "b": 25}
+        )
+
+    # The scene.
+
+    @torch.no_grad()
+    def _draw_cameras(self) -> None:
+        """Frusta of the held-out photographs; of the training ones where the field of view has changed."""
+        data, optimizer = self._pipeline.datamanager, self._pipeline.model.camera_optimizer
+        training = getattr(self.viewer, "camera_handles", {})  # there from the viewer's `init_scene` on
+        focals, poses = optimizer.view_focals().tolist(), optimizer.poses()
+        for index, old in list(training.items()):
+            drawn = self._drawn_focals.get(index)
+            if drawn is None or abs(math.log(focals[index] / drawn)) > VISIBLE_CHANGE:
+                name = f"/cameras/camera_{index:05d}"
+                training[index] = self._draw_camera(
+                    name, data.train_dataset, index, poses[index], old.visible
+                )
+                self._drawn_focals[index] = focals[index]
+        for index, pose in enumerate(self._pipeline.eval_poses):
+            name = f"/held_out/camera_{index:05d}"
+            self._draw_camera(name, data.eval_dataset, index, pose, self._show_held_out.value)
+
+    def _draw_camera(
+        self, name: str, dataset: NopeDataset, index: int, pose: Tensor, visible: bool
+    ) -> CameraFrustumHandle:
+        if name not in self._thumbnails:
+            self._thumbnails[name] = _thumbnail(dataset.get_numpy_image(index))
+        dataparser = self._pipeline.datamanager.dataparser
+        split, color = (
+            ("train", TRAINING) if dataset is self._pipeline.datamanager.train_dataset else ("eval", HELD_OUT)
+        )
+        photo_id = dataparser.photo_ids(split)[index]
+        width, height = dataparser.scene.photo_sizes[photo_id].tolist()
+        focal = self._pipeline.model.camera_optimizer.focal()[dataparser.scene.camera_ids[photo_id]].item()
+        T_world_camera = switch_axes(pose).double().numpy(force=True)
+        handle = self.viser_server.scene.add_camera_frustum(
+            name,
+            fov=2 * math.atan(height / (2 * focal)),
+            aspect=width / height,
+            scale=self.viewer.config.camera_frustum_scale,
+            color=color,
+            image=self._thumbnails[name],
+            wxyz=SO3.from_matrix(T_world_camera[:, :3]).wxyz,
+            position=T_world_camera[:, 3] * self._scale,
+            visible=visible,
+        )
+        handle.on_click(_look_through)
+        return handle
+
+    @torch.no_grad()
+    def _draw_points(self) -> None:
+        """Track points by mean reprojection error, blue zero and red the worst twentieth; the legend."""
+        model = self._pipeline.model
+        points, errors = model.track_positions(), model.reprojection_errors()
+        total = torch.zeros(len(points), device=errors.device).index_add(
+            0, model.observations.point_ids, errors
+        )
+        mean = total / torch.bincount(model.observations.point_ids, minlength=len(points)).clamp(min=1)
+        worst = mean.quantile(0.95).clamp(min=ACCURACY)
+        self._legend.content = f"Blue: exact. Red: reprojection error of {worst:.2f} px and more."
+        self._legend.visible = self._show_points.value
+        colors = apply_float_colormap((mean / worst).clamp(0, 1)[:, None], "turbo")
+        self.viser_server.scene.add_point_cloud(
+            "/track_points",
+            points=points.numpy(force=True) * self._scale,
+            colors=colors.numpy(force=True),
+            point_size=POINT_SIZE,
+            visible=self._show_points.value,
+        )
+
+
+def _photographs(scene: SparseScene) -> str:
+    """Which colour stands for what, and the photographs without a pose and why, as markdown."""
+    kinds = (
+        ("trained on", TRAINING, scene.registered & ~scene.held_out),
+        ("held out", HELD_OUT, scene.registered & scene.held_out),
+        ("without a pose", LEFT_OUT, ~scene.registered),
+    )
+    legend = ", ".join(
+        _colored(f"{of_kind.sum()} {name}", color) for name, color, of_kind in kinds if of_kind.any()
+    )
+    failures = [f"- {_plain(name)}: {_plain(reason)}" for name, reason in scene.failures.items()]
+    more = [f"- and {len(failures) - MAX_NAMES} more"] if len(failures) > MAX_NAMES else []
+    return "\n".join([f"Photographs: {legend}", "", *failures[:MAX_NAMES], *more])
+
+
+def _colored(text: str, color: tuple[int, int, int]) -> str:
+    # Markdown for viser is MDX: braces hold JavaScript.
+    return f"<span style={{{{color: 'rgb{color}'}}}}>{text}</span>"
+
+
+def _plain(text: str) -> str:
+    """Text as it is in MDX, where a name such as `{...}` would be run in the browser as a program."""
+    return "".join(char if char.isalnum() or char in " .,-" else f"&#{ord(char)};" for char in text)
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    image = Image.fromarray(pixels).convert("RGB")
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(image)
+
+
+def _look_through(event: SceneNodePointerEvent[CameraFrustumHandle]) -> None:
+    """Move the view of who has clicked on a frustum to its camera."""
+    with event.client.atomic():
+        event.client.camera.position = event.target.position
+        event.client.camera.wxyz = event.target.wxyz

@@ -1,0 +1,1 @@
+"""Cameras against renderings: photometric equations, joint refinement, the pose of a single image."""

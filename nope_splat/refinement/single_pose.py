@@ -1,0 +1,129 @@
+"""The best pose of one photograph in a finished splat, by its colours and by the track points it shows.
+
+Adam would need a hundred renderings with their gradients, and lose its way with its first steps, which are as
+long as its learning rate however good the start is. Levenberg-Marquardt needs about ten renderings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nope_splat.refinement.photometric import (
+    CAUCHY,
+    RenderedView,
+    motion_on_plane,
+    photometric_cost,
+    pixel_equations,
+    robust_noise,
+    worth_of_pixels,
+)
+from nope_splat.sfm.bundle_adjustment.problem import move_cameras
+
+HALVINGS = (2, 1, 0)
+"""How often the images are halved, from the first resolution to the last."""
+FIRST_DAMPING = 1e-4
+SMALLEST_STEP = 1e-5
+"""Motion below which a resolution is done, in radians and in world units."""
+MIN_NOISE = 1e-5
+"""Smallest standard deviation of the sightings at depth one: exact ones must not be worth infinitely much."""
+
+Look = Callable[[Tensor], RenderedView]
+"""Renders the photograph's view from `T_camera_world` (4, 4)."""
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """Track points that a photograph shows."""
+
+    points: Tensor
+    """World coordinates. (N, 3), float64."""
+    plane: Tensor
+    """Where they are seen: (x, y) at depth one, camera coordinates in OpenCV axes. (N, 2), float64."""
+
+    def residuals(self, T_camera_world: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected minus seen (N, 2), projections (N, 2) and depths (N,) of the points before the camera."""
+        camera = self.points @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
+        front = camera[:, 2] > 0
+        projected = camera[front, :2] / camera[front, 2:]
+        return projected - self.plane[front], projected, camera[front, 2]
+
+    def noise(self, T_camera_world: Tensor) -> float:
+        """Standard deviation of the residuals by their median absolute value, as if they were normal."""
+        residuals, _, _ = self.residuals(T_camera_world)
+        return max(1.4826 * float(residuals.abs().median()), MIN_NOISE) if len(residuals) else MIN_NOISE
+
+    def cost(self, T_camera_world: Tensor, noise: float) -> float:
+        """Cauchy cost of the residuals; a point behind the camera costs as much as one far away."""
+        residuals, _, _ = self.residuals(T_camera_world)
+        squared = residuals.square().sum(-1) / noise**2
+        behind = (len(self.points) - len(residuals)) * _cauchy(self.points.new_tensor(noise**-2))
+        return float(_cauchy(squared).sum() + behind)
+
+    def equations(self, T_camera_world: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+        """Robust normal equations by the pose's increment: (6, 6) and (6,)."""
+        residuals, projected, depths = self.residuals(T_camera_world)
+        weight = 1 / (1 + residuals.square().sum(-1) / (noise * CAUCHY) ** 2) / noise**2
+        jacobian = motion_on_plane(projected, depths)[..., :6]
+        weighted = weight[:, None, None] * jacobian
+        return (
+            torch.einsum("nip,niq->pq", weighted, jacobian),
+            torch.einsum("nip,ni->p", weighted, residuals),
+        )
+
+
+def minimise(look: Look, T_camera_world: Tensor, sightings: Sightings | None, max_steps: int) -> Tensor:
+    """Minimise the photometric cost of a pose, coarse to fine, plus the reprojection cost of the sightings.
+
+    Each kind of residual counts in units of its own noise, and the pixels, which depend on each other, as
+    much as `worth_of_pixels` tells. What no training photograph shows disagrees with every pose: it is
+    left out where it has no opaque, continuous surface, and robustly outvoted elsewhere.
+
+    Args:
+        look: Renders the view.
+        T_camera_world: World-to-camera transform to start from, OpenCV axes. (4, 4).
+        sightings: Track points that the photograph shows, if any are known.
+        max_steps: Most steps at each resolution.
+
+    Returns:
+        World-to-camera transform. (4, 4), float64.
+    """
+    pose = T_camera_world.double()
+    view = look(pose)
+    for halvings in HALVINGS:
+        damping, noise = FIRST_DAMPING, sightings.noise(pose) if sightings else MIN_NOISE
+        for _ in range(max_steps):
+            seen = view.halved(halvings)
+            color_noise = robust_noise(seen)
+            pixels = pixel_equations(seen, color_noise)
+            equations, worth = pixels.sum(), worth_of_pixels(pixels, seen.used)
+            matrix, gradient = worth * equations.matrix[:6, :6], worth * equations.gradient[:6]
+            if sightings:
+                track_matrix, track_gradient = sightings.equations(pose, noise)
+                matrix, gradient = matrix + track_matrix, gradient + track_gradient
+            factor, info = torch.linalg.cholesky_ex(matrix + damping * matrix.diagonal().diag())
+            if info != 0:
+                break
+            motion = -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
+            candidate = move_cameras(pose[None], motion[None])[0]
+            there = look(candidate)
+            change = worth * (
+                photometric_cost(replace(there.halved(halvings), used=seen.used), color_noise)
+                - photometric_cost(seen, color_noise)
+            )
+            if sightings:
+                change += sightings.cost(candidate, noise) - sightings.cost(pose, noise)
+            if change < 0:
+                pose, view, damping = candidate, there, damping / 10
+            else:
+                damping *= 10
+            if motion.norm() < SMALLEST_STEP:
+                break
+    return pose
+
+
+def _cauchy(squared: Tensor) -> Tensor:
+    return CAUCHY**2 * torch.log1p(squared / CAUCHY**2)

@@ -1,0 +1,1 @@
+"""What is handed from stage to stage: features, tracks, the reconstruction."""

@@ -1,0 +1,138 @@
+"""Match graph, maximum spanning tree, and feature tracks by union-find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+
+from nope_splat.scene.features import Keypoints, PairMatches
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Sightings of points in photographs, one row each, sorted by point, then by photograph."""
+
+    point_ids: NDArray[np.int64]
+    """Index of the point (or track). (O,)."""
+    photo_ids: NDArray[np.int64]
+    """Index of the photograph. (O,)."""
+    xy: NDArray[np.float64]
+    """Where the point is seen, in pixels of the full-resolution photograph. (O, 2)."""
+
+    def __len__(self) -> int:
+        return len(self.point_ids)
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Feature tracks: sets of keypoints, at most one per photograph, that show the same point."""
+
+    observations: Observations
+    """The keypoints of every track; `point_ids` are track indices."""
+    keypoint_ids: NDArray[np.int64]
+    """Index of each observation's keypoint in its photograph. (O,)."""
+    noise: NDArray[np.float64]
+    """Standard deviation of each observation, as a multiple of that of the sharpest keypoints. (O,)."""
+
+    def __len__(self) -> int:
+        return int(self.observations.point_ids[-1]) + 1 if len(self.observations) else 0
+
+
+@dataclass(frozen=True)
+class MatchGraph:
+    """Photographs as nodes, verified pairs as edges, number of matches as weight."""
+
+    num_photos: int
+    """Number of nodes."""
+    edges: NDArray[np.int64]
+    """Photograph indices of each verified pair. (E, 2)."""
+    weights: NDArray[np.int64]
+    """Number of verified matches of each pair. (E,)."""
+    tree: NDArray[np.int64]
+    """Indices into `edges` of the maximum spanning forest. (T,)."""
+
+
+def match_graph(num_photos: int, pairs: Sequence[PairMatches]) -> MatchGraph:
+    """Build the match graph and its maximum spanning forest.
+
+    Args:
+        num_photos: Number of photographs.
+        pairs: Verified pairs.
+
+    Returns:
+        The graph.
+    """
+    edges = np.array([(pair.first, pair.second) for pair in pairs], dtype=np.int64).reshape(-1, 2)
+    weights = np.array([len(pair.indices) for pair in pairs], dtype=np.int64)
+    # The maximum spanning forest is the minimum one of the negated weights.
+    shape = (num_photos, num_photos)
+    forest = minimum_spanning_tree(coo_array((-weights.astype(np.float64), edges.T), shape).tocsr()).tocoo()
+    in_tree = set(zip(forest.row.tolist(), forest.col.tolist(), strict=True))
+    tree = [index for index, edge in enumerate(edges.tolist()) if tuple(edge) in in_tree]
+    return MatchGraph(num_photos, edges, weights, np.array(tree, dtype=np.int64))
+
+
+def connected_groups(graph: MatchGraph) -> list[NDArray[np.int64]]:
+    """Groups of photographs that verified pairs connect.
+
+    Args:
+        graph: The match graph.
+
+    Returns:
+        Indices of the photographs of each group, ascending; the largest group first, a photograph without
+        any verified pair in a group of its own.
+    """
+    count, labels = _components(graph.num_photos, graph.edges)
+    groups = [np.flatnonzero(labels == label) for label in range(count)]
+    return sorted(groups, key=lambda group: (-len(group), group[0]))
+
+
+def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -> Tracks:
+    """Join matches to tracks by union-find.
+
+    A track that reaches two keypoints of one photograph holds a wrong match somewhere and is dropped.
+
+    Args:
+        keypoints: Keypoints of each photograph.
+        pairs: Verified pairs.
+
+    Returns:
+        The tracks, ordered by their first photograph and their keypoint in it.
+    """
+    starts = np.concatenate([[0], np.cumsum([len(one.xy) for one in keypoints])]).astype(np.int64)
+    links = [pair.indices + starts[[pair.first, pair.second]] for pair in pairs]
+    _, labels = _components(int(starts[-1]), np.concatenate([np.zeros((0, 2), np.int64), *links]))
+
+    photo_ids = np.repeat(np.arange(len(keypoints)), np.diff(starts))
+    lengths = np.bincount(labels)
+    order = np.lexsort((photo_ids, labels))
+    repeated = (np.diff(labels[order]) == 0) & (np.diff(photo_ids[order]) == 0)
+    lengths[labels[order[1:]][repeated]] = 0
+    nodes = order[lengths[labels[order]] >= 2]
+
+    # Tracks take their numbers in the order of their first nodes.
+    _, first_node, inverse = np.unique(labels[nodes], return_index=True, return_inverse=True)
+    numbers = np.argsort(np.argsort(nodes[first_node]))
+    point_ids = numbers[inverse.ravel()]
+    order = np.argsort(point_ids, kind="stable")
+    nodes, point_ids = nodes[order], point_ids[order]
+
+    xy = np.concatenate([np.zeros((0, 2)), *(one.xy for one in keypoints)])[nodes]
+    photo_ids = photo_ids[nodes]
+    noise = [np.ones(len(one.xy)) if one.noise is None else one.noise for one in keypoints]
+    return Tracks(
+        Observations(point_ids, photo_ids, xy),
+        nodes - starts[photo_ids],
+        np.concatenate([np.zeros(0), *noise])[nodes],
+    )
+
+
+def _components(num_nodes: int, edges: NDArray[np.int64]) -> tuple[int, NDArray[np.int32]]:
+    """Number of connected components, and the label of each node."""
+    graph = coo_array((np.ones(len(edges), dtype=np.int8), edges.T), (num_nodes, num_nodes))
+    return connected_components(graph, directed=False)

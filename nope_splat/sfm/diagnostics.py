@@ -1,0 +1,107 @@
+"""Groups of photographs that connect, and the words for those that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nope_splat.errors import UserError
+from nope_splat.matching import Keypoints
+from nope_splat.scene.tracks import MatchGraph, connected_groups
+from nope_splat.sfm.state import Indices
+
+MAX_NAMES = 10
+"""Most photographs that a message lists."""
+ADVICE = "photograph one scene from places so near to each other that neighbours overlap by half"
+
+
+def training_groups(graph: MatchGraph) -> list[Indices]:
+    """Groups of at least two connected photographs, the one with most photographs, then matches, first.
+
+    Args:
+        graph: The match graph of the training photographs.
+
+    Returns:
+        Indices of the photographs of each group.
+    """
+    matches = np.bincount(graph.edges.ravel(), np.repeat(graph.weights, 2), graph.num_photos)
+    groups = [group for group in connected_groups(graph) if len(group) > 1]
+    return sorted(groups, key=lambda group: (-len(group), -matches[group].sum()))
+
+
+def require_matches(
+    names: Sequence[str],
+    held_out: NDArray[np.bool_],
+    keypoints: Sequence[Keypoints],
+    groups: Sequence[Indices],
+    min_matches: int,
+) -> None:
+    """Refuse photographs of which nothing can be made, saying why.
+
+    Args:
+        names: Names of the photographs.
+        held_out: Photographs kept for evaluation. (N,).
+        keypoints: Keypoints of each photograph.
+        groups: From `training_groups`.
+        min_matches: Fewest matches of a pair.
+
+    Raises:
+        UserError: If fewer than two photographs are left, none has texture, or no two (or only separate
+            pairs) match.
+    """
+    training = np.flatnonzero(~held_out)
+    if len(training) < 2:
+        raise UserError(
+            f"{len(training)} of {len(names)} photographs would be left for reconstruction, and at least two"
+            " are needed; hold out fewer"
+        )
+    if all(len(keypoints[photo].xy) < min_matches for photo in training):
+        raise UserError(
+            f"none of the {len(training)} photographs shows enough texture to find keypoints; are they"
+            " blurred, blank or masked out?"
+        )
+    if not groups and len(training) == 2:
+        first, second = (names[photo] for photo in training)
+        raise UserError(f"{first} and {second} do not match, they seem to show different things; {ADVICE}")
+    if not groups:
+        raise UserError(f"no two of the {len(training)} photographs match; {ADVICE}")
+    if len(groups) > 1 and len(groups[0]) == 2:
+        pairs = sorted(map(tuple, groups))[:MAX_NAMES]
+        listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in pairs)
+        raise UserError(f"the photographs match only in separate pairs ({listed}); {ADVICE}")
+
+
+def failure_reasons(
+    names: Sequence[str],
+    unregistered: Indices,
+    groups: Sequence[Indices],
+    reconstructed: Indices,
+    failures: dict[int, str],
+) -> dict[str, str]:
+    """Why training photographs have no pose.
+
+    Args:
+        names: Names of all photographs.
+        unregistered: Training photographs without a pose.
+        groups: From `training_groups`.
+        reconstructed: The group that was reconstructed.
+        failures: What registration says about photographs of that group.
+
+    Returns:
+        Name to reason.
+    """
+    reasons = {}
+    for photo in unregistered.tolist():
+        group = next((group for group in groups if photo in group), None)
+        if group is None:
+            reason = "no verified matches with any other photo"
+        elif group is reconstructed:
+            reason = failures.get(photo, "its matches agree with no relative pose")
+        else:
+            listed = ", ".join(str(names[member]) for member in group[:MAX_NAMES])
+            listed += ", ..." if len(group) > MAX_NAMES else ""
+            reason = f"in a group of {len(group)} photos that does not connect with the rest: {listed}"
+        reasons[names[photo]] = reason
+    return reasons

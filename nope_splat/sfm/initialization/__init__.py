@@ -1,0 +1,1 @@
+"""Where a reconstruction starts: two views, known cameras, depth of single images, pointmaps."""

@@ -1,0 +1,222 @@
+"""Joint adjustment of cameras and of the scales and shifts of depth maps, by matches lifted with that depth.
+
+A match between two photographs is lifted to space by the depth that one map tells at its keypoint, and
+projected into the other photograph: where it misses the other keypoint, the cameras, the focal length, or the
+scale and shift of the map are wrong. No points are triangulated, so that cameras may be far off at first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from nope_splat.sfm.state import LOG_FOCAL_SIGMA, Array, Indices, rigid
+
+SHIFT_SIGMA = 1.0
+"""Standard deviation of the prior on the shift of a map, in units of the median of its values: weak, it holds
+what a photograph without relief leaves open."""
+CAUCHY = 2.385
+"""Residual in standard deviations at which the Cauchy function flattens: 95 % efficient for normal noise."""
+MIN_NOISE = 0.5
+"""Least standard deviation of the residuals that is believed, feature pixels."""
+MIN_FORWARD = 1e-3
+"""Part along the other camera's axis below which a direction of length about one does not reach its image."""
+
+
+@dataclass(frozen=True)
+class LiftedProblem:
+    """Cameras, scales and shifts, and the matches that they are to bring together.
+
+    The values of each map are divided by their median, m. A map of depth says z = exp(s) (v / m + c), one of
+    disparity 1 / z = exp(s) (v / m + c).
+    """
+
+    T_camera_world: Array
+    """World-to-camera transforms, OpenCV axes; that of the first camera stays. (C, 4, 4)."""
+    log_scales: Array
+    """The s of each map; that of the first stays. (C,)."""
+    shifts: Array
+    """The c of each map. (C,)."""
+    log_focal: float
+    """Natural logarithm of the focal length in feature pixels."""
+    prior_log_focal: float
+    """Mean of the prior on it."""
+    inverse: bool
+    """Whether the maps are of disparity."""
+    free_shifts: bool
+    """Whether the shifts may change."""
+    edges: Indices
+    """Cameras of each directed pair: whose depth lifts, and which is projected into. (E, 2)."""
+    starts: Indices
+    """First match of each edge, and the number of matches at the end. (E + 1,)."""
+    values: Array
+    """Value of the lifting map at each match, divided by its median. (M,)."""
+    xy_from: Array
+    """Keypoint in the lifting photograph, feature pixels from the image centre. (M, 2)."""
+    xy_to: Array
+    """Keypoint in the other photograph, likewise. (M, 2)."""
+    free_focal: bool = True
+    """Whether the focal length may change."""
+
+
+def residuals(problem: LiftedProblem) -> Array:
+    """Projection of each lifted match minus its keypoint.
+
+    Args:
+        problem: Variables and matches.
+
+    Returns:
+        Feature pixels, infinite where the match is not in front of the other camera. (M, 2).
+    """
+    parts = [np.zeros((0, 2))]
+    for edge in range(len(problem.edges)):
+        parts.append(linearise(problem, edge)[0])
+    return np.concatenate(parts)
+
+
+def adjust_lifted(problem: LiftedProblem, max_iterations: int = 50, tolerance: float = 1e-4) -> LiftedProblem:
+    """Minimise the Cauchy cost of the residuals plus the priors, by Levenberg-Marquardt.
+
+    The noise is estimated anew, by the median, at every step: it is large as long as the cameras are wrong.
+
+    Args:
+        problem: Start.
+        max_iterations: Largest number of accepted steps.
+        tolerance: Stop when a step lowers the cost by less than this share.
+
+    Returns:
+        The problem with its variables adjusted.
+    """
+    damping = 1e-3
+    current = residuals(problem)
+    for _ in range(max_iterations):
+        noise = _noise(current)
+        before = _cost(problem, current, noise)
+        matrix, gradient = _equations(problem, noise)
+        for _ in range(8):
+            step = np.linalg.solve(matrix + damping * np.diag(matrix.diagonal()), -gradient)
+            candidate = _moved(problem, step)
+            moved = residuals(candidate)
+            after = _cost(candidate, moved, noise)
+            if after < before:
+                break
+            damping *= 6
+        else:
+            break
+        problem, current = candidate, moved
+        damping = max(damping / 5, 1e-9)
+        if before - after < tolerance * before:
+            break
+    return problem
+
+
+def linearise(problem: LiftedProblem, edge: int) -> tuple[Array, Array]:
+    """Residuals and Jacobians of one directed pair.
+
+    With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match is
+    seen in the direction D = R x + w t, which stays finite where w is zero. The columns are the increments of
+    the lifting and of the other camera (see `bundle_problem.move_cameras`), s, c, and the log focal length.
+
+    Args:
+        problem: Variables and matches.
+        edge: Index of the pair.
+
+    Returns:
+        Residuals in feature pixels, as of `residuals` (m, 2), and their derivatives, zero where the match is
+        not in front of the other camera (m, 2, 15).
+    """
+    rows = slice(*problem.starts[edge : edge + 2])
+    one, other = problem.edges[edge]
+    focal = np.exp(problem.log_focal)
+    T_one, T_other = problem.T_camera_world[one], problem.T_camera_world[other]
+    R = T_other[:3, :3] @ T_one[:3, :3].T
+    t = T_other[:3, 3] - R @ T_one[:3, 3]
+    ray = np.column_stack([problem.xy_from[rows] / focal, np.ones(rows.stop - rows.start)])
+    scale = np.exp(problem.log_scales[one])
+    affine = scale * (problem.values[rows] + problem.shifts[one])
+    with np.errstate(divide="ignore"):
+        w = affine if problem.inverse else 1 / affine
+    D = ray @ R.T + w[:, None] * t
+    seen = np.isfinite(w) & (affine > 0) & (D[:, 2] > MIN_FORWARD)
+    D, w = np.where(seen[:, None], D, [0.0, 0.0, 1.0]), np.where(seen, w, 0.0)
+    plane = D[:, :2] / D[:, 2:]
+    residual = np.where(seen[:, None], focal * plane - problem.xy_to[rows], np.inf)
+
+    by_w, by_c = (w, scale + 0 * w) if problem.inverse else (-w, -scale * w**2)
+    by_one = np.concatenate([R @ _cross(ray), -w[:, None, None] * R], axis=2)
+    by_other = np.concatenate([-_cross(D), w[:, None, None] * np.eye(3)], axis=2)
+    by_ray = -np.column_stack([ray[:, :2], 0 * w]) @ R.T
+    along = np.concatenate(
+        [by_one, by_other, (by_w[:, None] * t)[..., None], (by_c[:, None] * t)[..., None], by_ray[..., None]],
+        axis=2,
+    )
+    jacobian = (along[:, :2] - plane[..., None] * along[:, 2:]) * (focal / D[:, 2])[:, None, None]
+    jacobian[:, :, 14] += focal * plane
+    return residual, np.where(seen[:, None, None], jacobian, 0.0)
+
+
+def _equations(problem: LiftedProblem, noise: float) -> tuple[Array, Array]:
+    """Half the Hessian of the cost, by Gauss and Newton, and half its gradient. (n, n), (n,).
+
+    Each of C cameras has eight variables, the six increments of its pose, s and c; the focal length comes
+    last: n = 8 C + 1.
+    """
+    size = 8 * len(problem.T_camera_world) + 1
+    matrix, gradient = np.zeros((size, size)), np.zeros(size)
+    for edge, (one, other) in enumerate(problem.edges):
+        residual, jacobian = linearise(problem, edge)
+        squared = (residual**2).sum(1) / noise**2
+        weight = 1 / (1 + squared / CAUCHY**2) / noise**2  # zero where infinite
+        residual = np.where(np.isfinite(residual), residual, 0.0)
+        flat = (np.sqrt(weight)[:, None, None] * jacobian).reshape(-1, 15)
+        # The columns of the two cameras, of s and c of the first, and of the focal length.
+        columns = np.r_[8 * one : 8 * one + 6, 8 * other : 8 * other + 6, 8 * one + 6, 8 * one + 7, size - 1]
+        matrix[np.ix_(columns, columns)] += flat.T @ flat
+        gradient[columns] += flat.T @ (np.sqrt(weight)[:, None] * residual).ravel()
+    shifts = np.arange(7, size - 1, 8)
+    matrix[shifts, shifts] += 1 / SHIFT_SIGMA**2
+    gradient[shifts] += problem.shifts / SHIFT_SIGMA**2
+    matrix[-1, -1] += 1 / LOG_FOCAL_SIGMA**2
+    gradient[-1] += (problem.log_focal - problem.prior_log_focal) / LOG_FOCAL_SIGMA**2
+    fixed = list(range(7)) + ([] if problem.free_shifts else shifts.tolist())
+    fixed += [] if problem.free_focal else [size - 1]
+    matrix[fixed] = matrix[:, fixed] = gradient[fixed] = 0
+    # What no match speaks of stays where it is.
+    matrix[range(size), range(size)] += np.where(matrix.diagonal() > 0, 1e-9 * matrix.diagonal(), 1.0)
+    return matrix, gradient
+
+
+def _moved(problem: LiftedProblem, step: Array) -> LiftedProblem:
+    """The problem after a step of all its variables. (8 C + 1,)."""
+    cameras = step[:-1].reshape(-1, 8)
+    turns = Rotation.from_rotvec(cameras[:, :3]).as_matrix()
+    moves = [rigid(turn, move) for turn, move in zip(turns, cameras[:, 3:6], strict=True)]
+    return replace(
+        problem,
+        T_camera_world=np.stack(moves) @ problem.T_camera_world,
+        log_scales=problem.log_scales + cameras[:, 6].clip(-0.5, 0.5),
+        shifts=problem.shifts + cameras[:, 7],
+        log_focal=float(problem.log_focal + np.clip(step[-1], -0.5, 0.5)),
+    )
+
+
+def _cost(problem: LiftedProblem, residual: Array, noise: float) -> float:
+    """Cauchy cost of the residuals, where infinite that of a distant one, plus the priors."""
+    squared = np.minimum((residual**2).sum(1) / noise**2, 1e6)
+    matches = CAUCHY**2 * np.log1p(squared / CAUCHY**2).sum()
+    focal = (problem.log_focal - problem.prior_log_focal) / LOG_FOCAL_SIGMA
+    return float(matches + (problem.shifts**2).sum() / SHIFT_SIGMA**2 + focal**2)
+
+
+def _noise(residual: Array) -> float:
+    """Standard deviation of the residuals per axis, by the median of their absolute values."""
+    return max(1.4826 * float(np.median(np.abs(residual))), MIN_NOISE) if len(residual) else MIN_NOISE
+
+
+def _cross(vectors: Array) -> Array:
+    """Matrices [v]x with [v]x u = v x u. (m, 3) -> (m, 3, 3)."""
+    x, y, z = vectors.T
+    zero = np.zeros_like(x)
+    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)

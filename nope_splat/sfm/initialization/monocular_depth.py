@@ -1,0 +1,212 @@
+"""Start from the depth of single photographs: the initialisation of arXiv:2502.19800.
+
+The focal length starts at a field of view of 60 degrees. Along the maximum spanning tree of the match graph,
+the relative pose of each pair is the one that brings the matches, lifted by the depth of the photograph that
+is known, to their keypoints in the new one; then everything is adjusted together. The depth of one photograph
+is known up to scale and shift only, which the pairs tell from each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import poselib
+
+from nope_splat.depth import DepthKind, DepthMap, ScaleShift, fit_scale_shift
+from nope_splat.matching import Keypoints, PairMatches
+from nope_splat.scene.tracks import build_tracks
+from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.initialization.depth_alignment import LiftedProblem, adjust_lifted, residuals
+from nope_splat.sfm.registration.spanning_tree import spanning_tree
+from nope_splat.sfm.settle import settle
+from nope_splat.sfm.state import Array, FocalPrior, WorkingScene, rigid, transform
+
+FIELD_OF_VIEW = 60.0
+"""Angle in degrees that the longer side is first taken to span."""
+ROOT_SHIFTS = (-0.3, 0.0, 0.5, 2.0)
+"""Shifts of the first map that are tried, in units of the median of its values."""
+MAX_EDGE_ERROR = 0.03
+"""Largest distance of a lifted match from its keypoint, as a share of the longer side: depth and focal length
+are rough."""
+MIN_LIFTED = 12
+"""Fewest lifted matches that give a relative pose."""
+MAX_MATCHES = 200
+"""Matches of a pair that take part in the joint adjustment, in each direction."""
+
+
+def default_focal(longer_side: float) -> float:
+    """Focal length of a photograph whose longer side spans `FIELD_OF_VIEW`, in the units of that side."""
+    return longer_side / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
+
+
+def start_from_depth(
+    depths: Mapping[int, DepthMap],
+    keypoints: Sequence[Keypoints],
+    positions: Sequence[Array],
+    pairs: Sequence[PairMatches],
+    layout: PhotoLayout,
+    focal: float,
+    min_angle: float,
+    device: str = "cpu",
+    seed: int = 0,
+    hold_focal: bool = False,
+    focal_prior: FocalPrior | None = None,
+) -> WorkingScene:
+    """Register the photographs that the spanning tree reaches, then triangulate tracks and adjust both.
+
+    Args:
+        depths: Depth maps, by photograph.
+        keypoints: Keypoints of each photograph.
+        positions: The same, feature pixels from the image centre. (K, 2) each.
+        pairs: Verified matches.
+        layout: Sizes of the photographs, which one camera took.
+        focal: Focal length to start from, feature pixels.
+        min_angle: Smallest triangulation angle of a point, degrees.
+        device: Torch device of bundle adjustment.
+        seed: Seed of random choices.
+        hold_focal: Whether the focal length stays as it is.
+        focal_prior: What is known of the focal length, if anything.
+
+    Returns:
+        A scene in which these photographs are registered; none where no pair could be lifted.
+    """
+    values = {photo: _values(depth_map, keypoints[photo]) for photo, depth_map in depths.items()}
+    pairs = [pair for pair in pairs if pair.first in values and pair.second in values]
+    scene = WorkingScene.start(
+        build_tracks(keypoints, pairs), layout, np.array([focal]), hold_focal, focal_prior
+    )
+    if not pairs:
+        return scene
+    kind = next(iter(depths.values())).kind  # one network, or one folder, for all
+    max_error = MAX_EDGE_ERROR * float(layout.longer_sides[0])
+    best, least = None, (0, np.inf)
+    for shift in (0.0,) if kind == "metric" else ROOT_SHIFTS:
+        fits, poses = _chain(values, positions, pairs, len(keypoints), kind, shift, focal, max_error, seed)
+        photos = list(poses)
+        if len(photos) < 2:
+            continue
+        problem = _problem(photos, fits, poses, values, positions, pairs, focal, seed)
+        misfit = np.minimum(np.linalg.norm(residuals(problem), axis=1), max_error).mean()
+        if (-len(photos), misfit) < least:
+            best, least = (photos, problem), (-len(photos), misfit)
+    if best is None:
+        return scene
+    photos, problem = best
+    problem = adjust_lifted(replace(problem, free_focal=not hold_focal))
+    scene.T_camera_world[photos] = problem.T_camera_world
+    scene.focal = np.array([np.exp(problem.log_focal)])
+    scene.registered[photos] = True
+    settle(scene, min_angle, device)
+    return scene
+
+
+def _values(depth_map: DepthMap, keypoints: Keypoints) -> Array:
+    """Values of a map at keypoints, divided by their median. (K,)."""
+    values = depth_map.sample(keypoints.xy)
+    known = values[np.isfinite(values)]
+    middle = float(np.median(known)) if len(known) else 1.0
+    return values / (middle or 1.0)
+
+
+def _chain(
+    values: Mapping[int, Array],
+    positions: Sequence[Array],
+    pairs: Sequence[PairMatches],
+    num_photos: int,
+    kind: DepthKind,
+    shift: float,
+    focal: float,
+    max_error: float,
+    seed: int,
+) -> tuple[dict[int, ScaleShift], dict[int, Array]]:
+    """Scale and shift, and world-to-camera transform, of each photograph that the tree reaches.
+
+    The first photograph of the tree is the world, and `shift` is that of its map.
+    """
+    by_photos = {(pair.first, pair.second): pair.indices for pair in pairs}
+    tree = spanning_tree({photos: len(indices) for photos, indices in by_photos.items()}, num_photos)
+    root = tree[0][0]
+    fits, poses = {root: ScaleShift(1.0, shift, kind)}, {root: np.eye(4)}
+    camera = {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}
+    for known, new in tree:
+        if known not in poses:
+            continue
+        one, other = (by_photos[known, new] if known < new else by_photos[new, known][:, ::-1]).T
+        depth = fits[known].depth(values[known][one])
+        known_depth = np.isfinite(depth)
+        one, other, depth = one[known_depth], other[known_depth], depth[known_depth]
+        if len(depth) < MIN_LIFTED:
+            continue
+        rays = np.column_stack([positions[known][one] / focal, np.ones(len(one))])
+        lifted = depth[:, None] * rays
+        pose, info = poselib.estimate_absolute_pose(
+            positions[new][other],
+            lifted,
+            camera,
+            {"max_reproj_error": max_error, "max_iterations": 5000, "min_iterations": 100, "seed": seed},
+            {"loss_type": "CAUCHY", "loss_scale": max_error / 4},
+        )
+        agrees = np.array(info["inliers"], bool)
+        if agrees.sum() < MIN_LIFTED:
+            continue
+        T_new_known = rigid(pose.R, pose.t)
+        seen = transform(T_new_known, lifted)[:, 2]
+        fit = fit_scale_shift(values[new][other][agrees], seen[agrees], kind, seed)
+        if fit is not None:
+            fits[new], poses[new] = fit, T_new_known @ poses[known]
+    return fits, poses
+
+
+def _problem(
+    photos: Sequence[int],
+    fits: Mapping[int, ScaleShift],
+    poses: Mapping[int, Array],
+    values: Mapping[int, Array],
+    positions: Sequence[Array],
+    pairs: Sequence[PairMatches],
+    focal: float,
+    seed: int,
+) -> LiftedProblem:
+    """All pairs of some photographs, lifted in both directions; the first photograph stays where it is."""
+    number = {photo: index for index, photo in enumerate(photos)}
+    rng = np.random.default_rng(seed)
+    edges, parts = [], []
+    for pair in pairs:
+        if pair.first not in number or pair.second not in number:
+            continue
+        sample = pair.indices[np.sort(rng.permutation(len(pair.indices))[:MAX_MATCHES])]
+        for one, other, matches in (
+            (pair.first, pair.second, sample),
+            (pair.second, pair.first, sample[:, ::-1]),
+        ):
+            value = values[one][matches[:, 0]]
+            matches = matches[np.isfinite(value)]
+            edges.append((number[one], number[other]))
+            parts.append(
+                (
+                    values[one][matches[:, 0]],
+                    positions[one][matches[:, 0]],
+                    positions[other][matches[:, 1]],
+                )
+            )
+    lifting, xy_from, xy_to = (
+        np.concatenate([empty, *part])
+        for empty, part in zip((np.zeros(0), *2 * [np.zeros((0, 2))]), zip(*parts, strict=True), strict=True)
+    )
+    chosen = [fits[photo] for photo in photos]
+    return LiftedProblem(
+        T_camera_world=np.stack([poses[photo] for photo in photos]),
+        log_scales=np.log([fit.scale for fit in chosen]),
+        shifts=np.array([fit.shift / fit.scale for fit in chosen]),
+        log_focal=float(np.log(focal)),
+        prior_log_focal=float(np.log(focal)),
+        inverse=chosen[0].kind == "disparity",
+        free_shifts=chosen[0].kind != "metric",
+        edges=np.array(edges, np.int64).reshape(-1, 2),
+        starts=np.cumsum([0, *(len(part[0]) for part in parts)]),
+        values=lifting,
+        xy_from=xy_from,
+        xy_to=xy_to,
+    )

@@ -1,0 +1,220 @@
+"""Start from pointmaps: DUSt3R's global alignment, each kind of unknowns in turn and in closed form.
+
+As in DUSt3R (Wang et al., CVPR 2024, section 3.4), every ordered pair has a similarity that takes what it
+says to the world, and every photograph a pose and a depth map. The distance between where pairs and where
+photographs say that a pixel's point is, relative to its depth and weighted by confidence, is minimised.
+DUSt3R descends by gradients; here pairs, poses and depths are solved for in turn, from a start along the
+spanning tree of the pairs that are most confident. The focal length is what the pointmaps tell by themselves.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nope_splat.matching import Pointmaps
+from nope_splat.sfm.initialization.known_cameras import GivenCameras
+from nope_splat.sfm.initialization.pointmap_fusion import canonical_depths, grid_positions
+from nope_splat.sfm.registration.spanning_tree import spanning_tree
+from nope_splat.sfm.state import Array, Indices, rigid, transform
+
+SWEEPS = 30
+"""Rounds of solving for everything."""
+MAX_POINTS = 1000
+"""Points of each photograph that take part, spread over it."""
+CAUCHY = 2.385
+"""Distance in standard deviations at which Cauchy's function flattens: 95 % efficient for normal noise."""
+NEAREST = 1e-3
+"""Depth that no point comes nearer than, in units of the median depth."""
+
+
+def align_pointmaps(pointmaps: Pointmaps, sizes: Indices, focal: float) -> GivenCameras | None:
+    """Bring the pointmaps of all pairs into one world.
+
+    Args:
+        pointmaps: Of the pairs that may have a say.
+        sizes: Width and height of the photographs at full resolution. (N, 2).
+        focal: Focal length, full-resolution pixels.
+
+    Returns:
+        Cameras of the photographs that confident pairs connect; None where these are fewer than two.
+    """
+    problem = _Alignment(pointmaps, sizes, focal)
+    placed = problem.start()
+    if len(placed) < 2:
+        return None
+    for _ in range(SWEEPS):
+        problem.sweep()
+    poses = problem.T_world_camera[placed]
+    centers = poses[:, :3, 3] - poses[:, :3, 3].mean(0)
+    extent = float(np.linalg.norm(centers, axis=1).max())
+    if not extent > 0:
+        return None
+    poses[:, :3, 3] = centers * (10 / extent)
+    return GivenCameras(
+        placed, poses, np.array([focal / float(sizes.max())]), np.zeros((1, 2)), np.zeros((1, 2))
+    )
+
+
+class _Alignment:
+    """Unknowns and observations: an observation is what one ordered pair says of one pixel.
+
+    Args:
+        pointmaps: As of `align_pointmaps`.
+        sizes: As of `align_pointmaps`.
+        focal: As of `align_pointmaps`.
+    """
+
+    def __init__(self, pointmaps: Pointmaps, sizes: Indices, focal: float) -> None:
+        num_photos = len(sizes)
+        depths = canonical_depths(pointmaps)
+        self.T_world_camera = np.tile(np.eye(4), (num_photos, 1, 1))
+        self.num_pairs = len(pointmaps.pairs)
+        photo, xy, depth = [np.zeros(0, np.int64)], [np.zeros((0, 2))], [np.zeros(0)]
+        chosen: dict[int, tuple[slice, slice]] = {}
+        first = np.zeros(num_photos + 1, np.int64)  # pixels of photograph p are first[p] to first[p + 1]
+        for index in range(num_photos):
+            first[index + 1] = first[index]
+            if index not in depths:
+                continue
+            values = depths[index].values
+            step = max(1, int(np.ceil((values.size / MAX_POINTS) ** 0.5)))
+            chosen[index] = np.s_[::step, ::step]
+            thin = values[chosen[index]].astype(np.float64).ravel()
+            places = grid_positions(pointmaps, index, values.shape)[chosen[index]].reshape(-1, 2)
+            first[index + 1] += len(thin)
+            photo.append(np.full(len(thin), index))
+            xy.append(places - sizes[index] / 2)
+            depth.append(thin / np.nanmedian(thin))
+        self.photo, self.depth = np.concatenate(photo), np.concatenate(depth)
+        plane = np.concatenate(xy) / focal
+        self.rays = np.concatenate([plane, np.ones((len(plane), 1))], axis=1)  # at depth one, (P, 3)
+        self.edges: dict[tuple[int, int], int] = {}
+        pixel, pair, said, trust = [], [], [], []
+        for number, one in enumerate(pointmaps.pairs):
+            if one.first not in chosen or one.second not in chosen:
+                continue
+            self.edges[one.first, one.second] = number
+            for index, points, confidence in zip(
+                (one.first, one.second), one.points, one.confidence, strict=True
+            ):
+                points, confidence = points[chosen[index]].reshape(-1, 3), confidence[chosen[index]].ravel()
+                known = np.flatnonzero(np.isfinite(points).all(1) & (confidence > 1))
+                known = known[np.isfinite(self.depth[first[index] + known])]
+                pixel.append(first[index] + known)
+                pair.append(np.full(len(known), number))
+                said.append(points[known].astype(np.float64))
+                trust.append(np.log(confidence[known].astype(np.float64)))  # DUSt3R's weight
+        none = np.zeros(0, np.int64)
+        self.pixel, self.pair = np.concatenate([none, *pixel]), np.concatenate([none, *pair])
+        self.said = np.concatenate([np.zeros((0, 3)), *said])
+        self.trust: Array = np.concatenate([np.zeros(0), *trust])
+
+    def start(self) -> Indices:
+        """Place photographs along the spanning tree; returns those that it reaches, ascending."""
+        strength = np.bincount(self.pair, self.trust, self.num_pairs)
+        weights: dict[tuple[int, int], int] = {}
+        for (first, second), number in self.edges.items():
+            key = min(first, second), max(first, second)
+            weights[key] = weights.get(key, 0) + int(strength[number])
+        tree = spanning_tree(weights, len(self.T_world_camera)) if weights else []
+        placed = set(tree[0][:1]) if tree else set()
+        for known, new in tree:
+            number = self.edges.get((known, new))
+            rows = np.flatnonzero(self.pair == number)
+            of_new = self.photo[self.pixel[rows]] == new
+            ours, theirs = rows[~of_new], rows[of_new]
+            if number is None or min(len(ours), len(theirs)) < 3:
+                continue  # nobody can be placed by it, nor whoever hangs on it
+            if known not in placed:
+                continue
+            ratio = np.median(self.depth[self.pixel[ours]] / self.said[ours, 2])
+            target = transform(self.T_world_camera[known], ratio * self.said[theirs])
+            source = self.depth[self.pixel[theirs], None] * self.rays[self.pixel[theirs]]
+            weight = self.trust[theirs]
+            for _ in range(5):
+                group = np.zeros(len(theirs), np.int64)
+                scale, rotation, shift = _procrustes(source, target, weight, group, 1, scaled=True)
+                distance = np.linalg.norm(scale * source @ rotation[0].T + shift - target, axis=1)
+                weight = self.trust[theirs] * _cauchy(distance)
+            self.T_world_camera[new] = rigid(rotation[0], shift[0])
+            self.depth[self.photo == new] *= scale[0]
+            placed.add(new)
+        kept = np.isin(self.photo[self.pixel], list(placed))
+        whole = np.bincount(self.pair, ~kept, self.num_pairs) == 0
+        kept = whole[self.pair]
+        self.pixel, self.pair = self.pixel[kept], self.pair[kept]
+        self.said, self.trust, self.robust = self.said[kept], self.trust[kept], np.ones(int(kept.sum()))
+        return np.array(sorted(placed), np.int64)
+
+    def sweep(self) -> None:
+        """Solve for the similarities of the pairs, then for poses and depths."""
+        num_photos, num_pixels = len(self.T_world_camera), len(self.photo)
+        in_camera = self.depth[:, None] * self.rays
+        world = transform(self.T_world_camera[self.photo], in_camera)
+        weight = self.trust * self.robust / self.depth[self.pixel] ** 2
+        scale, rotation, shift = _procrustes(
+            self.said, world[self.pixel], weight, self.pair, self.num_pairs, scaled=True
+        )
+        used = np.unique(self.pair)
+        gauge = np.exp(-np.log(scale[used]).mean())  # smaller is always nearer: pairs keep their size
+        turned = np.einsum("nij,nj->ni", rotation[self.pair], self.said)
+        target = scale[self.pair, None] * turned + shift[self.pair]
+        self.robust = _cauchy(np.linalg.norm(target - world[self.pixel], axis=1) / self.depth[self.pixel])
+
+        total = _sums(weight[:, None], self.pixel, num_pixels)[:, 0]
+        seen = np.flatnonzero(total > 0)
+        mean = _sums(target * weight[:, None], self.pixel, num_pixels)[seen] / total[seen, None]
+        photo = self.photo[seen]
+        _, rotation, shift = _procrustes(in_camera[seen], mean, total[seen], photo, num_photos, scaled=False)
+        moved = np.unique(photo)
+        for index in moved:
+            self.T_world_camera[index] = rigid(rotation[index], gauge * shift[index])
+        local = np.einsum("nji,nj->ni", rotation[photo], mean - shift[photo])
+        rays = self.rays[seen]
+        depth = (local * rays).sum(1) / (rays**2).sum(1)
+        self.depth[seen] = gauge * np.maximum(depth, NEAREST)
+
+
+def _cauchy(distance: Array) -> Array:
+    """Weights of Cauchy's function at the scale of the distances themselves. (n,) -> (n,)."""
+    sigma = max(1.4826 * float(np.median(distance)), 1e-9) if len(distance) else 1.0
+    return 1 / (1 + (distance / (CAUCHY * sigma)) ** 2)
+
+
+def _procrustes(
+    source: Array, target: Array, weight: Array, group: Indices, count: int, scaled: bool
+) -> tuple[Array, Array, Array]:
+    """Similarities, or rigid motions, that bring points nearest to others (Umeyama 1991), one for each group.
+
+    Args:
+        source: Points. (n, 3).
+        target: Where they should be. (n, 3).
+        weight: Weights of their squared distances. (n,).
+        group: Group of each point. (n,).
+        count: Number of groups G; those without points get the identity.
+        scaled: Whether the scale is free.
+
+    Returns:
+        Scales (G,), rotations (G, 3, 3) and translations (G, 3).
+    """
+    total = np.maximum(np.bincount(group, weight, count), 1e-300)
+    centers = [_sums(points * weight[:, None], group, count) / total[:, None] for points in (source, target)]
+    a, b = source - centers[0][group], target - centers[1][group]
+    products = (weight[:, None, None] * b[:, :, None] * a[:, None, :]).reshape(-1, 9)
+    covariance = _sums(products, group, count).reshape(count, 3, 3)
+    left, singular, right = np.linalg.svd(covariance)
+    signs = np.ones((count, 3))
+    signs[:, 2] = np.sign(np.linalg.det(left @ right))
+    rotation = (left * signs[:, None, :]) @ right
+    spread = np.bincount(group, weight * (a**2).sum(1), count)
+    scale = np.ones(count)
+    if scaled:
+        scale = np.where(spread > 0, (singular * signs).sum(1) / np.maximum(spread, 1e-300), 1.0)
+        scale = np.maximum(scale, 1e-9)
+    shift = centers[1] - scale[:, None] * np.einsum("nij,nj->ni", rotation, centers[0])
+    return scale, rotation, shift
+
+
+def _sums(values: Array, group: Indices, count: int) -> Array:
+    """Sum rows of the same group. (n, k) -> (G, k)."""
+    return np.stack([np.bincount(group, column, count) for column in values.T], axis=1).astype(np.float64)

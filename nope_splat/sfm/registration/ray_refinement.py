@@ -1,0 +1,59 @@
+"""Poses of new photographs from the rays on which they see known points."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from nope_splat.sfm.state import Array, Indices, WorkingScene, rigid, transform
+
+ITERATIONS = 10
+"""Gauss-Newton steps; each goes most of the way."""
+SCALE = 2.0
+"""Distance from the ray, feature pixels, at which the weight of a point has fallen to a half."""
+
+
+def refine_by_rays(scene: WorkingScene, photos: Indices) -> None:
+    """Bring the rays of photographs near to the points that they show; nothing else moves, in place.
+
+    The consistency of points with camera rays is that of ZeroGS (Chen et al., arXiv 2411.15779, section 3):
+    the distance of each point from the ray of its observation, here relative to the distance of the point,
+    so that it is an angle, and under Cauchy's robust loss. All photographs are solved at once.
+
+    Args:
+        scene: Registered photographs and points.
+        photos: Registered photographs to refine by their inlier observations. (B,).
+    """
+    number = np.full(len(scene.registered), -1)
+    number[photos] = np.arange(len(photos))
+    rows = np.flatnonzero(scene.inlier & (number[scene.photo_ids] >= 0))
+    cameras = number[scene.photo_ids[rows]]
+    points = scene.points[scene.track_ids[rows]]
+    rays = scene.rays(scene.xy[rows], scene.photo_ids[rows])
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    focal = scene.focal[scene.camera_ids[scene.photo_ids[rows]], None]
+    for _ in range(ITERATIONS):
+        in_camera = transform(scene.T_camera_world[photos][cameras], points)
+        scale = focal / np.linalg.norm(in_camera, axis=1, keepdims=True)
+        residual = scale * _across(rays, in_camera)
+        # With Y' = exp(omega) Y + nu the derivatives of Y by omega and nu are -[Y]x and the identity.
+        jacobian = np.zeros((len(rows), 3, 6))
+        for axis, unit in enumerate(np.eye(3)):
+            jacobian[:, :, axis] = scale * _across(rays, np.cross(unit, in_camera))
+            jacobian[:, :, 3 + axis] = scale * _across(rays, unit)
+        weight = 1 / (1 + (residual**2).sum(axis=1) / SCALE**2)
+        normal = np.zeros((len(photos), 6, 6))
+        gradient = np.zeros((len(photos), 6))
+        np.add.at(normal, cameras, np.einsum("n,nki,nkj->nij", weight, jacobian, jacobian))
+        np.add.at(gradient, cameras, np.einsum("n,nki,nk->ni", weight, jacobian, residual))
+        # A trace of damping keeps a photograph whose points lie on few rays where it is.
+        normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(6) + 1e-12 * np.eye(6)
+        step = -np.linalg.solve(normal, gradient[..., None])[..., 0]
+        for photo, increment in zip(photos, step, strict=True):
+            turn = rigid(Rotation.from_rotvec(increment[:3]).as_matrix(), increment[3:])
+            scene.T_camera_world[photo] = turn @ scene.T_camera_world[photo]
+
+
+def _across(rays: Array, vectors: Array) -> Array:
+    """The part of vectors across unit rays. (n, 3), (n, 3) or (3,) -> (n, 3)."""
+    return vectors - (vectors * rays).sum(axis=1, keepdims=True) * rays

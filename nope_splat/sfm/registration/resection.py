@@ -1,0 +1,161 @@
+"""The pose of one more photograph from points that are already there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import poselib
+from numpy.typing import NDArray
+
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.matching.database import FolderMatches
+from nope_splat.scene.features import PairMatches
+from nope_splat.scene.reconstruction import SparseScene
+from nope_splat.scene.tracks import Observations
+from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.state import Array, Indices, invert, rigid
+
+MIN_INLIERS = 12
+"""Fewest points that must agree with a pose."""
+MIN_INLIER_RATIO = 0.25
+"""Smallest share of the points that must agree."""
+MAX_ERROR = 4.0
+"""Largest reprojection error of a point that agrees, feature pixels."""
+
+
+@dataclass(frozen=True)
+class Resection:
+    """A pose found from points."""
+
+    T_world_camera: Array
+    """Camera-to-world transform, OpenCV axes. (4, 4)."""
+    inliers: NDArray[np.bool_]
+    """The points that agree with it. (n,)."""
+
+
+def resect(
+    xy: Array, points: Array, camera: SharedPinhole, size: tuple[int, int], pixel_size: float = 1.0
+) -> Resection | None:
+    """Pose of a photograph from its view of known points: robust PnP, then refinement on the inliers.
+
+    Args:
+        xy: Where the points are seen, full-resolution pixels. (n, 2).
+        points: World coordinates. (n, 3).
+        camera: The camera that took it.
+        size: Width and height of the photograph at full resolution.
+        pixel_size: Side of a feature pixel in full-resolution pixels: the unit of the error threshold.
+
+    Returns:
+        The pose, or None if too few points agree with any.
+    """
+    if len(xy) < MIN_INLIERS:
+        return None
+    width, height = size
+    params = [camera.focal, *camera.principal_points(np.array(size)), *camera.radial]
+    model = {"model": "RADIAL", "width": width, "height": height, "params": params}
+    pose, info = poselib.estimate_absolute_pose(
+        xy,
+        points,
+        model,
+        {
+            "max_reproj_error": MAX_ERROR * pixel_size,
+            "max_iterations": 10000,
+            "min_iterations": 1000,
+            "seed": 0,
+        },
+        {"loss_type": "CAUCHY", "loss_scale": pixel_size},
+    )
+    inliers = np.array(info["inliers"], bool)
+    if inliers.sum() < MIN_INLIERS or inliers.mean() < MIN_INLIER_RATIO:
+        return None
+    pose, _ = poselib.refine_absolute_pose(
+        xy[inliers],
+        points[inliers],
+        pose,
+        model,
+        {"loss_type": "CAUCHY", "loss_scale": pixel_size, "max_iterations": 100},
+    )
+    return Resection(invert(rigid(pose.R, pose.t)), inliers)
+
+
+def resect_held_out(
+    scene: SparseScene,
+    matches: FolderMatches,
+    points_of_keypoints: Sequence[Indices],
+    layout: PhotoLayout,
+) -> tuple[SparseScene, dict[str, str]]:
+    """Register the held-out photographs against the finished points.
+
+    Args:
+        scene: The scene of the training photographs.
+        matches: Verified matches of all photographs.
+        points_of_keypoints: For each training photograph, the point of each keypoint, -1 for none. (K,) each.
+        layout: Sizes and cameras of the photographs.
+
+    Returns:
+        The scene with their poses and observations; why others have none, by name.
+    """
+    poses, registered = scene.T_world_camera.copy(), scene.registered.copy()
+    failures: dict[str, str] = {}
+    point_ids, photo_ids, positions = [], [], []
+    known = np.unique(scene.camera_ids[scene.registered])
+    for photo in np.flatnonzero(scene.held_out):
+        if scene.camera_ids[photo] not in known:
+            failures[scene.photo_names[photo]] = "held out, and no other photograph of its camera has a pose"
+            continue
+        mine = [
+            pair
+            for pair in matches.pairs
+            if photo in (pair.first, pair.second)
+            and not scene.held_out[pair.second if pair.first == photo else pair.first]
+        ]
+        keypoint_ids, points = find_correspondences(int(photo), mine, points_of_keypoints)
+        xy = matches.keypoints[photo].xy[keypoint_ids]
+        width, height = scene.photo_sizes[photo].tolist()
+        pixel_size = float(layout.pixel_sizes[photo])
+        found = resect(xy, scene.points[points], scene.camera_of(photo), (width, height), pixel_size)
+        if found is None:
+            failures[scene.photo_names[photo]] = (
+                f"held out, and only {len(xy)} of the {MIN_INLIERS} needed track points visible"
+                if len(xy) < MIN_INLIERS
+                else f"held out, and its {len(xy)} visible track points do not agree with one pose"
+            )
+            continue
+        poses[photo], registered[photo] = found.T_world_camera, True
+        point_ids.append(points[found.inliers])
+        photo_ids.append(np.full(int(found.inliers.sum()), photo))
+        positions.append(xy[found.inliers])
+    if not point_ids:
+        return scene, failures
+    points, photos, xy = map(np.concatenate, (point_ids, photo_ids, positions))
+    order = np.lexsort((photos, points))
+    resections = Observations(points[order], photos[order], xy[order])
+    return replace(scene, T_world_camera=poses, registered=registered, resections=resections), failures
+
+
+def find_correspondences(
+    photo: int, pairs: Sequence[PairMatches], points_of_keypoints: Sequence[Indices]
+) -> tuple[Indices, Indices]:
+    """Keypoints of a photograph that match keypoints of points, the strongest claims first served.
+
+    Args:
+        photo: A photograph that the points do not know.
+        pairs: Its verified pairs with photographs that see the points.
+        points_of_keypoints: For each photograph, the point of each keypoint, -1 for none. (K,) each.
+
+    Returns:
+        Keypoints and points, each at most once. (n,), (n,).
+    """
+    claims = [np.zeros((0, 2), np.int64)]
+    for pair in pairs:
+        mine, other = (0, 1) if pair.first == photo else (1, 0)
+        points = points_of_keypoints[pair.second if mine == 0 else pair.first][pair.indices[:, other]]
+        claims.append(np.stack([pair.indices[:, mine], points], axis=1)[points >= 0])
+    links, votes = np.unique(np.concatenate(claims), axis=0, return_counts=True)
+    for column in (0, 1):  # of the points of one keypoint, then of the keypoints of one point, the most voted
+        order = np.lexsort((-votes, links[:, column]))
+        first = np.unique(links[order, column], return_index=True)[1]
+        links, votes = links[order[first]], votes[order[first]]
+    return links[:, 0], links[:, 1]

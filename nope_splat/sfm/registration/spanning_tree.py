@@ -1,0 +1,82 @@
+"""Registration by chaining relative poses along the maximum spanning tree of the match graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nope_splat.sfm.initialization.two_view import TwoView
+from nope_splat.sfm.state import WorkingScene
+from nope_splat.sfm.triangulation import filter_observations, triangulate
+
+MAX_ERROR = 8.0
+"""Largest reprojection error of an observation, feature pixels: chained poses drift."""
+MIN_SHARED = 5
+"""Fewest keypoints with a known depth that give the scale of the next pair."""
+
+
+def register_chain(
+    scene: WorkingScene, views: dict[tuple[int, int], TwoView], min_angle: float, device: str = "cpu"
+) -> None:
+    """Register every photograph that the tree reaches, without looking at any other pair.
+
+    Each pair is scaled so that keypoints which it shares with earlier pairs keep their depth. Needs less
+    overlap than incremental registration, but a good focal length.
+
+    Args:
+        scene: A scene without poses; changed in place.
+        views: Relative poses of the pairs.
+        min_angle: Smallest triangulation angle of a point, degrees.
+        device: Torch device of bundle adjustment.
+    """
+    depth = np.full(len(scene.xy), np.nan)
+    scale = 1.0
+    num_matches = {pair: len(view) for pair, view in views.items()}
+    for number, (known, new) in enumerate(spanning_tree(num_matches, len(scene.registered))):
+        _, T_new_known, keypoints, depths = views[min(known, new), max(known, new)].from_photo(known)
+        if number == 0:
+            scene.registered[known] = True
+        rows = np.stack([scene.rows_of(known, keypoints[:, 0]), scene.rows_of(new, keypoints[:, 1])], axis=1)
+        tracked = (rows >= 0).all(1)
+        rows, depths = rows[tracked], depths[tracked]
+        ratio = depth[rows[:, 0]] / depths[:, 0]
+        ratio = ratio[np.isfinite(ratio)]
+        if len(ratio) >= MIN_SHARED:
+            scale = float(np.median(ratio))  # else the scale of the last pair is the best guess
+        unknown = np.isnan(depth[rows])
+        depth[rows[unknown]] = scale * depths[unknown]
+        T_scaled = T_new_known.copy()
+        T_scaled[:3, 3] *= scale
+        scene.T_camera_world[new] = T_scaled @ scene.T_camera_world[known]
+        scene.registered[new] = True
+    triangulate(scene, MAX_ERROR, min_angle)
+    scene.rescale()
+    scene.adjust(device=device)
+    filter_observations(scene, MAX_ERROR, min_angle)
+
+
+def spanning_tree(num_matches: Mapping[tuple[int, int], int], num_photos: int) -> list[tuple[int, int]]:
+    """Pairs of the maximum spanning tree of the best connected photograph.
+
+    Args:
+        num_matches: Number of matches of each pair, the lesser index first.
+        num_photos: Number of photographs.
+
+    Returns:
+        In Prim's order, always the heaviest pair between a photograph that is known and one that is not: the
+        known one, and the new one.
+    """
+    weights = np.zeros((num_photos, num_photos))
+    for (first, second), count in num_matches.items():
+        weights[first, second] = weights[second, first] = count
+    known = np.zeros(num_photos, bool)
+    known[weights.sum(1).argmax()] = True
+    tree = []
+    while True:
+        reachable = np.where(known[:, None] & ~known, weights, 0)
+        source, target = divmod(int(reachable.argmax()), num_photos)
+        if reachable[source, target] == 0:
+            return tree
+        known[target] = True
+        tree.append((source, target))

@@ -1,0 +1,153 @@
+"""From registered photographs to points: triangulate, extend and filter tracks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nope_splat.sfm.state import Array, Indices, Mask, WorkingScene, transform
+
+MAX_HYPOTHESES = 12
+"""Most pairs of observations tried per track."""
+
+
+def intersect(T_first: Array, rays_first: Array, T_second: Array, rays_second: Array) -> Array:
+    """Points nearest to two rays, by linear least squares (Hartley and Zisserman, section 12.2).
+
+    Args:
+        T_first: World-to-camera transforms. (..., 4, 4).
+        rays_first: Rays in camera coordinates at depth one. (n, 3).
+        T_second: World-to-camera transforms. (..., 4, 4).
+        rays_second: Rays in camera coordinates at depth one. (n, 3).
+
+    Returns:
+        World coordinates. (n, 3).
+    """
+    n = len(rays_first)
+    equations = []
+    for pose, rays in ((T_first, rays_first), (T_second, rays_second)):
+        rows = np.broadcast_to(pose, (n, 4, 4))[:, :3]
+        for axis in (0, 1):
+            equations.append(rays[:, axis, None] * rows[:, 2] - rows[:, axis])
+    system = np.stack(equations, axis=1)  # (n, 4, 4): four equations, homogeneous point
+    system /= np.linalg.norm(system, axis=2, keepdims=True)
+    matrix, right = system[..., :3], -system[..., 3]
+    normal = np.einsum("nki,nkj->nij", matrix, matrix) + 1e-14 * np.eye(3)
+    return np.linalg.solve(normal, np.einsum("nki,nk->ni", matrix, right)[..., None])[..., 0]
+
+
+def angles_between(first: Array, second: Array) -> Array:
+    """Angles between vectors in degrees. (n, 3), (n, 3) -> (n,)."""
+    cosine = np.einsum("ni,ni->n", first, second)
+    cosine /= np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1) + 1e-300
+    return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+
+
+def triangulate(scene: WorkingScene, max_error: float, min_angle: float, tracks: Mask | None = None) -> None:
+    """Give points to tracks, or new ones, from their observations in registered photographs.
+
+    Every pair of observations with enough parallax proposes a point (at most `MAX_HYPOTHESES` of them, in
+    a fixed order spread over the track); the point that most observations of the track agree with wins.
+
+    Args:
+        scene: Changed in place.
+        max_error: Largest reprojection error of an agreeing observation, feature pixels.
+        min_angle: Smallest angle between the two rays of a proposal, degrees.
+        tracks: Tracks to (re)triangulate; those without a point by default. (T,).
+    """
+    wanted = ~scene.has_point if tracks is None else tracks
+    rows = np.flatnonzero(scene.registered[scene.photo_ids] & wanted[scene.track_ids])
+    ids, first, counts = np.unique(scene.track_ids[rows], return_index=True, return_counts=True)
+    seen_twice = counts >= 2
+    ids, first, counts = ids[seen_twice], first[seen_twice], counts[seen_twice]
+    if len(ids) == 0:
+        return
+    rays = scene.rays(scene.xy[rows], scene.photo_ids[rows])
+    poses = scene.T_camera_world[scene.photo_ids[rows]]
+    directions = np.einsum("nji,nj->ni", poses[:, :3, :3], rays)
+
+    one, two, owner = _pairs(first, counts)
+    parallax = angles_between(directions[one], directions[two]) >= min_angle
+    one, two, owner = one[parallax], two[parallax], owner[parallax]
+    scene.inlier[rows] = False
+    scene.has_point[ids] = False
+    if len(owner) == 0:
+        return
+    proposals = intersect(poses[one], rays[one], poses[two], rays[two])
+
+    # Score each proposal against all observations of its track.
+    length = counts[owner]
+    proposal = np.repeat(np.arange(len(owner)), length)
+    row = np.arange(len(proposal)) + np.repeat(first[owner] - (np.cumsum(length) - length), length)
+    in_camera = transform(poses[row], proposals[proposal])
+    errors = scene.projection_errors(in_camera, rows[row])
+    agrees = errors < max_error
+    support = np.bincount(proposal, weights=agrees, minlength=len(owner))
+    misfit = np.bincount(proposal, weights=np.minimum(errors, max_error), minlength=len(owner))
+    score = support - 0.9 * misfit / (max_error * length)  # ties in support go to the smaller error
+
+    order = np.lexsort((-score, owner))
+    best = order[np.unique(owner[order], return_index=True)[1]]
+    best = best[support[best] >= 2]
+    scene.points[ids[owner[best]]] = proposals[best]
+    scene.has_point[ids[owner[best]]] = True
+    chosen = np.zeros(len(owner), bool)
+    chosen[best] = True
+    scene.inlier[rows[row[chosen[proposal] & agrees]]] = True
+
+
+def _pairs(first: Indices, counts: Indices) -> tuple[Indices, Indices, Indices]:
+    """Pairs of rows of each track, and the track's number. (T,), (T,) -> (H,), (H,), (H,)."""
+    one, two, owner = [], [], []
+    for count in np.unique(counts):
+        i, j = np.triu_indices(count, 1)
+        if len(i) > MAX_HYPOTHESES:
+            chosen = np.random.default_rng(0).permutation(len(i))[:MAX_HYPOTHESES]
+            i, j = i[chosen], j[chosen]
+        members = np.flatnonzero(counts == count)
+        one.append((first[members, None] + i).ravel())
+        two.append((first[members, None] + j).ravel())
+        owner.append(np.repeat(members, len(i)))
+    return np.concatenate(one), np.concatenate(two), np.concatenate(owner)
+
+
+def extend(scene: WorkingScene, max_error: float) -> None:
+    """Let observations in registered photographs join points of their track that they agree with.
+
+    Args:
+        scene: Changed in place.
+        max_error: Largest reprojection error, feature pixels.
+    """
+    rows = np.flatnonzero(
+        scene.registered[scene.photo_ids] & scene.has_point[scene.track_ids] & ~scene.inlier
+    )
+    scene.inlier[rows[scene.errors(rows) < max_error]] = True
+
+
+def filter_observations(scene: WorkingScene, max_error: float, min_angle: float) -> None:
+    """Drop observations that reproject badly, then points with fewer than two or with too little parallax.
+
+    Args:
+        scene: Changed in place.
+        max_error: Largest reprojection error, feature pixels.
+        min_angle: Smallest triangulation angle of a point, degrees.
+    """
+    rows = np.flatnonzero(scene.inlier)
+    scene.inlier[rows[scene.errors(rows) >= max_error]] = False
+    rows = np.flatnonzero(scene.inlier)
+    ids = scene.track_ids[rows]
+    num_tracks = len(scene.points)
+    viewing = scene.points[ids] - scene.centers()[scene.photo_ids[rows]]
+    viewing /= np.linalg.norm(viewing, axis=1, keepdims=True) + 1e-300
+    mean = _sum_rows(viewing, ids, num_tracks)
+    # Twice the largest deviation from the mean direction: exact for two views, within a factor for more.
+    deviation = np.zeros(num_tracks)
+    np.maximum.at(deviation, ids, angles_between(viewing, mean[ids]))
+    keep = (np.bincount(ids, minlength=num_tracks) >= 2) & (2 * deviation >= min_angle)
+    scene.has_point &= keep
+    scene.inlier &= scene.has_point[scene.track_ids]
+
+
+def _sum_rows(values: Array, index: NDArray[np.int64], length: int) -> Array:
+    """Sum rows that share an index. (n, 3) -> (length, 3)."""
+    return np.stack([np.bincount(index, column, length) for column in values.T], axis=1).astype(np.float64)

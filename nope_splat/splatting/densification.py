@@ -1,0 +1,159 @@
+"""Where Gaussians are added and removed: gsplat's strategy of 3D Gaussian Splatting, with three additions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gsplat.strategy import DefaultStrategy
+from gsplat.strategy.ops import reset_opa
+from torch import Tensor
+from torch.nn import ParameterDict
+from torch.optim import Optimizer
+
+from nope_splat.utils.device_defaults import chosen
+
+if TYPE_CHECKING:
+    from nope_splat.plugin.model import NopeSplatModelConfig
+
+
+def most_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
+    """How many Gaussians photographs can determine: no more numbers than their pixels tell, three each.
+
+    Args:
+        num_pixels: Of all training images together, without those that are masked.
+        sh_degree: Of the colours; beside them there are place, size, orientation and opacity.
+    """
+    return 3 * num_pixels // (3 * (sh_degree + 1) ** 2 + 3 + 3 + 4 + 1)
+
+
+@dataclass
+class CappedStrategy(DefaultStrategy):
+    """`DefaultStrategy` that leaves the first Gaussians of a rendering alone, limits number and size.
+
+    Near the maximum number, the Gaussians with the largest image-plane gradients grow first. Works with
+    gsplat 1.4 and later, whose `radii` have one more dimension.
+    """
+
+    num_fixed: int = 0
+    """How many Gaussians at the start of the rendering are not in `params`: never split, pruned or reset."""
+    max_gaussians: int = 1_000_000
+    """No growth beyond this number, fixed ones included."""
+    max_scale2d: float = 1.0
+    """Share of the image's longer side beyond which no Gaussian may reach from its centre."""
+
+    def step_post_backward(
+        self,
+        params: ParameterDict,
+        optimizers: dict[str, Optimizer],
+        state: dict[str, Any],
+        step: int,
+        info: dict[str, Any],
+        packed: bool = False,
+    ) -> None:
+        """Update statistics, and grow, prune and reset opacities where the step calls for it.
+
+        Args:
+            params: Parameters of the free Gaussians; replaced by longer or shorter ones.
+            optimizers: One optimizer per parameter, of the same name.
+            state: Running statistics of the free Gaussians.
+            step: Iteration.
+            info: What the rasterizer reports about the rendering, with gradients.
+            packed: Must be false.
+        """
+        self._limit_sizes(params["scales"], info)
+        if step >= self.refine_stop_iter:
+            return
+        self._update_state(params, state, info, packed)
+        since_reset = step % self.reset_every
+        if step > self.refine_start_iter and step % self.refine_every == 0:
+            if step < self.reset_every or since_reset >= self.pause_refine_after_reset:
+                self._grow_gs(params, optimizers, state, step)
+                self._prune_gs(params, optimizers, state, step)
+            for name in ("grad2d", "count", "radii"):
+                state[name].zero_()
+            if params["means"].is_cuda:
+                torch.cuda.empty_cache()  # parameters have new sizes, which old blocks of memory do not fit
+        if step > 0 and since_reset == 0:
+            reset_opa(params=params, optimizers=optimizers, state=state, value=2 * self.prune_opa)
+
+    @torch.no_grad()
+    def _limit_sizes(self, scales: Tensor, info: dict[str, Any]) -> None:
+        """Shorten the axes of Gaussians that reach too far in this rendering.
+
+        What shows in a corner of the photographs, as the sky does between roofs, gains from growing behind
+        everything else. Where no photograph looks it would then cover all.
+        """
+        radii = self._radii(info)
+        limit = self.max_scale2d * max(info["width"], info["height"])
+        excess = (radii / limit).clamp(min=1.0).log()[:, None]
+        shortened = scales.minimum(scales.amax(dim=-1, keepdim=True) - excess)
+        scales.copy_(torch.where(radii[:, None] > limit, shortened, scales))
+
+    def _radii(self, info: dict[str, Any]) -> Tensor:
+        """Radii of the free Gaussians in pixels, zero for those out of sight. (N,)."""
+        radii: Tensor = info["radii"][0, self.num_fixed :]
+        return radii.amax(dim=-1) if radii.ndim == 2 else radii
+
+    @torch.no_grad()
+    def _update_state(
+        self, params: ParameterDict, state: dict[str, Any], info: dict[str, Any], packed: bool = False
+    ) -> None:
+        means2d = info["means2d"]
+        gradients: Tensor = (means2d.absgrad if self.absgrad else means2d.grad)[0, self.num_fixed :]
+        radii = self._radii(info)
+        if state["grad2d"] is None:
+            state |= {name: gradients.new_zeros(len(radii)) for name in ("grad2d", "count", "radii")}
+        width, height = info["width"], info["height"]
+        visible = radii > 0
+        along_x, along_y = gradients.unbind(-1)
+        norms = torch.stack([along_x * (width / 2), along_y * (height / 2)], -1).norm(dim=-1)
+        state["grad2d"] += torch.where(visible, norms, 0.0)
+        state["count"] += visible
+        state["radii"] = torch.maximum(state["radii"], radii / max(width, height))
+
+    @torch.no_grad()
+    def _grow_gs(
+        self, params: ParameterDict, optimizers: dict[str, Optimizer], state: dict[str, Any], step: int
+    ) -> tuple[int, int]:
+        room = self.max_gaussians - self.num_fixed - len(params["means"])
+        if room <= 0:
+            return 0, 0
+        if room < len(params["means"]):
+            order = torch.argsort(state["grad2d"] / state["count"].clamp(min=1), descending=True)
+            state["grad2d"][order[room:]] = 0.0
+            state["radii"][order[room:]] = 0.0
+        return super()._grow_gs(params, optimizers, state, step)
+
+
+def densification(
+    config: NopeSplatModelConfig, num_iterations: int, num_views: int, num_pixels: int, num_fixed: int
+) -> CappedStrategy:
+    """The strategy of a training.
+
+    Args:
+        config: Thresholds, and times as shares of the training.
+        num_iterations: Length of the training.
+        num_views: Number of training photographs.
+        num_pixels: Number of all their pixels that no mask leaves out.
+        num_fixed: How many Gaussians at the start of the rendering are never split, pruned or reset.
+    """
+    return CappedStrategy(
+        prune_opa=config.cull_alpha_thresh,
+        grow_grad2d=config.densify_grad_thresh,
+        grow_scale3d=config.densify_size_thresh,
+        grow_scale2d=config.split_screen_size,
+        prune_scale3d=config.cull_scale_thresh,
+        prune_scale2d=config.cull_screen_size,
+        refine_scale2d_stop_iter=round(chosen(config.stop_screen_size) * num_iterations),
+        refine_start_iter=round(config.densify_start * num_iterations),
+        refine_stop_iter=round(config.densify_stop * num_iterations),
+        reset_every=round(chosen(config.reset_opacity) * num_iterations) or 10**9,
+        refine_every=config.densify_every,
+        pause_refine_after_reset=num_views + config.densify_every,
+        absgrad=True,
+        num_fixed=num_fixed,
+        max_gaussians=min(chosen(config.max_gaussians), most_gaussians(num_pixels, config.sh_degree)),
+        max_scale2d=config.max_screen_size,
+    )

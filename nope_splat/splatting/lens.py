@@ -1,0 +1,173 @@
+"""Lenses: what a camera is beside its focal length, and renderings seen through one.
+
+On the plane at depth one, a lens takes the point p of a pinhole camera to d(p) = (1 + k1 s + k2 s^2) p with
+s = |p|^2 (OpenCV's and COLMAP's radial terms); in pixels, along each axis, the photograph shows it at
+x = f d(p) + c. Rasterizers know pinhole cameras alone. So the rendering is that of a pinhole with the same f
+and c, and pixel x of the photograph is compared with the rendering at
+
+    y(x) = f d^-1((x - c) / f) + c.
+
+Nothing else is asked of a rasterizer, and gradients reach the rendering as well as f, c, k1 and k2. The
+inverse is p = q p_d of a distorted point p_d, with the root q of the polynomial
+
+    h(q) = q + k1 t q^3 + k2 t^2 q^5 - 1,   t = |p_d|^2,
+
+which Newton's method finds from q = 1; its derivatives are those of the implicit function: -h_k / h_q by the
+terms and -h_t / h_q by t.
+
+The pinhole's image is larger than the photograph by the margin that its distorted border needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from nope_splat.geometry.camera import MIN_SLOPE, NEWTON_STEPS
+
+MAX_MARGIN = 0.25
+"""Largest margin, as a share of the longer side; what lies beyond shows the margin's last pixels."""
+SUPPORT = 2
+"""Pixels around a place that cubic interpolation takes."""
+
+
+class Lens(NamedTuple):
+    """Principal points and distortion of cameras, or of views."""
+
+    shift: Tensor
+    """Principal point minus that of the reconstruction, pixels of full-resolution photographs. (..., 2)."""
+    radial: Tensor
+    """Radial distortion k1 and k2. (..., 2)."""
+
+    def of(self, index: Tensor | int) -> Lens:
+        """Those of some cameras or views.
+
+        Args:
+            index: Which.
+        """
+        return Lens(self.shift[index], self.radial[index])
+
+
+class Rendering(NamedTuple):
+    """What a rasterizer makes of a view."""
+
+    rgb: Tensor
+    """Colours. (H, W, 3), in [0, 1]."""
+    depth: Tensor
+    """Depth (H, W, 1), or nothing (H, W, 0)."""
+    opacity: Tensor
+    """Opacity. (H, W, 1)."""
+    info: dict[str, Any]
+    """The rasterizer's report, for densification."""
+
+
+Render = Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor, Tensor, dict[str, Any]]]
+"""Renders a pinhole's image by its intrinsic matrix (1, 3, 3) and its width and height."""
+
+
+def stretch(square: Tensor, radial: Tensor) -> Tensor:
+    """How much further from the axis a lens shows things.
+
+    Args:
+        square: Squared distances from it, of a pinhole camera, at depth one. (..., 1).
+        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
+
+    Returns:
+        1 + k1 s + k2 s^2. (..., 1).
+    """
+    return 1 + square * (radial[..., :1] + square * radial[..., 1:])
+
+
+def distort(plane: Tensor, radial: Tensor) -> Tensor:
+    """Where a lens shows points on the plane at depth one. (..., 2), (2,) or (..., 2) -> (..., 2)."""
+    return plane * stretch(plane.square().sum(-1, keepdim=True), radial)
+
+
+def undistort(plane: Tensor, radial: Tensor) -> Tensor:
+    """The inverse of `distort`; both arguments receive gradients. (..., 2), (2,) or (..., 2) -> (..., 2)."""
+    square = plane.square().sum(-1, keepdim=True)
+    k1, k2 = square * radial[..., :1], square**2 * radial[..., 1:]
+
+    def error(q: Tensor) -> Tensor:
+        return q * (1 + q**2 * (k1 + q**2 * k2)) - 1
+
+    def slope(q: Tensor) -> Tensor:
+        # Beyond the radius where the distortion folds back there is no inverse: stay near.
+        return (1 + q**2 * (3 * k1 + q**2 * 5 * k2)).clamp(min=MIN_SLOPE)
+
+    with torch.no_grad():
+        q = torch.ones_like(square)
+        for _ in range(NEWTON_STEPS):
+            q = q - error(q) / slope(q)
+        last = slope(q)
+    return plane * (q - error(q) / last)
+
+
+def places_in_pinhole(K: Tensor, size: tuple[int, int], radial: Tensor) -> Tensor:
+    """Where the image of a pinhole shows what a photograph through the lens shows at its pixels.
+
+    Args:
+        K: Intrinsic matrix of both. (3, 3).
+        size: Width and height of the photograph.
+        radial: k1 and k2. (2,).
+
+    Returns:
+        Pixel coordinates in the pinhole's image, for each pixel of the photograph. (H, W, 2).
+    """
+    columns, rows = (torch.arange(side, dtype=K.dtype, device=K.device) + 0.5 for side in size)
+    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+    focal, center = K.diagonal()[:2], K[:2, 2]
+    return focal * undistort((pixels - center) / focal, radial) + center
+
+
+def resample(image: Tensor, places: Tensor, mode: Literal["bilinear", "bicubic"] = "bicubic") -> Tensor:
+    """Interpolate an image; beyond its border, it repeats its last pixels.
+
+    Args:
+        image: What to interpolate. (H', W', C).
+        places: Pixel coordinates. (H, W, 2).
+        mode: How.
+
+    Returns:
+        Values at the places, for which both arguments receive gradients. (H, W, C).
+    """
+    grid = 2 * places / places.new_tensor([image.shape[1], image.shape[0]]) - 1
+    batch = image.movedim(-1, 0)[None], grid[None]
+    return grid_sample(*batch, mode, padding_mode="border", align_corners=False)[0].movedim(0, -1)
+
+
+def through_lens(render: Render, K: Tensor, size: tuple[int, int], radial: Tensor | None) -> Rendering:
+    """Render what a photograph through a lens shows.
+
+    Args:
+        render: Renders a pinhole's image.
+        K: Intrinsic matrix; where there is distortion it receives the gradient of the interpolation, that of
+            the pinhole's image being the business of `render`. (1, 3, 3).
+        size: Width and height of the photograph.
+        radial: k1 and k2; None for a pinhole camera. (2,).
+
+    Returns:
+        The rendering, its pixels those of the photograph; the report is of the pinhole's image.
+    """
+    if radial is None or not (radial.requires_grad or bool(radial.any())):
+        return Rendering(*render(K.detach(), size))
+    places = places_in_pinhole(K[0], size, radial)
+    inner = torch.minimum(places, places.new_tensor(size) - places).detach().amin()
+    outer = SUPPORT - inner.nan_to_num(nan=-math.inf).item()  # of a lens that a step tries, and nobody has
+    margin = math.ceil(min(max(outer, 0), MAX_MARGIN * max(size)))
+    wider = K.detach().clone()
+    wider[:, :2, 2] += margin
+    rgb, depth, opacity, info = render(wider, (size[0] + 2 * margin, size[1] + 2 * margin))
+    places = places + margin
+    return Rendering(
+        resample(rgb, places).clamp(0.0, 1.0),
+        # Cubic interpolation overshoots at edges: colours are cut off, depths would be nobody's.
+        resample(depth, places, "bilinear") if depth.numel() else depth[: size[1], : size[0]],
+        resample(opacity, places, "bilinear"),
+        info,
+    )

@@ -1,0 +1,217 @@
+"""The CPU rasterizer as differentiable torch functions: projection, spherical harmonics, compositing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nope_splat.splatting.rasterizer.binning import bin_splats
+from nope_splat.splatting.rasterizer.composite import composite
+from nope_splat.splatting.rasterizer.composite_gradient import composite_gradient, slot_length
+from nope_splat.splatting.rasterizer.projection import camera_gradient, project, project_gradient
+from nope_splat.splatting.rasterizer.simd import Lanes
+from nope_splat.splatting.rasterizer.spherical_harmonics import shade, shade_gradient
+from nope_splat.splatting.rasterizer.threads import CHUNK, run_on_all_threads
+
+TILE_SIZE = 64
+LANES = Lanes.of_this_machine()
+
+
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    """The contiguous values of tensors, shared where possible."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
+    """A float32 tensor, and the array that shares its memory.
+
+    It is torch's memory: numpy's, of these sizes, the system takes back and maps anew in every pass.
+    """
+    tensor = torch.empty(shape, dtype=torch.float32, device="cpu")
+    return tensor, tensor.numpy()
+
+
+def _or_zeros(gradient: Tensor | None, *shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32) if gradient is None else _arrays(gradient)[0]
+
+
+class Projection(torch.autograd.Function):
+    """Gaussians to splats: see `projection`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means: Tensor,
+        quats: Tensor,
+        scales: Tensor,
+        viewmats: Tensor,
+        Ks: Tensor,
+        width: int,
+        height: int,
+        eps2d: float,
+        near: float,
+        far: float,
+        radius_clip: float,
+        further: dict[str, Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Radii, means2d, depths, conics and compensations of every camera and Gaussian.
+
+        On its way it checks that its inputs, and `further` ones, hold neither NaN nor infinity.
+        """
+        inputs = _arrays(means, quats, scales, viewmats, Ks)
+        checked = tuple(array.reshape(-1) for array in (*inputs, *_arrays(*further.values())))
+        not_finite = np.zeros(len(checked), np.bool_)
+        cameras, count = viewmats.shape[0], means.shape[0]
+        radii = torch.empty((cameras, count), dtype=torch.int32, device="cpu")
+        outputs = [_empty(cameras, count, *shape) for shape in ((2,), (), (3,), ())]
+        arrays = [radii.numpy(), *(array for _, array in outputs)]
+        for camera in range(cameras):
+            run_on_all_threads(
+                project, *inputs[:3], inputs[3][camera], inputs[4][camera], width, height, eps2d, near, far,
+                radius_clip, checked, *(array[camera] for array in arrays), not_finite,
+            )  # fmt: skip
+        names = ("means", "quats", "scales", "viewmats", "Ks", *further)
+        for name, bad in zip(names, not_finite.tolist(), strict=True):
+            if bad:
+                raise ValueError(f"{name} holds a NaN or an infinity.")
+        ctx.save_for_backward(radii, means, quats, scales, viewmats, Ks)
+        ctx.image = width, height, eps2d
+        ctx.mark_non_differentiable(radii)
+        ctx.set_materialize_grads(False)
+        means2d, depths, conics, compensations = (tensor for tensor, _ in outputs)
+        return radii, means2d, depths, conics, compensations
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of means, quats, scales, viewmats and Ks."""
+        radii, means, quats, scales, viewmats, Ks = _arrays(*ctx.saved_tensors)
+        cameras, count = radii.shape
+        of_splats = [
+            _or_zeros(gradient, cameras, *shape)  # of depths and compensations there often is none
+            for gradient, shape in zip(gradients[1:], ((count, 2), (0,), (count, 3), (0,)), strict=True)
+        ]
+        of_gaussians = any(ctx.needs_input_grad[:3])
+        outputs = [_empty(count if of_gaussians else 0, size) for size in (3, 4, 3)]
+        (d_viewmats, viewmats_out), (d_Ks, Ks_out) = _empty(cameras, 4, 4), _empty(cameras, 3, 3)
+        for camera in range(cameras):
+            sums = np.empty((-(-count // CHUNK), 16))
+            run_on_all_threads(
+                project_gradient, means, quats, scales, viewmats[camera], Ks[camera], *ctx.image,
+                radii[camera], *(gradient[camera] for gradient in of_splats), of_gaussians, camera > 0,
+                *(array for _, array in outputs), sums,
+            )  # fmt: skip
+            camera_gradient(sums, viewmats_out[camera], Ks_out[camera])
+        of_gaussian = [tensor if of_gaussians else None for tensor, _ in outputs]
+        return *of_gaussian, d_viewmats, d_Ks, *[None] * 7
+
+
+class SphericalHarmonics(torch.autograd.Function):
+    """View-dependent colours: see `spherical_harmonics`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, degree: int, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor
+    ) -> Tensor:
+        """Colours (C, N, 3) from camera centres (C, 3) and coefficients (C, N, K, 3)."""
+        points, *inputs = _arrays(means, centres, coefficients, radii)
+        colors, array = _empty(*radii.shape, 3)
+        for camera in range(len(radii)):
+            run_on_all_threads(shade, degree, points, *(values[camera] for values in inputs), array[camera])
+        ctx.degree = degree
+        ctx.save_for_backward(means, centres, coefficients, radii, colors)
+        return colors
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of means, centres and coefficients."""
+        means, *inputs = _arrays(*ctx.saved_tensors, gradients[0])
+        cameras, count, terms, _ = ctx.saved_tensors[2].shape
+        of_coefficients = ctx.needs_input_grad[3]
+        d_means, means_out = _empty(count, 3)
+        d_coefficients, coefficients_out = _empty(cameras, count if of_coefficients else 0, terms, 3)
+        d_centres, centres_out = _empty(cameras, 3)
+        for camera in range(cameras):
+            sums = np.empty((-(-count // CHUNK), 3))
+            run_on_all_threads(
+                shade_gradient, ctx.degree, means, *(values[camera] for values in inputs), camera > 0,
+                means_out, of_coefficients, coefficients_out[camera], sums,
+            )  # fmt: skip
+            centres_out[camera] = sums.sum(0)
+        return None, d_means, d_centres, d_coefficients if of_coefficients else None, None
+
+
+class Compositing(torch.autograd.Function):
+    """Splats to pixels: see `binning`, `forward` and `backward`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        conics: Tensor,
+        opacities: Tensor,
+        colors: Tensor,
+        backgrounds: Tensor,
+        depths: Tensor,
+        radii: Tensor,
+        width: int,
+        height: int,
+        absgrad: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Images (C, H, W, channels) and alphas (C, H, W, 1)."""
+        cameras, _, channels = colors.shape
+        splats = _arrays(radii, means2d, conics, opacities, depths, colors)
+        images, images_out = _empty(cameras, height, width, channels)
+        alphas, alphas_out = _empty(cameras, height, width, 1)
+        ctx.backgrounds = [tuple(background) for background in _arrays(backgrounds)[0]]
+        ctx.tiles = []
+        for camera in range(cameras):
+            lists = bin_splats(
+                *(values[camera] for values in splats), width=width, height=height, tile_size=TILE_SIZE
+            )
+            tiles, pixels = len(lists.tile_order), TILE_SIZE**2
+            transmittance, end = np.empty((tiles, pixels), np.float32), np.empty((tiles, pixels), np.int32)
+            needed = np.empty(tiles, np.int64)
+            run_on_all_threads(
+                composite, LANES, ctx.backgrounds[camera], width, height, TILE_SIZE.bit_length() - 1,
+                lists.tiles_wide, lists.order, lists.part_offsets, lists.slot_offsets, lists.tile_order,
+                lists.tile_offsets, lists.splats, lists.slots, lists.records, transmittance, end, needed,
+                images_out[camera], alphas_out[camera],
+            )  # fmt: skip
+            ctx.tiles.append((lists, transmittance, end, needed))
+        ctx.save_for_backward(means2d, opacities, alphas)
+        ctx.absgrad = absgrad
+        ctx.set_materialize_grads(False)
+        return images, alphas
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of means2d, conics, opacities, colors and backgrounds; `absgrad` on means2d."""
+        means2d, opacities, alphas = ctx.saved_tensors
+        cameras, count = opacities.shape
+        height, width = alphas.shape[1:3]
+        channels = len(ctx.backgrounds[0])
+        d_images = _or_zeros(gradients[0], cameras, height, width, channels)
+        d_alphas = _or_zeros(gradients[1], cameras, 0, 0, 1)  # there often is none
+        outputs = [_empty(cameras, count, *shape) for shape in ((2,), (2,), (3,), (), (channels,))]
+        for camera, (lists, transmittance, end, needed) in enumerate(ctx.tiles):
+            slot_sums = np.empty((len(lists.slots), slot_length(channels, LANES)), np.float32)
+            run_on_all_threads(
+                composite_gradient, LANES, ctx.backgrounds[camera], TILE_SIZE, lists.tiles_wide,
+                lists.tile_order, lists.tile_offsets, lists.splats, lists.slots, lists.slot_offsets,
+                lists.records, transmittance, end, needed, _arrays(opacities)[0][camera], d_images[camera],
+                d_alphas[camera], slot_sums, *(array[camera] for _, array in outputs),
+            )  # fmt: skip
+        d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors = (tensor for tensor, _ in outputs)
+        if ctx.absgrad:
+            means2d.absgrad = d_means2d_abs
+        d_backgrounds = None
+        if ctx.needs_input_grad[4]:
+            d_backgrounds = torch.einsum("chwk,chwa->ck", torch.from_numpy(d_images), 1 - alphas)
+        return d_means2d, d_conics, d_opacities, d_colors, d_backgrounds, None, None, None, None, None

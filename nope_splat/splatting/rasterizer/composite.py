@@ -1,0 +1,198 @@
+"""Compositing of splats, front to back.
+
+Pixel by pixel, with transmittance T = 1 before the first splat,
+
+    alpha  = min(0.999, o exp(-sigma)),   skipped below 1/255
+    color += T alpha c
+    T     *= 1 - alpha,                   a pixel ends before the splat that would bring T down to 1e-4
+
+and at the end the background colour is added with weight T. One thread composites one tile, splat by splat,
+each over the blocks of pixels that its bounding box meets; a block is one SIMD register (see `simd`). The
+state of a tile's pixels lies block after block. A pixel that has ended holds its T with a minus sign.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nope_splat.splatting.rasterizer.binning import (
+    AHEAD,
+    CHANNELS,
+    LOG_OPACITY,
+    MEAN,
+    MIN_LOG_ALPHA,
+    QUADRATIC,
+    fill_tiles,
+)
+from nope_splat.splatting.rasterizer.kernels import inlined, kernel
+from nope_splat.splatting.rasterizer.simd import absolute, any_lane, exp2, minimum, select
+from nope_splat.splatting.rasterizer.simd_channels import (
+    add_weighted,
+    broadcast_channels,
+    load_channels,
+    store_channels,
+)
+from nope_splat.splatting.rasterizer.simd_memory import (
+    block_columns,
+    block_height,
+    block_rows,
+    block_width,
+    floats,
+    ints,
+    lane_count,
+    load,
+    prefetch,
+    store,
+)
+from nope_splat.splatting.rasterizer.threads import claim
+from nope_splat.splatting.rasterizer.tile_coverage import covered_blocks
+
+MAX_ALPHA = np.float32(0.999)
+MIN_TRANSMITTANCE = np.float32(1e-4)
+NEVER = np.int32(2**31 - 1)
+"""Where a pixel ends that has not ended."""
+
+_MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
+
+
+@inlined
+def pixels_left(start, length, limit):
+    """How many of `length` pixels from `start` lie before `limit`."""
+    return max(0, min(length, limit - start))
+
+
+@inlined
+def begin_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance):
+    """Set T to 1 in the image and to -1 beyond it; how many blocks have a pixel in the image."""
+    outside = floats(lanes, np.float32(-1.0))
+    live_blocks = 0
+    for block_y in range(blocks_high):
+        rows = pixels_left(tile_y + block_y * block_height(lanes), block_height(lanes), height)
+        for block_x in range(blocks_wide):
+            columns = pixels_left(tile_x + block_x * block_width(lanes), block_width(lanes), width)
+            slot = (block_y * blocks_wide + block_x) * lane_count(lanes)
+            store(transmittance, slot, outside)
+            for row in range(rows):
+                for column in range(columns):
+                    transmittance[slot + row * block_width(lanes) + column] = np.float32(1.0)
+            live_blocks += rows > 0 and columns > 0
+    return live_blocks
+
+
+@inlined
+def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, first, last, records,
+                   bounds, length, transmittance, end, planes, first_blocks, last_blocks):  # fmt: skip
+    """Composite the splats first .. last - 1 of a list over a tile; how many of them were needed.
+
+    `transmittance`, `end` (pixels,) and `planes` (channels * pixels,) are the state of the tile's pixels.
+    """
+    pixels = tile_size * tile_size
+    zero = floats(lanes, np.float32(0.0))
+    blocks_wide = tile_size // block_width(lanes)
+    for k in range(first, last):
+        splat = splats[k] * length
+        prefetch(records, splats[min(k + AHEAD, last - 1)] * length)
+        first_row, last_row = covered_blocks(
+            lanes, records, bounds, splat, tile_x, tile_y, tile_size, first_blocks, last_blocks
+        )
+        a, b, c = records[splat + QUADRATIC], records[splat + QUADRATIC + 1], records[splat + QUADRATIC + 2]
+        log_opacity = records[splat + LOG_OPACITY]
+        color = broadcast_channels(lanes, records, splat + CHANNELS, background)
+        x = records[splat + MEAN] - np.float32(tile_x) - block_columns(lanes)
+        y = records[splat + MEAN + 1] - np.float32(tile_y) - block_rows(lanes)
+        for row in range(first_row, last_row + 1):
+            dy = y - np.float32(row * block_height(lanes))
+            b_dy = b * dy
+            at_row = log_opacity - c * dy * dy
+            for column in range(first_blocks[row], last_blocks[row] + 1):
+                dx = x - np.float32(column * block_width(lanes))
+                log_alpha = at_row - dx * (a * dx + b_dy)
+                slot = (row * blocks_wide + column) * lane_count(lanes)
+                before = load(lanes, transmittance, slot)
+                drawn = (log_alpha >= _MIN_LOG_ALPHA) & (before > zero)
+                if any_lane(drawn):
+                    alpha = minimum(exp2(log_alpha), MAX_ALPHA)
+                    weight = select(drawn, alpha * before, zero)
+                    after = before - weight
+                    ended = drawn & (after <= MIN_TRANSMITTANCE)
+                    if any_lane(ended):
+                        weight = select(ended, zero, weight)
+                        after = select(ended, zero - before, before - weight)
+                        when = ints(lanes, np.int32(k - first))
+                        store(end, slot, select(ended, when, load(lanes, end, slot)))
+                        if not any_lane(after > zero):
+                            live_blocks -= 1
+                    store(transmittance, slot, after)
+                    totals = load_channels(lanes, planes, slot, pixels, background)
+                    store_channels(planes, slot, pixels, add_weighted(totals, weight, color))
+        if live_blocks == 0:
+            return k + 1 - first
+    return last - first
+
+
+@inlined
+def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance,
+               planes, image, alphas):  # fmt: skip
+    """Add the background and write the pixels of a tile: image (H * W * channels,), alphas (H * W,)."""
+    pixels, channels = len(transmittance), len(background)
+    for block_y in range(blocks_high):
+        y = tile_y + block_y * block_height(lanes)
+        rows = pixels_left(y, block_height(lanes), height)
+        for block_x in range(blocks_wide):
+            x = tile_x + block_x * block_width(lanes)
+            columns = pixels_left(x, block_width(lanes), width)
+            block = (block_y * blocks_wide + block_x) * lane_count(lanes)
+            store(transmittance, block, absolute(load(lanes, transmittance, block)))
+            for row in range(rows):
+                pixel, slot = (y + row) * width + x, block + row * block_width(lanes)
+                for column in range(columns):
+                    rest = transmittance[slot + column]
+                    for channel in range(channels):
+                        color = planes[channel * pixels + slot + column]
+                        image[(pixel + column) * channels + channel] = color + rest * background[channel]
+                    alphas[pixel + column] = np.float32(1.0) - rest
+
+
+@kernel
+def composite(counters, lanes, background, width, height, tile_shift, tiles_wide, order, part_offsets,
+              slot_offsets, tile_order, tile_offsets, splats, slots, records, transmittance, end, needed,
+              image, alphas):  # fmt: skip
+    """Write the lists of all tiles, then composite them.
+
+    `background` is a tuple of float32, one per channel; the lists of splats are those of `TileLists`.
+    Outputs: image (H, W, channels) and alphas (H, W, 1); for the backward pass transmittance and end (tiles,
+    pixels), block after block, and how many splats each tile needed (tiles,).
+    """
+    tile_size = 1 << tile_shift
+    fill_tiles(
+        counters[0], order, records, tile_shift, tiles_wide, len(tile_order) // tiles_wide, part_offsets,
+        slot_offsets, splats, slots,
+    )  # fmt: skip
+    length = records.shape[1]
+    records, image, alphas = records.reshape(-1), image.reshape(-1), alphas.reshape(-1)
+    bounds = records.view(np.int32)
+    blocks_wide, blocks_high = tile_size // block_width(lanes), tile_size // block_height(lanes)
+    planes = np.empty(len(background) * tile_size * tile_size, np.float32)
+    first_blocks = np.empty(blocks_high + lane_count(lanes), np.int32)
+    last_blocks = np.empty_like(first_blocks)
+    while True:
+        turn = claim(counters[1], 1)
+        if turn >= len(tile_order):
+            break
+        tile = tile_order[turn]
+        tile_x, tile_y = tile % tiles_wide * tile_size, tile // tiles_wide * tile_size
+        tile_transmittance, tile_end = transmittance[tile], end[tile]
+        planes[:] = np.float32(0.0)
+        tile_end[:] = NEVER
+        live_blocks = begin_tile(
+            lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, tile_transmittance
+        )
+        needed[tile] = composite_tile(
+            lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, tile_offsets[tile],
+            tile_offsets[tile + 1], records, bounds, length, tile_transmittance, tile_end, planes,
+            first_blocks, last_blocks,
+        )  # fmt: skip
+        write_tile(
+            lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, tile_transmittance,
+            planes, image, alphas,
+        )  # fmt: skip

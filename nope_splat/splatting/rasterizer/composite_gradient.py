@@ -1,0 +1,254 @@
+"""Gradient of compositing, back to front.
+
+With v the gradient of the loss with respect to a pixel's colour and v_alpha to its alpha, let R be the
+value of what lies behind a splat, composited: R = background . v - v_alpha behind the last one. Walking from
+the last splat to the first restores T before each, T = T_after / (1 - alpha), and
+
+    d_color = alpha T v
+    d_alpha = T (c . v - R)
+    R      += alpha (c . v - R)
+
+Since alpha = o exp(-sigma), d_sigma = -alpha d_alpha =: -m, unless alpha was cut at 0.999. The gradients of
+mean, conic and opacity are sums over pixels of m times a polynomial in (dx, dy), so six moments suffice:
+
+    M = sum m,  Mx = sum m dx,  My = sum m dy,  Mxx = sum m dx^2,  Mxy = sum m dx dy,  Myy = sum m dy^2
+    d_mean2d = -(a Mx + b My, b Mx + c My),   d_conic = -(Mxx / 2, Mxy, Myy / 2),   d_o = M / o
+
+Absolute gradients (AbsGS) sum |m (a dx + b dy)| and |m (b dx + c dy)| in the same pass. Every intersection
+has a slot for its sums, and the slots of a splat are added in their order: no atomics, the same bits for any
+number of threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nope_splat.splatting.rasterizer.binning import (
+    AHEAD,
+    CHANNELS,
+    LOG2E,
+    LOG_OPACITY,
+    MEAN,
+    MIN_LOG_ALPHA,
+    QUADRATIC,
+)
+from nope_splat.splatting.rasterizer.composite import MAX_ALPHA, pixels_left
+from nope_splat.splatting.rasterizer.kernels import inlined, kernel
+from nope_splat.splatting.rasterizer.simd import Lanes, absolute, any_lane, exp2, minimum, select
+from nope_splat.splatting.rasterizer.simd_channels import (
+    add_weighted,
+    broadcast_channels,
+    dot_channels,
+    load_channels,
+    zero_channels,
+)
+from nope_splat.splatting.rasterizer.simd_memory import (
+    block_columns,
+    block_height,
+    block_rows,
+    block_width,
+    floats,
+    ints,
+    lane_count,
+    load,
+    prefetch,
+    store,
+    store_sums,
+)
+from nope_splat.splatting.rasterizer.threads import CHUNK, await_all, claim, finish
+from nope_splat.splatting.rasterizer.tile_coverage import covered_blocks
+
+SUMS = 8
+"""Sums in a slot before those of the channels: M, Mx, My, Mxx, Mxy, Myy and the two absolute gradients."""
+
+_MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
+_LN2 = np.float32(1.0 / LOG2E)
+
+
+def slot_length(channels: int, lanes: Lanes) -> int:
+    """Length of a slot: whole registers."""
+    return -(-(SUMS + channels) // lanes.count) * lanes.count
+
+
+@inlined
+def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, d_image, d_alphas,
+              planes, behind):  # fmt: skip
+    """Write the gradients of a tile's pixels to `planes`, plane after plane, and R to `behind`.
+
+    `d_alphas` may be empty: there is none.
+    """
+    pixels, channels = len(behind), len(background)
+    planes[:] = np.float32(0.0)
+    behind[:] = np.float32(0.0)
+    for block_y in range(blocks_high):
+        y = tile_y + block_y * block_height(lanes)
+        for block_x in range(blocks_wide):
+            x = tile_x + block_x * block_width(lanes)
+            columns = pixels_left(x, block_width(lanes), width)
+            block = (block_y * blocks_wide + block_x) * lane_count(lanes)
+            for row in range(pixels_left(y, block_height(lanes), height)):
+                pixel, slot = (y + row) * width + x, block + row * block_width(lanes)
+                for column in range(columns):
+                    total = -d_alphas[pixel + column] if len(d_alphas) > 0 else np.float32(0.0)
+                    for channel in range(channels):
+                        gradient = d_image[(pixel + column) * channels + channel]
+                        planes[channel * pixels + slot + column] = gradient
+                        total += background[channel] * gradient
+                    behind[slot + column] = total
+
+
+@inlined
+def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size, records, bounds,
+                   transmittance, end, planes, behind, first_blocks, last_blocks, slot_sums):  # fmt: skip
+    """Take splat `k` of a tile off its pixels, and write its sums over them to `slot_sums` at `slot`."""
+    pixels = tile_size * tile_size
+    blocks_wide = tile_size // block_width(lanes)
+    zero, one = floats(lanes, np.float32(0.0)), floats(lanes, np.float32(1.0))
+    order = ints(lanes, np.int32(k))
+    first_row, last_row = covered_blocks(
+        lanes, records, bounds, splat, tile_x, tile_y, tile_size, first_blocks, last_blocks
+    )
+    a, b, c = records[splat + QUADRATIC], records[splat + QUADRATIC + 1], records[splat + QUADRATIC + 2]
+    twice_a, twice_c = np.float32(2.0) * a, np.float32(2.0) * c
+    log_opacity = records[splat + LOG_OPACITY]
+    color = broadcast_channels(lanes, records, splat + CHANNELS, background)
+    x = records[splat + MEAN] - np.float32(tile_x) - block_columns(lanes)
+    y = records[splat + MEAN + 1] - np.float32(tile_y) - block_rows(lanes)
+    m, mx, my, mxx, mxy, myy, abs_x, abs_y = zero, zero, zero, zero, zero, zero, zero, zero
+    d_color = zero_channels(lanes, background)
+    for row in range(first_row, last_row + 1):
+        dy = y - np.float32(row * block_height(lanes))
+        b_dy, twice_c_dy = b * dy, twice_c * dy
+        at_row = log_opacity - c * dy * dy
+        for column in range(first_blocks[row], last_blocks[row] + 1):
+            dx = x - np.float32(column * block_width(lanes))
+            log_alpha = at_row - dx * (a * dx + b_dy)
+            pixel = (row * blocks_wide + column) * lane_count(lanes)
+            drawn = (log_alpha >= _MIN_LOG_ALPHA) & (load(lanes, end, pixel) > order)
+            if any_lane(drawn):
+                uncut = select(drawn, exp2(log_alpha), zero)
+                alpha = minimum(uncut, MAX_ALPHA)
+                before = load(lanes, transmittance, pixel) / (one - alpha)
+                store(transmittance, pixel, before)
+                weight = alpha * before
+                v = load_channels(lanes, planes, pixel, pixels, background)
+                d_color = add_weighted(d_color, weight, v)
+                rest = load(lanes, behind, pixel)
+                gain = dot_channels(color, v) - rest
+                store(behind, pixel, rest + alpha * gain)
+                moment = select(uncut <= MAX_ALPHA, weight * gain, zero)
+                moment_x = moment * dx
+                m = m + moment
+                mx = mx + moment_x
+                my = my + moment * dy
+                mxx = mxx + moment_x * dx
+                mxy = mxy + moment_x * dy
+                myy = myy + moment * dy * dy
+                abs_x = abs_x + absolute(moment * (twice_a * dx + b_dy))
+                abs_y = abs_y + absolute(moment * (b * dx + twice_c_dy))
+    store_sums(slot_sums, slot, (m, mx, my, mxx, mxy, myy, abs_x, abs_y) + d_color)  # noqa: RUF005
+
+
+@kernel
+def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
+                   records, transmittance, end, needed, d_image, d_alphas, slot_sums):  # fmt: skip
+    """Gradient of `composite` for every intersection, to its slot in slot_sums (intersections, length)."""
+    record_length, slot_length = records.shape[1], slot_sums.shape[1]
+    records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
+    bounds = records.view(np.int32)
+    height, width, _ = d_image.shape
+    d_image, d_alphas = d_image.reshape(-1), d_alphas.reshape(-1)
+    pixels = tile_size * tile_size
+    blocks_wide, blocks_high = tile_size // block_width(lanes), tile_size // block_height(lanes)
+    first_blocks = np.empty(blocks_high + lane_count(lanes), np.int32)
+    last_blocks = np.empty_like(first_blocks)
+    remaining, behind = np.empty(pixels, np.float32), np.empty(pixels, np.float32)
+    planes = np.empty(len(background) * pixels, np.float32)
+    while True:
+        turn = claim(counter, 1)
+        if turn >= len(tile_order):
+            break
+        tile = tile_order[turn]
+        first, last = tile_offsets[tile], tile_offsets[tile + 1]
+        tile_x, tile_y = tile % tiles_wide * tile_size, tile // tiles_wide * tile_size
+        for k in range(first + needed[tile], last):
+            for at in range(slots[k] * slot_length, (slots[k] + 1) * slot_length):
+                slot_sums[at] = np.float32(0.0)
+        tile_end = end[tile]
+        remaining[:] = transmittance[tile]
+        read_tile(
+            lanes,
+            background,
+            tile_x,
+            tile_y,
+            width,
+            height,
+            blocks_wide,
+            blocks_high,
+            d_image,
+            d_alphas,
+            planes,
+            behind,
+        )
+        for k in range(needed[tile] - 1, -1, -1):
+            ahead = first + max(k - AHEAD, 0)
+            prefetch(records, splats[ahead] * record_length)
+            prefetch(slot_sums, slots[ahead] * slot_length)
+            splat_gradient(
+                lanes, background, k, splats[first + k] * record_length, slots[first + k] * slot_length,
+                tile_x, tile_y, tile_size, records, bounds, remaining, tile_end, planes, behind, first_blocks,
+                last_blocks, slot_sums,
+            )  # fmt: skip
+        finish(counter)
+    await_all(counter, len(tile_order))
+
+
+@kernel
+def gather_gradients(counter, lanes, records, slot_offsets, slot_sums, opacities,
+                     d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
+    """Add up the slots of every Gaussian, and turn their moments into the gradients of its splat."""
+    length = slot_sums.shape[1]
+    slot_sums = slot_sums.reshape(-1)
+    sums = np.empty(length, np.float32)
+    while True:
+        start = claim(counter, CHUNK)
+        if start >= len(records):
+            break
+        stop = min(start + CHUNK, len(records))
+        for output in (d_means2d, d_means2d_abs, d_conics, d_colors):
+            output[start:stop] = np.float32(0.0)
+        d_opacities[start:stop] = np.float32(0.0)
+        for i in range(start, stop):
+            if slot_offsets[i] == slot_offsets[i + 1]:
+                continue
+            for part in range(0, length, lane_count(lanes)):
+                total = floats(lanes, np.float32(0.0))
+                for slot in range(slot_offsets[i], slot_offsets[i + 1]):
+                    total = total + load(lanes, slot_sums, slot * length + part)
+                store(sums, part, total)
+            a, b, c = records[i, QUADRATIC], records[i, QUADRATIC + 1], records[i, QUADRATIC + 2]
+            d_means2d[i, 0] = -(np.float32(2.0) * a * sums[1] + b * sums[2]) * _LN2
+            d_means2d[i, 1] = -(b * sums[1] + np.float32(2.0) * c * sums[2]) * _LN2
+            d_conics[i, 0] = np.float32(-0.5) * sums[3]
+            d_conics[i, 1] = -sums[4]
+            d_conics[i, 2] = np.float32(-0.5) * sums[5]
+            d_means2d_abs[i, 0] = sums[6] * _LN2
+            d_means2d_abs[i, 1] = sums[7] * _LN2
+            d_opacities[i] = sums[0] / opacities[i]
+            for channel in range(d_colors.shape[1]):
+                d_colors[i, channel] = sums[SUMS + channel]
+
+
+@kernel
+def composite_gradient(counters, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats,
+                       slots, slot_offsets, records, transmittance, end, needed, opacities, d_image, d_alphas,
+                       slot_sums, d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
+    """Gradient of `composite` with respect to what the splats are made of: of all tiles, then gathered."""
+    tile_gradients(
+        counters[0], lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
+        records, transmittance, end, needed, d_image, d_alphas, slot_sums,
+    )  # fmt: skip
+    gather_gradients(
+        counters[1], lanes, records, slot_offsets, slot_sums, opacities, d_means2d, d_means2d_abs, d_conics,
+        d_opacities, d_colors,
+    )  # fmt: skip

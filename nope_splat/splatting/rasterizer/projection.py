@@ -1,0 +1,392 @@
+"""Projection of 3D Gaussians to 2D splats, and its gradient (EWA splatting, Zwicker et al. 2001).
+
+A Gaussian with mean mu, rotation R(q) and scales s has covariance R S S R^T. Seen by a camera with
+world-to-camera transform [V | t] and intrinsics fx, fy, cx, cy it becomes, to first order, a 2D Gaussian:
+
+    (X, Y, Z) = V mu + t                     mean in camera coordinates, Z is the depth
+    mean2d    = (fx X/Z + cx, fy Y/Z + cy)   pixels
+    J         = [[fx/Z, 0, -fx u/Z], [0, fy/Z, -fy v/Z]]    with (u, v) = (X/Z, Y/Z) clamped to 1.15
+                                             times the field of view, where the first order is still good
+    M         = J V R S                      (2, 3)
+    cov       = M M^T                        covariance in the image
+    blurred   = cov + eps2d I                every splat covers about a pixel
+    conic     = inverse(blurred)             its entries (a, b, c) stand for [[a, b], [b, c]]
+    rho       = sqrt(det cov / det blurred)  opacity compensation of the antialiased mode (Mip-Splatting)
+
+V is taken as a general 3x3 matrix: focal length and principal point may be folded into it
+(`fold_intrinsics`). Arithmetic is in float64, since the whole stage is cheap; results are stored as float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from nope_splat.splatting.rasterizer.kernels import inlined, kernel
+from nope_splat.splatting.rasterizer.threads import CHUNK, claim
+
+Vector3 = tuple[float, float, float]
+
+
+class Camera(NamedTuple):
+    """A pinhole camera: rows of V, t, intrinsics in pixels, and the clamp of (u, v)."""
+
+    v0: Vector3
+    v1: Vector3
+    v2: Vector3
+    t: Vector3
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    u_min: float
+    u_max: float
+    v_min: float
+    v_max: float
+
+
+class Splat(NamedTuple):
+    """A projected Gaussian: 1/Z, X/Z, Y/Z, (u, v), rows of R, of N = J V R and of M = N S."""
+
+    inverse_z: float
+    x_over_z: float
+    y_over_z: float
+    u: float
+    v: float
+    r0: Vector3
+    r1: Vector3
+    r2: Vector3
+    n0: Vector3
+    n1: Vector3
+    m0: Vector3
+    m1: Vector3
+
+
+@inlined
+def vector3(array, index):
+    """Three numbers of a row of an array, in float64."""
+    return float(array[index, 0]), float(array[index, 1]), float(array[index, 2])
+
+
+@inlined
+def dot(p, q):
+    """Scalar product."""
+    return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
+
+
+@inlined
+def combine(p, a, q, b):
+    """The linear combination p a + q b of two vectors."""
+    return p * a[0] + q * b[0], p * a[1] + q * b[1], p * a[2] + q * b[2]
+
+
+@inlined
+def row_times(p, r0, r1, r2):
+    """Product of a row vector and the matrix with these rows."""
+    return (
+        p[0] * r0[0] + p[1] * r1[0] + p[2] * r2[0],
+        p[0] * r0[1] + p[1] * r1[1] + p[2] * r2[1],
+        p[0] * r0[2] + p[1] * r1[2] + p[2] * r2[2],
+    )
+
+
+@inlined
+def times(p, a):
+    """Product of a number and a vector."""
+    return p * a[0], p * a[1], p * a[2]
+
+
+@inlined
+def scaled(p, s):
+    """Product, entry by entry."""
+    return p[0] * s[0], p[1] * s[1], p[2] * s[2]
+
+
+@inlined
+def camera_of(viewmat, K, width, height):
+    """The camera of a view matrix (4, 4) and intrinsics (3, 3), for an image of this size in pixels."""
+    fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
+    margin_x, margin_y = 0.15 * width, 0.15 * height
+    return Camera(
+        vector3(viewmat, 0),
+        vector3(viewmat, 1),
+        vector3(viewmat, 2),
+        (float(viewmat[0, 3]), float(viewmat[1, 3]), float(viewmat[2, 3])),
+        fx,
+        fy,
+        cx,
+        cy,
+        (-margin_x - cx) / fx,
+        (width + margin_x - cx) / fx,
+        (-margin_y - cy) / fy,
+        (height + margin_y - cy) / fy,
+    )
+
+
+@inlined
+def quaternion(quats, index):
+    """A quaternion (w, x, y, z) as stored, and the inverse of its squared length, bounded for zero."""
+    w, x, y, z = (
+        float(quats[index, 0]),
+        float(quats[index, 1]),
+        float(quats[index, 2]),
+        float(quats[index, 3]),
+    )
+    return w, x, y, z, 1.0 / max(w * w + x * x + y * y + z * z, 1e-24)
+
+
+@inlined
+def rotation(quats, index):
+    """Rows of the rotation matrix of a quaternion of any length; the identity for zero."""
+    w, x, y, z, inverse = quaternion(quats, index)
+    s = 2.0 * inverse
+    return (
+        (1.0 - s * (y * y + z * z), s * (x * y - w * z), s * (x * z + w * y)),
+        (s * (x * y + w * z), 1.0 - s * (x * x + z * z), s * (y * z - w * x)),
+        (s * (x * z - w * y), s * (y * z + w * x), 1.0 - s * (x * x + y * y)),
+    )
+
+
+@inlined
+def splat_of(mean, quats, scale, index, camera):
+    """Project one Gaussian in front of the camera."""
+    x = dot(camera.v0, mean) + camera.t[0]
+    y = dot(camera.v1, mean) + camera.t[1]
+    z = dot(camera.v2, mean) + camera.t[2]
+    inverse_z = 1.0 / z
+    x_over_z, y_over_z = x * inverse_z, y * inverse_z
+    u = min(max(x_over_z, camera.u_min), camera.u_max)
+    v = min(max(y_over_z, camera.v_min), camera.v_max)
+    r0, r1, r2 = rotation(quats, index)
+    fx_over_z, fy_over_z = camera.fx * inverse_z, camera.fy * inverse_z
+    n0 = row_times(combine(fx_over_z, camera.v0, -fx_over_z * u, camera.v2), r0, r1, r2)
+    n1 = row_times(combine(fy_over_z, camera.v1, -fy_over_z * v, camera.v2), r0, r1, r2)
+    return Splat(
+        inverse_z, x_over_z, y_over_z, u, v, r0, r1, r2, n0, n1, scaled(n0, scale), scaled(n1, scale)
+    )
+
+
+@inlined
+def covariance_of(m0, m1):
+    """Entries xx, xy, yy of M M^T, and its determinant as a sum of squares, which cannot cancel below 0."""
+    minor0 = m0[1] * m1[2] - m0[2] * m1[1]
+    minor1 = m0[2] * m1[0] - m0[0] * m1[2]
+    minor2 = m0[0] * m1[1] - m0[1] * m1[0]
+    return dot(m0, m0), dot(m0, m1), dot(m1, m1), minor0 * minor0 + minor1 * minor1 + minor2 * minor2
+
+
+@inlined
+def holds_not_finite(values):
+    """Whether a flat float32 array holds a NaN or an infinity."""
+    bad = 0
+    for i in range(len(values)):  # by index: the compiler then checks many at once
+        bad += not abs(values[i]) < np.float32(np.inf)
+    return bad > 0
+
+
+@kernel
+def project(
+    counter, means, quats, scales, viewmat, K, width, height, eps2d, near, far, radius_clip, checked,
+    radii, means2d, depths, conics, compensations, not_finite,
+):  # fmt: skip
+    """Project all Gaussians into one camera; a culled one gets radius zero.
+
+    Inputs as in `rasterization`; outputs radii (N,) int32, means2d (N, 2), depths (N,), conics (N, 3),
+    compensations (N,). A Gaussian is culled when it is nearer than `near`, beyond `far`, no larger than
+    `radius_clip`, or when the square of its radius (three standard deviations along its longer axis,
+    rounded up, as in gsplat) misses the image.
+
+    Chunk by chunk it also goes through the flat arrays of the tuple `checked`, since memory is idle
+    meanwhile, and sets `not_finite` (arrays,) for those that hold a NaN or an infinity.
+    """
+    camera = camera_of(viewmat, K, width, height)
+    count = len(means)
+    while True:
+        start = claim(counter, CHUNK)
+        if start >= max(count, 1):
+            break
+        for which in range(len(checked)):
+            share = -(-len(checked[which]) // max(count, 1))
+            if holds_not_finite(checked[which][start * share : (start + CHUNK) * share]):
+                not_finite[which] = True
+        for i in range(start, min(start + CHUNK, count)):
+            mean = vector3(means, i)
+            radii[i] = 0
+            means2d[i, 0] = means2d[i, 1] = 0.0
+            conics[i, 0] = conics[i, 1] = conics[i, 2] = 0.0
+            compensations[i] = 0.0
+            depth = dot(camera.v2, mean) + camera.t[2]
+            depths[i] = depth
+            if not ((near <= depth) & (depth <= far) & (depth > 0.0)):
+                continue
+            splat = splat_of(mean, quats, vector3(scales, i), i, camera)
+            xx, xy, yy, det = covariance_of(splat.m0, splat.m1)
+            blurred_det = det + eps2d * (xx + yy + eps2d)
+            xx += eps2d
+            yy += eps2d
+            half_trace = 0.5 * (xx + yy)
+            spread = np.float32(max(0.01, half_trace * half_trace - blurred_det))
+            radius = np.ceil(3.0 * math.sqrt(np.float32(half_trace + math.sqrt(spread))))
+            px = camera.fx * splat.x_over_z + camera.cx
+            py = camera.fy * splat.y_over_z + camera.cy
+            # One test, since the processor cannot foresee the outcome of each.
+            seen = (px + radius > 0.0) & (px - radius < width) & (py + radius > 0.0) & (py - radius < height)
+            if not (seen & (radius > radius_clip) & (blurred_det > 0.0)):
+                continue
+            radii[i] = np.int32(min(radius, 2.0**30))
+            means2d[i, 0] = px
+            means2d[i, 1] = py
+            inverse_det = 1.0 / blurred_det
+            conics[i, 0] = yy * inverse_det
+            conics[i, 1] = -xy * inverse_det
+            conics[i, 2] = xx * inverse_det
+            compensations[i] = math.sqrt(np.float32(det * inverse_det))
+
+
+@inlined
+def covariance_gradient(splat, eps2d, d_conic, d_compensation):
+    """Gradient with respect to the entries xx, xy, yy of the covariance, from conic and compensation.
+
+    With Q the conic matrix and G its gradient (its off-diagonal shared by two entries), the gradient of
+    the covariance is -Q G Q; that of rho is ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), bounded as in gsplat.
+    """
+    xx, xy, yy, det = covariance_of(splat.m0, splat.m1)
+    inverse_det = 1.0 / (det + eps2d * (xx + yy + eps2d))
+    a, b, c = (yy + eps2d) * inverse_det, -xy * inverse_det, (xx + eps2d) * inverse_det
+    g00, g01, g11 = d_conic[0], 0.5 * d_conic[1], d_conic[2]
+    h00, h01 = a * g00 + b * g01, a * g01 + b * g11
+    h10, h11 = b * g00 + c * g01, b * g01 + c * g11
+    squared = det * inverse_det
+    factor = d_compensation * 0.5 / (math.sqrt(squared) + 1e-6)
+    d_xx = -(h00 * a + h01 * b) + factor * ((1.0 - squared) * a - eps2d * inverse_det)
+    d_xy = -2.0 * (h00 * b + h01 * c) + 2.0 * factor * (1.0 - squared) * b
+    d_yy = -(h10 * b + h11 * c) + factor * ((1.0 - squared) * c - eps2d * inverse_det)
+    return d_xx, d_xy, d_yy
+
+
+@inlined
+def quaternion_gradient(quats, index, r0, r1, r2):
+    """Gradient with respect to the quaternion as stored, from rows of the gradient of its rotation matrix."""
+    w, x, y, z, inverse = quaternion(quats, index)
+    d_w = x * (r2[1] - r1[2]) + y * (r0[2] - r2[0]) + z * (r1[0] - r0[1])
+    d_x = -2.0 * x * (r1[1] + r2[2]) + y * (r0[1] + r1[0]) + z * (r0[2] + r2[0]) + w * (r2[1] - r1[2])
+    d_y = x * (r0[1] + r1[0]) - 2.0 * y * (r0[0] + r2[2]) + z * (r1[2] + r2[1]) + w * (r0[2] - r2[0])
+    d_z = x * (r0[2] + r2[0]) + y * (r1[2] + r2[1]) - 2.0 * z * (r0[0] + r1[1]) + w * (r1[0] - r0[1])
+    along = (d_w * w + d_x * x + d_y * y + d_z * z) * inverse  # a longer quaternion is the same rotation
+    s = 2.0 * inverse
+    return s * (d_w - along * w), s * (d_x - along * x), s * (d_y - along * y), s * (d_z - along * z)
+
+
+@kernel
+def project_gradient(
+    counter, means, quats, scales, viewmat, K, width, height, eps2d, radii,
+    d_means2d, d_depths, d_conics, d_compensations, of_gaussians, add, d_means, d_quats, d_scales, d_camera,
+):  # fmt: skip
+    """Gradient of `project`, set in d_means, d_quats, d_scales, or added: left out unless `of_gaussians`.
+
+    d_depths and d_compensations may be empty: there is none.
+
+    The camera's gradient is summed per chunk into d_camera (chunks, 16): rows of [V | t], then fx, fy, cx,
+    cy. `camera_gradient` adds up the chunks in their order, which does not depend on the threads.
+    """
+    camera = camera_of(viewmat, K, width, height)
+    fx, fy = camera.fx, camera.fy
+    sums = np.empty(16)
+    while True:
+        start = claim(counter, CHUNK)
+        if start >= len(means):
+            break
+        stop = min(start + CHUNK, len(means))
+        if of_gaussians and not add:
+            for output in (d_means, d_quats, d_scales):
+                output[start:stop] = np.float32(0.0)
+        sums[:] = 0.0
+        for i in range(start, stop):
+            if radii[i] == 0:
+                continue
+            mean, scale = vector3(means, i), vector3(scales, i)
+            splat = splat_of(mean, quats, scale, i, camera)
+            d_compensation = float(d_compensations[i]) if len(d_compensations) > 0 else 0.0
+            d_xx, d_xy, d_yy = covariance_gradient(splat, eps2d, vector3(d_conics, i), d_compensation)
+            # cov = M M^T, M = N S, N = J V R.
+            d_m0 = combine(2.0 * d_xx, splat.m0, d_xy, splat.m1)
+            d_m1 = combine(2.0 * d_yy, splat.m1, d_xy, splat.m0)
+            d_n0, d_n1 = scaled(d_m0, scale), scaled(d_m1, scale)
+            r0, r1, r2 = splat.r0, splat.r1, splat.r2
+            d_jv0 = dot(d_n0, r0), dot(d_n0, r1), dot(d_n0, r2)
+            d_jv1 = dot(d_n1, r0), dot(d_n1, r1), dot(d_n1, r2)
+            # Rows of J V without focal length and depth: v0 - u v2 and v1 - v v2.
+            inverse_z, fx_over_z, fy_over_z = splat.inverse_z, fx * splat.inverse_z, fy * splat.inverse_z
+            e0 = combine(1.0, camera.v0, -splat.u, camera.v2)
+            e1 = combine(1.0, camera.v1, -splat.v, camera.v2)
+            d_e0, d_e1 = times(fx_over_z, d_n0), times(fy_over_z, d_n1)
+            if of_gaussians:
+                for k in range(3):
+                    d_scales[i, k] += d_m0[k] * splat.n0[k] + d_m1[k] * splat.n1[k]
+                d_quat = quaternion_gradient(
+                    quats,
+                    i,
+                    combine(e0[0], d_e0, e1[0], d_e1),
+                    combine(e0[1], d_e0, e1[1], d_e1),
+                    combine(e0[2], d_e0, e1[2], d_e1),
+                )
+                for k in range(4):
+                    d_quats[i, k] += d_quat[k]
+            # fx / Z scales the first row, fy / Z the second; u and v shift them along v2.
+            d_fx_over_z, d_fy_over_z = dot(d_jv0, e0), dot(d_jv1, e1)
+            d_u, d_v = -fx_over_z * dot(d_jv0, camera.v2), -fy_over_z * dot(d_jv1, camera.v2)
+            d_px, d_py = float(d_means2d[i, 0]), float(d_means2d[i, 1])
+            x_over_z, y_over_z = splat.x_over_z, splat.y_over_z
+            d_fx, d_fy = d_px * x_over_z + d_fx_over_z * inverse_z, d_py * y_over_z + d_fy_over_z * inverse_z
+            d_cx, d_cy = d_px, d_py
+            d_x_over_z, d_y_over_z = d_px * fx, d_py * fy
+            if camera.u_min <= x_over_z <= camera.u_max:
+                d_x_over_z += d_u
+            else:  # u is at a limit, (pixels - cx) / fx
+                d_fx -= d_u * splat.u / fx
+                d_cx -= d_u / fx
+            if camera.v_min <= y_over_z <= camera.v_max:
+                d_y_over_z += d_v
+            else:
+                d_fy -= d_v * splat.v / fy
+                d_cy -= d_v / fy
+            d_x, d_y = d_x_over_z * inverse_z, d_y_over_z * inverse_z
+            d_depth = float(d_depths[i]) if len(d_depths) > 0 else 0.0
+            d_z = d_depth - inverse_z * (
+                x_over_z * d_x_over_z
+                + y_over_z * d_y_over_z
+                + fx_over_z * d_fx_over_z
+                + fy_over_z * d_fy_over_z
+            )
+            if of_gaussians:
+                d_mean = row_times((d_x, d_y, d_z), camera.v0, camera.v1, camera.v2)
+                for k in range(3):
+                    d_means[i, k] += d_mean[k]
+            for k in range(3):
+                d_v0, d_v1 = fx_over_z * d_jv0[k], fy_over_z * d_jv1[k]
+                sums[k] += d_x * mean[k] + d_v0
+                sums[4 + k] += d_y * mean[k] + d_v1
+                sums[8 + k] += d_z * mean[k] - splat.u * d_v0 - splat.v * d_v1
+            sums[3] += d_x
+            sums[7] += d_y
+            sums[11] += d_z
+            sums[12] += d_fx
+            sums[13] += d_fy
+            sums[14] += d_cx
+            sums[15] += d_cy
+        d_camera[start // CHUNK] = sums
+
+
+@kernel
+def camera_gradient(d_camera, d_viewmat, d_K):
+    """Gradient of a view matrix (4, 4) and of intrinsics (3, 3) from that of all chunks."""
+    d_viewmat[:], d_K[:] = 0.0, 0.0
+    sums = np.zeros(16)
+    for chunk in range(len(d_camera)):
+        sums += d_camera[chunk]
+    for row in range(3):
+        for column in range(4):
+            d_viewmat[row, column] = sums[4 * row + column]
+    d_K[0, 0], d_K[1, 1], d_K[0, 2], d_K[1, 2] = sums[12], sums[13], sums[14], sums[15]

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of the method: cache, progress, ranges and defaults of settings."""
