@@ -160,7 +160,7 @@ def require_host_compiler() -> None:
 
 
 def _packaged_ninja() -> Path | None:
-    """Folder of PyPI's ninja, which is not on PATH where a virtual environment is not activated."""
+    """Folder of PyPI's ninja, which is not on PATH if its virtual environment is not activated."""
     if importlib.util.find_spec("ninja") is None:
         return None
     folder = Path(importlib.import_module("ninja").BIN_DIR)
@@ -183,7 +183,9 @@ def activate(toolkit: Toolkit, links: Path) -> None:
     if shutil.which("nvcc") != str(toolkit.home / "bin" / "nvcc"):
         _put_first("PATH", toolkit.home / "bin")
     ninja = _packaged_ninja()
-    if shutil.which("ninja") is None and ninja is not None:
+    if ninja is not None and shutil.which("ninja") != str(ninja / "ninja"):
+        # The same one whether or not the environment is activated: another version of ninja than the one that
+        # compiled the kernels compiles all of them again (findings/ninja-versions.sh).
         _put_first("PATH", ninja)
     os.environ["CUDA_HOME"] = str(toolkit.home)
     library = _unlinkable_runtime(toolkit.home)
