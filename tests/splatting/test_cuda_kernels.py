@@ -36,6 +36,7 @@ def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MAX_JOBS", raising=False)
     monkeypatch.setattr(torch.version, "cuda", "99.1")
     monkeypatch.setattr(cuda_kernels, "find_toolkit", lambda: None)
+    monkeypatch.setattr(cuda_kernels, "link_runtime", lambda *_: None)
     monkeypatch.setattr(cuda_kernels, "require_host_compiler", lambda: None)
     monkeypatch.setattr(cuda_kernels, "activate", lambda *_: None)
     return tmp_path / "gsplat_cuda"

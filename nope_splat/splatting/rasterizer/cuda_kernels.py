@@ -34,6 +34,7 @@ from nope_splat.splatting.rasterizer.cuda_toolkit import (
     MissingKernelsError,
     activate,
     find_toolkit,
+    link_runtime,
     require_cuda_torch,
     require_host_compiler,
 )
@@ -81,10 +82,11 @@ def prepare_kernels() -> None:
     _require_gpu()
     toolkit = find_toolkit()
     require_host_compiler()
+    activate(toolkit)
     try:
         folder = _build_folder()
-        activate(toolkit, folder.parent / f"{EXTENSION}_links")
         with _only_compilation(folder):
+            link_runtime(toolkit, folder.parent / f"{EXTENSION}_links")
             _load(folder)
     except OSError as error:
         raise MissingKernelsError(

@@ -160,44 +160,53 @@ def require_host_compiler() -> None:
 
 
 def _packaged_ninja() -> Path | None:
-    """Folder of PyPI's ninja, which is not on PATH where a virtual environment is not activated."""
+    """Folder of PyPI's ninja, which is not on PATH if its virtual environment is not activated."""
     if importlib.util.find_spec("ninja") is None:
         return None
     folder = Path(importlib.import_module("ninja").BIN_DIR)
     return folder if shutil.which("ninja", path=str(folder)) else None
 
 
-def activate(toolkit: Toolkit, links: Path) -> None:
+def activate(toolkit: Toolkit) -> None:
     """Point gsplat's and torch's builds at a toolkit and at ninja.
 
-    Sets PATH, CUDA_HOME and, where the runtime library has a versioned name only, LIBRARY_PATH: for this
-    process and its children, nothing else.
-
-    Args:
-        toolkit: The toolkit to compile with.
-        links: Folder for a link to the runtime library; created where needed.
-
-    Raises:
-        OSError: If the link cannot be made.
+    Sets PATH and CUDA_HOME for this process and its children, nothing else.
     """
     if shutil.which("nvcc") != str(toolkit.home / "bin" / "nvcc"):
         _put_first("PATH", toolkit.home / "bin")
     ninja = _packaged_ninja()
-    if shutil.which("ninja") is None and ninja is not None:
+    if ninja is not None and shutil.which("ninja") != str(ninja / "ninja"):
+        # The same one whether or not the environment is activated: another version of ninja than the one that
+        # compiled the kernels compiles all of them again (findings/ninja-versions.sh).
         _put_first("PATH", ninja)
     os.environ["CUDA_HOME"] = str(toolkit.home)
-    library = _unlinkable_runtime(toolkit.home)
-    if library is not None:
-        links.mkdir(parents=True, exist_ok=True)
-        link = links / "libcudart.so"
-        if not link.exists() or link.resolve() != library.resolve():
-            link.unlink(missing_ok=True)
-            link.symlink_to(library)
-        _put_first("LIBRARY_PATH", links)
 
     from torch.utils import cpp_extension
 
     cpp_extension.CUDA_HOME = str(toolkit.home)  # set at import, which may be long ago
+
+
+def link_runtime(toolkit: Toolkit, links: Path) -> None:
+    """Make the runtime library of a toolkit linkable if it has a versioned name only.
+
+    Sets LIBRARY_PATH for this process and its children.
+
+    Args:
+        toolkit: The toolkit to compile with.
+        links: Folder for a symbolic link to the library; created where needed.
+
+    Raises:
+        OSError: If the link cannot be made.
+    """
+    library = _unlinkable_runtime(toolkit.home)
+    if library is None:
+        return
+    links.mkdir(parents=True, exist_ok=True)
+    link = links / "libcudart.so"
+    if not link.exists() or link.resolve() != library.resolve():
+        link.unlink(missing_ok=True)
+        link.symlink_to(library)
+    _put_first("LIBRARY_PATH", links)
 
 
 def _put_first(variable: str, folder: Path) -> None:
