@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.models.splatfacto import resize_image
 from torch import Tensor
 
 from nope_splat.camera_optimizer import switch_axes, world_to_camera
 from nope_splat.joint_adjustment import JointResult, adjust_jointly
 from nope_splat.lens import Lens
-from nope_splat.model import NopeSplatModel
+from nope_splat.model import FULLY_USED, NopeSplatModel
 from nope_splat.photometric_alignment import RenderedView, usable_pixels
 from nope_splat.reconstruction.bundle_problem import BundleProblem
 
@@ -24,6 +25,17 @@ def has_few_tracks(model: NopeSplatModel) -> bool:
     """Whether cameras, if no lenses are learned, depend on the photographs more than on tracks."""
     observations, lens = model.observations, model.camera_optimizer.learned_lens
     return lens is None and len(observations.view_ids) < FEW_OBSERVATIONS * model.num_train_data
+
+
+def _halved(photo: Tensor, mask: Tensor | None, max_size: int) -> tuple[Tensor, Tensor | None]:
+    """A photograph (H, W, 3) and its mask (H, W, 1), halved until the longer side is at most `max_size`."""
+    factor = 1
+    while max(photo.shape[:2]) > factor * max_size:
+        factor *= 2
+    if factor == 1:
+        return photo, mask
+    mask = None if mask is None else resize_image(mask.float(), factor) > FULLY_USED
+    return resize_image(photo, factor), mask
 
 
 @torch.no_grad()
@@ -50,11 +62,11 @@ def adjust_cameras(
     centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
 
     def look(index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
-        photo, mask = model.photo(batches[index], background)
+        photo, mask = _halved(*model.photo(batches[index], background), optimizer.config.adjust_image_size)
         height, width = photo.shape[:2]
         factor = round(int(cameras.width[index]) / width)
         K = torch.eye(3, device=model.device)
-        K[[0, 1], [0, 1]] = intrinsics[0].exp().float() * scales[index] / factor
+        K.diagonal()[:2] = intrinsics[0].exp().float() * scales[index] / factor
         K[:2, 2] = (centers[index] + intrinsics[1:3].float() * scales[index]) / factor
         radial = None if lens is None else intrinsics[3:].float()
         rendered, depth, opacity, _ = model.render(
@@ -71,7 +83,7 @@ def adjust_cameras(
         used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
         if mask is not None:  # the gradient beside a mask must not feel what it hides
             photo = torch.where(mask, photo, rendered)
-        return RenderedView(rendered, photo, depth, used, K[[0, 1], [0, 1]], K[:2, 2], radial)
+        return RenderedView(rendered, photo, depth, used, K.diagonal()[:2], K[:2, 2], radial)
 
     intrinsics = torch.zeros(len(optimizer.base_focal), 5, dtype=torch.float64, device=model.device)
     intrinsics[:, 0] = optimizer.focal().double().log()

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import tyro
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import (
     FullImageDatamanager,
     FullImageDatamanagerConfig,
@@ -81,6 +82,22 @@ class NopeDataManager(FullImageDatamanager):
                 "gpu"  # this means "on the device"; "cpu" would pin memory, for which CUDA is needed
             )
         return super()._load_images(split, cache_images_device)
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """Draw the next training view.
+
+        Args:
+            step: Iteration; not used.
+
+        Returns:
+            Its camera, whose metadata hold the `size` of the image as numbers (reading it from the camera
+            would make each iteration wait for the GPU), and its batch.
+        """
+        camera, batch = super().next_train(step)
+        assert camera.metadata is not None
+        height, width = batch["image"].shape[:2]
+        camera.metadata["size"] = width, height
+        return camera, batch
 
     def num_pixels_used(self) -> int:
         """Number of pixels of all training images together that no mask leaves out."""

@@ -83,10 +83,9 @@ class CappedStrategy(DefaultStrategy):
         """
         radii = self._radii(info)
         limit = self.max_scale2d * max(info["width"], info["height"])
-        large = radii > limit
-        excess = (radii[large] / limit).log()[:, None]
-        logarithms = scales[large]
-        scales[large] = logarithms.minimum(logarithms.amax(dim=-1, keepdim=True) - excess)
+        excess = (radii / limit).clamp(min=1.0).log()[:, None]
+        shortened = scales.minimum(scales.amax(dim=-1, keepdim=True) - excess)
+        scales.copy_(torch.where(radii[:, None] > limit, shortened, scales))
 
     def _radii(self, info: dict[str, Any]) -> Tensor:
         """Radii of the free Gaussians in pixels, zero for those out of sight. (N,)."""
@@ -104,7 +103,8 @@ class CappedStrategy(DefaultStrategy):
             state |= {name: gradients.new_zeros(len(radii)) for name in ("grad2d", "count", "radii")}
         width, height = info["width"], info["height"]
         visible = radii > 0
-        norms = (gradients * gradients.new_tensor([width / 2, height / 2])).norm(dim=-1)
+        along_x, along_y = gradients.unbind(-1)
+        norms = torch.stack([along_x * (width / 2), along_y * (height / 2)], -1).norm(dim=-1)
         state["grad2d"] += torch.where(visible, norms, 0.0)
         state["count"] += visible
         state["radii"] = torch.maximum(state["radii"], radii / max(width, height))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 MAX_ROWS = 512
@@ -42,8 +43,12 @@ class History(nn.Module):
             step: Iteration, one that is `due`.
             values: Name to number, or to tensor of one number.
         """
-        plain = {n: value.detach() if isinstance(value, Tensor) else value for n, value in values.items()}
-        self._rows.append({"step": step, **{name: float(value) for name, value in plain.items()}})
+        tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
+        row = {name: value for name, value in values.items() if name not in tensors}
+        if tensors:  # all at once: each transfer waits for the GPU
+            numbers = torch.stack([value.double().reshape(()) for value in tensors.values()]).tolist()
+            row |= dict(zip(tensors, numbers, strict=True))
+        self._rows.append({"step": step, **{name: float(row[name]) for name in values}})
         if len(self._rows) > MAX_ROWS:
             self._interval *= 2
             self._rows = [row for row in self._rows if self.due(int(row["step"]))]

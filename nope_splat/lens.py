@@ -121,7 +121,7 @@ def places_in_pinhole(K: Tensor, size: tuple[int, int], radial: Tensor) -> Tenso
     """
     columns, rows = (torch.arange(side, dtype=K.dtype, device=K.device) + 0.5 for side in size)
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-    focal, center = K[[0, 1], [0, 1]], K[:2, 2]
+    focal, center = K.diagonal()[:2], K[:2, 2]
     return focal * undistort((pixels - center) / focal, radial) + center
 
 

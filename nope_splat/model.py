@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,8 @@ from torch.nn import Parameter, ParameterDict
 from nope_splat.camera_optimizer import (
     NopeCameraOptimizer,
     NopeCameraOptimizerConfig,
+    image_size,
+    intrinsic_matrices,
     radial_terms,
     world_to_camera,
 )
@@ -38,6 +41,10 @@ from nope_splat.parameters import SplatParameters
 from nope_splat.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range
 from nope_splat.rendering import render_gaussians
 from nope_splat.splatting import fold_intrinsics
+
+
+FULLY_USED = 0.999
+"""Share of a small pixel's large ones that its mask leaves in, up to rounding, if it is to count."""
 
 
 @dataclass
@@ -177,6 +184,7 @@ class NopeSplatModel(SplatParameters):
         # seeds, and what comes after it is to show the same colour.
         mean_color = self.seed_points[1].float().mean(dim=0) / 255
         self.register_buffer("background_color", mean_color if color == "random" else get_color(color))
+        self._viewer_backgrounds: dict[int, Tensor] = {}
 
     # Optimisation.
 
@@ -223,8 +231,8 @@ class NopeSplatModel(SplatParameters):
         """
         assert camera.shape == (1,), "one camera at a time"
         factor = self._get_downscale_factor()
-        width, height = int(camera.width) // factor, int(camera.height) // factor
-        pose, K = camera.camera_to_worlds, camera.get_intrinsics_matrices() / factor
+        width, height = (side // factor for side in image_size(camera))
+        pose, K = camera.camera_to_worlds, intrinsic_matrices(camera) / factor
         K[:, 2, 2] = 1.0
         background = self._get_background_color()
         gaussians = self.gaussians()
@@ -270,6 +278,20 @@ class NopeSplatModel(SplatParameters):
             "accumulation": alpha,
             "background": background.expand(height, width, 3),
         }
+
+    def set_background(self, background_color: Tensor) -> None:
+        """Set the color behind the pictures of the viewer; training, evaluation and checkpoints keep theirs.
+
+        nerfstudio calls this before each picture, in the thread that renders for one browser.
+
+        Args:
+            background_color: Color of the viewer's panel. (3,).
+        """
+        self._viewer_backgrounds[threading.get_ident()] = background_color
+
+    def _get_background_color(self) -> Tensor:
+        color = None if self.training else self._viewer_backgrounds.get(threading.get_ident())
+        return super()._get_background_color() if color is None else color
 
     def render(
         self,
@@ -410,5 +432,5 @@ class NopeSplatModel(SplatParameters):
         if mask is not None:
             factor = self._get_downscale_factor()
             mask = mask.to(self.device)
-            mask = mask if factor == 1 else resize_image(mask, factor) > 0.999
+            mask = mask if factor == 1 else resize_image(mask, factor) > FULLY_USED
         return photo, mask

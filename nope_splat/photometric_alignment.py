@@ -29,7 +29,9 @@ MIN_NOISE = 12**-0.5 / 255
 MIN_SIZE = 32
 """Images are not halved below this number of pixels."""
 AT_A_TIME = 2**15
-"""Pixels that are in memory in double precision."""
+"""Pixels that are in memory in double precision: few enough for the cache of a CPU."""
+AT_A_TIME_ON_GPU = 2**19
+"""The same on a GPU, which takes as long to start a small kernel as a large one: up to 300 MB."""
 BLOCKS = 12
 """Blocks along the longer side of a photograph within which residuals may depend on each other."""
 MIN_BLOCKS = 12
@@ -105,8 +107,9 @@ class PixelEquations(NamedTuple):
         What is summed over all pixels of a view must be: displacements of patches take most of it away again,
         and beside the rounding errors of single precision nothing may be left.
         """
-        for start in range(0, len(self.jacobian), AT_A_TIME):
-            rows = slice(start, start + AT_A_TIME)
+        count = AT_A_TIME_ON_GPU if self.jacobian.is_cuda else AT_A_TIME
+        for start in range(0, len(self.jacobian), count):
+            rows = slice(start, start + count)
             yield rows, PixelEquations(*(values[rows].double() for values in self))
 
     def sum(self) -> ViewEquations:
@@ -249,7 +252,7 @@ def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) 
     k1, k2 = radial.unbind()
     square = plane.square().sum(-1, keepdim=True)[..., None]
     outer = plane[:, :, None] * plane[:, None]
-    longer, unit = stretch(square, radial), torch.eye(2).to(plane)
+    longer, unit = stretch(square, radial), torch.eye(2, dtype=plane.dtype, device=plane.device)
     bend = longer * unit + (2 * k1 + 4 * k2 * square) * outer
     by_radial = plane[..., None] * torch.cat([square, square**2], -1)
     return torch.cat([bend @ motion[..., :6], longer * motion[..., 6:], unit.expand_as(bend), by_radial], -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -90,7 +91,8 @@ class NopePipeline(VanillaPipeline):
         if cameras.learned_lens is not None:
             cameras.learned_lens.set_base(scene)
         self.register_buffer("eval_poses", eval_poses.clone())
-        self.register_buffer("aligned_step", torch.tensor(-1))
+        self.register_buffer("aligned_step", torch.tensor(-1, device=eval_poses.device))
+        self._aligned_steps = [-1] * len(eval_poses)  # of each; `aligned_step` is that of all, if they agree
         self.history = History()
         self.same_scene = True  # whether the reconstruction at hand is the one that was trained on
         self.viewer_control = NopeViewerControl(self)  # the viewer finds it here
@@ -179,6 +181,7 @@ class NopePipeline(VanillaPipeline):
         with fitting():
             require_same_names(loaded_state, self.state_dict())
             super().load_pipeline(loaded_state, step)
+        self._aligned_steps = [int(self.aligned_step)] * len(self.eval_poses)
         if self.test_mode != "val" and self.same_scene:
             self.align_held_out(step)
         self._show_cameras()
@@ -186,34 +189,47 @@ class NopePipeline(VanillaPipeline):
     # Held-out photographs.
 
     def align_held_out(self, step: int) -> None:
-        """Register and refine the poses of the held-out photographs, unless that was done at this step.
+        """Register and refine the poses of all held-out photographs, unless that was done at this step.
 
         Args:
             step: Iteration that the state of the model belongs to.
         """
         if self.aligned_step == step:
             return
-        model, datamanager = self.model, self.datamanager
-        photo_ids = datamanager.dataparser.photo_ids("eval").tolist()
-        scene, background = datamanager.dataparser.scene, model.background_color.to(self.device)
-        cameras = model.camera_optimizer.cameras(scene.cameras)
-        was_training = model.training
-        model.eval()
-        for index, batch in enumerate(track(datamanager.cached_eval, "Aligning held-out photographs")):
-            own = cameras[scene.camera_ids[photo_ids[index]]]
-            registered = resect_held_out(scene, photo_ids[index], model.track_positions(), own)
-            sightings = None
-            if registered is not None:
-                self.eval_poses[index], sightings = registered
-            self._show_cameras()
-            camera = datamanager.eval_dataset.cameras[index : index + 1].to(self.device)
-            photo, mask = model.photo(batch, background)
-            self.eval_poses[index] = refine_pose(
-                model, camera, photo, mask, self.config.alignment_steps, sightings
-            )
-        model.train(was_training)
+        waiting = [index for index, aligned in enumerate(self._aligned_steps) if aligned != step]
+        for index in track(waiting, "Aligning held-out photographs"):
+            self.align_view(index, step)
         self._show_cameras()
         self.aligned_step.fill_(step)
+
+    def align_view(self, index: int, step: int) -> None:
+        """Register and refine the pose of one held-out photograph, unless that was done at this step.
+
+        Args:
+            index: Number of the held-out photograph.
+            step: Iteration that the state of the model belongs to.
+        """
+        if self._aligned_steps[index] == step:
+            return
+        model, datamanager = self.model, self.datamanager
+        photo_id = int(datamanager.dataparser.photo_ids("eval")[index])
+        scene, background = datamanager.dataparser.scene, model.background_color.to(self.device)
+        intrinsics = model.camera_optimizer.cameras(scene.cameras)[scene.camera_ids[photo_id]]
+        was_training = model.training
+        model.eval()
+        registered = resect_held_out(scene, photo_id, model.track_positions(), intrinsics)
+        sightings = None
+        if registered is not None:
+            self.eval_poses[index], sightings = registered
+        self._show_cameras()
+        camera = datamanager.eval_dataset.cameras[index : index + 1].to(self.device)
+        photo, mask = model.photo(datamanager.cached_eval[index], background)
+        self.eval_poses[index] = refine_pose(
+            model, camera, photo, mask, self.config.alignment_steps, sightings
+        )
+        model.train(was_training)
+        self._show_cameras()
+        self._aligned_steps[index] = step
 
     def _show_cameras(self) -> None:
         cameras = self.model.camera_optimizer
@@ -229,13 +245,20 @@ class NopePipeline(VanillaPipeline):
             self.config.datamanager.optimized_cameras = optimized
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict, dict]:
-        """Metrics and images of one held-out photograph, after alignment.
+        """Metrics and images of one held-out photograph, the only one that is aligned for them.
 
         Args:
             step: Iteration.
         """
-        self.align_held_out(step)
-        return super().get_eval_image_metrics_and_images(step)
+        self.eval()
+        _, batch = self.datamanager.next_eval_image(step)
+        index = int(batch["image_idx"])
+        self.align_view(index, step)
+        camera = self.datamanager.eval_dataset.cameras[index : index + 1]
+        outputs = self.model.get_outputs_for_camera(camera)
+        metrics, images = self.model.get_image_metrics_and_images(outputs, batch)
+        self.train()
+        return {**metrics, "num_rays": math.prod(batch["image"].shape[:2])}, images
 
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False

@@ -29,6 +29,8 @@ MAX_PATCHES = 1000
 """Enough for about a hundred in each view of a scene; results hardly depend on it from there on."""
 SIGMA, RAY_SIGMA = 1.0, 10.0
 """Standard deviations of a patch's place in a view and along its ray, in pixels at its depth."""
+BLOCK = 2**26
+"""Distances that are in memory at once on a GPU: 256 MB."""
 POSITION = slice(3, 6)
 """The camera's translation among the variables of `motion_on_plane`: a patch moves against it."""
 
@@ -47,6 +49,22 @@ class PatchEquations:
     """By the displacement. (P, 3), float64."""
 
 
+def nearest(points: Tensor, centers: Tensor) -> Tensor:
+    """Find the nearest of some centers by comparing with all of them.
+
+    Args:
+        points: Points. (N, 3).
+        centers: Centers, on the same device. (M, 3).
+
+    Returns:
+        Indices of the nearest centers. (N,), int64.
+    """
+    # By differences: the expansion into products cancels, and a GPU may round the products to TF32.
+    exactly = "donot_use_mm_for_euclid_dist"
+    blocks = points.split(max(BLOCK // len(centers), 1))
+    return torch.cat([torch.cdist(block, centers, compute_mode=exactly).argmin(dim=1) for block in blocks])
+
+
 class SurfacePatches:
     """The surface divided by its nearest track points.
 
@@ -55,11 +73,14 @@ class SurfacePatches:
     """
 
     def __init__(self, points: Tensor) -> None:
-        chosen = torch.linspace(0, len(points) - 1, min(len(points), MAX_PATCHES)).long()
-        self._tree = KDTree(points[chosen.to(points.device)].cpu().numpy())
+        count = min(len(points), MAX_PATCHES)
+        chosen = torch.linspace(0, len(points) - 1, count, device=points.device).long()
+        self._centers = points[chosen]
+        # A GPU compares with all centers faster than one core asks a tree.
+        self._tree = KDTree(self._centers.numpy()) if points.device.type == "cpu" else None
 
     def __len__(self) -> int:
-        return self._tree.n
+        return len(self._centers)
 
     def seen_in(self, view: RenderedView, T_camera_world: Tensor) -> Tensor:
         """Which patch each pixel that counts shows.
@@ -74,7 +95,9 @@ class SurfacePatches:
         in_camera = torch.cat([view.plane(), torch.ones_like(view.depth[view.used])[:, None]], -1)
         in_camera = (view.depth[view.used][:, None] * in_camera).to(T_camera_world)
         world = (in_camera - T_camera_world[:3, 3]) @ T_camera_world[:3, :3]
-        return torch.from_numpy(self._tree.query(world.cpu().numpy())[1]).to(view.depth.device)
+        if self._tree is not None:
+            return torch.from_numpy(self._tree.query(world.numpy())[1])
+        return nearest(world.float(), self._centers.float())
 
     def equations(self, pixels: PixelEquations, patch_ids: Tensor, T_camera_world: Tensor) -> PatchEquations:
         """Sum the equations of a view's pixels by their patches.
@@ -92,7 +115,7 @@ class SurfacePatches:
             motion, ids = part.jacobian[..., POSITION], patch_ids[rows]
             coupling.index_add_(0, ids, part.jacobian.mT @ (part.tensor @ motion))
             gradient.index_add_(0, ids, (motion.mT @ part.vector[..., None]).squeeze(-1))
-            width = motion[:, 0, 0].square()[:, None, None] * torch.eye(3).to(motion)
+            width = motion[:, 0, 0].square()[:, None, None] * torch.eye(3, dtype=motion.dtype, device=motion.device)
             prior.index_add_(0, ids, motion.mT @ motion / SIGMA**2 + width / RAY_SIGMA**2)
         prior /= torch.bincount(patch_ids, minlength=count).clamp(min=1)[:, None, None]
         return PatchEquations(

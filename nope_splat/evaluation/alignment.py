@@ -14,7 +14,12 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from nope_splat.camera import SharedPinhole
-from nope_splat.camera_optimizer import radial_terms, switch_axes, world_to_camera
+from nope_splat.camera_optimizer import (
+    intrinsic_matrices,
+    radial_terms,
+    switch_axes,
+    world_to_camera,
+)
 from nope_splat.evaluation.pose_refinement import Sightings, minimise
 from nope_splat.gaussians import Gaussians
 from nope_splat.lens import Rendering, through_lens
@@ -96,14 +101,14 @@ def refine_pose(
     Returns:
         Camera-to-world transform, OpenGL axes. (3, 4).
     """
-    gaussians, K = model.gaussians().detach(), camera.get_intrinsics_matrices()[0]
+    gaussians, K = model.gaussians().detach(), intrinsic_matrices(camera)[0]
 
     def look(T_camera_world: Tensor) -> RenderedView:
         rendered, depth, opacity, _ = render_photo(model, gaussians, camera, T_camera_world.float()[None])
         used = usable_pixels(depth[..., 0], opacity[..., 0], None if mask is None else mask[..., 0])
         # The gradient beside a mask must not feel what it hides.
         seen = photo if mask is None else torch.where(mask, photo, rendered)
-        intrinsics = K[[0, 1], [0, 1]], K[:2, 2], radial_terms(camera)
+        intrinsics = K.diagonal()[:2], K[:2, 2], radial_terms(camera)
         return RenderedView(rendered, seen, depth[..., 0], used, *intrinsics)
 
     with torch.no_grad():
@@ -131,4 +136,4 @@ def render_photo(
         return model.render(gaussians, T_camera_world, K, size, background, render_mode="RGB+ED")
 
     size = int(camera.width), int(camera.height)
-    return through_lens(pinhole, camera.get_intrinsics_matrices(), size, radial_terms(camera))
+    return through_lens(pinhole, intrinsic_matrices(camera), size, radial_terms(camera))

@@ -148,7 +148,8 @@ class NormalEquations:
         border = torch.stack(
             [-_sum_by(eliminated @ each[point_ids].mT, camera_ids, num_cameras) for each in sets], dim=2
         )
-        border[torch.arange(num_cameras), :, self.problem.intrinsics_ids] += self.cameras_intrinsics
+        cameras = torch.arange(num_cameras, device=border.device)
+        border[cameras, :, self.problem.intrinsics_ids] += self.cameras_intrinsics
         matrix[:size, size:] = border.reshape(size, num_intrinsics)
         matrix[size:, :size] = matrix[:size, size:].T
         matrix[size:, size:] = torch.block_diag(*self.intrinsics) - torch.cat(

@@ -163,7 +163,7 @@ def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
     Returns:
         The view matrices, times [[s, 0, a_x, 0], [0, s, a_y, 0], [0, 0, 1, 0], [0, 0, 0, 1]]. (C, 4, 4)
     """
-    focal, center = Ks[:, [0, 1], [0, 1]], Ks[:, :2, 2]
+    focal, center = Ks.diagonal(dim1=1, dim2=2)[:, :2], Ks[:, :2, 2]
     scale, shear = focal / focal.detach(), (center - center.detach()) / focal.detach()
     folded = scale[..., None] * viewmats[:, :2] + shear[..., None] * viewmats[:, 2:3]
     return torch.cat([folded, viewmats[:, 2:]], 1)

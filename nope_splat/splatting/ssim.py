@@ -14,6 +14,7 @@ derivatives of ssim with respect to w*x, w*(x^2 + y^2) and w*(x y); the second f
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,12 @@ class _SSIM(torch.autograd.Function):
         return torch.from_numpy(d_x.reshape(height, width // channels, channels)), None
 
 
+@cache
+def _window(channels: int, device: torch.device) -> Tensor:
+    """The window on a GPU, where pytorch_msssim would copy it to in every iteration. (C, 1, 1, 11)."""
+    return torch.from_numpy(_WEIGHTS).repeat(channels, 1, 1, 1).to(device)
+
+
 def ssim(image: Tensor, target: Tensor) -> Tensor:
     """Mean structural similarity of two images with values in 0 .. 1.
 
@@ -165,5 +172,5 @@ def ssim(image: Tensor, target: Tensor) -> Tensor:
         from pytorch_msssim import ssim as on_cuda
 
         planes = (tensor.permute(2, 0, 1)[None] for tensor in (image, target.detach()))
-        return on_cuda(*planes, data_range=1.0)
+        return on_cuda(*planes, data_range=1.0, win=_window(image.shape[2], image.device))
     return _SSIM.apply(image, target)  # pyright: ignore[reportReturnType]
