@@ -1,7 +1,7 @@
 """Pixels from splats, for the stand-in of gsplat's kernels: exactly as gsplat does it, or fast.
 
-All tensors here are ordinary ones of the CPU. Splats of all C cameras are numbered in one row: camera times N plus
-Gaussian, as in gsplat's `flatten_ids`.
+All tensors here are ordinary ones of the CPU. Splats of all C cameras are numbered in one row: camera times N
+plus Gaussian, as in gsplat's `flatten_ids`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class ExactCompositing:
 
 
 class FastCompositing:
-    """By the kernels of the CPU rasterizer, whose only tile is the image; it draws each splat down to 1/255."""
+    """By the kernels of the CPU rasterizer, which draw each splat down to 1/255; the image is one tile."""
 
     tiles_are_images = True
 

@@ -1,8 +1,8 @@
 """The tensors of the pretend device, and the rules for every ATen operation on them.
 
-A `PretendTensor` shares the memory of an ordinary tensor and tells Python that it is on `cuda:0`; to PyTorch's C++
-it is a CPU tensor. A dispatch mode sees every ATen operation: `dispatch` refuses what CUDA refuses, counts what
-makes the host wait, computes on the CPU and marks the results.
+A `PretendTensor` shares the memory of an ordinary tensor and tells Python that it is on `cuda:0`; to
+PyTorch's C++ it is a CPU tensor. A dispatch mode sees every ATen operation: `dispatch` refuses what CUDA
+refuses, counts what makes the host wait, computes on the CPU and marks the results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from pretend_cuda.synchronizations import SYNCHRONIZATIONS
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 DeviceType = Literal["cpu", "cuda"]
-NUMPY_MESSAGE = "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+NUMPY_MESSAGE = (
+    "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory"
+    " first."
+)
 
 aten = torch.ops.aten
 _COPIES = {aten._to_copy.default, aten.copy_.default}
@@ -124,14 +127,14 @@ def is_pretend(value: object) -> bool:
 
 
 def wrap(value: Any) -> Any:
-    """Mark a tensor, with its memory, as one of the device. What is none of the CPU's tensors is returned as it is."""
+    """The tensor of the device with the memory of a CPU tensor; anything else as it is."""
     if isinstance(value, Tensor) and not isinstance(value, PretendTensor):
         return torch.Tensor._make_subclass(PretendTensor, value, False)
     return value
 
 
 def plain(value: Any) -> Any:
-    """The CPU tensor with the memory of a pretend one, without gradient. Anything else is returned as it is."""
+    """The CPU tensor with the memory of a pretend one, without gradient; anything else as it is."""
     if not is_pretend(value):
         return value
     with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
@@ -228,8 +231,8 @@ def _check_devices(func: Any, args: tuple[Any, ...], tensors: list[Tensor]) -> N
     if writes_to_host or not takes_numbers or any(tensor.dim() for tensor in others):
         operands = [(tuple(tensor.shape), str(tensor.device)) for tensor in tensors]
         raise DeviceError(
-            f"{func}: Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
-            f" {operands}"
+            f"{func}: Expected all tensors to be on the same device, but found at least two devices,"
+            f" cuda:0 and cpu! {operands}"
         )
 
 
@@ -289,8 +292,8 @@ def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def count_copy(target: str, non_blocking: bool) -> None:
     """Count a copy between the devices.
 
-    The host need not wait for an upload with `non_blocking`. It has to wait for any download before it may read
-    the result, so that these count always.
+    The host need not wait for an upload with `non_blocking`. It has to wait for any download before it may
+    read the result, so that these count always.
 
     Args:
         target: Device of the copy.

@@ -1,7 +1,7 @@
 """What never becomes an ATen operation: conversions, moves between devices, indexing by lists, numpy.
 
-`FunctionMode` sees every call of PyTorch's Python interface. Functions in `HANDLERS` are done here; for all others it
-notes whether their operands are on the device (see `device.ambient`).
+`FunctionMode` sees every call of PyTorch's Python interface. Functions in `HANDLERS` are done here; for all
+others it notes whether their operands are on the device (see `device.ambient`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     on_device = [is_pretend(tensor) for tensor in tensors_in(args, kwargs)]
     device = kwargs.get("device")
     asks_for_cuda = device is not None and torch.device(device).type == "cuda"
-    all_there = (asks_for_cuda or device is None and any(on_device)) and all(on_device)
+    all_there = (asks_for_cuda or (device is None and any(on_device))) and all(on_device)
     with ambient("cuda" if all_there else "cpu"):
         return func(*args, **kwargs)
 

@@ -1,11 +1,12 @@
 """A stand-in for gsplat's compiled extension `gsplat.cuda._backend._C`, of gsplat 1.4 and 1.5.
 
-Above it gsplat's own `rendering.py`, `cuda/_wrapper.py` and `strategy/` run unchanged, with their checks and autograd
-functions. Each kernel checks what its C++ checks (device, contiguity, types, shapes), computes on the CPU, and
-leaves NaN where the CUDA kernel leaves memory as it was: in everything about Gaussians that are culled.
+Above it gsplat's own `rendering.py`, `cuda/_wrapper.py` and `strategy/` run unchanged, with their checks and
+autograd functions. Each kernel checks what its C++ checks (device, contiguity, types, shapes), computes on
+the CPU, and leaves NaN where the CUDA kernel leaves memory as it was: in everything about Gaussians that are
+culled.
 
-Projection and spherical harmonics are computed by gsplat's PyTorch reference `gsplat.cuda._torch_impl`, the pixels by
-`compositing`.
+Projection and spherical harmonics are computed by gsplat's PyTorch reference `gsplat.cuda._torch_impl`, the
+pixels by `compositing`.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ class GsplatKernels:
         self, means2d, conics, colors, opacities, backgrounds, masks, width, height, tile_size, offsets,
         flatten_ids, alphas, last_ids, d_images, d_alphas, absgrad,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
-        """Absolute gradient of the centers, if asked for, and gradients of centers, conics, colors, opacities."""
+        """Absolute gradient of centers, perhaps; gradients of centers, conics, colors and opacities."""
         splats = _splats(means2d, conics, colors, opacities)
         image = _image(width, height, tile_size, offsets, flatten_ids, backgrounds)
         gradients = _checked("v_render_colors", d_images), _checked("v_render_alphas", d_alphas)

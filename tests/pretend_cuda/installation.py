@@ -18,9 +18,9 @@ def install(kernels: bool = True, exact: bool = False) -> None:
     """Give this process a pretend GPU. Call it before anything asks torch whether there is one.
 
     Args:
-        kernels: Whether gsplat has kernels for it; otherwise as after `pip install gsplat` without a compiler.
-        exact: Whether the kernels composite as gsplat's do, tile by tile, which takes seconds for an image, or
-            as fast as the CPU rasterizer, which draws each splat a little farther.
+        kernels: Whether gsplat has kernels for it; otherwise it is as after `pip install gsplat` alone.
+        exact: Whether the kernels composite as gsplat's do, tile by tile, which takes seconds for a large
+            image; otherwise the CPU rasterizer's do, which draw each splat a little farther.
     """
     driver.install()
     serialization.install()

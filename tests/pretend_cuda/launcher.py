@@ -2,8 +2,8 @@
 
     python -m pretend_cuda [--count FILE] [--exact] [--no-kernels] COMMAND ...
 
-COMMAND is one of nerfstudio's (`ns-train`, `ns-eval`, `ns-export`, `ns-render`, `ns-viewer`), `nope-splat`, or a
-Python file, each with its arguments.
+COMMAND is one of nerfstudio's (`ns-train`, `ns-eval`, `ns-export`, `ns-render`, `ns-viewer`), `nope-splat`,
+or a Python file, each with its arguments.
 
 --count FILE   write synchronizations by phase of the training and by line to FILE (`-` for the terminal)
 --exact        composite exactly as gsplat does (slow)

@@ -1,19 +1,18 @@
 """Checkpoints as a CUDA machine writes and reads them.
 
-Tensors of the device are saved with the tag `cuda:0`. On loading, `map_location` decides where they come to lie,
-and what has the tag stays on the device without it. Such files can be read by any PyTorch.
+Tensors of the device are saved with the tag `cuda:0`. On loading, `map_location` decides where they come to
+lie, and what has the tag stays on the device without it. Such files can be read by any PyTorch.
 """
 
 from __future__ import annotations
 
-import copyreg
 import functools
 from collections import OrderedDict
 from typing import Any
 
 import torch
 
-from pretend_cuda.device import PretendTensor, is_pretend, plain, wrap
+from pretend_cuda.device import PretendTensor, plain, wrap
 
 _MARK = "is_of_pretend_cuda"
 _PRIORITY = 1

@@ -1,8 +1,8 @@
 """Where the host waits for the device: counted by phase of the training and by line of code.
 
 Counted are copies between host and device (torch waits for the stream in each, unless it is an upload with
-`non_blocking`), reading a value (`item`, `bool`, `tolist`), operations whose result has a size that the device
-decides (`nonzero`, boolean masks, `unique`), checks of linear algebra, and `synchronize` itself.
+`non_blocking`), reading a value (`item`, `bool`, `tolist`), operations whose result has a size that depends
+on values (`nonzero`, boolean masks, `unique`), checks of linear algebra, and `synchronize` itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 _SITE_PACKAGES = sysconfig.get_paths()["purelib"]
-_REPOSITORY = str(Path(__file__).resolve().parents[2])
-_PRODUCT = f"{_REPOSITORY}/nope_splat/"
+_PRODUCT = "/nope_splat/"
 _UNINTERESTING = (
     str(Path(__file__).resolve().parent),
     f"{_SITE_PACKAGES}/torch/",
@@ -71,11 +70,11 @@ PRODUCT_PHASES = (
     Phase("history", "nope_splat.trainer", "NopeTrainer.train_iteration"),
     Phase("checkpoint", "nope_splat.trainer", "NopeTrainer.save_checkpoint"),
     Phase("joint refinement", "nope_splat.pipeline", "NopePipeline.adjust_cameras"),
-    Phase("held-out alignment", "nope_splat.pipeline", "NopePipeline.align_held_out"),
+    Phase("held-out alignment", "nope_splat.pipeline", "NopePipeline.align_view"),
     Phase("viewer", "nope_splat.viewer", "NopeViewerControl.update"),
     Phase("growth and pruning", "nope_splat.densification", "CappedStrategy._grow_gs"),
 )
-"""A phase within a phase ends the outer one: history is what the product's iteration adds to the stock one."""
+"""A phase within another interrupts it: history is what the product's iteration adds to the stock one."""
 
 
 class Synchronizations:
@@ -171,11 +170,16 @@ def _calling_lines(frame: FrameType | None) -> tuple[str, str]:
         if not file.startswith(_UNINTERESTING) or file.startswith(_SITE_PACKAGES + "/nerfstudio"):
             line = f"{_short(file)}:{frame.f_lineno}"
             nearest = nearest or line
-            if file.startswith(_PRODUCT):
+            if _PRODUCT in file:
                 return nearest, line
         frame = frame.f_back
     return nearest, ""
 
 
 def _short(file: str) -> str:
-    return file.removeprefix(_SITE_PACKAGES + "/").removeprefix(_REPOSITORY + "/")
+    """Path of a module in its package, or of a script in its folder."""
+    if file.startswith(_SITE_PACKAGES):
+        return file.removeprefix(_SITE_PACKAGES + "/")
+    if _PRODUCT in file:
+        return _PRODUCT.strip("/") + "/" + file.rpartition(_PRODUCT)[2]
+    return "/".join(Path(file).parts[-2:])
