@@ -89,15 +89,17 @@ class ExactCompositing:
         means2d_abs = torch.zeros_like(splats.means2d)
         totals = Splats(*(torch.zeros_like(values) for values in splats))
         for camera, rows, columns, ids in _tiles(image):
-            centers, *others = (_rows(values)[ids].detach().requires_grad_() for values in splats)
-            at_pixels = _at_pixels(centers, rows, columns).detach().requires_grad_()
-            color, alpha = _composite(at_pixels, *others, _pixels(rows, columns))
+            centers, conics, colors, opacities = (_rows(values)[ids].detach() for values in splats)
+            leaves = _at_pixels(centers, rows, columns), conics, colors, opacities
+            for leaf in leaves:
+                leaf.requires_grad_()
+            color, alpha = _composite(*leaves, _pixels(rows, columns))
             if image.backgrounds is not None:
                 color = color + (1 - alpha) * image.backgrounds[camera]
             part = camera, slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
             of_center, *of_others = torch.autograd.grad(
                 [color, alpha],
-                [at_pixels, *others],
+                leaves,
                 [d_images[part].reshape_as(color), d_alphas[part].reshape_as(alpha)],
                 allow_unused=True,
             )

@@ -98,7 +98,7 @@ def _to(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     source, *rest = args
     like = rest.pop(0) if rest and isinstance(rest[0], Tensor) else kwargs.pop("other", None)
     copy = kwargs.pop("copy", False)
-    device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*rest, **kwargs)
+    device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*rest, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
     if like is not None:
         device, dtype = like.device, like.dtype
     result = source

@@ -207,11 +207,15 @@ def _checked(
     return plain(values)
 
 
-def _project(gaussians: tuple[Tensor, ...], view: View) -> tuple[Tensor, ...]:
+def _project(
+    gaussians: tuple[Tensor, ...], view: View
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Radii, centers, depths, conics and perhaps compensations."""
     from gsplat.cuda import _torch_impl as reference
 
     means, quats, scales = gaussians
     covariances, _ = reference._quat_scale_to_covar_preci(quats, scales, True, False, triu=False)
+    assert covariances is not None
     return reference._fully_fused_projection(
         means, covariances, view.viewmats, view.Ks, view.width, view.height, view.eps2d, view.near, view.far,
         calc_compensations=view.with_compensations,

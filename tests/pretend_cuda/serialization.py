@@ -11,6 +11,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
+from torch import _utils
 
 from pretend_cuda.device import PretendTensor, plain, wrap
 
@@ -22,7 +23,7 @@ _PRIORITY = 1
 def _reduce(tensor: PretendTensor, protocol: Any) -> Any:
     """How `pickle` and `torch.save` see a tensor of the device: as one whose storage has the tag."""
     if getattr(tensor, "_is_param", False):
-        return torch._utils._rebuild_parameter, (tensor.detach(), tensor.requires_grad, OrderedDict())
+        return _utils._rebuild_parameter, (tensor.detach(), tensor.requires_grad, OrderedDict())
     rebuild, arguments = plain(tensor.detach()).__reduce_ex__(protocol)
     storage, *rest = arguments
     setattr(storage._untyped_storage, _MARK, True)
@@ -49,7 +50,7 @@ def install() -> None:
     """Teach PyTorch's serialization the device."""
     PretendTensor.__reduce_ex__ = _reduce  # pyright: ignore[reportAttributeAccessIssue]
     torch.serialization.register_package(_PRIORITY, _tag, _place)
-    rebuild = torch._utils._rebuild_tensor_v2
+    rebuild = _utils._rebuild_tensor_v2
 
     @functools.wraps(rebuild)
     def rebuild_on_device(storage: Any, *args: Any, **kwargs: Any) -> Any:
@@ -58,4 +59,4 @@ def install() -> None:
             return tensor
         return wrap(plain(tensor.detach())).requires_grad_(tensor.requires_grad)
 
-    torch._utils._rebuild_tensor_v2 = rebuild_on_device
+    _utils._rebuild_tensor_v2 = rebuild_on_device
