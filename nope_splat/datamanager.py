@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import tyro
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nope_splat.dataparser import NopeDataParser, NopeDataParserConfig
 from nope_splat.dataset import NopeDataset
+from nope_splat.device_defaults import Auto, ByDevice
 from nope_splat.errors import UserError
 from nope_splat.lens import Lens
 
@@ -43,6 +44,11 @@ class NopeDataManagerConfig(FullImageDatamanagerConfig):
     _target: type = field(default_factory=lambda: NopeDataManager)
     dataparser: NopeDataParserConfig = field(default_factory=NopeDataParserConfig)
     """From the folder to cameras and tracks."""
+    cache_images_type: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride] ("auto" before setup)
+        Literal["uint8", "float32"] | Auto, ByDevice(cuda="uint8", cpu="float32")
+    ] = "auto"
+    """How photographs are kept in memory: uint8 takes a quarter of it, float32 a little less time on a CPU.
+    "auto" is uint8 on a GPU and float32 on a CPU."""
     optimized_cameras: tyro.conf.Suppress[OptimizedCameras | None] = None
     """Of a loaded checkpoint: `ns-render dataset` makes further data managers of this configuration."""
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nope_splat.camera_optimizer import switch_axes
 from nope_splat.depth import DepthMap
 from nope_splat.depth_priors import make_depth_priors
+from nope_splat.device_defaults import Auto, ByDevice, chosen
 from nope_splat.images import Photo, PhotoFolder, find_photos
 from nope_splat.losses import TrackObservations
 from nope_splat.progress import say
@@ -37,8 +38,9 @@ class NopeDataParserConfig(DataParserConfig):
     """Hold photographs out for evaluation at an interval, or train on all."""
     eval_interval: Annotated[int, Range(2)] = 8
     """Every how many photographs one is held out, from the first on; a smaller folder is trained on whole."""
-    max_image_size: Annotated[int | None, COUNT] = 1600
-    """Longer side of the training images in pixels; None for the full resolution."""
+    max_image_size: Annotated[int | Auto | None, COUNT, ByDevice(cuda=1600, cpu=512)] = "auto"
+    """Longer side of the training images in pixels; None for the full resolution. "auto" is 1600 on a GPU and
+    512 on a CPU."""
     cache_dir: Path | None = None
     """Where matches and reconstruction are kept; by default `cache` in the experiment's output folder."""
     reconstruction: Annotated[ReconstructionSettings, tyro.conf.arg(name="")] = field(
@@ -173,7 +175,7 @@ class NopeDataParser(DataParser):
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         scene, photo_ids = self.scene, self.photo_ids(split)
-        cameras = training_cameras(scene, photo_ids, self.config.max_image_size)
+        cameras = training_cameras(scene, photo_ids, chosen(self.config.max_image_size))
         photos = [self._photos[i] for i in photo_ids]
         taken_out = self.undistorted_scene if self.config.keep_distortion else self.photographed_scene
         lenses = [taken_out.camera_of(i) for i in photo_ids]

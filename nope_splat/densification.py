@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import ParameterDict
 from torch.optim import Optimizer
 
+from nope_splat.device_defaults import chosen
+
 if TYPE_CHECKING:
     from nope_splat.model import NopeSplatModelConfig
 
@@ -71,6 +73,8 @@ class CappedStrategy(DefaultStrategy):
                 self._prune_gs(params, optimizers, state, step)
             for name in ("grad2d", "count", "radii"):
                 state[name].zero_()
+            if params["means"].is_cuda:
+                torch.cuda.empty_cache()  # parameters have new sizes, which old blocks of memory do not fit
         if step > 0 and since_reset == 0:
             reset_opa(params=params, optimizers=optimizers, state=state, value=2 * self.prune_opa)
 
@@ -142,14 +146,14 @@ def densification(
         grow_scale2d=config.split_screen_size,
         prune_scale3d=config.cull_scale_thresh,
         prune_scale2d=config.cull_screen_size,
-        refine_scale2d_stop_iter=round(config.stop_screen_size * num_iterations),
+        refine_scale2d_stop_iter=round(chosen(config.stop_screen_size) * num_iterations),
         refine_start_iter=round(config.densify_start * num_iterations),
         refine_stop_iter=round(config.densify_stop * num_iterations),
-        reset_every=round(config.reset_opacity * num_iterations) or 10**9,
+        reset_every=round(chosen(config.reset_opacity) * num_iterations) or 10**9,
         refine_every=config.densify_every,
         pause_refine_after_reset=num_views + config.densify_every,
         absgrad=True,
         num_fixed=num_fixed,
-        max_gaussians=min(config.max_gaussians, most_gaussians(num_pixels, config.sh_degree)),
+        max_gaussians=min(chosen(config.max_gaussians), most_gaussians(num_pixels, config.sh_degree)),
         max_scale2d=config.max_screen_size,
     )

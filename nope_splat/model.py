@@ -26,6 +26,7 @@ from nope_splat.camera_optimizer import (
 from nope_splat.datamanager import NopeDataManager
 from nope_splat.densification import densification
 from nope_splat.depth_supervision import DepthSupervision
+from nope_splat.device_defaults import Auto, ByDevice, chosen
 from nope_splat.evaluation.metrics import ImageMetrics
 from nope_splat.gaussians import Gaussians, join, seed_gaussians
 from nope_splat.lens import Lens, Rendering, through_lens
@@ -41,7 +42,6 @@ from nope_splat.parameters import SplatParameters
 from nope_splat.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range
 from nope_splat.rendering import render_gaussians
 from nope_splat.splatting import fold_intrinsics
-
 
 FULLY_USED = 0.999
 """Share of a small pixel's large ones that its mask leaves in, up to rounding, if it is to count."""
@@ -94,13 +94,14 @@ class NopeSplatModelConfig(ModelConfig):
     """Colour behind the Gaussians; random in training is the scene's mean colour in evaluation."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """Antialiased Gaussians render well at any resolution, but other viewers show their .ply wrongly."""
-    num_downscales: Annotated[int, NOT_NEGATIVE] = 2
-    """Training starts with images halved this many times."""
+    num_downscales: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=2, cpu=1)] = "auto"
+    """Training starts with images halved this many times; "auto" is 2 on a GPU and 1 on a CPU."""
     resolution_interval: Annotated[float, POSITIVE] = 0.1
     """Share of the training after which the resolution doubles."""
-    max_gaussians: Annotated[int, COUNT] = 3_000_000
+    max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
     """Densification stops at this number of Gaussians, or at what the photographs can determine: one for
-    about 20 pixels of all training images together, without those that are masked."""
+    about 20 pixels of all training images together, without those that are masked. "auto" is 3 000 000 on a
+    GPU and 60 000 on a CPU."""
     densify_start: Annotated[float, NOT_NEGATIVE] = 0.017
     """Share of the training after which Gaussians are first split, cloned and pruned."""
     densify_stop: Annotated[float, NOT_NEGATIVE] = 0.5
@@ -121,10 +122,14 @@ class NopeSplatModelConfig(ModelConfig):
     """Share of the image above which Gaussians are removed, after the first reset of opacities."""
     max_screen_size: Annotated[float, POSITIVE] = 0.25
     """Share of the image's longer side that a Gaussian may reach from its centre."""
-    stop_screen_size: Annotated[float, NOT_NEGATIVE] = 0.13
-    """Share of the training after which the size in the image does not matter."""
-    reset_opacity: Annotated[float, NOT_NEGATIVE] = 0.1
-    """Share of the training between resets of the opacities, while densification lasts; 0 for never."""
+    # The short training of a CPU cannot afford opacity resets. Large Gaussians, which these would remove, are
+    # split as long as there is densification; otherwise they veil views beyond the training cameras.
+    stop_screen_size: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.13, cpu=0.5)] = "auto"
+    """Share of the training after which the size in the image does not matter; "auto" is 0.13 on a GPU and
+    0.5 on a CPU."""
+    reset_opacity: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.1, cpu=0.0)] = "auto"
+    """Share of the training between resets of the opacities, while densification lasts; 0 for never. "auto"
+    is 0.1 on a GPU and 0 on a CPU."""
 
     def depth_weights(self) -> tuple[float, float, float]:
         """Weights of the losses that need the depth maps of the photographs."""
@@ -336,7 +341,7 @@ class NopeSplatModel(SplatParameters):
         if not self.training:
             return 1
         doublings = int(self.step / (self.config.resolution_interval * self.num_iterations))
-        return 2 ** max(self.config.num_downscales - doublings, 0)
+        return 2 ** max(chosen(self.config.num_downscales) - doublings, 0)
 
     # Losses and metrics.
 

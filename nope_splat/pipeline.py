@@ -20,6 +20,8 @@ from torch import Tensor
 from nope_splat.camera_adjustment import adjust_cameras, has_few_tracks
 from nope_splat.checkpoints import fitting, require_same_names
 from nope_splat.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
+from nope_splat.device import choose_device
+from nope_splat.device_defaults import chosen
 from nope_splat.errors import UserError
 from nope_splat.evaluation.alignment import refine_pose, resect_held_out
 from nope_splat.history import History
@@ -69,6 +71,8 @@ class NopePipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
+        if test_mode != "val" and torch.device(device).type == "cuda":  # commands ask for any GPU there is
+            device = choose_device()
         if torch.device(device).type == "cpu":
             # The rasterizer has its own threads; torch's would spin beside them while they wait for work.
             torch.set_num_threads(1)
@@ -81,7 +85,7 @@ class NopePipeline(VanillaPipeline):
             dataparser.reconstruction = replace(dataparser.reconstruction, refine_radial_distortion=True)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode == "val":
-            require_windows(self.datamanager.train_dataset.cameras, config.model.num_downscales)
+            require_windows(self.datamanager.train_dataset.cameras, chosen(config.model.num_downscales))
         datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
         scene, cameras = self.datamanager.dataparser.scene, self.model.camera_optimizer

@@ -37,7 +37,7 @@ POSITIVE_SHARE = Range(0, 1, open=True)
 
 
 def check_ranges(settings: Any) -> None:
-    """Check every setting of this project that has a range; None is always allowed.
+    """Check every setting of this project that has a range; None and "auto" are always allowed.
 
     Args:
         settings: A dataclass; dataclasses of this project in its fields are checked too.
@@ -52,5 +52,7 @@ def check_ranges(settings: Any) -> None:
             check_ranges(value)
             continue
         for allowed in getattr(hints[field.name], "__metadata__", ()):
-            if isinstance(allowed, Range) and value is not None and not allowed.holds(float(value)):
+            if not isinstance(allowed, Range) or value is None or value == "auto":
+                continue
+            if not allowed.holds(float(value)):
                 raise UserError(f"{field.name.replace('_', '-')} is {value}, but must be {allowed}")

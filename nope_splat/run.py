@@ -48,7 +48,7 @@ def open_run(config: Path) -> Run:
     checkpoint = last_checkpoint(config.parent / "nerfstudio_models")
     if not isinstance(loaded, NopeTrainerConfig):
         raise UserError(f"{config} is a training of {loaded.method_name}, not of nope-splat")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # the pipeline checks whether a GPU can be used
     pipeline = loaded.pipeline.setup(device=device, test_mode="inference")
     assert isinstance(pipeline, NopePipeline)
     pipeline.eval()

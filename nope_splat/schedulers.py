@@ -10,6 +10,8 @@ from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from nope_splat.device_defaults import Auto, chosen
+
 
 @dataclass
 class DecayConfig(SchedulerConfig):
@@ -20,8 +22,8 @@ class DecayConfig(SchedulerConfig):
     """
 
     _target: type = field(default_factory=lambda: Decay)
-    lr_final: float = 1e-6
-    """Learning rate at the end of the training."""
+    lr_final: float | Auto = 1e-6
+    """Learning rate at the end of the training; "auto" depends on the device that trains."""
     warmup: float = 0.0
     """Share of the training during which the learning rate rises from zero."""
     num_iterations: tyro.conf.Suppress[int] = 30000
@@ -40,12 +42,13 @@ class Decay(Scheduler):
             optimizer: Its learning rate follows the schedule.
             lr_init: Learning rate after the warm-up.
         """
+        lr_final = chosen(self.config.lr_final)
 
         def factor(step: int) -> float:
             passed = min(step / self.config.num_iterations, 1.0)
             if passed < self.config.warmup:
                 return math.sin(0.5 * math.pi * passed / self.config.warmup)
             decay = (passed - self.config.warmup) / (1.0 - self.config.warmup)
-            return (self.config.lr_final / lr_init) ** decay
+            return (lr_final / lr_init) ** decay
 
         return LambdaLR(optimizer, lr_lambda=factor)

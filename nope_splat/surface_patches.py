@@ -110,12 +110,13 @@ class SurfacePatches:
         rotation, count = T_camera_world[:3, :3].double(), len(self)
         coupling = rotation.new_zeros(count, pixels.jacobian.shape[-1], 3)
         prior, gradient = rotation.new_zeros(count, 3, 3), rotation.new_zeros(count, 3)
+        unit = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
         # Single precision would drown the prior along the rays, of which pixels say nothing.
         for rows, part in pixels.in_double():
             motion, ids = part.jacobian[..., POSITION], patch_ids[rows]
             coupling.index_add_(0, ids, part.jacobian.mT @ (part.tensor @ motion))
             gradient.index_add_(0, ids, (motion.mT @ part.vector[..., None]).squeeze(-1))
-            width = motion[:, 0, 0].square()[:, None, None] * torch.eye(3, dtype=motion.dtype, device=motion.device)
+            width = motion[:, 0, 0].square()[:, None, None] * unit
             prior.index_add_(0, ids, motion.mT @ motion / SIGMA**2 + width / RAY_SIGMA**2)
         prior /= torch.bincount(patch_ids, minlength=count).clamp(min=1)[:, None, None]
         return PatchEquations(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 import yaml
 from filelock import Timeout
+from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils import writer
@@ -32,12 +33,14 @@ from nope_splat.checkpoints import (
 from nope_splat.continuation import present_state, restore
 from nope_splat.contradictions import check_contradictions
 from nope_splat.datamanager import require_folder
-from nope_splat.device import require_device
+from nope_splat.device import Device, choose_device, require_device
+from nope_splat.device_defaults import Auto, ByDevice, chosen, fill_in_defaults
 from nope_splat.errors import UserError
 from nope_splat.images import count_photos
+from nope_splat.learning_rates import fill_in_rates
 from nope_splat.pipeline import NopePipeline, NopePipelineConfig
 from nope_splat.progress import CONSOLE, say
-from nope_splat.ranges import COUNT, check_ranges
+from nope_splat.ranges import COUNT, NOT_NEGATIVE, check_ranges
 from nope_splat.schedulers import DecayConfig
 from nope_splat.summary import reconstruction_rows, table, training_rows
 from nope_splat.unfinished import find_unfinished, own
@@ -51,15 +54,34 @@ FEWEST_ITERATIONS, MOST_ITERATIONS = 500, 30_000
 
 
 @dataclass
+class NopeMachineConfig(MachineConfig):
+    """Configuration of the machine."""
+
+    device_type: Device | Auto = "auto"  # pyright: ignore[reportIncompatibleVariableOverride] (a device from `set_timestamp` on)
+    """Where to train; "auto" is a GPU where there is one that can rasterize. Many defaults depend on it."""
+
+
+@dataclass
 class NopeTrainerConfig(TrainerConfig):
     """Configuration of the training."""
 
     _target: type = field(default_factory=lambda: NopeTrainer)
     pipeline: NopePipelineConfig = field(default_factory=NopePipelineConfig)
     """Data and model."""
-    max_num_iterations: Annotated[int | None, COUNT] = 30_000  # pyright: ignore[reportIncompatibleVariableOverride] (an int from `set_timestamp` on)
-    """Length of the training, counted from its start also where it goes on from a checkpoint. None is 100 for
-    each photograph in the folder, at least 500 and at most 30 000."""
+    machine: NopeMachineConfig = field(default_factory=NopeMachineConfig)
+    """Where to train."""
+    # `set_timestamp` chooses what is "auto".
+    max_num_iterations: Annotated[int | Auto, COUNT] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Length of the training, counted from its start also where it goes on from a checkpoint. "auto" is
+    30 000 on a GPU; on a CPU 100 for each photograph in the folder, at least 500 and at most 30 000."""
+    steps_per_save: Annotated[int | Auto, COUNT, ByDevice(cuda=2_000, cpu=500)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Iterations between checkpoints; "auto" is 2000 on a GPU and 500 on a CPU."""
+    # An evaluation aligns the held-out photographs that it shows, in about a second each.
+    steps_per_eval_image: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=500, cpu=1_000)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Iterations between evaluations of one held-out photograph, if anything but the viewer shows them.
+    "auto" is 500 on a GPU and 1000 on a CPU."""
+    steps_per_eval_all_images: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=10_000, cpu=0)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The same for all held-out photographs; "auto" is 10 000 on a GPU and never, 0, on a CPU."""
     resume: Literal["auto", "never"] = "auto"
     """Whether the last training of the same settings goes on in its folder, if it was interrupted, or a new
     one begins (which would come by the same states: trainings are seeded)."""
@@ -77,19 +99,42 @@ class NopeTrainerConfig(TrainerConfig):
     def set_timestamp(self) -> None:
         """Name the run's folder after the time, unless it has a name, or an interrupted run goes on.
 
-        The length of the training is decided here, since a run that goes on has the same.
+        Device, defaults and length of the training are decided here: a run that goes on has the same.
+
+        Raises:
+            UserError: If a setting is out of range, or there is no folder of photographs.
         """
-        if self.max_num_iterations is None:
-            data = self.pipeline.datamanager.data
-            length = ITERATIONS_PER_PHOTO * (0 if data is None else count_photos(data))
-            self.max_num_iterations = min(max(length, FEWEST_ITERATIONS), MOST_ITERATIONS)
+        self.fill_in()
+        if self.max_num_iterations == "auto":
+            self.max_num_iterations = self._length()
         folder = self.get_base_dir()
         runs = folder.parent.glob("*") if folder.name == "{timestamp}" else [folder]
         if self.resume == "auto":
-            run = find_unfinished(runs, yaml.dump(self), self.max_num_iterations)
+            run = find_unfinished(runs, yaml.dump(self), chosen(self.max_num_iterations))
             if run is not None:
                 self.timestamp, self.load_dir, self.load_step = run.name, run / self.relative_model_dir, None
         super().set_timestamp()
+
+    def _length(self) -> int:
+        """Number of iterations, if the user gives none."""
+        data = self.pipeline.datamanager.data
+        if self.machine.device_type == "cuda" or data is None:
+            return MOST_ITERATIONS
+        return min(max(ITERATIONS_PER_PHOTO * count_photos(data), FEWEST_ITERATIONS), MOST_ITERATIONS)
+
+    def fill_in(self) -> None:
+        """Choose the device where the user has not, and the defaults that depend on it.
+
+        Raises:
+            UserError: If a GPU would be prepared, which may take minutes, for a training that cannot begin.
+        """
+        if self.machine.device_type == "auto":
+            check_ranges(self)
+            require_folder(self.pipeline.datamanager.data)
+            self.machine.device_type = choose_device()
+        device = self.machine.device_type
+        fill_in_defaults(self, device)
+        fill_in_rates(self.optimizers, device)
 
     @property
     def goes_on(self) -> bool:
@@ -231,8 +276,7 @@ class NopeTrainer(Trainer):
         Raises:
             UserError: If the checkpoint has all of it.
         """
-        length, done = self.config.max_num_iterations, self._start_step
-        assert length is not None, "set_timestamp decides"
+        length, done = chosen(self.config.max_num_iterations), self._start_step
         if done >= length:
             raise UserError(
                 f"the checkpoint has {done} iterations already; pass more to --max-num-iterations to go on"

@@ -31,6 +31,10 @@ from nope_splat.reconstruction import ReconstructionSettings, reconstruct
 # --- Geometry ---
 
 
+def with_weights(weights: str) -> MatchingSettings:
+    return MatchingSettings(matcher="dust3r", dust3r_weights=weights)
+
+
 def test_anchors_are_found_where_the_geometry_says(tmp_path: Path) -> None:
     poses = ring(2, 20.0)
     photos = grey_photos(tmp_path, 2)
@@ -161,7 +165,7 @@ def test_a_network_from_a_folder_speaks_of_both_orders(weights: str, tmp_path: P
         Image.fromarray(noise).save(photo.path)
     views = [View.of(photo) for photo in photos]
     assert [view.shape for view in views] == [(384, 512), (512, 384)]
-    ((forward, backward),) = dust3r.predict(photos, views, [(0, 1)], weights)
+    ((forward, backward),) = dust3r.predict(photos, views, [(0, 1)], with_weights(weights))
     for said, order in ((forward, (0, 1)), (backward, (1, 0))):
         for (points, confidence), photo in zip(said, order, strict=True):
             assert points.shape == (*views[photo].shape, 3)
@@ -185,8 +189,8 @@ def test_each_photograph_is_encoded_once(
     encoded: list[tuple[int, ...]] = []
     load = dust3r._load
 
-    def load_and_count(name: str) -> Any:
-        model = load(name)
+    def load_and_count(name: str, device: torch.device) -> Any:
+        model = load(name, device)
         encode = model._encode_image
 
         def count(image: torch.Tensor, shape: torch.Tensor) -> Any:
@@ -199,7 +203,7 @@ def test_each_photograph_is_encoded_once(
     monkeypatch.setattr(dust3r, "_load", load_and_count)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 64)
     pairs = [(0, 1), (0, 2), (1, 2)]
-    said = list(dust3r.predict(photos, [View.of(photo) for photo in photos], pairs, weights))
+    said = list(dust3r.predict(photos, [View.of(photo) for photo in photos], pairs, with_weights(weights)))
     assert len(said) == 3
     assert encoded == [(1, 3, 48, 64)] * 3
 
@@ -234,9 +238,9 @@ def test_batches_of_pairs_say_what_single_pairs_say(tmp_path: Path, monkeypatch:
 
     def said(batch_size: int) -> tuple[list[Any], list[int]]:
         network = Sums()
-        monkeypatch.setattr(dust3r, "_load", lambda _: network)
-        monkeypatch.setattr(dust3r, "_batch_size", lambda: batch_size)
-        return list(dust3r.predict(photos, views, pairs, "")), network.batches
+        monkeypatch.setattr(dust3r, "_load", lambda *_: network)
+        monkeypatch.setattr(dust3r, "_batch_size", lambda _: batch_size)
+        return list(dust3r.predict(photos, views, pairs, with_weights(""))), network.batches
 
     (single, ones), (together, batches) = said(1), said(3)
     assert ones == [1] * 20

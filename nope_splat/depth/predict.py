@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nope_splat.device import device_of_networks
 from nope_splat.errors import UserError
 from nope_splat.images import Photo, read_photo
 
@@ -41,7 +42,7 @@ class DepthNetwork:
     """
 
     def __init__(self, settings: DepthSettings) -> None:
-        self.processor, self.network = _load(settings.model)
+        self.processor, self.network = _load(settings.model, device_of_networks(settings.device))
         self.kind: DepthKind = settings.kind or kind_of(self.network.config, settings.model)
 
     @torch.inference_mode()
@@ -89,8 +90,8 @@ def _fitted(photo: Photo, longer_side: int) -> tuple[int, int]:
     return max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
 
 
-def _load(model: str) -> tuple[Any, Any]:
-    """Preprocessor and network, ready for use, or a word on what is missing."""
+def _load(model: str, device: torch.device) -> tuple[Any, Any]:
+    """Preprocessor and network, ready for use on a device, or a word on what is missing."""
     try:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
     except ImportError as error:
@@ -104,5 +105,4 @@ def _load(model: str) -> tuple[Any, Any]:
             f"the depth network {model} is not on this machine and cannot be downloaded; where it can be, run"
             f" `hf download {model} --local-dir FOLDER`, then give depth.model FOLDER ({reason})"
         ) from error
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return processor, network.eval().to(device)

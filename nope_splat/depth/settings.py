@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+from nope_splat.device_defaults import ByDevice
 
 from .depth_map import DepthKind
 
@@ -20,6 +23,8 @@ class DepthSettings:
     configuration and model.safetensors. It needs `pip install transformers` and the weights: 100 MB for the
     default, 1.4 GB for Intel/dpt-large, which is the paper's (both Apache-2.0; Depth Anything's larger models
     are for non-commercial use only, CC BY-NC 4.0)."""
+    device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
+    """Where the network runs: "auto" is a GPU where there is one, unless the training runs on a CPU."""
     maps: Path | None = None
     """Folder of depth maps to take instead of a network's: for `a/b.jpg` an `a/b.npz` with the array `depth`
     (H, W), and perhaps `confidence`, or an `a/b.png` of 16 bits. They have any size and cover the photograph;

@@ -9,8 +9,8 @@ from torch import Tensor
 
 BLOCK = 2**21
 """Similarities computed at once: a block that stays in the processor's cache."""
-BLOCK_ON_GPU = 2**26
-"""The same on a GPU, which rather has few blocks: 256 MB."""
+BLOCK_ON_GPU = 2**24
+"""The same on a GPU, which rather has few blocks: 64 MB."""
 
 STEPS = 254
 """Steps of a rounded descriptor's entry between 0 and 1. Entries beyond a half, which 7 bits do not hold, are
@@ -23,20 +23,21 @@ class Descriptors(NamedTuple):
     exact: Tensor
     """Unit-length descriptors without negative entries. (K, D), float32."""
     rounded: Tensor
-    """The same in units of 1 / `STEPS`. (K, D), int8 or float32."""
+    """The same in units of 1 / `STEPS`. (K, D), int8, or float32 for processors that multiply no bytes."""
 
     @classmethod
     def prepare(cls, descriptors: Tensor) -> Descriptors:
         """Round descriptors to 7 bits, of which integer arithmetic computes similarities.
 
-        Processors with instructions for products of bytes compare these in a fraction of the time. Others get
-        floating-point numbers, in which the same integers are exact too: all find the same.
+        Processors with instructions for products of bytes compare these in a fraction of the time. Others
+        compare floating-point numbers, in which the same integers are exact too: all find the same. On a GPU
+        bytes save memory, until a pair is compared.
 
         Args:
             descriptors: Unit-length descriptors without negative entries. (K, D), float32.
         """
         rounded = (STEPS * descriptors).round_().clamp_(max=127)
-        if descriptors.device.type == "cpu" and _multiplies_bytes():
+        if descriptors.is_cuda or _multiplies_bytes():
             rounded = rounded.to(torch.int8)
         return cls(descriptors, rounded)
 
@@ -56,21 +57,24 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
     """
     if len(first.rounded) == 0 or len(second.rounded) < 2:
         return torch.zeros((0, 2), dtype=torch.int64, device=first.exact.device)
-    multiply, kind = torch.mm, torch.float32
-    if first.rounded.dtype == torch.int8:
+    multiply, kind, rounded_first, rounded_second = torch.mm, torch.float32, first.rounded, second.rounded
+    if rounded_first.is_cuda:
+        rounded_first, rounded_second = rounded_first.float(), rounded_second.float()
+    elif rounded_first.dtype == torch.int8:
         multiply, kind = torch._int_mm, torch.int32  # pyright: ignore[reportPrivateImportUsage]
-    rows = max((BLOCK_ON_GPU if first.rounded.is_cuda else BLOCK) // len(second.rounded), 1)
+    rows = max((BLOCK_ON_GPU if rounded_first.is_cuda else BLOCK) // len(rounded_second), 1)
     # New memory is slow: one block serves again and again.
-    block = first.rounded.new_empty(min(rows, len(first.rounded)), len(second.rounded), dtype=kind)
+    block = rounded_first.new_empty(min(rows, len(rounded_first)), len(rounded_second), dtype=kind)
     greatest = torch.zeros_like(block[0])
     candidates, similarities = [], []
-    for start in range(0, len(first.rounded), rows):
+    for start in range(0, len(rounded_first), rows):
         part = slice(start, start + rows)
-        similarity = block[: len(first.rounded[part])]
-        multiply(first.rounded[part], second.rounded.T, out=similarity)
+        similarity = block[: len(rounded_first[part])]
+        multiply(rounded_first[part], rounded_second.T, out=similarity)
         greatest = torch.maximum(greatest, similarity.amax(dim=0))
         found, rounded = _distinct(similarity, first.exact[part], second.exact, ratio)
-        candidates.append(found + found.new_tensor([start, 0]))
+        found[:, 0] += start
+        candidates.append(found)
         similarities.append(rounded)
     matches = torch.cat(candidates)
     matches = matches[torch.cat(similarities) == greatest[matches[:, 1]]]

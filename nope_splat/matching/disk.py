@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nope_splat.device import device_of_networks
 from nope_splat.errors import UserError
 from nope_splat.images import Photo, read_mask, read_photo
 
@@ -42,7 +43,8 @@ def disk_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> Itera
 
         return DISK.from_pretrained("depth")
 
-    network = _load(load)
+    device = device_of_networks(settings.device)
+    network = _load(load, device)
     for photo in photos:
         pixel_size, size = settings.feature_size(photo)
         image = torch.tensor(read_photo(photo, size)[..., :3]).permute(2, 0, 1)[None] / 255.0
@@ -50,7 +52,7 @@ def disk_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> Itera
         # The network counts before anything is masked out: with a mask, all are found, the best kept below.
         count = settings.max_keypoints if mask is None else None
         with torch.inference_mode():
-            (found,) = network(image.to(_device()), n=count, pad_if_not_divisible=True)
+            (found,) = network(image.to(device), n=count, pad_if_not_divisible=True)
         order = torch.argsort(found.detection_scores, descending=True, stable=True)
         pixels = found.keypoints[order].long().cpu().numpy()
         descriptors = found.descriptors[order].float().cpu().numpy()
@@ -62,11 +64,14 @@ def disk_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> Itera
         yield Keypoints(xy, descriptors, pixel_size, image_size=(photo.width, photo.height))
 
 
-def lightglue(keypoints: Sequence[Keypoints]) -> Callable[[int, int], NDArray[np.int64]]:
+def lightglue(
+    keypoints: Sequence[Keypoints], device: torch.device
+) -> Callable[[int, int], NDArray[np.int64]]:
     """A matcher for DISK keypoints; it may be called from several threads at once.
 
     Args:
         keypoints: Keypoints of each photograph, with descriptors and the sizes of the images.
+        device: Where the network runs.
 
     Returns:
         Maps two photographs to keypoint indices in the first and the second, each at most once. (M, 2).
@@ -80,7 +85,7 @@ def lightglue(keypoints: Sequence[Keypoints]) -> Callable[[int, int], NDArray[np
 
         return LightGlue("disk")
 
-    network = _load(load)
+    network = _load(load, device)
 
     def entry(one: Keypoints) -> dict[str, torch.Tensor]:
         # LightGlue counts from the centre of the first pixel, and wants the size of the image.
@@ -89,7 +94,7 @@ def lightglue(keypoints: Sequence[Keypoints]) -> Callable[[int, int], NDArray[np
             "descriptors": one.descriptors,
             "image_size": np.array(one.image_size) / one.pixel_size,
         }
-        return {name: torch.as_tensor(value).float()[None].to(_device()) for name, value in values.items()}
+        return {name: torch.as_tensor(value).float()[None].to(device) for name, value in values.items()}
 
     def match(first: int, second: int) -> NDArray[np.int64]:
         pair = keypoints[first], keypoints[second]
@@ -102,10 +107,10 @@ def lightglue(keypoints: Sequence[Keypoints]) -> Callable[[int, int], NDArray[np
     return match
 
 
-def _load(load: Callable[[], Network]) -> Network:
-    """Load a network, or say what is missing."""
+def _load(load: Callable[[], Network], device: torch.device) -> Network:
+    """Load a network onto a device, or say what is missing."""
     try:
-        return load().eval().to(_device())
+        return load().eval().to(device)
     except ImportError as error:
         raise UserError("the matcher disk needs kornia: pip install kornia") from error
     except Exception as error:  # downloads fail in many ways
@@ -114,7 +119,3 @@ def _load(load: Callable[[], Network]) -> Network:
             f" downloaded ({error}); put {SITE}/disk/resolve/main/depth-save.pth there as depth-save.pth, and"
             f" {SITE}/lightglue/resolve/main/disk_lightglue.pth as disk_lightglue_v0-1_arxiv-pth"
         ) from error
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

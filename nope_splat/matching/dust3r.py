@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nope_splat.device import device_of_networks
 from nope_splat.errors import UserError
 from nope_splat.images import Photo, read_mask, read_photo
 from nope_splat.progress import track
@@ -105,7 +106,7 @@ def match_by_dust3r(
     masks = [_mask(photo, view) for photo, view in zip(photos, views, strict=True)]
     found: dict[tuple[int, int], Array] = {}
     said: list[PairPointmaps] = []
-    predictions = predict(photos, views, pairs, settings.dust3r_weights)
+    predictions = predict(photos, views, pairs, settings)
     for (first, second), (forward, backward) in zip(
         pairs, track(predictions, "Comparing photographs", len(pairs)), strict=True
     ):
@@ -140,7 +141,10 @@ def _thinned(first: int, second: int, maps: Sequence[Pointmap], said: Sequence[P
 
 
 def predict(
-    photos: Sequence[Photo], views: Sequence[View], pairs: Sequence[tuple[int, int]], weights: str
+    photos: Sequence[Photo],
+    views: Sequence[View],
+    pairs: Sequence[tuple[int, int]],
+    settings: MatchingSettings,
 ) -> Iterator[tuple[tuple[Prediction, Prediction], tuple[Prediction, Prediction]]]:
     """Run the network on both orders of each pair; photographs are encoded once, pairs decoded in batches.
 
@@ -148,7 +152,7 @@ def predict(
         photos: The photographs.
         views: How the network sees them.
         pairs: Indices of the photographs of each pair.
-        weights: Folder with `config.json` and `model.safetensors`, or name on huggingface.co.
+        settings: The weights, and where the network runs.
 
     Yields:
         For a pair (i, j): what is said of i and of j in the frame of i, and of j and of i in that of j.
@@ -156,10 +160,11 @@ def predict(
     Raises:
         UserError: If the package or the weights are missing.
     """
-    model = _load(weights)
+    device = device_of_networks(settings.device)
+    model = _load(settings.dust3r_weights, device)
     with torch.inference_mode():
-        codes = [_encode(model, photo, view) for photo, view in zip(photos, views, strict=True)]
-        most = _batch_size()
+        codes = [_encode(model, photo, view, device) for photo, view in zip(photos, views, strict=True)]
+        most = _batch_size(device)
         for _, alike in groupby(pairs, key=lambda pair: [views[photo].shape for photo in pair]):
             waiting = list(alike)
             for start in range(0, len(waiting), most):
@@ -170,19 +175,19 @@ def predict(
                 yield from zip(_decode(model, firsts, seconds), _decode(model, seconds, firsts), strict=True)
 
 
-def _batch_size() -> int:
+def _batch_size(device: torch.device) -> int:
     """Pairs decoded at once: as many as a GPU has memory for; on a CPU nothing is gained."""
-    if not torch.cuda.is_available():
+    if device.type == "cpu":
         return 1
-    free, _ = torch.cuda.mem_get_info()
+    free, _ = torch.cuda.mem_get_info(device)
     return min(max(free // PAIR_MEMORY, 1), MAX_BATCH)
 
 
-def _encode(model: Any, photo: Photo, view: View) -> Code:
+def _encode(model: Any, photo: Photo, view: View, device: torch.device) -> Code:
     """Features of the patches of a photograph, their places, and height and width of the image."""
     pixels = view.crop(read_photo(photo, view.size)[..., :3])
-    image = torch.tensor(pixels).permute(2, 0, 1)[None].to(_device()) / 127.5 - 1
-    shape = torch.tensor([view.shape], device=image.device)
+    image = torch.tensor(pixels).permute(2, 0, 1)[None].to(device) / 127.5 - 1
+    shape = torch.tensor([view.shape], device=device)
     features, places, _ = model._encode_image(image, shape)
     return features, places, shape
 
@@ -209,8 +214,8 @@ def _mask(photo: Photo, view: View) -> NDArray[np.bool_] | None:
     return None if mask is None else view.crop(mask)
 
 
-def _load(weights: str) -> Any:
-    """The network, ready for use."""
+def _load(weights: str, device: torch.device) -> Any:
+    """The network, ready for use on a device."""
     why = ""
     for package in ("dust3r", "mini_dust3r"):
         try:
@@ -220,7 +225,7 @@ def _load(weights: str) -> Any:
                 why = f" ({package}: {error})"
             continue
         try:
-            return module.AsymmetricCroCo3DStereo.from_pretrained(weights).eval().to(_device())
+            return module.AsymmetricCroCo3DStereo.from_pretrained(weights).eval().to(device)
         except Exception as error:  # missing files and failing downloads raise many things
             raise UserError(
                 f"the weights of DUSt3R cannot be loaded from {weights} ({error}); without a network, put"
@@ -228,7 +233,3 @@ def _load(weights: str) -> Any:
                 " and give that as dust3r-weights"
             ) from error
     raise UserError(f"the matcher dust3r needs DUSt3R{why}; install it with: {' && '.join(INSTALL)}")
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nope_splat.device import device_of_networks
 from nope_splat.images import Photo
 from nope_splat.progress import track
 
@@ -26,6 +27,9 @@ from .verify import verify_pair
 
 SIFT_WORKERS = min(os.cpu_count() or 1, 8)
 """Photographs searched at once; at the default size each takes half a gigabyte meanwhile."""
+GPU_WORKERS = 4
+"""Threads that match on a GPU: one prepares and verifies what the others compute. More would take memory, 200
+MB each, beside the 5 MB of each photograph's descriptors (8192 keypoints of 128 numbers)."""
 KEEP_EVERY = 20.0
 """Seconds after which pairs that were matched are kept for a run that goes on when this one is killed."""
 
@@ -153,7 +157,7 @@ def _match_rounds(
             yield from pool.map(match, waiting)
 
     kept = time.monotonic()
-    with _one_torch_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with _one_torch_thread(), ThreadPoolExecutor(_workers(settings)) as pool:
         try:
             for _ in track(match_all(pool), "Matching pairs", lambda: len(new)):
                 if keep and time.monotonic() - kept > KEEP_EVERY:
@@ -167,6 +171,12 @@ def _match_rounds(
     return [verified for pair in sorted(asked) if (verified := matched[pair]) is not None]
 
 
+def _workers(settings: MatchingSettings) -> int:
+    """Threads that match: one for each core of a CPU; for a GPU, as many as keep it busy."""
+    cores = os.cpu_count() or 1
+    return cores if device_of_networks(settings.device).type == "cpu" else min(cores, GPU_WORKERS)
+
+
 def _proposals(
     keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> Callable[[int, int], NDArray[np.int64]]:
@@ -174,7 +184,7 @@ def _proposals(
     if settings.matcher == "disk":
         from .disk import lightglue
 
-        return lightglue(keypoints)
+        return lightglue(keypoints, device_of_networks(settings.device))
     return _by_ratio(keypoints, settings)
 
 
@@ -182,7 +192,7 @@ def _by_ratio(
     keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> Callable[[int, int], NDArray[np.int64]]:
     """A matcher by the ratio test; maps two photographs to keypoint indices in each. (M, 2)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of_networks(settings.device)
     descriptors = [Descriptors.prepare(torch.from_numpy(one.descriptors).to(device)) for one in keypoints]
 
     def match(first: int, second: int) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from nope_splat.device_defaults import ByDevice
 from nope_splat.images import Photo
 from nope_splat.ranges import COUNT, NOT_NEGATIVE, POSITIVE_SHARE, Range
 
@@ -46,6 +47,9 @@ class MatchingSettings:
     where matches lead no further, and has no limit where they do."""
     max_exhaustive_photos: Annotated[int, NOT_NEGATIVE] = 100
     """Most photographs of which every pair is matched unless asked for; the time grows with their square."""
+    device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
+    """Where descriptors are compared and networks run: "auto" is a GPU where there is one, unless the
+    training runs on a CPU."""
     seed: Annotated[int, Range(0, 1e9)] = 0
     """Seed of every random choice (RANSAC, and the vocabulary of retrieval)."""
 

@@ -75,7 +75,8 @@ def matches_key(folder: PhotoFolder, settings: MatchingSettings) -> str:
         The key.
     """
     values = asdict(settings)
-    return content_key(folder.photos, {field.name: values[field.name] for field in fields(MatchingSettings)})
+    names = [field.name for field in fields(MatchingSettings) if field.name != "device"]
+    return content_key(folder.photos, {name: values[name] for name in names})
 
 
 def find_matches(

@@ -113,6 +113,7 @@ def reconstruct(
         # Of given cameras, their content counts and not the file's name.
         values = asdict(settings) | {"cameras": given and given.to_plain()}
         values["depth"] = depths_key(telling, settings.depth) if telling else None
+        del values["device"]  # which changes nothing but rounding errors
         scene_id = content_key((), {"matches": matches_id, "held_out": sorted(held_out), "settings": values})
         scene = cache.load(STAGE, scene_id, SparseScene.from_arrays)
         if scene is not None:

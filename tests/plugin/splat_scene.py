@@ -15,6 +15,7 @@ from nope_splat.camera import SharedPinhole, distort
 from nope_splat.camera_optimizer import NopeCameraOptimizerConfig, switch_axes, world_to_camera
 from nope_splat.datamanager import NopeDataManagerConfig
 from nope_splat.dataparser import NopeDataParserConfig
+from nope_splat.device_defaults import fill_in_defaults
 from nope_splat.gaussians import Gaussians
 from nope_splat.lens import Rendering, through_lens
 from nope_splat.model import NopeSplatModelConfig
@@ -99,6 +100,7 @@ def make_pipeline(
             sh_degree=1,
         ),
     )
+    fill_in_defaults(config, "cuda")  # those of full quality, although everything runs on a CPU
     pipeline = config.setup(device="cpu", test_mode=test_mode)
     assert isinstance(pipeline, NopePipeline)
     return pipeline

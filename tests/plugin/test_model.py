@@ -23,8 +23,8 @@ from torch import Tensor
 
 from nope_splat.camera_optimizer import NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.densification import CappedStrategy
+from nope_splat.learning_rates import fill_in_rates, optimizer_groups
 from nope_splat.losses import track_2d_loss
-from nope_splat.methods import nope_splat
 from nope_splat.model import NopeSplatModelConfig
 from nope_splat.pipeline import NopePipeline
 
@@ -45,7 +45,9 @@ def train(
 ) -> None:
     """The training loop without nerfstudio's trainer; `only` some parameter groups, at one learning rate."""
     groups = {name: p for name, p in pipeline.get_param_groups().items() if not only or name in only}
-    configs = {name: dict(nope_splat.config.optimizers[name]) for name in groups}
+    rates = optimizer_groups()
+    fill_in_rates(rates, "cpu")
+    configs = {name: rates[name] for name in groups}
     for config in configs.values():
         config["scheduler"] = None
         if lr is not None:

@@ -77,9 +77,9 @@ def test_a_failed_save_leaves_the_checkpoint_before(
 
 
 @pytest.mark.parametrize(
-    ("given", "photos", "length"), [(None, 2, 500), (None, 11, 1100), (None, 301, 30_000), (70, 11, 70)]
+    ("given", "photos", "length"), [("auto", 2, 500), ("auto", 11, 1100), ("auto", 301, 30_000), (70, 11, 70)]
 )
-def test_length_follows_the_photographs(tmp_path: Path, given: int | None, photos: int, length: int) -> None:
+def test_length_follows_the_photographs(tmp_path: Path, given: Any, photos: int, length: int) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, max_num_iterations=given)
     config.pipeline.datamanager.data = tmp_path
     (tmp_path / "images").mkdir()

@@ -20,12 +20,13 @@ from memory import (
     stage_bytes,
 )
 
+from nope_splat.datamanager import NopeDataManagerConfig
 from nope_splat.densification import densification
+from nope_splat.device_defaults import fill_in_defaults
 from nope_splat.gaussians import seed_gaussians
 from nope_splat.images import find_photos
 from nope_splat.matching import MatchingSettings
 from nope_splat.matching.sift import sift_keypoints
-from nope_splat.methods import _training
 from nope_splat.model import NopeSplatModelConfig
 from nope_splat.splatting.backward import slot_length
 from nope_splat.splatting.binning import bin_splats
@@ -50,7 +51,9 @@ def test_parameters_gradients_and_moments_are_counted_exactly() -> None:
 
 
 def test_densification_keeps_as_many_numbers_as_are_counted() -> None:
-    strategy = densification(NopeSplatModelConfig(), 100, num_views=2, num_pixels=10**6, num_fixed=0)
+    strategy = densification(
+        fill_in_defaults(NopeSplatModelConfig(), "cpu"), 100, num_views=2, num_pixels=10**6, num_fixed=0
+    )
     state = strategy.initialize_state(scene_scale=1.0)
     assert len(state.keys() - {"scene_scale"}) == STATISTICS
 
@@ -75,7 +78,7 @@ def test_intersections_are_counted_exactly() -> None:
 
 
 def test_photographs_are_cached_as_floats_on_a_cpu() -> None:
-    assert _training("cpu").pipeline.datamanager.cache_images_type == "float32"
+    assert fill_in_defaults(NopeDataManagerConfig(), "cpu").cache_images_type == "float32"
     assert 3 * torch.float32.itemsize == PER_CACHED_PIXEL
 
 
