@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from pretend_cuda.synchronizations import SYNCHRONIZATIONS
 
@@ -91,10 +90,7 @@ class PretendTensor(torch.Tensor):
         """Index of the device."""
         return 0
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
+    __torch_function__ = torch._C._disabled_torch_function_impl  # `functions.FunctionMode` sees all calls
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -141,6 +137,13 @@ def plain(value: Any) -> Any:
         return aten.alias(value)
 
 
+def _wrap_all(results: Any) -> Any:
+    """The same for the results of an ATen operation: a tensor, several, or none."""
+    if isinstance(results, (list, tuple)):
+        return type(results)(_wrap_all(each) for each in results)
+    return wrap(results)
+
+
 def device_type(value: Tensor) -> DeviceType:
     """Where a tensor is."""
     return "cuda" if is_pretend(value) else "cpu"
@@ -168,7 +171,15 @@ def ambient_device() -> DeviceType:
 
 def tensors_in(*values: Any) -> list[Tensor]:
     """All tensors in nested containers."""
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)) and value:
+            found += tensors_in(*value)
+        elif isinstance(value, dict) and value:
+            found += tensors_in(*value.values())
+    return found
 
 
 class DispatchMode(TorchDispatchMode):
@@ -194,12 +205,15 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _copy(func, args, kwargs)
     tensors = tensors_in(args, kwargs)
     device = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
-    if not any(is_pretend(tensor) for tensor in tensors):
+    on_device = any(is_pretend(tensor) for tensor in tensors)
+    if (on_device or device == "cuda") and kwargs.get("generator") is not None:
+        raise DeviceError(f"{func}: expected a 'cuda' device type for generator but found 'cpu'")
+    if not on_device:
         if device == "cuda":
-            return tree_map(wrap, func(*args, **kwargs | {"device": CPU}))
+            return _wrap_all(func(*args, **kwargs | {"device": CPU}))
         results = func(*args, **kwargs)
         made_like_operands = not tensors and ambient_device() == "cuda"
-        return tree_map(wrap, results) if made_like_operands else results
+        return _wrap_all(results) if made_like_operands else results
     _check_devices(func, args, tensors)
     _check_kernel(func, tensors)
     _count(func, args, kwargs)
@@ -208,7 +222,7 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     with torch._C._DisableTorchDispatch():
         results = func(*args, **kwargs)
     to_host = device == "cpu" and ambient_device() == "cpu"
-    return results if to_host else tree_map(wrap, results)
+    return results if to_host else _wrap_all(results)
 
 
 def _check_devices(func: Any, args: tuple[Any, ...], tensors: list[Tensor]) -> None:

@@ -38,7 +38,9 @@ class FunctionMode(TorchFunctionMode):
         """See the class."""
         kwargs = dict(kwargs or {})
         handler = HANDLERS.get(func)
-        return _run(func, args, kwargs) if handler is None else handler(func, args, kwargs)
+        if handler is None or any(_is_meta(value) for value in (kwargs.get("device"), *args[1:2])):
+            return _run(func, args, kwargs)
+        return handler(func, args, kwargs)
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -49,6 +51,11 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     all_there = (asks_for_cuda or (device is None and any(on_device))) and all(on_device)
     with ambient("cuda" if all_there else "cpu"):
         return func(*args, **kwargs)
+
+
+def _is_meta(value: object) -> bool:
+    """Whether a value is the device of shapes without values, on which networks are made at first."""
+    return isinstance(value, (str, torch.device)) and str(value) == "meta"
 
 
 class _Move(torch.autograd.Function):

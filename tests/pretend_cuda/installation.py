@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ def install(kernels: bool = True, exact: bool = False) -> None:
         exact: Whether the kernels composite as gsplat's do, tile by tile, which takes seconds for a large
             image; otherwise the CPU rasterizer's do, which draw each splat a little farther.
     """
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # what is compiled would not pass through the modes
     driver.install()
     serialization.install()
     gsplat_kernels.install(kernels, exact)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import gsplat
 import pytest
 import torch
 from dense_reference import Scene, random_scene, relative_error
@@ -96,7 +97,7 @@ def test_images_and_gradients_agree(render_mode: str, rasterize_mode: str, sh_de
 
 
 def test_gsplat_ends_splats_at_tiles() -> None:
-    """The difference that is known: beyond three standard deviations it draws only what is in the same tile."""
+    """The known difference: gsplat 1.4 ends a splat with the tiles that three standard deviations touch."""
     scene = Scene(
         means=torch.tensor([[0.0, 0.0, 2.0]]),
         quats=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
@@ -115,8 +116,11 @@ def test_gsplat_ends_splats_at_tiles() -> None:
         rows.append(rasterize(copy, copy.viewmats, copy.Ks.detach())[1][0, 64, :, 0].detach().cpu())
     drawn = rows[1] > 0
     torch.testing.assert_close(rows[0][drawn], rows[1][drawn], rtol=0, atol=2e-3)
-    assert (rows[0] > 0).sum() > drawn.sum()
-    assert drawn.sum() % 16 == 0
+    if gsplat.__version__ < "1.5":
+        assert drawn.sum() == 96  # columns 16 to 112, although the radius is 46 pixels and the reach 50
+        assert (rows[0] > 0).sum() == 100
+    else:
+        assert drawn.equal(rows[0] > 0)
 
 
 def test_similarity_agrees() -> None:

@@ -1,0 +1,57 @@
+"""A browser for the viewer that looks at the scene and waits for one picture."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from viser._messages import BackgroundImageMessage, ViewerCameraMessage
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+
+def wait_for_picture(port: int, seconds: float) -> NDArray[np.uint8] | None:
+    """Connect to a viewer on this machine, perhaps before it runs, and look from where a camera may be.
+
+    Args:
+        port: Of the viewer.
+        seconds: How long to wait.
+
+    Returns:
+        The first picture that shows something (H, W, 3), or None if there was none in time.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with connect(f"ws://127.0.0.1:{port}", max_size=None, open_timeout=2) as connection:
+                return _read_pictures(connection, end)
+        except (OSError, TimeoutError, ConnectionClosed):
+            time.sleep(0.3)
+    return None
+
+
+def _read_pictures(connection: ClientConnection, end: float) -> NDArray[np.uint8] | None:
+    distance = 0.0
+    while time.monotonic() < end:
+        _look(connection, distance)
+        distance -= 0.01
+        try:
+            received = msgspec.msgpack.decode(connection.recv(timeout=1.0))
+        except TimeoutError:
+            continue
+        for message in received if isinstance(received, list) else received.get("messages", [received]):
+            if message["type"] == BackgroundImageMessage.__name__:
+                picture = np.asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
+                if picture.std() > 5:
+                    return picture
+    return None
+
+
+def _look(connection: ClientConnection, z: float) -> None:
+    camera: Any = ViewerCameraMessage((1, 0, 0, 0), (0, 0, z), 0.8, 1.3, (0, 0, 1), (0, -1, 0))
+    connection.send(msgspec.msgpack.encode(camera.as_serializable_dict()))
