@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.models.splatfacto import resize_image
 from torch import Tensor
 
 from nope_splat.camera_optimizer import switch_axes, world_to_camera
 from nope_splat.joint_adjustment import JointResult, adjust_jointly
 from nope_splat.lens import Lens
-from nope_splat.model import FULLY_USED, NopeSplatModel
+from nope_splat.model import NopeSplatModel
 from nope_splat.photometric_alignment import RenderedView, usable_pixels
 from nope_splat.reconstruction.bundle_problem import BundleProblem
 
@@ -25,17 +25,6 @@ def has_few_tracks(model: NopeSplatModel) -> bool:
     """Whether cameras, if no lenses are learned, depend on the photographs more than on tracks."""
     observations, lens = model.observations, model.camera_optimizer.learned_lens
     return lens is None and len(observations.view_ids) < FEW_OBSERVATIONS * model.num_train_data
-
-
-def _halved(photo: Tensor, mask: Tensor | None, max_size: int) -> tuple[Tensor, Tensor | None]:
-    """A photograph (H, W, 3) and its mask (H, W, 1), halved until the longer side is at most `max_size`."""
-    factor = 1
-    while max(photo.shape[:2]) > factor * max_size:
-        factor *= 2
-    if factor == 1:
-        return photo, mask
-    mask = None if mask is None else resize_image(mask.float(), factor) > FULLY_USED
-    return resize_image(photo, factor), mask
 
 
 @torch.no_grad()
@@ -57,12 +46,13 @@ def adjust_cameras(
     moves, background = optimizer.config.mode != "off", model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.present_sh_degree()
     intrinsics_ids, lens = optimizer.intrinsics_ids, optimizer.lens()
+    max_size = optimizer.config.adjust_image_size
     base_focals = optimizer.base_focal[intrinsics_ids, None]
     scales = torch.cat([cameras.fx, cameras.fy], -1).to(model.device) / base_focals
     centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
 
     def look(index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
-        photo, mask = _halved(*model.photo(batches[index], background), optimizer.config.adjust_image_size)
+        photo, mask = model.photo(batches[index], background)
         height, width = photo.shape[:2]
         factor = round(int(cameras.width[index]) / width)
         K = torch.eye(3, device=model.device)
@@ -83,7 +73,9 @@ def adjust_cameras(
         used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
         if mask is not None:  # the gradient beside a mask must not feel what it hides
             photo = torch.where(mask, photo, rendered)
-        return RenderedView(rendered, photo, depth, used, K.diagonal()[:2], K[:2, 2], radial)
+        view = RenderedView(rendered, photo, depth, used, K.diagonal()[:2], K[:2, 2], radial)
+        # Halved after rendering: Gaussians are drawn larger where pixels are.
+        return view.halved(math.ceil(math.log2(max(1, max(width, height) / max_size))))
 
     intrinsics = torch.zeros(len(optimizer.base_focal), 5, dtype=torch.float64, device=model.device)
     intrinsics[:, 0] = optimizer.focal().double().log()

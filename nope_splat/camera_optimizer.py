@@ -160,15 +160,16 @@ class NopeCameraOptimizer(CameraOptimizer):
         **kwargs,
     ) -> None:
         super().__init__(config, num_cameras, device, **kwargs)
-        ids = torch.zeros(num_cameras, dtype=torch.int64) if intrinsics_ids is None else intrinsics_ids
+        if intrinsics_ids is None:
+            intrinsics_ids = torch.zeros(num_cameras, dtype=torch.int64, device=device)
         self.log_focal = nn.Parameter(torch.zeros(num_intrinsics, device=device))
         self.register_buffer("base_poses", torch.eye(4, device=device)[:3].repeat(num_cameras, 1, 1))
         self.register_buffer("base_focal", torch.ones(num_intrinsics, device=device))
-        self.register_buffer("intrinsics_ids", ids.to(device))
+        self.register_buffer("intrinsics_ids", intrinsics_ids.to(device))
         self.learned_lens = None
         if config.learns_lens():
             learns = config.optimize_principal_point, config.optimize_distortion
-            self.learned_lens = LearnedLens(num_intrinsics, *learns, config.method == "adam").to(device)
+            self.learned_lens = LearnedLens(num_intrinsics, *learns, config.method == "adam", device)
         self.last_adjustment: dict[str, float] = {}
 
     @torch.no_grad()

@@ -131,7 +131,8 @@ class NopeDataManager(FullImageDatamanager):
 
     def _set(self, split: str, dataset: NopeDataset, poses: Tensor, optimized: OptimizedCameras) -> None:
         original, scene = dataset._dataparser_outputs.cameras, self.dataparser.scene
-        before = torch.tensor([camera.focal for camera in scene.cameras]).double()
+        focals = [camera.focal for camera in scene.cameras]
+        before = torch.tensor(focals, device=optimized.focals.device).double()
         number = torch.from_numpy(scene.camera_ids[self.dataparser.photo_ids(split)])
         factor = ((optimized.focals.double() / before)[number, None] * dataset.scale_factor).float()
         cameras = dataset.cameras

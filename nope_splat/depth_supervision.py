@@ -44,7 +44,7 @@ class DepthSupervision(nn.Module):
         super().__init__()
         self.depth_weight = depth_weight
         self.chamfer_weight, self.surface_weight = chamfer_weight, surface_weight
-        self.corrections = nn.Parameter(torch.zeros(num_views, 2))
+        self.corrections = nn.Parameter(torch.zeros(num_views, 2, device="cpu"))
         """Logarithm of the scale, and shift, beside those of the fit. (V, 2)."""
         self.priors = priors
 
@@ -77,7 +77,7 @@ class DepthSupervision(nn.Module):
             )
         others = self.priors.neighbours[view]
         if others and (self.chamfer_weight or self.surface_weight):
-            pair = view, others[int(torch.randint(len(others), ()))]
+            pair = view, others[int(torch.randint(len(others), (), device="cpu"))]
             chamfer, surface = self._between(pair, T_camera_world, focals, lens, self.priors)
             if self.chamfer_weight:
                 losses["chamfer"] = self.chamfer_weight * chamfer

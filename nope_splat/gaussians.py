@@ -81,14 +81,15 @@ def seed_gaussians(
         distances, _ = KDTree(points.numpy()).query(points.numpy(), k=num_neighbours + 1)
         sizes = torch.from_numpy(distances[:, 1:].mean(axis=1))
     if opacities is None:
-        opacities = torch.full((len(points),), INITIAL_OPACITY)
+        opacities = torch.full((len(points),), INITIAL_OPACITY, device=points.device)
+    rest = torch.zeros(len(points), (sh_degree + 1) ** 2 - 1, 3, device=points.device)
     return ParameterDict(
         {
             "means": Parameter(points.float().clone()),
             "scales": Parameter(sizes.float().clamp(min=1e-5).log()[:, None].repeat(1, 3)),
             "quats": Parameter(random_quat_tensor(len(points))),
             "features_dc": Parameter(RGB2SH(colors.float() / 255)),
-            "features_rest": Parameter(torch.zeros(len(points), (sh_degree + 1) ** 2 - 1, 3)),
+            "features_rest": Parameter(rest),
             "opacities": Parameter(torch.logit(opacities[:, None], eps=MIN_OPACITY)),
         }
     )

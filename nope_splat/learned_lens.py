@@ -28,6 +28,7 @@ class LearnedLens(nn.Module):
         learn_principal_point: Whether principal points may move.
         learn_distortion: Whether the radial terms may change.
         by_gradient: Whether gradients move them.
+        device: Where the parameters live at first.
     """
 
     focal: Tensor
@@ -37,17 +38,23 @@ class LearnedLens(nn.Module):
     one_orientation: Tensor
 
     def __init__(
-        self, num_intrinsics: int, learn_principal_point: bool, learn_distortion: bool, by_gradient: bool
+        self,
+        num_intrinsics: int,
+        learn_principal_point: bool,
+        learn_distortion: bool,
+        by_gradient: bool,
+        device: torch.device | str,
     ) -> None:
         super().__init__()
+        pairs = torch.zeros(num_intrinsics, 2, device=device)
         self.learns = {"principal_point": learn_principal_point, "distortion": learn_distortion}
-        self.principal_point = nn.Parameter(torch.zeros(num_intrinsics, 2), requires_grad=by_gradient)
-        self.distortion = nn.Parameter(torch.zeros(num_intrinsics, 2), requires_grad=by_gradient)
-        self.register_buffer("focal", torch.ones(num_intrinsics))
-        self.register_buffer("offset", torch.zeros(num_intrinsics, 2))
-        self.register_buffer("radial", torch.zeros(num_intrinsics, 2))
-        self.register_buffer("size", torch.ones(num_intrinsics, 2))
-        self.register_buffer("one_orientation", torch.ones(num_intrinsics, 1, dtype=torch.bool))
+        self.principal_point = nn.Parameter(pairs.clone(), requires_grad=by_gradient)
+        self.distortion = nn.Parameter(pairs.clone(), requires_grad=by_gradient)
+        self.register_buffer("focal", torch.ones_like(pairs[:, 0]))
+        self.register_buffer("offset", torch.zeros_like(pairs))
+        self.register_buffer("radial", torch.zeros_like(pairs))
+        self.register_buffer("size", torch.ones_like(pairs))
+        self.register_buffer("one_orientation", torch.ones_like(pairs[:, :1], dtype=torch.bool))
 
     def set_base(self, scene: SparseScene) -> None:
         """Start from the lenses of the reconstruction.
@@ -60,8 +67,8 @@ class LearnedLens(nn.Module):
         for number, camera in enumerate(scene.cameras):
             sizes = np.unique(scene.photo_sizes[scene.camera_ids == number], axis=0)
             self.focal[number] = camera.focal
-            self.offset[number] = torch.tensor(camera.offset)
-            self.radial[number] = torch.tensor(camera.radial)
+            self.offset[number] = self.offset.new_tensor(camera.offset)
+            self.radial[number] = self.radial.new_tensor(camera.radial)
             self.size[number] = torch.from_numpy(sizes.max(axis=0))
             self.one_orientation[number] = len(sizes) == 1
 

@@ -73,7 +73,7 @@ def fill_in_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
         optimizer, scheduler = group["optimizer"], group["scheduler"]
         if optimizer.lr == "auto":
             optimizer.lr = _of(RATES[name].first, device)
-        if scheduler is not None and scheduler.lr_final == "auto":
+        if isinstance(scheduler, DecayConfig) and scheduler.lr_final == "auto":
             scheduler.lr_final = _of(RATES[name].last, device)
 
 

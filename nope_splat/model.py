@@ -43,9 +43,6 @@ from nope_splat.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range
 from nope_splat.rendering import render_gaussians
 from nope_splat.splatting import fold_intrinsics
 
-FULLY_USED = 0.999
-"""Share of a small pixel's large ones that its mask leaves in, up to rounding, if it is to count."""
-
 
 @dataclass
 class NopeSplatModelConfig(ModelConfig):
@@ -188,7 +185,9 @@ class NopeSplatModel(SplatParameters):
         # Where nothing is, the mean colour of the scene is the best guess. A buffer: only a training has all
         # seeds, and what comes after it is to show the same colour.
         mean_color = self.seed_points[1].float().mean(dim=0) / 255
-        self.register_buffer("background_color", mean_color if color == "random" else get_color(color))
+        self.register_buffer(
+            "background_color", mean_color if color == "random" else get_color(color).clone()
+        )
         self._viewer_backgrounds: dict[int, Tensor] = {}
 
     # Optimisation.
@@ -437,5 +436,5 @@ class NopeSplatModel(SplatParameters):
         if mask is not None:
             factor = self._get_downscale_factor()
             mask = mask.to(self.device)
-            mask = mask if factor == 1 else resize_image(mask, factor) > FULLY_USED
+            mask = mask if factor == 1 else resize_image(mask, factor) > 0.999
         return photo, mask

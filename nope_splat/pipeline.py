@@ -89,7 +89,7 @@ class NopePipeline(VanillaPipeline):
         datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
         scene, cameras = self.datamanager.dataparser.scene, self.model.camera_optimizer
-        cameras.set_base(train_poses, torch.tensor([camera.focal for camera in scene.cameras]))
+        cameras.set_base(train_poses, torch.tensor([camera.focal for camera in scene.cameras], device=device))
         if scene.focal_held:  # renderings do not show it any better
             cameras.config.optimize_focal = False
         if cameras.learned_lens is not None:

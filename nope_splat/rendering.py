@@ -54,6 +54,6 @@ def render_gaussians(
     if depth.numel():
         # Far where nothing is, or the viewer would hide its points and cameras behind the empty pixels.
         seen = alpha > 0.05
-        far = 2 * depth[seen].max() if seen.any() else depth.new_tensor(1e3)
-        depth = torch.where(seen, depth, far)
+        farthest = torch.where(seen, depth.detach(), 0.0).amax()
+        depth = torch.where(seen, depth, torch.where(farthest > 0, 2 * farthest, 1e3))
     return Rendering(rgb.clamp(0.0, 1.0), depth, alpha, info)

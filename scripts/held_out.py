@@ -35,13 +35,13 @@ WORST = 0.05
 """Share of the pixels that a trimmed PSNR leaves out."""
 
 
-def evaluate_ours(config: Path, photos: Path, masks: Path, output_dir: Path) -> None:
+def evaluate_ours(config: Path, photos: Path, masks: Path | None, output_dir: Path) -> None:
     """Evaluate a training of nope-splat.
 
     Args:
         config: Its `config.yml`.
         photos: Folder of the photographs at training resolution, with the ending `.png`.
-        masks: Covered pixels, by name.
+        masks: Covered pixels, by name; None for all.
         output_dir: Folder to write into.
     """
     pipeline = eval_setup(config)[1]
@@ -64,14 +64,16 @@ def evaluate_ours(config: Path, photos: Path, masks: Path, output_dir: Path) -> 
     _compare(pipeline.model, held_out_cameras, held_out, photos, masks, output_dir)
 
 
-def evaluate_splatfacto(run: Settings, cameras: Path, photos: Path, masks: Path, output_dir: Path) -> None:
+def evaluate_splatfacto(
+    run: Settings, cameras: Path, photos: Path, masks: Path | None, output_dir: Path
+) -> None:
     """Evaluate a training of splatfacto.
 
     Args:
         run: What was trained.
         cameras: Cameras that it was trained with.
         photos: Folder of the photographs at training resolution, with the ending `.png`.
-        masks: Covered pixels, by name.
+        masks: Covered pixels, by name; None for all.
         output_dir: Folder to write into.
     """
     file = CameraFile.load(cameras)
@@ -163,22 +165,25 @@ def _read(photos: Path, name: str, device: torch.device) -> Tensor:
 
 
 def _compare(
-    model: Any, cameras: Cameras, names: list[str], photos: Path, masks: Path, output_dir: Path
+    model: Any, cameras: Cameras, names: list[str], photos: Path, masks: Path | None, output_dir: Path
 ) -> None:
     """Align and measure every photograph; writes metrics and renderings."""
     splat: SplatModel = model
     steps = NopePipelineConfig().alignment_steps
     gaussians = splat.gaussians().detach()
     metrics, rows = ImageMetrics(), {}
-    with np.load(masks) as file:
-        covered = dict(file)
+    covered: dict[str, NDArray[np.bool_]] = {}
+    if masks is not None:
+        with np.load(masks) as file:
+            covered = dict(file)
     for index, name in enumerate(names):
         photo = _read(photos, name, gaussians.means.device)
         camera = cameras[index : index + 1].to(photo.device)
         pose = refine_pose(splat, camera, photo, None, steps)
         with torch.no_grad():
             rendered = render_photo(splat, gaussians, camera, world_to_camera(pose[None])).rgb
-        mask = torch.from_numpy(covered[name])[..., None].to(photo.device)
+        seen = np.ones(photo.shape[:2], bool) if masks is None else covered[name]
+        mask = torch.from_numpy(seen)[..., None].to(photo.device)
         rows[name] = {
             **metrics(rendered, photo),
             "psnr_covered": float(metrics.psnr(rendered, photo, mask)),

@@ -1,6 +1,8 @@
 """nerfstudio's viewer, opened in a real browser while `ns-train nope-splat` runs.
 
+- Only this machine can reach it.
 - The page connects, shows our panel, and its canvas shows the splat.
+- The color behind its pictures gets nowhere else.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
@@ -32,18 +36,21 @@ WINDOW = (1000, 700)
 CANVAS = (slice(100, 500), slice(20, 640))
 """Rows and columns of the window that the scene fills, well inside."""
 
+PANEL = torch.tensor([38, 42, 55]) / 255
+"""What nerfstudio's viewer has behind its pictures."""
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
 @contextmanager
-def running(command: list[str], log: Path) -> Iterator[None]:
+def running(command: list[str], log: Path) -> Iterator[psutil.Process]:
     """A process and its children, killed in the end."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
         try:
-            yield
+            yield psutil.Process(process.pid)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -129,8 +136,10 @@ def test_viewer_shows_the_splat(valley: Path, tmp_path: Path):
     }
     command = [*train, "nope-splat", *(str(part) for option in options.items() for part in option)]
     log = tmp_path / "train.log"
-    with running(command, log):
+    with running(command, log) as training:
         assert wait_for(lambda: urllib.request.urlopen(url).status == 200, 180), log.read_text()[-2000:]
+        sockets = [socket for socket in training.net_connections("inet") if socket.status == "LISTEN"]
+        assert {socket.laddr.ip for socket in sockets} == {"127.0.0.1"}  # nobody else reaches it
         with open_page(url, tmp_path) as page:
 
             def has_picture() -> bool:
@@ -141,3 +150,6 @@ def test_viewer_shows_the_splat(valley: Path, tmp_path: Path):
             found = wait_for(has_picture, 90)
             Image.fromarray(page.screenshot()).save(tmp_path / "viewer.png")
             assert found, f"the canvas is blank: {tmp_path / 'viewer.png'}"
+        (checkpoint,) = wait_for(lambda: list(tmp_path.rglob("step-000000099.ckpt")), 300)
+    color = torch.load(checkpoint, weights_only=True)["pipeline"]["_model.background_color"]
+    assert (color - PANEL).abs().max() > 0.1

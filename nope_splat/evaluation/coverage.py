@@ -38,8 +38,11 @@ def covered_pixels(
         True where covered. (H, W), bool.
     """
     height, width = depth.shape
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    rays = torch.stack([x, y, torch.ones_like(x)], -1).to(depth) @ torch.linalg.inv(K).T
+    rows, columns = (
+        torch.arange(side, dtype=depth.dtype, device=depth.device) + 0.5 for side in (height, width)
+    )
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    rays = torch.stack([x, y, torch.ones_like(x)], -1) @ torch.linalg.inv(K).T
     finite = depth.isfinite()
     points = (rays * torch.where(finite, depth, 0.0)[..., None]) @ T_world_camera[:3, :3].T
     points = points + T_world_camera[:3, 3]

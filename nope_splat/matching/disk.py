@@ -47,12 +47,13 @@ def disk_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> Itera
     network = _load(load, device)
     for photo in photos:
         pixel_size, size = settings.feature_size(photo)
-        image = torch.tensor(read_photo(photo, size)[..., :3]).permute(2, 0, 1)[None] / 255.0
+        pixels = torch.tensor(read_photo(photo, size)[..., :3], device=device)
+        image = pixels.permute(2, 0, 1)[None] / 255.0
         mask = read_mask(photo, size)
         # The network counts before anything is masked out: with a mask, all are found, the best kept below.
         count = settings.max_keypoints if mask is None else None
         with torch.inference_mode():
-            (found,) = network(image.to(device), n=count, pad_if_not_divisible=True)
+            (found,) = network(image, n=count, pad_if_not_divisible=True)
         order = torch.argsort(found.detection_scores, descending=True, stable=True)
         pixels = found.keypoints[order].long().cpu().numpy()
         descriptors = found.descriptors[order].float().cpu().numpy()

@@ -186,7 +186,7 @@ def _batch_size(device: torch.device) -> int:
 def _encode(model: Any, photo: Photo, view: View, device: torch.device) -> Code:
     """Features of the patches of a photograph, their places, and height and width of the image."""
     pixels = view.crop(read_photo(photo, view.size)[..., :3])
-    image = torch.tensor(pixels).permute(2, 0, 1)[None].to(device) / 127.5 - 1
+    image = torch.tensor(pixels, device=device).permute(2, 0, 1)[None] / 127.5 - 1
     shape = torch.tensor([view.shape], device=device)
     features, places, _ = model._encode_image(image, shape)
     return features, places, shape

@@ -31,7 +31,7 @@ def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
 
     It is torch's memory: numpy's, of these sizes, the system takes back and maps anew in every pass.
     """
-    tensor = torch.empty(shape, dtype=torch.float32)
+    tensor = torch.empty(shape, dtype=torch.float32, device="cpu")
     return tensor, tensor.numpy()
 
 
@@ -66,7 +66,7 @@ class Projection(torch.autograd.Function):
         checked = tuple(array.reshape(-1) for array in (*inputs, *_arrays(*further.values())))
         not_finite = np.zeros(len(checked), np.bool_)
         cameras, count = viewmats.shape[0], means.shape[0]
-        radii = torch.empty((cameras, count), dtype=torch.int32)
+        radii = torch.empty((cameras, count), dtype=torch.int32, device="cpu")
         outputs = [_empty(cameras, count, *shape) for shape in ((2,), (), (3,), ())]
         arrays = [radii.numpy(), *(array for _, array in outputs)]
         for camera in range(cameras):

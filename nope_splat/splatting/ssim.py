@@ -126,7 +126,7 @@ class _SSIM(torch.autograd.Function):
         derivatives, row_sums = np.empty((3, rows, inner), np.float32), np.empty(rows)
         run_on_all_threads(similarity, x, y, channels, _WEIGHTS, derivatives, row_sums)
         ctx.state = x, y, derivatives
-        return torch.tensor(row_sums.sum() / (rows * inner), dtype=torch.float32)
+        return torch.tensor(row_sums.sum() / (rows * inner), dtype=torch.float32, device="cpu")
 
     @staticmethod
     @once_differentiable

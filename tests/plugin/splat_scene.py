@@ -68,6 +68,7 @@ def make_pipeline(
     model: NopeSplatModelConfig | None = None,
     taken_with: SharedPinhole = CAMERA,
     found: SharedPinhole = CAMERA,
+    device: str = "cpu",
 ) -> NopePipeline:
     """A pipeline on a CPU whose reconstruction is the truth; every 8th photograph is held out.
 
@@ -82,6 +83,7 @@ def make_pipeline(
         model: Configuration of the model.
         taken_with: The camera that took the photographs.
         found: What the reconstruction takes it for.
+        device: What is asked for.
     """
     scene = write_scene(folder, num_views, unregistered, eval_mode == "interval", taken_with, found)
     monkeypatch.setattr("nope_splat.dataparser.reconstruct", lambda *args: scene)
@@ -101,7 +103,7 @@ def make_pipeline(
         ),
     )
     fill_in_defaults(config, "cuda")  # those of full quality, although everything runs on a CPU
-    pipeline = config.setup(device="cpu", test_mode=test_mode)
+    pipeline = config.setup(device=device, test_mode=test_mode)
     assert isinstance(pipeline, NopePipeline)
     return pipeline
 

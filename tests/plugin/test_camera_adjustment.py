@@ -13,14 +13,17 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from plugin.splat_scene import FOCAL, make_pipeline, set_to_truth, write_scene
+from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth, write_scene
 
+from nope_splat import photometric_alignment
 from nope_splat.camera_adjustment import adjust_cameras, has_few_tracks
 from nope_splat.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.joint_adjustment import JointResult, Look
 from nope_splat.losses import TrackObservations
 from nope_splat.model import NopeSplatModelConfig
 from nope_splat.pipeline import NopePipeline
 from nope_splat.reconstruction import SparseScene
+from nope_splat.reconstruction.bundle_problem import BundleProblem
 
 Mode = Literal["off", "SO3xR3", "SE3"]
 
@@ -131,3 +134,22 @@ def test_cameras_of_few_tracks_take_single_steps(tmp_path: Path, monkeypatch: py
         pipeline.adjust_cameras(0)
         steps.append(model.camera_optimizer.last_adjustment["adjustment_steps"])
     assert steps[0] == 1 < steps[1]
+
+
+@pytest.mark.parametrize(("size", "halvings"), [(40, 2), (50, 1), (96, 0), (10_000, 0)])
+def test_large_images_are_compared_at_a_smaller_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, halvings: int
+) -> None:
+    pipeline = make(tmp_path, monkeypatch, adjust_image_size=size)
+    monkeypatch.setattr(photometric_alignment, "MIN_SIZE", 1)
+    views = []
+
+    def look_once(problem: BundleProblem, look: Look, **_: Any) -> JointResult:
+        views.append(look(0, problem.T_camera_world[0], problem.intrinsics[0]))
+        return JointResult(problem, (), 0.0)
+
+    monkeypatch.setattr("nope_splat.camera_adjustment.adjust_jointly", look_once)
+    data = pipeline.datamanager
+    adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
+    assert views[0].photo.shape[:2] == (SIZE[1] >> halvings, SIZE[0] >> halvings)
+    assert float(views[0].focal[0]) == pytest.approx(FOCAL / 2**halvings)

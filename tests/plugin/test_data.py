@@ -65,7 +65,7 @@ def test_distortion_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     outputs = []
     for scene in (straight, bent_scene):
         monkeypatch.setattr("nope_splat.dataparser.reconstruct", lambda *_, scene=scene: scene)
-        parser = NopeDataParserConfig(data=tmp_path, seeds="tracks").setup()
+        parser = NopeDataParserConfig(data=tmp_path, seeds="tracks", max_image_size=None).setup()
         outputs.append(parser.get_dataparser_outputs("train"))
     expected, found = outputs
     torch.testing.assert_close(found.metadata["observations"].xy, expected.metadata["observations"].xy)

@@ -15,6 +15,7 @@ from dataclasses import replace
 import pytest
 import torch
 from plugin.wall_scene import FOCAL, look_at_wall, wall
+from scipy.spatial import KDTree
 
 from nope_splat import joint_adjustment, surface_patches
 from nope_splat.joint_adjustment import PhotometricSystem, adjust_jointly
@@ -29,7 +30,7 @@ from nope_splat.photometric_alignment import (
 )
 from nope_splat.reconstruction.bundle import adjust
 from nope_splat.reconstruction.bundle_problem import BundleProblem, reprojection_residuals, retract
-from nope_splat.surface_patches import SurfacePatches
+from nope_splat.surface_patches import SurfacePatches, nearest
 
 
 def moved(problem: BundleProblem, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,3 +228,12 @@ def test_good_tracks_outvote_wrong_renderings() -> None:
     residuals, _ = reprojection_residuals(replace(result.problem, sigma=scene.problem.sigma))
     assert residuals.square().mean().sqrt() < 0.02
     assert result.photometric_share < 0.1
+
+
+def test_comparing_with_all_centers_finds_what_a_tree_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nope_splat.surface_patches.BLOCK", 1000)  # several blocks, the last one smaller
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(90, 3, generator=generator)
+    points = 100 + torch.randn(333, 3, generator=generator)  # far off, where products would cancel
+    _, expected = KDTree((100 + centers).numpy()).query(points.numpy())
+    assert nearest(points, 100 + centers).tolist() == expected.tolist()

@@ -140,7 +140,7 @@ def test_what_is_fixed_stays() -> None:
 def two_lenses(**learns: bool) -> LearnedLens:
     """Of two cameras, the second one with portrait and landscape photographs."""
     settings = {"learn_principal_point": True, "learn_distortion": True, "by_gradient": True}
-    lens = LearnedLens(2, **settings | learns).double()
+    lens = LearnedLens(2, **settings | learns, device="cpu").double()
     scene = make_scene(portrait=False)
     cameras = (
         SharedPinhole(600.0, (4.0, -3.0), (-0.05, 0.01)),

@@ -11,13 +11,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.utils.colors import get_color
 from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
 from torch import Tensor
 
@@ -265,3 +269,40 @@ def test_masked_pixels_do_not_count(pipeline: NopePipeline) -> None:
     assert pipeline.model.get_metrics_dict(outputs, batch)["psnr"] == float("inf")
     pipeline.eval()
     assert pipeline.model.get_loss_dict(outputs, batch)["photometric"].abs() < 1e-6
+
+
+def in_a_thread(run: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
+
+
+def test_an_open_browser_changes_no_color_but_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = make_pipeline(tmp_path, monkeypatch, model=configure(background_color="random"))
+    model = pipeline.model.eval()
+    with torch.no_grad():
+        model.gauss_params["opacities"].fill_(-20.0)  # nothing but background
+    camera = pipeline.datamanager.eval_dataset.cameras[:1]
+    before, state = model.get_outputs(camera)["rgb"], {k: v.clone() for k, v in model.state_dict().items()}
+    panel = torch.tensor([38, 42, 55]) / 255
+
+    def picture() -> Tensor:
+        model.set_background(panel)
+        return model.get_outputs(camera)["rgb"]  # pyright: ignore[reportReturnType]
+
+    torch.testing.assert_close(in_a_thread(picture), panel.expand(*SIZE[::-1], 3), rtol=0, atol=1e-3)
+    assert not torch.allclose(model.background_color, panel, atol=0.1)
+    assert torch.equal(model.get_outputs(camera)["rgb"], before)  # pyright: ignore[reportArgumentType]
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model.background_color, state["background_color"])
+
+
+def test_loading_a_checkpoint_leaves_nerfstudios_colors_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its names of colors stand for tensors that all models share."""
+    model = make_pipeline(tmp_path, monkeypatch, model=configure(background_color="black")).model
+    state = {**model.state_dict(), "background_color": torch.tensor([0.3, 0.4, 0.5])}
+    model.load_state_dict(state)
+    assert get_color("black").tolist() == [0, 0, 0]

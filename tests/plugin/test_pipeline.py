@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from nerfstudio.utils import poses as pose_utils
 from plugin.scenes import track_scene
 from plugin.splat_scene import FOCAL, make_pipeline, set_to_truth
 
+from nope_splat import pipeline as pipeline_module
 from nope_splat.errors import UserError
 from nope_splat.pipeline import NopePipeline
 
@@ -74,6 +76,34 @@ def test_alignment_is_done_once_per_state(pipeline: NopePipeline, monkeypatch: p
     monkeypatch.setattr("nope_splat.pipeline.refine_pose", lambda *args: pytest.fail("aligned again"))
     pipeline.align_held_out(3)
     pipeline.get_average_eval_image_metrics(step=3)
+
+
+def test_one_picture_aligns_one_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline(tmp_path, monkeypatch)
+    refine, refined = pipeline_module.refine_pose, []
+
+    def count(*args: Any) -> torch.Tensor:
+        refined.append(args)
+        return refine(*args)
+
+    monkeypatch.setattr(pipeline_module, "refine_pose", count)
+    pipeline.get_eval_image_metrics_and_images(3)
+    assert len(refined) == 1
+    assert int(pipeline.aligned_step) == -1  # not all of them: a checkpoint of now is aligned when loaded
+    pipeline.align_held_out(3)
+    assert len(refined) == 2  # of two held-out photographs
+    assert int(pipeline.aligned_step) == 3
+    pipeline.get_eval_image_metrics_and_images(3)
+    assert len(refined) == 2
+
+
+def test_commands_open_a_run_beside_a_gpu_without_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nerfstudio's commands ask for any GPU that there is."""
+    monkeypatch.setattr(pipeline_module, "choose_device", lambda: "cpu")
+    pipeline = make_pipeline(tmp_path, monkeypatch, test_mode="inference", device="cuda")
+    assert pipeline.device.type == "cpu"
 
 
 def test_metrics_are_of_aligned_poses(pipeline: NopePipeline, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,185 @@
+"""Seconds and memory of a training, apart for iterations and for what happens between them.
+
+A GPU works on after a call has returned, so the clock is read only once it has come to rest. That is done
+after every few iterations, not after each, so that the measurement does not slow down what it measures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the clock asks of a device."""
+
+    synchronize: Callable[[], object] = lambda: None
+    """Wait until the device has done all that it was asked to."""
+    peak_bytes: Callable[[], int] = lambda: 0
+    """Most memory in use since the last reset."""
+    reset_peak: Callable[[], object] = lambda: None
+    """Forget the peak."""
+    now: Callable[[], float] = time.perf_counter
+    """Seconds."""
+
+
+def device_at_hand() -> Device:
+    """The GPU, or the CPU where torch finds none."""
+    if not torch.cuda.is_available():
+        return Device()
+    cuda = torch.cuda
+    return Device(cuda.synchronize, cuda.max_memory_allocated, cuda.reset_peak_memory_stats)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive iterations that were timed together."""
+
+    first_step: int
+    """The first of them."""
+    iterations: int
+    """How many."""
+    seconds: float
+    """Without what happened in spans."""
+    gaussians: int
+    """Gaussians at their start."""
+    downscale: int
+    """Factor by which training images were shrunk at their start."""
+
+
+@dataclass
+class _Open:
+    first_step: int
+    gaussians: int
+    downscale: int
+    start: float
+    away: float = 0.0
+
+
+@dataclass
+class TrainingClock:
+    """Times a training; tell it when an iteration begins, and wrap in spans what is no plain iteration."""
+
+    window: int
+    """Iterations that are timed together."""
+    device: Device = field(default_factory=device_at_hand)
+    """Where the training computes."""
+
+    def __post_init__(self) -> None:
+        self.windows: list[Window] = []
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.peaks: dict[str, int] = defaultdict(int)
+        self.finished = False
+        self._open: _Open | None = None
+        self._phase = "setup"
+        self._in_span = False
+        self._phase_start = self._created = self.device.now()
+
+    def begin_iteration(self, step: int, gaussians: int, downscale: int) -> None:
+        """Note that an iteration begins.
+
+        Args:
+            step: Its number.
+            gaussians: Number of Gaussians.
+            downscale: Factor by which training images are shrunk.
+        """
+        if self._open is None:
+            now = self._enter("iterations")
+        elif (step - self._open.first_step) % self.window == 0:
+            now = self._close(step)
+        else:
+            return
+        self._open = _Open(step, gaussians, downscale, now)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Time what is no plain iteration; within another span it belongs to that one.
+
+        Args:
+            name: What it is.
+        """
+        if self._in_span or self.finished:
+            yield
+            return
+        before, start = self._phase, self._enter(name)
+        self._in_span = True
+        try:
+            yield
+        finally:
+            self._in_span = False
+            seconds = self._enter(before) - start
+            if self._open is not None:
+                self._open.away += seconds
+
+    def finish(self, step: int) -> None:
+        """Note that the iterations are over; later calls change nothing.
+
+        Args:
+            step: How many there were.
+        """
+        if self.finished or self._open is None:
+            return
+        if step > self._open.first_step:
+            self._close(step)
+        self._enter("after training")
+        self.finished = True
+
+    def _close(self, step: int) -> float:
+        """End the window before an iteration; returns the time."""
+        assert self._open is not None
+        self.device.synchronize()
+        now, window = self.device.now(), self._open
+        self.windows.append(
+            Window(
+                window.first_step,
+                step - window.first_step,
+                now - window.start - window.away,
+                window.gaussians,
+                window.downscale,
+            )
+        )
+        return now
+
+    def _enter(self, phase: str) -> float:
+        """End a phase of the process and begin another; returns the time."""
+        self.device.synchronize()
+        now = self.device.now()
+        self.seconds[self._phase] += now - self._phase_start
+        self.peaks[self._phase] = max(self.peaks[self._phase], self.device.peak_bytes())
+        self.device.reset_peak()
+        self._phase, self._phase_start = phase, now
+        return now
+
+    def report(self) -> dict[str, Any]:
+        """What was measured.
+
+        Returns:
+            `iterations_per_second` of plain iterations, without the first window, in which things are set
+            up; `full_resolution`, the same of those at the full size of the training images; None where
+            there are none. `seconds` and, on a GPU, `peak_gib` of the phases; `share_joint_refinement` of
+            the seconds from the first to the last iteration; the `windows`.
+        """
+        during = {n: s for n, s in self.seconds.items() if n not in ("setup", "after training")}
+        total = sum(during.values())
+        full = [window for window in self.windows[1:] if window.downscale == 1]
+        return {
+            "iterations": sum(window.iterations for window in self.windows),
+            "iterations_per_second": _rate(self.windows[1:]),
+            "full_resolution": _rate(full),
+            "share_joint_refinement": during.get("joint refinement", 0.0) / total if total else 0.0,
+            "seconds": dict(self.seconds),
+            "peak_gib": {name: peak / 2**30 for name, peak in self.peaks.items() if peak},
+            "windows": [asdict(window) for window in self.windows],
+        }
+
+
+def _rate(windows: list[Window]) -> float | None:
+    seconds = sum(window.seconds for window in windows)
+    return sum(window.iterations for window in windows) / seconds if seconds else None

@@ -1,0 +1,65 @@
+"""Measure held-out images of a training, by the code of the benchmark (`scripts/held_out.py`).
+
+python -m gpu.evaluation nope-splat --config RUN/config.yml --scene DIR --data PHOTOS --output FILE
+python -m gpu.evaluation splatfacto --run.data DIR/splat ... --scene DIR --data PHOTOS --output FILE
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import torch
+import tyro
+from held_out import evaluate_ours, evaluate_splatfacto
+from splatfacto_peer import Settings
+
+from gpu.scene import against_truth
+from nope_splat.device import require_device
+
+
+def ours(config: Path, scene: Path, data: Path, output: Path) -> None:
+    """Measure a training of nope-splat.
+
+    Args:
+        config: Its `config.yml`.
+        scene: Folder that `gpu.scene` wrote.
+        data: Folder of the photographs.
+        output: File to write.
+    """
+    evaluate_ours(config, scene / "photos", None, output.parent)
+    _write(data, output)
+
+
+def splatfacto(run: Settings, scene: Path, data: Path, output: Path) -> None:
+    """Measure a training of splatfacto.
+
+    Args:
+        run: What was trained.
+        scene: Folder that `gpu.scene` wrote.
+        data: Folder of the photographs.
+        output: File to write.
+    """
+    if torch.cuda.is_available():
+        require_device("cuda")
+    evaluate_splatfacto(run, scene / "cameras.json", scene / "photos", None, output.parent)
+    _write(data, output)
+
+
+def _write(data: Path, output: Path) -> None:
+    found = json.loads((output.parent / "held_out.json").read_text())
+    photos = list(found["photos"].values())
+    means = {
+        metric: statistics.mean(photo[metric] for photo in photos)
+        for metric in ("psnr", "ssim", "lpips")
+        if all(metric in photo for photo in photos)
+    }
+    cameras = against_truth(output.parent / "cameras.json", data)
+    output.write_text(
+        json.dumps({"held_out": len(photos), "gaussians": found["gaussians"], **means, "cameras": cameras})
+    )
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict({"nope-splat": ours, "splatfacto": splatfacto})

@@ -1,0 +1,78 @@
+"""Run the tests that need a GPU.
+
+python -m gpu.gpu_tests --tests tests --output FILE
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import tyro
+
+
+def run(tests: Path, output: Path) -> None:
+    """Run `pytest -m gpu`; writes how many tests passed, and which did not.
+
+    Args:
+        tests: Folder of the tests.
+        output: File to write.
+
+    Raises:
+        SystemExit: A test failed, or none passed.
+    """
+    report = output.with_name("junit.xml")
+    # A test file of another subject may want a package that this machine lacks; the others still run.
+    flags = [
+        "-m",
+        "gpu",
+        "-q",
+        "-rfEs",
+        "--disable-warnings",
+        "--continue-on-collection-errors",
+        "-p",
+        "no:cacheprovider",
+    ]
+    status = subprocess.run(
+        [sys.executable, "-m", "pytest", *flags, f"--junitxml={report}", str(tests)], cwd=tests.parent
+    ).returncode
+    if not report.exists():
+        raise SystemExit(f"nope-splat: pytest ended with status {status} and without a report")
+    counts = summary(report)
+    output.write_text(json.dumps(counts))
+    if counts["failed"] or not counts["passed"]:
+        raise SystemExit(f"nope-splat: {len(counts['failed'])} tests failed, {counts['passed']} passed")
+
+
+def summary(report: Path) -> dict[str, Any]:
+    """Count the tests of a JUnit report.
+
+    Args:
+        report: The xml file that pytest wrote.
+
+    Returns:
+        The number of tests that `passed`; the names of those that `failed`, and of those `skipped` with the
+        reason; `not_collected`, the files that could not be imported.
+    """
+    counts: dict[str, Any] = {"passed": 0, "failed": [], "skipped": {}, "not_collected": {}}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = "::".join(part for part in (case.get("classname"), case.get("name")) if part)
+        error, skipped = case.find("error"), case.find("skipped")
+        if error is not None and "collection" in (error.get("message") or ""):
+            last = ((error.text or "").strip().splitlines() or [""])[-1]
+            counts["not_collected"][name] = last.removeprefix("E").strip()
+        elif error is not None or case.find("failure") is not None:
+            counts["failed"].append(name)
+        elif skipped is not None:
+            counts["skipped"][name] = skipped.get("message") or ""
+        else:
+            counts["passed"] += 1
+    return counts
+
+
+if __name__ == "__main__":
+    tyro.cli(run)

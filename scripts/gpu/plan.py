@@ -1,0 +1,269 @@
+"""Which steps a check has, their command lines, their time limits and the environment they run in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gpu.steps import Results, Step
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository."""
+WINDOWS = 40
+"""Into how many parts, at least, the iterations of a training are timed."""
+
+Device = Literal["cuda", "cpu"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to check."""
+
+    output: Path
+    """The json file."""
+    work_dir: Path
+    """Folder of logs, trainings and intermediate results."""
+    data: Path | None = None
+    """Folder of photographs; without them nothing is trained."""
+    wheels: Path | None = None
+    """Folder of carried wheels."""
+    device: Device = "cuda"
+    """Where to compute; "cpu" tries the script itself without a GPU."""
+    iterations: int = 2000
+    """Length of both trainings."""
+    timed_iterations: int = 200
+    """Iterations of each method with the same Gaussians."""
+    max_image_size: int = 1600
+    """Longer side of the training images in pixels; photographs are never enlarged."""
+    eval_interval: int = 8
+    """Every how many photographs one is held out, from the first on."""
+    time_limit: float = 480.0
+    """Seconds for all steps together but the compilation of kernels."""
+
+    def folder(self, step: str) -> Path:
+        """Folder of a step.
+
+        Args:
+            step: Its name.
+        """
+        return self.work_dir / step
+
+    @property
+    def site(self) -> Path:
+        """Side folder that carried wheels are installed into."""
+        return self.work_dir / "site"
+
+
+def build_steps(settings: Settings) -> list[Step]:
+    """The steps of a check in their order.
+
+    Args:
+        settings: What to check.
+    """
+    without_gpu = "it needs a GPU" if settings.device == "cpu" else None
+    without_data = None if settings.data else "no photographs were given with --data"
+    ready = ("environment", "machine")
+
+    def fixed(name: str, module: str, flags: Mapping[str, Any]) -> Any:
+        return lambda results: _module(settings, name, module, flags)
+
+    return [
+        Step("environment", fixed("environment", "environment", _wheels(settings)), 300, in_budget=False),
+        Step("machine", fixed("machine", "machine", {"--device": settings.device}), 120, ("environment",)),
+        Step("kernels", fixed("kernels", "kernels", {}), 1800, ready, in_budget=False, skip=without_gpu),
+        Step(
+            "tests",
+            fixed("tests", "gpu_tests", {"--tests": ROOT / "tests"}),
+            180,
+            (*ready, "kernels"),
+            skip=without_gpu,
+        ),
+        Step(
+            "ssim",
+            fixed("ssim", "ssim_precision", {"--image": ROOT / "scripts" / "valley.jpg"}),
+            60,
+            ready,
+        ),
+        Step("scene", lambda results: _scene(settings), 180, ready, skip=without_data),
+        *_training_steps(settings, without_data),
+    ]
+
+
+def _training_steps(settings: Settings, skip: str | None) -> list[Step]:
+    ready = ("kernels", "scene")
+    return [
+        Step("train_nope_splat", lambda r: _train_ours(settings, r), 240, ready, skip=skip),
+        Step("train_splatfacto", lambda r: _train_splatfacto(settings, r), 240, ready, skip=skip),
+        Step(
+            "same_gaussians",
+            lambda r: _same_gaussians(settings),
+            180,
+            (*ready, "train_nope_splat"),
+            skip=skip,
+        ),
+        Step("synchronizations", lambda r: _synchronizations(settings), 120, ready, skip=skip),
+        Step(
+            "evaluate_nope_splat",
+            lambda r: _evaluate_ours(settings),
+            120,
+            ("train_nope_splat",),
+            skip=skip,
+        ),
+        Step(
+            "evaluate_splatfacto",
+            lambda r: _evaluate_splatfacto(settings, r),
+            120,
+            ("train_splatfacto",),
+            skip=skip,
+        ),
+    ]
+
+
+def environment(settings: Settings, results: Results, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables of a step.
+
+    Args:
+        settings: What to check.
+        results: Of the steps so far.
+        inherited: The variables of this process.
+    """
+    paths = [str(ROOT), str(ROOT / "scripts"), str(settings.site), inherited.get("PYTHONPATH", "")]
+    programs = [str(settings.site / "bin"), inherited.get("PATH", "")]
+    variables = {
+        **inherited,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PATH": os.pathsep.join(path for path in programs if path),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "NERFSTUDIO_METHOD_CONFIGS": "nope-splat=nope_splat.methods:nope_splat",
+    }
+    if settings.device == "cpu":
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    architecture = results.get("machine", {}).get("architecture")
+    if architecture:
+        variables["TORCH_CUDA_ARCH_LIST"] = architecture
+    return variables
+
+
+def _module(settings: Settings, step: str, module: str, flags: Mapping[str, Any]) -> list[str]:
+    """Command of one of this package's modules that writes the result of a step."""
+    output = {"--output": settings.folder(step) / "result.json"}
+    return [sys.executable, "-m", f"gpu.{module}", *words({**flags, **output})]
+
+
+def words(flags: Mapping[str, Any]) -> list[str]:
+    """Flags and their values as a command line has them.
+
+    Args:
+        flags: From flag to value.
+    """
+    return [str(word) for flag in flags.items() for word in flag]
+
+
+def _wheels(settings: Settings) -> dict[str, Any]:
+    given = {"--wheels": settings.wheels} if settings.wheels else {}
+    return {"--site": settings.site, **given}
+
+
+def _scene(settings: Settings) -> list[str]:
+    flags = {
+        "--data": settings.data,
+        "--output-dir": settings.folder("scene"),
+        "--max-image-size": settings.max_image_size,
+        "--eval-interval": settings.eval_interval,
+    }
+    return _module(settings, "scene", "scene", flags)
+
+
+def _timed(settings: Settings, step: str, method: str, flags: Mapping[str, Any]) -> list[str]:
+    window = {"--window": max(1, settings.iterations // WINDOWS)}
+    return [*_module(settings, step, "timed_training", window), method, *words(flags)]
+
+
+def _train_ours(settings: Settings, results: Results) -> list[str]:
+    parser = "--pipeline.datamanager.dataparser"
+    flags = {
+        "--data": settings.data,
+        "--output-dir": settings.folder("train_nope_splat"),
+        "--experiment-name": "scene",
+        "--timestamp": "run",
+        "--vis": "tensorboard",
+        "--machine.device-type": settings.device,  # never the CPU because kernels are missing
+        "--max-num-iterations": settings.iterations,
+        "--steps-per-save": settings.iterations,
+        "--steps-per-eval-image": 0,
+        "--steps-per-eval-all-images": 0,
+        "--pipeline.alignment-steps": 0,  # the evaluation aligns
+        "--pipeline.model.max-gaussians": results["scene"]["max_gaussians"],
+        f"{parser}.max-image-size": settings.max_image_size,
+        f"{parser}.eval-interval": settings.eval_interval,
+        f"{parser}.seed": 0,
+        f"{parser}.cache-dir": settings.folder("scene") / "cache",
+    }
+    return _timed(settings, "train_nope_splat", "nope-splat", flags)
+
+
+def our_run(settings: Settings) -> Path:
+    """Folder of nope-splat's training.
+
+    Args:
+        settings: What to check.
+    """
+    return settings.folder("train_nope_splat") / "scene" / "nope-splat" / "run"
+
+
+def _splatfacto_flags(settings: Settings, results: Results, prefix: str = "--") -> dict[str, Any]:
+    return {
+        f"{prefix}data": settings.folder("scene") / "splat",
+        f"{prefix}output-dir": settings.folder("train_splatfacto"),
+        f"{prefix}max-num-iterations": settings.iterations,
+        f"{prefix}max-gaussians": results["scene"]["max_gaussians"],
+    }
+
+
+def _train_splatfacto(settings: Settings, results: Results) -> list[str]:
+    return _timed(settings, "train_splatfacto", "splatfacto", _splatfacto_flags(settings, results))
+
+
+def _trainers(settings: Settings, step: str) -> dict[str, Any]:
+    return {
+        "--scene.data": settings.data,
+        "--scene.scene": settings.folder("scene"),
+        "--scene.output-dir": settings.folder(step) / "trainers",
+        "--scene.max-image-size": settings.max_image_size,
+        "--scene.eval-interval": settings.eval_interval,
+    }
+
+
+def _same_gaussians(settings: Settings) -> list[str]:
+    flags = {"--run": our_run(settings), "--iterations": settings.timed_iterations}
+    return _module(
+        settings, "same_gaussians", "same_gaussians", {**_trainers(settings, "same_gaussians"), **flags}
+    )
+
+
+def _synchronizations(settings: Settings) -> list[str]:
+    return _module(settings, "synchronizations", "synchronizations", _trainers(settings, "synchronizations"))
+
+
+def _evaluate_ours(settings: Settings) -> list[str]:
+    flags = {"--config": our_run(settings) / "config.yml", **_measured_on(settings)}
+    return _evaluation(settings, "evaluate_nope_splat", "nope-splat", flags)
+
+
+def _evaluate_splatfacto(settings: Settings, results: Results) -> list[str]:
+    flags = {**_splatfacto_flags(settings, results, "--run."), **_measured_on(settings)}
+    return _evaluation(settings, "evaluate_splatfacto", "splatfacto", flags)
+
+
+def _measured_on(settings: Settings) -> dict[str, Any]:
+    return {"--scene": settings.folder("scene"), "--data": settings.data}
+
+
+def _evaluation(settings: Settings, step: str, method: str, flags: Mapping[str, Any]) -> list[str]:
+    python, dash_m, module, *rest = _module(settings, step, "evaluation", flags)
+    return [python, dash_m, module, method, *rest]

@@ -1,0 +1,157 @@
+"""Time iterations of nope-splat and of splatfacto with the same Gaussians, cameras and images, in turn.
+
+python -m gpu.same_gaussians --scene.data PHOTOS --scene.scene DIR ... --run RUN --output FILE
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from nerfstudio.engine.trainer import Trainer
+from torch import Tensor
+
+from gpu.timed_training import METHODS, Method
+from gpu.trainers import FIRST_STEP, Scene, iterate, set_up, synchronize
+from nope_splat.checkpoints import last_checkpoint, load_checkpoint
+from nope_splat.gaussians import PARAMETERS
+
+MOST_PER_TURN = 20
+WARM_UP_TURNS = 2
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a few iterations took."""
+
+    launch: float
+    """Milliseconds of an iteration until Python had asked for everything."""
+    total: float
+    """Milliseconds of an iteration until the device had done everything."""
+
+
+def compare(scene: Scene, run: Path, output: Path, iterations: int = 200) -> None:
+    """Time both methods.
+
+    Args:
+        scene: What to train on.
+        run: Folder of a finished training of nope-splat, which has the Gaussians.
+        output: File to write.
+        iterations: How many of each method to time, at least.
+    """
+    state = load_checkpoint(last_checkpoint(run / "nerfstudio_models"))["pipeline"]
+    gaussians = {name: state[f"_model.gauss_params.{name}"] for name in PARAMETERS}
+    trainers: dict[Method, Trainer] = {
+        method: set_up(method, replace(scene, output_dir=scene.output_dir / method), gaussians)
+        for method in METHODS
+    }
+    views = min(num_views(trainer) for trainer in trainers.values())
+    per_turn = min(views, MOST_PER_TURN)  # a turn shows every view once, or twenty of them
+    renderings = [first_view(trainer) for trainer in trainers.values()]
+    rounds = max(2, -(-iterations // per_turn))
+    turns = take_turns(
+        {name: _iterations(each) for name, each in trainers.items()}, rounds + WARM_UP_TURNS, per_turn
+    )
+    result = {
+        "gaussians": {method: trainer.pipeline.model.num_points for method, trainer in trainers.items()},
+        "views": views,
+        "iterations": rounds * per_turn,
+        "rendering_difference": float((renderings[0] - renderings[1]).abs().max()),
+        **summary({method: each[WARM_UP_TURNS:] for method, each in turns.items()}),
+    }
+    output.write_text(json.dumps(result))
+
+
+def num_views(trainer: Trainer) -> int:
+    """Number of training images.
+
+    Args:
+        trainer: A trainer.
+    """
+    datamanager: Any = trainer.pipeline.datamanager
+    return len(datamanager.train_dataset)
+
+
+def _iterations(trainer: Trainer) -> Callable[[int], None]:
+    return lambda number: iterate(trainer, FIRST_STEP + number)
+
+
+@torch.no_grad()
+def first_view(trainer: Trainer) -> Tensor:
+    """Render the first training image on black: both methods should show the same before they are timed.
+
+    Args:
+        trainer: A trainer.
+
+    Returns:
+        The rendering. (H, W, 3).
+    """
+    trainer.pipeline.eval()
+    model: Any = trainer.pipeline.model
+    datamanager: Any = trainer.pipeline.datamanager
+    camera = datamanager.train_dataset.cameras[:1].to(trainer.device)
+    background, model.background_color = model.background_color, torch.zeros(3, device=model.device)
+    rendered = model.get_outputs(camera)["rgb"]
+    model.background_color = background
+    return rendered
+
+
+def take_turns(
+    works: dict[Method, Callable[[int], None]], rounds: int, per_turn: int
+) -> dict[Method, list[Turn]]:
+    """Let works take turns, so that whatever else the machine does slows all of them alike.
+
+    Args:
+        works: Each does one piece of work when it is called with the number of the piece.
+        rounds: Turns of each.
+        per_turn: Pieces of work in a turn.
+
+    Returns:
+        What every turn took, per piece.
+    """
+    turns: dict[Method, list[Turn]] = {name: [] for name in works}
+    for number in range(rounds):
+        order = list(works) if number % 2 == 0 else list(reversed(works))
+        for name in order:
+            synchronize()
+            start = time.perf_counter()
+            for piece in range(number * per_turn, (number + 1) * per_turn):
+                works[name](piece)
+            asked = time.perf_counter()
+            synchronize()
+            done = time.perf_counter()
+            turns[name].append(Turn(1e3 * (asked - start) / per_turn, 1e3 * (done - start) / per_turn))
+    return turns
+
+
+def summary(turns: dict[Method, list[Turn]]) -> dict[str, Any]:
+    """Medians of the turns, and how much slower nope-splat is.
+
+    Args:
+        turns: What the turns took; those at the same place were taken next to each other.
+
+    Returns:
+        `ms_per_iteration` and `launch_ms_per_iteration` of each method, medians; `ratio`, the median over
+        the rounds of nope-splat's time over splatfacto's, and its `ratio_quartiles`.
+    """
+    ours, theirs = turns["nope-splat"], turns["splatfacto"]
+    ratios = [mine.total / other.total for mine, other in zip(ours, theirs, strict=True)]
+    return {
+        "ms_per_iteration": {name: statistics.median(t.total for t in each) for name, each in turns.items()},
+        "launch_ms_per_iteration": {
+            name: statistics.median(t.launch for t in each) for name, each in turns.items()
+        },
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
+    }
+
+
+if __name__ == "__main__":
+    tyro.cli(compare)

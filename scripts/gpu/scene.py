@@ -1,0 +1,179 @@
+"""Prepare a scene for both methods: cameras, images at training resolution, and a COLMAP model of them.
+
+    python -m gpu.scene --data PHOTOS --output-dir DIR --max-image-size 1600 --eval-interval 8 --output FILE
+
+`DIR` gets `cache/`, `cameras.json`, `photos/` with the images as nope-splat trains on them, and `splat/`, the
+folder for `scripts/splatfacto_peer.py`, with the training images alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+from camera_file import CameraFile
+from numpy.typing import NDArray
+from our_cameras import find_cameras
+from PIL import Image
+
+from nope_splat.colmap import ColmapCamera, ColmapModel, write_binary
+from nope_splat.dataparser import NopeDataParserConfig, training_cameras
+from nope_splat.densification import most_gaussians
+from nope_splat.errors import UserError
+from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
+from nope_splat.export import colmap_model
+from nope_splat.images import PhotoFolder, find_photos
+from nope_splat.reconstruction import SparseScene, reconstruct
+from nope_splat.undistort import read_undistorted_photo
+
+MAX_GAUSSIANS = 3_000_000
+"""The default of both methods on CUDA; photographs may determine fewer."""
+
+Size = tuple[int, int]
+
+
+def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: int, output: Path) -> None:
+    """Reconstruct and write everything that trainings and evaluations need.
+
+    Args:
+        data: Folder of the photographs, perhaps with `ground_truth.json`.
+        output_dir: Folder to write into.
+        max_image_size: Longer side of the training images in pixels; they are never enlarged.
+        eval_interval: Every how many photographs one is held out, from the first on.
+        output: File for the sizes and numbers.
+
+    Raises:
+        UserError: The photographs have masks, or are too few to hold one out.
+    """
+    folder = find_photos(data)
+    names = [photo.name for photo in folder.photos]
+    if any(photo.mask_path for photo in folder.photos):
+        raise UserError(f"{data} has masks, which splatfacto does not get here; choose another scene")
+    if len(names) < eval_interval:
+        raise UserError(f"{data} has {len(names)} photographs; choose an --eval-interval up to that")
+    held_out = names[::eval_interval]
+    find_cameras(data, tuple(held_out), output_dir)
+    settings = replace(NopeDataParserConfig().reconstruction, seed=0)
+    photographed = reconstruct(folder, held_out, settings, output_dir / "cache")  # from the cache
+    scene = photographed.undistorted()
+    sizes = training_sizes(scene, max_image_size)
+    write_photos(photographed, folder, sizes, output_dir / "photos")
+    train = scene.registered & ~scene.held_out
+    write_splat_folder(only(scene, train), sizes, output_dir / "photos", output_dir / "splat")
+    num_pixels = sum(math.prod(sizes[i]) for i in np.flatnonzero(train))
+    content = {
+        "photo_size": scene.photo_sizes[0].tolist(),
+        "training_size": list(sizes[0]),
+        "train": int(train.sum()),
+        "held_out": int((scene.registered & scene.held_out).sum()),
+        "points": len(scene.points),
+        "max_gaussians": min(MAX_GAUSSIANS, most_gaussians(num_pixels)),
+        "cameras": against_truth(output_dir / "cameras.json", data),
+    }
+    output.write_text(json.dumps(content))
+
+
+def training_sizes(scene: SparseScene, max_image_size: int) -> list[Size]:
+    """Width and height of every image as it is trained on.
+
+    Args:
+        scene: The reconstruction.
+        max_image_size: Longer side in pixels.
+    """
+    cameras = training_cameras(scene, np.arange(len(scene.photo_names)), max_image_size)
+    return list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
+
+
+def write_photos(scene: SparseScene, folder: PhotoFolder, sizes: list[Size], output_dir: Path) -> None:
+    """Write the images that have a pose, without distortion, at training resolution.
+
+    Args:
+        scene: The reconstruction, with distortion.
+        folder: The photographs.
+        sizes: Width and height of each.
+        output_dir: Folder for them; they get the ending `.png`.
+    """
+    photos = {photo.name: photo for photo in folder.photos}
+    for index in np.flatnonzero(scene.registered).tolist():
+        name = scene.photo_names[index]
+        file = (output_dir / name).with_suffix(".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = read_undistorted_photo(photos[name], sizes[index], scene.camera_of(index))
+        Image.fromarray(pixels[..., :3]).save(file)
+
+
+def only(scene: SparseScene, chosen: NDArray[np.bool_]) -> SparseScene:
+    """A scene in which the other images are not registered.
+
+    Args:
+        scene: A scene without distortion whose tracks were made from these images alone.
+        chosen: Which images. (N,).
+    """
+    nothing = replace(scene.resections, **{name: each[:0] for name, each in vars(scene.resections).items()})
+    return replace(scene, registered=chosen, resections=nothing)
+
+
+def write_splat_folder(scene: SparseScene, sizes: list[Size], photos: Path, output_dir: Path) -> None:
+    """Write a COLMAP model at training resolution, with links to the images.
+
+    Args:
+        scene: A scene without distortion; its registered images are written.
+        sizes: Width and height of each image.
+        photos: Folder of the images at that size, with the ending `.png`.
+        output_dir: Gets `images/` and `sparse/0`.
+    """
+    small = {tuple(full): size for full, size in zip(scene.photo_sizes.tolist(), sizes, strict=True)}
+    model = at_size(colmap_model(scene), small)
+    for image in model.images.values():
+        link = output_dir / "images" / image.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((photos / image.name).resolve())
+    (output_dir / "sparse" / "0").mkdir(parents=True)
+    write_binary(model, output_dir / "sparse" / "0")
+
+
+def at_size(model: ColmapModel, sizes: dict[tuple[int, ...], Size]) -> ColmapModel:
+    """A model of the same images at another size, with the ending `.png`.
+
+    Args:
+        model: A model with cameras without distortion.
+        sizes: From the width and height of an image to the new ones.
+    """
+    scales = {
+        number: np.array(sizes[camera.width, camera.height]) / [camera.width, camera.height]
+        for number, camera in model.cameras.items()
+    }
+    cameras = {}
+    for number, camera in model.cameras.items():
+        fx, fy = (camera.focal * scales[number]).tolist()
+        cx, cy = (camera.principal_point * scales[number]).tolist()
+        cameras[number] = ColmapCamera("PINHOLE", *sizes[camera.width, camera.height], (fx, fy, cx, cy))
+    images = {
+        number: replace(
+            image, name=str(Path(image.name).with_suffix(".png")), xy=image.xy * scales[image.camera_id]
+        )
+        for number, image in model.images.items()
+    }
+    return replace(model, cameras=cameras, images=images)
+
+
+def against_truth(cameras: Path, data: Path) -> dict[str, float] | None:
+    """Pose errors of the training cameras, where the truth is known.
+
+    Args:
+        cameras: A `cameras.json`.
+        data: Folder that may hold `ground_truth.json`.
+    """
+    if not (data / "ground_truth.json").exists():
+        return None
+    file, known = CameraFile.load(cameras), read_ground_truth(data / "ground_truth.json")
+    truth = {name: pose for name, pose in known.T_world_camera.items() if name in file.T_world_camera}
+    return asdict(compare_poses(file.T_world_camera, truth, file.focal, known.focal))
+
+
+if __name__ == "__main__":
+    tyro.cli(prepare)

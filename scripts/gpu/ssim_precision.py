@@ -1,0 +1,111 @@
+"""Compare the structural similarity in single precision with that in double precision, on the GPU.
+
+    python -m gpu.ssim_precision --image FILE --output FILE
+
+cuDNN may compute convolutions in TF32, with ten bits of mantissa, and PyTorch allows it by default. The
+variances in SSIM are differences of filtered squares, so that they could suffer.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from nope_splat.splatting import ssim
+
+
+def measure(image: Path, output: Path) -> None:
+    """Measure with TF32 allowed and not, in the memory layout that training uses.
+
+    Args:
+        image: A photograph.
+        output: File to write.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with Image.open(image) as file:
+        target = np.asarray(file.convert("RGB"), np.float64) / 255
+    result: dict[str, Any] = {"device": device, "size": list(target.shape[1::-1])}
+    for name, images in pairs(target).items():
+        pair = [torch.from_numpy(each) for each in images]
+        exact = value_and_gradient(pair[0], pair[1], reference=True)
+        result[name] = {"ssim": float(exact[0])}
+        for allowed in (True, False):
+            torch.backends.cudnn.allow_tf32 = allowed
+            found = value_and_gradient(pair[0].float().to(device), pair[1].float().to(device))
+            result[name]["tf32" if allowed else "no_tf32"] = deviations(found, exact)
+    output.write_text(json.dumps(result))
+
+
+def pairs(photo: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Pairs of a rendering and a photograph such as a training compares.
+
+    Args:
+        photo: A photograph. (H, W, 3), in 0 .. 1.
+
+    Returns:
+        By name, images (H, W, 3): a blurred rendering; one that is nearly right; and the worst case, both
+        nearly constant and bright, so that variances are small differences of large numbers.
+    """
+    noise = np.random.default_rng(0).normal(size=(2, *photo.shape))
+    flat = np.clip(0.9 + 0.002 * noise, 0, 1)
+    return {
+        "blurred": (np.asarray(cv2.GaussianBlur(photo, (0, 0), 4.0), np.float64), photo),
+        "close": (np.clip(photo + 0.02 * noise[0], 0, 1), photo),
+        "flat": (flat[0], flat[1]),
+    }
+
+
+def value_and_gradient(rendered: Tensor, target: Tensor, reference: bool = False) -> tuple[Tensor, Tensor]:
+    """SSIM and its gradient with respect to the first image.
+
+    Args:
+        rendered: (H, W, 3).
+        target: (H, W, 3).
+        reference: Whether to use pytorch_msssim in the precision of the images instead of the loss's SSIM.
+
+    Returns:
+        A scalar and a gradient (H, W, 3), in double precision on the CPU.
+    """
+    from pytorch_msssim import ssim as plain_ssim
+
+    rendered = rendered.clone().requires_grad_()
+    if reference:
+        planes = (each.permute(2, 0, 1)[None].contiguous() for each in (rendered, target))
+        value = plain_ssim(*planes, data_range=1.0)
+    else:
+        value = ssim(rendered, target)
+    value.backward()
+    assert rendered.grad is not None
+    return value.detach().double().cpu(), rendered.grad.double().cpu()
+
+
+def deviations(found: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """How far a value and a gradient are from the exact ones.
+
+    Args:
+        found: Value and gradient.
+        exact: Likewise.
+
+    Returns:
+        The difference of the `value`; the largest difference of a gradient, `gradient_max`, and the root mean
+        square difference, `gradient_rms`, each as a share of the same measure of the exact gradient.
+    """
+    difference = found[1] - exact[1]
+    return {
+        "value": float((found[0] - exact[0]).abs()),
+        "gradient_max": float(difference.abs().max() / exact[1].abs().max()),
+        "gradient_rms": float(difference.square().mean().sqrt() / exact[1].square().mean().sqrt()),
+    }
+
+
+if __name__ == "__main__":
+    tyro.cli(measure)

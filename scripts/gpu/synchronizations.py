@@ -1,0 +1,119 @@
+"""Count how often an iteration makes Python wait for the GPU, by PyTorch's own warnings.
+
+python -m gpu.synchronizations --scene.data PHOTOS --scene.scene DIR ... --output FILE
+
+PyTorch does not see the waits of code that calls CUDA itself. Waits within the backward pass are warned of
+where it was started.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import tyro
+
+from gpu.timed_training import METHODS
+from gpu.trainers import FIRST_STEP, Scene, iterate, set_up
+
+MESSAGE = "called a synchronizing CUDA operation"
+PACKAGES = ("nope_splat", "nerfstudio", "gsplat", "pytorch_msssim", "torchmetrics")
+"""A wait is ascribed to the innermost line of one of these."""
+
+
+def count(scene: Scene, output: Path, iterations: int = 20) -> None:
+    """Count for both methods, from the Gaussians that each starts from.
+
+    Args:
+        scene: What to train on.
+        output: File to write.
+        iterations: Over how many to count.
+    """
+    methods: dict[str, Any] = {}
+    for method in METHODS:
+        trainer = set_up(method, replace(scene, output_dir=scene.output_dir / method))
+        iterate(trainer, FIRST_STEP)  # whatever happens only once
+        with counting() as lines:
+            for step in range(FIRST_STEP + 1, FIRST_STEP + 1 + iterations):
+                iterate(trainer, step)
+        methods[method] = per_iteration(lines, iterations)
+    output.write_text(json.dumps({"iterations": iterations, **methods}))
+
+
+def per_iteration(lines: Counter[str], iterations: int) -> dict[str, Any]:
+    """Counts of an iteration.
+
+    Args:
+        lines: Counts by source line.
+        iterations: Of how many iterations.
+
+    Returns:
+        The number `per_iteration`, None without a GPU, and that of every line in `lines`, the most frequent
+        first.
+    """
+    each = {line: number / iterations for line, number in lines.most_common()}
+    return {"per_iteration": sum(each.values()) if torch.cuda.is_available() else None, "lines": each}
+
+
+@contextmanager
+def counting() -> Iterator[Counter[str]]:
+    """Count the waits by the source lines that cause them."""
+    lines: Counter[str] = Counter()
+    show = warnings.showwarning
+
+    def record(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any
+    ) -> None:
+        if MESSAGE in str(message):
+            lines[nearest_line(sys._getframe(1)) or f"{filename}:{lineno}"] += 1
+        else:
+            show(message, category, filename, lineno, *rest)
+
+    with warnings.catch_warnings(), warning_of_waits():
+        warnings.simplefilter("always")
+        warnings.showwarning = record
+        yield lines
+
+
+@contextmanager
+def warning_of_waits() -> Iterator[None]:
+    """Let PyTorch warn where Python waits for the GPU; nothing where there is none."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def nearest_line(frame: FrameType | None) -> str | None:
+    """The innermost line of one of the packages.
+
+    Args:
+        frame: Where to look from.
+
+    Returns:
+        As `nope_splat/model.py:226`, relative to the folder that holds the package; None if there is none.
+    """
+    while frame is not None:
+        parts = Path(frame.f_code.co_filename).parts
+        for index in range(len(parts) - 1, -1, -1):
+            if parts[index] in PACKAGES:
+                return f"{'/'.join(parts[index:])}:{frame.f_lineno}"
+        frame = frame.f_back
+    return None
+
+
+if __name__ == "__main__":
+    tyro.cli(count)

@@ -1,0 +1,334 @@
+"""The check on a GPU: its steps, their commands, the json file and the table. Nothing here needs a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import check_gpu
+import pytest
+import tyro
+from gpu.plan import Settings, build_steps, environment
+from gpu.report import content, failures, summary, table
+from gpu.steps import Outcome, Results, Runner, Step
+from splatfacto_peer import Settings as PeerSettings
+
+from nope_splat.methods import nope_splat
+
+# --- Running steps ---
+
+
+def python(folder: Path, name: str, code: str, **options) -> Step:
+    """A step that runs a program, which knows its result file as `result`."""
+    result = folder / name / "result.json"
+    start = f"import json, pathlib, time; result = pathlib.Path({str(result)!r})\n"
+    limit = options.pop("time_limit", 60)
+    return Step(name, lambda results: [sys.executable, "-c", start + code], limit, **options)
+
+
+def writes(folder: Path, name: str, **options) -> Step:
+    return python(folder, name, f"result.write_text(json.dumps({{'name': {name!r}}}))", **options)
+
+
+def runner(folder: Path, time_limit: float = 100, **options) -> Runner:
+    return Runner(folder, lambda results: os.environ, time_limit, **options)
+
+
+def test_a_step_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    fails = python(tmp_path, "fails", "print('one'); print('two'); raise SystemExit(3)")
+    steps = [fails, writes(tmp_path, "next")]
+    outcomes = runner(tmp_path).run(steps)
+    assert outcomes["fails"].status == "failed"
+    assert outcomes["fails"].reason == "it ended with status 3"
+    assert outcomes["fails"].log_tail[-2:] == ["one", "two"]
+    assert outcomes["next"].status == "passed"
+    assert outcomes["next"].result == {"name": "next"}
+    assert failures(outcomes) == ["fails"]
+
+
+def test_a_step_is_not_run_without_those_that_it_needs(tmp_path: Path) -> None:
+    steps = [
+        python(tmp_path, "fails", "1 / 0"),
+        writes(tmp_path, "needy", needs=("fails",)),
+        writes(tmp_path, "needier", needs=("needy",)),
+        writes(tmp_path, "skipped", skip="it needs a GPU"),
+        writes(tmp_path, "after", needs=("skipped",)),
+    ]
+    outcomes = runner(tmp_path).run(steps)
+    assert [outcome.status for outcome in outcomes.values()] == [
+        *("failed", "not run", "not run", "skipped", "passed")
+    ]
+    assert "needy" in outcomes["needier"].reason
+    assert failures(outcomes) == ["fails", "needy", "needier"]
+
+
+def test_at_its_time_limit_a_step_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(alive)!r}).touch()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    start = time.perf_counter()
+    outcomes = runner(tmp_path).run([python(tmp_path, "slow", code, time_limit=1)])
+    assert time.perf_counter() - start < 3
+    assert outcomes["slow"].status == "failed"
+    assert outcomes["slow"].reason == "it was stopped after its time limit of 1 s"
+    time.sleep(3)
+    assert not alive.exists()
+
+
+def test_all_steps_together_have_a_time_limit_but_for_those_outside_it(tmp_path: Path) -> None:
+    steps = [
+        python(tmp_path, "compiles", "time.sleep(2); result.write_text('{}')", in_budget=False),
+        python(tmp_path, "long", "time.sleep(60)"),
+        writes(tmp_path, "late"),
+    ]
+    outcomes = runner(tmp_path, time_limit=1.5).run(steps)
+    assert [outcome.status for outcome in outcomes.values()] == ["passed", "failed", "not run"]
+    assert outcomes["long"].seconds < 30
+
+
+def test_a_step_that_writes_nothing_or_cannot_start_has_failed(tmp_path: Path) -> None:
+    def broken(results: Results) -> list[str]:
+        return [str(results["silent"]["no such figure"])]
+
+    steps = [
+        python(tmp_path, "silent", "pass"),
+        Step("broken", broken, 10),
+        Step("missing", lambda results: ["/no/such/program"], 10),
+    ]
+    outcomes = runner(tmp_path).run(steps)
+    assert outcomes["silent"].reason == "it wrote no result.json"
+    assert outcomes["broken"].reason.startswith("KeyError")
+    assert outcomes["missing"].reason.startswith("FileNotFoundError")
+
+
+def test_what_a_failed_step_wrote_is_kept(tmp_path: Path) -> None:
+    step = python(tmp_path, "tests", "result.write_text('{\"passed\": 3}'); raise SystemExit(1)")
+    assert runner(tmp_path).run([step])["tests"].result == {"passed": 3}
+
+
+def test_steps_that_are_not_chosen_keep_their_outcome(tmp_path: Path) -> None:
+    steps = [
+        writes(tmp_path, "first"),
+        writes(tmp_path, "second", needs=("first",)),
+        writes(tmp_path, "third"),
+    ]
+    before = runner(tmp_path).run(steps[:1])
+    outcomes = runner(tmp_path, chosen=frozenset(["second"])).run(steps)
+    assert outcomes["first"] == before["first"]
+    assert outcomes["second"].status == "passed"
+    assert outcomes["third"].status == "not run"
+
+
+# --- Commands ---
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tmp_path / "check.json", tmp_path / "work", data=tmp_path)
+
+
+RESULTS: Results = {"scene": {"max_gaussians": 12345}, "machine": {"architecture": "9.0"}}
+
+
+def command(settings: Settings, name: str) -> list[str]:
+    (step,) = (step for step in build_steps(settings) if step.name == name)
+    return step.command(RESULTS)
+
+
+def flags_after(words: list[str], word: str) -> list[str]:
+    return words[words.index(word) + 1 :]
+
+
+def test_steps_come_after_those_that_they_need(settings: Settings) -> None:
+    earlier: set[str] = set()
+    for step in build_steps(settings):
+        assert set(step.needs) <= earlier
+        earlier.add(step.name)
+
+
+def test_every_step_writes_its_result_where_it_is_looked_for(settings: Settings) -> None:
+    for step in build_steps(settings):
+        words = step.command(RESULTS)
+        assert words[:2] == [sys.executable, "-m"]
+        assert (Path(check_gpu.__file__).parent / f"{words[2].replace('.', '/')}.py").exists()
+        result = settings.work_dir / step.name / "result.json"
+        assert words[words.index("--output") + 1] == str(result)
+
+
+def test_without_a_gpu_or_photographs_there_are_fewer_steps(settings: Settings) -> None:
+    skipped = {step.name for step in build_steps(replace(settings, device="cpu")) if step.skip}
+    assert skipped == {"kernels", "tests"}
+    skipped = {step.name for step in build_steps(replace(settings, data=None)) if step.skip}
+    assert skipped >= {"scene", "train_nope_splat", "train_splatfacto", "same_gaussians", "synchronizations"}
+    assert not {step.name for step in build_steps(settings) if step.skip}
+
+
+def test_the_training_commands_say_the_same_to_both_methods(settings: Settings) -> None:
+    ours: Any = tyro.cli(
+        type(nope_splat.config),
+        default=nope_splat.config,
+        args=flags_after(command(settings, "train_nope_splat"), "nope-splat"),
+    )
+    words = command(settings, "train_splatfacto")
+    theirs = tyro.cli(PeerSettings, args=flags_after(words, "splatfacto"))
+    assert ours.max_num_iterations == theirs.max_num_iterations == 2000
+    assert ours.pipeline.model.max_gaussians == theirs.max_gaussians == 12345
+    dataparser = ours.pipeline.datamanager.dataparser
+    assert (dataparser.max_image_size, dataparser.eval_interval) == (1600, 8)
+    assert ours.steps_per_eval_image == ours.steps_per_eval_all_images == 0
+    assert theirs.data == settings.work_dir / "scene" / "splat"
+    assert words[words.index("--window") + 1] == "50"
+
+
+def test_the_evaluations_read_what_was_trained(settings: Settings) -> None:
+    ours = command(settings, "evaluate_nope_splat")
+    assert ours[3] == "nope-splat"
+    config = Path(ours[ours.index("--config") + 1])
+    training = command(settings, "train_nope_splat")
+    folder = Path(training[training.index("--output-dir") + 1])
+    assert config == folder / "scene" / "nope-splat" / "run" / "config.yml"
+    theirs = command(settings, "evaluate_splatfacto")
+    assert theirs[3] == "splatfacto"
+    training = flags_after(command(settings, "train_splatfacto"), "splatfacto")
+    assert [word.replace("--run.", "--") for word in theirs if word.startswith("--run.")] == training[::2]
+
+
+def test_the_environment_leads_to_this_source_and_to_carried_wheels(settings: Settings) -> None:
+    found = environment(settings, RESULTS, {"PATH": "/bin", "PYTHONPATH": "mine", "HOME": "/home"})
+    root, scripts, site, mine = found["PYTHONPATH"].split(os.pathsep)
+    assert (Path(root) / "nope_splat" / "model.py").exists()
+    assert Path(scripts) == Path(check_gpu.__file__).parent
+    assert (site, mine) == (str(settings.site), "mine")
+    assert found["PATH"].split(os.pathsep) == [str(settings.site / "bin"), "/bin"]
+    assert found["TORCH_CUDA_ARCH_LIST"] == "9.0"
+    assert "CUDA_VISIBLE_DEVICES" not in found
+    assert environment(replace(settings, device="cpu"), {}, {})["CUDA_VISIBLE_DEVICES"] == ""
+
+
+# --- The json file and the table ---
+
+
+def training(rate: float, share: float) -> Outcome:
+    result = {
+        "iterations_per_second": rate,
+        "full_resolution": rate / 2,
+        "share_joint_refinement": share,
+        "peak_gib": {"setup": 0.5, "iterations": 1.5},
+    }
+    return Outcome("passed", 20.0, result=result)
+
+
+@pytest.fixture
+def outcomes() -> dict[str, Outcome]:
+    errors = {"value": 1e-6, "gradient_max": 1e-4, "gradient_rms": 1e-5}
+    results = {
+        "machine": {"gpu": "A GPU", "driver": "1.2", "cuda": "13.0", "versions": {"torch": "2.14.1"}},
+        "tests": {"passed": 7, "failed": ["tests.some::test"], "skipped": {}, "not_collected": {}},
+        "ssim": {"device": "cuda", "close": {"ssim": 0.9, "tf32": errors, "no_tf32": errors}},
+        "same_gaussians": {
+            "gaussians": {"nope-splat": 500, "splatfacto": 500},
+            "ms_per_iteration": {"nope-splat": 10.4, "splatfacto": 10.0},
+            "ratio": 1.04,
+            "ratio_quartiles": [1.03, 1.05],
+        },
+        "synchronizations": {"nope-splat": {"per_iteration": 6.0}, "splatfacto": {"per_iteration": 23.0}},
+        "evaluate_nope_splat": {"gaussians": 700, "psnr": 25.0, "ssim": 0.85},
+    }
+    found = {name: Outcome("passed", 1.0, result=result) for name, result in results.items()}
+    found["tests"].status = "failed"
+    return found | {"train_nope_splat": training(100.0, 0.2), "train_splatfacto": training(110.0, 0.0)}
+
+
+def test_the_summary_has_the_figures_of_both_methods(outcomes: dict[str, Outcome]) -> None:
+    found = summary(outcomes)
+    assert found["nope-splat"] == {
+        "iterations_per_second": 100.0,
+        "full_resolution": 50.0,
+        "share_joint_refinement": 0.2,
+        "peak_gib": 1.5,
+        "gaussians": 700,
+        "psnr": 25.0,
+        "ssim": 0.85,
+        "waits_per_iteration": 6.0,
+    }
+    assert found["splatfacto"]["psnr"] is None
+    assert (found["same_gaussians_ratio"], found["fast_enough"]) == (1.04, True)
+    assert summary({})["fast_enough"] is None
+
+
+def test_the_json_file_has_everything(outcomes: dict[str, Outcome], settings: Settings) -> None:
+    found = json.loads(json.dumps(content(vars(settings), outcomes)))
+    assert list(found) == ["time", "settings", "machine", "summary", "steps"]
+    assert found["machine"]["gpu"] == "A GPU"
+    assert found["settings"]["iterations"] == 2000
+    assert list(found["steps"]["tests"]) == ["status", "seconds", "reason", "log_tail", "result"]
+    assert list(found["steps"]) == list(outcomes)
+
+
+def test_the_table_shows_what_was_measured(outcomes: dict[str, Outcome]) -> None:
+    lines = table(outcomes).splitlines()
+    assert lines[0] == "A GPU, driver 1.2, CUDA 13.0, torch 2.14.1"
+    (psnr,) = (line for line in lines if line.startswith("held-out PSNR"))
+    assert psnr.split()[2:] == ["25.00", "dB", "-"]
+    assert any("ratio 1.040" in line for line in lines)
+    assert any("7 passed, 1 failed: tests.some::test" in line for line in lines)
+    assert table({}).startswith("unknown machine")
+
+
+def test_the_command_line_runs_the_steps_and_ends_with_their_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    steps = [python(work, "fails", "print('the end'); 1 / 0"), writes(work, "passes")]
+    monkeypatch.setattr(check_gpu, "build_steps", lambda settings: steps)
+    output = tmp_path / "check.json"
+    arguments = ["--output", str(output), "--work-dir", str(work)]
+    assert check_gpu.main(arguments) == 1
+    found = json.loads(output.read_text())
+    assert [step["status"] for step in found["steps"].values()] == ["failed", "passed"]
+    assert "ZeroDivisionError" in found["steps"]["fails"]["log_tail"][-1]
+    printed = capsys.readouterr().out
+    assert "fails: failed" in printed
+    assert "ZeroDivisionError" in printed
+    assert check_gpu.main([*arguments, "--steps", "passes"]) == 0
+    assert check_gpu.main([*arguments, "--steps", "fails"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--steps", "nothing"], "choose --steps from"), (["--data", "no/such/folder"], "check --data")],
+)
+def test_a_wrong_argument_is_told(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        check_gpu.main([*arguments, "--output", str(tmp_path / "check.json")])
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "check.json").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_check_runs_without_a_gpu(valley: Path, tmp_path: Path) -> None:
+    output = tmp_path / "check.json"
+    sizes = ["--iterations", "20", "--timed-iterations", "8", "--max-image-size", "160"]
+    paths = ["--data", str(valley), "--output", str(output), "--work-dir", str(tmp_path / "work")]
+    status = check_gpu.main(
+        ["--device", "cpu", "--eval-interval", "4", "--time-limit", "1500", *sizes, *paths]
+    )
+    found = json.loads(output.read_text())
+    assert status == 0, found["steps"]
+    assert found["steps"]["scene"]["result"]["train"] == 6
+    assert found["steps"]["scene"]["result"]["training_size"] == [160, 120]
+    same = found["steps"]["same_gaussians"]["result"]
+    assert same["gaussians"]["nope-splat"] == same["gaussians"]["splatfacto"]
+    assert same["rendering_difference"] < 1e-4
+    for method in ("nope-splat", "splatfacto"):
+        assert found["summary"][method]["psnr"] > 10
+        assert found["summary"][method]["iterations_per_second"] > 0
+        assert same["ms_per_iteration"][method] > 0
