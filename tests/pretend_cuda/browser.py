@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import time
 from typing import Any
 
@@ -15,29 +16,28 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 
-def wait_for_picture(port: int, seconds: float) -> NDArray[np.uint8] | None:
+def wait_for_picture(port: int, process: subprocess.Popen[Any]) -> NDArray[np.uint8] | None:
     """Connect to a viewer on this machine, perhaps before it runs, and look from where a camera may be.
 
     Args:
         port: Of the viewer.
-        seconds: How long to wait.
+        process: That of the viewer; without it there is nothing to wait for.
 
     Returns:
-        The first picture that shows something (H, W, 3), or None if there was none in time.
+        The first picture that shows something (H, W, 3), or None if the process ended without one.
     """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while process.poll() is None:
         try:
-            with connect(f"ws://127.0.0.1:{port}", max_size=None, open_timeout=2) as connection:
-                return _read_pictures(connection, end)
+            with connect(f"ws://127.0.0.1:{port}", max_size=None, open_timeout=30) as connection:
+                return _read_pictures(connection, process)
         except (OSError, TimeoutError, ConnectionClosed):
             time.sleep(0.3)
     return None
 
 
-def _read_pictures(connection: ClientConnection, end: float) -> NDArray[np.uint8] | None:
+def _read_pictures(connection: ClientConnection, process: subprocess.Popen[Any]) -> NDArray[np.uint8] | None:
     distance = 0.0
-    while time.monotonic() < end:
+    while process.poll() is None:
         _look(connection, distance)
         distance -= 0.01
         try:

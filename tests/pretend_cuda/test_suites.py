@@ -10,7 +10,7 @@ import pytest
 from pretend_cuda.subprocesses import run_tests
 
 OTHER_GSPLAT = "NOPE_SPLAT_OTHER_GSPLAT"
-"""Variable that names the folder of another version of gsplat, see `scripts/environment.sh`."""
+"""Variable that names the folder of another version of gsplat, see `.ci/run`."""
 
 
 def test_rules_of_the_device_and_gsplat() -> None:

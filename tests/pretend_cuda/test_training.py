@@ -8,10 +8,9 @@ trainings.
 from __future__ import annotations
 
 import json
-import os
+import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,25 +21,19 @@ import yaml
 from numpy.typing import NDArray
 
 from nope_splat.evaluation.camera_files import compare_cameras, read_named_cameras
+from nope_splat.run import open_run
 from pretend_cuda.browser import wait_for_picture
 from pretend_cuda.events import Events
 from pretend_cuda.subprocesses import command_line, environment, run
 
-STEPS, SAVED, INTERRUPTED, RESET = 90, 36, 47, 36
-"""Length, iterations between checkpoints, where it is interrupted, iterations between opacity resets."""
+STEPS, SAVED, EVALUATED, INTERRUPTED, RESET = 80, 32, 30, 42, 32
+"""Length, iterations between checkpoints and evaluations, the interrupted one, and between opacity resets."""
 SIZE = (160, 120)
+PATIENCE = 400.0
+MAX_SYNCHRONIZATIONS_PER_ITERATION = 6
+"""How often the host may wait for the device, callbacks included. Two waits are gsplat's own: it inverts the
+view matrix and asks for the number of splats. `python -m pretend_cuda --count - COMMAND` lists all."""
 RUN = Path("outputs/valley/nope-splat/run")
-
-REPAIRED_BUG = """
-import sys
-from nerfstudio.scripts.train import entrypoint
-from nope_splat import model
-from nope_splat.evaluation import alignment
-
-model.intrinsic_matrices = lambda cameras: cameras.get_intrinsics_matrices()
-entrypoint()
-"""
-"""nerfstudio's intrinsic matrices are on the CPU, whatever the camera's device."""
 
 
 class Training(NamedTuple):
@@ -58,48 +51,45 @@ class Training(NamedTuple):
     """What the browser saw. (H, W, 3)."""
 
 
-def train_command(data: Path, *options: object) -> list[object]:
-    """A short training with the configuration for CUDA."""
-    model, dataparser = "--pipeline.model", "--pipeline.datamanager.dataparser"
-    shortened = {
-        "--data": data,
-        "--max-num-iterations": STEPS,
-        "--experiment-name": "valley",
-        "--timestamp": "run",
-        f"{dataparser}.max-image-size": SIZE[0],
-        f"{model}.densify-every": 8,
-        "--pipeline.alignment-steps": 2,
-    }
-    return ["ns-train", "nope-splat", *(part for option in shortened.items() for part in option), *options]
-
-
 @pytest.fixture(scope="module")
 def training(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """A training that was interrupted, and went on with a browser at its viewer."""
+    """A training that was interrupted and went on with a browser at its viewer; then other commands."""
     folder = tmp_path_factory.mktemp("training")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    command = train_command(
-        valley / "images",
+    model = "--pipeline.model"
+    train = [
+        "ns-train", "nope-splat", "--data", valley / "images", "--output-dir", "outputs",
+        "--experiment-name", "valley", "--timestamp", "run", "--max-num-iterations", STEPS,
         "--vis", "viewer+tensorboard", "--viewer.websocket-port", port,
-        "--viewer.quit-on-train-completion", True,
-        "--output-dir", "outputs", "--steps-per-save", SAVED, "--save-only-latest-checkpoint", False,
-        "--steps-per-eval-image", 40, "--pipeline.model.densify-stop", 0.9,
-        "--pipeline.model.reset-opacity", RESET / STEPS,
-        "--pipeline.model.camera-optimizer.adjust-interval", 0.3,
+        "--viewer.quit-on-train-completion", True, "--steps-per-save", SAVED,
+        "--save-only-latest-checkpoint", False, "--steps-per-eval-image", EVALUATED,
+        "--pipeline.datamanager.dataparser.max-image-size", SIZE[0], "--pipeline.alignment-steps", 2,
+        f"{model}.densify-every", 8, f"{model}.densify-stop", 0.9, f"{model}.reset-opacity", RESET / STEPS,
+        f"{model}.camera-optimizer.adjust-interval", 0.3,
+    ]  # fmt: skip
+    config = RUN / "config.yml"
+    commands = [
+        "ns-eval", "--load-config", config, "--output-path", "eval.json", "then",
+        "ns-export", "gaussian-splat", "--load-config", config, "--output-dir", "export", "then",
+        "nope-splat", "export-cameras", "--load-config", config, "--output-dir", "cameras", "then",
+        "nope-splat", "report", "--load-config", config, "--output", "report.html",
+    ]  # fmt: skip
+    run(
+        "--events", "first.json", "--count", "table.txt", "--interrupt", INTERRUPTED, *train,
+        cwd=folder, fails=True,
     )  # fmt: skip
-    run("--events", "first.json", "--interrupt", INTERRUPTED, *command, cwd=folder, fails=True)
-    with (folder / "second.log").open("w") as log:
+    with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            command_line("--events", "second.json", *command),
+            command_line("--events", "second.json", *train, "then", *commands),
             cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         try:
-            picture = wait_for_picture(port, 120)
-            process.wait(300)
+            picture = wait_for_picture(port, process)
+            process.wait(PATIENCE)
         finally:
             process.kill()
-    text = (folder / "second.log").read_text()
+    text = (folder / "log").read_text()
     assert process.returncode == 0, text[-5000:]
     first, second = (Events.read(folder / f"{name}.json") for name in ("first", "second"))
     return Training(folder, first, second, text, picture)
@@ -133,11 +123,10 @@ def test_everything_happens(training: Training) -> None:
     for half in (first, second):
         assert max(half.grown) > 0
         assert max(half.pruned) > 0
-        assert half.joint_refinements or half is first
-        assert half.aligned, "evaluation"
-    assert first.opacity_resets == 1
-    assert len(second.joint_refinements) == 2
-    assert all(change < 0 for change in second.joint_refinements), "each improves the cameras"
+        assert half.opacity_resets == 1
+        assert len(half.joint_refinements) == 1
+        assert half.joint_refinements[0] < 0, "it lowers the cost"
+        assert half.aligned, "it evaluates"
 
 
 def test_history(training: Training) -> None:
@@ -176,7 +165,7 @@ def test_checkpoint_is_of_the_device(training: Training) -> None:
 def test_viewer(training: Training) -> None:
     assert training.picture is not None, training.log[-3000:]
     height, width = training.picture.shape[:2]
-    assert min(height, width) > 50
+    assert min(height, width) > 30
 
 
 def test_an_open_browser_leaves_the_background_as_it_was(training: Training) -> None:
@@ -186,65 +175,42 @@ def test_an_open_browser_leaves_the_background_as_it_was(training: Training) -> 
     assert torch.equal(before, after)
 
 
-@pytest.fixture(scope="module")
-def finished(training: Training) -> Path:
-    """The folder after the commands for finished trainings, which run in one process."""
-    config = RUN / "config.yml"
-    run(
-        "ns-eval", "--load-config", config, "--output-path", "eval.json", "then",
-        "ns-export", "gaussian-splat", "--load-config", config, "--output-dir", "export", "then",
-        "nope-splat", "export-cameras", "--load-config", config, "--output-dir", "cameras", "then",
-        "nope-splat", "report", "--load-config", config, "--output", "report.html",
-        cwd=training.folder,
-    )  # fmt: skip
-    return training.folder
-
-
-def test_evaluation(finished: Path) -> None:
-    results = json.loads((finished / "eval.json").read_text())["results"]
+def test_evaluation(training: Training) -> None:
+    results = json.loads((training.folder / "eval.json").read_text())["results"]
     assert results["psnr"] > 15
     assert 0 < results["ssim"] < 1
     assert results["held_out_unregistered"] == 0
 
 
-def test_exported_splat(finished: Path, training: Training) -> None:
-    header = (finished / "export" / "splat.ply").read_bytes().split(b"end_header\n")[0].decode()
+def test_exported_splat(training: Training) -> None:
+    header = (training.folder / "export" / "splat.ply").read_bytes().split(b"end_header\n")[0].decode()
     count = int(next(line.split()[-1] for line in header.splitlines() if line.startswith("element vertex")))
     opacities = checkpoint(training, STEPS - 1)["_model.gauss_params.opacities"]
     assert 100 < count <= len(opacities)
 
 
-def test_exported_cameras(finished: Path, valley: Path) -> None:
-    cameras = read_named_cameras(finished / "cameras")
+def test_exported_cameras(training: Training, valley: Path) -> None:
+    cameras = read_named_cameras(training.folder / "cameras")
     assert len(cameras) == 9
     assert compare_cameras(cameras, read_named_cameras(valley / "ground_truth.json")).auc_5 > 80
 
 
-def test_report(finished: Path) -> None:
-    page = (finished / "report.html").read_text()
+def test_report(training: Training) -> None:
+    page = (training.folder / "report.html").read_text()
     assert "Pretend GPU" in page
 
 
-def test_a_cpu_opens_it(training: Training) -> None:
-    """A process without a GPU evaluates it."""
-    command = [Path(sys.executable).parent / "ns-eval", "--load-config", RUN / "config.yml"]
-    subprocess.run(
-        [*map(str, command), "--output-path", "eval_on_cpu.json"],
-        cwd=training.folder,
-        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
-        stdin=subprocess.DEVNULL,
-        check=True,
-        timeout=300,
-    )
-    results = json.loads((training.folder / "eval_on_cpu.json").read_text())["results"]
-    assert results["psnr"] > 15
+def test_a_cpu_opens_it(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without a GPU, which this one is, evaluates it."""
+    monkeypatch.chdir(training.folder)
+    pipeline = open_run(RUN / "config.yml").pipeline
+    assert pipeline.device.type == "cpu"
+    results = json.loads((training.folder / "eval.json").read_text())["results"]
+    assert pipeline.get_average_eval_image_metrics()["psnr"] == pytest.approx(results["psnr"], abs=0.05)
 
 
-def test_the_device_sees_intrinsics_on_the_cpu(training: Training, valley: Path) -> None:
-    """With the bug put back that stopped every training on CUDA and that no CPU shows, training fails."""
-    script = training.folder / "with_bug.py"
-    script.write_text(REPAIRED_BUG)
-    command = train_command(valley / "images", "--vis", "tensorboard", "--timestamp", "bug")
-    output = run(script, *command[1:], cwd=training.folder, fails=True)
-    assert "Expected all tensors to be on the same device" in output
-    assert "nope_splat/camera_optimizer.py" in output or "nope_splat/model.py" in output
+def test_few_synchronizations(training: Training) -> None:
+    table = (training.folder / "table.txt").read_text()
+    count = re.search(r"per iteration, callbacks included: ([\d.]+)", table)
+    assert count is not None
+    assert 2 <= float(count.group(1)) <= MAX_SYNCHRONIZATIONS_PER_ITERATION, table
