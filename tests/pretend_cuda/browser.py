@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,34 +17,44 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 
-def wait_for_picture(port: int, process: subprocess.Popen[Any]) -> NDArray[np.uint8] | None:
+def wait_for_picture(port: int, process: subprocess.Popen[Any], seconds: float) -> NDArray[np.uint8] | None:
     """Connect to a viewer on this machine, perhaps before it runs, and look from where a camera may be.
 
     Args:
         port: Of the viewer.
         process: That of the viewer; without it there is nothing to wait for.
+        seconds: How long to wait.
 
     Returns:
-        The first picture that shows something (H, W, 3), or None if the process ended without one.
+        The first picture that shows something (H, W, 3), or None if there was none in time.
     """
-    while process.poll() is None:
+    end = time.monotonic() + seconds
+
+    def is_worth_waiting() -> bool:
+        return process.poll() is None and time.monotonic() < end
+
+    while is_worth_waiting():
         try:
             with connect(f"ws://127.0.0.1:{port}", max_size=None, open_timeout=30) as connection:
-                return _read_pictures(connection, process)
+                return _read_pictures(connection, is_worth_waiting)
         except (OSError, TimeoutError, ConnectionClosed):
             time.sleep(0.3)
     return None
 
 
-def _read_pictures(connection: ClientConnection, process: subprocess.Popen[Any]) -> NDArray[np.uint8] | None:
+def _read_pictures(
+    connection: ClientConnection, is_worth_waiting: Callable[[], bool]
+) -> NDArray[np.uint8] | None:
     distance = 0.0
-    while process.poll() is None:
+    while is_worth_waiting():
         _look(connection, distance)
         distance -= 0.01
         try:
-            received = msgspec.msgpack.decode(connection.recv(timeout=1.0))
+            data = connection.recv(timeout=1.0)
         except TimeoutError:
             continue
+        assert isinstance(data, bytes), "viser sends no text"
+        received = msgspec.msgpack.decode(data)
         for message in received if isinstance(received, list) else received.get("messages", [received]):
             if message["type"] == BackgroundImageMessage.__name__:
                 picture = np.asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))

@@ -90,7 +90,7 @@ class PretendTensor(torch.Tensor):
         """Index of the device."""
         return 0
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # `functions.FunctionMode` sees all calls
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType] (`functions` sees all calls)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

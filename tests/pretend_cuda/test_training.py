@@ -85,7 +85,7 @@ def training(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Training
             cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         try:
-            picture = wait_for_picture(port, process)
+            picture = wait_for_picture(port, process, PATIENCE)
             process.wait(PATIENCE)
         finally:
             process.kill()

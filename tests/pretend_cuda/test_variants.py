@@ -22,7 +22,7 @@ from pretend_cuda.subprocesses import run
 STEPS = 12
 MODEL, DATA = "--pipeline.model", "--pipeline.datamanager.dataparser"
 CAMERAS = f"{MODEL}.camera-optimizer"
-LENS = [f"{CAMERAS}.optimize-principal-point", True, f"{CAMERAS}.optimize-distortion", True]
+LENS: list[object] = [f"{CAMERAS}.optimize-principal-point", True, f"{CAMERAS}.optimize-distortion", True]
 DEPTH = [f"{MODEL}.{name}-weight" for name in ("depth", "chamfer", "surface")]
 BUG = """
 from nerfstudio.scripts.train import entrypoint
@@ -50,11 +50,14 @@ def outcome(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """All trainings."""
     folder = tmp_path_factory.mktemp("variants")
     maps = write_maps(valley, folder / "maps", "disparity", 0.03, 0)
-    depth = [part for name in DEPTH for part in (name, 0.1)]
+    depth: list[object] = [part for name in DEPTH for part in (name, 0.1)]
     depth += [f"{DATA}.depth.maps", maps, f"{DATA}.depth.kind", "disparity"]
-    adam = [f"{CAMERAS}.method", "adam"]
+    adam: list[object] = [f"{CAMERAS}.method", "adam"]
     (folder / "bug.py").write_text(BUG)
-    sparse = [f"{DATA}.seeds", "tracks"]  # few Gaussians, but renderings too rough to refine cameras
+    sparse: list[object] = [
+        f"{DATA}.seeds",
+        "tracks",
+    ]  # few Gaussians, but renderings too rough to refine cameras
     variants: dict[str, list[object]] = {
         "lens": LENS,
         "lens-by-adam": [*LENS, *adam, *sparse, f"{MODEL}.track-points", "tied"],
