@@ -1,21 +1,17 @@
-"""Where a training runs, and where networks and matching do.
+"""Whether a training can run on a GPU, and where it runs if the user has not said.
 
-The device that trains is `machine.device_type`. Its default, "auto", becomes the GPU where there is one that
-gsplat has kernels for, and the CPU elsewhere; from then on the configuration holds what was used.
+The device is `machine.device_type`. Its default, "auto", becomes the GPU where there is one that gsplat has
+kernels for, and the CPU elsewhere; from then on the configuration holds what was used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Literal
-
 import torch
 
+from nope_splat.device_defaults import Device
 from nope_splat.errors import UserError
 from nope_splat.progress import say
-
-Device = Literal["cuda", "cpu"]
-"""What a training runs on."""
+from nope_splat.splatting.cuda_kernels import MissingKernelsError, prepare_kernels
 
 
 def choose_device() -> Device:
@@ -50,24 +46,13 @@ def require_device(device: str) -> None:
         raise UserError("machine.device-type is cuda, but torch finds no GPU here; choose cpu")
     reason = missing_kernels()
     if reason is not None:
-        raise UserError(f"machine.device-type is cuda, but {reason}; or choose cpu")
+        raise UserError(f"{reason}; or train with --machine.device-type cpu")
 
 
 def missing_kernels() -> str | None:
-    """Find out why gsplat cannot rasterize on the GPU; None if it can."""
+    """Say why gsplat has no kernels for the GPU; None if it has, perhaps after compiling them for minutes."""
     try:
-        missing = importlib.import_module("gsplat.cuda._backend")._C is None and "there is no nvcc"
-    except Exception as error:  # compilers fail in many ways
-        missing = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if not missing:
-        return None
-    return f"gsplat has no kernels for this GPU and cannot compile them ({missing})"
-
-
-def device_of_networks(setting: Literal["auto", "cpu"]) -> torch.device:
-    """The device of networks and of matching, which need no kernels of gsplat.
-
-    Args:
-        setting: "auto" for a GPU where there is one.
-    """
-    return torch.device("cuda" if setting == "auto" and torch.cuda.is_available() else "cpu")
+        prepare_kernels()
+    except MissingKernelsError as error:
+        return error.sentence
+    return None

@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from nope_splat.device import Device
+import torch
 
 T = TypeVar("T")
+Device = Literal["cuda", "cpu"]
+"""What a training runs on."""
 Auto = Literal["auto"]
 
 
@@ -66,3 +68,12 @@ def chosen(value: T | Auto) -> T:
     """
     assert not isinstance(value, str) or value != "auto", "fill_in_defaults comes first"
     return value  # pyright: ignore[reportReturnType]
+
+
+def device_of_networks(setting: Literal["auto", "cpu"]) -> torch.device:
+    """The device of networks and of matching, which need no kernels of gsplat.
+
+    Args:
+        setting: "auto" for a GPU where there is one.
+    """
+    return torch.device("cuda" if setting == "auto" and torch.cuda.is_available() else "cpu")

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 
-from nope_splat.device import Device
-from nope_splat.device_defaults import Auto, ByDevice
+from nope_splat.device_defaults import Auto, ByDevice, Device
 from nope_splat.schedulers import DecayConfig
 
 

@@ -33,8 +33,8 @@ from nope_splat.checkpoints import (
 from nope_splat.continuation import present_state, restore
 from nope_splat.contradictions import check_contradictions
 from nope_splat.datamanager import require_folder
-from nope_splat.device import Device, choose_device, require_device
-from nope_splat.device_defaults import Auto, ByDevice, chosen, fill_in_defaults
+from nope_splat.device import choose_device, require_device
+from nope_splat.device_defaults import Auto, ByDevice, Device, chosen, fill_in_defaults
 from nope_splat.errors import UserError
 from nope_splat.images import count_photos
 from nope_splat.learning_rates import fill_in_rates

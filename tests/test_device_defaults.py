@@ -11,8 +11,7 @@ import yaml
 
 from nope_splat import device
 from nope_splat.dataparser import NopeDataParserConfig
-from nope_splat.device import Device
-from nope_splat.device_defaults import chosen, fill_in_defaults
+from nope_splat.device_defaults import Device, chosen, fill_in_defaults
 from nope_splat.errors import UserError
 from nope_splat.learning_rates import RATES, fill_in_rates, optimizer_groups
 from nope_splat.methods import nope_splat
@@ -118,7 +117,7 @@ def test_a_gpu_without_kernels_that_was_asked_for_is_an_error(
     config.set_timestamp()
     with pytest.raises(UserError) as caught:
         config.save_config()
-    assert str(caught.value) == f"nope-splat: machine.device-type is cuda, but {REASON}; or choose cpu"
+    assert str(caught.value) == f"nope-splat: {REASON}; or train with --machine.device-type cpu"
 
 
 def test_no_gpu_is_prepared_for_a_training_that_cannot_begin(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nope_splat.device import device_of_networks
+from nope_splat.device_defaults import device_of_networks
 from nope_splat.errors import UserError
 from nope_splat.images import Photo, read_photo
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.device import device_of_networks
+from nope_splat.device_defaults import device_of_networks
 from nope_splat.errors import UserError
 from nope_splat.images import Photo, read_mask, read_photo
 from nope_splat.progress import track

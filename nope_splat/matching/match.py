@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.device import device_of_networks
+from nope_splat.device_defaults import device_of_networks
 from nope_splat.images import Photo
 from nope_splat.progress import track
 

@@ -25,41 +25,24 @@ from nope_splat.errors import UserError
 from nope_splat.evaluation.metrics import ImageMetrics
 from nope_splat.reconstruction import ReconstructionSettings, reconstruct
 from nope_splat.splatting.compilation import kernel
+from nope_splat.splatting.cuda_kernels import MissingKernelsError
 
 
 def sentence(caught: pytest.ExceptionInfo[UserError]) -> str:
     return str(caught.value).removeprefix("nope-splat: ")
 
 
-def kernels_advice(reason: str) -> str:
-    return (
-        f"gsplat has no kernels for this GPU and cannot compile them ({reason}); install a wheel for torch"
-        f" {torch.__version__} from https://docs.gsplat.studio/whl, or the CUDA toolkit and g++, or train"
-        " with --machine.device-type cpu"
-    )
+def test_a_gpu_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is told by `prepare_kernels`, whose own tests go through the reasons."""
 
-
-def test_a_gpu_without_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    without = types.SimpleNamespace(_C=None)
-    monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", without)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(UserError) as caught:
-        require_device("cuda")
-    assert sentence(caught) == kernels_advice("there is no nvcc")
-
-
-@pytest.mark.parametrize(
-    "error", ["Ninja is required to load C++ extensions", "Error building 'gsplat_cuda'"]
-)
-def test_a_gpu_without_a_compiler(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> None:
-        raise RuntimeError(f"{error}\nand a page of output")
+    def fail() -> NoReturn:
+        raise MissingKernelsError("there is no compiler; install one")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("importlib.import_module", fail)
+    monkeypatch.setattr("nope_splat.device.prepare_kernels", fail)
     with pytest.raises(UserError) as caught:
         require_device("cuda")
-    assert sentence(caught) == kernels_advice(error)
+    assert sentence(caught) == "there is no compiler; install one; or train with --machine.device-type cpu"
 
 
 def test_a_gpu_with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

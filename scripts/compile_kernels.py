@@ -1,0 +1,63 @@
+"""Compile gsplat's CUDA kernels with the toolkit of this environment, load them, and see that all are there.
+
+For `compile_kernels.sh`, which makes the environment. Toolkits of the system are left out of account.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gsplat.cuda._wrapper as wrapper
+import torch
+
+from nope_splat.splatting import cuda_toolkit
+from nope_splat.splatting.cuda_kernels import prepare_kernels
+
+
+def hide_system_toolkits() -> None:
+    """Leave PyPI's packages as the only ones to be found."""
+    for variable in ("CUDA_HOME", "CUDA_PATH", "LIBRARY_PATH", "LD_LIBRARY_PATH"):
+        os.environ.pop(variable, None)
+    folders = os.environ["PATH"].split(os.pathsep)
+    os.environ["PATH"] = os.pathsep.join(folder for folder in folders if not (Path(folder) / "nvcc").exists())
+    cuda_toolkit.SYSTEM_TOOLKIT = Path("nowhere")
+
+
+def missing_functions(kernels: Any) -> list[str]:
+    """Names of the compiled functions that gsplat's Python calls and the kernels lack."""
+    source = Path(wrapper.__file__).read_text()
+    names = set(re.findall(r'_make_lazy_cuda_func\(\s*"(\w+)"', source))
+    names |= set(re.findall(r'_make_lazy_cuda_obj\(\s*f?"(\w+)', source))
+    if not names:
+        raise SystemExit("gsplat's Python calls its kernels in another way than this script knows")
+    print(f"{len(names)} names that gsplat calls")
+    return sorted(name for name in names if not hasattr(kernels, name))
+
+
+def main() -> None:
+    """Compile, load and check; print what was used and what it took."""
+    hide_system_toolkits()
+    toolkit = cuda_toolkit.find_toolkit()
+    if not toolkit.home.is_relative_to(Path(sys.prefix).resolve()):
+        raise SystemExit(f"the toolkit is not this environment's: {toolkit.home}")
+    print(f"torch {torch.__version__}, gsplat {version('gsplat')}, CUDA {toolkit.version} from PyPI")
+    start = time.perf_counter()
+    prepare_kernels()
+    print(f"ready after {(time.perf_counter() - start) / 60:.1f} minutes, TORCH_CUDA_ARCH_LIST"
+          f" {os.environ['TORCH_CUDA_ARCH_LIST']}")  # fmt: skip
+    kernels = importlib.import_module("gsplat.cuda._backend")._C
+    print(f"{kernels.__file__}: {Path(kernels.__file__).stat().st_size / 2**20:.1f} MiB")
+    missing = missing_functions(kernels)
+    if missing:
+        raise SystemExit(f"the kernels lack {', '.join(missing)}")
+
+
+if __name__ == "__main__":
+    main()
