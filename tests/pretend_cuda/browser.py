@@ -16,6 +16,12 @@ from viser._messages import BackgroundImageMessage, ViewerCameraMessage
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+REPEAT = 3.0
+"""Seconds after which the browser asks again."""
+GRACE = 2.0
+"""Seconds before it leaves. A camera that is read after its browser has gone is an error in nerfstudio, which
+leaves a lock of viser closed, and neither viewer nor training ends."""
+
 
 def wait_for_picture(port: int, process: subprocess.Popen[Any], seconds: float) -> NDArray[np.uint8] | None:
     """Connect to a viewer on this machine, perhaps before it runs, and look from where a camera may be.
@@ -45,10 +51,11 @@ def wait_for_picture(port: int, process: subprocess.Popen[Any], seconds: float) 
 def _read_pictures(
     connection: ClientConnection, is_worth_waiting: Callable[[], bool]
 ) -> NDArray[np.uint8] | None:
-    distance = 0.0
+    asked = 0.0
     while is_worth_waiting():
-        _look(connection, distance)
-        distance -= 0.01
+        if time.monotonic() - asked > REPEAT:  # the viewer passes over what comes before it is ready
+            asked = time.monotonic()
+            _look(connection)
         try:
             data = connection.recv(timeout=1.0)
         except TimeoutError:
@@ -59,10 +66,11 @@ def _read_pictures(
             if message["type"] == BackgroundImageMessage.__name__:
                 picture = np.asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
                 if picture.std() > 5:
+                    time.sleep(GRACE)
                     return picture
     return None
 
 
-def _look(connection: ClientConnection, z: float) -> None:
-    camera: Any = ViewerCameraMessage((1, 0, 0, 0), (0, 0, z), 0.8, 1.3, (0, 0, 1), (0, -1, 0))
+def _look(connection: ClientConnection) -> None:
+    camera: Any = ViewerCameraMessage((1, 0, 0, 0), (0, 0, 0), 0.8, 1.3, (0, 0, 1), (0, -1, 0))
     connection.send(msgspec.msgpack.encode(camera.as_serializable_dict()))

@@ -11,6 +11,7 @@ time than a process for each.
 --interrupt STEP  send Ctrl-C in the midst of this iteration
 --exact           composite exactly as gsplat does (slow)
 --no-kernels      gsplat has no kernels, as where it finds no compiler
+--random-lpips    give LPIPS random weights, so that it runs without a download; its values mean nothing
 """
 
 from __future__ import annotations
@@ -46,16 +47,27 @@ def main() -> None:
     parser.add_argument("--interrupt", type=int)
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--no-kernels", action="store_true")
+    parser.add_argument("--random-lpips", action="store_true")
     parser.add_argument("commands", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     if not options.commands:
         parser.error("there is no command")
     install(kernels=not options.no_kernels, exact=options.exact)
+    if options.random_lpips:
+        give_lpips_random_weights()
     if options.interrupt is not None:
         interrupt_in(options.interrupt)
     with counted(options.count), noted(options.events):
         for command in split(options.commands):
             run(command)
+
+
+def give_lpips_random_weights() -> None:
+    """Have torchvision make the network of LPIPS without its weights."""
+    import torchvision
+
+    alexnet = torchvision.models.alexnet
+    torchvision.models.alexnet = lambda weights=None, **options: alexnet(weights=None, **options)
 
 
 def split(arguments: list[str]) -> Iterator[list[str]]:
