@@ -1,0 +1,5 @@
+"""See `launcher`."""
+
+from pretend_cuda.launcher import main
+
+main()

@@ -1,0 +1,165 @@
+"""Options that take other paths through the code, a few iterations each, on the pretend GPU.
+
+All trainings run one after the other in one process and share the cached matches. The last one has a bug put
+back that once stopped every training on CUDA, and that no CPU shows.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from depth_sources import write_maps
+from PIL import Image
+
+from pretend_cuda.events import Events
+from pretend_cuda.subprocesses import run
+
+STEPS = 12
+MODEL, DATA = "--pipeline.model", "--pipeline.datamanager.dataparser"
+CAMERAS = f"{MODEL}.camera-optimizer"
+LENS: list[object] = [f"{CAMERAS}.optimize-principal-point", True, f"{CAMERAS}.optimize-distortion", True]
+DEPTH = [f"{MODEL}.{name}-weight" for name in ("depth", "chamfer", "surface")]
+BUG = """
+from nerfstudio.scripts.train import entrypoint
+from nope_splat import model
+
+model.intrinsic_matrices = lambda cameras: cameras.get_intrinsics_matrices()
+entrypoint()
+"""
+"""nerfstudio's intrinsic matrices are on the CPU, whatever the camera's device."""
+
+
+class Outcome(NamedTuple):
+    """What the trainings left behind."""
+
+    outputs: Path
+    """Their folder of outputs."""
+    events: Events
+    """What happened in all of them."""
+    log: str
+    """What they wrote."""
+
+
+@pytest.fixture(scope="module")
+def outcome(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """All trainings."""
+    folder = tmp_path_factory.mktemp("variants")
+    maps = write_maps(valley, folder / "maps", "disparity", 0.03, 0)
+    depth: list[object] = [part for name in DEPTH for part in (name, 0.1)]
+    depth += [f"{DATA}.depth.maps", maps, f"{DATA}.depth.kind", "disparity"]
+    adam: list[object] = [f"{CAMERAS}.method", "adam"]
+    (folder / "bug.py").write_text(BUG)
+    sparse: list[object] = [
+        f"{DATA}.seeds",
+        "tracks",
+    ]  # few Gaussians, but renderings too rough to refine cameras
+    variants: dict[str, list[object]] = {
+        "lens": LENS,
+        "lens-by-adam": [*LENS, *adam, *sparse, f"{MODEL}.track-points", "tied"],
+        "depth": [*depth, f"{MODEL}.rasterize-mode", "antialiased"],
+        "depth-by-adam": [*depth, *adam, *sparse],
+        "masks": LENS,  # with a lens, a few tracks do for joint refinement
+        "bug": sparse,
+    }
+    commands: list[object] = []
+    for name, options in variants.items():
+        data = masked(valley, folder / "masked") if name == "masks" else valley / "images"
+        script = [folder / "bug.py"] if name == "bug" else ["ns-train"]
+        commands += [*script, "nope-splat", "--data", data, *shortened(name), *options, "then"]
+    log = run("--events", "events.json", *commands[:-1], cwd=folder, fails=True)
+    events = Events.read(folder / "events.json")
+    return Outcome(folder / "outputs" / "scene" / "nope-splat", events, log)
+
+
+def shortened(name: str) -> list[object]:
+    """Options of all trainings: twelve iterations with one joint refinement."""
+    return [
+        "--output-dir", "outputs", "--experiment-name", "scene", "--timestamp", name, "--vis", "tensorboard",
+        "--max-num-iterations", STEPS, "--steps-per-eval-image", 1000, f"{DATA}.max-image-size", 96,
+        "--pipeline.alignment-steps", 1, f"{CAMERAS}.adjust-interval", 1,
+    ]  # fmt: skip
+
+
+def masked(valley: Path, folder: Path) -> Path:
+    """The photographs with masks that hide a quarter of each."""
+    shutil.copytree(valley / "images", folder / "images")
+    (folder / "masks").mkdir()
+    for path in (folder / "images").iterdir():
+        with Image.open(path) as image:
+            mask = np.full((image.height, image.width), 255, np.uint8)
+        mask[:, : mask.shape[1] // 4] = 0
+        Image.fromarray(mask).save(folder / "masks" / f"{path.stem}.png")
+    return folder
+
+
+def state_of(outcome: Outcome, name: str) -> dict[str, Any]:
+    """The state of the pipeline after a training."""
+    path = outcome.outputs / name / "nerfstudio_models" / f"step-{STEPS - 1:09d}.ckpt"
+    assert path.exists(), outcome.log[-5000:]
+    return torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
+
+
+def last_row(state: dict[str, Any]) -> dict[str, float]:
+    """The last row of the history."""
+    return state["history._extra_state"]["rows"][-1]
+
+
+@pytest.mark.parametrize("name", ["lens", "lens-by-adam"])
+def test_a_lens_is_learned(name: str, outcome: Outcome) -> None:
+    row = last_row(state_of(outcome, name))
+    curves = (
+        "principal_point_x_px",
+        "principal_point_y_px",
+        "radial_k1",
+        "radial_k2",
+        "focal_change_percent",
+    )
+    assert all(np.isfinite(row[curve]) and row[curve] != 0 for curve in curves), row
+
+
+def test_tied_track_points_move(outcome: Outcome) -> None:
+    tied, separate = state_of(outcome, "lens-by-adam"), state_of(outcome, "lens")
+    assert "_model.track_params.means" in tied
+    assert "_model.track_points" not in tied
+    assert "_model.track_points" in separate
+    row = last_row(tied)
+    assert row["track_2d"] > 0
+    assert row["scale"] > 0
+
+
+@pytest.mark.parametrize("name", ["depth", "depth-by-adam"])
+def test_depth_losses_are_there(name: str, outcome: Outcome) -> None:
+    state = state_of(outcome, name)
+    row = last_row(state)
+    assert all(0 < row[term] < 1 for term in ("depth", "chamfer", "surface")), row
+    assert (state["_model.depth_supervision.corrections"] != 0).any()
+
+
+@pytest.mark.parametrize("name", ["lens", "lens-by-adam", "depth", "depth-by-adam", "masks"])
+def test_cameras_move(name: str, outcome: Outcome) -> None:
+    state = state_of(outcome, name)
+    assert state["_model.camera_optimizer.pose_adjustment"].abs().max() > 0
+    assert all(value.isfinite().all() for value in state.values() if isinstance(value, torch.Tensor))
+    row = last_row(state)
+    if "adam" not in name:
+        assert row["adjustment_photometric_share"] > 0, "renderings and tracks together"
+
+
+def test_masks_hide(outcome: Outcome) -> None:
+    """What is hidden has no track points, and neither seeds nor needs Gaussians."""
+    lens, _, _, _, with_masks = (each.num_gaussians for each in outcome.events.iterations if each.step == 0)
+    assert 0 < with_masks < 0.85 * lens
+
+
+def test_the_device_sees_intrinsics_on_the_cpu(outcome: Outcome) -> None:
+    error = outcome.log[outcome.log.rindex("Traceback (most recent call last)") :]
+    assert "DeviceError" in error
+    assert "Expected all tensors to be on the same device" in error
+    assert "nope_splat/model.py" in error
+    steps = [each.step for each in outcome.events.iterations]
+    assert steps == 5 * list(range(STEPS)), "the training with the bug rendered nothing"
