@@ -28,16 +28,16 @@ SETTINGS = ReconstructionSettings(max_keypoints=500)
 SLOW_RUN = """
 import sys, time
 from pathlib import Path
-from nope_splat.cache import Cache
-from nope_splat.images import find_photos
-from nope_splat.matching import match
-from nope_splat.reconstruction import ReconstructionSettings, SparseScene, reconstruct
-from nope_splat.reconstruction.matches import find_matches, matches_key
+from nope_splat.utils.cache import Cache
+from nope_splat.io.images import find_photos
+from nope_splat.matching import matching
+from nope_splat.sfm import ReconstructionSettings, SparseScene, reconstruct
+from nope_splat.matching.database import find_matches, matches_key
 
 folder, settings = find_photos(Path(sys.argv[1])), ReconstructionSettings(max_keypoints=500)
-verify = match.verify_pair
-match.verify_pair = lambda *arguments: (time.sleep(float(sys.argv[3])), verify(*arguments))[1]
-match.KEEP_EVERY = 0.0
+verify = matching.verify_pair
+matching.verify_pair = lambda *arguments: (time.sleep(float(sys.argv[3])), verify(*arguments))[1]
+matching.KEEP_EVERY = 0.0
 find_matches(folder, settings, Cache(Path(sys.argv[2])), matches_key(folder, settings))
 """
 
@@ -46,8 +46,8 @@ KILLED_RUN = """
 import os, signal, sys
 from importlib import import_module
 from pathlib import Path
-from nope_splat.images import find_photos
-from nope_splat.reconstruction import ReconstructionSettings, reconstruct
+from nope_splat.io.images import find_photos
+from nope_splat.sfm import ReconstructionSettings, reconstruct
 
 module, _, name = sys.argv[3].partition(":")
 setattr(import_module(module), name, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))

@@ -104,7 +104,7 @@ def nearest_line(frame: FrameType | None) -> str | None:
         frame: Where to look from.
 
     Returns:
-        As `nope_splat/model.py:226`, relative to the folder that holds the package; None if there is none.
+        As `nope_splat/plugin/model.py:226`, from the folder that holds the package on; None if there is none.
     """
     while frame is not None:
         parts = Path(frame.f_code.co_filename).parts

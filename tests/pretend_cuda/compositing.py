@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nope_splat.splatting.cpu import Compositing
+from nope_splat.splatting.rasterizer.autograd import Compositing
 
 MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE = 0.999, 1 / 255, 1e-4
 """Limits of gsplat's kernels: opacity of a splat at a pixel, what is skipped, and where a pixel is full."""

@@ -56,7 +56,7 @@ class Events:
 
     def watch(self) -> None:
         """Note what happens from now on, in all trainings of this process."""
-        after("nope_splat.model:NopeSplatModel.get_outputs", self._rendered)
+        after("nope_splat.plugin.model:NopeSplatModel.get_outputs", self._rendered)
         after(
             "gsplat.strategy.default:DefaultStrategy._grow_gs",
             lambda counts, *_: self.grown.append(sum(counts)),
@@ -64,10 +64,10 @@ class Events:
         after(
             "gsplat.strategy.default:DefaultStrategy._prune_gs", lambda count, *_: self.pruned.append(count)
         )
-        after("nope_splat.densification:reset_opa", self._reset)
-        after("nope_splat.pipeline:NopePipeline.adjust_cameras", self._refined)
+        after("nope_splat.splatting.densification:reset_opa", self._reset)
+        after("nope_splat.plugin.pipeline:NopePipeline.adjust_cameras", self._refined)
         after(
-            "nope_splat.pipeline:NopePipeline.align_view",
+            "nope_splat.plugin.pipeline:NopePipeline.align_view",
             lambda _, pipeline, view, step: self.aligned.append(view),
         )
 
@@ -119,4 +119,4 @@ def interrupt_in(iteration: int) -> None:
         if step == iteration:
             signal.raise_signal(signal.SIGINT)
 
-    after("nope_splat.trainer:NopeTrainer.train_iteration", interrupt)
+    after("nope_splat.plugin.trainer:NopeTrainer.train_iteration", interrupt)

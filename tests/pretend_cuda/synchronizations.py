@@ -67,12 +67,12 @@ STOCK_PHASES = (
     Phase("growth and pruning", "gsplat.strategy.default", "DefaultStrategy._prune_gs"),
 )
 PRODUCT_PHASES = (
-    Phase("history", "nope_splat.trainer", "NopeTrainer.train_iteration"),
-    Phase("checkpoint", "nope_splat.trainer", "NopeTrainer.save_checkpoint"),
-    Phase("joint refinement", "nope_splat.pipeline", "NopePipeline.adjust_cameras"),
-    Phase("held-out alignment", "nope_splat.pipeline", "NopePipeline.align_view"),
-    Phase("viewer", "nope_splat.viewer", "NopeViewerControl.update"),
-    Phase("growth and pruning", "nope_splat.densification", "CappedStrategy._grow_gs"),
+    Phase("history", "nope_splat.plugin.trainer", "NopeTrainer.train_iteration"),
+    Phase("checkpoint", "nope_splat.plugin.trainer", "NopeTrainer.save_checkpoint"),
+    Phase("joint refinement", "nope_splat.plugin.pipeline", "NopePipeline.adjust_cameras"),
+    Phase("held-out alignment", "nope_splat.plugin.pipeline", "NopePipeline.align_view"),
+    Phase("viewer", "nope_splat.plugin.viewer", "NopeViewerControl.update"),
+    Phase("growth and pruning", "nope_splat.splatting.densification", "CappedStrategy._grow_gs"),
 )
 """A phase within another interrupts it: history is what the product's iteration adds to the stock one."""
 

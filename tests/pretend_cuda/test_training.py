@@ -20,8 +20,8 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from nope_splat.evaluation.camera_files import compare_cameras, read_named_cameras
-from nope_splat.run import open_run
+from nope_splat.io.cameras import compare_cameras, read_named_cameras
+from nope_splat.plugin.load_run import open_run
 from pretend_cuda.browser import wait_for_picture
 from pretend_cuda.events import Events
 from pretend_cuda.subprocesses import command_line, environment, run

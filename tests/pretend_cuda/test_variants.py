@@ -26,7 +26,7 @@ LENS: list[object] = [f"{CAMERAS}.optimize-principal-point", True, f"{CAMERAS}.o
 DEPTH = [f"{MODEL}.{name}-weight" for name in ("depth", "chamfer", "surface")]
 BUG = """
 from nerfstudio.scripts.train import entrypoint
-from nope_splat import model
+from nope_splat.plugin import model
 
 model.intrinsic_matrices = lambda cameras: cameras.get_intrinsics_matrices()
 entrypoint()
@@ -160,6 +160,6 @@ def test_the_device_sees_intrinsics_on_the_cpu(outcome: Outcome) -> None:
     error = outcome.log[outcome.log.rindex("Traceback (most recent call last)") :]
     assert "DeviceError" in error
     assert "Expected all tensors to be on the same device" in error
-    assert "nope_splat/model.py" in error
+    assert "nope_splat/plugin/model.py" in error
     steps = [each.step for each in outcome.events.iterations]
     assert steps == 5 * list(range(STEPS)), "the training with the bug rendered nothing"

@@ -201,7 +201,7 @@ def test_the_evaluations_read_what_was_trained(settings: Settings) -> None:
 def test_the_environment_leads_to_this_source_and_to_carried_wheels(settings: Settings) -> None:
     found = environment(settings, RESULTS, {"PATH": "/bin", "PYTHONPATH": "mine", "HOME": "/home"})
     root, scripts, site, mine = found["PYTHONPATH"].split(os.pathsep)
-    assert (Path(root) / "nope_splat" / "model.py").exists()
+    assert (Path(root) / "nope_splat" / "plugin" / "model.py").exists()
     assert Path(scripts) == Path(check_gpu.__file__).parent
     assert (site, mine) == (str(settings.site), "mine")
     assert found["PATH"].split(os.pathsep) == [str(settings.site / "bin"), "/bin"]
