@@ -38,7 +38,8 @@ from PIL import Image
 from stages import Stage, StageFailed, run_stage, script
 
 from nope_splat.errors import UserError
-from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
+from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import PhotoFolder, cameras_of_photos, find_photos, read_photo
 from nope_splat.splatting.densification import most_gaussians
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 from scipy.spatial.transform import Rotation
 
-from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
+from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import PhotoFolder, cameras_of_photos, find_photos
 from nope_splat.matching import Keypoints, extract_keypoints, match_chosen
 from nope_splat.matching.database import FolderMatches

@@ -18,12 +18,13 @@ import tyro
 from camera_file import require_one_camera
 from numpy.typing import NDArray
 
-from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses, read_ground_truth
+from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
+from nope_splat.geometry.rigid import invert
+from nope_splat.io.cameras import read_ground_truth
 from nope_splat.plugin.load_run import open_run, optimised_scene
 from nope_splat.sfm import SparseScene
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import adjust
-from nope_splat.sfm.state import invert
 from nope_splat.utils.progress import track
 
 

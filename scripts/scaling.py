@@ -28,7 +28,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
+from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_photos
 from nope_splat.matching import (
     MatchingSettings,

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from nope_splat.errors import UserError
+from nope_splat.io.fingerprint import content_key
 from nope_splat.io.images import Photo
-from nope_splat.utils.cache import ABANDONED, KEPT, Cache, content_key
+from nope_splat.utils.cache import ABANDONED, KEPT, Cache
 
 KEY = "0123456789abcdef" * 4
 ARRAYS = {

@@ -19,9 +19,10 @@ from test_export import make_scene
 
 from nope_splat.cli import main
 from nope_splat.errors import UserError
-from nope_splat.evaluation.pose_metrics import Similarity
+from nope_splat.evaluation.compare_cameras import compare_cameras, focal_errors
 from nope_splat.geometry.camera import SharedPinhole
-from nope_splat.io.cameras import NamedCamera, compare_cameras, focal_errors, read_named_cameras
+from nope_splat.geometry.similarity import Similarity
+from nope_splat.io.cameras import NamedCamera, read_named_cameras
 from nope_splat.io.colmap import (
     CAMERA_MODELS,
     ColmapCamera,

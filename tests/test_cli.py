@@ -17,7 +17,8 @@ from PIL import Image
 
 from nope_splat.cli import main
 from nope_splat.demo.scene import render_demo_scene
-from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
+from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.io.cameras import read_ground_truth
 
 
 def neighbours(folder: Path, count: int) -> list[Path]:

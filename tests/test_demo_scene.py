@@ -18,8 +18,7 @@ from PIL import Image
 
 from nope_splat.demo.scene import render_demo_scene
 from nope_splat.errors import UserError
-from nope_splat.evaluation.pose_metrics import read_ground_truth
-from nope_splat.io.cameras import read_named_cameras
+from nope_splat.io.cameras import read_ground_truth, read_named_cameras
 
 
 def sift(path: Path) -> tuple[np.ndarray, np.ndarray]:

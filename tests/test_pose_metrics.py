@@ -11,13 +11,9 @@ from scipy.spatial.transform import Rotation
 from synthetic import ring
 
 from nope_splat.errors import UserError
-from nope_splat.evaluation.pose_metrics import (
-    Similarity,
-    align_similarity,
-    area_under_recall,
-    compare_poses,
-    read_ground_truth,
-)
+from nope_splat.evaluation.pose_metrics import area_under_recall, compare_poses
+from nope_splat.geometry.similarity import Similarity, align_similarity
+from nope_splat.io.cameras import read_ground_truth
 
 
 def named(poses: np.ndarray) -> dict[str, np.ndarray]:

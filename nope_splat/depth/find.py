@@ -15,8 +15,9 @@ from nope_splat.depth.files import find_depth_file, read_depth_file
 from nope_splat.depth.predict import DepthNetwork
 from nope_splat.depth.settings import DepthSettings
 from nope_splat.errors import UserError
+from nope_splat.io.fingerprint import content_key, file_hash
 from nope_splat.io.images import Photo
-from nope_splat.utils.cache import Cache, content_key, file_hash
+from nope_splat.utils.cache import Cache
 from nope_splat.utils.progress import track
 
 

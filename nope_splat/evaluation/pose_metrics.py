@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.errors import UserError
+from nope_splat.geometry.similarity import align_similarity
 
 Array = NDArray[np.float64]
 
 FAILED = 180.0
 """Error in degrees of a pair of photographs of which one has no pose."""
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """True cameras of a scene."""
-
-    T_world_camera: dict[str, Array]
-    """File name of the photograph, without folders, to camera-to-world transform, OpenCV axes. (4, 4)."""
-    focal: float
-    """Focal length, the mean of x and y, in pixels of photographs of `size`."""
-    size: tuple[int, int]
-    """Width and height of the photographs."""
 
 
 @dataclass(frozen=True)
@@ -56,50 +42,6 @@ class PoseMetrics:
     distance between two true centres; NaN with fewer than three registered photographs."""
     focal_error: float
     """Focal length minus truth, in percent of the truth; NaN if not given."""
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """The map x -> scale * rotation @ x + translation."""
-
-    scale: float
-    """Positive factor."""
-    rotation: Array
-    """Proper rotation. (3, 3)."""
-    translation: Array
-    """Shift after rotation and scaling. (3,)."""
-
-    def apply(self, points: Array) -> Array:
-        """Map points. (..., 3) -> (..., 3)."""
-        return self.scale * points @ self.rotation.T + self.translation
-
-    def apply_to_poses(self, T_world_camera: Array) -> Array:
-        """Map camera-to-world transforms: their centres and their orientation. (..., 4, 4) -> (..., 4, 4)."""
-        mapped = T_world_camera.copy()
-        mapped[..., :3, :3] = self.rotation @ T_world_camera[..., :3, :3]
-        mapped[..., :3, 3] = self.apply(T_world_camera[..., :3, 3])
-        return mapped
-
-
-def align_similarity(source: Array, target: Array) -> Similarity:
-    """Similarity that brings points nearest to others, in least squares (Umeyama, PAMI 1991).
-
-    Args:
-        source: Points to be mapped. (n, 3).
-        target: Where they should come. (n, 3).
-
-    Returns:
-        The similarity.
-    """
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    centred = source - source_mean
-    left, singular, right = np.linalg.svd((target - target_mean).T @ centred / len(source))
-    signs = np.ones(3)
-    if np.linalg.det(left) * np.linalg.det(right) < 0:
-        signs[2] = -1
-    rotation = left * signs @ right
-    scale = float((singular * signs).sum() / (centred**2).sum(1).mean())
-    return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)
 
 
 def compare_poses(
@@ -165,35 +107,6 @@ def area_under_recall(errors: Array, threshold: float) -> float:
     t = np.concatenate([errors[:below], [threshold]])
     r = np.concatenate([recall[:below], [recall[below - 1]]])
     return float((np.diff(t) * (r[1:] + r[:-1]) / 2).sum() / threshold)
-
-
-def read_ground_truth(path: Path) -> GroundTruth:
-    """Read true cameras: `w`, `h`, `fl_x`, `fl_y` and `frames` with `camera_to_world_opencv` matrices.
-
-    Args:
-        path: The json file.
-
-    Returns:
-        The true cameras, with rotations made exactly orthonormal.
-
-    Raises:
-        UserError: If the file cannot be read or lacks one of these.
-    """
-    try:
-        content = json.loads(path.read_text())
-        poses = {}
-        for frame in content["frames"]:
-            pose = np.array(frame["camera_to_world_opencv"], dtype=np.float64)
-            left, _, right = np.linalg.svd(pose[:3, :3])
-            pose[:3, :3] = left @ right
-            poses[Path(frame["file_path"]).name] = pose
-        focal = (content["fl_x"] + content["fl_y"]) / 2
-        return GroundTruth(poses, focal, (content["w"], content["h"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a ground truth file (w, h, fl_x, fl_y, frames with file_path and"
-            f" camera_to_world_opencv): {type(error).__name__} {error}"
-        ) from error
 
 
 def _trajectory_error(estimated: Array, truth: Array, all_truth: Array) -> float:

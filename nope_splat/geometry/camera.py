@@ -136,3 +136,27 @@ def _terms(radial: Sequence[float] | Array) -> tuple[Array, Array]:
     """k1 and k2, in the shape of radii. (..., 2) -> (..., 1), (..., 1)."""
     terms = np.asarray(radial, dtype=np.float64)
     return terms[..., :1], terms[..., 1:]
+
+
+MIN_DEPTH = 1e-6
+"""Points nearer than this to the camera's plane, or behind it, cannot be projected."""
+
+
+def project_errors(in_camera: Array, xy: Array, focal: Array, offset: Array, radial: Array) -> Array:
+    """Reprojection errors of points in camera coordinates, infinite behind.
+
+    Args:
+        in_camera: Camera coordinates. (n, 3).
+        xy: Where the points are seen, pixels. (n, 2).
+        focal: Focal lengths of the cameras, pixels. (n,).
+        offset: Their principal points, in the coordinates of `xy`. (n, 2).
+        radial: Their radial distortion. (n, 2).
+
+    Returns:
+        Pixels. (n,).
+    """
+    front = in_camera[:, 2] > MIN_DEPTH
+    depth = np.where(front, in_camera[:, 2], 1.0)
+    plane = distort(in_camera[:, :2] / depth[:, None], radial)
+    error = np.linalg.norm(focal[:, None] * plane + offset - xy, axis=1)
+    return np.where(front, error, np.inf)

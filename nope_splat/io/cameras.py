@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.errors import UserError
-from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses, read_ground_truth
 from nope_splat.io.colmap import read_cameras
 
 Array = NDArray[np.float64]
@@ -68,57 +67,6 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
     if not cameras:
         raise UserError(f"{path} holds no cameras")
     return _shorten(cameras)
-
-
-def compare_cameras(
-    estimated: Mapping[str, NamedCamera], reference: Mapping[str, NamedCamera]
-) -> PoseMetrics:
-    """Measure cameras against others, whatever their world frames, scales and resolutions.
-
-    Args:
-        estimated: Cameras by photograph.
-        reference: Cameras by photograph; those that `estimated` lacks count as failed.
-
-    Returns:
-        The metrics; the focal error is the mean over common photographs.
-
-    Raises:
-        UserError: If no photograph is in both.
-    """
-    common = estimated.keys() & reference.keys()
-    if not common:
-        raise UserError(
-            f"no photograph is in both: the first has {min(estimated)}, for example, the second"
-            f" {min(reference)}; the names must agree"
-        )
-    ratio = float(np.mean([estimated[name].focal / reference[name].focal for name in common]))
-    return compare_poses(
-        {name: camera.T_world_camera for name, camera in estimated.items()},
-        {name: camera.T_world_camera for name, camera in reference.items()},
-        focal=ratio,
-        true_focal=1.0,
-    )
-
-
-def focal_errors(
-    estimated: Mapping[str, NamedCamera], reference: Mapping[str, NamedCamera]
-) -> tuple[float, ...]:
-    """Errors of the focal lengths, camera by camera: their mean may hide what two of them have amiss.
-
-    Args:
-        estimated: Cameras by photograph.
-        reference: Cameras by photograph. Those with the same intrinsics are one camera.
-
-    Returns:
-        Mean error over its common photographs in percent, for each camera of the reference that has any, in
-        the order of the names of their first photographs.
-    """
-    of_camera: dict[object, list[float]] = {}
-    for name in sorted(estimated.keys() & reference.keys()):
-        true = reference[name]
-        error = 100 * (estimated[name].focal / true.focal - 1)
-        of_camera.setdefault((true.focal, true.offset, true.radial), []).append(error)
-    return tuple(float(np.mean(errors)) for errors in of_camera.values())
 
 
 def _read_colmap(path: Path) -> dict[str, NamedCamera]:
@@ -179,3 +127,44 @@ def _shorten(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
         shared = os.path.commonpath([PurePosixPath(name).parent for name in cameras])
         short = [PurePosixPath(name).relative_to(shared).as_posix() for name in cameras]
     return dict(zip(short, cameras.values(), strict=True))
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """True cameras of a scene."""
+
+    T_world_camera: dict[str, Array]
+    """File name of the photograph, without folders, to camera-to-world transform, OpenCV axes. (4, 4)."""
+    focal: float
+    """Focal length, the mean of x and y, in pixels of photographs of `size`."""
+    size: tuple[int, int]
+    """Width and height of the photographs."""
+
+
+def read_ground_truth(path: Path) -> GroundTruth:
+    """Read true cameras: `w`, `h`, `fl_x`, `fl_y` and `frames` with `camera_to_world_opencv` matrices.
+
+    Args:
+        path: The json file.
+
+    Returns:
+        The true cameras, with rotations made exactly orthonormal.
+
+    Raises:
+        UserError: If the file cannot be read or lacks one of these.
+    """
+    try:
+        content = json.loads(path.read_text())
+        poses = {}
+        for frame in content["frames"]:
+            pose = np.array(frame["camera_to_world_opencv"], dtype=np.float64)
+            left, _, right = np.linalg.svd(pose[:3, :3])
+            pose[:3, :3] = left @ right
+            poses[Path(frame["file_path"]).name] = pose
+        focal = (content["fl_x"] + content["fl_y"]) / 2
+        return GroundTruth(poses, focal, (content["w"], content["h"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a ground truth file (w, h, fl_x, fl_y, frames with file_path and"
+            f" camera_to_world_opencv): {type(error).__name__} {error}"
+        ) from error

@@ -31,8 +31,8 @@ from nope_splat.io.colmap import (
     write_text,
 )
 from nope_splat.io.images import PhotoFolder, read_mask, read_photo
+from nope_splat.scene.reconstruction import SparseScene
 from nope_splat.scene.tracks import Observations
-from nope_splat.sfm import SparseScene
 
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 """Camera axes of nerfstudio (x right, y up, z backward) against ours (x right, y down, z forward)."""

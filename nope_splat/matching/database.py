@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.io.fingerprint import content_key
 from nope_splat.io.images import PhotoFolder
 from nope_splat.matching import (
     Keypoints,
@@ -19,7 +20,7 @@ from nope_splat.matching import (
     Pointmaps,
     match_photos,
 )
-from nope_splat.utils.cache import Cache, content_key
+from nope_splat.utils.cache import Cache
 from nope_splat.utils.progress import say
 
 STAGE = "matches"

@@ -25,9 +25,9 @@ from nope_splat.plugin.camera_optimizer import (
     world_to_camera,
 )
 from nope_splat.plugin.datamanager import NopeDataManager
+from nope_splat.plugin.densification_schedule import densification
 from nope_splat.plugin.depth_supervision import DepthSupervision
 from nope_splat.plugin.parameters import SplatParameters
-from nope_splat.splatting.densification import densification
 from nope_splat.splatting.gaussians import Gaussians, join, seed_gaussians
 from nope_splat.splatting.lens import Lens, Rendering, through_lens
 from nope_splat.splatting.losses import (

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.camera import SharedPinhole, project_errors
+from nope_splat.geometry.rigid import invert, transform
 from nope_splat.scene.tracks import MatchGraph, Observations
-from nope_splat.sfm.state import invert, project_errors, transform
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nope_splat.errors import UserError
 from nope_splat.matching import Keypoints
 from nope_splat.scene.tracks import MatchGraph, connected_groups
-from nope_splat.sfm.state import Indices
+from nope_splat.utils.typing import Indices
 
 MAX_NAMES = 10
 """Most photographs that a message lists."""

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, intrinsics_covariance
-from nope_splat.sfm.state import Array, Mask, WorkingScene
+from nope_splat.sfm.state import WorkingScene
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
+from nope_splat.utils.typing import Array, Mask
 
 ROUNDS = (8.0, 4.0, 2.5)
 """Largest reprojection error of an observation in each round, feature pixels."""

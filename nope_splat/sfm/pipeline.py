@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nope_splat.depth import DepthMap, depths_key, find_depths
 from nope_splat.errors import UserError
+from nope_splat.io.fingerprint import content_key
 from nope_splat.io.images import PhotoFolder, cameras_of_photos
 from nope_splat.matching import PairMatches
 from nope_splat.matching.database import FolderMatches, find_matches, matches_key
@@ -30,11 +31,12 @@ from nope_splat.sfm.registration.incremental import register_others
 from nope_splat.sfm.registration.resection import resect_held_out
 from nope_splat.sfm.result import MAX_FOCAL_UNCERTAINTY, finish, focal_notice, point_colors, tell
 from nope_splat.sfm.retriangulation import rebuild_tracks
-from nope_splat.sfm.state import Array, WorkingScene
-from nope_splat.utils.cache import Cache, content_key
+from nope_splat.sfm.state import WorkingScene
+from nope_splat.utils.cache import Cache
 from nope_splat.utils.progress import say
 from nope_splat.utils.ranges import check_ranges
 from nope_splat.utils.stopwatch import Stopwatch
+from nope_splat.utils.typing import Array
 
 STAGE = "scene"
 POSSIBLE_FOCAL = (0.1, 20.0)

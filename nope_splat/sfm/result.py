@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.rigid import invert
 from nope_splat.io.images import PhotoFolder, read_photo
 from nope_splat.matching import Keypoints
 from nope_splat.scene.reconstruction import SparseScene
 from nope_splat.scene.tracks import MatchGraph, Observations
 from nope_splat.sfm.camera_groups import PhotoLayout
 from nope_splat.sfm.initialization.select import RESTART_FACTOR
-from nope_splat.sfm.state import Indices, WorkingScene, invert
+from nope_splat.sfm.state import WorkingScene
 from nope_splat.utils.progress import say
+from nope_splat.utils.typing import Indices
 
 MAX_FOCAL_UNCERTAINTY = RESTART_FACTOR - 1
 """Three standard deviations of a focal length that the photographs determine, as a share of it."""

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.geometry.rigid import invert
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.camera_groups import PhotoLayout
-from nope_splat.sfm.state import Array, WorkingScene, invert
+from nope_splat.sfm.state import WorkingScene
 from nope_splat.sfm.triangulation import triangulate
+from nope_splat.utils.typing import Array
 
 MAX_EPIPOLAR_ERROR = 4.0
 """Largest Sampson error of a match, feature pixels: the poses are not final."""

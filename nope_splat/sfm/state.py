@@ -7,17 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from nope_splat.geometry.camera import distort, undistort
+from nope_splat.geometry.camera import project_errors, undistort
+from nope_splat.geometry.rigid import transform
 from nope_splat.scene.tracks import Tracks
-from nope_splat.sfm.bundle_adjustment.problem import MIN_DEPTH, BundleProblem
+from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, adjust, intrinsics_covariance
 from nope_splat.sfm.camera_groups import PhotoLayout
-
-Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+from nope_splat.utils.typing import Array, Indices, Mask
 
 LOG_FOCAL_SIGMA = 0.5
 """Standard deviation of the prior on the logarithm of a focal length of which nothing else is known.
@@ -375,44 +372,3 @@ class WorkingScene:
             return float("inf")
         variances = covariance.diagonal().cpu().numpy().reshape(len(self.focal), -1)[:, 0]
         return result.noise * float(variances[self.camera_ids[self.registered]].max()) ** 0.5
-
-
-def transform(transforms: Array, points: Array) -> Array:
-    """Apply rigid transforms to points. (..., 4, 4), (..., 3) -> (..., 3)."""
-    return np.einsum("...ij,...j->...i", transforms[..., :3, :3], points) + transforms[..., :3, 3]
-
-
-def invert(transforms: Array) -> Array:
-    """Inverse of rigid transforms. (..., 4, 4) -> (..., 4, 4)."""
-    inverse = np.zeros_like(transforms)
-    inverse[..., :3, :3] = np.swapaxes(transforms[..., :3, :3], -1, -2)
-    inverse[..., :3, 3] = -np.einsum("...ji,...j->...i", transforms[..., :3, :3], transforms[..., :3, 3])
-    inverse[..., 3, 3] = 1
-    return inverse
-
-
-def rigid(rotation: Array, translation: Array) -> Array:
-    """Rigid transform from its parts. (3, 3), (3,) -> (4, 4)."""
-    out = np.eye(4)
-    out[:3, :3], out[:3, 3] = rotation, translation
-    return out
-
-
-def project_errors(in_camera: Array, xy: Array, focal: Array, offset: Array, radial: Array) -> Array:
-    """Reprojection errors of points in camera coordinates, infinite behind.
-
-    Args:
-        in_camera: Camera coordinates. (n, 3).
-        xy: Where the points are seen, pixels. (n, 2).
-        focal: Focal lengths of the cameras, pixels. (n,).
-        offset: Their principal points, in the coordinates of `xy`. (n, 2).
-        radial: Their radial distortion. (n, 2).
-
-    Returns:
-        Pixels. (n,).
-    """
-    front = in_camera[:, 2] > MIN_DEPTH
-    depth = np.where(front, in_camera[:, 2], 1.0)
-    plane = distort(in_camera[:, :2] / depth[:, None], radial)
-    error = np.linalg.norm(focal[:, None] * plane + offset - xy, axis=1)
-    return np.where(front, error, np.inf)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.sfm.state import Array, Indices, Mask, WorkingScene, transform
+from nope_splat.geometry.rigid import transform
+from nope_splat.sfm.state import WorkingScene
+from nope_splat.utils.typing import Array, Indices, Mask
 
 MAX_HYPOTHESES = 12
 """Most pairs of observations tried per track."""

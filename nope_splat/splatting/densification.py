@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.nn import ParameterDict
 from torch.optim import Optimizer
 
-from nope_splat.utils.device_defaults import chosen
-
 if TYPE_CHECKING:
-    from nope_splat.plugin.model import NopeSplatModelConfig
+    pass
 
 
 def most_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
@@ -125,35 +123,3 @@ class CappedStrategy(DefaultStrategy):
             state["grad2d"][order[room:]] = 0.0
             state["radii"][order[room:]] = 0.0
         return super()._grow_gs(params, optimizers, state, step)
-
-
-def densification(
-    config: NopeSplatModelConfig, num_iterations: int, num_views: int, num_pixels: int, num_fixed: int
-) -> CappedStrategy:
-    """The strategy of a training.
-
-    Args:
-        config: Thresholds, and times as shares of the training.
-        num_iterations: Length of the training.
-        num_views: Number of training photographs.
-        num_pixels: Number of all their pixels that no mask leaves out.
-        num_fixed: How many Gaussians at the start of the rendering are never split, pruned or reset.
-    """
-    return CappedStrategy(
-        prune_opa=config.cull_alpha_thresh,
-        grow_grad2d=config.densify_grad_thresh,
-        grow_scale3d=config.densify_size_thresh,
-        grow_scale2d=config.split_screen_size,
-        prune_scale3d=config.cull_scale_thresh,
-        prune_scale2d=config.cull_screen_size,
-        refine_scale2d_stop_iter=round(chosen(config.stop_screen_size) * num_iterations),
-        refine_start_iter=round(config.densify_start * num_iterations),
-        refine_stop_iter=round(config.densify_stop * num_iterations),
-        reset_every=round(chosen(config.reset_opacity) * num_iterations) or 10**9,
-        refine_every=config.densify_every,
-        pause_refine_after_reset=num_views + config.densify_every,
-        absgrad=True,
-        num_fixed=num_fixed,
-        max_gaussians=min(chosen(config.max_gaussians), most_gaussians(num_pixels, config.sh_degree)),
-        max_scale2d=config.max_screen_size,
-    )

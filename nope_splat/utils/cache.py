@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,42 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.errors import UserError
-from nope_splat.io.images import Photo
 from nope_splat.utils.progress import say
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 9
-"""Raised whenever the same photographs and settings lead to other arrays than before."""
 
 KEY_ENTRY = "cache_key"
 KEPT = 8
 """Number of results of each stage that are kept: what was used last goes last."""
 ABANDONED = 24 * 3600
 """Age in seconds of a half-written file that nobody writes any more: its run was killed."""
-
-
-def content_key(photos: Sequence[Photo], settings: Mapping[str, Any]) -> str:
-    """Key of a result: changes with the photographs, their names, masks and order, and with the settings.
-
-    Args:
-        photos: The photographs; the bytes of their files and masks count, not where these lie.
-        settings: Whatever else the result depends on, as json can write it (for dataclasses, `asdict`).
-
-    Returns:
-        SHA-256 in hexadecimal digits.
-    """
-    with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda photo: file_hash(photo.path), photos))
-        masks = list(pool.map(lambda photo: photo.mask_path and file_hash(photo.mask_path), photos))
-    content = {
-        "format": FORMAT_VERSION,
-        "names": [photo.name for photo in photos],
-        "images": images,
-        "masks": masks,
-        "settings": settings,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -155,16 +126,3 @@ def _age(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return float("inf")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal digits.
-
-    Args:
-        path: The file.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

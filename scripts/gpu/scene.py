@@ -21,7 +21,8 @@ from our_cameras import find_cameras
 from PIL import Image
 
 from nope_splat.errors import UserError
-from nope_splat.evaluation.pose_metrics import compare_poses, read_ground_truth
+from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.colmap import ColmapCamera, ColmapModel, write_binary
 from nope_splat.io.export import colmap_model
 from nope_splat.io.images import PhotoFolder, find_photos

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 
 from nope_splat.cli import main
 from nope_splat.errors import UserError
-from nope_splat.io.cameras import compare_cameras, read_named_cameras
+from nope_splat.evaluation.compare_cameras import compare_cameras
+from nope_splat.io.cameras import read_named_cameras
 
 SIZE, FOCAL = (320, 240), 300.0
 ON_THE_SPOT = (

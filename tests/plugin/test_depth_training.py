@@ -25,7 +25,8 @@ from nerfstudio.utils.eval_utils import eval_setup
 from plugin.splat_scene import make_pipeline
 
 from nope_splat.depth import DepthSettings, find_depths
-from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses, read_ground_truth
+from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
+from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_photos
 from nope_splat.matching.database import find_matches, matches_key
 from nope_splat.plugin.config import nope_splat

@@ -18,8 +18,8 @@ from pointmap_scene import FakeNetwork, grey_photos
 from synthetic import ring
 
 from nope_splat.errors import UserError
-from nope_splat.evaluation.pose_metrics import read_ground_truth
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import Photo
 from nope_splat.matching import dust3r
 from nope_splat.matching.dust3r import View

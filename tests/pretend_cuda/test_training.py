@@ -20,7 +20,8 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from nope_splat.io.cameras import compare_cameras, read_named_cameras
+from nope_splat.evaluation.compare_cameras import compare_cameras
+from nope_splat.io.cameras import read_named_cameras
 from nope_splat.plugin.load_run import open_run
 from pretend_cuda.browser import wait_for_picture
 from pretend_cuda.events import Events

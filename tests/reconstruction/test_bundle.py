@@ -10,6 +10,7 @@ import torch
 from synthetic import make_scene
 
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.rigid import invert
 from nope_splat.sfm.bundle_adjustment.problem import (
     BundleProblem,
     linearize,
@@ -19,7 +20,6 @@ from nope_splat.sfm.bundle_adjustment.problem import (
 )
 from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
 from nope_splat.sfm.bundle_adjustment.solver import adjust, intrinsics_covariance
-from nope_splat.sfm.state import invert
 
 
 def true_problem(

@@ -22,12 +22,13 @@ from synthetic import ring
 
 from nope_splat.depth import DepthKind, DepthSettings
 from nope_splat.errors import UserError
-from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses, read_ground_truth
+from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
+from nope_splat.geometry.rigid import invert, rigid
+from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_photos
 from nope_splat.sfm import ReconstructionSettings, SparseScene, reconstruct
 from nope_splat.sfm.initialization.depth_alignment import LiftedProblem, adjust_lifted, linearise
 from nope_splat.sfm.initialization.monocular_depth import default_focal
-from nope_splat.sfm.state import invert, rigid
 
 FOCAL = 600.0
 

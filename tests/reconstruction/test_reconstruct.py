@@ -12,8 +12,9 @@ from real_photos import real_scene
 from synthetic import SyntheticScene, look_at, make_scene
 
 from nope_splat.errors import UserError
-from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses, read_ground_truth
+from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_photos
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.matching.database import FolderMatches, matches_key

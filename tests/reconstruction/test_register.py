@@ -11,6 +11,7 @@ from synthetic import SyntheticScene, make_scene, random_points, ring
 
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.rigid import invert, rigid
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.global_refinement import refine
 from nope_splat.sfm.initialization.two_view import TwoView, relative_poses
@@ -18,7 +19,7 @@ from nope_splat.sfm.registration.batched import register_batches
 from nope_splat.sfm.registration.incremental import register_incremental, register_others
 from nope_splat.sfm.registration.ray_refinement import refine_by_rays
 from nope_splat.sfm.registration.spanning_tree import register_chain
-from nope_splat.sfm.state import WorkingScene, invert, rigid
+from nope_splat.sfm.state import WorkingScene
 
 
 def start(

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 from synthetic import SyntheticScene, make_scene
 
+from nope_splat.geometry.rigid import invert
 from nope_splat.matching import PairMatches
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.retriangulation import rebuild_tracks
-from nope_splat.sfm.state import WorkingScene, invert
+from nope_splat.sfm.state import WorkingScene
 
 
 def repeated(made: SyntheticScene) -> list[PairMatches]:

@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from synthetic import make_scene
 
-from nope_splat.evaluation.pose_metrics import Similarity
+from nope_splat.geometry.similarity import Similarity
 from nope_splat.scene.reconstruction import SparseScene, normalise
 from nope_splat.scene.tracks import MatchGraph, Observations
 

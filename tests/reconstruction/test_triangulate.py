@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from synthetic import SyntheticScene, look_at, make_scene
 
+from nope_splat.geometry.rigid import invert
 from nope_splat.scene.tracks import build_tracks
-from nope_splat.sfm.state import WorkingScene, invert
+from nope_splat.sfm.state import WorkingScene
 from nope_splat.sfm.triangulation import angles_between, extend, filter_observations, intersect, triangulate
 
 

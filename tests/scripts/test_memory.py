@@ -24,8 +24,8 @@ from nope_splat.io.images import find_photos
 from nope_splat.matching import MatchingSettings
 from nope_splat.matching.sift import sift_keypoints
 from nope_splat.plugin.datamanager import NopeDataManagerConfig
+from nope_splat.plugin.densification_schedule import densification
 from nope_splat.plugin.model import NopeSplatModelConfig
-from nope_splat.splatting.densification import densification
 from nope_splat.splatting.gaussians import seed_gaussians
 from nope_splat.splatting.rasterizer.autograd import TILE_SIZE
 from nope_splat.splatting.rasterizer.binning import bin_splats

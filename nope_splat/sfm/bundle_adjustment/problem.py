@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-MIN_DEPTH = 1e-6
-"""Points nearer than this to the camera's plane, or behind it, cannot be projected."""
+from nope_splat.geometry.camera import MIN_DEPTH
+
 BEHIND_COST = 1e3
 """Robust cost, in variances, of an observation whose point cannot be projected."""
 MAX_LOG_FOCAL_STEP = 0.5

@@ -14,7 +14,7 @@ import numpy as np
 
 from nope_splat.scene.features import PairMatches
 from nope_splat.sfm.initialization.focal import PLAUSIBLE
-from nope_splat.sfm.state import Array
+from nope_splat.utils.typing import Array
 
 MIN_SHARE = 0.9
 """Share of the matches that homographies, or rotations, explain where nothing else is needed.

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from nope_splat.sfm.state import LOG_FOCAL_SIGMA, Array, Indices, rigid
+from nope_splat.geometry.rigid import rigid
+from nope_splat.sfm.state import LOG_FOCAL_SIGMA
+from nope_splat.utils.typing import Array, Indices
 
 SHIFT_SIGMA = 1.0
 """Standard deviation of the prior on the shift of a map, in units of the median of its values: weak, it holds

@@ -12,7 +12,8 @@ import poselib
 
 from nope_splat.scene.features import PairMatches
 from nope_splat.sfm.camera_groups import PhotoLayout
-from nope_splat.sfm.state import LOG_FOCAL_SIGMA, Array
+from nope_splat.sfm.state import LOG_FOCAL_SIGMA
+from nope_splat.utils.typing import Array
 
 PLAUSIBLE = (0.3, 4.0)
 """Shortest and longest focal length believed, as a share of the longer side."""

@@ -9,15 +9,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from nope_splat.errors import UserError
-from nope_splat.evaluation.pose_metrics import align_similarity
+from nope_splat.geometry.rigid import invert
+from nope_splat.geometry.similarity import align_similarity
 from nope_splat.io.cameras import NamedCamera, read_named_cameras
 from nope_splat.matching import Keypoints
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.camera_groups import PhotoLayout
 from nope_splat.sfm.initialization.two_view import TwoView
 from nope_splat.sfm.settle import settle
-from nope_splat.sfm.state import Array, FocalPrior, Indices, Mask, WorkingScene, invert
+from nope_splat.sfm.state import FocalPrior, WorkingScene
 from nope_splat.sfm.triangulation import filter_observations
+from nope_splat.utils.typing import Array, Indices, Mask
 
 MAX_NOISE_RATIO = 1.25
 """Given cameras stay as they are while observations seem noisier with them than with adjusted ones by no

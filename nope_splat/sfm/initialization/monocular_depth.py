@@ -15,13 +15,15 @@ import numpy as np
 import poselib
 
 from nope_splat.depth import DepthKind, DepthMap, ScaleShift, fit_scale_shift
+from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.camera_groups import PhotoLayout
 from nope_splat.sfm.initialization.depth_alignment import LiftedProblem, adjust_lifted, residuals
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
 from nope_splat.sfm.settle import settle
-from nope_splat.sfm.state import Array, FocalPrior, WorkingScene, rigid, transform
+from nope_splat.sfm.state import FocalPrior, WorkingScene
+from nope_splat.utils.typing import Array
 
 FIELD_OF_VIEW = 60.0
 """Angle in degrees that the longer side is first taken to span."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.matching import Pointmaps
 from nope_splat.sfm.initialization.known_cameras import GivenCameras
 from nope_splat.sfm.initialization.pointmap_fusion import canonical_depths, grid_positions
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
-from nope_splat.sfm.state import Array, Indices, rigid, transform
+from nope_splat.utils.typing import Array, Indices
 
 SWEEPS = 30
 """Rounds of solving for everything."""

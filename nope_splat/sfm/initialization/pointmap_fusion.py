@@ -19,7 +19,8 @@ from nope_splat.sfm.initialization.focal import (
     prior_focal,
     weighted_quantiles,
 )
-from nope_splat.sfm.state import LOG_FOCAL_SIGMA, Array, Indices
+from nope_splat.sfm.state import LOG_FOCAL_SIGMA
+from nope_splat.utils.typing import Array, Indices
 
 WEISZFELD_STEPS = 20
 """Steps of Weiszfeld's algorithm."""

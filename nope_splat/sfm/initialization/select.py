@@ -26,9 +26,10 @@ from nope_splat.sfm.options import ReconstructionSettings
 from nope_splat.sfm.registration.batched import register_batches
 from nope_splat.sfm.registration.incremental import register_incremental, register_others
 from nope_splat.sfm.registration.spanning_tree import register_chain
-from nope_splat.sfm.state import Array, FocalPrior, WorkingScene
+from nope_splat.sfm.state import FocalPrior, WorkingScene
 from nope_splat.utils.progress import say
 from nope_splat.utils.stopwatch import Stopwatch
+from nope_splat.utils.typing import Array
 
 RESTART_FACTOR = 1.1
 """Change of the focal length during registration from which it pays to start again with the better one."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import poselib
 
+from nope_splat.geometry.rigid import invert, rigid, transform
 from nope_splat.scene.features import PairMatches
-from nope_splat.sfm.state import Array, Indices, invert, rigid, transform
 from nope_splat.sfm.triangulation import angles_between, intersect
+from nope_splat.utils.typing import Array, Indices
 
 MAX_EPIPOLAR_ERROR = 2.0
 """Largest epipolar error of a match, feature pixels."""

@@ -15,7 +15,8 @@ import numpy as np
 from nope_splat.sfm.initialization.two_view import TwoView
 from nope_splat.sfm.registration.incremental import Growth, grow, promise
 from nope_splat.sfm.registration.ray_refinement import refine_by_rays
-from nope_splat.sfm.state import Indices, Mask, WorkingScene
+from nope_splat.sfm.state import WorkingScene
+from nope_splat.utils.typing import Indices, Mask
 
 MIN_COVERAGE = 0.5
 """A batch takes in photographs whose visible points cover at least this share of the best one's cells."""

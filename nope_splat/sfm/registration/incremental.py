@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import poselib
 
+from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.sfm.initialization.two_view import TwoView
-from nope_splat.sfm.state import Array, Indices, Mask, WorkingScene, rigid, transform
+from nope_splat.sfm.state import WorkingScene
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
 from nope_splat.utils.progress import track
+from nope_splat.utils.typing import Array, Indices, Mask
 
 MIN_VISIBLE = 20
 """Fewest points that must be visible, and agree, to register a photograph by them."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from nope_splat.sfm.state import Array, Indices, WorkingScene, rigid, transform
+from nope_splat.geometry.rigid import rigid, transform
+from nope_splat.sfm.state import WorkingScene
+from nope_splat.utils.typing import Array, Indices
 
 ITERATIONS = 10
 """Gauss-Newton steps; each goes most of the way."""

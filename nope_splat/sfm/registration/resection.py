@@ -10,12 +10,13 @@ import poselib
 from numpy.typing import NDArray
 
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.rigid import invert, rigid
 from nope_splat.matching.database import FolderMatches
 from nope_splat.scene.features import PairMatches
 from nope_splat.scene.reconstruction import SparseScene
 from nope_splat.scene.tracks import Observations
 from nope_splat.sfm.camera_groups import PhotoLayout
-from nope_splat.sfm.state import Array, Indices, invert, rigid
+from nope_splat.utils.typing import Array, Indices
 
 MIN_INLIERS = 12
 """Fewest points that must agree with a pose."""

@@ -1,0 +1,14 @@
+"""Types of arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+Indices = NDArray[np.int64]
+
+
+Mask = NDArray[np.bool_]
