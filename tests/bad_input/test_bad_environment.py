@@ -12,8 +12,8 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import torch
+from fixtures.synthetic import make_scene
 from numba.core.dispatcher import Dispatcher
-from synthetic import make_scene
 
 from nope_splat.cli import main
 from nope_splat.depth.predict import DepthNetwork

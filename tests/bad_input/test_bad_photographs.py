@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fixtures.image_files import HEIGHT, WIDTH, picture, save
 from PIL import Image
-from test_images import HEIGHT, WIDTH, picture, save
 
 from nope_splat.errors import UserError
 from nope_splat.io.images import find_photos, read_mask, read_photo

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.synthetic import make_scene
 from nerfstudio.cameras.cameras import Cameras
-from synthetic import make_scene
 
 from nope_splat.cli import main
 from nope_splat.errors import UserError

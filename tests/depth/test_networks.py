@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from depth_sources import save_tiny
+from fixtures.depth_sources import save_tiny
 from PIL import Image
 
 from nope_splat.depth import DepthKind, DepthSettings, find_depths

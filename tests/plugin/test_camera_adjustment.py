@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth, write_scene
+from fixtures.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth, write_scene
 
 from nope_splat.plugin.camera_adjustment import adjust_cameras, has_few_tracks
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
@@ -95,7 +95,7 @@ def test_a_focal_length_that_the_reconstruction_held_stays(
     def held(*args: Any, **kwargs: Any) -> SparseScene:
         return replace(write_scene(*args, **kwargs), focal_held=True)
 
-    monkeypatch.setattr("plugin.splat_scene.write_scene", held)
+    monkeypatch.setattr("fixtures.splat_scene.write_scene", held)
     pipeline = make(tmp_path, monkeypatch, method=method)
     if method == "adam":
         assert "camera_opt" in pipeline.get_param_groups()

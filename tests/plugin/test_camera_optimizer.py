@@ -12,9 +12,9 @@ from typing import Literal
 
 import pytest
 import torch
+from fixtures.scenes import track_scene
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils import poses as pose_utils
-from plugin.scenes import track_scene
 
 from nope_splat.plugin.camera_optimizer import (
     NopeCameraOptimizer,

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixtures.splat_scene import FOCAL, SIZE, make_pipeline, write_scene
 from PIL import Image
-from plugin.splat_scene import FOCAL, SIZE, make_pipeline, write_scene
 
 from nope_splat.errors import UserError
 from nope_splat.io.undistortion import read_undistorted_photo

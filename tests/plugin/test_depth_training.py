@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import torch
 import tyro
-from depth_sources import save_tiny, write_maps
+from fixtures.depth_sources import save_tiny, write_maps
+from fixtures.splat_scene import make_pipeline
 from nerfstudio.scripts.train import main
 from nerfstudio.utils.eval_utils import eval_setup
-from plugin.splat_scene import make_pipeline
 
 from nope_splat.depth import DepthSettings, find_depths
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses

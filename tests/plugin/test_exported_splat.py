@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from plugin.splat_scene import make_pipeline, set_to_truth
+from fixtures.splat_scene import make_pipeline, set_to_truth
 from plyfile import PlyData
 
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from plugin.splat_scene import SIZE, make_pipeline, set_to_truth
+from fixtures.splat_scene import SIZE, make_pipeline, set_to_truth
 from torch import Tensor
 
 from nope_splat.evaluation.image_metrics import ImageMetrics

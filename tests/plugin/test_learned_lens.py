@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from plugin.scenes import track_scene
-from plugin.wall_scene import FOCAL, project, wall
-from test_export import make_scene
+from fixtures.scenes import track_scene
+from fixtures.sparse_scene import make_scene
+from fixtures.wall_scene import FOCAL, project, wall
 from torch import Tensor
 
 from nope_splat.geometry.camera import SharedPinhole

@@ -18,8 +18,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from fixtures.splat_scene import CAMERA, FOCAL, OFFSET, make_pipeline, set_to_truth
 from nerfstudio.scripts.train import entrypoint
-from plugin.splat_scene import CAMERA, FOCAL, OFFSET, make_pipeline, set_to_truth
 
 from nope_splat.demo.scene import render_demo_scene
 from nope_splat.geometry.camera import SharedPinhole

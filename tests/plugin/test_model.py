@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.utils.colors import get_color
-from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
 from torch import Tensor
 
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig, world_to_camera

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixtures.pointmap_scene import FakeNetwork, grey_photos
+from fixtures.synthetic import ring
 from nerfstudio.scripts.train import entrypoint
-from pointmap_scene import FakeNetwork, grey_photos
-from synthetic import ring
 
 from nope_splat.errors import UserError
 from nope_splat.geometry.camera import SharedPinhole

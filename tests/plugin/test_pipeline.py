@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.scenes import track_scene
+from fixtures.splat_scene import FOCAL, make_pipeline, set_to_truth
 from nerfstudio.utils import poses as pose_utils
-from plugin.scenes import track_scene
-from plugin.splat_scene import FOCAL, make_pipeline, set_to_truth
 
 from nope_splat.errors import UserError
 from nope_splat.plugin import pipeline as pipeline_module

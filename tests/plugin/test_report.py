@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from plugin.splat_scene import make_pipeline, set_to_truth
+from fixtures.splat_scene import make_pipeline, set_to_truth
 
 from nope_splat.errors import UserError
 from nope_splat.plugin.history import History

@@ -20,9 +20,9 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from fixtures.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
-from plugin.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
 
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.viewer import HELD_OUT, MAX_NAMES, TRAINING, _photographs

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from fixtures.splat_scene import make_pipeline, set_to_truth
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.viewer.viewer import Viewer
-from plugin.splat_scene import make_pipeline, set_to_truth
 from viser._messages import ViewerCameraMessage
 from websockets.exceptions import ConnectionClosedOK
 from websockets.sync.client import ClientConnection, connect

@@ -7,7 +7,7 @@ own Python runs above a stand-in for its compiled kernels. Nothing of the produc
 
     python -m pretend_cuda ns-train nope-splat --data SCENE --vis tensorboard --max-num-iterations 60
     python -m pretend_cuda --count table.txt ns-train ...     # also counts synchronizations by phase and line
-    python -m pytest -p pretend_cuda.plugin tests/test_disk.py
+    python -m pytest -p pretend_cuda.plugin tests/matching/test_disk.py
 
 (with this package's parent folder on PYTHONPATH). The device belongs to the whole process: tests start a
 subprocess.

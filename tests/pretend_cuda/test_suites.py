@@ -14,7 +14,7 @@ OTHER_GSPLAT = "NOPE_SPLAT_OTHER_GSPLAT"
 
 
 def test_rules_of_the_device_and_gsplat() -> None:
-    outcomes = run_tests("pretend_cuda/test_device.py", "splatting/test_rasterization_cuda.py")
+    outcomes = run_tests("pretend_cuda/test_device.py", "splatting/rasterizer/test_rasterization_cuda.py")
     assert outcomes.get("passed", 0) >= 40
     assert "skipped" not in outcomes
 
@@ -24,13 +24,18 @@ def test_another_gsplat() -> None:
     folder = os.environ.get(OTHER_GSPLAT)
     if folder is None:
         pytest.skip(f"{OTHER_GSPLAT} names no folder with another version of gsplat")
-    outcomes = run_tests("splatting/test_rasterization_cuda.py", first_on_path=Path(folder))
+    outcomes = run_tests("splatting/rasterizer/test_rasterization_cuda.py", first_on_path=Path(folder))
     assert outcomes.get("passed", 0) >= 10
     assert "skipped" not in outcomes
 
 
 def test_matching_and_networks() -> None:
     """Left out is what takes long and has nothing to do with the device."""
-    files = "test_matching.py", "test_disk.py", "test_dust3r.py", "depth/test_networks.py"
+    files = (
+        "matching/test_matching.py",
+        "matching/test_disk.py",
+        "matching/test_dust3r.py",
+        "depth/test_networks.py",
+    )
     outcomes = run_tests(*files, "-k", "not real_photographs and not incremental")
     assert outcomes.get("passed", 0) >= 40

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from depth_sources import write_maps
+from fixtures.depth_sources import write_maps
 from PIL import Image
 
 from pretend_cuda.events import Events

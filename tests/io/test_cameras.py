@@ -1,0 +1,236 @@
+"""Cameras in the files of any tool: one scene, the same figures whichever format it comes in.
+
+- A COLMAP model reads back exactly, in either encoding, whatever it holds; a damaged one is told.
+- `nope-splat compare-cameras` finds a scene identical to itself across formats, frames and resolutions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fixtures.sparse_scene import make_scene
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from nope_splat.cli import main
+from nope_splat.errors import UserError
+from nope_splat.evaluation.compare_cameras import compare_cameras, focal_errors
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.similarity import Similarity
+from nope_splat.io.cameras import NamedCamera, read_named_cameras
+from nope_splat.io.colmap import (
+    CAMERA_MODELS,
+    ColmapCamera,
+    ColmapImage,
+    ColmapModel,
+    ColmapPoints,
+    read_cameras,
+    write_binary,
+    write_text,
+)
+from nope_splat.io.export import write_colmap, write_transforms
+from nope_splat.sfm import SparseScene
+
+numbers = st.floats(-1e6, 1e6)
+
+
+@st.composite
+def models(draw: st.DrawFn) -> ColmapModel:
+    """Any cameras and images, without points."""
+    cameras = {}
+    for number in draw(st.sets(st.integers(1, 1000), min_size=1, max_size=3)):
+        model = draw(st.sampled_from(list(CAMERA_MODELS)))
+        count = CAMERA_MODELS[model]
+        params = draw(st.lists(numbers, min_size=count, max_size=count))
+        size = draw(st.tuples(st.integers(1, 10**5), st.integers(1, 10**5)))
+        cameras[number] = ColmapCamera(model, *size, tuple(params))
+    images = {}
+    for number in draw(st.sets(st.integers(1, 1000), max_size=4)):
+        pose = np.eye(4)
+        pose[:3, :3] = Rotation.from_rotvec(draw(st.tuples(*[st.floats(-3, 3)] * 3))).as_matrix()
+        pose[:3, 3] = draw(st.tuples(*[numbers] * 3))
+        name = draw(st.text("abcäß/._-漢", min_size=1, max_size=20))
+        num_seen = draw(st.integers(0, 3))
+        images[number] = ColmapImage(
+            name,
+            draw(st.sampled_from(sorted(cameras))),
+            pose,
+            np.full((num_seen, 2), 1.5),
+            np.arange(num_seen),
+        )
+    nothing = np.zeros((0, 3))
+    points = ColmapPoints(
+        nothing, nothing.astype(np.uint8), np.zeros(0), np.zeros(1, np.int64), np.zeros((0, 2), np.int64)
+    )
+    return ColmapModel(cameras, images, points)
+
+
+@pytest.mark.parametrize("write", [write_binary, write_text])
+@given(model=models())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_colmap_model_reads_back(write, model: ColmapModel, tmp_path: Path):
+    write(model, tmp_path)
+    cameras, images = read_cameras(tmp_path)
+    assert cameras == model.cameras
+    assert images.keys() == model.images.keys()
+    for number, image in images.items():
+        expected = model.images[number]
+        assert (image.name, image.camera_id) == (expected.name, expected.camera_id)
+        np.testing.assert_allclose(image.T_camera_world, expected.T_camera_world, rtol=0, atol=1e-12)
+    for file in tmp_path.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_damaged_model_is_told(tmp_path: Path, text: bool):
+    write_colmap(make_scene(), tmp_path, text)
+    file = next(tmp_path.glob("images.*"))
+    file.write_bytes(file.read_bytes()[:150])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_cameras(tmp_path)
+
+
+def write_ground_truth(scene: SparseScene, path: Path) -> None:
+    frames = [
+        {"file_path": scene.photo_names[i], "camera_to_world_opencv": scene.T_world_camera[i].tolist()}
+        for i in np.flatnonzero(scene.registered)
+    ]
+    focal = {"fl_x": scene.cameras[0].focal, "fl_y": scene.cameras[0].focal, "w": 640, "h": 480}
+    path.write_text(json.dumps({**focal, "frames": frames}))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """One scene in every format."""
+    scene = make_scene(portrait=False)
+    paths = {name: tmp_path / name for name in ("binary", "text", "transforms.json", "truth.json")}
+    write_colmap(scene, paths["binary"] / "sparse" / "0")
+    write_colmap(scene, paths["text"], text=True)
+    write_transforms(scene, tmp_path / "photos", paths["transforms.json"])
+    write_ground_truth(scene, paths["truth.json"])
+    return paths
+
+
+def test_formats_agree(files: dict[str, Path]):
+    read = {name: read_named_cameras(path) for name, path in files.items()}
+    for cameras in read.values():
+        metrics = compare_cameras(cameras, read["truth.json"])
+        assert (metrics.num_registered, metrics.num_photos) == (6, 6)
+        assert metrics.auc_5 == pytest.approx(100, abs=1e-3)
+        assert metrics.rra_5 == metrics.rta_5 == 100
+        assert metrics.ate == pytest.approx(0, abs=1e-4)
+        assert metrics.focal_error == pytest.approx(0, abs=1e-9)
+
+
+def test_frame_and_resolution_do_not_matter(files: dict[str, Path]):
+    cameras = read_named_cameras(files["truth.json"])
+    frame = Similarity(3.0, Rotation.from_rotvec([0.3, -1, 2]).as_matrix(), np.array([5.0, 1.0, -2.0]))
+    moved = {
+        name: NamedCamera(frame.apply_to_poses(camera.T_world_camera), 1.02 * camera.focal)
+        for name, camera in cameras.items()
+    }
+    metrics = compare_cameras(moved, cameras)
+    assert metrics.ate == pytest.approx(0, abs=1e-9)
+    assert metrics.focal_error == pytest.approx(2)
+
+
+def test_each_camera_has_its_own_focal_error(files: dict[str, Path]):
+    """Two cameras whose errors have opposite signs: the mean would say that all is well."""
+    names = sorted(read_named_cameras(files["truth.json"]))
+    poses = [np.eye(4) for _ in names]
+    truth = {
+        n: NamedCamera(p, 1.0 if i % 2 else 0.7) for i, (n, p) in enumerate(zip(names, poses, strict=True))
+    }
+    found = {
+        n: replace(camera, focal=camera.focal + (0.02 if i % 2 else -0.007))
+        for i, (n, camera) in enumerate(truth.items())
+    }
+    assert focal_errors(found, truth) == pytest.approx((-1.0, 2.0))
+    assert focal_errors(truth, {names[1]: truth[names[1]]}) == (0.0,)
+
+
+def test_folders_tell_photographs_of_one_name_apart(tmp_path: Path):
+    scene = make_scene(portrait=False)
+    names = tuple(f"{folder}/{number}.jpg" for number in range(4) for folder in "ab")[:7]
+    scene = replace(scene, photo_names=names)
+    write_colmap(scene, tmp_path / "model")
+    write_transforms(scene, tmp_path / "photos", tmp_path / "transforms.json")
+    read = [read_named_cameras(tmp_path / name) for name in ("model", "transforms.json")]
+    assert (
+        read[0].keys()
+        == read[1].keys()
+        == {name for name, ok in zip(names, scene.registered, strict=True) if ok}
+    )
+
+
+def test_command_prints_a_table(files: dict[str, Path], capsys: pytest.CaptureFixture[str]):
+    main(["compare-cameras", str(files["binary"]), str(files["truth.json"])])
+    printed = capsys.readouterr().out
+    assert "AUC@5" in printed
+    assert "6 of 6" in printed
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "holds no cameras"),
+        ("not json", "holds no cameras"),
+        ('{"frames": []}', "holds no cameras"),
+        ('{"frames": [{"file_path": "a.jpg"}]}', "is not a transforms.json"),
+        (
+            '{"w": 4, "h": 3, "fl_x": 5, "frames": [{"file_path": "a.jpg", "transform_matrix": [[1]]}]}',
+            "is not a transforms.json",
+        ),
+    ],
+)
+def test_what_holds_no_cameras_is_told(
+    files: dict[str, Path], tmp_path: Path, content: str | None, reason: str
+):
+    path = tmp_path / "cameras.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=reason):
+        main(["compare-cameras", str(path), str(files["truth.json"])])
+
+
+def test_other_refusals(files: dict[str, Path], tmp_path: Path):
+    with pytest.raises(UserError, match="no COLMAP model"):
+        read_named_cameras(tmp_path)
+    cameras = read_named_cameras(files["truth.json"])
+    with pytest.raises(UserError, match="no photograph is in both"):
+        compare_cameras({f"other {name}": camera for name, camera in cameras.items()}, cameras)
+
+
+@pytest.mark.parametrize("radial", [(0.0, 0.0), (-0.06, 0.04)])
+def test_intrinsics_are_the_same_in_every_format(tmp_path: Path, radial: tuple[float, float]) -> None:
+    scene = make_scene()
+    scene = replace(scene, cameras=(replace(scene.cameras[0], radial=radial),))
+    write_colmap(scene, tmp_path)
+    write_transforms(scene, tmp_path, tmp_path / "transforms.json")
+    for path in (tmp_path, tmp_path / "transforms.json"):
+        for camera in read_named_cameras(path).values():
+            longer_side = scene.photo_sizes.max()
+            assert camera.radial == radial
+            assert camera.focal * longer_side == pytest.approx(scene.cameras[0].focal)
+            assert np.array(camera.offset) * longer_side == pytest.approx(scene.cameras[0].offset)
+
+
+def test_every_camera_is_written(tmp_path: Path) -> None:
+    """Two cameras of one size are told apart; one of them has distortion."""
+    scene = make_scene(portrait=False)
+    cameras = (scene.cameras[0], SharedPinhole(400.0, (-1.0, 2.0), (-0.05, 0.01)))
+    scene = replace(scene, cameras=cameras, camera_ids=np.arange(len(scene.photo_names)) % 2)
+    write_colmap(scene, tmp_path)
+    write_transforms(scene, tmp_path, tmp_path / "transforms.json")
+    for path in (tmp_path, tmp_path / "transforms.json"):
+        found = read_named_cameras(path)
+        for photo in np.flatnonzero(scene.registered).tolist():
+            camera = found[Path(scene.photo_names[photo]).name]
+            assert camera.focal * 640 == pytest.approx(scene.camera_of(photo).focal)
+            assert np.array(camera.offset) * 640 == pytest.approx(scene.camera_of(photo).offset)
+            assert camera.radial == pytest.approx(scene.camera_of(photo).radial)

@@ -1,0 +1,294 @@
+"""Exported cameras and points, read back by the tools they are for.
+
+- COLMAP model: pycolmap finds the same cameras, poses, points, tracks and reprojection errors, in binary
+  as in text files.
+- transforms.json: nerfstudio's own parser finds the same poses up to one similarity, and the same intrinsics;
+  photographs of portrait and landscape shape may mix. What is held out stays held out.
+- nerfstudio's COLMAP parser finds the same cameras and points; Splatfacto's data manager starts from either.
+- Photographs are linked or copied; those that others would misread are made plain.
+- report.json: the figures are those of the scene.
+- What cannot be written is told in one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fixtures.sparse_scene import make_scene
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.models import splatfacto
+from PIL import ExifTags, Image
+from splatfacto_peer import PeerModelConfig, run_anywhere
+
+from nope_splat.errors import UserError
+from nope_splat.io.export import place_masks, place_photos, write_colmap, write_report, write_transforms
+from nope_splat.io.images import PhotoFolder, find_photos
+from nope_splat.scene.tracks import Observations
+from nope_splat.sfm import SparseScene
+
+
+def photo_folder(scene: SparseScene, folder: Path) -> PhotoFolder:
+    """Blank photographs for a scene."""
+    for name, (width, height) in zip(scene.photo_names, scene.photo_sizes.tolist(), strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, height)).save(folder / name)
+    return find_photos(folder)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_colmap_model_reads_back(tmp_path: Path, text: bool):
+    pycolmap = pytest.importorskip("pycolmap")
+    scene = make_scene()
+    if text:  # whose readers end a name at its first space
+        scene = replace(scene, photo_names=tuple(name.replace(" ", "_") for name in scene.photo_names))
+    write_colmap(scene, tmp_path / "sparse" / "0", text)
+    model = pycolmap.Reconstruction(tmp_path / "sparse" / "0")
+
+    assert model.num_reg_images() == 6
+    assert model.num_cameras() == 2
+    assert model.num_points3D() == len(scene.points)
+    assert model.compute_num_observations() == len(scene.observations) + len(scene.resections)
+    names = {image.name: image for image in model.images.values()}
+    for photo in np.flatnonzero(scene.registered):
+        image = names[scene.photo_names[photo]]
+        camera = model.cameras[image.camera_id]
+        assert (camera.width, camera.height) == tuple(scene.photo_sizes[photo])
+        assert camera.model.name == "SIMPLE_PINHOLE"
+        expected = [scene.cameras[0].focal, *scene.cameras[0].principal_points(scene.photo_sizes[photo])]
+        np.testing.assert_allclose(camera.params, expected)
+        T_world_camera = image.cam_from_world().inverse().matrix()
+        np.testing.assert_allclose(T_world_camera, scene.T_world_camera[photo, :3], atol=1e-12)
+    for number, point in model.points3D.items():
+        np.testing.assert_array_equal(point.xyz, scene.points[number - 1])
+        np.testing.assert_array_equal(point.color, scene.colors[number - 1])
+
+
+def test_colmap_agrees_on_reprojection_errors(tmp_path: Path):
+    pycolmap = pytest.importorskip("pycolmap")
+    scene = make_scene()
+    write_colmap(scene, tmp_path)
+    model = pycolmap.Reconstruction(tmp_path)
+    written = {number: point.error for number, point in model.points3D.items()}
+    model.update_point_3d_errors()
+    assert len(written) == len(scene.points)
+    for number, point in model.points3D.items():
+        assert point.error == pytest.approx(written[number], rel=1e-9)
+
+    nothing = Observations(*(array[:0] for array in vars(scene.resections).values()))
+    write_colmap(replace(scene, resections=nothing), tmp_path)
+    model = pycolmap.Reconstruction(tmp_path)
+    model.update_point_3d_errors()
+    summed = sum(point.error * point.track.length() for point in model.points3D.values())
+    assert summed == pytest.approx(scene.reprojection_errors().sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("portrait", [False, True])
+def test_nerfstudio_reads_transforms(tmp_path: Path, portrait: bool):
+    scene = make_scene(portrait)
+    photo_folder(scene, tmp_path / "images")
+    write_transforms(scene, tmp_path / "images", tmp_path / "transforms.json")
+
+    config = NerfstudioDataParserConfig(
+        data=tmp_path,
+        orientation_method="none",
+        center_method="none",
+        auto_scale_poses=False,
+        downscale_factor=1,
+        load_3D_points=True,
+    )
+    for split in ("train", "test"):
+        outputs = config.setup().get_dataparser_outputs(split)
+        photos = np.flatnonzero(scene.registered & (scene.held_out == (split == "test")))
+        assert [file.relative_to(tmp_path / "images").as_posix() for file in outputs.image_filenames] == [
+            scene.photo_names[photo] for photo in photos
+        ]
+        cameras = outputs.cameras
+        flipped = scene.T_world_camera[photos] @ np.diag([1.0, -1.0, -1.0, 1.0])
+        np.testing.assert_allclose(cameras.camera_to_worlds, flipped[:, :3], atol=1e-5)
+        np.testing.assert_array_equal(cameras.width[:, 0], scene.photo_sizes[photos, 0])
+        np.testing.assert_array_equal(cameras.height[:, 0], scene.photo_sizes[photos, 1])
+        np.testing.assert_allclose(cameras.fx, 611.0)
+        np.testing.assert_allclose(cameras.fy, 611.0)
+        principal = scene.cameras[0].principal_points(scene.photo_sizes[photos])
+        np.testing.assert_allclose(np.concatenate([cameras.cx, cameras.cy], axis=1), principal)
+        np.testing.assert_allclose(outputs.metadata["points3D_xyz"], scene.points, atol=1e-5)
+        np.testing.assert_array_equal(outputs.metadata["points3D_rgb"], scene.colors)
+
+
+def test_nerfstudio_reads_colmap(tmp_path: Path):
+    scene = make_scene(portrait=False)
+    photo_folder(scene, tmp_path / "images")
+    write_colmap(scene, tmp_path / "sparse" / "0")
+    outputs = ColmapDataParserConfig(
+        data=tmp_path,
+        colmap_path=Path("sparse/0"),
+        eval_mode="all",
+        orientation_method="none",
+        center_method="none",
+        auto_scale_poses=False,
+        assume_colmap_world_coordinate_convention=False,
+        downscale_factor=1,
+        max_2D_matches_per_3D_point=-1,
+    ).setup().get_dataparser_outputs("train")  # fmt: skip
+    registered = np.flatnonzero(scene.registered)
+    flipped = scene.T_world_camera[registered] @ np.diag([1.0, -1.0, -1.0, 1.0])
+    np.testing.assert_allclose(outputs.cameras.camera_to_worlds, flipped[:, :3], atol=1e-5)
+    np.testing.assert_allclose(outputs.cameras.fx, 611.0)
+    np.testing.assert_allclose(outputs.metadata["points3D_xyz"], scene.points, atol=1e-5)
+    np.testing.assert_array_equal(outputs.metadata["points3D_rgb"], scene.colors)
+    counts = np.bincount(scene.observations.point_ids, minlength=len(scene.points))
+    counts += np.bincount(scene.resections.point_ids, minlength=len(scene.points))
+    np.testing.assert_array_equal(outputs.metadata["points3D_num_points2D"], counts)
+
+
+@pytest.fixture
+def splatfacto_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Splatfacto renders on any machine."""
+    for owner, name in ((torch.Tensor, "cuda"), (splatfacto, "rasterization"), (splatfacto, "get_viewmat")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    run_anywhere()
+
+
+@pytest.mark.usefixtures("splatfacto_anywhere")
+@pytest.mark.parametrize("parser", ["nerfstudio", "colmap"])
+def test_splatfacto_starts_from_the_export(tmp_path: Path, parser: str):
+    scene = make_scene(portrait=False)
+    folder = photo_folder(scene, tmp_path / "photos")
+    output = tmp_path / "output"
+    scene = place_photos(scene, folder, output / "images")
+    write_transforms(scene, output / "images", output / "transforms.json")
+    write_colmap(scene, output / "sparse" / "0")
+    dataparser = (
+        NerfstudioDataParserConfig(data=output, load_3D_points=True)
+        if parser == "nerfstudio"
+        else ColmapDataParserConfig(data=output, colmap_path=Path("sparse/0"), downscale_factor=1)
+    )
+    # On a CPU, "gpu" means that images stay where they are: "cpu" would pin memory, for which CUDA is needed.
+    config = FullImageDatamanagerConfig(data=output, dataparser=dataparser, cache_images="gpu")
+    data = config.setup(device="cpu")
+    camera, batch = data.next_train(0)
+    assert batch["image"].shape == (480, 640, 3)
+    assert camera.width == 640
+    points = data.train_dataparser_outputs.metadata
+    assert len(points["points3D_xyz"]) == len(scene.points)
+
+    model = PeerModelConfig().setup(  # Splatfacto's, without weights that would be downloaded
+        scene_box=data.train_dataparser_outputs.scene_box,
+        num_train_data=len(data.train_dataset),
+        seed_points=(points["points3D_xyz"], points["points3D_rgb"]),
+    )
+    model.optimizers = {
+        name: torch.optim.Adam(each) for name, each in model.get_gaussian_param_groups().items()
+    }
+    model.train()
+    losses = model.get_loss_dict(model.get_outputs(camera), batch)
+    torch.stack(list(losses.values())).sum().backward()
+    moved = model.means.grad.abs().sum(dim=1) > 0
+    assert moved.sum() > len(scene.points) / 2, "the photograph shows most of the points"
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_photographs_are_placed(tmp_path: Path, copy: bool):
+    scene = make_scene()
+    folder = photo_folder(scene, tmp_path / "photos")
+    turned = folder.photos[0].path
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    width, height = scene.photo_sizes[0].tolist()
+    Image.new("RGB", (height, width)).save(turned, exif=exif)
+
+    for _ in range(2):  # a second export replaces the first
+        placed = place_photos(scene, folder, tmp_path / "images", copy)
+    files = {path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.*")}
+    names = [placed.photo_names[photo] for photo in np.flatnonzero(scene.registered)]
+    assert files == set(names)
+    assert names[0] == "sub folder/photo 0.jpg.png"
+    with Image.open(tmp_path / "images" / names[0]) as image:
+        assert image.size == (width, height)
+    one = tmp_path / "images" / scene.photo_names[1]
+    assert one.is_symlink() != copy
+    assert one.read_bytes() == folder.photos[1].path.read_bytes()
+
+
+def test_masks_and_transparency_are_placed(tmp_path: Path):
+    """Nerfstudio wants a mask for every photograph, or none."""
+    scene = make_scene()
+    folder = photo_folder(scene, tmp_path / "photos")
+    assert not place_masks(scene, folder, tmp_path / "masks", scene.photo_names)
+    assert not (tmp_path / "masks").exists()
+
+    (width, height), masked, clear = scene.photo_sizes[1].tolist(), folder.photos[1], folder.photos[3]
+    mask = np.full((height, width), 255, np.uint8)
+    mask[:, :10] = 0
+    (tmp_path / "photos" / "masks" / "sub folder").mkdir(parents=True)
+    Image.fromarray(mask).save(tmp_path / "photos" / "masks" / f"{masked.name}.png")
+    alpha = np.full((clear.height, clear.width, 4), 255, np.uint8)
+    alpha[:20, :, 3] = 0
+    Image.fromarray(alpha).save(clear.path, format="PNG")
+    folder = find_photos(tmp_path / "photos")
+    placed = place_photos(scene, folder, tmp_path / "images")
+    assert place_masks(scene, folder, tmp_path / "masks", placed.photo_names)
+    write_transforms(placed, tmp_path / "images", tmp_path / "transforms.json", tmp_path / "masks")
+
+    config = NerfstudioDataParserConfig(data=tmp_path, eval_mode="all", downscale_factor=1)
+    outputs = config.setup().get_dataparser_outputs("train")
+    assert outputs.mask_filenames is not None
+    used = {
+        photo.name: np.asarray(Image.open(mask)) > 0
+        for photo, mask in zip(outputs.image_filenames, outputs.mask_filenames, strict=True)
+    }
+    np.testing.assert_array_equal(used["photo 1.jpg"], mask > 0)
+    np.testing.assert_array_equal(used["photo 3.jpg"], alpha[..., 3] > 0)
+    assert used["photo 5.jpg"].all()
+    with pytest.raises(UserError, match="holds the masks themselves"):
+        place_masks(scene, folder, tmp_path / "photos" / "masks", placed.photo_names)
+
+
+def test_photographs_are_never_written_over(tmp_path: Path):
+    scene = make_scene()
+    folder = photo_folder(scene, tmp_path / "images")
+    with pytest.raises(UserError, match="choose another output folder"):
+        place_photos(scene, folder, tmp_path / "images")
+    assert folder.photos[0].path.is_file()
+
+
+def test_photographs_elsewhere_are_named_absolutely(tmp_path: Path):
+    scene = make_scene()
+    (tmp_path / "result").mkdir()
+    write_transforms(scene, tmp_path / "photos", tmp_path / "result" / "transforms.json")
+    frames = json.loads((tmp_path / "result" / "transforms.json").read_text())["frames"]
+    assert frames[0]["file_path"] == str((tmp_path / "photos").resolve() / scene.photo_names[0])
+
+
+def test_report_holds_the_figures(tmp_path: Path):
+    scene = make_scene()
+    write_report(scene, tmp_path / "report.json", skipped={"broken.jpg": "truncated"})
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["photos"], report["registered"]) == (7, 6)
+    assert report["unregistered"] == {"sub folder/photo 2.jpg": "too few matches"}
+    assert report["skipped_files"] == {"broken.jpg": "truncated"}
+    assert report["held_out"] == ["sub folder/photo 4.jpg"]
+    assert report["cameras"][0]["focal_px"] == 611.0
+    assert report["mean_reprojection_error_px"] == pytest.approx(scene.reprojection_errors().mean())
+    assert report["tracks"] == len(scene.points)
+    assert report["seconds"] == scene.seconds
+    assert report["seconds_total"] == 3.0
+
+
+def test_unwritable_folder_is_told(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write to .*file"):
+        write_colmap(make_scene(), tmp_path / "file" / "sparse")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_full_disk_is_told():
+    with pytest.raises(UserError, match=r"cannot write to .*No space left on device"):
+        write_report(make_scene(), Path("/dev/full"))

@@ -1,0 +1,100 @@
+"""Folders of anything: every file is a photograph, or skipped by name with a reason, and nothing is raised.
+
+A failure prints how to run its example again (`@reproduce_failure`).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from fixtures.image_files import picture, save
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nope_splat.errors import UserError
+from nope_splat.io.images import PHOTO_SUFFIXES, find_photos, read_mask, read_photo
+
+
+def encoded(suffix: str) -> bytes:
+    """A good photograph."""
+    buffer = io.BytesIO()
+    picture().save(buffer, Image.registered_extensions()[suffix])
+    return buffer.getvalue()
+
+
+GOOD = {suffix: encoded(suffix) for suffix in (".jpg", ".png", ".webp", ".tif")}
+
+
+@st.composite
+def contents(draw: st.DrawFn) -> bytes:
+    """Random bytes, or a photograph that is cut, has bytes changed, or says nonsense in its EXIF data."""
+    kind = draw(st.sampled_from(["random", "cut", "changed", "EXIF"]))
+    if kind == "random":
+        return draw(st.binary(max_size=100))
+    whole = bytearray(draw(st.sampled_from(list(GOOD.values()))))
+    if kind == "cut":
+        return bytes(whole[: draw(st.integers(0, len(whole)))])
+    if kind == "changed":
+        for place in draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=8)):
+            whole[place] = draw(st.integers(0, 255))
+        return bytes(whole)
+    garbage = b"Exif\0\0" + draw(st.sampled_from([b"", b"II*\0", b"MM\0*"])) + draw(st.binary(max_size=60))
+    segment = b"\xff\xe1" + (len(garbage) + 2).to_bytes(2, "big") + garbage
+    return GOOD[".jpg"][:2] + segment + GOOD[".jpg"][2:]
+
+
+letters = st.text("aZ9 .-_%#'\"[]\\$*\n\t\u202e\u0301ß漢😀\udce9", min_size=1, max_size=12)
+folders = st.lists(letters.filter(lambda name: name not in (".", "..")), max_size=2).map("/".join)
+suffixes = st.sampled_from(sorted(PHOTO_SUFFIXES)).flatmap(lambda one: st.sampled_from([one, one.upper()]))
+names = st.tuples(folders, letters, suffixes).map(lambda part: os.path.join(part[0], part[1] + part[2]))
+
+
+@given(files=st.dictionaries(names, contents(), min_size=1, max_size=3))
+@settings(max_examples=80, deadline=None, print_blob=True)
+def test_any_file_is_read_or_skipped_by_name(files: dict[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        for good in ("good 1.jpg", "good 2.png"):
+            save(picture(), root / good)
+        written = 2
+        for name, content in files.items():
+            path = root / name
+            if path.exists() or any(parent.is_file() for parent in path.parents):
+                continue  # on file systems that do not tell upper from lower case
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            written += not any(part.startswith(".") for part in Path(name).parts)
+        folder = find_photos(root)
+        assert len(folder.photos) + len(folder.skipped) == written
+        for name, reason in folder.skipped.items():
+            assert name.isprintable() or "\u202e" in name
+            assert reason
+            assert "\n" not in reason
+        for photo in folder.photos:
+            colors = read_photo(photo)
+            assert colors.shape[:2] == (photo.height, photo.width)
+            assert colors.dtype == np.uint8
+            mask = read_mask(photo)
+            assert mask is None or mask.shape == (photo.height, photo.width)
+
+
+@given(content=contents())
+@settings(max_examples=40, deadline=None, print_blob=True)
+def test_any_mask_is_read_or_named(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        for good in ("good 1.jpg", "good 2.png"):
+            save(picture(), root / good)
+        mask = root / "masks" / "good 1.png"
+        mask.parent.mkdir()
+        mask.write_bytes(content)
+        try:
+            fine = read_mask(find_photos(root).photos[0]) is not None
+        except UserError as error:
+            fine = str(error).startswith(f"nope-splat: the mask {mask} ") and "\n" not in str(error)
+        assert fine

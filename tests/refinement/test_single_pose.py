@@ -1,0 +1,78 @@
+"""The pose of one photograph by colours and sightings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fixtures.wall_scene import FOCAL, look_at_wall, wall
+from torch import Tensor
+
+from nope_splat.refinement.photometric import RenderedView
+from nope_splat.refinement.single_pose import Sightings, minimise
+
+
+def random_pose(generator: torch.Generator, size: float) -> Tensor:
+    """A transform near the identity. (4, 4)."""
+    x, y, z = (size * torch.randn(3, generator=generator, dtype=torch.float64)).tolist()
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, :3] = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]]).double())
+    pose[:3, 3] = size * torch.randn(3, generator=generator, dtype=torch.float64)
+    return pose
+
+
+def random_sightings(generator: torch.Generator, pose: Tensor, count: int = 60) -> Sightings:
+    """Exact sightings of points two to four units before the camera."""
+    camera = torch.rand(count, 3, generator=generator, dtype=torch.float64) * 2 - 1
+    camera[:, 2] += 3
+    points = torch.cat([camera, torch.ones(count, 1).double()], 1) @ torch.linalg.inv(pose).T
+    return Sightings(points[:, :3], camera[:, :2] / camera[:, 2:])
+
+
+def blank(_: Tensor) -> RenderedView:
+    """A view that says nothing about its camera."""
+    grey = torch.full((40, 50, 3), 0.5)
+    return RenderedView(
+        grey, grey, torch.ones(40, 50), torch.ones(40, 50, dtype=torch.bool), torch.ones(2), torch.ones(2)
+    )
+
+
+def test_gradient_of_the_sightings_is_that_of_their_cost() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pose, noise, step = random_pose(generator, 0.1), 0.02, 1e-6
+    sightings = random_sightings(generator, random_pose(generator, 0.1))
+    _, gradient = sightings.equations(pose, noise)
+    for axis in range(6):
+        costs = []
+        for sign in (1, -1):
+            twist = torch.zeros(4, 4, dtype=torch.float64)
+            if axis < 3:
+                first, second = [(2, 1), (0, 2), (1, 0)][axis]
+                twist[first, second], twist[second, first] = sign * step, -sign * step
+            else:
+                twist[axis - 3, 3] = sign * step
+            costs.append(sightings.cost(torch.linalg.matrix_exp(twist) @ pose, noise))
+        # The equations are those of half the cost.
+        assert gradient[axis].item() == pytest.approx((costs[0] - costs[1]) / (4 * step), rel=1e-5, abs=1e-4)
+
+
+def test_sightings_alone_give_the_pose_despite_outliers() -> None:
+    generator = torch.Generator().manual_seed(1)
+    truth = random_pose(generator, 0.3)
+    sightings = random_sightings(generator, truth)
+    sightings.plane[:12] += 0.3 * torch.randn(12, 2, generator=generator, dtype=torch.float64)
+    found = minimise(blank, random_pose(generator, 0.02) @ truth, sightings, max_steps=10)
+    torch.testing.assert_close(found, truth, rtol=0, atol=1e-6)
+
+
+def test_nothing_to_go_by_leaves_the_pose_alone() -> None:
+    pose = random_pose(torch.Generator().manual_seed(2), 0.3)
+    torch.testing.assert_close(minimise(blank, pose, None, max_steps=3), pose)
+
+
+def test_colours_alone_give_the_pose_despite_what_no_training_photograph_shows() -> None:
+    scene = wall()
+    truth, photo = scene.problem.T_camera_world[0], scene.photos[0].clone()
+    photo[:, 70:] = torch.rand(photo[:, 70:].shape, generator=torch.Generator().manual_seed(3)).double()
+    start = random_pose(torch.Generator().manual_seed(4), 0.02) @ truth
+    found = minimise(lambda pose: look_at_wall(pose, FOCAL, photo), start, None, max_steps=10)
+    assert (found - truth).abs().max() < 0.02 * (start - truth).abs().max()

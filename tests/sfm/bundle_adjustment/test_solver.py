@@ -1,0 +1,240 @@
+"""Bundle adjustment: exact derivatives, exact elimination, convergence, and what must not move."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fixtures.synthetic import make_scene
+
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.rigid import invert
+from nope_splat.sfm.bundle_adjustment.problem import (
+    BundleProblem,
+    linearize,
+    reprojection_residuals,
+    retract,
+    robust_cost,
+)
+from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
+from nope_splat.sfm.bundle_adjustment.solver import adjust, intrinsics_covariance
+
+
+def true_problem(
+    noise: float = 0.0,
+    num_photos: int = 5,
+    num_points: int = 60,
+    offset: tuple[float, float] = (0.0, 0.0),
+    radial: tuple[float, float] = (0.0, 0.0),
+) -> BundleProblem:
+    """A problem at its solution, up to the noise of the observations."""
+    camera = SharedPinhole(700.0, offset, radial)
+    scene = make_scene(num_photos, num_points, noise=noise, camera=camera)
+    point_ids = np.concatenate(scene.points_of_keypoints)
+    camera_ids = np.repeat(np.arange(num_photos), [len(ids) for ids in scene.points_of_keypoints])
+    xy = np.concatenate([one.xy for one in scene.keypoints]) - np.array(scene.size) / 2
+    free = np.arange(num_photos) > 0
+    return BundleProblem(
+        T_camera_world=torch.tensor(invert(scene.T_world_camera)),
+        points=torch.tensor(scene.points),
+        intrinsics=torch.tensor([[np.log(camera.focal), *offset, *radial]]),
+        intrinsics_ids=torch.zeros(num_photos, dtype=torch.int64),
+        camera_ids=torch.tensor(camera_ids),
+        point_ids=torch.tensor(point_ids),
+        xy=torch.tensor(xy),
+        sigma=torch.ones(len(xy), dtype=torch.float64),
+        free_cameras=torch.tensor(free),
+        free_intrinsics=torch.ones(1, 5, dtype=torch.bool),
+        prior_mean=torch.tensor([[np.log(camera.focal), 0.0, 0.0, 0.0, 0.0]]),
+        prior_sigma=torch.tensor([[0.5, 13.0, 13.0, 0.2, 0.7]], dtype=torch.float64),
+    )
+
+
+def with_two_cameras(problem: BundleProblem) -> BundleProblem:
+    """The problem with intrinsics of their own for every other photograph."""
+    twice = {
+        name: getattr(problem, name).repeat(2, 1)
+        for name in ("intrinsics", "free_intrinsics", "prior_mean", "prior_sigma")
+    }
+    return replace(problem, intrinsics_ids=torch.arange(len(problem.T_camera_world)) % 2, **twice)
+
+
+def perturbed(problem: BundleProblem, size: float = 0.02, seed: int = 0) -> BundleProblem:
+    """The problem with its free cameras, its points and its focal length moved."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return size * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    d_cameras = noise(len(problem.T_camera_world), 6) * problem.free_cameras[:, None]
+    d_intrinsics = torch.zeros_like(problem.intrinsics)
+    d_intrinsics[:, 0] = 3 * size
+    return retract(problem, d_cameras, noise(*problem.points.shape), d_intrinsics)
+
+
+def num_variables(problem: BundleProblem) -> int:
+    return 6 * len(problem.T_camera_world) + 3 * len(problem.points) + problem.intrinsics.numel()
+
+
+def step_of(problem: BundleProblem, step: torch.Tensor) -> BundleProblem:
+    """Apply one flat increment of cameras, points and intrinsics."""
+    cameras, points, intrinsics = step.tensor_split(
+        [6 * len(problem.T_camera_world), 6 * len(problem.T_camera_world) + 3 * len(problem.points)]
+    )
+    return retract(problem, cameras.view(-1, 6), points.view(-1, 3), intrinsics.view_as(problem.intrinsics))
+
+
+def dense_jacobian(problem: BundleProblem) -> torch.Tensor:
+    """All analytic derivatives in one matrix. (2 O, variables)."""
+    at = linearize(problem)
+    num_observations, num_cameras = len(problem.xy), len(problem.T_camera_world)
+    jacobian = torch.zeros(num_observations, 2, num_variables(problem), dtype=torch.float64)
+    rows = torch.arange(num_observations)
+    for k in range(6):
+        jacobian[rows, :, 6 * problem.camera_ids + k] = at.by_camera[:, :, k]
+    for k in range(3):
+        jacobian[rows, :, 6 * num_cameras + 3 * problem.point_ids + k] = at.by_point[:, :, k]
+    first = num_variables(problem) - problem.intrinsics.numel()
+    for k in range(5):
+        jacobian[rows, :, first + 5 * problem.intrinsics_ids[problem.camera_ids] + k] = at.by_intrinsics[
+            :, :, k
+        ]
+    return jacobian.view(2 * num_observations, -1)
+
+
+def test_jacobians_match_finite_differences() -> None:
+    problem = with_two_cameras(
+        perturbed(true_problem(num_photos=3, num_points=8, offset=(5.0, -3.0), radial=(-0.1, 0.2)))
+    )
+    problem = replace(problem, sigma=torch.linspace(0.5, 2.0, len(problem.xy), dtype=torch.float64))
+    jacobian = dense_jacobian(problem)
+    h = 1e-6
+    for k, direction in enumerate(torch.eye(num_variables(problem), dtype=torch.float64)):
+        above, _ = reprojection_residuals(step_of(problem, h * direction))
+        below, _ = reprojection_residuals(step_of(problem, -h * direction))
+        numeric = ((above - below) / (2 * h)).flatten()
+        torch.testing.assert_close(jacobian[:, k], numeric, rtol=1e-5, atol=1e-4)
+
+
+def test_schur_complement_solves_the_full_normal_equations() -> None:
+    problem = with_two_cameras(perturbed(replace(true_problem(num_photos=4, num_points=25), huber=3.0)))
+    damping = 1e-3
+    at = linearize(problem)
+    weight = (problem.huber / at.residuals.norm(dim=1)).clamp(max=1.0).repeat_interleave(2)
+    jacobian = dense_jacobian(problem)
+    count = problem.intrinsics.numel()
+    prior = torch.zeros(num_variables(problem), dtype=torch.float64)
+    prior[-count:] = problem.prior_sigma.flatten() ** -2
+    hessian = (jacobian.T * weight) @ jacobian + prior.diag()
+    gradient = (jacobian.T * weight) @ at.residuals.flatten()
+    gradient[-count:] += prior[-count:] * (problem.intrinsics - problem.prior_mean).flatten()
+    free = torch.ones(num_variables(problem), dtype=torch.bool)
+    free[: 6 * len(problem.T_camera_world)] = problem.free_cameras.repeat_interleave(6)
+    damped = hessian + damping * hessian.diagonal().diag()
+    expected = torch.zeros_like(gradient)
+    expected[free] = -torch.linalg.solve(damped[free][:, free], gradient[free])
+
+    step = NormalEquations(problem, at, SchurStructure(problem)).solve(damping)
+    assert step is not None
+    d_cameras, d_points, d_intrinsics = step
+    solved = torch.cat([d_cameras.flatten(), d_points.flatten(), d_intrinsics.flatten()])
+    torch.testing.assert_close(solved, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_adjustment_recovers_a_perturbed_scene() -> None:
+    truth = true_problem(offset=(6.0, -4.0), radial=(-0.08, 0.05))
+    truth = replace(truth, prior_sigma=1e4 * truth.prior_sigma)
+    result = adjust(perturbed(truth), max_iterations=50, tolerance=1e-12)
+    assert result.cost < 1e-3 < result.initial_cost
+    found = result.problem.intrinsics[0]
+    assert found[0].exp().item() == pytest.approx(700, rel=1e-4)
+    torch.testing.assert_close(found[1:3], truth.intrinsics[0, 1:3], atol=0.1, rtol=0)
+    torch.testing.assert_close(found[3:], truth.intrinsics[0, 3:], atol=1e-3, rtol=0)
+
+
+def test_prior_holds_what_the_photographs_do_not_tell() -> None:
+    """Two photographs of few points: the offset stays near its prior, however wrong the observations."""
+    result = adjust(perturbed(true_problem(noise=1.0, num_photos=2, num_points=12)), max_iterations=50)
+    assert result.problem.intrinsics[0, 1:3].norm() < 13.0
+
+
+def test_huber_loss_shrugs_off_wrong_observations() -> None:
+    truth = true_problem(noise=0.2, num_points=200)
+    xy = truth.xy.clone()
+    xy[::20] += 40.0
+    result = adjust(replace(perturbed(truth), xy=xy), max_iterations=50)
+    assert result.problem.intrinsics[0, 0].exp().item() == pytest.approx(700, rel=0.01)
+
+
+def test_precise_observations_outweigh_noisy_ones() -> None:
+    """Half of the observations are ten times as noisy as the others: knowing which of them helps."""
+    truth = true_problem(noise=0.1, num_points=200)
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.rand(len(truth.xy), generator=generator) < 0.5
+    noise = torch.randn(truth.xy.shape, generator=generator, dtype=torch.float64)
+    truth = replace(truth, xy=truth.xy + noisy[:, None] * noise)
+    informed = replace(truth, sigma=torch.where(noisy, 1.0, 0.1).double())
+
+    def error(problem: BundleProblem) -> float:
+        found = adjust(perturbed(problem), max_iterations=50).problem
+        return float((found.intrinsics - truth.intrinsics)[0, 0].abs())
+
+    assert error(informed) < 0.5 * error(truth)
+
+
+def test_fixed_cameras_and_intrinsics_stay() -> None:
+    start = perturbed(true_problem(noise=0.3))
+    fixed = replace(
+        start,
+        free_cameras=torch.tensor([False, True, False, True, True]),
+        free_intrinsics=torch.tensor([[False, True, True, False, False]]),
+    )
+    result = adjust(fixed)
+    moved = (result.problem.T_camera_world - start.T_camera_world).abs().amax((1, 2)) > 0
+    assert moved.tolist() == fixed.free_cameras.tolist()
+    assert result.problem.intrinsics[0, 0] == start.intrinsics[0, 0]
+    assert result.cost < result.initial_cost
+
+
+def test_result_does_not_depend_on_the_order_of_observations() -> None:
+    problem = perturbed(true_problem(noise=0.3))
+    order = torch.randperm(len(problem.xy), generator=torch.Generator().manual_seed(0))
+    shuffled = replace(
+        problem,
+        xy=problem.xy[order],
+        sigma=problem.sigma[order],
+        camera_ids=problem.camera_ids[order],
+        point_ids=problem.point_ids[order],
+    )
+    first, second = adjust(problem), adjust(shuffled)
+    torch.testing.assert_close(first.problem.points, second.problem.points, rtol=1e-6, atol=1e-6)
+
+
+def test_points_behind_a_camera_cost_but_do_not_pull() -> None:
+    problem = true_problem()
+    points = problem.points.clone()
+    camera = problem.T_camera_world[0]
+    points[0] = camera[:3, :3].T @ (torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64) - camera[:3, 3])
+    problem = replace(problem, points=points)
+    at = linearize(problem)
+    behind = ~at.visible
+    assert behind.any()
+    for jacobian in (at.residuals, at.by_camera, at.by_point):
+        assert jacobian[behind].abs().max() == 0
+    residuals, _ = reprojection_residuals(problem)
+    assert np.isfinite(robust_cost(problem, residuals))
+
+
+def test_covariance_tells_a_determined_principal_point_from_an_undetermined_one() -> None:
+    good = intrinsics_covariance(true_problem(num_points=300))
+    poor = intrinsics_covariance(true_problem(num_photos=2, num_points=12))
+    assert good is not None
+    assert poor is not None
+    assert good[1, 1] < 0.1 * 13.0**2 < poor[1, 1]
+
+
+def test_noise_is_estimated_with_its_degrees_of_freedom() -> None:
+    result = adjust(true_problem(noise=0.3, num_points=300))
+    assert result.noise == pytest.approx(0.3, rel=0.1)

@@ -1,0 +1,160 @@
+"""Scenes that show no depth are recognised: turning on the spot is refused, a flat scene is said to be one.
+
+Keypoints are noisy and matches verified as those of photographs are; ordinary scenes pass unmentioned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fixtures.synthetic import SyntheticScene, look_at, make_scene, random_points, ring
+
+from nope_splat.errors import UserError
+from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.matching import MatchingSettings
+from nope_splat.matching.database import FolderMatches
+from nope_splat.matching.verification import verify_pair
+from nope_splat.sfm import ReconstructionSettings, SparseScene
+from nope_splat.sfm.initialization.degeneracy import turned_on_the_spot, without_relief
+from nope_splat.sfm.pipeline import reconstruct_from_matches
+
+
+def verified(made: SyntheticScene) -> SyntheticScene:
+    """The scene with pairs as verification leaves them."""
+    settings = MatchingSettings()
+    pairs = (
+        verify_pair(pair.first, pair.second, pair.indices, made.keypoints, settings)
+        for pair in made.matches.pairs
+    )
+    return replace(made, matches=FolderMatches(made.keypoints, tuple(pair for pair in pairs if pair)))
+
+
+def turning(focal: float = 700.0, noise: float = 0.3, num_photos: int = 5, seed: int = 0) -> SyntheticScene:
+    """A camera that turns among points three to eight units away, by half of its field of view in all."""
+    rng = np.random.default_rng(seed)
+    reach = np.arctan(320 / focal)
+    angles = np.linspace(-reach / 2, reach / 2, num_photos)
+    targets = np.stack([np.sin(angles), np.cos(angles), rng.uniform(-0.1, 0.1, num_photos)], axis=1)
+    poses = np.stack([look_at(np.zeros(3), target) for target in targets])
+    azimuth, depth = rng.uniform(-1.5, 1.5, 1500) * reach, rng.uniform(3, 8, 1500)
+    height = rng.uniform(-1, 1, 1500) * np.tan(reach)
+    points = depth[:, None] * np.stack([np.sin(azimuth), np.cos(azimuth), height], axis=1)
+    return make_scene(poses=poses, points=points, camera=SharedPinhole(focal), noise=noise, seed=seed)
+
+
+def flat(tilt: float, noise: float = 0.3, seed: int = 0) -> SyntheticScene:
+    """A wall, from cameras that slide along it and look at it within some degrees of straight on."""
+    rng = np.random.default_rng(seed)
+    positions = np.stack([rng.uniform(-1, 1, 8), np.full(8, -4.0), rng.uniform(-1, 1, 8)], axis=1)
+    aside = 4 * np.tan(np.radians(tilt)) * rng.uniform(-1, 1, (8, 3))
+    poses = np.stack(
+        [look_at(p, p * [1, 0, 1] + a * [1, 0, 1]) for p, a in zip(positions, aside, strict=True)]
+    )
+    points = random_points(600, seed, extent=1.5) * [1, 0, 1]
+    return make_scene(poses=poses, points=points, noise=noise, seed=seed)
+
+
+def ordinary() -> dict[str, SyntheticScene]:
+    """Scenes with depth, some of them with little."""
+    wall = random_points(500, extent=1.5)
+    wall[:350, 1] = 0
+    forward = np.stack([look_at(np.array([0.1 * i, -4 - 0.5 * i, 0.1 * i]), np.zeros(3)) for i in range(6)])
+    return {
+        "arc": make_scene(),
+        "two photographs": make_scene(2),
+        "short arc": make_scene(poses=ring(6, arc=10.0)),
+        "wall with things before it": make_scene(points=wall),
+        "walking forward": make_scene(poses=forward),
+    }
+
+
+def positions(made: SyntheticScene) -> list[np.ndarray]:
+    return [one.xy - np.array(made.size) / 2 for one in made.keypoints]
+
+
+def run(made: SyntheticScene, folder: Path, **settings: float) -> SparseScene:
+    made = verified(made)
+    return reconstruct_from_matches(
+        made.write_photos(folder),
+        np.zeros(len(made.names), bool),
+        made.matches,
+        ReconstructionSettings(**settings),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def accuracy(scene: SparseScene, made: SyntheticScene) -> PoseMetrics:
+    poses = dict(zip(scene.photo_names, scene.T_world_camera, strict=True))
+    return compare_poses(poses, made.poses_by_name(), scene.cameras[0].focal, made.camera.focal)
+
+
+@pytest.mark.parametrize("num_photos", [2, 5])
+@pytest.mark.parametrize("focal", [350.0, 700.0, 1800.0])
+@pytest.mark.parametrize("noise", [0.2, 1.0])
+def test_turning_on_the_spot_is_recognised(focal: float, noise: float, num_photos: int) -> None:
+    made = verified(turning(focal, noise, num_photos))
+    assert without_relief(made.matches.pairs)
+    assert turned_on_the_spot(positions(made), made.matches.pairs, 640)
+
+
+def test_turning_on_the_spot_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="walk around the subject instead of turning on the spot"):
+        run(turning(), tmp_path)
+
+
+@pytest.mark.parametrize("tilt", [0.0, 2.0, 20.0])
+@pytest.mark.parametrize("noise", [0.2, 1.0])
+def test_a_flat_scene_is_not_turning(tilt: float, noise: float) -> None:
+    made = verified(flat(tilt, noise))
+    assert without_relief(made.matches.pairs)
+    assert not turned_on_the_spot(positions(made), made.matches.pairs, 640)
+
+
+@pytest.mark.parametrize("name", ordinary())
+def test_ordinary_scenes_pass_unmentioned(name: str, tmp_path: Path) -> None:
+    made = ordinary()[name]
+    pairs = verified(made).matches.pairs
+    assert not without_relief(pairs)
+    assert not turned_on_the_spot(positions(made), pairs, 640)
+    assert run(made, tmp_path).notice == ""
+
+
+def test_tilted_views_of_a_flat_scene_give_cameras_and_focal_length(tmp_path: Path) -> None:
+    made = flat(20.0)
+    scene = run(made, tmp_path)
+    assert "hardly more than one flat surface; still, they determine the focal length" in scene.notice
+    assert not scene.focal_held
+    found = accuracy(scene, made)
+    assert found.num_registered == 8
+    assert abs(found.focal_error) < 1.0
+    assert found.rra_5 == 100
+
+
+def test_straight_views_of_a_flat_scene_leave_the_focal_length_to_the_user(tmp_path: Path) -> None:
+    made = flat(0.0)
+    scene = run(made, tmp_path)
+    assert scene.notice == (
+        "the photographs look straight at one flat surface, which does not show the focal length, which is"
+        " taken to be 554 pixels; set initial-focal if you know it, or add photographs from other directions"
+    )
+    assert accuracy(scene, made).auc_5 > 90  # whatever the focal length
+    told = run(made, tmp_path, initial_focal=700.0)
+    assert told.cameras[0].focal == pytest.approx(700)
+    assert scene.focal_held
+    assert told.focal_held
+    assert accuracy(told, made).auc_5 > 90
+
+
+def test_a_given_focal_length_is_kept_where_the_photographs_show_none(tmp_path: Path) -> None:
+    """From afar everything is nearly flat: any focal length would do."""
+    poses = np.stack([look_at(np.array([3.0 * i - 6, -40.0, 0.5 * i]), np.zeros(3)) for i in range(5)])
+    made = make_scene(poses=poses, camera=SharedPinhole(6000.0))
+    guessed = run(made, tmp_path)
+    assert "hardly show the focal length" in guessed.notice
+    told = run(made, tmp_path, initial_focal=6000.0)
+    assert told.cameras[0].focal == pytest.approx(6000)
+    assert "do not show the focal length, which is taken to be 6000 pixels" in told.notice
+    assert accuracy(told, made).auc_5 > accuracy(guessed, made).auc_5

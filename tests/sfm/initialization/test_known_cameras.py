@@ -1,0 +1,104 @@
+"""Starting from given cameras: good ones stay, bad ones come back, missing ones are found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fixtures.synthetic import SyntheticScene, make_scene
+from scipy.spatial.transform import Rotation
+
+from nope_splat.errors import UserError
+from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.sfm import ReconstructionSettings, SparseScene
+from nope_splat.sfm.initialization.known_cameras import GivenCameras
+from nope_splat.sfm.pipeline import reconstruct_from_matches
+
+OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+def write(made: SyntheticScene, folder: Path, photos: range, focal: float = 1.0) -> Path:
+    """A transforms.json of some photographs of a scene, the focal length multiplied."""
+    width, height = made.size
+    frames = [
+        {
+            "file_path": f"images/{made.names[photo]}",
+            "transform_matrix": np.round(made.T_world_camera[photo] @ OPENGL_FROM_OPENCV, 7).tolist(),
+        }
+        for photo in photos
+    ]
+    content = {"w": width, "h": height, "fl_x": focal * made.camera.focal, "frames": frames}
+    path = folder / "transforms.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def perturbed(made: SyntheticScene, degrees: float, share: float) -> SyntheticScene:
+    """The scene with its poses turned, and moved by a share of the largest distance between them."""
+    rng = np.random.default_rng(0)
+    poses = made.T_world_camera.copy()
+    centers = poses[:, :3, 3].copy()
+    extent = np.linalg.norm(centers[:, None] - centers, axis=-1).max()
+    axes, moves = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.normal(size=(2, len(poses), 3)))
+    poses[:, :3, :3] = poses[:, :3, :3] @ Rotation.from_rotvec(np.radians(degrees) * axes).as_matrix()
+    poses[:, :3, 3] += share * extent * moves
+    return replace(made, T_world_camera=poses)
+
+
+def run(made: SyntheticScene, folder: Path, path: Path) -> SparseScene:
+    none_held_out = np.zeros(len(made.names), bool)
+    photos = made.write_photos(folder)
+    given = GivenCameras.read(path, made.names, none_held_out, made.layout.camera_ids)
+    return reconstruct_from_matches(
+        photos, none_held_out, made.matches, ReconstructionSettings(), given=given
+    )
+
+
+def auc_5(made: SyntheticScene, scene: SparseScene) -> float:
+    poses = dict(zip(scene.photo_names, scene.T_world_camera, strict=True))
+    registered = {name: poses[name] for name in np.array(scene.photo_names)[scene.registered]}
+    return compare_poses(registered, made.poses_by_name()).auc_5
+
+
+def test_good_cameras_stay(tmp_path: Path) -> None:
+    made = make_scene(6, 300)
+    scene = run(made, tmp_path, write(made, tmp_path, range(6)))
+    assert auc_5(made, scene) > 99.99
+    rotations = scene.T_world_camera[:, :3, :3]
+    np.testing.assert_allclose(
+        rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (6, 1, 1)), atol=1e-12
+    )
+    assert scene.cameras[0].focal == pytest.approx(made.camera.focal, rel=1e-12)
+    assert np.median(scene.reprojection_errors()) < 0.5
+
+
+@pytest.mark.parametrize("focal", [0.9, 1.1])
+def test_bad_cameras_come_back(tmp_path: Path, focal: float) -> None:
+    made = make_scene(8, 500)
+    path = write(perturbed(made, degrees=1.0, share=0.02), tmp_path, range(8), focal)
+    scene = run(made, tmp_path, path)
+    assert auc_5(made, scene) > 96
+    assert scene.cameras[0].focal == pytest.approx(made.camera.focal, rel=0.005)
+
+
+def test_photographs_without_a_camera_are_registered(tmp_path: Path) -> None:
+    made = make_scene(8, 400)
+    scene = run(made, tmp_path, write(made, tmp_path, range(2, 6)))
+    assert scene.registered.all()
+    assert auc_5(made, scene) > 96
+
+
+def test_bad_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    made = make_scene(4, 50)
+    path = write(made, tmp_path, range(4))
+    all_but_one, none, ids = np.arange(4) < 3, np.zeros(4, bool), made.layout.camera_ids
+    with pytest.raises(UserError, match=r"a camera for 003\.png, but there is no photograph"):
+        GivenCameras.read(path, made.names[:3], none[:3], ids[:3])
+    with pytest.raises(UserError, match="cameras for 1 of the photographs"):
+        GivenCameras.read(path, made.names, all_but_one, ids)
+    same = replace(made, T_world_camera=np.tile(np.eye(4), (4, 1, 1)))
+    with pytest.raises(UserError, match="at one place"):
+        GivenCameras.read(write(same, tmp_path, range(4)), made.names, none, ids)

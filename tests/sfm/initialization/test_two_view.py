@@ -1,0 +1,97 @@
+"""What pairs alone say: their relative poses and the shared focal length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fixtures.synthetic import SyntheticScene, look_at, make_scene, random_points
+
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.rigid import invert
+from nope_splat.sfm.initialization.focal import estimate_focal, focal_starts, prior_focal, weighted_quantiles
+from nope_splat.sfm.initialization.two_view import relative_poses
+
+
+def positions(scene: SyntheticScene) -> list[np.ndarray]:
+    """Keypoints from the image centre."""
+    return [one.xy - np.array(scene.size) / 2 for one in scene.keypoints]
+
+
+def focals(scene: SyntheticScene) -> np.ndarray:
+    """Focal length of each photograph."""
+    return np.full(len(scene.names), scene.camera.focal)
+
+
+@pytest.mark.parametrize("focal", [350.0, 700.0, 1800.0])
+def test_focal_length_from_pairs(focal: float) -> None:
+    scene = make_scene(points=random_points(400, extent=min(1.0, 600 / focal)), camera=SharedPinhole(focal))
+    estimate = estimate_focal(positions(scene), scene.matches.pairs, 640)
+    assert estimate.focal == pytest.approx(focal, rel=0.03)
+    assert estimate.certain
+    assert estimate.starts == (estimate.focal,)
+
+
+def test_without_evidence_the_focal_length_is_the_prior_and_longer_ones() -> None:
+    estimate = estimate_focal([], [], 640)
+    assert estimate.focal == prior_focal(640) == pytest.approx(554.26, abs=0.01)
+    assert not estimate.certain
+    assert estimate.starts[0] == estimate.focal
+    assert list(estimate.starts) == sorted(estimate.starts)
+
+
+def test_a_plane_leaves_the_focal_length_uncertain() -> None:
+    points = random_points(400)
+    points[:, 1] = 0
+    scene = make_scene(points=points)
+    assert not estimate_focal(positions(scene), scene.matches.pairs, 640).certain
+
+
+def test_a_camera_without_pairs_of_its_own_is_found_beside_another() -> None:
+    made = make_scene(7, second=(SharedPinhole(450.0), (800, 500)))
+    pairs = [pair for pair in made.matches.pairs if not (pair.first % 2 and pair.second % 2)]
+    places = [made.layout.from_centre(one.xy, photo) for photo, one in enumerate(made.keypoints)]
+    (start,) = focal_starts(places, pairs, made.layout)
+    assert start[0] == pytest.approx(700.0, rel=0.03)
+    assert start[1] == pytest.approx(450.0, rel=0.03)
+
+
+def test_weighted_quantiles() -> None:
+    values, weights = np.array([3.0, 1.0, 2.0]), np.array([1.0, 1.0, 8.0])
+    assert weighted_quantiles(values, weights, (0.05, 0.5, 0.95)) == (1.0, 2.0, 3.0)
+
+
+def test_relative_poses_and_depths() -> None:
+    scene = make_scene(4, wrong=0.1)
+    views = relative_poses(positions(scene), scene.matches.pairs, focals(scene))
+    assert len(views) == len(scene.matches.pairs)
+    for (first, second), view in views.items():
+        T = invert(scene.T_world_camera[second]) @ scene.T_world_camera[first]
+        baseline = np.linalg.norm(T[:3, 3])
+        np.testing.assert_allclose(view.T_second_first[:3, :3], T[:3, :3], atol=5e-3)
+        np.testing.assert_allclose(view.T_second_first[:3, 3], T[:3, 3] / baseline, atol=2e-2)
+        # Wrong matches are gone, but for the few that happen to lie on their epipolar line.
+        one = scene.points_of_keypoints[first][view.matches.indices[:, 0]]
+        two = scene.points_of_keypoints[second][view.matches.indices[:, 1]]
+        right = one == two
+        assert right.mean() > 0.99
+        in_first = (scene.points[one] - scene.T_world_camera[first, :3, 3]) @ scene.T_world_camera[
+            first, :3, :3
+        ]
+        np.testing.assert_allclose(view.depths[right, 0], in_first[right, 2] / baseline, rtol=0.1)
+
+
+def test_a_pair_seen_from_its_other_side() -> None:
+    scene = make_scene(2, noise=0.0, wrong=0.0)
+    view = relative_poses(positions(scene), scene.matches.pairs, focals(scene))[0, 1]
+    other, T_other_photo, keypoints, depths = view.from_photo(1)
+    assert other == 0
+    np.testing.assert_allclose(T_other_photo @ view.T_second_first, np.eye(4), atol=1e-12)
+    np.testing.assert_array_equal(keypoints, view.matches.indices[:, ::-1])
+    np.testing.assert_array_equal(depths, view.depths[:, ::-1])
+
+
+def test_parallax_is_measured() -> None:
+    poses = np.stack([look_at(np.array([x, -40.0, 0.0]), np.zeros(3)) for x in (-2.0, 2.0)])
+    scene = make_scene(poses=poses, camera=SharedPinhole(6000.0), noise=0.05)
+    (view,) = relative_poses(positions(scene), scene.matches.pairs, focals(scene)).values()
+    assert view.angle == pytest.approx(np.degrees(2 * np.arctan(2 / 40)), rel=0.1)

@@ -1,0 +1,267 @@
+"""Kernels of gsplat: what is said where they cannot be had, progress, and what is compiled again."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from fixtures.cuda_stubs import LOG, PAUSE, make_cxx, make_toolkit
+from rich.console import Console
+
+from nope_splat.splatting.rasterizer import cuda_kernels
+from nope_splat.splatting.rasterizer.cuda_kernels import MissingKernelsError, count_compiled, prepare_kernels
+from nope_splat.utils import progress
+
+BACKEND = "gsplat.cuda._backend"
+
+
+@pytest.fixture
+def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with all that a build needs, for a chosen GPU; the folder of the kernels."""
+    monkeypatch.delitem(sys.modules, BACKEND, raising=False)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6")
+    monkeypatch.delenv("MAX_JOBS", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "99.1")
+    monkeypatch.setattr(cuda_kernels, "find_toolkit", lambda: None)
+    monkeypatch.setattr(cuda_kernels, "link_runtime", lambda *_: None)
+    monkeypatch.setattr(cuda_kernels, "require_host_compiler", lambda: None)
+    monkeypatch.setattr(cuda_kernels, "activate", lambda *_: None)
+    return tmp_path / "gsplat_cuda"
+
+
+def importing(monkeypatch: pytest.MonkeyPatch, backend: Any) -> list[str]:
+    """Have gsplat's backend be a value, or fail with it; what is imported."""
+    real, imported = importlib.import_module, []
+
+    def fake(name: str, package: str | None = None) -> Any:
+        if name not in ("gsplat.csrc", BACKEND):
+            return real(name, package)
+        imported.append(name)
+        if name == "gsplat.csrc":
+            raise ModuleNotFoundError(name)
+        if isinstance(backend, BaseException):
+            raise backend
+        return backend() if callable(backend) else backend
+
+    monkeypatch.setattr(importlib, "import_module", fake)
+    return imported
+
+
+def test_kernels_that_are_loaded_are_not_looked_for(builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, BACKEND, types.SimpleNamespace(_C=object()))  # pyright: ignore[reportArgumentType]
+    imported = importing(monkeypatch, None)
+    prepare_kernels()
+    assert imported == []
+
+
+def test_a_compiler_that_came_later_is_used(builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was imported without one and had no kernels; it is imported again."""
+    monkeypatch.setitem(sys.modules, BACKEND, types.SimpleNamespace(_C=None))  # pyright: ignore[reportArgumentType]
+    imported = importing(monkeypatch, types.SimpleNamespace(_C=object()))
+    prepare_kernels()
+    assert imported == ["gsplat.csrc", BACKEND]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            "Error building extension 'gsplat_cuda': [1/26] nvcc\na.h:1: error: unsupported GNU version\n",
+            "compiling gsplat's CUDA kernels failed (a.h:1: error: unsupported GNU version); the compiler's"
+            " output is in {log}",
+        ),
+        (
+            "Error building extension 'gsplat_cuda': [1/26] nvcc\nnvcc fatal: 'cicc' died: Killed\n",
+            "compiling gsplat's CUDA kernels took more memory than there is; set the environment variable"
+            " MAX_JOBS=1 and start again, which goes on where it stopped (the compiler's output is in {log})",
+        ),
+        ("", "compiling gsplat's CUDA kernels failed (); the compiler's output is in {log}"),
+    ],
+)
+def test_a_failed_compilation(
+    error: str, sentence: str, builds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importing(monkeypatch, RuntimeError(error))
+    with pytest.raises(MissingKernelsError) as caught:
+        prepare_kernels()
+    log = builds.parent / "gsplat_cuda.log"
+    assert caught.value.sentence == sentence.format(log=log)
+    assert log.read_text() == f"{error}\n"
+    assert "MAX_JOBS" not in os.environ
+
+
+def test_no_gpu_and_none_named(builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system. Please check that you have one")
+
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    importing(monkeypatch, None)
+    with pytest.raises(MissingKernelsError) as caught:
+        prepare_kernels()
+    assert caught.value.sentence == (
+        "torch finds no GPU here (Found no NVIDIA driver on your system); `nvidia-smi` should list it, and"
+        " comes with NVIDIA's driver"
+    )
+
+
+def test_nowhere_to_keep_kernels(builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (builds.parent / "file").touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(builds.parent / "file"))
+    importing(monkeypatch, None)
+    with pytest.raises(
+        MissingKernelsError, match=r"kept on this disk .*; set TORCH_EXTENSIONS_DIR to a folder"
+    ):
+        prepare_kernels()
+
+
+@pytest.mark.parametrize(("memory", "cores", "jobs"), [(8e9, 16, "2"), (64e9, 4, "4"), (1e9, 4, "1")])
+def test_compilers_fit_into_memory(
+    memory: float, cores: int, jobs: str, builds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+
+    def backend() -> types.SimpleNamespace:
+        seen.append(os.environ.get("MAX_JOBS"))
+        return types.SimpleNamespace(_C=object())
+
+    monkeypatch.setattr(cuda_kernels, "_free_memory", lambda: memory)
+    monkeypatch.setattr(cuda_kernels, "get_num_threads", lambda: cores)
+    importing(monkeypatch, backend)
+    prepare_kernels()
+    monkeypatch.setenv("MAX_JOBS", "7")
+    prepare_kernels()
+    assert seen == [jobs, "7"]
+
+
+def test_progress_counts_what_is_compiled(tmp_path: Path) -> None:
+    assert count_compiled(tmp_path, 0.0) == (0, 0)
+    rules = "rule compile\n  command = c++\nbuild a.cuda.o: compile a.cu\nbuild b.o: compile b.cpp\n"
+    (tmp_path / "build.ninja").write_text(f"{rules}build gsplat_cuda.so: link a.cuda.o b.o\n")
+    assert count_compiled(tmp_path, 0.0) == (0, 2)
+    (tmp_path / "a.cuda.o").touch()
+    assert count_compiled(tmp_path, 0.0) == (1, 2)
+    assert count_compiled(tmp_path, time.time() + 60) == (0, 2)
+
+
+def test_progress_is_said(
+    builds: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compile_slowly() -> types.SimpleNamespace:
+        print("gsplat's spinner")
+        (builds / "build.ninja").write_text("build a.o: compile a.cu\nbuild b.o: compile b.cu\n")
+        (builds / "a.o").touch()
+        time.sleep(0.3)
+        return types.SimpleNamespace(_C=object())
+
+    monkeypatch.setattr(cuda_kernels, "_PATIENCE", 0.05)
+    monkeypatch.setattr(cuda_kernels, "_REPORT_EVERY", 0.15)
+    monkeypatch.setattr(progress, "CONSOLE", Console(stderr=True, force_terminal=False, width=200))
+    importing(monkeypatch, compile_slowly)
+    prepare_kernels()
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first == "Compiling gsplat's CUDA kernels, once; this takes minutes."
+    assert second == "Compiling gsplat's CUDA kernels, once: 1 of 2 files."
+    assert last.startswith("gsplat's CUDA kernels: compiled in ")
+
+
+# From here on gsplat, torch and ninja do their real work, with compilers that compile nothing.
+
+PREPARE = """
+import sys
+from nope_splat.splatting.cuda_kernels import prepare_kernels
+prepare_kernels()
+print(sys.modules["gsplat.cuda._backend"]._C.__name__)
+"""
+
+
+class Machine:
+    """A machine on which kernels can be compiled, by stubs."""
+
+    def __init__(self, folder: Path) -> None:
+        toolkit = make_toolkit(folder / "toolkit", str(torch.version.cuda))
+        self.log, self.build = folder / "log", folder / "extensions" / "gsplat_cuda"
+        self.environment = {
+            **os.environ,
+            LOG: str(self.log),
+            "CUDA_HOME": str(toolkit),
+            "CXX": str(make_cxx(folder / "cxx", toolkit)),
+            "PATH": f"{toolkit}/bin:/usr/bin:/bin",
+            "TORCH_EXTENSIONS_DIR": str(self.build.parent),
+            "TORCH_CUDA_ARCH_LIST": "8.6",
+            "MAX_JOBS": "2",
+        }
+
+    def start(self, pause: float = 0.0) -> subprocess.Popen[str]:
+        """Start a process that prepares kernels, in which each file takes some seconds."""
+        environment = {**self.environment, PAUSE: str(pause)}
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-c", PREPARE]
+        return subprocess.Popen(
+            command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        )
+
+    def compiled(self) -> list[str]:
+        """Names of the files that were compiled so far, one for each time."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+def wait_until_said(process: subprocess.Popen[str], line: str) -> None:
+    """Read what a process says on stderr as far as a line."""
+    assert process.stderr is not None
+    assert line in process.stderr  # reads line by line, and stops at it or at the end
+
+
+def check_loaded(process: subprocess.Popen[str]) -> None:
+    """Wait for a process that has to load kernels."""
+    out, err = process.communicate(timeout=120)
+    assert out == "gsplat_cuda\n", err
+
+
+@pytest.mark.skipif(
+    torch.version.cuda is None
+    or any(shutil.which(compiler) is None for compiler in ("cc", "gcc", "c++"))
+    or not (Path(sysconfig.get_path("include")) / "Python.h").exists(),
+    reason="needs a torch for CUDA, and compilers for an empty module",
+)
+def test_interrupted_then_finished_then_kept(tmp_path: Path) -> None:
+    """Ctrl-C in the middle; two processes at once that go on from there; and one that finds it done."""
+    machine = Machine(tmp_path)
+    interrupted = machine.start(pause=0.5)
+    deadline = time.monotonic() + 60
+    while len(machine.compiled()) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does
+    assert "KeyboardInterrupt" in interrupted.communicate(timeout=60)[1]
+    before = machine.compiled()
+    assert 4 <= len(before) < 20
+    assert not (machine.build / "gsplat_cuda.so").exists()
+
+    (machine.build / "lock").touch()  # as older versions of torch leave it when they are killed
+    with FileLock(machine.build.parent / "gsplat_cuda.nope-splat.lock"):
+        both = [machine.start(), machine.start()]
+        for process in both:
+            wait_until_said(process, "Another process is compiling gsplat's CUDA kernels; waiting for it.\n")
+    for process in both:
+        check_loaded(process)
+    _, total = count_compiled(machine.build, 0.0)
+    everything = machine.compiled()
+    assert len(set(everything)) == total
+    assert len(everything) <= total + 2  # the two that were interrupted
+
+    check_loaded(machine.start())
+    assert machine.compiled() == everything
