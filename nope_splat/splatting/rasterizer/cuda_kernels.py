@@ -3,9 +3,9 @@
 PyPI's package of gsplat holds its kernels as source. If nvcc is on PATH, gsplat has torch compile them on
 first use, only for the GPUs at hand (or those in TORCH_CUDA_ARCH_LIST), into torch's extension cache:
 `~/.cache/torch_extensions/py311_cu130/gsplat_cuda` for Python 3.11 and CUDA 13.0, or a folder in
-TORCH_EXTENSIONS_DIR. Everything that uses gsplat in the same environment loads them from there. ninja
-compares file times and commands at every start, so a different torch, gsplat or GPU triggers a new
-compilation.
+TORCH_EXTENSIONS_DIR. Other programs that use gsplat in the same environment load them from there, given the
+same nvcc and ninja on PATH. ninja compares file times and commands at every start, so a different torch,
+gsplat or GPU triggers a new compilation.
 
 This module finds a compiler that fits (`cuda_toolkit`), points gsplat at it, and adds four things: progress;
 as many compilers at once as fit into memory; one compilation at a time across processes; and resuming an
