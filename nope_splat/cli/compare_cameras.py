@@ -8,7 +8,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from nope_splat.io import cameras as camera_files
+from nope_splat.evaluation import compare_cameras as comparison
+from nope_splat.io.cameras import read_named_cameras
 
 
 def compare_cameras(
@@ -25,8 +26,8 @@ def compare_cameras(
         cameras: What to measure.
         reference: What to measure against.
     """
-    found, expected = (camera_files.read_named_cameras(path) for path in (cameras, reference))
-    metrics = camera_files.compare_cameras(found, expected)
+    found, expected = (read_named_cameras(path) for path in (cameras, reference))
+    metrics = comparison.compare_cameras(found, expected)
     table = Table("photographs", "AUC@5", "AUC@30", "RRA@5", "RTA@5", "ATE %", "focal error %")
     table.add_row(
         f"{metrics.num_registered} of {metrics.num_photos}",
@@ -35,6 +36,6 @@ def compare_cameras(
         f"{metrics.rra_5:.1f}",
         f"{metrics.rta_5:.1f}",
         f"{metrics.ate:.4f}",
-        ", ".join(f"{error:+.3f}" for error in camera_files.focal_errors(found, expected)),
+        ", ".join(f"{error:+.3f}" for error in comparison.focal_errors(found, expected)),
     )
     Console().print(table)

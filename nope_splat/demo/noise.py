@@ -1,6 +1,7 @@
 """Fractal solid noise: what the surfaces of the demo scene are shaped and coloured by."""
 
 from __future__ import annotations
+from nope_splat.utils.typing import Array
 
 import numba
 import numpy as np
@@ -8,7 +9,6 @@ from numpy.typing import NDArray
 
 from nope_splat.utils.jit import compiled
 
-Array = NDArray[np.float64]
 Vector = tuple[float, float, float]
 Lattice = tuple[NDArray[np.int64], Array]
 """A permutation of 0..255, and 256 gradients of three channels (256, 3, 3): what noise is made of."""

@@ -6,6 +6,7 @@ depend on the view. The cameras walk an uneven arc and look inward, or tour the 
 """
 
 from __future__ import annotations
+from nope_splat.utils.typing import Array
 
 import json
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from nope_splat.utils.jit import compiled
 from nope_splat.errors import UserError
 from nope_splat.demo.noise import Lattice, make_lattice, noise, noise_at
 
-Array = NDArray[np.float64]
 
 FIELD_OF_VIEW = 54.0
 """Angle in degrees that the longer side of a photograph spans, without distortion."""

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from nope_splat.utils.typing import Array
+
 Map = NDArray[np.float32]
 
 DepthKind = Literal["metric", "affine", "disparity"]

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nope_splat.geometry.similarity import align_similarity
-
-Array = NDArray[np.float64]
+from nope_splat.utils.typing import Array
 
 FAILED = 180.0
 """Error in degrees of a pair of photographs of which one has no pose."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from nope_splat.utils.typing import Array
 
 NEWTON_STEPS = 8
 """Enough for any distortion that photographs have: the error squares with each step."""

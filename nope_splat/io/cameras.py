@@ -10,12 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nope_splat.errors import UserError
 from nope_splat.io.colmap import read_cameras
-
-Array = NDArray[np.float64]
+from nope_splat.utils.typing import Array
 
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from nope_splat.errors import UserError
-
-Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
+from nope_splat.utils.typing import Array, Indices
 
 CAMERA_MODELS = {
     "SIMPLE_PINHOLE": 3,

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from nope_splat.depth import on_depth_edge
-
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from nope_splat.utils.typing import Array, Mask
 
 SPACING = 12
 """Pixels between anchors."""

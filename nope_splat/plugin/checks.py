@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+from nerfstudio.engine.trainer import TrainerConfig
 
 from nope_splat.errors import UserError
 from nope_splat.matching.options import DUST3R_WEIGHTS
-
-if TYPE_CHECKING:
-    from nope_splat.plugin.trainer import NopeTrainerConfig
+from nope_splat.plugin.pipeline import NopePipelineConfig
 
 
-def check_contradictions(config: NopeTrainerConfig) -> None:
+def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resumed: bool) -> None:
     """Refuse what would be ignored silently, or never end.
 
     Args:
-        config: Configuration of a training.
+        run: Configuration of a training.
+        pipeline: That of its data and model.
+        resumed: Whether it goes on with an interrupted training.
 
     Raises:
         UserError: If settings contradict each other, with what to do about the first of them.
     """
-    for sentence in (*_of_the_run(config), *_of_the_cameras(config), *_of_depth(config)):
+    for sentence in (*_of_the_run(run, resumed), *_of_the_cameras(pipeline), *_of_depth(pipeline)):
         raise UserError(sentence)
 
 
-def _of_the_run(config: NopeTrainerConfig) -> Iterator[str]:
+def _of_the_run(config: TrainerConfig, resumed: bool) -> Iterator[str]:
     if config.machine.num_devices != 1 or config.machine.num_machines != 1:
         yield "trainings run on one device; leave out machine.num-devices and machine.num-machines"
     if config.load_dir is None and config.load_step is not None:
         yield "load-step chooses among the checkpoints of load-dir, which is not given; give it too"
-    if config.load_dir is not None and config.load_checkpoint is not None and not config.goes_on:
+    if config.load_dir is not None and config.load_checkpoint is not None and not resumed:
         yield "load-dir and load-checkpoint name two checkpoints to go on from; give one of them"
     if config.start_paused and "viewer" not in config.vis:
         yield (
@@ -39,9 +40,9 @@ def _of_the_run(config: NopeTrainerConfig) -> Iterator[str]:
         )
 
 
-def _of_the_cameras(config: NopeTrainerConfig) -> Iterator[str]:
-    model, cameras = config.pipeline.model, config.pipeline.model.camera_optimizer
-    settings = config.pipeline.datamanager.dataparser.reconstruction
+def _of_the_cameras(config: NopePipelineConfig) -> Iterator[str]:
+    model, cameras = config.model, config.model.camera_optimizer
+    settings = config.datamanager.dataparser.reconstruction
     if cameras.method != "adam":
         for name in ("trans_l2_penalty", "rot_l2_penalty"):
             if getattr(cameras, name):
@@ -58,13 +59,11 @@ def _of_the_cameras(config: NopeTrainerConfig) -> Iterator[str]:
         yield "the files of cameras tell the focal length already; leave out initial-focal, or cameras"
 
 
-def _of_depth(config: NopeTrainerConfig) -> Iterator[str]:
-    dataparser = config.pipeline.datamanager.dataparser
+def _of_depth(config: NopePipelineConfig) -> Iterator[str]:
+    dataparser = config.datamanager.dataparser
     settings = dataparser.reconstruction
     wanted = (
-        settings.registration == "depth"
-        or dataparser.seeds == "depth"
-        or any(config.pipeline.model.depth_weights())
+        settings.registration == "depth" or dataparser.seeds == "depth" or any(config.model.depth_weights())
     )
     if settings.depth.maps is not None and not wanted:
         yield (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from nope_splat.plugin.model import NopeSplatModelConfig
+from nope_splat.plugin.model_options import NopeSplatModelOptions
 from nope_splat.splatting.densification import CappedStrategy, most_gaussians
 from nope_splat.utils.device_defaults import chosen
 
 
 def densification(
-    config: NopeSplatModelConfig, num_iterations: int, num_views: int, num_pixels: int, num_fixed: int
+    config: NopeSplatModelOptions, num_iterations: int, num_views: int, num_pixels: int, num_fixed: int
 ) -> CappedStrategy:
     """The strategy of a training.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.plugin.datamanager import NopeDataManager
+from nope_splat.plugin.model import NopeSplatModel
 
 
 class HeldOutView(NamedTuple):
@@ -26,21 +26,21 @@ class HeldOutView(NamedTuple):
 
 
 @torch.no_grad()
-def held_out_views(pipeline: NopePipeline) -> Iterator[HeldOutView]:
+def held_out_views(model: NopeSplatModel, data: NopeDataManager) -> Iterator[HeldOutView]:
     """Render the registered held-out photographs.
 
     Args:
-        pipeline: After their poses were aligned; its mode is kept.
+        model: Its mode is kept.
+        data: With the aligned poses of the photographs.
 
     Yields:
         One after the other, in the order of the scene.
     """
-    model, data = pipeline.model, pipeline.datamanager
     was_training = model.training
     model.eval()
     try:
         for index, photo_id in enumerate(data.dataparser.photo_ids("eval").tolist()):
-            camera = data.eval_dataset.cameras[index : index + 1].to(pipeline.device)
+            camera = data.eval_dataset.cameras[index : index + 1].to(model.device)
             outputs = model.get_outputs_for_camera(camera)
             photo, mask = model.photo(data.cached_eval[index], outputs["background"])
             yield HeldOutView(photo_id, photo, outputs["rgb"], mask)

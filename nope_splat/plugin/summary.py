@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.plugin.datamanager import NopeDataManager
 from nope_splat.plugin.held_out_views import held_out_views
+from nope_splat.plugin.model import NopeSplatModel
 from nope_splat.sfm import SparseScene
-
-if TYPE_CHECKING:
-    from nope_splat.plugin.pipeline import NopePipeline
 
 Rows = dict[str, str]
 
@@ -47,16 +44,17 @@ def reconstruction_rows(scene: SparseScene) -> Rows:
     }
 
 
-def training_rows(pipeline: NopePipeline) -> Rows:
+def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
     """Outcome of a training, beside what it started from.
 
     Args:
-        pipeline: After its held-out photographs were aligned.
+        model: After the training.
+        data: With the aligned poses of the held-out photographs.
 
     Returns:
         What it is to what came out.
     """
-    model, scene = pipeline.model, pipeline.datamanager.dataparser.scene
+    scene = data.dataparser.scene
     cameras: dict[str, float] = {}
     model.camera_optimizer.get_metrics_dict(cameras)
     error = model.reprojection_errors().mean().item()
@@ -80,7 +78,7 @@ def training_rows(pipeline: NopePipeline) -> Rows:
         )
     scores = [
         model.image_metrics.psnr(view.rendered, view.photo, view.mask).item()
-        for view in held_out_views(pipeline)
+        for view in held_out_views(model, data)
     ]
     if scores:
         rows["held-out photos"] = f"PSNR {np.mean(scores):.2f} dB, mean of {len(scores)}"

@@ -149,7 +149,7 @@ class NopeTrainerConfig(TrainerConfig):
                 of photographs or no checkpoint to go on from, or the run's folder cannot be written.
         """
         check_ranges(self)
-        check_contradictions(self)
+        check_contradictions(self, self.pipeline, self.goes_on)
         require_device(self.machine.device_type)
         require_folder(self.pipeline.datamanager.data)
         if self.goes_on:
@@ -380,6 +380,6 @@ class NopeTrainer(Trainer):
     def _after_train(self) -> None:
         with self.train_lock:
             self.pipeline.align_held_out(self.step)  # before the last checkpoint is saved
-            CONSOLE.print(table("Training", training_rows(self.pipeline)))
+            CONSOLE.print(table("Training", training_rows(self.pipeline.model, self.pipeline.datamanager)))
             self.pipeline.viewer_control.update(self.step)
         super()._after_train()

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -24,14 +24,15 @@ from viser import CameraFrustumHandle, ClientHandle, SceneNodePointerEvent
 from viser.transforms import SO3
 
 from nope_splat.plugin.camera_optimizer import switch_axes
+from nope_splat.plugin.datamanager import NopeDataManager
 from nope_splat.plugin.dataset import NopeDataset
+from nope_splat.plugin.history import History
+from nope_splat.plugin.model import NopeSplatModel
 from nope_splat.plugin.summary import camera_name, lens_rows
 from nope_splat.sfm import SparseScene
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
-
-    from nope_splat.plugin.pipeline import NopePipeline
 
 TRAINING, HELD_OUT, LEFT_OUT = (47, 111, 176), (217, 130, 43), (194, 59, 59)
 """Colours of training, of held-out photographs and of those without a pose, as in the report."""
@@ -56,6 +57,21 @@ SIGNED = ("focal_change_percent",)
 """Of these, what may be negative."""
 
 
+class ShownPipeline(Protocol):
+    """What the viewer shows of a pipeline, as it changes."""
+
+    datamanager: NopeDataManager
+    history: History
+    eval_poses: Tensor
+    same_scene: bool
+    test_mode: str
+
+    @property
+    def model(self) -> NopeSplatModel:
+        """The model."""
+        ...
+
+
 class NopeViewerControl(ViewerControl):
     """Set up by the viewer, if there is one, in training as in `ns-viewer`; without a viewer it does nothing.
 
@@ -65,7 +81,7 @@ class NopeViewerControl(ViewerControl):
         pipeline: Whose cameras and track points to show.
     """
 
-    def __init__(self, pipeline: NopePipeline) -> None:
+    def __init__(self, pipeline: ShownPipeline) -> None:
         self._pipeline = pipeline
         self._ready = False
         self._drawn_focals: dict[int, float] = {}

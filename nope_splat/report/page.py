@@ -69,7 +69,7 @@ def render_page(run: Run) -> str:
         f" {escape(str(dataparser.folder.root.resolve()))}</p>",
         "<div class=side>",
         f"<div><h2>Reconstruction</h2>{_table(reconstruction_rows(before))}</div>",
-        f"<div><h2>Training</h2>{_table(training_rows(pipeline))}</div>",
+        f"<div><h2>Training</h2>{_table(training_rows(pipeline.model, pipeline.datamanager))}</div>",
         "</div>",
         "<h2>Photographs</h2>",
         _legend(before),
@@ -165,7 +165,7 @@ def _curves(plots: Mapping[str, bytes]) -> str:
 def _held_out(pipeline: NopePipeline) -> str:
     model, scene = pipeline.model, pipeline.datamanager.dataparser.scene
     pairs = []
-    for view in held_out_views(pipeline):
+    for view in held_out_views(pipeline.model, pipeline.datamanager):
         metrics = model.image_metrics(view.rendered, view.photo, view.mask)
         name = scene.photo_names[view.photo_id]
         caption = ", ".join(METRICS[key].format(value) for key, value in metrics.items())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from nerfstudio.models.splatfacto import RGB2SH, random_quat_tensor
 from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import Parameter, ParameterDict
@@ -17,6 +17,10 @@ PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opaci
 INITIAL_OPACITY = 0.1
 MIN_OPACITY = 0.02
 """Least and, from one, most opacity of a seed."""
+
+
+SH_0 = 0.28209479177387814
+"""The constant spherical harmonic, 1 / (2 sqrt(pi))."""
 
 
 class Gaussians(NamedTuple):
@@ -87,8 +91,8 @@ def seed_gaussians(
         {
             "means": Parameter(points.float().clone()),
             "scales": Parameter(sizes.float().clamp(min=1e-5).log()[:, None].repeat(1, 3)),
-            "quats": Parameter(random_quat_tensor(len(points))),
-            "features_dc": Parameter(RGB2SH(colors.float() / 255)),
+            "quats": Parameter(random_rotations(len(points), points.device)),
+            "features_dc": Parameter((colors.float() / 255 - 0.5) / SH_0),
             "features_rest": Parameter(rest),
             "opacities": Parameter(torch.logit(opacities[:, None], eps=MIN_OPACITY)),
         }
@@ -107,3 +111,19 @@ def join(layers: list[ParameterDict]) -> ParameterDict:
     return ParameterDict(
         {name: Parameter(torch.cat([layer[name].data for layer in layers])) for name in PARAMETERS}
     )
+
+
+def random_rotations(count: int, device: torch.device) -> Tensor:
+    """Draw rotations uniformly (Shoemake, Graphics Gems III, 1992).
+
+    Args:
+        count: How many.
+        device: Where to.
+
+    Returns:
+        Unit quaternions. (N, 4).
+    """
+    u, v, w = (torch.rand(count, device=device) for _ in range(3))
+    low, high = torch.sqrt(1 - u), torch.sqrt(u)
+    v, w = 2 * math.pi * v, 2 * math.pi * w
+    return torch.stack([low * torch.sin(v), low * torch.cos(v), high * torch.sin(w), high * torch.cos(w)], -1)

@@ -79,7 +79,7 @@ def test_a_joint_adjustment_finds_the_lens_and_all_that_shows_it_has_it(
 
     pipeline.align_held_out(9)
     assert pipeline.get_average_eval_image_metrics(step=9)["psnr"] > 30
-    rows = training_rows(pipeline)
+    rows = training_rows(pipeline.model, pipeline.datamanager)
     assert rows["radial distortion"].startswith("+0.0000, +0.0000 -> -0.")
 
     torch.save(pipeline.state_dict(), tmp_path / "checkpoint")
