@@ -340,14 +340,13 @@ def _image(
     )
 
 
-def install(kernels: bool, exact: bool) -> None:
+def install(exact: bool) -> None:
     """Take the place of `gsplat.cuda._backend`, which would compile the kernels.
 
     Args:
-        kernels: Whether there are any.
         exact: Whether they composite exactly as gsplat's do.
     """
     module = types.ModuleType("gsplat.cuda._backend")
-    contents: dict[str, Any] = {"_C": GsplatKernels(exact) if kernels else None, "__all__": ["_C"]}
+    contents: dict[str, Any] = {"_C": GsplatKernels(exact), "__all__": ["_C"]}
     vars(module).update(contents)
     sys.modules[module.__name__] = module

@@ -15,18 +15,17 @@ from pretend_cuda.device import DispatchMode
 from pretend_cuda.functions import FunctionMode
 
 
-def install(kernels: bool = True, exact: bool = False) -> None:
+def install(exact: bool = False) -> None:
     """Give this process a pretend GPU. Call it before anything asks torch whether there is one.
 
     Args:
-        kernels: Whether gsplat has kernels for it; otherwise it is as after `pip install gsplat` alone.
-        exact: Whether the kernels composite as gsplat's do, tile by tile, which takes seconds for a large
-            image; otherwise the CPU rasterizer's do, which draw each splat a little farther.
+        exact: Whether gsplat's kernels composite as they do on a GPU, tile by tile, which takes seconds for a
+            large image; otherwise the CPU rasterizer's do, which draw each splat a little farther.
     """
     os.environ["TORCHDYNAMO_DISABLE"] = "1"  # what is compiled would not pass through the modes
     driver.install()
     serialization.install()
-    gsplat_kernels.install(kernels, exact)
+    gsplat_kernels.install(exact)
     # A module that moves keeps its parameters' identity, as on CUDA, although their class changes.
     torch.nn.Module._apply = _swapping(torch.nn.Module._apply)
     # Backward passes run functions of Python from within C++, where the function mode is off.

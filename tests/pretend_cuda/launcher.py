@@ -10,7 +10,6 @@ time than a process for each.
 --events FILE     write what happened in trainings to FILE, see `events`
 --interrupt STEP  send Ctrl-C in the midst of this iteration
 --exact           composite exactly as gsplat does (slow)
---no-kernels      gsplat has no kernels, as where it finds no compiler
 --random-lpips    give LPIPS random weights, so that it runs without a download; its values mean nothing
 """
 
@@ -46,13 +45,12 @@ def main() -> None:
     parser.add_argument("--events")
     parser.add_argument("--interrupt", type=int)
     parser.add_argument("--exact", action="store_true")
-    parser.add_argument("--no-kernels", action="store_true")
     parser.add_argument("--random-lpips", action="store_true")
     parser.add_argument("commands", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     if not options.commands:
         parser.error("there is no command")
-    install(kernels=not options.no_kernels, exact=options.exact)
+    install(exact=options.exact)
     if options.random_lpips:
         give_lpips_random_weights()
     if options.interrupt is not None:
