@@ -145,7 +145,7 @@ def machine(threads: int) -> Run:
 
 
 def parameters_of(scene: Scene) -> dict[str, torch.nn.Parameter]:
-    """What training optimises, with harmonics of degree 3."""
+    """What training optimizes, with harmonics of degree 3."""
     sh = torch.zeros(len(scene["means"]), 16, 3)
     sh[:, 0] = (scene["colors"] - 0.5) / 0.28209479
     values = {name: scene[name] for name in ("means", "quats")}
@@ -204,7 +204,7 @@ def prototype_training(scene: Scene, threads: int) -> Run:
 
     full, fused = importlib.import_module("full"), importlib.import_module("nssim2")
     viewmat, K = scene["viewmats"][0], scene["Ks"][0]
-    centre = -viewmat[:3, :3].T @ viewmat[:3, 3]
+    center = -viewmat[:3, :3].T @ viewmat[:3, 3]
 
     class Similarity(torch.autograd.Function):
         @staticmethod
@@ -218,7 +218,7 @@ def prototype_training(scene: Scene, threads: int) -> Run:
             return gradients[0] * torch.from_numpy(ctx.gradient).permute(1, 2, 0), None
 
     def render(p: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        colors = torch.clamp_min(_spherical_harmonics(3, p["means"] - centre, p["sh"]) + 0.5, 0.0)
+        colors = torch.clamp_min(_spherical_harmonics(3, p["means"] - center, p["sh"]) + 0.5, 0.0)
         image, _ = full.Ras.apply(
             p["means"], p["quats"], p["scales"].exp(), p["opacities"].sigmoid(), colors, viewmat, K,
             scene["width"], scene["height"], torch.zeros(3), threads,

@@ -42,7 +42,7 @@ class CameraFile:
     focal: float
     """Focal length."""
     offset: tuple[float, float]
-    """Principal point minus image centre."""
+    """Principal point minus image center."""
     num_points: int = 0
     """Number of 3D points."""
     median_depth: float = 1.0

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.geometry.rigid import invert
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.plugin.load_run import open_run, optimised_scene
+from nope_splat.plugin.load_run import open_run, optimized_scene
 from nope_splat.sfm import SparseScene
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import adjust
@@ -110,7 +110,7 @@ def main(settings: Settings) -> None:
 
     for path in settings.configs:
         pipeline = open_run(path).pipeline
-        scene, trained = pipeline.datamanager.dataparser.scene, optimised_scene(pipeline)
+        scene, trained = pipeline.datamanager.dataparser.scene, optimized_scene(pipeline)
         require_one_camera(path, scene.camera_ids)
         photos = np.unique(scene.observations.photo_ids)
         names = [scene.photo_names[photo] for photo in photos]

@@ -22,7 +22,7 @@ python="$environment/bin/python"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 TORCH_CUDA_ARCH_LIST="${1:-8.6}"
 export TORCH_EXTENSIONS_DIR="$(realpath -m "${TORCH_EXTENSIONS_DIR:-$folder/extensions}")"
 
-# What the kernels need of nope-splat[cuda]: the whole would bring nerfstudio, too.
+# What the kernels need of nope-splat[cuda]. The rest of it is left out, which pip complains about and goes on.
 "$python" -m pip install --quiet --no-deps .
 extra="$("$python" - <<'END'
 from importlib.metadata import requires

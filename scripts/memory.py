@@ -26,17 +26,17 @@ from nope_splat.seeding.dense import SeedSettings
 MIB = 2**20
 
 NUMBERS = 3 + 3 + 4 + 3 * 16 + 1
-"""Parameters of a Gaussian: centre, scales, orientation, colours of degree 3, opacity."""
+"""Parameters of a Gaussian: center, scales, orientation, colors of degree 3, opacity."""
 STATISTICS = 3
 """Numbers that densification keeps of a Gaussian: gradient, count, radius."""
 PER_GAUSSIAN = 4 * (
     4 * NUMBERS  # parameters, their gradients, Adam's two moments
     + STATISTICS
-    + 2 * (3 + 1 + 48)  # scales, opacity and joined colours as rendered, and their gradients
+    + 2 * (3 + 1 + 48)  # scales, opacity and joined colors as rendered, and their gradients
     + (1 + 2 + 1 + 3 + 1)  # the splat: radius, mean, depth, conic, compensation
     + 16  # its record
     + (2 + 2 + 1 + 1)  # and what sorts it: two of 8 bytes for slots, order twice
-    + (2 + 2 + 3 + 1 + 3)  # gradients of the splat: mean, the same absolute, conic, opacity, colour
+    + (2 + 2 + 3 + 1 + 3)  # gradients of the splat: mean, the same absolute, conic, opacity, color
 )
 """Bytes in the backward pass, but for intersections."""
 PER_INTERSECTION = 8 + 4 * 16
@@ -63,7 +63,7 @@ PER_KEYPOINT = 8 * 2 + 8 + (4 + 1) * 128
 """Bytes: place, noise, descriptor, rounded descriptor."""
 
 PER_SEEDED_PIXEL = 3 + 1 + 4 + 6 * 8 + 4 + 8
-"""Bytes that seeding holds of every training photograph: colours, mask, rough depth, flow to and from three
+"""Bytes that seeding holds of every training photograph: colors, mask, rough depth, flow to and from three
 partners, depth and how many confirm it."""
 PER_TRIANGULATED_PIXEL = 110 + 40
 """Bytes that a thread of seeding holds of the photograph at hand: maps of triangulation, and their result for

@@ -48,7 +48,7 @@ def bin_splats(means2d, conics, opacities, radii, order, width, height):
 
 @njit(cache=True, nogil=True)
 def alpha_of(x, y, mean, conic, opacity):
-    """Opacity of a splat at a pixel centre, and the offset of its mean."""
+    """Opacity of a splat at a pixel center, and the offset of its mean."""
     dx, dy = mean[0] - x, mean[1] - y
     sigma = np.float32(0.5) * (conic[0] * dx * dx + conic[2] * dy * dy) + conic[1] * dx * dy
     if sigma > np.float32(5.6):  # ln 255: too faint whatever the opacity
@@ -91,7 +91,7 @@ def forward(offsets, splats, means2d, conics, opacities, colors, width, height):
 
 @njit(cache=True, nogil=True, parallel=True)
 def backward(offsets, splats, means2d, conics, opacities, colors, rest, last, d_image, parts):
-    """Gradients of mean (2), conic (3), opacity and colour (3) of every splat, (N, 9)."""
+    """Gradients of mean (2), conic (3), opacity and color (3) of every splat, (N, 9)."""
     height, width = rest.shape
     wide = (width + TILE - 1) // TILE
     gradients = np.zeros((parts, len(means2d), 9), np.float32)

@@ -16,7 +16,7 @@ Scene = dict[str, Any]
 
 
 def fresh_scene(path: Path, count: int, width: int, height: int) -> Scene:
-    """A scene as at the start of training: points with scales from their neighbours."""
+    """A scene as at the start of training: points with scales from their neighbors."""
     data, rng = np.load(path), np.random.default_rng(0)
     chosen = rng.permutation(len(data["means3d"]))[:count]
     means, colors = data["means3d"][chosen], data["colors"][chosen].astype(np.float32) / 255

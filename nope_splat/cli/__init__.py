@@ -11,7 +11,7 @@ import tyro
 
 COMMANDS = {
     "reconstruct": "Cameras and track points from a folder of photographs, for any other tool.",
-    "export-cameras": "Optimised cameras of a training as transforms.json and COLMAP model.",
+    "export-cameras": "Optimized cameras of a training as transforms.json and COLMAP model.",
     "compare-cameras": "Accuracy of cameras against others: transforms.json, COLMAP model, ground truth.",
     "report": "What became of a training, as one HTML page.",
     "demo-scene": "Photographs of a procedural scene, to try things on.",

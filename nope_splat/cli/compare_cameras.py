@@ -19,7 +19,7 @@ def compare_cameras(
     """Measure cameras against others: how far their relative poses, positions and focal lengths differ.
 
     Either is a `transforms.json`, a folder with a COLMAP model (or with `sparse/0`), or a ground truth file.
-    Photographs are recognised by their names; those that only the reference has count as failed. Each camera
+    Photographs are recognized by their names; those that only the reference has count as failed. Each camera
     of the reference has a focal error of its own.
 
     Args:

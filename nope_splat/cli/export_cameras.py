@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from nope_splat.io.export import place_masks, place_photos, write_colmap, write_report, write_transforms
-from nope_splat.plugin.load_run import open_run, optimised_scene
+from nope_splat.plugin.load_run import open_run, optimized_scene
 
 
 def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = False) -> None:
-    """Write the optimised cameras and track points of a training for other tools.
+    """Write the optimized cameras and track points of a training for other tools.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` and `sparse_text/0` (COLMAP model,
     binary and text), `report.json`, `images/` with the photographs that have a pose, and `masks/` if parts of
@@ -22,7 +22,7 @@ def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = Fals
     """
     pipeline = open_run(load_config).pipeline
     folder = pipeline.datamanager.dataparser.folder
-    original, masks = optimised_scene(pipeline), output_dir / "masks"
+    original, masks = optimized_scene(pipeline), output_dir / "masks"
     scene = place_photos(original, folder, output_dir / "images", copy_images)
     masked = place_masks(original, folder, masks, scene.photo_names)
     write_transforms(scene, output_dir / "images", output_dir / "transforms.json", masks if masked else None)

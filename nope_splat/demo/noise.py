@@ -1,4 +1,4 @@
-"""Fractal solid noise: what the surfaces of the demo scene are shaped and coloured by."""
+"""Fractal solid noise: what the surfaces of the demo scene are shaped and colored by."""
 
 from __future__ import annotations
 from nope_splat.utils.typing import Array

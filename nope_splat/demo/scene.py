@@ -30,15 +30,15 @@ FIELD_OF_VIEW = 54.0
 SUPERSAMPLING = 2
 """Rays per pixel and axis."""
 SUN = np.array([0.45, -0.55, 0.70]) / np.linalg.norm([0.45, -0.55, 0.70])
-"""Unit vector towards the sun."""
+"""Unit vector toward the sun."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Colours and grain of a surface."""
+    """Colors and grain of a surface."""
 
     palette: tuple[tuple[float, float, float], ...]
-    """Dark, base, light and patch colour, linear RGB in 0..1."""
+    """Dark, base, light and patch color, linear RGB in 0..1."""
     frequency: tuple[float, float, float]
     """Grains per world unit along x, y and z in the coarsest octave."""
 
@@ -85,20 +85,20 @@ def _shade(
     sky: Array,
     lattice: Lattice,
 ) -> Array:
-    """Colours where rays meet triangles.
+    """Colors where rays meet triangles.
 
     Args:
         origin: Common origin of the rays. (3,).
         directions: Unit directions. (N, 3).
-        spacing: Angle between neighbouring rays, in radians.
+        spacing: Angle between neighboring rays, in radians.
         faces: The triangle that each ray hits, -1 for none. (N,).
         coordinates: Affine functions of a point: distance from the plane of each triangle, and the
             barycentric coordinates of its second and third corner. (F, 3, 4).
         light: Light at the corners. (F, 3).
         materials: Material of each triangle. (F,).
-        palettes: Colours of each material. (M, 4, 3).
+        palettes: Colors of each material. (M, 4, 3).
         frequencies: Grain of each material. (M, 3).
-        sky: Colour where a ray hits nothing. (3,).
+        sky: Color where a ray hits nothing. (3,).
         lattice: What the noise is made of.
 
     Returns:
@@ -248,7 +248,7 @@ class _Scene:
     def depth(
         self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """What is behind the centres of the pixels; arguments as for `photograph`.
+        """What is behind the centers of the pixels; arguments as for `photograph`.
 
         Returns:
             Depth along the optical axis, NaN where there is nothing. (height, width).

@@ -18,7 +18,7 @@ to scale and shift."""
 
 
 MAX_STEP = 0.1
-"""Largest difference of depth between neighbouring pixels of one surface, as a share of the depth."""
+"""Largest difference of depth between neighboring pixels of one surface, as a share of the depth."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,19 @@ class DepthMap:
         return cls(values, kind, (photo_size[0] / width, photo_size[1] / height), confidence=confidence)
 
     def positions(self) -> Array:
-        """Where the centres of the map's pixels lie in the photograph, full-resolution pixels. (H, W, 2)."""
+        """Where the centers of the map's pixels lie in the photograph, full-resolution pixels. (H, W, 2)."""
         height, width = self.values.shape
         centers = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
         return centers * self.pixel_size + self.corner
 
     def sample(self, xy: Array) -> Array:
-        """Values at positions in the photograph, bilinear between the centres of the map's pixels.
+        """Values at positions in the photograph, bilinear between the centers of the map's pixels.
 
         Args:
             xy: Full-resolution pixels. (..., 2).
 
         Returns:
-            Values; NaN outside the map, and where a value in the neighbourhood is unknown. (...).
+            Values; NaN outside the map, and where a value in the neighborhood is unknown. (...).
         """
         height, width = self.values.shape
         place = (xy - np.array(self.corner)) / self.pixel_size
@@ -84,7 +84,7 @@ def on_depth_edge(depth: NDArray[np.floating], max_step: float = MAX_STEP) -> ND
 
     Args:
         depth: Depth or distance; where it is NaN there is no edge. (H, W).
-        max_step: Largest difference between neighbours of one surface, as a share of the nearer one.
+        max_step: Largest difference between neighbors of one surface, as a share of the nearer one.
 
     Returns:
         (H, W).

@@ -88,7 +88,7 @@ def _read_png(path: Path) -> NDArray:
     """Depth in the steps of the file. (H, W)."""
     with Image.open(path) as image:
         if not image.mode.startswith("I"):
-            raise ValueError("it does not hold 16 bits of grey; eight are too few for depth")
+            raise ValueError("it does not hold 16 bits of gray; eight are too few for depth")
         return np.asarray(image)
 
 

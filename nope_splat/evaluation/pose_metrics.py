@@ -36,8 +36,8 @@ class PoseMetrics:
     rta_5: float
     """Relative translation accuracy: pairs with a translation direction error below 5 degrees, percent."""
     ate: float
-    """Root mean square distance of the aligned camera centres from the true ones, in percent of the largest
-    distance between two true centres; NaN with fewer than three registered photographs."""
+    """Root mean square distance of the aligned camera centers from the true ones, in percent of the largest
+    distance between two true centers; NaN with fewer than three registered photographs."""
     focal_error: float
     """Focal length minus truth, in percent of the truth; NaN if not given."""
 
@@ -108,7 +108,7 @@ def area_under_recall(errors: Array, threshold: float) -> float:
 
 
 def _trajectory_error(estimated: Array, truth: Array, all_truth: Array) -> float:
-    """Percent of the largest distance between true centres. (n, 3), (n, 3), (m, 3)."""
+    """Percent of the largest distance between true centers. (n, 3), (n, 3), (m, 3)."""
     if len(estimated) < 3 or np.ptp(estimated, axis=0).max() == 0:
         return float("nan")
     aligned = align_similarity(estimated, truth).apply(estimated)

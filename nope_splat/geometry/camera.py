@@ -20,16 +20,16 @@ MIN_SLOPE = 0.2
 class SharedPinhole:
     """One pinhole camera, with radial distortion, for all the photographs that it took.
 
-    The principal point is measured from the image's centre. Distortion is that of OpenCV and of COLMAP's
+    The principal point is measured from the image's center. Distortion is that of OpenCV and of COLMAP's
     RADIAL model: a point at (x, y) on the plane at depth one appears at (1 + k1 r^2 + k2 r^4) (x, y).
 
-    Pixels count from the upper left corner of the image; the centre of the first pixel is (0.5, 0.5).
+    Pixels count from the upper left corner of the image; the center of the first pixel is (0.5, 0.5).
     """
 
     focal: float
     """Focal length in pixels of the full-resolution photographs."""
     offset: tuple[float, float] = (0.0, 0.0)
-    """Principal point minus image centre, (x, y) in pixels of the full-resolution photographs."""
+    """Principal point minus image center, (x, y) in pixels of the full-resolution photographs."""
     radial: tuple[float, float] = (0.0, 0.0)
     """Radial distortion, k1 and k2."""
 
@@ -83,7 +83,7 @@ class SharedPinhole:
         return self.focal * self.unproject(xy, sizes)[..., :2] + self.principal_points(sizes)
 
     def field_of_view(self, size: NDArray[np.int64]) -> float:
-        """Angle in degrees that the longer side of a photograph spans, about the principal point as centre.
+        """Angle in degrees that the longer side of a photograph spans, about the principal point as center.
 
         Args:
             size: Its width and height at full resolution. (2,).

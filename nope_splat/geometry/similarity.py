@@ -25,7 +25,7 @@ class Similarity:
         return self.scale * points @ self.rotation.T + self.translation
 
     def apply_to_poses(self, T_world_camera: Array) -> Array:
-        """Map camera-to-world transforms: their centres and their orientation. (..., 4, 4) -> (..., 4, 4)."""
+        """Map camera-to-world transforms: their centers and their orientation. (..., 4, 4) -> (..., 4, 4)."""
         mapped = T_world_camera.copy()
         mapped[..., :3, :3] = self.rotation @ T_world_camera[..., :3, :3]
         mapped[..., :3, 3] = self.apply(T_world_camera[..., :3, 3])
@@ -43,11 +43,11 @@ def align_similarity(source: Array, target: Array) -> Similarity:
         The similarity.
     """
     source_mean, target_mean = source.mean(0), target.mean(0)
-    centred = source - source_mean
-    left, singular, right = np.linalg.svd((target - target_mean).T @ centred / len(source))
+    centered = source - source_mean
+    left, singular, right = np.linalg.svd((target - target_mean).T @ centered / len(source))
     signs = np.ones(3)
     if np.linalg.det(left) * np.linalg.det(right) < 0:
         signs[2] = -1
     rotation = left * signs @ right
-    scale = float((singular * signs).sum() / (centred**2).sum(1).mean())
+    scale = float((singular * signs).sum() / (centered**2).sum(1).mean())
     return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)

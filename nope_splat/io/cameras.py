@@ -27,7 +27,7 @@ class NamedCamera:
     focal: float
     """Focal length, the mean of x and y, as a share of the image's longer side, whatever the resolution."""
     offset: tuple[float, float] = (0.0, 0.0)
-    """Principal point minus image centre, (x, y) as shares of the image's longer side."""
+    """Principal point minus image center, (x, y) as shares of the image's longer side."""
     radial: tuple[float, float] = (0.0, 0.0)
     """Radial distortion k1 and k2, as of `SharedPinhole`."""
 
@@ -107,7 +107,7 @@ def _read_transforms(path: Path, content: dict[str, Any]) -> dict[str, NamedCame
 
 
 def _offset(intrinsics: Mapping[str, Any]) -> tuple[float, float]:
-    """Principal point minus image centre as shares of the longer side; zero where it is not given."""
+    """Principal point minus image center as shares of the longer side; zero where it is not given."""
     width, height = intrinsics["w"], intrinsics["h"]
     cx, cy = (float(intrinsics.get(key, size / 2)) for key, size in (("cx", width), ("cy", height)))
     return (cx - width / 2) / max(width, height), (cy - height / 2) / max(width, height)

@@ -1,6 +1,6 @@
 """COLMAP's model format, binary and text: three files of cameras, images and points.
 
-Pixels and camera axes are ours: the first pixel's centre is (0.5, 0.5), x right, y down, z forward.
+Pixels and camera axes are ours: the first pixel's center is (0.5, 0.5), x right, y down, z forward.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ColmapPoints:
     xyz: Array
     """World coordinates. (P, 3)."""
     rgb: NDArray[np.uint8]
-    """Colours. (P, 3)."""
+    """Colors. (P, 3)."""
     errors: Array
     """Mean reprojection errors in pixels. (P,)."""
     starts: Indices
@@ -103,7 +103,7 @@ class ColmapPoints:
     """Image number, and index among that image's observations. (O, 2)."""
 
     def rows(self) -> Iterator[tuple[int, Array, NDArray[np.uint8], float, Indices]]:
-        """Number, coordinates, colour, error and track of each point."""
+        """Number, coordinates, color, error and track of each point."""
         for index, (start, end) in enumerate(pairwise(self.starts.tolist())):
             yield (
                 index + 1,

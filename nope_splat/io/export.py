@@ -63,7 +63,7 @@ def colmap_model(scene: SparseScene) -> ColmapModel:
     """The scene in COLMAP's terms.
 
     Photographs and points are numbered from 1 in the scene's order. Portrait and landscape photographs of one
-    camera get cameras of their own, since the principal point is measured from the image's centre.
+    camera get cameras of their own, since the principal point is measured from the image's center.
 
     Args:
         scene: A reconstruction.
@@ -240,7 +240,7 @@ def write_report(scene: SparseScene, path: Path, skipped: Mapping[str, str] | No
     Raises:
         UserError: The file cannot be written.
     """
-    report = summarise(scene)
+    report = summarize(scene)
     report["unregistered"] = dict(scene.failures)
     report["skipped_files"] = dict(skipped or {})
     report["held_out"] = [scene.photo_names[photo] for photo in np.flatnonzero(scene.held_out)]
@@ -248,7 +248,7 @@ def write_report(scene: SparseScene, path: Path, skipped: Mapping[str, str] | No
         path.write_text(json.dumps(report, indent=1))
 
 
-def summarise(scene: SparseScene) -> dict[str, object]:
+def summarize(scene: SparseScene) -> dict[str, object]:
     """The figures of a reconstruction.
 
     Args:

@@ -123,7 +123,7 @@ def read_photo(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.
         size: Width and height to scale to, each pixel the mean over its area; full resolution if None.
 
     Returns:
-        Colours, RGB or (with transparency) RGBA with straight alpha. (H, W, 3 or 4).
+        Colors, RGB or (with transparency) RGBA with straight alpha. (H, W, 3 or 4).
 
     Raises:
         UserError: If the file has become unreadable since it was found.
@@ -133,7 +133,7 @@ def read_photo(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.
         return pixels
     if pixels.shape[2] == 3:
         return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    # What lies under transparent pixels must not bleed: average colours weighted by alpha.
+    # What lies under transparent pixels must not bleed: average colors weighted by alpha.
     alpha = pixels[..., 3:].astype(np.float32)
     weighted = np.concatenate([pixels[..., :3] * alpha, alpha], axis=2)
     weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)
@@ -162,11 +162,11 @@ def read_mask(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.b
 
     used = None
     if photo.mask_path is not None:
-        # A pixel that mixes in what is masked has its colour.
+        # A pixel that mixes in what is masked has its color.
         used = scaled(255 * np.any(_reread(photo.mask_path)[..., :3], axis=2).astype(np.uint8)) == 255
     with Image.open(photo.path) as image:
         transparent = image.has_transparency_data
-    if transparent:  # its colours are averaged by opacity
+    if transparent:  # its colors are averaged by opacity
         opaque = scaled(_reread(photo.path)[..., 3]) > 127
         used = opaque if used is None else used & opaque
     return used
@@ -260,12 +260,12 @@ def _decode(path: Path) -> NDArray[np.uint8]:
             image = image.copy()
     if image.mode == "F":
         raise ValueError("it holds floating-point values; save it with 8 or 16 bits per channel")
-    if image.mode.startswith("I"):  # 16-bit grey
+    if image.mode.startswith("I"):  # 16-bit gray
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError("it holds more than 16 bits per channel; save it with 8 or 16")
-        grey = ((levels * 255 + 32767) // 65535).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        gray = ((levels * 255 + 32767) // 65535).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 

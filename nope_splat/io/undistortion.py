@@ -19,7 +19,7 @@ def read_undistorted_photo(photo: Photo, size: tuple[int, int], camera: SharedPi
         camera: The camera that took it.
 
     Returns:
-        Colours as of `read_photo`, those of the border where the photograph does not reach. (H, W, 3 or 4).
+        Colors as of `read_photo`, those of the border where the photograph does not reach. (H, W, 3 or 4).
     """
     pixels = read_photo(photo, size)
     if not any(camera.radial):
@@ -55,7 +55,7 @@ def read_undistorted_mask(
 def _sources(
     photo: Photo, size: tuple[int, int], camera: SharedPinhole
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Column and row that each pixel comes from; OpenCV counts from the first pixel's centre. (H, W) each."""
+    """Column and row that each pixel comes from; OpenCV counts from the first pixel's center. (H, W) each."""
     full = np.array([photo.width, photo.height])
     scale = np.array(size) / full
     pixels = np.stack(np.meshgrid(*(np.arange(side) + 0.5 for side in size)), axis=-1)

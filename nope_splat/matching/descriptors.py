@@ -1,4 +1,4 @@
-"""Nearest neighbours among descriptors: one matrix product per pair of photographs."""
+"""Nearest neighbors among descriptors: one matrix product per pair of photographs."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def disk_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> Itera
         if mask is not None:
             used = np.flatnonzero(mask[pixels[:, 1], pixels[:, 0]])[: settings.max_keypoints]
             pixels, descriptors = pixels[used], descriptors[used]
-        # DISK names pixels by whole numbers: the centre of pixel 0 is at 0.5.
+        # DISK names pixels by whole numbers: the center of pixel 0 is at 0.5.
         xy = (pixels + 0.5) * (photo.width / size[0], photo.height / size[1])
         yield Keypoints(xy, descriptors, pixel_size, image_size=(photo.width, photo.height))
 
@@ -88,7 +88,7 @@ def lightglue(
     network = _load(load, device)
 
     def entry(one: Keypoints) -> dict[str, torch.Tensor]:
-        # LightGlue counts from the centre of the first pixel, and wants the size of the image.
+        # LightGlue counts from the center of the first pixel, and wants the size of the image.
         values = {
             "keypoints": one.xy / one.pixel_size - 0.5,
             "descriptors": one.descriptors,

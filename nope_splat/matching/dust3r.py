@@ -49,7 +49,7 @@ Code = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class View:
-    """A photograph as the network sees it: scaled, then cut to whole patches about its centre."""
+    """A photograph as the network sees it: scaled, then cut to whole patches about its center."""
 
     size: tuple[int, int]
     """Width and height of the scaled photograph."""

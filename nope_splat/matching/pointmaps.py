@@ -79,7 +79,7 @@ def look_up(source: Pointmap, target: Pointmap) -> Array:
         target: Pointmap of the other photograph, in the same frame and unit.
 
     Returns:
-        Positions in the other photograph, the centre of its first pixel at (0.5, 0.5); NaN where there is
+        Positions in the other photograph, the center of its first pixel at (0.5, 0.5); NaN where there is
         none. (K, 2).
     """
     anchors = anchor_pixels(*source.usable.shape)

@@ -1,7 +1,7 @@
 """Which photographs look alike: retrieval by VLAD descriptors of the photographs' own keypoints.
 
 A vector of locally aggregated descriptors (Jégou et al., CVPR 2010) sums, for each word of a vocabulary, how
-the descriptors that belong to the word differ from it. Normalised by word and over all (Arandjelović and
+the descriptors that belong to the word differ from it. Normalized by word and over all (Arandjelović and
 Zisserman, CVPR 2013), and taken relative to their mean (Jégou and Chum, ECCV 2012: what all photographs show,
 and what two lack alike, says nothing), its inner product tells how much two photographs have in common. The
 vocabulary is made of the photographs at hand, so nothing has to be downloaded.
@@ -139,7 +139,7 @@ def _chance(vlad: NDArray[np.float32], dimension: int) -> float:
 
 
 def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32]:
-    """Centres of k-means over a sample of the descriptors. (W, D)."""
+    """Centers of k-means over a sample of the descriptors. (W, D)."""
     rng = np.random.default_rng(seed)
     share = -(-NUM_WORDS * SAMPLE // len(keypoints))
     sample = np.concatenate(
@@ -166,7 +166,7 @@ def _by_word(
 
 
 def _aggregate(descriptors: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum of what the descriptors differ from their words, each word's part and the whole normalised."""
+    """Sum of what the descriptors differ from their words, each word's part and the whole normalized."""
     used, sums, counts = _by_word(descriptors, words)
     residuals = np.zeros_like(words)
     residuals[used] = sums - counts[:, None] * words[used]

@@ -31,20 +31,20 @@ def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
         The keypoints, strongest first; few or none if the photograph lacks texture.
     """
     pixel_size, size = settings.feature_size(photo)
-    grey = cv2.cvtColor(read_photo(photo, size)[..., :3], cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(read_photo(photo, size)[..., :3], cv2.COLOR_RGB2GRAY)
     mask = read_mask(photo, size)
     # Without the precise upscale OpenCV's coordinates are off by a quarter of a pixel.
     detector = cv2.SIFT.create(contrastThreshold=0.02, enable_precise_upscale=True)
-    found = detector.detect(grey, np.ones_like(grey) if mask is None else mask.astype(np.uint8))
+    found = detector.detect(gray, np.ones_like(gray) if mask is None else mask.astype(np.uint8))
     if not found:
         return Keypoints(np.zeros((0, 2)), np.zeros((0, 128), np.float32), pixel_size)
     xy = np.array([point.pt for point in found])
     diameter = np.array([point.size for point in found])
     strength = np.array([point.response for point in found])
     chosen = choose_keypoints(xy / max(size), diameter, strength, settings.max_keypoints)
-    _, descriptors = detector.compute(grey, [found[index] for index in chosen])
+    _, descriptors = detector.compute(gray, [found[index] for index in chosen])
     return Keypoints(
-        # OpenCV puts the centre of the first pixel at (0, 0).
+        # OpenCV puts the center of the first pixel at (0, 0).
         (xy[chosen] + 0.5) * (photo.width / size[0], photo.height / size[1]),
         _root_sift(descriptors.astype(np.float32)),
         pixel_size,
@@ -85,5 +85,5 @@ def choose_keypoints(
 
 
 def _root_sift(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Square roots of L1-normalised descriptors: their dot product is the Hellinger kernel. (K, 128)."""
+    """Square roots of L1-normalized descriptors: their dot product is the Hellinger kernel. (K, 128)."""
     return np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))

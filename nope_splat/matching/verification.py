@@ -40,7 +40,7 @@ def verify_pair(
     keypoints: Sequence[Keypoints],
     settings: MatchingSettings,
 ) -> PairMatches | None:
-    """Estimate the epipolar geometry of a pair by RANSAC with local optimisation (poselib), seeded.
+    """Estimate the epipolar geometry of a pair by RANSAC with local optimization (poselib), seeded.
 
     Args:
         first: Index of one photograph.

@@ -1,4 +1,4 @@
-"""Cameras that are optimised with the Gaussians: a small motion per photograph, a focal length per camera.
+"""Cameras that are optimized with the Gaussians: a small motion per photograph, a focal length per camera.
 
 Where that is asked for, a principal point and radial distortion per camera too (`LearnedLens`).
 
@@ -95,16 +95,16 @@ def radial_terms(camera: Cameras) -> Tensor | None:
 
 @dataclass
 class NopeCameraOptimizerConfig(CameraOptimizerConfig):
-    """Configuration of the optimised cameras."""
+    """Configuration of the optimized cameras."""
 
     _target: type = field(default_factory=lambda: NopeCameraOptimizer)
     optimize_focal: bool = True
-    """Whether the focal lengths are optimised (the mode decides about the poses)."""
+    """Whether the focal lengths are optimized (the mode decides about the poses)."""
     optimize_principal_point: bool = False
-    """Whether the principal points are optimised, of cameras whose photographs are all portrait or all
+    """Whether the principal points are optimized, of cameras whose photographs are all portrait or all
     landscape."""
     optimize_distortion: bool = False
-    """Whether two radial terms per camera are optimised: renderings are seen through the lens, by resampling.
+    """Whether two radial terms per camera are optimized: renderings are seen through the lens, by resampling.
 
     The reconstruction looks for distortion then, too, and what it found, if any, is where the terms start.
     With this or the option before, photographs are compared with as they are, not undistorted."""
@@ -121,12 +121,12 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
     A pixel in four says nearly as much about the cameras, and takes a quarter of the time."""
     trans_l2_penalty: float = 0.0
-    """Pull of the camera positions towards the reconstruction; the track losses do this better."""
+    """Pull of the camera positions toward the reconstruction; the track losses do this better."""
     rot_l2_penalty: float = 0.0
-    """Pull of the camera rotations towards the reconstruction; the track losses do this better."""
+    """Pull of the camera rotations toward the reconstruction; the track losses do this better."""
 
     def learns_lens(self) -> bool:
-        """Whether anything of a camera but its pose and focal length is optimised."""
+        """Whether anything of a camera but its pose and focal length is optimized."""
         return self.optimize_principal_point or self.optimize_distortion
 
 
@@ -190,7 +190,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         Args:
             poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
             focal: Focal lengths in pixels of the full-resolution photographs. (K,).
-            lens: Principal points and distortion, where these are optimised. (K, 2) each.
+            lens: Principal points and distortion, where these are optimized. (K, 2) each.
         """
         if self.learned_lens is not None and lens is not None:
             self.learned_lens.set_lens(lens)
@@ -202,7 +202,7 @@ class NopeCameraOptimizer(CameraOptimizer):
             self.log_focal.copy_((focal / self.base_focal).log())
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Motions `exp(delta)` from optimised to original camera coordinates. (K,) to (K, 3, 4)."""
+        """Motions `exp(delta)` from optimized to original camera coordinates. (K,) to (K, 3, 4)."""
         return self._motions(indices.to(self.base_poses.device))
 
     def _motions(self, views: Tensor | slice) -> Tensor:
@@ -214,11 +214,11 @@ class NopeCameraOptimizer(CameraOptimizer):
         return exponential(self.pose_adjustment[views])
 
     def poses(self) -> Tensor:
-        """Optimised camera-to-world transforms of all training views, OpenGL axes. (V, 3, 4)."""
+        """Optimized camera-to-world transforms of all training views, OpenGL axes. (V, 3, 4)."""
         return pose_utils.multiply(self.base_poses, self._motions(slice(None)))
 
     def focal(self) -> Tensor:
-        """Optimised focal lengths in pixels of the full-resolution photographs. (K,)."""
+        """Optimized focal lengths in pixels of the full-resolution photographs. (K,)."""
         return self.base_focal * self.log_focal.exp()
 
     def view_focals(self) -> Tensor:
@@ -226,7 +226,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return self.focal()[self.intrinsics_ids]
 
     def apply_to_camera(self, camera: Cameras) -> Tensor:
-        """Optimised pose of a training camera, recognised by nerfstudio's `cam_idx`; other poses unchanged.
+        """Optimized pose of a training camera, recognized by nerfstudio's `cam_idx`; other poses unchanged.
 
         Args:
             camera: One camera.
@@ -241,7 +241,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return pose_utils.multiply(self.base_poses[view : view + 1], motion).to(camera.device)
 
     def lens(self) -> Lens | None:
-        """Optimised principal points and distortion of the K cameras; None where they are not optimised."""
+        """Optimized principal points and distortion of the K cameras; None where they are not optimized."""
         return None if self.learned_lens is None else self.learned_lens.lens()
 
     def view_lens(self) -> Lens | None:
@@ -250,10 +250,10 @@ class NopeCameraOptimizer(CameraOptimizer):
         return None if lens is None else lens.of(self.intrinsics_ids)
 
     def apply_to_intrinsics(self, camera: Cameras, K: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Optimised intrinsics of a training camera; others stay.
+        """Optimized intrinsics of a training camera; others stay.
 
         Args:
-            camera: One camera, recognised by nerfstudio's `cam_idx`.
+            camera: One camera, recognized by nerfstudio's `cam_idx`.
             K: Its intrinsic matrix by the reconstruction, at any resolution. (1, 3, 3).
 
         Returns:
@@ -272,7 +272,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return adjusted, radial[0]
 
     def cameras(self, start: Sequence[SharedPinhole]) -> tuple[SharedPinhole, ...]:
-        """The cameras of the reconstruction with what has been optimised.
+        """The cameras of the reconstruction with what has been optimized.
 
         Args:
             start: Cameras of the reconstruction. K.
@@ -311,7 +311,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return tuple(range(first, num_iterations, interval))
 
     def get_loss_dict(self, loss_dict: dict) -> None:
-        """Add the pull towards the reconstruction's poses, where asked for."""
+        """Add the pull toward the reconstruction's poses, where asked for."""
         if self.config.trans_l2_penalty or self.config.rot_l2_penalty:
             super().get_loss_dict(loss_dict)
 
@@ -319,8 +319,8 @@ class NopeCameraOptimizer(CameraOptimizer):
     def get_metrics_dict(self, metrics_dict: dict) -> None:
         """Add focal length (full-resolution pixels), its change, and how far the cameras moved and turned.
 
-        After a joint adjustment, also what that did; where they are optimised, also principal point (pixels
-        from the image centre) and distortion. With several cameras, `/` and their numbers, from 1 on, follow
+        After a joint adjustment, also what that did; where they are optimized, also principal point (pixels
+        from the image center) and distortion. With several cameras, `/` and their numbers, from 1 on, follow
         the names of intrinsics.
         """
         metrics_dict |= self.last_adjustment

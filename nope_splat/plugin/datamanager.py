@@ -34,7 +34,7 @@ class OptimizedCameras(NamedTuple):
     focals: Tensor
     """Focal length of each camera in pixels of the full-resolution photographs. (K,)."""
     lens: Lens | None = None
-    """Their principal points and distortion, if these were optimised. (K, 2) each."""
+    """Their principal points and distortion, if these were optimized. (K, 2) each."""
 
 
 @dataclass
@@ -113,7 +113,7 @@ class NopeDataManager(FullImageDatamanager):
         )
 
     def set_cameras(self, cameras: OptimizedCameras) -> None:
-        """Give the datasets optimised cameras, which viewer, rendering and export show.
+        """Give the datasets optimized cameras, which viewer, rendering and export show.
 
         Args:
             cameras: In the order of the datasets.

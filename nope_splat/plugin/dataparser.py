@@ -52,7 +52,7 @@ class NopeDataParserConfig(DataParserConfig):
     """Where Gaussians start beside the track points: on a dense point cloud by optical flow; nowhere; or on
     depth maps, one for each patch of the photographs, sized by its footprint and as opaque as the map is
     trusted (SPFSplat's idea, for few or textureless photographs). The matcher dust3r brings the maps; with
-    others they come from a network or from files, see depth.model for what it needs and its licences."""
+    others they come from a network or from files, see depth.model for what it needs and its licenses."""
     seeding: SeedSettings = field(default_factory=SeedSettings)
     """How dense seeds are found; of those on depth maps, the size of photographs and patches alone."""
     depth_priors: tyro.conf.Suppress[bool] = False

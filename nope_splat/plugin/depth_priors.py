@@ -49,7 +49,7 @@ class DepthPriors:
     """By training view; views whose map fits no scale and shift have none."""
     inverse: bool
     """Whether the values are inverse depths."""
-    neighbours: dict[int, tuple[int, ...]]
+    neighbors: dict[int, tuple[int, ...]]
     """Views that share most matches with a view, of those that have a prior."""
 
     def to(self, device: torch.device) -> DepthPriors:
@@ -103,8 +103,8 @@ def make_depth_priors(
         if one in view_of_photo and other in view_of_photo:
             partners[view_of_photo[one]].append(view_of_photo[other])
             partners[view_of_photo[other]].append(view_of_photo[one])
-    neighbours = {view: tuple(others[:NEIGHBOURS]) for view, others in partners.items()}
-    return DepthPriors(views, any(each.kind == "disparity" for each in maps.values()), neighbours)
+    neighbors = {view: tuple(others[:NEIGHBOURS]) for view, others in partners.items()}
+    return DepthPriors(views, any(each.kind == "disparity" for each in maps.values()), neighbors)
 
 
 def _prior(

@@ -19,7 +19,7 @@ from nope_splat.splatting.depth_losses import (
 from nope_splat.splatting.lens import Lens
 
 SAMPLES = 1024
-"""Pixels of each photograph that are compared with a neighbour's."""
+"""Pixels of each photograph that are compared with a neighbor's."""
 
 
 class DepthSupervision(nn.Module):
@@ -29,8 +29,8 @@ class DepthSupervision(nn.Module):
         num_views: Number V of training views.
         priors: The priors; only a training has them.
         depth_weight: Weight of the difference between rendered depth and priors.
-        chamfer_weight: Weight of the Chamfer distance between neighbours.
-        surface_weight: Weight of the surface loss between neighbours.
+        chamfer_weight: Weight of the Chamfer distance between neighbors.
+        surface_weight: Weight of the surface loss between neighbors.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class DepthSupervision(nn.Module):
             losses["depth"] = self.depth_weight * self._depth(
                 view, outputs["depth"][..., 0], outputs["accumulation"][..., 0], self.priors
             )
-        others = self.priors.neighbours[view]
+        others = self.priors.neighbors[view]
         if others and (self.chamfer_weight or self.surface_weight):
             pair = view, others[int(torch.randint(len(others), (), device="cpu"))]
             chamfer, surface = self._between(pair, T_camera_world, focals, lens, self.priors)
@@ -101,7 +101,7 @@ class DepthSupervision(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Chamfer distance and surface loss between random pixels of two views.
 
-        Only what lies within the used part of the other photograph is compared: neighbours among unordered
+        Only what lies within the used part of the other photograph is compared: neighbors among unordered
         photographs overlap in part.
         """
         clouds, colors, cameras = [], [], []

@@ -1,4 +1,4 @@
-"""Poses of held-out photographs in a scene whose cameras have been optimised.
+"""Poses of held-out photographs in a scene whose cameras have been optimized.
 
 Training moves the world under the held-out photographs, so their poses must follow before a comparison says
 anything. They are registered against the track points and then refined on the rendering, with everything else
@@ -16,7 +16,7 @@ from torch import Tensor
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.plugin.camera_optimizer import intrinsic_matrices, radial_terms, switch_axes, world_to_camera
 from nope_splat.refinement.photometric import RenderedView, usable_pixels
-from nope_splat.refinement.single_pose import Sightings, minimise
+from nope_splat.refinement.single_pose import Sightings, minimize
 from nope_splat.sfm import SparseScene
 from nope_splat.sfm.registration.resection import resect
 from nope_splat.splatting.gaussians import Gaussians
@@ -27,7 +27,7 @@ class SplatModel(Protocol):
     """What alignment needs of a model: `NopeSplatModel`, or another one that is to be compared with it."""
 
     background_color: Tensor
-    """Colour behind the Gaussians. (3,)."""
+    """Color behind the Gaussians. (3,)."""
 
     def gaussians(self) -> Gaussians:
         """All Gaussians, ready to be rendered."""
@@ -43,7 +43,7 @@ class SplatModel(Protocol):
         *,
         render_mode: Literal["RGB", "RGB+ED"] = "RGB",
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Colours, depth, opacity and a report, as `NopeSplatModel.render`."""
+        """Colors, depth, opacity and a report, as `NopeSplatModel.render`."""
         ...
 
 
@@ -55,8 +55,8 @@ def resect_held_out(
     Args:
         scene: The reconstruction, with the correspondences of the photograph.
         photo: Index of the photograph in the scene.
-        points: Optimised track points. (P, 3).
-        camera: Its camera, with what has been optimised.
+        points: Optimized track points. (P, 3).
+        camera: Its camera, with what has been optimized.
 
     Returns:
         Camera-to-world transform, OpenGL axes (3, 4), and the points that agree with it; None if too few
@@ -107,14 +107,14 @@ def refine_pose(
         return RenderedView(rendered, seen, depth[..., 0], used, *intrinsics)
 
     with torch.no_grad():
-        pose = minimise(look, world_to_camera(camera.camera_to_worlds)[0], sightings, max_steps)
+        pose = minimize(look, world_to_camera(camera.camera_to_worlds)[0], sightings, max_steps)
     return switch_axes(torch.linalg.inv(pose)).float()[:3]
 
 
 def render_photo(
     model: SplatModel, gaussians: Gaussians, camera: Cameras, T_camera_world: Tensor
 ) -> Rendering:
-    """Render what a photograph shows, with depth and on the colour behind the Gaussians.
+    """Render what a photograph shows, with depth and on the color behind the Gaussians.
 
     Args:
         model: The model.

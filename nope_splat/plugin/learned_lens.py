@@ -124,9 +124,9 @@ class LearnedLens(nn.Module):
         Returns:
             Mean, standard deviation. (K, 4) each.
         """
-        centred = OFFSET_SIGMA * self.size.amax(1, keepdim=True).expand(-1, 2)
+        centered = OFFSET_SIGMA * self.size.amax(1, keepdim=True).expand(-1, 2)
         mean = torch.cat([-self.offset, torch.zeros_like(self.radial)], 1)
-        return mean, torch.cat([centred, CORNER_SIGMA / self._corner()], 1)
+        return mean, torch.cat([centered, CORNER_SIGMA / self._corner()], 1)
 
     def _corner(self) -> Tensor:
         """Second and fourth power of the corners' distance from the axis at depth one. (K, 2)."""

@@ -58,7 +58,7 @@ def open_run(config: Path) -> Run:
 
 
 @torch.no_grad()
-def optimised_scene(pipeline: NopePipeline) -> SparseScene:
+def optimized_scene(pipeline: NopePipeline) -> SparseScene:
     """The reconstruction with the cameras and track points that training made of it.
 
     Args:

@@ -1,4 +1,4 @@
-"""The model: Gaussians, track points and cameras that are optimised together."""
+"""The model: Gaussians, track points and cameras that are optimized together."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class NopeSplatModelConfig(NopeSplatModelOptions):
 
 
 class NopeSplatModel(SplatParameters):
-    """Splatfacto with optimised cameras and track points, on CUDA or on a CPU.
+    """Splatfacto with optimized cameras and track points, on CUDA or on a CPU.
 
     Where Splatfacto assumes CUDA (construction, rendering) it is replaced; the commands and the viewer of
-    nerfstudio keep recognising it. The metadata of the training data provide the track observations.
+    nerfstudio keep recognizing it. The metadata of the training data provide the track observations.
     """
 
     config: NopeSplatModelConfig  # pyright: ignore[reportIncompatibleVariableOverride] (only the flags that work)
@@ -98,15 +98,15 @@ class NopeSplatModel(SplatParameters):
         self.info: dict[str, Any] = {}
         self.crop_box = None
         color = self.config.background_color
-        # Where nothing is, the mean colour of the scene is the best guess. A buffer: only a training has all
-        # seeds, and what comes after it is to show the same colour.
+        # Where nothing is, the mean color of the scene is the best guess. A buffer: only a training has all
+        # seeds, and what comes after it is to show the same color.
         mean_color = self.seed_points[1].float().mean(dim=0) / 255
         self.register_buffer(
             "background_color", mean_color if color == "random" else get_color(color).clone()
         )
         self._viewer_backgrounds: dict[int, Tensor] = {}
 
-    # Optimisation.
+    # Optimization.
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Parameter groups of Gaussians, track points and cameras."""
@@ -139,7 +139,7 @@ class NopeSplatModel(SplatParameters):
     # Rendering.
 
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:  # pyright: ignore[reportIncompatibleMethodOverride] (Splatfacto names it so too)
-        """Render one camera, seen through its lens; in training at its optimised pose and intrinsics.
+        """Render one camera, seen through its lens; in training at its optimized pose and intrinsics.
 
         Args:
             camera: One camera, OpenGL axes.
@@ -232,7 +232,7 @@ class NopeSplatModel(SplatParameters):
             K: Intrinsic matrix; by it alone the view's edges receive no gradient (`fold_intrinsics`).
                 (1, 3, 3).
             size: Width and height in pixels.
-            background: Colour. (3,).
+            background: Color. (3,).
             sh_degree: Degree of the spherical harmonics; all of them by default.
             render_mode: With or without depth.
             radial: Distortion k1 and k2 of the lens, if any. (2,).
@@ -306,7 +306,7 @@ class NopeSplatModel(SplatParameters):
 
     @torch.no_grad()
     def reprojection_errors(self) -> Tensor:
-        """Of the observed track points at the optimised cameras, in full-resolution pixels. (O,)."""
+        """Of the observed track points at the optimized cameras, in full-resolution pixels. (O,)."""
         return reprojection_errors(*self._tracks())
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
@@ -342,7 +342,7 @@ class NopeSplatModel(SplatParameters):
 
         Args:
             batch: From the data manager.
-            background: Colour behind photographs with an alpha channel. (3,) or (H, W, 3).
+            background: Color behind photographs with an alpha channel. (3,) or (H, W, 3).
 
         Returns:
             The photograph (H, W, 3), and its mask (H, W, 1), if it has one.

@@ -19,9 +19,9 @@ class NopeSplatModelOptions(ModelConfig):
     camera_optimizer: NopeCameraOptimizerConfig = field(
         default_factory=lambda: NopeCameraOptimizerConfig(mode="SE3")
     )
-    """The optimised cameras; mode "off" freezes the poses."""
+    """The optimized cameras; mode "off" freezes the poses."""
     track_points: Literal["separate", "tied"] = "separate"
-    """Track points as parameters of their own (renders better) or as the centres of Gaussians (the paper)."""
+    """Track points as parameters of their own (renders better) or as the centers of Gaussians (the paper)."""
     ssim_lambda: Annotated[float, SHARE] = 0.2
     """Share of the structural term in the photometric loss."""
     track_2d_weight: Annotated[float, NOT_NEGATIVE] = 0.1
@@ -37,16 +37,16 @@ class NopeSplatModelOptions(ModelConfig):
     fitted to the track points and then learned.
 
     Any depth weight asks for depth maps: from a network (see datamanager.dataparser.depth.model for what it
-    needs and its licences), one's own (...depth.maps) or the matcher dust3r. This one moves Gaussians and, as
+    needs and its licenses), one's own (...depth.maps) or the matcher dust3r. This one moves Gaussians and, as
     the next two, scales and shifts. Cameras follow all three where Adam moves them (camera-optimizer.method
     adam); joint adjustments know nothing of depth maps."""
     chamfer_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the Chamfer distance between the clouds that the depth maps of neighbouring photographs make,
+    """Weight of the Chamfer distance between the clouds that the depth maps of neighboring photographs make,
     in world units (NoPe-NeRF): it brings maps and cameras into line. Needs depth maps, as depth-weight does.
     With joint adjustments it moves scales and shifts alone."""
     surface_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the colour difference between a photograph and where a neighbour shows the surface of its
-    depth map (NoPe-NeRF): it does so by colours. Needs depth maps, as depth-weight does. With joint
+    """Weight of the color difference between a photograph and where a neighbor shows the surface of its
+    depth map (NoPe-NeRF): it does so by colors. Needs depth maps, as depth-weight does. With joint
     adjustments it moves scales and shifts alone."""
     scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the size of the tied track Gaussians, in world units (the median depth is one)."""
@@ -55,7 +55,7 @@ class NopeSplatModelOptions(ModelConfig):
     sh_interval: Annotated[float, POSITIVE] = 0.03
     """Share of the training after which each further degree is used."""
     background_color: Literal["random", "black", "white"] = "random"
-    """Colour behind the Gaussians; random in training is the scene's mean colour in evaluation."""
+    """Color behind the Gaussians; random in training is the scene's mean color in evaluation."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """Antialiased Gaussians render well at any resolution, but other viewers show their .ply wrongly."""
     num_downscales: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=2, cpu=1)] = "auto"
@@ -85,7 +85,7 @@ class NopeSplatModelOptions(ModelConfig):
     cull_screen_size: Annotated[float, NOT_NEGATIVE] = 0.15
     """Share of the image above which Gaussians are removed, after the first reset of opacities."""
     max_screen_size: Annotated[float, POSITIVE] = 0.25
-    """Share of the image's longer side that a Gaussian may reach from its centre."""
+    """Share of the image's longer side that a Gaussian may reach from its center."""
     # The short training of a CPU cannot afford opacity resets. Large Gaussians, which these would remove, are
     # split as long as there is densification; otherwise they veil views beyond the training cameras.
     stop_screen_size: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.13, cpu=0.5)] = "auto"

@@ -24,7 +24,7 @@ class SplatParameters(SplatfactoModel):
     gauss_params: ParameterDict
     """The free Gaussians, by the names in `PARAMETERS`; densification replaces the parameters."""
     track_params: ParameterDict
-    """The Gaussians whose centres are the track points, likewise; empty if the points are apart from them."""
+    """The Gaussians whose centers are the track points, likewise; empty if the points are apart from them."""
     track_points: Parameter | None
     """The track points, if they are apart from the Gaussians. (P, 3)."""
 
@@ -35,7 +35,7 @@ class SplatParameters(SplatfactoModel):
 
     @property
     def means(self) -> Tensor:
-        """Centres in world coordinates. (N, 3)."""
+        """Centers in world coordinates. (N, 3)."""
         return self._parameter("means")
 
     @property
@@ -65,7 +65,7 @@ class SplatParameters(SplatfactoModel):
 
     @property
     def colors(self) -> Tensor:
-        """Colours seen from nowhere in particular. (N, 3)."""
+        """Colors seen from nowhere in particular. (N, 3)."""
         return SH2RGB(self.features_dc)
 
     @property

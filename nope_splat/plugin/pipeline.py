@@ -1,4 +1,4 @@
-"""The pipeline: optimised cameras in checkpoints, and evaluation on held-out photographs."""
+"""The pipeline: optimized cameras in checkpoints, and evaluation on held-out photographs."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def lens_rows(camera: SharedPinhole) -> Rows:
         What it is to how it is.
     """
     return {
-        "principal point": "{:+.1f}, {:+.1f} px from the centre".format(*camera.offset),
+        "principal point": "{:+.1f}, {:+.1f} px from the center".format(*camera.offset),
         "radial distortion": "{:+.4f}, {:+.4f}".format(*camera.radial),
     }
 

@@ -1,4 +1,4 @@
-"""What the method adds to nerfstudio's viewer: a panel, and cameras and track points as they are optimised.
+"""What the method adds to nerfstudio's viewer: a panel, and cameras and track points as they are optimized.
 
 nerfstudio moves the frusta of the training photographs itself; here they get the learned field of view, and
 those of the held-out photographs join them.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
 TRAINING, HELD_OUT, LEFT_OUT = (47, 111, 176), (217, 130, 43), (194, 59, 59)
-"""Colours of training, of held-out photographs and of those without a pose, as in the report."""
+"""Colors of training, of held-out photographs and of those without a pose, as in the report."""
 STEP_BACK = 0.3
 """How far behind a photograph's camera a browser starts; the median depth is one."""
 POINT_SIZE = 0.04
@@ -55,6 +55,24 @@ CURVES = {
 """What the panel plots over the training."""
 SIGNED = ("focal_change_percent",)
 """Of these, what may be negative."""
+
+
+class DepartedBrowser:
+    """Takes the place of a browser's renderer when the browser has gone."""
+
+    def action(self, action: Any) -> None:
+        """Render nothing."""
+
+
+class Renderers(dict[int, Any]):
+    """nerfstudio's renderers by the number of their browser.
+
+    When a browser leaves while its camera moves, nerfstudio still asks for its renderer, within viser's
+    `atomic`. A KeyError there would leave viser's lock locked for good, and the training waiting for it.
+    """
+
+    def __missing__(self, client_id: int) -> DepartedBrowser:
+        return DepartedBrowser()
 
 
 class ShownPipeline(Protocol):
@@ -91,6 +109,7 @@ class NopeViewerControl(ViewerControl):
         from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
         super()._setup(viewer)
+        viewer.render_statemachines = Renderers(viewer.render_statemachines)
         self._scale = VISER_NERFSTUDIO_SCALE_RATIO
         gui = self.viser_server.gui
         with gui.add_folder("nope-splat"):
@@ -99,7 +118,7 @@ class NopeViewerControl(ViewerControl):
                 "Track points",
                 False,
                 disabled=not self._pipeline.same_scene,
-                hint="Coloured by mean reprojection error",
+                hint="Colored by mean reprojection error",
             )
             self._legend = gui.add_markdown("", visible=False)
             self._show_held_out = gui.add_checkbox("Held-out photographs", True)
@@ -276,7 +295,7 @@ class NopeViewerControl(ViewerControl):
 
 
 def _photographs(scene: SparseScene) -> str:
-    """Which colour stands for what, and the photographs without a pose and why, as markdown."""
+    """Which color stands for what, and the photographs without a pose and why, as markdown."""
     kinds = (
         ("trained on", TRAINING, scene.registered & ~scene.held_out),
         ("held out", HELD_OUT, scene.registered & scene.held_out),

@@ -73,7 +73,7 @@ def adjust_jointly(
     tolerance: float = 1e-3,
     halvings: tuple[int, ...] = HALVINGS,
 ) -> JointResult:
-    """Minimise the reprojection cost of the tracks plus the photometric cost of the views.
+    """Minimize the reprojection cost of the tracks plus the photometric cost of the views.
 
     Each kind of residual counts in units of its own noise, estimated by the median absolute value; the
     pixels, which depend on each other, are discounted as `worth_of_pixels` tells. So nothing is

@@ -1,4 +1,4 @@
-"""Normal equations of aligning photographs to renderings: what the colours say about the cameras.
+"""Normal equations of aligning photographs to renderings: what the colors say about the cameras.
 
 The rendering of a view is moved, not made anew: a camera that moves by xi takes the scene point behind a
 pixel from x to x + J xi, with J as in bundle adjustment and the rendered depth. To first order the rendering
@@ -21,7 +21,7 @@ from nope_splat.splatting.lens import stretch, undistort
 MIN_OPACITY = 0.9
 """Pixels that let more background through have no depth to speak of."""
 MAX_DEPTH_STEP = 0.05
-"""Relative change of depth to a neighbouring pixel beyond which the two may not move together."""
+"""Relative change of depth to a neighboring pixel beyond which the two may not move together."""
 CAUCHY = 2.385
 """Residual in standard deviations at which the Cauchy function flattens: 95 % efficient for normal noise."""
 MIN_NOISE = 12**-0.5 / 255
@@ -159,7 +159,7 @@ def robust_noise(view: RenderedView) -> float:
         view: Rendering and photograph.
 
     Returns:
-        In units of colour; at least that of rounding.
+        In units of color; at least that of rounding.
     """
     residuals = view.residuals()
     return max(1.4826 * float(residuals.abs().median()), MIN_NOISE) if len(residuals) else MIN_NOISE
@@ -176,7 +176,7 @@ def photometric_cost(view: RenderedView, noise: float) -> float:
 
 
 def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
-    """Linearise the cost of every pixel.
+    """Linearize the cost of every pixel.
 
     Args:
         view: Rendering and photograph.
@@ -196,7 +196,7 @@ def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
 def worth_of_pixels(pixels: PixelEquations, used: Tensor) -> float:
     """How much the pixels of a view are worth.
 
-    Pixels are no independent witnesses: what blurs or shades one blurs and shades its neighbours. Summed as
+    Pixels are no independent witnesses: what blurs or shades one blurs and shades its neighbors. Summed as
     if they were, they would outvote any number of tracks. The sum is a composite likelihood; multiplied by
     p / tr(H^-1 S), with the number p of pose parameters, the matrix H of the equations and the covariance S
     of their gradient, it carries the information that it really has (Varin, Reid and Firth 2011). S is

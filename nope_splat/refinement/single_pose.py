@@ -1,4 +1,4 @@
-"""The best pose of one photograph in a finished splat, by its colours and by the track points it shows.
+"""The best pose of one photograph in a finished splat, by its colors and by the track points it shows.
 
 Adam would need a hundred renderings with their gradients, and lose its way with its first steps, which are as
 long as its learning rate however good the start is. Levenberg-Marquardt needs about ten renderings.
@@ -75,8 +75,8 @@ class Sightings:
         )
 
 
-def minimise(look: Look, T_camera_world: Tensor, sightings: Sightings | None, max_steps: int) -> Tensor:
-    """Minimise the photometric cost of a pose, coarse to fine, plus the reprojection cost of the sightings.
+def minimize(look: Look, T_camera_world: Tensor, sightings: Sightings | None, max_steps: int) -> Tensor:
+    """Minimize the photometric cost of a pose, coarse to fine, plus the reprojection cost of the sightings.
 
     Each kind of residual counts in units of its own noise, and the pixels, which depend on each other, as
     much as `worth_of_pixels` tells. What no training photograph shows disagrees with every pose: it is

@@ -17,7 +17,7 @@ from nope_splat.plugin.history import History
 from nope_splat.sfm import SparseScene
 
 TRAINING, HELD_OUT, LEFT_OUT, MUTED = "#2f6fb0", "#d9822b", "#c23b3b", "#9aa3ad"
-"""Colours of the three kinds of photographs, and of what stands behind."""
+"""Colors of the three kinds of photographs, and of what stands behind."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -34,8 +34,8 @@ STYLE: dict[Any, Any] = {
 }
 TITLES = {
     "focal_change_percent": "Change of the focal length (%)",
-    "principal_point_x_px": "Principal point, x from the image centre (px)",
-    "principal_point_y_px": "Principal point, y from the image centre (px)",
+    "principal_point_x_px": "Principal point, x from the image center (px)",
+    "principal_point_y_px": "Principal point, y from the image center (px)",
     "radial_k1": "Radial distortion k1",
     "radial_k2": "Radial distortion k2",
     "reprojection_error_px": "Mean reprojection error (px)",
@@ -54,7 +54,7 @@ NOISY = frozenset({"photometric", "psnr"})
 
 
 def photo_colors(scene: SparseScene) -> list[str]:
-    """Colour of the kind of each photograph. (N,)."""
+    """Color of the kind of each photograph. (N,)."""
     held_out = np.where(scene.held_out, HELD_OUT, TRAINING)
     return np.where(scene.registered, held_out, LEFT_OUT).tolist()
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from nope_splat.io.images import Photo, read_photo
 from nope_splat.plugin.held_out_views import held_out_views
-from nope_splat.plugin.load_run import Run, optimised_scene
+from nope_splat.plugin.load_run import Run, optimized_scene
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.summary import reconstruction_rows, training_rows
 from nope_splat.report import figures
@@ -61,7 +61,7 @@ def render_page(run: Run) -> str:
     """
     pipeline = run.pipeline
     dataparser = pipeline.datamanager.dataparser
-    before, after = dataparser.scene, optimised_scene(pipeline)
+    before, after = dataparser.scene, optimized_scene(pipeline)
     title = escape(f"{run.config.experiment_name}, iteration {run.step + 1}")
     photos = {photo.name: photo for photo in dataparser.folder.photos}
     sections = [
@@ -79,7 +79,7 @@ def render_page(run: Run) -> str:
         "<div><h2>Match graph</h2><p class=quiet>Lines join photographs that match, the more matches the"
         " wider; bold is the maximum spanning tree. Held-out photographs take no part.</p>",
         f"{_drawing(figures.match_graph(before), 'match graph')}</div>",
-        "<div><h2>Cameras and points from above</h2><p class=quiet>Numbers and colours are those of the"
+        "<div><h2>Cameras and points from above</h2><p class=quiet>Numbers and colors are those of the"
         " photographs. Distant points lie beyond the border.</p>",
         f"{_drawing(figures.top_view(after), 'cameras and points from above')}</div>",
         "</div>",

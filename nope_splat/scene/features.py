@@ -65,7 +65,7 @@ class Pointmaps:
     """The pointmaps of pairs, each photograph's on a grid of its own."""
 
     pixel_sizes: NDArray[np.float64]
-    """Distance between neighbours on each grid, across and down, in full-resolution pixels. (N, 2)."""
+    """Distance between neighbors on each grid, across and down, in full-resolution pixels. (N, 2)."""
     corners: NDArray[np.float64]
     """Upper left corner of each grid, half of that distance before the first place. (N, 2)."""
     pairs: tuple[PairPointmaps, ...]

@@ -20,7 +20,7 @@ from nope_splat.scene.tracks import MatchGraph, Observations
 class SparseScene:
     """Cameras and track points in one world frame, with the observations that support them.
 
-    The world is normalised: z points up as the cameras have it, the median depth of the observations
+    The world is normalized: z points up as the cameras have it, the median depth of the observations
     is one, the origin is the median of the points.
     """
 
@@ -41,7 +41,7 @@ class SparseScene:
     points: NDArray[np.float64]
     """Track points in world coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
-    """Mean colour of each point over its observations, RGB. (P, 3)."""
+    """Mean color of each point over its observations, RGB. (P, 3)."""
     observations: Observations
     """Observations of the points in registered training photographs; every point has at least two."""
     noise: NDArray[np.float64]
@@ -178,7 +178,7 @@ _ARRAYS = (
 )
 
 
-def normalise(scene: SparseScene) -> SparseScene:
+def normalize(scene: SparseScene) -> SparseScene:
     """Bring the world to its standard frame; nothing that a photograph shows changes.
 
     z is the mean of the cameras' up directions, x the horizontal part of the first camera's right (or,

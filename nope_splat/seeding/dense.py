@@ -1,4 +1,4 @@
-"""Dense seeds for the Gaussians: a coloured point for nearly every patch of the photographs."""
+"""Dense seeds for the Gaussians: a colored point for nearly every patch of the photographs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def dense_seeds(
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Find a dense, accurate point cloud of a reconstructed scene without learned weights.
 
-    Tracks are interpolated to a rough depth, which optical flow between neighbouring photographs makes
+    Tracks are interpolated to a rough depth, which optical flow between neighboring photographs makes
     exact; what does not agree forwards, backwards and with the epipolar geometry is dropped.
 
     Args:
@@ -54,7 +54,7 @@ def dense_seeds(
         settings: How to search.
 
     Returns:
-        Points (P, 3) in world coordinates and RGB colours (P, 3). The track points are not among them.
+        Points (P, 3) in world coordinates and RGB colors (P, 3). The track points are not among them.
     """
     settings = settings or SeedSettings()
     photos = np.flatnonzero(scene.registered & ~scene.held_out)

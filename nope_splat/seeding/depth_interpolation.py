@@ -18,7 +18,7 @@ def interpolate_inverse_depth(
 ) -> NDArray[np.float32]:
     """Interpolate inverse depth, which is linear over a plane's image, between track points.
 
-    Points far from the median of their neighbours are dropped; the border takes the median of the
+    Points far from the median of their neighbors are dropped; the border takes the median of the
     nearest points, so that the triangulation covers the whole image.
 
     Args:
@@ -27,7 +27,7 @@ def interpolate_inverse_depth(
         shape: Height and width of the result.
 
     Returns:
-        Inverse depth at every pixel's centre. (H, W).
+        Inverse depth at every pixel's center. (H, W).
     """
     height, width = shape
     near = np.asarray(KDTree(xy).query(xy, k=_NEIGHBOURS + 1)[1])

@@ -38,11 +38,11 @@ def correspondences(view: View, partner: View, inverse_depth: NDArray[np.float32
     depth = np.maximum(there[..., 2:], 1e-3)
     predicted = (partner.focal * there[..., :2] / depth + partner.principal_point).astype(np.float32)
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    residual = flow.calc(_grey(view), sample(_grey(partner), predicted), np.zeros_like(predicted))
+    residual = flow.calc(_gray(view), sample(_gray(partner), predicted), np.zeros_like(predicted))
     return sample(predicted, xy + residual)
 
 
-def _grey(view: View) -> NDArray[np.uint8]:
+def _gray(view: View) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 

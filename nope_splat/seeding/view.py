@@ -38,7 +38,7 @@ class View:
 
     @property
     def center(self) -> NDArray[np.float64]:
-        """Camera centre in world coordinates. (3,)."""
+        """Camera center in world coordinates. (3,)."""
         return -self.R_camera_world.T @ self.t_camera_world
 
     def project(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -72,7 +72,7 @@ class View:
 
 
 def pixel_centers(shape: tuple[int, int]) -> Map:
-    """Coordinates (x, y) of every pixel's centre. (H, W, 2)."""
+    """Coordinates (x, y) of every pixel's center. (H, W, 2)."""
     x, y = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
     return np.stack([x, y], axis=-1) + np.float32(0.5)
 

@@ -19,7 +19,7 @@ def choose_partners(
     """Rank the photographs by the track points they share with useful parallax.
 
     Args:
-        centers: Camera centres in world coordinates. (N, 3).
+        centers: Camera centers in world coordinates. (N, 3).
         points: Track points in world coordinates. (P, 3).
         visibility: Which photograph sees which point. (N, P).
         count: Partners per photograph, at most.

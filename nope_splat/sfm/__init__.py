@@ -1,6 +1,6 @@
 """From matches to cameras and points."""
 
-from nope_splat.scene.reconstruction import SparseScene, normalise
+from nope_splat.scene.reconstruction import SparseScene, normalize
 from nope_splat.sfm.initialization.depth_maps import photo_depths
 from nope_splat.sfm.options import ReconstructionSettings
 from nope_splat.sfm.pipeline import reconstruct
@@ -10,7 +10,7 @@ __all__ = [
     "ReconstructionSettings",
     "Resection",
     "SparseScene",
-    "normalise",
+    "normalize",
     "photo_depths",
     "reconstruct",
     "resect",

@@ -60,8 +60,8 @@ class PhotoLayout:
         pixel_sizes[self.camera_ids] = self.pixel_sizes
         return pixel_sizes
 
-    def from_centre(self, xy: NDArray[np.float64], photo_ids: NDArray[np.int64] | int) -> NDArray[np.float64]:
-        """Places in photographs, full-resolution pixels, as feature pixels from the image centre.
+    def from_center(self, xy: NDArray[np.float64], photo_ids: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        """Places in photographs, full-resolution pixels, as feature pixels from the image center.
 
         Args:
             xy: Pixel coordinates. (n, 2).

@@ -14,7 +14,7 @@ from nope_splat.utils.typing import Indices
 
 MAX_NAMES = 10
 """Most photographs that a message lists."""
-ADVICE = "photograph one scene from places so near to each other that neighbours overlap by half"
+ADVICE = "photograph one scene from places so near to each other that neighbors overlap by half"
 
 
 def training_groups(graph: MatchGraph) -> list[Indices]:

@@ -19,8 +19,8 @@ class ReconstructionSettings(MatchingSettings):
     """How poses are found: one photograph after another by the points it sees; batch by batch, outward from
     the photograph with most partners (for hundreds); by chaining relative poses along the maximum spanning
     tree of the match graph (for thin overlap); by the depth of single photographs along that tree, from a
-    field of view of 60 degrees (the paper's initialisation; depth comes from a network, see depth.model for
-    what it needs and its licences, from depth.maps or from the matcher dust3r); or by bringing the pointmaps
+    field of view of 60 degrees (the paper's initialization; depth comes from a network, see depth.model for
+    what it needs and its licenses, from depth.maps or from the matcher dust3r); or by bringing the pointmaps
     of all pairs into one world, as DUSt3R does (needs the matcher dust3r, which see for its terms: for
     photographs whose surfaces or number give too few matches)."""
     depth: DepthSettings = field(default_factory=DepthSettings)

@@ -16,7 +16,7 @@ from nope_splat.io.fingerprint import content_key
 from nope_splat.io.images import PhotoFolder, cameras_of_photos
 from nope_splat.matching import PairMatches
 from nope_splat.matching.database import FolderMatches, find_matches, matches_key
-from nope_splat.scene.reconstruction import SparseScene, normalise
+from nope_splat.scene.reconstruction import SparseScene, normalize
 from nope_splat.scene.tracks import match_graph
 from nope_splat.sfm.camera_groups import PhotoLayout
 from nope_splat.sfm.diagnostics import failure_reasons, require_matches, training_groups
@@ -95,7 +95,7 @@ def reconstruct(
         if not shortest <= settings.initial_focal <= longest:
             raise UserError(
                 f"initial-focal is {settings.initial_focal:g}, but photographs of {longer_side} pixels have"
-                f" focal lengths from {shortest:g} to {longest:g} pixels; it is not in millimetres"
+                f" focal lengths from {shortest:g} to {longest:g} pixels; it is not in millimeters"
             )
 
     is_held_out = np.isin(names, list(held_out))
@@ -180,7 +180,7 @@ def reconstruct_from_matches(
     if given is not None:  # what has a pose need not match
         groups = [given.join(groups)]
     require_matches(names, held_out, keypoints, groups, settings.min_matches)
-    positions = [layout.from_centre(one.xy, photo) for photo, one in enumerate(keypoints)]
+    positions = [layout.from_center(one.xy, photo) for photo, one in enumerate(keypoints)]
     if layout.num_cameras > 1:
         counts = np.bincount(layout.camera_ids).tolist()
         say(f"The photographs are of {layout.num_cameras} cameras, which took {counts} of them.")
@@ -237,7 +237,7 @@ def reconstruct_from_matches(
     if scene.registered.sum() < 2:
         raise UserError(
             "no camera poses that agree with the photographs were found; give more photographs, with more"
-            " overlap between neighbours"
+            " overlap between neighbors"
         )
 
     sparse, points_of_keypoints = finish(scene, folder, layout, held_out, keypoints, graph)
@@ -245,11 +245,11 @@ def reconstruct_from_matches(
         sparse, resection_failures = resect_held_out(sparse, matches, points_of_keypoints, layout)
     unregistered = np.flatnonzero(~sparse.registered & ~held_out)
     reasons = failure_reasons(names, unregistered, groups, group, failures)
-    with clock.stage("colours"):
+    with clock.stage("colors"):
         colors = point_colors(folder, sparse, layout)
     notice = focal_notice(scene, flat, layout, uncertainty)
     failures_by_name = reasons | resection_failures
-    return normalise(
+    return normalize(
         replace(sparse, colors=colors, failures=failures_by_name, notice=notice, seconds=clock.seconds)
     )
 

@@ -45,7 +45,7 @@ def finish(
         graph: The match graph.
 
     Returns:
-        The finished scene, points still without colours; the point of each keypoint of each photograph, -1
+        The finished scene, points still without colors; the point of each keypoint of each photograph, -1
         for none.
     """
     rows = np.flatnonzero(scene.inlier)
@@ -91,7 +91,7 @@ def finish(
 
 
 def point_colors(folder: PhotoFolder, scene: SparseScene, layout: PhotoLayout) -> NDArray[np.uint8]:
-    """Mean colour of each point over its observations.
+    """Mean color of each point over its observations.
 
     Args:
         folder: The photographs.

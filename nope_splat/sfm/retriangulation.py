@@ -37,7 +37,7 @@ def rebuild_tracks(
     Args:
         scene: A registered scene.
         keypoints: Keypoints of each photograph.
-        positions: The same, feature pixels from the image centre. (K, 2) each.
+        positions: The same, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches, before any choice by relative poses.
         layout: Sizes and cameras of the photographs.
         min_angle: Smallest triangulation angle of a point, degrees.

@@ -23,7 +23,7 @@ Far too weak to matter where the photographs determine it; it holds the focal le
 OFFSET_SIGMA = 0.02
 """Standard deviation of the prior on the principal point offset, as a share of the longer side.
 
-Lenses are centred to about one percent of the sensor; twice that leaves room for stabilised lenses."""
+Lenses are centered to about one percent of the sensor; twice that leaves room for stabilized lenses."""
 CORNER_SIGMA = 0.05
 """Standard deviation of the prior on each radial term, as the share by which it moves a photograph's corner.
 
@@ -49,7 +49,7 @@ class FocalPrior(NamedTuple):
 class WorkingScene:
     """Mutable state of a reconstruction.
 
-    Image positions are in *feature pixels from the image centre*: of photographs scaled to the size at
+    Image positions are in *feature pixels from the image center*: of photographs scaled to the size at
     which keypoints were found. All thresholds of reconstruction are in these pixels. Each of K cameras took
     some of the photographs.
     """
@@ -61,7 +61,7 @@ class WorkingScene:
     keypoint_ids: Indices
     """Keypoint of each observation in its photograph. (O,)."""
     xy: Array
-    """Feature pixels from the image centre. (O, 2)."""
+    """Feature pixels from the image center. (O, 2)."""
     sigma: Array
     """Standard deviation of `xy` per axis, feature pixels; only rough before `estimate_noise`. (O,)."""
     half_size: Array
@@ -77,7 +77,7 @@ class WorkingScene:
     hold_focal: bool
     """Whether the focal lengths stay as they are, because the photographs do not determine them."""
     offset: Array
-    """Principal point minus image centre of each camera in feature pixels. (K, 2)."""
+    """Principal point minus image center of each camera in feature pixels. (K, 2)."""
     radial: Array
     """Radial distortion of each camera, k1 and k2 (see `SharedPinhole`). (K, 2)."""
     T_camera_world: Array
@@ -117,7 +117,7 @@ class WorkingScene:
             track_ids=observations.point_ids,
             photo_ids=observations.photo_ids,
             keypoint_ids=tracks.keypoint_ids,
-            xy=layout.from_centre(observations.xy, observations.photo_ids),
+            xy=layout.from_center(observations.xy, observations.photo_ids),
             sigma=tracks.noise.copy(),
             half_size=layout.sizes / (2 * layout.pixel_sizes[:, None]),
             camera_ids=layout.camera_ids,
@@ -180,7 +180,7 @@ class WorkingScene:
         return largest
 
     def centers(self) -> Array:
-        """Camera centres in world coordinates. (N, 3)."""
+        """Camera centers in world coordinates. (N, 3)."""
         rotation, translation = self.T_camera_world[:, :3, :3], self.T_camera_world[:, :3, 3]
         return -np.einsum("nji,nj->ni", rotation, translation)
 
@@ -188,7 +188,7 @@ class WorkingScene:
         """Directions at depth one through image positions, in camera coordinates.
 
         Args:
-            xy: Feature pixels from the image centre. (n, 2).
+            xy: Feature pixels from the image center. (n, 2).
             photo_ids: Photograph of each position, or of all. (n,) or ().
 
         Returns:

@@ -21,7 +21,7 @@ def most_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
 
     Args:
         num_pixels: Of all training images together, without those that are masked.
-        sh_degree: Of the colours; beside them there are place, size, orientation and opacity.
+        sh_degree: Of the colors; beside them there are place, size, orientation and opacity.
     """
     return 3 * num_pixels // (3 * (sh_degree + 1) ** 2 + 3 + 3 + 4 + 1)
 
@@ -39,7 +39,7 @@ class CappedStrategy(DefaultStrategy):
     max_gaussians: int = 1_000_000
     """No growth beyond this number, fixed ones included."""
     max_scale2d: float = 1.0
-    """Share of the image's longer side beyond which no Gaussian may reach from its centre."""
+    """Share of the image's longer side beyond which no Gaussian may reach from its center."""
 
     def step_post_backward(
         self,

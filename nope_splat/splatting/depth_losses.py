@@ -1,8 +1,8 @@
 """The depth terms of the joint objective, as pure functions.
 
-After "NoPe-NeRF: Optimising Neural Radiance Field with No Pose Prior" (arXiv:2212.07388): depth maps of
-single photographs, each with its own scale and shift, which are optimised, supervise the rendered depth and
-the cameras. Camera coordinates have OpenCV axes; the centre of the first pixel is (0.5, 0.5).
+After "NoPe-NeRF: Optimizing Neural Radiance Field with No Pose Prior" (arXiv:2212.07388): depth maps of
+single photographs, each with its own scale and shift, which are optimized, supervise the rendered depth and
+the cameras. Camera coordinates have OpenCV axes; the center of the first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -130,13 +130,13 @@ def chamfer_loss(first: Tensor, second: Tensor) -> Tensor:
 
 
 def surface_loss(colors: Tensor, photo: Tensor, xy: Tensor) -> Tensor:
-    """Colour difference between pixels of one photograph and where another shows the same surface.
+    """Color difference between pixels of one photograph and where another shows the same surface.
 
     L_rgb-s = mean |I_i(x) - I_j(π_j(X(x)))|_1, with the surface points X of the corrected prior of photograph
     i. Points that another surface hides in photograph j are not told apart.
 
     Args:
-        colors: Colours I_i of the pixels, in [0, 1]. (n, 3).
+        colors: Colors I_i of the pixels, in [0, 1]. (n, 3).
         photo: The other photograph I_j, in [0, 1]. (H, W, 3).
         xy: Where it shows their surface points, pixels; those outside do not count. (n, 2).
 

@@ -1,4 +1,4 @@
-"""Gaussians: their parameters, as optimised and as rendered, and their start at given points."""
+"""Gaussians: their parameters, as optimized and as rendered, and their start at given points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
-"""Names of the optimised parameters, Splatfacto's."""
+"""Names of the optimized parameters, Splatfacto's."""
 
 INITIAL_OPACITY = 0.1
 MIN_OPACITY = 0.02
@@ -27,7 +27,7 @@ class Gaussians(NamedTuple):
     """Gaussians as `rasterization` takes them."""
 
     means: Tensor
-    """Centres in world coordinates. (N, 3)."""
+    """Centers in world coordinates. (N, 3)."""
     quats: Tensor
     """Orientations (w, x, y, z), of any length. (N, 4)."""
     scales: Tensor
@@ -47,7 +47,7 @@ class Gaussians(NamedTuple):
 
 
 def activate(parameters: Mapping[str, Tensor]) -> Gaussians:
-    """Gaussians from their optimised parameters: scales are logarithms, opacities logits.
+    """Gaussians from their optimized parameters: scales are logarithms, opacities logits.
 
     Args:
         parameters: By the names in `PARAMETERS`.
@@ -68,7 +68,7 @@ def seed_gaussians(
     sizes: Tensor | None = None,
     opacities: Tensor | None = None,
 ) -> ParameterDict:
-    """Round Gaussians at given points, faint and as large as the distance to their neighbours if not told.
+    """Round Gaussians at given points, faint and as large as the distance to their neighbors if not told.
 
     Args:
         points: World coordinates. (N, 3).
@@ -81,8 +81,8 @@ def seed_gaussians(
         Parameters by the names in `PARAMETERS`.
     """
     if sizes is None:
-        num_neighbours = min(3, len(points) - 1)
-        distances, _ = KDTree(points.numpy()).query(points.numpy(), k=num_neighbours + 1)
+        num_neighbors = min(3, len(points) - 1)
+        distances, _ = KDTree(points.numpy()).query(points.numpy(), k=num_neighbors + 1)
         sizes = torch.from_numpy(distances[:, 1:].mean(axis=1))
     if opacities is None:
         opacities = torch.full((len(points),), INITIAL_OPACITY, device=points.device)

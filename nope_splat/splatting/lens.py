@@ -57,7 +57,7 @@ class Rendering(NamedTuple):
     """What a rasterizer makes of a view."""
 
     rgb: Tensor
-    """Colours. (H, W, 3), in [0, 1]."""
+    """Colors. (H, W, 3), in [0, 1]."""
     depth: Tensor
     """Depth (H, W, 1), or nothing (H, W, 0)."""
     opacity: Tensor
@@ -166,7 +166,7 @@ def through_lens(render: Render, K: Tensor, size: tuple[int, int], radial: Tenso
     places = places + margin
     return Rendering(
         resample(rgb, places).clamp(0.0, 1.0),
-        # Cubic interpolation overshoots at edges: colours are cut off, depths would be nobody's.
+        # Cubic interpolation overshoots at edges: colors are cut off, depths would be nobody's.
         resample(depth, places, "bilinear") if depth.numel() else depth[: size[1], : size[0]],
         resample(opacity, places, "bilinear"),
         info,

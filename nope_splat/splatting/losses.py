@@ -113,8 +113,8 @@ def reprojection_errors(
 def scale_loss(scales: Tensor) -> Tensor:
     """Size of the track Gaussians.
 
-    L_scale = 1/|G| Σ_g mean(s_g): it drives the Gaussians that are tied to track points towards infinitesimal
-    size, so that their centres lie on the surface. The scales are optimised as logarithms, in which its
+    L_scale = 1/|G| Σ_g mean(s_g): it drives the Gaussians that are tied to track points toward infinitesimal
+    size, so that their centers lie on the surface. The scales are optimized as logarithms, in which its
     gradient fades with the size: it shrinks what is large and leaves what is already small alone.
 
     Args:

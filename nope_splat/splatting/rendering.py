@@ -1,4 +1,4 @@
-"""One view of Gaussians: colours over a background, depth and opacity."""
+"""One view of Gaussians: colors over a background, depth and opacity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def render_gaussians(
         T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
         K: Intrinsic matrix; it receives no gradient. (1, 3, 3).
         size: Width and height in pixels.
-        background: Colour. (3,).
+        background: Color. (3,).
         sh_degree: Degree of the spherical harmonics.
         render_mode: With or without depth.
         rasterize_mode: As of the rasterizer.

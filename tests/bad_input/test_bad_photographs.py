@@ -133,13 +133,13 @@ def frames(path: Path) -> None:
 
 
 UNUSUAL: dict[str, tuple[str, Write]] = {
-    "grey": ("a.png", lambda path: picture().convert("L").save(path)),
+    "gray": ("a.png", lambda path: picture().convert("L").save(path)),
     "palette": ("a.png", lambda path: picture().quantize(256).save(path)),
     "CMYK jpg": ("a.jpg", lambda path: picture().convert("CMYK").save(path, quality=95)),
     "CMYK tiff": ("a.tif", lambda path: picture().convert("CMYK").save(path)),
     "Lab": ("a.tif", lambda path: picture().convert("LAB").save(path)),
-    "16 bits, colour": ("a.png", deep),
-    "16 bits, grey": ("a.png", pixels(np.asarray(picture().convert("L")) * np.uint16(257))),
+    "16 bits, color": ("a.png", deep),
+    "16 bits, gray": ("a.png", pixels(np.asarray(picture().convert("L")) * np.uint16(257))),
     "animated png": ("a.png", frames),
     "animated webp": ("a.webp", frames),
     "several pages": ("a.tif", frames),
@@ -172,8 +172,8 @@ def test_what_is_only_unusual_is_read(case: str, folder: Path) -> None:
     assert photo.name == name
     colors = read_photo(photo)
     assert (colors.shape, colors.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
-    grey = "grey" in case
-    expected = np.asarray(picture().convert("L").convert("RGB") if grey else picture()).astype(int)
+    gray = "gray" in case
+    expected = np.asarray(picture().convert("L").convert("RGB") if gray else picture()).astype(int)
     assert np.abs(colors - expected).mean() < 12  # a palette, or a jpg
 
 

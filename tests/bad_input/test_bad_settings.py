@@ -171,7 +171,7 @@ def test_a_focal_length_in_other_units_is_told(focal: float, tmp_path: Path) -> 
         reconstruct(folder, settings=ReconstructionSettings(initial_focal=focal))
     assert str(caught.value) == (
         f"nope-splat: initial-focal is {focal:g}, but photographs of 640 pixels have focal lengths from 64 to"
-        " 12800 pixels; it is not in millimetres"
+        " 12800 pixels; it is not in millimeters"
     )
 
 

@@ -21,7 +21,7 @@ from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
 
 
-def neighbours(folder: Path, count: int) -> list[Path]:
+def neighbors(folder: Path, count: int) -> list[Path]:
     """The photographs nearest to the middle of the arc."""
     poses = read_ground_truth(folder / "ground_truth.json").T_world_camera
     middle = np.mean([pose[:3, 3] for pose in poses.values()], axis=0)
@@ -29,7 +29,7 @@ def neighbours(folder: Path, count: int) -> list[Path]:
     return [folder / "images" / name for name in nearest[:count]]
 
 
-ADVICE = "photograph one scene from places so near to each other that neighbours overlap by half"
+ADVICE = "photograph one scene from places so near to each other that neighbors overlap by half"
 
 
 def refusal(photos: Path, output: Path, *options: str) -> str:
@@ -62,7 +62,7 @@ def test_reconstruct_writes_everything(
     valley: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     """Also when one photograph is damaged: it is named and left out."""
-    good = neighbours(valley, 9)
+    good = neighbors(valley, 9)
     for file in good:
         shutil.copy(file, folder)
     whole = good[0].read_bytes()
@@ -102,21 +102,21 @@ def test_empty_folder(folder: Path, tmp_path: Path):
 
 
 def test_one_photograph(valley: Path, folder: Path, tmp_path: Path):
-    shutil.copy(neighbours(valley, 1)[0], folder / "only.jpg")
+    shutil.copy(neighbors(valley, 1)[0], folder / "only.jpg")
     message = refusal(folder, tmp_path / "output")
     assert "only.jpg" in message
     assert "at least two" in message
 
 
 def test_two_photographs_of_different_things(valley: Path, elsewhere: Path, folder: Path, tmp_path: Path):
-    shutil.copy(neighbours(valley, 1)[0], folder / "a.jpg")
-    shutil.copy(neighbours(elsewhere, 1)[0], folder / "b.jpg")
+    shutil.copy(neighbors(valley, 1)[0], folder / "a.jpg")
+    shutil.copy(neighbors(elsewhere, 1)[0], folder / "b.jpg")
     said = refusal(folder, tmp_path / "output")
     assert said == f"nope-splat: a.jpg and b.jpg do not match, they seem to show different things; {ADVICE}"
 
 
 def test_a_stray_photograph_of_another_size_is_left_out(valley: Path, folder: Path, tmp_path: Path):
-    for file in neighbours(valley, 3):
+    for file in neighbors(valley, 3):
         shutil.copy(file, folder)
     Image.new("RGB", (200, 100)).save(folder / "other.png")
     main(["reconstruct", "--data", str(folder), "--output-dir", str(tmp_path / "output")])
@@ -136,7 +136,7 @@ def test_photographs_without_texture(folder: Path, tmp_path: Path):
 
 def test_groups_that_do_not_connect(valley: Path, elsewhere: Path, folder: Path, tmp_path: Path):
     for letter, source in (("a", valley), ("b", elsewhere)):
-        for index, file in enumerate(neighbours(source, 2)):
+        for index, file in enumerate(neighbors(source, 2)):
             shutil.copy(file, folder / f"{letter}{index}.jpg")
     assert refusal(folder, tmp_path / "output") == (
         "nope-splat: the photographs match only in separate pairs (a0.jpg with a1.jpg; b0.jpg with b1.jpg);"

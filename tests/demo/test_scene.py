@@ -35,7 +35,7 @@ def azimuth(T_world_camera: np.ndarray) -> float:
 
 
 def test_photographs_obey_their_cameras(valley: Path):
-    """Matches of neighbours lie on the epipolar lines that the true cameras give."""
+    """Matches of neighbors lie on the epipolar lines that the true cameras give."""
     truth = read_ground_truth(valley / "ground_truth.json")
     width, height = truth.size
     K_inverse = np.linalg.inv([[truth.focal, 0, width / 2], [0, truth.focal, height / 2], [0, 0, 1]])
@@ -89,7 +89,7 @@ def test_a_lens_bends_the_photograph_as_opencv_says(tmp_path: Path):
     camera = read_named_cameras(tmp_path / "bent" / "ground_truth.json")["photo_000.jpg"]
     assert camera.radial == radial
     focal = 160 * camera.focal
-    K = np.array([[focal, 0, 79.5], [0, focal, 59.5], [0, 0, 1]])  # OpenCV's first pixel centre is (0, 0)
+    K = np.array([[focal, 0, 79.5], [0, focal, 59.5], [0, 0, 1]])  # OpenCV's first pixel center is (0, 0)
     undone = cv2.undistort(bent, K, np.array([*radial, 0, 0]))
 
     def difference(image: np.ndarray) -> float:

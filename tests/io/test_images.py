@@ -213,7 +213,7 @@ def test_the_content_counts_not_the_extension(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "CMYK", "YCbCr", "RGBA"])
-def test_every_colour_mode_becomes_8_bit_rgb(tmp_path: Path, mode: str) -> None:
+def test_every_color_mode_becomes_8_bit_rgb(tmp_path: Path, mode: str) -> None:
     suffix = ".tiff" if mode in ("CMYK", "YCbCr") else ".png"
     path = save(picture().convert(mode), tmp_path / f"photo{suffix}")
     pixels = read(path)
@@ -224,7 +224,7 @@ def test_every_colour_mode_becomes_8_bit_rgb(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_16_bit_grey_keeps_its_range(tmp_path: Path, suffix: str) -> None:
+def test_16_bit_gray_keeps_its_range(tmp_path: Path, suffix: str) -> None:
     levels = np.linspace(0, 65535, HEIGHT * WIDTH).round().astype(np.uint16).reshape(HEIGHT, WIDTH)
     pixels = read(save(Image.fromarray(levels), tmp_path / f"deep{suffix}"))
     assert pixels.shape == (HEIGHT, WIDTH, 3)
@@ -251,7 +251,7 @@ def test_scaling_takes_the_mean_over_each_pixels_area(tmp_path: Path) -> None:
     assert np.abs(small - pixels.reshape(10, 3, 15, 3, 3).mean(axis=(1, 3))).max() <= 1
 
 
-def test_transparent_colours_do_not_bleed_when_scaled(tmp_path: Path) -> None:
+def test_transparent_colors_do_not_bleed_when_scaled(tmp_path: Path) -> None:
     pixels = np.zeros((40, 40, 4), np.uint8)
     pixels[:, :21] = (200, 100, 50, 255)
     pixels[:, 21:] = (0, 255, 0, 0)

@@ -40,9 +40,9 @@ def photograph(camera: SharedPinhole, folder: Path) -> Photo:
     """A smooth pattern as the camera would take it."""
     pixels = np.stack(np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5), axis=-1)
     rays = camera.unproject(pixels, np.array(SIZE))
-    grey = 127 + 60 * np.sin(12 * rays[..., 0]) + 60 * np.cos(10 * rays[..., 1])
+    gray = 127 + 60 * np.sin(12 * rays[..., 0]) + 60 * np.cos(10 * rays[..., 1])
     path = folder / "photo.png"
-    Image.fromarray(np.repeat(np.rint(grey)[..., None], 3, axis=2).astype(np.uint8)).save(path)
+    Image.fromarray(np.repeat(np.rint(gray)[..., None], 3, axis=2).astype(np.uint8)).save(path)
     return Photo(path, path.name, *SIZE)
 
 

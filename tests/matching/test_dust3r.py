@@ -1,7 +1,7 @@
 """Matches from pointmaps, and the network that makes them.
 
 - Anchors are found where the geometry says, in full-resolution pixels; what is hidden is not found.
-- Spheres before a wall, in one grey, give cameras, where SIFT has nothing to say.
+- Spheres before a wall, in one gray, give cameras, where SIFT has nothing to say.
 - The package's own loading code runs, offline, on a tiny random network.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures.pointmap_scene import CAMERA, SIZE, FakeNetwork, grey_photos, ray_cast
+from fixtures.pointmap_scene import CAMERA, SIZE, FakeNetwork, gray_photos, ray_cast
 from fixtures.synthetic import ring
 from PIL import Image
 
@@ -37,7 +37,7 @@ def with_weights(weights: str) -> MatchingSettings:
 
 def test_anchors_are_found_where_the_geometry_says(tmp_path: Path) -> None:
     poses = ring(2, 20.0)
-    photos = grey_photos(tmp_path, 2)
+    photos = gray_photos(tmp_path, 2)
     views = [View.of(photo) for photo in photos]
     first, second = (ray_cast(*each) for each in zip(poses, photos, views, strict=True))
     ones = np.ones(first.shape[:2])
@@ -102,7 +102,7 @@ def test_photographs_without_texture_are_registered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registration: Any
 ) -> None:
     poses = ring(6, 60.0)
-    photos = grey_photos(tmp_path, len(poses))
+    photos = gray_photos(tmp_path, len(poses))
     folder = PhotoFolder(tmp_path, tuple(photos), {})
     with pytest.raises(UserError, match="shows enough texture"):
         reconstruct(folder, settings=ReconstructionSettings())
@@ -117,7 +117,7 @@ def test_photographs_without_texture_are_registered(
 
 
 def test_pointmaps_are_not_asked_of_a_matcher_that_makes_none(tmp_path: Path) -> None:
-    folder = PhotoFolder(tmp_path, tuple(grey_photos(tmp_path, 3)), {})
+    folder = PhotoFolder(tmp_path, tuple(gray_photos(tmp_path, 3)), {})
     with pytest.raises(UserError, match="sift makes none; set matcher to dust3r"):
         reconstruct(folder, settings=ReconstructionSettings(registration="pointmaps"))
 
@@ -185,7 +185,7 @@ def test_a_network_from_a_folder_speaks_of_both_orders(weights: str, tmp_path: P
 def test_each_photograph_is_encoded_once(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos = grey_photos(tmp_path, 3)
+    photos = gray_photos(tmp_path, 3)
     encoded: list[tuple[int, ...]] = []
     load = dust3r._load
 
@@ -229,7 +229,7 @@ class Sums:
 
 
 def test_batches_of_pairs_say_what_single_pairs_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = grey_photos(tmp_path, 5, upright=[4])
+    photos = gray_photos(tmp_path, 5, upright=[4])
     for shade, photo in enumerate(photos):
         Image.new("L", (photo.width, photo.height), 40 * shade).convert("RGB").save(photo.path)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 64)
@@ -264,7 +264,7 @@ def test_a_cut_view_maps_back_to_the_photograph() -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = grey_photos(tmp_path, 2)
+    photos = gray_photos(tmp_path, 2)
     for name in ("dust3r", "dust3r.model", "mini_dust3r", "mini_dust3r.model"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match="pip install --no-deps mini-dust3r roma && pip install beartype"):
@@ -297,4 +297,4 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_folder_without_weights_is_named(weights: str, tmp_path: Path) -> None:
     missing = MatchingSettings(matcher="dust3r", dust3r_weights=str(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"cannot be loaded from .*nothing .*give that as dust3r-weights"):
-        match_photos(grey_photos(tmp_path, 2), missing)
+        match_photos(gray_photos(tmp_path, 2), missing)

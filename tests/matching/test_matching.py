@@ -94,7 +94,7 @@ def test_a_gpu_finds_the_same_matches() -> None:
 def camera(
     angle: float, center: tuple[float, float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """World-to-camera rotation about y and the camera's centre."""
+    """World-to-camera rotation about y and the camera's center."""
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]]), np.array(center)
 

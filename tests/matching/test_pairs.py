@@ -1,4 +1,4 @@
-"""The pairs that are matched: all, neighbours in sequence, or photographs that look alike."""
+"""The pairs that are matched: all, neighbors in sequence, or photographs that look alike."""
 
 from __future__ import annotations
 

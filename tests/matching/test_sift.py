@@ -20,7 +20,7 @@ SETTINGS = MatchingSettings()
 def blobs(
     path: Path, width: int = 320, height: int = 240, count: int = 40
 ) -> tuple[Photo, NDArray[np.float64]]:
-    """A photograph of round blobs with known centres; the centre of the first pixel is (0.5, 0.5)."""
+    """A photograph of round blobs with known centers; the center of the first pixel is (0.5, 0.5)."""
     generator = np.random.default_rng(0)
     columns, rows = 8, count // 8
     cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
@@ -36,14 +36,14 @@ def blobs(
 
 
 def offsets(xy: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From each centre to its nearest keypoint, where there is one within three pixels."""
+    """From each center to its nearest keypoint, where there is one within three pixels."""
     difference = xy - centers[:, None]
     distance = np.linalg.norm(difference, axis=-1)
     nearest = difference[np.arange(len(centers)), distance.argmin(axis=1)]
     return nearest[distance.min(axis=1) < 3]
 
 
-def test_keypoints_count_pixels_from_the_corner_not_from_the_first_centre(tmp_path: Path) -> None:
+def test_keypoints_count_pixels_from_the_corner_not_from_the_first_center(tmp_path: Path) -> None:
     photo, centers = blobs(tmp_path / "blobs.png")
     keypoints = sift_keypoints(photo, SETTINGS)
     found = offsets(keypoints.xy, centers)
@@ -100,7 +100,7 @@ def test_masked_keypoints_are_not_sought(tmp_path: Path) -> None:
 
 
 def test_a_photograph_without_texture_has_no_keypoints(tmp_path: Path) -> None:
-    Image.new("RGB", (320, 240), "grey").save(tmp_path / "wall.png")
+    Image.new("RGB", (320, 240), "gray").save(tmp_path / "wall.png")
     wall = Photo(tmp_path / "wall.png", "wall.png", 320, 240)
     keypoints = extract_keypoints([wall, blobs(tmp_path / "blobs.png")[0]], SETTINGS)
     assert keypoints[0].xy.shape == (0, 2)

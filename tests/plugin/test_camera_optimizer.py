@@ -1,9 +1,9 @@
-"""Optimised cameras.
+"""Optimized cameras.
 
 - Axes convert back and forth; a world-to-camera transform is the inverse of the pose.
 - The start is exactly the reconstruction; the pose is base @ exp(delta) in every mode; it is absolute.
 - Gradients with respect to poses and focal length are right at and away from zero.
-- The viewer's composition (original pose times `forward`) agrees; only moving parameters are optimised.
+- The viewer's composition (original pose times `forward`) agrees; only moving parameters are optimized.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def test_world_to_camera_looks_forward() -> None:
     torch.testing.assert_close(
         T @ pose_utils.to4x4(switch_axes(scene.poses)), torch.eye(4, dtype=torch.float64).expand(5, 4, 4)
     )
-    centre = T[:, :3, :3] @ scene.points.mean(dim=0) + T[:, :3, 3]
-    assert torch.all(centre[:, 2] > 0)
+    center = T[:, :3, :3] @ scene.points.mean(dim=0) + T[:, :3, 3]
+    assert torch.all(center[:, 2] > 0)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -121,7 +121,7 @@ def test_gradients(mode: Mode, std: float) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("optimize_focal", [True, False])
-def test_only_what_moves_is_optimised(mode: Mode, optimize_focal: bool) -> None:
+def test_only_what_moves_is_optimized(mode: Mode, optimize_focal: bool) -> None:
     groups: dict = {}
     cameras = make(mode, optimize_focal)
     cameras.config.method = "adam"
@@ -130,7 +130,7 @@ def test_only_what_moves_is_optimised(mode: Mode, optimize_focal: bool) -> None:
     assert ("focal_opt" in groups) == optimize_focal
 
 
-def test_no_pull_towards_the_start_unless_asked_for() -> None:
+def test_no_pull_toward_the_start_unless_asked_for() -> None:
     losses: dict = {}
     make("SE3").get_loss_dict(losses)
     assert losses == {}

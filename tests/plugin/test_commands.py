@@ -156,7 +156,7 @@ def test_exported_gaussians(runs: Path) -> None:
     np.testing.assert_allclose(values[:, [names.index(axis) for axis in "xyz"]], means, atol=1e-6)
 
 
-def test_exported_cameras_are_the_optimised_ones(runs: Path) -> None:
+def test_exported_cameras_are_the_optimized_ones(runs: Path) -> None:
     run("ns-export", "cameras", "--load-config", config(runs), "--output-dir", "cameras", cwd=runs)
     frames = json.loads((runs / "cameras" / "transforms_train.json").read_text())
     held_out = json.loads((runs / "cameras" / "transforms_eval.json").read_text())

@@ -129,7 +129,7 @@ def test_masks_have_the_size_of_the_images(tmp_path: Path, monkeypatch: pytest.M
     assert data.num_pixels_used() == height * (24 + width * (len(dataset) - 1))
 
 
-def test_optimised_cameras_replace_the_reconstruction_once(
+def test_optimized_cameras_replace_the_reconstruction_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_pipeline(tmp_path, monkeypatch, max_image_size=48).datamanager

@@ -1,8 +1,8 @@
 """Trainings with depth, from the arguments of the command line to the checkpoint, on the procedural scene.
 
-- The paper's initialisation and the three depth losses run together, from depth maps in a folder: their terms
+- The paper's initialization and the three depth losses run together, from depth maps in a folder: their terms
   are in the curves, scales and shifts move, and the cameras are good. The checkpoint can be evaluated.
-- Joint optimisation alone, from cameras at the focal length of a field of view of 60 degrees, recovers them.
+- Joint optimization alone, from cameras at the focal length of a field of view of 60 degrees, recovers them.
 - A network serves the depth loss beside joint adjustments, and what it said is cached.
 - Without weights nothing asks for depth.
 """
@@ -30,7 +30,7 @@ from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_photos
 from nope_splat.matching.database import find_matches, matches_key
 from nope_splat.plugin.config import nope_splat
-from nope_splat.plugin.load_run import optimised_scene
+from nope_splat.plugin.load_run import optimized_scene
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.sfm import ReconstructionSettings, SparseScene
 from nope_splat.sfm.pipeline import reconstruct_from_matches
@@ -88,7 +88,7 @@ def test_the_papers_start_with_all_depth_losses(valley: Path, outputs: Path, tmp
     assert isinstance(pipeline, NopePipeline)
     pipeline.eval()
     assert pipeline.get_average_eval_image_metrics()["held_out_unregistered"] == 0
-    for scene in (pipeline.datamanager.dataparser.scene, optimised_scene(pipeline)):
+    for scene in (pipeline.datamanager.dataparser.scene, optimized_scene(pipeline)):
         assert compare(valley, scene).auc_5 > 95
 
 
@@ -102,7 +102,7 @@ def compare(valley: Path, scene: SparseScene) -> PoseMetrics:
     return compare_poses(poses, true_poses, scene.cameras[0].focal, truth.focal)
 
 
-def test_joint_optimisation_recovers_cameras_from_sixty_degrees(
+def test_joint_optimization_recovers_cameras_from_sixty_degrees(
     valley: Path, outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reconstruction by distorted depth holds the focal length, so that training has all to mend."""
@@ -134,7 +134,7 @@ def test_joint_optimisation_recovers_cameras_from_sixty_degrees(
     config = train(valley, outputs, "sixty", "--max-num-iterations", 2 * STEPS)
     _, pipeline, _, _ = eval_setup(config, test_mode="inference")
     assert isinstance(pipeline, NopePipeline)
-    after = compare(valley, optimised_scene(pipeline))
+    after = compare(valley, optimized_scene(pipeline))
     assert after.auc_5 > 97
     assert abs(after.focal_error) < 0.5
     assert after.ate < 0.1

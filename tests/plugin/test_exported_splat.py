@@ -21,7 +21,7 @@ ORDER = [
     *(f"f_rest_{i}" for i in range(45)),
     *("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
 ]
-"""Attributes as the first implementation of Gaussian splatting wrote them, for colours of degree 3."""
+"""Attributes as the first implementation of Gaussian splatting wrote them, for colors of degree 3."""
 
 
 @pytest.mark.parametrize("tracks", ["separate", "tied"])

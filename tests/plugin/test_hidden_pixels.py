@@ -23,7 +23,7 @@ WIDTH, HEIGHT = SIZE
 
 
 def noise(seed: int) -> Tensor:
-    """Another colour in each pixel. (H, W, 3)."""
+    """Another color in each pixel. (H, W, 3)."""
     return torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(seed))
 
 

@@ -178,7 +178,7 @@ def test_only_what_is_learned_changes(what: str) -> None:
 
 
 def test_the_prior_is_that_of_the_bundle_adjustment() -> None:
-    """Of lenses as such: two percent of the image for the centre, five of the corner for each term."""
+    """Of lenses as such: two percent of the image for the center, five of the corner for each term."""
     mean, sigma = two_lenses().prior()
     assert mean[0].tolist() == [-4.0, 3.0, 0.0, 0.0]
     assert sigma[0, :2].tolist() == pytest.approx([0.02 * 640] * 2)
@@ -230,7 +230,7 @@ def test_without_the_options_nothing_is_learned_or_stored() -> None:
     assert not any("lens" in name for name in plain.state_dict())
 
 
-def test_lenses_alone_are_adjusted_and_optimised() -> None:
+def test_lenses_alone_are_adjusted_and_optimized() -> None:
     frozen = make_optimizer("levenberg-marquardt")
     frozen.config.mode, frozen.config.optimize_focal = "off", False
     assert frozen.adjustment_steps(100)

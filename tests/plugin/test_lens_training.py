@@ -27,7 +27,7 @@ from nope_splat.io.cameras import read_named_cameras
 from nope_splat.io.export import write_colmap
 from nope_splat.plugin.camera_adjustment import adjust_cameras
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
-from nope_splat.plugin.load_run import optimised_scene
+from nope_splat.plugin.load_run import optimized_scene
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.summary import training_rows
@@ -95,7 +95,7 @@ def test_a_joint_adjustment_finds_the_lens_and_all_that_shows_it_has_it(
         assert float(cameras.cx[0]) == pytest.approx(48 + learned(loaded).offset[0], abs=1e-4)
     assert loaded.get_average_eval_image_metrics()["psnr"] > 30
 
-    scene = optimised_scene(loaded)
+    scene = optimized_scene(loaded)
     write_colmap(scene, tmp_path / "sparse" / "0")
     reconstruction = pycolmap.Reconstruction(tmp_path / "sparse" / "0")
     (camera,) = reconstruction.cameras.values()
@@ -149,7 +149,7 @@ def test_without_the_options_distortion_is_taken_out(tmp_path: Path, monkeypatch
     pipeline = make_pipeline(tmp_path, monkeypatch, taken_with=TRUTH, found=TRUTH)
     scene = pipeline.datamanager.dataparser.scene
     assert scene.cameras[0].radial == (0.0, 0.0)
-    assert optimised_scene(pipeline).cameras[0].radial == TRUTH.radial
+    assert optimized_scene(pipeline).cameras[0].radial == TRUTH.radial
     plain = make_pipeline(tmp_path / "plain", monkeypatch)
     assert plain.datamanager.dataparser.scene.cameras == (CAMERA,)
 

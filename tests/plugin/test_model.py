@@ -87,7 +87,7 @@ def reprojection(pipeline: NopePipeline) -> float:
 def test_photographs_limit_how_many_gaussians_there_are(pipeline: NopePipeline) -> None:
     train(pipeline, 1)
     pixels = SIZE[0] * SIZE[1] * pipeline.model.num_train_data
-    numbers = 3 + 3 + 4 + 1 + 3 * 4  # place, size, orientation, opacity, colours with harmonics of degree 1
+    numbers = 3 + 3 + 4 + 1 + 3 * 4  # place, size, orientation, opacity, colors with harmonics of degree 1
     strategy = pipeline.model.strategy
     assert isinstance(strategy, CappedStrategy)
     assert strategy.max_gaussians == 3 * pixels // numbers

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures.pointmap_scene import FakeNetwork, grey_photos
+from fixtures.pointmap_scene import FakeNetwork, gray_photos
 from fixtures.synthetic import ring
 from nerfstudio.scripts.train import entrypoint
 
@@ -148,7 +148,7 @@ def test_photographs_without_texture_are_trained_on(
     poses = ring(4, 40.0)
     photos = tmp_path / "scene" / "images"
     photos.mkdir(parents=True)
-    grey_photos(photos, len(poses))
+    gray_photos(photos, len(poses))
     with pytest.raises(UserError, match="shows enough texture"):
         train(monkeypatch, tmp_path / "sift", photos.parent, cache)
     monkeypatch.setattr(dust3r, "predict", FakeNetwork(poses).predict)

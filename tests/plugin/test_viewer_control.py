@@ -1,6 +1,6 @@
 """What nerfstudio's viewer shows of the method, in a viewer without a browser.
 
-- Frusta stand at the optimised poses with the learned field of view, held-out ones at their aligned poses.
+- Frusta stand at the optimized poses with the learned field of view, held-out ones at their aligned poses.
 - The panel follows the training; photographs without a pose are listed.
 - Track points appear when asked for.
 """
@@ -22,10 +22,11 @@ import pytest
 import torch
 from fixtures.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth
 from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.viewer.render_state_machine import RenderAction
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 
 from nope_splat.plugin.pipeline import NopePipeline
-from nope_splat.plugin.viewer import HELD_OUT, MAX_NAMES, TRAINING, _photographs
+from nope_splat.plugin.viewer import HELD_OUT, MAX_NAMES, TRAINING, Renderers, _photographs
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def frusta(
     return drawn
 
 
-def test_frusta_follow_the_optimised_cameras(
+def test_frusta_follow_the_optimized_cameras(
     pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cameras = pipeline.model.camera_optimizer
@@ -108,7 +109,7 @@ def test_training_frusta_are_drawn_anew_only_for_another_field_of_view(
     assert any(name.startswith("/cameras") for name in frusta(pipeline, viewer, monkeypatch))
 
 
-def test_a_browser_that_comes_early_sees_all_frusta_in_their_colour(
+def test_a_browser_that_comes_early_sees_all_frusta_in_their_color(
     pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It connects while nerfstudio is still adding frusta, one after the other."""
@@ -236,3 +237,12 @@ def test_updates_without_a_browser_cost_nothing(
 ) -> None:
     monkeypatch.setattr(pipeline.viewer_control, "_draw", lambda: pytest.fail("drawn for nobody"))
     pipeline.viewer_control.update(50)
+
+
+def test_a_browser_that_has_gone_is_asked_to_render_without_an_error() -> None:
+    """An error there would leave viser's lock locked for good."""
+    renderers = Renderers()
+    renderers[3].action(RenderAction("move", None))  # pyright: ignore[reportArgumentType] (where is of no interest)
+    assert len(renderers) == 0
+    with pytest.raises(KeyError):
+        renderers.pop(3)

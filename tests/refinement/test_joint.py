@@ -114,7 +114,7 @@ def test_a_few_pixels_are_worth_nothing() -> None:
 
 
 def test_gradient_that_patches_leave_agrees_with_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as differences of neighbouring pixels are derivatives, with a noise that no residual exceeds."""
+    """As far as differences of neighboring pixels are derivatives, with a noise that no residual exceeds."""
     monkeypatch.setattr(joint_adjustment, "robust_noise", lambda view: 0.02)
     scene = wall()
     start = scene.disturbed(degrees=0.01, shift=3e-4, log_focal=5e-4)

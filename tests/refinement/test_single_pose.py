@@ -1,4 +1,4 @@
-"""The pose of one photograph by colours and sightings."""
+"""The pose of one photograph by colors and sightings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fixtures.wall_scene import FOCAL, look_at_wall, wall
 from torch import Tensor
 
 from nope_splat.refinement.photometric import RenderedView
-from nope_splat.refinement.single_pose import Sightings, minimise
+from nope_splat.refinement.single_pose import Sightings, minimize
 
 
 def random_pose(generator: torch.Generator, size: float) -> Tensor:
@@ -30,9 +30,9 @@ def random_sightings(generator: torch.Generator, pose: Tensor, count: int = 60) 
 
 def blank(_: Tensor) -> RenderedView:
     """A view that says nothing about its camera."""
-    grey = torch.full((40, 50, 3), 0.5)
+    gray = torch.full((40, 50, 3), 0.5)
     return RenderedView(
-        grey, grey, torch.ones(40, 50), torch.ones(40, 50, dtype=torch.bool), torch.ones(2), torch.ones(2)
+        gray, gray, torch.ones(40, 50), torch.ones(40, 50, dtype=torch.bool), torch.ones(2), torch.ones(2)
     )
 
 
@@ -60,19 +60,19 @@ def test_sightings_alone_give_the_pose_despite_outliers() -> None:
     truth = random_pose(generator, 0.3)
     sightings = random_sightings(generator, truth)
     sightings.plane[:12] += 0.3 * torch.randn(12, 2, generator=generator, dtype=torch.float64)
-    found = minimise(blank, random_pose(generator, 0.02) @ truth, sightings, max_steps=10)
+    found = minimize(blank, random_pose(generator, 0.02) @ truth, sightings, max_steps=10)
     torch.testing.assert_close(found, truth, rtol=0, atol=1e-6)
 
 
 def test_nothing_to_go_by_leaves_the_pose_alone() -> None:
     pose = random_pose(torch.Generator().manual_seed(2), 0.3)
-    torch.testing.assert_close(minimise(blank, pose, None, max_steps=3), pose)
+    torch.testing.assert_close(minimize(blank, pose, None, max_steps=3), pose)
 
 
-def test_colours_alone_give_the_pose_despite_what_no_training_photograph_shows() -> None:
+def test_colors_alone_give_the_pose_despite_what_no_training_photograph_shows() -> None:
     scene = wall()
     truth, photo = scene.problem.T_camera_world[0], scene.photos[0].clone()
     photo[:, 70:] = torch.rand(photo[:, 70:].shape, generator=torch.Generator().manual_seed(3)).double()
     start = random_pose(torch.Generator().manual_seed(4), 0.02) @ truth
-    found = minimise(lambda pose: look_at_wall(pose, FOCAL, photo), start, None, max_steps=10)
+    found = minimize(lambda pose: look_at_wall(pose, FOCAL, photo), start, None, max_steps=10)
     assert (found - truth).abs().max() < 0.02 * (start - truth).abs().max()

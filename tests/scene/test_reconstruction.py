@@ -11,7 +11,7 @@ from fixtures.synthetic import make_scene
 from scipy.spatial.transform import Rotation
 
 from nope_splat.geometry.similarity import Similarity
-from nope_splat.scene.reconstruction import SparseScene, normalise
+from nope_splat.scene.reconstruction import SparseScene, normalize
 from nope_splat.scene.tracks import MatchGraph, Observations
 
 
@@ -53,7 +53,7 @@ def moved(scene: SparseScene, similarity: Similarity) -> SparseScene:
 
 
 def test_standard_frame() -> None:
-    scene = normalise(sparse_scene())
+    scene = normalize(sparse_scene())
     np.testing.assert_allclose(np.median(scene.points, axis=0), 0, atol=1e-12)
     assert np.median(scene.in_camera(scene.observations)[:, 2]) == pytest.approx(1)
     cameras = scene.T_world_camera[scene.registered & ~scene.held_out]
@@ -71,14 +71,14 @@ def test_standard_frame_does_not_depend_on_the_frame_before(seed: int) -> None:
     rotation = Rotation.from_rotvec(rng.normal(size=3)).as_matrix()
     similarity = Similarity(float(rng.uniform(0.1, 10)), rotation, rng.normal(size=3))
     scene = sparse_scene()
-    first, second = normalise(scene), normalise(moved(scene, similarity))
+    first, second = normalize(scene), normalize(moved(scene, similarity))
     np.testing.assert_allclose(first.points, second.points, atol=1e-9)
     np.testing.assert_allclose(first.T_world_camera, second.T_world_camera, atol=1e-9)
 
 
 def test_standard_frame_changes_nothing_in_the_photographs() -> None:
     scene = sparse_scene(noise=0.5)
-    np.testing.assert_allclose(normalise(scene).reprojection_errors(), scene.reprojection_errors(), atol=1e-9)
+    np.testing.assert_allclose(normalize(scene).reprojection_errors(), scene.reprojection_errors(), atol=1e-9)
 
 
 def test_reprojection_errors() -> None:

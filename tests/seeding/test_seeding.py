@@ -113,7 +113,7 @@ def test_seeds_cover_every_photograph(scene_and_images):
         assert len(np.unique(inside, axis=0)) > 0.7 * 40 * 30
 
 
-def test_seeds_have_the_colour_of_the_photograph(scene_and_images):
+def test_seeds_have_the_color_of_the_photograph(scene_and_images):
     scene, images = scene_and_images
     points, colors = dense_seeds(scene, lambda index, size: (images[index], None))
     in_camera = (points - scene.T_world_camera[0, :3, 3]) @ scene.T_world_camera[0, :3, :3]

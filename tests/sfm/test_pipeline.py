@@ -261,10 +261,10 @@ def test_real_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     np.testing.assert_array_equal(again.points, scene.points)
 
     without = replace(ReconstructionSettings(), refine_principal_point=False)
-    centred = reconstruct(folder, held_out, without, tmp_path)
+    centered = reconstruct(folder, held_out, without, tmp_path)
     assert "Using the cached matches" in capsys.readouterr().err
-    assert centred.cameras[0].offset == (0.0, 0.0)
-    assert metrics(centred, truth.T_world_camera, truth.focal).auc_5 > 92.5
+    assert centered.cameras[0].offset == (0.0, 0.0)
+    assert metrics(centered, truth.T_world_camera, truth.focal).auc_5 > 92.5
 
 
 def test_photographs_of_two_cameras(valley: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 - Gaussians with large image-plane gradients grow, faint ones go, statistics ignore the invisible.
 - Never beyond the maximum, the largest gradients first; the fixed Gaussians are not touched.
-- No Gaussian reaches farther from its centre than a share of the image, whichever axis makes it large.
+- No Gaussian reaches farther from its center than a share of the image, whichever axis makes it large.
 - The layouts of `radii` of gsplat 1.4 and 1.5 give the same statistics.
 """
 

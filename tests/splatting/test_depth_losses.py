@@ -1,9 +1,9 @@
 """The depth terms of the objective, before a wall whose pictures and depths are exact.
 
 - Gradients agree with finite differences in float64.
-- Terms are zero at the truth, up to what pixels are apart, and pull scales and shifts towards it.
+- Terms are zero at the truth, up to what pixels are apart, and pull scales and shifts toward it.
 - What is unknown, transparent, hidden by a mask or outside the other photograph does not count.
-- Priors are the maps in the world's units, without the lens's distortion; neighbours share most matches.
+- Priors are the maps in the world's units, without the lens's distortion; neighbors share most matches.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TRUE = torch.zeros(2, dtype=torch.float64)
 
 
 def pixels(count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Random pixels: rows, columns, and centres (n, 2)."""
+    """Random pixels: rows, columns, and centers (n, 2)."""
     generator = torch.Generator().manual_seed(seed)
     row, column = (torch.randint(8, side - 8, (count,), generator=generator) for side in SIZE[::-1])
     return row, column, torch.stack([column, row], -1).double() + 0.5
@@ -138,7 +138,7 @@ def test_nothing_to_compare_is_no_loss() -> None:
 
 
 def wall_priors(inverse: bool) -> DepthPriors:
-    """Exact priors of four views, each the neighbour of the next."""
+    """Exact priors of four views, each the neighbor of the next."""
     views = {}
     for index, pose in enumerate(wall().problem.T_camera_world):
         view = look_at_wall(pose, FOCAL)
@@ -150,7 +150,7 @@ def wall_priors(inverse: bool) -> DepthPriors:
 
 
 @pytest.mark.parametrize("inverse", [True, False])
-@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 1.0)], ids=["rendered", "neighbours"])
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 1.0)], ids=["rendered", "neighbors"])
 def test_scales_and_shifts_are_learned(
     monkeypatch: pytest.MonkeyPatch, inverse: bool, weights: tuple[float, float, float]
 ) -> None:
@@ -187,7 +187,7 @@ def test_scales_and_shifts_are_learned(
 def test_views_without_priors_say_nothing() -> None:
     priors = wall_priors(True)
     del priors.views[2]
-    supervision = DepthSupervision(4, replace(priors, neighbours={0: (), 1: (0,), 3: ()}), 1.0, 1.0, 1.0)
+    supervision = DepthSupervision(4, replace(priors, neighbors={0: (), 1: (0,), 3: ()}), 1.0, 1.0, 1.0)
     poses, focal = wall().problem.T_camera_world.float(), torch.full((4,), FOCAL)
     outputs = {"depth": torch.ones(36, 48, 1), "accumulation": torch.ones(36, 48, 1)}
     assert supervision.losses(2, outputs, poses, focal) == {}
@@ -281,7 +281,7 @@ def test_priors_are_in_the_worlds_units_and_undistorted(
     assert "Is depth.kind" not in capfd.readouterr().err
     assert priors.inverse == (kind == "disparity")
     assert sorted(priors.views) == [0, 1, 3]
-    assert priors.neighbours == {0: (1, 3), 1: (0, 3), 3: (0, 1)}
+    assert priors.neighbors == {0: (1, 3), 1: (0, 3), 3: (0, 1)}
     camera = replace(LENS, radial=(0.0, 0.0))
     grid = np.stack(np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5), axis=-1)
     for view, prior in priors.views.items():

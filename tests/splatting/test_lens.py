@@ -1,7 +1,7 @@
 """Renderings seen through a lens.
 
 - Distortion and its inverse agree with those of the photographs, and undo each other.
-- Gradients of inverse, places and interpolated colours are those of finite differences.
+- Gradients of inverse, places and interpolated colors are those of finite differences.
 - Without distortion nothing changes; with it, the photograph of a distorted camera is met, border included.
 """
 
@@ -32,7 +32,7 @@ BARREL, PINCUSHION = (-0.12, 0.03), (0.1, 0.05)
 
 
 def intrinsics(dtype: torch.dtype = torch.float64) -> Tensor:
-    """A camera whose principal point is not the centre. (1, 3, 3)."""
+    """A camera whose principal point is not the center. (1, 3, 3)."""
     return torch.tensor([[[50.0, 0, 25.5], [0, 51.0, 17.0], [0, 0, 1]]], dtype=dtype)
 
 

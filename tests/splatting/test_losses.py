@@ -1,7 +1,7 @@
 """The terms of the objective.
 
 - Gradients agree with finite differences in float64.
-- Each term is zero (photometric, tracks) at the truth and pulls poses, focal length and points towards it.
+- Each term is zero (photometric, tracks) at the truth and pulls poses, focal length and points toward it.
 - The 3D track loss is the distance in the world, and cannot be lowered by shrinking the scene.
 - The scale loss shrinks; a mask hides pixels from the loss and from its gradient.
 """
@@ -166,7 +166,7 @@ def test_scale_loss_shrinks_the_large_more_than_the_small() -> None:
     torch.testing.assert_close(gradient[0], 100 * gradient[1])
 
 
-def test_photometric_loss_is_zero_for_equal_images_and_pulls_towards_the_photo() -> None:
+def test_photometric_loss_is_zero_for_equal_images_and_pulls_toward_the_photo() -> None:
     generator = torch.Generator().manual_seed(0)
     photo = torch.rand(24, 32, 3, generator=generator)
     assert photometric_loss(photo, photo, 0.2).abs() < 1e-6

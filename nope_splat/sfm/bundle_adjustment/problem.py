@@ -21,7 +21,7 @@ class BundleProblem:
 
     Here a camera is one photograph's pose. Several have the same intrinsics
     `[log focal, principal point offset x, y, radial distortion k1, k2]`, for which image coordinates are in
-    pixels from the image centre.
+    pixels from the image center.
     """
 
     T_camera_world: Tensor
@@ -29,7 +29,7 @@ class BundleProblem:
     points: Tensor
     """World coordinates. (P, 3)."""
     intrinsics: Tensor
-    """Natural logarithm of the focal length; principal point minus image centre; k1, k2. (K, 5)."""
+    """Natural logarithm of the focal length; principal point minus image center; k1, k2. (K, 5)."""
     intrinsics_ids: Tensor
     """Which of these each camera has. (C,)."""
     camera_ids: Tensor
@@ -37,7 +37,7 @@ class BundleProblem:
     point_ids: Tensor
     """Point of each observation. (O,)."""
     xy: Tensor
-    """Observed image positions, pixels from the image centre. (O, 2)."""
+    """Observed image positions, pixels from the image center. (O, 2)."""
     sigma: Tensor
     """Standard deviation of each observation per axis, pixels. (O,)."""
     free_cameras: Tensor

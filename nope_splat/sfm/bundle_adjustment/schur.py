@@ -65,11 +65,11 @@ class SchurStructure:
 
 
 class NormalEquations:
-    """Robustly weighted normal equations at one linearisation, to be solved for several dampings.
+    """Robustly weighted normal equations at one linearization, to be solved for several dampings.
 
     Args:
         problem: Variables and observations.
-        at: The linearisation there.
+        at: The linearization there.
         structure: The pairs of observations of each point.
     """
 

@@ -46,7 +46,7 @@ class BundleResult:
 
 
 def adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 1e-5) -> BundleResult:
-    """Minimise the Huber cost of the reprojection errors plus the prior on the intrinsics.
+    """Minimize the Huber cost of the reprojection errors plus the prior on the intrinsics.
 
     Args:
         problem: Start.

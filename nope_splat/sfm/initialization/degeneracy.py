@@ -49,7 +49,7 @@ def turned_on_the_spot(positions: Sequence[Array], pairs: Sequence[PairMatches],
     focal length that explains most must lie within the plausible ones, not at their end.
 
     Args:
-        positions: Keypoints of each photograph, feature pixels from the image centre. (K, 2) each.
+        positions: Keypoints of each photograph, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches, at least one pair.
         longer_side: Longer side of the photographs in feature pixels.
     """
@@ -71,7 +71,7 @@ def turned_on_the_spot(positions: Sequence[Array], pairs: Sequence[PairMatches],
     best = int(np.argmin([cost(candidate) for candidate in candidates]))
     if best in (0, GRID - 1):
         return False
-    # Neighbouring candidates differ by eight percent, which may move matches by pixels.
+    # Neighboring candidates differ by eight percent, which may move matches by pixels.
     fine = np.linspace(candidates[best - 1], candidates[best + 1], GRID)
     found = fine[int(np.argmin([cost(candidate) for candidate in fine]))]
     return bool(np.mean(errors(found) < MAX_ERROR) >= MIN_SHARE)

@@ -56,7 +56,7 @@ class LiftedProblem:
     values: Array
     """Value of the lifting map at each match, divided by its median. (M,)."""
     xy_from: Array
-    """Keypoint in the lifting photograph, feature pixels from the image centre. (M, 2)."""
+    """Keypoint in the lifting photograph, feature pixels from the image center. (M, 2)."""
     xy_to: Array
     """Keypoint in the other photograph, likewise. (M, 2)."""
     free_focal: bool = True
@@ -74,12 +74,12 @@ def residuals(problem: LiftedProblem) -> Array:
     """
     parts = [np.zeros((0, 2))]
     for edge in range(len(problem.edges)):
-        parts.append(linearise(problem, edge)[0])
+        parts.append(linearize(problem, edge)[0])
     return np.concatenate(parts)
 
 
 def adjust_lifted(problem: LiftedProblem, max_iterations: int = 50, tolerance: float = 1e-4) -> LiftedProblem:
-    """Minimise the Cauchy cost of the residuals plus the priors, by Levenberg-Marquardt.
+    """Minimize the Cauchy cost of the residuals plus the priors, by Levenberg-Marquardt.
 
     The noise is estimated anew, by the median, at every step: it is large as long as the cameras are wrong.
 
@@ -114,7 +114,7 @@ def adjust_lifted(problem: LiftedProblem, max_iterations: int = 50, tolerance: f
     return problem
 
 
-def linearise(problem: LiftedProblem, edge: int) -> tuple[Array, Array]:
+def linearize(problem: LiftedProblem, edge: int) -> tuple[Array, Array]:
     """Residuals and Jacobians of one directed pair.
 
     With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match is
@@ -168,7 +168,7 @@ def _equations(problem: LiftedProblem, noise: float) -> tuple[Array, Array]:
     size = 8 * len(problem.T_camera_world) + 1
     matrix, gradient = np.zeros((size, size)), np.zeros(size)
     for edge, (one, other) in enumerate(problem.edges):
-        residual, jacobian = linearise(problem, edge)
+        residual, jacobian = linearize(problem, edge)
         squared = (residual**2).sum(1) / noise**2
         weight = 1 / (1 + squared / CAUCHY**2) / noise**2  # zero where infinite
         residual = np.where(np.isfinite(residual), residual, 0.0)

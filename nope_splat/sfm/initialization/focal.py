@@ -65,7 +65,7 @@ def estimate_focal(
     sides, and leaving them out was measured to be worse than outvoting them.
 
     Args:
-        positions: Keypoints of each photograph, feature pixels from the image centre. (K, 2) each.
+        positions: Keypoints of each photograph, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
         longer_side: Longer side of the photographs in feature pixels.
         seed: Seed of RANSAC.
@@ -115,7 +115,7 @@ def focal_starts(
     """Focal lengths of all cameras: from their own pairs, or else from those with cameras that have one.
 
     Args:
-        positions: Keypoints of each photograph, feature pixels from the image centre. (K, 2) each.
+        positions: Keypoints of each photograph, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
         layout: Sizes and cameras of the photographs.
         seed: Seed of RANSAC.
@@ -190,7 +190,7 @@ def _focal_beside(camera: int, pairs: Sequence[PairMatches], focals: Array, layo
 
 
 def _to_pixels(photo: int, layout: PhotoLayout) -> Array:
-    """From feature pixels about the centre of a photograph to its full-resolution pixels. (3, 3)."""
+    """From feature pixels about the center of a photograph to its full-resolution pixels. (3, 3)."""
     (x, y), scale = layout.sizes[photo] / 2, layout.pixel_sizes[photo]
     return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
 

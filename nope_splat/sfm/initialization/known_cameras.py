@@ -37,7 +37,7 @@ class GivenCameras:
     focal: Array
     """Focal length of each camera as a share of the longer side. (K,)."""
     offset: Array
-    """Principal points minus image centre, as shares of the longer side. (K, 2)."""
+    """Principal points minus image center, as shares of the longer side. (K, 2)."""
     radial: Array
     """Radial distortion. (K, 2)."""
 

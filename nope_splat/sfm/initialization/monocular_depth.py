@@ -1,4 +1,4 @@
-"""Start from the depth of single photographs: the initialisation of arXiv:2502.19800.
+"""Start from the depth of single photographs: the initialization of arXiv:2502.19800.
 
 The focal length starts at a field of view of 60 degrees. Along the maximum spanning tree of the match graph,
 the relative pose of each pair is the one that brings the matches, lifted by the depth of the photograph that
@@ -61,7 +61,7 @@ def start_from_depth(
     Args:
         depths: Depth maps, by photograph.
         keypoints: Keypoints of each photograph.
-        positions: The same, feature pixels from the image centre. (K, 2) each.
+        positions: The same, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
         layout: Sizes of the photographs, which one camera took.
         focal: Focal length to start from, feature pixels.

@@ -2,7 +2,7 @@
 
 As in DUSt3R (Wang et al., CVPR 2024, section 3.4), every ordered pair has a similarity that takes what it
 says to the world, and every photograph a pose and a depth map. The distance between where pairs and where
-photographs say that a pixel's point is, relative to its depth and weighted by confidence, is minimised.
+photographs say that a pixel's point is, relative to its depth and weighted by confidence, is minimized.
 DUSt3R descends by gradients; here pairs, poses and depths are solved for in turn, from a start along the
 spanning tree of the pairs that are most confident. The focal length is what the pointmaps tell by themselves.
 """

@@ -127,7 +127,7 @@ def pointmap_focal(pointmaps: Pointmaps, sizes: Indices, longer_side: float) -> 
 def weiszfeld_focal(
     xy: Array, points: NDArray[np.floating], weights: NDArray[np.floating] | Sequence[float]
 ) -> float:
-    """Focal length f that minimises the weighted sum of the distances |xy - f (x/z, y/z)|.
+    """Focal length f that minimizes the weighted sum of the distances |xy - f (x/z, y/z)|.
 
     Distances that are not squared hardly heed outliers. Weiszfeld's algorithm (Plastria 2011), as in DUSt3R
     (Wang et al., CVPR 2024, section 3.3).

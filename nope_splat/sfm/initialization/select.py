@@ -51,7 +51,7 @@ def register_group(
 
     Args:
         keypoints: Keypoints of each photograph.
-        positions: The same from the image's centre, feature pixels. One (K, 2) for each photograph.
+        positions: The same from the image's center, feature pixels. One (K, 2) for each photograph.
         pairs: Verified pairs of the group.
         layout: Which camera took which photograph.
         settings: How to do it.

@@ -59,7 +59,7 @@ def relative_poses(
     """Relative pose of each pair by the five-point method; pairs that have none are dropped.
 
     Args:
-        positions: Keypoints of each photograph, feature pixels from the image centre. (K, 2) each.
+        positions: Keypoints of each photograph, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
         focals: Focal length of each photograph in feature pixels. (N,).
         seed: Seed of RANSAC.
@@ -82,8 +82,8 @@ def _relative_pose(positions: Sequence[Array], pair: PairMatches, focals: Array,
     pose, info = poselib.estimate_relative_pose(
         first,
         second,
-        _centred_camera(focal_first),
-        _centred_camera(focal_second),
+        _centered_camera(focal_first),
+        _centered_camera(focal_second),
         {
             "max_epipolar_error": MAX_EPIPOLAR_ERROR,
             "max_iterations": 5000,
@@ -109,6 +109,6 @@ def _relative_pose(positions: Sequence[Array], pair: PairMatches, focals: Array,
     )
 
 
-def _centred_camera(focal: float) -> dict[str, object]:
-    """A camera as poselib wants it, for pixels from the image centre."""
+def _centered_camera(focal: float) -> dict[str, object]:
+    """A camera as poselib wants it, for pixels from the image center."""
     return {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}

@@ -111,39 +111,39 @@ class Projection(torch.autograd.Function):
 
 
 class SphericalHarmonics(torch.autograd.Function):
-    """View-dependent colours: see `spherical_harmonics`."""
+    """View-dependent colors: see `spherical_harmonics`."""
 
     @staticmethod
     def forward(
-        ctx: Any, degree: int, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor
+        ctx: Any, degree: int, means: Tensor, centers: Tensor, coefficients: Tensor, radii: Tensor
     ) -> Tensor:
-        """Colours (C, N, 3) from camera centres (C, 3) and coefficients (C, N, K, 3)."""
-        points, *inputs = _arrays(means, centres, coefficients, radii)
+        """Colors (C, N, 3) from camera centers (C, 3) and coefficients (C, N, K, 3)."""
+        points, *inputs = _arrays(means, centers, coefficients, radii)
         colors, array = _empty(*radii.shape, 3)
         for camera in range(len(radii)):
             run_on_all_threads(shade, degree, points, *(values[camera] for values in inputs), array[camera])
         ctx.degree = degree
-        ctx.save_for_backward(means, centres, coefficients, radii, colors)
+        ctx.save_for_backward(means, centers, coefficients, radii, colors)
         return colors
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of means, centres and coefficients."""
+        """Gradients of means, centers and coefficients."""
         means, *inputs = _arrays(*ctx.saved_tensors, gradients[0])
         cameras, count, terms, _ = ctx.saved_tensors[2].shape
         of_coefficients = ctx.needs_input_grad[3]
         d_means, means_out = _empty(count, 3)
         d_coefficients, coefficients_out = _empty(cameras, count if of_coefficients else 0, terms, 3)
-        d_centres, centres_out = _empty(cameras, 3)
+        d_centers, centers_out = _empty(cameras, 3)
         for camera in range(cameras):
             sums = np.empty((-(-count // CHUNK), 3))
             run_on_all_threads(
                 shade_gradient, ctx.degree, means, *(values[camera] for values in inputs), camera > 0,
                 means_out, of_coefficients, coefficients_out[camera], sums,
             )  # fmt: skip
-            centres_out[camera] = sums.sum(0)
-        return None, d_means, d_centres, d_coefficients if of_coefficients else None, None
+            centers_out[camera] = sums.sum(0)
+        return None, d_means, d_centers, d_coefficients if of_coefficients else None, None
 
 
 class Compositing(torch.autograd.Function):

@@ -10,7 +10,7 @@ Compositing reads one *record* of float32 per splat, `record_length(channels)` l
     2  3  4 a/2, b, c/2 times log2(e): alpha is then 2 to the power of one quadratic form
     5       log2(o)
     6 .. 9  first and last column, first and last row of the ellipse's bounding box, as int32
-    10      height of the ellipse's rightmost point above its centre, see `footprint`
+    10      height of the ellipse's rightmost point above its center, see `footprint`
     11 ..   channels
 """
 
@@ -329,7 +329,7 @@ def bin_splats(
 
     Args:
         radii: Zero for splats that are culled. (N,)
-        means2d: Centres in pixels. (N, 2)
+        means2d: Centers in pixels. (N, 2)
         conics: Inverse covariances (a, b, c). (N, 3)
         opacities: (N,)
         depths: (N,)

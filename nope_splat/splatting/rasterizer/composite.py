@@ -6,7 +6,7 @@ Pixel by pixel, with transmittance T = 1 before the first splat,
     color += T alpha c
     T     *= 1 - alpha,                   a pixel ends before the splat that would bring T down to 1e-4
 
-and at the end the background colour is added with weight T. One thread composites one tile, splat by splat,
+and at the end the background color is added with weight T. One thread composites one tile, splat by splat,
 each over the blocks of pixels that its bounding box meets; a block is one SIMD register (see `simd`). The
 state of a tile's pixels lies block after block. A pixel that has ended holds its T with a minus sign.
 """

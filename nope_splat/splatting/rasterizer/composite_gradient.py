@@ -1,6 +1,6 @@
 """Gradient of compositing, back to front.
 
-With v the gradient of the loss with respect to a pixel's colour and v_alpha to its alpha, let R be the
+With v the gradient of the loss with respect to a pixel's color and v_alpha to its alpha, let R be the
 value of what lies behind a splat, composited: R = background . v - v_alpha behind the last one. Walking from
 the last splat to the first restores T before each, T = T_after / (1 - alpha), and
 

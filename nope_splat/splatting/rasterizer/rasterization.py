@@ -52,14 +52,14 @@ def rasterization(
     splat with a tile of 64x64 pixels, of which most splats meet one or two.
 
     Args:
-        means: Centres in world coordinates. (N, 3), float32.
+        means: Centers in world coordinates. (N, 3), float32.
         quats: Orientations (w, x, y, z), of any length. (N, 4)
         scales: Standard deviations along the axes. (N, 3)
         opacities: In 0 .. 1. (N,)
         colors: Channels, (N, D) or (C, N, D); with `sh_degree` the coefficients of spherical harmonics,
             (N, K, 3) or (C, N, K, 3). At most 16 channels on a CPU, the depth included.
         viewmats: World to camera, OpenCV axes. (C, 4, 4)
-        Ks: Intrinsics in pixels; the centre of the first pixel is (0.5, 0.5). (C, 3, 3)
+        Ks: Intrinsics in pixels; the center of the first pixel is (0.5, 0.5). (C, 3, 3)
         width: Of the images, in pixels.
         height: Of the images, in pixels.
         near_plane: Nearest depth that is drawn.
@@ -68,7 +68,7 @@ def rasterization(
         eps2d: Variance in square pixels that every splat is blurred by.
         sh_degree: Degree of the spherical harmonics to evaluate, at most 3 on a CPU; None for plain channels.
         packed: gsplat's packed layout of intermediate results (CUDA only).
-        backgrounds: Colours behind everything. (C, D)
+        backgrounds: Colors behind everything. (C, D)
         render_mode: "RGB" the channels, "D" accumulated depth, "ED" expected depth, or "RGB+D", "RGB+ED" with
             the depth as the last channel.
         sparse_grad: gsplat's sparse gradients (CUDA only).
@@ -117,9 +117,9 @@ def rasterization(
         if sh_degree is None:
             colors = _per_camera(colors, cameras, 2)
         else:
-            centres = -(torch.linalg.inv(viewmats[:, :3, :3]) @ viewmats[:, :3, 3:])[..., 0]
+            centers = -(torch.linalg.inv(viewmats[:, :3, :3]) @ viewmats[:, :3, 3:])[..., 0]
             coefficients = _per_camera(colors, cameras, 3)
-            colors = SphericalHarmonics.apply(sh_degree, means, centres, coefficients, radii)
+            colors = SphericalHarmonics.apply(sh_degree, means, centers, coefficients, radii)
         if render_mode != "RGB":
             colors = torch.cat([colors, depths[..., None]], -1)
             backgrounds = torch.cat([backgrounds, means.new_zeros(cameras, 1)], -1)

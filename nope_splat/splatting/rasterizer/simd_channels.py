@@ -1,6 +1,6 @@
 """The channels of a block of pixels: a tuple with one vector per channel, unrolled at compile time.
 
-The background colour, a tuple of scalars, tells a kernel how many channels there are: each number of
+The background color, a tuple of scalars, tells a kernel how many channels there are: each number of
 channels compiles a kernel of its own, whose accumulators stay in registers. Planes of channels are stored
 one after the other, `stride` elements apart.
 """

@@ -49,21 +49,21 @@ def lane_numbers(typing: Any, lanes: Any) -> Any:
 
 @intrinsic
 def block_columns(typing: Any, lanes: Any) -> Any:
-    """Horizontal pixel centre of every lane within its block: 0.5, 1.5, ... Floats."""
-    return _block_centres(lanes, lambda lane, width: lane % width)
+    """Horizontal pixel center of every lane within its block: 0.5, 1.5, ... Floats."""
+    return _block_centers(lanes, lambda lane, width: lane % width)
 
 
 @intrinsic
 def block_rows(typing: Any, lanes: Any) -> Any:
-    """Vertical pixel centre of every lane within its block. Floats."""
-    return _block_centres(lanes, lambda lane, width: lane // width)
+    """Vertical pixel center of every lane within its block. Floats."""
+    return _block_centers(lanes, lambda lane, width: lane // width)
 
 
-def _block_centres(lanes: Any, place: Any) -> Any:
+def _block_centers(lanes: Any, place: Any) -> Any:
     vector = Floats(lanes.count)
     width = BLOCK_SHAPES[lanes.count][0]
-    centres = [place(lane, width) + 0.5 for lane in range(lanes.count)]
-    return vector(lanes), lambda *_: ir.Constant(vector.llvm, centres)
+    centers = [place(lane, width) + 0.5 for lane in range(lanes.count)]
+    return vector(lanes), lambda *_: ir.Constant(vector.llvm, centers)
 
 
 @intrinsic

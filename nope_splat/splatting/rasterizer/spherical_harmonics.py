@@ -1,6 +1,6 @@
-"""Colour from spherical harmonics, and its gradient.
+"""Color from spherical harmonics, and its gradient.
 
-The colour of a Gaussian seen along the unit direction d = (mean - camera centre) / |mean - camera centre| is
+The color of a Gaussian seen along the unit direction d = (mean - camera center) / |mean - camera center| is
 
     color = max(0, 1/2 + sum over k of Y_k(d) coefficient_k)
 
@@ -79,18 +79,18 @@ def direction_gradient(degree, x, y, z, d):
 
 
 @inlined
-def view_direction(means, index, centre):
-    """Unit direction from the camera centre (3,) to a Gaussian, and the inverse of the distance."""
-    x = float(means[index, 0]) - centre[0]
-    y = float(means[index, 1]) - centre[1]
-    z = float(means[index, 2]) - centre[2]
+def view_direction(means, index, center):
+    """Unit direction from the camera center (3,) to a Gaussian, and the inverse of the distance."""
+    x = float(means[index, 0]) - center[0]
+    y = float(means[index, 1]) - center[1]
+    z = float(means[index, 2]) - center[2]
     inverse = 1.0 / max(math.sqrt(x * x + y * y + z * z), 1e-12)
     return x * inverse, y * inverse, z * inverse, inverse
 
 
 @kernel
-def shade(counter, degree, means, centre, coefficients, radii, colors):
-    """Colours (N, 3) of the Gaussians that are not culled, zero for the others; coefficients (N, K, 3)."""
+def shade(counter, degree, means, center, coefficients, radii, colors):
+    """Colors (N, 3) of the Gaussians that are not culled, zero for the others; coefficients (N, K, 3)."""
     terms = (degree + 1) ** 2
     values = np.empty(terms, np.float32)
     while True:
@@ -100,7 +100,7 @@ def shade(counter, degree, means, centre, coefficients, radii, colors):
         for i in range(start, min(start + CHUNK, len(means))):
             red = green = blue = _ZERO
             if radii[i] > 0:
-                x, y, z, _ = view_direction(means, i, centre)
+                x, y, z, _ = view_direction(means, i, center)
                 evaluate(degree, x, y, z, values)
                 red = green = blue = _HALF
                 for k in range(terms):
@@ -113,9 +113,9 @@ def shade(counter, degree, means, centre, coefficients, radii, colors):
 
 
 @kernel
-def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, d_colors, add,
-                   d_means, of_coefficients, d_coefficients, d_centre):  # fmt: skip
-    """Gradient of `shade`: set in d_means, or added, and per chunk in d_centre (chunks, 3).
+def shade_gradient(counter, degree, means, center, coefficients, radii, colors, d_colors, add,
+                   d_means, of_coefficients, d_coefficients, d_center):  # fmt: skip
+    """Gradient of `shade`: set in d_means, or added, and per chunk in d_center (chunks, 3).
 
     That of the coefficients is set in d_coefficients: left out unless `of_coefficients`.
     """
@@ -139,7 +139,7 @@ def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, 
             red = d_colors[i, 0] if colors[i, 0] > _ZERO else _ZERO
             green = d_colors[i, 1] if colors[i, 1] > _ZERO else _ZERO
             blue = d_colors[i, 2] if colors[i, 2] > _ZERO else _ZERO
-            x, y, z, inverse = view_direction(means, i, centre)
+            x, y, z, inverse = view_direction(means, i, center)
             evaluate(degree, x, y, z, values)
             if of_coefficients:
                 for k in range(terms):
@@ -156,4 +156,4 @@ def shade_gradient(counter, degree, means, centre, coefficients, radii, colors, 
             for axis in range(3):
                 d_means[i, axis] += d_mean[axis]
                 d_chunk[axis] -= d_mean[axis]
-        d_centre[start // CHUNK] = d_chunk
+        d_center[start // CHUNK] = d_chunk

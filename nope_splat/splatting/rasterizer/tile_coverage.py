@@ -1,10 +1,10 @@
 """Which blocks of pixels of a tile a splat covers.
 
-The pixels where a splat is drawn fill an ellipse around its centre: with the record's quadratic form,
+The pixels where a splat is drawn fill an ellipse around its center: with the record's quadratic form,
 
     A e^2 + B e f + C f^2 <= tau = log2(255 o)
 
-at e to the right of the centre and f below it. At height f the ellipse reaches from (-B f - r) / 2A to
+at e to the right of the center and f below it. At height f the ellipse reaches from (-B f - r) / 2A to
 (-B f + r) / 2A, where r^2 = 4 A tau - (4 A C - B^2) f^2. Its rightmost point lies at the height
 f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the record's *tilt*, its leftmost point opposite. Over a row of
 blocks, therefore, it reaches as far as at the height nearest to its outermost point. All rows of blocks are

@@ -1,4 +1,4 @@
-"""Scenes that show no depth are recognised: turning on the spot is refused, a flat scene is said to be one.
+"""Scenes that show no depth are recognized: turning on the spot is refused, a flat scene is said to be one.
 
 Keypoints are noisy and matches verified as those of photographs are; ordinary scenes pass unmentioned.
 """
@@ -94,7 +94,7 @@ def accuracy(scene: SparseScene, made: SyntheticScene) -> PoseMetrics:
 @pytest.mark.parametrize("num_photos", [2, 5])
 @pytest.mark.parametrize("focal", [350.0, 700.0, 1800.0])
 @pytest.mark.parametrize("noise", [0.2, 1.0])
-def test_turning_on_the_spot_is_recognised(focal: float, noise: float, num_photos: int) -> None:
+def test_turning_on_the_spot_is_recognized(focal: float, noise: float, num_photos: int) -> None:
     made = verified(turning(focal, noise, num_photos))
     assert without_relief(made.matches.pairs)
     assert turned_on_the_spot(positions(made), made.matches.pairs, 640)

@@ -27,7 +27,7 @@ from nope_splat.geometry.rigid import invert, rigid
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_photos
 from nope_splat.sfm import ReconstructionSettings, SparseScene, reconstruct
-from nope_splat.sfm.initialization.depth_alignment import LiftedProblem, adjust_lifted, linearise
+from nope_splat.sfm.initialization.depth_alignment import LiftedProblem, adjust_lifted, linearize
 from nope_splat.sfm.initialization.monocular_depth import default_focal
 
 FOCAL = 600.0
@@ -84,10 +84,10 @@ def test_jacobians(inverse: bool) -> None:
     rng = np.random.default_rng(1)
     problem = replace(problem, xy_to=problem.xy_to + rng.normal(0, 5, problem.xy_to.shape))
     edge, step = 5, 1e-6
-    _, jacobian = linearise(problem, edge)
+    _, jacobian = linearize(problem, edge)
     for column, unit in enumerate(np.eye(15)):
         ahead, back = (
-            linearise(moved(problem, sign * step * unit, *problem.edges[edge]), edge)[0] for sign in (1, -1)
+            linearize(moved(problem, sign * step * unit, *problem.edges[edge]), edge)[0] for sign in (1, -1)
         )
         np.testing.assert_allclose(jacobian[..., column], (ahead - back) / (2 * step), rtol=1e-5, atol=1e-3)
 

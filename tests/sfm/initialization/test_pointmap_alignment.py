@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.pointmap_scene import CAMERA, SIZE, FakeNetwork, grey_photos, ray_cast
+from fixtures.pointmap_scene import CAMERA, SIZE, FakeNetwork, gray_photos, ray_cast
 from fixtures.synthetic import ring
 from numpy.typing import NDArray
 
@@ -44,7 +44,7 @@ POSES = ring(6, 70.0)
 def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Photo], Pointmaps]:
     """Photographs, two of them upright, and what the network says of all pairs, by way of the cache."""
     folder = tmp_path_factory.mktemp("photos")
-    photos = grey_photos(folder, len(POSES), upright=(1, 4))
+    photos = gray_photos(folder, len(POSES), upright=(1, 4))
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
         monkeypatch.setattr(dust3r, "predict", FakeNetwork(POSES, noise=0.02, across=0.01).predict)
@@ -123,7 +123,7 @@ def test_two_photographs_keep_to_the_focal_length_of_the_pointmaps(
 ) -> None:
     """Two photographs determine it so badly that adjustment alone would follow the errors of the tracks."""
     poses = ring(2, 15.0)
-    folder = PhotoFolder(tmp_path, tuple(grey_photos(tmp_path, 2)), {})
+    folder = PhotoFolder(tmp_path, tuple(gray_photos(tmp_path, 2)), {})
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
     settings = ReconstructionSettings(matcher="dust3r")
     focals = []
@@ -148,7 +148,7 @@ def test_canonical_depth_is_that_of_the_photograph(
     for index, depth_map in depths.items():
         view, pose = View.of(photos[index]), POSES[index]
         world = ray_cast(pose, photos[index], view)
-        # Places of the map fall on pixel centres of the view.
+        # Places of the map fall on pixel centers of the view.
         column, row = np.moveaxis(depth_map.positions() / view.scale - view.cut, -1, 0)
         np.testing.assert_allclose(column % 1, 0.5, atol=1e-9)
         true = ((world[row.astype(int), column.astype(int)] - pose[:3, 3]) @ pose[:3, :3])[..., 2]

@@ -13,7 +13,7 @@ from nope_splat.sfm.initialization.two_view import relative_poses
 
 
 def positions(scene: SyntheticScene) -> list[np.ndarray]:
-    """Keypoints from the image centre."""
+    """Keypoints from the image center."""
     return [one.xy - np.array(scene.size) / 2 for one in scene.keypoints]
 
 
@@ -49,7 +49,7 @@ def test_a_plane_leaves_the_focal_length_uncertain() -> None:
 def test_a_camera_without_pairs_of_its_own_is_found_beside_another() -> None:
     made = make_scene(7, second=(SharedPinhole(450.0), (800, 500)))
     pairs = [pair for pair in made.matches.pairs if not (pair.first % 2 and pair.second % 2)]
-    places = [made.layout.from_centre(one.xy, photo) for photo, one in enumerate(made.keypoints)]
+    places = [made.layout.from_center(one.xy, photo) for photo, one in enumerate(made.keypoints)]
     (start,) = focal_starts(places, pairs, made.layout)
     assert start[0] == pytest.approx(700.0, rel=0.03)
     assert start[1] == pytest.approx(450.0, rel=0.03)

@@ -223,7 +223,7 @@ def test_radial_distortion_that_shows_nowhere_is_none() -> None:
     np.testing.assert_array_equal(working.radial[0], [0.0, 0.0])
 
 
-def test_principal_point_of_mixed_orientations_stays_at_the_centre() -> None:
+def test_principal_point_of_mixed_orientations_stays_at_the_center() -> None:
     scene = make_scene(6)
     working, views = start(scene)
     working.half_size[0] = working.half_size[0, ::-1].copy()

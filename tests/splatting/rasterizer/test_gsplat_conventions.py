@@ -67,12 +67,12 @@ def test_projection_and_its_gradients_match_gsplat() -> None:
 def test_spherical_harmonics_and_their_gradients_match_gsplat(degree: int) -> None:
     g = torch.Generator().manual_seed(degree)
     means, coefficients = torch.randn(300, 3, generator=g), torch.randn(300, 16, 3, generator=g)
-    centre, weights = torch.randn(1, 3, generator=g), torch.randn(300, 3, generator=g)
+    center, weights = torch.randn(1, 3, generator=g), torch.randn(300, 3, generator=g)
     radii = (torch.rand(1, 300, generator=g) > 0.2).int()
-    exact = [tensor.double().requires_grad_() for tensor in (means, centre, coefficients)]
+    exact = [tensor.double().requires_grad_() for tensor in (means, center, coefficients)]
     colors = torch.clamp_min(_spherical_harmonics(degree, exact[0] - exact[1], exact[2]) + 0.5, 0.0)
     (weights * colors * radii[0, :, None]).sum().backward()
-    single = [tensor.clone().requires_grad_() for tensor in (means, centre, coefficients)]
+    single = [tensor.clone().requires_grad_() for tensor in (means, center, coefficients)]
     actual = SphericalHarmonics.apply(degree, single[0], single[1], single[2][None], radii)
     (weights * actual[0]).sum().backward()
     seen = radii[0] > 0

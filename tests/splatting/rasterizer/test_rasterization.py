@@ -58,14 +58,14 @@ def test_random_scenes_hold_what_is_difficult(seed: int) -> None:
     mean, depth, _, _, radius = project(scene, 0)
     (x, y), width, height = mean.T, scene.width, scene.height
     front = depth > 0.01
-    centred = front & (x > 0) & (x < width) & (y > 0) & (y < height)
+    centered = front & (x > 0) & (x < width) & (y > 0) & (y < height)
     reaching = front & (x + radius > 0) & (x - radius < width) & (y + radius > 0) & (y - radius < height)
     clamped = (x < -0.15 * width) | (x > 1.15 * width) | (y < -0.15 * height) | (y > 1.15 * height)
     largest = scene.scales.amax(1)
     alphas = render(scene)[1]
     holds = {
         "behind the camera": ~front,
-        "across the border": reaching & ~centred,
+        "across the border": reaching & ~centered,
         "outside": front & ~reaching,
         "beyond the clamped field of view": reaching & clamped,
         "far smaller than a pixel": reaching & (60 * largest < 0.01 * depth),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from plyfile import PlyData, PlyElement
-from summarise import summarise
+from summarize import summarize
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def results(tmp_path: Path) -> Path:
 def test_figures_of_a_run(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {"psnr": 31.25, "ssim": 0.9, "held_out_unregistered": 1}
     (results / "evaluation.json").write_text(json.dumps({"results": metrics}))
-    summarise(results / "photos", results, 12)
+    summarize(results / "photos", results, 12)
     text = capsys.readouterr().out
     for figure in ("4 of 5", "606.0 px, 450.0 px", "31.25 dB", "0.900", "12, from"):
         assert figure in text
@@ -45,5 +45,5 @@ def test_figures_of_a_run(results: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_without_held_out_photographs(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summarise(results / "photos", results, 12)
+    summarize(results / "photos", results, 12)
     assert "none, so no evaluation" in capsys.readouterr().out

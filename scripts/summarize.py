@@ -14,7 +14,7 @@ from rich.table import Table
 from nope_splat.io.images import find_photos
 
 
-def summarise(data: Path, results: Path, seconds: int) -> None:
+def summarize(data: Path, results: Path, seconds: int) -> None:
     """Print the figures.
 
     Args:
@@ -52,4 +52,4 @@ def summarise(data: Path, results: Path, seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(summarise)
+    tyro.cli(summarize)
