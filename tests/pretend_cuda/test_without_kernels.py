@@ -1,0 +1,67 @@
+"""A GPU that gsplat has no kernels for and cannot compile them: everything runs on the CPU, and says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pretend_cuda.subprocesses import run
+
+WITHOUT = """
+from nope_splat.plugin import device
+from nope_splat.splatting.rasterizer.cuda_kernels import MissingKernelsError
+
+def missing():
+    raise MissingKernelsError("there is no compiler")
+
+device.prepare_kernels = missing
+from {module} import {function}
+{function}()
+"""
+COMMANDS = {
+    "train": ("nerfstudio.scripts.train", "entrypoint"),
+    "eval": ("nerfstudio.scripts.eval", "entrypoint"),
+    "export": ("nerfstudio.scripts.exporter", "entrypoint"),
+    "nope": ("nope_splat.cli", "main"),
+}
+RUN = Path("outputs/valley/nope-splat/run")
+SENTENCE = "Using the CPU, although there is a GPU: there is no compiler."
+
+
+@pytest.fixture(scope="module")
+def finished(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a training and of commands for it, and what they wrote."""
+    folder = tmp_path_factory.mktemp("without_kernels")
+    for name, (module, function) in COMMANDS.items():
+        (folder / f"{name}.py").write_text(WITHOUT.format(module=module, function=function))
+    config = RUN / "config.yml"
+    log = run(
+        folder / "train.py", "nope-splat", "--data", valley, "--timestamp", "run", "--vis", "tensorboard",
+        "--max-num-iterations", 20, "--pipeline.datamanager.dataparser.max-image-size", 96, "then",
+        folder / "eval.py", "--load-config", config, "--output-path", "eval.json", "then",
+        folder / "export.py", "gaussian-splat", "--load-config", config, "--output-dir", "splat", "then",
+        folder / "nope.py", "report", "--load-config", config, "then",
+        folder / "nope.py", "export-cameras", "--load-config", config, "--output-dir", "cameras",
+        cwd=folder,
+    )  # fmt: skip
+    return folder, log
+
+
+def test_the_training_is_that_of_a_cpu(finished: tuple[Path, str]) -> None:
+    folder, log = finished
+    assert log.count(SENTENCE) == 5, "each of the commands says it once"
+    config = yaml.load((folder / RUN / "config.yml").read_text(), yaml.Loader)
+    assert config.machine.device_type == "cpu"
+    assert config.pipeline.model.max_gaussians == 60_000
+    assert config.optimizers["means"]["optimizer"].lr == 5e-4
+
+
+def test_commands_open_the_run(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    assert json.loads((folder / "eval.json").read_text())["results"]["psnr"] > 10
+    assert (folder / "splat" / "splat.ply").stat().st_size > 10_000
+    assert (folder / RUN / "report.html").stat().st_size > 10_000
+    assert (folder / "cameras" / "transforms.json").is_file()
