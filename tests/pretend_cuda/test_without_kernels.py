@@ -40,7 +40,8 @@ def finished(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     config = RUN / "config.yml"
     log = run(
         folder / "train.py", "nope-splat", "--data", valley, "--timestamp", "run", "--vis", "tensorboard",
-        "--max-num-iterations", 20, "--pipeline.datamanager.dataparser.max-image-size", 96, "then",
+        "--experiment-name", "valley", "--max-num-iterations", 20,
+        "--pipeline.datamanager.dataparser.max-image-size", 96, "then",
         folder / "eval.py", "--load-config", config, "--output-path", "eval.json", "then",
         folder / "export.py", "gaussian-splat", "--load-config", config, "--output-dir", "splat", "then",
         folder / "nope.py", "report", "--load-config", config, "then",
