@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nope_splat.plugin.camera_optimizer import switch_axes, world_to_camera
 from nope_splat.plugin.model import NopeSplatModel
-from nope_splat.refinement.joint import JointResult, adjust_jointly
+from nope_splat.refinement.joint import JointResult, Look, adjust_jointly
 from nope_splat.refinement.photometric import RenderedView, usable_pixels
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.splatting.lens import Lens
@@ -27,27 +27,53 @@ def has_few_tracks(model: NopeSplatModel) -> bool:
     return lens is None and len(observations.view_ids) < FEW_OBSERVATIONS * model.num_train_data
 
 
-@torch.no_grad()
-def adjust_cameras(
-    model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]], single_step: bool = False
-) -> JointResult:
-    """Adjust the cameras and track points of a model in training, at its present resolution; Gaussians stay.
+def joint_problem(model: NopeSplatModel) -> BundleProblem:
+    """Variables and observations of a joint adjustment: the cameras and track points as they are now.
 
     Args:
         model: In training mode.
-        cameras: Training views, with the focal lengths of the reconstruction.
-        batches: Their photographs, from the data manager.
-        single_step: Whether to take one step only, because the next adjustment comes soon.
-
-    Returns:
-        The outcome, whose cameras and points the model now has.
     """
     optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
-    moves, background = optimizer.config.mode != "off", model.background_color.to(model.device)
+    lens, learned_lens = optimizer.lens(), optimizer.learned_lens
+    num_cameras, device = len(optimizer.base_focal), model.device
+    intrinsics = torch.zeros(num_cameras, 5, dtype=torch.float64, device=device)
+    intrinsics[:, 0] = optimizer.focal().double().log()
+    free_intrinsics = torch.zeros_like(intrinsics, dtype=torch.bool)
+    free_intrinsics[:, 0] = optimizer.config.optimize_focal
+    prior_mean, prior_sigma = intrinsics.clone(), torch.ones_like(intrinsics)
+    if lens is not None and learned_lens is not None:
+        intrinsics[:, 1:] = torch.cat(lens, 1)
+        free_intrinsics[:, 1:] = learned_lens.free()
+        mean, prior_sigma[:, 1:] = learned_lens.prior()
+        prior_mean[:, 1:] = torch.where(free_intrinsics[:, 1:], mean, intrinsics[:, 1:])
+    return BundleProblem(
+        T_camera_world=world_to_camera(optimizer.poses()).double(),
+        points=model.track_positions().double(),
+        intrinsics=intrinsics,
+        intrinsics_ids=optimizer.intrinsics_ids,
+        camera_ids=observations.view_ids,
+        point_ids=observations.point_ids,
+        xy=observations.xy.double(),
+        sigma=observations.sigma.double(),
+        free_cameras=torch.full((model.num_train_data,), optimizer.config.mode != "off", device=device),
+        free_intrinsics=free_intrinsics,
+        prior_mean=prior_mean,
+        prior_sigma=prior_sigma,
+    )
+
+
+def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]]) -> Look:
+    """What renders the training views beside their photographs, at the model's present resolution.
+
+    Args:
+        model: In training mode; its Gaussians are those of now.
+        cameras: Training views, with the focal lengths of the reconstruction.
+        batches: Their photographs, from the data manager.
+    """
+    optimizer, background = model.camera_optimizer, model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.present_sh_degree()
-    intrinsics_ids, lens = optimizer.intrinsics_ids, optimizer.lens()
-    max_size = optimizer.config.adjust_image_size
-    base_focals = optimizer.base_focal[intrinsics_ids, None]
+    lens, max_size = optimizer.lens(), optimizer.config.adjust_image_size
+    base_focals = optimizer.base_focal[optimizer.intrinsics_ids, None]
     scales = torch.cat([cameras.fx, cameras.fy], -1).to(model.device) / base_focals
     centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
 
@@ -77,34 +103,27 @@ def adjust_cameras(
         # Halved after rendering: Gaussians are drawn larger where pixels are.
         return view.halved(math.ceil(math.log2(max(1, max(width, height) / max_size))))
 
-    intrinsics = torch.zeros(len(optimizer.base_focal), 5, dtype=torch.float64, device=model.device)
-    intrinsics[:, 0] = optimizer.focal().double().log()
-    free_intrinsics = torch.zeros_like(intrinsics, dtype=torch.bool)
-    free_intrinsics[:, 0] = optimizer.config.optimize_focal
-    prior_mean, prior_sigma = intrinsics.clone(), torch.ones_like(intrinsics)
-    if lens is not None and optimizer.learned_lens is not None:
-        intrinsics[:, 1:] = torch.cat(lens, 1)
-        free_intrinsics[:, 1:] = optimizer.learned_lens.free()
-        mean, prior_sigma[:, 1:] = optimizer.learned_lens.prior()
-        prior_mean[:, 1:] = torch.where(free_intrinsics[:, 1:], mean, intrinsics[:, 1:])
-    result = adjust_jointly(
-        BundleProblem(
-            T_camera_world=world_to_camera(optimizer.poses()).double(),
-            points=model.track_positions().double(),
-            intrinsics=intrinsics,
-            intrinsics_ids=intrinsics_ids,
-            camera_ids=observations.view_ids,
-            point_ids=observations.point_ids,
-            xy=observations.xy.double(),
-            sigma=observations.sigma.double(),
-            free_cameras=torch.full((len(cameras),), moves, device=model.device),
-            free_intrinsics=free_intrinsics,
-            prior_mean=prior_mean,
-            prior_sigma=prior_sigma,
-        ),
-        look,
-        **({"max_iterations": 1, "halvings": ()} if single_step else {}),
-    )
+    return look
+
+
+@torch.no_grad()
+def adjust_cameras(
+    model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]], single_step: bool = False
+) -> JointResult:
+    """Adjust the cameras and track points of a model in training, at its present resolution; Gaussians stay.
+
+    Args:
+        model: In training mode.
+        cameras: Training views, with the focal lengths of the reconstruction.
+        batches: Their photographs, from the data manager.
+        single_step: Whether to take one step only, because the next adjustment comes soon.
+
+    Returns:
+        The outcome, whose cameras and points the model now has.
+    """
+    optimizer = model.camera_optimizer
+    limits: dict[str, Any] = {"max_iterations": 1, "halvings": ()} if single_step else {}
+    result = adjust_jointly(joint_problem(model), view_renderer(model, cameras, batches), **limits)
     poses = torch.linalg.inv(result.problem.T_camera_world)
     log_focal, shift, radial = result.problem.intrinsics.split((1, 2, 2), 1)
     optimizer.set_cameras(switch_axes(poses)[:, :3], log_focal[:, 0].exp(), Lens(shift, radial))
