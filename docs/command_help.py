@@ -1,0 +1,69 @@
+"""Sphinx directive that shows the help of a command, as the code prints it.
+
+    :::{command-help} nope-splat reconstruct
+    :::
+
+Knows `nope-splat`, `nope-splat COMMAND` and `ns-train nope-splat`.
+"""
+
+import contextlib
+import io
+import os
+from typing import Any
+
+import tyro
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+COLUMNS = 96
+"""Width of the text in characters."""
+
+
+def help_of(command: str) -> str:
+    """Run a command with `--help`.
+
+    Args:
+        command: The command with its subcommand, as typed in a shell.
+
+    Returns:
+        What it prints.
+    """
+    program, *arguments = command.split()
+    os.environ |= {"COLUMNS": str(COLUMNS), "NO_COLOR": "1"}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        if program == "nope-splat":
+            from nope_splat.cli import main
+
+            main([*arguments, "--help"])
+        else:
+            from nope_splat.plugin.config import nope_splat
+
+            config = nope_splat.config
+            tyro.cli(type(config), default=config, prog=command, args=["--help"])
+    text = "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
+    if "usage:" not in text:
+        raise RuntimeError(f"`{command} --help` printed no usage: {text[:200]!r}")
+    return text
+
+
+class CommandHelp(Directive):
+    """The help of the command that is its argument, as a literal block."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Make the block."""
+        text = help_of(self.arguments[0])
+        return [nodes.literal_block(text, text, language="text")]
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register the directive.
+
+    Args:
+        app: Sphinx.
+    """
+    app.add_directive("command-help", CommandHelp)
+    return {"parallel_read_safe": True}
