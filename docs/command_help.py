@@ -1,7 +1,7 @@
 """Sphinx directive that shows the help of a command, as the code prints it.
 
-    :::{command-help} nope-splat reconstruct
-    :::
+    ```{command-help} nope-splat reconstruct
+    ```
 
 Knows `nope-splat`, `nope-splat COMMAND` and `ns-train nope-splat`.
 """
@@ -15,8 +15,8 @@ import tyro
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
-COLUMNS = 96
-"""Width of the text in characters."""
+COLUMNS = 124
+"""Width of the text in characters: the lines of docstrings, which stay as they are, fit with their indent."""
 
 
 def help_of(command: str) -> str:
