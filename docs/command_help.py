@@ -40,7 +40,9 @@ def help_of(command: str) -> str:
             from nope_splat.plugin.config import nope_splat
 
             config = nope_splat.config
-            tyro.cli(type(config), default=config, prog=command, args=["--help"])
+            # As `ns-train` shows the options of a method.
+            markers = tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff
+            tyro.cli(type(config), default=config, prog=command, args=["--help"], config=markers)
     text = "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
     if "usage:" not in text:
         raise RuntimeError(f"`{command} --help` printed no usage: {text[:200]!r}")
