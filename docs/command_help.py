@@ -1,4 +1,4 @@
-"""Sphinx directive that shows the help of a command, as the code prints it.
+"""Sphinx directive that shows the help of a command, in the words that the code prints.
 
     ```{command-help} nope-splat reconstruct
     ```
@@ -9,6 +9,7 @@ Knows `nope-splat`, `nope-splat COMMAND` and `ns-train nope-splat`.
 import contextlib
 import io
 import os
+import textwrap
 from typing import Any
 
 import tyro
@@ -16,7 +17,11 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 COLUMNS = 124
-"""Width of the text in characters: the lines of docstrings, which stay as they are, fit with their indent."""
+"""Width that the command prints for, in characters: no line of a docstring is broken."""
+WIDTH = 90
+"""Width of the page."""
+INDENT = 8 * " "
+"""What tyro puts before the description of an option."""
 
 
 def help_of(command: str) -> str:
@@ -43,10 +48,36 @@ def help_of(command: str) -> str:
             # As `ns-train` shows the options of a method.
             markers = tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff
             tyro.cli(type(config), default=config, prog=command, args=["--help"], config=markers)
-    text = "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
+    text = printed.getvalue().strip()
     if "usage:" not in text:
         raise RuntimeError(f"`{command} --help` printed no usage: {text[:200]!r}")
-    return text
+    return wrapped(text)
+
+
+def wrapped(text: str) -> str:
+    """Fit a help text to the page.
+
+    Args:
+        text: What a command prints.
+
+    Returns:
+        The same words. Lines of one description are joined before they are broken.
+    """
+    lines: list[str] = []
+    described = False
+    for line in map(str.rstrip, text.splitlines()):
+        describes = line.startswith(INDENT)
+        if set(line.strip()) == {"-"}:  # a rule
+            lines.append(line[:WIDTH])
+        elif describes and described:
+            lines[-1] += " " + line.strip()
+        else:
+            lines.append(line)
+        described = describes
+    broken = (
+        textwrap.fill(line, WIDTH, subsequent_indent=INDENT if line.startswith(" ") else "") for line in lines
+    )
+    return "\n".join(broken)
 
 
 class CommandHelp(Directive):
