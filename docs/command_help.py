@@ -16,8 +16,17 @@ import tyro
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
+from nope_splat.cli import COMMANDS as COMMANDS_OF_NOPE_SPLAT
+from nope_splat.cli import main
+
 COLUMNS = 124
 """Width that the command prints for, in characters: no line of a docstring is broken."""
+COMMANDS = (
+    "nope-splat",
+    *(f"nope-splat {name}" for name in COMMANDS_OF_NOPE_SPLAT),
+    "ns-train nope-splat",
+)
+"""What the directive knows."""
 WIDTH = 90
 """Width of the page."""
 INDENT = 8 * " "
@@ -38,8 +47,6 @@ def help_of(command: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         if program == "nope-splat":
-            from nope_splat.cli import main
-
             main([*arguments, "--help"])
         else:
             from nope_splat.plugin.config import nope_splat
@@ -80,6 +87,21 @@ def wrapped(text: str) -> str:
     return "\n".join(broken)
 
 
+_texts: dict[str, str] = {}
+
+
+def collect(app: Any, env: Any, names: list[str]) -> None:
+    """Make all texts, before autodoc of older Sphinx replaces annotations that options are made of.
+
+    Args:
+        app: Sphinx.
+        env: Not used.
+        names: Pages that are out of date.
+    """
+    if names:
+        _texts.update((command, help_of(command)) for command in COMMANDS)
+
+
 class CommandHelp(Directive):
     """The help of the command that is its argument, as a literal block."""
 
@@ -88,7 +110,7 @@ class CommandHelp(Directive):
 
     def run(self) -> list[nodes.Node]:
         """Make the block."""
-        text = help_of(self.arguments[0])
+        text = _texts[self.arguments[0]]
         return [nodes.literal_block(text, text, language="text")]
 
 
@@ -99,4 +121,5 @@ def setup(app: Any) -> dict[str, bool]:
         app: Sphinx.
     """
     app.add_directive("command-help", CommandHelp)
+    app.connect("env-before-read-docs", collect)
     return {"parallel_read_safe": True}
