@@ -19,6 +19,8 @@ from nope_splat.errors import UserError
 
 PACKAGES = frozenset({"nope_splat", "nerfstudio", "torch", "pathlib"})
 """Where the classes come from that configurations name."""
+OTHER_VERSION = "!!python/object:nope_splat.trainer.NopeTrainerConfig"
+"""How the configurations of version 0.1 begin, whose classes were in other modules."""
 
 
 class ConfigLoader(yaml.UnsafeLoader):
@@ -82,6 +84,11 @@ def read_config(path: Path) -> TrainerConfig:
         config = yaml.load(path.read_text("utf8"), Loader=ConfigLoader)
     except Exception as error:  # a damaged file raises whatever its text leads to
         config = error
+        if OTHER_VERSION in path.read_text("utf8", "replace"):
+            raise UserError(
+                f"{path} was written by version 0.1 of nope-splat; open it with that version, or train again:"
+                " the cameras are in the cache beside it"
+            ) from error
     if not isinstance(config, TrainerConfig):
         raise UserError(f"{path} is not the configuration of a training; give the config.yml of ns-train")
     return config

@@ -57,3 +57,10 @@ def test_nothing_else_is_done(harm: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{file} is not the configuration of a training; give"):
         read_config(file)
     assert not made.exists()
+
+
+def test_a_configuration_of_version_0_1_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.yml"
+    file.write_text("!!python/object:nope_splat.trainer.NopeTrainerConfig\nmethod_name: nope-splat\n")
+    with pytest.raises(UserError, match=r"was written by version 0\.1 of nope-splat; .* or train again"):
+        read_config(file)
