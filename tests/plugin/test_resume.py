@@ -26,7 +26,7 @@ KILLED = """
 import os, signal, sys, yaml
 from pathlib import Path
 from nerfstudio.scripts.train import main
-from nope_splat import trainer
+from nope_splat.plugin import trainer
 
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
