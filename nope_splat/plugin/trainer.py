@@ -150,8 +150,8 @@ class NopeTrainerConfig(TrainerConfig):
         """
         check_ranges(self)
         check_contradictions(self, self.pipeline, self.goes_on)
-        require_device(self.machine.device_type)
         require_folder(self.pipeline.datamanager.data)
+        require_device(self.machine.device_type)  # last: it may compile for minutes
         if self.goes_on:
             return
         if self.load_dir is not None:
