@@ -27,7 +27,8 @@ from torch import Tensor
 
 from nope_splat.evaluation.coverage import covered_pixels
 from nope_splat.evaluation.image_metrics import ImageMetrics
-from nope_splat.plugin.camera_optimizer import switch_axes, world_to_camera
+from nope_splat.geometry.axes import switch_axes
+from nope_splat.plugin.camera_optimizer import world_to_camera
 from nope_splat.plugin.held_out import SplatModel, refine_pose, render_photo
 from nope_splat.plugin.pipeline import NopePipeline, NopePipelineConfig
 

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from nope_splat.errors import UserError
+from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
 from nope_splat.io.colmap import read_cameras
 from nope_splat.utils.typing import Array
-
-OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)

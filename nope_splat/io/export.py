@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from nope_splat.errors import UserError
+from nope_splat.geometry.axes import OPENGL_FROM_OPENCV
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.colmap import (
     ColmapCamera,
@@ -34,7 +35,6 @@ from nope_splat.io.images import PhotoFolder, read_mask, read_photo
 from nope_splat.scene.reconstruction import SparseScene
 from nope_splat.scene.tracks import Observations
 
-OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 """Camera axes of nerfstudio (x right, y up, z backward) against ours (x right, y down, z forward)."""
 
 UNKNOWN_ERROR = -1.0

@@ -9,7 +9,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from nope_splat.plugin.camera_optimizer import switch_axes, world_to_camera
+from nope_splat.geometry.axes import switch_axes
+from nope_splat.plugin.camera_optimizer import world_to_camera
 from nope_splat.plugin.model import NopeSplatModel
 from nope_splat.refinement.joint import JointResult, Look, adjust_jointly
 from nope_splat.refinement.photometric import RenderedView, usable_pixels

@@ -2,8 +2,7 @@
 
 Where that is asked for, a principal point and radial distortion per camera too (`LearnedLens`).
 
-This file and the dataparser are the only places that know nerfstudio's camera axes (OpenGL: x right, y up,
-z backward); everywhere else cameras have OpenCV axes (x right, y down, z forward).
+Poses have nerfstudio's OpenGL axes here, as in all of the plugin that nerfstudio sees (`geometry.axes`).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from nerfstudio.cameras.lie_groups import exp_map_SE3, exp_map_SO3xR3
 from nerfstudio.utils import poses as pose_utils
 from torch import Tensor, nn
 
+from nope_splat.geometry.axes import switch_axes
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.splatting.lens import Lens
@@ -31,19 +31,6 @@ FEW_TRACKS_START, FEW_TRACKS_INTERVAL = 0.1, 0.02
 learned the errors of such cameras, and let go of them in small steps only, each after they have followed."""
 FIRST_RENDERINGS = 100
 """Iterations after which renderings show more than where the seeds are."""
-
-
-def switch_axes(camera_to_world: Tensor) -> Tensor:
-    """Camera-to-world transforms from OpenCV to nerfstudio's OpenGL axes, or back: it is its own inverse.
-
-    Args:
-        camera_to_world: Transforms. (..., 3 or 4, 4).
-
-    Returns:
-        The same cameras in the other axes. (..., 3 or 4, 4).
-    """
-    x, y_and_z, position = camera_to_world.split((1, 2, 1), dim=-1)
-    return torch.cat([x, -y_and_z, position], -1)
 
 
 def world_to_camera(camera_to_world: Tensor) -> Tensor:

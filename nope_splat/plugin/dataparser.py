@@ -15,9 +15,9 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from numpy.typing import NDArray
 
 from nope_splat.depth import DepthMap
+from nope_splat.geometry.axes import switch_axes
 from nope_splat.io.images import Photo, PhotoFolder, find_photos
 from nope_splat.io.undistortion import read_undistorted_mask, read_undistorted_photo
-from nope_splat.plugin.camera_optimizer import switch_axes
 from nope_splat.plugin.depth_priors import make_depth_priors
 from nope_splat.seeding import SeedSettings, dense_seeds, pixel_seeds
 from nope_splat.sfm import ReconstructionSettings, SparseScene, photo_depths, reconstruct

@@ -13,8 +13,9 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from nope_splat.geometry.axes import switch_axes
 from nope_splat.geometry.camera import SharedPinhole
-from nope_splat.plugin.camera_optimizer import intrinsic_matrices, radial_terms, switch_axes, world_to_camera
+from nope_splat.plugin.camera_optimizer import intrinsic_matrices, radial_terms, world_to_camera
 from nope_splat.refinement.photometric import RenderedView, usable_pixels
 from nope_splat.refinement.single_pose import Sightings, minimize
 from nope_splat.sfm import SparseScene

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from nope_splat.errors import UserError
-from nope_splat.plugin.camera_optimizer import switch_axes
+from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.checkpoints import last_checkpoint, load_checkpoint
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.safe_config import read_config

@@ -23,7 +23,7 @@ from torch import Tensor
 from viser import CameraFrustumHandle, ClientHandle, SceneNodePointerEvent
 from viser.transforms import SO3
 
-from nope_splat.plugin.camera_optimizer import switch_axes
+from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.datamanager import NopeDataManager
 from nope_splat.plugin.dataset import NopeDataset
 from nope_splat.plugin.history import History

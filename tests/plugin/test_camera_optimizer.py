@@ -16,12 +16,8 @@ from fixtures.scenes import track_scene
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils import poses as pose_utils
 
-from nope_splat.plugin.camera_optimizer import (
-    NopeCameraOptimizer,
-    NopeCameraOptimizerConfig,
-    switch_axes,
-    world_to_camera,
-)
+from nope_splat.geometry.axes import switch_axes
+from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.splatting.losses import track_2d_loss
 
 Mode = Literal["off", "SO3xR3", "SE3"]

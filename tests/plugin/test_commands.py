@@ -28,8 +28,8 @@ from nope_splat.demo.scene import render_demo_scene
 from nope_splat.errors import UserError
 from nope_splat.evaluation.compare_cameras import compare_cameras
 from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.geometry.axes import switch_axes
 from nope_splat.io.cameras import read_ground_truth, read_named_cameras
-from nope_splat.plugin.camera_optimizer import switch_axes
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.viewer_shutdown import stop_viewer
 

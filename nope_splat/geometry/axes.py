@@ -1,0 +1,26 @@
+"""Camera axes: OpenCV's (x right, y down, z forward) and OpenGL's (x right, y up, z backward).
+
+Everything here has OpenCV axes but nerfstudio and its files, which have OpenGL's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+OPENCV_FROM_OPENGL = OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+"""From one to the other, multiplied to a camera-to-world transform from the right. (4, 4)."""
+
+
+def switch_axes(camera_to_world: Tensor) -> Tensor:
+    """Camera-to-world transforms from OpenCV to nerfstudio's OpenGL axes, or back: it is its own inverse.
+
+    Args:
+        camera_to_world: Transforms. (..., 3 or 4, 4).
+
+    Returns:
+        The same cameras in the other axes. (..., 3 or 4, 4).
+    """
+    x, y_and_z, position = camera_to_world.split((1, 2, 1), dim=-1)
+    return torch.cat([x, -y_and_z, position], -1)
