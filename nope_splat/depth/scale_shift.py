@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nope_splat.depth.depth_map import Array, DepthKind
+from nope_splat.geometry.robust import CAUCHY, SIGMA_OF_MEDIAN, robust_sigma
 
 MIN_POINTS = 8
 """Fewest points of known depth that give scale and shift."""
@@ -15,8 +16,6 @@ HYPOTHESES = 500
 """Pairs of points tried: with half of all points wrong, one pair in four is good."""
 ITERATIONS = 20
 """Steps of reweighted least squares."""
-CAUCHY = 2.385
-"""Residual in standard deviations at which the Cauchy function flattens: 95 % efficient for normal noise."""
 MIN_NOISE = 1e-9
 """Relative noise below which a fit counts as exact."""
 USUAL_NOISE = 0.05
@@ -106,12 +105,12 @@ def _fit(rows: Array, seed: int) -> _Fit | None:
     if len(starts) == 0:
         return None
     errors = np.abs(starts @ rows.T - 1)
-    noise = max(1.4826 * float(np.median(errors, axis=1).min()), USUAL_NOISE)
+    noise = max(SIGMA_OF_MEDIAN * float(np.median(errors, axis=1).min()), USUAL_NOISE)
     solution = starts[(np.minimum(errors / (CAUCHY * noise), 1) ** 2).sum(axis=1).argmin()]
     weight = np.ones(len(rows))
     for _ in range(ITERATIONS):
         residuals = rows @ solution - 1
-        noise = max(1.4826 * float(np.median(np.abs(residuals))), MIN_NOISE)
+        noise = max(robust_sigma(np.abs(residuals)), MIN_NOISE)
         weight = 1 / (1 + (residuals / (CAUCHY * noise)) ** 2) ** 0.5
         solution = np.linalg.lstsq(weight[:, None] * rows, weight, rcond=None)[0]
     covariance = noise**2 * np.linalg.pinv((weight[:, None] * rows).T @ (weight[:, None] * rows))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nope_splat.geometry.robust import robust_sigma
 from nope_splat.refinement.photometric import (
     PixelEquations,
     RenderedView,
@@ -232,4 +233,4 @@ def _track_noise(problem: BundleProblem) -> float:
     residuals, _ = reprojection_residuals(problem)
     unknowns = 6 * len(problem.T_camera_world) + 3 * len(problem.points) + int(problem.free_intrinsics.sum())
     freedom = max(2 * len(residuals) - unknowns, 1) / max(2 * len(residuals), 1)
-    return 1.4826 * float(residuals[residuals.isfinite()].abs().median()) / freedom**0.5
+    return robust_sigma(residuals[residuals.isfinite()].abs()) / freedom**0.5

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
+from nope_splat.geometry.robust import CAUCHY, robust_sigma
 from nope_splat.splatting.lens import stretch, undistort
 
 MIN_OPACITY = 0.9
 """Pixels that let more background through have no depth to speak of."""
 MAX_DEPTH_STEP = 0.05
 """Relative change of depth to a neighboring pixel beyond which the two may not move together."""
-CAUCHY = 2.385
-"""Residual in standard deviations at which the Cauchy function flattens: 95 % efficient for normal noise."""
 MIN_NOISE = 12**-0.5 / 255
 """Standard deviation of rounding to 8 bits."""
 MIN_SIZE = 32
@@ -162,7 +161,7 @@ def robust_noise(view: RenderedView) -> float:
         In units of color; at least that of rounding.
     """
     residuals = view.residuals()
-    return max(1.4826 * float(residuals.abs().median()), MIN_NOISE) if len(residuals) else MIN_NOISE
+    return max(robust_sigma(residuals.abs()), MIN_NOISE) if len(residuals) else MIN_NOISE
 
 
 def photometric_cost(view: RenderedView, noise: float) -> float:

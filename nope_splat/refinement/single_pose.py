@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nope_splat.geometry.robust import CAUCHY, robust_sigma
 from nope_splat.refinement.photometric import (
-    CAUCHY,
     RenderedView,
     motion_on_plane,
     photometric_cost,
@@ -54,7 +54,7 @@ class Sightings:
     def noise(self, T_camera_world: Tensor) -> float:
         """Standard deviation of the residuals by their median absolute value, as if they were normal."""
         residuals, _, _ = self.residuals(T_camera_world)
-        return max(1.4826 * float(residuals.abs().median()), MIN_NOISE) if len(residuals) else MIN_NOISE
+        return max(robust_sigma(residuals.abs()), MIN_NOISE) if len(residuals) else MIN_NOISE
 
     def cost(self, T_camera_world: Tensor, noise: float) -> float:
         """Cauchy cost of the residuals; a point behind the camera costs as much as one far away."""

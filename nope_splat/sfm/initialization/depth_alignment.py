@@ -13,14 +13,13 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from nope_splat.geometry.rigid import rigid
+from nope_splat.geometry.robust import CAUCHY, robust_sigma
 from nope_splat.sfm.state import LOG_FOCAL_SIGMA
 from nope_splat.utils.typing import Array, Indices
 
 SHIFT_SIGMA = 1.0
 """Standard deviation of the prior on the shift of a map, in units of the median of its values: weak, it holds
 what a photograph without relief leaves open."""
-CAUCHY = 2.385
-"""Residual in standard deviations at which the Cauchy function flattens: 95 % efficient for normal noise."""
 MIN_NOISE = 0.5
 """Least standard deviation of the residuals that is believed, feature pixels."""
 MIN_FORWARD = 1e-3
@@ -214,7 +213,7 @@ def _cost(problem: LiftedProblem, residual: Array, noise: float) -> float:
 
 def _noise(residual: Array) -> float:
     """Standard deviation of the residuals per axis, by the median of their absolute values."""
-    return max(1.4826 * float(np.median(np.abs(residual))), MIN_NOISE) if len(residual) else MIN_NOISE
+    return max(robust_sigma(np.abs(residual)), MIN_NOISE) if len(residual) else MIN_NOISE
 
 
 def _cross(vectors: Array) -> Array:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from nope_splat.geometry.rigid import rigid, transform
+from nope_splat.geometry.robust import CAUCHY, robust_sigma
 from nope_splat.matching import Pointmaps
 from nope_splat.sfm.initialization.known_cameras import GivenCameras
 from nope_splat.sfm.initialization.pointmap_fusion import canonical_depths, grid_positions
@@ -22,8 +23,6 @@ SWEEPS = 30
 """Rounds of solving for everything."""
 MAX_POINTS = 1000
 """Points of each photograph that take part, spread over it."""
-CAUCHY = 2.385
-"""Distance in standard deviations at which Cauchy's function flattens: 95 % efficient for normal noise."""
 NEAREST = 1e-3
 """Depth that no point comes nearer than, in units of the median depth."""
 
@@ -178,7 +177,7 @@ class _Alignment:
 
 def _cauchy(distance: Array) -> Array:
     """Weights of Cauchy's function at the scale of the distances themselves. (n,) -> (n,)."""
-    sigma = max(1.4826 * float(np.median(distance)), 1e-9) if len(distance) else 1.0
+    sigma = max(robust_sigma(distance), 1e-9) if len(distance) else 1.0
     return 1 / (1 + (distance / (CAUCHY * sigma)) ** 2)
 
 
