@@ -1,3 +1,37 @@
-"""nope-splat: a folder of photographs, without poses, intrinsics or order, into a Gaussian splat."""
+"""nope-splat: a folder of photographs, without poses, intrinsics or order, into a Gaussian splat.
+
+The public face, loaded when it is first used:
+
+    from nope_splat import reconstruct
+
+- `reconstruct`: cameras and track points of a folder of photographs (`nope_splat.sfm`).
+- `Reconstruction`: what it returns.
+- `rasterization`: Gaussians to images with gradients, on CUDA or on a CPU.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nope_splat.scene.reconstruction import SparseScene as Reconstruction
+    from nope_splat.sfm import reconstruct
+    from nope_splat.splatting.rasterizer import rasterization
 
 __version__ = "0.1.0"
+__all__ = ["Reconstruction", "__version__", "rasterization", "reconstruct"]
+
+_PUBLIC = {
+    "Reconstruction": ("nope_splat.scene.reconstruction", "SparseScene"),
+    "rasterization": ("nope_splat.splatting.rasterizer", "rasterization"),
+    "reconstruct": ("nope_splat.sfm", "reconstruct"),
+}
+"""Public name to module and name there; importing nope_splat alone imports neither torch nor numba."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,31 @@
+"""What `import nope_splat` offers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import nope_splat
+
+LIGHT = "import sys, nope_splat; assert not {'torch', 'numba', 'nerfstudio'} & set(sys.modules)"
+
+
+def test_public_names_are_what_they_say() -> None:
+    from nope_splat import Reconstruction, rasterization, reconstruct
+    from nope_splat.scene.reconstruction import SparseScene
+    from nope_splat.sfm import reconstruct as original
+    from nope_splat.splatting import rasterizer
+
+    assert (Reconstruction, rasterization, reconstruct) == (SparseScene, rasterizer.rasterization, original)
+    assert all(hasattr(nope_splat, name) for name in nope_splat.__all__)
+
+
+def test_other_names_are_none() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'train'"):
+        _ = nope_splat.train  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_import_alone_is_light() -> None:
+    subprocess.run([sys.executable, "-c", LIGHT], check=True)
