@@ -11,19 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.cached_arrays import ARRAYS, KEY, store_often
 
 from nope_splat.errors import UserError
 from nope_splat.io.fingerprint import content_key
 from nope_splat.io.images import Photo
 from nope_splat.utils.cache import ABANDONED, KEPT, Cache
-
-KEY = "0123456789abcdef" * 4
-ARRAYS = {
-    "numbers": np.arange(12, dtype=np.float64).reshape(3, 4),
-    "flags": np.array([True, False]),
-    "names": np.array(["a", "день"]),
-    "empty": np.zeros((0, 2), np.int64),
-}
 
 
 def assert_same(loaded: dict[str, np.ndarray] | None) -> None:
@@ -122,11 +115,6 @@ def test_the_results_used_last_are_kept(tmp_path: Path) -> None:
     assert kept == [*keys[: KEPT - 4], *keys[KEPT - 1 :]]
     assert_same(cache.load("scene", keys[0], dict))
     assert [path.name for path in tmp_path.glob("*.partial")] == ["busy.partial"]
-
-
-def store_often(folder: Path) -> None:
-    for _ in range(30):
-        Cache(folder).store("matches", KEY, ARRAYS)
 
 
 def test_runs_that_share_a_folder_never_see_half_a_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 SCRIPT = """
 import torch
-from nope_splat.splatting import ssim
+from nope_splat.splatting.rasterizer import ssim
 print(ssim(torch.zeros(12, 12, 3), torch.zeros(12, 12, 3)).item())
 """
 
