@@ -1,0 +1,1 @@
+"""A made-up valley, rendered as photographs with known cameras."""
