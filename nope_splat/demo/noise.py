@@ -1,13 +1,13 @@
 """Fractal solid noise: what the surfaces of the demo scene are shaped and colored by."""
 
 from __future__ import annotations
-from nope_splat.utils.typing import Array
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.utils.jit import compiled
+from nope_splat.utils.typing import Array
 
 Vector = tuple[float, float, float]
 Lattice = tuple[NDArray[np.int64], Array]

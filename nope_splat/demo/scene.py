@@ -6,7 +6,6 @@ depend on the view. The cameras walk an uneven arc and look inward, or tour the 
 """
 
 from __future__ import annotations
-from nope_splat.utils.typing import Array
 
 import json
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 
+from nope_splat.demo.noise import Lattice, make_lattice, noise, noise_at
+from nope_splat.errors import UserError
 from nope_splat.geometry.camera import SharedPinhole, undistort
 from nope_splat.utils.jit import compiled
-from nope_splat.errors import UserError
-from nope_splat.demo.noise import Lattice, make_lattice, noise, noise_at
-
+from nope_splat.utils.typing import Array
 
 FIELD_OF_VIEW = 54.0
 """Angle in degrees that the longer side of a photograph spans, without distortion."""
