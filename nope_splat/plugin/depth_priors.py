@@ -22,7 +22,7 @@ MAX_SIZE = 518
 """Longer side of the priors in pixels: networks see no finer."""
 POOR_FIT = 0.25
 """Relative error of depth maps from which they are hardly what they are said to be."""
-NEIGHBOURS = 4
+NEIGHBORS = 4
 """Photographs with most matches that a photograph is compared with, one at a time."""
 
 
@@ -103,7 +103,7 @@ def make_depth_priors(
         if one in view_of_photo and other in view_of_photo:
             partners[view_of_photo[one]].append(view_of_photo[other])
             partners[view_of_photo[other]].append(view_of_photo[one])
-    neighbors = {view: tuple(others[:NEIGHBOURS]) for view, others in partners.items()}
+    neighbors = {view: tuple(others[:NEIGHBORS]) for view, others in partners.items()}
     return DepthPriors(views, any(each.kind == "disparity" for each in maps.values()), neighbors)
 
 

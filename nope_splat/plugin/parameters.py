@@ -24,7 +24,7 @@ class SplatParameters(SplatfactoModel):
     gauss_params: ParameterDict
     """The free Gaussians, by the names in `PARAMETERS`; densification replaces the parameters."""
     track_params: ParameterDict
-    """The Gaussians whose centers are the track points, likewise; empty if the points are apart from them."""
+    """The Gaussians whose centers are the track points, by the same names; empty if these are apart."""
     track_points: Parameter | None
     """The track points, if they are apart from the Gaussians. (P, 3)."""
 

@@ -53,7 +53,7 @@ class NopePipelineConfig(VanillaPipelineConfig):
 class NopePipeline(VanillaPipeline):
     """Joins data and model, and keeps the poses of the held-out photographs up to date.
 
-    These poses belong to one state of the model: they are aligned anew when that has changed, and stored in
+    These poses belong to one state of the model: they are aligned again when that has changed, and stored in
     checkpoints, so that evaluation, viewer, rendering and export agree.
     """
 

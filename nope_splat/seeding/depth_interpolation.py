@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import Delaunay, KDTree
 
-_NEIGHBOURS = 8
+_NEIGHBORS = 8
 _GRID = 4
 _BORDER_SAMPLES = (13, 9)
 
@@ -30,7 +30,7 @@ def interpolate_inverse_depth(
         Inverse depth at every pixel's center. (H, W).
     """
     height, width = shape
-    near = np.asarray(KDTree(xy).query(xy, k=_NEIGHBOURS + 1)[1])
+    near = np.asarray(KDTree(xy).query(xy, k=_NEIGHBORS + 1)[1])
     around = inverse_depth[near[:, 1:]]
     median = np.median(around, axis=1)
     spread = np.median(np.abs(around - median[:, None]), axis=1)

@@ -85,9 +85,12 @@ class CappedStrategy(DefaultStrategy):
         """
         radii = self._radii(info)
         limit = self.max_scale2d * max(info["width"], info["height"])
+        large = radii > limit
+        if not (large.is_cuda or large.any()):  # a GPU is not asked: the answer would be waited for
+            return
         excess = (radii / limit).clamp(min=1.0).log()[:, None]
         shortened = scales.minimum(scales.amax(dim=-1, keepdim=True) - excess)
-        scales.copy_(torch.where(radii[:, None] > limit, shortened, scales))
+        scales.copy_(torch.where(large[:, None], shortened, scales))
 
     def _radii(self, info: dict[str, Any]) -> Tensor:
         """Radii of the free Gaussians in pixels, zero for those out of sight. (N,)."""

@@ -41,7 +41,7 @@ SAMPLES_PER_PHOTO = 300
 """Observations of each photograph that take part in the adjustments along the way."""
 LOCAL_FROM = 16
 """Registered photographs from which most adjustments are local."""
-NEIGHBOURS = 8
+NEIGHBORS = 8
 """Photographs that move in a local adjustment."""
 
 
@@ -334,7 +334,7 @@ class Growth:
         )
         shared[~scene.registered] = 0
         chosen = np.zeros(len(scene.registered), bool)
-        chosen[np.argsort(-shared, kind="stable")[:NEIGHBOURS]] = True
+        chosen[np.argsort(-shared, kind="stable")[:NEIGHBORS]] = True
         return chosen & (shared > 0)
 
 
