@@ -1,10 +1,10 @@
-"""nope-splat: a folder of photographs, without poses, intrinsics or order, into a Gaussian splat.
+"""nope-splat: a folder of images, without poses, intrinsics or order, into a Gaussian splat.
 
 The public face, loaded when it is first used:
 
     from nope_splat import reconstruct
 
-- `reconstruct`: cameras and track points of a folder of photographs (`nope_splat.sfm`).
+- `reconstruct`: cameras and track points of a folder of images (`nope_splat.sfm`).
 - `Reconstruction`: what it returns.
 - `rasterization`: Gaussians to images with gradients, on CUDA or on a CPU.
 """
@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nope_splat.scene.reconstruction import SparseScene as Reconstruction
+    from nope_splat.scene.reconstruction import Reconstruction as Reconstruction
     from nope_splat.sfm import reconstruct
     from nope_splat.splatting.rasterizer import rasterization
 
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 __all__ = ["Reconstruction", "__version__", "rasterization", "reconstruct"]
 
 _PUBLIC = {
-    "Reconstruction": ("nope_splat.scene.reconstruction", "SparseScene"),
+    "Reconstruction": ("nope_splat.scene.reconstruction", "Reconstruction"),
     "rasterization": ("nope_splat.splatting.rasterizer", "rasterization"),
     "reconstruct": ("nope_splat.sfm", "reconstruct"),
 }

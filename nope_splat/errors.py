@@ -1,7 +1,7 @@
 """The one exception for mistakes that the user can mend."""
 
 
-class UserError(SystemExit):
+class NopeSplatError(SystemExit):
     """Bad input, told in one sentence that names the file or the setting and says what to do.
 
     As a `SystemExit` it ends `ns-train` and `nope-splat` alike with that sentence on stderr and exit

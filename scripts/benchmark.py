@@ -1,4 +1,4 @@
-"""Cameras, held-out views, time and memory of nope-splat and of COLMAP + splatfacto on the same photographs.
+"""Cameras, held-out views, time and memory of nope-splat and of COLMAP + splatfacto on the same images.
 
     python scripts/benchmark.py --scene SCENE --scene ... --output-dir OUT
 
@@ -6,15 +6,15 @@ For each scene: COLMAP's incremental and global mapper, with and without the pri
 by splatfacto on its cameras; nope-splat's reconstruction; and nope-splat's variants. `configs/benchmark.json`
 says which methods there are, `configs/splatfacto.json` how the peer's schedule is scaled.
 
-The same photographs are held out from everybody's cameras and splats, every method trains as long, at the
+The same images are held out from everybody's cameras and splats, every method trains as long, at the
 same resolution, with at most as many Gaussians, and `held_out.py` aligns and measures all by the same code.
 A scene with `ground_truth.json` is measured against it, another one by its agreement with COLMAP
-(incremental, principal point refined) on all photographs. A splatfacto trained on all photographs with these
-cameras tells, once for every method, which pixels of held-out photographs show what training photographs
+(incremental, principal point refined) on all images. A splatfacto trained on all images with these
+cameras tells, once for every method, which pixels of held-out images show what training images
 see: the covered ones.
 
-Seconds are those of the cameras, from photographs on, and of the training process; evaluation is apart.
-nope-splat's include features and matches of the held-out photographs, COLMAP's do not. Memory is the host's.
+Seconds are those of the cameras, from images on, and of the training process; evaluation is apart.
+nope-splat's include features and matches of the held-out images, COLMAP's do not. Memory is the host's.
 
 What has been measured is kept in `OUT`: run the same command again to go on, or with other methods and seeds
 to add to it; remove a method's folder to measure it anew. Writes `benchmark.json`, `benchmark.md` and plots.
@@ -37,10 +37,10 @@ from camera_file import CameraFile, Poses, require_one_camera
 from PIL import Image
 from stages import Stage, StageFailed, run_stage, script
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import PhotoFolder, cameras_of_photos, find_photos, read_photo
+from nope_splat.io.images import ImageFolder, cameras_of_images, find_images, read_image
 from nope_splat.splatting.densification import most_gaussians
 
 CONFIG: dict[str, Any] = json.loads(
@@ -59,7 +59,7 @@ class Settings:
     """What to measure; defaults are in configs/benchmark.json."""
 
     scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
-    """Folder of photographs, or with `images/` in it; repeat the flag for several scenes."""
+    """Folder of images, or with `images/` in it; repeat the flag for several scenes."""
     output_dir: Path
     """Where everything is written and kept."""
     methods: tuple[str, ...] = (RECONSTRUCTION, *METHODS)
@@ -73,9 +73,9 @@ class Settings:
     max_gaussians: int = DEFAULTS["max_gaussians"]
     """Most Gaussians."""
     eval_interval: int = DEFAULTS["eval_interval"]
-    """Every how many photographs one is held out, from the first on."""
+    """Every how many images one is held out, from the first on."""
     min_views: int = DEFAULTS["min_views"]
-    """Training photographs that must see what a covered pixel shows."""
+    """Training images that must see what a covered pixel shows."""
     jobs: int = 1
     """Trainings side by side, each on one core; quality does not depend on it, seconds of training do."""
     train_flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -87,26 +87,26 @@ class Settings:
 class Scene:
     """A scene, prepared."""
 
-    folder: PhotoFolder
-    """The photographs."""
+    folder: ImageFolder
+    """The images."""
     out: Path
     """Folder of its results."""
-    photos: Path
-    """Folder of the photographs at training resolution, with the ending `.png`."""
+    images: Path
+    """Folder of the images at training resolution, with the ending `.png`."""
     num_pixels: int
-    """Of the training photographs there."""
+    """Of the training images there."""
     masks: Path
-    """Covered pixels of the held-out photographs."""
+    """Covered pixels of the held-out images."""
     train: list[str]
-    """Names of the training photographs."""
+    """Names of the training images."""
     held_out: list[str]
-    """Names of the held-out photographs."""
+    """Names of the held-out images."""
     truth: Poses
     """What training cameras are compared with: name to camera-to-world transform."""
     true_focal: float
-    """In pixels of the full-resolution photographs."""
+    """In pixels of the full-resolution images."""
     mapping: list[str]
-    """Command that maps the training photographs with COLMAP, but for the mapper and the output folder."""
+    """Command that maps the training images with COLMAP, but for the mapper and the output folder."""
     features: Stage
     """COLMAP's features and matches."""
     coverage: Stage
@@ -122,7 +122,9 @@ def main(settings: Settings) -> None:
     unknown = [name for name in settings.methods if name not in (RECONSTRUCTION, *METHODS)]
     if unknown:
         known = ", ".join((RECONSTRUCTION, *METHODS))
-        raise UserError(f"there is no method {unknown[0]} in configs/benchmark.json; choose from {known}")
+        raise NopeSplatError(
+            f"there is no method {unknown[0]} in configs/benchmark.json; choose from {known}"
+        )
     rows: list[Row] = []
     for path in settings.scene:
         scene = _prepare(path, settings)
@@ -150,27 +152,27 @@ def main(settings: Settings) -> None:
 
 
 def _prepare(path: Path, settings: Settings) -> Scene:
-    """Split and shrink the photographs, find COLMAP's features, and the reference: cameras and coverage."""
-    folder = find_photos(path)
-    if any(photo.mask_path for photo in folder.photos):
-        raise UserError(f"{path} has masks, which the benchmark does not know; measure another scene")
-    require_one_camera(path, cameras_of_photos(folder.photos))
-    names = [photo.name for photo in folder.photos]
+    """Split and shrink the images, find COLMAP's features, and the reference: cameras and coverage."""
+    folder = find_images(path)
+    if any(image.mask_path for image in folder.images):
+        raise NopeSplatError(f"{path} has masks, which the benchmark does not know; measure another scene")
+    require_one_camera(path, cameras_of_images(folder.images))
+    names = [image.name for image in folder.images]
     held_out = names[:: settings.eval_interval]
     train = [name for name in names if name not in held_out]
     out = settings.output_dir / path.resolve().name
-    photos = out / f"photos-{settings.max_image_size}"
-    for photo in folder.photos:
-        file = (photos / photo.name).with_suffix(".png")
+    images = out / f"photos-{settings.max_image_size}"
+    for image in folder.images:
+        file = (images / image.name).with_suffix(".png")
         if not file.exists():
-            shrink = min(1.0, settings.max_image_size / max(photo.width, photo.height))
+            shrink = min(1.0, settings.max_image_size / max(image.width, image.height))
             file.parent.mkdir(parents=True, exist_ok=True)
-            size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
-            Image.fromarray(read_photo(photo, size)[..., :3]).save(file)
+            size = max(1, round(image.width * shrink)), max(1, round(image.height * shrink))
+            Image.fromarray(read_image(image, size)[..., :3]).save(file)
     features = [*script("colmap_peer.py"), "features", "--images", str(folder.root), "--names", *train]
-    pixels = sum(math.prod(Image.open((photos / name).with_suffix(".png")).size) for name in train)
+    pixels = sum(math.prod(Image.open((images / name).with_suffix(".png")).size) for name in train)
     found = run_stage([*features, "--held-out", *held_out, "--work-dir", str(out / "colmap")], out / "colmap")
-    mapping = [*script("colmap_peer.py"), "map", "--images", str(folder.root), "--photos", str(photos)]
+    mapping = [*script("colmap_peer.py"), "map", "--images", str(folder.root), "--images", str(images)]
     mapping += ["--work-dir", str(out / "colmap")]
     whole = out / "reference" / "map"
     everything = ["--output-dir", str(whole), "--mapper", "incremental", "--principal-point", "--everything"]
@@ -187,12 +189,12 @@ def _prepare(path: Path, settings: Settings) -> Scene:
         known = read_ground_truth(path / "ground_truth.json")
         truth, focal = known.T_world_camera, known.focal
     truth = {name: pose for name, pose in truth.items() if name in train}
-    return Scene(folder, out, photos, pixels, masks, train, held_out, truth, focal, mapping, found, covered)
+    return Scene(folder, out, images, pixels, masks, train, held_out, truth, focal, mapping, found, covered)
 
 
 def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
     """Everything about one method on one scene with one seed; a failure is told in the row."""
-    row: Row = {"scene": scene.out.name, "method": method, "seed": seed, "photos": len(scene.train)}
+    row: Row = {"scene": scene.out.name, "method": method, "seed": seed, "images": len(scene.train)}
     print(f"{scene.out.name}: {method}, seed {seed}", flush=True)
     try:
         before, reconstruction = _find_cameras(method, seed, scene)
@@ -202,7 +204,7 @@ def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int
         out, peer = scene.out / f"{method}-{seed}", "mapper" in METHODS[method]
         train, evaluate = (_peer_commands if peer else _our_commands)(method, seed, scene, settings)
         training = run_stage(train, out / "train", [reconstruction], core)
-        evaluate += ["--photos", str(scene.photos), "--masks", str(scene.masks)]
+        evaluate += ["--images", str(scene.images), "--masks", str(scene.masks)]
         evaluate = [*script("held_out.py"), *evaluate, "--output-dir", str(out / "eval")]
         run_stage(evaluate, out / "eval", [training, scene.coverage], core)
     except StageFailed as error:
@@ -213,7 +215,7 @@ def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int
         **row,
         **_cameras_row(CameraFile.load(out / "eval" / "cameras.json"), scene),
         "cameras_before": _cameras_row(before, scene)["cameras"],
-        "photos_held_out": result["photos"],
+        "images_held_out": result["images"],
         "gaussians": result["gaussians"],
         "seconds": {**before.seconds, "training": training.seconds},
         "peak_gib": max(training.peak_gib, reconstruction.peak_gib),

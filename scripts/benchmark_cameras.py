@@ -1,8 +1,8 @@
-"""How much the cameras depend on chance (the order of the photographs, the seed of RANSAC) and on a start.
+"""How much the cameras depend on chance (the order of the images, the seed of RANSAC) and on a start.
 
     python scripts/benchmark_cameras.py --scene SCENE [--scene SCENE ...]
 
-Keypoints are found once for each scene. Then photographs are matched and reconstructed with several seeds,
+Keypoints are found once for each scene. Then images are matched and reconstructed with several seeds,
 and reconstructed from the same matches in several random orders, from the true cameras as a start, and from
 these disturbed: turned by 1 degree, moved by 2 % of the largest distance between them, with a focal length
 10 % too short and too long. Each scene needs a `ground_truth.json`. Prints least, median and largest value of
@@ -24,12 +24,12 @@ from scipy.spatial.transform import Rotation
 
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import PhotoFolder, cameras_of_photos, find_photos
+from nope_splat.io.images import ImageFolder, cameras_of_images, find_images
 from nope_splat.matching import Keypoints, extract_keypoints, match_chosen
-from nope_splat.matching.database import FolderMatches
+from nope_splat.matching.database import MatchDatabase
 from nope_splat.scene.features import PairMatches
-from nope_splat.sfm import ReconstructionSettings, SparseScene
-from nope_splat.sfm.initialization.known_cameras import GivenCameras
+from nope_splat.sfm import Reconstruction, ReconstructionSettings
+from nope_splat.sfm.initialization.known_cameras import KnownCameras
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 
 FIGURES = ("registered", "AUC@5", "focal error %", "ATE %", "seconds")
@@ -42,15 +42,15 @@ class Settings:
     """What to measure."""
 
     scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
-    """Folder of photographs with `ground_truth.json`; repeat the flag for several scenes."""
+    """Folder of images with `ground_truth.json`; repeat the flag for several scenes."""
     orders: int = 20
-    """Random orders of the photographs."""
+    """Random orders of the images."""
     seeds: int = 5
     """Seeds of RANSAC."""
     starts: int = 5
     """Disturbances of the true cameras, each with a focal length too short and too long."""
     reconstruction: tyro.conf.OmitArgPrefixes[ReconstructionSettings] = ReconstructionSettings()  # noqa: RUF009
-    """How photographs are matched and reconstructed."""
+    """How images are matched and reconstructed."""
 
 
 def main(settings: Settings) -> None:
@@ -62,17 +62,17 @@ def main(settings: Settings) -> None:
     print("| scene | varied | runs | " + " | ".join(FIGURES) + " |")
     print("| --- | --- | --- |" + " --- |" * len(FIGURES))
     for scene in settings.scene:
-        folder = find_photos(scene)
-        require_one_camera(scene, cameras_of_photos(folder.photos, settings.reconstruction.one_camera_per))
+        folder = find_images(scene)
+        require_one_camera(scene, cameras_of_images(folder.images, settings.reconstruction.one_camera_per))
         start = time.perf_counter()
-        keypoints = extract_keypoints(folder.photos, settings.reconstruction)
+        keypoints = extract_keypoints(folder.images, settings.reconstruction)
         extraction = time.perf_counter() - start
         by_seed, matches, matched = [], None, 0.0
         for seed in range(settings.seeds):
             chosen = replace(settings.reconstruction, seed=seed)
             start = time.perf_counter()
             pairs = match_chosen(keypoints, chosen)
-            again = FolderMatches(tuple(keypoints), tuple(pairs))
+            again = MatchDatabase(tuple(keypoints), tuple(pairs))
             seconds = extraction + time.perf_counter() - start
             if matches is None:
                 matches, matched = again, seconds
@@ -93,15 +93,15 @@ def main(settings: Settings) -> None:
 
 def _figures(
     scene: Path,
-    folder: PhotoFolder,
-    matches: FolderMatches,
+    folder: ImageFolder,
+    matches: MatchDatabase,
     settings: ReconstructionSettings,
     seconds: float = 0.0,
-    given: GivenCameras | None = None,
+    given: KnownCameras | None = None,
 ) -> list[float]:
     """The `FIGURES` of one reconstruction; the seconds grow by those that came before."""
     start = time.perf_counter()
-    none_held_out = np.zeros(len(folder.photos), bool)
+    none_held_out = np.zeros(len(folder.images), bool)
     found = reconstruct_from_matches(folder, none_held_out, matches, settings, given=given)
     seconds += time.perf_counter() - start
     truth = read_ground_truth(scene / "ground_truth.json")
@@ -109,10 +109,10 @@ def _figures(
     return [metrics.num_registered, metrics.auc_5, metrics.focal_error, metrics.ate, seconds]
 
 
-def _start(scene: Path, folder: PhotoFolder, seed: int | None = None, sign: int = 0) -> GivenCameras:
+def _start(scene: Path, folder: ImageFolder, seed: int | None = None, sign: int = 0) -> KnownCameras:
     """The true cameras, disturbed where a seed says how; `sign` of the focal length's error."""
-    names, none = [photo.name for photo in folder.photos], np.zeros(len(folder.photos), bool)
-    truth = GivenCameras.read(scene / "ground_truth.json", names, none, none.astype(np.int64))
+    names, none = [image.name for image in folder.images], np.zeros(len(folder.images), bool)
+    truth = KnownCameras.read(scene / "ground_truth.json", names, none, none.astype(np.int64))
     if seed is None:
         return truth
     poses = truth.T_world_camera.copy()
@@ -123,16 +123,16 @@ def _start(scene: Path, folder: PhotoFolder, seed: int | None = None, sign: int 
     return replace(truth, T_world_camera=poses, focal=(1 + FOCAL * sign) * truth.focal)
 
 
-def _poses(scene: SparseScene) -> dict[str, NDArray[np.float64]]:
+def _poses(scene: Reconstruction) -> dict[str, NDArray[np.float64]]:
     return {
-        Path(scene.photo_names[photo]).name: scene.T_world_camera[photo]
-        for photo in np.flatnonzero(scene.registered)
+        Path(scene.image_names[image_id]).name: scene.T_world_camera[image_id]
+        for image_id in np.flatnonzero(scene.registered)
     }
 
 
-def _reordered(folder: PhotoFolder, matches: FolderMatches, seed: int) -> tuple[PhotoFolder, FolderMatches]:
-    """The same photographs and matches in a random order."""
-    order = np.random.default_rng(seed).permutation(len(folder.photos))
+def _reordered(folder: ImageFolder, matches: MatchDatabase, seed: int) -> tuple[ImageFolder, MatchDatabase]:
+    """The same images and matches in a random order."""
+    order = np.random.default_rng(seed).permutation(len(folder.images))
     place = np.argsort(order)
     pairs = []
     for pair in matches.pairs:
@@ -142,10 +142,10 @@ def _reordered(folder: PhotoFolder, matches: FolderMatches, seed: int) -> tuple[
             indices, fundamental = np.ascontiguousarray(pair.indices[:, ::-1]), pair.fundamental.T
             pair = PairMatches(first, second, indices, fundamental, pair.homography_ratio)
         pairs.append(replace(pair, first=first, second=second))
-    keypoints: list[Keypoints] = [matches.keypoints[photo] for photo in order]
+    keypoints: list[Keypoints] = [matches.keypoints[image_id] for image_id in order]
     pairs.sort(key=lambda pair: (pair.first, pair.second))
-    photos = tuple(folder.photos[photo] for photo in order)
-    return replace(folder, photos=photos), FolderMatches(tuple(keypoints), tuple(pairs))
+    images = tuple(folder.images[image_id] for image_id in order)
+    return replace(folder, images=images), MatchDatabase(tuple(keypoints), tuple(pairs))
 
 
 def _print_row(scene: Path, varied: str, runs: list[list[float]]) -> None:

@@ -22,28 +22,28 @@ def _view(name: str) -> Callable[[Row], float]:
 
 
 def with_views(rows: list[Row]) -> list[Row]:
-    """Add means over the held-out photographs, as `held_out`, to the rows of trainings.
+    """Add means over the held-out images, as `held_out`, to the rows of trainings.
 
-    They are over those photographs of a scene that every training could register, so that no method is better
+    They are over those images of a scene that every training could register, so that no method is better
     for failing on a difficult one; how many each has registered is in the tables.
 
     Args:
-        rows: One per scene, method and seed, with metrics by photograph as `photos_held_out`.
+        rows: One per scene, method and seed, with metrics by image as `images_held_out`.
     """
     result = []
     for group in _by(rows, "scene").values():
-        registered = [set(row["photos_held_out"]) for row in group if row.get("photos_held_out")]
+        registered = [set(row["images_held_out"]) for row in group if row.get("images_held_out")]
         common = sorted(set.intersection(*registered)) if registered else []
         for row in group:
-            photos = [row["photos_held_out"][name] for name in common if row.get("photos_held_out")]
-            metrics = list(photos[0]) if photos else []
-            means = {name: statistics.mean(photo[name] for photo in photos) for name in metrics}
+            images = [row["images_held_out"][name] for name in common if row.get("images_held_out")]
+            metrics = list(images[0]) if images else []
+            means = {name: statistics.mean(image[name] for image in images) for name in metrics}
             result.append({**row, "held_out": means})
     return result
 
 
 def total_seconds(row: Row) -> float:
-    """Wall time from photographs to cameras or, of a training, to the splat."""
+    """Wall time from images to cameras or, of a training, to the splat."""
     return sum(row["seconds"].values())
 
 
@@ -98,12 +98,12 @@ def markdown(rows: list[Row], methods: dict[str, Any], settings: Row) -> str:
     """
     lines = [
         f"{settings['iterations']} iterations at {settings['max_image_size']} pixels with at most"
-        f" {settings['max_gaussians']} Gaussians; every {settings['eval_interval']}th photograph held out;"
+        f" {settings['max_gaussians']} Gaussians; every {settings['eval_interval']}th photo held out;"
         f" seeds {', '.join(map(str, settings['seeds']))}.",
         f"Seconds are those of {settings['jobs']} trainings side by side, each on one core."
         if settings["jobs"] > 1
         else "Seconds are those of one training at a time, on all cores.",
-        "Views are those held-out photographs of a scene that every training could register.",
+        "Views are those held-out photos of a scene that every training could register.",
         "",
         *(f"- {name}: {method['says']}" for name, method in methods.items()),
     ]
@@ -123,7 +123,7 @@ def _lines(rows: list[Row]) -> list[dict[str, str]]:
         failed = f" ({len(group) - len(good)} of {len(group)} failed)" if len(good) < len(group) else ""
         line = {"method": method + failed}
         if good:
-            line["registered"] = f"{min(row['registered'] for row in good)} of {good[0]['photos']}"
+            line["registered"] = f"{min(row['registered'] for row in good)} of {good[0]['images']}"
             line["held out"] = str(min(row["held_out_registered"] for row in good))
         for title, pick, digits in [*CAMERAS, *VIEWS, *COSTS]:
             line[title] = spread(_picked(good, pick), digits)
@@ -212,7 +212,7 @@ def plot_views(rows: list[Row], path: Path) -> None:
 
 
 def plot_time(rows: list[Row], methods: dict[str, Any], path: Path) -> None:
-    """PSNR against the seconds from photographs to splat; shorter trainings of a method are joined with it.
+    """PSNR against the seconds from images to splat; shorter trainings of a method are joined with it.
 
     Args:
         rows: Of trainings that succeeded.
@@ -231,7 +231,7 @@ def plot_time(rows: list[Row], methods: dict[str, Any], path: Path) -> None:
         for family, points in families.items():
             seconds, means, deviations = zip(*sorted(points), strict=True)
             axis.errorbar(seconds, means, yerr=deviations, fmt="o-", capsize=3, label=family)
-        axis.set(title=scene, xlabel="seconds from photographs to splat", ylabel="held-out PSNR in dB")
+        axis.set(title=scene, xlabel="seconds from photos to splat", ylabel="held-out PSNR in dB")
         axis.grid(alpha=0.3)
     axes[0, -1].legend(fontsize="small")
     figure.tight_layout()

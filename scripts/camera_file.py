@@ -9,36 +9,36 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 
 Poses = dict[str, NDArray[np.float64]]
 
 
 def require_one_camera(data: Path, camera_ids: NDArray[np.int64]) -> None:
-    """Check that one camera took all photographs: the benchmarks know no more.
+    """Check that one camera took all images: the benchmarks know no more.
 
     Args:
-        data: The photographs or the training, for the message.
-        camera_ids: Which camera took each photograph. (N,).
+        data: The images or the training, for the message.
+        camera_ids: Which camera took each image. (N,).
 
     Raises:
-        UserError: If there are several.
+        NopeSplatError: If there are several.
     """
     if camera_ids.any():
-        raise UserError(
-            f"{data} has photographs of several cameras, and the benchmarks know one; measure another scene,"
+        raise NopeSplatError(
+            f"{data} has photos of several cameras, and the benchmarks know one; measure another scene,"
             " or use nope-splat compare-cameras and ns-eval"
         )
 
 
 @dataclass(frozen=True)
 class CameraFile:
-    """Cameras of a scene; lengths in pixels are those of the full-resolution photographs."""
+    """Cameras of a scene; lengths in pixels are those of the full-resolution images."""
 
     T_world_camera: Poses
-    """Registered training photographs: name to camera-to-world transform, OpenCV axes. (4, 4)."""
+    """Registered training images: name to camera-to-world transform, OpenCV axes. (4, 4)."""
     held_out: Poses
-    """Held-out photographs that were registered against the finished points, likewise."""
+    """Held-out images that were registered against the finished points, likewise."""
     focal: float
     """Focal length."""
     offset: tuple[float, float]
@@ -58,7 +58,7 @@ class CameraFile:
         """
         content = asdict(self)
         for name in ("T_world_camera", "held_out"):
-            content[name] = {photo: pose.tolist() for photo, pose in getattr(self, name).items()}
+            content[name] = {image: pose.tolist() for image, pose in getattr(self, name).items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
 
@@ -71,5 +71,5 @@ class CameraFile:
         """
         content = json.loads(path.read_text())
         for name in ("T_world_camera", "held_out"):
-            content[name] = {photo: np.array(pose) for photo, pose in content[name].items()}
+            content[name] = {image: np.array(pose) for image, pose in content[name].items()}
         return cls(**{**content, "offset": tuple(content["offset"])})

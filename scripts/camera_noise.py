@@ -3,7 +3,7 @@
     python scripts/camera_noise.py outputs/fountain-P11/nope-splat/RUN/config.yml --truth ground_truth.json
 
 Resamples the tracks of the finished reconstruction with replacement (the bootstrap; Efron 1979), adjusts the
-cameras anew to each sample, and measures all against the truth: other photographs of the same scene, with
+cameras anew to each sample, and measures all against the truth: other images of the same scene, with
 other noise in their keypoints, would have given cameras that scatter as these do.
 """
 
@@ -22,7 +22,7 @@ from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.geometry.rigid import invert
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.plugin.load_run import open_run, optimized_scene
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import adjust
 from nope_splat.utils.progress import track
@@ -40,26 +40,26 @@ class Settings:
     """How often tracks are resampled."""
 
 
-def as_problem(scene: SparseScene) -> BundleProblem:
+def as_problem(scene: Reconstruction) -> BundleProblem:
     """The adjustment that a reconstruction ended with; principal point and distortion stay.
 
     Args:
         scene: The reconstruction.
     """
-    photos = np.unique(scene.observations.photo_ids)
-    number = np.zeros(len(scene.photo_names), np.int64)
-    number[photos] = np.arange(len(photos))
-    xy = scene.observations.xy - scene.principal_points()[scene.observations.photo_ids]
+    images = np.unique(scene.observations.image_ids)
+    number = np.zeros(len(scene.image_names), np.int64)
+    number[images] = np.arange(len(images))
+    xy = scene.observations.xy - scene.principal_points()[scene.observations.image_ids]
     camera = scene.cameras[0]
     intrinsics = torch.tensor([[np.log(camera.focal), 0, 0, *camera.radial]], dtype=torch.float64)
-    free_cameras = torch.ones(len(photos), dtype=torch.bool)
+    free_cameras = torch.ones(len(images), dtype=torch.bool)
     free_cameras[0] = False
     return BundleProblem(
-        T_camera_world=torch.from_numpy(invert(scene.T_world_camera[photos])),
+        T_camera_world=torch.from_numpy(invert(scene.T_world_camera[images])),
         points=torch.from_numpy(scene.points),
         intrinsics=intrinsics,
-        intrinsics_ids=torch.zeros(len(photos), dtype=torch.int64),
-        camera_ids=torch.from_numpy(number[scene.observations.photo_ids]),
+        intrinsics_ids=torch.zeros(len(images), dtype=torch.int64),
+        camera_ids=torch.from_numpy(number[scene.observations.image_ids]),
         point_ids=torch.from_numpy(scene.observations.point_ids),
         xy=torch.from_numpy(xy),
         sigma=torch.from_numpy(scene.noise),
@@ -112,8 +112,8 @@ def main(settings: Settings) -> None:
         pipeline = open_run(path).pipeline
         scene, trained = pipeline.datamanager.dataparser.scene, optimized_scene(pipeline)
         require_one_camera(path, scene.camera_ids)
-        photos = np.unique(scene.observations.photo_ids)
-        names = [scene.photo_names[photo] for photo in photos]
+        images = np.unique(scene.observations.image_ids)
+        names = [scene.image_names[image] for image in images]
         problem, rng = as_problem(scene), np.random.default_rng(0)
         samples = []
         for _ in track(range(settings.samples), "Resampling tracks", settings.samples):
@@ -122,10 +122,10 @@ def main(settings: Settings) -> None:
             samples.append(measure(names, poses, float(sample.intrinsics[0, 0].exp())))
         print(f"\n{path}\n\n| cameras | AUC@5 | ATE % | focal error % |\n| --- | --- | --- | --- |")
         for says, values in (
-            ("of the reconstruction", measure(names, scene.T_world_camera[photos], scene.cameras[0].focal)),
+            ("of the reconstruction", measure(names, scene.T_world_camera[images], scene.cameras[0].focal)),
             ("of resampled tracks, mean", np.mean(samples, axis=0)),
             ("of resampled tracks, standard deviation", np.std(samples, axis=0, ddof=1)),
-            ("after training", measure(names, trained.T_world_camera[photos], trained.cameras[0].focal)),
+            ("after training", measure(names, trained.T_world_camera[images], trained.cameras[0].focal)),
         ):
             auc, ate, focal = values
             print(f"| {says} | {auc:.2f} | {ate:.4f} | {focal:+.3f} |", flush=True)

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="folder of photographs; without it nothing is trained")
+    parser.add_argument("--data", type=Path, help="folder of photos; without it nothing is trained")
     parser.add_argument(
         "--output", type=Path, default=Path("check_gpu.json"), help="the json file (%(default)s)"
     )
@@ -113,13 +113,13 @@ def _parser() -> argparse.ArgumentParser:
         "--max-image-size",
         type=int,
         default=1600,
-        help="longer side of the training images in pixels; photographs are never enlarged (%(default)s)",
+        help="longer side of the training images in pixels; photos are never enlarged (%(default)s)",
     )
     parser.add_argument(
         "--eval-interval",
         type=int,
         default=8,
-        help="every how many photographs one is held out (%(default)s)",
+        help="every how many photos one is held out (%(default)s)",
     )
     parser.add_argument(
         "--time-limit",

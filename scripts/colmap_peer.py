@@ -3,7 +3,7 @@
     python scripts/colmap_peer.py features --images DIR --names A.jpg C.jpg --held-out B.jpg --work-dir WORK
     python scripts/colmap_peer.py map --images DIR --work-dir WORK --output-dir OUT --mapper incremental
 
-Only the training photographs are matched and mapped. Held-out ones are matched with them in a database apart,
+Only the training images are matched and mapped. Held-out ones are matched with them in a database apart,
 and registered against the finished points as nope-splat registers its own. `OUT/model` is COLMAP's model,
 `OUT/cameras.json` its cameras, and `OUT/splat` the folder for `splatfacto_peer.py`, at training resolution.
 """
@@ -33,15 +33,15 @@ TRAINING, EVERYTHING = "training.db", "everything.db"
 
 
 def find_features(images: Path, names: tuple[str, ...], held_out: tuple[str, ...], work_dir: Path) -> None:
-    """Find and match keypoints of photographs of one camera with unknown focal length, all pairs.
+    """Find and match keypoints of images of one camera with unknown focal length, all pairs.
 
-    Writes `training.db`, `everything.db`, which has the held-out photographs as well, and `features.json`
+    Writes `training.db`, `everything.db`, which has the held-out images as well, and `features.json`
     with the seconds that the first took.
 
     Args:
-        images: Folder of the photographs.
-        names: Training photographs.
-        held_out: Held-out photographs.
+        images: Folder of the images.
+        names: Training images.
+        held_out: Held-out images.
         work_dir: Folder to write into, without databases.
     """
     seconds = _features(images, names, work_dir / TRAINING)
@@ -56,7 +56,7 @@ def find_features(images: Path, names: tuple[str, ...], held_out: tuple[str, ...
 def _features(
     images: Path, names: tuple[str, ...], database: Path, camera_id: int | None = None
 ) -> dict[str, float]:
-    """Add photographs, of a camera that is there or a new one, and match all pairs; returns the seconds."""
+    """Add images, of a camera that is there or a new one, and match all pairs; returns the seconds."""
     reader = pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE")
     if camera_id is not None:
         reader.existing_camera_id = camera_id
@@ -80,11 +80,11 @@ class MapSettings:
     """How to map."""
 
     images: Path
-    """Folder of the photographs."""
+    """Folder of the images."""
     work_dir: Path
     """Folder of the databases."""
-    photos: Path
-    """Folder of the same photographs at training resolution, with the ending `.png`."""
+    images: Path
+    """Folder of the same images at training resolution, with the ending `.png`."""
     output_dir: Path
     """Folder of the result."""
     mapper: Mapper = "incremental"
@@ -92,13 +92,13 @@ class MapSettings:
     principal_point: bool = False
     """Refine the shared principal point as well."""
     everything: bool = False
-    """Map the held-out photographs too: for a reference, not for a peer."""
+    """Map the held-out images too: for a reference, not for a peer."""
     seed: int = 0
     """Seed of the mapper."""
 
 
-def map_photos(settings: tyro.conf.OmitArgPrefixes[MapSettings]) -> None:
-    """Reconstruct, then register the held-out photographs. Writes the largest model and `cameras.json`.
+def map_images(settings: tyro.conf.OmitArgPrefixes[MapSettings]) -> None:
+    """Reconstruct, then register the held-out images. Writes the largest model and `cameras.json`.
 
     Args:
         settings: How to map.
@@ -128,7 +128,7 @@ def map_photos(settings: tyro.conf.OmitArgPrefixes[MapSettings]) -> None:
         median_depth=_median_depth(model),
         seconds=seconds,
     ).save(settings.output_dir / "cameras.json")
-    _write_splat_folder(model, settings.photos, settings.output_dir / "splat")
+    _write_splat_folder(model, settings.images, settings.output_dir / "splat")
 
 
 def _map(settings: MapSettings, models: Path) -> pycolmap.Reconstruction:
@@ -149,17 +149,17 @@ def _map(settings: MapSettings, models: Path) -> pycolmap.Reconstruction:
     return model
 
 
-def _write_splat_folder(model: pycolmap.Reconstruction, photos: Path, folder: Path) -> None:
-    """Write the model for smaller photographs, and links to these; the model given is changed."""
+def _write_splat_folder(model: pycolmap.Reconstruction, image_files: Path, folder: Path) -> None:
+    """Write the model for smaller images, and links to these; the model given is changed."""
     images, sparse = folder / "images", folder / "sparse" / "0"
     sparse.mkdir(parents=True)
     for image in _registered(model):
         name = Path(image.name).with_suffix(".png")
         (images / name).parent.mkdir(parents=True, exist_ok=True)
-        (images / name).symlink_to((photos / name).resolve())
+        (images / name).symlink_to((image_files / name).resolve())
         image.name = str(name)
-        with Image.open(photos / name) as photo:
-            size = photo.size
+        with Image.open(image_files / name) as image_file:
+            size = image_file.size
     for camera in model.cameras.values():
         camera.rescale(*size)
     model.write(sparse)
@@ -233,4 +233,4 @@ def _register_held_out(model: pycolmap.Reconstruction, camera: SharedPinhole, se
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"features": find_features, "map": map_photos})
+    tyro.extras.subcommand_cli_from_dict({"features": find_features, "map": map_images})

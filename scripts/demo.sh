@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Photographs in, Gaussian splat out: reconstructs and trains, evaluates on held-out photographs, exports.
+# Photos in, Gaussian splat out: reconstructs and trains, evaluates on held-out photos, exports.
 #
-#   bash scripts/demo.sh           on photographs of a procedural scene
-#   bash scripts/demo.sh PHOTOS    on your own folder of photographs
+#   bash scripts/demo.sh           on photos of a procedural scene
+#   bash scripts/demo.sh PHOTOS    on your own folder of photos
 #
 # Sets everything up on a fresh machine. Results go to demo/NAME.
 photos="${1:+$(realpath "$1")}"
@@ -25,7 +25,7 @@ run="$results/training/nope-splat/latest"
 rm -f "$results/evaluation.json"
 ns-eval --load-config "$run/config.yml" --output-path "$results/evaluation.json" \
     --render-output-path "$results/held-out" < /dev/null ||
-    say "not evaluated"  # few photographs, none held out: the reason was told
+    say "not evaluated"  # few photos, none held out: the reason was told
 ns-export gaussian-splat --load-config "$run/config.yml" --output-dir "$results" < /dev/null
 
 python scripts/summarize.py --data "$photos" --results "$results" --seconds "$SECONDS"

@@ -1,10 +1,10 @@
-"""What depth of single photographs does for few photographs: each option alone against none.
+"""What depth of single images does for few images: each option alone against none.
 
     python scripts/depth_options.py --output-dir OUT
 
-Photographs the demo scene from nine places, of which three are held out, and distorts its true depth as a
-network would: by smooth errors, and a scale and shift of its own for each photograph's disparity. Trains with
-each option and several seeds and prints PSNR and SSIM of the held-out photographs. The weights are those of
+Images the demo scene from nine places, of which three are held out, and distorts its true depth as a
+network would: by smooth errors, and a scale and shift of its own for each image's disparity. Trains with
+each option and several seeds and prints PSNR and SSIM of the held-out images. The weights are those of
 NoPe-NeRF. Finished trainings are kept, so that an interrupted run goes on where it was.
 """
 
@@ -21,7 +21,7 @@ from stages import Stage, run_stage
 
 PARSER = "--pipeline.datamanager.dataparser"
 MODEL = "--pipeline.model"
-NUM_PHOTOS, HELD_OUT_EVERY = 9, 3
+NUM_IMAGES, HELD_OUT_EVERY = 9, 3
 OPTIONS: dict[str, list[str]] = {
     "none": [],
     "depth-weight 0.04": [f"{MODEL}.depth-weight", "0.04"],
@@ -37,7 +37,7 @@ class Settings:
     """What to measure."""
 
     output_dir: Path
-    """Folder for photographs, depth maps and trainings."""
+    """Folder for images, depth maps and trainings."""
     options: tuple[str, ...] = tuple(OPTIONS)
     """Which options."""
     seeds: tuple[int, ...] = (0, 1)
@@ -45,7 +45,7 @@ class Settings:
     iterations: int = 600
     """Length of the trainings."""
     size: tuple[int, int] = (480, 360)
-    """Width and height of the photographs."""
+    """Width and height of the images."""
     max_image_size: int = 320
     """Longer side of the training images."""
     noise: float = 0.05
@@ -79,11 +79,11 @@ def measure(option: str, seed: int, scene: Stage, settings: Settings) -> dict[st
     Args:
         option: One of `OPTIONS`.
         seed: Seed of the training.
-        scene: The stage that made the photographs.
+        scene: The stage that made the images.
         settings: What to measure.
 
     Returns:
-        `psnr` and `ssim` of the held-out photographs.
+        `psnr` and `ssim` of the held-out images.
     """
     out = settings.output_dir / f"{option.replace(' ', '-')}{'-adam' if settings.adam else ''}-{seed}"
     flags = {
@@ -117,7 +117,7 @@ def main(settings: Settings) -> None:
     """
     scene = settings.output_dir / "scene"
     width, height = map(str, settings.size)
-    command = ["nope-splat", "demo-scene", "--output-dir", str(scene), "--num-photos", str(NUM_PHOTOS)]
+    command = ["nope-splat", "demo-scene", "--output-dir", str(scene), "--num-images", str(NUM_IMAGES)]
     made = run_stage([*command, "--size", width, height, "--depth"], scene)
     distort_depth(scene, settings.output_dir / "maps", settings.noise)
     print("| option | PSNR (each seed) | PSNR | SSIM |")

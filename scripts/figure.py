@@ -1,4 +1,4 @@
-"""Makes the README's picture from a run of `demo.sh`: some of its photographs, and what was made of them.
+"""Makes the README's picture from a run of `demo.sh`: some of its images, and what was made of them.
 
 python scripts/figure.py --results demo/valley --output scripts/valley.jpg
 """
@@ -10,28 +10,28 @@ from pathlib import Path
 import tyro
 from PIL import Image
 
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 
 WIDTH = 1200
 GAP = 6
-NUM_PHOTOS = 6
+NUM_IMAGES = 6
 
 
 def figure(results: Path, output: Path) -> None:
-    """Write the picture: a strip of photographs; below, a held-out photograph beside its rendering.
+    """Write the picture: a strip of images; below, a held-out image beside its rendering.
 
     Args:
         results: Folder that `demo.sh` wrote.
         output: The picture.
     """
-    photos = find_photos(results / "photos").photos
+    images = find_images(results / "images").images
     pair = Image.open(sorted((results / "held-out").glob("eval_img_*.png"))[1]).convert("RGB")
     pair = pair.resize((WIDTH, round(pair.height * WIDTH / pair.width)), Image.Resampling.LANCZOS)
-    small = (WIDTH - (NUM_PHOTOS - 1) * GAP) // NUM_PHOTOS
-    strip_height = round(small * photos[0].height / photos[0].width)
+    small = (WIDTH - (NUM_IMAGES - 1) * GAP) // NUM_IMAGES
+    strip_height = round(small * images[0].height / images[0].width)
     picture = Image.new("RGB", (WIDTH, strip_height + GAP + pair.height), "white")
-    for place, photo in enumerate(photos[1 :: len(photos) // NUM_PHOTOS][:NUM_PHOTOS]):
-        thumbnail = Image.open(photo.path).resize((small, strip_height), Image.Resampling.LANCZOS)
+    for place, image in enumerate(images[1 :: len(images) // NUM_IMAGES][:NUM_IMAGES]):
+        thumbnail = Image.open(image.path).resize((small, strip_height), Image.Resampling.LANCZOS)
         picture.paste(thumbnail, (place * (small + GAP), 0))
     picture.paste(pair, (0, strip_height + GAP))
     picture.save(output, quality=88)

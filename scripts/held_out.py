@@ -1,10 +1,10 @@
-"""Held-out photographs against renderings of nope-splat and of splatfacto, by one code.
+"""Held-out images against renderings of nope-splat and of splatfacto, by one code.
 
-    python scripts/held_out.py nope-splat --config RUN/config.yml --photos DIR --masks FILE --output-dir OUT
-    python scripts/held_out.py splatfacto --run.data DIR ... --cameras FILE --photos DIR --masks FILE ...
+    python scripts/held_out.py nope-splat --config RUN/config.yml --images DIR --masks FILE --output-dir OUT
+    python scripts/held_out.py splatfacto --run.data DIR ... --cameras FILE --images DIR --masks FILE ...
     python scripts/held_out.py coverage --run.data DIR ... --cameras FILE --held-out NAMES --output FILE
 
-The pose of every held-out photograph starts at its resection against the finished points and is refined on
+The pose of every held-out image starts at its resection against the finished points and is refined on
 the rendering with everything else frozen. `OUT` gets `held_out.json`, `cameras.json` and the renderings.
 """
 
@@ -29,19 +29,19 @@ from nope_splat.evaluation.coverage import covered_pixels
 from nope_splat.evaluation.image_metrics import ImageMetrics
 from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.camera_optimizer import world_to_camera
-from nope_splat.plugin.held_out import SplatModel, refine_pose, render_photo
+from nope_splat.plugin.held_out import SplatModel, refine_pose, render_image
 from nope_splat.plugin.pipeline import NopePipeline, NopePipelineConfig
 
 WORST = 0.05
 """Share of the pixels that a trimmed PSNR leaves out."""
 
 
-def evaluate_ours(config: Path, photos: Path, masks: Path | None, output_dir: Path) -> None:
+def evaluate_ours(config: Path, images: Path, masks: Path | None, output_dir: Path) -> None:
     """Evaluate a training of nope-splat.
 
     Args:
         config: Its `config.yml`.
-        photos: Folder of the photographs at training resolution, with the ending `.png`.
+        images: Folder of the images at training resolution, with the ending `.png`.
         masks: Covered pixels, by name; None for all.
         output_dir: Folder to write into.
     """
@@ -51,7 +51,7 @@ def evaluate_ours(config: Path, photos: Path, masks: Path | None, output_dir: Pa
     scene = datamanager.dataparser.scene
     require_one_camera(config, scene.camera_ids)
     train, held_out = (
-        [scene.photo_names[i] for i in datamanager.dataparser.photo_ids(split)] for split in ("train", "eval")
+        [scene.image_names[i] for i in datamanager.dataparser.image_ids(split)] for split in ("train", "eval")
     )
     train_cameras, held_out_cameras = datamanager.train_dataset.cameras, datamanager.eval_dataset.cameras
     (pinhole, *_) = pipeline.model.camera_optimizer.cameras(scene.cameras)
@@ -62,18 +62,18 @@ def evaluate_ours(config: Path, photos: Path, masks: Path | None, output_dir: Pa
         pinhole.offset,
         len(scene.points),
     ).save(output_dir / "cameras.json")
-    _compare(pipeline.model, held_out_cameras, held_out, photos, masks, output_dir)
+    _compare(pipeline.model, held_out_cameras, held_out, images, masks, output_dir)
 
 
 def evaluate_splatfacto(
-    run: Settings, cameras: Path, photos: Path, masks: Path | None, output_dir: Path
+    run: Settings, cameras: Path, images: Path, masks: Path | None, output_dir: Path
 ) -> None:
     """Evaluate a training of splatfacto.
 
     Args:
         run: What was trained.
         cameras: Cameras that it was trained with.
-        photos: Folder of the photographs at training resolution, with the ending `.png`.
+        images: Folder of the images at training resolution, with the ending `.png`.
         masks: Covered pixels, by name; None for all.
         output_dir: Folder to write into.
     """
@@ -82,19 +82,19 @@ def evaluate_splatfacto(
     model, template, world = _load_splatfacto(run, file)
     names = list(file.held_out)
     held_out = _cameras(template, world, file.held_out)
-    _compare(model, held_out, names, photos, masks, output_dir)
+    _compare(model, held_out, names, images, masks, output_dir)
 
 
 def find_coverage(
     run: Settings, cameras: Path, held_out: tuple[str, ...], min_views: int, output: Path
 ) -> None:
-    """Find the pixels of held-out photographs that show what training photographs show.
+    """Find the pixels of held-out images that show what training images show.
 
     Args:
-        run: A training on all photographs, the held-out ones included: it knows the geometry everywhere.
+        run: A training on all images, the held-out ones included: it knows the geometry everywhere.
         cameras: Cameras that it was trained with.
-        held_out: Names of the held-out photographs.
-        min_views: Training photographs that must see a pixel's point.
+        held_out: Names of the held-out images.
+        min_views: Training images that must see a pixel's point.
         output: The masks, by name.
     """
     file = CameraFile.load(cameras)
@@ -159,16 +159,16 @@ def _opencv(cameras: Cameras) -> NDArray[np.float64]:
     return torch.linalg.inv(world_to_camera(cameras.camera_to_worlds.cpu().double())).numpy()
 
 
-def _read(photos: Path, name: str, device: torch.device) -> Tensor:
-    """A photograph at training resolution. (H, W, 3), in [0, 1]."""
-    with Image.open((photos / name).with_suffix(".png")) as image:
+def _read(images: Path, name: str, device: torch.device) -> Tensor:
+    """An image at training resolution. (H, W, 3), in [0, 1]."""
+    with Image.open((images / name).with_suffix(".png")) as image:
         return torch.from_numpy(np.array(image)).to(device).float() / 255
 
 
 def _compare(
-    model: Any, cameras: Cameras, names: list[str], photos: Path, masks: Path | None, output_dir: Path
+    model: Any, cameras: Cameras, names: list[str], images: Path, masks: Path | None, output_dir: Path
 ) -> None:
-    """Align and measure every photograph; writes metrics and renderings."""
+    """Align and measure every image; writes metrics and renderings."""
     splat: SplatModel = model
     steps = NopePipelineConfig().alignment_steps
     gaussians = splat.gaussians().detach()
@@ -178,29 +178,29 @@ def _compare(
         with np.load(masks) as file:
             covered = dict(file)
     for index, name in enumerate(names):
-        photo = _read(photos, name, gaussians.means.device)
-        camera = cameras[index : index + 1].to(photo.device)
-        pose = refine_pose(splat, camera, photo, None, steps)
+        image = _read(images, name, gaussians.means.device)
+        camera = cameras[index : index + 1].to(image.device)
+        pose = refine_pose(splat, camera, image, None, steps)
         with torch.no_grad():
-            rendered = render_photo(splat, gaussians, camera, world_to_camera(pose[None])).rgb
-        seen = np.ones(photo.shape[:2], bool) if masks is None else covered[name]
-        mask = torch.from_numpy(seen)[..., None].to(photo.device)
+            rendered = render_image(splat, gaussians, camera, world_to_camera(pose[None])).rgb
+        seen = np.ones(image.shape[:2], bool) if masks is None else covered[name]
+        mask = torch.from_numpy(seen)[..., None].to(image.device)
         rows[name] = {
-            **metrics(rendered, photo),
-            "psnr_covered": float(metrics.psnr(rendered, photo, mask)),
-            "psnr_trimmed": float(trimmed_psnr(rendered, photo)),
+            **metrics(rendered, image),
+            "psnr_covered": float(metrics.psnr(rendered, image, mask)),
+            "psnr_trimmed": float(trimmed_psnr(rendered, image)),
             "covered": float(mask.float().mean()),
         }
         path = output_dir / "renders" / Path(name).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((rendered * 255).round().byte().cpu().numpy()).save(path)
-    result = {"photos": rows, "gaussians": len(gaussians.means)}
+    result = {"images": rows, "gaussians": len(gaussians.means)}
     (output_dir / "held_out.json").write_text(json.dumps(result, indent=1))
 
 
-def trimmed_psnr(rendered: Tensor, photo: Tensor) -> Tensor:
+def trimmed_psnr(rendered: Tensor, image: Tensor) -> Tensor:
     """PSNR in dB without the worst 5 % of the pixels. (H, W, 3), (H, W, 3) -> ()."""
-    errors = (rendered - photo).square().mean(-1).flatten().sort().values
+    errors = (rendered - image).square().mean(-1).flatten().sort().values
     return -10 * torch.log10(errors[: round((1 - WORST) * len(errors))].mean())
 
 

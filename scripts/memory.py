@@ -2,7 +2,7 @@
 
     python scripts/memory.py
 
-trains a few iterations on photographs of the demo scene, and prints a table and whether the formula was a
+trains a few iterations on images of the demo scene, and prints a table and whether the formula was a
 bound. Two constants are measured first: what the imports take, and what a training takes beyond the formula
 that is too small for it to matter (the first row; compiled kernels, libraries that are loaded late). All else
 is counted from the arrays that exist: see `stage_bytes` and `peak`. Linux only.
@@ -45,9 +45,9 @@ INTERSECTIONS = 2
 """Intersections of a Gaussian: most meet one or two tiles."""
 
 PER_CACHED_PIXEL = 4 * 3
-"""Bytes of a pixel of a photograph for training or evaluation: float32 RGB."""
+"""Bytes of a pixel of an image for training or evaluation: float32 RGB."""
 PER_ADJUSTED_PIXEL = (
-    4 * (3 + 3 + 1 + 1)  # rendering, photograph, depth, opacity
+    4 * (3 + 3 + 1 + 1)  # rendering, image, depth, opacity
     + 4 * (2 * 7 + 4 + 2)  # how it moves with its camera, structure tensor, vector
     + 2 * 4 * 2 * 7  # what the first of these is made of: the same without scale, and its halves
     + 2 * 4 * 2 * 3  # the gradient of the image, everywhere and where it counts
@@ -63,10 +63,10 @@ PER_KEYPOINT = 8 * 2 + 8 + (4 + 1) * 128
 """Bytes: place, noise, descriptor, rounded descriptor."""
 
 PER_SEEDED_PIXEL = 3 + 1 + 4 + 6 * 8 + 4 + 8
-"""Bytes that seeding holds of every training photograph: colors, mask, rough depth, flow to and from three
+"""Bytes that seeding holds of every training image: colors, mask, rough depth, flow to and from three
 partners, depth and how many confirm it."""
 PER_TRIANGULATED_PIXEL = 110 + 40
-"""Bytes that a thread of seeding holds of the photograph at hand: maps of triangulation, and their result for
+"""Bytes that a thread of seeding holds of the image at hand: maps of triangulation, and their result for
 each partner."""
 
 
@@ -74,9 +74,9 @@ each partner."""
 class Workload:
     """A training, by what its memory depends on."""
 
-    num_photos: int
+    num_images: int
     """All of them, held-out ones included."""
-    photo_size: tuple[int, int]
+    image_size: tuple[int, int]
     """Width and height."""
     max_image_size: int
     """Longer side of the training images."""
@@ -84,19 +84,19 @@ class Workload:
     """Most at any time."""
 
     def pixels(self, longer_side: int) -> float:
-        """Pixels of a photograph that is scaled down to a longer side.
+        """Pixels of an image that is scaled down to a longer side.
 
         Args:
             longer_side: In pixels.
         """
-        width, height = self.photo_size
+        width, height = self.image_size
         return width * height * min(1.0, longer_side / max(width, height)) ** 2
 
 
 def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
     """Bytes that the arrays of each stage take with the default settings of a CPU.
 
-    With N photographs, of which keypoints are sought in p_k pixels (longer side up to 1600), seeds in p_s (up
+    With N images, of which keypoints are sought in p_k pixels (longer side up to 1600), seeds in p_s (up
     to 512) and which are trained on at p_t (`max-image-size`), W cores and G Gaussians,
 
         keypoints  251 p_k min(W, 8)  + 8192 x 536 N
@@ -104,12 +104,12 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
         seeding    68 p_s N  + 150 p_s (W + 4)
         training   12 p_t N  + 300 p_t  + 1680 G
 
-    The stages follow each other. Seeding takes six flows per photograph, the most that there can be in the
+    The stages follow each other. Seeding takes six flows per image, the most that there can be in the
     mean, and every thread at its peak.
 
     Left out: masks, one byte per pixel; decoding, six bytes per full-resolution pixel and thread; matches and
     bundle adjustment, of the order of 16 bytes per match and a kilobyte per observation, which in captures of
-    hundreds of photographs can be the largest; learned matchers, depth maps and their losses, learned lenses,
+    hundreds of images can be the largest; learned matchers, depth maps and their losses, learned lenses,
     the viewer and LPIPS.
 
     Args:
@@ -120,7 +120,7 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
         Bytes by stage.
     """
     matching, seeding = MatchingSettings(), SeedSettings()
-    keypoints = matching.max_keypoints * work.num_photos
+    keypoints = matching.max_keypoints * work.num_images
     found = keypoints * (PER_KEYPOINT - 128)
     searched, seeded = work.pixels(matching.max_feature_size), work.pixels(seeding.max_image_size)
     trained = work.pixels(work.max_image_size)
@@ -128,8 +128,8 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
     return {
         "keypoints": SIFT_WORKERS * PER_SEARCHED_PIXEL * searched + found,
         "matching": keypoints * PER_KEYPOINT + num_cores * 4 * BLOCK,
-        "seeding": (PER_SEEDED_PIXEL * work.num_photos + PER_TRIANGULATED_PIXEL * (num_cores + 4)) * seeded,
-        "training": (PER_CACHED_PIXEL * work.num_photos + PER_ADJUSTED_PIXEL) * trained
+        "seeding": (PER_SEEDED_PIXEL * work.num_images + PER_TRIANGULATED_PIXEL * (num_cores + 4)) * seeded,
+        "training": (PER_CACHED_PIXEL * work.num_images + PER_ADJUSTED_PIXEL) * trained
         + rendered * work.num_gaussians,
     }
 
@@ -160,12 +160,12 @@ def peak(work: Workload, num_cores: int, imports: float, started: float) -> tupl
 class Case:
     """One training to measure."""
 
-    num_photos: int
-    """Photographs of the demo scene."""
-    photo_size: tuple[int, int]
+    num_images: int
+    """Images of the demo scene."""
+    image_size: tuple[int, int]
     """Width and height."""
     cell: int = 4
-    """Width in pixels of the patch of a photograph that gets one Gaussian."""
+    """Width in pixels of the patch of an image that gets one Gaussian."""
 
 
 IMPORTS = """
@@ -175,7 +175,7 @@ print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith
 """Prints the kilobytes that they take."""
 TINY = Case(6, (320, 240))
 CASES = (Case(8, (640, 480), cell=1), Case(6, (1200, 900)), Case(20, (640, 480)))
-"""More Gaussians, more pixels, more photographs."""
+"""More Gaussians, more pixels, more images."""
 
 
 def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]:
@@ -189,13 +189,13 @@ def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]
     Returns:
         What the training was, and its peak in bytes.
     """
-    width, height = case.photo_size
-    photos = folder / f"{case.num_photos}-{width}x{height}"
-    arguments = ["--num-photos", str(case.num_photos), "--size", str(width), str(height)]
-    run_stage(["nope-splat", "demo-scene", "--output-dir", str(photos / "photos"), *arguments], photos)
-    run = folder / f"{photos.name}-{case.cell}"
+    width, height = case.image_size
+    images = folder / f"{case.num_images}-{width}x{height}"
+    arguments = ["--num-images", str(case.num_images), "--size", str(width), str(height)]
+    run_stage(["nope-splat", "demo-scene", "--output-dir", str(images / "images"), *arguments], images)
+    run = folder / f"{images.name}-{case.cell}"
     command = [
-        "ns-train", "nope-splat", "--data", str(photos / "photos"), "--output-dir", str(run / "outputs"),
+        "ns-train", "nope-splat", "--data", str(images / "images"), "--output-dir", str(run / "outputs"),
         "--experiment-name", "memory", "--timestamp", "run", "--vis", "tensorboard",
         "--max-num-iterations", str(iterations), "--machine.device-type", "cpu",
         "--pipeline.model.num-downscales", "0",
@@ -206,14 +206,14 @@ def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]
     peak_gib = run_stage(command, run).peak_gib
     (checkpoint,) = (run / "outputs/memory/nope-splat/run/nerfstudio_models").glob("*.ckpt")
     gaussians = torch.load(checkpoint, weights_only=True, mmap=True)["pipeline"]["_model.gauss_params.means"]
-    return Workload(case.num_photos, case.photo_size, width, len(gaussians)), peak_gib * 2**30
+    return Workload(case.num_images, case.image_size, width, len(gaussians)), peak_gib * 2**30
 
 
 def main(output_dir: Path | None = None, iterations: int = 10) -> None:
     """Print the table.
 
     Args:
-        output_dir: Where photographs and trainings go, and are found again; a temporary folder by default.
+        output_dir: Where images and trainings go, and are found again; a temporary folder by default.
         iterations: Length of each training.
     """
     with tempfile.TemporaryDirectory() as temporary:
@@ -221,7 +221,7 @@ def main(output_dir: Path | None = None, iterations: int = 10) -> None:
         run_stage(["python", "-c", IMPORTS], folder / "imports")
         imports = 1024 * int((folder / "imports" / "log.txt").read_text().split()[-1])
         print(f"Imports: {imports / MIB:.0f} MiB.\n")
-        print("| photographs | size | Gaussians | largest stage | at most MiB | measured MiB | ratio |")
+        print("| photos | size | Gaussians | largest stage | at most MiB | measured MiB | ratio |")
         print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
         started, ratios = None, []
         for case in (TINY, *CASES):
@@ -232,7 +232,7 @@ def main(output_dir: Path | None = None, iterations: int = 10) -> None:
             stage, predicted = peak(work, len(cores()), imports, started)
             ratios.append(predicted / measured)
             print(
-                f"| {work.num_photos} | {' x '.join(map(str, work.photo_size))} | {work.num_gaussians}"
+                f"| {work.num_images} | {' x '.join(map(str, work.image_size))} | {work.num_gaussians}"
                 f" | {stage} | {predicted / MIB:.0f} | {measured / MIB:.0f}"
                 f" | {ratios[-1]:.2f} |",
                 flush=True,

@@ -1,4 +1,4 @@
-"""nope-splat's cameras without the held-out photographs: a stage of the benchmark that trainings reuse.
+"""nope-splat's cameras without the held-out images: a stage of the benchmark that trainings reuse.
 
 python scripts/our_cameras.py --data PHOTOS --held-out B.jpg --output-dir OUT
 """
@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from camera_file import CameraFile, require_one_camera
 
-from nope_splat.io.images import cameras_of_photos, find_photos
+from nope_splat.io.images import cameras_of_images, find_images
 from nope_splat.plugin.dataparser import NopeDataParserConfig
 from nope_splat.sfm import reconstruct
 
@@ -21,16 +21,16 @@ def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: 
     """Reconstruct; writes `cameras.json` and `cache/`.
 
     Args:
-        data: Folder of photographs.
-        held_out: Names of the held-out photographs.
+        data: Folder of images.
+        held_out: Names of the held-out images.
         output_dir: Folder to write into.
         seed: Seed of the reconstruction.
     """
     settings = replace(NopeDataParserConfig().reconstruction, seed=seed)  # those of a training
-    folder = find_photos(data)
-    require_one_camera(data, cameras_of_photos(folder.photos))
+    folder = find_images(data)
+    require_one_camera(data, cameras_of_images(folder.images))
     scene = reconstruct(folder, held_out, settings, output_dir / "cache")
-    poses = {scene.photo_names[i]: scene.T_world_camera[i] for i in np.flatnonzero(scene.registered)}
+    poses = {scene.image_names[i]: scene.T_world_camera[i] for i in np.flatnonzero(scene.registered)}
     CameraFile(
         T_world_camera={name: pose for name, pose in poses.items() if name not in held_out},
         held_out={name: pose for name, pose in poses.items() if name in held_out},

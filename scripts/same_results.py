@@ -2,7 +2,7 @@
 
     python scripts/same_results.py --data PHOTOS --base REV
 
-Reconstructs the photographs and trains a few iterations on the CPU, from fixed seeds, once with the code of
+Reconstructs the images and trains a few iterations on the CPU, from fixed seeds, once with the code of
 the working tree and once with that of a commit. Compares cameras, track points, Gaussians and the state of
 the optimizers bit by bit. Bits depend on the processor and its libraries, so both run on this machine; those
 of a commit are kept (`--keep`) for the next comparison. Exit status 1 if anything differs.
@@ -37,7 +37,7 @@ class Settings:
     """What to compare."""
 
     data: Path
-    """Folder of photographs."""
+    """Folder of images."""
     base: str = "HEAD"
     """Commit that gives the expected results."""
     iterations: int = 200

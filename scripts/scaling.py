@@ -1,12 +1,12 @@
-"""How matching and registration grow with the number of photographs.
+"""How matching and registration grow with the number of images.
 
-    nope-splat demo-scene --path tour --num-photos 200 --output-dir tour
+    nope-splat demo-scene --path tour --num-images 200 --output-dir tour
     python scripts/scaling.py pairs --data tour
-    python scripts/scaling.py registration --data tour --num-photos 50 100 200 --cache-dir CACHE
+    python scripts/scaling.py registration --data tour --num-images 50 100 200 --cache-dir CACHE
 
 `pairs` matches every pair, the most alike, and those that retrieval chooses as it goes, and tells which of
 the pairs with many matches are among these, and in which share of the time.
-`registration` reconstructs the first photographs of the tour in the order of the walk, as a capture grows:
+`registration` reconstructs the first images of the tour in the order of the walk, as a capture grows:
 always as dense. `--registration` says how, and a second run finds the matches in the cache. Seconds are those
 of the processor, all cores together; other work on the machine makes them longer by up to a third. Memory is
 the peak of the process during each stage (Linux only).
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.matching import (
     MatchingSettings,
     PairMatches,
@@ -56,7 +56,7 @@ class Pairs:
     """Which of the strong pairs retrieval finds, and in which share of the time."""
 
     data: Path
-    """Folder of photographs."""
+    """Folder of images."""
     sample: int | None = None
     """Match a random sample of so many pairs instead of all, and multiply its seconds."""
     repeats: int = 5
@@ -71,8 +71,8 @@ class Registration:
     """A tour of the demo scene."""
     cache_dir: Path
     """Where matches are kept."""
-    num_photos: tuple[int, ...] = (50, 100, 200)
-    """How many of the tour's photographs, from the first one on, are reconstructed."""
+    num_images: tuple[int, ...] = (50, 100, 200)
+    """How many of the tour's images, from the first one on, are reconstructed."""
     settings: tyro.conf.OmitArgPrefixes[ReconstructionSettings] = field(
         default_factory=lambda: ReconstructionSettings(pairs="retrieval", registration="batches")
     )
@@ -110,7 +110,7 @@ def measure_pairs(settings: Pairs) -> None:
         settings: What to measure.
     """
     matching = MatchingSettings(pairs="retrieval")
-    keypoints, features = _timed(lambda: extract_keypoints(find_photos(settings.data).photos, matching))
+    keypoints, features = _timed(lambda: extract_keypoints(find_images(settings.data).images, matching))
     every = list(combinations(range(len(keypoints)), 2))
     order = np.random.default_rng(0).permutation(len(every))[: settings.sample]
     found, exhaustive = [], 0.0
@@ -131,7 +131,7 @@ def measure_pairs(settings: Pairs) -> None:
         measure(alike, lambda: match_pairs(keypoints, choose_pairs(keypoints, matching), matching))
         measure("retrieval", lambda: match_chosen(keypoints, matching))
     strong = _strong(found)
-    print(f"{len(keypoints)} photographs, {np.mean([len(one.xy) for one in keypoints]):.0f} keypoints each,")
+    print(f"{len(keypoints)} photos, {np.mean([len(one.xy) for one in keypoints]):.0f} keypoints each,")
     print(f"{len(found) / len(order):.1%} of the pairs verified, {len(strong) / len(order):.1%} strongly,")
     print(f"in {exhaustive:.1f} seconds, and {features:.1f} before that to find the keypoints.\n")
     print("| matched | verified | of those with many matches | seconds | of exhaustive |")
@@ -153,22 +153,21 @@ def measure_registration(settings: Registration) -> None:
     Args:
         settings: What to measure.
     """
-    tour = find_photos(settings.data)
+    tour = find_images(settings.data)
     truth = read_ground_truth(settings.data / "ground_truth.json")
-    walk = walk_order(np.stack([truth.T_world_camera[photo.name] for photo in tour.photos]))
+    walk = walk_order(np.stack([truth.T_world_camera[image.name] for image in tour.images]))
     print(
-        "| photographs | registered | observations | AUC@5 | ATE % | focal error % | seconds"
-        " | of it (peak GiB) |"
+        "| photos | registered | observations | AUC@5 | ATE % | focal error % | seconds | of it (peak GiB) |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for num_photos in settings.num_photos:
-        chosen = np.sort(walk[:num_photos])
-        folder = replace(tour, photos=tuple(tour.photos[photo] for photo in chosen))
+    for num_images in settings.num_images:
+        chosen = np.sort(walk[:num_images])
+        folder = replace(tour, images=tuple(tour.images[image] for image in chosen))
         matches = find_matches(
             folder, settings.settings, Cache(settings.cache_dir), matches_key(folder, settings.settings)
         )
         gc.collect()
-        meter, nobody = Meter(), np.zeros(num_photos, bool)
+        meter, nobody = Meter(), np.zeros(num_images, bool)
         scene, seconds = _timed(
             lambda folder=folder, matches=matches, meter=meter, nobody=nobody: reconstruct_from_matches(
                 folder, nobody, matches, settings.settings, meter
@@ -177,11 +176,11 @@ def measure_registration(settings: Registration) -> None:
         poses = {
             name: pose
             for name, pose, registered in zip(
-                scene.photo_names, scene.T_world_camera, scene.registered, strict=True
+                scene.image_names, scene.T_world_camera, scene.registered, strict=True
             )
             if registered
         }
-        true = {photo.name: truth.T_world_camera[photo.name] for photo in folder.photos}
+        true = {image.name: truth.T_world_camera[image.name] for image in folder.images}
         metrics = compare_poses(poses, true, scene.cameras[0].focal, truth.focal)
         stages = ", ".join(
             f"{stage} {took:.1f} ({meter.gib[stage]:.2f})"
@@ -189,7 +188,7 @@ def measure_registration(settings: Registration) -> None:
             if took >= 0.1
         )
         print(
-            f"| {num_photos} | {metrics.num_registered} | {len(scene.observations)} | {metrics.auc_5:.1f}"
+            f"| {num_images} | {metrics.num_registered} | {len(scene.observations)} | {metrics.auc_5:.1f}"
             f" | {metrics.ate:.3f} | {metrics.focal_error:+.2f} | {seconds:.1f} | {stages} |",
             flush=True,
         )

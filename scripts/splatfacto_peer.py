@@ -72,9 +72,9 @@ class CappedDefaultStrategy(CappedStrategy):
 class Similarity(torch.nn.Module):
     """Our mean structural similarity, called as the stock one is."""
 
-    def forward(self, photo: Tensor, rendered: Tensor) -> Tensor:
+    def forward(self, image: Tensor, rendered: Tensor) -> Tensor:
         """Of two images (1, 3, H, W); a gradient flows to the rendering alone."""
-        return ssim(rendered[0].permute(1, 2, 0), photo[0].permute(1, 2, 0))
+        return ssim(rendered[0].permute(1, 2, 0), image[0].permute(1, 2, 0))
 
 
 @dataclass
@@ -87,7 +87,7 @@ class PeerModelConfig(splatfacto.SplatfactoModelConfig):
 
 
 class PeerModel(splatfacto.SplatfactoModel):
-    """Splatfacto with a maximum, and what the evaluation of held-out photographs asks of a model."""
+    """Splatfacto with a maximum, and what the evaluation of held-out images asks of a model."""
 
     config: PeerModelConfig
 
@@ -128,9 +128,9 @@ def splatfacto_config(settings: Settings) -> TrainerConfig:
     schedule, length = SCHEDULES[settings.schedule], settings.max_num_iterations
     config = copy.deepcopy(method_configs["splatfacto"])
     assert isinstance(config, TrainerConfig)
-    num_photos = sum(path.is_file() for path in (settings.data / "images").rglob("*"))
-    # In 30 000 iterations every photograph is seen between two refinements.
-    refine_every = max(min(schedule["refine_every"], length // 10), num_photos)
+    num_images = sum(path.is_file() for path in (settings.data / "images").rglob("*"))
+    # In 30 000 iterations every image is seen between two refinements.
+    refine_every = max(min(schedule["refine_every"], length // 10), num_images)
     stock: dict[str, Any] = {
         name: value for name, value in vars(config.pipeline.model).items() if name != "_target"
     }

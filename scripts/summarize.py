@@ -11,14 +11,14 @@ from plyfile import PlyData
 from rich.console import Console
 from rich.table import Table
 
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 
 
 def summarize(data: Path, results: Path, seconds: int) -> None:
     """Print the figures.
 
     Args:
-        data: Folder of photographs.
+        data: Folder of images.
         results: Folder that `demo.sh` wrote.
         seconds: Wall time of the run.
     """
@@ -31,7 +31,7 @@ def summarize(data: Path, results: Path, seconds: int) -> None:
     evaluation = results / "evaluation.json"
 
     table = Table(show_header=False)
-    table.add_row("registered photos", f"{trained_on + held_out} of {len(find_photos(data).photos)}")
+    table.add_row("registered photos", f"{trained_on + held_out} of {len(find_images(data).images)}")
     table.add_row("focal length", ", ".join(f"{focal:.1f} px" for focal in focals.tolist()))
     if evaluation.exists():
         metrics = json.loads(evaluation.read_text())["results"]
@@ -44,7 +44,7 @@ def summarize(data: Path, results: Path, seconds: int) -> None:
     else:
         table.add_row("held-out photos", "none, so no evaluation")
     table.add_row("Gaussians", str(PlyData.read(splat)["vertex"].count))
-    table.add_row("seconds", f"{seconds}, from photographs to splat")
+    table.add_row("seconds", f"{seconds}, from photos to splat")
     console = Console(soft_wrap=True)
     console.print(table)
     console.print(f"splat:       {splat}")

@@ -1,4 +1,4 @@
-"""Photographs that several test files share."""
+"""Images that several test files share."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def valley(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a small demo scene: 9 photographs in `images/`, their `depth/`, and `ground_truth.json`."""
+    """Folder of a small demo scene: 9 images in `images/`, their `depth/`, and `ground_truth.json`."""
     from nope_splat.demo.scene import render_demo_scene
 
     folder = tmp_path_factory.mktemp("valley")
-    render_demo_scene(folder, num_photos=9, size=(320, 240), depth=True)
+    render_demo_scene(folder, num_images=9, size=(320, 240), depth=True)
     return folder
 
 

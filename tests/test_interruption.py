@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nope_splat.io.images import PhotoFolder, find_photos
+from nope_splat.io.images import ImageFolder, find_images
 from nope_splat.matching import PairMatches, matching
-from nope_splat.matching.database import FolderMatches, find_matches, matches_key
+from nope_splat.matching.database import MatchDatabase, find_matches, matches_key
 from nope_splat.matching.verification import verify_pair
-from nope_splat.sfm import ReconstructionSettings, SparseScene, reconstruct
+from nope_splat.sfm import Reconstruction, ReconstructionSettings, reconstruct
 from nope_splat.utils.cache import Cache
 
 SETTINGS = ReconstructionSettings(max_keypoints=500)
@@ -29,12 +29,12 @@ SLOW_RUN = """
 import sys, time
 from pathlib import Path
 from nope_splat.utils.cache import Cache
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.matching import matching
-from nope_splat.sfm import ReconstructionSettings, SparseScene, reconstruct
+from nope_splat.sfm import ReconstructionSettings, Reconstruction, reconstruct
 from nope_splat.matching.database import find_matches, matches_key
 
-folder, settings = find_photos(Path(sys.argv[1])), ReconstructionSettings(max_keypoints=500)
+folder, settings = find_images(Path(sys.argv[1])), ReconstructionSettings(max_keypoints=500)
 verify = matching.verify_pair
 matching.verify_pair = lambda *arguments: (time.sleep(float(sys.argv[3])), verify(*arguments))[1]
 matching.KEEP_EVERY = 0.0
@@ -46,18 +46,18 @@ KILLED_RUN = """
 import os, signal, sys
 from importlib import import_module
 from pathlib import Path
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.sfm import ReconstructionSettings, reconstruct
 
 module, _, name = sys.argv[3].partition(":")
 setattr(import_module(module), name, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
-folder, settings = find_photos(Path(sys.argv[1])), ReconstructionSettings(max_keypoints=500)
+folder, settings = find_images(Path(sys.argv[1])), ReconstructionSettings(max_keypoints=500)
 reconstruct(folder, [], settings, Path(sys.argv[2]))
 """
 
 
-def start(photos: Path, cache: Path, seconds_per_pair: float) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", SLOW_RUN, str(photos), str(cache), str(seconds_per_pair)]
+def start(images: Path, cache: Path, seconds_per_pair: float) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", SLOW_RUN, str(images), str(cache), str(seconds_per_pair)]
     return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
 
 
@@ -66,31 +66,31 @@ def stages(cache: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(valley: Path) -> PhotoFolder:
-    return find_photos(valley / "images")
+def folder(valley: Path) -> ImageFolder:
+    return find_images(valley / "images")
 
 
 @pytest.fixture(scope="module")
-def whole(folder: PhotoFolder) -> FolderMatches:
+def whole(folder: ImageFolder) -> MatchDatabase:
     """What a run that nothing disturbs finds."""
     return find_matches(folder, SETTINGS, None, "")
 
 
-def assert_same(found: FolderMatches, expected: FolderMatches) -> None:
+def assert_same(found: MatchDatabase, expected: MatchDatabase) -> None:
     one, other = found.to_arrays(), expected.to_arrays()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def finish(folder: PhotoFolder, cache: Path) -> FolderMatches:
+def finish(folder: ImageFolder, cache: Path) -> MatchDatabase:
     return find_matches(folder, SETTINGS, Cache(cache), matches_key(folder, SETTINGS))
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])
 def test_matching_goes_on_where_it_was_interrupted_or_a_worker_failed(
     interruption: type[BaseException],
-    folder: PhotoFolder,
-    whole: FolderMatches,
+    folder: ImageFolder,
+    whole: MatchDatabase,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -116,8 +116,8 @@ def test_matching_goes_on_where_it_was_interrupted_or_a_worker_failed(
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_matching_goes_on_after_a_run_that_was_killed(
     how: signal.Signals,
-    folder: PhotoFolder,
-    whole: FolderMatches,
+    folder: ImageFolder,
+    whole: MatchDatabase,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -135,7 +135,7 @@ def test_matching_goes_on_after_a_run_that_was_killed(
 
 
 def test_a_damaged_beginning_is_named_and_not_used(
-    folder: PhotoFolder, whole: FolderMatches, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: ImageFolder, whole: MatchDatabase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / f"pairs-{matches_key(folder, SETTINGS)[:16]}.npz"
     path.write_bytes(os.urandom(1000))
@@ -144,7 +144,7 @@ def test_a_damaged_beginning_is_named_and_not_used(
 
 
 def test_two_runs_at_once_do_not_harm_each_other(
-    folder: PhotoFolder, whole: FolderMatches, tmp_path: Path
+    folder: ImageFolder, whole: MatchDatabase, tmp_path: Path
 ) -> None:
     runs = [start(folder.root, tmp_path, 0.01) for _ in range(2)]
     for run in runs:
@@ -155,13 +155,13 @@ def test_two_runs_at_once_do_not_harm_each_other(
 
 
 @pytest.fixture(scope="module")
-def cameras(folder: PhotoFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[SparseScene, Path]:
+def cameras(folder: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reconstruction, Path]:
     """What a run that nothing disturbs finds, and its cache."""
     cache = tmp_path_factory.mktemp("cache")
     return reconstruct(folder, [], SETTINGS, cache), cache
 
 
-def assert_same_cameras(found: SparseScene, expected: SparseScene) -> None:
+def assert_same_cameras(found: Reconstruction, expected: Reconstruction) -> None:
     one, other = (replace(scene, seconds={}).to_arrays() for scene in (found, expected))
     for name in other:
         np.testing.assert_array_equal(one[name], other[name])
@@ -179,8 +179,8 @@ def assert_same_cameras(found: SparseScene, expected: SparseScene) -> None:
 def test_a_reconstruction_that_was_killed_is_made_again_from_what_is_kept(
     where: str,
     kept: list[str],
-    folder: PhotoFolder,
-    cameras: tuple[SparseScene, Path],
+    folder: ImageFolder,
+    cameras: tuple[Reconstruction, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -208,8 +208,8 @@ def swap(path: Path) -> None:
 def test_a_damaged_reconstruction_is_named_and_made_again(
     stage: str,
     damage: Callable[[Path], None],
-    folder: PhotoFolder,
-    cameras: tuple[SparseScene, Path],
+    folder: ImageFolder,
+    cameras: tuple[Reconstruction, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -14,11 +14,15 @@ LIGHT = "import sys, nope_splat; assert not {'torch', 'numba', 'nerfstudio'} & s
 
 def test_public_names_are_what_they_say() -> None:
     from nope_splat import Reconstruction, rasterization, reconstruct
-    from nope_splat.scene.reconstruction import SparseScene
+    from nope_splat.scene.reconstruction import Reconstruction as OriginalReconstruction
     from nope_splat.sfm import reconstruct as original
     from nope_splat.splatting import rasterizer
 
-    assert (Reconstruction, rasterization, reconstruct) == (SparseScene, rasterizer.rasterization, original)
+    assert (Reconstruction, rasterization, reconstruct) == (
+        OriginalReconstruction,
+        rasterizer.rasterization,
+        original,
+    )
     assert all(hasattr(nope_splat, name) for name in nope_splat.__all__)
 
 

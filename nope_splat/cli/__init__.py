@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import tyro
 
 COMMANDS = {
-    "reconstruct": "Cameras and track points from a folder of photographs, for any other tool.",
+    "reconstruct": "Cameras and track points from a folder of photos, for any other tool.",
     "export-cameras": "Optimized cameras of a training as transforms.json and COLMAP model.",
     "compare-cameras": "Accuracy of cameras against others: transforms.json, COLMAP model, ground truth.",
     "report": "What became of a training, as one HTML page.",
-    "demo-scene": "Photographs of a procedural scene, to try things on.",
+    "demo-scene": "Photos of a procedural scene, to try things on.",
 }
 """Name and purpose of each command; `demo-scene` is the function `demo_scene` of the module of that name."""
 
@@ -26,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Command line arguments; those of the process if None.
 
     Raises:
-        SystemExit: The arguments do not fit (status 2), or the input is bad (`UserError`, status 1).
+        SystemExit: The arguments do not fit (status 2), or the input is bad (`NopeSplatError`, status 1).
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):

@@ -19,7 +19,7 @@ def compare_cameras(
     """Measure cameras against others: how far their relative poses, positions and focal lengths differ.
 
     Either is a `transforms.json`, a folder with a COLMAP model (or with `sparse/0`), or a ground truth file.
-    Photographs are recognized by their names; those that only the reference has count as failed. Each camera
+    Images are recognized by their names; those that only the reference has count as failed. Each camera
     of the reference has a focal error of its own.
 
     Args:
@@ -28,9 +28,9 @@ def compare_cameras(
     """
     found, expected = (read_named_cameras(path) for path in (cameras, reference))
     metrics = comparison.compare_cameras(found, expected)
-    table = Table("photographs", "AUC@5", "AUC@30", "RRA@5", "RTA@5", "ATE %", "focal error %")
+    table = Table("images", "AUC@5", "AUC@30", "RRA@5", "RTA@5", "ATE %", "focal error %")
     table.add_row(
-        f"{metrics.num_registered} of {metrics.num_photos}",
+        f"{metrics.num_registered} of {metrics.num_images}",
         f"{metrics.auc_5:.2f}",
         f"{metrics.auc_30:.2f}",
         f"{metrics.rra_5:.1f}",

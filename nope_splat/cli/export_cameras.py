@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nope_splat.io.export import place_masks, place_photos, write_colmap, write_report, write_transforms
+from nope_splat.io.export import place_images, place_masks, write_colmap, write_report, write_transforms
 from nope_splat.plugin.load_run import open_run, optimized_scene
 
 
@@ -12,19 +12,19 @@ def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = Fals
     """Write the optimized cameras and track points of a training for other tools.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` and `sparse_text/0` (COLMAP model,
-    binary and text), `report.json`, `images/` with the photographs that have a pose, and `masks/` if parts of
+    binary and text), `report.json`, `images/` with the images that have a pose, and `masks/` if parts of
     them are left out.
 
     Args:
         load_config: The `config.yml` of the training.
         output_dir: Folder to write into; made where missing.
-        copy_images: Copy the photographs instead of linking to them.
+        copy_images: Copy the images instead of linking to them.
     """
     pipeline = open_run(load_config).pipeline
     folder = pipeline.datamanager.dataparser.folder
     original, masks = optimized_scene(pipeline), output_dir / "masks"
-    scene = place_photos(original, folder, output_dir / "images", copy_images)
-    masked = place_masks(original, folder, masks, scene.photo_names)
+    scene = place_images(original, folder, output_dir / "images", copy_images)
+    masked = place_masks(original, folder, masks, scene.image_names)
     write_transforms(scene, output_dir / "images", output_dir / "transforms.json", masks if masked else None)
     write_colmap(scene, output_dir / "sparse" / "0")
     write_colmap(scene, output_dir / "sparse_text" / "0", text=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from nope_splat import sfm as reconstruction
 from nope_splat.io.export import write_colmap, write_report, write_transforms, writing_to
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.plugin.summary import reconstruction_rows, table
 from nope_splat.sfm import ReconstructionSettings
 from nope_splat.utils.progress import say
@@ -22,20 +22,20 @@ def reconstruct(
     output_dir: Path,
     settings: Annotated[ReconstructionSettings, tyro.conf.arg(name="")] = ReconstructionSettings(),  # noqa: B008 (frozen)
 ) -> None:
-    """Find the cameras and track points of a folder of photographs, all of them, none held out.
+    """Find the cameras and track points of a folder of images, all of them, none held out.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model) and `report.json`.
-    What was computed is kept in `cache/`: the same photographs and settings again take no time.
+    What was computed is kept in `cache/`: the same images and settings again take no time.
 
     Args:
-        data: Folder of photographs, or a folder with `images/` in it.
+        data: Folder of images, or a folder with `images/` in it.
         output_dir: Folder to write into; made where missing.
-        settings: How photographs are matched and reconstructed.
+        settings: How images are matched and reconstructed.
     """
     with writing_to(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
-    folder = find_photos(data)
+    folder = find_images(data)
     for name, reason in folder.skipped.items():
         say(f"{name} is skipped: {reason}.")
     scene = reconstruction.reconstruct(folder, settings=settings, cache_dir=output_dir / "cache")

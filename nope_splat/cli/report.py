@@ -12,8 +12,8 @@ from nope_splat.report import render_page
 def report(load_config: Path, output: Path | None = None) -> None:
     """Describe a training on one HTML page that opens anywhere, without a network.
 
-    It shows the photographs, the match graph, cameras and points, errors, curves, and renderings of the
-    held-out photographs beside these.
+    It shows the images, the match graph, cameras and points, errors, curves, and renderings of the
+    held-out images beside these.
 
     Args:
         load_config: The `config.yml` of the training.

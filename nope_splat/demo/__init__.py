@@ -1,1 +1,1 @@
-"""A made-up valley, rendered as photographs with known cameras."""
+"""A made-up valley, rendered as images with known cameras."""

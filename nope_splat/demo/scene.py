@@ -1,4 +1,4 @@
-"""A small valley, ray-cast with embree: photographs whose cameras are known, for the demo and the tests.
+"""A small valley, ray-cast with embree: images whose cameras are known, for the demo and the tests.
 
 Boulders, a broken column, a leaning slab and a ring stand in a valley whose slopes close the view on all
 sides. Every surface carries fractal solid noise, so that no two places look alike; light and shadows do not
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nope_splat.demo.noise import Lattice, make_lattice, noise, noise_at
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.camera import SharedPinhole, undistort
 from nope_splat.utils.jit import compiled
 from nope_splat.utils.typing import Array
 
 FIELD_OF_VIEW = 54.0
-"""Angle in degrees that the longer side of a photograph spans, without distortion."""
+"""Angle in degrees that the longer side of an image spans, without distortion."""
 SUPERSAMPLING = 2
 """Rays per pixel and axis."""
 SUN = np.array([0.45, -0.55, 0.70]) / np.linalg.norm([0.45, -0.55, 0.70])
@@ -219,9 +219,7 @@ class _Scene:
         in_sun = ~self.mesh.ray.intersects_any(above, np.broadcast_to(SUN, above.shape))
         return 0.32 + 0.18 * normals[:, 2] + 0.75 * np.clip(normals @ SUN, 0.0, None) * in_sun
 
-    def photograph(
-        self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]
-    ) -> NDArray[np.uint8]:
+    def image(self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]) -> NDArray[np.uint8]:
         """One picture.
 
         Args:
@@ -247,7 +245,7 @@ class _Scene:
     def depth(
         self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """What is behind the centers of the pixels; arguments as for `photograph`.
+        """What is behind the centers of the pixels; arguments as for `image`.
 
         Returns:
             Depth along the optical axis, NaN where there is nothing. (height, width).
@@ -280,12 +278,12 @@ def _look_at(position: Array, target: Array) -> Array:
     return pose
 
 
-def _arc_of_cameras(rng: np.random.Generator, num_photos: int) -> Array:
+def _arc_of_cameras(rng: np.random.Generator, num_images: int) -> Array:
     """Cameras on an arc of 150 degrees around the valley, at uneven steps, distances, heights and tilts."""
-    step = np.deg2rad(150.0) / max(num_photos - 1, 1)
+    step = np.deg2rad(150.0) / max(num_images - 1, 1)
     poses = []
-    for index in range(num_photos):
-        azimuth = -np.pi / 2 + step * (index - (num_photos - 1) / 2 + rng.uniform(-0.3, 0.3))
+    for index in range(num_images):
+        azimuth = -np.pi / 2 + step * (index - (num_images - 1) / 2 + rng.uniform(-0.3, 0.3))
         distance, height = rng.uniform(2.9, 3.5), rng.uniform(0.7, 1.7)
         position = np.array([distance * np.cos(azimuth), distance * np.sin(azimuth), height])
         pose = _look_at(position, np.array([0.0, 0.2, 0.45]) + rng.uniform(-0.2, 0.2, 3))
@@ -294,15 +292,15 @@ def _arc_of_cameras(rng: np.random.Generator, num_photos: int) -> Array:
     return np.stack(poses)
 
 
-def _tour_of_cameras(rng: np.random.Generator, num_photos: int) -> Array:
+def _tour_of_cameras(rng: np.random.Generator, num_images: int) -> Array:
     """Cameras that walk twice around the valley: looking inward, turning round on the way, looking outward.
 
-    Hundreds of photographs of it show a place as large as such a number is taken of: each overlaps with one
+    Hundreds of images of it show a place as large as such a number is taken of: each overlaps with one
     in ten of the others, where on the arc it is two in three.
     """
     poses = []
-    for index in range(num_photos):
-        along = (index + 0.5 + rng.uniform(-0.3, 0.3)) / num_photos
+    for index in range(num_images):
+        along = (index + 0.5 + rng.uniform(-0.3, 0.3)) / num_images
         outward = np.interp(along, [0.375, 0.625], [0.0, 1.0])
         azimuth, turned = 4 * np.pi * along, np.pi * (1.0 + outward)
         distance = 3.3 - 0.5 * outward + rng.uniform(-0.2, 0.2)
@@ -317,50 +315,50 @@ def _tour_of_cameras(rng: np.random.Generator, num_photos: int) -> Array:
 
 def render_demo_scene(
     output_dir: Path,
-    num_photos: int = 20,
+    num_images: int = 20,
     size: tuple[int, int] = (640, 480),
     seed: int = 0,
     path: Literal["arc", "tour"] = "arc",
     depth: bool = False,
     radial: tuple[float, float] = (0.0, 0.0),
 ) -> Path:
-    """Photograph the valley.
+    """Image the valley.
 
     Writes `images/*.jpg`, in an order that tells nothing of the cameras, and `ground_truth.json` with the
-    true cameras: for checks only, nothing reads it on the way from photographs to splat.
+    true cameras: for checks only, nothing reads it on the way from images to splat.
 
     Args:
         output_dir: Folder to write into; made where missing.
-        num_photos: Number of photographs.
+        num_images: Number of images.
         size: Width and height in pixels.
-        seed: The same seed gives the same photographs.
+        seed: The same seed gives the same images.
         path: Where the cameras stand: on an arc around the middle, or along a tour of the whole valley, which
-            wants fifty photographs or more.
+            wants fifty images or more.
         depth: Whether to write the true depth as well, `depth/*.npz` with the array `depth` (H, W).
         radial: Radial distortion k1 and k2 of the lens, as of `SharedPinhole`.
 
     Returns:
-        The folder of the photographs.
+        The folder of the images.
 
     Raises:
-        UserError: There is nothing to photograph, or the folder cannot be written.
+        NopeSplatError: There is nothing to image, or the folder cannot be written.
     """
-    if num_photos < 1 or min(size) < 1 or seed < 0:
-        raise UserError(
-            f"{num_photos} photographs of {size[0]} x {size[1]} pixels with seed {seed} cannot be made; give"
+    if num_images < 1 or min(size) < 1 or seed < 0:
+        raise NopeSplatError(
+            f"{num_images} photos of {size[0]} x {size[1]} pixels with seed {seed} cannot be made; give"
             " at least 1 of each and a seed from 0 on"
         )
     rng = np.random.default_rng(seed)
     scene = _Scene(rng)
     cameras = _arc_of_cameras if path == "arc" else _tour_of_cameras
-    poses = rng.permutation(cameras(rng, num_photos))
+    poses = rng.permutation(cameras(rng, num_images))
     camera = SharedPinhole(max(size) / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2), radial=radial)
     frames = []
     try:
         (output_dir / "images").mkdir(parents=True, exist_ok=True)
         for index, pose in enumerate(poses):
             name = f"images/photo_{index:03d}.jpg"
-            Image.fromarray(scene.photograph(pose, camera, size)).save(output_dir / name, quality=95)
+            Image.fromarray(scene.image(pose, camera, size)).save(output_dir / name, quality=95)
             frames.append({"file_path": name, "camera_to_world_opencv": pose.tolist()})
             if depth:
                 (output_dir / "depth").mkdir(exist_ok=True)
@@ -381,5 +379,5 @@ def render_demo_scene(
         (output_dir / "ground_truth.json").write_text(json.dumps(truth, indent=1))
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot write the demo photographs to {output_dir}: {reason}.") from error
+        raise NopeSplatError(f"cannot write the demo photos to {output_dir}: {reason}.") from error
     return output_dir / "images"

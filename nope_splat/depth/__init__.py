@@ -1,4 +1,4 @@
-"""Depth of single photographs: what networks or files say of it, and how that fits the world."""
+"""Depth of single images: what networks or files say of it, and how that fits the world."""
 
 from nope_splat.depth.depth_map import DepthKind, DepthMap, on_depth_edge
 from nope_splat.depth.find import depths_key, find_depths

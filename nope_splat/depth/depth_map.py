@@ -1,4 +1,4 @@
-"""Depth of one photograph as somebody who has seen only this photograph tells it."""
+"""Depth of one image as somebody who has seen only this image tells it."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ MAX_STEP = 0.1
 
 @dataclass(frozen=True)
 class DepthMap:
-    """Depth along the optical axis (z, not distance) of the pixels of one photograph, of some kind."""
+    """Depth along the optical axis (z, not distance) of the pixels of one image, of some kind."""
 
     values: Map
     """What `kind` says, NaN where unknown. (H, W)."""
     kind: DepthKind
     """How the values relate to depth."""
     pixel_size: tuple[float, float]
-    """Width and height of a pixel of the map, in pixels of the full-resolution photograph."""
+    """Width and height of a pixel of the map, in pixels of the full-resolution image."""
     corner: tuple[float, float] = (0.0, 0.0)
-    """Where the upper left corner of the map lies, in pixels of the full-resolution photograph."""
+    """Where the upper left corner of the map lies, in pixels of the full-resolution image."""
     confidence: Map | None = None
     """How far each value is to be trusted, in units of its source; None where that says nothing. (H, W)."""
 
     @classmethod
     def covering(
-        cls, values: Map, kind: DepthKind, photo_size: tuple[int, int], confidence: Map | None = None
+        cls, values: Map, kind: DepthKind, image_size: tuple[int, int], confidence: Map | None = None
     ) -> DepthMap:
-        """A map, of any size, of a whole photograph.
+        """A map, of any size, of a whole image.
 
         Args:
             values: As in the class.
             kind: As in the class.
-            photo_size: Width and height of the full-resolution photograph.
+            image_size: Width and height of the full-resolution image.
             confidence: As in the class.
         """
         height, width = values.shape
-        return cls(values, kind, (photo_size[0] / width, photo_size[1] / height), confidence=confidence)
+        return cls(values, kind, (image_size[0] / width, image_size[1] / height), confidence=confidence)
 
     def positions(self) -> Array:
-        """Where the centers of the map's pixels lie in the photograph, full-resolution pixels. (H, W, 2)."""
+        """Where the centers of the map's pixels lie in the image, full-resolution pixels. (H, W, 2)."""
         height, width = self.values.shape
         centers = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
         return centers * self.pixel_size + self.corner
 
     def sample(self, xy: Array) -> Array:
-        """Values at positions in the photograph, bilinear between the centers of the map's pixels.
+        """Values at positions in the image, bilinear between the centers of the map's pixels.
 
         Args:
             xy: Full-resolution pixels. (..., 2).

@@ -10,64 +10,64 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nope_splat.depth.depth_map import DepthKind, DepthMap, Map
-from nope_splat.errors import UserError
-from nope_splat.io.images import Photo
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.images import ImageFile
 
 MAX_SIZE = 1024
 """Larger maps are thinned to this longer side: depth is smooth but for its edges."""
 MAX_STRETCH = 0.02
-"""Largest relative difference between the proportions of a map and of its photograph."""
+"""Largest relative difference between the proportions of a map and of its image."""
 
 
-def find_depth_file(folder: Path, photo: Photo) -> Path:
-    """Find the depth map of a photograph.
+def find_depth_file(folder: Path, image: ImageFile) -> Path:
+    """Find the depth map of an image.
 
     Args:
         folder: The folder of the depth maps.
-        photo: The photograph; the map of `a/b.jpg` is `a/b.npz` or `a/b.png`, or `a/b.jpg.npz` and so on.
+        image: The image; the map of `a/b.jpg` is `a/b.npz` or `a/b.png`, or `a/b.jpg.npz` and so on.
 
     Returns:
         The file.
 
     Raises:
-        UserError: If there is none.
+        NopeSplatError: If there is none.
     """
     for suffix in (".npz", ".png"):
-        for file in ((folder / photo.name).with_suffix(suffix), folder / f"{photo.name}{suffix}"):
+        for file in ((folder / image.name).with_suffix(suffix), folder / f"{image.name}{suffix}"):
             if file.is_file():
                 return file
-    wanted = (folder / photo.name).with_suffix(".npz")
-    raise UserError(f"{photo.name} has no depth map; put {wanted}, or a 16-bit .png of that name, there")
+    wanted = (folder / image.name).with_suffix(".npz")
+    raise NopeSplatError(f"{image.name} has no depth map; put {wanted}, or a 16-bit .png of that name, there")
 
 
-def read_depth_file(path: Path, photo: Photo, kind: DepthKind) -> DepthMap:
-    """Read the depth map of a photograph.
+def read_depth_file(path: Path, image: ImageFile, kind: DepthKind) -> DepthMap:
+    """Read the depth map of an image.
 
     Args:
         path: The file.
-        photo: The photograph that it covers.
+        image: The image that it covers.
         kind: What its values are.
 
     Returns:
         The map, NaN where the file has NaN, infinity or zero, thinned to `MAX_SIZE`.
 
     Raises:
-        UserError: If the file is no depth map, or not of this photograph.
+        NopeSplatError: If the file is no depth map, or not of this image.
     """
     try:
         values, confidence = _read_npz(path) if path.suffix == ".npz" else (_read_png(path), None)
     except Exception as error:  # damaged files raise whatever their bytes lead to
-        raise UserError(f"the depth map {path} cannot be read: {error}") from error
+        raise NopeSplatError(f"the depth map {path} cannot be read: {error}") from error
     height, width = values.shape
-    stretch = width * photo.height / (height * photo.width) - 1
+    stretch = width * image.height / (height * image.width) - 1
     if abs(stretch) > MAX_STRETCH:
-        raise UserError(
-            f"the depth map {path} is {width} x {height} pixels, but its photograph {photo.name} is"
-            f" {photo.width} x {photo.height}; it must cover the whole photograph"
+        raise NopeSplatError(
+            f"the depth map {path} is {width} x {height} pixels, but its photo {image.name} is"
+            f" {image.width} x {image.height}; it must cover the whole photo"
         )
     values = np.where(np.isfinite(values) & (values != 0), values, np.nan)
     confidence = None if confidence is None else _thinned(confidence)
-    return DepthMap.covering(_thinned(values), kind, (photo.width, photo.height), confidence)
+    return DepthMap.covering(_thinned(values), kind, (image.width, image.height), confidence)
 
 
 def _read_npz(path: Path) -> tuple[NDArray, NDArray | None]:

@@ -12,12 +12,12 @@ import torch
 
 from nope_splat.depth.depth_map import DepthKind, DepthMap
 from nope_splat.depth.settings import DepthSettings
-from nope_splat.errors import UserError
-from nope_splat.io.images import Photo, read_photo
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.images import ImageFile, read_image
 from nope_splat.utils.device_defaults import device_of_networks
 
 INPUT_SIZE = 1024
-"""Longer side at which photographs are handed over; networks scale them down further."""
+"""Longer side at which images are handed over; networks scale them down further."""
 MAP_SIZE = 518
 """Longer side of the maps: no network of today sees finer."""
 KINDS: dict[str, DepthKind] = {
@@ -37,7 +37,8 @@ class DepthNetwork:
         settings: Which network, and perhaps what its values are.
 
     Raises:
-        UserError: If transformers or the weights are missing, or it is unknown what the network's values are.
+        NopeSplatError: If transformers or the weights are missing, or the kind of the network's values is
+            unknown.
     """
 
     def __init__(self, settings: DepthSettings) -> None:
@@ -45,22 +46,24 @@ class DepthNetwork:
         self.kind: DepthKind = settings.kind or kind_of(self.network.config, settings.model)
 
     @torch.inference_mode()
-    def predict(self, photo: Photo) -> DepthMap:
-        """Predict the depth of a photograph.
+    def predict(self, image_file: ImageFile) -> DepthMap:
+        """Predict the depth of an image.
 
         Args:
-            photo: The photograph.
+            image_file: The image.
         """
-        image = np.array(read_photo(photo, _fitted(photo, INPUT_SIZE))[..., :3])  # a writable one, for torch
+        image = np.array(
+            read_image(image_file, _fitted(image_file, INPUT_SIZE))[..., :3]
+        )  # a writable one, for torch
         inputs = self.processor(images=image, return_tensors="pt").to(self.network.device)
-        width, height = _fitted(photo, MAP_SIZE)
+        width, height = _fitted(image_file, MAP_SIZE)
         (predicted,) = self.processor.post_process_depth_estimation(
             self.network(**inputs), target_sizes=[(height, width)]
         )
         values = predicted["predicted_depth"].float().cpu().numpy()
         # The scaling overshoots at depth edges; no disparity and no depth is negative.
         values = np.where(np.isfinite(values), values.clip(0), np.nan).astype(np.float32)
-        return DepthMap.covering(values, self.kind, (photo.width, photo.height))
+        return DepthMap.covering(values, self.kind, (image_file.width, image_file.height))
 
 
 def kind_of(config: Any, model: str) -> DepthKind:
@@ -71,22 +74,22 @@ def kind_of(config: Any, model: str) -> DepthKind:
         model: Its name, for the message.
 
     Raises:
-        UserError: If its type is not known here.
+        NopeSplatError: If its type is not known here.
     """
     if getattr(config, "depth_estimation_type", None) == "metric":
         return "metric"
     if config.model_type not in KINDS:
-        raise UserError(
+        raise NopeSplatError(
             f"it is not known what the depths of {model} ({config.model_type}) are; say so with depth.kind"
             " (metric, affine or disparity)"
         )
     return KINDS[config.model_type]
 
 
-def _fitted(photo: Photo, longer_side: int) -> tuple[int, int]:
-    """Width and height of a photograph that is scaled down to a longer side."""
-    shrink = min(1.0, longer_side / max(photo.width, photo.height))
-    return max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
+def _fitted(image: ImageFile, longer_side: int) -> tuple[int, int]:
+    """Width and height of an image that is scaled down to a longer side."""
+    shrink = min(1.0, longer_side / max(image.width, image.height))
+    return max(1, round(image.width * shrink)), max(1, round(image.height * shrink))
 
 
 def _load(model: str, device: torch.device) -> tuple[Any, Any]:
@@ -94,13 +97,13 @@ def _load(model: str, device: torch.device) -> tuple[Any, Any]:
     try:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
     except ImportError as error:
-        raise UserError("depth from a network needs transformers: pip install transformers") from error
+        raise NopeSplatError("depth from a network needs transformers: pip install transformers") from error
     try:
         processor = AutoImageProcessor.from_pretrained(model)
         network = AutoModelForDepthEstimation.from_pretrained(model)
     except Exception as error:  # missing files and failing downloads raise many things
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
+        raise NopeSplatError(
             f"the depth network {model} is not on this machine and cannot be downloaded; where it can be, run"
             f" `hf download {model} --local-dir FOLDER`, then give depth.model FOLDER ({reason})"
         ) from error

@@ -1,4 +1,4 @@
-"""What the user can choose about the depth of single photographs."""
+"""What the user can choose about the depth of single images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 
 @dataclass(frozen=True)
 class DepthSettings:
-    """Where depth of single photographs comes from, for registration by depth and for the depth losses."""
+    """Where depth of single images comes from, for registration by depth and for the depth losses."""
 
     model: str = DEPTH_MODEL
     """Network that tells depth: a name on huggingface.co, or a folder with config.json, the preprocessor's
@@ -26,7 +26,7 @@ class DepthSettings:
     """Where the network runs: "auto" is a GPU where there is one, unless the training runs on a CPU."""
     maps: Path | None = None
     """Folder of depth maps to take instead of a network's: for `a/b.jpg` an `a/b.npz` with the array `depth`
-    (H, W), and perhaps `confidence`, or an `a/b.png` of 16 bits. They have any size and cover the photograph;
+    (H, W), and perhaps `confidence`, or an `a/b.png` of 16 bits. They have any size and cover the image;
     NaN, infinity and zero are unknown. Needs `kind`."""
     kind: DepthKind | None = None
     """What the values are: depth up to a scale (metric), depth up to scale and shift (affine), or inverse

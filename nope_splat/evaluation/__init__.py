@@ -1,1 +1,1 @@
-"""Evaluation against photographs that training has not seen."""
+"""Evaluation against images that training has not seen."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.io.cameras import NamedCamera
 
@@ -17,19 +17,19 @@ def compare_cameras(
     """Measure cameras against others, whatever their world frames, scales and resolutions.
 
     Args:
-        estimated: Cameras by photograph.
-        reference: Cameras by photograph; those that `estimated` lacks count as failed.
+        estimated: Cameras by image.
+        reference: Cameras by image; those that `estimated` lacks count as failed.
 
     Returns:
-        The metrics; the focal error is the mean over common photographs.
+        The metrics; the focal error is the mean over common images.
 
     Raises:
-        UserError: If no photograph is in both.
+        NopeSplatError: If no image is in both.
     """
     common = estimated.keys() & reference.keys()
     if not common:
-        raise UserError(
-            f"no photograph is in both: the first has {min(estimated)}, for example, the second"
+        raise NopeSplatError(
+            f"no photo is in both: the first has {min(estimated)}, for example, the second"
             f" {min(reference)}; the names must agree"
         )
     ratio = float(np.mean([estimated[name].focal / reference[name].focal for name in common]))
@@ -47,12 +47,12 @@ def focal_errors(
     """Errors of the focal lengths, camera by camera: their mean may hide what two of them have amiss.
 
     Args:
-        estimated: Cameras by photograph.
-        reference: Cameras by photograph. Those with the same intrinsics are one camera.
+        estimated: Cameras by image.
+        reference: Cameras by image. Those with the same intrinsics are one camera.
 
     Returns:
-        Mean error over its common photographs in percent, for each camera of the reference that has any, in
-        the order of the names of their first photographs.
+        Mean error over its common images in percent, for each camera of the reference that has any, in
+        the order of the names of their first images.
     """
     of_camera: dict[object, list[float]] = {}
     for name in sorted(estimated.keys() & reference.keys()):

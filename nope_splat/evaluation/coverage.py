@@ -1,4 +1,4 @@
-"""Which pixels of a held-out photograph show what training photographs show as well."""
+"""Which pixels of a held-out image show what training images show as well."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def covered_pixels(
     train_Ks: Tensor,
     min_views: int = 2,
 ) -> Tensor:
-    """Pixels whose surface point lies in sight of training photographs.
+    """Pixels whose surface point lies in sight of training images.
 
-    A training photograph sees the point if it falls into the image, and no nearer and no farther than the
+    A training image sees the point if it falls into the image, and no nearer and no farther than the
     surface around that pixel (3 x 3) lies, within `TOLERANCE`. Depths count along the viewing direction;
     infinity where nothing is.
 
@@ -32,7 +32,7 @@ def covered_pixels(
         train_depths: Depths of the training views. (V, h, w).
         train_T_world_camera: Their camera-to-world transforms. (V, 4, 4).
         train_Ks: Their intrinsic matrices. (V, 3, 3).
-        min_views: Training photographs that must see a point.
+        min_views: Training images that must see a point.
 
     Returns:
         True where covered. (H, W), bool.

@@ -1,4 +1,4 @@
-"""How well a rendering agrees with a photograph: PSNR, SSIM, LPIPS."""
+"""How well a rendering agrees with an image: PSNR, SSIM, LPIPS."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ class ImageMetrics:
     the metric is left out, which is said once. (No module on purpose: its weights stay out of checkpoints.)
     """
 
-    def __call__(self, rendered: Tensor, photo: Tensor, mask: Tensor | None = None) -> dict[str, float]:
+    def __call__(self, rendered: Tensor, image: Tensor, mask: Tensor | None = None) -> dict[str, float]:
         """All metrics that are available.
 
         Args:
             rendered: Rendered image. (H, W, 3), in [0, 1].
-            photo: Photograph. (H, W, 3), in [0, 1].
-            mask: True where the photograph counts. (H, W, 1), bool.
+            image: Image. (H, W, 3), in [0, 1].
+            mask: True where the image counts. (H, W, 1), bool.
 
         Returns:
             `psnr`, `ssim` and perhaps `lpips`.
         """
-        metrics, share = {"psnr": float(self.psnr(rendered, photo, mask))}, 1.0
+        metrics, share = {"psnr": float(self.psnr(rendered, image, mask))}, 1.0
         if mask is not None:
-            photo, share = torch.where(mask, photo, rendered), float(mask.float().mean())
-        images = rendered.permute(2, 0, 1)[None], photo.permute(2, 0, 1)[None]
+            image, share = torch.where(mask, image, rendered), float(mask.float().mean())
+        images = rendered.permute(2, 0, 1)[None], image.permute(2, 0, 1)[None]
         metrics["ssim"] = 1 - (1 - float(ssim(*images, data_range=1.0))) / share
         if self._lpips is not None:
             metrics["lpips"] = float(self._lpips.to(rendered.device)(*images)) / share
         return metrics
 
     @staticmethod
-    def psnr(rendered: Tensor, photo: Tensor, mask: Tensor | None = None) -> Tensor:
+    def psnr(rendered: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
         """Peak signal-to-noise ratio in dB; arguments as for the whole. ()."""
-        squared = (rendered - photo).square()
+        squared = (rendered - image).square()
         mse = squared.mean() if mask is None else squared[mask.expand_as(squared)].mean()
         return -10 * torch.log10(mse)
 

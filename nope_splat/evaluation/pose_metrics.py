@@ -12,21 +12,21 @@ from nope_splat.geometry.similarity import align_similarity
 from nope_splat.utils.typing import Array
 
 FAILED = 180.0
-"""Error in degrees of a pair of photographs of which one has no pose."""
+"""Error in degrees of a pair of images of which one has no pose."""
 
 
 @dataclass(frozen=True)
 class PoseMetrics:
     """How estimated cameras compare with the truth.
 
-    Pair errors are of the relative pose of every pair of true photographs; pairs with a photograph that
+    Pair errors are of the relative pose of every pair of true images; pairs with an image that
     was not registered count as failed.
     """
 
     num_registered: int
-    """Photographs of the truth that have an estimated pose."""
-    num_photos: int
-    """Photographs of the truth."""
+    """Images of the truth that have an estimated pose."""
+    num_images: int
+    """Images of the truth."""
     auc_5: float
     """Area under the recall curve of max(rotation, translation direction error) up to 5 degrees, percent."""
     auc_30: float
@@ -37,7 +37,7 @@ class PoseMetrics:
     """Relative translation accuracy: pairs with a translation direction error below 5 degrees, percent."""
     ate: float
     """Root mean square distance of the aligned camera centers from the true ones, in percent of the largest
-    distance between two true centers; NaN with fewer than three registered photographs."""
+    distance between two true centers; NaN with fewer than three registered images."""
     focal_error: float
     """Focal length minus truth, in percent of the truth; NaN if not given."""
 
@@ -51,8 +51,8 @@ def compare_poses(
     """Measure estimated poses, whatever their world frame and scale.
 
     Args:
-        estimated: Photograph name to camera-to-world transform; only registered photographs. (4, 4) each.
-        truth: Photograph name to camera-to-world transform. (4, 4) each.
+        estimated: Image name to camera-to-world transform; only registered images. (4, 4) each.
+        truth: Image name to camera-to-world transform. (4, 4) each.
         focal: Estimated focal length.
         true_focal: True focal length, in the same pixels.
 
@@ -75,7 +75,7 @@ def compare_poses(
     registered = [name for name in names if name in estimated]
     return PoseMetrics(
         num_registered=len(registered),
-        num_photos=len(names),
+        num_images=len(names),
         auc_5=100 * area_under_recall(worst, 5.0),
         auc_30=100 * area_under_recall(worst, 30.0),
         rra_5=100 * float((rotation < 5).mean()),

@@ -1,4 +1,4 @@
-"""A camera that photographs share."""
+"""A camera that images share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from nope_splat.utils.typing import Array
 
 NEWTON_STEPS = 8
-"""Enough for any distortion that photographs have: the error squares with each step."""
+"""Enough for any distortion that images have: the error squares with each step."""
 MIN_SLOPE = 0.2
 """Least slope of the distorted by the undistorted radius that is believed."""
 
 
 @dataclass(frozen=True)
 class SharedPinhole:
-    """One pinhole camera, with radial distortion, for all the photographs that it took.
+    """One pinhole camera, with radial distortion, for all the images that it took.
 
     The principal point is measured from the image's center. Distortion is that of OpenCV and of COLMAP's
     RADIAL model: a point at (x, y) on the plane at depth one appears at (1 + k1 r^2 + k2 r^4) (x, y).
@@ -27,14 +27,14 @@ class SharedPinhole:
     """
 
     focal: float
-    """Focal length in pixels of the full-resolution photographs."""
+    """Focal length in pixels of the full-resolution images."""
     offset: tuple[float, float] = (0.0, 0.0)
-    """Principal point minus image center, (x, y) in pixels of the full-resolution photographs."""
+    """Principal point minus image center, (x, y) in pixels of the full-resolution images."""
     radial: tuple[float, float] = (0.0, 0.0)
     """Radial distortion, k1 and k2."""
 
     def principal_points(self, sizes: NDArray[np.int64]) -> Array:
-        """Principal points of photographs of the given sizes.
+        """Principal points of images of the given sizes.
 
         Args:
             sizes: Width and height in pixels. (..., 2).
@@ -49,7 +49,7 @@ class SharedPinhole:
 
         Args:
             points_camera: Points in camera coordinates (OpenCV axes), z > 0. (..., 3).
-            sizes: Width and height of the photograph of each point. (..., 2).
+            sizes: Width and height of the image of each point. (..., 2).
 
         Returns:
             Pixel coordinates. (..., 2).
@@ -62,7 +62,7 @@ class SharedPinhole:
 
         Args:
             xy: Pixel coordinates. (..., 2).
-            sizes: Width and height of the photograph of each pixel. (..., 2).
+            sizes: Width and height of the image of each pixel. (..., 2).
 
         Returns:
             Points in camera coordinates (OpenCV axes) with z = 1. (..., 3).
@@ -75,7 +75,7 @@ class SharedPinhole:
 
         Args:
             xy: Pixel coordinates. (..., 2).
-            sizes: Width and height of the photograph of each pixel. (..., 2).
+            sizes: Width and height of the image of each pixel. (..., 2).
 
         Returns:
             Pixel coordinates. (..., 2).
@@ -83,7 +83,7 @@ class SharedPinhole:
         return self.focal * self.unproject(xy, sizes)[..., :2] + self.principal_points(sizes)
 
     def field_of_view(self, size: NDArray[np.int64]) -> float:
-        """Angle in degrees that the longer side of a photograph spans, about the principal point as center.
+        """Angle in degrees that the longer side of an image spans, about the principal point as center.
 
         Args:
             size: Its width and height at full resolution. (2,).
@@ -91,7 +91,7 @@ class SharedPinhole:
         return float(np.rad2deg(2 * np.arctan(size.max() / (2 * self.focal))))
 
     def largest_distortion(self, size: NDArray[np.int64]) -> float:
-        """How far distortion moves things at most, in pixels, within a photograph.
+        """How far distortion moves things at most, in pixels, within an image.
 
         Args:
             size: Its width and height at full resolution. (2,).

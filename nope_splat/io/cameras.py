@@ -1,4 +1,4 @@
-"""Cameras by photograph, from the files of any tool, and how two such files compare."""
+"""Cameras by image, from the files of any tool, and how two such files compare."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
 from nope_splat.io.colmap import read_cameras
 from nope_splat.utils.typing import Array
@@ -19,7 +19,7 @@ from nope_splat.utils.typing import Array
 
 @dataclass(frozen=True)
 class NamedCamera:
-    """One photograph's camera."""
+    """One image's camera."""
 
     T_world_camera: Array
     """Camera-to-world transform, OpenCV axes. (4, 4)."""
@@ -39,10 +39,10 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
             ground truth file (see `read_ground_truth`).
 
     Returns:
-        Cameras by name of the photograph: that of the file, without folders, where this tells them apart.
+        Cameras by name of the image: that of the file, without folders, where this tells them apart.
 
     Raises:
-        UserError: If it is none of these, is damaged, or holds no camera.
+        NopeSplatError: If it is none of these, is damaged, or holds no camera.
     """
     if path.is_dir():
         cameras = _read_colmap(path)
@@ -51,7 +51,7 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
             content = json.loads(path.read_text())
             frames = content["frames"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
+            raise NopeSplatError(
                 f"{path} holds no cameras ({type(error).__name__}: {error}); give a transforms.json, a folder"
                 " with a COLMAP model, or a ground truth file"
             ) from error
@@ -62,7 +62,7 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
         else:
             cameras = _read_transforms(path, content)
     if not cameras:
-        raise UserError(f"{path} holds no cameras")
+        raise NopeSplatError(f"{path} holds no cameras")
     return _shorten(cameras)
 
 
@@ -98,7 +98,7 @@ def _read_transforms(path: Path, content: dict[str, Any]) -> dict[str, NamedCame
                 _radial(own),
             )
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
+        raise NopeSplatError(
             f"{path} is not a transforms.json with fl_x, w, h, file_path and transform_matrix:"
             f" {type(error).__name__} {error}"
         ) from error
@@ -118,7 +118,7 @@ def _radial(intrinsics: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _shorten(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
-    """Names without folders, or without those that all share where photographs have the same file name."""
+    """Names without folders, or without those that all share where images have the same file name."""
     short = [PurePosixPath(name).name for name in cameras]
     if len(set(short)) < len(short):
         shared = os.path.commonpath([PurePosixPath(name).parent for name in cameras])
@@ -131,11 +131,11 @@ class GroundTruth:
     """True cameras of a scene."""
 
     T_world_camera: dict[str, Array]
-    """File name of the photograph, without folders, to camera-to-world transform, OpenCV axes. (4, 4)."""
+    """File name of the image, without folders, to camera-to-world transform, OpenCV axes. (4, 4)."""
     focal: float
-    """Focal length, the mean of x and y, in pixels of photographs of `size`."""
+    """Focal length, the mean of x and y, in pixels of images of `size`."""
     size: tuple[int, int]
-    """Width and height of the photographs."""
+    """Width and height of the images."""
 
 
 def read_ground_truth(path: Path) -> GroundTruth:
@@ -148,7 +148,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
         The true cameras, with rotations made exactly orthonormal.
 
     Raises:
-        UserError: If the file cannot be read or lacks one of these.
+        NopeSplatError: If the file cannot be read or lacks one of these.
     """
     try:
         content = json.loads(path.read_text())
@@ -161,7 +161,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
         focal = (content["fl_x"] + content["fl_y"]) / 2
         return GroundTruth(poses, focal, (content["w"], content["h"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
+        raise NopeSplatError(
             f"{path} is not a ground truth file (w, h, fl_x, fl_y, frames with file_path and"
             f" camera_to_world_opencv): {type(error).__name__} {error}"
         ) from error

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.utils.typing import Array, Indices
 
 CAMERA_MODELS = {
@@ -73,10 +73,10 @@ class ColmapCamera:
 
 @dataclass(frozen=True)
 class ColmapImage:
-    """One registered photograph."""
+    """One registered image."""
 
     name: str
-    """Path relative to the photo folder."""
+    """Path relative to the image folder."""
     camera_id: int
     """Its camera."""
     T_camera_world: Array
@@ -121,7 +121,7 @@ class ColmapModel:
     cameras: Mapping[int, ColmapCamera]
     """Cameras by number."""
     images: Mapping[int, ColmapImage]
-    """Registered photographs by number."""
+    """Registered images by number."""
     points: ColmapPoints
     """Points."""
 
@@ -162,7 +162,7 @@ def write_binary(model: ColmapModel, directory: Path) -> None:
 def write_text(model: ColmapModel, directory: Path) -> None:
     """Write `cameras.txt`, `images.txt` and `points3D.txt`.
 
-    Numbers are written in full. Readers of this format end a name at its first space, so that photographs
+    Numbers are written in full. Readers of this format end a name at its first space, so that images
     with spaces in their names are safe in the binary files only.
 
     Args:
@@ -201,7 +201,7 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
         Cameras and images by number.
 
     Raises:
-        UserError: If there is no such model, or it is damaged.
+        NopeSplatError: If there is no such model, or it is damaged.
     """
     for suffix, read_one, read_two in (
         ("bin", _read_binary_cameras, _read_binary_images),
@@ -212,8 +212,8 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
             try:
                 return read_one(cameras), read_two(images)
             except (OSError, ValueError, IndexError, struct.error) as error:
-                raise UserError(f"the COLMAP model in {directory} cannot be read ({error})") from error
-    raise UserError(f"there is no COLMAP model (cameras.bin and images.bin, or .txt) in {directory}")
+                raise NopeSplatError(f"the COLMAP model in {directory} cannot be read ({error})") from error
+    raise NopeSplatError(f"there is no COLMAP model (cameras.bin and images.bin, or .txt) in {directory}")
 
 
 def _quaternion(image: ColmapImage) -> tuple[float, float, float, float]:

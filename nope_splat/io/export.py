@@ -20,7 +20,7 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.axes import OPENGL_FROM_OPENCV
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.colmap import (
@@ -31,8 +31,8 @@ from nope_splat.io.colmap import (
     write_binary,
     write_text,
 )
-from nope_splat.io.images import PhotoFolder, read_mask, read_photo
-from nope_splat.scene.reconstruction import SparseScene
+from nope_splat.io.images import ImageFolder, read_image, read_mask
+from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
 
 """Camera axes of nerfstudio (x right, y up, z backward) against ours (x right, y down, z forward)."""
@@ -41,10 +41,10 @@ UNKNOWN_ERROR = -1.0
 """Of points behind a camera, in COLMAP's terms; its text reader knows no infinity."""
 
 
-def write_colmap(scene: SparseScene, directory: Path, text: bool = False) -> None:
+def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> None:
     """Write a COLMAP model: cameras, images and points3D.
 
-    Holds every photograph with a pose, held-out ones included, with the observations as its 2D points.
+    Holds every image with a pose, held-out ones included, with the observations as its 2D points.
 
     Args:
         scene: What to write.
@@ -52,40 +52,40 @@ def write_colmap(scene: SparseScene, directory: Path, text: bool = False) -> Non
         text: Text instead of binary files.
 
     Raises:
-        UserError: The files cannot be written.
+        NopeSplatError: The files cannot be written.
     """
     with writing_to(directory):
         directory.mkdir(parents=True, exist_ok=True)
         (write_text if text else write_binary)(colmap_model(scene), directory)
 
 
-def colmap_model(scene: SparseScene) -> ColmapModel:
+def colmap_model(scene: Reconstruction) -> ColmapModel:
     """The scene in COLMAP's terms.
 
-    Photographs and points are numbered from 1 in the scene's order. Portrait and landscape photographs of one
+    Images and points are numbered from 1 in the scene's order. Portrait and landscape images of one
     camera get cameras of their own, since the principal point is measured from the image's center.
 
     Args:
         scene: A reconstruction.
 
     Returns:
-        Every photograph with a pose, held-out ones included.
+        Every image with a pose, held-out ones included.
     """
     scene = replace(scene, observations=_merged(scene.observations, scene.resections))
     observations = scene.observations
-    kinds = np.column_stack([scene.camera_ids, scene.photo_sizes])
+    kinds = np.column_stack([scene.camera_ids, scene.image_sizes])
     kinds, camera_ids = np.unique(kinds, axis=0, return_inverse=True)
     camera_ids = camera_ids.reshape(-1) + 1
     images: dict[int, ColmapImage] = {}
-    # The place of each observation in the list of its photograph.
+    # The place of each observation in the list of its image.
     rank = np.zeros(len(observations), np.int64)
-    for photo in np.flatnonzero(scene.registered).tolist():
-        seen = np.flatnonzero(observations.photo_ids == photo)
+    for image_id in np.flatnonzero(scene.registered).tolist():
+        seen = np.flatnonzero(observations.image_ids == image_id)
         rank[seen] = np.arange(len(seen))
-        images[photo + 1] = ColmapImage(
-            scene.photo_names[photo],
-            int(camera_ids[photo]),
-            np.linalg.inv(scene.T_world_camera[photo]),
+        images[image_id + 1] = ColmapImage(
+            scene.image_names[image_id],
+            int(camera_ids[image_id]),
+            np.linalg.inv(scene.T_world_camera[image_id]),
             observations.xy[seen],
             observations.point_ids[seen] + 1,
         )
@@ -102,45 +102,45 @@ def colmap_model(scene: SparseScene) -> ColmapModel:
             rgb=scene.colors,
             errors=np.where(np.isfinite(errors), errors / np.maximum(counts, 1), UNKNOWN_ERROR),
             starts=np.concatenate([[0], np.cumsum(counts)]),
-            tracks=np.stack([observations.photo_ids + 1, rank], axis=1),
+            tracks=np.stack([observations.image_ids + 1, rank], axis=1),
         ),
     )
 
 
 def write_transforms(
-    scene: SparseScene, photo_folder: Path, path: Path, mask_folder: Path | None = None
+    scene: Reconstruction, image_folder: Path, path: Path, mask_folder: Path | None = None
 ) -> None:
     """Write a nerfstudio `transforms.json`, and beside it the points as `sparse_pc.ply`.
 
-    Holds every photograph with a pose, held-out ones included, in the world of the scene with OpenGL
-    camera axes. Photographs below the folder of `path` are named relative to it, others absolutely.
-    Where photographs are held out, the file tells nerfstudio to hold the same ones out. nerfstudio ignores
-    EXIF orientation: rotated photographs must be saved upright before it reads them (`place_photos`).
+    Holds every image with a pose, held-out ones included, in the world of the scene with OpenGL
+    camera axes. Images below the folder of `path` are named relative to it, others absolutely.
+    Where images are held out, the file tells nerfstudio to hold the same ones out. nerfstudio ignores
+    EXIF orientation: rotated images must be saved upright before it reads them (`place_images`).
 
     Args:
         scene: What to write.
-        photo_folder: The folder that the names of the photographs are relative to.
+        image_folder: The folder that the names of the images are relative to.
         path: The json file.
         mask_folder: The folder of masks from `place_masks`, if there are any.
 
     Raises:
-        UserError: The files cannot be written.
+        NopeSplatError: The files cannot be written.
     """
     directory = Path(os.path.abspath(path.parent))  # links stay links
     registered = np.flatnonzero(scene.registered)
-    intrinsics = [_nerfstudio_intrinsics(scene, photo) for photo in registered]
+    intrinsics = [_nerfstudio_intrinsics(scene, image_id) for image_id in registered]
     shared = intrinsics[0] if all(each == intrinsics[0] for each in intrinsics) else {}
     frames = []
-    for photo, own in zip(registered, intrinsics, strict=True):
-        name = scene.photo_names[photo]
+    for image_id, own in zip(registered, intrinsics, strict=True):
+        name = scene.image_names[image_id]
         mask = (
             {} if mask_folder is None else {"mask_path": _seen_from(directory, mask_folder / f"{name}.png")}
         )
         frames.append(
             {
-                "file_path": _seen_from(directory, photo_folder / name),
+                "file_path": _seen_from(directory, image_folder / name),
                 **mask,
-                "transform_matrix": (scene.T_world_camera[photo] @ OPENGL_FROM_OPENCV).tolist(),
+                "transform_matrix": (scene.T_world_camera[image_id] @ OPENGL_FROM_OPENCV).tolist(),
                 **({} if shared else own),
             }
         )
@@ -155,81 +155,83 @@ def write_transforms(
         path.write_text(json.dumps(contents, indent=1))
 
 
-def place_photos(scene: SparseScene, folder: PhotoFolder, directory: Path, copy: bool = False) -> SparseScene:
-    """Put the photographs that have a pose where other tools look for them.
+def place_images(
+    scene: Reconstruction, folder: ImageFolder, directory: Path, copy: bool = False
+) -> Reconstruction:
+    """Put the images that have a pose where other tools look for them.
 
     Those that others would read differently (turned by EXIF orientation, HEIC, CMYK, 16 bits) are written
     anew, upright, as PNG with `.png` added to their names.
 
     Args:
-        scene: Whose photographs.
+        scene: Whose images.
         folder: Where they are now.
         directory: Where to put them; made where missing.
         copy: Copy instead of linking.
 
     Returns:
-        The scene with the names that the photographs have there.
+        The scene with the names that the images have there.
 
     Raises:
-        UserError: The files cannot be written, or would be written among the photographs.
+        NopeSplatError: The files cannot be written, or would be written among the images.
     """
     if directory.resolve() == folder.root.resolve():
-        raise UserError(f"{directory} holds the photographs themselves; choose another output folder")
-    photos = {photo.name: photo for photo in folder.photos}
-    names = list(scene.photo_names)
+        raise NopeSplatError(f"{directory} holds the photos themselves; choose another output folder")
+    images = {image.name: image for image in folder.images}
+    names = list(scene.image_names)
     with writing_to(directory):
         for index in np.flatnonzero(scene.registered).tolist():
-            photo = photos[names[index]]
-            plain = _reads_alike(photo.path)
-            names[index] = photo.name if plain else f"{photo.name}.png"
+            image = images[names[index]]
+            plain = _reads_alike(image.path)
+            names[index] = image.name if plain else f"{image.name}.png"
             file = directory / names[index]
             file.parent.mkdir(parents=True, exist_ok=True)
             file.unlink(missing_ok=True)
             if not plain:
-                Image.fromarray(read_photo(photo)).save(file)
+                Image.fromarray(read_image(image)).save(file)
             elif copy:
-                shutil.copyfile(photo.path, file)
+                shutil.copyfile(image.path, file)
             else:
-                file.symlink_to(photo.path.resolve())
-    return replace(scene, photo_names=tuple(names))
+                file.symlink_to(image.path.resolve())
+    return replace(scene, image_names=tuple(names))
 
 
-def place_masks(scene: SparseScene, folder: PhotoFolder, directory: Path, names: Sequence[str]) -> bool:
-    """Write which pixels of the photographs that have a pose are used, by their masks and transparency.
+def place_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, names: Sequence[str]) -> bool:
+    """Write which pixels of the images that have a pose are used, by their masks and transparency.
 
-    As COLMAP and nerfstudio want them: a PNG for each photograph, `.png` added to its name, black where it is
-    ignored. Where all pixels of all photographs are used, nothing is written.
+    As COLMAP and nerfstudio want them: a PNG for each image, `.png` added to its name, black where it is
+    ignored. Where all pixels of all images are used, nothing is written.
 
     Args:
-        scene: Whose photographs.
+        scene: Whose images.
         folder: Where they are.
         directory: Where to put the masks; made where missing.
-        names: Names that the photographs of the scene have elsewhere, from `place_photos`. (N,).
+        names: Names that the images of the scene have elsewhere, from `place_images`. (N,).
 
     Returns:
         Whether there are masks.
 
     Raises:
-        UserError: The files cannot be written, or would be written over the masks themselves.
+        NopeSplatError: The files cannot be written, or would be written over the masks themselves.
     """
-    photos = {photo.name: photo for photo in folder.photos}
-    chosen = [(photos[scene.photo_names[i]], names[i]) for i in np.flatnonzero(scene.registered).tolist()]
-    masks = [read_mask(photo) for photo, _ in chosen]
+    images = {image.name: image for image in folder.images}
+    chosen = [(images[scene.image_names[i]], names[i]) for i in np.flatnonzero(scene.registered).tolist()]
+    masks = [read_mask(image) for image, _ in chosen]
     if all(mask is None for mask in masks):
         return False
-    own = [photo.mask_path.resolve() for photo in folder.photos if photo.mask_path is not None]
+    own = [image.mask_path.resolve() for image in folder.images if image.mask_path is not None]
     if any(path.is_relative_to(directory.resolve()) for path in own):
-        raise UserError(f"{directory} holds the masks themselves; choose another output folder")
+        raise NopeSplatError(f"{directory} holds the masks themselves; choose another output folder")
     with writing_to(directory):
-        for (photo, name), mask in zip(chosen, masks, strict=True):
-            used = np.ones((photo.height, photo.width), bool) if mask is None else mask
+        for (image, name), mask in zip(chosen, masks, strict=True):
+            used = np.ones((image.height, image.width), bool) if mask is None else mask
             file = directory / f"{name}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(255 * used.astype(np.uint8)).save(file)
     return True
 
 
-def write_report(scene: SparseScene, path: Path, skipped: Mapping[str, str] | None = None) -> None:
+def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] | None = None) -> None:
     """Write the figures of a reconstruction as json.
 
     Args:
@@ -238,28 +240,28 @@ def write_report(scene: SparseScene, path: Path, skipped: Mapping[str, str] | No
         skipped: Files of the folder that could not be read: name to reason.
 
     Raises:
-        UserError: The file cannot be written.
+        NopeSplatError: The file cannot be written.
     """
     report = summarize(scene)
     report["unregistered"] = dict(scene.failures)
     report["skipped_files"] = dict(skipped or {})
-    report["held_out"] = [scene.photo_names[photo] for photo in np.flatnonzero(scene.held_out)]
+    report["held_out"] = [scene.image_names[image_id] for image_id in np.flatnonzero(scene.held_out)]
     with writing_to(path.parent):
         path.write_text(json.dumps(report, indent=1))
 
 
-def summarize(scene: SparseScene) -> dict[str, object]:
+def summarize(scene: Reconstruction) -> dict[str, object]:
     """The figures of a reconstruction.
 
     Args:
         scene: What to report on.
 
     Returns:
-        Plain numbers and text; lengths in pixels of the full-resolution photographs, times in seconds.
+        Plain numbers and text; lengths in pixels of the full-resolution images, times in seconds.
     """
     errors = scene.reprojection_errors()
     return {
-        "photos": len(scene.photo_names),
+        "images": len(scene.image_names),
         "registered": int(scene.registered.sum()),
         "cameras": [_camera_figures(scene, number) for number in range(len(scene.cameras))],
         "notice": scene.notice,
@@ -284,13 +286,13 @@ def writing_to(directory: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        UserError: The block raised an `OSError`.
+        NopeSplatError: The block raised an `OSError`.
     """
     try:
         yield
     except OSError as error:
         advice = "free some space or choose another folder"
-        raise UserError(f"cannot write to {directory} ({error.strerror or error}); {advice}") from error
+        raise NopeSplatError(f"cannot write to {directory} ({error.strerror or error}); {advice}") from error
 
 
 def _seen_from(directory: Path, file: Path) -> str:
@@ -308,19 +310,19 @@ def _reads_alike(path: Path) -> bool:
 
 def _merged(first: Observations, second: Observations) -> Observations:
     point_ids = np.concatenate([first.point_ids, second.point_ids])
-    photo_ids = np.concatenate([first.photo_ids, second.photo_ids])
-    order = np.lexsort([photo_ids, point_ids])
-    return Observations(point_ids[order], photo_ids[order], np.concatenate([first.xy, second.xy])[order])
+    image_ids = np.concatenate([first.image_ids, second.image_ids])
+    order = np.lexsort([image_ids, point_ids])
+    return Observations(point_ids[order], image_ids[order], np.concatenate([first.xy, second.xy])[order])
 
 
-def _camera_figures(scene: SparseScene, number: int) -> dict[str, object]:
+def _camera_figures(scene: Reconstruction, number: int) -> dict[str, object]:
     """The figures of one camera."""
     camera, mine = scene.cameras[number], scene.camera_ids == number
-    sizes = np.unique(scene.photo_sizes[mine], axis=0)
+    sizes = np.unique(scene.image_sizes[mine], axis=0)
     return {
-        "photos": int(mine.sum()),
+        "images": int(mine.sum()),
         "registered": int((scene.registered & mine).sum()),
-        "photo_sizes": sizes.tolist(),
+        "image_sizes": sizes.tolist(),
         "focal_px": camera.focal,
         "field_of_view_degrees": camera.field_of_view(sizes[0]),
         "principal_point_offset_px": list(camera.offset),
@@ -336,10 +338,10 @@ def _colmap_camera(camera: SharedPinhole, size: NDArray[np.int64]) -> ColmapCame
     return ColmapCamera("SIMPLE_PINHOLE", width, height, (camera.focal, cx, cy))
 
 
-def _nerfstudio_intrinsics(scene: SparseScene, photo: int) -> dict[str, float | int]:
-    width, height = (int(side) for side in scene.photo_sizes[photo])
-    camera = scene.camera_of(photo)
-    cx, cy = camera.principal_points(scene.photo_sizes[photo])
+def _nerfstudio_intrinsics(scene: Reconstruction, image_id: int) -> dict[str, float | int]:
+    width, height = (int(side) for side in scene.image_sizes[image_id])
+    camera = scene.camera_of(image_id)
+    cx, cy = camera.principal_points(scene.image_sizes[image_id])
     focal, (k1, k2) = camera.focal, camera.radial
     distortion = {"k1": k1, "k2": k2} if k1 or k2 else {}
     pinhole = {"fl_x": focal, "fl_y": focal, "cx": float(cx), "cy": float(cy), "w": width, "h": height}

@@ -9,28 +9,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from nope_splat.io.images import Photo
+from nope_splat.io.images import ImageFile
 
-FORMAT_VERSION = 9
-"""Raised whenever the same photographs and settings lead to other arrays than before."""
+FORMAT_VERSION = 10
+"""Raised whenever the same images and settings lead to other arrays than before."""
 
 
-def content_key(photos: Sequence[Photo], settings: Mapping[str, Any]) -> str:
-    """Key of a result: changes with the photographs, their names, masks and order, and with the settings.
+def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -> str:
+    """Key of a result: changes with the images, their names, masks and order, and with the settings.
 
     Args:
-        photos: The photographs; the bytes of their files and masks count, not where these lie.
+        image_files: The images; the bytes of their files and masks count, not where these lie.
         settings: Whatever else the result depends on, as json can write it (for dataclasses, `asdict`).
 
     Returns:
         SHA-256 in hexadecimal digits.
     """
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda photo: file_hash(photo.path), photos))
-        masks = list(pool.map(lambda photo: photo.mask_path and file_hash(photo.mask_path), photos))
+        images = list(pool.map(lambda image: file_hash(image.path), image_files))
+        masks = list(pool.map(lambda image: image.mask_path and file_hash(image.mask_path), image_files))
     content = {
         "format": FORMAT_VERSION,
-        "names": [photo.name for photo in photos],
+        "names": [image.name for image in image_files],
         "images": images,
         "masks": masks,
         "settings": settings,

@@ -1,4 +1,4 @@
-"""A folder of photographs: find, orient (EXIF), check, read."""
+"""A folder of images: find, orient (EXIF), check, read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.utils.progress import say, track
 
 try:
@@ -27,7 +27,7 @@ else:
     HEIF_READABLE = True
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}) | HEIF_SUFFIXES
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}) | HEIF_SUFFIXES
 MASK_FOLDER = "masks"
 Image.init()
 FORMATS = Image.OPEN.keys() & {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIF"}
@@ -36,21 +36,21 @@ UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters and bytes that are not UTF-8: other tools cannot write such names down."""
 
 MIN_SIDE = 32
-"""Photographs with a shorter side than this many pixels hold no keypoints; they are skipped."""
+"""Images with a shorter side than this many pixels hold no keypoints; they are skipped."""
 MAX_PIXELS = 400_000_000
-"""Photographs of more pixels are skipped: decoded, one of this size fills 1.2 GB of memory."""
+"""Images of more pixels are skipped: decoded, one of this size fills 1.2 GB of memory."""
 # Pillow refuses at twice its limit; its default would refuse 180 megapixels, a modest panorama.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 @dataclass(frozen=True)
-class Photo:
-    """One readable photograph."""
+class ImageFile:
+    """One readable image."""
 
     path: Path
     """The image file."""
     name: str
-    """Path relative to the photo folder, with forward slashes: the photo's identity everywhere."""
+    """Path relative to the image folder, with forward slashes: the image's identity everywhere."""
     width: int
     """Pixels across, upright (after EXIF orientation), full resolution."""
     height: int
@@ -60,76 +60,76 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class PhotoFolder:
-    """The photographs of one folder, in natural order of their names."""
+class ImageFolder:
+    """The images of one folder, in natural order of their names."""
 
     root: Path
-    """The folder that holds the photographs (not its parent)."""
-    photos: tuple[Photo, ...]
-    """Readable photographs."""
+    """The folder that holds the images (not its parent)."""
+    images: tuple[ImageFile, ...]
+    """Readable images."""
     skipped: dict[str, str]
-    """Files that look like photographs but cannot be used: name to reason."""
+    """Files that look like images but cannot be used: name to reason."""
 
 
-def find_photos(data: Path) -> PhotoFolder:
-    """Find and check the photographs of a folder, sub-folders included.
+def find_images(data: Path) -> ImageFolder:
+    """Find and check the images of a folder, sub-folders included.
 
     Every file is decoded once, so that a damaged one is named here and not met in the middle of a stage.
     Hidden files and folders, and folders named `masks`, are passed over. The mask of `a/b.jpg` is
-    `masks/a/b.png` (or `masks/a/b.jpg.png`), with `masks/` in the photo folder or beside it.
+    `masks/a/b.png` (or `masks/a/b.jpg.png`), with `masks/` in the image folder or beside it.
 
     Args:
-        data: The folder of photographs, or a folder with `images/` in it.
+        data: The folder of images, or a folder with `images/` in it.
 
     Returns:
-        The photographs, and the files that were skipped.
+        The images, and the files that were skipped.
 
     Raises:
-        UserError: If there is no such folder, if fewer than two photographs are readable, or if a mask does
-            not fit its photograph.
+        NopeSplatError: If there is no such folder, if fewer than two images are readable, or if a mask does
+            not fit its image.
     """
     if not data.exists():
-        raise UserError(f"the photo folder {data} does not exist; check the path")
+        raise NopeSplatError(f"the photo folder {data} does not exist; check the path")
     if not data.is_dir():
-        raise UserError(f"{data} is a file; give the folder that holds the photographs")
+        raise NopeSplatError(f"{data} is a file; give the folder that holds the photos")
     if not os.access(data, os.R_OK | os.X_OK):
-        raise UserError(f"no permission to read the photo folder {data}")
+        raise NopeSplatError(f"no permission to read the photo folder {data}")
     root = _root(data)
     names = sorted(_walk(root), key=_natural_key)
     if not names:
-        raise UserError(f"no photographs in {root}; it should hold files such as .jpg, .png, .webp or .tiff")
+        raise NopeSplatError(f"no photos in {root}; it should hold files such as .jpg, .png, .webp or .tiff")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checked = list(track(pool.map(lambda name: _check(root, name), names), "Reading photos", len(names)))
-    photos = tuple(photo for photo in checked if isinstance(photo, Photo))
+    images = tuple(image for image in checked if isinstance(image, ImageFile))
     reasons = {name: reason for name, reason in zip(names, checked, strict=True) if isinstance(reason, str)}
     skipped = {_spoken(name): reason for name, reason in reasons.items()}
 
-    if len(photos) < 2:
-        found = f"only one readable photograph ({photos[0].name})" if photos else "no readable photograph"
+    if len(images) < 2:
+        found = f"only one readable photo ({images[0].name})" if images else "no readable photo"
         unread = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:5])
-        raise UserError(f"{root} holds {found}, and at least two are needed{unread}")
-    if not any(photo.mask_path for photo in photos):
+        raise NopeSplatError(f"{root} holds {found}, and at least two are needed{unread}")
+    if not any(image.mask_path for image in images):
         for folder in _mask_folders(root):
-            say(f"The masks in {folder} are not used: none has the name of a photograph.")
-    return PhotoFolder(root, photos, skipped)
+            say(f"The masks in {folder} are not used: none has the name of a photo.")
+    return ImageFolder(root, images, skipped)
 
 
-def read_photo(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read a photograph upright, as 8-bit RGB whatever the file holds.
+def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Read an image upright, as 8-bit RGB whatever the file holds.
 
     Args:
-        photo: The photograph.
+        image: The image.
         size: Width and height to scale to, each pixel the mean over its area; full resolution if None.
 
     Returns:
         Colors, RGB or (with transparency) RGBA with straight alpha. (H, W, 3 or 4).
 
     Raises:
-        UserError: If the file has become unreadable since it was found.
+        NopeSplatError: If the file has become unreadable since it was found.
     """
-    pixels = _reread(photo.path)
-    if size is None or size == (photo.width, photo.height):
+    pixels = _reread(image.path)
+    if size is None or size == (image.width, image.height):
         return pixels
     if pixels.shape[2] == 3:
         return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
@@ -141,68 +141,70 @@ def read_photo(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.
     return np.rint(weighted).astype(np.uint8)
 
 
-def read_mask(photo: Photo, size: tuple[int, int] | None = None) -> NDArray[np.bool_] | None:
-    """Read which pixels of a photograph are used: its mask file and its transparency together.
+def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDArray[np.bool_] | None:
+    """Read which pixels of an image are used: its mask file and its transparency together.
 
     Args:
-        photo: The photograph.
+        image_file: The image.
         size: Width and height to scale to; full resolution if None.
 
     Returns:
-        True where the photograph is used: nothing of the pixel is black in the mask, and it is at least half
+        True where the image is used: nothing of the pixel is black in the mask, and it is at least half
         opaque. None if it is used everywhere. (H, W).
 
     Raises:
-        UserError: If a file has become unreadable since it was found.
+        NopeSplatError: If a file has become unreadable since it was found.
     """
 
     def scaled(opacity: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        scale = size is not None and size != (photo.width, photo.height)
+        scale = size is not None and size != (image_file.width, image_file.height)
         return cv2.resize(opacity, size, interpolation=cv2.INTER_AREA).astype(np.uint8) if scale else opacity
 
     used = None
-    if photo.mask_path is not None:
+    if image_file.mask_path is not None:
         # A pixel that mixes in what is masked has its color.
-        used = scaled(255 * np.any(_reread(photo.mask_path)[..., :3], axis=2).astype(np.uint8)) == 255
-    with Image.open(photo.path) as image:
+        used = scaled(255 * np.any(_reread(image_file.mask_path)[..., :3], axis=2).astype(np.uint8)) == 255
+    with Image.open(image_file.path) as image:
         transparent = image.has_transparency_data
     if transparent:  # its colors are averaged by opacity
-        opaque = scaled(_reread(photo.path)[..., 3]) > 127
+        opaque = scaled(_reread(image_file.path)[..., 3]) > 127
         used = opaque if used is None else used & opaque
     return used
 
 
-def cameras_of_photos(photos: Sequence[Photo], by: Literal["size", "folder"] = "size") -> NDArray[np.int64]:
-    """Tell which photographs were taken by the same camera, at the same zoom as far as one can know.
+def cameras_of_images(
+    images: Sequence[ImageFile], by: Literal["size", "folder"] = "size"
+) -> NDArray[np.int64]:
+    """Tell which images were taken by the same camera, at the same zoom as far as one can know.
 
     Args:
-        photos: The photographs.
-        by: A camera is known by the size of its photographs, portrait or landscape; or by that and by the
+        images: The images.
+        by: A camera is known by the size of its images, portrait or landscape; or by that and by the
             folder that they are in.
 
     Returns:
-        Number of the camera of each photograph, counted from 0 in the order of their first photographs. (N,).
+        Number of the camera of each image, counted from 0 in the order of their first images. (N,).
     """
     numbers: dict[tuple[int, int, PurePosixPath | None], int] = {}
     cameras = []
-    for photo in photos:
-        longer, shorter = max(photo.width, photo.height), min(photo.width, photo.height)
-        folder = PurePosixPath(photo.name).parent if by == "folder" else None
+    for image in images:
+        longer, shorter = max(image.width, image.height), min(image.width, image.height)
+        folder = PurePosixPath(image.name).parent if by == "folder" else None
         cameras.append(numbers.setdefault((longer, shorter, folder), len(numbers)))
     return np.array(cameras, np.int64)
 
 
-def count_photos(data: Path) -> int:
-    """Number of files in a folder of photographs that look like some, none of them read.
+def count_images(data: Path) -> int:
+    """Number of files in a folder of images that look like some, none of them read.
 
     Args:
-        data: The folder of photographs, or a folder with `images/` in it.
+        data: The folder of images, or a folder with `images/` in it.
     """
     return sum(1 for _ in _walk(_root(data)))
 
 
 def _root(data: Path) -> Path:
-    """The folder of photographs that may be in `images/`."""
+    """The folder of images that may be in `images/`."""
     return data / "images" if (data / "images").is_dir() else data
 
 
@@ -217,7 +219,7 @@ def _walk(root: Path) -> Iterator[str]:
         visited.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if name[0] != "." and name != MASK_FOLDER)
         for file in files:
-            if file[0] != "." and Path(file).suffix.lower() in PHOTO_SUFFIXES:
+            if file[0] != "." and Path(file).suffix.lower() in IMAGE_SUFFIXES:
                 yield (Path(folder) / file).relative_to(root).as_posix()
 
 
@@ -232,8 +234,8 @@ def _spoken(name: str) -> str:
     return UNSPEAKABLE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", name)
 
 
-def _check(root: Path, name: str) -> Photo | str:
-    """The photograph of that name, or the reason why it cannot be used."""
+def _check(root: Path, name: str) -> ImageFile | str:
+    """The image of that name, or the reason why it cannot be used."""
     path = root / name
     if UNSPEAKABLE.search(name):
         return "its name holds control characters or bytes that are not UTF-8; rename it"
@@ -245,7 +247,7 @@ def _check(root: Path, name: str) -> Photo | str:
         return _reason(path, error)
     if min(width, height) < MIN_SIDE:
         return f"too small, {width} x {height} pixels"
-    return Photo(path, name, width, height, _find_mask(root, name, (width, height)))
+    return ImageFile(path, name, width, height, _find_mask(root, name, (width, height)))
 
 
 def _decode(path: Path) -> NDArray[np.uint8]:
@@ -274,7 +276,7 @@ def _reread(path: Path) -> NDArray[np.uint8]:
     try:
         return _decode(path)
     except Exception as error:  # decoders raise whatever a damaged file leads them to
-        raise UserError(f"{path} cannot be read any more: {_reason(path, error)}") from error
+        raise NopeSplatError(f"{path} cannot be read any more: {_reason(path, error)}") from error
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -291,12 +293,12 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _mask_folders(root: Path) -> list[Path]:
-    """Where masks may lie: in the photo folder, or beside it."""
+    """Where masks may lie: in the image folder, or beside it."""
     return [folder for folder in (root / MASK_FOLDER, root.parent / MASK_FOLDER) if folder.is_dir()]
 
 
 def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
-    """The mask file of a photograph, checked."""
+    """The mask file of an image, checked."""
     for folder in _mask_folders(root):
         for file in (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name):
             if not file.is_file():
@@ -304,10 +306,10 @@ def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
             try:
                 height, width = _decode(file).shape[:2]
             except Exception as error:  # decoders raise whatever a damaged file leads them to
-                raise UserError(f"the mask {file} cannot be read: {_reason(file, error)}") from error
+                raise NopeSplatError(f"the mask {file} cannot be read: {_reason(file, error)}") from error
             if (width, height) != size:
-                raise UserError(
-                    f"the mask {file} is {width} x {height} pixels but its photograph is"
+                raise NopeSplatError(
+                    f"the mask {file} is {width} x {height} pixels but its photo is"
                     f" {size[0]} x {size[1]}; save it again at that size"
                 )
             return file

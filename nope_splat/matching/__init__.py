@@ -1,6 +1,6 @@
-"""Keypoints and verified matches between photographs."""
+"""Keypoints and verified matches between images."""
 
-from nope_splat.matching.matching import extract_keypoints, match_chosen, match_pairs, match_photos
+from nope_splat.matching.matching import extract_keypoints, match_chosen, match_images, match_pairs
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.matching.pairs import choose_pairs
 from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches, PairPointmaps, Pointmaps
@@ -15,6 +15,6 @@ __all__ = [
     "choose_pairs",
     "extract_keypoints",
     "match_chosen",
+    "match_images",
     "match_pairs",
-    "match_photos",
 ]

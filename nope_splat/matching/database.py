@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.io.fingerprint import content_key
-from nope_splat.io.images import PhotoFolder
+from nope_splat.io.images import ImageFolder
 from nope_splat.matching import (
     Keypoints,
     MatchedPairs,
@@ -18,7 +18,7 @@ from nope_splat.matching import (
     PairMatches,
     PairPointmaps,
     Pointmaps,
-    match_photos,
+    match_images,
 )
 from nope_splat.utils.cache import Cache
 from nope_splat.utils.progress import say
@@ -28,15 +28,15 @@ UNFINISHED = "pairs"
 
 
 @dataclass(frozen=True)
-class FolderMatches:
-    """Keypoints of all photographs and the verified matches of all pairs."""
+class MatchDatabase:
+    """Keypoints of all images and the verified matches of all pairs."""
 
     keypoints: tuple[Keypoints, ...]
-    """One for each photograph; without descriptors when they come from the cache."""
+    """One for each image; without descriptors when they come from the cache."""
     pairs: tuple[PairMatches, ...]
-    """Held-out photographs included: whoever uses them must leave those aside."""
+    """Held-out images included: whoever uses them must leave those aside."""
     pointmaps: Pointmaps | None = None
-    """Of the pairs, from a matcher that makes any; held-out photographs included as well."""
+    """Of the pairs, from a matcher that makes any; held-out images included as well."""
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything but the descriptors, as arrays for the cache."""
@@ -51,7 +51,7 @@ class FolderMatches:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> FolderMatches:
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> MatchDatabase:
         """The inverse of `to_arrays`."""
         keypoints = [
             Keypoints(xy, np.zeros((len(xy), 0), np.float32), float(pixel_size), noise)
@@ -65,11 +65,11 @@ class FolderMatches:
         return cls(tuple(keypoints), tuple(_pairs_from_arrays(arrays)), _pointmaps(arrays))
 
 
-def matches_key(folder: PhotoFolder, settings: MatchingSettings) -> str:
-    """Cache key of the matches: the photographs and the settings of matching, none of later stages.
+def matches_key(folder: ImageFolder, settings: MatchingSettings) -> str:
+    """Cache key of the matches: the images and the settings of matching, none of later stages.
 
     Args:
-        folder: The photographs.
+        folder: The images.
         settings: Settings of matching, or of something derived from it.
 
     Returns:
@@ -77,16 +77,16 @@ def matches_key(folder: PhotoFolder, settings: MatchingSettings) -> str:
     """
     values = asdict(settings)
     names = [field.name for field in fields(MatchingSettings) if field.name != "device"]
-    return content_key(folder.photos, {name: values[name] for name in names})
+    return content_key(folder.images, {name: values[name] for name in names})
 
 
 def find_matches(
-    folder: PhotoFolder, settings: MatchingSettings, cache: Cache | None, key: str
-) -> FolderMatches:
-    """Match all photographs of a folder with each other, or finish what a run that was killed has begun.
+    folder: ImageFolder, settings: MatchingSettings, cache: Cache | None, key: str
+) -> MatchDatabase:
+    """Match all images of a folder with each other, or finish what a run that was killed has begun.
 
     Args:
-        folder: The photographs.
+        folder: The images.
         settings: How to match.
         cache: Where matches are kept, if anywhere.
         key: From `matches_key`; not used without a cache.
@@ -94,7 +94,7 @@ def find_matches(
     Returns:
         The matches.
     """
-    stored = cache.load(STAGE, key, FolderMatches.from_arrays) if cache else None
+    stored = cache.load(STAGE, key, MatchDatabase.from_arrays) if cache else None
     if stored is not None:
         say("Using the cached matches.")
         return stored
@@ -112,8 +112,8 @@ def find_matches(
         known = resumable.load(UNFINISHED, key, _tried_from_arrays) or {}
         if known:
             say(f"Going on after the {len(known)} pairs that are matched already.")
-    keypoints, pairs, pointmaps = match_photos(folder.photos, settings, known, keep)
-    matches = FolderMatches(tuple(keypoints), tuple(pairs), pointmaps)
+    keypoints, pairs, pointmaps = match_images(folder.images, settings, known, keep)
+    matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps)
     if cache:
         cache.store(STAGE, key, matches.to_arrays())
         cache.remove(UNFINISHED, key)
@@ -125,7 +125,7 @@ def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
     return {
         "indices": np.concatenate([np.zeros((0, 2), np.int64), *(pair.indices for pair in pairs)]),
         "num_matches": np.array([len(pair.indices) for pair in pairs], np.int64),
-        "photos": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
+        "images": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
         "fundamentals": np.array([pair.fundamental for pair in pairs]).reshape(-1, 3, 3),
         "homography_ratios": np.array([pair.homography_ratio for pair in pairs], np.float64),
     }
@@ -136,7 +136,7 @@ def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
     return [
         PairMatches(int(first), int(second), indices, fundamental, float(ratio))
         for (first, second), indices, fundamental, ratio in zip(
-            arrays["photos"],
+            arrays["images"],
             _split(arrays["indices"], arrays["num_matches"]),
             arrays["fundamentals"],
             arrays["homography_ratios"],
@@ -168,7 +168,7 @@ def _pointmap_arrays(pointmaps: Pointmaps | None) -> dict[str, NDArray[Any]]:
     return {
         "grid_pixel_sizes": pointmaps.pixel_sizes,
         "grid_corners": pointmaps.corners,
-        "pointmap_photos": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
+        "pointmap_images": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
         "pointmap_shapes": np.array([grid.shape for grid in grids], np.int64).reshape(-1, 2),
         "pointmap_points": np.concatenate([np.zeros((0, 3), np.float32), *points]),
         "pointmap_confidence": np.concatenate([np.zeros(0, np.float32), *(grid.ravel() for grid in grids)]),
@@ -177,7 +177,7 @@ def _pointmap_arrays(pointmaps: Pointmaps | None) -> dict[str, NDArray[Any]]:
 
 def _pointmaps(arrays: dict[str, NDArray[Any]]) -> Pointmaps | None:
     """The inverse of `_pointmap_arrays`."""
-    if "pointmap_photos" not in arrays:
+    if "pointmap_images" not in arrays:
         return None
     shapes = arrays["pointmap_shapes"]
 
@@ -189,7 +189,7 @@ def _pointmaps(arrays: dict[str, NDArray[Any]]) -> Pointmaps | None:
     pairs = [
         PairPointmaps(first, second, (points[n], points[n + 1]), (confidence[n], confidence[n + 1]))
         for n, (first, second) in zip(
-            range(0, len(points), 2), arrays["pointmap_photos"].tolist(), strict=True
+            range(0, len(points), 2), arrays["pointmap_images"].tolist(), strict=True
         )
     ]
     return Pointmaps(arrays["grid_pixel_sizes"], arrays["grid_corners"], tuple(pairs))

@@ -1,4 +1,4 @@
-"""Nearest neighbors among descriptors: one matrix product per pair of photographs."""
+"""Nearest neighbors among descriptors: one matrix product per pair of images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ those of descriptors with next to nothing else in them."""
 
 
 class Descriptors(NamedTuple):
-    """Descriptors of one photograph, ready to be compared."""
+    """Descriptors of one image, ready to be compared."""
 
     exact: Tensor
     """Unit-length descriptors without negative entries. (K, D), float32."""
@@ -48,8 +48,8 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
     The two nearest are found among the rounded descriptors, and compared by the exact ones.
 
     Args:
-        first: Descriptors of the first photograph, K.
-        second: Descriptors of the second photograph, on the same device.
+        first: Descriptors of the first image, K.
+        second: Descriptors of the second image, on the same device.
         ratio: The nearest descriptor must be closer than this times the second nearest.
 
     Returns:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.errors import UserError
-from nope_splat.io.images import Photo, read_mask, read_photo
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.images import ImageFile, read_image, read_mask
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.scene.features import Keypoints
 from nope_splat.utils.device_defaults import device_of_networks
@@ -23,18 +23,18 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 SITE = "https://huggingface.co/kornia"
 
 
-def disk_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> Iterator[Keypoints]:
-    """Find the keypoints of photographs.
+def disk_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -> Iterator[Keypoints]:
+    """Find the keypoints of images.
 
     Args:
-        photos: The photographs; what their masks exclude is not used.
+        images: The images; what their masks exclude is not used.
         settings: Number of keypoints and size at which they are sought.
 
     Yields:
-        The keypoints of each photograph, strongest first.
+        The keypoints of each image, strongest first.
 
     Raises:
-        UserError: If kornia or the weights are missing.
+        NopeSplatError: If kornia or the weights are missing.
     """
 
     def load() -> torch.nn.Module:
@@ -44,11 +44,11 @@ def disk_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> Itera
 
     device = device_of_networks(settings.device)
     network = _load(load, device)
-    for photo in photos:
-        pixel_size, size = settings.feature_size(photo)
-        pixels = torch.tensor(read_photo(photo, size)[..., :3], device=device)
+    for image_file in images:
+        pixel_size, size = settings.feature_size(image_file)
+        pixels = torch.tensor(read_image(image_file, size)[..., :3], device=device)
         image = pixels.permute(2, 0, 1)[None] / 255.0
-        mask = read_mask(photo, size)
+        mask = read_mask(image_file, size)
         # The network counts before anything is masked out: with a mask, all are found, the best kept below.
         count = settings.max_keypoints if mask is None else None
         with torch.inference_mode():
@@ -60,8 +60,8 @@ def disk_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> Itera
             used = np.flatnonzero(mask[pixels[:, 1], pixels[:, 0]])[: settings.max_keypoints]
             pixels, descriptors = pixels[used], descriptors[used]
         # DISK names pixels by whole numbers: the center of pixel 0 is at 0.5.
-        xy = (pixels + 0.5) * (photo.width / size[0], photo.height / size[1])
-        yield Keypoints(xy, descriptors, pixel_size, image_size=(photo.width, photo.height))
+        xy = (pixels + 0.5) * (image_file.width / size[0], image_file.height / size[1])
+        yield Keypoints(xy, descriptors, pixel_size, image_size=(image_file.width, image_file.height))
 
 
 def lightglue(
@@ -70,14 +70,14 @@ def lightglue(
     """A matcher for DISK keypoints; it may be called from several threads at once.
 
     Args:
-        keypoints: Keypoints of each photograph, with descriptors and the sizes of the images.
+        keypoints: Keypoints of each image, with descriptors and the sizes of the images.
         device: Where the network runs.
 
     Returns:
-        Maps two photographs to keypoint indices in the first and the second, each at most once. (M, 2).
+        Maps two images to keypoint indices in the first and the second, each at most once. (M, 2).
 
     Raises:
-        UserError: If kornia or the weights are missing.
+        NopeSplatError: If kornia or the weights are missing.
     """
 
     def load() -> torch.nn.Module:
@@ -112,9 +112,9 @@ def _load(load: Callable[[], Network], device: torch.device) -> Network:
     try:
         return load().eval().to(device)
     except ImportError as error:
-        raise UserError("the matcher disk needs kornia: pip install kornia") from error
+        raise NopeSplatError("the matcher disk needs kornia: pip install kornia") from error
     except Exception as error:  # downloads fail in many ways
-        raise UserError(
+        raise NopeSplatError(
             f"the weights of DISK and LightGlue are not in {torch.hub.get_dir()}/checkpoints and cannot be"
             f" downloaded ({error}); put {SITE}/disk/resolve/main/depth-save.pth there as depth-save.pth, and"
             f" {SITE}/lightglue/resolve/main/disk_lightglue.pth as disk_lightglue_v0-1_arxiv-pth"

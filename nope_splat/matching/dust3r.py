@@ -1,4 +1,4 @@
-"""Matches from DUSt3R (Wang et al., CVPR 2024): for surfaces without texture, and for few photographs.
+"""Matches from DUSt3R (Wang et al., CVPR 2024): for surfaces without texture, and for few images.
 
 The network is that of the packages `dust3r` or `mini_dust3r`, whichever is there. Both are licensed for
 non-commercial use (CC BY-NC-SA 4.0) as are the weights, so neither is a dependency.
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.errors import UserError
-from nope_splat.io.images import Photo, read_mask, read_photo
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.images import ImageFile, read_image, read_mask
 from nope_splat.matching.options import DUST3R_WEIGHTS, MatchingSettings
 from nope_splat.matching.pointmaps import Array, Pointmap, agree, look_up, star_tracks
 from nope_splat.matching.verification import verify_pair
@@ -42,17 +42,17 @@ INSTALL = (
 """What installs the network beside nerfstudio: its own list of dependencies would replace nerfstudio's."""
 
 Prediction = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""What the network says of one photograph of a pair: points (H, W, 3) and confidence (H, W)."""
+"""What the network says of one image of a pair: points (H, W, 3) and confidence (H, W)."""
 Code = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""What the network's encoder makes of one photograph, each with a leading axis of one."""
+"""What the network's encoder makes of one image, each with a leading axis of one."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A photograph as the network sees it: scaled, then cut to whole patches about its center."""
+    """An image as the network sees it: scaled, then cut to whole patches about its center."""
 
     size: tuple[int, int]
-    """Width and height of the scaled photograph."""
+    """Width and height of the scaled image."""
     cut: tuple[int, int]
     """Columns and rows cut off at the left and at the top."""
     shape: tuple[int, int]
@@ -61,58 +61,58 @@ class View:
     """Full-resolution pixels per pixel, across and down."""
 
     @classmethod
-    def of(cls, photo: Photo) -> View:
-        """The view of a photograph."""
-        shrink = LONGER_SIDE / max(photo.width, photo.height)
-        size = (max(round(photo.width * shrink), PATCH), max(round(photo.height * shrink), PATCH))
+    def of(cls, image: ImageFile) -> View:
+        """The view of an image."""
+        shrink = LONGER_SIDE / max(image.width, image.height)
+        size = (max(round(image.width * shrink), PATCH), max(round(image.height * shrink), PATCH))
         width, height = (side // PATCH * PATCH for side in size)
         cut = ((size[0] - width) // 2, (size[1] - height) // 2)
-        return cls(size, cut, (height, width), (photo.width / size[0], photo.height / size[1]))
+        return cls(size, cut, (height, width), (image.width / size[0], image.height / size[1]))
 
     def grid(self) -> tuple[Array, Array]:
         """Distance between, and corner before, the kept points, full-resolution pixels. (2,), (2,)."""
         # The middle of GRID pixels is a corner of one; the kept point is that pixel's, half a pixel on.
-        return np.multiply(self.scale, float(GRID)), self.to_photo(np.array([0.5, 0.5]))
+        return np.multiply(self.scale, float(GRID)), self.to_image(np.array([0.5, 0.5]))
 
-    def to_photo(self, xy: Array) -> Array:
+    def to_image(self, xy: Array) -> Array:
         """Full-resolution pixels of positions in the view, both from the corner. (n, 2) -> (n, 2)."""
         return (xy + self.cut) * self.scale
 
     def crop(self, values: NDArray[Any]) -> NDArray[Any]:
-        """The part of the scaled photograph that is left. (height of `size`, width, ...) -> (H, W, ...)."""
+        """The part of the scaled image that is left. (height of `size`, width, ...) -> (H, W, ...)."""
         (column, row), (height, width) = self.cut, self.shape
         return values[row : row + height, column : column + width]
 
 
 def match_by_dust3r(
-    photos: Sequence[Photo], pairs: Sequence[tuple[int, int]], settings: MatchingSettings
+    images: Sequence[ImageFile], pairs: Sequence[tuple[int, int]], settings: MatchingSettings
 ) -> tuple[list[Keypoints], list[PairMatches], Pointmaps]:
     """Track a grid of anchors through the pointmaps of pairs.
 
     Args:
-        photos: The photographs; what their masks exclude is not used.
-        pairs: Indices of the photographs of each pair that the network sees, the lesser one first.
+        images: The images; what their masks exclude is not used.
+        pairs: Indices of the images of each pair that the network sees, the lesser one first.
         settings: The weights, and how to verify.
 
     Returns:
-        Where each photograph shows a track, without descriptors; the verified pairs, the lesser index first;
+        Where each image shows a track, without descriptors; the verified pairs, the lesser index first;
         the pointmaps, thinned out.
 
     Raises:
-        UserError: If the package or the weights are missing.
+        NopeSplatError: If the package or the weights are missing.
     """
-    views = [View.of(photo) for photo in photos]
-    masks = [_mask(photo, view) for photo, view in zip(photos, views, strict=True)]
+    views = [View.of(image) for image in images]
+    masks = [_mask(image, view) for image, view in zip(images, views, strict=True)]
     found: dict[tuple[int, int], Array] = {}
     said: list[PairPointmaps] = []
-    predictions = predict(photos, views, pairs, settings)
+    predictions = predict(images, views, pairs, settings)
     for (first, second), (forward, backward) in zip(
-        pairs, track(predictions, "Comparing photographs", len(pairs)), strict=True
+        pairs, track(predictions, "Comparing photos", len(pairs)), strict=True
     ):
         order = (first, second)
-        ahead = [Pointmap.sanitised(*one, masks[photo]) for photo, one in zip(order, forward, strict=True)]
+        ahead = [Pointmap.sanitised(*one, masks[image]) for image, one in zip(order, forward, strict=True)]
         back = [
-            Pointmap.sanitised(*one, masks[photo]) for photo, one in zip(order[::-1], backward, strict=True)
+            Pointmap.sanitised(*one, masks[image]) for image, one in zip(order[::-1], backward, strict=True)
         ][::-1]
         found[first, second] = agree(look_up(ahead[0], ahead[1]), look_up(back[0], back[1]))
         found[second, first] = agree(look_up(back[1], back[0]), look_up(ahead[1], ahead[0]))
@@ -120,11 +120,11 @@ def match_by_dust3r(
         said.append(_thinned(second, first, back[::-1], backward))
     tracks, positions = star_tracks(found, [view.shape for view in views])
     keypoints = [
-        Keypoints(view.to_photo(xy), np.zeros((len(xy), 0), np.float32), max(view.scale))
+        Keypoints(view.to_image(xy), np.zeros((len(xy), 0), np.float32), max(view.scale))
         for view, xy in zip(views, positions, strict=True)
     ]
     verified = []
-    for first, second in combinations(range(len(photos)), 2):
+    for first, second in combinations(range(len(images)), 2):
         _, *indices = np.intersect1d(tracks[first], tracks[second], True, return_indices=True)
         verified.append(verify_pair(first, second, np.stack(indices, axis=1), keypoints, settings))
     pixel_sizes, corners = (np.stack(parts) for parts in zip(*(view.grid() for view in views), strict=True))
@@ -140,36 +140,36 @@ def _thinned(first: int, second: int, maps: Sequence[Pointmap], said: Sequence[P
 
 
 def predict(
-    photos: Sequence[Photo],
+    images: Sequence[ImageFile],
     views: Sequence[View],
     pairs: Sequence[tuple[int, int]],
     settings: MatchingSettings,
 ) -> Iterator[tuple[tuple[Prediction, Prediction], tuple[Prediction, Prediction]]]:
-    """Run the network on both orders of each pair; photographs are encoded once, pairs decoded in batches.
+    """Run the network on both orders of each pair; images are encoded once, pairs decoded in batches.
 
     Args:
-        photos: The photographs.
+        images: The images.
         views: How the network sees them.
-        pairs: Indices of the photographs of each pair.
+        pairs: Indices of the images of each pair.
         settings: The weights, and where the network runs.
 
     Yields:
         For a pair (i, j): what is said of i and of j in the frame of i, and of j and of i in that of j.
 
     Raises:
-        UserError: If the package or the weights are missing.
+        NopeSplatError: If the package or the weights are missing.
     """
     device = device_of_networks(settings.device)
     model = _load(settings.dust3r_weights, device)
     with torch.inference_mode():
-        codes = [_encode(model, photo, view, device) for photo, view in zip(photos, views, strict=True)]
+        codes = [_encode(model, image_id, view, device) for image_id, view in zip(images, views, strict=True)]
         most = _batch_size(device)
-        for _, alike in groupby(pairs, key=lambda pair: [views[photo].shape for photo in pair]):
+        for _, alike in groupby(pairs, key=lambda pair: [views[image_id].shape for image_id in pair]):
             waiting = list(alike)
             for start in range(0, len(waiting), most):
                 firsts, seconds = (
-                    [codes[photo] for photo in photos_of_pairs]
-                    for photos_of_pairs in zip(*waiting[start : start + most], strict=True)
+                    [codes[image_id] for image_id in images_of_pairs]
+                    for images_of_pairs in zip(*waiting[start : start + most], strict=True)
                 )
                 yield from zip(_decode(model, firsts, seconds), _decode(model, seconds, firsts), strict=True)
 
@@ -182,9 +182,9 @@ def _batch_size(device: torch.device) -> int:
     return min(max(free // PAIR_MEMORY, 1), MAX_BATCH)
 
 
-def _encode(model: Any, photo: Photo, view: View, device: torch.device) -> Code:
-    """Features of the patches of a photograph, their places, and height and width of the image."""
-    pixels = view.crop(read_photo(photo, view.size)[..., :3])
+def _encode(model: Any, image_file: ImageFile, view: View, device: torch.device) -> Code:
+    """Features of the patches of an image, their places, and height and width of the image."""
+    pixels = view.crop(read_image(image_file, view.size)[..., :3])
     image = torch.tensor(pixels, device=device).permute(2, 0, 1)[None] / 127.5 - 1
     shape = torch.tensor([view.shape], device=device)
     features, places, _ = model._encode_image(image, shape)
@@ -194,9 +194,9 @@ def _encode(model: Any, photo: Photo, view: View, device: torch.device) -> Code:
 def _decode(
     model: Any, firsts: Sequence[Code], seconds: Sequence[Code]
 ) -> list[tuple[Prediction, Prediction]]:
-    """Pointmaps of pairs of encoded photographs, both in the frame of the first.
+    """Pointmaps of pairs of encoded images, both in the frame of the first.
 
-    All first photographs have one shape, and all second ones.
+    All first images have one shape, and all second ones.
     """
     first, second = ([torch.cat(parts) for parts in zip(*codes, strict=True)] for codes in (firsts, seconds))
     decoded = model._decoder(*first[:2], *second[:2])
@@ -207,9 +207,9 @@ def _decode(
     return list(zip(*predictions, strict=True))
 
 
-def _mask(photo: Photo, view: View) -> NDArray[np.bool_] | None:
+def _mask(image: ImageFile, view: View) -> NDArray[np.bool_] | None:
     """Pixels of the view that are used, None for all of them."""
-    mask = read_mask(photo, view.size)
+    mask = read_mask(image, view.size)
     return None if mask is None else view.crop(mask)
 
 
@@ -226,9 +226,9 @@ def _load(weights: str, device: torch.device) -> Any:
         try:
             return module.AsymmetricCroCo3DStereo.from_pretrained(weights).eval().to(device)
         except Exception as error:  # missing files and failing downloads raise many things
-            raise UserError(
+            raise NopeSplatError(
                 f"the weights of DUSt3R cannot be loaded from {weights} ({error}); without a network, put"
                 f" config.json and model.safetensors of https://huggingface.co/{DUST3R_WEIGHTS} into a folder"
                 " and give that as dust3r-weights"
             ) from error
-    raise UserError(f"the matcher dust3r needs DUSt3R{why}; install it with: {' && '.join(INSTALL)}")
+    raise NopeSplatError(f"the matcher dust3r needs DUSt3R{why}; install it with: {' && '.join(INSTALL)}")

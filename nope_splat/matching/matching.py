@@ -1,4 +1,4 @@
-"""From photographs to verified matches."""
+"""From images to verified matches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.io.images import Photo
+from nope_splat.io.images import ImageFile
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.matching.pairs import choose_pairs, pairs_in_rounds
@@ -25,65 +25,65 @@ from nope_splat.utils.device_defaults import device_of_networks
 from nope_splat.utils.progress import track
 
 SIFT_WORKERS = min(os.cpu_count() or 1, 8)
-"""Photographs searched at once; at the default size each takes half a gigabyte meanwhile."""
+"""Images searched at once; at the default size each takes half a gigabyte meanwhile."""
 GPU_WORKERS = 4
 """Threads that match on a GPU: one prepares and verifies what the others compute. More would take memory, 200
-MB each, beside the 5 MB of each photograph's descriptors (8192 keypoints of 128 numbers)."""
+MB each, beside the 5 MB of each image's descriptors (8192 keypoints of 128 numbers)."""
 KEEP_EVERY = 20.0
 """Seconds after which pairs that were matched are kept for a run that goes on when this one is killed."""
 
 
-def match_photos(
-    photos: Sequence[Photo],
+def match_images(
+    images: Sequence[ImageFile],
     settings: MatchingSettings,
     known: MatchedPairs | None = None,
     keep: Callable[[MatchedPairs], None] | None = None,
 ) -> tuple[list[Keypoints], list[PairMatches], Pointmaps | None]:
-    """Choose pairs of photographs and match them, whatever the matcher.
+    """Choose pairs of images and match them, whatever the matcher.
 
     Args:
-        photos: The photographs.
+        images: The images.
         settings: How to match.
         known: Pairs that need not be matched again.
         keep: Called with the pairs matched so far, now and then and when interrupted.
 
     Returns:
-        Keypoints of each photograph; the verified pairs, whose matches are indices into them; the pointmaps,
+        Keypoints of each image; the verified pairs, whose matches are indices into them; the pointmaps,
         of a matcher that makes any.
 
     Raises:
-        UserError: If the matcher lacks a package or its weights.
+        NopeSplatError: If the matcher lacks a package or its weights.
     """
     if settings.matcher != "dust3r":
-        keypoints = extract_keypoints(photos, settings)
+        keypoints = extract_keypoints(images, settings)
         return keypoints, match_chosen(keypoints, settings, known, keep), None
     from nope_splat.matching.dust3r import match_by_dust3r
 
     # DUSt3R has no descriptors to choose pairs by; those of SIFT take no time beside it.
-    keypoints = extract_keypoints(photos, replace(settings, matcher="sift"))
-    return match_by_dust3r(photos, choose_pairs(keypoints, settings), settings)
+    keypoints = extract_keypoints(images, replace(settings, matcher="sift"))
+    return match_by_dust3r(images, choose_pairs(keypoints, settings), settings)
 
 
-def extract_keypoints(photos: Sequence[Photo], settings: MatchingSettings) -> list[Keypoints]:
-    """Find the keypoints of photographs.
+def extract_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -> list[Keypoints]:
+    """Find the keypoints of images.
 
     Args:
-        photos: The photographs.
+        images: The images.
         settings: How to search.
 
     Returns:
-        The keypoints of each photograph, in the same order.
+        The keypoints of each image, in the same order.
 
     Raises:
-        UserError: If the matcher lacks a package or its weights.
+        NopeSplatError: If the matcher lacks a package or its weights.
     """
     if settings.matcher == "disk":
         from nope_splat.matching.disk import disk_keypoints
 
-        return list(track(disk_keypoints(photos, settings), "Finding keypoints", len(photos)))
+        return list(track(disk_keypoints(images, settings), "Finding keypoints", len(images)))
     with ThreadPoolExecutor(SIFT_WORKERS) as pool:
-        found = pool.map(lambda photo: sift_keypoints(photo, settings), photos)
-        return list(track(found, "Finding keypoints", len(photos)))
+        found = pool.map(lambda image: sift_keypoints(image, settings), images)
+        return list(track(found, "Finding keypoints", len(images)))
 
 
 def match_chosen(
@@ -92,10 +92,10 @@ def match_chosen(
     known: MatchedPairs | None = None,
     keep: Callable[[MatchedPairs], None] | None = None,
 ) -> list[PairMatches]:
-    """Choose pairs of photographs, and match them as `match_pairs` does.
+    """Choose pairs of images, and match them as `match_pairs` does.
 
     Args:
-        keypoints: Keypoints of each photograph.
+        keypoints: Keypoints of each image.
         settings: How to choose, to match and to verify.
         known: Pairs that need not be matched again.
         keep: Called with the pairs matched so far, now and then and when interrupted.
@@ -109,14 +109,14 @@ def match_chosen(
 def match_pairs(
     keypoints: Sequence[Keypoints], pairs: list[tuple[int, int]], settings: MatchingSettings
 ) -> list[PairMatches]:
-    """Match pairs of photographs and keep the pairs that have an epipolar geometry.
+    """Match pairs of images and keep the pairs that have an epipolar geometry.
 
     Where several keypoints share one place, matches refer to the first of them. The result does not
-    depend on the order of the photographs, but for their indices.
+    depend on the order of the images, but for their indices.
 
     Args:
-        keypoints: Keypoints of each photograph.
-        pairs: Indices of the photographs of each pair, the lesser one first.
+        keypoints: Keypoints of each image.
+        pairs: Indices of the images of each pair, the lesser one first.
         settings: How to match and to verify.
 
     Returns:
@@ -139,7 +139,7 @@ def _match_rounds(
     matched, asked, new = dict(known or {}), [], []
 
     def match(pair: tuple[int, int]) -> None:
-        # Matching and RANSAC are not symmetric: let the photographs decide, not their order.
+        # Matching and RANSAC are not symmetric: let the images decide, not their order.
         first, second = sorted(pair, key=rank.__getitem__)
         found = propose(first, second)
         # Pairs of places, each once and in order; as single numbers these are sorted in no time.
@@ -179,7 +179,7 @@ def _workers(settings: MatchingSettings) -> int:
 def _proposals(
     keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> Callable[[int, int], NDArray[np.int64]]:
-    """A matcher; maps two photographs to the keypoint indices of likely matches in each. (M, 2)."""
+    """A matcher; maps two images to the keypoint indices of likely matches in each. (M, 2)."""
     if settings.matcher == "disk":
         from nope_splat.matching.disk import lightglue
 
@@ -190,7 +190,7 @@ def _proposals(
 def _by_ratio(
     keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> Callable[[int, int], NDArray[np.int64]]:
-    """A matcher by the ratio test; maps two photographs to keypoint indices in each. (M, 2)."""
+    """A matcher by the ratio test; maps two images to keypoint indices in each. (M, 2)."""
     device = device_of_networks(settings.device)
     descriptors = [Descriptors.prepare(torch.from_numpy(one.descriptors).to(device)) for one in keypoints]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from nope_splat.io.images import Photo
+from nope_splat.io.images import ImageFile
 from nope_splat.utils.device_defaults import ByDevice
 from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE_SHARE, Range
 
@@ -15,7 +15,7 @@ DUST3R_WEIGHTS = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 
 @dataclass(frozen=True)
 class MatchingSettings:
-    """How photographs are matched."""
+    """How images are matched."""
 
     matcher: Literal["sift", "disk", "dust3r"] = "sift"
     """How matches are found. SIFT needs nothing. DISK with LightGlue, for changes of light and viewpoint that
@@ -28,9 +28,9 @@ class MatchingSettings:
     huggingface.co. The published ones are for non-commercial use only (CC BY-NC-SA 4.0, and the terms of the
     data that they were trained on)."""
     max_keypoints: Annotated[int, COUNT] = 8192
-    """Keypoints per photograph: half of them the largest, the others the strongest of all its parts."""
+    """Keypoints per image: half of them the largest, the others the strongest of all its parts."""
     max_feature_size: Annotated[int, Range(32)] = 1600
-    """Longer side, in pixels, at which keypoints are sought; larger photographs are scaled down for it."""
+    """Longer side, in pixels, at which keypoints are sought; larger images are scaled down for it."""
     match_ratio: Annotated[float, POSITIVE_SHARE] = 0.8
     """A match must be closer than this times the second best match (Lowe's ratio)."""
     max_epipolar_error: Annotated[float, Range(0, 100, open=True)] = 2.0
@@ -38,35 +38,35 @@ class MatchingSettings:
     min_matches: Annotated[int, Range(8)] = 15
     """Pairs with fewer verified matches are not used."""
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
-    """Which pairs of photographs are matched: all; for hundreds, by retrieval, those that look most alike (by
+    """Which pairs of images are matched: all; for hundreds, by retrieval, those that look most alike (by
     their keypoints, nothing is downloaded) and those to which the matches of these lead on (DUSt3R: the most
     alike alone); or those that follow on each other by name, for the frames of a video. If not given, all
-    pairs up to max-exhaustive-photos, and retrieval beyond."""
+    pairs up to max-exhaustive-images, and retrieval beyond."""
     num_partners: Annotated[int, COUNT] = 20
-    """Photographs that each one is matched with in sequence. Retrieval looks among so many of the most alike
+    """Images that each one is matched with in sequence. Retrieval looks among so many of the most alike
     where matches lead no further, and has no limit where they do."""
-    max_exhaustive_photos: Annotated[int, NOT_NEGATIVE] = 100
-    """Most photographs of which every pair is matched unless asked for; the time grows with their square."""
+    max_exhaustive_images: Annotated[int, NOT_NEGATIVE] = 100
+    """Most images of which every pair is matched unless asked for; the time grows with their square."""
     device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
     """Where descriptors are compared and networks run: "auto" is a GPU where there is one, unless the
     training runs on a CPU."""
     seed: Annotated[int, Range(0, 1e9)] = 0
     """Seed of every random choice (RANSAC, and the vocabulary of retrieval)."""
 
-    def choice_of_pairs(self, num_photos: int) -> Literal["exhaustive", "retrieval", "sequential"]:
-        """Which pairs of so many photographs are matched."""
+    def choice_of_pairs(self, num_images: int) -> Literal["exhaustive", "retrieval", "sequential"]:
+        """Which pairs of so many images are matched."""
         if self.pairs is not None:
             return self.pairs
-        return "exhaustive" if num_photos <= self.max_exhaustive_photos else "retrieval"
+        return "exhaustive" if num_images <= self.max_exhaustive_images else "retrieval"
 
-    def feature_size(self, photo: Photo) -> tuple[float, tuple[int, int]]:
-        """At which size keypoints of a photograph are sought.
+    def feature_size(self, image: ImageFile) -> tuple[float, tuple[int, int]]:
+        """At which size keypoints of an image are sought.
 
         Args:
-            photo: The photograph.
+            image: The image.
 
         Returns:
             Full-resolution pixels per pixel; width and height.
         """
-        pixel_size = max(1.0, max(photo.width, photo.height) / self.max_feature_size)
-        return pixel_size, (round(photo.width / pixel_size), round(photo.height / pixel_size))
+        pixel_size = max(1.0, max(image.width, image.height) / self.max_feature_size)
+        return pixel_size, (round(image.width / pixel_size), round(image.height / pixel_size))

@@ -1,7 +1,7 @@
 """Matches from pointmaps: what a network such as DUSt3R says about a pair, turned into tracks.
 
-A pointmap gives a 3D point to each pixel, in the frame of the first photograph of an ordered pair and in a
-unit of the pair's own. Photographs have no keypoints here. Instead a grid of anchors in each is looked up in
+A pointmap gives a 3D point to each pixel, in the frame of the first image of an ordered pair and in a
+unit of the pair's own. Images have no keypoints here. Instead a grid of anchors in each is looked up in
 its partners; an anchor with what is found of it is one track, so that no track can contradict itself.
 """
 
@@ -22,7 +22,7 @@ SPACING = 12
 MIN_CONFIDENCE = 1.5
 """Confidence, of one or more, from which a point is used."""
 MAX_CYCLE = 1.5
-"""Pixels by which the way to the other photograph and back may miss the anchor."""
+"""Pixels by which the way to the other image and back may miss the anchor."""
 MAX_DISAGREEMENT = 2.0
 """Pixels by which the two orders of a pair may disagree."""
 WINDOW = 2
@@ -31,10 +31,10 @@ WINDOW = 2
 
 @dataclass(frozen=True)
 class Pointmap:
-    """A 3D point for each pixel of one photograph."""
+    """A 3D point for each pixel of one image."""
 
     points: Array
-    """Coordinates in the frame of the first photograph of a pair, in the pair's own unit. (H, W, 3)."""
+    """Coordinates in the frame of the first image of a pair, in the pair's own unit. (H, W, 3)."""
     usable: Mask
     """Pixels whose point is finite, confident and not on a depth edge. (H, W)."""
 
@@ -69,17 +69,17 @@ def anchor_pixels(height: int, width: int) -> NDArray[np.int64]:
 
 
 def look_up(source: Pointmap, target: Pointmap) -> Array:
-    """Find the anchors of one photograph in another.
+    """Find the anchors of one image in another.
 
     The point nearest to that of the anchor is taken if the point nearest to that one is the anchor's again,
     and refined to where a plane through its surroundings passes nearest to the anchor's point.
 
     Args:
-        source: Pointmap of the photograph of the anchors.
-        target: Pointmap of the other photograph, in the same frame and unit.
+        source: Pointmap of the image of the anchors.
+        target: Pointmap of the other image, in the same frame and unit.
 
     Returns:
-        Positions in the other photograph, the center of its first pixel at (0.5, 0.5); NaN where there is
+        Positions in the other image, the center of its first pixel at (0.5, 0.5); NaN where there is
         none. (K, 2).
     """
     anchors = anchor_pixels(*source.usable.shape)
@@ -112,26 +112,26 @@ def star_tracks(
     """Tracks of one anchor each, seeded only where no earlier track passes.
 
     Args:
-        found: Where the anchors of the first photograph are in the second. (K, 2) each.
-        shapes: Height and width of each photograph.
+        found: Where the anchors of the first image are in the second. (K, 2) each.
+        shapes: Height and width of each image.
 
     Returns:
-        For each photograph the tracks that it sees, ascending (n,), and where (n, 2).
+        For each image the tracks that it sees, ascending (n,), and where (n, 2).
     """
     tracks: list[list[int]] = [[] for _ in shapes]
     positions: list[list[Array]] = [[] for _ in shapes]
     taken = [np.zeros((-(-height // SPACING), -(-width // SPACING)), bool) for height, width in shapes]
     number = 0
-    for photo, shape in enumerate(shapes):
-        partners = [second for first, second in found if first == photo]
+    for image_id, shape in enumerate(shapes):
+        partners = [second for first, second in found if first == image_id]
         for index, (column, row) in enumerate(anchor_pixels(*shape).tolist()):
-            if taken[photo][row // SPACING, column // SPACING]:
+            if taken[image_id][row // SPACING, column // SPACING]:
                 continue
-            sightings = [(other, found[photo, other][index]) for other in partners]
+            sightings = [(other, found[image_id, other][index]) for other in partners]
             sightings = [(other, xy) for other, xy in sightings if np.isfinite(xy).all()]
             if not sightings:
                 continue
-            for other, xy in [(photo, np.array([column + 0.5, row + 0.5])), *sightings]:
+            for other, xy in [(image_id, np.array([column + 0.5, row + 0.5])), *sightings]:
                 tracks[other].append(number)
                 positions[other].append(xy)
                 height, width = shapes[other]

@@ -1,13 +1,13 @@
-"""Which photographs look alike: retrieval by VLAD descriptors of the photographs' own keypoints.
+"""Which images look alike: retrieval by VLAD descriptors of the images' own keypoints.
 
 A vector of locally aggregated descriptors (Jégou et al., CVPR 2010) sums, for each word of a vocabulary, how
 the descriptors that belong to the word differ from it. Normalized by word and over all (Arandjelović and
-Zisserman, CVPR 2013), and taken relative to their mean (Jégou and Chum, ECCV 2012: what all photographs show,
-and what two lack alike, says nothing), its inner product tells how much two photographs have in common. The
-vocabulary is made of the photographs at hand, so nothing has to be downloaded.
+Zisserman, CVPR 2013), and taken relative to their mean (Jégou and Chum, ECCV 2012: what all images show,
+and what two lack alike, says nothing), its inner product tells how much two images have in common. The
+vocabulary is made of the images at hand, so nothing has to be downloaded.
 
-A photograph is asked for together with those that are most like it: average query expansion (Chum et al.,
-ICCV 2007). What two photographs of one place do not show alike, those in between do.
+An image is asked for together with those that are most like it: average query expansion (Chum et al.,
+ICCV 2007). What two images of one place do not show alike, those in between do.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ SAMPLE = 64
 ITERATIONS = 2
 """Steps of k-means; a vocabulary need not be optimal."""
 MIN_DISTINCTION = 3.0
-"""Standard deviations of chance by which the similarity of photographs that are alike exceeds zero."""
+"""Standard deviations of chance by which the similarity of images that are alike exceeds zero."""
 EXPANSION = 5
-"""Most photographs with which one is asked for."""
+"""Most images with which one is asked for."""
 MIN_SHARE = 0.5
-"""Share of the partners that a photograph has even if fewer are like it: in a small set all are alike."""
+"""Share of the partners that an image has even if fewer are like it: in a small set all are alike."""
 
 
-class Likeness(NamedTuple):
-    """How much photographs look alike."""
+class ImageSimilarity(NamedTuple):
+    """How much images look alike."""
 
     similarity: NDArray[np.float32]
-    """Between -1 and 1, expanded; less for a photograph and itself, and for one without keypoints. (N, N)."""
+    """Between -1 and 1, expanded; less for an image and itself, and for one without keypoints. (N, N)."""
     beyond_chance: NDArray[np.bool_]
     """Whether two look more alike than what has nothing in common. (N, N)."""
 
     @classmethod
     @threadpool_limits.wrap(limits=1, user_api="blas")  # its threads spin while they wait
-    def of(cls, keypoints: Sequence[Keypoints], seed: int = 0) -> Likeness:
-        """Compare photographs by their VLAD descriptors.
+    def of(cls, keypoints: Sequence[Keypoints], seed: int = 0) -> ImageSimilarity:
+        """Compare images by their VLAD descriptors.
 
         Args:
-            keypoints: Keypoints of each photograph, with descriptors.
+            keypoints: Keypoints of each image, with descriptors.
             seed: Seed of the vocabulary.
         """
-        num_photos = len(keypoints)
-        likeness = cls(np.full((num_photos, num_photos), -2, np.float32), np.eye(num_photos) < 0)
+        num_images = len(keypoints)
+        likeness = cls(np.full((num_images, num_images), -2, np.float32), np.eye(num_images) < 0)
         textured = np.flatnonzero([len(one.xy) > 0 for one in keypoints])
         if len(textured) >= 2:
-            vlad = vlad_descriptors([keypoints[photo] for photo in textured], seed)
+            vlad = vlad_descriptors([keypoints[image_id] for image_id in textured], seed)
             limit = MIN_DISTINCTION * _chance(vlad, keypoints[0].descriptors.shape[1])
             similarity = vlad @ vlad.T
             np.fill_diagonal(similarity, 0)
@@ -71,14 +71,14 @@ class Likeness(NamedTuple):
         return likeness
 
     def most_similar(self, num_partners: int) -> list[tuple[int, int]]:
-        """Pair each photograph with those that look most like it, such that all are connected.
+        """Pair each image with those that look most like it, such that all are connected.
 
         Args:
-            num_partners: Most partners of each photograph; fewer where fewer are alike beyond chance, and
+            num_partners: Most partners of each image; fewer where fewer are alike beyond chance, and
                 more where it is the partner of others.
 
         Returns:
-            Pairs of photographs, the lesser index first, in ascending order.
+            Pairs of images, the lesser index first, in ascending order.
         """
         counts = np.count_nonzero(self.beyond_chance, axis=1)
         counts = counts.clip(int(np.ceil(MIN_SHARE * num_partners)), num_partners)
@@ -96,7 +96,7 @@ class Likeness(NamedTuple):
 def expanded_similarity(
     similarity: NDArray[np.floating], alike: NDArray[np.floating]
 ) -> NDArray[np.floating]:
-    """Similarity of photographs with the weighted means of others and those most like them.
+    """Similarity of images with the weighted means of others and those most like them.
 
     Args:
         similarity: Of unit vectors; zero of each with itself. (N, N).
@@ -117,10 +117,10 @@ def expanded_similarity(
 
 
 def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[np.float32]:
-    """VLAD descriptor of each photograph.
+    """VLAD descriptor of each image.
 
     Args:
-        keypoints: Keypoints of each photograph, at least one in each, with descriptors.
+        keypoints: Keypoints of each image, at least one in each, with descriptors.
         seed: Seed of the vocabulary.
 
     Returns:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.io.images import Photo, read_mask, read_photo
+from nope_splat.io.images import ImageFile, read_image, read_mask
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.scene.features import Keypoints
 
@@ -15,24 +15,24 @@ NOISE_DIAMETER = 2.6
 
 Fitted to the reprojection errors of four scenes, photographed and rendered: 2.5 to 2.7 pixels in each."""
 CELLS = 16
-"""Cells along the longer side of a photograph among which keypoints are shared out."""
+"""Cells along the longer side of an image among which keypoints are shared out."""
 
 
-def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
-    """Find the keypoints of one photograph.
+def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
+    """Find the keypoints of one image.
 
     A place with several dominant orientations gives several keypoints with the same `xy`.
 
     Args:
-        photo: The photograph; what its mask excludes is not searched.
+        image: The image; what its mask excludes is not searched.
         settings: Number of keypoints and size at which they are sought.
 
     Returns:
-        The keypoints, strongest first; few or none if the photograph lacks texture.
+        The keypoints, strongest first; few or none if the image lacks texture.
     """
-    pixel_size, size = settings.feature_size(photo)
-    gray = cv2.cvtColor(read_photo(photo, size)[..., :3], cv2.COLOR_RGB2GRAY)
-    mask = read_mask(photo, size)
+    pixel_size, size = settings.feature_size(image)
+    gray = cv2.cvtColor(read_image(image, size)[..., :3], cv2.COLOR_RGB2GRAY)
+    mask = read_mask(image, size)
     # Without the precise upscale OpenCV's coordinates are off by a quarter of a pixel.
     detector = cv2.SIFT.create(contrastThreshold=0.02, enable_precise_upscale=True)
     found = detector.detect(gray, np.ones_like(gray) if mask is None else mask.astype(np.uint8))
@@ -45,7 +45,7 @@ def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
     _, descriptors = detector.compute(gray, [found[index] for index in chosen])
     return Keypoints(
         # OpenCV puts the center of the first pixel at (0, 0).
-        (xy[chosen] + 0.5) * (photo.width / size[0], photo.height / size[1]),
+        (xy[chosen] + 0.5) * (image.width / size[0], image.height / size[1]),
         _root_sift(descriptors.astype(np.float32)),
         pixel_size,
         noise=np.hypot(1.0, diameter[chosen] / NOISE_DIAMETER),
@@ -55,10 +55,10 @@ def sift_keypoints(photo: Photo, settings: MatchingSettings) -> Keypoints:
 def choose_keypoints(
     xy: NDArray[np.float64], diameter: NDArray[np.float64], strength: NDArray[np.float64], count: int
 ) -> NDArray[np.int64]:
-    """Choose among the keypoints of a photograph that has too many.
+    """Choose among the keypoints of an image that has too many.
 
     By strength alone, the leaves of one tree would take the places of all else. Half are the largest, which
-    other photographs show too, from nearer and from farther; they connect photographs. The others, smaller
+    other images show too, from nearer and from farther; they connect images. The others, smaller
     and more precise, are the strongest of every cell of a grid in turn.
 
     Args:

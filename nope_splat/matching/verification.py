@@ -43,10 +43,10 @@ def verify_pair(
     """Estimate the epipolar geometry of a pair by RANSAC with local optimization (poselib), seeded.
 
     Args:
-        first: Index of one photograph.
-        second: Index of the other photograph, in any order.
-        indices: Candidate matches: keypoint indices in the first and the second photograph. (M, 2).
-        keypoints: Keypoints of all photographs.
+        first: Index of one image.
+        second: Index of the other image, in any order.
+        indices: Candidate matches: keypoint indices in the first and the second image. (M, 2).
+        keypoints: Keypoints of all images.
         settings: Largest error and fewest matches of a verified pair.
 
     Returns:
@@ -125,7 +125,7 @@ def _homography_ratio(
     xy_first: NDArray[np.float64], xy_second: NDArray[np.float64], settings: MatchingSettings
 ) -> float:
     """Share of matches (M, 2) that one homography, sought among some of them, explains."""
-    # The error of a homography has two dimensions and the noise of both photographs, so it may be larger.
+    # The error of a homography has two dimensions and the noise of both images, so it may be larger.
     error = 2 * settings.max_epipolar_error
     chosen = _spread(len(xy_first), HOMOGRAPHY_SPREAD)
     # Its RHO does not refine samples: enough for a share, in half of the time.

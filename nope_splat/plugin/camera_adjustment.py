@@ -18,12 +18,12 @@ from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.splatting.lens import Lens
 
 FEW_OBSERVATIONS = 200
-"""Observations of track points in a photograph, in the mean; with fewer, renderings tell more about the
-cameras. A tenth of what photographs with texture and overlap give."""
+"""Observations of track points in an image, in the mean; with fewer, renderings tell more about the
+cameras. A tenth of what images with texture and overlap give."""
 
 
 def has_few_tracks(model: NopeSplatModel) -> bool:
-    """Whether cameras, if no lenses are learned, depend on the photographs more than on tracks."""
+    """Whether cameras, if no lenses are learned, depend on the images more than on tracks."""
     observations, lens = model.observations, model.camera_optimizer.learned_lens
     return lens is None and len(observations.view_ids) < FEW_OBSERVATIONS * model.num_train_data
 
@@ -64,12 +64,12 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
 
 
 def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]]) -> Look:
-    """What renders the training views beside their photographs, at the model's present resolution.
+    """What renders the training views beside their images, at the model's present resolution.
 
     Args:
         model: In training mode; its Gaussians are those of now.
         cameras: Training views, with the focal lengths of the reconstruction.
-        batches: Their photographs, from the data manager.
+        batches: Their images, from the data manager.
     """
     optimizer, background = model.camera_optimizer, model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.present_sh_degree()
@@ -79,8 +79,8 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
     centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
 
     def look(index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
-        photo, mask = model.photo(batches[index], background)
-        height, width = photo.shape[:2]
+        image, mask = model.image(batches[index], background)
+        height, width = image.shape[:2]
         factor = round(int(cameras.width[index]) / width)
         K = torch.eye(3, device=model.device)
         K.diagonal()[:2] = intrinsics[0].exp().float() * scales[index] / factor
@@ -99,8 +99,8 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
         depth = depth.squeeze(-1)
         used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
         if mask is not None:  # the gradient beside a mask must not feel what it hides
-            photo = torch.where(mask, photo, rendered)
-        view = RenderedView(rendered, photo, depth, used, K.diagonal()[:2], K[:2, 2], radial)
+            image = torch.where(mask, image, rendered)
+        view = RenderedView(rendered, image, depth, used, K.diagonal()[:2], K[:2, 2], radial)
         # Halved after rendering: Gaussians are drawn larger where pixels are.
         return view.halved(math.ceil(math.log2(max(1, max(width, height) / max_size))))
 
@@ -116,7 +116,7 @@ def adjust_cameras(
     Args:
         model: In training mode.
         cameras: Training views, with the focal lengths of the reconstruction.
-        batches: Their photographs, from the data manager.
+        batches: Their images, from the data manager.
         single_step: Whether to take one step only, because the next adjustment comes soon.
 
     Returns:

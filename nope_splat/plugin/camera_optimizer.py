@@ -1,4 +1,4 @@
-"""Cameras that are optimized with the Gaussians: a small motion per photograph, a focal length per camera.
+"""Cameras that are optimized with the Gaussians: a small motion per image, a focal length per camera.
 
 Where that is asked for, a principal point and radial distortion per camera too (`LearnedLens`).
 
@@ -88,19 +88,19 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     optimize_focal: bool = True
     """Whether the focal lengths are optimized (the mode decides about the poses)."""
     optimize_principal_point: bool = False
-    """Whether the principal points are optimized, of cameras whose photographs are all portrait or all
+    """Whether the principal points are optimized, of cameras whose images are all portrait or all
     landscape."""
     optimize_distortion: bool = False
     """Whether two radial terms per camera are optimized: renderings are seen through the lens, by resampling.
 
     The reconstruction looks for distortion then, too, and what it found, if any, is where the terms start.
-    With this or the option before, photographs are compared with as they are, not undistorted."""
+    With this or the option before, images are compared with as they are, not undistorted."""
     method: Literal["adam", "levenberg-marquardt"] = "levenberg-marquardt"
     """How cameras move: by joint adjustments at intervals, or by gradient steps with the Gaussians (the
     paper)."""
     adjust_start: Annotated[float, NOT_NEGATIVE] = 0.5
     """Share of the training before the first joint adjustment: rough renderings bias the focal length. Where
-    there are fewer than 200 observations of track points in a photograph, not more than a tenth."""
+    there are fewer than 200 observations of track points in an image, not more than a tenth."""
     adjust_interval: Annotated[float, POSITIVE] = 0.2
     """Share of the training between joint adjustments; not more than a fiftieth where tracks are few."""
     adjust_image_size: Annotated[int, COUNT] = 800
@@ -120,7 +120,7 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 class NopeCameraOptimizer(CameraOptimizer):
     """Poses `base @ exp(delta)` and focal lengths `base_focal * exp(log_focal)`, in absolute terms.
 
-    What nerfstudio calls a camera is the view of one photograph; V views share K sets of intrinsics. The
+    What nerfstudio calls a camera is the view of one image; V views share K sets of intrinsics. The
     cameras of the reconstruction are buffers, so that a checkpoint holds complete cameras and applying the
     optimizer to a camera twice does no harm.
 
@@ -165,7 +165,7 @@ class NopeCameraOptimizer(CameraOptimizer):
 
         Args:
             poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
-            focal: Focal lengths in pixels of the full-resolution photographs. (K,), or one for all.
+            focal: Focal lengths in pixels of the full-resolution images. (K,), or one for all.
         """
         self.base_poses.copy_(poses)
         self.base_focal.copy_(torch.as_tensor(focal))
@@ -176,7 +176,7 @@ class NopeCameraOptimizer(CameraOptimizer):
 
         Args:
             poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
-            focal: Focal lengths in pixels of the full-resolution photographs. (K,).
+            focal: Focal lengths in pixels of the full-resolution images. (K,).
             lens: Principal points and distortion, where these are optimized. (K, 2) each.
         """
         if self.learned_lens is not None and lens is not None:
@@ -205,7 +205,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return pose_utils.multiply(self.base_poses, self._motions(slice(None)))
 
     def focal(self) -> Tensor:
-        """Optimized focal lengths in pixels of the full-resolution photographs. (K,)."""
+        """Optimized focal lengths in pixels of the full-resolution images. (K,)."""
         return self.base_focal * self.log_focal.exp()
 
     def view_focals(self) -> Tensor:
@@ -284,7 +284,7 @@ class NopeCameraOptimizer(CameraOptimizer):
 
         Args:
             num_iterations: Length of the training.
-            few_tracks: Whether the cameras depend on the photographs more than on tracks.
+            few_tracks: Whether the cameras depend on the images more than on tracks.
         """
         frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None
         if frozen or self.config.method != "levenberg-marquardt":

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.utils.progress import say
 
 
@@ -71,13 +71,15 @@ def last_checkpoint(folder: Path) -> Path:
         The file.
 
     Raises:
-        UserError: If there is none, or it is damaged.
+        NopeSplatError: If there is none, or it is damaged.
     """
     found = find_checkpoints(folder)
     if not found:
-        raise UserError(f"there is no checkpoint in {folder}; let the training run until it saves one")
+        raise NopeSplatError(f"there is no checkpoint in {folder}; let the training run until it saves one")
     if not is_whole(found[0]):
-        raise UserError(f"the checkpoint {found[0]} is damaged; remove it, and train anew or from another")
+        raise NopeSplatError(
+            f"the checkpoint {found[0]} is damaged; remove it, and train anew or from another"
+        )
     return found[0]
 
 
@@ -91,13 +93,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         Tensors and plain containers, as `NopeTrainer.save_checkpoint` arranges them.
 
     Raises:
-        UserError: If there is no such file, or it holds anything else.
+        NopeSplatError: If there is no such file, or it holds anything else.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever its bytes lead to
         reason = str(error).partition("\n")[0]
-        raise UserError(
+        raise NopeSplatError(
             f"cannot load the checkpoint {path} ({reason}); train anew or from another"
         ) from error
 
@@ -107,13 +109,13 @@ def fitting() -> Iterator[None]:
     """Tell in one sentence where the state of a checkpoint is not that of what it is loaded into.
 
     Raises:
-        UserError: Instead of what torch raises where something is missing or of another shape.
+        NopeSplatError: Instead of what torch raises where something is missing or of another shape.
     """
     try:
         yield
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(
+        raise NopeSplatError(
             f"the checkpoint does not fit this version or these settings ({reason[:200]}); use those that it"
             " was made with, or train anew (--resume never)"
         ) from error

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from nerfstudio.engine.trainer import TrainerConfig
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.matching.options import DUST3R_WEIGHTS
 from nope_splat.plugin.pipeline import NopePipelineConfig
 
@@ -20,10 +20,10 @@ def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resum
         resumed: Whether it goes on with an interrupted training.
 
     Raises:
-        UserError: If settings contradict each other, with what to do about the first of them.
+        NopeSplatError: If settings contradict each other, with what to do about the first of them.
     """
     for sentence in (*_of_the_run(run, resumed), *_of_the_cameras(pipeline), *_of_depth(pipeline)):
-        raise UserError(sentence)
+        raise NopeSplatError(sentence)
 
 
 def _of_the_run(config: TrainerConfig, resumed: bool) -> Iterator[str]:

@@ -17,5 +17,5 @@ nope_splat = MethodSpecification(
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
         vis="viewer",
     ),
-    description="Gaussian splatting from photographs without poses or intrinsics, on CUDA or on a CPU.",
+    description="Gaussian splatting from photos without poses or intrinsics, on CUDA or on a CPU.",
 )

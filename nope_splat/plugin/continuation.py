@@ -21,7 +21,7 @@ def present_state(pipeline: NopePipeline) -> dict[str, Any]:
         pipeline: Of a training.
 
     Returns:
-        What `restore` takes: random numbers, the photographs that come next, the statistics of densification,
+        What `restore` takes: random numbers, the images that come next, the statistics of densification,
         and what the last joint adjustment did.
     """
     data, model = pipeline.datamanager, pipeline.model
@@ -30,7 +30,7 @@ def present_state(pipeline: NopePipeline) -> dict[str, Any]:
             "python": random.getstate(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(model.device) if model.device.type == "cuda" else None,
-            "photographs": data.random_generator.getstate() if hasattr(data, "random_generator") else None,
+            "images": data.random_generator.getstate() if hasattr(data, "random_generator") else None,
         },
         "train_unseen_cameras": list(data.train_unseen_cameras),
         "eval_unseen_cameras": list(data.eval_unseen_cameras),
@@ -59,5 +59,5 @@ def restore(pipeline: NopePipeline, state: dict[str, Any]) -> None:
     torch.set_rng_state(randomness["torch"])
     if model.device.type == "cuda" and randomness["cuda"] is not None:
         torch.cuda.set_rng_state(randomness["cuda"], model.device)
-    if randomness["photographs"] is not None:
-        data.random_generator.setstate(randomness["photographs"])
+    if randomness["images"] is not None:
+        data.random_generator.setstate(randomness["images"])

@@ -1,4 +1,4 @@
-"""nerfstudio's data manager for photographs without poses."""
+"""nerfstudio's data manager for images without poses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import (
 )
 from torch import Tensor
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.dataparser import NopeDataParser, NopeDataParserConfig
 from nope_splat.plugin.dataset import NopeDataset
 from nope_splat.splatting.lens import Lens
@@ -32,7 +32,7 @@ class OptimizedCameras(NamedTuple):
     eval_poses: Tensor
     """Camera-to-world transforms of the held-out views, OpenGL axes. (E, 3, 4)."""
     focals: Tensor
-    """Focal length of each camera in pixels of the full-resolution photographs. (K,)."""
+    """Focal length of each camera in pixels of the full-resolution images. (K,)."""
     lens: Lens | None = None
     """Their principal points and distortion, if these were optimized. (K, 2) each."""
 
@@ -47,7 +47,7 @@ class NopeDataManagerConfig(FullImageDatamanagerConfig):
     cache_images_type: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride] ("auto" before setup)
         Literal["uint8", "float32"] | Auto, ByDevice(cuda="uint8", cpu="float32")
     ] = "auto"
-    """How photographs are kept in memory: uint8 takes a quarter of it, float32 a little less time on a CPU.
+    """How images are kept in memory: uint8 takes a quarter of it, float32 a little less time on a CPU.
     "auto" is uint8 on a GPU and float32 on a CPU."""
     optimized_cameras: tyro.conf.Suppress[OptimizedCameras | None] = None
     """Of a loaded checkpoint: `ns-render dataset` makes further data managers of this configuration."""
@@ -57,7 +57,7 @@ class NopeDataManager(FullImageDatamanager):
     """Full images, on a CPU as well, with the cameras, seeds and tracks of the reconstruction.
 
     Raises:
-        UserError: If no folder of photographs was given, or there is none.
+        NopeSplatError: If no folder of images was given, or there is none.
     """
 
     config: NopeDataManagerConfig
@@ -77,7 +77,7 @@ class NopeDataManager(FullImageDatamanager):
 
     @cached_property
     def dataset_type(self) -> type[NopeDataset]:
-        """The dataset that reads photographs our way."""
+        """The dataset that reads images our way."""
         return NopeDataset
 
     def _load_images(
@@ -122,7 +122,7 @@ class NopeDataManager(FullImageDatamanager):
         self.set_eval_cameras(cameras)
 
     def set_eval_cameras(self, cameras: OptimizedCameras) -> None:
-        """The same for the held-out photographs only: those of the training views are where training starts.
+        """The same for the held-out images only: those of the training views are where training starts.
 
         Args:
             cameras: In the order of the datasets.
@@ -133,7 +133,7 @@ class NopeDataManager(FullImageDatamanager):
         original, scene = dataset._dataparser_outputs.cameras, self.dataparser.scene
         focals = [camera.focal for camera in scene.cameras]
         before = torch.tensor(focals, device=optimized.focals.device).double()
-        number = torch.from_numpy(scene.camera_ids[self.dataparser.photo_ids(split)])
+        number = torch.from_numpy(scene.camera_ids[self.dataparser.image_ids(split)])
         factor = ((optimized.focals.double() / before)[number, None] * dataset.scale_factor).float()
         cameras = dataset.cameras
         cameras.camera_to_worlds = poses.clone()
@@ -154,9 +154,9 @@ def require_folder(data: Path | None) -> None:
         data: What the user gave.
 
     Raises:
-        UserError: If it is missing, or no folder.
+        NopeSplatError: If it is missing, or no folder.
     """
     if data is None:
-        raise UserError("no photographs were given; pass their folder with --data")
+        raise NopeSplatError("no photos were given; pass their folder with --data")
     if not data.is_dir():
-        raise UserError(f"there is no photo folder {data}; check --data")
+        raise NopeSplatError(f"there is no photo folder {data}; check --data")

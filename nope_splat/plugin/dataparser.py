@@ -1,4 +1,4 @@
-"""From a folder of photographs to nerfstudio's data: reconstruction, cameras, seed points, tracks."""
+"""From a folder of images to nerfstudio's data: reconstruction, cameras, seed points, tracks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from nope_splat.depth import DepthMap
 from nope_splat.geometry.axes import switch_axes
-from nope_splat.io.images import Photo, PhotoFolder, find_photos
-from nope_splat.io.undistortion import read_undistorted_mask, read_undistorted_photo
+from nope_splat.io.images import ImageFile, ImageFolder, find_images
+from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
 from nope_splat.plugin.depth_priors import make_depth_priors
 from nope_splat.seeding import SeedSettings, dense_seeds, pixel_seeds
-from nope_splat.sfm import ReconstructionSettings, SparseScene, photo_depths, reconstruct
+from nope_splat.sfm import Reconstruction, ReconstructionSettings, image_depths, reconstruct
 from nope_splat.splatting.losses import TrackObservations
 from nope_splat.utils.device_defaults import Auto, ByDevice, chosen
 from nope_splat.utils.progress import say
@@ -29,43 +29,43 @@ from nope_splat.utils.ranges import COUNT, Range
 
 @dataclass
 class NopeDataParserConfig(DataParserConfig):
-    """What to make of a folder of photographs."""
+    """What to make of a folder of images."""
 
     _target: type = field(default_factory=lambda: NopeDataParser)
     data: tyro.conf.Suppress[Path] = Path()
-    """Folder of photographs, or a folder with `images/` in it; filled in from `--data`."""
+    """Folder of images, or a folder with `images/` in it; filled in from `--data`."""
     eval_mode: Literal["interval", "all"] = "interval"
-    """Hold photographs out for evaluation at an interval, or train on all."""
+    """Hold images out for evaluation at an interval, or train on all."""
     eval_interval: Annotated[int, Range(2)] = 8
-    """Every how many photographs one is held out, from the first on; a smaller folder is trained on whole."""
+    """Every how many images one is held out, from the first on; a smaller folder is trained on whole."""
     max_image_size: Annotated[int | Auto | None, COUNT, ByDevice(cuda=1600, cpu=512)] = "auto"
     """Longer side of the training images in pixels; None for the full resolution. "auto" is 1600 on a GPU and
     512 on a CPU."""
     cache_dir: Path | None = None
     """Where matches and reconstruction are kept; by default `cache` in the experiment's output folder."""
     reconstruction: Annotated[ReconstructionSettings, tyro.conf.arg(name="")] = field(
-        # Unless the lens plainly bends, views compare pixel by pixel with the photographs as they are.
+        # Unless the lens plainly bends, views compare pixel by pixel with the images as they are.
         default_factory=lambda: ReconstructionSettings(refine_radial_distortion=None)
     )
     """How cameras and points are found."""
     seeds: Literal["dense", "tracks", "depth"] = "dense"
     """Where Gaussians start beside the track points: on a dense point cloud by optical flow; nowhere; or on
-    depth maps, one for each patch of the photographs, sized by its footprint and as opaque as the map is
-    trusted (SPFSplat's idea, for few or textureless photographs). The matcher dust3r brings the maps; with
+    depth maps, one for each patch of the images, sized by its footprint and as opaque as the map is
+    trusted (SPFSplat's idea, for few or textureless images). The matcher dust3r brings the maps; with
     others they come from a network or from files, see depth.model for what it needs and its licenses."""
     seeding: SeedSettings = field(default_factory=SeedSettings)
-    """How dense seeds are found; of those on depth maps, the size of photographs and patches alone."""
+    """How dense seeds are found; of those on depth maps, the size of images and patches alone."""
     depth_priors: tyro.conf.Suppress[bool] = False
     """Whether depth maps are needed to train; the pipeline knows, from the weights of the model's losses."""
     keep_distortion: tyro.conf.Suppress[bool] = False
-    """Whether photographs stay as they are; the pipeline knows, from whether the model learns lenses."""
+    """Whether images stay as they are; the pipeline knows, from whether the model learns lenses."""
 
 
 class NopeDataParser(DataParser):
     """Reconstructs the scene, or finds it in the cache, and describes it to nerfstudio.
 
     The world is that of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution of the
-    training images. The metadata hold `photos` and their `lenses`, the cameras with the distortion to take
+    training images. The metadata hold `images` and their `lenses`, the cameras with the distortion to take
     out; of the training split also which of the `num_cameras` cameras took each (`camera_ids` (V,)), the
     `track_points` (P, 3), their `track_colors` (P, 3) and `observations`, and the seeds `points3D_xyz` (S, 3)
     and `points3D_rgb` (S, 3), which are the track points unless `add_dense_seeds` adds more.
@@ -74,45 +74,45 @@ class NopeDataParser(DataParser):
     config: NopeDataParserConfig
 
     @cached_property
-    def folder(self) -> PhotoFolder:
-        """The photographs."""
-        folder = find_photos(self.config.data)
+    def folder(self) -> ImageFolder:
+        """The images."""
+        folder = find_images(self.config.data)
         for name, reason in folder.skipped.items():
             say(f"Skipped {name}: {reason}")
         return folder
 
     @cached_property
-    def scene(self) -> SparseScene:
-        """The reconstruction, of the photographs that everything trains, renders and evaluates with.
+    def scene(self) -> Reconstruction:
+        """The reconstruction, of the images that everything trains, renders and evaluates with.
 
-        Splats are rendered without distortion, and the distortion has been taken out of the photographs;
-        where it is learned, the rendering is bent instead, and these are the photographs as they are.
+        Splats are rendered without distortion, and the distortion has been taken out of the images;
+        where it is learned, the rendering is bent instead, and these are the images as they are.
         """
-        return self.photographed_scene if self.config.keep_distortion else self.undistorted_scene
+        return self.distorted_scene if self.config.keep_distortion else self.undistorted_scene
 
     @cached_property
-    def undistorted_scene(self) -> SparseScene:
-        """The reconstruction, of photographs from which the distortion has been taken out."""
-        return self.photographed_scene.undistorted()
+    def undistorted_scene(self) -> Reconstruction:
+        """The reconstruction, of images from which the distortion has been taken out."""
+        return self.distorted_scene.undistorted()
 
     @cached_property
-    def photographed_scene(self) -> SparseScene:
-        """The reconstruction of the photographs as they are."""
-        names = [photo.name for photo in self.folder.photos]
+    def distorted_scene(self) -> Reconstruction:
+        """The reconstruction of the images as they are."""
+        names = [image.name for image in self.folder.images]
         held_out = []
         if self.config.eval_mode == "interval" and len(names) >= self.config.eval_interval:
             held_out = names[:: self.config.eval_interval]
         return reconstruct(self.folder, held_out, self.config.reconstruction, self.config.cache_dir)
 
-    def photo_ids(self, split: str) -> NDArray[np.int64]:
-        """Indices, in the scene, of the registered photographs of a split ("train", or any other). (V,)."""
+    def image_ids(self, split: str) -> NDArray[np.int64]:
+        """Indices, in the scene, of the registered images of a split ("train", or any other). (V,)."""
         held_out = self.scene.held_out if split != "train" else ~self.scene.held_out
         return np.flatnonzero(self.scene.registered & held_out)
 
     def unregistered_held_out(self) -> list[str]:
-        """Names of the held-out photographs that have no pose."""
+        """Names of the held-out images that have no pose."""
         missing = np.flatnonzero(self.scene.held_out & ~self.scene.registered)
-        return [self.scene.photo_names[i] for i in missing]
+        return [self.scene.image_names[i] for i in missing]
 
     def add_dense_seeds(self, metadata: dict[str, Any]) -> dict[str, Any]:
         """Add dense seeds to those of the training split, where the settings ask for them.
@@ -130,15 +130,15 @@ class NopeDataParser(DataParser):
         if self.config.seeds == "tracks":
             return told
 
-        def read(photo_id: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-            photo, lens = self._photos[photo_id], self.photographed_scene.camera_of(photo_id)
-            image = read_undistorted_photo(photo, size, lens)
-            return image[..., :3], read_undistorted_mask(photo, size, lens)
+        def read(image_id: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+            image_file, lens = self._images[image_id], self.distorted_scene.camera_of(image_id)
+            image = read_undistorted_image(image_file, size, lens)
+            return image[..., :3], read_undistorted_mask(image_file, size, lens)
 
         if self.config.seeds == "dense":
             points, colors = dense_seeds(self.undistorted_scene, read, self.config.seeding)
         else:
-            maps, lenses = self._depth_maps(self.photo_ids("train").tolist()), self.photographed_scene.cameras
+            maps, lenses = self._depth_maps(self.image_ids("train").tolist()), self.distorted_scene.cameras
             points, colors, sizes, opacities = pixel_seeds(
                 self.undistorted_scene, lenses, maps, read, self.config.seeding
             )
@@ -157,91 +157,93 @@ class NopeDataParser(DataParser):
         """
         if not self.config.depth_priors:
             return
-        photo_ids = self.photo_ids("train")
-        photos = [self._photos[i] for i in photo_ids]
-        maps = self._depth_maps(photo_ids.tolist())
+        image_ids = self.image_ids("train")
+        images = [self._images[i] for i in image_ids]
+        maps = self._depth_maps(image_ids.tolist())
         metadata["depth_priors"] = make_depth_priors(
-            self.scene, self.photographed_scene, photo_ids, photos, maps
+            self.scene, self.distorted_scene, image_ids, images, maps
         )
 
-    def _depth_maps(self, photo_ids: list[int]) -> dict[int, DepthMap]:
-        return photo_depths(self.folder, photo_ids, self.config.reconstruction, self.config.cache_dir)
+    def _depth_maps(self, image_ids: list[int]) -> dict[int, DepthMap]:
+        return image_depths(self.folder, image_ids, self.config.reconstruction, self.config.cache_dir)
 
     @cached_property
-    def _photos(self) -> list[Photo]:
-        """The photographs in the scene's order."""
-        by_name = {photo.name: photo for photo in self.folder.photos}
-        return [by_name[name] for name in self.scene.photo_names]
+    def _images(self) -> list[ImageFile]:
+        """The images in the scene's order."""
+        by_name = {image.name: image for image in self.folder.images}
+        return [by_name[name] for name in self.scene.image_names]
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
-        scene, photo_ids = self.scene, self.photo_ids(split)
-        cameras = training_cameras(scene, photo_ids, chosen(self.config.max_image_size))
-        photos = [self._photos[i] for i in photo_ids]
-        taken_out = self.undistorted_scene if self.config.keep_distortion else self.photographed_scene
-        lenses = [taken_out.camera_of(i) for i in photo_ids]
-        metadata: dict[str, Any] = {"photos": photos, "lenses": lenses}
+        scene, image_ids = self.scene, self.image_ids(split)
+        cameras = training_cameras(scene, image_ids, chosen(self.config.max_image_size))
+        images = [self._images[i] for i in image_ids]
+        taken_out = self.undistorted_scene if self.config.keep_distortion else self.distorted_scene
+        lenses = [taken_out.camera_of(i) for i in image_ids]
+        metadata: dict[str, Any] = {"images": images, "lenses": lenses}
         if split == "train":
             points, colors = torch.from_numpy(scene.points).float(), torch.from_numpy(scene.colors)
             metadata |= {
-                "camera_ids": torch.from_numpy(scene.camera_ids[photo_ids]),
+                "camera_ids": torch.from_numpy(scene.camera_ids[image_ids]),
                 "num_cameras": len(scene.cameras),
                 "track_points": points,
                 "track_colors": colors,
-                "observations": training_observations(scene, photo_ids),
+                "observations": training_observations(scene, image_ids),
                 "points3D_xyz": points,
                 "points3D_rgb": colors,
             }
         return DataparserOutputs(
-            image_filenames=[photo.path for photo in photos],
+            image_filenames=[image.path for image in images],
             cameras=cameras,
             metadata=metadata,
         )
 
 
-def training_cameras(scene: SparseScene, photo_ids: NDArray[np.int64], max_image_size: int | None) -> Cameras:
-    """Nerfstudio's cameras of some photographs, at training resolution.
+def training_cameras(
+    scene: Reconstruction, image_ids: NDArray[np.int64], max_image_size: int | None
+) -> Cameras:
+    """Nerfstudio's cameras of some images, at training resolution.
 
     Args:
         scene: The reconstruction.
-        photo_ids: Which photographs. (V,).
+        image_ids: Which images. (V,).
         max_image_size: Longer side of the training images; None for the full resolution.
 
     Returns:
-        V cameras; the metadata `photo_id` (V, 1) are the indices in the scene.
+        V cameras; the metadata `image_id` (V, 1) are the indices in the scene.
     """
-    full = scene.photo_sizes[photo_ids]
+    full = scene.image_sizes[image_ids]
     longer = full.max(axis=1, keepdims=True)
     shrink = 1.0 if max_image_size is None else np.minimum(1.0, max_image_size / longer)
     sizes = np.maximum(1, np.rint(full * shrink)).astype(np.int64)
     scale = sizes / full  # of x and of y: the sizes are whole numbers
-    focals = torch.from_numpy(scene.focals()[photo_ids, None] * scale).float()
-    centers = torch.from_numpy(scene.principal_points()[photo_ids] * scale).float()
+    focals = torch.from_numpy(scene.focals()[image_ids, None] * scale).float()
+    centers = torch.from_numpy(scene.principal_points()[image_ids] * scale).float()
     return Cameras(
-        camera_to_worlds=switch_axes(torch.from_numpy(scene.T_world_camera[photo_ids])).float()[:, :3],
+        camera_to_worlds=switch_axes(torch.from_numpy(scene.T_world_camera[image_ids])).float()[:, :3],
         fx=focals[:, 0],
         fy=focals[:, 1],
         cx=centers[:, 0],
         cy=centers[:, 1],
         width=torch.from_numpy(sizes[:, 0]),
         height=torch.from_numpy(sizes[:, 1]),
-        metadata={"photo_id": torch.from_numpy(photo_ids)[:, None]},
+        metadata={"image_id": torch.from_numpy(image_ids)[:, None]},
     )
 
 
-def training_observations(scene: SparseScene, photo_ids: NDArray[np.int64]) -> TrackObservations:
+def training_observations(scene: Reconstruction, image_ids: NDArray[np.int64]) -> TrackObservations:
     """The observations of the track points, by training view and relative to the principal point.
 
     Args:
         scene: The reconstruction.
-        photo_ids: Photographs of the training views. (V,).
+        image_ids: Images of the training views. (V,).
     """
-    view_of_photo = np.full(len(scene.photo_names), -1)
-    view_of_photo[photo_ids] = np.arange(len(photo_ids))
+    view_of_image = np.full(len(scene.image_names), -1)
+    view_of_image[image_ids] = np.arange(len(image_ids))
     observations = scene.observations
-    centers = scene.principal_points()[observations.photo_ids]
+    centers = scene.principal_points()[observations.image_ids]
     return TrackObservations(
         point_ids=torch.from_numpy(observations.point_ids),
-        view_ids=torch.from_numpy(view_of_photo[observations.photo_ids]),
+        view_ids=torch.from_numpy(view_of_image[observations.image_ids]),
         xy=torch.from_numpy(observations.xy - centers).float(),
         sigma=torch.from_numpy(scene.noise).float(),
     )

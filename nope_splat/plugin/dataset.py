@@ -1,4 +1,4 @@
-"""Photographs at training resolution, read as the matcher reads them."""
+"""Images at training resolution, read as the matcher reads them."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from numpy.typing import NDArray
 
 from nope_splat.geometry.camera import SharedPinhole
-from nope_splat.io.images import Photo
-from nope_splat.io.undistortion import read_undistorted_mask, read_undistorted_photo
+from nope_splat.io.images import ImageFile
+from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
 
 
 class NopeDataset(InputDataset):
     """nerfstudio's dataset with our reader: upright, of every format, and without the lens's distortion.
 
-    The dataparser provides the `photos` and their `lenses`, the cameras with the distortion to take out, in
+    The dataparser provides the `images` and their `lenses`, the cameras with the distortion to take out, in
     its metadata.
     """
 
     def get_numpy_image(self, image_idx: int) -> NDArray[np.uint8]:
-        """Read a photograph at the size of its camera. (H, W, 3 or 4).
+        """Read an image at the size of its camera. (H, W, 3 or 4).
 
         Args:
             image_idx: Index in this dataset.
         """
-        return read_undistorted_photo(self._photo(image_idx), self._size(image_idx), self._lens(image_idx))
+        return read_undistorted_image(self._image(image_idx), self._size(image_idx), self._lens(image_idx))
 
     def get_metadata(self, data: dict) -> dict:
-        """Read which pixels of a photograph are used, unless all are. `mask`: (H, W, 1), bool.
+        """Read which pixels of an image are used, unless all are. `mask`: (H, W, 1), bool.
 
         Args:
             data: What has been read so far.
         """
         index = data["image_idx"]
-        mask = read_undistorted_mask(self._photo(index), self._size(index), self._lens(index))
+        mask = read_undistorted_mask(self._image(index), self._size(index), self._lens(index))
         return {} if mask is None else {"mask": torch.from_numpy(mask)[..., None]}
 
     def _lens(self, index: int) -> SharedPinhole:
         return self._dataparser_outputs.metadata["lenses"][index]
 
-    def _photo(self, index: int) -> Photo:
-        return self._dataparser_outputs.metadata["photos"][index]
+    def _image(self, index: int) -> ImageFile:
+        return self._dataparser_outputs.metadata["images"][index]
 
     def _size(self, index: int) -> tuple[int, int]:
         return int(self.cameras.width[index]), int(self.cameras.height[index])

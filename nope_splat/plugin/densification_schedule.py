@@ -15,7 +15,7 @@ def densification(
     Args:
         config: Thresholds, and times as shares of the training.
         num_iterations: Length of the training.
-        num_views: Number of training photographs.
+        num_views: Number of training images.
         num_pixels: Number of all their pixels that no mask leaves out.
         num_fixed: How many Gaussians at the start of the rendering are never split, pruned or reset.
     """

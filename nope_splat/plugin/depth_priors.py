@@ -1,4 +1,4 @@
-"""Depth maps of the training photographs, fitted to the track points that these show."""
+"""Depth maps of the training images, fitted to the track points that these show."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from nope_splat.depth import DepthMap, ScaleShift, fit_scale_shift
 from nope_splat.geometry.camera import SharedPinhole
-from nope_splat.io.images import Photo
-from nope_splat.io.undistortion import read_undistorted_mask, read_undistorted_photo
-from nope_splat.sfm import SparseScene
+from nope_splat.io.images import ImageFile
+from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
+from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import say
 
 MAX_SIZE = 518
@@ -23,7 +23,7 @@ MAX_SIZE = 518
 POOR_FIT = 0.25
 """Relative error of depth maps from which they are hardly what they are said to be."""
 NEIGHBORS = 4
-"""Photographs with most matches that a photograph is compared with, one at a time."""
+"""Images with most matches that an image is compared with, one at a time."""
 
 
 class DepthPrior(NamedTuple):
@@ -31,8 +31,8 @@ class DepthPrior(NamedTuple):
 
     values: Tensor
     """Depth in world units, or inverse depth; NaN where unknown or masked out. (H, W)."""
-    photo: Tensor
-    """The photograph at the same resolution. (H, W, 3), uint8."""
+    image: Tensor
+    """The image at the same resolution. (H, W, 3), uint8."""
     used: Tensor
     """Pixels that no mask hides. (H, W), bool."""
     pixels: Tensor
@@ -59,71 +59,69 @@ class DepthPriors:
 
 
 def make_depth_priors(
-    scene: SparseScene,
-    photographed: SparseScene,
-    photo_ids: NDArray[np.int64],
-    photos: Sequence[Photo],
+    scene: Reconstruction,
+    distorted: Reconstruction,
+    image_ids: NDArray[np.int64],
+    images: Sequence[ImageFile],
     maps: Mapping[int, DepthMap],
 ) -> DepthPriors:
     """Fit depth maps to the track points of a reconstruction.
 
     Args:
-        scene: The reconstruction, of photographs without distortion or, where it is learned, with.
-        photographed: The same, of the photographs as they are.
-        photo_ids: Photographs of the training views. (V,).
-        photos: These photographs.
-        maps: Their depth maps by the indices in `photo_ids`, all of one kind; some may be missing.
+        scene: The reconstruction, of images without distortion or, where it is learned, with.
+        distorted: The same, of the images as they are.
+        image_ids: Images of the training views. (V,).
+        images: These images.
+        maps: Their depth maps by the indices in `image_ids`, all of one kind; some may be missing.
 
     Returns:
         The priors, in the world's units.
     """
-    in_camera, seen = photographed.in_camera(photographed.observations), photographed.observations
+    in_camera, seen = distorted.in_camera(distorted.observations), distorted.observations
     views, noise = {}, []
-    for view, (photo_id, photo) in enumerate(zip(photo_ids.tolist(), photos, strict=True)):
-        if photo_id not in maps:
+    for view, (image_id, image) in enumerate(zip(image_ids.tolist(), images, strict=True)):
+        if image_id not in maps:
             continue
-        depth_map = maps[photo_id]
-        mine = seen.photo_ids == photo_id
+        depth_map = maps[image_id]
+        mine = seen.image_ids == image_id
         fit = fit_scale_shift(depth_map.sample(seen.xy[mine]), in_camera[mine, 2], depth_map.kind)
         if fit is None:
-            say(f"The depth map of {photo.name} does not fit its track points and is left out.")
+            say(f"The depth map of {image.name} does not fit its track points and is left out.")
             continue
         noise.append(fit.noise)
-        views[view] = _prior(
-            scene.camera_of(photo_id), photographed.camera_of(photo_id), photo, depth_map, fit
-        )
+        views[view] = _prior(scene.camera_of(image_id), distorted.camera_of(image_id), image, depth_map, fit)
     if noise:
         doubt = " Is depth.kind that of these maps?" if np.median(noise) > POOR_FIT else ""
         error = f"{100 * np.median(noise):.1f} %"
-        say(f"Depth maps fit the track points of {len(views)} photographs to {error}.{doubt}")
-    view_of_photo = {int(photo_ids[view]): view for view in views}
+        say(f"Depth maps fit the track points of {len(views)} photos to {error}.{doubt}")
+    view_of_image = {int(image_ids[view]): view for view in views}
     partners: dict[int, list[int]] = {view: [] for view in views}
     for edge in np.argsort(-scene.graph.weights, kind="stable"):
         one, other = scene.graph.edges[edge].tolist()
-        if one in view_of_photo and other in view_of_photo:
-            partners[view_of_photo[one]].append(view_of_photo[other])
-            partners[view_of_photo[other]].append(view_of_photo[one])
+        if one in view_of_image and other in view_of_image:
+            partners[view_of_image[one]].append(view_of_image[other])
+            partners[view_of_image[other]].append(view_of_image[one])
     neighbors = {view: tuple(others[:NEIGHBORS]) for view, others in partners.items()}
     return DepthPriors(views, any(each.kind == "disparity" for each in maps.values()), neighbors)
 
 
 def _prior(
-    camera: SharedPinhole, lens: SharedPinhole, photo: Photo, depth_map: DepthMap, fit: ScaleShift
+    camera: SharedPinhole, lens: SharedPinhole, image: ImageFile, depth_map: DepthMap, fit: ScaleShift
 ) -> DepthPrior:
-    """The prior of one photograph; `lens` has the distortion that `camera` may lack."""
-    full = np.array([photo.width, photo.height])
-    shrink = min(1.0, MAX_SIZE / max(photo.width, photo.height))
-    width, height = (max(1, round(side * shrink)) for side in (photo.width, photo.height))
+    """The prior of one image; `lens` has the distortion that `camera` may lack."""
+    full = np.array([image.width, image.height])
+    shrink = min(1.0, MAX_SIZE / max(image.width, image.height))
+    width, height = (max(1, round(side * shrink)) for side in (image.width, image.height))
     pixels = np.array([width, height]) / full
     grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     values = depth_map.sample(lens.project(camera.unproject(grid / pixels, full), full))
     lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # or none to take out
-    used = read_undistorted_mask(photo, (width, height), lens)
+    used = read_undistorted_mask(image, (width, height), lens)
     used = np.ones((height, width), bool) if used is None else used
     values[~used] = np.nan
     return DepthPrior(
         torch.from_numpy(fit.scale * values + fit.shift).float(),
-        torch.from_numpy(np.array(read_undistorted_photo(photo, (width, height), lens)[..., :3])),
+        torch.from_numpy(np.array(read_undistorted_image(image, (width, height), lens)[..., :3])),
         torch.from_numpy(used),
         torch.from_numpy(pixels).float(),
         torch.from_numpy(camera.principal_points(full) * pixels).float(),

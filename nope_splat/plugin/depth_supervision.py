@@ -1,4 +1,4 @@
-"""What depth maps of single photographs say to a model in training."""
+"""What depth maps of single images say to a model in training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.functional import grid_sample, interpolate
 
 from nope_splat.plugin.depth_priors import DepthPriors
 from nope_splat.splatting.depth_losses import (
-    PhotoView,
+    ImageView,
     chamfer_loss,
     corrected_depth,
     depth_consistency_loss,
@@ -19,7 +19,7 @@ from nope_splat.splatting.depth_losses import (
 from nope_splat.splatting.lens import Lens
 
 SAMPLES = 1024
-"""Pixels of each photograph that are compared with a neighbor's."""
+"""Pixels of each image that are compared with a neighbor's."""
 
 
 class DepthSupervision(nn.Module):
@@ -63,7 +63,7 @@ class DepthSupervision(nn.Module):
             outputs: What the model rendered: `accumulation` (H, W, 1) and, where its weight is not zero,
                 `depth` (H, W, 1).
             T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
-            focals: Focal lengths of these in pixels of the full-resolution photographs. (V,).
+            focals: Focal lengths of these in pixels of the full-resolution images. (V,).
             lens: Their learned lenses, if any. (V, 2) each.
         """
         if self.priors is None or view not in self.priors.views:
@@ -101,13 +101,13 @@ class DepthSupervision(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Chamfer distance and surface loss between random pixels of two views.
 
-        Only what lies within the used part of the other photograph is compared: neighbors among unordered
-        photographs overlap in part.
+        Only what lies within the used part of the other image is compared: neighbors among unordered
+        images overlap in part.
         """
         clouds, colors, cameras = [], [], []
         for one in pair:
             prior = priors.views[one]
-            camera = PhotoView(T_camera_world[one], focals[one] * prior.pixels, prior.center)
+            camera = ImageView(T_camera_world[one], focals[one] * prior.pixels, prior.center)
             if lens is not None:
                 center = prior.center + lens.shift[one] * prior.pixels
                 camera = camera._replace(center=center, radial=lens.radial[one])
@@ -118,16 +118,16 @@ class DepthSupervision(nn.Module):
             index, depth = index[known], depth[known]
             xy = torch.stack([index % width, index // width], -1) + 0.5
             clouds.append(camera.lift(xy.to(depth), depth))
-            colors.append(prior.photo.flatten(0, 1)[index].to(depth) / 255)
+            colors.append(prior.image.flatten(0, 1)[index].to(depth) / 255)
             cameras.append(camera)
         common, surface = [], []
         for one, other in ((0, 1), (1, 0)):
             prior = priors.views[pair[other]]
-            photo = prior.photo.to(colors[one]) / 255
+            image = prior.image.to(colors[one]) / 255
             xy, depth = cameras[other].project(clouds[one])
-            place = (2 * xy / xy.new_tensor(photo.shape[1::-1]) - 1)[None, None]
+            place = (2 * xy / xy.new_tensor(image.shape[1::-1]) - 1)[None, None]
             shown = grid_sample(prior.used.to(xy)[None, None], place, align_corners=False)[0, 0, 0]
             inside = (shown > 0.999) & (depth > 0)
             common.append(clouds[one][inside])
-            surface.append(surface_loss(colors[one][inside], photo, xy[inside]))
+            surface.append(surface_loss(colors[one][inside], image, xy[inside]))
         return chamfer_loss(*common), (surface[0] + surface[1]) / 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.splatting.rasterizer.cuda_kernels import MissingKernelsError, prepare_kernels
 from nope_splat.utils.device_defaults import Device
 from nope_splat.utils.progress import say
@@ -36,17 +36,17 @@ def require_device(device: str) -> None:
         device: Of `machine.device_type`.
 
     Raises:
-        UserError: If there is no GPU, or gsplat has no kernels for it.
+        NopeSplatError: If there is no GPU, or gsplat has no kernels for it.
     """
     if device == "cpu":
         return
     if device != "cuda":
-        raise UserError(f"machine.device-type is {device}, which has no rasterizer; choose cpu or cuda")
+        raise NopeSplatError(f"machine.device-type is {device}, which has no rasterizer; choose cpu or cuda")
     if not torch.cuda.is_available():
-        raise UserError("machine.device-type is cuda, but torch finds no GPU here; choose cpu")
+        raise NopeSplatError("machine.device-type is cuda, but torch finds no GPU here; choose cpu")
     reason = missing_kernels()
     if reason is not None:
-        raise UserError(f"{reason}; or train with --machine.device-type cpu")
+        raise NopeSplatError(f"{reason}; or train with --machine.device-type cpu")
 
 
 def missing_kernels() -> str | None:

@@ -1,6 +1,6 @@
-"""Poses of held-out photographs in a scene whose cameras have been optimized.
+"""Poses of held-out images in a scene whose cameras have been optimized.
 
-Training moves the world under the held-out photographs, so their poses must follow before a comparison says
+Training moves the world under the held-out images, so their poses must follow before a comparison says
 anything. They are registered against the track points and then refined on the rendering, with everything else
 frozen: nothing that is evaluated ever sees them.
 """
@@ -17,8 +17,8 @@ from nope_splat.geometry.axes import switch_axes
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.plugin.camera_optimizer import intrinsic_matrices, radial_terms, world_to_camera
 from nope_splat.refinement.photometric import RenderedView, usable_pixels
-from nope_splat.refinement.single_pose import Sightings, minimize
-from nope_splat.sfm import SparseScene
+from nope_splat.refinement.single_pose import Correspondences2d3d, minimize
+from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.registration.resection import resect
 from nope_splat.splatting.gaussians import Gaussians
 from nope_splat.splatting.lens import Rendering, through_lens
@@ -49,13 +49,13 @@ class SplatModel(Protocol):
 
 
 def resect_held_out(
-    scene: SparseScene, photo: int, points: Tensor, camera: SharedPinhole
-) -> tuple[Tensor, Sightings] | None:
-    """Register a held-out photograph against the points as they are now.
+    scene: Reconstruction, image_id: int, points: Tensor, camera: SharedPinhole
+) -> tuple[Tensor, Correspondences2d3d] | None:
+    """Register a held-out image against the points as they are now.
 
     Args:
-        scene: The reconstruction, with the correspondences of the photograph.
-        photo: Index of the photograph in the scene.
+        scene: The reconstruction, with the correspondences of the image.
+        image_id: Index of the image in the scene.
         points: Optimized track points. (P, 3).
         camera: Its camera, with what has been optimized.
 
@@ -63,36 +63,36 @@ def resect_held_out(
         Camera-to-world transform, OpenGL axes (3, 4), and the points that agree with it; None if too few
         points agree with any.
     """
-    mine = scene.resections.photo_ids == photo
-    width, height = scene.photo_sizes[photo]
+    mine = scene.resections.image_ids == image_id
+    width, height = scene.image_sizes[image_id]
     xy = scene.resections.xy[mine]
     seen = points.detach().double().cpu()[torch.from_numpy(scene.resections.point_ids[mine])]
     resection = resect(xy, seen.numpy(), camera, (int(width), int(height)))
     if resection is None:
         return None
-    plane = torch.from_numpy(camera.unproject(xy, scene.photo_sizes[photo])[:, :2])
+    plane = torch.from_numpy(camera.unproject(xy, scene.image_sizes[image_id])[:, :2])
     inliers = torch.from_numpy(resection.inliers)
-    sightings = Sightings(seen[inliers].to(points.device), plane[inliers].to(points.device))
+    sightings = Correspondences2d3d(seen[inliers].to(points.device), plane[inliers].to(points.device))
     return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3], sightings
 
 
 def refine_pose(
     model: SplatModel,
     camera: Cameras,
-    photo: Tensor,
+    image: Tensor,
     mask: Tensor | None,
     max_steps: int,
-    sightings: Sightings | None = None,
+    sightings: Correspondences2d3d | None = None,
 ) -> Tensor:
-    """Refine the pose of one camera on its photograph; the model is frozen.
+    """Refine the pose of one camera on its image; the model is frozen.
 
     Args:
         model: The trained model; neither its state nor its mode changes.
-        camera: The camera, at the resolution of the photograph, near its true pose. One.
-        photo: The photograph. (H, W, 3), in [0, 1].
-        mask: True where the photograph counts. (H, W, 1), bool.
+        camera: The camera, at the resolution of the image, near its true pose. One.
+        image: The image. (H, W, 3), in [0, 1].
+        mask: True where the image counts. (H, W, 1), bool.
         max_steps: Most steps at each of three resolutions.
-        sightings: Track points that the photograph shows, if any are known.
+        sightings: Track points that the image shows, if any are known.
 
     Returns:
         Camera-to-world transform, OpenGL axes. (3, 4).
@@ -100,10 +100,10 @@ def refine_pose(
     gaussians, K = model.gaussians().detach(), intrinsic_matrices(camera)[0]
 
     def look(T_camera_world: Tensor) -> RenderedView:
-        rendered, depth, opacity, _ = render_photo(model, gaussians, camera, T_camera_world.float()[None])
+        rendered, depth, opacity, _ = render_image(model, gaussians, camera, T_camera_world.float()[None])
         used = usable_pixels(depth[..., 0], opacity[..., 0], None if mask is None else mask[..., 0])
         # The gradient beside a mask must not feel what it hides.
-        seen = photo if mask is None else torch.where(mask, photo, rendered)
+        seen = image if mask is None else torch.where(mask, image, rendered)
         intrinsics = K.diagonal()[:2], K[:2, 2], radial_terms(camera)
         return RenderedView(rendered, seen, depth[..., 0], used, *intrinsics)
 
@@ -112,10 +112,10 @@ def refine_pose(
     return switch_axes(torch.linalg.inv(pose)).float()[:3]
 
 
-def render_photo(
+def render_image(
     model: SplatModel, gaussians: Gaussians, camera: Cameras, T_camera_world: Tensor
 ) -> Rendering:
-    """Render what a photograph shows, with depth and on the color behind the Gaussians.
+    """Render what an image shows, with depth and on the color behind the Gaussians.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""Renderings of the held-out photographs at their aligned poses."""
+"""Renderings of the held-out images at their aligned poses."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from nope_splat.plugin.model import NopeSplatModel
 
 
 class HeldOutView(NamedTuple):
-    """A held-out photograph and what the model makes of it."""
+    """A held-out image and what the model makes of it."""
 
-    photo_id: int
+    image_id: int
     """Index in the scene."""
-    photo: Tensor
-    """The photograph. (H, W, 3), in [0, 1]."""
+    image: Tensor
+    """The image. (H, W, 3), in [0, 1]."""
     rendered: Tensor
     """The rendering. (H, W, 3), in [0, 1]."""
     mask: Tensor | None
-    """True where the photograph counts. (H, W, 1), bool."""
+    """True where the image counts. (H, W, 1), bool."""
 
 
 @torch.no_grad()
 def held_out_views(model: NopeSplatModel, data: NopeDataManager) -> Iterator[HeldOutView]:
-    """Render the registered held-out photographs.
+    """Render the registered held-out images.
 
     Args:
         model: Its mode is kept.
-        data: With the aligned poses of the photographs.
+        data: With the aligned poses of the images.
 
     Yields:
         One after the other, in the order of the scene.
@@ -39,10 +39,10 @@ def held_out_views(model: NopeSplatModel, data: NopeDataManager) -> Iterator[Hel
     was_training = model.training
     model.eval()
     try:
-        for index, photo_id in enumerate(data.dataparser.photo_ids("eval").tolist()):
+        for index, image_id in enumerate(data.dataparser.image_ids("eval").tolist()):
             camera = data.eval_dataset.cameras[index : index + 1].to(model.device)
             outputs = model.get_outputs_for_camera(camera)
-            photo, mask = model.photo(data.cached_eval[index], outputs["background"])
-            yield HeldOutView(photo_id, photo, outputs["rgb"], mask)
+            image, mask = model.image(data.cached_eval[index], outputs["background"])
+            yield HeldOutView(image_id, image, outputs["rgb"], mask)
     finally:
         model.train(was_training)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nope_splat.geometry.camera import SharedPinhole
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.state import CORNER_SIGMA, OFFSET_SIGMA
 from nope_splat.splatting.lens import Lens
 
@@ -18,9 +18,9 @@ from nope_splat.splatting.lens import Lens
 class LearnedLens(nn.Module):
     """Lenses of K cameras, counted from the reconstruction's.
 
-    Both parameters move the corners of photographs about as far as the logarithm of the focal length does, so
+    Both parameters move the corners of images about as far as the logarithm of the focal length does, so
     that gradient steps of one length suit all: principal points are in focal lengths, radial terms in shares
-    by which they move the corner. The principal point of a camera stays where the photographs are portrait
+    by which they move the corner. The principal point of a camera stays where the images are portrait
     and landscape, since it turns with the camera.
 
     Args:
@@ -56,16 +56,16 @@ class LearnedLens(nn.Module):
         self.register_buffer("size", torch.ones_like(pairs))
         self.register_buffer("one_orientation", torch.ones_like(pairs[:, :1], dtype=torch.bool))
 
-    def set_base(self, scene: SparseScene) -> None:
+    def set_base(self, scene: Reconstruction) -> None:
         """Start from the lenses of the reconstruction.
 
         Args:
-            scene: The reconstruction of the photographs as they are. Where these do not show the focal
+            scene: The reconstruction of the images as they are. Where these do not show the focal
                 length, they do not show the principal point either, and it stays.
         """
-        self.learns["principal_point"] &= not scene.focal_held
+        self.learns["principal_point"] &= not scene.focal_fixed
         for number, camera in enumerate(scene.cameras):
-            sizes = np.unique(scene.photo_sizes[scene.camera_ids == number], axis=0)
+            sizes = np.unique(scene.image_sizes[scene.camera_ids == number], axis=0)
             self.focal[number] = camera.focal
             self.offset[number] = self.offset.new_tensor(camera.offset)
             self.radial[number] = self.radial.new_tensor(camera.radial)

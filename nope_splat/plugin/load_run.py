@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.checkpoints import last_checkpoint, load_checkpoint
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.safe_config import read_config
 from nope_splat.plugin.trainer import NopeTrainerConfig
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ def open_run(config: Path) -> Run:
         The run, at its last checkpoint.
 
     Raises:
-        UserError: If there is no such run, no whole checkpoint in it, or another method made it.
+        NopeSplatError: If there is no such run, no whole checkpoint in it, or another method made it.
     """
     loaded = read_config(config)
     checkpoint = last_checkpoint(config.parent / "nerfstudio_models")
     if not isinstance(loaded, NopeTrainerConfig):
-        raise UserError(f"{config} is a training of {loaded.method_name}, not of nope-splat")
+        raise NopeSplatError(f"{config} is a training of {loaded.method_name}, not of nope-splat")
     device = "cuda" if torch.cuda.is_available() else "cpu"  # the pipeline checks whether a GPU can be used
     pipeline = loaded.pipeline.setup(device=device, test_mode="inference")
     assert isinstance(pipeline, NopePipeline)
@@ -58,28 +58,28 @@ def open_run(config: Path) -> Run:
 
 
 @torch.no_grad()
-def optimized_scene(pipeline: NopePipeline) -> SparseScene:
+def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
     """The reconstruction with the cameras and track points that training made of it.
 
     Args:
         pipeline: A trained pipeline.
 
     Returns:
-        The scene; held-out photographs have their aligned poses.
+        The scene; held-out images have their aligned poses.
 
     Raises:
-        UserError: If the reconstruction in the cache is not the one that was trained on.
+        NopeSplatError: If the reconstruction in the cache is not the one that was trained on.
     """
     model, dataparser = pipeline.model, pipeline.datamanager.dataparser
-    scene, points = dataparser.photographed_scene, model.track_positions().double().numpy(force=True)
+    scene, points = dataparser.distorted_scene, model.track_positions().double().numpy(force=True)
     if not pipeline.same_scene:
-        raise UserError(
+        raise NopeSplatError(
             f"the reconstruction of {dataparser.config.data} is not that of the checkpoint;"
             " restore its settings and cache, or train anew"
         )
     T_world_camera = scene.T_world_camera.copy()
     for split, poses in (("train", model.camera_optimizer.poses()), ("eval", pipeline.eval_poses)):
-        T_world_camera[dataparser.photo_ids(split), :3] = _orthonormal(
+        T_world_camera[dataparser.image_ids(split), :3] = _orthonormal(
             switch_axes(poses).double().numpy(force=True)
         )
     cameras = model.camera_optimizer.cameras(scene.cameras)

@@ -267,11 +267,11 @@ class NopeSplatModel(SplatParameters):
 
         Args:
             outputs: What `get_outputs` rendered.
-            batch: The photograph and perhaps its mask.
+            batch: The image and perhaps its mask.
             metrics_dict: Not used.
         """
-        photo, mask = self.photo(batch, outputs["background"])
-        losses = {"photometric": photometric_loss(outputs["rgb"], photo, self.config.ssim_lambda, mask)}
+        image, mask = self.image(batch, outputs["background"])
+        losses = {"photometric": photometric_loss(outputs["rgb"], image, self.config.ssim_lambda, mask)}
         if self.training:
             losses |= self._track_losses()
             if self.depth_supervision is not None:
@@ -314,11 +314,11 @@ class NopeSplatModel(SplatParameters):
 
         Args:
             outputs: What `get_outputs` rendered.
-            batch: The photograph and perhaps its mask.
+            batch: The image and perhaps its mask.
         """
-        photo, mask = self.photo(batch, outputs["background"])
+        image, mask = self.image(batch, outputs["background"])
         metrics = {
-            "psnr": self.image_metrics.psnr(outputs["rgb"].detach(), photo, mask),
+            "psnr": self.image_metrics.psnr(outputs["rgb"].detach(), image, mask),
             "gaussian_count": self.num_points,
         }
         self.camera_optimizer.get_metrics_dict(metrics)
@@ -327,30 +327,30 @@ class NopeSplatModel(SplatParameters):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR, SSIM and, where its weights can be had, LPIPS; photograph and rendering side by side.
+        """PSNR, SSIM and, where its weights can be had, LPIPS; image and rendering side by side.
 
         Args:
             outputs: What `get_outputs` rendered.
-            batch: The photograph and perhaps its mask.
+            batch: The image and perhaps its mask.
         """
-        photo, mask = self.photo(batch, outputs["background"])
-        images = {"img": torch.cat([photo, outputs["rgb"]], dim=1)}
-        return self.image_metrics(outputs["rgb"], photo, mask), images
+        image, mask = self.image(batch, outputs["background"])
+        images = {"img": torch.cat([image, outputs["rgb"]], dim=1)}
+        return self.image_metrics(outputs["rgb"], image, mask), images
 
-    def photo(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The photograph to compare a rendering with, at the current resolution.
+    def image(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The image to compare a rendering with, at the current resolution.
 
         Args:
             batch: From the data manager.
-            background: Color behind photographs with an alpha channel. (3,) or (H, W, 3).
+            background: Color behind images with an alpha channel. (3,) or (H, W, 3).
 
         Returns:
-            The photograph (H, W, 3), and its mask (H, W, 1), if it has one.
+            The image (H, W, 3), and its mask (H, W, 1), if it has one.
         """
-        photo = self.composite_with_background(self.get_gt_img(batch["image"]), background)
+        image = self.composite_with_background(self.get_gt_img(batch["image"]), background)
         mask = batch.get("mask")
         if mask is not None:
             factor = self._get_downscale_factor()
             mask = mask.to(self.device)
             mask = mask if factor == 1 else resize_image(mask, factor) > 0.999
-        return photo, mask
+        return image, mask

@@ -25,15 +25,15 @@ class NopeSplatModelOptions(ModelConfig):
     ssim_lambda: Annotated[float, SHARE] = 0.2
     """Share of the structural term in the photometric loss."""
     track_2d_weight: Annotated[float, NOT_NEGATIVE] = 0.1
-    """Weight of the reprojection error of the track points, in pixels of the full-resolution photographs.
+    """Weight of the reprojection error of the track points, in pixels of the full-resolution images.
 
     This and the next weight are for cameras that Adam moves and for tied track points; joint adjustments
     weight the reprojection error themselves."""
     track_3d_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the backprojection error of the observations, in pixels at median depth."""
     depth_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the difference between rendered depth and the depth map of the photograph (NoPe-NeRF), at
-    median depth in world units: for few photographs, or little texture. The scale and shift of each map are
+    """Weight of the difference between rendered depth and the depth map of the image (NoPe-NeRF), at
+    median depth in world units: for few images, or little texture. The scale and shift of each map are
     fitted to the track points and then learned.
 
     Any depth weight asks for depth maps: from a network (see datamanager.dataparser.depth.model for what it
@@ -41,11 +41,11 @@ class NopeSplatModelOptions(ModelConfig):
     the next two, scales and shifts. Cameras follow all three where Adam moves them (camera-optimizer.method
     adam); joint adjustments know nothing of depth maps."""
     chamfer_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the Chamfer distance between the clouds that the depth maps of neighboring photographs make,
+    """Weight of the Chamfer distance between the clouds that the depth maps of neighboring images make,
     in world units (NoPe-NeRF): it brings maps and cameras into line. Needs depth maps, as depth-weight does.
     With joint adjustments it moves scales and shifts alone."""
     surface_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the color difference between a photograph and where a neighbor shows the surface of its
+    """Weight of the color difference between an image and where a neighbor shows the surface of its
     depth map (NoPe-NeRF): it does so by colors. Needs depth maps, as depth-weight does. With joint
     adjustments it moves scales and shifts alone."""
     scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
@@ -63,7 +63,7 @@ class NopeSplatModelOptions(ModelConfig):
     resolution_interval: Annotated[float, POSITIVE] = 0.1
     """Share of the training after which the resolution doubles."""
     max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
-    """Densification stops at this number of Gaussians, or at what the photographs can determine: one for
+    """Densification stops at this number of Gaussians, or at what the images can determine: one for
     about 20 pixels of all training images together, without those that are masked. "auto" is 3 000 000 on a
     GPU and 60 000 on a CPU."""
     densify_start: Annotated[float, NOT_NEGATIVE] = 0.017
@@ -96,5 +96,5 @@ class NopeSplatModelOptions(ModelConfig):
     is 0.1 on a GPU and 0 on a CPU."""
 
     def depth_weights(self) -> tuple[float, float, float]:
-        """Weights of the losses that need the depth maps of the photographs."""
+        """Weights of the losses that need the depth maps of the images."""
         return self.depth_weight, self.chamfer_weight, self.surface_weight

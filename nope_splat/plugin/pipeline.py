@@ -1,4 +1,4 @@
-"""The pipeline: optimized cameras in checkpoints, and evaluation on held-out photographs."""
+"""The pipeline: optimized cameras in checkpoints, and evaluation on held-out images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nerfstudio.engine.callbacks import (
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.camera_adjustment import adjust_cameras, has_few_tracks
 from nope_splat.plugin.checkpoints import fitting, require_same_names
 from nope_splat.plugin.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
@@ -33,7 +33,7 @@ from nope_splat.utils.progress import say, track
 from nope_splat.utils.ranges import NOT_NEGATIVE
 
 MEASURES = ("psnr", "ssim", "lpips")
-"""What evaluation tells of the held-out photographs."""
+"""What evaluation tells of the held-out images."""
 
 
 @dataclass
@@ -46,12 +46,12 @@ class NopePipelineConfig(VanillaPipelineConfig):
     model: NopeSplatModelConfig = field(default_factory=NopeSplatModelConfig)
     """The model."""
     alignment_steps: Annotated[int, NOT_NEGATIVE] = 10
-    """Most steps, at each of three resolutions, that refine the pose of a held-out photograph before it is
+    """Most steps, at each of three resolutions, that refine the pose of a held-out image before it is
     compared."""
 
 
 class NopePipeline(VanillaPipeline):
-    """Joins data and model, and keeps the poses of the held-out photographs up to date.
+    """Joins data and model, and keeps the poses of the held-out images up to date.
 
     These poses belong to one state of the model: they are aligned again when that has changed, and stored in
     checkpoints, so that evaluation, viewer, rendering and export agree.
@@ -80,7 +80,7 @@ class NopePipeline(VanillaPipeline):
         dataparser.depth_priors = any(config.model.depth_weights())
         dataparser.keep_distortion = learned.learns_lens()
         if learned.optimize_distortion:
-            # A pinhole fitted to bent photographs has another focal length and principal point, and surfaces
+            # A pinhole fitted to bent images has another focal length and principal point, and surfaces
             # bent with it, by which renderings agree: from there training does not find back.
             dataparser.reconstruction = replace(dataparser.reconstruction, refine_radial_distortion=True)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
@@ -90,7 +90,7 @@ class NopePipeline(VanillaPipeline):
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
         scene, cameras = self.datamanager.dataparser.scene, self.model.camera_optimizer
         cameras.set_base(train_poses, torch.tensor([camera.focal for camera in scene.cameras], device=device))
-        if scene.focal_held:  # renderings do not show it any better
+        if scene.focal_fixed:  # renderings do not show it any better
             cameras.config.optimize_focal = False
         if cameras.learned_lens is not None:
             cameras.learned_lens.set_base(scene)
@@ -133,7 +133,7 @@ class NopePipeline(VanillaPipeline):
         """What the checkpoint was trained on, in plain containers."""
         scene = self.datamanager.dataparser.scene
         names = {
-            split: [scene.photo_names[i] for i in self.datamanager.dataparser.photo_ids(split)]
+            split: [scene.image_names[i] for i in self.datamanager.dataparser.image_ids(split)]
             for split in ("train", "eval")
         }
         return {
@@ -145,7 +145,7 @@ class NopePipeline(VanillaPipeline):
     def set_extra_state(self, state: Any) -> None:
         """Nothing to restore: `load_pipeline` has compared the state."""
 
-    def difference(self, state: dict[str, Any]) -> Literal["photographs", "reconstruction"] | None:
+    def difference(self, state: dict[str, Any]) -> Literal["images", "reconstruction"] | None:
         """What a checkpoint was trained on that is not at hand.
 
         Args:
@@ -156,7 +156,7 @@ class NopePipeline(VanillaPipeline):
         """
         saved, mine = state.get("_extra_state"), self.get_extra_state()
         if saved is None or any(saved[split] != mine[split] for split in ("train", "eval")):
-            return "photographs"
+            return "images"
         return None if saved == mine else "reconstruction"
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
@@ -167,18 +167,18 @@ class NopePipeline(VanillaPipeline):
             step: Iteration at which it was saved.
 
         Raises:
-            UserError: If the checkpoint was trained on other photographs or, to go on training, on another
+            NopeSplatError: If the checkpoint was trained on other images or, to go on training, on another
                 reconstruction, or is of another version or of other settings.
         """
         difference = self.difference(loaded_state)
-        if difference == "photographs":
-            raise UserError(
-                f"the photographs in {self.datamanager.get_datapath()} are not those of the checkpoint;"
+        if difference == "images":
+            raise NopeSplatError(
+                f"the photos in {self.datamanager.get_datapath()} are not those of the checkpoint;"
                 " put them back or train anew"
             )
         self.same_scene = difference is None
         if self.test_mode == "val" and not self.same_scene:
-            raise UserError(
+            raise NopeSplatError(
                 f"the reconstruction of {self.datamanager.get_datapath()} is not that of the checkpoint;"
                 " restore its settings and cache, or train anew"
             )
@@ -190,10 +190,10 @@ class NopePipeline(VanillaPipeline):
             self.align_held_out(step)
         self._show_cameras()
 
-    # Held-out photographs.
+    # Held-out images.
 
     def align_held_out(self, step: int) -> None:
-        """Register and refine the poses of all held-out photographs, unless that was done at this step.
+        """Register and refine the poses of all held-out images, unless that was done at this step.
 
         Args:
             step: Iteration that the state of the model belongs to.
@@ -201,35 +201,35 @@ class NopePipeline(VanillaPipeline):
         if self.aligned_step == step:
             return
         waiting = [index for index, aligned in enumerate(self._aligned_steps) if aligned != step]
-        for index in track(waiting, "Aligning held-out photographs"):
+        for index in track(waiting, "Aligning held-out photos"):
             self.align_view(index, step)
         self._show_cameras()
         self.aligned_step.fill_(step)
 
     def align_view(self, index: int, step: int) -> None:
-        """Register and refine the pose of one held-out photograph, unless that was done at this step.
+        """Register and refine the pose of one held-out image, unless that was done at this step.
 
         Args:
-            index: Number of the held-out photograph.
+            index: Number of the held-out image.
             step: Iteration that the state of the model belongs to.
         """
         if self._aligned_steps[index] == step:
             return
         model, datamanager = self.model, self.datamanager
-        photo_id = int(datamanager.dataparser.photo_ids("eval")[index])
+        image_id = int(datamanager.dataparser.image_ids("eval")[index])
         scene, background = datamanager.dataparser.scene, model.background_color.to(self.device)
-        intrinsics = model.camera_optimizer.cameras(scene.cameras)[scene.camera_ids[photo_id]]
+        intrinsics = model.camera_optimizer.cameras(scene.cameras)[scene.camera_ids[image_id]]
         was_training = model.training
         model.eval()
-        registered = resect_held_out(scene, photo_id, model.track_positions(), intrinsics)
+        registered = resect_held_out(scene, image_id, model.track_positions(), intrinsics)
         sightings = None
         if registered is not None:
             self.eval_poses[index], sightings = registered
         self._show_cameras()
         camera = datamanager.eval_dataset.cameras[index : index + 1].to(self.device)
-        photo, mask = model.photo(datamanager.cached_eval[index], background)
+        image, mask = model.image(datamanager.cached_eval[index], background)
         self.eval_poses[index] = refine_pose(
-            model, camera, photo, mask, self.config.alignment_steps, sightings
+            model, camera, image, mask, self.config.alignment_steps, sightings
         )
         model.train(was_training)
         self._show_cameras()
@@ -249,7 +249,7 @@ class NopePipeline(VanillaPipeline):
             self.config.datamanager.optimized_cameras = optimized
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict, dict]:
-        """Metrics and images of one held-out photograph, the only one that is aligned for them.
+        """Metrics and images of one held-out image, the only one that is aligned for them.
 
         Args:
             step: Iteration.
@@ -267,7 +267,7 @@ class NopePipeline(VanillaPipeline):
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, float]:
-        """Metrics of all held-out photographs, after alignment, and how many have no pose.
+        """Metrics of all held-out images, after alignment, and how many have no pose.
 
         Args:
             step: Iteration; None for that of the loaded checkpoint.
@@ -275,28 +275,28 @@ class NopePipeline(VanillaPipeline):
             get_std: Whether to add standard deviations.
 
         Raises:
-            UserError: If there is no held-out photograph to evaluate on.
+            NopeSplatError: If there is no held-out image to evaluate on.
         """
         if step is not None:
             self.align_held_out(step)
         unregistered = self.datamanager.dataparser.unregistered_held_out()
         count = len(self.datamanager.eval_dataset)
         if count == 0:
-            raise UserError(
+            raise NopeSplatError(
                 f"there is nothing to evaluate on, because {', '.join(unregistered)} could not be registered;"
-                " hold other photographs out with --pipeline.datamanager.dataparser.eval-interval"
+                " hold other photos out with --pipeline.datamanager.dataparser.eval-interval"
                 if unregistered
-                else "there is nothing to evaluate on, because no photograph was held out; train with"
-                " eval-mode interval and an eval-interval up to the number of photographs"
+                else "there is nothing to evaluate on, because no photo was held out; train with"
+                " eval-mode interval and an eval-interval up to the number of photos"
                 " (--pipeline.datamanager.dataparser.eval-mode, .eval-interval)"
             )
-        # One photograph has no standard deviation, and NaN is not JSON.
+        # One image has no standard deviation, and NaN is not JSON.
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std and count > 1)
         for name in unregistered:
             say(f"Not in the averages, because it could not be registered: {name}")
         if step is None:  # ns-eval, which tells no more than the name of its file
             told = ", ".join(f"{name.upper()} {metrics[name]:.3f}" for name in MEASURES if name in metrics)
-            say(f"Held-out photographs, mean of {count}: {told}.")
+            say(f"Held-out photos, mean of {count}: {told}.")
         return {**metrics, "held_out_unregistered": len(unregistered)}
 
 
@@ -308,11 +308,11 @@ def require_windows(cameras: Cameras, num_downscales: int) -> None:
         num_downscales: How many times their images are halved at first.
 
     Raises:
-        UserError: If a side is too short.
+        NopeSplatError: If a side is too short.
     """
     width, height = int(cameras.width.min()), int(cameras.height.min())
     if min(width, height) // 2**num_downscales < WINDOW:
-        raise UserError(
+        raise NopeSplatError(
             f"training images of {width} x {height} pixels, halved {num_downscales} times, have sides shorter"
             f" than the {WINDOW} pixels that the loss compares; raise max-image-size or lower num-downscales"
         )

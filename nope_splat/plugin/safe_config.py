@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 
 PACKAGES = frozenset({"nope_splat", "nerfstudio", "torch", "pathlib"})
 """Where the classes come from that configurations name."""
@@ -75,20 +75,22 @@ def read_config(path: Path) -> TrainerConfig:
         The configuration.
 
     Raises:
-        UserError: If the file is missing or holds anything else.
+        NopeSplatError: If the file is missing or holds anything else.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}; give the config.yml that ns-train wrote")
+        raise NopeSplatError(f"there is no file {path}; give the config.yml that ns-train wrote")
     try:
         # Nothing outside PACKAGES is made or called.
         config = yaml.load(path.read_text("utf8"), Loader=ConfigLoader)
     except Exception as error:  # a damaged file raises whatever its text leads to
         config = error
         if OTHER_VERSION in path.read_text("utf8", "replace"):
-            raise UserError(
+            raise NopeSplatError(
                 f"{path} was written by version 0.1 of nope-splat; open it with that version, or train again:"
                 " the cameras are in the cache beside it"
             ) from error
     if not isinstance(config, TrainerConfig):
-        raise UserError(f"{path} is not the configuration of a training; give the config.yml of ns-train")
+        raise NopeSplatError(
+            f"{path} is not the configuration of a training; give the config.yml of ns-train"
+        )
     return config

@@ -10,12 +10,12 @@ from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.plugin.datamanager import NopeDataManager
 from nope_splat.plugin.held_out_views import held_out_views
 from nope_splat.plugin.model import NopeSplatModel
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 
 Rows = dict[str, str]
 
 
-def reconstruction_rows(scene: SparseScene) -> Rows:
+def reconstruction_rows(scene: Reconstruction) -> Rows:
     """Outcome of a reconstruction.
 
     Args:
@@ -49,7 +49,7 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
 
     Args:
         model: After the training.
-        data: With the aligned poses of the held-out photographs.
+        data: With the aligned poses of the held-out images.
 
     Returns:
         What it is to what came out.
@@ -77,7 +77,7 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
             cameras["camera_translation_mean"], cameras["camera_translation_max"]
         )
     scores = [
-        model.image_metrics.psnr(view.rendered, view.photo, view.mask).item()
+        model.image_metrics.psnr(view.rendered, view.image, view.mask).item()
         for view in held_out_views(model, data)
     ]
     if scores:
@@ -113,7 +113,7 @@ def table(title: str, rows: Rows) -> Table:
     return laid_out
 
 
-def camera_name(scene: SparseScene, number: int) -> str:
+def camera_name(scene: Reconstruction, number: int) -> str:
     """What follows the name of one camera's intrinsics; nothing where there is only that camera.
 
     Args:
@@ -127,6 +127,6 @@ def camera_name(scene: SparseScene, number: int) -> str:
     return f", camera {number + 1} ({count} photos, {width} x {height})"
 
 
-def _size(scene: SparseScene, number: int) -> NDArray[np.int64]:
-    """Width and height of the first photograph of a camera. (2,)."""
-    return scene.photo_sizes[scene.camera_ids == number][0]
+def _size(scene: Reconstruction, number: int) -> NDArray[np.int64]:
+    """Width and height of the first image of a camera. (2,)."""
+    return scene.image_sizes[scene.camera_ids == number][0]

@@ -21,8 +21,8 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.viewer.viewer import Viewer
 
-from nope_splat.errors import UserError
-from nope_splat.io.images import count_photos
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.images import count_images
 from nope_splat.plugin.checkpoints import (
     find_checkpoints,
     fitting,
@@ -46,11 +46,11 @@ from nope_splat.utils.device_defaults import Auto, ByDevice, Device, chosen, fil
 from nope_splat.utils.progress import CONSOLE, say
 from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, check_ranges
 
-ITERATIONS_PER_PHOTO = 100
-"""A compromise for splats of a CPU's size: with half as many, details that many photographs show are missing,
-and with more the Gaussians learn few photographs by heart."""
+ITERATIONS_PER_IMAGE = 100
+"""A compromise for splats of a CPU's size: with half as many, details that many images show are missing,
+and with more the Gaussians learn few images by heart."""
 FEWEST_ITERATIONS, MOST_ITERATIONS = 500, 30_000
-"""Limits of what follows from the number of photographs."""
+"""Limits of what follows from the number of images."""
 
 
 @dataclass
@@ -73,15 +73,15 @@ class NopeTrainerConfig(TrainerConfig):
     # `set_timestamp` chooses what is "auto".
     max_num_iterations: Annotated[int | Auto, COUNT] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Length of the training, counted from its start also where it goes on from a checkpoint. "auto" is
-    30 000 on a GPU; on a CPU 100 for each photograph in the folder, at least 500 and at most 30 000."""
+    30 000 on a GPU; on a CPU 100 for each image in the folder, at least 500 and at most 30 000."""
     steps_per_save: Annotated[int | Auto, COUNT, ByDevice(cuda=2_000, cpu=500)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Iterations between checkpoints; "auto" is 2000 on a GPU and 500 on a CPU."""
-    # An evaluation aligns the held-out photographs that it shows, in about a second each.
+    # An evaluation aligns the held-out images that it shows, in about a second each.
     steps_per_eval_image: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=500, cpu=1_000)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Iterations between evaluations of one held-out photograph, if anything but the viewer shows them.
+    """Iterations between evaluations of one held-out image, if anything but the viewer shows them.
     "auto" is 500 on a GPU and 1000 on a CPU."""
     steps_per_eval_all_images: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=10_000, cpu=0)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """The same for all held-out photographs; "auto" is 10 000 on a GPU and never, 0, on a CPU."""
+    """The same for all held-out images; "auto" is 10 000 on a GPU and never, 0, on a CPU."""
     resume: Literal["auto", "never"] = "auto"
     """Whether the last training of the same settings goes on in its folder, if it was interrupted, or a new
     one begins (which would come by the same states: trainings are seeded)."""
@@ -102,7 +102,7 @@ class NopeTrainerConfig(TrainerConfig):
         Device, defaults and length of the training are decided here: a run that goes on has the same.
 
         Raises:
-            UserError: If a setting is out of range, or there is no folder of photographs.
+            NopeSplatError: If a setting is out of range, or there is no folder of images.
         """
         self.fill_in()
         if self.max_num_iterations == "auto":
@@ -120,13 +120,14 @@ class NopeTrainerConfig(TrainerConfig):
         data = self.pipeline.datamanager.data
         if self.machine.device_type == "cuda" or data is None:
             return MOST_ITERATIONS
-        return min(max(ITERATIONS_PER_PHOTO * count_photos(data), FEWEST_ITERATIONS), MOST_ITERATIONS)
+        return min(max(ITERATIONS_PER_IMAGE * count_images(data), FEWEST_ITERATIONS), MOST_ITERATIONS)
 
     def fill_in(self) -> None:
         """Choose the device where the user has not, and the defaults that depend on it.
 
         Raises:
-            UserError: If a GPU would be prepared, which may take minutes, for a training that cannot begin.
+            NopeSplatError: If a GPU would be prepared, which may take minutes, for a training that
+                cannot begin.
         """
         if self.machine.device_type == "auto":
             check_ranges(self)
@@ -145,8 +146,8 @@ class NopeTrainerConfig(TrainerConfig):
         """Save the configuration in the run's folder, unless the run is doomed or has done so.
 
         Raises:
-            UserError: If a setting is out of range or contradicts another, there is no such device, no folder
-                of photographs or no checkpoint to go on from, or the run's folder cannot be written.
+            NopeSplatError: If a setting is out of range or contradicts another, there is no such device, no
+                folder of images or no checkpoint to resume from, or the run's folder cannot be written.
         """
         check_ranges(self)
         check_contradictions(self, self.pipeline, self.goes_on)
@@ -159,7 +160,7 @@ class NopeTrainerConfig(TrainerConfig):
         try:
             super().save_config()
         except OSError as error:
-            raise UserError(
+            raise NopeSplatError(
                 f"cannot write to {self.get_base_dir()} ({error.strerror}); choose another --output-dir"
             ) from error
 
@@ -177,7 +178,7 @@ class NopeTrainer(Trainer):
         world_size: Number of processes.
 
     Raises:
-        UserError: If another process trains in the run's folder.
+        NopeSplatError: If another process trains in the run's folder.
     """
 
     config: NopeTrainerConfig
@@ -189,7 +190,7 @@ class NopeTrainer(Trainer):
         try:
             self._lock = own(self.base_dir) if local_rank == 0 else None
         except Timeout as error:
-            raise UserError(
+            raise NopeSplatError(
                 f"another process trains in {self.base_dir}; wait for it, or pass another --timestamp"
             ) from error
 
@@ -228,7 +229,7 @@ class NopeTrainer(Trainer):
         if config.goes_on:
             difference = "checkpoint" if state is None else self.pipeline.difference(state["pipeline"])
             if difference is not None:
-                gone = f"{difference} {'are' if difference == 'photographs' else 'is'} gone"
+                gone = f"{difference} {'are' if difference == 'images' else 'is'} gone"
                 say(f"The training in {self.base_dir} begins anew, because its {gone}.")
                 state = None
         if state is None:
@@ -274,11 +275,11 @@ class NopeTrainer(Trainer):
         """Train up to the length of the training, of which a loaded checkpoint may have done a part.
 
         Raises:
-            UserError: If the checkpoint has all of it.
+            NopeSplatError: If the checkpoint has all of it.
         """
         length, done = chosen(self.config.max_num_iterations), self._start_step
         if done >= length:
-            raise UserError(
+            raise NopeSplatError(
                 f"the checkpoint has {done} iterations already; pass more to --max-num-iterations to go on"
             )
         self.config.max_num_iterations = length - done  # nerfstudio's loop counts from the checkpoint on
@@ -349,7 +350,7 @@ class NopeTrainer(Trainer):
             step: Iteration.
 
         Raises:
-            UserError: If the file cannot be written; what was written of it is removed.
+            NopeSplatError: If the file cannot be written; what was written of it is removed.
         """
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         partial = self.base_dir / "checkpoint.partial"  # nerfstudio takes every file beside `path` for whole
@@ -368,7 +369,7 @@ class NopeTrainer(Trainer):
             os.replace(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise UserError(
+            raise NopeSplatError(
                 f"cannot write the checkpoint to {self.checkpoint_dir} ({error.strerror or error});"
                 " free space there and run the same command again, or choose another --output-dir"
             ) from error

@@ -1,7 +1,7 @@
 """What the method adds to nerfstudio's viewer: a panel, and cameras and track points as they are optimized.
 
-nerfstudio moves the frusta of the training photographs itself; here they get the learned field of view, and
-those of the held-out photographs join them.
+nerfstudio moves the frusta of the training images itself; here they get the learned field of view, and
+those of the held-out images join them.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from nope_splat.plugin.dataset import NopeDataset
 from nope_splat.plugin.history import History
 from nope_splat.plugin.model import NopeSplatModel
 from nope_splat.plugin.summary import camera_name, lens_rows
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
 TRAINING, HELD_OUT, LEFT_OUT = (47, 111, 176), (217, 130, 43), (194, 59, 59)
-"""Colors of training, of held-out photographs and of those without a pose, as in the report."""
+"""Colors of training, of held-out images and of those without a pose, as in the report."""
 STEP_BACK = 0.3
-"""How far behind a photograph's camera a browser starts; the median depth is one."""
+"""How far behind an image's camera a browser starts; the median depth is one."""
 POINT_SIZE = 0.04
 ACCURACY = 0.1
 """Reprojection error in pixels that even exact points have, since keypoints are no more accurate."""
 THUMBNAIL = 160
-"""Longer side of the photographs in the frusta, in pixels."""
+"""Longer side of the images in the frusta, in pixels."""
 VISIBLE_CHANGE = 0.002
 """Relative change of the focal length from which the frusta are drawn anew."""
 MAX_NAMES = 10
-"""Most photographs that the panel lists."""
+"""Most images that the panel lists."""
 CURVES = {
     "focal_change_percent": "Change of focal length (%)",
     "reprojection_error_px": "Reprojection error (px)",
@@ -121,9 +121,9 @@ class NopeViewerControl(ViewerControl):
                 hint="Colored by mean reprojection error",
             )
             self._legend = gui.add_markdown("", visible=False)
-            self._show_held_out = gui.add_checkbox("Held-out photographs", True)
+            self._show_held_out = gui.add_checkbox("Held-out photos", True)
             self._plots = gui.add_plotly(self._figure(), aspect=1.4)  # height by width
-            gui.add_markdown(_photographs(self._pipeline.datamanager.dataparser.scene))
+            gui.add_markdown(_images(self._pipeline.datamanager.dataparser.scene))
         self._show_points.on_update(lambda _: self._locked(self._draw_points))
         self._show_held_out.on_update(lambda _: self._locked(self._draw_cameras))
         # A thread of its own: viser calls back with a lock held that the training may be waiting for.
@@ -152,7 +152,7 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _welcome(self, client: ClientHandle) -> None:
-        """Show a new browser the scene from behind the central photograph, and draw everything."""
+        """Show a new browser the scene from behind the central image, and draw everything."""
         poses = switch_axes(self._pipeline.model.camera_optimizer.poses()).double().numpy(force=True)
         centers = poses[:, :, 3]
         pose = poses[np.linalg.norm(centers - centers.mean(axis=0), axis=1).argmin()]
@@ -229,7 +229,7 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _draw_cameras(self) -> None:
-        """Frusta of the held-out photographs; of the training ones where the field of view has changed."""
+        """Frusta of the held-out images; of the training ones where the field of view has changed."""
         data, optimizer = self._pipeline.datamanager, self._pipeline.model.camera_optimizer
         training = getattr(self.viewer, "camera_handles", {})  # there from the viewer's `init_scene` on
         focals, poses = optimizer.view_focals().tolist(), optimizer.poses()
@@ -254,9 +254,9 @@ class NopeViewerControl(ViewerControl):
         split, color = (
             ("train", TRAINING) if dataset is self._pipeline.datamanager.train_dataset else ("eval", HELD_OUT)
         )
-        photo_id = dataparser.photo_ids(split)[index]
-        width, height = dataparser.scene.photo_sizes[photo_id].tolist()
-        focal = self._pipeline.model.camera_optimizer.focal()[dataparser.scene.camera_ids[photo_id]].item()
+        image_id = dataparser.image_ids(split)[index]
+        width, height = dataparser.scene.image_sizes[image_id].tolist()
+        focal = self._pipeline.model.camera_optimizer.focal()[dataparser.scene.camera_ids[image_id]].item()
         T_world_camera = switch_axes(pose).double().numpy(force=True)
         handle = self.viser_server.scene.add_camera_frustum(
             name,
@@ -294,8 +294,8 @@ class NopeViewerControl(ViewerControl):
         )
 
 
-def _photographs(scene: SparseScene) -> str:
-    """Which color stands for what, and the photographs without a pose and why, as markdown."""
+def _images(scene: Reconstruction) -> str:
+    """Which color stands for what, and the images without a pose and why, as markdown."""
     kinds = (
         ("trained on", TRAINING, scene.registered & ~scene.held_out),
         ("held out", HELD_OUT, scene.registered & scene.held_out),
@@ -306,7 +306,7 @@ def _photographs(scene: SparseScene) -> str:
     )
     failures = [f"- {_plain(name)}: {_plain(reason)}" for name, reason in scene.failures.items()]
     more = [f"- and {len(failures) - MAX_NAMES} more"] if len(failures) > MAX_NAMES else []
-    return "\n".join([f"Photographs: {legend}", "", *failures[:MAX_NAMES], *more])
+    return "\n".join([f"Photos: {legend}", "", *failures[:MAX_NAMES], *more])
 
 
 def _colored(text: str, color: tuple[int, int, int]) -> str:

@@ -18,7 +18,7 @@ def stop_viewer(viewer: Viewer) -> None:
     """Send the browsers away and end the threads of the viewer.
 
     viser's own `stop` leaves the event loop of its server running, in a thread that holds all that callbacks
-    hold: the trainer, the photographs and the model.
+    hold: the trainer, the images and the model.
 
     Args:
         viewer: Not to be used any more.

@@ -1,4 +1,4 @@
-"""Joint adjustment of all cameras: photographs against renderings and tracks against points, in one system.
+"""Joint adjustment of all cameras: images against renderings and tracks against points, in one system.
 
 To the bundle adjustment's reduced equations of the cameras come those of the photometric alignment, after
 which both are solved, damped and accepted as one. What the cameras are seen by may move in both, and is
@@ -21,10 +21,10 @@ from nope_splat.geometry.robust import robust_sigma
 from nope_splat.refinement.photometric import (
     PixelEquations,
     RenderedView,
+    information_weight,
     photometric_cost,
     pixel_equations,
     robust_noise,
-    worth_of_pixels,
 )
 from nope_splat.refinement.surface_patches import SurfacePatches
 from nope_splat.sfm.bundle_adjustment.problem import (
@@ -42,10 +42,10 @@ Look = Callable[[int, Tensor, Tensor], RenderedView]
 """Renders view i from `T_camera_world` (4, 4) with its intrinsics (5,), as of `BundleProblem`."""
 
 FIRST_DAMPING = 1e-6
-"""Small, or it would hide what only the photographs say, such as where the Gaussians are as a whole."""
+"""Small, or it would hide what only the images say, such as where the Gaussians are as a whole."""
 ATTEMPTS = 6
 """Steps tried, each more damped than the last, before the adjustment ends."""
-HALVINGS = (2, 1)
+PYRAMID_LEVELS = (2, 1)
 """How often the images of the first steps are halved; those of all others are not."""
 
 
@@ -59,7 +59,7 @@ class JointResult:
     """Joint robust cost before and after each accepted step, in variances. The noise is estimated and the
     images are scaled anew for each, so only the two of one step compare."""
     photometric_share: float
-    """Share of the photographs in the information about the poses at the last step, 0 to 1."""
+    """Share of the images in the information about the poses at the last step, 0 to 1."""
 
     @property
     def change_percent(self) -> float:
@@ -72,12 +72,12 @@ def adjust_jointly(
     look: Look,
     max_iterations: int = 8,
     tolerance: float = 1e-3,
-    halvings: tuple[int, ...] = HALVINGS,
+    halvings: tuple[int, ...] = PYRAMID_LEVELS,
 ) -> JointResult:
     """Minimize the reprojection cost of the tracks plus the photometric cost of the views.
 
     Each kind of residual counts in units of its own noise, estimated by the median absolute value; the
-    pixels, which depend on each other, are discounted as `worth_of_pixels` tells. So nothing is
+    pixels, which depend on each other, are discounted as `information_weight` tells. So nothing is
     weighted by hand: many good tracks outvote the renderings, and few or bad ones are outvoted.
 
     Args:
@@ -123,7 +123,7 @@ def adjust_jointly(
     return JointResult(problem, tuple(costs), 0.0 if last is None else _share(*last))
 
 
-class _FirstLook(NamedTuple):
+class _ViewWeights(NamedTuple):
     """What the start of a step decides for all of it."""
 
     used: Tensor
@@ -147,7 +147,7 @@ class PhotometricSystem:
 
     def __init__(self, look: Look, halvings: int, patches: SurfacePatches) -> None:
         self._look, self._halvings, self._patches = look, halvings, patches
-        self._first: list[_FirstLook] = []
+        self._first: list[_ViewWeights] = []
 
     def equations(self, problem: BundleProblem) -> tuple[float, Tensor, Tensor]:
         """The weighted cost of all views, and its equations, patches eliminated.
@@ -173,8 +173,8 @@ class PhotometricSystem:
                 noise = robust_noise(view)
                 pixels = _in_pixels(pixel_equations(view, noise), intrinsics)
                 patch_ids = self._patches.seen_in(view, pose)
-                weight = worth_of_pixels(pixels, view.used)
-                self._first.append(_FirstLook(view.used, noise, weight, patch_ids))
+                weight = information_weight(pixels, view.used)
+                self._first.append(_ViewWeights(view.used, noise, weight, patch_ids))
             else:
                 used, noise, weight, patch_ids = self._first[index]
                 view = replace(view, used=used)
@@ -208,7 +208,7 @@ def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
 
 
 def _share(photometric: Tensor, joint: NormalEquations) -> float:
-    """Share of the photographs in the information about each pose, the others held; mean over its motions.
+    """Share of the images in the information about each pose, the others held; mean over its motions.
 
     The trace that this takes does not depend on the units of rotation and translation.
     """

@@ -1,8 +1,8 @@
-"""Normal equations of aligning photographs to renderings: what the colors say about the cameras.
+"""Normal equations of aligning images to renderings: what the colors say about the cameras.
 
 The rendering of a view is moved, not made anew: a camera that moves by xi takes the scene point behind a
 pixel from x to x + J xi, with J as in bundle adjustment and the rendered depth. To first order the rendering
-changes by -grad(I) J xi, and the residuals, rendering minus photograph, ask for the xi that lets them vanish
+changes by -grad(I) J xi, and the residuals, rendering minus image, ask for the xi that lets them vanish
 (Lucas and Kanade 1981; the gradient is the mean of both images', as in Benhimane and Malis 2004).
 """
 
@@ -32,19 +32,19 @@ AT_A_TIME = 2**15
 AT_A_TIME_ON_GPU = 2**19
 """The same on a GPU, which takes as long to start a small kernel as a large one: up to 300 MB."""
 BLOCKS = 12
-"""Blocks along the longer side of a photograph within which residuals may depend on each other."""
+"""Blocks along the longer side of an image within which residuals may depend on each other."""
 MIN_BLOCKS = 12
 """Twice as many as a pose has parameters: the spread of fewer tells nothing."""
 
 
 @dataclass(frozen=True)
 class RenderedView:
-    """A rendering beside its photograph, and the camera."""
+    """A rendering beside its image, and the camera."""
 
     rendered: Tensor
     """Rendering. (H, W, 3), in [0, 1]."""
-    photo: Tensor
-    """Photograph. (H, W, 3), in [0, 1]."""
+    image: Tensor
+    """Image. (H, W, 3), in [0, 1]."""
     depth: Tensor
     """Rendered depth. (H, W)."""
     used: Tensor
@@ -71,7 +71,7 @@ class RenderedView:
 
         return RenderedView(
             rendered=pool(self.rendered),
-            photo=pool(self.photo),
+            image=pool(self.image),
             depth=pool(self.depth[..., None])[..., 0],
             used=pool(self.used[..., None].to(self.depth))[..., 0] == 1,
             focal=self.focal / 2,
@@ -80,8 +80,8 @@ class RenderedView:
         ).halved(times - 1)
 
     def residuals(self) -> Tensor:
-        """Rendering minus photograph at the pixels that count. (N, 3)."""
-        return (self.rendered - self.photo)[self.used]
+        """Rendering minus image at the pixels that count. (N, 3)."""
+        return (self.rendered - self.image)[self.used]
 
     def plane(self) -> Tensor:
         """Where the pixels that count are on the plane at depth one, without distortion. (N, 2)."""
@@ -138,7 +138,7 @@ def usable_pixels(depth: Tensor, opacity: Tensor, mask: Tensor | None = None) ->
     Args:
         depth: Rendered depth. (H, W).
         opacity: Rendered opacity. (H, W).
-        mask: True where the photograph counts. (H, W), bool.
+        mask: True where the image counts. (H, W), bool.
 
     Returns:
         True inside the image, where it is opaque and the depth continuous. (H, W), bool.
@@ -155,7 +155,7 @@ def robust_noise(view: RenderedView) -> float:
     """Standard deviation of the residuals by their median absolute value, as if they were normal.
 
     Args:
-        view: Rendering and photograph.
+        view: Rendering and image.
 
     Returns:
         In units of color; at least that of rounding.
@@ -168,7 +168,7 @@ def photometric_cost(view: RenderedView, noise: float) -> float:
     """Cauchy cost of the residuals, summed over the pixels.
 
     Args:
-        view: Rendering and photograph.
+        view: Rendering and image.
         noise: Standard deviation of the residuals.
     """
     return float((CAUCHY**2 * torch.log1p(_squared(view.residuals(), noise) / CAUCHY**2)).double().sum())
@@ -178,12 +178,12 @@ def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
     """Linearize the cost of every pixel.
 
     Args:
-        view: Rendering and photograph.
+        view: Rendering and image.
         noise: Standard deviation of the residuals.
     """
     residuals = view.residuals()
     jacobian = view.focal[:, None] * motion_on_plane(view.plane(), view.depth[view.used], view.radial)
-    gradient = _image_gradient((view.rendered + view.photo) / 2)[view.used]  # (N, 3, 2)
+    gradient = _image_gradient((view.rendered + view.image) / 2)[view.used]  # (N, 3, 2)
     weight = 1 / (1 + _squared(residuals, noise) / CAUCHY**2) / (3 * noise**2)
     return PixelEquations(
         jacobian,
@@ -192,7 +192,7 @@ def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
     )
 
 
-def worth_of_pixels(pixels: PixelEquations, used: Tensor) -> float:
+def information_weight(pixels: PixelEquations, used: Tensor) -> float:
     """How much the pixels of a view are worth.
 
     Pixels are no independent witnesses: what blurs or shades one blurs and shades its neighbors. Summed as

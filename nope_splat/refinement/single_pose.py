@@ -1,4 +1,4 @@
-"""The best pose of one photograph in a finished splat, by its colors and by the track points it shows.
+"""The best pose of one image in a finished splat, by its colors and by the track points it shows.
 
 Adam would need a hundred renderings with their gradients, and lose its way with its first steps, which are as
 long as its learning rate however good the start is. Levenberg-Marquardt needs about ten renderings.
@@ -15,15 +15,15 @@ from torch import Tensor
 from nope_splat.geometry.robust import CAUCHY, robust_sigma
 from nope_splat.refinement.photometric import (
     RenderedView,
+    information_weight,
     motion_on_plane,
     photometric_cost,
     pixel_equations,
     robust_noise,
-    worth_of_pixels,
 )
 from nope_splat.sfm.bundle_adjustment.problem import move_cameras
 
-HALVINGS = (2, 1, 0)
+PYRAMID_LEVELS = (2, 1, 0)
 """How often the images are halved, from the first resolution to the last."""
 FIRST_DAMPING = 1e-4
 SMALLEST_STEP = 1e-5
@@ -32,12 +32,12 @@ MIN_NOISE = 1e-5
 """Smallest standard deviation of the sightings at depth one: exact ones must not be worth infinitely much."""
 
 Look = Callable[[Tensor], RenderedView]
-"""Renders the photograph's view from `T_camera_world` (4, 4)."""
+"""Renders the image's view from `T_camera_world` (4, 4)."""
 
 
 @dataclass(frozen=True)
-class Sightings:
-    """Track points that a photograph shows."""
+class Correspondences2d3d:
+    """Track points that an image shows."""
 
     points: Tensor
     """World coordinates. (N, 3), float64."""
@@ -75,17 +75,19 @@ class Sightings:
         )
 
 
-def minimize(look: Look, T_camera_world: Tensor, sightings: Sightings | None, max_steps: int) -> Tensor:
+def minimize(
+    look: Look, T_camera_world: Tensor, sightings: Correspondences2d3d | None, max_steps: int
+) -> Tensor:
     """Minimize the photometric cost of a pose, coarse to fine, plus the reprojection cost of the sightings.
 
     Each kind of residual counts in units of its own noise, and the pixels, which depend on each other, as
-    much as `worth_of_pixels` tells. What no training photograph shows disagrees with every pose: it is
+    much as `information_weight` tells. What no training image shows disagrees with every pose: it is
     left out where it has no opaque, continuous surface, and robustly outvoted elsewhere.
 
     Args:
         look: Renders the view.
         T_camera_world: World-to-camera transform to start from, OpenCV axes. (4, 4).
-        sightings: Track points that the photograph shows, if any are known.
+        sightings: Track points that the image shows, if any are known.
         max_steps: Most steps at each resolution.
 
     Returns:
@@ -93,13 +95,13 @@ def minimize(look: Look, T_camera_world: Tensor, sightings: Sightings | None, ma
     """
     pose = T_camera_world.double()
     view = look(pose)
-    for halvings in HALVINGS:
+    for halvings in PYRAMID_LEVELS:
         damping, noise = FIRST_DAMPING, sightings.noise(pose) if sightings else MIN_NOISE
         for _ in range(max_steps):
             seen = view.halved(halvings)
             color_noise = robust_noise(seen)
             pixels = pixel_equations(seen, color_noise)
-            equations, worth = pixels.sum(), worth_of_pixels(pixels, seen.used)
+            equations, worth = pixels.sum(), information_weight(pixels, seen.used)
             matrix, gradient = worth * equations.matrix[:6, :6], worth * equations.gradient[:6]
             if sightings:
                 track_matrix, track_gradient = sightings.equations(pose, noise)

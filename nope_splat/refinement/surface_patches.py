@@ -1,4 +1,4 @@
-"""Patches of the surface that may move by themselves: what photographs say about cameras alone.
+"""Patches of the surface that may move by themselves: what images say about cameras alone.
 
 Gaussians have been fitted with the very cameras that they are to adjust. Held fixed, they would be taken for
 surveyed landmarks: they hold the cameras where they are, or, being blurred or misplaced in the same way in
@@ -11,7 +11,7 @@ a, b of the photometric equations by cameras and displacements, and Q their prio
 is what is left for the cameras, and b^T (V + Q)^-1 b what the displacements take off the cost.
 
 The prior says that every view shows the patch where it is, within a pixel, and ten along its ray. It only
-decides what the photographs cannot: the place of the whole, and of patches that one view sees or that have
+decides what the images cannot: the place of the whole, and of patches that one view sees or that have
 no texture.
 """
 

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from nope_splat.plugin.history import History
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 
 TRAINING, HELD_OUT, LEFT_OUT, MUTED = "#2f6fb0", "#d9822b", "#c23b3b", "#9aa3ad"
-"""Colors of the three kinds of photographs, and of what stands behind."""
+"""Colors of the three kinds of images, and of what stands behind."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -43,24 +43,24 @@ TITLES = {
     "track_2d": "Track reprojection loss, weighted",
     "track_3d": "Track backprojection loss, weighted",
     "scale": "Track Gaussian scale loss, weighted",
-    "psnr": "PSNR of the training photographs (dB)",
+    "psnr": "PSNR of the training photos (dB)",
     "gaussian_count": "Gaussians",
     "camera_rotation_mean_deg": "Rotation of the cameras, mean (degrees)",
     "camera_translation_mean": "Motion of the cameras, mean (median depth = 1)",
 }
 """Titles of the curves that the report shows, where they were recorded."""
 NOISY = frozenset({"photometric", "psnr"})
-"""Curves that jump from photograph to photograph: a running mean is drawn over them."""
+"""Curves that jump from image to image: a running mean is drawn over them."""
 
 
-def photo_colors(scene: SparseScene) -> list[str]:
-    """Color of the kind of each photograph. (N,)."""
+def image_colors(scene: Reconstruction) -> list[str]:
+    """Color of the kind of each image. (N,)."""
     held_out = np.where(scene.held_out, HELD_OUT, TRAINING)
     return np.where(scene.registered, held_out, LEFT_OUT).tolist()
 
 
-def match_graph(scene: SparseScene) -> bytes:
-    """Photographs on a circle, verified pairs as lines, the maximum spanning tree bold.
+def match_graph(scene: Reconstruction) -> bytes:
+    """Images on a circle, verified pairs as lines, the maximum spanning tree bold.
 
     Args:
         scene: The reconstruction.
@@ -68,7 +68,7 @@ def match_graph(scene: SparseScene) -> bytes:
     Returns:
         SVG.
     """
-    count, graph = len(scene.photo_names), scene.graph
+    count, graph = len(scene.image_names), scene.graph
     angle = np.pi / 2 - 2 * np.pi * np.arange(count) / count
     place = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     with matplotlib.rc_context(STYLE):
@@ -80,7 +80,7 @@ def match_graph(scene: SparseScene) -> bytes:
         axes.add_collection(lines)
         tree = LineCollection(list(place[graph.edges[graph.tree]]), linewidths=2.2, colors="#2b3138")
         axes.add_collection(tree)
-        axes.scatter(*place.T, s=_marker_size(count), c=photo_colors(scene), zorder=3)
+        axes.scatter(*place.T, s=_marker_size(count), c=image_colors(scene), zorder=3)
         for number, (x, y) in enumerate(place.tolist(), start=1):
             if count <= 100 or number % 10 == 1:
                 axes.annotate(str(number), (1.09 * x, 1.09 * y), ha="center", va="center", fontsize=9)
@@ -88,7 +88,7 @@ def match_graph(scene: SparseScene) -> bytes:
         return _svg(figure)
 
 
-def top_view(scene: SparseScene) -> bytes:
+def top_view(scene: Reconstruction) -> bytes:
     """Cameras and points from above.
 
     Args:
@@ -99,13 +99,13 @@ def top_view(scene: SparseScene) -> bytes:
     """
     poses = scene.T_world_camera[scene.registered]
     numbers = np.flatnonzero(scene.registered) + 1
-    colors = [color for color, seen in zip(photo_colors(scene), scene.registered, strict=True) if seen]
+    colors = [color for color, seen in zip(image_colors(scene), scene.registered, strict=True) if seen]
     low, high = np.percentile(scene.points[:, :2], [10, 90], axis=0)  # distant points would rule
     low, high = np.minimum(low, poses[:, :2, 3].min(0)), np.maximum(high, poses[:, :2, 3].max(0))
     margin = 0.06 * (high - low).max()
     low, high = low - margin, high + margin
     length = 0.07 * (high - low).max()
-    half_width = (scene.photo_sizes[:, 0] / (2 * scene.focals()))[scene.registered]
+    half_width = (scene.image_sizes[:, 0] / (2 * scene.focals()))[scene.registered]
     corners = np.stack(
         [np.stack([side * half_width, 0 * half_width, np.ones(len(poses))], 1) for side in (-1, 1)], 1
     )

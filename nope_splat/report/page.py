@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from nope_splat.io.images import Photo, read_photo
+from nope_splat.io.images import ImageFile, read_image
 from nope_splat.plugin.held_out_views import held_out_views
 from nope_splat.plugin.load_run import Run, optimized_scene
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.summary import reconstruction_rows, training_rows
 from nope_splat.report import figures
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import track
 
 THUMBNAIL, RENDERING = 200, 640
-"""Longer sides, in pixels, of the photographs in the contact sheet and of the renderings."""
+"""Longer sides, in pixels, of the images in the contact sheet and of the renderings."""
 METRICS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
 """How the metrics of a rendering are written."""
 PACKAGES = ("nope-splat", "nerfstudio", "gsplat", "torch", "numba", "numpy")
@@ -57,13 +57,13 @@ def render_page(run: Run) -> str:
         HTML, with every picture in it.
 
     Raises:
-        UserError: If the reconstruction in the cache is not the one that was trained on.
+        NopeSplatError: If the reconstruction in the cache is not the one that was trained on.
     """
     pipeline = run.pipeline
     dataparser = pipeline.datamanager.dataparser
     before, after = dataparser.scene, optimized_scene(pipeline)
     title = escape(f"{run.config.experiment_name}, iteration {run.step + 1}")
-    photos = {photo.name: photo for photo in dataparser.folder.photos}
+    images = {image.name: image for image in dataparser.folder.images}
     sections = [
         f"<h1>{title}</h1><p class=quiet>nope-splat {escape(importlib.metadata.version('nope-splat'))},"
         f" {escape(str(dataparser.folder.root.resolve()))}</p>",
@@ -71,16 +71,16 @@ def render_page(run: Run) -> str:
         f"<div><h2>Reconstruction</h2>{_table(reconstruction_rows(before))}</div>",
         f"<div><h2>Training</h2>{_table(training_rows(pipeline.model, pipeline.datamanager))}</div>",
         "</div>",
-        "<h2>Photographs</h2>",
+        "<h2>Photos</h2>",
         _legend(before),
-        _contact_sheet(after, [photos[name] for name in after.photo_names]),
+        _contact_sheet(after, [images[name] for name in after.image_names]),
         _skipped(dataparser.folder.skipped),
         "<div class=drawings>",
-        "<div><h2>Match graph</h2><p class=quiet>Lines join photographs that match, the more matches the"
-        " wider; bold is the maximum spanning tree. Held-out photographs take no part.</p>",
+        "<div><h2>Match graph</h2><p class=quiet>Lines join photos that match, the more matches the"
+        " wider; bold is the maximum spanning tree. Held-out photos take no part.</p>",
         f"{_drawing(figures.match_graph(before), 'match graph')}</div>",
         "<div><h2>Cameras and points from above</h2><p class=quiet>Numbers and colors are those of the"
-        " photographs. Distant points lie beyond the border.</p>",
+        " photos. Distant points lie beyond the border.</p>",
         f"{_drawing(figures.top_view(after), 'cameras and points from above')}</div>",
         "</div>",
         "<h2>Reprojection errors</h2>",
@@ -90,7 +90,7 @@ def render_page(run: Run) -> str:
         ),
         "<h2>Curves of the training</h2>",
         _curves(figures.curves(pipeline.history)),
-        "<h2>Held-out photographs</h2>",
+        "<h2>Held-out photos</h2>",
         _held_out(pipeline),
         "<h2>Settings and versions</h2>",
         _table(_versions(pipeline)),
@@ -112,7 +112,7 @@ def _table(rows: Mapping[str, str]) -> str:
     return f"<table>{cells}</table>"
 
 
-def _legend(scene: SparseScene) -> str:
+def _legend(scene: Reconstruction) -> str:
     kinds = {
         figures.TRAINING: ("trained on", scene.registered & ~scene.held_out),
         figures.HELD_OUT: ("held out", scene.registered & scene.held_out),
@@ -126,22 +126,24 @@ def _legend(scene: SparseScene) -> str:
     return f"<p>{' · '.join(parts)}</p>"
 
 
-def _contact_sheet(scene: SparseScene, photos: Iterable[Photo]) -> str:
+def _contact_sheet(scene: Reconstruction, images: Iterable[ImageFile]) -> str:
     errors = scene.reprojection_errors()
-    colors = figures.photo_colors(scene)
+    colors = figures.image_colors(scene)
     cells = []
-    for index, photo in enumerate(track(photos, "Thumbnails", len(scene.photo_names))):
-        mine = scene.observations.photo_ids == index
-        if photo.name in scene.failures:
-            note = scene.failures[photo.name]
+    for index, image_file in enumerate(track(images, "Thumbnails", len(scene.image_names))):
+        mine = scene.observations.image_ids == index
+        if image_file.name in scene.failures:
+            note = scene.failures[image_file.name]
         elif scene.held_out[index]:
-            note = f"held out, {(scene.resections.photo_ids == index).sum()} points"
+            note = f"held out, {(scene.resections.image_ids == index).sum()} points"
         else:
             note = f"{mine.sum()} points, {errors[mine].mean():.2f} px"
         image = _image(
-            _scaled(read_photo(photo)[..., :3], THUMBNAIL), photo.name, f"border-color: {colors[index]}"
+            _scaled(read_image(image_file)[..., :3], THUMBNAIL),
+            image_file.name,
+            f"border-color: {colors[index]}",
         )
-        caption = f"<b>{index + 1}</b> {escape(photo.name)}<br>{escape(note)}"
+        caption = f"<b>{index + 1}</b> {escape(image_file.name)}<br>{escape(note)}"
         cells.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     return f"<div class=sheet>{''.join(cells)}</div>"
 
@@ -157,7 +159,7 @@ def _curves(plots: Mapping[str, bytes]) -> str:
         return "<p>No curves were recorded.</p>"
     drawings = "".join(_drawing(svg, escape(title)) for title, svg in plots.items())
     return (
-        "<p class=quiet>By iteration. Thin lines jump from photograph to photograph; bold is their running"
+        "<p class=quiet>By iteration. Thin lines jump from photo to photo; bold is their running"
         f" mean.</p><div class=drawings>{drawings}</div>"
     )
 
@@ -166,15 +168,15 @@ def _held_out(pipeline: NopePipeline) -> str:
     model, scene = pipeline.model, pipeline.datamanager.dataparser.scene
     pairs = []
     for view in held_out_views(pipeline.model, pipeline.datamanager):
-        metrics = model.image_metrics(view.rendered, view.photo, view.mask)
-        name = scene.photo_names[view.photo_id]
+        metrics = model.image_metrics(view.rendered, view.image, view.mask)
+        name = scene.image_names[view.image_id]
         caption = ", ".join(METRICS[key].format(value) for key, value in metrics.items())
-        images = (_image(_scaled(_pixels(image), RENDERING), name) for image in (view.photo, view.rendered))
+        images = (_image(_scaled(_pixels(image), RENDERING), name) for image in (view.image, view.rendered))
         pairs.append(
-            f"<figure class=pair>{''.join(images)}<figcaption><b>{view.photo_id + 1}</b> {escape(name)}:"
-            f" photograph and rendering. {caption}</figcaption></figure>"
+            f"<figure class=pair>{''.join(images)}<figcaption><b>{view.image_id + 1}</b> {escape(name)}:"
+            f" photo and rendering. {caption}</figcaption></figure>"
         )
-    return "".join(pairs) or "<p>No photograph was held out and registered.</p>"
+    return "".join(pairs) or "<p>No photo was held out and registered.</p>"
 
 
 def _versions(pipeline: NopePipeline) -> dict[str, str]:

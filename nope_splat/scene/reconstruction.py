@@ -17,67 +17,67 @@ from nope_splat.scene.tracks import MatchGraph, Observations
 
 
 @dataclass(frozen=True)
-class SparseScene:
+class Reconstruction:
     """Cameras and track points in one world frame, with the observations that support them.
 
     The world is normalized: z points up as the cameras have it, the median depth of the observations
     is one, the origin is the median of the points.
     """
 
-    photo_names: tuple[str, ...]
-    """Names of all N photographs of the folder, held-out and unregistered ones included."""
-    photo_sizes: NDArray[np.int64]
+    image_names: tuple[str, ...]
+    """Names of all N images of the folder, held-out and unregistered ones included."""
+    image_sizes: NDArray[np.int64]
     """Width and height, upright, full resolution. (N, 2)."""
     held_out: NDArray[np.bool_]
-    """Photographs kept for evaluation: no track, focal length or adjustment has seen them. (N,)."""
+    """Images kept for evaluation: no track, focal length or adjustment has seen them. (N,)."""
     registered: NDArray[np.bool_]
-    """Photographs with a pose. A held-out one is registered against the finished points. (N,)."""
+    """Images with a pose. A held-out one is registered against the finished points. (N,)."""
     T_world_camera: NDArray[np.float64]
     """Camera-to-world transforms, OpenCV axes; the identity where unregistered. (N, 4, 4)."""
     cameras: tuple[SharedPinhole, ...]
     """The K cameras."""
     camera_ids: NDArray[np.int64]
-    """Which camera took each photograph. (N,)."""
+    """Which camera took each image. (N,)."""
     points: NDArray[np.float64]
     """Track points in world coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
     """Mean color of each point over its observations, RGB. (P, 3)."""
     observations: Observations
-    """Observations of the points in registered training photographs; every point has at least two."""
+    """Observations of the points in registered training images; every point has at least two."""
     noise: NDArray[np.float64]
-    """Standard deviation of each observation per axis, pixels of the full-resolution photograph. (O,)."""
+    """Standard deviation of each observation per axis, pixels of the full-resolution image. (O,)."""
     resections: Observations
-    """Observations of the points in registered held-out photographs, found after everything else."""
+    """Observations of the points in registered held-out images, found after everything else."""
     failures: dict[str, str]
-    """Photographs without a pose: name to reason."""
+    """Images without a pose: name to reason."""
     graph: MatchGraph
-    """Match graph of the training photographs, in indices of `photo_names`."""
+    """Match graph of the training images, in indices of `image_names`."""
     seconds: dict[str, float]
     """Wall time of each stage."""
     notice: str = ""
     """What the user should know about the scene as a whole, one sentence; empty where there is nothing."""
-    focal_held: bool = False
-    """Whether the focal length was held where the photographs do not show it; so it must be from then on."""
+    focal_fixed: bool = False
+    """Whether the focal length was held where the images do not show it; so it must be from then on."""
 
-    def camera_of(self, photo: int) -> SharedPinhole:
-        """The camera that took a photograph.
+    def camera_of(self, image_id: int) -> SharedPinhole:
+        """The camera that took an image.
 
         Args:
-            photo: Index of the photograph.
+            image_id: Index of the image.
         """
-        return self.cameras[self.camera_ids[photo]]
+        return self.cameras[self.camera_ids[image_id]]
 
     def focals(self) -> NDArray[np.float64]:
-        """Focal lengths in pixels of the full-resolution photographs. (N,)."""
+        """Focal lengths in pixels of the full-resolution images. (N,)."""
         return np.array([camera.focal for camera in self.cameras])[self.camera_ids]
 
     def principal_points(self) -> NDArray[np.float64]:
-        """Principal points in pixels of the full-resolution photographs. (N, 2)."""
-        return self.photo_sizes / 2 + np.array([camera.offset for camera in self.cameras])[self.camera_ids]
+        """Principal points in pixels of the full-resolution images. (N, 2)."""
+        return self.image_sizes / 2 + np.array([camera.offset for camera in self.cameras])[self.camera_ids]
 
     def in_camera(self, observations: Observations) -> NDArray[np.float64]:
         """Observed points in the coordinates of the observing cameras (OpenCV axes). (O, 3)."""
-        poses = invert(self.T_world_camera[observations.photo_ids])
+        poses = invert(self.T_world_camera[observations.image_ids])
         return transform(poses, self.points[observations.point_ids])
 
     def reprojection_errors(self) -> NDArray[np.float64]:
@@ -85,11 +85,11 @@ class SparseScene:
         observations = self.observations
         radial = np.array([camera.radial for camera in self.cameras])[self.camera_ids]
         intrinsics = (
-            each[observations.photo_ids] for each in (self.focals(), self.principal_points(), radial)
+            each[observations.image_ids] for each in (self.focals(), self.principal_points(), radial)
         )
         return project_errors(self.in_camera(observations), observations.xy, *intrinsics)
 
-    def undistorted(self) -> SparseScene:
+    def undistorted(self) -> Reconstruction:
         """The same scene as cameras without distortion would have seen it: cameras and observations."""
         if not any(any(camera.radial) for camera in self.cameras):
             return self
@@ -97,8 +97,8 @@ class SparseScene:
         def straight(observations: Observations) -> Observations:
             xy = observations.xy.copy()
             for number, camera in enumerate(self.cameras):
-                mine = self.camera_ids[observations.photo_ids] == number
-                sizes = self.photo_sizes[observations.photo_ids[mine]]
+                mine = self.camera_ids[observations.image_ids] == number
+                sizes = self.image_sizes[observations.image_ids[mine]]
                 xy[mine] = camera.undistorted(xy[mine], sizes)
             return replace(observations, xy=xy)
 
@@ -112,13 +112,13 @@ class SparseScene:
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything, as plain arrays that can be stored without pickle."""
         plain = {
-            "photo_names": self.photo_names,
+            "image_names": self.image_names,
             "cameras": [asdict(camera) for camera in self.cameras],
             "failures": self.failures,
-            "num_photos": self.graph.num_photos,
+            "num_images": self.graph.num_images,
             "seconds": self.seconds,
             "notice": self.notice,
-            "focal_held": self.focal_held,
+            "focal_held": self.focal_fixed,
         }
         arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
         for name in ("observations", "resections"):
@@ -127,7 +127,7 @@ class SparseScene:
         return arrays | {"plain": np.array(json.dumps(plain))}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> SparseScene:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Reconstruction:
         """The inverse of `to_arrays`."""
         plain = json.loads(arrays["plain"].item())
 
@@ -135,7 +135,7 @@ class SparseScene:
             return {key.split(".")[1]: arrays[key] for key in arrays if key.startswith(f"{name}.")}
 
         return cls(
-            photo_names=tuple(plain["photo_names"]),
+            image_names=tuple(plain["image_names"]),
             cameras=tuple(
                 SharedPinhole(**{name: _tuple(value) for name, value in camera.items()})
                 for camera in plain["cameras"]
@@ -143,10 +143,10 @@ class SparseScene:
             observations=Observations(**part("observations")),
             resections=Observations(**part("resections")),
             failures=plain["failures"],
-            graph=MatchGraph(plain["num_photos"], **part("graph")),
+            graph=MatchGraph(plain["num_images"], **part("graph")),
             seconds=plain["seconds"],
             notice=plain["notice"],
-            focal_held=plain["focal_held"],
+            focal_fixed=plain["focal_held"],
             **{name: arrays[name] for name in _ARRAYS},
         )
 
@@ -159,7 +159,7 @@ class SparseScene:
         np.savez_compressed(path, **self.to_arrays())
 
     @classmethod
-    def load(cls, path: Path) -> SparseScene:
+    def load(cls, path: Path) -> Reconstruction:
         """Read what `save` wrote.
 
         Args:
@@ -173,20 +173,20 @@ class SparseScene:
 
 
 _ARRAYS = (
-    *("photo_sizes", "camera_ids", "held_out", "registered", "T_world_camera"),
+    *("image_sizes", "camera_ids", "held_out", "registered", "T_world_camera"),
     *("points", "colors", "noise"),
 )
 
 
-def normalize(scene: SparseScene) -> SparseScene:
-    """Bring the world to its standard frame; nothing that a photograph shows changes.
+def normalize(scene: Reconstruction) -> Reconstruction:
+    """Bring the world to its standard frame; nothing that an image shows changes.
 
     z is the mean of the cameras' up directions, x the horizontal part of the first camera's right (or,
     where that is vertical, viewing) direction, the origin the median of the points, and the unit of length
-    the median depth of the observations. Held-out photographs have no say.
+    the median depth of the observations. Held-out images have no say.
 
     Args:
-        scene: A scene with at least one registered training photograph and one observation.
+        scene: A scene with at least one registered training image and one observation.
 
     Returns:
         The same scene after a similarity transform.

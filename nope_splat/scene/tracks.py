@@ -15,14 +15,14 @@ from nope_splat.scene.features import Keypoints, PairMatches
 
 @dataclass(frozen=True)
 class Observations:
-    """Sightings of points in photographs, one row each, sorted by point, then by photograph."""
+    """Correspondences2d3d of points in images, one row each, sorted by point, then by image."""
 
     point_ids: NDArray[np.int64]
     """Index of the point (or track). (O,)."""
-    photo_ids: NDArray[np.int64]
-    """Index of the photograph. (O,)."""
+    image_ids: NDArray[np.int64]
+    """Index of the image. (O,)."""
     xy: NDArray[np.float64]
-    """Where the point is seen, in pixels of the full-resolution photograph. (O, 2)."""
+    """Where the point is seen, in pixels of the full-resolution image. (O, 2)."""
 
     def __len__(self) -> int:
         return len(self.point_ids)
@@ -30,12 +30,12 @@ class Observations:
 
 @dataclass(frozen=True)
 class Tracks:
-    """Feature tracks: sets of keypoints, at most one per photograph, that show the same point."""
+    """Feature tracks: sets of keypoints, at most one per image, that show the same point."""
 
     observations: Observations
     """The keypoints of every track; `point_ids` are track indices."""
     keypoint_ids: NDArray[np.int64]
-    """Index of each observation's keypoint in its photograph. (O,)."""
+    """Index of each observation's keypoint in its image. (O,)."""
     noise: NDArray[np.float64]
     """Standard deviation of each observation, as a multiple of that of the sharpest keypoints. (O,)."""
 
@@ -45,23 +45,23 @@ class Tracks:
 
 @dataclass(frozen=True)
 class MatchGraph:
-    """Photographs as nodes, verified pairs as edges, number of matches as weight."""
+    """Images as nodes, verified pairs as edges, number of matches as weight."""
 
-    num_photos: int
+    num_images: int
     """Number of nodes."""
     edges: NDArray[np.int64]
-    """Photograph indices of each verified pair. (E, 2)."""
+    """Image indices of each verified pair. (E, 2)."""
     weights: NDArray[np.int64]
     """Number of verified matches of each pair. (E,)."""
     tree: NDArray[np.int64]
     """Indices into `edges` of the maximum spanning forest. (T,)."""
 
 
-def match_graph(num_photos: int, pairs: Sequence[PairMatches]) -> MatchGraph:
+def match_graph(num_images: int, pairs: Sequence[PairMatches]) -> MatchGraph:
     """Build the match graph and its maximum spanning forest.
 
     Args:
-        num_photos: Number of photographs.
+        num_images: Number of images.
         pairs: Verified pairs.
 
     Returns:
@@ -70,24 +70,24 @@ def match_graph(num_photos: int, pairs: Sequence[PairMatches]) -> MatchGraph:
     edges = np.array([(pair.first, pair.second) for pair in pairs], dtype=np.int64).reshape(-1, 2)
     weights = np.array([len(pair.indices) for pair in pairs], dtype=np.int64)
     # The maximum spanning forest is the minimum one of the negated weights.
-    shape = (num_photos, num_photos)
+    shape = (num_images, num_images)
     forest = minimum_spanning_tree(coo_array((-weights.astype(np.float64), edges.T), shape).tocsr()).tocoo()
     in_tree = set(zip(forest.row.tolist(), forest.col.tolist(), strict=True))
     tree = [index for index, edge in enumerate(edges.tolist()) if tuple(edge) in in_tree]
-    return MatchGraph(num_photos, edges, weights, np.array(tree, dtype=np.int64))
+    return MatchGraph(num_images, edges, weights, np.array(tree, dtype=np.int64))
 
 
 def connected_groups(graph: MatchGraph) -> list[NDArray[np.int64]]:
-    """Groups of photographs that verified pairs connect.
+    """Groups of images that verified pairs connect.
 
     Args:
         graph: The match graph.
 
     Returns:
-        Indices of the photographs of each group, ascending; the largest group first, a photograph without
+        Indices of the images of each group, ascending; the largest group first, an image without
         any verified pair in a group of its own.
     """
-    count, labels = _components(graph.num_photos, graph.edges)
+    count, labels = _components(graph.num_images, graph.edges)
     groups = [np.flatnonzero(labels == label) for label in range(count)]
     return sorted(groups, key=lambda group: (-len(group), group[0]))
 
@@ -95,23 +95,23 @@ def connected_groups(graph: MatchGraph) -> list[NDArray[np.int64]]:
 def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -> Tracks:
     """Join matches to tracks by union-find.
 
-    A track that reaches two keypoints of one photograph holds a wrong match somewhere and is dropped.
+    A track that reaches two keypoints of one image holds a wrong match somewhere and is dropped.
 
     Args:
-        keypoints: Keypoints of each photograph.
+        keypoints: Keypoints of each image.
         pairs: Verified pairs.
 
     Returns:
-        The tracks, ordered by their first photograph and their keypoint in it.
+        The tracks, ordered by their first image and their keypoint in it.
     """
     starts = np.concatenate([[0], np.cumsum([len(one.xy) for one in keypoints])]).astype(np.int64)
     links = [pair.indices + starts[[pair.first, pair.second]] for pair in pairs]
     _, labels = _components(int(starts[-1]), np.concatenate([np.zeros((0, 2), np.int64), *links]))
 
-    photo_ids = np.repeat(np.arange(len(keypoints)), np.diff(starts))
+    image_ids = np.repeat(np.arange(len(keypoints)), np.diff(starts))
     lengths = np.bincount(labels)
-    order = np.lexsort((photo_ids, labels))
-    repeated = (np.diff(labels[order]) == 0) & (np.diff(photo_ids[order]) == 0)
+    order = np.lexsort((image_ids, labels))
+    repeated = (np.diff(labels[order]) == 0) & (np.diff(image_ids[order]) == 0)
     lengths[labels[order[1:]][repeated]] = 0
     nodes = order[lengths[labels[order]] >= 2]
 
@@ -123,11 +123,11 @@ def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -
     nodes, point_ids = nodes[order], point_ids[order]
 
     xy = np.concatenate([np.zeros((0, 2)), *(one.xy for one in keypoints)])[nodes]
-    photo_ids = photo_ids[nodes]
+    image_ids = image_ids[nodes]
     noise = [np.ones(len(one.xy)) if one.noise is None else one.noise for one in keypoints]
     return Tracks(
-        Observations(point_ids, photo_ids, xy),
-        nodes - starts[photo_ids],
+        Observations(point_ids, image_ids, xy),
+        nodes - starts[image_ids],
         np.concatenate([np.zeros(0), *noise])[nodes],
     )
 

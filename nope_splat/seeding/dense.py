@@ -1,4 +1,4 @@
-"""Dense seeds for the Gaussians: a colored point for nearly every patch of the photographs."""
+"""Dense seeds for the Gaussians: a colored point for nearly every patch of the images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nope_splat.seeding.flow import agree, correspondences, triangulate
 from nope_splat.seeding.fusion import DepthMap, fuse, in_free_space
 from nope_splat.seeding.view import View
 from nope_splat.seeding.view_selection import choose_partners
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import track
 from nope_splat.utils.ranges import COUNT, Range
 
-ReadPhoto = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
-"""Reads photograph `index` at `(width, height)`: RGB (H, W, 3); which pixels are used (H, W), if not all."""
+ReadImage = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
+"""Reads image `index` at `(width, height)`: RGB (H, W, 3); which pixels are used (H, W), if not all."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class SeedSettings:
     """How dense seeds are found."""
 
     max_image_size: Annotated[int, Range(32)] = 512
-    """Longer side in pixels at which the photographs are compared."""
+    """Longer side in pixels at which the images are compared."""
     num_partners: Annotated[int, COUNT] = 3
-    """Photographs that each photograph is compared with."""
+    """Images that each image is compared with."""
     min_angle: Annotated[float, Range(0, 90)] = 1.0
     """Smallest angle in degrees between two rays that is trusted to give depth."""
     cell: Annotated[int, COUNT] = 4
@@ -41,27 +41,27 @@ class SeedSettings:
 # The interpolation solves thousands of 2 x 2 systems; threads of a BLAS cost a hundred times their work.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def dense_seeds(
-    scene: SparseScene, read: ReadPhoto, settings: SeedSettings | None = None
+    scene: Reconstruction, read: ReadImage, settings: SeedSettings | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Find a dense, accurate point cloud of a reconstructed scene without learned weights.
 
-    Tracks are interpolated to a rough depth, which optical flow between neighboring photographs makes
+    Tracks are interpolated to a rough depth, which optical flow between neighboring images makes
     exact; what does not agree forwards, backwards and with the epipolar geometry is dropped.
 
     Args:
-        scene: The reconstruction; only its registered training photographs are read.
-        read: Reads a photograph.
+        scene: The reconstruction; only its registered training images are read.
+        read: Reads an image.
         settings: How to search.
 
     Returns:
         Points (P, 3) in world coordinates and RGB colors (P, 3). The track points are not among them.
     """
     settings = settings or SeedSettings()
-    photos = np.flatnonzero(scene.registered & ~scene.held_out)
-    views = [small_view(scene, photo, read, settings.max_image_size) for photo in photos]
-    visibility = np.zeros((len(scene.photo_names), len(scene.points)), bool)
-    visibility[scene.observations.photo_ids, scene.observations.point_ids] = True
-    visibility = visibility[photos]
+    image_ids = np.flatnonzero(scene.registered & ~scene.held_out)
+    views = [small_view(scene, image, read, settings.max_image_size) for image in image_ids]
+    visibility = np.zeros((len(scene.image_names), len(scene.points)), bool)
+    visibility[scene.observations.image_ids, scene.observations.point_ids] = True
+    visibility = visibility[image_ids]
     centers = np.array([view.center for view in views])
     partners = choose_partners(centers, scene.points, visibility, settings.num_partners)
 
@@ -86,39 +86,39 @@ def dense_seeds(
             return inverse_depth, np.where(views[i].used, count, 0)
 
         found = pool.map(depth_map, range(len(views)))
-        depth_maps = list(track(found, "Seeding photographs", len(views)))
+        depth_maps = list(track(found, "Seeding photos", len(views)))
 
     points, colors, _ = fuse(views, depth_maps, settings.cell)
     kept = ~in_free_space(views, depth_maps, points)
     return points[kept], colors[kept]
 
 
-def small_view(scene: SparseScene, photo: int, read: ReadPhoto, max_size: int) -> View:
-    """A registered photograph at no more than a given size.
+def small_view(scene: Reconstruction, image_id: int, read: ReadImage, max_size: int) -> View:
+    """A registered image at no more than a given size.
 
     Args:
         scene: The reconstruction.
-        photo: Index of the photograph.
+        image_id: Index of the image.
         read: Reads it.
         max_size: Longer side in pixels.
     """
-    size = scene.photo_sizes[photo]
+    size = scene.image_sizes[image_id]
     scale = min(1.0, max_size / size.max())
     width, height = (max(1, round(side * scale)) for side in size.tolist())
-    T_camera_world = np.linalg.inv(scene.T_world_camera[photo])
-    image, used = read(int(photo), (width, height))
+    T_camera_world = np.linalg.inv(scene.T_world_camera[image_id])
+    image, used = read(int(image_id), (width, height))
     return View(
         image=np.ascontiguousarray(image),
         used=np.ones((height, width), bool) if used is None else used,
         R_camera_world=T_camera_world[:3, :3],
         t_camera_world=T_camera_world[:3, 3],
-        focal=scene.camera_of(photo).focal * scale,
-        principal_point=scene.camera_of(photo).principal_points(size) * scale,
+        focal=scene.camera_of(image_id).focal * scale,
+        principal_point=scene.camera_of(image_id).principal_points(size) * scale,
     )
 
 
 def _rough_depth(view: View, points: NDArray[np.float64]) -> NDArray[np.float32] | None:
-    """Interpolated inverse depth, or None for a photograph with too few points to interpolate."""
+    """Interpolated inverse depth, or None for an image with too few points to interpolate."""
     xy, depth = view.project(points)
     inside = (depth > 0) & (xy >= 0).all(1) & (xy < view.shape[::-1]).all(1)
     if inside.sum() < 16:

@@ -1,4 +1,4 @@
-"""A dense guess of a photograph's inverse depth from the few tracks it sees."""
+"""A dense guess of an image's inverse depth from the few tracks it sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A seed for each patch of the photographs from depth maps: where Gaussians start without optical flow.
+"""A seed for each patch of the images from depth maps: where Gaussians start without optical flow.
 
 The idea is SPFSplat's (Huang and Mikolajczyk, arXiv 2508.01171): what a network says of each pixel gives a
 Gaussian there, all of them in the one frame of the cameras. The pixel's footprint makes its size, confidence
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from nope_splat.depth import DepthMap, fit_scale_shift, on_depth_edge
 from nope_splat.geometry.camera import SharedPinhole
-from nope_splat.seeding.dense import ReadPhoto, SeedSettings, small_view
+from nope_splat.seeding.dense import ReadImage, SeedSettings, small_view
 from nope_splat.seeding.fusion import fuse, in_free_space
 from nope_splat.seeding.view import NEAREST_DEPTH, pixel_centers
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import say
 
 Map = NDArray[np.float32]
@@ -42,39 +42,42 @@ class PixelSeeds(NamedTuple):
 
 
 def pixel_seeds(
-    scene: SparseScene,
+    scene: Reconstruction,
     lenses: Sequence[SharedPinhole],
     maps: Mapping[int, DepthMap],
-    read: ReadPhoto,
+    read: ReadImage,
     settings: SeedSettings | None = None,
 ) -> PixelSeeds:
-    """Seed Gaussians on depth maps, each fitted to the track points that its photograph shows.
+    """Seed Gaussians on depth maps, each fitted to the track points that its image shows.
 
-    Where several photographs show one surface, it is seeded once. Depth edges are left out, and what two
-    other photographs see through.
+    Where several images show one surface, it is seeded once. Depth edges are left out, and what two
+    other images see through.
 
     Args:
-        scene: The reconstruction, of photographs without distortion.
+        scene: The reconstruction, of images without distortion.
         lenses: The cameras of the scene with the distortion that the depth maps have. (K,).
-        maps: Depth maps of registered training photographs, by their indices.
-        read: Reads a photograph.
-        settings: Size of the photographs and of the patches.
+        maps: Depth maps of registered training images, by their indices.
+        read: Reads an image.
+        settings: Size of the images and of the patches.
 
     Returns:
         The seeds; none where no map fits its track points. The track points are not among them.
     """
     settings = settings or SeedSettings()
     views, depths, confidences = [], [], []
-    for photo, depth_map in maps.items():
-        lens = lenses[scene.camera_ids[photo]]
-        fitted = _fitted(scene, lens, photo, depth_map)
+    for image_id, depth_map in maps.items():
+        lens = lenses[scene.camera_ids[image_id]]
+        fitted = _fitted(scene, lens, image_id, depth_map)
         if fitted is None:
-            say(f"The depth map of {scene.photo_names[photo]} does not fit its track points: no seeds of it.")
+            say(
+                f"The depth map of {scene.image_names[image_id]} does not fit its track points: no seeds"
+                " of it."
+            )
             continue
-        view = small_view(scene, photo, read, settings.max_image_size)
-        size = scene.photo_sizes[photo]
+        view = small_view(scene, image_id, read, settings.max_image_size)
+        size = scene.image_sizes[image_id]
         centers = pixel_centers(view.shape) * (size / view.shape[::-1])
-        places = lens.project(scene.camera_of(photo).unproject(centers, size), size)
+        places = lens.project(scene.camera_of(image_id).unproject(centers, size), size)
         depth = np.where(view.used, fitted.sample(places), np.nan)
         views.append(view)
         depths.append(np.where(depth > NEAREST_DEPTH, depth, np.nan))
@@ -104,12 +107,14 @@ def pixel_seeds(
     return PixelSeeds(points[kept], colors[kept], sizes.astype(np.float32), opacities.astype(np.float32))
 
 
-def _fitted(scene: SparseScene, lens: SharedPinhole, photo: int, depth_map: DepthMap) -> DepthMap | None:
+def _fitted(
+    scene: Reconstruction, lens: SharedPinhole, image_id: int, depth_map: DepthMap
+) -> DepthMap | None:
     """The map in world units without its depth edges, or None where it does not fit the track points."""
     seen = scene.observations
-    mine = seen.photo_ids == photo
-    size = scene.photo_sizes[photo]
-    places = lens.project(scene.camera_of(photo).unproject(seen.xy[mine], size), size)
+    mine = seen.image_ids == image_id
+    size = scene.image_sizes[image_id]
+    places = lens.project(scene.camera_of(image_id).unproject(seen.xy[mine], size), size)
     depth = scene.in_camera(seen)[mine, 2]
     fit = fit_scale_shift(depth_map.sample(places), depth, depth_map.kind)
     if fit is None:

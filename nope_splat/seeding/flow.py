@@ -1,7 +1,7 @@
-"""Dense inverse depth of a photograph from optical flow to its partners.
+"""Dense inverse depth of an image from optical flow to its partners.
 
-Flow straight between wide-baseline photographs fails on most pixels. Here the partner is first warped
-into the photograph by the depth interpolated from the tracks; DIS flow (Kroeger et al. 2016) then only
+Flow straight between wide-baseline images fails on most pixels. Here the partner is first warped
+into the image by the depth interpolated from the tracks; DIS flow (Kroeger et al. 2016) then only
 has to find the small residual.
 """
 
@@ -25,8 +25,8 @@ def correspondences(view: View, partner: View, inverse_depth: NDArray[np.float32
     """Where every pixel of a view lies in a partner: predicted by depth, corrected by optical flow.
 
     Args:
-        view: The photograph.
-        partner: The photograph to search.
+        view: The image.
+        partner: The image to search.
         inverse_depth: Rough inverse depth of `view`. (H, W).
 
     Returns:
@@ -56,7 +56,7 @@ def triangulate(
     squares.
 
     Args:
-        view: The photograph.
+        view: The image.
         partner: The partner.
         forward: Correspondences from `view` to `partner`. (H, W, 2).
         backward: Correspondences from `partner` to `view`. (H', W', 2).

@@ -1,4 +1,4 @@
-"""From one dense depth map per photograph to one point cloud without repetitions."""
+"""From one dense depth map per image to one point cloud without repetitions."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Fused(NamedTuple):
 
 
 def fuse(views: list[View], depth_maps: list[DepthMap], cell: int) -> Fused:
-    """One point for each image cell whose surface no earlier photograph has given yet.
+    """One point for each image cell whose surface no earlier image has given yet.
 
     Args:
-        views: The photographs.
+        views: The images.
         depth_maps: Their depth maps.
         cell: Width of a cell in pixels.
 
@@ -74,10 +74,10 @@ def _best_pixels(count: NDArray[np.int64], cell: int) -> tuple[NDArray[np.int64]
 def in_free_space(
     views: list[View], depth_maps: list[DepthMap], points: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Points that at least two photographs see through: they lie well in front of a confirmed surface.
+    """Points that at least two images see through: they lie well in front of a confirmed surface.
 
     Args:
-        views: The photographs.
+        views: The images.
         depth_maps: Their depth maps; two partners make a surface confirmed.
         points: World coordinates. (P, 3).
 

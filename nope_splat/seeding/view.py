@@ -1,4 +1,4 @@
-"""A registered photograph at the resolution of seeding, and the geometry between two of them."""
+"""A registered image at the resolution of seeding, and the geometry between two of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEAREST_DEPTH = 0.02
 
 @dataclass(frozen=True)
 class View:
-    """Image and camera of one photograph; pixels and focal length are those of the small image."""
+    """Image and camera of one image; pixels and focal length are those of the small image."""
 
     image: NDArray[np.uint8]
     """RGB. (H, W, 3)."""

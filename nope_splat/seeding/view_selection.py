@@ -1,4 +1,4 @@
-"""Which photographs to compare a photograph with."""
+"""Which images to compare an image with."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ def choose_partners(
     visibility: NDArray[np.bool_],
     count: int,
 ) -> list[NDArray[np.int64]]:
-    """Rank the photographs by the track points they share with useful parallax.
+    """Rank the images by the track points they share with useful parallax.
 
     Args:
         centers: Camera centers in world coordinates. (N, 3).
         points: Track points in world coordinates. (P, 3).
-        visibility: Which photograph sees which point. (N, P).
-        count: Partners per photograph, at most.
+        visibility: Which image sees which point. (N, P).
+        count: Partners per image, at most.
 
     Returns:
-        For each photograph, the indices of its partners, best first.
+        For each image, the indices of its partners, best first.
     """
     partners = []
-    for photo, center in enumerate(centers):
+    for image_id, center in enumerate(centers):
         scores = np.zeros(len(centers))
         for other, other_center in enumerate(centers):
-            shared = points[visibility[photo] & visibility[other]]
-            if other == photo or len(shared) < _MIN_SHARED:
+            shared = points[visibility[image_id] & visibility[other]]
+            if other == image_id or len(shared) < _MIN_SHARED:
                 continue
             a, b = shared - center, shared - other_center
             cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))

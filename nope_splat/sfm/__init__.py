@@ -1,17 +1,17 @@
 """From matches to cameras and points."""
 
-from nope_splat.scene.reconstruction import SparseScene, normalize
-from nope_splat.sfm.initialization.depth_maps import photo_depths
+from nope_splat.scene.reconstruction import Reconstruction, normalize
+from nope_splat.sfm.initialization.depth_maps import image_depths
 from nope_splat.sfm.options import ReconstructionSettings
 from nope_splat.sfm.pipeline import reconstruct
 from nope_splat.sfm.registration.resection import Resection, resect
 
 __all__ = [
+    "Reconstruction",
     "ReconstructionSettings",
     "Resection",
-    "SparseScene",
+    "image_depths",
     "normalize",
-    "photo_depths",
     "reconstruct",
     "resect",
 ]

@@ -1,4 +1,4 @@
-"""Which camera took which photograph, and in which pixels reconstruction measures it."""
+"""Which camera took which image, and in which pixels reconstruction measures it."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from nope_splat.matching import Keypoints
 
 
 @dataclass(frozen=True)
-class PhotoLayout:
-    """Photographs by camera.
+class CameraGroups:
+    """Images by camera.
 
     All thresholds of reconstruction are in *feature pixels*, those of the images in which keypoints were
-    found; photographs of one camera have one size, up to portrait and landscape, and thus one such unit.
+    found; images of one camera have one size, up to portrait and landscape, and thus one such unit.
     """
 
     sizes: NDArray[np.int64]
-    """Width and height of the photographs at full resolution. (N, 2)."""
+    """Width and height of the images at full resolution. (N, 2)."""
     camera_ids: NDArray[np.int64]
-    """Camera of each photograph. (N,)."""
+    """Camera of each image. (N,)."""
     pixel_sizes: NDArray[np.float64]
-    """Side of a feature pixel of each photograph in full-resolution pixels. (N,)."""
+    """Side of a feature pixel of each image in full-resolution pixels. (N,)."""
 
     @classmethod
     def of(
         cls, sizes: NDArray[np.int64], camera_ids: NDArray[np.int64], keypoints: Sequence[Keypoints]
-    ) -> PhotoLayout:
+    ) -> CameraGroups:
         """With the feature pixels in which keypoints were found.
 
         Args:
-            sizes: Width and height of the photographs at full resolution. (N, 2).
-            camera_ids: Camera of each photograph. (N,).
-            keypoints: Keypoints of each photograph.
+            sizes: Width and height of the images at full resolution. (N, 2).
+            camera_ids: Camera of each image. (N,).
+            keypoints: Keypoints of each image.
         """
         of_camera = np.zeros(int(camera_ids.max()) + 1)
         np.maximum.at(of_camera, camera_ids, [one.pixel_size for one in keypoints])
@@ -48,7 +48,7 @@ class PhotoLayout:
 
     @property
     def longer_sides(self) -> NDArray[np.float64]:
-        """Longer side of the photographs of each camera, feature pixels. (K,)."""
+        """Longer side of the images of each camera, feature pixels. (K,)."""
         sides = np.zeros(self.num_cameras)
         np.maximum.at(sides, self.camera_ids, self.sizes.max(axis=1) / self.pixel_sizes)
         return sides
@@ -60,11 +60,11 @@ class PhotoLayout:
         pixel_sizes[self.camera_ids] = self.pixel_sizes
         return pixel_sizes
 
-    def from_center(self, xy: NDArray[np.float64], photo_ids: NDArray[np.int64] | int) -> NDArray[np.float64]:
-        """Places in photographs, full-resolution pixels, as feature pixels from the image center.
+    def from_center(self, xy: NDArray[np.float64], image_ids: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        """Places in images, full-resolution pixels, as feature pixels from the image center.
 
         Args:
             xy: Pixel coordinates. (n, 2).
-            photo_ids: Photograph of each place, or of all. (n,) or ().
+            image_ids: Image of each place, or of all. (n,) or ().
         """
-        return (xy - self.sizes[photo_ids] / 2) / self.pixel_sizes[photo_ids, None]
+        return (xy - self.sizes[image_ids] / 2) / self.pixel_sizes[image_ids, None]

@@ -1,4 +1,4 @@
-"""Groups of photographs that connect, and the words for those that do not."""
+"""Groups of images that connect, and the words for those that do not."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.matching import Keypoints
 from nope_splat.scene.tracks import MatchGraph, connected_groups
 from nope_splat.utils.typing import Indices
 
 MAX_NAMES = 10
-"""Most photographs that a message lists."""
-ADVICE = "photograph one scene from places so near to each other that neighbors overlap by half"
+"""Most images that a message lists."""
+ADVICE = "take photos of one scene from places so near to each other that neighbors overlap by half"
 
 
 def training_groups(graph: MatchGraph) -> list[Indices]:
-    """Groups of at least two connected photographs, the one with most photographs, then matches, first.
+    """Groups of at least two connected images, the one with most images, then matches, first.
 
     Args:
-        graph: The match graph of the training photographs.
+        graph: The match graph of the training images.
 
     Returns:
-        Indices of the photographs of each group.
+        Indices of the images of each group.
     """
-    matches = np.bincount(graph.edges.ravel(), np.repeat(graph.weights, 2), graph.num_photos)
+    matches = np.bincount(graph.edges.ravel(), np.repeat(graph.weights, 2), graph.num_images)
     groups = [group for group in connected_groups(graph) if len(group) > 1]
     return sorted(groups, key=lambda group: (-len(group), -matches[group].sum()))
 
@@ -38,39 +38,41 @@ def require_matches(
     groups: Sequence[Indices],
     min_matches: int,
 ) -> None:
-    """Refuse photographs of which nothing can be made, saying why.
+    """Refuse images of which nothing can be made, saying why.
 
     Args:
-        names: Names of the photographs.
-        held_out: Photographs kept for evaluation. (N,).
-        keypoints: Keypoints of each photograph.
+        names: Names of the images.
+        held_out: Images kept for evaluation. (N,).
+        keypoints: Keypoints of each image.
         groups: From `training_groups`.
         min_matches: Fewest matches of a pair.
 
     Raises:
-        UserError: If fewer than two photographs are left, none has texture, or no two (or only separate
+        NopeSplatError: If fewer than two images are left, none has texture, or no two (or only separate
             pairs) match.
     """
     training = np.flatnonzero(~held_out)
     if len(training) < 2:
-        raise UserError(
-            f"{len(training)} of {len(names)} photographs would be left for reconstruction, and at least two"
+        raise NopeSplatError(
+            f"{len(training)} of {len(names)} photos would be left for reconstruction, and at least two"
             " are needed; hold out fewer"
         )
-    if all(len(keypoints[photo].xy) < min_matches for photo in training):
-        raise UserError(
-            f"none of the {len(training)} photographs shows enough texture to find keypoints; are they"
+    if all(len(keypoints[image_id].xy) < min_matches for image_id in training):
+        raise NopeSplatError(
+            f"none of the {len(training)} photos shows enough texture to find keypoints; are they"
             " blurred, blank or masked out?"
         )
     if not groups and len(training) == 2:
-        first, second = (names[photo] for photo in training)
-        raise UserError(f"{first} and {second} do not match, they seem to show different things; {ADVICE}")
+        first, second = (names[image_id] for image_id in training)
+        raise NopeSplatError(
+            f"{first} and {second} do not match, they seem to show different things; {ADVICE}"
+        )
     if not groups:
-        raise UserError(f"no two of the {len(training)} photographs match; {ADVICE}")
+        raise NopeSplatError(f"no two of the {len(training)} photos match; {ADVICE}")
     if len(groups) > 1 and len(groups[0]) == 2:
         pairs = sorted(map(tuple, groups))[:MAX_NAMES]
         listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in pairs)
-        raise UserError(f"the photographs match only in separate pairs ({listed}); {ADVICE}")
+        raise NopeSplatError(f"the photos match only in separate pairs ({listed}); {ADVICE}")
 
 
 def failure_reasons(
@@ -80,28 +82,28 @@ def failure_reasons(
     reconstructed: Indices,
     failures: dict[int, str],
 ) -> dict[str, str]:
-    """Why training photographs have no pose.
+    """Why training images have no pose.
 
     Args:
-        names: Names of all photographs.
-        unregistered: Training photographs without a pose.
+        names: Names of all images.
+        unregistered: Training images without a pose.
         groups: From `training_groups`.
         reconstructed: The group that was reconstructed.
-        failures: What registration says about photographs of that group.
+        failures: What registration says about images of that group.
 
     Returns:
         Name to reason.
     """
     reasons = {}
-    for photo in unregistered.tolist():
-        group = next((group for group in groups if photo in group), None)
+    for image_id in unregistered.tolist():
+        group = next((group for group in groups if image_id in group), None)
         if group is None:
             reason = "no verified matches with any other photo"
         elif group is reconstructed:
-            reason = failures.get(photo, "its matches agree with no relative pose")
+            reason = failures.get(image_id, "its matches agree with no relative pose")
         else:
             listed = ", ".join(str(names[member]) for member in group[:MAX_NAMES])
             listed += ", ..." if len(group) > MAX_NAMES else ""
             reason = f"in a group of {len(group)} photos that does not connect with the rest: {listed}"
-        reasons[names[photo]] = reason
+        reasons[names[image_id]] = reason
     return reasons

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, intrinsics_covariance
-from nope_splat.sfm.state import WorkingScene
+from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
 from nope_splat.utils.typing import Array, Mask
 
@@ -18,16 +18,16 @@ ROUGH_TOLERANCE = 1e-3
 MAX_SIGMAS = 3.0
 """Intrinsics that lie beyond this many standard deviations of their prior explain something else."""
 MAX_UNCERTAINTY = 0.25
-"""Largest uncertainty of intrinsics, as a share of the prior's, at which the photographs determine them."""
+"""Largest uncertainty of intrinsics, as a share of the prior's, at which the images determine them."""
 PLAIN_GAIN = 1.25
 """Noise of the observations without distortion over that with it, from which on a lens plainly bends.
-Photographs that are as good as straight, or were straightened, are best compared with as they are."""
+Images that are as good as straight, or were straightened, are best compared with as they are."""
 MIN_OBSERVATIONS = 10
-"""Fewest observations that keep a photograph in the scene."""
+"""Fewest observations that keep an image in the scene."""
 
 
 def refine(
-    scene: WorkingScene,
+    state: SfmState,
     min_angle: float,
     refine_principal_point: bool,
     refine_radial_distortion: bool | None = False,
@@ -36,68 +36,68 @@ def refine(
     """Re-triangulate, extend, adjust and filter in rounds of falling thresholds, in place.
 
     Args:
-        scene: A registered scene.
+        state: A registered scene.
         min_angle: Smallest triangulation angle of a point, degrees.
         refine_principal_point: Whether to adjust the principal point, where it can be determined and all
-            photographs of a camera have the same orientation.
+            images of a camera have the same orientation.
         refine_radial_distortion: Whether to adjust the radial distortion, where it can be determined; None
             means where it is plain as well.
         device: Torch device of bundle adjustment.
 
     Returns:
-        Photographs that lost their pose on the way, with the reason.
+        Images that lost their pose on the way, with the reason.
     """
     lost: dict[int, str] = {}
-    free_offset = free_radial = np.zeros(len(scene.focal), bool)
+    free_offset = free_radial = np.zeros(len(state.focal), bool)
     for number, max_error in enumerate(ROUNDS):
-        triangulate(scene, max_error, min_angle)
-        extend(scene, max_error)
-        scene.adjust(
+        triangulate(state, max_error, min_angle)
+        extend(state, max_error)
+        state.adjust(
             free_offset=free_offset, free_radial=free_radial, tolerance=ROUGH_TOLERANCE, device=device
         )
-        scene.estimate_noise()
+        state.estimate_noise()
         if number == 0 and refine_principal_point:
-            free_offset = _free_principal_point(scene, device)
+            free_offset = _free_principal_point(state, device)
         if number == 0 and refine_radial_distortion is not False:
             least_gain = PLAIN_GAIN if refine_radial_distortion is None else 0.0
-            free_radial = _free_radial_distortion(scene, free_offset, least_gain, device)
-        filter_observations(scene, max_error, min_angle)
-        lost |= _drop_weak_photos(scene, min_angle)
-        scene.rescale()
-    scene.adjust(free_offset=free_offset, free_radial=free_radial, device=device)
-    filter_observations(scene, ROUNDS[-1], min_angle)
-    return lost | _drop_weak_photos(scene, min_angle)
+            free_radial = _free_radial_distortion(state, free_offset, least_gain, device)
+        filter_observations(state, max_error, min_angle)
+        lost |= _drop_weak_images(state, min_angle)
+        state.rescale()
+    state.adjust(free_offset=free_offset, free_radial=free_radial, device=device)
+    filter_observations(state, ROUNDS[-1], min_angle)
+    return lost | _drop_weak_images(state, min_angle)
 
 
-def _free_principal_point(scene: WorkingScene, device: str) -> Mask:
-    """Adjust with the principal points, of cameras whose photographs determine them. (K,)."""
-    sigma = scene.offset_sigma
-    orientations = np.unique(np.column_stack([scene.camera_ids, scene.half_size]), axis=0)[:, 0].astype(int)
+def _free_principal_point(state: SfmState, device: str) -> Mask:
+    """Adjust with the principal points, of cameras whose images determine them. (K,)."""
+    sigma = state.offset_sigma
+    orientations = np.unique(np.column_stack([state.camera_ids, state.half_size]), axis=0)[:, 0].astype(int)
 
     def determined(deviation: Array) -> Mask:
-        near = np.linalg.norm(scene.offset, axis=1) < MAX_SIGMAS * sigma
+        near = np.linalg.norm(state.offset, axis=1) < MAX_SIGMAS * sigma
         return near & (deviation[:, 1:3].max(1) < MAX_UNCERTAINTY * sigma)
 
     return _free_where_determined(
-        scene,
+        state,
         np.bincount(orientations) == 1,
-        lambda free: scene.adjust(free_offset=free, tolerance=ROUGH_TOLERANCE, device=device),
+        lambda free: state.adjust(free_offset=free, tolerance=ROUGH_TOLERANCE, device=device),
         determined,
     )
 
 
-def _free_radial_distortion(scene: WorkingScene, free_offset: Mask, least_gain: float, device: str) -> Mask:
-    """Adjust with radial distortion, of cameras whose photographs determine it. (K,)."""
-    sigma = scene.radial_sigma
+def _free_radial_distortion(state: SfmState, free_offset: Mask, least_gain: float, device: str) -> Mask:
+    """Adjust with radial distortion, of cameras whose images determine it. (K,)."""
+    sigma = state.radial_sigma
 
     def determined(deviation: Array) -> Mask:
-        near = np.abs(scene.radial) < MAX_SIGMAS * sigma
+        near = np.abs(state.radial) < MAX_SIGMAS * sigma
         return (near & (deviation[:, 3:] < MAX_UNCERTAINTY * sigma)).all(1)
 
     return _free_where_determined(
-        scene,
-        np.ones(len(scene.focal), bool),
-        lambda free: scene.adjust(
+        state,
+        np.ones(len(state.focal), bool),
+        lambda free: state.adjust(
             free_offset=free_offset, free_radial=free, tolerance=ROUGH_TOLERANCE, device=device
         ),
         determined,
@@ -106,7 +106,7 @@ def _free_radial_distortion(scene: WorkingScene, free_offset: Mask, least_gain: 
 
 
 def _free_where_determined(
-    scene: WorkingScene,
+    state: SfmState,
     free: Mask,
     adjust: Callable[[Mask], BundleResult | None],
     determined: Callable[[Array], Mask],
@@ -115,17 +115,17 @@ def _free_where_determined(
     """Adjust with more intrinsics free, and again with less until all that are free are determined.
 
     Args:
-        scene: Changed in place.
+        state: Changed in place.
         free: Cameras whose intrinsics may be free. (K,).
         adjust: Adjusts the scene with the intrinsics of some cameras (K,) free.
-        determined: Of which cameras the photographs determine them, by their standard deviations (K, 5).
+        determined: Of which cameras the images determine them, by their standard deviations (K, 5).
         least_gain: None are free that do not make the observations less noisy by this factor.
 
     Returns:
         Cameras of which they do, with which the scene is adjusted. (K,).
     """
     while free.any():
-        before = scene.snapshot()
+        before = state.snapshot()
         result = adjust(free)
         covariance = None if result is None else intrinsics_covariance(result.problem)
         if result is None or covariance is None or result.initial_cost < least_gain**2 * result.cost:
@@ -135,20 +135,20 @@ def _free_where_determined(
             kept = free & determined(deviation.reshape(len(free), -1))
         if (kept == free).all():
             break
-        scene.restore(before)
+        state.restore(before)
         free = kept
     return free
 
 
-def _drop_weak_photos(scene: WorkingScene, min_angle: float) -> dict[int, str]:
-    """Take out photographs that hardly any observation supports."""
-    support = np.bincount(scene.photo_ids[scene.inlier], minlength=len(scene.registered))
-    weak = np.flatnonzero(scene.registered & (support < MIN_OBSERVATIONS))
+def _drop_weak_images(state: SfmState, min_angle: float) -> dict[int, str]:
+    """Take out images that hardly any observation supports."""
+    support = np.bincount(state.image_ids[state.inlier], minlength=len(state.registered))
+    weak = np.flatnonzero(state.registered & (support < MIN_OBSERVATIONS))
     if len(weak):
-        scene.registered[weak] = False
-        scene.inlier &= scene.registered[scene.photo_ids]
-        filter_observations(scene, np.inf, min_angle)
+        state.registered[weak] = False
+        state.inlier &= state.registered[state.image_ids]
+        filter_observations(state, np.inf, min_angle)
     return {
-        int(photo): f"only {support[photo]} observations of track points survived adjustment"
-        for photo in weak
+        int(image_id): f"only {support[image_id]} observations of track points survived adjustment"
+        for image_id in weak
     }

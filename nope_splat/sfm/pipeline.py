@@ -1,4 +1,4 @@
-"""From a folder of photographs to a sparse scene: every stage in order."""
+"""From a folder of images to a sparse scene: every stage in order."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import torch
 from numpy.typing import NDArray
 
 from nope_splat.depth import DepthMap, depths_key, find_depths
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.io.fingerprint import content_key
-from nope_splat.io.images import PhotoFolder, cameras_of_photos
+from nope_splat.io.images import ImageFolder, cameras_of_images
 from nope_splat.matching import PairMatches
-from nope_splat.matching.database import FolderMatches, find_matches, matches_key
-from nope_splat.scene.reconstruction import SparseScene, normalize
+from nope_splat.matching.database import MatchDatabase, find_matches, matches_key
+from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
-from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.diagnostics import failure_reasons, require_matches, training_groups
 from nope_splat.sfm.global_refinement import ROUNDS, refine
-from nope_splat.sfm.initialization.degeneracy import turned_on_the_spot, without_relief
+from nope_splat.sfm.initialization.degeneracy import is_planar_or_rotation, is_pure_rotation
 from nope_splat.sfm.initialization.focal import within_cameras
-from nope_splat.sfm.initialization.known_cameras import GivenCameras, keep_good_cameras
-from nope_splat.sfm.initialization.pointmap_fusion import canonical_depths
+from nope_splat.sfm.initialization.known_cameras import KnownCameras, prefer_known_cameras
+from nope_splat.sfm.initialization.pointmap_fusion import fuse_pointmap_depths
 from nope_splat.sfm.initialization.select import register_group
 from nope_splat.sfm.options import ReconstructionSettings
 from nope_splat.sfm.registration.incremental import register_others
 from nope_splat.sfm.registration.resection import resect_held_out
 from nope_splat.sfm.result import MAX_FOCAL_UNCERTAINTY, finish, focal_notice, point_colors, tell
 from nope_splat.sfm.retriangulation import rebuild_tracks
-from nope_splat.sfm.state import WorkingScene
+from nope_splat.sfm.state import SfmState
 from nope_splat.utils.cache import Cache
 from nope_splat.utils.progress import say
 from nope_splat.utils.ranges import check_ranges
@@ -44,67 +44,67 @@ POSSIBLE_FOCAL = (0.1, 20.0)
 
 
 def reconstruct(
-    folder: PhotoFolder,
+    folder: ImageFolder,
     held_out: Sequence[str] = (),
     settings: ReconstructionSettings | None = None,
     cache_dir: Path | None = None,
-) -> SparseScene:
+) -> Reconstruction:
     """Reconstruct cameras and track points.
 
     Args:
-        folder: The photographs.
-        held_out: Names of photographs kept for evaluation. They are matched, but their matches serve only
+        folder: The images.
+        held_out: Names of images kept for evaluation. They are matched, but their matches serve only
             to register them against the finished points.
         settings: How to do it.
         cache_dir: Folder for matches and finished scenes, keyed by content and settings.
 
     Returns:
-        The scene; photographs that could not be registered are in its `failures`.
+        The scene; images that could not be registered are in its `failures`.
 
     Raises:
-        UserError: If a setting is out of range, or nothing can be reconstructed, with the reason.
+        NopeSplatError: If a setting is out of range, or nothing can be reconstructed, with the reason.
     """
     settings = settings or ReconstructionSettings()
     check_ranges(settings)
-    names = tuple(photo.name for photo in folder.photos)
+    names = tuple(image.name for image in folder.images)
     unknown = sorted(set(held_out) - set(names))
     if unknown:
-        raise UserError(f"the held-out photograph {unknown[0]} is not in {folder.root}; check its name")
+        raise NopeSplatError(f"the held-out photo {unknown[0]} is not in {folder.root}; check its name")
     if settings.registration == "pointmaps" and settings.matcher != "dust3r":
-        raise UserError(
+        raise NopeSplatError(
             f"registration pointmaps needs pointmaps, and {settings.matcher} makes none; set matcher"
             " to dust3r"
         )
-    camera_ids = cameras_of_photos(folder.photos, settings.one_camera_per)
+    camera_ids = cameras_of_images(folder.images, settings.one_camera_per)
     if camera_ids.any():
         for asked, what in (
             (settings.initial_focal is not None, "initial-focal is"),
             (settings.registration in ("depth", "pointmaps"), f"registration {settings.registration} takes"),
         ):
             if asked:
-                raise UserError(
-                    f"{what} one focal length, but the photographs are of several sizes or folders and so of"
+                raise NopeSplatError(
+                    f"{what} one focal length, but the photos are of several sizes or folders and so of"
                     " several cameras; leave it out"
                 )
     if settings.adjustment_device == "cuda" and not torch.cuda.is_available():
-        raise UserError("adjustment-device is cuda, but torch finds no GPU here; choose cpu")
+        raise NopeSplatError("adjustment-device is cuda, but torch finds no GPU here; choose cpu")
 
-    longer_side = max(max(photo.width, photo.height) for photo in folder.photos)
+    longer_side = max(max(image.width, image.height) for image in folder.images)
     if settings.initial_focal is not None:
         shortest, longest = (share * longer_side for share in POSSIBLE_FOCAL)
         if not shortest <= settings.initial_focal <= longest:
-            raise UserError(
-                f"initial-focal is {settings.initial_focal:g}, but photographs of {longer_side} pixels have"
+            raise NopeSplatError(
+                f"initial-focal is {settings.initial_focal:g}, but photos of {longer_side} pixels have"
                 f" focal lengths from {shortest:g} to {longest:g} pixels; it is not in millimeters"
             )
 
     is_held_out = np.isin(names, list(held_out))
-    given = GivenCameras.read(settings.cameras, names, is_held_out, camera_ids) if settings.cameras else None
+    given = KnownCameras.read(settings.cameras, names, is_held_out, camera_ids) if settings.cameras else None
 
-    # Photographs whose depth is asked for.
+    # Images whose depth is asked for.
     telling = [
-        photo
-        for photo, out in zip(folder.photos, is_held_out, strict=True)
+        image
+        for image, out in zip(folder.images, is_held_out, strict=True)
         if not out and settings.registration == "depth" and settings.matcher != "dust3r" and given is None
     ]
     matches_id = scene_id = ""
@@ -116,7 +116,7 @@ def reconstruct(
         values["depth"] = depths_key(telling, settings.depth) if telling else None
         del values["device"]  # which changes nothing but rounding errors
         scene_id = content_key((), {"matches": matches_id, "held_out": sorted(held_out), "settings": values})
-        scene = cache.load(STAGE, scene_id, SparseScene.from_arrays)
+        scene = cache.load(STAGE, scene_id, Reconstruction.from_arrays)
         if scene is not None:
             say("Using the cached reconstruction.")
             tell(scene)
@@ -128,9 +128,9 @@ def reconstruct(
     if telling:
         with clock.stage("depth"):
             found = find_depths(telling, settings.depth, cache_dir)
-        depths = {names.index(photo.name): one for photo, one in zip(telling, found, strict=True)}
+        depths = {names.index(image.name): one for image, one in zip(telling, found, strict=True)}
     elif settings.registration == "depth" and given is None and matches.pointmaps is not None:
-        depths = canonical_depths(matches.pointmaps.without(is_held_out))
+        depths = fuse_pointmap_depths(matches.pointmaps.without(is_held_out))
     scene = reconstruct_from_matches(folder, is_held_out, matches, settings, clock, given, depths)
     if cache:
         cache.store(STAGE, scene_id, scene.to_arrays())
@@ -139,51 +139,51 @@ def reconstruct(
 
 
 def reconstruct_from_matches(
-    folder: PhotoFolder,
+    folder: ImageFolder,
     held_out: NDArray[np.bool_],
-    matches: FolderMatches,
+    matches: MatchDatabase,
     settings: ReconstructionSettings,
     clock: Stopwatch | None = None,
-    given: GivenCameras | None = None,
+    given: KnownCameras | None = None,
     depths: Mapping[int, DepthMap] | None = None,
-    hold_focal: bool = False,
-) -> SparseScene:
+    fix_focal: bool = False,
+) -> Reconstruction:
     """Reconstruct cameras and track points from verified matches.
 
     A flat scene that leaves the focal length open would follow any: it is done again with that of the prior
     held. So is any scene that leaves the user's focal length open, with that one held.
 
     Args:
-        folder: The photographs.
-        held_out: Photographs kept for evaluation. (N,).
-        matches: Verified matches; those with held-out photographs serve only for their resection.
+        folder: The images.
+        held_out: Images kept for evaluation. (N,).
+        matches: Verified matches; those with held-out images serve only for their resection.
         settings: How to do it.
         clock: Adds its seconds to those measured here.
         given: Cameras to start from, if any.
-        depths: Depth of training photographs to start from, if any, by their indices.
-        hold_focal: Whether the focal length stays that of the settings or, without one, of the prior.
+        depths: Depth of training images to start from, if any, by their indices.
+        fix_focal: Whether the focal length stays that of the settings or, without one, of the prior.
 
     Returns:
         The scene.
 
     Raises:
-        UserError: If nothing can be reconstructed, with the reason.
+        NopeSplatError: If nothing can be reconstructed, with the reason.
     """
     clock = clock or Stopwatch()
     keypoints, pairs = matches.keypoints, matches.pairs
-    names = tuple(photo.name for photo in folder.photos)
-    sizes = np.array([(photo.width, photo.height) for photo in folder.photos], dtype=np.int64)
-    layout = PhotoLayout.of(sizes, cameras_of_photos(folder.photos, settings.one_camera_per), keypoints)
+    names = tuple(image.name for image in folder.images)
+    sizes = np.array([(image.width, image.height) for image in folder.images], dtype=np.int64)
+    layout = CameraGroups.of(sizes, cameras_of_images(folder.images, settings.one_camera_per), keypoints)
     training_pairs = [pair for pair in pairs if not held_out[pair.first] and not held_out[pair.second]]
     graph = match_graph(len(names), training_pairs)
     groups = training_groups(graph)
     if given is not None:  # what has a pose need not match
         groups = [given.join(groups)]
     require_matches(names, held_out, keypoints, groups, settings.min_matches)
-    positions = [layout.from_center(one.xy, photo) for photo, one in enumerate(keypoints)]
+    positions = [layout.from_center(one.xy, image) for image, one in enumerate(keypoints)]
     if layout.num_cameras > 1:
         counts = np.bincount(layout.camera_ids).tolist()
-        say(f"The photographs are of {layout.num_cameras} cameras, which took {counts} of them.")
+        say(f"The photos are of {layout.num_cameras} cameras, which took {counts} of them.")
 
     pointmaps = None
     if matches.pointmaps is not None:
@@ -192,62 +192,62 @@ def reconstruct_from_matches(
     tried = False
     for group in groups:
         members = [pair for pair in training_pairs if pair.first in group]
-        flat = bool(members) and without_relief(members)
-        if given is None and flat and _turned(positions, members, layout):
+        flat = bool(members) and is_planar_or_rotation(members)
+        if given is None and flat and _is_pure_rotation(positions, members, layout):
             continue
         tried = True
-        scene, views, failures = register_group(
-            keypoints, positions, members, layout, settings, clock, given, depths, pointmaps, hold_focal
+        state, views, failures = register_group(
+            keypoints, positions, members, layout, settings, clock, given, depths, pointmaps, fix_focal
         )
-        if scene is not None:
+        if state is not None:
             break
     else:
         if tried and given is None and settings.registration in ("depth", "pointmaps"):
-            raise UserError(_contradicted(settings))
-        raise UserError(
-            "the photographs match, but no two of them were taken from places far enough apart to tell depth;"
+            raise NopeSplatError(_contradicted(settings))
+        raise NopeSplatError(
+            "the photos match, but no two of them were taken from places far enough apart to tell depth;"
             " walk around the subject instead of turning on the spot"
         )
     min_angle, device = settings.min_triangulation_angle, settings.adjustment_device
 
-    def rebuilt(scene: WorkingScene, extra: Sequence[PairMatches] = ()) -> WorkingScene:
+    def rebuilt(state: SfmState, extra: Sequence[PairMatches] = ()) -> SfmState:
         with clock.stage("tracks"):
-            return rebuild_tracks(scene, keypoints, positions, members, layout, min_angle, extra)
+            return rebuild_tracks(state, keypoints, positions, members, layout, min_angle, extra)
 
-    left_out = [view.matches for pair, view in views.items() if not scene.registered[list(pair)].all()]
+    left_out = [view.matches for pair, view in views.items() if not state.registered[list(pair)].all()]
     if left_out:  # the rebuilt tracks may show them what the first ones did not
-        second_try = rebuilt(scene, left_out)
+        second_try = rebuilt(state, left_out)
         with clock.stage("registration"):
             failures = register_others(second_try, views, min_angle, device, settings.seed)
-        scene = second_try
-    scene = rebuilt(scene)
+        state = second_try
+    state = rebuilt(state)
     with clock.stage("final adjustment"):
         failures |= refine(
-            scene, min_angle, settings.refine_principal_point, settings.refine_radial_distortion, device
+            state, min_angle, settings.refine_principal_point, settings.refine_radial_distortion, device
         )
         if given is not None:
-            keep_good_cameras(scene, given, ROUNDS[-1], min_angle, device)
-    lens = scene.offset.any(axis=1), scene.radial.any(axis=1)
-    uncertainty = scene.focal_uncertainty(*lens, device)
+            prefer_known_cameras(state, given, ROUNDS[-1], min_angle, device)
+    lens = state.offset.any(axis=1), state.radial.any(axis=1)
+    uncertainty = state.focal_uncertainty(*lens, device)
     doubtful = given is None and (flat or settings.initial_focal is not None)
-    if doubtful and not hold_focal and uncertainty > MAX_FOCAL_UNCERTAINTY / 3:
+    if doubtful and not fix_focal and uncertainty > MAX_FOCAL_UNCERTAINTY / 3:
         return reconstruct_from_matches(
-            folder, held_out, matches, settings, clock, depths=depths, hold_focal=True
+            folder, held_out, matches, settings, clock, depths=depths, fix_focal=True
         )
-    if scene.registered.sum() < 2:
-        raise UserError(
-            "no camera poses that agree with the photographs were found; give more photographs, with more"
+    if state.registered.sum() < 2:
+        raise NopeSplatError(
+            "no camera poses that agree with the photos were found; give more photos, with more"
             " overlap between neighbors"
         )
 
-    sparse, points_of_keypoints = finish(scene, folder, layout, held_out, keypoints, graph)
-    with clock.stage("held-out photographs"):
+    sparse, points_of_keypoints = finish(state, folder, layout, held_out, keypoints, graph)
+    with clock.stage("held-out photos"):
         sparse, resection_failures = resect_held_out(sparse, matches, points_of_keypoints, layout)
     unregistered = np.flatnonzero(~sparse.registered & ~held_out)
     reasons = failure_reasons(names, unregistered, groups, group, failures)
     with clock.stage("colors"):
         colors = point_colors(folder, sparse, layout)
-    notice = focal_notice(scene, flat, layout, uncertainty)
+    notice = focal_notice(state, flat, layout, uncertainty)
     failures_by_name = reasons | resection_failures
     return normalize(
         replace(sparse, colors=colors, failures=failures_by_name, notice=notice, seconds=clock.seconds)
@@ -255,20 +255,20 @@ def reconstruct_from_matches(
 
 
 def _contradicted(settings: ReconstructionSettings) -> str:
-    """What to say where no two photographs could be registered by what is told of their depth."""
+    """What to say where no two images could be registered by what is told of their depth."""
     source = f"the depth maps in {settings.depth.maps}"
-    advice = "check that they belong to these photographs and that depth.kind is theirs"
+    advice = "check that they belong to these photos and that depth.kind is theirs"
     if settings.matcher == "dust3r":
-        source, advice = "the pointmaps", "give more photographs, with more overlap"
+        source, advice = "the pointmaps", "give more photos, with more overlap"
     elif settings.depth.maps is None:
         source, advice = f"the depth maps of {settings.depth.model}", "take another depth.model"
-    return f"{source} contradict the matches of all photographs; {advice}, or another registration"
+    return f"{source} contradict the matches of all photos; {advice}, or another registration"
 
 
-def _turned(positions: Sequence[Array], pairs: Sequence[PairMatches], layout: PhotoLayout) -> bool:
+def _is_pure_rotation(positions: Sequence[Array], pairs: Sequence[PairMatches], layout: CameraGroups) -> bool:
     """Whether every camera that tells, by pairs of its own, only turned."""
     told = [
-        turned_on_the_spot(positions, own, longer_side)
+        is_pure_rotation(positions, own, longer_side)
         for own, longer_side in zip(within_cameras(pairs, layout), layout.longer_sides.tolist(), strict=True)
         if own
     ]

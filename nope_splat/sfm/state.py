@@ -1,4 +1,4 @@
-"""The scene while it grows: which photographs have poses, which tracks have points, who agrees with whom."""
+"""The scene while it grows: which images have poses, which tracks have points, who agrees with whom."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from nope_splat.geometry.rigid import transform
 from nope_splat.scene.tracks import Tracks
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, adjust, intrinsics_covariance
-from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.utils.typing import Array, Indices, Mask
 
 LOG_FOCAL_SIGMA = 0.5
 """Standard deviation of the prior on the logarithm of a focal length of which nothing else is known.
 
-Far too weak to matter where the photographs determine it; it holds the focal length where they do not."""
+Far too weak to matter where the images determine it; it holds the focal length where they do not."""
 OFFSET_SIGMA = 0.02
 """Standard deviation of the prior on the principal point offset, as a share of the longer side.
 
 Lenses are centered to about one percent of the sensor; twice that leaves room for stabilized lenses."""
 CORNER_SIGMA = 0.05
-"""Standard deviation of the prior on each radial term, as the share by which it moves a photograph's corner.
+"""Standard deviation of the prior on each radial term, as the share by which it moves an image's corner.
 
 Lenses of cameras and phones bend the corners by some percent."""
 MIN_NOISE_SAMPLES = 50
@@ -46,36 +46,36 @@ class FocalPrior(NamedTuple):
 
 
 @dataclass
-class WorkingScene:
+class SfmState:
     """Mutable state of a reconstruction.
 
-    Image positions are in *feature pixels from the image center*: of photographs scaled to the size at
+    Image positions are in *feature pixels from the image center*: of images scaled to the size at
     which keypoints were found. All thresholds of reconstruction are in these pixels. Each of K cameras took
-    some of the photographs.
+    some of the images.
     """
 
     track_ids: Indices
     """Track of each observation, ascending. (O,)."""
-    photo_ids: Indices
-    """Photograph of each observation. (O,)."""
+    image_ids: Indices
+    """Image of each observation. (O,)."""
     keypoint_ids: Indices
-    """Keypoint of each observation in its photograph. (O,)."""
+    """Keypoint of each observation in its image. (O,)."""
     xy: Array
     """Feature pixels from the image center. (O, 2)."""
     sigma: Array
     """Standard deviation of `xy` per axis, feature pixels; only rough before `estimate_noise`. (O,)."""
     half_size: Array
-    """Half the width and height of each photograph in feature pixels. (N, 2)."""
+    """Half the width and height of each image in feature pixels. (N, 2)."""
     camera_ids: Indices
-    """Camera of each photograph. (N,)."""
+    """Camera of each image. (N,)."""
     focal: Array
     """Focal length of each camera in feature pixels. (K,)."""
     initial_focal: Array
     """Focal lengths before any adjustment. (K,)."""
     focal_prior: FocalPrior
     """What adjustments heed beside the observations."""
-    hold_focal: bool
-    """Whether the focal lengths stay as they are, because the photographs do not determine them."""
+    fix_focal: bool
+    """Whether the focal lengths stay as they are, because the images do not determine them."""
     offset: Array
     """Principal point minus image center of each camera in feature pixels. (K, 2)."""
     radial: Array
@@ -83,58 +83,58 @@ class WorkingScene:
     T_camera_world: Array
     """World-to-camera transforms, OpenCV axes. (N, 4, 4)."""
     registered: Mask
-    """Photographs with a pose. (N,)."""
+    """Images with a pose. (N,)."""
     points: Array
     """World coordinates of the tracks. (T, 3)."""
     has_point: Mask
     """Tracks with a point. (T,)."""
     inlier: Mask
-    """Observations in registered photographs that agree with their track's point. (O,)."""
+    """Observations in registered images that agree with their track's point. (O,)."""
 
     @classmethod
     def start(
         cls,
         tracks: Tracks,
-        layout: PhotoLayout,
+        layout: CameraGroups,
         focal: Array,
-        hold_focal: bool = False,
+        fix_focal: bool = False,
         focal_prior: FocalPrior | None = None,
-    ) -> WorkingScene:
+    ) -> SfmState:
         """No poses and no points yet.
 
         Args:
             tracks: Tracks in full-resolution pixels.
-            layout: Sizes and cameras of the photographs.
+            layout: Sizes and cameras of the images.
             focal: Focal length of each camera in feature pixels. (K,).
-            hold_focal: Whether they stay as they are.
+            fix_focal: Whether they stay as they are.
             focal_prior: What is known of them; without it they are hardly known, about `focal`.
 
         Returns:
             The empty scene.
         """
-        observations, num_photos = tracks.observations, len(layout.sizes)
+        observations, num_images = tracks.observations, len(layout.sizes)
         return cls(
             track_ids=observations.point_ids,
-            photo_ids=observations.photo_ids,
+            image_ids=observations.image_ids,
             keypoint_ids=tracks.keypoint_ids,
-            xy=layout.from_center(observations.xy, observations.photo_ids),
+            xy=layout.from_center(observations.xy, observations.image_ids),
             sigma=tracks.noise.copy(),
             half_size=layout.sizes / (2 * layout.pixel_sizes[:, None]),
             camera_ids=layout.camera_ids,
             focal=focal,
             initial_focal=focal,
             focal_prior=focal_prior or FocalPrior(focal, np.full(len(focal), LOG_FOCAL_SIGMA)),
-            hold_focal=hold_focal,
+            fix_focal=fix_focal,
             offset=np.zeros((len(focal), 2)),
             radial=np.zeros((len(focal), 2)),
-            T_camera_world=np.tile(np.eye(4), (num_photos, 1, 1)),
-            registered=np.zeros(num_photos, bool),
+            T_camera_world=np.tile(np.eye(4), (num_images, 1, 1)),
+            registered=np.zeros(num_images, bool),
             points=np.zeros((len(tracks), 3)),
             has_point=np.zeros(len(tracks), bool),
             inlier=np.zeros(len(observations), bool),
         )
 
-    def snapshot(self) -> WorkingScene:
+    def snapshot(self) -> SfmState:
         """A copy of everything that changes, to return to when an attempt fails."""
         return replace(
             self,
@@ -146,20 +146,20 @@ class WorkingScene:
             inlier=self.inlier.copy(),
         )
 
-    def restore(self, snapshot: WorkingScene) -> None:
+    def restore(self, snapshot: SfmState) -> None:
         """Go back to a snapshot, which must not be used afterwards."""
         self.__dict__.update(snapshot.__dict__)
 
-    def rows_of(self, photo: int, keypoints: Indices) -> Indices:
-        """Observations of the given keypoints of one photograph; -1 where a keypoint has no track. (n,)."""
-        rows = np.flatnonzero(self.photo_ids == photo)
+    def rows_of(self, image_id: int, keypoints: Indices) -> Indices:
+        """Observations of the given keypoints of one image; -1 where a keypoint has no track. (n,)."""
+        rows = np.flatnonzero(self.image_ids == image_id)
         table = np.full(max(keypoints.max(initial=-1), self.keypoint_ids[rows].max(initial=-1)) + 1, -1)
         table[self.keypoint_ids[rows]] = rows
         return table[keypoints]
 
     @property
     def longer_sides(self) -> Array:
-        """Longer side of the photographs of each camera, feature pixels. (K,)."""
+        """Longer side of the images of each camera, feature pixels. (K,)."""
         return 2 * self._largest(self.half_size.max(axis=1))
 
     @property
@@ -174,7 +174,7 @@ class WorkingScene:
         return CORNER_SIGMA / np.stack([corner**2, corner**4], axis=1)
 
     def _largest(self, values: Array) -> Array:
-        """Largest value among the photographs of each camera. (N,) -> (K,)."""
+        """Largest value among the images of each camera. (N,) -> (K,)."""
         largest = np.zeros(len(self.focal))
         np.maximum.at(largest, self.camera_ids, values)
         return largest
@@ -184,23 +184,23 @@ class WorkingScene:
         rotation, translation = self.T_camera_world[:, :3, :3], self.T_camera_world[:, :3, 3]
         return -np.einsum("nji,nj->ni", rotation, translation)
 
-    def rays(self, xy: Array, photo_ids: Indices | int) -> Array:
+    def rays(self, xy: Array, image_ids: Indices | int) -> Array:
         """Directions at depth one through image positions, in camera coordinates.
 
         Args:
             xy: Feature pixels from the image center. (n, 2).
-            photo_ids: Photograph of each position, or of all. (n,) or ().
+            image_ids: Image of each position, or of all. (n,) or ().
 
         Returns:
             Camera coordinates. (n, 3).
         """
-        camera = self.camera_ids[photo_ids]
+        camera = self.camera_ids[image_ids]
         plane = undistort((xy - self.offset[camera]) / self.focal[camera, None], self.radial[camera])
         return np.concatenate([plane, np.ones((len(xy), 1))], axis=1)
 
-    def camera_model(self, photo: int) -> dict[str, object]:
-        """The camera of a photograph as poselib wants it."""
-        camera = self.camera_ids[photo]
+    def camera_model(self, image_id: int) -> dict[str, object]:
+        """The camera of an image as poselib wants it."""
+        camera = self.camera_ids[image_id]
         params = [self.focal[camera], *self.offset[camera], *self.radial[camera]]
         return {"model": "RADIAL", "width": 0, "height": 0, "params": params}
 
@@ -213,7 +213,7 @@ class WorkingScene:
         Returns:
             Feature pixels, infinite behind the camera. (n,).
         """
-        in_camera = transform(self.T_camera_world[self.photo_ids[rows]], self.points[self.track_ids[rows]])
+        in_camera = transform(self.T_camera_world[self.image_ids[rows]], self.points[self.track_ids[rows]])
         return self.projection_errors(in_camera, rows)
 
     def projection_errors(self, in_camera: Array, rows: Indices) -> Array:
@@ -226,14 +226,14 @@ class WorkingScene:
         Returns:
             Feature pixels. (n,).
         """
-        camera = self.camera_ids[self.photo_ids[rows]]
+        camera = self.camera_ids[self.image_ids[rows]]
         return project_errors(
             in_camera, self.xy[rows], self.focal[camera], self.offset[camera], self.radial[camera]
         )
 
     def visible_points(self) -> Indices:
-        """Observations in unregistered photographs of tracks that have points. (n,)."""
-        return np.flatnonzero(self.has_point[self.track_ids] & ~self.registered[self.photo_ids])
+        """Observations in unregistered images of tracks that have points. (n,)."""
+        return np.flatnonzero(self.has_point[self.track_ids] & ~self.registered[self.image_ids])
 
     def noise(self, rows: Indices) -> float:
         """Noise of observations, as a multiple of their `sigma`, from the median of their errors.
@@ -274,7 +274,7 @@ class WorkingScene:
     def adjust(
         self,
         rows: Mask | None = None,
-        free_photos: Mask | None = None,
+        free_images: Mask | None = None,
         free_focal: bool = True,
         free_offset: bool | Mask = False,
         free_radial: bool | Mask = False,
@@ -282,11 +282,11 @@ class WorkingScene:
         tolerance: float = 1e-5,
         device: str = "cpu",
     ) -> BundleResult | None:
-        """Bundle-adjust registered photographs and the points they see, in place.
+        """Bundle-adjust registered images and the points they see, in place.
 
         Args:
             rows: Inlier observations to use; all of them by default. (O,).
-            free_photos: Registered photographs that may move; all of them by default. (N,).
+            free_images: Registered images that may move; all of them by default. (N,).
             free_focal: Whether the focal lengths may change, unless they are held.
             free_offset: Whether the principal points may change, or those of which cameras. () or (K,).
             free_radial: Whether the radial distortion may change, or that of which cameras. () or (K,).
@@ -297,14 +297,14 @@ class WorkingScene:
         Returns:
             The result, or None where there are too few observations to adjust anything.
         """
-        used = self.inlier & self.has_point[self.track_ids] & self.registered[self.photo_ids]
+        used = self.inlier & self.has_point[self.track_ids] & self.registered[self.image_ids]
         used = np.flatnonzero(used if rows is None else used & rows)
         if len(used) < 20:
             return None
         num_cameras = len(self.focal)
-        photos, camera_ids = np.unique(self.photo_ids[used], return_inverse=True)
+        image_ids, camera_ids = np.unique(self.image_ids[used], return_inverse=True)
         tracks, point_ids = np.unique(self.track_ids[used], return_inverse=True)
-        free = np.ones(len(photos), bool) if free_photos is None else free_photos[photos]
+        free = np.ones(len(image_ids), bool) if free_images is None else free_images[image_ids]
         if free.all():
             free[0] = False
 
@@ -316,10 +316,10 @@ class WorkingScene:
 
         result = adjust(
             BundleProblem(
-                T_camera_world=tensor(self.T_camera_world[photos]),
+                T_camera_world=tensor(self.T_camera_world[image_ids]),
                 points=tensor(self.points[tracks]),
                 intrinsics=tensor(np.column_stack([np.log(self.focal), self.offset, self.radial])),
-                intrinsics_ids=tensor(self.camera_ids[photos]),
+                intrinsics_ids=tensor(self.camera_ids[image_ids]),
                 camera_ids=tensor(camera_ids),
                 point_ids=tensor(point_ids),
                 xy=tensor(self.xy[used]),
@@ -328,7 +328,7 @@ class WorkingScene:
                 free_intrinsics=tensor(
                     np.column_stack(
                         [
-                            each(free_focal and not self.hold_focal),
+                            each(free_focal and not self.fix_focal),
                             *2 * [each(free_offset)],
                             *2 * [each(free_radial)],
                         ]
@@ -345,7 +345,7 @@ class WorkingScene:
             tolerance,
         )
         adjusted = result.problem
-        self.T_camera_world[photos] = adjusted.T_camera_world.cpu().numpy()
+        self.T_camera_world[image_ids] = adjusted.T_camera_world.cpu().numpy()
         self.points[tracks] = adjusted.points.cpu().numpy()
         intrinsics = adjusted.intrinsics.cpu().numpy()
         self.focal, self.offset, self.radial = np.exp(intrinsics[:, 0]), intrinsics[:, 1:3], intrinsics[:, 3:]
@@ -354,7 +354,7 @@ class WorkingScene:
     def focal_uncertainty(self, free_offset: Mask, free_radial: Mask, device: str = "cpu") -> float:
         """Standard deviation of the focal length as a share of it, from the observations as they agree now.
 
-        Where there are several cameras, of the one that is least certain and has a photograph with a pose.
+        Where there are several cameras, of the one that is least certain and has an image with a pose.
 
         Args:
             free_offset: Of which cameras the principal point is unknown, too. (K,).

@@ -1,4 +1,4 @@
-"""From registered photographs to points: triangulate, extend and filter tracks."""
+"""From registered images to points: triangulate, extend and filter tracks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.geometry.rigid import transform
-from nope_splat.sfm.state import WorkingScene
+from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
 
 MAX_HYPOTHESES = 12
 """Most pairs of observations tried per track."""
+START_ERRORS = (0.05, 0.01)
+"""Largest reprojection errors of an observation while rough cameras are adjusted for the first times, as
+shares of the longer side: room for a focal length wrong by a tenth."""
 
 
 def intersect(T_first: Array, rays_first: Array, T_second: Array, rays_second: Array) -> Array:
@@ -45,34 +48,34 @@ def angles_between(first: Array, second: Array) -> Array:
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
 
-def triangulate(scene: WorkingScene, max_error: float, min_angle: float, tracks: Mask | None = None) -> None:
-    """Give points to tracks, or new ones, from their observations in registered photographs.
+def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mask | None = None) -> None:
+    """Give points to tracks, or new ones, from their observations in registered images.
 
     Every pair of observations with enough parallax proposes a point (at most `MAX_HYPOTHESES` of them, in
     a fixed order spread over the track); the point that most observations of the track agree with wins.
 
     Args:
-        scene: Changed in place.
+        state: Changed in place.
         max_error: Largest reprojection error of an agreeing observation, feature pixels.
         min_angle: Smallest angle between the two rays of a proposal, degrees.
         tracks: Tracks to (re)triangulate; those without a point by default. (T,).
     """
-    wanted = ~scene.has_point if tracks is None else tracks
-    rows = np.flatnonzero(scene.registered[scene.photo_ids] & wanted[scene.track_ids])
-    ids, first, counts = np.unique(scene.track_ids[rows], return_index=True, return_counts=True)
+    wanted = ~state.has_point if tracks is None else tracks
+    rows = np.flatnonzero(state.registered[state.image_ids] & wanted[state.track_ids])
+    ids, first, counts = np.unique(state.track_ids[rows], return_index=True, return_counts=True)
     seen_twice = counts >= 2
     ids, first, counts = ids[seen_twice], first[seen_twice], counts[seen_twice]
     if len(ids) == 0:
         return
-    rays = scene.rays(scene.xy[rows], scene.photo_ids[rows])
-    poses = scene.T_camera_world[scene.photo_ids[rows]]
+    rays = state.rays(state.xy[rows], state.image_ids[rows])
+    poses = state.T_camera_world[state.image_ids[rows]]
     directions = np.einsum("nji,nj->ni", poses[:, :3, :3], rays)
 
     one, two, owner = _pairs(first, counts)
     parallax = angles_between(directions[one], directions[two]) >= min_angle
     one, two, owner = one[parallax], two[parallax], owner[parallax]
-    scene.inlier[rows] = False
-    scene.has_point[ids] = False
+    state.inlier[rows] = False
+    state.has_point[ids] = False
     if len(owner) == 0:
         return
     proposals = intersect(poses[one], rays[one], poses[two], rays[two])
@@ -82,7 +85,7 @@ def triangulate(scene: WorkingScene, max_error: float, min_angle: float, tracks:
     proposal = np.repeat(np.arange(len(owner)), length)
     row = np.arange(len(proposal)) + np.repeat(first[owner] - (np.cumsum(length) - length), length)
     in_camera = transform(poses[row], proposals[proposal])
-    errors = scene.projection_errors(in_camera, rows[row])
+    errors = state.projection_errors(in_camera, rows[row])
     agrees = errors < max_error
     support = np.bincount(proposal, weights=agrees, minlength=len(owner))
     misfit = np.bincount(proposal, weights=np.minimum(errors, max_error), minlength=len(owner))
@@ -91,11 +94,11 @@ def triangulate(scene: WorkingScene, max_error: float, min_angle: float, tracks:
     order = np.lexsort((-score, owner))
     best = order[np.unique(owner[order], return_index=True)[1]]
     best = best[support[best] >= 2]
-    scene.points[ids[owner[best]]] = proposals[best]
-    scene.has_point[ids[owner[best]]] = True
+    state.points[ids[owner[best]]] = proposals[best]
+    state.has_point[ids[owner[best]]] = True
     chosen = np.zeros(len(owner), bool)
     chosen[best] = True
-    scene.inlier[rows[row[chosen[proposal] & agrees]]] = True
+    state.inlier[rows[row[chosen[proposal] & agrees]]] = True
 
 
 def _pairs(first: Indices, counts: Indices) -> tuple[Indices, Indices, Indices]:
@@ -113,43 +116,59 @@ def _pairs(first: Indices, counts: Indices) -> tuple[Indices, Indices, Indices]:
     return np.concatenate(one), np.concatenate(two), np.concatenate(owner)
 
 
-def extend(scene: WorkingScene, max_error: float) -> None:
-    """Let observations in registered photographs join points of their track that they agree with.
+def extend(state: SfmState, max_error: float) -> None:
+    """Let observations in registered images join points of their track that they agree with.
 
     Args:
-        scene: Changed in place.
+        state: Changed in place.
         max_error: Largest reprojection error, feature pixels.
     """
     rows = np.flatnonzero(
-        scene.registered[scene.photo_ids] & scene.has_point[scene.track_ids] & ~scene.inlier
+        state.registered[state.image_ids] & state.has_point[state.track_ids] & ~state.inlier
     )
-    scene.inlier[rows[scene.errors(rows) < max_error]] = True
+    state.inlier[rows[state.errors(rows) < max_error]] = True
 
 
-def filter_observations(scene: WorkingScene, max_error: float, min_angle: float) -> None:
+def filter_observations(state: SfmState, max_error: float, min_angle: float) -> None:
     """Drop observations that reproject badly, then points with fewer than two or with too little parallax.
 
     Args:
-        scene: Changed in place.
+        state: Changed in place.
         max_error: Largest reprojection error, feature pixels.
         min_angle: Smallest triangulation angle of a point, degrees.
     """
-    rows = np.flatnonzero(scene.inlier)
-    scene.inlier[rows[scene.errors(rows) >= max_error]] = False
-    rows = np.flatnonzero(scene.inlier)
-    ids = scene.track_ids[rows]
-    num_tracks = len(scene.points)
-    viewing = scene.points[ids] - scene.centers()[scene.photo_ids[rows]]
+    rows = np.flatnonzero(state.inlier)
+    state.inlier[rows[state.errors(rows) >= max_error]] = False
+    rows = np.flatnonzero(state.inlier)
+    ids = state.track_ids[rows]
+    num_tracks = len(state.points)
+    viewing = state.points[ids] - state.centers()[state.image_ids[rows]]
     viewing /= np.linalg.norm(viewing, axis=1, keepdims=True) + 1e-300
     mean = _sum_rows(viewing, ids, num_tracks)
     # Twice the largest deviation from the mean direction: exact for two views, within a factor for more.
     deviation = np.zeros(num_tracks)
     np.maximum.at(deviation, ids, angles_between(viewing, mean[ids]))
     keep = (np.bincount(ids, minlength=num_tracks) >= 2) & (2 * deviation >= min_angle)
-    scene.has_point &= keep
-    scene.inlier &= scene.has_point[scene.track_ids]
+    state.has_point &= keep
+    state.inlier &= state.has_point[state.track_ids]
 
 
 def _sum_rows(values: Array, index: NDArray[np.int64], length: int) -> Array:
     """Sum rows that share an index. (n, 3) -> (length, 3)."""
     return np.stack([np.bincount(index, column, length) for column in values.T], axis=1).astype(np.float64)
+
+
+def triangulate_coarse_to_fine(state: SfmState, min_angle: float, device: str = "cpu") -> None:
+    """Triangulate the tracks of registered images and adjust both, in rounds of falling thresholds.
+
+    Args:
+        state: A scene with poses but without points; changed in place.
+        min_angle: Smallest triangulation angle of a point, degrees.
+        device: Torch device of bundle adjustment.
+    """
+    longer_side = 2 * float(state.half_size.max())
+    for share in START_ERRORS:
+        triangulate(state, share * longer_side, min_angle, np.ones(len(state.points), bool))
+        state.rescale()
+        state.adjust(tolerance=1e-3, device=device)
+        filter_observations(state, share * longer_side, min_angle)

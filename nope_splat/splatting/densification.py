@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def most_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
-    """How many Gaussians photographs can determine: no more numbers than their pixels tell, three each.
+    """How many Gaussians images can determine: no more numbers than their pixels tell, three each.
 
     Args:
         num_pixels: Of all training images together, without those that are masked.
@@ -80,8 +80,8 @@ class CappedStrategy(DefaultStrategy):
     def _limit_sizes(self, scales: Tensor, info: dict[str, Any]) -> None:
         """Shorten the axes of Gaussians that reach too far in this rendering.
 
-        What shows in a corner of the photographs, as the sky does between roofs, gains from growing behind
-        everything else. Where no photograph looks it would then cover all.
+        What shows in a corner of the images, as the sky does between roofs, gains from growing behind
+        everything else. Where no image looks it would then cover all.
         """
         radii = self._radii(info)
         limit = self.max_scale2d * max(info["width"], info["height"])

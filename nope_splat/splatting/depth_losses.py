@@ -1,7 +1,7 @@
 """The depth terms of the joint objective, as pure functions.
 
 After "NoPe-NeRF: Optimizing Neural Radiance Field with No Pose Prior" (arXiv:2212.07388): depth maps of
-single photographs, each with its own scale and shift, which are optimized, supervise the rendered depth and
+single images, each with its own scale and shift, which are optimized, supervise the rendered depth and
 the cameras. Camera coordinates have OpenCV axes; the center of the first pixel is (0.5, 0.5).
 """
 
@@ -21,8 +21,8 @@ MIN_OPACITY = 0.5
 """Pixels that let more background through have no depth to speak of."""
 
 
-class PhotoView(NamedTuple):
-    """Camera of one photograph at the resolution of its depth map."""
+class ImageView(NamedTuple):
+    """Camera of one image at the resolution of its depth map."""
 
     T_camera_world: Tensor
     """World-to-camera transform. (4, 4)."""
@@ -129,22 +129,22 @@ def chamfer_loss(first: Tensor, second: Tensor) -> Tensor:
     return to_second.norm(dim=-1).mean() + to_first.norm(dim=-1).mean()
 
 
-def surface_loss(colors: Tensor, photo: Tensor, xy: Tensor) -> Tensor:
-    """Color difference between pixels of one photograph and where another shows the same surface.
+def surface_loss(colors: Tensor, image: Tensor, xy: Tensor) -> Tensor:
+    """Color difference between pixels of one image and where another shows the same surface.
 
-    L_rgb-s = mean |I_i(x) - I_j(π_j(X(x)))|_1, with the surface points X of the corrected prior of photograph
-    i. Points that another surface hides in photograph j are not told apart.
+    L_rgb-s = mean |I_i(x) - I_j(π_j(X(x)))|_1, with the surface points X of the corrected prior of image
+    i. Points that another surface hides in image j are not told apart.
 
     Args:
         colors: Colors I_i of the pixels, in [0, 1]. (n, 3).
-        photo: The other photograph I_j, in [0, 1]. (H, W, 3).
+        image: The other image I_j, in [0, 1]. (H, W, 3).
         xy: Where it shows their surface points, pixels; those outside do not count. (n, 2).
 
     Returns:
         Mean over pixels and channels; zero if none count. ().
     """
-    size = xy.new_tensor([photo.shape[1], photo.shape[0]])
+    size = xy.new_tensor([image.shape[1], image.shape[0]])
     inside = ((xy > 0.5) & (xy < size - 0.5)).all(-1)
     place = (2 * xy[inside] / size - 1)[None, None]
-    seen = grid_sample(photo.movedim(-1, 0)[None], place, align_corners=False)[0, :, 0].T
+    seen = grid_sample(image.movedim(-1, 0)[None], place, align_corners=False)[0, :, 0].T
     return (seen - colors[inside]).abs().sum() / max(3 * len(seen), 1)

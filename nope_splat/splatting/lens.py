@@ -1,9 +1,9 @@
 """Lenses: what a camera is beside its focal length, and renderings seen through one.
 
 On the plane at depth one, a lens takes the point p of a pinhole camera to d(p) = (1 + k1 s + k2 s^2) p with
-s = |p|^2 (OpenCV's and COLMAP's radial terms); in pixels, along each axis, the photograph shows it at
+s = |p|^2 (OpenCV's and COLMAP's radial terms); in pixels, along each axis, the image shows it at
 x = f d(p) + c. Rasterizers know pinhole cameras alone. So the rendering is that of a pinhole with the same f
-and c, and pixel x of the photograph is compared with the rendering at
+and c, and pixel x of the image is compared with the rendering at
 
     y(x) = f d^-1((x - c) / f) + c.
 
@@ -15,7 +15,7 @@ inverse is p = q p_d of a distorted point p_d, with the root q of the polynomial
 which Newton's method finds from q = 1; its derivatives are those of the implicit function: -h_k / h_q by the
 terms and -h_t / h_q by t.
 
-The pinhole's image is larger than the photograph by the margin that its distorted border needs.
+The pinhole's image is larger than the image by the margin that its distorted border needs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Lens(NamedTuple):
     """Principal points and distortion of cameras, or of views."""
 
     shift: Tensor
-    """Principal point minus that of the reconstruction, pixels of full-resolution photographs. (..., 2)."""
+    """Principal point minus that of the reconstruction, pixels of full-resolution images. (..., 2)."""
     radial: Tensor
     """Radial distortion k1 and k2. (..., 2)."""
 
@@ -109,15 +109,15 @@ def undistort(plane: Tensor, radial: Tensor) -> Tensor:
 
 
 def places_in_pinhole(K: Tensor, size: tuple[int, int], radial: Tensor) -> Tensor:
-    """Where the image of a pinhole shows what a photograph through the lens shows at its pixels.
+    """Where the image of a pinhole shows what an image through the lens shows at its pixels.
 
     Args:
         K: Intrinsic matrix of both. (3, 3).
-        size: Width and height of the photograph.
+        size: Width and height of the image.
         radial: k1 and k2. (2,).
 
     Returns:
-        Pixel coordinates in the pinhole's image, for each pixel of the photograph. (H, W, 2).
+        Pixel coordinates in the pinhole's image, for each pixel of the image. (H, W, 2).
     """
     columns, rows = (torch.arange(side, dtype=K.dtype, device=K.device) + 0.5 for side in size)
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
@@ -142,17 +142,17 @@ def resample(image: Tensor, places: Tensor, mode: Literal["bilinear", "bicubic"]
 
 
 def through_lens(render: Render, K: Tensor, size: tuple[int, int], radial: Tensor | None) -> Rendering:
-    """Render what a photograph through a lens shows.
+    """Render what an image through a lens shows.
 
     Args:
         render: Renders a pinhole's image.
         K: Intrinsic matrix; where there is distortion it receives the gradient of the interpolation, that of
             the pinhole's image being the business of `render`. (1, 3, 3).
-        size: Width and height of the photograph.
+        size: Width and height of the image.
         radial: k1 and k2; None for a pinhole camera. (2,).
 
     Returns:
-        The rendering, its pixels those of the photograph; the report is of the pinhole's image.
+        The rendering, its pixels those of the image; the report is of the pinhole's image.
     """
     if radial is None or not (radial.requires_grad or bool(radial.any())):
         return Rendering(*render(K.detach(), size))

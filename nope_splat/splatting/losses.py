@@ -2,7 +2,7 @@
 
 L = (1 - λ) L1 + λ D-SSIM + w_2d L_t2d + w_3d L_t3d + w_scale L_scale,
 after "No Parameters, No Problem: 3D Gaussian Splatting without Camera Intrinsics and Extrinsics" (TrackGS,
-arXiv:2502.19800). Camera coordinates have OpenCV axes; photographs of one camera share a focal length f.
+arXiv:2502.19800). Camera coordinates have OpenCV axes; images of one camera share a focal length f.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ NEAR = 1e-3
 
 
 class TrackObservations(NamedTuple):
-    """Sightings of track points in the training views."""
+    """Correspondences2d3d of track points in the training views."""
 
     point_ids: Tensor
     """Index of the track point. (O,), int64."""
     view_ids: Tensor
     """Index of the training view. (O,), int64."""
     xy: Tensor
-    """Where the point is seen: pixels of the full-resolution photograph, from the principal point. (O, 2)."""
+    """Where the point is seen: pixels of the full-resolution image, from the principal point. (O, 2)."""
     sigma: Tensor
     """Standard deviation of that per axis, pixels. (O,)."""
 
@@ -51,7 +51,7 @@ def track_2d_loss(
     Args:
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
-        focal: Focal lengths in pixels of the full-resolution photographs. (V,), or () for all.
+        focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all.
         observations: What to reproject; observations behind their camera do not count.
         lens: Learned lenses of the training views, if any, by which π shifts and bends. (V, 2) each.
 
@@ -83,7 +83,7 @@ def track_3d_loss(
     Args:
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
-        focal: Focal lengths in pixels of the full-resolution photographs. (V,), or () for all.
+        focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all.
         observations: What to lift; observations behind their camera do not count.
         lens: As for `track_2d_loss`.
 
@@ -104,7 +104,7 @@ def reprojection_errors(
     """Distance of each projected track point from its observation; arguments as for `track_2d_loss`.
 
     Returns:
-        Pixels of the full-resolution photographs, zero behind the camera. (O,).
+        Pixels of the full-resolution images, zero behind the camera. (O,).
     """
     residuals, _ = _reprojection(points, T_camera_world, focal, observations, lens)
     return residuals.norm(dim=-1)
@@ -127,27 +127,27 @@ def scale_loss(scales: Tensor) -> Tensor:
 
 
 def photometric_loss(
-    rendered: Tensor, photo: Tensor, ssim_lambda: float, mask: Tensor | None = None
+    rendered: Tensor, image: Tensor, ssim_lambda: float, mask: Tensor | None = None
 ) -> Tensor:
-    """Difference between a rendering and a photograph.
+    """Difference between a rendering and an image.
 
     (1 - λ) ‖Î - I‖₁ + λ (1 - SSIM(Î, I)), the loss of 3D Gaussian Splatting.
 
     Args:
         rendered: Rendered image Î. (H, W, 3), in [0, 1].
-        photo: Photograph I. (H, W, 3), in [0, 1].
+        image: Image I. (H, W, 3), in [0, 1].
         ssim_lambda: Weight λ of the structural term.
-        mask: True where the photograph counts. (H, W, 1), bool.
+        mask: True where the image counts. (H, W, 1), bool.
 
     Returns:
         The loss. ().
     """
     if mask is not None:  # windows of the structural term across its border see no difference behind it
         constant = rendered.detach()
-        rendered, photo = torch.where(mask, rendered, constant), torch.where(mask, photo, constant)
-    loss = (1 - ssim_lambda) * (rendered - photo).abs().mean()
+        rendered, image = torch.where(mask, rendered, constant), torch.where(mask, image, constant)
+    loss = (1 - ssim_lambda) * (rendered - image).abs().mean()
     if ssim_lambda:
-        loss = loss + ssim_lambda * (1 - ssim(rendered, photo))
+        loss = loss + ssim_lambda * (1 - ssim(rendered, image))
     return loss
 
 

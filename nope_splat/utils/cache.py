@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.utils.progress import say
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Cache:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {entry: stored[entry] for entry in stored.files}
             if arrays.pop(KEY_ENTRY).item() != key:
-                raise ValueError("it was made for other photographs or settings")
+                raise ValueError("it was made for other photos or settings")
             result = decode(arrays)
             with suppress(OSError):  # a folder that is only read from
                 path.touch()
@@ -77,7 +77,7 @@ class Cache:
 
         Raises:
             TypeError: If an array holds Python objects.
-            UserError: If the folder cannot be written, for example because the disk is full.
+            NopeSplatError: If the folder cannot be written, for example because the disk is full.
         """
         if any(array.dtype.hasobject for array in arrays.values()):
             raise TypeError("Python objects would need pickle, which the cache does not use")
@@ -94,7 +94,7 @@ class Cache:
                 Path(temporary).unlink(missing_ok=True)
                 raise
         except OSError as error:
-            raise UserError(
+            raise NopeSplatError(
                 f"cannot write to {self.folder} ({error.strerror or error}); free some space there,"
                 " or choose another output folder"
             ) from error

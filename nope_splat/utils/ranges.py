@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def check_ranges(settings: Any) -> None:
         settings: A dataclass; dataclasses of this project in its fields are checked too.
 
     Raises:
-        UserError: If a value lies outside its range.
+        NopeSplatError: If a value lies outside its range.
     """
     hints: dict[str, Any] = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):
@@ -55,4 +55,4 @@ def check_ranges(settings: Any) -> None:
             if not isinstance(allowed, Range) or value is None or value == "auto":
                 continue
             if not allowed.holds(float(value)):
-                raise UserError(f"{field.name.replace('_', '-')} is {value}, but must be {allowed}")
+                raise NopeSplatError(f"{field.name.replace('_', '-')} is {value}, but must be {allowed}")

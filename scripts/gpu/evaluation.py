@@ -25,10 +25,10 @@ def ours(config: Path, scene: Path, data: Path, output: Path) -> None:
     Args:
         config: Its `config.yml`.
         scene: Folder that `gpu.scene` wrote.
-        data: Folder of the photographs.
+        data: Folder of the images.
         output: File to write.
     """
-    evaluate_ours(config, scene / "photos", None, output.parent)
+    evaluate_ours(config, scene / "images", None, output.parent)
     _write(data, output)
 
 
@@ -38,26 +38,26 @@ def splatfacto(run: Settings, scene: Path, data: Path, output: Path) -> None:
     Args:
         run: What was trained.
         scene: Folder that `gpu.scene` wrote.
-        data: Folder of the photographs.
+        data: Folder of the images.
         output: File to write.
     """
     if torch.cuda.is_available():
         require_device("cuda")
-    evaluate_splatfacto(run, scene / "cameras.json", scene / "photos", None, output.parent)
+    evaluate_splatfacto(run, scene / "cameras.json", scene / "images", None, output.parent)
     _write(data, output)
 
 
 def _write(data: Path, output: Path) -> None:
     found = json.loads((output.parent / "held_out.json").read_text())
-    photos = list(found["photos"].values())
+    images = list(found["images"].values())
     means = {
-        metric: statistics.mean(photo[metric] for photo in photos)
+        metric: statistics.mean(image[metric] for image in images)
         for metric in ("psnr", "ssim", "lpips")
-        if all(metric in photo for photo in photos)
+        if all(metric in image for image in images)
     }
     cameras = against_truth(output.parent / "cameras.json", data)
     output.write_text(
-        json.dumps({"held_out": len(photos), "gaussians": found["gaussians"], **means, "cameras": cameras})
+        json.dumps({"held_out": len(images), "gaussians": found["gaussians"], **means, "cameras": cameras})
     )
 
 

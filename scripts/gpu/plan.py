@@ -28,7 +28,7 @@ class Settings:
     work_dir: Path
     """Folder of logs, trainings and intermediate results."""
     data: Path | None = None
-    """Folder of photographs; without them nothing is trained."""
+    """Folder of images; without them nothing is trained."""
     wheels: Path | None = None
     """Folder of carried wheels."""
     device: Device = "cuda"
@@ -38,9 +38,9 @@ class Settings:
     timed_iterations: int = 200
     """Iterations of each method with the same Gaussians."""
     max_image_size: int = 1600
-    """Longer side of the training images in pixels; photographs are never enlarged."""
+    """Longer side of the training images in pixels; images are never enlarged."""
     eval_interval: int = 8
-    """Every how many photographs one is held out, from the first on."""
+    """Every how many images one is held out, from the first on."""
     time_limit: float = 480.0
     """Seconds for all steps together but the compilation of kernels."""
 
@@ -65,7 +65,7 @@ def build_steps(settings: Settings) -> list[Step]:
         settings: What to check.
     """
     without_gpu = "it needs a GPU" if settings.device == "cpu" else None
-    without_data = None if settings.data else "no photographs were given with --data"
+    without_data = None if settings.data else "no photos were given with --data"
     ready = ("environment", "machine")
 
     def fixed(name: str, module: str, flags: Mapping[str, Any]) -> Any:

@@ -126,9 +126,9 @@ def _scene_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
     scene = _result(outcomes, "scene")
     if not scene:
         return []
-    photo, training = (" x ".join(map(str, scene[name])) for name in ("photo_size", "training_size"))
+    image, training = (" x ".join(map(str, scene[name])) for name in ("image_size", "training_size"))
     return [
-        f"{scene['train']} training and {scene['held_out']} held-out images of {photo} pixels, trained at"
+        f"{scene['train']} training and {scene['held_out']} held-out images of {image} pixels, trained at"
         f" {training}; at most {scene['max_gaussians']} Gaussians"
     ]
 

@@ -2,7 +2,7 @@
 
     python -m gpu.scene --data PHOTOS --output-dir DIR --max-image-size 1600 --eval-interval 8 --output FILE
 
-`DIR` gets `cache/`, `cameras.json`, `photos/` with the images as nope-splat trains on them, and `splat/`, the
+`DIR` gets `cache/`, `cameras.json`, `images/` with the images as nope-splat trains on them, and `splat/`, the
 folder for `scripts/splatfacto_peer.py`, with the training images alone.
 """
 
@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 from our_cameras import find_cameras
 from PIL import Image
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.colmap import ColmapCamera, ColmapModel, write_binary
 from nope_splat.io.export import colmap_model
-from nope_splat.io.images import PhotoFolder, find_photos
-from nope_splat.io.undistortion import read_undistorted_photo
+from nope_splat.io.images import ImageFolder, find_images
+from nope_splat.io.undistortion import read_undistorted_image
 from nope_splat.plugin.dataparser import NopeDataParserConfig, training_cameras
-from nope_splat.sfm import SparseScene, reconstruct
+from nope_splat.sfm import Reconstruction, reconstruct
 from nope_splat.splatting.densification import most_gaussians
 
 MAX_GAUSSIANS = 3_000_000
-"""The default of both methods on CUDA; photographs may determine fewer."""
+"""The default of both methods on CUDA; images may determine fewer."""
 
 Size = tuple[int, int]
 
@@ -41,33 +41,33 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
     """Reconstruct and write everything that trainings and evaluations need.
 
     Args:
-        data: Folder of the photographs, perhaps with `ground_truth.json`.
+        data: Folder of the images, perhaps with `ground_truth.json`.
         output_dir: Folder to write into.
         max_image_size: Longer side of the training images in pixels; they are never enlarged.
-        eval_interval: Every how many photographs one is held out, from the first on.
+        eval_interval: Every how many images one is held out, from the first on.
         output: File for the sizes and numbers.
 
     Raises:
-        UserError: The photographs have masks, or are too few to hold one out.
+        NopeSplatError: The images have masks, or are too few to hold one out.
     """
-    folder = find_photos(data)
-    names = [photo.name for photo in folder.photos]
-    if any(photo.mask_path for photo in folder.photos):
-        raise UserError(f"{data} has masks, which splatfacto does not get here; choose another scene")
+    folder = find_images(data)
+    names = [image.name for image in folder.images]
+    if any(image.mask_path for image in folder.images):
+        raise NopeSplatError(f"{data} has masks, which splatfacto does not get here; choose another scene")
     if len(names) < eval_interval:
-        raise UserError(f"{data} has {len(names)} photographs; choose an --eval-interval up to that")
+        raise NopeSplatError(f"{data} has {len(names)} photos; choose an --eval-interval up to that")
     held_out = names[::eval_interval]
     find_cameras(data, tuple(held_out), output_dir)
     settings = replace(NopeDataParserConfig().reconstruction, seed=0)
-    photographed = reconstruct(folder, held_out, settings, output_dir / "cache")  # from the cache
-    scene = photographed.undistorted()
+    distorted = reconstruct(folder, held_out, settings, output_dir / "cache")  # from the cache
+    scene = distorted.undistorted()
     sizes = training_sizes(scene, max_image_size)
-    write_photos(photographed, folder, sizes, output_dir / "photos")
+    write_images(distorted, folder, sizes, output_dir / "images")
     train = scene.registered & ~scene.held_out
-    write_splat_folder(only(scene, train), sizes, output_dir / "photos", output_dir / "splat")
+    write_splat_folder(only(scene, train), sizes, output_dir / "images", output_dir / "splat")
     num_pixels = sum(math.prod(sizes[i]) for i in np.flatnonzero(train))
     content = {
-        "photo_size": scene.photo_sizes[0].tolist(),
+        "image_size": scene.image_sizes[0].tolist(),
         "training_size": list(sizes[0]),
         "train": int(train.sum()),
         "held_out": int((scene.registered & scene.held_out).sum()),
@@ -78,36 +78,36 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
     output.write_text(json.dumps(content))
 
 
-def training_sizes(scene: SparseScene, max_image_size: int) -> list[Size]:
+def training_sizes(scene: Reconstruction, max_image_size: int) -> list[Size]:
     """Width and height of every image as it is trained on.
 
     Args:
         scene: The reconstruction.
         max_image_size: Longer side in pixels.
     """
-    cameras = training_cameras(scene, np.arange(len(scene.photo_names)), max_image_size)
+    cameras = training_cameras(scene, np.arange(len(scene.image_names)), max_image_size)
     return list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
 
 
-def write_photos(scene: SparseScene, folder: PhotoFolder, sizes: list[Size], output_dir: Path) -> None:
+def write_images(scene: Reconstruction, folder: ImageFolder, sizes: list[Size], output_dir: Path) -> None:
     """Write the images that have a pose, without distortion, at training resolution.
 
     Args:
         scene: The reconstruction, with distortion.
-        folder: The photographs.
+        folder: The images.
         sizes: Width and height of each.
         output_dir: Folder for them; they get the ending `.png`.
     """
-    photos = {photo.name: photo for photo in folder.photos}
+    images = {image.name: image for image in folder.images}
     for index in np.flatnonzero(scene.registered).tolist():
-        name = scene.photo_names[index]
+        name = scene.image_names[index]
         file = (output_dir / name).with_suffix(".png")
         file.parent.mkdir(parents=True, exist_ok=True)
-        pixels = read_undistorted_photo(photos[name], sizes[index], scene.camera_of(index))
+        pixels = read_undistorted_image(images[name], sizes[index], scene.camera_of(index))
         Image.fromarray(pixels[..., :3]).save(file)
 
 
-def only(scene: SparseScene, chosen: NDArray[np.bool_]) -> SparseScene:
+def only(scene: Reconstruction, chosen: NDArray[np.bool_]) -> Reconstruction:
     """A scene in which the other images are not registered.
 
     Args:
@@ -118,21 +118,21 @@ def only(scene: SparseScene, chosen: NDArray[np.bool_]) -> SparseScene:
     return replace(scene, registered=chosen, resections=nothing)
 
 
-def write_splat_folder(scene: SparseScene, sizes: list[Size], photos: Path, output_dir: Path) -> None:
+def write_splat_folder(scene: Reconstruction, sizes: list[Size], images: Path, output_dir: Path) -> None:
     """Write a COLMAP model at training resolution, with links to the images.
 
     Args:
         scene: A scene without distortion; its registered images are written.
         sizes: Width and height of each image.
-        photos: Folder of the images at that size, with the ending `.png`.
+        images: Folder of the images at that size, with the ending `.png`.
         output_dir: Gets `images/` and `sparse/0`.
     """
-    small = {tuple(full): size for full, size in zip(scene.photo_sizes.tolist(), sizes, strict=True)}
+    small = {tuple(full): size for full, size in zip(scene.image_sizes.tolist(), sizes, strict=True)}
     model = at_size(colmap_model(scene), small)
     for image in model.images.values():
         link = output_dir / "images" / image.name
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to((photos / image.name).resolve())
+        link.symlink_to((images / image.name).resolve())
     (output_dir / "sparse" / "0").mkdir(parents=True)
     write_binary(model, output_dir / "sparse" / "0")
 

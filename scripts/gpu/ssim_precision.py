@@ -27,7 +27,7 @@ def measure(image: Path, output: Path) -> None:
     """Measure with TF32 allowed and not, in the memory layout that training uses.
 
     Args:
-        image: A photograph.
+        image: An image.
         output: File to write.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,21 +45,21 @@ def measure(image: Path, output: Path) -> None:
     output.write_text(json.dumps(result))
 
 
-def pairs(photo: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Pairs of a rendering and a photograph such as a training compares.
+def pairs(image: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Pairs of a rendering and an image such as a training compares.
 
     Args:
-        photo: A photograph. (H, W, 3), in 0 .. 1.
+        image: An image. (H, W, 3), in 0 .. 1.
 
     Returns:
         By name, images (H, W, 3): a blurred rendering; one that is nearly right; and the worst case, both
         nearly constant and bright, so that variances are small differences of large numbers.
     """
-    noise = np.random.default_rng(0).normal(size=(2, *photo.shape))
+    noise = np.random.default_rng(0).normal(size=(2, *image.shape))
     flat = np.clip(0.9 + 0.002 * noise, 0, 1)
     return {
-        "blurred": (np.asarray(cv2.GaussianBlur(photo, (0, 0), 4.0), np.float64), photo),
-        "close": (np.clip(photo + 0.02 * noise[0], 0, 1), photo),
+        "blurred": (np.asarray(cv2.GaussianBlur(image, (0, 0), 4.0), np.float64), image),
+        "close": (np.clip(image + 0.02 * noise[0], 0, 1), image),
         "flat": (flat[0], flat[1]),
     }
 

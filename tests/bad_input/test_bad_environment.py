@@ -18,7 +18,7 @@ from numba.core.dispatcher import Dispatcher
 from nope_splat.cli import main
 from nope_splat.depth.predict import DepthNetwork
 from nope_splat.depth.settings import DepthSettings
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.image_metrics import ImageMetrics
 from nope_splat.io import export
 from nope_splat.plugin.device import require_device
@@ -28,7 +28,7 @@ from nope_splat.splatting.rasterizer.kernels import kernel
 from nope_splat.utils.cache import Cache
 
 
-def sentence(caught: pytest.ExceptionInfo[UserError]) -> str:
+def sentence(caught: pytest.ExceptionInfo[NopeSplatError]) -> str:
     return str(caught.value).removeprefix("nope-splat: ")
 
 
@@ -40,7 +40,7 @@ def test_a_gpu_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("nope_splat.plugin.device.prepare_kernels", fail)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         require_device("cuda")
     assert sentence(caught) == "there is no compiler; install one; or train with --machine.device-type cpu"
 
@@ -54,8 +54,8 @@ def test_a_gpu_with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_adjustment_on_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    folder = make_scene(3).write_photos(tmp_path)
-    with pytest.raises(UserError) as caught:
+    folder = make_scene(3).write_images(tmp_path)
+    with pytest.raises(NopeSplatError) as caught:
         reconstruct(folder, settings=ReconstructionSettings(adjustment_device="cuda"))
     assert sentence(caught) == "adjustment-device is cuda, but torch finds no GPU here; choose cpu"
 
@@ -93,7 +93,7 @@ ARRAYS = {"numbers": np.arange(10_000)}
 def test_a_full_disk_when_results_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = Cache(tmp_path)
     monkeypatch.setattr("tempfile.mkstemp", lambda **_: (os.open("/dev/full", os.O_WRONLY), tmp_path / "a"))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         cache.store("scene", "key", ARRAYS)
     assert sentence(caught) == (
         f"cannot write to {tmp_path} (No space left on device); free some space there, or choose another"
@@ -111,7 +111,7 @@ def test_a_read_only_cache_is_read_and_not_written(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "touch", refuse)
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     assert cache.load("matches", "key", dict) is not None
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         cache.store("scene", "key", ARRAYS)
     assert sentence(caught) == (
         f"cannot write to {tmp_path} (Permission denied); free some space there, or choose another output"
@@ -121,7 +121,7 @@ def test_a_read_only_cache_is_read_and_not_written(tmp_path: Path, monkeypatch: 
 
 def test_a_read_only_folder_for_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         main(["reconstruct", "--data", str(tmp_path), "--output-dir", str(tmp_path / "out")])
     assert sentence(caught) == (
         f"cannot write to {tmp_path}/out (Permission denied); free some space or choose another folder"
@@ -135,7 +135,7 @@ def test_no_network_for_the_weights_of_depth(monkeypatch: pytest.MonkeyPatch) ->
         raise OSError("We couldn't connect to the hub\nand a page of advice")
 
     monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", fail)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         DepthNetwork(DepthSettings(model="some/network"))
     assert sentence(caught) == (
         "the depth network some/network is not on this machine and cannot be downloaded; where it can be, run"
@@ -145,6 +145,6 @@ def test_no_network_for_the_weights_of_depth(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_full_disk_when_cameras_are_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught, export.writing_to(tmp_path):
+    with pytest.raises(NopeSplatError) as caught, export.writing_to(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert sentence(caught).startswith(f"cannot write to {tmp_path} (No space left on device); ")

@@ -1,4 +1,4 @@
-"""Photographs that show too little, or something else than one scene at rest, from pixels to the sentence."""
+"""Images that show too little, or something else than one scene at rest, from pixels to the sentence."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from nope_splat.cli import main
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.compare_cameras import compare_cameras
 from nope_splat.io.cameras import read_named_cameras
 
 SIZE, FOCAL = (320, 240), 300.0
 ON_THE_SPOT = (
-    "nope-splat: the photographs match, but no two of them were taken from places far enough apart to tell"
+    "nope-splat: the photos match, but no two of them were taken from places far enough apart to tell"
     " depth; walk around the subject instead of turning on the spot"
 )
 
@@ -37,7 +37,7 @@ def wall() -> np.ndarray:
 
 
 def write(folder: Path, wall: np.ndarray, homographies: list[np.ndarray]) -> Path:
-    """Photographs of the wall; homographies take its pixels to theirs, both counted from the middle."""
+    """Images of the wall; homographies take its pixels to theirs, both counted from the middle."""
     folder.mkdir()
     middle, center = np.eye(3), np.eye(3)
     middle[:2, 2], center[:2, 2] = (-450, -350), np.array(SIZE) / 2
@@ -49,18 +49,18 @@ def write(folder: Path, wall: np.ndarray, homographies: list[np.ndarray]) -> Pat
     return folder
 
 
-def reconstruct(photos: Path, output: Path) -> dict:
+def reconstruct(images: Path, output: Path) -> dict:
     """The report of a reconstruction."""
-    main(["reconstruct", "--data", str(photos), "--output-dir", str(output), "--max-keypoints", "2000"])
+    main(["reconstruct", "--data", str(images), "--output-dir", str(output), "--max-keypoints", "2000"])
     return json.loads((output / "report.json").read_text())
 
 
 def test_turning_on_the_spot(wall: np.ndarray, tmp_path: Path) -> None:
     K = np.diag([FOCAL, FOCAL, 1.0])
     turns = [cv2.Rodrigues(np.array([0.03 * (i % 2), 0.12 * (i - 2), 0.02 * i]))[0] for i in range(5)]
-    photos = write(tmp_path / "photos", wall, [K @ turn @ np.linalg.inv(K) for turn in turns])
-    with pytest.raises(UserError) as caught:
-        reconstruct(photos, tmp_path / "out")
+    images = write(tmp_path / "images", wall, [K @ turn @ np.linalg.inv(K) for turn in turns])
+    with pytest.raises(NopeSplatError) as caught:
+        reconstruct(images, tmp_path / "out")
     assert str(caught.value) == ON_THE_SPOT
 
 
@@ -68,11 +68,11 @@ def test_sliding_along_a_wall(wall: np.ndarray, tmp_path: Path) -> None:
     """Reconstructed, at a focal length that nobody can know, and said to be so."""
     shifts = [(-90, 20), (-40, -30), (0, 0), (50, 25), (95, -10)]
     slides = [np.array([[1.0, 0, x], [0, 1.0, y], [0, 0, 1.0]]) for x, y in shifts]
-    report = reconstruct(write(tmp_path / "photos", wall, slides), tmp_path / "out")
+    report = reconstruct(write(tmp_path / "images", wall, slides), tmp_path / "out")
     assert report["registered"] == 5
     assert report["notice"] == (
-        "the photographs look straight at one flat surface, which does not show the focal length, which is"
-        " taken to be 277 pixels; set initial-focal if you know it, or add photographs from other directions"
+        "the photos look straight at one flat surface, which does not show the focal length, which is"
+        " taken to be 277 pixels; set initial-focal if you know it, or add photos from other directions"
     )
     centers = np.array(
         [
@@ -88,12 +88,12 @@ def test_sliding_along_a_wall(wall: np.ndarray, tmp_path: Path) -> None:
     np.testing.assert_allclose(moved / moved[0], expected / expected[0], rtol=0.05)
 
 
-def test_the_same_photograph_many_times(wall: np.ndarray, tmp_path: Path) -> None:
-    photos = write(tmp_path / "photos", wall, [np.eye(3)])
+def test_the_same_image_many_times(wall: np.ndarray, tmp_path: Path) -> None:
+    images = write(tmp_path / "images", wall, [np.eye(3)])
     for number in range(1, 4):
-        shutil.copy(photos / "0.png", photos / f"{number}.png")
-    with pytest.raises(UserError) as caught:
-        reconstruct(photos, tmp_path / "out")
+        shutil.copy(images / "0.png", images / f"{number}.png")
+    with pytest.raises(NopeSplatError) as caught:
+        reconstruct(images, tmp_path / "out")
     assert str(caught.value) == ON_THE_SPOT
 
 
@@ -101,17 +101,17 @@ def test_mirrored_copies_a_moving_thing_and_a_wrong_focal_length_do_no_harm(
     valley: Path, wall: np.ndarray, tmp_path: Path
 ) -> None:
     """A small thing moves through the scene, EXIF data speak of a telephoto lens, some are mirrored."""
-    photos = tmp_path / "photos"
-    photos.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     exif = Image.Exif()
     exif[0xA405] = 800  # focal length in 35 mm film
     for number, file in enumerate(sorted((valley / "images").iterdir())):
         with Image.open(file) as image:
             image.paste(Image.fromarray(wall[:30, :30]), (20 + 25 * number, 40 + 15 * (number % 3)))
-            image.save(photos / file.name, quality=95, exif=exif)
+            image.save(images / file.name, quality=95, exif=exif)
             if number < 3:
-                ImageOps.mirror(image).save(photos / f"mirrored{number}.jpg", quality=95)
-    report = reconstruct(photos, tmp_path / "out")
+                ImageOps.mirror(image).save(images / f"mirrored{number}.jpg", quality=95)
+    report = reconstruct(images, tmp_path / "out")
     assert report["registered"] == 9
     assert report["notice"] == ""
     assert set(report["unregistered"]) == {f"mirrored{number}.jpg" for number in range(3)}

@@ -13,7 +13,7 @@ from fixtures.synthetic import make_scene
 from nerfstudio.cameras.cameras import Cameras
 
 from nope_splat.cli import main
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.pipeline import require_windows
 from nope_splat.plugin.trainer import NopeTrainerConfig
@@ -36,7 +36,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, str]] = {
     MATCHING + "max_epipolar_error": (0.0, "more than 0 and at most 100"),
     MATCHING + "min_matches": (3, "at least 8"),
     MATCHING + "num_partners": (0, "at least 1"),
-    MATCHING + "max_exhaustive_photos": (-1, "at least 0"),
+    MATCHING + "max_exhaustive_images": (-1, "at least 0"),
     MATCHING + "seed": (-1, "at least 0 and at most 1e+09"),
     MATCHING + "initial_focal": (-1.0, "more than 0"),
     MATCHING + "min_triangulation_angle": (float("nan"), "more than 0 and at most 90"),
@@ -58,7 +58,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, str]] = {
 
 @pytest.fixture
 def config(tmp_path: Path) -> NopeTrainerConfig:
-    """A training of photographs in a folder, about to start."""
+    """A training of images in a folder, about to start."""
     config = deepcopy(nope_splat.config)
     assert isinstance(config, NopeTrainerConfig)
     config.pipeline.datamanager.data = tmp_path
@@ -79,7 +79,7 @@ def set_to(settings: Any, path: str, value: Any) -> None:
 
 def told(config: NopeTrainerConfig) -> str:
     """What is said instead of a training."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         config.save_config()
     assert not config.output_dir.exists()
     return str(caught.value)
@@ -103,9 +103,9 @@ OTHER: dict[str, tuple[Callable[[NopeTrainerConfig], None], str]] = {
         lambda config: set_to(config, "max_num_iterations", 0),
         "max-num-iterations is 0, but must be at least 1",
     ),
-    "no photographs": (
+    "no photos": (
         lambda config: set_to(config, "pipeline.datamanager.data", None),
-        "no photographs were given; pass their folder with --data",
+        "no photos were given; pass their folder with --data",
     ),
     "no such folder": (
         lambda config: set_to(config, "pipeline.datamanager.data", Path("/nowhere")),
@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_told(config: NopeTrainerConfig, tmp_path: Path)
     torch.save({}, tmp_path / "step-000000009.ckpt")
     config.save_config()
     (tmp_path / "step-000000019.ckpt").write_bytes((tmp_path / "step-000000009.ckpt").read_bytes()[:-30])
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         config.save_config()
     assert str(caught.value) == (
         f"nope-splat: the checkpoint {tmp_path}/step-000000019.ckpt is damaged; remove it, and train anew or"
@@ -154,7 +154,7 @@ def test_images_too_small_to_compare_are_told(size: tuple[int, int], halvings: i
     width, height = size
     pose = torch.eye(4)[None, :3]
     cameras = Cameras(pose, 50.0, 50.0, 1.0, 1.0, torch.tensor([width]), torch.tensor([height]))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         require_windows(cameras, halvings)
     assert str(caught.value) == (
         f"nope-splat: training images of {width} x {height} pixels, halved {halvings} times, have sides"
@@ -166,11 +166,11 @@ def test_images_too_small_to_compare_are_told(size: tuple[int, int], halvings: i
 
 @pytest.mark.parametrize("focal", [30.0, 1e9])
 def test_a_focal_length_in_other_units_is_told(focal: float, tmp_path: Path) -> None:
-    folder = make_scene(3).write_photos(tmp_path)
-    with pytest.raises(UserError) as caught:
+    folder = make_scene(3).write_images(tmp_path)
+    with pytest.raises(NopeSplatError) as caught:
         reconstruct(folder, settings=ReconstructionSettings(initial_focal=focal))
     assert str(caught.value) == (
-        f"nope-splat: initial-focal is {focal:g}, but photographs of 640 pixels have focal lengths from 64 to"
+        f"nope-splat: initial-focal is {focal:g}, but photos of 640 pixels have focal lengths from 64 to"
         " 12800 pixels; it is not in millimeters"
     )
 
@@ -283,19 +283,18 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
         ["compare-cameras", "{}/empty", "{}/other.json"],
         "there is no COLMAP model (cameras.bin and images.bin, or .txt) in {}/empty/sparse/0",
     ),
-    "no photographs to make": (
-        ["demo-scene", "--output-dir", "{}/demo", "--num-photos", "0"],
-        "0 photographs of 640 x 480 pixels with seed 0 cannot be made; give at least 1 of each and a seed"
+    "no photos to make": (
+        ["demo-scene", "--output-dir", "{}/demo", "--num-images", "0"],
+        "0 photos of 640 x 480 pixels with seed 0 cannot be made; give at least 1 of each and a seed"
         " from 0 on",
     ),
-    "photographs of no size": (
+    "photos of no size": (
         ["demo-scene", "--output-dir", "{}/demo", "--size", "64", "0"],
-        "20 photographs of 64 x 0 pixels with seed 0 cannot be made; give at least 1 of each and a seed"
-        " from 0 on",
+        "20 photos of 64 x 0 pixels with seed 0 cannot be made; give at least 1 of each and a seed from 0 on",
     ),
     "output is a file": (
-        ["demo-scene", "--output-dir", "{}/text.yml", "--num-photos", "1", "--size", "8", "8"],
-        "cannot write the demo photographs to {}/text.yml: Not a directory.",
+        ["demo-scene", "--output-dir", "{}/text.yml", "--num-images", "1", "--size", "8", "8"],
+        "cannot write the demo photos to {}/text.yml: Not a directory.",
     ),
     "a file in the way": (
         ["reconstruct", "--data", "{}", "--output-dir", "{}/text.yml"],
@@ -307,6 +306,6 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize("case", COMMANDS)
 def test_commands_with_wrong_arguments(case: str, files: Path) -> None:
     arguments, sentence = COMMANDS[case]
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         main([argument.replace("{}", str(files)) for argument in arguments])
     assert str(caught.value) == "nope-splat: " + sentence.replace("{}", str(files))

@@ -22,20 +22,20 @@ from nope_splat.io.cameras import read_ground_truth
 
 
 def neighbors(folder: Path, count: int) -> list[Path]:
-    """The photographs nearest to the middle of the arc."""
+    """The images nearest to the middle of the arc."""
     poses = read_ground_truth(folder / "ground_truth.json").T_world_camera
     middle = np.mean([pose[:3, 3] for pose in poses.values()], axis=0)
     nearest = sorted(poses, key=lambda name: float(np.linalg.norm(poses[name][:3, 3] - middle)))
     return [folder / "images" / name for name in nearest[:count]]
 
 
-ADVICE = "photograph one scene from places so near to each other that neighbors overlap by half"
+ADVICE = "take photos of one scene from places so near to each other that neighbors overlap by half"
 
 
-def refusal(photos: Path, output: Path, *options: str) -> str:
-    """What `nope-splat reconstruct` says about photographs that it cannot use."""
+def refusal(images: Path, output: Path, *options: str) -> str:
+    """What `nope-splat reconstruct` says about images that it cannot use."""
     with pytest.raises(SystemExit) as caught:
-        main(["reconstruct", "--data", str(photos), "--output-dir", str(output), *options])
+        main(["reconstruct", "--data", str(images), "--output-dir", str(output), *options])
     message = caught.value.code
     assert isinstance(message, str)  # Python prints it and exits with status 1
     assert message.startswith("nope-splat: ")
@@ -45,23 +45,23 @@ def refusal(photos: Path, output: Path, *options: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty folder for photographs."""
-    (tmp_path / "photos").mkdir()
-    return tmp_path / "photos"
+    """An empty folder for images."""
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
 
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs that show nothing of the valley of the other tests."""
+    """Images that show nothing of the valley of the other tests."""
     output = tmp_path_factory.mktemp("elsewhere")
-    render_demo_scene(output, num_photos=9, size=(320, 240), seed=1)
+    render_demo_scene(output, num_images=9, size=(320, 240), seed=1)
     return output
 
 
 def test_reconstruct_writes_everything(
     valley: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """Also when one photograph is damaged: it is named and left out."""
+    """Also when one image is damaged: it is named and left out."""
     good = neighbors(valley, 9)
     for file in good:
         shutil.copy(file, folder)
@@ -71,7 +71,7 @@ def test_reconstruct_writes_everything(
     main(["reconstruct", "--data", str(folder), "--output-dir", str(output), "--max-keypoints", "3000"])
 
     report = json.loads((output / "report.json").read_text())
-    assert (report["photos"], report["registered"]) == (9, 9)
+    assert (report["images"], report["registered"]) == (9, 9)
     assert "truncated" in report["skipped_files"]["damaged.jpg"]
     assert {path.name for path in (output / "sparse" / "0").iterdir()} == {
         "cameras.bin",
@@ -98,24 +98,24 @@ def test_missing_folder(tmp_path: Path):
 
 
 def test_empty_folder(folder: Path, tmp_path: Path):
-    assert f"no photographs in {folder}" in refusal(folder, tmp_path / "output")
+    assert f"no photos in {folder}" in refusal(folder, tmp_path / "output")
 
 
-def test_one_photograph(valley: Path, folder: Path, tmp_path: Path):
+def test_one_image(valley: Path, folder: Path, tmp_path: Path):
     shutil.copy(neighbors(valley, 1)[0], folder / "only.jpg")
     message = refusal(folder, tmp_path / "output")
     assert "only.jpg" in message
     assert "at least two" in message
 
 
-def test_two_photographs_of_different_things(valley: Path, elsewhere: Path, folder: Path, tmp_path: Path):
+def test_two_images_of_different_things(valley: Path, elsewhere: Path, folder: Path, tmp_path: Path):
     shutil.copy(neighbors(valley, 1)[0], folder / "a.jpg")
     shutil.copy(neighbors(elsewhere, 1)[0], folder / "b.jpg")
     said = refusal(folder, tmp_path / "output")
     assert said == f"nope-splat: a.jpg and b.jpg do not match, they seem to show different things; {ADVICE}"
 
 
-def test_a_stray_photograph_of_another_size_is_left_out(valley: Path, folder: Path, tmp_path: Path):
+def test_a_stray_image_of_another_size_is_left_out(valley: Path, folder: Path, tmp_path: Path):
     for file in neighbors(valley, 3):
         shutil.copy(file, folder)
     Image.new("RGB", (200, 100)).save(folder / "other.png")
@@ -125,11 +125,11 @@ def test_a_stray_photograph_of_another_size_is_left_out(valley: Path, folder: Pa
     assert list(report["unregistered"]) == ["other.png"]
 
 
-def test_photographs_without_texture(folder: Path, tmp_path: Path):
+def test_images_without_texture(folder: Path, tmp_path: Path):
     for index in range(3):
         Image.new("RGB", (160, 120), (90 + index, 120, 150)).save(folder / f"wall {index}.png")
     assert refusal(folder, tmp_path / "output") == (
-        "nope-splat: none of the 3 photographs shows enough texture to find keypoints; are they blurred,"
+        "nope-splat: none of the 3 photos shows enough texture to find keypoints; are they blurred,"
         " blank or masked out?"
     )
 
@@ -139,7 +139,7 @@ def test_groups_that_do_not_connect(valley: Path, elsewhere: Path, folder: Path,
         for index, file in enumerate(neighbors(source, 2)):
             shutil.copy(file, folder / f"{letter}{index}.jpg")
     assert refusal(folder, tmp_path / "output") == (
-        "nope-splat: the photographs match only in separate pairs (a0.jpg with a1.jpg; b0.jpg with b1.jpg);"
+        "nope-splat: the photos match only in separate pairs (a0.jpg with a1.jpg; b0.jpg with b1.jpg);"
         f" {ADVICE}"
     )
 
@@ -150,7 +150,7 @@ def test_unwritable_output_is_told_before_the_work(tmp_path: Path):
 
 
 def test_demo_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    main(["demo-scene", "--output-dir", str(tmp_path), "--num-photos", "2", "--size", "64", "48"])
+    main(["demo-scene", "--output-dir", str(tmp_path), "--num-images", "2", "--size", "64", "48"])
     assert str(tmp_path / "images") in capsys.readouterr().out
     assert len(list((tmp_path / "images").iterdir())) == 2
 

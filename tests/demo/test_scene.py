@@ -1,9 +1,9 @@
 """The procedural scene.
 
-- The photographs obey the cameras written beside them: axes, pixel convention and focal length.
-- Every photograph has texture; names do not follow the path of the camera.
+- The images obey the cameras written beside them: axes, pixel convention and focal length.
+- Every image has texture; names do not follow the path of the camera.
 - Through a lens they are bent as OpenCV's radial terms say.
-- The same seed gives the same photographs, another seed others.
+- The same seed gives the same images, another seed others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from nope_splat.demo.scene import render_demo_scene
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.io.cameras import read_ground_truth, read_named_cameras
 
 
@@ -34,7 +34,7 @@ def azimuth(T_world_camera: np.ndarray) -> float:
     return float(np.arctan2(T_world_camera[1, 3], T_world_camera[0, 3]))
 
 
-def test_photographs_obey_their_cameras(valley: Path):
+def test_images_obey_their_cameras(valley: Path):
     """Matches of neighbors lie on the epipolar lines that the true cameras give."""
     truth = read_ground_truth(valley / "ground_truth.json")
     width, height = truth.size
@@ -69,23 +69,23 @@ def test_names_tell_nothing_of_the_cameras(valley: Path):
 
 
 def test_seed_decides(tmp_path: Path):
-    def photo(folder: str, seed: int) -> np.ndarray:
+    def image(folder: str, seed: int) -> np.ndarray:
         images = render_demo_scene(tmp_path / folder, 1, (64, 48), seed)
         return np.asarray(Image.open(images / "photo_000.jpg")).astype(int)
 
-    first = photo("first", 3)
+    first = image("first", 3)
     assert first.shape == (48, 64, 3)
-    np.testing.assert_array_equal(first, photo("again", 3))
-    assert np.abs(first - photo("other", 4)).mean() > 5
+    np.testing.assert_array_equal(first, image("again", 3))
+    assert np.abs(first - image("other", 4)).mean() > 5
 
 
-def test_a_lens_bends_the_photograph_as_opencv_says(tmp_path: Path):
-    def photo(folder: str, radial: tuple[float, float]) -> np.ndarray:
+def test_a_lens_bends_the_image_as_opencv_says(tmp_path: Path):
+    def image_file(folder: str, radial: tuple[float, float]) -> np.ndarray:
         images = render_demo_scene(tmp_path / folder, 1, (160, 120), radial=radial)
         return np.asarray(Image.open(images / "photo_000.jpg"))
 
     radial = (-0.15, 0.05)
-    straight, bent = photo("straight", (0.0, 0.0)), photo("bent", radial)
+    straight, bent = image_file("straight", (0.0, 0.0)), image_file("bent", radial)
     camera = read_named_cameras(tmp_path / "bent" / "ground_truth.json")["photo_000.jpg"]
     assert camera.radial == radial
     focal = 160 * camera.focal
@@ -100,5 +100,5 @@ def test_a_lens_bends_the_photograph_as_opencv_says(tmp_path: Path):
 
 def test_unwritable_folder_is_told(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write the demo photographs to .*file"):
+    with pytest.raises(NopeSplatError, match=r"cannot write the demo photos to .*file"):
         render_demo_scene(tmp_path / "file", 1, (32, 32))

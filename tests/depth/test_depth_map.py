@@ -1,6 +1,6 @@
 """Depth maps, and their scale and shift.
 
-- Values are found where the photograph shows them, whatever the size of the map; unknown ones do not spread.
+- Values are found where the image shows them, whatever the size of the map; unknown ones do not spread.
 - Scale and shift come back from exact values, and nearly so with noise, wrong points and NaN, of every kind.
 - Points of one depth, most of them or all, do not lead the shift astray.
 """
@@ -21,8 +21,8 @@ def distort(depths: np.ndarray, kind: DepthKind, scale: float, shift: float) -> 
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (48, 64), (7, 100)])
-def test_a_map_of_any_size_covers_its_photograph(shape: tuple[int, int]) -> None:
-    plane = np.array([0.02, 0.03])  # values that are linear in the photograph's pixels
+def test_a_map_of_any_size_covers_its_image(shape: tuple[int, int]) -> None:
+    plane = np.array([0.02, 0.03])  # values that are linear in the image's pixels
     template = DepthMap.covering(np.zeros(shape, np.float32), "affine", (640, 480))
     positions = template.positions()
     assert positions[0, 0] == pytest.approx(np.array([320 / shape[1], 240 / shape[0]]))
@@ -35,7 +35,7 @@ def test_a_map_of_any_size_covers_its_photograph(shape: tuple[int, int]) -> None
     np.testing.assert_array_equal(np.isfinite(depth_map.sample(corners)), [True, True, False, False, False])
 
 
-def test_a_map_of_a_part_of_the_photograph() -> None:
+def test_a_map_of_a_part_of_the_image() -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     depth_map = DepthMap(values, "metric", (10.0, 20.0), (100.0, 50.0))
     assert depth_map.positions()[1, 2] == pytest.approx((125.0, 80.0))
@@ -93,7 +93,7 @@ def test_no_scale_and_shift_where_nothing_tells_them() -> None:
 @pytest.mark.parametrize("kind", ["affine", "disparity"])
 @pytest.mark.parametrize("seed", range(3))
 def test_most_points_may_share_one_depth(kind: DepthKind, seed: int) -> None:
-    """A wall takes up three quarters of the photograph, and says nothing of the scale beside the shift."""
+    """A wall takes up three quarters of the image, and says nothing of the scale beside the shift."""
     rng = np.random.default_rng(seed)
     depths = np.where(np.arange(200) < 150, 2.0, rng.uniform(0.5, 1.9, 200))
     noisy = depths * np.exp(rng.normal(0, 0.02, 200))

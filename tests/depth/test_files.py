@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from nope_splat.depth import DepthSettings, depths_key, find_depths
-from nope_splat.errors import UserError
-from nope_splat.io.images import Photo
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.images import ImageFile
 
-PHOTO = Photo(Path("a/b.jpg"), "a/b.jpg", 640, 480)
+IMAGE = ImageFile(Path("a/b.jpg"), "a/b.jpg", 640, 480)
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def test_both_formats(maps: Path) -> None:
     depth = np.arange(1, 13, dtype=np.uint16).reshape(3, 4) * 1000
     depth[1, 1] = 0
     Image.fromarray(depth).save(maps / "a" / "b.png")
-    (png,) = find_depths([PHOTO], DepthSettings(maps=maps, kind="disparity"))
+    (png,) = find_depths([IMAGE], DepthSettings(maps=maps, kind="disparity"))
     values = depth.astype(np.float64)
     values[0, 0] = np.inf
     np.savez(maps / "a" / "b.npz", depth=values[None], confidence=np.ones((3, 4)))
-    (npz,) = find_depths([PHOTO], DepthSettings(maps=maps, kind="metric"))
+    (npz,) = find_depths([IMAGE], DepthSettings(maps=maps, kind="metric"))
     assert (png.kind, npz.kind) == ("disparity", "metric")
     assert png.pixel_size == npz.pixel_size == (160.0, 160.0)
     np.testing.assert_array_equal(np.isnan(png.values), depth == 0)
@@ -47,7 +47,7 @@ def test_both_formats(maps: Path) -> None:
 def test_large_maps_are_thinned(maps: Path) -> None:
     depth = np.where(np.arange(3200) < 1300, 1.0, 5.0) * np.ones((2400, 1))
     np.savez(maps / "a" / "b.npz", depth=depth)
-    (thinned,) = find_depths([PHOTO], DepthSettings(maps=maps, kind="affine"))
+    (thinned,) = find_depths([IMAGE], DepthSettings(maps=maps, kind="affine"))
     assert thinned.values.shape == (768, 1024)
     assert set(np.unique(thinned.values)) == {1.0, 5.0}
     edge = thinned.positions()[0, np.argmax(thinned.values[0] == 5.0), 0]
@@ -56,31 +56,31 @@ def test_large_maps_are_thinned(maps: Path) -> None:
 
 def test_bad_files_are_named(maps: Path) -> None:
     def read(kind: str | None = "metric") -> None:
-        find_depths([PHOTO], DepthSettings(maps=maps, kind=kind))  # pyright: ignore[reportArgumentType]
+        find_depths([IMAGE], DepthSettings(maps=maps, kind=kind))  # pyright: ignore[reportArgumentType]
 
-    with pytest.raises(UserError, match=r"say so with depth\.kind"):
+    with pytest.raises(NopeSplatError, match=r"say so with depth\.kind"):
         read(None)
-    with pytest.raises(UserError, match=r"a/b\.jpg has no depth map; put .*a/b\.npz"):
+    with pytest.raises(NopeSplatError, match=r"a/b\.jpg has no depth map; put .*a/b\.npz"):
         read()
     file = maps / "a" / "b.png"
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(file)
-    with pytest.raises(UserError, match=r"b\.png cannot be read: it does not hold 16 bits"):
+    with pytest.raises(NopeSplatError, match=r"b\.png cannot be read: it does not hold 16 bits"):
         read()
     file = maps / "a" / "b.npz"
     file.write_bytes(b"PK\x03\x04 damaged")
-    with pytest.raises(UserError, match=r"b\.npz cannot be read"):
+    with pytest.raises(NopeSplatError, match=r"b\.npz cannot be read"):
         read()
     np.savez(file, z=np.ones((3, 4)))
-    with pytest.raises(UserError, match=r"no array named depth, but z"):
+    with pytest.raises(NopeSplatError, match=r"no array named depth, but z"):
         read()
     np.savez(file, depth=np.array([None, "a"], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"b\.npz cannot be read"):
+    with pytest.raises(NopeSplatError, match=r"b\.npz cannot be read"):
         read()
     np.savez(file, depth=np.zeros((0, 4)))
-    with pytest.raises(UserError, match=r"no array \(H, W\) of numbers, but \(0, 4\)"):
+    with pytest.raises(NopeSplatError, match=r"no array \(H, W\) of numbers, but \(0, 4\)"):
         read()
     np.savez(file, depth=np.ones((4, 3)))
-    with pytest.raises(UserError, match=r"3 x 4 pixels, but its photograph a/b\.jpg is 640 x 480"):
+    with pytest.raises(NopeSplatError, match=r"3 x 4 pixels, but its photo a/b\.jpg is 640 x 480"):
         read()
 
 
@@ -89,5 +89,5 @@ def test_what_a_result_depends_on(maps: Path) -> None:
     keys = []
     for value in (1.0, 1.0, 2.0):
         np.savez(maps / "a" / "b.npz", depth=np.full((3, 4), value))
-        keys.append(depths_key([PHOTO], settings))
+        keys.append(depths_key([IMAGE], settings))
     assert keys[0] == keys[1] != keys[2]

@@ -1,4 +1,4 @@
-"""Pose metrics: perfect for the truth in any frame, graded for errors, harsh on missing photographs."""
+"""Pose metrics: perfect for the truth in any frame, graded for errors, harsh on missing images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from fixtures.synthetic import ring
 from scipy.spatial.transform import Rotation
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import area_under_recall, compare_poses
 from nope_splat.geometry.similarity import Similarity, align_similarity
 from nope_splat.io.cameras import read_ground_truth
@@ -45,24 +45,24 @@ def test_alignment_never_mirrors() -> None:
 def test_the_truth_in_another_frame_is_perfect() -> None:
     truth = ring(6)
     metrics = compare_poses(named(any_similarity(1).apply_to_poses(truth)), named(truth), 710.0, 700.0)
-    assert metrics.num_registered == metrics.num_photos == 6
+    assert metrics.num_registered == metrics.num_images == 6
     assert metrics.auc_5 == pytest.approx(100, abs=1e-3)
     assert metrics.rra_5 == metrics.rta_5 == 100
     assert metrics.ate == pytest.approx(0, abs=1e-9)
     assert metrics.focal_error == pytest.approx(100 / 70)
 
 
-def test_pairs_with_a_missing_photograph_fail() -> None:
+def test_pairs_with_a_missing_image_fail() -> None:
     truth = named(ring(4))
     estimated = {name: pose for name, pose in truth.items() if name != "2.jpg"}
     metrics = compare_poses(estimated, truth)
-    assert (metrics.num_registered, metrics.num_photos) == (3, 4)
+    assert (metrics.num_registered, metrics.num_images) == (3, 4)
     assert metrics.rra_5 == metrics.rta_5 == 50  # 3 of 6 pairs
     assert metrics.auc_5 == pytest.approx(50, abs=1e-3)
     assert np.isnan(metrics.focal_error)
 
 
-def test_rotation_error_of_one_photograph() -> None:
+def test_rotation_error_of_one_image() -> None:
     truth = ring(5)
     estimated = truth.copy()
     estimated[0, :3, :3] = estimated[0, :3, :3] @ Rotation.from_euler("z", 2, degrees=True).as_matrix()
@@ -92,7 +92,7 @@ def test_ground_truth_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(truth.T_world_camera["1.jpg"], ring(3)[1], atol=1e-12)
 
     path.write_text("{}")
-    with pytest.raises(UserError, match="not a ground truth file"):
+    with pytest.raises(NopeSplatError, match="not a ground truth file"):
         read_ground_truth(path)
-    with pytest.raises(UserError, match=r"missing\.json"):
+    with pytest.raises(NopeSplatError, match=r"missing\.json"):
         read_ground_truth(tmp_path / "missing.json")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from nope_splat.cli import main
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.compare_cameras import compare_cameras, focal_errors
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.geometry.similarity import Similarity
@@ -34,7 +34,7 @@ from nope_splat.io.colmap import (
     write_text,
 )
 from nope_splat.io.export import write_colmap, write_transforms
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 
 numbers = st.floats(-1e6, 1e6)
 
@@ -91,13 +91,13 @@ def test_damaged_model_is_told(tmp_path: Path, text: bool):
     write_colmap(make_scene(), tmp_path, text)
     file = next(tmp_path.glob("images.*"))
     file.write_bytes(file.read_bytes()[:150])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(NopeSplatError, match="cannot be read"):
         read_cameras(tmp_path)
 
 
-def write_ground_truth(scene: SparseScene, path: Path) -> None:
+def write_ground_truth(scene: Reconstruction, path: Path) -> None:
     frames = [
-        {"file_path": scene.photo_names[i], "camera_to_world_opencv": scene.T_world_camera[i].tolist()}
+        {"file_path": scene.image_names[i], "camera_to_world_opencv": scene.T_world_camera[i].tolist()}
         for i in np.flatnonzero(scene.registered)
     ]
     focal = {"fl_x": scene.cameras[0].focal, "fl_y": scene.cameras[0].focal, "w": 640, "h": 480}
@@ -111,7 +111,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     paths = {name: tmp_path / name for name in ("binary", "text", "transforms.json", "truth.json")}
     write_colmap(scene, paths["binary"] / "sparse" / "0")
     write_colmap(scene, paths["text"], text=True)
-    write_transforms(scene, tmp_path / "photos", paths["transforms.json"])
+    write_transforms(scene, tmp_path / "images", paths["transforms.json"])
     write_ground_truth(scene, paths["truth.json"])
     return paths
 
@@ -120,7 +120,7 @@ def test_formats_agree(files: dict[str, Path]):
     read = {name: read_named_cameras(path) for name, path in files.items()}
     for cameras in read.values():
         metrics = compare_cameras(cameras, read["truth.json"])
-        assert (metrics.num_registered, metrics.num_photos) == (6, 6)
+        assert (metrics.num_registered, metrics.num_images) == (6, 6)
         assert metrics.auc_5 == pytest.approx(100, abs=1e-3)
         assert metrics.rra_5 == metrics.rta_5 == 100
         assert metrics.ate == pytest.approx(0, abs=1e-4)
@@ -154,12 +154,12 @@ def test_each_camera_has_its_own_focal_error(files: dict[str, Path]):
     assert focal_errors(truth, {names[1]: truth[names[1]]}) == (0.0,)
 
 
-def test_folders_tell_photographs_of_one_name_apart(tmp_path: Path):
+def test_folders_tell_images_of_one_name_apart(tmp_path: Path):
     scene = make_scene(portrait=False)
     names = tuple(f"{folder}/{number}.jpg" for number in range(4) for folder in "ab")[:7]
-    scene = replace(scene, photo_names=names)
+    scene = replace(scene, image_names=names)
     write_colmap(scene, tmp_path / "model")
-    write_transforms(scene, tmp_path / "photos", tmp_path / "transforms.json")
+    write_transforms(scene, tmp_path / "images", tmp_path / "transforms.json")
     read = [read_named_cameras(tmp_path / name) for name in ("model", "transforms.json")]
     assert (
         read[0].keys()
@@ -194,15 +194,15 @@ def test_what_holds_no_cameras_is_told(
     path = tmp_path / "cameras.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match=reason):
+    with pytest.raises(NopeSplatError, match=reason):
         main(["compare-cameras", str(path), str(files["truth.json"])])
 
 
 def test_other_refusals(files: dict[str, Path], tmp_path: Path):
-    with pytest.raises(UserError, match="no COLMAP model"):
+    with pytest.raises(NopeSplatError, match="no COLMAP model"):
         read_named_cameras(tmp_path)
     cameras = read_named_cameras(files["truth.json"])
-    with pytest.raises(UserError, match="no photograph is in both"):
+    with pytest.raises(NopeSplatError, match="no photo is in both"):
         compare_cameras({f"other {name}": camera for name, camera in cameras.items()}, cameras)
 
 
@@ -214,7 +214,7 @@ def test_intrinsics_are_the_same_in_every_format(tmp_path: Path, radial: tuple[f
     write_transforms(scene, tmp_path, tmp_path / "transforms.json")
     for path in (tmp_path, tmp_path / "transforms.json"):
         for camera in read_named_cameras(path).values():
-            longer_side = scene.photo_sizes.max()
+            longer_side = scene.image_sizes.max()
             assert camera.radial == radial
             assert camera.focal * longer_side == pytest.approx(scene.cameras[0].focal)
             assert np.array(camera.offset) * longer_side == pytest.approx(scene.cameras[0].offset)
@@ -224,13 +224,13 @@ def test_every_camera_is_written(tmp_path: Path) -> None:
     """Two cameras of one size are told apart; one of them has distortion."""
     scene = make_scene(portrait=False)
     cameras = (scene.cameras[0], SharedPinhole(400.0, (-1.0, 2.0), (-0.05, 0.01)))
-    scene = replace(scene, cameras=cameras, camera_ids=np.arange(len(scene.photo_names)) % 2)
+    scene = replace(scene, cameras=cameras, camera_ids=np.arange(len(scene.image_names)) % 2)
     write_colmap(scene, tmp_path)
     write_transforms(scene, tmp_path, tmp_path / "transforms.json")
     for path in (tmp_path, tmp_path / "transforms.json"):
         found = read_named_cameras(path)
-        for photo in np.flatnonzero(scene.registered).tolist():
-            camera = found[Path(scene.photo_names[photo]).name]
-            assert camera.focal * 640 == pytest.approx(scene.camera_of(photo).focal)
-            assert np.array(camera.offset) * 640 == pytest.approx(scene.camera_of(photo).offset)
-            assert camera.radial == pytest.approx(scene.camera_of(photo).radial)
+        for image_id in np.flatnonzero(scene.registered).tolist():
+            camera = found[Path(scene.image_names[image_id]).name]
+            assert camera.focal * 640 == pytest.approx(scene.camera_of(image_id).focal)
+            assert np.array(camera.offset) * 640 == pytest.approx(scene.camera_of(image_id).offset)
+            assert camera.radial == pytest.approx(scene.camera_of(image_id).radial)

@@ -3,9 +3,9 @@
 - COLMAP model: pycolmap finds the same cameras, poses, points, tracks and reprojection errors, in binary
   as in text files.
 - transforms.json: nerfstudio's own parser finds the same poses up to one similarity, and the same intrinsics;
-  photographs of portrait and landscape shape may mix. What is held out stays held out.
+  images of portrait and landscape shape may mix. What is held out stays held out.
 - nerfstudio's COLMAP parser finds the same cameras and points; Splatfacto's data manager starts from either.
-- Photographs are linked or copied; those that others would misread are made plain.
+- Images are linked or copied; those that others would misread are made plain.
 - report.json: the figures are those of the scene.
 - What cannot be written is told in one sentence.
 """
@@ -27,19 +27,19 @@ from nerfstudio.models import splatfacto
 from PIL import ExifTags, Image
 from splatfacto_peer import PeerModelConfig, run_anywhere
 
-from nope_splat.errors import UserError
-from nope_splat.io.export import place_masks, place_photos, write_colmap, write_report, write_transforms
-from nope_splat.io.images import PhotoFolder, find_photos
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.export import place_images, place_masks, write_colmap, write_report, write_transforms
+from nope_splat.io.images import ImageFolder, find_images
 from nope_splat.scene.tracks import Observations
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 
 
-def photo_folder(scene: SparseScene, folder: Path) -> PhotoFolder:
-    """Blank photographs for a scene."""
-    for name, (width, height) in zip(scene.photo_names, scene.photo_sizes.tolist(), strict=True):
+def image_folder(scene: Reconstruction, folder: Path) -> ImageFolder:
+    """Blank images for a scene."""
+    for name, (width, height) in zip(scene.image_names, scene.image_sizes.tolist(), strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (width, height)).save(folder / name)
-    return find_photos(folder)
+    return find_images(folder)
 
 
 @pytest.mark.parametrize("text", [False, True])
@@ -47,7 +47,7 @@ def test_colmap_model_reads_back(tmp_path: Path, text: bool):
     pycolmap = pytest.importorskip("pycolmap")
     scene = make_scene()
     if text:  # whose readers end a name at its first space
-        scene = replace(scene, photo_names=tuple(name.replace(" ", "_") for name in scene.photo_names))
+        scene = replace(scene, image_names=tuple(name.replace(" ", "_") for name in scene.image_names))
     write_colmap(scene, tmp_path / "sparse" / "0", text)
     model = pycolmap.Reconstruction(tmp_path / "sparse" / "0")
 
@@ -56,15 +56,15 @@ def test_colmap_model_reads_back(tmp_path: Path, text: bool):
     assert model.num_points3D() == len(scene.points)
     assert model.compute_num_observations() == len(scene.observations) + len(scene.resections)
     names = {image.name: image for image in model.images.values()}
-    for photo in np.flatnonzero(scene.registered):
-        image = names[scene.photo_names[photo]]
+    for image_id in np.flatnonzero(scene.registered):
+        image = names[scene.image_names[image_id]]
         camera = model.cameras[image.camera_id]
-        assert (camera.width, camera.height) == tuple(scene.photo_sizes[photo])
+        assert (camera.width, camera.height) == tuple(scene.image_sizes[image_id])
         assert camera.model.name == "SIMPLE_PINHOLE"
-        expected = [scene.cameras[0].focal, *scene.cameras[0].principal_points(scene.photo_sizes[photo])]
+        expected = [scene.cameras[0].focal, *scene.cameras[0].principal_points(scene.image_sizes[image_id])]
         np.testing.assert_allclose(camera.params, expected)
         T_world_camera = image.cam_from_world().inverse().matrix()
-        np.testing.assert_allclose(T_world_camera, scene.T_world_camera[photo, :3], atol=1e-12)
+        np.testing.assert_allclose(T_world_camera, scene.T_world_camera[image_id, :3], atol=1e-12)
     for number, point in model.points3D.items():
         np.testing.assert_array_equal(point.xyz, scene.points[number - 1])
         np.testing.assert_array_equal(point.color, scene.colors[number - 1])
@@ -92,7 +92,7 @@ def test_colmap_agrees_on_reprojection_errors(tmp_path: Path):
 @pytest.mark.parametrize("portrait", [False, True])
 def test_nerfstudio_reads_transforms(tmp_path: Path, portrait: bool):
     scene = make_scene(portrait)
-    photo_folder(scene, tmp_path / "images")
+    image_folder(scene, tmp_path / "images")
     write_transforms(scene, tmp_path / "images", tmp_path / "transforms.json")
 
     config = NerfstudioDataParserConfig(
@@ -105,18 +105,18 @@ def test_nerfstudio_reads_transforms(tmp_path: Path, portrait: bool):
     )
     for split in ("train", "test"):
         outputs = config.setup().get_dataparser_outputs(split)
-        photos = np.flatnonzero(scene.registered & (scene.held_out == (split == "test")))
+        images = np.flatnonzero(scene.registered & (scene.held_out == (split == "test")))
         assert [file.relative_to(tmp_path / "images").as_posix() for file in outputs.image_filenames] == [
-            scene.photo_names[photo] for photo in photos
+            scene.image_names[image] for image in images
         ]
         cameras = outputs.cameras
-        flipped = scene.T_world_camera[photos] @ np.diag([1.0, -1.0, -1.0, 1.0])
+        flipped = scene.T_world_camera[images] @ np.diag([1.0, -1.0, -1.0, 1.0])
         np.testing.assert_allclose(cameras.camera_to_worlds, flipped[:, :3], atol=1e-5)
-        np.testing.assert_array_equal(cameras.width[:, 0], scene.photo_sizes[photos, 0])
-        np.testing.assert_array_equal(cameras.height[:, 0], scene.photo_sizes[photos, 1])
+        np.testing.assert_array_equal(cameras.width[:, 0], scene.image_sizes[images, 0])
+        np.testing.assert_array_equal(cameras.height[:, 0], scene.image_sizes[images, 1])
         np.testing.assert_allclose(cameras.fx, 611.0)
         np.testing.assert_allclose(cameras.fy, 611.0)
-        principal = scene.cameras[0].principal_points(scene.photo_sizes[photos])
+        principal = scene.cameras[0].principal_points(scene.image_sizes[images])
         np.testing.assert_allclose(np.concatenate([cameras.cx, cameras.cy], axis=1), principal)
         np.testing.assert_allclose(outputs.metadata["points3D_xyz"], scene.points, atol=1e-5)
         np.testing.assert_array_equal(outputs.metadata["points3D_rgb"], scene.colors)
@@ -124,7 +124,7 @@ def test_nerfstudio_reads_transforms(tmp_path: Path, portrait: bool):
 
 def test_nerfstudio_reads_colmap(tmp_path: Path):
     scene = make_scene(portrait=False)
-    photo_folder(scene, tmp_path / "images")
+    image_folder(scene, tmp_path / "images")
     write_colmap(scene, tmp_path / "sparse" / "0")
     outputs = ColmapDataParserConfig(
         data=tmp_path,
@@ -160,9 +160,9 @@ def splatfacto_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("parser", ["nerfstudio", "colmap"])
 def test_splatfacto_starts_from_the_export(tmp_path: Path, parser: str):
     scene = make_scene(portrait=False)
-    folder = photo_folder(scene, tmp_path / "photos")
+    folder = image_folder(scene, tmp_path / "images")
     output = tmp_path / "output"
-    scene = place_photos(scene, folder, output / "images")
+    scene = place_images(scene, folder, output / "images")
     write_transforms(scene, output / "images", output / "transforms.json")
     write_colmap(scene, output / "sparse" / "0")
     dataparser = (
@@ -191,87 +191,87 @@ def test_splatfacto_starts_from_the_export(tmp_path: Path, parser: str):
     losses = model.get_loss_dict(model.get_outputs(camera), batch)
     torch.stack(list(losses.values())).sum().backward()
     moved = model.means.grad.abs().sum(dim=1) > 0
-    assert moved.sum() > len(scene.points) / 2, "the photograph shows most of the points"
+    assert moved.sum() > len(scene.points) / 2, "the photo shows most of the points"
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_photographs_are_placed(tmp_path: Path, copy: bool):
+def test_images_are_placed(tmp_path: Path, copy: bool):
     scene = make_scene()
-    folder = photo_folder(scene, tmp_path / "photos")
-    turned = folder.photos[0].path
+    folder = image_folder(scene, tmp_path / "images")
+    turned = folder.images[0].path
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    width, height = scene.photo_sizes[0].tolist()
+    width, height = scene.image_sizes[0].tolist()
     Image.new("RGB", (height, width)).save(turned, exif=exif)
 
     for _ in range(2):  # a second export replaces the first
-        placed = place_photos(scene, folder, tmp_path / "images", copy)
+        placed = place_images(scene, folder, tmp_path / "images", copy)
     files = {path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.*")}
-    names = [placed.photo_names[photo] for photo in np.flatnonzero(scene.registered)]
+    names = [placed.image_names[image_id] for image_id in np.flatnonzero(scene.registered)]
     assert files == set(names)
     assert names[0] == "sub folder/photo 0.jpg.png"
     with Image.open(tmp_path / "images" / names[0]) as image:
         assert image.size == (width, height)
-    one = tmp_path / "images" / scene.photo_names[1]
+    one = tmp_path / "images" / scene.image_names[1]
     assert one.is_symlink() != copy
-    assert one.read_bytes() == folder.photos[1].path.read_bytes()
+    assert one.read_bytes() == folder.images[1].path.read_bytes()
 
 
 def test_masks_and_transparency_are_placed(tmp_path: Path):
-    """Nerfstudio wants a mask for every photograph, or none."""
+    """Nerfstudio wants a mask for every image, or none."""
     scene = make_scene()
-    folder = photo_folder(scene, tmp_path / "photos")
-    assert not place_masks(scene, folder, tmp_path / "masks", scene.photo_names)
+    folder = image_folder(scene, tmp_path / "images")
+    assert not place_masks(scene, folder, tmp_path / "masks", scene.image_names)
     assert not (tmp_path / "masks").exists()
 
-    (width, height), masked, clear = scene.photo_sizes[1].tolist(), folder.photos[1], folder.photos[3]
+    (width, height), masked, clear = scene.image_sizes[1].tolist(), folder.images[1], folder.images[3]
     mask = np.full((height, width), 255, np.uint8)
     mask[:, :10] = 0
-    (tmp_path / "photos" / "masks" / "sub folder").mkdir(parents=True)
-    Image.fromarray(mask).save(tmp_path / "photos" / "masks" / f"{masked.name}.png")
+    (tmp_path / "images" / "masks" / "sub folder").mkdir(parents=True)
+    Image.fromarray(mask).save(tmp_path / "images" / "masks" / f"{masked.name}.png")
     alpha = np.full((clear.height, clear.width, 4), 255, np.uint8)
     alpha[:20, :, 3] = 0
     Image.fromarray(alpha).save(clear.path, format="PNG")
-    folder = find_photos(tmp_path / "photos")
-    placed = place_photos(scene, folder, tmp_path / "images")
-    assert place_masks(scene, folder, tmp_path / "masks", placed.photo_names)
+    folder = find_images(tmp_path / "images")
+    placed = place_images(scene, folder, tmp_path / "images")
+    assert place_masks(scene, folder, tmp_path / "masks", placed.image_names)
     write_transforms(placed, tmp_path / "images", tmp_path / "transforms.json", tmp_path / "masks")
 
     config = NerfstudioDataParserConfig(data=tmp_path, eval_mode="all", downscale_factor=1)
     outputs = config.setup().get_dataparser_outputs("train")
     assert outputs.mask_filenames is not None
     used = {
-        photo.name: np.asarray(Image.open(mask)) > 0
-        for photo, mask in zip(outputs.image_filenames, outputs.mask_filenames, strict=True)
+        image.name: np.asarray(Image.open(mask)) > 0
+        for image, mask in zip(outputs.image_filenames, outputs.mask_filenames, strict=True)
     }
     np.testing.assert_array_equal(used["photo 1.jpg"], mask > 0)
     np.testing.assert_array_equal(used["photo 3.jpg"], alpha[..., 3] > 0)
     assert used["photo 5.jpg"].all()
-    with pytest.raises(UserError, match="holds the masks themselves"):
-        place_masks(scene, folder, tmp_path / "photos" / "masks", placed.photo_names)
+    with pytest.raises(NopeSplatError, match="holds the masks themselves"):
+        place_masks(scene, folder, tmp_path / "images" / "masks", placed.image_names)
 
 
-def test_photographs_are_never_written_over(tmp_path: Path):
+def test_images_are_never_written_over(tmp_path: Path):
     scene = make_scene()
-    folder = photo_folder(scene, tmp_path / "images")
-    with pytest.raises(UserError, match="choose another output folder"):
-        place_photos(scene, folder, tmp_path / "images")
-    assert folder.photos[0].path.is_file()
+    folder = image_folder(scene, tmp_path / "images")
+    with pytest.raises(NopeSplatError, match="choose another output folder"):
+        place_images(scene, folder, tmp_path / "images")
+    assert folder.images[0].path.is_file()
 
 
-def test_photographs_elsewhere_are_named_absolutely(tmp_path: Path):
+def test_images_elsewhere_are_named_absolutely(tmp_path: Path):
     scene = make_scene()
     (tmp_path / "result").mkdir()
-    write_transforms(scene, tmp_path / "photos", tmp_path / "result" / "transforms.json")
+    write_transforms(scene, tmp_path / "images", tmp_path / "result" / "transforms.json")
     frames = json.loads((tmp_path / "result" / "transforms.json").read_text())["frames"]
-    assert frames[0]["file_path"] == str((tmp_path / "photos").resolve() / scene.photo_names[0])
+    assert frames[0]["file_path"] == str((tmp_path / "images").resolve() / scene.image_names[0])
 
 
 def test_report_holds_the_figures(tmp_path: Path):
     scene = make_scene()
     write_report(scene, tmp_path / "report.json", skipped={"broken.jpg": "truncated"})
     report = json.loads((tmp_path / "report.json").read_text())
-    assert (report["photos"], report["registered"]) == (7, 6)
+    assert (report["images"], report["registered"]) == (7, 6)
     assert report["unregistered"] == {"sub folder/photo 2.jpg": "too few matches"}
     assert report["skipped_files"] == {"broken.jpg": "truncated"}
     assert report["held_out"] == ["sub folder/photo 4.jpg"]
@@ -284,11 +284,11 @@ def test_report_holds_the_figures(tmp_path: Path):
 
 def test_unwritable_folder_is_told(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write to .*file"):
+    with pytest.raises(NopeSplatError, match=r"cannot write to .*file"):
         write_colmap(make_scene(), tmp_path / "file" / "sparse")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 def test_full_disk_is_told():
-    with pytest.raises(UserError, match=r"cannot write to .*No space left on device"):
+    with pytest.raises(NopeSplatError, match=r"cannot write to .*No space left on device"):
         write_report(make_scene(), Path("/dev/full"))

@@ -19,18 +19,18 @@ from nope_splat.io.cameras import read_named_cameras
 from nope_splat.io.colmap import read_cameras
 from nope_splat.io.export import write_colmap, write_transforms
 from nope_splat.scene.tracks import MatchGraph, Observations
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> SparseScene:
-    """Photographs of any cameras and sizes, registered or not, held out or not, with random tracks."""
-    num_photos, num_cameras = draw(st.integers(1, 7)), draw(st.integers(1, 3))
+def scenes(draw: st.DrawFn) -> Reconstruction:
+    """Images of any cameras and sizes, registered or not, held out or not, with random tracks."""
+    num_images, num_cameras = draw(st.integers(1, 7)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     sizes = rng.integers(32, 5000, (num_cameras, 2))
-    portrait = rng.random(num_photos) < 0.3
-    camera_ids = rng.integers(num_cameras, size=num_photos)
-    photo_sizes = np.where(portrait[:, None], sizes[camera_ids, ::-1], sizes[camera_ids])
+    portrait = rng.random(num_images) < 0.3
+    camera_ids = rng.integers(num_cameras, size=num_images)
+    image_sizes = np.where(portrait[:, None], sizes[camera_ids, ::-1], sizes[camera_ids])
     distorted = draw(st.booleans())
     cameras = tuple(
         SharedPinhole(
@@ -40,22 +40,22 @@ def scenes(draw: st.DrawFn) -> SparseScene:
         )
         for _ in range(num_cameras)
     )
-    registered = rng.random(num_photos) < 0.8
-    registered[rng.integers(num_photos)] = True
-    held_out = rng.random(num_photos) < 0.3
-    poses = np.tile(np.eye(4), (num_photos, 1, 1))
-    poses[:, :3, :3] = Rotation.random(num_photos, rng).as_matrix()
-    poses[:, :3, 3] = rng.normal(0, 10 ** rng.uniform(-2, 4), (num_photos, 3))
+    registered = rng.random(num_images) < 0.8
+    registered[rng.integers(num_images)] = True
+    held_out = rng.random(num_images) < 0.3
+    poses = np.tile(np.eye(4), (num_images, 1, 1))
+    poses[:, :3, :3] = Rotation.random(num_images, rng).as_matrix()
+    poses[:, :3, 3] = rng.normal(0, 10 ** rng.uniform(-2, 4), (num_images, 3))
     poses[~registered] = np.eye(4)
     num_points = draw(st.integers(1, 20))
-    seen = (rng.random((num_points, num_photos)) < 0.6) & registered
-    point_ids, photo_ids = np.nonzero(seen)
-    xy = rng.random((len(point_ids), 2)) * photo_sizes[photo_ids]
-    late = held_out[photo_ids]
+    seen = (rng.random((num_points, num_images)) < 0.6) & registered
+    point_ids, image_ids = np.nonzero(seen)
+    xy = rng.random((len(point_ids), 2)) * image_sizes[image_ids]
+    late = held_out[image_ids]
     none = np.zeros(0, np.int64)
-    return SparseScene(
-        photo_names=tuple(f"{draw(st.sampled_from(['', 'a/', 'ß/漢/']))}{i}.jpg" for i in range(num_photos)),
-        photo_sizes=photo_sizes,
+    return Reconstruction(
+        image_names=tuple(f"{draw(st.sampled_from(['', 'a/', 'ß/漢/']))}{i}.jpg" for i in range(num_images)),
+        image_sizes=image_sizes,
         held_out=held_out,
         registered=registered,
         T_world_camera=poses,
@@ -63,23 +63,23 @@ def scenes(draw: st.DrawFn) -> SparseScene:
         camera_ids=camera_ids,
         points=rng.normal(0, 10, (num_points, 3)),
         colors=rng.integers(0, 256, (num_points, 3)).astype(np.uint8),
-        observations=Observations(point_ids[~late], photo_ids[~late], xy[~late]),
+        observations=Observations(point_ids[~late], image_ids[~late], xy[~late]),
         noise=np.full(int((~late).sum()), 0.5),
-        resections=Observations(point_ids[late], photo_ids[late], xy[late]),
+        resections=Observations(point_ids[late], image_ids[late], xy[late]),
         failures={},
-        graph=MatchGraph(num_photos, none.reshape(0, 2), none, none),
+        graph=MatchGraph(num_images, none.reshape(0, 2), none, none),
         seconds={},
     )
 
 
-def assert_cameras(path: Path, scene: SparseScene) -> None:
-    """The file holds the cameras of the registered photographs."""
+def assert_cameras(path: Path, scene: Reconstruction) -> None:
+    """The file holds the cameras of the registered images."""
     found = {name.rpartition("/")[2]: camera for name, camera in read_named_cameras(path).items()}
     registered = np.flatnonzero(scene.registered).tolist()
-    assert found.keys() == {scene.photo_names[photo].rpartition("/")[2] for photo in registered}
-    for photo in registered:
-        camera, expected = found[scene.photo_names[photo].rpartition("/")[2]], scene.camera_of(photo)
-        longer, pose = scene.photo_sizes[photo].max(), scene.T_world_camera[photo]
+    assert found.keys() == {scene.image_names[image_id].rpartition("/")[2] for image_id in registered}
+    for image_id in registered:
+        camera, expected = found[scene.image_names[image_id].rpartition("/")[2]], scene.camera_of(image_id)
+        longer, pose = scene.image_sizes[image_id].max(), scene.T_world_camera[image_id]
         size = 1 + np.abs(pose[:3, 3]).max()
         np.testing.assert_allclose(camera.T_world_camera, pose, rtol=0, atol=1e-11 * size)
         assert camera.focal * longer == pytest.approx(expected.focal, rel=1e-12)
@@ -89,7 +89,7 @@ def assert_cameras(path: Path, scene: SparseScene) -> None:
 
 @given(scene=scenes())
 @settings(max_examples=30, deadline=None, print_blob=True)
-def test_transforms_come_back(scene: SparseScene) -> None:
+def test_transforms_come_back(scene: Reconstruction) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "transforms.json"
         write_transforms(scene, Path(temporary) / "images", path)
@@ -99,7 +99,7 @@ def test_transforms_come_back(scene: SparseScene) -> None:
 @pytest.mark.parametrize("text", [False, True])
 @given(scene=scenes())
 @settings(max_examples=25, deadline=None, print_blob=True)
-def test_colmap_models_come_back(text: bool, scene: SparseScene) -> None:
+def test_colmap_models_come_back(text: bool, scene: Reconstruction) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_colmap(scene, folder, text)
@@ -108,27 +108,29 @@ def test_colmap_models_come_back(text: bool, scene: SparseScene) -> None:
         assert_pycolmap_agrees(folder, scene)
 
 
-def assert_pycolmap_agrees(folder: Path, scene: SparseScene) -> None:
+def assert_pycolmap_agrees(folder: Path, scene: Reconstruction) -> None:
     """COLMAP itself reads the same cameras, poses, points and tracks."""
     pycolmap = pytest.importorskip("pycolmap")
     model = pycolmap.Reconstruction(folder)
     assert model.num_reg_images() == scene.registered.sum()
-    for photo in np.flatnonzero(scene.registered).tolist():
-        image = model.images[photo + 1]
-        assert image.name == scene.photo_names[photo]
-        pose, camera = scene.T_world_camera[photo, :3], model.cameras[image.camera_id]
+    for image_id in np.flatnonzero(scene.registered).tolist():
+        image = model.images[image_id + 1]
+        assert image.name == scene.image_names[image_id]
+        pose, camera = scene.T_world_camera[image_id, :3], model.cameras[image.camera_id]
         size = 1 + np.abs(pose[:, 3]).max()
         np.testing.assert_allclose(image.cam_from_world().inverse().matrix(), pose, atol=1e-11 * size)
-        assert (camera.width, camera.height) == tuple(scene.photo_sizes[photo])
-        expected = scene.camera_of(photo)
-        principal = expected.principal_points(scene.photo_sizes[photo])
+        assert (camera.width, camera.height) == tuple(scene.image_sizes[image_id])
+        expected = scene.camera_of(image_id)
+        principal = expected.principal_points(scene.image_sizes[image_id])
         radial = expected.radial if any(expected.radial) else ()
         np.testing.assert_allclose(camera.params, [expected.focal, *principal, *radial], rtol=1e-12)
     pairs = np.concatenate(
-        [np.stack([each.point_ids, each.photo_ids], 1) for each in (scene.observations, scene.resections)]
+        [np.stack([each.point_ids, each.image_ids], 1) for each in (scene.observations, scene.resections)]
     )
     places = np.concatenate([scene.observations.xy, scene.resections.xy])
-    expected_sights = {(point, photo): xy for (point, photo), xy in zip(pairs.tolist(), places, strict=True)}
+    expected_sights = {
+        (point, image_id): xy for (point, image_id), xy in zip(pairs.tolist(), places, strict=True)
+    }
     sights = {}
     for number, point in model.points3D.items():
         np.testing.assert_allclose(point.xyz, scene.points[number - 1], rtol=1e-12)

@@ -1,4 +1,4 @@
-"""A folder of photographs is found, oriented, checked and read, whatever lies in it."""
+"""A folder of images is found, oriented, checked and read, whatever lies in it."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.io import images
-from nope_splat.io.images import Photo, cameras_of_photos, find_photos, read_mask, read_photo
+from nope_splat.io.images import ImageFile, cameras_of_images, find_images, read_image, read_mask
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with two good photographs."""
-    save(picture(seed=1), tmp_path / "photos" / "good1.jpg")
-    save(picture(seed=2), tmp_path / "photos" / "good2.png")
-    return tmp_path / "photos"
+    """A folder with two good images."""
+    save(picture(seed=1), tmp_path / "images" / "good1.jpg")
+    save(picture(seed=2), tmp_path / "images" / "good2.png")
+    return tmp_path / "images"
 
 
 def names(data: Path) -> list[str]:
-    return [photo.name for photo in find_photos(data).photos]
+    return [image.name for image in find_images(data).images]
 
 
 def read(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     height, width = images._decode(path).shape[:2]
-    return read_photo(Photo(path, path.name, width, height), size)
+    return read_image(ImageFile(path, path.name, width, height), size)
 
 
 # --- Which files are found ---
 
 
-def test_photographs_are_sorted_naturally_whatever_their_names(tmp_path: Path) -> None:
+def test_images_are_sorted_naturally_whatever_their_names(tmp_path: Path) -> None:
     wanted = ["IMG_2.jpg", "img_10.JPG", "my holiday 1.png", "день/фото 9.webp", "день/фото 10.webp"]
     for name in reversed(wanted):
         save(picture(), tmp_path / name)
@@ -46,17 +46,17 @@ def test_photographs_are_sorted_naturally_whatever_their_names(tmp_path: Path) -
 def test_a_folder_with_images_in_it_stands_for_that_folder(folder: Path) -> None:
     folder.rename(folder.parent / "images")
     save(picture(200, 100), folder.parent / "preview.jpg")
-    found = find_photos(folder.parent)
+    found = find_images(folder.parent)
     assert found.root == folder.parent / "images"
-    assert [photo.name for photo in found.photos] == ["good1.jpg", "good2.png"]
+    assert [image.name for image in found.images] == ["good1.jpg", "good2.png"]
 
 
 def test_hidden_files_other_files_and_masks_are_passed_over(folder: Path) -> None:
     for name in [".trash/a.jpg", "._good1.jpg", "masks/good1.png", "sub/masks/a.png"]:
         save(picture(), folder / name)
-    (folder / "notes.txt").write_text("no photograph")
+    (folder / "notes.txt").write_text("no photo")
     assert names(folder) == ["good1.jpg", "good2.png"]
-    assert find_photos(folder).skipped == {}
+    assert find_images(folder).skipped == {}
 
 
 def test_links_are_followed_and_loops_end(folder: Path) -> None:
@@ -65,8 +65,8 @@ def test_links_are_followed_and_loops_end(folder: Path) -> None:
     (folder / "up").symlink_to(folder.parent / "elsewhere", target_is_directory=True)
     (folder / "self.jpg").symlink_to(folder / "self.jpg")
     (folder / "broken.jpg").symlink_to(folder / "nowhere.jpg")
-    found = find_photos(folder)
-    assert [photo.name for photo in found.photos] == ["good1.jpg", "good2.png", "up/linked.jpg"]
+    found = find_images(folder)
+    assert [image.name for image in found.images] == ["good1.jpg", "good2.png", "up/linked.jpg"]
     assert found.skipped["broken.jpg"] == "cannot be read (No such file or directory)"
     assert "cannot be read" in found.skipped["self.jpg"]
 
@@ -75,52 +75,52 @@ def test_links_are_followed_and_loops_end(folder: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere does not exist"):
-        find_photos(tmp_path / "nowhere")
+    with pytest.raises(NopeSplatError, match="nowhere does not exist"):
+        find_images(tmp_path / "nowhere")
 
 
 def test_a_file_is_no_folder(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"good1.jpg is a file; give the folder"):
-        find_photos(folder / "good1.jpg")
+    with pytest.raises(NopeSplatError, match=r"good1.jpg is a file; give the folder"):
+        find_images(folder / "good1.jpg")
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"no photographs in {tmp_path}"):
-        find_photos(tmp_path)
+    with pytest.raises(NopeSplatError, match=f"no photos in {tmp_path}"):
+        find_images(tmp_path)
 
 
 def test_a_folder_without_permission_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images.os, "access", lambda *_: False)
-    with pytest.raises(UserError, match="no permission to read"):
-        find_photos(folder)
+    with pytest.raises(NopeSplatError, match="no permission to read"):
+        find_images(folder)
 
 
-def test_one_photograph_is_too_few(folder: Path) -> None:
+def test_one_image_is_too_few(folder: Path) -> None:
     (folder / "good1.jpg").write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"only one readable photograph \(good2.png\).*good1.jpg: an empty file"
+        NopeSplatError, match=r"only one readable photo \(good2.png\).*good1.jpg: an empty file"
     ):
-        find_photos(folder)
+        find_images(folder)
 
 
 def test_files_none_of_which_is_readable_are_named(folder: Path) -> None:
     for path in folder.iterdir():
         path.write_text("not an image")
-    with pytest.raises(UserError, match=r"no readable photograph.*good1.jpg: not an image.*good2.png"):
-        find_photos(folder)
+    with pytest.raises(NopeSplatError, match=r"no readable photo.*good1.jpg: not an image.*good2.png"):
+        find_images(folder)
 
 
-def test_photographs_of_one_size_share_a_camera(folder: Path) -> None:
-    """In portrait and in landscape; a camera's number is that of its first photograph."""
+def test_images_of_one_size_share_a_camera(folder: Path) -> None:
+    """In portrait and in landscape; a camera's number is that of its first image."""
     save(picture(HEIGHT, WIDTH), folder / "portrait.jpg")
     save(picture(80, 60), folder / "phone.jpg")
     (folder / "sub").mkdir()
     save(picture(WIDTH, HEIGHT), folder / "sub" / "other.jpg")
-    photos = find_photos(folder).photos
-    of = dict(zip([photo.name for photo in photos], cameras_of_photos(photos).tolist(), strict=True))
+    images = find_images(folder).images
+    of = dict(zip([image.name for image in images], cameras_of_images(images).tolist(), strict=True))
     assert of == {"good1.jpg": 0, "good2.png": 0, "phone.jpg": 1, "portrait.jpg": 0, "sub/other.jpg": 0}
     of = dict(
-        zip([photo.name for photo in photos], cameras_of_photos(photos, "folder").tolist(), strict=True)
+        zip([image.name for image in images], cameras_of_images(images, "folder").tolist(), strict=True)
     )
     assert of == {"good1.jpg": 0, "good2.png": 0, "phone.jpg": 1, "portrait.jpg": 0, "sub/other.jpg": 2}
 
@@ -137,8 +137,8 @@ def test_bad_files_among_good_ones_are_named_and_skipped(
     save(Image.fromarray(np.full((HEIGHT, WIDTH), 1 << 20, np.int32)), folder / "deep.tif")
     monkeypatch.setattr(images, "MAX_PIXELS", WIDTH * HEIGHT + 1)
     save(picture(WIDTH + 1, HEIGHT), folder / "vast.jpg")
-    found = find_photos(folder)
-    assert [photo.name for photo in found.photos] == ["good1.jpg", "good2.png"]
+    found = find_images(folder)
+    assert [image.name for image in found.images] == ["good1.jpg", "good2.png"]
     expected = {
         "deep.tif": "more than 16 bits",
         "dot.png": "too small, 1 x 1 pixels",
@@ -156,7 +156,7 @@ def test_bad_files_among_good_ones_are_named_and_skipped(
 def test_heic_without_its_reader_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "HEIF_READABLE", False)
     (folder / "phone.heic").write_bytes(b"whatever")
-    assert "pip install pillow-heif" in find_photos(folder).skipped["phone.heic"]
+    assert "pip install pillow-heif" in find_images(folder).skipped["phone.heic"]
 
 
 @given(data=st.data())
@@ -168,8 +168,8 @@ def test_damaged_files_never_stop_the_search(folder: Path, data: st.DataObject) 
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     damaged = folder / f"damaged.{suffix}"
     damaged.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    found = find_photos(folder)
-    seen = {photo.name for photo in found.photos} | found.skipped.keys()
+    found = find_images(folder)
+    seen = {image.name for image in found.images} | found.skipped.keys()
     assert seen == {"good1.jpg", "good2.png", damaged.name}
     damaged.unlink()
 
@@ -199,9 +199,9 @@ def test_every_exif_orientation_is_turned_upright(tmp_path: Path, suffix: str, o
     }[orientation](upright)
     for name in "ab":
         save(stored, tmp_path / f"{name}.{suffix}", exif=exif(orientation), quality=95)
-    photo = find_photos(tmp_path).photos[0]
-    assert (photo.width, photo.height) == (WIDTH, HEIGHT)
-    difference = read_photo(photo).astype(int) - np.asarray(upright)
+    image_file = find_images(tmp_path).images[0]
+    assert (image_file.width, image_file.height) == (WIDTH, HEIGHT)
+    difference = read_image(image_file).astype(int) - np.asarray(upright)
     assert np.abs(difference).mean() < 4
 
 
@@ -231,7 +231,7 @@ def test_16_bit_gray_keeps_its_range(tmp_path: Path, suffix: str) -> None:
     assert np.abs(pixels[..., 0] - levels / 257).max() <= 0.5
 
 
-def test_a_very_wide_photograph_is_read(tmp_path: Path) -> None:
+def test_a_very_wide_image_is_read(tmp_path: Path) -> None:
     path = save(picture(20_000, 40), tmp_path / "panorama.jpg")
     assert read(path, (1000, 2)).shape == (2, 1000, 3)
 
@@ -240,8 +240,8 @@ def test_heic_is_read(tmp_path: Path) -> None:
     pytest.importorskip("pillow_heif")
     for name in "ab":
         save(picture(), tmp_path / f"{name}.heic", quality=90)
-    found = find_photos(tmp_path)
-    assert np.abs(read_photo(found.photos[0]).astype(int) - np.asarray(picture())).mean() < 6
+    found = find_images(tmp_path)
+    assert np.abs(read_image(found.images[0]).astype(int) - np.asarray(picture())).mean() < 6
 
 
 def test_scaling_takes_the_mean_over_each_pixels_area(tmp_path: Path) -> None:
@@ -260,11 +260,11 @@ def test_transparent_colors_do_not_bleed_when_scaled(tmp_path: Path) -> None:
     assert small[0, :, 3].tolist() == [255] * 5 + [64] + [0] * 4
 
 
-def test_a_photograph_that_vanished_is_named(folder: Path) -> None:
-    photo = find_photos(folder).photos[0]
-    photo.path.unlink()
-    with pytest.raises(UserError, match=r"good1.jpg cannot be read any more"):
-        read_photo(photo)
+def test_an_image_that_vanished_is_named(folder: Path) -> None:
+    image = find_images(folder).images[0]
+    image.path.unlink()
+    with pytest.raises(NopeSplatError, match=r"good1.jpg cannot be read any more"):
+        read_image(image)
 
 
 # --- Masks ---
@@ -281,7 +281,7 @@ def half_mask(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 @pytest.mark.parametrize("name", ["good1.png", "good1.jpg.png"])
 def test_masks_are_found_in_the_folder_or_beside_it(folder: Path, place: str, name: str) -> None:
     path = save(half_mask(), folder.parent / place / name)
-    masked, unmasked = find_photos(folder).photos
+    masked, unmasked = find_images(folder).images
     assert masked.mask_path == path
     assert unmasked.mask_path is None
     assert read_mask(unmasked) is None
@@ -299,11 +299,11 @@ def test_transparency_is_a_mask_and_joins_the_mask_file(folder: Path) -> None:
     pixels = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
     pixels[: HEIGHT // 2, :, 3] = 0
     save(Image.fromarray(pixels), folder / "good2.png")
-    mask = read_mask(find_photos(folder).photos[1])
+    mask = read_mask(find_images(folder).images[1])
     assert mask is not None
     assert mask.mean() == 0.5
     save(half_mask(), folder / "masks" / "good2.png")
-    mask = read_mask(find_photos(folder).photos[1])
+    mask = read_mask(find_images(folder).images[1])
     assert mask is not None
     assert mask.mean() == 0.25
     assert mask[-1, 0]
@@ -313,7 +313,7 @@ def test_a_pixel_that_mixes_in_what_is_masked_is_not_used(folder: Path) -> None:
     pixels = np.full((HEIGHT, WIDTH), 255, np.uint8)
     pixels[:, 21:] = 0  # a quarter of a pixel beyond the 20th column at a quarter of the size
     save(Image.fromarray(pixels), folder / "masks" / "good1.png")
-    mask = read_mask(find_photos(folder).photos[0], (WIDTH // 4, HEIGHT // 4))
+    mask = read_mask(find_images(folder).images[0], (WIDTH // 4, HEIGHT // 4))
     assert mask is not None
     assert mask[:, :5].all()
     assert not mask[:, 5:].any()
@@ -321,14 +321,14 @@ def test_a_pixel_that_mixes_in_what_is_masked_is_not_used(folder: Path) -> None:
 
 def test_a_mask_of_another_size_or_a_damaged_one_is_refused(folder: Path) -> None:
     path = save(half_mask(20, 20), folder / "masks" / "good1.png")
-    with pytest.raises(UserError, match=r"good1.png is 20 x 20 pixels but its photograph is 64 x 48"):
-        find_photos(folder)
+    with pytest.raises(NopeSplatError, match=r"good1.png is 20 x 20 pixels but its photo is 64 x 48"):
+        find_images(folder)
     path.write_text("no mask")
-    with pytest.raises(UserError, match=r"the mask .*good1.png cannot be read"):
-        find_photos(folder)
+    with pytest.raises(NopeSplatError, match=r"the mask .*good1.png cannot be read"):
+        find_images(folder)
 
 
-def test_masks_that_fit_no_photograph_are_said_aloud(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_masks_that_fit_no_image_are_said_aloud(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     save(half_mask(), folder / "masks" / "other.png")
-    find_photos(folder)
-    assert "none has the name of a photograph" in capfd.readouterr().err
+    find_images(folder)
+    assert "none has the name of a photo" in capfd.readouterr().err

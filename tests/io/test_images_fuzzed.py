@@ -1,4 +1,4 @@
-"""Folders of anything: every file is a photograph, or skipped by name with a reason, and nothing is raised.
+"""Folders of anything: every file is an image, or skipped by name with a reason, and nothing is raised.
 
 A failure prints how to run its example again (`@reproduce_failure`).
 """
@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nope_splat.errors import UserError
-from nope_splat.io.images import PHOTO_SUFFIXES, find_photos, read_mask, read_photo
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.images import IMAGE_SUFFIXES, find_images, read_image, read_mask
 
 
 def encoded(suffix: str) -> bytes:
-    """A good photograph."""
+    """A good image."""
     buffer = io.BytesIO()
     picture().save(buffer, Image.registered_extensions()[suffix])
     return buffer.getvalue()
@@ -32,7 +32,7 @@ GOOD = {suffix: encoded(suffix) for suffix in (".jpg", ".png", ".webp", ".tif")}
 
 @st.composite
 def contents(draw: st.DrawFn) -> bytes:
-    """Random bytes, or a photograph that is cut, has bytes changed, or says nonsense in its EXIF data."""
+    """Random bytes, or an image that is cut, has bytes changed, or says nonsense in its EXIF data."""
     kind = draw(st.sampled_from(["random", "cut", "changed", "EXIF"]))
     if kind == "random":
         return draw(st.binary(max_size=100))
@@ -50,7 +50,7 @@ def contents(draw: st.DrawFn) -> bytes:
 
 letters = st.text("aZ9 .-_%#'\"[]\\$*\n\t\u202e\u0301ß漢😀\udce9", min_size=1, max_size=12)
 folders = st.lists(letters.filter(lambda name: name not in (".", "..")), max_size=2).map("/".join)
-suffixes = st.sampled_from(sorted(PHOTO_SUFFIXES)).flatmap(lambda one: st.sampled_from([one, one.upper()]))
+suffixes = st.sampled_from(sorted(IMAGE_SUFFIXES)).flatmap(lambda one: st.sampled_from([one, one.upper()]))
 names = st.tuples(folders, letters, suffixes).map(lambda part: os.path.join(part[0], part[1] + part[2]))
 
 
@@ -69,18 +69,18 @@ def test_any_file_is_read_or_skipped_by_name(files: dict[str, bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             written += not any(part.startswith(".") for part in Path(name).parts)
-        folder = find_photos(root)
-        assert len(folder.photos) + len(folder.skipped) == written
+        folder = find_images(root)
+        assert len(folder.images) + len(folder.skipped) == written
         for name, reason in folder.skipped.items():
             assert name.isprintable() or "\u202e" in name
             assert reason
             assert "\n" not in reason
-        for photo in folder.photos:
-            colors = read_photo(photo)
-            assert colors.shape[:2] == (photo.height, photo.width)
+        for image in folder.images:
+            colors = read_image(image)
+            assert colors.shape[:2] == (image.height, image.width)
             assert colors.dtype == np.uint8
-            mask = read_mask(photo)
-            assert mask is None or mask.shape == (photo.height, photo.width)
+            mask = read_mask(image)
+            assert mask is None or mask.shape == (image.height, image.width)
 
 
 @given(content=contents())
@@ -94,7 +94,7 @@ def test_any_mask_is_read_or_named(content: bytes) -> None:
         mask.parent.mkdir()
         mask.write_bytes(content)
         try:
-            fine = read_mask(find_photos(root).photos[0]) is not None
-        except UserError as error:
+            fine = read_mask(find_images(root).images[0]) is not None
+        except NopeSplatError as error:
             fine = str(error).startswith(f"nope-splat: the mask {mask} ") and "\n" not in str(error)
         assert fine

@@ -1,4 +1,4 @@
-"""Radial distortion: its inverse, and photographs from which it is taken out."""
+"""Radial distortion: its inverse, and images from which it is taken out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nope_splat.geometry.camera import SharedPinhole, distort, undistort
-from nope_splat.io.images import Photo
-from nope_splat.io.undistortion import read_undistorted_mask, read_undistorted_photo
+from nope_splat.io.images import ImageFile
+from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
 
 SIZE = (160, 120)
 BARREL = SharedPinhole(130.0, (4.0, -3.0), (-0.12, 0.03))
@@ -36,24 +36,24 @@ def test_what_projects_also_unprojects(camera: SharedPinhole) -> None:
     assert 0 < np.linalg.norm(seen - straight, axis=1).max() <= camera.largest_distortion(sizes) * 1.01
 
 
-def photograph(camera: SharedPinhole, folder: Path) -> Photo:
+def pattern(camera: SharedPinhole, folder: Path) -> ImageFile:
     """A smooth pattern as the camera would take it."""
     pixels = np.stack(np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5), axis=-1)
     rays = camera.unproject(pixels, np.array(SIZE))
     gray = 127 + 60 * np.sin(12 * rays[..., 0]) + 60 * np.cos(10 * rays[..., 1])
     path = folder / "photo.png"
     Image.fromarray(np.repeat(np.rint(gray)[..., None], 3, axis=2).astype(np.uint8)).save(path)
-    return Photo(path, path.name, *SIZE)
+    return ImageFile(path, path.name, *SIZE)
 
 
 @pytest.mark.parametrize("camera", [BARREL, PINCUSHION])
-def test_an_undistorted_photograph_is_that_of_a_pinhole(camera: SharedPinhole, tmp_path: Path) -> None:
+def test_an_undistorted_image_is_that_of_a_pinhole(camera: SharedPinhole, tmp_path: Path) -> None:
     (tmp_path / "straight").mkdir()
     pinhole = SharedPinhole(camera.focal, camera.offset)
-    expected = read_undistorted_photo(photograph(pinhole, tmp_path / "straight"), SIZE, pinhole)
-    photo = photograph(camera, tmp_path)
-    used = read_undistorted_mask(photo, SIZE, camera)
-    difference = np.abs(read_undistorted_photo(photo, SIZE, camera).astype(int) - expected)
+    expected = read_undistorted_image(pattern(pinhole, tmp_path / "straight"), SIZE, pinhole)
+    image = pattern(camera, tmp_path)
+    used = read_undistorted_mask(image, SIZE, camera)
+    difference = np.abs(read_undistorted_image(image, SIZE, camera).astype(int) - expected)
     if camera is BARREL:  # shows more than a pinhole, so that nothing is missing
         assert used is None
         used = np.ones(SIZE[::-1], bool)

@@ -16,26 +16,26 @@ import pytest
 import torch
 from PIL import Image
 
-from nope_splat.errors import UserError
-from nope_splat.io.images import Photo
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.images import ImageFile
 from nope_splat.matching import MatchingSettings, choose_pairs, extract_keypoints, match_pairs
 
 SETTINGS = MatchingSettings(matcher="disk", max_keypoints=200)
 SHIFT = (32, 16)
 
 
-def shifted_photos(folder: Path, scale: int) -> list[Photo]:
-    """Two photographs of one texture, the second moved by `SHIFT` pixels of the searched image."""
+def shifted_images(folder: Path, scale: int) -> list[ImageFile]:
+    """Two images of one texture, the second moved by `SHIFT` pixels of the searched image."""
     rng = np.random.default_rng(0)
     texture = np.kron(
         rng.integers(0, 256, (60, 70, 3), np.uint8), np.ones((4 * scale, 4 * scale, 1), np.uint8)
     )
-    photos = []
+    images = []
     for index, (x, y) in enumerate(((SHIFT[0], SHIFT[1]), (0, 0))):
         pixels = texture[y * scale : (y + 160) * scale, x * scale : (x + 192) * scale]
-        photos.append(Photo(folder / f"{index}.png", f"{index}.png", 192 * scale, 160 * scale))
-        Image.fromarray(pixels).save(photos[-1].path)
-    return photos
+        images.append(ImageFile(folder / f"{index}.png", f"{index}.png", 192 * scale, 160 * scale))
+        Image.fromarray(pixels).save(images[-1].path)
+    return images
 
 
 @pytest.mark.parametrize("scale", [1, 3])
@@ -43,14 +43,14 @@ def test_matches_follow_the_picture_in_full_resolution_pixels(
     disk_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: int
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(disk_weights))
-    photos = shifted_photos(tmp_path, scale)
+    images = shifted_images(tmp_path, scale)
     settings = replace(SETTINGS, max_feature_size=192)
-    keypoints = extract_keypoints(photos, settings)
-    for one, photo in zip(keypoints, photos, strict=True):
+    keypoints = extract_keypoints(images, settings)
+    for one, image in zip(keypoints, images, strict=True):
         assert one.pixel_size == scale
-        assert one.image_size == (photo.width, photo.height)
+        assert one.image_size == (image.width, image.height)
         assert 50 < len(one.xy) <= 200
-        assert ((one.xy > 0) & (one.xy < (photo.width, photo.height))).all()
+        assert ((one.xy > 0) & (one.xy < (image.width, image.height))).all()
         np.testing.assert_allclose(one.xy / scale % 1, 0.5, atol=1e-9)
     (pair,) = match_pairs(keypoints, choose_pairs(keypoints, settings), settings)
     moved = keypoints[1].xy[pair.indices[:, 1]] - keypoints[0].xy[pair.indices[:, 0]]
@@ -63,21 +63,21 @@ def test_masked_keypoints_are_left_out(
     disk_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(disk_weights))
-    photo = shifted_photos(tmp_path, 1)[0]
-    mask = np.zeros((photo.height, photo.width), np.uint8)
+    image = shifted_images(tmp_path, 1)[0]
+    mask = np.zeros((image.height, image.width), np.uint8)
     mask[:, 96:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    (masked,) = extract_keypoints([replace(photo, mask_path=tmp_path / "mask.png")], SETTINGS)
+    (masked,) = extract_keypoints([replace(image, mask_path=tmp_path / "mask.png")], SETTINGS)
     assert len(masked.xy) == SETTINGS.max_keypoints  # what is masked takes no place among them
     assert masked.xy[:, 0].min() >= 96
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = shifted_photos(tmp_path, 1)
+    images = shifted_images(tmp_path, 1)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "kornia.feature", None)
-        with pytest.raises(UserError, match="pip install kornia"):
-            extract_keypoints(photos, SETTINGS)
+        with pytest.raises(NopeSplatError, match="pip install kornia"):
+            extract_keypoints(images, SETTINGS)
 
     class Unreachable:
         @staticmethod
@@ -86,5 +86,7 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(sys.modules, "kornia.feature", SimpleNamespace(DISK=Unreachable))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "/hub")
-    with pytest.raises(UserError, match=r"/hub/checkpoints and cannot be downloaded \(no network\); put"):
-        extract_keypoints(photos, SETTINGS)
+    with pytest.raises(
+        NopeSplatError, match=r"/hub/checkpoints and cannot be downloaded \(no network\); put"
+    ):
+        extract_keypoints(images, SETTINGS)

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures.pointmap_scene import CAMERA, SIZE, FakeNetwork, gray_photos, ray_cast
+from fixtures.pointmap_scene import CAMERA, SIZE, FakeNetwork, gray_images, ray_cast
 from fixtures.synthetic import ring
 from PIL import Image
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
-from nope_splat.io.images import Photo, PhotoFolder
-from nope_splat.matching import MatchingSettings, dust3r, match_photos
+from nope_splat.io.images import ImageFile, ImageFolder
+from nope_splat.matching import MatchingSettings, dust3r, match_images
 from nope_splat.matching.dust3r import View
 from nope_splat.matching.pointmaps import Pointmap, anchor_pixels, look_up, star_tracks
 from nope_splat.sfm import ReconstructionSettings, reconstruct
@@ -37,15 +37,15 @@ def with_weights(weights: str) -> MatchingSettings:
 
 def test_anchors_are_found_where_the_geometry_says(tmp_path: Path) -> None:
     poses = ring(2, 20.0)
-    photos = gray_photos(tmp_path, 2)
-    views = [View.of(photo) for photo in photos]
-    first, second = (ray_cast(*each) for each in zip(poses, photos, views, strict=True))
+    images = gray_images(tmp_path, 2)
+    views = [View.of(image) for image in images]
+    first, second = (ray_cast(*each) for each in zip(poses, images, views, strict=True))
     ones = np.ones(first.shape[:2])
     maps = [
         Pointmap.sanitised((world - poses[0, :3, 3]) @ poses[0, :3, :3], ones * 9)
         for world in (first, second)
     ]
-    found = views[1].to_photo(look_up(*maps))
+    found = views[1].to_image(look_up(*maps))
     column, row = anchor_pixels(*ones.shape).T
     in_second = (first[row, column] - poses[1, :3, 3]) @ poses[1, :3, :3]
     expected = CAMERA.project(in_second, np.array(SIZE))
@@ -94,31 +94,31 @@ def test_a_track_has_one_anchor_and_no_second_one_where_it_passes() -> None:
     np.testing.assert_allclose(positions[2], anchors + 1.0)
 
 
-# --- From photographs to cameras ---
+# --- From images to cameras ---
 
 
 @pytest.mark.parametrize("registration", ["incremental", "pointmaps"])
-def test_photographs_without_texture_are_registered(
+def test_images_without_texture_are_registered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registration: Any
 ) -> None:
     poses = ring(6, 60.0)
-    photos = gray_photos(tmp_path, len(poses))
-    folder = PhotoFolder(tmp_path, tuple(photos), {})
-    with pytest.raises(UserError, match="shows enough texture"):
+    images = gray_images(tmp_path, len(poses))
+    folder = ImageFolder(tmp_path, tuple(images), {})
+    with pytest.raises(NopeSplatError, match="shows enough texture"):
         reconstruct(folder, settings=ReconstructionSettings())
     monkeypatch.setattr(dust3r, "predict", FakeNetwork(poses).predict)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
     scene = reconstruct(folder, settings=ReconstructionSettings(matcher="dust3r", registration=registration))
     assert scene.registered.all()
     assert scene.cameras[0].focal == pytest.approx(CAMERA.focal, rel=0.05)
-    truth = {photo.name: pose for photo, pose in zip(photos, poses, strict=True)}
-    estimated = dict(zip(scene.photo_names, scene.T_world_camera, strict=True))
+    truth = {image.name: pose for image, pose in zip(images, poses, strict=True)}
+    estimated = dict(zip(scene.image_names, scene.T_world_camera, strict=True))
     assert compare_poses(estimated, truth).auc_5 > 80
 
 
 def test_pointmaps_are_not_asked_of_a_matcher_that_makes_none(tmp_path: Path) -> None:
-    folder = PhotoFolder(tmp_path, tuple(gray_photos(tmp_path, 3)), {})
-    with pytest.raises(UserError, match="sift makes none; set matcher to dust3r"):
+    folder = ImageFolder(tmp_path, tuple(gray_images(tmp_path, 3)), {})
+    with pytest.raises(NopeSplatError, match="sift makes none; set matcher to dust3r"):
         reconstruct(folder, settings=ReconstructionSettings(registration="pointmaps"))
 
 
@@ -159,22 +159,22 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_network_from_a_folder_speaks_of_both_orders(weights: str, tmp_path: Path) -> None:
     sizes = [(400, 300), (300, 400)]
-    photos = [Photo(tmp_path / f"{i}.png", f"{i}.png", *size) for i, size in enumerate(sizes)]
-    for photo, (width, height) in zip(photos, sizes, strict=True):
+    images = [ImageFile(tmp_path / f"{i}.png", f"{i}.png", *size) for i, size in enumerate(sizes)]
+    for image, (width, height) in zip(images, sizes, strict=True):
         noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        Image.fromarray(noise).save(photo.path)
-    views = [View.of(photo) for photo in photos]
+        Image.fromarray(noise).save(image.path)
+    views = [View.of(image) for image in images]
     assert [view.shape for view in views] == [(384, 512), (512, 384)]
-    ((forward, backward),) = dust3r.predict(photos, views, [(0, 1)], with_weights(weights))
+    ((forward, backward),) = dust3r.predict(images, views, [(0, 1)], with_weights(weights))
     for said, order in ((forward, (0, 1)), (backward, (1, 0))):
-        for (points, confidence), photo in zip(said, order, strict=True):
-            assert points.shape == (*views[photo].shape, 3)
-            assert confidence.shape == views[photo].shape
+        for (points, confidence), image in zip(said, order, strict=True):
+            assert points.shape == (*views[image].shape, 3)
+            assert confidence.shape == views[image].shape
             assert np.isfinite(points).all()
             assert (confidence > 1).all()
     assert not np.array_equal(forward[0][0], backward[1][0])
     settings = MatchingSettings(matcher="dust3r", dust3r_weights=weights)
-    keypoints, pairs, pointmaps = match_photos(photos, settings)
+    keypoints, pairs, pointmaps = match_images(images, settings)
     assert pointmaps is not None
     assert [(pair.first, pair.second) for pair in pointmaps.pairs] == [(0, 1), (1, 0)]
     assert len(keypoints) == 2
@@ -182,10 +182,8 @@ def test_a_network_from_a_folder_speaks_of_both_orders(weights: str, tmp_path: P
     assert len(pairs) <= 1
 
 
-def test_each_photograph_is_encoded_once(
-    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    photos = gray_photos(tmp_path, 3)
+def test_each_image_is_encoded_once(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = gray_images(tmp_path, 3)
     encoded: list[tuple[int, ...]] = []
     load = dust3r._load
 
@@ -203,13 +201,15 @@ def test_each_photograph_is_encoded_once(
     monkeypatch.setattr(dust3r, "_load", load_and_count)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 64)
     pairs = [(0, 1), (0, 2), (1, 2)]
-    said = list(dust3r.predict(photos, [View.of(photo) for photo in photos], pairs, with_weights(weights)))
+    said = list(
+        dust3r.predict(images, [View.of(image_file) for image_file in images], pairs, with_weights(weights))
+    )
     assert len(said) == 3
     assert encoded == [(1, 3, 48, 64)] * 3
 
 
 class Sums:
-    """Has the parts of DUSt3R's network; points and confidence are sums of the pixels of both photographs."""
+    """Has the parts of DUSt3R's network; points and confidence are sums of the pixels of both images."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -229,18 +229,18 @@ class Sums:
 
 
 def test_batches_of_pairs_say_what_single_pairs_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = gray_photos(tmp_path, 5, upright=[4])
-    for shade, photo in enumerate(photos):
-        Image.new("L", (photo.width, photo.height), 40 * shade).convert("RGB").save(photo.path)
+    images = gray_images(tmp_path, 5, upright=[4])
+    for shade, image in enumerate(images):
+        Image.new("L", (image.width, image.height), 40 * shade).convert("RGB").save(image.path)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 64)
-    views = [View.of(photo) for photo in photos]
+    views = [View.of(image) for image in images]
     pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
 
     def said(batch_size: int) -> tuple[list[Any], list[int]]:
         network = Sums()
         monkeypatch.setattr(dust3r, "_load", lambda *_: network)
         monkeypatch.setattr(dust3r, "_batch_size", lambda _: batch_size)
-        return list(dust3r.predict(photos, views, pairs, with_weights(""))), network.batches
+        return list(dust3r.predict(images, views, pairs, with_weights(""))), network.batches
 
     (single, ones), (together, batches) = said(1), said(3)
     assert ones == [1] * 20
@@ -253,22 +253,24 @@ def test_batches_of_pairs_say_what_single_pairs_say(tmp_path: Path, monkeypatch:
                 np.testing.assert_array_equal(confidence, same_confidence)
 
 
-def test_a_cut_view_maps_back_to_the_photograph() -> None:
-    view = View.of(Photo(Path("x"), "x", 1000, 700))
+def test_a_cut_view_maps_back_to_the_image() -> None:
+    view = View.of(ImageFile(Path("x"), "x", 1000, 700))
     assert view.size == (512, 358)
     assert view.shape == (352, 512)
     assert view.cut == (0, 3)
-    np.testing.assert_allclose(view.to_photo(np.array([[0.0, -3.0], [512, 355]])), [[0, 0], [1000, 700]])
+    np.testing.assert_allclose(view.to_image(np.array([[0.0, -3.0], [512, 355]])), [[0, 0], [1000, 700]])
     marked = np.arange(358)[:, None].repeat(512, 1)
     assert view.crop(marked)[0, 0] == 3
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = gray_photos(tmp_path, 2)
+    images = gray_images(tmp_path, 2)
     for name in ("dust3r", "dust3r.model", "mini_dust3r", "mini_dust3r.model"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match="pip install --no-deps mini-dust3r roma && pip install beartype"):
-        match_photos(photos, MatchingSettings(matcher="dust3r"))
+    with pytest.raises(
+        NopeSplatError, match="pip install --no-deps mini-dust3r roma && pip install beartype"
+    ):
+        match_images(images, MatchingSettings(matcher="dust3r"))
 
     lacking = tmp_path / "packages" / "dust3r"
     lacking.mkdir(parents=True)
@@ -278,8 +280,8 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for name in ("dust3r", "dust3r.model"):
             present.delitem(sys.modules, name)
         present.syspath_prepend(str(lacking.parent))
-        with pytest.raises(UserError, match=r"\(dust3r: No module named 'something_else.*pip install"):
-            match_photos(photos, MatchingSettings(matcher="dust3r"))
+        with pytest.raises(NopeSplatError, match=r"\(dust3r: No module named 'something_else.*pip install"):
+            match_images(images, MatchingSettings(matcher="dust3r"))
         sys.modules.pop("dust3r", None)
 
     class Unreachable:
@@ -290,11 +292,15 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     package = SimpleNamespace(AsymmetricCroCo3DStereo=Unreachable)
     monkeypatch.setitem(sys.modules, "mini_dust3r.model", package)
     missing = MatchingSettings(matcher="dust3r", dust3r_weights="some/weights")
-    with pytest.raises(UserError, match=r"from some/weights \(no network\); .* give that as dust3r-weights"):
-        match_photos(photos, missing)
+    with pytest.raises(
+        NopeSplatError, match=r"from some/weights \(no network\); .* give that as dust3r-weights"
+    ):
+        match_images(images, missing)
 
 
 def test_a_folder_without_weights_is_named(weights: str, tmp_path: Path) -> None:
     missing = MatchingSettings(matcher="dust3r", dust3r_weights=str(tmp_path / "nothing"))
-    with pytest.raises(UserError, match=r"cannot be loaded from .*nothing .*give that as dust3r-weights"):
-        match_photos(gray_photos(tmp_path, 2), missing)
+    with pytest.raises(
+        NopeSplatError, match=r"cannot be loaded from .*nothing .*give that as dust3r-weights"
+    ):
+        match_images(gray_images(tmp_path, 2), missing)

@@ -10,11 +10,11 @@ import numpy as np
 import poselib
 import pytest
 import torch
-from fixtures.real_photos import real_scene
+from fixtures.real_images import real_scene
 from fixtures.synthetic import unit
 from numpy.typing import NDArray
 
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.matching import (
     Keypoints,
     MatchingSettings,
@@ -105,7 +105,7 @@ def scene(
     seed: int = 0,
     appearance_noise: float = 0.02,
 ) -> tuple[list[Keypoints], list[NDArray[np.int64]]]:
-    """Noisy sightings of points, shuffled in each photograph, and which point each keypoint shows."""
+    """Noisy sightings of points, shuffled in each image, and which point each keypoint shows."""
     generator = np.random.default_rng(seed)
     appearance = generator.random((len(points), 64)) ** 4
     keypoints, shown = [], []
@@ -216,7 +216,7 @@ def test_the_homography_ratio_is_the_share_of_a_plane() -> None:
     assert pair.homography_ratio == pytest.approx(2 / 3, abs=0.06)
 
 
-def test_photographs_of_different_things_have_no_matches() -> None:
+def test_images_of_different_things_have_no_matches() -> None:
     keypoints = [scene(CAMERAS[:1], cloud(seed=seed), seed)[0][0] for seed in (1, 2)]
     assert match_pairs(keypoints, [(0, 1)], SETTINGS) == []
 
@@ -224,7 +224,7 @@ def test_photographs_of_different_things_have_no_matches() -> None:
 def test_matches_refer_to_one_keypoint_of_those_at_the_same_place() -> None:
     keypoints, _ = scene(CAMERAS[:2], cloud())
     count = len(keypoints[0].xy)
-    # Half of the places of the first photograph have a second orientation: the one that matches.
+    # Half of the places of the first image have a second orientation: the one that matches.
     doubled = Keypoints(
         np.concatenate([keypoints[0].xy, keypoints[0].xy[: count // 2]]),
         np.concatenate(
@@ -256,7 +256,7 @@ def test_errors_count_in_pixels_of_the_searched_image() -> None:
 def as_sets(
     pairs: list[PairMatches], names: NDArray[np.int64]
 ) -> dict[tuple[int, int], set[tuple[int, int]]]:
-    """Matches by the photographs' own numbers, whatever their order."""
+    """Matches by the images' own numbers, whatever their order."""
     sets = {}
     for pair in pairs:
         first, second = int(names[pair.first]), int(names[pair.second])
@@ -265,7 +265,7 @@ def as_sets(
     return sets
 
 
-def test_the_order_of_the_photographs_does_not_matter() -> None:
+def test_the_order_of_the_images_does_not_matter() -> None:
     cameras = [*CAMERAS, camera(0.2, (1.0, 0, 0.2))]
     keypoints, _ = scene(cameras, cloud(), appearance_noise=0.15)  # many matches are close calls
     every = choose_pairs(keypoints, SETTINGS)
@@ -275,20 +275,20 @@ def test_the_order_of_the_photographs_does_not_matter() -> None:
     assert as_sets(match_pairs([keypoints[index] for index in order], every, SETTINGS), order) == expected
 
 
-def test_one_photograph_can_be_matched_against_the_others() -> None:
+def test_one_image_can_be_matched_against_the_others() -> None:
     keypoints, _ = scene(CAMERAS, cloud())
     every = match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
     last = match_pairs(keypoints, [(0, 2), (1, 2)], SETTINGS)
     assert as_sets(last, np.arange(3)).items() <= as_sets(every, np.arange(3)).items()
 
 
-# --- Real photographs ---
+# --- Real images ---
 
 
-def test_real_photographs_match_where_the_surveyed_cameras_say() -> None:
+def test_real_images_match_where_the_surveyed_cameras_say() -> None:
     folder = real_scene("Herz-Jesus-P8")
-    photos = find_photos(folder).photos
-    keypoints = extract_keypoints(photos, SETTINGS)
+    images = find_images(folder).images
+    keypoints = extract_keypoints(images, SETTINGS)
     assert min(len(one.xy) for one in keypoints) > 1000
     pairs = match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
     assert len(pairs) == 28
@@ -300,7 +300,7 @@ def test_real_photographs_match_where_the_surveyed_cameras_say() -> None:
     K = np.array([[truth["fl_x"], 0, truth["cx"]], [0, truth["fl_y"], truth["cy"]], [0, 0, 1]])
     errors = []
     for pair in pairs:
-        T_first, T_second = (poses[photos[index].name] for index in (pair.first, pair.second))
+        T_first, T_second = (poses[images[index].name] for index in (pair.first, pair.second))
         T = np.linalg.inv(T_second) @ T_first
         x, y, z = T[:3, 3]
         essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ T[:3, :3]
@@ -309,6 +309,6 @@ def test_real_photographs_match_where_the_surveyed_cameras_say() -> None:
     strong = np.concatenate([error for error in errors if len(error) >= 100])
     assert np.median(strong) < 0.5
     assert (strong < SETTINGS.max_epipolar_error).mean() > 0.95
-    again = match_pairs(extract_keypoints(photos[:2], SETTINGS), [(0, 1)], SETTINGS)[0]
+    again = match_pairs(extract_keypoints(images[:2], SETTINGS), [(0, 1)], SETTINGS)[0]
     np.testing.assert_array_equal(again.indices, pairs[0].indices)
     np.testing.assert_array_equal(again.fundamental, pairs[0].fundamental)

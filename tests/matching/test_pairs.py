@@ -1,4 +1,4 @@
-"""The pairs that are matched: all, neighbors in sequence, or photographs that look alike."""
+"""The pairs that are matched: all, neighbors in sequence, or images that look alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from fixtures.synthetic import unit
 
 from nope_splat.demo.scene import render_demo_scene
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.matching import Keypoints, MatchingSettings, choose_pairs, extract_keypoints, match_chosen
 from nope_splat.matching.retrieval import expanded_similarity
 
@@ -22,20 +22,20 @@ def blank(count: int) -> list[Keypoints]:
 
 def test_all_pairs_are_chosen_up_to_the_limit_and_a_few_beyond() -> None:
     three = blank(3)
-    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_photos=3)) == [(0, 1), (0, 2), (1, 2)]
-    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_photos=2)) == []  # nothing looks alike
-    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_photos=2, pairs="exhaustive")) != []
+    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_images=3)) == [(0, 1), (0, 2), (1, 2)]
+    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_images=2)) == []  # nothing looks alike
+    assert choose_pairs(three, replace(SETTINGS, max_exhaustive_images=2, pairs="exhaustive")) != []
 
 
-def test_photographs_in_sequence_have_half_of_their_partners_on_each_side() -> None:
+def test_images_in_sequence_have_half_of_their_partners_on_each_side() -> None:
     pairs = choose_pairs(blank(6), replace(SETTINGS, pairs="sequential", num_partners=4))
     assert pairs == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4), (3, 5), (4, 5)]
     one = choose_pairs(blank(3), replace(SETTINGS, pairs="sequential", num_partners=1))
     assert one == [(0, 1), (1, 2)]
 
 
-def test_retrieval_pairs_photographs_of_the_same_thing() -> None:
-    """Three things, four photographs of each in turn, and one photograph of nothing.
+def test_retrieval_pairs_images_of_the_same_thing() -> None:
+    """Three things, four images of each in turn, and one image of nothing.
 
     The things have nothing in common; only where they are most alike are they compared, lest groups that
     overlap a little stay apart.
@@ -43,8 +43,8 @@ def test_retrieval_pairs_photographs_of_the_same_thing() -> None:
     rng = np.random.default_rng(0)
     things = unit(rng.random((3, 300, 32)) ** 4)
     keypoints = [
-        Keypoints(np.zeros((200, 2)), unit(things[photo % 3, rng.permutation(300)[:200]] + noise))
-        for photo, noise in enumerate(0.03 * rng.standard_normal((12, 200, 32)))
+        Keypoints(np.zeros((200, 2)), unit(things[image_id % 3, rng.permutation(300)[:200]] + noise))
+        for image_id, noise in enumerate(0.03 * rng.standard_normal((12, 200, 32)))
     ]
     keypoints.append(Keypoints(np.zeros((0, 2)), np.zeros((0, 32), np.float32)))
     pairs = choose_pairs(keypoints, replace(SETTINGS, pairs="retrieval", num_partners=3))
@@ -57,15 +57,15 @@ def test_retrieval_pairs_photographs_of_the_same_thing() -> None:
 
 
 def test_retrieval_spares_what_is_alike_by_chance_only() -> None:
-    """Twenty things, two photographs of each: beyond its one, a photograph has half of its partners."""
+    """Twenty things, two images of each: beyond its one, an image has half of its partners."""
     rng = np.random.default_rng(0)
     things = unit(rng.random((20, 100, 32)) ** 4)
     keypoints = [
-        Keypoints(np.zeros((100, 2)), unit(things[photo % 20] + noise))
-        for photo, noise in enumerate(0.03 * rng.standard_normal((40, 100, 32)))
+        Keypoints(np.zeros((100, 2)), unit(things[image_id % 20] + noise))
+        for image_id, noise in enumerate(0.03 * rng.standard_normal((40, 100, 32)))
     ]
     pairs = choose_pairs(keypoints, replace(SETTINGS, pairs="retrieval", num_partners=12))
-    assert {(photo, photo + 20) for photo in range(20)} <= set(pairs)
+    assert {(image_id, image_id + 20) for image_id in range(20)} <= set(pairs)
     partners = np.bincount(np.ravel(pairs), minlength=40)
     assert partners.min() >= 6
     assert len(pairs) < 40 * 8
@@ -89,8 +89,8 @@ def test_retrieval_finds_the_pairs_that_overlap(tmp_path: Path) -> None:
 
     Where the matches of these lead on, the others are found, and each pair's matches are what they are.
     """
-    photos = find_photos(render_demo_scene(tmp_path, 30, (240, 180))).photos
-    keypoints = extract_keypoints(photos, SETTINGS)
+    images = find_images(render_demo_scene(tmp_path, 30, (240, 180))).images
+    keypoints = extract_keypoints(images, SETTINGS)
     every = {(pair.first, pair.second): pair for pair in match_chosen(keypoints, SETTINGS)}
     strong = {key for key, pair in every.items() if len(pair.indices) >= 60}
     retrieval = replace(SETTINGS, pairs="retrieval", num_partners=20)

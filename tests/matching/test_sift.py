@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from nope_splat.io.images import Photo
+from nope_splat.io.images import ImageFile
 from nope_splat.matching import MatchingSettings, extract_keypoints, match_pairs
 from nope_splat.matching.sift import choose_keypoints, sift_keypoints
 
@@ -19,8 +19,8 @@ SETTINGS = MatchingSettings()
 
 def blobs(
     path: Path, width: int = 320, height: int = 240, count: int = 40
-) -> tuple[Photo, NDArray[np.float64]]:
-    """A photograph of round blobs with known centers; the center of the first pixel is (0.5, 0.5)."""
+) -> tuple[ImageFile, NDArray[np.float64]]:
+    """An image of round blobs with known centers; the center of the first pixel is (0.5, 0.5)."""
     generator = np.random.default_rng(0)
     columns, rows = 8, count // 8
     cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
@@ -32,7 +32,7 @@ def blobs(
     for center, radius in zip(centers, radii, strict=True):
         pixels += 120 * np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / (2 * radius**2))
     Image.fromarray(np.rint(pixels).astype(np.uint8)).save(path)
-    return Photo(path, path.name, width, height), centers
+    return ImageFile(path, path.name, width, height), centers
 
 
 def offsets(xy: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -44,8 +44,8 @@ def offsets(xy: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np
 
 
 def test_keypoints_count_pixels_from_the_corner_not_from_the_first_center(tmp_path: Path) -> None:
-    photo, centers = blobs(tmp_path / "blobs.png")
-    keypoints = sift_keypoints(photo, SETTINGS)
+    image, centers = blobs(tmp_path / "blobs.png")
+    keypoints = sift_keypoints(image, SETTINGS)
     found = offsets(keypoints.xy, centers)
     assert keypoints.pixel_size == 1
     assert len(found) >= 0.9 * len(centers)
@@ -55,11 +55,9 @@ def test_keypoints_count_pixels_from_the_corner_not_from_the_first_center(tmp_pa
 
 
 @pytest.mark.parametrize("feature_size", [160, 211])
-def test_keypoints_of_a_scaled_photograph_are_in_full_resolution_pixels(
-    tmp_path: Path, feature_size: int
-) -> None:
-    photo, centers = blobs(tmp_path / "blobs.png", 640, 480)
-    keypoints = sift_keypoints(photo, replace(SETTINGS, max_feature_size=feature_size))
+def test_keypoints_of_a_scaled_image_are_in_full_resolution_pixels(tmp_path: Path, feature_size: int) -> None:
+    image, centers = blobs(tmp_path / "blobs.png", 640, 480)
+    keypoints = sift_keypoints(image, replace(SETTINGS, max_feature_size=feature_size))
     found = offsets(keypoints.xy, centers)
     assert keypoints.pixel_size == 640 / feature_size
     assert len(found) >= 0.9 * len(centers)
@@ -84,12 +82,12 @@ def test_half_of_the_keypoints_are_the_largest_and_the_others_are_spread() -> No
 
 
 def test_masked_keypoints_are_not_sought(tmp_path: Path) -> None:
-    photo, _ = blobs(tmp_path / "blobs.png")
-    everywhere = sift_keypoints(photo, SETTINGS)
-    mask = np.zeros((photo.height, photo.width), np.uint8)
+    image, _ = blobs(tmp_path / "blobs.png")
+    everywhere = sift_keypoints(image, SETTINGS)
+    mask = np.zeros((image.height, image.width), np.uint8)
     mask[:, 160:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    masked = replace(photo, mask_path=tmp_path / "mask.png")
+    masked = replace(image, mask_path=tmp_path / "mask.png")
     right = sift_keypoints(masked, SETTINGS)
     assert 0 < len(right.xy) < len(everywhere.xy)
     assert right.xy[:, 0].min() >= 160
@@ -99,9 +97,9 @@ def test_masked_keypoints_are_not_sought(tmp_path: Path) -> None:
     assert few.xy[:, 0].min() >= 160
 
 
-def test_a_photograph_without_texture_has_no_keypoints(tmp_path: Path) -> None:
+def test_an_image_without_texture_has_no_keypoints(tmp_path: Path) -> None:
     Image.new("RGB", (320, 240), "gray").save(tmp_path / "wall.png")
-    wall = Photo(tmp_path / "wall.png", "wall.png", 320, 240)
+    wall = ImageFile(tmp_path / "wall.png", "wall.png", 320, 240)
     keypoints = extract_keypoints([wall, blobs(tmp_path / "blobs.png")[0]], SETTINGS)
     assert keypoints[0].xy.shape == (0, 2)
     assert keypoints[0].descriptors.shape == (0, 128)

@@ -16,7 +16,7 @@ SETTINGS = MatchingSettings()
 
 
 class Capture:
-    """Photographs that see points, whose descriptors tell them apart; matches are known without matching."""
+    """Images that see points, whose descriptors tell them apart; matches are known without matching."""
 
     def __init__(self, seen: list[NDArray[np.int64]], seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -54,9 +54,9 @@ class Capture:
         return tried
 
 
-def street(num_photos: int, step: int, window: int = 300) -> list[NDArray[np.int64]]:
-    """What the photographs of a walk along a street see: each is `step` points further than the last."""
-    return [step * photo + np.arange(window) for photo in range(num_photos)]
+def street(num_images: int, step: int, window: int = 300) -> list[NDArray[np.int64]]:
+    """What the images of a walk along a street see: each is `step` points further than the last."""
+    return [step * image_id + np.arange(window) for image_id in range(num_images)]
 
 
 def test_a_street_is_walked_from_end_to_end() -> None:
@@ -67,7 +67,7 @@ def test_a_street_is_walked_from_end_to_end() -> None:
     assert len(tried) < len(capture.pairs) / 3
 
 
-def test_where_all_photographs_see_the_same_all_pairs_are_matched() -> None:
+def test_where_all_images_see_the_same_all_pairs_are_matched() -> None:
     """No number of partners is too large: 35 of each here, where 20 most alike were asked for first."""
     capture = Capture(street(36, step=2))
     assert len(capture.strong) == len(capture.pairs)
@@ -75,16 +75,16 @@ def test_where_all_photographs_see_the_same_all_pairs_are_matched() -> None:
 
 
 def test_a_walk_around_the_block_closes_its_loop() -> None:
-    """The last photographs see the first points again, which no third photograph connects."""
+    """The last images see the first points again, which no third image connects."""
     points = 60 * 50
-    capture = Capture([photo % points for photo in street(60, step=50)])
+    capture = Capture([image % points for image in street(60, step=50)])
     ends = {pair for pair in capture.strong if pair[1] - pair[0] > 30}
     assert len(ends) >= 10
     assert ends <= set(capture.walk())
 
 
-def test_photographs_with_few_matches_each_still_get_partners() -> None:
-    """Points that few photographs see: no pair has many matches, and each has those that there are."""
+def test_images_with_few_matches_each_still_get_partners() -> None:
+    """Points that few images see: no pair has many matches, and each has those that there are."""
     capture = Capture(street(60, step=10, window=60))
     assert not capture.strong
     tried = set(capture.walk())
@@ -112,7 +112,7 @@ def test_what_was_matched_before_leads_the_same_way() -> None:
 
 
 @pytest.mark.parametrize("num_textured", [0, 1, 2])
-def test_photographs_without_keypoints_are_matched_with_none(num_textured: int) -> None:
+def test_images_without_keypoints_are_matched_with_none(num_textured: int) -> None:
     capture = Capture(street(3, step=10))
     blank = Keypoints(np.zeros((0, 2)), np.zeros((0, 32), np.float32))
     keypoints = [*capture.keypoints[:num_textured], blank, blank]

@@ -21,7 +21,7 @@ from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.refinement import photometric as photometric_alignment
 from nope_splat.refinement.joint import JointResult, Look
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.splatting.losses import TrackObservations
 
@@ -92,8 +92,8 @@ def test_a_frozen_focal_length_stays(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_focal_length_that_the_reconstruction_held_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Literal["levenberg-marquardt", "adam"]
 ) -> None:
-    def held(*args: Any, **kwargs: Any) -> SparseScene:
-        return replace(write_scene(*args, **kwargs), focal_held=True)
+    def held(*args: Any, **kwargs: Any) -> Reconstruction:
+        return replace(write_scene(*args, **kwargs), focal_fixed=True)
 
     monkeypatch.setattr("fixtures.splat_scene.write_scene", held)
     pipeline = make(tmp_path, monkeypatch, method=method)
@@ -151,5 +151,5 @@ def test_large_images_are_compared_at_a_smaller_size(
     monkeypatch.setattr("nope_splat.plugin.camera_adjustment.adjust_jointly", look_once)
     data = pipeline.datamanager
     adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
-    assert views[0].photo.shape[:2] == (SIZE[1] >> halvings, SIZE[0] >> halvings)
+    assert views[0].image.shape[:2] == (SIZE[1] >> halvings, SIZE[0] >> halvings)
     assert float(views[0].focal[0]) == pytest.approx(FOCAL / 2**halvings)

@@ -1,4 +1,4 @@
-"""nerfstudio's own commands, end to end, on photographs of a small scene.
+"""nerfstudio's own commands, end to end, on images of a small scene.
 
 One training, interrupted and resumed, serves all tests: train, resume, evaluate, export, render.
 """
@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nope_splat.cli import main
 from nope_splat.demo.scene import render_demo_scene
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.compare_cameras import compare_cameras
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.geometry.axes import switch_axes
@@ -33,15 +33,15 @@ from nope_splat.io.cameras import read_ground_truth, read_named_cameras
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.viewer_shutdown import stop_viewer
 
-NUM_PHOTOS, SIZE = 9, (240, 180)
+NUM_IMAGES, SIZE = 9, (240, 180)
 STEPS = 60
 STAGES = (
     "Reading photos",
     "Finding keypoints",
     "Matching pairs",
-    "Registering photographs",
-    "Seeding photographs",
-    "Aligning held-out photographs",
+    "Registering photos",
+    "Seeding photos",
+    "Aligning held-out photos",
 )
 """What is long, and tells how far it has come."""
 BIN = Path(sys.executable).parent
@@ -73,7 +73,7 @@ def train(cwd: Path, data: Path, *arguments: object) -> subprocess.CompletedProc
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `scene/` and the outputs of a training and of its continuation."""
     root = tmp_path_factory.mktemp("commands")
-    render_demo_scene(root / "scene", num_photos=NUM_PHOTOS, size=SIZE)
+    render_demo_scene(root / "scene", num_images=NUM_IMAGES, size=SIZE)
     first = train(root, root / "scene" / "images", "--timestamp", "first")
     assert "cached reconstruction" not in first.stdout
     assert "registered photos" in first.stdout
@@ -160,7 +160,7 @@ def test_exported_cameras_are_the_optimized_ones(runs: Path) -> None:
     run("ns-export", "cameras", "--load-config", config(runs), "--output-dir", "cameras", cwd=runs)
     frames = json.loads((runs / "cameras" / "transforms_train.json").read_text())
     held_out = json.loads((runs / "cameras" / "transforms_eval.json").read_text())
-    assert (len(frames), len(held_out)) == (NUM_PHOTOS - 2, 2)
+    assert (len(frames), len(held_out)) == (NUM_IMAGES - 2, 2)
     state = checkpoint(runs, "second")["pipeline"]
     exported = torch.tensor([frame["transform"] for frame in frames])
     base = state["_model.camera_optimizer.base_poses"]
@@ -194,15 +194,15 @@ def test_export_cameras(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held_out = np.stack([by_file[file][:3] for file in transforms["test_filenames"]])
     np.testing.assert_allclose(held_out, state["eval_poses"].numpy(), atol=1e-6)
     cameras = read_named_cameras(Path("colmap"))
-    assert len(cameras) == NUM_PHOTOS
+    assert len(cameras) == NUM_IMAGES
     assert compare_cameras(cameras, read_named_cameras(Path("scene/ground_truth.json"))).auc_5 > 80
 
 
 def test_what_is_no_run_is_told(runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(NopeSplatError, match="there is no file"):
         main(["export-cameras", "--load-config", str(tmp_path / "config.yml"), "--output-dir", str(tmp_path)])
     shutil.copy(config(runs), tmp_path / "config.yml")
-    with pytest.raises(UserError, match="there is no checkpoint"):
+    with pytest.raises(NopeSplatError, match="there is no checkpoint"):
         main(["export-cameras", "--load-config", str(tmp_path / "config.yml"), "--output-dir", str(tmp_path)])
 
 
@@ -211,7 +211,7 @@ def test_rendered_dataset(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     DatasetRender(
         config(runs), Path("renders"), split="train+test", rendered_output_names=["rgb", "depth"]
     ).main()
-    for split, count in (("train", NUM_PHOTOS - 2), ("test", 2)):
+    for split, count in (("train", NUM_IMAGES - 2), ("test", 2)):
         files = list((runs / "renders" / split / "rgb").iterdir())
         assert len(files) == count
         with Image.open(files[0]) as image:
@@ -262,7 +262,7 @@ def test_viewing_afterwards(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "Reprojection error" in control._text.content
     assert len(control._plots.figure.to_dict()["data"]) == 3
     assert not control._show_points.disabled
-    assert len([name for name in drawn if name.startswith("/cameras/")]) == NUM_PHOTOS - 2
+    assert len([name for name in drawn if name.startswith("/cameras/")]) == NUM_IMAGES - 2
     assert len([name for name in drawn if name.startswith("/held_out/")]) == 2
     stop_viewer(control.viewer)
 

@@ -1,7 +1,7 @@
-"""What nerfstudio is told about the photographs.
+"""What nerfstudio is told about the images.
 
 - Cameras project the points to where they are seen, at full and at reduced size, with nerfstudio's axes.
-- Held-out photographs are no training views; all, or small folders, can be trained on whole.
+- Held-out images are no training views; all, or small folders, can be trained on whole.
 - Observations count training views; images and masks have the cameras' size.
 """
 
@@ -16,8 +16,8 @@ import torch
 from fixtures.splat_scene import FOCAL, SIZE, make_pipeline, write_scene
 from PIL import Image
 
-from nope_splat.errors import UserError
-from nope_splat.io.undistortion import read_undistorted_photo
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.undistortion import read_undistorted_image
 from nope_splat.plugin.camera_optimizer import world_to_camera
 from nope_splat.plugin.datamanager import NopeDataManagerConfig, OptimizedCameras
 from nope_splat.plugin.dataparser import NopeDataParserConfig
@@ -35,8 +35,8 @@ def test_cameras_project_points_to_where_they_are_seen(
     scene, cameras = parser.scene, dataset.cameras
     longer = int(torch.maximum(cameras.width, cameras.height).max())
     assert longer == (SIZE[0] if max_image_size is None else min(SIZE[0], max_image_size))
-    for view, photo in enumerate(parser.photo_ids("train")):
-        mine = scene.observations.photo_ids == photo
+    for view, image_file in enumerate(parser.image_ids("train")):
+        mine = scene.observations.image_ids == image_file
         points = torch.from_numpy(scene.points[scene.observations.point_ids[mine]]).float()
         T, K = world_to_camera(cameras.camera_to_worlds[view]), cameras.get_intrinsics_matrices()[view]
         projected = (points @ T[:3, :3].T + T[:3, 3]) @ K.T
@@ -48,12 +48,12 @@ def test_cameras_project_points_to_where_they_are_seen(
 
 
 def test_distortion_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Photographs with a lens's distortion train like those of a pinhole."""
+    """Images with a lens's distortion train like those of a pinhole."""
     straight = write_scene(tmp_path, num_views=9, unregistered=(), held_out=True)
     camera = replace(straight.cameras[0], radial=(0.1, 0.02))
 
     def bent(seen: Observations) -> Observations:
-        sizes = straight.photo_sizes[seen.photo_ids]
+        sizes = straight.image_sizes[seen.image_ids]
         return replace(seen, xy=camera.project(straight.cameras[0].unproject(seen.xy, sizes), sizes))
 
     bent_scene = replace(
@@ -71,11 +71,11 @@ def test_distortion_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(found.metadata["observations"].xy, expected.metadata["observations"].xy)
     torch.testing.assert_close(found.cameras.fx, expected.cameras.fx)
     data = NopeDataset(found).get_data(0)
-    photo = found.metadata["photos"][0]
+    image = found.metadata["images"][0]
     assert (255 * data["image"]).round().byte().numpy().tolist() == (
-        read_undistorted_photo(photo, SIZE, camera).tolist()
+        read_undistorted_image(image, SIZE, camera).tolist()
     )
-    assert not data["mask"].all()  # the corners lie beyond the photograph
+    assert not data["mask"].all()  # the corners lie beyond the image
     assert "mask" not in NopeDataset(expected).get_data(0)
 
 
@@ -90,7 +90,7 @@ def test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     observations = data.train_dataset.metadata["observations"]
     assert set(observations.view_ids.tolist()) == set(range(7))
     assert data.train_dataset.cameras.metadata is not None
-    assert data.train_dataset.cameras.metadata["photo_id"][:, 0].tolist() == [1, 2, 4, 5, 6, 7, 9]
+    assert data.train_dataset.cameras.metadata["image_id"][:, 0].tolist() == [1, 2, 4, 5, 6, 7, 9]
 
 
 def test_train_on_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +108,8 @@ def test_small_folders_hold_nothing_out(tmp_path: Path, monkeypatch: pytest.Monk
     parser.config.eval_mode = "interval"
     for interval in (3, 8, 9):
         parser.config.eval_interval = interval
-        del parser.photographed_scene
-        _ = parser.photographed_scene
+        del parser.distorted_scene
+        _ = parser.distorted_scene
     assert asked == [["00.png", "03.png", "06.png"], ["00.png"], []]
 
 
@@ -142,18 +142,18 @@ def test_optimized_cameras_replace_the_reconstruction_once(
 
 
 def test_no_data_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="--data"):
+    with pytest.raises(NopeSplatError, match="--data"):
         NopeDataManagerConfig().setup(device="cpu", test_mode="val")
 
 
-def test_no_output_folder_is_made_without_photographs(tmp_path: Path) -> None:
+def test_no_output_folder_is_made_without_images(tmp_path: Path) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path / "outputs")
     config.machine.device_type = "cpu"
     config.pipeline.datamanager.data = tmp_path / "nowhere"
-    with pytest.raises(UserError, match="nowhere"):
+    with pytest.raises(NopeSplatError, match="nowhere"):
         config.save_config()
     config.pipeline.datamanager.data = None
-    with pytest.raises(UserError, match="--data"):
+    with pytest.raises(NopeSplatError, match="--data"):
         config.save_config()
     assert not list(tmp_path.iterdir())
 

@@ -27,12 +27,12 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nope_splat.depth import DepthSettings, find_depths
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.matching.database import find_matches, matches_key
 from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.load_run import optimized_scene
 from nope_splat.plugin.pipeline import NopePipeline
-from nope_splat.sfm import ReconstructionSettings, SparseScene
+from nope_splat.sfm import Reconstruction, ReconstructionSettings
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 from nope_splat.utils.cache import Cache
 
@@ -42,7 +42,7 @@ DATA = "--pipeline.datamanager.dataparser"
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all trainings write, so that the photographs are matched once."""
+    """Where all trainings write, so that the images are matched once."""
     return tmp_path_factory.mktemp("outputs")
 
 
@@ -92,13 +92,13 @@ def test_the_papers_start_with_all_depth_losses(valley: Path, outputs: Path, tmp
         assert compare(valley, scene).auc_5 > 95
 
 
-def compare(valley: Path, scene: SparseScene) -> PoseMetrics:
+def compare(valley: Path, scene: Reconstruction) -> PoseMetrics:
     """The training cameras of a scene, against the truth."""
     truth = read_ground_truth(valley / "ground_truth.json")
     poses, true_poses = {}, {}
-    for photo in np.flatnonzero(~scene.held_out):
-        name = scene.photo_names[photo]
-        poses[name], true_poses[name] = scene.T_world_camera[photo], truth.T_world_camera[name]
+    for image_id in np.flatnonzero(~scene.held_out):
+        name = scene.image_names[image_id]
+        poses[name], true_poses[name] = scene.T_world_camera[image_id], truth.T_world_camera[name]
     return compare_poses(poses, true_poses, scene.cameras[0].focal, truth.focal)
 
 
@@ -110,21 +110,21 @@ def test_joint_optimization_recovers_cameras_from_sixty_degrees(
     cache = Cache(outputs / valley.name / "cache")
 
     @functools.cache
-    def start() -> SparseScene:
+    def start() -> Reconstruction:
         settings = ReconstructionSettings(
             registration="depth",
             depth=DepthSettings(maps=maps, kind="disparity"),
             refine_radial_distortion=False,  # it would bend to the wrong focal length
         )
-        folder = find_photos(valley)
-        held_out = np.arange(len(folder.photos)) % 8 == 0
-        training = [photo for photo, out in zip(folder.photos, held_out, strict=True) if not out]
+        folder = find_images(valley)
+        held_out = np.arange(len(folder.images)) % 8 == 0
+        training = [image for image, out in zip(folder.images, held_out, strict=True) if not out]
         depths = dict(
             zip(np.flatnonzero(~held_out).tolist(), find_depths(training, settings.depth), strict=True)
         )
         matches = find_matches(folder, settings, cache, matches_key(folder, settings))
-        scene = reconstruct_from_matches(folder, held_out, matches, settings, depths=depths, hold_focal=True)
-        return replace(scene, focal_held=False)
+        scene = reconstruct_from_matches(folder, held_out, matches, settings, depths=depths, fix_focal=True)
+        return replace(scene, focal_fixed=False)
 
     monkeypatch.setattr("nope_splat.plugin.dataparser.reconstruct", lambda *_: start())
     before = compare(valley, start())
@@ -148,7 +148,7 @@ def test_a_network_beside_joint_adjustments(valley: Path, outputs: Path, tmp_pat
     )  # fmt: skip
     assert "_model.depth_supervision.corrections" in state_of(config)
     cached = list((outputs / valley.name / "cache").glob("depth-*.npz"))
-    assert len(cached) == 7  # of nine photographs two are held out
+    assert len(cached) == 7  # of nine images two are held out
 
 
 def test_without_weights_nothing_asks_for_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,12 @@ from nope_splat.plugin.trainer import NopeTrainerConfig
 STEPS = 24
 
 
-def checkpoint(photos: Path, output: Path) -> dict[str, Any]:
+def checkpoint(images: Path, output: Path) -> dict[str, Any]:
     """What a short training leaves, with densification, joint adjustment and held-out poses in it."""
     config = deepcopy(nope_splat.config)
     assert isinstance(config, NopeTrainerConfig)
     config.machine.device_type = "cpu"
-    config.data, config.output_dir, config.vis = photos, output, "tensorboard"
+    config.data, config.output_dir, config.vis = images, output, "tensorboard"
     config.max_num_iterations, config.steps_per_eval_image = STEPS, 0
     config.pipeline.model.densify_every = 5
     config.pipeline.model.num_downscales = 1

@@ -1,6 +1,6 @@
 """What masks hide has no say in training and evaluation, whatever it looks like.
 
-Photographs that differ only in what is hidden give the same losses and gradients, joint adjustments, held-out
+Images that differ only in what is hidden give the same losses and gradients, joint adjustments, held-out
 poses and metrics, to the last bit.
 """
 
@@ -109,12 +109,12 @@ def test_held_out_poses_and_metrics(pipelines: list[NopePipeline], monkeypatch: 
 
 
 def test_metrics_are_those_of_the_pixels_that_count() -> None:
-    """A photograph beside one that is hidden has the metrics of the photograph alone."""
-    photo, error = noise(1), 0.2 * (noise(2) - 0.5)
-    alone = ImageMetrics()(photo + error, photo)
-    wide, mask = photo.repeat(1, 4, 1), torch.zeros(HEIGHT, 4 * WIDTH, 1, dtype=torch.bool)
+    """An image beside one that is hidden has the metrics of the image alone."""
+    image, error = noise(1), 0.2 * (noise(2) - 0.5)
+    alone = ImageMetrics()(image + error, image)
+    wide, mask = image.repeat(1, 4, 1), torch.zeros(HEIGHT, 4 * WIDTH, 1, dtype=torch.bool)
     mask[:, :WIDTH] = True
-    beside = ImageMetrics()(torch.cat([photo + error, noise(3).repeat(1, 3, 1)], dim=1), wide, mask)
+    beside = ImageMetrics()(torch.cat([image + error, noise(3).repeat(1, 3, 1)], dim=1), wide, mask)
     assert beside["psnr"] == pytest.approx(alone["psnr"], abs=1e-3)
     assert beside["ssim"] == pytest.approx(alone["ssim"], abs=0.02)  # windows at the border see both
-    assert ImageMetrics()(photo, photo, mask[:, :WIDTH])["ssim"] == pytest.approx(1)
+    assert ImageMetrics()(image, image, mask[:, :WIDTH])["ssim"] == pytest.approx(1)

@@ -134,7 +134,7 @@ def test_what_is_fixed_stays() -> None:
 
 
 def two_lenses(**learns: bool) -> LearnedLens:
-    """Of two cameras, the second one with portrait and landscape photographs."""
+    """Of two cameras, the second one with portrait and landscape images."""
     settings = {"learn_principal_point": True, "learn_distortion": True, "by_gradient": True}
     lens = LearnedLens(2, **settings | learns, device="cpu").double()
     scene = make_scene(portrait=False)
@@ -142,9 +142,9 @@ def two_lenses(**learns: bool) -> LearnedLens:
         SharedPinhole(600.0, (4.0, -3.0), (-0.05, 0.01)),
         SharedPinhole(500.0, (0.0, 0.0), (0.0, 0.0)),
     )
-    sizes, ids = scene.photo_sizes.copy(), np.array([0, 0, 0, 1, 1, 1, 1])
+    sizes, ids = scene.image_sizes.copy(), np.array([0, 0, 0, 1, 1, 1, 1])
     sizes[3] = sizes[3, ::-1]
-    lens.set_base(replace(scene, cameras=cameras, camera_ids=ids, photo_sizes=sizes))
+    lens.set_base(replace(scene, cameras=cameras, camera_ids=ids, image_sizes=sizes))
     return lens
 
 

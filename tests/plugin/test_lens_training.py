@@ -1,11 +1,11 @@
-"""Trainings that learn lenses, on photographs that a lens has bent.
+"""Trainings that learn lenses, on images that a lens has bent.
 
 - A joint adjustment finds principal point and distortion, and gradient steps lower the loss through them.
-- Held-out photographs, checkpoints, renderings and exported cameras have the learned lens; pycolmap agrees
+- Held-out images, checkpoints, renderings and exported cameras have the learned lens; pycolmap agrees
   on the reprojection errors.
-- Distortion that the reconstruction has found is where learning starts; the photographs stay as they are.
-- Both methods train with both options, from a folder of photographs.
-- Of photographs bent by a known lens, reconstruction and training together find that lens.
+- Distortion that the reconstruction has found is where learning starts; the images stay as they are.
+- Both methods train with both options, from a folder of images.
+- Of images bent by a known lens, reconstruction and training together find that lens.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TRUTH = SharedPinhole(FOCAL, (OFFSET[0] + 1.0, OFFSET[1] - 1.5), (-0.1, 0.02))
 
 
 def make(folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, **settings: Any) -> NopePipeline:
-    """A pipeline that learns lenses, on photographs of `TRUTH`."""
+    """A pipeline that learns lenses, on images of `TRUTH`."""
     cameras = NopeCameraOptimizerConfig(
         mode="SE3",
         method=method,  # pyright: ignore[reportArgumentType]
@@ -138,7 +138,7 @@ def test_found_distortion_is_where_learning_starts(tmp_path: Path, monkeypatch: 
     data = pipeline.datamanager
     assert_close(learned(pipeline))
     assert float(pipeline.model.reprojection_errors().max()) < 1e-3
-    assert "mask" not in data.cached_train[0]  # the photograph as it is
+    assert "mask" not in data.cached_train[0]  # the image as it is
     adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
     assert_close(learned(pipeline))
     pipeline.align_held_out(9)
@@ -178,9 +178,7 @@ def test_both_methods_train_with_both_options(
     assert {"principal_point_x_px", "radial_k1"} < row.keys()
 
 
-def test_the_lens_that_bent_the_photographs_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lens_that_bent_the_images_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A twentieth of its distortion at the corners; a pinhole's focal length would be 5 % too long."""
     k1 = -0.08
     render_demo_scene(tmp_path / "bent", 9, (320, 240), radial=(k1, 0.0))

@@ -84,7 +84,7 @@ def reprojection(pipeline: NopePipeline) -> float:
         return float(track_2d_loss(points, *cameras, model.observations))
 
 
-def test_photographs_limit_how_many_gaussians_there_are(pipeline: NopePipeline) -> None:
+def test_images_limit_how_many_gaussians_there_are(pipeline: NopePipeline) -> None:
     train(pipeline, 1)
     pixels = SIZE[0] * SIZE[1] * pipeline.model.num_train_data
     numbers = 3 + 3 + 4 + 1 + 3 * 4  # place, size, orientation, opacity, colors with harmonics of degree 1
@@ -260,12 +260,12 @@ def repeat_to(values: Tensor, count: int) -> Tensor:
 
 def test_masked_pixels_do_not_count(pipeline: NopePipeline) -> None:
     width, height = SIZE
-    photo = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(0))
-    rendered = photo.clone()
+    image = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(0))
+    rendered = image.clone()
     rendered[:, width // 2 :] = 0
     mask = torch.zeros(height, width, 1, dtype=torch.bool)
     mask[:, : width // 2] = True
-    outputs, batch = {"rgb": rendered, "background": torch.zeros(3)}, {"image": photo, "mask": mask}
+    outputs, batch = {"rgb": rendered, "background": torch.zeros(3)}, {"image": image, "mask": mask}
     assert pipeline.model.get_metrics_dict(outputs, batch)["psnr"] == float("inf")
     pipeline.eval()
     assert pipeline.model.get_loss_dict(outputs, batch)["photometric"].abs() < 1e-6

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures.pointmap_scene import FakeNetwork, gray_photos
+from fixtures.pointmap_scene import FakeNetwork, gray_images
 from fixtures.synthetic import ring
 from nerfstudio.scripts.train import entrypoint
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import Photo
+from nope_splat.io.images import ImageFile
 from nope_splat.matching import dust3r
 from nope_splat.matching.dust3r import View
 
-NUM_PHOTOS = 9
+NUM_IMAGES = 9
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_pairs_and_registration(
     valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...]
 ) -> None:
     state = train(monkeypatch, tmp_path, valley, cache, *options)
-    assert registered(state) >= NUM_PHOTOS - 1
+    assert registered(state) >= NUM_IMAGES - 1
 
 
 def test_seeds_on_depth_maps(
@@ -71,7 +71,7 @@ def test_seeds_on_depth_maps(
 ) -> None:
     depth = ("depth.maps", valley / "depth", "depth.kind", "metric")
     state = train(monkeypatch, tmp_path, valley, cache, "seeds", "depth", *depth)
-    assert registered(state) == NUM_PHOTOS
+    assert registered(state) == NUM_IMAGES
     opacities = state["_model.gauss_params.opacities"].sigmoid()[:, 0]
     on_maps = (opacities - 0.5).abs() < 0.2  # maps without confidence; track points start at a tenth
     assert on_maps.sum() > 5000
@@ -85,22 +85,22 @@ def pointmaps(valley: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ..
     camera = SharedPinhole(truth.focal)
 
     def predict(
-        photos: Sequence[Photo], views: Sequence[View], pairs: Sequence[tuple[int, int]], weights: str
+        images: Sequence[ImageFile], views: Sequence[View], pairs: Sequence[tuple[int, int]], weights: str
     ) -> Iterator[Any]:
         rng = np.random.default_rng(0)
-        worlds, poses = [], [truth.T_world_camera[Path(photo.name).name] for photo in photos]
-        for photo, view, pose in zip(photos, views, poses, strict=True):
-            depth = np.load(valley / "depth" / f"{Path(photo.name).stem}.npz")["depth"]
+        worlds, poses = [], [truth.T_world_camera[Path(image.name).name] for image in images]
+        for image, view, pose in zip(images, views, poses, strict=True):
+            depth = np.load(valley / "depth" / f"{Path(image.name).stem}.npz")["depth"]
             rows, columns = np.indices(view.shape)
-            places = view.to_photo(np.stack([columns, rows], -1) + 0.5)
+            places = view.to_image(np.stack([columns, rows], -1) + 0.5)
             column, row = np.moveaxis(places.astype(int), -1, 0)
-            rays = camera.unproject(places, np.array([photo.width, photo.height]))
+            rays = camera.unproject(places, np.array([image.width, image.height]))
             worlds.append((depth[row, column, None] * rays) @ pose[:3, :3].T + pose[:3, 3])
         for pair in pairs:
             said = []
             for order in (pair, pair[::-1]):
                 frame, unit = poses[order[0]], np.exp(rng.normal(0, 0.3))
-                points = [unit * (worlds[photo] - frame[:3, 3]) @ frame[:3, :3] for photo in order]
+                points = [unit * (worlds[image] - frame[:3, 3]) @ frame[:3, :3] for image in order]
                 errors = [1 + 0.01 * rng.normal(size=(*one.shape[:2], 1)) for one in points]
                 points = [one * error for one, error in zip(points, errors, strict=True)]
                 said.append(tuple((one, np.full(one.shape[:2], 5.0)) for one in points))
@@ -122,7 +122,7 @@ def test_pointmaps_give_cameras_and_seeds(
 ) -> None:
     options = (*pointmaps, "registration", registration, "seeds", "depth")
     state = train(monkeypatch, tmp_path, valley, cache, *options)
-    assert registered(state) >= NUM_PHOTOS - 1
+    assert registered(state) >= NUM_IMAGES - 1
     assert len(state["_model.gauss_params.means"]) > 500
 
 
@@ -136,25 +136,25 @@ def test_pointmaps_are_the_depth_of_the_papers_start_and_of_the_losses(
     weights = [(f"--pipeline.model.{loss}-weight", 0.1) for loss in ("depth", "chamfer", "surface")]
     options = (*pointmaps, "registration", "depth", *sum(weights, ()))
     state = train(monkeypatch, tmp_path, valley, cache, *options, "seeds", "tracks")
-    assert registered(state) >= NUM_PHOTOS - 1
-    assert (state["_model.depth_supervision.corrections"] != 0).any(dim=1).sum() >= NUM_PHOTOS - 1
+    assert registered(state) >= NUM_IMAGES - 1
+    assert (state["_model.depth_supervision.corrections"] != 0).any(dim=1).sum() >= NUM_IMAGES - 1
     last = state["history._extra_state"]["rows"][-1]
     assert all(0 < last[term] < 1 for term in ("depth", "chamfer", "surface"))
 
 
-def test_photographs_without_texture_are_trained_on(
+def test_images_without_texture_are_trained_on(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poses = ring(4, 40.0)
-    photos = tmp_path / "scene" / "images"
-    photos.mkdir(parents=True)
-    gray_photos(photos, len(poses))
-    with pytest.raises(UserError, match="shows enough texture"):
-        train(monkeypatch, tmp_path / "sift", photos.parent, cache)
+    images = tmp_path / "scene" / "images"
+    images.mkdir(parents=True)
+    gray_images(images, len(poses))
+    with pytest.raises(NopeSplatError, match="shows enough texture"):
+        train(monkeypatch, tmp_path / "sift", images.parent, cache)
     monkeypatch.setattr(dust3r, "predict", FakeNetwork(poses).predict)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
     state = train(
-        monkeypatch, tmp_path / "dust3r", photos.parent, cache, "matcher", "dust3r", "seeds", "depth"
+        monkeypatch, tmp_path / "dust3r", images.parent, cache, "matcher", "dust3r", "seeds", "depth"
     )
     assert registered(state) == len(poses)
 

@@ -1,8 +1,8 @@
-"""Held-out photographs and checkpoints.
+"""Held-out images and checkpoints.
 
 - Alignment follows a world that training has moved, and nothing but the poses changes.
-- Metrics are of aligned poses, tell how many photographs have none, and need at least one.
-- A checkpoint brings its cameras to viewer, rendering and export, and refuses other photographs.
+- Metrics are of aligned poses, tell how many images have none, and need at least one.
+- A checkpoint brings its cameras to viewer, rendering and export, and refuses other images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fixtures.scenes import track_scene
 from fixtures.splat_scene import FOCAL, make_pipeline, set_to_truth
 from nerfstudio.utils import poses as pose_utils
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.plugin import pipeline as pipeline_module
 from nope_splat.plugin.pipeline import NopePipeline
 
@@ -78,7 +78,7 @@ def test_alignment_is_done_once_per_state(pipeline: NopePipeline, monkeypatch: p
     pipeline.get_average_eval_image_metrics(step=3)
 
 
-def test_one_picture_aligns_one_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_picture_aligns_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make_pipeline(tmp_path, monkeypatch)
     refine, refined = pipeline_module.refine_pose, []
 
@@ -91,7 +91,7 @@ def test_one_picture_aligns_one_photograph(tmp_path: Path, monkeypatch: pytest.M
     assert len(refined) == 1
     assert int(pipeline.aligned_step) == -1  # not all of them: a checkpoint of now is aligned when loaded
     pipeline.align_held_out(3)
-    assert len(refined) == 2  # of two held-out photographs
+    assert len(refined) == 2  # of two held-out images
     assert int(pipeline.aligned_step) == 3
     pipeline.get_eval_image_metrics_and_images(3)
     assert len(refined) == 2
@@ -116,28 +116,28 @@ def test_metrics_are_of_aligned_poses(pipeline: NopePipeline, capsys: pytest.Cap
     assert images["img"].shape == (72, 192, 3)
     assert "mean of 2" not in capsys.readouterr().err
     pipeline.get_average_eval_image_metrics()  # as ns-eval does, which has no other way to tell
-    assert f"Held-out photographs, mean of 2: PSNR {metrics['psnr']:.3f}, SSIM" in capsys.readouterr().err
+    assert f"Held-out photos, mean of 2: PSNR {metrics['psnr']:.3f}, SSIM" in capsys.readouterr().err
 
 
-def test_unregistered_held_out_photographs_are_counted_and_named(
+def test_unregistered_held_out_images_are_counted_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipeline = make_pipeline(tmp_path, monkeypatch, unregistered=(8,))
     metrics = pipeline.get_average_eval_image_metrics(step=1, get_std=True)
     assert metrics["held_out_unregistered"] == 1
-    assert not any(name.endswith("_std") for name in metrics)  # one photograph has none
+    assert not any(name.endswith("_std") for name in metrics)  # one image has none
     assert "08.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
-    [({"eval_mode": "all"}, "no photograph was held out"), ({"unregistered": (0, 8)}, "00.png, 08.png")],
+    [({"eval_mode": "all"}, "no photo was held out"), ({"unregistered": (0, 8)}, "00.png, 08.png")],
 )
 def test_nothing_to_evaluate_on_is_a_user_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict, reason: str
 ) -> None:
     pipeline = make_pipeline(tmp_path, monkeypatch, **settings)
-    with pytest.raises(UserError, match=reason):
+    with pytest.raises(NopeSplatError, match=reason):
         pipeline.get_average_eval_image_metrics()
 
 
@@ -173,16 +173,16 @@ def test_a_checkpoint_saved_between_evaluations_is_aligned_when_loaded(
     torch.testing.assert_close(loaded.eval_poses, expected, rtol=0, atol=2e-3)
 
 
-def test_other_photographs_or_another_reconstruction_are_refused(
+def test_other_images_or_another_reconstruction_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = make_pipeline(tmp_path, monkeypatch).state_dict()
     other = make_pipeline(tmp_path / "other", monkeypatch, num_views=10)
-    with pytest.raises(UserError, match="not those of the checkpoint"):
+    with pytest.raises(NopeSplatError, match="not those of the checkpoint"):
         other.load_pipeline(state, step=1)
     same = make_pipeline(tmp_path, monkeypatch)
     state["_extra_state"] = {**state["_extra_state"], "focal": 99.0}
-    with pytest.raises(UserError, match="reconstruction"):
+    with pytest.raises(NopeSplatError, match="reconstruction"):
         same.load_pipeline(state, step=1)
 
 
@@ -221,7 +221,7 @@ def test_a_checkpoint_of_another_version_is_refused(
     pipeline = make_pipeline(tmp_path, monkeypatch, test_mode=test_mode)
     state = dict(pipeline.state_dict())
     change(state)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         pipeline.load_pipeline(state, step=1)
     words = "nope-splat: the checkpoint does not fit this version or these settings ("
     assert str(caught.value).startswith(words + reason)

@@ -1,6 +1,6 @@
 """The report: one page that says all, and that opens without a network.
 
-- Every photograph is on it, with what became of it; what was held out stands beside its rendering.
+- Every image is on it, with what became of it; what was held out stands beside its rendering.
 - Nothing is fetched from anywhere, and no name can break the page.
 - The drawings hold what they should, also of scenes in which there is little to draw.
 """
@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from fixtures.splat_scene import make_pipeline, set_to_truth
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.history import History
 from nope_splat.plugin.load_run import Run
 from nope_splat.plugin.trainer import NopeTrainerConfig
 from nope_splat.report import figures, render_page
 from nope_splat.scene.tracks import MatchGraph
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 
 UNREGISTERED = 3
 
@@ -51,11 +51,11 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A finished training, of which one photograph was left out and two were held out."""
+    """A finished training, of which one image was left out and two were held out."""
     pipeline = make_pipeline(tmp_path, monkeypatch, unregistered=(UNREGISTERED,), test_mode="inference")
     set_to_truth(pipeline)
     scene = pipeline.datamanager.dataparser.scene
-    scene.failures[scene.photo_names[UNREGISTERED]] = "<script>alert('no matches')</script>"
+    scene.failures[scene.image_names[UNREGISTERED]] = "<script>alert('no matches')</script>"
     for step in range(0, 100, 10):
         values = {"photometric": 1 / (step + 1), "focal_change_percent": 0.1, "psnr": 20 + step}
         pipeline.history.record(step, values)
@@ -67,7 +67,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_the_page_says_all_and_needs_nothing(run: Run) -> None:
     page = Page(render_page(run))
     text = " ".join(page.words)
-    for name in run.pipeline.datamanager.dataparser.scene.photo_names:
+    for name in run.pipeline.datamanager.dataparser.scene.image_names:
         assert name in text
     for words in (
         "Vase & <b>, iteration 100",
@@ -82,13 +82,13 @@ def test_the_page_says_all_and_needs_nothing(run: Run) -> None:
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert all((image["src"] or "").startswith("data:image/") for image in page.images)
-    # Thumbnails, pairs of photograph and rendering, the drawings and the curves.
+    # Thumbnails, pairs of image and rendering, the drawings and the curves.
     assert len(page.images) == 9 + 2 * 2 + 3 + 3
 
 
 def test_another_reconstruction_is_refused(run: Run) -> None:
     run.pipeline.same_scene = False
-    with pytest.raises(UserError, match="not that of the checkpoint"):
+    with pytest.raises(NopeSplatError, match="not that of the checkpoint"):
         render_page(run)
 
 
@@ -100,19 +100,19 @@ def labels(svg: bytes) -> list[str]:
 
 
 @pytest.fixture
-def scene(run: Run) -> SparseScene:
+def scene(run: Run) -> Reconstruction:
     edges = np.array([[1, 2], [2, 4], [1, 4]])
     graph = MatchGraph(9, edges, np.array([50, 40, 20]), np.array([0, 1]))
     return replace(run.pipeline.datamanager.dataparser.scene, graph=graph)
 
 
-def test_match_graph(scene: SparseScene) -> None:
+def test_match_graph(scene: Reconstruction) -> None:
     assert [str(number) for number in range(1, 10)] == labels(figures.match_graph(scene))
-    assert figures.photo_colors(scene)[UNREGISTERED] == figures.LEFT_OUT
-    assert figures.photo_colors(scene)[0] == figures.HELD_OUT
+    assert figures.image_colors(scene)[UNREGISTERED] == figures.LEFT_OUT
+    assert figures.image_colors(scene)[0] == figures.HELD_OUT
 
 
-def test_top_view_numbers_the_cameras_as_the_contact_sheet_does(scene: SparseScene) -> None:
+def test_top_view_numbers_the_cameras_as_the_contact_sheet_does(scene: Reconstruction) -> None:
     numbers = sorted(map(int, labels(figures.top_view(scene))))
     assert numbers == [number for number in range(1, 10) if number != UNREGISTERED + 1]
 

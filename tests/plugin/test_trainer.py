@@ -2,7 +2,7 @@
 
 - A checkpoint is whole or not there: what is killed or fails while saving leaves the one before.
 - The length of a training counts from its start, also when it goes on from a checkpoint. Where none is given
-  it follows the number of photographs.
+  it follows the number of images.
 - What cannot be gone on from is told before anything is computed.
 """
 
@@ -18,7 +18,7 @@ import torch
 from nerfstudio.engine.trainer import Trainer
 from torch import nn
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.resume import own
 from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
 
@@ -68,22 +68,22 @@ def test_a_failed_save_leaves_the_checkpoint_before(
         raise interruption
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises((KeyboardInterrupt, UserError)) as caught:
+    with pytest.raises((KeyboardInterrupt, NopeSplatError)) as caught:
         trainer.save_checkpoint(19)
     assert [path.name for path in trainer.checkpoint_dir.iterdir()] == ["step-000000009.ckpt"]
-    if isinstance(caught.value, UserError):
+    if isinstance(caught.value, NopeSplatError):
         assert "free space" in str(caught.value)
         assert names(trainer) == ["step-000000009.ckpt"]
 
 
 @pytest.mark.parametrize(
-    ("given", "photos", "length"), [("auto", 2, 500), ("auto", 11, 1100), ("auto", 301, 30_000), (70, 11, 70)]
+    ("given", "images", "length"), [("auto", 2, 500), ("auto", 11, 1100), ("auto", 301, 30_000), (70, 11, 70)]
 )
-def test_length_follows_the_photographs(tmp_path: Path, given: Any, photos: int, length: int) -> None:
+def test_length_follows_the_images(tmp_path: Path, given: Any, images: int, length: int) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, max_num_iterations=given)
     config.pipeline.datamanager.data = tmp_path
     (tmp_path / "images").mkdir()
-    for number in range(photos):
+    for number in range(images):
         (tmp_path / "images" / f"{number}.jpg").touch()
     (tmp_path / "images" / "notes.txt").touch()
     config.set_timestamp()
@@ -103,7 +103,7 @@ def test_length_counts_from_the_start(
 
 def test_nothing_left_to_train_is_told(trainer: NopeTrainer) -> None:
     trainer._start_step = 100
-    with pytest.raises(UserError, match=r"100 iterations already.*--max-num-iterations"):
+    with pytest.raises(NopeSplatError, match=r"100 iterations already.*--max-num-iterations"):
         trainer.train()
 
 
@@ -111,11 +111,11 @@ def test_no_checkpoint_to_go_on_from_is_told(tmp_path: Path) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", load_dir=tmp_path / "nowhere")
     config.machine.device_type = "cpu"
     config.pipeline.datamanager.data = tmp_path
-    with pytest.raises(UserError, match=r"there is no checkpoint in .*nowhere"):
+    with pytest.raises(NopeSplatError, match=r"there is no checkpoint in .*nowhere"):
         config.save_config()
 
 
-@pytest.mark.parametrize("gone", ["checkpoint", "photographs", "reconstruction"])
+@pytest.mark.parametrize("gone", ["checkpoint", "images", "reconstruction"])
 def test_an_interrupted_training_that_cannot_go_on_begins_anew(
     trainer: NopeTrainer, gone: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,13 +127,13 @@ def test_an_interrupted_training_that_cannot_go_on_begins_anew(
     trainer._load_checkpoint()
     assert trainer._start_step == 0
     said = f"The training in {trainer.base_dir} begins anew, because its {gone} is gone.\n"
-    assert capsys.readouterr().err.endswith(said.replace("photographs is", "photographs are"))
+    assert capsys.readouterr().err.endswith(said.replace("photos is", "photos are"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 def test_a_full_disk_is_told_as_what_it_is(trainer: NopeTrainer) -> None:
     (trainer.base_dir / "checkpoint.partial").symlink_to("/dev/full")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         trainer.save_checkpoint(9)
     assert str(caught.value) == (
         f"nope-splat: cannot write the checkpoint to {trainer.checkpoint_dir} (No space left on device); free"
@@ -148,7 +148,7 @@ def test_a_read_only_output_folder_is_told(tmp_path: Path, monkeypatch: pytest.M
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, timestamp="run")
     config.machine.device_type, config.pipeline.datamanager.data = "cpu", tmp_path
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         config.save_config()
     run = tmp_path / tmp_path.name / "nope-splat" / "run"
     assert str(caught.value) == (
@@ -160,7 +160,7 @@ def test_a_folder_that_another_process_trains_in_is_told(tmp_path: Path) -> None
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, timestamp="run")
     config.machine.device_type = "cpu"
     lock = own(config.get_base_dir())
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         NopeTrainer(config)
     lock.release()
     assert str(caught.value) == (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from filelock import Timeout
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.checkpoints import is_whole, last_whole_checkpoint, load_checkpoint
 from nope_splat.plugin.resume import find_unfinished, own
 
@@ -96,6 +96,6 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, capsys: pytest.CaptureFi
     with zipfile.ZipFile(tmp_path / "archive.ckpt", "w") as archive:
         archive.writestr("a", "b")
     for path in tmp_path.glob("*.ckpt"):
-        with pytest.raises(UserError, match=f"cannot load the checkpoint {path} .*train anew"):
+        with pytest.raises(NopeSplatError, match=f"cannot load the checkpoint {path} .*train anew"):
             load_checkpoint(path)
     assert "loot" not in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """What nerfstudio's viewer shows of the method, in a viewer without a browser.
 
 - Frusta stand at the optimized poses with the learned field of view, held-out ones at their aligned poses.
-- The panel follows the training; photographs without a pose are listed.
+- The panel follows the training; images without a pose are listed.
 - Track points appear when asked for.
 """
 
@@ -26,7 +26,7 @@ from nerfstudio.viewer.render_state_machine import RenderAction
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 
 from nope_splat.plugin.pipeline import NopePipeline
-from nope_splat.plugin.viewer import HELD_OUT, MAX_NAMES, TRAINING, Renderers, _photographs
+from nope_splat.plugin.viewer import HELD_OUT, MAX_NAMES, TRAINING, Renderers, _images
 
 
 @pytest.fixture
@@ -159,19 +159,19 @@ def test_nothing_is_drawn_while_the_training_holds_the_lock(
     assert sorted(drawn) == ["_draw True", "_draw_cameras True", "_draw_points True"]
 
 
-def test_photographs_without_a_pose_are_listed_whatever_their_names(pipeline: NopePipeline) -> None:
+def test_images_without_a_pose_are_listed_whatever_their_names(pipeline: NopePipeline) -> None:
     """The panel is MDX: what stands in braces or angle brackets would run in the browser."""
     name = "{alert(1)} <img src=x> *день*\n.jpg"
     failures = {name: "too few matches"}
     scene = replace(pipeline.datamanager.dataparser.scene, failures=failures)
-    legend, _, row = _photographs(scene).splitlines()
+    legend, _, row = _images(scene).splitlines()
     for words in ("6 trained on</span>", "2 held out</span>", "1 without a pose</span>"):
         assert words in legend
     assert not set("{}<>*") & set(row)
     assert html.unescape(row) == f"- {name}: too few matches"
     failures.update({f"{number}.jpg": "no matches" for number in range(MAX_NAMES + 4)})
-    assert _photographs(scene).splitlines()[2] == row
-    assert _photographs(scene).endswith("- and 5 more")
+    assert _images(scene).splitlines()[2] == row
+    assert _images(scene).endswith("- and 5 more")
 
 
 def test_panel_follows_the_training(pipeline: NopePipeline, viewer: Viewer) -> None:

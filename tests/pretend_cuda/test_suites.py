@@ -37,5 +37,5 @@ def test_matching_and_networks() -> None:
         "matching/test_dust3r.py",
         "depth/test_networks.py",
     )
-    outcomes = run_tests(*files, "-k", "not real_photographs and not incremental")
+    outcomes = run_tests(*files, "-k", "not real_images and not incremental")
     assert outcomes.get("passed", 0) >= 40

@@ -86,7 +86,7 @@ def shortened(name: str) -> list[object]:
 
 
 def masked(valley: Path, folder: Path) -> Path:
-    """The photographs with masks that hide a quarter of each."""
+    """The images with masks that hide a quarter of each."""
     shutil.copytree(valley / "images", folder / "images")
     (folder / "masks").mkdir()
     for path in (folder / "images").iterdir():

@@ -22,12 +22,12 @@ from nope_splat.refinement import surface_patches
 from nope_splat.refinement.joint import PhotometricSystem, adjust_jointly
 from nope_splat.refinement.photometric import (
     RenderedView,
+    information_weight,
     motion_on_plane,
     photometric_cost,
     pixel_equations,
     robust_noise,
     usable_pixels,
-    worth_of_pixels,
 )
 from nope_splat.refinement.surface_patches import SurfacePatches, nearest
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, reprojection_residuals, retract
@@ -64,13 +64,13 @@ def test_gradient_of_the_cost_agrees_with_finite_differences() -> None:
     generator = torch.Generator().manual_seed(3)
     start = 1e-3 * torch.randn(7, generator=generator, dtype=torch.float64)
     pose, focal = moved(scene.problem, start)
-    view = look_at_wall(pose, focal, scene.photos[0])
+    view = look_at_wall(pose, focal, scene.images[0])
     noise = robust_noise(view)
     equations = pixel_equations(view, noise).sum()
 
     def cost(step: torch.Tensor) -> float:
         pose, focal = moved(scene.problem, start + step)
-        return photometric_cost(replace(look_at_wall(pose, focal, scene.photos[0]), used=view.used), noise)
+        return photometric_cost(replace(look_at_wall(pose, focal, scene.images[0]), used=view.used), noise)
 
     for unit in torch.eye(7).double():
         slope = (cost(1e-5 * unit) - cost(-1e-5 * unit)) / 2e-5
@@ -99,8 +99,8 @@ def test_dependent_pixels_count_for_less() -> None:
     dependent = independent[:18, :24].repeat_interleave(4, 0).repeat_interleave(4, 1)
     worth = []
     for noise in (independent, dependent):
-        noisy = replace(view, photo=view.photo + noise)
-        worth.append(worth_of_pixels(pixel_equations(noisy, robust_noise(noisy)), noisy.used))
+        noisy = replace(view, image=view.image + noise)
+        worth.append(information_weight(pixel_equations(noisy, robust_noise(noisy)), noisy.used))
     assert 0.5 < worth[0] < 1.5 * 3  # one noise in three channels, of which the sum is taken as the mean
     assert worth[1] < 0.3 * worth[0]
 
@@ -109,8 +109,8 @@ def test_a_few_pixels_are_worth_nothing() -> None:
     view = look_at_wall(wall().problem.T_camera_world[0], FOCAL)
     corner = torch.zeros_like(view.used)
     corner[4:8, 4:8] = True
-    few = replace(view, used=corner, photo=view.photo + 0.01)
-    assert worth_of_pixels(pixel_equations(few, robust_noise(few)), few.used) == 0
+    few = replace(view, used=corner, image=view.image + 0.01)
+    assert information_weight(pixel_equations(few, robust_noise(few)), few.used) == 0
 
 
 def test_gradient_that_patches_leave_agrees_with_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +134,11 @@ def test_gradient_that_patches_leave_agrees_with_finite_differences(monkeypatch:
 
 
 def test_the_surface_is_no_landmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the whole is, photographs cannot say; where one camera is among the others, they can."""
+    """Where the whole is, images cannot say; where one camera is among the others, they can."""
     scene = wall()
     generator = torch.Generator().manual_seed(2)
-    photos = [photo + 0.02 * torch.randn(photo.shape, generator=generator).double() for photo in scene.photos]
-    look, patches = replace(scene, photos=photos).look, SurfacePatches(scene.problem.points)
+    images = [image + 0.02 * torch.randn(image.shape, generator=generator).double() for image in scene.images]
+    look, patches = replace(scene, images=images).look, SurfacePatches(scene.problem.points)
     soft = PhotometricSystem(look, 0, patches).equations(scene.problem)[1]
     monkeypatch.setattr(surface_patches, "SIGMA", 1e-6)
     monkeypatch.setattr(surface_patches, "RAY_SIGMA", 1e-6)
@@ -164,7 +164,7 @@ def test_images_in_single_precision_suffice() -> None:
     distance, focal, center = torch.ones(240, 320), torch.full((2,), 320.0), torch.tensor([160.0, 120.0])
     used = usable_pixels(distance, distance)
     single = RenderedView(painted, painted + 0.1 * noise, distance, used, focal, center)
-    parts = ("rendered", "photo", "depth", "focal", "center")
+    parts = ("rendered", "image", "depth", "focal", "center")
     double = replace(single, **{name: getattr(single, name).double() for name in parts})
     found, exact = (
         PhotometricSystem(lambda *_, view=view: view, 0, SurfacePatches(points)).equations(problem)[1]
@@ -221,11 +221,11 @@ def test_what_is_fixed_stays(poses: bool) -> None:
 
 
 def test_good_tracks_outvote_wrong_renderings() -> None:
-    """Photographs of another wall, as it were: what they ask for is contradicted by a hundred tracks."""
+    """Images of another wall, as it were: what they ask for is contradicted by a hundred tracks."""
     scene = wall(num_points=100, noise=0.02)
     generator = torch.Generator().manual_seed(0)
-    photos = [torch.rand(72, 96, 3, generator=generator, dtype=torch.float64) for _ in scene.photos]
-    result = adjust_jointly(scene.problem, replace(scene, photos=photos).look)
+    images = [torch.rand(72, 96, 3, generator=generator, dtype=torch.float64) for _ in scene.images]
+    result = adjust_jointly(scene.problem, replace(scene, images=images).look)
     residuals, _ = reprojection_residuals(replace(result.problem, sigma=scene.problem.sigma))
     assert residuals.square().mean().sqrt() < 0.02
     assert result.photometric_share < 0.1

@@ -1,4 +1,4 @@
-"""The pose of one photograph by colors and sightings."""
+"""The pose of one image by colors and sightings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fixtures.wall_scene import FOCAL, look_at_wall, wall
 from torch import Tensor
 
 from nope_splat.refinement.photometric import RenderedView
-from nope_splat.refinement.single_pose import Sightings, minimize
+from nope_splat.refinement.single_pose import Correspondences2d3d, minimize
 
 
 def random_pose(generator: torch.Generator, size: float) -> Tensor:
@@ -20,12 +20,12 @@ def random_pose(generator: torch.Generator, size: float) -> Tensor:
     return pose
 
 
-def random_sightings(generator: torch.Generator, pose: Tensor, count: int = 60) -> Sightings:
+def random_sightings(generator: torch.Generator, pose: Tensor, count: int = 60) -> Correspondences2d3d:
     """Exact sightings of points two to four units before the camera."""
     camera = torch.rand(count, 3, generator=generator, dtype=torch.float64) * 2 - 1
     camera[:, 2] += 3
     points = torch.cat([camera, torch.ones(count, 1).double()], 1) @ torch.linalg.inv(pose).T
-    return Sightings(points[:, :3], camera[:, :2] / camera[:, 2:])
+    return Correspondences2d3d(points[:, :3], camera[:, :2] / camera[:, 2:])
 
 
 def blank(_: Tensor) -> RenderedView:
@@ -69,10 +69,10 @@ def test_nothing_to_go_by_leaves_the_pose_alone() -> None:
     torch.testing.assert_close(minimize(blank, pose, None, max_steps=3), pose)
 
 
-def test_colors_alone_give_the_pose_despite_what_no_training_photograph_shows() -> None:
+def test_colors_alone_give_the_pose_despite_what_no_training_image_shows() -> None:
     scene = wall()
-    truth, photo = scene.problem.T_camera_world[0], scene.photos[0].clone()
-    photo[:, 70:] = torch.rand(photo[:, 70:].shape, generator=torch.Generator().manual_seed(3)).double()
+    truth, image = scene.problem.T_camera_world[0], scene.images[0].clone()
+    image[:, 70:] = torch.rand(image[:, 70:].shape, generator=torch.Generator().manual_seed(3)).double()
     start = random_pose(torch.Generator().manual_seed(4), 0.02) @ truth
-    found = minimize(lambda pose: look_at_wall(pose, FOCAL, photo), start, None, max_steps=10)
+    found = minimize(lambda pose: look_at_wall(pose, FOCAL, image), start, None, max_steps=10)
     assert (found - truth).abs().max() < 0.02 * (start - truth).abs().max()

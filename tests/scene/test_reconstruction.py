@@ -11,24 +11,24 @@ from fixtures.synthetic import make_scene
 from scipy.spatial.transform import Rotation
 
 from nope_splat.geometry.similarity import Similarity
-from nope_splat.scene.reconstruction import SparseScene, normalize
+from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import MatchGraph, Observations
 
 
-def sparse_scene(noise: float = 0.0) -> SparseScene:
-    """A finished scene at its true values: photograph 2 held out, photograph 4 not registered."""
+def sparse_scene(noise: float = 0.0) -> Reconstruction:
+    """A finished scene at its true values: image 2 held out, image 4 not registered."""
     made = make_scene(5, 80, noise=noise)
-    photo_ids = np.repeat(np.arange(5), [len(ids) for ids in made.points_of_keypoints])
+    image_ids = np.repeat(np.arange(5), [len(ids) for ids in made.points_of_keypoints])
     point_ids = np.concatenate(made.points_of_keypoints)
     xy = np.concatenate([one.xy for one in made.keypoints])
-    order = np.lexsort((photo_ids, point_ids))
-    point_ids, photo_ids, xy = point_ids[order], photo_ids[order], xy[order]
-    training, held = (photo_ids != 2) & (photo_ids != 4), photo_ids == 2
+    order = np.lexsort((image_ids, point_ids))
+    point_ids, image_ids, xy = point_ids[order], image_ids[order], xy[order]
+    training, held = (image_ids != 2) & (image_ids != 4), image_ids == 2
     poses = made.T_world_camera.copy()
     poses[4] = np.eye(4)
-    return SparseScene(
-        photo_names=made.names,
-        photo_sizes=np.tile(np.array(made.size), (5, 1)),
+    return Reconstruction(
+        image_names=made.names,
+        image_sizes=np.tile(np.array(made.size), (5, 1)),
         held_out=np.arange(5) == 2,
         registered=np.arange(5) != 4,
         T_world_camera=poses,
@@ -36,16 +36,16 @@ def sparse_scene(noise: float = 0.0) -> SparseScene:
         camera_ids=np.zeros(5, np.int64),
         points=made.points,
         colors=np.random.default_rng(0).integers(0, 256, made.points.shape).astype(np.uint8),
-        observations=Observations(point_ids[training], photo_ids[training], xy[training]),
+        observations=Observations(point_ids[training], image_ids[training], xy[training]),
         noise=np.linspace(0.1, 0.5, training.sum()),
-        resections=Observations(point_ids[held], photo_ids[held], xy[held]),
+        resections=Observations(point_ids[held], image_ids[held], xy[held]),
         failures={"004.png": "no verified matches with any other photo"},
         graph=MatchGraph(5, np.array([[0, 1], [1, 3]]), np.array([40, 30]), np.array([0, 1])),
         seconds={"matching": 1.5},
     )
 
 
-def moved(scene: SparseScene, similarity: Similarity) -> SparseScene:
+def moved(scene: Reconstruction, similarity: Similarity) -> Reconstruction:
     """The scene in another world frame."""
     poses = similarity.apply_to_poses(scene.T_world_camera)
     poses[~scene.registered] = np.eye(4)
@@ -76,7 +76,7 @@ def test_standard_frame_does_not_depend_on_the_frame_before(seed: int) -> None:
     np.testing.assert_allclose(first.T_world_camera, second.T_world_camera, atol=1e-9)
 
 
-def test_standard_frame_changes_nothing_in_the_photographs() -> None:
+def test_standard_frame_changes_nothing_in_the_images() -> None:
     scene = sparse_scene(noise=0.5)
     np.testing.assert_allclose(normalize(scene).reprojection_errors(), scene.reprojection_errors(), atol=1e-9)
 
@@ -91,8 +91,8 @@ def test_reprojection_errors() -> None:
 def test_save_and_load(tmp_path: Path) -> None:
     scene = sparse_scene()
     scene.save(tmp_path / "scene.npz")
-    loaded = SparseScene.load(tmp_path / "scene.npz")
-    for name in ("photo_names", "cameras", "failures", "seconds"):
+    loaded = Reconstruction.load(tmp_path / "scene.npz")
+    for name in ("image_names", "cameras", "failures", "seconds"):
         assert getattr(loaded, name) == getattr(scene, name)
     before, after = scene.to_arrays(), loaded.to_arrays()
     assert before.keys() == after.keys()

@@ -12,13 +12,13 @@ from nope_splat.scene.tracks import build_tracks, connected_groups, match_graph
 
 
 def keypoints(counts: list[int]) -> list[Keypoints]:
-    """Keypoints whose coordinates tell the photograph and their index."""
+    """Keypoints whose coordinates tell the image and their index."""
     return [
         Keypoints(
-            np.stack([np.arange(count), np.full(count, photo)], axis=1) + 0.5,
+            np.stack([np.arange(count), np.full(count, image_id)], axis=1) + 0.5,
             np.zeros((count, 8), np.float32),
         )
-        for photo, count in enumerate(counts)
+        for image_id, count in enumerate(counts)
     ]
 
 
@@ -74,20 +74,20 @@ def test_the_forest_weighs_as_much_as_kruskals(weights: dict[tuple[int, int], in
 # --- Tracks ---
 
 
-def test_matches_join_to_tracks_across_photographs() -> None:
+def test_matches_join_to_tracks_across_images() -> None:
     points = keypoints([3, 3, 3])
     tracks = build_tracks(points, [pair(0, 1, (2, 0), (0, 1)), pair(1, 2, (0, 1))])
     assert len(tracks) == 2
     assert tracks.observations.point_ids.tolist() == [0, 0, 1, 1, 1]
-    assert tracks.observations.photo_ids.tolist() == [0, 1, 0, 1, 2]
+    assert tracks.observations.image_ids.tolist() == [0, 1, 0, 1, 2]
     assert tracks.keypoint_ids.tolist() == [0, 1, 2, 0, 1]
     assert tracks.observations.xy.tolist() == [[0.5, 0.5], [1.5, 1.5], [2.5, 0.5], [0.5, 1.5], [1.5, 2.5]]
 
 
-def test_a_track_with_two_keypoints_in_one_photograph_is_dropped() -> None:
+def test_a_track_with_two_keypoints_in_one_image_is_dropped() -> None:
     wrong = [pair(0, 1, (0, 0)), pair(1, 2, (0, 0)), pair(0, 2, (1, 0))]
     tracks = build_tracks(keypoints([3, 3, 3]), [*wrong[:2], pair(0, 2, (1, 0), (2, 2))])
-    assert tracks.observations.photo_ids.tolist() == [0, 2]
+    assert tracks.observations.image_ids.tolist() == [0, 2]
     assert tracks.keypoint_ids.tolist() == [2, 2]
     assert len(build_tracks(keypoints([3, 3, 3]), wrong)) == 0
 
@@ -113,7 +113,7 @@ def test_tracks_are_the_consistent_components_of_the_matches(
         keypoints([5] * 4), [pair(*edge, *sorted(indices)) for edge, indices in found.items()]
     )
 
-    groups = [{(photo, index)} for photo in range(4) for index in range(5)]
+    groups = [{(image_id, index)} for image_id in range(4) for index in range(5)]
     for (first, second), indices in found.items():
         for left, right in indices:
             one = next(group for group in groups if (first, left) in group)
@@ -124,13 +124,13 @@ def test_tracks_are_the_consistent_components_of_the_matches(
     expected = sorted(
         sorted(group)
         for group in groups
-        if len(group) >= 2 and len({photo for photo, _ in group}) == len(group)
+        if len(group) >= 2 and len({image_id for image_id, _ in group}) == len(group)
     )
     seen = tracks.observations
-    nodes = list(zip(seen.photo_ids.tolist(), tracks.keypoint_ids.tolist(), strict=True))
+    nodes = list(zip(seen.image_ids.tolist(), tracks.keypoint_ids.tolist(), strict=True))
     actual = [
         [node for node, point in zip(nodes, seen.point_ids, strict=True) if point == track]
         for track in range(len(tracks))
     ]
     assert actual == expected
-    assert seen.xy.tolist() == [[index + 0.5, photo + 0.5] for photo, index in nodes]
+    assert seen.xy.tolist() == [[index + 0.5, image_id + 0.5] for image_id, index in nodes]

@@ -25,11 +25,11 @@ def row(scene: str, method: str, seed: int, psnr: float) -> dict[str, Any]:
         "scene": scene,
         "method": method,
         "seed": seed,
-        "photos": 6,
+        "images": 6,
         "registered": 6,
         "held_out_registered": 2,
         "cameras": cameras,
-        "photos_held_out": {"easy.jpg": views},
+        "images_held_out": {"easy.jpg": views},
         "seconds": {"mapping": 1.5, "training": 10.5},
         "peak_gib": 1.0,
     }
@@ -59,7 +59,7 @@ def test_figures_are_means_over_seeds_and_then_over_scenes() -> None:
 
 
 def test_a_failure_is_told_and_counts_for_nothing() -> None:
-    failed = {"scene": "a", "method": "peer", "seed": 2, "photos": 6, "error": "no model"}
+    failed = {"scene": "a", "method": "peer", "seed": 2, "images": 6, "error": "no model"}
     text = markdown(with_views([row("a", "peer", 1, 20.0), failed]), METHODS, SETTINGS)
     assert "peer (1 of 2 failed)" in text
     assert cells(text, "peer", "PSNR", "a") == "20.00"
@@ -67,7 +67,7 @@ def test_a_failure_is_told_and_counts_for_nothing() -> None:
 
 def test_cameras_alone_have_no_views() -> None:
     cameras = row("a", "ours", 1, 20.0)
-    del cameras["photos_held_out"]
+    del cameras["images_held_out"]
     text = markdown(with_views([cameras, row("a", "peer", 1, 20.0)]), METHODS, SETTINGS)
     assert cells(text, "ours", "PSNR", "a") == ""
     assert cells(text, "ours", "AUC@5", "a") == "1.0"
@@ -75,7 +75,7 @@ def test_cameras_alone_have_no_views() -> None:
 
 def test_views_are_those_that_every_training_could_register() -> None:
     ours, peer = row("a", "ours", 1, 20.0), row("a", "peer", 1, 20.0)
-    ours["photos_held_out"]["difficult.jpg"] = dict.fromkeys(ours["photos_held_out"]["easy.jpg"], 10.0)
+    ours["images_held_out"]["difficult.jpg"] = dict.fromkeys(ours["images_held_out"]["easy.jpg"], 10.0)
     assert [one["held_out"]["psnr"] for one in with_views([ours, peer])] == [20.0, 20.0]
     assert with_views([ours])[0]["held_out"]["psnr"] == 15.0
 

@@ -1,4 +1,4 @@
-"""Resampled tracks scatter as tracks of other photographs of the scene would."""
+"""Resampled tracks scatter as tracks of other images of the scene would."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from camera_noise import as_problem, resampled
 
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.sfm import reconstruct
 from nope_splat.sfm.bundle_adjustment.problem import reprojection_residuals
 from nope_splat.sfm.bundle_adjustment.solver import adjust
 
 
 def test_tracks_are_resampled_whole_and_move_the_cameras_a_little(valley: Path) -> None:
-    scene = reconstruct(find_photos(valley))
+    scene = reconstruct(find_images(valley))
     problem = as_problem(scene)
     residuals = reprojection_residuals(problem)[0].numpy()
     np.testing.assert_allclose(

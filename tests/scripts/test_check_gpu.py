@@ -160,7 +160,7 @@ def test_every_step_writes_its_result_where_it_is_looked_for(settings: Settings)
         assert words[words.index("--output") + 1] == str(result)
 
 
-def test_without_a_gpu_or_photographs_there_are_fewer_steps(settings: Settings) -> None:
+def test_without_a_gpu_or_images_there_are_fewer_steps(settings: Settings) -> None:
     skipped = {step.name for step in build_steps(replace(settings, device="cpu")) if step.skip}
     assert skipped == {"kernels", "tests"}
     skipped = {step.name for step in build_steps(replace(settings, data=None)) if step.skip}

@@ -285,8 +285,8 @@ def test_the_ratio_is_the_median_of_neighboring_turns() -> None:
 
 
 def test_the_precision_of_ssim_is_measured_against_double() -> None:
-    photo = np.random.default_rng(1).random((40, 50, 3))
-    for name, pair in pairs(photo).items():
+    image = np.random.default_rng(1).random((40, 50, 3))
+    for name, pair in pairs(image).items():
         rendered, target = map(torch.from_numpy, pair)
         exact = value_and_gradient(rendered, target, reference=True)
         assert deviations(exact, exact) == {"value": 0.0, "gradient_max": 0.0, "gradient_rms": 0.0}

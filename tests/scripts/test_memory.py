@@ -20,7 +20,7 @@ from memory import (
     stage_bytes,
 )
 
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.matching import MatchingSettings
 from nope_splat.matching.sift import sift_keypoints
 from nope_splat.plugin.datamanager import NopeDataManagerConfig
@@ -77,24 +77,24 @@ def test_intersections_are_counted_exactly() -> None:
     assert lists.records.nbytes == 4 * 16 * count
 
 
-def test_photographs_are_cached_as_floats_on_a_cpu() -> None:
+def test_images_are_cached_as_floats_on_a_cpu() -> None:
     assert fill_in_defaults(NopeDataManagerConfig(), "cpu").cache_images_type == "float32"
     assert 3 * torch.float32.itemsize == PER_CACHED_PIXEL
 
 
-@pytest.mark.slow  # a busy machine searches fewer photographs at once
+@pytest.mark.slow  # a busy machine searches fewer images at once
 def test_the_search_for_keypoints_grows_as_predicted(tmp_path: Path) -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("measures memory as Linux tells it")
     # Blurred, it has few keypoints: the images of the search are measured.
     noise = np.random.default_rng(0).uniform(0, 255, (900, 1200, 3)).astype(np.float32)
-    photo = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8.0), np.zeros(0), 0, 255, cv2.NORM_MINMAX)
+    image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8.0), np.zeros(0), 0, 255, cv2.NORM_MINMAX)
     for width in (400, 1200):
-        cv2.imwrite(str(tmp_path / f"{width}.png"), cv2.resize(photo, (width, width * 3 // 4)))
+        cv2.imwrite(str(tmp_path / f"{width}.png"), cv2.resize(image, (width, width * 3 // 4)))
     peaks = []
-    for photo in sorted(find_photos(tmp_path).photos, key=lambda each: each.width):
+    for image in sorted(find_images(tmp_path).images, key=lambda each: each.width):
         before = memory("VmRSS", reset=True)
-        sift_keypoints(photo, MatchingSettings())
+        sift_keypoints(image, MatchingSettings())
         peaks.append(memory("VmHWM") - before)
     predicted = PER_SEARCHED_PIXEL * (1200 * 900 - 400 * 300)
     assert peaks[1] - peaks[0] == pytest.approx(predicted, rel=0.2)
@@ -110,7 +110,7 @@ def memory(which: str, reset: bool = False) -> int:
 
 
 def test_the_formula_is_that_of_its_docstring() -> None:
-    work = Workload(num_photos=10, photo_size=(1600, 1200), max_image_size=512, num_gaussians=60_000)
+    work = Workload(num_images=10, image_size=(1600, 1200), max_image_size=512, num_gaussians=60_000)
     stages, p_s = stage_bytes(work, num_cores=2), 512 * 384
     assert stages["seeding"] == pytest.approx((68 * 10 + 150 * 6) * p_s)
     assert stages["training"] == pytest.approx((12 * 10 + 300) * p_s + 1680 * 60_000)
@@ -118,11 +118,11 @@ def test_the_formula_is_that_of_its_docstring() -> None:
 
 
 def test_the_largest_stage_counts() -> None:
-    few = Workload(num_photos=8, photo_size=(640, 480), max_image_size=512, num_gaussians=1_000_000)
+    few = Workload(num_images=8, image_size=(640, 480), max_image_size=512, num_gaussians=1_000_000)
     stages = stage_bytes(few, num_cores=2)
     kept = stages["seeding"] + stages["training"]
     assert peak(few, 2, imports=1e8, started=1e9) == ("training", pytest.approx(1e9 + kept))
-    large = Workload(num_photos=8, photo_size=(1600, 1200), max_image_size=320, num_gaussians=1000)
+    large = Workload(num_images=8, image_size=(1600, 1200), max_image_size=320, num_gaussians=1000)
     assert peak(large, 2, imports=1e8, started=2e8) == (
         "keypoints",
         pytest.approx(1e8 + stage_bytes(large, num_cores=2)["keypoints"]),

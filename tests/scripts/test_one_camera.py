@@ -11,7 +11,7 @@ import our_cameras
 import pytest
 from PIL import Image
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 
 
 @pytest.mark.parametrize(
@@ -23,15 +23,13 @@ from nope_splat.errors import UserError
     ],
     ids=["benchmark", "benchmark_cameras", "our_cameras"],
 )
-def test_photographs_of_several_cameras_are_refused(
-    measure: Callable[[Path, Path], None], tmp_path: Path
-) -> None:
-    data = tmp_path / "photos"
+def test_images_of_several_cameras_are_refused(measure: Callable[[Path, Path], None], tmp_path: Path) -> None:
+    data = tmp_path / "images"
     data.mkdir()
     for number, width in enumerate((64, 64, 80)):
         Image.new("RGB", (width, 48)).save(data / f"{number}.png")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         measure(data, tmp_path / "out")
     assert str(caught.value).startswith(
-        f"nope-splat: {data} has photographs of several cameras, and the benchmarks know one"
+        f"nope-splat: {data} has photos of several cameras, and the benchmarks know one"
     )

@@ -78,11 +78,11 @@ def test_the_model_renders_on_this_machine_and_its_strategy_has_a_limit() -> Non
 
 
 def test_the_similarity_and_its_gradient_are_those_of_the_stock_model() -> None:
-    photo, rendered = torch.rand(2, 1, 3, 30, 40, generator=torch.Generator().manual_seed(0))
+    image_file, rendered = torch.rand(2, 1, 3, 30, 40, generator=torch.Generator().manual_seed(0))
     gradients = []
     for similarity in (Similarity(), SSIM(data_range=1.0, size_average=True, channel=3)):
         image = rendered.clone().requires_grad_()
-        value = similarity(photo, image)
+        value = similarity(image_file, image)
         value.backward()
         assert image.grad is not None
         gradients.append(torch.cat([value.detach()[None], image.grad.flatten()]))

@@ -1,4 +1,4 @@
-"""The figures at the end of a demo: photographs, focal lengths, Gaussians and what evaluation there was."""
+"""The figures at the end of a demo: images, focal lengths, Gaussians and what evaluation there was."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def results(tmp_path: Path) -> Path:
     vertices = PlyElement.describe(np.zeros(3, dtype=[("x", "f4")]), "vertex")
     PlyData([vertices]).write(tmp_path / "splat.ply")
     for name in "abcde":
-        folder = tmp_path / "photos"
+        folder = tmp_path / "images"
         folder.mkdir(exist_ok=True)
         Image.new("RGB", (64, 48)).save(folder / f"{name}.png")
     return tmp_path
@@ -36,7 +36,7 @@ def results(tmp_path: Path) -> Path:
 def test_figures_of_a_run(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {"psnr": 31.25, "ssim": 0.9, "held_out_unregistered": 1}
     (results / "evaluation.json").write_text(json.dumps({"results": metrics}))
-    summarize(results / "photos", results, 12)
+    summarize(results / "images", results, 12)
     text = capsys.readouterr().out
     for figure in ("4 of 5", "606.0 px, 450.0 px", "31.25 dB", "0.900", "12, from"):
         assert figure in text
@@ -44,6 +44,6 @@ def test_figures_of_a_run(results: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "unavailable" in text  # LPIPS
 
 
-def test_without_held_out_photographs(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summarize(results / "photos", results, 12)
+def test_without_held_out_images(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summarize(results / "images", results, 12)
     assert "none, so no evaluation" in capsys.readouterr().out

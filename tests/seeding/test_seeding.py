@@ -13,7 +13,7 @@ from nope_splat.seeding import dense_seeds, pixel_seeds
 from nope_splat.seeding.depth_interpolation import interpolate_inverse_depth
 from nope_splat.seeding.flow import agree
 from nope_splat.seeding.view_selection import choose_partners
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 
 SIZE = (320, 240)
 FOCAL = 300.0
@@ -41,7 +41,7 @@ def look_down(center: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def scene_and_images():
-    """Five photographs from above of a floor and a table, ray-cast in closed form."""
+    """Five images from above of a floor and a table, ray-cast in closed form."""
     rng = np.random.default_rng(0)
     octaves = [rng.uniform(0, 1, (512 // s, 512 // s, 3)).astype(np.float32) for s in (2, 4, 8, 16)]
     noise = sum(cv2.resize(octave, (512, 512), interpolation=cv2.INTER_CUBIC) for octave in octaves)
@@ -59,22 +59,22 @@ def scene_and_images():
         images.append(texture(hit[..., :2], noise))
         on_surface.append(hit)
 
-    photo_ids, point_ids, observed, points = [], [], [], []
+    image_ids, point_ids, observed, points = [], [], [], []
     for hit in on_surface[:1]:
         for row, column in rng.integers((10, 10), (SIZE[1] - 10, SIZE[0] - 10), (400, 2)):
             point = hit[row, column]
             points.append(point)
-            for photo, pose in enumerate(poses):
+            for image_id, pose in enumerate(poses):
                 in_camera = (point - pose[:3, 3]) @ pose[:3, :3]
                 xy = camera.project(in_camera, np.array(SIZE))
                 if (xy > 0).all() and (xy < SIZE).all():
-                    photo_ids.append(photo)
+                    image_ids.append(image_id)
                     point_ids.append(len(points) - 1)
                     observed.append(xy)
     nothing = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
-    scene = SparseScene(
-        photo_names=tuple(f"{i}.png" for i in range(len(poses))),
-        photo_sizes=np.tile(SIZE, (len(poses), 1)),
+    scene = Reconstruction(
+        image_names=tuple(f"{i}.png" for i in range(len(poses))),
+        image_sizes=np.tile(SIZE, (len(poses), 1)),
         held_out=np.zeros(len(poses), bool),
         registered=np.ones(len(poses), bool),
         T_world_camera=poses,
@@ -82,7 +82,7 @@ def scene_and_images():
         camera_ids=np.zeros(len(poses), np.int64),
         points=np.array(points),
         colors=np.zeros((len(points), 3), np.uint8),
-        observations=Observations(np.array(point_ids), np.array(photo_ids), np.array(observed)),
+        observations=Observations(np.array(point_ids), np.array(image_ids), np.array(observed)),
         noise=np.ones(len(point_ids)),
         resections=nothing,
         failures={},
@@ -103,7 +103,7 @@ def test_seeds_lie_on_the_surface(scene_and_images):
     assert np.mean(error < 0.02) > 0.95
 
 
-def test_seeds_cover_every_photograph(scene_and_images):
+def test_seeds_cover_every_image(scene_and_images):
     scene, images = scene_and_images
     points, _ = dense_seeds(scene, lambda index, size: (images[index], None))
     for pose in scene.T_world_camera:
@@ -113,7 +113,7 @@ def test_seeds_cover_every_photograph(scene_and_images):
         assert len(np.unique(inside, axis=0)) > 0.7 * 40 * 30
 
 
-def test_seeds_have_the_color_of_the_photograph(scene_and_images):
+def test_seeds_have_the_color_of_the_image(scene_and_images):
     scene, images = scene_and_images
     points, colors = dense_seeds(scene, lambda index, size: (images[index], None))
     in_camera = (points - scene.T_world_camera[0, :3, 3]) @ scene.T_world_camera[0, :3, :3]
@@ -137,7 +137,7 @@ def test_masked_pixels_become_no_seeds(scene_and_images):
 
 
 def test_what_the_partners_hide_confirms_no_seed(scene_and_images):
-    """One photograph shows everything, the others their left halves: what these hide has no depth."""
+    """One image shows everything, the others their left halves: what these hide has no depth."""
     scene, images = scene_and_images
     left_half = np.zeros(SIZE[::-1], bool)
     left_half[:, : SIZE[0] // 2] = True
@@ -158,14 +158,14 @@ def test_depth_maps_seed_gaussians_as_large_as_pixels_and_as_opaque_as_they_are_
     rays = scene.cameras[0].unproject(np.stack([x, y], -1), np.array(SIZE)) * (1, -1, -1)
     confidence = np.where(x < SIZE[0] / 2, 6.0, 2.0).astype(np.float32)
     maps = {}
-    for photo, pose in enumerate(scene.T_world_camera):
+    for image_id, pose in enumerate(scene.T_world_camera):
         on_table = (pose[:3, 3] + rays * (pose[2, 3] - STEP))[..., 0] > 0.2
         depth = pose[2, 3] - STEP * on_table
         smooth = cv2.GaussianBlur(rng.standard_normal(depth.shape), (0, 0), 12)
         noise = 0.02 * smooth / smooth.std() + 0.005 * rng.standard_normal(depth.shape)
         values = np.exp(rng.normal(0, 0.5)) * depth * (1 + noise)
         values[rng.random(depth.shape) < 0.01] = np.nan
-        maps[photo] = DepthMap.covering(values.astype(np.float32), "metric", SIZE, confidence)
+        maps[image_id] = DepthMap.covering(values.astype(np.float32), "metric", SIZE, confidence)
     seeds = pixel_seeds(scene, scene.cameras, maps, lambda index, size: (images[index], None))
     assert len(seeds.points) == len(seeds.colors) > 3000
     far_from_edge = np.abs(seeds.points[:, 0] - 0.2) > 0.05

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.matching import MatchingSettings, extract_keypoints
 from nope_splat.sfm import ReconstructionSettings, reconstruct
 
@@ -17,7 +17,7 @@ SIZE, SIDE = (320, 240), 120
 
 
 def corner(number: int) -> tuple[int, int]:
-    """Column and row where the thing in a photograph begins."""
+    """Column and row where the thing in an image begins."""
     return 10 + 20 * number, 60 + 25 * (number % 3)
 
 
@@ -49,14 +49,14 @@ def on_thing(number: int, xy: np.ndarray) -> np.ndarray:
 
 
 def test_what_is_hidden_has_no_keypoints_and_no_tracks(hidden: Path, valley: Path) -> None:
-    folder = find_photos(hidden)
+    folder = find_images(hidden)
     settings = MatchingSettings(max_keypoints=300)
-    for number, keypoints in enumerate(extract_keypoints(folder.photos, settings)):
+    for number, keypoints in enumerate(extract_keypoints(folder.images, settings)):
         assert len(keypoints.xy) == 300  # what is hidden takes no place among the strongest
         assert not on_thing(number, keypoints.xy).any()
     scene = reconstruct(folder, (), ReconstructionSettings(max_keypoints=2000))
     assert scene.registered.all()
-    for number in range(len(folder.photos)):
-        assert not on_thing(number, scene.observations.xy[scene.observations.photo_ids == number]).any()
+    for number in range(len(folder.images)):
+        assert not on_thing(number, scene.observations.xy[scene.observations.image_ids == number]).any()
     truth = json.loads((valley / "ground_truth.json").read_text())
     assert scene.cameras[0].focal == pytest.approx(truth["fl_x"], rel=0.01)

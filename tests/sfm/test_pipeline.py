@@ -1,4 +1,4 @@
-"""Reconstruction end to end: accurate, repeatable, blind to held-out photographs, clear about failures."""
+"""Reconstruction end to end: accurate, repeatable, blind to held-out images, clear about failures."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.real_photos import real_scene
+from fixtures.real_images import real_scene
 from fixtures.synthetic import SyntheticScene, look_at, make_scene
 from PIL import Image
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import find_photos
+from nope_splat.io.images import find_images
 from nope_splat.matching import Keypoints, PairMatches
-from nope_splat.matching.database import FolderMatches, matches_key
-from nope_splat.sfm import ReconstructionSettings, SparseScene, reconstruct
-from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.matching.database import MatchDatabase, matches_key
+from nope_splat.sfm import Reconstruction, ReconstructionSettings, reconstruct
+from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 
 
 def run(
     made: SyntheticScene, folder: Path, held_out: tuple[int, ...] = (), **settings: object
-) -> SparseScene:
+) -> Reconstruction:
     return reconstruct_from_matches(
-        made.write_photos(folder),
+        made.write_images(folder),
         np.isin(np.arange(len(made.names)), held_out),
         made.matches,
         replace(ReconstructionSettings(), **settings),  # pyright: ignore[reportArgumentType]
     )
 
 
-def metrics(scene: SparseScene, truth: dict[str, np.ndarray], focal: float) -> PoseMetrics:
+def metrics(scene: Reconstruction, truth: dict[str, np.ndarray], focal: float) -> PoseMetrics:
     poses = {
         name: pose
         for name, pose, registered in zip(
-            scene.photo_names, scene.T_world_camera, scene.registered, strict=True
+            scene.image_names, scene.T_world_camera, scene.registered, strict=True
         )
         if registered
     }
@@ -56,32 +56,32 @@ def test_synthetic_scene(tmp_path: Path, registration: str) -> None:
     assert scene.failures == {}
 
     observations = scene.observations
-    assert 3 not in observations.photo_ids
+    assert 3 not in observations.image_ids
     assert np.bincount(observations.point_ids, minlength=len(scene.points)).min() >= 2
     assert (
-        np.lexsort((observations.photo_ids, observations.point_ids)) == np.arange(len(observations))
+        np.lexsort((observations.image_ids, observations.point_ids)) == np.arange(len(observations))
     ).all()
     assert np.sqrt((scene.reprojection_errors() ** 2).mean()) < 0.6
     assert np.median(scene.in_camera(observations)[:, 2]) == pytest.approx(1)
     np.testing.assert_array_equal(scene.colors, np.tile([90, 120, 150], (len(scene.points), 1)))
-    assert set(scene.resections.photo_ids.tolist()) == {3}
+    assert set(scene.resections.image_ids.tolist()) == {3}
     assert not np.isin(scene.graph.edges, 3).any()
 
 
-def test_held_out_photographs_have_no_influence(tmp_path: Path) -> None:
+def test_held_out_images_have_no_influence(tmp_path: Path) -> None:
     """Without them, and with nonsense in their place, everything else is the same to the last bit."""
     made = make_scene(6, 200)
     scene = run(made, tmp_path, held_out=(2, 5))
     keypoints = [
-        Keypoints(np.random.default_rng(photo).uniform(0, 480, one.xy.shape), one.descriptors)
-        if photo in (2, 5)
+        Keypoints(np.random.default_rng(image_id).uniform(0, 480, one.xy.shape), one.descriptors)
+        if image_id in (2, 5)
         else one
-        for photo, one in enumerate(made.keypoints)
+        for image_id, one in enumerate(made.keypoints)
     ]
     without = [pair for pair in made.matches.pairs if not {2, 5} & {pair.first, pair.second}]
     for pairs in (made.matches.pairs, tuple(without)):
         other = run(
-            replace(made, keypoints=tuple(keypoints), matches=FolderMatches(tuple(keypoints), pairs)),
+            replace(made, keypoints=tuple(keypoints), matches=MatchDatabase(tuple(keypoints), pairs)),
             tmp_path,
             held_out=(2, 5),
         )
@@ -93,7 +93,7 @@ def test_held_out_photographs_have_no_influence(tmp_path: Path) -> None:
         assert all(reason.startswith("held out") for reason in other.failures.values())
 
 
-def test_order_of_photographs_does_not_matter(tmp_path: Path) -> None:
+def test_order_of_images_does_not_matter(tmp_path: Path) -> None:
     made = make_scene(7, 300)
     order = np.random.default_rng(0).permutation(7)
     place = np.argsort(order)
@@ -109,8 +109,8 @@ def test_order_of_photographs_does_not_matter(tmp_path: Path) -> None:
     shuffled = replace(
         made,
         T_world_camera=made.T_world_camera[order],
-        keypoints=tuple(made.keypoints[photo] for photo in order),
-        matches=FolderMatches(tuple(made.keypoints[photo] for photo in order), tuple(pairs)),
+        keypoints=tuple(made.keypoints[image_id] for image_id in order),
+        matches=MatchDatabase(tuple(made.keypoints[image_id] for image_id in order), tuple(pairs)),
     )
     one = metrics(run(made, tmp_path), made.poses_by_name(), made.camera.focal)
     two = metrics(run(shuffled, tmp_path), shuffled.poses_by_name(), made.camera.focal)
@@ -139,33 +139,33 @@ def test_two_cameras_have_a_focal_length_each(tmp_path: Path, registration: str)
     assert np.sqrt((scene.reprojection_errors() ** 2).mean()) < 0.6
 
 
-def test_a_camera_of_few_photographs_is_found_beside_the_other(tmp_path: Path) -> None:
-    """One photograph has no pair of its own camera that could tell its focal length."""
+def test_a_camera_of_few_images_is_found_beside_the_other(tmp_path: Path) -> None:
+    """One image has no pair of its own camera that could tell its focal length."""
     made = make_scene(8, second=(SharedPinhole(1500.0), (1000, 800)))
     pairs = [pair for pair in made.matches.pairs if not {1, 3, 5} & {pair.first, pair.second}]
-    scene = run(replace(made, matches=FolderMatches(made.keypoints, tuple(pairs))), tmp_path)
+    scene = run(replace(made, matches=MatchDatabase(made.keypoints, tuple(pairs))), tmp_path)
     assert scene.registered.tolist() == [True, False, True, False, True, False, True, True]
     assert scene.cameras[0].focal == pytest.approx(700.0, rel=3e-3)
     assert scene.cameras[1].focal == pytest.approx(1500.0, rel=1e-2)
 
 
-def test_a_camera_that_only_held_out_photographs_have_is_not_made_up(tmp_path: Path) -> None:
+def test_a_camera_that_only_held_out_images_have_is_not_made_up(tmp_path: Path) -> None:
     made = make_scene(4, 300, second=(SharedPinhole(450.0), (800, 500)))
     scene = run(made, tmp_path, held_out=(1, 3))
     assert scene.registered.tolist() == [True, False, True, False]
-    reason = "held out, and no other photograph of its camera has a pose"
+    reason = "held out, and no other photo of its camera has a pose"
     assert scene.failures == {"001.png": reason, "003.png": reason}
 
 
-def test_feature_pixels_scale_with_the_photographs(tmp_path: Path) -> None:
-    """Large photographs searched at a quarter of their size: thresholds follow, results are the same."""
+def test_feature_pixels_scale_with_the_images(tmp_path: Path) -> None:
+    """Large images searched at a quarter of their size: thresholds follow, results are the same."""
     made = make_scene(6, 300)
     keypoints = tuple(Keypoints(4 * one.xy, one.descriptors, 4.0) for one in made.keypoints)
     large = replace(
         made,
-        layout=PhotoLayout.of(4 * made.layout.sizes, made.layout.camera_ids, keypoints),
+        layout=CameraGroups.of(4 * made.layout.sizes, made.layout.camera_ids, keypoints),
         keypoints=keypoints,
-        matches=FolderMatches(keypoints, made.matches.pairs),
+        matches=MatchDatabase(keypoints, made.matches.pairs),
     )
     small_scene, large_scene = run(made, tmp_path), run(large, tmp_path)
     assert large_scene.cameras[0].focal == pytest.approx(4 * small_scene.cameras[0].focal)
@@ -173,7 +173,7 @@ def test_feature_pixels_scale_with_the_photographs(tmp_path: Path) -> None:
 
 
 def test_groups_that_do_not_connect_are_named(tmp_path: Path) -> None:
-    made = make_scene(8, sees=lambda photo, ids: (ids < 250) == (photo < 4) if photo < 7 else ids < 0)
+    made = make_scene(8, sees=lambda image, ids: (ids < 250) == (image < 4) if image < 7 else ids < 0)
     scene = run(made, tmp_path, held_out=(6,))
     assert scene.registered.sum() == 4
     reason = "in a group of 2 photos that does not connect with the rest: 004.png, 005.png"
@@ -183,19 +183,19 @@ def test_groups_that_do_not_connect_are_named(tmp_path: Path) -> None:
 
 
 def refused(made: SyntheticScene, folder: Path, held_out: tuple[int, ...] = ()) -> str:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         run(made, folder, held_out)
     return str(caught.value)
 
 
 def test_nothing_to_reconstruct_is_said_in_one_sentence(tmp_path: Path) -> None:
-    assert "no two of the 4 photographs match" in refused(make_scene(4, pairs=[]), tmp_path)
+    assert "no two of the 4 photos match" in refused(make_scene(4, pairs=[]), tmp_path)
     assert "000.png and 001.png do not match" in refused(make_scene(2, pairs=[]), tmp_path)
     pairs = refused(make_scene(4, pairs=[(0, 1), (2, 3)]), tmp_path)
     assert "separate pairs (000.png with 001.png; 002.png with 003.png)" in pairs
     assert "hold out fewer" in refused(make_scene(4), tmp_path, held_out=(0, 1, 2))
     blank = make_scene(4, num_points=5)
-    assert "none of the 4 photographs shows enough texture" in refused(blank, tmp_path)
+    assert "none of the 4 photos shows enough texture" in refused(blank, tmp_path)
 
 
 def test_turning_on_the_spot_is_said_in_one_sentence(tmp_path: Path) -> None:
@@ -207,20 +207,20 @@ def test_turning_on_the_spot_is_said_in_one_sentence(tmp_path: Path) -> None:
     assert "far enough apart to tell depth" in message
 
 
-def test_unknown_held_out_photograph(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.jpg"):
-        reconstruct(make_scene(3).write_photos(tmp_path), ["nowhere.jpg"])
+def test_unknown_held_out_image(tmp_path: Path) -> None:
+    with pytest.raises(NopeSplatError, match=r"nowhere\.jpg"):
+        reconstruct(make_scene(3).write_images(tmp_path), ["nowhere.jpg"])
 
 
 def test_senseless_settings(tmp_path: Path) -> None:
-    folder = make_scene(3).write_photos(tmp_path)
-    with pytest.raises(UserError, match="initial-focal is -1"):
+    folder = make_scene(3).write_images(tmp_path)
+    with pytest.raises(NopeSplatError, match="initial-focal is -1"):
         reconstruct(folder, settings=ReconstructionSettings(initial_focal=-1.0))
 
 
 def test_matches_survive_the_cache() -> None:
     matches = make_scene(4, 100).matches
-    back = FolderMatches.from_arrays(matches.to_arrays())
+    back = MatchDatabase.from_arrays(matches.to_arrays())
     for one, other in zip(matches.pairs, back.pairs, strict=True):
         assert (one.first, one.second, one.homography_ratio) == (
             other.first,
@@ -232,24 +232,24 @@ def test_matches_survive_the_cache() -> None:
     for one, other in zip(matches.keypoints, back.keypoints, strict=True):
         np.testing.assert_array_equal(one.xy, other.xy)
         assert one.pixel_size == other.pixel_size
-    empty = FolderMatches.from_arrays(FolderMatches(matches.keypoints, ()).to_arrays())
+    empty = MatchDatabase.from_arrays(MatchDatabase(matches.keypoints, ()).to_arrays())
     assert empty.pairs == ()
 
 
 def test_matches_are_shared_between_reconstruction_settings(tmp_path: Path) -> None:
-    folder = make_scene(2, 50).write_photos(tmp_path)
+    folder = make_scene(2, 50).write_images(tmp_path)
     settings = ReconstructionSettings()
     key = matches_key(folder, settings)
     assert key == matches_key(folder, replace(settings, registration="chain"))
     assert key != matches_key(folder, replace(settings, match_ratio=0.7))
 
 
-def test_real_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Better poses than COLMAP's (AUC@5 94.4), and a second run from the cache."""
     data = real_scene("Herz-Jesus-P8")
     truth = read_ground_truth(data / "ground_truth.json")
-    folder = find_photos(data)
-    held_out = [folder.photos[0].name]
+    folder = find_images(data)
+    held_out = [folder.images[0].name]
     scene = reconstruct(folder, held_out, cache_dir=tmp_path)
     found = metrics(scene, truth.T_world_camera, truth.focal)
     assert found.num_registered == 8
@@ -267,8 +267,8 @@ def test_real_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert metrics(centered, truth.T_world_camera, truth.focal).auc_5 > 92.5
 
 
-def test_photographs_of_two_cameras(valley: Path, tmp_path: Path) -> None:
-    """Every other photograph cut to its middle and enlarged: another size, and another focal length."""
+def test_images_of_two_cameras(valley: Path, tmp_path: Path) -> None:
+    """Every other image cut to its middle and enlarged: another size, and another focal length."""
     truth = read_ground_truth(valley / "ground_truth.json")
     width, height = truth.size
     for index, path in enumerate(sorted((valley / "images").iterdir())):
@@ -278,10 +278,10 @@ def test_photographs_of_two_cameras(valley: Path, tmp_path: Path) -> None:
             middle = image.crop((margin_x, margin_y, width - margin_x, height - margin_y))
             image = middle.resize((3 * middle.width // 2, 3 * middle.height // 2), Image.Resampling.BICUBIC)
         image.save(tmp_path / path.with_suffix(".png").name)
-    scene = reconstruct(find_photos(tmp_path))
+    scene = reconstruct(find_images(tmp_path))
     assert scene.registered.all()
     assert scene.cameras[0].focal == pytest.approx(truth.focal, rel=5e-3)
     assert scene.cameras[1].focal == pytest.approx(1.5 * truth.focal, rel=5e-3)
-    poses = dict(zip((Path(name).stem for name in scene.photo_names), scene.T_world_camera, strict=True))
+    poses = dict(zip((Path(name).stem for name in scene.image_names), scene.T_world_camera, strict=True))
     true_poses = {Path(name).stem: pose for name, pose in truth.T_world_camera.items()}
     assert compare_poses(poses, true_poses).auc_5 > 90

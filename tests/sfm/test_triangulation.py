@@ -8,25 +8,25 @@ from fixtures.synthetic import SyntheticScene, look_at, make_scene
 
 from nope_splat.geometry.rigid import invert
 from nope_splat.scene.tracks import build_tracks
-from nope_splat.sfm.state import WorkingScene
+from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import angles_between, extend, filter_observations, intersect, triangulate
 
 
-def posed(scene: SyntheticScene, registered: slice = slice(None)) -> WorkingScene:
+def posed(scene: SyntheticScene, registered: slice = slice(None)) -> SfmState:
     """The scene with true poses and focal length but no points."""
     tracks = build_tracks(scene.keypoints, scene.matches.pairs)
-    working = WorkingScene.start(tracks, scene.layout, np.array([scene.camera.focal]))
+    working = SfmState.start(tracks, scene.layout, np.array([scene.camera.focal]))
     working.T_camera_world[:] = invert(scene.T_world_camera)
     working.registered[registered] = True
     return working
 
 
-def true_points(scene: SyntheticScene, working: WorkingScene) -> np.ndarray:
+def true_points(scene: SyntheticScene, working: SfmState) -> np.ndarray:
     """The true point of each track, from its first observation. (T, 3)."""
     first = np.unique(working.track_ids, return_index=True)[1]
     ids = [
-        scene.points_of_keypoints[photo][keypoint]
-        for photo, keypoint in zip(working.photo_ids[first], working.keypoint_ids[first], strict=True)
+        scene.points_of_keypoints[image_id][keypoint]
+        for image_id, keypoint in zip(working.image_ids[first], working.keypoint_ids[first], strict=True)
     ]
     return scene.points[ids]
 
@@ -75,13 +75,13 @@ def test_no_point_without_parallax() -> None:
     assert not working.inlier.any()
 
 
-def test_unregistered_photographs_have_no_say_until_extended() -> None:
+def test_unregistered_images_have_no_say_until_extended() -> None:
     working = posed(make_scene(wrong=0.0), registered=slice(0, 4))
     triangulate(working, max_error=4.0, min_angle=1.5)
-    assert not working.inlier[working.photo_ids >= 4].any()
+    assert not working.inlier[working.image_ids >= 4].any()
     working.registered[:] = True
     extend(working, max_error=4.0)
-    late = (working.photo_ids >= 4) & working.has_point[working.track_ids]
+    late = (working.image_ids >= 4) & working.has_point[working.track_ids]
     assert working.inlier[late].mean() > 0.95
 
 

@@ -2,7 +2,7 @@
 
 - Gradients agree with finite differences in float64.
 - Terms are zero at the truth, up to what pixels are apart, and pull scales and shifts toward it.
-- What is unknown, transparent, hidden by a mask or outside the other photograph does not count.
+- What is unknown, transparent, hidden by a mask or outside the other image does not count.
 - Priors are the maps in the world's units, without the lens's distortion; neighbors share most matches.
 """
 
@@ -21,13 +21,13 @@ from torch import Tensor
 
 from nope_splat.depth import DepthMap
 from nope_splat.geometry.camera import SharedPinhole
-from nope_splat.io.images import Photo
+from nope_splat.io.images import ImageFile
 from nope_splat.plugin.depth_priors import DepthPrior, DepthPriors, make_depth_priors
 from nope_splat.plugin.depth_supervision import DepthSupervision
 from nope_splat.scene.tracks import MatchGraph, Observations
-from nope_splat.sfm import SparseScene
+from nope_splat.sfm import Reconstruction
 from nope_splat.splatting.depth_losses import (
-    PhotoView,
+    ImageView,
     chamfer_loss,
     corrected_depth,
     depth_consistency_loss,
@@ -64,7 +64,7 @@ def test_depth_gradients(inverse: bool) -> None:
 
 
 @pytest.mark.parametrize("inverse", [True, False])
-def test_gradients_between_photographs(inverse: bool) -> None:
+def test_gradients_between_images(inverse: bool) -> None:
     """Chamfer and surface loss, through lifting and projection, to corrections, poses and focal length."""
     scene = wall(num_views=2)
     views = [look_at_wall(pose, FOCAL) for pose in scene.problem.T_camera_world]
@@ -75,8 +75,8 @@ def test_gradients_between_photographs(inverse: bool) -> None:
     ]
     colors = views[0].rendered[samples[0][:2]]
 
-    def lift(T: Tensor, focal: Tensor, corrections: Tensor) -> tuple[list[Tensor], PhotoView]:
-        cameras = [PhotoView(T[view], focal.expand(2), CENTER) for view in range(2)]
+    def lift(T: Tensor, focal: Tensor, corrections: Tensor) -> tuple[list[Tensor], ImageView]:
+        cameras = [ImageView(T[view], focal.expand(2), CENTER) for view in range(2)]
         depths = [corrected_depth(values[view], corrections[view], inverse)[0] for view in range(2)]
         lifted = [cameras[view].lift(samples[view][2], depths[view]) for view in range(2)]
         return lifted, cameras[1]
@@ -102,7 +102,7 @@ def test_losses_are_least_at_the_truth() -> None:
     first, second = (look_at_wall(pose, FOCAL) for pose in scene.problem.T_camera_world)
     row, column, xy = pixels(400)
     focals = torch.full((2,), FOCAL, dtype=torch.float64)
-    cameras = [PhotoView(pose, focals, CENTER) for pose in scene.problem.T_camera_world]
+    cameras = [ImageView(pose, focals, CENTER) for pose in scene.problem.T_camera_world]
 
     def surface(correction: Tensor) -> float:
         depth, known = corrected_depth(1 / first.depth[row, column], correction, inverse=True)
@@ -125,10 +125,10 @@ def test_losses_are_least_at_the_truth() -> None:
 
 def test_nothing_to_compare_is_no_loss() -> None:
     some, none = torch.rand(5, 3, requires_grad=True), torch.zeros(0, 3)
-    photo = torch.rand(8, 8, 3)
+    image = torch.rand(8, 8, 3)
     for loss in (
         chamfer_loss(some, none),
-        surface_loss(some, photo, torch.full((5, 2), -1.0) + 0 * some[:, :2]),
+        surface_loss(some, image, torch.full((5, 2), -1.0) + 0 * some[:, :2]),
         depth_consistency_loss(some, torch.zeros(5, 3), torch.rand(5, 3), torch.zeros(2), True),
     ):
         assert loss == 0
@@ -143,9 +143,9 @@ def wall_priors(inverse: bool) -> DepthPriors:
     for index, pose in enumerate(wall().problem.T_camera_world):
         view = look_at_wall(pose, FOCAL)
         values = (1 / view.depth if inverse else view.depth).float()
-        photo = (255 * view.rendered).round().byte()
+        image = (255 * view.rendered).round().byte()
         used = torch.ones(values.shape, dtype=torch.bool)
-        views[index] = DepthPrior(values, photo, used, torch.ones(2), CENTER.float())
+        views[index] = DepthPrior(values, image, used, torch.ones(2), CENTER.float())
     return DepthPriors(views, inverse, {0: (1,), 1: (2, 0), 2: (3, 1), 3: (2,)})
 
 
@@ -196,7 +196,7 @@ def test_views_without_priors_say_nothing() -> None:
     assert DepthSupervision(4, None, 1.0, 1.0, 1.0).losses(0, outputs, poses, focal) == {}
 
 
-def test_what_a_mask_hides_in_the_other_photograph_is_not_compared() -> None:
+def test_what_a_mask_hides_in_the_other_image_is_not_compared() -> None:
     poses, losses = wall().problem.T_camera_world.float(), []
     for seed in (0, 1):
         priors = wall_priors(True)
@@ -205,7 +205,7 @@ def test_what_a_mask_hides_in_the_other_photograph_is_not_compared() -> None:
             hidden[:] = False
             prior.values[8:24, 8:30] = torch.nan
             generator = torch.Generator().manual_seed(seed)
-            prior.photo[8:24, 8:30] = torch.randint(0, 256, (16, 22, 3), generator=generator).byte()
+            prior.image[8:24, 8:30] = torch.randint(0, 256, (16, 22, 3), generator=generator).byte()
         supervision = DepthSupervision(4, priors, 0.0, 1.0, 1.0)
         torch.manual_seed(0)
         losses.append(supervision.losses(1, {}, poses, torch.full((4,), FOCAL)))
@@ -218,29 +218,29 @@ def test_what_a_mask_hides_in_the_other_photograph_is_not_compared() -> None:
 LENS = SharedPinhole(90.0, (2.0, -1.0), (0.1, 0.02))
 
 
-def plane_scene(folder: Path) -> tuple[SparseScene, list[Photo], np.ndarray]:
-    """Five photographs of the plane y = 0 through a distorting lens, and its inverse depth in each.
+def plane_scene(folder: Path) -> tuple[Reconstruction, list[ImageFile], np.ndarray]:
+    """Five images of the plane y = 0 through a distorting lens, and its inverse depth in each.
 
-    The inverse depth of each photograph is `planes[photo] @ ray`, for rays at depth one.
+    The inverse depth of each image is `planes[image] @ ray`, for rays at depth one.
     """
     poses = ring(5, 40.0)
     x, z = np.random.default_rng(0).uniform(-1, 1, (2, 50))
     points = np.stack([x, 0 * x, z], axis=1)
-    photos, photo_ids, xy = [], [], []
+    images, image_ids, xy = [], [], []
     size = np.array(SIZE)
     for index, pose in enumerate(poses):
-        photos.append(Photo(folder / f"{index}.png", f"{index}.png", *SIZE))
-        Image.new("RGB", SIZE, (50 * index, 90, 120)).save(photos[-1].path)
-        photo_ids.append(np.full(len(points), index))
+        images.append(ImageFile(folder / f"{index}.png", f"{index}.png", *SIZE))
+        Image.new("RGB", SIZE, (50 * index, 90, 120)).save(images[-1].path)
+        image_ids.append(np.full(len(points), index))
         xy.append(LENS.project((points - pose[:3, 3]) @ pose[:3, :3], size))
     # A ray r at depth one meets the plane where t_y + (R r)_y / w = 0.
     planes = -poses[:, 1, :3] / poses[:, 1, 3:]
     edges = np.array([[0, 1], [1, 2], [1, 4], [2, 4], [3, 4]])
     weights = np.array([10, 50, 40, 30, 20])
     none = np.zeros(0, np.int64)
-    scene = SparseScene(
-        photo_names=tuple(photo.name for photo in photos),
-        photo_sizes=np.tile(size, (5, 1)),
+    scene = Reconstruction(
+        image_names=tuple(image.name for image in images),
+        image_sizes=np.tile(size, (5, 1)),
         held_out=np.arange(5) == 0,
         registered=np.ones(5, bool),
         T_world_camera=poses,
@@ -248,25 +248,25 @@ def plane_scene(folder: Path) -> tuple[SparseScene, list[Photo], np.ndarray]:
         camera_ids=np.zeros(5, np.int64),
         points=points,
         colors=np.zeros(points.shape, np.uint8),
-        observations=Observations(np.tile(np.arange(50), 5), np.concatenate(photo_ids), np.concatenate(xy)),
+        observations=Observations(np.tile(np.arange(50), 5), np.concatenate(image_ids), np.concatenate(xy)),
         noise=np.ones(250),
         resections=Observations(none, none, np.zeros((0, 2))),
         failures={},
         graph=MatchGraph(5, edges, weights, none),
         seconds={},
     )
-    return scene, photos, planes
+    return scene, images, planes
 
 
 @pytest.mark.parametrize("kind", ["disparity", "affine"])
 def test_priors_are_in_the_worlds_units_and_undistorted(
     tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    scene, photos, planes = plane_scene(tmp_path)
+    scene, images, planes = plane_scene(tmp_path)
     mask = np.full((SIZE[1], SIZE[0]), 255, np.uint8)
     mask[:10] = 0
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    photos[2] = replace(photos[2], mask_path=tmp_path / "mask.png")
+    images[2] = replace(images[2], mask_path=tmp_path / "mask.png")
     maps = []
     for index, plane in enumerate(planes):
         template = DepthMap.covering(np.zeros((144, 192), np.float32), kind, SIZE)  # pyright: ignore[reportArgumentType]
@@ -276,7 +276,7 @@ def test_priors_are_in_the_worlds_units_and_undistorted(
     maps[3] = replace(maps[3], values=-maps[3].values)  # fits no positive scale
     training = np.arange(1, 5)
     priors = make_depth_priors(
-        scene.undistorted(), scene, training, photos[1:], {i: maps[i] for i in training}
+        scene.undistorted(), scene, training, images[1:], {i: maps[i] for i in training}
     )
     assert "Is depth.kind" not in capfd.readouterr().err
     assert priors.inverse == (kind == "disparity")
@@ -291,9 +291,9 @@ def test_priors_are_in_the_worlds_units_and_undistorted(
         np.testing.assert_allclose((values if priors.inverse else 1 / values)[known], truth[known], rtol=2e-3)
         assert known[20:-20, 20:-20].all()
         np.testing.assert_allclose(prior.center, np.array(SIZE) / 2 + LENS.offset)
-        assert prior.photo[30, 30].tolist() == [50 * training[view], 90, 120]
+        assert prior.image[30, 30].tolist() == [50 * training[view], 90, 120]
     assert np.isnan(priors.views[1].values.numpy()[:6]).all()
     noise = np.random.default_rng(0).uniform(0.2, 2, maps[0].values.shape).astype(np.float32)
     poor = {i: replace(maps[i], values=noise, kind="metric") for i in training}
-    make_depth_priors(scene.undistorted(), scene, training, photos[1:], poor)
+    make_depth_priors(scene.undistorted(), scene, training, images[1:], poor)
     assert "Is depth.kind that of these maps?" in capfd.readouterr().err

@@ -1,8 +1,8 @@
 """Renderings seen through a lens.
 
-- Distortion and its inverse agree with those of the photographs, and undo each other.
+- Distortion and its inverse agree with those of the images, and undo each other.
 - Gradients of inverse, places and interpolated colors are those of finite differences.
-- Without distortion nothing changes; with it, the photograph of a distorted camera is met, border included.
+- Without distortion nothing changes; with it, the image of a distorted camera is met, border included.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def points(count: int = 50) -> Tensor:
 
 
 @pytest.mark.parametrize("radial", [BARREL, PINCUSHION, (0.0, 0.0)])
-def test_distortion_and_its_inverse_are_those_of_the_photographs(radial: tuple[float, float]) -> None:
+def test_distortion_and_its_inverse_are_those_of_the_images(radial: tuple[float, float]) -> None:
     plane, terms = points(), torch.tensor(radial, dtype=torch.float64)
     np.testing.assert_allclose(distort(plane, terms), camera.distort(plane.numpy(), radial), atol=1e-15)
     np.testing.assert_allclose(undistort(plane, terms), camera.undistort(plane.numpy(), radial), atol=1e-12)
@@ -74,7 +74,7 @@ def pinhole(K: Tensor, size: tuple[int, int]) -> Rendering:
 
 
 @pytest.mark.parametrize("radial", [BARREL, PINCUSHION])
-def test_the_photograph_of_a_lens_is_met_up_to_its_border(radial: tuple[float, float]) -> None:
+def test_the_image_of_a_lens_is_met_up_to_its_border(radial: tuple[float, float]) -> None:
     K, terms = intrinsics(), torch.tensor(radial, dtype=torch.float64)
     seen = through_lens(pinhole, K, SIZE, terms)
     columns, rows = (torch.arange(side, dtype=torch.float64) + 0.5 for side in SIZE)

@@ -166,28 +166,28 @@ def test_scale_loss_shrinks_the_large_more_than_the_small() -> None:
     torch.testing.assert_close(gradient[0], 100 * gradient[1])
 
 
-def test_photometric_loss_is_zero_for_equal_images_and_pulls_toward_the_photo() -> None:
+def test_photometric_loss_is_zero_for_equal_images_and_pulls_toward_the_image() -> None:
     generator = torch.Generator().manual_seed(0)
-    photo = torch.rand(24, 32, 3, generator=generator)
-    assert photometric_loss(photo, photo, 0.2).abs() < 1e-6
-    rendered = (photo + 0.2 * torch.rand(photo.shape, generator=generator)).requires_grad_()
-    before = photometric_loss(rendered, photo, 0.2)
+    image = torch.rand(24, 32, 3, generator=generator)
+    assert photometric_loss(image, image, 0.2).abs() < 1e-6
+    rendered = (image + 0.2 * torch.rand(image.shape, generator=generator)).requires_grad_()
+    before = photometric_loss(rendered, image, 0.2)
     (gradient,) = torch.autograd.grad(before, rendered)
-    assert photometric_loss(rendered - 10 * gradient, photo, 0.2) < before
+    assert photometric_loss(rendered - 10 * gradient, image, 0.2) < before
 
 
 def test_ssim_lambda_blends_from_l1() -> None:
-    photo, rendered = torch.rand(2, 24, 32, 3, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(photometric_loss(rendered, photo, 0.0), (rendered - photo).abs().mean())
-    assert photometric_loss(rendered, photo, 1.0) != photometric_loss(rendered, photo, 0.0)
+    image, rendered = torch.rand(2, 24, 32, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(photometric_loss(rendered, image, 0.0), (rendered - image).abs().mean())
+    assert photometric_loss(rendered, image, 1.0) != photometric_loss(rendered, image, 0.0)
 
 
 def test_masked_pixels_have_no_influence() -> None:
     generator = torch.Generator().manual_seed(0)
-    photo = torch.rand(24, 32, 3, generator=generator)
+    image = torch.rand(24, 32, 3, generator=generator)
     rendered = torch.rand(24, 32, 3, generator=generator).requires_grad_()
     mask = torch.zeros(24, 32, 1, dtype=torch.bool)
     mask[:, :16] = True
-    (gradient,) = torch.autograd.grad(photometric_loss(rendered, photo, 0.2, mask), rendered)
+    (gradient,) = torch.autograd.grad(photometric_loss(rendered, image, 0.2, mask), rendered)
     assert torch.all(gradient[:, 16:] == 0)
     assert torch.any(gradient[:, :16] != 0)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from fixtures.cached_arrays import ARRAYS, KEY, store_often
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.io.fingerprint import content_key
-from nope_splat.io.images import Photo
+from nope_splat.io.images import ImageFile
 from nope_splat.utils.cache import ABANDONED, KEPT, Cache
 
 
@@ -64,7 +64,7 @@ def test_files_of_another_origin_are_not_used(tmp_path: Path, capfd: pytest.Capt
     path = only_file(cache)
     other = KEY[:32] + KEY[:32][::-1]  # the same beginning
     assert cache.load("matches", other, dict) is None
-    assert "other photographs or settings" in capfd.readouterr().err
+    assert "other photos or settings" in capfd.readouterr().err
     np.savez(path, **ARRAYS)
     assert cache.load("matches", KEY, dict) is None
     np.savez(path, cache_key=np.array(KEY), loot=np.array([print], dtype=object))
@@ -78,7 +78,7 @@ def test_python_objects_are_not_stored(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=f"cannot write to {tmp_path}/file/cache .*choose another"):
+    with pytest.raises(NopeSplatError, match=f"cannot write to {tmp_path}/file/cache .*choose another"):
         Cache(tmp_path / "file" / "cache").store("matches", KEY, ARRAYS)
 
 
@@ -91,7 +91,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(
-        UserError, match=f"cannot write to {tmp_path} .No space left on device.; free some space"
+        NopeSplatError, match=f"cannot write to {tmp_path} .No space left on device.; free some space"
     ):
         cache.store("matches", KEY, {})
     assert_same(cache.load("matches", KEY, dict))
@@ -135,8 +135,8 @@ def test_runs_that_share_a_folder_never_see_half_a_file(tmp_path: Path) -> None:
 def test_the_key_changes_with_all_that_matters_and_nothing_else(tmp_path: Path) -> None:
     for name, content in {"a.jpg": b"1", "b.jpg": b"2", "mask.png": b"3", "moved.jpg": b"1"}.items():
         (tmp_path / name).write_bytes(content)
-    first = Photo(tmp_path / "a.jpg", "a.jpg", 10, 10)
-    second = Photo(tmp_path / "b.jpg", "b.jpg", 10, 10)
+    first = ImageFile(tmp_path / "a.jpg", "a.jpg", 10, 10)
+    second = ImageFile(tmp_path / "b.jpg", "b.jpg", 10, 10)
     settings = {"size": 1, "ratio": 0.8}
     key = content_key([first, second], settings)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.plugin import device
 from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.dataparser import NopeDataParserConfig
@@ -115,7 +115,7 @@ def test_a_gpu_without_kernels_that_was_asked_for_is_an_error(
     config = training(tmp_path)
     config.machine.device_type = "cuda"
     config.set_timestamp()
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NopeSplatError) as caught:
         config.save_config()
     assert str(caught.value) == f"nope-splat: {REASON}; or train with --machine.device-type cpu"
 
@@ -129,7 +129,7 @@ def test_no_gpu_is_prepared_for_a_training_that_cannot_begin(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(device, "missing_kernels", compile_for_minutes)
     config = training(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="there is no photo folder"):
+    with pytest.raises(NopeSplatError, match="there is no photo folder"):
         config.set_timestamp()
 
 

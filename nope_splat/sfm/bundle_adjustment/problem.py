@@ -19,7 +19,7 @@ MAX_LOG_FOCAL_STEP = 0.5
 class BundleProblem:
     """Variables and observations of a bundle adjustment; all float64 or int64, on one device.
 
-    Here a camera is one photograph's pose. Several have the same intrinsics
+    Here a camera is one image's pose. Several have the same intrinsics
     `[log focal, principal point offset x, y, radial distortion k1, k2]`, for which image coordinates are in
     pixels from the image center.
     """

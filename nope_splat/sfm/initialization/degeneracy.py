@@ -1,4 +1,4 @@
-"""Photographs that do not show depth: taken by turning on the spot, or of one flat surface.
+"""Images that do not show depth: taken by turning on the spot, or of one flat surface.
 
 Either way a homography explains all matches of every pair. When the camera only turned by R, it is the
 conjugate K R K^-1 of a rotation (Hartley and Zisserman, section 8.4), with one K for all pairs, and nothing
@@ -32,7 +32,7 @@ ROUNDS = 10
 """Reweighted fits of each rotation."""
 
 
-def without_relief(pairs: Sequence[PairMatches]) -> bool:
+def is_planar_or_rotation(pairs: Sequence[PairMatches]) -> bool:
     """Whether homographies explain the matches: the camera only turned, or the scene is flat.
 
     Args:
@@ -42,16 +42,16 @@ def without_relief(pairs: Sequence[PairMatches]) -> bool:
     return explained >= MIN_SHARE * sum(len(pair.indices) for pair in pairs)
 
 
-def turned_on_the_spot(positions: Sequence[Array], pairs: Sequence[PairMatches], longer_side: float) -> bool:
+def is_pure_rotation(positions: Sequence[Array], pairs: Sequence[PairMatches], longer_side: float) -> bool:
     """Whether rotations of a camera of one focal length explain the matches.
 
     A camera that slides along a plane does nearly what a turning one with an endless focal length does: the
     focal length that explains most must lie within the plausible ones, not at their end.
 
     Args:
-        positions: Keypoints of each photograph, feature pixels from the image center. (K, 2) each.
+        positions: Keypoints of each image, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches, at least one pair.
-        longer_side: Longer side of the photographs in feature pixels.
+        longer_side: Longer side of the images in feature pixels.
     """
     rng = np.random.default_rng(0)
     matches: list[tuple[Array, Array]] = []

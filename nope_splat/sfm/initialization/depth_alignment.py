@@ -1,7 +1,7 @@
 """Joint adjustment of cameras and of the scales and shifts of depth maps, by matches lifted with that depth.
 
-A match between two photographs is lifted to space by the depth that one map tells at its keypoint, and
-projected into the other photograph: where it misses the other keypoint, the cameras, the focal length, or the
+A match between two images is lifted to space by the depth that one map tells at its keypoint, and
+projected into the other image: where it misses the other keypoint, the cameras, the focal length, or the
 scale and shift of the map are wrong. No points are triangulated, so that cameras may be far off at first.
 """
 
@@ -19,7 +19,7 @@ from nope_splat.utils.typing import Array, Indices
 
 SHIFT_SIGMA = 1.0
 """Standard deviation of the prior on the shift of a map, in units of the median of its values: weak, it holds
-what a photograph without relief leaves open."""
+what an image without relief leaves open."""
 MIN_NOISE = 0.5
 """Least standard deviation of the residuals that is believed, feature pixels."""
 MIN_FORWARD = 1e-3
@@ -27,7 +27,7 @@ MIN_FORWARD = 1e-3
 
 
 @dataclass(frozen=True)
-class LiftedProblem:
+class DepthAlignmentProblem:
     """Cameras, scales and shifts, and the matches that they are to bring together.
 
     The values of each map are divided by their median, m. A map of depth says z = exp(s) (v / m + c), one of
@@ -55,14 +55,14 @@ class LiftedProblem:
     values: Array
     """Value of the lifting map at each match, divided by its median. (M,)."""
     xy_from: Array
-    """Keypoint in the lifting photograph, feature pixels from the image center. (M, 2)."""
+    """Keypoint in the lifting image, feature pixels from the image center. (M, 2)."""
     xy_to: Array
-    """Keypoint in the other photograph, likewise. (M, 2)."""
+    """Keypoint in the other image, likewise. (M, 2)."""
     free_focal: bool = True
     """Whether the focal length may change."""
 
 
-def residuals(problem: LiftedProblem) -> Array:
+def residuals(problem: DepthAlignmentProblem) -> Array:
     """Projection of each lifted match minus its keypoint.
 
     Args:
@@ -77,7 +77,9 @@ def residuals(problem: LiftedProblem) -> Array:
     return np.concatenate(parts)
 
 
-def adjust_lifted(problem: LiftedProblem, max_iterations: int = 50, tolerance: float = 1e-4) -> LiftedProblem:
+def align_depths(
+    problem: DepthAlignmentProblem, max_iterations: int = 50, tolerance: float = 1e-4
+) -> DepthAlignmentProblem:
     """Minimize the Cauchy cost of the residuals plus the priors, by Levenberg-Marquardt.
 
     The noise is estimated anew, by the median, at every step: it is large as long as the cameras are wrong.
@@ -113,7 +115,7 @@ def adjust_lifted(problem: LiftedProblem, max_iterations: int = 50, tolerance: f
     return problem
 
 
-def linearize(problem: LiftedProblem, edge: int) -> tuple[Array, Array]:
+def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
     """Residuals and Jacobians of one directed pair.
 
     With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match is
@@ -158,7 +160,7 @@ def linearize(problem: LiftedProblem, edge: int) -> tuple[Array, Array]:
     return residual, np.where(seen[:, None, None], jacobian, 0.0)
 
 
-def _equations(problem: LiftedProblem, noise: float) -> tuple[Array, Array]:
+def _equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Array, Array]:
     """Half the Hessian of the cost, by Gauss and Newton, and half its gradient. (n, n), (n,).
 
     Each of C cameras has eight variables, the six increments of its pose, s and c; the focal length comes
@@ -189,7 +191,7 @@ def _equations(problem: LiftedProblem, noise: float) -> tuple[Array, Array]:
     return matrix, gradient
 
 
-def _moved(problem: LiftedProblem, step: Array) -> LiftedProblem:
+def _moved(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem:
     """The problem after a step of all its variables. (8 C + 1,)."""
     cameras = step[:-1].reshape(-1, 8)
     turns = Rotation.from_rotvec(cameras[:, :3]).as_matrix()
@@ -203,7 +205,7 @@ def _moved(problem: LiftedProblem, step: Array) -> LiftedProblem:
     )
 
 
-def _cost(problem: LiftedProblem, residual: Array, noise: float) -> float:
+def _cost(problem: DepthAlignmentProblem, residual: Array, noise: float) -> float:
     """Cauchy cost of the residuals, where infinite that of a distant one, plus the priors."""
     squared = np.minimum((residual**2).sum(1) / noise**2, 1e6)
     matches = CAUCHY**2 * np.log1p(squared / CAUCHY**2).sum()

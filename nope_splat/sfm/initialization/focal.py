@@ -11,7 +11,7 @@ import numpy as np
 import poselib
 
 from nope_splat.scene.features import PairMatches
-from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.state import LOG_FOCAL_SIGMA
 from nope_splat.utils.typing import Array
 
@@ -33,7 +33,7 @@ LONGER_STARTS = (1.0, 1.4, 2.0)
 
 @dataclass(frozen=True)
 class FocalEstimate:
-    """What the pairs of one camera's photographs say about its focal length, with its spread."""
+    """What the pairs of one camera's images say about its focal length, with its spread."""
 
     focal: float
     """Weighted median of the pairs, or the prior; feature pixels."""
@@ -65,9 +65,9 @@ def estimate_focal(
     sides, and leaving them out was measured to be worse than outvoting them.
 
     Args:
-        positions: Keypoints of each photograph, feature pixels from the image center. (K, 2) each.
+        positions: Keypoints of each image, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
-        longer_side: Longer side of the photographs in feature pixels.
+        longer_side: Longer side of the images in feature pixels.
         seed: Seed of RANSAC.
 
     Returns:
@@ -91,12 +91,12 @@ def estimate_focal(
     return FocalEstimate(median, tuple(median * k for k in starts), len(focals))
 
 
-def within_cameras(pairs: Sequence[PairMatches], layout: PhotoLayout) -> list[list[PairMatches]]:
-    """Pairs of photographs that one camera took.
+def within_cameras(pairs: Sequence[PairMatches], layout: CameraGroups) -> list[list[PairMatches]]:
+    """Pairs of images that one camera took.
 
     Args:
         pairs: Verified matches.
-        layout: Sizes and cameras of the photographs.
+        layout: Sizes and cameras of the images.
 
     Returns:
         The pairs of each of the K cameras.
@@ -110,14 +110,14 @@ def within_cameras(pairs: Sequence[PairMatches], layout: PhotoLayout) -> list[li
 
 
 def focal_starts(
-    positions: Sequence[Array], pairs: Sequence[PairMatches], layout: PhotoLayout, seed: int = 0
+    positions: Sequence[Array], pairs: Sequence[PairMatches], layout: CameraGroups, seed: int = 0
 ) -> tuple[Array, ...]:
     """Focal lengths of all cameras: from their own pairs, or else from those with cameras that have one.
 
     Args:
-        positions: Keypoints of each photograph, feature pixels from the image center. (K, 2) each.
+        positions: Keypoints of each image, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
-        layout: Sizes and cameras of the photographs.
+        layout: Sizes and cameras of the images.
         seed: Seed of RANSAC.
 
     Returns:
@@ -162,7 +162,7 @@ def _best_known(estimates: Sequence[FocalEstimate]) -> int:
     return support.index(max(support))
 
 
-def _focal_beside(camera: int, pairs: Sequence[PairMatches], focals: Array, layout: PhotoLayout) -> float:
+def _focal_beside(camera: int, pairs: Sequence[PairMatches], focals: Array, layout: CameraGroups) -> float:
     """Focal length of a camera by its pairs with others whose focal lengths are known; feature pixels.
 
     With the focal lengths f of each pair, diag(f2, f2, 1) F diag(f1, f1, 1) is an essential matrix, of which
@@ -189,9 +189,9 @@ def _focal_beside(camera: int, pairs: Sequence[PairMatches], focals: Array, layo
     return weighted_quantiles(np.array(found), np.array(weights, np.float64), (0.5,))[0]
 
 
-def _to_pixels(photo: int, layout: PhotoLayout) -> Array:
-    """From feature pixels about the center of a photograph to its full-resolution pixels. (3, 3)."""
-    (x, y), scale = layout.sizes[photo] / 2, layout.pixel_sizes[photo]
+def _to_pixels(image_id: int, layout: CameraGroups) -> Array:
+    """From feature pixels about the center of an image to its full-resolution pixels. (3, 3)."""
+    (x, y), scale = layout.sizes[image_id] / 2, layout.pixel_sizes[image_id]
     return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
 
 

@@ -1,8 +1,8 @@
-"""Start from the depth of single photographs: the initialization of arXiv:2502.19800.
+"""Start from the depth of single images: the initialization of arXiv:2502.19800.
 
 The focal length starts at a field of view of 60 degrees. Along the maximum spanning tree of the match graph,
-the relative pose of each pair is the one that brings the matches, lifted by the depth of the photograph that
-is known, to their keypoints in the new one; then everything is adjusted together. The depth of one photograph
+the relative pose of each pair is the one that brings the matches, lifted by the depth of the image that
+is known, to their keypoints in the new one; then everything is adjusted together. The depth of one image
 is known up to scale and shift only, which the pairs tell from each other.
 """
 
@@ -18,11 +18,11 @@ from nope_splat.depth import DepthKind, DepthMap, ScaleShift, fit_scale_shift
 from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.scene.tracks import build_tracks
-from nope_splat.sfm.camera_groups import PhotoLayout
-from nope_splat.sfm.initialization.depth_alignment import LiftedProblem, adjust_lifted, residuals
+from nope_splat.sfm.camera_groups import CameraGroups
+from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths, residuals
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
-from nope_splat.sfm.settle import settle
-from nope_splat.sfm.state import FocalPrior, WorkingScene
+from nope_splat.sfm.state import FocalPrior, SfmState
+from nope_splat.sfm.triangulation import triangulate_coarse_to_fine
 from nope_splat.utils.typing import Array
 
 FIELD_OF_VIEW = 60.0
@@ -39,7 +39,7 @@ MAX_MATCHES = 200
 
 
 def default_focal(longer_side: float) -> float:
-    """Focal length of a photograph whose longer side spans `FIELD_OF_VIEW`, in the units of that side."""
+    """Focal length of an image whose longer side spans `FIELD_OF_VIEW`, in the units of that side."""
     return longer_side / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
 
 
@@ -48,60 +48,58 @@ def start_from_depth(
     keypoints: Sequence[Keypoints],
     positions: Sequence[Array],
     pairs: Sequence[PairMatches],
-    layout: PhotoLayout,
+    layout: CameraGroups,
     focal: float,
     min_angle: float,
     device: str = "cpu",
     seed: int = 0,
-    hold_focal: bool = False,
+    fix_focal: bool = False,
     focal_prior: FocalPrior | None = None,
-) -> WorkingScene:
-    """Register the photographs that the spanning tree reaches, then triangulate tracks and adjust both.
+) -> SfmState:
+    """Register the images that the spanning tree reaches, then triangulate tracks and adjust both.
 
     Args:
-        depths: Depth maps, by photograph.
-        keypoints: Keypoints of each photograph.
+        depths: Depth maps, by image.
+        keypoints: Keypoints of each image.
         positions: The same, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
-        layout: Sizes of the photographs, which one camera took.
+        layout: Sizes of the images, which one camera took.
         focal: Focal length to start from, feature pixels.
         min_angle: Smallest triangulation angle of a point, degrees.
         device: Torch device of bundle adjustment.
         seed: Seed of random choices.
-        hold_focal: Whether the focal length stays as it is.
+        fix_focal: Whether the focal length stays as it is.
         focal_prior: What is known of the focal length, if anything.
 
     Returns:
-        A scene in which these photographs are registered; none where no pair could be lifted.
+        A scene in which these images are registered; none where no pair could be lifted.
     """
-    values = {photo: _values(depth_map, keypoints[photo]) for photo, depth_map in depths.items()}
+    values = {image_id: _values(depth_map, keypoints[image_id]) for image_id, depth_map in depths.items()}
     pairs = [pair for pair in pairs if pair.first in values and pair.second in values]
-    scene = WorkingScene.start(
-        build_tracks(keypoints, pairs), layout, np.array([focal]), hold_focal, focal_prior
-    )
+    state = SfmState.start(build_tracks(keypoints, pairs), layout, np.array([focal]), fix_focal, focal_prior)
     if not pairs:
-        return scene
+        return state
     kind = next(iter(depths.values())).kind  # one network, or one folder, for all
     max_error = MAX_EDGE_ERROR * float(layout.longer_sides[0])
     best, least = None, (0, np.inf)
     for shift in (0.0,) if kind == "metric" else ROOT_SHIFTS:
         fits, poses = _chain(values, positions, pairs, len(keypoints), kind, shift, focal, max_error, seed)
-        photos = list(poses)
-        if len(photos) < 2:
+        image_ids = list(poses)
+        if len(image_ids) < 2:
             continue
-        problem = _problem(photos, fits, poses, values, positions, pairs, focal, seed)
+        problem = _problem(image_ids, fits, poses, values, positions, pairs, focal, seed)
         misfit = np.minimum(np.linalg.norm(residuals(problem), axis=1), max_error).mean()
-        if (-len(photos), misfit) < least:
-            best, least = (photos, problem), (-len(photos), misfit)
+        if (-len(image_ids), misfit) < least:
+            best, least = (image_ids, problem), (-len(image_ids), misfit)
     if best is None:
-        return scene
-    photos, problem = best
-    problem = adjust_lifted(replace(problem, free_focal=not hold_focal))
-    scene.T_camera_world[photos] = problem.T_camera_world
-    scene.focal = np.array([np.exp(problem.log_focal)])
-    scene.registered[photos] = True
-    settle(scene, min_angle, device)
-    return scene
+        return state
+    image_ids, problem = best
+    problem = align_depths(replace(problem, free_focal=not fix_focal))
+    state.T_camera_world[image_ids] = problem.T_camera_world
+    state.focal = np.array([np.exp(problem.log_focal)])
+    state.registered[image_ids] = True
+    triangulate_coarse_to_fine(state, min_angle, device)
+    return state
 
 
 def _values(depth_map: DepthMap, keypoints: Keypoints) -> Array:
@@ -116,26 +114,26 @@ def _chain(
     values: Mapping[int, Array],
     positions: Sequence[Array],
     pairs: Sequence[PairMatches],
-    num_photos: int,
+    num_images: int,
     kind: DepthKind,
     shift: float,
     focal: float,
     max_error: float,
     seed: int,
 ) -> tuple[dict[int, ScaleShift], dict[int, Array]]:
-    """Scale and shift, and world-to-camera transform, of each photograph that the tree reaches.
+    """Scale and shift, and world-to-camera transform, of each image that the tree reaches.
 
-    The first photograph of the tree is the world, and `shift` is that of its map.
+    The first image of the tree is the world, and `shift` is that of its map.
     """
-    by_photos = {(pair.first, pair.second): pair.indices for pair in pairs}
-    tree = spanning_tree({photos: len(indices) for photos, indices in by_photos.items()}, num_photos)
+    by_images = {(pair.first, pair.second): pair.indices for pair in pairs}
+    tree = spanning_tree({images: len(indices) for images, indices in by_images.items()}, num_images)
     root = tree[0][0]
     fits, poses = {root: ScaleShift(1.0, shift, kind)}, {root: np.eye(4)}
     camera = {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}
     for known, new in tree:
         if known not in poses:
             continue
-        one, other = (by_photos[known, new] if known < new else by_photos[new, known][:, ::-1]).T
+        one, other = (by_images[known, new] if known < new else by_images[new, known][:, ::-1]).T
         depth = fits[known].depth(values[known][one])
         known_depth = np.isfinite(depth)
         one, other, depth = one[known_depth], other[known_depth], depth[known_depth]
@@ -162,7 +160,7 @@ def _chain(
 
 
 def _problem(
-    photos: Sequence[int],
+    image_ids: Sequence[int],
     fits: Mapping[int, ScaleShift],
     poses: Mapping[int, Array],
     values: Mapping[int, Array],
@@ -170,9 +168,9 @@ def _problem(
     pairs: Sequence[PairMatches],
     focal: float,
     seed: int,
-) -> LiftedProblem:
-    """All pairs of some photographs, lifted in both directions; the first photograph stays where it is."""
-    number = {photo: index for index, photo in enumerate(photos)}
+) -> DepthAlignmentProblem:
+    """All pairs of some images, lifted in both directions; the first image stays where it is."""
+    number = {image: index for index, image in enumerate(image_ids)}
     rng = np.random.default_rng(seed)
     edges, parts = [], []
     for pair in pairs:
@@ -197,9 +195,9 @@ def _problem(
         np.concatenate([empty, *part])
         for empty, part in zip((np.zeros(0), *2 * [np.zeros((0, 2))]), zip(*parts, strict=True), strict=True)
     )
-    chosen = [fits[photo] for photo in photos]
-    return LiftedProblem(
-        T_camera_world=np.stack([poses[photo] for photo in photos]),
+    chosen = [fits[image] for image in image_ids]
+    return DepthAlignmentProblem(
+        T_camera_world=np.stack([poses[image] for image in image_ids]),
         log_scales=np.log([fit.scale for fit in chosen]),
         shifts=np.array([fit.shift / fit.scale for fit in chosen]),
         log_focal=float(np.log(focal)),

@@ -1,8 +1,8 @@
 """Start from pointmaps: DUSt3R's global alignment, each kind of unknowns in turn and in closed form.
 
 As in DUSt3R (Wang et al., CVPR 2024, section 3.4), every ordered pair has a similarity that takes what it
-says to the world, and every photograph a pose and a depth map. The distance between where pairs and where
-photographs say that a pixel's point is, relative to its depth and weighted by confidence, is minimized.
+says to the world, and every image a pose and a depth map. The distance between where pairs and where
+images say that a pixel's point is, relative to its depth and weighted by confidence, is minimized.
 DUSt3R descends by gradients; here pairs, poses and depths are solved for in turn, from a start along the
 spanning tree of the pairs that are most confident. The focal length is what the pointmaps tell by themselves.
 """
@@ -14,29 +14,29 @@ import numpy as np
 from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.geometry.robust import CAUCHY, robust_sigma
 from nope_splat.matching import Pointmaps
-from nope_splat.sfm.initialization.known_cameras import GivenCameras
-from nope_splat.sfm.initialization.pointmap_fusion import canonical_depths, grid_positions
+from nope_splat.sfm.initialization.known_cameras import KnownCameras
+from nope_splat.sfm.initialization.pointmap_fusion import fuse_pointmap_depths, grid_positions
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
 from nope_splat.utils.typing import Array, Indices
 
 SWEEPS = 30
 """Rounds of solving for everything."""
 MAX_POINTS = 1000
-"""Points of each photograph that take part, spread over it."""
+"""Points of each image that take part, spread over it."""
 NEAREST = 1e-3
 """Depth that no point comes nearer than, in units of the median depth."""
 
 
-def align_pointmaps(pointmaps: Pointmaps, sizes: Indices, focal: float) -> GivenCameras | None:
+def align_pointmaps(pointmaps: Pointmaps, sizes: Indices, focal: float) -> KnownCameras | None:
     """Bring the pointmaps of all pairs into one world.
 
     Args:
         pointmaps: Of the pairs that may have a say.
-        sizes: Width and height of the photographs at full resolution. (N, 2).
+        sizes: Width and height of the images at full resolution. (N, 2).
         focal: Focal length, full-resolution pixels.
 
     Returns:
-        Cameras of the photographs that confident pairs connect; None where these are fewer than two.
+        Cameras of the images that confident pairs connect; None where these are fewer than two.
     """
     problem = _Alignment(pointmaps, sizes, focal)
     placed = problem.start()
@@ -50,7 +50,7 @@ def align_pointmaps(pointmaps: Pointmaps, sizes: Indices, focal: float) -> Given
     if not extent > 0:
         return None
     poses[:, :3, 3] = centers * (10 / extent)
-    return GivenCameras(
+    return KnownCameras(
         placed, poses, np.array([focal / float(sizes.max())]), np.zeros((1, 2)), np.zeros((1, 2))
     )
 
@@ -65,14 +65,14 @@ class _Alignment:
     """
 
     def __init__(self, pointmaps: Pointmaps, sizes: Indices, focal: float) -> None:
-        num_photos = len(sizes)
-        depths = canonical_depths(pointmaps)
-        self.T_world_camera = np.tile(np.eye(4), (num_photos, 1, 1))
+        num_images = len(sizes)
+        depths = fuse_pointmap_depths(pointmaps)
+        self.T_world_camera = np.tile(np.eye(4), (num_images, 1, 1))
         self.num_pairs = len(pointmaps.pairs)
-        photo, xy, depth = [np.zeros(0, np.int64)], [np.zeros((0, 2))], [np.zeros(0)]
+        image, xy, depth = [np.zeros(0, np.int64)], [np.zeros((0, 2))], [np.zeros(0)]
         chosen: dict[int, tuple[slice, slice]] = {}
-        first = np.zeros(num_photos + 1, np.int64)  # pixels of photograph p are first[p] to first[p + 1]
-        for index in range(num_photos):
+        first = np.zeros(num_images + 1, np.int64)  # pixels of image p are first[p] to first[p + 1]
+        for index in range(num_images):
             first[index + 1] = first[index]
             if index not in depths:
                 continue
@@ -82,10 +82,10 @@ class _Alignment:
             thin = values[chosen[index]].astype(np.float64).ravel()
             places = grid_positions(pointmaps, index, values.shape)[chosen[index]].reshape(-1, 2)
             first[index + 1] += len(thin)
-            photo.append(np.full(len(thin), index))
+            image.append(np.full(len(thin), index))
             xy.append(places - sizes[index] / 2)
             depth.append(thin / np.nanmedian(thin))
-        self.photo, self.depth = np.concatenate(photo), np.concatenate(depth)
+        self.image, self.depth = np.concatenate(image), np.concatenate(depth)
         plane = np.concatenate(xy) / focal
         self.rays = np.concatenate([plane, np.ones((len(plane), 1))], axis=1)  # at depth one, (P, 3)
         self.edges: dict[tuple[int, int], int] = {}
@@ -110,7 +110,7 @@ class _Alignment:
         self.trust: Array = np.concatenate([np.zeros(0), *trust])
 
     def start(self) -> Indices:
-        """Place photographs along the spanning tree; returns those that it reaches, ascending."""
+        """Place images along the spanning tree; returns those that it reaches, ascending."""
         strength = np.bincount(self.pair, self.trust, self.num_pairs)
         weights: dict[tuple[int, int], int] = {}
         for (first, second), number in self.edges.items():
@@ -121,7 +121,7 @@ class _Alignment:
         for known, new in tree:
             number = self.edges.get((known, new))
             rows = np.flatnonzero(self.pair == number)
-            of_new = self.photo[self.pixel[rows]] == new
+            of_new = self.image[self.pixel[rows]] == new
             ours, theirs = rows[~of_new], rows[of_new]
             if number is None or min(len(ours), len(theirs)) < 3:
                 continue  # nobody can be placed by it, nor whoever hangs on it
@@ -137,9 +137,9 @@ class _Alignment:
                 distance = np.linalg.norm(scale * source @ rotation[0].T + shift - target, axis=1)
                 weight = self.trust[theirs] * _cauchy(distance)
             self.T_world_camera[new] = rigid(rotation[0], shift[0])
-            self.depth[self.photo == new] *= scale[0]
+            self.depth[self.image == new] *= scale[0]
             placed.add(new)
-        kept = np.isin(self.photo[self.pixel], list(placed))
+        kept = np.isin(self.image[self.pixel], list(placed))
         whole = np.bincount(self.pair, ~kept, self.num_pairs) == 0
         kept = whole[self.pair]
         self.pixel, self.pair = self.pixel[kept], self.pair[kept]
@@ -148,9 +148,9 @@ class _Alignment:
 
     def sweep(self) -> None:
         """Solve for the similarities of the pairs, then for poses and depths."""
-        num_photos, num_pixels = len(self.T_world_camera), len(self.photo)
+        num_images, num_pixels = len(self.T_world_camera), len(self.image)
         in_camera = self.depth[:, None] * self.rays
-        world = transform(self.T_world_camera[self.photo], in_camera)
+        world = transform(self.T_world_camera[self.image], in_camera)
         weight = self.trust * self.robust / self.depth[self.pixel] ** 2
         scale, rotation, shift = _procrustes(
             self.said, world[self.pixel], weight, self.pair, self.num_pairs, scaled=True
@@ -164,12 +164,14 @@ class _Alignment:
         total = _sums(weight[:, None], self.pixel, num_pixels)[:, 0]
         seen = np.flatnonzero(total > 0)
         mean = _sums(target * weight[:, None], self.pixel, num_pixels)[seen] / total[seen, None]
-        photo = self.photo[seen]
-        _, rotation, shift = _procrustes(in_camera[seen], mean, total[seen], photo, num_photos, scaled=False)
-        moved = np.unique(photo)
+        image_id = self.image[seen]
+        _, rotation, shift = _procrustes(
+            in_camera[seen], mean, total[seen], image_id, num_images, scaled=False
+        )
+        moved = np.unique(image_id)
         for index in moved:
             self.T_world_camera[index] = rigid(rotation[index], gauge * shift[index])
-        local = np.einsum("nji,nj->ni", rotation[photo], mean - shift[photo])
+        local = np.einsum("nji,nj->ni", rotation[image_id], mean - shift[image_id])
         rays = self.rays[seen]
         depth = (local * rays).sum(1) / (rays**2).sum(1)
         self.depth[seen] = gauge * np.maximum(depth, NEAREST)

@@ -1,4 +1,4 @@
-"""What the pointmaps of all its pairs together say of one photograph: its focal length and its depth."""
+"""What the pointmaps of all its pairs together say of one image: its focal length and its depth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nope_splat.depth import DepthMap
 from nope_splat.matching import Pointmaps
-from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.focal import (
     FLAT_SPREAD,
     LONGER_STARTS,
@@ -28,13 +28,13 @@ MIN_POINTS = 50
 """Fewest points that tell anything."""
 MIN_FOCAL_SIGMA = 0.05
 """Smallest standard deviation of the logarithm of a focal length: the errors that a network makes in all
-photographs of a scene alike do not show in how far these scatter."""
+images of a scene alike do not show in how far these scatter."""
 QUARTILES_OF_SIGMA = 1.349
 """Distance between the quartiles of normal noise in standard deviations."""
 
 
-def canonical_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
-    """Depth of each photograph in its own frame: the mean of its pairs, weighted by their confidence.
+def fuse_pointmap_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
+    """Depth of each image in its own frame: the mean of its pairs, weighted by their confidence.
 
     Pairs have units of their own; the median ratio of depths brings them to that of the most confident.
 
@@ -42,11 +42,11 @@ def canonical_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
         pointmaps: Of the pairs that may have a say.
 
     Returns:
-        Metric depth maps by photograph, of those that have enough usable points.
+        Metric depth maps by image, of those that have enough usable points.
     """
     depths: dict[int, DepthMap] = {}
-    for photo in sorted({pair.first for pair in pointmaps.pairs}):
-        own = [pair for pair in pointmaps.pairs if pair.first == photo]
+    for image_id in sorted({pair.first for pair in pointmaps.pairs}):
+        own = [pair for pair in pointmaps.pairs if pair.first == image_id]
         z = np.stack([np.where(pair.points[0][..., 2] > 0, pair.points[0][..., 2], np.nan) for pair in own])
         weight = np.where(np.isfinite(z), np.stack([pair.confidence[0] for pair in own]), 0.0)
         reference = z[weight.sum(axis=(1, 2)).argmax()]
@@ -61,22 +61,22 @@ def canonical_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
         known = total > 0
         if known.sum() < MIN_POINTS:
             continue
-        depths[photo] = DepthMap(
+        depths[image_id] = DepthMap(
             np.where(known, mean / np.where(known, total, 1.0), np.nan).astype(np.float32),
             "metric",
-            (float(pointmaps.pixel_sizes[photo, 0]), float(pointmaps.pixel_sizes[photo, 1])),
-            (float(pointmaps.corners[photo, 0]), float(pointmaps.corners[photo, 1])),
+            (float(pointmaps.pixel_sizes[image_id, 0]), float(pointmaps.pixel_sizes[image_id, 1])),
+            (float(pointmaps.corners[image_id, 0]), float(pointmaps.corners[image_id, 1])),
             (total / len(own)).astype(np.float32),
         )
     return depths
 
 
-def pointmap_focals(pointmaps: Pointmaps, layout: PhotoLayout) -> list[FocalEstimate]:
-    """What the pointmaps of each camera's photographs say of its focal length.
+def pointmap_focals(pointmaps: Pointmaps, layout: CameraGroups) -> list[FocalEstimate]:
+    """What the pointmaps of each camera's images say of its focal length.
 
     Args:
         pointmaps: Of the pairs that may have a say.
-        layout: Which camera took which photograph.
+        layout: Which camera took which image.
 
     Returns:
         Estimates of the K cameras, feature pixels.
@@ -100,8 +100,8 @@ def pointmap_focal(pointmaps: Pointmaps, sizes: Indices, longer_side: float) -> 
 
     Args:
         pointmaps: Of the pairs that may have a say.
-        sizes: Width and height of the photographs at full resolution. (N, 2).
-        longer_side: Longer side of the photographs that are the first of their pairs, full-resolution pixels.
+        sizes: Width and height of the images at full resolution. (N, 2).
+        longer_side: Longer side of the images that are the first of their pairs, full-resolution pixels.
 
     Returns:
         The estimate in full-resolution pixels, with several starts where the pairs do not agree.
@@ -150,7 +150,7 @@ def weiszfeld_focal(
     return focal
 
 
-def grid_positions(pointmaps: Pointmaps, photo: int, shape: tuple[int, ...]) -> Array:
-    """Where the points of a photograph's pointmaps are seen, full-resolution pixels. (H, W, 2)."""
+def grid_positions(pointmaps: Pointmaps, image_id: int, shape: tuple[int, ...]) -> Array:
+    """Where the points of an image's pointmaps are seen, full-resolution pixels. (H, W, 2)."""
     cells = np.stack(np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5), axis=-1)
-    return cells * pointmaps.pixel_sizes[photo] + pointmaps.corners[photo]
+    return cells * pointmaps.pixel_sizes[image_id] + pointmaps.corners[image_id]

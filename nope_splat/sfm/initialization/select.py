@@ -1,4 +1,4 @@
-"""Cameras and points of one group of photographs, from each start that the settings and pairs offer."""
+"""Cameras and points of one group of images, from each start that the settings and pairs offer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from nope_splat.depth import DepthMap
 from nope_splat.matching import Keypoints, PairMatches, Pointmaps
 from nope_splat.scene.tracks import build_tracks
-from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.focal import (
     PLAUSIBLE,
     FocalEstimate,
@@ -17,7 +17,7 @@ from nope_splat.sfm.initialization.focal import (
     joint_starts,
     prior_focal,
 )
-from nope_splat.sfm.initialization.known_cameras import GivenCameras, start_from_cameras
+from nope_splat.sfm.initialization.known_cameras import KnownCameras, start_from_known_cameras
 from nope_splat.sfm.initialization.monocular_depth import default_focal, start_from_depth
 from nope_splat.sfm.initialization.pointmap_alignment import align_pointmaps
 from nope_splat.sfm.initialization.pointmap_fusion import pointmap_focals
@@ -26,7 +26,7 @@ from nope_splat.sfm.options import ReconstructionSettings
 from nope_splat.sfm.registration.batched import register_batches
 from nope_splat.sfm.registration.incremental import register_incremental, register_others
 from nope_splat.sfm.registration.spanning_tree import register_chain
-from nope_splat.sfm.state import FocalPrior, WorkingScene
+from nope_splat.sfm.state import FocalPrior, SfmState
 from nope_splat.utils.progress import say
 from nope_splat.utils.stopwatch import Stopwatch
 from nope_splat.utils.typing import Array
@@ -39,31 +39,31 @@ def register_group(
     keypoints: Sequence[Keypoints],
     positions: Sequence[Array],
     pairs: Sequence[PairMatches],
-    layout: PhotoLayout,
+    layout: CameraGroups,
     settings: ReconstructionSettings,
     clock: Stopwatch,
-    given: GivenCameras | None,
+    given: KnownCameras | None,
     depths: Mapping[int, DepthMap] | None,
     pointmaps: Pointmaps | None,
-    hold_focal: bool,
-) -> tuple[WorkingScene | None, dict[tuple[int, int], TwoView], dict[int, str]]:
-    """Register one group of photographs, from the start that goes furthest.
+    fix_focal: bool,
+) -> tuple[SfmState | None, dict[tuple[int, int], TwoView], dict[int, str]]:
+    """Register one group of images, from the start that goes furthest.
 
     Args:
-        keypoints: Keypoints of each photograph.
-        positions: The same from the image's center, feature pixels. One (K, 2) for each photograph.
+        keypoints: Keypoints of each image.
+        positions: The same from the image's center, feature pixels. One (K, 2) for each image.
         pairs: Verified pairs of the group.
-        layout: Which camera took which photograph.
+        layout: Which camera took which image.
         settings: How to do it.
         clock: Adds the seconds of each stage.
         given: Cameras to start from, if any.
-        depths: Depth of photographs to start from, if any, by their indices.
+        depths: Depth of images to start from, if any, by their indices.
         pointmaps: Pointmaps of pairs, if the matcher makes them.
-        hold_focal: Whether the focal length stays as it is at the start.
+        fix_focal: Whether the focal length stays as it is at the start.
 
     Returns:
-        The scene, None if no start registers two photographs; relative poses of pairs at that start; why
-        photographs were left out.
+        The scene, None if no start registers two images; relative poses of pairs at that start; why
+        images were left out.
     """
     min_angle, device, seed = settings.min_triangulation_angle, settings.adjustment_device, settings.seed
     estimates, focal_prior = None, None
@@ -87,38 +87,38 @@ def register_group(
             focals = given.focal * layout.longer_sides
             views = relative_poses(positions, pairs, focals[layout.camera_ids], seed)
         with clock.stage("registration"):
-            scene = start_from_cameras(
-                given, keypoints, views, layout, min_angle, device, hold_focal, focal_prior
+            state = start_from_known_cameras(
+                given, keypoints, views, layout, min_angle, device, fix_focal, focal_prior
             )
-            failures = register_others(scene, views, min_angle, device, seed)
-        return scene, views, failures
+            failures = register_others(state, views, min_angle, device, seed)
+        return state, views, failures
     if depths is not None:
         focal = default_focal(float(layout.longer_sides[0]))
         if settings.initial_focal is not None:
             focal = settings.initial_focal / float(layout.camera_pixel_sizes[0])
-        elif hold_focal and focal_prior is not None:
+        elif fix_focal and focal_prior is not None:
             focal = float(focal_prior.mean[0])
         with clock.stage("registration"):
-            scene = start_from_depth(
+            state = start_from_depth(
                 depths, keypoints, positions, pairs, layout, focal, min_angle, device, seed,
-                hold_focal, focal_prior,
+                fix_focal, focal_prior,
             )  # fmt: skip
         with clock.stage("relative poses"):
-            views = relative_poses(positions, pairs, scene.focal[layout.camera_ids], seed)
-        share = float(scene.focal[0] / layout.longer_sides[0])
+            views = relative_poses(positions, pairs, state.focal[layout.camera_ids], seed)
+        share = float(state.focal[0] / layout.longer_sides[0])
         # Maps of another kind than they are said to be bend space, which a wild focal length makes up for.
         wild = settings.initial_focal is None and not PLAUSIBLE[0] < share < PLAUSIBLE[1]
-        if wild or scene.registered.sum() < 2:
+        if wild or state.registered.sum() < 2:
             return None, {}, {}
         with clock.stage("registration"):
-            failures = register_others(scene, views, min_angle, device, seed)
-        return scene, views, failures
+            failures = register_others(state, views, min_angle, device, seed)
+        return state, views, failures
     with clock.stage("focal length"):
         if settings.initial_focal is not None:
             waiting = [settings.initial_focal / layout.camera_pixel_sizes]
-        elif focal_prior is not None and hold_focal:
+        elif focal_prior is not None and fix_focal:
             waiting = [focal_prior.mean]
-        elif hold_focal:
+        elif fix_focal:
             waiting = [np.array([prior_focal(side) for side in layout.longer_sides.tolist()])]
         elif estimates is not None:
             waiting = list(joint_starts(estimates))
@@ -127,10 +127,10 @@ def register_group(
     if len(waiting) > 1:
         of_first = [start[0] * layout.camera_pixel_sizes[0] for start in waiting]
         say(
-            "The pairs of photographs do not agree on a focal length;"
+            "The pairs of photos do not agree on a focal length;"
             f" starting from {', '.join(f'{start:.0f}' for start in of_first)} pixels."
         )
-    best: tuple[tuple[int, int], WorkingScene, dict[tuple[int, int], TwoView], dict[int, str]] | None = None
+    best: tuple[tuple[int, int], SfmState, dict[tuple[int, int], TwoView], dict[int, str]] | None = None
     restarted = False
     while waiting:
         focal = waiting.pop(0)
@@ -140,20 +140,20 @@ def register_group(
             continue
         with clock.stage("tracks"):
             tracks = build_tracks(keypoints, [view.matches for view in views.values()])
-            scene = WorkingScene.start(tracks, layout, focal, hold_focal, focal_prior)
+            state = SfmState.start(tracks, layout, focal, fix_focal, focal_prior)
         with clock.stage("registration"):
             failures: dict[int, str] = {}
             if settings.registration == "chain":
-                register_chain(scene, views, min_angle, device)
+                register_chain(state, views, min_angle, device)
             elif settings.registration == "batches":
-                failures = register_batches(scene, views, min_angle, device, seed)
+                failures = register_batches(state, views, min_angle, device, seed)
             else:
-                failures = register_incremental(scene, views, min_angle, device, seed)
-        if scene.registered.sum() < 2:
+                failures = register_incremental(state, views, min_angle, device, seed)
+        if state.registered.sum() < 2:
             continue
-        merit = int(scene.registered.sum()), int(scene.inlier.sum())
+        merit = int(state.registered.sum()), int(state.inlier.sum())
         if best is None or merit > best[0]:
-            best = merit, scene, views, failures
+            best = merit, state, views, failures
         if not waiting and not restarted:
             change = np.abs(np.log(best[1].focal / best[1].initial_focal)).max()
             restarted = True

@@ -28,27 +28,27 @@ class TwoView:
     matches: PairMatches
     """The matches that agree with the pose and lie in front of both cameras."""
     T_second_first: Array
-    """Camera coordinates of the first photograph to those of the second; unit translation. (4, 4)."""
+    """Camera coordinates of the first image to those of the second; unit translation. (4, 4)."""
     depths: Array
-    """Depth of each match in the first and in the second photograph, in units of the baseline. (M, 2)."""
+    """Depth of each match in the first and in the second image, in units of the baseline. (M, 2)."""
     angle: float
     """Median angle between the two rays of a match, degrees: the parallax of the pair."""
 
     def __len__(self) -> int:
         return len(self.matches.indices)
 
-    def from_photo(self, photo: int) -> tuple[int, Array, Indices, Array]:
-        """The pair as seen from one of its photographs.
+    def from_image(self, image_id: int) -> tuple[int, Array, Indices, Array]:
+        """The pair as seen from one of its images.
 
         Args:
-            photo: One of the two.
+            image_id: One of the two.
 
         Returns:
-            The other photograph; transform from `photo` to it (4, 4); keypoints (M, 2) and depths (M, 2)
-            of `photo` in column 0 and of the other in column 1.
+            The other image; transform from `image_id` to it (4, 4); keypoints (M, 2) and depths (M, 2)
+            of `image_id` in column 0 and of the other in column 1.
         """
         pair = self.matches
-        if photo == pair.first:
+        if image_id == pair.first:
             return pair.second, self.T_second_first, pair.indices, self.depths
         return pair.first, invert(self.T_second_first), pair.indices[:, ::-1], self.depths[:, ::-1]
 
@@ -59,13 +59,13 @@ def relative_poses(
     """Relative pose of each pair by the five-point method; pairs that have none are dropped.
 
     Args:
-        positions: Keypoints of each photograph, feature pixels from the image center. (K, 2) each.
+        positions: Keypoints of each image, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
-        focals: Focal length of each photograph in feature pixels. (N,).
+        focals: Focal length of each image in feature pixels. (N,).
         seed: Seed of RANSAC.
 
     Returns:
-        Photograph indices to relative pose.
+        Image indices to relative pose.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         views = pool.map(lambda pair: _relative_pose(positions, pair, focals, seed), pairs)

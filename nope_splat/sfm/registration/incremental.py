@@ -1,4 +1,4 @@
-"""Incremental registration: one photograph after another, by its view of the points so far."""
+"""Incremental registration: one image after another, by its view of the points so far."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import poselib
 
 from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.sfm.initialization.two_view import TwoView
-from nope_splat.sfm.state import WorkingScene
+from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
 from nope_splat.utils.progress import track
 from nope_splat.utils.typing import Array, Indices, Mask
 
 MIN_VISIBLE = 20
-"""Fewest points that must be visible, and agree, to register a photograph by them."""
+"""Fewest points that must be visible, and agree, to register an image by them."""
 MIN_INLIER_RATIO = 0.25
 """Smallest share of the visible points that must agree with the pose."""
 MAX_PNP_ERROR = 8.0
@@ -24,57 +24,57 @@ MAX_PNP_ERROR = 8.0
 MAX_ERROR = 4.0
 """Largest reprojection error of an observation while the scene grows, feature pixels."""
 GRID = 16
-"""Cells per side of the grid that measures how well visible points cover a photograph."""
+"""Cells per side of the grid that measures how well visible points cover an image."""
 MIN_SHARED = 3
-"""Fewest points that fix, and then verify, the scale of a photograph attached by one pair."""
+"""Fewest points that fix, and then verify, the scale of an image attached by one pair."""
 MIN_SHARED_RATIO = 0.5
 """Smallest share of those points that must agree with the pose after adjustment."""
 MAX_ATTEMPTS = 3
-"""Tries per photograph between two successes."""
+"""Tries per image between two successes."""
 MAX_INITIAL_PAIRS = 50
 """Initial pairs tried in search of one with enough parallax."""
 MAX_GROWTHS = 5
-"""Initial pairs from which a scene is grown while less than half of the photographs register."""
+"""Initial pairs from which a scene is grown while less than half of the images register."""
 FOCAL_FREE_FROM = 4
-"""Registered photographs from which the focal length is adjusted."""
-SAMPLES_PER_PHOTO = 300
-"""Observations of each photograph that take part in the adjustments along the way."""
+"""Registered images from which the focal length is adjusted."""
+SAMPLES_PER_IMAGE = 300
+"""Observations of each image that take part in the adjustments along the way."""
 LOCAL_FROM = 16
-"""Registered photographs from which most adjustments are local."""
+"""Registered images from which most adjustments are local."""
 NEIGHBORS = 8
-"""Photographs that move in a local adjustment."""
+"""Images that move in a local adjustment."""
 
 
 def register_incremental(
-    scene: WorkingScene,
+    state: SfmState,
     views: dict[tuple[int, int], TwoView],
     min_angle: float,
     device: str = "cpu",
     seed: int = 0,
 ) -> dict[int, str]:
-    """Register as many photographs as hold up (Schönberger and Frahm, CVPR 2016, with a fallback).
+    """Register as many images as hold up (Schönberger and Frahm, CVPR 2016, with a fallback).
 
-    The next photograph is the one that visible points cover best; it is registered by PnP. Where none sees
+    The next image is the one that visible points cover best; it is registered by PnP. Where none sees
     enough points, one is attached by its best pair, with the scale of at least three shared points, and
     taken back when after adjustment its pose does not agree with them.
 
     Args:
-        scene: A scene without poses; changed in place.
+        state: A scene without poses; changed in place.
         views: Relative poses of the pairs.
         min_angle: Smallest triangulation angle of a point, degrees.
         device: Torch device of bundle adjustment.
         seed: Seed of RANSAC.
 
     Returns:
-        Why photographs were not registered, by index, as far as known.
+        Why images were not registered, by index, as far as known.
     """
     pairs = sorted(views, key=lambda pair: promise(views[pair]), reverse=True)
-    return grow(Growth, scene, views, pairs, min_angle, device, seed)
+    return grow(IncrementalMapper, state, views, pairs, min_angle, device, seed)
 
 
 def grow(
-    kind: type[Growth],
-    scene: WorkingScene,
+    kind: type[IncrementalMapper],
+    state: SfmState,
     views: dict[tuple[int, int], TwoView],
     pairs: Sequence[tuple[int, int]],
     min_angle: float,
@@ -85,7 +85,7 @@ def grow(
 
     Args:
         kind: How it grows.
-        scene: A scene without poses; changed in place.
+        state: A scene without poses; changed in place.
         views: Relative poses of the pairs.
         pairs: Initial pairs, the most promising first.
         min_angle: Smallest triangulation angle of a point, degrees.
@@ -93,29 +93,29 @@ def grow(
         seed: Seed of RANSAC.
 
     Returns:
-        Why photographs were not registered, by index, as far as known.
+        Why images were not registered, by index, as far as known.
     """
-    connected = {photo for pair in views for photo in pair}
-    empty, best, best_failures = scene.snapshot(), scene.snapshot(), {}
+    connected = {image_id for pair in views for image_id in pair}
+    empty, best, best_failures = state.snapshot(), state.snapshot(), {}
     attempts = 0
     for pair in pairs[:MAX_INITIAL_PAIRS]:
-        scene.restore(empty.snapshot())
-        growth = kind(scene, views, min_angle, device, seed)
+        state.restore(empty.snapshot())
+        growth = kind(state, views, min_angle, device, seed)
         if not growth.begin(pair):
             continue
-        for _ in track(growth.run(), "Registering photographs", total=len(connected) - 2):
+        for _ in track(growth.run(), "Registering photos", total=len(connected) - 2):
             pass
         attempts += 1
-        if scene.registered.sum() > best.registered.sum():
-            best, best_failures = scene.snapshot(), growth.failures
-        if 2 * scene.registered.sum() > len(connected) or attempts == MAX_GROWTHS:
+        if state.registered.sum() > best.registered.sum():
+            best, best_failures = state.snapshot(), growth.failures
+        if 2 * state.registered.sum() > len(connected) or attempts == MAX_GROWTHS:
             break
-    scene.restore(best)
+    state.restore(best)
     return best_failures
 
 
 def register_others(
-    scene: WorkingScene,
+    state: SfmState,
     views: dict[tuple[int, int], TwoView],
     min_angle: float,
     device: str = "cpu",
@@ -124,16 +124,16 @@ def register_others(
     """Register what is not registered yet against the scene that there is.
 
     Args:
-        scene: A scene with poses and points; changed in place.
+        state: A scene with poses and points; changed in place.
         views: Relative poses of the pairs.
         min_angle: Smallest triangulation angle of a point, degrees.
         device: Torch device of bundle adjustment.
         seed: Seed of RANSAC.
 
     Returns:
-        Why photographs were not registered, by index, as far as known.
+        Why images were not registered, by index, as far as known.
     """
-    growth = Growth(scene, views, min_angle, device, seed)
+    growth = IncrementalMapper(state, views, min_angle, device, seed)
     for _ in growth.run():
         pass
     return growth.failures
@@ -144,29 +144,29 @@ def promise(view: TwoView) -> float:
     return len(view) * min(view.angle, 16.0) * max(0.1, 1 - view.matches.homography_ratio)
 
 
-class Growth:
-    """One attempt at growing a scene from an initial pair, photograph by photograph."""
+class IncrementalMapper:
+    """One attempt at growing a scene from an initial pair, image by image."""
 
     global_growth = 1.2
-    """Growth of the scene that calls for a global adjustment."""
+    """IncrementalMapper of the scene that calls for a global adjustment."""
 
     def __init__(
         self,
-        scene: WorkingScene,
+        state: SfmState,
         views: dict[tuple[int, int], TwoView],
         min_angle: float,
         device: str,
         seed: int,
     ) -> None:
         self.seed = seed
-        self.scene, self.views, self.min_angle, self.device = scene, views, min_angle, device
+        self.state, self.views, self.min_angle, self.device = state, views, min_angle, device
         self.attempts: Counter[object] = Counter()
         self.failures: dict[int, str] = {}
         self.last_global = 0
 
     def begin(self, pair: tuple[int, int]) -> bool:
         """Start from a pair; False where it has too little parallax for points."""
-        scene = self.scene
+        scene = self.state
         scene.registered[list(pair)] = True
         scene.T_camera_world[pair[1]] = self.views[pair].T_second_first
         triangulate(scene, MAX_ERROR, self.min_angle)
@@ -175,76 +175,76 @@ class Growth:
         return bool(scene.has_point.sum() >= MIN_VISIBLE)
 
     def run(self) -> Iterator[int]:
-        """Register photographs until none is left or none can be; yields each of them."""
-        while not self.scene.registered.all():
-            photo = self._most_covered()
-            if photo is None:
-                photo = self._attach_by_pair()
-                if photo is None:
+        """Register images until none is left or none can be; yields each of them."""
+        while not self.state.registered.all():
+            image = self._most_covered()
+            if image is None:
+                image = self._attach_by_pair()
+                if image is None:
                     return
-            elif self._register_by_points(photo):
-                self._adjust([photo])
+            elif self._register_by_points(image):
+                self._adjust([image])
             else:
                 continue
             self.attempts.clear()
-            self.failures.pop(photo, None)
-            yield photo
+            self.failures.pop(image, None)
+            yield image
 
     def _most_covered(self) -> int | None:
-        """The unregistered photograph whose visible points cover most of it."""
+        """The unregistered image whose visible points cover most of it."""
         coverage, visible = self._coverage()
         return int(np.lexsort((visible, coverage))[-1]) if coverage.any() else None
 
     def _coverage(self) -> tuple[Indices, Indices]:
         """Number of cells that show points (0 where there is nothing to try), and of points. (N,), (N,)."""
-        scene = self.scene
+        scene = self.state
         rows = scene.visible_points()
-        photos = scene.photo_ids[rows]
-        place = (scene.xy[rows] / scene.half_size[photos] + 1) / 2
+        image_ids = scene.image_ids[rows]
+        place = (scene.xy[rows] / scene.half_size[image_ids] + 1) / 2
         cells = np.clip((place * GRID).astype(np.int64), 0, GRID - 1) @ (1, GRID)
-        covered = np.unique(photos * GRID**2 + cells) // GRID**2
-        num_photos = len(scene.registered)
-        coverage = np.bincount(covered, minlength=num_photos)
-        visible = np.bincount(photos, minlength=num_photos)
-        for photo in np.flatnonzero(~scene.registered & (visible < MIN_VISIBLE)):
-            reason = f"only {visible[photo]} of the {MIN_VISIBLE} needed track points visible"
-            if self.attempts[int(photo), "pair"] == 0:
-                self.failures[int(photo)] = reason
+        covered = np.unique(image_ids * GRID**2 + cells) // GRID**2
+        num_images = len(scene.registered)
+        coverage = np.bincount(covered, minlength=num_images)
+        visible = np.bincount(image_ids, minlength=num_images)
+        for image_id in np.flatnonzero(~scene.registered & (visible < MIN_VISIBLE)):
+            reason = f"only {visible[image_id]} of the {MIN_VISIBLE} needed track points visible"
+            if self.attempts[int(image_id), "pair"] == 0:
+                self.failures[int(image_id)] = reason
         eligible = ~scene.registered & (visible >= MIN_VISIBLE)
-        eligible &= np.array([self.attempts[photo] < MAX_ATTEMPTS for photo in range(num_photos)])
+        eligible &= np.array([self.attempts[image_id] < MAX_ATTEMPTS for image_id in range(num_images)])
         return np.where(eligible, coverage, 0), visible
 
-    def _register_by_points(self, photo: int) -> bool:
-        """Register a photograph by PnP."""
-        scene = self.scene
-        self.attempts[photo] += 1
-        rows = np.flatnonzero((scene.photo_ids == photo) & scene.has_point[scene.track_ids])
+    def _register_by_points(self, image_id: int) -> bool:
+        """Register an image by PnP."""
+        scene = self.state
+        self.attempts[image_id] += 1
+        rows = np.flatnonzero((scene.image_ids == image_id) & scene.has_point[scene.track_ids])
         pose, info = poselib.estimate_absolute_pose(
             scene.xy[rows],
             scene.points[scene.track_ids[rows]],
-            scene.camera_model(photo),
+            scene.camera_model(image_id),
             {
                 "max_reproj_error": MAX_PNP_ERROR,
                 "max_iterations": 10000,
                 "min_iterations": 100,
-                "seed": self.seed * MAX_ATTEMPTS + self.attempts[photo],
+                "seed": self.seed * MAX_ATTEMPTS + self.attempts[image_id],
             },
             {"loss_type": "CAUCHY", "loss_scale": 2.0},
         )
         agrees = np.array(info["inliers"], bool)
         if agrees.sum() < MIN_VISIBLE or agrees.mean() < MIN_INLIER_RATIO:
-            self.failures[photo] = (
+            self.failures[image_id] = (
                 f"only {agrees.sum()} of {len(rows)} visible track points agree with one pose"
             )
             return False
-        scene.T_camera_world[photo] = rigid(pose.R, pose.t)
-        scene.registered[photo] = True
+        scene.T_camera_world[image_id] = rigid(pose.R, pose.t)
+        scene.registered[image_id] = True
         scene.inlier[rows[agrees]] = True
         return True
 
     def _attach_by_pair(self) -> int | None:
-        """Register a photograph by its best pair with a registered one; the photograph, if one held up."""
-        scene = self.scene
+        """Register an image by its best pair with a registered one; the image, if one held up."""
+        scene = self.state
         edges = []
         for pair, view in self.views.items():
             if scene.registered[pair[0]] != scene.registered[pair[1]]:
@@ -269,9 +269,9 @@ class Growth:
         return None
 
     def _scaled_pose(self, known: int, view: TwoView) -> Array | None:
-        """World-to-camera transform of the other photograph of a pair, where shared points give the scale."""
-        scene = self.scene
-        _, T_new_known, keypoints, depths = view.from_photo(known)
+        """World-to-camera transform of the other image of a pair, where shared points give the scale."""
+        scene = self.state
+        _, T_new_known, keypoints, depths = view.from_image(known)
         rows = scene.rows_of(known, keypoints[:, 0])
         shared = (rows >= 0) & scene.inlier[rows]
         if shared.sum() < MIN_SHARED:
@@ -282,34 +282,34 @@ class Growth:
         T_scaled[:3, 3] *= np.median(ratio)
         return T_scaled @ scene.T_camera_world[known]
 
-    def _holds_up(self, photo: int) -> bool:
-        """Whether a photograph agrees with points that others have fixed without it."""
-        scene = self.scene
-        mine = scene.photo_ids == photo
+    def _holds_up(self, image_id: int) -> bool:
+        """Whether an image agrees with points that others have fixed without it."""
+        scene = self.state
+        mine = scene.image_ids == image_id
         others = np.bincount(scene.track_ids[scene.inlier & ~mine], minlength=len(scene.points))
         fixed = mine & (others[scene.track_ids] >= 2)
         agreeing = int((fixed & scene.inlier).sum())
         return agreeing >= MIN_SHARED and agreeing >= MIN_SHARED_RATIO * fixed.sum()
 
-    def _adjust(self, photos: list[int], free_focal: bool = True) -> None:
-        """New points, then an adjustment of the surroundings of new photographs or of everything."""
-        scene = self.scene
+    def _adjust(self, image_ids: list[int], free_focal: bool = True) -> None:
+        """New points, then an adjustment of the surroundings of new images or of everything."""
+        scene = self.state
         extend(scene, MAX_ERROR)
         triangulate(scene, MAX_ERROR, self.min_angle)
         num_registered = int(scene.registered.sum())
         everything = num_registered <= LOCAL_FROM or num_registered >= self.global_growth * self.last_global
         sample = _spread_sample(scene)
         if everything:
-            free_photos = None
+            free_images = None
             self.last_global = num_registered
         else:
-            free_photos = self._window(photos)
+            free_images = self._window(image_ids)
             seen = np.zeros(len(scene.points), bool)
-            seen[scene.track_ids[scene.inlier & free_photos[scene.photo_ids]]] = True
+            seen[scene.track_ids[scene.inlier & free_images[scene.image_ids]]] = True
             sample &= seen[scene.track_ids]
         scene.adjust(
             sample,
-            free_photos,
+            free_images,
             free_focal=free_focal and everything and num_registered >= FOCAL_FREE_FROM,
             max_iterations=8,
             tolerance=1e-3,
@@ -324,13 +324,13 @@ class Growth:
         filter_observations(scene, MAX_ERROR, self.min_angle)
         extend(scene, MAX_ERROR)
 
-    def _window(self, photos: list[int]) -> Mask:
-        """A new photograph and the registered ones that share most points with it. (N,)."""
-        scene, (photo,) = self.scene, photos
+    def _window(self, image_ids: list[int]) -> Mask:
+        """A new image and the registered ones that share most points with it. (N,)."""
+        scene, (image_id,) = self.state, image_ids
         mine = np.zeros(len(scene.points), bool)
-        mine[scene.track_ids[scene.inlier & (scene.photo_ids == photo)]] = True
+        mine[scene.track_ids[scene.inlier & (scene.image_ids == image_id)]] = True
         shared = np.bincount(
-            scene.photo_ids[scene.inlier & mine[scene.track_ids]], minlength=len(scene.registered)
+            scene.image_ids[scene.inlier & mine[scene.track_ids]], minlength=len(scene.registered)
         )
         shared[~scene.registered] = 0
         chosen = np.zeros(len(scene.registered), bool)
@@ -338,21 +338,21 @@ class Growth:
         return chosen & (shared > 0)
 
 
-def _spread_sample(scene: WorkingScene) -> Mask:
-    """Inlier observations of tracks that spread over each photograph, long tracks first. (O,)."""
-    rows = np.flatnonzero(scene.inlier)
-    photos, tracks = scene.photo_ids[rows], scene.track_ids[rows]
-    if len(rows) < 1.5 * SAMPLES_PER_PHOTO * scene.registered.sum():
-        return scene.inlier.copy()
-    length = np.bincount(tracks, minlength=len(scene.points))[tracks]
-    place = (scene.xy[rows] / scene.half_size[photos] + 1) / 2
-    cells = photos * GRID**2 + np.clip((place * GRID).astype(np.int64), 0, GRID - 1) @ (1, GRID)
+def _spread_sample(state: SfmState) -> Mask:
+    """Inlier observations of tracks that spread over each image, long tracks first. (O,)."""
+    rows = np.flatnonzero(state.inlier)
+    image_ids, tracks = state.image_ids[rows], state.track_ids[rows]
+    if len(rows) < 1.5 * SAMPLES_PER_IMAGE * state.registered.sum():
+        return state.inlier.copy()
+    length = np.bincount(tracks, minlength=len(state.points))[tracks]
+    place = (state.xy[rows] / state.half_size[image_ids] + 1) / 2
+    cells = image_ids * GRID**2 + np.clip((place * GRID).astype(np.int64), 0, GRID - 1) @ (1, GRID)
     order = np.lexsort((-length, cells))
     is_first = np.r_[True, np.diff(cells[order]) != 0]
     index = np.arange(len(order))
     rank = index - np.maximum.accumulate(np.where(is_first, index, 0))
-    occupied = np.bincount(photos[order[is_first]], minlength=len(scene.registered))
-    quota = np.ceil(SAMPLES_PER_PHOTO / np.maximum(occupied, 1))
-    chosen = np.zeros(len(scene.points), bool)
-    chosen[tracks[order[rank < quota[photos[order]]]]] = True
-    return scene.inlier & chosen[scene.track_ids]
+    occupied = np.bincount(image_ids[order[is_first]], minlength=len(state.registered))
+    quota = np.ceil(SAMPLES_PER_IMAGE / np.maximum(occupied, 1))
+    chosen = np.zeros(len(state.points), bool)
+    chosen[tracks[order[rank < quota[image_ids[order]]]]] = True
+    return state.inlier & chosen[state.track_ids]

@@ -1,4 +1,4 @@
-"""Poses of new photographs from the rays on which they see known points."""
+"""Poses of new images from the rays on which they see known points."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from nope_splat.geometry.rigid import rigid, transform
-from nope_splat.sfm.state import WorkingScene
+from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices
 
 ITERATIONS = 10
@@ -15,27 +15,27 @@ SCALE = 2.0
 """Distance from the ray, feature pixels, at which the weight of a point has fallen to a half."""
 
 
-def refine_by_rays(scene: WorkingScene, photos: Indices) -> None:
-    """Bring the rays of photographs near to the points that they show; nothing else moves, in place.
+def refine_by_rays(state: SfmState, image_ids: Indices) -> None:
+    """Bring the rays of images near to the points that they show; nothing else moves, in place.
 
     The consistency of points with camera rays is that of ZeroGS (Chen et al., arXiv 2411.15779, section 3):
     the distance of each point from the ray of its observation, here relative to the distance of the point,
-    so that it is an angle, and under Cauchy's robust loss. All photographs are solved at once.
+    so that it is an angle, and under Cauchy's robust loss. All images are solved at once.
 
     Args:
-        scene: Registered photographs and points.
-        photos: Registered photographs to refine by their inlier observations. (B,).
+        state: Registered images and points.
+        image_ids: Registered images to refine by their inlier observations. (B,).
     """
-    number = np.full(len(scene.registered), -1)
-    number[photos] = np.arange(len(photos))
-    rows = np.flatnonzero(scene.inlier & (number[scene.photo_ids] >= 0))
-    cameras = number[scene.photo_ids[rows]]
-    points = scene.points[scene.track_ids[rows]]
-    rays = scene.rays(scene.xy[rows], scene.photo_ids[rows])
+    number = np.full(len(state.registered), -1)
+    number[image_ids] = np.arange(len(image_ids))
+    rows = np.flatnonzero(state.inlier & (number[state.image_ids] >= 0))
+    cameras = number[state.image_ids[rows]]
+    points = state.points[state.track_ids[rows]]
+    rays = state.rays(state.xy[rows], state.image_ids[rows])
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    focal = scene.focal[scene.camera_ids[scene.photo_ids[rows]], None]
+    focal = state.focal[state.camera_ids[state.image_ids[rows]], None]
     for _ in range(ITERATIONS):
-        in_camera = transform(scene.T_camera_world[photos][cameras], points)
+        in_camera = transform(state.T_camera_world[image_ids][cameras], points)
         scale = focal / np.linalg.norm(in_camera, axis=1, keepdims=True)
         residual = scale * _across(rays, in_camera)
         # With Y' = exp(omega) Y + nu the derivatives of Y by omega and nu are -[Y]x and the identity.
@@ -44,16 +44,16 @@ def refine_by_rays(scene: WorkingScene, photos: Indices) -> None:
             jacobian[:, :, axis] = scale * _across(rays, np.cross(unit, in_camera))
             jacobian[:, :, 3 + axis] = scale * _across(rays, unit)
         weight = 1 / (1 + (residual**2).sum(axis=1) / SCALE**2)
-        normal = np.zeros((len(photos), 6, 6))
-        gradient = np.zeros((len(photos), 6))
+        normal = np.zeros((len(image_ids), 6, 6))
+        gradient = np.zeros((len(image_ids), 6))
         np.add.at(normal, cameras, np.einsum("n,nki,nkj->nij", weight, jacobian, jacobian))
         np.add.at(gradient, cameras, np.einsum("n,nki,nk->ni", weight, jacobian, residual))
-        # A trace of damping keeps a photograph whose points lie on few rays where it is.
+        # A trace of damping keeps an image whose points lie on few rays where it is.
         normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(6) + 1e-12 * np.eye(6)
         step = -np.linalg.solve(normal, gradient[..., None])[..., 0]
-        for photo, increment in zip(photos, step, strict=True):
+        for image_id, increment in zip(image_ids, step, strict=True):
             turn = rigid(Rotation.from_rotvec(increment[:3]).as_matrix(), increment[3:])
-            scene.T_camera_world[photo] = turn @ scene.T_camera_world[photo]
+            state.T_camera_world[image_id] = turn @ state.T_camera_world[image_id]
 
 
 def _across(rays: Array, vectors: Array) -> Array:

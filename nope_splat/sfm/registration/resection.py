@@ -1,4 +1,4 @@
-"""The pose of one more photograph from points that are already there."""
+"""The pose of one more image from points that are already there."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.geometry.rigid import invert, rigid
-from nope_splat.matching.database import FolderMatches
+from nope_splat.matching.database import MatchDatabase
 from nope_splat.scene.features import PairMatches
-from nope_splat.scene.reconstruction import SparseScene
+from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
-from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.utils.typing import Array, Indices
 
 MIN_INLIERS = 12
@@ -39,13 +39,13 @@ class Resection:
 def resect(
     xy: Array, points: Array, camera: SharedPinhole, size: tuple[int, int], pixel_size: float = 1.0
 ) -> Resection | None:
-    """Pose of a photograph from its view of known points: robust PnP, then refinement on the inliers.
+    """Pose of an image from its view of known points: robust PnP, then refinement on the inliers.
 
     Args:
         xy: Where the points are seen, full-resolution pixels. (n, 2).
         points: World coordinates. (n, 3).
         camera: The camera that took it.
-        size: Width and height of the photograph at full resolution.
+        size: Width and height of the image at full resolution.
         pixel_size: Side of a feature pixel in full-resolution pixels: the unit of the error threshold.
 
     Returns:
@@ -82,76 +82,76 @@ def resect(
 
 
 def resect_held_out(
-    scene: SparseScene,
-    matches: FolderMatches,
+    scene: Reconstruction,
+    matches: MatchDatabase,
     points_of_keypoints: Sequence[Indices],
-    layout: PhotoLayout,
-) -> tuple[SparseScene, dict[str, str]]:
-    """Register the held-out photographs against the finished points.
+    layout: CameraGroups,
+) -> tuple[Reconstruction, dict[str, str]]:
+    """Register the held-out images against the finished points.
 
     Args:
-        scene: The scene of the training photographs.
-        matches: Verified matches of all photographs.
-        points_of_keypoints: For each training photograph, the point of each keypoint, -1 for none. (K,) each.
-        layout: Sizes and cameras of the photographs.
+        scene: The scene of the training images.
+        matches: Verified matches of all images.
+        points_of_keypoints: For each training image, the point of each keypoint, -1 for none. (K,) each.
+        layout: Sizes and cameras of the images.
 
     Returns:
         The scene with their poses and observations; why others have none, by name.
     """
     poses, registered = scene.T_world_camera.copy(), scene.registered.copy()
     failures: dict[str, str] = {}
-    point_ids, photo_ids, positions = [], [], []
+    point_ids, image_ids, positions = [], [], []
     known = np.unique(scene.camera_ids[scene.registered])
-    for photo in np.flatnonzero(scene.held_out):
-        if scene.camera_ids[photo] not in known:
-            failures[scene.photo_names[photo]] = "held out, and no other photograph of its camera has a pose"
+    for image_id in np.flatnonzero(scene.held_out):
+        if scene.camera_ids[image_id] not in known:
+            failures[scene.image_names[image_id]] = "held out, and no other photo of its camera has a pose"
             continue
         mine = [
             pair
             for pair in matches.pairs
-            if photo in (pair.first, pair.second)
-            and not scene.held_out[pair.second if pair.first == photo else pair.first]
+            if image_id in (pair.first, pair.second)
+            and not scene.held_out[pair.second if pair.first == image_id else pair.first]
         ]
-        keypoint_ids, points = find_correspondences(int(photo), mine, points_of_keypoints)
-        xy = matches.keypoints[photo].xy[keypoint_ids]
-        width, height = scene.photo_sizes[photo].tolist()
-        pixel_size = float(layout.pixel_sizes[photo])
-        found = resect(xy, scene.points[points], scene.camera_of(photo), (width, height), pixel_size)
+        keypoint_ids, points = find_correspondences(int(image_id), mine, points_of_keypoints)
+        xy = matches.keypoints[image_id].xy[keypoint_ids]
+        width, height = scene.image_sizes[image_id].tolist()
+        pixel_size = float(layout.pixel_sizes[image_id])
+        found = resect(xy, scene.points[points], scene.camera_of(image_id), (width, height), pixel_size)
         if found is None:
-            failures[scene.photo_names[photo]] = (
+            failures[scene.image_names[image_id]] = (
                 f"held out, and only {len(xy)} of the {MIN_INLIERS} needed track points visible"
                 if len(xy) < MIN_INLIERS
                 else f"held out, and its {len(xy)} visible track points do not agree with one pose"
             )
             continue
-        poses[photo], registered[photo] = found.T_world_camera, True
+        poses[image_id], registered[image_id] = found.T_world_camera, True
         point_ids.append(points[found.inliers])
-        photo_ids.append(np.full(int(found.inliers.sum()), photo))
+        image_ids.append(np.full(int(found.inliers.sum()), image_id))
         positions.append(xy[found.inliers])
     if not point_ids:
         return scene, failures
-    points, photos, xy = map(np.concatenate, (point_ids, photo_ids, positions))
-    order = np.lexsort((photos, points))
-    resections = Observations(points[order], photos[order], xy[order])
+    points, images, xy = map(np.concatenate, (point_ids, image_ids, positions))
+    order = np.lexsort((images, points))
+    resections = Observations(points[order], images[order], xy[order])
     return replace(scene, T_world_camera=poses, registered=registered, resections=resections), failures
 
 
 def find_correspondences(
-    photo: int, pairs: Sequence[PairMatches], points_of_keypoints: Sequence[Indices]
+    image_id: int, pairs: Sequence[PairMatches], points_of_keypoints: Sequence[Indices]
 ) -> tuple[Indices, Indices]:
-    """Keypoints of a photograph that match keypoints of points, the strongest claims first served.
+    """Keypoints of an image that match keypoints of points, the strongest claims first served.
 
     Args:
-        photo: A photograph that the points do not know.
-        pairs: Its verified pairs with photographs that see the points.
-        points_of_keypoints: For each photograph, the point of each keypoint, -1 for none. (K,) each.
+        image_id: An image that the points do not know.
+        pairs: Its verified pairs with images that see the points.
+        points_of_keypoints: For each image, the point of each keypoint, -1 for none. (K,) each.
 
     Returns:
         Keypoints and points, each at most once. (n,), (n,).
     """
     claims = [np.zeros((0, 2), np.int64)]
     for pair in pairs:
-        mine, other = (0, 1) if pair.first == photo else (1, 0)
+        mine, other = (0, 1) if pair.first == image_id else (1, 0)
         points = points_of_keypoints[pair.second if mine == 0 else pair.first][pair.indices[:, other]]
         claims.append(np.stack([pair.indices[:, mine], points], axis=1)[points >= 0])
     links, votes = np.unique(np.concatenate(claims), axis=0, return_counts=True)

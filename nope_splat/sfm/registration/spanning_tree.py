@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from nope_splat.sfm.initialization.two_view import TwoView
-from nope_splat.sfm.state import WorkingScene
+from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations, triangulate
 
 MAX_ERROR = 8.0
@@ -17,27 +17,27 @@ MIN_SHARED = 5
 
 
 def register_chain(
-    scene: WorkingScene, views: dict[tuple[int, int], TwoView], min_angle: float, device: str = "cpu"
+    state: SfmState, views: dict[tuple[int, int], TwoView], min_angle: float, device: str = "cpu"
 ) -> None:
-    """Register every photograph that the tree reaches, without looking at any other pair.
+    """Register every image that the tree reaches, without looking at any other pair.
 
     Each pair is scaled so that keypoints which it shares with earlier pairs keep their depth. Needs less
     overlap than incremental registration, but a good focal length.
 
     Args:
-        scene: A scene without poses; changed in place.
+        state: A scene without poses; changed in place.
         views: Relative poses of the pairs.
         min_angle: Smallest triangulation angle of a point, degrees.
         device: Torch device of bundle adjustment.
     """
-    depth = np.full(len(scene.xy), np.nan)
+    depth = np.full(len(state.xy), np.nan)
     scale = 1.0
     num_matches = {pair: len(view) for pair, view in views.items()}
-    for number, (known, new) in enumerate(spanning_tree(num_matches, len(scene.registered))):
-        _, T_new_known, keypoints, depths = views[min(known, new), max(known, new)].from_photo(known)
+    for number, (known, new) in enumerate(spanning_tree(num_matches, len(state.registered))):
+        _, T_new_known, keypoints, depths = views[min(known, new), max(known, new)].from_image(known)
         if number == 0:
-            scene.registered[known] = True
-        rows = np.stack([scene.rows_of(known, keypoints[:, 0]), scene.rows_of(new, keypoints[:, 1])], axis=1)
+            state.registered[known] = True
+        rows = np.stack([state.rows_of(known, keypoints[:, 0]), state.rows_of(new, keypoints[:, 1])], axis=1)
         tracked = (rows >= 0).all(1)
         rows, depths = rows[tracked], depths[tracked]
         ratio = depth[rows[:, 0]] / depths[:, 0]
@@ -48,34 +48,34 @@ def register_chain(
         depth[rows[unknown]] = scale * depths[unknown]
         T_scaled = T_new_known.copy()
         T_scaled[:3, 3] *= scale
-        scene.T_camera_world[new] = T_scaled @ scene.T_camera_world[known]
-        scene.registered[new] = True
-    triangulate(scene, MAX_ERROR, min_angle)
-    scene.rescale()
-    scene.adjust(device=device)
-    filter_observations(scene, MAX_ERROR, min_angle)
+        state.T_camera_world[new] = T_scaled @ state.T_camera_world[known]
+        state.registered[new] = True
+    triangulate(state, MAX_ERROR, min_angle)
+    state.rescale()
+    state.adjust(device=device)
+    filter_observations(state, MAX_ERROR, min_angle)
 
 
-def spanning_tree(num_matches: Mapping[tuple[int, int], int], num_photos: int) -> list[tuple[int, int]]:
-    """Pairs of the maximum spanning tree of the best connected photograph.
+def spanning_tree(num_matches: Mapping[tuple[int, int], int], num_images: int) -> list[tuple[int, int]]:
+    """Pairs of the maximum spanning tree of the best connected image.
 
     Args:
         num_matches: Number of matches of each pair, the lesser index first.
-        num_photos: Number of photographs.
+        num_images: Number of images.
 
     Returns:
-        In Prim's order, always the heaviest pair between a photograph that is known and one that is not: the
+        In Prim's order, always the heaviest pair between an image that is known and one that is not: the
         known one, and the new one.
     """
-    weights = np.zeros((num_photos, num_photos))
+    weights = np.zeros((num_images, num_images))
     for (first, second), count in num_matches.items():
         weights[first, second] = weights[second, first] = count
-    known = np.zeros(num_photos, bool)
+    known = np.zeros(num_images, bool)
     known[weights.sum(1).argmax()] = True
     tree = []
     while True:
         reachable = np.where(known[:, None] & ~known, weights, 0)
-        source, target = divmod(int(reachable.argmax()), num_photos)
+        source, target = divmod(int(reachable.argmax()), num_images)
         if reachable[source, target] == 0:
             return tree
         known[target] = True

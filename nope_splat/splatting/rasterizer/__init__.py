@@ -1,6 +1,6 @@
 """Gaussian splatting on CUDA (gsplat) and on CPUs (numba kernels), behind one function.
 
-This layer knows Gaussians, cameras and images as tensors; it knows neither photographs nor nerfstudio.
+This layer knows Gaussians, cameras and images as tensors; it knows neither images nor nerfstudio.
 """
 
 from nope_splat.splatting.rasterizer.rasterization import (

@@ -24,23 +24,23 @@ from nope_splat.sfm.bundle_adjustment.solver import adjust, intrinsics_covarianc
 
 def true_problem(
     noise: float = 0.0,
-    num_photos: int = 5,
+    num_images: int = 5,
     num_points: int = 60,
     offset: tuple[float, float] = (0.0, 0.0),
     radial: tuple[float, float] = (0.0, 0.0),
 ) -> BundleProblem:
     """A problem at its solution, up to the noise of the observations."""
     camera = SharedPinhole(700.0, offset, radial)
-    scene = make_scene(num_photos, num_points, noise=noise, camera=camera)
+    scene = make_scene(num_images, num_points, noise=noise, camera=camera)
     point_ids = np.concatenate(scene.points_of_keypoints)
-    camera_ids = np.repeat(np.arange(num_photos), [len(ids) for ids in scene.points_of_keypoints])
+    camera_ids = np.repeat(np.arange(num_images), [len(ids) for ids in scene.points_of_keypoints])
     xy = np.concatenate([one.xy for one in scene.keypoints]) - np.array(scene.size) / 2
-    free = np.arange(num_photos) > 0
+    free = np.arange(num_images) > 0
     return BundleProblem(
         T_camera_world=torch.tensor(invert(scene.T_world_camera)),
         points=torch.tensor(scene.points),
         intrinsics=torch.tensor([[np.log(camera.focal), *offset, *radial]]),
-        intrinsics_ids=torch.zeros(num_photos, dtype=torch.int64),
+        intrinsics_ids=torch.zeros(num_images, dtype=torch.int64),
         camera_ids=torch.tensor(camera_ids),
         point_ids=torch.tensor(point_ids),
         xy=torch.tensor(xy),
@@ -53,7 +53,7 @@ def true_problem(
 
 
 def with_two_cameras(problem: BundleProblem) -> BundleProblem:
-    """The problem with intrinsics of their own for every other photograph."""
+    """The problem with intrinsics of their own for every other image."""
     twice = {
         name: getattr(problem, name).repeat(2, 1)
         for name in ("intrinsics", "free_intrinsics", "prior_mean", "prior_sigma")
@@ -106,7 +106,7 @@ def dense_jacobian(problem: BundleProblem) -> torch.Tensor:
 
 def test_jacobians_match_finite_differences() -> None:
     problem = with_two_cameras(
-        perturbed(true_problem(num_photos=3, num_points=8, offset=(5.0, -3.0), radial=(-0.1, 0.2)))
+        perturbed(true_problem(num_images=3, num_points=8, offset=(5.0, -3.0), radial=(-0.1, 0.2)))
     )
     problem = replace(problem, sigma=torch.linspace(0.5, 2.0, len(problem.xy), dtype=torch.float64))
     jacobian = dense_jacobian(problem)
@@ -119,7 +119,7 @@ def test_jacobians_match_finite_differences() -> None:
 
 
 def test_schur_complement_solves_the_full_normal_equations() -> None:
-    problem = with_two_cameras(perturbed(replace(true_problem(num_photos=4, num_points=25), huber=3.0)))
+    problem = with_two_cameras(perturbed(replace(true_problem(num_images=4, num_points=25), huber=3.0)))
     damping = 1e-3
     at = linearize(problem)
     weight = (problem.huber / at.residuals.norm(dim=1)).clamp(max=1.0).repeat_interleave(2)
@@ -154,9 +154,9 @@ def test_adjustment_recovers_a_perturbed_scene() -> None:
     torch.testing.assert_close(found[3:], truth.intrinsics[0, 3:], atol=1e-3, rtol=0)
 
 
-def test_prior_holds_what_the_photographs_do_not_tell() -> None:
-    """Two photographs of few points: the offset stays near its prior, however wrong the observations."""
-    result = adjust(perturbed(true_problem(noise=1.0, num_photos=2, num_points=12)), max_iterations=50)
+def test_prior_holds_what_the_images_do_not_tell() -> None:
+    """Two images of few points: the offset stays near its prior, however wrong the observations."""
+    result = adjust(perturbed(true_problem(noise=1.0, num_images=2, num_points=12)), max_iterations=50)
     assert result.problem.intrinsics[0, 1:3].norm() < 13.0
 
 
@@ -229,7 +229,7 @@ def test_points_behind_a_camera_cost_but_do_not_pull() -> None:
 
 def test_covariance_tells_a_determined_principal_point_from_an_undetermined_one() -> None:
     good = intrinsics_covariance(true_problem(num_points=300))
-    poor = intrinsics_covariance(true_problem(num_photos=2, num_points=12))
+    poor = intrinsics_covariance(true_problem(num_images=2, num_points=12))
     assert good is not None
     assert poor is not None
     assert good[1, 1] < 0.1 * 13.0**2 < poor[1, 1]

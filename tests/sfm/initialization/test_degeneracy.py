@@ -1,6 +1,6 @@
 """Scenes that show no depth are recognized: turning on the spot is refused, a flat scene is said to be one.
 
-Keypoints are noisy and matches verified as those of photographs are; ordinary scenes pass unmentioned.
+Keypoints are noisy and matches verified as those of images are; ordinary scenes pass unmentioned.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from fixtures.synthetic import SyntheticScene, look_at, make_scene, random_points, ring
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.matching import MatchingSettings
-from nope_splat.matching.database import FolderMatches
+from nope_splat.matching.database import MatchDatabase
 from nope_splat.matching.verification import verify_pair
-from nope_splat.sfm import ReconstructionSettings, SparseScene
-from nope_splat.sfm.initialization.degeneracy import turned_on_the_spot, without_relief
+from nope_splat.sfm import Reconstruction, ReconstructionSettings
+from nope_splat.sfm.initialization.degeneracy import is_planar_or_rotation, is_pure_rotation
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 
 
@@ -30,15 +30,15 @@ def verified(made: SyntheticScene) -> SyntheticScene:
         verify_pair(pair.first, pair.second, pair.indices, made.keypoints, settings)
         for pair in made.matches.pairs
     )
-    return replace(made, matches=FolderMatches(made.keypoints, tuple(pair for pair in pairs if pair)))
+    return replace(made, matches=MatchDatabase(made.keypoints, tuple(pair for pair in pairs if pair)))
 
 
-def turning(focal: float = 700.0, noise: float = 0.3, num_photos: int = 5, seed: int = 0) -> SyntheticScene:
+def turning(focal: float = 700.0, noise: float = 0.3, num_images: int = 5, seed: int = 0) -> SyntheticScene:
     """A camera that turns among points three to eight units away, by half of its field of view in all."""
     rng = np.random.default_rng(seed)
     reach = np.arctan(320 / focal)
-    angles = np.linspace(-reach / 2, reach / 2, num_photos)
-    targets = np.stack([np.sin(angles), np.cos(angles), rng.uniform(-0.1, 0.1, num_photos)], axis=1)
+    angles = np.linspace(-reach / 2, reach / 2, num_images)
+    targets = np.stack([np.sin(angles), np.cos(angles), rng.uniform(-0.1, 0.1, num_images)], axis=1)
     poses = np.stack([look_at(np.zeros(3), target) for target in targets])
     azimuth, depth = rng.uniform(-1.5, 1.5, 1500) * reach, rng.uniform(3, 8, 1500)
     height = rng.uniform(-1, 1, 1500) * np.tan(reach)
@@ -65,7 +65,7 @@ def ordinary() -> dict[str, SyntheticScene]:
     forward = np.stack([look_at(np.array([0.1 * i, -4 - 0.5 * i, 0.1 * i]), np.zeros(3)) for i in range(6)])
     return {
         "arc": make_scene(),
-        "two photographs": make_scene(2),
+        "two photos": make_scene(2),
         "short arc": make_scene(poses=ring(6, arc=10.0)),
         "wall with things before it": make_scene(points=wall),
         "walking forward": make_scene(poses=forward),
@@ -76,32 +76,32 @@ def positions(made: SyntheticScene) -> list[np.ndarray]:
     return [one.xy - np.array(made.size) / 2 for one in made.keypoints]
 
 
-def run(made: SyntheticScene, folder: Path, **settings: float) -> SparseScene:
+def run(made: SyntheticScene, folder: Path, **settings: float) -> Reconstruction:
     made = verified(made)
     return reconstruct_from_matches(
-        made.write_photos(folder),
+        made.write_images(folder),
         np.zeros(len(made.names), bool),
         made.matches,
         ReconstructionSettings(**settings),  # pyright: ignore[reportArgumentType]
     )
 
 
-def accuracy(scene: SparseScene, made: SyntheticScene) -> PoseMetrics:
-    poses = dict(zip(scene.photo_names, scene.T_world_camera, strict=True))
+def accuracy(scene: Reconstruction, made: SyntheticScene) -> PoseMetrics:
+    poses = dict(zip(scene.image_names, scene.T_world_camera, strict=True))
     return compare_poses(poses, made.poses_by_name(), scene.cameras[0].focal, made.camera.focal)
 
 
-@pytest.mark.parametrize("num_photos", [2, 5])
+@pytest.mark.parametrize("num_images", [2, 5])
 @pytest.mark.parametrize("focal", [350.0, 700.0, 1800.0])
 @pytest.mark.parametrize("noise", [0.2, 1.0])
-def test_turning_on_the_spot_is_recognized(focal: float, noise: float, num_photos: int) -> None:
-    made = verified(turning(focal, noise, num_photos))
-    assert without_relief(made.matches.pairs)
-    assert turned_on_the_spot(positions(made), made.matches.pairs, 640)
+def test_turning_on_the_spot_is_recognized(focal: float, noise: float, num_images: int) -> None:
+    made = verified(turning(focal, noise, num_images))
+    assert is_planar_or_rotation(made.matches.pairs)
+    assert is_pure_rotation(positions(made), made.matches.pairs, 640)
 
 
 def test_turning_on_the_spot_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="walk around the subject instead of turning on the spot"):
+    with pytest.raises(NopeSplatError, match="walk around the subject instead of turning on the spot"):
         run(turning(), tmp_path)
 
 
@@ -109,16 +109,16 @@ def test_turning_on_the_spot_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("noise", [0.2, 1.0])
 def test_a_flat_scene_is_not_turning(tilt: float, noise: float) -> None:
     made = verified(flat(tilt, noise))
-    assert without_relief(made.matches.pairs)
-    assert not turned_on_the_spot(positions(made), made.matches.pairs, 640)
+    assert is_planar_or_rotation(made.matches.pairs)
+    assert not is_pure_rotation(positions(made), made.matches.pairs, 640)
 
 
 @pytest.mark.parametrize("name", ordinary())
 def test_ordinary_scenes_pass_unmentioned(name: str, tmp_path: Path) -> None:
     made = ordinary()[name]
     pairs = verified(made).matches.pairs
-    assert not without_relief(pairs)
-    assert not turned_on_the_spot(positions(made), pairs, 640)
+    assert not is_planar_or_rotation(pairs)
+    assert not is_pure_rotation(positions(made), pairs, 640)
     assert run(made, tmp_path).notice == ""
 
 
@@ -126,7 +126,7 @@ def test_tilted_views_of_a_flat_scene_give_cameras_and_focal_length(tmp_path: Pa
     made = flat(20.0)
     scene = run(made, tmp_path)
     assert "hardly more than one flat surface; still, they determine the focal length" in scene.notice
-    assert not scene.focal_held
+    assert not scene.focal_fixed
     found = accuracy(scene, made)
     assert found.num_registered == 8
     assert abs(found.focal_error) < 1.0
@@ -137,18 +137,18 @@ def test_straight_views_of_a_flat_scene_leave_the_focal_length_to_the_user(tmp_p
     made = flat(0.0)
     scene = run(made, tmp_path)
     assert scene.notice == (
-        "the photographs look straight at one flat surface, which does not show the focal length, which is"
-        " taken to be 554 pixels; set initial-focal if you know it, or add photographs from other directions"
+        "the photos look straight at one flat surface, which does not show the focal length, which is"
+        " taken to be 554 pixels; set initial-focal if you know it, or add photos from other directions"
     )
     assert accuracy(scene, made).auc_5 > 90  # whatever the focal length
     told = run(made, tmp_path, initial_focal=700.0)
     assert told.cameras[0].focal == pytest.approx(700)
-    assert scene.focal_held
-    assert told.focal_held
+    assert scene.focal_fixed
+    assert told.focal_fixed
     assert accuracy(told, made).auc_5 > 90
 
 
-def test_a_given_focal_length_is_kept_where_the_photographs_show_none(tmp_path: Path) -> None:
+def test_a_given_focal_length_is_kept_where_the_images_show_none(tmp_path: Path) -> None:
     """From afar everything is nearly flat: any focal length would do."""
     poses = np.stack([look_at(np.array([3.0 * i - 6, -40.0, 0.5 * i]), np.zeros(3)) for i in range(5)])
     made = make_scene(poses=poses, camera=SharedPinhole(6000.0))

@@ -11,24 +11,24 @@ import pytest
 from fixtures.synthetic import SyntheticScene, make_scene
 from scipy.spatial.transform import Rotation
 
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
-from nope_splat.sfm import ReconstructionSettings, SparseScene
-from nope_splat.sfm.initialization.known_cameras import GivenCameras
+from nope_splat.sfm import Reconstruction, ReconstructionSettings
+from nope_splat.sfm.initialization.known_cameras import KnownCameras
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-def write(made: SyntheticScene, folder: Path, photos: range, focal: float = 1.0) -> Path:
-    """A transforms.json of some photographs of a scene, the focal length multiplied."""
+def write(made: SyntheticScene, folder: Path, images: range, focal: float = 1.0) -> Path:
+    """A transforms.json of some images of a scene, the focal length multiplied."""
     width, height = made.size
     frames = [
         {
-            "file_path": f"images/{made.names[photo]}",
-            "transform_matrix": np.round(made.T_world_camera[photo] @ OPENGL_FROM_OPENCV, 7).tolist(),
+            "file_path": f"images/{made.names[image]}",
+            "transform_matrix": np.round(made.T_world_camera[image] @ OPENGL_FROM_OPENCV, 7).tolist(),
         }
-        for photo in photos
+        for image in images
     ]
     content = {"w": width, "h": height, "fl_x": focal * made.camera.focal, "frames": frames}
     path = folder / "transforms.json"
@@ -48,18 +48,18 @@ def perturbed(made: SyntheticScene, degrees: float, share: float) -> SyntheticSc
     return replace(made, T_world_camera=poses)
 
 
-def run(made: SyntheticScene, folder: Path, path: Path) -> SparseScene:
+def run(made: SyntheticScene, folder: Path, path: Path) -> Reconstruction:
     none_held_out = np.zeros(len(made.names), bool)
-    photos = made.write_photos(folder)
-    given = GivenCameras.read(path, made.names, none_held_out, made.layout.camera_ids)
+    images = made.write_images(folder)
+    given = KnownCameras.read(path, made.names, none_held_out, made.layout.camera_ids)
     return reconstruct_from_matches(
-        photos, none_held_out, made.matches, ReconstructionSettings(), given=given
+        images, none_held_out, made.matches, ReconstructionSettings(), given=given
     )
 
 
-def auc_5(made: SyntheticScene, scene: SparseScene) -> float:
-    poses = dict(zip(scene.photo_names, scene.T_world_camera, strict=True))
-    registered = {name: poses[name] for name in np.array(scene.photo_names)[scene.registered]}
+def auc_5(made: SyntheticScene, scene: Reconstruction) -> float:
+    poses = dict(zip(scene.image_names, scene.T_world_camera, strict=True))
+    registered = {name: poses[name] for name in np.array(scene.image_names)[scene.registered]}
     return compare_poses(registered, made.poses_by_name()).auc_5
 
 
@@ -84,7 +84,7 @@ def test_bad_cameras_come_back(tmp_path: Path, focal: float) -> None:
     assert scene.cameras[0].focal == pytest.approx(made.camera.focal, rel=0.005)
 
 
-def test_photographs_without_a_camera_are_registered(tmp_path: Path) -> None:
+def test_images_without_a_camera_are_registered(tmp_path: Path) -> None:
     made = make_scene(8, 400)
     scene = run(made, tmp_path, write(made, tmp_path, range(2, 6)))
     assert scene.registered.all()
@@ -95,10 +95,10 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     made = make_scene(4, 50)
     path = write(made, tmp_path, range(4))
     all_but_one, none, ids = np.arange(4) < 3, np.zeros(4, bool), made.layout.camera_ids
-    with pytest.raises(UserError, match=r"a camera for 003\.png, but there is no photograph"):
-        GivenCameras.read(path, made.names[:3], none[:3], ids[:3])
-    with pytest.raises(UserError, match="cameras for 1 of the photographs"):
-        GivenCameras.read(path, made.names, all_but_one, ids)
+    with pytest.raises(NopeSplatError, match=r"a camera for 003\.png, but there is no photo"):
+        KnownCameras.read(path, made.names[:3], none[:3], ids[:3])
+    with pytest.raises(NopeSplatError, match="cameras for 1 of the photos"):
+        KnownCameras.read(path, made.names, all_but_one, ids)
     same = replace(made, T_world_camera=np.tile(np.eye(4), (4, 1, 1)))
-    with pytest.raises(UserError, match="at one place"):
-        GivenCameras.read(write(same, tmp_path, range(4)), made.names, none, ids)
+    with pytest.raises(NopeSplatError, match="at one place"):
+        KnownCameras.read(write(same, tmp_path, range(4)), made.names, none, ids)

@@ -1,10 +1,10 @@
-"""Cameras from the depth of single photographs.
+"""Cameras from the depth of single images.
 
 - The Jacobians of lifted matches are those of finite differences, for disparity and for depth.
 - Joint adjustment brings cameras, focal length, scales and shifts back, in spite of wrong matches.
-- On the procedural scene, depth of every kind, with its own scale, shift and errors in each photograph, gives
+- On the procedural scene, depth of every kind, with its own scale, shift and errors in each image, gives
   cameras from the focal length of a field of view of 60 degrees.
-- Held-out photographs need no depth; the cached scene is that of the maps' content.
+- Held-out images need no depth; the cached scene is that of the maps' content.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from fixtures.synthetic import ring
 from scipy.spatial.transform import Rotation
 
 from nope_splat.depth import DepthKind, DepthSettings
-from nope_splat.errors import UserError
+from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.geometry.rigid import invert, rigid
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import find_photos
-from nope_splat.sfm import ReconstructionSettings, SparseScene, reconstruct
-from nope_splat.sfm.initialization.depth_alignment import LiftedProblem, adjust_lifted, linearize
+from nope_splat.io.images import find_images
+from nope_splat.sfm import Reconstruction, ReconstructionSettings, reconstruct
+from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths, linearize
 from nope_splat.sfm.initialization.monocular_depth import default_focal
 
 FOCAL = 600.0
 
 
-def lifted_problem(inverse: bool, num_cameras: int = 4, num_points: int = 60, seed: int = 0) -> LiftedProblem:
+def lifted_problem(
+    inverse: bool, num_cameras: int = 4, num_points: int = 60, seed: int = 0
+) -> DepthAlignmentProblem:
     """The truth: cameras about points, and maps of random scales and shifts."""
     rng = np.random.default_rng(seed)
     T_camera_world = invert(ring(num_cameras))
@@ -47,7 +49,7 @@ def lifted_problem(inverse: bool, num_cameras: int = 4, num_points: int = 60, se
     values = target / np.exp(scales)[:, None] - shifts[:, None]
     xy = FOCAL * in_camera[..., :2] / depth[..., None]
     edges = list(permutations(range(num_cameras), 2))
-    return LiftedProblem(
+    return DepthAlignmentProblem(
         T_camera_world=T_camera_world,
         log_scales=scales,
         shifts=shifts,
@@ -63,7 +65,7 @@ def lifted_problem(inverse: bool, num_cameras: int = 4, num_points: int = 60, se
     )
 
 
-def moved(problem: LiftedProblem, step: np.ndarray, one: int, other: int) -> LiftedProblem:
+def moved(problem: DepthAlignmentProblem, step: np.ndarray, one: int, other: int) -> DepthAlignmentProblem:
     """A step in the fifteen variables of one edge."""
     poses = problem.T_camera_world.copy()
     for camera, increment in ((one, step[:6]), (other, step[6:12])):
@@ -110,7 +112,7 @@ def test_joint_adjustment_finds_the_truth(inverse: bool) -> None:
         log_focal=truth.log_focal + 0.15,
         prior_log_focal=truth.log_focal + 0.15,
     )
-    found = adjust_lifted(start)
+    found = align_depths(start)
     assert found.log_focal == pytest.approx(truth.log_focal, abs=0.005)
     np.testing.assert_allclose(found.shifts, truth.shifts, atol=0.02)
     names = [str(camera) for camera in range(4)]
@@ -130,19 +132,19 @@ def test_without_matches_nothing_moves() -> None:
         xy_from=np.zeros((0, 2)),
         xy_to=np.zeros((0, 2)),
     )
-    found = adjust_lifted(none)
+    found = align_depths(none)
     np.testing.assert_array_equal(found.T_camera_world, problem.T_camera_world)
 
 
 def reconstruct_by_depth(
     valley: Path, cache: Path, maps: Path, kind: DepthKind, held_out: tuple[str, ...] = ()
-) -> tuple[SparseScene, PoseMetrics]:
+) -> tuple[Reconstruction, PoseMetrics]:
     truth = read_ground_truth(valley / "ground_truth.json")
     settings = ReconstructionSettings(registration="depth", depth=DepthSettings(maps=maps, kind=kind))
-    scene = reconstruct(find_photos(valley), held_out, settings, cache)
+    scene = reconstruct(find_images(valley), held_out, settings, cache)
     poses = {
         name: pose
-        for name, pose, ok in zip(scene.photo_names, scene.T_world_camera, scene.registered, strict=True)
+        for name, pose, ok in zip(scene.image_names, scene.T_world_camera, scene.registered, strict=True)
         if ok
     }
     return scene, compare_poses(poses, truth.T_world_camera, scene.cameras[0].focal, truth.focal)
@@ -170,22 +172,22 @@ def test_distorted_depth_gives_cameras(
     assert compared.ate < 0.1  # percent
 
 
-def test_held_out_photographs_need_no_depth(valley: Path, cache: Path, tmp_path: Path) -> None:
+def test_held_out_images_need_no_depth(valley: Path, cache: Path, tmp_path: Path) -> None:
     maps = write_maps(valley, tmp_path / "maps", "disparity", 0.02, 1)
     (maps / "photo_003.npz").unlink()
     scene, compared = reconstruct_by_depth(valley, cache, maps, "disparity", ("photo_003.jpg",))
     assert scene.registered.all()
     assert compared.auc_5 > 97
-    with pytest.raises(UserError, match=r"photo_003\.jpg has no depth map"):
+    with pytest.raises(NopeSplatError, match=r"photo_003\.jpg has no depth map"):
         reconstruct_by_depth(valley, cache, maps, "disparity")
 
 
 def test_maps_that_tell_nothing_are_named(valley: Path, cache: Path, tmp_path: Path) -> None:
     maps = tmp_path / "maps"
     maps.mkdir()
-    for photo in find_photos(valley).photos:
-        np.savez(maps / f"{Path(photo.name).stem}.npz", depth=np.full((24, 32), np.nan))
-    with pytest.raises(UserError, match=r"maps contradict the matches of all photographs; .*depth\.kind is"):
+    for image in find_images(valley).images:
+        np.savez(maps / f"{Path(image.name).stem}.npz", depth=np.full((24, 32), np.nan))
+    with pytest.raises(NopeSplatError, match=r"maps contradict the matches of all photos; .*depth\.kind is"):
         reconstruct_by_depth(valley, cache, maps, "disparity")
 
 
@@ -193,14 +195,14 @@ def test_maps_of_another_kind_than_they_are_said_to_be_are_noticed(
     valley: Path, cache: Path, tmp_path: Path
 ) -> None:
     maps = write_maps(valley, tmp_path / "maps", "disparity", 0.02, 3)
-    with pytest.raises(UserError, match=r"contradict the matches .* that depth\.kind is theirs"):
+    with pytest.raises(NopeSplatError, match=r"contradict the matches .* that depth\.kind is theirs"):
         reconstruct_by_depth(valley, cache, maps, "metric")
 
 
 def test_a_held_focal_length_stays() -> None:
     truth = lifted_problem(inverse=True)
     start = replace(truth, log_focal=truth.log_focal + 0.1, free_focal=False)
-    assert adjust_lifted(start).log_focal == start.log_focal
+    assert align_depths(start).log_focal == start.log_focal
 
 
 def test_the_cached_scene_is_that_of_the_maps(

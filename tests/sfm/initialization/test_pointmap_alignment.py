@@ -12,23 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.pointmap_scene import CAMERA, SIZE, FakeNetwork, gray_photos, ray_cast
+from fixtures.pointmap_scene import CAMERA, SIZE, FakeNetwork, gray_images, ray_cast
 from fixtures.synthetic import ring
 from numpy.typing import NDArray
 
 from nope_splat.evaluation.pose_metrics import compare_poses
-from nope_splat.io.images import Photo, PhotoFolder
+from nope_splat.io.images import ImageFile, ImageFolder
 from nope_splat.matching import MatchingSettings, PairPointmaps, Pointmaps, dust3r
 from nope_splat.matching.database import find_matches, matches_key
 from nope_splat.matching.dust3r import View
 from nope_splat.sfm import ReconstructionSettings, reconstruct
-from nope_splat.sfm.camera_groups import PhotoLayout
+from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization import pointmap_fusion as canonical
 from nope_splat.sfm.initialization.focal import joint_starts
 from nope_splat.sfm.initialization.pointmap_alignment import align_pointmaps
 from nope_splat.sfm.initialization.pointmap_fusion import (
     MIN_FOCAL_SIGMA,
-    canonical_depths,
+    fuse_pointmap_depths,
     pointmap_focal,
     pointmap_focals,
     weiszfeld_focal,
@@ -41,15 +41,15 @@ POSES = ring(6, 70.0)
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Photo], Pointmaps]:
-    """Photographs, two of them upright, and what the network says of all pairs, by way of the cache."""
-    folder = tmp_path_factory.mktemp("photos")
-    photos = gray_photos(folder, len(POSES), upright=(1, 4))
+def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[ImageFile], Pointmaps]:
+    """Images, two of them upright, and what the network says of all pairs, by way of the cache."""
+    folder = tmp_path_factory.mktemp("images")
+    images = gray_images(folder, len(POSES), upright=(1, 4))
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
         monkeypatch.setattr(dust3r, "predict", FakeNetwork(POSES, noise=0.02, across=0.01).predict)
         cache, settings = Cache(folder / "cache"), MatchingSettings(matcher="dust3r")
-        whole = PhotoFolder(folder, tuple(photos), {})
+        whole = ImageFolder(folder, tuple(images), {})
         key = matches_key(whole, settings)
         fresh, stored = (find_matches(whole, settings, cache, key) for _ in range(2))
     assert fresh.pointmaps is not None
@@ -59,11 +59,11 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Photo], Pointma
         for name in ("points", "confidence"):
             for mine, theirs in zip(getattr(one, name), getattr(other, name), strict=True):
                 np.testing.assert_array_equal(mine, theirs)
-    return photos, stored.pointmaps
+    return images, stored.pointmaps
 
 
-def sizes(photos: Sequence[Photo]) -> NDArray[np.int64]:
-    return np.array([(photo.width, photo.height) for photo in photos])
+def sizes(images: Sequence[ImageFile]) -> NDArray[np.int64]:
+    return np.array([(image.width, image.height) for image in images])
 
 
 def test_weiszfeld_finds_the_focal_length_among_outliers() -> None:
@@ -74,19 +74,19 @@ def test_weiszfeld_finds_the_focal_length_among_outliers() -> None:
     assert weiszfeld_focal(xy, points, np.ones(400)) == pytest.approx(300, rel=0.01)
 
 
-def test_pairs_agree_about_the_focal_length(said: tuple[list[Photo], Pointmaps]) -> None:
-    photos, pointmaps = said
-    estimate = pointmap_focal(pointmaps, sizes(photos), SIZE[0])
+def test_pairs_agree_about_the_focal_length(said: tuple[list[ImageFile], Pointmaps]) -> None:
+    images, pointmaps = said
+    estimate = pointmap_focal(pointmaps, sizes(images), SIZE[0])
     assert estimate.certain
     assert estimate.focal == pytest.approx(CAMERA.focal, rel=0.03)
-    nothing = pointmap_focal(pointmaps.without(np.ones(len(photos), bool)), sizes(photos), SIZE[0])
+    nothing = pointmap_focal(pointmaps.without(np.ones(len(images), bool)), sizes(images), SIZE[0])
     assert not nothing.certain
     assert nothing.sigma == LOG_FOCAL_SIGMA
 
 
-def test_the_spread_of_the_focal_length_is_that_of_the_pairs(said: tuple[list[Photo], Pointmaps]) -> None:
-    photos, pointmaps = said
-    assert pointmap_focal(pointmaps, sizes(photos), SIZE[0]).sigma == MIN_FOCAL_SIGMA  # they agree
+def test_the_spread_of_the_focal_length_is_that_of_the_pairs(said: tuple[list[ImageFile], Pointmaps]) -> None:
+    images, pointmaps = said
+    assert pointmap_focal(pointmaps, sizes(images), SIZE[0]).sigma == MIN_FOCAL_SIGMA  # they agree
     rng = np.random.default_rng(0)
 
     def scaled(pair: PairPointmaps) -> PairPointmaps:
@@ -95,15 +95,15 @@ def test_the_spread_of_the_focal_length_is_that_of_the_pairs(said: tuple[list[Ph
         return replace(pair, points=(points, pair.points[1]))
 
     scattered = replace(pointmaps, pairs=tuple(map(scaled, pointmaps.pairs)))
-    assert pointmap_focal(scattered, sizes(photos), SIZE[0]).sigma == pytest.approx(0.2, rel=0.4)
+    assert pointmap_focal(scattered, sizes(images), SIZE[0]).sigma == pytest.approx(0.2, rel=0.4)
 
 
-def test_each_camera_has_the_focal_length_of_its_own_photographs(
-    said: tuple[list[Photo], Pointmaps],
+def test_each_camera_has_the_focal_length_of_its_own_images(
+    said: tuple[list[ImageFile], Pointmaps],
 ) -> None:
-    photos, pointmaps = said
+    images, pointmaps = said
     camera_ids = np.array([0, 1, 0, 0, 1, 0])  # upright ones are another camera
-    layout = PhotoLayout(sizes(photos), camera_ids, np.array([2.0, 1.0, 2.0, 2.0, 1.0, 2.0]))
+    layout = CameraGroups(sizes(images), camera_ids, np.array([2.0, 1.0, 2.0, 2.0, 1.0, 2.0]))
 
     def longer(pair: PairPointmaps) -> PairPointmaps:
         points = pair.points[0].copy()
@@ -118,12 +118,12 @@ def test_each_camera_has_the_focal_length_of_its_own_photographs(
     assert (start_first, start_second) == (first.focal, second.focal)
 
 
-def test_two_photographs_keep_to_the_focal_length_of_the_pointmaps(
+def test_two_images_keep_to_the_focal_length_of_the_pointmaps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two photographs determine it so badly that adjustment alone would follow the errors of the tracks."""
+    """Two images determine it so badly that adjustment alone would follow the errors of the tracks."""
     poses = ring(2, 15.0)
-    folder = PhotoFolder(tmp_path, tuple(gray_photos(tmp_path, 2)), {})
+    folder = ImageFolder(tmp_path, tuple(gray_images(tmp_path, 2)), {})
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
     settings = ReconstructionSettings(matcher="dust3r")
     focals = []
@@ -138,16 +138,16 @@ def test_two_photographs_keep_to_the_focal_length_of_the_pointmaps(
     assert without > 2 * with_spread
 
 
-def test_canonical_depth_is_that_of_the_photograph(
-    said: tuple[list[Photo], Pointmaps], monkeypatch: pytest.MonkeyPatch
+def test_canonical_depth_is_that_of_the_image(
+    said: tuple[list[ImageFile], Pointmaps], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos, pointmaps = said
+    images, pointmaps = said
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
-    depths = canonical_depths(pointmaps)
-    assert sorted(depths) == list(range(len(photos)))
+    depths = fuse_pointmap_depths(pointmaps)
+    assert sorted(depths) == list(range(len(images)))
     for index, depth_map in depths.items():
-        view, pose = View.of(photos[index]), POSES[index]
-        world = ray_cast(pose, photos[index], view)
+        view, pose = View.of(images[index]), POSES[index]
+        world = ray_cast(pose, images[index], view)
         # Places of the map fall on pixel centers of the view.
         column, row = np.moveaxis(depth_map.positions() / view.scale - view.cut, -1, 0)
         np.testing.assert_allclose(column % 1, 0.5, atol=1e-9)
@@ -158,21 +158,23 @@ def test_canonical_depth_is_that_of_the_photograph(
         assert np.median(np.abs(ratio[known] / np.median(ratio[known]) - 1)) < 0.015
 
 
-def test_alignment_brings_all_pairs_into_one_world(said: tuple[list[Photo], Pointmaps]) -> None:
-    photos, pointmaps = said
-    given = align_pointmaps(pointmaps, sizes(photos), pointmap_focal(pointmaps, sizes(photos), SIZE[0]).focal)
+def test_alignment_brings_all_pairs_into_one_world(said: tuple[list[ImageFile], Pointmaps]) -> None:
+    images, pointmaps = said
+    given = align_pointmaps(pointmaps, sizes(images), pointmap_focal(pointmaps, sizes(images), SIZE[0]).focal)
     assert given is not None
-    assert given.photos.tolist() == list(range(len(photos)))
-    found = {str(photo): pose for photo, pose in zip(given.photos, given.T_world_camera, strict=True)}
-    truth = {str(photo): pose for photo, pose in enumerate(POSES)}
+    assert given.image_ids.tolist() == list(range(len(images)))
+    found = {
+        str(image_id): pose for image_id, pose in zip(given.image_ids, given.T_world_camera, strict=True)
+    }
+    truth = {str(image_id): pose for image_id, pose in enumerate(POSES)}
     print(compare_poses(found, truth))
     assert compare_poses(found, truth).auc_5 > 75
 
 
-def test_photographs_left_out_have_no_say(said: tuple[list[Photo], Pointmaps]) -> None:
-    photos, pointmaps = said
-    left_out = np.arange(len(photos)) == 2
-    given = align_pointmaps(pointmaps.without(left_out), sizes(photos), CAMERA.focal)
+def test_images_left_out_have_no_say(said: tuple[list[ImageFile], Pointmaps]) -> None:
+    images, pointmaps = said
+    left_out = np.arange(len(images)) == 2
+    given = align_pointmaps(pointmaps.without(left_out), sizes(images), CAMERA.focal)
     assert given is not None
-    assert given.photos.tolist() == [0, 1, 3, 4, 5]
-    assert align_pointmaps(pointmaps.without(np.arange(len(photos)) > 0), sizes(photos), 400.0) is None
+    assert given.image_ids.tolist() == [0, 1, 3, 4, 5]
+    assert align_pointmaps(pointmaps.without(np.arange(len(images)) > 0), sizes(images), 400.0) is None

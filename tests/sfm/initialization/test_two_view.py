@@ -18,7 +18,7 @@ def positions(scene: SyntheticScene) -> list[np.ndarray]:
 
 
 def focals(scene: SyntheticScene) -> np.ndarray:
-    """Focal length of each photograph."""
+    """Focal length of each image."""
     return np.full(len(scene.names), scene.camera.focal)
 
 
@@ -49,7 +49,7 @@ def test_a_plane_leaves_the_focal_length_uncertain() -> None:
 def test_a_camera_without_pairs_of_its_own_is_found_beside_another() -> None:
     made = make_scene(7, second=(SharedPinhole(450.0), (800, 500)))
     pairs = [pair for pair in made.matches.pairs if not (pair.first % 2 and pair.second % 2)]
-    places = [made.layout.from_center(one.xy, photo) for photo, one in enumerate(made.keypoints)]
+    places = [made.layout.from_center(one.xy, image_id) for image_id, one in enumerate(made.keypoints)]
     (start,) = focal_starts(places, pairs, made.layout)
     assert start[0] == pytest.approx(700.0, rel=0.03)
     assert start[1] == pytest.approx(450.0, rel=0.03)
@@ -83,9 +83,9 @@ def test_relative_poses_and_depths() -> None:
 def test_a_pair_seen_from_its_other_side() -> None:
     scene = make_scene(2, noise=0.0, wrong=0.0)
     view = relative_poses(positions(scene), scene.matches.pairs, focals(scene))[0, 1]
-    other, T_other_photo, keypoints, depths = view.from_photo(1)
+    other, T_other_image, keypoints, depths = view.from_image(1)
     assert other == 0
-    np.testing.assert_allclose(T_other_photo @ view.T_second_first, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(T_other_image @ view.T_second_first, np.eye(4), atol=1e-12)
     np.testing.assert_array_equal(keypoints, view.matches.indices[:, ::-1])
     np.testing.assert_array_equal(depths, view.depths[:, ::-1])
 

@@ -19,39 +19,39 @@ from nope_splat.sfm.registration.batched import register_batches
 from nope_splat.sfm.registration.incremental import register_incremental, register_others
 from nope_splat.sfm.registration.ray_refinement import refine_by_rays
 from nope_splat.sfm.registration.spanning_tree import register_chain
-from nope_splat.sfm.state import WorkingScene
+from nope_splat.sfm.state import SfmState
 
 
 def start(
     scene: SyntheticScene, focal: float | None = None
-) -> tuple[WorkingScene, dict[tuple[int, int], TwoView]]:
+) -> tuple[SfmState, dict[tuple[int, int], TwoView]]:
     """Relative poses and an empty scene."""
     focal = focal or scene.camera.focal
     positions = [one.xy - np.array(scene.size) / 2 for one in scene.keypoints]
     views = relative_poses(positions, scene.matches.pairs, np.full(len(positions), focal))
     tracks = build_tracks(scene.keypoints, [view.matches for view in views.values()])
-    return WorkingScene.start(tracks, scene.layout, np.array([focal])), views
+    return SfmState.start(tracks, scene.layout, np.array([focal])), views
 
 
 def facing(poses: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
     """Points of the default cube are seen from their own side only, as those of a solid thing are."""
     points = random_points(1500)
 
-    def sees(photo: int, ids: np.ndarray) -> np.ndarray:
-        return points[ids, :2] @ poses[photo, :2, 3] > 0.5
+    def sees(image_id: int, ids: np.ndarray) -> np.ndarray:
+        return points[ids, :2] @ poses[image_id, :2, 3] > 0.5
 
     return sees
 
 
-def auc_5(scene: SyntheticScene, working: WorkingScene) -> float:
+def auc_5(scene: SyntheticScene, working: SfmState) -> float:
     poses = invert(working.T_camera_world)
-    estimated = {scene.names[photo]: poses[photo] for photo in np.flatnonzero(working.registered)}
+    estimated = {scene.names[image_id]: poses[image_id] for image_id in np.flatnonzero(working.registered)}
     return compare_poses(estimated, scene.poses_by_name()).auc_5
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.3])
 @pytest.mark.parametrize("focal_error", [0.7, 1.0, 1.5])
-def test_incremental_registers_every_photograph(wrong: float, focal_error: float) -> None:
+def test_incremental_registers_every_image(wrong: float, focal_error: float) -> None:
     scene = make_scene(wrong=wrong)
     working, views = start(scene, focal_error * scene.camera.focal)
     failures = register_incremental(working, views, min_angle=1.5)
@@ -63,7 +63,7 @@ def test_incremental_registers_every_photograph(wrong: float, focal_error: float
 
 
 @pytest.mark.parametrize("focal_error", [0.7, 1.0, 1.5])
-def test_batches_register_every_photograph(focal_error: float) -> None:
+def test_batches_register_every_image(focal_error: float) -> None:
     scene = make_scene(24, poses=ring(24, 200.0), num_points=1500, wrong=0.2, sees=facing(ring(24, 200.0)))
     working, views = start(scene, focal_error * scene.camera.focal)
     failures = register_batches(working, views, min_angle=1.5)
@@ -81,10 +81,10 @@ def test_rays_bring_a_displaced_camera_back_whatever_some_points_say() -> None:
     true = working.T_camera_world.copy()
     moved = [2, 5]
     rng = np.random.default_rng(0)
-    for photo in moved:
+    for image_id in moved:
         turn = Rotation.from_rotvec(rng.normal(0, 0.003, 3)).as_matrix()
-        working.T_camera_world[photo] = rigid(turn, rng.normal(0, 0.02, 3)) @ true[photo]
-    wrong = np.isin(working.photo_ids, moved) & (rng.random(len(working.xy)) < 0.2)
+        working.T_camera_world[image_id] = rigid(turn, rng.normal(0, 0.02, 3)) @ true[image_id]
+    wrong = np.isin(working.image_ids, moved) & (rng.random(len(working.xy)) < 0.2)
     working.xy[wrong] += rng.normal(0, 50, (int(wrong.sum()), 2))
     points = working.points.copy()
     refine_by_rays(working, np.array(moved))
@@ -96,7 +96,7 @@ def test_rays_bring_a_displaced_camera_back_whatever_some_points_say() -> None:
     np.testing.assert_array_equal(working.points, points)
 
 
-def test_chain_registers_every_photograph() -> None:
+def test_chain_registers_every_image() -> None:
     scene = make_scene()
     working, views = start(scene)
     register_chain(working, views, min_angle=1.5)
@@ -106,23 +106,23 @@ def test_chain_registers_every_photograph() -> None:
 
 
 def thin_scene(shared: int) -> SyntheticScene:
-    """Two clusters of four photographs; only photographs 3 and 4 connect them, by points of their own.
+    """Two clusters of four images; only images 3 and 4 connect them, by points of their own.
 
-    Photographs 2 and 5 see `shared` of those points each: too few for PnP, but enough for the scale.
+    Images 2 and 5 see `shared` of those points each: too few for PnP, but enough for the scale.
     """
     bridge = np.random.default_rng(0).permutation(600)[:120]
     also_seen = {2: bridge[:shared], 5: bridge[60 : 60 + shared]}
 
-    def sees(photo: int, ids: np.ndarray) -> np.ndarray:
-        own = (ids < 300) == (photo < 4)
-        if photo in (3, 4):
+    def sees(image_id: int, ids: np.ndarray) -> np.ndarray:
+        own = (ids < 300) == (image_id < 4)
+        if image_id in (3, 4):
             return own | np.isin(ids, bridge)
-        return own & ~np.isin(ids, bridge) | np.isin(ids, also_seen.get(photo, []))
+        return own & ~np.isin(ids, bridge) | np.isin(ids, also_seen.get(image_id, []))
 
     return make_scene(8, poses=ring(8, 80.0), num_points=600, wrong=0.0, sees=sees)
 
 
-def test_a_photograph_that_pnp_cannot_reach_is_attached_by_its_best_pair() -> None:
+def test_an_image_that_pnp_cannot_reach_is_attached_by_its_best_pair() -> None:
     scene = thin_scene(shared=12)
     working, views = start(scene)
     failures = register_incremental(working, views, min_angle=1.5)
@@ -132,7 +132,7 @@ def test_a_photograph_that_pnp_cannot_reach_is_attached_by_its_best_pair() -> No
     assert auc_5(scene, working) > 95
 
 
-def test_without_shared_points_photographs_are_left_out() -> None:
+def test_without_shared_points_images_are_left_out() -> None:
     """The scale of a pair that shares no point with the rest is anyone's guess."""
     working, views = start(thin_scene(shared=0))
     failures = register_incremental(working, views, min_angle=1.5)
@@ -142,7 +142,7 @@ def test_without_shared_points_photographs_are_left_out() -> None:
     assert all("needed track points visible" in reason for reason in failures.values())
 
 
-def test_an_attached_photograph_that_does_not_hold_up_is_taken_back() -> None:
+def test_an_attached_image_that_does_not_hold_up_is_taken_back() -> None:
     """A wrong relative pose with wrong depths: shared points contradict it."""
     working, views = start(thin_scene(shared=12))
     rng = np.random.default_rng(0)
@@ -154,12 +154,12 @@ def test_an_attached_photograph_that_does_not_hold_up_is_taken_back() -> None:
     assert "its pose did not survive verification" in failures.values()
 
 
-def test_a_photograph_that_was_left_out_is_registered_later() -> None:
+def test_an_image_that_was_left_out_is_registered_later() -> None:
     scene = make_scene()
     working, views = start(scene)
     register_incremental(working, views, min_angle=1.5)
     working.registered[5] = False
-    working.inlier &= working.photo_ids != 5
+    working.inlier &= working.image_ids != 5
     assert register_others(working, views, min_angle=1.5) == {}
     assert working.registered.all()
     refine(working, 1.5, refine_principal_point=False)
@@ -215,7 +215,7 @@ def test_lenses_that_plainly_bend_are_noticed(k1: float, found: bool) -> None:
 
 
 def test_radial_distortion_that_shows_nowhere_is_none() -> None:
-    """Points in the middle of every photograph only."""
+    """Points in the middle of every image only."""
     scene = make_scene(5, points=random_points(300, extent=0.3))
     working, views = start(scene)
     register_incremental(working, views, min_angle=1.5)

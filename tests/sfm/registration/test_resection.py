@@ -1,4 +1,4 @@
-"""Resection: poses of photographs that had no part in the reconstruction."""
+"""Resection: poses of images that had no part in the reconstruction."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_correspondences_are_one_to_one_and_follow_the_majority() -> None:
     def pair(first: int, second: int, *indices: tuple[int, int]) -> PairMatches:
         return PairMatches(first, second, np.array(indices), np.eye(3), 0.0)
 
-    # Photograph 1 is the new one. Points of the keypoints of photographs 0, 2 and 3:
+    # Image 1 is the new one. Points of the keypoints of images 0, 2 and 3:
     points = [np.array([10, 11, -1]), np.zeros(0, np.int64), np.array([10, 12]), np.array([12, 10])]
     pairs = [
         pair(0, 1, (0, 5), (1, 6), (2, 7)),  # keypoint 5 is point 10, 6 is 11; 7 has no point

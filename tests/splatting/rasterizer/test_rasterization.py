@@ -178,7 +178,7 @@ def test_absolute_gradients_are_sums_over_pixels_of_absolute_values() -> None:
 
 
 def shared_intrinsics_loss(scene: Scene, intrinsics: torch.Tensor, fold: bool) -> torch.Tensor:
-    """A loss of the photograph that a camera with this focal length and principal point takes. (3,)."""
+    """A loss of the image that a camera with this focal length and principal point takes. (3,)."""
     Ks = scene.Ks.to(intrinsics).clone()
     Ks[:, 0, 0] = Ks[:, 1, 1] = intrinsics[0]
     Ks[:, :2, 2] = intrinsics[1:]

@@ -18,22 +18,22 @@ import pytest
 from fixtures.image_files import HEIGHT, WIDTH, picture, save
 from PIL import Image
 
-from nope_splat.errors import UserError
-from nope_splat.io.images import find_photos, read_mask, read_photo
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.images import find_images, read_image, read_mask
 
 Write = Callable[[Path], object]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with two good photographs."""
+    """A folder with two good images."""
     save(picture(seed=1), tmp_path / "good1.jpg")
     save(picture(seed=2), tmp_path / "good2.png")
     return tmp_path
 
 
 def cut(share: float, suffix: str) -> Write:
-    """The first part of a photograph."""
+    """The first part of an image."""
 
     def write(path: Path) -> None:
         whole = save(picture(), path.with_name(f".whole.{suffix}")).read_bytes()
@@ -116,8 +116,8 @@ SKIPPED: dict[str, tuple[str, Write, str]] = {
 def test_what_cannot_be_used_is_named_and_skipped(case: str, folder: Path) -> None:
     name, write, reason = SKIPPED[case]
     write(folder / name)
-    found = find_photos(folder)
-    assert [photo.name for photo in found.photos] == ["good1.jpg", "good2.png"]
+    found = find_images(folder)
+    assert [image.name for image in found.images] == ["good1.jpg", "good2.png"]
     ((spoken, said),) = found.skipped.items()
     assert said == reason
     assert spoken.isprintable()
@@ -165,19 +165,19 @@ def read_only(path: Path) -> None:
 def test_what_is_only_unusual_is_read(case: str, folder: Path) -> None:
     name, write = UNUSUAL[case]
     write(folder / name)
-    found = find_photos(folder)
+    found = find_images(folder)
     (folder / name).parent.chmod(0o755)  # for whoever cleans up
     assert found.skipped == {}
-    (photo,) = (photo for photo in found.photos if not photo.name.startswith("good"))
-    assert photo.name == name
-    colors = read_photo(photo)
+    (image,) = (image for image in found.images if not image.name.startswith("good"))
+    assert image.name == name
+    colors = read_image(image)
     assert (colors.shape, colors.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
     gray = "gray" in case
     expected = np.asarray(picture().convert("L").convert("RGB") if gray else picture()).astype(int)
     assert np.abs(colors - expected).mean() < 12  # a palette, or a jpg
 
 
-OF_ANOTHER_SIZE = "pixels but its photograph is 64 x 48; save it again at that size"
+OF_ANOTHER_SIZE = "pixels but its photo is 64 x 48; save it again at that size"
 MASKS: dict[str, tuple[Write, str]] = {
     "turned": (pixels(np.zeros((WIDTH, HEIGHT), np.uint8)), f"is 48 x 64 {OF_ANOTHER_SIZE}"),
     "halved": (pixels(np.zeros((24, 32), np.uint8)), f"is 32 x 24 {OF_ANOTHER_SIZE}"),
@@ -193,8 +193,8 @@ def test_a_mask_that_does_not_fit_is_refused(case: str, folder: Path) -> None:
     mask = folder / "masks" / "good1.png"
     mask.parent.mkdir()
     write(mask)
-    with pytest.raises(UserError) as caught:
-        find_photos(folder)
+    with pytest.raises(NopeSplatError) as caught:
+        find_images(folder)
     assert str(caught.value) == f"nope-splat: the mask {mask} {reason}"
 
 
@@ -205,6 +205,6 @@ def test_masks_of_any_depth_serve(white: int, folder: Path) -> None:
     half[:, : WIDTH // 2] = white
     (folder / "masks").mkdir()
     Image.fromarray(half).save(folder / "masks" / "good1.png")
-    mask = read_mask(find_photos(folder).photos[0])
+    mask = read_mask(find_images(folder).images[0])
     assert mask is not None
     assert mask.mean() == 0.5
