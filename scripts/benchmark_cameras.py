@@ -28,7 +28,7 @@ from nope_splat.io.images import ImageFolder, cameras_of_images, find_images
 from nope_splat.matching import Keypoints, extract_keypoints, match_chosen
 from nope_splat.matching.database import MatchDatabase
 from nope_splat.scene.features import PairMatches
-from nope_splat.sfm import Reconstruction, ReconstructionSettings
+from nope_splat.sfm import Priors, Reconstruction, SfmOptions
 from nope_splat.sfm.initialization.known_cameras import KnownCameras
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 
@@ -49,7 +49,7 @@ class Settings:
     """Seeds of RANSAC."""
     starts: int = 5
     """Disturbances of the true cameras, each with a focal length too short and too long."""
-    reconstruction: tyro.conf.OmitArgPrefixes[ReconstructionSettings] = ReconstructionSettings()  # noqa: RUF009
+    reconstruction: tyro.conf.OmitArgPrefixes[SfmOptions] = SfmOptions()  # noqa: RUF009
     """How images are matched and reconstructed."""
 
 
@@ -63,15 +63,16 @@ def main(settings: Settings) -> None:
     print("| --- | --- | --- |" + " --- |" * len(FIGURES))
     for scene in settings.scene:
         folder = find_images(scene)
-        require_one_camera(scene, cameras_of_images(folder.images, settings.reconstruction.one_camera_per))
+        require_one_camera(scene, cameras_of_images(folder.images, settings.reconstruction.camera_per))
         start = time.perf_counter()
-        keypoints = extract_keypoints(folder.images, settings.reconstruction)
+        keypoints = extract_keypoints(folder.images, settings.reconstruction.matching)
         extraction = time.perf_counter() - start
         by_seed, matches, matched = [], None, 0.0
         for seed in range(settings.seeds):
-            chosen = replace(settings.reconstruction, seed=seed)
+            matching = replace(settings.reconstruction.matching, seed=seed)
+            chosen = replace(settings.reconstruction, matching=matching)
             start = time.perf_counter()
-            pairs = match_chosen(keypoints, chosen)
+            pairs = match_chosen(keypoints, matching)
             again = MatchDatabase(tuple(keypoints), tuple(pairs))
             seconds = extraction + time.perf_counter() - start
             if matches is None:
@@ -95,14 +96,14 @@ def _figures(
     scene: Path,
     folder: ImageFolder,
     matches: MatchDatabase,
-    settings: ReconstructionSettings,
+    options: SfmOptions,
     seconds: float = 0.0,
     given: KnownCameras | None = None,
 ) -> list[float]:
     """The `FIGURES` of one reconstruction; the seconds grow by those that came before."""
     start = time.perf_counter()
     none_held_out = np.zeros(len(folder.images), bool)
-    found = reconstruct_from_matches(folder, none_held_out, matches, settings, given=given)
+    found = reconstruct_from_matches(folder, none_held_out, matches, options, Priors(given))
     seconds += time.perf_counter() - start
     truth = read_ground_truth(scene / "ground_truth.json")
     metrics = compare_poses(_poses(found), truth.T_world_camera, found.cameras[0].focal, truth.focal)

@@ -26,10 +26,11 @@ def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: 
         output_dir: Folder to write into.
         seed: Seed of the reconstruction.
     """
-    settings = replace(NopeDataParserConfig().reconstruction, seed=seed)  # those of a training
+    options = NopeDataParserConfig().sfm
+    options = replace(options, matching=replace(options.matching, seed=seed))  # those of a training
     folder = find_images(data)
     require_one_camera(data, cameras_of_images(folder.images))
-    scene = reconstruct(folder, held_out, settings, output_dir / "cache")
+    scene = reconstruct(folder, held_out, options, output_dir / "cache")
     poses = {scene.image_names[i]: scene.T_world_camera[i] for i in np.flatnonzero(scene.registered)}
     CameraFile(
         T_world_camera={name: pose for name, pose in poses.items() if name not in held_out},

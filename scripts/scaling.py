@@ -40,8 +40,9 @@ from nope_splat.matching import (
     match_pairs,
 )
 from nope_splat.matching.database import find_matches, matches_key
-from nope_splat.sfm import ReconstructionSettings
+from nope_splat.sfm import SfmOptions
 from nope_splat.sfm.pipeline import reconstruct_from_matches
+from nope_splat.sfm.registration.batched import BatchedRegistration
 from nope_splat.utils.cache import Cache
 from nope_splat.utils.stopwatch import Stopwatch
 
@@ -73,8 +74,10 @@ class Registration:
     """Where matches are kept."""
     num_images: tuple[int, ...] = (50, 100, 200)
     """How many of the tour's images, from the first one on, are reconstructed."""
-    settings: tyro.conf.OmitArgPrefixes[ReconstructionSettings] = field(
-        default_factory=lambda: ReconstructionSettings(pairs="retrieval", registration="batches")
+    settings: tyro.conf.OmitArgPrefixes[SfmOptions] = field(
+        default_factory=lambda: SfmOptions(
+            MatchingSettings(pairs="retrieval"), registration=BatchedRegistration()
+        )
     )
     """How to match and to reconstruct."""
 
@@ -164,13 +167,16 @@ def measure_registration(settings: Registration) -> None:
         chosen = np.sort(walk[:num_images])
         folder = replace(tour, images=tuple(tour.images[image] for image in chosen))
         matches = find_matches(
-            folder, settings.settings, Cache(settings.cache_dir), matches_key(folder, settings.settings)
+            folder,
+            settings.settings.matching,
+            Cache(settings.cache_dir),
+            matches_key(folder, settings.settings.matching),
         )
         gc.collect()
         meter, nobody = Meter(), np.zeros(num_images, bool)
         scene, seconds = _timed(
             lambda folder=folder, matches=matches, meter=meter, nobody=nobody: reconstruct_from_matches(
-                folder, nobody, matches, settings.settings, meter
+                folder, nobody, matches, settings.settings, clock=meter
             )
         )
         poses = {

@@ -17,28 +17,28 @@ import numpy as np
 import pytest
 
 from nope_splat.io.images import ImageFolder, find_images
-from nope_splat.matching import PairMatches, matching
+from nope_splat.matching import MatchingSettings, PairMatches, matching
 from nope_splat.matching.database import MatchDatabase, find_matches, matches_key
 from nope_splat.matching.verification import verify_pair
-from nope_splat.sfm import Reconstruction, ReconstructionSettings, reconstruct
+from nope_splat.sfm import Reconstruction, SfmOptions, reconstruct
 from nope_splat.utils.cache import Cache
 
-SETTINGS = ReconstructionSettings(max_keypoints=500)
+MATCHING = MatchingSettings(max_keypoints=500)
+OPTIONS = SfmOptions(MATCHING)
 
 SLOW_RUN = """
 import sys, time
 from pathlib import Path
 from nope_splat.utils.cache import Cache
 from nope_splat.io.images import find_images
-from nope_splat.matching import matching
-from nope_splat.sfm import ReconstructionSettings, Reconstruction, reconstruct
+from nope_splat.matching import MatchingSettings, matching
 from nope_splat.matching.database import find_matches, matches_key
 
-folder, settings = find_images(Path(sys.argv[1])), ReconstructionSettings(max_keypoints=500)
+folder, options = find_images(Path(sys.argv[1])), MatchingSettings(max_keypoints=500)
 verify = matching.verify_pair
 matching.verify_pair = lambda *arguments: (time.sleep(float(sys.argv[3])), verify(*arguments))[1]
 matching.KEEP_EVERY = 0.0
-find_matches(folder, settings, Cache(Path(sys.argv[2])), matches_key(folder, settings))
+find_matches(folder, options, Cache(Path(sys.argv[2])), matches_key(folder, options))
 """
 
 
@@ -47,12 +47,13 @@ import os, signal, sys
 from importlib import import_module
 from pathlib import Path
 from nope_splat.io.images import find_images
-from nope_splat.sfm import ReconstructionSettings, reconstruct
+from nope_splat.matching import MatchingSettings
+from nope_splat.sfm import SfmOptions, reconstruct
 
 module, _, name = sys.argv[3].partition(":")
 setattr(import_module(module), name, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
-folder, settings = find_images(Path(sys.argv[1])), ReconstructionSettings(max_keypoints=500)
-reconstruct(folder, [], settings, Path(sys.argv[2]))
+folder, options = find_images(Path(sys.argv[1])), SfmOptions(MatchingSettings(max_keypoints=500))
+reconstruct(folder, [], options, Path(sys.argv[2]))
 """
 
 
@@ -73,7 +74,7 @@ def folder(valley: Path) -> ImageFolder:
 @pytest.fixture(scope="module")
 def whole(folder: ImageFolder) -> MatchDatabase:
     """What a run that nothing disturbs finds."""
-    return find_matches(folder, SETTINGS, None, "")
+    return find_matches(folder, MATCHING, None, "")
 
 
 def assert_same(found: MatchDatabase, expected: MatchDatabase) -> None:
@@ -83,7 +84,7 @@ def assert_same(found: MatchDatabase, expected: MatchDatabase) -> None:
 
 
 def finish(folder: ImageFolder, cache: Path) -> MatchDatabase:
-    return find_matches(folder, SETTINGS, Cache(cache), matches_key(folder, SETTINGS))
+    return find_matches(folder, MATCHING, Cache(cache), matches_key(folder, MATCHING))
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])
@@ -137,7 +138,7 @@ def test_matching_goes_on_after_a_run_that_was_killed(
 def test_a_damaged_beginning_is_named_and_not_used(
     folder: ImageFolder, whole: MatchDatabase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / f"pairs-{matches_key(folder, SETTINGS)[:16]}.npz"
+    path = tmp_path / f"pairs-{matches_key(folder, MATCHING)[:16]}.npz"
     path.write_bytes(os.urandom(1000))
     assert_same(finish(folder, tmp_path), whole)
     assert f"The cached file {path} is damaged and will be made again" in capsys.readouterr().err
@@ -158,7 +159,7 @@ def test_two_runs_at_once_do_not_harm_each_other(
 def cameras(folder: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reconstruction, Path]:
     """What a run that nothing disturbs finds, and its cache."""
     cache = tmp_path_factory.mktemp("cache")
-    return reconstruct(folder, [], SETTINGS, cache), cache
+    return reconstruct(folder, [], OPTIONS, cache), cache
 
 
 def assert_same_cameras(found: Reconstruction, expected: Reconstruction) -> None:
@@ -172,8 +173,8 @@ def assert_same_cameras(found: Reconstruction, expected: Reconstruction) -> None
     [
         ("nope_splat.matching.matching:sift_keypoints", []),
         ("os:replace", []),  # matches are written, but not yet in their place
-        ("nope_splat.sfm.pipeline:register_group", ["matches"]),
-        ("nope_splat.sfm.pipeline:refine", ["matches"]),
+        ("nope_splat.sfm.pipeline:reconstruct_component", ["matches"]),
+        ("nope_splat.sfm.pipeline:refine_globally", ["matches"]),
     ],
 )
 def test_a_reconstruction_that_was_killed_is_made_again_from_what_is_kept(
@@ -188,7 +189,7 @@ def test_a_reconstruction_that_was_killed_is_made_again_from_what_is_kept(
     assert run.returncode == -signal.SIGKILL
     assert stages(tmp_path) == kept
     capsys.readouterr()
-    assert_same_cameras(reconstruct(folder, [], SETTINGS, tmp_path), cameras[0])
+    assert_same_cameras(reconstruct(folder, [], OPTIONS, tmp_path), cameras[0])
     assert ("Using the cached matches." in capsys.readouterr().err) == bool(kept)
     assert stages(tmp_path) == ["matches", "scene"]
 
@@ -219,7 +220,7 @@ def test_a_damaged_reconstruction_is_named_and_made_again(
     damage(path)
     if stage == "matches":  # which are looked for where there is no scene
         next(cache.glob("scene-*.npz")).unlink()
-    assert_same_cameras(reconstruct(folder, [], SETTINGS, cache), scene)
+    assert_same_cameras(reconstruct(folder, [], OPTIONS, cache), scene)
     assert f"The cached file {path} is damaged and will be made again" in capsys.readouterr().err
-    assert_same_cameras(reconstruct(folder, [], SETTINGS, cache), scene)
+    assert_same_cameras(reconstruct(folder, [], OPTIONS, cache), scene)
     assert "Using the cached reconstruction." in capsys.readouterr().err

@@ -13,24 +13,24 @@ from nope_splat import sfm as reconstruction
 from nope_splat.io.export import write_colmap, write_report, write_transforms, writing_to
 from nope_splat.io.images import find_images
 from nope_splat.plugin.summary import reconstruction_rows, table
-from nope_splat.sfm import ReconstructionSettings
+from nope_splat.sfm import SfmOptions
 from nope_splat.utils.progress import say
 
 
 def reconstruct(
     data: Path,
     output_dir: Path,
-    settings: Annotated[ReconstructionSettings, tyro.conf.arg(name="")] = ReconstructionSettings(),  # noqa: B008 (frozen)
+    options: Annotated[SfmOptions, tyro.conf.arg(name="")] = SfmOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Find the cameras and track points of a folder of images, all of them, none held out.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model) and `report.json`.
-    What was computed is kept in `cache/`: the same images and settings again take no time.
+    What was computed is kept in `cache/`: the same images and options again take no time.
 
     Args:
         data: Folder of images, or a folder with `images/` in it.
         output_dir: Folder to write into; made where missing.
-        settings: How images are matched and reconstructed.
+        options: How images are matched and cameras are found.
     """
     with writing_to(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def reconstruct(
     folder = find_images(data)
     for name, reason in folder.skipped.items():
         say(f"{name} is skipped: {reason}.")
-    scene = reconstruction.reconstruct(folder, settings=settings, cache_dir=output_dir / "cache")
+    scene = reconstruction.reconstruct(folder, options=options, cache_dir=output_dir / "cache")
     write_transforms(scene, folder.root, output_dir / "transforms.json")
     write_colmap(scene, output_dir / "sparse" / "0")
     write_report(scene, output_dir / "report.json", folder.skipped)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from nerfstudio.engine.trainer import TrainerConfig
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.matching.options import DUST3R_WEIGHTS
 from nope_splat.plugin.pipeline import NopePipelineConfig
+from nope_splat.sfm.checks import check_sfm_options
+from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 
 
 def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resumed: bool) -> None:
@@ -22,6 +23,7 @@ def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resum
     Raises:
         NopeSplatError: If settings contradict each other, with what to do about the first of them.
     """
+    check_sfm_options(pipeline.datamanager.dataparser.sfm)
     for sentence in (*_of_the_run(run, resumed), *_of_the_cameras(pipeline), *_of_depth(pipeline)):
         raise NopeSplatError(sentence)
 
@@ -42,7 +44,6 @@ def _of_the_run(config: TrainerConfig, resumed: bool) -> Iterator[str]:
 
 def _of_the_cameras(config: NopePipelineConfig) -> Iterator[str]:
     model, cameras = config.model, config.model.camera_optimizer
-    settings = config.datamanager.dataparser.reconstruction
     if cameras.method != "adam":
         for name in ("trans_l2_penalty", "rot_l2_penalty"):
             if getattr(cameras, name):
@@ -55,22 +56,17 @@ def _of_the_cameras(config: NopePipelineConfig) -> Iterator[str]:
                 "track-3d-weight has no say where joint adjustments move cameras and track points; set"
                 " camera-optimizer.method to adam or track-points to tied, or leave it out"
             )
-    if settings.cameras is not None and settings.initial_focal is not None:
-        yield "the files of cameras tell the focal length already; leave out initial-focal, or cameras"
 
 
 def _of_depth(config: NopePipelineConfig) -> Iterator[str]:
     dataparser = config.datamanager.dataparser
-    settings = dataparser.reconstruction
-    wanted = (
-        settings.registration == "depth" or dataparser.seeds == "depth" or any(config.model.depth_weights())
+    is_used = (
+        isinstance(dataparser.sfm.initialization, MonocularDepthInitialization)
+        or dataparser.seeds == "depth"
+        or any(config.model.depth_weights())
     )
-    if settings.depth.maps is not None and not wanted:
+    if dataparser.sfm.depth.maps is not None and not is_used:
         yield (
-            "depth.maps is given, but nothing takes depth; set seeds or registration to depth, or a weight"
-            " such as depth-weight, or leave it out"
+            "depth.maps is given, but nothing uses depth; pass initialization:depth, set seeds to depth or a"
+            " weight such as depth-weight, or leave it out"
         )
-    if settings.depth.maps is not None and settings.matcher == "dust3r":
-        yield "depth comes from the matcher dust3r or from depth.maps; leave out one of them"
-    if settings.matcher != "dust3r" and settings.dust3r_weights != DUST3R_WEIGHTS:
-        yield f"dust3r-weights is given, but the matcher is {settings.matcher}; set matcher to dust3r"

@@ -20,7 +20,7 @@ from nope_splat.io.images import ImageFile, ImageFolder, find_images
 from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
 from nope_splat.plugin.depth_priors import make_depth_priors
 from nope_splat.seeding import SeedSettings, dense_seeds, pixel_seeds
-from nope_splat.sfm import Reconstruction, ReconstructionSettings, image_depths, reconstruct
+from nope_splat.sfm import MapperOptions, Reconstruction, SfmOptions, image_depths, reconstruct
 from nope_splat.splatting.losses import TrackObservations
 from nope_splat.utils.device_defaults import Auto, ByDevice, chosen
 from nope_splat.utils.progress import say
@@ -43,9 +43,9 @@ class NopeDataParserConfig(DataParserConfig):
     512 on a CPU."""
     cache_dir: Path | None = None
     """Where matches and reconstruction are kept; by default `cache` in the experiment's output folder."""
-    reconstruction: Annotated[ReconstructionSettings, tyro.conf.arg(name="")] = field(
-        # Unless the lens plainly bends, views compare pixel by pixel with the images as they are.
-        default_factory=lambda: ReconstructionSettings(refine_radial_distortion=None)
+    sfm: Annotated[SfmOptions, tyro.conf.arg(name="")] = field(
+        # Unless the lens distorts visibly, renderings are compared with the images as they are.
+        default_factory=lambda: SfmOptions(mapper=MapperOptions(refine_extra_params=None))
     )
     """How cameras and points are found."""
     seeds: Literal["dense", "tracks", "depth"] = "dense"
@@ -102,7 +102,7 @@ class NopeDataParser(DataParser):
         held_out = []
         if self.config.eval_mode == "interval" and len(names) >= self.config.eval_interval:
             held_out = names[:: self.config.eval_interval]
-        return reconstruct(self.folder, held_out, self.config.reconstruction, self.config.cache_dir)
+        return reconstruct(self.folder, held_out, self.config.sfm, self.config.cache_dir)
 
     def image_ids(self, split: str) -> NDArray[np.int64]:
         """Indices, in the scene, of the registered images of a split ("train", or any other). (V,)."""
@@ -165,7 +165,7 @@ class NopeDataParser(DataParser):
         )
 
     def _depth_maps(self, image_ids: list[int]) -> dict[int, DepthMap]:
-        return image_depths(self.folder, image_ids, self.config.reconstruction, self.config.cache_dir)
+        return image_depths(self.folder, image_ids, self.config.sfm, self.config.cache_dir)
 
     @cached_property
     def _images(self) -> list[ImageFile]:

@@ -82,7 +82,8 @@ class NopePipeline(VanillaPipeline):
         if learned.optimize_distortion:
             # A pinhole fitted to bent images has another focal length and principal point, and surfaces
             # bent with it, by which renderings agree: from there training does not find back.
-            dataparser.reconstruction = replace(dataparser.reconstruction, refine_radial_distortion=True)
+            mapper = replace(dataparser.sfm.mapper, refine_extra_params=True)
+            dataparser.sfm = replace(dataparser.sfm, mapper=mapper)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode == "val":
             require_windows(self.datamanager.train_dataset.cameras, chosen(config.model.num_downscales))

@@ -1,4 +1,4 @@
-"""Groups of images that connect, and the words for those that do not."""
+"""Connected components of the match graph, and error messages for unregistered images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from nope_splat.errors import NopeSplatError
 from nope_splat.matching import Keypoints
 from nope_splat.scene.tracks import MatchGraph, connected_groups
+from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
+from nope_splat.sfm.initialization.pointmap_alignment import PointmapInitialization
+from nope_splat.sfm.options import SfmOptions
 from nope_splat.utils.typing import Indices
 
 MAX_NAMES = 10
@@ -73,6 +76,30 @@ def require_matches(
         pairs = sorted(map(tuple, groups))[:MAX_NAMES]
         listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in pairs)
         raise NopeSplatError(f"the photos match only in separate pairs ({listed}); {ADVICE}")
+
+
+def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError:
+    """Explain why no component could be initialized.
+
+    Args:
+        options: How it was tried.
+        has_parallax: Whether any component has parallax.
+    """
+    uses_depth = isinstance(options.initialization, MonocularDepthInitialization | PointmapInitialization)
+    if not (has_parallax and uses_depth):
+        return NopeSplatError(
+            "the photos match, but no two of them were taken from places far enough apart to tell depth; walk"
+            " around the subject instead of turning on the spot"
+        )
+    source = f"the depth maps in {options.depth.maps}"
+    advice = "check that they belong to these photos and that depth.kind is theirs"
+    if options.matching.matcher == "dust3r":
+        source, advice = "the pointmaps", "give more photos, with more overlap"
+    elif options.depth.maps is None:
+        source, advice = f"the depth maps of {options.depth.model}", "take another depth.model"
+    return NopeSplatError(
+        f"{source} contradict the matches of all photos; {advice}, or another initialization"
+    )
 
 
 def failure_reasons(

@@ -1,4 +1,4 @@
-"""The last word: re-triangulation, full bundle adjustment and filtering, with all intrinsics."""
+"""Final global refinement: retriangulate, bundle-adjust with free intrinsics, filter."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, intrinsics_covariance
+from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
 from nope_splat.utils.typing import Array, Mask
@@ -26,23 +27,12 @@ MIN_OBSERVATIONS = 10
 """Fewest observations that keep an image in the scene."""
 
 
-def refine(
-    state: SfmState,
-    min_angle: float,
-    refine_principal_point: bool,
-    refine_radial_distortion: bool | None = False,
-    device: str = "cpu",
-) -> dict[int, str]:
-    """Re-triangulate, extend, adjust and filter in rounds of falling thresholds, in place.
+def refine_globally(state: SfmState, options: MapperOptions) -> dict[int, str]:
+    """Retriangulate, extend, adjust and filter in rounds of falling thresholds, in place.
 
     Args:
-        state: A registered scene.
-        min_angle: Smallest triangulation angle of a point, degrees.
-        refine_principal_point: Whether to adjust the principal point, where it can be determined and all
-            images of a camera have the same orientation.
-        refine_radial_distortion: Whether to adjust the radial distortion, where it can be determined; None
-            means where it is plain as well.
-        device: Torch device of bundle adjustment.
+        state: A state with poses.
+        options: Triangulation and bundle adjustment.
 
     Returns:
         Images that lost their pose on the way, with the reason.
@@ -50,23 +40,26 @@ def refine(
     lost: dict[int, str] = {}
     free_offset = free_radial = np.zeros(len(state.focal), bool)
     for number, max_error in enumerate(ROUNDS):
-        triangulate(state, max_error, min_angle)
+        triangulate(state, max_error, options.min_tri_angle)
         extend(state, max_error)
         state.adjust(
-            free_offset=free_offset, free_radial=free_radial, tolerance=ROUGH_TOLERANCE, device=device
+            free_offset=free_offset,
+            free_radial=free_radial,
+            tolerance=ROUGH_TOLERANCE,
+            device=options.ba_device,
         )
         state.estimate_noise()
-        if number == 0 and refine_principal_point:
-            free_offset = _free_principal_point(state, device)
-        if number == 0 and refine_radial_distortion is not False:
-            least_gain = PLAIN_GAIN if refine_radial_distortion is None else 0.0
-            free_radial = _free_radial_distortion(state, free_offset, least_gain, device)
-        filter_observations(state, max_error, min_angle)
-        lost |= _drop_weak_images(state, min_angle)
+        if number == 0 and options.refine_principal_point:
+            free_offset = _free_principal_point(state, options.ba_device)
+        if number == 0 and options.refine_extra_params is not False:
+            least_gain = PLAIN_GAIN if options.refine_extra_params is None else 0.0
+            free_radial = _free_radial_distortion(state, free_offset, least_gain, options.ba_device)
+        filter_observations(state, max_error, options.min_tri_angle)
+        lost |= _drop_weak_images(state, options.min_tri_angle)
         state.rescale()
-    state.adjust(free_offset=free_offset, free_radial=free_radial, device=device)
-    filter_observations(state, ROUNDS[-1], min_angle)
-    return lost | _drop_weak_images(state, min_angle)
+    state.adjust(free_offset=free_offset, free_radial=free_radial, device=options.ba_device)
+    filter_observations(state, ROUNDS[-1], options.min_tri_angle)
+    return lost | _drop_weak_images(state, options.min_tri_angle)
 
 
 def _free_principal_point(state: SfmState, device: str) -> Mask:

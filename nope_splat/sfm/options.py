@@ -1,45 +1,54 @@
-"""What the user can choose about reconstruction."""
+"""Options of structure from motion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
+
+from tyro.conf import subcommand
 
 from nope_splat.depth import DepthSettings
 from nope_splat.matching import MatchingSettings
-from nope_splat.utils.ranges import POSITIVE, Range
+from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
+from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
+from nope_splat.sfm.initialization.pointmap_alignment import PointmapInitialization
+from nope_splat.sfm.initialization.two_view import TwoViewInitialization
+from nope_splat.sfm.mapper_options import MapperOptions
+from nope_splat.sfm.registration.batched import BatchedRegistration
+from nope_splat.sfm.registration.incremental import IncrementalRegistration
+from nope_splat.sfm.registration.spanning_tree import SpanningTreeRegistration
+from nope_splat.utils.ranges import POSITIVE
+
+InitializationConfig = (
+    Annotated[TwoViewInitialization, subcommand("initialization:two-view", prefix_name=False)]
+    | Annotated[KnownCamerasInitialization, subcommand("initialization:known-cameras", prefix_name=False)]
+    | Annotated[MonocularDepthInitialization, subcommand("initialization:depth", prefix_name=False)]
+    | Annotated[PointmapInitialization, subcommand("initialization:pointmaps", prefix_name=False)]
+)
+RegistrationConfig = (
+    Annotated[IncrementalRegistration, subcommand("registration:incremental", prefix_name=False)]
+    | Annotated[BatchedRegistration, subcommand("registration:batched", prefix_name=False)]
+    | Annotated[SpanningTreeRegistration, subcommand("registration:spanning-tree", prefix_name=False)]
+)
 
 
 @dataclass(frozen=True)
-class ReconstructionSettings(MatchingSettings):
-    """How images are matched and reconstructed."""
+class SfmOptions:
+    """How photos are matched and cameras are found."""
 
-    registration: Literal["incremental", "batches", "chain", "depth", "pointmaps"] = "incremental"
-    """How poses are found: one image after another by the points it sees; batch by batch, outward from
-    the image with most partners (for hundreds); by chaining relative poses along the maximum spanning
-    tree of the match graph (for thin overlap); by the depth of single images along that tree, from a
-    field of view of 60 degrees (the paper's initialization; depth comes from a network, see depth.model for
-    what it needs and its licenses, from depth.maps or from the matcher dust3r); or by bringing the pointmaps
-    of all pairs into one world, as DUSt3R does (needs the matcher dust3r, which see for its terms: for
-    images whose surfaces or number give too few matches)."""
+    matching: MatchingSettings = field(default_factory=MatchingSettings)
+    """Keypoints, pairs and verified matches."""
+    mapper: MapperOptions = field(default_factory=MapperOptions)
+    """Triangulation and bundle adjustment."""
     depth: DepthSettings = field(default_factory=DepthSettings)
-    """Where depth of single images comes from."""
-    one_camera_per: Literal["size", "folder"] = "size"
-    """Which images share a camera, its focal length, principal point and distortion: those of one size
+    """Where the depth of single photos comes from."""
+    camera_per: Literal["size", "folder"] = "size"
+    """Which photos share a camera, its focal length, principal point and distortion: those of one size
     (portrait or landscape), or those of one size in one sub-folder."""
-    cameras: Path | None = None
-    """Cameras to start from instead of from nothing: a `transforms.json`, or a folder with a COLMAP model.
-    They are adjusted where the images contradict them; images that it lacks are registered."""
     initial_focal: Annotated[float | None, POSITIVE] = None
-    """Focal length to start from, in pixels of the full-resolution images; estimated if not given, but
-    with registration depth that of a field of view of 60 degrees."""
-    refine_principal_point: bool = True
-    """Whether to adjust the principal point, where all images of a camera have the same orientation."""
-    refine_radial_distortion: bool | None = True
-    """Whether to adjust radial distortion, where it can be determined; if None, where without it tracks and
-    cameras disagree by a quarter more."""
-    min_triangulation_angle: Annotated[float, Range(0, 90, open=True)] = 1.5
-    """Smallest angle, in degrees, between the rays that make a track point."""
-    adjustment_device: Literal["cpu", "cuda"] = "cpu"
-    """Where bundle adjustment runs; a GPU pays for hundreds of images only."""
+    """Focal length to start from, in pixels of the full-resolution photos. By default it is estimated, or,
+    for the initialization by depth, that of a field of view of 60 degrees."""
+    initialization: InitializationConfig = field(default_factory=TwoViewInitialization)
+    """How the first cameras are found."""
+    registration: RegistrationConfig = field(default_factory=IncrementalRegistration)
+    """How the other photos are registered."""

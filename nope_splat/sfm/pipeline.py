@@ -1,275 +1,326 @@
-"""From a folder of images to a sparse scene: every stage in order."""
+"""Structure from motion: the stages in order, from a folder of images to cameras and points."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from nope_splat.depth import DepthMap, depths_key, find_depths
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.fingerprint import content_key
 from nope_splat.io.images import ImageFolder, cameras_of_images
-from nope_splat.matching import PairMatches
-from nope_splat.matching.database import MatchDatabase, find_matches, matches_key
+from nope_splat.matching.database import MatchDatabase, find_matches
 from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
 from nope_splat.sfm.camera_groups import CameraGroups
-from nope_splat.sfm.diagnostics import failure_reasons, require_matches, training_groups
-from nope_splat.sfm.global_refinement import ROUNDS, refine
-from nope_splat.sfm.initialization.degeneracy import is_planar_or_rotation, is_pure_rotation
-from nope_splat.sfm.initialization.focal import within_cameras
-from nope_splat.sfm.initialization.known_cameras import KnownCameras, prefer_known_cameras
-from nope_splat.sfm.initialization.pointmap_fusion import fuse_pointmap_depths
-from nope_splat.sfm.initialization.select import register_group
-from nope_splat.sfm.options import ReconstructionSettings
-from nope_splat.sfm.registration.incremental import register_others
+from nope_splat.sfm.checks import check_images, check_sfm_options
+from nope_splat.sfm.diagnostics import failure_reasons, no_initialization, require_matches, training_groups
+from nope_splat.sfm.global_refinement import ROUNDS, refine_globally
+from nope_splat.sfm.initialization.depth_maps import find_initial_depths
+from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
+from nope_splat.sfm.initialization.start import Start
+from nope_splat.sfm.known_cameras import KnownCameras, prefer_known_cameras
+from nope_splat.sfm.options import SfmOptions
+from nope_splat.sfm.problem import Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
-from nope_splat.sfm.result import MAX_FOCAL_UNCERTAINTY, finish, focal_notice, point_colors, tell
+from nope_splat.sfm.result import (
+    MAX_FOCAL_UNCERTAINTY,
+    focal_notice,
+    focal_uncertainty,
+    log_summary,
+    point_colors,
+    to_reconstruction,
+)
+from nope_splat.sfm.result_cache import ResultCache
 from nope_splat.sfm.retriangulation import rebuild_tracks
 from nope_splat.sfm.state import SfmState
-from nope_splat.utils.cache import Cache
+from nope_splat.sfm.two_view_geometry import TwoViews
 from nope_splat.utils.progress import say
-from nope_splat.utils.ranges import check_ranges
 from nope_splat.utils.stopwatch import Stopwatch
-from nope_splat.utils.typing import Array
-
-STAGE = "scene"
-POSSIBLE_FOCAL = (0.1, 20.0)
-"""Shortest and longest focal length that a lens may have, as a share of the longer side."""
+from nope_splat.utils.typing import Indices, Mask
 
 
 def reconstruct(
     folder: ImageFolder,
     held_out: Sequence[str] = (),
-    settings: ReconstructionSettings | None = None,
+    options: SfmOptions | None = None,
     cache_dir: Path | None = None,
 ) -> Reconstruction:
-    """Reconstruct cameras and track points.
+    """Reconstruct cameras and track points from unordered images.
 
     Args:
         folder: The images.
-        held_out: Names of images kept for evaluation. They are matched, but their matches serve only
-            to register them against the finished points.
-        settings: How to do it.
-        cache_dir: Folder for matches and finished scenes, keyed by content and settings.
+        held_out: Names of images kept for evaluation. They are matched, but their matches serve only to
+            register them against the finished points.
+        options: How to do it.
+        cache_dir: Folder for matches and finished reconstructions, keyed by content and options.
 
     Returns:
-        The scene; images that could not be registered are in its `failures`.
+        The reconstruction; its `failures` name the images that could not be registered.
 
     Raises:
-        NopeSplatError: If a setting is out of range, or nothing can be reconstructed, with the reason.
+        NopeSplatError: If an option is out of range or contradicts another, or nothing can be reconstructed,
+            with the reason.
     """
-    settings = settings or ReconstructionSettings()
-    check_ranges(settings)
-    names = tuple(image.name for image in folder.images)
-    unknown = sorted(set(held_out) - set(names))
-    if unknown:
-        raise NopeSplatError(f"the held-out photo {unknown[0]} is not in {folder.root}; check its name")
-    if settings.registration == "pointmaps" and settings.matcher != "dust3r":
-        raise NopeSplatError(
-            f"registration pointmaps needs pointmaps, and {settings.matcher} makes none; set matcher"
-            " to dust3r"
-        )
-    camera_ids = cameras_of_images(folder.images, settings.one_camera_per)
-    if camera_ids.any():
-        for asked, what in (
-            (settings.initial_focal is not None, "initial-focal is"),
-            (settings.registration in ("depth", "pointmaps"), f"registration {settings.registration} takes"),
-        ):
-            if asked:
-                raise NopeSplatError(
-                    f"{what} one focal length, but the photos are of several sizes or folders and so of"
-                    " several cameras; leave it out"
-                )
-    if settings.adjustment_device == "cuda" and not torch.cuda.is_available():
-        raise NopeSplatError("adjustment-device is cuda, but torch finds no GPU here; choose cpu")
-
-    longer_side = max(max(image.width, image.height) for image in folder.images)
-    if settings.initial_focal is not None:
-        shortest, longest = (share * longer_side for share in POSSIBLE_FOCAL)
-        if not shortest <= settings.initial_focal <= longest:
-            raise NopeSplatError(
-                f"initial-focal is {settings.initial_focal:g}, but photos of {longer_side} pixels have"
-                f" focal lengths from {shortest:g} to {longest:g} pixels; it is not in millimeters"
-            )
-
-    is_held_out = np.isin(names, list(held_out))
-    given = KnownCameras.read(settings.cameras, names, is_held_out, camera_ids) if settings.cameras else None
-
-    # Images whose depth is asked for.
-    telling = [
-        image
-        for image, out in zip(folder.images, is_held_out, strict=True)
-        if not out and settings.registration == "depth" and settings.matcher != "dust3r" and given is None
-    ]
-    matches_id = scene_id = ""
-    cache = Cache(cache_dir) if cache_dir else None
-    if cache:
-        matches_id = matches_key(folder, settings)
-        # Of given cameras, their content counts and not the file's name.
-        values = asdict(settings) | {"cameras": given and given.to_plain()}
-        values["depth"] = depths_key(telling, settings.depth) if telling else None
-        del values["device"]  # which changes nothing but rounding errors
-        scene_id = content_key((), {"matches": matches_id, "held_out": sorted(held_out), "settings": values})
-        scene = cache.load(STAGE, scene_id, Reconstruction.from_arrays)
-        if scene is not None:
-            say("Using the cached reconstruction.")
-            tell(scene)
-            return scene
-    clock = Stopwatch()
-    with clock.stage("matching"):
-        matches = find_matches(folder, settings, cache, matches_id)
-    depths = None
-    if telling:
+    options = options or SfmOptions()
+    check_sfm_options(options)
+    check_images(options, folder, held_out)
+    is_held_out = np.isin([image.name for image in folder.images], list(held_out))
+    known_cameras = read_known_cameras(options, folder, is_held_out)
+    cache = ResultCache.of(cache_dir, folder, held_out, options, known_cameras)
+    reconstruction = cache.load()
+    if reconstruction is None:
+        clock = Stopwatch()
+        with clock.stage("matching"):
+            matches = find_matches(folder, options.matching, cache.cache, cache.matches_key)
         with clock.stage("depth"):
-            found = find_depths(telling, settings.depth, cache_dir)
-        depths = {names.index(image.name): one for image, one in zip(telling, found, strict=True)}
-    elif settings.registration == "depth" and given is None and matches.pointmaps is not None:
-        depths = fuse_pointmap_depths(matches.pointmaps.without(is_held_out))
-    scene = reconstruct_from_matches(folder, is_held_out, matches, settings, clock, given, depths)
-    if cache:
-        cache.store(STAGE, scene_id, scene.to_arrays())
-    tell(scene)
-    return scene
+            depths = find_initial_depths(options, folder, held_out, matches, cache_dir)
+        priors = Priors(known_cameras, depths, options.initial_focal)
+        reconstruction = reconstruct_from_matches(folder, is_held_out, matches, options, priors, clock)
+        cache.store(reconstruction)
+    log_summary(reconstruction)
+    return reconstruction
 
 
 def reconstruct_from_matches(
     folder: ImageFolder,
-    held_out: NDArray[np.bool_],
+    held_out: Mask,
     matches: MatchDatabase,
-    settings: ReconstructionSettings,
+    options: SfmOptions,
+    priors: Priors | None = None,
     clock: Stopwatch | None = None,
-    given: KnownCameras | None = None,
-    depths: Mapping[int, DepthMap] | None = None,
-    fix_focal: bool = False,
 ) -> Reconstruction:
     """Reconstruct cameras and track points from verified matches.
 
-    A flat scene that leaves the focal length open would follow any: it is done again with that of the prior
-    held. So is any scene that leaves the user's focal length open, with that one held.
-
     Args:
         folder: The images.
-        held_out: Images kept for evaluation. (N,).
-        matches: Verified matches; those with held-out images serve only for their resection.
-        settings: How to do it.
+        held_out: Images kept for evaluation; their matches serve only for their resection. (N,).
+        matches: Verified matches of all images.
+        options: How to do it.
+        priors: What is known besides the matches; by default the user's focal length.
         clock: Adds its seconds to those measured here.
-        given: Cameras to start from, if any.
-        depths: Depth of training images to start from, if any, by their indices.
-        fix_focal: Whether the focal length stays that of the settings or, without one, of the prior.
 
     Returns:
-        The scene.
+        The reconstruction.
 
     Raises:
         NopeSplatError: If nothing can be reconstructed, with the reason.
     """
+    priors = priors or Priors(initial_focal=options.initial_focal)
     clock = clock or Stopwatch()
-    keypoints, pairs = matches.keypoints, matches.pairs
-    names = tuple(image.name for image in folder.images)
-    sizes = np.array([(image.width, image.height) for image in folder.images], dtype=np.int64)
-    layout = CameraGroups.of(sizes, cameras_of_images(folder.images, settings.one_camera_per), keypoints)
-    training_pairs = [pair for pair in pairs if not held_out[pair.first] and not held_out[pair.second]]
-    graph = match_graph(len(names), training_pairs)
-    groups = training_groups(graph)
-    if given is not None:  # what has a pose need not match
-        groups = [given.join(groups)]
-    require_matches(names, held_out, keypoints, groups, settings.min_matches)
-    positions = [layout.from_center(one.xy, image) for image, one in enumerate(keypoints)]
-    if layout.num_cameras > 1:
-        counts = np.bincount(layout.camera_ids).tolist()
-        say(f"The photos are of {layout.num_cameras} cameras, which took {counts} of them.")
+    whole = training_problem(folder, held_out, matches, options, priors)
+    whole = replace(whole, clock=clock)
+    graph = match_graph(len(folder.images), whole.pairs)
+    components = training_groups(graph)
+    if priors.known_cameras is not None:  # an image with a pose need not match
+        components = [priors.known_cameras.join(components)]
+    names = [image.name for image in folder.images]
+    require_matches(names, held_out, matches.keypoints, components, options.matching.min_matches)
 
-    pointmaps = None
-    if matches.pointmaps is not None:
-        pointmaps = matches.pointmaps.without(held_out)
-
-    tried = False
-    for group in groups:
-        members = [pair for pair in training_pairs if pair.first in group]
-        flat = bool(members) and is_planar_or_rotation(members)
-        if given is None and flat and _is_pure_rotation(positions, members, layout):
-            continue
-        tried = True
-        state, views, failures = register_group(
-            keypoints, positions, members, layout, settings, clock, given, depths, pointmaps, fix_focal
-        )
-        if state is not None:
-            break
-    else:
-        if tried and given is None and settings.registration in ("depth", "pointmaps"):
-            raise NopeSplatError(_contradicted(settings))
-        raise NopeSplatError(
-            "the photos match, but no two of them were taken from places far enough apart to tell depth;"
-            " walk around the subject instead of turning on the spot"
-        )
-    min_angle, device = settings.min_triangulation_angle, settings.adjustment_device
-
-    def rebuilt(state: SfmState, extra: Sequence[PairMatches] = ()) -> SfmState:
-        with clock.stage("tracks"):
-            return rebuild_tracks(state, keypoints, positions, members, layout, min_angle, extra)
-
-    left_out = [view.matches for pair, view in views.items() if not state.registered[list(pair)].all()]
-    if left_out:  # the rebuilt tracks may show them what the first ones did not
-        second_try = rebuilt(state, left_out)
-        with clock.stage("registration"):
-            failures = register_others(second_try, views, min_angle, device, settings.seed)
-        state = second_try
-    state = rebuilt(state)
-    with clock.stage("final adjustment"):
-        failures |= refine(
-            state, min_angle, settings.refine_principal_point, settings.refine_radial_distortion, device
-        )
-        if given is not None:
-            prefer_known_cameras(state, given, ROUNDS[-1], min_angle, device)
-    lens = state.offset.any(axis=1), state.radial.any(axis=1)
-    uncertainty = state.focal_uncertainty(*lens, device)
-    doubtful = given is None and (flat or settings.initial_focal is not None)
-    if doubtful and not fix_focal and uncertainty > MAX_FOCAL_UNCERTAINTY / 3:
-        return reconstruct_from_matches(
-            folder, held_out, matches, settings, clock, depths=depths, fix_focal=True
-        )
+    component, problem, registered = reconstruct_first_component(whole, components, options)
+    state, uncertainty = registered.state, focal_uncertainty(registered.state, options.mapper)
+    if not problem.priors.fix_focal and needs_fixed_focal(problem, uncertainty):
+        registered = reconstruct_component(problem.with_fixed_focal(), options)
+        if registered is None:
+            raise no_initialization(options, has_parallax=True)
+        state = registered.state
     if state.registered.sum() < 2:
         raise NopeSplatError(
-            "no camera poses that agree with the photos were found; give more photos, with more"
-            " overlap between neighbors"
+            "no camera poses that agree with the photos were found; give more photos, with more overlap"
+            " between neighbors"
         )
 
-    sparse, points_of_keypoints = finish(state, folder, layout, held_out, keypoints, graph)
+    reconstruction, points_of_keypoints = to_reconstruction(state, folder, held_out, problem, graph)
     with clock.stage("held-out photos"):
-        sparse, resection_failures = resect_held_out(sparse, matches, points_of_keypoints, layout)
-    unregistered = np.flatnonzero(~sparse.registered & ~held_out)
-    reasons = failure_reasons(names, unregistered, groups, group, failures)
+        reconstruction, held_out_failures = resect_held_out(
+            reconstruction, matches, points_of_keypoints, whole.camera_groups
+        )
+    unregistered = np.flatnonzero(~reconstruction.registered & ~held_out)
+    failures = failure_reasons(names, unregistered, components, component, registered.failures)
     with clock.stage("colors"):
-        colors = point_colors(folder, sparse, layout)
-    notice = focal_notice(state, flat, layout, uncertainty)
-    failures_by_name = reasons | resection_failures
-    return normalize(
-        replace(sparse, colors=colors, failures=failures_by_name, notice=notice, seconds=clock.seconds)
+        colors = point_colors(folder, reconstruction, whole.camera_groups)
+    reconstruction = replace(
+        reconstruction,
+        colors=colors,
+        failures=failures | held_out_failures,
+        notice=focal_notice(state, problem, uncertainty),
+        seconds=clock.seconds,
     )
+    return normalize(reconstruction)
 
 
-def _contradicted(settings: ReconstructionSettings) -> str:
-    """What to say where no two images could be registered by what is told of their depth."""
-    source = f"the depth maps in {settings.depth.maps}"
-    advice = "check that they belong to these photos and that depth.kind is theirs"
-    if settings.matcher == "dust3r":
-        source, advice = "the pointmaps", "give more photos, with more overlap"
-    elif settings.depth.maps is None:
-        source, advice = f"the depth maps of {settings.depth.model}", "take another depth.model"
-    return f"{source} contradict the matches of all photos; {advice}, or another registration"
+@dataclass(frozen=True)
+class RegisteredComponent:
+    """The images of a connected component with their poses."""
+
+    state: SfmState
+    """Poses, intrinsics and points."""
+    two_views: TwoViews
+    """Relative poses of the pairs."""
+    failures: dict[int, str]
+    """Why images have no pose, by index, as far as known."""
+
+    @property
+    def merit(self) -> tuple[int, int]:
+        """Number of registered images, then of observations."""
+        return int(self.state.registered.sum()), int(self.state.inlier.sum())
 
 
-def _is_pure_rotation(positions: Sequence[Array], pairs: Sequence[PairMatches], layout: CameraGroups) -> bool:
-    """Whether every camera that tells, by pairs of its own, only turned."""
-    told = [
-        is_pure_rotation(positions, own, longer_side)
-        for own, longer_side in zip(within_cameras(pairs, layout), layout.longer_sides.tolist(), strict=True)
-        if own
+def reconstruct_first_component(
+    whole: SfmProblem, components: Sequence[Indices], options: SfmOptions
+) -> tuple[Indices, SfmProblem, RegisteredComponent]:
+    """Reconstruct the first connected component that has parallax and an initialization.
+
+    Args:
+        whole: All training images.
+        components: Images of each component, the largest component first.
+        options: How to do it.
+
+    Returns:
+        The component's images, its problem and its reconstruction.
+
+    Raises:
+        NopeSplatError: If there is none.
+    """
+    has_parallax = False
+    for component in components:
+        problem = whole.component(component)
+        if problem.priors.known_cameras is None and problem.is_pure_rotation:
+            continue
+        has_parallax = True
+        registered = reconstruct_component(problem, options)
+        if registered is not None:
+            return component, problem, registered
+    raise no_initialization(options, has_parallax)
+
+
+def reconstruct_component(problem: SfmProblem, options: SfmOptions) -> RegisteredComponent | None:
+    """Initialize, register, rebuild the tracks and refine everything.
+
+    Args:
+        problem: A connected component.
+        options: How to do it.
+
+    Returns:
+        Its reconstruction; None if no initialization registers two images.
+    """
+    best = register_from_best_start(problem, options)
+    if best is None:
+        return None
+    state, failures, clock = best.state, best.failures, problem.clock
+    missing = [
+        view.matches for pair, view in best.two_views.items() if not state.registered[list(pair)].all()
     ]
-    return bool(told) and all(told)
+    if missing:  # rebuilt tracks may connect them to points that the first tracks did not
+        with clock.stage("tracks"):
+            state = rebuild_tracks(state, problem, missing)
+        with clock.stage("registration"):
+            failures = options.registration.register_remaining(
+                state, best.two_views, options.mapper, problem.seed
+            )
+    with clock.stage("tracks"):
+        state = rebuild_tracks(state, problem)
+    with clock.stage("final adjustment"):
+        failures = failures | refine_globally(state, options.mapper)
+        if problem.priors.known_cameras is not None:
+            prefer_known_cameras(state, problem.priors.known_cameras, ROUNDS[-1], options.mapper)
+    return RegisteredComponent(state, best.two_views, failures)
+
+
+def register_from_best_start(problem: SfmProblem, options: SfmOptions) -> RegisteredComponent | None:
+    """Register images from every start that the initialization offers, and keep the best result.
+
+    Args:
+        problem: A connected component.
+        options: How to do it.
+
+    Returns:
+        The result with most registered images; None if none has two.
+    """
+    best = None
+    for start in options.initialization.starts(problem):
+        best = _better(best, register(start, problem, options))
+    if best is None:
+        return None
+    restart = options.initialization.restart(problem, best.state)
+    return best if restart is None else _better(best, register(restart, problem, options))
+
+
+def register(start: Start, problem: SfmProblem, options: SfmOptions) -> RegisteredComponent:
+    """Register the images of a component from one start.
+
+    Args:
+        start: Changed in place.
+        problem: A connected component.
+        options: How to do it.
+    """
+    state, registration = start.state, options.registration
+    with problem.clock.stage("registration"):
+        run = registration.register_remaining if state.registered.any() else registration.register
+        failures = run(state, start.two_views, options.mapper, problem.seed)
+    return RegisteredComponent(state, start.two_views, failures)
+
+
+def _better(best: RegisteredComponent | None, other: RegisteredComponent) -> RegisteredComponent | None:
+    if other.merit[0] < 2 or (best is not None and other.merit <= best.merit):
+        return best
+    return other
+
+
+def needs_fixed_focal(problem: SfmProblem, uncertainty: float) -> bool:
+    """Whether to reconstruct again with a fixed focal length, because the images do not determine it.
+
+    A flat scene would follow any focal length; and where the user gives one, theirs is the better guess.
+
+    Args:
+        problem: A connected component.
+        uncertainty: Standard deviation of the focal length as a share of it.
+    """
+    priors = problem.priors
+    is_doubtful = priors.known_cameras is None and (problem.is_planar or priors.initial_focal is not None)
+    return is_doubtful and uncertainty > MAX_FOCAL_UNCERTAINTY / 3
+
+
+def read_known_cameras(options: SfmOptions, folder: ImageFolder, held_out: Mask) -> KnownCameras | None:
+    """Read the cameras that the initialization starts from, if it is by known cameras.
+
+    Args:
+        options: How to reconstruct.
+        folder: The images.
+        held_out: Images kept for evaluation. (N,).
+    """
+    if not isinstance(options.initialization, KnownCamerasInitialization):
+        return None
+    camera_ids = cameras_of_images(folder.images, options.camera_per)
+    names = [image.name for image in folder.images]
+    return KnownCameras.read(options.initialization.path, names, held_out, camera_ids)
+
+
+def training_problem(
+    folder: ImageFolder, held_out: Mask, matches: MatchDatabase, options: SfmOptions, priors: Priors
+) -> SfmProblem:
+    """Set up the reconstruction of all training images.
+
+    Args:
+        folder: The images.
+        held_out: Images kept for evaluation. (N,).
+        matches: Verified matches of all images.
+        options: How to reconstruct.
+        priors: What is known besides the matches.
+    """
+    sizes = np.array([(image.width, image.height) for image in folder.images], dtype=np.int64)
+    camera_ids = cameras_of_images(folder.images, options.camera_per)
+    camera_groups = CameraGroups.of(sizes, camera_ids, matches.keypoints)
+    if camera_groups.num_cameras > 1:
+        counts = np.bincount(camera_groups.camera_ids).tolist()
+        say(f"The photos are of {camera_groups.num_cameras} cameras, which took {counts} of them.")
+    return SfmProblem(
+        keypoints=matches.keypoints,
+        camera_groups=camera_groups,
+        pairs=[pair for pair in matches.pairs if not held_out[pair.first] and not held_out[pair.second]],
+        pointmaps=matches.pointmaps and matches.pointmaps.without(held_out),
+        priors=priors,
+        options=options.mapper,
+        seed=options.matching.seed,
+    )

@@ -1,8 +1,7 @@
-"""From the working scene to the finished one, and what is told of it."""
+"""Convert the SfM state to a `Reconstruction` and log a summary."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,49 +10,44 @@ from numpy.typing import NDArray
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.geometry.rigid import invert
 from nope_splat.io.images import ImageFolder, read_image
-from nope_splat.matching import Keypoints
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import MatchGraph, Observations
 from nope_splat.sfm.camera_groups import CameraGroups
-from nope_splat.sfm.initialization.select import RESTART_FACTOR
+from nope_splat.sfm.mapper_options import MapperOptions
+from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.progress import say
-from nope_splat.utils.typing import Indices
+from nope_splat.utils.typing import Indices, Mask
 
-MAX_FOCAL_UNCERTAINTY = RESTART_FACTOR - 1
+MAX_FOCAL_UNCERTAINTY = 1.1 - 1
 """Three standard deviations of a focal length that the images determine, as a share of it."""
 NEGLIGIBLE_DISTORTION = 0.1
 """Distortion that moves no place by as many feature pixels is left out: many tools take none."""
 
 
-def finish(
-    state: SfmState,
-    folder: ImageFolder,
-    layout: CameraGroups,
-    held_out: NDArray[np.bool_],
-    keypoints: Sequence[Keypoints],
-    graph: MatchGraph,
+def to_reconstruction(
+    state: SfmState, folder: ImageFolder, held_out: Mask, problem: SfmProblem, graph: MatchGraph
 ) -> tuple[Reconstruction, list[Indices]]:
-    """Bring a scene to full-resolution pixels.
+    """Convert the state to full-resolution pixels.
 
     Args:
-        state: The adjusted scene.
+        state: The refined state.
         folder: The images.
-        layout: Which camera took which image, and the pixels of its keypoints.
         held_out: Images kept for evaluation. (N,).
-        keypoints: Keypoints of each image.
+        problem: Keypoints and cameras.
         graph: The match graph.
 
     Returns:
-        The finished scene, points still without colors; the point of each keypoint of each image, -1
-        for none.
+        The reconstruction, points still without colors; the point of each keypoint of each image, -1 for
+        none.
     """
+    layout = problem.camera_groups
     rows = np.flatnonzero(state.inlier)
     point_of_track = np.cumsum(state.has_point) - 1
     point_ids, image_ids = point_of_track[state.track_ids[rows]], state.image_ids[rows]
     keypoint_ids = state.keypoint_ids[rows]
     points_of_keypoints = []
-    for image, one in enumerate(keypoints):
+    for image, one in enumerate(problem.keypoints):
         mine = image_ids == image
         table = np.full(len(one.xy), -1)
         table[keypoint_ids[mine]] = point_ids[mine]
@@ -114,24 +108,33 @@ def point_colors(folder: ImageFolder, scene: Reconstruction, layout: CameraGroup
     return np.rint(total / np.maximum(count, 1)[:, None]).astype(np.uint8)
 
 
-def focal_notice(state: SfmState, flat: bool, layout: CameraGroups, uncertainty: float) -> str:
+def focal_uncertainty(state: SfmState, options: MapperOptions) -> float:
+    """Standard deviation of the focal length as a share of it, with the lens terms that were found.
+
+    Args:
+        state: The refined state.
+        options: Triangulation and bundle adjustment.
+    """
+    return state.focal_uncertainty(state.offset.any(axis=1), state.radial.any(axis=1), options.ba_device)
+
+
+def focal_notice(state: SfmState, problem: SfmProblem, uncertainty: float) -> str:
     """What the user should know about the focal length, if anything.
 
     Args:
-        state: The adjusted scene.
-        flat: Whether homographies explain nearly all matches.
-        layout: Which camera took which image.
+        state: The refined state.
+        problem: The connected component.
         uncertainty: Standard deviation of the focal length, as a share of it.
     """
-    focals = (state.focal * layout.camera_pixel_sizes).tolist()
+    focals = (state.focal * problem.camera_groups.camera_pixel_sizes).tolist()
     focal = f"{' and '.join(f'{each:.0f}' for each in focals)} pixels"
     mend = "set initial-focal if you know it, or add photos from other directions"
     if state.fix_focal:
-        why = "look straight at one flat surface, which does" if flat else "do"
+        why = "look straight at one flat surface, which does" if problem.is_planar else "do"
         return f"the photos {why} not show the focal length, which is taken to be {focal}; {mend}"
     if uncertainty > MAX_FOCAL_UNCERTAINTY / 3:
         return f"the photos hardly show the focal length, which seems to be {focal}; {mend}"
-    if flat:
+    if problem.is_planar:
         return (
             "the photos show hardly more than one flat surface; still, they determine the focal length"
             f" to {100 * uncertainty:.2g} %"
@@ -139,7 +142,7 @@ def focal_notice(state: SfmState, flat: bool, layout: CameraGroups, uncertainty:
     return ""
 
 
-def tell(scene: Reconstruction) -> None:
+def log_summary(scene: Reconstruction) -> None:
     """Tell the outcome, and name the images that are left out.
 
     Args:

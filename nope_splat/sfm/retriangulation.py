@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.geometry.rigid import invert
-from nope_splat.matching import Keypoints, PairMatches
+from nope_splat.matching import PairMatches
 from nope_splat.scene.tracks import build_tracks
-from nope_splat.sfm.camera_groups import CameraGroups
+from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import triangulate
 from nope_splat.utils.typing import Array
@@ -20,51 +20,41 @@ MAX_EPIPOLAR_ERROR = 4.0
 """Largest Sampson error of a match, feature pixels: the poses are not final."""
 
 
-def rebuild_tracks(
-    state: SfmState,
-    keypoints: Sequence[Keypoints],
-    positions: Sequence[Array],
-    pairs: Sequence[PairMatches],
-    layout: CameraGroups,
-    min_angle: float,
-    extra: Sequence[PairMatches] = (),
-) -> SfmState:
-    """Replace the tracks and points of a scene by those of matches that its poses confirm.
+def rebuild_tracks(state: SfmState, problem: SfmProblem, extra: Sequence[PairMatches] = ()) -> SfmState:
+    """Replace tracks and points by those of the matches that agree with the poses.
 
-    A wrong match joins two tracks to one that contradicts itself, and both are lost; where structure
-    repeats, that is many. The poses tell most wrong matches from right ones.
+    A wrong match joins two tracks to one that contradicts itself, and both are lost; with repeated structure
+    this happens often. Epipolar errors at known poses reject most wrong matches.
 
     Args:
-        state: A registered scene.
-        keypoints: Keypoints of each image.
-        positions: The same, feature pixels from the image center. (K, 2) each.
-        pairs: Verified matches, before any choice by relative poses.
-        layout: Sizes and cameras of the images.
-        min_angle: Smallest triangulation angle of a point, degrees.
+        state: A state with poses.
+        problem: All verified matches of the component.
         extra: Matches with images without a pose, taken as they are.
 
     Returns:
-        A scene with the same cameras and new tracks.
+        A state with the same cameras and new tracks.
     """
     confirmed = list(extra)
-    for pair in pairs:
+    for pair in problem.pairs:
         if state.registered[[pair.first, pair.second]].all():
-            good = _epipolar_errors(state, positions, pair) < MAX_EPIPOLAR_ERROR
+            good = _epipolar_errors(state, problem.centered_keypoints, pair) < MAX_EPIPOLAR_ERROR
             confirmed.append(replace(pair, indices=pair.indices[good]))
-    tracks = build_tracks(keypoints, confirmed)
-    rebuilt = SfmState.start(tracks, layout, state.focal, state.fix_focal, state.focal_prior)
+    tracks = build_tracks(problem.keypoints, confirmed)
+    rebuilt = SfmState.start(tracks, problem.camera_groups, state.focal, state.fix_focal, state.focal_prior)
     rebuilt.initial_focal = state.initial_focal
     rebuilt.offset, rebuilt.radial = state.offset, state.radial
     rebuilt.T_camera_world = state.T_camera_world
     rebuilt.registered = state.registered
-    triangulate(rebuilt, MAX_EPIPOLAR_ERROR, min_angle)
+    triangulate(rebuilt, MAX_EPIPOLAR_ERROR, problem.options.min_tri_angle)
     return rebuilt
 
 
-def _epipolar_errors(state: SfmState, positions: Sequence[Array], pair: PairMatches) -> NDArray[np.float64]:
+def _epipolar_errors(
+    state: SfmState, centered_keypoints: Sequence[Array], pair: PairMatches
+) -> NDArray[np.float64]:
     """Sampson errors of the matches of a pair of registered images, feature pixels. (M,)."""
-    first = state.rays(positions[pair.first][pair.indices[:, 0]], pair.first)
-    second = state.rays(positions[pair.second][pair.indices[:, 1]], pair.second)
+    first = state.rays(centered_keypoints[pair.first][pair.indices[:, 0]], pair.first)
+    second = state.rays(centered_keypoints[pair.second][pair.indices[:, 1]], pair.second)
     focal_first, focal_second = state.focal[state.camera_ids[[pair.first, pair.second]]]
     relative = state.T_camera_world[pair.second] @ invert(state.T_camera_world[pair.first])
     x, y, z = relative[:3, 3]

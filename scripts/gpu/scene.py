@@ -58,8 +58,9 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
         raise NopeSplatError(f"{data} has {len(names)} photos; choose an --eval-interval up to that")
     held_out = names[::eval_interval]
     find_cameras(data, tuple(held_out), output_dir)
-    settings = replace(NopeDataParserConfig().reconstruction, seed=0)
-    distorted = reconstruct(folder, held_out, settings, output_dir / "cache")  # from the cache
+    options = NopeDataParserConfig().sfm
+    options = replace(options, matching=replace(options.matching, seed=0))
+    distorted = reconstruct(folder, held_out, options, output_dir / "cache")  # from the cache
     scene = distorted.undistorted()
     sizes = training_sizes(scene, max_image_size)
     write_images(distorted, folder, sizes, output_dir / "images")

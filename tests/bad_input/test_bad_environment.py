@@ -22,7 +22,7 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.image_metrics import ImageMetrics
 from nope_splat.io import export
 from nope_splat.plugin.device import require_device
-from nope_splat.sfm import ReconstructionSettings, reconstruct
+from nope_splat.sfm import MapperOptions, SfmOptions, reconstruct
 from nope_splat.splatting.rasterizer.cuda_kernels import MissingKernelsError
 from nope_splat.splatting.rasterizer.kernels import kernel
 from nope_splat.utils.cache import Cache
@@ -56,8 +56,8 @@ def test_adjustment_on_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     folder = make_scene(3).write_images(tmp_path)
     with pytest.raises(NopeSplatError) as caught:
-        reconstruct(folder, settings=ReconstructionSettings(adjustment_device="cuda"))
-    assert sentence(caught) == "adjustment-device is cuda, but torch finds no GPU here; choose cpu"
+        reconstruct(folder, options=SfmOptions(mapper=MapperOptions(ba_device="cuda")))
+    assert sentence(caught) == "mapper.ba-device is cuda, but torch finds no GPU here; choose cpu"
 
 
 def test_no_network_for_the_weights_of_lpips(

@@ -51,7 +51,17 @@ def write(folder: Path, wall: np.ndarray, homographies: list[np.ndarray]) -> Pat
 
 def reconstruct(images: Path, output: Path) -> dict:
     """The report of a reconstruction."""
-    main(["reconstruct", "--data", str(images), "--output-dir", str(output), "--max-keypoints", "2000"])
+    main(
+        [
+            "reconstruct",
+            "--data",
+            str(images),
+            "--output-dir",
+            str(output),
+            "--matching.max-keypoints",
+            "2000",
+        ]
+    )
     return json.loads((output / "report.json").read_text())
 
 

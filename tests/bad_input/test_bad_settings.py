@@ -17,11 +17,13 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.pipeline import require_windows
 from nope_splat.plugin.trainer import NopeTrainerConfig
-from nope_splat.sfm import ReconstructionSettings, reconstruct
+from nope_splat.sfm import SfmOptions, reconstruct
+from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.utils.ranges import check_ranges
 
 DATA, MODEL = "datamanager.dataparser.", "model."
-MATCHING = DATA + "reconstruction."
+SFM = DATA + "sfm."
+MATCHING = SFM + "matching."
 
 OUT_OF_RANGE: dict[str, tuple[Any, str]] = {
     DATA + "eval_interval": (1, "at least 2"),
@@ -38,8 +40,8 @@ OUT_OF_RANGE: dict[str, tuple[Any, str]] = {
     MATCHING + "num_partners": (0, "at least 1"),
     MATCHING + "max_exhaustive_images": (-1, "at least 0"),
     MATCHING + "seed": (-1, "at least 0 and at most 1e+09"),
-    MATCHING + "initial_focal": (-1.0, "more than 0"),
-    MATCHING + "min_triangulation_angle": (float("nan"), "more than 0 and at most 90"),
+    SFM + "initial_focal": (-1.0, "more than 0"),
+    SFM + "mapper.min_tri_angle": (float("nan"), "more than 0 and at most 90"),
     MODEL + "ssim_lambda": (1.5, "at least 0 and at most 1"),
     MODEL + "track_2d_weight": (-0.1, "at least 0"),
     MODEL + "sh_degree": (4, "at least 0 and at most 3"),
@@ -168,7 +170,7 @@ def test_images_too_small_to_compare_are_told(size: tuple[int, int], halvings: i
 def test_a_focal_length_in_other_units_is_told(focal: float, tmp_path: Path) -> None:
     folder = make_scene(3).write_images(tmp_path)
     with pytest.raises(NopeSplatError) as caught:
-        reconstruct(folder, settings=ReconstructionSettings(initial_focal=focal))
+        reconstruct(folder, options=SfmOptions(initial_focal=focal))
     assert str(caught.value) == (
         f"nope-splat: initial-focal is {focal:g}, but photos of 640 pixels have focal lengths from 64 to"
         " 12800 pixels; it is not in millimeters"
@@ -206,19 +208,20 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two focal lengths": (
         {
-            "pipeline." + MATCHING + "cameras": Path("/transforms.json"),
-            "pipeline." + MATCHING + "initial_focal": 500.0,
+            "pipeline." + SFM + "initialization": KnownCamerasInitialization(Path("/transforms.json")),
+            "pipeline." + SFM + "initial_focal": 500.0,
         },
-        "the files of cameras tell the focal length already; leave out initial-focal, or cameras",
+        "the file of known cameras has the focal length already; leave out initial-focal, or the known"
+        " cameras",
     ),
     "depth for nothing": (
-        {"pipeline." + MATCHING + "depth.maps": Path("/maps")},
-        "depth.maps is given, but nothing takes depth; set seeds or registration to depth, or a weight such"
-        " as depth-weight, or leave it out",
+        {"pipeline." + SFM + "depth.maps": Path("/maps")},
+        "depth.maps is given, but nothing uses depth; pass initialization:depth, set seeds to depth or a"
+        " weight such as depth-weight, or leave it out",
     ),
     "two kinds of depth": (
         {
-            "pipeline." + MATCHING + "depth.maps": Path("/maps"),
+            "pipeline." + SFM + "depth.maps": Path("/maps"),
             "pipeline." + MATCHING + "matcher": "dust3r",
             "pipeline." + DATA + "seeds": "depth",
         },
@@ -226,7 +229,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "weights of another matcher": (
         {"pipeline." + MATCHING + "dust3r_weights": "some/weights"},
-        "dust3r-weights is given, but the matcher is sift; set matcher to dust3r",
+        "matching.dust3r-weights is given, but the matcher is sift; set matching.matcher to dust3r",
     ),
 }
 

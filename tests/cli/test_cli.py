@@ -68,7 +68,17 @@ def test_reconstruct_writes_everything(
     whole = good[0].read_bytes()
     (folder / "damaged.jpg").write_bytes(whole[: len(whole) // 2])
     output = tmp_path / "output"
-    main(["reconstruct", "--data", str(folder), "--output-dir", str(output), "--max-keypoints", "3000"])
+    main(
+        [
+            "reconstruct",
+            "--data",
+            str(folder),
+            "--output-dir",
+            str(output),
+            "--matching.max-keypoints",
+            "3000",
+        ]
+    )
 
     report = json.loads((output / "report.json").read_text())
     assert (report["images"], report["registered"]) == (9, 9)

@@ -26,7 +26,9 @@ from nope_splat.io.images import ImageFile, ImageFolder
 from nope_splat.matching import MatchingSettings, dust3r, match_images
 from nope_splat.matching.dust3r import View
 from nope_splat.matching.pointmaps import Pointmap, anchor_pixels, look_up, star_tracks
-from nope_splat.sfm import ReconstructionSettings, reconstruct
+from nope_splat.sfm import SfmOptions, reconstruct
+from nope_splat.sfm.initialization.pointmap_alignment import PointmapInitialization
+from nope_splat.sfm.initialization.two_view import TwoViewInitialization
 
 # --- Geometry ---
 
@@ -97,18 +99,20 @@ def test_a_track_has_one_anchor_and_no_second_one_where_it_passes() -> None:
 # --- From images to cameras ---
 
 
-@pytest.mark.parametrize("registration", ["incremental", "pointmaps"])
+@pytest.mark.parametrize("initialization", [TwoViewInitialization(), PointmapInitialization()])
 def test_images_without_texture_are_registered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registration: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, initialization: Any
 ) -> None:
     poses = ring(6, 60.0)
     images = gray_images(tmp_path, len(poses))
     folder = ImageFolder(tmp_path, tuple(images), {})
     with pytest.raises(NopeSplatError, match="shows enough texture"):
-        reconstruct(folder, settings=ReconstructionSettings())
+        reconstruct(folder, options=SfmOptions())
     monkeypatch.setattr(dust3r, "predict", FakeNetwork(poses).predict)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
-    scene = reconstruct(folder, settings=ReconstructionSettings(matcher="dust3r", registration=registration))
+    scene = reconstruct(
+        folder, options=SfmOptions(MatchingSettings(matcher="dust3r"), initialization=initialization)
+    )
     assert scene.registered.all()
     assert scene.cameras[0].focal == pytest.approx(CAMERA.focal, rel=0.05)
     truth = {image.name: pose for image, pose in zip(images, poses, strict=True)}
@@ -118,8 +122,8 @@ def test_images_without_texture_are_registered(
 
 def test_pointmaps_are_not_asked_of_a_matcher_that_makes_none(tmp_path: Path) -> None:
     folder = ImageFolder(tmp_path, tuple(gray_images(tmp_path, 3)), {})
-    with pytest.raises(NopeSplatError, match="sift makes none; set matcher to dust3r"):
-        reconstruct(folder, settings=ReconstructionSettings(registration="pointmaps"))
+    with pytest.raises(NopeSplatError, match=r"sift makes none; set matching\.matcher to dust3r"):
+        reconstruct(folder, options=SfmOptions(initialization=PointmapInitialization()))
 
 
 # --- The network ---

@@ -32,7 +32,8 @@ from nope_splat.matching.database import find_matches, matches_key
 from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.load_run import optimized_scene
 from nope_splat.plugin.pipeline import NopePipeline
-from nope_splat.sfm import Reconstruction, ReconstructionSettings
+from nope_splat.sfm import MapperOptions, Priors, Reconstruction, SfmOptions
+from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 from nope_splat.utils.cache import Cache
 
@@ -111,19 +112,22 @@ def test_joint_optimization_recovers_cameras_from_sixty_degrees(
 
     @functools.cache
     def start() -> Reconstruction:
-        settings = ReconstructionSettings(
-            registration="depth",
+        options = SfmOptions(
+            mapper=MapperOptions(refine_extra_params=False),  # they would adapt to the wrong focal length
             depth=DepthSettings(maps=maps, kind="disparity"),
-            refine_radial_distortion=False,  # it would bend to the wrong focal length
+            initialization=MonocularDepthInitialization(),
         )
         folder = find_images(valley)
         held_out = np.arange(len(folder.images)) % 8 == 0
         training = [image for image, out in zip(folder.images, held_out, strict=True) if not out]
         depths = dict(
-            zip(np.flatnonzero(~held_out).tolist(), find_depths(training, settings.depth), strict=True)
+            zip(np.flatnonzero(~held_out).tolist(), find_depths(training, options.depth), strict=True)
         )
-        matches = find_matches(folder, settings, cache, matches_key(folder, settings))
-        scene = reconstruct_from_matches(folder, held_out, matches, settings, depths=depths, fix_focal=True)
+        key = matches_key(folder, options.matching)
+        matches = find_matches(folder, options.matching, cache, key)
+        scene = reconstruct_from_matches(
+            folder, held_out, matches, options, Priors(depths=depths, fix_focal=True)
+        )
         return replace(scene, focal_fixed=False)
 
     monkeypatch.setattr("nope_splat.plugin.dataparser.reconstruct", lambda *_: start())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nope_splat.io.images import find_images
 from nope_splat.matching import MatchingSettings, extract_keypoints
-from nope_splat.sfm import ReconstructionSettings, reconstruct
+from nope_splat.sfm import SfmOptions, reconstruct
 
 SIZE, SIDE = (320, 240), 120
 
@@ -54,7 +54,7 @@ def test_what_is_hidden_has_no_keypoints_and_no_tracks(hidden: Path, valley: Pat
     for number, keypoints in enumerate(extract_keypoints(folder.images, settings)):
         assert len(keypoints.xy) == 300  # what is hidden takes no place among the strongest
         assert not on_thing(number, keypoints.xy).any()
-    scene = reconstruct(folder, (), ReconstructionSettings(max_keypoints=2000))
+    scene = reconstruct(folder, (), SfmOptions(MatchingSettings(max_keypoints=2000)))
     assert scene.registered.all()
     for number in range(len(folder.images)):
         assert not on_thing(number, scene.observations.xy[scene.observations.image_ids == number]).any()

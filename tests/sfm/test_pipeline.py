@@ -16,21 +16,24 @@ from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_images
-from nope_splat.matching import Keypoints, PairMatches
+from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
 from nope_splat.matching.database import MatchDatabase, matches_key
-from nope_splat.sfm import Reconstruction, ReconstructionSettings, reconstruct
+from nope_splat.sfm import MapperOptions, Reconstruction, SfmOptions, reconstruct
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.pipeline import reconstruct_from_matches
+from nope_splat.sfm.registration.batched import BatchedRegistration
+from nope_splat.sfm.registration.incremental import IncrementalRegistration
+from nope_splat.sfm.registration.spanning_tree import SpanningTreeRegistration
 
 
 def run(
-    made: SyntheticScene, folder: Path, held_out: tuple[int, ...] = (), **settings: object
+    made: SyntheticScene, folder: Path, held_out: tuple[int, ...] = (), **options: object
 ) -> Reconstruction:
     return reconstruct_from_matches(
         made.write_images(folder),
         np.isin(np.arange(len(made.names)), held_out),
         made.matches,
-        replace(ReconstructionSettings(), **settings),  # pyright: ignore[reportArgumentType]
+        replace(SfmOptions(), **options),  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -45,8 +48,8 @@ def metrics(scene: Reconstruction, truth: dict[str, np.ndarray], focal: float) -
     return compare_poses(poses, truth, scene.cameras[0].focal, focal)
 
 
-@pytest.mark.parametrize("registration", ["incremental", "chain"])
-def test_synthetic_scene(tmp_path: Path, registration: str) -> None:
+@pytest.mark.parametrize("registration", [IncrementalRegistration(), SpanningTreeRegistration()])
+def test_synthetic_scene(tmp_path: Path, registration: object) -> None:
     made = make_scene()
     scene = run(made, tmp_path, held_out=(3,), registration=registration)
     found = metrics(scene, made.poses_by_name(), made.camera.focal)
@@ -125,8 +128,10 @@ def test_given_focal_length_is_the_start(tmp_path: Path) -> None:
     assert scene.cameras[0].focal == pytest.approx(700, rel=0.005)
 
 
-@pytest.mark.parametrize("registration", ["incremental", "chain", "batches"])
-def test_two_cameras_have_a_focal_length_each(tmp_path: Path, registration: str) -> None:
+@pytest.mark.parametrize(
+    "registration", [IncrementalRegistration(), SpanningTreeRegistration(), BatchedRegistration()]
+)
+def test_two_cameras_have_a_focal_length_each(tmp_path: Path, registration: object) -> None:
     made = make_scene(10, second=(SharedPinhole(450.0, (3.0, -2.0)), (800, 500)))
     scene = run(made, tmp_path, held_out=(3,), registration=registration)
     assert scene.registered.all()
@@ -215,7 +220,7 @@ def test_unknown_held_out_image(tmp_path: Path) -> None:
 def test_senseless_settings(tmp_path: Path) -> None:
     folder = make_scene(3).write_images(tmp_path)
     with pytest.raises(NopeSplatError, match="initial-focal is -1"):
-        reconstruct(folder, settings=ReconstructionSettings(initial_focal=-1.0))
+        reconstruct(folder, options=SfmOptions(initial_focal=-1.0))
 
 
 def test_matches_survive_the_cache() -> None:
@@ -238,10 +243,10 @@ def test_matches_survive_the_cache() -> None:
 
 def test_matches_are_shared_between_reconstruction_settings(tmp_path: Path) -> None:
     folder = make_scene(2, 50).write_images(tmp_path)
-    settings = ReconstructionSettings()
-    key = matches_key(folder, settings)
-    assert key == matches_key(folder, replace(settings, registration="chain"))
-    assert key != matches_key(folder, replace(settings, match_ratio=0.7))
+    options = MatchingSettings()
+    key = matches_key(folder, options)
+    assert key == matches_key(folder, replace(options, device="cpu"))
+    assert key != matches_key(folder, replace(options, match_ratio=0.7))
 
 
 def test_real_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,7 +265,7 @@ def test_real_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "Using the cached reconstruction" in capsys.readouterr().err
     np.testing.assert_array_equal(again.points, scene.points)
 
-    without = replace(ReconstructionSettings(), refine_principal_point=False)
+    without = SfmOptions(mapper=MapperOptions(refine_principal_point=False))
     centered = reconstruct(folder, held_out, without, tmp_path)
     assert "Using the cached matches" in capsys.readouterr().err
     assert centered.cameras[0].offset == (0.0, 0.0)

@@ -10,6 +10,7 @@ from fixtures.synthetic import SyntheticScene, make_scene
 from nope_splat.geometry.rigid import invert
 from nope_splat.matching import PairMatches
 from nope_splat.scene.tracks import build_tracks
+from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.retriangulation import rebuild_tracks
 from nope_splat.sfm.state import SfmState
 
@@ -46,8 +47,7 @@ def test_poses_tell_right_matches_from_wrong_ones() -> None:
     before = SfmState.start(build_tracks(made.keypoints, pairs), made.layout, np.array([made.camera.focal]))
     before.T_camera_world = invert(made.T_world_camera)
     before.registered[:] = True
-    positions = [one.xy - np.array(made.size) / 2 for one in made.keypoints]
-    after = rebuild_tracks(before, made.keypoints, positions, pairs, made.layout, min_angle=1.5)
+    after = rebuild_tracks(before, SfmProblem(made.keypoints, made.layout, pairs))
 
     assert len(before.points) < 50  # nearly every track contradicts itself
     assert len(after.points) > 300

@@ -37,7 +37,7 @@ def on_a_machine(monkeypatch: pytest.MonkeyPatch, gpu: bool, kernels: bool = Tru
 def test_auto_becomes_the_default_of_the_device(where: Device, size: int, device: str) -> None:
     settings = fill_in_defaults(NopeDataParserConfig(), where)
     assert settings.max_image_size == size
-    assert settings.reconstruction.device == settings.reconstruction.depth.device == device
+    assert settings.sfm.matching.device == settings.sfm.depth.device == device
 
 
 @pytest.mark.parametrize("where", ["cuda", "cpu"])
@@ -78,7 +78,7 @@ def test_a_training_on_the_cpu_is_the_same_on_every_machine(
     config.machine.device_type = "cpu"
     config.set_timestamp()
     assert config.pipeline.datamanager.dataparser.max_image_size == 512
-    assert config.pipeline.datamanager.dataparser.reconstruction.device == "cpu"
+    assert config.pipeline.datamanager.dataparser.sfm.matching.device == "cpu"
     assert config.pipeline.model.max_gaussians == 60_000
     assert config.pipeline.model.reset_opacity == 0
     assert config.max_num_iterations == 500

@@ -1,43 +1,91 @@
-"""Depth of single images from whoever tells it: a matcher that makes pointmaps, a network, or files."""
+"""Per-image depth maps from pointmaps, a depth network, or files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nope_splat.depth import DepthMap, find_depths
-from nope_splat.io.images import ImageFolder
-from nope_splat.matching.database import find_matches, matches_key
+from nope_splat.io.images import ImageFile, ImageFolder
+from nope_splat.matching.database import MatchDatabase, find_matches, matches_key
+from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 from nope_splat.sfm.initialization.pointmap_fusion import fuse_pointmap_depths
-from nope_splat.sfm.options import ReconstructionSettings
+from nope_splat.sfm.options import SfmOptions
 from nope_splat.utils.cache import Cache
 
 
 def image_depths(
-    folder: ImageFolder, image_ids: Sequence[int], settings: ReconstructionSettings, cache_dir: Path | None
+    folder: ImageFolder, image_ids: Sequence[int], options: SfmOptions, cache_dir: Path | None
 ) -> dict[int, DepthMap]:
-    """Find the depth maps of some images; others have no say in them.
+    """Find the depth maps of some images, from these images alone.
 
     Args:
         folder: The images.
-        image_ids: Indices of those whose depth is wanted.
-        settings: Matcher, and network or files that tell depth.
+        image_ids: Indices of those whose depth is needed.
+        options: Matcher, and the network or files that depth comes from.
         cache_dir: Folder in which matches and depth maps are kept.
 
     Returns:
         Depth maps by index; pointmaps may leave some images out.
 
     Raises:
-        NopeSplatError: If there is no depth to be had.
+        NopeSplatError: If there is no source of depth.
     """
-    if settings.matcher == "dust3r":
+    if options.matching.matcher == "dust3r":
         cache = Cache(cache_dir) if cache_dir else None
-        pointmaps = find_matches(folder, settings, cache, matches_key(folder, settings)).pointmaps
+        key = matches_key(folder, options.matching)
+        pointmaps = find_matches(folder, options.matching, cache, key).pointmaps
         assert pointmaps is not None
         others = np.ones(len(folder.images), bool)
         others[list(image_ids)] = False
         return fuse_pointmap_depths(pointmaps.without(others))
-    maps = find_depths([folder.images[image] for image in image_ids], settings.depth, cache_dir)
+    maps = find_depths([folder.images[image_id] for image_id in image_ids], options.depth, cache_dir)
     return dict(zip(image_ids, maps, strict=True))
+
+
+def images_that_need_depth(
+    options: SfmOptions, folder: ImageFolder, held_out: Collection[str]
+) -> list[ImageFile]:
+    """Training images whose depth the initialization takes from a network or from files.
+
+    Args:
+        options: How to reconstruct.
+        folder: The images.
+        held_out: Names of images kept for evaluation.
+    """
+    uses_depth = isinstance(options.initialization, MonocularDepthInitialization)
+    if not uses_depth or options.matching.matcher == "dust3r":
+        return []
+    return [image for image in folder.images if image.name not in held_out]
+
+
+def find_initial_depths(
+    options: SfmOptions,
+    folder: ImageFolder,
+    held_out: Collection[str],
+    matches: MatchDatabase,
+    cache_dir: Path | None,
+) -> dict[int, DepthMap] | None:
+    """Find the depth maps that the initialization starts from, if it is by depth.
+
+    Args:
+        options: How to reconstruct.
+        folder: The images.
+        held_out: Names of images kept for evaluation.
+        matches: Matches, with pointmaps if the matcher makes any.
+        cache_dir: Folder in which depth maps are kept.
+
+    Returns:
+        Depth maps of training images by index; None where the initialization takes none.
+    """
+    if not isinstance(options.initialization, MonocularDepthInitialization):
+        return None
+    if matches.pointmaps is not None:
+        is_held_out = np.isin([image.name for image in folder.images], list(held_out))
+        return fuse_pointmap_depths(matches.pointmaps.without(is_held_out))
+    images = images_that_need_depth(options, folder, held_out)
+    index = {image.name: image_id for image_id, image in enumerate(folder.images)}
+    depth_maps = find_depths(images, options.depth, cache_dir)
+    return {index[image.name]: depth_map for image, depth_map in zip(images, depth_maps, strict=True)}

@@ -8,8 +8,9 @@ is known up to scale and shift only, which the pairs tell from each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import poselib
@@ -18,87 +19,108 @@ from nope_splat.depth import DepthKind, DepthMap, ScaleShift, fit_scale_shift
 from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.scene.tracks import build_tracks
-from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths, residuals
+from nope_splat.sfm.initialization.focal import PLAUSIBLE, prior_focal
+from nope_splat.sfm.initialization.start import Start
+from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
-from nope_splat.sfm.state import FocalPrior, SfmState
+from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import triangulate_coarse_to_fine
-from nope_splat.utils.typing import Array
-
-FIELD_OF_VIEW = 60.0
-"""Angle in degrees that the longer side is first taken to span."""
-ROOT_SHIFTS = (-0.3, 0.0, 0.5, 2.0)
-"""Shifts of the first map that are tried, in units of the median of its values."""
-MAX_EDGE_ERROR = 0.03
-"""Largest distance of a lifted match from its keypoint, as a share of the longer side: depth and focal length
-are rough."""
-MIN_LIFTED = 12
-"""Fewest lifted matches that give a relative pose."""
-MAX_MATCHES = 200
-"""Matches of a pair that take part in the joint adjustment, in each direction."""
+from nope_splat.sfm.two_view_geometry import relative_poses
+from nope_splat.utils.ranges import COUNT, Range
+from nope_splat.utils.typing import Array, Indices
 
 
-def default_focal(longer_side: float) -> float:
-    """Focal length of an image whose longer side spans `FIELD_OF_VIEW`, in the units of that side."""
-    return longer_side / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
+@dataclass(frozen=True)
+class MonocularDepthInitialization:
+    """Start from depth maps of single photos, along the spanning tree of the match graph (the paper).
+
+    Depth comes from a network (see depth.model for what it needs and its licenses), from depth.maps or from
+    the matcher dust3r.
+    """
+
+    root_shifts: tuple[float, ...] = (-0.3, 0.0, 0.5, 2.0)
+    """Shifts of the first map that are tried, in units of the median of its values."""
+    max_reproj_error: Annotated[float, Range(0, 1, open=True)] = 0.03
+    """Largest distance of a lifted match from its keypoint, as a share of the longer side: depth and focal
+    length are rough."""
+    abs_pose_min_num_inliers: Annotated[int, Range(4)] = 12
+    """Fewest lifted matches that make an absolute pose."""
+    max_num_matches: Annotated[int, COUNT] = 200
+    """Matches of a pair that take part in the joint adjustment, in each direction."""
+
+    def starts(self, problem: SfmProblem) -> Iterator[Start]:
+        """Yield the state with the poses that depth maps give, if it is plausible.
+
+        Args:
+            problem: A connected component of one camera, with depth maps among its priors.
+        """
+        groups, user_focals = problem.camera_groups, problem.initial_focals
+        longer_side = float(groups.longer_sides[0])
+        focal = prior_focal(longer_side)
+        if user_focals is not None:
+            focal = float(user_focals[0])
+        elif problem.priors.fix_focal and problem.focal_prior is not None:
+            focal = float(problem.focal_prior.mean[0])
+        with problem.clock.stage("registration"):
+            state = register_by_depth(problem, focal, self)
+        with problem.clock.stage("relative poses"):
+            two_views = relative_poses(
+                problem.centered_keypoints, problem.pairs, state.focal[groups.camera_ids], problem.seed
+            )
+        # Maps of another kind than declared bend space, and the focal length makes up for it.
+        share = float(state.focal[0]) / longer_side
+        implausible = user_focals is None and not PLAUSIBLE[0] < share < PLAUSIBLE[1]
+        if not implausible and state.registered.sum() >= 2:
+            yield Start(state, two_views)
+
+    def restart(self, problem: SfmProblem, registered: SfmState) -> None:
+        """Never start again: depth maps do not depend on the focal length."""
 
 
-def start_from_depth(
-    depths: Mapping[int, DepthMap],
-    keypoints: Sequence[Keypoints],
-    positions: Sequence[Array],
-    pairs: Sequence[PairMatches],
-    layout: CameraGroups,
-    focal: float,
-    min_angle: float,
-    device: str = "cpu",
-    seed: int = 0,
-    fix_focal: bool = False,
-    focal_prior: FocalPrior | None = None,
-) -> SfmState:
+def register_by_depth(problem: SfmProblem, focal: float, how: MonocularDepthInitialization) -> SfmState:
     """Register the images that the spanning tree reaches, then triangulate tracks and adjust both.
 
     Args:
-        depths: Depth maps, by image.
-        keypoints: Keypoints of each image.
-        positions: The same, feature pixels from the image center. (K, 2) each.
-        pairs: Verified matches.
-        layout: Sizes of the images, which one camera took.
+        problem: A connected component of one camera, with depth maps among its priors.
         focal: Focal length to start from, feature pixels.
-        min_angle: Smallest triangulation angle of a point, degrees.
-        device: Torch device of bundle adjustment.
-        seed: Seed of random choices.
-        fix_focal: Whether the focal length stays as it is.
-        focal_prior: What is known of the focal length, if anything.
+        how: Options of the initialization.
 
     Returns:
-        A scene in which these images are registered; none where no pair could be lifted.
+        A state in which these images are registered; none where no pair could be lifted.
     """
+    keypoints, groups, options = problem.keypoints, problem.camera_groups, problem.options
+    depths = problem.priors.depths or {}
     values = {image_id: _values(depth_map, keypoints[image_id]) for image_id, depth_map in depths.items()}
-    pairs = [pair for pair in pairs if pair.first in values and pair.second in values]
-    state = SfmState.start(build_tracks(keypoints, pairs), layout, np.array([focal]), fix_focal, focal_prior)
+    pairs = [pair for pair in problem.pairs if pair.first in values and pair.second in values]
+    fix_focal = problem.priors.fix_focal
+    state = SfmState.start(
+        build_tracks(keypoints, pairs), groups, np.array([focal]), fix_focal, problem.focal_prior
+    )
     if not pairs:
         return state
-    kind = next(iter(depths.values())).kind  # one network, or one folder, for all
-    max_error = MAX_EDGE_ERROR * float(layout.longer_sides[0])
+    kind = next(iter(depths.values())).kind  # the same for all: they come from one network or folder
+    max_error = how.max_reproj_error * float(groups.longer_sides[0])
+    matches = _LiftedMatches(
+        how, values, problem.centered_keypoints, pairs, kind, focal, max_error, problem.seed
+    )
     best, least = None, (0, np.inf)
-    for shift in (0.0,) if kind == "metric" else ROOT_SHIFTS:
-        fits, poses = _chain(values, positions, pairs, len(keypoints), kind, shift, focal, max_error, seed)
-        image_ids = list(poses)
-        if len(image_ids) < 2:
+    for shift in (0.0,) if kind == "metric" else how.root_shifts:
+        fits, poses = matches.chain(shift)
+        if len(poses) < 2:
             continue
-        problem = _problem(image_ids, fits, poses, values, positions, pairs, focal, seed)
-        misfit = np.minimum(np.linalg.norm(residuals(problem), axis=1), max_error).mean()
-        if (-len(image_ids), misfit) < least:
-            best, least = (image_ids, problem), (-len(image_ids), misfit)
+        lifted = matches.problem(fits, poses)
+        misfit = np.minimum(np.linalg.norm(residuals(lifted), axis=1), max_error).mean()
+        if (-len(poses), misfit) < least:
+            best, least = (list(poses), lifted), (-len(poses), misfit)
     if best is None:
         return state
-    image_ids, problem = best
-    problem = align_depths(replace(problem, free_focal=not fix_focal))
-    state.T_camera_world[image_ids] = problem.T_camera_world
-    state.focal = np.array([np.exp(problem.log_focal)])
+    image_ids, lifted = best
+    lifted = align_depths(replace(lifted, free_focal=not fix_focal))
+    state.T_camera_world[image_ids] = lifted.T_camera_world
+    state.focal = np.array([np.exp(lifted.log_focal)])
     state.registered[image_ids] = True
-    triangulate_coarse_to_fine(state, min_angle, device)
+    triangulate_coarse_to_fine(state, options.min_tri_angle, options.ba_device)
     return state
 
 
@@ -110,103 +132,118 @@ def _values(depth_map: DepthMap, keypoints: Keypoints) -> Array:
     return values / (middle or 1.0)
 
 
-def _chain(
-    values: Mapping[int, Array],
-    positions: Sequence[Array],
-    pairs: Sequence[PairMatches],
-    num_images: int,
-    kind: DepthKind,
-    shift: float,
-    focal: float,
-    max_error: float,
-    seed: int,
-) -> tuple[dict[int, ScaleShift], dict[int, Array]]:
-    """Scale and shift, and world-to-camera transform, of each image that the tree reaches.
+@dataclass(frozen=True)
+class _LiftedMatches:
+    """Matches lifted to space by the depth at their keypoints."""
 
-    The first image of the tree is the world, and `shift` is that of its map.
-    """
-    by_images = {(pair.first, pair.second): pair.indices for pair in pairs}
-    tree = spanning_tree({images: len(indices) for images, indices in by_images.items()}, num_images)
-    root = tree[0][0]
-    fits, poses = {root: ScaleShift(1.0, shift, kind)}, {root: np.eye(4)}
-    camera = {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}
-    for known, new in tree:
-        if known not in poses:
-            continue
-        one, other = (by_images[known, new] if known < new else by_images[new, known][:, ::-1]).T
-        depth = fits[known].depth(values[known][one])
-        known_depth = np.isfinite(depth)
-        one, other, depth = one[known_depth], other[known_depth], depth[known_depth]
-        if len(depth) < MIN_LIFTED:
-            continue
-        rays = np.column_stack([positions[known][one] / focal, np.ones(len(one))])
+    options: MonocularDepthInitialization
+    values: Mapping[int, Array]
+    """Value of the depth map at each keypoint, divided by the map's median. (K,) for each image."""
+    xy: Sequence[Array]
+    """Keypoints, feature pixels from the image center. (K, 2) for each image."""
+    pairs: Sequence[PairMatches]
+    kind: DepthKind
+    focal: float
+    """Focal length, feature pixels."""
+    max_error: float
+    """Largest distance of a lifted match from its keypoint, feature pixels."""
+    seed: int
+
+    def chain(self, root_shift: float) -> tuple[dict[int, ScaleShift], dict[int, Array]]:
+        """Chain absolute poses along the maximum spanning tree of the match graph.
+
+        The first image of the tree is the world frame.
+
+        Args:
+            root_shift: Shift of the first image's map.
+
+        Returns:
+            Scale and shift, and world-to-camera transform, of each image that the tree reaches.
+        """
+        matches = {(pair.first, pair.second): pair.indices for pair in self.pairs}
+        num_matches = {image_ids: len(indices) for image_ids, indices in matches.items()}
+        tree = spanning_tree(num_matches, len(self.xy))
+        root = tree[0][0]
+        fits, poses = {root: ScaleShift(1.0, root_shift, self.kind)}, {root: np.eye(4)}
+        for known, new in tree:
+            if known not in poses:
+                continue
+            indices = matches[known, new] if known < new else matches[new, known][:, ::-1]
+            next_pose = self._next_pose(known, new, indices, fits[known])
+            if next_pose is not None:
+                fits[new], poses[new] = next_pose[0], next_pose[1] @ poses[known]
+        return fits, poses
+
+    def _next_pose(
+        self, known: int, new: int, indices: Indices, known_fit: ScaleShift
+    ) -> tuple[ScaleShift, Array] | None:
+        """Scale and shift of a new image's map, and the transform to it from an image of known depth."""
+        from_ids, to_ids = indices.T
+        depth = known_fit.depth(self.values[known][from_ids])
+        has_depth = np.isfinite(depth)
+        from_ids, to_ids, depth = from_ids[has_depth], to_ids[has_depth], depth[has_depth]
+        min_num_inliers = self.options.abs_pose_min_num_inliers
+        if len(depth) < min_num_inliers:
+            return None
+        rays = np.column_stack([self.xy[known][from_ids] / self.focal, np.ones(len(from_ids))])
         lifted = depth[:, None] * rays
         pose, info = poselib.estimate_absolute_pose(
-            positions[new][other],
+            self.xy[new][to_ids],
             lifted,
-            camera,
-            {"max_reproj_error": max_error, "max_iterations": 5000, "min_iterations": 100, "seed": seed},
-            {"loss_type": "CAUCHY", "loss_scale": max_error / 4},
+            {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [self.focal, 0.0, 0.0]},
+            {
+                "max_reproj_error": self.max_error,
+                "max_iterations": 5000,
+                "min_iterations": 100,
+                "seed": self.seed,
+            },
+            {"loss_type": "CAUCHY", "loss_scale": self.max_error / 4},
         )
-        agrees = np.array(info["inliers"], bool)
-        if agrees.sum() < MIN_LIFTED:
-            continue
+        inliers = np.array(info["inliers"], bool)
+        if inliers.sum() < min_num_inliers:
+            return None
         T_new_known = rigid(pose.R, pose.t)
-        seen = transform(T_new_known, lifted)[:, 2]
-        fit = fit_scale_shift(values[new][other][agrees], seen[agrees], kind, seed)
-        if fit is not None:
-            fits[new], poses[new] = fit, T_new_known @ poses[known]
-    return fits, poses
+        new_depth = transform(T_new_known, lifted)[:, 2]
+        fit = fit_scale_shift(self.values[new][to_ids][inliers], new_depth[inliers], self.kind, self.seed)
+        return None if fit is None else (fit, T_new_known)
 
-
-def _problem(
-    image_ids: Sequence[int],
-    fits: Mapping[int, ScaleShift],
-    poses: Mapping[int, Array],
-    values: Mapping[int, Array],
-    positions: Sequence[Array],
-    pairs: Sequence[PairMatches],
-    focal: float,
-    seed: int,
-) -> DepthAlignmentProblem:
-    """All pairs of some images, lifted in both directions; the first image stays where it is."""
-    number = {image: index for index, image in enumerate(image_ids)}
-    rng = np.random.default_rng(seed)
-    edges, parts = [], []
-    for pair in pairs:
-        if pair.first not in number or pair.second not in number:
-            continue
-        sample = pair.indices[np.sort(rng.permutation(len(pair.indices))[:MAX_MATCHES])]
-        for one, other, matches in (
-            (pair.first, pair.second, sample),
-            (pair.second, pair.first, sample[:, ::-1]),
-        ):
-            value = values[one][matches[:, 0]]
-            matches = matches[np.isfinite(value)]
-            edges.append((number[one], number[other]))
-            parts.append(
-                (
-                    values[one][matches[:, 0]],
-                    positions[one][matches[:, 0]],
-                    positions[other][matches[:, 1]],
+    def problem(self, fits: Mapping[int, ScaleShift], poses: Mapping[int, Array]) -> DepthAlignmentProblem:
+        """Align all pairs of the chained images, lifted in both directions; the first image is fixed."""
+        number = {image_id: index for index, image_id in enumerate(poses)}
+        rng = np.random.default_rng(self.seed)
+        edges, parts = [], []
+        for pair in self.pairs:
+            if pair.first not in number or pair.second not in number:
+                continue
+            sample = pair.indices[np.sort(rng.permutation(len(pair.indices))[: self.options.max_num_matches])]
+            for source, target, matches in (
+                (pair.first, pair.second, sample),
+                (pair.second, pair.first, sample[:, ::-1]),
+            ):
+                matches = matches[np.isfinite(self.values[source][matches[:, 0]])]
+                from_ids, to_ids = matches.T
+                edges.append((number[source], number[target]))
+                parts.append(
+                    (self.values[source][from_ids], self.xy[source][from_ids], self.xy[target][to_ids])
                 )
+        values, xy_from, xy_to = (
+            np.concatenate([empty, *part])
+            for empty, part in zip(
+                (np.zeros(0), *2 * [np.zeros((0, 2))]), zip(*parts, strict=True), strict=True
             )
-    lifting, xy_from, xy_to = (
-        np.concatenate([empty, *part])
-        for empty, part in zip((np.zeros(0), *2 * [np.zeros((0, 2))]), zip(*parts, strict=True), strict=True)
-    )
-    chosen = [fits[image] for image in image_ids]
-    return DepthAlignmentProblem(
-        T_camera_world=np.stack([poses[image] for image in image_ids]),
-        log_scales=np.log([fit.scale for fit in chosen]),
-        shifts=np.array([fit.shift / fit.scale for fit in chosen]),
-        log_focal=float(np.log(focal)),
-        prior_log_focal=float(np.log(focal)),
-        inverse=chosen[0].kind == "disparity",
-        free_shifts=chosen[0].kind != "metric",
-        edges=np.array(edges, np.int64).reshape(-1, 2),
-        starts=np.cumsum([0, *(len(part[0]) for part in parts)]),
-        values=lifting,
-        xy_from=xy_from,
-        xy_to=xy_to,
-    )
+        )
+        ordered = [fits[image_id] for image_id in poses]
+        return DepthAlignmentProblem(
+            T_camera_world=np.stack([poses[image_id] for image_id in poses]),
+            log_scales=np.log([fit.scale for fit in ordered]),
+            shifts=np.array([fit.shift / fit.scale for fit in ordered]),
+            log_focal=float(np.log(self.focal)),
+            prior_log_focal=float(np.log(self.focal)),
+            inverse=ordered[0].kind == "disparity",
+            free_shifts=ordered[0].kind != "metric",
+            edges=np.array(edges, np.int64).reshape(-1, 2),
+            starts=np.cumsum([0, *(len(part[0]) for part in parts)]),
+            values=values,
+            xy_from=xy_from,
+            xy_to=xy_to,
+        )

@@ -9,14 +9,21 @@ spanning tree of the pairs that are most confident. The focal length is what the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
 from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.geometry.robust import CAUCHY, robust_sigma
 from nope_splat.matching import Pointmaps
-from nope_splat.sfm.initialization.known_cameras import KnownCameras
+from nope_splat.sfm.initialization.known_cameras import start_from_cameras
 from nope_splat.sfm.initialization.pointmap_fusion import fuse_pointmap_depths, grid_positions
+from nope_splat.sfm.initialization.start import Start
+from nope_splat.sfm.known_cameras import KnownCameras
+from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
+from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices
 
 SWEEPS = 30
@@ -25,6 +32,33 @@ MAX_POINTS = 1000
 """Points of each image that take part, spread over it."""
 NEAREST = 1e-3
 """Depth that no point comes nearer than, in units of the median depth."""
+
+
+@dataclass(frozen=True)
+class PointmapInitialization:
+    """Start from the pointmaps of all pairs, brought into one world as by DUSt3R.
+
+    Needs the matcher dust3r (see there for its terms); for photos whose surfaces or number give too few
+    matches.
+    """
+
+    def starts(self, problem: SfmProblem) -> Iterator[Start]:
+        """Yield the state with the cameras of the aligned pointmaps.
+
+        Args:
+            problem: A connected component of one camera, with pointmaps.
+        """
+        groups, estimates = problem.camera_groups, problem.focal_estimates
+        assert problem.pointmaps is not None
+        assert estimates is not None
+        with problem.clock.stage("registration"):
+            focal = estimates[0].focal * float(groups.camera_pixel_sizes[0])
+            known = align_pointmaps(problem.pointmaps, groups.sizes, focal)
+        if known is not None:
+            yield start_from_cameras(problem, known)
+
+    def restart(self, problem: SfmProblem, registered: SfmState) -> None:
+        """Never start again: pointmaps do not depend on the focal length."""
 
 
 def align_pointmaps(pointmaps: Pointmaps, sizes: Indices, focal: float) -> KnownCameras | None:

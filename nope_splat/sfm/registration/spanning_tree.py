@@ -3,38 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from nope_splat.sfm.initialization.two_view import TwoView
+from nope_splat.sfm.mapper_options import MapperOptions
+from nope_splat.sfm.registration.incremental import IncrementalRegistration
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations, triangulate
-
-MAX_ERROR = 8.0
-"""Largest reprojection error of an observation, feature pixels: chained poses drift."""
-MIN_SHARED = 5
-"""Fewest keypoints with a known depth that give the scale of the next pair."""
+from nope_splat.sfm.two_view_geometry import TwoViews
+from nope_splat.utils.ranges import COUNT, POSITIVE
 
 
-def register_chain(
-    state: SfmState, views: dict[tuple[int, int], TwoView], min_angle: float, device: str = "cpu"
-) -> None:
-    """Register every image that the tree reaches, without looking at any other pair.
+@dataclass(frozen=True)
+class SpanningTreeRegistration:
+    """Chain relative poses along the maximum spanning tree of the match graph: for thin overlap."""
 
-    Each pair is scaled so that keypoints which it shares with earlier pairs keep their depth. Needs less
-    overlap than incremental registration, but a good focal length.
+    max_reproj_error: Annotated[float, POSITIVE] = 8.0
+    """Largest reprojection error of an observation, feature pixels: chained poses drift."""
+    min_num_shared_points: Annotated[int, COUNT] = 5
+    """Fewest keypoints of known depth that give the scale of the next pair."""
+
+    def register(
+        self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
+    ) -> dict[int, str]:
+        """Register every image that the tree reaches, by the pairs of the tree alone.
+
+        Each pair is scaled so that keypoints which it shares with earlier pairs keep their depth. This needs
+        less overlap than incremental registration, but a good focal length.
+
+        Args:
+            state: A state without poses; changed in place.
+            two_views: Relative poses of the pairs.
+            options: Triangulation and bundle adjustment.
+            seed: Not used: nothing is random.
+
+        Returns:
+            Nothing: every image that the tree reaches is registered.
+        """
+        chain_poses(state, two_views, self.min_num_shared_points)
+        triangulate(state, self.max_reproj_error, options.min_tri_angle)
+        state.rescale()
+        state.adjust(device=options.ba_device)
+        filter_observations(state, self.max_reproj_error, options.min_tri_angle)
+        return {}
+
+    def register_remaining(
+        self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
+    ) -> dict[int, str]:
+        """Register the images that have no pose yet one by one; arguments as of `register`."""
+        return IncrementalRegistration().register_remaining(state, two_views, options, seed)
+
+
+def chain_poses(state: SfmState, two_views: TwoViews, min_num_shared: int) -> None:
+    """Chain scaled relative poses along the maximum spanning tree, in place.
 
     Args:
-        state: A scene without poses; changed in place.
-        views: Relative poses of the pairs.
-        min_angle: Smallest triangulation angle of a point, degrees.
-        device: Torch device of bundle adjustment.
+        state: A state without poses.
+        two_views: Relative poses of the pairs.
+        min_num_shared: Fewest keypoints of known depth that give the scale of the next pair.
     """
     depth = np.full(len(state.xy), np.nan)
     scale = 1.0
-    num_matches = {pair: len(view) for pair, view in views.items()}
+    num_matches = {pair: len(view) for pair, view in two_views.items()}
     for number, (known, new) in enumerate(spanning_tree(num_matches, len(state.registered))):
-        _, T_new_known, keypoints, depths = views[min(known, new), max(known, new)].from_image(known)
+        _, T_new_known, keypoints, depths = two_views[min(known, new), max(known, new)].from_image(known)
         if number == 0:
             state.registered[known] = True
         rows = np.stack([state.rows_of(known, keypoints[:, 0]), state.rows_of(new, keypoints[:, 1])], axis=1)
@@ -42,7 +76,7 @@ def register_chain(
         rows, depths = rows[tracked], depths[tracked]
         ratio = depth[rows[:, 0]] / depths[:, 0]
         ratio = ratio[np.isfinite(ratio)]
-        if len(ratio) >= MIN_SHARED:
+        if len(ratio) >= min_num_shared:
             scale = float(np.median(ratio))  # else the scale of the last pair is the best guess
         unknown = np.isnan(depth[rows])
         depth[rows[unknown]] = scale * depths[unknown]
@@ -50,10 +84,6 @@ def register_chain(
         T_scaled[:3, 3] *= scale
         state.T_camera_world[new] = T_scaled @ state.T_camera_world[known]
         state.registered[new] = True
-    triangulate(state, MAX_ERROR, min_angle)
-    state.rescale()
-    state.adjust(device=device)
-    filter_observations(state, MAX_ERROR, min_angle)
 
 
 def spanning_tree(num_matches: Mapping[tuple[int, int], int], num_images: int) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.matching import MatchingSettings
 from nope_splat.matching.database import MatchDatabase
 from nope_splat.matching.verification import verify_pair
-from nope_splat.sfm import Reconstruction, ReconstructionSettings
+from nope_splat.sfm import Reconstruction, SfmOptions
 from nope_splat.sfm.initialization.degeneracy import is_planar_or_rotation, is_pure_rotation
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 
@@ -82,7 +82,7 @@ def run(made: SyntheticScene, folder: Path, **settings: float) -> Reconstruction
         made.write_images(folder),
         np.zeros(len(made.names), bool),
         made.matches,
-        ReconstructionSettings(**settings),  # pyright: ignore[reportArgumentType]
+        SfmOptions(**settings),  # pyright: ignore[reportArgumentType]
     )
 
 

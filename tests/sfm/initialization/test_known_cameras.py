@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
-from nope_splat.sfm import Reconstruction, ReconstructionSettings
+from nope_splat.sfm import Priors, Reconstruction, SfmOptions
 from nope_splat.sfm.initialization.known_cameras import KnownCameras
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 
@@ -53,7 +53,7 @@ def run(made: SyntheticScene, folder: Path, path: Path) -> Reconstruction:
     images = made.write_images(folder)
     given = KnownCameras.read(path, made.names, none_held_out, made.layout.camera_ids)
     return reconstruct_from_matches(
-        images, none_held_out, made.matches, ReconstructionSettings(), given=given
+        images, none_held_out, made.matches, SfmOptions(), Priors(known_cameras=given)
     )
 
 

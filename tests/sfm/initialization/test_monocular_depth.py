@@ -26,9 +26,10 @@ from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.geometry.rigid import invert, rigid
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_images
-from nope_splat.sfm import Reconstruction, ReconstructionSettings, reconstruct
+from nope_splat.sfm import Reconstruction, SfmOptions, reconstruct
 from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths, linearize
-from nope_splat.sfm.initialization.monocular_depth import default_focal
+from nope_splat.sfm.initialization.focal import prior_focal
+from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 
 FOCAL = 600.0
 
@@ -140,8 +141,10 @@ def reconstruct_by_depth(
     valley: Path, cache: Path, maps: Path, kind: DepthKind, held_out: tuple[str, ...] = ()
 ) -> tuple[Reconstruction, PoseMetrics]:
     truth = read_ground_truth(valley / "ground_truth.json")
-    settings = ReconstructionSettings(registration="depth", depth=DepthSettings(maps=maps, kind=kind))
-    scene = reconstruct(find_images(valley), held_out, settings, cache)
+    options = SfmOptions(
+        depth=DepthSettings(maps=maps, kind=kind), initialization=MonocularDepthInitialization()
+    )
+    scene = reconstruct(find_images(valley), held_out, options, cache)
     poses = {
         name: pose
         for name, pose, ok in zip(scene.image_names, scene.T_world_camera, scene.registered, strict=True)
@@ -162,7 +165,7 @@ def test_distorted_depth_gives_cameras(
     valley: Path, cache: Path, tmp_path: Path, kind: DepthKind, noise: float
 ) -> None:
     truth = read_ground_truth(valley / "ground_truth.json")
-    assert default_focal(320) / truth.focal == pytest.approx(0.882, abs=0.001)
+    assert prior_focal(320) / truth.focal == pytest.approx(0.882, abs=0.001)
     _, compared = reconstruct_by_depth(
         valley, cache, write_maps(valley, tmp_path / "maps", kind, noise, 0), kind
     )

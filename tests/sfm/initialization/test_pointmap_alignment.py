@@ -21,7 +21,7 @@ from nope_splat.io.images import ImageFile, ImageFolder
 from nope_splat.matching import MatchingSettings, PairPointmaps, Pointmaps, dust3r
 from nope_splat.matching.database import find_matches, matches_key
 from nope_splat.matching.dust3r import View
-from nope_splat.sfm import ReconstructionSettings, reconstruct
+from nope_splat.sfm import SfmOptions, reconstruct
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization import pointmap_fusion as canonical
 from nope_splat.sfm.initialization.focal import joint_starts
@@ -125,12 +125,12 @@ def test_two_images_keep_to_the_focal_length_of_the_pointmaps(
     poses = ring(2, 15.0)
     folder = ImageFolder(tmp_path, tuple(gray_images(tmp_path, 2)), {})
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
-    settings = ReconstructionSettings(matcher="dust3r")
+    options = SfmOptions(MatchingSettings(matcher="dust3r"))
     focals = []
     for spread in (MIN_FOCAL_SIGMA, LOG_FOCAL_SIGMA):
         monkeypatch.setattr(canonical, "MIN_FOCAL_SIGMA", spread)
         monkeypatch.setattr(dust3r, "predict", FakeNetwork(poses, noise=0.02).predict)
-        scene = reconstruct(folder, settings=settings)
+        scene = reconstruct(folder, options=options)
         assert scene.registered.all()
         focals.append(scene.cameras[0].focal)
     with_spread, without = np.abs(np.log(np.array(focals) / CAMERA.focal))

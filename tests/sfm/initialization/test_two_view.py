@@ -9,7 +9,7 @@ from fixtures.synthetic import SyntheticScene, look_at, make_scene, random_point
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.geometry.rigid import invert
 from nope_splat.sfm.initialization.focal import estimate_focal, focal_starts, prior_focal, weighted_quantiles
-from nope_splat.sfm.initialization.two_view import relative_poses
+from nope_splat.sfm.two_view_geometry import relative_poses
 
 
 def positions(scene: SyntheticScene) -> list[np.ndarray]:

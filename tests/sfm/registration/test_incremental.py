@@ -13,13 +13,16 @@ from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.geometry.rigid import invert, rigid
 from nope_splat.scene.tracks import build_tracks
-from nope_splat.sfm.global_refinement import refine
-from nope_splat.sfm.initialization.two_view import TwoView, relative_poses
-from nope_splat.sfm.registration.batched import register_batches
-from nope_splat.sfm.registration.incremental import register_incremental, register_others
+from nope_splat.sfm.global_refinement import refine_globally
+from nope_splat.sfm.mapper_options import MapperOptions
+from nope_splat.sfm.registration.batched import BatchedRegistration
+from nope_splat.sfm.registration.incremental import IncrementalRegistration
 from nope_splat.sfm.registration.ray_refinement import refine_by_rays
-from nope_splat.sfm.registration.spanning_tree import register_chain
+from nope_splat.sfm.registration.spanning_tree import SpanningTreeRegistration
 from nope_splat.sfm.state import SfmState
+from nope_splat.sfm.two_view_geometry import TwoView, relative_poses
+
+OPTIONS = MapperOptions(refine_principal_point=False, refine_extra_params=False)
 
 
 def start(
@@ -54,10 +57,10 @@ def auc_5(scene: SyntheticScene, working: SfmState) -> float:
 def test_incremental_registers_every_image(wrong: float, focal_error: float) -> None:
     scene = make_scene(wrong=wrong)
     working, views = start(scene, focal_error * scene.camera.focal)
-    failures = register_incremental(working, views, min_angle=1.5)
+    failures = IncrementalRegistration().register(working, views, OPTIONS)
     assert working.registered.all()
     assert failures == {}
-    refine(working, 1.5, refine_principal_point=False)
+    refine_globally(working, OPTIONS)
     assert auc_5(scene, working) > 97
     assert working.focal == pytest.approx(scene.camera.focal, rel=0.01)
 
@@ -66,10 +69,10 @@ def test_incremental_registers_every_image(wrong: float, focal_error: float) -> 
 def test_batches_register_every_image(focal_error: float) -> None:
     scene = make_scene(24, poses=ring(24, 200.0), num_points=1500, wrong=0.2, sees=facing(ring(24, 200.0)))
     working, views = start(scene, focal_error * scene.camera.focal)
-    failures = register_batches(working, views, min_angle=1.5)
+    failures = BatchedRegistration().register(working, views, OPTIONS)
     assert working.registered.all()
     assert failures == {}
-    refine(working, 1.5, refine_principal_point=False)
+    refine_globally(working, OPTIONS)
     assert auc_5(scene, working) > 97
     assert working.focal == pytest.approx(scene.camera.focal, rel=0.01)
 
@@ -77,7 +80,7 @@ def test_batches_register_every_image(focal_error: float) -> None:
 def test_rays_bring_a_displaced_camera_back_whatever_some_points_say() -> None:
     scene = make_scene(wrong=0.0)
     working, views = start(scene)
-    register_incremental(working, views, min_angle=1.5)
+    IncrementalRegistration().register(working, views, OPTIONS)
     true = working.T_camera_world.copy()
     moved = [2, 5]
     rng = np.random.default_rng(0)
@@ -99,8 +102,8 @@ def test_rays_bring_a_displaced_camera_back_whatever_some_points_say() -> None:
 def test_chain_registers_every_image() -> None:
     scene = make_scene()
     working, views = start(scene)
-    register_chain(working, views, min_angle=1.5)
-    refine(working, 1.5, refine_principal_point=False)
+    SpanningTreeRegistration().register(working, views, OPTIONS)
+    refine_globally(working, OPTIONS)
     assert working.registered.all()
     assert auc_5(scene, working) > 97
 
@@ -125,17 +128,17 @@ def thin_scene(shared: int) -> SyntheticScene:
 def test_an_image_that_pnp_cannot_reach_is_attached_by_its_best_pair() -> None:
     scene = thin_scene(shared=12)
     working, views = start(scene)
-    failures = register_incremental(working, views, min_angle=1.5)
+    failures = IncrementalRegistration().register(working, views, OPTIONS)
     assert working.registered.all()
     assert failures == {}
-    refine(working, 1.5, refine_principal_point=False)
+    refine_globally(working, OPTIONS)
     assert auc_5(scene, working) > 95
 
 
 def test_without_shared_points_images_are_left_out() -> None:
     """The scale of a pair that shares no point with the rest is anyone's guess."""
     working, views = start(thin_scene(shared=0))
-    failures = register_incremental(working, views, min_angle=1.5)
+    failures = IncrementalRegistration().register(working, views, OPTIONS)
     left_out = np.flatnonzero(~working.registered)
     assert len(left_out) == 4
     assert sorted(failures) == left_out.tolist()
@@ -149,7 +152,7 @@ def test_an_attached_image_that_does_not_hold_up_is_taken_back() -> None:
     view = views[3, 4]
     view.T_second_first[:3, :3] = Rotation.from_euler("xyz", [5, 40, -30], degrees=True).as_matrix()
     view.depths[:] = rng.uniform(1, 100, view.depths.shape)
-    failures = register_incremental(working, views, min_angle=1.5)
+    failures = IncrementalRegistration().register(working, views, OPTIONS)
     assert working.registered.sum() == 4
     assert "its pose did not survive verification" in failures.values()
 
@@ -157,20 +160,20 @@ def test_an_attached_image_that_does_not_hold_up_is_taken_back() -> None:
 def test_an_image_that_was_left_out_is_registered_later() -> None:
     scene = make_scene()
     working, views = start(scene)
-    register_incremental(working, views, min_angle=1.5)
+    IncrementalRegistration().register(working, views, OPTIONS)
     working.registered[5] = False
     working.inlier &= working.image_ids != 5
-    assert register_others(working, views, min_angle=1.5) == {}
+    assert IncrementalRegistration().register_remaining(working, views, OPTIONS) == {}
     assert working.registered.all()
-    refine(working, 1.5, refine_principal_point=False)
+    refine_globally(working, OPTIONS)
     assert auc_5(scene, working) > 97
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.4])
 def test_noise_is_estimated(noise: float) -> None:
     working, views = start(make_scene(noise=noise, wrong=0.0))
-    register_incremental(working, views, min_angle=1.5)
-    refine(working, 1.5, refine_principal_point=False)
+    IncrementalRegistration().register(working, views, OPTIONS)
+    refine_globally(working, OPTIONS)
     assert np.median(working.sigma) == pytest.approx(noise, rel=0.15)
 
 
@@ -178,7 +181,7 @@ def test_result_is_the_same_every_time() -> None:
     scenes = []
     for _ in range(2):
         working, views = start(make_scene(5, 200))
-        register_incremental(working, views, min_angle=1.5)
+        IncrementalRegistration().register(working, views, OPTIONS)
         scenes.append(working)
     np.testing.assert_array_equal(scenes[0].T_camera_world, scenes[1].T_camera_world)
     np.testing.assert_array_equal(scenes[0].inlier, scenes[1].inlier)
@@ -187,8 +190,8 @@ def test_result_is_the_same_every_time() -> None:
 def test_principal_point_is_refined_where_it_can_be() -> None:
     scene = make_scene(12, 1500, camera=SharedPinhole(700.0, (7.0, -5.0)), poses=ring(12, 150.0))
     working, views = start(scene)
-    register_incremental(working, views, min_angle=1.5)
-    refine(working, 1.5, refine_principal_point=True)
+    IncrementalRegistration().register(working, views, OPTIONS)
+    refine_globally(working, MapperOptions(refine_extra_params=False))
     np.testing.assert_allclose(working.offset[0], [7.0, -5.0], atol=1.0)
 
 
@@ -196,8 +199,8 @@ def test_radial_distortion_is_refined_where_it_can_be() -> None:
     camera = SharedPinhole(700.0, (7.0, -5.0), (-0.08, 0.05))
     scene = make_scene(12, 1500, camera=camera, poses=ring(12, 150.0))
     working, views = start(scene)
-    register_incremental(working, views, min_angle=1.5)
-    refine(working, 1.5, refine_principal_point=True, refine_radial_distortion=True)
+    IncrementalRegistration().register(working, views, OPTIONS)
+    refine_globally(working, MapperOptions())
     assert working.focal == pytest.approx(700.0, rel=2e-3)
     np.testing.assert_allclose(working.offset[0], camera.offset, atol=1.0)
     np.testing.assert_allclose(working.radial[0], camera.radial, atol=0.02)
@@ -207,8 +210,8 @@ def test_radial_distortion_is_refined_where_it_can_be() -> None:
 def test_lenses_that_plainly_bend_are_noticed(k1: float, found: bool) -> None:
     scene = make_scene(12, 600, camera=SharedPinhole(700.0, (0.0, 0.0), (k1, 0.0)), poses=ring(12, 150.0))
     working, views = start(scene)
-    register_incremental(working, views, min_angle=1.5)
-    refine(working, 1.5, refine_principal_point=True, refine_radial_distortion=None)
+    IncrementalRegistration().register(working, views, OPTIONS)
+    refine_globally(working, MapperOptions(refine_extra_params=None))
     assert working.radial.any() == found
     if found:
         assert working.focal == pytest.approx(700.0, rel=2e-3)
@@ -218,8 +221,8 @@ def test_radial_distortion_that_shows_nowhere_is_none() -> None:
     """Points in the middle of every image only."""
     scene = make_scene(5, points=random_points(300, extent=0.3))
     working, views = start(scene)
-    register_incremental(working, views, min_angle=1.5)
-    refine(working, 1.5, refine_principal_point=True, refine_radial_distortion=True)
+    IncrementalRegistration().register(working, views, OPTIONS)
+    refine_globally(working, MapperOptions())
     np.testing.assert_array_equal(working.radial[0], [0.0, 0.0])
 
 
@@ -227,6 +230,6 @@ def test_principal_point_of_mixed_orientations_stays_at_the_center() -> None:
     scene = make_scene(6)
     working, views = start(scene)
     working.half_size[0] = working.half_size[0, ::-1].copy()
-    register_incremental(working, views, min_angle=1.5)
-    refine(working, 1.5, refine_principal_point=True)
+    IncrementalRegistration().register(working, views, OPTIONS)
+    refine_globally(working, MapperOptions(refine_extra_params=False))
     np.testing.assert_array_equal(working.offset[0], [0.0, 0.0])

@@ -1,0 +1,82 @@
+"""Finished reconstructions on disk, by everything that they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nope_splat.depth import depths_key
+from nope_splat.io.fingerprint import content_key
+from nope_splat.io.images import ImageFolder
+from nope_splat.matching.database import matches_key
+from nope_splat.scene.reconstruction import Reconstruction
+from nope_splat.sfm.initialization.depth_maps import images_that_need_depth
+from nope_splat.sfm.known_cameras import KnownCameras
+from nope_splat.sfm.options import SfmOptions
+from nope_splat.utils.cache import Cache
+from nope_splat.utils.progress import say
+
+STAGE = "scene"
+
+
+@dataclass(frozen=True)
+class ResultCache:
+    """Where the matches and the reconstruction of one folder with given options are kept."""
+
+    cache: Cache | None
+    """The cache; None to keep nothing."""
+    matches_key: str
+    """Key of the matches."""
+    key: str
+    """Key of the reconstruction."""
+
+    @classmethod
+    def of(
+        cls,
+        cache_dir: Path | None,
+        folder: ImageFolder,
+        held_out: Sequence[str],
+        options: SfmOptions,
+        known_cameras: KnownCameras | None,
+    ) -> ResultCache:
+        """Compute the keys.
+
+        Args:
+            cache_dir: Folder of the cache; None to keep nothing.
+            folder: The images.
+            held_out: Names of images kept for evaluation.
+            options: How to reconstruct.
+            known_cameras: Cameras to start from; their values count, not the name of their file.
+        """
+        if cache_dir is None:
+            return cls(None, "", "")
+        of_matches = matches_key(folder, options.matching)
+        need_depth = images_that_need_depth(options, folder, held_out)
+        values: dict[str, Any] = {
+            "mapper": asdict(options.mapper),
+            "camera_per": options.camera_per,
+            "initial_focal": options.initial_focal,
+            "initialization": [type(options.initialization).__name__, asdict(options.initialization)],
+            "registration": [type(options.registration).__name__, asdict(options.registration)],
+            "depth": depths_key(need_depth, options.depth) if need_depth else None,
+        }
+        if known_cameras is not None:
+            values["initialization"] = known_cameras.to_plain()
+        key = content_key((), {"matches": of_matches, "held_out": sorted(held_out), "options": values})
+        return cls(Cache(cache_dir), of_matches, key)
+
+    def load(self) -> Reconstruction | None:
+        """Load the reconstruction, if it is there."""
+        if self.cache is None:
+            return None
+        reconstruction = self.cache.load(STAGE, self.key, Reconstruction.from_arrays)
+        if reconstruction is not None:
+            say("Using the cached reconstruction.")
+        return reconstruction
+
+    def store(self, reconstruction: Reconstruction) -> None:
+        """Keep a reconstruction."""
+        if self.cache is not None:
+            self.cache.store(STAGE, self.key, reconstruction.to_arrays())
