@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from tyro.conf import subcommand
+from tyro.conf import OmitSubcommandPrefixes, subcommand
 
 from nope_splat.depth import DepthSettings
 from nope_splat.matching import MatchingSettings
@@ -48,7 +48,9 @@ class SfmOptions:
     initial_focal: Annotated[float | None, POSITIVE] = None
     """Focal length to start from, in pixels of the full-resolution photos. By default it is estimated, or,
     for the initialization by depth, that of a field of view of 60 degrees."""
-    initialization: InitializationConfig = field(default_factory=TwoViewInitialization)
+    initialization: OmitSubcommandPrefixes[InitializationConfig] = field(
+        default_factory=TwoViewInitialization
+    )
     """How the first cameras are found."""
-    registration: RegistrationConfig = field(default_factory=IncrementalRegistration)
+    registration: OmitSubcommandPrefixes[RegistrationConfig] = field(default_factory=IncrementalRegistration)
     """How the other photos are registered."""

@@ -33,15 +33,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def train(monkeypatch: pytest.MonkeyPatch, output: Path, valley: Path, cache: Path, *options: object) -> Any:
-    """Train for a few iterations; returns the checkpoint's state of the pipeline."""
+def train(
+    monkeypatch: pytest.MonkeyPatch,
+    output: Path,
+    valley: Path,
+    cache: Path,
+    *options: object,
+    choices: Sequence[object] = (),
+) -> Any:
+    """Train for a few iterations; `choices` end the command. Returns the checkpoint's state of the pipeline."""
     parser = "--pipeline.datamanager.dataparser."
     arguments = ["--data", valley / "images", "--output-dir", output, "--max-num-iterations", 10]
     arguments += ["--vis", "tensorboard", "--experiment-name", "run", f"{parser}cache-dir", cache]
     arguments += ["--pipeline.datamanager.dataparser.eval-mode", "all"]
     for name, value in zip(options[::2], options[1::2], strict=True):
         arguments += [name if str(name).startswith("--") else f"{parser}{name}", value]
-    monkeypatch.setattr(sys, "argv", ["ns-train", "nope-splat", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["ns-train", "nope-splat", *map(str, (*arguments, *choices))])
     entrypoint()
     (file,) = output.rglob("*.ckpt")
     return torch.load(file, weights_only=True)["pipeline"]
@@ -52,17 +59,22 @@ def registered(state: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "choices"),
     [
-        ("pairs", "retrieval", "num-partners", 6),
-        ("registration", "batches"),
-        ("pairs", "sequential", "num-partners", 4),
+        (("matching.pairs", "retrieval", "matching.num-partners", 6), ()),
+        ((), ("registration:batched",)),
+        (("matching.pairs", "sequential", "matching.num-partners", 4), ()),
     ],
 )
 def test_pairs_and_registration(
-    valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...]
+    valley: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    choices: tuple[str, ...],
 ) -> None:
-    state = train(monkeypatch, tmp_path, valley, cache, *options)
+    state = train(monkeypatch, tmp_path, valley, cache, *options, choices=choices)
     assert registered(state) >= NUM_IMAGES - 1
 
 
@@ -108,20 +120,20 @@ def pointmaps(valley: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ..
 
     monkeypatch.setattr(dust3r, "predict", predict)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 160)
-    return "matcher", "dust3r", "pairs", "retrieval", "num-partners", 4
+    return "matching.matcher", "dust3r", "matching.pairs", "retrieval", "matching.num-partners", 4
 
 
-@pytest.mark.parametrize("registration", [pytest.param("incremental", marks=pytest.mark.slow), "pointmaps"])
+@pytest.mark.parametrize("initialization", [pytest.param("two-view", marks=pytest.mark.slow), "pointmaps"])
 def test_pointmaps_give_cameras_and_seeds(
     valley: Path,
     cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     pointmaps: tuple[object, ...],
-    registration: str,
+    initialization: str,
 ) -> None:
-    options = (*pointmaps, "registration", registration, "seeds", "depth")
-    state = train(monkeypatch, tmp_path, valley, cache, *options)
+    choices = [f"initialization:{initialization}"]
+    state = train(monkeypatch, tmp_path, valley, cache, *pointmaps, "seeds", "depth", choices=choices)
     assert registered(state) >= NUM_IMAGES - 1
     assert len(state["_model.gauss_params.means"]) > 500
 
@@ -134,8 +146,8 @@ def test_pointmaps_are_the_depth_of_the_papers_start_and_of_the_losses(
     pointmaps: tuple[object, ...],
 ) -> None:
     weights = [(f"--pipeline.model.{loss}-weight", 0.1) for loss in ("depth", "chamfer", "surface")]
-    options = (*pointmaps, "registration", "depth", *sum(weights, ()))
-    state = train(monkeypatch, tmp_path, valley, cache, *options, "seeds", "tracks")
+    options = (*pointmaps, *sum(weights, ()), "seeds", "tracks")
+    state = train(monkeypatch, tmp_path, valley, cache, *options, choices=["initialization:depth"])
     assert registered(state) >= NUM_IMAGES - 1
     assert (state["_model.depth_supervision.corrections"] != 0).any(dim=1).sum() >= NUM_IMAGES - 1
     last = state["history._extra_state"]["rows"][-1]
@@ -154,7 +166,7 @@ def test_images_without_texture_are_trained_on(
     monkeypatch.setattr(dust3r, "predict", FakeNetwork(poses).predict)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
     state = train(
-        monkeypatch, tmp_path / "dust3r", images.parent, cache, "matcher", "dust3r", "seeds", "depth"
+        monkeypatch, tmp_path / "dust3r", images.parent, cache, "matching.matcher", "dust3r", "seeds", "depth"
     )
     assert registered(state) == len(poses)
 
@@ -165,6 +177,7 @@ def test_learned_matches(
 ) -> None:
     """Random networks match little; given cameras make tracks of what is right by chance and by texture."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(disk_weights))
-    cameras = ("matcher", "disk", "cameras", valley / "ground_truth.json", "seeds", "tracks")
-    state = train(monkeypatch, tmp_path, valley, cache, *cameras, "max-keypoints", 500)
+    options = ("matching.matcher", "disk", "matching.max-keypoints", 500, "seeds", "tracks")
+    choices = ("initialization:known-cameras", "--path", valley / "ground_truth.json")
+    state = train(monkeypatch, tmp_path, valley, cache, *options, choices=choices)
     assert registered(state) >= 2
