@@ -41,7 +41,7 @@ def train(
     *options: object,
     choices: Sequence[object] = (),
 ) -> Any:
-    """Train for a few iterations; `choices` end the command. Returns the checkpoint's state of the pipeline."""
+    """Train for a few iterations, `choices` last; returns the checkpoint's state of the pipeline."""
     parser = "--pipeline.datamanager.dataparser."
     arguments = ["--data", valley / "images", "--output-dir", output, "--max-num-iterations", 10]
     arguments += ["--vis", "tensorboard", "--experiment-name", "run", f"{parser}cache-dir", cache]
