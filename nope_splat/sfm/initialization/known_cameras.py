@@ -14,6 +14,7 @@ from nope_splat.geometry.similarity import align_similarity
 from nope_splat.io.cameras import NamedCamera, read_named_cameras
 from nope_splat.matching import Keypoints
 from nope_splat.scene.tracks import build_tracks
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.two_view import TwoView
 from nope_splat.sfm.state import FocalPrior, SfmState
@@ -174,7 +175,8 @@ def prefer_known_cameras(
     given.place(state)
     others = state.registered.copy()
     others[given.image_ids] = False
-    state.adjust(free_images=others, free_focal=False, device=device)
+    options = BundleAdjustmentOptions(refine_focal_length=False, device=device)
+    state.adjust(options, free_images=others)
     if state.noise(rows) < MAX_NOISE_RATIO * adjusted_noise:
         filter_observations(state, max_error, min_angle)
         return True

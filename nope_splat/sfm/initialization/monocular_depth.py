@@ -19,7 +19,7 @@ from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.camera_groups import CameraGroups
-from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths, residuals
+from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
 from nope_splat.sfm.state import FocalPrior, SfmState
 from nope_splat.sfm.triangulation import triangulate_coarse_to_fine
@@ -88,7 +88,7 @@ def start_from_depth(
         if len(image_ids) < 2:
             continue
         problem = _problem(image_ids, fits, poses, values, positions, pairs, focal, seed)
-        misfit = np.minimum(np.linalg.norm(residuals(problem), axis=1), max_error).mean()
+        misfit = np.minimum(np.linalg.norm(problem.residuals, axis=1), max_error).mean()
         if (-len(image_ids), misfit) < least:
             best, least = (image_ids, problem), (-len(image_ids), misfit)
     if best is None:

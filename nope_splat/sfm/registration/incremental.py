@@ -9,6 +9,7 @@ import numpy as np
 import poselib
 
 from nope_splat.geometry.rigid import rigid, transform
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.initialization.two_view import TwoView
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
@@ -170,7 +171,9 @@ class IncrementalMapper:
         scene.registered[list(pair)] = True
         scene.T_camera_world[pair[1]] = self.views[pair].T_second_first
         triangulate(scene, MAX_ERROR, self.min_angle)
-        scene.adjust(free_focal=False, max_iterations=15, device=self.device)
+        scene.adjust(
+            BundleAdjustmentOptions(refine_focal_length=False, max_iterations=15, device=self.device)
+        )
         filter_observations(scene, MAX_ERROR, self.min_angle)
         return bool(scene.has_point.sum() >= MIN_VISIBLE)
 
@@ -307,14 +310,13 @@ class IncrementalMapper:
             seen = np.zeros(len(scene.points), bool)
             seen[scene.track_ids[scene.inlier & free_images[scene.image_ids]]] = True
             sample &= seen[scene.track_ids]
-        scene.adjust(
-            sample,
-            free_images,
-            free_focal=free_focal and everything and num_registered >= FOCAL_FREE_FROM,
+        options = BundleAdjustmentOptions(
+            refine_focal_length=free_focal and everything and num_registered >= FOCAL_FREE_FROM,
             max_iterations=8,
             tolerance=1e-3,
             device=self.device,
         )
+        scene.adjust(options, sample, free_images)
         # Points that took no part follow the cameras.
         left_out = scene.has_point.copy()
         left_out[scene.track_ids[sample]] = False

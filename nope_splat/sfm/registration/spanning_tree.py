@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.initialization.two_view import TwoView
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations, triangulate
@@ -52,7 +53,7 @@ def register_chain(
         state.registered[new] = True
     triangulate(state, MAX_ERROR, min_angle)
     state.rescale()
-    state.adjust(device=device)
+    state.adjust(BundleAdjustmentOptions(device=device))
     filter_observations(state, MAX_ERROR, min_angle)
 
 
