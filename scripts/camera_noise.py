@@ -52,18 +52,18 @@ def as_problem(scene: Reconstruction) -> BundleProblem:
     xy = scene.observations.xy - scene.principal_points()[scene.observations.image_ids]
     camera = scene.cameras[0]
     intrinsics = torch.tensor([[np.log(camera.focal), 0, 0, *camera.radial]], dtype=torch.float64)
-    free_cameras = torch.ones(len(images), dtype=torch.bool)
-    free_cameras[0] = False
+    free_poses = torch.ones(len(images), dtype=torch.bool)
+    free_poses[0] = False
     return BundleProblem(
         T_camera_world=torch.from_numpy(invert(scene.T_world_camera[images])),
         points=torch.from_numpy(scene.points),
         intrinsics=intrinsics,
-        intrinsics_ids=torch.zeros(len(images), dtype=torch.int64),
-        camera_ids=torch.from_numpy(number[scene.observations.image_ids]),
+        camera_ids=torch.zeros(len(images), dtype=torch.int64),
+        image_ids=torch.from_numpy(number[scene.observations.image_ids]),
         point_ids=torch.from_numpy(scene.observations.point_ids),
         xy=torch.from_numpy(xy),
         sigma=torch.from_numpy(scene.noise),
-        free_cameras=free_cameras,
+        free_poses=free_poses,
         free_intrinsics=torch.tensor([[True, False, False, False, False]]),
         prior_mean=intrinsics,
         prior_sigma=torch.ones(1, 5, dtype=torch.float64),
@@ -86,7 +86,7 @@ def resampled(problem: BundleProblem, rng: np.random.Generator) -> BundleProblem
         problem,
         points=problem.points[chosen],
         point_ids=torch.from_numpy(np.repeat(np.arange(len(chosen)), length[chosen])),
-        camera_ids=problem.camera_ids[rows],
+        image_ids=problem.image_ids[rows],
         xy=problem.xy[rows],
         sigma=problem.sigma[rows],
     )

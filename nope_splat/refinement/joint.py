@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nope_splat.geometry.levenberg_marquardt import LevenbergMarquardtConfig, levenberg_marquardt
 from nope_splat.geometry.robust import robust_sigma
 from nope_splat.refinement.photometric import (
     PixelEquations,
@@ -29,10 +30,10 @@ from nope_splat.refinement.photometric import (
 from nope_splat.refinement.surface_patches import SurfacePatches
 from nope_splat.sfm.bundle_adjustment.problem import (
     BundleProblem,
+    BundleStep,
     linearize,
     reprojection_residuals,
     retract,
-    robust_cost,
 )
 from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
 from nope_splat.sfm.bundle_adjustment.solver import adjust
@@ -41,10 +42,9 @@ from nope_splat.sfm.state import MIN_SIGMA
 Look = Callable[[int, Tensor, Tensor], RenderedView]
 """Renders view i from `T_camera_world` (4, 4) with its intrinsics (5,), as of `BundleProblem`."""
 
-FIRST_DAMPING = 1e-6
-"""Small, or it would hide what only the images say, such as where the Gaussians are as a whole."""
-ATTEMPTS = 6
-"""Steps tried, each more damped than the last, before the adjustment ends."""
+SOLVER = LevenbergMarquardtConfig(initial_damping=1e-6, max_trials=6)
+"""Little damping at first, or it would hide what only the images say, such as where the Gaussians are as a
+whole."""
 PYRAMID_LEVELS = (2, 1)
 """How often the images of the first steps are halved; those of all others are not."""
 
@@ -94,33 +94,58 @@ def adjust_jointly(
     # At disturbed cameras the residuals are no measure of noise; what the tracks alone could reach is one.
     noise = _track_noise(adjust(problem, tolerance=1e-3).problem)
     problem = replace(problem, sigma=(noise * problem.sigma).clamp(min=MIN_SIGMA))
-    damping, costs, last = FIRST_DAMPING, [], None
-    for iteration in range(max_iterations):
-        times = halvings[iteration] if iteration < len(halvings) else 0
-        photometric = PhotometricSystem(look, times, SurfacePatches(problem.points))
-        equations = NormalEquations(problem, linearize(problem), structure)
-        cost, matrix, gradient = photometric.equations(problem)
-        equations.add(matrix, gradient)
-        last = matrix, equations
-        before = _track_cost(problem) + cost
-        for _ in range(ATTEMPTS):
-            step = equations.solve(damping)
-            if step is not None:
-                candidate = retract(problem, *step)
-                after = _track_cost(candidate) + photometric.equations(candidate)[0]
-                if after < before:
-                    break
-            damping *= 10
-        else:
-            if times:
-                continue
-            break
-        problem = candidate
-        costs.append((before, after))
-        damping = max(damping / 10, 1e-9)
-        if not times and before - after < tolerance * before:
-            break
-    return JointResult(problem, tuple(costs), 0.0 if last is None else _share(*last))
+    costs, damping, last = [], SOLVER.initial_damping, None
+    coarse = halvings[:max_iterations]
+    for times, iterations in [*((level, 1) for level in coarse), (0, max_iterations - len(coarse))]:
+        adjustment = _JointAdjustment(look, structure, times)
+        config = replace(SOLVER, initial_damping=damping, max_iterations=iterations, tolerance=tolerance)
+        result = levenberg_marquardt(adjustment, problem, config)
+        problem, damping = result.state, result.damping
+        costs += result.costs
+        last = adjustment.last or last
+    return JointResult(problem, tuple(costs), 0.0 if last is None else _share(last.matrix, last.tracks))
+
+
+class _JointAdjustment:
+    """Joint adjustment at one resolution as `levenberg_marquardt` sees it.
+
+    Args:
+        look: Renders a view.
+        structure: The pairs of observations of each point.
+        halvings: How often the images are halved.
+    """
+
+    def __init__(self, look: Look, structure: SchurStructure, halvings: int) -> None:
+        self._look, self._structure, self._halvings = look, structure, halvings
+        self.last: _JointLinearization | None = None
+
+    def linearize(self, state: BundleProblem) -> _JointLinearization:
+        photometric = PhotometricSystem(self._look, self._halvings, SurfacePatches(state.points))
+        tracks = NormalEquations(state, linearize(state), self._structure)
+        cost, matrix, gradient = photometric.equations(state)
+        tracks.add(matrix, gradient)
+        self.last = _JointLinearization(tracks, photometric, matrix, state.cost + cost)
+        return self.last
+
+    def retract(self, state: BundleProblem, step: BundleStep) -> BundleProblem:
+        return retract(state, *step)
+
+
+class _JointLinearization(NamedTuple):
+    tracks: NormalEquations
+    """Those of the tracks, with the photometric ones added."""
+    photometric: PhotometricSystem
+    """Evaluates the photometric cost."""
+    matrix: Tensor
+    """Photometric matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K)."""
+    cost: float
+    """Joint robust cost, in variances."""
+
+    def solve(self, damping: float) -> BundleStep | None:
+        return self.tracks.solve(damping)
+
+    def evaluate(self, candidate: BundleProblem) -> float:
+        return candidate.cost + self.photometric.equations(candidate)[0]
 
 
 class _ViewWeights(NamedTuple):
@@ -157,16 +182,16 @@ class PhotometricSystem:
 
         Returns:
             The cost that the best displacements of the patches would leave.
-            Matrix over all cameras, then the K sets of 5 intrinsics. (6 C + 5 K, 6 C + 5 K).
-            Gradient. (6 C + 5 K,).
+            Matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K).
+            Gradient. (6 N + 5 K,).
         """
-        num_cameras, (num_intrinsics, width) = len(problem.T_camera_world), problem.intrinsics.shape
-        size, num_patches = 6 * num_cameras + width * num_intrinsics, len(self._patches)
+        num_images, (num_cameras, width) = len(problem.T_camera_world), problem.intrinsics.shape
+        size, num_patches = 6 * num_images + width * num_cameras, len(self._patches)
         zeros = problem.points.new_zeros
         cost, matrix, gradient = 0.0, zeros(size, size), zeros(size)
         coupling, own, slope = zeros(num_patches, size, 3), zeros(num_patches, 3, 3), zeros(num_patches, 3)
         for index, pose in enumerate(problem.T_camera_world):
-            camera = int(problem.intrinsics_ids[index])
+            camera = int(problem.camera_ids[index])
             intrinsics = problem.intrinsics[camera]
             view = self._look(index, pose, intrinsics).halved(self._halvings)
             if index == len(self._first):
@@ -180,7 +205,7 @@ class PhotometricSystem:
                 view = replace(view, used=used)
                 pixels = _in_pixels(pixel_equations(view, noise), intrinsics)
             of_view, of_patches = pixels.sum(), self._patches.equations(pixels, patch_ids, pose)
-            first, count = 6 * num_cameras + width * camera, pixels.jacobian.shape[-1] - 6
+            first, count = 6 * num_images + width * camera, pixels.jacobian.shape[-1] - 6
             rows = [*range(6 * index, 6 * index + 6), *range(first, first + count)]
             rows = torch.tensor(rows, device=matrix.device)
             cost += weight * photometric_cost(view, noise)
@@ -212,20 +237,16 @@ def _share(photometric: Tensor, joint: NormalEquations) -> float:
 
     The trace that this takes does not depend on the units of rotation and translation.
     """
-    num_cameras = len(joint.cameras)
+    num_images = len(joint.poses)
 
     def of_poses(matrix: Tensor) -> Tensor:
-        size = 6 * num_cameras
-        blocks = matrix[:size, :size].reshape(num_cameras, 6, num_cameras, 6)
+        size = 6 * num_images
+        blocks = matrix[:size, :size].reshape(num_images, 6, num_images, 6)
         return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
 
     every = of_poses(joint.reduce(0.0)[0])
     shares = torch.linalg.pinv(every, hermitian=True) @ of_poses(photometric)
     return float(shares.diagonal(dim1=1, dim2=2).mean())
-
-
-def _track_cost(problem: BundleProblem) -> float:
-    return robust_cost(problem, reprojection_residuals(problem)[0])
 
 
 def _track_noise(problem: BundleProblem) -> float:

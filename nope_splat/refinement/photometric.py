@@ -228,7 +228,7 @@ def information_weight(pixels: PixelEquations, used: Tensor) -> float:
 def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) -> Tensor:
     """How scene points move on the plane at depth one when their camera moves or its intrinsics change.
 
-    With distortion, of a point p it is the motion of d(p), as in `bundle_problem.linearize`.
+    With distortion, of a point p it is the motion of d(p), as in `bundle_adjustment.problem.linearize`.
 
     Args:
         plane: Where the points are, without distortion: (x, y) at depth one, camera coordinates. (N, 2).
@@ -236,9 +236,9 @@ def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) 
         radial: Distortion k1 and k2, if there is some or it may change. (2,).
 
     Returns:
-        Derivatives by the rotation (3) and translation (3) increments of `bundle_problem.move_cameras`, and
-        by the logarithm of the focal length; with `radial` also by the principal point in focal lengths (2),
-        k1 and k2. (N, 2, 7), or (N, 2, 11).
+        Derivatives by the rotation (3) and translation (3) increments of
+        `bundle_adjustment.problem.move_poses`, and by the logarithm of the focal length; with `radial` also
+        by the principal point in focal lengths (2), k1 and k2. (N, 2, 7), or (N, 2, 11).
     """
     u, v = plane.unbind(-1)
     s = 1 / depth

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from nope_splat.geometry.levenberg_marquardt import LevenbergMarquardtConfig, levenberg_marquardt
 from nope_splat.geometry.robust import CAUCHY, robust_sigma
 from nope_splat.refinement.photometric import (
     RenderedView,
@@ -21,11 +23,12 @@ from nope_splat.refinement.photometric import (
     pixel_equations,
     robust_noise,
 )
-from nope_splat.sfm.bundle_adjustment.problem import move_cameras
+from nope_splat.sfm.bundle_adjustment.problem import move_poses
 
 PYRAMID_LEVELS = (2, 1, 0)
 """How often the images are halved, from the first resolution to the last."""
-FIRST_DAMPING = 1e-4
+SOLVER = LevenbergMarquardtConfig(initial_damping=1e-4, min_damping=0.0, tolerance=0.0)
+"""A resolution is done when steps get short, however little they lower the cost."""
 SMALLEST_STEP = 1e-5
 """Motion below which a resolution is done, in radians and in world units."""
 MIN_NOISE = 1e-5
@@ -93,38 +96,85 @@ def minimize(
     Returns:
         World-to-camera transform. (4, 4), float64.
     """
+    # Each step tried is a rendering, which is what the limit is about.
+    config = replace(SOLVER, max_iterations=max_steps, max_trials=max_steps, max_evaluations=max_steps)
     pose = T_camera_world.double()
-    view = look(pose)
+    state = _PosedView(pose, look(pose))
     for halvings in PYRAMID_LEVELS:
-        damping, noise = FIRST_DAMPING, sightings.noise(pose) if sightings else MIN_NOISE
-        for _ in range(max_steps):
-            seen = view.halved(halvings)
-            color_noise = robust_noise(seen)
-            pixels = pixel_equations(seen, color_noise)
-            equations, worth = pixels.sum(), information_weight(pixels, seen.used)
-            matrix, gradient = worth * equations.matrix[:6, :6], worth * equations.gradient[:6]
-            if sightings:
-                track_matrix, track_gradient = sightings.equations(pose, noise)
-                matrix, gradient = matrix + track_matrix, gradient + track_gradient
-            factor, info = torch.linalg.cholesky_ex(matrix + damping * matrix.diagonal().diag())
-            if info != 0:
-                break
-            motion = -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
-            candidate = move_cameras(pose[None], motion[None])[0]
-            there = look(candidate)
-            change = worth * (
-                photometric_cost(replace(there.halved(halvings), used=seen.used), color_noise)
-                - photometric_cost(seen, color_noise)
-            )
-            if sightings:
-                change += sightings.cost(candidate, noise) - sightings.cost(pose, noise)
-            if change < 0:
-                pose, view, damping = candidate, there, damping / 10
-            else:
-                damping *= 10
-            if motion.norm() < SMALLEST_STEP:
-                break
-    return pose
+        noise = sightings.noise(state.pose) if sightings else MIN_NOISE
+        alignment = _PoseAlignment(look, sightings, halvings, noise)
+        result = levenberg_marquardt(alignment, state, config, lambda step: bool(step.norm() < SMALLEST_STEP))
+        state = result.state
+    return state.pose
+
+
+class _PosedView(NamedTuple):
+    """A pose and what it shows, which is expensive to render."""
+
+    pose: Tensor
+    """World-to-camera transform. (4, 4), float64."""
+    view: RenderedView
+    """The view from there beside the image."""
+
+
+@dataclass(frozen=True)
+class _PoseAlignment:
+    """The alignment of one pose at one resolution as `levenberg_marquardt` sees it."""
+
+    look: Look
+    """Renders the view."""
+    sightings: Correspondences2d3d | None
+    """Track points that the image shows."""
+    halvings: int
+    """How often images are halved."""
+    track_noise: float
+    """Standard deviation of the sightings at depth one."""
+
+    def linearize(self, state: _PosedView) -> _PoseLinearization:
+        view = state.view.halved(self.halvings)
+        noise = robust_noise(view)
+        pixels = pixel_equations(view, noise)
+        equations, weight = pixels.sum(), information_weight(pixels, view.used)
+        matrix, gradient = weight * equations.matrix[:6, :6], weight * equations.gradient[:6]
+        if self.sightings:
+            track_matrix, track_gradient = self.sightings.equations(state.pose, self.track_noise)
+            matrix, gradient = matrix + track_matrix, gradient + track_gradient
+        return _PoseLinearization(self, state, view.used, noise, weight, matrix, gradient)
+
+    def retract(self, state: _PosedView, step: Tensor) -> _PosedView:
+        pose = move_poses(state.pose[None], step[None])[0]
+        return _PosedView(pose, self.look(pose))
+
+
+@dataclass(frozen=True)
+class _PoseLinearization:
+    alignment: _PoseAlignment
+    state: _PosedView
+    used: Tensor
+    """Pixels of the halved view that count. (H, W), bool."""
+    noise: float
+    """Standard deviation of their residuals."""
+    weight: float
+    """What they are worth."""
+    matrix: Tensor
+    """Normal equations by the pose's increment. (6, 6)."""
+    gradient: Tensor
+    """(6,)."""
+
+    @property
+    def cost(self) -> float:
+        return self.evaluate(self.state)
+
+    def solve(self, damping: float) -> Tensor | None:
+        factor, info = torch.linalg.cholesky_ex(self.matrix + damping * self.matrix.diagonal().diag())
+        return None if info != 0 else -torch.cholesky_solve(self.gradient[:, None], factor)[:, 0]
+
+    def evaluate(self, candidate: _PosedView) -> float:
+        view = replace(candidate.view.halved(self.alignment.halvings), used=self.used)
+        cost = self.weight * photometric_cost(view, self.noise)
+        if self.alignment.sightings:
+            cost += self.alignment.sightings.cost(candidate.pose, self.alignment.track_noise)
+        return cost
 
 
 def _cauchy(squared: Tensor) -> Tensor:

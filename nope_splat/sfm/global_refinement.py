@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, intrinsics_covariance
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.state import SfmState
@@ -38,31 +40,29 @@ def refine_globally(state: SfmState, options: MapperOptions) -> dict[int, str]:
         Images that lost their pose on the way, with the reason.
     """
     lost: dict[int, str] = {}
-    free_offset = free_radial = np.zeros(len(state.focal), bool)
+    min_angle = options.min_tri_angle
+    adjustment = BundleAdjustmentOptions(tolerance=ROUGH_TOLERANCE, device=options.ba_device)
     for number, max_error in enumerate(ROUNDS):
-        triangulate(state, max_error, options.min_tri_angle)
+        triangulate(state, max_error, min_angle)
         extend(state, max_error)
-        state.adjust(
-            free_offset=free_offset,
-            free_radial=free_radial,
-            tolerance=ROUGH_TOLERANCE,
-            device=options.ba_device,
-        )
+        state.adjust(adjustment)
         state.estimate_noise()
         if number == 0 and options.refine_principal_point:
-            free_offset = _free_principal_point(state, options.ba_device)
+            free = _free_principal_point(state, adjustment)
+            adjustment = replace(adjustment, refine_principal_point=free)
         if number == 0 and options.refine_extra_params is not False:
             least_gain = PLAIN_GAIN if options.refine_extra_params is None else 0.0
-            free_radial = _free_radial_distortion(state, free_offset, least_gain, options.ba_device)
-        filter_observations(state, max_error, options.min_tri_angle)
-        lost |= _drop_weak_images(state, options.min_tri_angle)
+            free = _free_radial_distortion(state, adjustment, least_gain)
+            adjustment = replace(adjustment, refine_extra_params=free)
+        filter_observations(state, max_error, min_angle)
+        lost |= _drop_weak_images(state, min_angle)
         state.rescale()
-    state.adjust(free_offset=free_offset, free_radial=free_radial, device=options.ba_device)
-    filter_observations(state, ROUNDS[-1], options.min_tri_angle)
-    return lost | _drop_weak_images(state, options.min_tri_angle)
+    state.adjust(replace(adjustment, tolerance=BundleAdjustmentOptions.tolerance))
+    filter_observations(state, ROUNDS[-1], min_angle)
+    return lost | _drop_weak_images(state, min_angle)
 
 
-def _free_principal_point(state: SfmState, device: str) -> Mask:
+def _free_principal_point(state: SfmState, options: BundleAdjustmentOptions) -> Mask:
     """Adjust with the principal points, of cameras whose images determine them. (K,)."""
     sigma = state.offset_sigma
     orientations = np.unique(np.column_stack([state.camera_ids, state.half_size]), axis=0)[:, 0].astype(int)
@@ -74,12 +74,12 @@ def _free_principal_point(state: SfmState, device: str) -> Mask:
     return _free_where_determined(
         state,
         np.bincount(orientations) == 1,
-        lambda free: state.adjust(free_offset=free, tolerance=ROUGH_TOLERANCE, device=device),
+        lambda free: state.adjust(replace(options, refine_principal_point=free)),
         determined,
     )
 
 
-def _free_radial_distortion(state: SfmState, free_offset: Mask, least_gain: float, device: str) -> Mask:
+def _free_radial_distortion(state: SfmState, options: BundleAdjustmentOptions, least_gain: float) -> Mask:
     """Adjust with radial distortion, of cameras whose images determine it. (K,)."""
     sigma = state.radial_sigma
 
@@ -90,9 +90,7 @@ def _free_radial_distortion(state: SfmState, free_offset: Mask, least_gain: floa
     return _free_where_determined(
         state,
         np.ones(len(state.focal), bool),
-        lambda free: state.adjust(
-            free_offset=free_offset, free_radial=free, tolerance=ROUGH_TOLERANCE, device=device
-        ),
+        lambda free: state.adjust(replace(options, refine_extra_params=free)),
         determined,
         least_gain,
     )

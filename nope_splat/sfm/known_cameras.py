@@ -12,6 +12,7 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.rigid import invert
 from nope_splat.geometry.similarity import align_similarity
 from nope_splat.io.cameras import NamedCamera, read_named_cameras
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations
@@ -138,7 +139,8 @@ def prefer_known_cameras(
     known.place(state)
     others = state.registered.copy()
     others[known.image_ids] = False
-    state.adjust(free_images=others, free_focal=False, device=options.ba_device)
+    adjustment = BundleAdjustmentOptions(refine_focal_length=False, device=options.ba_device)
+    state.adjust(adjustment, free_images=others)
     if state.noise(rows) < MAX_NOISE_RATIO * adjusted_noise:
         filter_observations(state, max_error, options.min_tri_angle)
         return True

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nope_splat.geometry.camera import project_errors, undistort
 from nope_splat.geometry.rigid import transform
 from nope_splat.scene.tracks import Tracks
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, adjust, intrinsics_covariance
 from nope_splat.sfm.camera_groups import CameraGroups
@@ -28,6 +30,8 @@ CORNER_SIGMA = 0.05
 """Standard deviation of the prior on each radial term, as the share by which it moves an image's corner.
 
 Lenses of cameras and phones bend the corners by some percent."""
+MIN_OBSERVATIONS = 20
+"""Fewest observations that are adjusted."""
 MIN_NOISE_SAMPLES = 50
 """Fewest observations that tell how noisy observations are."""
 MIN_SIGMA = 0.01
@@ -272,84 +276,73 @@ class SfmState:
             self.points *= 10 / distance
 
     def adjust(
-        self,
-        rows: Mask | None = None,
-        free_images: Mask | None = None,
-        free_focal: bool = True,
-        free_offset: bool | Mask = False,
-        free_radial: bool | Mask = False,
-        max_iterations: int = 25,
-        tolerance: float = 1e-5,
-        device: str = "cpu",
+        self, options: BundleAdjustmentOptions, rows: Mask | None = None, free_images: Mask | None = None
     ) -> BundleResult | None:
         """Bundle-adjust registered images and the points they see, in place.
 
         Args:
+            options: What may change, when to stop and where to run.
             rows: Inlier observations to use; all of them by default. (O,).
             free_images: Registered images that may move; all of them by default. (N,).
-            free_focal: Whether the focal lengths may change, unless they are held.
-            free_offset: Whether the principal points may change, or those of which cameras. () or (K,).
-            free_radial: Whether the radial distortion may change, or that of which cameras. () or (K,).
-            max_iterations: Largest number of steps.
-            tolerance: Relative decrease of the cost at which to stop.
-            device: Torch device.
 
         Returns:
             The result, or None where there are too few observations to adjust anything.
         """
         used = self.inlier & self.has_point[self.track_ids] & self.registered[self.image_ids]
         used = np.flatnonzero(used if rows is None else used & rows)
-        if len(used) < 20:
+        if len(used) < MIN_OBSERVATIONS:
             return None
-        num_cameras = len(self.focal)
-        image_ids, camera_ids = np.unique(self.image_ids[used], return_inverse=True)
-        tracks, point_ids = np.unique(self.track_ids[used], return_inverse=True)
-        free = np.ones(len(image_ids), bool) if free_images is None else free_images[image_ids]
-        if free.all():
-            free[0] = False
-
-        def tensor(array: object) -> torch.Tensor:
-            return torch.as_tensor(np.asarray(array), device=device)
-
-        def each(flag: bool | Mask) -> Mask:
-            return np.broadcast_to(flag, num_cameras)
-
-        result = adjust(
-            BundleProblem(
-                T_camera_world=tensor(self.T_camera_world[image_ids]),
-                points=tensor(self.points[tracks]),
-                intrinsics=tensor(np.column_stack([np.log(self.focal), self.offset, self.radial])),
-                intrinsics_ids=tensor(self.camera_ids[image_ids]),
-                camera_ids=tensor(camera_ids),
-                point_ids=tensor(point_ids),
-                xy=tensor(self.xy[used]),
-                sigma=tensor(self.sigma[used]),
-                free_cameras=tensor(free),
-                free_intrinsics=tensor(
-                    np.column_stack(
-                        [
-                            each(free_focal and not self.fix_focal),
-                            *2 * [each(free_offset)],
-                            *2 * [each(free_radial)],
-                        ]
-                    )
-                ),
-                prior_mean=tensor(
-                    np.column_stack([np.log(self.focal_prior.mean), np.zeros((num_cameras, 4))])
-                ),
-                prior_sigma=tensor(
-                    np.column_stack([self.focal_prior.sigma, *2 * [self.offset_sigma], self.radial_sigma])
-                ),
-            ),
-            max_iterations,
-            tolerance,
-        )
+        problem = self._bundle_problem(used, free_images, options)
+        result = adjust(problem, options.max_iterations, options.tolerance)
         adjusted = result.problem
-        self.T_camera_world[image_ids] = adjusted.T_camera_world.cpu().numpy()
-        self.points[tracks] = adjusted.points.cpu().numpy()
+        self.T_camera_world[np.unique(self.image_ids[used])] = adjusted.T_camera_world.cpu().numpy()
+        self.points[np.unique(self.track_ids[used])] = adjusted.points.cpu().numpy()
         intrinsics = adjusted.intrinsics.cpu().numpy()
         self.focal, self.offset, self.radial = np.exp(intrinsics[:, 0]), intrinsics[:, 1:3], intrinsics[:, 3:]
         return result
+
+    def _bundle_problem(
+        self, rows: Indices, free_images: Mask | None, options: BundleAdjustmentOptions
+    ) -> BundleProblem:
+        """Variables and observations of a bundle adjustment.
+
+        Images and tracks without observations are left out, so that those with some are numbered anew, in
+        ascending order.
+        """
+        image_ids, image_numbers = np.unique(self.image_ids[rows], return_inverse=True)
+        tracks, track_numbers = np.unique(self.track_ids[rows], return_inverse=True)
+        free_poses = np.ones(len(image_ids), bool) if free_images is None else free_images[image_ids]
+        if free_poses.all():
+            free_poses[0] = False  # fixes the world frame
+        num_cameras = len(self.focal)
+        free_focal, free_offset, free_radial = (
+            np.broadcast_to(flag, num_cameras)
+            for flag in (
+                options.refine_focal_length and not self.fix_focal,
+                options.refine_principal_point,
+                options.refine_extra_params,
+            )
+        )
+
+        def tensor(array: NDArray[Any]) -> torch.Tensor:
+            return torch.as_tensor(array, device=options.device)
+
+        return BundleProblem(
+            T_camera_world=tensor(self.T_camera_world[image_ids]),
+            points=tensor(self.points[tracks]),
+            intrinsics=tensor(np.column_stack([np.log(self.focal), self.offset, self.radial])),
+            camera_ids=tensor(self.camera_ids[image_ids]),
+            image_ids=tensor(image_numbers),
+            point_ids=tensor(track_numbers),
+            xy=tensor(self.xy[rows]),
+            sigma=tensor(self.sigma[rows]),
+            free_poses=tensor(free_poses),
+            free_intrinsics=tensor(np.column_stack([free_focal, *2 * [free_offset], *2 * [free_radial]])),
+            prior_mean=tensor(np.column_stack([np.log(self.focal_prior.mean), np.zeros((num_cameras, 4))])),
+            prior_sigma=tensor(
+                np.column_stack([self.focal_prior.sigma, *2 * [self.offset_sigma], self.radial_sigma])
+            ),
+        )
 
     def focal_uncertainty(self, free_offset: Mask, free_radial: Mask, device: str = "cpu") -> float:
         """Standard deviation of the focal length as a share of it, from the observations as they agree now.
@@ -365,7 +358,12 @@ class SfmState:
             The share; zero where the focal length is held, infinite where the observations fix nothing.
         """
         result = self.adjust(
-            free_offset=free_offset, free_radial=free_radial, max_iterations=0, device=device
+            BundleAdjustmentOptions(
+                refine_principal_point=free_offset,
+                refine_extra_params=free_radial,
+                max_iterations=0,
+                device=device,
+            )
         )
         covariance = None if result is None else intrinsics_covariance(result.problem)
         if result is None or covariance is None:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.geometry.rigid import transform
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
 
@@ -170,5 +171,5 @@ def triangulate_coarse_to_fine(state: SfmState, min_angle: float, device: str = 
     for share in START_ERRORS:
         triangulate(state, share * longer_side, min_angle, np.ones(len(state.points), bool))
         state.rescale()
-        state.adjust(tolerance=1e-3, device=device)
+        state.adjust(BundleAdjustmentOptions(tolerance=1e-3, device=device))
         filter_observations(state, share * longer_side, min_angle)

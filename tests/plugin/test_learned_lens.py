@@ -114,7 +114,7 @@ def test_a_disturbed_principal_point_and_distortion_come_back() -> None:
         prior_sigma=torch.tensor([[1.0, 4.0, 4.0, 0.1, 0.2]]).double(),
     )
     joint = adjust_jointly(start, scene.look_through_lens, max_iterations=8).problem
-    fixed = replace(start, free_cameras=torch.arange(6) > 0)
+    fixed = replace(start, free_poses=torch.arange(6) > 0)
     tracks = adjust(fixed).problem
     assert scene.error(joint) < 0.1 * min(scene.error(start), scene.error(tracks))
     found = joint.intrinsics[0, 1:]

@@ -122,8 +122,8 @@ def test_gradient_that_patches_leave_agrees_with_finite_differences(monkeypatch:
     _, _, gradient = system.equations(start)
 
     def cost(step: torch.Tensor) -> float:
-        d_cameras, d_intrinsics = step[:24].view(4, 6), step[24:].view(1, 5)
-        return system.equations(retract(start, d_cameras, torch.zeros_like(start.points), d_intrinsics))[0]
+        d_poses, d_intrinsics = step[:24].view(4, 6), step[24:].view(1, 5)
+        return system.equations(retract(start, d_poses, torch.zeros_like(start.points), d_intrinsics))[0]
 
     for row in (0, 5, 9, 22, 24):
         unit = 1e-5 * torch.eye(29).double()[row]
@@ -177,7 +177,7 @@ def test_recovers_disturbed_cameras_better_than_few_tracks_do() -> None:
     scene = wall()
     start = scene.disturbed()
     joint = adjust_jointly(start, scene.look, max_iterations=10).problem
-    tracks = adjust(replace(start, free_cameras=torch.tensor([False, True, True, True]))).problem
+    tracks = adjust(replace(start, free_poses=torch.tensor([False, True, True, True]))).problem
     assert scene.error(joint) < 0.1 * min(scene.error(start), scene.error(tracks))
     assert float(joint.intrinsics[0, 0].exp()) == pytest.approx(FOCAL, rel=2e-3)
 
@@ -189,7 +189,7 @@ def test_two_cameras_get_a_focal_length_each() -> None:
         name: getattr(start, name).repeat(2, 1)
         for name in ("intrinsics", "free_intrinsics", "prior_mean", "prior_sigma")
     }
-    start = replace(start, intrinsics_ids=torch.tensor([0, 1, 0, 1]), **twice)
+    start = replace(start, camera_ids=torch.tensor([0, 1, 0, 1]), **twice)
     start.intrinsics[:, 0] += torch.tensor([0.015, -0.01])
     found = adjust_jointly(start, scene.look, max_iterations=10).problem.intrinsics
     torch.testing.assert_close(found[:, 0].exp(), torch.full((2,), FOCAL).double(), rtol=2e-3, atol=0)
@@ -212,7 +212,7 @@ def test_what_is_fixed_stays(poses: bool) -> None:
     start = scene.disturbed()
     start = replace(
         start,
-        free_cameras=torch.full((4,), poses),
+        free_poses=torch.full((4,), poses),
         free_intrinsics=torch.tensor([[not poses, False, False, False, False]]),
     )
     result = adjust_jointly(start, scene.look).problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,34 +15,37 @@ BEHIND_COST = 1e3
 MAX_LOG_FOCAL_STEP = 0.5
 """Largest change of the logarithm of the focal length in one step."""
 
+BundleStep = tuple[Tensor, Tensor, Tensor]
+"""Increments of poses (N, 6), points (P, 3) and intrinsics (K, 5), as of `retract`."""
+
 
 @dataclass(frozen=True)
 class BundleProblem:
     """Variables and observations of a bundle adjustment; all float64 or int64, on one device.
 
-    Here a camera is one image's pose. Several have the same intrinsics
-    `[log focal, principal point offset x, y, radial distortion k1, k2]`, for which image coordinates are in
-    pixels from the image center.
+    Each of N images has a pose; each of K cameras took some of them and has the intrinsics
+    `[log focal, principal point offset x, y, radial distortion k1, k2]`. Image coordinates are in pixels from
+    the image center.
     """
 
     T_camera_world: Tensor
-    """World-to-camera transforms, OpenCV axes. (C, 4, 4)."""
+    """World-to-camera transform of each image, OpenCV axes. (N, 4, 4)."""
     points: Tensor
     """World coordinates. (P, 3)."""
     intrinsics: Tensor
     """Natural logarithm of the focal length; principal point minus image center; k1, k2. (K, 5)."""
-    intrinsics_ids: Tensor
-    """Which of these each camera has. (C,)."""
     camera_ids: Tensor
-    """Camera of each observation. (O,)."""
+    """Camera of each image. (N,)."""
+    image_ids: Tensor
+    """Image of each observation. (O,)."""
     point_ids: Tensor
     """Point of each observation. (O,)."""
     xy: Tensor
     """Observed image positions, pixels from the image center. (O, 2)."""
     sigma: Tensor
     """Standard deviation of each observation per axis, pixels. (O,)."""
-    free_cameras: Tensor
-    """Cameras that may move; at least one should not, to fix the world frame. (C,), bool."""
+    free_poses: Tensor
+    """Images whose pose may change; at least one should not, to fix the world frame. (N,), bool."""
     free_intrinsics: Tensor
     """Intrinsics that may change. (K, 5), bool."""
     prior_mean: Tensor
@@ -53,8 +57,13 @@ class BundleProblem:
     loses 5 % of efficiency where all noise is Gaussian)."""
 
     def observing_intrinsics(self) -> Tensor:
-        """Intrinsics of the camera of each observation. (O, 5)."""
-        return self.intrinsics[self.intrinsics_ids[self.camera_ids]]
+        """Intrinsics of the camera that made each observation. (O, 5)."""
+        return self.intrinsics[self.camera_ids[self.image_ids]]
+
+    @cached_property
+    def cost(self) -> float:
+        """Robust cost in variances (see `robust_cost`); a GPU is waited for at the first use only."""
+        return robust_cost(self, reprojection_residuals(self)[0])
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,8 @@ class Linearization:
     """Projection minus observation, standard deviations; zero where the point cannot be projected. (O, 2)."""
     visible: Tensor
     """Whether the point is in front of the camera. (O,), bool."""
-    by_camera: Tensor
-    """Derivatives by the camera's rotation and translation increments (see `retract`). (O, 2, 6)."""
+    by_pose: Tensor
+    """Derivatives by the rotation and translation increments of the pose (see `retract`). (O, 2, 6)."""
     by_point: Tensor
     """Derivatives by the point. (O, 2, 3)."""
     by_intrinsics: Tensor
@@ -83,7 +92,7 @@ def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
         Residuals in standard deviations, infinite where the point is behind its camera. (O, 2).
         Points in camera coordinates. (O, 3).
     """
-    pose = problem.T_camera_world[problem.camera_ids]
+    pose = problem.T_camera_world[problem.image_ids]
     rotated = (pose[:, :3, :3] @ problem.points[problem.point_ids, :, None]).squeeze(-1)
     in_camera = rotated + pose[:, :3, 3]
     depth = in_camera[:, 2:]
@@ -133,7 +142,7 @@ def linearize(problem: BundleProblem) -> Linearization:
     bend = stack(stretch + slope * u * u, slope * u * v, slope * u * v, stretch + slope * v * v)
     by_position = bend @ ((focal * inverse_depth)[:, None, None] * stack(one, zero, -u, zero, one, -v))
     by_rotation = bend @ (focal[:, None, None] * stack(-u * v, one + u * u, -v, -(one + v * v), u * v, u))
-    by_point = by_position @ problem.T_camera_world[problem.camera_ids, :3, :3]
+    by_point = by_position @ problem.T_camera_world[problem.image_ids, :3, :3]
     x, y = focal * u, focal * v
     by_intrinsics = stack(
         *(stretch * x, unit, zero, square * x, square**2 * x),
@@ -144,15 +153,15 @@ def linearize(problem: BundleProblem) -> Linearization:
     )
 
 
-def move_cameras(T_camera_world: Tensor, increments: Tensor) -> Tensor:
-    """Move cameras by increments from the left: R' = exp([omega]x) R, t' = exp([omega]x) t + nu.
+def move_poses(T_camera_world: Tensor, increments: Tensor) -> Tensor:
+    """Move poses by increments from the left: R' = exp([omega]x) R, t' = exp([omega]x) t + nu.
 
     Args:
-        T_camera_world: World-to-camera transforms. (C, 4, 4).
-        increments: Rotation vectors omega (radians) and translations nu. (C, 6).
+        T_camera_world: World-to-camera transforms. (N, 4, 4).
+        increments: Rotation vectors omega (radians) and translations nu. (N, 6).
 
     Returns:
-        The transforms after the motion. (C, 4, 4).
+        The transforms after the motion. (N, 4, 4).
     """
     x, y, z = increments[:, :3].unbind(-1)
     zero = torch.zeros_like(x)
@@ -163,14 +172,12 @@ def move_cameras(T_camera_world: Tensor, increments: Tensor) -> Tensor:
     return increment @ T_camera_world
 
 
-def retract(
-    problem: BundleProblem, d_cameras: Tensor, d_points: Tensor, d_intrinsics: Tensor
-) -> BundleProblem:
+def retract(problem: BundleProblem, d_poses: Tensor, d_points: Tensor, d_intrinsics: Tensor) -> BundleProblem:
     """Apply an increment to the variables.
 
     Args:
         problem: Current variables.
-        d_cameras: As for `move_cameras`. (C, 6).
+        d_poses: As for `move_poses`. (N, 6).
         d_points: Added to the points. (P, 3).
         d_intrinsics: Added to the intrinsics, the focal part limited to a factor of e^0.5. (K, 5).
 
@@ -181,7 +188,7 @@ def retract(
     limit[:, 0] = MAX_LOG_FOCAL_STEP
     return replace(
         problem,
-        T_camera_world=move_cameras(problem.T_camera_world, d_cameras),
+        T_camera_world=move_poses(problem.T_camera_world, d_poses),
         points=problem.points + d_points,
         intrinsics=problem.intrinsics + d_intrinsics.clamp(-limit, limit),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, Linearization
+from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, BundleStep, Linearization
 
 TILE = 16
 """Pairs of observations multiplied at once."""
@@ -14,16 +14,16 @@ TILE = 16
 class SchurStructure:
     """Which pairs of observations show the same point: the sparsity of the reduced camera system.
 
-    Pairs are sorted by their two cameras and cut into tiles of `TILE` pairs, filled up with a row of zeros
+    Pairs are sorted by their two images and cut into tiles of `TILE` pairs, filled up with a row of zeros
     behind the last observation, so that each tile is one product of thin matrices.
 
     Args:
-        problem: Gives the ids of cameras and points; fixed cameras need no pairs.
+        problem: Gives the ids of images and points; fixed poses need no pairs.
     """
 
     def __init__(self, problem: BundleProblem) -> None:
-        num_cameras, num_observations = len(problem.T_camera_world), len(problem.xy)
-        free = torch.nonzero(problem.free_cameras[problem.camera_ids]).squeeze(-1)
+        num_images, num_observations = len(problem.T_camera_world), len(problem.xy)
+        free = torch.nonzero(problem.free_poses[problem.image_ids]).squeeze(-1)
         order = free[torch.argsort(problem.point_ids[free], stable=True)]
         counts = torch.bincount(problem.point_ids[order], minlength=len(problem.points))
         # The k-th observation of a point pairs with all later ones.
@@ -32,28 +32,28 @@ class SchurStructure:
         first = position.repeat_interleave(partners)
         second = first + 1 + _index_within(partners)
         first, second = order[first], order[second]
-        block = problem.camera_ids[first] * num_cameras + problem.camera_ids[second]
+        block = problem.image_ids[first] * num_images + problem.image_ids[second]
 
         by_block = torch.argsort(block, stable=True)
-        counts = torch.bincount(block, minlength=num_cameras**2)
+        counts = torch.bincount(block, minlength=num_images**2)
         tiles = (counts + TILE - 1) // TILE
         slot = ((tiles.cumsum(0) - tiles) * TILE).repeat_interleave(counts) + _index_within(counts)
         self.first = torch.full((int(tiles.sum()) * TILE,), num_observations, device=order.device)
         self.second = self.first.clone()
         self.first[slot] = first[by_block]
         self.second[slot] = second[by_block]
-        self.tile_blocks = torch.arange(num_cameras**2, device=order.device).repeat_interleave(tiles)
+        self.tile_blocks = torch.arange(num_images**2, device=order.device).repeat_interleave(tiles)
 
-    def multiply(self, left: Tensor, right: Tensor, num_cameras: int) -> Tensor:
-        """Sum left_i right_j^T over the pairs of observations (i, j), by their cameras.
+    def multiply(self, left: Tensor, right: Tensor, num_images: int) -> Tensor:
+        """Sum left_i right_j^T over the pairs of observations (i, j), by their images.
 
         Args:
             left: A matrix for each observation. (O, 6, 3).
             right: A matrix for each observation. (O, 6, 3).
-            num_cameras: Number of cameras C.
+            num_images: Number of images N.
 
         Returns:
-            Sums. (C, C, 6, 6).
+            Sums. (N, N, 6, 6).
         """
 
         def tiled(values: Tensor, index: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class SchurStructure:
             return rows.index_select(0, index).view(-1, 3 * TILE, 6)
 
         products = tiled(left, self.first).mT @ tiled(right, self.second)
-        return _sum_by(products, self.tile_blocks, num_cameras**2).view(num_cameras, num_cameras, 6, 6)
+        return _sum_by(products, self.tile_blocks, num_images**2).view(num_images, num_images, 6, 6)
 
 
 class NormalEquations:
@@ -75,49 +75,58 @@ class NormalEquations:
 
     def __init__(self, problem: BundleProblem, at: Linearization, structure: SchurStructure) -> None:
         self.problem, self.structure = problem, structure
-        num_cameras, num_points = len(problem.T_camera_world), len(problem.points)
-        num_intrinsics, width = problem.intrinsics.shape
-        intrinsics_ids = problem.intrinsics_ids[problem.camera_ids]
+        num_images, num_points = len(problem.T_camera_world), len(problem.points)
+        num_cameras, width = problem.intrinsics.shape
+        camera_ids = problem.camera_ids[problem.image_ids]
         length = at.residuals.norm(dim=1).clamp(min=1e-12)
         weight = (problem.huber / length).clamp(max=1.0).sqrt()  # of iteratively reweighted least squares
         residuals = weight[:, None, None] * at.residuals[:, :, None]
-        a, b, g = (weight[:, None, None] * j for j in (at.by_camera, at.by_point, at.by_intrinsics))
+        a, b, g = (weight[:, None, None] * j for j in (at.by_pose, at.by_point, at.by_intrinsics))
         at_, bt, gt = a.mT, b.mT, g.mT
 
-        def by_camera(values: Tensor) -> Tensor:
-            return _sum_by(values, problem.camera_ids, num_cameras)
+        def by_pose(values: Tensor) -> Tensor:
+            return _sum_by(values, problem.image_ids, num_images)
 
         def by_point(values: Tensor) -> Tensor:
             return _sum_by(values, problem.point_ids, num_points)
 
         def by_intrinsics(values: Tensor) -> Tensor:
-            return torch.stack([values[intrinsics_ids == k].sum(0) for k in range(num_intrinsics)])
+            return torch.stack([values[camera_ids == k].sum(0) for k in range(num_cameras)])
 
         prior = problem.prior_sigma**-2
-        self.cameras = by_camera(at_ @ a)
-        self.cameras_intrinsics = by_camera(at_ @ g)
+        self.poses = by_pose(at_ @ a)
+        self.poses_intrinsics = by_pose(at_ @ g)
         self.intrinsics = by_intrinsics(gt @ g) + torch.diag_embed(prior)
         self.points = by_point(bt @ b)
-        self.cameras_points = at_ @ b
-        pairs = problem.point_ids * num_intrinsics + intrinsics_ids
-        self.intrinsics_points = _sum_by(gt @ b, pairs, num_points * num_intrinsics).view(
-            num_points, num_intrinsics * width, 3
+        self.poses_points = at_ @ b
+        pairs = problem.point_ids * num_cameras + camera_ids
+        self.intrinsics_points = _sum_by(gt @ b, pairs, num_points * num_cameras).view(
+            num_points, num_cameras * width, 3
         )
-        self.gradient_cameras = by_camera(at_ @ residuals)
+        self.gradient_poses = by_pose(at_ @ residuals)
         self.gradient_points = by_point(bt @ residuals)
         self.gradient_intrinsics = by_intrinsics(gt @ residuals).squeeze(-1) + prior * (
             problem.intrinsics - problem.prior_mean
         )
-        self._others: list[tuple[Tensor, Tensor]] = []
+        self._added: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def cost(self) -> float:
+        """Robust cost at the linearization, in variances."""
+        return self.problem.cost
+
+    def evaluate(self, candidate: BundleProblem) -> float:
+        """Robust cost with other variables, in variances."""
+        return candidate.cost
 
     def add(self, matrix: Tensor, gradient: Tensor) -> None:
         """Add equations from elsewhere, in which the points have no part.
 
         Args:
-            matrix: Over all cameras, then the K sets of 5 intrinsics. (6 C + 5 K, 6 C + 5 K).
-            gradient: Over the same. (6 C + 5 K,).
+            matrix: Over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K).
+            gradient: Over the same. (6 N + 5 K,).
         """
-        self._others.append((matrix, gradient))
+        self._added.append((matrix, gradient))
 
     def reduce(self, damping: float) -> tuple[Tensor, Tensor, Tensor]:
         """Eliminate the points.
@@ -126,79 +135,78 @@ class NormalEquations:
             damping: Marquardt's factor on the diagonal.
 
         Returns:
-            Reduced matrix over all cameras, then the K sets of 5 intrinsics. (6 C + 5 K, 6 C + 5 K).
-            Reduced gradient. (6 C + 5 K,).
+            Reduced matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K).
+            Reduced gradient. (6 N + 5 K,).
             Inverses of the damped point blocks. (P, 3, 3).
         """
-        structure, camera_ids, point_ids = self.structure, self.problem.camera_ids, self.problem.point_ids
-        num_cameras = len(self.cameras)
-        size, num_intrinsics = 6 * num_cameras, self.problem.intrinsics.numel()
+        structure, image_ids, point_ids = self.structure, self.problem.image_ids, self.problem.point_ids
+        num_images = len(self.poses)
+        size, num_intrinsics = 6 * num_images, self.problem.intrinsics.numel()
         diagonal = self.points.diagonal(dim1=1, dim2=2)
         inverse = torch.linalg.inv(self.points + torch.diag_embed(damping * diagonal + 1e-12))
-        eliminated = self.cameras_points @ inverse[point_ids]
+        eliminated = self.poses_points @ inverse[point_ids]
 
-        blocks = structure.multiply(eliminated, self.cameras_points, num_cameras)
+        blocks = structure.multiply(eliminated, self.poses_points, num_images)
         coupling = blocks.permute(0, 2, 1, 3).reshape(size, size)
         # Each pair was counted once; its mirror image is the transpose. No observation pairs with itself.
-        own = _sum_by(eliminated @ self.cameras_points.mT, camera_ids, num_cameras)
+        diagonal_blocks = self.poses - _sum_by(eliminated @ self.poses_points.mT, image_ids, num_images)
         matrix = torch.zeros(2 * (size + num_intrinsics,), dtype=coupling.dtype, device=coupling.device)
-        matrix[:size, :size] = torch.block_diag(*(self.cameras - own)) - coupling - coupling.T
-        # One set of intrinsics at a time: with many, what they eliminate together would not fit in memory.
-        sets = self.intrinsics_points.split(self.problem.intrinsics.shape[1], dim=1)
+        matrix[:size, :size] = torch.block_diag(*diagonal_blocks) - coupling - coupling.T
+        # One camera at a time: with many, what they eliminate together would not fit in memory.
+        by_camera = self.intrinsics_points.split(self.problem.intrinsics.shape[1], dim=1)
         border = torch.stack(
-            [-_sum_by(eliminated @ each[point_ids].mT, camera_ids, num_cameras) for each in sets], dim=2
+            [-_sum_by(eliminated @ block[point_ids].mT, image_ids, num_images) for block in by_camera], dim=2
         )
-        cameras = torch.arange(num_cameras, device=border.device)
-        border[cameras, :, self.problem.intrinsics_ids] += self.cameras_intrinsics
+        images = torch.arange(num_images, device=border.device)
+        border[images, :, self.problem.camera_ids] += self.poses_intrinsics
         matrix[:size, size:] = border.reshape(size, num_intrinsics)
         matrix[size:, :size] = matrix[:size, size:].T
         matrix[size:, size:] = torch.block_diag(*self.intrinsics) - torch.cat(
-            [(each @ inverse @ self.intrinsics_points.mT).sum(0) for each in sets]
+            [(block @ inverse @ self.intrinsics_points.mT).sum(0) for block in by_camera]
         )
 
         reached = inverse @ self.gradient_points
         gradient = torch.cat(
             [
                 (
-                    self.gradient_cameras
-                    - _sum_by(self.cameras_points @ reached[point_ids], camera_ids, num_cameras)
+                    self.gradient_poses
+                    - _sum_by(self.poses_points @ reached[point_ids], image_ids, num_images)
                 ).flatten(),
                 self.gradient_intrinsics.flatten() - (self.intrinsics_points @ reached).sum(0).squeeze(-1),
             ]
         )
-        for other_matrix, other_gradient in self._others:
-            matrix, gradient = matrix + other_matrix, gradient + other_gradient
+        for added_matrix, added_gradient in self._added:
+            matrix, gradient = matrix + added_matrix, gradient + added_gradient
         return matrix, gradient, inverse
 
-    def solve(self, damping: float) -> tuple[Tensor, Tensor, Tensor] | None:
-        """One Levenberg-Marquardt step.
+    def solve(self, damping: float) -> BundleStep | None:
+        """Solve for one Levenberg-Marquardt step.
 
         Args:
             damping: Marquardt's factor on the diagonal.
 
         Returns:
-            Increments of cameras (C, 6), points (P, 3) and intrinsics (K, 5); None where the damped system
-            is not positive definite.
+            The increments; None where the damped system is not positive definite.
         """
         problem = self.problem
         matrix, gradient, inverse = self.reduce(damping)
-        blocks = self.cameras, self.intrinsics
+        blocks = self.poses, self.intrinsics
         diagonal = torch.cat([block.diagonal(dim1=1, dim2=2).flatten() for block in blocks])
-        diagonal = sum((other.diagonal() for other, _ in self._others), diagonal)
+        diagonal = sum((added.diagonal() for added, _ in self._added), diagonal)
         matrix = matrix + torch.diag(damping * diagonal + 1e-12)
-        free = torch.cat([problem.free_cameras.repeat_interleave(6), problem.free_intrinsics.flatten()])
+        free = torch.cat([problem.free_poses.repeat_interleave(6), problem.free_intrinsics.flatten()])
         factor, info = torch.linalg.cholesky_ex(matrix[free][:, free])
         if info != 0:
             return None
         step = torch.zeros_like(gradient)
         step[free] = -torch.cholesky_solve(gradient[free, None], factor).squeeze(-1)
-        size = 6 * len(self.cameras)
-        d_cameras, d_intrinsics = step[:size].view(-1, 6), step[size:]
-        moved = self.cameras_points.mT @ d_cameras[problem.camera_ids, :, None]
+        size = 6 * len(self.poses)
+        d_poses, d_intrinsics = step[:size].view(-1, 6), step[size:]
+        moved = self.poses_points.mT @ d_poses[problem.image_ids, :, None]
         remaining = self.gradient_points + _sum_by(moved, problem.point_ids, len(problem.points))
         remaining = remaining + self.intrinsics_points.mT @ d_intrinsics[:, None]
         d_points = -(inverse @ remaining).squeeze(-1)
-        return d_cameras, d_points, d_intrinsics.view_as(problem.intrinsics)
+        return d_poses, d_points, d_intrinsics.view_as(problem.intrinsics)
 
 
 def _index_within(counts: Tensor) -> Tensor:

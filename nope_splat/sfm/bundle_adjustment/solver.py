@@ -7,19 +7,17 @@ and the shared intrinsics remain in a dense system.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from nope_splat.sfm.bundle_adjustment.problem import (
-    BundleProblem,
-    linearize,
-    reprojection_residuals,
-    retract,
-    robust_cost,
-)
+from nope_splat.geometry.levenberg_marquardt import LevenbergMarquardtConfig, levenberg_marquardt
+from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, BundleStep, linearize, retract
 from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
+
+SOLVER = LevenbergMarquardtConfig(initial_damping=1e-4, increase=6.0, decrease=5.0)
+"""Damping of bundle adjustment; how many steps it takes depends on the stage of the reconstruction."""
 
 
 @dataclass(frozen=True)
@@ -56,31 +54,22 @@ def adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 
     Returns:
         The adjusted problem and its cost.
     """
-    damping = 1e-4
-    structure = SchurStructure(problem)
-    residuals, _ = reprojection_residuals(problem)
-    cost = initial_cost = robust_cost(problem, residuals)
-    iterations = 0
-    for _ in range(max_iterations):
-        equations = NormalEquations(problem, linearize(problem), structure)
-        for _ in range(8):
-            step = equations.solve(damping)
-            if step is not None:
-                candidate = retract(problem, *step)
-                residuals, _ = reprojection_residuals(candidate)
-                new_cost = robust_cost(candidate, residuals)
-                if new_cost < cost:
-                    break
-            damping *= 6
-        else:
-            break
-        decrease = (cost - new_cost) / cost
-        problem, cost = candidate, new_cost
-        damping = max(damping / 5, 1e-9)
-        iterations += 1
-        if decrease < tolerance:
-            break
-    return BundleResult(problem, initial_cost, cost, iterations)
+    config = replace(SOLVER, max_iterations=max_iterations, tolerance=tolerance)
+    result = levenberg_marquardt(_BundleAdjustment(SchurStructure(problem)), problem, config)
+    return BundleResult(result.state, problem.cost, result.state.cost, result.iterations)
+
+
+@dataclass(frozen=True)
+class _BundleAdjustment:
+    """Bundle adjustment as `levenberg_marquardt` sees it."""
+
+    structure: SchurStructure
+
+    def linearize(self, state: BundleProblem) -> NormalEquations:
+        return NormalEquations(state, linearize(state), self.structure)
+
+    def retract(self, state: BundleProblem, step: BundleStep) -> BundleProblem:
+        return retract(state, *step)
 
 
 def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
@@ -97,7 +86,7 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
     # A free overall scale leaves the cameras singular; a tiny damping removes it without touching the rest.
     matrix = matrix + torch.diag(1e-9 * matrix.diagonal().abs())
     intrinsics = problem.free_intrinsics.flatten()
-    free = torch.cat([problem.free_cameras.repeat_interleave(6), intrinsics])
+    free = torch.cat([problem.free_poses.repeat_interleave(6), intrinsics])
     factor, info = torch.linalg.cholesky_ex(matrix[free][:, free])
     if info != 0:
         return None

@@ -8,15 +8,20 @@ scale and shift of the map are wrong. No points are triangulated, so that camera
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from nope_splat.geometry.levenberg_marquardt import LevenbergMarquardtConfig, levenberg_marquardt
 from nope_splat.geometry.rigid import rigid
 from nope_splat.geometry.robust import CAUCHY, robust_sigma
 from nope_splat.sfm.state import LOG_FOCAL_SIGMA
 from nope_splat.utils.typing import Array, Indices
 
+SOLVER = LevenbergMarquardtConfig(initial_damping=1e-3, increase=6.0, decrease=5.0)
+"""More damping at first than bundle adjustment has: cameras may start far off."""
 SHIFT_SIGMA = 1.0
 """Standard deviation of the prior on the shift of a map, in units of the median of its values: weak, it holds
 what an image without relief leaves open."""
@@ -61,20 +66,14 @@ class DepthAlignmentProblem:
     free_focal: bool = True
     """Whether the focal length may change."""
 
+    @cached_property
+    def residuals(self) -> Array:
+        """Projection of each lifted match minus its keypoint.
 
-def residuals(problem: DepthAlignmentProblem) -> Array:
-    """Projection of each lifted match minus its keypoint.
-
-    Args:
-        problem: Variables and matches.
-
-    Returns:
-        Feature pixels, infinite where the match is not in front of the other camera. (M, 2).
-    """
-    parts = [np.zeros((0, 2))]
-    for edge in range(len(problem.edges)):
-        parts.append(linearize(problem, edge)[0])
-    return np.concatenate(parts)
+        In feature pixels, infinite where the match is not in front of the other camera. (M, 2).
+        """
+        by_edge = [linearize(self, edge)[0] for edge in range(len(self.edges))]
+        return np.concatenate([np.zeros((0, 2)), *by_edge])
 
 
 def align_depths(
@@ -92,27 +91,32 @@ def align_depths(
     Returns:
         The problem with its variables adjusted.
     """
-    damping = 1e-3
-    current = residuals(problem)
-    for _ in range(max_iterations):
-        noise = _noise(current)
-        before = _cost(problem, current, noise)
-        matrix, gradient = _equations(problem, noise)
-        for _ in range(8):
-            step = np.linalg.solve(matrix + damping * np.diag(matrix.diagonal()), -gradient)
-            candidate = _moved(problem, step)
-            moved = residuals(candidate)
-            after = _cost(candidate, moved, noise)
-            if after < before:
-                break
-            damping *= 6
-        else:
-            break
-        problem, current = candidate, moved
-        damping = max(damping / 5, 1e-9)
-        if before - after < tolerance * before:
-            break
-    return problem
+    config = replace(SOLVER, max_iterations=max_iterations, tolerance=tolerance)
+    return levenberg_marquardt(_DepthAlignment(), problem, config).state
+
+
+class _DepthAlignment:
+    """Depth alignment as `levenberg_marquardt` sees it."""
+
+    def linearize(self, state: DepthAlignmentProblem) -> _DepthLinearization:
+        noise = _noise(state.residuals)
+        return _DepthLinearization(*_equations(state, noise), noise, _cost(state, noise))
+
+    def retract(self, state: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem:
+        return _moved(state, step)
+
+
+class _DepthLinearization(NamedTuple):
+    matrix: Array
+    gradient: Array
+    noise: float
+    cost: float
+
+    def solve(self, damping: float) -> Array:
+        return np.linalg.solve(self.matrix + damping * np.diag(self.matrix.diagonal()), -self.gradient)
+
+    def evaluate(self, candidate: DepthAlignmentProblem) -> float:
+        return _cost(candidate, self.noise)
 
 
 def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
@@ -120,15 +124,16 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
 
     With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match is
     seen in the direction D = R x + w t, which stays finite where w is zero. The columns are the increments of
-    the lifting and of the other camera (see `bundle_problem.move_cameras`), s, c, and the log focal length.
+    the lifting and of the other pose (see `bundle_adjustment.problem.move_poses`), s, c, and the log focal
+    length.
 
     Args:
         problem: Variables and matches.
         edge: Index of the pair.
 
     Returns:
-        Residuals in feature pixels, as of `residuals` (m, 2), and their derivatives, zero where the match is
-        not in front of the other camera (m, 2, 15).
+        Residuals in feature pixels, infinite where the match is not in front of the other camera (m, 2), and
+        their derivatives, zero there (m, 2, 15).
     """
     rows = slice(*problem.starts[edge : edge + 2])
     one, other = problem.edges[edge]
@@ -205,9 +210,9 @@ def _moved(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem
     )
 
 
-def _cost(problem: DepthAlignmentProblem, residual: Array, noise: float) -> float:
+def _cost(problem: DepthAlignmentProblem, noise: float) -> float:
     """Cauchy cost of the residuals, where infinite that of a distant one, plus the priors."""
-    squared = np.minimum((residual**2).sum(1) / noise**2, 1e6)
+    squared = np.minimum((problem.residuals**2).sum(1) / noise**2, 1e6)
     matches = CAUCHY**2 * np.log1p(squared / CAUCHY**2).sum()
     focal = (problem.log_focal - problem.prior_log_focal) / LOG_FOCAL_SIGMA
     return float(matches + (problem.shifts**2).sum() / SHIFT_SIGMA**2 + focal**2)

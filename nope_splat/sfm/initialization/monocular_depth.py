@@ -19,7 +19,7 @@ from nope_splat.depth import DepthKind, DepthMap, ScaleShift, fit_scale_shift
 from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.scene.tracks import build_tracks
-from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths, residuals
+from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths
 from nope_splat.sfm.initialization.focal import PLAUSIBLE, prior_focal
 from nope_splat.sfm.initialization.start import Start
 from nope_splat.sfm.problem import SfmProblem
@@ -110,7 +110,7 @@ def register_by_depth(problem: SfmProblem, focal: float, how: MonocularDepthInit
         if len(poses) < 2:
             continue
         lifted = matches.problem(fits, poses)
-        misfit = np.minimum(np.linalg.norm(residuals(lifted), axis=1), max_error).mean()
+        misfit = np.minimum(np.linalg.norm(lifted.residuals, axis=1), max_error).mean()
         if (-len(poses), misfit) < least:
             best, least = (list(poses), lifted), (-len(poses), misfit)
     if best is None:

@@ -11,6 +11,7 @@ import numpy as np
 import poselib
 
 from nope_splat.geometry.rigid import rigid, transform
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
@@ -174,7 +175,10 @@ class IncrementalMapper:
         state.registered[list(pair)] = True
         state.T_camera_world[pair[1]] = self.two_views[pair].T_second_first
         triangulate(state, self.how.max_reproj_error, self.options.min_tri_angle)
-        state.adjust(free_focal=False, max_iterations=15, device=self.options.ba_device)
+        adjustment = BundleAdjustmentOptions(
+            refine_focal_length=False, max_iterations=15, device=self.options.ba_device
+        )
+        state.adjust(adjustment)
         filter_observations(state, self.how.max_reproj_error, self.options.min_tri_angle)
         return bool(state.has_point.sum() >= self.how.abs_pose_min_num_inliers)
 
@@ -317,14 +321,15 @@ class IncrementalMapper:
             seen = np.zeros(len(state.points), bool)
             seen[state.track_ids[state.inlier & free_images[state.image_ids]]] = True
             sample &= seen[state.track_ids]
-        state.adjust(
-            sample,
-            free_images,
-            free_focal=free_focal and everything and num_registered >= self.how.min_num_images_for_focal,
+        adjustment = BundleAdjustmentOptions(
+            refine_focal_length=free_focal
+            and everything
+            and num_registered >= self.how.min_num_images_for_focal,
             max_iterations=8,
             tolerance=1e-3,
             device=self.options.ba_device,
         )
+        state.adjust(adjustment, sample, free_images)
         # Points that took no part follow the cameras.
         left_out = state.has_point.copy()
         left_out[state.track_ids[sample]] = False

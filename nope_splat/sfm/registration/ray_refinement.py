@@ -20,7 +20,9 @@ def refine_by_rays(state: SfmState, image_ids: Indices) -> None:
 
     The consistency of points with camera rays is that of ZeroGS (Chen et al., arXiv 2411.15779, section 3):
     the distance of each point from the ray of its observation, here relative to the distance of the point,
-    so that it is an angle, and under Cauchy's robust loss. All images are solved at once.
+    so that it is an angle, and under Cauchy's robust loss. All images are solved at once. They are
+    independent problems near their minima, which need no damping: in `levenberg_marquardt`, with one cost
+    for all, an image whose cost rises would hold up the others.
 
     Args:
         state: Registered images and points.
@@ -48,7 +50,7 @@ def refine_by_rays(state: SfmState, image_ids: Indices) -> None:
         gradient = np.zeros((len(image_ids), 6))
         np.add.at(normal, cameras, np.einsum("n,nki,nkj->nij", weight, jacobian, jacobian))
         np.add.at(gradient, cameras, np.einsum("n,nki,nk->ni", weight, jacobian, residual))
-        # A trace of damping keeps an image whose points lie on few rays where it is.
+        # A trace on the diagonal keeps an image whose points lie on few rays where it is.
         normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(6) + 1e-12 * np.eye(6)
         step = -np.linalg.solve(normal, gradient[..., None])[..., 0]
         for image_id, increment in zip(image_ids, step, strict=True):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import numpy as np
 
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.registration.incremental import IncrementalRegistration
 from nope_splat.sfm.state import SfmState
@@ -45,7 +46,7 @@ class SpanningTreeRegistration:
         chain_poses(state, two_views, self.min_num_shared_points)
         triangulate(state, self.max_reproj_error, options.min_tri_angle)
         state.rescale()
-        state.adjust(device=options.ba_device)
+        state.adjust(BundleAdjustmentOptions(device=options.ba_device))
         filter_observations(state, self.max_reproj_error, options.min_tri_angle)
         return {}
 

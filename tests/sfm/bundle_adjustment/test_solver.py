@@ -33,19 +33,19 @@ def true_problem(
     camera = SharedPinhole(700.0, offset, radial)
     scene = make_scene(num_images, num_points, noise=noise, camera=camera)
     point_ids = np.concatenate(scene.points_of_keypoints)
-    camera_ids = np.repeat(np.arange(num_images), [len(ids) for ids in scene.points_of_keypoints])
+    image_ids = np.repeat(np.arange(num_images), [len(ids) for ids in scene.points_of_keypoints])
     xy = np.concatenate([one.xy for one in scene.keypoints]) - np.array(scene.size) / 2
     free = np.arange(num_images) > 0
     return BundleProblem(
         T_camera_world=torch.tensor(invert(scene.T_world_camera)),
         points=torch.tensor(scene.points),
         intrinsics=torch.tensor([[np.log(camera.focal), *offset, *radial]]),
-        intrinsics_ids=torch.zeros(num_images, dtype=torch.int64),
-        camera_ids=torch.tensor(camera_ids),
+        camera_ids=torch.zeros(num_images, dtype=torch.int64),
+        image_ids=torch.tensor(image_ids),
         point_ids=torch.tensor(point_ids),
         xy=torch.tensor(xy),
         sigma=torch.ones(len(xy), dtype=torch.float64),
-        free_cameras=torch.tensor(free),
+        free_poses=torch.tensor(free),
         free_intrinsics=torch.ones(1, 5, dtype=torch.bool),
         prior_mean=torch.tensor([[np.log(camera.focal), 0.0, 0.0, 0.0, 0.0]]),
         prior_sigma=torch.tensor([[0.5, 13.0, 13.0, 0.2, 0.7]], dtype=torch.float64),
@@ -58,7 +58,7 @@ def with_two_cameras(problem: BundleProblem) -> BundleProblem:
         name: getattr(problem, name).repeat(2, 1)
         for name in ("intrinsics", "free_intrinsics", "prior_mean", "prior_sigma")
     }
-    return replace(problem, intrinsics_ids=torch.arange(len(problem.T_camera_world)) % 2, **twice)
+    return replace(problem, camera_ids=torch.arange(len(problem.T_camera_world)) % 2, **twice)
 
 
 def perturbed(problem: BundleProblem, size: float = 0.02, seed: int = 0) -> BundleProblem:
@@ -68,10 +68,10 @@ def perturbed(problem: BundleProblem, size: float = 0.02, seed: int = 0) -> Bund
     def noise(*shape: int) -> torch.Tensor:
         return size * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    d_cameras = noise(len(problem.T_camera_world), 6) * problem.free_cameras[:, None]
+    d_poses = noise(len(problem.T_camera_world), 6) * problem.free_poses[:, None]
     d_intrinsics = torch.zeros_like(problem.intrinsics)
     d_intrinsics[:, 0] = 3 * size
-    return retract(problem, d_cameras, noise(*problem.points.shape), d_intrinsics)
+    return retract(problem, d_poses, noise(*problem.points.shape), d_intrinsics)
 
 
 def num_variables(problem: BundleProblem) -> int:
@@ -93,14 +93,12 @@ def dense_jacobian(problem: BundleProblem) -> torch.Tensor:
     jacobian = torch.zeros(num_observations, 2, num_variables(problem), dtype=torch.float64)
     rows = torch.arange(num_observations)
     for k in range(6):
-        jacobian[rows, :, 6 * problem.camera_ids + k] = at.by_camera[:, :, k]
+        jacobian[rows, :, 6 * problem.image_ids + k] = at.by_pose[:, :, k]
     for k in range(3):
         jacobian[rows, :, 6 * num_cameras + 3 * problem.point_ids + k] = at.by_point[:, :, k]
     first = num_variables(problem) - problem.intrinsics.numel()
     for k in range(5):
-        jacobian[rows, :, first + 5 * problem.intrinsics_ids[problem.camera_ids] + k] = at.by_intrinsics[
-            :, :, k
-        ]
+        jacobian[rows, :, first + 5 * problem.camera_ids[problem.image_ids] + k] = at.by_intrinsics[:, :, k]
     return jacobian.view(2 * num_observations, -1)
 
 
@@ -131,15 +129,15 @@ def test_schur_complement_solves_the_full_normal_equations() -> None:
     gradient = (jacobian.T * weight) @ at.residuals.flatten()
     gradient[-count:] += prior[-count:] * (problem.intrinsics - problem.prior_mean).flatten()
     free = torch.ones(num_variables(problem), dtype=torch.bool)
-    free[: 6 * len(problem.T_camera_world)] = problem.free_cameras.repeat_interleave(6)
+    free[: 6 * len(problem.T_camera_world)] = problem.free_poses.repeat_interleave(6)
     damped = hessian + damping * hessian.diagonal().diag()
     expected = torch.zeros_like(gradient)
     expected[free] = -torch.linalg.solve(damped[free][:, free], gradient[free])
 
     step = NormalEquations(problem, at, SchurStructure(problem)).solve(damping)
     assert step is not None
-    d_cameras, d_points, d_intrinsics = step
-    solved = torch.cat([d_cameras.flatten(), d_points.flatten(), d_intrinsics.flatten()])
+    d_poses, d_points, d_intrinsics = step
+    solved = torch.cat([d_poses.flatten(), d_points.flatten(), d_intrinsics.flatten()])
     torch.testing.assert_close(solved, expected, rtol=1e-6, atol=1e-9)
 
 
@@ -188,12 +186,12 @@ def test_fixed_cameras_and_intrinsics_stay() -> None:
     start = perturbed(true_problem(noise=0.3))
     fixed = replace(
         start,
-        free_cameras=torch.tensor([False, True, False, True, True]),
+        free_poses=torch.tensor([False, True, False, True, True]),
         free_intrinsics=torch.tensor([[False, True, True, False, False]]),
     )
     result = adjust(fixed)
     moved = (result.problem.T_camera_world - start.T_camera_world).abs().amax((1, 2)) > 0
-    assert moved.tolist() == fixed.free_cameras.tolist()
+    assert moved.tolist() == fixed.free_poses.tolist()
     assert result.problem.intrinsics[0, 0] == start.intrinsics[0, 0]
     assert result.cost < result.initial_cost
 
@@ -205,7 +203,7 @@ def test_result_does_not_depend_on_the_order_of_observations() -> None:
         problem,
         xy=problem.xy[order],
         sigma=problem.sigma[order],
-        camera_ids=problem.camera_ids[order],
+        image_ids=problem.image_ids[order],
         point_ids=problem.point_ids[order],
     )
     first, second = adjust(problem), adjust(shuffled)
@@ -221,7 +219,7 @@ def test_points_behind_a_camera_cost_but_do_not_pull() -> None:
     at = linearize(problem)
     behind = ~at.visible
     assert behind.any()
-    for jacobian in (at.residuals, at.by_camera, at.by_point):
+    for jacobian in (at.residuals, at.by_pose, at.by_point):
         assert jacobian[behind].abs().max() == 0
     residuals, _ = reprojection_residuals(problem)
     assert np.isfinite(robust_cost(problem, residuals))
