@@ -12,21 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import poselib
 
 from nope_splat.depth import DepthKind, DepthMap, ScaleShift, fit_scale_shift
-from nope_splat.geometry.rigid import rigid, transform
+from nope_splat.geometry.projection import unproject
+from nope_splat.geometry.rigid import transform
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths, residuals
+from nope_splat.sfm.initialization.focal import prior_focal
+from nope_splat.sfm.pose_estimation import AbsolutePoseOptions, estimate_absolute_pose, poselib_camera
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
 from nope_splat.sfm.state import FocalPrior, SfmState
 from nope_splat.sfm.triangulation import triangulate_coarse_to_fine
 from nope_splat.utils.typing import Array
 
-FIELD_OF_VIEW = 60.0
-"""Angle in degrees that the longer side is first taken to span."""
 ROOT_SHIFTS = (-0.3, 0.0, 0.5, 2.0)
 """Shifts of the first map that are tried, in units of the median of its values."""
 MAX_EDGE_ERROR = 0.03
@@ -38,9 +38,7 @@ MAX_MATCHES = 200
 """Matches of a pair that take part in the joint adjustment, in each direction."""
 
 
-def default_focal(longer_side: float) -> float:
-    """Focal length of an image whose longer side spans `FIELD_OF_VIEW`, in the units of that side."""
-    return longer_side / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
+default_focal = prior_focal  # the name by which `select` calls it
 
 
 def start_from_depth(
@@ -129,7 +127,13 @@ def _chain(
     tree = spanning_tree({images: len(indices) for images, indices in by_images.items()}, num_images)
     root = tree[0][0]
     fits, poses = {root: ScaleShift(1.0, shift, kind)}, {root: np.eye(4)}
-    camera = {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}
+    options = AbsolutePoseOptions(
+        abs_pose_max_error=max_error,
+        abs_pose_min_num_inliers=MIN_LIFTED,
+        loss_scale=max_error / 4,
+        max_num_trials=5000,
+        random_seed=seed,
+    )
     for known, new in tree:
         if known not in poses:
             continue
@@ -139,23 +143,14 @@ def _chain(
         one, other, depth = one[known_depth], other[known_depth], depth[known_depth]
         if len(depth) < MIN_LIFTED:
             continue
-        rays = np.column_stack([positions[known][one] / focal, np.ones(len(one))])
-        lifted = depth[:, None] * rays
-        pose, info = poselib.estimate_absolute_pose(
-            positions[new][other],
-            lifted,
-            camera,
-            {"max_reproj_error": max_error, "max_iterations": 5000, "min_iterations": 100, "seed": seed},
-            {"loss_type": "CAUCHY", "loss_scale": max_error / 4},
-        )
-        agrees = np.array(info["inliers"], bool)
-        if agrees.sum() < MIN_LIFTED:
+        lifted = depth[:, None] * unproject(positions[known][one], focal)
+        pose = estimate_absolute_pose(positions[new][other], lifted, poselib_camera(focal), options)
+        if not pose.success:
             continue
-        T_new_known = rigid(pose.R, pose.t)
-        seen = transform(T_new_known, lifted)[:, 2]
-        fit = fit_scale_shift(values[new][other][agrees], seen[agrees], kind, seed)
+        seen = transform(pose.T, lifted)[:, 2]
+        fit = fit_scale_shift(values[new][other][pose.inliers], seen[pose.inliers], kind, seed)
         if fit is not None:
-            fits[new], poses[new] = fit, T_new_known @ poses[known]
+            fits[new], poses[new] = fit, pose.T @ poses[known]
     return fits, poses
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
-import poselib
 
-from nope_splat.geometry.rigid import rigid, transform
+from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.initialization.two_view import TwoView
+from nope_splat.sfm.pose_estimation import AbsolutePoseOptions, estimate_absolute_pose
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
 from nope_splat.utils.progress import track
@@ -17,10 +18,13 @@ from nope_splat.utils.typing import Array, Indices, Mask
 
 MIN_VISIBLE = 20
 """Fewest points that must be visible, and agree, to register an image by them."""
-MIN_INLIER_RATIO = 0.25
-"""Smallest share of the visible points that must agree with the pose."""
-MAX_PNP_ERROR = 8.0
-"""Largest reprojection error of a point that agrees, feature pixels: the points are still rough."""
+PNP = AbsolutePoseOptions(
+    abs_pose_max_error=8.0,  # the points are still rough
+    abs_pose_min_num_inliers=MIN_VISIBLE,
+    abs_pose_min_inlier_ratio=0.25,
+    loss_scale=2.0,
+)
+"""How images are registered by the points that they see, feature pixels."""
 MAX_ERROR = 4.0
 """Largest reprojection error of an observation while the scene grows, feature pixels."""
 GRID = 16
@@ -219,27 +223,18 @@ class IncrementalMapper:
         scene = self.state
         self.attempts[image_id] += 1
         rows = np.flatnonzero((scene.image_ids == image_id) & scene.has_point[scene.track_ids])
-        pose, info = poselib.estimate_absolute_pose(
-            scene.xy[rows],
-            scene.points[scene.track_ids[rows]],
-            scene.camera_model(image_id),
-            {
-                "max_reproj_error": MAX_PNP_ERROR,
-                "max_iterations": 10000,
-                "min_iterations": 100,
-                "seed": self.seed * MAX_ATTEMPTS + self.attempts[image_id],
-            },
-            {"loss_type": "CAUCHY", "loss_scale": 2.0},
+        options = replace(PNP, random_seed=self.seed * MAX_ATTEMPTS + self.attempts[image_id])
+        pose = estimate_absolute_pose(
+            scene.xy[rows], scene.points[scene.track_ids[rows]], scene.camera_model(image_id), options
         )
-        agrees = np.array(info["inliers"], bool)
-        if agrees.sum() < MIN_VISIBLE or agrees.mean() < MIN_INLIER_RATIO:
+        if not pose.success:
             self.failures[image_id] = (
-                f"only {agrees.sum()} of {len(rows)} visible track points agree with one pose"
+                f"only {pose.inliers.sum()} of {len(rows)} visible track points agree with one pose"
             )
             return False
-        scene.T_camera_world[image_id] = rigid(pose.R, pose.t)
+        scene.T_camera_world[image_id] = pose.T
         scene.registered[image_id] = True
-        scene.inlier[rows[agrees]] = True
+        scene.inlier[rows[pose.inliers]] = True
         return True
 
     def _attach_by_pair(self) -> int | None:

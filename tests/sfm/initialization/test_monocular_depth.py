@@ -28,7 +28,7 @@ from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_images
 from nope_splat.sfm import Reconstruction, ReconstructionSettings, reconstruct
 from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths, linearize
-from nope_splat.sfm.initialization.monocular_depth import default_focal
+from nope_splat.sfm.initialization.focal import prior_focal
 
 FOCAL = 600.0
 
@@ -162,7 +162,7 @@ def test_distorted_depth_gives_cameras(
     valley: Path, cache: Path, tmp_path: Path, kind: DepthKind, noise: float
 ) -> None:
     truth = read_ground_truth(valley / "ground_truth.json")
-    assert default_focal(320) / truth.focal == pytest.approx(0.882, abs=0.001)
+    assert prior_focal(320) / truth.focal == pytest.approx(0.882, abs=0.001)
     _, compared = reconstruct_by_depth(
         valley, cache, write_maps(valley, tmp_path / "maps", kind, noise, 0), kind
     )
