@@ -1,7 +1,7 @@
 """Absolute and relative poses from correspondences: robust estimation by poselib.
 
-This is the only place where poselib's pose estimators are called and where cameras take its form. Options have
-COLMAP's names.
+This is the only place where poselib's pose estimators are called and where cameras take its form. Options
+have COLMAP's names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class AbsolutePoseOptions:
     random_seed: int = 0
     """Seed of RANSAC."""
     max_num_refinements: int = 0
-    """Largest number of steps on the inliers after RANSAC, which has refined the pose on all points."""
+    """Largest number of further steps on the inliers after RANSAC."""
 
 
 @dataclass(frozen=True)

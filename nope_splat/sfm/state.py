@@ -201,7 +201,7 @@ class SfmState:
     def camera_model(self, image_id: int) -> PoselibCamera:
         """The camera of an image as poselib wants it."""
         camera = self.camera_ids[image_id]
-        return poselib_camera(self.focal[camera], self.offset[camera], self.radial[camera])
+        return poselib_camera(float(self.focal[camera]), self.offset[camera], self.radial[camera])
 
     def errors(self, rows: Indices) -> Array:
         """Reprojection errors of observations of tracks with points.
