@@ -72,8 +72,8 @@ def undistort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
         radial: k1 and k2, of all points or of each. (2,) or (..., 2).
 
     Returns:
-        Undistorted points; beyond the radius where the distortion folds back there is no inverse, and the
-        result stays near. (..., 2).
+        Undistorted points; meaningless beyond the radius where the distortion folds back, since no point
+        appears there. (..., 2).
     """
     if not isinstance(plane, Tensor) and not np.any(radial):
         return plane

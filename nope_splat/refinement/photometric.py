@@ -86,9 +86,13 @@ class RenderedView:
 
     def plane(self) -> Tensor:
         """Where the pixels that count are on the plane at depth one, without distortion. (N, 2)."""
+        return self.rays()[:, :2]
+
+    def rays(self) -> Tensor:
+        """Rays through the pixels that count, at depth one in camera coordinates. (N, 3)."""
         row, column = torch.nonzero(self.used, as_tuple=True)
         xy = torch.stack([column + 0.5, row + 0.5], -1).to(self.depth)
-        return unproject(xy - self.center, self.focal, self.radial)[:, :2]
+        return unproject(xy - self.center, self.focal, self.radial)
 
 
 class PixelEquations(NamedTuple):
