@@ -20,7 +20,8 @@ from PIL import Image
 
 from nope_splat.demo.noise import Lattice, make_lattice, noise, noise_at
 from nope_splat.errors import NopeSplatError
-from nope_splat.geometry.camera import SharedPinhole, undistort
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.distortion import undistort
 from nope_splat.utils.jit import compiled
 from nope_splat.utils.typing import Array
 

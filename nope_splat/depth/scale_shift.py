@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nope_splat.depth.depth_map import Array, DepthKind
-from nope_splat.geometry.robust import CAUCHY, SIGMA_OF_MEDIAN, robust_sigma
+from nope_splat.geometry.robust import CAUCHY, cauchy_weight, robust_sigma
 
 MIN_POINTS = 8
 """Fewest points of known depth that give scale and shift."""
@@ -105,13 +105,14 @@ def _fit(rows: Array, seed: int) -> _Fit | None:
     if len(starts) == 0:
         return None
     errors = np.abs(starts @ rows.T - 1)
-    noise = max(SIGMA_OF_MEDIAN * float(np.median(errors, axis=1).min()), USUAL_NOISE)
+    least = np.median(errors, axis=1).argmin()
+    noise = max(robust_sigma(errors[least]), USUAL_NOISE)
     solution = starts[(np.minimum(errors / (CAUCHY * noise), 1) ** 2).sum(axis=1).argmin()]
     weight = np.ones(len(rows))
     for _ in range(ITERATIONS):
         residuals = rows @ solution - 1
         noise = max(robust_sigma(np.abs(residuals)), MIN_NOISE)
-        weight = 1 / (1 + (residuals / (CAUCHY * noise)) ** 2) ** 0.5
+        weight = cauchy_weight((residuals / noise) ** 2) ** 0.5
         solution = np.linalg.lstsq(weight[:, None] * rows, weight, rcond=None)[0]
     covariance = noise**2 * np.linalg.pinv((weight[:, None] * rows).T @ (weight[:, None] * rows))
     return _Fit(solution, noise, float(covariance[0, 0] ** 0.5))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from nope_splat.geometry.projection import perspective
+
 TOLERANCE = 0.05
 """Largest difference of two depths of one surface point, as a share of the depth."""
 
@@ -53,7 +55,7 @@ def covered_pixels(
         seen = (points - pose[:3, 3]) @ pose[:3, :3]
         z = seen[..., 2]
         projected = seen @ intrinsics.T
-        column, row = (projected[..., :2] / projected[..., 2:]).floor().unbind(-1)
+        column, row = perspective(projected).floor().unbind(-1)
         inside = (z > 0) & (column >= 0) & (row >= 0) & (column < far.shape[1]) & (row < far.shape[0])
         index = torch.where(inside, row * far.shape[1] + column, 0).long()
         near, far = near.reshape(-1)[index], far.reshape(-1)[index]

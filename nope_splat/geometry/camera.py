@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.geometry.distortion import distort
+from nope_splat.geometry.projection import MIN_DEPTH, perspective, unproject
 from nope_splat.utils.typing import Array
-
-NEWTON_STEPS = 8
-"""Enough for any distortion that images have: the error squares with each step."""
-MIN_SLOPE = 0.2
-"""Least slope of the distorted by the undistorted radius that is believed."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class SharedPinhole:
         Returns:
             Pixel coordinates. (..., 2).
         """
-        plane = distort(points_camera[..., :2] / points_camera[..., 2:], self.radial)
+        plane = distort(perspective(points_camera), self.radial)
         return self.focal * plane + self.principal_points(sizes)
 
     def unproject(self, xy: Array, sizes: NDArray[np.int64]) -> Array:
@@ -67,8 +63,7 @@ class SharedPinhole:
         Returns:
             Points in camera coordinates (OpenCV axes) with z = 1. (..., 3).
         """
-        plane = undistort((xy - self.principal_points(sizes)) / self.focal, self.radial)
-        return np.concatenate([plane, np.ones_like(plane[..., :1])], axis=-1)
+        return unproject(xy - self.principal_points(sizes), self.focal, self.radial)
 
     def undistorted(self, xy: Array, sizes: NDArray[np.int64]) -> Array:
         """Where the same camera without distortion would see what is seen at the given pixels.
@@ -101,49 +96,8 @@ class SharedPinhole:
         return self.focal * float(np.abs(distort(radii, self.radial) - radii).max())
 
 
-def distort(plane: Array, radial: Sequence[float] | Array) -> Array:
-    """Apply radial distortion on the plane at depth one.
-
-    Args:
-        plane: Points. (..., 2).
-        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
-
-    Returns:
-        Where they appear. (..., 2).
-    """
-    k1, k2 = _terms(radial)
-    square = (plane**2).sum(-1, keepdims=True)
-    return plane * (1 + square * (k1 + square * k2))
-
-
-def undistort(plane: Array, radial: Sequence[float] | Array) -> Array:
-    """The inverse of `distort`, by Newton's method on the radius. (..., 2) -> (..., 2)."""
-    if not np.any(radial):
-        return plane
-    k1, k2 = _terms(radial)
-    distorted = np.linalg.norm(plane, axis=-1, keepdims=True)
-    radius = distorted.copy()
-    for _ in range(NEWTON_STEPS):
-        square = radius**2
-        slope = 1 + square * (3 * k1 + square * 5 * k2)
-        # Beyond the radius where the distortion folds back there is no inverse: stay near.
-        error = radius * (1 + square * (k1 + square * k2)) - distorted
-        radius = radius - error / np.maximum(slope, MIN_SLOPE)
-    return plane * (radius / np.maximum(distorted, 1e-12))
-
-
-def _terms(radial: Sequence[float] | Array) -> tuple[Array, Array]:
-    """k1 and k2, in the shape of radii. (..., 2) -> (..., 1), (..., 1)."""
-    terms = np.asarray(radial, dtype=np.float64)
-    return terms[..., :1], terms[..., 1:]
-
-
-MIN_DEPTH = 1e-6
-"""Points nearer than this to the camera's plane, or behind it, cannot be projected."""
-
-
 def project_errors(in_camera: Array, xy: Array, focal: Array, offset: Array, radial: Array) -> Array:
-    """Reprojection errors of points in camera coordinates, infinite behind.
+    """Compute reprojection errors of points in camera coordinates, infinite behind.
 
     Args:
         in_camera: Camera coordinates. (n, 3).
@@ -155,8 +109,6 @@ def project_errors(in_camera: Array, xy: Array, focal: Array, offset: Array, rad
     Returns:
         Pixels. (n,).
     """
-    front = in_camera[:, 2] > MIN_DEPTH
-    depth = np.where(front, in_camera[:, 2], 1.0)
-    plane = distort(in_camera[:, :2] / depth[:, None], radial)
+    plane = distort(perspective(in_camera, min_depth=MIN_DEPTH), radial)
     error = np.linalg.norm(focal[:, None] * plane + offset - xy, axis=1)
-    return np.where(front, error, np.inf)
+    return np.where(in_camera[:, 2] > MIN_DEPTH, error, np.inf)

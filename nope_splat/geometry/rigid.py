@@ -1,28 +1,110 @@
-"""Rigid motions as 4 x 4 matrices."""
+"""Rigid motions as 4 x 4 matrices, and rotations as vectors, for NumPy arrays and PyTorch tensors.
+
+A rotation vector omega has the direction of the axis and the length of the angle in radians.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from nope_splat.utils.arrays import AnyArray, namespace
 from nope_splat.utils.typing import Array
 
 
-def transform(transforms: Array, points: Array) -> Array:
+def transform(transforms: AnyArray, points: AnyArray) -> AnyArray:
     """Apply rigid transforms to points. (..., 4, 4), (..., 3) -> (..., 3)."""
-    return np.einsum("...ij,...j->...i", transforms[..., :3, :3], points) + transforms[..., :3, 3]
+    rotated = namespace(points).einsum("...ij,...j->...i", transforms[..., :3, :3], points)
+    return rotated + transforms[..., :3, 3]
 
 
-def invert(transforms: Array) -> Array:
-    """Inverse of rigid transforms. (..., 4, 4) -> (..., 4, 4)."""
-    inverse = np.zeros_like(transforms)
-    inverse[..., :3, :3] = np.swapaxes(transforms[..., :3, :3], -1, -2)
-    inverse[..., :3, 3] = -np.einsum("...ji,...j->...i", transforms[..., :3, :3], transforms[..., :3, 3])
+def invert(transforms: AnyArray) -> AnyArray:
+    """Invert rigid transforms. (..., 4, 4) -> (..., 4, 4)."""
+    xp = namespace(transforms)
+    inverse = xp.zeros_like(transforms)
+    inverse[..., :3, :3] = xp.swapaxes(transforms[..., :3, :3], -1, -2)
+    inverse[..., :3, 3] = -xp.einsum("...ji,...j->...i", transforms[..., :3, :3], transforms[..., :3, 3])
     inverse[..., 3, 3] = 1
     return inverse
 
 
-def rigid(rotation: Array, translation: Array) -> Array:
-    """Rigid transform from its parts. (3, 3), (3,) -> (4, 4)."""
-    out = np.eye(4)
-    out[:3, :3], out[:3, 3] = rotation, translation
+def rigid(rotation: AnyArray, translation: AnyArray) -> AnyArray:
+    """Build rigid transforms from their parts. (..., 3, 3), (..., 3) -> (..., 4, 4)."""
+    shape = (*rotation.shape[:-2], 4, 4)
+    out: Any = rotation.new_zeros(shape) if isinstance(rotation, Tensor) else np.zeros(shape, rotation.dtype)
+    out[..., :3, :3], out[..., :3, 3], out[..., 3, 3] = rotation, translation, 1
     return out
+
+
+def skew(vectors: AnyArray) -> AnyArray:
+    """Build the matrices [v]x with [v]x u = v x u. (..., 3) -> (..., 3, 3)."""
+    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
+    xp = namespace(vectors)
+    zero = xp.zeros_like(x)
+    return xp.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*vectors.shape, 3)
+
+
+def rotation_exp(vectors: AnyArray) -> AnyArray:
+    """Turn rotation vectors into matrices, the exponential of SO(3). (..., 3) -> (..., 3, 3)."""
+    if isinstance(vectors, Tensor):
+        return torch.linalg.matrix_exp(skew(vectors))
+    return Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(*vectors.shape, 3)
+
+
+def rotation_log(rotations: AnyArray) -> AnyArray:
+    """Turn rotation matrices into vectors, well below a half turn. (..., 3, 3) -> (..., 3)."""
+    if not isinstance(rotations, Tensor):
+        return Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_rotvec().reshape(rotations.shape[:-1])
+    R = rotations
+    twice = R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]
+    axis = torch.stack(twice, -1) / 2
+    sine = axis.norm(dim=-1, keepdim=True)
+    angle = torch.atan2(sine, (R.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - 1) / 2)
+    return axis * torch.where(sine > 1e-9, angle / sine.clamp(min=1e-12), 1.0)
+
+
+def left_jacobian(vectors: Tensor) -> Tensor:
+    """Integrate exp(s [omega]x) over s from 0 to 1: V, with the translation V nu of the exponential of SE(3).
+
+    Args:
+        vectors: Rotation vectors omega. (N, 3).
+
+    Returns:
+        V, a block of a larger matrix exponential (Van Loan 1978). (N, 3, 3).
+    """
+    generator = vectors.new_zeros(len(vectors), 6, 6)
+    generator[:, :3, :3] = skew(vectors)
+    generator[:, :3, 3:] = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
+    return torch.linalg.matrix_exp(generator)[:, :3, 3:]
+
+
+def move_poses(T_camera_world: AnyArray, increments: AnyArray) -> AnyArray:
+    """Move cameras by increments from the left: R' = exp([omega]x) R, t' = exp([omega]x) t + nu.
+
+    Args:
+        T_camera_world: World-to-camera transforms. (..., 4, 4).
+        increments: Rotation vectors omega and translations nu. (..., 6).
+
+    Returns:
+        The transforms after the motion. (..., 4, 4).
+    """
+    return rigid(rotation_exp(increments[..., :3]), increments[..., 3:]) @ T_camera_world
+
+
+def nearest_rotation(matrices: Array) -> Array:
+    """Find the rotations R nearest to M, which maximize trace(R^T M) (orthogonal Procrustes problem).
+
+    Args:
+        matrices: Matrices M; for directions b_i that should be R a_i, the sum of b_i a_i^T. (..., 3, 3).
+
+    Returns:
+        Proper rotations. (..., 3, 3).
+    """
+    left, _, right = np.linalg.svd(matrices)
+    signs = np.ones(matrices.shape[:-1])
+    signs[..., 2] = np.sign(np.linalg.det(left @ right))
+    return left * signs[..., None, :] @ right

@@ -1,4 +1,8 @@
-"""Robust statistics: the scale of noise among outliers, and how much these weigh."""
+"""Robust statistics: the scale of noise among outliers, and how much residuals weigh.
+
+Residuals are in standard deviations and costs in variances. The weights are those of iteratively reweighted
+least squares. Functions are for NumPy arrays and PyTorch tensors.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,73 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nope_splat.utils.arrays import AnyArray, namespace
+
 CAUCHY = 2.385
-"""Residual in standard deviations at which the Cauchy function flattens: 95 % efficient for normal noise."""
+"""Width of the Cauchy function with 95 % efficiency for normal noise, in standard deviations."""
+HUBER = 1.345
+"""Width of the Huber function with 95 % efficiency for normal noise, in standard deviations (Huber 1964)."""
 SIGMA_OF_MEDIAN = 1.4826
 """Standard deviation of normal noise as a multiple of the median of its absolute values."""
+RAYLEIGH_MEDIAN = (2 * np.log(2)) ** 0.5
+"""Median length of a vector of two Gaussian coordinates of unit variance."""
+QUARTILE_DISTANCE = 1.349
+"""Distance between the quartiles of normal noise in standard deviations."""
 
 
 def robust_sigma(absolute: NDArray[Any] | Tensor) -> float:
-    """Standard deviation of noise by the median of its absolute values, as if it were normal.
+    """Estimate the standard deviation of normal noise by the median of its absolute values.
 
     Args:
         absolute: Absolute values of the residuals, at least one. Any shape.
     """
     median = absolute.median() if isinstance(absolute, Tensor) else np.median(absolute)
     return SIGMA_OF_MEDIAN * float(median)
+
+
+def cauchy_cost(squared: AnyArray, width: float = CAUCHY) -> AnyArray:
+    """Compute the Cauchy function c^2 log(1 + r^2 / c^2).
+
+    Args:
+        squared: Squared residuals r^2. (...).
+        width: Width c.
+
+    Returns:
+        Costs. (...).
+    """
+    return width**2 * namespace(squared).log1p(squared / width**2)
+
+
+def cauchy_weight(squared: AnyArray, width: float = CAUCHY) -> AnyArray:
+    """Compute the weights 1 / (1 + r^2 / c^2) of the Cauchy function; arguments as for `cauchy_cost`."""
+    return 1 / (1 + squared / width**2)
+
+
+def huber_cost(squared: AnyArray, width: float = HUBER) -> AnyArray:
+    """Compute the Huber function: r^2 up to the width c, and 2 c r - c^2 beyond.
+
+    Args:
+        squared: Squared residuals r^2. (...).
+        width: Width c.
+
+    Returns:
+        Costs. (...).
+    """
+    xp, beyond = namespace(squared), squared > width**2
+    # The square root has no derivative at zero, so it is taken beyond the width alone.
+    length = xp.sqrt(xp.where(beyond, squared, width**2))
+    return xp.where(beyond, 2 * width * length - width**2, squared)
+
+
+def huber_weight(length: AnyArray, width: float = HUBER) -> AnyArray:
+    """Compute the weights min(1, c / r) of the Huber function.
+
+    Args:
+        length: Residuals r, at least zero. (...).
+        width: Width c.
+
+    Returns:
+        Weights. (...).
+    """
+    ratio: Any = width / length.clip(1e-12)
+    return ratio.clip(None, 1.0)

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nope_splat.utils.typing import Array
+from nope_splat.geometry.rigid import nearest_rotation
+from nope_splat.utils.typing import Array, Indices
+
+MIN_SCALE = 1e-9
+"""Smallest factor of a fitted similarity, which must stay positive where the points contradict each other."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Similarity:
 
 
 def align_similarity(source: Array, target: Array) -> Similarity:
-    """Similarity that brings points nearest to others, in least squares (Umeyama, PAMI 1991).
+    """Find the similarity that brings points nearest to others, in least squares.
 
     Args:
         source: Points to be mapped. (n, 3).
@@ -42,12 +46,46 @@ def align_similarity(source: Array, target: Array) -> Similarity:
     Returns:
         The similarity.
     """
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    centered = source - source_mean
-    left, singular, right = np.linalg.svd((target - target_mean).T @ centered / len(source))
-    signs = np.ones(3)
-    if np.linalg.det(left) * np.linalg.det(right) < 0:
-        signs[2] = -1
-    rotation = left * signs @ right
-    scale = float((singular * signs).sum() / (centered**2).sum(1).mean())
-    return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)
+    group = np.zeros(len(source), np.int64)
+    scales, rotations, translations = align_groups(source, target, np.ones(len(source)), group, 1)
+    return Similarity(float(scales[0]), rotations[0], translations[0])
+
+
+def align_groups(
+    source: Array, target: Array, weight: Array, group: Indices, num_groups: int, *, with_scale: bool = True
+) -> tuple[Array, Array, Array]:
+    """Find the similarity, or rigid motion, of each group of points in weighted least squares.
+
+    With means and the covariance C of the group, the rotation maximizes trace(R^T C), and the scale is that
+    maximum over the variance of the source (Umeyama, PAMI 1991).
+
+    Args:
+        source: Points to be mapped. (n, 3).
+        target: Where they should come. (n, 3).
+        weight: Weights of the squared distances. (n,).
+        group: Group of each point. (n,).
+        num_groups: Number of groups G; those without points get the identity.
+        with_scale: Whether the scale is free; otherwise it is one.
+
+    Returns:
+        Scales (G,), rotations (G, 3, 3) and translations (G, 3).
+    """
+    total = np.maximum(np.bincount(group, weight, num_groups), 1e-300)[:, None]
+    source_mean = sum_rows(source * weight[:, None], group, num_groups) / total
+    target_mean = sum_rows(target * weight[:, None], group, num_groups) / total
+    a, b = source - source_mean[group], target - target_mean[group]
+    products = (weight[:, None, None] * b[:, :, None] * a[:, None, :]).reshape(-1, 9)
+    covariance = sum_rows(products, group, num_groups).reshape(num_groups, 3, 3)
+    rotation = nearest_rotation(covariance)
+    scale = np.ones(num_groups)
+    if with_scale:
+        variance = np.bincount(group, weight * (a**2).sum(1), num_groups)
+        fitted = (rotation * covariance).sum((1, 2)) / np.maximum(variance, 1e-300)
+        scale = np.where(variance > 0, np.maximum(fitted, MIN_SCALE), 1.0)
+    translation = target_mean - scale[:, None] * np.einsum("nij,nj->ni", rotation, source_mean)
+    return scale, rotation, translation
+
+
+def sum_rows(values: Array, index: Indices, num_rows: int) -> Array:
+    """Sum the rows that share an index. (n, k), (n,) -> (num_rows, k)."""
+    return np.stack([np.bincount(index, column, num_rows) for column in values.T], axis=1).astype(np.float64)

@@ -13,6 +13,7 @@ import numpy as np
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
+from nope_splat.geometry.rigid import nearest_rotation
 from nope_splat.io.colmap import read_cameras
 from nope_splat.utils.typing import Array
 
@@ -155,8 +156,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
         poses = {}
         for frame in content["frames"]:
             pose = np.array(frame["camera_to_world_opencv"], dtype=np.float64)
-            left, _, right = np.linalg.svd(pose[:3, :3])
-            pose[:3, :3] = left @ right
+            pose[:3, :3] = nearest_rotation(pose[:3, :3])
             poses[Path(frame["file_path"]).name] = pose
         focal = (content["fl_x"] + content["fl_y"]) / 2
         return GroundTruth(poses, focal, (content["w"], content["h"]))

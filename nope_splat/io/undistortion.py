@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.geometry.camera import SharedPinhole, distort
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.distortion import distort
 from nope_splat.io.images import ImageFile, read_image, read_mask
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nope_splat.geometry.axes import switch_axes
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.rigid import left_jacobian, rotation_log
 from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.splatting.lens import Lens
 from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE
@@ -337,17 +338,7 @@ def _by_camera(name: str, values: Tensor) -> dict[str, Tensor]:
 def _logarithm(motion: Tensor, mode: Literal["SO3xR3", "SE3"]) -> Tensor:
     """Inverse of nerfstudio's exponential maps for rotations well below a half turn. (V, 3, 4) to (V, 6)."""
     R, t = motion[:, :, :3], motion[:, :, 3]
-    axis = torch.stack([R[:, 2, 1] - R[:, 1, 2], R[:, 0, 2] - R[:, 2, 0], R[:, 1, 0] - R[:, 0, 1]], -1) / 2
-    sine = axis.norm(dim=-1, keepdim=True)
-    angle = torch.atan2(sine, (R.diagonal(dim1=1, dim2=2).sum(-1, keepdim=True) - 1) / 2)
-    rotation = axis * torch.where(sine > 1e-9, angle / sine.clamp(min=1e-12), 1.0)
+    rotation = rotation_log(R)
     if mode == "SE3":
-        # The translation of exp is V t, with V the integral of exp(s [w]x) for s from 0 to 1, which a larger
-        # exponential contains.
-        generator = R.new_zeros(len(R), 6, 6)
-        x, y, z = rotation.unbind(-1)
-        zero = torch.zeros_like(x)
-        generator[:, :3, :3] = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(-1, 3, 3)
-        generator[:, :3, 3:] = torch.eye(3, dtype=R.dtype, device=R.device)
-        t = torch.linalg.solve(torch.linalg.matrix_exp(generator)[:, :3, 3:], t)
+        t = torch.linalg.solve(left_jacobian(rotation), t)
     return torch.cat([t, rotation], -1)

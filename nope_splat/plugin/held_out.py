@@ -48,10 +48,12 @@ class SplatModel(Protocol):
         ...
 
 
-def resect_held_out(
+def resect_on_trained_points(
     scene: Reconstruction, image_id: int, points: Tensor, camera: SharedPinhole
 ) -> tuple[Tensor, Correspondences2d3d] | None:
-    """Register a held-out image against the points as they are now.
+    """Register a held-out image against the track points that training has moved.
+
+    Before training, `sfm.registration.resection.resect_held_out` found the correspondences.
 
     Args:
         scene: The reconstruction, with the correspondences of the image.

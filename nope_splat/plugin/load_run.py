@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.axes import switch_axes
+from nope_splat.geometry.rigid import nearest_rotation
 from nope_splat.plugin.checkpoints import last_checkpoint, load_checkpoint
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.safe_config import read_config
@@ -88,7 +89,6 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
 
 def _orthonormal(poses: NDArray[np.float64]) -> NDArray[np.float64]:
     """Poses whose rotations are exact to double precision, as exporters expect. (V, 3, 4)."""
-    left, _, right = np.linalg.svd(poses[:, :, :3])
     poses = poses.copy()
-    poses[:, :, :3] = left @ right
+    poses[:, :, :3] = nearest_rotation(poses[:, :, :3])
     return poses

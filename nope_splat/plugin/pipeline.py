@@ -22,7 +22,7 @@ from nope_splat.plugin.camera_adjustment import adjust_cameras, has_few_tracks
 from nope_splat.plugin.checkpoints import fitting, require_same_names
 from nope_splat.plugin.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
 from nope_splat.plugin.device import choose_device
-from nope_splat.plugin.held_out import refine_pose, resect_held_out
+from nope_splat.plugin.held_out import refine_pose, resect_on_trained_points
 from nope_splat.plugin.history import History
 from nope_splat.plugin.model import NopeSplatModel, NopeSplatModelConfig
 from nope_splat.plugin.viewer import NopeViewerControl
@@ -222,7 +222,7 @@ class NopePipeline(VanillaPipeline):
         intrinsics = model.camera_optimizer.cameras(scene.cameras)[scene.camera_ids[image_id]]
         was_training = model.training
         model.eval()
-        registered = resect_held_out(scene, image_id, model.track_positions(), intrinsics)
+        registered = resect_on_trained_points(scene, image_id, model.track_positions(), intrinsics)
         sightings = None
         if registered is not None:
             self.eval_poses[index], sightings = registered

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from nope_splat.geometry.robust import CAUCHY, robust_sigma
-from nope_splat.splatting.lens import stretch, undistort
+from nope_splat.geometry.distortion import distort, distortion_jacobian, radial_term_jacobian
+from nope_splat.geometry.projection import projection_jacobian, rotation_jacobian, unproject
+from nope_splat.geometry.robust import cauchy_cost, cauchy_weight, robust_sigma
 
 MIN_OPACITY = 0.9
 """Pixels that let more background through have no depth to speak of."""
@@ -85,9 +86,13 @@ class RenderedView:
 
     def plane(self) -> Tensor:
         """Where the pixels that count are on the plane at depth one, without distortion. (N, 2)."""
+        return self.rays()[:, :2]
+
+    def rays(self) -> Tensor:
+        """Rays through the pixels that count, at depth one in camera coordinates. (N, 3)."""
         row, column = torch.nonzero(self.used, as_tuple=True)
-        plane = (torch.stack([column + 0.5, row + 0.5], -1).to(self.depth) - self.center) / self.focal
-        return plane if self.radial is None else undistort(plane, self.radial)
+        xy = torch.stack([column + 0.5, row + 0.5], -1).to(self.depth)
+        return unproject(xy - self.center, self.focal, self.radial)
 
 
 class PixelEquations(NamedTuple):
@@ -171,7 +176,7 @@ def photometric_cost(view: RenderedView, noise: float) -> float:
         view: Rendering and image.
         noise: Standard deviation of the residuals.
     """
-    return float((CAUCHY**2 * torch.log1p(_squared(view.residuals(), noise) / CAUCHY**2)).double().sum())
+    return float(cauchy_cost(_squared(view.residuals(), noise)).double().sum())
 
 
 def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
@@ -184,7 +189,7 @@ def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
     residuals = view.residuals()
     jacobian = view.focal[:, None] * motion_on_plane(view.plane(), view.depth[view.used], view.radial)
     gradient = _image_gradient((view.rendered + view.image) / 2)[view.used]  # (N, 3, 2)
-    weight = 1 / (1 + _squared(residuals, noise) / CAUCHY**2) / (3 * noise**2)
+    weight = cauchy_weight(_squared(residuals, noise)) / (3 * noise**2)
     return PixelEquations(
         jacobian,
         torch.einsum("n,nci,ncj->nij", weight, gradient, gradient),
@@ -228,7 +233,7 @@ def information_weight(pixels: PixelEquations, used: Tensor) -> float:
 def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) -> Tensor:
     """How scene points move on the plane at depth one when their camera moves or its intrinsics change.
 
-    With distortion, of a point p it is the motion of d(p), as in `bundle_adjustment.problem.linearize`.
+    With distortion, of a point p it is the motion of d(p), as in `problem.linearize`.
 
     Args:
         plane: Where the points are, without distortion: (x, y) at depth one, camera coordinates. (N, 2).
@@ -236,25 +241,16 @@ def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) 
         radial: Distortion k1 and k2, if there is some or it may change. (2,).
 
     Returns:
-        Derivatives by the rotation (3) and translation (3) increments of
-        `bundle_adjustment.problem.move_poses`, and by the logarithm of the focal length; with `radial` also
-        by the principal point in focal lengths (2), k1 and k2. (N, 2, 7), or (N, 2, 11).
+        Derivatives by the rotation (3) and translation (3) increments of `rigid.move_poses`, and
+        by the logarithm of the focal length; with `radial` also by the principal point in focal lengths (2),
+        k1 and k2. (N, 2, 7), or (N, 2, 11).
     """
-    u, v = plane.unbind(-1)
-    s = 1 / depth
-    zero, one = torch.zeros_like(u), torch.ones_like(u)
-    along_x = torch.stack([-u * v, one + u * u, -v, s, zero, -s * u, u], -1)
-    along_y = torch.stack([-one - v * v, u * v, u, zero, s, -s * v, v], -1)
-    motion = torch.stack([along_x, along_y], 1)
+    pose = torch.cat([rotation_jacobian(plane), projection_jacobian(plane, 1 / depth)], -1)
     if radial is None:
-        return motion
-    k1, k2 = radial.unbind()
-    square = plane.square().sum(-1, keepdim=True)[..., None]
-    outer = plane[:, :, None] * plane[:, None]
-    longer, unit = stretch(square, radial), torch.eye(2, dtype=plane.dtype, device=plane.device)
-    bend = longer * unit + (2 * k1 + 4 * k2 * square) * outer
-    by_radial = plane[..., None] * torch.cat([square, square**2], -1)
-    return torch.cat([bend @ motion[..., :6], longer * motion[..., 6:], unit.expand_as(bend), by_radial], -1)
+        return torch.cat([pose, plane[..., None]], -1)
+    bend, unit = distortion_jacobian(plane, radial), torch.eye(2, dtype=plane.dtype, device=plane.device)
+    by_focal = distort(plane, radial)[..., None]
+    return torch.cat([bend @ pose, by_focal, unit.expand_as(bend), radial_term_jacobian(plane)], -1)
 
 
 def _squared(residuals: Tensor, noise: float) -> Tensor:

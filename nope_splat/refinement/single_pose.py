@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from nope_splat.geometry.levenberg_marquardt import LevenbergMarquardtConfig, levenberg_marquardt
-from nope_splat.geometry.robust import CAUCHY, robust_sigma
+from nope_splat.geometry.projection import perspective
+from nope_splat.geometry.rigid import move_poses, transform
+from nope_splat.geometry.robust import cauchy_cost, cauchy_weight, robust_sigma
 from nope_splat.refinement.photometric import (
     RenderedView,
     information_weight,
@@ -23,7 +25,6 @@ from nope_splat.refinement.photometric import (
     pixel_equations,
     robust_noise,
 )
-from nope_splat.sfm.bundle_adjustment.problem import move_poses
 
 PYRAMID_LEVELS = (2, 1, 0)
 """How often the images are halved, from the first resolution to the last."""
@@ -49,9 +50,9 @@ class Correspondences2d3d:
 
     def residuals(self, T_camera_world: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projected minus seen (N, 2), projections (N, 2) and depths (N,) of the points before the camera."""
-        camera = self.points @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
+        camera = transform(T_camera_world, self.points)
         front = camera[:, 2] > 0
-        projected = camera[front, :2] / camera[front, 2:]
+        projected = perspective(camera[front])
         return projected - self.plane[front], projected, camera[front, 2]
 
     def noise(self, T_camera_world: Tensor) -> float:
@@ -63,13 +64,13 @@ class Correspondences2d3d:
         """Cauchy cost of the residuals; a point behind the camera costs as much as one far away."""
         residuals, _, _ = self.residuals(T_camera_world)
         squared = residuals.square().sum(-1) / noise**2
-        behind = (len(self.points) - len(residuals)) * _cauchy(self.points.new_tensor(noise**-2))
-        return float(_cauchy(squared).sum() + behind)
+        behind = (len(self.points) - len(residuals)) * cauchy_cost(self.points.new_tensor(noise**-2))
+        return float(cauchy_cost(squared).sum() + behind)
 
     def equations(self, T_camera_world: Tensor, noise: float) -> tuple[Tensor, Tensor]:
         """Robust normal equations by the pose's increment: (6, 6) and (6,)."""
         residuals, projected, depths = self.residuals(T_camera_world)
-        weight = 1 / (1 + residuals.square().sum(-1) / (noise * CAUCHY) ** 2) / noise**2
+        weight = cauchy_weight(residuals.square().sum(-1) / noise**2) / noise**2
         jacobian = motion_on_plane(projected, depths)[..., :6]
         weighted = weight[:, None, None] * jacobian
         return (
@@ -175,7 +176,3 @@ class _PoseLinearization:
         if self.alignment.sightings:
             cost += self.alignment.sightings.cost(candidate.pose, self.alignment.track_noise)
         return cost
-
-
-def _cauchy(squared: Tensor) -> Tensor:
-    return CAUCHY**2 * torch.log1p(squared / CAUCHY**2)

@@ -92,8 +92,7 @@ class SurfacePatches:
         Returns:
             Indices of patches. (N,), int64.
         """
-        in_camera = torch.cat([view.plane(), torch.ones_like(view.depth[view.used])[:, None]], -1)
-        in_camera = (view.depth[view.used][:, None] * in_camera).to(T_camera_world)
+        in_camera = (view.depth[view.used][:, None] * view.rays()).to(T_camera_world)
         world = (in_camera - T_camera_world[:3, 3]) @ T_camera_world[:3, :3]
         if self._tree is not None:
             return torch.from_numpy(self._tree.query(world.numpy())[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,12 +70,28 @@ def match_graph(num_images: int, pairs: Sequence[PairMatches]) -> MatchGraph:
     """
     edges = np.array([(pair.first, pair.second) for pair in pairs], dtype=np.int64).reshape(-1, 2)
     weights = np.array([len(pair.indices) for pair in pairs], dtype=np.int64)
+    return MatchGraph(num_images, edges, weights, maximum_spanning_forest(num_images, edges, weights))
+
+
+def maximum_spanning_forest(
+    num_nodes: int, edges: NDArray[np.int64], weights: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Find the maximum spanning tree of each connected component of a graph.
+
+    Args:
+        num_nodes: Number of nodes.
+        edges: Two nodes of each edge, each pair of nodes at most once. (E, 2).
+        weights: Positive weights. (E,).
+
+    Returns:
+        Indices into `edges`, ascending. (T,).
+    """
     # The maximum spanning forest is the minimum one of the negated weights.
-    shape = (num_images, num_images)
-    forest = minimum_spanning_tree(coo_array((-weights.astype(np.float64), edges.T), shape).tocsr()).tocoo()
-    in_tree = set(zip(forest.row.tolist(), forest.col.tolist(), strict=True))
-    tree = [index for index, edge in enumerate(edges.tolist()) if tuple(edge) in in_tree]
-    return MatchGraph(num_images, edges, weights, np.array(tree, dtype=np.int64))
+    graph = coo_array((-weights.astype(np.float64), edges.T), (num_nodes, num_nodes))
+    forest = minimum_spanning_tree(graph.tocsr()).tocoo()
+    in_forest = set(zip(forest.row.tolist(), forest.col.tolist(), strict=True))
+    chosen = [index for index, edge in enumerate(edges.tolist()) if tuple(edge) in in_forest]
+    return np.array(chosen, dtype=np.int64)
 
 
 def connected_groups(graph: MatchGraph) -> list[NDArray[np.int64]]:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.geometry.projection import MIN_DEPTH, perspective, project
 from nope_splat.seeding.view import NEAREST_DEPTH, Map, View, pixel_centers, rays_in_other_view, sample
 
 _MAX_CYCLE_ERROR = 1.0
@@ -35,8 +36,8 @@ def correspondences(view: View, partner: View, inverse_depth: NDArray[np.float32
     xy = pixel_centers(view.shape)
     base, step = rays_in_other_view(view, partner, xy)
     there = base + inverse_depth[..., None] * step
-    depth = np.maximum(there[..., 2:], 1e-3)
-    predicted = (partner.focal * there[..., :2] / depth + partner.principal_point).astype(np.float32)
+    predicted = project(there, partner.focal, min_depth=1e-3) + partner.principal_point
+    predicted = predicted.astype(np.float32)
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     residual = flow.calc(_gray(view), sample(_gray(partner), predicted), np.zeros_like(predicted))
     return sample(predicted, xy + residual)
@@ -79,8 +80,7 @@ def triangulate(
 
     there = base + inverse_depth[..., None] * step
     depth = there[..., 2]
-    reprojected = there[..., :2] / np.maximum(depth, 1e-6)[..., None]
-    epipolar = partner.focal * np.linalg.norm(reprojected - plane, axis=-1)
+    epipolar = partner.focal * np.linalg.norm(perspective(there, min_depth=MIN_DEPTH) - plane, axis=-1)
     cosine = (base * there).sum(-1) / np.maximum(
         np.linalg.norm(base, axis=-1) * np.linalg.norm(there, axis=-1), 1e-12
     )

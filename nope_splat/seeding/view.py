@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.geometry.projection import project, unproject
+
 Map = NDArray[np.float32]
 
 NEAREST_DEPTH = 0.02
@@ -44,9 +46,8 @@ class View:
     def project(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Pixel coordinates (P, 2) and depths (P,) of world points (P, 3); only z > 0 is meaningful."""
         camera = points @ self.R_camera_world.T + self.t_camera_world
-        depth = camera[:, 2]
-        safe = np.where(depth > NEAREST_DEPTH, depth, 1.0)
-        return self.focal * camera[:, :2] / safe[:, None] + self.principal_point, depth
+        xy = project(camera, self.focal, min_depth=NEAREST_DEPTH) + self.principal_point
+        return xy, camera[:, 2]
 
     def cells(self, points: NDArray[np.float64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Which points fall into the image, and the grid cell (row, column) of `size` pixels they hit.
@@ -62,8 +63,7 @@ class View:
 
     def rays(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Camera coordinates at depth one of pixels. (..., 2) to (..., 3)."""
-        plane = ((xy - self.principal_point) / self.focal).astype(np.float32)
-        return np.concatenate([plane, np.ones_like(plane[..., :1])], axis=-1)
+        return unproject(xy - self.principal_point, self.focal).astype(np.float32)
 
     def unproject(self, xy: NDArray[np.float32], inverse_depth: NDArray[np.float32]) -> NDArray[np.float64]:
         """World points of pixels (K, 2) at the given inverse depths (K,)."""

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.geometry.rigid import invert
+from nope_splat.geometry.rigid import invert, nearest_rotation
 from nope_splat.geometry.similarity import align_similarity
 from nope_splat.io.cameras import NamedCamera, read_named_cameras
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
@@ -64,8 +64,8 @@ class KnownCameras:
                 " takes two; give more cameras, or none"
             )
         T_world_camera = np.stack([cameras[image_id].T_world_camera for image_id in images.tolist()])
-        left, _, right = np.linalg.svd(T_world_camera[:, :3, :3])
-        T_world_camera[:, :3, :3] = left @ right  # files hold rounded, and some tools scaled, rotations
+        # Files hold rounded, and some tools scaled, rotations.
+        T_world_camera[:, :3, :3] = nearest_rotation(T_world_camera[:, :3, :3])
         centers = T_world_camera[:, :3, 3]
         centers = centers - centers.mean(0)
         extent = float(np.linalg.norm(centers, axis=1).max())

@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.geometry.camera import project_errors, undistort
+from nope_splat.geometry.camera import project_errors
+from nope_splat.geometry.projection import unproject
 from nope_splat.geometry.rigid import transform
+from nope_splat.geometry.robust import RAYLEIGH_MEDIAN
 from nope_splat.scene.tracks import Tracks
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, adjust, intrinsics_covariance
 from nope_splat.sfm.camera_groups import CameraGroups
+from nope_splat.sfm.pose_estimation import PoselibCamera, poselib_camera
 from nope_splat.utils.typing import Array, Indices, Mask
 
 LOG_FOCAL_SIGMA = 0.5
@@ -36,8 +39,6 @@ MIN_NOISE_SAMPLES = 50
 """Fewest observations that tell how noisy observations are."""
 MIN_SIGMA = 0.01
 """No observation is believed to be more precise than this, feature pixels."""
-RAYLEIGH_MEDIAN = (2 * np.log(2)) ** 0.5
-"""Median length of a vector of two Gaussian coordinates of unit variance."""
 
 
 class FocalPrior(NamedTuple):
@@ -199,14 +200,12 @@ class SfmState:
             Camera coordinates. (n, 3).
         """
         camera = self.camera_ids[image_ids]
-        plane = undistort((xy - self.offset[camera]) / self.focal[camera, None], self.radial[camera])
-        return np.concatenate([plane, np.ones((len(xy), 1))], axis=1)
+        return unproject(xy - self.offset[camera], self.focal[camera, None], self.radial[camera])
 
-    def camera_model(self, image_id: int) -> dict[str, object]:
+    def camera_model(self, image_id: int) -> PoselibCamera:
         """The camera of an image as poselib wants it."""
         camera = self.camera_ids[image_id]
-        params = [self.focal[camera], *self.offset[camera], *self.radial[camera]]
-        return {"model": "RADIAL", "width": 0, "height": 0, "params": params}
+        return poselib_camera(float(self.focal[camera]), self.offset[camera], self.radial[camera])
 
     def errors(self, rows: Indices) -> Array:
         """Reprojection errors of observations of tracks with points.

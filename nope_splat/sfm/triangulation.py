@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nope_splat.geometry.rigid import transform
+from nope_splat.geometry.similarity import sum_rows
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
@@ -145,18 +145,13 @@ def filter_observations(state: SfmState, max_error: float, min_angle: float) -> 
     num_tracks = len(state.points)
     viewing = state.points[ids] - state.centers()[state.image_ids[rows]]
     viewing /= np.linalg.norm(viewing, axis=1, keepdims=True) + 1e-300
-    mean = _sum_rows(viewing, ids, num_tracks)
+    mean = sum_rows(viewing, ids, num_tracks)
     # Twice the largest deviation from the mean direction: exact for two views, within a factor for more.
     deviation = np.zeros(num_tracks)
     np.maximum.at(deviation, ids, angles_between(viewing, mean[ids]))
     keep = (np.bincount(ids, minlength=num_tracks) >= 2) & (2 * deviation >= min_angle)
     state.has_point &= keep
     state.inlier &= state.has_point[state.track_ids]
-
-
-def _sum_rows(values: Array, index: NDArray[np.int64], length: int) -> Array:
-    """Sum rows that share an index. (n, 3) -> (length, 3)."""
-    return np.stack([np.bincount(index, column, length) for column in values.T], axis=1).astype(np.float64)
 
 
 def triangulate_coarse_to_fine(state: SfmState, min_angle: float, device: str = "cpu") -> None:

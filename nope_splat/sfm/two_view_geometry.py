@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-import poselib
 
-from nope_splat.geometry.rigid import invert, rigid, transform
+from nope_splat.geometry.projection import unproject
+from nope_splat.geometry.rigid import invert, transform
 from nope_splat.scene.features import PairMatches
+from nope_splat.sfm.pose_estimation import RelativePoseOptions, estimate_relative_pose, poselib_camera
 from nope_splat.sfm.triangulation import angles_between, intersect
 from nope_splat.utils.typing import Array, Indices
 
@@ -83,25 +84,15 @@ def _relative_pose(positions: Sequence[Array], pair: PairMatches, focals: Array,
     if len(first) < MIN_INLIERS:
         return None
     focal_first, focal_second = focals[[pair.first, pair.second]].tolist()
-    pose, info = poselib.estimate_relative_pose(
-        first,
-        second,
-        _centered_camera(focal_first),
-        _centered_camera(focal_second),
-        {
-            "max_epipolar_error": MAX_EPIPOLAR_ERROR,
-            "max_iterations": 5000,
-            "min_iterations": 100,
-            "seed": seed,
-        },
-        {"loss_type": "CAUCHY", "loss_scale": 1.0},
+    options = RelativePoseOptions(MAX_EPIPOLAR_ERROR, random_seed=seed)
+    pose = estimate_relative_pose(
+        first, second, poselib_camera(focal_first), poselib_camera(focal_second), options
     )
-    T_second_first = rigid(pose.R, pose.t)
-    rays_first = np.concatenate([first / focal_first, np.ones((len(first), 1))], axis=1)
-    rays_second = np.concatenate([second / focal_second, np.ones((len(second), 1))], axis=1)
+    T_second_first = pose.T
+    rays_first, rays_second = unproject(first, focal_first), unproject(second, focal_second)
     points = intersect(np.eye(4), rays_first, T_second_first, rays_second)
     depths = np.stack([points[:, 2], transform(T_second_first, points)[:, 2]], axis=1)
-    good = np.array(info["inliers"], bool) & (depths > 0).all(1)
+    good = pose.inliers & (depths > 0).all(1)
     if good.sum() < MIN_INLIERS:
         return None
     center = invert(T_second_first)[:3, 3]
@@ -111,8 +102,3 @@ def _relative_pose(positions: Sequence[Array], pair: PairMatches, focals: Array,
         depths=depths[good],
         angle=float(np.median(angles_between(points[good], points[good] - center))),
     )
-
-
-def _centered_camera(focal: float) -> dict[str, object]:
-    """A camera as poselib wants it, for pixels from the image center."""
-    return {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from nope_splat.splatting.lens import stretch, undistort
+from nope_splat.geometry.projection import project, unproject
+from nope_splat.geometry.rigid import transform
 
 NEAREST, FARTHEST = 0.02, 50.0
 """Depths (median scene depth is one) beyond which a corrected prior says nothing, such as in the sky."""
@@ -35,19 +36,13 @@ class ImageView(NamedTuple):
 
     def lift(self, xy: Tensor, depth: Tensor) -> Tensor:
         """World points of pixels (n, 2) at depths (n,). (n, 3)."""
-        plane = (xy - self.center) / self.focal
-        plane = plane if self.radial is None else undistort(plane, self.radial)
-        in_camera = depth[:, None] * torch.cat([plane, torch.ones_like(plane[:, :1])], -1)
+        in_camera = depth[:, None] * unproject(xy - self.center, self.focal, self.radial)
         return (in_camera - self.T_camera_world[:3, 3]) @ self.T_camera_world[:3, :3]
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (n, 2) and depths (n,) of world points (n, 3); pixels mean nothing where depth is small."""
-        in_camera = points @ self.T_camera_world[:3, :3].T + self.T_camera_world[:3, 3]
-        depth = in_camera[:, 2]
-        seen = self.focal * in_camera[:, :2] / depth.clamp(min=NEAREST)[:, None]
-        if self.radial is not None:
-            seen = seen * stretch((seen / self.focal).square().sum(-1, keepdim=True), self.radial)
-        return seen + self.center, depth
+        in_camera = transform(self.T_camera_world, points)
+        return project(in_camera, self.focal, self.radial, NEAREST) + self.center, in_camera[:, 2]
 
 
 def correct(values: Tensor, correction: Tensor) -> Tensor:

@@ -1,19 +1,13 @@
 """Lenses: what a camera is beside its focal length, and renderings seen through one.
 
-On the plane at depth one, a lens takes the point p of a pinhole camera to d(p) = (1 + k1 s + k2 s^2) p with
-s = |p|^2 (OpenCV's and COLMAP's radial terms); in pixels, along each axis, the image shows it at
-x = f d(p) + c. Rasterizers know pinhole cameras alone. So the rendering is that of a pinhole with the same f
-and c, and pixel x of the image is compared with the rendering at
+On the plane at depth one, a lens takes the point p of a pinhole camera to d(p) (see `geometry.distortion`).
+In pixels, along each axis, the image shows it at x = f d(p) + c. Rasterizers know pinhole cameras alone. So
+the rendering is that of a pinhole with the same f and c, and pixel x of the image is compared with the
+rendering at
 
     y(x) = f d^-1((x - c) / f) + c.
 
-Nothing else is asked of a rasterizer, and gradients reach the rendering as well as f, c, k1 and k2. The
-inverse is p = q p_d of a distorted point p_d, with the root q of the polynomial
-
-    h(q) = q + k1 t q^3 + k2 t^2 q^5 - 1,   t = |p_d|^2,
-
-which Newton's method finds from q = 1; its derivatives are those of the implicit function: -h_k / h_q by the
-terms and -h_t / h_q by t.
+Nothing else is asked of a rasterizer, and gradients reach the rendering as well as f, c, k1 and k2.
 
 The pinhole's image is larger than the image by the margin that its distorted border needs.
 """
@@ -28,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from nope_splat.geometry.camera import MIN_SLOPE, NEWTON_STEPS
+from nope_splat.geometry.distortion import undistort
 
 MAX_MARGIN = 0.25
 """Largest margin, as a share of the longer side; what lies beyond shows the margin's last pixels."""
@@ -68,44 +62,6 @@ class Rendering(NamedTuple):
 
 Render = Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor, Tensor, dict[str, Any]]]
 """Renders a pinhole's image by its intrinsic matrix (1, 3, 3) and its width and height."""
-
-
-def stretch(square: Tensor, radial: Tensor) -> Tensor:
-    """How much further from the axis a lens shows things.
-
-    Args:
-        square: Squared distances from it, of a pinhole camera, at depth one. (..., 1).
-        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
-
-    Returns:
-        1 + k1 s + k2 s^2. (..., 1).
-    """
-    return 1 + square * (radial[..., :1] + square * radial[..., 1:])
-
-
-def distort(plane: Tensor, radial: Tensor) -> Tensor:
-    """Where a lens shows points on the plane at depth one. (..., 2), (2,) or (..., 2) -> (..., 2)."""
-    return plane * stretch(plane.square().sum(-1, keepdim=True), radial)
-
-
-def undistort(plane: Tensor, radial: Tensor) -> Tensor:
-    """The inverse of `distort`; both arguments receive gradients. (..., 2), (2,) or (..., 2) -> (..., 2)."""
-    square = plane.square().sum(-1, keepdim=True)
-    k1, k2 = square * radial[..., :1], square**2 * radial[..., 1:]
-
-    def error(q: Tensor) -> Tensor:
-        return q * (1 + q**2 * (k1 + q**2 * k2)) - 1
-
-    def slope(q: Tensor) -> Tensor:
-        # Beyond the radius where the distortion folds back there is no inverse: stay near.
-        return (1 + q**2 * (3 * k1 + q**2 * 5 * k2)).clamp(min=MIN_SLOPE)
-
-    with torch.no_grad():
-        q = torch.ones_like(square)
-        for _ in range(NEWTON_STEPS):
-            q = q - error(q) / slope(q)
-        last = slope(q)
-    return plane * (q - error(q) / last)
 
 
 def places_in_pinhole(K: Tensor, size: tuple[int, int], radial: Tensor) -> Tensor:

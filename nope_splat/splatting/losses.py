@@ -12,7 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nope_splat.splatting.lens import Lens, stretch
+from nope_splat.geometry.projection import project
+from nope_splat.geometry.rigid import transform
+from nope_splat.geometry.robust import huber_cost
+from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rasterizer import ssim
 
 NEAR = 1e-3
@@ -159,21 +162,17 @@ def _reprojection(
     lens: Lens | None,
 ) -> tuple[Tensor, Tensor]:
     """Residuals in pixels, zero behind the camera, and depths. (O, 2), (O, 1)."""
-    T = T_camera_world[observations.view_ids]
-    in_camera = torch.einsum("oij,oj->oi", T[:, :3, :3], points[observations.point_ids]) + T[:, :3, 3]
+    in_camera = transform(T_camera_world[observations.view_ids], points[observations.point_ids])
     depths = in_camera[:, 2:]
     focals = focal.expand(len(T_camera_world))[observations.view_ids, None]
-    projected = focals * in_camera[:, :2] / depths.clamp(min=NEAR)
-    if lens is not None:
+    if lens is None:
+        projected = project(in_camera, focals, min_depth=NEAR)
+    else:
         of_view = lens.of(observations.view_ids)
-        square = (projected / focals).square().sum(-1, keepdim=True)
-        projected = projected * stretch(square, of_view.radial) + of_view.shift
+        projected = project(in_camera, focals, of_view.radial, NEAR) + of_view.shift
     return torch.where(depths > NEAR, projected - observations.xy, 0.0), depths
 
 
 def _huber(residuals: Tensor) -> Tensor:
     """Mean Huber function of the residuals' lengths, quadratic up to one pixel. (O, D) to ()."""
-    squared = residuals.square().sum(dim=-1)
-    # Below the bend the square is used directly: the length has no gradient at zero.
-    length = torch.where(squared > 1.0, squared, 1.0).sqrt()
-    return torch.where(squared > 1.0, length - 0.5, 0.5 * squared).mean()
+    return (0.5 * huber_cost(residuals.square().sum(dim=-1), 1.0)).mean()

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nope_splat.geometry.camera import SharedPinhole, distort, undistort
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.distortion import distort, undistort
 from nope_splat.io.images import ImageFile
 from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
 

@@ -77,7 +77,8 @@ def test_the_papers_start_with_all_depth_losses(valley: Path, outputs: Path, tmp
         valley, outputs, "maps",
         f"{DATA}.depth.maps", maps, f"{DATA}.depth.kind", "disparity",
         "--pipeline.model.depth-weight", 0.1, "--pipeline.model.chamfer-weight", 0.1,
-        "--pipeline.model.surface-weight", 0.1, "--pipeline.model.camera-optimizer.method", "adam", "initialization:depth",
+        "--pipeline.model.surface-weight", 0.1, "--pipeline.model.camera-optimizer.method", "adam",
+        "initialization:depth",
     )  # fmt: skip
     state = state_of(config)
     (first, *_, last) = state["history._extra_state"]["rows"]

@@ -91,7 +91,7 @@ def test_joint_adjustments(pipelines: list[NopePipeline]) -> None:
 
 
 def test_held_out_poses_and_metrics(pipelines: list[NopePipeline], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nope_splat.plugin.pipeline.resect_held_out", lambda *args: None)
+    monkeypatch.setattr("nope_splat.plugin.pipeline.resect_on_trained_points", lambda *args: None)
     found = []
     for pipeline in pipelines:
         pipeline.eval_poses += 0.01 * torch.randn(

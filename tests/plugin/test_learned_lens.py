@@ -20,6 +20,7 @@ from fixtures.wall_scene import FOCAL, project, wall
 from torch import Tensor
 
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.distortion import distort
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.refinement import joint as joint_adjustment
@@ -29,7 +30,7 @@ from nope_splat.refinement.photometric import motion_on_plane, photometric_cost,
 from nope_splat.refinement.surface_patches import SurfacePatches
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, retract
 from nope_splat.sfm.bundle_adjustment.solver import adjust
-from nope_splat.splatting.lens import Lens, distort
+from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.losses import reprojection_errors, track_2d_loss
 
 LENS = (2.5, -1.5, -0.08, 0.02)

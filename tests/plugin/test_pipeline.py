@@ -62,7 +62,7 @@ def test_alignment_follows_the_world(pipeline: NopePipeline) -> None:
 def test_photometric_refinement_improves_a_poor_registration(
     pipeline: NopePipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nope_splat.plugin.pipeline.resect_held_out", lambda *args: None)
+    monkeypatch.setattr("nope_splat.plugin.pipeline.resect_on_trained_points", lambda *args: None)
     expected = pipeline.eval_poses.clone()
     pipeline.eval_poses += 0.01 * torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
     pipeline.eval_poses[..., :3] = expected[..., :3]

@@ -15,15 +15,13 @@ import torch
 from fixtures.dense_reference import random_loss, random_scene, render
 from torch import Tensor
 
-from nope_splat.geometry import camera
+from nope_splat.geometry.distortion import distort, undistort
 from nope_splat.splatting.lens import (
     MAX_MARGIN,
     Rendering,
-    distort,
     places_in_pinhole,
     resample,
     through_lens,
-    undistort,
 )
 from nope_splat.splatting.rasterizer import fold_intrinsics
 
@@ -43,8 +41,8 @@ def points(count: int = 50) -> Tensor:
 @pytest.mark.parametrize("radial", [BARREL, PINCUSHION, (0.0, 0.0)])
 def test_distortion_and_its_inverse_are_those_of_the_images(radial: tuple[float, float]) -> None:
     plane, terms = points(), torch.tensor(radial, dtype=torch.float64)
-    np.testing.assert_allclose(distort(plane, terms), camera.distort(plane.numpy(), radial), atol=1e-15)
-    np.testing.assert_allclose(undistort(plane, terms), camera.undistort(plane.numpy(), radial), atol=1e-12)
+    np.testing.assert_allclose(distort(plane, terms), distort(plane.numpy(), radial), atol=1e-15)
+    np.testing.assert_allclose(undistort(plane, terms), undistort(plane.numpy(), radial), atol=1e-12)
     torch.testing.assert_close(undistort(distort(plane, terms), terms), plane)
 
 

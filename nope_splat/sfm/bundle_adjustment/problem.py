@@ -8,7 +8,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nope_splat.geometry.camera import MIN_DEPTH
+from nope_splat.geometry.distortion import (
+    distortion_jacobian,
+    radial_scale,
+    radial_term_jacobian,
+    squared_radius,
+)
+from nope_splat.geometry.projection import MIN_DEPTH, perspective, projection_jacobian, rotation_jacobian
+from nope_splat.geometry.rigid import move_poses
+from nope_splat.geometry.robust import HUBER, huber_cost
 
 BEHIND_COST = 1e3
 """Robust cost, in variances, of an observation whose point cannot be projected."""
@@ -52,9 +60,8 @@ class BundleProblem:
     """Mean of the Gaussian prior on the intrinsics. (K, 5)."""
     prior_sigma: Tensor
     """Standard deviation of that prior. (K, 5)."""
-    huber: float = 1.345
-    """Residual length, in standard deviations, from which the cost grows linearly (Huber 1964: this width
-    loses 5 % of efficiency where all noise is Gaussian)."""
+    huber: float = HUBER
+    """Residual length, in standard deviations, from which the cost grows linearly."""
 
     def observing_intrinsics(self) -> Tensor:
         """Intrinsics of the camera that made each observation. (O, 5)."""
@@ -97,23 +104,21 @@ def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
     in_camera = rotated + pose[:, :3, 3]
     depth = in_camera[:, 2:]
     log_focal, offset, k1, k2 = problem.observing_intrinsics().split((1, 2, 1, 1), 1)
-    plane = in_camera[:, :2] / depth
-    square = (plane**2).sum(1, keepdim=True)
-    residuals = log_focal.exp() * (1 + square * (k1 + square * k2)) * plane + offset - problem.xy
+    plane = perspective(in_camera)
+    residuals = log_focal.exp() * radial_scale(squared_radius(plane), k1, k2) * plane + offset - problem.xy
     return torch.where(depth > MIN_DEPTH, residuals / problem.sigma[:, None], torch.inf), in_camera
 
 
 def linearize(problem: BundleProblem) -> Linearization:
     """Residuals and their derivatives.
 
-    With p = (u, v) = (x/z, y/z) of the point X_c = (x, y, z) in camera coordinates, focal length f and the
-    distorted d(p) = (1 + k1 s + k2 s^2) p, s = u^2 + v^2, whose derivative is
-    D = (1 + k1 s + k2 s^2) I + (2 k1 + 4 k2 s) p p^T:
+    The point X_c in camera coordinates is projected to p on the plane at depth one and distorted to d(p).
+    With the focal length f and the derivatives of `geometry.projection` and `geometry.distortion`:
 
-        dr/dX_c  = f/z D [[1, 0, -u], [0, 1, -v]]
-        dr/domega = f D [[-uv, 1 + u^2, -v], [-(1 + v^2), uv, u]]     (X_c' = exp(omega) X_c + nu)
-        dr/dnu   = dr/dX_c,   dr/dX = dr/dX_c R
-        dr/dlog f = f d(p),   dr/doffset = I,   dr/dk1 = f s p,   dr/dk2 = f s^2 p
+        dr/dX_c   = f dd/dp dp/dX_c
+        dr/domega = f dd/dp dp/domega     (X_c' = exp(omega) X_c + nu)
+        dr/dnu    = dr/dX_c,   dr/dX = dr/dX_c R
+        dr/dlog f = f d(p),    dr/doffset = I,   dr/d(k1, k2) = f dd/d(k1, k2)
 
     all divided by the standard deviation of the observation.
 
@@ -127,49 +132,23 @@ def linearize(problem: BundleProblem) -> Linearization:
     visible = in_camera[:, 2] > MIN_DEPTH
     residuals = torch.where(visible[:, None], residuals, 0.0)
     intrinsics = problem.observing_intrinsics()
-    focal = intrinsics[:, 0].exp() / problem.sigma
+    # Zero where the point cannot be projected, and with it all derivatives.
+    focal = torch.where(visible, intrinsics[:, 0].exp() / problem.sigma, 0.0)
+    unit = visible.to(focal) / problem.sigma
     inverse_depth = torch.where(visible, 1 / in_camera[:, 2], 0.0)
-    u, v = in_camera[:, 0] * inverse_depth, in_camera[:, 1] * inverse_depth
-    zero, one = torch.zeros_like(u), visible.to(u.dtype)
-    unit = one / problem.sigma
-
-    def stack(*entries: Tensor) -> Tensor:
-        return torch.stack(entries, -1).view(len(u), 2, -1)
-
-    k1, k2 = intrinsics[:, 3], intrinsics[:, 4]
-    square = u * u + v * v
-    stretch, slope = 1 + square * (k1 + square * k2), 2 * k1 + 4 * k2 * square
-    bend = stack(stretch + slope * u * u, slope * u * v, slope * u * v, stretch + slope * v * v)
-    by_position = bend @ ((focal * inverse_depth)[:, None, None] * stack(one, zero, -u, zero, one, -v))
-    by_rotation = bend @ (focal[:, None, None] * stack(-u * v, one + u * u, -v, -(one + v * v), u * v, u))
+    plane = in_camera[:, :2] * inverse_depth[:, None]
+    square, radial = squared_radius(plane), intrinsics[:, 3:]
+    bend = distortion_jacobian(plane, radial)
+    by_position = bend @ projection_jacobian(plane, focal * inverse_depth)
+    by_rotation = bend @ (focal[:, None, None] * rotation_jacobian(plane))
     by_point = by_position @ problem.T_camera_world[problem.image_ids, :3, :3]
-    x, y = focal * u, focal * v
-    by_intrinsics = stack(
-        *(stretch * x, unit, zero, square * x, square**2 * x),
-        *(stretch * y, zero, unit, square * y, square**2 * y),
-    )
+    scaled = focal[:, None] * plane
+    by_focal = radial_scale(square, radial[:, :1], radial[:, 1:]) * scaled
+    by_offset = torch.diag_embed(unit[:, None].expand(-1, 2))
+    by_intrinsics = torch.cat([by_focal[..., None], by_offset, radial_term_jacobian(scaled, square)], -1)
     return Linearization(
         residuals, visible, torch.cat([by_rotation, by_position], -1), by_point, by_intrinsics
     )
-
-
-def move_poses(T_camera_world: Tensor, increments: Tensor) -> Tensor:
-    """Move poses by increments from the left: R' = exp([omega]x) R, t' = exp([omega]x) t + nu.
-
-    Args:
-        T_camera_world: World-to-camera transforms. (N, 4, 4).
-        increments: Rotation vectors omega (radians) and translations nu. (N, 6).
-
-    Returns:
-        The transforms after the motion. (N, 4, 4).
-    """
-    x, y, z = increments[:, :3].unbind(-1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(-1, 3, 3)
-    increment = torch.eye(4, dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
-    increment[:, :3, :3] = torch.linalg.matrix_exp(cross)
-    increment[:, :3, 3] = increments[:, 3:]
-    return increment @ T_camera_world
 
 
 def retract(problem: BundleProblem, d_poses: Tensor, d_points: Tensor, d_intrinsics: Tensor) -> BundleProblem:
@@ -195,7 +174,7 @@ def retract(problem: BundleProblem, d_poses: Tensor, d_points: Tensor, d_intrins
 
 
 def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
-    """Huber cost of the residuals, r^2 up to delta and 2 delta r - delta^2 beyond, plus the prior.
+    """Huber cost of the lengths of the residuals, plus the prior.
 
     Args:
         problem: Gives the Huber width and the prior.
@@ -204,9 +183,7 @@ def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
     Returns:
         Cost in variances.
     """
-    length = residuals.norm(dim=1)
-    delta = problem.huber
-    cost = torch.where(length <= delta, length**2, 2 * delta * length - delta**2)
+    cost = huber_cost(residuals.norm(dim=1) ** 2, problem.huber)
     cost = cost.nan_to_num(posinf=BEHIND_COST)
     prior = ((problem.intrinsics - problem.prior_mean) / problem.prior_sigma).square().sum()
     return float(cost.sum() + prior)

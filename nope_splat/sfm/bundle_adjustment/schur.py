@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nope_splat.geometry.robust import huber_weight
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, BundleStep, Linearization
 
 TILE = 16
@@ -78,8 +79,7 @@ class NormalEquations:
         num_images, num_points = len(problem.T_camera_world), len(problem.points)
         num_cameras, width = problem.intrinsics.shape
         camera_ids = problem.camera_ids[problem.image_ids]
-        length = at.residuals.norm(dim=1).clamp(min=1e-12)
-        weight = (problem.huber / length).clamp(max=1.0).sqrt()  # of iteratively reweighted least squares
+        weight = huber_weight(at.residuals.norm(dim=1), problem.huber).sqrt()
         residuals = weight[:, None, None] * at.residuals[:, :, None]
         a, b, g = (weight[:, None, None] * j for j in (at.by_pose, at.by_point, at.by_intrinsics))
         at_, bt, gt = a.mT, b.mT, g.mT

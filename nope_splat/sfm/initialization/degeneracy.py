@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nope_splat.geometry.projection import project
+from nope_splat.geometry.rigid import nearest_rotation
+from nope_splat.geometry.robust import cauchy_weight
 from nope_splat.scene.features import PairMatches
 from nope_splat.sfm.initialization.focal import PLAUSIBLE
 from nope_splat.utils.typing import Array
@@ -85,11 +88,8 @@ def _rotation_errors(first: Array, second: Array, focal: float) -> Array:
     unit_first = rays_first / np.linalg.norm(rays_first, axis=1, keepdims=True)
     unit_second = rays_second / np.linalg.norm(rays_second, axis=1, keepdims=True)
     weights, errors = np.ones(len(first)), np.zeros(len(first))
-    for _ in range(ROUNDS):  # Cauchy weights: a few matches are wrong
-        left, _, right = np.linalg.svd((unit_second * weights[:, None]).T @ unit_first)
-        handed = np.array([1.0, 1.0, np.linalg.det(left @ right)])
-        turned = rays_first @ (left * handed @ right).T
-        depth = np.maximum(turned[:, 2:], 1e-9)
-        errors = np.linalg.norm(focal * turned[:, :2] / depth - second, axis=1)
-        weights = 1 / (1 + (errors / MAX_ERROR) ** 2)
+    for _ in range(ROUNDS):  # a few matches are wrong
+        turned = rays_first @ nearest_rotation((unit_second * weights[:, None]).T @ unit_first).T
+        errors = np.linalg.norm(project(turned, focal, min_depth=1e-9) - second, axis=1)
+        weights = cauchy_weight(errors**2, MAX_ERROR)
     return errors

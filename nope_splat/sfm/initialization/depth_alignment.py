@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from nope_splat.geometry.levenberg_marquardt import LevenbergMarquardtConfig, levenberg_marquardt
-from nope_splat.geometry.rigid import rigid
-from nope_splat.geometry.robust import CAUCHY, robust_sigma
+from nope_splat.geometry.projection import perspective, projection_jacobian, unproject
+from nope_splat.geometry.rigid import move_poses, skew
+from nope_splat.geometry.robust import cauchy_cost, cauchy_weight, robust_sigma
 from nope_splat.sfm.state import LOG_FOCAL_SIGMA
 from nope_splat.utils.typing import Array, Indices
 
@@ -124,8 +124,7 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
 
     With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match is
     seen in the direction D = R x + w t, which stays finite where w is zero. The columns are the increments of
-    the lifting and of the other pose (see `bundle_adjustment.problem.move_poses`), s, c, and the log focal
-    length.
+    the lifting and of the other camera (see `rigid.move_poses`), s, c, and the log focal length.
 
     Args:
         problem: Variables and matches.
@@ -141,7 +140,7 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
     T_one, T_other = problem.T_camera_world[one], problem.T_camera_world[other]
     R = T_other[:3, :3] @ T_one[:3, :3].T
     t = T_other[:3, 3] - R @ T_one[:3, 3]
-    ray = np.column_stack([problem.xy_from[rows] / focal, np.ones(rows.stop - rows.start)])
+    ray = unproject(problem.xy_from[rows], focal)
     scale = np.exp(problem.log_scales[one])
     affine = scale * (problem.values[rows] + problem.shifts[one])
     with np.errstate(divide="ignore"):
@@ -149,18 +148,18 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
     D = ray @ R.T + w[:, None] * t
     seen = np.isfinite(w) & (affine > 0) & (D[:, 2] > MIN_FORWARD)
     D, w = np.where(seen[:, None], D, [0.0, 0.0, 1.0]), np.where(seen, w, 0.0)
-    plane = D[:, :2] / D[:, 2:]
+    plane = perspective(D)
     residual = np.where(seen[:, None], focal * plane - problem.xy_to[rows], np.inf)
 
     by_w, by_c = (w, scale + 0 * w) if problem.inverse else (-w, -scale * w**2)
-    by_one = np.concatenate([R @ _cross(ray), -w[:, None, None] * R], axis=2)
-    by_other = np.concatenate([-_cross(D), w[:, None, None] * np.eye(3)], axis=2)
+    by_one = np.concatenate([R @ skew(ray), -w[:, None, None] * R], axis=2)
+    by_other = np.concatenate([-skew(D), w[:, None, None] * np.eye(3)], axis=2)
     by_ray = -np.column_stack([ray[:, :2], 0 * w]) @ R.T
     along = np.concatenate(
         [by_one, by_other, (by_w[:, None] * t)[..., None], (by_c[:, None] * t)[..., None], by_ray[..., None]],
         axis=2,
     )
-    jacobian = (along[:, :2] - plane[..., None] * along[:, 2:]) * (focal / D[:, 2])[:, None, None]
+    jacobian = projection_jacobian(plane, focal / D[:, 2]) @ along
     jacobian[:, :, 14] += focal * plane
     return residual, np.where(seen[:, None, None], jacobian, 0.0)
 
@@ -176,7 +175,7 @@ def _equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Array, Arr
     for edge, (one, other) in enumerate(problem.edges):
         residual, jacobian = linearize(problem, edge)
         squared = (residual**2).sum(1) / noise**2
-        weight = 1 / (1 + squared / CAUCHY**2) / noise**2  # zero where infinite
+        weight = cauchy_weight(squared) / noise**2  # zero where infinite
         residual = np.where(np.isfinite(residual), residual, 0.0)
         flat = (np.sqrt(weight)[:, None, None] * jacobian).reshape(-1, 15)
         # The columns of the two cameras, of s and c of the first, and of the focal length.
@@ -199,11 +198,9 @@ def _equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Array, Arr
 def _moved(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem:
     """The problem after a step of all its variables. (8 C + 1,)."""
     cameras = step[:-1].reshape(-1, 8)
-    turns = Rotation.from_rotvec(cameras[:, :3]).as_matrix()
-    moves = [rigid(turn, move) for turn, move in zip(turns, cameras[:, 3:6], strict=True)]
     return replace(
         problem,
-        T_camera_world=np.stack(moves) @ problem.T_camera_world,
+        T_camera_world=move_poses(problem.T_camera_world, cameras[:, :6]),
         log_scales=problem.log_scales + cameras[:, 6].clip(-0.5, 0.5),
         shifts=problem.shifts + cameras[:, 7],
         log_focal=float(problem.log_focal + np.clip(step[-1], -0.5, 0.5)),
@@ -213,7 +210,7 @@ def _moved(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem
 def _cost(problem: DepthAlignmentProblem, noise: float) -> float:
     """Cauchy cost of the residuals, where infinite that of a distant one, plus the priors."""
     squared = np.minimum((problem.residuals**2).sum(1) / noise**2, 1e6)
-    matches = CAUCHY**2 * np.log1p(squared / CAUCHY**2).sum()
+    matches = cauchy_cost(squared).sum()
     focal = (problem.log_focal - problem.prior_log_focal) / LOG_FOCAL_SIGMA
     return float(matches + (problem.shifts**2).sum() / SHIFT_SIGMA**2 + focal**2)
 
@@ -221,10 +218,3 @@ def _cost(problem: DepthAlignmentProblem, noise: float) -> float:
 def _noise(residual: Array) -> float:
     """Standard deviation of the residuals per axis, by the median of their absolute values."""
     return max(robust_sigma(np.abs(residual)), MIN_NOISE) if len(residual) else MIN_NOISE
-
-
-def _cross(vectors: Array) -> Array:
-    """Matrices [v]x with [v]x u = v x u. (m, 3) -> (m, 3, 3)."""
-    x, y, z = vectors.T
-    zero = np.zeros_like(x)
-    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)

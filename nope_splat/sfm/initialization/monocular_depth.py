@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
-import poselib
 
 from nope_splat.depth import DepthKind, DepthMap, ScaleShift, fit_scale_shift
-from nope_splat.geometry.rigid import rigid, transform
+from nope_splat.geometry.projection import unproject
+from nope_splat.geometry.rigid import transform
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths
 from nope_splat.sfm.initialization.focal import PLAUSIBLE, prior_focal
 from nope_splat.sfm.initialization.start import Start
+from nope_splat.sfm.pose_estimation import AbsolutePoseOptions, estimate_absolute_pose, poselib_camera
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
 from nope_splat.sfm.state import SfmState
@@ -182,30 +183,27 @@ class _LiftedMatches:
         depth = known_fit.depth(self.values[known][from_ids])
         has_depth = np.isfinite(depth)
         from_ids, to_ids, depth = from_ids[has_depth], to_ids[has_depth], depth[has_depth]
-        min_num_inliers = self.options.abs_pose_min_num_inliers
-        if len(depth) < min_num_inliers:
+        if len(depth) < self.options.abs_pose_min_num_inliers:
             return None
-        rays = np.column_stack([self.xy[known][from_ids] / self.focal, np.ones(len(from_ids))])
-        lifted = depth[:, None] * rays
-        pose, info = poselib.estimate_absolute_pose(
+        lifted = depth[:, None] * unproject(self.xy[known][from_ids], self.focal)
+        pose = estimate_absolute_pose(
             self.xy[new][to_ids],
             lifted,
-            {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [self.focal, 0.0, 0.0]},
-            {
-                "max_reproj_error": self.max_error,
-                "max_iterations": 5000,
-                "min_iterations": 100,
-                "seed": self.seed,
-            },
-            {"loss_type": "CAUCHY", "loss_scale": self.max_error / 4},
+            poselib_camera(self.focal),
+            AbsolutePoseOptions(
+                abs_pose_max_error=self.max_error,
+                abs_pose_min_num_inliers=self.options.abs_pose_min_num_inliers,
+                loss_scale=self.max_error / 4,
+                max_num_trials=5000,
+                random_seed=self.seed,
+            ),
         )
-        inliers = np.array(info["inliers"], bool)
-        if inliers.sum() < min_num_inliers:
+        if not pose.success:
             return None
-        T_new_known = rigid(pose.R, pose.t)
-        new_depth = transform(T_new_known, lifted)[:, 2]
-        fit = fit_scale_shift(self.values[new][to_ids][inliers], new_depth[inliers], self.kind, self.seed)
-        return None if fit is None else (fit, T_new_known)
+        new_depth = transform(pose.T, lifted)[:, 2]
+        values = self.values[new][to_ids]
+        fit = fit_scale_shift(values[pose.inliers], new_depth[pose.inliers], self.kind, self.seed)
+        return None if fit is None else (fit, pose.T)
 
     def problem(self, fits: Mapping[int, ScaleShift], poses: Mapping[int, Array]) -> DepthAlignmentProblem:
         """Align all pairs of the chained images, lifted in both directions; the first image is fixed."""

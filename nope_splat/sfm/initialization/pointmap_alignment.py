@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nope_splat.geometry.projection import unproject
 from nope_splat.geometry.rigid import rigid, transform
-from nope_splat.geometry.robust import CAUCHY, robust_sigma
+from nope_splat.geometry.robust import cauchy_weight, robust_sigma
+from nope_splat.geometry.similarity import align_groups, sum_rows
 from nope_splat.matching import Pointmaps
 from nope_splat.sfm.initialization.known_cameras import start_from_cameras
 from nope_splat.sfm.initialization.pointmap_fusion import fuse_pointmap_depths, grid_positions
@@ -120,8 +122,7 @@ class _Alignment:
             xy.append(places - sizes[index] / 2)
             depth.append(thin / np.nanmedian(thin))
         self.image, self.depth = np.concatenate(image), np.concatenate(depth)
-        plane = np.concatenate(xy) / focal
-        self.rays = np.concatenate([plane, np.ones((len(plane), 1))], axis=1)  # at depth one, (P, 3)
+        self.rays = unproject(np.concatenate(xy), focal)  # at depth one, (P, 3)
         self.edges: dict[tuple[int, int], int] = {}
         pixel, pair, said, trust = [], [], [], []
         for number, one in enumerate(pointmaps.pairs):
@@ -167,9 +168,9 @@ class _Alignment:
             weight = self.trust[theirs]
             for _ in range(5):
                 group = np.zeros(len(theirs), np.int64)
-                scale, rotation, shift = _procrustes(source, target, weight, group, 1, scaled=True)
+                scale, rotation, shift = align_groups(source, target, weight, group, 1)
                 distance = np.linalg.norm(scale * source @ rotation[0].T + shift - target, axis=1)
-                weight = self.trust[theirs] * _cauchy(distance)
+                weight = self.trust[theirs] * _weights(distance)
             self.T_world_camera[new] = rigid(rotation[0], shift[0])
             self.depth[self.image == new] *= scale[0]
             placed.add(new)
@@ -186,21 +187,19 @@ class _Alignment:
         in_camera = self.depth[:, None] * self.rays
         world = transform(self.T_world_camera[self.image], in_camera)
         weight = self.trust * self.robust / self.depth[self.pixel] ** 2
-        scale, rotation, shift = _procrustes(
-            self.said, world[self.pixel], weight, self.pair, self.num_pairs, scaled=True
-        )
+        scale, rotation, shift = align_groups(self.said, world[self.pixel], weight, self.pair, self.num_pairs)
         used = np.unique(self.pair)
         gauge = np.exp(-np.log(scale[used]).mean())  # smaller is always nearer: pairs keep their size
         turned = np.einsum("nij,nj->ni", rotation[self.pair], self.said)
         target = scale[self.pair, None] * turned + shift[self.pair]
-        self.robust = _cauchy(np.linalg.norm(target - world[self.pixel], axis=1) / self.depth[self.pixel])
+        self.robust = _weights(np.linalg.norm(target - world[self.pixel], axis=1) / self.depth[self.pixel])
 
-        total = _sums(weight[:, None], self.pixel, num_pixels)[:, 0]
+        total = sum_rows(weight[:, None], self.pixel, num_pixels)[:, 0]
         seen = np.flatnonzero(total > 0)
-        mean = _sums(target * weight[:, None], self.pixel, num_pixels)[seen] / total[seen, None]
+        mean = sum_rows(target * weight[:, None], self.pixel, num_pixels)[seen] / total[seen, None]
         image_id = self.image[seen]
-        _, rotation, shift = _procrustes(
-            in_camera[seen], mean, total[seen], image_id, num_images, scaled=False
+        _, rotation, shift = align_groups(
+            in_camera[seen], mean, total[seen], image_id, num_images, with_scale=False
         )
         moved = np.unique(image_id)
         for index in moved:
@@ -211,46 +210,7 @@ class _Alignment:
         self.depth[seen] = gauge * np.maximum(depth, NEAREST)
 
 
-def _cauchy(distance: Array) -> Array:
-    """Weights of Cauchy's function at the scale of the distances themselves. (n,) -> (n,)."""
+def _weights(distance: Array) -> Array:
+    """Cauchy weights of distances at the scale of their own noise. (n,) -> (n,)."""
     sigma = max(robust_sigma(distance), 1e-9) if len(distance) else 1.0
-    return 1 / (1 + (distance / (CAUCHY * sigma)) ** 2)
-
-
-def _procrustes(
-    source: Array, target: Array, weight: Array, group: Indices, count: int, scaled: bool
-) -> tuple[Array, Array, Array]:
-    """Similarities, or rigid motions, that bring points nearest to others (Umeyama 1991), one for each group.
-
-    Args:
-        source: Points. (n, 3).
-        target: Where they should be. (n, 3).
-        weight: Weights of their squared distances. (n,).
-        group: Group of each point. (n,).
-        count: Number of groups G; those without points get the identity.
-        scaled: Whether the scale is free.
-
-    Returns:
-        Scales (G,), rotations (G, 3, 3) and translations (G, 3).
-    """
-    total = np.maximum(np.bincount(group, weight, count), 1e-300)
-    centers = [_sums(points * weight[:, None], group, count) / total[:, None] for points in (source, target)]
-    a, b = source - centers[0][group], target - centers[1][group]
-    products = (weight[:, None, None] * b[:, :, None] * a[:, None, :]).reshape(-1, 9)
-    covariance = _sums(products, group, count).reshape(count, 3, 3)
-    left, singular, right = np.linalg.svd(covariance)
-    signs = np.ones((count, 3))
-    signs[:, 2] = np.sign(np.linalg.det(left @ right))
-    rotation = (left * signs[:, None, :]) @ right
-    spread = np.bincount(group, weight * (a**2).sum(1), count)
-    scale = np.ones(count)
-    if scaled:
-        scale = np.where(spread > 0, (singular * signs).sum(1) / np.maximum(spread, 1e-300), 1.0)
-        scale = np.maximum(scale, 1e-9)
-    shift = centers[1] - scale[:, None] * np.einsum("nij,nj->ni", rotation, centers[0])
-    return scale, rotation, shift
-
-
-def _sums(values: Array, group: Indices, count: int) -> Array:
-    """Sum rows of the same group. (n, k) -> (G, k)."""
-    return np.stack([np.bincount(group, column, count) for column in values.T], axis=1).astype(np.float64)
+    return cauchy_weight((distance / sigma) ** 2)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.depth import DepthMap
+from nope_splat.geometry.projection import perspective
+from nope_splat.geometry.robust import QUARTILE_DISTANCE
 from nope_splat.matching import Pointmaps
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.focal import (
@@ -29,8 +31,6 @@ MIN_POINTS = 50
 MIN_FOCAL_SIGMA = 0.05
 """Smallest standard deviation of the logarithm of a focal length: the errors that a network makes in all
 images of a scene alike do not show in how far these scatter."""
-QUARTILES_OF_SIGMA = 1.349
-"""Distance between the quartiles of normal noise in standard deviations."""
 
 
 def fuse_pointmap_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
@@ -120,7 +120,7 @@ def pointmap_focal(pointmaps: Pointmaps, sizes: Indices, longer_side: float) -> 
     focals, weights = np.array(found).T
     lower, median, upper = weighted_quantiles(focals, weights, (0.25, 0.5, 0.75))
     starts = (1.0,) if upper / lower < FLAT_SPREAD else LONGER_STARTS
-    sigma = float(np.clip(np.log(upper / lower) / QUARTILES_OF_SIGMA, MIN_FOCAL_SIGMA, LOG_FOCAL_SIGMA))
+    sigma = float(np.clip(np.log(upper / lower) / QUARTILE_DISTANCE, MIN_FOCAL_SIGMA, LOG_FOCAL_SIGMA))
     return FocalEstimate(median, tuple(median * k for k in starts), len(found), sigma)
 
 
@@ -140,7 +140,7 @@ def weiszfeld_focal(
     Returns:
         The focal length in pixels; zero or less where the points are nonsense.
     """
-    plane = points[:, :2].astype(np.float64) / points[:, 2:]
+    plane = perspective(points.astype(np.float64))
     weights = np.asarray(weights, np.float64)
     weight = weights
     focal = 0.0

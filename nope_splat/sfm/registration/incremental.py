@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-import poselib
 
-from nope_splat.geometry.rigid import rigid, transform
+from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.mapper_options import MapperOptions
+from nope_splat.sfm.pose_estimation import AbsolutePoseOptions, estimate_absolute_pose
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
 from nope_splat.sfm.two_view_geometry import TwoView, TwoViews
@@ -226,28 +226,24 @@ class IncrementalMapper:
         state = self.state
         self.attempts[image_id] += 1
         rows = np.flatnonzero((state.image_ids == image_id) & state.has_point[state.track_ids])
-        pose, info = poselib.estimate_absolute_pose(
-            state.xy[rows],
-            state.points[state.track_ids[rows]],
-            state.camera_model(image_id),
-            {
-                "max_reproj_error": self.how.abs_pose_max_error,
-                "max_iterations": 10000,
-                "min_iterations": 100,
-                "seed": self.seed * self.how.max_reg_trials + self.attempts[image_id],
-            },
-            {"loss_type": "CAUCHY", "loss_scale": 2.0},
+        options = AbsolutePoseOptions(
+            abs_pose_max_error=self.how.abs_pose_max_error,
+            abs_pose_min_num_inliers=self.how.abs_pose_min_num_inliers,
+            abs_pose_min_inlier_ratio=self.how.abs_pose_min_inlier_ratio,
+            loss_scale=2.0,
+            random_seed=self.seed * self.how.max_reg_trials + self.attempts[image_id],
         )
-        inliers = np.array(info["inliers"], bool)
-        too_few = inliers.sum() < self.how.abs_pose_min_num_inliers
-        if too_few or inliers.mean() < self.how.abs_pose_min_inlier_ratio:
+        pose = estimate_absolute_pose(
+            state.xy[rows], state.points[state.track_ids[rows]], state.camera_model(image_id), options
+        )
+        if not pose.success:
             self.failures[image_id] = (
-                f"only {inliers.sum()} of {len(rows)} visible track points agree with one pose"
+                f"only {pose.inliers.sum()} of {len(rows)} visible track points agree with one pose"
             )
             return False
-        state.T_camera_world[image_id] = rigid(pose.R, pose.t)
+        state.T_camera_world[image_id] = pose.T
         state.registered[image_id] = True
-        state.inlier[rows[inliers]] = True
+        state.inlier[rows[pose.inliers]] = True
         return True
 
     def _attach_by_pair(self) -> int | None:

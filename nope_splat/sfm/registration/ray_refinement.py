@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from nope_splat.geometry.rigid import rigid, transform
+from nope_splat.geometry.rigid import move_poses, transform
+from nope_splat.geometry.robust import cauchy_weight
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices
 
@@ -45,7 +45,7 @@ def refine_by_rays(state: SfmState, image_ids: Indices) -> None:
         for axis, unit in enumerate(np.eye(3)):
             jacobian[:, :, axis] = scale * _across(rays, np.cross(unit, in_camera))
             jacobian[:, :, 3 + axis] = scale * _across(rays, unit)
-        weight = 1 / (1 + (residual**2).sum(axis=1) / SCALE**2)
+        weight = cauchy_weight((residual**2).sum(axis=1), SCALE)
         normal = np.zeros((len(image_ids), 6, 6))
         gradient = np.zeros((len(image_ids), 6))
         np.add.at(normal, cameras, np.einsum("n,nki,nkj->nij", weight, jacobian, jacobian))
@@ -53,9 +53,7 @@ def refine_by_rays(state: SfmState, image_ids: Indices) -> None:
         # A trace on the diagonal keeps an image whose points lie on few rays where it is.
         normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(6) + 1e-12 * np.eye(6)
         step = -np.linalg.solve(normal, gradient[..., None])[..., 0]
-        for image_id, increment in zip(image_ids, step, strict=True):
-            turn = rigid(Rotation.from_rotvec(increment[:3]).as_matrix(), increment[3:])
-            state.T_camera_world[image_id] = turn @ state.T_camera_world[image_id]
+        state.T_camera_world[image_ids] = move_poses(state.T_camera_world[image_ids], step)
 
 
 def _across(rays: Array, vectors: Array) -> Array:

@@ -6,24 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import poselib
 from numpy.typing import NDArray
 
 from nope_splat.geometry.camera import SharedPinhole
-from nope_splat.geometry.rigid import invert, rigid
+from nope_splat.geometry.rigid import invert
 from nope_splat.matching.database import MatchDatabase
 from nope_splat.scene.features import PairMatches
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
 from nope_splat.sfm.camera_groups import CameraGroups
+from nope_splat.sfm.pose_estimation import (
+    AbsolutePoseOptions,
+    estimate_absolute_pose,
+    poselib_camera,
+)
 from nope_splat.utils.typing import Array, Indices
 
 MIN_INLIERS = 12
 """Fewest points that must agree with a pose."""
-MIN_INLIER_RATIO = 0.25
-"""Smallest share of the points that must agree."""
-MAX_ERROR = 4.0
-"""Largest reprojection error of a point that agrees, feature pixels."""
+PNP = AbsolutePoseOptions(
+    abs_pose_max_error=4.0,
+    abs_pose_min_num_inliers=MIN_INLIERS,
+    abs_pose_min_inlier_ratio=0.25,
+    min_num_trials=1000,
+    max_num_refinements=100,
+)
+"""How images are registered against finished points, feature pixels."""
 
 
 @dataclass(frozen=True)
@@ -53,32 +61,14 @@ def resect(
     """
     if len(xy) < MIN_INLIERS:
         return None
-    width, height = size
-    params = [camera.focal, *camera.principal_points(np.array(size)), *camera.radial]
-    model = {"model": "RADIAL", "width": width, "height": height, "params": params}
-    pose, info = poselib.estimate_absolute_pose(
-        xy,
-        points,
-        model,
-        {
-            "max_reproj_error": MAX_ERROR * pixel_size,
-            "max_iterations": 10000,
-            "min_iterations": 1000,
-            "seed": 0,
-        },
-        {"loss_type": "CAUCHY", "loss_scale": pixel_size},
+    model = poselib_camera(camera.focal, camera.principal_points(np.array(size)), camera.radial)
+    options = replace(
+        PNP, abs_pose_max_error=PNP.abs_pose_max_error * pixel_size, loss_scale=PNP.loss_scale * pixel_size
     )
-    inliers = np.array(info["inliers"], bool)
-    if inliers.sum() < MIN_INLIERS or inliers.mean() < MIN_INLIER_RATIO:
+    pose = estimate_absolute_pose(xy, points, model, options)
+    if not pose.success:
         return None
-    pose, _ = poselib.refine_absolute_pose(
-        xy[inliers],
-        points[inliers],
-        pose,
-        model,
-        {"loss_type": "CAUCHY", "loss_scale": pixel_size, "max_iterations": 100},
-    )
-    return Resection(invert(rigid(pose.R, pose.t)), inliers)
+    return Resection(invert(pose.T), pose.inliers)
 
 
 def resect_held_out(

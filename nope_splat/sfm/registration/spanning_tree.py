@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import Annotated
 
 import numpy as np
 
+from nope_splat.scene.tracks import maximum_spanning_forest
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.registration.incremental import IncrementalRegistration
@@ -88,7 +90,7 @@ def chain_poses(state: SfmState, two_views: TwoViews, min_num_shared: int) -> No
 
 
 def spanning_tree(num_matches: Mapping[tuple[int, int], int], num_images: int) -> list[tuple[int, int]]:
-    """Pairs of the maximum spanning tree of the best connected image.
+    """Order the maximum spanning tree of the best connected image.
 
     Args:
         num_matches: Number of matches of each pair, the lesser index first.
@@ -98,16 +100,23 @@ def spanning_tree(num_matches: Mapping[tuple[int, int], int], num_images: int) -
         In Prim's order, always the heaviest pair between an image that is known and one that is not: the
         known one, and the new one.
     """
-    weights = np.zeros((num_images, num_images))
-    for (first, second), count in num_matches.items():
-        weights[first, second] = weights[second, first] = count
-    known = np.zeros(num_images, bool)
-    known[weights.sum(1).argmax()] = True
-    tree = []
-    while True:
-        reachable = np.where(known[:, None] & ~known, weights, 0)
-        source, target = divmod(int(reachable.argmax()), num_images)
-        if reachable[source, target] == 0:
-            return tree
-        known[target] = True
-        tree.append((source, target))
+    edges = np.array(list(num_matches), np.int64).reshape(-1, 2)
+    weights = np.array(list(num_matches.values()), np.float64)
+    edges, weights = edges[weights > 0], weights[weights > 0]
+    neighbors: dict[int, list[tuple[float, int, int]]] = {image_id: [] for image_id in range(num_images)}
+    for index in maximum_spanning_forest(num_images, edges, weights):
+        (first, second), weight = edges[index].tolist(), float(weights[index])
+        neighbors[first].append((-weight, first, second))
+        neighbors[second].append((-weight, second, first))
+    root = int(np.bincount(edges.ravel(), np.repeat(weights, 2), num_images).argmax())
+    known, order = {root}, []
+    queue = neighbors[root]
+    heapify(queue)
+    while queue:
+        _, source, target = heappop(queue)
+        if target not in known:
+            known.add(target)
+            order.append((source, target))
+            for edge in neighbors[target]:
+                heappush(queue, edge)
+    return order

@@ -1,0 +1,140 @@
+"""Radial distortion: the polynomial, its inverse and its derivatives, for NumPy arrays and PyTorch tensors.
+
+On the plane at depth one, a lens shows the point p of a pinhole camera at
+
+    d(p) = (1 + k1 s + k2 s^2) p,   s = |p|^2,
+
+which is OpenCV's model and COLMAP's RADIAL. This is the only place where the polynomial is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nope_splat.utils.arrays import AnyArray, namespace
+
+NEWTON_STEPS = 8
+"""Enough for any distortion that images have: the error squares with each step."""
+MIN_SLOPE = 0.2
+"""Smallest derivative of the distorted by the undistorted radius that a Newton step divides by."""
+
+
+def radial_scale(square: AnyArray, k1: Any, k2: Any) -> AnyArray:
+    """Compute how much farther from the axis a lens shows a point.
+
+    Args:
+        square: Squared distances s from the axis at depth one, without distortion. (...).
+        k1: First radial term. Broadcasts with `square`.
+        k2: Second radial term. Broadcasts with `square`.
+
+    Returns:
+        1 + k1 s + k2 s^2. (...).
+    """
+    return 1 + square * (k1 + square * k2)
+
+
+def radial_slope(square: AnyArray, k1: Any, k2: Any) -> AnyArray:
+    """Differentiate the distorted by the undistorted radius: 1 + 3 k1 s + 5 k2 s^2; see `radial_scale`."""
+    return 1 + square * (3 * k1 + square * 5 * k2)
+
+
+def distort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
+    """Apply radial distortion on the plane at depth one.
+
+    Args:
+        plane: Points. (..., 2).
+        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
+
+    Returns:
+        Where they appear. (..., 2).
+    """
+    return plane * radial_scale(squared_radius(plane), *radial_terms(radial))
+
+
+def undistort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
+    """Invert `distort`; tensors receive gradients.
+
+    The inverse of a distorted point p_d is q p_d, with the root q of
+
+        h(q) = q (1 + k1 t q^2 + k2 t^2 q^4) - 1,   t = |p_d|^2,
+
+    which Newton's method finds from q = 1. The last step is differentiable: with the slope held constant, its
+    derivatives -h_k / h_q and -h_t / h_q are those of the implicit function.
+
+    Args:
+        plane: Distorted points at depth one. (..., 2).
+        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
+
+    Returns:
+        Undistorted points; meaningless beyond the radius where the distortion folds back, since no point
+        appears there. (..., 2).
+    """
+    if not isinstance(plane, Tensor) and not np.any(radial):
+        return plane
+    square, (k1, k2) = squared_radius(plane), radial_terms(radial)
+    k1, k2 = square * k1, square**2 * k2
+
+    def error(q: Any) -> Any:
+        return q * radial_scale(q**2, k1, k2) - 1
+
+    def slope(q: Any) -> Any:
+        return radial_slope(q**2, k1, k2).clip(MIN_SLOPE)
+
+    with torch.no_grad():
+        q = namespace(square).ones_like(square)
+        for _ in range(NEWTON_STEPS):
+            q = q - error(q) / slope(q)
+        last = slope(q)
+    return plane * (q - error(q) / last)
+
+
+def distortion_jacobian(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
+    """Differentiate `distort` by the point: (1 + k1 s + k2 s^2) I + (2 k1 + 4 k2 s) p p^T.
+
+    Args:
+        plane: Points p without distortion. (..., 2).
+        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
+
+    Returns:
+        Derivatives; rows are the components of d. (..., 2, 2).
+    """
+    k1, k2 = radial_terms(radial)
+    square = squared_radius(plane)
+    u, v = plane[..., :1], plane[..., 1:]
+    scale, slope = radial_scale(square, k1, k2), 2 * k1 + 4 * k2 * square
+    mixed = slope * u * v
+    xp = namespace(plane)
+    entries = xp.concatenate([scale + slope * u * u, mixed, mixed, scale + slope * v * v], -1)
+    return entries.reshape(*plane.shape, 2)
+
+
+def radial_term_jacobian(plane: AnyArray, square: AnyArray | None = None) -> AnyArray:
+    """Differentiate `distort` by k1 and k2: s p and s^2 p.
+
+    Args:
+        plane: Points p without distortion, or multiples of them. (..., 2).
+        square: Squared radius s, if it is not that of `plane`. (..., 1).
+
+    Returns:
+        Derivatives; rows are the components of d. (..., 2, 2).
+    """
+    square = squared_radius(plane) if square is None else square
+    return plane[..., None] * namespace(plane).concatenate([square, square**2], -1)[..., None, :]
+
+
+def squared_radius(plane: AnyArray) -> AnyArray:
+    """Squared distance from the axis. (..., 2) -> (..., 1)."""
+    square: Any = plane**2
+    return square.sum(-1)[..., None]
+
+
+def radial_terms(radial: NDArray[Any] | Tensor | Sequence[float]) -> tuple[Any, Any]:
+    """k1 and k2 in the shape of radii. (..., 2) -> (..., 1), (..., 1)."""
+    terms = radial if isinstance(radial, Tensor) else np.asarray(radial, dtype=np.float64)
+    return terms[..., :1], terms[..., 1:]

@@ -1,0 +1,163 @@
+"""Absolute and relative poses from correspondences: robust estimation by poselib.
+
+This is the only place where poselib's pose estimators are called and where cameras take its form. Options
+have COLMAP's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import poselib
+
+from nope_splat.geometry.rigid import rigid
+from nope_splat.utils.typing import Array, Mask
+
+
+@dataclass(frozen=True)
+class AbsolutePoseOptions:
+    """How a pose is estimated from points (PnP); lengths are in the units of the image positions."""
+
+    abs_pose_max_error: float
+    """Largest reprojection error of an inlier, pixels."""
+    abs_pose_min_num_inliers: int
+    """Smallest number of inliers of a pose."""
+    abs_pose_min_inlier_ratio: float = 0.0
+    """Smallest share of the points that are inliers of a pose."""
+    loss_scale: float = 1.0
+    """Width of the Cauchy loss with which a pose is refined, pixels."""
+    min_num_trials: int = 100
+    """Smallest number of RANSAC iterations."""
+    max_num_trials: int = 10_000
+    """Largest number of RANSAC iterations."""
+    random_seed: int = 0
+    """Seed of RANSAC."""
+    max_num_refinements: int = 0
+    """Largest number of further steps on the inliers after RANSAC."""
+
+
+@dataclass(frozen=True)
+class RelativePoseOptions:
+    """How the relative pose of a pair is estimated; lengths are in the units of the image positions."""
+
+    max_epipolar_error: float
+    """Largest epipolar error of an inlier, pixels."""
+    loss_scale: float = 1.0
+    """Width of the Cauchy loss with which a pose is refined, pixels."""
+    min_num_trials: int = 100
+    """Smallest number of RANSAC iterations."""
+    max_num_trials: int = 5_000
+    """Largest number of RANSAC iterations."""
+    random_seed: int = 0
+    """Seed of RANSAC."""
+
+
+@dataclass(frozen=True)
+class EstimatedPose:
+    """A pose with the correspondences that agree with it."""
+
+    T: Array
+    """World-to-camera transform, or transform from the first to the second camera, OpenCV axes. (4, 4)."""
+    inliers: Mask
+    """Correspondences that agree with it. (n,)."""
+    success: bool
+    """Whether the inliers are as many as the options require."""
+
+
+PoselibCamera = dict[str, Any]
+"""A camera as poselib takes it."""
+
+
+def poselib_camera(
+    focal: float,
+    principal_point: Sequence[float] | Array = (0.0, 0.0),
+    radial: Sequence[float] | Array | None = None,
+) -> PoselibCamera:
+    """Convert a camera to poselib's form.
+
+    Args:
+        focal: Focal length in pixels.
+        principal_point: Principal point in the coordinates of the image positions. (2,).
+        radial: Radial distortion k1 and k2, if any. (2,).
+
+    Returns:
+        The camera. Its size is unknown, which no estimator needs.
+    """
+    model, terms = ("SIMPLE_PINHOLE", ()) if radial is None else ("RADIAL", radial)
+    return {"model": model, "width": 0, "height": 0, "params": [focal, *principal_point, *terms]}
+
+
+def estimate_absolute_pose(
+    xy: Array, points: Array, camera: PoselibCamera, options: AbsolutePoseOptions
+) -> EstimatedPose:
+    """Estimate a pose from points by RANSAC with local optimization.
+
+    Args:
+        xy: Where the points are seen, pixels. (n, 2), with at least one row.
+        points: World coordinates. (n, 3).
+        camera: From `poselib_camera`.
+        options: Thresholds.
+
+    Returns:
+        The world-to-camera transform.
+    """
+    pose, info = poselib.estimate_absolute_pose(
+        xy, points, camera, _ransac(options, max_reproj_error=options.abs_pose_max_error), _loss(options)
+    )
+    inliers = np.array(info["inliers"], bool)
+    enough = inliers.sum() >= options.abs_pose_min_num_inliers
+    success = bool(enough and inliers.mean() >= options.abs_pose_min_inlier_ratio)
+    if success and options.max_num_refinements:
+        steps = {"max_iterations": options.max_num_refinements}
+        pose, _ = poselib.refine_absolute_pose(
+            xy[inliers], points[inliers], pose, camera, _loss(options) | steps
+        )
+    return EstimatedPose(rigid(pose.R, pose.t), inliers, success)
+
+
+def estimate_relative_pose(
+    xy_first: Array,
+    xy_second: Array,
+    camera_first: PoselibCamera,
+    camera_second: PoselibCamera,
+    options: RelativePoseOptions,
+) -> EstimatedPose:
+    """Estimate the relative pose of a pair by the five-point method in RANSAC with local optimization.
+
+    Args:
+        xy_first: Matched positions in the first image, pixels. (n, 2).
+        xy_second: The same in the second image. (n, 2).
+        camera_first: From `poselib_camera`.
+        camera_second: From `poselib_camera`.
+        options: Thresholds.
+
+    Returns:
+        The transform from the first to the second camera, with a translation of length one.
+    """
+    pose, info = poselib.estimate_relative_pose(
+        xy_first,
+        xy_second,
+        camera_first,
+        camera_second,
+        _ransac(options, max_epipolar_error=options.max_epipolar_error),
+        _loss(options),
+    )
+    inliers = np.array(info["inliers"], bool)
+    return EstimatedPose(rigid(pose.R, pose.t), inliers, bool(inliers.any()))
+
+
+def _ransac(options: AbsolutePoseOptions | RelativePoseOptions, **error: float) -> dict[str, Any]:
+    """Options of poselib's RANSAC, with its error threshold."""
+    return error | {
+        "max_iterations": options.max_num_trials,
+        "min_iterations": options.min_num_trials,
+        "seed": options.random_seed,
+    }
+
+
+def _loss(options: AbsolutePoseOptions | RelativePoseOptions) -> dict[str, Any]:
+    """Options of poselib's refinement."""
+    return {"loss_type": "CAUCHY", "loss_scale": options.loss_scale}

@@ -1,0 +1,84 @@
+"""Radial distortion: its inverse, its derivatives, and the same formulas for arrays and tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd.functional import jacobian
+
+from nope_splat.geometry.distortion import (
+    distort,
+    distortion_jacobian,
+    radial_scale,
+    radial_slope,
+    radial_term_jacobian,
+    undistort,
+)
+
+LENSES = [(0.0, 0.0), (-0.12, 0.03), (0.15, -0.05)]
+
+
+def plane_points(count: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.7, 0.7, (count, 2))
+
+
+def central_differences(function: Any, at: np.ndarray, step: float = 1e-6) -> np.ndarray:
+    """Derivatives of a vector function of each row. (n, k) -> (n, m, k)."""
+    columns = []
+    for unit in step * np.eye(at.shape[1]):
+        columns.append((function(at + unit) - function(at - unit)) / (2 * step))
+    return np.stack(columns, -1)
+
+
+@pytest.mark.parametrize("radial", LENSES)
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_undistort_inverts_distort(radial: tuple[float, float], kind: Any) -> None:
+    plane, terms = kind(plane_points()), kind(np.array(radial))
+    np.testing.assert_allclose(undistort(distort(plane, terms), terms), plane, atol=1e-13)
+    np.testing.assert_allclose(distort(undistort(plane, terms), terms), plane, atol=1e-13)
+
+
+@pytest.mark.parametrize("radial", LENSES)
+def test_arrays_and_tensors_agree(radial: tuple[float, float]) -> None:
+    plane, terms = plane_points(), np.array(radial)
+    for function in (distort, undistort, distortion_jacobian):
+        by_tensor = function(torch.from_numpy(plane), torch.from_numpy(terms))
+        np.testing.assert_allclose(function(plane, terms), by_tensor, rtol=0, atol=1e-15)
+    by_tensor = radial_term_jacobian(torch.from_numpy(plane))
+    np.testing.assert_array_equal(radial_term_jacobian(plane), by_tensor)
+
+
+def test_terms_may_differ_between_points() -> None:
+    plane, terms = plane_points(3), np.array(LENSES)
+    for function in (distort, undistort, distortion_jacobian):
+        each = [function(plane[index], terms[index]) for index in range(3)]
+        np.testing.assert_allclose(function(plane, terms), each, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("radial", LENSES)
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_jacobians_are_those_of_finite_differences(radial: tuple[float, float], kind: Any) -> None:
+    plane, terms = plane_points(), np.array(radial)
+    expected = central_differences(lambda points: distort(points, terms), plane)
+    np.testing.assert_allclose(distortion_jacobian(kind(plane), kind(terms)), expected, atol=1e-9)
+    repeated = np.tile(terms, (len(plane), 1))
+    expected = central_differences(lambda each: distort(plane, each), repeated)
+    np.testing.assert_allclose(radial_term_jacobian(kind(plane)), expected, atol=1e-9)
+
+
+def test_slope_is_the_derivative_of_the_radius() -> None:
+    radius, (k1, k2) = np.linspace(0.1, 0.9, 9)[:, None], LENSES[1]
+    expected = central_differences(lambda r: r * radial_scale(r**2, k1, k2), radius)[..., 0]
+    np.testing.assert_allclose(radial_slope(radius**2, k1, k2), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("radial", LENSES)
+def test_undistort_has_the_gradients_of_the_inverse(radial: tuple[float, float]) -> None:
+    terms = torch.tensor(radial, dtype=torch.float64)
+    for point in torch.from_numpy(plane_points(4)):
+        by_point = jacobian(lambda p: undistort(p, terms), point)
+        forward = distortion_jacobian(undistort(point, terms), terms)
+        torch.testing.assert_close(by_point, torch.linalg.inv(forward))
