@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from annotated_types import Interval
+
 from nope_splat.depth import DepthSettings
 from nope_splat.matching import MatchingSettings
-from nope_splat.utils.ranges import POSITIVE, Range
+from nope_splat.utils.ranges import POSITIVE
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class ReconstructionSettings(MatchingSettings):
     refine_radial_distortion: bool | None = True
     """Whether to adjust radial distortion, where it can be determined; if None, where without it tracks and
     cameras disagree by a quarter more."""
-    min_triangulation_angle: Annotated[float, Range(0, 90, open=True)] = 1.5
+    min_triangulation_angle: Annotated[float, Interval(gt=0, le=90)] = 1.5
     """Smallest angle, in degrees, between the rays that make a track point."""
     adjustment_device: Literal["cpu", "cuda"] = "cpu"
     """Where bundle adjustment runs; a GPU pays for hundreds of images only."""
