@@ -1,4 +1,4 @@
-"""Measure held-out images of a training, by the code of the benchmark (`scripts/held_out.py`).
+"""Measure held-out images of a training, by the code of the benchmark (`scripts/benchmark/held_out.py`).
 
 python -m gpu.evaluation nope-splat --config RUN/config.yml --scene DIR --data PHOTOS --output FILE
 python -m gpu.evaluation splatfacto --run.data DIR/splat ... --scene DIR --data PHOTOS --output FILE
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 import tyro
-from held_out import evaluate_ours, evaluate_splatfacto
-from splatfacto_peer import Settings
 
-from gpu.scene import against_truth
 from nope_splat.plugin.device import require_device
+from scripts.benchmark.held_out import evaluate_ours, evaluate_splatfacto
+from scripts.benchmark.splatfacto_peer import Settings
+from scripts.gpu.scene import against_truth
 
 
 def ours(config: Path, scene: Path, data: Path, output: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from gpu.steps import Outcome
+from scripts.gpu.steps import Outcome
 
 MOST_SLOWER = 1.05
 """How much longer than splatfacto's an iteration with the same number of Gaussians may take, as a factor."""

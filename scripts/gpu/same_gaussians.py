@@ -18,10 +18,10 @@ import tyro
 from nerfstudio.engine.trainer import Trainer
 from torch import Tensor
 
-from gpu.timed_training import METHODS, Method
-from gpu.trainers import FIRST_STEP, Scene, iterate, set_up, synchronize
 from nope_splat.plugin.checkpoints import last_checkpoint, load_checkpoint
 from nope_splat.splatting.gaussians import PARAMETERS
+from scripts.gpu.timed_training import METHODS, Method
+from scripts.gpu.trainers import FIRST_STEP, Scene, iterate, set_up, synchronize
 
 MOST_PER_TURN = 20
 WARM_UP_TURNS = 2

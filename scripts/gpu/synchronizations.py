@@ -22,8 +22,8 @@ from typing import Any
 import torch
 import tyro
 
-from gpu.timed_training import METHODS
-from gpu.trainers import FIRST_STEP, Scene, iterate, set_up
+from scripts.gpu.timed_training import METHODS
+from scripts.gpu.trainers import FIRST_STEP, Scene, iterate, set_up
 
 MESSAGE = "called a synchronizing CUDA operation"
 PACKAGES = ("nope_splat", "nerfstudio", "gsplat", "pytorch_msssim", "torchmetrics")

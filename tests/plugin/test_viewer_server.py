@@ -1,4 +1,4 @@
-"""A viewer that has been stopped keeps no browser, no renderer and no model, whether a browser was open or not."""
+"""A viewer that has been stopped keeps no browser, no renderer and no model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Cameras, held-out views, time and memory of nope-splat and of COLMAP + splatfacto on the same images.
 
-    python scripts/benchmark.py --scene SCENE --scene ... --output-dir OUT
+    python -m scripts.benchmark.run --scene SCENE --scene ... --output-dir OUT
 
 For each scene: COLMAP's incremental and global mapper, with and without the principal point, each followed
 by splatfacto on its cameras; nope-splat's reconstruction; and nope-splat's variants. `configs/benchmark.json`
@@ -32,19 +32,19 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from benchmark_report import write_report
-from camera_file import CameraFile, Poses, require_one_camera
 from PIL import Image
-from stages import Stage, StageFailed, run_stage, script
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import ImageFolder, cameras_of_images, find_images, read_image
 from nope_splat.splatting.densification import most_gaussians
+from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera
+from scripts.benchmark.report import write_report
+from scripts.benchmark.stages import Stage, StageFailed, run_stage, script
 
 CONFIG: dict[str, Any] = json.loads(
-    (Path(__file__).resolve().parents[1] / "configs" / "benchmark.json").read_text()
+    (Path(__file__).resolve().parents[2] / "configs" / "benchmark.json").read_text()
 )
 METHODS: dict[str, dict[str, Any]] = CONFIG["methods"]
 DEFAULTS: dict[str, int] = CONFIG["settings"]
@@ -169,19 +169,19 @@ def _prepare(path: Path, settings: Settings) -> Scene:
             file.parent.mkdir(parents=True, exist_ok=True)
             size = max(1, round(image.width * shrink)), max(1, round(image.height * shrink))
             Image.fromarray(read_image(image, size)[..., :3]).save(file)
-    features = [*script("colmap_peer.py"), "features", "--images", str(folder.root), "--names", *train]
+    features = [*script("colmap_peer"), "features", "--images", str(folder.root), "--names", *train]
     pixels = sum(math.prod(Image.open((images / name).with_suffix(".png")).size) for name in train)
     found = run_stage([*features, "--held-out", *held_out, "--work-dir", str(out / "colmap")], out / "colmap")
-    mapping = [*script("colmap_peer.py"), "map", "--images", str(folder.root), "--images", str(images)]
+    mapping = [*script("colmap_peer"), "map", "--images", str(folder.root), "--images", str(images)]
     mapping += ["--work-dir", str(out / "colmap")]
     whole = out / "reference" / "map"
     everything = ["--output-dir", str(whole), "--mapper", "incremental", "--principal-point", "--everything"]
     mapped = run_stage([*mapping, *everything], whole, [found])
     reference = CameraFile.load(whole / "cameras.json")
     run = _splatfacto_flags(out / "reference", "short", settings.iterations, settings.seeds[0], settings)
-    trained = run_stage([*script("splatfacto_peer.py"), *run], out / "reference" / "train", [mapped])
+    trained = run_stage([*script("splatfacto_peer"), *run], out / "reference" / "train", [mapped])
     masks = out / "reference" / "coverage" / "masks.npz"
-    coverage = [*script("held_out.py"), "coverage", *_prefixed(run, "run"), "--held-out", *held_out]
+    coverage = [*script("held_out"), "coverage", *_prefixed(run, "run"), "--held-out", *held_out]
     coverage += ["--cameras", str(whole / "cameras.json"), "--min-views", str(settings.min_views)]
     covered = run_stage([*coverage, "--output", str(masks)], masks.parent, [trained])
     truth, focal = reference.T_world_camera, reference.focal
@@ -205,7 +205,7 @@ def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int
         train, evaluate = (_peer_commands if peer else _our_commands)(method, seed, scene, settings)
         training = run_stage(train, out / "train", [reconstruction], core)
         evaluate += ["--images", str(scene.images), "--masks", str(scene.masks)]
-        evaluate = [*script("held_out.py"), *evaluate, "--output-dir", str(out / "eval")]
+        evaluate = [*script("held_out"), *evaluate, "--output-dir", str(out / "eval")]
         run_stage(evaluate, out / "eval", [training, scene.coverage], core)
     except StageFailed as error:
         print(error, flush=True)
@@ -234,7 +234,7 @@ def _find_cameras(method: str, seed: int, scene: Scene) -> tuple[CameraFile, Sta
     else:
         folder = scene.out / f"{RECONSTRUCTION}-{seed}"
         flags = {"--data": scene.folder.root, "--output-dir": folder, "--seed": seed}
-        command = [*script("our_cameras.py"), *_words(flags), "--held-out", *scene.held_out]
+        command = [*script("our_cameras"), *_words(flags), "--held-out", *scene.held_out]
         stage = run_stage(command, folder)
     return CameraFile.load(folder / "cameras.json"), stage
 
@@ -249,7 +249,7 @@ def _peer_commands(method: str, seed: int, scene: Scene, settings: Settings) -> 
         )
     run = _splatfacto_flags(out, how["schedule"], _length(method, settings), seed, settings)
     evaluate = ["splatfacto", *_prefixed(run, "run"), "--cameras", str(out / "map" / "cameras.json")]
-    return [*script("splatfacto_peer.py"), *run], evaluate
+    return [*script("splatfacto_peer"), *run], evaluate
 
 
 def _our_commands(method: str, seed: int, scene: Scene, settings: Settings) -> tuple[list[str], list[str]]:

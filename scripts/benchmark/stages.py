@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+
 LAUNCHER = """
 import os, resource, subprocess, sys
 peak, core, *command = sys.argv[1:]
@@ -79,8 +81,8 @@ def run_stage(
 
 
 def script(name: str) -> list[str]:
-    """The command of a script beside this one."""
-    return ["python", str(Path(__file__).with_name(name))]
+    """Command that runs a module of this package."""
+    return ["python", "-m", f"scripts.benchmark.{name}"]
 
 
 def _tool(name: str) -> str:
@@ -94,4 +96,5 @@ def cores() -> list[int]:
 
 def _environment(core: int | None) -> dict[str, str]:
     single = {} if core is None else {"OMP_NUM_THREADS": "1"}
-    return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **single}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.getenv("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", **single}

@@ -1,6 +1,6 @@
 """How much the cameras depend on chance (the order of the images, the seed of RANSAC) and on a start.
 
-    python scripts/benchmark_cameras.py --scene SCENE [--scene SCENE ...]
+    python -m scripts.benchmark.cameras --scene SCENE [--scene SCENE ...]
 
 Keypoints are found once for each scene. Then images are matched and reconstructed with several seeds,
 and reconstructed from the same matches in several random orders, from the true cameras as a start, and from
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from camera_file import require_one_camera
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 from scipy.spatial.transform import Rotation
@@ -31,6 +30,7 @@ from nope_splat.scene.features import PairMatches
 from nope_splat.sfm import Reconstruction, ReconstructionSettings
 from nope_splat.sfm.initialization.known_cameras import KnownCameras
 from nope_splat.sfm.pipeline import reconstruct_from_matches
+from scripts.benchmark.camera_file import require_one_camera
 
 FIGURES = ("registered", "AUC@5", "focal error %", "ATE %", "seconds")
 TURN, MOVE, FOCAL = 1.0, 0.02, 0.1
@@ -49,7 +49,7 @@ class Settings:
     """Seeds of RANSAC."""
     starts: int = 5
     """Disturbances of the true cameras, each with a focal length too short and too long."""
-    reconstruction: tyro.conf.OmitArgPrefixes[ReconstructionSettings] = ReconstructionSettings()  # noqa: RUF009
+    reconstruction: ReconstructionSettings = ReconstructionSettings()  # noqa: RUF009
     """How images are matched and reconstructed."""
 
 

@@ -1,6 +1,6 @@
 """Peak memory of a training on a CPU: the most that a formula allows, and what `ns-train` takes.
 
-    python scripts/memory.py
+    python -m scripts.analysis.memory
 
 trains a few iterations on images of the demo scene, and prints a table and whether the formula was a
 bound. Two constants are measured first: what the imports take, and what a training takes beyond the formula
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 import tyro
-from stages import cores, run_stage
 
 from nope_splat.matching.descriptors import BLOCK
 from nope_splat.matching.matching import SIFT_WORKERS
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.seeding.dense import SeedSettings
+from scripts.benchmark.stages import cores, run_stage
 
 MIB = 2**20
 

@@ -1,6 +1,6 @@
 """How much the cameras of a reconstruction owe to chance, and whether a training moved them by more.
 
-    python scripts/camera_noise.py outputs/fountain-P11/nope-splat/RUN/config.yml --truth ground_truth.json
+    python -m scripts.analysis.camera_noise outputs/fountain-P11/.../config.yml --truth ground_truth.json
 
 Resamples the tracks of the finished reconstruction with replacement (the bootstrap; Efron 1979), adjusts the
 cameras anew to each sample, and measures all against the truth: other images of the same scene, with
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from camera_file import require_one_camera
 from numpy.typing import NDArray
 
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
@@ -26,6 +25,7 @@ from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import adjust
 from nope_splat.utils.progress import track
+from scripts.benchmark.camera_file import require_one_camera
 
 
 @dataclass(frozen=True)

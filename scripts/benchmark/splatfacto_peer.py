@@ -1,6 +1,6 @@
 """Stock splatfacto on a COLMAP model, on a CPU as well: the second half of the peer.
 
-    python scripts/splatfacto_peer.py --data DIR --output-dir OUT --max-num-iterations 1000
+    python -m scripts.benchmark.splatfacto_peer --data DIR --output-dir OUT --max-num-iterations 1000
 
 `DIR` holds `images/` and the model in `sparse/0`; it is trained on whole. Configuration, trainer, pipeline,
 data manager, COLMAP data parser and model are nerfstudio's own, and poses are frozen, as is its default. What
@@ -39,7 +39,7 @@ from nope_splat.splatting.gaussians import PARAMETERS, Gaussians, activate
 from nope_splat.splatting.rasterizer import rasterization, ssim
 
 SCHEDULES: dict[str, Any] = json.loads(
-    (Path(__file__).resolve().parents[1] / "configs" / "splatfacto.json").read_text()
+    (Path(__file__).resolve().parents[2] / "configs" / "splatfacto.json").read_text()
 )
 NEVER = 10**6
 LPIPS = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"

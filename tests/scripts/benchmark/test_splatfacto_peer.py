@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from camera_file import CameraFile
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models import splatfacto
 from pytorch_msssim import SSIM
-from splatfacto_peer import (
+
+from scripts.benchmark.camera_file import CameraFile
+from scripts.benchmark.splatfacto_peer import (
     PeerModel,
     PeerModelConfig,
     Settings,

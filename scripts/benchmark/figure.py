@@ -1,6 +1,6 @@
 """Makes the README's picture from a run of `demo.sh`: some of its images, and what was made of them.
 
-python scripts/figure.py --results demo/valley --output scripts/valley.jpg
+python -m scripts.benchmark.figure --results demo/valley --output docs/valley.jpg
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""COLMAP through pycolmap: the first half of the peer.
+r"""COLMAP through pycolmap: the first half of the peer.
 
-    python scripts/colmap_peer.py features --images DIR --names A.jpg C.jpg --held-out B.jpg --work-dir WORK
-    python scripts/colmap_peer.py map --images DIR --work-dir WORK --output-dir OUT --mapper incremental
+    python -m scripts.benchmark.colmap_peer features --images DIR --names A.jpg C.jpg --held-out B.jpg \
+        --work-dir WORK
+    python -m scripts.benchmark.colmap_peer map --images DIR --work-dir WORK --output-dir OUT \
+        --mapper incremental
 
 Only the training images are matched and mapped. Held-out ones are matched with them in a database apart,
 and registered against the finished points as nope-splat registers its own. `OUT/model` is COLMAP's model,
@@ -20,13 +22,13 @@ from typing import Literal
 import numpy as np
 import pycolmap
 import tyro
-from camera_file import CameraFile, Poses
 from numpy.typing import NDArray
 from PIL import Image
 
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.matching import PairMatches
 from nope_splat.sfm.registration.resection import find_correspondences, resect
+from scripts.benchmark.camera_file import CameraFile, Poses
 
 Mapper = Literal["incremental", "global"]
 TRAINING, EVERYTHING = "training.db", "everything.db"

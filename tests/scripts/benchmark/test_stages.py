@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from stages import StageFailed, cores, run_stage
+
+from scripts.benchmark.stages import StageFailed, cores, run_stage
 
 
 def python(code: str) -> list[str]:

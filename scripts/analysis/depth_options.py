@@ -1,6 +1,6 @@
 """What depth of single images does for few images: each option alone against none.
 
-    python scripts/depth_options.py --output-dir OUT
+    python -m scripts.analysis.depth_options --output-dir OUT
 
 Images the demo scene from nine places, of which three are held out, and distorts its true depth as a
 network would: by smooth errors, and a scale and shift of its own for each image's disparity. Trains with
@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 from scipy.ndimage import gaussian_filter
-from stages import Stage, run_stage
+
+from scripts.benchmark.stages import Stage, run_stage
 
 PARSER = "--pipeline.datamanager.dataparser"
 MODEL = "--pipeline.model"

@@ -1,6 +1,6 @@
 """nope-splat's cameras without the held-out images: a stage of the benchmark that trainings reuse.
 
-python scripts/our_cameras.py --data PHOTOS --held-out B.jpg --output-dir OUT
+python -m scripts.benchmark.our_cameras --data PHOTOS --held-out B.jpg --output-dir OUT
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from camera_file import CameraFile, require_one_camera
 
 from nope_splat.io.images import cameras_of_images, find_images
 from nope_splat.plugin.dataparser import NopeDataParserConfig
 from nope_splat.sfm import reconstruct
+from scripts.benchmark.camera_file import CameraFile, require_one_camera
 
 
 def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: int = 0) -> None:

@@ -1,11 +1,11 @@
 """Time the CPU rasterizer: forward, backward and a whole training iteration, beside its peers.
 
-    python scripts/benchmark_rasterizer.py
-    python scripts/benchmark_rasterizer.py --ply exports/splat.ply --cameras exports/transforms_train.json
-    python scripts/benchmark_rasterizer.py --peer "my_rasterizer --scene {scene} --threads {threads}"
+    python -m scripts.rasterizer.benchmark
+    python -m scripts.rasterizer.benchmark --ply exports/splat.ply --cameras exports/transforms_train.json
+    python -m scripts.rasterizer.benchmark --peer "my_rasterizer --scene {scene} --threads {threads}"
 
 Peers run in turn with ours, on one thread and on all, so that a busy machine treats all alike: the plain
-numba rasterizer of `rasterizer_baseline.py`; the research prototype, where its folder is; and with `--peer`
+numba rasterizer of `baseline.py`; the research prototype, where its folder is; and with `--peer`
 any command that reads the scene from an npz (means, quats, scales, opacities, colors, viewmats, Ks, width,
 height) and prints the milliseconds of its forward pass and of its backward pass as its last two numbers.
 
@@ -41,15 +41,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads must not 
 
 import numba
 import numpy as np
-import rasterizer_baseline
 import torch
-from rasterizer_scenes import Scene, fresh_scene, leaves, trained_scene
 from torch import Tensor
 
 from nope_splat.splatting.rasterizer import rasterization, set_num_threads, ssim
 from nope_splat.splatting.rasterizer.autograd import Projection
+from scripts.rasterizer.baseline import rasterize
+from scripts.rasterizer.scenes import Scene, fresh_scene, leaves, trained_scene
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 Run = Callable[[], tuple[float, float]]
 """One forward and one backward pass; the milliseconds of each."""
@@ -92,7 +92,7 @@ def baseline(scene: Scene) -> Run:
         splats = Projection.apply(scene["means"], scene["quats"], scene["scales"], *cameras)
         radii, means2d, depths, conics, _ = (values[0].detach().numpy() for values in splats)
         opacities, colors = (scene[name].detach().numpy() for name in ("opacities", "colors"))
-        return splats, rasterizer_baseline.rasterize(
+        return splats, rasterize(
             radii, means2d, conics, opacities, depths, colors, scene["width"], scene["height"]
         )[1]
 

@@ -1,8 +1,8 @@
 """How matching and registration grow with the number of images.
 
     nope-splat demo-scene --path tour --num-images 200 --output-dir tour
-    python scripts/scaling.py pairs --data tour
-    python scripts/scaling.py registration --data tour --num-images 50 100 200 --cache-dir CACHE
+    python -m scripts.analysis.scaling pairs --data tour
+    python -m scripts.analysis.scaling registration --data tour --num-images 50 100 200 --cache-dir CACHE
 
 `pairs` matches every pair, the most alike, and those that retrieval chooses as it goes, and tells which of
 the pairs with many matches are among these, and in which share of the time.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from benchmark_report import markdown, spread, with_views, write_report
+
+from scripts.benchmark.report import markdown, spread, with_views, write_report
 
 METHODS = {"peer": {"says": "the peer"}, "ours": {"says": "ours"}}
 SETTINGS = {

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from plyfile import PlyData, PlyElement
-from summarize import summarize
+
+from scripts.benchmark.summarize import summarize
 
 
 @pytest.fixture

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import benchmark
 import pytest
+
+from scripts.benchmark import run
 
 
 @pytest.mark.slow
 def test_peer_and_ours_are_measured_alike(valley: Path, tmp_path: Path) -> None:
     pytest.importorskip("pycolmap")
-    settings = benchmark.Settings(
+    settings = run.Settings(
         (valley,),
         tmp_path,
         methods=("reconstruction", "colmap-incremental-pp", "default"),
@@ -21,7 +22,7 @@ def test_peer_and_ours_are_measured_alike(valley: Path, tmp_path: Path) -> None:
         max_image_size=160,
         max_gaussians=20_000,
     )
-    benchmark.main(settings)
+    run.main(settings)
     rows = {row["method"]: row for row in json.loads((tmp_path / "benchmark.json").read_text())["rows"]}
     assert list(rows) == list(settings.methods)
     for row in rows.values():
@@ -36,5 +37,5 @@ def test_peer_and_ours_are_measured_alike(valley: Path, tmp_path: Path) -> None:
     assert len(coverages) == 1
 
     started = (tmp_path / valley.name / "default-1" / "train" / "stage.json").stat().st_mtime
-    benchmark.main(settings)  # nothing is done twice
+    run.main(settings)  # nothing is done twice
     assert (tmp_path / valley.name / "default-1" / "train" / "stage.json").stat().st_mtime == started

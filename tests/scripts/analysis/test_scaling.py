@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scaling import walk_order
 
 from nope_splat.demo.scene import _tour_of_cameras
+from scripts.analysis.scaling import walk_order
 
 
 @pytest.mark.parametrize("seed", range(3))

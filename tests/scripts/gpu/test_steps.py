@@ -13,9 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gpu import gpu_tests
-from gpu.clock import Device, TrainingClock
-from gpu.environment import (
+from nerfstudio.engine.trainer import Trainer
+
+from nope_splat.io.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
+from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.plugin.trainer import NopeTrainer
+from scripts.gpu import gpu_tests
+from scripts.gpu.clock import Device, TrainingClock
+from scripts.gpu.environment import (
     EnvironmentProblem,
     complete,
     download_command,
@@ -24,16 +29,11 @@ from gpu.environment import (
     wheels_to_install,
     write_stand_ins,
 )
-from gpu.same_gaussians import Turn, summary, take_turns
-from gpu.scene import at_size
-from gpu.ssim_precision import deviations, pairs, value_and_gradient
-from gpu.synchronizations import MESSAGE, counting, nearest_line, per_iteration
-from gpu.timed_training import timing
-from nerfstudio.engine.trainer import Trainer
-
-from nope_splat.io.colmap import ColmapCamera, ColmapImage, ColmapModel, ColmapPoints
-from nope_splat.plugin.pipeline import NopePipeline
-from nope_splat.plugin.trainer import NopeTrainer
+from scripts.gpu.same_gaussians import Turn, summary, take_turns
+from scripts.gpu.scene import at_size
+from scripts.gpu.ssim_precision import deviations, pairs, value_and_gradient
+from scripts.gpu.synchronizations import MESSAGE, counting, nearest_line, per_iteration
+from scripts.gpu.timed_training import timing
 
 # --- The clock ---
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from depth_options import distort_depth
 
 from nope_splat.depth import fit_scale_shift
+from scripts.analysis.depth_options import distort_depth
 
 
 def test_distorted_depth_fits_but_for_its_noise(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
-"""Held-out images against renderings of nope-splat and of splatfacto, by one code.
+r"""Held-out images against renderings of nope-splat and of splatfacto, by one code.
 
-    python scripts/held_out.py nope-splat --config RUN/config.yml --images DIR --masks FILE --output-dir OUT
-    python scripts/held_out.py splatfacto --run.data DIR ... --cameras FILE --images DIR --masks FILE ...
-    python scripts/held_out.py coverage --run.data DIR ... --cameras FILE --held-out NAMES --output FILE
+    python -m scripts.benchmark.held_out nope-splat --config RUN/config.yml --images DIR --masks FILE \
+        --output-dir OUT
+    python -m scripts.benchmark.held_out splatfacto --run.data DIR ... --cameras FILE \
+        --images DIR --masks FILE ...
+    python -m scripts.benchmark.held_out coverage --run.data DIR ... --cameras FILE --held-out NAMES \
+        --output FILE
 
 The pose of every held-out image starts at its resection against the finished points and is refined on
 the rendering with everything else frozen. `OUT` gets `held_out.json`, `cameras.json` and the renderings.
@@ -17,12 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from camera_file import CameraFile, Poses, require_one_camera
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.eval_utils import eval_setup
 from numpy.typing import NDArray
 from PIL import Image
-from splatfacto_peer import PeerModel, Settings, run_anywhere, splatfacto_config
 from torch import Tensor
 
 from nope_splat.evaluation.coverage import covered_pixels
@@ -31,6 +32,8 @@ from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.camera_optimizer import world_to_camera
 from nope_splat.plugin.held_out import SplatModel, refine_pose, render_image
 from nope_splat.plugin.pipeline import NopePipeline, NopePipelineConfig
+from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera
+from scripts.benchmark.splatfacto_peer import PeerModel, Settings, run_anywhere, splatfacto_config
 
 WORST = 0.05
 """Share of the pixels that a trimmed PSNR leaves out."""

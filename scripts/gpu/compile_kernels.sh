@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Compiles gsplat's CUDA kernels with PyPI's packages alone, in a fresh environment, and loads them.
 #
-#   bash scripts/compile_kernels.sh        for GPUs of compute capability 8.6
-#   bash scripts/compile_kernels.sh 9.0    for others
+#   bash scripts/gpu/compile_kernels.sh        for GPUs of compute capability 8.6
+#   bash scripts/gpu/compile_kernels.sh 9.0    for others
 #
 # Needs no GPU and no CUDA toolkit, but g++ and Python's headers. Takes 8 GB of disk, until it ends.
 #
@@ -12,7 +12,7 @@
 # MAX_JOBS              compilers at once, by cores and memory if not set
 
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
@@ -39,4 +39,4 @@ du -sh "$environment"
 
 # The environment is not activated: what is needed has to be found.
 cd "$folder"
-"$python" "$OLDPWD/scripts/compile_kernels.py"
+"$python" "$OLDPWD/scripts/gpu/compile_kernels.py"

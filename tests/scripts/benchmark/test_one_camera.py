@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import benchmark
-import benchmark_cameras
-import our_cameras
 import pytest
 from PIL import Image
 
 from nope_splat.errors import NopeSplatError
+from scripts.benchmark import cameras, our_cameras, run
 
 
 @pytest.mark.parametrize(
     "measure",
     [
-        lambda data, out: benchmark.main(benchmark.Settings((data,), out)),
-        lambda data, out: benchmark_cameras.main(benchmark_cameras.Settings((data,))),
+        lambda data, out: run.main(run.Settings((data,), out)),
+        lambda data, out: cameras.main(cameras.Settings((data,))),
         lambda data, out: our_cameras.find_cameras(data, (), out),
     ],
-    ids=["benchmark", "benchmark_cameras", "our_cameras"],
+    ids=["run", "cameras", "our_cameras"],
 )
 def test_images_of_several_cameras_are_refused(measure: Callable[[Path, Path], None], tmp_path: Path) -> None:
     data = tmp_path / "images"

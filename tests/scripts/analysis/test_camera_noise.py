@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from camera_noise import as_problem, resampled
 
 from nope_splat.io.images import find_images
 from nope_splat.sfm import reconstruct
 from nope_splat.sfm.bundle_adjustment.problem import reprojection_residuals
 from nope_splat.sfm.bundle_adjustment.solver import adjust
+from scripts.analysis.camera_noise import as_problem, resampled
 
 
 def test_tracks_are_resampled_whole_and_move_the_cameras_a_little(valley: Path) -> None:

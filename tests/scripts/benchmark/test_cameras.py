@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmark_cameras import Settings, main
+
+from scripts.benchmark.cameras import Settings, main
 
 
 def test_rows(valley: Path, capsys: pytest.CaptureFixture[str]) -> None:

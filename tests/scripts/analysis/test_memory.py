@@ -9,16 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from memory import (
-    NUMBERS,
-    PER_CACHED_PIXEL,
-    PER_INTERSECTION,
-    PER_SEARCHED_PIXEL,
-    STATISTICS,
-    Workload,
-    peak,
-    stage_bytes,
-)
 
 from nope_splat.io.images import find_images
 from nope_splat.matching import MatchingSettings
@@ -32,6 +22,16 @@ from nope_splat.splatting.rasterizer.binning import bin_splats
 from nope_splat.splatting.rasterizer.composite_gradient import slot_length
 from nope_splat.splatting.rasterizer.simd import Lanes
 from nope_splat.utils.device_defaults import fill_in_defaults
+from scripts.analysis.memory import (
+    NUMBERS,
+    PER_CACHED_PIXEL,
+    PER_INTERSECTION,
+    PER_SEARCHED_PIXEL,
+    STATISTICS,
+    Workload,
+    peak,
+    stage_bytes,
+)
 
 
 def bytes_of(*tensors: torch.Tensor) -> int:
