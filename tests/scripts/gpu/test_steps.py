@@ -200,9 +200,9 @@ def test_an_environment_is_complete_or_says_what_is_missing(
     assert (
         first_problem(("json", "no_such_module")) == "ModuleNotFoundError: No module named 'no_such_module'"
     )
-    monkeypatch.setattr("gpu.environment.first_problem", lambda: None)
+    monkeypatch.setattr("scripts.gpu.environment.first_problem", lambda: None)
     assert complete(tmp_path, None) == {"installed": [], "stand_ins": []}
-    monkeypatch.setattr("gpu.environment.first_problem", lambda: "No module named 'gsplat'")
+    monkeypatch.setattr("scripts.gpu.environment.first_problem", lambda: "No module named 'gsplat'")
     with pytest.raises(EnvironmentProblem, match=r"gsplat.*--wheels"):
         complete(tmp_path, None)
 
