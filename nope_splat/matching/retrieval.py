@@ -149,7 +149,7 @@ def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32
     )
     sample = rng.permutation(sample)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of words to which nothing belongs: they stay
+        warnings.simplefilter("ignore", UserWarning)  # an empty cluster keeps its center
         return kmeans2(sample, sample[:NUM_WORDS], iter=ITERATIONS, minit="matrix")[0]
 
 

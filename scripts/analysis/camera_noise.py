@@ -1,10 +1,10 @@
-"""How much the cameras of a reconstruction owe to chance, and whether a training moved them by more.
+"""Measure the noise of reconstructed cameras, and whether a training moved them by more than that.
 
     python -m scripts.analysis.camera_noise outputs/fountain-P11/.../config.yml --truth ground_truth.json
 
 Resamples the tracks of the finished reconstruction with replacement (the bootstrap; Efron 1979), adjusts the
-cameras anew to each sample, and measures all against the truth: other images of the same scene, with
-other noise in their keypoints, would have given cameras that scatter as these do.
+cameras to each sample, and compares all of them with the ground truth. Their scatter estimates that of
+cameras from other images of the same scene, with other noise in their keypoints.
 """
 
 from __future__ import annotations

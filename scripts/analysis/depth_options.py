@@ -1,11 +1,11 @@
-"""What depth of single images does for few images: each option alone against none.
+"""Measure how monocular depth helps with few images: each option alone, and none.
 
     python -m scripts.analysis.depth_options --output-dir OUT
 
-Images the demo scene from nine places, of which three are held out, and distorts its true depth as a
-network would: by smooth errors, and a scale and shift of its own for each image's disparity. Trains with
-each option and several seeds and prints PSNR and SSIM of the held-out images. The weights are those of
-NoPe-NeRF. Finished trainings are kept, so that an interrupted run goes on where it was.
+Renders nine images of the demo scene, holds out three of them, and distorts the true depth like that of a
+network: by smooth errors, and by a scale and a shift of the disparity of each image. Trains with each option
+and several seeds and prints PSNR and SSIM of the held-out images. The weights of the depth losses are
+those of NoPe-NeRF. Finished trainings are kept, so that an interrupted run can continue.
 """
 
 from __future__ import annotations

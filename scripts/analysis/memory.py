@@ -1,11 +1,11 @@
-"""Peak memory of a training on a CPU: the most that a formula allows, and what `ns-train` takes.
+"""Peak memory of a training on a CPU: an upper bound by a formula, and the memory that `ns-train` uses.
 
     python -m scripts.analysis.memory
 
-trains a few iterations on images of the demo scene, and prints a table and whether the formula was a
-bound. Two constants are measured first: what the imports take, and what a training takes beyond the formula
-that is too small for it to matter (the first row; compiled kernels, libraries that are loaded late). All else
-is counted from the arrays that exist: see `stage_bytes` and `peak`. Linux only.
+Trains a few iterations on images of the demo scene, and prints a table and whether the bound held. Two
+constants are measured first: the memory of the imports, and that of a training on tiny images beyond the
+formula (the first row; compiled kernels, libraries that are loaded late). All else is counted from the arrays
+that exist: see `stage_bytes` and `peak`. Linux only.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ def peak(work: Workload, num_cores: int, imports: float, started: float) -> tupl
     Args:
         work: The training.
         num_cores: Cores that it may use.
-        imports: Bytes of what all stages need.
-        started: The same of what a training needs.
+        imports: Memory of the imports, in bytes.
+        started: Memory of a started training beyond the formula, in bytes.
 
     Returns:
         The stage that takes most, and its bytes.
@@ -182,12 +182,12 @@ def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]
     """Train at full resolution for a few iterations, without densification.
 
     Args:
-        case: On what.
-        folder: Where to.
-        iterations: How long.
+        case: Images and Gaussians of the training.
+        folder: Output folder.
+        iterations: Length of the training.
 
     Returns:
-        What the training was, and its peak in bytes.
+        Size of the training, and its peak memory in bytes.
     """
     width, height = case.image_size
     images = folder / f"{case.num_images}-{width}x{height}"
@@ -213,7 +213,7 @@ def main(output_dir: Path | None = None, iterations: int = 10) -> None:
     """Print the table.
 
     Args:
-        output_dir: Where images and trainings go, and are found again; a temporary folder by default.
+        output_dir: Folder of images and trainings, which are reused; a temporary folder by default.
         iterations: Length of each training.
     """
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,15 +1,15 @@
-"""How matching and registration grow with the number of images.
+"""Measure how matching and registration scale with the number of images.
 
     nope-splat demo-scene --path tour --num-images 200 --output-dir tour
     python -m scripts.analysis.scaling pairs --data tour
     python -m scripts.analysis.scaling registration --data tour --num-images 50 100 200 --cache-dir CACHE
 
-`pairs` matches every pair, the most alike, and those that retrieval chooses as it goes, and tells which of
-the pairs with many matches are among these, and in which share of the time.
-`registration` reconstructs the first images of the tour in the order of the walk, as a capture grows:
-always as dense. `--registration` says how, and a second run finds the matches in the cache. Seconds are those
-of the processor, all cores together; other work on the machine makes them longer by up to a third. Memory is
-the peak of the process during each stage (Linux only).
+`pairs` matches all pairs, the most similar pairs, and those that retrieval selects, and prints the recall of
+pairs with many matches and the share of the time.
+`registration` reconstructs the first images of the tour in the order of their capture, so that density stays
+the same. `--registration` selects the method, and a second run reads the matches from the cache. Seconds are
+CPU time of all cores together; load on the machine can increase them by a third. Memory is the peak of the
+process during each stage (Linux only).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Pairs:
     sample: int | None = None
     """Match a random sample of so many pairs instead of all, and multiply its seconds."""
     repeats: int = 5
-    """How often retrieval is timed: in turn with parts of all pairs, lest a slow minute hit one alone."""
+    """Number of timings of retrieval, which alternate with parts of all pairs, so that load affects both."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class Meter(Stopwatch):
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure what happens inside.
+        """Measure time and memory of the block.
 
         Args:
-            name: The stage, to which the time is added.
+            name: Stage to which the time is added.
         """
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
         start = time.process_time()
@@ -113,7 +113,7 @@ def measure_pairs(settings: Pairs) -> None:
     keypoints, features = _timed(lambda: extract_keypoints(find_images(settings.data).images, matching))
     every = list(combinations(range(len(keypoints)), 2))
     order = np.random.default_rng(0).permutation(len(every))[: settings.sample]
-    found, exhaustive = [], 0.0
+    verified, exhaustive = [], 0.0
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     results: dict[str, list[PairMatches]] = {}
 
@@ -125,14 +125,14 @@ def measure_pairs(settings: Pairs) -> None:
         more, took = _timed(
             lambda part=part: match_pairs(keypoints, [every[index] for index in part], matching)
         )
-        found += more
+        verified += more
         exhaustive += took * len(every) / len(order)
         alike = f"the {matching.num_partners} most alike"
         measure(alike, lambda: match_pairs(keypoints, choose_pairs(keypoints, matching), matching))
         measure("retrieval", lambda: match_chosen(keypoints, matching))
-    strong = _strong(found)
-    print(f"{len(keypoints)} photos, {np.mean([len(one.xy) for one in keypoints]):.0f} keypoints each,")
-    print(f"{len(found) / len(order):.1%} of the pairs verified, {len(strong) / len(order):.1%} strongly,")
+    strong = _strong(verified)
+    print(f"{len(keypoints)} photos, {np.mean([len(image.xy) for image in keypoints]):.0f} keypoints each,")
+    print(f"{len(verified) / len(order):.1%} of the pairs verified, {len(strong) / len(order):.1%} strongly,")
     print(f"in {exhaustive:.1f} seconds, and {features:.1f} before that to find the keypoints.\n")
     print("| matched | verified | of those with many matches | seconds | of exhaustive |")
     print("| --- | --- | --- | --- | --- |")

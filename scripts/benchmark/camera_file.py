@@ -1,4 +1,4 @@
-"""What a method found out about the cameras, as a file between the stages of the benchmark."""
+"""Cameras that a method has estimated, as a file that later stages of the benchmark read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Poses = dict[str, NDArray[np.float64]]
 
 
 def require_one_camera(data: Path, camera_ids: NDArray[np.int64]) -> None:
-    """Check that one camera took all images: the benchmarks know no more.
+    """Check that all images share one camera, since the benchmarks support only one.
 
     Args:
         data: The images or the training, for the message.
@@ -26,7 +26,7 @@ def require_one_camera(data: Path, camera_ids: NDArray[np.int64]) -> None:
     """
     if camera_ids.any():
         raise NopeSplatError(
-            f"{data} has photos of several cameras, and the benchmarks know one; measure another scene,"
+            f"{data} has photos of several cameras, and the benchmarks support one; measure another scene,"
             " or use nope-splat compare-cameras and ns-eval"
         )
 
@@ -64,7 +64,7 @@ class CameraFile:
 
     @classmethod
     def load(cls, path: Path) -> CameraFile:
-        """Read what `save` wrote.
+        """Read a file that `save` has written.
 
         Args:
             path: The file.

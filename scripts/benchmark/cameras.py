@@ -1,12 +1,11 @@
-"""How much the cameras depend on chance (the order of the images, the seed of RANSAC) and on a start.
+"""Measure how cameras depend on the order of the images, the seed of RANSAC and initial cameras.
 
     python -m scripts.benchmark.cameras --scene SCENE [--scene SCENE ...]
 
-Keypoints are found once for each scene. Then images are matched and reconstructed with several seeds,
-and reconstructed from the same matches in several random orders, from the true cameras as a start, and from
-these disturbed: turned by 1 degree, moved by 2 % of the largest distance between them, with a focal length
-10 % too short and too long. Each scene needs a `ground_truth.json`. Prints least, median and largest value of
-each figure.
+Keypoints are extracted once for each scene. Then images are matched and reconstructed with several seeds,
+and reconstructed from the same matches in several random orders, from the true cameras, and from perturbed
+ones: rotated by 1 degree, moved by 2 % of the largest distance between them, with a focal length 10 % too
+short and too long. Each scene needs a `ground_truth.json`. Prints minimum, median and maximum of each figure.
 """
 
 from __future__ import annotations
@@ -99,13 +98,15 @@ def _figures(
     seconds: float = 0.0,
     given: KnownCameras | None = None,
 ) -> list[float]:
-    """The `FIGURES` of one reconstruction; the seconds grow by those that came before."""
+    """Compute the `FIGURES` of a reconstruction; its seconds include those of the steps before it."""
     start = time.perf_counter()
     none_held_out = np.zeros(len(folder.images), bool)
-    found = reconstruct_from_matches(folder, none_held_out, matches, settings, given=given)
+    reconstructed = reconstruct_from_matches(folder, none_held_out, matches, settings, given=given)
     seconds += time.perf_counter() - start
     truth = read_ground_truth(scene / "ground_truth.json")
-    metrics = compare_poses(_poses(found), truth.T_world_camera, found.cameras[0].focal, truth.focal)
+    metrics = compare_poses(
+        _poses(reconstructed), truth.T_world_camera, reconstructed.cameras[0].focal, truth.focal
+    )
     return [metrics.num_registered, metrics.auc_5, metrics.focal_error, metrics.ate, seconds]
 
 

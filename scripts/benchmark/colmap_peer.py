@@ -5,8 +5,8 @@ r"""COLMAP through pycolmap: the first half of the peer.
     python -m scripts.benchmark.colmap_peer map --images DIR --work-dir WORK --output-dir OUT \
         --mapper incremental
 
-Only the training images are matched and mapped. Held-out ones are matched with them in a database apart,
-and registered against the finished points as nope-splat registers its own. `OUT/model` is COLMAP's model,
+Only the training images are matched and mapped. Held-out images are matched with them in a separate database
+and registered against the finished points, like those of nope-splat. `OUT/model` is COLMAP's model,
 `OUT/cameras.json` its cameras, and `OUT/splat` the folder for `splatfacto_peer.py`, at training resolution.
 """
 
@@ -139,13 +139,13 @@ def _map(settings: MapSettings, models: Path) -> pycolmap.Reconstruction:
         incremental = pycolmap.IncrementalPipelineOptions(
             min_model_size=3, random_seed=settings.seed, ba_refine_principal_point=settings.principal_point
         )
-        found = pycolmap.incremental_mapping(database, settings.images, models, incremental)
+        models_by_id = pycolmap.incremental_mapping(database, settings.images, models, incremental)
     else:
         options = pycolmap.GlobalPipelineOptions(random_seed=settings.seed)
-        found = pycolmap.global_mapping(database, settings.images, models, options)
-    if not found:
+        models_by_id = pycolmap.global_mapping(database, settings.images, models, options)
+    if not models_by_id:
         raise SystemExit("COLMAP finds no model")
-    model = max(found.values(), key=lambda model: model.num_reg_images())
+    model = max(models_by_id.values(), key=lambda model: model.num_reg_images())
     if settings.mapper == "global" and settings.principal_point:
         pycolmap.bundle_adjustment(model, pycolmap.BundleAdjustmentOptions(refine_principal_point=True))
     return model
@@ -191,7 +191,7 @@ def _median_depth(model: pycolmap.Reconstruction) -> float:
 
 
 def _register_held_out(model: pycolmap.Reconstruction, camera: SharedPinhole, settings: MapSettings) -> Poses:
-    """Register what `everything.db` has beyond `training.db` by our own resection; the model stays."""
+    """Register what `everything.db` has beyond `training.db` by our resection; the model stays unchanged."""
     with pycolmap.Database.open(settings.work_dir / EVERYTHING) as database:
         images = database.read_all_images()
         with pycolmap.Database.open(settings.work_dir / TRAINING) as training:
@@ -228,9 +228,9 @@ def _register_held_out(model: pycolmap.Reconstruction, camera: SharedPinhole, se
             keypoints, points = find_correspondences(len(mapped), pairs, points_of_keypoints)
             xy = np.asarray(database.read_keypoints(image.image_id), np.float64)[keypoints, :2]
             size = database.read_camera(image.camera_id)
-            found = resect(xy, xyz[points], camera, (size.width, size.height))
-            if found is not None:
-                poses[image.name] = found.T_world_camera
+            resection = resect(xy, xyz[points], camera, (size.width, size.height))
+            if resection is not None:
+                poses[image.name] = resection.T_world_camera
     return poses
 
 

@@ -1,4 +1,4 @@
-"""Makes the README's picture from a run of `demo.sh`: some of its images, and what was made of them.
+"""Make the picture of the README from a run of `demo.sh`: some images, a held-out image and its rendering.
 
 python -m scripts.benchmark.figure --results demo/valley --output docs/valley.jpg
 """

@@ -1,4 +1,4 @@
-r"""Held-out images against renderings of nope-splat and of splatfacto, by one code.
+r"""Compare held-out images with renderings of nope-splat and of splatfacto, by the same code.
 
     python -m scripts.benchmark.held_out nope-splat --config RUN/config.yml --images DIR --masks FILE \
         --output-dir OUT
@@ -91,7 +91,7 @@ def evaluate_splatfacto(
 def find_coverage(
     run: Settings, cameras: Path, held_out: tuple[str, ...], min_views: int, output: Path
 ) -> None:
-    """Find the pixels of held-out images that show what training images show.
+    """Find the pixels of held-out images whose surfaces are visible in training images.
 
     Args:
         run: A training on all images, the held-out ones included: it knows the geometry everywhere.
@@ -146,7 +146,7 @@ def _load_splatfacto(run: Settings, file: CameraFile) -> tuple[PeerModel, Camera
 
 
 def _cameras(template: Cameras, world: dict[str, Any], poses: Poses) -> Cameras:
-    """Cameras like another one at poses in COLMAP's world."""
+    """Copy a camera to poses in COLMAP's world."""
     colmap = torch.tensor(np.array(list(poses.values()))).float().reshape(-1, 4, 4)
     placed = world["transform"].float() @ switch_axes(colmap)
     placed[:, :3, 3] *= world["scale"]

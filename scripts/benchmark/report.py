@@ -10,7 +10,7 @@ from typing import Any
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], float], int]
-"""Title, what to pick from a row, digits."""
+"""Title, value of a row, digits."""
 
 
 def _camera(name: str) -> Callable[[Row], float]:
@@ -142,7 +142,9 @@ def _mean_lines(rows: list[Row], scenes: list[str]) -> list[dict[str, str]]:
         line = {"method": method}
         for title, pick, digits in MEANS:
             values = [_picked(seed, pick) for seed in seeds]
-            line[title] = spread([statistics.mean(one) for one in values if len(one) == len(scenes)], digits)
+            line[title] = spread(
+                [statistics.mean(by_scene) for by_scene in values if len(by_scene) == len(scenes)], digits
+            )
         lines.append(line)
     return lines
 

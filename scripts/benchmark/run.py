@@ -4,20 +4,19 @@
 
 For each scene: COLMAP's incremental and global mapper, with and without the principal point, each followed
 by splatfacto on its cameras; nope-splat's reconstruction; and nope-splat's variants. `configs/benchmark.json`
-says which methods there are, `configs/splatfacto.json` how the peer's schedule is scaled.
+lists the methods, `configs/splatfacto.json` the scaling of the peer's schedule.
 
-The same images are held out from everybody's cameras and splats, every method trains as long, at the
-same resolution, with at most as many Gaussians, and `held_out.py` aligns and measures all by the same code.
-A scene with `ground_truth.json` is measured against it, another one by its agreement with COLMAP
-(incremental, principal point refined) on all images. A splatfacto trained on all images with these
-cameras tells, once for every method, which pixels of held-out images show what training images
-see: the covered ones.
+All methods hold out the same images from cameras and splats, train for the same number of iterations, at the
+same resolution and with the same limit of Gaussians, and `held_out.py` aligns and evaluates all of them.
+Cameras are compared with `ground_truth.json` where a scene has it, and otherwise with COLMAP's (incremental,
+principal point refined) on all images. A splatfacto trained on all images with these cameras determines, for
+all methods, the covered pixels: those of held-out images whose surfaces are visible in training images.
 
-Seconds are those of the cameras, from images on, and of the training process; evaluation is apart.
+Seconds are those of the cameras, starting from images, and of the training process; evaluation is excluded.
 nope-splat's include features and matches of the held-out images, COLMAP's do not. Memory is the host's.
 
-What has been measured is kept in `OUT`: run the same command again to go on, or with other methods and seeds
-to add to it; remove a method's folder to measure it anew. Writes `benchmark.json`, `benchmark.md` and plots.
+Results are kept in `OUT`: run the same command again to continue, or with other methods and seeds to add
+them; remove the folder of a method to measure it again. Writes `benchmark.json`, `benchmark.md` and plots.
 """
 
 from __future__ import annotations
@@ -63,21 +62,21 @@ class Settings:
     output_dir: Path
     """Where everything is written and kept."""
     methods: tuple[str, ...] = (RECONSTRUCTION, *METHODS)
-    """Which methods: those in configs/benchmark.json, and nope-splat's reconstruction alone."""
+    """Methods to measure: those in configs/benchmark.json, and nope-splat's reconstruction alone."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of COLMAP's mappers, of nope-splat's reconstruction and of all trainings."""
     iterations: int = DEFAULTS["iterations"]
-    """Length of every training, before a method's own share of it."""
+    """Length of every training, multiplied by the share of iterations of the method."""
     max_image_size: int = DEFAULTS["max_image_size"]
-    """Longer side of the training images in pixels; cameras are found at full resolution."""
+    """Longer side of the training images in pixels; cameras are computed at full resolution."""
     max_gaussians: int = DEFAULTS["max_gaussians"]
-    """Most Gaussians."""
+    """Maximum number of Gaussians."""
     eval_interval: int = DEFAULTS["eval_interval"]
-    """Every how many images one is held out, from the first on."""
+    """Interval of the held-out images, starting with the first image."""
     min_views: int = DEFAULTS["min_views"]
-    """Training images that must see what a covered pixel shows."""
+    """Number of training images that must see the surface of a covered pixel."""
     jobs: int = 1
-    """Trainings side by side, each on one core; quality does not depend on it, seconds of training do."""
+    """Trainings at the same time, each on one core; affects the seconds of training, but not the quality."""
     train_flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Further flag for every `ns-train nope-splat`, as `--train-flag=--pipeline.model.sh-degree=2`; repeat
     it for several."""
@@ -171,12 +170,14 @@ def _prepare(path: Path, settings: Settings) -> Scene:
             Image.fromarray(read_image(image, size)[..., :3]).save(file)
     features = [*script("colmap_peer"), "features", "--images", str(folder.root), "--names", *train]
     pixels = sum(math.prod(Image.open((images / name).with_suffix(".png")).size) for name in train)
-    found = run_stage([*features, "--held-out", *held_out, "--work-dir", str(out / "colmap")], out / "colmap")
+    matched = run_stage(
+        [*features, "--held-out", *held_out, "--work-dir", str(out / "colmap")], out / "colmap"
+    )
     mapping = [*script("colmap_peer"), "map", "--images", str(folder.root), "--images", str(images)]
     mapping += ["--work-dir", str(out / "colmap")]
     whole = out / "reference" / "map"
     everything = ["--output-dir", str(whole), "--mapper", "incremental", "--principal-point", "--everything"]
-    mapped = run_stage([*mapping, *everything], whole, [found])
+    mapped = run_stage([*mapping, *everything], whole, [matched])
     reference = CameraFile.load(whole / "cameras.json")
     run = _splatfacto_flags(out / "reference", "short", settings.iterations, settings.seeds[0], settings)
     trained = run_stage([*script("splatfacto_peer"), *run], out / "reference" / "train", [mapped])
@@ -189,11 +190,11 @@ def _prepare(path: Path, settings: Settings) -> Scene:
         known = read_ground_truth(path / "ground_truth.json")
         truth, focal = known.T_world_camera, known.focal
     truth = {name: pose for name, pose in truth.items() if name in train}
-    return Scene(folder, out, images, pixels, masks, train, held_out, truth, focal, mapping, found, covered)
+    return Scene(folder, out, images, pixels, masks, train, held_out, truth, focal, mapping, matched, covered)
 
 
 def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
-    """Everything about one method on one scene with one seed; a failure is told in the row."""
+    """Measure a method on a scene with a seed; the row records a failure."""
     row: Row = {"scene": scene.out.name, "method": method, "seed": seed, "images": len(scene.train)}
     print(f"{scene.out.name}: {method}, seed {seed}", flush=True)
     try:

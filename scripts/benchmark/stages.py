@@ -1,4 +1,4 @@
-"""Stages of the benchmark: commands whose result is kept, so that an interrupted run goes on where it was."""
+"""Run the commands of a benchmark, and keep their results, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ with open(peak, "w") as file:
     file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 sys.exit(status if status >= 0 else 128 - status)
 """
-"""Starts a command and writes down its peak memory in kilobytes: a small process, since Linux counts the
-memory of the one that starts another as that one's too."""
+"""Run a command and record its peak memory in kilobytes. This needs a small process of its own: Linux counts
+the memory of the parent process toward its child."""
 
 
 class StageFailed(Exception):
-    """A command ended with an error; the message is the end of what it said."""
+    """A command failed; the message holds the end of its output."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What running a command cost."""
+    """Time and memory of a command."""
 
     seconds: float
-    """Wall time, start of the process included."""
+    """Wall time, including the start of the process."""
     peak_gib: float
     """Peak memory."""
 
@@ -48,13 +48,14 @@ def run_stage(
     """Run a command that writes into a folder, unless it has succeeded there before on the same inputs.
 
     Args:
-        command: The command; a name without folders is looked up beside Python's own.
-        folder: Emptied first; its `log.txt` gets what the command says, its `stage.json` what it cost.
-        after: Stages whose results the command reads: where one of them has run again, so does this one.
-        core: Run on one core, the how-manieth of those that this process may use; None for all.
+        command: The command; a program without a folder is taken from the folder of the Python interpreter.
+        folder: Cleared first; receives the output of the command as `log.txt`, and time and
+            memory as `stage.json`.
+        after: Stages whose results the command reads; the command runs again after any of them does.
+        core: Index of the single core to run on, among those available to this process; None for all.
 
     Returns:
-        What it cost, now or then.
+        Time and memory of the run, or of the earlier run whose result was kept.
 
     Raises:
         StageFailed: The command failed.

@@ -1,4 +1,4 @@
-"""Prints the figures of a run of `demo.sh`: what was registered, how good the splat is, where it lies."""
+"""Print the results of `demo.sh`: registered images, quality of the splat, and the files written."""
 
 from __future__ import annotations
 

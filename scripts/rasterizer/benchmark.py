@@ -4,20 +4,19 @@
     python -m scripts.rasterizer.benchmark --ply exports/splat.ply --cameras exports/transforms_train.json
     python -m scripts.rasterizer.benchmark --peer "my_rasterizer --scene {scene} --threads {threads}"
 
-Peers run in turn with ours, on one thread and on all, so that a busy machine treats all alike: the plain
-numba rasterizer of `baseline.py`; the research prototype, where its folder is; and with `--peer`
+Peers alternate with ours, on a single thread and on all, so that load on the machine affects all equally: the
+plain numba rasterizer of `baseline.py`; the research prototype, where its folder exists; and with `--peer`
 any command that reads the scene from an npz (means, quats, scales, opacities, colors, viewmats, Ks, width,
 height) and prints the milliseconds of its forward pass and of its backward pass as its last two numbers.
 
-Times are medians of passes that follow another of the same kind, with threads awake and caches filled. Ratios
-are medians of those within one round, in which everything had its turn, since a virtual machine's clock may
-differ from second to second. Scaling is the time on the fewest threads over that on the most: of forward and
-backward pass together, and of a whole iteration, in which torch works on one thread.
+Times are medians of passes that follow another pass of the same kind, with running threads and warm caches.
+Ratios are medians of the ratios within a round, which runs everything once, since the clock of a virtual
+machine varies within seconds. Scaling is the time on the fewest threads divided by that on the most: of
+forward and backward pass together, and of a whole iteration, in which torch uses a single thread.
 
-In every round the "machine" hashes on threads that share nothing, not even memory: what it scales by is all
-that there is. A virtual machine shares its cores with strangers, who come and go within tenths of a second.
-With `--quiet`, only rounds count before and after which all cores hashed as fast as one has ever since the
-start, to a tenth.
+In every round the row "machine" times hashing on threads that share no memory; its scaling is an upper bound.
+A virtual machine shares its cores with others, whose load changes within tenths of a second. With `--quiet`,
+a round counts only if before and after it all cores hashed within a tenth of the fastest speed measured.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ from scripts.rasterizer.scenes import Scene, fresh_scene, leaves, trained_scene
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 Run = Callable[[], tuple[float, float]]
-"""One forward and one backward pass; the milliseconds of each."""
+"""A forward and a backward pass; returns the milliseconds of each."""
 
 
 def timed(scene: Scene, forward: Callable[[], Any], backward: Callable[[Any], Any]) -> Run:
@@ -259,7 +258,7 @@ class Quiet:
         self.best = np.inf
 
     def __call__(self, times: Round) -> bool:
-        """Whether every core of the machine was as fast as one has ever been, to a tenth."""
+        """Whether every core reaches the fastest speed measured so far, within a tenth."""
         of_machine = [count * total for (name, count), (total, _) in times.items() if name == "machine"]
         self.best = min(self.best, *of_machine)
         return max(of_machine) <= 1.1 * self.best
