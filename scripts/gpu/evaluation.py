@@ -48,8 +48,8 @@ def splatfacto(run: Settings, scene: Path, data: Path, output: Path) -> None:
 
 
 def _write(data: Path, output: Path) -> None:
-    found = json.loads((output.parent / "held_out.json").read_text())
-    images = list(found["images"].values())
+    held_out = json.loads((output.parent / "held_out.json").read_text())
+    images = list(held_out["images"].values())
     means = {
         metric: statistics.mean(image[metric] for image in images)
         for metric in ("psnr", "ssim", "lpips")
@@ -57,7 +57,9 @@ def _write(data: Path, output: Path) -> None:
     }
     cameras = against_truth(output.parent / "cameras.json", data)
     output.write_text(
-        json.dumps({"held_out": len(images), "gaussians": found["gaussians"], **means, "cameras": cameras})
+        json.dumps(
+            {"held_out": len(images), "gaussians": held_out["gaussians"], **means, "cameras": cameras}
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""Which steps a check has, their command lines, their time limits and the environment they run in."""
+"""Steps of a check with their command lines, time limits and environment."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Settings:
     max_image_size: int = 1600
     """Longer side of the training images in pixels; images are never enlarged."""
     eval_interval: int = 8
-    """Every how many images one is held out, from the first on."""
+    """Interval of the held-out images, starting with the first image."""
     time_limit: float = 480.0
     """Seconds for all steps together but the compilation of kernels."""
 

@@ -44,7 +44,7 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
         data: Folder of the images, perhaps with `ground_truth.json`.
         output_dir: Folder to write into.
         max_image_size: Longer side of the training images in pixels; they are never enlarged.
-        eval_interval: Every how many images one is held out, from the first on.
+        eval_interval: Interval of the held-out images, starting with the first image.
         output: File for the sizes and numbers.
 
     Raises:

@@ -36,12 +36,12 @@ SPANS = (
     (NopeTrainer, "save_checkpoint", "checkpoints"),
     (Trainer, "save_checkpoint", "checkpoints"),
 )
-"""Methods that are no plain iteration, and what they are."""
+"""Methods outside of plain iterations, and the names of their spans."""
 
 
 @contextmanager
 def timing(clock: TrainingClock) -> Iterator[None]:
-    """Let trainings within tell a clock what they do.
+    """Report iterations and spans of trainings in this context to a clock.
 
     Args:
         clock: The clock.

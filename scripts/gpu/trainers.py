@@ -46,14 +46,14 @@ class Scene:
     max_image_size: int
     """Longer side of the training images in pixels."""
     eval_interval: int
-    """Every how many images one is held out."""
+    """Interval of the held-out images."""
 
 
 def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None = None) -> Trainer:
     """Set a trainer up whose number of Gaussians stays, and whose cameras are not adjusted jointly.
 
     Args:
-        method: Which one.
+        method: The method.
         scene: What to train on.
         gaussians: Parameters of the Gaussians; those that the method starts from by default.
 
