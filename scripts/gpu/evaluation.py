@@ -57,9 +57,7 @@ def _write(data: Path, output: Path) -> None:
     }
     cameras = against_truth(output.parent / "cameras.json", data)
     output.write_text(
-        json.dumps(
-            {"held_out": len(images), "gaussians": held_out["gaussians"], **means, "cameras": cameras}
-        )
+        json.dumps({"held_out": len(images), "gaussians": held_out["gaussians"], **means, "cameras": cameras})
     )
 
 
