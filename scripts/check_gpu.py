@@ -20,10 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from gpu.environment import EnvironmentProblem, collect
-from gpu.plan import Device, Settings, build_steps, environment
-from gpu.report import content, failures, table
-from gpu.steps import Outcome, Runner
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.gpu.environment import EnvironmentProblem, collect
+from scripts.gpu.plan import Device, Settings, build_steps, environment
+from scripts.gpu.report import content, failures, table
+from scripts.gpu.steps import Outcome, Runner
 
 
 def main(arguments: Sequence[str]) -> int:

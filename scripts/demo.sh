@@ -28,4 +28,4 @@ ns-eval --load-config "$run/config.yml" --output-path "$results/evaluation.json"
     say "not evaluated"  # few photos, none held out: the reason was told
 ns-export gaussian-splat --load-config "$run/config.yml" --output-dir "$results" < /dev/null
 
-python scripts/summarize.py --data "$photos" --results "$results" --seconds "$SECONDS"
+python -m scripts.benchmark.summarize --data "$photos" --results "$results" --seconds "$SECONDS"

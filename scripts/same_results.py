@@ -138,12 +138,12 @@ def expected(settings: Settings) -> Digests:
         tree = Path(folder) / "tree"
         _git("worktree", "add", "--detach", str(tree), commit)
         try:
-            found = train(tree, settings)
+            digests = train(tree, settings)
         finally:
             _git("worktree", "remove", "--force", str(tree))
     settings.keep.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(found, indent=1))
-    return found
+    kept.write_text(json.dumps(digests, indent=1))
+    return digests
 
 
 def _git(*args: str) -> str:

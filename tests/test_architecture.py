@@ -1,6 +1,14 @@
-"""The package has no import circles, not even for types; its layers are checked by import-linter."""
+"""The package has no import circles, not even for types, and lists what it depends on.
+
+Its layers are checked by import-linter.
+"""
 
 from __future__ import annotations
+
+import re
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import networkx
 import pytest
@@ -32,3 +40,31 @@ def test_no_circles() -> None:
 
 def test_a_circle_is_found() -> None:
     assert circles(networkx.DiGraph([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")])) == [["a", "b", "c"]]
+
+
+def dependencies() -> dict[str, list[str]]:
+    """Names of the distributions in pyproject.toml, normalized; the required ones under ""."""
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {
+        extra: [re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-") for requirement in group]
+        for extra, group in groups.items()
+    }
+
+
+def test_what_is_imported_is_a_dependency_and_the_reverse() -> None:
+    graph = grimp.build_graph("nope_splat", include_external_packages=True, cache_dir=None)
+    external = {module for module in graph.modules if graph.is_module_squashed(module)}
+    modules = {module.split(".")[0] for module in external} - sys.stdlib_module_names
+    providers = packages_distributions()
+    used = {
+        module: {name.lower().replace("_", "-") for name in providers.get(module, ["(not installed)"])}
+        for module in modules
+    }
+    listed = dependencies()
+    known = {name for extra in ("", "disk", "depth", "heic") for name in listed[extra]}
+    assert {module for module, names in used.items() if not names & known} == set()
+    imported = set.union(*used.values())
+    # open3d and fpsample are imported by nerfstudio and pinned here; ninja is found by its name.
+    assert set(listed[""]) - imported == {"open3d", "fpsample", "ninja"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -342,8 +343,11 @@ def render_demo_scene(
         The folder of the images.
 
     Raises:
-        NopeSplatError: There is nothing to image, or the folder cannot be written.
+        NopeSplatError: There is nothing to image, the folder cannot be written, or the ray caster is not
+            installed.
     """
+    if find_spec("embreex") is None and find_spec("rtree") is None:  # trimesh casts rays by either
+        raise NopeSplatError("the demo scene needs a ray caster; run pip install 'nope-splat[demo]'")
     if num_images < 1 or min(size) < 1 or seed < 0:
         raise NopeSplatError(
             f"{num_images} photos of {size[0]} x {size[1]} pixels with seed {seed} cannot be made; give"

@@ -14,6 +14,10 @@ from nope_splat.utils.progress import say
 class ImageMetrics:
     """The metrics of Splatfacto, so that figures compare; masked pixels do not count.
 
+    SSIM is that of pytorch_msssim, as in Splatfacto, and not that of the training loss: a metric should not
+    share code with what is optimized. The loss has a fused kernel, which saves time on a CPU in every
+    iteration, and which is tested against pytorch_msssim.
+
     SSIM and LPIPS need whole images: masked pixels are made equal, and the difference that is left, spread
     over all pixels, is gathered on those that count.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Interval
+
 from nope_splat.io.images import ImageFile
 from nope_splat.utils.device_defaults import ByDevice
-from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE_SHARE, Range
+from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE_SHARE
 
 DUST3R_WEIGHTS = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 """The published weights, on huggingface.co."""
@@ -29,13 +31,13 @@ class MatchingSettings:
     data that they were trained on)."""
     max_keypoints: Annotated[int, COUNT] = 8192
     """Keypoints per image: half of them the largest, the others the strongest of all its parts."""
-    max_feature_size: Annotated[int, Range(32)] = 1600
+    max_feature_size: Annotated[int, Ge(32)] = 1600
     """Longer side, in pixels, at which keypoints are sought; larger images are scaled down for it."""
     match_ratio: Annotated[float, POSITIVE_SHARE] = 0.8
     """A match must be closer than this times the second best match (Lowe's ratio)."""
-    max_epipolar_error: Annotated[float, Range(0, 100, open=True)] = 2.0
+    max_epipolar_error: Annotated[float, Interval(gt=0, le=100)] = 2.0
     """Largest distance of a match from the epipolar geometry of its pair, in pixels at the feature size."""
-    min_matches: Annotated[int, Range(8)] = 15
+    min_matches: Annotated[int, Ge(8)] = 15
     """Pairs with fewer verified matches are not used."""
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
     """Which pairs of images are matched: all; for hundreds, by retrieval, those that look most alike (by
@@ -50,7 +52,7 @@ class MatchingSettings:
     device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
     """Where descriptors are compared and networks run: "auto" is a GPU where there is one, unless the
     training runs on a CPU."""
-    seed: Annotated[int, Range(0, 1e9)] = 0
+    seed: Annotated[int, Interval(ge=0, le=1e9)] = 0
     """Seed of every random choice (RANSAC, and the vocabulary of retrieval)."""
 
     def choice_of_pairs(self, num_images: int) -> Literal["exhaustive", "retrieval", "sequential"]:

@@ -13,12 +13,14 @@ ICCV 2007). What two images of one place do not show alike, those in between do.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
 from scipy.sparse.csgraph import minimum_spanning_tree
 from threadpoolctl import threadpool_limits
 
@@ -146,12 +148,9 @@ def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32
         [one.descriptors[rng.permutation(len(one.descriptors))[:share]] for one in keypoints]
     )
     sample = rng.permutation(sample)
-    words = sample[:NUM_WORDS]
-    for _ in range(ITERATIONS):
-        used, sums, counts = _by_word(sample, words)
-        words = words.copy()  # one that nothing belongs to stays where it is
-        words[used] = sums / counts[:, None]
-    return words
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # an empty cluster keeps its center
+        return kmeans2(sample, sample[:NUM_WORDS], iter=ITERATIONS, minit="matrix")[0]
 
 
 def _by_word(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import tyro
+from annotated_types import Ge
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from nope_splat.sfm import MapperOptions, Reconstruction, SfmOptions, image_dept
 from nope_splat.splatting.losses import TrackObservations
 from nope_splat.utils.device_defaults import Auto, ByDevice, chosen
 from nope_splat.utils.progress import say
-from nope_splat.utils.ranges import COUNT, Range
+from nope_splat.utils.ranges import COUNT
 
 
 @dataclass
@@ -36,7 +37,7 @@ class NopeDataParserConfig(DataParserConfig):
     """Folder of images, or a folder with `images/` in it; filled in from `--data`."""
     eval_mode: Literal["interval", "all"] = "interval"
     """Hold images out for evaluation at an interval, or train on all."""
-    eval_interval: Annotated[int, Range(2)] = 8
+    eval_interval: Annotated[int, Ge(2)] = 8
     """Every how many images one is held out, from the first on; a smaller folder is trained on whole."""
     max_image_size: Annotated[int | Auto | None, COUNT, ByDevice(cuda=1600, cpu=512)] = "auto"
     """Longer side of the training images in pixels; None for the full resolution. "auto" is 1600 on a GPU and

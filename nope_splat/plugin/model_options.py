@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from annotated_types import Interval
 from nerfstudio.models.base_model import ModelConfig
 
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
 from nope_splat.utils.device_defaults import Auto, ByDevice
-from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range
+from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 
 
 @dataclass
@@ -50,7 +51,7 @@ class NopeSplatModelOptions(ModelConfig):
     adjustments it moves scales and shifts alone."""
     scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the size of the tied track Gaussians, in world units (the median depth is one)."""
-    sh_degree: Annotated[int, Range(0, 3)] = 3
+    sh_degree: Annotated[int, Interval(ge=0, le=3)] = 3
     """Highest degree of the spherical harmonics."""
     sh_interval: Annotated[float, POSITIVE] = 0.03
     """Share of the training after which each further degree is used."""

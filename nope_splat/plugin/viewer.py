@@ -10,6 +10,7 @@ import contextlib
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -100,7 +101,8 @@ class NopeViewerControl(ViewerControl):
     """
 
     def __init__(self, pipeline: ShownPipeline) -> None:
-        self._pipeline = pipeline
+        # The pipeline holds this object, and viser's threads do so even after the training.
+        self._pipeline: ShownPipeline = weakref.proxy(pipeline)
         self._ready = False
         self._drawn_focals: dict[int, float] = {}
         self._thumbnails: dict[str, NDArray[np.uint8]] = {}
@@ -166,7 +168,7 @@ class NopeViewerControl(ViewerControl):
     def _locked(self, draw: Callable[[], None]) -> None:
         """Draw in a thread of the viewer."""
         lock: threading.Lock | contextlib.nullcontext = self.viewer.train_lock or contextlib.nullcontext()
-        with lock:
+        with lock, contextlib.suppress(ReferenceError):  # the training may have ended
             draw()
 
     def _draw(self) -> None:

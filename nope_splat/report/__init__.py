@@ -1,4 +1,4 @@
-"""What became of a training, as one HTML page that needs nothing else."""
+"""Report of a training, as a self-contained HTML page."""
 
 from nope_splat.report.page import render_page
 

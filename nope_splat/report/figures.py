@@ -1,4 +1,4 @@
-"""The drawings of the report, as SVG."""
+"""Draw the figures of the report with matplotlib, as SVG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nope_splat.plugin.history import History
 from nope_splat.sfm import Reconstruction
 
 TRAINING, HELD_OUT, LEFT_OUT, MUTED = "#2f6fb0", "#d9822b", "#c23b3b", "#9aa3ad"
-"""Colors of the three kinds of images, and of what stands behind."""
+"""Colors of the three kinds of images, and of the background."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -48,19 +48,19 @@ TITLES = {
     "camera_rotation_mean_deg": "Rotation of the cameras, mean (degrees)",
     "camera_translation_mean": "Motion of the cameras, mean (median depth = 1)",
 }
-"""Titles of the curves that the report shows, where they were recorded."""
+"""Titles of the curves of the report; those that were not recorded are left out."""
 NOISY = frozenset({"photometric", "psnr"})
-"""Curves that jump from image to image: a running mean is drawn over them."""
+"""Curves that vary from image to image and get a running mean."""
 
 
 def image_colors(scene: Reconstruction) -> list[str]:
-    """Color of the kind of each image. (N,)."""
+    """Color each image by its kind. (N,)."""
     held_out = np.where(scene.held_out, HELD_OUT, TRAINING)
     return np.where(scene.registered, held_out, LEFT_OUT).tolist()
 
 
 def match_graph(scene: Reconstruction) -> bytes:
-    """Images on a circle, verified pairs as lines, the maximum spanning tree bold.
+    """Draw images on a circle, verified pairs as lines and the maximum spanning tree in bold.
 
     Args:
         scene: The reconstruction.
@@ -89,7 +89,7 @@ def match_graph(scene: Reconstruction) -> bytes:
 
 
 def top_view(scene: Reconstruction) -> bytes:
-    """Cameras and points from above.
+    """Draw cameras and points from above.
 
     Args:
         scene: The scene after training.
@@ -100,7 +100,7 @@ def top_view(scene: Reconstruction) -> bytes:
     poses = scene.T_world_camera[scene.registered]
     numbers = np.flatnonzero(scene.registered) + 1
     colors = [color for color, seen in zip(image_colors(scene), scene.registered, strict=True) if seen]
-    low, high = np.percentile(scene.points[:, :2], [10, 90], axis=0)  # distant points would rule
+    low, high = np.percentile(scene.points[:, :2], [10, 90], axis=0)  # without outliers
     low, high = np.minimum(low, poses[:, :2, 3].min(0)), np.maximum(high, poses[:, :2, 3].max(0))
     margin = 0.06 * (high - low).max()
     low, high = low - margin, high + margin
@@ -125,11 +125,11 @@ def top_view(scene: Reconstruction) -> bytes:
 
 
 def error_histogram(before: NDArray[np.float64], after: NDArray[np.float64]) -> bytes:
-    """Reprojection errors of all observations.
+    """Draw the histogram of the reprojection errors of all observations.
 
     Args:
-        before: Of the reconstruction, in pixels. (O,).
-        after: After training. (O,).
+        before: Errors of the reconstruction, in pixels. (O,).
+        after: Errors after training, in pixels. (O,).
 
     Returns:
         SVG.
@@ -154,13 +154,13 @@ def error_histogram(before: NDArray[np.float64], after: NDArray[np.float64]) -> 
 
 
 def curves(history: History) -> dict[str, bytes]:
-    """What was recorded during training, each quantity in a plot of its own.
+    """Draw the recorded quantities of the training, one plot for each.
 
     Args:
-        history: The curves.
+        history: The recorded quantities.
 
     Returns:
-        Title to SVG, of the quantities that were recorded more than once.
+        SVG by title, of the quantities that were recorded more than once.
     """
     plots = {}
     for name, title in TITLES.items():
@@ -188,7 +188,7 @@ def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[floa
 
 
 def _running_mean(values: Sequence[float]) -> NDArray[np.float64]:
-    """Mean over a twentieth of the curve, but five values where there are as many; less at its ends. (n,)."""
+    """Average over a twentieth of the curve, at least five values; fewer at its ends. (n,)."""
     window = np.ones(min(len(values), max(5, len(values) // 20)))
     total = np.convolve(values, window, mode="same")
     return total / np.convolve(np.ones(len(values)), window, mode="same")
@@ -199,7 +199,7 @@ def _marker_size(count: int) -> float:
 
 
 def _empty(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure that is nothing but its drawing, to scale."""
+    """Make a figure without axes and margins, with equal scales."""
     figure = Figure((width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Interval
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -18,7 +19,7 @@ from nope_splat.seeding.view import View
 from nope_splat.seeding.view_selection import choose_partners
 from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import track
-from nope_splat.utils.ranges import COUNT, Range
+from nope_splat.utils.ranges import COUNT
 
 ReadImage = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
 """Reads image `index` at `(width, height)`: RGB (H, W, 3); which pixels are used (H, W), if not all."""
@@ -28,11 +29,11 @@ ReadImage = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np
 class SeedSettings:
     """How dense seeds are found."""
 
-    max_image_size: Annotated[int, Range(32)] = 512
+    max_image_size: Annotated[int, Ge(32)] = 512
     """Longer side in pixels at which the images are compared."""
     num_partners: Annotated[int, COUNT] = 3
     """Images that each image is compared with."""
-    min_angle: Annotated[float, Range(0, 90)] = 1.0
+    min_angle: Annotated[float, Interval(ge=0, le=90)] = 1.0
     """Smallest angle in degrees between two rays that is trusted to give depth."""
     cell: Annotated[int, COUNT] = 4
     """Width in pixels of the image patch that gets one seed."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from nope_splat.utils.ranges import Range
+from annotated_types import Interval
 
 
 @dataclass(frozen=True)
 class MapperOptions:
     """Triangulation and bundle adjustment, with COLMAP's names."""
 
-    min_tri_angle: Annotated[float, Range(0, 90, open=True)] = 1.5
+    min_tri_angle: Annotated[float, Interval(gt=0, le=90)] = 1.5
     """Smallest angle, in degrees, between the rays that make a track point."""
     refine_principal_point: bool = True
     """Whether to adjust the principal point, where all photos of a camera have the same orientation."""

@@ -1,39 +1,29 @@
-"""Ranges of settings, which stand beside the settings and are checked before any work begins."""
+"""Check the ranges of settings, which stand as `annotated_types` beside the fields of the dataclasses."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields, is_dataclass
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from nope_splat.errors import NopeSplatError
 
+POSITIVE = Gt(0)
+NOT_NEGATIVE = Ge(0)
+COUNT = Ge(1)
+SHARE = Interval(ge=0, le=1)
+POSITIVE_SHARE = Interval(gt=0, le=1)
 
-@dataclass(frozen=True)
-class Range:
-    """Annotation of a dataclass field: the numbers that make sense."""
-
-    low: float
-    """Smallest value."""
-    high: float = math.inf
-    """Largest value."""
-    open: bool = False
-    """Whether `low` itself is excluded."""
-
-    def holds(self, value: float) -> bool:
-        """Whether a value lies within; NaN does not."""
-        return (self.low < value if self.open else self.low <= value) and value <= self.high
-
-    def __str__(self) -> str:
-        lower = f"{'more than' if self.open else 'at least'} {self.low:g}"
-        return lower if self.high == math.inf else f"{lower} and at most {self.high:g}"
-
-
-POSITIVE = Range(0, open=True)
-NOT_NEGATIVE = Range(0)
-COUNT = Range(1)
-SHARE = Range(0, 1)
-POSITIVE_SHARE = Range(0, 1, open=True)
+BOUNDS: dict[type, tuple[str, Callable[[float, Any], bool], str]] = {
+    Gt: ("gt", operator.gt, "more than"),
+    Ge: ("ge", operator.ge, "at least"),
+    Lt: ("lt", operator.lt, "less than"),
+    Le: ("le", operator.le, "at most"),
+}
+"""Attribute, comparison and words of each kind of bound."""
 
 
 def check_ranges(settings: Any) -> None:
@@ -43,7 +33,7 @@ def check_ranges(settings: Any) -> None:
         settings: A dataclass; dataclasses of this project in its fields are checked too.
 
     Raises:
-        NopeSplatError: If a value lies outside its range.
+        NopeSplatError: If a value lies outside its range; NaN lies outside every range.
     """
     hints: dict[str, Any] = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):
@@ -51,8 +41,18 @@ def check_ranges(settings: Any) -> None:
         if type(value).__module__.startswith("nope_splat.") and is_dataclass(value):
             check_ranges(value)
             continue
-        for allowed in getattr(hints[field.name], "__metadata__", ()):
-            if not isinstance(allowed, Range) or value is None or value == "auto":
-                continue
-            if not allowed.holds(float(value)):
-                raise NopeSplatError(f"{field.name.replace('_', '-')} is {value}, but must be {allowed}")
+        bounds = list(_bounds(getattr(hints[field.name], "__metadata__", ())))
+        if value is None or value == "auto":
+            continue
+        if not all(compare(float(value), limit) for compare, _, limit in bounds):
+            allowed = " and ".join(f"{words} {limit:g}" for _, words, limit in bounds)
+            raise NopeSplatError(f"{field.name.replace('_', '-')} is {value}, but must be {allowed}")
+
+
+def _bounds(metadata: tuple[Any, ...]) -> Iterator[tuple[Callable[[float, Any], bool], str, float]]:
+    """Comparison, words and limit of each bound in the annotation of a field."""
+    for item in metadata:
+        for bound in item if isinstance(item, Interval) else (item,):
+            if type(bound) in BOUNDS:
+                attribute, compare, words = BOUNDS[type(bound)]
+                yield compare, words, getattr(bound, attribute)

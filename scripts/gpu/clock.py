@@ -1,4 +1,4 @@
-"""Seconds and memory of a training, apart for iterations and for what happens between them.
+"""Time and memory of a training, separate for iterations and for the work between them.
 
 A GPU works on after a call has returned, so the clock is read only once it has come to rest. That is done
 after every few iterations, not after each, so that the measurement does not slow down what it measures.
@@ -47,7 +47,7 @@ class Window:
     iterations: int
     """How many."""
     seconds: float
-    """Without what happened in spans."""
+    """Time without the spans."""
     gaussians: int
     """Gaussians at their start."""
     downscale: int
@@ -65,7 +65,7 @@ class _Open:
 
 @dataclass
 class TrainingClock:
-    """Times a training; tell it when an iteration begins, and wrap in spans what is no plain iteration."""
+    """Times a training; call it at the start of an iteration, and wrap all other work in spans."""
 
     window: int
     """Iterations that are timed together."""
@@ -100,7 +100,7 @@ class TrainingClock:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Time what is no plain iteration; within another span it belongs to that one.
+        """Time work outside of plain iterations; within another span it counts for the outer span.
 
         Args:
             name: What it is.

@@ -1,4 +1,4 @@
-"""Measure held-out images of a training, by the code of the benchmark (`scripts/held_out.py`).
+"""Measure held-out images of a training, by the code of the benchmark (`scripts/benchmark/held_out.py`).
 
 python -m gpu.evaluation nope-splat --config RUN/config.yml --scene DIR --data PHOTOS --output FILE
 python -m gpu.evaluation splatfacto --run.data DIR/splat ... --scene DIR --data PHOTOS --output FILE
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 import tyro
-from held_out import evaluate_ours, evaluate_splatfacto
-from splatfacto_peer import Settings
 
-from gpu.scene import against_truth
 from nope_splat.plugin.device import require_device
+from scripts.benchmark.held_out import evaluate_ours, evaluate_splatfacto
+from scripts.benchmark.splatfacto_peer import Settings
+from scripts.gpu.scene import against_truth
 
 
 def ours(config: Path, scene: Path, data: Path, output: Path) -> None:
@@ -48,8 +48,8 @@ def splatfacto(run: Settings, scene: Path, data: Path, output: Path) -> None:
 
 
 def _write(data: Path, output: Path) -> None:
-    found = json.loads((output.parent / "held_out.json").read_text())
-    images = list(found["images"].values())
+    held_out = json.loads((output.parent / "held_out.json").read_text())
+    images = list(held_out["images"].values())
     means = {
         metric: statistics.mean(image[metric] for image in images)
         for metric in ("psnr", "ssim", "lpips")
@@ -57,7 +57,7 @@ def _write(data: Path, output: Path) -> None:
     }
     cameras = against_truth(output.parent / "cameras.json", data)
     output.write_text(
-        json.dumps({"held_out": len(images), "gaussians": found["gaussians"], **means, "cameras": cameras})
+        json.dumps({"held_out": len(images), "gaussians": held_out["gaussians"], **means, "cameras": cameras})
     )
 
 

@@ -1,4 +1,4 @@
-"""Which steps a check has, their command lines, their time limits and the environment they run in."""
+"""Steps of a check with their command lines, time limits and environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gpu.steps import Results, Step
+from scripts.gpu.steps import Results, Step
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -40,7 +40,7 @@ class Settings:
     max_image_size: int = 1600
     """Longer side of the training images in pixels; images are never enlarged."""
     eval_interval: int = 8
-    """Every how many images one is held out, from the first on."""
+    """Interval of the held-out images, starting with the first image."""
     time_limit: float = 480.0
     """Seconds for all steps together but the compilation of kernels."""
 
@@ -84,7 +84,7 @@ def build_steps(settings: Settings) -> list[Step]:
         ),
         Step(
             "ssim",
-            fixed("ssim", "ssim_precision", {"--image": ROOT / "scripts" / "valley.jpg"}),
+            fixed("ssim", "ssim_precision", {"--image": ROOT / "docs" / "valley.jpg"}),
             60,
             ready,
         ),
@@ -131,7 +131,7 @@ def environment(settings: Settings, results: Results, inherited: Mapping[str, st
         results: Of the steps so far.
         inherited: The variables of this process.
     """
-    paths = [str(ROOT), str(ROOT / "scripts"), str(settings.site), inherited.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(settings.site), inherited.get("PYTHONPATH", "")]
     programs = [str(settings.site / "bin"), inherited.get("PATH", "")]
     variables = {
         **inherited,
@@ -152,7 +152,7 @@ def environment(settings: Settings, results: Results, inherited: Mapping[str, st
 def _module(settings: Settings, step: str, module: str, flags: Mapping[str, Any]) -> list[str]:
     """Command of one of this package's modules that writes the result of a step."""
     output = {"--output": settings.folder(step) / "result.json"}
-    return [sys.executable, "-m", f"gpu.{module}", *words({**flags, **output})]
+    return [sys.executable, "-m", f"scripts.gpu.{module}", *words({**flags, **output})]
 
 
 def words(flags: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from gpu.steps import Outcome
+from scripts.gpu.steps import Outcome
 
 MOST_SLOWER = 1.05
 """How much longer than splatfacto's an iteration with the same number of Gaussians may take, as a factor."""
@@ -44,7 +44,7 @@ def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
 
 
 def summary(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """The figures that matter, None where they were not measured.
+    """Collect the main figures, None where they were not measured.
 
     Args:
         outcomes: What became of the steps.
@@ -102,12 +102,12 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
     for name, outcome in outcomes.items():
         reason = f"  {outcome.reason}" if outcome.reason else ""
         lines.append(f"{name:22}{outcome.status:9}{outcome.seconds:8.1f} s{reason}")
-    found = summary(outcomes)
+    figures = summary(outcomes)
     columns = ("nope-splat", "splatfacto")
-    if any(value is not None for column in columns for value in found[column].values()):
+    if any(value is not None for column in columns for value in figures[column].values()):
         lines += ["", f"{'':36}{columns[0]:>14}{columns[1]:>14}"]
         for title, key, shown in ROWS:
-            cells = [found[column][key] for column in columns]
+            cells = [figures[column][key] for column in columns]
             lines.append(f"{title:36}" + "".join(f"{'-' if c is None else shown(c):>14}" for c in cells))
     lines += ["", *_scene_lines(outcomes), *_other_lines(outcomes)]
     return "\n".join(lines).rstrip() + "\n"

@@ -18,10 +18,10 @@ import tyro
 from nerfstudio.engine.trainer import Trainer
 from torch import Tensor
 
-from gpu.timed_training import METHODS, Method
-from gpu.trainers import FIRST_STEP, Scene, iterate, set_up, synchronize
 from nope_splat.plugin.checkpoints import last_checkpoint, load_checkpoint
 from nope_splat.splatting.gaussians import PARAMETERS
+from scripts.gpu.timed_training import METHODS, Method
+from scripts.gpu.trainers import FIRST_STEP, Scene, iterate, set_up, synchronize
 
 MOST_PER_TURN = 20
 WARM_UP_TURNS = 2
@@ -106,7 +106,7 @@ def first_view(trainer: Trainer) -> Tensor:
 def take_turns(
     works: dict[Method, Callable[[int], None]], rounds: int, per_turn: int
 ) -> dict[Method, list[Turn]]:
-    """Let works take turns, so that whatever else the machine does slows all of them alike.
+    """Alternate between works, so that load on the machine affects all of them equally.
 
     Args:
         works: Each does one piece of work when it is called with the number of the piece.
@@ -142,7 +142,7 @@ def summary(turns: dict[Method, list[Turn]]) -> dict[str, Any]:
         the rounds of nope-splat's time over splatfacto's, and its `ratio_quartiles`.
     """
     ours, theirs = turns["nope-splat"], turns["splatfacto"]
-    ratios = [mine.total / other.total for mine, other in zip(ours, theirs, strict=True)]
+    ratios = [our.total / their.total for our, their in zip(ours, theirs, strict=True)]
     return {
         "ms_per_iteration": {name: statistics.median(t.total for t in each) for name, each in turns.items()},
         "launch_ms_per_iteration": {

@@ -3,7 +3,7 @@
     python -m gpu.scene --data PHOTOS --output-dir DIR --max-image-size 1600 --eval-interval 8 --output FILE
 
 `DIR` gets `cache/`, `cameras.json`, `images/` with the images as nope-splat trains on them, and `splat/`, the
-folder for `scripts/splatfacto_peer.py`, with the training images alone.
+folder for `scripts/benchmark/splatfacto_peer.py`, with the training images alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from camera_file import CameraFile
 from numpy.typing import NDArray
-from our_cameras import find_cameras
 from PIL import Image
 
 from nope_splat.errors import NopeSplatError
@@ -30,6 +28,8 @@ from nope_splat.io.undistortion import read_undistorted_image
 from nope_splat.plugin.dataparser import NopeDataParserConfig, training_cameras
 from nope_splat.sfm import Reconstruction, reconstruct
 from nope_splat.splatting.densification import most_gaussians
+from scripts.benchmark.camera_file import CameraFile
+from scripts.benchmark.our_cameras import find_cameras
 
 MAX_GAUSSIANS = 3_000_000
 """The default of both methods on CUDA; images may determine fewer."""
@@ -44,7 +44,7 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
         data: Folder of the images, perhaps with `ground_truth.json`.
         output_dir: Folder to write into.
         max_image_size: Longer side of the training images in pixels; they are never enlarged.
-        eval_interval: Every how many images one is held out, from the first on.
+        eval_interval: Interval of the held-out images, starting with the first image.
         output: File for the sizes and numbers.
 
     Raises:

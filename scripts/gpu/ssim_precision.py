@@ -40,8 +40,8 @@ def measure(image: Path, output: Path) -> None:
         result[name] = {"ssim": float(exact[0])}
         for allowed in (True, False):
             torch.backends.cudnn.allow_tf32 = allowed
-            found = value_and_gradient(pair[0].float().to(device), pair[1].float().to(device))
-            result[name]["tf32" if allowed else "no_tf32"] = deviations(found, exact)
+            result_on_device = value_and_gradient(pair[0].float().to(device), pair[1].float().to(device))
+            result[name]["tf32" if allowed else "no_tf32"] = deviations(result_on_device, exact)
     output.write_text(json.dumps(result))
 
 
@@ -88,20 +88,20 @@ def value_and_gradient(rendered: Tensor, target: Tensor, reference: bool = False
     return value.detach().double().cpu(), rendered.grad.double().cpu()
 
 
-def deviations(found: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) -> dict[str, float]:
+def deviations(measured: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) -> dict[str, float]:
     """How far a value and a gradient are from the exact ones.
 
     Args:
-        found: Value and gradient.
+        measured: Value and gradient.
         exact: Likewise.
 
     Returns:
         The difference of the `value`; the largest difference of a gradient, `gradient_max`, and the root mean
         square difference, `gradient_rms`, each as a share of the same measure of the exact gradient.
     """
-    difference = found[1] - exact[1]
+    difference = measured[1] - exact[1]
     return {
-        "value": float((found[0] - exact[0]).abs()),
+        "value": float((measured[0] - exact[0]).abs()),
         "gradient_max": float(difference.abs().max() / exact[1].abs().max()),
         "gradient_rms": float(difference.square().mean().sqrt() / exact[1].square().mean().sqrt()),
     }

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 import tyro
 
-from gpu.timed_training import METHODS
-from gpu.trainers import FIRST_STEP, Scene, iterate, set_up
+from scripts.gpu.timed_training import METHODS
+from scripts.gpu.trainers import FIRST_STEP, Scene, iterate, set_up
 
 MESSAGE = "called a synchronizing CUDA operation"
 PACKAGES = ("nope_splat", "nerfstudio", "gsplat", "pytorch_msssim", "torchmetrics")
-"""A wait is ascribed to the innermost line of one of these."""
+"""A wait is attributed to the innermost line in these packages."""
 
 
 def count(scene: Scene, output: Path, iterations: int = 20) -> None:
@@ -41,7 +41,7 @@ def count(scene: Scene, output: Path, iterations: int = 20) -> None:
     methods: dict[str, Any] = {}
     for method in METHODS:
         trainer = set_up(method, replace(scene, output_dir=scene.output_dir / method))
-        iterate(trainer, FIRST_STEP)  # whatever happens only once
+        iterate(trainer, FIRST_STEP)  # without work that happens only once
         with counting() as lines:
             for step in range(FIRST_STEP + 1, FIRST_STEP + 1 + iterations):
                 iterate(trainer, step)
@@ -98,10 +98,10 @@ def warning_of_waits() -> Iterator[None]:
 
 
 def nearest_line(frame: FrameType | None) -> str | None:
-    """The innermost line of one of the packages.
+    """Find the innermost line in one of the packages.
 
     Args:
-        frame: Where to look from.
+        frame: Frame to start from.
 
     Returns:
         As `nope_splat/plugin/model.py:226`, from the folder that holds the package on; None if there is none.

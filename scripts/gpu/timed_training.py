@@ -3,7 +3,7 @@
     python -m gpu.timed_training --output FILE --window 50 nope-splat --data PHOTOS ...
     python -m gpu.timed_training --output FILE --window 50 splatfacto --data FOLDER --output-dir OUT ...
 
-What follows the method are the flags of `ns-train nope-splat`, or of `scripts/splatfacto_peer.py`.
+What follows the method are the flags of `ns-train nope-splat`, or of `scripts/benchmark/splatfacto_peer.py`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from unittest import mock
 import torch
 import tyro
 from nerfstudio.engine.trainer import Trainer
-from splatfacto_peer import Settings, run
 
-from gpu.clock import TrainingClock
 from nope_splat.plugin.device import require_device
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.trainer import NopeTrainer
+from scripts.benchmark.splatfacto_peer import Settings, run
+from scripts.gpu.clock import TrainingClock
 
 Method = Literal["nope-splat", "splatfacto"]
 METHODS: tuple[Method, ...] = ("nope-splat", "splatfacto")
@@ -36,12 +36,12 @@ SPANS = (
     (NopeTrainer, "save_checkpoint", "checkpoints"),
     (Trainer, "save_checkpoint", "checkpoints"),
 )
-"""Methods that are no plain iteration, and what they are."""
+"""Methods outside of plain iterations, and the names of their spans."""
 
 
 @contextmanager
 def timing(clock: TrainingClock) -> Iterator[None]:
-    """Let trainings within tell a clock what they do.
+    """Report iterations and spans of trainings in this context to a clock.
 
     Args:
         clock: The clock.

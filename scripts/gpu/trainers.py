@@ -16,15 +16,15 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.scripts import train
-from splatfacto_peer import Settings, run_anywhere, splatfacto_config
 from torch import Tensor
 from torch.nn import Parameter
 
-from gpu.timed_training import Method, start
 from nope_splat.plugin.device import require_device
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.trainer import NopeTrainer
 from nope_splat.splatting.gaussians import PARAMETERS
+from scripts.benchmark.splatfacto_peer import Settings, run_anywhere, splatfacto_config
+from scripts.gpu.timed_training import Method, start
 
 LENGTH = 30_000
 """Iterations of the training that the trainers are set up for, the default of both methods on CUDA."""
@@ -46,14 +46,14 @@ class Scene:
     max_image_size: int
     """Longer side of the training images in pixels."""
     eval_interval: int
-    """Every how many images one is held out."""
+    """Interval of the held-out images."""
 
 
 def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None = None) -> Trainer:
     """Set a trainer up whose number of Gaussians stays, and whose cameras are not adjusted jointly.
 
     Args:
-        method: Which one.
+        method: The method.
         scene: What to train on.
         gaussians: Parameters of the Gaussians; those that the method starts from by default.
 

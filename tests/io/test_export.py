@@ -25,13 +25,13 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.models import splatfacto
 from PIL import ExifTags, Image
-from splatfacto_peer import PeerModelConfig, run_anywhere
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.export import place_images, place_masks, write_colmap, write_report, write_transforms
 from nope_splat.io.images import ImageFolder, find_images
 from nope_splat.scene.tracks import Observations
 from nope_splat.sfm import Reconstruction
+from scripts.benchmark.splatfacto_peer import PeerModelConfig, run_anywhere
 
 
 def image_folder(scene: Reconstruction, folder: Path) -> ImageFolder:

@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import check_gpu
 import pytest
 import tyro
-from gpu.plan import Settings, build_steps, environment
-from gpu.report import content, failures, summary, table
-from gpu.steps import Outcome, Results, Runner, Step
-from splatfacto_peer import Settings as PeerSettings
 
 from nope_splat.plugin.config import nope_splat
+from scripts import check_gpu
+from scripts.benchmark.splatfacto_peer import Settings as PeerSettings
+from scripts.gpu.plan import Settings, build_steps, environment
+from scripts.gpu.report import content, failures, summary, table
+from scripts.gpu.steps import Outcome, Results, Runner, Step
 
 # --- Running steps ---
 
@@ -155,7 +155,7 @@ def test_every_step_writes_its_result_where_it_is_looked_for(settings: Settings)
     for step in build_steps(settings):
         words = step.command(RESULTS)
         assert words[:2] == [sys.executable, "-m"]
-        assert (Path(check_gpu.__file__).parent / f"{words[2].replace('.', '/')}.py").exists()
+        assert (Path(check_gpu.__file__).parents[1] / f"{words[2].replace('.', '/')}.py").exists()
         result = settings.work_dir / step.name / "result.json"
         assert words[words.index("--output") + 1] == str(result)
 
@@ -200,9 +200,8 @@ def test_the_evaluations_read_what_was_trained(settings: Settings) -> None:
 
 def test_the_environment_leads_to_this_source_and_to_carried_wheels(settings: Settings) -> None:
     found = environment(settings, RESULTS, {"PATH": "/bin", "PYTHONPATH": "mine", "HOME": "/home"})
-    root, scripts, site, mine = found["PYTHONPATH"].split(os.pathsep)
+    root, site, mine = found["PYTHONPATH"].split(os.pathsep)
     assert (Path(root) / "nope_splat" / "plugin" / "model.py").exists()
-    assert Path(scripts) == Path(check_gpu.__file__).parent
     assert (site, mine) == (str(settings.site), "mine")
     assert found["PATH"].split(os.pathsep) == [str(settings.site / "bin"), "/bin"]
     assert found["TORCH_CUDA_ARCH_LIST"] == "9.0"

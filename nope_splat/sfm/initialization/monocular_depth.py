@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Interval
 
 from nope_splat.depth import DepthKind, DepthMap, ScaleShift, fit_scale_shift
 from nope_splat.geometry.projection import unproject
@@ -28,7 +29,7 @@ from nope_splat.sfm.registration.spanning_tree import spanning_tree
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import triangulate_coarse_to_fine
 from nope_splat.sfm.two_view_geometry import relative_poses
-from nope_splat.utils.ranges import COUNT, Range
+from nope_splat.utils.ranges import COUNT
 from nope_splat.utils.typing import Array, Indices
 
 
@@ -42,10 +43,10 @@ class MonocularDepthInitialization:
 
     root_shifts: tuple[float, ...] = (-0.3, 0.0, 0.5, 2.0)
     """Shifts of the first map that are tried, in units of the median of its values."""
-    max_reproj_error: Annotated[float, Range(0, 1, open=True)] = 0.03
+    max_reproj_error: Annotated[float, Interval(gt=0, le=1)] = 0.03
     """Largest distance of a lifted match from its keypoint, as a share of the longer side: depth and focal
     length are rough."""
-    abs_pose_min_num_inliers: Annotated[int, Range(4)] = 12
+    abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 12
     """Fewest lifted matches that make an absolute pose."""
     max_num_matches: Annotated[int, COUNT] = 200
     """Matches of a pair that take part in the joint adjustment, in each direction."""

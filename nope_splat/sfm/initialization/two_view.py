@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt
 
 from nope_splat.sfm.initialization.focal import focal_starts, joint_starts, prior_focal
 from nope_splat.sfm.initialization.start import Start, start_from_focals
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.progress import say
-from nope_splat.utils.ranges import Range
 from nope_splat.utils.typing import Array
 
 
@@ -21,7 +21,7 @@ from nope_splat.utils.typing import Array
 class TwoViewInitialization:
     """Start from a pair of photos with many matches and enough parallax."""
 
-    restart_factor: Annotated[float, Range(1, open=True)] = 1.1
+    restart_factor: Annotated[float, Gt(1)] = 1.1
     """Smallest change of the focal length during registration after which registration starts again."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:

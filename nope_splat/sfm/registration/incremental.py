@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 
 from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
@@ -17,7 +18,7 @@ from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
 from nope_splat.sfm.two_view_geometry import TwoView, TwoViews
 from nope_splat.utils.progress import track
-from nope_splat.utils.ranges import COUNT, POSITIVE, SHARE, Range
+from nope_splat.utils.ranges import COUNT, POSITIVE, SHARE
 from nope_splat.utils.typing import Array, Indices, Mask
 
 
@@ -33,7 +34,7 @@ class IncrementalRegistration:
     """Initial pairs from which a model is grown while less than half of the photos register."""
     abs_pose_max_error: Annotated[float, POSITIVE] = 8.0
     """Largest reprojection error of an inlier of an absolute pose, feature pixels: points are still rough."""
-    abs_pose_min_num_inliers: Annotated[int, Range(4)] = 20
+    abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 20
     """Fewest points that must be visible, and agree, to register a photo by them."""
     abs_pose_min_inlier_ratio: Annotated[float, SHARE] = 0.25
     """Smallest share of the visible points that must agree with the pose."""
@@ -49,7 +50,7 @@ class IncrementalRegistration:
     """Triangulation angle, in degrees, beyond which such a pair is not preferred any more."""
     coverage_grid_size: Annotated[int, COUNT] = 16
     """Cells per side of the grid that measures how well visible points cover a photo."""
-    min_num_images_for_focal: Annotated[int, Range(2)] = 4
+    min_num_images_for_focal: Annotated[int, Ge(2)] = 4
     """Registered photos from which on the focal length is adjusted."""
     ba_max_num_observations: Annotated[int, COUNT] = 300
     """Observations of each photo that take part in the adjustments between registrations."""
@@ -57,7 +58,7 @@ class IncrementalRegistration:
     """Registered photos from which on most adjustments are local."""
     ba_local_num_images: Annotated[int, COUNT] = 8
     """Photos that move in a local adjustment."""
-    ba_global_images_ratio: Annotated[float, Range(1)] = 1.2
+    ba_global_images_ratio: Annotated[float, Ge(1)] = 1.2
     """Growth of the model after which everything is adjusted."""
 
     def register(

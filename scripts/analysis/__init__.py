@@ -1,0 +1,1 @@
+"""Measure memory, scaling, depth options and the noise of cameras."""

@@ -1,0 +1,135 @@
+"""Measure the noise of reconstructed cameras, and whether a training moved them by more than that.
+
+    python -m scripts.analysis.camera_noise outputs/fountain-P11/.../config.yml --truth ground_truth.json
+
+Resamples the tracks of the finished reconstruction with replacement (the bootstrap; Efron 1979), adjusts the
+cameras to each sample, and compares all of them with the ground truth. Their scatter estimates that of
+cameras from other images of the same scene, with other noise in their keypoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
+from nope_splat.geometry.rigid import invert
+from nope_splat.io.cameras import read_ground_truth
+from nope_splat.plugin.load_run import open_run, optimized_scene
+from nope_splat.sfm import Reconstruction
+from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
+from nope_splat.sfm.bundle_adjustment.solver import adjust
+from nope_splat.utils.progress import track
+from scripts.benchmark.camera_file import require_one_camera
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    configs: tyro.conf.Positional[tuple[Path, ...]]
+    """Trainings of one scene by a single camera: their `config.yml`."""
+    truth: Path
+    """True cameras, a `ground_truth.json`."""
+    samples: int = 40
+    """How often tracks are resampled."""
+
+
+def as_problem(scene: Reconstruction) -> BundleProblem:
+    """The adjustment that a reconstruction ended with; principal point and distortion stay.
+
+    Args:
+        scene: The reconstruction.
+    """
+    images = np.unique(scene.observations.image_ids)
+    number = np.zeros(len(scene.image_names), np.int64)
+    number[images] = np.arange(len(images))
+    xy = scene.observations.xy - scene.principal_points()[scene.observations.image_ids]
+    camera = scene.cameras[0]
+    intrinsics = torch.tensor([[np.log(camera.focal), 0, 0, *camera.radial]], dtype=torch.float64)
+    free_poses = torch.ones(len(images), dtype=torch.bool)
+    free_poses[0] = False
+    return BundleProblem(
+        T_camera_world=torch.from_numpy(invert(scene.T_world_camera[images])),
+        points=torch.from_numpy(scene.points),
+        intrinsics=intrinsics,
+        camera_ids=torch.zeros(len(images), dtype=torch.int64),
+        image_ids=torch.from_numpy(number[scene.observations.image_ids]),
+        point_ids=torch.from_numpy(scene.observations.point_ids),
+        xy=torch.from_numpy(xy),
+        sigma=torch.from_numpy(scene.noise),
+        free_poses=free_poses,
+        free_intrinsics=torch.tensor([[True, False, False, False, False]]),
+        prior_mean=intrinsics,
+        prior_sigma=torch.ones(1, 5, dtype=torch.float64),
+    )
+
+
+def resampled(problem: BundleProblem, rng: np.random.Generator) -> BundleProblem:
+    """The same problem with as many tracks, drawn with replacement.
+
+    Args:
+        problem: All tracks.
+        rng: Draws.
+    """
+    chosen = rng.integers(len(problem.points), size=len(problem.points))
+    order = np.argsort(problem.point_ids.numpy(), kind="stable")
+    length = np.bincount(problem.point_ids.numpy(), minlength=len(problem.points))
+    first = length.cumsum() - length
+    rows = np.concatenate([order[first[point] : first[point] + length[point]] for point in chosen])
+    return replace(
+        problem,
+        points=problem.points[chosen],
+        point_ids=torch.from_numpy(np.repeat(np.arange(len(chosen)), length[chosen])),
+        image_ids=problem.image_ids[rows],
+        xy=problem.xy[rows],
+        sigma=problem.sigma[rows],
+    )
+
+
+def main(settings: Settings) -> None:
+    """Print the table.
+
+    Args:
+        settings: What to measure.
+    """
+    truth = read_ground_truth(settings.truth)
+
+    def measure(names: list[str], T_world_camera: NDArray[np.float64], focal: float) -> list[float]:
+        true = {name: truth.T_world_camera[name] for name in names}
+        metrics: PoseMetrics = compare_poses(
+            dict(zip(names, T_world_camera, strict=True)), true, focal, truth.focal
+        )
+        assert metrics.focal_error is not None
+        return [metrics.auc_5, metrics.ate, metrics.focal_error]
+
+    for path in settings.configs:
+        pipeline = open_run(path).pipeline
+        scene, trained = pipeline.datamanager.dataparser.scene, optimized_scene(pipeline)
+        require_one_camera(path, scene.camera_ids)
+        images = np.unique(scene.observations.image_ids)
+        names = [scene.image_names[image] for image in images]
+        problem, rng = as_problem(scene), np.random.default_rng(0)
+        samples = []
+        for _ in track(range(settings.samples), "Resampling tracks", settings.samples):
+            sample = adjust(resampled(problem, rng)).problem
+            poses = invert(sample.T_camera_world.numpy())
+            samples.append(measure(names, poses, float(sample.intrinsics[0, 0].exp())))
+        print(f"\n{path}\n\n| cameras | AUC@5 | ATE % | focal error % |\n| --- | --- | --- | --- |")
+        for says, values in (
+            ("of the reconstruction", measure(names, scene.T_world_camera[images], scene.cameras[0].focal)),
+            ("of resampled tracks, mean", np.mean(samples, axis=0)),
+            ("of resampled tracks, standard deviation", np.std(samples, axis=0, ddof=1)),
+            ("after training", measure(names, trained.T_world_camera[images], trained.cameras[0].focal)),
+        ):
+            auc, ate, focal = values
+            print(f"| {says} | {auc:.2f} | {ate:.4f} | {focal:+.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

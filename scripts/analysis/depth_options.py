@@ -1,0 +1,135 @@
+"""Measure how monocular depth helps with few images: each option alone, and none.
+
+    python -m scripts.analysis.depth_options --output-dir OUT
+
+Renders nine images of the demo scene, holds out three of them, and distorts the true depth like that of a
+network: by smooth errors, and by a scale and a shift of the disparity of each image. Trains with each option
+and several seeds and prints PSNR and SSIM of the held-out images. The weights of the depth losses are
+those of NoPe-NeRF. Finished trainings are kept, so that an interrupted run can continue.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from scipy.ndimage import gaussian_filter
+
+from scripts.benchmark.stages import Stage, run_stage
+
+PARSER = "--pipeline.datamanager.dataparser"
+MODEL = "--pipeline.model"
+NUM_IMAGES, HELD_OUT_EVERY = 9, 3
+OPTIONS: dict[str, list[str]] = {
+    "none": [],
+    "depth-weight 0.04": [f"{MODEL}.depth-weight", "0.04"],
+    "chamfer-weight 1": [f"{MODEL}.chamfer-weight", "1"],
+    "surface-weight 1": [f"{MODEL}.surface-weight", "1"],
+    "seeds depth": [f"{PARSER}.seeds", "depth"],
+}
+"""What is turned on, and the words of `ns-train` that do it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    output_dir: Path
+    """Folder for images, depth maps and trainings."""
+    options: tuple[str, ...] = tuple(OPTIONS)
+    """Which options."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Seeds of the trainings."""
+    iterations: int = 600
+    """Length of the trainings."""
+    size: tuple[int, int] = (480, 360)
+    """Width and height of the images."""
+    max_image_size: int = 320
+    """Longer side of the training images."""
+    noise: float = 0.05
+    """Standard deviation of the smooth relative errors of the depth maps."""
+    adam: bool = False
+    """Move cameras by gradient steps with the Gaussians, through which alone depth losses reach them."""
+
+
+def distort_depth(scene: Path, folder: Path, noise: float) -> None:
+    """Write disparity maps as a network might predict them.
+
+    Args:
+        scene: The demo scene with its true depth.
+        folder: Folder to write into; made where missing.
+        noise: Standard deviation of the relative errors, which are smooth over a tenth of the map.
+    """
+    rng = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for file in sorted((scene / "depth").iterdir()):
+        with np.load(file) as truth:
+            depth = truth["depth"].astype(np.float64)
+        error = gaussian_filter(rng.normal(size=depth.shape), max(depth.shape) / 10)
+        disparity = np.exp(-noise * error / error.std()) / depth
+        shift = rng.uniform(-0.2, 0.5) * np.nanmedian(disparity)
+        np.savez(folder / file.name, depth=np.exp(rng.uniform(-1, 1)) * (disparity + shift))
+
+
+def measure(option: str, seed: int, scene: Stage, settings: Settings) -> dict[str, float]:
+    """Train and evaluate, unless that is done.
+
+    Args:
+        option: One of `OPTIONS`.
+        seed: Seed of the training.
+        scene: The stage that made the images.
+        settings: What to measure.
+
+    Returns:
+        `psnr` and `ssim` of the held-out images.
+    """
+    out = settings.output_dir / f"{option.replace(' ', '-')}{'-adam' if settings.adam else ''}-{seed}"
+    flags = {
+        "--data": settings.output_dir / "scene",
+        "--output-dir": out / "train",
+        "--experiment-name": "scene",
+        "--timestamp": "run",
+        "--vis": "tensorboard",
+        "--machine.seed": seed,
+        "--max-num-iterations": settings.iterations,
+        f"{PARSER}.eval-interval": HELD_OUT_EVERY,
+        f"{PARSER}.max-image-size": settings.max_image_size,
+        f"{PARSER}.cache-dir": settings.output_dir / "cache",
+        f"{MODEL}.camera-optimizer.method": "adam" if settings.adam else "levenberg-marquardt",
+    }
+    if OPTIONS[option]:
+        flags |= {f"{PARSER}.depth.maps": settings.output_dir / "maps", f"{PARSER}.depth.kind": "disparity"}
+    words = [str(word) for flag in flags.items() for word in flag]
+    trained = run_stage(["ns-train", "nope-splat", *words, *OPTIONS[option]], out / "train", [scene])
+    config, result = out / "train" / "scene" / "nope-splat" / "run" / "config.yml", out / "eval" / "eval.json"
+    command = ["ns-eval", "--load-config", str(config), "--output-path", str(result)]
+    run_stage(command, result.parent, [trained])
+    return json.loads(result.read_text())["results"]
+
+
+def main(settings: Settings) -> None:
+    """Measure every option and print the table.
+
+    Args:
+        settings: What to measure.
+    """
+    scene = settings.output_dir / "scene"
+    width, height = map(str, settings.size)
+    command = ["nope-splat", "demo-scene", "--output-dir", str(scene), "--num-images", str(NUM_IMAGES)]
+    made = run_stage([*command, "--size", width, height, "--depth"], scene)
+    distort_depth(scene, settings.output_dir / "maps", settings.noise)
+    print("| option | PSNR (each seed) | PSNR | SSIM |")
+    print("| --- | --- | --- | --- |")
+    for option in settings.options:
+        results = [measure(option, seed, made, settings) for seed in settings.seeds]
+        psnr = [result["psnr"] for result in results]
+        each = ", ".join(f"{value:.2f}" for value in psnr)
+        ssim = np.mean([result["ssim"] for result in results])
+        print(f"| {option} | {each} | {np.mean(psnr):.2f} | {ssim:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

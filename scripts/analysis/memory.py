@@ -1,0 +1,246 @@
+"""Peak memory of a training on a CPU: an upper bound by a formula, and the memory that `ns-train` uses.
+
+    python -m scripts.analysis.memory
+
+Trains a few iterations on images of the demo scene, and prints a table and whether the bound held. Two
+constants are measured first: the memory of the imports, and that of a training on tiny images beyond the
+formula (the first row; compiled kernels, libraries that are loaded late). All else is counted from the arrays
+that exist: see `stage_bytes` and `peak`. Linux only.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from nope_splat.matching.descriptors import BLOCK
+from nope_splat.matching.matching import SIFT_WORKERS
+from nope_splat.matching.options import MatchingSettings
+from nope_splat.seeding.dense import SeedSettings
+from scripts.benchmark.stages import cores, run_stage
+
+MIB = 2**20
+
+NUMBERS = 3 + 3 + 4 + 3 * 16 + 1
+"""Parameters of a Gaussian: center, scales, orientation, colors of degree 3, opacity."""
+STATISTICS = 3
+"""Numbers that densification keeps of a Gaussian: gradient, count, radius."""
+PER_GAUSSIAN = 4 * (
+    4 * NUMBERS  # parameters, their gradients, Adam's two moments
+    + STATISTICS
+    + 2 * (3 + 1 + 48)  # scales, opacity and joined colors as rendered, and their gradients
+    + (1 + 2 + 1 + 3 + 1)  # the splat: radius, mean, depth, conic, compensation
+    + 16  # its record
+    + (2 + 2 + 1 + 1)  # and what sorts it: two of 8 bytes for slots, order twice
+    + (2 + 2 + 3 + 1 + 3)  # gradients of the splat: mean, the same absolute, conic, opacity, color
+)
+"""Bytes in the backward pass, but for intersections."""
+PER_INTERSECTION = 8 + 4 * 16
+"""Bytes of a splat in the list of a tile, and of its slot: see `TileLists`."""
+INTERSECTIONS = 2
+"""Intersections of a Gaussian: most meet one or two tiles."""
+
+PER_CACHED_PIXEL = 4 * 3
+"""Bytes of a pixel of an image for training or evaluation: float32 RGB."""
+PER_ADJUSTED_PIXEL = (
+    4 * (3 + 3 + 1 + 1)  # rendering, image, depth, opacity
+    + 4 * (2 * 7 + 4 + 2)  # how it moves with its camera, structure tensor, vector
+    + 2 * 4 * 2 * 7  # what the first of these is made of: the same without scale, and its halves
+    + 2 * 4 * 2 * 3  # the gradient of the image, everywhere and where it counts
+    + 4 * (3 + 2 + 2)  # difference, place in the image and at depth one
+)
+"""Bytes of a pixel of the one view that a joint adjustment of the cameras looks at: more than a training
+iteration takes for the loss."""
+
+PER_SEARCHED_PIXEL = 4 * 4 + 4 * 4 * (6 + 5) * 4 / 3
+"""Bytes of a pixel in which SIFT looks for keypoints: the image at twice the size in float32; in each octave
+6 blurred images and 5 differences."""
+PER_KEYPOINT = 8 * 2 + 8 + (4 + 1) * 128
+"""Bytes: place, noise, descriptor, rounded descriptor."""
+
+PER_SEEDED_PIXEL = 3 + 1 + 4 + 6 * 8 + 4 + 8
+"""Bytes that seeding holds of every training image: colors, mask, rough depth, flow to and from three
+partners, depth and how many confirm it."""
+PER_TRIANGULATED_PIXEL = 110 + 40
+"""Bytes that a thread of seeding holds of the image at hand: maps of triangulation, and their result for
+each partner."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A training, by what its memory depends on."""
+
+    num_images: int
+    """All of them, held-out ones included."""
+    image_size: tuple[int, int]
+    """Width and height."""
+    max_image_size: int
+    """Longer side of the training images."""
+    num_gaussians: int
+    """Most at any time."""
+
+    def pixels(self, longer_side: int) -> float:
+        """Pixels of an image that is scaled down to a longer side.
+
+        Args:
+            longer_side: In pixels.
+        """
+        width, height = self.image_size
+        return width * height * min(1.0, longer_side / max(width, height)) ** 2
+
+
+def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
+    """Bytes that the arrays of each stage take with the default settings of a CPU.
+
+    With N images, of which keypoints are sought in p_k pixels (longer side up to 1600), seeds in p_s (up
+    to 512) and which are trained on at p_t (`max-image-size`), W cores and G Gaussians,
+
+        keypoints  251 p_k min(W, 8)  + 8192 x 536 N
+        matching   8192 x 664 N  + 4 x 2^21 W
+        seeding    68 p_s N  + 150 p_s (W + 4)
+        training   12 p_t N  + 300 p_t  + 1680 G
+
+    The stages follow each other. Seeding takes six flows per image, the most that there can be in the
+    mean, and every thread at its peak.
+
+    Left out: masks, one byte per pixel; decoding, six bytes per full-resolution pixel and thread; matches and
+    bundle adjustment, of the order of 16 bytes per match and a kilobyte per observation, which in captures of
+    hundreds of images can be the largest; learned matchers, depth maps and their losses, learned lenses,
+    the viewer and LPIPS.
+
+    Args:
+        work: The training.
+        num_cores: Cores that it may use.
+
+    Returns:
+        Bytes by stage.
+    """
+    matching, seeding = MatchingSettings(), SeedSettings()
+    keypoints = matching.max_keypoints * work.num_images
+    found = keypoints * (PER_KEYPOINT - 128)
+    searched, seeded = work.pixels(matching.max_feature_size), work.pixels(seeding.max_image_size)
+    trained = work.pixels(work.max_image_size)
+    rendered = PER_GAUSSIAN + INTERSECTIONS * PER_INTERSECTION
+    return {
+        "keypoints": SIFT_WORKERS * PER_SEARCHED_PIXEL * searched + found,
+        "matching": keypoints * PER_KEYPOINT + num_cores * 4 * BLOCK,
+        "seeding": (PER_SEEDED_PIXEL * work.num_images + PER_TRIANGULATED_PIXEL * (num_cores + 4)) * seeded,
+        "training": (PER_CACHED_PIXEL * work.num_images + PER_ADJUSTED_PIXEL) * trained
+        + rendered * work.num_gaussians,
+    }
+
+
+def peak(work: Workload, num_cores: int, imports: float, started: float) -> tuple[str, float]:
+    """The formula: the most memory that `ns-train` takes.
+
+    The peak is that of the largest stage with what is loaded by then. A training counts as if nothing that
+    the seeding has freed were used again: the allocator keeps about as much in pieces, of all stages before
+    it and of the joint adjustments. From run to run the peak differs by about a percent.
+
+    Args:
+        work: The training.
+        num_cores: Cores that it may use.
+        imports: Memory of the imports, in bytes.
+        started: Memory of a started training beyond the formula, in bytes.
+
+    Returns:
+        The stage that takes most, and its bytes.
+    """
+    stages = stage_bytes(work, num_cores)
+    loaded = {stage: imports + size for stage, size in stages.items()}
+    loaded["training"] = started + stages["seeding"] + stages["training"]
+    return max(loaded.items(), key=lambda item: item[1])
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training to measure."""
+
+    num_images: int
+    """Images of the demo scene."""
+    image_size: tuple[int, int]
+    """Width and height."""
+    cell: int = 4
+    """Width in pixels of the patch of an image that gets one Gaussian."""
+
+
+IMPORTS = """
+import nerfstudio.scripts.train, nope_splat.plugin.trainer
+print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+"""Prints the kilobytes that they take."""
+TINY = Case(6, (320, 240))
+CASES = (Case(8, (640, 480), cell=1), Case(6, (1200, 900)), Case(20, (640, 480)))
+"""More Gaussians, more pixels, more images."""
+
+
+def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]:
+    """Train at full resolution for a few iterations, without densification.
+
+    Args:
+        case: Images and Gaussians of the training.
+        folder: Output folder.
+        iterations: Length of the training.
+
+    Returns:
+        Size of the training, and its peak memory in bytes.
+    """
+    width, height = case.image_size
+    images = folder / f"{case.num_images}-{width}x{height}"
+    arguments = ["--num-images", str(case.num_images), "--size", str(width), str(height)]
+    run_stage(["nope-splat", "demo-scene", "--output-dir", str(images / "images"), *arguments], images)
+    run = folder / f"{images.name}-{case.cell}"
+    command = [
+        "ns-train", "nope-splat", "--data", str(images / "images"), "--output-dir", str(run / "outputs"),
+        "--experiment-name", "memory", "--timestamp", "run", "--vis", "tensorboard",
+        "--max-num-iterations", str(iterations), "--machine.device-type", "cpu",
+        "--pipeline.model.num-downscales", "0",
+        "--pipeline.datamanager.cache-images-type", "float32",
+        "--pipeline.datamanager.dataparser.max-image-size", str(width),
+        "--pipeline.datamanager.dataparser.seeding.cell", str(case.cell),
+    ]  # fmt: skip
+    peak_gib = run_stage(command, run).peak_gib
+    (checkpoint,) = (run / "outputs/memory/nope-splat/run/nerfstudio_models").glob("*.ckpt")
+    gaussians = torch.load(checkpoint, weights_only=True, mmap=True)["pipeline"]["_model.gauss_params.means"]
+    return Workload(case.num_images, case.image_size, width, len(gaussians)), peak_gib * 2**30
+
+
+def main(output_dir: Path | None = None, iterations: int = 10) -> None:
+    """Print the table.
+
+    Args:
+        output_dir: Folder of images and trainings, which are reused; a temporary folder by default.
+        iterations: Length of each training.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = output_dir or Path(temporary)
+        run_stage(["python", "-c", IMPORTS], folder / "imports")
+        imports = 1024 * int((folder / "imports" / "log.txt").read_text().split()[-1])
+        print(f"Imports: {imports / MIB:.0f} MiB.\n")
+        print("| photos | size | Gaussians | largest stage | at most MiB | measured MiB | ratio |")
+        print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+        started, ratios = None, []
+        for case in (TINY, *CASES):
+            work, measured = measure(case, folder, iterations)
+            if started is None:
+                stages = stage_bytes(work, len(cores()))
+                started = measured - stages["seeding"] - stages["training"]
+            stage, predicted = peak(work, len(cores()), imports, started)
+            ratios.append(predicted / measured)
+            print(
+                f"| {work.num_images} | {' x '.join(map(str, work.image_size))} | {work.num_gaussians}"
+                f" | {stage} | {predicted / MIB:.0f} | {measured / MIB:.0f}"
+                f" | {ratios[-1]:.2f} |",
+                flush=True,
+            )
+        print(f"\nA training that has started, without the formula: {(started or 0) / MIB:.0f} MiB.")
+        verdict = "a bound" if min(ratios) >= 1 - 1e-9 else "NO bound"
+        print(f"The formula was {verdict}: {min(ratios):.2f} to {max(ratios):.2f} times what was measured.")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

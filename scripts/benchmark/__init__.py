@@ -1,0 +1,1 @@
+"""Compare the method with COLMAP and splatfacto on held-out images and on true cameras."""

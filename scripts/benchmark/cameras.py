@@ -1,0 +1,165 @@
+"""Measure how cameras depend on the order of the images, the seed of RANSAC and initial cameras.
+
+    python -m scripts.benchmark.cameras --scene SCENE [--scene SCENE ...]
+
+Keypoints are extracted once for each scene. Then images are matched and reconstructed with several seeds,
+and reconstructed from the same matches in several random orders, from the true cameras, and from perturbed
+ones: rotated by 1 degree, moved by 2 % of the largest distance between them, with a focal length 10 % too
+short and too long. Each scene needs a `ground_truth.json`. Prints minimum, median and maximum of each figure.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
+from scipy.spatial.transform import Rotation
+
+from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.io.cameras import read_ground_truth
+from nope_splat.io.images import ImageFolder, cameras_of_images, find_images
+from nope_splat.matching import Keypoints, extract_keypoints, match_chosen
+from nope_splat.matching.database import MatchDatabase
+from nope_splat.scene.features import PairMatches
+from nope_splat.sfm import Priors, Reconstruction, SfmOptions
+from nope_splat.sfm.initialization.known_cameras import KnownCameras
+from nope_splat.sfm.pipeline import reconstruct_from_matches
+from scripts.benchmark.camera_file import require_one_camera
+
+FIGURES = ("registered", "AUC@5", "focal error %", "ATE %", "seconds")
+TURN, MOVE, FOCAL = 1.0, 0.02, 0.1
+"""Disturbance of a start in degrees, largest distances between cameras, and focal lengths."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
+    """Folder of images with `ground_truth.json`; repeat the flag for several scenes."""
+    orders: int = 20
+    """Random orders of the images."""
+    seeds: int = 5
+    """Seeds of RANSAC."""
+    starts: int = 5
+    """Disturbances of the true cameras, each with a focal length too short and too long."""
+    reconstruction: SfmOptions = SfmOptions()  # noqa: RUF009
+    """How images are matched and reconstructed."""
+
+
+def main(settings: Settings) -> None:
+    """Measure every scene and print the table.
+
+    Args:
+        settings: What to measure.
+    """
+    print("| scene | varied | runs | " + " | ".join(FIGURES) + " |")
+    print("| --- | --- | --- |" + " --- |" * len(FIGURES))
+    for scene in settings.scene:
+        folder = find_images(scene)
+        require_one_camera(scene, cameras_of_images(folder.images, settings.reconstruction.camera_per))
+        start = time.perf_counter()
+        keypoints = extract_keypoints(folder.images, settings.reconstruction.matching)
+        extraction = time.perf_counter() - start
+        by_seed, matches, matched = [], None, 0.0
+        for seed in range(settings.seeds):
+            matching = replace(settings.reconstruction.matching, seed=seed)
+            chosen = replace(settings.reconstruction, matching=matching)
+            start = time.perf_counter()
+            pairs = match_chosen(keypoints, matching)
+            again = MatchDatabase(tuple(keypoints), tuple(pairs))
+            seconds = extraction + time.perf_counter() - start
+            if matches is None:
+                matches, matched = again, seconds
+            by_seed.append(_figures(scene, folder, again, chosen, seconds))
+        _print_row(scene, "seed", by_seed)
+        if matches is None:
+            continue
+        by_order = [
+            _figures(scene, *_reordered(folder, matches, seed), settings.reconstruction)
+            for seed in range(settings.orders)
+        ]
+        _print_row(scene, "order (seconds without keypoints and matching)", by_order)
+        disturbed = [_start(scene, folder, seed, sign) for seed in range(settings.starts) for sign in (-1, 1)]
+        for name, starts in (("start, true", [_start(scene, folder)]), ("start, disturbed", disturbed)):
+            runs = [_figures(scene, folder, matches, settings.reconstruction, matched, s) for s in starts]
+            _print_row(scene, name, runs)
+
+
+def _figures(
+    scene: Path,
+    folder: ImageFolder,
+    matches: MatchDatabase,
+    options: SfmOptions,
+    seconds: float = 0.0,
+    given: KnownCameras | None = None,
+) -> list[float]:
+    """Compute the `FIGURES` of a reconstruction; its seconds include those of the steps before it."""
+    start = time.perf_counter()
+    none_held_out = np.zeros(len(folder.images), bool)
+    reconstructed = reconstruct_from_matches(folder, none_held_out, matches, options, Priors(given))
+    seconds += time.perf_counter() - start
+    truth = read_ground_truth(scene / "ground_truth.json")
+    metrics = compare_poses(
+        _poses(reconstructed), truth.T_world_camera, reconstructed.cameras[0].focal, truth.focal
+    )
+    return [metrics.num_registered, metrics.auc_5, metrics.focal_error, metrics.ate, seconds]
+
+
+def _start(scene: Path, folder: ImageFolder, seed: int | None = None, sign: int = 0) -> KnownCameras:
+    """The true cameras, disturbed where a seed says how; `sign` of the focal length's error."""
+    names, none = [image.name for image in folder.images], np.zeros(len(folder.images), bool)
+    truth = KnownCameras.read(scene / "ground_truth.json", names, none, none.astype(np.int64))
+    if seed is None:
+        return truth
+    poses = truth.T_world_camera.copy()
+    draws = np.random.default_rng(seed).normal(size=(2, len(poses), 3))
+    axes, moves = draws / np.linalg.norm(draws, axis=-1, keepdims=True)
+    poses[:, :3, :3] = poses[:, :3, :3] @ Rotation.from_rotvec(np.radians(TURN) * axes).as_matrix()
+    poses[:, :3, 3] += MOVE * pdist(poses[:, :3, 3]).max() * moves
+    return replace(truth, T_world_camera=poses, focal=(1 + FOCAL * sign) * truth.focal)
+
+
+def _poses(scene: Reconstruction) -> dict[str, NDArray[np.float64]]:
+    return {
+        Path(scene.image_names[image_id]).name: scene.T_world_camera[image_id]
+        for image_id in np.flatnonzero(scene.registered)
+    }
+
+
+def _reordered(folder: ImageFolder, matches: MatchDatabase, seed: int) -> tuple[ImageFolder, MatchDatabase]:
+    """The same images and matches in a random order."""
+    order = np.random.default_rng(seed).permutation(len(folder.images))
+    place = np.argsort(order)
+    pairs = []
+    for pair in matches.pairs:
+        first, second = int(place[pair.first]), int(place[pair.second])
+        if first > second:
+            first, second = second, first
+            indices, fundamental = np.ascontiguousarray(pair.indices[:, ::-1]), pair.fundamental.T
+            pair = PairMatches(first, second, indices, fundamental, pair.homography_ratio)
+        pairs.append(replace(pair, first=first, second=second))
+    keypoints: list[Keypoints] = [matches.keypoints[image_id] for image_id in order]
+    pairs.sort(key=lambda pair: (pair.first, pair.second))
+    images = tuple(folder.images[image_id] for image_id in order)
+    return replace(folder, images=images), MatchDatabase(tuple(keypoints), tuple(pairs))
+
+
+def _print_row(scene: Path, varied: str, runs: list[list[float]]) -> None:
+    if not runs:
+        return
+    cells = []
+    for name, values in zip(FIGURES, np.array(runs).T, strict=True):
+        digits = {"registered": 0, "ATE %": 4, "focal error %": 3}.get(name, 2)
+        sign = "+" if name == "focal error %" else ""
+        cells.append(" / ".join(f"{f(values):{sign}.{digits}f}" for f in (np.min, np.median, np.max)))
+    print(f"| {scene.resolve().name} | {varied} | {len(runs)} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

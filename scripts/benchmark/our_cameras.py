@@ -1,0 +1,46 @@
+"""nope-splat's cameras without the held-out images: a stage of the benchmark that trainings reuse.
+
+python -m scripts.benchmark.our_cameras --data PHOTOS --held-out B.jpg --output-dir OUT
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from nope_splat.io.images import cameras_of_images, find_images
+from nope_splat.plugin.dataparser import NopeDataParserConfig
+from nope_splat.sfm import reconstruct
+from scripts.benchmark.camera_file import CameraFile, require_one_camera
+
+
+def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: int = 0) -> None:
+    """Reconstruct; writes `cameras.json` and `cache/`.
+
+    Args:
+        data: Folder of images.
+        held_out: Names of the held-out images.
+        output_dir: Folder to write into.
+        seed: Seed of the reconstruction.
+    """
+    options = NopeDataParserConfig().sfm
+    options = replace(options, matching=replace(options.matching, seed=seed))  # those of a training
+    folder = find_images(data)
+    require_one_camera(data, cameras_of_images(folder.images))
+    scene = reconstruct(folder, held_out, options, output_dir / "cache")
+    poses = {scene.image_names[i]: scene.T_world_camera[i] for i in np.flatnonzero(scene.registered)}
+    CameraFile(
+        T_world_camera={name: pose for name, pose in poses.items() if name not in held_out},
+        held_out={name: pose for name, pose in poses.items() if name in held_out},
+        focal=scene.cameras[0].focal,
+        offset=scene.cameras[0].offset,
+        num_points=len(scene.points),
+        seconds=scene.seconds,
+    ).save(output_dir / "cameras.json")
+
+
+if __name__ == "__main__":
+    tyro.cli(find_cameras)

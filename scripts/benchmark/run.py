@@ -1,0 +1,318 @@
+"""Cameras, held-out views, time and memory of nope-splat and of COLMAP + splatfacto on the same images.
+
+    python -m scripts.benchmark.run --scene SCENE --scene ... --output-dir OUT
+
+For each scene: COLMAP's incremental and global mapper, with and without the principal point, each followed
+by splatfacto on its cameras; nope-splat's reconstruction; and nope-splat's variants. `configs/benchmark.json`
+lists the methods, `configs/splatfacto.json` the scaling of the peer's schedule.
+
+All methods hold out the same images from cameras and splats, train for the same number of iterations, at the
+same resolution and with the same limit of Gaussians, and `held_out.py` aligns and evaluates all of them.
+Cameras are compared with `ground_truth.json` where a scene has it, and otherwise with COLMAP's (incremental,
+principal point refined) on all images. A splatfacto trained on all images with these cameras determines, for
+all methods, the covered pixels: those of held-out images whose surfaces are visible in training images.
+
+Seconds are those of the cameras, starting from images, and of the training process; evaluation is excluded.
+nope-splat's include features and matches of the held-out images, COLMAP's do not. Memory is the host's.
+
+Results are kept in `OUT`: run the same command again to continue, or with other methods and seeds to add
+them; remove the folder of a method to measure it again. Writes `benchmark.json`, `benchmark.md` and plots.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from PIL import Image
+
+from nope_splat.errors import NopeSplatError
+from nope_splat.evaluation.pose_metrics import compare_poses
+from nope_splat.io.cameras import read_ground_truth
+from nope_splat.io.images import ImageFolder, cameras_of_images, find_images, read_image
+from nope_splat.splatting.densification import most_gaussians
+from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera
+from scripts.benchmark.report import write_report
+from scripts.benchmark.stages import Stage, StageFailed, run_stage, script
+
+CONFIG: dict[str, Any] = json.loads(
+    (Path(__file__).resolve().parents[2] / "configs" / "benchmark.json").read_text()
+)
+METHODS: dict[str, dict[str, Any]] = CONFIG["methods"]
+DEFAULTS: dict[str, int] = CONFIG["settings"]
+RECONSTRUCTION = "reconstruction"
+"""The method that is nope-splat's cameras without a training."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure; defaults are in configs/benchmark.json."""
+
+    scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
+    """Folder of images, or with `images/` in it; repeat the flag for several scenes."""
+    output_dir: Path
+    """Where everything is written and kept."""
+    methods: tuple[str, ...] = (RECONSTRUCTION, *METHODS)
+    """Methods to measure: those in configs/benchmark.json, and nope-splat's reconstruction alone."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of COLMAP's mappers, of nope-splat's reconstruction and of all trainings."""
+    iterations: int = DEFAULTS["iterations"]
+    """Length of every training, multiplied by the share of iterations of the method."""
+    max_image_size: int = DEFAULTS["max_image_size"]
+    """Longer side of the training images in pixels; cameras are computed at full resolution."""
+    max_gaussians: int = DEFAULTS["max_gaussians"]
+    """Maximum number of Gaussians."""
+    eval_interval: int = DEFAULTS["eval_interval"]
+    """Interval of the held-out images, starting with the first image."""
+    min_views: int = DEFAULTS["min_views"]
+    """Number of training images that must see the surface of a covered pixel."""
+    jobs: int = 1
+    """Trainings at the same time, each on one core; affects the seconds of training, but not the quality."""
+    train_flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Further flag for every `ns-train nope-splat`, as `--train-flag=--pipeline.model.sh-degree=2`; repeat
+    it for several."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene, prepared."""
+
+    folder: ImageFolder
+    """The images."""
+    out: Path
+    """Folder of its results."""
+    images: Path
+    """Folder of the images at training resolution, with the ending `.png`."""
+    num_pixels: int
+    """Of the training images there."""
+    masks: Path
+    """Covered pixels of the held-out images."""
+    train: list[str]
+    """Names of the training images."""
+    held_out: list[str]
+    """Names of the held-out images."""
+    truth: Poses
+    """What training cameras are compared with: name to camera-to-world transform."""
+    true_focal: float
+    """In pixels of the full-resolution images."""
+    mapping: list[str]
+    """Command that maps the training images with COLMAP, but for the mapper and the output folder."""
+    features: Stage
+    """COLMAP's features and matches."""
+    coverage: Stage
+    """What made the masks."""
+
+
+def main(settings: Settings) -> None:
+    """Measure every scene and write the tables.
+
+    Args:
+        settings: What to measure.
+    """
+    unknown = [name for name in settings.methods if name not in (RECONSTRUCTION, *METHODS)]
+    if unknown:
+        known = ", ".join((RECONSTRUCTION, *METHODS))
+        raise NopeSplatError(
+            f"there is no method {unknown[0]} in configs/benchmark.json; choose from {known}"
+        )
+    rows: list[Row] = []
+    for path in settings.scene:
+        scene = _prepare(path, settings)
+        todo = [(method, seed) for seed in settings.seeds for method in settings.methods]
+        for method, seed in todo:  # first, for their times: on all cores, with nothing beside them
+            with suppress(StageFailed):
+                _find_cameras(method, seed, scene)
+        cores: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        for core in range(settings.jobs):
+            cores.put(core if settings.jobs > 1 else None)
+
+        def measure(
+            job: tuple[str, int], scene: Scene = scene, cores: queue.SimpleQueue[int | None] = cores
+        ) -> Row:
+            core = cores.get()
+            try:
+                return _measure(*job, scene, settings, core)
+            finally:
+                cores.put(core)
+
+        with ThreadPoolExecutor(settings.jobs) as pool:
+            rows += pool.map(measure, todo)
+        write_report(rows, METHODS, asdict(settings), settings.output_dir)
+    print((settings.output_dir / "benchmark.md").read_text())
+
+
+def _prepare(path: Path, settings: Settings) -> Scene:
+    """Split and shrink the images, find COLMAP's features, and the reference: cameras and coverage."""
+    folder = find_images(path)
+    if any(image.mask_path for image in folder.images):
+        raise NopeSplatError(f"{path} has masks, which the benchmark does not know; measure another scene")
+    require_one_camera(path, cameras_of_images(folder.images))
+    names = [image.name for image in folder.images]
+    held_out = names[:: settings.eval_interval]
+    train = [name for name in names if name not in held_out]
+    out = settings.output_dir / path.resolve().name
+    images = out / f"photos-{settings.max_image_size}"
+    for image in folder.images:
+        file = (images / image.name).with_suffix(".png")
+        if not file.exists():
+            shrink = min(1.0, settings.max_image_size / max(image.width, image.height))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            size = max(1, round(image.width * shrink)), max(1, round(image.height * shrink))
+            Image.fromarray(read_image(image, size)[..., :3]).save(file)
+    features = [*script("colmap_peer"), "features", "--images", str(folder.root), "--names", *train]
+    pixels = sum(math.prod(Image.open((images / name).with_suffix(".png")).size) for name in train)
+    matched = run_stage(
+        [*features, "--held-out", *held_out, "--work-dir", str(out / "colmap")], out / "colmap"
+    )
+    mapping = [*script("colmap_peer"), "map", "--images", str(folder.root), "--images", str(images)]
+    mapping += ["--work-dir", str(out / "colmap")]
+    whole = out / "reference" / "map"
+    everything = ["--output-dir", str(whole), "--mapper", "incremental", "--principal-point", "--everything"]
+    mapped = run_stage([*mapping, *everything], whole, [matched])
+    reference = CameraFile.load(whole / "cameras.json")
+    run = _splatfacto_flags(out / "reference", "short", settings.iterations, settings.seeds[0], settings)
+    trained = run_stage([*script("splatfacto_peer"), *run], out / "reference" / "train", [mapped])
+    masks = out / "reference" / "coverage" / "masks.npz"
+    coverage = [*script("held_out"), "coverage", *_prefixed(run, "run"), "--held-out", *held_out]
+    coverage += ["--cameras", str(whole / "cameras.json"), "--min-views", str(settings.min_views)]
+    covered = run_stage([*coverage, "--output", str(masks)], masks.parent, [trained])
+    truth, focal = reference.T_world_camera, reference.focal
+    if (path / "ground_truth.json").exists():
+        known = read_ground_truth(path / "ground_truth.json")
+        truth, focal = known.T_world_camera, known.focal
+    truth = {name: pose for name, pose in truth.items() if name in train}
+    return Scene(folder, out, images, pixels, masks, train, held_out, truth, focal, mapping, matched, covered)
+
+
+def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
+    """Measure a method on a scene with a seed; the row records a failure."""
+    row: Row = {"scene": scene.out.name, "method": method, "seed": seed, "images": len(scene.train)}
+    print(f"{scene.out.name}: {method}, seed {seed}", flush=True)
+    try:
+        before, reconstruction = _find_cameras(method, seed, scene)
+        if method == RECONSTRUCTION:
+            costs = {"seconds": before.seconds, "peak_gib": reconstruction.peak_gib}
+            return row | _cameras_row(before, scene) | costs
+        out, peer = scene.out / f"{method}-{seed}", "mapper" in METHODS[method]
+        train, evaluate = (_peer_commands if peer else _our_commands)(method, seed, scene, settings)
+        training = run_stage(train, out / "train", [reconstruction], core)
+        evaluate += ["--images", str(scene.images), "--masks", str(scene.masks)]
+        evaluate = [*script("held_out"), *evaluate, "--output-dir", str(out / "eval")]
+        run_stage(evaluate, out / "eval", [training, scene.coverage], core)
+    except StageFailed as error:
+        print(error, flush=True)
+        return row | {"error": str(error)}
+    result = json.loads((out / "eval" / "held_out.json").read_text())
+    return {
+        **row,
+        **_cameras_row(CameraFile.load(out / "eval" / "cameras.json"), scene),
+        "cameras_before": _cameras_row(before, scene)["cameras"],
+        "images_held_out": result["images"],
+        "gaussians": result["gaussians"],
+        "seconds": {**before.seconds, "training": training.seconds},
+        "peak_gib": max(training.peak_gib, reconstruction.peak_gib),
+    }
+
+
+def _find_cameras(method: str, seed: int, scene: Scene) -> tuple[CameraFile, Stage]:
+    """The cameras that a method starts from; all of nope-splat's methods share theirs."""
+    how = METHODS.get(method, {})
+    if "mapper" in how:
+        folder = scene.out / f"{method}-{seed}" / "map"
+        flags = {"--output-dir": folder, "--mapper": how["mapper"], "--seed": seed}
+        command = [*scene.mapping, *_words(flags)]
+        command += ["--principal-point"] if how.get("principal_point") else []
+        stage = run_stage(command, folder, [scene.features])
+    else:
+        folder = scene.out / f"{RECONSTRUCTION}-{seed}"
+        flags = {"--data": scene.folder.root, "--output-dir": folder, "--seed": seed}
+        command = [*script("our_cameras"), *_words(flags), "--held-out", *scene.held_out]
+        stage = run_stage(command, folder)
+    return CameraFile.load(folder / "cameras.json"), stage
+
+
+def _peer_commands(method: str, seed: int, scene: Scene, settings: Settings) -> tuple[list[str], list[str]]:
+    """Training, and the method's part of the evaluation."""
+    out = scene.out / f"{method}-{seed}"
+    how = METHODS[method]
+    if how.get("limits_gaussians"):
+        settings = replace(
+            settings, max_gaussians=min(settings.max_gaussians, most_gaussians(scene.num_pixels))
+        )
+    run = _splatfacto_flags(out, how["schedule"], _length(method, settings), seed, settings)
+    evaluate = ["splatfacto", *_prefixed(run, "run"), "--cameras", str(out / "map" / "cameras.json")]
+    return [*script("splatfacto_peer"), *run], evaluate
+
+
+def _our_commands(method: str, seed: int, scene: Scene, settings: Settings) -> tuple[list[str], list[str]]:
+    """Training, and the method's part of the evaluation."""
+    out, length = scene.out / f"{method}-{seed}", _length(method, settings)
+    parser = "--pipeline.datamanager.dataparser"
+    flags = {
+        "--data": scene.folder.root,
+        "--output-dir": out / "train",
+        "--experiment-name": "scene",
+        "--timestamp": "run",
+        "--vis": "tensorboard",
+        "--machine.seed": seed,
+        "--max-num-iterations": length,
+        "--steps-per-save": length,
+        "--steps-per-eval-image": 0,
+        "--pipeline.alignment-steps": 0,  # `held_out.py` aligns, and not on the training's time
+        "--pipeline.model.max-gaussians": settings.max_gaussians,
+        f"{parser}.max-image-size": settings.max_image_size,
+        f"{parser}.eval-interval": settings.eval_interval,
+        f"{parser}.seed": seed,
+        f"{parser}.cache-dir": scene.out / f"{RECONSTRUCTION}-{seed}" / "cache",
+    }
+    train = ["ns-train", "nope-splat", *_words(flags), *METHODS[method]["flags"], *settings.train_flag]
+    config = out / "train" / "scene" / "nope-splat" / "run" / "config.yml"
+    return train, ["nope-splat", "--config", str(config)]
+
+
+def _splatfacto_flags(out: Path, schedule: str, length: int, seed: int, settings: Settings) -> list[str]:
+    """Of a splatfacto training on the cameras in `out`."""
+    flags = {
+        "--data": out / "map" / "splat",
+        "--output-dir": out / "train",
+        "--max-num-iterations": length,
+        "--max-gaussians": settings.max_gaussians,
+        "--schedule": schedule,
+        "--seed": seed,
+    }
+    return _words(flags)
+
+
+def _words(flags: dict[str, Any]) -> list[str]:
+    return [str(word) for flag in flags.items() for word in flag]
+
+
+def _prefixed(flags: list[str], prefix: str) -> list[str]:
+    return [word.replace("--", f"--{prefix}.") if word.startswith("--") else word for word in flags]
+
+
+def _length(method: str, settings: Settings) -> int:
+    return round(METHODS[method].get("length", 1.0) * settings.iterations)
+
+
+def _cameras_row(cameras: CameraFile, scene: Scene) -> Row:
+    metrics = compare_poses(cameras.T_world_camera, scene.truth, cameras.focal, scene.true_focal)
+    return {
+        "registered": len(cameras.T_world_camera),
+        "held_out_registered": len(cameras.held_out),
+        "points": cameras.num_points,
+        "cameras": {**asdict(metrics), "focal": cameras.focal},
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

@@ -1,0 +1,1 @@
+"""Time the CPU rasterizer."""

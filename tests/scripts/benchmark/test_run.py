@@ -1,0 +1,41 @@
+"""The whole benchmark on a made-up scene."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.benchmark import run
+
+
+@pytest.mark.slow
+def test_peer_and_ours_are_measured_alike(valley: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pycolmap")
+    settings = run.Settings(
+        (valley,),
+        tmp_path,
+        methods=("reconstruction", "colmap-incremental-pp", "default"),
+        seeds=(1,),
+        iterations=60,
+        max_image_size=160,
+        max_gaussians=20_000,
+    )
+    run.main(settings)
+    rows = {row["method"]: row for row in json.loads((tmp_path / "benchmark.json").read_text())["rows"]}
+    assert list(rows) == list(settings.methods)
+    for row in rows.values():
+        assert "error" not in row
+        assert row["cameras"]["auc_5"] > 90
+    views = {method: row["held_out"] for method, row in rows.items() if row["held_out"]}
+    assert len(views) == 2
+    for view in views.values():
+        assert view["psnr"] > 12
+        assert 0 < view["covered"] <= 1
+    coverages = {view["covered"] for view in views.values()}
+    assert len(coverages) == 1
+
+    started = (tmp_path / valley.name / "default-1" / "train" / "stage.json").stat().st_mtime
+    run.main(settings)  # nothing is done twice
+    assert (tmp_path / valley.name / "default-1" / "train" / "stage.json").stat().st_mtime == started
