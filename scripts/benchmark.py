@@ -40,7 +40,7 @@ from stages import Stage, StageFailed, run_stage, script
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import ImageFolder, cameras_of_images, find_images, read_image
+from nope_splat.io.images import ImageFolder, assign_cameras, find_images, read_image
 from nope_splat.splatting.densification import most_gaussians
 
 CONFIG: dict[str, Any] = json.loads(
@@ -156,7 +156,7 @@ def _prepare(path: Path, settings: Settings) -> Scene:
     folder = find_images(path)
     if any(image.mask_path for image in folder.images):
         raise NopeSplatError(f"{path} has masks, which the benchmark does not know; measure another scene")
-    require_one_camera(path, cameras_of_images(folder.images))
+    require_one_camera(path, assign_cameras(folder.images))
     names = [image.name for image in folder.images]
     held_out = names[:: settings.eval_interval]
     train = [name for name in names if name not in held_out]

@@ -24,8 +24,8 @@ from scipy.spatial.transform import Rotation
 
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import ImageFolder, cameras_of_images, find_images
-from nope_splat.matching import Keypoints, extract_keypoints, match_chosen
+from nope_splat.io.images import ImageFolder, assign_cameras, find_images
+from nope_splat.matching import Keypoints, extract_keypoints, match_keypoints
 from nope_splat.matching.database import MatchDatabase
 from nope_splat.scene.features import PairMatches
 from nope_splat.sfm import Reconstruction, ReconstructionSettings
@@ -63,7 +63,7 @@ def main(settings: Settings) -> None:
     print("| --- | --- | --- |" + " --- |" * len(FIGURES))
     for scene in settings.scene:
         folder = find_images(scene)
-        require_one_camera(scene, cameras_of_images(folder.images, settings.reconstruction.one_camera_per))
+        require_one_camera(scene, assign_cameras(folder.images, settings.reconstruction.one_camera_per))
         start = time.perf_counter()
         keypoints = extract_keypoints(folder.images, settings.reconstruction)
         extraction = time.perf_counter() - start
@@ -71,7 +71,7 @@ def main(settings: Settings) -> None:
         for seed in range(settings.seeds):
             chosen = replace(settings.reconstruction, seed=seed)
             start = time.perf_counter()
-            pairs = match_chosen(keypoints, chosen)
+            pairs = match_keypoints(keypoints, chosen)
             again = MatchDatabase(tuple(keypoints), tuple(pairs))
             seconds = extraction + time.perf_counter() - start
             if matches is None:

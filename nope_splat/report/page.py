@@ -21,7 +21,7 @@ from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.summary import reconstruction_rows, training_rows
 from nope_splat.report import figures
 from nope_splat.sfm import Reconstruction
-from nope_splat.utils.progress import track
+from nope_splat.utils.progress import progress_bar
 
 THUMBNAIL, RENDERING = 200, 640
 """Longer sides, in pixels, of the images in the contact sheet and of the renderings."""
@@ -130,7 +130,7 @@ def _contact_sheet(scene: Reconstruction, images: Iterable[ImageFile]) -> str:
     errors = scene.reprojection_errors()
     colors = figures.image_colors(scene)
     cells = []
-    for index, image_file in enumerate(track(images, "Thumbnails", len(scene.image_names))):
+    for index, image_file in enumerate(progress_bar(images, "Thumbnails", len(scene.image_names))):
         mine = scene.observations.image_ids == index
         if image_file.name in scene.failures:
             note = scene.failures[image_file.name]

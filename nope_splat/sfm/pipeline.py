@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nope_splat.depth import DepthMap, depths_key, find_depths
+from nope_splat.depth import DepthMap, depth_maps_key, load_depth_maps
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.fingerprint import content_key
-from nope_splat.io.images import ImageFolder, cameras_of_images
+from nope_splat.io.images import ImageFolder, assign_cameras
 from nope_splat.matching import PairMatches
-from nope_splat.matching.database import MatchDatabase, find_matches, matches_key
+from nope_splat.matching.database import MatchDatabase, load_or_match, matches_key
 from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
 from nope_splat.sfm.camera_groups import CameraGroups
@@ -75,7 +75,7 @@ def reconstruct(
             f"registration pointmaps needs pointmaps, and {settings.matcher} makes none; set matcher"
             " to dust3r"
         )
-    camera_ids = cameras_of_images(folder.images, settings.one_camera_per)
+    camera_ids = assign_cameras(folder.images, settings.one_camera_per)
     if camera_ids.any():
         for asked, what in (
             (settings.initial_focal is not None, "initial-focal is"),
@@ -113,7 +113,7 @@ def reconstruct(
         matches_id = matches_key(folder, settings)
         # Of given cameras, their content counts and not the file's name.
         values = asdict(settings) | {"cameras": given and given.to_plain()}
-        values["depth"] = depths_key(telling, settings.depth) if telling else None
+        values["depth"] = depth_maps_key(telling, settings.depth) if telling else None
         del values["device"]  # which changes nothing but rounding errors
         scene_id = content_key((), {"matches": matches_id, "held_out": sorted(held_out), "settings": values})
         scene = cache.load(STAGE, scene_id, Reconstruction.from_arrays)
@@ -123,11 +123,11 @@ def reconstruct(
             return scene
     clock = Stopwatch()
     with clock.stage("matching"):
-        matches = find_matches(folder, settings, cache, matches_id)
+        matches = load_or_match(folder, settings, cache, matches_id)
     depths = None
     if telling:
         with clock.stage("depth"):
-            found = find_depths(telling, settings.depth, cache_dir)
+            found = load_depth_maps(telling, settings.depth, cache_dir)
         depths = {names.index(image.name): one for image, one in zip(telling, found, strict=True)}
     elif settings.registration == "depth" and given is None and matches.pointmaps is not None:
         depths = fuse_pointmap_depths(matches.pointmaps.without(is_held_out))
@@ -173,7 +173,7 @@ def reconstruct_from_matches(
     keypoints, pairs = matches.keypoints, matches.pairs
     names = tuple(image.name for image in folder.images)
     sizes = np.array([(image.width, image.height) for image in folder.images], dtype=np.int64)
-    layout = CameraGroups.of(sizes, cameras_of_images(folder.images, settings.one_camera_per), keypoints)
+    layout = CameraGroups.of(sizes, assign_cameras(folder.images, settings.one_camera_per), keypoints)
     training_pairs = [pair for pair in pairs if not held_out[pair.first] and not held_out[pair.second]]
     graph = match_graph(len(names), training_pairs)
     groups = training_groups(graph)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nope_splat.depth import DepthMap, find_depths
+from nope_splat.depth import DepthMap, load_depth_maps
 from nope_splat.io.images import ImageFolder
-from nope_splat.matching.database import find_matches, matches_key
+from nope_splat.matching.database import load_or_match, matches_key
 from nope_splat.sfm.initialization.pointmap_fusion import fuse_pointmap_depths
 from nope_splat.sfm.options import ReconstructionSettings
 from nope_splat.utils.cache import Cache
@@ -34,10 +34,10 @@ def image_depths(
     """
     if settings.matcher == "dust3r":
         cache = Cache(cache_dir) if cache_dir else None
-        pointmaps = find_matches(folder, settings, cache, matches_key(folder, settings)).pointmaps
+        pointmaps = load_or_match(folder, settings, cache, matches_key(folder, settings)).pointmaps
         assert pointmaps is not None
         others = np.ones(len(folder.images), bool)
         others[list(image_ids)] = False
         return fuse_pointmap_depths(pointmaps.without(others))
-    maps = find_depths([folder.images[image] for image in image_ids], settings.depth, cache_dir)
+    maps = load_depth_maps([folder.images[image] for image in image_ids], settings.depth, cache_dir)
     return dict(zip(image_ids, maps, strict=True))

@@ -12,7 +12,7 @@ from nope_splat.geometry.rigid import rigid, transform
 from nope_splat.sfm.initialization.two_view import TwoView
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
-from nope_splat.utils.progress import track
+from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.typing import Array, Indices, Mask
 
 MIN_VISIBLE = 20
@@ -103,7 +103,7 @@ def grow(
         growth = kind(state, views, min_angle, device, seed)
         if not growth.begin(pair):
             continue
-        for _ in track(growth.run(), "Registering photos", total=len(connected) - 2):
+        for _ in progress_bar(growth.run(), "Registering photos", total=len(connected) - 2):
             pass
         attempts += 1
         if state.registered.sum() > best.registered.sum():
