@@ -36,7 +36,7 @@ class DepthSettings:
 
 @dataclass(frozen=True)
 class ScaleShiftOptions:
-    """Robust fit of scale and shift of a depth map."""
+    """Options of the robust fit of scale and shift."""
 
     min_num_points: int = 8
     """Minimum number of points of known depth."""

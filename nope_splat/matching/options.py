@@ -17,7 +17,7 @@ DUST3R_WEIGHTS = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 
 @dataclass(frozen=True)
 class SiftOptions:
-    """Detection and selection of SIFT keypoints."""
+    """Options of SIFT keypoint detection and selection."""
 
     contrast_threshold: float = 0.02
     """OpenCV's `contrastThreshold`; half its default, so that dim regions get keypoints too."""
@@ -32,7 +32,7 @@ class SiftOptions:
 
 @dataclass(frozen=True)
 class RetrievalOptions:
-    """Selection of similar images by VLAD descriptors."""
+    """Options of image retrieval by VLAD descriptors."""
 
     min_similarity_sigmas: float = 3.0
     """Two images are similar if their similarity exceeds this many standard deviations of the similarity of
@@ -46,10 +46,10 @@ class RetrievalOptions:
 
 @dataclass(frozen=True)
 class TransitiveMatchingOptions:
-    """Round-by-round selection of pairs by shared keypoints."""
+    """Options of transitive matching: selection of pairs by shared keypoints, in rounds."""
 
     num_initial_partners: int = 4
-    """Most similar images that each image is matched with in the first round."""
+    """Number of most similar images that each image is matched with in the first round."""
     min_num_matches: int = 60
     """Verified matches of a strong pair. A weaker pair raises the score that further candidates must beat."""
     min_num_partners: int = 6
@@ -58,7 +58,7 @@ class TransitiveMatchingOptions:
 
 @dataclass(frozen=True)
 class TwoViewGeometryOptions:
-    """RANSAC of the fundamental matrix and of the homography of a pair."""
+    """RANSAC options for the fundamental matrix and the homography of a pair."""
 
     confidence: float = 0.9999
     """Probability of drawing at least one sample without outliers."""
@@ -85,7 +85,7 @@ class TwoViewGeometryOptions:
 
 @dataclass(frozen=True)
 class PointmapOptions:
-    """Matching of pointmaps by anchors."""
+    """Options of anchor matching in pointmaps."""
 
     anchor_spacing: int = 12
     """Pixels between anchors."""
@@ -101,7 +101,7 @@ class PointmapOptions:
 
 @dataclass(frozen=True)
 class MatchingSettings:
-    """How images are matched."""
+    """Settings of image matching."""
 
     matcher: Literal["sift", "disk", "dust3r"] = "sift"
     """How matches are found. "sift" needs nothing else. "disk" (DISK with LightGlue) handles changes of light

@@ -19,9 +19,9 @@ from nope_splat.io.images import ImageFile, assign_cameras, find_images, read_im
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Save two valid images, and return their folder."""
-    save(picture(seed=1), tmp_path / "images" / "good1.jpg")
-    save(picture(seed=2), tmp_path / "images" / "good2.png")
-    return tmp_path / "images"
+    save(picture(seed=1), tmp_path / "photos" / "good1.jpg")
+    save(picture(seed=2), tmp_path / "photos" / "good2.png")
+    return tmp_path / "photos"
 
 
 def names(data: Path) -> list[str]:
@@ -44,6 +44,7 @@ def test_images_are_sorted_naturally(tmp_path: Path) -> None:
 
 
 def test_the_subfolder_images_is_used_if_it_exists(folder: Path) -> None:
+    folder.rename(folder.parent / "images")
     save(picture(200, 100), folder.parent / "preview.jpg")
     image_folder = find_images(folder.parent)
     assert image_folder.root == folder.parent / "images"
@@ -276,10 +277,10 @@ def half_mask(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("place", ["photos/masks", "masks"])
+@pytest.mark.parametrize("mask_folder", ["photos/masks", "masks"])
 @pytest.mark.parametrize("name", ["good1.png", "good1.jpg.png"])
-def test_masks_are_found_in_the_image_folder_or_next_to_it(folder: Path, place: str, name: str) -> None:
-    path = save(half_mask(), folder.parent / place / name)
+def test_masks_are_found_in_the_image_folder_or_next_to_it(folder: Path, mask_folder: str, name: str) -> None:
+    path = save(half_mask(), folder.parent / mask_folder / name)
     masked, unmasked = find_images(folder).images
     assert masked.mask_path == path
     assert unmasked.mask_path is None
