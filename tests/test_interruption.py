@@ -18,7 +18,7 @@ import pytest
 
 from nope_splat.io.images import ImageFolder, find_images
 from nope_splat.matching import MatchingSettings, PairMatches, matching
-from nope_splat.matching.database import MatchDatabase, find_matches, matches_key
+from nope_splat.matching.database import MatchDatabase, load_or_match, matches_key
 from nope_splat.matching.verification import verify_pair
 from nope_splat.sfm import Reconstruction, SfmOptions, reconstruct
 from nope_splat.utils.cache import Cache
@@ -32,13 +32,13 @@ from pathlib import Path
 from nope_splat.utils.cache import Cache
 from nope_splat.io.images import find_images
 from nope_splat.matching import MatchingSettings, matching
-from nope_splat.matching.database import find_matches, matches_key
+from nope_splat.matching.database import load_or_match, matches_key
 
 folder, options = find_images(Path(sys.argv[1])), MatchingSettings(max_keypoints=500)
 verify = matching.verify_pair
 matching.verify_pair = lambda *arguments: (time.sleep(float(sys.argv[3])), verify(*arguments))[1]
-matching.KEEP_EVERY = 0.0
-find_matches(folder, options, Cache(Path(sys.argv[2])), matches_key(folder, options))
+matching.SAVE_INTERVAL = 0.0
+load_or_match(folder, options, Cache(Path(sys.argv[2])), matches_key(folder, options))
 """
 
 
@@ -74,7 +74,7 @@ def folder(valley: Path) -> ImageFolder:
 @pytest.fixture(scope="module")
 def whole(folder: ImageFolder) -> MatchDatabase:
     """What a run that nothing disturbs finds."""
-    return find_matches(folder, MATCHING, None, "")
+    return load_or_match(folder, MATCHING, None, "")
 
 
 def assert_same(found: MatchDatabase, expected: MatchDatabase) -> None:
@@ -84,7 +84,7 @@ def assert_same(found: MatchDatabase, expected: MatchDatabase) -> None:
 
 
 def finish(folder: ImageFolder, cache: Path) -> MatchDatabase:
-    return find_matches(folder, MATCHING, Cache(cache), matches_key(folder, MATCHING))
+    return load_or_match(folder, MATCHING, Cache(cache), matches_key(folder, MATCHING))
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])

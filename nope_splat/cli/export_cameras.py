@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nope_splat.io.export import place_images, place_masks, write_colmap, write_report, write_transforms
+from nope_splat.io.export import export_images, export_masks, write_colmap, write_report, write_transforms
 from nope_splat.plugin.load_run import open_run, optimized_scene
 
 
@@ -23,8 +23,8 @@ def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = Fals
     pipeline = open_run(load_config).pipeline
     folder = pipeline.datamanager.dataparser.folder
     original, masks = optimized_scene(pipeline), output_dir / "masks"
-    scene = place_images(original, folder, output_dir / "images", copy_images)
-    masked = place_masks(original, folder, masks, scene.image_names)
+    scene = export_images(original, folder, output_dir / "images", copy_images)
+    masked = export_masks(original, folder, masks, scene.image_names)
     write_transforms(scene, output_dir / "images", output_dir / "transforms.json", masks if masked else None)
     write_colmap(scene, output_dir / "sparse" / "0")
     write_colmap(scene, output_dir / "sparse_text" / "0", text=True)

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.utils.jit import compiled
+from nope_splat.utils.jit import cached_njit
 from nope_splat.utils.typing import Array
 
 Vector = tuple[float, float, float]
@@ -25,7 +25,7 @@ def make_lattice(rng: np.random.Generator) -> Lattice:
     return rng.permutation(256), gradients
 
 
-@compiled()
+@cached_njit()
 def noise_at(x: float, y: float, z: float, footprint: float, octaves: int, lattice: Lattice) -> Vector:
     """Three independent channels of gradient noise (Perlin 2002), summed over octaves.
 
@@ -70,7 +70,7 @@ def noise_at(x: float, y: float, z: float, footprint: float, octaves: int, latti
     return red, green, blue
 
 
-@compiled(parallel=True)
+@cached_njit(parallel=True)
 def noise(points: Array, octaves: int, lattice: Lattice) -> Array:
     """Fractal noise at points.
 

@@ -23,7 +23,7 @@ from nope_splat.demo.noise import Lattice, make_lattice, noise, noise_at
 from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.geometry.distortion import undistort
-from nope_splat.utils.jit import compiled
+from nope_splat.utils.jit import cached_njit
 from nope_splat.utils.typing import Array
 
 FIELD_OF_VIEW = 54.0
@@ -66,13 +66,13 @@ FREQUENCIES = np.array([material.frequency for material in MATERIALS.values()])
 SKY = np.array([0.55, 0.65, 0.75])
 
 
-@compiled()
+@cached_njit()
 def _smoothstep(x: float, low: float, high: float) -> float:
     t = min(max((x - low) / (high - low), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
-@compiled(parallel=True)
+@cached_njit(parallel=True)
 def _shade(
     origin: Array,
     directions: Array,

@@ -1,17 +1,18 @@
-"""Depth of single images: what networks or files say of it, and how that fits the world."""
+"""Monocular depth maps from networks or files, and their alignment to the reconstruction."""
 
-from nope_splat.depth.depth_map import DepthKind, DepthMap, on_depth_edge
-from nope_splat.depth.find import depths_key, find_depths
+from nope_splat.depth.depth_map import DepthKind, DepthMap, depth_edges
+from nope_splat.depth.load import depth_maps_key, load_depth_maps
+from nope_splat.depth.options import DepthSettings, ScaleShiftOptions
 from nope_splat.depth.scale_shift import ScaleShift, fit_scale_shift
-from nope_splat.depth.settings import DepthSettings
 
 __all__ = [
     "DepthKind",
     "DepthMap",
     "DepthSettings",
     "ScaleShift",
-    "depths_key",
-    "find_depths",
+    "ScaleShiftOptions",
+    "depth_edges",
+    "depth_maps_key",
     "fit_scale_shift",
-    "on_depth_edge",
+    "load_depth_maps",
 ]

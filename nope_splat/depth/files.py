@@ -1,4 +1,4 @@
-"""Depth maps that the user brings: npz files, or png files of 16 bits."""
+"""Depth maps from files of the user: npz or 16-bit png."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nope_splat.depth.depth_map import DepthKind, DepthMap, Map
+from nope_splat.depth.depth_map import DepthKind, DepthMap, DepthValues
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile
 
 MAX_SIZE = 1024
-"""Larger maps are thinned to this longer side: depth is smooth but for its edges."""
-MAX_STRETCH = 0.02
-"""Largest relative difference between the proportions of a map and of its image."""
+"""Longer side to which larger maps are downsampled: apart from its edges, depth is smooth."""
+MAX_ASPECT_ERROR = 0.02
+"""Largest relative difference between the aspect ratios of a map and of its image."""
 
 
 def find_depth_file(folder: Path, image: ImageFile) -> Path:
-    """Find the depth map of an image.
+    """Find the depth file of an image.
 
     Args:
-        folder: The folder of the depth maps.
-        image: The image; the map of `a/b.jpg` is `a/b.npz` or `a/b.png`, or `a/b.jpg.npz` and so on.
+        folder: Folder of the depth files.
+        image: The image. The file for `a/b.jpg` is `a/b.npz` or `a/b.png`, or `a/b.jpg.npz` or `a/b.jpg.png`.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        NopeSplatError: If there is none.
+        NopeSplatError: If there is no such file.
     """
     for suffix in (".npz", ".png"):
         for file in ((folder / image.name).with_suffix(suffix), folder / f"{image.name}{suffix}"):
@@ -45,33 +45,33 @@ def read_depth_file(path: Path, image: ImageFile, kind: DepthKind) -> DepthMap:
 
     Args:
         path: The file.
-        image: The image that it covers.
-        kind: What its values are.
+        image: The image that the map covers.
+        kind: Quantity that the values represent.
 
     Returns:
-        The map, NaN where the file has NaN, infinity or zero, thinned to `MAX_SIZE`.
+        The map, downsampled to `MAX_SIZE`. NaN, infinity and zero in the file are unknown values (NaN).
 
     Raises:
-        NopeSplatError: If the file is no depth map, or not of this image.
+        NopeSplatError: If the file cannot be read, or its aspect ratio differs from that of the image.
     """
     try:
         values, confidence = _read_npz(path) if path.suffix == ".npz" else (_read_png(path), None)
-    except Exception as error:  # damaged files raise whatever their bytes lead to
+    except Exception as error:  # damaged files raise many kinds of errors
         raise NopeSplatError(f"the depth map {path} cannot be read: {error}") from error
     height, width = values.shape
-    stretch = width * image.height / (height * image.width) - 1
-    if abs(stretch) > MAX_STRETCH:
+    aspect_error = width * image.height / (height * image.width) - 1
+    if abs(aspect_error) > MAX_ASPECT_ERROR:
         raise NopeSplatError(
             f"the depth map {path} is {width} x {height} pixels, but its photo {image.name} is"
             f" {image.width} x {image.height}; it must cover the whole photo"
         )
     values = np.where(np.isfinite(values) & (values != 0), values, np.nan)
-    confidence = None if confidence is None else _thinned(confidence)
-    return DepthMap.covering(_thinned(values), kind, (image.width, image.height), confidence)
+    confidence = None if confidence is None else _downsample(confidence)
+    return DepthMap.of_whole_image(_downsample(values), kind, (image.width, image.height), confidence)
 
 
 def _read_npz(path: Path) -> tuple[NDArray, NDArray | None]:
-    """Depth and perhaps confidence. (H, W) each."""
+    """Read depth (H, W), and confidence (H, W) if there is any."""
     with np.load(path, allow_pickle=False) as file:
         if "depth" not in file:
             raise ValueError(f"it has no array named depth, but {', '.join(file) or 'none at all'}")
@@ -85,17 +85,17 @@ def _read_npz(path: Path) -> tuple[NDArray, NDArray | None]:
 
 
 def _read_png(path: Path) -> NDArray:
-    """Depth in the steps of the file. (H, W)."""
+    """Read the integer values of a 16-bit file. (H, W)."""
     with Image.open(path) as image:
         if not image.mode.startswith("I"):
             raise ValueError("it does not hold 16 bits of gray; eight are too few for depth")
         return np.asarray(image)
 
 
-def _thinned(values: NDArray) -> Map:
-    """Fewer values, none of them mixed of two: edges stay edges, and unknown values do not spread."""
+def _downsample(values: NDArray) -> DepthValues:
+    """Downsample a map to `MAX_SIZE` without mixing values: edges stay sharp, and NaN does not spread."""
     height, width = values.shape
     shrink = min(1.0, MAX_SIZE / max(height, width))
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    thinned = cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(thinned, np.float32)
+    downsampled = cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(downsampled, np.float32)

@@ -1,6 +1,6 @@
-"""Depth from a network that has learned what depth looks like, through transformers.
+"""Monocular depth from networks of the package transformers.
 
-The package and the weights are loaded only when asked for.
+The package is imported, and the weights are loaded, on first use.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from nope_splat.depth.depth_map import DepthKind, DepthMap
-from nope_splat.depth.settings import DepthSettings
+from nope_splat.depth.options import DepthSettings
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile, read_image
-from nope_splat.utils.device_defaults import device_of_networks
+from nope_splat.utils.device_defaults import network_device
 
 INPUT_SIZE = 1024
-"""Longer side at which images are handed over; networks scale them down further."""
+"""Longer side, in pixels, of the images passed to the preprocessor, which downscales them further."""
 MAP_SIZE = 518
-"""Longer side of the maps: no network of today sees finer."""
+"""Longer side, in pixels, of the predicted maps; no current network resolves more."""
 KINDS: dict[str, DepthKind] = {
     "depth_anything": "disparity",
     "depth_pro": "metric",
@@ -27,54 +27,52 @@ KINDS: dict[str, DepthKind] = {
     "glpn": "metric",
     "zoedepth": "metric",
 }
-"""What the networks of each type tell, by their name in transformers."""
+"""Quantity that the networks of each model type (by its name in transformers) predict."""
 
 
 class DepthNetwork:
-    """A network with its preprocessor, ready for use.
+    """A depth network with its preprocessor.
 
     Args:
-        settings: Which network, and perhaps what its values are.
+        settings: The network, its device, and the quantity that it predicts (None to infer it).
 
     Raises:
-        NopeSplatError: If transformers or the weights are missing, or the kind of the network's values is
-            unknown.
+        NopeSplatError: If transformers or the weights are missing, or the network's quantity is unknown.
     """
 
     def __init__(self, settings: DepthSettings) -> None:
-        self.processor, self.network = _load(settings.model, device_of_networks(settings.device))
-        self.kind: DepthKind = settings.kind or kind_of(self.network.config, settings.model)
+        self.processor, self.network = _load(settings.model, network_device(settings.device))
+        self.kind: DepthKind = settings.kind or network_depth_kind(self.network.config, settings.model)
 
     @torch.inference_mode()
     def predict(self, image_file: ImageFile) -> DepthMap:
-        """Predict the depth of an image.
+        """Predict the depth map of an image.
 
         Args:
             image_file: The image.
         """
-        image = np.array(
-            read_image(image_file, _fitted(image_file, INPUT_SIZE))[..., :3]
-        )  # a writable one, for torch
-        inputs = self.processor(images=image, return_tensors="pt").to(self.network.device)
-        width, height = _fitted(image_file, MAP_SIZE)
+        pixels = read_image(image_file, _size_within(image_file, INPUT_SIZE))[..., :3]
+        inputs = self.processor(images=np.array(pixels), return_tensors="pt")  # torch needs a writable copy
+        inputs = inputs.to(self.network.device)
+        width, height = _size_within(image_file, MAP_SIZE)
         (predicted,) = self.processor.post_process_depth_estimation(
             self.network(**inputs), target_sizes=[(height, width)]
         )
         values = predicted["predicted_depth"].float().cpu().numpy()
-        # The scaling overshoots at depth edges; no disparity and no depth is negative.
+        # Bicubic resizing overshoots at depth edges; neither disparity nor depth is negative.
         values = np.where(np.isfinite(values), values.clip(0), np.nan).astype(np.float32)
-        return DepthMap.covering(values, self.kind, (image_file.width, image_file.height))
+        return DepthMap.of_whole_image(values, self.kind, (image_file.width, image_file.height))
 
 
-def kind_of(config: Any, model: str) -> DepthKind:
-    """What the values of a network are, by its configuration.
+def network_depth_kind(config: Any, model: str) -> DepthKind:
+    """Infer the quantity that a network predicts from its configuration.
 
     Args:
-        config: transformers' configuration of the network.
-        model: Its name, for the message.
+        config: Configuration of the network in transformers.
+        model: Name of the network, for the error message.
 
     Raises:
-        NopeSplatError: If its type is not known here.
+        NopeSplatError: If the model type is not in `KINDS`.
     """
     if getattr(config, "depth_estimation_type", None) == "metric":
         return "metric"
@@ -86,14 +84,14 @@ def kind_of(config: Any, model: str) -> DepthKind:
     return KINDS[config.model_type]
 
 
-def _fitted(image: ImageFile, longer_side: int) -> tuple[int, int]:
-    """Width and height of an image that is scaled down to a longer side."""
+def _size_within(image: ImageFile, longer_side: int) -> tuple[int, int]:
+    """Compute (width, height) of an image downscaled to a longer side; smaller images keep their size."""
     shrink = min(1.0, longer_side / max(image.width, image.height))
     return max(1, round(image.width * shrink)), max(1, round(image.height * shrink))
 
 
 def _load(model: str, device: torch.device) -> tuple[Any, Any]:
-    """Preprocessor and network, ready for use on a device, or a word on what is missing."""
+    """Load the preprocessor and the network; raise `NopeSplatError` if something is missing."""
     try:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
     except ImportError as error:
@@ -101,7 +99,7 @@ def _load(model: str, device: torch.device) -> tuple[Any, Any]:
     try:
         processor = AutoImageProcessor.from_pretrained(model)
         network = AutoModelForDepthEstimation.from_pretrained(model)
-    except Exception as error:  # missing files and failing downloads raise many things
+    except Exception as error:  # missing files and failed downloads raise many kinds of errors
         reason = str(error).strip().splitlines()[0]
         raise NopeSplatError(
             f"the depth network {model} is not on this machine and cannot be downloaded; where it can be, run"

@@ -1,1 +1,1 @@
-"""Evaluation against images that training has not seen."""
+"""Metrics of cameras and of held-out images."""

@@ -1,4 +1,4 @@
-"""How two sets of cameras compare, image by image."""
+"""Comparison of two sets of cameras by image name."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from nope_splat.io.cameras import NamedCamera
 def compare_cameras(
     estimated: Mapping[str, NamedCamera], reference: Mapping[str, NamedCamera]
 ) -> PoseMetrics:
-    """Measure cameras against others, whatever their world frames, scales and resolutions.
+    """Compare estimated cameras to reference cameras, independently of world frame, scale and resolution.
 
     Args:
-        estimated: Cameras by image.
-        reference: Cameras by image; those that `estimated` lacks count as failed.
+        estimated: Estimated cameras by image name.
+        reference: Reference cameras by image name; images missing from `estimated` count as failed.
 
     Returns:
         The metrics; the focal error is the mean over common images.
 
     Raises:
-        NopeSplatError: If no image is in both.
+        NopeSplatError: If the two sets have no image in common.
     """
     common = estimated.keys() & reference.keys()
     if not common:
@@ -44,19 +44,19 @@ def compare_cameras(
 def focal_errors(
     estimated: Mapping[str, NamedCamera], reference: Mapping[str, NamedCamera]
 ) -> tuple[float, ...]:
-    """Errors of the focal lengths, camera by camera: their mean may hide what two of them have amiss.
+    """Compute the focal length error of each camera; in the overall mean, opposite errors would cancel.
 
     Args:
-        estimated: Cameras by image.
-        reference: Cameras by image. Those with the same intrinsics are one camera.
+        estimated: Estimated cameras by image name.
+        reference: Reference cameras by image name. Images with equal intrinsics share a camera.
 
     Returns:
-        Mean error over its common images in percent, for each camera of the reference that has any, in
-        the order of the names of their first images.
+        Mean error in percent over the common images of each reference camera, ordered by the name of its
+        first common image.
     """
-    of_camera: dict[object, list[float]] = {}
+    errors_by_camera: dict[object, list[float]] = {}
     for name in sorted(estimated.keys() & reference.keys()):
-        true = reference[name]
-        error = 100 * (estimated[name].focal / true.focal - 1)
-        of_camera.setdefault((true.focal, true.offset, true.radial), []).append(error)
-    return tuple(float(np.mean(errors)) for errors in of_camera.values())
+        truth = reference[name]
+        error = 100 * (estimated[name].focal / truth.focal - 1)
+        errors_by_camera.setdefault((truth.focal, truth.offset, truth.radial), []).append(error)
+    return tuple(float(np.mean(errors)) for errors in errors_by_camera.values())

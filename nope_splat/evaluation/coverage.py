@@ -1,6 +1,8 @@
-"""Which pixels of a held-out image show what training images show as well."""
+"""Coverage of held-out views: pixels whose surface is visible in training views."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,56 +10,55 @@ from torch.nn.functional import max_pool2d
 
 from nope_splat.geometry.projection import perspective
 
-TOLERANCE = 0.05
-"""Largest difference of two depths of one surface point, as a share of the depth."""
+
+class DepthViews(NamedTuple):
+    """Depth maps of one or more views, with their cameras."""
+
+    depth: Tensor
+    """Depths along the viewing direction (z); infinity for empty pixels. (..., H, W)."""
+    T_world_camera: Tensor
+    """Camera-to-world transforms, OpenCV axes. (..., 4, 4)."""
+    K: Tensor
+    """Intrinsic matrices, in pixels of the depth maps. (..., 3, 3)."""
 
 
 def covered_pixels(
-    depth: Tensor,
-    T_world_camera: Tensor,
-    K: Tensor,
-    train_depths: Tensor,
-    train_T_world_camera: Tensor,
-    train_Ks: Tensor,
-    min_views: int = 2,
+    view: DepthViews, train_views: DepthViews, min_views: int = 2, max_relative_depth_error: float = 0.05
 ) -> Tensor:
-    """Pixels whose surface point lies in sight of training images.
+    """Find the pixels of a view whose surface points are visible in training views.
 
-    A training image sees the point if it falls into the image, and no nearer and no farther than the
-    surface around that pixel (3 x 3) lies, within `TOLERANCE`. Depths count along the viewing direction;
-    infinity where nothing is.
+    A point is visible in a training view if it projects into the image and its depth lies within the range of
+    the view's depths around that pixel (3 x 3), up to `max_relative_depth_error`.
 
     Args:
-        depth: Depth of the held-out view. (H, W).
-        T_world_camera: Its camera-to-world transform, OpenCV axes. (4, 4).
-        K: Its intrinsic matrix. (3, 3).
-        train_depths: Depths of the training views. (V, h, w).
-        train_T_world_camera: Their camera-to-world transforms. (V, 4, 4).
-        train_Ks: Their intrinsic matrices. (V, 3, 3).
-        min_views: Training images that must see a point.
+        view: The held-out view, without a batch axis.
+        train_views: The training views, with one batch axis (V,).
+        min_views: Minimum number of training views that must see a point.
+        max_relative_depth_error: Tolerance of the visibility test, relative to the depth.
 
     Returns:
-        True where covered. (H, W), bool.
+        True for covered pixels. (H, W), bool.
     """
-    height, width = depth.shape
+    height, width = view.depth.shape
     rows, columns = (
-        torch.arange(side, dtype=depth.dtype, device=depth.device) + 0.5 for side in (height, width)
+        torch.arange(side, dtype=view.depth.dtype, device=view.depth.device) + 0.5 for side in (height, width)
     )
     y, x = torch.meshgrid(rows, columns, indexing="ij")
-    rays = torch.stack([x, y, torch.ones_like(x)], -1) @ torch.linalg.inv(K).T
-    finite = depth.isfinite()
-    points = (rays * torch.where(finite, depth, 0.0)[..., None]) @ T_world_camera[:3, :3].T
-    points = points + T_world_camera[:3, 3]
-    farthest = max_pool2d(train_depths[:, None], 3, 1, 1)[:, 0]
-    nearest = -max_pool2d(-train_depths[:, None], 3, 1, 1)[:, 0]
-    views = torch.zeros_like(depth, dtype=torch.long)
-    for far, near, pose, intrinsics in zip(farthest, nearest, train_T_world_camera, train_Ks, strict=True):
-        seen = (points - pose[:3, 3]) @ pose[:3, :3]
-        z = seen[..., 2]
-        projected = seen @ intrinsics.T
+    rays = torch.stack([x, y, torch.ones_like(x)], -1) @ torch.linalg.inv(view.K).T
+    finite = view.depth.isfinite()
+    points = (rays * torch.where(finite, view.depth, 0.0)[..., None]) @ view.T_world_camera[:3, :3].T
+    points = points + view.T_world_camera[:3, 3]
+    farthest = max_pool2d(train_views.depth[:, None], 3, 1, 1)[:, 0]
+    nearest = -max_pool2d(-train_views.depth[:, None], 3, 1, 1)[:, 0]
+    num_views = torch.zeros_like(view.depth, dtype=torch.long)
+    low, high = 1 - max_relative_depth_error, 1 + max_relative_depth_error
+    for far, near, pose, K in zip(farthest, nearest, train_views.T_world_camera, train_views.K, strict=True):
+        in_camera = (points - pose[:3, 3]) @ pose[:3, :3]
+        z = in_camera[..., 2]
+        projected = in_camera @ K.T
         column, row = perspective(projected).floor().unbind(-1)
         inside = (z > 0) & (column >= 0) & (row >= 0) & (column < far.shape[1]) & (row < far.shape[0])
         index = torch.where(inside, row * far.shape[1] + column, 0).long()
         near, far = near.reshape(-1)[index], far.reshape(-1)[index]
-        views += inside & (z > near * (1 - TOLERANCE)) & (z < far * (1 + TOLERANCE))
-    return finite & (views >= min_views)
+        num_views += inside & (z > near * low) & (z < far * high)
+    return finite & (num_views >= min_views)

@@ -1,4 +1,4 @@
-"""How well a rendering agrees with an image: PSNR, SSIM, LPIPS."""
+"""Image metrics: PSNR, SSIM and LPIPS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nope_splat.utils.progress import say
 
 
 class ImageMetrics:
-    """The metrics of Splatfacto, so that figures compare; masked pixels do not count.
+    """Masked PSNR, SSIM and LPIPS, with Splatfacto's definitions so that figures are comparable.
 
     SSIM is that of pytorch_msssim, as in Splatfacto, and not that of the training loss: a metric should not
     share code with what is optimized. The loss has a fused kernel, which saves time on a CPU in every
@@ -21,33 +21,39 @@ class ImageMetrics:
     SSIM and LPIPS need whole images: masked pixels are made equal, and the difference that is left, spread
     over all pixels, is gathered on those that count.
 
-    LPIPS needs weights from the network. They are fetched when first asked for, and where they cannot be had
-    the metric is left out, which is said once. (No module on purpose: its weights stay out of checkpoints.)
+    The weights of LPIPS are downloaded on first use. If that fails, a message is printed once and the metric
+    is omitted. (The class is not an `nn.Module`, so that these weights stay out of checkpoints.)
     """
 
     def __call__(self, rendered: Tensor, image: Tensor, mask: Tensor | None = None) -> dict[str, float]:
-        """All metrics that are available.
+        """Compute all available metrics.
 
         Args:
             rendered: Rendered image. (H, W, 3), in [0, 1].
-            image: Image. (H, W, 3), in [0, 1].
-            mask: True where the image counts. (H, W, 1), bool.
+            image: Ground truth image. (H, W, 3), in [0, 1].
+            mask: True for pixels that are evaluated. (H, W, 1), bool.
 
         Returns:
-            `psnr`, `ssim` and perhaps `lpips`.
+            `psnr`, `ssim` and, if available, `lpips`.
         """
-        metrics, share = {"psnr": float(self.psnr(rendered, image, mask))}, 1.0
+        metrics, unmasked_ratio = {"psnr": float(self.psnr(rendered, image, mask))}, 1.0
         if mask is not None:
-            image, share = torch.where(mask, image, rendered), float(mask.float().mean())
+            image, unmasked_ratio = torch.where(mask, image, rendered), float(mask.float().mean())
         images = rendered.permute(2, 0, 1)[None], image.permute(2, 0, 1)[None]
-        metrics["ssim"] = 1 - (1 - float(ssim(*images, data_range=1.0))) / share
+        metrics["ssim"] = 1 - (1 - float(ssim(*images, data_range=1.0))) / unmasked_ratio
         if self._lpips is not None:
-            metrics["lpips"] = float(self._lpips.to(rendered.device)(*images)) / share
+            metrics["lpips"] = float(self._lpips.to(rendered.device)(*images)) / unmasked_ratio
         return metrics
 
     @staticmethod
     def psnr(rendered: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Peak signal-to-noise ratio in dB; arguments as for the whole. ()."""
+        """Compute the peak signal-to-noise ratio in dB. ().
+
+        Args:
+            rendered: Rendered image. (H, W, 3), in [0, 1].
+            image: Ground truth image. (H, W, 3), in [0, 1].
+            mask: True for pixels that are evaluated. (H, W, 1), bool.
+        """
         squared = (rendered - image).square()
         mse = squared.mean() if mask is None else squared[mask.expand_as(squared)].mean()
         return -10 * torch.log10(mse)
@@ -58,6 +64,6 @@ class ImageMetrics:
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
             return LearnedPerceptualImagePatchSimilarity(normalize=True)
-        except Exception as error:  # whatever the download, the cache or the package raises
+        except Exception as error:  # the download, the cache and the package raise many kinds of errors
             say(f"LPIPS is unavailable, its weights cannot be had ({type(error).__name__}: {error}).")
             return None

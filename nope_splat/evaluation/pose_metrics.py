@@ -1,4 +1,4 @@
-"""Accuracy of camera poses against a ground truth."""
+"""Accuracy of estimated camera poses."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ import numpy as np
 from nope_splat.geometry.similarity import align_similarity
 from nope_splat.utils.typing import Array
 
-FAILED = 180.0
-"""Error in degrees of a pair of images of which one has no pose."""
+FAILED_PAIR_ERROR = 180.0
+"""Error in degrees assigned to a pair of images if one of them has no pose."""
 
 
 @dataclass(frozen=True)
 class PoseMetrics:
-    """How estimated cameras compare with the truth.
+    """Accuracy of estimated cameras.
 
-    Pair errors are of the relative pose of every pair of true images; pairs with an image that
-    was not registered count as failed.
+    AUC, RRA and RTA evaluate the relative pose of every pair of ground truth images. Pairs with an
+    unregistered image count as failed.
     """
 
     num_registered: int
-    """Images of the truth that have an estimated pose."""
+    """Number of ground truth images with an estimated pose."""
     num_images: int
-    """Images of the truth."""
+    """Number of ground truth images."""
     auc_5: float
-    """Area under the recall curve of max(rotation, translation direction error) up to 5 degrees, percent."""
+    """Area under the recall curve of max(rotation error, translation direction error) up to 5 degrees,
+    percent."""
     auc_30: float
-    """The same up to 30 degrees, percent."""
+    """Area under the same curve up to 30 degrees, percent."""
     rra_5: float
     """Relative rotation accuracy: pairs with a rotation error below 5 degrees, percent."""
     rta_5: float
     """Relative translation accuracy: pairs with a translation direction error below 5 degrees, percent."""
     ate: float
-    """Root mean square distance of the aligned camera centers from the true ones, in percent of the largest
-    distance between two true centers; NaN with fewer than three registered images."""
+    """Absolute trajectory error: RMSE of the aligned camera centers, in percent of the largest distance
+    between two ground truth centers; NaN with fewer than three registered images."""
     focal_error: float
-    """Focal length minus truth, in percent of the truth; NaN if not given."""
+    """Relative error of the focal length, percent; NaN if none is given."""
 
 
 def compare_poses(
@@ -48,13 +49,13 @@ def compare_poses(
     focal: float | None = None,
     true_focal: float | None = None,
 ) -> PoseMetrics:
-    """Measure estimated poses, whatever their world frame and scale.
+    """Compare estimated poses to the ground truth, independently of world frame and scale.
 
     Args:
-        estimated: Image name to camera-to-world transform; only registered images. (4, 4) each.
-        truth: Image name to camera-to-world transform. (4, 4) each.
+        estimated: Camera-to-world transforms by image name, registered images only. (4, 4) each.
+        truth: Camera-to-world transforms by image name. (4, 4) each.
         focal: Estimated focal length.
-        true_focal: True focal length, in the same pixels.
+        true_focal: True focal length, in the same unit.
 
     Returns:
         The metrics.
@@ -63,8 +64,8 @@ def compare_poses(
     rotation_errors, translation_errors = [], []
     for first, second in combinations(names, 2):
         if first not in estimated or second not in estimated:
-            rotation_errors.append(FAILED)
-            translation_errors.append(FAILED)
+            rotation_errors.append(FAILED_PAIR_ERROR)
+            translation_errors.append(FAILED_PAIR_ERROR)
             continue
         relative = np.linalg.inv(estimated[second]) @ estimated[first]
         relative_truth = np.linalg.inv(truth[second]) @ truth[first]
@@ -90,25 +91,31 @@ def compare_poses(
 
 
 def area_under_recall(errors: Array, threshold: float) -> float:
-    """Area under the curve of the share of errors below t, for t from zero to a threshold.
+    """Compute the normalized area under the recall curve, the fraction of errors below t over t.
 
     Args:
         errors: Non-negative errors. (n,).
-        threshold: End of the curve.
+        threshold: Largest t of the curve, which starts at zero.
 
     Returns:
-        Area as a share of the largest possible one, 0 to 1.
+        Area divided by the largest possible area, from 0 to 1.
     """
     errors = np.concatenate([[0.0], np.sort(errors)])
     recall = np.arange(len(errors)) / (len(errors) - 1)
     below = int(np.searchsorted(errors, threshold, side="right"))
-    t = np.concatenate([errors[:below], [threshold]])
-    r = np.concatenate([recall[:below], [recall[below - 1]]])
-    return float((np.diff(t) * (r[1:] + r[:-1]) / 2).sum() / threshold)
+    errors = np.concatenate([errors[:below], [threshold]])
+    recall = np.concatenate([recall[:below], [recall[below - 1]]])
+    return float((np.diff(errors) * (recall[1:] + recall[:-1]) / 2).sum() / threshold)
 
 
 def _trajectory_error(estimated: Array, truth: Array, all_truth: Array) -> float:
-    """Percent of the largest distance between true centers. (n, 3), (n, 3), (m, 3)."""
+    """Compute the RMSE of aligned camera centers, in percent of the extent of the ground truth.
+
+    Args:
+        estimated: Estimated centers of registered images. (n, 3).
+        truth: Ground truth centers of the same images. (n, 3).
+        all_truth: Ground truth centers of all images. (m, 3).
+    """
     if len(estimated) < 3 or np.ptp(estimated, axis=0).max() == 0:
         return float("nan")
     aligned = align_similarity(estimated, truth).apply(estimated)
@@ -117,13 +124,13 @@ def _trajectory_error(estimated: Array, truth: Array, all_truth: Array) -> float
 
 
 def _rotation_angle(rotation: Array) -> float:
-    """Angle of a rotation in degrees. (3, 3)."""
+    """Compute the angle of a rotation matrix (3, 3), in degrees."""
     return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
 def _angle(first: Array, second: Array) -> float:
-    """Angle between two vectors in degrees, `FAILED` if one has no direction. (3,), (3,)."""
+    """Compute the angle between two vectors (3,) in degrees; `FAILED_PAIR_ERROR` if one is zero."""
     lengths = np.linalg.norm(first) * np.linalg.norm(second)
     if lengths < 1e-24:
-        return FAILED
+        return FAILED_PAIR_ERROR
     return float(np.degrees(np.arccos(np.clip(first @ second / lengths, -1, 1))))

@@ -1,1 +1,1 @@
-"""Everything that touches files: image folders, COLMAP models, transforms.json, cameras of others, export."""
+"""File input and output: image folders, COLMAP models, transforms.json, export."""

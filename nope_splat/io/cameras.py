@@ -1,4 +1,4 @@
-"""Cameras by image, from the files of any tool, and how two such files compare."""
+"""Cameras by image name, read from the files of COLMAP, nerfstudio and others."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from nope_splat.utils.typing import Array
 
 @dataclass(frozen=True)
 class NamedCamera:
-    """One image's camera."""
+    """Pose and intrinsics of one image, independent of its resolution."""
 
     T_world_camera: Array
     """Camera-to-world transform, OpenCV axes. (4, 4)."""
     focal: float
-    """Focal length, the mean of x and y, as a share of the image's longer side, whatever the resolution."""
+    """Focal length, the mean of x and y, divided by the longer side of the image."""
     offset: tuple[float, float] = (0.0, 0.0)
-    """Principal point minus image center, (x, y) as shares of the image's longer side."""
+    """Principal point minus image center, (x, y), divided by the longer side of the image."""
     radial: tuple[float, float] = (0.0, 0.0)
-    """Radial distortion k1 and k2, as of `SharedPinhole`."""
+    """Radial distortion k1 and k2, as in `SharedPinhole`."""
 
 
 def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
-    """Read cameras in whichever format they are.
+    """Read cameras from a file or folder of any supported format.
 
     Args:
-        path: A COLMAP model (its folder, or one with `sparse/0` in it), nerfstudio's `transforms.json`, or a
-            ground truth file (see `read_ground_truth`).
+        path: A COLMAP model (its folder, or one that contains it as `sparse/0`), a nerfstudio
+            `transforms.json`, or a ground truth file (see `read_ground_truth`).
 
     Returns:
-        Cameras by name of the image: that of the file, without folders, where this tells them apart.
+        Cameras by image name: the file name without folders, if that is unique.
 
     Raises:
-        NopeSplatError: If it is none of these, is damaged, or holds no camera.
+        NopeSplatError: If the format is unknown, the file is damaged, or it contains no camera.
     """
     if path.is_dir():
         cameras = _read_colmap(path)
@@ -58,18 +58,19 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
             ) from error
         if frames and "camera_to_world_opencv" in frames[0]:
             truth = read_ground_truth(path)
-            own = truth.focal / max(truth.size), _offset(content), _radial(content)
-            cameras = {name: NamedCamera(pose, *own) for name, pose in truth.T_world_camera.items()}
+            intrinsics = truth.focal / max(truth.size), _offset(content), _radial(content)
+            cameras = {name: NamedCamera(pose, *intrinsics) for name, pose in truth.T_world_camera.items()}
         else:
             cameras = _read_transforms(path, content)
     if not cameras:
         raise NopeSplatError(f"{path} holds no cameras")
-    return _shorten(cameras)
+    return _shorten_names(cameras)
 
 
 def _read_colmap(path: Path) -> dict[str, NamedCamera]:
-    here = any((path / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt"))
-    cameras, images = read_cameras(path if here else path / "sparse" / "0")
+    """Read a COLMAP model from a folder, or from its `sparse/0`."""
+    is_model = any((path / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt"))
+    cameras, images = read_cameras(path if is_model else path / "sparse" / "0")
     named = {}
     for image in images.values():
         camera = cameras[image.camera_id]
@@ -83,20 +84,18 @@ def _read_colmap(path: Path) -> dict[str, NamedCamera]:
 
 
 def _read_transforms(path: Path, content: dict[str, Any]) -> dict[str, NamedCamera]:
+    """Convert the parsed content of a `transforms.json`, whose intrinsics are shared or per frame."""
     named = {}
     try:
         for frame in content["frames"]:
-            own = {**content, **frame}
-            if "fl_x" not in own:  # the older files of NeRF and instant-ngp
-                own["fl_x"] = own["w"] / 2 / np.tan(own["camera_angle_x"] / 2)
-            fl_x = float(own["fl_x"])
-            focal = (fl_x + float(own.get("fl_y", fl_x))) / 2 / max(own["w"], own["h"])
-            pose = np.array(own["transform_matrix"], dtype=np.float64).reshape(4, 4)
-            named[str(own["file_path"])] = NamedCamera(
-                pose @ OPENCV_FROM_OPENGL,
-                focal,
-                _offset(own),
-                _radial(own),
+            values = {**content, **frame}
+            if "fl_x" not in values:  # older files of NeRF and instant-ngp
+                values["fl_x"] = values["w"] / 2 / np.tan(values["camera_angle_x"] / 2)
+            fl_x = float(values["fl_x"])
+            focal = (fl_x + float(values.get("fl_y", fl_x))) / 2 / max(values["w"], values["h"])
+            pose = np.array(values["transform_matrix"], dtype=np.float64).reshape(4, 4)
+            named[str(values["file_path"])] = NamedCamera(
+                pose @ OPENCV_FROM_OPENGL, focal, _offset(values), _radial(values)
             )
     except (ValueError, KeyError, TypeError) as error:
         raise NopeSplatError(
@@ -107,49 +106,51 @@ def _read_transforms(path: Path, content: dict[str, Any]) -> dict[str, NamedCame
 
 
 def _offset(intrinsics: Mapping[str, Any]) -> tuple[float, float]:
-    """Principal point minus image center as shares of the longer side; zero where it is not given."""
+    """Compute principal point minus image center, divided by the longer side; zero if not given."""
     width, height = intrinsics["w"], intrinsics["h"]
     cx, cy = (float(intrinsics.get(key, size / 2)) for key, size in (("cx", width), ("cy", height)))
     return (cx - width / 2) / max(width, height), (cy - height / 2) / max(width, height)
 
 
 def _radial(intrinsics: Mapping[str, Any]) -> tuple[float, float]:
-    """Radial distortion k1 and k2; zero where it is not given."""
+    """Return the radial distortion k1 and k2; zero if not given."""
     return float(intrinsics.get("k1", 0)), float(intrinsics.get("k2", 0))
 
 
-def _shorten(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
-    """Names without folders, or without those that all share where images have the same file name."""
-    short = [PurePosixPath(name).name for name in cameras]
-    if len(set(short)) < len(short):
-        shared = os.path.commonpath([PurePosixPath(name).parent for name in cameras])
-        short = [PurePosixPath(name).relative_to(shared).as_posix() for name in cameras]
-    return dict(zip(short, cameras.values(), strict=True))
+def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
+    """Strip the folders from image names; if file names repeat, strip the common folder only."""
+    short_names = [PurePosixPath(name).name for name in cameras]
+    if len(set(short_names)) < len(short_names):
+        common = os.path.commonpath([PurePosixPath(name).parent for name in cameras])
+        short_names = [PurePosixPath(name).relative_to(common).as_posix() for name in cameras]
+    return dict(zip(short_names, cameras.values(), strict=True))
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """True cameras of a scene."""
+    """Ground truth cameras of a scene."""
 
     T_world_camera: dict[str, Array]
-    """File name of the image, without folders, to camera-to-world transform, OpenCV axes. (4, 4)."""
+    """Camera-to-world transforms, OpenCV axes, by file name without folders. (4, 4) each."""
     focal: float
-    """Focal length, the mean of x and y, in pixels of images of `size`."""
+    """Focal length, the mean of x and y, in pixels of an image of `size`."""
     size: tuple[int, int]
-    """Width and height of the images."""
+    """Width and height that the focal length refers to."""
 
 
 def read_ground_truth(path: Path) -> GroundTruth:
-    """Read true cameras: `w`, `h`, `fl_x`, `fl_y` and `frames` with `camera_to_world_opencv` matrices.
+    """Read ground truth cameras from a JSON file.
+
+    The file contains `w`, `h`, `fl_x`, `fl_y`, and `frames` with `file_path` and `camera_to_world_opencv`.
 
     Args:
-        path: The json file.
+        path: The JSON file.
 
     Returns:
-        The true cameras, with rotations made exactly orthonormal.
+        The cameras, with rotations projected to the nearest orthonormal matrices.
 
     Raises:
-        NopeSplatError: If the file cannot be read or lacks one of these.
+        NopeSplatError: If the file cannot be read or a value is missing.
     """
     try:
         content = json.loads(path.read_text())

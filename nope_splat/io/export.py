@@ -1,7 +1,7 @@
-"""Cameras and points in the formats of other tools: COLMAP model, nerfstudio `transforms.json`, report.
+"""Export of a reconstruction: COLMAP model, nerfstudio `transforms.json`, JSON report.
 
-A scene with other cameras, the optimized ones for example, is exported by way of
-`dataclasses.replace(scene, T_world_camera=..., cameras=...)`; `plugin.load_run` makes such a scene.
+To export other cameras, such as optimized ones, put them into the reconstruction first:
+`dataclasses.replace(scene, T_world_camera=..., cameras=...)`. `plugin.load_run` does so for a training run.
 """
 
 from __future__ import annotations
@@ -35,24 +35,21 @@ from nope_splat.io.images import ImageFolder, read_image, read_mask
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
 
-"""Camera axes of nerfstudio (x right, y up, z backward) against ours (x right, y down, z forward)."""
-
 UNKNOWN_ERROR = -1.0
-"""Of points behind a camera, in COLMAP's terms; its text reader knows no infinity."""
+"""COLMAP's value for an unknown reprojection error. Used for points behind a camera, whose error is infinite:
+the text format cannot represent infinity."""
 
 
 def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> None:
-    """Write a COLMAP model: cameras, images and points3D.
-
-    Holds every image with a pose, held-out ones included, with the observations as its 2D points.
+    """Write a COLMAP model (cameras, images, points3D) of all registered images, held-out ones included.
 
     Args:
-        scene: What to write.
-        directory: For COLMAP's readers, a folder such as `sparse/0`; made where missing.
-        text: Text instead of binary files.
+        scene: The reconstruction.
+        directory: Folder of the model, by convention `sparse/0`; created if missing.
+        text: Whether to write text instead of binary files.
 
     Raises:
-        NopeSplatError: The files cannot be written.
+        NopeSplatError: If the files cannot be written.
     """
     with writing_to(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -60,41 +57,42 @@ def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> 
 
 
 def colmap_model(scene: Reconstruction) -> ColmapModel:
-    """The scene in COLMAP's terms.
+    """Convert a reconstruction to a COLMAP model.
 
-    Images and points are numbered from 1 in the scene's order. Portrait and landscape images of one
-    camera get cameras of their own, since the principal point is measured from the image's center.
+    IDs of images and points start from 1, in the order of the reconstruction. Portrait and landscape images
+    of one camera get separate COLMAP cameras, since our principal points are relative to the image center.
 
     Args:
-        scene: A reconstruction.
+        scene: The reconstruction.
 
     Returns:
-        Every image with a pose, held-out ones included.
+        A model of all registered images, held-out ones included.
     """
-    scene = replace(scene, observations=_merged(scene.observations, scene.resections))
+    scene = replace(scene, observations=_merge(scene.observations, scene.resections))
     observations = scene.observations
-    kinds = np.column_stack([scene.camera_ids, scene.image_sizes])
-    kinds, camera_ids = np.unique(kinds, axis=0, return_inverse=True)
+    cameras_and_sizes = np.column_stack([scene.camera_ids, scene.image_sizes])
+    cameras_and_sizes, camera_ids = np.unique(cameras_and_sizes, axis=0, return_inverse=True)
     camera_ids = camera_ids.reshape(-1) + 1
     images: dict[int, ColmapImage] = {}
-    # The place of each observation in the list of its image.
-    rank = np.zeros(len(observations), np.int64)
+    point2d_ids = np.zeros(len(observations), np.int64)
     for image_id in np.flatnonzero(scene.registered).tolist():
-        seen = np.flatnonzero(observations.image_ids == image_id)
-        rank[seen] = np.arange(len(seen))
+        rows = np.flatnonzero(observations.image_ids == image_id)
+        point2d_ids[rows] = np.arange(len(rows))
         images[image_id + 1] = ColmapImage(
             scene.image_names[image_id],
             int(camera_ids[image_id]),
             np.linalg.inv(scene.T_world_camera[image_id]),
-            observations.xy[seen],
-            observations.point_ids[seen] + 1,
+            observations.xy[rows],
+            observations.point_ids[rows] + 1,
         )
     counts = np.bincount(observations.point_ids, minlength=len(scene.points))
     errors = np.bincount(observations.point_ids, scene.reprojection_errors(), len(scene.points))
     return ColmapModel(
         cameras={
-            number: _colmap_camera(scene.cameras[kinds[number - 1, 0]], kinds[number - 1, 1:])
-            for number in np.unique(camera_ids[scene.registered]).tolist()
+            colmap_id: _colmap_camera(
+                scene.cameras[cameras_and_sizes[colmap_id - 1, 0]], cameras_and_sizes[colmap_id - 1, 1:]
+            )
+            for colmap_id in np.unique(camera_ids[scene.registered]).tolist()
         },
         images=images,
         points=ColmapPoints(
@@ -102,7 +100,7 @@ def colmap_model(scene: Reconstruction) -> ColmapModel:
             rgb=scene.colors,
             errors=np.where(np.isfinite(errors), errors / np.maximum(counts, 1), UNKNOWN_ERROR),
             starts=np.concatenate([[0], np.cumsum(counts)]),
-            tracks=np.stack([observations.image_ids + 1, rank], axis=1),
+            tracks=np.stack([observations.image_ids + 1, point2d_ids], axis=1),
         ),
     )
 
@@ -110,38 +108,38 @@ def colmap_model(scene: Reconstruction) -> ColmapModel:
 def write_transforms(
     scene: Reconstruction, image_folder: Path, path: Path, mask_folder: Path | None = None
 ) -> None:
-    """Write a nerfstudio `transforms.json`, and beside it the points as `sparse_pc.ply`.
+    """Write a nerfstudio `transforms.json` and, in the same folder, the points as `sparse_pc.ply`.
 
-    Holds every image with a pose, held-out ones included, in the world of the scene with OpenGL
-    camera axes. Images below the folder of `path` are named relative to it, others absolutely.
-    Where images are held out, the file tells nerfstudio to hold the same ones out. nerfstudio ignores
-    EXIF orientation: rotated images must be saved upright before it reads them (`place_images`).
+    The file contains all registered images, in the world frame of the reconstruction with OpenGL camera axes.
+    Held-out images are listed as nerfstudio's validation and test split. Image paths are relative if the
+    images are below the folder of `path`, else absolute. nerfstudio ignores EXIF orientation, so rotated
+    images must be saved upright first (`export_images`).
 
     Args:
-        scene: What to write.
-        image_folder: The folder that the names of the images are relative to.
-        path: The json file.
-        mask_folder: The folder of masks from `place_masks`, if there are any.
+        scene: The reconstruction.
+        image_folder: Folder that image names are relative to.
+        path: The JSON file.
+        mask_folder: Folder of the masks from `export_masks`; None if there are none.
 
     Raises:
-        NopeSplatError: The files cannot be written.
+        NopeSplatError: If the files cannot be written.
     """
-    directory = Path(os.path.abspath(path.parent))  # links stay links
+    directory = Path(os.path.abspath(path.parent))  # unlike `resolve`, keeps symbolic links
     registered = np.flatnonzero(scene.registered)
     intrinsics = [_nerfstudio_intrinsics(scene, image_id) for image_id in registered]
-    shared = intrinsics[0] if all(each == intrinsics[0] for each in intrinsics) else {}
+    shared = intrinsics[0] if all(values == intrinsics[0] for values in intrinsics) else {}
     frames = []
-    for image_id, own in zip(registered, intrinsics, strict=True):
+    for image_id, image_intrinsics in zip(registered, intrinsics, strict=True):
         name = scene.image_names[image_id]
-        mask = (
-            {} if mask_folder is None else {"mask_path": _seen_from(directory, mask_folder / f"{name}.png")}
-        )
+        mask = {}
+        if mask_folder is not None:
+            mask = {"mask_path": _relative_if_inside(directory, mask_folder / f"{name}.png")}
         frames.append(
             {
-                "file_path": _seen_from(directory, image_folder / name),
+                "file_path": _relative_if_inside(directory, image_folder / name),
                 **mask,
                 "transform_matrix": (scene.T_world_camera[image_id] @ OPENGL_FROM_OPENCV).tolist(),
-                **({} if shared else own),
+                **({} if shared else image_intrinsics),
             }
         )
     contents = {"camera_model": "OPENCV", **shared, "ply_file_path": "sparse_pc.ply", "frames": frames}
@@ -149,31 +147,31 @@ def write_transforms(
     if held_out.any():
         files = [str(frame["file_path"]) for frame in frames]
         splits = {"train": ~held_out, "val": held_out, "test": held_out}
-        contents |= {f"{split}_filenames": list(compress(files, chosen)) for split, chosen in splits.items()}
+        contents |= {f"{split}_filenames": list(compress(files, rows)) for split, rows in splits.items()}
     with writing_to(directory):
         trimesh.PointCloud(scene.points, scene.colors).export(directory / "sparse_pc.ply")
         path.write_text(json.dumps(contents, indent=1))
 
 
-def place_images(
+def export_images(
     scene: Reconstruction, folder: ImageFolder, directory: Path, copy: bool = False
 ) -> Reconstruction:
-    """Put the images that have a pose where other tools look for them.
+    """Link or copy the registered images to a folder for other tools.
 
-    Those that others would read differently (turned by EXIF orientation, HEIC, CMYK, 16 bits) are written
-    anew, upright, as PNG with `.png` added to their names.
+    Images that other tools would read differently (EXIF orientation, HEIC, CMYK, 16 bits) are converted to
+    upright PNG files, with `.png` appended to their names.
 
     Args:
-        scene: Whose images.
-        folder: Where they are now.
-        directory: Where to put them; made where missing.
-        copy: Copy instead of linking.
+        scene: The reconstruction.
+        folder: The original images.
+        directory: Folder to export to; created if missing.
+        copy: Whether to copy files instead of creating symbolic links.
 
     Returns:
-        The scene with the names that the images have there.
+        The reconstruction with the exported image names.
 
     Raises:
-        NopeSplatError: The files cannot be written, or would be written among the images.
+        NopeSplatError: If the files cannot be written, or `directory` is the folder of the original images.
     """
     if directory.resolve() == folder.root.resolve():
         raise NopeSplatError(f"{directory} holds the photos themselves; choose another output folder")
@@ -182,12 +180,12 @@ def place_images(
     with writing_to(directory):
         for index in np.flatnonzero(scene.registered).tolist():
             image = images[names[index]]
-            plain = _reads_alike(image.path)
-            names[index] = image.name if plain else f"{image.name}.png"
+            portable = _is_portable(image.path)
+            names[index] = image.name if portable else f"{image.name}.png"
             file = directory / names[index]
             file.parent.mkdir(parents=True, exist_ok=True)
             file.unlink(missing_ok=True)
-            if not plain:
+            if not portable:
                 Image.fromarray(read_image(image)).save(file)
             elif copy:
                 shutil.copyfile(image.path, file)
@@ -196,34 +194,35 @@ def place_images(
     return replace(scene, image_names=tuple(names))
 
 
-def place_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, names: Sequence[str]) -> bool:
-    """Write which pixels of the images that have a pose are used, by their masks and transparency.
+def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, names: Sequence[str]) -> bool:
+    """Write the masks of the registered images, which combine mask files and transparency.
 
-    As COLMAP and nerfstudio want them: a PNG for each image, `.png` added to its name, black where it is
-    ignored. Where all pixels of all images are used, nothing is written.
+    The format is that of COLMAP and nerfstudio: one PNG file per image, named like the image with `.png`
+    appended, black for ignored pixels. If all pixels of all images are used, nothing is written.
 
     Args:
-        scene: Whose images.
-        folder: Where they are.
-        directory: Where to put the masks; made where missing.
-        names: Names that the images of the scene have elsewhere, from `place_images`. (N,).
+        scene: The reconstruction.
+        folder: The original images.
+        directory: Folder to export to; created if missing.
+        names: Image names after export, from `export_images`. (N,).
 
     Returns:
-        Whether there are masks.
+        Whether any masks were written.
 
     Raises:
-        NopeSplatError: The files cannot be written, or would be written over the masks themselves.
+        NopeSplatError: If the files cannot be written, or `directory` contains the original masks.
     """
     images = {image.name: image for image in folder.images}
-    chosen = [(images[scene.image_names[i]], names[i]) for i in np.flatnonzero(scene.registered).tolist()]
-    masks = [read_mask(image) for image, _ in chosen]
+    registered = np.flatnonzero(scene.registered).tolist()
+    exported = [(images[scene.image_names[image_id]], names[image_id]) for image_id in registered]
+    masks = [read_mask(image) for image, _ in exported]
     if all(mask is None for mask in masks):
         return False
-    own = [image.mask_path.resolve() for image in folder.images if image.mask_path is not None]
-    if any(path.is_relative_to(directory.resolve()) for path in own):
+    originals = [image.mask_path.resolve() for image in folder.images if image.mask_path is not None]
+    if any(path.is_relative_to(directory.resolve()) for path in originals):
         raise NopeSplatError(f"{directory} holds the masks themselves; choose another output folder")
     with writing_to(directory):
-        for (image, name), mask in zip(chosen, masks, strict=True):
+        for (image, name), mask in zip(exported, masks, strict=True):
             used = np.ones((image.height, image.width), bool) if mask is None else mask
             file = directory / f"{name}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -232,15 +231,15 @@ def place_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, nam
 
 
 def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] | None = None) -> None:
-    """Write the figures of a reconstruction as json.
+    """Write the statistics of a reconstruction as JSON.
 
     Args:
-        scene: What to report on.
-        path: The json file.
-        skipped: Files of the folder that could not be read: name to reason.
+        scene: The reconstruction.
+        path: The JSON file.
+        skipped: Reason why an image file could not be used, by file name.
 
     Raises:
-        NopeSplatError: The file cannot be written.
+        NopeSplatError: If the file cannot be written.
     """
     report = summarize(scene)
     report["unregistered"] = dict(scene.failures)
@@ -251,19 +250,19 @@ def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] |
 
 
 def summarize(scene: Reconstruction) -> dict[str, object]:
-    """The figures of a reconstruction.
+    """Compute the statistics of a reconstruction.
 
     Args:
-        scene: What to report on.
+        scene: The reconstruction.
 
     Returns:
-        Plain numbers and text; lengths in pixels of the full-resolution images, times in seconds.
+        Values that JSON can write; lengths in full-resolution pixels, times in seconds.
     """
     errors = scene.reprojection_errors()
     return {
         "images": len(scene.image_names),
         "registered": int(scene.registered.sum()),
-        "cameras": [_camera_figures(scene, number) for number in range(len(scene.cameras))],
+        "cameras": [_camera_statistics(scene, camera_id) for camera_id in range(len(scene.cameras))],
         "notice": scene.notice,
         "mean_reprojection_error_px": float(np.mean(errors)),
         "median_reprojection_error_px": float(np.median(errors)),
@@ -277,16 +276,16 @@ def summarize(scene: Reconstruction) -> dict[str, object]:
 
 @contextmanager
 def writing_to(directory: Path) -> Iterator[None]:
-    """Tell failures of writing (a full disk, a read-only folder) in one sentence.
+    """Convert write errors (full disk, read-only folder) of a `with` block to `NopeSplatError`.
 
     Args:
-        directory: Where the block writes.
+        directory: Folder that the block writes to.
 
     Yields:
         Nothing.
 
     Raises:
-        NopeSplatError: The block raised an `OSError`.
+        NopeSplatError: If the block raises an `OSError`.
     """
     try:
         yield
@@ -295,33 +294,34 @@ def writing_to(directory: Path) -> Iterator[None]:
         raise NopeSplatError(f"cannot write to {directory} ({error.strerror or error}); {advice}") from error
 
 
-def _seen_from(directory: Path, file: Path) -> str:
-    """A file's path relative to a folder that it is in, else absolute; with forward slashes."""
+def _relative_if_inside(directory: Path, file: Path) -> str:
+    """Return the path of a file relative to a folder that contains it, else its absolute path."""
     file = Path(os.path.abspath(file))
     return (file.relative_to(directory) if file.is_relative_to(directory) else file).as_posix()
 
 
-def _reads_alike(path: Path) -> bool:
-    """Whether every tool reads an image file as we do."""
+def _is_portable(path: Path) -> bool:
+    """Check whether other tools decode an image file in the same way as `read_image`."""
     with Image.open(path) as image:
         upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         return upright and image.mode in ("L", "RGB", "RGBA") and image.format not in ("HEIF", "HEIC")
 
 
-def _merged(first: Observations, second: Observations) -> Observations:
+def _merge(first: Observations, second: Observations) -> Observations:
+    """Merge observations, sorted by point, then by image."""
     point_ids = np.concatenate([first.point_ids, second.point_ids])
     image_ids = np.concatenate([first.image_ids, second.image_ids])
     order = np.lexsort([image_ids, point_ids])
     return Observations(point_ids[order], image_ids[order], np.concatenate([first.xy, second.xy])[order])
 
 
-def _camera_figures(scene: Reconstruction, number: int) -> dict[str, object]:
-    """The figures of one camera."""
-    camera, mine = scene.cameras[number], scene.camera_ids == number
-    sizes = np.unique(scene.image_sizes[mine], axis=0)
+def _camera_statistics(scene: Reconstruction, camera_id: int) -> dict[str, object]:
+    """Compute the statistics of one camera."""
+    camera, has_camera = scene.cameras[camera_id], scene.camera_ids == camera_id
+    sizes = np.unique(scene.image_sizes[has_camera], axis=0)
     return {
-        "images": int(mine.sum()),
-        "registered": int((scene.registered & mine).sum()),
+        "images": int(has_camera.sum()),
+        "registered": int((scene.registered & has_camera).sum()),
         "image_sizes": sizes.tolist(),
         "focal_px": camera.focal,
         "field_of_view_degrees": camera.field_of_view(sizes[0]),
@@ -331,6 +331,7 @@ def _camera_figures(scene: Reconstruction, number: int) -> dict[str, object]:
 
 
 def _colmap_camera(camera: SharedPinhole, size: NDArray[np.int64]) -> ColmapCamera:
+    """Convert a camera, for images of one size, to COLMAP's simplest sufficient model."""
     cx, cy = camera.principal_points(size).tolist()
     width, height = size.tolist()
     if any(camera.radial):
@@ -339,6 +340,7 @@ def _colmap_camera(camera: SharedPinhole, size: NDArray[np.int64]) -> ColmapCame
 
 
 def _nerfstudio_intrinsics(scene: Reconstruction, image_id: int) -> dict[str, float | int]:
+    """Return the intrinsics of an image under the names of `transforms.json`."""
     width, height = (int(side) for side in scene.image_sizes[image_id])
     camera = scene.camera_of(image_id)
     cx, cy = camera.principal_points(scene.image_sizes[image_id])

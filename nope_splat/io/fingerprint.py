@@ -1,4 +1,4 @@
-"""Keys of results: hashes of the files and settings that they depend on."""
+"""Cache keys: hashes of the files and settings that a result depends on."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Any
 
 from nope_splat.io.images import ImageFile
 
-FORMAT_VERSION = 10
-"""Raised whenever the same images and settings lead to other arrays than before."""
+FORMAT_VERSION = 11
+"""Version of the cached arrays; increment it whenever the same images and settings give different arrays."""
 
 
 def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -> str:
-    """Key of a result: changes with the images, their names, masks and order, and with the settings.
+    """Compute a cache key from images, their names, masks and order, and from settings.
 
     Args:
-        image_files: The images; the bytes of their files and masks count, not where these lie.
-        settings: Whatever else the result depends on, as json can write it (for dataclasses, `asdict`).
+        image_files: The images. Their content and that of their masks is hashed, not their location.
+        settings: Everything else that the result depends on, in a form that JSON can write (`asdict` for
+            dataclasses).
 
     Returns:
-        SHA-256 in hexadecimal digits.
+        SHA-256 hash in hexadecimal digits.
     """
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(lambda image: file_hash(image.path), image_files))
@@ -39,10 +40,10 @@ def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal digits.
+    """Compute the SHA-256 hash of a file, in hexadecimal digits.
 
     Args:
-        path: The file.
+        path: Path of the file.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A folder of images: find, orient (EXIF), check, read."""
+"""Image folders: find, check and read images and masks, upright after EXIF orientation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.utils.progress import say, track
+from nope_splat.utils.progress import progress_bar, say
 
 try:
     from pillow_heif import register_heif_opener
@@ -31,15 +31,16 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}) 
 MASK_FOLDER = "masks"
 Image.init()
 FORMATS = Image.OPEN.keys() & {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIF"}
-"""What an image file may hold, whatever its name says: Pillow would also run Ghostscript on PostScript."""
-UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-"""Control characters and bytes that are not UTF-8: other tools cannot write such names down."""
+"""Accepted file formats, regardless of the file name; Pillow would also run Ghostscript on PostScript
+files."""
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters and bytes that are not UTF-8; other tools cannot write file names that contain them."""
 
 MIN_SIDE = 32
-"""Images with a shorter side than this many pixels hold no keypoints; they are skipped."""
+"""Shortest side, in pixels, of a usable image; smaller images have no keypoints and are skipped."""
 MAX_PIXELS = 400_000_000
-"""Images of more pixels are skipped: decoded, one of this size fills 1.2 GB of memory."""
-# Pillow refuses at twice its limit; its default would refuse 180 megapixels, a modest panorama.
+"""Largest number of pixels of a usable image; decoded, an image of this size takes 1.2 GB of memory."""
+# Pillow raises an error at twice its limit; its default would reject 180 megapixels, a modest panorama.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
@@ -50,43 +51,43 @@ class ImageFile:
     path: Path
     """The image file."""
     name: str
-    """Path relative to the image folder, with forward slashes: the image's identity everywhere."""
+    """Path relative to the image folder, with forward slashes; identifies the image in all stages."""
     width: int
-    """Pixels across, upright (after EXIF orientation), full resolution."""
+    """Width in pixels at full resolution, after EXIF orientation."""
     height: int
-    """Pixels down, upright (after EXIF orientation), full resolution."""
+    """Height in pixels at full resolution, after EXIF orientation."""
     mask_path: Path | None = None
-    """Mask of the same name under `masks/`: white is used, black is ignored."""
+    """Mask file: white pixels are used, black pixels are ignored."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of one folder, in natural order of their names."""
+    """Images of a folder, in natural order of their names."""
 
     root: Path
-    """The folder that holds the images (not its parent)."""
+    """Folder that image names are relative to."""
     images: tuple[ImageFile, ...]
-    """Readable images."""
+    """Usable images."""
     skipped: dict[str, str]
-    """Files that look like images but cannot be used: name to reason."""
+    """Reason why an image file cannot be used, by file name."""
 
 
 def find_images(data: Path) -> ImageFolder:
-    """Find and check the images of a folder, sub-folders included.
+    """Find and check the images of a folder, subfolders included.
 
-    Every file is decoded once, so that a damaged one is named here and not met in the middle of a stage.
-    Hidden files and folders, and folders named `masks`, are passed over. The mask of `a/b.jpg` is
-    `masks/a/b.png` (or `masks/a/b.jpg.png`), with `masks/` in the image folder or beside it.
+    Every file is decoded once, so that damaged files are reported here and not in the middle of a later
+    stage. Hidden files and folders, and folders named `masks`, are ignored. The mask of `a/b.jpg` is
+    `masks/a/b.png` (or `masks/a/b.jpg.png`), where `masks/` is in the image folder or next to it.
 
     Args:
-        data: The folder of images, or a folder with `images/` in it.
+        data: The image folder, or a folder that contains it as `images/`.
 
     Returns:
         The images, and the files that were skipped.
 
     Raises:
-        NopeSplatError: If there is no such folder, if fewer than two images are readable, or if a mask does
-            not fit its image.
+        NopeSplatError: If the folder does not exist, fewer than two images are usable, or a mask is damaged
+            or differs in size from its image.
     """
     if not data.exists():
         raise NopeSplatError(f"the photo folder {data} does not exist; check the path")
@@ -94,16 +95,18 @@ def find_images(data: Path) -> ImageFolder:
         raise NopeSplatError(f"{data} is a file; give the folder that holds the photos")
     if not os.access(data, os.R_OK | os.X_OK):
         raise NopeSplatError(f"no permission to read the photo folder {data}")
-    root = _root(data)
-    names = sorted(_walk(root), key=_natural_key)
+    root = _image_root(data)
+    names = sorted(_image_names(root), key=_natural_key)
     if not names:
         raise NopeSplatError(f"no photos in {root}; it should hold files such as .jpg, .png, .webp or .tiff")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked = list(track(pool.map(lambda name: _check(root, name), names), "Reading photos", len(names)))
+        checked = list(
+            progress_bar(pool.map(lambda name: _check(root, name), names), "Reading photos", len(names))
+        )
     images = tuple(image for image in checked if isinstance(image, ImageFile))
     reasons = {name: reason for name, reason in zip(names, checked, strict=True) if isinstance(reason, str)}
-    skipped = {_spoken(name): reason for name, reason in reasons.items()}
+    skipped = {_escape(name): reason for name, reason in reasons.items()}
 
     if len(images) < 2:
         found = f"only one readable photo ({images[0].name})" if images else "no readable photo"
@@ -116,11 +119,11 @@ def find_images(data: Path) -> ImageFolder:
 
 
 def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read an image upright, as 8-bit RGB whatever the file holds.
+    """Read an image upright and convert it to 8 bits per channel.
 
     Args:
         image: The image.
-        size: Width and height to scale to, each pixel the mean over its area; full resolution if None.
+        size: Width and height to scale to, by averaging over the area of each pixel; full resolution if None.
 
     Returns:
         Colors, RGB or (with transparency) RGBA with straight alpha. (H, W, 3 or 4).
@@ -133,7 +136,7 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
         return pixels
     if pixels.shape[2] == 3:
         return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    # What lies under transparent pixels must not bleed: average colors weighted by alpha.
+    # Weight colors by alpha, so that the colors of transparent pixels do not bleed.
     alpha = pixels[..., 3:].astype(np.float32)
     weighted = np.concatenate([pixels[..., :3] * alpha, alpha], axis=2)
     weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)
@@ -142,74 +145,73 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
 
 
 def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDArray[np.bool_] | None:
-    """Read which pixels of an image are used: its mask file and its transparency together.
+    """Read the mask of an image: its mask file and its transparency combined.
 
     Args:
         image_file: The image.
         size: Width and height to scale to; full resolution if None.
 
     Returns:
-        True where the image is used: nothing of the pixel is black in the mask, and it is at least half
-        opaque. None if it is used everywhere. (H, W).
+        True for used pixels: no part of the pixel is black in the mask file, and the pixel is at least half
+        opaque. None if all pixels are used. (H, W).
 
     Raises:
         NopeSplatError: If a file has become unreadable since it was found.
     """
 
-    def scaled(opacity: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        scale = size is not None and size != (image_file.width, image_file.height)
-        return cv2.resize(opacity, size, interpolation=cv2.INTER_AREA).astype(np.uint8) if scale else opacity
+    def resize(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if size is None or size == (image_file.width, image_file.height):
+            return values
+        return cv2.resize(values, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
     used = None
     if image_file.mask_path is not None:
-        # A pixel that mixes in what is masked has its color.
-        used = scaled(255 * np.any(_reread(image_file.mask_path)[..., :3], axis=2).astype(np.uint8)) == 255
+        # Colors are averaged without regard to the mask, so a partly masked pixel shows the masked color.
+        used = resize(255 * np.any(_reread(image_file.mask_path)[..., :3], axis=2).astype(np.uint8)) == 255
     with Image.open(image_file.path) as image:
         transparent = image.has_transparency_data
-    if transparent:  # its colors are averaged by opacity
-        opaque = scaled(_reread(image_file.path)[..., 3]) > 127
+    if transparent:  # colors are weighted by alpha, so half opacity is enough
+        opaque = resize(_reread(image_file.path)[..., 3]) > 127
         used = opaque if used is None else used & opaque
     return used
 
 
-def cameras_of_images(
-    images: Sequence[ImageFile], by: Literal["size", "folder"] = "size"
-) -> NDArray[np.int64]:
-    """Tell which images were taken by the same camera, at the same zoom as far as one can know.
+def assign_cameras(images: Sequence[ImageFile], by: Literal["size", "folder"] = "size") -> NDArray[np.int64]:
+    """Assign a camera to each image; images of one camera are assumed to share their zoom.
 
     Args:
         images: The images.
-        by: A camera is known by the size of its images, portrait or landscape; or by that and by the
-            folder that they are in.
+        by: Images share a camera if they have the same size, in portrait or landscape ("size"), or the same
+            size and the same folder ("folder").
 
     Returns:
-        Number of the camera of each image, counted from 0 in the order of their first images. (N,).
+        Camera index of each image, numbered in the order of the cameras' first images. (N,).
     """
-    numbers: dict[tuple[int, int, PurePosixPath | None], int] = {}
-    cameras = []
+    indices: dict[tuple[int, int, PurePosixPath | None], int] = {}
+    camera_ids = []
     for image in images:
         longer, shorter = max(image.width, image.height), min(image.width, image.height)
         folder = PurePosixPath(image.name).parent if by == "folder" else None
-        cameras.append(numbers.setdefault((longer, shorter, folder), len(numbers)))
-    return np.array(cameras, np.int64)
+        camera_ids.append(indices.setdefault((longer, shorter, folder), len(indices)))
+    return np.array(camera_ids, np.int64)
 
 
 def count_images(data: Path) -> int:
-    """Number of files in a folder of images that look like some, none of them read.
+    """Count the image files of a folder by their suffix, without reading them.
 
     Args:
-        data: The folder of images, or a folder with `images/` in it.
+        data: The image folder, or a folder that contains it as `images/`.
     """
-    return sum(1 for _ in _walk(_root(data)))
+    return sum(1 for _ in _image_names(_image_root(data)))
 
 
-def _root(data: Path) -> Path:
-    """The folder of images that may be in `images/`."""
+def _image_root(data: Path) -> Path:
+    """Return the subfolder `images/` if it exists, else the folder itself."""
     return data / "images" if (data / "images").is_dir() else data
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Names of all image files under a folder; links are followed, each folder is visited once."""
+def _image_names(root: Path) -> Iterator[str]:
+    """Yield the names of all image files under a folder, following links but visiting each folder once."""
     visited: set[tuple[int, int]] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         status = os.stat(folder)
@@ -224,26 +226,26 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def _natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key that puts `photo9` before `photo10`."""
+    """Return a sort key that puts `photo9` before `photo10`."""
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if part.isdecimal() else part for part in parts], name
 
 
-def _spoken(name: str) -> str:
-    """A name that can be shown and stored."""
-    return UNSPEAKABLE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", name)
+def _escape(name: str) -> str:
+    """Escape the unprintable characters of a file name."""
+    return UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", name)
 
 
 def _check(root: Path, name: str) -> ImageFile | str:
-    """The image of that name, or the reason why it cannot be used."""
+    """Check an image file; return the reason if it cannot be used."""
     path = root / name
-    if UNSPEAKABLE.search(name):
+    if UNPRINTABLE.search(name):
         return "its name holds control characters or bytes that are not UTF-8; rename it"
     if path.exists() and not path.is_file():
-        return "not a file"  # reading from a pipe would wait for ever
+        return "not a file"  # reading from a pipe would block forever
     try:
         height, width = _decode(path).shape[:2]
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
+    except Exception as error:  # for damaged files, decoders raise many kinds of errors
         return _reason(path, error)
     if min(width, height) < MIN_SIDE:
         return f"too small, {width} x {height} pixels"
@@ -258,7 +260,7 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         image.load()
         try:
             image = ImageOps.exif_transpose(image)
-        except Exception:  # damaged EXIF data: the pixels are still good
+        except Exception:  # damaged EXIF data; the pixels are still usable
             image = image.copy()
     if image.mode == "F":
         raise ValueError("it holds floating-point values; save it with 8 or 16 bits per channel")
@@ -272,15 +274,15 @@ def _decode(path: Path) -> NDArray[np.uint8]:
 
 
 def _reread(path: Path) -> NDArray[np.uint8]:
-    """Decode a file that was readable when the folder was searched."""
+    """Decode a file again that was readable when the folder was searched."""
     try:
         return _decode(path)
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
+    except Exception as error:  # for damaged files, decoders raise many kinds of errors
         raise NopeSplatError(f"{path} cannot be read any more: {_reason(path, error)}") from error
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why an image file cannot be used, in words for its owner."""
+    """Explain to the user why an image file cannot be used."""
     if path.suffix.lower() in HEIF_SUFFIXES and not HEIF_READABLE:
         return "HEIC files need pillow-heif: pip install pillow-heif"
     if isinstance(error, UnidentifiedImageError):
@@ -293,19 +295,19 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _mask_folders(root: Path) -> list[Path]:
-    """Where masks may lie: in the image folder, or beside it."""
+    """Return the existing mask folders, in the image folder and next to it."""
     return [folder for folder in (root / MASK_FOLDER, root.parent / MASK_FOLDER) if folder.is_dir()]
 
 
 def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
-    """The mask file of an image, checked."""
+    """Find the mask file of an image, and check that it is readable and has the same size."""
     for folder in _mask_folders(root):
         for file in (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name):
             if not file.is_file():
                 continue
             try:
                 height, width = _decode(file).shape[:2]
-            except Exception as error:  # decoders raise whatever a damaged file leads them to
+            except Exception as error:  # for damaged files, decoders raise many kinds of errors
                 raise NopeSplatError(f"the mask {file} cannot be read: {_reason(file, error)}") from error
             if (width, height) != size:
                 raise NopeSplatError(

@@ -1,4 +1,4 @@
-"""Images as a camera without distortion would have taken them."""
+"""Undistorted images and masks."""
 
 from __future__ import annotations
 
@@ -14,51 +14,54 @@ from nope_splat.io.images import ImageFile, read_image, read_mask
 def read_undistorted_image(
     image: ImageFile, size: tuple[int, int], camera: SharedPinhole
 ) -> NDArray[np.uint8]:
-    """Read an image and take the distortion out; focal length, principal point and size stay.
+    """Read an image and undistort it, keeping focal length, principal point and size.
 
     Args:
         image: The image.
         size: Width and height to scale to.
-        camera: The camera that took it.
+        camera: The camera of the image.
 
     Returns:
-        Colors as of `read_image`, those of the border where the image does not reach. (H, W, 3 or 4).
+        Colors like those of `read_image`. Pixels outside the original image repeat its border. (H, W, 3 or
+        4).
     """
     pixels = read_image(image, size)
     if not any(camera.radial):
         return pixels
-    sources = _sources(image, size, camera)
-    undistorted = cv2.remap(pixels, *sources, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    maps = _remap_coordinates(image, size, camera)
+    undistorted = cv2.remap(pixels, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return undistorted.astype(np.uint8, copy=False)
 
 
 def read_undistorted_mask(
     image: ImageFile, size: tuple[int, int], camera: SharedPinhole
 ) -> NDArray[np.bool_] | None:
-    """Read which pixels of an undistorted image are used: those that show used ones.
+    """Read the mask of an image and undistort it.
 
     Args:
         image: The image.
         size: Width and height to scale to.
-        camera: The camera that took it.
+        camera: The camera of the image.
 
     Returns:
-        True where it is used; None if it is used everywhere. (H, W).
+        True for pixels that are interpolated from used pixels only; None if all pixels are used. (H, W).
     """
-    used = read_mask(image, size)
+    mask = read_mask(image, size)
     if not any(camera.radial):
-        return used
-    everywhere = np.ones(size[::-1], bool) if used is None else used
-    opacity = 255 * everywhere.astype(np.uint8)
-    share = cv2.remap(opacity, *_sources(image, size, camera), cv2.INTER_LINEAR)
-    reached = share == 255
-    return None if used is None and reached.all() else reached
+        return mask
+    used = np.ones(size[::-1], bool) if mask is None else mask
+    maps = _remap_coordinates(image, size, camera)
+    undistorted = cv2.remap(255 * used.astype(np.uint8), *maps, cv2.INTER_LINEAR) == 255
+    return None if mask is None and undistorted.all() else undistorted
 
 
-def _sources(
+def _remap_coordinates(
     image: ImageFile, size: tuple[int, int], camera: SharedPinhole
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Column and row that each pixel comes from; OpenCV counts from the first pixel's center. (H, W) each."""
+    """Compute the source column and row of each undistorted pixel, for `cv2.remap`. (H, W) each.
+
+    OpenCV puts the center of the first pixel at (0, 0).
+    """
     full = np.array([image.width, image.height])
     scale = np.array(size) / full
     pixels = np.stack(np.meshgrid(*(np.arange(side) + 0.5 for side in size)), axis=-1)

@@ -1,7 +1,14 @@
-"""Keypoints and verified matches between images."""
+"""Keypoint extraction, pair selection, matching and geometric verification."""
 
-from nope_splat.matching.matching import extract_keypoints, match_chosen, match_images, match_pairs
-from nope_splat.matching.options import MatchingSettings
+from nope_splat.matching.matching import extract_keypoints, match_images, match_keypoints, match_pairs
+from nope_splat.matching.options import (
+    MatchingSettings,
+    PointmapOptions,
+    RetrievalOptions,
+    SiftOptions,
+    TransitiveMatchingOptions,
+    TwoViewGeometryOptions,
+)
 from nope_splat.matching.pairs import choose_pairs
 from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches, PairPointmaps, Pointmaps
 
@@ -11,10 +18,15 @@ __all__ = [
     "MatchingSettings",
     "PairMatches",
     "PairPointmaps",
+    "PointmapOptions",
     "Pointmaps",
+    "RetrievalOptions",
+    "SiftOptions",
+    "TransitiveMatchingOptions",
+    "TwoViewGeometryOptions",
     "choose_pairs",
     "extract_keypoints",
-    "match_chosen",
     "match_images",
+    "match_keypoints",
     "match_pairs",
 ]

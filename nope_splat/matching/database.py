@@ -1,4 +1,4 @@
-"""Verified matches of a folder, from the cache where it has them."""
+"""Database of keypoints and verified matches of an image folder, stored in the cache."""
 
 from __future__ import annotations
 
@@ -23,36 +23,39 @@ from nope_splat.matching import (
 from nope_splat.utils.cache import Cache
 from nope_splat.utils.progress import say
 
-STAGE = "matches"
-UNFINISHED = "pairs"
+CACHE_STAGE = "matches"
+"""Cache stage of finished matches."""
+PARTIAL_CACHE_STAGE = "pairs"
+"""Cache stage of the pairs matched so far."""
 
 
 @dataclass(frozen=True)
 class MatchDatabase:
-    """Keypoints of all images and the verified matches of all pairs."""
+    """Keypoints of all images and verified matches of all pairs, held-out images included.
+
+    Callers must exclude the held-out images themselves.
+    """
 
     keypoints: tuple[Keypoints, ...]
-    """One for each image; without descriptors when they come from the cache."""
+    """Keypoints of each image; without descriptors if loaded from the cache."""
     pairs: tuple[PairMatches, ...]
-    """Held-out images included: whoever uses them must leave those aside."""
+    """Verified pairs, in ascending order."""
     pointmaps: Pointmaps | None = None
-    """Of the pairs, from a matcher that makes any; held-out images included as well."""
+    """Pointmaps of the pairs; None if the matcher predicts none."""
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything but the descriptors, as arrays for the cache."""
-        return _pointmap_arrays(self.pointmaps) | {
-            "xy": np.concatenate([one.xy for one in self.keypoints]),
-            "noise": np.concatenate(
-                [np.ones(len(one.xy)) if one.noise is None else one.noise for one in self.keypoints]
-            ),
-            "num_keypoints": np.array([len(one.xy) for one in self.keypoints]),
-            "pixel_sizes": np.array([one.pixel_size for one in self.keypoints]),
+        """Convert everything but the descriptors to arrays for the cache."""
+        return _pointmaps_to_arrays(self.pointmaps) | {
+            "xy": np.concatenate([features.xy for features in self.keypoints]),
+            "noise": np.concatenate([features.noise_or_ones() for features in self.keypoints]),
+            "num_keypoints": np.array([len(features.xy) for features in self.keypoints]),
+            "pixel_sizes": np.array([features.pixel_size for features in self.keypoints]),
             **_pairs_to_arrays(self.pairs),
         }
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> MatchDatabase:
-        """The inverse of `to_arrays`."""
+        """Invert `to_arrays`."""
         keypoints = [
             Keypoints(xy, np.zeros((len(xy), 0), np.float32), float(pixel_size), noise)
             for xy, noise, pixel_size in zip(
@@ -62,15 +65,15 @@ class MatchDatabase:
                 strict=True,
             )
         ]
-        return cls(tuple(keypoints), tuple(_pairs_from_arrays(arrays)), _pointmaps(arrays))
+        return cls(tuple(keypoints), tuple(_pairs_from_arrays(arrays)), _pointmaps_from_arrays(arrays))
 
 
 def matches_key(folder: ImageFolder, settings: MatchingSettings) -> str:
-    """Cache key of the matches: the images and the settings of matching, none of later stages.
+    """Compute the cache key of matches from the images and the matching settings.
 
     Args:
         folder: The images.
-        settings: Settings of matching, or of something derived from it.
+        settings: Settings of matching. Fields that a derived class adds for later stages are ignored.
 
     Returns:
         The key.
@@ -80,48 +83,50 @@ def matches_key(folder: ImageFolder, settings: MatchingSettings) -> str:
     return content_key(folder.images, {name: values[name] for name in names})
 
 
-def find_matches(
+def load_or_match(
     folder: ImageFolder, settings: MatchingSettings, cache: Cache | None, key: str
 ) -> MatchDatabase:
-    """Match all images of a folder with each other, or finish what a run that was killed has begun.
+    """Load the matches of a folder from the cache, or match its images.
+
+    If an earlier run was interrupted, matching resumes from the pairs that it saved.
 
     Args:
         folder: The images.
-        settings: How to match.
-        cache: Where matches are kept, if anywhere.
-        key: From `matches_key`; not used without a cache.
+        settings: Settings of matching.
+        cache: Cache of matches; None to neither load nor store them.
+        key: Cache key from `matches_key`.
 
     Returns:
         The matches.
     """
-    stored = cache.load(STAGE, key, MatchDatabase.from_arrays) if cache else None
+    stored = cache.load(CACHE_STAGE, key, MatchDatabase.from_arrays) if cache else None
     if stored is not None:
         say("Using the cached matches.")
         return stored
     known: dict[tuple[int, int], PairMatches | None] = {}
-    # SIFT alone finds the same keypoints again, to the last bit.
-    resumable = cache if settings.matcher == "sift" else None
+    # Only SIFT is deterministic to the last bit, so that saved matches fit newly extracted keypoints.
+    partial_cache = cache if settings.matcher == "sift" else None
 
-    def keep(matched: MatchedPairs) -> None:
-        if resumable:
+    def save(matched: MatchedPairs) -> None:
+        if partial_cache:
             pairs = [verified for verified in matched.values() if verified is not None]
             tried = np.array(list(matched), np.int64).reshape(-1, 2)
-            resumable.store(UNFINISHED, key, {"tried": tried, **_pairs_to_arrays(pairs)})
+            partial_cache.store(PARTIAL_CACHE_STAGE, key, {"tried": tried, **_pairs_to_arrays(pairs)})
 
-    if resumable:
-        known = resumable.load(UNFINISHED, key, _tried_from_arrays) or {}
+    if partial_cache:
+        known = partial_cache.load(PARTIAL_CACHE_STAGE, key, _tried_from_arrays) or {}
         if known:
             say(f"Going on after the {len(known)} pairs that are matched already.")
-    keypoints, pairs, pointmaps = match_images(folder.images, settings, known, keep)
+    keypoints, pairs, pointmaps = match_images(folder.images, settings, known, save)
     matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps)
     if cache:
-        cache.store(STAGE, key, matches.to_arrays())
-        cache.remove(UNFINISHED, key)
+        cache.store(CACHE_STAGE, key, matches.to_arrays())
+        cache.remove(PARTIAL_CACHE_STAGE, key)
     return matches
 
 
 def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
-    """Verified matches as arrays."""
+    """Convert verified pairs to arrays."""
     return {
         "indices": np.concatenate([np.zeros((0, 2), np.int64), *(pair.indices for pair in pairs)]),
         "num_matches": np.array([len(pair.indices) for pair in pairs], np.int64),
@@ -132,7 +137,7 @@ def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
 
 
 def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
-    """The inverse of `_pairs_to_arrays`."""
+    """Invert `_pairs_to_arrays`."""
     return [
         PairMatches(int(first), int(second), indices, fundamental, float(ratio))
         for (first, second), indices, fundamental, ratio in zip(
@@ -146,7 +151,7 @@ def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
 
 
 def _tried_from_arrays(arrays: dict[str, NDArray[Any]]) -> dict[tuple[int, int], PairMatches | None]:
-    """The pairs that were tried, with the matches of those that were verified."""
+    """Read all pairs that were tried: verified matches, or None for pairs that failed."""
     known: dict[tuple[int, int], PairMatches | None] = dict.fromkeys(
         (int(first), int(second)) for first, second in arrays["tried"]
     )
@@ -154,12 +159,12 @@ def _tried_from_arrays(arrays: dict[str, NDArray[Any]]) -> dict[tuple[int, int],
 
 
 def _split(values: NDArray[Any], counts: NDArray[Any]) -> Sequence[NDArray[Any]]:
-    """Cut rows into consecutive parts of the given lengths."""
+    """Split rows into consecutive parts of the given lengths."""
     return np.split(values, np.cumsum(counts)[:-1]) if len(counts) else []
 
 
-def _pointmap_arrays(pointmaps: Pointmaps | None) -> dict[str, NDArray[Any]]:
-    """Pointmaps as arrays for the cache; none where there are none."""
+def _pointmaps_to_arrays(pointmaps: Pointmaps | None) -> dict[str, NDArray[Any]]:
+    """Convert pointmaps to arrays; no arrays if there are no pointmaps."""
     if pointmaps is None:
         return {}
     pairs = pointmaps.pairs
@@ -175,20 +180,20 @@ def _pointmap_arrays(pointmaps: Pointmaps | None) -> dict[str, NDArray[Any]]:
     }
 
 
-def _pointmaps(arrays: dict[str, NDArray[Any]]) -> Pointmaps | None:
-    """The inverse of `_pointmap_arrays`."""
+def _pointmaps_from_arrays(arrays: dict[str, NDArray[Any]]) -> Pointmaps | None:
+    """Invert `_pointmaps_to_arrays`."""
     if "pointmap_images" not in arrays:
         return None
     shapes = arrays["pointmap_shapes"]
 
-    def grids(name: str) -> list[NDArray[Any]]:
+    def read_grids(name: str) -> list[NDArray[Any]]:
         parts = _split(arrays[name], shapes.prod(axis=1))
         return [part.reshape(*shape, *part.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
 
-    points, confidence = grids("pointmap_points"), grids("pointmap_confidence")
+    points, confidence = read_grids("pointmap_points"), read_grids("pointmap_confidence")
     pairs = [
-        PairPointmaps(first, second, (points[n], points[n + 1]), (confidence[n], confidence[n + 1]))
-        for n, (first, second) in zip(
+        PairPointmaps(first, second, (points[i], points[i + 1]), (confidence[i], confidence[i + 1]))
+        for i, (first, second) in zip(
             range(0, len(points), 2), arrays["pointmap_images"].tolist(), strict=True
         )
     ]

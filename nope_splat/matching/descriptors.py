@@ -1,4 +1,4 @@
-"""Nearest neighbors among descriptors: one matrix product per pair of images."""
+"""Nearest-neighbor matching of descriptors, by matrix products."""
 
 from __future__ import annotations
 
@@ -7,105 +7,118 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK = 2**21
-"""Similarities computed at once: a block that stays in the processor's cache."""
-BLOCK_ON_GPU = 2**24
-"""The same on a GPU, which rather has few blocks: 64 MB."""
+CPU_BLOCK_SIZE = 2**21
+"""Number of similarities computed at once on a CPU: the block stays in the processor's cache."""
+GPU_BLOCK_SIZE = 2**24
+"""Number of similarities computed at once on a GPU, where fewer blocks are faster: 64 MB."""
 
-STEPS = 254
-"""Steps of a rounded descriptor's entry between 0 and 1. Entries beyond a half, which 7 bits do not hold, are
-those of descriptors with next to nothing else in them."""
+QUANTIZATION_LEVELS = 254
+"""Quantization levels of a descriptor entry between 0 and 1. Entries above 1/2 saturate at 7 bits; they occur
+only in descriptors with hardly any other nonzero entry."""
 
 
 class Descriptors(NamedTuple):
-    """Descriptors of one image, ready to be compared."""
+    """Descriptors of one image, prepared for matching."""
 
     exact: Tensor
-    """Unit-length descriptors without negative entries. (K, D), float32."""
-    rounded: Tensor
-    """The same in units of 1 / `STEPS`. (K, D), int8, or float32 for processors that multiply no bytes."""
+    """Non-negative unit-length descriptors. (K, D), float32."""
+    quantized: Tensor
+    """The same in units of 1 / `QUANTIZATION_LEVELS`. (K, D), int8, or float32 on processors without int8
+    products."""
 
     @classmethod
     def prepare(cls, descriptors: Tensor) -> Descriptors:
-        """Round descriptors to 7 bits, of which integer arithmetic computes similarities.
+        """Quantize descriptors to 7 bits, so that similarities can be computed in integer arithmetic.
 
-        Processors with instructions for products of bytes compare these in a fraction of the time. Others
-        compare floating-point numbers, in which the same integers are exact too: all find the same. On a GPU
-        bytes save memory, until a pair is compared.
+        Processors with int8 dot products compare them in a fraction of the time. Other processors compare the
+        same integers as floating-point numbers, which represent them exactly, so all devices find the same
+        matches. A GPU stores int8 to save memory and converts each pair when it is matched.
 
         Args:
-            descriptors: Unit-length descriptors without negative entries. (K, D), float32.
+            descriptors: Non-negative unit-length descriptors. (K, D), float32.
         """
-        rounded = (STEPS * descriptors).round_().clamp_(max=127)
-        if descriptors.is_cuda or _multiplies_bytes():
-            rounded = rounded.to(torch.int8)
-        return cls(descriptors, rounded)
+        quantized = (QUANTIZATION_LEVELS * descriptors).round_().clamp_(max=127)
+        if descriptors.is_cuda or _has_int8_products():
+            quantized = quantized.to(torch.int8)
+        return cls(descriptors, quantized)
 
 
 def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> Tensor:
-    """Match descriptors by Lowe's ratio test and a mutual check.
+    """Match descriptors by Lowe's ratio test and a mutual nearest-neighbor check.
 
-    The two nearest are found among the rounded descriptors, and compared by the exact ones.
+    The two nearest neighbors are found among quantized descriptors; the ratio test uses the exact ones.
 
     Args:
-        first: Descriptors of the first image, K.
+        first: Descriptors of the first image.
         second: Descriptors of the second image, on the same device.
-        ratio: The nearest descriptor must be closer than this times the second nearest.
+        ratio: Largest ratio of the distances to the nearest and the second nearest descriptor.
 
     Returns:
         Indices into `first` (ascending) and `second`. (M, 2), int64, on the same device.
     """
-    if len(first.rounded) == 0 or len(second.rounded) < 2:
+    quantized_first, quantized_second = first.quantized, second.quantized
+    if len(quantized_first) == 0 or len(quantized_second) < 2:
         return torch.zeros((0, 2), dtype=torch.int64, device=first.exact.device)
-    multiply, kind, rounded_first, rounded_second = torch.mm, torch.float32, first.rounded, second.rounded
-    if rounded_first.is_cuda:
-        rounded_first, rounded_second = rounded_first.float(), rounded_second.float()
-    elif rounded_first.dtype == torch.int8:
-        multiply, kind = torch._int_mm, torch.int32  # pyright: ignore[reportPrivateImportUsage]
-    rows = max((BLOCK_ON_GPU if rounded_first.is_cuda else BLOCK) // len(rounded_second), 1)
-    # New memory is slow: one block serves again and again.
-    block = rounded_first.new_empty(min(rows, len(rounded_first)), len(rounded_second), dtype=kind)
-    greatest = torch.zeros_like(block[0])
+    multiply, dtype = torch.mm, torch.float32
+    if quantized_first.is_cuda:
+        quantized_first, quantized_second = quantized_first.float(), quantized_second.float()
+    elif quantized_first.dtype == torch.int8:
+        multiply, dtype = torch._int_mm, torch.int32  # pyright: ignore[reportPrivateImportUsage]
+    block_size = GPU_BLOCK_SIZE if quantized_first.is_cuda else CPU_BLOCK_SIZE
+    num_rows = max(block_size // len(quantized_second), 1)
+    # Reuse one buffer; page-faulting fresh memory would dominate otherwise.
+    block = quantized_first.new_empty(min(num_rows, len(quantized_first)), len(quantized_second), dtype=dtype)
+    best_of_second = torch.zeros_like(block[0])
     candidates, similarities = [], []
-    for start in range(0, len(rounded_first), rows):
-        part = slice(start, start + rows)
-        similarity = block[: len(rounded_first[part])]
-        multiply(rounded_first[part], rounded_second.T, out=similarity)
-        greatest = torch.maximum(greatest, similarity.amax(dim=0))
-        found, rounded = _distinct(similarity, first.exact[part], second.exact, ratio)
-        found[:, 0] += start
-        candidates.append(found)
-        similarities.append(rounded)
+    for start in range(0, len(quantized_first), num_rows):
+        rows = slice(start, start + num_rows)
+        similarity = block[: len(quantized_first[rows])]
+        multiply(quantized_first[rows], quantized_second.T, out=similarity)
+        best_of_second = torch.maximum(best_of_second, similarity.amax(dim=0))
+        block_matches, block_similarities = _ratio_test(similarity, first.exact[rows], second.exact, ratio)
+        block_matches[:, 0] += start
+        candidates.append(block_matches)
+        similarities.append(block_similarities)
     matches = torch.cat(candidates)
-    matches = matches[torch.cat(similarities) == greatest[matches[:, 1]]]
-    # Of descriptors that are equal, the first has the match.
-    owner = matches.new_full((len(second.rounded),), len(first.rounded))
+    matches = matches[torch.cat(similarities) == best_of_second[matches[:, 1]]]
+    # Among equal descriptors of the first image, the one with the smallest index keeps the match.
+    owner = matches.new_full((len(quantized_second),), len(quantized_first))
     owner.scatter_reduce_(0, matches[:, 1], matches[:, 0], "amin")
     return matches[owner[matches[:, 1]] == matches[:, 0]]
 
 
-def _distinct(similarity: Tensor, first: Tensor, second: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-    """Matches by the ratio test, (M, 2), and their rounded similarities, (M,); overwrites those of others."""
+def _ratio_test(similarity: Tensor, first: Tensor, second: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+    """Find the matches that pass the ratio test, and their quantized similarities.
+
+    Args:
+        similarity: Inner products of quantized descriptors; overwritten. (K, L).
+        first: Exact descriptors of the rows. (K, D).
+        second: Exact descriptors of the columns. (L, D).
+        ratio: Largest ratio of the two smallest distances.
+
+    Returns:
+        Rows and columns of the matches (M, 2), and their quantized similarities (M,).
+    """
     best = _argmax(similarity)
-    of_best = similarity.gather(1, best[:, None])
+    best_similarity = similarity.gather(1, best[:, None])
     runner_up = _argmax(similarity.scatter_(1, best[:, None], -1))
-    similar, less_similar = (torch.linalg.vecdot(first, second[index]) for index in (best, runner_up))
-    swapped = less_similar > similar
+    largest, second_largest = (torch.linalg.vecdot(first, second[index]) for index in (best, runner_up))
+    swapped = second_largest > largest  # quantization changed their order
     best = torch.where(swapped, runner_up, best)
-    rounded = torch.where(swapped, similarity.gather(1, best[:, None])[:, 0], of_best[:, 0])
-    similar, less_similar = torch.maximum(similar, less_similar), torch.minimum(similar, less_similar)
-    # For unit vectors |a - b|^2 = 2 - 2 a.b, so the nearest is the most similar.
-    kept = torch.nonzero(1 - similar < ratio**2 * (1 - less_similar))[:, 0]
-    return torch.stack([kept, best[kept]], dim=1), rounded[kept]
+    quantized = torch.where(swapped, similarity.gather(1, best[:, None])[:, 0], best_similarity[:, 0])
+    largest, second_largest = torch.maximum(largest, second_largest), torch.minimum(largest, second_largest)
+    # For unit vectors |a - b|^2 = 2 - 2 a.b, so the nearest descriptor has the largest inner product.
+    kept = torch.nonzero(1 - largest < ratio**2 * (1 - second_largest))[:, 0]
+    return torch.stack([kept, best[kept]], dim=1), quantized[kept]
 
 
-def _multiplies_bytes() -> bool:
-    """Whether this processor has such instructions and torch knows them."""
+def _has_int8_products() -> bool:
+    """Check whether the processor has int8 dot products (VNNI) and torch supports them."""
     return getattr(torch.cpu, "_is_vnni_supported", lambda: False)() and hasattr(torch, "_int_mm")
 
 
 def _argmax(similarity: Tensor) -> Tensor:
-    """Index of the largest entry of each row; on a CPU by numpy, which is five times as fast there."""
+    """Find the column of the largest entry of each row; numpy is five times as fast as torch on a CPU."""
     if similarity.device.type == "cpu":
         return torch.from_numpy(similarity.numpy().argmax(axis=1))
     return similarity.argmax(dim=1)

@@ -1,7 +1,7 @@
-"""Matches from DUSt3R (Wang et al., CVPR 2024): for surfaces without texture, and for few images.
+"""Matching by DUSt3R (Wang et al., CVPR 2024), for textureless surfaces and for small image sets.
 
-The network is that of the packages `dust3r` or `mini_dust3r`, whichever is there. Both are licensed for
-non-commercial use (CC BY-NC-SA 4.0) as are the weights, so neither is a dependency.
+The network comes from the package `dust3r` or `mini_dust3r`, whichever is installed. Both are licensed for
+non-commercial use only (CC BY-NC-SA 4.0), as are the weights, so neither is a dependency.
 """
 
 from __future__ import annotations
@@ -19,68 +19,80 @@ from numpy.typing import NDArray
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile, read_image, read_mask
 from nope_splat.matching.options import DUST3R_WEIGHTS, MatchingSettings
-from nope_splat.matching.pointmaps import Array, Pointmap, agree, look_up, star_tracks
+from nope_splat.matching.pointmaps import (
+    Pointmap,
+    average_matches,
+    build_anchor_tracks,
+    match_anchors,
+)
 from nope_splat.matching.verification import verify_pair
 from nope_splat.scene.features import Keypoints, PairMatches, PairPointmaps, Pointmaps
-from nope_splat.utils.device_defaults import device_of_networks
-from nope_splat.utils.progress import track
+from nope_splat.utils.device_defaults import network_device
+from nope_splat.utils.progress import progress_bar
+from nope_splat.utils.typing import Array
 
-PATCH = 16
-"""Sides of the images that the network sees are multiples of this many pixels."""
+PATCH_SIZE = 16
+"""Side of the network's square patches, in pixels; image sides must be multiples of it."""
 LONGER_SIDE = 512
-"""Longer side of those images, the one that the network was trained for."""
-GRID = 8
-"""Pixels between the points that are kept of a pointmap."""
-PAIR_MEMORY = 2**30
-"""Bytes of a GPU's memory that decoding one more pair at once may take, generously."""
-MAX_BATCH = 16
-"""Most pairs decoded at once: more do not go faster."""
+"""Longer side of the input images, in pixels, that the network was trained for."""
+STORED_STRIDE = 8
+"""Pixels between the points of a pointmap that are stored."""
+MEMORY_PER_PAIR = 2**30
+"""Upper bound of the GPU memory, in bytes, that decoding one more pair in a batch takes."""
+MAX_BATCH_SIZE = 16
+"""Maximum number of pairs decoded in a batch; larger batches are no faster."""
 INSTALL = (
     "pip install --no-deps mini-dust3r roma",
     "pip install beartype einops safetensors huggingface_hub",
 )
-"""What installs the network beside nerfstudio: its own list of dependencies would replace nerfstudio's."""
+"""Commands that install the network next to nerfstudio; its declared dependencies would replace
+nerfstudio's."""
 
 Prediction = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""What the network says of one image of a pair: points (H, W, 3) and confidence (H, W)."""
-Code = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""What the network's encoder makes of one image, each with a leading axis of one."""
+"""Output of the network for one image of a pair: points (H, W, 3) and confidence (H, W)."""
+EncodedImage = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Output of the encoder for one image: patch features, patch positions, and image shape, each with a batch
+axis."""
 
 
 @dataclass(frozen=True)
-class View:
-    """An image as the network sees it: scaled, then cut to whole patches about its center."""
+class NetworkInput:
+    """Geometry of an image at the network's input: resized, then center-cropped to whole patches."""
 
     size: tuple[int, int]
-    """Width and height of the scaled image."""
-    cut: tuple[int, int]
-    """Columns and rows cut off at the left and at the top."""
+    """Width and height of the resized image."""
+    crop_offset: tuple[int, int]
+    """Columns and rows cropped at the left and at the top."""
     shape: tuple[int, int]
-    """Height and width that are left."""
+    """Height and width of the cropped image."""
     scale: tuple[float, float]
-    """Full-resolution pixels per pixel, across and down."""
+    """Full-resolution pixels per pixel, in x and y."""
 
     @classmethod
-    def of(cls, image: ImageFile) -> View:
-        """The view of an image."""
-        shrink = LONGER_SIDE / max(image.width, image.height)
-        size = (max(round(image.width * shrink), PATCH), max(round(image.height * shrink), PATCH))
-        width, height = (side // PATCH * PATCH for side in size)
-        cut = ((size[0] - width) // 2, (size[1] - height) // 2)
-        return cls(size, cut, (height, width), (image.width / size[0], image.height / size[1]))
+    def from_image(cls, image: ImageFile) -> NetworkInput:
+        """Compute the resizing and the crop of an image.
 
-    def grid(self) -> tuple[Array, Array]:
-        """Distance between, and corner before, the kept points, full-resolution pixels. (2,), (2,)."""
-        # The middle of GRID pixels is a corner of one; the kept point is that pixel's, half a pixel on.
-        return np.multiply(self.scale, float(GRID)), self.to_image(np.array([0.5, 0.5]))
+        Args:
+            image: The image.
+        """
+        shrink = LONGER_SIDE / max(image.width, image.height)
+        size = (max(round(image.width * shrink), PATCH_SIZE), max(round(image.height * shrink), PATCH_SIZE))
+        width, height = (side // PATCH_SIZE * PATCH_SIZE for side in size)
+        crop_offset = ((size[0] - width) // 2, (size[1] - height) // 2)
+        return cls(size, crop_offset, (height, width), (image.width / size[0], image.height / size[1]))
+
+    def stored_grid(self) -> tuple[Array, Array]:
+        """Return the spacing (2,) and the corner (2,) of the stored points, in full-resolution pixels."""
+        # The center of STORED_STRIDE pixels is a pixel corner; the stored point is half a pixel further.
+        return np.multiply(self.scale, float(STORED_STRIDE)), self.to_image(np.array([0.5, 0.5]))
 
     def to_image(self, xy: Array) -> Array:
-        """Full-resolution pixels of positions in the view, both from the corner. (n, 2) -> (n, 2)."""
-        return (xy + self.cut) * self.scale
+        """Convert positions from input pixels to full-resolution pixels. (n, 2) -> (n, 2)."""
+        return (xy + self.crop_offset) * self.scale
 
     def crop(self, values: NDArray[Any]) -> NDArray[Any]:
-        """The part of the scaled image that is left. (height of `size`, width, ...) -> (H, W, ...)."""
-        (column, row), (height, width) = self.cut, self.shape
+        """Crop an array of the resized image. (height of `size`, width, ...) -> (H, W, ...)."""
+        (column, row), (height, width) = self.crop_offset, self.shape
         return values[row : row + height, column : column + width]
 
 
@@ -90,142 +102,163 @@ def match_by_dust3r(
     """Track a grid of anchors through the pointmaps of pairs.
 
     Args:
-        images: The images; what their masks exclude is not used.
-        pairs: Indices of the images of each pair that the network sees, the lesser one first.
-        settings: The weights, and how to verify.
+        images: The images; masked pixels are not used.
+        pairs: Image indices of each pair to run the network on, the smaller index first.
+        settings: Weights, pointmap options, and verification options.
 
     Returns:
-        Where each image shows a track, without descriptors; the verified pairs, the lesser index first;
-        the pointmaps, thinned out.
+        The track positions in each image as keypoints without descriptors; the verified pairs, the smaller
+        index first; the pointmaps at `STORED_STRIDE`.
 
     Raises:
         NopeSplatError: If the package or the weights are missing.
     """
-    views = [View.of(image) for image in images]
-    masks = [_mask(image, view) for image, view in zip(images, views, strict=True)]
-    found: dict[tuple[int, int], Array] = {}
-    said: list[PairPointmaps] = []
-    predictions = predict(images, views, pairs, settings)
+    inputs = [NetworkInput.from_image(image) for image in images]
+    masks = [_read_mask(image, geometry) for image, geometry in zip(images, inputs, strict=True)]
+    options = settings.pointmaps
+    matches: dict[tuple[int, int], Array] = {}
+    stored: list[PairPointmaps] = []
+
+    def pointmaps_of(order: tuple[int, int], predictions: Sequence[Prediction]) -> list[Pointmap]:
+        return [
+            Pointmap.from_prediction(*prediction, options, masks[image_id])
+            for image_id, prediction in zip(order, predictions, strict=True)
+        ]
+
+    predictions = predict(images, inputs, pairs, settings)
     for (first, second), (forward, backward) in zip(
-        pairs, track(predictions, "Comparing photos", len(pairs)), strict=True
+        pairs, progress_bar(predictions, "Comparing photos", len(pairs)), strict=True
     ):
-        order = (first, second)
-        ahead = [Pointmap.sanitised(*one, masks[image]) for image, one in zip(order, forward, strict=True)]
-        back = [
-            Pointmap.sanitised(*one, masks[image]) for image, one in zip(order[::-1], backward, strict=True)
-        ][::-1]
-        found[first, second] = agree(look_up(ahead[0], ahead[1]), look_up(back[0], back[1]))
-        found[second, first] = agree(look_up(back[1], back[0]), look_up(ahead[1], ahead[0]))
-        said.append(_thinned(first, second, ahead, forward))
-        said.append(_thinned(second, first, back[::-1], backward))
-    tracks, positions = star_tracks(found, [view.shape for view in views])
+        maps = pointmaps_of((first, second), forward)
+        reverse_maps = pointmaps_of((second, first), backward)
+        for source, target in ((0, 1), (1, 0)):
+            matches[(first, second)[source], (first, second)[target]] = average_matches(
+                match_anchors(maps[source], maps[target], options),
+                match_anchors(reverse_maps[target], reverse_maps[source], options),
+                options.max_order_error,
+            )
+        stored.append(_subsample(first, second, maps, forward))
+        stored.append(_subsample(second, first, reverse_maps, backward))
+    tracks, positions = build_anchor_tracks(
+        matches, [geometry.shape for geometry in inputs], options.anchor_spacing
+    )
     keypoints = [
-        Keypoints(view.to_image(xy), np.zeros((len(xy), 0), np.float32), max(view.scale))
-        for view, xy in zip(views, positions, strict=True)
+        Keypoints(geometry.to_image(xy), np.zeros((len(xy), 0), np.float32), max(geometry.scale))
+        for geometry, xy in zip(inputs, positions, strict=True)
     ]
     verified = []
     for first, second in combinations(range(len(images)), 2):
         _, *indices = np.intersect1d(tracks[first], tracks[second], True, return_indices=True)
         verified.append(verify_pair(first, second, np.stack(indices, axis=1), keypoints, settings))
-    pixel_sizes, corners = (np.stack(parts) for parts in zip(*(view.grid() for view in views), strict=True))
-    pointmaps = Pointmaps(pixel_sizes, corners, tuple(said))
+    grids = [geometry.stored_grid() for geometry in inputs]
+    pixel_sizes, corners = (np.stack(parts) for parts in zip(*grids, strict=True))
+    pointmaps = Pointmaps(pixel_sizes, corners, tuple(stored))
     return keypoints, [pair for pair in verified if pair is not None], pointmaps
 
 
-def _thinned(first: int, second: int, maps: Sequence[Pointmap], said: Sequence[Prediction]) -> PairPointmaps:
-    """What is kept of the pointmaps of an ordered pair."""
-    thin = np.s_[GRID // 2 :: GRID, GRID // 2 :: GRID]
-    points = (np.where(one.usable[..., None], one.points, np.nan)[thin].astype(np.float32) for one in maps)
-    return PairPointmaps(first, second, tuple(points), tuple(confidence[thin] for _, confidence in said))  # pyright: ignore[reportArgumentType] (two each)
+def _subsample(
+    first: int, second: int, maps: Sequence[Pointmap], predictions: Sequence[Prediction]
+) -> PairPointmaps:
+    """Subsample the pointmaps of an ordered pair by `STORED_STRIDE`, with NaN for invalid points."""
+    stride = np.s_[STORED_STRIDE // 2 :: STORED_STRIDE, STORED_STRIDE // 2 :: STORED_STRIDE]
+    points = (
+        np.where(pointmap.valid[..., None], pointmap.points, np.nan)[stride].astype(np.float32)
+        for pointmap in maps
+    )
+    confidences = tuple(confidence[stride] for _, confidence in predictions)
+    return PairPointmaps(first, second, tuple(points), confidences)  # pyright: ignore[reportArgumentType] (two each)
 
 
 def predict(
     images: Sequence[ImageFile],
-    views: Sequence[View],
+    inputs: Sequence[NetworkInput],
     pairs: Sequence[tuple[int, int]],
     settings: MatchingSettings,
 ) -> Iterator[tuple[tuple[Prediction, Prediction], tuple[Prediction, Prediction]]]:
-    """Run the network on both orders of each pair; images are encoded once, pairs decoded in batches.
+    """Run the network on both orders of each pair; each image is encoded once, pairs are decoded in batches.
 
     Args:
         images: The images.
-        views: How the network sees them.
-        pairs: Indices of the images of each pair.
-        settings: The weights, and where the network runs.
+        inputs: Resizing and crop of each image.
+        pairs: Image indices of each pair.
+        settings: Weights and device.
 
     Yields:
-        For a pair (i, j): what is said of i and of j in the frame of i, and of j and of i in that of j.
+        For a pair (i, j): the predictions for i and for j in the frame of i, and those for j and for i in the
+        frame of j.
 
     Raises:
         NopeSplatError: If the package or the weights are missing.
     """
-    device = device_of_networks(settings.device)
+    device = network_device(settings.device)
     model = _load(settings.dust3r_weights, device)
     with torch.inference_mode():
-        codes = [_encode(model, image_id, view, device) for image_id, view in zip(images, views, strict=True)]
-        most = _batch_size(device)
-        for _, alike in groupby(pairs, key=lambda pair: [views[image_id].shape for image_id in pair]):
-            waiting = list(alike)
-            for start in range(0, len(waiting), most):
+        encoded = [
+            _encode(model, image, geometry, device) for image, geometry in zip(images, inputs, strict=True)
+        ]
+        batch_size = _batch_size(device)
+        for _, same_shapes in groupby(pairs, key=lambda pair: [inputs[image_id].shape for image_id in pair]):
+            group = list(same_shapes)
+            for start in range(0, len(group), batch_size):
                 firsts, seconds = (
-                    [codes[image_id] for image_id in images_of_pairs]
-                    for images_of_pairs in zip(*waiting[start : start + most], strict=True)
+                    [encoded[image_id] for image_id in image_ids]
+                    for image_ids in zip(*group[start : start + batch_size], strict=True)
                 )
                 yield from zip(_decode(model, firsts, seconds), _decode(model, seconds, firsts), strict=True)
 
 
 def _batch_size(device: torch.device) -> int:
-    """Pairs decoded at once: as many as a GPU has memory for; on a CPU nothing is gained."""
+    """Compute the number of pairs per batch: as many as fit into GPU memory, one on a CPU."""
     if device.type == "cpu":
         return 1
     free, _ = torch.cuda.mem_get_info(device)
-    return min(max(free // PAIR_MEMORY, 1), MAX_BATCH)
+    return min(max(free // MEMORY_PER_PAIR, 1), MAX_BATCH_SIZE)
 
 
-def _encode(model: Any, image_file: ImageFile, view: View, device: torch.device) -> Code:
-    """Features of the patches of an image, their places, and height and width of the image."""
-    pixels = view.crop(read_image(image_file, view.size)[..., :3])
+def _encode(model: Any, image_file: ImageFile, geometry: NetworkInput, device: torch.device) -> EncodedImage:
+    """Encode an image into patch features, patch positions, and its height and width."""
+    pixels = geometry.crop(read_image(image_file, geometry.size)[..., :3])
     image = torch.tensor(pixels, device=device).permute(2, 0, 1)[None] / 127.5 - 1
-    shape = torch.tensor([view.shape], device=device)
-    features, places, _ = model._encode_image(image, shape)
-    return features, places, shape
+    shape = torch.tensor([geometry.shape], device=device)
+    features, positions, _ = model._encode_image(image, shape)
+    return features, positions, shape
 
 
 def _decode(
-    model: Any, firsts: Sequence[Code], seconds: Sequence[Code]
+    model: Any, firsts: Sequence[EncodedImage], seconds: Sequence[EncodedImage]
 ) -> list[tuple[Prediction, Prediction]]:
-    """Pointmaps of pairs of encoded images, both in the frame of the first.
+    """Predict the pointmaps of pairs of encoded images, both in the frame of the first image.
 
-    All first images have one shape, and all second ones.
+    All first images must have the same shape, and so must all second images.
     """
-    first, second = ([torch.cat(parts) for parts in zip(*codes, strict=True)] for codes in (firsts, seconds))
+    first, second = ([torch.cat(parts) for parts in zip(*batch, strict=True)] for batch in (firsts, seconds))
     decoded = model._decoder(*first[:2], *second[:2])
     predictions = []
     for number, (tokens, shape) in enumerate(zip(decoded, (first[2], second[2]), strict=True), start=1):
-        said = model._downstream_head(number, [token.float() for token in tokens], shape)
-        predictions.append(zip(said["pts3d"].cpu().numpy(), said["conf"].cpu().numpy(), strict=True))
+        output = model._downstream_head(number, [token.float() for token in tokens], shape)
+        predictions.append(zip(output["pts3d"].cpu().numpy(), output["conf"].cpu().numpy(), strict=True))
     return list(zip(*predictions, strict=True))
 
 
-def _mask(image: ImageFile, view: View) -> NDArray[np.bool_] | None:
-    """Pixels of the view that are used, None for all of them."""
-    mask = read_mask(image, view.size)
-    return None if mask is None else view.crop(mask)
+def _read_mask(image: ImageFile, geometry: NetworkInput) -> NDArray[np.bool_] | None:
+    """Read the mask of an image at the network's input size; None if all pixels are used."""
+    mask = read_mask(image, geometry.size)
+    return None if mask is None else geometry.crop(mask)
 
 
 def _load(weights: str, device: torch.device) -> Any:
-    """The network, ready for use on a device."""
+    """Load the network onto a device, in evaluation mode."""
     why = ""
     for package in ("dust3r", "mini_dust3r"):
         try:
             module = importlib.import_module(f"{package}.model")
         except ImportError as error:
-            if error.name not in (package, f"{package}.model"):  # it is there, but lacks something
+            if error.name not in (package, f"{package}.model"):  # installed, but a dependency is missing
                 why = f" ({package}: {error})"
             continue
         try:
             return module.AsymmetricCroCo3DStereo.from_pretrained(weights).eval().to(device)
-        except Exception as error:  # missing files and failing downloads raise many things
+        except Exception as error:  # missing files and failed downloads raise many kinds of errors
             raise NopeSplatError(
                 f"the weights of DUSt3R cannot be loaded from {weights} ({error}); without a network, put"
                 f" config.json and model.safetensors of https://huggingface.co/{DUST3R_WEIGHTS} into a folder"

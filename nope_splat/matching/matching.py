@@ -1,4 +1,4 @@
-"""From images to verified matches."""
+"""Keypoint extraction and pair matching, with any matcher."""
 
 from __future__ import annotations
 
@@ -21,55 +21,55 @@ from nope_splat.matching.pairs import choose_pairs, pairs_in_rounds
 from nope_splat.matching.sift import sift_keypoints
 from nope_splat.matching.verification import verify_pair
 from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches, Pointmaps
-from nope_splat.utils.device_defaults import device_of_networks
-from nope_splat.utils.progress import track
+from nope_splat.utils.device_defaults import network_device
+from nope_splat.utils.progress import progress_bar
 
-SIFT_WORKERS = min(os.cpu_count() or 1, 8)
-"""Images searched at once; at the default size each takes half a gigabyte meanwhile."""
-GPU_WORKERS = 4
-"""Threads that match on a GPU: one prepares and verifies what the others compute. More would take memory, 200
-MB each, beside the 5 MB of each image's descriptors (8192 keypoints of 128 numbers)."""
-KEEP_EVERY = 20.0
-"""Seconds after which pairs that were matched are kept for a run that goes on when this one is killed."""
+MAX_SIFT_THREADS = min(os.cpu_count() or 1, 8)
+"""Number of images processed in parallel; at the default size each takes half a gigabyte of memory."""
+MAX_GPU_THREADS = 4
+"""Number of threads that share a GPU, so that some prepare and verify pairs while others compute. Each takes
+200 MB, in addition to the 5 MB of each image's descriptors (8192 keypoints of 128 numbers)."""
+SAVE_INTERVAL = 20.0
+"""Seconds between saves of the pairs matched so far, from which a later run resumes."""
 
 
 def match_images(
     images: Sequence[ImageFile],
     settings: MatchingSettings,
-    known: MatchedPairs | None = None,
-    keep: Callable[[MatchedPairs], None] | None = None,
+    matched: MatchedPairs | None = None,
+    save: Callable[[MatchedPairs], None] | None = None,
 ) -> tuple[list[Keypoints], list[PairMatches], Pointmaps | None]:
-    """Choose pairs of images and match them, whatever the matcher.
+    """Extract keypoints, choose pairs of images, and match them with any matcher.
 
     Args:
         images: The images.
-        settings: How to match.
-        known: Pairs that need not be matched again.
-        keep: Called with the pairs matched so far, now and then and when interrupted.
+        settings: Settings of matching.
+        matched: Pairs that need not be matched again.
+        save: Called with the pairs matched so far, at intervals and on interruption.
 
     Returns:
-        Keypoints of each image; the verified pairs, whose matches are indices into them; the pointmaps,
-        of a matcher that makes any.
+        Keypoints of each image; the verified pairs, whose matches are keypoint indices; the pointmaps, or
+        None if the matcher predicts none.
 
     Raises:
         NopeSplatError: If the matcher lacks a package or its weights.
     """
     if settings.matcher != "dust3r":
         keypoints = extract_keypoints(images, settings)
-        return keypoints, match_chosen(keypoints, settings, known, keep), None
+        return keypoints, match_keypoints(keypoints, settings, matched, save), None
     from nope_splat.matching.dust3r import match_by_dust3r
 
-    # DUSt3R has no descriptors to choose pairs by; those of SIFT take no time beside it.
+    # DUSt3R has no descriptors to choose pairs by; compared to it, extracting those of SIFT takes no time.
     keypoints = extract_keypoints(images, replace(settings, matcher="sift"))
     return match_by_dust3r(images, choose_pairs(keypoints, settings), settings)
 
 
 def extract_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -> list[Keypoints]:
-    """Find the keypoints of images.
+    """Detect and describe the keypoints of images.
 
     Args:
         images: The images.
-        settings: How to search.
+        settings: Matcher, number of keypoints, and image size for detection.
 
     Returns:
         The keypoints of each image, in the same order.
@@ -80,119 +80,134 @@ def extract_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -
     if settings.matcher == "disk":
         from nope_splat.matching.disk import disk_keypoints
 
-        return list(track(disk_keypoints(images, settings), "Finding keypoints", len(images)))
-    with ThreadPoolExecutor(SIFT_WORKERS) as pool:
-        found = pool.map(lambda image: sift_keypoints(image, settings), images)
-        return list(track(found, "Finding keypoints", len(images)))
+        return list(progress_bar(disk_keypoints(images, settings), "Finding keypoints", len(images)))
+    with ThreadPoolExecutor(MAX_SIFT_THREADS) as pool:
+        keypoints = pool.map(lambda image: sift_keypoints(image, settings), images)
+        return list(progress_bar(keypoints, "Finding keypoints", len(images)))
 
 
-def match_chosen(
+def match_keypoints(
     keypoints: Sequence[Keypoints],
     settings: MatchingSettings,
-    known: MatchedPairs | None = None,
-    keep: Callable[[MatchedPairs], None] | None = None,
+    matched: MatchedPairs | None = None,
+    save: Callable[[MatchedPairs], None] | None = None,
 ) -> list[PairMatches]:
-    """Choose pairs of images, and match them as `match_pairs` does.
+    """Choose pairs of images, and match them like `match_pairs`.
 
     Args:
         keypoints: Keypoints of each image.
-        settings: How to choose, to match and to verify.
-        known: Pairs that need not be matched again.
-        keep: Called with the pairs matched so far, now and then and when interrupted.
+        settings: How to choose, match and verify pairs.
+        matched: Pairs that need not be matched again.
+        save: Called with the pairs matched so far, at intervals and on interruption.
 
     Returns:
         The verified pairs, in ascending order.
     """
-    return _match_rounds(keypoints, partial(pairs_in_rounds, keypoints, settings), settings, known, keep)
+    return _match_rounds(keypoints, partial(pairs_in_rounds, keypoints, settings), settings, matched, save)
 
 
 def match_pairs(
     keypoints: Sequence[Keypoints], pairs: list[tuple[int, int]], settings: MatchingSettings
 ) -> list[PairMatches]:
-    """Match pairs of images and keep the pairs that have an epipolar geometry.
+    """Match pairs of images and verify their epipolar geometry.
 
-    Where several keypoints share one place, matches refer to the first of them. The result does not
-    depend on the order of the images, but for their indices.
+    If several keypoints share a position, matches refer to the first of them. Apart from the indices, the
+    result does not depend on the order of the images.
 
     Args:
         keypoints: Keypoints of each image.
-        pairs: Indices of the images of each pair, the lesser one first.
-        settings: How to match and to verify.
+        pairs: Image indices of each pair, the smaller index first.
+        settings: How to match and verify pairs.
 
     Returns:
         The verified pairs, in ascending order.
     """
-    return _match_rounds(keypoints, lambda matched: iter([pairs]), settings)
+    return _match_rounds(keypoints, lambda _: iter([pairs]), settings)
 
 
 def _match_rounds(
     keypoints: Sequence[Keypoints],
     rounds: Callable[[MatchedPairs], Iterator[list[tuple[int, int]]]],
     settings: MatchingSettings,
-    known: MatchedPairs | None = None,
-    keep: Callable[[MatchedPairs], None] | None = None,
+    matched: MatchedPairs | None = None,
+    save: Callable[[MatchedPairs], None] | None = None,
 ) -> list[PairMatches]:
-    """Match pairs round by round; `rounds` sees the matches of those before."""
-    propose = _proposals(keypoints, settings)
-    places = [_first_at_place(one.xy) for one in keypoints]
-    rank = [(len(one.xy), float(one.xy.sum())) for one in keypoints]
-    matched, asked, new = dict(known or {}), [], []
+    """Match pairs round by round.
+
+    Args:
+        keypoints: Keypoints of each image.
+        rounds: Called with the matches by pair, which grow as matching proceeds; yields the pairs of each
+            round.
+        settings: How to match and verify pairs.
+        matched: Pairs that need not be matched again.
+        save: Called with the pairs matched so far, at intervals and on interruption.
+
+    Returns:
+        The verified pairs of all rounds, in ascending order.
+    """
+    match_putatively = _putative_matcher(keypoints, settings)
+    first_ids = [_first_at_position(features.xy) for features in keypoints]
+    sort_keys = [(len(features.xy), float(features.xy.sum())) for features in keypoints]
+    matches, requested, new = dict(matched or {}), [], []
 
     def match(pair: tuple[int, int]) -> None:
-        # Matching and RANSAC are not symmetric: let the images decide, not their order.
-        first, second = sorted(pair, key=rank.__getitem__)
-        found = propose(first, second)
-        # Pairs of places, each once and in order; as single numbers these are sorted in no time.
-        num_second = len(places[second])
-        numbers = np.unique(places[first][found[:, 0]] * num_second + places[second][found[:, 1]])
-        indices = np.stack(np.divmod(numbers, num_second), axis=1)
-        matched[pair] = verify_pair(first, second, indices, keypoints, settings)
+        # Matching and RANSAC are not symmetric: order the images by their content, not by their index.
+        first, second = sorted(pair, key=sort_keys.__getitem__)
+        putative = match_putatively(first, second)
+        # Merge keypoints at the same position, then remove duplicate matches. Encoding a match as one number
+        # makes sorting fast.
+        num_second = len(first_ids[second])
+        codes = np.unique(first_ids[first][putative[:, 0]] * num_second + first_ids[second][putative[:, 1]])
+        indices = np.stack(np.divmod(codes, num_second), axis=1)
+        matches[pair] = verify_pair(first, second, indices, keypoints, settings)
 
     def match_all(pool: ThreadPoolExecutor) -> Iterator[None]:
-        for pairs in rounds(matched):
-            asked.extend(pairs)
-            waiting = [pair for pair in pairs if pair not in matched]
-            new.extend(waiting)
-            yield from pool.map(match, waiting)
+        for pairs in rounds(matches):
+            requested.extend(pairs)
+            unmatched = [pair for pair in pairs if pair not in matches]
+            new.extend(unmatched)
+            yield from pool.map(match, unmatched)
 
-    kept = time.monotonic()
-    with _one_torch_thread(), ThreadPoolExecutor(_workers(settings)) as pool:
+    last_save = time.monotonic()
+    with _single_torch_thread(), ThreadPoolExecutor(_num_threads(settings)) as pool:
         try:
-            for _ in track(match_all(pool), "Matching pairs", lambda: len(new)):
-                if keep and time.monotonic() - kept > KEEP_EVERY:
-                    keep(matched.copy())  # others go on matching
-                    kept = time.monotonic()
+            for _ in progress_bar(match_all(pool), "Matching pairs", lambda: len(new)):
+                if save and time.monotonic() - last_save > SAVE_INTERVAL:
+                    save(matches.copy())  # other threads keep adding to it
+                    last_save = time.monotonic()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # who interrupts does not want to wait
-            if keep:
-                keep(matched.copy())
+            pool.shutdown(wait=False, cancel_futures=True)  # do not keep an interrupting user waiting
+            if save:
+                save(matches.copy())
             raise
-    return [verified for pair in sorted(asked) if (verified := matched[pair]) is not None]
+    return [verified for pair in sorted(requested) if (verified := matches[pair]) is not None]
 
 
-def _workers(settings: MatchingSettings) -> int:
-    """Threads that match: one for each core of a CPU; for a GPU, as many as keep it busy."""
+def _num_threads(settings: MatchingSettings) -> int:
+    """Return the number of matching threads: one per CPU core, or as many as keep a GPU busy."""
     cores = os.cpu_count() or 1
-    return cores if device_of_networks(settings.device).type == "cpu" else min(cores, GPU_WORKERS)
+    return cores if network_device(settings.device).type == "cpu" else min(cores, MAX_GPU_THREADS)
 
 
-def _proposals(
+def _putative_matcher(
     keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> Callable[[int, int], NDArray[np.int64]]:
-    """A matcher; maps two images to the keypoint indices of likely matches in each. (M, 2)."""
+    """Create a function from two image indices to putative matches, as keypoint indices in each. (M, 2)."""
     if settings.matcher == "disk":
         from nope_splat.matching.disk import lightglue
 
-        return lightglue(keypoints, device_of_networks(settings.device))
-    return _by_ratio(keypoints, settings)
+        return lightglue(keypoints, network_device(settings.device))
+    return _ratio_test_matcher(keypoints, settings)
 
 
-def _by_ratio(
+def _ratio_test_matcher(
     keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> Callable[[int, int], NDArray[np.int64]]:
-    """A matcher by the ratio test; maps two images to keypoint indices in each. (M, 2)."""
-    device = device_of_networks(settings.device)
-    descriptors = [Descriptors.prepare(torch.from_numpy(one.descriptors).to(device)) for one in keypoints]
+    """Create a function from two image indices to the matches that pass the ratio test. (M, 2)."""
+    device = network_device(settings.device)
+    descriptors = [
+        Descriptors.prepare(torch.from_numpy(features.descriptors).to(device)) for features in keypoints
+    ]
 
     def match(first: int, second: int) -> NDArray[np.int64]:
         return match_descriptors(descriptors[first], descriptors[second], settings.match_ratio).cpu().numpy()
@@ -200,18 +215,18 @@ def _by_ratio(
     return match
 
 
-def _first_at_place(xy: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Index of the first keypoint that has the same coordinates. (K,)."""
+def _first_at_position(xy: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Find, for each keypoint, the index of the first keypoint at the same position. (K,)."""
     _, first, inverse = np.unique(xy @ (1, 1j), return_index=True, return_inverse=True)
     return first[inverse]
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Let torch use one thread per call: a pair per core is faster than all cores on one pair."""
-    threads = torch.get_num_threads()
+def _single_torch_thread() -> Iterator[None]:
+    """Limit torch to one thread per call: one pair per core is faster than all cores on one pair."""
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(num_threads)

@@ -1,11 +1,12 @@
-"""What the user can choose about matching."""
+"""Settings of matching, and the options of its stages."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
+from tyro.conf import Suppress
 
 from nope_splat.io.images import ImageFile
 from nope_splat.utils.device_defaults import ByDevice
@@ -16,59 +17,158 @@ DUST3R_WEIGHTS = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 
 
 @dataclass(frozen=True)
+class SiftOptions:
+    """Options of SIFT keypoint detection and selection."""
+
+    contrast_threshold: float = 0.02
+    """OpenCV's `contrastThreshold`; half its default, so that dim regions get keypoints too."""
+    noise_diameter: float = 2.6
+    """Keypoint diameter, in pixels of the searched image, at which the blur of the keypoint contributes as
+    much localization noise as everything else. Fitted to the reprojection errors of four real and rendered
+    scenes: 2.5 to 2.7 pixels in each."""
+    num_grid_cells: int = 16
+    """Grid cells along the longer side of the image. The strongest keypoints are taken from each cell in
+    turn."""
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """Options of image retrieval by VLAD descriptors."""
+
+    min_similarity_sigmas: float = 3.0
+    """Two images are similar if their similarity exceeds this many standard deviations of the similarity of
+    unrelated images."""
+    max_num_expansions: int = 5
+    """Largest number of similar images averaged into a query (average query expansion)."""
+    min_partner_ratio: float = 0.5
+    """Fraction of `num_partners` that every image gets, however few similar images it has. In a small set all
+    images are alike, and none stands out from chance."""
+
+
+@dataclass(frozen=True)
+class TransitiveMatchingOptions:
+    """Options of transitive matching: selection of pairs by shared keypoints, in rounds."""
+
+    num_initial_partners: int = 4
+    """Number of most similar images that each image is matched with in the first round."""
+    min_num_matches: int = 60
+    """Verified matches of a strong pair. A weaker pair raises the score that further candidates must beat."""
+    min_num_partners: int = 6
+    """Verified partners below which an image keeps accepting candidates, however weak its pairs are."""
+
+
+@dataclass(frozen=True)
+class TwoViewGeometryOptions:
+    """RANSAC options for the fundamental matrix and the homography of a pair."""
+
+    confidence: float = 0.9999
+    """Probability of drawing at least one sample without outliers."""
+    trial_multiplier: float = 3.0
+    """Factor on the theoretical number of trials (COLMAP's `dyn_num_trials_multiplier`): noise spoils some of
+    the samples that hold only inliers."""
+    min_num_trials: int = 100
+    """Minimum number of RANSAC trials."""
+    max_num_trials: int = 10_000
+    """Maximum number of RANSAC trials."""
+    subset_size: int = 50
+    """Number of matches in the subset that RANSAC tries first. If nearly all of them are inliers, they
+    determine the geometry as well as the full set does."""
+    easy_inlier_ratio: float = 0.8
+    """Inlier ratio of the subset at which its geometry is refined on all matches instead of estimated
+    again."""
+    min_num_subset_trials: int = 20
+    """Minimum number of RANSAC trials on the subset; all of them rarely fail by chance."""
+    homography_subset_size: int = 100
+    """Number of matches from which the homography is estimated."""
+    max_num_homography_trials: int = 200
+    """Maximum number of trials for the homography. One that explains nearly all matches is found early."""
+
+
+@dataclass(frozen=True)
+class PointmapOptions:
+    """Options of anchor matching in pointmaps."""
+
+    anchor_spacing: int = 12
+    """Pixels between anchors."""
+    min_confidence: float = 1.5
+    """Smallest confidence (the network's scale starts at one) of a valid point."""
+    max_cycle_error: float = 1.5
+    """Largest distance, in pixels, between an anchor and its match mapped back to the anchor's image."""
+    max_order_error: float = 2.0
+    """Largest distance, in pixels, between the matches from the two orders of a pair."""
+    plane_radius: int = 2
+    """Radius, in pixels, of the window to which a plane is fitted for sub-pixel positions."""
+
+
+@dataclass(frozen=True)
 class MatchingSettings:
-    """How images are matched."""
+    """Settings of image matching."""
 
     matcher: Literal["sift", "disk", "dust3r"] = "sift"
-    """How matches are found. SIFT needs nothing. DISK with LightGlue, for changes of light and viewpoint that
-    SIFT does not survive, needs `pip install kornia`, 50 MB of weights from the network (both Apache-2.0) and
-    for speed a GPU. DUSt3R, for surfaces without texture, needs its package (`pip install --no-deps
-    mini-dust3r roma`, `pip install beartype einops`), 2 GB of weights, see dust3r-weights (both for
-    non-commercial use only, CC BY-NC-SA 4.0) and a GPU."""
+    """How matches are found. "sift" needs nothing else. "disk" (DISK with LightGlue) handles changes of light
+    and viewpoint that defeat SIFT; it needs `pip install kornia`, 50 MB of weights from the network (both
+    Apache-2.0) and, for speed, a GPU. "dust3r" matches surfaces without texture; it needs its package (`pip
+    install --no-deps mini-dust3r roma`, `pip install beartype einops`), 2 GB of weights, see dust3r-weights
+    (both for non-commercial use only, CC BY-NC-SA 4.0) and a GPU."""
     dust3r_weights: str = DUST3R_WEIGHTS
     """Weights for the matcher dust3r: a folder with config.json and model.safetensors, or a name on
     huggingface.co. The published ones are for non-commercial use only (CC BY-NC-SA 4.0, and the terms of the
     data that they were trained on)."""
     max_keypoints: Annotated[int, COUNT] = 8192
-    """Keypoints per image: half of them the largest, the others the strongest of all its parts."""
+    """Maximum number of keypoints per image: half are the largest, the rest the strongest of every region."""
     max_feature_size: Annotated[int, Ge(32)] = 1600
-    """Longer side, in pixels, at which keypoints are sought; larger images are scaled down for it."""
+    """Longer side, in pixels, at which keypoints are detected; larger images are downscaled first."""
     match_ratio: Annotated[float, POSITIVE_SHARE] = 0.8
-    """A match must be closer than this times the second best match (Lowe's ratio)."""
+    """Largest ratio of the distances to the nearest and the second nearest descriptor (Lowe's ratio test)."""
     max_epipolar_error: Annotated[float, Interval(gt=0, le=100)] = 2.0
-    """Largest distance of a match from the epipolar geometry of its pair, in pixels at the feature size."""
+    """Largest epipolar error of an inlier match, in pixels at the feature size."""
     min_matches: Annotated[int, Ge(8)] = 15
-    """Pairs with fewer verified matches are not used."""
+    """Minimum number of verified matches of a pair."""
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
-    """Which pairs of images are matched: all; for hundreds, by retrieval, those that look most alike (by
-    their keypoints, nothing is downloaded) and those to which the matches of these lead on (DUSt3R: the most
-    alike alone); or those that follow on each other by name, for the frames of a video. If not given, all
-    pairs up to max-exhaustive-images, and retrieval beyond."""
+    """Which pairs of images are matched. "exhaustive": all pairs. "retrieval", for hundreds of images: the
+    most similar images (judged by their keypoints, nothing is downloaded), then the pairs that share matches
+    through a third image (with DUSt3R, the most similar images only). "sequential", for video frames:
+    neighbors in the order of the file names. By default, exhaustive up to max-exhaustive-images, and
+    retrieval beyond."""
     num_partners: Annotated[int, COUNT] = 20
-    """Images that each one is matched with in sequence. Retrieval looks among so many of the most alike
-    where matches lead no further, and has no limit where they do."""
+    """Number of neighbors that each image is matched with in sequential matching. In retrieval, the number of
+    most similar images considered once shared matches lead to no new pairs."""
     max_exhaustive_images: Annotated[int, NOT_NEGATIVE] = 100
-    """Most images of which every pair is matched unless asked for; the time grows with their square."""
+    """Largest number of images matched exhaustively by default; the time grows with its square."""
     device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
-    """Where descriptors are compared and networks run: "auto" is a GPU where there is one, unless the
+    """Device for comparing descriptors and running networks. "auto" uses a GPU if there is one, unless the
     training runs on a CPU."""
     seed: Annotated[int, Interval(ge=0, le=1e9)] = 0
-    """Seed of every random choice (RANSAC, and the vocabulary of retrieval)."""
+    """Seed of all random choices (RANSAC and the retrieval vocabulary)."""
+    sift: Suppress[SiftOptions] = field(default_factory=SiftOptions)
+    """Options of the SIFT detector."""
+    retrieval: Suppress[RetrievalOptions] = field(default_factory=RetrievalOptions)
+    """Options of image retrieval."""
+    transitive: Suppress[TransitiveMatchingOptions] = field(default_factory=TransitiveMatchingOptions)
+    """Options of transitive matching, which follows retrieval."""
+    two_view_geometry: Suppress[TwoViewGeometryOptions] = field(default_factory=TwoViewGeometryOptions)
+    """Options of geometric verification."""
+    pointmaps: Suppress[PointmapOptions] = field(default_factory=PointmapOptions)
+    """Options of matching by pointmaps."""
 
-    def choice_of_pairs(self, num_images: int) -> Literal["exhaustive", "retrieval", "sequential"]:
-        """Which pairs of so many images are matched."""
+    def pair_selection(self, num_images: int) -> Literal["exhaustive", "retrieval", "sequential"]:
+        """Return how the pairs of a set of images are selected.
+
+        Args:
+            num_images: Number of images in the set.
+        """
         if self.pairs is not None:
             return self.pairs
         return "exhaustive" if num_images <= self.max_exhaustive_images else "retrieval"
 
     def feature_size(self, image: ImageFile) -> tuple[float, tuple[int, int]]:
-        """At which size keypoints of an image are sought.
+        """Compute the size at which keypoints of an image are detected.
 
         Args:
             image: The image.
 
         Returns:
-            Full-resolution pixels per pixel; width and height.
+            Full-resolution pixels per pixel, and (width, height) at that size.
         """
         pixel_size = max(1.0, max(image.width, image.height) / self.max_feature_size)
         return pixel_size, (round(image.width / pixel_size), round(image.height / pixel_size))

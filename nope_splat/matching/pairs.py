@@ -1,4 +1,4 @@
-"""Which pairs of images are matched."""
+"""Selection of the image pairs to match."""
 
 from __future__ import annotations
 
@@ -10,42 +10,43 @@ from nope_splat.scene.features import Keypoints, MatchedPairs
 
 
 def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> list[tuple[int, int]]:
-    """Choose the pairs of images to match, before any is; by retrieval those that look alike.
+    """Choose all pairs of images to match before any of them is matched.
 
     Args:
         keypoints: Keypoints of each image, with descriptors, in the order of the images.
-        settings: How to choose.
+        settings: How to choose; retrieval takes the most similar images.
 
     Returns:
-        Pairs of indices, the lesser one first, in ascending order.
+        Pairs of image indices, the smaller index first, in ascending order.
     """
     num_images = len(keypoints)
-    choice = settings.choice_of_pairs(num_images)
-    if choice == "retrieval":
+    selection = settings.pair_selection(num_images)
+    if selection == "retrieval":
         from nope_splat.matching.retrieval import ImageSimilarity
 
-        return ImageSimilarity.of(keypoints, settings.seed).most_similar(settings.num_partners)
-    # Half of the partners come before an image, half after it.
-    reach = num_images if choice == "exhaustive" else (settings.num_partners + 1) // 2
-    return [pair for pair in combinations(range(num_images), 2) if pair[1] - pair[0] <= reach]
+        similarity = ImageSimilarity.from_keypoints(keypoints, settings.retrieval, settings.seed)
+        return similarity.most_similar_pairs(settings.num_partners)
+    # Half of the partners precede an image, half follow it.
+    max_gap = num_images if selection == "exhaustive" else (settings.num_partners + 1) // 2
+    return [pair for pair in combinations(range(num_images), 2) if pair[1] - pair[0] <= max_gap]
 
 
 def pairs_in_rounds(
     keypoints: Sequence[Keypoints], settings: MatchingSettings, matched: MatchedPairs
 ) -> Iterator[list[tuple[int, int]]]:
-    """Choose the pairs of images to match; by retrieval in rounds, with what has been matched in view.
+    """Choose pairs of images to match, in rounds; retrieval uses the matches of earlier rounds.
 
     Args:
         keypoints: Keypoints of each image, with descriptors, in the order of the images.
         settings: How to choose.
-        matched: Has to hold the matches of every pair when the next round is asked for.
+        matched: Matches by pair. The caller must add those of a round before it requests the next one.
 
     Yields:
-        Pairs of indices, the lesser one first, in ascending order; none twice.
+        Pairs of image indices, the smaller index first, in ascending order; no pair twice.
     """
-    if settings.choice_of_pairs(len(keypoints)) == "retrieval":
-        from nope_splat.matching.transitive import walk
+    if settings.pair_selection(len(keypoints)) == "retrieval":
+        from nope_splat.matching.transitive import transitive_pairs
 
-        yield from walk(keypoints, settings, matched)
+        yield from transitive_pairs(keypoints, settings, matched)
     else:
         yield choose_pairs(keypoints, settings)

@@ -1,13 +1,13 @@
-"""Which images look alike: retrieval by VLAD descriptors of the images' own keypoints.
+"""Image retrieval by VLAD descriptors.
 
-A vector of locally aggregated descriptors (Jégou et al., CVPR 2010) sums, for each word of a vocabulary, how
-the descriptors that belong to the word differ from it. Normalized by word and over all (Arandjelović and
-Zisserman, CVPR 2013), and taken relative to their mean (Jégou and Chum, ECCV 2012: what all images show,
-and what two lack alike, says nothing), its inner product tells how much two images have in common. The
-vocabulary is made of the images at hand, so nothing has to be downloaded.
+A vector of locally aggregated descriptors (Jégou et al., CVPR 2010) holds, for each visual word, the sum of
+the residuals of the descriptors assigned to it. The vectors are normalized per word and as a whole
+(Arandjelović and Zisserman, CVPR 2013) and centered on their mean (Jégou and Chum, ECCV 2012: words that all
+images share, or that both lack, carry no information). The inner product of two vectors measures how similar
+their images are. The vocabulary is learned from the images themselves, so nothing has to be downloaded.
 
-An image is asked for together with those that are most like it: average query expansion (Chum et al.,
-ICCV 2007). What two images of one place do not show alike, those in between do.
+Queries are expanded with the most similar images (average query expansion, Chum et al., ICCV 2007): views in
+between connect two views of one place that differ too much from each other.
 """
 
 from __future__ import annotations
@@ -24,92 +24,98 @@ from scipy.cluster.vq import kmeans2
 from scipy.sparse.csgraph import minimum_spanning_tree
 from threadpoolctl import threadpool_limits
 
+from nope_splat.matching.options import RetrievalOptions
 from nope_splat.scene.features import Keypoints
 
 NUM_WORDS = 256
-"""Words of the vocabulary."""
+"""Number of visual words in the vocabulary."""
 SAMPLE = 64
-"""Descriptors per word from which the vocabulary is learned."""
+"""Number of descriptors per word that the vocabulary is learned from."""
 ITERATIONS = 2
-"""Steps of k-means; a vocabulary need not be optimal."""
-MIN_DISTINCTION = 3.0
-"""Standard deviations of chance by which the similarity of images that are alike exceeds zero."""
-EXPANSION = 5
-"""Most images with which one is asked for."""
-MIN_SHARE = 0.5
-"""Share of the partners that an image has even if fewer are like it: in a small set all are alike."""
+"""Number of k-means iterations; the vocabulary need not be optimal."""
 
 
 class ImageSimilarity(NamedTuple):
-    """How much images look alike."""
+    """Pairwise similarity of images."""
 
-    similarity: NDArray[np.float32]
-    """Between -1 and 1, expanded; less for an image and itself, and for one without keypoints. (N, N)."""
-    beyond_chance: NDArray[np.bool_]
-    """Whether two look more alike than what has nothing in common. (N, N)."""
+    scores: NDArray[np.float32]
+    """Cosine similarity after query expansion, from -1 to 1; -2 on the diagonal and for images without
+    keypoints. (N, N)."""
+    significant: NDArray[np.bool_]
+    """Whether two images are more similar than unrelated images are by chance. (N, N)."""
+    options: RetrievalOptions
+    """Options of the retrieval."""
 
     @classmethod
-    @threadpool_limits.wrap(limits=1, user_api="blas")  # its threads spin while they wait
-    def of(cls, keypoints: Sequence[Keypoints], seed: int = 0) -> ImageSimilarity:
+    @threadpool_limits.wrap(limits=1, user_api="blas")  # idle BLAS threads would spin
+    def from_keypoints(
+        cls, keypoints: Sequence[Keypoints], options: RetrievalOptions, seed: int = 0
+    ) -> ImageSimilarity:
         """Compare images by their VLAD descriptors.
 
         Args:
             keypoints: Keypoints of each image, with descriptors.
+            options: Options of the retrieval.
             seed: Seed of the vocabulary.
         """
         num_images = len(keypoints)
-        likeness = cls(np.full((num_images, num_images), -2, np.float32), np.eye(num_images) < 0)
-        textured = np.flatnonzero([len(one.xy) > 0 for one in keypoints])
+        scores = np.full((num_images, num_images), -2, np.float32)
+        significant = np.zeros((num_images, num_images), bool)
+        textured = np.flatnonzero([len(features.xy) > 0 for features in keypoints])
         if len(textured) >= 2:
             vlad = vlad_descriptors([keypoints[image_id] for image_id in textured], seed)
-            limit = MIN_DISTINCTION * _chance(vlad, keypoints[0].descriptors.shape[1])
+            sigma = _unrelated_sigma(vlad, keypoints[0].descriptors.shape[1])
             similarity = vlad @ vlad.T
             np.fill_diagonal(similarity, 0)
-            alike = np.where(similarity > limit, similarity, 0)
-            expanded = expanded_similarity(similarity, alike).clip(-1, 1)
+            similar = np.where(similarity > options.min_similarity_sigmas * sigma, similarity, 0)
+            expanded = expanded_similarity(similarity, similar, options.max_num_expansions).clip(-1, 1)
             np.fill_diagonal(expanded, -2)
-            among = np.ix_(textured, textured)
-            likeness.similarity[among], likeness.beyond_chance[among] = expanded, alike > 0
-        return likeness
+            block = np.ix_(textured, textured)
+            scores[block], significant[block] = expanded, similar > 0
+        return cls(scores, significant, options)
 
-    def most_similar(self, num_partners: int) -> list[tuple[int, int]]:
-        """Pair each image with those that look most like it, such that all are connected.
+    def most_similar_pairs(self, num_partners: int) -> list[tuple[int, int]]:
+        """Pair each image with the most similar ones, such that the pairs connect all images.
 
         Args:
-            num_partners: Most partners of each image; fewer where fewer are alike beyond chance, and
-                more where it is the partner of others.
+            num_partners: Largest number of partners that an image selects. It selects fewer if fewer are
+                significantly similar, and gets more if other images select it.
 
         Returns:
-            Pairs of images, the lesser index first, in ascending order.
+            Pairs of image indices, the smaller index first, in ascending order.
         """
-        counts = np.count_nonzero(self.beyond_chance, axis=1)
-        counts = counts.clip(int(np.ceil(MIN_SHARE * num_partners)), num_partners)
-        order = np.argsort(-self.similarity, axis=1, kind="stable")
-        comparable = self.similarity >= -1
-        chosen = np.zeros_like(comparable)
-        np.put_along_axis(chosen, order, np.arange(len(order)) < counts[:, None], axis=1)
-        chosen &= comparable
-        # Groups within which all partners lie are joined where they are most alike.
-        distance = np.where(comparable, 2 - self.similarity, 0)  # zero counts as no connection
-        chosen |= minimum_spanning_tree(distance).toarray() > 0
-        return [(first, second) for first, second in np.argwhere(np.triu(chosen | chosen.T)).tolist()]
+        counts = np.count_nonzero(self.significant, axis=1)
+        counts = counts.clip(int(np.ceil(self.options.min_partner_ratio * num_partners)), num_partners)
+        order = np.argsort(-self.scores, axis=1, kind="stable")
+        comparable = self.scores >= -1
+        selected = np.zeros_like(comparable)
+        np.put_along_axis(selected, order, np.arange(len(order)) < counts[:, None], axis=1)
+        selected &= comparable
+        # Connect separate groups by their most similar images.
+        distance = np.where(comparable, 2 - self.scores, 0)  # scipy treats zero as no edge
+        selected |= minimum_spanning_tree(distance).toarray() > 0
+        return [(first, second) for first, second in np.argwhere(np.triu(selected | selected.T)).tolist()]
 
 
 def expanded_similarity(
-    similarity: NDArray[np.floating], alike: NDArray[np.floating]
+    similarity: NDArray[np.floating], similar: NDArray[np.floating], max_num_expansions: int
 ) -> NDArray[np.floating]:
-    """Similarity of images with the weighted means of others and those most like them.
+    """Compute the similarity of expanded queries to images (average query expansion).
+
+    The expanded query of an image is the mean of its own vector and those of the most similar images,
+    weighted by similarity and scaled to unit length.
 
     Args:
-        similarity: Of unit vectors; zero of each with itself. (N, N).
-        alike: The same where it is beyond chance, zero elsewhere. (N, N).
+        similarity: Inner products of unit vectors, zero on the diagonal. (N, N).
+        similar: The same for significantly similar images, zero elsewhere. (N, N).
+        max_num_expansions: Largest number of similar images averaged into a query.
 
     Returns:
-        Inner products of the means, as unit vectors, with the vectors; symmetric. (N, N).
+        Inner products of expanded queries and vectors, made symmetric. (N, N).
     """
-    order = np.argsort(-alike, axis=1, kind="stable")
-    weights = alike.copy()
-    np.put_along_axis(weights, order[:, EXPANSION:], 0, axis=1)
+    order = np.argsort(-similar, axis=1, kind="stable")
+    weights = similar.copy()
+    np.put_along_axis(weights, order[:, max_num_expansions:], 0, axis=1)
     np.fill_diagonal(weights, 1)
     gram = similarity + np.eye(len(similarity), dtype=similarity.dtype)
     expanded = weights @ gram
@@ -119,24 +125,33 @@ def expanded_similarity(
 
 
 def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[np.float32]:
-    """VLAD descriptor of each image.
+    """Compute the VLAD descriptor of each image.
 
     Args:
-        keypoints: Keypoints of each image, at least one in each, with descriptors.
+        keypoints: Keypoints of each image, with descriptors; no image without keypoints.
         seed: Seed of the vocabulary.
 
     Returns:
-        Vectors of unit length. (N, W D).
+        Unit vectors; W is the number of visual words, D the length of a keypoint descriptor. (N, W D).
     """
     words = _vocabulary(keypoints, seed)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        vectors = np.stack(list(pool.map(lambda one: _aggregate(one.descriptors, words), keypoints)))
+        vectors = np.stack(
+            list(pool.map(lambda features: _aggregate(features.descriptors, words), keypoints))
+        )
     vectors -= vectors.mean(axis=0)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
-def _chance(vlad: NDArray[np.float32], dimension: int) -> float:
-    """Standard deviation of the similarity of what has nothing in common: parts of different words."""
+def _unrelated_sigma(vlad: NDArray[np.float32], dimension: int) -> float:
+    """Estimate the standard deviation of the similarity of unrelated images.
+
+    Shifting the vectors by one word compares residuals of different words, which have nothing in common.
+
+    Args:
+        vlad: VLAD descriptors. (N, W D).
+        dimension: Length D of a keypoint descriptor.
+    """
     return float(np.std(vlad @ np.roll(vlad, dimension, axis=1).T))
 
 
@@ -156,7 +171,7 @@ def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32
 def _by_word(
     descriptors: NDArray[np.float32], words: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """The words to which descriptors belong, the sums of these descriptors and their numbers."""
+    """Group descriptors by their nearest word: words in use, sum and count of the descriptors of each."""
     # |d - w|^2 = |d|^2 - 2 d.w + |w|^2: the nearest word has the greatest d.w - |w|^2 / 2.
     nearest = (descriptors @ words.T - (words**2).sum(axis=1) / 2).argmax(axis=1)
     order = np.argsort(nearest, kind="stable")
@@ -165,7 +180,7 @@ def _by_word(
 
 
 def _aggregate(descriptors: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum of what the descriptors differ from their words, each word's part and the whole normalized."""
+    """Sum the residuals of descriptors by word; normalize each word's sum, then the whole vector. (W D,)."""
     used, sums, counts = _by_word(descriptors, words)
     residuals = np.zeros_like(words)
     residuals[used] = sums - counts[:, None] * words[used]

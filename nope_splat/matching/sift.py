@@ -10,80 +10,81 @@ from nope_splat.io.images import ImageFile, read_image, read_mask
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.scene.features import Keypoints
 
-NOISE_DIAMETER = 2.6
-"""Diameter of a keypoint, in pixels of the searched image, from which its own blur outweighs all other noise.
-
-Fitted to the reprojection errors of four scenes, photographed and rendered: 2.5 to 2.7 pixels in each."""
-CELLS = 16
-"""Cells along the longer side of an image among which keypoints are shared out."""
-
 
 def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
-    """Find the keypoints of one image.
+    """Detect and describe the SIFT keypoints of an image.
 
-    A place with several dominant orientations gives several keypoints with the same `xy`.
+    A blob with several dominant orientations gives several keypoints with the same `xy`.
 
     Args:
-        image: The image; what its mask excludes is not searched.
-        settings: Number of keypoints and size at which they are sought.
+        image: The image; masked pixels are not searched.
+        settings: Number of keypoints, image size for detection, and SIFT options.
 
     Returns:
         The keypoints, strongest first; few or none if the image lacks texture.
     """
+    options = settings.sift
     pixel_size, size = settings.feature_size(image)
     gray = cv2.cvtColor(read_image(image, size)[..., :3], cv2.COLOR_RGB2GRAY)
     mask = read_mask(image, size)
-    # Without the precise upscale OpenCV's coordinates are off by a quarter of a pixel.
-    detector = cv2.SIFT.create(contrastThreshold=0.02, enable_precise_upscale=True)
-    found = detector.detect(gray, np.ones_like(gray) if mask is None else mask.astype(np.uint8))
-    if not found:
+    # Without the precise upscale, OpenCV's coordinates are off by a quarter of a pixel.
+    detector = cv2.SIFT.create(contrastThreshold=options.contrast_threshold, enable_precise_upscale=True)
+    detections = detector.detect(gray, np.ones_like(gray) if mask is None else mask.astype(np.uint8))
+    if not detections:
         return Keypoints(np.zeros((0, 2)), np.zeros((0, 128), np.float32), pixel_size)
-    xy = np.array([point.pt for point in found])
-    diameter = np.array([point.size for point in found])
-    strength = np.array([point.response for point in found])
-    chosen = choose_keypoints(xy / max(size), diameter, strength, settings.max_keypoints)
-    _, descriptors = detector.compute(gray, [found[index] for index in chosen])
+    xy = np.array([detection.pt for detection in detections])
+    diameter = np.array([detection.size for detection in detections])
+    strength = np.array([detection.response for detection in detections])
+    selected = select_keypoints(
+        xy / max(size), diameter, strength, settings.max_keypoints, options.num_grid_cells
+    )
+    _, descriptors = detector.compute(gray, [detections[index] for index in selected])
     return Keypoints(
         # OpenCV puts the center of the first pixel at (0, 0).
-        (xy[chosen] + 0.5) * (image.width / size[0], image.height / size[1]),
+        (xy[selected] + 0.5) * (image.width / size[0], image.height / size[1]),
         _root_sift(descriptors.astype(np.float32)),
         pixel_size,
-        noise=np.hypot(1.0, diameter[chosen] / NOISE_DIAMETER),
+        noise=np.hypot(1.0, diameter[selected] / options.noise_diameter),
     )
 
 
-def choose_keypoints(
-    xy: NDArray[np.float64], diameter: NDArray[np.float64], strength: NDArray[np.float64], count: int
+def select_keypoints(
+    xy: NDArray[np.float64],
+    diameter: NDArray[np.float64],
+    strength: NDArray[np.float64],
+    max_keypoints: int,
+    num_grid_cells: int,
 ) -> NDArray[np.int64]:
-    """Choose among the keypoints of an image that has too many.
+    """Select keypoints that are large, strong, and spread over the image.
 
-    By strength alone, the leaves of one tree would take the places of all else. Half are the largest, which
-    other images show too, from nearer and from farther; they connect images. The others, smaller
-    and more precise, are the strongest of every cell of a grid in turn.
+    By strength alone, the leaves of one tree could take all places. Half of the selected keypoints are the
+    largest ones: images from nearer and farther away show them too, so they connect images. The other half,
+    smaller and more precise, are the strongest of every grid cell in turn.
 
     Args:
-        xy: Places, as shares of the longer side. (K, 2).
-        diameter: Of the blobs. (K,).
-        strength: Their contrast. (K,).
-        count: How many to choose.
+        xy: Positions in units of the longer side of the image. (K, 2).
+        diameter: Blob diameters. (K,).
+        strength: Blob contrasts. (K,).
+        max_keypoints: Number of keypoints to select; all if there are no more.
+        num_grid_cells: Grid cells along the longer side of the image.
 
     Returns:
-        Indices, strongest first. (min(K, count),).
+        Indices, strongest first. (min(K, max_keypoints),).
     """
     order = np.argsort(-strength, kind="stable")
-    if len(order) <= count:
+    if len(order) <= max_keypoints:
         return order
-    largest = np.argsort(-diameter, kind="stable")[: count // 2]
-    others = order[~np.isin(order, largest)]
-    column, row = (CELLS * xy[others]).astype(np.int64).T
-    _, cell, sizes = np.unique(column * (CELLS + 1) + row, return_inverse=True, return_counts=True)
+    largest = np.argsort(-diameter, kind="stable")[: max_keypoints // 2]
+    smaller = order[~np.isin(order, largest)]
+    column, row = (num_grid_cells * xy[smaller]).astype(np.int64).T
+    _, cell, counts = np.unique(column * (num_grid_cells + 1) + row, return_inverse=True, return_counts=True)
     by_cell = np.argsort(cell, kind="stable")
-    turn = np.empty(len(others), np.int64)
-    turn[by_cell] = np.arange(len(others)) - np.repeat(sizes.cumsum() - sizes, sizes)
-    others = others[np.argsort(turn, kind="stable")[: count - len(largest)]]
-    return order[np.isin(order, np.concatenate([largest, others]))]
+    rank_in_cell = np.empty(len(smaller), np.int64)
+    rank_in_cell[by_cell] = np.arange(len(smaller)) - np.repeat(counts.cumsum() - counts, counts)
+    spread = smaller[np.argsort(rank_in_cell, kind="stable")[: max_keypoints - len(largest)]]
+    return order[np.isin(order, np.concatenate([largest, spread]))]
 
 
 def _root_sift(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Square roots of L1-normalized descriptors: their dot product is the Hellinger kernel. (K, 128)."""
+    """Take square roots of L1-normalized descriptors: their dot product is the Hellinger kernel. (K, 128)."""
     return np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))

@@ -1,4 +1,4 @@
-"""Geometric verification: the matches of a pair that agree with one epipolar geometry."""
+"""Geometric verification: the inlier matches of a pair and its epipolar geometry."""
 
 from __future__ import annotations
 
@@ -10,27 +10,14 @@ import numpy as np
 import poselib
 from numpy.typing import NDArray
 
-from nope_splat.matching.options import MatchingSettings
+from nope_splat.matching.options import MatchingSettings, TwoViewGeometryOptions
 from nope_splat.scene.features import Keypoints, PairMatches
 
-# All matches are alike to RANSAC: with the most distinctive ones first (PROSAC) it takes as many samples,
-# since the ratio test has left few wrong ones.
-CONFIDENCE = 0.9999
-"""Probability with which the samples find a geometry."""
-CAUTION = 3.0
-"""How many times the samples of the formula are taken, since noise spoils some that have no outliers."""
-FEWEST_SAMPLES, MOST_SAMPLES = 100, 10_000
-SPREAD = 50
-"""Matches among which a geometry is sought first: nearly all right, they determine it as well as all."""
-PLAIN = 0.8
-"""Share of inliers among these from which the rest need not be searched."""
-FEWEST_PLAIN_SAMPLES = 20
-"""Fewest samples there: chance seldom spoils so many."""
-HOMOGRAPHY_SPREAD, HOMOGRAPHY_SAMPLES = 100, 200
-"""Matches, and most samples of them, among which a homography is sought: whether one explains nearly all
-shows soon."""
-# RANSAC refines its best geometry in any case; poselib can do so once more.
-UNREFINED = {"max_iterations": 0}
+# PROSAC, which samples the most distinctive matches first, needs as many trials here: the ratio test leaves
+# few wrong matches.
+
+NO_REFINEMENT = {"max_iterations": 0}
+"""Bundle adjustment options of poselib: RANSAC's local optimization has refined the model already."""
 
 
 def verify_pair(
@@ -40,33 +27,32 @@ def verify_pair(
     keypoints: Sequence[Keypoints],
     settings: MatchingSettings,
 ) -> PairMatches | None:
-    """Estimate the epipolar geometry of a pair by RANSAC with local optimization (poselib), seeded.
+    """Estimate the epipolar geometry of a pair by seeded RANSAC with local optimization (poselib).
 
     Args:
         first: Index of one image.
-        second: Index of the other image, in any order.
-        indices: Candidate matches: keypoint indices in the first and the second image. (M, 2).
+        second: Index of the other image; may be smaller than `first`.
+        indices: Putative matches: keypoint indices in the first and the second image. (M, 2).
         keypoints: Keypoints of all images.
-        settings: Largest error and fewest matches of a verified pair.
+        settings: Largest epipolar error, minimum number of matches, and RANSAC options.
 
     Returns:
-        The matches that agree, or None if they are too few.
+        The inlier matches, or None if there are fewer than `settings.min_matches`.
     """
     if len(indices) < settings.min_matches:
         return None
-    # Keypoints are as accurate as the pixels in which they were found: measure errors in those.
-    unit = max(keypoints[first].pixel_size, keypoints[second].pixel_size)
-    xy_first = keypoints[first].xy[indices[:, 0]] / unit
-    xy_second = keypoints[second].xy[indices[:, 1]] / unit
+    # Keypoints are as accurate as the pixels in which they were detected: measure errors in those.
+    pixel_size = max(keypoints[first].pixel_size, keypoints[second].pixel_size)
+    xy_first = keypoints[first].xy[indices[:, 0]] / pixel_size
+    xy_second = keypoints[second].xy[indices[:, 1]] / pixel_size
 
-    fundamental, inliers = _fundamental(xy_first, xy_second, settings)
-    count = np.count_nonzero(inliers)
-    if count < settings.min_matches:
+    fundamental, inliers = _estimate_fundamental(xy_first, xy_second, settings)
+    if np.count_nonzero(inliers) < settings.min_matches:
         return None
     homography_ratio = _homography_ratio(xy_first[inliers], xy_second[inliers], settings)
 
-    to_unit = np.array([1 / unit, 1 / unit, 1])
-    fundamental = fundamental * to_unit[:, None] * to_unit
+    scale = np.array([1 / pixel_size, 1 / pixel_size, 1])
+    fundamental = fundamental * scale[:, None] * scale
     fundamental /= np.linalg.norm(fundamental)
     indices = indices[inliers]
     if first > second:
@@ -75,70 +61,83 @@ def verify_pair(
     return PairMatches(first, second, indices, fundamental, homography_ratio)
 
 
-def samples_to_find(share: float) -> int:
-    """Samples of seven matches among which one without outliers is all but certain.
+def num_trials(inlier_ratio: float, options: TwoViewGeometryOptions) -> int:
+    """Compute the number of RANSAC trials that find a sample of seven inliers with high probability.
 
-    A geometry with fewer inliers than are asked for is of no use, so that hopeless pairs, with hardly more
-    matches than these, need not be searched for longer than it takes to find so many.
+    A geometry with fewer inliers than required is useless. A pair with hardly more matches than required can
+    therefore be rejected after the few trials that its required inlier ratio takes.
 
     Args:
-        share: Inliers among the matches.
+        inlier_ratio: Smallest useful fraction of inliers among the matches.
+        options: Confidence, and limits of the number of trials.
 
     Returns:
-        Their number, at most `MOST_SAMPLES`.
+        The number of trials, between `min_num_trials` and `max_num_trials`.
     """
-    if share >= 1:
-        return FEWEST_SAMPLES
-    samples = CAUTION * math.log(1 - CONFIDENCE) / math.log1p(-(share**7))
-    return min(max(math.ceil(samples), FEWEST_SAMPLES), MOST_SAMPLES)
+    if inlier_ratio >= 1:
+        return options.min_num_trials
+    trials = options.trial_multiplier * math.log(1 - options.confidence) / math.log1p(-(inlier_ratio**7))
+    return min(max(math.ceil(trials), options.min_num_trials), options.max_num_trials)
 
 
-def _fundamental(
+def _estimate_fundamental(
     xy_first: NDArray[np.float64], xy_second: NDArray[np.float64], settings: MatchingSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Fundamental matrix (3, 3) of matches (M, 2), and which of these agree with it. (M,)."""
-    count = len(xy_first)
-    error = {"max_epipolar_error": settings.max_epipolar_error}
-    search = error | {
-        "success_prob": CONFIDENCE,
-        "dyn_num_trials_mult": CAUTION,
+    """Estimate the fundamental matrix (3, 3) of matches (M, 2), and which of them are inliers (M,).
+
+    If RANSAC on a small subset finds nearly all inliers, its geometry is refined on all matches; else RANSAC
+    starts over with all matches.
+    """
+    num_matches, options = len(xy_first), settings.two_view_geometry
+    max_error = {"max_epipolar_error": settings.max_epipolar_error}
+    ransac = max_error | {
+        "success_prob": options.confidence,
+        "dyn_num_trials_mult": options.trial_multiplier,
         "seed": settings.seed,
     }
-    found = None
-    if count > SPREAD:
-        some = _spread(count, SPREAD)
-        options = search | {"min_iterations": FEWEST_PLAIN_SAMPLES, "max_iterations": samples_to_find(PLAIN)}
-        start, info = poselib.estimate_fundamental(xy_first[some], xy_second[some], options, UNREFINED)
-        if info["num_inliers"] >= PLAIN * SPREAD:
-            # Without samples, but with a geometry to start from, RANSAC refines that on all matches.
-            options = error | {"max_iterations": 0}
-            found = poselib.estimate_fundamental(xy_first, xy_second, options, UNREFINED, start)
-    if found is None:
-        most = samples_to_find(settings.min_matches / count)
-        options = search | {"min_iterations": FEWEST_SAMPLES, "max_iterations": most}
-        found = poselib.estimate_fundamental(xy_first, xy_second, options, {})
-    fundamental, info = found
+    estimate = None
+    if num_matches > options.subset_size:
+        subset = _evenly_spaced(num_matches, options.subset_size)
+        limits = {
+            "min_iterations": options.min_num_subset_trials,
+            "max_iterations": num_trials(options.easy_inlier_ratio, options),
+        }
+        initial, info = poselib.estimate_fundamental(
+            xy_first[subset], xy_second[subset], ransac | limits, NO_REFINEMENT
+        )
+        if info["num_inliers"] >= options.easy_inlier_ratio * options.subset_size:
+            # Without iterations, but with an initial geometry, RANSAC refines that on all matches.
+            refine = max_error | {"max_iterations": 0}
+            estimate = poselib.estimate_fundamental(xy_first, xy_second, refine, NO_REFINEMENT, initial)
+    if estimate is None:
+        limits = {
+            "min_iterations": options.min_num_trials,
+            "max_iterations": num_trials(settings.min_matches / num_matches, options),
+        }
+        estimate = poselib.estimate_fundamental(xy_first, xy_second, ransac | limits, {})
+    fundamental, info = estimate
     return fundamental, np.array(info["inliers"], dtype=bool)
 
 
 def _homography_ratio(
     xy_first: NDArray[np.float64], xy_second: NDArray[np.float64], settings: MatchingSettings
 ) -> float:
-    """Share of matches (M, 2) that one homography, sought among some of them, explains."""
-    # The error of a homography has two dimensions and the noise of both images, so it may be larger.
-    error = 2 * settings.max_epipolar_error
-    chosen = _spread(len(xy_first), HOMOGRAPHY_SPREAD)
-    # Its RHO does not refine samples: enough for a share, in half of the time.
+    """Estimate a homography from a subset of matches (M, 2); return its inlier ratio over all of them."""
+    options = settings.two_view_geometry
+    # A homography error has two dimensions and the noise of both images, so it may be larger.
+    max_error = 2 * settings.max_epipolar_error
+    subset = _evenly_spaced(len(xy_first), options.homography_subset_size)
+    # RHO does not refine its samples: accurate enough for a ratio, in half the time.
     homography, _ = cv2.findHomography(
-        xy_first[chosen], xy_second[chosen], cv2.RHO, error, maxIters=HOMOGRAPHY_SAMPLES
+        xy_first[subset], xy_second[subset], cv2.RHO, max_error, maxIters=options.max_num_homography_trials
     )
     if homography is None:
         return 0.0
     mapped = cv2.perspectiveTransform(xy_first[None], homography)[0]
-    return float(np.mean(((mapped - xy_second) ** 2).sum(axis=1) < error**2))
+    return float(np.mean(((mapped - xy_second) ** 2).sum(axis=1) < max_error**2))
 
 
-def _spread(count: int, most: int) -> NDArray[np.int64]:
-    """Indices of at most so many of `count` matches, evenly spread: keypoints are in order of strength."""
-    chosen = min(count, most)
-    return np.arange(chosen) * count // chosen
+def _evenly_spaced(count: int, max_count: int) -> NDArray[np.int64]:
+    """Return at most `max_count` evenly spaced indices below `count`: keypoints are sorted by strength."""
+    num_indices = min(count, max_count)
+    return np.arange(num_indices) * count // num_indices

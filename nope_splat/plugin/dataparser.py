@@ -23,7 +23,7 @@ from nope_splat.plugin.depth_priors import make_depth_priors
 from nope_splat.seeding import SeedSettings, dense_seeds, pixel_seeds
 from nope_splat.sfm import MapperOptions, Reconstruction, SfmOptions, image_depths, reconstruct
 from nope_splat.splatting.losses import TrackObservations
-from nope_splat.utils.device_defaults import Auto, ByDevice, chosen
+from nope_splat.utils.device_defaults import Auto, ByDevice, resolved
 from nope_splat.utils.progress import say
 from nope_splat.utils.ranges import COUNT
 
@@ -176,7 +176,7 @@ class NopeDataParser(DataParser):
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         scene, image_ids = self.scene, self.image_ids(split)
-        cameras = training_cameras(scene, image_ids, chosen(self.config.max_image_size))
+        cameras = training_cameras(scene, image_ids, resolved(self.config.max_image_size))
         images = [self._images[i] for i in image_ids]
         taken_out = self.undistorted_scene if self.config.keep_distortion else self.distorted_scene
         lenses = [taken_out.camera_of(i) for i in image_ids]

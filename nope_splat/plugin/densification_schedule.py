@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nope_splat.plugin.model_options import NopeSplatModelOptions
 from nope_splat.splatting.densification import CappedStrategy, most_gaussians
-from nope_splat.utils.device_defaults import chosen
+from nope_splat.utils.device_defaults import resolved
 
 
 def densification(
@@ -26,14 +26,14 @@ def densification(
         grow_scale2d=config.split_screen_size,
         prune_scale3d=config.cull_scale_thresh,
         prune_scale2d=config.cull_screen_size,
-        refine_scale2d_stop_iter=round(chosen(config.stop_screen_size) * num_iterations),
+        refine_scale2d_stop_iter=round(resolved(config.stop_screen_size) * num_iterations),
         refine_start_iter=round(config.densify_start * num_iterations),
         refine_stop_iter=round(config.densify_stop * num_iterations),
-        reset_every=round(chosen(config.reset_opacity) * num_iterations) or 10**9,
+        reset_every=round(resolved(config.reset_opacity) * num_iterations) or 10**9,
         refine_every=config.densify_every,
         pause_refine_after_reset=num_views + config.densify_every,
         absgrad=True,
         num_fixed=num_fixed,
-        max_gaussians=min(chosen(config.max_gaussians), most_gaussians(num_pixels, config.sh_degree)),
+        max_gaussians=min(resolved(config.max_gaussians), most_gaussians(num_pixels, config.sh_degree)),
         max_scale2d=config.max_screen_size,
     )

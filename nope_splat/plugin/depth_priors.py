@@ -77,7 +77,7 @@ def make_depth_priors(
     Returns:
         The priors, in the world's units.
     """
-    in_camera, seen = distorted.in_camera(distorted.observations), distorted.observations
+    in_camera, seen = distorted.points_in_cameras(distorted.observations), distorted.observations
     views, noise = {}, []
     for view, (image_id, image) in enumerate(zip(image_ids.tolist(), images, strict=True)):
         if image_id not in maps:

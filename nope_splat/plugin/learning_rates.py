@@ -89,4 +89,4 @@ def _or_auto(rate: float | ByDevice) -> float | Auto:
 
 def _of(rate: float | ByDevice | None, device: Device) -> float:
     assert rate is not None, "a group that decays has a last rate"
-    return rate.of(device) if isinstance(rate, ByDevice) else rate
+    return rate.value(device) if isinstance(rate, ByDevice) else rate

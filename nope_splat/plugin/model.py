@@ -39,7 +39,7 @@ from nope_splat.splatting.losses import (
 )
 from nope_splat.splatting.rasterizer import fold_intrinsics
 from nope_splat.splatting.rendering import render_gaussians
-from nope_splat.utils.device_defaults import chosen
+from nope_splat.utils.device_defaults import resolved
 
 
 @dataclass
@@ -256,7 +256,7 @@ class NopeSplatModel(SplatParameters):
         if not self.training:
             return 1
         doublings = int(self.step / (self.config.resolution_interval * self.num_iterations))
-        return 2 ** max(chosen(self.config.num_downscales) - doublings, 0)
+        return 2 ** max(resolved(self.config.num_downscales) - doublings, 0)
 
     # Losses and metrics.
 

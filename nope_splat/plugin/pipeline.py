@@ -28,8 +28,8 @@ from nope_splat.plugin.model import NopeSplatModel, NopeSplatModelConfig
 from nope_splat.plugin.viewer import NopeViewerControl
 from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rasterizer.ssim import WINDOW
-from nope_splat.utils.device_defaults import chosen
-from nope_splat.utils.progress import say, track
+from nope_splat.utils.device_defaults import resolved
+from nope_splat.utils.progress import progress_bar, say
 from nope_splat.utils.ranges import NOT_NEGATIVE
 
 MEASURES = ("psnr", "ssim", "lpips")
@@ -86,7 +86,7 @@ class NopePipeline(VanillaPipeline):
             dataparser.sfm = replace(dataparser.sfm, mapper=mapper)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode == "val":
-            require_windows(self.datamanager.train_dataset.cameras, chosen(config.model.num_downscales))
+            require_windows(self.datamanager.train_dataset.cameras, resolved(config.model.num_downscales))
         datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
         scene, cameras = self.datamanager.dataparser.scene, self.model.camera_optimizer
@@ -202,7 +202,7 @@ class NopePipeline(VanillaPipeline):
         if self.aligned_step == step:
             return
         waiting = [index for index, aligned in enumerate(self._aligned_steps) if aligned != step]
-        for index in track(waiting, "Aligning held-out photos"):
+        for index in progress_bar(waiting, "Aligning held-out photos"):
             self.align_view(index, step)
         self._show_cameras()
         self.aligned_step.fill_(step)

@@ -10,7 +10,7 @@ from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from nope_splat.utils.device_defaults import Auto, chosen
+from nope_splat.utils.device_defaults import Auto, resolved
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Decay(Scheduler):
             optimizer: Its learning rate follows the schedule.
             lr_init: Learning rate after the warm-up.
         """
-        lr_final = chosen(self.config.lr_final)
+        lr_final = resolved(self.config.lr_final)
 
         def factor(step: int) -> float:
             passed = min(step / self.config.num_iterations, 1.0)

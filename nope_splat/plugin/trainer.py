@@ -42,7 +42,7 @@ from nope_splat.plugin.resume import find_unfinished, own
 from nope_splat.plugin.schedulers import DecayConfig
 from nope_splat.plugin.summary import reconstruction_rows, table, training_rows
 from nope_splat.plugin.viewer_shutdown import stop_viewer
-from nope_splat.utils.device_defaults import Auto, ByDevice, Device, chosen, fill_in_defaults
+from nope_splat.utils.device_defaults import Auto, ByDevice, Device, resolve_defaults, resolved
 from nope_splat.utils.progress import CONSOLE, say
 from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, check_ranges
 
@@ -110,7 +110,7 @@ class NopeTrainerConfig(TrainerConfig):
         folder = self.get_base_dir()
         runs = folder.parent.glob("*") if folder.name == "{timestamp}" else [folder]
         if self.resume == "auto":
-            run = find_unfinished(runs, yaml.dump(self), chosen(self.max_num_iterations))
+            run = find_unfinished(runs, yaml.dump(self), resolved(self.max_num_iterations))
             if run is not None:
                 self.timestamp, self.load_dir, self.load_step = run.name, run / self.relative_model_dir, None
         super().set_timestamp()
@@ -134,7 +134,7 @@ class NopeTrainerConfig(TrainerConfig):
             require_folder(self.pipeline.datamanager.data)
             self.machine.device_type = choose_device()
         device = self.machine.device_type
-        fill_in_defaults(self, device)
+        resolve_defaults(self, device)
         fill_in_rates(self.optimizers, device)
 
     @property
@@ -277,7 +277,7 @@ class NopeTrainer(Trainer):
         Raises:
             NopeSplatError: If the checkpoint has all of it.
         """
-        length, done = chosen(self.config.max_num_iterations), self._start_step
+        length, done = resolved(self.config.max_num_iterations), self._start_step
         if done >= length:
             raise NopeSplatError(
                 f"the checkpoint has {done} iterations already; pass more to --max-num-iterations to go on"

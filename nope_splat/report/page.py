@@ -22,7 +22,7 @@ from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.summary import reconstruction_rows, training_rows
 from nope_splat.report import figures
 from nope_splat.sfm import Reconstruction
-from nope_splat.utils.progress import track
+from nope_splat.utils.progress import progress_bar
 
 THUMBNAIL, RENDERING = 200, 640
 """Longer sides, in pixels, of the images in the contact sheet and of the renderings."""
@@ -121,7 +121,7 @@ def _legend(scene: Reconstruction) -> list[Kind]:
 def _thumbnails(scene: Reconstruction, images: list[ImageFile]) -> Iterator[Thumbnail]:
     errors = scene.reprojection_errors()
     colors = figures.image_colors(scene)
-    for image_id, image in enumerate(track(images, "Thumbnails", len(images))):
+    for image_id, image in enumerate(progress_bar(images, "Thumbnails", len(images))):
         observed = scene.observations.image_ids == image_id
         if image.name in scene.failures:
             note = scene.failures[image.name]

@@ -1,1 +1,1 @@
-"""What is handed from stage to stage: features, tracks, the reconstruction."""
+"""Data passed between stages: features, tracks and the reconstruction."""

@@ -1,4 +1,4 @@
-"""What every matcher delivers: keypoints per image, verified matches per pair."""
+"""Outputs of matching: keypoints of images, verified matches and pointmaps of pairs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ class Keypoints:
     descriptors: NDArray[np.float32]
     """Unit-length descriptors. (K, D)."""
     pixel_size: float = 1.0
-    """Side of a pixel of the searched image in full-resolution pixels: the unit of their accuracy."""
+    """Side of a pixel of the searched image, in full-resolution pixels; positions are accurate in this
+    unit."""
     noise: NDArray[np.float64] | None = None
-    """Standard deviation of each position, as a multiple of that of the sharpest keypoints; None where all
-    are alike. (K,)."""
+    """Standard deviation of each position, relative to that of the sharpest keypoints; None if all are
+    equally accurate. (K,)."""
     image_size: tuple[int, int] | None = None
-    """Width and height of the full-resolution image, for a matcher that needs to know."""
+    """Width and height of the full-resolution image, for matchers that need them."""
+
+    def noise_or_ones(self) -> NDArray[np.float64]:
+        """Return the relative noise of each keypoint, one if all are equally accurate. (K,)."""
+        return np.ones(len(self.xy)) if self.noise is None else self.noise
 
 
 @dataclass(frozen=True)
 class PairMatches:
-    """Matches between two images that agree with one epipolar geometry."""
+    """Verified matches of a pair of images, with their epipolar geometry."""
 
     first: int
-    """Index of the first image; always less than `second`."""
+    """Index of the first image, always smaller than `second`."""
     second: int
     """Index of the second image."""
     indices: NDArray[np.int64]
@@ -39,39 +44,44 @@ class PairMatches:
     fundamental: NDArray[np.float64]
     """Fundamental matrix F with x_second^T F x_first = 0, in full-resolution pixels. (3, 3)."""
     homography_ratio: float
-    """Share of the matches that one homography explains: near 1 for pure rotation or a plane."""
+    """Fraction of the matches that are inliers of one homography: near 1 for pure rotation or a plane."""
 
 
 MatchedPairs = Mapping[tuple[int, int], PairMatches | None]
-"""The matches of pairs of images; None for pairs without an epipolar geometry."""
+"""Verified matches by pair of image indices; None for pairs without an epipolar geometry."""
 
 
 @dataclass(frozen=True)
 class PairPointmaps:
-    """What a network says of an ordered pair: points of both images in the frame of the first."""
+    """Pointmaps of an ordered pair: 3D points of both images in the camera frame of the first."""
 
     first: int
     """Index of the image whose camera is the frame (OpenCV axes)."""
     second: int
     """Index of the other image."""
     points: tuple[NDArray[np.float32], NDArray[np.float32]]
-    """Points of both, in a unit of the pair's own, NaN where not to be used. (H, W, 3) each."""
+    """Points of the first and of the second image, in an arbitrary unit; NaN if invalid. (H, W, 3) each."""
     confidence: tuple[NDArray[np.float32], NDArray[np.float32]]
-    """How far they are to be trusted, more than one. (H, W) each."""
+    """Confidence of the points, larger than one. (H, W) each."""
 
 
 @dataclass(frozen=True)
 class Pointmaps:
-    """The pointmaps of pairs, each image's on a grid of its own."""
+    """Pointmaps of ordered pairs, on one regular grid per image."""
 
     pixel_sizes: NDArray[np.float64]
-    """Distance between neighbors on each grid, across and down, in full-resolution pixels. (N, 2)."""
+    """Spacing of each image's grid in x and y, in full-resolution pixels. (N, 2)."""
     corners: NDArray[np.float64]
-    """Upper left corner of each grid, half of that distance before the first place. (N, 2)."""
+    """Upper left corner of each grid, half a spacing before the first point, in full-resolution pixels. (N,
+    2)."""
     pairs: tuple[PairPointmaps, ...]
     """The ordered pairs."""
 
-    def without(self, left_out: NDArray[np.bool_]) -> Pointmaps:
-        """Only the pairs that some images have no part in. (N,)."""
-        kept = (pair for pair in self.pairs if not left_out[pair.first] and not left_out[pair.second])
+    def without(self, excluded: NDArray[np.bool_]) -> Pointmaps:
+        """Remove the pairs that contain an excluded image.
+
+        Args:
+            excluded: Whether to exclude each image. (N,).
+        """
+        kept = (pair for pair in self.pairs if not excluded[pair.first] and not excluded[pair.second])
         return replace(self, pairs=tuple(kept))

@@ -1,4 +1,4 @@
-"""The sparse scene: what reconstruction hands to splatting, to the exporters and to the report."""
+"""The sparse reconstruction: result of SfM, input of splatting, export and report."""
 
 from __future__ import annotations
 
@@ -18,49 +18,51 @@ from nope_splat.scene.tracks import MatchGraph, Observations
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Cameras and track points in one world frame, with the observations that support them.
+    """Cameras, poses and track points in one world frame, with their observations.
 
-    The world is normalized: z points up as the cameras have it, the median depth of the observations
-    is one, the origin is the median of the points.
+    The world frame is normalized (see `normalize`): z points up, the median depth of the observations is one,
+    and the origin is the median of the points.
     """
 
     image_names: tuple[str, ...]
     """Names of all N images of the folder, held-out and unregistered ones included."""
     image_sizes: NDArray[np.int64]
-    """Width and height, upright, full resolution. (N, 2)."""
+    """Width and height of each upright image at full resolution. (N, 2)."""
     held_out: NDArray[np.bool_]
-    """Images kept for evaluation: no track, focal length or adjustment has seen them. (N,)."""
+    """Whether each image is held out for evaluation; tracks, focal lengths and bundle adjustment do not use
+    it. (N,)."""
     registered: NDArray[np.bool_]
-    """Images with a pose. A held-out one is registered against the finished points. (N,)."""
+    """Whether each image has a pose. Held-out images are registered against the final points. (N,)."""
     T_world_camera: NDArray[np.float64]
-    """Camera-to-world transforms, OpenCV axes; the identity where unregistered. (N, 4, 4)."""
+    """Camera-to-world transforms, OpenCV axes; the identity for unregistered images. (N, 4, 4)."""
     cameras: tuple[SharedPinhole, ...]
-    """The K cameras."""
+    """Intrinsics of the K cameras."""
     camera_ids: NDArray[np.int64]
-    """Which camera took each image. (N,)."""
+    """Camera of each image, as an index into `cameras`. (N,)."""
     points: NDArray[np.float64]
     """Track points in world coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
     """Mean color of each point over its observations, RGB. (P, 3)."""
     observations: Observations
-    """Observations of the points in registered training images; every point has at least two."""
+    """Observations of the points in registered training images, at least two per point."""
     noise: NDArray[np.float64]
-    """Standard deviation of each observation per axis, pixels of the full-resolution image. (O,)."""
+    """Standard deviation of each observation per axis, in full-resolution pixels. (O,)."""
     resections: Observations
-    """Observations of the points in registered held-out images, found after everything else."""
+    """Observations of the points in registered held-out images."""
     failures: dict[str, str]
-    """Images without a pose: name to reason."""
+    """Reason why an image has no pose, by image name."""
     graph: MatchGraph
-    """Match graph of the training images, in indices of `image_names`."""
+    """Match graph of the training images; nodes are indices into `image_names`."""
     seconds: dict[str, float]
     """Wall time of each stage."""
     notice: str = ""
-    """What the user should know about the scene as a whole, one sentence; empty where there is nothing."""
+    """Warning to the user about the whole reconstruction, in one sentence; empty if there is none."""
     focal_fixed: bool = False
-    """Whether the focal length was held where the images do not show it; so it must be from then on."""
+    """Whether the focal length was kept fixed because the images do not determine it. Later stages must then
+    keep it fixed too."""
 
     def camera_of(self, image_id: int) -> SharedPinhole:
-        """The camera that took an image.
+        """Return the camera of an image.
 
         Args:
             image_id: Index of the image.
@@ -68,49 +70,53 @@ class Reconstruction:
         return self.cameras[self.camera_ids[image_id]]
 
     def focals(self) -> NDArray[np.float64]:
-        """Focal lengths in pixels of the full-resolution images. (N,)."""
+        """Return the focal length of each image, in full-resolution pixels. (N,)."""
         return np.array([camera.focal for camera in self.cameras])[self.camera_ids]
 
     def principal_points(self) -> NDArray[np.float64]:
-        """Principal points in pixels of the full-resolution images. (N, 2)."""
+        """Return the principal point of each image, in full-resolution pixels. (N, 2)."""
         return self.image_sizes / 2 + np.array([camera.offset for camera in self.cameras])[self.camera_ids]
 
-    def in_camera(self, observations: Observations) -> NDArray[np.float64]:
-        """Observed points in the coordinates of the observing cameras (OpenCV axes). (O, 3)."""
+    def points_in_cameras(self, observations: Observations) -> NDArray[np.float64]:
+        """Transform observed points to the coordinates of the observing cameras (OpenCV axes). (O, 3).
+
+        Args:
+            observations: Observations of the points.
+        """
         poses = invert(self.T_world_camera[observations.image_ids])
         return transform(poses, self.points[observations.point_ids])
 
     def reprojection_errors(self) -> NDArray[np.float64]:
-        """Distance of each projected point from its observation, full-resolution pixels. (O,)."""
+        """Compute the reprojection error of each observation, in full-resolution pixels. (O,)."""
         observations = self.observations
         radial = np.array([camera.radial for camera in self.cameras])[self.camera_ids]
         intrinsics = (
-            each[observations.image_ids] for each in (self.focals(), self.principal_points(), radial)
+            values[observations.image_ids] for values in (self.focals(), self.principal_points(), radial)
         )
-        return project_errors(self.in_camera(observations), observations.xy, *intrinsics)
+        return project_errors(self.points_in_cameras(observations), observations.xy, *intrinsics)
 
     def undistorted(self) -> Reconstruction:
-        """The same scene as cameras without distortion would have seen it: cameras and observations."""
+        """Remove the radial distortion of cameras and observations."""
         if not any(any(camera.radial) for camera in self.cameras):
             return self
 
-        def straight(observations: Observations) -> Observations:
+        def undistort(observations: Observations) -> Observations:
             xy = observations.xy.copy()
-            for number, camera in enumerate(self.cameras):
-                mine = self.camera_ids[observations.image_ids] == number
-                sizes = self.image_sizes[observations.image_ids[mine]]
-                xy[mine] = camera.undistorted(xy[mine], sizes)
+            for camera_id, camera in enumerate(self.cameras):
+                rows = self.camera_ids[observations.image_ids] == camera_id
+                sizes = self.image_sizes[observations.image_ids[rows]]
+                xy[rows] = camera.undistorted(xy[rows], sizes)
             return replace(observations, xy=xy)
 
         return replace(
             self,
             cameras=tuple(replace(camera, radial=(0.0, 0.0)) for camera in self.cameras),
-            observations=straight(self.observations),
-            resections=straight(self.resections),
+            observations=undistort(self.observations),
+            resections=undistort(self.resections),
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything, as plain arrays that can be stored without pickle."""
+        """Convert all fields to plain arrays that can be stored without pickle."""
         plain = {
             "image_names": self.image_names,
             "cameras": [asdict(camera) for camera in self.cameras],
@@ -128,22 +134,26 @@ class Reconstruction:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Reconstruction:
-        """The inverse of `to_arrays`."""
+        """Invert `to_arrays`.
+
+        Args:
+            arrays: The arrays.
+        """
         plain = json.loads(arrays["plain"].item())
 
-        def part(name: str) -> dict[str, NDArray[Any]]:
+        def nested(name: str) -> dict[str, NDArray[Any]]:
             return {key.split(".")[1]: arrays[key] for key in arrays if key.startswith(f"{name}.")}
 
         return cls(
             image_names=tuple(plain["image_names"]),
             cameras=tuple(
-                SharedPinhole(**{name: _tuple(value) for name, value in camera.items()})
+                SharedPinhole(**{name: _list_to_tuple(value) for name, value in camera.items()})
                 for camera in plain["cameras"]
             ),
-            observations=Observations(**part("observations")),
-            resections=Observations(**part("resections")),
+            observations=Observations(**nested("observations")),
+            resections=Observations(**nested("resections")),
             failures=plain["failures"],
-            graph=MatchGraph(plain["num_images"], **part("graph")),
+            graph=MatchGraph(plain["num_images"], **nested("graph")),
             seconds=plain["seconds"],
             notice=plain["notice"],
             focal_fixed=plain["focal_held"],
@@ -151,22 +161,22 @@ class Reconstruction:
         )
 
     def save(self, path: Path) -> None:
-        """Write everything to one compressed `.npz` file.
+        """Write the reconstruction to a compressed `.npz` file.
 
         Args:
-            path: The file.
+            path: Path of the file.
         """
         np.savez_compressed(path, **self.to_arrays())
 
     @classmethod
     def load(cls, path: Path) -> Reconstruction:
-        """Read what `save` wrote.
+        """Read a reconstruction written by `save`.
 
         Args:
-            path: The file.
+            path: Path of the file.
 
         Returns:
-            The scene.
+            The reconstruction.
         """
         with np.load(path, allow_pickle=False) as file:
             return cls.from_arrays(dict(file))
@@ -179,17 +189,17 @@ _ARRAYS = (
 
 
 def normalize(scene: Reconstruction) -> Reconstruction:
-    """Bring the world to its standard frame; nothing that an image shows changes.
+    """Transform the world to its standard frame; reprojections do not change.
 
-    z is the mean of the cameras' up directions, x the horizontal part of the first camera's right (or,
-    where that is vertical, viewing) direction, the origin the median of the points, and the unit of length
-    the median depth of the observations. Held-out images have no say.
+    z is the mean up direction of the cameras, x the horizontal part of the first camera's right direction (or
+    of its viewing direction, if the former is vertical), the origin the median of the points, and the unit of
+    length the median depth of the observations. Held-out images are not used.
 
     Args:
-        scene: A scene with at least one registered training image and one observation.
+        scene: A reconstruction with at least one registered training image and one observation.
 
     Returns:
-        The same scene after a similarity transform.
+        The reconstruction after a similarity transform.
     """
     poses = scene.T_world_camera[scene.registered & ~scene.held_out]
     up = _unit(-poses[:, :3, 1].mean(0))
@@ -199,22 +209,22 @@ def normalize(scene: Reconstruction) -> Reconstruction:
     right = _unit(sideways)
     rotation = np.stack([right, np.cross(up, right), up])
 
-    scale = 1 / float(np.median(scene.in_camera(scene.observations)[:, 2]))
+    scale = 1 / float(np.median(scene.points_in_cameras(scene.observations)[:, 2]))
     rotated = scale * scene.points @ rotation.T
     origin = np.median(rotated, axis=0)
-    moved = scene.T_world_camera.copy()
-    moved[:, :3, :3] = rotation @ moved[:, :3, :3]
-    moved[:, :3, 3] = scale * moved[:, :3, 3] @ rotation.T - origin
-    moved[~scene.registered] = np.eye(4)
-    return replace(scene, T_world_camera=moved, points=rotated - origin)
+    poses = scene.T_world_camera.copy()
+    poses[:, :3, :3] = rotation @ poses[:, :3, :3]
+    poses[:, :3, 3] = scale * poses[:, :3, 3] @ rotation.T - origin
+    poses[~scene.registered] = np.eye(4)
+    return replace(scene, T_world_camera=poses, points=rotated - origin)
 
 
-def _tuple(value: Any) -> Any:
-    """A tuple where json has made a list of it."""
+def _list_to_tuple(value: Any) -> Any:
+    """Convert a list, which JSON makes of a tuple, back to a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Vector of length one; z for the null vector. (3,)."""
+    """Normalize a vector to unit length; return z for the zero vector. (3,)."""
     length = np.linalg.norm(vector)
     return vector / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])

@@ -1,4 +1,4 @@
-"""Match graph, maximum spanning tree, and feature tracks by union-find."""
+"""Match graph, maximum spanning forest and feature tracks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nope_splat.scene.features import Keypoints, PairMatches
 
 @dataclass(frozen=True)
 class Observations:
-    """Correspondences2d3d of points in images, one row each, sorted by point, then by image."""
+    """Observations of points in images, sorted by point, then by image."""
 
     point_ids: NDArray[np.int64]
     """Index of the point (or track). (O,)."""
     image_ids: NDArray[np.int64]
     """Index of the image. (O,)."""
     xy: NDArray[np.float64]
-    """Where the point is seen, in pixels of the full-resolution image. (O, 2)."""
+    """Observed position, in full-resolution pixels. (O, 2)."""
 
     def __len__(self) -> int:
         return len(self.point_ids)
@@ -31,14 +31,14 @@ class Observations:
 
 @dataclass(frozen=True)
 class Tracks:
-    """Feature tracks: sets of keypoints, at most one per image, that show the same point."""
+    """Feature tracks: sets of keypoints of the same point, at most one per image."""
 
     observations: Observations
-    """The keypoints of every track; `point_ids` are track indices."""
+    """Keypoint positions of every track; `point_ids` are track indices."""
     keypoint_ids: NDArray[np.int64]
     """Index of each observation's keypoint in its image. (O,)."""
     noise: NDArray[np.float64]
-    """Standard deviation of each observation, as a multiple of that of the sharpest keypoints. (O,)."""
+    """Standard deviation of each observation, relative to that of the sharpest keypoints. (O,)."""
 
     def __len__(self) -> int:
         return int(self.observations.point_ids[-1]) + 1 if len(self.observations) else 0
@@ -46,7 +46,7 @@ class Tracks:
 
 @dataclass(frozen=True)
 class MatchGraph:
-    """Images as nodes, verified pairs as edges, number of matches as weight."""
+    """Match graph: images as nodes, verified pairs as edges, numbers of matches as weights."""
 
     num_images: int
     """Number of nodes."""
@@ -55,7 +55,7 @@ class MatchGraph:
     weights: NDArray[np.int64]
     """Number of verified matches of each pair. (E,)."""
     tree: NDArray[np.int64]
-    """Indices into `edges` of the maximum spanning forest. (T,)."""
+    """Edges of the maximum spanning forest, as indices into `edges`. (T,)."""
 
 
 def match_graph(num_images: int, pairs: Sequence[PairMatches]) -> MatchGraph:
@@ -66,7 +66,7 @@ def match_graph(num_images: int, pairs: Sequence[PairMatches]) -> MatchGraph:
         pairs: Verified pairs.
 
     Returns:
-        The graph.
+        The match graph.
     """
     edges = np.array([(pair.first, pair.second) for pair in pairs], dtype=np.int64).reshape(-1, 2)
     weights = np.array([len(pair.indices) for pair in pairs], dtype=np.int64)
@@ -94,25 +94,25 @@ def maximum_spanning_forest(
     return np.array(chosen, dtype=np.int64)
 
 
-def connected_groups(graph: MatchGraph) -> list[NDArray[np.int64]]:
-    """Groups of images that verified pairs connect.
+def connected_images(graph: MatchGraph) -> list[NDArray[np.int64]]:
+    """Find the connected components of the match graph.
 
     Args:
         graph: The match graph.
 
     Returns:
-        Indices of the images of each group, ascending; the largest group first, an image without
-        any verified pair in a group of its own.
+        Image indices of each component, ascending, the largest component first. An image without verified
+        pairs is a component with one element.
     """
-    count, labels = _components(graph.num_images, graph.edges)
-    groups = [np.flatnonzero(labels == label) for label in range(count)]
-    return sorted(groups, key=lambda group: (-len(group), group[0]))
+    num_components, labels = _label_components(graph.num_images, graph.edges)
+    components = [np.flatnonzero(labels == label) for label in range(num_components)]
+    return sorted(components, key=lambda image_ids: (-len(image_ids), image_ids[0]))
 
 
 def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -> Tracks:
-    """Join matches to tracks by union-find.
+    """Build tracks as the connected components of matched keypoints.
 
-    A track that reaches two keypoints of one image holds a wrong match somewhere and is dropped.
+    Components with two keypoints in one image contain a wrong match and are dropped.
 
     Args:
         keypoints: Keypoints of each image.
@@ -121,10 +121,11 @@ def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -
     Returns:
         The tracks, ordered by their first image and their keypoint in it.
     """
-    starts = np.concatenate([[0], np.cumsum([len(one.xy) for one in keypoints])]).astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum([len(features.xy) for features in keypoints])]).astype(np.int64)
     links = [pair.indices + starts[[pair.first, pair.second]] for pair in pairs]
-    _, labels = _components(int(starts[-1]), np.concatenate([np.zeros((0, 2), np.int64), *links]))
+    _, labels = _label_components(int(starts[-1]), np.concatenate([np.zeros((0, 2), np.int64), *links]))
 
+    # Drop components that are too short or inconsistent.
     image_ids = np.repeat(np.arange(len(keypoints)), np.diff(starts))
     lengths = np.bincount(labels)
     order = np.lexsort((image_ids, labels))
@@ -132,16 +133,16 @@ def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -
     lengths[labels[order[1:]][repeated]] = 0
     nodes = order[lengths[labels[order]] >= 2]
 
-    # Tracks take their numbers in the order of their first nodes.
+    # Number the tracks in the order of their first nodes.
     _, first_node, inverse = np.unique(labels[nodes], return_index=True, return_inverse=True)
-    numbers = np.argsort(np.argsort(nodes[first_node]))
-    point_ids = numbers[inverse.ravel()]
+    track_ids = np.argsort(np.argsort(nodes[first_node]))
+    point_ids = track_ids[inverse.ravel()]
     order = np.argsort(point_ids, kind="stable")
     nodes, point_ids = nodes[order], point_ids[order]
 
-    xy = np.concatenate([np.zeros((0, 2)), *(one.xy for one in keypoints)])[nodes]
+    xy = np.concatenate([np.zeros((0, 2)), *(features.xy for features in keypoints)])[nodes]
     image_ids = image_ids[nodes]
-    noise = [np.ones(len(one.xy)) if one.noise is None else one.noise for one in keypoints]
+    noise = [features.noise_or_ones() for features in keypoints]
     return Tracks(
         Observations(point_ids, image_ids, xy),
         nodes - starts[image_ids],
@@ -149,7 +150,7 @@ def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -
     )
 
 
-def _components(num_nodes: int, edges: NDArray[np.int64]) -> tuple[int, NDArray[np.int32]]:
-    """Number of connected components, and the label of each node."""
+def _label_components(num_nodes: int, edges: NDArray[np.int64]) -> tuple[int, NDArray[np.int32]]:
+    """Return the number of connected components of a graph, and the label of each node."""
     graph = coo_array((np.ones(len(edges), dtype=np.int8), edges.T), (num_nodes, num_nodes))
     return connected_components(graph, directed=False)

@@ -18,7 +18,7 @@ from nope_splat.seeding.fusion import DepthMap, fuse, in_free_space
 from nope_splat.seeding.view import View
 from nope_splat.seeding.view_selection import choose_partners
 from nope_splat.sfm import Reconstruction
-from nope_splat.utils.progress import track
+from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.ranges import COUNT
 
 ReadImage = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
@@ -87,7 +87,7 @@ def dense_seeds(
             return inverse_depth, np.where(views[i].used, count, 0)
 
         found = pool.map(depth_map, range(len(views)))
-        depth_maps = list(track(found, "Seeding photos", len(views)))
+        depth_maps = list(progress_bar(found, "Seeding photos", len(views)))
 
     points, colors, _ = fuse(views, depth_maps, settings.cell)
     kept = ~in_free_space(views, depth_maps, points)

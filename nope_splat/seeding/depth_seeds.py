@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.depth import DepthMap, fit_scale_shift, on_depth_edge
+from nope_splat.depth import DepthMap, depth_edges, fit_scale_shift
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.seeding.dense import ReadImage, SeedSettings, small_view
 from nope_splat.seeding.fusion import fuse, in_free_space
@@ -115,10 +115,10 @@ def _fitted(
     mine = seen.image_ids == image_id
     size = scene.image_sizes[image_id]
     places = lens.project(scene.camera_of(image_id).unproject(seen.xy[mine], size), size)
-    depth = scene.in_camera(seen)[mine, 2]
+    depth = scene.points_in_cameras(seen)[mine, 2]
     fit = fit_scale_shift(depth_map.sample(places), depth, depth_map.kind)
     if fit is None:
         return None
     values = fit.depth(depth_map.values.astype(np.float64))
-    values = np.where(on_depth_edge(values), np.nan, values).astype(np.float32)
+    values = np.where(depth_edges(values), np.nan, values).astype(np.float32)
     return replace(depth_map, values=values, kind="metric")

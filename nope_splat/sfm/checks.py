@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.images import ImageFolder, cameras_of_images
+from nope_splat.io.images import ImageFolder, assign_cameras
 from nope_splat.matching.options import DUST3R_WEIGHTS
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
@@ -65,7 +65,7 @@ def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[st
     unknown = sorted(set(held_out) - {image.name for image in folder.images})
     if unknown:
         raise NopeSplatError(f"the held-out photo {unknown[0]} is not in {folder.root}; check its name")
-    if cameras_of_images(folder.images, options.camera_per).any():
+    if assign_cameras(folder.images, options.camera_per).any():
         _check_several_cameras(options)
     if options.initial_focal is not None:
         longer_side = max(max(image.width, image.height) for image in folder.images)

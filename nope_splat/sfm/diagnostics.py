@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.matching import Keypoints
-from nope_splat.scene.tracks import MatchGraph, connected_groups
+from nope_splat.scene.tracks import MatchGraph, connected_images
 from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 from nope_splat.sfm.initialization.pointmap_alignment import PointmapInitialization
 from nope_splat.sfm.options import SfmOptions
@@ -30,7 +30,7 @@ def training_groups(graph: MatchGraph) -> list[Indices]:
         Indices of the images of each group.
     """
     matches = np.bincount(graph.edges.ravel(), np.repeat(graph.weights, 2), graph.num_images)
-    groups = [group for group in connected_groups(graph) if len(group) > 1]
+    groups = [group for group in connected_images(graph) if len(group) > 1]
     return sorted(groups, key=lambda group: (-len(group), -matches[group].sum()))
 
 

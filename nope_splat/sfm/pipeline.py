@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.images import ImageFolder, cameras_of_images
-from nope_splat.matching.database import MatchDatabase, find_matches
+from nope_splat.io.images import ImageFolder, assign_cameras
+from nope_splat.matching.database import MatchDatabase, load_or_match
 from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
 from nope_splat.sfm.camera_groups import CameraGroups
@@ -73,7 +73,7 @@ def reconstruct(
     if reconstruction is None:
         clock = Stopwatch()
         with clock.stage("matching"):
-            matches = find_matches(folder, options.matching, cache.cache, cache.matches_key)
+            matches = load_or_match(folder, options.matching, cache.cache, cache.matches_key)
         with clock.stage("depth"):
             depths = find_initial_depths(options, folder, held_out, matches, cache_dir)
         priors = Priors(known_cameras, depths, options.initial_focal)
@@ -292,7 +292,7 @@ def read_known_cameras(options: SfmOptions, folder: ImageFolder, held_out: Mask)
     """
     if not isinstance(options.initialization, KnownCamerasInitialization):
         return None
-    camera_ids = cameras_of_images(folder.images, options.camera_per)
+    camera_ids = assign_cameras(folder.images, options.camera_per)
     names = [image.name for image in folder.images]
     return KnownCameras.read(options.initialization.path, names, held_out, camera_ids)
 
@@ -310,7 +310,7 @@ def training_problem(
         priors: What is known besides the matches.
     """
     sizes = np.array([(image.width, image.height) for image in folder.images], dtype=np.int64)
-    camera_ids = cameras_of_images(folder.images, options.camera_per)
+    camera_ids = assign_cameras(folder.images, options.camera_per)
     camera_groups = CameraGroups.of(sizes, camera_ids, matches.keypoints)
     if camera_groups.num_cameras > 1:
         counts = np.bincount(camera_groups.camera_ids).tolist()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nope_splat.depth import depths_key
+from nope_splat.depth import depth_maps_key
 from nope_splat.io.fingerprint import content_key
 from nope_splat.io.images import ImageFolder
 from nope_splat.matching.database import matches_key
@@ -60,7 +60,7 @@ class ResultCache:
             "initial_focal": options.initial_focal,
             "initialization": [type(options.initialization).__name__, asdict(options.initialization)],
             "registration": [type(options.registration).__name__, asdict(options.registration)],
-            "depth": depths_key(need_depth, options.depth) if need_depth else None,
+            "depth": depth_maps_key(need_depth, options.depth) if need_depth else None,
         }
         if known_cameras is not None:
             values["initialization"] = known_cameras.to_plain()

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of the method: cache, progress, ranges and defaults of settings."""
+"""Helpers independent of the method: cache, progress, ranges and device defaults of settings."""

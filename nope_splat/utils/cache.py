@@ -1,4 +1,4 @@
-"""Results of long stages, kept in a folder under a key of everything that they depend on."""
+"""On-disk cache of stage results, keyed by everything that they depend on."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ from nope_splat.utils.progress import say
 
 T = TypeVar("T")
 
-
 KEY_ENTRY = "cache_key"
-KEPT = 8
-"""Number of results of each stage that are kept: what was used last goes last."""
-ABANDONED = 24 * 3600
-"""Age in seconds of a half-written file that nobody writes any more: its run was killed."""
+"""Name of the array that holds the full key."""
+MAX_ENTRIES_PER_STAGE = 8
+"""Number of entries kept per stage (LRU)."""
+MAX_PARTIAL_FILE_AGE = 24 * 3600
+"""Age in seconds at which a partially written file is removed: its process was killed."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of named results, each a file of arrays (npz, never pickle).
+    """Cache folder with one npz file (never pickle) per result.
 
-    Files are written beside their place and moved into it at once, so that runs which share the folder
-    never see each other's half-written files, nor those of a run that was killed. Of each stage, the results
-    that were used last are kept.
+    Files are written under a temporary name and then renamed, so processes that share the folder never read a
+    partially written file. The least recently used results of each stage are removed.
     """
 
     folder: Path
-    """Where the files lie; made when the first result is stored."""
+    """Folder of the files; created when the first result is stored."""
 
     def load(self, name: str, key: str, decode: Callable[[dict[str, NDArray[Any]]], T]) -> T | None:
         """Load a result.
@@ -45,39 +44,39 @@ class Cache:
         Args:
             name: Name of the stage.
             key: Key of everything that the result depends on (see `content_key`).
-            decode: Makes the result of the arrays that were stored; raises whatever it likes of others.
+            decode: Converts the stored arrays to the result; may raise any exception for unsuitable arrays.
 
         Returns:
-            The result, or None if there is none or its file is damaged or not one of ours (said aloud).
+            The result, or None if there is none. A damaged or foreign file is reported and counts as none.
         """
         path = self._path(name, key)
         try:
-            # Opened here, since numpy leaves a damaged file open.
+            # numpy would leave a damaged file open.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {entry: stored[entry] for entry in stored.files}
             if arrays.pop(KEY_ENTRY).item() != key:
                 raise ValueError("it was made for other photos or settings")
             result = decode(arrays)
-            with suppress(OSError):  # a folder that is only read from
+            with suppress(OSError):  # the folder may be read-only
                 path.touch()
         except FileNotFoundError:
             return None
-        except Exception as error:  # a damaged archive raises whatever its bytes lead to
+        except Exception as error:  # a damaged archive raises many kinds of errors
             say(f"The cached file {path} is damaged and will be made again ({error}).")
             return None
         return result
 
     def store(self, name: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store a result, in place of one under the same name and key.
+        """Store a result, replacing an earlier one with the same name and key.
 
         Args:
             name: Name of the stage.
             key: Key of everything that the result depends on (see `content_key`).
-            arrays: The arrays, of numbers, booleans or strings.
+            arrays: Arrays of numbers, booleans or strings.
 
         Raises:
             TypeError: If an array holds Python objects.
-            NopeSplatError: If the folder cannot be written, for example because the disk is full.
+            NopeSplatError: If the folder is not writable, for example because the disk is full.
         """
         if any(array.dtype.hasobject for array in arrays.values()):
             raise TypeError("Python objects would need pickle, which the cache does not use")
@@ -104,16 +103,16 @@ class Cache:
 
         Args:
             name: Name of the stage.
-            key: Its key.
+            key: Key of the result.
         """
         with suppress(OSError):
             self._path(name, key).unlink(missing_ok=True)
 
     def _prune(self, name: str) -> None:
-        """Remove the results of a stage that were not used for longest, and what killed runs left."""
+        """Remove the least recently used results of a stage, and old partially written files."""
         results = sorted(self.folder.glob(f"{name}-*.npz"), key=_age)
-        abandoned = [path for path in self.folder.glob("*.partial") if _age(path) > ABANDONED]
-        for path in [*results[KEPT:], *abandoned]:
+        stale = [path for path in self.folder.glob("*.partial") if _age(path) > MAX_PARTIAL_FILE_AGE]
+        for path in [*results[MAX_ENTRIES_PER_STAGE:], *stale]:
             path.unlink(missing_ok=True)
 
     def _path(self, name: str, key: str) -> Path:
@@ -121,7 +120,7 @@ class Cache:
 
 
 def _age(path: Path) -> float:
-    """Seconds since a file was last used; forever where another run has just removed it."""
+    """Return the seconds since a file was last used; infinity if another process has removed it."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""numba's compiler, with what it compiled kept on disk wherever there is a place for it."""
+"""numba compilation with an on-disk cache, if some folder is writable."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 from numba import njit
 
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function when it is first called, once per machine.
+def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function on its first call, and cache the result on disk.
 
-    Where neither the folder of the package nor that of the user can be written, as in containers for users
-    that the image does not know, each start compiles anew; numba would refuse to.
+    `numba.njit(cache=True)` raises an error if neither the package folder nor the user's cache folder is
+    writable, as in containers that run under an unknown user. This decorator then compiles in every process
+    instead.
 
     Args:
-        **options: Of `numba.njit`.
+        **options: Options of `numba.njit`.
 
     Returns:
         The decorator.
@@ -24,7 +25,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         try:
             return njit(cache=True, **options)(function)
-        except RuntimeError:  # no place
+        except RuntimeError:  # no writable folder
             return njit(**options)(function)
 
     return decorate

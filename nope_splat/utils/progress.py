@@ -1,4 +1,4 @@
-"""Progress and messages of the long stages, on stderr so that results alone go to stdout."""
+"""Progress bars and messages, on stderr so that stdout holds results only."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ CONSOLE = Console(stderr=True)
 
 
 def say(message: str) -> None:
-    """Tell the user one thing, in plain words.
+    """Print a message for the user.
 
     Args:
-        message: One sentence; shown as it is, square brackets included.
+        message: One sentence; square brackets are not interpreted as markup.
     """
     CONSOLE.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
-def track(items: Iterable[T], description: str, total: int | Callable[[], int] | None = None) -> Iterator[T]:
-    """Yield the items of one stage under a progress bar; without a terminal, say one line at its end.
+def progress_bar(
+    items: Iterable[T], description: str, total: int | Callable[[], int] | None = None
+) -> Iterator[T]:
+    """Yield items under a progress bar; without a terminal, print one line at the end.
 
     Args:
-        items: What the stage works through.
+        items: The items to process.
         description: Name of the stage, for example `"Matching pairs"`.
-        total: Number of items, when `items` does not know its length; or what tells how many there are so
-            far, when they become more.
+        total: Number of items, if `items` has no length; or a function that returns the current number, if
+            items are added during the iteration.
 
     Yields:
         The items, unchanged.
@@ -46,10 +48,10 @@ def track(items: Iterable[T], description: str, total: int | Callable[[], int] |
     )
     count = 0
     with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
-        growing = total if callable(total) else lambda: total
-        task = progress.add_task(description, total=growing())
+        current_total = total if callable(total) else lambda: total
+        task = progress.add_task(description, total=current_total())
         for count, item in enumerate(items, start=1):
             yield item
-            progress.update(task, completed=count, total=growing())
+            progress.update(task, completed=count, total=current_total())
     if not CONSOLE.is_terminal:
         say(f"{description}: {count} in {time.perf_counter() - start:.1f} s")

@@ -1,4 +1,4 @@
-"""How long each stage takes."""
+"""Wall time of the stages."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Wall time of each stage."""
+    """Wall time of each stage, in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure what happens inside.
+        """Measure the time of a `with` block and add it to a stage.
 
         Args:
-            name: The stage, to which the time is added.
+            name: Name of the stage.
         """
         start = time.perf_counter()
         try:

@@ -24,7 +24,7 @@ from nope_splat.plugin.load_run import open_run, optimized_scene
 from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import adjust
-from nope_splat.utils.progress import track
+from nope_splat.utils.progress import progress_bar
 from scripts.benchmark.camera_file import require_one_camera
 
 
@@ -116,7 +116,7 @@ def main(settings: Settings) -> None:
         names = [scene.image_names[image] for image in images]
         problem, rng = as_problem(scene), np.random.default_rng(0)
         samples = []
-        for _ in track(range(settings.samples), "Resampling tracks", settings.samples):
+        for _ in progress_bar(range(settings.samples), "Resampling tracks", settings.samples):
             sample = adjust(resampled(problem, rng)).problem
             poses = invert(sample.T_camera_world.numpy())
             samples.append(measure(names, poses, float(sample.intrinsics[0, 0].exp())))

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from nope_splat.matching.descriptors import BLOCK
-from nope_splat.matching.matching import SIFT_WORKERS
+from nope_splat.matching.descriptors import CPU_BLOCK_SIZE
+from nope_splat.matching.matching import MAX_SIFT_THREADS
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.seeding.dense import SeedSettings
 from scripts.benchmark.stages import cores, run_stage
@@ -126,8 +126,8 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
     trained = work.pixels(work.max_image_size)
     rendered = PER_GAUSSIAN + INTERSECTIONS * PER_INTERSECTION
     return {
-        "keypoints": SIFT_WORKERS * PER_SEARCHED_PIXEL * searched + found,
-        "matching": keypoints * PER_KEYPOINT + num_cores * 4 * BLOCK,
+        "keypoints": MAX_SIFT_THREADS * PER_SEARCHED_PIXEL * searched + found,
+        "matching": keypoints * PER_KEYPOINT + num_cores * 4 * CPU_BLOCK_SIZE,
         "seeding": (PER_SEEDED_PIXEL * work.num_images + PER_TRIANGULATED_PIXEL * (num_cores + 4)) * seeded,
         "training": (PER_CACHED_PIXEL * work.num_images + PER_ADJUSTED_PIXEL) * trained
         + rendered * work.num_gaussians,

@@ -36,10 +36,10 @@ from nope_splat.matching import (
     PairMatches,
     choose_pairs,
     extract_keypoints,
-    match_chosen,
+    match_keypoints,
     match_pairs,
 )
-from nope_splat.matching.database import find_matches, matches_key
+from nope_splat.matching.database import load_or_match, matches_key
 from nope_splat.sfm import SfmOptions
 from nope_splat.sfm.pipeline import reconstruct_from_matches
 from nope_splat.sfm.registration.batched import BatchedRegistration
@@ -132,7 +132,7 @@ def measure_pairs(settings: Pairs) -> None:
         exhaustive += took * len(every) / len(order)
         alike = f"the {matching.num_partners} most alike"
         measure(alike, lambda: match_pairs(keypoints, choose_pairs(keypoints, matching), matching))
-        measure("retrieval", lambda: match_chosen(keypoints, matching))
+        measure("retrieval", lambda: match_keypoints(keypoints, matching))
     strong = _strong(verified)
     print(f"{len(keypoints)} photos, {np.mean([len(image.xy) for image in keypoints]):.0f} keypoints each,")
     print(f"{len(verified) / len(order):.1%} of the pairs verified, {len(strong) / len(order):.1%} strongly,")
@@ -166,7 +166,7 @@ def measure_registration(settings: Registration) -> None:
     for num_images in settings.num_images:
         chosen = np.sort(walk[:num_images])
         folder = replace(tour, images=tuple(tour.images[image] for image in chosen))
-        matches = find_matches(
+        matches = load_or_match(
             folder,
             settings.settings.matching,
             Cache(settings.cache_dir),

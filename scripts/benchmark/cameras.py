@@ -22,8 +22,8 @@ from scipy.spatial.transform import Rotation
 
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import ImageFolder, cameras_of_images, find_images
-from nope_splat.matching import Keypoints, extract_keypoints, match_chosen
+from nope_splat.io.images import ImageFolder, assign_cameras, find_images
+from nope_splat.matching import Keypoints, extract_keypoints, match_keypoints
 from nope_splat.matching.database import MatchDatabase
 from nope_splat.scene.features import PairMatches
 from nope_splat.sfm import Priors, Reconstruction, SfmOptions
@@ -62,7 +62,7 @@ def main(settings: Settings) -> None:
     print("| --- | --- | --- |" + " --- |" * len(FIGURES))
     for scene in settings.scene:
         folder = find_images(scene)
-        require_one_camera(scene, cameras_of_images(folder.images, settings.reconstruction.camera_per))
+        require_one_camera(scene, assign_cameras(folder.images, settings.reconstruction.camera_per))
         start = time.perf_counter()
         keypoints = extract_keypoints(folder.images, settings.reconstruction.matching)
         extraction = time.perf_counter() - start
@@ -71,7 +71,7 @@ def main(settings: Settings) -> None:
             matching = replace(settings.reconstruction.matching, seed=seed)
             chosen = replace(settings.reconstruction, matching=matching)
             start = time.perf_counter()
-            pairs = match_chosen(keypoints, matching)
+            pairs = match_keypoints(keypoints, matching)
             again = MatchDatabase(tuple(keypoints), tuple(pairs))
             seconds = extraction + time.perf_counter() - start
             if matches is None:

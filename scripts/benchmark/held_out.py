@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from nope_splat.evaluation.coverage import covered_pixels
+from nope_splat.evaluation.coverage import DepthViews, covered_pixels
 from nope_splat.evaluation.image_metrics import ImageMetrics
 from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.camera_optimizer import world_to_camera
@@ -117,10 +117,9 @@ def find_coverage(
             depths.append(torch.where(alpha > 0.5, depth, torch.inf)[..., 0].cpu())
     depth, poses = torch.stack(depths), torch.linalg.inv(T_camera_world)
     train = torch.tensor([name not in held_out for name in names])
+    train_views = DepthViews(depth[train], poses[train], Ks[train])
     masks = {
-        name: covered_pixels(
-            depth[i], poses[i], Ks[i], depth[train], poses[train], Ks[train], min_views
-        ).numpy()
+        name: covered_pixels(DepthViews(depth[i], poses[i], Ks[i]), train_views, min_views).numpy()
         for i, name in enumerate(names)
         if name in held_out
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from nope_splat.io.images import cameras_of_images, find_images
+from nope_splat.io.images import assign_cameras, find_images
 from nope_splat.plugin.dataparser import NopeDataParserConfig
 from nope_splat.sfm import reconstruct
 from scripts.benchmark.camera_file import CameraFile, require_one_camera
@@ -29,7 +29,7 @@ def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: 
     options = NopeDataParserConfig().sfm
     options = replace(options, matching=replace(options.matching, seed=seed))  # those of a training
     folder = find_images(data)
-    require_one_camera(data, cameras_of_images(folder.images))
+    require_one_camera(data, assign_cameras(folder.images))
     scene = reconstruct(folder, held_out, options, output_dir / "cache")
     poses = {scene.image_names[i]: scene.T_world_camera[i] for i in np.flatnonzero(scene.registered)}
     CameraFile(

@@ -36,7 +36,7 @@ from PIL import Image
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
-from nope_splat.io.images import ImageFolder, cameras_of_images, find_images, read_image
+from nope_splat.io.images import ImageFolder, assign_cameras, find_images, read_image
 from nope_splat.splatting.densification import most_gaussians
 from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera
 from scripts.benchmark.report import write_report
@@ -155,7 +155,7 @@ def _prepare(path: Path, settings: Settings) -> Scene:
     folder = find_images(path)
     if any(image.mask_path for image in folder.images):
         raise NopeSplatError(f"{path} has masks, which the benchmark does not know; measure another scene")
-    require_one_camera(path, cameras_of_images(folder.images))
+    require_one_camera(path, assign_cameras(folder.images))
     names = [image.name for image in folder.images]
     held_out = names[:: settings.eval_interval]
     train = [name for name in names if name not in held_out]

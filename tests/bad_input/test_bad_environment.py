@@ -16,8 +16,8 @@ from fixtures.synthetic import make_scene
 from numba.core.dispatcher import Dispatcher
 
 from nope_splat.cli import main
+from nope_splat.depth.options import DepthSettings
 from nope_splat.depth.predict import DepthNetwork
-from nope_splat.depth.settings import DepthSettings
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.image_metrics import ImageMetrics
 from nope_splat.io import export

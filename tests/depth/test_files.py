@@ -1,8 +1,9 @@
 """Depth maps from files.
 
-- Both formats are read, at any size; zero, infinity and NaN are unknown; large maps are thinned, not mixed.
-- A missing, damaged, or strange file is named; so is the missing kind.
-- What a result depends on are the files' contents.
+- Both formats are read, at any size. Zero, infinity and NaN are unknown. Large maps are downsampled without
+  mixing.
+- Missing, damaged and unsuitable files, and a missing kind, raise an error.
+- The cache key depends on the contents of the files.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nope_splat.depth import DepthSettings, depths_key, find_depths
+from nope_splat.depth import DepthSettings, depth_maps_key, load_depth_maps
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile
 
@@ -26,15 +27,15 @@ def maps(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_both_formats(maps: Path) -> None:
+def test_npz_and_png_files_are_read(maps: Path) -> None:
     depth = np.arange(1, 13, dtype=np.uint16).reshape(3, 4) * 1000
     depth[1, 1] = 0
     Image.fromarray(depth).save(maps / "a" / "b.png")
-    (png,) = find_depths([IMAGE], DepthSettings(maps=maps, kind="disparity"))
+    (png,) = load_depth_maps([IMAGE], DepthSettings(maps=maps, kind="disparity"))
     values = depth.astype(np.float64)
     values[0, 0] = np.inf
     np.savez(maps / "a" / "b.npz", depth=values[None], confidence=np.ones((3, 4)))
-    (npz,) = find_depths([IMAGE], DepthSettings(maps=maps, kind="metric"))
+    (npz,) = load_depth_maps([IMAGE], DepthSettings(maps=maps, kind="metric"))
     assert (png.kind, npz.kind) == ("disparity", "metric")
     assert png.pixel_size == npz.pixel_size == (160.0, 160.0)
     np.testing.assert_array_equal(np.isnan(png.values), depth == 0)
@@ -44,19 +45,19 @@ def test_both_formats(maps: Path) -> None:
     assert npz.confidence.shape == (3, 4)
 
 
-def test_large_maps_are_thinned(maps: Path) -> None:
+def test_large_maps_are_downsampled(maps: Path) -> None:
     depth = np.where(np.arange(3200) < 1300, 1.0, 5.0) * np.ones((2400, 1))
     np.savez(maps / "a" / "b.npz", depth=depth)
-    (thinned,) = find_depths([IMAGE], DepthSettings(maps=maps, kind="affine"))
-    assert thinned.values.shape == (768, 1024)
-    assert set(np.unique(thinned.values)) == {1.0, 5.0}
-    edge = thinned.positions()[0, np.argmax(thinned.values[0] == 5.0), 0]
+    (downsampled,) = load_depth_maps([IMAGE], DepthSettings(maps=maps, kind="affine"))
+    assert downsampled.values.shape == (768, 1024)
+    assert set(np.unique(downsampled.values)) == {1.0, 5.0}
+    edge = downsampled.pixel_centers()[0, np.argmax(downsampled.values[0] == 5.0), 0]
     assert edge == pytest.approx(1300 * 640 / 3200, abs=1.0)
 
 
-def test_bad_files_are_named(maps: Path) -> None:
+def test_unsuitable_files_raise_an_error(maps: Path) -> None:
     def read(kind: str | None = "metric") -> None:
-        find_depths([IMAGE], DepthSettings(maps=maps, kind=kind))  # pyright: ignore[reportArgumentType]
+        load_depth_maps([IMAGE], DepthSettings(maps=maps, kind=kind))  # pyright: ignore[reportArgumentType]
 
     with pytest.raises(NopeSplatError, match=r"say so with depth\.kind"):
         read(None)
@@ -84,10 +85,10 @@ def test_bad_files_are_named(maps: Path) -> None:
         read()
 
 
-def test_what_a_result_depends_on(maps: Path) -> None:
+def test_the_cache_key_depends_on_the_file_contents(maps: Path) -> None:
     settings = DepthSettings(maps=maps, kind="metric")
     keys = []
     for value in (1.0, 1.0, 2.0):
         np.savez(maps / "a" / "b.npz", depth=np.full((3, 4), value))
-        keys.append(depths_key([IMAGE], settings))
+        keys.append(depth_maps_key([IMAGE], settings))
     assert keys[0] == keys[1] != keys[2]

@@ -1,8 +1,8 @@
-"""Depth from networks: transformers' own loading code, offline, on tiny random networks made here.
+"""Depth networks, offline: the loading code of transformers with tiny random networks built by the tests.
 
-- Each architecture loads from a folder, covers the image, and says what its values are.
-- What was predicted is cached for each image and network: a second run needs no network.
-- What is missing is named, with what to do.
+- Each architecture loads from a folder and predicts a map of the whole image, of the right kind.
+- Predictions are cached by image and network: a second run does not load the network.
+- A missing package or network raises an error that explains what to do.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pytest
 from fixtures.depth_sources import save_tiny
 from PIL import Image
 
-from nope_splat.depth import DepthKind, DepthSettings, find_depths
-from nope_splat.depth.predict import kind_of
+from nope_splat.depth import DepthKind, DepthSettings, load_depth_maps
+from nope_splat.depth.predict import network_depth_kind
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile
 
 
 def images_in(folder: Path, count: int = 2) -> list[ImageFile]:
-    """Images of random blocks, 200 x 150 pixels."""
+    """Save images of random blocks, 200 x 150 pixels."""
     rng = np.random.default_rng(0)
     images = []
     for index in range(count):
@@ -34,10 +34,10 @@ def images_in(folder: Path, count: int = 2) -> list[ImageFile]:
 
 
 @pytest.mark.parametrize("architecture", ["depth-anything", "dpt"])
-def test_networks_load_and_cover_the_image(tmp_path: Path, architecture: str) -> None:
+def test_networks_predict_maps_of_the_whole_image(tmp_path: Path, architecture: str) -> None:
     images = images_in(tmp_path)
     model = save_tiny(architecture, tmp_path / "network")
-    maps = find_depths(images, DepthSettings(model=model))
+    maps = load_depth_maps(images, DepthSettings(model=model))
     assert len(maps) == 2
     for depth_map in maps:
         assert depth_map.kind == "disparity"
@@ -47,7 +47,7 @@ def test_networks_load_and_cover_the_image(tmp_path: Path, architecture: str) ->
         assert depth_map.values.min() >= 0
         assert depth_map.values.std() > 0
     assert not np.array_equal(maps[0].values, maps[1].values)
-    (metric, _) = find_depths(images, DepthSettings(model=model, kind="metric"))
+    (metric, _) = load_depth_maps(images, DepthSettings(model=model, kind="metric"))
     assert metric.kind == "metric"
 
 
@@ -56,20 +56,20 @@ def test_predicted_depth_is_cached_by_image_and_network(
 ) -> None:
     images = images_in(tmp_path, 3)
     settings = DepthSettings(model=save_tiny("dpt", tmp_path / "network"))
-    first = find_depths(images[:2], settings, tmp_path / "cache")
-    used = []
-    monkeypatch.setattr("nope_splat.depth.find.DepthNetwork", lambda settings: used.append(settings))
-    for before, after in zip(first, find_depths(images[:2], settings, tmp_path / "cache"), strict=True):
+    first = load_depth_maps(images[:2], settings, tmp_path / "cache")
+    loaded = []
+    monkeypatch.setattr("nope_splat.depth.load.DepthNetwork", lambda settings: loaded.append(settings))
+    for before, after in zip(first, load_depth_maps(images[:2], settings, tmp_path / "cache"), strict=True):
         np.testing.assert_array_equal(before.values, after.values)
         assert (before.kind, before.pixel_size) == (after.kind, after.pixel_size)
-    assert not used
-    for changed, others in ((images, settings), (images[:2], DepthSettings(model="another"))):
-        with pytest.raises(AttributeError):  # the stand-in cannot predict
-            find_depths(changed, others, tmp_path / "cache")
-    assert len(used) == 2
+    assert not loaded
+    for new_images, new_settings in ((images, settings), (images[:2], DepthSettings(model="another"))):
+        with pytest.raises(AttributeError):  # the fake network cannot predict
+            load_depth_maps(new_images, new_settings, tmp_path / "cache")
+    assert len(loaded) == 2
 
 
-def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_or_weights_raise_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_in(tmp_path)
 
     class Unreachable:
@@ -82,19 +82,19 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         NopeSplatError, match=r"run `hf download some/net .*depth\.model FOLDER \(no network\)"
     ):
-        find_depths(images, DepthSettings(model="some/net"))
+        load_depth_maps(images, DepthSettings(model="some/net"))
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(NopeSplatError, match="pip install transformers"):
-        find_depths(images, DepthSettings())
+        load_depth_maps(images, DepthSettings())
 
 
-def test_a_folder_without_a_network_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_network_raises_an_error(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         NopeSplatError, match=r"empty is not on this machine .*`hf download .*depth\.model FOLDER"
     ):
-        find_depths(images_in(tmp_path), DepthSettings(model=str(tmp_path / "empty")))
+        load_depth_maps(images_in(tmp_path), DepthSettings(model=str(tmp_path / "empty")))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_folder_without_a_network_is_named(tmp_path: Path) -> None:
         ({"model_type": "zoedepth"}, "metric"),
     ],
 )
-def test_kinds_are_known_of_networks(config: dict[str, str], kind: DepthKind) -> None:
-    assert kind_of(SimpleNamespace(**config), "a network") == kind
+def test_the_kind_is_inferred_from_the_network_configuration(config: dict[str, str], kind: DepthKind) -> None:
+    assert network_depth_kind(SimpleNamespace(**config), "a network") == kind
     with pytest.raises(NopeSplatError, match=r"a network \(strange\).*depth\.kind"):
-        kind_of(SimpleNamespace(model_type="strange"), "a network")
+        network_depth_kind(SimpleNamespace(model_type="strange"), "a network")

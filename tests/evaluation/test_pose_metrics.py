@@ -1,4 +1,4 @@
-"""Pose metrics: perfect for the truth in any frame, graded for errors, harsh on missing images."""
+"""Pose metrics: perfect for the ground truth in any frame, lower for pose errors and missing images."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def any_similarity(seed: int) -> Similarity:
 def test_alignment_recovers_a_similarity(seed: int) -> None:
     similarity = any_similarity(seed)
     points = np.random.default_rng(seed).normal(size=(20, 3))
-    found = align_similarity(points, similarity.apply(points))
-    assert found.scale == pytest.approx(similarity.scale)
-    np.testing.assert_allclose(found.rotation, similarity.rotation, atol=1e-9)
-    np.testing.assert_allclose(found.translation, similarity.translation, atol=1e-9)
+    aligned = align_similarity(points, similarity.apply(points))
+    assert aligned.scale == pytest.approx(similarity.scale)
+    np.testing.assert_allclose(aligned.rotation, similarity.rotation, atol=1e-9)
+    np.testing.assert_allclose(aligned.translation, similarity.translation, atol=1e-9)
 
 
 def test_alignment_never_mirrors() -> None:
     points = np.random.default_rng(0).normal(size=(20, 3))
-    found = align_similarity(points, points * [-1, 1, 1])
-    assert np.linalg.det(found.rotation) == pytest.approx(1)
+    aligned = align_similarity(points, points * [-1, 1, 1])
+    assert np.linalg.det(aligned.rotation) == pytest.approx(1)
 
 
-def test_the_truth_in_another_frame_is_perfect() -> None:
+def test_the_ground_truth_in_another_frame_is_perfect() -> None:
     truth = ring(6)
     metrics = compare_poses(named(any_similarity(1).apply_to_poses(truth)), named(truth), 710.0, 700.0)
     assert metrics.num_registered == metrics.num_images == 6
@@ -52,7 +52,7 @@ def test_the_truth_in_another_frame_is_perfect() -> None:
     assert metrics.focal_error == pytest.approx(100 / 70)
 
 
-def test_pairs_with_a_missing_image_fail() -> None:
+def test_pairs_with_an_unregistered_image_fail() -> None:
     truth = named(ring(4))
     estimated = {name: pose for name, pose in truth.items() if name != "2.jpg"}
     metrics = compare_poses(estimated, truth)
@@ -62,12 +62,12 @@ def test_pairs_with_a_missing_image_fail() -> None:
     assert np.isnan(metrics.focal_error)
 
 
-def test_rotation_error_of_one_image() -> None:
+def test_a_rotation_error_of_one_image_lowers_the_auc() -> None:
     truth = ring(5)
     estimated = truth.copy()
     estimated[0, :3, :3] = estimated[0, :3, :3] @ Rotation.from_euler("z", 2, degrees=True).as_matrix()
     metrics = compare_poses(named(estimated), named(truth))
-    # 4 of 10 pairs are off by two degrees: they miss the first two fifths of the area.
+    # 4 of 10 pairs have an error of two degrees: they miss the first two fifths of the area.
     assert metrics.auc_5 == pytest.approx(100 * (1 - 0.4 * 0.4), abs=4)
     assert metrics.rra_5 == 100
     assert metrics.ate == pytest.approx(0, abs=1e-9)
@@ -79,7 +79,7 @@ def test_area_under_recall() -> None:
     assert area_under_recall(np.array([0.0, 6.0]), 5.0) == pytest.approx(0.5)
 
 
-def test_ground_truth_file(tmp_path: Path) -> None:
+def test_ground_truth_files_are_read(tmp_path: Path) -> None:
     frames = [
         {"file_path": f"images/{name}", "camera_to_world_opencv": pose.tolist()}
         for name, pose in named(ring(3)).items()

@@ -1,7 +1,7 @@
-"""Cameras in the files of any tool: one scene, the same figures whichever format it comes in.
+"""Cameras from files: one scene gives the same metrics in every format.
 
-- A COLMAP model reads back exactly, in either encoding, whatever it holds; a damaged one is told.
-- `nope-splat compare-cameras` finds a scene identical to itself across formats, frames and resolutions.
+- Any COLMAP model is read back exactly, in both encodings; a damaged model raises an error.
+- `nope-splat compare-cameras` finds no difference between formats, world frames and resolutions of one scene.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ numbers = st.floats(-1e6, 1e6)
 
 @st.composite
 def models(draw: st.DrawFn) -> ColmapModel:
-    """Any cameras and images, without points."""
+    """Generate models with random cameras and images, without points."""
     cameras = {}
     for number in draw(st.sets(st.integers(1, 1000), min_size=1, max_size=3)):
         model = draw(st.sampled_from(list(CAMERA_MODELS)))
@@ -55,17 +55,17 @@ def models(draw: st.DrawFn) -> ColmapModel:
         pose[:3, :3] = Rotation.from_rotvec(draw(st.tuples(*[st.floats(-3, 3)] * 3))).as_matrix()
         pose[:3, 3] = draw(st.tuples(*[numbers] * 3))
         name = draw(st.text("abcäß/._-漢", min_size=1, max_size=20))
-        num_seen = draw(st.integers(0, 3))
+        num_observations = draw(st.integers(0, 3))
         images[number] = ColmapImage(
             name,
             draw(st.sampled_from(sorted(cameras))),
             pose,
-            np.full((num_seen, 2), 1.5),
-            np.arange(num_seen),
+            np.full((num_observations, 2), 1.5),
+            np.arange(num_observations),
         )
-    nothing = np.zeros((0, 3))
+    empty = np.zeros((0, 3))
     points = ColmapPoints(
-        nothing, nothing.astype(np.uint8), np.zeros(0), np.zeros(1, np.int64), np.zeros((0, 2), np.int64)
+        empty, empty.astype(np.uint8), np.zeros(0), np.zeros(1, np.int64), np.zeros((0, 2), np.int64)
     )
     return ColmapModel(cameras, images, points)
 
@@ -73,7 +73,7 @@ def models(draw: st.DrawFn) -> ColmapModel:
 @pytest.mark.parametrize("write", [write_binary, write_text])
 @given(model=models())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_colmap_model_reads_back(write, model: ColmapModel, tmp_path: Path):
+def test_any_colmap_model_is_read_back(write, model: ColmapModel, tmp_path: Path):
     write(model, tmp_path)
     cameras, images = read_cameras(tmp_path)
     assert cameras == model.cameras
@@ -87,7 +87,7 @@ def test_any_colmap_model_reads_back(write, model: ColmapModel, tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_damaged_model_is_told(tmp_path: Path, text: bool):
+def test_a_damaged_model_raises_an_error(tmp_path: Path, text: bool):
     write_colmap(make_scene(), tmp_path, text)
     file = next(tmp_path.glob("images.*"))
     file.write_bytes(file.read_bytes()[:150])
@@ -106,7 +106,7 @@ def write_ground_truth(scene: Reconstruction, path: Path) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """One scene in every format."""
+    """Save one scene in every format."""
     scene = make_scene(portrait=False)
     paths = {name: tmp_path / name for name in ("binary", "text", "transforms.json", "truth.json")}
     write_colmap(scene, paths["binary"] / "sparse" / "0")
@@ -127,7 +127,7 @@ def test_formats_agree(files: dict[str, Path]):
         assert metrics.focal_error == pytest.approx(0, abs=1e-9)
 
 
-def test_frame_and_resolution_do_not_matter(files: dict[str, Path]):
+def test_metrics_do_not_depend_on_world_frame_and_resolution(files: dict[str, Path]):
     cameras = read_named_cameras(files["truth.json"])
     frame = Similarity(3.0, Rotation.from_rotvec([0.3, -1, 2]).as_matrix(), np.array([5.0, 1.0, -2.0]))
     moved = {
@@ -139,36 +139,30 @@ def test_frame_and_resolution_do_not_matter(files: dict[str, Path]):
     assert metrics.focal_error == pytest.approx(2)
 
 
-def test_each_camera_has_its_own_focal_error(files: dict[str, Path]):
-    """Two cameras whose errors have opposite signs: the mean would say that all is well."""
+def test_focal_errors_are_computed_per_camera(files: dict[str, Path]):
+    """The focal errors of the two cameras have opposite signs; in the mean, they would cancel."""
     names = sorted(read_named_cameras(files["truth.json"]))
-    poses = [np.eye(4) for _ in names]
-    truth = {
-        n: NamedCamera(p, 1.0 if i % 2 else 0.7) for i, (n, p) in enumerate(zip(names, poses, strict=True))
+    truth = {name: NamedCamera(np.eye(4), 1.0 if index % 2 else 0.7) for index, name in enumerate(names)}
+    estimated = {
+        name: replace(camera, focal=camera.focal + (0.02 if index % 2 else -0.007))
+        for index, (name, camera) in enumerate(truth.items())
     }
-    found = {
-        n: replace(camera, focal=camera.focal + (0.02 if i % 2 else -0.007))
-        for i, (n, camera) in enumerate(truth.items())
-    }
-    assert focal_errors(found, truth) == pytest.approx((-1.0, 2.0))
+    assert focal_errors(estimated, truth) == pytest.approx((-1.0, 2.0))
     assert focal_errors(truth, {names[1]: truth[names[1]]}) == (0.0,)
 
 
-def test_folders_tell_images_of_one_name_apart(tmp_path: Path):
+def test_folder_names_distinguish_images_with_equal_file_names(tmp_path: Path):
     scene = make_scene(portrait=False)
     names = tuple(f"{folder}/{number}.jpg" for number in range(4) for folder in "ab")[:7]
     scene = replace(scene, image_names=names)
     write_colmap(scene, tmp_path / "model")
     write_transforms(scene, tmp_path / "images", tmp_path / "transforms.json")
-    read = [read_named_cameras(tmp_path / name) for name in ("model", "transforms.json")]
-    assert (
-        read[0].keys()
-        == read[1].keys()
-        == {name for name, ok in zip(names, scene.registered, strict=True) if ok}
-    )
+    registered = {name for name, has_pose in zip(names, scene.registered, strict=True) if has_pose}
+    for file in ("model", "transforms.json"):
+        assert read_named_cameras(tmp_path / file).keys() == registered
 
 
-def test_command_prints_a_table(files: dict[str, Path], capsys: pytest.CaptureFixture[str]):
+def test_the_command_prints_a_table(files: dict[str, Path], capsys: pytest.CaptureFixture[str]):
     main(["compare-cameras", str(files["binary"]), str(files["truth.json"])])
     printed = capsys.readouterr().out
     assert "AUC@5" in printed
@@ -188,7 +182,7 @@ def test_command_prints_a_table(files: dict[str, Path], capsys: pytest.CaptureFi
         ),
     ],
 )
-def test_what_holds_no_cameras_is_told(
+def test_files_without_cameras_raise_an_error(
     files: dict[str, Path], tmp_path: Path, content: str | None, reason: str
 ):
     path = tmp_path / "cameras.json"
@@ -198,7 +192,7 @@ def test_what_holds_no_cameras_is_told(
         main(["compare-cameras", str(path), str(files["truth.json"])])
 
 
-def test_other_refusals(files: dict[str, Path], tmp_path: Path):
+def test_missing_models_and_disjoint_image_names_raise_an_error(files: dict[str, Path], tmp_path: Path):
     with pytest.raises(NopeSplatError, match="no COLMAP model"):
         read_named_cameras(tmp_path)
     cameras = read_named_cameras(files["truth.json"])
@@ -221,16 +215,16 @@ def test_intrinsics_are_the_same_in_every_format(tmp_path: Path, radial: tuple[f
 
 
 def test_every_camera_is_written(tmp_path: Path) -> None:
-    """Two cameras of one size are told apart; one of them has distortion."""
+    """Two cameras of one image size stay separate; one of them has distortion."""
     scene = make_scene(portrait=False)
     cameras = (scene.cameras[0], SharedPinhole(400.0, (-1.0, 2.0), (-0.05, 0.01)))
     scene = replace(scene, cameras=cameras, camera_ids=np.arange(len(scene.image_names)) % 2)
     write_colmap(scene, tmp_path)
     write_transforms(scene, tmp_path, tmp_path / "transforms.json")
     for path in (tmp_path, tmp_path / "transforms.json"):
-        found = read_named_cameras(path)
+        read = read_named_cameras(path)
         for image_id in np.flatnonzero(scene.registered).tolist():
-            camera = found[Path(scene.image_names[image_id]).name]
+            camera = read[Path(scene.image_names[image_id]).name]
             assert camera.focal * 640 == pytest.approx(scene.camera_of(image_id).focal)
             assert np.array(camera.offset) * 640 == pytest.approx(scene.camera_of(image_id).offset)
             assert camera.radial == pytest.approx(scene.camera_of(image_id).radial)

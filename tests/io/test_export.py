@@ -1,13 +1,13 @@
-"""Exported cameras and points, read back by the tools they are for.
+"""Exported files, read back by the tools that they are made for.
 
-- COLMAP model: pycolmap finds the same cameras, poses, points, tracks and reprojection errors, in binary
-  as in text files.
-- transforms.json: nerfstudio's own parser finds the same poses up to one similarity, and the same intrinsics;
-  images of portrait and landscape shape may mix. What is held out stays held out.
-- nerfstudio's COLMAP parser finds the same cameras and points; Splatfacto's data manager starts from either.
-- Images are linked or copied; those that others would misread are made plain.
-- report.json: the figures are those of the scene.
-- What cannot be written is told in one sentence.
+- COLMAP model: pycolmap reads the same cameras, poses, points, tracks and reprojection errors, from binary
+  and from text files.
+- transforms.json: nerfstudio's parser reads the same poses and intrinsics, also with mixed portrait and
+  landscape images. Held-out images stay held out.
+- nerfstudio's COLMAP parser reads the same cameras and points. Splatfacto trains from either format.
+- Images are linked or copied. Images that other tools would read differently are converted.
+- report.json contains the statistics of the reconstruction.
+- Write errors raise a `NopeSplatError`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nerfstudio.models import splatfacto
 from PIL import ExifTags, Image
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.export import place_images, place_masks, write_colmap, write_report, write_transforms
+from nope_splat.io.export import export_images, export_masks, write_colmap, write_report, write_transforms
 from nope_splat.io.images import ImageFolder, find_images
 from nope_splat.scene.tracks import Observations
 from nope_splat.sfm import Reconstruction
@@ -35,7 +35,7 @@ from scripts.benchmark.splatfacto_peer import PeerModelConfig, run_anywhere
 
 
 def image_folder(scene: Reconstruction, folder: Path) -> ImageFolder:
-    """Blank images for a scene."""
+    """Save blank images for a scene."""
     for name, (width, height) in zip(scene.image_names, scene.image_sizes.tolist(), strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (width, height)).save(folder / name)
@@ -43,10 +43,10 @@ def image_folder(scene: Reconstruction, folder: Path) -> ImageFolder:
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_colmap_model_reads_back(tmp_path: Path, text: bool):
+def test_pycolmap_reads_the_model(tmp_path: Path, text: bool):
     pycolmap = pytest.importorskip("pycolmap")
     scene = make_scene()
-    if text:  # whose readers end a name at its first space
+    if text:  # readers of the text format end a name at its first space
         scene = replace(scene, image_names=tuple(name.replace(" ", "_") for name in scene.image_names))
     write_colmap(scene, tmp_path / "sparse" / "0", text)
     model = pycolmap.Reconstruction(tmp_path / "sparse" / "0")
@@ -70,7 +70,7 @@ def test_colmap_model_reads_back(tmp_path: Path, text: bool):
         np.testing.assert_array_equal(point.color, scene.colors[number - 1])
 
 
-def test_colmap_agrees_on_reprojection_errors(tmp_path: Path):
+def test_pycolmap_computes_the_same_reprojection_errors(tmp_path: Path):
     pycolmap = pytest.importorskip("pycolmap")
     scene = make_scene()
     write_colmap(scene, tmp_path)
@@ -81,12 +81,12 @@ def test_colmap_agrees_on_reprojection_errors(tmp_path: Path):
     for number, point in model.points3D.items():
         assert point.error == pytest.approx(written[number], rel=1e-9)
 
-    nothing = Observations(*(array[:0] for array in vars(scene.resections).values()))
-    write_colmap(replace(scene, resections=nothing), tmp_path)
+    empty = Observations(*(array[:0] for array in vars(scene.resections).values()))
+    write_colmap(replace(scene, resections=empty), tmp_path)
     model = pycolmap.Reconstruction(tmp_path)
     model.update_point_3d_errors()
-    summed = sum(point.error * point.track.length() for point in model.points3D.values())
-    assert summed == pytest.approx(scene.reprojection_errors().sum(), rel=1e-9)
+    error_sum = sum(point.error * point.track.length() for point in model.points3D.values())
+    assert error_sum == pytest.approx(scene.reprojection_errors().sum(), rel=1e-9)
 
 
 @pytest.mark.parametrize("portrait", [False, True])
@@ -150,7 +150,7 @@ def test_nerfstudio_reads_colmap(tmp_path: Path):
 
 @pytest.fixture
 def splatfacto_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Splatfacto renders on any machine."""
+    """Let Splatfacto render without a GPU."""
     for owner, name in ((torch.Tensor, "cuda"), (splatfacto, "rasterization"), (splatfacto, "get_viewmat")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     run_anywhere()
@@ -162,7 +162,7 @@ def test_splatfacto_starts_from_the_export(tmp_path: Path, parser: str):
     scene = make_scene(portrait=False)
     folder = image_folder(scene, tmp_path / "images")
     output = tmp_path / "output"
-    scene = place_images(scene, folder, output / "images")
+    scene = export_images(scene, folder, output / "images")
     write_transforms(scene, output / "images", output / "transforms.json")
     write_colmap(scene, output / "sparse" / "0")
     dataparser = (
@@ -170,7 +170,7 @@ def test_splatfacto_starts_from_the_export(tmp_path: Path, parser: str):
         if parser == "nerfstudio"
         else ColmapDataParserConfig(data=output, colmap_path=Path("sparse/0"), downscale_factor=1)
     )
-    # On a CPU, "gpu" means that images stay where they are: "cpu" would pin memory, for which CUDA is needed.
+    # On a CPU, "gpu" leaves the images where they are; "cpu" would pin memory, which requires CUDA.
     config = FullImageDatamanagerConfig(data=output, dataparser=dataparser, cache_images="gpu")
     data = config.setup(device="cpu")
     camera, batch = data.next_train(0)
@@ -179,63 +179,63 @@ def test_splatfacto_starts_from_the_export(tmp_path: Path, parser: str):
     points = data.train_dataparser_outputs.metadata
     assert len(points["points3D_xyz"]) == len(scene.points)
 
-    model = PeerModelConfig().setup(  # Splatfacto's, without weights that would be downloaded
+    model = PeerModelConfig().setup(  # Splatfacto without LPIPS, whose weights would be downloaded
         scene_box=data.train_dataparser_outputs.scene_box,
         num_train_data=len(data.train_dataset),
         seed_points=(points["points3D_xyz"], points["points3D_rgb"]),
     )
     model.optimizers = {
-        name: torch.optim.Adam(each) for name, each in model.get_gaussian_param_groups().items()
+        name: torch.optim.Adam(params) for name, params in model.get_gaussian_param_groups().items()
     }
     model.train()
     losses = model.get_loss_dict(model.get_outputs(camera), batch)
     torch.stack(list(losses.values())).sum().backward()
-    moved = model.means.grad.abs().sum(dim=1) > 0
-    assert moved.sum() > len(scene.points) / 2, "the photo shows most of the points"
+    has_gradient = model.means.grad.abs().sum(dim=1) > 0
+    assert has_gradient.sum() > len(scene.points) / 2, "most points are visible in the image"
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_images_are_placed(tmp_path: Path, copy: bool):
+def test_images_are_exported(tmp_path: Path, copy: bool):
     scene = make_scene()
-    folder = image_folder(scene, tmp_path / "images")
-    turned = folder.images[0].path
+    folder = image_folder(scene, tmp_path / "originals")
+    rotated = folder.images[0].path
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     width, height = scene.image_sizes[0].tolist()
-    Image.new("RGB", (height, width)).save(turned, exif=exif)
+    Image.new("RGB", (height, width)).save(rotated, exif=exif)
 
-    for _ in range(2):  # a second export replaces the first
-        placed = place_images(scene, folder, tmp_path / "images", copy)
+    for _ in range(2):  # the second export replaces the first
+        exported = export_images(scene, folder, tmp_path / "images", copy)
     files = {path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.*")}
-    names = [placed.image_names[image_id] for image_id in np.flatnonzero(scene.registered)]
+    names = [exported.image_names[image_id] for image_id in np.flatnonzero(scene.registered)]
     assert files == set(names)
     assert names[0] == "sub folder/photo 0.jpg.png"
     with Image.open(tmp_path / "images" / names[0]) as image:
         assert image.size == (width, height)
-    one = tmp_path / "images" / scene.image_names[1]
-    assert one.is_symlink() != copy
-    assert one.read_bytes() == folder.images[1].path.read_bytes()
+    unchanged = tmp_path / "images" / scene.image_names[1]
+    assert unchanged.is_symlink() != copy
+    assert unchanged.read_bytes() == folder.images[1].path.read_bytes()
 
 
-def test_masks_and_transparency_are_placed(tmp_path: Path):
-    """Nerfstudio wants a mask for every image, or none."""
+def test_masks_and_transparency_are_exported(tmp_path: Path):
+    """Nerfstudio requires a mask for every image, or for none."""
     scene = make_scene()
-    folder = image_folder(scene, tmp_path / "images")
-    assert not place_masks(scene, folder, tmp_path / "masks", scene.image_names)
+    folder = image_folder(scene, tmp_path / "originals")
+    assert not export_masks(scene, folder, tmp_path / "masks", scene.image_names)
     assert not (tmp_path / "masks").exists()
 
     (width, height), masked, clear = scene.image_sizes[1].tolist(), folder.images[1], folder.images[3]
     mask = np.full((height, width), 255, np.uint8)
     mask[:, :10] = 0
-    (tmp_path / "images" / "masks" / "sub folder").mkdir(parents=True)
-    Image.fromarray(mask).save(tmp_path / "images" / "masks" / f"{masked.name}.png")
+    (tmp_path / "originals" / "masks" / "sub folder").mkdir(parents=True)
+    Image.fromarray(mask).save(tmp_path / "originals" / "masks" / f"{masked.name}.png")
     alpha = np.full((clear.height, clear.width, 4), 255, np.uint8)
     alpha[:20, :, 3] = 0
     Image.fromarray(alpha).save(clear.path, format="PNG")
-    folder = find_images(tmp_path / "images")
-    placed = place_images(scene, folder, tmp_path / "images")
-    assert place_masks(scene, folder, tmp_path / "masks", placed.image_names)
-    write_transforms(placed, tmp_path / "images", tmp_path / "transforms.json", tmp_path / "masks")
+    folder = find_images(tmp_path / "originals")
+    exported = export_images(scene, folder, tmp_path / "images")
+    assert export_masks(scene, folder, tmp_path / "masks", exported.image_names)
+    write_transforms(exported, tmp_path / "images", tmp_path / "transforms.json", tmp_path / "masks")
 
     config = NerfstudioDataParserConfig(data=tmp_path, eval_mode="all", downscale_factor=1)
     outputs = config.setup().get_dataparser_outputs("train")
@@ -248,18 +248,18 @@ def test_masks_and_transparency_are_placed(tmp_path: Path):
     np.testing.assert_array_equal(used["photo 3.jpg"], alpha[..., 3] > 0)
     assert used["photo 5.jpg"].all()
     with pytest.raises(NopeSplatError, match="holds the masks themselves"):
-        place_masks(scene, folder, tmp_path / "images" / "masks", placed.image_names)
+        export_masks(scene, folder, tmp_path / "originals" / "masks", exported.image_names)
 
 
-def test_images_are_never_written_over(tmp_path: Path):
+def test_original_images_are_never_overwritten(tmp_path: Path):
     scene = make_scene()
     folder = image_folder(scene, tmp_path / "images")
     with pytest.raises(NopeSplatError, match="choose another output folder"):
-        place_images(scene, folder, tmp_path / "images")
+        export_images(scene, folder, tmp_path / "images")
     assert folder.images[0].path.is_file()
 
 
-def test_images_elsewhere_are_named_absolutely(tmp_path: Path):
+def test_images_outside_the_folder_have_absolute_paths(tmp_path: Path):
     scene = make_scene()
     (tmp_path / "result").mkdir()
     write_transforms(scene, tmp_path / "images", tmp_path / "result" / "transforms.json")
@@ -267,7 +267,7 @@ def test_images_elsewhere_are_named_absolutely(tmp_path: Path):
     assert frames[0]["file_path"] == str((tmp_path / "images").resolve() / scene.image_names[0])
 
 
-def test_report_holds_the_figures(tmp_path: Path):
+def test_the_report_contains_the_statistics(tmp_path: Path):
     scene = make_scene()
     write_report(scene, tmp_path / "report.json", skipped={"broken.jpg": "truncated"})
     report = json.loads((tmp_path / "report.json").read_text())
@@ -282,13 +282,13 @@ def test_report_holds_the_figures(tmp_path: Path):
     assert report["seconds_total"] == 3.0
 
 
-def test_unwritable_folder_is_told(tmp_path: Path):
+def test_an_unwritable_folder_raises_an_error(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(NopeSplatError, match=r"cannot write to .*file"):
         write_colmap(make_scene(), tmp_path / "file" / "sparse")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_full_disk_is_told():
+def test_a_full_disk_raises_an_error():
     with pytest.raises(NopeSplatError, match=r"cannot write to .*No space left on device"):
         write_report(make_scene(), Path("/dev/full"))

@@ -1,6 +1,6 @@
-"""Any scene comes back from the files it is written to: cameras of several intrinsics, poses, tracks.
+"""Random reconstructions are read back from exported files: several cameras, poses, tracks.
 
-A failure prints how to run its example again (`@reproduce_failure`).
+A failure prints how to reproduce its example (`@reproduce_failure`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nope_splat.sfm import Reconstruction
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Reconstruction:
-    """Images of any cameras and sizes, registered or not, held out or not, with random tracks."""
+    """Generate random cameras, image sizes, poses and tracks; some images are unregistered or held out."""
     num_images, num_cameras = draw(st.integers(1, 7)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     sizes = rng.integers(32, 5000, (num_cameras, 2))
@@ -48,11 +48,11 @@ def scenes(draw: st.DrawFn) -> Reconstruction:
     poses[:, :3, 3] = rng.normal(0, 10 ** rng.uniform(-2, 4), (num_images, 3))
     poses[~registered] = np.eye(4)
     num_points = draw(st.integers(1, 20))
-    seen = (rng.random((num_points, num_images)) < 0.6) & registered
-    point_ids, image_ids = np.nonzero(seen)
+    observed = (rng.random((num_points, num_images)) < 0.6) & registered
+    point_ids, image_ids = np.nonzero(observed)
     xy = rng.random((len(point_ids), 2)) * image_sizes[image_ids]
-    late = held_out[image_ids]
-    none = np.zeros(0, np.int64)
+    in_held_out = held_out[image_ids]
+    empty = np.zeros(0, np.int64)
     return Reconstruction(
         image_names=tuple(f"{draw(st.sampled_from(['', 'a/', 'ß/漢/']))}{i}.jpg" for i in range(num_images)),
         image_sizes=image_sizes,
@@ -63,22 +63,22 @@ def scenes(draw: st.DrawFn) -> Reconstruction:
         camera_ids=camera_ids,
         points=rng.normal(0, 10, (num_points, 3)),
         colors=rng.integers(0, 256, (num_points, 3)).astype(np.uint8),
-        observations=Observations(point_ids[~late], image_ids[~late], xy[~late]),
-        noise=np.full(int((~late).sum()), 0.5),
-        resections=Observations(point_ids[late], image_ids[late], xy[late]),
+        observations=Observations(point_ids[~in_held_out], image_ids[~in_held_out], xy[~in_held_out]),
+        noise=np.full(int((~in_held_out).sum()), 0.5),
+        resections=Observations(point_ids[in_held_out], image_ids[in_held_out], xy[in_held_out]),
         failures={},
-        graph=MatchGraph(num_images, none.reshape(0, 2), none, none),
+        graph=MatchGraph(num_images, empty.reshape(0, 2), empty, empty),
         seconds={},
     )
 
 
 def assert_cameras(path: Path, scene: Reconstruction) -> None:
-    """The file holds the cameras of the registered images."""
-    found = {name.rpartition("/")[2]: camera for name, camera in read_named_cameras(path).items()}
+    """Assert that a file contains the cameras of the registered images."""
+    read = {name.rpartition("/")[2]: camera for name, camera in read_named_cameras(path).items()}
     registered = np.flatnonzero(scene.registered).tolist()
-    assert found.keys() == {scene.image_names[image_id].rpartition("/")[2] for image_id in registered}
+    assert read.keys() == {scene.image_names[image_id].rpartition("/")[2] for image_id in registered}
     for image_id in registered:
-        camera, expected = found[scene.image_names[image_id].rpartition("/")[2]], scene.camera_of(image_id)
+        camera, expected = read[scene.image_names[image_id].rpartition("/")[2]], scene.camera_of(image_id)
         longer, pose = scene.image_sizes[image_id].max(), scene.T_world_camera[image_id]
         size = 1 + np.abs(pose[:3, 3]).max()
         np.testing.assert_allclose(camera.T_world_camera, pose, rtol=0, atol=1e-11 * size)
@@ -89,7 +89,7 @@ def assert_cameras(path: Path, scene: Reconstruction) -> None:
 
 @given(scene=scenes())
 @settings(max_examples=30, deadline=None, print_blob=True)
-def test_transforms_come_back(scene: Reconstruction) -> None:
+def test_transforms_are_read_back(scene: Reconstruction) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "transforms.json"
         write_transforms(scene, Path(temporary) / "images", path)
@@ -99,7 +99,7 @@ def test_transforms_come_back(scene: Reconstruction) -> None:
 @pytest.mark.parametrize("text", [False, True])
 @given(scene=scenes())
 @settings(max_examples=25, deadline=None, print_blob=True)
-def test_colmap_models_come_back(text: bool, scene: Reconstruction) -> None:
+def test_colmap_models_are_read_back(text: bool, scene: Reconstruction) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_colmap(scene, folder, text)
@@ -109,7 +109,7 @@ def test_colmap_models_come_back(text: bool, scene: Reconstruction) -> None:
 
 
 def assert_pycolmap_agrees(folder: Path, scene: Reconstruction) -> None:
-    """COLMAP itself reads the same cameras, poses, points and tracks."""
+    """Assert that pycolmap reads the same cameras, poses, points and tracks."""
     pycolmap = pytest.importorskip("pycolmap")
     model = pycolmap.Reconstruction(folder)
     assert model.num_reg_images() == scene.registered.sum()
@@ -124,21 +124,21 @@ def assert_pycolmap_agrees(folder: Path, scene: Reconstruction) -> None:
         principal = expected.principal_points(scene.image_sizes[image_id])
         radial = expected.radial if any(expected.radial) else ()
         np.testing.assert_allclose(camera.params, [expected.focal, *principal, *radial], rtol=1e-12)
-    pairs = np.concatenate(
-        [np.stack([each.point_ids, each.image_ids], 1) for each in (scene.observations, scene.resections)]
-    )
-    places = np.concatenate([scene.observations.xy, scene.resections.xy])
-    expected_sights = {
-        (point, image_id): xy for (point, image_id), xy in zip(pairs.tolist(), places, strict=True)
+    expected_observations = {
+        (point_id, image_id): xy
+        for observations in (scene.observations, scene.resections)
+        for point_id, image_id, xy in zip(
+            observations.point_ids.tolist(), observations.image_ids.tolist(), observations.xy, strict=True
+        )
     }
-    sights = {}
-    for number, point in model.points3D.items():
-        np.testing.assert_allclose(point.xyz, scene.points[number - 1], rtol=1e-12)
-        np.testing.assert_array_equal(point.color, scene.colors[number - 1])
+    read_observations = {}
+    for point3d_id, point in model.points3D.items():
+        np.testing.assert_allclose(point.xyz, scene.points[point3d_id - 1], rtol=1e-12)
+        np.testing.assert_array_equal(point.color, scene.colors[point3d_id - 1])
         for element in point.track.elements:
-            place = model.images[element.image_id].points2D[element.point2D_idx]
-            assert place.point3D_id == number
-            sights[number - 1, element.image_id - 1] = place.xy
-    assert sights.keys() == expected_sights.keys()
-    for key, xy in sights.items():
-        np.testing.assert_allclose(xy, expected_sights[key], rtol=1e-9)
+            point2d = model.images[element.image_id].points2D[element.point2D_idx]
+            assert point2d.point3D_id == point3d_id
+            read_observations[point3d_id - 1, element.image_id - 1] = point2d.xy
+    assert read_observations.keys() == expected_observations.keys()
+    for key, xy in read_observations.items():
+        np.testing.assert_allclose(xy, expected_observations[key], rtol=1e-9)

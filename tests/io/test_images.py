@@ -1,4 +1,4 @@
-"""A folder of images is found, oriented, checked and read, whatever lies in it."""
+"""Image folders: finding, checking, orienting and reading images and masks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from PIL import Image
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.io import images
-from nope_splat.io.images import ImageFile, cameras_of_images, find_images, read_image, read_mask
+from nope_splat.io.images import ImageFile, assign_cameras, find_images, read_image, read_mask
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with two good images."""
-    save(picture(seed=1), tmp_path / "images" / "good1.jpg")
-    save(picture(seed=2), tmp_path / "images" / "good2.png")
-    return tmp_path / "images"
+    """Save two valid images, and return their folder."""
+    save(picture(seed=1), tmp_path / "photos" / "good1.jpg")
+    save(picture(seed=2), tmp_path / "photos" / "good2.png")
+    return tmp_path / "photos"
 
 
 def names(data: Path) -> list[str]:
@@ -36,22 +36,22 @@ def read(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 # --- Which files are found ---
 
 
-def test_images_are_sorted_naturally_whatever_their_names(tmp_path: Path) -> None:
-    wanted = ["IMG_2.jpg", "img_10.JPG", "my holiday 1.png", "день/фото 9.webp", "день/фото 10.webp"]
-    for name in reversed(wanted):
+def test_images_are_sorted_naturally(tmp_path: Path) -> None:
+    expected = ["IMG_2.jpg", "img_10.JPG", "my holiday 1.png", "день/фото 9.webp", "день/фото 10.webp"]
+    for name in reversed(expected):
         save(picture(), tmp_path / name)
-    assert names(tmp_path) == wanted
+    assert names(tmp_path) == expected
 
 
-def test_a_folder_with_images_in_it_stands_for_that_folder(folder: Path) -> None:
+def test_the_subfolder_images_is_used_if_it_exists(folder: Path) -> None:
     folder.rename(folder.parent / "images")
     save(picture(200, 100), folder.parent / "preview.jpg")
-    found = find_images(folder.parent)
-    assert found.root == folder.parent / "images"
-    assert [image.name for image in found.images] == ["good1.jpg", "good2.png"]
+    image_folder = find_images(folder.parent)
+    assert image_folder.root == folder.parent / "images"
+    assert [image.name for image in image_folder.images] == ["good1.jpg", "good2.png"]
 
 
-def test_hidden_files_other_files_and_masks_are_passed_over(folder: Path) -> None:
+def test_hidden_files_other_files_and_masks_are_ignored(folder: Path) -> None:
     for name in [".trash/a.jpg", "._good1.jpg", "masks/good1.png", "sub/masks/a.png"]:
         save(picture(), folder / name)
     (folder / "notes.txt").write_text("no photo")
@@ -59,43 +59,45 @@ def test_hidden_files_other_files_and_masks_are_passed_over(folder: Path) -> Non
     assert find_images(folder).skipped == {}
 
 
-def test_links_are_followed_and_loops_end(folder: Path) -> None:
+def test_links_are_followed_and_loops_are_not(folder: Path) -> None:
     save(picture(), folder.parent / "elsewhere" / "linked.jpg")
     (folder / "loop").symlink_to(folder, target_is_directory=True)
     (folder / "up").symlink_to(folder.parent / "elsewhere", target_is_directory=True)
     (folder / "self.jpg").symlink_to(folder / "self.jpg")
     (folder / "broken.jpg").symlink_to(folder / "nowhere.jpg")
-    found = find_images(folder)
-    assert [image.name for image in found.images] == ["good1.jpg", "good2.png", "up/linked.jpg"]
-    assert found.skipped["broken.jpg"] == "cannot be read (No such file or directory)"
-    assert "cannot be read" in found.skipped["self.jpg"]
+    image_folder = find_images(folder)
+    assert [image.name for image in image_folder.images] == ["good1.jpg", "good2.png", "up/linked.jpg"]
+    assert image_folder.skipped["broken.jpg"] == "cannot be read (No such file or directory)"
+    assert "cannot be read" in image_folder.skipped["self.jpg"]
 
 
-# --- What is refused ---
+# --- Invalid folders and files ---
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(NopeSplatError, match="nowhere does not exist"):
         find_images(tmp_path / "nowhere")
 
 
-def test_a_file_is_no_folder(folder: Path) -> None:
+def test_a_file_instead_of_a_folder_raises_an_error(folder: Path) -> None:
     with pytest.raises(NopeSplatError, match=r"good1.jpg is a file; give the folder"):
         find_images(folder / "good1.jpg")
 
 
-def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+def test_an_empty_folder_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(NopeSplatError, match=f"no photos in {tmp_path}"):
         find_images(tmp_path)
 
 
-def test_a_folder_without_permission_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_read_permission_raises_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(images.os, "access", lambda *_: False)
     with pytest.raises(NopeSplatError, match="no permission to read"):
         find_images(folder)
 
 
-def test_one_image_is_too_few(folder: Path) -> None:
+def test_a_single_image_raises_an_error(folder: Path) -> None:
     (folder / "good1.jpg").write_bytes(b"")
     with pytest.raises(
         NopeSplatError, match=r"only one readable photo \(good2.png\).*good1.jpg: an empty file"
@@ -103,7 +105,7 @@ def test_one_image_is_too_few(folder: Path) -> None:
         find_images(folder)
 
 
-def test_files_none_of_which_is_readable_are_named(folder: Path) -> None:
+def test_a_folder_without_readable_images_raises_an_error(folder: Path) -> None:
     for path in folder.iterdir():
         path.write_text("not an image")
     with pytest.raises(NopeSplatError, match=r"no readable photo.*good1.jpg: not an image.*good2.png"):
@@ -111,25 +113,21 @@ def test_files_none_of_which_is_readable_are_named(folder: Path) -> None:
 
 
 def test_images_of_one_size_share_a_camera(folder: Path) -> None:
-    """In portrait and in landscape; a camera's number is that of its first image."""
+    """Orientation does not matter; cameras are numbered in the order of their first images."""
     save(picture(HEIGHT, WIDTH), folder / "portrait.jpg")
     save(picture(80, 60), folder / "phone.jpg")
     (folder / "sub").mkdir()
     save(picture(WIDTH, HEIGHT), folder / "sub" / "other.jpg")
     images = find_images(folder).images
-    of = dict(zip([image.name for image in images], cameras_of_images(images).tolist(), strict=True))
-    assert of == {"good1.jpg": 0, "good2.png": 0, "phone.jpg": 1, "portrait.jpg": 0, "sub/other.jpg": 0}
-    of = dict(
-        zip([image.name for image in images], cameras_of_images(images, "folder").tolist(), strict=True)
-    )
-    assert of == {"good1.jpg": 0, "good2.png": 0, "phone.jpg": 1, "portrait.jpg": 0, "sub/other.jpg": 2}
+    image_names = [image.name for image in images]
+    assert image_names == ["good1.jpg", "good2.png", "phone.jpg", "portrait.jpg", "sub/other.jpg"]
+    assert assign_cameras(images).tolist() == [0, 0, 1, 0, 0]
+    assert assign_cameras(images, "folder").tolist() == [0, 0, 1, 0, 2]
 
 
-def test_bad_files_among_good_ones_are_named_and_skipped(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = (folder / "good1.jpg").read_bytes()
-    (folder / "truncated.jpg").write_bytes(whole[:-60])
+def test_unusable_files_are_skipped_with_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    intact = (folder / "good1.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(intact[:-60])
     (folder / "text.jpg").write_text("hello")
     (folder / "empty.webp").write_bytes(b"")
     save(picture(1, 1), folder / "dot.png")
@@ -137,8 +135,8 @@ def test_bad_files_among_good_ones_are_named_and_skipped(
     save(Image.fromarray(np.full((HEIGHT, WIDTH), 1 << 20, np.int32)), folder / "deep.tif")
     monkeypatch.setattr(images, "MAX_PIXELS", WIDTH * HEIGHT + 1)
     save(picture(WIDTH + 1, HEIGHT), folder / "vast.jpg")
-    found = find_images(folder)
-    assert [image.name for image in found.images] == ["good1.jpg", "good2.png"]
+    image_folder = find_images(folder)
+    assert [image.name for image in image_folder.images] == ["good1.jpg", "good2.png"]
     expected = {
         "deep.tif": "more than 16 bits",
         "dot.png": "too small, 1 x 1 pixels",
@@ -148,12 +146,14 @@ def test_bad_files_among_good_ones_are_named_and_skipped(
         "truncated.jpg": "truncated",
         "vast.jpg": "more than 3,073 pixels",
     }
-    assert found.skipped.keys() == expected.keys()
+    assert image_folder.skipped.keys() == expected.keys()
     for name, reason in expected.items():
-        assert reason in found.skipped[name]
+        assert reason in image_folder.skipped[name]
 
 
-def test_heic_without_its_reader_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_without_pillow_heif_is_skipped_with_the_install_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(images, "HEIF_READABLE", False)
     (folder / "phone.heic").write_bytes(b"whatever")
     assert "pip install pillow-heif" in find_images(folder).skipped["phone.heic"]
@@ -168,13 +168,13 @@ def test_damaged_files_never_stop_the_search(folder: Path, data: st.DataObject) 
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     damaged = folder / f"damaged.{suffix}"
     damaged.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    found = find_images(folder)
-    seen = {image.name for image in found.images} | found.skipped.keys()
-    assert seen == {"good1.jpg", "good2.png", damaged.name}
+    image_folder = find_images(folder)
+    listed = {image.name for image in image_folder.images} | image_folder.skipped.keys()
+    assert listed == {"good1.jpg", "good2.png", damaged.name}
     damaged.unlink()
 
 
-# --- How they are read ---
+# --- Reading images ---
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -185,7 +185,7 @@ def exif(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_is_turned_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_every_exif_orientation_is_read_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
     upright = picture()
     stored = {
         1: lambda image: image,
@@ -206,14 +206,14 @@ def test_every_exif_orientation_is_turned_upright(tmp_path: Path, suffix: str, o
 
 
 @pytest.mark.parametrize("name", ["photo.png", "photo.jpg", "photo.webp"])
-def test_the_content_counts_not_the_extension(tmp_path: Path, name: str) -> None:
+def test_the_format_is_detected_from_the_content(tmp_path: Path, name: str) -> None:
     frames = [picture(seed=1), picture(seed=2)]
     path = save(frames[0], tmp_path / name, format="gif", save_all=True, append_images=frames[1:])
     assert np.abs(read(path).astype(int) - np.asarray(frames[0])).mean() < 8, "the first frame"
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "CMYK", "YCbCr", "RGBA"])
-def test_every_color_mode_becomes_8_bit_rgb(tmp_path: Path, mode: str) -> None:
+def test_every_color_mode_is_converted_to_8_bit_rgb(tmp_path: Path, mode: str) -> None:
     suffix = ".tiff" if mode in ("CMYK", "YCbCr") else ".png"
     path = save(picture().convert(mode), tmp_path / f"photo{suffix}")
     pixels = read(path)
@@ -240,11 +240,11 @@ def test_heic_is_read(tmp_path: Path) -> None:
     pytest.importorskip("pillow_heif")
     for name in "ab":
         save(picture(), tmp_path / f"{name}.heic", quality=90)
-    found = find_images(tmp_path)
-    assert np.abs(read_image(found.images[0]).astype(int) - np.asarray(picture())).mean() < 6
+    image = find_images(tmp_path).images[0]
+    assert np.abs(read_image(image).astype(int) - np.asarray(picture())).mean() < 6
 
 
-def test_scaling_takes_the_mean_over_each_pixels_area(tmp_path: Path) -> None:
+def test_downscaling_averages_over_the_area_of_each_pixel(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 45, 3), dtype=np.uint8)
     path = save(Image.fromarray(pixels), tmp_path / "noise.png")
     small = read(path, (15, 10))
@@ -260,7 +260,7 @@ def test_transparent_colors_do_not_bleed_when_scaled(tmp_path: Path) -> None:
     assert small[0, :, 3].tolist() == [255] * 5 + [64] + [0] * 4
 
 
-def test_an_image_that_vanished_is_named(folder: Path) -> None:
+def test_an_image_that_was_deleted_raises_an_error(folder: Path) -> None:
     image = find_images(folder).images[0]
     image.path.unlink()
     with pytest.raises(NopeSplatError, match=r"good1.jpg cannot be read any more"):
@@ -271,16 +271,16 @@ def test_an_image_that_vanished_is_named(folder: Path) -> None:
 
 
 def half_mask(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """White on the left half, black on the right half."""
+    """Create a mask that is white in the left half and black in the right half."""
     pixels = np.zeros((height, width), np.uint8)
     pixels[:, : width // 2] = 255
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("place", ["photos/masks", "masks"])
+@pytest.mark.parametrize("mask_folder", ["photos/masks", "masks"])
 @pytest.mark.parametrize("name", ["good1.png", "good1.jpg.png"])
-def test_masks_are_found_in_the_folder_or_beside_it(folder: Path, place: str, name: str) -> None:
-    path = save(half_mask(), folder.parent / place / name)
+def test_masks_are_found_in_the_image_folder_or_next_to_it(folder: Path, mask_folder: str, name: str) -> None:
+    path = save(half_mask(), folder.parent / mask_folder / name)
     masked, unmasked = find_images(folder).images
     assert masked.mask_path == path
     assert unmasked.mask_path is None
@@ -295,7 +295,7 @@ def test_masks_are_found_in_the_folder_or_beside_it(folder: Path, place: str, na
     assert small.tolist() == [[True] * 8 + [False] * 8] * 12
 
 
-def test_transparency_is_a_mask_and_joins_the_mask_file(folder: Path) -> None:
+def test_transparency_and_mask_file_are_combined(folder: Path) -> None:
     pixels = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
     pixels[: HEIGHT // 2, :, 3] = 0
     save(Image.fromarray(pixels), folder / "good2.png")
@@ -309,7 +309,7 @@ def test_transparency_is_a_mask_and_joins_the_mask_file(folder: Path) -> None:
     assert mask[-1, 0]
 
 
-def test_a_pixel_that_mixes_in_what_is_masked_is_not_used(folder: Path) -> None:
+def test_downscaled_pixels_that_are_partly_masked_are_not_used(folder: Path) -> None:
     pixels = np.full((HEIGHT, WIDTH), 255, np.uint8)
     pixels[:, 21:] = 0  # a quarter of a pixel beyond the 20th column at a quarter of the size
     save(Image.fromarray(pixels), folder / "masks" / "good1.png")
@@ -319,7 +319,7 @@ def test_a_pixel_that_mixes_in_what_is_masked_is_not_used(folder: Path) -> None:
     assert not mask[:, 5:].any()
 
 
-def test_a_mask_of_another_size_or_a_damaged_one_is_refused(folder: Path) -> None:
+def test_masks_of_wrong_size_and_damaged_masks_raise_an_error(folder: Path) -> None:
     path = save(half_mask(20, 20), folder / "masks" / "good1.png")
     with pytest.raises(NopeSplatError, match=r"good1.png is 20 x 20 pixels but its photo is 64 x 48"):
         find_images(folder)
@@ -328,7 +328,7 @@ def test_a_mask_of_another_size_or_a_damaged_one_is_refused(folder: Path) -> Non
         find_images(folder)
 
 
-def test_masks_that_fit_no_image_are_said_aloud(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_masks_without_an_image_are_reported(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     save(half_mask(), folder / "masks" / "other.png")
     find_images(folder)
     assert "none has the name of a photo" in capfd.readouterr().err

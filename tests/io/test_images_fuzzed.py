@@ -1,6 +1,6 @@
-"""Folders of anything: every file is an image, or skipped by name with a reason, and nothing is raised.
+"""Folders of random files: every file is read, or skipped with a reason, and no exception is raised.
 
-A failure prints how to run its example again (`@reproduce_failure`).
+A failure prints how to reproduce its example (`@reproduce_failure`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nope_splat.io.images import IMAGE_SUFFIXES, find_images, read_image, read_m
 
 
 def encoded(suffix: str) -> bytes:
-    """A good image."""
+    """Encode a valid image."""
     buffer = io.BytesIO()
     picture().save(buffer, Image.registered_extensions()[suffix])
     return buffer.getvalue()
@@ -32,17 +32,17 @@ GOOD = {suffix: encoded(suffix) for suffix in (".jpg", ".png", ".webp", ".tif")}
 
 @st.composite
 def contents(draw: st.DrawFn) -> bytes:
-    """Random bytes, or an image that is cut, has bytes changed, or says nonsense in its EXIF data."""
-    kind = draw(st.sampled_from(["random", "cut", "changed", "EXIF"]))
+    """Generate random bytes, or an image that is truncated, has changed bytes, or has random EXIF data."""
+    kind = draw(st.sampled_from(["random", "truncated", "changed", "EXIF"]))
     if kind == "random":
         return draw(st.binary(max_size=100))
-    whole = bytearray(draw(st.sampled_from(list(GOOD.values()))))
-    if kind == "cut":
-        return bytes(whole[: draw(st.integers(0, len(whole)))])
+    content = bytearray(draw(st.sampled_from(list(GOOD.values()))))
+    if kind == "truncated":
+        return bytes(content[: draw(st.integers(0, len(content)))])
     if kind == "changed":
-        for place in draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=8)):
-            whole[place] = draw(st.integers(0, 255))
-        return bytes(whole)
+        for index in draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)):
+            content[index] = draw(st.integers(0, 255))
+        return bytes(content)
     garbage = b"Exif\0\0" + draw(st.sampled_from([b"", b"II*\0", b"MM\0*"])) + draw(st.binary(max_size=60))
     segment = b"\xff\xe1" + (len(garbage) + 2).to_bytes(2, "big") + garbage
     return GOOD[".jpg"][:2] + segment + GOOD[".jpg"][2:]
@@ -50,13 +50,15 @@ def contents(draw: st.DrawFn) -> bytes:
 
 letters = st.text("aZ9 .-_%#'\"[]\\$*\n\t\u202e\u0301ß漢😀\udce9", min_size=1, max_size=12)
 folders = st.lists(letters.filter(lambda name: name not in (".", "..")), max_size=2).map("/".join)
-suffixes = st.sampled_from(sorted(IMAGE_SUFFIXES)).flatmap(lambda one: st.sampled_from([one, one.upper()]))
-names = st.tuples(folders, letters, suffixes).map(lambda part: os.path.join(part[0], part[1] + part[2]))
+suffixes = st.sampled_from(sorted(IMAGE_SUFFIXES)).flatmap(
+    lambda suffix: st.sampled_from([suffix, suffix.upper()])
+)
+names = st.tuples(folders, letters, suffixes).map(lambda parts: os.path.join(parts[0], parts[1] + parts[2]))
 
 
 @given(files=st.dictionaries(names, contents(), min_size=1, max_size=3))
 @settings(max_examples=80, deadline=None, print_blob=True)
-def test_any_file_is_read_or_skipped_by_name(files: dict[str, bytes]) -> None:
+def test_any_file_is_read_or_skipped_with_a_reason(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for good in ("good 1.jpg", "good 2.png"):
@@ -65,7 +67,7 @@ def test_any_file_is_read_or_skipped_by_name(files: dict[str, bytes]) -> None:
         for name, content in files.items():
             path = root / name
             if path.exists() or any(parent.is_file() for parent in path.parents):
-                continue  # on file systems that do not tell upper from lower case
+                continue  # case-insensitive file system
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             written += not any(part.startswith(".") for part in Path(name).parts)
@@ -85,7 +87,7 @@ def test_any_file_is_read_or_skipped_by_name(files: dict[str, bytes]) -> None:
 
 @given(content=contents())
 @settings(max_examples=40, deadline=None, print_blob=True)
-def test_any_mask_is_read_or_named(content: bytes) -> None:
+def test_any_mask_is_read_or_raises_an_error_with_its_name(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for good in ("good 1.jpg", "good 2.png"):

@@ -1,4 +1,4 @@
-"""Radial distortion: its inverse, and images from which it is taken out."""
+"""Radial distortion: its inverse, and undistorted images."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ def test_undistort_is_the_inverse_of_distort(k1: float, k2: float, seed: int) ->
 
 
 @pytest.mark.parametrize("camera", [BARREL, PINCUSHION])
-def test_what_projects_also_unprojects(camera: SharedPinhole) -> None:
+def test_unprojection_is_the_inverse_of_projection(camera: SharedPinhole) -> None:
     points = np.random.default_rng(0).uniform([-0.6, -0.4, 1.0], [0.6, 0.4, 1.0], (50, 3))
     sizes = np.array(SIZE)
-    seen = camera.project(points, sizes)
-    np.testing.assert_allclose(camera.unproject(seen, sizes), points, atol=1e-12)
-    straight = SharedPinhole(camera.focal, camera.offset).project(points, sizes)
-    np.testing.assert_allclose(camera.undistorted(seen, sizes), straight, atol=1e-9)
-    assert 0 < np.linalg.norm(seen - straight, axis=1).max() <= camera.largest_distortion(sizes) * 1.01
+    distorted = camera.project(points, sizes)
+    np.testing.assert_allclose(camera.unproject(distorted, sizes), points, atol=1e-12)
+    undistorted = SharedPinhole(camera.focal, camera.offset).project(points, sizes)
+    np.testing.assert_allclose(camera.undistorted(distorted, sizes), undistorted, atol=1e-9)
+    max_shift = np.linalg.norm(distorted - undistorted, axis=1).max()
+    assert 0 < max_shift <= camera.largest_distortion(sizes) * 1.01
 
 
 def pattern(camera: SharedPinhole, folder: Path) -> ImageFile:
-    """A smooth pattern as the camera would take it."""
+    """Save an image of a smooth pattern, taken by the camera."""
     pixels = np.stack(np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5), axis=-1)
     rays = camera.unproject(pixels, np.array(SIZE))
     gray = 127 + 60 * np.sin(12 * rays[..., 0]) + 60 * np.cos(10 * rays[..., 1])
@@ -48,17 +49,17 @@ def pattern(camera: SharedPinhole, folder: Path) -> ImageFile:
 
 
 @pytest.mark.parametrize("camera", [BARREL, PINCUSHION])
-def test_an_undistorted_image_is_that_of_a_pinhole(camera: SharedPinhole, tmp_path: Path) -> None:
-    (tmp_path / "straight").mkdir()
+def test_an_undistorted_image_equals_that_of_a_pinhole(camera: SharedPinhole, tmp_path: Path) -> None:
+    (tmp_path / "pinhole").mkdir()
     pinhole = SharedPinhole(camera.focal, camera.offset)
-    expected = read_undistorted_image(pattern(pinhole, tmp_path / "straight"), SIZE, pinhole)
+    expected = read_undistorted_image(pattern(pinhole, tmp_path / "pinhole"), SIZE, pinhole)
     image = pattern(camera, tmp_path)
-    used = read_undistorted_mask(image, SIZE, camera)
+    mask = read_undistorted_mask(image, SIZE, camera)
     difference = np.abs(read_undistorted_image(image, SIZE, camera).astype(int) - expected)
-    if camera is BARREL:  # shows more than a pinhole, so that nothing is missing
-        assert used is None
-        used = np.ones(SIZE[::-1], bool)
-    assert used is not None
-    assert 0.9 < used.mean() <= 1
-    assert difference[used].max() <= 8
-    assert (used.all()) == (camera is BARREL)
+    if camera is BARREL:  # its field of view is larger than that of the pinhole, so no pixel is missing
+        assert mask is None
+        mask = np.ones(SIZE[::-1], bool)
+    assert mask is not None
+    assert 0.9 < mask.mean() <= 1
+    assert difference[mask].max() <= 8
+    assert mask.all() == (camera is BARREL)

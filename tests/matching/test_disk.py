@@ -1,7 +1,7 @@
-"""DISK and LightGlue: kornia's loading code, offline, on networks made here.
+"""DISK and LightGlue, offline: kornia's loading code with networks built by the tests.
 
-DISK is random: a convolutional network finds the same keypoints wherever the picture lies. LightGlue's layers
-are silenced, so that it matches equal descriptors, which is all that random ones can do.
+DISK has random weights: as a convolutional network it still finds the same keypoints in a shifted image. The
+layers of LightGlue are zeroed, so that it matches equal descriptors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHIFT = (32, 16)
 
 
 def shifted_images(folder: Path, scale: int) -> list[ImageFile]:
-    """Two images of one texture, the second moved by `SHIFT` pixels of the searched image."""
+    """Save two images of one texture, shifted by `SHIFT` pixels at the feature size."""
     rng = np.random.default_rng(0)
     texture = np.kron(
         rng.integers(0, 256, (60, 70, 3), np.uint8), np.ones((4 * scale, 4 * scale, 1), np.uint8)
@@ -39,27 +39,27 @@ def shifted_images(folder: Path, scale: int) -> list[ImageFile]:
 
 
 @pytest.mark.parametrize("scale", [1, 3])
-def test_matches_follow_the_picture_in_full_resolution_pixels(
+def test_matches_have_the_shift_between_the_images(
     disk_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: int
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(disk_weights))
     images = shifted_images(tmp_path, scale)
     settings = replace(SETTINGS, max_feature_size=192)
     keypoints = extract_keypoints(images, settings)
-    for one, image in zip(keypoints, images, strict=True):
-        assert one.pixel_size == scale
-        assert one.image_size == (image.width, image.height)
-        assert 50 < len(one.xy) <= 200
-        assert ((one.xy > 0) & (one.xy < (image.width, image.height))).all()
-        np.testing.assert_allclose(one.xy / scale % 1, 0.5, atol=1e-9)
+    for features, image in zip(keypoints, images, strict=True):
+        assert features.pixel_size == scale
+        assert features.image_size == (image.width, image.height)
+        assert 50 < len(features.xy) <= 200
+        assert ((features.xy > 0) & (features.xy < (image.width, image.height))).all()
+        np.testing.assert_allclose(features.xy / scale % 1, 0.5, atol=1e-9)
     (pair,) = match_pairs(keypoints, choose_pairs(keypoints, settings), settings)
-    moved = keypoints[1].xy[pair.indices[:, 1]] - keypoints[0].xy[pair.indices[:, 0]]
+    displacement = keypoints[1].xy[pair.indices[:, 1]] - keypoints[0].xy[pair.indices[:, 0]]
     assert len(pair.indices) > 30
-    # Some descriptors feel the border of the image more than what it shows.
-    assert (np.abs(moved - np.array(SHIFT) * scale) < 0.5 * scale).all(1).mean() > 0.7
+    # Near the border, padding affects some descriptors more than the image content does.
+    assert (np.abs(displacement - np.array(SHIFT) * scale) < 0.5 * scale).all(1).mean() > 0.7
 
 
-def test_masked_keypoints_are_left_out(
+def test_masked_pixels_have_no_keypoints(
     disk_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(disk_weights))
@@ -68,11 +68,11 @@ def test_masked_keypoints_are_left_out(
     mask[:, 96:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     (masked,) = extract_keypoints([replace(image, mask_path=tmp_path / "mask.png")], SETTINGS)
-    assert len(masked.xy) == SETTINGS.max_keypoints  # what is masked takes no place among them
+    assert len(masked.xy) == SETTINGS.max_keypoints, "masked keypoints do not count"
     assert masked.xy[:, 0].min() >= 96
 
 
-def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_or_weights_raise_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = shifted_images(tmp_path, 1)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "kornia.feature", None)

@@ -1,8 +1,9 @@
-"""Matches from pointmaps, and the network that makes them.
+"""Matching by DUSt3R's pointmaps.
 
-- Anchors are found where the geometry says, in full-resolution pixels; what is hidden is not found.
-- Spheres before a wall, in one gray, give cameras, where SIFT has nothing to say.
-- The package's own loading code runs, offline, on a tiny random network.
+- Anchors match where the true geometry projects them, in full-resolution pixels; occluded anchors do not
+  match.
+- A scene of one uniform gray, without SIFT keypoints, is reconstructed.
+- The loading code of the package runs, offline, on a tiny network with random weights.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from PIL import Image
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.images import ImageFile, ImageFolder
-from nope_splat.matching import MatchingSettings, dust3r, match_images
-from nope_splat.matching.dust3r import View
-from nope_splat.matching.pointmaps import Pointmap, anchor_pixels, look_up, star_tracks
+from nope_splat.matching import MatchingSettings, PointmapOptions, dust3r, match_images
+from nope_splat.matching.dust3r import NetworkInput
+from nope_splat.matching.pointmaps import Pointmap, anchor_pixels, build_anchor_tracks, match_anchors
 from nope_splat.sfm import SfmOptions, reconstruct
 from nope_splat.sfm.initialization.pointmap_alignment import PointmapInitialization
 from nope_splat.sfm.initialization.two_view import TwoViewInitialization
+
+OPTIONS = PointmapOptions()
 
 # --- Geometry ---
 
@@ -37,60 +40,61 @@ def with_weights(weights: str) -> MatchingSettings:
     return MatchingSettings(matcher="dust3r", dust3r_weights=weights)
 
 
-def test_anchors_are_found_where_the_geometry_says(tmp_path: Path) -> None:
+def test_anchors_match_where_the_true_geometry_projects(tmp_path: Path) -> None:
     poses = ring(2, 20.0)
     images = gray_images(tmp_path, 2)
-    views = [View.of(image) for image in images]
-    first, second = (ray_cast(*each) for each in zip(poses, images, views, strict=True))
+    inputs = [NetworkInput.from_image(image) for image in images]
+    first, second = (ray_cast(*arguments) for arguments in zip(poses, images, inputs, strict=True))
     ones = np.ones(first.shape[:2])
-    maps = [
-        Pointmap.sanitised((world - poses[0, :3, 3]) @ poses[0, :3, :3], ones * 9)
+    source, target = (
+        Pointmap.from_prediction((world - poses[0, :3, 3]) @ poses[0, :3, :3], ones * 9, OPTIONS)
         for world in (first, second)
-    ]
-    found = views[1].to_image(look_up(*maps))
-    column, row = anchor_pixels(*ones.shape).T
+    )
+    matches = inputs[1].to_image(match_anchors(source, target, OPTIONS))
+    column, row = anchor_pixels(ones.shape, OPTIONS.anchor_spacing).T
     in_second = (first[row, column] - poses[1, :3, 3]) @ poses[1, :3, :3]
     expected = CAMERA.project(in_second, np.array(SIZE))
     inside = ((expected > 10) & (expected < np.array(SIZE) - 10)).all(1)
-    known = np.isfinite(found).all(1)
-    assert known[inside].mean() > 0.6
-    error = np.linalg.norm(found - expected, axis=1)[known]
+    matched = np.isfinite(matches).all(1)
+    assert matched[inside].mean() > 0.6
+    error = np.linalg.norm(matches - expected, axis=1)[matched]
     assert np.median(error) < 0.05
     assert np.quantile(error, 0.98) < 0.5
 
 
-def test_bad_points_are_not_used_and_do_not_spread() -> None:
+def test_unreliable_points_are_invalid_and_do_not_affect_others() -> None:
     rng = np.random.default_rng(0)
     points = np.dstack([*np.meshgrid(np.arange(60.0), np.arange(40.0)), np.full((40, 60), 50.0)])
     points[:, 30:] *= 1.5  # a depth edge
-    bad = rng.random((40, 60)) < 0.05
-    points[bad] = np.nan
+    not_finite = rng.random((40, 60)) < 0.05
+    points[not_finite] = np.nan
     confidence = np.full((40, 60), 4.0)
     confidence[:, :5] = 1.2
     mask = np.ones((40, 60), bool)
     mask[35:] = False
-    pointmap = Pointmap.sanitised(points, confidence, mask)
+    pointmap = Pointmap.from_prediction(points, confidence, OPTIONS, mask)
     assert np.isfinite(pointmap.points).all()
-    assert not pointmap.usable[bad].any()
-    assert not pointmap.usable[:, :5].any()
-    assert not pointmap.usable[35:].any()
-    assert not pointmap.usable[:, 29:31].any()
-    assert pointmap.usable.mean() > 0.5
-    nothing = Pointmap.sanitised(np.full((40, 60, 3), np.nan), confidence)
-    assert np.isnan(look_up(pointmap, nothing)).all()
-    assert np.isnan(look_up(nothing, pointmap)).all()
+    assert not pointmap.valid[not_finite].any()
+    assert not pointmap.valid[:, :5].any()
+    assert not pointmap.valid[35:].any()
+    assert not pointmap.valid[:, 29:31].any()
+    assert pointmap.valid.mean() > 0.5
+    invalid = Pointmap.from_prediction(np.full((40, 60, 3), np.nan), confidence, OPTIONS)
+    assert np.isnan(match_anchors(pointmap, invalid, OPTIONS)).all()
+    assert np.isnan(match_anchors(invalid, pointmap, OPTIONS)).all()
 
 
-def test_a_track_has_one_anchor_and_no_second_one_where_it_passes() -> None:
+def test_anchors_on_an_earlier_track_start_no_new_track() -> None:
     shapes = [(24, 36)] * 3
-    anchors = anchor_pixels(24, 36) + 0.5
-    nowhere = np.full(anchors.shape, np.nan)
-    found = {(i, j): anchors + 1.0 if i < j else nowhere for i in range(3) for j in range(3) if i != j}
-    found[1, 2] = nowhere
-    found[0, 1] = np.where(np.arange(6)[:, None] < 4, anchors + 1.0, np.nan)
-    tracks, positions = star_tracks(found, shapes)
-    # Six anchors of the first are seen by the third, four by the second, whose other two see nobody.
-    assert [len(one) for one in tracks] == [6, 4, 6]
+    anchors = anchor_pixels((24, 36), 12) + 0.5
+    unmatched = np.full(anchors.shape, np.nan)
+    matches = {(i, j): anchors + 1.0 if i < j else unmatched for i in range(3) for j in range(3) if i != j}
+    matches[1, 2] = unmatched
+    matches[0, 1] = np.where(np.arange(6)[:, None] < 4, anchors + 1.0, np.nan)
+    tracks, positions = build_anchor_tracks(matches, shapes, 12)
+    # The third image observes all six anchors of the first, the second image four. Its other anchors are
+    # unmatched.
+    assert [len(track_ids) for track_ids in tracks] == [6, 4, 6]
     np.testing.assert_array_equal(tracks[0], np.arange(6))
     np.testing.assert_array_equal(tracks[1], np.arange(4))
     np.testing.assert_allclose(positions[2], anchors + 1.0)
@@ -120,7 +124,7 @@ def test_images_without_texture_are_registered(
     assert compare_poses(estimated, truth).auc_5 > 80
 
 
-def test_pointmaps_are_not_asked_of_a_matcher_that_makes_none(tmp_path: Path) -> None:
+def test_registration_by_pointmaps_requires_a_matcher_that_predicts_them(tmp_path: Path) -> None:
     folder = ImageFolder(tmp_path, tuple(gray_images(tmp_path, 3)), {})
     with pytest.raises(NopeSplatError, match=r"sift makes none; set matching\.matcher to dust3r"):
         reconstruct(folder, options=SfmOptions(initialization=PointmapInitialization()))
@@ -131,7 +135,7 @@ def test_pointmaps_are_not_asked_of_a_matcher_that_makes_none(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with the weights of a tiny random network."""
+    """Save the weights of a tiny random network, and return their folder."""
     for name in ("dust3r.model", "mini_dust3r.model"):
         try:
             model = importlib.import_module(name)
@@ -161,19 +165,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-def test_a_network_from_a_folder_speaks_of_both_orders(weights: str, tmp_path: Path) -> None:
+def test_a_network_from_a_folder_predicts_both_orders(weights: str, tmp_path: Path) -> None:
     sizes = [(400, 300), (300, 400)]
     images = [ImageFile(tmp_path / f"{i}.png", f"{i}.png", *size) for i, size in enumerate(sizes)]
     for image, (width, height) in zip(images, sizes, strict=True):
         noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         Image.fromarray(noise).save(image.path)
-    views = [View.of(image) for image in images]
-    assert [view.shape for view in views] == [(384, 512), (512, 384)]
-    ((forward, backward),) = dust3r.predict(images, views, [(0, 1)], with_weights(weights))
-    for said, order in ((forward, (0, 1)), (backward, (1, 0))):
-        for (points, confidence), image in zip(said, order, strict=True):
-            assert points.shape == (*views[image].shape, 3)
-            assert confidence.shape == views[image].shape
+    inputs = [NetworkInput.from_image(image) for image in images]
+    assert [geometry.shape for geometry in inputs] == [(384, 512), (512, 384)]
+    ((forward, backward),) = dust3r.predict(images, inputs, [(0, 1)], with_weights(weights))
+    for predictions, order in ((forward, (0, 1)), (backward, (1, 0))):
+        for (points, confidence), image_id in zip(predictions, order, strict=True):
+            assert points.shape == (*inputs[image_id].shape, 3)
+            assert confidence.shape == inputs[image_id].shape
             assert np.isfinite(points).all()
             assert (confidence > 1).all()
     assert not np.array_equal(forward[0][0], backward[1][0])
@@ -182,7 +186,8 @@ def test_a_network_from_a_folder_speaks_of_both_orders(weights: str, tmp_path: P
     assert pointmaps is not None
     assert [(pair.first, pair.second) for pair in pointmaps.pairs] == [(0, 1), (1, 0)]
     assert len(keypoints) == 2
-    assert all(((one.xy > 0) & (one.xy < size)).all() for one, size in zip(keypoints, sizes, strict=True))
+    for features, size in zip(keypoints, sizes, strict=True):
+        assert ((features.xy > 0) & (features.xy < size)).all()
     assert len(pairs) <= 1
 
 
@@ -205,15 +210,13 @@ def test_each_image_is_encoded_once(weights: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(dust3r, "_load", load_and_count)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 64)
     pairs = [(0, 1), (0, 2), (1, 2)]
-    said = list(
-        dust3r.predict(images, [View.of(image_file) for image_file in images], pairs, with_weights(weights))
-    )
-    assert len(said) == 3
+    inputs = [NetworkInput.from_image(image) for image in images]
+    assert len(list(dust3r.predict(images, inputs, pairs, with_weights(weights)))) == 3
     assert encoded == [(1, 3, 48, 64)] * 3
 
 
-class Sums:
-    """Has the parts of DUSt3R's network; points and confidence are sums of the pixels of both images."""
+class SummingNetwork:
+    """Network with DUSt3R's interface that predicts sums of the pixels of both images."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -232,42 +235,43 @@ class Sums:
         return {"pts3d": values[..., None].expand(-1, -1, -1, 3), "conf": values}
 
 
-def test_batches_of_pairs_say_what_single_pairs_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_do_not_depend_on_the_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = gray_images(tmp_path, 5, upright=[4])
     for shade, image in enumerate(images):
         Image.new("L", (image.width, image.height), 40 * shade).convert("RGB").save(image.path)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 64)
-    views = [View.of(image) for image in images]
+    inputs = [NetworkInput.from_image(image) for image in images]
     pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
 
-    def said(batch_size: int) -> tuple[list[Any], list[int]]:
-        network = Sums()
+    def predict(batch_size: int) -> tuple[list[Any], list[int]]:
+        network = SummingNetwork()
         monkeypatch.setattr(dust3r, "_load", lambda *_: network)
         monkeypatch.setattr(dust3r, "_batch_size", lambda _: batch_size)
-        return list(dust3r.predict(images, views, pairs, with_weights(""))), network.batches
+        return list(dust3r.predict(images, inputs, pairs, with_weights(""))), network.batches
 
-    (single, ones), (together, batches) = said(1), said(3)
-    assert ones == [1] * 20
-    assert max(batches) == 3
-    assert sum(batches) == 20
-    for one, other in zip(single, together, strict=True):
-        for before, after in zip(one, other, strict=True):
-            for (points, confidence), (same_points, same_confidence) in zip(before, after, strict=True):
+    (single, single_sizes), (batched, batch_sizes) = predict(1), predict(3)
+    assert single_sizes == [1] * 20
+    assert max(batch_sizes) == 3
+    assert sum(batch_sizes) == 20
+    for single_pair, batched_pair in zip(single, batched, strict=True):
+        for expected, actual in zip(single_pair, batched_pair, strict=True):
+            for (points, confidence), (same_points, same_confidence) in zip(expected, actual, strict=True):
                 np.testing.assert_array_equal(points, same_points)
                 np.testing.assert_array_equal(confidence, same_confidence)
 
 
-def test_a_cut_view_maps_back_to_the_image() -> None:
-    view = View.of(ImageFile(Path("x"), "x", 1000, 700))
-    assert view.size == (512, 358)
-    assert view.shape == (352, 512)
-    assert view.cut == (0, 3)
-    np.testing.assert_allclose(view.to_image(np.array([[0.0, -3.0], [512, 355]])), [[0, 0], [1000, 700]])
-    marked = np.arange(358)[:, None].repeat(512, 1)
-    assert view.crop(marked)[0, 0] == 3
+def test_a_cropped_input_maps_back_to_the_image() -> None:
+    geometry = NetworkInput.from_image(ImageFile(Path("x"), "x", 1000, 700))
+    assert geometry.size == (512, 358)
+    assert geometry.shape == (352, 512)
+    assert geometry.crop_offset == (0, 3)
+    corners = geometry.to_image(np.array([[0.0, -3.0], [512, 355]]))
+    np.testing.assert_allclose(corners, [[0, 0], [1000, 700]])
+    row_numbers = np.arange(358)[:, None].repeat(512, 1)
+    assert geometry.crop(row_numbers)[0, 0] == 3
 
 
-def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_or_weights_raise_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = gray_images(tmp_path, 2)
     for name in ("dust3r", "dust3r.model", "mini_dust3r", "mini_dust3r.model"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -302,7 +306,7 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         match_images(images, missing)
 
 
-def test_a_folder_without_weights_is_named(weights: str, tmp_path: Path) -> None:
+def test_a_folder_without_weights_raises_an_error(weights: str, tmp_path: Path) -> None:
     missing = MatchingSettings(matcher="dust3r", dust3r_weights=str(tmp_path / "nothing"))
     with pytest.raises(
         NopeSplatError, match=r"cannot be loaded from .*nothing .*give that as dust3r-weights"

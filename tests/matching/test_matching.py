@@ -1,4 +1,4 @@
-"""Matches are those of the geometry, whatever the order."""
+"""Descriptor matching and geometric verification, on synthetic and on real images."""
 
 from __future__ import annotations
 
@@ -24,16 +24,10 @@ from nope_splat.matching import (
     match_pairs,
 )
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
-from nope_splat.matching.verification import (
-    CONFIDENCE,
-    FEWEST_SAMPLES,
-    MOST_SAMPLES,
-    SPREAD,
-    samples_to_find,
-    verify_pair,
-)
+from nope_splat.matching.verification import num_trials, verify_pair
 
 SETTINGS = MatchingSettings()
+OPTIONS = SETTINGS.two_view_geometry
 FOCAL, WIDTH, HEIGHT = 700.0, 800, 600
 
 
@@ -44,14 +38,14 @@ def prepared(descriptors: NDArray[np.float32], device: str = "cpu") -> Descripto
     return Descriptors.prepare(torch.from_numpy(descriptors).to(device))
 
 
-@pytest.mark.parametrize("bytewise", [True, False])
-def test_descriptors_match_as_brute_force_says(bytewise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nope_splat.matching.descriptors._multiplies_bytes", lambda: bytewise)
+@pytest.mark.parametrize("int8", [True, False])
+def test_descriptors_match_like_brute_force(int8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nope_splat.matching.descriptors._has_int8_products", lambda: int8)
     generator = np.random.default_rng(0)
     first = unit(generator.random((2500, 64)))
     noise = 0.05 * generator.standard_normal((1200, 64))
     second = unit(np.abs(first[generator.permutation(2500)[:1200]] + noise))
-    found = match_descriptors(prepared(first), prepared(second), 0.8).numpy()
+    matches = match_descriptors(prepared(first), prepared(second), 0.8).numpy()
 
     distances = np.sqrt(np.maximum(2 - 2 * first.astype(np.float64) @ second.T.astype(np.float64), 0))
     nearest = distances.argmin(axis=1)
@@ -59,15 +53,15 @@ def test_descriptors_match_as_brute_force_says(bytewise: bool, monkeypatch: pyte
     kept = (ordered[:, 0] < 0.8 * ordered[:, 1]) & (distances.argmin(axis=0)[nearest] == np.arange(2500))
     expected = np.stack([np.flatnonzero(kept), nearest[kept]], axis=1)
     assert len(expected) > 100
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(matches, expected)
 
 
-def test_a_descriptor_is_matched_once_even_where_two_are_equal() -> None:
+def test_equal_descriptors_are_matched_once() -> None:
     descriptors = unit(np.random.default_rng(0).random((50, 64)))
     twice = prepared(np.concatenate([descriptors, descriptors]))
-    found = match_descriptors(twice, prepared(descriptors), 0.8).numpy()
-    np.testing.assert_array_equal(found, np.stack([np.arange(50)] * 2, axis=1))
-    assert len(match_descriptors(prepared(descriptors), twice, 0.8)) == 0  # either could be meant
+    matches = match_descriptors(twice, prepared(descriptors), 0.8).numpy()
+    np.testing.assert_array_equal(matches, np.stack([np.arange(50)] * 2, axis=1))
+    assert len(match_descriptors(prepared(descriptors), twice, 0.8)) == 0, "ambiguous"
 
 
 @pytest.mark.parametrize("counts", [(0, 5), (5, 0), (5, 1), (0, 0)])
@@ -94,7 +88,7 @@ def test_a_gpu_finds_the_same_matches() -> None:
 def camera(
     angle: float, center: tuple[float, float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """World-to-camera rotation about y and the camera's center."""
+    """Create a world-to-camera rotation about y, and the camera center."""
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]]), np.array(center)
 
@@ -105,19 +99,19 @@ def scene(
     seed: int = 0,
     appearance_noise: float = 0.02,
 ) -> tuple[list[Keypoints], list[NDArray[np.int64]]]:
-    """Noisy sightings of points, shuffled in each image, and which point each keypoint shows."""
+    """Create noisy keypoints of points, shuffled in each image, and the point index of each keypoint."""
     generator = np.random.default_rng(seed)
     appearance = generator.random((len(points), 64)) ** 4
-    keypoints, shown = [], []
+    keypoints, point_ids = [], []
     for rotation, center in cameras:
-        seen = (points - center) @ rotation.T
-        xy = FOCAL * seen[:, :2] / seen[:, 2:] + (WIDTH / 2, HEIGHT / 2)
+        in_camera = (points - center) @ rotation.T
+        xy = FOCAL * in_camera[:, :2] / in_camera[:, 2:] + (WIDTH / 2, HEIGHT / 2)
         order = generator.permutation(np.flatnonzero((xy > 0).all(1) & (xy < (WIDTH, HEIGHT)).all(1)))
         noise = 0.3 * generator.standard_normal((len(order), 2))
         descriptors = unit(appearance[order] + appearance_noise * generator.standard_normal((len(order), 64)))
         keypoints.append(Keypoints(xy[order] + noise, descriptors))
-        shown.append(order)
-    return keypoints, shown
+        point_ids.append(order)
+    return keypoints, point_ids
 
 
 def cloud(count: int = 600, seed: int = 1) -> NDArray[np.float64]:
@@ -128,7 +122,7 @@ CAMERAS = [camera(0, (0, 0, 0)), camera(0.1, (0.6, 0.1, 0)), camera(-0.15, (-0.5
 
 
 def sampson_errors(pair: PairMatches, keypoints: list[Keypoints]) -> NDArray[np.float64]:
-    """First-order distances to the pair's epipolar geometry, in full-resolution pixels."""
+    """Compute the Sampson errors of a pair's matches, in full-resolution pixels."""
     ones = np.ones((len(pair.indices), 1))
     x = np.concatenate([keypoints[pair.first].xy[pair.indices[:, 0]], ones], axis=1)
     y = np.concatenate([keypoints[pair.second].xy[pair.indices[:, 1]], ones], axis=1)
@@ -137,58 +131,58 @@ def sampson_errors(pair: PairMatches, keypoints: list[Keypoints]) -> NDArray[np.
 
 
 def test_verified_matches_show_the_same_points_and_fit_the_fundamental_matrix() -> None:
-    keypoints, shown = scene(CAMERAS, cloud())
-    # A third of the keypoints move: matching descriptors, wrong places.
-    moved = keypoints[1].xy.copy()
-    moved[::3] = np.random.default_rng(3).uniform((0, 0), (WIDTH, HEIGHT), moved[::3].shape)
-    keypoints[1] = replace(keypoints[1], xy=moved)
+    keypoints, point_ids = scene(CAMERAS, cloud())
+    # A third of the keypoints become outliers: right descriptors at wrong positions.
+    xy = keypoints[1].xy.copy()
+    xy[::3] = np.random.default_rng(3).uniform((0, 0), (WIDTH, HEIGHT), xy[::3].shape)
+    keypoints[1] = replace(keypoints[1], xy=xy)
     pairs = match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
     assert [(pair.first, pair.second) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
     for pair in pairs:
-        first, second = shown[pair.first][pair.indices[:, 0]], shown[pair.second][pair.indices[:, 1]]
+        first, second = point_ids[pair.first][pair.indices[:, 0]], point_ids[pair.second][pair.indices[:, 1]]
         assert (first == second).mean() > 0.99
-        common = len(np.intersect1d(shown[pair.first], shown[pair.second]))
+        common = len(np.intersect1d(point_ids[pair.first], point_ids[pair.second]))
         assert len(pair.indices) > 0.9 * common * (2 / 3 if 1 in (pair.first, pair.second) else 1)
         errors = sampson_errors(pair, keypoints)
         assert errors.max() < SETTINGS.max_epipolar_error
         assert np.median(errors) < 0.4
 
 
-@pytest.mark.parametrize("share", [0.3, 0.4, 0.6, 0.75, 0.9])
-def test_so_many_samples_find_the_fewest_inliers_of_a_verified_pair(share: float) -> None:
-    samples = samples_to_find(share)
-    assert FEWEST_SAMPLES <= samples <= MOST_SAMPLES
-    if samples < MOST_SAMPLES:
-        assert (1 - share**7) ** samples <= 1 - CONFIDENCE
-    assert samples_to_find(share + 0.1) <= samples  # what is easier to find takes no longer
+@pytest.mark.parametrize("inlier_ratio", [0.3, 0.4, 0.6, 0.75, 0.9])
+def test_the_number_of_trials_reaches_the_confidence(inlier_ratio: float) -> None:
+    trials = num_trials(inlier_ratio, OPTIONS)
+    assert OPTIONS.min_num_trials <= trials <= OPTIONS.max_num_trials
+    if trials < OPTIONS.max_num_trials:
+        assert (1 - inlier_ratio**7) ** trials <= 1 - OPTIONS.confidence
+    assert num_trials(inlier_ratio + 0.1, OPTIONS) <= trials, "more inliers take no more trials"
 
 
-def test_hopeless_pairs_are_given_up_soon() -> None:
-    assert samples_to_find(15 / 20) < MOST_SAMPLES / 20
-    assert samples_to_find(15 / 100) == MOST_SAMPLES
-    assert samples_to_find(1.0) == FEWEST_SAMPLES
+def test_pairs_with_few_matches_take_few_trials() -> None:
+    assert num_trials(15 / 20, OPTIONS) < OPTIONS.max_num_trials / 20
+    assert num_trials(15 / 100, OPTIONS) == OPTIONS.max_num_trials
+    assert num_trials(1.0, OPTIONS) == OPTIONS.min_num_trials
 
 
-def test_pure_rotation_and_planes_show_in_the_homography_ratio() -> None:
+def test_pure_rotation_and_planes_have_a_high_homography_ratio() -> None:
     points = cloud()
     wall = points * (1, 1, 0) + (0, 0, 6)
     (general,) = match_pairs(scene(CAMERAS[:2], points)[0], [(0, 1)], SETTINGS)
     (plane,) = match_pairs(scene(CAMERAS[:2], wall)[0], [(0, 1)], SETTINGS)
-    turned = [camera(0, (0, 0, 0)), camera(0.15, (0, 0, 0))]
-    (rotation,) = match_pairs(scene(turned, points)[0], [(0, 1)], SETTINGS)
+    rotating = [camera(0, (0, 0, 0)), camera(0.15, (0, 0, 0))]
+    (rotation,) = match_pairs(scene(rotating, points)[0], [(0, 1)], SETTINGS)
     assert general.homography_ratio < 0.5
     assert plane.homography_ratio > 0.95
     assert rotation.homography_ratio > 0.95
 
 
 @pytest.mark.parametrize("outliers", [0.1, 0.5])
-def test_a_geometry_sought_among_some_matches_is_that_of_all(outliers: float) -> None:
-    """It holds as many true matches, as closely, as the best of a thousand samples of all of them."""
+def test_ransac_on_a_subset_is_as_good_as_ransac_on_all_matches(outliers: float) -> None:
+    """It has as many true inliers, with errors as small, as a thousand trials on all matches."""
     points = cloud(1500)
     (rotation, center), generator = CAMERAS[1], np.random.default_rng(7)
     first = FOCAL * points[:, :2] / points[:, 2:]
-    seen = (points - center) @ rotation.T
-    second = FOCAL * seen[:, :2] / seen[:, 2:]
+    in_camera = (points - center) @ rotation.T
+    second = FOCAL * in_camera[:, :2] / in_camera[:, 2:]
     wrong = generator.random(len(points)) < outliers
     second[wrong] = generator.permutation(second[wrong])
     keypoints = [
@@ -196,35 +190,35 @@ def test_a_geometry_sought_among_some_matches_is_that_of_all(outliers: float) ->
         for xy in (first, second)
     ]
     indices = np.repeat(np.arange(len(points))[:, None], 2, axis=1)
-    assert len(points) > 10 * SPREAD
+    assert len(points) > 10 * OPTIONS.subset_size
     pair = verify_pair(0, 1, indices, keypoints, SETTINGS)
     assert pair is not None
-    thorough = {"max_epipolar_error": SETTINGS.max_epipolar_error, "min_iterations": 1000}
-    fundamental, info = poselib.estimate_fundamental(keypoints[0].xy, keypoints[1].xy, thorough, {})
+    exhaustive = {"max_epipolar_error": SETTINGS.max_epipolar_error, "min_iterations": 1000}
+    fundamental, info = poselib.estimate_fundamental(keypoints[0].xy, keypoints[1].xy, exhaustive, {})
     best = replace(pair, indices=indices[info["inliers"]], fundamental=fundamental)
     assert np.sum(~wrong[pair.indices[:, 0]]) > 0.995 * np.sum(~wrong[best.indices[:, 0]])
     assert np.sum(wrong[pair.indices[:, 0]]) < 0.02 * len(pair.indices)
-    errors, smallest = sampson_errors(pair, keypoints), sampson_errors(best, keypoints)
+    errors, best_errors = sampson_errors(pair, keypoints), sampson_errors(best, keypoints)
     assert errors.max() < 1.2 * SETTINGS.max_epipolar_error
-    assert np.median(errors) < 1.05 * np.median(smallest)
+    assert np.median(errors) < 1.05 * np.median(best_errors)
 
 
-def test_the_homography_ratio_is_the_share_of_a_plane() -> None:
+def test_the_homography_ratio_is_the_fraction_of_matches_on_a_plane() -> None:
     points = np.concatenate([cloud(1000) * (1, 1, 0) + (0, 0, 6), cloud(500, seed=2) * (1, 1, 1.3)])
     (pair,) = match_pairs(scene(CAMERAS[:2], points)[0], [(0, 1)], SETTINGS)
-    assert len(pair.indices) > 5 * SPREAD
+    assert len(pair.indices) > 5 * OPTIONS.subset_size
     assert pair.homography_ratio == pytest.approx(2 / 3, abs=0.06)
 
 
-def test_images_of_different_things_have_no_matches() -> None:
+def test_images_of_different_scenes_have_no_matches() -> None:
     keypoints = [scene(CAMERAS[:1], cloud(seed=seed), seed)[0][0] for seed in (1, 2)]
     assert match_pairs(keypoints, [(0, 1)], SETTINGS) == []
 
 
-def test_matches_refer_to_one_keypoint_of_those_at_the_same_place() -> None:
+def test_matches_refer_to_the_first_keypoint_at_a_position() -> None:
     keypoints, _ = scene(CAMERAS[:2], cloud())
     count = len(keypoints[0].xy)
-    # Half of the places of the first image have a second orientation: the one that matches.
+    # Half of the positions of the first image have a second orientation, which is the one that matches.
     doubled = Keypoints(
         np.concatenate([keypoints[0].xy, keypoints[0].xy[: count // 2]]),
         np.concatenate(
@@ -242,10 +236,10 @@ def test_matches_refer_to_one_keypoint_of_those_at_the_same_place() -> None:
     assert len(same) > 0.95 * len(plain.indices)
 
 
-def test_errors_count_in_pixels_of_the_searched_image() -> None:
+def test_epipolar_errors_are_measured_at_the_feature_size() -> None:
     keypoints, _ = scene(CAMERAS[:2], cloud())
     (plain,) = match_pairs(keypoints, [(0, 1)], SETTINGS)
-    larger = [replace(one, xy=one.xy * 5, pixel_size=5.0) for one in keypoints]
+    larger = [replace(features, xy=features.xy * 5, pixel_size=5.0) for features in keypoints]
     (scaled,) = match_pairs(larger, [(0, 1)], SETTINGS)
     np.testing.assert_array_equal(scaled.indices, plain.indices)
     np.testing.assert_allclose(
@@ -256,7 +250,7 @@ def test_errors_count_in_pixels_of_the_searched_image() -> None:
 def as_sets(
     pairs: list[PairMatches], names: NDArray[np.int64]
 ) -> dict[tuple[int, int], set[tuple[int, int]]]:
-    """Matches by the images' own numbers, whatever their order."""
+    """Convert pairs to sets of matches by image names, independent of the order of the images."""
     sets = {}
     for pair in pairs:
         first, second = int(names[pair.first]), int(names[pair.second])
@@ -267,29 +261,30 @@ def as_sets(
 
 def test_the_order_of_the_images_does_not_matter() -> None:
     cameras = [*CAMERAS, camera(0.2, (1.0, 0, 0.2))]
-    keypoints, _ = scene(cameras, cloud(), appearance_noise=0.15)  # many matches are close calls
-    every = choose_pairs(keypoints, SETTINGS)
-    expected = as_sets(match_pairs(keypoints, every, SETTINGS), np.arange(4))
+    keypoints, _ = scene(cameras, cloud(), appearance_noise=0.15)  # many matches nearly fail the ratio test
+    all_pairs = choose_pairs(keypoints, SETTINGS)
+    expected = as_sets(match_pairs(keypoints, all_pairs, SETTINGS), np.arange(4))
     assert len(expected) == 6
     order = np.array([2, 0, 3, 1])
-    assert as_sets(match_pairs([keypoints[index] for index in order], every, SETTINGS), order) == expected
+    reordered = [keypoints[index] for index in order]
+    assert as_sets(match_pairs(reordered, all_pairs, SETTINGS), order) == expected
 
 
-def test_one_image_can_be_matched_against_the_others() -> None:
+def test_a_subset_of_pairs_has_the_same_matches() -> None:
     keypoints, _ = scene(CAMERAS, cloud())
-    every = match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
-    last = match_pairs(keypoints, [(0, 2), (1, 2)], SETTINGS)
-    assert as_sets(last, np.arange(3)).items() <= as_sets(every, np.arange(3)).items()
+    all_pairs = match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
+    subset = match_pairs(keypoints, [(0, 2), (1, 2)], SETTINGS)
+    assert as_sets(subset, np.arange(3)).items() <= as_sets(all_pairs, np.arange(3)).items()
 
 
 # --- Real images ---
 
 
-def test_real_images_match_where_the_surveyed_cameras_say() -> None:
+def test_real_matches_agree_with_the_ground_truth_cameras() -> None:
     folder = real_scene("Herz-Jesus-P8")
     images = find_images(folder).images
     keypoints = extract_keypoints(images, SETTINGS)
-    assert min(len(one.xy) for one in keypoints) > 1000
+    assert min(len(features.xy) for features in keypoints) > 1000
     pairs = match_pairs(keypoints, choose_pairs(keypoints, SETTINGS), SETTINGS)
     assert len(pairs) == 28
 

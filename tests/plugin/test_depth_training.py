@@ -24,11 +24,11 @@ from fixtures.splat_scene import make_pipeline
 from nerfstudio.scripts.train import main
 from nerfstudio.utils.eval_utils import eval_setup
 
-from nope_splat.depth import DepthSettings, find_depths
+from nope_splat.depth import DepthSettings, load_depth_maps
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_images
-from nope_splat.matching.database import find_matches, matches_key
+from nope_splat.matching.database import load_or_match, matches_key
 from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.load_run import optimized_scene
 from nope_splat.plugin.pipeline import NopePipeline
@@ -122,10 +122,10 @@ def test_joint_optimization_recovers_cameras_from_sixty_degrees(
         held_out = np.arange(len(folder.images)) % 8 == 0
         training = [image for image, out in zip(folder.images, held_out, strict=True) if not out]
         depths = dict(
-            zip(np.flatnonzero(~held_out).tolist(), find_depths(training, options.depth), strict=True)
+            zip(np.flatnonzero(~held_out).tolist(), load_depth_maps(training, options.depth), strict=True)
         )
         key = matches_key(folder, options.matching)
-        matches = find_matches(folder, options.matching, cache, key)
+        matches = load_or_match(folder, options.matching, cache, key)
         scene = reconstruct_from_matches(
             folder, held_out, matches, options, Priors(depths=depths, fix_focal=True)
         )

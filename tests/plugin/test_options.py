@@ -22,7 +22,7 @@ from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import ImageFile
 from nope_splat.matching import dust3r
-from nope_splat.matching.dust3r import View
+from nope_splat.matching.dust3r import NetworkInput
 
 NUM_IMAGES = 9
 
@@ -97,7 +97,10 @@ def pointmaps(valley: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ..
     camera = SharedPinhole(truth.focal)
 
     def predict(
-        images: Sequence[ImageFile], views: Sequence[View], pairs: Sequence[tuple[int, int]], weights: str
+        images: Sequence[ImageFile],
+        views: Sequence[NetworkInput],
+        pairs: Sequence[tuple[int, int]],
+        weights: str,
     ) -> Iterator[Any]:
         rng = np.random.default_rng(0)
         worlds, poses = [], [truth.T_world_camera[Path(image.name).name] for image in images]

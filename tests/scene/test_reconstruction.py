@@ -1,4 +1,4 @@
-"""The sparse scene: its standard frame, its files, its errors."""
+"""Reconstruction: normalization, reprojection errors and serialization."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from nope_splat.scene.tracks import MatchGraph, Observations
 
 
 def sparse_scene(noise: float = 0.0) -> Reconstruction:
-    """A finished scene at its true values: image 2 held out, image 4 not registered."""
-    made = make_scene(5, 80, noise=noise)
-    image_ids = np.repeat(np.arange(5), [len(ids) for ids in made.points_of_keypoints])
-    point_ids = np.concatenate(made.points_of_keypoints)
-    xy = np.concatenate([one.xy for one in made.keypoints])
+    """Create a reconstruction with its true values; image 2 is held out, image 4 is not registered."""
+    synthetic = make_scene(5, 80, noise=noise)
+    image_ids = np.repeat(np.arange(5), [len(ids) for ids in synthetic.points_of_keypoints])
+    point_ids = np.concatenate(synthetic.points_of_keypoints)
+    xy = np.concatenate([features.xy for features in synthetic.keypoints])
     order = np.lexsort((image_ids, point_ids))
     point_ids, image_ids, xy = point_ids[order], image_ids[order], xy[order]
-    training, held = (image_ids != 2) & (image_ids != 4), image_ids == 2
-    poses = made.T_world_camera.copy()
+    training, held_out = (image_ids != 2) & (image_ids != 4), image_ids == 2
+    poses = synthetic.T_world_camera.copy()
     poses[4] = np.eye(4)
     return Reconstruction(
-        image_names=made.names,
-        image_sizes=np.tile(np.array(made.size), (5, 1)),
+        image_names=synthetic.names,
+        image_sizes=np.tile(np.array(synthetic.size), (5, 1)),
         held_out=np.arange(5) == 2,
         registered=np.arange(5) != 4,
         T_world_camera=poses,
-        cameras=(made.camera,),
+        cameras=(synthetic.camera,),
         camera_ids=np.zeros(5, np.int64),
-        points=made.points,
-        colors=np.random.default_rng(0).integers(0, 256, made.points.shape).astype(np.uint8),
+        points=synthetic.points,
+        colors=np.random.default_rng(0).integers(0, 256, synthetic.points.shape).astype(np.uint8),
         observations=Observations(point_ids[training], image_ids[training], xy[training]),
         noise=np.linspace(0.1, 0.5, training.sum()),
-        resections=Observations(point_ids[held], image_ids[held], xy[held]),
+        resections=Observations(point_ids[held_out], image_ids[held_out], xy[held_out]),
         failures={"004.png": "no verified matches with any other photo"},
         graph=MatchGraph(5, np.array([[0, 1], [1, 3]]), np.array([40, 30]), np.array([0, 1])),
         seconds={"matching": 1.5},
     )
 
 
-def moved(scene: Reconstruction, similarity: Similarity) -> Reconstruction:
-    """The scene in another world frame."""
+def transformed(scene: Reconstruction, similarity: Similarity) -> Reconstruction:
+    """Transform a reconstruction to another world frame."""
     poses = similarity.apply_to_poses(scene.T_world_camera)
     poses[~scene.registered] = np.eye(4)
     return replace(scene, T_world_camera=poses, points=similarity.apply(scene.points))
 
 
-def test_standard_frame() -> None:
+def test_normalization_gives_the_standard_frame() -> None:
     scene = normalize(sparse_scene())
     np.testing.assert_allclose(np.median(scene.points, axis=0), 0, atol=1e-12)
-    assert np.median(scene.in_camera(scene.observations)[:, 2]) == pytest.approx(1)
+    assert np.median(scene.points_in_cameras(scene.observations)[:, 2]) == pytest.approx(1)
     cameras = scene.T_world_camera[scene.registered & ~scene.held_out]
     up = -cameras[:, :3, 1].mean(0)
     np.testing.assert_allclose(up / np.linalg.norm(up), [0, 0, 1], atol=1e-12)
@@ -66,17 +66,17 @@ def test_standard_frame() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_standard_frame_does_not_depend_on_the_frame_before(seed: int) -> None:
+def test_normalization_does_not_depend_on_the_initial_frame(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rotation = Rotation.from_rotvec(rng.normal(size=3)).as_matrix()
     similarity = Similarity(float(rng.uniform(0.1, 10)), rotation, rng.normal(size=3))
     scene = sparse_scene()
-    first, second = normalize(scene), normalize(moved(scene, similarity))
+    first, second = normalize(scene), normalize(transformed(scene, similarity))
     np.testing.assert_allclose(first.points, second.points, atol=1e-9)
     np.testing.assert_allclose(first.T_world_camera, second.T_world_camera, atol=1e-9)
 
 
-def test_standard_frame_changes_nothing_in_the_images() -> None:
+def test_normalization_does_not_change_reprojections() -> None:
     scene = sparse_scene(noise=0.5)
     np.testing.assert_allclose(normalize(scene).reprojection_errors(), scene.reprojection_errors(), atol=1e-9)
 

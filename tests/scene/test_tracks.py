@@ -1,4 +1,4 @@
-"""Match graph, maximum spanning forest and tracks, against brute force on random matches."""
+"""Match graph, maximum spanning forest and tracks, compared to brute force on random matches."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nope_splat.matching import Keypoints, PairMatches
-from nope_splat.scene.tracks import build_tracks, connected_groups, match_graph
+from nope_splat.scene.tracks import build_tracks, connected_images, match_graph
 
 
 def keypoints(counts: list[int]) -> list[Keypoints]:
-    """Keypoints whose coordinates tell the image and their index."""
+    """Create keypoints whose coordinates encode the image index and the keypoint index."""
     return [
         Keypoints(
             np.stack([np.arange(count), np.full(count, image_id)], axis=1) + 0.5,
@@ -33,19 +33,19 @@ def weighted_pair(first: int, second: int, weight: int) -> PairMatches:
 # --- Match graph ---
 
 
-def test_the_spanning_tree_takes_the_strongest_pairs() -> None:
+def test_the_spanning_tree_contains_the_strongest_pairs() -> None:
     graph = match_graph(4, [weighted_pair(0, 1, 50), weighted_pair(0, 2, 90), weighted_pair(1, 2, 70)])
     assert graph.edges.tolist() == [[0, 1], [0, 2], [1, 2]]
     assert graph.weights.tolist() == [50, 90, 70]
     assert sorted(graph.tree.tolist()) == [1, 2]
-    assert [group.tolist() for group in connected_groups(graph)] == [[0, 1, 2], [3]]
+    assert [group.tolist() for group in connected_images(graph)] == [[0, 1, 2], [3]]
 
 
 def test_a_graph_without_pairs_has_no_tree() -> None:
     graph = match_graph(3, [])
     assert graph.edges.shape == (0, 2)
     assert len(graph.tree) == 0
-    assert [group.tolist() for group in connected_groups(graph)] == [[0], [1], [2]]
+    assert [group.tolist() for group in connected_images(graph)] == [[0], [1], [2]]
 
 
 edges = st.dictionaries(
@@ -56,7 +56,7 @@ edges = st.dictionaries(
 
 
 @given(edges)
-def test_the_forest_weighs_as_much_as_kruskals(weights: dict[tuple[int, int], int]) -> None:
+def test_the_forest_has_the_weight_of_kruskals_algorithm(weights: dict[tuple[int, int], int]) -> None:
     graph = match_graph(7, [weighted_pair(*edge, weight) for edge, weight in weights.items()])
     label = list(range(7))
     total = 0
@@ -65,7 +65,7 @@ def test_the_forest_weighs_as_much_as_kruskals(weights: dict[tuple[int, int], in
             total += weight
             label = [label[first] if value == label[second] else value for value in label]
     assert graph.weights[graph.tree].sum() == total
-    groups = connected_groups(graph)
+    groups = connected_images(graph)
     assert len(graph.tree) == 7 - len(groups)
     assert sorted(len(group) for group in groups) == sorted(label.count(value) for value in set(label))
     assert [len(group) for group in groups] == sorted((len(group) for group in groups), reverse=True)
@@ -74,7 +74,7 @@ def test_the_forest_weighs_as_much_as_kruskals(weights: dict[tuple[int, int], in
 # --- Tracks ---
 
 
-def test_matches_join_to_tracks_across_images() -> None:
+def test_matches_are_joined_to_tracks_across_images() -> None:
     points = keypoints([3, 3, 3])
     tracks = build_tracks(points, [pair(0, 1, (2, 0), (0, 1)), pair(1, 2, (0, 1))])
     assert len(tracks) == 2
@@ -107,30 +107,29 @@ matches = st.dictionaries(
 
 @given(matches)
 def test_tracks_are_the_consistent_components_of_the_matches(
-    found: dict[tuple[int, int], set[tuple[int, int]]],
+    matches_by_pair: dict[tuple[int, int], set[tuple[int, int]]],
 ) -> None:
-    tracks = build_tracks(
-        keypoints([5] * 4), [pair(*edge, *sorted(indices)) for edge, indices in found.items()]
-    )
+    pairs = [pair(*edge, *sorted(indices)) for edge, indices in matches_by_pair.items()]
+    tracks = build_tracks(keypoints([5] * 4), pairs)
 
     groups = [{(image_id, index)} for image_id in range(4) for index in range(5)]
-    for (first, second), indices in found.items():
+    for (first, second), indices in matches_by_pair.items():
         for left, right in indices:
-            one = next(group for group in groups if (first, left) in group)
-            other = next(group for group in groups if (second, right) in group)
-            if one is not other:
-                one |= other
-                groups.remove(other)
+            left_group = next(group for group in groups if (first, left) in group)
+            right_group = next(group for group in groups if (second, right) in group)
+            if left_group is not right_group:
+                left_group |= right_group
+                groups.remove(right_group)
     expected = sorted(
         sorted(group)
         for group in groups
         if len(group) >= 2 and len({image_id for image_id, _ in group}) == len(group)
     )
-    seen = tracks.observations
-    nodes = list(zip(seen.image_ids.tolist(), tracks.keypoint_ids.tolist(), strict=True))
+    observations = tracks.observations
+    nodes = list(zip(observations.image_ids.tolist(), tracks.keypoint_ids.tolist(), strict=True))
     actual = [
-        [node for node, point in zip(nodes, seen.point_ids, strict=True) if point == track]
-        for track in range(len(tracks))
+        [node for node, point_id in zip(nodes, observations.point_ids, strict=True) if point_id == track_id]
+        for track_id in range(len(tracks))
     ]
     assert actual == expected
-    assert seen.xy.tolist() == [[index + 0.5, image_id + 0.5] for image_id, index in nodes]
+    assert observations.xy.tolist() == [[index + 0.5, image_id + 0.5] for image_id, index in nodes]

@@ -165,7 +165,7 @@ def test_depth_maps_seed_gaussians_as_large_as_pixels_and_as_opaque_as_they_are_
         noise = 0.02 * smooth / smooth.std() + 0.005 * rng.standard_normal(depth.shape)
         values = np.exp(rng.normal(0, 0.5)) * depth * (1 + noise)
         values[rng.random(depth.shape) < 0.01] = np.nan
-        maps[image_id] = DepthMap.covering(values.astype(np.float32), "metric", SIZE, confidence)
+        maps[image_id] = DepthMap.of_whole_image(values.astype(np.float32), "metric", SIZE, confidence)
     seeds = pixel_seeds(scene, scene.cameras, maps, lambda index, size: (images[index], None))
     assert len(seeds.points) == len(seeds.colors) > 3000
     far_from_edge = np.abs(seeds.points[:, 0] - 0.2) > 0.05
@@ -181,7 +181,7 @@ def test_depth_maps_seed_gaussians_as_large_as_pixels_and_as_opaque_as_they_are_
 
 def test_a_depth_map_that_fits_no_track_points_gives_no_seeds(scene_and_images):
     scene, images = scene_and_images
-    nothing = DepthMap.covering(np.full((24, 32), np.nan, np.float32), "metric", SIZE)
+    nothing = DepthMap.of_whole_image(np.full((24, 32), np.nan, np.float32), "metric", SIZE)
     seeds = pixel_seeds(scene, scene.cameras, {0: nothing}, lambda index, size: (images[index], None))
     assert len(seeds.points) == len(seeds.sizes) == 0
 

@@ -65,7 +65,7 @@ def test_synthetic_scene(tmp_path: Path, registration: object) -> None:
         np.lexsort((observations.image_ids, observations.point_ids)) == np.arange(len(observations))
     ).all()
     assert np.sqrt((scene.reprojection_errors() ** 2).mean()) < 0.6
-    assert np.median(scene.in_camera(observations)[:, 2]) == pytest.approx(1)
+    assert np.median(scene.points_in_cameras(observations)[:, 2]) == pytest.approx(1)
     np.testing.assert_array_equal(scene.colors, np.tile([90, 120, 150], (len(scene.points), 1)))
     assert set(scene.resections.image_ids.tolist()) == {3}
     assert not np.isin(scene.graph.edges, 3).any()

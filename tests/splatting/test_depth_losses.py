@@ -269,8 +269,8 @@ def test_priors_are_in_the_worlds_units_and_undistorted(
     images[2] = replace(images[2], mask_path=tmp_path / "mask.png")
     maps = []
     for index, plane in enumerate(planes):
-        template = DepthMap.covering(np.zeros((144, 192), np.float32), kind, SIZE)  # pyright: ignore[reportArgumentType]
-        w = LENS.unproject(template.positions(), np.array(SIZE)) @ plane
+        template = DepthMap.of_whole_image(np.zeros((144, 192), np.float32), kind, SIZE)  # pyright: ignore[reportArgumentType]
+        w = LENS.unproject(template.pixel_centers(), np.array(SIZE)) @ plane
         values = (0.5 + 0.3 * index) * (w if kind == "disparity" else 1 / w) - 0.02 * index
         maps.append(replace(template, values=values.astype(np.float32)))
     maps[3] = replace(maps[3], values=-maps[3].values)  # fits no positive scale

@@ -1,4 +1,4 @@
-"""The cache gives back what was stored, under the right key only, and survives damage and company."""
+"""The cache: keys, damaged files, concurrent processes, and eviction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fixtures.cached_arrays import ARRAYS, KEY, store_often
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.fingerprint import content_key
 from nope_splat.io.images import ImageFile
-from nope_splat.utils.cache import ABANDONED, KEPT, Cache
+from nope_splat.utils.cache import MAX_ENTRIES_PER_STAGE, MAX_PARTIAL_FILE_AGE, Cache
 
 
 def assert_same(loaded: dict[str, np.ndarray] | None) -> None:
@@ -32,7 +32,7 @@ def only_file(cache: Cache) -> Path:
     return path
 
 
-def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
+def test_stored_arrays_are_loaded_unchanged(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "new" / "cache")
     assert cache.load("matches", KEY, dict) is None
     cache.store("matches", KEY, ARRAYS)
@@ -41,16 +41,16 @@ def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     assert cache.load("matches", KEY[::-1], dict) is None
 
 
-def test_damaged_files_are_named_and_made_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_files_are_reported_and_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cache = Cache(tmp_path)
     cache.store("matches", KEY, ARRAYS)
     path = only_file(cache)
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[whole.index(ARRAYS["numbers"].tobytes())] ^= 1
+    intact = path.read_bytes()
+    flipped = bytearray(intact)
+    flipped[intact.index(ARRAYS["numbers"].tobytes())] ^= 1
     np.save(tmp_path / "plain.npy", np.arange(3))
-    plain = (tmp_path / "plain.npy").read_bytes()
-    for damaged in [b"", whole[:100], whole[: len(whole) // 2], bytes(flipped), b"not a zip archive", plain]:
+    npy = (tmp_path / "plain.npy").read_bytes()
+    for damaged in [b"", intact[:100], intact[: len(intact) // 2], bytes(flipped), b"not a zip archive", npy]:
         path.write_bytes(damaged)
         assert cache.load("matches", KEY, dict) is None
         assert path.name in capfd.readouterr().err.replace("\n", "")
@@ -58,17 +58,17 @@ def test_damaged_files_are_named_and_made_again(tmp_path: Path, capfd: pytest.Ca
         assert_same(cache.load("matches", KEY, dict))
 
 
-def test_files_of_another_origin_are_not_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_foreign_files_are_not_loaded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cache = Cache(tmp_path)
     cache.store("matches", KEY, ARRAYS)
     path = only_file(cache)
-    other = KEY[:32] + KEY[:32][::-1]  # the same beginning
-    assert cache.load("matches", other, dict) is None
+    same_prefix = KEY[:32] + KEY[:32][::-1]
+    assert cache.load("matches", same_prefix, dict) is None
     assert "other photos or settings" in capfd.readouterr().err
     np.savez(path, **ARRAYS)
     assert cache.load("matches", KEY, dict) is None
     np.savez(path, cache_key=np.array(KEY), loot=np.array([print], dtype=object))
-    assert cache.load("matches", KEY, dict) is None, "no pickle is loaded"
+    assert cache.load("matches", KEY, dict) is None, "pickle must not be loaded"
 
 
 def test_python_objects_are_not_stored(tmp_path: Path) -> None:
@@ -76,13 +76,15 @@ def test_python_objects_are_not_stored(tmp_path: Path) -> None:
         Cache(tmp_path).store("matches", KEY, {"objects": np.array([None])})
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_folder_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(NopeSplatError, match=f"cannot write to {tmp_path}/file/cache .*choose another"):
         Cache(tmp_path / "file" / "cache").store("matches", KEY, ARRAYS)
 
 
-def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_raises_an_error_and_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = Cache(tmp_path)
     cache.store("matches", KEY, ARRAYS)
 
@@ -95,29 +97,31 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path, monkeypatch
     ):
         cache.store("matches", KEY, {})
     assert_same(cache.load("matches", KEY, dict))
-    assert only_file(cache).suffix == ".npz", "nothing half-written stays"
+    assert only_file(cache).suffix == ".npz", "partial files must be removed"
 
 
-def test_the_results_used_last_are_kept(tmp_path: Path) -> None:
+def test_the_least_recently_used_results_are_removed(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    keys = [f"{number:02d}" * 32 for number in range(KEPT + 3)]
-    for age, key in enumerate(keys[:KEPT]):
+    keys = [f"{number:02d}" * 32 for number in range(MAX_ENTRIES_PER_STAGE + 3)]
+    for age, key in enumerate(keys[:MAX_ENTRIES_PER_STAGE]):
         cache.store("matches", key, ARRAYS)
         os.utime(next(tmp_path.glob(f"matches-{key[:16]}*")), (0, 1e9 - age))
     cache.store("scene", keys[0], ARRAYS)
-    assert_same(cache.load("matches", keys[KEPT - 1], dict))  # the oldest, used again
-    for name, age in (("killed.partial", 2 * ABANDONED), ("busy.partial", 0)):
+    assert_same(
+        cache.load("matches", keys[MAX_ENTRIES_PER_STAGE - 1], dict)
+    )  # loading makes the oldest recent
+    for name, age in (("killed.partial", 2 * MAX_PARTIAL_FILE_AGE), ("busy.partial", 0)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age, time.time() - age))
-    for key in keys[KEPT:]:
+    for key in keys[MAX_ENTRIES_PER_STAGE:]:
         cache.store("matches", key, ARRAYS)
     kept = [key for key in keys if cache.load("matches", key, dict)]
-    assert kept == [*keys[: KEPT - 4], *keys[KEPT - 1 :]]
+    assert kept == [*keys[: MAX_ENTRIES_PER_STAGE - 4], *keys[MAX_ENTRIES_PER_STAGE - 1 :]]
     assert_same(cache.load("scene", keys[0], dict))
     assert [path.name for path in tmp_path.glob("*.partial")] == ["busy.partial"]
 
 
-def test_runs_that_share_a_folder_never_see_half_a_file(tmp_path: Path) -> None:
+def test_concurrent_processes_never_read_partial_files(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     cache.store("matches", KEY, ARRAYS)
     context = multiprocessing.get_context("spawn")
@@ -132,7 +136,7 @@ def test_runs_that_share_a_folder_never_see_half_a_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_key_changes_with_all_that_matters_and_nothing_else(tmp_path: Path) -> None:
+def test_the_key_depends_on_contents_names_order_and_settings_only(tmp_path: Path) -> None:
     for name, content in {"a.jpg": b"1", "b.jpg": b"2", "mask.png": b"3", "moved.jpg": b"1"}.items():
         (tmp_path / name).write_bytes(content)
     first = ImageFile(tmp_path / "a.jpg", "a.jpg", 10, 10)
@@ -143,7 +147,7 @@ def test_the_key_changes_with_all_that_matters_and_nothing_else(tmp_path: Path) 
     assert key == content_key([first, second], dict(reversed(settings.items())))
     assert key == content_key([replace(first, path=tmp_path / "moved.jpg"), second], settings)
 
-    others = [
+    changed = [
         content_key([second, first], settings),
         content_key([first], settings),
         content_key([replace(first, name="c.jpg"), second], settings),
@@ -151,5 +155,5 @@ def test_the_key_changes_with_all_that_matters_and_nothing_else(tmp_path: Path) 
         content_key([first, second], {**settings, "ratio": 0.7}),
     ]
     (tmp_path / "a.jpg").write_bytes(b"4")
-    others.append(content_key([first, second], settings))
-    assert len({key, *others}) == 1 + len(others)
+    changed.append(content_key([first, second], settings))
+    assert len({key, *changed}) == 1 + len(changed)

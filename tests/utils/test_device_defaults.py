@@ -1,4 +1,4 @@
-"""Defaults follow the device that trains, whatever the machine, and what the user gives is kept."""
+"""Defaults depend on the training device only, and values set by the user are kept."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ from nope_splat.plugin.dataparser import NopeDataParserConfig
 from nope_splat.plugin.learning_rates import RATES, fill_in_rates, optimizer_groups
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.trainer import NopeTrainerConfig
-from nope_splat.utils.device_defaults import Device, chosen, fill_in_defaults
+from nope_splat.utils.device_defaults import Device, resolve_defaults, resolved
 
 REASON = "gsplat has no kernels for this GPU"
 
 
-def training(folder: Path) -> NopeTrainerConfig:
+def training_config(folder: Path) -> NopeTrainerConfig:
     config = deepcopy(nope_splat.config)
     assert isinstance(config, NopeTrainerConfig)
     config.pipeline.datamanager.data, config.output_dir = folder, folder / "outputs"
     return config
 
 
-def on_a_machine(monkeypatch: pytest.MonkeyPatch, gpu: bool, kernels: bool = True) -> None:
+def simulate_machine(monkeypatch: pytest.MonkeyPatch, gpu: bool, kernels: bool = True) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(device, "missing_kernels", lambda: None if kernels else REASON)
 
 
-@pytest.mark.parametrize(("where", "size", "device"), [("cuda", 1600, "auto"), ("cpu", 512, "cpu")])
-def test_auto_becomes_the_default_of_the_device(where: Device, size: int, device: str) -> None:
-    settings = fill_in_defaults(NopeDataParserConfig(), where)
+@pytest.mark.parametrize(("device_type", "size", "device"), [("cuda", 1600, "auto"), ("cpu", 512, "cpu")])
+def test_auto_is_replaced_by_the_default_of_the_device(device_type: Device, size: int, device: str) -> None:
+    settings = resolve_defaults(NopeDataParserConfig(), device_type)
     assert settings.max_image_size == size
     assert settings.sfm.matching.device == settings.sfm.depth.device == device
 
 
-@pytest.mark.parametrize("where", ["cuda", "cpu"])
-def test_what_the_user_gives_is_kept(where: Device) -> None:
-    settings = fill_in_defaults(NopeDataParserConfig(max_image_size=None), where)
+@pytest.mark.parametrize("device_type", ["cuda", "cpu"])
+def test_values_set_by_the_user_are_kept(device_type: Device) -> None:
+    settings = resolve_defaults(NopeDataParserConfig(max_image_size=None), device_type)
     assert settings.max_image_size is None
-    assert fill_in_defaults(NopeSplatModelConfig(max_gaussians=5), where).max_gaussians == 5
+    assert resolve_defaults(NopeSplatModelConfig(max_gaussians=5), device_type).max_gaussians == 5
     groups = optimizer_groups()
     groups["scales"]["optimizer"].lr = 0.5
     groups["means"]["scheduler"].lr_final = 0.25
-    fill_in_rates(groups, where)
+    fill_in_rates(groups, device_type)
     assert (groups["scales"]["optimizer"].lr, groups["means"]["scheduler"].lr_final) == (0.5, 0.25)
 
 
-def test_a_setting_that_has_not_been_filled_in_is_no_number() -> None:
-    assert chosen(3) == 3
-    with pytest.raises(AssertionError, match="fill_in_defaults"):
-        chosen("auto")
+def test_unresolved_settings_raise_an_error() -> None:
+    assert resolved(3) == 3
+    with pytest.raises(AssertionError, match="resolve_defaults"):
+        resolved("auto")
 
 
-@pytest.mark.parametrize("where", ["cuda", "cpu"])
-def test_every_learning_rate_is_a_number(where: Device) -> None:
+@pytest.mark.parametrize("device_type", ["cuda", "cpu"])
+def test_every_learning_rate_is_a_number(device_type: Device) -> None:
     groups = optimizer_groups()
-    fill_in_rates(groups, where)
+    fill_in_rates(groups, device_type)
     assert groups.keys() == RATES.keys()
     for group in groups.values():
         assert group["optimizer"].lr > 0
@@ -70,11 +70,11 @@ def test_every_learning_rate_is_a_number(where: Device) -> None:
 
 @pytest.mark.parametrize("gpu", [True, False])
 @pytest.mark.parametrize("kernels", [True, False])
-def test_a_training_on_the_cpu_is_the_same_on_every_machine(
+def test_cpu_training_has_the_same_settings_on_every_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, kernels: bool
 ) -> None:
-    on_a_machine(monkeypatch, gpu, kernels)
-    config = training(tmp_path)
+    simulate_machine(monkeypatch, gpu, kernels)
+    config = training_config(tmp_path)
     config.machine.device_type = "cpu"
     config.set_timestamp()
     assert config.pipeline.datamanager.dataparser.max_image_size == 512
@@ -85,9 +85,9 @@ def test_a_training_on_the_cpu_is_the_same_on_every_machine(
     assert config.optimizers["means"]["optimizer"].lr == 5e-4
 
 
-def test_a_gpu_is_used_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_a_machine(monkeypatch, gpu=True)
-    config = training(tmp_path)
+def test_a_gpu_is_used_if_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate_machine(monkeypatch, gpu=True)
+    config = training_config(tmp_path)
     config.set_timestamp()
     assert config.machine.device_type == "cuda"
     assert config.pipeline.datamanager.dataparser.max_image_size == 1600
@@ -97,22 +97,22 @@ def test_a_gpu_is_used_where_there_is_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert config.optimizers["means"]["scheduler"].lr_final == 1.6e-6
 
 
-def test_a_gpu_without_kernels_is_not_used_and_this_is_said(
+def test_a_gpu_without_kernels_is_reported_and_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    on_a_machine(monkeypatch, gpu=True, kernels=False)
-    config = training(tmp_path)
+    simulate_machine(monkeypatch, gpu=True, kernels=False)
+    config = training_config(tmp_path)
     config.set_timestamp()
     assert config.machine.device_type == "cpu"
     assert config.pipeline.model.max_gaussians == 60_000
     assert capsys.readouterr().err == f"Using the CPU, although there is a GPU: {REASON}.\n"
 
 
-def test_a_gpu_without_kernels_that_was_asked_for_is_an_error(
+def test_requesting_a_gpu_without_kernels_raises_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_a_machine(monkeypatch, gpu=True, kernels=False)
-    config = training(tmp_path)
+    simulate_machine(monkeypatch, gpu=True, kernels=False)
+    config = training_config(tmp_path)
     config.machine.device_type = "cuda"
     config.set_timestamp()
     with pytest.raises(NopeSplatError) as caught:
@@ -120,26 +120,28 @@ def test_a_gpu_without_kernels_that_was_asked_for_is_an_error(
     assert str(caught.value) == f"nope-splat: {REASON}; or train with --machine.device-type cpu"
 
 
-def test_no_gpu_is_prepared_for_a_training_that_cannot_begin(
+def test_the_image_folder_is_checked_before_gpu_kernels_are_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def compile_for_minutes() -> None:
-        raise AssertionError("the folder comes first")
+        raise AssertionError("the folder must be checked first")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(device, "missing_kernels", compile_for_minutes)
-    config = training(tmp_path / "nowhere")
+    config = training_config(tmp_path / "nowhere")
     with pytest.raises(NopeSplatError, match="there is no photo folder"):
         config.set_timestamp()
 
 
-def test_the_configuration_records_what_was_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_a_machine(monkeypatch, gpu=False)
-    config = training(tmp_path)
+def test_the_saved_configuration_contains_the_resolved_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate_machine(monkeypatch, gpu=False)
+    config = training_config(tmp_path)
     config.set_timestamp()
     config.set_experiment_name()
     config.save_config()
     saved = (config.get_base_dir() / "config.yml").read_text()
-    left = [line.strip() for line in saved.splitlines() if line.endswith(": auto")]
-    assert left == ["dist_url: auto", "resume: auto"]  # of others
+    unresolved = [line.strip() for line in saved.splitlines() if line.endswith(": auto")]
+    assert unresolved == ["dist_url: auto", "resume: auto"]  # these have no default per device
     assert yaml.load(saved, yaml.Loader).machine.device_type == "cpu"

@@ -1,4 +1,4 @@
-"""Long stages show how far they are."""
+"""Progress bars of long stages."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from rich.console import Console
 from nope_splat.utils import progress
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> io.StringIO:
-    """Where progress is written to: a terminal, or a file."""
-    written = io.StringIO()
-    monkeypatch.setattr(progress, "CONSOLE", Console(file=written, force_terminal=terminal, width=100))
-    return written
+def capture_console(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> io.StringIO:
+    """Redirect progress to a buffer that acts as a terminal or as a file."""
+    output = io.StringIO()
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=output, force_terminal=terminal, width=100))
+    return output
 
 
-def test_without_a_terminal_a_stage_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = shown(monkeypatch, terminal=False)
-    assert list(progress.track([3, 1, 2], "Sorting")) == [3, 1, 2]
-    (line,) = written.getvalue().splitlines()
+def test_without_a_terminal_a_stage_prints_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = capture_console(monkeypatch, terminal=False)
+    assert list(progress.progress_bar([3, 1, 2], "Sorting")) == [3, 1, 2]
+    (line,) = output.getvalue().splitlines()
     assert line.startswith("Sorting: 3 in ")
 
 
-def test_a_stage_may_find_more_to_do_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = shown(monkeypatch, terminal=True)
-    todo = ["one"]
+def test_the_total_may_grow_during_the_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = capture_console(monkeypatch, terminal=True)
+    queue = ["item"]
 
-    def work() -> Iterator[str]:
-        for item in todo:
-            if len(todo) < 5:
-                todo.append(item)
+    def growing_items() -> Iterator[str]:
+        for item in queue:
+            if len(queue) < 5:
+                queue.append(item)
             yield item
 
-    assert len(list(progress.track(work(), "Walking", lambda: len(todo)))) == 5
-    assert "5/5" in written.getvalue()
+    assert len(list(progress.progress_bar(growing_items(), "Matching", lambda: len(queue)))) == 5
+    assert "5/5" in output.getvalue()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nope_splat.depth import DepthMap, find_depths
+from nope_splat.depth import DepthMap, load_depth_maps
 from nope_splat.io.images import ImageFile, ImageFolder
-from nope_splat.matching.database import MatchDatabase, find_matches, matches_key
+from nope_splat.matching.database import MatchDatabase, load_or_match, matches_key
 from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 from nope_splat.sfm.initialization.pointmap_fusion import fuse_pointmap_depths
 from nope_splat.sfm.options import SfmOptions
@@ -36,12 +36,12 @@ def image_depths(
     if options.matching.matcher == "dust3r":
         cache = Cache(cache_dir) if cache_dir else None
         key = matches_key(folder, options.matching)
-        pointmaps = find_matches(folder, options.matching, cache, key).pointmaps
+        pointmaps = load_or_match(folder, options.matching, cache, key).pointmaps
         assert pointmaps is not None
         others = np.ones(len(folder.images), bool)
         others[list(image_ids)] = False
         return fuse_pointmap_depths(pointmaps.without(others))
-    maps = find_depths([folder.images[image_id] for image_id in image_ids], options.depth, cache_dir)
+    maps = load_depth_maps([folder.images[image_id] for image_id in image_ids], options.depth, cache_dir)
     return dict(zip(image_ids, maps, strict=True))
 
 
@@ -87,5 +87,5 @@ def find_initial_depths(
         return fuse_pointmap_depths(matches.pointmaps.without(is_held_out))
     images = images_that_need_depth(options, folder, held_out)
     index = {image.name: image_id for image_id, image in enumerate(folder.images)}
-    depth_maps = find_depths(images, options.depth, cache_dir)
+    depth_maps = load_depth_maps(images, options.depth, cache_dir)
     return {index[image.name]: depth_map for image, depth_map in zip(images, depth_maps, strict=True)}

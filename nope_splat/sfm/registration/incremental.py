@@ -17,7 +17,7 @@ from nope_splat.sfm.pose_estimation import AbsolutePoseOptions, estimate_absolut
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
 from nope_splat.sfm.two_view_geometry import TwoView, TwoViews
-from nope_splat.utils.progress import track
+from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.ranges import COUNT, POSITIVE, SHARE
 from nope_splat.utils.typing import Array, Indices, Mask
 
@@ -126,7 +126,7 @@ def run_mapper(
         mapper = make_mapper()
         if not mapper.initialize(pair):
             continue
-        for _ in track(mapper.run(), "Registering photos", total=num_images - 2):
+        for _ in progress_bar(mapper.run(), "Registering photos", total=num_images - 2):
             pass
         num_models += 1
         if state.registered.sum() > best.registered.sum():

@@ -7,7 +7,7 @@ from typing import Any
 from numba.core.event import Event, Listener, register
 from numba.extending import intrinsic as numba_intrinsic
 
-from nope_splat.utils.jit import compiled
+from nope_splat.utils.jit import cached_njit
 
 intrinsic: Any = numba_intrinsic
 """numba's decorator, untyped: what a kernel calls has no typing context as its first argument."""
@@ -19,10 +19,10 @@ _OPTIONS = {
     "fastmath": {"contract", "arcp", "nsz"},
 }
 
-kernel = compiled(**_OPTIONS)
+kernel = cached_njit(**_OPTIONS)
 """Compile a function to machine code once per machine; it runs without Python's lock."""
 
-inlined = compiled(**_OPTIONS, forceinline=True)
+inlined = cached_njit(**_OPTIONS, forceinline=True)
 """Compile a function into the kernels that call it."""
 
 

@@ -21,7 +21,7 @@ from nope_splat.splatting.rasterizer.autograd import TILE_SIZE
 from nope_splat.splatting.rasterizer.binning import bin_splats
 from nope_splat.splatting.rasterizer.composite_gradient import slot_length
 from nope_splat.splatting.rasterizer.simd import Lanes
-from nope_splat.utils.device_defaults import fill_in_defaults
+from nope_splat.utils.device_defaults import resolve_defaults
 from scripts.analysis.memory import (
     NUMBERS,
     PER_CACHED_PIXEL,
@@ -52,7 +52,7 @@ def test_parameters_gradients_and_moments_are_counted_exactly() -> None:
 
 def test_densification_keeps_as_many_numbers_as_are_counted() -> None:
     strategy = densification(
-        fill_in_defaults(NopeSplatModelConfig(), "cpu"), 100, num_views=2, num_pixels=10**6, num_fixed=0
+        resolve_defaults(NopeSplatModelConfig(), "cpu"), 100, num_views=2, num_pixels=10**6, num_fixed=0
     )
     state = strategy.initialize_state(scene_scale=1.0)
     assert len(state.keys() - {"scene_scale"}) == STATISTICS
@@ -78,7 +78,7 @@ def test_intersections_are_counted_exactly() -> None:
 
 
 def test_images_are_cached_as_floats_on_a_cpu() -> None:
-    assert fill_in_defaults(NopeDataManagerConfig(), "cpu").cache_images_type == "float32"
+    assert resolve_defaults(NopeDataManagerConfig(), "cpu").cache_images_type == "float32"
     assert 3 * torch.float32.itemsize == PER_CACHED_PIXEL
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.images import ImageFile, ImageFolder
 from nope_splat.matching import MatchingSettings, PairPointmaps, Pointmaps, dust3r
-from nope_splat.matching.database import find_matches, matches_key
-from nope_splat.matching.dust3r import View
+from nope_splat.matching.database import load_or_match, matches_key
+from nope_splat.matching.dust3r import NetworkInput
 from nope_splat.sfm import SfmOptions, reconstruct
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization import pointmap_fusion as canonical
@@ -51,7 +51,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[ImageFile], Poi
         cache, settings = Cache(folder / "cache"), MatchingSettings(matcher="dust3r")
         whole = ImageFolder(folder, tuple(images), {})
         key = matches_key(whole, settings)
-        fresh, stored = (find_matches(whole, settings, cache, key) for _ in range(2))
+        fresh, stored = (load_or_match(whole, settings, cache, key) for _ in range(2))
     assert fresh.pointmaps is not None
     assert stored.pointmaps is not None
     for one, other in zip(fresh.pointmaps.pairs, stored.pointmaps.pairs, strict=True):
@@ -146,10 +146,10 @@ def test_canonical_depth_is_that_of_the_image(
     depths = fuse_pointmap_depths(pointmaps)
     assert sorted(depths) == list(range(len(images)))
     for index, depth_map in depths.items():
-        view, pose = View.of(images[index]), POSES[index]
+        view, pose = NetworkInput.from_image(images[index]), POSES[index]
         world = ray_cast(pose, images[index], view)
         # Places of the map fall on pixel centers of the view.
-        column, row = np.moveaxis(depth_map.positions() / view.scale - view.cut, -1, 0)
+        column, row = np.moveaxis(depth_map.pixel_centers() / view.scale - view.crop_offset, -1, 0)
         np.testing.assert_allclose(column % 1, 0.5, atol=1e-9)
         true = ((world[row.astype(int), column.astype(int)] - pose[:3, 3]) @ pose[:3, :3])[..., 2]
         ratio = depth_map.values / true

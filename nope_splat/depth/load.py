@@ -1,4 +1,4 @@
-"""The depth maps of images, from wherever the settings say, and from the cache where it has them."""
+"""Depth maps of images: from files, from the cache, or predicted by a network."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from numpy.typing import NDArray
 
 from nope_splat.depth.depth_map import DepthMap
 from nope_splat.depth.files import find_depth_file, read_depth_file
+from nope_splat.depth.options import DepthSettings
 from nope_splat.depth.predict import DepthNetwork
-from nope_splat.depth.settings import DepthSettings
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.fingerprint import content_key, file_hash
 from nope_splat.io.images import ImageFile
 from nope_splat.utils.cache import Cache
-from nope_splat.utils.progress import track
+from nope_splat.utils.progress import progress_bar
 
 
-def find_depths(
+def load_depth_maps(
     images: Sequence[ImageFile], settings: DepthSettings, cache_dir: Path | None = None
 ) -> list[DepthMap]:
-    """Read the depth maps of images, or predict those that are not cached.
+    """Read the depth maps of images from files, or predict those that are not cached.
 
     Args:
         images: The images.
-        settings: Where depth comes from.
-        cache_dir: Folder in which predicted maps are kept, one file for each image and network.
+        settings: Source of the depth maps.
+        cache_dir: Folder for caching predicted maps, in one file per image and network.
 
     Returns:
         The map of each image.
 
     Raises:
-        NopeSplatError: If a file is missing or damaged, or the network cannot be had.
+        NopeSplatError: If a file is missing or damaged, or the network cannot be loaded.
     """
     if settings.maps is not None:
         kind = settings.kind
@@ -48,37 +48,38 @@ def find_depths(
         return [read_depth_file(file, image, kind) for file, image in zip(files, images, strict=True)]
 
     cache, network, maps = Cache(cache_dir) if cache_dir else None, None, []
-    for image in track(images, "Finding depth"):
-        name = key = ""
-        stored = None
+    for image in progress_bar(images, "Finding depth"):
+        stage = key = ""
+        cached = None
         if cache:
-            content = content_key([image], {})
-            name = f"depth-{content[:12]}"  # a stage for each image: the cache keeps some of every stage
-            key = content_key((), {"image": content, **depths_key([image], settings)})
-            stored = cache.load(name, key, partial(_decode, (image.width, image.height)))
-        if stored is not None:
-            maps.append(stored)
+            image_key = content_key([image], {})
+            stage = f"depth-{image_key[:12]}"  # one stage per image, since the cache limits entries per stage
+            key = content_key((), {"image": image_key, **depth_maps_key([image], settings)})
+            cached = cache.load(stage, key, partial(_from_arrays, (image.width, image.height)))
+        if cached is not None:
+            maps.append(cached)
             continue
         network = network or DepthNetwork(settings)
         maps.append(network.predict(image))
         if cache:
-            cache.store(name, key, {"values": maps[-1].values, "kind": np.array(maps[-1].kind)})
+            cache.store(stage, key, {"values": maps[-1].values, "kind": np.array(maps[-1].kind)})
     return maps
 
 
-def _decode(size: tuple[int, int], arrays: dict[str, NDArray[Any]]) -> DepthMap:
-    return DepthMap.covering(arrays["values"], arrays["kind"].item(), size)
+def _from_arrays(image_size: tuple[int, int], arrays: dict[str, NDArray[Any]]) -> DepthMap:
+    """Create the depth map of an image from cached arrays."""
+    return DepthMap.of_whole_image(arrays["values"], arrays["kind"].item(), image_size)
 
 
-def depths_key(images: Sequence[ImageFile], settings: DepthSettings) -> dict[str, Any]:
-    """What a result that uses the depth of images depends on, besides the images.
+def depth_maps_key(images: Sequence[ImageFile], settings: DepthSettings) -> dict[str, Any]:
+    """Collect what depth maps depend on besides the images, for cache keys.
 
     Args:
         images: The images.
-        settings: Where depth comes from.
+        settings: Source of the depth maps.
 
     Returns:
-        As json can write it: what names the network, or the hashes of the files.
+        Values that can be written as JSON: name and file states of the network, or hashes of the depth files.
     """
     if settings.maps is None:
         folder = Path(settings.model)
