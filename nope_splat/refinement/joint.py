@@ -95,6 +95,7 @@ def adjust_jointly(
     noise = _track_noise(adjust(problem, tolerance=1e-3).problem)
     problem = replace(problem, sigma=(noise * problem.sigma).clamp(min=MIN_SIGMA))
     costs, damping, last = [], SOLVER.initial_damping, None
+    # One step at each coarse resolution, whether it lowers the cost or not; all others at the full one.
     coarse = halvings[:max_iterations]
     for times, iterations in [*((level, 1) for level in coarse), (0, max_iterations - len(coarse))]:
         adjustment = _JointAdjustment(look, structure, times)
@@ -107,7 +108,7 @@ def adjust_jointly(
 
 
 class _JointAdjustment:
-    """Joint adjustment at one resolution as `levenberg_marquardt` sees it.
+    """Joint adjustment at one resolution as a problem of `levenberg_marquardt`.
 
     Args:
         look: Renders a view.

@@ -120,7 +120,7 @@ class _PosedView(NamedTuple):
 
 @dataclass(frozen=True)
 class _PoseAlignment:
-    """The alignment of one pose at one resolution as `levenberg_marquardt` sees it."""
+    """The alignment of one pose at one resolution as a problem of `levenberg_marquardt`."""
 
     look: Look
     """Renders the view."""

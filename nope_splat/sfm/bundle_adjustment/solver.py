@@ -61,7 +61,7 @@ def adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 
 
 @dataclass(frozen=True)
 class _BundleAdjustment:
-    """Bundle adjustment as `levenberg_marquardt` sees it."""
+    """Bundle adjustment as a problem of `levenberg_marquardt`."""
 
     structure: SchurStructure
 

@@ -96,7 +96,7 @@ def align_depths(
 
 
 class _DepthAlignment:
-    """Depth alignment as `levenberg_marquardt` sees it."""
+    """Depth alignment as a problem of `levenberg_marquardt`."""
 
     def linearize(self, state: DepthAlignmentProblem) -> _DepthLinearization:
         noise = _noise(state.residuals)
