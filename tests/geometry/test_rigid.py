@@ -83,5 +83,5 @@ def test_left_jacobian_gives_the_translation_of_the_exponential() -> None:
 def test_nearest_rotation_undoes_scale_and_noise_and_is_proper() -> None:
     rotations = rotation_exp(vectors())
     np.testing.assert_allclose(nearest_rotation(3 * rotations), rotations, atol=1e-14)
-    mirrored = rotations * [1.0, 1.0, -0.1]
+    mirrored = rotations @ np.diag([1.0, 1.0, -0.1])
     np.testing.assert_allclose(np.linalg.det(nearest_rotation(mirrored)), 1.0)
