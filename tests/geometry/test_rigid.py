@@ -20,15 +20,16 @@ from nope_splat.geometry.rigid import (
     skew,
     transform,
 )
+from nope_splat.utils.typing import Array
 
 KINDS = [np.asarray, torch.from_numpy]
 
 
-def vectors(count: int = 6) -> np.ndarray:
+def vectors(count: int = 6) -> Array:
     return np.random.default_rng(2).normal(0, 0.6, (count, 3))
 
 
-def motions(count: int = 6) -> np.ndarray:
+def motions(count: int = 6) -> Array:
     return rigid(rotation_exp(vectors(count)), np.random.default_rng(3).normal(0, 2, (count, 3)))
 
 
@@ -81,7 +82,7 @@ def test_left_jacobian_gives_the_translation_of_the_exponential() -> None:
 
 
 def test_nearest_rotation_undoes_scale_and_noise_and_is_proper() -> None:
-    rotations = rotation_exp(vectors())
+    rotations: Array = rotation_exp(vectors())
     np.testing.assert_allclose(nearest_rotation(3 * rotations), rotations, atol=1e-14)
-    mirrored = rotations * [1.0, 1.0, -0.1]
+    mirrored: Array = rotations @ np.diag([1.0, 1.0, -0.1])
     np.testing.assert_allclose(np.linalg.det(nearest_rotation(mirrored)), 1.0)
