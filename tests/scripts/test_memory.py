@@ -26,7 +26,7 @@ from nope_splat.matching.sift import sift_keypoints
 from nope_splat.plugin.datamanager import NopeDataManagerConfig
 from nope_splat.plugin.densification_schedule import densification
 from nope_splat.plugin.model import NopeSplatModelConfig
-from nope_splat.splatting.gaussians import seed_gaussians
+from nope_splat.splatting.gaussians import initialize_gaussians
 from nope_splat.splatting.rasterizer.autograd import TILE_SIZE
 from nope_splat.splatting.rasterizer.binning import bin_splats
 from nope_splat.splatting.rasterizer.composite_gradient import slot_length
@@ -40,7 +40,9 @@ def bytes_of(*tensors: torch.Tensor) -> int:
 
 def test_parameters_gradients_and_moments_are_counted_exactly() -> None:
     count = 50
-    parameters = seed_gaussians(torch.rand(count, 3), torch.zeros(count, 3, dtype=torch.uint8), sh_degree=3)
+    parameters = initialize_gaussians(
+        torch.rand(count, 3), torch.zeros(count, 3, dtype=torch.uint8), sh_degree=3
+    )
     optimizer = torch.optim.Adam(parameters.values(), fused=True)
     torch.stack([each.sum() for each in parameters.values()]).sum().backward()
     optimizer.step()
