@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from fixtures.synthetic import unit
 
-from nope_splat.demo.scene import render_demo_scene
+from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 from nope_splat.io.images import find_images
 from nope_splat.matching import Keypoints, MatchingSettings, choose_pairs, extract_keypoints, match_chosen
 from nope_splat.matching.retrieval import expanded_similarity
@@ -89,7 +89,7 @@ def test_retrieval_finds_the_pairs_that_overlap(tmp_path: Path) -> None:
 
     Where the matches of these lead on, the others are found, and each pair's matches are what they are.
     """
-    images = find_images(render_demo_scene(tmp_path, 30, (240, 180))).images
+    images = find_images(render_demo_scene(tmp_path, DemoSceneConfig(30, (240, 180)))).images
     keypoints = extract_keypoints(images, SETTINGS)
     every = {(pair.first, pair.second): pair for pair in match_chosen(keypoints, SETTINGS)}
     strong = {key for key, pair in every.items() if len(pair.indices) >= 60}

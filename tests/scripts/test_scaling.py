@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scaling import walk_order
 
-from nope_splat.demo.scene import _tour_of_cameras
+from nope_splat.demo.camera_paths import tour_poses
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_tour_is_put_in_order(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    tour = _tour_of_cameras(rng, 120)
+    tour = tour_poses(rng, 120)
     shuffled = rng.permutation(120)
     np.testing.assert_array_equal(shuffled[walk_order(tour[shuffled])], np.arange(120))
