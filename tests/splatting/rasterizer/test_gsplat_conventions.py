@@ -1,4 +1,4 @@
-"""The CPU rasterizer's stages against gsplat's own PyTorch functions, and under gsplat's strategy."""
+"""Stages of the CPU rasterizer against gsplat's PyTorch functions, and with gsplat's strategy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_projection_and_its_gradients_match_gsplat() -> None:
     loss.backward()
     expected_loss.backward()
     gradients, expected_gradients = actual.gradients(), exact.gradients()
-    expected_gradients["Ks"][:, [0, 1], [1, 0]] = 0  # the skew, which is no parameter of the camera
+    expected_gradients["Ks"][:, [0, 1], [1, 0]] = 0  # skew is not a camera parameter
     for name in ("means", "quats", "scales", "viewmats", "Ks"):
         assert relative_error(gradients[name], expected_gradients[name]) < 2e-5, name
 
@@ -79,7 +79,7 @@ def test_spherical_harmonics_and_their_gradients_match_gsplat(degree: int) -> No
     torch.testing.assert_close(actual[0][seen].double(), colors[seen], rtol=0, atol=2e-6)
     for tensor, reference in zip(single, exact, strict=True):
         assert tensor.grad is not None
-        if reference.grad is None:  # degree 0: the direction plays no part
+        if reference.grad is None:  # degree 0 does not depend on the direction
             assert not tensor.grad.any()
         else:
             assert relative_error(tensor.grad, reference.grad) < 1e-6
