@@ -107,6 +107,7 @@ class CappedStrategy(DefaultStrategy):
     def _update_state(
         self, params: ParameterDict, state: dict[str, Any], info: dict[str, Any], packed: bool = False
     ) -> None:
+        """Accumulate gradient norms, counts and largest radii of the visible Gaussians."""
         means2d = info["means2d"]
         gradients: Tensor = (means2d.absgrad if self.absgrad else means2d.grad)[0, self.num_fixed :]
         radii = self._radii(info)
@@ -124,6 +125,7 @@ class CappedStrategy(DefaultStrategy):
     def _grow_gs(
         self, params: ParameterDict, optimizers: dict[str, Optimizer], state: dict[str, Any], step: int
     ) -> tuple[int, int]:
+        """Duplicate and split Gaussians up to the cap. Returns the numbers of duplicated and split ones."""
         room = self.cap_max - self.num_fixed - len(params["means"])
         if room <= 0:
             return 0, 0

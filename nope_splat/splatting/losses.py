@@ -64,7 +64,7 @@ def track_2d_loss(
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all.
-        observations: Observations x. Those with the point behind the camera are ignored.
+        observations: Observations x. Points behind the camera are ignored.
         lens: Learned principal-point shift and distortion of the training views, part of π. (V, 2) each.
         config: Huber threshold and near plane.
 
@@ -98,7 +98,7 @@ def track_3d_loss(
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all.
-        observations: Observations x. Those with the point behind the camera are ignored.
+        observations: Observations x. Points behind the camera are ignored.
         lens: Learned principal-point shift and distortion, see `track_2d_loss`.
         config: Huber threshold and near plane.
 

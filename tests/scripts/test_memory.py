@@ -28,7 +28,7 @@ from nope_splat.plugin.densification_schedule import densification
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.splatting.gaussians import initialize_gaussians
 from nope_splat.splatting.rasterizer.autograd import TILE_SIZE
-from nope_splat.splatting.rasterizer.binning import bin_splats
+from nope_splat.splatting.rasterizer.binning import ProjectedSplats, bin_splats
 from nope_splat.splatting.rasterizer.composite_gradient import slot_length
 from nope_splat.splatting.rasterizer.simd import Lanes
 from nope_splat.utils.device_defaults import fill_in_defaults
@@ -62,17 +62,15 @@ def test_densification_keeps_as_many_numbers_as_are_counted() -> None:
 
 def test_intersections_are_counted_exactly() -> None:
     rng, count = np.random.default_rng(0), 200
-    lists = bin_splats(
+    projected = ProjectedSplats(
         radii=np.full(count, 20, np.int32),
         means2d=rng.uniform(0, 256, (count, 2)).astype(np.float32),
         conics=np.tile(np.array([0.01, 0.0, 0.01], np.float32), (count, 1)),
         opacities=np.full(count, 0.9, np.float32),
         depths=rng.uniform(1, 2, count).astype(np.float32),
         colors=np.zeros((count, 3), np.float32),
-        width=256,
-        height=256,
-        tile_size=TILE_SIZE,
     )
+    lists = bin_splats(projected, width=256, height=256, tile_size=TILE_SIZE)
     intersections = int(lists.tile_offsets[-1])
     of_gradient = 4 * slot_length(3, Lanes(16))  # of the widest registers
     assert lists.splats.nbytes + lists.slots.nbytes == (PER_INTERSECTION - of_gradient) * intersections

@@ -119,8 +119,8 @@ def test_seeds_have_the_color_of_the_image(scene_and_images):
     in_camera = (points - scene.T_world_camera[0, :3, 3]) @ scene.T_world_camera[0, :3, :3]
     xy = np.floor(scene.cameras[0].project(in_camera, np.array(SIZE))).astype(int)
     inside = (xy >= 2).all(1) & (xy < np.array(SIZE) - 2).all(1)
-    seen = cv2.blur(images[0], (3, 3))[xy[inside, 1], xy[inside, 0]]
-    assert np.median(np.abs(seen.astype(int) - colors[inside])) < 12
+    sampled = cv2.blur(images[0], (3, 3))[xy[inside, 1], xy[inside, 0]]
+    assert np.median(np.abs(sampled.astype(int) - colors[inside])) < 12
 
 
 def test_masked_pixels_give_no_seeds(scene_and_images):

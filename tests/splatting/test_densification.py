@@ -20,6 +20,7 @@ from nope_splat.splatting.densification import CappedStrategy
 
 
 def make_strategy(count: int, **settings) -> tuple[CappedStrategy, ParameterDict, dict, dict]:
+    """Make a strategy with parameters, optimizers and state."""
     options: dict[str, Any] = {
         "refine_start_iter": 0, "refine_every": 10, "reset_every": 1000, "absgrad": True, "prune_opa": 0.1,
     }  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nope_splat.splatting.rasterizer.binning import bin_splats
+from nope_splat.splatting.rasterizer.binning import ProjectedSplats, bin_splats
 from nope_splat.splatting.rasterizer.composite import composite
 from nope_splat.splatting.rasterizer.composite_gradient import composite_gradient, slot_length
 from nope_splat.splatting.rasterizer.projection import camera_gradient, project, project_gradient
@@ -193,9 +193,8 @@ class Compositing(torch.autograd.Function):
         ctx.backgrounds = [tuple(background) for background in _arrays(backgrounds)[0]]
         ctx.tiles = []
         for camera in range(cameras):
-            lists = bin_splats(
-                *(values[camera] for values in splats), width=width, height=height, tile_size=TILE_SIZE
-            )
+            projected = ProjectedSplats(*(values[camera] for values in splats))
+            lists = bin_splats(projected, width, height, TILE_SIZE)
             tiles, pixels = len(lists.tile_order), TILE_SIZE**2
             transmittance, stop = np.empty((tiles, pixels), np.float32), np.empty((tiles, pixels), np.int32)
             num_drawn = np.empty(tiles, np.int64)

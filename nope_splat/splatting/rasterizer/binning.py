@@ -53,6 +53,26 @@ def record_length(channels: int) -> int:
     return -(-(CHANNELS + channels) // 16) * 16
 
 
+class ProjectedSplats(NamedTuple):
+    """Gaussians projected into one camera.
+
+    Attributes:
+        radii: Radii in pixels, zero for culled splats. (N,), int32.
+        means2d: Centers in pixels. (N, 2).
+        conics: Inverse covariances (a, b, c). (N, 3).
+        opacities: Opacities in [0, 1]. (N,).
+        depths: Depths in world units. (N,).
+        colors: Color channels. (N, channels).
+    """
+
+    radii: NDArray[np.int32]
+    means2d: NDArray[np.float32]
+    conics: NDArray[np.float32]
+    opacities: NDArray[np.float32]
+    depths: NDArray[np.float32]
+    colors: NDArray[np.float32]
+
+
 class TileLists(NamedTuple):
     """Records of the Gaussians, and the Gaussians that intersect each tile, front to back.
 
@@ -286,10 +306,10 @@ def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part
             slot = slot_offsets[splat]
             for row in range(tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans)):
                 for tile in range(spans[row, 0], spans[row, 1] + 1):
-                    place = part_offsets[part, tile]
-                    part_offsets[part, tile] = place + 1
-                    splats[place] = splat
-                    slots[place] = slot
+                    entry = part_offsets[part, tile]
+                    part_offsets[part, tile] = entry + 1
+                    splats[entry] = splat
+                    slots[entry] = slot
                     slot += 1
         finish_item(counter)
     wait_for_items(counter, parts)
@@ -312,31 +332,16 @@ def count_and_order(counters, width, height, radii, means2d, conics, opacities, 
         compute_offsets(tile_counts, slot_counts, tile_offsets, slot_offsets)
 
 
-def bin_splats(
-    radii: NDArray[np.int32],
-    means2d: NDArray[np.float32],
-    conics: NDArray[np.float32],
-    opacities: NDArray[np.float32],
-    depths: NDArray[np.float32],
-    colors: NDArray[np.float32],
-    width: int,
-    height: int,
-    tile_size: int,
-) -> TileLists:
+def bin_splats(projected: ProjectedSplats, width: int, height: int, tile_size: int) -> TileLists:
     """Lay out the tile lists of one camera, which `fill_tiles` fills.
 
     Args:
-        radii: Radii in pixels, zero for culled splats. (N,)
-        means2d: Centers in pixels. (N, 2)
-        conics: Inverse covariances (a, b, c). (N, 3)
-        opacities: Opacities in [0, 1]. (N,)
-        depths: Depths in world units. (N,)
-        colors: Color channels. (N, channels)
+        projected: The splats of the camera.
         width: Image width in pixels.
         height: Image height in pixels.
         tile_size: Width and height of a tile in pixels, a power of two.
     """
-    count, channels = colors.shape
+    count, channels = projected.colors.shape
     tiles_wide, tiles_high = -(-width // tile_size), -(-height // tile_size)
     tiles = tiles_wide * tiles_high
     records, slot_counts = np.empty((count, record_length(channels)), np.float32), np.empty(count, np.int64)
@@ -345,7 +350,7 @@ def bin_splats(
     part_offsets = np.zeros((parts, tiles + 8), np.int64)  # the padding separates runs by a cache line
     tile_offsets, slot_offsets = np.empty(tiles + 1, np.int64), np.empty(count + 1, np.int64)
     run_on_all_threads(
-        count_and_order, width, height, radii, means2d, conics, opacities, depths, colors,
+        count_and_order, width, height, *projected,
         tile_size.bit_length() - 1, tiles_wide, tiles_high, records, order, scratch, order_length,
         part_offsets, slot_counts, tile_offsets, slot_offsets,
     )  # fmt: skip

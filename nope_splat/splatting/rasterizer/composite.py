@@ -7,7 +7,7 @@ Pixel by pixel, with transmittance T = 1 before the first splat,
     T     *= 1 - alpha,                   a pixel ends before the splat that would bring T down to 1e-4
 
 and at the end the background color is added with weight T. One thread composites one tile, splat by splat,
-each over the blocks of pixels that its bounding box meets; a block is one SIMD register (see `simd`). The
+each over the blocks of pixels that it covers; a block is one SIMD register (see `simd`). The
 state of a tile's pixels is stored block by block. A pixel that has ended stores -T.
 """
 

@@ -97,7 +97,9 @@ def rasterization(
     cameras = viewmats.shape[0]
     if backgrounds is None:
         backgrounds = means.new_zeros(cameras, 3 if sh_degree is not None else colors.shape[-1])
-    _check_inputs(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, sh_degree)
+    inputs = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
+    inputs |= {"viewmats": viewmats, "Ks": Ks, "backgrounds": backgrounds}
+    _check_inputs(inputs, sh_degree)
     _check_options(width, height, render_mode, rasterize_mode)
 
     radii, means2d, depths, conics, compensations = Projection.apply(
@@ -189,27 +191,15 @@ def _check_supported(**gsplat_options: Any) -> None:
         raise ValueError(f"The CPU rasterizer does not have: {', '.join(unavailable)}.")
 
 
-def _check_inputs(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    viewmats: Tensor,
-    Ks: Tensor,
-    backgrounds: Tensor,
-    sh_degree: int | None,
-) -> None:
+def _check_inputs(inputs: dict[str, Tensor], sh_degree: int | None) -> None:
     """Check shapes, types and devices of the tensors, and the degree of the spherical harmonics."""
-    count, cameras = means.shape[0], viewmats.shape[0]
-    named = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
-    named |= {"viewmats": viewmats, "Ks": Ks, "backgrounds": backgrounds}
+    count, cameras, colors = len(inputs["means"]), len(inputs["viewmats"]), inputs["colors"]
     channels = 3 if sh_degree is not None else colors.shape[-1]
     shapes = {
         "means": (count, 3), "quats": (count, 4), "scales": (count, 3), "opacities": (count,),
         "viewmats": (cameras, 4, 4), "Ks": (cameras, 3, 3), "backgrounds": (cameras, channels),
     }  # fmt: skip
-    for name, tensor in named.items():
+    for name, tensor in inputs.items():
         shape = shapes.get(name)
         if shape is not None and tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape}, not {tuple(tensor.shape)}.")

@@ -161,12 +161,14 @@ class _Worker:
         return pending
 
     def _next_task(self) -> Any:
+        """Take the submitted task; None if there is none, after which the thread is released."""
         with self._lock:
             task, self._task = self._task, None
             self._running = task is not None
         return task
 
     def _run(self, caller_core: int) -> None:
+        """Run tasks until none is left."""
         with _excluding_core(caller_core):
             while task := self._next_task():
                 run, counters, upcoming, finished, arguments = task

@@ -6,8 +6,8 @@ The pixels where a splat is drawn fill an ellipse around its center: with the re
 
 at e to the right of the center and f below it. At height f the ellipse reaches from (-B f - r) / 2A to
 (-B f + r) / 2A, where r^2 = 4 A tau - (4 A C - B^2) f^2. Its rightmost point lies at the height
-f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the record's *tilt*, its leftmost point opposite. Over a row of
-blocks, therefore, it reaches as far as at the height nearest to its outermost point. All rows of blocks are
+f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the record's *tilt*, its leftmost point opposite. Within a
+row of blocks, therefore, its extent is largest at the height nearest to that point. All rows of blocks are
 solved at once, one per lane.
 """
 

@@ -37,6 +37,7 @@ def rasterize(scene: Scene, **options):
 
 
 def assert_matches_reference(scene: Scene, options: dict, reference_options: dict, tolerance=2e-5) -> None:
+    """Compare images and all gradients with the dense reference."""
     exact, actual = scene.leaves(torch.float64), scene.leaves()
     expected_images, expected_alphas = render(exact, **reference_options)
     random_loss(expected_images, expected_alphas).backward()
