@@ -34,10 +34,11 @@ class InterpolationConfig:
     num_neighbors: Annotated[int, Range(1, 8)] = 8
     """Nearest track points that an inverse depth is compared with to find outliers."""
     max_spread: Annotated[float, NOT_NEGATIVE] = 5.0
-    """An outlier differs from the median of its neighbors by more than this multiple of their median absolute
-    deviation ..."""
+    """Largest difference from the median of the neighbors: this multiple of their median absolute deviation,
+    plus `max_deviation`."""
     max_deviation: Annotated[float, NOT_NEGATIVE] = 0.05
-    """... plus this fraction of the median, which matters where the neighbors agree closely."""
+    """Fraction of the median of the neighbors, added to the threshold of `max_spread`. It matters if the
+    neighbors agree closely."""
     grid_spacing: Annotated[int, COUNT] = 4
     """Spacing in pixels of the grid at which the triangulation is evaluated, to save time."""
     num_border_columns: Annotated[int, Range(2)] = 13
@@ -65,15 +66,14 @@ class FusionConfig:
     """Fusion of depth maps to a point cloud."""
 
     max_depth_error: Annotated[float, POSITIVE] = 0.04
-    """Relative difference in inverse depth up to which a point covers the surface in a cell of another
-    view."""
+    """Largest relative difference in inverse depth between a point and the surface that it covers."""
     free_space_factor: Annotated[float, Range(1)] = 1.05
     """A point violates free space in a view if its inverse depth exceeds that of the surface by this
     factor."""
     min_num_consistent: Annotated[int, COUNT] = 2
-    """Source views that confirm a surface, so that points in front of it violate free space."""
+    """Number of consistent source views from which a surface counts as confirmed."""
     min_num_violations: Annotated[int, COUNT] = 2
-    """Views in which a point violates free space before it is removed."""
+    """Number of views in which a point has to violate free space to be removed."""
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def reprojection_errors(
     """Compute the reprojection error of each observation. The arguments are those of `track_2d_loss`.
 
     Returns:
-        Errors in pixels of the full-resolution images, zero for points behind the camera. (O,).
+        Errors in full-resolution pixels, zero for points behind the camera. (O,).
     """
     near_plane = DEFAULTS.near_plane
     residuals, _ = _reprojection(points, T_camera_world, focal, observations, lens, near_plane)

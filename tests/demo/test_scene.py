@@ -2,7 +2,7 @@
 
 - The images agree with the ground-truth cameras: axes, pixel convention and focal length.
 - Every image has texture; the file names do not follow the trajectory.
-- Radial distortion is OpenCV's.
+- Radial distortion matches OpenCV.
 - Equal seeds give equal images, different seeds different ones.
 """
 
@@ -79,7 +79,7 @@ def test_images_depend_on_the_seed_alone(tmp_path: Path):
     assert np.abs(first - image("different", 4)).mean() > 5
 
 
-def test_radial_distortion_is_opencvs(tmp_path: Path):
+def test_radial_distortion_matches_opencv(tmp_path: Path):
     def image_file(folder: str, radial: tuple[float, float]) -> np.ndarray:
         images = render_demo_scene(tmp_path / folder, DemoSceneConfig(1, (160, 120), radial=radial))
         return np.asarray(Image.open(images / "photo_000.jpg"))

@@ -31,7 +31,7 @@ class Events:
     """Events of a training, in order."""
 
     iterations: list[Iteration] = field(default_factory=list)
-    """Training iterations."""
+    """Iterations, without renderings for evaluation or the viewer."""
     grown: list[int] = field(default_factory=list)
     """Number of duplicated or split Gaussians, per growth step."""
     pruned: list[int] = field(default_factory=list)

@@ -184,7 +184,7 @@ def _pin(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _set_data(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Run `x.data = y`. Unlike CUDA, a tensor cannot change its device."""
+    """Run `x.data = y`. Unlike on CUDA, it cannot change the device of x."""
     target, value = args
     if is_pretend(target) != is_pretend(value):
         raise DeviceError(

@@ -43,6 +43,7 @@ def make_strategy(count: int, **settings) -> tuple[CappedStrategy, ParameterDict
 def rasterizer_info(
     gradients: torch.Tensor, visible: torch.Tensor | None = None, two_radii: bool = False
 ) -> dict:
+    """Make the `info` of a rasterizer with horizontal image-plane gradients (N,)."""
     means2d = torch.zeros(1, len(gradients), 2)
     means2d.absgrad = torch.stack([gradients, torch.zeros_like(gradients)], dim=-1)[None]  # pyright: ignore[reportAttributeAccessIssue]
     radii = (torch.ones(len(gradients)) if visible is None else visible.float())[None].int()

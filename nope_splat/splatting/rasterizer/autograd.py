@@ -64,11 +64,11 @@ class Projection(torch.autograd.Function):
 
         Args:
             ctx: Autograd context.
-            means: (N, 3).
-            quats: (N, 4).
-            scales: (N, 3).
-            viewmats: (C, 4, 4).
-            Ks: (C, 3, 3).
+            means: Centers in world coordinates. (N, 3).
+            quats: Quaternions. (N, 4).
+            scales: Standard deviations. (N, 3).
+            viewmats: World-to-camera transforms. (C, 4, 4).
+            Ks: Intrinsic matrices. (C, 3, 3).
             width: Image width in pixels.
             height: Image height in pixels.
             eps2d: Variance in square pixels that is added to every splat.

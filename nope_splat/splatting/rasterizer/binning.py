@@ -35,7 +35,7 @@ from nope_splat.splatting.rasterizer.threads import (
 
 MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
 MIN_LOG_ALPHA = -7.994353436858858
-"""log2(1/255), the smallest opacity that is drawn."""
+"""log2(1/255), the log2 of the smallest alpha that is drawn."""
 
 LOG2E = 1.4426950408889634
 
@@ -210,7 +210,7 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
 
 @inlined
 def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
-    """Write the first and last tile that a splat's ellipse intersects in every row of tiles to `spans`.
+    """Write to `spans` the first and last tile that a splat's ellipse intersects in each row of tiles.
 
     The computation is that of `tile_coverage`, for tiles of 2^tile_shift pixels. Returns the number of rows.
     """

@@ -42,8 +42,8 @@ def rasterization(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Rasterize 3D Gaussians, with gradients to the Gaussians and the cameras.
 
-    Arguments and results are those of `gsplat.rasterization` 1.4, which is called unmodified on CUDA. CPUs
-    differ from it in four ways: `Ks` also receives gradients; `packed`, `sparse_grad` and `gsplat_options`
+    Arguments and results are those of `gsplat.rasterization` 1.4, which is called unmodified on CUDA. On a
+    CPU there are four differences: `Ks` also receives gradients; `packed`, `sparse_grad` and `gsplat_options`
     are not supported; a splat extends until its opacity falls below 1/255, rather than to the edge of the
     16-pixel tiles within three standard deviations; `info` is zero for culled Gaussians.
 
