@@ -3,7 +3,8 @@
 On the plane at depth one, distortion maps the point p of a pinhole camera to d(p) = (1 + k1 s + k2 s^2) p
 with s = |p|^2 (the radial terms of OpenCV and COLMAP). Its pixel coordinate along each axis is
 x = f d(p) + c. Rasterizers only support pinhole cameras. Gaussians are therefore rendered by a pinhole with
-the same f and c, and the result is resampled: pixel x of the distorted image takes the value of the pinhole image at
+the same f and c, and the result is resampled: pixel x of the distorted image takes the value of the pinhole
+image at
 
     y(x) = f d^-1((x - c) / f) + c.
 
