@@ -1,4 +1,4 @@
-"""Images that several test files share."""
+"""Fixtures that several test files share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-# Before torch and numba load their thread pools, which would otherwise spin against each other.
+# Set before torch and numba load their thread pools, which would otherwise compete by spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> Iterator[None]:
-    """Ctrl-C interrupts, also where a shell runs the tests in the background and has it ignored."""
+    """Let SIGINT raise KeyboardInterrupt; shells make background processes ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -23,17 +23,17 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def valley(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a small demo scene: 9 images in `images/`, their `depth/`, and `ground_truth.json`."""
-    from nope_splat.demo.scene import render_demo_scene
+    """Render a small demo scene: nine images in `images/`, their `depth/`, and `ground_truth.json`."""
+    from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 
     folder = tmp_path_factory.mktemp("valley")
-    render_demo_scene(folder, num_images=9, size=(320, 240), depth=True)
+    render_demo_scene(folder, DemoSceneConfig(num_images=9, size=(320, 240), depth=True))
     return folder
 
 
 @pytest.fixture(scope="session")
 def disk_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A torch hub folder with the files that kornia would download."""
+    """Make a torch hub folder with random weights in the files that kornia would download."""
     import torch
 
     feature = pytest.importorskip("kornia.feature")
@@ -44,7 +44,7 @@ def disk_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = feature.LightGlue(None, input_dim=128)
     state = network.state_dict()
     for name, value in state.items():
-        if "ffn.3" in name:  # the last layer of every residual branch
+        if "ffn.3" in name:  # last layer of every residual branch
             value.zero_()
         elif "final_proj.weight" in name or name == "input_proj.weight":
             torch.nn.init.orthogonal_(value).mul_(16.0 if "final" in name else 1.0)

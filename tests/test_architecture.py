@@ -1,6 +1,6 @@
-"""The package has no import circles, not even for types, and lists what it depends on.
+"""The package has no circular imports, not even for types, and lists what it depends on.
 
-Its layers are checked by import-linter.
+import-linter checks its layers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pytest
 grimp = pytest.importorskip("grimp")
 
 
-def circles(graph: networkx.DiGraph) -> list[list[str]]:
-    """Groups of modules that import each other, directly or through others."""
+def cycles(graph: networkx.DiGraph) -> list[list[str]]:
+    """Find groups of modules that import each other, directly or indirectly."""
     return [sorted(group) for group in networkx.strongly_connected_components(graph) if len(group) > 1]
 
 
-def imports() -> networkx.DiGraph:
-    """Which module imports which; a package stands for its `__init__.py`."""
+def import_graph() -> networkx.DiGraph:
+    """Build the import graph. The node of a package is its `__init__.py`."""
     graph = grimp.build_graph("nope_splat", cache_dir=None)
     edges = [
         (module, target)
@@ -32,14 +32,14 @@ def imports() -> networkx.DiGraph:
     return networkx.DiGraph(edges)
 
 
-def test_no_circles() -> None:
-    graph = imports()
+def test_package_has_no_import_cycles() -> None:
+    graph = import_graph()
     assert graph.number_of_edges() > 500
-    assert circles(graph) == []
+    assert cycles(graph) == []
 
 
-def test_a_circle_is_found() -> None:
-    assert circles(networkx.DiGraph([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")])) == [["a", "b", "c"]]
+def test_cycles_are_detected() -> None:
+    assert cycles(networkx.DiGraph([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")])) == [["a", "b", "c"]]
 
 
 def dependencies() -> dict[str, list[str]]:

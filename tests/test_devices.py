@@ -1,6 +1,6 @@
-"""Every tensor is made on a device that somebody has chosen.
+"""Every tensor is created on an explicit device.
 
-A tensor on the default device is on the CPU, where every test of a CPU finds it in its place.
+Tests on a CPU cannot detect a tensor that is created on the default device by mistake.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ FACTORIES = {
     "arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm",
     "tensor", "zeros",
 }  # fmt: skip
-"""Functions of torch that make a tensor from nothing but numbers."""
+"""Functions of torch that create a tensor without a tensor argument."""
 PACKAGE = Path(nope_splat.__file__ or next(iter(nope_splat.__path__))).parent
 
 
 def factory_calls(source: str) -> Iterator[ast.Call]:
-    """Calls of torch's factories, as `torch.zeros(...)`."""
+    """Find calls of torch's factories, such as `torch.zeros(...)`."""
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.Call)
@@ -32,8 +32,8 @@ def factory_calls(source: str) -> Iterator[ast.Call]:
                 yield node
 
 
-def on_default_device(source: str) -> list[int]:
-    """Lines that make a tensor without naming its device."""
+def lines_without_device(source: str) -> list[int]:
+    """Find lines that create a tensor without a device argument."""
     return [
         call.lineno
         for call in factory_calls(source)
@@ -41,18 +41,18 @@ def on_default_device(source: str) -> list[int]:
     ]
 
 
-def test_no_tensor_is_made_on_a_default_device() -> None:
+def test_tensors_are_created_on_explicit_devices() -> None:
     files = sorted(PACKAGE.rglob("*.py"))
     assert sum(len(list(factory_calls(file.read_text()))) for file in files) > 30
-    found = [f"{file}:{line}" for file in files for line in on_default_device(file.read_text())]
-    assert not found
+    violations = [f"{file}:{line}" for file in files for line in lines_without_device(file.read_text())]
+    assert not violations
 
 
-def test_a_default_device_is_found() -> None:
-    assert on_default_device("x = torch.zeros(3)\ny = torch.zeros(3, device=d)\nz = x.new_zeros(3)") == [1]
+def test_default_devices_are_detected() -> None:
+    assert lines_without_device("x = torch.zeros(3)\ny = torch.zeros(3, device=d)\nz = x.new_zeros(3)") == [1]
 
 
-def test_intrinsics_are_never_nerfstudios() -> None:
-    """`Cameras.get_intrinsics_matrices` always returns a tensor of the CPU."""
+def test_nerfstudios_intrinsic_matrices_are_not_used() -> None:
+    """`Cameras.get_intrinsics_matrices` always returns a tensor on the CPU."""
     calls = [file for file in PACKAGE.rglob("*.py") if "get_intrinsics_matrices" in file.read_text()]
     assert not calls

@@ -1,4 +1,4 @@
-"""Runs that are interrupted, killed or not alone: the next one goes on from what they kept, all the same."""
+"""Interrupted, killed and concurrent runs: the next run resumes from the cache, with identical results."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ reconstruct(folder, [], options, Path(sys.argv[2]))
 """
 
 
-def start(images: Path, cache: Path, seconds_per_pair: float) -> subprocess.Popen[str]:
+def start_matching(images: Path, cache: Path, seconds_per_pair: float) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-c", SLOW_RUN, str(images), str(cache), str(seconds_per_pair)]
     return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
 
 
-def stages(cache: Path) -> list[str]:
+def cached_stages(cache: Path) -> list[str]:
     return sorted(path.name.split("-")[0] for path in cache.glob("*.npz"))
 
 
@@ -72,155 +72,157 @@ def folder(valley: Path) -> ImageFolder:
 
 
 @pytest.fixture(scope="module")
-def whole(folder: ImageFolder) -> MatchDatabase:
-    """What a run that nothing disturbs finds."""
+def expected_matches(folder: ImageFolder) -> MatchDatabase:
+    """Matches of an uninterrupted run."""
     return load_or_match(folder, MATCHING, None, "")
 
 
-def assert_same(found: MatchDatabase, expected: MatchDatabase) -> None:
-    one, other = found.to_arrays(), expected.to_arrays()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name])
+def assert_same_matches(actual: MatchDatabase, expected: MatchDatabase) -> None:
+    actual_arrays, expected_arrays = actual.to_arrays(), expected.to_arrays()
+    for name in actual_arrays:
+        np.testing.assert_array_equal(actual_arrays[name], expected_arrays[name])
 
 
-def finish(folder: ImageFolder, cache: Path) -> MatchDatabase:
+def resume_matching(folder: ImageFolder, cache: Path) -> MatchDatabase:
     return load_or_match(folder, MATCHING, Cache(cache), matches_key(folder, MATCHING))
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])
-def test_matching_goes_on_where_it_was_interrupted_or_a_worker_failed(
+def test_matching_resumes_after_an_interruption_or_a_failed_worker(
     interruption: type[BaseException],
     folder: ImageFolder,
-    whole: MatchDatabase,
+    expected_matches: MatchDatabase,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tried: list[tuple[int, ...]] = []
+    verified: list[tuple[int, ...]] = []
 
-    def verify(first: int, second: int, *others: Any) -> PairMatches | None:
-        tried.append(tuple(sorted((first, second))))
-        if len(tried) == 12:
+    def verify(first: int, second: int, *arguments: Any) -> PairMatches | None:
+        verified.append(tuple(sorted((first, second))))
+        if len(verified) == 12:
             raise interruption
-        return verify_pair(first, second, *others)
+        return verify_pair(first, second, *arguments)
 
     monkeypatch.setattr(matching, "verify_pair", verify)
     with pytest.raises(interruption):
-        finish(folder, tmp_path)
-    assert stages(tmp_path) == ["pairs"]
-    before = set(tried[:8])  # those before the interruption, but for what ran beside it
-    tried[:] = [(0, 0)] * 12
-    assert_same(finish(folder, tmp_path), whole)
-    assert not before & set(tried)
-    assert stages(tmp_path) == ["matches"]
+        resume_matching(folder, tmp_path)
+    assert cached_stages(tmp_path) == ["pairs"]
+    before = set(verified[:8])  # without pairs that ran concurrently with the interrupted one
+    verified[:] = [(0, 0)] * 12
+    assert_same_matches(resume_matching(folder, tmp_path), expected_matches)
+    assert not before & set(verified)
+    assert cached_stages(tmp_path) == ["matches"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_matching_goes_on_after_a_run_that_was_killed(
-    how: signal.Signals,
+@pytest.mark.parametrize("kill_signal", [signal.SIGKILL, signal.SIGINT])
+def test_matching_resumes_after_a_killed_run(
+    kill_signal: signal.Signals,
     folder: ImageFolder,
-    whole: MatchDatabase,
+    expected_matches: MatchDatabase,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with start(folder.root, tmp_path, 0.3) as run:
-        while not stages(tmp_path):
+    with start_matching(folder.root, tmp_path, 0.3) as run:
+        while not cached_stages(tmp_path):
             assert run.poll() is None
             time.sleep(0.02)
-        run.send_signal(how)
-        _, said = run.communicate(timeout=60)
+        run.send_signal(kill_signal)
+        _, stderr = run.communicate(timeout=60)
     assert run.returncode in (-signal.SIGKILL, -signal.SIGINT)
-    assert stages(tmp_path) == ["pairs"], said
-    assert_same(finish(folder, tmp_path), whole)
+    assert cached_stages(tmp_path) == ["pairs"], stderr
+    assert_same_matches(resume_matching(folder, tmp_path), expected_matches)
     assert "pairs that are matched already" in capsys.readouterr().err
-    assert stages(tmp_path) == ["matches"]
+    assert cached_stages(tmp_path) == ["matches"]
 
 
-def test_a_damaged_beginning_is_named_and_not_used(
-    folder: ImageFolder, whole: MatchDatabase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_damaged_partial_matches_are_reported_and_ignored(
+    folder: ImageFolder, expected_matches: MatchDatabase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / f"pairs-{matches_key(folder, MATCHING)[:16]}.npz"
     path.write_bytes(os.urandom(1000))
-    assert_same(finish(folder, tmp_path), whole)
+    assert_same_matches(resume_matching(folder, tmp_path), expected_matches)
     assert f"The cached file {path} is damaged and will be made again" in capsys.readouterr().err
 
 
-def test_two_runs_at_once_do_not_harm_each_other(
-    folder: ImageFolder, whole: MatchDatabase, tmp_path: Path
+def test_concurrent_runs_do_not_interfere(
+    folder: ImageFolder, expected_matches: MatchDatabase, tmp_path: Path
 ) -> None:
-    runs = [start(folder.root, tmp_path, 0.01) for _ in range(2)]
+    runs = [start_matching(folder.root, tmp_path, 0.01) for _ in range(2)]
     for run in runs:
-        _, said = run.communicate(timeout=200)
-        assert run.returncode == 0, said
-    assert "matches" in stages(tmp_path)
-    assert_same(finish(folder, tmp_path), whole)
+        _, stderr = run.communicate(timeout=200)
+        assert run.returncode == 0, stderr
+    assert "matches" in cached_stages(tmp_path)
+    assert_same_matches(resume_matching(folder, tmp_path), expected_matches)
 
 
 @pytest.fixture(scope="module")
-def cameras(folder: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reconstruction, Path]:
-    """What a run that nothing disturbs finds, and its cache."""
+def reconstruction(
+    folder: ImageFolder, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Reconstruction, Path]:
+    """Reconstruction of an uninterrupted run, and its cache."""
     cache = tmp_path_factory.mktemp("cache")
     return reconstruct(folder, [], OPTIONS, cache), cache
 
 
-def assert_same_cameras(found: Reconstruction, expected: Reconstruction) -> None:
-    one, other = (replace(scene, seconds={}).to_arrays() for scene in (found, expected))
-    for name in other:
-        np.testing.assert_array_equal(one[name], other[name])
+def assert_same_reconstruction(actual: Reconstruction, expected: Reconstruction) -> None:
+    actual_arrays, expected_arrays = (replace(scene, seconds={}).to_arrays() for scene in (actual, expected))
+    for name in expected_arrays:
+        np.testing.assert_array_equal(actual_arrays[name], expected_arrays[name])
 
 
 @pytest.mark.parametrize(
-    ("where", "kept"),
+    ("killed_in", "kept"),
     [
         ("nope_splat.matching.matching:sift_keypoints", []),
-        ("os:replace", []),  # matches are written, but not yet in their place
+        ("os:replace", []),  # matches are written to a temporary file
         ("nope_splat.sfm.pipeline:reconstruct_component", ["matches"]),
         ("nope_splat.sfm.pipeline:refine_globally", ["matches"]),
     ],
 )
-def test_a_reconstruction_that_was_killed_is_made_again_from_what_is_kept(
-    where: str,
+def test_killed_reconstruction_resumes_from_the_cache(
+    killed_in: str,
     kept: list[str],
     folder: ImageFolder,
-    cameras: tuple[Reconstruction, Path],
+    reconstruction: tuple[Reconstruction, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = subprocess.run([sys.executable, "-c", KILLED_RUN, folder.root, tmp_path, where], check=False)
+    run = subprocess.run([sys.executable, "-c", KILLED_RUN, folder.root, tmp_path, killed_in], check=False)
     assert run.returncode == -signal.SIGKILL
-    assert stages(tmp_path) == kept
+    assert cached_stages(tmp_path) == kept
     capsys.readouterr()
-    assert_same_cameras(reconstruct(folder, [], OPTIONS, tmp_path), cameras[0])
+    assert_same_reconstruction(reconstruct(folder, [], OPTIONS, tmp_path), reconstruction[0])
     assert ("Using the cached matches." in capsys.readouterr().err) == bool(kept)
-    assert stages(tmp_path) == ["matches", "scene"]
+    assert cached_stages(tmp_path) == ["matches", "scene"]
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
 
-def swap(path: Path) -> None:
-    """Arrays under the right key that another program has made."""
+def replace_arrays(path: Path) -> None:
+    """Write different arrays under the same cache key."""
     with np.load(path) as stored:
-        np.savez(path, cache_key=stored["cache_key"], loot=np.arange(3))
+        np.savez(path, cache_key=stored["cache_key"], unexpected=np.arange(3))
 
 
 @pytest.mark.parametrize("stage", ["scene", "matches"])
-@pytest.mark.parametrize("damage", [cut, swap])
-def test_a_damaged_reconstruction_is_named_and_made_again(
+@pytest.mark.parametrize("damage", [truncate, replace_arrays])
+def test_damaged_cache_files_are_reported_and_recomputed(
     stage: str,
     damage: Callable[[Path], None],
     folder: ImageFolder,
-    cameras: tuple[Reconstruction, Path],
+    reconstruction: tuple[Reconstruction, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    scene, whole = cameras
-    cache = shutil.copytree(whole, tmp_path / "cache")
+    scene, original_cache = reconstruction
+    cache = shutil.copytree(original_cache, tmp_path / "cache")
     (path,) = cache.glob(f"{stage}-*.npz")
     damage(path)
-    if stage == "matches":  # which are looked for where there is no scene
+    if stage == "matches":  # matches are only read without a cached scene
         next(cache.glob("scene-*.npz")).unlink()
-    assert_same_cameras(reconstruct(folder, [], OPTIONS, cache), scene)
+    assert_same_reconstruction(reconstruct(folder, [], OPTIONS, cache), scene)
     assert f"The cached file {path} is damaged and will be made again" in capsys.readouterr().err
-    assert_same_cameras(reconstruct(folder, [], OPTIONS, cache), scene)
+    assert_same_reconstruction(reconstruct(folder, [], OPTIONS, cache), scene)
     assert "Using the cached reconstruction." in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What `import nope_splat` offers."""
+"""Public names of `nope_splat`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 import nope_splat
 
-LIGHT = "import sys, nope_splat; assert not {'torch', 'numba', 'nerfstudio'} & set(sys.modules)"
+IMPORT_CHECK = "import sys, nope_splat; assert not {'torch', 'numba', 'nerfstudio'} & set(sys.modules)"
 
 
-def test_public_names_are_what_they_say() -> None:
+def test_public_names_are_their_originals() -> None:
     from nope_splat import Reconstruction, rasterization, reconstruct
     from nope_splat.scene.reconstruction import Reconstruction as OriginalReconstruction
     from nope_splat.sfm import reconstruct as original
@@ -26,10 +26,10 @@ def test_public_names_are_what_they_say() -> None:
     assert all(hasattr(nope_splat, name) for name in nope_splat.__all__)
 
 
-def test_other_names_are_none() -> None:
+def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="no attribute 'train'"):
         _ = nope_splat.train  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_the_import_alone_is_light() -> None:
-    subprocess.run([sys.executable, "-c", LIGHT], check=True)
+def test_import_does_not_load_heavy_packages() -> None:
+    subprocess.run([sys.executable, "-c", IMPORT_CHECK], check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from nope_splat.demo.scene import render_demo_scene
+from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 
 
 def demo_scene(
@@ -29,5 +29,5 @@ def demo_scene(
         depth: Whether to write the true depth as well, `depth/*.npz` with the array `depth` (H, W).
         radial: Radial distortion of the lens, k1 and k2 of OpenCV: -0.08 0 for a mild barrel.
     """
-    images = render_demo_scene(output_dir, num_images, size, seed, path, depth, radial)
+    images = render_demo_scene(output_dir, DemoSceneConfig(num_images, size, seed, path, depth, radial))
     print(f"{num_images} photos: {images}")

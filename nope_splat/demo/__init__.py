@@ -1,1 +1,1 @@
-"""A made-up valley, rendered as images with known cameras."""
+"""A procedural valley, rendered to images with known cameras."""

@@ -1,4 +1,4 @@
-"""Fractal solid noise: what the surfaces of the demo scene are shaped and colored by."""
+"""Fractal solid noise, which shapes and colors the surfaces of the demo scene."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nope_splat.utils.typing import Array
 
 Vector = tuple[float, float, float]
 Lattice = tuple[NDArray[np.int64], Array]
-"""A permutation of 0..255, and 256 gradients of three channels (256, 3, 3): what noise is made of."""
+"""Random state of the noise: a permutation of 0..255, and 256 gradients in three channels (256, 3, 3)."""
 
 
 def make_lattice(rng: np.random.Generator) -> Lattice:
-    """A random lattice.
+    """Sample a random lattice.
 
     Args:
-        rng: The source of chance.
+        rng: Random generator.
     """
     gradients = rng.normal(size=(256, 3, 3))
     gradients *= 1.6 / np.linalg.norm(gradients, axis=-1, keepdims=True)
@@ -27,21 +27,21 @@ def make_lattice(rng: np.random.Generator) -> Lattice:
 
 @cached_njit()
 def noise_at(x: float, y: float, z: float, footprint: float, octaves: int, lattice: Lattice) -> Vector:
-    """Three independent channels of gradient noise (Perlin 2002), summed over octaves.
+    """Evaluate three independent channels of gradient noise (Perlin 2002), summed over octaves.
 
-    Each octave has twice the frequency and 0.6 times the amplitude of the last; those finer than two
-    footprints fade out, so that distant surfaces do not alias.
+    Each octave has twice the frequency and 0.6 times the amplitude of the previous one. Octaves with a period
+    below two footprints fade out, to avoid aliasing on distant surfaces.
 
     Args:
-        x: Where, in grains of the coarsest octave; so are y and z.
-        y: Likewise.
-        z: Likewise.
-        footprint: What one sample covers, in the same unit.
-        octaves: How many there are.
-        lattice: What the noise is made of.
+        x: Coordinate in periods of the coarsest octave.
+        y: Coordinate in the same unit.
+        z: Coordinate in the same unit.
+        footprint: Diameter of the sample, in the same unit.
+        octaves: Number of octaves.
+        lattice: Random state of the noise.
 
     Returns:
-        The channels, roughly in -1..1.
+        The three channels, approximately in [-1, 1].
     """
     permutation, gradients = lattice
     red = green = blue = 0.0
@@ -72,15 +72,15 @@ def noise_at(x: float, y: float, z: float, footprint: float, octaves: int, latti
 
 @cached_njit(parallel=True)
 def noise(points: Array, octaves: int, lattice: Lattice) -> Array:
-    """Fractal noise at points.
+    """Evaluate fractal noise at points.
 
     Args:
-        points: In grains of the coarsest octave. (N, 3).
-        octaves: How many there are.
-        lattice: What the noise is made of.
+        points: Coordinates in periods of the coarsest octave. (N, 3).
+        octaves: Number of octaves.
+        lattice: Random state of the noise.
 
     Returns:
-        Three channels, roughly in -1..1. (N, 3).
+        Three channels, approximately in [-1, 1]. (N, 3).
     """
     values = np.empty_like(points)
     for n in numba.prange(len(points)):

@@ -1,8 +1,8 @@
-"""A small valley, ray-cast with embree: images whose cameras are known, for the demo and the tests.
+"""A small procedural valley, ray-cast with embree to images with known cameras, for the demo and the tests.
 
-Boulders, a broken column, a leaning slab and a ring stand in a valley whose slopes close the view on all
-sides. Every surface carries fractal solid noise, so that no two places look alike; light and shadows do not
-depend on the view. The cameras walk an uneven arc and look inward, or tour the valley and look everywhere.
+Boulders, a broken column, a leaning slab and a ring stand in a valley that slopes enclose on all sides.
+Fractal solid noise gives every surface a unique texture. Lighting and shadows do not depend on the view. The
+cameras are on an arc and look inward, or on a tour through the valley and look in all directions.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 
+from nope_splat.demo.camera_paths import arc_poses, tour_poses
 from nope_splat.demo.noise import Lattice, make_lattice, noise, noise_at
 from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.camera import SharedPinhole
@@ -26,22 +27,54 @@ from nope_splat.geometry.distortion import undistort
 from nope_splat.utils.jit import cached_njit
 from nope_splat.utils.typing import Array
 
-FIELD_OF_VIEW = 54.0
-"""Angle in degrees that the longer side of an image spans, without distortion."""
-SUPERSAMPLING = 2
-"""Rays per pixel and axis."""
-SUN = np.array([0.45, -0.55, 0.70]) / np.linalg.norm([0.45, -0.55, 0.70])
-"""Unit vector toward the sun."""
+
+@dataclass(frozen=True)
+class DemoSceneConfig:
+    """Options of the demo scene."""
+
+    num_images: int = 20
+    """Number of images."""
+    size: tuple[int, int] = (640, 480)
+    """Width and height in pixels."""
+    seed: int = 0
+    """Random seed of the scene and the cameras."""
+    trajectory: Literal["arc", "tour"] = "arc"
+    """Cameras on an arc around the center, or on a tour through the valley, for which fifty or more images
+    are needed."""
+    depth: bool = False
+    """Whether to write the true depth to `depth/*.npz`, as array `depth` (H, W)."""
+    radial: tuple[float, float] = (0.0, 0.0)
+    """Radial distortion k1 and k2, see `SharedPinhole`."""
+    field_of_view: float = 54.0
+    """Field of view of the longer side in degrees, without distortion."""
+    supersampling: int = 2
+    """Rays per pixel along each axis."""
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """Sunlight with cast shadows, and skylight."""
+
+    sun: tuple[float, float, float] = (0.45, -0.55, 0.70)
+    """Direction toward the sun, of any length."""
+    sun_intensity: float = 0.75
+    """Brightness of a surface that faces the sun, in addition to the skylight."""
+    sky_intensity: float = 0.32
+    """Skylight on a vertical surface."""
+    sky_gradient: float = 0.18
+    """Skylight in addition on a surface that faces up."""
+    sky_color: tuple[float, float, float] = (0.55, 0.65, 0.75)
+    """Color of the sky, linear RGB in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Colors and grain of a surface."""
+    """Colors and texture frequency of a surface."""
 
     palette: tuple[tuple[float, float, float], ...]
-    """Dark, base, light and patch color, linear RGB in 0..1."""
+    """Dark, base, light and patch color, linear RGB in [0, 1]."""
     frequency: tuple[float, float, float]
-    """Grains per world unit along x, y and z in the coarsest octave."""
+    """Noise periods per world unit along x, y and z, in the coarsest octave."""
 
 
 MATERIALS = {
@@ -63,7 +96,6 @@ MATERIALS = {
 }
 PALETTES = np.array([material.palette for material in MATERIALS.values()])
 FREQUENCIES = np.array([material.frequency for material in MATERIALS.values()])
-SKY = np.array([0.55, 0.65, 0.75])
 
 
 @cached_njit()
@@ -86,21 +118,21 @@ def _shade(
     sky: Array,
     lattice: Lattice,
 ) -> Array:
-    """Colors where rays meet triangles.
+    """Shade the intersections of rays with triangles.
 
     Args:
         origin: Common origin of the rays. (3,).
         directions: Unit directions. (N, 3).
         spacing: Angle between neighboring rays, in radians.
-        faces: The triangle that each ray hits, -1 for none. (N,).
-        coordinates: Affine functions of a point: distance from the plane of each triangle, and the
+        faces: Index of the triangle that each ray hits, -1 for none. (N,).
+        coordinates: Affine functions of a point: signed distance from the plane of each triangle, and
             barycentric coordinates of its second and third corner. (F, 3, 4).
-        light: Light at the corners. (F, 3).
+        light: Brightness at the corners. (F, 3).
         materials: Material of each triangle. (F,).
         palettes: Colors of each material. (M, 4, 3).
-        frequencies: Grain of each material. (M, 3).
-        sky: Color where a ray hits nothing. (3,).
-        lattice: What the noise is made of.
+        frequencies: Texture frequency of each material. (M, 3).
+        sky: Color of rays that hit nothing. (3,).
+        lattice: Random state of the noise.
 
     Returns:
         Linear RGB. (N, 3).
@@ -129,30 +161,31 @@ def _shade(
         to_base, to_light = _smoothstep(grain, -0.9, 0.1), _smoothstep(grain, 0.0, 0.9)
         to_patch = _smoothstep(patch, 0.25, 0.6)
         for channel in range(3):
-            dark, base, pale, other = palettes[material, :, channel]
+            dark, base, pale, spot = palettes[material, :, channel]
             color = dark + (base - dark) * to_base
             color += (pale - color) * to_light
-            color += (other - color) * to_patch
+            color += (spot - color) * to_patch
             colors[n, channel] = color * (1.0 + 0.35 * tone) * brightness
     return colors
 
 
 def _triangle_coordinates(triangles: Array) -> Array:
-    """The affine functions that `_shade` reads. (F, 3, 3) to (F, 3, 4)."""
+    """Compute the affine functions for `_shade`. (F, 3, 3) -> (F, 3, 4)."""
     a, b, c = triangles.transpose(1, 0, 2)
     normals = np.cross(b - a, c - a)
     twice_area = np.linalg.norm(normals, axis=1, keepdims=True)
     normals /= twice_area
-    # The rows of the inverse of the frame that two sides and the normal span.
+    # Rows of the inverse of the matrix whose columns are two sides and the normal.
     to_second, to_third = np.cross(c - a, normals) / twice_area, np.cross(normals, b - a) / twice_area
     linear = np.stack([normals, to_second, to_third], axis=1)
     return np.concatenate([linear, -linear @ a[:, :, None]], axis=-1)
 
 
 class _Scene:
-    """Triangles with a material each, and the light on them."""
+    """Triangles with materials and baked lighting."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, lighting: Lighting) -> None:
+        self.lighting = lighting
         self.lattice = make_lattice(rng)
         parts = [("grass", self._valley())]
         for material, center, radius, flattening in (
@@ -188,17 +221,17 @@ class _Scene:
         self.mesh = trimesh.Trimesh(*trimesh.util.append_faces(*zip(*shapes, strict=True)), process=False)
         self.materials = np.concatenate([np.full(len(mesh.faces), names.index(name)) for name, mesh in parts])
         self.coordinates = _triangle_coordinates(np.array(self.mesh.triangles))
-        self.light = self._light()[self.mesh.faces]
+        self.light = self._bake_light()[self.mesh.faces]
 
     def _displaced(self, mesh: trimesh.Trimesh, amount: float, frequency: float) -> trimesh.Trimesh:
-        """Push the vertices along their normals by noise."""
+        """Displace the vertices along their normals by noise."""
         vertices = np.array(mesh.vertices, dtype=np.float64)
         offsets = amount * noise(frequency * vertices, 4, self.lattice)[:, :1]
         return trimesh.Trimesh(vertices + offsets * mesh.vertex_normals, mesh.faces, process=False)
 
     def _valley(self) -> trimesh.Trimesh:
-        """Ground that rises to slopes on all sides."""
-        # The column hides the hole in the middle.
+        """Build the ground, which rises to slopes on all sides."""
+        # The column covers the hole in the center.
         radii = np.concatenate([np.linspace(0.05, 3.0, 90), 3.0 * 1.015 ** np.arange(1, 110)])
         angles = np.linspace(0.0, 2 * np.pi, 480, endpoint=False)
         radius, angle = (grid.ravel() for grid in np.meshgrid(radii, angles, indexing="ij"))
@@ -214,43 +247,49 @@ class _Scene:
         faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
         return trimesh.Trimesh(np.stack([flat[:, 0], flat[:, 1], height], axis=-1), faces, process=False)
 
-    def _light(self) -> Array:
-        """Sun with cast shadows and a sky that is brighter above, at the vertices. (V,)."""
+    def _bake_light(self) -> Array:
+        """Compute the brightness of the vertices. (V,)."""
+        lighting = self.lighting
+        sun = np.array(lighting.sun) / np.linalg.norm(lighting.sun)
         normals = np.array(self.mesh.vertex_normals)
         above = self.mesh.vertices + 0.01 * normals
-        in_sun = ~self.mesh.ray.intersects_any(above, np.broadcast_to(SUN, above.shape))
-        return 0.32 + 0.18 * normals[:, 2] + 0.75 * np.clip(normals @ SUN, 0.0, None) * in_sun
+        in_sun = ~self.mesh.ray.intersects_any(above, np.broadcast_to(sun, above.shape))
+        skylight = lighting.sky_intensity + lighting.sky_gradient * normals[:, 2]
+        return skylight + lighting.sun_intensity * np.clip(normals @ sun, 0.0, None) * in_sun
 
-    def image(self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """One picture.
+    def render_image(
+        self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int], supersampling: int
+    ) -> NDArray[np.uint8]:
+        """Render an image.
 
         Args:
             T_world_camera: Camera-to-world transform, OpenCV axes. (4, 4).
-            camera: The camera, its principal point in the middle.
+            camera: The camera, with a centered principal point.
             size: Width and height in pixels.
+            supersampling: Rays per pixel along each axis.
 
         Returns:
             sRGB. (height, width, 3).
         """
         width, height = size
-        grid = _grid(camera, size, SUPERSAMPLING)
+        grid = _grid(camera, size, supersampling)
         directions = grid / np.linalg.norm(grid, axis=1, keepdims=True) @ T_world_camera[:3, :3].T
         origin = T_world_camera[:3, 3].copy()
         faces = self.mesh.ray.intersects_first(np.broadcast_to(origin, directions.shape), directions)
         color = _shade(
-            origin, directions, 1.0 / (camera.focal * SUPERSAMPLING), faces, self.coordinates, self.light,
-            self.materials, PALETTES, FREQUENCIES, SKY, self.lattice,
+            origin, directions, 1.0 / (camera.focal * supersampling), faces, self.coordinates, self.light,
+            self.materials, PALETTES, FREQUENCIES, np.array(self.lighting.sky_color), self.lattice,
         )  # fmt: skip
-        color = color.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean(axis=(1, 3))
+        color = color.reshape(height, supersampling, width, supersampling, 3).mean(axis=(1, 3))
         return np.round(255.0 * np.clip(color, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)
 
-    def depth(
+    def render_depth(
         self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """What is behind the centers of the pixels; arguments as for `image`.
+        """Render the depth at the pixel centers. The arguments are those of `render_image`.
 
         Returns:
-            Depth along the optical axis, NaN where there is nothing. (height, width).
+            Depth along the optical axis, NaN for the sky. (height, width).
         """
         directions = _grid(camera, size) / camera.focal @ T_world_camera[:3, :3].T
         origin = T_world_camera[:3, 3]
@@ -262,113 +301,58 @@ class _Scene:
 
 
 def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Array:
-    """Directions, with z the focal length, through evenly spaced places in the pixels, row by row. (N, 3)."""
+    """Compute ray directions, with z equal to the focal length, on a regular grid, row by row. (N, 3)."""
     x, y = ((np.arange(side * density) + 0.5) / density - side / 2 for side in size)
-    places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    xy = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     if any(camera.radial):
-        places = camera.focal * undistort(places / camera.focal, camera.radial)
-    return np.column_stack([places, np.full(len(places), camera.focal)])
+        xy = camera.focal * undistort(xy / camera.focal, camera.radial)
+    return np.column_stack([xy, np.full(len(xy), camera.focal)])
 
 
-def _look_at(position: Array, target: Array) -> Array:
-    """Camera-to-world transform (OpenCV axes) of a level camera."""
-    forward = (target - position) / np.linalg.norm(target - position)
-    right = np.cross(forward, [0.0, 0.0, 1.0])
-    right /= np.linalg.norm(right)
-    pose = np.eye(4)
-    pose[:3] = np.stack([right, np.cross(forward, right), forward, position], axis=1)
-    return pose
+def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -> Path:
+    """Render images of the valley.
 
-
-def _arc_of_cameras(rng: np.random.Generator, num_images: int) -> Array:
-    """Cameras on an arc of 150 degrees around the valley, at uneven steps, distances, heights and tilts."""
-    step = np.deg2rad(150.0) / max(num_images - 1, 1)
-    poses = []
-    for index in range(num_images):
-        azimuth = -np.pi / 2 + step * (index - (num_images - 1) / 2 + rng.uniform(-0.3, 0.3))
-        distance, height = rng.uniform(2.9, 3.5), rng.uniform(0.7, 1.7)
-        position = np.array([distance * np.cos(azimuth), distance * np.sin(azimuth), height])
-        pose = _look_at(position, np.array([0.0, 0.2, 0.45]) + rng.uniform(-0.2, 0.2, 3))
-        roll = trimesh.transformations.rotation_matrix(rng.uniform(-0.08, 0.08), [0.0, 0.0, 1.0])
-        poses.append(pose @ roll)
-    return np.stack(poses)
-
-
-def _tour_of_cameras(rng: np.random.Generator, num_images: int) -> Array:
-    """Cameras that walk twice around the valley: looking inward, turning round on the way, looking outward.
-
-    Hundreds of images of it show a place as large as such a number is taken of: each overlaps with one
-    in ten of the others, where on the arc it is two in three.
-    """
-    poses = []
-    for index in range(num_images):
-        along = (index + 0.5 + rng.uniform(-0.3, 0.3)) / num_images
-        outward = np.interp(along, [0.375, 0.625], [0.0, 1.0])
-        azimuth, turned = 4 * np.pi * along, np.pi * (1.0 + outward)
-        distance = 3.3 - 0.5 * outward + rng.uniform(-0.2, 0.2)
-        height = 1.2 + rng.uniform(-0.2, 0.2)
-        position = np.array([distance * np.cos(azimuth), distance * np.sin(azimuth), height])
-        heading = azimuth + turned + rng.uniform(-0.05, 0.05)
-        slope = np.tan(-0.45 + 0.45 * outward + rng.uniform(-0.05, 0.05))
-        direction: Array = np.array([np.cos(heading), np.sin(heading), slope])
-        poses.append(_look_at(position, position + direction))
-    return np.stack(poses)
-
-
-def render_demo_scene(
-    output_dir: Path,
-    num_images: int = 20,
-    size: tuple[int, int] = (640, 480),
-    seed: int = 0,
-    path: Literal["arc", "tour"] = "arc",
-    depth: bool = False,
-    radial: tuple[float, float] = (0.0, 0.0),
-) -> Path:
-    """Image the valley.
-
-    Writes `images/*.jpg`, in an order that tells nothing of the cameras, and `ground_truth.json` with the
-    true cameras: for checks only, nothing reads it on the way from images to splat.
+    Writes `images/*.jpg`, in random order with respect to the trajectory, and `ground_truth.json` with the
+    true cameras, which is only used to evaluate results.
 
     Args:
-        output_dir: Folder to write into; made where missing.
-        num_images: Number of images.
-        size: Width and height in pixels.
-        seed: The same seed gives the same images.
-        path: Where the cameras stand: on an arc around the middle, or along a tour of the whole valley, which
-            wants fifty images or more.
-        depth: Whether to write the true depth as well, `depth/*.npz` with the array `depth` (H, W).
-        radial: Radial distortion k1 and k2 of the lens, as of `SharedPinhole`.
+        output_dir: Output folder, created if missing.
+        config: Options of the scene.
 
     Returns:
         The folder of the images.
 
     Raises:
-        NopeSplatError: There is nothing to image, the folder cannot be written, or the ray caster is not
+        NopeSplatError: An option is out of range, the folder cannot be written, or the ray caster is not
             installed.
     """
     if find_spec("embreex") is None and find_spec("rtree") is None:  # trimesh casts rays by either
         raise NopeSplatError("the demo scene needs a ray caster; run pip install 'nope-splat[demo]'")
+    config = config or DemoSceneConfig()
+    num_images, size, seed = config.num_images, config.size, config.seed
     if num_images < 1 or min(size) < 1 or seed < 0:
         raise NopeSplatError(
             f"{num_images} photos of {size[0]} x {size[1]} pixels with seed {seed} cannot be made; give"
             " at least 1 of each and a seed from 0 on"
         )
     rng = np.random.default_rng(seed)
-    scene = _Scene(rng)
-    cameras = _arc_of_cameras if path == "arc" else _tour_of_cameras
-    poses = rng.permutation(cameras(rng, num_images))
-    camera = SharedPinhole(max(size) / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2), radial=radial)
+    scene = _Scene(rng, Lighting())
+    sample_poses = arc_poses if config.trajectory == "arc" else tour_poses
+    poses = rng.permutation(sample_poses(rng, num_images))
+    focal = max(size) / 2 / np.tan(np.deg2rad(config.field_of_view) / 2)
+    camera = SharedPinhole(focal, radial=config.radial)
     frames = []
     try:
         (output_dir / "images").mkdir(parents=True, exist_ok=True)
         for index, pose in enumerate(poses):
             name = f"images/photo_{index:03d}.jpg"
-            Image.fromarray(scene.image(pose, camera, size)).save(output_dir / name, quality=95)
+            image = scene.render_image(pose, camera, size, config.supersampling)
+            Image.fromarray(image).save(output_dir / name, quality=95)
             frames.append({"file_path": name, "camera_to_world_opencv": pose.tolist()})
-            if depth:
+            if config.depth:
                 (output_dir / "depth").mkdir(exist_ok=True)
                 file = output_dir / "depth" / f"photo_{index:03d}.npz"
-                np.savez_compressed(file, depth=scene.depth(pose, camera, size))
+                np.savez_compressed(file, depth=scene.render_depth(pose, camera, size))
         truth = {
             "note": "true cameras, for checks only; OpenCV camera axes: x right, y down, z forward",
             "w": size[0],
@@ -377,8 +361,8 @@ def render_demo_scene(
             "fl_y": camera.focal,
             "cx": size[0] / 2,
             "cy": size[1] / 2,
-            "k1": radial[0],
-            "k2": radial[1],
+            "k1": config.radial[0],
+            "k2": config.radial[1],
             "frames": frames,
         }
         (output_dir / "ground_truth.json").write_text(json.dumps(truth, indent=1))

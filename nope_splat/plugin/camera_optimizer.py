@@ -235,7 +235,7 @@ class NopeCameraOptimizer(CameraOptimizer):
     def view_lens(self) -> Lens | None:
         """The same for each training view."""
         lens = self.lens()
-        return None if lens is None else lens.of(self.intrinsics_ids)
+        return None if lens is None else lens.select(self.intrinsics_ids)
 
     def apply_to_intrinsics(self, camera: Cameras, K: Tensor) -> tuple[Tensor, Tensor | None]:
         """Optimized intrinsics of a training camera; others stay.
@@ -255,7 +255,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         adjusted[:, :2, :2] *= self.log_focal[number].exp()  # off the diagonal these are zeros
         if lens is None:
             return adjusted, None
-        shift, radial = lens.of(number)
+        shift, radial = lens.select(number)
         adjusted[:, :2, 2] += shift * K.diagonal(dim1=1, dim2=2)[:, :2] / self.base_focal[number]
         return adjusted, radial[0]
 

@@ -140,7 +140,7 @@ class NopeDataManager(FullImageDatamanager):
         cameras.fx = original.fx * factor
         cameras.fy = original.fy * factor
         if optimized.lens is not None:
-            lens = optimized.lens.of(number)
+            lens = optimized.lens.select(number)
             shift = (lens.shift / before[number, None]).float()  # in focal lengths of the reconstruction
             cameras.cx = (original.cx + shift[:, :1] * original.fx) * dataset.scale_factor
             cameras.cy = (original.cy + shift[:, 1:] * original.fy) * dataset.scale_factor

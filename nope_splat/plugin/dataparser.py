@@ -20,7 +20,7 @@ from nope_splat.geometry.axes import switch_axes
 from nope_splat.io.images import ImageFile, ImageFolder, find_images
 from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
 from nope_splat.plugin.depth_priors import make_depth_priors
-from nope_splat.seeding import SeedSettings, dense_seeds, pixel_seeds
+from nope_splat.seeding import SeedSettings, dense_seeds, seeds_from_depth
 from nope_splat.sfm import MapperOptions, Reconstruction, SfmOptions, image_depths, reconstruct
 from nope_splat.splatting.losses import TrackObservations
 from nope_splat.utils.device_defaults import Auto, ByDevice, resolved
@@ -140,7 +140,7 @@ class NopeDataParser(DataParser):
             points, colors = dense_seeds(self.undistorted_scene, read, self.config.seeding)
         else:
             maps, lenses = self._depth_maps(self.image_ids("train").tolist()), self.distorted_scene.cameras
-            points, colors, sizes, opacities = pixel_seeds(
+            points, colors, sizes, opacities = seeds_from_depth(
                 self.undistorted_scene, lenses, maps, read, self.config.seeding
             )
             told["seed_sizes"] = torch.from_numpy(sizes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nope_splat.plugin.model_options import NopeSplatModelOptions
-from nope_splat.splatting.densification import CappedStrategy, most_gaussians
+from nope_splat.splatting.densification import CappedStrategy, max_num_gaussians
 from nope_splat.utils.device_defaults import resolved
 
 
@@ -34,6 +34,6 @@ def densification(
         pause_refine_after_reset=num_views + config.densify_every,
         absgrad=True,
         num_fixed=num_fixed,
-        max_gaussians=min(resolved(config.max_gaussians), most_gaussians(num_pixels, config.sh_degree)),
+        cap_max=min(resolved(config.max_gaussians), max_num_gaussians(num_pixels, config.sh_degree)),
         max_scale2d=config.max_screen_size,
     )

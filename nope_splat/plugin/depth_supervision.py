@@ -117,7 +117,7 @@ class DepthSupervision(nn.Module):
             depth, known = corrected_depth(values, self.corrections[one], priors.inverse)
             index, depth = index[known], depth[known]
             xy = torch.stack([index % width, index // width], -1) + 0.5
-            clouds.append(camera.lift(xy.to(depth), depth))
+            clouds.append(camera.unproject(xy.to(depth), depth))
             colors.append(prior.image.flatten(0, 1)[index].to(depth) / 255)
             cameras.append(camera)
         common, surface = [], []

@@ -21,7 +21,7 @@ from nope_splat.refinement.single_pose import Correspondences2d3d, minimize
 from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.registration.resection import resect
 from nope_splat.splatting.gaussians import Gaussians
-from nope_splat.splatting.lens import Rendering, through_lens
+from nope_splat.splatting.lens import Rendering, render_distorted
 
 
 class SplatModel(Protocol):
@@ -134,4 +134,4 @@ def render_image(
         return model.render(gaussians, T_camera_world, K, size, background, render_mode="RGB+ED")
 
     size = int(camera.width), int(camera.height)
-    return through_lens(pinhole, intrinsic_matrices(camera), size, radial_terms(camera))
+    return render_distorted(pinhole, intrinsic_matrices(camera), size, radial_terms(camera))

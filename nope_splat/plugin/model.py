@@ -27,8 +27,8 @@ from nope_splat.plugin.densification_schedule import densification
 from nope_splat.plugin.depth_supervision import DepthSupervision
 from nope_splat.plugin.model_options import NopeSplatModelOptions
 from nope_splat.plugin.parameters import SplatParameters
-from nope_splat.splatting.gaussians import Gaussians, join, seed_gaussians
-from nope_splat.splatting.lens import Lens, Rendering, through_lens
+from nope_splat.splatting.gaussians import Gaussians, concatenate, initialize_gaussians
+from nope_splat.splatting.lens import Lens, Rendering, render_distorted
 from nope_splat.splatting.losses import (
     TrackObservations,
     photometric_loss,
@@ -38,7 +38,7 @@ from nope_splat.splatting.losses import (
     track_3d_loss,
 )
 from nope_splat.splatting.rasterizer import fold_intrinsics
-from nope_splat.splatting.rendering import render_gaussians
+from nope_splat.splatting.rendering import RenderConfig, render_gaussians
 from nope_splat.utils.device_defaults import resolved
 
 
@@ -68,15 +68,15 @@ class NopeSplatModel(SplatParameters):
         # seeds, these reach into what no dense seed covers. Seeds on depth maps tell their size and opacity.
         sizes = [len(metadata["track_points"]), len(self.seed_points[0]) - len(metadata["track_points"])]
         (track_points, points), (track_colors, colors) = (values.split(sizes) for values in self.seed_points)
-        layers = [seed_gaussians(track_points, track_colors, self.config.sh_degree)]
+        layers = [initialize_gaussians(track_points, track_colors, self.config.sh_degree)]
         if len(points):
             told = metadata.get("seed_sizes"), metadata.get("seed_opacities")
-            layers.append(seed_gaussians(points, colors, self.config.sh_degree, *told))
-        self.gauss_params = join(layers)
+            layers.append(initialize_gaussians(points, colors, self.config.sh_degree, *told))
+        self.gauss_params = concatenate(layers)
         self.track_params = ParameterDict()
         self.track_points = None
         if self.config.track_points == "tied":
-            self.track_params = seed_gaussians(
+            self.track_params = initialize_gaussians(
                 metadata["track_points"], metadata["track_colors"], self.config.sh_degree
             )
         else:
@@ -243,10 +243,10 @@ class NopeSplatModel(SplatParameters):
         degree = self.config.sh_degree if sh_degree is None else sh_degree
 
         def pinhole(K: Tensor, size: tuple[int, int]) -> Rendering:
-            mode = self.config.rasterize_mode
-            return render_gaussians(gaussians, T_camera_world, K, size, background, degree, render_mode, mode)
+            options = RenderConfig(degree, render_mode, self.config.rasterize_mode)
+            return render_gaussians(gaussians, T_camera_world, K, size, background, options)
 
-        return through_lens(pinhole, K, size, radial)
+        return render_distorted(pinhole, K, size, radial)
 
     def present_sh_degree(self) -> int:
         """Degree of the spherical harmonics that the training has come to."""

@@ -1,6 +1,7 @@
-"""Dense seed points from warped optical flow, without learned weights, or from depth maps."""
+"""Dense initialization of the Gaussians: points from optical flow or from depth maps."""
 
-from nope_splat.seeding.dense import SeedSettings, dense_seeds
-from nope_splat.seeding.depth_seeds import PixelSeeds, pixel_seeds
+from nope_splat.seeding.dense import dense_seeds
+from nope_splat.seeding.depth_seeds import GaussianSeeds, seeds_from_depth
+from nope_splat.seeding.settings import SeedSettings
 
-__all__ = ["PixelSeeds", "SeedSettings", "dense_seeds", "pixel_seeds"]
+__all__ = ["GaussianSeeds", "SeedSettings", "dense_seeds", "seeds_from_depth"]

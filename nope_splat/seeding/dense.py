@@ -1,127 +1,113 @@
-"""Dense seeds for the Gaussians: a colored point for nearly every patch of the images."""
+"""Dense seeds from optical flow: a colored point for nearly every cell of the images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Interval
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from nope_splat.seeding.depth_interpolation import interpolate_inverse_depth
-from nope_splat.seeding.flow import agree, correspondences, triangulate
-from nope_splat.seeding.fusion import DepthMap, fuse, in_free_space
-from nope_splat.seeding.view import View
-from nope_splat.seeding.view_selection import choose_partners
+from nope_splat.seeding.flow import match_by_flow, merge_estimates, triangulate_flow
+from nope_splat.seeding.fusion import InverseDepthMap, fuse_depth_maps, violates_free_space
+from nope_splat.seeding.settings import InterpolationConfig, SeedSettings
+from nope_splat.seeding.view import Float32Array, ReadImage, SeedingView, load_view
+from nope_splat.seeding.view_selection import select_source_views
 from nope_splat.sfm import Reconstruction
-from nope_splat.utils.progress import progress_bar
-from nope_splat.utils.ranges import COUNT
-
-ReadImage = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
-"""Reads image `index` at `(width, height)`: RGB (H, W, 3); which pixels are used (H, W), if not all."""
 
 
-@dataclass(frozen=True)
-class SeedSettings:
-    """How dense seeds are found."""
-
-    max_image_size: Annotated[int, Ge(32)] = 512
-    """Longer side in pixels at which the images are compared."""
-    num_partners: Annotated[int, COUNT] = 3
-    """Images that each image is compared with."""
-    min_angle: Annotated[float, Interval(ge=0, le=90)] = 1.0
-    """Smallest angle in degrees between two rays that is trusted to give depth."""
-    cell: Annotated[int, COUNT] = 4
-    """Width in pixels of the image patch that gets one seed."""
-
-
-# The interpolation solves thousands of 2 x 2 systems; threads of a BLAS cost a hundred times their work.
+# The interpolation solves thousands of 2x2 systems, for which BLAS threads cost a hundred times the work.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def dense_seeds(
     scene: Reconstruction, read: ReadImage, settings: SeedSettings | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Find a dense, accurate point cloud of a reconstructed scene without learned weights.
+    """Compute a dense, accurate point cloud of a reconstructed scene without learned weights.
 
-    Tracks are interpolated to a rough depth, which optical flow between neighboring images makes
-    exact; what does not agree forwards, backwards and with the epipolar geometry is dropped.
+    Inverse depth is interpolated between the tracks and refined by optical flow to source views. Estimates
+    that fail the forward-backward check or the epipolar constraint are dropped.
 
     Args:
-        scene: The reconstruction; only its registered training images are read.
+        scene: The reconstruction. Only its registered training images are used.
         read: Reads an image.
-        settings: How to search.
+        settings: Resolution and thresholds.
 
     Returns:
-        Points (P, 3) in world coordinates and RGB colors (P, 3). The track points are not among them.
+        Points (P, 3) in world coordinates and RGB colors (P, 3), without the track points.
     """
     settings = settings or SeedSettings()
     image_ids = np.flatnonzero(scene.registered & ~scene.held_out)
-    views = [small_view(scene, image, read, settings.max_image_size) for image in image_ids]
+    views = [load_view(scene, image_id, read, settings.max_image_size) for image_id in image_ids]
     visibility = np.zeros((len(scene.image_names), len(scene.points)), bool)
     visibility[scene.observations.image_ids, scene.observations.point_ids] = True
     visibility = visibility[image_ids]
     centers = np.array([view.center for view in views])
-    partners = choose_partners(centers, scene.points, visibility, settings.num_partners)
-
+    source_views = select_source_views(
+        centers, scene.points, visibility, settings.num_source_views, settings.view_selection
+    )
     with ThreadPoolExecutor() as pool:
-        rough = list(pool.map(lambda view, seen: _rough_depth(view, scene.points[seen]), views, visibility))
-        searched = [(i, int(j)) for i, others in enumerate(partners) for j in others]
-        both_ways = sorted({*searched, *((j, i) for i, j in searched)})
-        both_ways = [(i, j) for i, j in both_ways if rough[i] is not None and rough[j] is not None]
-        maps = pool.map(lambda ij: correspondences(views[ij[0]], views[ij[1]], rough[ij[0]]), both_ways)
-        flows = dict(zip(both_ways, maps, strict=True))
-
-        def depth_map(i: int) -> DepthMap:
-            found = [
-                triangulate(views[i], views[j], flows[i, j], flows[j, i], settings.min_angle)
-                for a, j in both_ways
-                if a == i
-            ]
-            if not found:
-                return np.zeros(views[i].shape, np.float32), np.zeros(views[i].shape, np.int64)
-            depths, weights = zip(*found, strict=True)
-            inverse_depth, count = agree(np.stack(depths), np.stack(weights))
-            return inverse_depth, np.where(views[i].used, count, 0)
-
-        found = pool.map(depth_map, range(len(views)))
-        depth_maps = list(progress_bar(found, "Seeding photos", len(views)))
-
-    points, colors, _ = fuse(views, depth_maps, settings.cell)
-    kept = ~in_free_space(views, depth_maps, points)
+        interpolated = list(
+            pool.map(
+                lambda view, visible: _interpolated(view, scene.points[visible], settings.interpolation),
+                views,
+                visibility,
+            )
+        )
+        depth_maps = _depth_maps(pool, views, interpolated, source_views, settings)
+    points, colors, _ = fuse_depth_maps(views, depth_maps, settings.cell_size, settings.fusion)
+    kept = ~violates_free_space(views, depth_maps, points, settings.fusion)
     return points[kept], colors[kept]
 
 
-def small_view(scene: Reconstruction, image_id: int, read: ReadImage, max_size: int) -> View:
-    """A registered image at no more than a given size.
-
-    Args:
-        scene: The reconstruction.
-        image_id: Index of the image.
-        read: Reads it.
-        max_size: Longer side in pixels.
-    """
-    size = scene.image_sizes[image_id]
-    scale = min(1.0, max_size / size.max())
-    width, height = (max(1, round(side * scale)) for side in size.tolist())
-    T_camera_world = np.linalg.inv(scene.T_world_camera[image_id])
-    image, used = read(int(image_id), (width, height))
-    return View(
-        image=np.ascontiguousarray(image),
-        used=np.ones((height, width), bool) if used is None else used,
-        R_camera_world=T_camera_world[:3, :3],
-        t_camera_world=T_camera_world[:3, 3],
-        focal=scene.camera_of(image_id).focal * scale,
-        principal_point=scene.camera_of(image_id).principal_points(size) * scale,
-    )
-
-
-def _rough_depth(view: View, points: NDArray[np.float64]) -> NDArray[np.float32] | None:
-    """Interpolated inverse depth, or None for an image with too few points to interpolate."""
+def _interpolated(
+    view: SeedingView, points: NDArray[np.float64], config: InterpolationConfig
+) -> Float32Array | None:
+    """Interpolate inverse depth between track points (P, 3); None if too few are visible. (H, W)."""
     xy, depth = view.project(points)
     inside = (depth > 0) & (xy >= 0).all(1) & (xy < view.shape[::-1]).all(1)
-    if inside.sum() < 16:
+    if inside.sum() < config.min_points:
         return None
-    return interpolate_inverse_depth(xy[inside], 1 / depth[inside], view.shape)
+    return interpolate_inverse_depth(xy[inside], 1 / depth[inside], view.shape, config)
+
+
+def _depth_maps(
+    pool: ThreadPoolExecutor,
+    views: list[SeedingView],
+    interpolated: list[Float32Array | None],
+    source_views: list[NDArray[np.int64]],
+    settings: SeedSettings,
+) -> list[InverseDepthMap]:
+    """Compute flow in both directions between source views, and one depth map per view.
+
+    Args:
+        pool: Threads that share the work.
+        views: The views.
+        interpolated: Approximate inverse depth of each view; None for views to leave out.
+        source_views: Indices of the source views of each view.
+        settings: Thresholds.
+    """
+    pairs = {(i, int(j)) for i, sources in enumerate(source_views) for j in sources}
+    pairs = sorted(pairs | {(j, i) for i, j in pairs})
+    pairs = [(i, j) for i, j in pairs if interpolated[i] is not None and interpolated[j] is not None]
+
+    def match(pair: tuple[int, int]) -> Float32Array:
+        inverse_depth = interpolated[pair[0]]
+        assert inverse_depth is not None
+        return match_by_flow(views[pair[0]], views[pair[1]], inverse_depth)
+
+    flows = dict(zip(pairs, pool.map(match, pairs), strict=True))
+
+    def depth_map(i: int) -> InverseDepthMap:
+        view = views[i]
+        estimates = [
+            triangulate_flow(view, views[j], flows[i, j], flows[j, i], settings.min_tri_angle, settings.flow)
+            for first, j in pairs
+            if first == i
+        ]
+        if not estimates:
+            return InverseDepthMap(np.zeros(view.shape, np.float32), np.zeros(view.shape, np.int64))
+        inverse_depths, weights = (np.stack(values) for values in zip(*estimates, strict=True))
+        merged = merge_estimates(inverse_depths, weights, settings.flow.max_depth_error)
+        return InverseDepthMap(merged.values, np.where(view.mask, merged.num_consistent, 0))
+
+    return list(progress_bar(pool.map(depth_map, range(len(views))), "Seeding photos", len(views)))

@@ -1,4 +1,4 @@
-"""A dense guess of an image's inverse depth from the few tracks it sees."""
+"""Interpolation of inverse depth between the track points of an image."""
 
 from __future__ import annotations
 
@@ -8,52 +8,58 @@ from numpy.typing import NDArray
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import Delaunay, KDTree
 
-_NEIGHBORS = 8
-_GRID = 4
-_BORDER_SAMPLES = (13, 9)
+from nope_splat.seeding.settings import InterpolationConfig
 
 
 def interpolate_inverse_depth(
-    xy: NDArray[np.float64], inverse_depth: NDArray[np.float64], shape: tuple[int, int]
+    xy: NDArray[np.float64],
+    inverse_depth: NDArray[np.float64],
+    shape: tuple[int, int],
+    config: InterpolationConfig | None = None,
 ) -> NDArray[np.float32]:
-    """Interpolate inverse depth, which is linear over a plane's image, between track points.
+    """Interpolate inverse depth linearly on a Delaunay triangulation of the track points.
 
-    Points far from the median of their neighbors are dropped; the border takes the median of the
-    nearest points, so that the triangulation covers the whole image.
+    The inverse depth of a plane is linear in pixel coordinates. Track points that differ too much from the
+    median of their neighbors are removed. Points on the border, with the median of the nearest track points,
+    extend the triangulation to the whole image.
 
     Args:
-        xy: Where the track points are seen, at least nine. (K, 2).
-        inverse_depth: Their inverse depths. (K,).
+        xy: Pixel coordinates of K > 8 track points. (K, 2).
+        inverse_depth: Inverse depths of the track points. (K,).
         shape: Height and width of the result.
+        config: Outlier thresholds and sampling.
 
     Returns:
-        Inverse depth at every pixel's center. (H, W).
+        Inverse depth at every pixel center. (H, W).
     """
+    config = config or InterpolationConfig()
     height, width = shape
-    near = np.asarray(KDTree(xy).query(xy, k=_NEIGHBORS + 1)[1])
-    around = inverse_depth[near[:, 1:]]
-    median = np.median(around, axis=1)
-    spread = np.median(np.abs(around - median[:, None]), axis=1)
-    kept = np.abs(inverse_depth - median) < 5 * spread + 0.05 * median
-    xy, inverse_depth = xy[kept], inverse_depth[kept]
+    near = np.asarray(KDTree(xy).query(xy, k=config.num_neighbors + 1)[1])
+    neighbors = inverse_depth[near[:, 1:]]
+    median = np.median(neighbors, axis=1)
+    spread = np.median(np.abs(neighbors - median[:, None]), axis=1)
+    inlier = np.abs(inverse_depth - median) < config.max_spread * spread + config.max_deviation * median
+    xy, inverse_depth = xy[inlier], inverse_depth[inlier]
 
-    border = _border_points(height, width)
-    near = np.asarray(KDTree(xy).query(border, k=5)[1])
+    border = _border_points(height, width, config)
+    near = np.asarray(KDTree(xy).query(border, k=config.num_border_neighbors)[1])
     border_values = np.median(inverse_depth[near], axis=1)
     mesh = LinearNDInterpolator(Delaunay(np.concatenate([xy, border])), np.r_[inverse_depth, border_values])
 
-    columns = np.arange(0, width + _GRID, _GRID, dtype=np.float64)
-    rows = np.arange(0, height + _GRID, _GRID, dtype=np.float64)
+    spacing = config.grid_spacing
+    columns = np.arange(0, width + spacing, spacing, dtype=np.float64)
+    rows = np.arange(0, height + spacing, spacing, dtype=np.float64)
     coarse = mesh(*np.meshgrid(columns.clip(0, width), rows.clip(0, height)))
     coarse = np.where(np.isfinite(coarse), coarse, np.median(inverse_depth)).astype(np.float32)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    fine = cv2.remap(coarse, (x + 0.5) / _GRID, (y + 0.5) / _GRID, cv2.INTER_LINEAR)
+    fine = cv2.remap(coarse, (x + 0.5) / spacing, (y + 0.5) / spacing, cv2.INTER_LINEAR)
     return np.asarray(fine, np.float32)
 
 
-def _border_points(height: int, width: int) -> NDArray[np.float64]:
-    across = np.linspace(0, width, _BORDER_SAMPLES[0])
-    down = np.linspace(0, height, _BORDER_SAMPLES[1])[1:-1]
+def _border_points(height: int, width: int, config: InterpolationConfig) -> NDArray[np.float64]:
+    """Space points evenly along the image border. (B, 2)."""
+    across = np.linspace(0, width, config.num_border_columns)
+    down = np.linspace(0, height, config.num_border_rows)[1:-1]
     horizontal = [(x, y) for x in across for y in (0, height)]
     vertical = [(x, y) for y in down for x in (0, width)]
     return np.array(horizontal + vertical, dtype=np.float64)

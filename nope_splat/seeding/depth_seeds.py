@@ -1,8 +1,7 @@
-"""A seed for each patch of the images from depth maps: where Gaussians start without optical flow.
+"""Seeds from depth maps: one Gaussian per image cell, with scale and opacity.
 
-The idea is SPFSplat's (Huang and Mikolajczyk, arXiv 2508.01171): what a network says of each pixel gives a
-Gaussian there, all of them in the one frame of the cameras. The pixel's footprint makes its size, confidence
-its opacity.
+After SPFSplat (Huang and Mikolajczyk, arXiv:2508.01171), which predicts a Gaussian per pixel in the common
+frame of all cameras. Here the footprint of a cell gives the scale and the confidence gives the opacity.
 """
 
 from __future__ import annotations
@@ -16,107 +15,117 @@ from numpy.typing import NDArray
 
 from nope_splat.depth import DepthMap, depth_edges, fit_scale_shift
 from nope_splat.geometry.camera import SharedPinhole
-from nope_splat.seeding.dense import ReadImage, SeedSettings, small_view
-from nope_splat.seeding.fusion import fuse, in_free_space
-from nope_splat.seeding.view import NEAREST_DEPTH, pixel_centers
+from nope_splat.seeding.fusion import InverseDepthMap, fuse_depth_maps, violates_free_space
+from nope_splat.seeding.settings import SeedSettings
+from nope_splat.seeding.view import Float32Array, ReadImage, SeedingView, load_view, pixel_centers
 from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import say
 
-Map = NDArray[np.float32]
 
-CONFIRMED = 2
-"""Number of partners that a depth map of its own right counts for."""
-
-
-class PixelSeeds(NamedTuple):
-    """Gaussians to start from."""
+class GaussianSeeds(NamedTuple):
+    """Initial Gaussians."""
 
     points: NDArray[np.float64]
-    """World coordinates. (P, 3)."""
+    """Means in world coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
     """RGB. (P, 3)."""
-    sizes: Map
-    """Standard deviation in world units: half of what a seed's patch spans at its depth. (P,)."""
-    opacities: Map
-    """In 0 to 1, a half at the median confidence. (P,)."""
+    scales: Float32Array
+    """Standard deviations in world units: half the width of an image cell at the depth of the seed. (P,)."""
+    opacities: Float32Array
+    """Opacities in [0, 1], 0.5 at the median confidence. (P,)."""
 
 
-def pixel_seeds(
+def seeds_from_depth(
     scene: Reconstruction,
-    lenses: Sequence[SharedPinhole],
-    maps: Mapping[int, DepthMap],
+    distorted_cameras: Sequence[SharedPinhole],
+    depth_maps: Mapping[int, DepthMap],
     read: ReadImage,
     settings: SeedSettings | None = None,
-) -> PixelSeeds:
-    """Seed Gaussians on depth maps, each fitted to the track points that its image shows.
+) -> GaussianSeeds:
+    """Compute seeds from depth maps that are aligned with the track points of their images.
 
-    Where several images show one surface, it is seeded once. Depth edges are left out, and what two
-    other images see through.
+    A surface that is visible in several images gets seeds from one of them. Depth edges are left out, and so
+    are points that violate free space in other images.
 
     Args:
-        scene: The reconstruction, of images without distortion.
-        lenses: The cameras of the scene with the distortion that the depth maps have. (K,).
-        maps: Depth maps of registered training images, by their indices.
+        scene: The reconstruction, with undistorted cameras.
+        distorted_cameras: The cameras of the scene with the distortion of the depth maps. (K,).
+        depth_maps: Depth maps of registered training images, by image index.
         read: Reads an image.
-        settings: Size of the images and of the patches.
+        settings: Image size, cell size and fusion thresholds.
 
     Returns:
-        The seeds; none where no map fits its track points. The track points are not among them.
+        The seeds, without the track points; empty if no depth map fits its track points.
     """
     settings = settings or SeedSettings()
     views, depths, confidences = [], [], []
-    for image_id, depth_map in maps.items():
-        lens = lenses[scene.camera_ids[image_id]]
-        fitted = _fitted(scene, lens, image_id, depth_map)
-        if fitted is None:
+    for image_id, depth_map in depth_maps.items():
+        camera = distorted_cameras[scene.camera_ids[image_id]]
+        aligned = _align_depth_map(scene, camera, image_id, depth_map)
+        if aligned is None:
             say(
                 f"The depth map of {scene.image_names[image_id]} does not fit its track points: no seeds"
                 " of it."
             )
             continue
-        view = small_view(scene, image_id, read, settings.max_image_size)
+        view = load_view(scene, image_id, read, settings.max_image_size)
         size = scene.image_sizes[image_id]
         centers = pixel_centers(view.shape) * (size / view.shape[::-1])
-        places = lens.project(scene.camera_of(image_id).unproject(centers, size), size)
-        depth = np.where(view.used, fitted.sample(places), np.nan)
+        xy = camera.project(scene.camera_of(image_id).unproject(centers, size), size)
+        depth = np.where(view.mask, aligned.sample(xy), np.nan)
         views.append(view)
-        depths.append(np.where(depth > NEAREST_DEPTH, depth, np.nan))
-        trust = fitted.confidence
+        depths.append(np.where(depth > view.near_plane, depth, np.nan))
+        confidence = aligned.confidence
         confidences.append(
-            np.ones(view.shape) if trust is None else replace(fitted, values=trust).sample(places)
+            np.ones(view.shape) if confidence is None else replace(aligned, values=confidence).sample(xy)
         )
     if not views:
-        none = np.zeros(0, np.float32)
-        return PixelSeeds(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), none, none)
+        empty = np.zeros(0, np.float32)
+        return GaussianSeeds(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), empty, empty)
+    return _fuse_seeds(views, depths, confidences, settings)
 
-    inverse = [
-        (np.nan_to_num(1 / depth).astype(np.float32), CONFIRMED * np.isfinite(depth).astype(np.int64))
+
+def _fuse_seeds(
+    views: list[SeedingView],
+    depths: list[NDArray[np.float64]],
+    confidences: list[NDArray[np.float64]],
+    settings: SeedSettings,
+) -> GaussianSeeds:
+    """Fuse depth maps (H, W) in world units, NaN where unknown, with confidences (H, W) to seeds."""
+    # A depth map needs no source views: all its pixels count as confirmed.
+    num_consistent = settings.fusion.min_num_consistent
+    inverse_depths = [
+        InverseDepthMap(
+            np.nan_to_num(1 / depth).astype(np.float32), num_consistent * np.isfinite(depth).astype(np.int64)
+        )
         for depth in depths
     ]
-    points, colors, sources = fuse(views, inverse, settings.cell)
-    kept = ~in_free_space(views, inverse, points)
-    sizes, trust = np.zeros(len(points)), np.zeros(len(points))
+    points, colors, origins = fuse_depth_maps(views, inverse_depths, settings.cell_size, settings.fusion)
+    kept = ~violates_free_space(views, inverse_depths, points, settings.fusion)
+    scales, confidence = np.zeros(len(points)), np.zeros(len(points))
     for index, view in enumerate(views):
-        mine = sources[:, 0] == index
-        pixels = tuple(sources[mine, 1:].T)
-        sizes[mine] = settings.cell / view.focal * depths[index][pixels] / 2
-        trust[mine] = confidences[index][pixels]
-    trust, sizes = np.nan_to_num(trust[kept]), sizes[kept]
-    # Confidence has the units of its source: the median gives the scale.
-    opacities = trust / np.maximum(trust + np.median(trust), 1e-9) if len(trust) else trust
-    return PixelSeeds(points[kept], colors[kept], sizes.astype(np.float32), opacities.astype(np.float32))
+        from_view = origins[:, 0] == index
+        pixels = tuple(origins[from_view, 1:].T)
+        scales[from_view] = settings.cell_size / view.focal * depths[index][pixels] / 2
+        confidence[from_view] = confidences[index][pixels]
+    confidence, scales = np.nan_to_num(confidence[kept]), scales[kept]
+    # The unit of confidence depends on its source, so normalize by the median.
+    opacities = confidence
+    if len(confidence):
+        opacities = confidence / np.maximum(confidence + np.median(confidence), 1e-9)
+    return GaussianSeeds(points[kept], colors[kept], scales.astype(np.float32), opacities.astype(np.float32))
 
 
-def _fitted(
-    scene: Reconstruction, lens: SharedPinhole, image_id: int, depth_map: DepthMap
+def _align_depth_map(
+    scene: Reconstruction, camera: SharedPinhole, image_id: int, depth_map: DepthMap
 ) -> DepthMap | None:
-    """The map in world units without its depth edges, or None where it does not fit the track points."""
-    seen = scene.observations
-    mine = seen.image_ids == image_id
+    """Convert a depth map to world units without depth edges; None if it does not fit the track points."""
+    observations = scene.observations
+    in_image = observations.image_ids == image_id
     size = scene.image_sizes[image_id]
-    places = lens.project(scene.camera_of(image_id).unproject(seen.xy[mine], size), size)
-    depth = scene.points_in_cameras(seen)[mine, 2]
-    fit = fit_scale_shift(depth_map.sample(places), depth, depth_map.kind)
+    xy = camera.project(scene.camera_of(image_id).unproject(observations.xy[in_image], size), size)
+    depth = scene.points_in_cameras(observations)[in_image, 2]
+    fit = fit_scale_shift(depth_map.sample(xy), depth, depth_map.kind)
     if fit is None:
         return None
     values = fit.depth(depth_map.values.astype(np.float64))

@@ -1,8 +1,8 @@
-"""Dense inverse depth of an image from optical flow to its partners.
+"""Inverse depth maps from optical flow to source views.
 
-Flow straight between wide-baseline images fails on most pixels. Here the partner is first warped
-into the image by the depth interpolated from the tracks; DIS flow (Kroeger et al. 2016) then only
-has to find the small residual.
+Direct optical flow between wide-baseline images fails at most pixels. The source view is therefore first
+warped into the image by the inverse depth that is interpolated between the tracks. DIS flow (Kroeger et al.
+2016) only has to estimate the small residual.
 """
 
 from __future__ import annotations
@@ -12,108 +12,117 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.geometry.projection import MIN_DEPTH, perspective, project
-from nope_splat.seeding.view import NEAREST_DEPTH, Map, View, pixel_centers, rays_in_other_view, sample
+from nope_splat.seeding.fusion import InverseDepthMap
+from nope_splat.seeding.settings import FlowConfig
+from nope_splat.seeding.view import (
+    Float32Array,
+    SeedingView,
+    epipolar_lines,
+    pixel_centers,
+    sample_bilinear,
+)
 
-_MAX_CYCLE_ERROR = 1.0
-"""Pixels between a point and itself after the flow there and back."""
-_MAX_EPIPOLAR_ERROR = 1.5
-"""Pixels between the flow's target and the epipolar line."""
-_AGREEMENT = 0.015
-"""Relative difference of inverse depth up to which two partners say the same."""
 
-
-def correspondences(view: View, partner: View, inverse_depth: NDArray[np.float32]) -> Map:
-    """Where every pixel of a view lies in a partner: predicted by depth, corrected by optical flow.
+def match_by_flow(view: SeedingView, source: SeedingView, inverse_depth: Float32Array) -> Float32Array:
+    """Find the position in a source view of every pixel, by depth prediction and residual optical flow.
 
     Args:
-        view: The image.
-        partner: The image to search.
-        inverse_depth: Rough inverse depth of `view`. (H, W).
+        view: View of the pixels.
+        source: Source view.
+        inverse_depth: Approximate inverse depth of `view`. (H, W).
 
     Returns:
-        Pixel coordinates in `partner`. (H, W, 2).
+        Pixel coordinates in `source`. (H, W, 2).
     """
     xy = pixel_centers(view.shape)
-    base, step = rays_in_other_view(view, partner, xy)
-    there = base + inverse_depth[..., None] * step
-    predicted = project(there, partner.focal, min_depth=1e-3) + partner.principal_point
+    base, step = epipolar_lines(view, source, xy)
+    in_source = base + inverse_depth[..., None] * step
+    predicted = project(in_source, source.focal, min_depth=1e-3) + source.principal_point
     predicted = predicted.astype(np.float32)
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    residual = flow.calc(_gray(view), sample(_gray(partner), predicted), np.zeros_like(predicted))
-    return sample(predicted, xy + residual)
+    warped = sample_bilinear(_gray(source), predicted)
+    residual = flow.calc(_gray(view), warped, np.zeros_like(predicted))
+    return sample_bilinear(predicted, xy + residual)
 
 
-def _gray(view: View) -> NDArray[np.uint8]:
+def _gray(view: SeedingView) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def triangulate(
-    view: View, partner: View, forward: Map, backward: Map, min_angle: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Inverse depth of every pixel from its correspondence, and how far to trust it.
+def triangulate_flow(
+    view: SeedingView,
+    source: SeedingView,
+    forward: Float32Array,
+    backward: Float32Array,
+    min_tri_angle: float,
+    config: FlowConfig,
+) -> tuple[Float32Array, Float32Array]:
+    """Triangulate the inverse depth of every pixel from its correspondence in a source view.
 
-    With the pixel's point at `A + s b` in the partner, the target (x, y) on the partner's image plane
-    asks `A_x + s b_x = x (A_z + s b_z)`, and the same in y: two linear equations for s, solved by least
-    squares.
+    With the pixel's point at `A + s b` in the source camera, the correspondence (x, y) on the source's image
+    plane requires `A_x + s b_x = x (A_z + s b_z)`, and the same in y. These two linear equations for s are
+    solved by least squares.
 
     Args:
-        view: The image.
-        partner: The partner.
-        forward: Correspondences from `view` to `partner`. (H, W, 2).
-        backward: Correspondences from `partner` to `view`. (H', W', 2).
-        min_angle: Smallest useful angle between the two rays, in degrees.
+        view: View of the pixels.
+        source: Source view.
+        forward: Positions in `source` of the pixels of `view`. (H, W, 2).
+        backward: Positions in `view` of the pixels of `source`. (H', W', 2).
+        min_tri_angle: Smallest triangulation angle in degrees.
+        config: Largest cycle and epipolar errors.
 
     Returns:
-        Inverse depth (H, W), and a weight (H, W): the squared angle between the rays in degrees, or zero
-        where the flow does not return to its start, leaves the epipolar line or has too little parallax, and
-        where it ends in a part of the partner that is not used.
+        Inverse depth (H, W) and weight (H, W). The weight is the squared triangulation angle in degrees, or
+        zero if the cycle error or the epipolar error is too large, the angle is too small, or the
+        correspondence is masked in the source view.
     """
     xy = pixel_centers(view.shape)
-    returned = sample(backward, forward, outside=-1e4)
-    cycle = ((returned - xy) ** 2).sum(-1)
+    cycled = sample_bilinear(backward, forward, outside=-1e4)
+    squared_cycle_error = ((cycled - xy) ** 2).sum(-1)
 
-    base, step = rays_in_other_view(view, partner, xy)
-    plane = (forward - partner.principal_point.astype(np.float32)) / np.float32(partner.focal)
+    base, step = epipolar_lines(view, source, xy)
+    plane = (forward - source.principal_point.astype(np.float32)) / np.float32(source.focal)
     offset = base[..., :2] - plane * base[..., 2:]
     slope = step[:2] - plane * step[2]
     inverse_depth = -(offset * slope).sum(-1) / np.maximum((slope**2).sum(-1), 1e-12)
 
-    there = base + inverse_depth[..., None] * step
-    depth = there[..., 2]
-    epipolar = partner.focal * np.linalg.norm(perspective(there, min_depth=MIN_DEPTH) - plane, axis=-1)
-    cosine = (base * there).sum(-1) / np.maximum(
-        np.linalg.norm(base, axis=-1) * np.linalg.norm(there, axis=-1), 1e-12
+    in_source = base + inverse_depth[..., None] * step
+    depth = in_source[..., 2]
+    reprojected = perspective(in_source, min_depth=MIN_DEPTH)
+    epipolar_error = source.focal * np.linalg.norm(reprojected - plane, axis=-1)
+    cosine = (base * in_source).sum(-1) / np.maximum(
+        np.linalg.norm(base, axis=-1) * np.linalg.norm(in_source, axis=-1), 1e-12
     )
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
-    good = (cycle < _MAX_CYCLE_ERROR**2) & (epipolar < _MAX_EPIPOLAR_ERROR) & (angle > min_angle)
-    good &= (inverse_depth > 1e-3) & (depth > NEAREST_DEPTH)
-    good &= sample(partner.used.astype(np.uint8), forward, outside=0) > 0
-    return np.where(good, inverse_depth, 0).astype(np.float32), np.where(good, angle**2, 0).astype(np.float32)
+    valid = squared_cycle_error < config.max_cycle_error**2
+    valid &= (epipolar_error < config.max_epipolar_error) & (angle > min_tri_angle)
+    valid &= (inverse_depth > 1e-3) & (depth > source.near_plane)
+    valid &= sample_bilinear(source.mask.astype(np.uint8), forward, outside=0) > 0
+    inverse_depth, weight = np.where(valid, inverse_depth, 0), np.where(valid, angle**2, 0)
+    return inverse_depth.astype(np.float32), weight.astype(np.float32)
 
 
-def agree(
-    inverse_depths: NDArray[np.float32], weights: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Join the partners' estimates: the largest group that agrees, averaged by weight.
+def merge_estimates(
+    inverse_depths: Float32Array, weights: Float32Array, max_depth_error: float
+) -> InverseDepthMap:
+    """Merge the estimates from all source views by averaging the largest consistent group at each pixel.
 
     Args:
-        inverse_depths: One map per partner. (K, H, W).
-        weights: Their weights; zero where there is no estimate. (K, H, W).
-
-    Returns:
-        Inverse depth (H, W) and the number of partners in the group (H, W).
+        inverse_depths: Inverse depth from each source view. (K, H, W).
+        weights: Weights, zero where there is no estimate. (K, H, W).
+        max_depth_error: Largest relative difference in inverse depth within a group.
     """
     shape = inverse_depths.shape[1:]
     best, best_weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     best_count = np.zeros(shape, np.int64)
     valid = weights > 0
     for candidate, present in zip(inverse_depths, valid, strict=True):
-        near = valid & present & (np.abs(inverse_depths - candidate) < _AGREEMENT * candidate)
+        near = valid & present & (np.abs(inverse_depths - candidate) < max_depth_error * candidate)
         count, weight = near.sum(0), (near * weights).sum(0)
         mean = (near * weights * inverse_depths).sum(0) / np.maximum(weight, 1e-9)
         better = (count > best_count) | ((count == best_count) & (weight > best_weight))
         best = np.where(better, mean, best)
         best_weight = np.where(better, weight, best_weight)
         best_count = np.where(better, count, best_count)
-    return best, best_count
+    return InverseDepthMap(best, best_count)

@@ -1,7 +1,8 @@
-"""A registered image at the resolution of seeding, and the geometry between two of them."""
+"""Downsampled images with cameras for seeding, and the geometry between two of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -9,29 +10,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.geometry.projection import project, unproject
+from nope_splat.sfm import Reconstruction
 
-Map = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
-NEAREST_DEPTH = 0.02
-"""Points closer than this to a camera are ignored; the scene's median depth is one."""
+ReadImage = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
+"""Reads image `index` at `(width, height)`. Returns RGB (H, W, 3) and a mask of valid pixels (H, W) or
+None."""
 
 
 @dataclass(frozen=True)
-class View:
-    """Image and camera of one image; pixels and focal length are those of the small image."""
+class SeedingView:
+    """Image, camera and pose at the resolution of seeding."""
 
     image: NDArray[np.uint8]
     """RGB. (H, W, 3)."""
-    used: NDArray[np.bool_]
-    """Pixels that may become seeds. (H, W)."""
+    mask: NDArray[np.bool_]
+    """True for pixels that may give seeds. (H, W)."""
     R_camera_world: NDArray[np.float64]
-    """Rotation from world to camera, OpenCV axes. (3, 3)."""
+    """World-to-camera rotation, OpenCV axes. (3, 3)."""
     t_camera_world: NDArray[np.float64]
-    """Translation from world to camera. (3,)."""
+    """World-to-camera translation. (3,)."""
     focal: float
     """Focal length in pixels."""
     principal_point: NDArray[np.float64]
-    """Pixel coordinates. (2,)."""
+    """Principal point in pixels. (2,)."""
+    near_plane: float = 0.02
+    """Depth below which points are ignored. The scene's median depth is one."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -44,49 +49,78 @@ class View:
         return -self.R_camera_world.T @ self.t_camera_world
 
     def project(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Pixel coordinates (P, 2) and depths (P,) of world points (P, 3); only z > 0 is meaningful."""
+        """Project world points (P, 3) to pixels (P, 2) and depths (P,).
+
+        Pixels are only meaningful where the depth exceeds the near plane.
+        """
         camera = points @ self.R_camera_world.T + self.t_camera_world
-        xy = project(camera, self.focal, min_depth=NEAREST_DEPTH) + self.principal_point
+        xy = project(camera, self.focal, min_depth=self.near_plane) + self.principal_point
         return xy, camera[:, 2]
 
-    def cells(self, points: NDArray[np.float64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Which points fall into the image, and the grid cell (row, column) of `size` pixels they hit.
+    def grid_cells(
+        self, points: NDArray[np.float64], cell_size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Find the grid cell of `cell_size` pixels that each world point (P, 3) projects to.
 
         Returns:
-            Indices of the points inside (K,), and their cells (K, 2).
+            Indices of the K points that project into the grid (K,), and their cells (row, column) (K, 2).
         """
         xy, depth = self.project(points)
-        rows, columns = self.shape[0] // size, self.shape[1] // size
-        cell = np.floor(xy[:, ::-1] / size).astype(np.int64)
-        inside = (depth > NEAREST_DEPTH) & (cell >= 0).all(1) & (cell < (rows, columns)).all(1)
+        rows, columns = self.shape[0] // cell_size, self.shape[1] // cell_size
+        cell = np.floor(xy[:, ::-1] / cell_size).astype(np.int64)
+        inside = (depth > self.near_plane) & (cell >= 0).all(1) & (cell < (rows, columns)).all(1)
         return np.flatnonzero(inside), cell[inside]
 
-    def rays(self, xy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Camera coordinates at depth one of pixels. (..., 2) to (..., 3)."""
+    def rays(self, xy: Float32Array) -> Float32Array:
+        """Compute camera coordinates at depth one of pixels. (..., 2) -> (..., 3)."""
         return unproject(xy - self.principal_point, self.focal).astype(np.float32)
 
-    def unproject(self, xy: NDArray[np.float32], inverse_depth: NDArray[np.float32]) -> NDArray[np.float64]:
-        """World points of pixels (K, 2) at the given inverse depths (K,)."""
+    def unproject(self, xy: Float32Array, inverse_depth: Float32Array) -> NDArray[np.float64]:
+        """Unproject pixels (K, 2) at inverse depths (K,) to world points (K, 3)."""
         camera = self.rays(xy).astype(np.float64) / inverse_depth[:, None]
         return (camera - self.t_camera_world) @ self.R_camera_world
 
 
-def pixel_centers(shape: tuple[int, int]) -> Map:
-    """Coordinates (x, y) of every pixel's center. (H, W, 2)."""
+def load_view(scene: Reconstruction, image_id: int, read: ReadImage, max_size: int) -> SeedingView:
+    """Load a registered image at limited resolution, with its camera.
+
+    Args:
+        scene: The reconstruction.
+        image_id: Index of the image.
+        read: Reads an image.
+        max_size: Largest length of the longer side in pixels.
+    """
+    size = scene.image_sizes[image_id]
+    scale = min(1.0, max_size / size.max())
+    width, height = (max(1, round(side * scale)) for side in size.tolist())
+    T_camera_world = np.linalg.inv(scene.T_world_camera[image_id])
+    image, mask = read(int(image_id), (width, height))
+    return SeedingView(
+        image=np.ascontiguousarray(image),
+        mask=np.ones((height, width), bool) if mask is None else mask,
+        R_camera_world=T_camera_world[:3, :3],
+        t_camera_world=T_camera_world[:3, 3],
+        focal=scene.camera_of(image_id).focal * scale,
+        principal_point=scene.camera_of(image_id).principal_points(size) * scale,
+    )
+
+
+def pixel_centers(shape: tuple[int, int]) -> Float32Array:
+    """Compute the coordinates (x, y) of all pixel centers of an image (H, W). (H, W, 2)."""
     x, y = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
     return np.stack([x, y], axis=-1) + np.float32(0.5)
 
 
-def sample(image: NDArray, xy: Map, outside: float | None = None) -> NDArray:
-    """Bilinear look-up of an image at pixel coordinates.
+def sample_bilinear(image: NDArray, xy: Float32Array, outside: float | None = None) -> NDArray:
+    """Sample an image at pixel coordinates by bilinear interpolation.
 
     Args:
-        image: (H, W) or (H, W, C) with at most four channels.
+        image: Image (H, W) or (H, W, C), with at most four channels.
         xy: Pixel coordinates. (h, w, 2).
-        outside: Value beyond the image's border; by default the border is repeated.
+        outside: Value outside the image; by default, the value of the nearest border pixel.
 
     Returns:
-        (h, w) or (h, w, C).
+        Sampled values. (h, w) or (h, w, C).
     """
     index = xy - np.float32(0.5)
     border = cv2.BORDER_REPLICATE if outside is None else cv2.BORDER_CONSTANT
@@ -96,17 +130,21 @@ def sample(image: NDArray, xy: Map, outside: float | None = None) -> NDArray:
     )
 
 
-def rays_in_other_view(view: View, other: View, xy: Map) -> tuple[Map, NDArray[np.float32]]:
-    """The line on which a pixel's point lies in another camera: `A + s b` at inverse depth s, up to scale.
+def epipolar_lines(
+    view: SeedingView, source: SeedingView, xy: Float32Array
+) -> tuple[Float32Array, Float32Array]:
+    """Compute the points in a source view that pixels may correspond to, as a function of inverse depth.
+
+    A pixel's point at inverse depth s has the homogeneous coordinates `A + s b` in the source camera.
 
     Args:
-        view: Where the pixels are.
-        other: The camera whose coordinates are wanted.
+        view: View of the pixels.
+        source: Source view.
         xy: Pixel coordinates in `view`. (H, W, 2).
 
     Returns:
-        A (H, W, 3) and b (3,) in camera coordinates of `other`.
+        A (H, W, 3) and b (3,), in camera coordinates of `source`.
     """
-    rotation = other.R_camera_world @ view.R_camera_world.T
-    translation = other.t_camera_world - rotation @ view.t_camera_world
+    rotation = source.R_camera_world @ view.R_camera_world.T
+    translation = source.t_camera_world - rotation @ view.t_camera_world
     return view.rays(xy) @ rotation.T.astype(np.float32), translation.astype(np.float32)

@@ -1,44 +1,53 @@
-"""Which images to compare an image with."""
+"""Selection of the source views that an image is matched with."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-_MIN_SHARED = 30
-_GOOD_ANGLES = (4.0, 25.0)
-"""Degrees of parallax between which a shared point counts fully: less is imprecise, more looks different."""
+from nope_splat.seeding.settings import ViewSelectionConfig
 
 
-def choose_partners(
+def select_source_views(
     centers: NDArray[np.float64],
     points: NDArray[np.float64],
     visibility: NDArray[np.bool_],
-    count: int,
+    max_num_views: int,
+    config: ViewSelectionConfig | None = None,
 ) -> list[NDArray[np.int64]]:
-    """Rank the images by the track points they share with useful parallax.
+    """Rank source views for every image by the track points that they share at useful triangulation angles.
 
     Args:
         centers: Camera centers in world coordinates. (N, 3).
         points: Track points in world coordinates. (P, 3).
-        visibility: Which image sees which point. (N, P).
-        count: Partners per image, at most.
+        visibility: Whether image n observes point p. (N, P).
+        max_num_views: Largest number of source views per image.
+        config: Required number of shared points, and angles of full weight.
 
     Returns:
-        For each image, the indices of its partners, best first.
+        For each image, the indices of its source views, best first.
     """
-    partners = []
+    config = config or ViewSelectionConfig()
+    source_views = []
     for image_id, center in enumerate(centers):
         scores = np.zeros(len(centers))
-        for other, other_center in enumerate(centers):
-            shared = points[visibility[image_id] & visibility[other]]
-            if other == image_id or len(shared) < _MIN_SHARED:
+        for source_id, source_center in enumerate(centers):
+            shared = points[visibility[image_id] & visibility[source_id]]
+            if source_id == image_id or len(shared) < config.min_shared_points:
                 continue
-            a, b = shared - center, shared - other_center
-            cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-            angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-            low, high = _GOOD_ANGLES
-            scores[other] = (np.minimum(1, angle / low) * np.minimum(1, high / np.maximum(angle, 1))).sum()
-        ranked = np.argsort(-scores, kind="stable")[:count]
-        partners.append(ranked[scores[ranked] > 0])
-    return partners
+            scores[source_id] = _angle_weights(shared - center, shared - source_center, config).sum()
+        ranked = np.argsort(-scores, kind="stable")[:max_num_views]
+        source_views.append(ranked[scores[ranked] > 0])
+    return source_views
+
+
+def _angle_weights(
+    rays: NDArray[np.float64], source_rays: NDArray[np.float64], config: ViewSelectionConfig
+) -> NDArray[np.float64]:
+    """Weight points by the angle between their rays from two cameras. (P, 3), (P, 3) -> (P,)."""
+    norms = np.linalg.norm(rays, axis=1) * np.linalg.norm(source_rays, axis=1)
+    cosine = (rays * source_rays).sum(1) / norms
+    angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    return np.minimum(1, angle / config.min_full_angle) * np.minimum(
+        1, config.max_full_angle / np.maximum(angle, 1)
+    )

@@ -1,1 +1,1 @@
-"""Gaussians, their rendering, losses and densification; the rasterizer that draws them."""
+"""Gaussians: parameters, rendering, losses and densification, and the rasterizer behind them."""

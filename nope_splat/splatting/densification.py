@@ -1,9 +1,9 @@
-"""Where Gaussians are added and removed: gsplat's strategy of 3D Gaussian Splatting, with three additions."""
+"""Densification: gsplat's `DefaultStrategy` with a cap, a size limit and fixed Gaussians."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from gsplat.strategy import DefaultStrategy
@@ -12,34 +12,36 @@ from torch import Tensor
 from torch.nn import ParameterDict
 from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    pass
 
-
-def most_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
-    """How many Gaussians images can determine: no more numbers than their pixels tell, three each.
+def max_num_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
+    """Bound the number of Gaussians by the data: one parameter per color value of the training images.
 
     Args:
-        num_pixels: Of all training images together, without those that are masked.
-        sh_degree: Of the colors; beside them there are place, size, orientation and opacity.
+        num_pixels: Number of unmasked pixels in all training images. Each gives three values.
+        sh_degree: Degree of the spherical harmonics.
+
+    Returns:
+        3 `num_pixels` divided by the parameters of one Gaussian: spherical harmonics, mean (3), scales (3),
+        quaternion (4) and opacity (1).
     """
     return 3 * num_pixels // (3 * (sh_degree + 1) ** 2 + 3 + 3 + 4 + 1)
 
 
 @dataclass
 class CappedStrategy(DefaultStrategy):
-    """`DefaultStrategy` that leaves the first Gaussians of a rendering alone, limits number and size.
+    """`DefaultStrategy` with a cap on the number of Gaussians, a limit on their size, and fixed Gaussians.
 
-    Near the maximum number, the Gaussians with the largest image-plane gradients grow first. Works with
-    gsplat 1.4 and later, whose `radii` have one more dimension.
+    Near the cap, the Gaussians with the largest image-plane gradients are duplicated or split first. Supports
+    gsplat 1.4, where `radii` is (C, N), and 1.5, where it is (C, N, 2).
     """
 
     num_fixed: int = 0
-    """How many Gaussians at the start of the rendering are not in `params`: never split, pruned or reset."""
-    max_gaussians: int = 1_000_000
-    """No growth beyond this number, fixed ones included."""
+    """Number of Gaussians at the start of the rendering that are not in `params`. They are never duplicated,
+    split, pruned or reset."""
+    cap_max: int = 1_000_000
+    """Maximum number of Gaussians, including the fixed ones."""
     max_scale2d: float = 1.0
-    """Share of the image's longer side beyond which no Gaussian may reach from its center."""
+    """Maximum radius of a Gaussian in the image, as a fraction of the longer side."""
 
     def step_post_backward(
         self,
@@ -50,15 +52,15 @@ class CappedStrategy(DefaultStrategy):
         info: dict[str, Any],
         packed: bool = False,
     ) -> None:
-        """Update statistics, and grow, prune and reset opacities where the step calls for it.
+        """Update the statistics; on schedule, duplicate, split and prune Gaussians and reset opacities.
 
         Args:
-            params: Parameters of the free Gaussians; replaced by longer or shorter ones.
-            optimizers: One optimizer per parameter, of the same name.
-            state: Running statistics of the free Gaussians.
+            params: Parameters of the Gaussians that are not fixed. Replaced when their number changes.
+            optimizers: One optimizer per parameter, by the same names.
+            state: Running statistics of the Gaussians that are not fixed.
             step: Iteration.
-            info: What the rasterizer reports about the rendering, with gradients.
-            packed: Must be false.
+            info: The rasterizer's `info`, after the backward pass.
+            packed: Must be False.
         """
         self._limit_sizes(params["scales"], info)
         if step >= self.refine_stop_iter:
@@ -72,28 +74,32 @@ class CappedStrategy(DefaultStrategy):
             for name in ("grad2d", "count", "radii"):
                 state[name].zero_()
             if params["means"].is_cuda:
-                torch.cuda.empty_cache()  # parameters have new sizes, which old blocks of memory do not fit
+                torch.cuda.empty_cache()  # cached blocks do not fit the new parameter sizes
         if step > 0 and since_reset == 0:
             reset_opa(params=params, optimizers=optimizers, state=state, value=2 * self.prune_opa)
 
     @torch.no_grad()
     def _limit_sizes(self, scales: Tensor, info: dict[str, Any]) -> None:
-        """Shorten the axes of Gaussians that reach too far in this rendering.
+        """Shorten the axes of Gaussians whose radius exceeds `max_scale2d` in this rendering.
 
-        What shows in a corner of the images, as the sky does between roofs, gains from growing behind
-        everything else. Where no image looks it would then cover all.
+        A Gaussian that is visible in a small part of the images, such as sky between roofs, lowers the loss
+        by growing behind everything else. In views outside the training trajectory it would cover the scene.
+
+        Args:
+            scales: Log scales, changed in place. (N, 3).
+            info: The rasterizer's `info`.
         """
         radii = self._radii(info)
         limit = self.max_scale2d * max(info["width"], info["height"])
         large = radii > limit
-        if not (large.is_cuda or large.any()):  # a GPU is not asked: the answer would be waited for
+        if not (large.is_cuda or large.any()):  # testing on a GPU would synchronize with it
             return
         excess = (radii / limit).clamp(min=1.0).log()[:, None]
         shortened = scales.minimum(scales.amax(dim=-1, keepdim=True) - excess)
         scales.copy_(torch.where(large[:, None], shortened, scales))
 
     def _radii(self, info: dict[str, Any]) -> Tensor:
-        """Radii of the free Gaussians in pixels, zero for those out of sight. (N,)."""
+        """Radii in pixels of the Gaussians that are not fixed; zero if culled. (N,)."""
         radii: Tensor = info["radii"][0, self.num_fixed :]
         return radii.amax(dim=-1) if radii.ndim == 2 else radii
 
@@ -101,6 +107,7 @@ class CappedStrategy(DefaultStrategy):
     def _update_state(
         self, params: ParameterDict, state: dict[str, Any], info: dict[str, Any], packed: bool = False
     ) -> None:
+        """Accumulate gradient norms, counts and largest radii of the visible Gaussians."""
         means2d = info["means2d"]
         gradients: Tensor = (means2d.absgrad if self.absgrad else means2d.grad)[0, self.num_fixed :]
         radii = self._radii(info)
@@ -118,7 +125,8 @@ class CappedStrategy(DefaultStrategy):
     def _grow_gs(
         self, params: ParameterDict, optimizers: dict[str, Optimizer], state: dict[str, Any], step: int
     ) -> tuple[int, int]:
-        room = self.max_gaussians - self.num_fixed - len(params["means"])
+        """Duplicate and split Gaussians up to the cap. Returns the numbers of duplicated and split ones."""
+        room = self.cap_max - self.num_fixed - len(params["means"])
         if room <= 0:
             return 0, 0
         if room < len(params["means"]):

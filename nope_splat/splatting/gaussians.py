@@ -1,9 +1,10 @@
-"""Gaussians: their parameters, as optimized and as rendered, and their start at given points."""
+"""Gaussian parameters: initialization from points, activations and concatenation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,45 +13,54 @@ from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
-"""Names of the optimized parameters, Splatfacto's."""
-
-INITIAL_OPACITY = 0.1
-MIN_OPACITY = 0.02
-"""Least and, from one, most opacity of a seed."""
-
+"""Names of the optimized parameters, as in Splatfacto."""
 
 SH_0 = 0.28209479177387814
-"""The constant spherical harmonic, 1 / (2 sqrt(pi))."""
+"""Spherical harmonic of degree zero, 1 / (2 sqrt(pi))."""
+
+
+@dataclass(frozen=True)
+class GaussianInitConfig:
+    """Initialization of Gaussians from points."""
+
+    init_opa: float = 0.1
+    """Initial opacity, unless opacities are given."""
+    min_opa: float = 0.02
+    """Given opacities are clamped to [min_opa, 1 - min_opa]: the sigmoid's gradient vanishes at 0 and 1."""
+    num_neighbors: int = 3
+    """The initial scale is the mean distance to this many nearest neighbors, unless scales are given."""
+    min_scale: float = 1e-5
+    """Smallest initial scale in world units. Keeps the log scales of duplicate points finite."""
 
 
 class Gaussians(NamedTuple):
-    """Gaussians as `rasterization` takes them."""
+    """Gaussians after activation, in the order of the first arguments of `rasterization`."""
 
     means: Tensor
     """Centers in world coordinates. (N, 3)."""
     quats: Tensor
-    """Orientations (w, x, y, z), of any length. (N, 4)."""
+    """Quaternions (w, x, y, z), not necessarily normalized. (N, 4)."""
     scales: Tensor
     """Standard deviations along the axes, in world units. (N, 3)."""
     opacities: Tensor
-    """In 0 to 1. (N,)."""
+    """Opacities in [0, 1]. (N,)."""
     colors: Tensor
-    """Coefficients of the spherical harmonics. (N, K, 3)."""
+    """Spherical-harmonics coefficients. (N, K, 3)."""
 
     def select(self, mask: Tensor) -> Gaussians:
-        """Those where a mask (N,) is true."""
+        """Keep the Gaussians whose entry in a mask (N,) is true."""
         return Gaussians(*(values[mask] for values in self))
 
     def detach(self) -> Gaussians:
-        """The same without gradients."""
+        """Detach all tensors from the autograd graph."""
         return Gaussians(*(values.detach() for values in self))
 
 
 def activate(parameters: Mapping[str, Tensor]) -> Gaussians:
-    """Gaussians from their optimized parameters: scales are logarithms, opacities logits.
+    """Apply the activations: exponential to log scales, sigmoid to opacity logits.
 
     Args:
-        parameters: By the names in `PARAMETERS`.
+        parameters: Optimized parameters by the names in `PARAMETERS`.
     """
     return Gaussians(
         parameters["means"],
@@ -61,52 +71,58 @@ def activate(parameters: Mapping[str, Tensor]) -> Gaussians:
     )
 
 
-def seed_gaussians(
+def initialize_gaussians(
     points: Tensor,
     colors: Tensor,
     sh_degree: int,
-    sizes: Tensor | None = None,
+    scales: Tensor | None = None,
     opacities: Tensor | None = None,
+    config: GaussianInitConfig | None = None,
 ) -> ParameterDict:
-    """Round Gaussians at given points, faint and as large as the distance to their neighbors if not told.
+    """Initialize isotropic Gaussians at points.
+
+    By default the scale is the mean distance to the nearest neighbors, and the opacity is `init_opa`.
 
     Args:
-        points: World coordinates. (N, 3).
+        points: Means in world coordinates. (N, 3).
         colors: RGB. (N, 3), uint8.
-        sh_degree: Highest degree of the spherical harmonics.
-        sizes: Standard deviations in world units. (N,).
-        opacities: In 0 to 1; kept away from both ends, where no gradient is. (N,).
+        sh_degree: Degree of the spherical harmonics.
+        scales: Standard deviations in world units. (N,).
+        opacities: Opacities in [0, 1]. (N,).
+        config: Defaults and limits of scales and opacities.
 
     Returns:
         Parameters by the names in `PARAMETERS`.
     """
-    if sizes is None:
-        num_neighbors = min(3, len(points) - 1)
+    config = config or GaussianInitConfig()
+    if scales is None:
+        num_neighbors = min(config.num_neighbors, len(points) - 1)
         distances, _ = KDTree(points.numpy()).query(points.numpy(), k=num_neighbors + 1)
-        sizes = torch.from_numpy(distances[:, 1:].mean(axis=1))
+        scales = torch.from_numpy(distances[:, 1:].mean(axis=1))
     if opacities is None:
-        opacities = torch.full((len(points),), INITIAL_OPACITY, device=points.device)
+        opacities = torch.full((len(points),), config.init_opa, device=points.device)
     rest = torch.zeros(len(points), (sh_degree + 1) ** 2 - 1, 3, device=points.device)
+    log_scales = scales.float().clamp(min=config.min_scale).log()
     return ParameterDict(
         {
             "means": Parameter(points.float().clone()),
-            "scales": Parameter(sizes.float().clamp(min=1e-5).log()[:, None].repeat(1, 3)),
+            "scales": Parameter(log_scales[:, None].repeat(1, 3)),
             "quats": Parameter(random_rotations(len(points), points.device)),
             "features_dc": Parameter((colors.float() / 255 - 0.5) / SH_0),
             "features_rest": Parameter(rest),
-            "opacities": Parameter(torch.logit(opacities[:, None], eps=MIN_OPACITY)),
+            "opacities": Parameter(torch.logit(opacities[:, None], eps=config.min_opa)),
         }
     )
 
 
-def join(layers: list[ParameterDict]) -> ParameterDict:
-    """All Gaussians of several sets, in order.
+def concatenate(layers: list[ParameterDict]) -> ParameterDict:
+    """Concatenate the parameters of several sets of Gaussians, in order.
 
     Args:
-        layers: Parameters by the names in `PARAMETERS`; at least one set.
+        layers: Parameters by the names in `PARAMETERS`. At least one set.
 
     Returns:
-        The same parameters, concatenated.
+        Parameters of all sets, by the same names.
     """
     return ParameterDict(
         {name: Parameter(torch.cat([layer[name].data for layer in layers])) for name in PARAMETERS}
@@ -114,11 +130,11 @@ def join(layers: list[ParameterDict]) -> ParameterDict:
 
 
 def random_rotations(count: int, device: torch.device) -> Tensor:
-    """Draw rotations uniformly (Shoemake, Graphics Gems III, 1992).
+    """Sample rotations uniformly (Shoemake, Graphics Gems III, 1992).
 
     Args:
-        count: How many.
-        device: Where to.
+        count: Number of rotations N.
+        device: Device of the result.
 
     Returns:
         Unit quaternions. (N, 4).

@@ -1,7 +1,8 @@
-"""One view of Gaussians: colors over a background, depth and opacity."""
+"""Rendering of Gaussians by a pinhole camera: colors over a background, depth and opacity."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,30 +13,44 @@ from nope_splat.splatting.lens import Rendering
 from nope_splat.splatting.rasterizer import RasterizeMode, rasterization
 
 
+@dataclass(frozen=True)
+class RenderConfig:
+    """Options of `render_gaussians`."""
+
+    sh_degree: int = 3
+    """Degree of the spherical harmonics to evaluate."""
+    render_mode: Literal["RGB", "RGB+ED"] = "RGB"
+    """Colors alone, or colors and expected depth."""
+    rasterize_mode: RasterizeMode = "classic"
+    """Whether the rasterizer compensates opacities for its blur ("antialiased") or not ("classic")."""
+    min_alpha: float = 0.05
+    """Alpha up to which a pixel counts as empty and has no depth of its own."""
+    empty_depth_factor: float = 2.0
+    """Depth of empty pixels, as a multiple of the largest depth in the image."""
+    empty_image_depth: float = 1e3
+    """Depth of all pixels if all are empty. The scene's median depth is one."""
+
+
 def render_gaussians(
     gaussians: Gaussians,
     T_camera_world: Tensor,
     K: Tensor,
     size: tuple[int, int],
     background: Tensor,
-    sh_degree: int,
-    render_mode: Literal["RGB", "RGB+ED"],
-    rasterize_mode: RasterizeMode,
+    config: RenderConfig,
 ) -> Rendering:
-    """Render what a pinhole camera sees.
+    """Render Gaussians by a pinhole camera.
 
     Args:
-        gaussians: What to render.
+        gaussians: Gaussians to render.
         T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
-        K: Intrinsic matrix; it receives no gradient. (1, 3, 3).
+        K: Intrinsic matrix. It receives no gradient. (1, 3, 3).
         size: Width and height in pixels.
-        background: Color. (3,).
-        sh_degree: Degree of the spherical harmonics.
-        render_mode: With or without depth.
-        rasterize_mode: As of the rasterizer.
+        background: Background color. (3,).
+        config: Degree, modes and the depth of empty pixels.
 
     Returns:
-        The rendering; its depth lies beyond everything where nothing is.
+        The rendering. The depth of empty pixels is a multiple of the largest depth.
     """
     image, alpha, info = rasterization(
         *gaussians,
@@ -43,17 +58,18 @@ def render_gaussians(
         Ks=K,
         width=size[0],
         height=size[1],
-        sh_degree=sh_degree,
-        render_mode=render_mode,
+        sh_degree=config.sh_degree,
+        render_mode=config.render_mode,
         packed=False,
         absgrad=True,
-        rasterize_mode=rasterize_mode,
+        rasterize_mode=config.rasterize_mode,
     )
     image, alpha = image[0], alpha[0]
     rgb, depth = image[..., :3] + (1 - alpha) * background, image[..., 3:]
     if depth.numel():
-        # Far where nothing is, or the viewer would hide its points and cameras behind the empty pixels.
-        seen = alpha > 0.05
-        farthest = torch.where(seen, depth.detach(), 0.0).amax()
-        depth = torch.where(seen, depth, torch.where(farthest > 0, 2 * farthest, 1e3))
+        # The viewer hides points and cameras that lie behind the depth, so empty pixels have to be far away.
+        covered = alpha > config.min_alpha
+        farthest = torch.where(covered, depth.detach(), 0.0).amax()
+        empty = torch.where(farthest > 0, config.empty_depth_factor * farthest, config.empty_image_depth)
+        depth = torch.where(covered, depth, empty)
     return Rendering(rgb.clamp(0.0, 1.0), depth, alpha, info)

@@ -20,7 +20,7 @@ import tyro
 from nope_splat.matching.descriptors import CPU_BLOCK_SIZE
 from nope_splat.matching.matching import MAX_SIFT_THREADS
 from nope_splat.matching.options import MatchingSettings
-from nope_splat.seeding.dense import SeedSettings
+from nope_splat.seeding import SeedSettings
 from scripts.benchmark.stages import cores, run_stage
 
 MIB = 2**20
@@ -201,7 +201,7 @@ def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]
         "--pipeline.model.num-downscales", "0",
         "--pipeline.datamanager.cache-images-type", "float32",
         "--pipeline.datamanager.dataparser.max-image-size", str(width),
-        "--pipeline.datamanager.dataparser.seeding.cell", str(case.cell),
+        "--pipeline.datamanager.dataparser.seeding.cell-size", str(case.cell),
     ]  # fmt: skip
     peak_gib = run_stage(command, run).peak_gib
     (checkpoint,) = (run / "outputs/memory/nope-splat/run/nerfstudio_models").glob("*.ckpt")

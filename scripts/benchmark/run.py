@@ -37,7 +37,7 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import ImageFolder, assign_cameras, find_images, read_image
-from nope_splat.splatting.densification import most_gaussians
+from nope_splat.splatting.densification import max_num_gaussians
 from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera
 from scripts.benchmark.report import write_report
 from scripts.benchmark.stages import Stage, StageFailed, run_stage, script
@@ -246,7 +246,7 @@ def _peer_commands(method: str, seed: int, scene: Scene, settings: Settings) -> 
     how = METHODS[method]
     if how.get("limits_gaussians"):
         settings = replace(
-            settings, max_gaussians=min(settings.max_gaussians, most_gaussians(scene.num_pixels))
+            settings, max_gaussians=min(settings.max_gaussians, max_num_gaussians(scene.num_pixels))
         )
     run = _splatfacto_flags(out, how["schedule"], _length(method, settings), seed, settings)
     evaluate = ["splatfacto", *_prefixed(run, "run"), "--cameras", str(out / "map" / "cameras.json")]

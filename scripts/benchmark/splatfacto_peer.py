@@ -97,7 +97,7 @@ class PeerModel(splatfacto.SplatfactoModel):
             super().populate_modules()
         if not torch.cuda.is_available():
             self.ssim = Similarity()
-        self.strategy = CappedDefaultStrategy(**vars(self.strategy), max_gaussians=self.config.max_gaussians)
+        self.strategy = CappedDefaultStrategy(**vars(self.strategy), cap_max=self.config.max_gaussians)
 
     def gaussians(self) -> Gaussians:
         """All Gaussians, ready to be rendered."""

@@ -27,7 +27,7 @@ from nope_splat.io.images import ImageFolder, find_images
 from nope_splat.io.undistortion import read_undistorted_image
 from nope_splat.plugin.dataparser import NopeDataParserConfig, training_cameras
 from nope_splat.sfm import Reconstruction, reconstruct
-from nope_splat.splatting.densification import most_gaussians
+from nope_splat.splatting.densification import max_num_gaussians
 from scripts.benchmark.camera_file import CameraFile
 from scripts.benchmark.our_cameras import find_cameras
 
@@ -73,7 +73,7 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
         "train": int(train.sum()),
         "held_out": int((scene.registered & scene.held_out).sum()),
         "points": len(scene.points),
-        "max_gaussians": min(MAX_GAUSSIANS, most_gaussians(num_pixels)),
+        "max_gaussians": min(MAX_GAUSSIANS, max_num_gaussians(num_pixels)),
         "cameras": against_truth(output_dir / "cameras.json", data),
     }
     output.write_text(json.dumps(content))

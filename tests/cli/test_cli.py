@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from nope_splat.cli import main
-from nope_splat.demo.scene import render_demo_scene
+from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
 
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images that show nothing of the valley of the other tests."""
     output = tmp_path_factory.mktemp("elsewhere")
-    render_demo_scene(output, num_images=9, size=(320, 240), seed=1)
+    render_demo_scene(output, DemoSceneConfig(num_images=9, size=(320, 240), seed=1))
     return output
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from fixtures.synthetic import unit
 
-from nope_splat.demo.scene import render_demo_scene
+from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 from nope_splat.io.images import find_images
 from nope_splat.matching import Keypoints, MatchingSettings, choose_pairs, extract_keypoints, match_keypoints
 from nope_splat.matching.retrieval import expanded_similarity
@@ -92,7 +92,7 @@ def test_retrieval_finds_the_pairs_that_overlap(tmp_path: Path) -> None:
 
     Transitive matching then finds nearly all of them, with the same matches as exhaustive matching.
     """
-    images = find_images(render_demo_scene(tmp_path, 30, (240, 180))).images
+    images = find_images(render_demo_scene(tmp_path, DemoSceneConfig(30, (240, 180)))).images
     keypoints = extract_keypoints(images, SETTINGS)
     exhaustive = {(pair.first, pair.second): pair for pair in match_keypoints(keypoints, SETTINGS)}
     strong = {key for key, pair in exhaustive.items() if len(pair.indices) >= 60}

@@ -24,7 +24,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nope_splat.cli import main
-from nope_splat.demo.scene import render_demo_scene
+from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.compare_cameras import compare_cameras
 from nope_splat.evaluation.pose_metrics import compare_poses
@@ -73,7 +73,7 @@ def train(cwd: Path, data: Path, *arguments: object) -> subprocess.CompletedProc
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `scene/` and the outputs of a training and of its continuation."""
     root = tmp_path_factory.mktemp("commands")
-    render_demo_scene(root / "scene", num_images=NUM_IMAGES, size=SIZE)
+    render_demo_scene(root / "scene", DemoSceneConfig(num_images=NUM_IMAGES, size=SIZE))
     first = train(root, root / "scene" / "images", "--timestamp", "first")
     assert "cached reconstruction" not in first.stdout
     assert "registered photos" in first.stdout

@@ -249,10 +249,10 @@ def test_track_loss_through_lenses() -> None:
     plane = scene.observations.xy / scene.focal
     bent = scene.focal * distort(plane, truth.radial[0]) + truth.shift[0]
     seen = scene.observations._replace(xy=bent)
-    assert reprojection_errors(scene.points, T, scene.focal, seen, truth.of(views)).max() < 1e-9
+    assert reprojection_errors(scene.points, T, scene.focal, seen, truth.select(views)).max() < 1e-9
 
     def loss(shift: Tensor, radial: Tensor) -> Tensor:
-        return track_2d_loss(scene.points, T, scene.focal, seen, Lens(shift, radial).of(views))
+        return track_2d_loss(scene.points, T, scene.focal, seen, Lens(shift, radial).select(views))
 
     start = tuple((part + 0.01).requires_grad_() for part in truth)
     assert torch.autograd.gradcheck(loss, start, rtol=1e-4)

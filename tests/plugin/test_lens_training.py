@@ -21,7 +21,7 @@ import torch
 from fixtures.splat_scene import CAMERA, FOCAL, OFFSET, make_pipeline, set_to_truth
 from nerfstudio.scripts.train import entrypoint
 
-from nope_splat.demo.scene import render_demo_scene
+from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.cameras import read_named_cameras
 from nope_splat.io.export import write_colmap
@@ -181,7 +181,7 @@ def test_both_methods_train_with_both_options(
 def test_the_lens_that_bent_the_images_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A twentieth of its distortion at the corners; a pinhole's focal length would be 5 % too long."""
     k1 = -0.08
-    render_demo_scene(tmp_path / "bent", 9, (320, 240), radial=(k1, 0.0))
+    render_demo_scene(tmp_path / "bent", DemoSceneConfig(9, (320, 240), radial=(k1, 0.0)))
     truth = read_named_cameras(tmp_path / "bent" / "ground_truth.json")["photo_000.jpg"]
     options = ["--pipeline.model.camera-optimizer.optimize-distortion", True]
     state = train(tmp_path / "bent", tmp_path, monkeypatch, 20, options)

@@ -90,7 +90,7 @@ def test_images_limit_how_many_gaussians_there_are(pipeline: NopePipeline) -> No
     numbers = 3 + 3 + 4 + 1 + 3 * 4  # place, size, orientation, opacity, colors with harmonics of degree 1
     strategy = pipeline.model.strategy
     assert isinstance(strategy, CappedStrategy)
-    assert strategy.max_gaussians == 3 * pixels // numbers
+    assert strategy.cap_max == 3 * pixels // numbers
 
 
 def test_outputs(pipeline: NopePipeline) -> None:

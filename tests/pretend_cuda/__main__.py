@@ -1,4 +1,4 @@
-"""See `launcher`."""
+"""Command line, see `launcher`."""
 
 from pretend_cuda.launcher import main
 

@@ -1,4 +1,4 @@
-"""A browser for the viewer that looks at the scene and waits for one picture."""
+"""A minimal client of the viewer, which sets a camera and waits for an image."""
 
 from __future__ import annotations
 
@@ -16,61 +16,63 @@ from viser._messages import BackgroundImageMessage, ViewerCameraMessage
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-REPEAT = 3.0
-"""Seconds after which the browser asks again."""
-GRACE = 2.0
-"""Seconds before it leaves. A camera that is read after its browser has gone is an error in nerfstudio, which
-leaves a lock of viser closed, and neither viewer nor training ends."""
+REQUEST_INTERVAL = 3.0
+"""Seconds between requests for an image."""
+DISCONNECT_DELAY = 2.0
+"""Seconds before the client disconnects. If nerfstudio reads a camera of a disconnected client, it raises an
+error that leaves a lock of viser held, so that neither the viewer nor the training ends."""
 
 
-def wait_for_picture(port: int, process: subprocess.Popen[Any], seconds: float) -> NDArray[np.uint8] | None:
-    """Connect to a viewer on this machine, perhaps before it runs, and look from where a camera may be.
+def wait_for_image(port: int, process: subprocess.Popen[Any], seconds: float) -> NDArray[np.uint8] | None:
+    """Connect to a local viewer, as soon as it runs, and request an image.
 
     Args:
-        port: Of the viewer.
-        process: That of the viewer; without it there is nothing to wait for.
-        seconds: How long to wait.
+        port: Port of the viewer.
+        process: Process of the viewer. Waiting ends when it exits.
+        seconds: Timeout.
 
     Returns:
-        The first picture that shows something (H, W, 3), or None if there was none in time.
+        The first image with visible content (H, W, 3), or None after the timeout.
     """
     end = time.monotonic() + seconds
 
-    def is_worth_waiting() -> bool:
+    def keep_waiting() -> bool:
         return process.poll() is None and time.monotonic() < end
 
-    while is_worth_waiting():
+    while keep_waiting():
         try:
             with connect(f"ws://127.0.0.1:{port}", max_size=None, open_timeout=30) as connection:
-                return _read_pictures(connection, is_worth_waiting)
+                return _receive_image(connection, keep_waiting)
         except (OSError, TimeoutError, ConnectionClosed):
             time.sleep(0.3)
     return None
 
 
-def _read_pictures(
-    connection: ClientConnection, is_worth_waiting: Callable[[], bool]
+def _receive_image(
+    connection: ClientConnection, keep_waiting: Callable[[], bool]
 ) -> NDArray[np.uint8] | None:
-    asked = 0.0
-    while is_worth_waiting():
-        if time.monotonic() - asked > REPEAT:  # the viewer passes over what comes before it is ready
-            asked = time.monotonic()
-            _look(connection)
+    last_request = 0.0
+    while keep_waiting():
+        if (
+            time.monotonic() - last_request > REQUEST_INTERVAL
+        ):  # the viewer ignores requests before it is ready
+            last_request = time.monotonic()
+            _send_camera(connection)
         try:
             data = connection.recv(timeout=1.0)
         except TimeoutError:
             continue
         assert isinstance(data, bytes), "viser sends no text"
-        received = msgspec.msgpack.decode(data)
-        for message in received if isinstance(received, list) else received.get("messages", [received]):
+        decoded = msgspec.msgpack.decode(data)
+        for message in decoded if isinstance(decoded, list) else decoded.get("messages", [decoded]):
             if message["type"] == BackgroundImageMessage.__name__:
-                picture = np.asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
-                if picture.std() > 5:
-                    time.sleep(GRACE)
-                    return picture
+                image = np.asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
+                if image.std() > 5:
+                    time.sleep(DISCONNECT_DELAY)
+                    return image
     return None
 
 
-def _look(connection: ClientConnection) -> None:
+def _send_camera(connection: ClientConnection) -> None:
     camera: Any = ViewerCameraMessage((1, 0, 0, 0), (0, 0, 0), 0.8, 1.3, (0, 0, 1), (0, -1, 0))
     connection.send(msgspec.msgpack.encode(camera.as_serializable_dict()))

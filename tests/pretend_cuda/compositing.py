@@ -1,6 +1,6 @@
-"""Pixels from splats, for the stand-in of gsplat's kernels: exactly as gsplat does it, or fast.
+"""Compositing for the stand-in of gsplat's kernels, with gsplat's truncation of splats or faster.
 
-All tensors here are ordinary ones of the CPU. Splats of all C cameras are numbered in one row: camera times N
+All tensors are ordinary CPU tensors. The splats of all C cameras have consecutive indices: camera times N
 plus Gaussian, as in gsplat's `flatten_ids`.
 """
 
@@ -14,66 +14,66 @@ from torch import Tensor
 from nope_splat.splatting.rasterizer.autograd import Compositing
 
 MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE = 0.999, 1 / 255, 1e-4
-"""Limits of gsplat's kernels: opacity of a splat at a pixel, what is skipped, and where a pixel is full."""
+"""Limits of gsplat's kernels: largest and smallest alpha of a splat at a pixel, smallest transmittance."""
 
 
 class Splats(NamedTuple):
-    """What is composited."""
+    """Splats to composite."""
 
     means2d: Tensor
     """Centers in pixels. (C, N, 2)."""
     conics: Tensor
     """Inverse covariances a, b, c. (C, N, 3)."""
     colors: Tensor
-    """Channels. (C, N, D)."""
+    """Color channels. (C, N, D)."""
     opacities: Tensor
     """Opacities. (C, N)."""
 
 
-class Image(NamedTuple):
-    """Where it is composited, and in which order."""
+class TiledImage(NamedTuple):
+    """Image to composite into, with tile size, and the depth-sorted splats of its tiles."""
 
     width: int
-    """In pixels."""
+    """Width in pixels."""
     height: int
-    """In pixels."""
+    """Height in pixels."""
     tile_size: int
     """Side of a tile in pixels."""
     offsets: Tensor
-    """Where the list of each tile starts. (C, tiles high, tiles wide)."""
+    """Start of the list of each tile. (C, tiles high, tiles wide)."""
     flatten_ids: Tensor
-    """The splats of all tiles, front to back in each. (intersections,)."""
+    """Splat indices of all tiles, front to back in each. (intersections,)."""
     backgrounds: Tensor | None
-    """Colors behind everything. (C, D)."""
+    """Background colors. (C, D)."""
 
 
 class Gradients(NamedTuple):
     """Gradients of the splats."""
 
     means2d_abs: Tensor
-    """Sum over the pixels of the absolute gradient of the centers. (C, N, 2)."""
+    """Sum over pixels of the absolute gradient of the centers. (C, N, 2)."""
     means2d: Tensor
-    """(C, N, 2)."""
+    """Gradient of the centers. (C, N, 2)."""
     conics: Tensor
-    """(C, N, 3)."""
+    """Gradient of the conics. (C, N, 3)."""
     colors: Tensor
-    """(C, N, D)."""
+    """Gradient of the colors. (C, N, D)."""
     opacities: Tensor
-    """(C, N)."""
+    """Gradient of the opacities. (C, N)."""
 
 
 class ExactCompositing:
-    """Tile by tile, each splat as far as the tiles in whose lists it is."""
+    """Compositing tile by tile, with each splat truncated to the tiles that list it, as in gsplat."""
 
-    tiles_are_images = False
+    one_tile_per_image = False
 
-    def forward(self, splats: Splats, image: Image) -> tuple[Tensor, Tensor]:
-        """Images (C, H, W, D) and alphas (C, H, W, 1)."""
+    def forward(self, splats: Splats, image: TiledImage) -> tuple[Tensor, Tensor]:
+        """Composite images (C, H, W, D) and alphas (C, H, W, 1)."""
         cameras, channels = len(splats.colors), splats.colors.shape[-1]
         images = torch.zeros(cameras, image.height, image.width, channels)
         alphas = torch.zeros(cameras, image.height, image.width, 1)
         for camera, rows, columns, ids in _tiles(image):
-            centers, conics, colors, opacities = (_rows(values)[ids] for values in splats)
+            centers, conics, colors, opacities = (_flatten(values)[ids] for values in splats)
             color, alpha = _composite(
                 _at_pixels(centers, rows, columns), conics, colors, opacities, _pixels(rows, columns)
             )
@@ -84,12 +84,12 @@ class ExactCompositing:
             alphas[camera, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = alpha.reshape(shape)
         return images, alphas
 
-    def backward(self, splats: Splats, image: Image, d_images: Tensor, d_alphas: Tensor) -> Gradients:
-        """Gradients of the splats from those of the images (C, H, W, D) and alphas (C, H, W, 1)."""
+    def backward(self, splats: Splats, image: TiledImage, d_images: Tensor, d_alphas: Tensor) -> Gradients:
+        """Compute gradients of the splats from those of images (C, H, W, D) and alphas (C, H, W, 1)."""
         means2d_abs = torch.zeros_like(splats.means2d)
         totals = Splats(*(torch.zeros_like(values) for values in splats))
         for camera, rows, columns, ids in _tiles(image):
-            centers, conics, colors, opacities = (_rows(values)[ids].detach() for values in splats)
+            centers, conics, colors, opacities = (_flatten(values)[ids].detach() for values in splats)
             leaves = _at_pixels(centers, rows, columns), conics, colors, opacities
             for leaf in leaves:
                 leaf.requires_grad_()
@@ -97,39 +97,39 @@ class ExactCompositing:
             if image.backgrounds is not None:
                 color = color + (1 - alpha) * image.backgrounds[camera]
             part = camera, slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-            of_center, *of_others = torch.autograd.grad(
+            d_centers, *d_others = torch.autograd.grad(
                 [color, alpha],
                 leaves,
                 [d_images[part].reshape_as(color), d_alphas[part].reshape_as(alpha)],
                 allow_unused=True,
             )
-            _rows(means2d_abs).index_add_(0, ids, of_center.abs().sum(1))
-            for total, gradient in zip(totals, (of_center.sum(1), *of_others), strict=True):
-                _rows(total).index_add_(0, ids, gradient)
+            _flatten(means2d_abs).index_add_(0, ids, d_centers.abs().sum(1))
+            for total, gradient in zip(totals, (d_centers.sum(1), *d_others), strict=True):
+                _flatten(total).index_add_(0, ids, gradient)
         return Gradients(means2d_abs, *totals)
 
 
 class FastCompositing:
-    """By the kernels of the CPU rasterizer, which draw each splat down to 1/255; the image is one tile."""
+    """Compositing by the CPU rasterizer, down to an alpha of 1/255, with the image as one tile."""
 
-    tiles_are_images = True
+    one_tile_per_image = True
 
-    def forward(self, splats: Splats, image: Image) -> tuple[Tensor, Tensor]:
-        """Images (C, H, W, D) and alphas (C, H, W, 1)."""
+    def forward(self, splats: Splats, image: TiledImage) -> tuple[Tensor, Tensor]:
+        """Composite images (C, H, W, D) and alphas (C, H, W, 1)."""
         with torch.no_grad():
             _, images, alphas = self._composite(splats, image)
         return images, alphas
 
-    def backward(self, splats: Splats, image: Image, d_images: Tensor, d_alphas: Tensor) -> Gradients:
-        """Gradients of the splats from those of the images (C, H, W, D) and alphas (C, H, W, 1)."""
+    def backward(self, splats: Splats, image: TiledImage, d_images: Tensor, d_alphas: Tensor) -> Gradients:
+        """Compute gradients of the splats from those of images (C, H, W, D) and alphas (C, H, W, 1)."""
         with torch.enable_grad():
             leaves = Splats(*(values.detach().requires_grad_() for values in splats))
             leaves, images, alphas = self._composite(leaves, image)
-            found = torch.autograd.grad([images, alphas], list(leaves), [d_images, d_alphas])
-        return Gradients(leaves.means2d.absgrad, *found)  # pyright: ignore[reportAttributeAccessIssue]
+            gradients = torch.autograd.grad([images, alphas], list(leaves), [d_images, d_alphas])
+        return Gradients(leaves.means2d.absgrad, *gradients)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _composite(self, splats: Splats, image: Image) -> tuple[Splats, Tensor, Tensor]:
-        """The order in the lists stands for the depth, and what is in none is not seen."""
+    def _composite(self, splats: Splats, image: TiledImage) -> tuple[Splats, Tensor, Tensor]:
+        """Composite with the position in the lists as depth. Splats without a list are culled."""
         cameras, count, channels = splats.colors.shape
         depths = torch.zeros(cameras * count)
         depths[image.flatten_ids] = torch.arange(len(image.flatten_ids), dtype=torch.float32)
@@ -145,21 +145,21 @@ class FastCompositing:
         return splats, images, alphas
 
 
-def _rows(values: Tensor) -> Tensor:
-    """Of all cameras in one row. (C, N, ...) to (C * N, ...), sharing memory."""
+def _flatten(values: Tensor) -> Tensor:
+    """Flatten cameras and Gaussians, sharing memory. (C, N, ...) -> (C * N, ...)."""
     return values.view(-1, *values.shape[2:])
 
 
-def _tiles(image: Image) -> list[tuple[int, range, range, Tensor]]:
-    """Camera, rows, columns and splats of each tile."""
+def _tiles(image: TiledImage) -> list[tuple[int, range, range, Tensor]]:
+    """List camera, rows, columns and splat indices of each tile."""
     ends = [*image.offsets.flatten().tolist(), len(image.flatten_ids)]
     cameras, high, wide = image.offsets.shape
     tiles = []
     for number in range(cameras * high * wide):
         camera, row, column = number // (high * wide), number // wide % high, number % wide
         rows, columns = (
-            range(place * image.tile_size, min((place + 1) * image.tile_size, size))
-            for place, size in ((row, image.height), (column, image.width))
+            range(index * image.tile_size, min((index + 1) * image.tile_size, size))
+            for index, size in ((row, image.height), (column, image.width))
         )
         ids = image.flatten_ids[ends[number] : ends[number + 1]].long()
         tiles.append((camera, rows, columns, ids))
@@ -167,27 +167,27 @@ def _tiles(image: Image) -> list[tuple[int, range, range, Tensor]]:
 
 
 def _pixels(rows: range, columns: range) -> Tensor:
-    """Centers of the pixels of a tile. (P, 2)."""
+    """Compute the pixel centers of a tile. (P, 2)."""
     y, x = torch.meshgrid(torch.tensor(list(rows)) + 0.5, torch.tensor(list(columns)) + 0.5, indexing="ij")
     return torch.stack([x, y], -1).reshape(-1, 2)
 
 
 def _at_pixels(centers: Tensor, rows: range, columns: range) -> Tensor:
-    """Each center once for each pixel, so that each pixel has a gradient of its own. (n, P, 2)."""
+    """Expand centers to all pixels of a tile, for one gradient per pixel. (n, 2) -> (n, P, 2)."""
     return centers[:, None].expand(-1, len(rows) * len(columns), -1)
 
 
 def _composite(
     centers: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, pixels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Front-to-back compositing of n splats at P pixels: color (P, D) and alpha (P, 1)."""
+    """Composite n splats front to back at P pixels. Returns color (P, D) and alpha (P, 1)."""
     x, y = (centers - pixels).unbind(-1)
     a, b, c = conics[:, :, None].unbind(1)
     sigma = 0.5 * (a * x * x + c * y * y) + b * x * y
     alpha = (opacities[:, None] * torch.exp(-sigma)).clamp_max(MAX_ALPHA)
     alpha = torch.where((sigma >= 0) & (alpha >= MIN_ALPHA), alpha, 0.0)
-    full = ((torch.cumprod(1 - alpha, 0) <= MIN_TRANSMITTANCE) & (alpha > 0)).int().cumsum(0) > 0
-    alpha = torch.where(full, 0.0, alpha)
+    ended = ((torch.cumprod(1 - alpha, 0) <= MIN_TRANSMITTANCE) & (alpha > 0)).int().cumsum(0) > 0
+    alpha = torch.where(ended, 0.0, alpha)
     transmittance = torch.cat([torch.ones(1, len(pixels)), torch.cumprod(1 - alpha, 0)])
     color = torch.einsum("np,nd->pd", alpha * transmittance[:-1], colors)
     return color, 1 - transmittance[-1][:, None]

@@ -1,8 +1,8 @@
-"""The tensors of the pretend device, and the rules for every ATen operation on them.
+"""Tensors of the pretend device, and the rules for ATen operations on them.
 
-A `PretendTensor` shares the memory of an ordinary tensor and tells Python that it is on `cuda:0`; to
-PyTorch's C++ it is a CPU tensor. A dispatch mode sees every ATen operation: `dispatch` refuses what CUDA
-refuses, counts what makes the host wait, computes on the CPU and marks the results.
+A `PretendTensor` shares the memory of an ordinary tensor and reports the device `cuda:0` to Python; for
+PyTorch's C++ code it is a CPU tensor. A dispatch mode intercepts every ATen operation: `dispatch` refuses
+operations that CUDA refuses, counts synchronizations, computes on the CPU and wraps the results.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _SCALAR_OPERANDS = {
     aten.index_fill_.int_Tensor,
     aten.index_fill.int_Tensor,
 }
-"""Operations, besides the pointwise ones, in which a CPU tensor without dimensions may stand for a number."""
-_WAITING = {
+"""Operations other than pointwise ones that accept a zero-dimensional CPU tensor as a scalar."""
+_SYNCHRONIZING = {
     aten._local_scalar_dense.default: "item",
     aten.nonzero.default: "nonzero",
     aten.masked_select.default: "masked_select",
@@ -55,12 +55,12 @@ _WAITING = {
     aten.linalg_lstsq.default: "check of linear algebra",
     aten.linalg_matrix_exp.default: "matrix_exp",
 }
-"""Operations after which the host needs a value, or a size that depends on values."""
+"""Operations that return a value to the host, or whose output size depends on values."""
 _MATRIX_PRODUCTS = {
     aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default,
     aten.mv.default, aten.dot.default, aten.addmv.default,
 }  # fmt: skip
-"""Operations that CUDA has for floating-point numbers only."""
+"""Operations that CUDA supports for floating-point types only."""
 _KERNEL_KEYS = (
     "CUDA",
     "CompositeExplicitAutograd",
@@ -72,11 +72,11 @@ _ambient = threading.local()
 
 
 class DeviceError(RuntimeError):
-    """What CUDA refuses."""
+    """An operation that CUDA refuses."""
 
 
 class PretendTensor(torch.Tensor):
-    """A tensor that says that it is on `cuda:0`; made by `wrap`."""
+    """A tensor that reports the device `cuda:0`, created by `wrap`."""
 
     @property
     def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -90,7 +90,7 @@ class PretendTensor(torch.Tensor):
         """Index of the device."""
         return 0
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType] (`functions` sees all calls)
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType] (`functions` intercepts all calls)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,7 +100,7 @@ class PretendTensor(torch.Tensor):
         raise TypeError(NUMPY_MESSAGE)
 
     def __repr__(self, **kwargs: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return f"pretend_cuda({plain(self.detach())!r})"
+        return f"pretend_cuda({unwrap(self.detach())!r})"
 
     def __format__(self, format_spec: str) -> str:
         if self.dim() == 0:
@@ -109,7 +109,7 @@ class PretendTensor(torch.Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if id(self) not in memo:
-            copied = wrap(plain(self.detach()).clone())
+            copied = wrap(unwrap(self.detach()).clone())
             copied.requires_grad_(self.requires_grad)
             if getattr(self, "_is_param", False):
                 copied._is_param = True
@@ -118,19 +118,22 @@ class PretendTensor(torch.Tensor):
 
 
 def is_pretend(value: object) -> bool:
-    """Whether a value is a tensor of the pretend device."""
+    """Check whether a value is a tensor on the pretend device."""
     return isinstance(value, PretendTensor)
 
 
 def wrap(value: Any) -> Any:
-    """The tensor of the device with the memory of a CPU tensor; anything else as it is."""
+    """Wrap a CPU tensor as a tensor on the device that shares its memory. Return other values unchanged."""
     if isinstance(value, Tensor) and not isinstance(value, PretendTensor):
         return torch.Tensor._make_subclass(PretendTensor, value, False)
     return value
 
 
-def plain(value: Any) -> Any:
-    """The CPU tensor with the memory of a pretend one, without gradient; anything else as it is."""
+def unwrap(value: Any) -> Any:
+    """Unwrap a pretend tensor to a CPU tensor that shares its memory, without gradient.
+
+    Other values are returned unchanged.
+    """
     if not is_pretend(value):
         return value
     with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
@@ -138,23 +141,23 @@ def plain(value: Any) -> Any:
 
 
 def _wrap_all(results: Any) -> Any:
-    """The same for the results of an ATen operation: a tensor, several, or none."""
+    """Wrap the results of an ATen operation: one tensor, several, or none."""
     if isinstance(results, (list, tuple)):
-        return type(results)(_wrap_all(each) for each in results)
+        return type(results)(_wrap_all(result) for result in results)
     return wrap(results)
 
 
 def device_type(value: Tensor) -> DeviceType:
-    """Where a tensor is."""
+    """Get the device type of a tensor."""
     return "cuda" if is_pretend(value) else "cpu"
 
 
 @contextmanager
 def ambient(device: DeviceType) -> Iterator[None]:
-    """Where C++ makes tensors "like" others: it takes those of the device for tensors of the CPU.
+    """Set the device of tensors that C++ code creates like its operands, which it believes to be on the CPU.
 
     Args:
-        device: That of the operands.
+        device: Device of the operands.
     """
     before = ambient_device()
     _ambient.device = device
@@ -165,28 +168,28 @@ def ambient(device: DeviceType) -> Iterator[None]:
 
 
 def ambient_device() -> DeviceType:
-    """See `ambient`."""
+    """Get the device that `ambient` has set."""
     return getattr(_ambient, "device", "cpu")
 
 
 def tensors_in(*values: Any) -> list[Tensor]:
-    """All tensors in nested containers."""
-    found: list[Tensor] = []
+    """Find all tensors in nested containers."""
+    tensors: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, (list, tuple)) and value:
-            found += tensors_in(*value)
+            tensors += tensors_in(*value)
         elif isinstance(value, dict) and value:
-            found += tensors_in(*value.values())
-    return found
+            tensors += tensors_in(*value.values())
+    return tensors
 
 
 class DispatchMode(TorchDispatchMode):
-    """Hands every ATen operation to `dispatch`."""
+    """Mode that passes every ATen operation to `dispatch`."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """See `dispatch`."""
+        """Run an operation by `dispatch`."""
         return dispatch(func, args, kwargs or {})
 
 
@@ -199,7 +202,7 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kwargs: Its keyword arguments.
 
     Raises:
-        DeviceError: If CUDA would refuse it.
+        DeviceError: If CUDA refuses the operation.
     """
     if func in _COPIES:
         return _copy(func, args, kwargs)
@@ -212,8 +215,8 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if device == "cuda":
             return _wrap_all(func(*args, **kwargs | {"device": CPU}))
         results = func(*args, **kwargs)
-        made_like_operands = not tensors and ambient_device() == "cuda"
-        return _wrap_all(results) if made_like_operands else results
+        created_like_operands = not tensors and ambient_device() == "cuda"
+        return _wrap_all(results) if created_like_operands else results
     _check_devices(func, args, tensors)
     _check_kernel(func, tensors)
     _count(func, args, kwargs)
@@ -226,9 +229,9 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _check_devices(func: Any, args: tuple[Any, ...], tensors: list[Tensor]) -> None:
-    """Refuse to mix tensors of both devices, of which at least one is pretend."""
-    others = [tensor for tensor in tensors if not is_pretend(tensor)]
-    if not others:
+    """Refuse operands on both devices. At least one operand is on the pretend device."""
+    on_host = [tensor for tensor in tensors if not is_pretend(tensor)]
+    if not on_host:
         return
     if func in _INDEXING:
         if not is_pretend(args[0]):
@@ -239,10 +242,10 @@ def _check_devices(func: Any, args: tuple[Any, ...], tensors: list[Tensor]) -> N
             raise DeviceError(f"{func}: expected the values on the device of the indexed tensor (cuda:0)")
         return
     if ambient_device() == "cuda":
-        return  # made by torch itself, within an operation on tensors of the device alone
-    takes_numbers = torch.Tag.pointwise in func.tags or func in _SCALAR_OPERANDS
+        return  # created by torch inside an operation on device tensors
+    accepts_scalars = torch.Tag.pointwise in func.tags or func in _SCALAR_OPERANDS
     writes_to_host = func._schema.is_mutable and isinstance(args[0], Tensor) and not is_pretend(args[0])
-    if writes_to_host or not takes_numbers or any(tensor.dim() for tensor in others):
+    if writes_to_host or not accepts_scalars or any(tensor.dim() for tensor in on_host):
         operands = [(tuple(tensor.shape), str(tensor.device)) for tensor in tensors]
         raise DeviceError(
             f"{func}: Expected all tensors to be on the same device, but found at least two devices,"
@@ -251,7 +254,7 @@ def _check_devices(func: Any, args: tuple[Any, ...], tensors: list[Tensor]) -> N
 
 
 def _check_kernel(func: Any, tensors: list[Tensor]) -> None:
-    """Refuse what has no CUDA kernel, as far as this build of torch knows."""
+    """Refuse operations without a CUDA kernel, if this build of torch knows its CUDA kernels."""
     if func in _MATRIX_PRODUCTS and not tensors[0].dtype.is_floating_point:
         raise DeviceError(f"{func}: not implemented for {tensors[0].dtype} on CUDA")
     if torch.version.cuda is None:
@@ -268,8 +271,8 @@ def _check_kernel(func: Any, tensors: list[Tensor]) -> None:
 def _count(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Count the synchronizations of an operation on the device."""
     record = SYNCHRONIZATIONS.record
-    if func in _WAITING:
-        record(_WAITING[func])
+    if func in _SYNCHRONIZING:
+        record(_SYNCHRONIZING[func])
     elif func in _INDEXING:
         indices = [index for index in args[1] if isinstance(index, Tensor)]
         for index in indices:
@@ -282,7 +285,7 @@ def _count(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 
 def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Copy between the devices or within one."""
+    """Copy a tensor between devices, or on one device."""
     if func is aten.copy_.default:
         destination, source = args[:2]
         if device_type(destination) != device_type(source):
@@ -304,14 +307,14 @@ def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def count_copy(target: str, non_blocking: bool) -> None:
-    """Count a copy between the devices.
+    """Count a copy between devices.
 
-    The host need not wait for an upload with `non_blocking`. It has to wait for any download before it may
-    read the result, so that these count always.
+    Uploads with `non_blocking` do not count, because the host does not wait for them. Downloads always count,
+    because the host has to wait before it can read the result.
 
     Args:
-        target: Device of the copy.
-        non_blocking: What the caller asked for.
+        target: Device type of the copy.
+        non_blocking: Argument of the caller.
     """
     if target != "cuda":
         SYNCHRONIZATIONS.record("download")

@@ -1,6 +1,6 @@
-"""Stand-ins for what `torch.cuda` asks the driver, of one GPU.
+"""Stand-ins for the functions of `torch.cuda` that query the driver, for one GPU.
 
-Memory in use and elapsed times are not known here: they are NaN, so that no result can be made of them.
+Used memory and elapsed time are unknown. They are NaN, so that they cannot enter a result unnoticed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pretend_cuda.device import DeviceError, is_pretend
 from pretend_cuda.synchronizations import SYNCHRONIZATIONS
 
 TOTAL_MEMORY = 24 * 2**30
-"""Size of the pretend GPU in bytes; nothing is counted against it."""
+"""Memory of the pretend GPU in bytes. Allocations are not counted."""
 UNKNOWN = float("nan")
 PROPERTIES = types.SimpleNamespace(
     name="Pretend GPU",
@@ -26,7 +26,7 @@ PROPERTIES = types.SimpleNamespace(
     is_integrated=False,
     is_multi_gpu_board=False,
 )
-_ANSWERS: dict[str, Any] = {
+_RETURN_VALUES: dict[str, Any] = {
     "is_available": True,
     "is_initialized": True,
     "device_count": 1,
@@ -48,36 +48,36 @@ _ANSWERS: dict[str, Any] = {
 
 
 class Stream:
-    """A stream or an event, of which there is one."""
+    """The only stream, and the only event."""
 
     cuda_stream = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def record(self, *args: Any) -> None:
-        """Do nothing: all is done when it is asked for."""
+        """Do nothing, since operations are synchronous."""
 
     wait_stream = wait_event = record_event = wait = record
 
     def query(self) -> bool:
-        """Whether all is done."""
+        """Return True, since operations are synchronous."""
         return True
 
     def is_capturing(self) -> bool:
-        """Whether a graph is being captured."""
+        """Return False, since graphs are not supported."""
         return False
 
     def elapsed_time(self, end: Stream) -> float:
-        """Not known."""
+        """Return NaN."""
         return UNKNOWN
 
     def synchronize(self) -> None:
-        """Count it."""
+        """Count a synchronization."""
         _synchronize()
 
 
 class Device:
-    """`torch.cuda.device`: the only one there is."""
+    """Stand-in for `torch.cuda.device`."""
 
     def __init__(self, *args: Any) -> None: ...
 
@@ -92,7 +92,7 @@ def _synchronize(*args: Any) -> None:
 
 
 def _get_rng_state(device: Any = "cuda") -> torch.Tensor:
-    """Random numbers of the device come from the CPU's generator."""
+    """Get the state of the CPU generator, which the device shares."""
     return torch.get_rng_state()
 
 
@@ -103,19 +103,19 @@ def _set_rng_state(state: torch.Tensor, device: Any = "cuda") -> None:
 
 
 def install() -> None:
-    """Put the stand-ins into `torch.cuda` and `torch.accelerator`."""
+    """Replace functions of `torch.cuda` and `torch.accelerator` by the stand-ins."""
     cuda: Any = torch.cuda
-    for name, answer in _ANSWERS.items():
-        setattr(cuda, name, lambda *_, _answer=answer, **__: _answer)
+    for name, value in _RETURN_VALUES.items():
+        setattr(cuda, name, lambda *_, _value=value, **__: _value)
     for name in ("manual_seed", "manual_seed_all"):
-        setattr(cuda, name, lambda seed: None)  # torch.manual_seed calls it after it has seeded the CPU
+        setattr(cuda, name, lambda seed: None)  # torch.manual_seed also seeds the CPU
     cuda.get_rng_state, cuda.set_rng_state = _get_rng_state, _set_rng_state
     cuda.get_rng_state_all = lambda: [_get_rng_state()]
     cuda.set_rng_state_all = lambda states: _set_rng_state(states[0])
     cuda.synchronize = _synchronize
     cuda.device, cuda.Stream, cuda.Event = Device, Stream, Stream
     cuda.current_stream = cuda.default_stream = Stream
-    accelerator: Any = getattr(torch, "accelerator", types.SimpleNamespace())  # from torch 2.6 on
+    accelerator: Any = getattr(torch, "accelerator", types.SimpleNamespace())  # since torch 2.6
     accelerator.current_stream = Stream
     accelerator.current_device_index = lambda: 0
     accelerator.synchronize = _synchronize

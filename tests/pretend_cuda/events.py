@@ -1,4 +1,4 @@
-"""What happened in a training, for tests: iterations, growth, pruning, resets, joint refinement."""
+"""Record of a training, for tests: iterations, growth, pruning, resets, joint refinement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Iteration:
     """One iteration of a training."""
 
     step: int
-    """Its number."""
+    """Number of the iteration."""
     size: list[int]
     """Width and height of the rendering in pixels."""
     sh_degree: int
@@ -28,45 +28,45 @@ class Iteration:
 
 @dataclass
 class Events:
-    """What happened, in order."""
+    """Events of a training, in order."""
 
     iterations: list[Iteration] = field(default_factory=list)
-    """All iterations."""
+    """Iterations, without renderings for evaluation or the viewer."""
     grown: list[int] = field(default_factory=list)
-    """Gaussians that each growth cloned or split."""
+    """Number of duplicated or split Gaussians, per growth step."""
     pruned: list[int] = field(default_factory=list)
-    """Gaussians that each pruning removed."""
+    """Number of pruned Gaussians, per pruning step."""
     opacity_resets: int = 0
-    """Resets of the opacities."""
+    """Number of opacity resets."""
     joint_refinements: list[float] = field(default_factory=list)
-    """Change of the cost in percent, by each."""
+    """Cost change in percent, per joint refinement."""
     aligned: list[int] = field(default_factory=list)
-    """Held-out views, by index, at each alignment."""
+    """Index of the held-out view, per alignment."""
 
     @staticmethod
     def read(path: Path) -> Events:
-        """Those that `write` has written."""
+        """Read events from a file that `write` has written."""
         values = json.loads(path.read_text())
-        values["iterations"] = [Iteration(**each) for each in values["iterations"]]
+        values["iterations"] = [Iteration(**fields) for fields in values["iterations"]]
         return Events(**values)
 
     def write(self, path: Path) -> None:
-        """As JSON."""
+        """Write events as JSON."""
         path.write_text(json.dumps(asdict(self)))
 
-    def watch(self) -> None:
-        """Note what happens from now on, in all trainings of this process."""
-        after("nope_splat.plugin.model:NopeSplatModel.get_outputs", self._rendered)
-        after(
+    def record(self) -> None:
+        """Record the events of all later trainings of this process."""
+        add_hook("nope_splat.plugin.model:NopeSplatModel.get_outputs", self._rendered)
+        add_hook(
             "gsplat.strategy.default:DefaultStrategy._grow_gs",
             lambda counts, *_: self.grown.append(sum(counts)),
         )
-        after(
+        add_hook(
             "gsplat.strategy.default:DefaultStrategy._prune_gs", lambda count, *_: self.pruned.append(count)
         )
-        after("nope_splat.splatting.densification:reset_opa", self._reset)
-        after("nope_splat.plugin.pipeline:NopePipeline.adjust_cameras", self._refined)
-        after(
+        add_hook("nope_splat.splatting.densification:reset_opa", self._reset)
+        add_hook("nope_splat.plugin.pipeline:NopePipeline.adjust_cameras", self._refined)
+        add_hook(
             "nope_splat.plugin.pipeline:NopePipeline.align_view",
             lambda _, pipeline, view, step: self.aligned.append(view),
         )
@@ -85,14 +85,14 @@ class Events:
         self.joint_refinements.append(float(outcome["adjustment_cost_change_percent"]))
 
 
-def after(place: str, note: Callable[..., None]) -> None:
-    """Call `note` after each call of a function, for the rest of the process.
+def add_hook(function_path: str, hook: Callable[..., None]) -> None:
+    """Call a hook after each call of a function, for the rest of the process.
 
     Args:
-        place: Module and qualified name of the function, such as `package.module:Class.method`.
-        note: Gets the result, then the function's arguments.
+        function_path: Module and qualified name of the function, such as `package.module:Class.method`.
+        hook: Called with the result and the arguments of the function.
     """
-    module, _, path = place.partition(":")
+    module, _, path = function_path.partition(":")
     owner: Any = importlib.import_module(module)
     *classes, name = path.split(".")
     for part in classes:
@@ -100,23 +100,23 @@ def after(place: str, note: Callable[..., None]) -> None:
     function = getattr(owner, name)
 
     @functools.wraps(function)
-    def inside(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        note(result, *args, **kwargs)
+        hook(result, *args, **kwargs)
         return result
 
-    setattr(owner, name, inside)
+    setattr(owner, name, wrapper)
 
 
 def interrupt_in(iteration: int) -> None:
-    """Send Ctrl-C in the midst of an iteration of every training of this process.
+    """Raise SIGINT during an iteration of every training of this process.
 
     Args:
-        iteration: Its number.
+        iteration: Number of the iteration.
     """
 
     def interrupt(result: Any, trainer: Any, step: int) -> None:
         if step == iteration:
             signal.raise_signal(signal.SIGINT)
 
-    after("nope_splat.plugin.trainer:NopeTrainer.train_iteration", interrupt)
+    add_hook("nope_splat.plugin.trainer:NopeTrainer.train_iteration", interrupt)

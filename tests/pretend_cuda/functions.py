@@ -1,7 +1,7 @@
-"""What never becomes an ATen operation: conversions, moves between devices, indexing by lists, numpy.
+"""Functions that are no ATen operations: conversions, copies between devices, indexing by lists, numpy.
 
-`FunctionMode` sees every call of PyTorch's Python interface. Functions in `HANDLERS` are done here; for all
-others it notes whether their operands are on the device (see `device.ambient`).
+`FunctionMode` intercepts every call of PyTorch's Python interface. Functions in `HANDLERS` are implemented
+here. For all others, it sets the ambient device by their operands (see `device.ambient`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pretend_cuda.device import (
     count_copy,
     device_type,
     is_pretend,
-    plain,
     tensors_in,
+    unwrap,
     wrap,
 )
 from pretend_cuda.synchronizations import SYNCHRONIZATIONS
@@ -32,10 +32,10 @@ Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class FunctionMode(TorchFunctionMode):
-    """Runs the handler of a function, or the function itself."""
+    """Mode that runs the handler of a function, or the function itself."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """See the class."""
+        """Run a function or its handler."""
         kwargs = dict(kwargs or {})
         handler = HANDLERS.get(func)
         if handler is None or any(_is_meta(value) for value in (kwargs.get("device"), *args[1:2])):
@@ -44,32 +44,32 @@ class FunctionMode(TorchFunctionMode):
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The function itself, where its operands are."""
+    """Run a function, with the device of its operands as the ambient device."""
     on_device = [is_pretend(tensor) for tensor in tensors_in(args, kwargs)]
     device = kwargs.get("device")
-    asks_for_cuda = device is not None and torch.device(device).type == "cuda"
-    all_there = (asks_for_cuda or (device is None and any(on_device))) and all(on_device)
-    with ambient("cuda" if all_there else "cpu"):
+    requests_cuda = device is not None and torch.device(device).type == "cuda"
+    all_on_device = (requests_cuda or (device is None and any(on_device))) and all(on_device)
+    with ambient("cuda" if all_on_device else "cpu"):
         return func(*args, **kwargs)
 
 
 def _is_meta(value: object) -> bool:
-    """Whether a value is the device of shapes without values, on which networks are made at first."""
+    """Check whether a value is the meta device, on which networks are first created."""
     return isinstance(value, (str, torch.device)) and str(value) == "meta"
 
 
 class _Move(torch.autograd.Function):
-    """A copy on the other device, whose gradient goes back."""
+    """Copy to the other device. The backward pass copies the gradient back."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, target: DeviceType) -> Tensor:
-        ctx.back = device_type(source)
+        ctx.source_device = device_type(source)
         return _copied(source, target)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        count_copy(ctx.back, False)
-        return _copied(gradient, ctx.back), None
+        count_copy(ctx.source_device, False)
+        return _copied(gradient, ctx.source_device), None
 
 
 def _copied(source: Tensor, target: DeviceType) -> Tensor:
@@ -79,12 +79,12 @@ def _copied(source: Tensor, target: DeviceType) -> Tensor:
 
 
 def move(source: Tensor, target: DeviceType, non_blocking: bool = False) -> Tensor:
-    """The tensor on a device, itself or a copy.
+    """Copy a tensor to a device, unless it is there.
 
     Args:
         source: Tensor.
-        target: Where it is needed.
-        non_blocking: Whether the host asks not to wait.
+        target: Target device type.
+        non_blocking: Whether an upload is asynchronous.
     """
     if device_type(source) == target:
         return source
@@ -102,6 +102,7 @@ def _type_of(device: Any) -> DeviceType:
 
 
 def _to(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Run `x.to(...)` in all its forms."""
     source, *rest = args
     like = rest.pop(0) if rest and isinstance(rest[0], Tensor) else kwargs.pop("other", None)
     copy = kwargs.pop("copy", False)
@@ -127,34 +128,34 @@ def _upload(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return move(args[0], "cuda", kwargs.get("non_blocking", False))
 
 
-def _read(data: Any) -> Any:
-    """Nested lists of numbers and tensors, with the tensors of the device read."""
+def _download_nested(data: Any) -> Any:
+    """Download the device tensors in nested lists of numbers and tensors."""
     if is_pretend(data):
         SYNCHRONIZATIONS.record("download")
-        return plain(data.detach())
+        return unwrap(data.detach())
     if type(data) in (list, tuple):
-        return type(data)(_read(each) for each in data)
+        return type(data)(_download_nested(item) for item in data)
     return data
 
 
 def _new_tensor(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """`torch.tensor` and its like, which make tensors on the host and upload them."""
+    """Run `torch.tensor` and similar functions, which create tensors on the host and upload them."""
     data, *rest = args if args else (kwargs.pop("data", kwargs.pop("obj", None)),)
     device = kwargs.pop("device", None)
     if func is not torch.tensor and isinstance(data, Tensor):
         dtype = kwargs.get("dtype", rest[0] if rest else None)
         return _to(func, (data,), {"device": device, "dtype": dtype})
-    stays = device is None and is_pretend(data)
+    keeps_device = device is None and is_pretend(data)
     with ambient("cpu"):
-        result = func(_read(data), *rest, **kwargs)
-    if not stays and (device is None or _type_of(device) == "cpu"):
+        result = func(_download_nested(data), *rest, **kwargs)
+    if not keeps_device and (device is None or _type_of(device) == "cpu"):
         return result
     SYNCHRONIZATIONS.record("upload of new tensor")
-    return wrap(plain(result.detach())).requires_grad_(result.requires_grad)
+    return wrap(unwrap(result.detach())).requires_grad_(result.requires_grad)
 
 
 def _new_tensor_like(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """`x.new_tensor(data)`."""
+    """Run `x.new_tensor(data)`."""
     like, data, *rest = args
     kwargs = {"device": like.device, "dtype": like.dtype} | kwargs
     return _new_tensor(torch.tensor, (data, *rest), kwargs) if is_pretend(like) else _run(func, args, kwargs)
@@ -166,14 +167,14 @@ def _numpy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not kwargs.get("force", False):
         raise TypeError(NUMPY_MESSAGE)
     SYNCHRONIZATIONS.record("download")
-    return plain(args[0].detach()).clone().numpy()
+    return unwrap(args[0].detach()).clone().numpy()
 
 
 def _to_list(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not is_pretend(args[0]):
         return _run(func, args, kwargs)
     SYNCHRONIZATIONS.record("download")
-    return plain(args[0].detach()).tolist()
+    return unwrap(args[0].detach()).tolist()
 
 
 def _pin(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -183,7 +184,7 @@ def _pin(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _set_data(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """`x.data = y`, which on CUDA may change the device of x; here a tensor cannot."""
+    """Run `x.data = y`. Unlike on CUDA, it cannot change the device of x."""
     target, value = args
     if is_pretend(target) != is_pretend(value):
         raise DeviceError(
@@ -194,7 +195,7 @@ def _set_data(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 
 def _uploaded_indices(index: Any) -> Any:
-    """Lists of indices become tensors of the device, as in PyTorch; each takes an upload."""
+    """Convert lists of indices to device tensors, with one upload for each, as in PyTorch."""
     if isinstance(index, tuple):
         return tuple(_uploaded_index(part) for part in index)
     return _uploaded_index(index)
@@ -206,7 +207,7 @@ def _uploaded_index(index: Any) -> Any:
         return index
     SYNCHRONIZATIONS.record("upload of indices")
     with ambient("cpu"):
-        return wrap(plain(torch.tensor(_read(index), dtype=None if len(index) else torch.int64)))
+        return wrap(unwrap(torch.tensor(_download_nested(index), dtype=None if len(index) else torch.int64)))
 
 
 def _get_item(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -215,20 +216,21 @@ def _get_item(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tenso
 
 
 def _set_item(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Run `x[index] = value`."""
     target, index, value = args
     if not is_pretend(target):
         return _run(func, args, kwargs)
     index = _uploaded_indices(index)
     is_mask = is_pretend(index) and index.dtype == torch.bool
     if is_mask and not isinstance(value, Tensor):
-        with ambient("cuda"):  # as PyTorch does: no need to know how many there are
+        with ambient("cuda"):  # as PyTorch does: the number of elements is not needed
             target.masked_fill_(index.reshape(index.shape + (1,) * (target.dim() - index.dim())), value)
         return None
     return _run(func, (target, index, value), kwargs)
 
 
-def _of_the_class(name: str) -> Handler:
-    """What `PretendTensor` does in its own way, also where torch calls the method of its base class."""
+def _tensor_method(name: str) -> Handler:
+    """Make a handler that calls the method of `PretendTensor`, even if torch calls that of the base class."""
 
     def handler(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return getattr(type(args[0]), name)(*args) if is_pretend(args[0]) else _run(func, args, kwargs)
@@ -237,7 +239,7 @@ def _of_the_class(name: str) -> Handler:
 
 
 def _property(value: object) -> Handler:
-    """A property of the tensors of the device."""
+    """Make a handler of a property with a fixed value for device tensors."""
 
     def handler(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return value if is_pretend(args[0]) else _run(func, args, kwargs)
@@ -263,7 +265,7 @@ HANDLERS: dict[Any, Handler] = {
     torch.Tensor.is_cuda.__get__: _property(True),  # pyright: ignore[reportAttributeAccessIssue]
     torch.Tensor.is_cpu.__get__: _property(False),  # pyright: ignore[reportAttributeAccessIssue]
     **{
-        getattr(torch.Tensor, name): _of_the_class(name)
+        getattr(torch.Tensor, name): _tensor_method(name)
         for name in ("__array__", "__repr__", "__format__", "__deepcopy__")
     },
 }

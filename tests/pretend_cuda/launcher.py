@@ -2,15 +2,15 @@
 
     python -m pretend_cuda [OPTIONS] COMMAND ... [then COMMAND ...]
 
-COMMAND is one of nerfstudio's (`ns-train`, `ns-eval`, `ns-export`, `ns-render`, `ns-viewer`), `nope-splat`,
-or a Python file, each with its arguments. Several run one after the other in this process, which takes less
-time than a process for each.
+COMMAND is a command of nerfstudio (`ns-train`, `ns-eval`, `ns-export`, `ns-render`, `ns-viewer`),
+`nope-splat`, or a Python file, with arguments. Several commands run one after the other in this process,
+which is faster than one process per command.
 
 --count FILE      write synchronizations by phase of the training and by line to FILE (`-` for the terminal)
---events FILE     write what happened in trainings to FILE, see `events`
---interrupt STEP  send Ctrl-C in the midst of this iteration
---exact           composite exactly as gsplat does (slow)
---random-lpips    give LPIPS random weights, so that it runs without a download; its values mean nothing
+--events FILE     write the events of trainings to FILE, see `events`
+--interrupt STEP  raise SIGINT during this iteration
+--exact           truncate splats as gsplat does (slow)
+--random-lpips    use random weights for LPIPS, to avoid a download; its values are meaningless
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ def main() -> None:
         parser.error("there is no command")
     install(exact=options.exact)
     if options.random_lpips:
-        give_lpips_random_weights()
+        use_random_lpips_weights()
     if options.interrupt is not None:
         interrupt_in(options.interrupt)
-    with counted(options.count), noted(options.events):
+    with counting(options.count), recording(options.events):
         for command in split(options.commands):
             run(command)
 
 
-def give_lpips_random_weights() -> None:
-    """Have torchvision make the network of LPIPS without its weights."""
+def use_random_lpips_weights() -> None:
+    """Make torchvision create the network of LPIPS without pretrained weights."""
     import torchvision
 
     alexnet = torchvision.models.alexnet
@@ -69,7 +69,7 @@ def give_lpips_random_weights() -> None:
 
 
 def split(arguments: list[str]) -> Iterator[list[str]]:
-    """The commands between separators."""
+    """Split arguments into commands at separators."""
     command: list[str] = []
     for argument in [*arguments, SEPARATOR]:
         if argument == SEPARATOR:
@@ -80,10 +80,10 @@ def split(arguments: list[str]) -> Iterator[list[str]]:
 
 
 def run(command: list[str]) -> None:
-    """Run one command as its script would.
+    """Run a command as its script would.
 
     Args:
-        command: Its name and arguments.
+        command: Name and arguments of the command.
     """
     sys.argv = command
     if command[0] in ENTRY_POINTS:
@@ -95,8 +95,8 @@ def run(command: list[str]) -> None:
 
 
 @contextmanager
-def counted(file: str | None) -> Iterator[None]:
-    """Write the table of synchronizations in the end, whatever happens; nothing without a file."""
+def counting(file: str | None) -> Iterator[None]:
+    """Count synchronizations, and write the table even after an error. Does nothing without a file."""
     if file is not None:
         SYNCHRONIZATIONS.watch(STOCK_PHASES + PRODUCT_PHASES)
     try:
@@ -109,11 +109,11 @@ def counted(file: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def noted(file: str | None) -> Iterator[None]:
-    """Write the events in the end, whatever happens; nothing without a file."""
+def recording(file: str | None) -> Iterator[None]:
+    """Record events, and write them even after an error. Does nothing without a file."""
     events = Events()
     if file is not None:
-        events.watch()
+        events.record()
     try:
         yield
     finally:

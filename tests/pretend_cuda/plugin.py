@@ -1,6 +1,6 @@
-"""pytest -p pretend_cuda.plugin: run tests on the pretend GPU, with gsplat's exact compositing.
+"""pytest plugin (`-p pretend_cuda.plugin`) that runs tests on the pretend GPU, with exact compositing.
 
-`tests/` has to be on PYTHONPATH. The device lasts as long as the process.
+`tests/` has to be on PYTHONPATH. The device exists until the process ends.
 """
 
 from pretend_cuda.installation import install

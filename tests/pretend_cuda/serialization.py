@@ -1,7 +1,7 @@
-"""Checkpoints as a CUDA machine writes and reads them.
+"""Checkpoints with the device tags of a CUDA machine.
 
-Tensors of the device are saved with the tag `cuda:0`. On loading, `map_location` decides where they come to
-lie, and what has the tag stays on the device without it. Such files can be read by any PyTorch.
+Tensors on the device are saved with the tag `cuda:0`. On loading, they are placed by `map_location`, or by
+the tag without it. Any PyTorch can read these files.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import _utils
 
-from pretend_cuda.device import PretendTensor, plain, wrap
+from pretend_cuda.device import PretendTensor, unwrap, wrap
 
 _MARK = "is_of_pretend_cuda"
 _PRIORITY = 1
-"""Before PyTorch's own taggers, of which that of the CPU (10) comes first."""
+"""Precedes PyTorch's own taggers. The first of them, for the CPU, has priority 10."""
 
 
 def _reduce(tensor: PretendTensor, protocol: Any) -> Any:
-    """How `pickle` and `torch.save` see a tensor of the device: as one whose storage has the tag."""
+    """Reduce a device tensor for `pickle` and `torch.save`, marking its storage for the tag."""
     if getattr(tensor, "_is_param", False):
         return _utils._rebuild_parameter, (tensor.detach(), tensor.requires_grad, OrderedDict())
-    rebuild, arguments = plain(tensor.detach()).__reduce_ex__(protocol)
+    rebuild, arguments = unwrap(tensor.detach()).__reduce_ex__(protocol)
     storage, *rest = arguments
     setattr(storage._untyped_storage, _MARK, True)
     rest[3] = tensor.requires_grad
@@ -47,7 +47,7 @@ def _untyped(storage: Any) -> Any:
 
 
 def install() -> None:
-    """Teach PyTorch's serialization the device."""
+    """Register the device with PyTorch's serialization."""
     PretendTensor.__reduce_ex__ = _reduce  # pyright: ignore[reportAttributeAccessIssue]
     torch.serialization.register_package(_PRIORITY, _tag, _place)
     rebuild = _utils._rebuild_tensor_v2
@@ -57,6 +57,6 @@ def install() -> None:
         tensor = rebuild(storage, *args, **kwargs)
         if not getattr(_untyped(storage), _MARK, False):
             return tensor
-        return wrap(plain(tensor.detach())).requires_grad_(tensor.requires_grad)
+        return wrap(unwrap(tensor.detach())).requires_grad_(tensor.requires_grad)
 
     _utils._rebuild_tensor_v2 = rebuild_on_device

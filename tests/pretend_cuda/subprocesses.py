@@ -1,4 +1,4 @@
-"""Commands and tests in processes of their own, on the pretend GPU."""
+"""Commands and tests in subprocesses with the pretend GPU."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TIMEOUT = 600
 
 
 def environment(*folders: Path) -> dict[str, str]:
-    """Variables of such a process.
+    """Get the environment variables of a subprocess.
 
     Args:
-        folders: Where modules are looked for first.
+        folders: Folders to prepend to PYTHONPATH.
     """
     path = os.pathsep.join(
         map(str, (*folders, TESTS, TESTS.parent, *filter(None, [os.getenv("PYTHONPATH")])))
@@ -27,10 +27,10 @@ def environment(*folders: Path) -> dict[str, str]:
 
 
 def command_line(*arguments: object) -> list[str]:
-    """The command line that runs commands on the device.
+    """Get the command line that runs commands on the device.
 
     Args:
-        arguments: See `launcher`.
+        arguments: Arguments of `launcher`.
     """
     return [sys.executable, "-m", "pretend_cuda", *map(str, arguments)]
 
@@ -39,12 +39,12 @@ def run(*arguments: object, cwd: Path, fails: bool = False) -> str:
     """Run commands on the device.
 
     Args:
-        arguments: See `launcher`.
-        cwd: Folder that they run in.
-        fails: Whether they are to end with an error.
+        arguments: Arguments of `launcher`.
+        cwd: Working directory.
+        fails: Whether a nonzero exit status is expected.
 
     Returns:
-        What they wrote.
+        Output of the commands.
     """
     process = subprocess.run(
         command_line(*arguments),
@@ -61,14 +61,14 @@ def run(*arguments: object, cwd: Path, fails: bool = False) -> str:
 
 
 def run_tests(*arguments: object, first_on_path: Path | None = None) -> dict[str, int]:
-    """Run tests on the device, those that are marked `gpu` too.
+    """Run tests on the device, including those marked `gpu`.
 
     Args:
         arguments: Files, relative to `tests/`, and options of pytest.
-        first_on_path: Folder whose modules take the place of installed ones.
+        first_on_path: Folder whose modules override installed ones.
 
     Returns:
-        How many there were of each outcome, such as `passed` or `skipped`.
+        Number of tests per outcome, such as `passed` or `skipped`.
     """
     options = ["-p", "pretend_cuda.plugin", "-m", "not slow", "-q", "-rs", "-p", "no:cacheprovider"]
     process = subprocess.run(

@@ -1,8 +1,8 @@
-"""Where the host waits for the device: counted by phase of the training and by line of code.
+"""Counts of synchronizations of the host with the device, by phase of the training and by line.
 
-Counted are copies between host and device (torch waits for the stream in each, unless it is an upload with
-`non_blocking`), reading a value (`item`, `bool`, `tolist`), operations whose result has a size that depends
-on values (`nonzero`, boolean masks, `unique`), checks of linear algebra, and `synchronize` itself.
+Synchronizing operations are copies between host and device (except uploads with `non_blocking`), reading a
+value (`item`, `bool`, `tolist`), operations whose output size depends on values (`nonzero`, boolean masks,
+`unique`), error checks of linear algebra, and `synchronize`.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from typing import Any, NamedTuple
 
 _SITE_PACKAGES = sysconfig.get_paths()["purelib"]
 _PRODUCT = "/nope_splat/"
-_UNINTERESTING = (
+_IGNORED_PATHS = (
     str(Path(__file__).resolve().parent),
     f"{_SITE_PACKAGES}/torch/",
     sysconfig.get_paths()["stdlib"] + "/",
 )
 
 
-class Place(NamedTuple):
-    """Where the host waited, and why."""
+class Synchronization(NamedTuple):
+    """A kind of synchronization at a line of code."""
 
     phase: str
     """Phase of the training."""
     kind: str
-    """What made it wait, such as `item`."""
+    """Operation that synchronizes, such as `item`."""
     line: str
     """Nearest line outside torch."""
     product_line: str
-    """Nearest line of nope-splat; empty if there is none."""
+    """Nearest line of nope-splat; empty if none."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A function whose synchronizations are counted apart."""
+    """A function whose synchronizations are counted separately."""
 
     name: str
     """Name of the phase."""
     module: str
     """Module of the function."""
     function: str
-    """Its qualified name."""
+    """Qualified name of the function."""
 
 
 ITERATION, CALLBACKS = "iteration", "callbacks of the iteration"
 PER_ITERATION = (ITERATION, CALLBACKS)
-"""What every iteration costs."""
+"""Phases of every iteration."""
 STOCK_PHASES = (
     Phase(ITERATION, "nerfstudio.engine.trainer", "Trainer.train_iteration"),
     Phase(CALLBACKS, "nerfstudio.engine.callbacks", "TrainingCallback.run_callback_at_location"),
@@ -74,32 +74,32 @@ PRODUCT_PHASES = (
     Phase("viewer", "nope_splat.plugin.viewer", "NopeViewerControl.update"),
     Phase("growth and pruning", "nope_splat.splatting.densification", "CappedStrategy._grow_gs"),
 )
-"""A phase within another interrupts it: history is what the product's iteration adds to the stock one."""
+"""A nested phase interrupts the outer one: "history" is the part of the iteration that nope-splat adds."""
 
 
 class Synchronizations:
-    """Counts by place, and calls by phase. Each thread has a phase of its own."""
+    """Counts by line and phase, and calls per phase. The current phase is per thread."""
 
     def __init__(self) -> None:
-        self.counts: Counter[Place] = Counter()
+        self.counts: Counter[Synchronization] = Counter()
         self.calls: Counter[str] = Counter()
         self._thread = threading.local()
         self._lock = threading.Lock()
 
     def record(self, kind: str) -> None:
-        """Count one wait, at the line that runs now.
+        """Count a synchronization at the current line.
 
         Args:
-            kind: What made the host wait.
+            kind: Operation that synchronizes.
         """
         phase = getattr(self._thread, "phase", "elsewhere")
-        place = Place(phase, kind, *_calling_lines(sys._getframe(1)))
+        synchronization = Synchronization(phase, kind, *_calling_lines(sys._getframe(1)))
         with self._lock:
-            self.counts[place] += 1
+            self.counts[synchronization] += 1
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count what happens within apart.
+        """Count synchronizations in the context as those of a phase.
 
         Args:
             name: Name of the phase.
@@ -107,17 +107,17 @@ class Synchronizations:
         before = getattr(self._thread, "phase", "elsewhere")
         self._thread.phase = name
         with self._lock:
-            self.calls[name] += before != name  # an overriding method calls the one that it overrides
+            self.calls[name] += before != name  # count an overriding method and its super() call once
         try:
             yield
         finally:
             self._thread.phase = before
 
     def watch(self, phases: tuple[Phase, ...]) -> None:
-        """Make functions phases, for the rest of the process.
+        """Wrap functions as phases, for the rest of the process.
 
         Args:
-            phases: The functions, which must exist.
+            phases: Functions, which must exist.
         """
         for phase in phases:
             owner: Any = importlib.import_module(phase.module)
@@ -128,46 +128,46 @@ class Synchronizations:
 
     def _watched(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         @functools.wraps(function)
-        def inside(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
             with self.phase(name):
                 return function(*args, **kwargs)
 
-        return inside
+        return wrapper
 
     def per_iteration(self) -> float:
-        """Mean of what an iteration and its callbacks take, without the phases that are counted apart."""
-        total = sum(count for place, count in self.counts.items() if place.phase in PER_ITERATION)
+        """Average the count of an iteration and its callbacks, without the other phases."""
+        total = sum(count for key, count in self.counts.items() if key.phase in PER_ITERATION)
         return total / max(self.calls[ITERATION], 1)
 
     def table(self) -> str:
-        """All counts as text: phases of an iteration first, in each the frequent places first.
+        """Format all counts, phases of an iteration first, and lines by descending count.
 
-        Phases of an iteration are counted per iteration, others per call.
+        Counts are per iteration in the phases of an iteration, else per call.
         """
         lines = [f"synchronizations per iteration, callbacks included: {self.per_iteration():.2f}"]
-        phases = [*PER_ITERATION, *sorted({place.phase for place in self.counts} - set(PER_ITERATION))]
+        phases = [*PER_ITERATION, *sorted({key.phase for key in self.counts} - set(PER_ITERATION))]
         for phase in phases:
             calls = self.calls[ITERATION if phase in PER_ITERATION else phase]
-            rows = [(count, place) for place, count in self.counts.items() if place.phase == phase]
+            rows = [(count, key) for key, count in self.counts.items() if key.phase == phase]
             total = sum(count for count, _ in rows)
             unit = "iteration" if phase in PER_ITERATION else "call"
             lines += ["", f"{phase}: {total / max(calls, 1):.2f} per {unit}, {calls} {unit}s"]
-            for count, place in sorted(rows, key=lambda row: (-row[0], row[1])):
-                via = f" (from {place.product_line})" if place.product_line not in ("", place.line) else ""
-                lines.append(f"{count / max(calls, 1):9.2f}  {place.kind:<28} {place.line}{via}")
+            for count, key in sorted(rows, key=lambda row: (-row[0], row[1])):
+                via = f" (from {key.product_line})" if key.product_line not in ("", key.line) else ""
+                lines.append(f"{count / max(calls, 1):9.2f}  {key.kind:<28} {key.line}{via}")
         return "\n".join(lines) + "\n"
 
 
 SYNCHRONIZATIONS = Synchronizations()
-"""Those of this process."""
+"""Counts of this process."""
 
 
 def _calling_lines(frame: FrameType | None) -> tuple[str, str]:
-    """The nearest line outside torch, and the nearest one of the product."""
+    """Find the nearest line outside torch, and the nearest line of nope-splat."""
     nearest = ""
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_UNINTERESTING) or file.startswith(_SITE_PACKAGES + "/nerfstudio"):
+        if not file.startswith(_IGNORED_PATHS) or file.startswith(_SITE_PACKAGES + "/nerfstudio"):
             line = f"{_short(file)}:{frame.f_lineno}"
             nearest = nearest or line
             if _PRODUCT in file:
@@ -177,7 +177,7 @@ def _calling_lines(frame: FrameType | None) -> tuple[str, str]:
 
 
 def _short(file: str) -> str:
-    """Path of a module in its package, or of a script in its folder."""
+    """Shorten the path of a module to its package, or of a script to its folder."""
     if file.startswith(_SITE_PACKAGES):
         return file.removeprefix(_SITE_PACKAGES + "/")
     if _PRODUCT in file:

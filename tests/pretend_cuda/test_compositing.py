@@ -1,17 +1,17 @@
-"""Both ways of the stand-in for gsplat's kernels to make pixels agree where no splat ends at a tile."""
+"""Exact and fast compositing of the stand-in agree if no splat is truncated at a tile."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from pretend_cuda.compositing import ExactCompositing, FastCompositing, Image, Splats
+from pretend_cuda.compositing import ExactCompositing, FastCompositing, Splats, TiledImage
 
 CAMERAS, COUNT, CHANNELS, WIDTH, HEIGHT = 2, 40, 4, 30, 20
 
 
 def random_splats() -> tuple[Splats, torch.Tensor]:
-    """Splats with conics of round ones, and depths. (C, N)."""
+    """Sample splats and depths (C, N)."""
     generator = torch.Generator().manual_seed(0)
 
     def rand(*shape: int) -> torch.Tensor:
@@ -27,7 +27,7 @@ def random_splats() -> tuple[Splats, torch.Tensor]:
 def test_exact_and_fast_agree(with_backgrounds: bool) -> None:
     splats, depths = random_splats()
     order = torch.argsort(depths, dim=1)
-    image = Image(
+    image = TiledImage(
         width=WIDTH,
         height=HEIGHT,
         tile_size=max(WIDTH, HEIGHT),
@@ -41,6 +41,6 @@ def test_exact_and_fast_agree(with_backgrounds: bool) -> None:
     incoming = torch.randn(CAMERAS, HEIGHT, WIDTH, CHANNELS), torch.randn(CAMERAS, HEIGHT, WIDTH, 1)
     expected, actual = (method.backward(splats, image, *incoming) for method in (exact, fast))
     for name in expected._fields:
-        gradient, other = getattr(expected, name), getattr(actual, name)
-        assert gradient.abs().max() > 0
-        assert (gradient - other).norm() < 1e-4 * gradient.norm(), name
+        expected_gradient, gradient = getattr(expected, name), getattr(actual, name)
+        assert expected_gradient.abs().max() > 0
+        assert (gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm(), name

@@ -1,9 +1,9 @@
-"""The rules of a CUDA device, which the pretend one obeys, and a real one too: run there by `-m gpu`.
+"""Rules of a CUDA device, for the pretend device and, with `-m gpu`, for a real one.
 
-- Tensors of the host and the device do not mix, but for numbers and indices.
-- What is made of tensors of the device, or like them, is there.
-- Modules, optimizers and checkpoints of the device work, and parameters keep their identity.
-- Some operations make the host wait for the device, others do not.
+- Tensors on the host and the device do not mix, except for scalars and indices.
+- Results of operations on device tensors are on the device.
+- Modules, optimizers and checkpoints work on the device, and parameters keep their identity.
+- Some operations synchronize the host with the device, others do not.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DEVICE = torch.device("cuda", 0)
 IS_PRETEND = torch.cuda.is_available() and torch.cuda.get_device_name() == "Pretend GPU"
 
 
-class Both:
-    """The same values on both devices."""
+class HostAndDevice:
+    """Equal tensors on host and device."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -41,19 +41,19 @@ class Both:
 
 
 @pytest.fixture
-def both() -> Both:
-    return Both()
+def tensors() -> HostAndDevice:
+    return HostAndDevice()
 
 
-def test_tensors_say_where_they_are(both: Both) -> None:
-    assert both.device.device == DEVICE
-    assert both.device.is_cuda
-    assert both.device.get_device() == 0
-    assert not both.host.is_cuda
-    assert both.host.device.type == "cpu"
+def test_tensors_report_their_device(tensors: HostAndDevice) -> None:
+    assert tensors.device.device == DEVICE
+    assert tensors.device.is_cuda
+    assert tensors.device.get_device() == 0
+    assert not tensors.host.is_cuda
+    assert tensors.host.device.type == "cpu"
 
 
-REFUSED: dict[str, Callable[[Both], Any]] = {
+REFUSED: dict[str, Callable[[HostAndDevice], Any]] = {
     "add": lambda x: x.device + x.host,
     "add to the host in place": lambda x: x.host.sum().add_(x.device.sum()),
     "matrix product": lambda x: x.device @ x.host.T,
@@ -77,12 +77,12 @@ REFUSED: dict[str, Callable[[Both], Any]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str, both: Both) -> None:
+def test_operations_across_devices_are_refused(name: str, tensors: HostAndDevice) -> None:
     with pytest.raises((RuntimeError, TypeError)):
-        REFUSED[name](both)
+        REFUSED[name](tensors)
 
 
-ALLOWED: dict[str, Callable[[Both], Tensor]] = {
+ALLOWED: dict[str, Callable[[HostAndDevice], Tensor]] = {
     "number of the host": lambda x: x.device + x.host.sum(),
     "number of the host first": lambda x: x.host.sum() * x.device,
     "limit of the host": lambda x: x.device.clamp(min=x.host.mean()),
@@ -121,24 +121,24 @@ ALLOWED: dict[str, Callable[[Both], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_allowed_and_on_the_device(name: str, both: Both) -> None:
-    assert ALLOWED[name](both).device == DEVICE
+def test_allowed_operations_return_device_tensors(name: str, tensors: HostAndDevice) -> None:
+    assert ALLOWED[name](tensors).device == DEVICE
 
 
-def test_values_are_those_of_the_host(both: Both) -> None:
-    assert torch.equal(both.device.cpu(), both.host)
-    assert both.device.tolist() == both.host.tolist()
-    np.testing.assert_array_equal(both.device.numpy(force=True), both.host.numpy())
-    assert f"{both.device.sum():.3f}" == f"{both.host.sum():.3f}"
-    assert float(both.device[0, 0]) == float(both.host[0, 0])
-    assert "cuda" in repr(both.device)
-    both.device[both.mask] = 0.0
-    both.device[[0, 1], 0] = 5.0
-    assert both.device.max() == 5
-    assert torch.equal(both.device.cpu()[2:], torch.where(both.host > 0.5, 0.0, both.host)[2:])
+def test_values_match_the_host(tensors: HostAndDevice) -> None:
+    assert torch.equal(tensors.device.cpu(), tensors.host)
+    assert tensors.device.tolist() == tensors.host.tolist()
+    np.testing.assert_array_equal(tensors.device.numpy(force=True), tensors.host.numpy())
+    assert f"{tensors.device.sum():.3f}" == f"{tensors.host.sum():.3f}"
+    assert float(tensors.device[0, 0]) == float(tensors.host[0, 0])
+    assert "cuda" in repr(tensors.device)
+    tensors.device[tensors.mask] = 0.0
+    tensors.device[[0, 1], 0] = 5.0
+    assert tensors.device.max() == 5
+    assert torch.equal(tensors.device.cpu()[2:], torch.where(tensors.host > 0.5, 0.0, tensors.host)[2:])
 
 
-def test_gradients_cross_the_devices() -> None:
+def test_gradients_are_copied_between_devices() -> None:
     leaf = torch.rand(3, requires_grad=True)
     (leaf.to(DEVICE) * 2).sum().backward()
     assert leaf.grad is not None
@@ -147,8 +147,8 @@ def test_gradients_cross_the_devices() -> None:
     torch.testing.assert_close(gradient, 2 * leaf.detach())
 
 
-def test_functions_of_python_are_watched_in_backward_passes() -> None:
-    class Careless(torch.autograd.Function):
+def test_autograd_functions_are_checked_in_backward_passes() -> None:
+    class WrongDevice(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, values: Tensor) -> Tensor:
             return values.clone()
@@ -159,10 +159,10 @@ def test_functions_of_python_are_watched_in_backward_passes() -> None:
 
     leaf = torch.rand(3, device=DEVICE, requires_grad=True)
     with pytest.raises(RuntimeError, match="device"):
-        Careless.apply(leaf).sum().backward()
+        WrongDevice.apply(leaf).sum().backward()
 
 
-def test_parameters_keep_their_identity(both: Both) -> None:
+def test_parameters_keep_their_identity(tensors: HostAndDevice) -> None:
     module = nn.Linear(3, 2)
     weight = module.weight
     optimizer = torch.optim.Adam(module.parameters())
@@ -172,7 +172,7 @@ def test_parameters_keep_their_identity(both: Both) -> None:
     assert isinstance(weight, nn.Parameter)
     assert isinstance(copy.deepcopy(weight), nn.Parameter)
     before = weight.detach().clone()
-    module(both.device).square().sum().backward()
+    module(tensors.device).square().sum().backward()
     assert weight.grad is not None
     assert weight.grad.device == DEVICE
     optimizer.step()
@@ -182,10 +182,10 @@ def test_parameters_keep_their_identity(both: Both) -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_checkpoints(fused: bool, both: Both) -> None:
+def test_checkpoints(fused: bool, tensors: HostAndDevice) -> None:
     module = nn.Linear(3, 2).to(DEVICE)
     optimizer = torch.optim.Adam(module.parameters(), fused=fused)
-    module(both.device).sum().backward()
+    module(tensors.device).sum().backward()
     optimizer.step()
     file = io.BytesIO()
     torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict()}, file)
@@ -204,17 +204,17 @@ def test_checkpoints(fused: bool, both: Both) -> None:
     optimizer.step()
 
     host = io.BytesIO()
-    torch.save(both.host, host)
+    torch.save(tensors.host, host)
     host.seek(0)
     assert torch.load(host, weights_only=True, map_location="cuda").device == DEVICE
 
 
-def test_threads_have_the_device(both: Both) -> None:
+def test_new_threads_have_the_device(tensors: HostAndDevice) -> None:
     raised: list[Exception] = []
 
     def add() -> None:
         try:
-            _ = both.device + both.host
+            _ = tensors.device + tensors.host
         except RuntimeError as error:
             raised.append(error)
 
@@ -224,7 +224,7 @@ def test_threads_have_the_device(both: Both) -> None:
     assert len(raised) == 1
 
 
-def test_random_numbers_can_be_restored() -> None:
+def test_rng_state_can_be_restored() -> None:
     state = torch.cuda.get_rng_state()
     assert state.device.type == "cpu"
     first = torch.rand(5, device=DEVICE)
@@ -232,7 +232,8 @@ def test_random_numbers_can_be_restored() -> None:
     assert torch.equal(first, torch.rand(5, device=DEVICE))
 
 
-def waits_of_pretend(operation: Callable[[], Any]) -> int:
+def count_synchronizations(operation: Callable[[], Any]) -> int:
+    """Count the synchronizations of an operation on the pretend device."""
     from pretend_cuda.synchronizations import SYNCHRONIZATIONS
 
     before = sum(SYNCHRONIZATIONS.counts.values())
@@ -242,7 +243,7 @@ def waits_of_pretend(operation: Callable[[], Any]) -> int:
 
 @pytest.fixture
 def strict() -> Iterator[None]:
-    """On a real device, an error for each operation that makes the host wait."""
+    """Make synchronizing operations raise an error on a real device."""
     if IS_PRETEND:
         yield
         return
@@ -251,7 +252,7 @@ def strict() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-WAITING: dict[str, tuple[int, Callable[[Both], Any]]] = {
+SYNCHRONIZING: dict[str, tuple[int, Callable[[HostAndDevice], Any]]] = {
     "item": (1, lambda x: float(x.device[0, 0])),
     "condition": (1, lambda x: bool(x.mask.any())),
     "download": (1, lambda x: x.device.cpu()),
@@ -274,18 +275,18 @@ WAITING: dict[str, tuple[int, Callable[[Both], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", WAITING)
+@pytest.mark.parametrize("name", SYNCHRONIZING)
 @pytest.mark.usefixtures("strict")
-def test_the_host_waits(name: str, both: Both) -> None:
-    count, operation = WAITING[name]
+def test_synchronizing_operations_are_counted(name: str, tensors: HostAndDevice) -> None:
+    count, operation = SYNCHRONIZING[name]
     if IS_PRETEND:
-        assert waits_of_pretend(lambda: operation(both)) == count
-    elif name != "synchronize":  # which the strict mode takes for intended
+        assert count_synchronizations(lambda: operation(tensors)) == count
+    elif name != "synchronize":  # the strict mode allows explicit synchronization
         with pytest.raises(RuntimeError, match="synchroniz"):
-            operation(both)
+            operation(tensors)
 
 
-FREE: dict[str, Callable[[Both], Any]] = {
+ASYNCHRONOUS: dict[str, Callable[[HostAndDevice], Any]] = {
     "arithmetic": lambda x: (x.device * 2 + 1).sum().sqrt(),
     "number of the host": lambda x: x.device + x.host[0, 0],
     "index of the device": lambda x: x.device[x.index],
@@ -303,17 +304,17 @@ FREE: dict[str, Callable[[Both], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
 @pytest.mark.usefixtures("strict")
-def test_the_host_does_not_wait(name: str, both: Both) -> None:
+def test_asynchronous_operations_are_not_counted(name: str, tensors: HostAndDevice) -> None:
     if IS_PRETEND:
-        assert waits_of_pretend(lambda: FREE[name](both)) == 0
+        assert count_synchronizations(lambda: ASYNCHRONOUS[name](tensors)) == 0
     else:
-        FREE[name](both)
+        ASYNCHRONOUS[name](tensors)
 
 
-@pytest.mark.skipif(not IS_PRETEND, reason="a real device knows")
-def test_memory_and_time_are_not_made_up() -> None:
+@pytest.mark.skipif(not IS_PRETEND, reason="for the pretend device only")
+def test_unknown_memory_and_time_are_nan() -> None:
     for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"):
         assert np.isnan(getattr(torch.cuda, name)())
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -1,4 +1,4 @@
-"""Tests of other files, and of this package, on the pretend GPU; what is marked `gpu` runs there too."""
+"""Other test files on the pretend GPU, including tests marked `gpu`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 from pretend_cuda.subprocesses import run_tests
 
 OTHER_GSPLAT = "NOPE_SPLAT_OTHER_GSPLAT"
-"""Variable that names the folder of another version of gsplat, see `.ci/run`."""
+"""Environment variable with the folder of another version of gsplat, see `.ci/run`."""
 
 
-def test_rules_of_the_device_and_gsplat() -> None:
+def test_device_rules_and_gsplat() -> None:
     outcomes = run_tests("pretend_cuda/test_device.py", "splatting/rasterizer/test_rasterization_cuda.py")
     assert outcomes.get("passed", 0) >= 40
     assert "skipped" not in outcomes
 
 
-def test_another_gsplat() -> None:
-    """In gsplat 1.5 kernels have other names, and splats a radius for each axis."""
+def test_other_gsplat_version() -> None:
+    """Gsplat 1.5 has different kernel names, and one radius per axis."""
     folder = os.environ.get(OTHER_GSPLAT)
     if folder is None:
         pytest.skip(f"{OTHER_GSPLAT} names no folder with another version of gsplat")
@@ -30,7 +30,7 @@ def test_another_gsplat() -> None:
 
 
 def test_matching_and_networks() -> None:
-    """Left out is what takes long and has nothing to do with the device."""
+    """Slow tests that are independent of the device are left out."""
     files = (
         "matching/test_matching.py",
         "matching/test_disk.py",

@@ -1,8 +1,7 @@
-"""Trainings and commands of nerfstudio as on a machine with CUDA, on the pretend GPU.
+"""Training and commands of nerfstudio on the pretend GPU.
 
-One training with the defaults for CUDA, shortened, comes by everything that a long one comes by. Ctrl-C
-interrupts it; the same command goes on, with a browser at its viewer. Then come the commands for finished
-trainings.
+A short training with the defaults for CUDA includes all events of a long one. It is interrupted by Ctrl-C and
+resumed by the same command, with a client of its viewer. The commands for finished trainings follow.
 """
 
 from __future__ import annotations
@@ -23,38 +22,38 @@ from numpy.typing import NDArray
 from nope_splat.evaluation.compare_cameras import compare_cameras
 from nope_splat.io.cameras import read_named_cameras
 from nope_splat.plugin.load_run import open_run
-from pretend_cuda.browser import wait_for_picture
+from pretend_cuda.browser import wait_for_image
 from pretend_cuda.events import Events
 from pretend_cuda.subprocesses import command_line, environment, run
 
 STEPS, SAVED, EVALUATED, INTERRUPTED, RESET = 80, 32, 30, 42, 32
-"""Length, iterations between checkpoints and evaluations, the interrupted one, and between opacity resets."""
+"""Number of iterations, intervals of checkpoints and evaluations, interrupted iteration, reset interval."""
 SIZE = (160, 120)
-PATIENCE = 400.0
+TIMEOUT = 400.0
 MAX_SYNCHRONIZATIONS_PER_ITERATION = 6
-"""How often the host may wait for the device, callbacks included. Two waits are gsplat's own: it inverts the
-view matrix and asks for the number of splats. `python -m pretend_cuda --count - COMMAND` lists all."""
+"""Largest number of synchronizations, including callbacks. gsplat itself takes two: it inverts the view
+matrix and reads the number of splats. `python -m pretend_cuda --count - COMMAND` lists all."""
 RUN = Path("outputs/valley/nope-splat/run")
 
 
 class Training(NamedTuple):
-    """What the two halves of the training left behind."""
+    """Outputs of the two parts of the training."""
 
     folder: Path
-    """Where the commands ran; `RUN` is in it."""
+    """Working directory of the commands, which contains `RUN`."""
     first: Events
-    """What happened before the interruption."""
+    """Events before the interruption."""
     second: Events
-    """What happened after it."""
+    """Events after the interruption."""
     log: str
-    """What the second half wrote."""
-    picture: NDArray[np.uint8] | None
-    """What the browser saw. (H, W, 3)."""
+    """Output of the second part."""
+    viewer_image: NDArray[np.uint8] | None
+    """Image that the viewer sent. (H, W, 3)."""
 
 
 @pytest.fixture(scope="module")
 def training(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """A training that was interrupted and went on with a browser at its viewer; then other commands."""
+    """Run a training that is interrupted and resumed with a client of its viewer, then other commands."""
     folder = tmp_path_factory.mktemp("training")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -86,52 +85,52 @@ def training(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Training
             cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         try:
-            picture = wait_for_picture(port, process, PATIENCE)
-            process.wait(PATIENCE)
+            viewer_image = wait_for_image(port, process, TIMEOUT)
+            process.wait(TIMEOUT)
         finally:
             process.kill()
     text = (folder / "log").read_text()
     assert process.returncode == 0, text[-5000:]
     first, second = (Events.read(folder / f"{name}.json") for name in ("first", "second"))
-    return Training(folder, first, second, text, picture)
+    return Training(folder, first, second, text, viewer_image)
 
 
-def checkpoint(training: Training, step: int) -> dict[str, Any]:
-    """The state of the pipeline after an iteration, read by a process that has no GPU."""
+def load_checkpoint(training: Training, step: int) -> dict[str, Any]:
+    """Load the pipeline's state after an iteration, in a process without a GPU."""
     path = training.folder / RUN / "nerfstudio_models" / f"step-{step:09d}.ckpt"
     return torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
 
 
-def test_configuration_is_that_for_cuda(training: Training) -> None:
+def test_defaults_are_those_for_cuda(training: Training) -> None:
     config = yaml.unsafe_load((training.folder / RUN / "config.yml").read_text())
     assert config.machine.device_type == "cuda"
     assert config.pipeline.model.num_downscales == 2
     assert config.pipeline.datamanager.cache_images == "gpu"
 
 
-def test_goes_on_after_the_interruption(training: Training) -> None:
-    assert [each.step for each in training.first.iterations] == list(range(INTERRUPTED + 1))
-    assert [each.step for each in training.second.iterations] == list(range(INTERRUPTED + 1, STEPS))
+def test_training_resumes_after_the_interruption(training: Training) -> None:
+    assert [iteration.step for iteration in training.first.iterations] == list(range(INTERRUPTED + 1))
+    assert [iteration.step for iteration in training.second.iterations] == list(range(INTERRUPTED + 1, STEPS))
     assert f"Going on after {INTERRUPTED + 1} of {STEPS} iterations" in training.log
     assert training.second.iterations[0].num_gaussians == training.first.iterations[-1].num_gaussians
 
 
-def test_everything_happens(training: Training) -> None:
+def test_all_events_occur(training: Training) -> None:
     first, second, _ = training[1:4]
-    sizes = {tuple(each.size) for each in first.iterations}
+    sizes = {tuple(iteration.size) for iteration in first.iterations}
     assert sizes == {(SIZE[0] // factor, SIZE[1] // factor) for factor in (1, 2, 4)}
-    assert {each.sh_degree for each in first.iterations} == {0, 1, 2, 3}
-    for half in (first, second):
-        assert max(half.grown) > 0
-        assert max(half.pruned) > 0
-        assert half.opacity_resets == 1
-        assert len(half.joint_refinements) == 1
-        assert half.joint_refinements[0] < 0, "it lowers the cost"
-        assert half.aligned, "it evaluates"
+    assert {iteration.sh_degree for iteration in first.iterations} == {0, 1, 2, 3}
+    for part in (first, second):
+        assert max(part.grown) > 0
+        assert max(part.pruned) > 0
+        assert part.opacity_resets == 1
+        assert len(part.joint_refinements) == 1
+        assert part.joint_refinements[0] < 0, "the cost decreases"
+        assert part.aligned, "held-out views are evaluated"
 
 
 def test_history(training: Training) -> None:
-    rows = checkpoint(training, STEPS - 1)["history._extra_state"]["rows"]
+    rows = load_checkpoint(training, STEPS - 1)["history._extra_state"]["rows"]
     assert [row["step"] for row in rows] == list(range(0, STEPS, 10))
     assert all(row["psnr"] > 10 for row in rows)
     assert len({row["gaussian_count"] for row in rows}) > 3
@@ -139,10 +138,10 @@ def test_history(training: Training) -> None:
 
 
 def test_checkpoints(training: Training) -> None:
-    """Opacities after their reset; harmonics of all degrees; cameras that moved, but not far."""
-    reset = checkpoint(training, RESET)
+    """Opacities are reset, harmonics of all degrees are nonzero, and cameras move by a small amount."""
+    reset = load_checkpoint(training, RESET)
     assert torch.sigmoid(reset["_model.gauss_params.opacities"]).max() < 0.2 + 1e-6
-    last = checkpoint(training, STEPS - 1)
+    last = load_checkpoint(training, STEPS - 1)
     harmonics = last["_model.gauss_params.features_rest"].abs().amax((0, 2))
     assert (harmonics > 0).all()
     motions = last["_model.camera_optimizer.pose_adjustment"].abs()
@@ -150,8 +149,8 @@ def test_checkpoints(training: Training) -> None:
     assert all(value.isfinite().all() for value in last.values() if isinstance(value, torch.Tensor))
 
 
-def test_checkpoint_is_of_the_device(training: Training) -> None:
-    """As from a machine with CUDA, a file says where its tensors were."""
+def test_checkpoint_has_device_tags(training: Training) -> None:
+    """As on a machine with CUDA, checkpoints contain the device of their tensors."""
     path = training.folder / RUN / "nerfstudio_models" / f"step-{STEPS - 1:09d}.ckpt"
     locations = set()
 
@@ -164,14 +163,14 @@ def test_checkpoint_is_of_the_device(training: Training) -> None:
 
 
 def test_viewer(training: Training) -> None:
-    assert training.picture is not None, training.log[-3000:]
-    height, width = training.picture.shape[:2]
+    assert training.viewer_image is not None, training.log[-3000:]
+    height, width = training.viewer_image.shape[:2]
     assert min(height, width) > 30
 
 
-def test_an_open_browser_leaves_the_background_as_it_was(training: Training) -> None:
+def test_viewer_client_does_not_change_the_background(training: Training) -> None:
     before, after = (
-        checkpoint(training, step)["_model.background_color"] for step in (INTERRUPTED, STEPS - 1)
+        load_checkpoint(training, step)["_model.background_color"] for step in (INTERRUPTED, STEPS - 1)
     )
     assert torch.equal(before, after)
 
@@ -187,7 +186,7 @@ def test_evaluation(training: Training) -> None:
 def test_exported_splat(training: Training) -> None:
     header = (training.folder / "export" / "splat.ply").read_bytes().split(b"end_header\n")[0].decode()
     count = int(next(line.split()[-1] for line in header.splitlines() if line.startswith("element vertex")))
-    opacities = checkpoint(training, STEPS - 1)["_model.gauss_params.opacities"]
+    opacities = load_checkpoint(training, STEPS - 1)["_model.gauss_params.opacities"]
     assert 100 < count <= len(opacities)
 
 
@@ -202,8 +201,8 @@ def test_report(training: Training) -> None:
     assert "Pretend GPU" in page
 
 
-def test_a_cpu_opens_it(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process without a GPU, which this one is, evaluates it."""
+def test_run_can_be_loaded_on_a_cpu(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has no GPU."""
     monkeypatch.chdir(training.folder)
     pipeline = open_run(RUN / "config.yml").pipeline
     assert pipeline.device.type == "cpu"

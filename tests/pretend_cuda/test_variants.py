@@ -1,7 +1,7 @@
-"""Options that take other paths through the code, a few iterations each, on the pretend GPU.
+"""Trainings with options that take different code paths, a few iterations each, on the pretend GPU.
 
-All trainings run one after the other in one process and share the cached matches. The last one has a bug put
-back that once stopped every training on CUDA, and that no CPU shows.
+All trainings run in one process and share the cached matches. The last one reintroduces a bug that once broke
+every training on CUDA and that tests on a CPU do not detect.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from nope_splat.plugin import model
 model.intrinsic_matrices = lambda cameras: cameras.get_intrinsics_matrices()
 entrypoint()
 """
-"""nerfstudio's intrinsic matrices are on the CPU, whatever the camera's device."""
+"""nerfstudio's intrinsic matrices are always on the CPU."""
 
 
 class Outcome(NamedTuple):
-    """What the trainings left behind."""
+    """Outputs of the trainings."""
 
     outputs: Path
-    """Their folder of outputs."""
+    """Output folder."""
     events: Events
-    """What happened in all of them."""
+    """Events of all trainings."""
     log: str
-    """What they wrote."""
+    """Output of the trainings."""
 
 
 @pytest.fixture(scope="module")
 def outcome(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """All trainings."""
+    """Run all trainings."""
     folder = tmp_path_factory.mktemp("variants")
     maps = write_maps(valley, folder / "maps", "disparity", 0.03, 0)
     depth: list[object] = [part for name in DEPTH for part in (name, 0.1)]
@@ -57,27 +57,27 @@ def outcome(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     sparse: list[object] = [
         f"{DATA}.seeds",
         "tracks",
-    ]  # few Gaussians, but renderings too rough to refine cameras
+    ]  # few Gaussians, with renderings too inaccurate to refine cameras
     variants: dict[str, list[object]] = {
         "lens": LENS,
         "lens-by-adam": [*LENS, *adam, *sparse, f"{MODEL}.track-points", "tied"],
         "depth": [*depth, f"{MODEL}.rasterize-mode", "antialiased"],
         "depth-by-adam": [*depth, *adam, *sparse],
-        "masks": LENS,  # with a lens, a few tracks do for joint refinement
+        "masks": LENS,  # with learned distortion, few tracks suffice for joint refinement
         "bug": sparse,
     }
     commands: list[object] = []
     for name, options in variants.items():
-        data = masked(valley, folder / "masked") if name == "masks" else valley / "images"
+        data = write_masked_images(valley, folder / "masked") if name == "masks" else valley / "images"
         script = [folder / "bug.py"] if name == "bug" else ["ns-train"]
-        commands += [*script, "nope-splat", "--data", data, *shortened(name), *options, "then"]
+        commands += [*script, "nope-splat", "--data", data, *common_options(name), *options, "then"]
     log = run("--events", "events.json", *commands[:-1], cwd=folder, fails=True)
     events = Events.read(folder / "events.json")
     return Outcome(folder / "outputs" / "scene" / "nope-splat", events, log)
 
 
-def shortened(name: str) -> list[object]:
-    """Options of all trainings: twelve iterations with one joint refinement."""
+def common_options(name: str) -> list[object]:
+    """Get the options of all trainings: twelve iterations with one joint refinement."""
     return [
         "--output-dir", "outputs", "--experiment-name", "scene", "--timestamp", name, "--vis", "tensorboard",
         "--max-num-iterations", STEPS, "--steps-per-eval-image", 1000, f"{DATA}.max-image-size", 96,
@@ -85,8 +85,8 @@ def shortened(name: str) -> list[object]:
     ]  # fmt: skip
 
 
-def masked(valley: Path, folder: Path) -> Path:
-    """The images with masks that hide a quarter of each."""
+def write_masked_images(valley: Path, folder: Path) -> Path:
+    """Copy the images, with masks of a quarter of each."""
     shutil.copytree(valley / "images", folder / "images")
     (folder / "masks").mkdir()
     for path in (folder / "images").iterdir():
@@ -97,21 +97,21 @@ def masked(valley: Path, folder: Path) -> Path:
     return folder
 
 
-def state_of(outcome: Outcome, name: str) -> dict[str, Any]:
-    """The state of the pipeline after a training."""
+def load_checkpoint(outcome: Outcome, name: str) -> dict[str, Any]:
+    """Load the pipeline's state after a training."""
     path = outcome.outputs / name / "nerfstudio_models" / f"step-{STEPS - 1:09d}.ckpt"
     assert path.exists(), outcome.log[-5000:]
     return torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
 
 
 def last_row(state: dict[str, Any]) -> dict[str, float]:
-    """The last row of the history."""
+    """Get the last row of the history."""
     return state["history._extra_state"]["rows"][-1]
 
 
 @pytest.mark.parametrize("name", ["lens", "lens-by-adam"])
-def test_a_lens_is_learned(name: str, outcome: Outcome) -> None:
-    row = last_row(state_of(outcome, name))
+def test_distortion_is_learned(name: str, outcome: Outcome) -> None:
+    row = last_row(load_checkpoint(outcome, name))
     curves = (
         "principal_point_x_px",
         "principal_point_y_px",
@@ -123,7 +123,7 @@ def test_a_lens_is_learned(name: str, outcome: Outcome) -> None:
 
 
 def test_tied_track_points_move(outcome: Outcome) -> None:
-    tied, separate = state_of(outcome, "lens-by-adam"), state_of(outcome, "lens")
+    tied, separate = load_checkpoint(outcome, "lens-by-adam"), load_checkpoint(outcome, "lens")
     assert "_model.track_params.means" in tied
     assert "_model.track_points" not in tied
     assert "_model.track_points" in separate
@@ -133,8 +133,8 @@ def test_tied_track_points_move(outcome: Outcome) -> None:
 
 
 @pytest.mark.parametrize("name", ["depth", "depth-by-adam"])
-def test_depth_losses_are_there(name: str, outcome: Outcome) -> None:
-    state = state_of(outcome, name)
+def test_depth_losses_are_applied(name: str, outcome: Outcome) -> None:
+    state = load_checkpoint(outcome, name)
     row = last_row(state)
     assert all(0 < row[term] < 1 for term in ("depth", "chamfer", "surface")), row
     assert (state["_model.depth_supervision.corrections"] != 0).any()
@@ -142,24 +142,26 @@ def test_depth_losses_are_there(name: str, outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("name", ["lens", "lens-by-adam", "depth", "depth-by-adam", "masks"])
 def test_cameras_move(name: str, outcome: Outcome) -> None:
-    state = state_of(outcome, name)
+    state = load_checkpoint(outcome, name)
     assert state["_model.camera_optimizer.pose_adjustment"].abs().max() > 0
     assert all(value.isfinite().all() for value in state.values() if isinstance(value, torch.Tensor))
     row = last_row(state)
     if "adam" not in name:
-        assert row["adjustment_photometric_share"] > 0, "renderings and tracks together"
+        assert row["adjustment_photometric_share"] > 0, "the photometric term is used"
 
 
-def test_masks_hide(outcome: Outcome) -> None:
-    """What is hidden has no track points, and neither seeds nor needs Gaussians."""
-    lens, _, _, _, with_masks = (each.num_gaussians for each in outcome.events.iterations if each.step == 0)
+def test_masked_pixels_give_no_gaussians(outcome: Outcome) -> None:
+    """Masked pixels have neither track points nor seeds."""
+    lens, _, _, _, with_masks = (
+        iteration.num_gaussians for iteration in outcome.events.iterations if iteration.step == 0
+    )
     assert 0 < with_masks < 0.85 * lens
 
 
-def test_the_device_sees_intrinsics_on_the_cpu(outcome: Outcome) -> None:
+def test_intrinsics_on_the_cpu_are_detected(outcome: Outcome) -> None:
     error = outcome.log[outcome.log.rindex("Traceback (most recent call last)") :]
     assert "DeviceError" in error
     assert "Expected all tensors to be on the same device" in error
     assert "nope_splat/plugin/model.py" in error
-    steps = [each.step for each in outcome.events.iterations]
-    assert steps == 5 * list(range(STEPS)), "the training with the bug rendered nothing"
+    steps = [iteration.step for iteration in outcome.events.iterations]
+    assert steps == 5 * list(range(STEPS)), "the training with the bug renders nothing"

@@ -1,4 +1,4 @@
-"""A GPU that gsplat has no kernels for and cannot compile them: everything runs on the CPU, and says so."""
+"""Fallback to the CPU, with a notice, if gsplat has no kernels for the GPU and cannot compile them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ COMMANDS = {
     "nope": ("nope_splat.cli", "main"),
 }
 RUN = Path("outputs/valley/nope-splat/run")
-SENTENCE = "Using the CPU, although there is a GPU: there is no compiler."
+NOTICE = "Using the CPU, although there is a GPU: there is no compiler."
 
 
 @pytest.fixture(scope="module")
-def finished(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a training and of commands for it, and what they wrote."""
+def finished_run(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run a training and commands for it. Returns their folder and output."""
     folder = tmp_path_factory.mktemp("without_kernels")
     for name, (module, function) in COMMANDS.items():
         (folder / f"{name}.py").write_text(WITHOUT.format(module=module, function=function))
@@ -51,17 +51,17 @@ def finished(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder, log
 
 
-def test_the_training_is_that_of_a_cpu(finished: tuple[Path, str]) -> None:
-    folder, log = finished
-    assert log.count(SENTENCE) == 5, "each of the commands says it once"
+def test_training_uses_the_defaults_for_cpus(finished_run: tuple[Path, str]) -> None:
+    folder, log = finished_run
+    assert log.count(NOTICE) == 5, "once per command"
     config = yaml.load((folder / RUN / "config.yml").read_text(), yaml.Loader)
     assert config.machine.device_type == "cpu"
     assert config.pipeline.model.max_gaussians == 60_000
     assert config.optimizers["means"]["optimizer"].lr == 5e-4
 
 
-def test_commands_open_the_run(finished: tuple[Path, str]) -> None:
-    folder, _ = finished
+def test_commands_load_the_run(finished_run: tuple[Path, str]) -> None:
+    folder, _ = finished_run
     assert json.loads((folder / "eval.json").read_text())["results"]["psnr"] > 10
     assert (folder / "splat" / "splat.ply").stat().st_size > 10_000
     assert (folder / RUN / "report.html").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Dense seeds: exact on planes, robust to outliers, and close to a surface that is known in closed form."""
+"""Dense seeds: exact on planes, robust to outliers, and accurate on a surface known in closed form."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from nope_splat.depth import DepthMap
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.scene.tracks import MatchGraph, Observations
-from nope_splat.seeding import dense_seeds, pixel_seeds
+from nope_splat.seeding import dense_seeds, seeds_from_depth
 from nope_splat.seeding.depth_interpolation import interpolate_inverse_depth
-from nope_splat.seeding.flow import agree
-from nope_splat.seeding.view_selection import choose_partners
+from nope_splat.seeding.flow import merge_estimates
+from nope_splat.seeding.view_selection import select_source_views
 from nope_splat.sfm import Reconstruction
 
 SIZE = (320, 240)
@@ -22,7 +22,7 @@ STEP = 0.35
 
 
 def surface_height(xy: np.ndarray) -> np.ndarray:
-    """The world's surface: a floor at z = 0 and a table at z = STEP over x > 0.2."""
+    """Height of the surface at (x, y): a floor at z = 0 and a table at z = STEP for x > 0.2."""
     return np.where(xy[..., 0] > 0.2, STEP, 0.0)
 
 
@@ -31,8 +31,8 @@ def texture(xy: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return cv2.remap(noise, index[..., 0], index[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
-def look_down(center: np.ndarray) -> np.ndarray:
-    """Camera at `center` looking along -z at the surface, OpenCV axes, world z up."""
+def downward_pose(center: np.ndarray) -> np.ndarray:
+    """Camera-to-world transform of a camera at `center` that looks along -z, OpenCV axes, world z up."""
     T = np.eye(4)
     T[:3, :3] = np.diag([1.0, -1.0, -1.0])
     T[:3, 3] = center
@@ -41,13 +41,13 @@ def look_down(center: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def scene_and_images():
-    """Five images from above of a floor and a table, ray-cast in closed form."""
+    """Reconstruction and five images of a floor and a table, ray-cast in closed form."""
     rng = np.random.default_rng(0)
     octaves = [rng.uniform(0, 1, (512 // s, 512 // s, 3)).astype(np.float32) for s in (2, 4, 8, 16)]
     noise = sum(cv2.resize(octave, (512, 512), interpolation=cv2.INTER_CUBIC) for octave in octaves)
     noise = np.clip(noise / 4 * 255, 0, 255).astype(np.uint8)
     centers = np.array([[x, y, 1.2] for x, y in [(0, 0), (-0.2, 0.05), (0.2, 0), (0, 0.2), (0.05, -0.2)]])
-    poses = np.stack([look_down(center) for center in centers])
+    poses = np.stack([downward_pose(center) for center in centers])
     camera = SharedPinhole(FOCAL)
     x, y = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
     rays = camera.unproject(np.stack([x, y], -1), np.array(SIZE)) * (1, -1, -1)
@@ -59,7 +59,7 @@ def scene_and_images():
         images.append(texture(hit[..., :2], noise))
         on_surface.append(hit)
 
-    image_ids, point_ids, observed, points = [], [], [], []
+    image_ids, point_ids, observed_xy, points = [], [], [], []
     for hit in on_surface[:1]:
         for row, column in rng.integers((10, 10), (SIZE[1] - 10, SIZE[0] - 10), (400, 2)):
             point = hit[row, column]
@@ -70,8 +70,8 @@ def scene_and_images():
                 if (xy > 0).all() and (xy < SIZE).all():
                     image_ids.append(image_id)
                     point_ids.append(len(points) - 1)
-                    observed.append(xy)
-    nothing = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
+                    observed_xy.append(xy)
+    no_observations = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
     scene = Reconstruction(
         image_names=tuple(f"{i}.png" for i in range(len(poses))),
         image_sizes=np.tile(SIZE, (len(poses), 1)),
@@ -82,9 +82,9 @@ def scene_and_images():
         camera_ids=np.zeros(len(poses), np.int64),
         points=np.array(points),
         colors=np.zeros((len(points), 3), np.uint8),
-        observations=Observations(np.array(point_ids), np.array(image_ids), np.array(observed)),
+        observations=Observations(np.array(point_ids), np.array(image_ids), np.array(observed_xy)),
         noise=np.ones(len(point_ids)),
-        resections=nothing,
+        resections=no_observations,
         failures={},
         graph=MatchGraph(5, np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)),
         seconds={},
@@ -119,39 +119,39 @@ def test_seeds_have_the_color_of_the_image(scene_and_images):
     in_camera = (points - scene.T_world_camera[0, :3, 3]) @ scene.T_world_camera[0, :3, :3]
     xy = np.floor(scene.cameras[0].project(in_camera, np.array(SIZE))).astype(int)
     inside = (xy >= 2).all(1) & (xy < np.array(SIZE) - 2).all(1)
-    seen = cv2.blur(images[0], (3, 3))[xy[inside, 1], xy[inside, 0]]
-    assert np.median(np.abs(seen.astype(int) - colors[inside])) < 12
+    sampled = cv2.blur(images[0], (3, 3))[xy[inside, 1], xy[inside, 0]]
+    assert np.median(np.abs(sampled.astype(int) - colors[inside])) < 12
 
 
-def test_masked_pixels_become_no_seeds(scene_and_images):
+def test_masked_pixels_give_no_seeds(scene_and_images):
     scene, images = scene_and_images
     left_half = np.zeros(SIZE[::-1], bool)
     left_half[:, : SIZE[0] // 2] = True
     points, _ = dense_seeds(scene, lambda index, size: (images[index], left_half))
-    seen_on_the_left = np.zeros(len(points), bool)
+    on_left_half = np.zeros(len(points), bool)
     for pose in scene.T_world_camera:
         xy = scene.cameras[0].project((points - pose[:3, 3]) @ pose[:3, :3], np.array(SIZE))
-        seen_on_the_left |= xy[:, 0] <= SIZE[0] // 2
+        on_left_half |= xy[:, 0] <= SIZE[0] // 2
     assert len(points) > 1000
-    assert seen_on_the_left.all()
+    assert on_left_half.all()
 
 
-def test_what_the_partners_hide_confirms_no_seed(scene_and_images):
-    """One image shows everything, the others their left halves: what these hide has no depth."""
+def test_correspondences_in_masked_pixels_are_ignored(scene_and_images):
+    """All images but the first are masked except for their left halves."""
     scene, images = scene_and_images
     left_half = np.zeros(SIZE[::-1], bool)
     left_half[:, : SIZE[0] // 2] = True
     points, _ = dense_seeds(scene, lambda index, size: (images[index], None if index == 0 else left_half))
-    shown_by_others = np.zeros(len(points), bool)
+    unmasked_in_others = np.zeros(len(points), bool)
     for pose in scene.T_world_camera[1:]:
         xy = scene.cameras[0].project((points - pose[:3, 3]) @ pose[:3, :3], np.array(SIZE))
-        shown_by_others |= xy[:, 0] <= SIZE[0] // 2 + 1
+        unmasked_in_others |= xy[:, 0] <= SIZE[0] // 2 + 1
     assert len(points) > 1000
-    assert shown_by_others.all()
+    assert unmasked_in_others.all()
 
 
-def test_depth_maps_seed_gaussians_as_large_as_pixels_and_as_opaque_as_they_are_sure(scene_and_images):
-    """Noise of 2 %, holes, a scale of each map's own, and half of each map trusted three times as much."""
+def test_seeds_from_depth_have_scales_of_pixels_and_opacities_by_confidence(scene_and_images):
+    """The maps have 2 % noise, holes, random scales, and three times the confidence in their left halves."""
     scene, images = scene_and_images
     rng = np.random.default_rng(0)
     x, y = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
@@ -166,24 +166,24 @@ def test_depth_maps_seed_gaussians_as_large_as_pixels_and_as_opaque_as_they_are_
         values = np.exp(rng.normal(0, 0.5)) * depth * (1 + noise)
         values[rng.random(depth.shape) < 0.01] = np.nan
         maps[image_id] = DepthMap.of_whole_image(values.astype(np.float32), "metric", SIZE, confidence)
-    seeds = pixel_seeds(scene, scene.cameras, maps, lambda index, size: (images[index], None))
+    seeds = seeds_from_depth(scene, scene.cameras, maps, lambda index, size: (images[index], None))
     assert len(seeds.points) == len(seeds.colors) > 3000
     far_from_edge = np.abs(seeds.points[:, 0] - 0.2) > 0.05
     error = np.abs(seeds.points[:, 2] - surface_height(seeds.points[:, :2]))[far_from_edge]
     assert np.median(error) < 0.02
     assert np.mean(error < 0.08) > 0.95
-    # Half of a patch of four pixels, at a depth between the table's and the floor's.
-    assert (seeds.sizes > 0.9 * 2 * (1.2 - STEP) / FOCAL).all()
-    assert (seeds.sizes < 1.1 * 2 * 1.2 / FOCAL).all()
+    # Half the width of a cell of four pixels, at a depth between the table and the floor.
+    assert (seeds.scales > 0.9 * 2 * (1.2 - STEP) / FOCAL).all()
+    assert (seeds.scales < 1.1 * 2 * 1.2 / FOCAL).all()
     assert set(np.round(seeds.opacities, 3)) <= {0.25, 0.5, 0.75}
     assert len(set(np.round(seeds.opacities, 3))) == 2
 
 
-def test_a_depth_map_that_fits_no_track_points_gives_no_seeds(scene_and_images):
+def test_depth_map_that_does_not_fit_gives_no_seeds(scene_and_images):
     scene, images = scene_and_images
-    nothing = DepthMap.of_whole_image(np.full((24, 32), np.nan, np.float32), "metric", SIZE)
-    seeds = pixel_seeds(scene, scene.cameras, {0: nothing}, lambda index, size: (images[index], None))
-    assert len(seeds.points) == len(seeds.sizes) == 0
+    unknown = DepthMap.of_whole_image(np.full((24, 32), np.nan, np.float32), "metric", SIZE)
+    seeds = seeds_from_depth(scene, scene.cameras, {0: unknown}, lambda index, size: (images[index], None))
+    assert len(seeds.points) == len(seeds.scales) == 0
 
 
 def test_interpolation_is_exact_on_a_plane_and_ignores_outliers():
@@ -198,21 +198,21 @@ def test_interpolation_is_exact_on_a_plane_and_ignores_outliers():
     np.testing.assert_allclose(result[inner], truth[inner], atol=0.01)
 
 
-def test_partners_that_agree_outvote_one_that_does_not():
+def test_consistent_source_views_outvote_an_outlier():
     maps = np.array([[[1.0]], [[1.005]], [[2.0]]], np.float32)
     weights = np.array([[[1.0]], [[1.0]], [[50.0]]], np.float32)
-    depth, count = agree(maps, weights)
-    assert count.item() == 2
-    assert depth.item() == pytest.approx(1.0025)
+    merged = merge_estimates(maps, weights, max_depth_error=0.015)
+    assert merged.num_consistent.item() == 2
+    assert merged.values.item() == pytest.approx(1.0025)
 
 
-def test_partners_need_shared_points_and_parallax():
+def test_source_views_need_shared_points_and_parallax():
     rng = np.random.default_rng(3)
     points = rng.normal(size=(100, 3)) * 0.1 + (0, 0, 1)
     centers = np.array([[0, 0, 0], [0.2, 0, 0], [1e-4, 0, 0], [0.2, 0.1, 0]], float)
     visibility = np.ones((4, 100), bool)
     visibility[3, 10:] = False
-    partners = choose_partners(centers, points, visibility, count=3)
-    assert partners[0].tolist()[0] == 1
-    assert 3 not in partners[0]
-    assert len(partners[3]) == 0
+    source_views = select_source_views(centers, points, visibility, max_num_views=3)
+    assert source_views[0].tolist()[0] == 1
+    assert 3 not in source_views[0]
+    assert len(source_views[3]) == 0

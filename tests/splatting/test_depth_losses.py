@@ -1,9 +1,9 @@
-"""The depth terms of the objective, before a wall whose pictures and depths are exact.
+"""Depth losses and depth priors, on a wall with exact images and depths.
 
 - Gradients agree with finite differences in float64.
-- Terms are zero at the truth, up to what pixels are apart, and pull scales and shifts toward it.
-- What is unknown, transparent, hidden by a mask or outside the other image does not count.
-- Priors are the maps in the world's units, without the lens's distortion; neighbors share most matches.
+- Losses are minimal at the true scales and shifts, which they recover.
+- Pixels that are unknown, transparent, masked or outside the other image are ignored.
+- Priors are in world units and undistorted; neighbors are the views that share most matches.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ TRUE = torch.zeros(2, dtype=torch.float64)
 
 
 def pixels(count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Random pixels: rows, columns, and centers (n, 2)."""
+    """Sample pixels: rows (n,), columns (n,) and centers (n, 2)."""
     generator = torch.Generator().manual_seed(seed)
     row, column = (torch.randint(8, side - 8, (count,), generator=generator) for side in SIZE[::-1])
     return row, column, torch.stack([column, row], -1).double() + 0.5
 
 
 @pytest.mark.parametrize("inverse", [True, False])
-def test_depth_gradients(inverse: bool) -> None:
+def test_depth_consistency_gradients(inverse: bool) -> None:
     depth = look_at_wall(wall().problem.T_camera_world[0], FOCAL).depth[20:26, 30:38]
     values = (1 / depth if inverse else depth) + 0.05 * torch.sin(torch.arange(48.0).double()).view(6, 8)
     values[1, 1] = torch.nan
@@ -65,7 +65,7 @@ def test_depth_gradients(inverse: bool) -> None:
 
 @pytest.mark.parametrize("inverse", [True, False])
 def test_gradients_between_images(inverse: bool) -> None:
-    """Chamfer and surface loss, through lifting and projection, to corrections, poses and focal length."""
+    """Chamfer and surface loss differentiate to corrections, poses and focal length."""
     scene = wall(num_views=2)
     views = [look_at_wall(pose, FOCAL) for pose in scene.problem.T_camera_world]
     samples = [pixels(30, seed) for seed in range(2)]
@@ -75,17 +75,17 @@ def test_gradients_between_images(inverse: bool) -> None:
     ]
     colors = views[0].rendered[samples[0][:2]]
 
-    def lift(T: Tensor, focal: Tensor, corrections: Tensor) -> tuple[list[Tensor], ImageView]:
+    def unproject(T: Tensor, focal: Tensor, corrections: Tensor) -> tuple[list[Tensor], ImageView]:
         cameras = [ImageView(T[view], focal.expand(2), CENTER) for view in range(2)]
         depths = [corrected_depth(values[view], corrections[view], inverse)[0] for view in range(2)]
-        lifted = [cameras[view].lift(samples[view][2], depths[view]) for view in range(2)]
-        return lifted, cameras[1]
+        points = [cameras[view].unproject(samples[view][2], depths[view]) for view in range(2)]
+        return points, cameras[1]
 
     def chamfer(*inputs: Tensor) -> Tensor:
-        return chamfer_loss(*lift(*inputs)[0])
+        return chamfer_loss(*unproject(*inputs)[0])
 
     def surface(*inputs: Tensor) -> Tensor:
-        (first, _), second = lift(*inputs)
+        (first, _), second = unproject(*inputs)
         return surface_loss(colors, views[1].rendered, second.project(first)[0])
 
     inputs = (
@@ -97,7 +97,7 @@ def test_gradients_between_images(inverse: bool) -> None:
         assert torch.autograd.gradcheck(loss, [value.clone().requires_grad_() for value in inputs])
 
 
-def test_losses_are_least_at_the_truth() -> None:
+def test_losses_are_minimal_at_the_truth() -> None:
     scene = wall(num_views=2)
     first, second = (look_at_wall(pose, FOCAL) for pose in scene.problem.T_camera_world)
     row, column, xy = pixels(400)
@@ -107,8 +107,8 @@ def test_losses_are_least_at_the_truth() -> None:
     def surface(correction: Tensor) -> float:
         depth, known = corrected_depth(1 / first.depth[row, column], correction, inverse=True)
         assert known.all()
-        seen, _ = cameras[1].project(cameras[0].lift(xy, depth))
-        return float(surface_loss(first.rendered[row, column], second.rendered, seen))
+        xy_second, _ = cameras[1].project(cameras[0].unproject(xy, depth))
+        return float(surface_loss(first.rendered[row, column], second.rendered, xy_second))
 
     wrong = [TRUE + torch.tensor(step) for step in ((0.1, 0.0), (-0.1, 0.0), (0.0, 0.1), (0.0, -0.1))]
     assert surface(TRUE) < 0.01  # bilinear interpolation
@@ -116,20 +116,20 @@ def test_losses_are_least_at_the_truth() -> None:
     assert depth_consistency_loss(
         first.depth, torch.ones_like(first.depth), 1 / first.depth, TRUE, True
     ) == pytest.approx(0, abs=1e-12)
-    points = cameras[0].lift(xy, first.depth[row, column])
+    points = cameras[0].unproject(xy, first.depth[row, column])
     assert chamfer_loss(points, points.flip(0)) == pytest.approx(0, abs=1e-12)
     back, depth = cameras[0].project(points)
     torch.testing.assert_close(back, xy)
     torch.testing.assert_close(depth, first.depth[row, column])
 
 
-def test_nothing_to_compare_is_no_loss() -> None:
-    some, none = torch.rand(5, 3, requires_grad=True), torch.zeros(0, 3)
+def test_losses_without_valid_pixels_are_zero() -> None:
+    points, empty = torch.rand(5, 3, requires_grad=True), torch.zeros(0, 3)
     image = torch.rand(8, 8, 3)
     for loss in (
-        chamfer_loss(some, none),
-        surface_loss(some, image, torch.full((5, 2), -1.0) + 0 * some[:, :2]),
-        depth_consistency_loss(some, torch.zeros(5, 3), torch.rand(5, 3), torch.zeros(2), True),
+        chamfer_loss(points, empty),
+        surface_loss(points, image, torch.full((5, 2), -1.0) + 0 * points[:, :2]),
+        depth_consistency_loss(points, torch.zeros(5, 3), torch.rand(5, 3), torch.zeros(2), True),
     ):
         assert loss == 0
         loss.backward()
@@ -138,7 +138,7 @@ def test_nothing_to_compare_is_no_loss() -> None:
 
 
 def wall_priors(inverse: bool) -> DepthPriors:
-    """Exact priors of four views, each the neighbor of the next."""
+    """Make exact priors of four views, each the neighbor of the next."""
     views = {}
     for index, pose in enumerate(wall().problem.T_camera_world):
         view = look_at_wall(pose, FOCAL)
@@ -151,7 +151,7 @@ def wall_priors(inverse: bool) -> DepthPriors:
 
 @pytest.mark.parametrize("inverse", [True, False])
 @pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 1.0)], ids=["rendered", "neighbors"])
-def test_scales_and_shifts_are_learned(
+def test_scales_and_shifts_are_recovered(
     monkeypatch: pytest.MonkeyPatch, inverse: bool, weights: tuple[float, float, float]
 ) -> None:
     monkeypatch.setattr("nope_splat.plugin.depth_supervision.SAMPLES", 256)
@@ -174,7 +174,7 @@ def test_scales_and_shifts_are_learned(
         decay.step()
 
     def error(corrections: Tensor) -> float:
-        """Relative error of the depths of all views."""
+        """Mean relative depth error of all views."""
         errors = []
         for view, truth in enumerate(truths):
             depth, _ = corrected_depth((1 / truth if inverse else truth)[..., 0], corrections[view], inverse)
@@ -184,7 +184,7 @@ def test_scales_and_shifts_are_learned(
     assert error(supervision.corrections.detach()) < 0.15 * error(wrong)
 
 
-def test_views_without_priors_say_nothing() -> None:
+def test_views_without_priors_have_no_depth_losses() -> None:
     priors = wall_priors(True)
     del priors.views[2]
     supervision = DepthSupervision(4, replace(priors, neighbors={0: (), 1: (0,), 3: ()}), 1.0, 1.0, 1.0)
@@ -196,7 +196,7 @@ def test_views_without_priors_say_nothing() -> None:
     assert DepthSupervision(4, None, 1.0, 1.0, 1.0).losses(0, outputs, poses, focal) == {}
 
 
-def test_what_a_mask_hides_in_the_other_image_is_not_compared() -> None:
+def test_masked_pixels_of_the_other_image_are_ignored() -> None:
     poses, losses = wall().problem.T_camera_world.float(), []
     for seed in (0, 1):
         priors = wall_priors(True)
@@ -210,7 +210,7 @@ def test_what_a_mask_hides_in_the_other_image_is_not_compared() -> None:
         torch.manual_seed(0)
         losses.append(supervision.losses(1, {}, poses, torch.full((4,), FOCAL)))
     assert losses[0] == losses[1]
-    assert losses[0]["surface"] < 0.02  # of pixels that are rounded
+    assert losses[0]["surface"] < 0.02  # 8-bit rounding
 
 
 # --- Priors ---
@@ -219,9 +219,9 @@ LENS = SharedPinhole(90.0, (2.0, -1.0), (0.1, 0.02))
 
 
 def plane_scene(folder: Path) -> tuple[Reconstruction, list[ImageFile], np.ndarray]:
-    """Five images of the plane y = 0 through a distorting lens, and its inverse depth in each.
+    """Make five distorted images of the plane y = 0.
 
-    The inverse depth of each image is `planes[image] @ ray`, for rays at depth one.
+    The inverse depth in image i is `planes[i] @ ray`, for rays at depth one.
     """
     poses = ring(5, 40.0)
     x, z = np.random.default_rng(0).uniform(-1, 1, (2, 50))
@@ -259,7 +259,7 @@ def plane_scene(folder: Path) -> tuple[Reconstruction, list[ImageFile], np.ndarr
 
 
 @pytest.mark.parametrize("kind", ["disparity", "affine"])
-def test_priors_are_in_the_worlds_units_and_undistorted(
+def test_priors_are_in_world_units_and_undistorted(
     tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     scene, images, planes = plane_scene(tmp_path)

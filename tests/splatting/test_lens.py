@@ -1,8 +1,8 @@
-"""Renderings seen through a lens.
+"""Rendering with radial distortion.
 
-- Distortion and its inverse agree with those of the images, and undo each other.
-- Gradients of inverse, places and interpolated colors are those of finite differences.
-- Without distortion nothing changes; with it, the image of a distorted camera is met, border included.
+- Distortion and its inverse agree with the numpy camera model and undo each other.
+- Gradients of the inverse, the sampling positions and the resampled colors agree with finite differences.
+- Zero distortion changes nothing; otherwise the image of a distorted camera is reproduced up to its border.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from nope_splat.geometry.distortion import distort, undistort
 from nope_splat.splatting.lens import (
-    MAX_MARGIN,
+    DistortionConfig,
     Rendering,
-    places_in_pinhole,
+    pinhole_positions,
+    render_distorted,
     resample,
-    through_lens,
 )
 from nope_splat.splatting.rasterizer import fold_intrinsics
 
@@ -30,7 +30,7 @@ BARREL, PINCUSHION = (-0.12, 0.03), (0.1, 0.05)
 
 
 def intrinsics(dtype: torch.dtype = torch.float64) -> Tensor:
-    """A camera whose principal point is not the center. (1, 3, 3)."""
+    """Make an intrinsic matrix with an off-center principal point. (1, 3, 3)."""
     return torch.tensor([[[50.0, 0, 25.5], [0, 51.0, 17.0], [0, 0, 1]]], dtype=dtype)
 
 
@@ -39,7 +39,7 @@ def points(count: int = 50) -> Tensor:
 
 
 @pytest.mark.parametrize("radial", [BARREL, PINCUSHION, (0.0, 0.0)])
-def test_distortion_and_its_inverse_are_those_of_the_images(radial: tuple[float, float]) -> None:
+def test_distortion_and_its_inverse_match_the_numpy_camera_model(radial: tuple[float, float]) -> None:
     plane, terms = points(), torch.tensor(radial, dtype=torch.float64)
     np.testing.assert_allclose(distort(plane, terms), distort(plane.numpy(), radial), atol=1e-15)
     np.testing.assert_allclose(undistort(plane, terms), undistort(plane.numpy(), radial), atol=1e-12)
@@ -47,24 +47,24 @@ def test_distortion_and_its_inverse_are_those_of_the_images(radial: tuple[float,
 
 
 @pytest.mark.parametrize("radial", [BARREL, PINCUSHION, (0.0, 0.0)])
-def test_gradients_are_those_of_finite_differences(radial: tuple[float, float]) -> None:
+def test_gradients_match_finite_differences(radial: tuple[float, float]) -> None:
     terms = torch.tensor(radial, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(undistort, (points(10).requires_grad_(), terms))
     K = intrinsics()[0].requires_grad_()
-    assert torch.autograd.gradcheck(lambda *args: places_in_pinhole(args[0], (6, 5), args[1]), (K, terms))
+    assert torch.autograd.gradcheck(lambda *args: pinhole_positions(args[0], (6, 5), args[1]), (K, terms))
     image = torch.rand(12, 14, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    places = 11 * points(20).reshape(4, 5, 2) + torch.tensor([7.01, 6.02])
-    assert torch.autograd.gradcheck(resample, (image.requires_grad_(), places.requires_grad_()))
+    positions = 11 * points(20).reshape(4, 5, 2) + torch.tensor([7.01, 6.02])
+    assert torch.autograd.gradcheck(resample, (image.requires_grad_(), positions.requires_grad_()))
 
 
 def waves(pixels: Tensor) -> Tensor:
-    """A smooth picture of the plane at depth one. (..., 2) to (..., 3)."""
+    """Color the plane at depth one smoothly. (..., 2) -> (..., 3)."""
     x, y = pixels.unbind(-1)
     return 0.5 + 0.3 * torch.stack([torch.sin(9 * x), torch.cos(8 * y), torch.sin(6 * (x + y))], -1)
 
 
 def pinhole(K: Tensor, size: tuple[int, int]) -> Rendering:
-    """The picture as a pinhole camera sees it; depth is x."""
+    """Render `waves` by a pinhole camera. Depth is 2 + x."""
     columns, rows = (torch.arange(side, dtype=K.dtype) + 0.5 for side in size)
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
     plane = (pixels - K[0, :2, 2]) / K[0, [0, 1], [0, 1]]
@@ -72,36 +72,36 @@ def pinhole(K: Tensor, size: tuple[int, int]) -> Rendering:
 
 
 @pytest.mark.parametrize("radial", [BARREL, PINCUSHION])
-def test_the_image_of_a_lens_is_met_up_to_its_border(radial: tuple[float, float]) -> None:
+def test_distorted_image_is_reproduced_up_to_its_border(radial: tuple[float, float]) -> None:
     K, terms = intrinsics(), torch.tensor(radial, dtype=torch.float64)
-    seen = through_lens(pinhole, K, SIZE, terms)
+    rendering = render_distorted(pinhole, K, SIZE, terms)
     columns, rows = (torch.arange(side, dtype=torch.float64) + 0.5 for side in SIZE)
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
     plane = undistort((pixels - K[0, :2, 2]) / K[0, [0, 1], [0, 1]], terms)
-    assert (seen.rgb - waves(plane)).abs().max() < 5e-3
-    torch.testing.assert_close(seen.depth, 2 + plane[..., :1])
-    assert seen.opacity.shape == (*SIZE[::-1], 1)
-    width, height = seen.info["size"]
+    assert (rendering.rgb - waves(plane)).abs().max() < 5e-3
+    torch.testing.assert_close(rendering.depth, 2 + plane[..., :1])
+    assert rendering.opacity.shape == (*SIZE[::-1], 1)
+    width, height = rendering.info["size"]
     assert (width - SIZE[0], height - SIZE[1]) >= (0, 0)
     assert width > SIZE[0] + 2 or radial is PINCUSHION
 
 
-def test_no_distortion_is_no_change() -> None:
+def test_zero_distortion_changes_nothing() -> None:
     K = intrinsics()
     for radial in (None, torch.zeros(2)):
-        assert torch.equal(through_lens(pinhole, K, SIZE, radial).rgb, pinhole(K, SIZE).rgb)
+        assert torch.equal(render_distorted(pinhole, K, SIZE, radial).rgb, pinhole(K, SIZE).rgb)
     learned = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(through_lens(pinhole, K, SIZE, learned).rgb, pinhole(K, SIZE).rgb)
+    torch.testing.assert_close(render_distorted(pinhole, K, SIZE, learned).rgb, pinhole(K, SIZE).rgb)
 
 
-def test_the_margin_is_bounded_whatever_the_distortion() -> None:
-    seen = through_lens(pinhole, intrinsics(), SIZE, torch.tensor([-3.0, 0.5], dtype=torch.float64))
-    assert max(seen.info["size"]) <= (1 + 2 * MAX_MARGIN) * SIZE[0]
-    assert seen.rgb.isfinite().all()
+def test_margin_is_bounded_for_any_distortion() -> None:
+    rendering = render_distorted(pinhole, intrinsics(), SIZE, torch.tensor([-3.0, 0.5], dtype=torch.float64))
+    assert max(rendering.info["size"]) <= (1 + 2 * DistortionConfig().max_margin) * SIZE[0]
+    assert rendering.rgb.isfinite().all()
 
 
-def test_gradients_of_intrinsics_through_rasterizer_and_lens_are_finite_differences() -> None:
-    """Each intrinsic moves what the rasterizer shows, where it is looked up, or both."""
+def test_gradients_of_intrinsics_through_rasterizer_and_distortion_match_finite_differences() -> None:
+    """Each intrinsic changes the pinhole image, the positions at which it is sampled, or both."""
     scene = random_scene(4)
     scene = replace(scene, **{name: value.double() for name, value in scene.parameters().items()})
     size = scene.width, scene.height
@@ -112,11 +112,11 @@ def test_gradients_of_intrinsics_through_rasterizer_and_lens_are_finite_differen
         K[:, :2, 2] = values[1:3]
 
         def rasterize(detached: Tensor, size: tuple[int, int]) -> Rendering:
-            seen = replace(scene, viewmats=fold_intrinsics(scene.viewmats, K), Ks=detached)
-            images, alphas = render(replace(seen, width=size[0], height=size[1]))
+            folded = replace(scene, viewmats=fold_intrinsics(scene.viewmats, K), Ks=detached)
+            images, alphas = render(replace(folded, width=size[0], height=size[1]))
             return Rendering(images[0].clamp(0, 1), images[0, ..., :0], alphas[0], {})
 
-        return random_loss(through_lens(rasterize, K, size, values[3:]).rgb, torch.zeros(()))
+        return random_loss(render_distorted(rasterize, K, size, values[3:]).rgb, torch.zeros(()))
 
     start = [60.0, *scene.Ks[0, :2, 2].tolist(), -0.1, 0.02]
     values = torch.tensor(start, dtype=torch.float64, requires_grad=True)

@@ -1,9 +1,9 @@
-"""The terms of the objective.
+"""Photometric, track and scale losses.
 
 - Gradients agree with finite differences in float64.
-- Each term is zero (photometric, tracks) at the truth and pulls poses, focal length and points toward it.
-- The 3D track loss is the distance in the world, and cannot be lowered by shrinking the scene.
-- The scale loss shrinks; a mask hides pixels from the loss and from its gradient.
+- Photometric and track losses are zero at the truth; track losses recover poses, focal length and points.
+- The 3D track loss equals the world distance, and cannot be lowered by shrinking the scene.
+- The scale loss shrinks Gaussians; masked pixels affect neither the photometric loss nor its gradient.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def optimizer_for(scene: TrackScene, focal: float) -> NopeCameraOptimizer:
     return cameras
 
 
-@pytest.mark.parametrize("noise", [0.2, 5.0], ids=["within the bend", "beyond the bend"])
+@pytest.mark.parametrize("noise", [0.2, 5.0], ids=["quadratic", "linear"])
 def test_track_2d_gradients(noise: float) -> None:
     scene = track_scene(num_views=3, num_points=7, noise=noise)
     inputs = (scene.points, world_to_camera(scene.poses), scene.focal)
@@ -43,14 +43,14 @@ def test_track_2d_gradients(noise: float) -> None:
     )
 
 
-@pytest.mark.parametrize("noise", [0.2, 5.0], ids=["within the bend", "beyond the bend"])
-def test_track_3d_gradients_are_those_with_the_depths_held(noise: float) -> None:
+@pytest.mark.parametrize("noise", [0.2, 5.0], ids=["quadratic", "linear"])
+def test_track_3d_gradients_match_finite_differences_at_fixed_depths(noise: float) -> None:
     scene = track_scene(num_views=3, num_points=7, noise=noise)
     inputs = (scene.points.clone(), world_to_camera(scene.poses), scene.focal.clone())
     points, T_camera_world, focal = (tensor.requires_grad_() for tensor in inputs)
     depths = backprojection(scene)[0]
 
-    def held(points: Tensor, T_camera_world: Tensor, focal: Tensor) -> Tensor:
+    def fixed_depth_loss(points: Tensor, T_camera_world: Tensor, focal: Tensor) -> Tensor:
         T = T_camera_world[scene.observations.view_ids]
         in_camera = (
             torch.einsum("oij,oj->oi", T[:, :3, :3], points[scene.observations.point_ids]) + T[:, :3, 3]
@@ -58,8 +58,8 @@ def test_track_3d_gradients_are_those_with_the_depths_held(noise: float) -> None
         pixels = depths * (focal * in_camera[:, :2] / in_camera[:, 2:] - scene.observations.xy)
         return huber(pixels.norm(dim=-1))
 
-    assert torch.autograd.gradcheck(held, inputs)
-    expected = torch.autograd.grad(held(points, T_camera_world, focal), inputs)
+    assert torch.autograd.gradcheck(fixed_depth_loss, inputs)
+    expected = torch.autograd.grad(fixed_depth_loss(points, T_camera_world, focal), inputs)
     actual = torch.autograd.grad(track_3d_loss(points, T_camera_world, focal, scene.observations), inputs)
     for e, a in zip(expected, actual, strict=True):
         torch.testing.assert_close(a, e)
@@ -70,21 +70,23 @@ def huber(lengths: Tensor) -> Tensor:
 
 
 def backprojection(scene: TrackScene, scale: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
-    """Depths (O, 1) and the definition of the 3D loss, in world coordinates, with every factor live."""
+    """Compute depths (O, 1) and the 3D track loss by its definition, differentiable in every factor."""
     points, poses = (
         scale * scene.points,
         torch.cat([scene.poses[..., :3], scale * scene.poses[..., 3:]], dim=-1),
     )
     T = world_to_camera(poses)[scene.observations.view_ids]
-    observed = points[scene.observations.point_ids]
-    depths = (T[:, 2:3, :3] @ observed[..., None])[..., 0] + T[:, 2, 3:]
+    track_points = points[scene.observations.point_ids]
+    depths = (T[:, 2:3, :3] @ track_points[..., None])[..., 0] + T[:, 2, 3:]
     rays = torch.cat([scene.observations.xy / scene.focal, torch.ones_like(depths)], dim=-1)
     T_world_camera = torch.linalg.inv(T)
-    lifted = torch.einsum("oij,oj->oi", T_world_camera[:, :3, :3], depths * rays) + T_world_camera[:, :3, 3]
-    return depths, huber(scene.focal * (lifted - observed).norm(dim=-1))
+    unprojected = (
+        torch.einsum("oij,oj->oi", T_world_camera[:, :3, :3], depths * rays) + T_world_camera[:, :3, 3]
+    )
+    return depths, huber(scene.focal * (unprojected - track_points).norm(dim=-1))
 
 
-def test_track_3d_is_the_distance_in_the_world() -> None:
+def test_track_3d_equals_the_world_distance() -> None:
     scene = track_scene(noise=2.0)
     actual = track_3d_loss(scene.points, world_to_camera(scene.poses), scene.focal, scene.observations)
     torch.testing.assert_close(actual, backprojection(scene)[1])
@@ -97,8 +99,8 @@ def test_track_losses_vanish_at_the_truth(loss: Callable[..., Tensor]) -> None:
 
 
 @pytest.mark.parametrize("loss", TRACK_LOSSES)
-def test_track_losses_pull_perturbed_poses_and_points_back(loss: Callable[..., Tensor]) -> None:
-    """Relative to each other: the loss cannot know where the whole scene is."""
+def test_track_losses_recover_perturbed_poses_and_points(loss: Callable[..., Tensor]) -> None:
+    """Up to a similarity of the whole scene, which no loss determines."""
     scene = track_scene()
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(len(scene.poses), 6, generator=generator, dtype=torch.float64)
@@ -121,7 +123,7 @@ def test_track_losses_pull_perturbed_poses_and_points_back(loss: Callable[..., T
 
 @pytest.mark.parametrize("loss", TRACK_LOSSES)
 @pytest.mark.parametrize("factor", [0.97, 1.03])
-def test_track_losses_pull_the_focal_length_to_the_truth(loss: Callable[..., Tensor], factor: float) -> None:
+def test_track_losses_recover_the_focal_length(loss: Callable[..., Tensor], factor: float) -> None:
     scene = track_scene()
     cameras = optimizer_for(scene, factor * float(scene.focal))
     adam = torch.optim.Adam([cameras.log_focal], lr=1e-3)
@@ -133,7 +135,7 @@ def test_track_losses_pull_the_focal_length_to_the_truth(loss: Callable[..., Ten
 
 
 def test_track_3d_cannot_be_lowered_by_shrinking_the_scene() -> None:
-    """Differentiated through the depths it always could be."""
+    """The definition, differentiated through the depths, can."""
     scene = track_scene(noise=2.0)
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     (naive,) = torch.autograd.grad(backprojection(scene, scale)[1], scale)
@@ -145,7 +147,7 @@ def test_track_3d_cannot_be_lowered_by_shrinking_the_scene() -> None:
 
 
 @pytest.mark.parametrize("loss", TRACK_LOSSES)
-def test_observations_behind_the_camera_do_not_count(loss: Callable[..., Tensor]) -> None:
+def test_observations_behind_the_camera_are_ignored(loss: Callable[..., Tensor]) -> None:
     scene = track_scene(num_views=2, num_points=4)
     points = scene.points.clone()
     points[0] = scene.poses[0, :, 3] + 0.5 * scene.poses[0, :, 2]  # behind the first camera
@@ -159,14 +161,14 @@ def test_observations_behind_the_camera_do_not_count(loss: Callable[..., Tensor]
     assert torch.isfinite(gradient).all()
 
 
-def test_scale_loss_shrinks_the_large_more_than_the_small() -> None:
+def test_scale_loss_gradient_is_proportional_to_the_scale() -> None:
     log_scales = torch.log(torch.tensor([[0.1, 0.1, 0.1], [0.001, 0.001, 0.001]])).requires_grad_()
     (gradient,) = torch.autograd.grad(scale_loss(log_scales.exp()), log_scales)
     assert torch.all(gradient > 0)
     torch.testing.assert_close(gradient[0], 100 * gradient[1])
 
 
-def test_photometric_loss_is_zero_for_equal_images_and_pulls_toward_the_image() -> None:
+def test_photometric_loss_is_zero_for_equal_images_and_descends_otherwise() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(24, 32, 3, generator=generator)
     assert photometric_loss(image, image, 0.2).abs() < 1e-6
@@ -176,13 +178,13 @@ def test_photometric_loss_is_zero_for_equal_images_and_pulls_toward_the_image() 
     assert photometric_loss(rendered - 10 * gradient, image, 0.2) < before
 
 
-def test_ssim_lambda_blends_from_l1() -> None:
+def test_ssim_lambda_weights_l1_and_ssim() -> None:
     image, rendered = torch.rand(2, 24, 32, 3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(photometric_loss(rendered, image, 0.0), (rendered - image).abs().mean())
     assert photometric_loss(rendered, image, 1.0) != photometric_loss(rendered, image, 0.0)
 
 
-def test_masked_pixels_have_no_influence() -> None:
+def test_masked_pixels_are_ignored() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(24, 32, 3, generator=generator)
     rendered = torch.rand(24, 32, 3, generator=generator).requires_grad_()

@@ -1,6 +1,6 @@
-"""Gaussian splatting on CUDA (gsplat) and on CPUs (numba kernels), behind one function.
+"""Differentiable rasterization of 3D Gaussians with one interface: gsplat on CUDA, numba kernels on CPUs.
 
-This layer knows Gaussians, cameras and images as tensors; it knows neither images nor nerfstudio.
+All inputs and outputs are tensors. This package depends on no other part of nope_splat but `utils`.
 """
 
 from nope_splat.splatting.rasterizer.rasterization import (

@@ -1,4 +1,4 @@
-"""The CPU rasterizer as differentiable torch functions: projection, spherical harmonics, compositing."""
+"""Autograd functions of the CPU rasterizer: projection, spherical harmonics and compositing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nope_splat.splatting.rasterizer.binning import bin_splats
+from nope_splat.splatting.rasterizer.binning import ProjectedSplats, bin_splats
 from nope_splat.splatting.rasterizer.composite import composite
 from nope_splat.splatting.rasterizer.composite_gradient import composite_gradient, slot_length
 from nope_splat.splatting.rasterizer.projection import camera_gradient, project, project_gradient
@@ -18,29 +18,31 @@ from nope_splat.splatting.rasterizer.spherical_harmonics import shade, shade_gra
 from nope_splat.splatting.rasterizer.threads import CHUNK, run_on_all_threads
 
 TILE_SIZE = 64
-LANES = Lanes.of_this_machine()
+LANES = Lanes.for_host()
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """The contiguous values of tensors, shared where possible."""
+    """View tensors as contiguous arrays. Copies only tensors that are not contiguous."""
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
 def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
-    """A float32 tensor, and the array that shares its memory.
+    """Allocate a float32 tensor, and an array that shares its memory.
 
-    It is torch's memory: numpy's, of these sizes, the system takes back and maps anew in every pass.
+    torch reuses freed blocks of this size. numpy would return them to the system and page-fault in every
+    pass.
     """
     tensor = torch.empty(shape, dtype=torch.float32, device="cpu")
     return tensor, tensor.numpy()
 
 
 def _or_zeros(gradient: Tensor | None, *shape: int) -> np.ndarray:
+    """Convert a gradient to an array; zeros of the given shape if there is none."""
     return np.zeros(shape, np.float32) if gradient is None else _arrays(gradient)[0]
 
 
 class Projection(torch.autograd.Function):
-    """Gaussians to splats: see `projection`."""
+    """Project Gaussians to splats, see `projection`."""
 
     @staticmethod
     def forward(
@@ -56,14 +58,33 @@ class Projection(torch.autograd.Function):
         near: float,
         far: float,
         radius_clip: float,
-        further: dict[str, Tensor],
+        also_checked: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Radii, means2d, depths, conics and compensations of every camera and Gaussian.
+        """Project every Gaussian into every camera, and check for NaN and infinity.
 
-        On its way it checks that its inputs, and `further` ones, hold neither NaN nor infinity.
+        Args:
+            ctx: Autograd context.
+            means: Centers in world coordinates. (N, 3).
+            quats: Quaternions. (N, 4).
+            scales: Standard deviations. (N, 3).
+            viewmats: World-to-camera transforms. (C, 4, 4).
+            Ks: Intrinsic matrices. (C, 3, 3).
+            width: Image width in pixels.
+            height: Image height in pixels.
+            eps2d: Variance in square pixels that is added to every splat.
+            near: Near plane.
+            far: Far plane.
+            radius_clip: Splats with at most this radius in pixels are culled.
+            also_checked: Other inputs of the rasterizer to check, by name.
+
+        Returns:
+            Radii (C, N), means2d (C, N, 2), depths (C, N), conics (C, N, 3) and compensations (C, N).
+
+        Raises:
+            ValueError: If an input contains a NaN or an infinity.
         """
         inputs = _arrays(means, quats, scales, viewmats, Ks)
-        checked = tuple(array.reshape(-1) for array in (*inputs, *_arrays(*further.values())))
+        checked = tuple(array.reshape(-1) for array in (*inputs, *_arrays(*also_checked.values())))
         not_finite = np.zeros(len(checked), np.bool_)
         cameras, count = viewmats.shape[0], means.shape[0]
         radii = torch.empty((cameras, count), dtype=torch.int32, device="cpu")
@@ -74,7 +95,7 @@ class Projection(torch.autograd.Function):
                 project, *inputs[:3], inputs[3][camera], inputs[4][camera], width, height, eps2d, near, far,
                 radius_clip, checked, *(array[camera] for array in arrays), not_finite,
             )  # fmt: skip
-        names = ("means", "quats", "scales", "viewmats", "Ks", *further)
+        names = ("means", "quats", "scales", "viewmats", "Ks", *also_checked)
         for name, bad in zip(names, not_finite.tolist(), strict=True):
             if bad:
                 raise ValueError(f"{name} holds a NaN or an infinity.")
@@ -88,36 +109,37 @@ class Projection(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of means, quats, scales, viewmats and Ks."""
+        """Compute the gradients of means, quats, scales, viewmats and Ks."""
         radii, means, quats, scales, viewmats, Ks = _arrays(*ctx.saved_tensors)
         cameras, count = radii.shape
-        of_splats = [
-            _or_zeros(gradient, cameras, *shape)  # of depths and compensations there often is none
+        splat_gradients = [
+            _or_zeros(gradient, cameras, *shape)  # depths and compensations often have no gradient
             for gradient, shape in zip(gradients[1:], ((count, 2), (0,), (count, 3), (0,)), strict=True)
         ]
-        of_gaussians = any(ctx.needs_input_grad[:3])
-        outputs = [_empty(count if of_gaussians else 0, size) for size in (3, 4, 3)]
+        gaussians_need_grad = any(ctx.needs_input_grad[:3])
+        outputs = [_empty(count if gaussians_need_grad else 0, size) for size in (3, 4, 3)]
         (d_viewmats, viewmats_out), (d_Ks, Ks_out) = _empty(cameras, 4, 4), _empty(cameras, 3, 3)
         for camera in range(cameras):
             sums = np.empty((-(-count // CHUNK), 16))
             run_on_all_threads(
                 project_gradient, means, quats, scales, viewmats[camera], Ks[camera], *ctx.image,
-                radii[camera], *(gradient[camera] for gradient in of_splats), of_gaussians, camera > 0,
+                radii[camera], *(gradient[camera] for gradient in splat_gradients), gaussians_need_grad,
+                camera > 0,
                 *(array for _, array in outputs), sums,
             )  # fmt: skip
             camera_gradient(sums, viewmats_out[camera], Ks_out[camera])
-        of_gaussian = [tensor if of_gaussians else None for tensor, _ in outputs]
-        return *of_gaussian, d_viewmats, d_Ks, *[None] * 7
+        d_gaussians = [tensor if gaussians_need_grad else None for tensor, _ in outputs]
+        return *d_gaussians, d_viewmats, d_Ks, *[None] * 7
 
 
 class SphericalHarmonics(torch.autograd.Function):
-    """View-dependent colors: see `spherical_harmonics`."""
+    """Evaluate view-dependent colors, see `spherical_harmonics`."""
 
     @staticmethod
     def forward(
         ctx: Any, degree: int, means: Tensor, centers: Tensor, coefficients: Tensor, radii: Tensor
     ) -> Tensor:
-        """Colors (C, N, 3) from camera centers (C, 3) and coefficients (C, N, K, 3)."""
+        """Compute colors (C, N, 3) from means (N, 3), camera centers (C, 3) and coefficients (C, N, K, 3)."""
         points, *inputs = _arrays(means, centers, coefficients, radii)
         colors, array = _empty(*radii.shape, 3)
         for camera in range(len(radii)):
@@ -129,25 +151,25 @@ class SphericalHarmonics(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of means, centers and coefficients."""
+        """Compute the gradients of means, centers and coefficients."""
         means, *inputs = _arrays(*ctx.saved_tensors, gradients[0])
         cameras, count, terms, _ = ctx.saved_tensors[2].shape
-        of_coefficients = ctx.needs_input_grad[3]
+        coefficients_need_grad = ctx.needs_input_grad[3]
         d_means, means_out = _empty(count, 3)
-        d_coefficients, coefficients_out = _empty(cameras, count if of_coefficients else 0, terms, 3)
+        d_coefficients, coefficients_out = _empty(cameras, count if coefficients_need_grad else 0, terms, 3)
         d_centers, centers_out = _empty(cameras, 3)
         for camera in range(cameras):
             sums = np.empty((-(-count // CHUNK), 3))
             run_on_all_threads(
                 shade_gradient, ctx.degree, means, *(values[camera] for values in inputs), camera > 0,
-                means_out, of_coefficients, coefficients_out[camera], sums,
+                means_out, coefficients_need_grad, coefficients_out[camera], sums,
             )  # fmt: skip
             centers_out[camera] = sums.sum(0)
-        return None, d_means, d_centers, d_coefficients if of_coefficients else None, None
+        return None, d_means, d_centers, d_coefficients if coefficients_need_grad else None, None
 
 
 class Compositing(torch.autograd.Function):
-    """Splats to pixels: see `binning`, `forward` and `backward`."""
+    """Composite splats to pixels, see `binning`, `composite` and `composite_gradient`."""
 
     @staticmethod
     def forward(
@@ -163,7 +185,7 @@ class Compositing(torch.autograd.Function):
         height: int,
         absgrad: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Images (C, H, W, channels) and alphas (C, H, W, 1)."""
+        """Composite images (C, H, W, channels) and alphas (C, H, W, 1)."""
         cameras, _, channels = colors.shape
         splats = _arrays(radii, means2d, conics, opacities, depths, colors)
         images, images_out = _empty(cameras, height, width, channels)
@@ -171,19 +193,18 @@ class Compositing(torch.autograd.Function):
         ctx.backgrounds = [tuple(background) for background in _arrays(backgrounds)[0]]
         ctx.tiles = []
         for camera in range(cameras):
-            lists = bin_splats(
-                *(values[camera] for values in splats), width=width, height=height, tile_size=TILE_SIZE
-            )
+            projected = ProjectedSplats(*(values[camera] for values in splats))
+            lists = bin_splats(projected, width, height, TILE_SIZE)
             tiles, pixels = len(lists.tile_order), TILE_SIZE**2
-            transmittance, end = np.empty((tiles, pixels), np.float32), np.empty((tiles, pixels), np.int32)
-            needed = np.empty(tiles, np.int64)
+            transmittance, stop = np.empty((tiles, pixels), np.float32), np.empty((tiles, pixels), np.int32)
+            num_drawn = np.empty(tiles, np.int64)
             run_on_all_threads(
                 composite, LANES, ctx.backgrounds[camera], width, height, TILE_SIZE.bit_length() - 1,
                 lists.tiles_wide, lists.order, lists.part_offsets, lists.slot_offsets, lists.tile_order,
-                lists.tile_offsets, lists.splats, lists.slots, lists.records, transmittance, end, needed,
+                lists.tile_offsets, lists.splats, lists.slots, lists.records, transmittance, stop, num_drawn,
                 images_out[camera], alphas_out[camera],
             )  # fmt: skip
-            ctx.tiles.append((lists, transmittance, end, needed))
+            ctx.tiles.append((lists, transmittance, stop, num_drawn))
         ctx.save_for_backward(means2d, opacities, alphas)
         ctx.absgrad = absgrad
         ctx.set_materialize_grads(False)
@@ -192,21 +213,21 @@ class Compositing(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of means2d, conics, opacities, colors and backgrounds; `absgrad` on means2d."""
+        """Compute the gradients of means2d (and its `absgrad`), conics, opacities, colors and backgrounds."""
         means2d, opacities, alphas = ctx.saved_tensors
         cameras, count = opacities.shape
         height, width = alphas.shape[1:3]
         channels = len(ctx.backgrounds[0])
         d_images = _or_zeros(gradients[0], cameras, height, width, channels)
-        d_alphas = _or_zeros(gradients[1], cameras, 0, 0, 1)  # there often is none
+        d_alphas = _or_zeros(gradients[1], cameras, 0, 0, 1)  # alphas often have no gradient
         outputs = [_empty(cameras, count, *shape) for shape in ((2,), (2,), (3,), (), (channels,))]
-        for camera, (lists, transmittance, end, needed) in enumerate(ctx.tiles):
+        for camera, (lists, transmittance, stop, num_drawn) in enumerate(ctx.tiles):
             slot_sums = np.empty((len(lists.slots), slot_length(channels, LANES)), np.float32)
             run_on_all_threads(
                 composite_gradient, LANES, ctx.backgrounds[camera], TILE_SIZE, lists.tiles_wide,
                 lists.tile_order, lists.tile_offsets, lists.splats, lists.slots, lists.slot_offsets,
-                lists.records, transmittance, end, needed, _arrays(opacities)[0][camera], d_images[camera],
-                d_alphas[camera], slot_sums, *(array[camera] for _, array in outputs),
+                lists.records, transmittance, stop, num_drawn, _arrays(opacities)[0][camera],
+                d_images[camera], d_alphas[camera], slot_sums, *(array[camera] for _, array in outputs),
             )  # fmt: skip
         d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors = (tensor for tensor, _ in outputs)
         if ctx.absgrad:

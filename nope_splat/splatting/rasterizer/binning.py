@@ -1,8 +1,8 @@
 """Sorting of splats into tiles, front to back.
 
-A splat is seen where its opacity alpha = o exp(-sigma), with sigma = (a dx^2 + 2 b dx dy + c dy^2) / 2,
+A splat is visible where its opacity alpha = o exp(-sigma), with sigma = (a dx^2 + 2 b dx dy + c dy^2) / 2,
 reaches 1/255: inside the ellipse sigma <= ln(255 o). Splats are sorted once by depth; then a counting
-sort, which keeps that order, puts each into the list of every tile that its ellipse meets.
+sort, which keeps that order, appends each splat to the lists of all tiles that its ellipse intersects.
 
 Compositing reads one *record* of float32 per splat, `record_length(channels)` long:
 
@@ -10,7 +10,7 @@ Compositing reads one *record* of float32 per splat, `record_length(channels)` l
     2  3  4 a/2, b, c/2 times log2(e): alpha is then 2 to the power of one quadratic form
     5       log2(o)
     6 .. 9  first and last column, first and last row of the ellipse's bounding box, as int32
-    10      height of the ellipse's rightmost point above its center, see `footprint`
+    10      height of the ellipse's rightmost point above its center, see `tile_coverage`
     11 ..   channels
 """
 
@@ -26,52 +26,73 @@ from nope_splat.splatting.rasterizer.kernels import inlined, kernel
 from nope_splat.splatting.rasterizer.simd_memory import prefetch
 from nope_splat.splatting.rasterizer.threads import (
     CHUNK,
-    await_all,
     claim,
-    finish,
+    finish_item,
     get_num_threads,
     run_on_all_threads,
+    wait_for_items,
 )
 
 MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
 MIN_LOG_ALPHA = -7.994353436858858
-"""log2(1/255): what is fainter is not drawn."""
+"""log2(1/255), the log2 of the smallest alpha that is drawn."""
 
 LOG2E = 1.4426950408889634
 
 AHEAD = 8
-"""How many splats ahead a loop front to back asks for their records, which lie all over the memory."""
+"""Prefetch distance in splats of the loops over depth-sorted splats, whose records are scattered in
+memory."""
 
 _RADIX_BITS = 13
 _PARTS_PER_THREAD = 4
-"""Runs of splats that a thread sorts into tiles: near ones meet more tiles than far ones."""
+"""Runs of splats per thread. Several balance the load: near splats intersect more tiles than far ones."""
 
 
 def record_length(channels: int) -> int:
-    """Length of a record: whole cache lines of 16 float32."""
+    """Compute the length of a record, a multiple of a cache line of 16 float32."""
     return -(-(CHANNELS + channels) // 16) * 16
 
 
+class ProjectedSplats(NamedTuple):
+    """Gaussians projected into one camera.
+
+    Attributes:
+        radii: Radii in pixels, zero for culled splats. (N,), int32.
+        means2d: Centers in pixels. (N, 2).
+        conics: Inverse covariances (a, b, c). (N, 3).
+        opacities: Opacities in [0, 1]. (N,).
+        depths: Depths in world units. (N,).
+        colors: Color channels. (N, channels).
+    """
+
+    radii: NDArray[np.int32]
+    means2d: NDArray[np.float32]
+    conics: NDArray[np.float32]
+    opacities: NDArray[np.float32]
+    depths: NDArray[np.float32]
+    colors: NDArray[np.float32]
+
+
 class TileLists(NamedTuple):
-    """What compositing reads of every Gaussian, and the list of those that meet each tile, front to back.
+    """Records of the Gaussians, and the Gaussians that intersect each tile, front to back.
 
     An *intersection* is a splat in the list of a tile. Memory: 8 bytes per intersection (`splats` and
     `slots`), and during the backward pass another `4 * slot_length` for the gradient of its slot: 64 bytes
     for up to 8 channels.
 
     Attributes:
-        records: One per Gaussian; that of a culled one is undefined. (N, record length), float32.
-        order: The Gaussians that are not culled, front to back. (seen,), int32.
-        part_offsets: Where each run of `order` starts in the list of each tile; `fill_tiles` uses it up.
+        records: One record per Gaussian, undefined if culled. (N, record length), float32.
+        order: Indices of the Gaussians that are not culled, front to back. (visible,), int32.
+        part_offsets: Start of each run of `order` in the list of each tile. `fill_tiles` advances it.
             (runs, at least tiles), int64.
-        tile_offsets: Where the list of each tile starts; the last entry is the number of intersections.
+        tile_offsets: Start of the list of each tile. The last entry is the number of intersections.
             (tiles + 1,), int64.
-        splats: The Gaussian of every intersection, tile by tile. (intersections,), int32.
-        slots: Where that intersection's gradient belongs: numbered Gaussian by Gaussian. (intersections,),
-            int32.
-        slot_offsets: Where the slots of each Gaussian start; one that is not seen has none. (N + 1,), int64.
-        tile_order: Tiles with the longest lists first. (tiles,), int64.
-        tiles_wide: Tiles in a row.
+        splats: Index of the Gaussian of every intersection, tile by tile. (intersections,), int32.
+        slots: Slot of the gradient of every intersection. The slots of a Gaussian are consecutive.
+            (intersections,), int32.
+        slot_offsets: Start of the slots of each Gaussian. A culled one has none. (N + 1,), int64.
+        tile_order: Tile indices, those with the longest lists first. (tiles,), int64.
+        tiles_wide: Number of tiles per row.
     """
 
     records: NDArray[np.float32]
@@ -88,7 +109,7 @@ class TileLists(NamedTuple):
 @inlined
 def write_records(start, stop, width, height, radii, means2d, conics, opacities, colors,
                   records, bounds, slot_counts):  # fmt: skip
-    """Write the records of a run of Gaussians; one that shows nowhere gets a box without rows."""
+    """Write the records of a run of Gaussians. Invisible ones get an empty bounding box."""
     channels = colors.shape[1]
     slot_counts[start:stop] = 0
     for i in range(start, stop):
@@ -127,23 +148,22 @@ def write_records(start, stop, width, height, radii, means2d, conics, opacities,
 
 
 @kernel
-def sort_by_depth(radii, depths, order, other, offsets):
-    """Write the Gaussians that are not culled to `order` (N,), front to back; how many they are.
+def sort_by_depth(radii, depths, order, scratch, offsets):
+    """Sort the Gaussians that are not culled to `order` (N,), front to back, and return their number.
 
-    `other` (N,) and `offsets` (digits + 1,) are for its own use.
-
-    Stable radix sort of positive float32 depths, whose bits order as unsigned integers do, by as many bits
-    as they span: two digits unless the farthest is hundreds of times as deep as the nearest.
+    This is a stable radix sort. Positive float32 depths sort like their bits as unsigned integers. It takes
+    two passes, unless the largest depth is hundreds of times the smallest. `scratch` (N,) and `offsets`
+    (digits + 1,) are temporary storage.
     """
     bits = depths.view(np.uint32)
     lowest, highest = np.uint32(0xFFFFFFFF), np.uint32(0)
     count = 0
     for i in range(len(radii)):
-        order[count] = i  # overwritten by the next if this one is culled
+        order[count] = i  # overwritten by the next one if culled
         if radii[i] > 0:
             count += 1
             lowest, highest = min(lowest, bits[i]), max(highest, bits[i])
-    source, target = order[:count], other[:count]
+    source, target = order[:count], scratch[:count]
     mask = np.uint32((1 << _RADIX_BITS) - 1)
     shift = np.uint32(0)
     while count > 0 and (highest - lowest) >> shift > 0:
@@ -164,11 +184,12 @@ def sort_by_depth(radii, depths, order, other, offsets):
 
 @kernel
 def sort_and_write_records(counter, width, height, radii, means2d, conics, opacities, depths, colors,
-                           records, slot_counts, order, other, order_length):  # fmt: skip
-    """Whoever comes first sorts the Gaussians by depth, the others meanwhile write their records.
+                           records, slot_counts, order, scratch, order_length):  # fmt: skip
+    """Sort the Gaussians by depth in one thread, while the other threads write their records.
 
-    Outputs: records (N, record length), slot_counts (N,) zeros, order (N,) and its length (1,). `other` (N,)
-    is for sorting.
+    Outputs: records (N, record length), slot_counts (N,) zeros, order (N,) and its length (1,). `scratch`
+        (N,)
+    is temporary storage for sorting.
     """
     bounds = records.view(np.int32)
     digit_offsets = np.empty((1 << _RADIX_BITS) + 1, np.int32)
@@ -177,21 +198,21 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
         if start >= len(radii):
             break
         if start < 0:
-            order_length[0] = sort_by_depth(radii, depths, order, other, digit_offsets)
+            order_length[0] = sort_by_depth(radii, depths, order, scratch, digit_offsets)
         else:
             write_records(
                 start, min(start + CHUNK, len(radii)), width, height, radii, means2d, conics, opacities,
                 colors, records, bounds, slot_counts,
             )  # fmt: skip
-        finish(counter)
-    await_all(counter, 1 + -(-len(radii) // CHUNK))
+        finish_item(counter)
+    wait_for_items(counter, 1 + -(-len(radii) // CHUNK))
 
 
 @inlined
 def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
-    """The tiles that a splat's ellipse meets, as (first, last) tile in `spans` for every row of tiles.
+    """Write to `spans` the first and last tile that a splat's ellipse intersects in each row of tiles.
 
-    This is the reckoning of `footprint`, for tiles of 2^tile_shift pixels. Returns the number of rows.
+    The computation is that of `tile_coverage`, for tiles of 2^tile_shift pixels. Returns the number of rows.
     """
     left, right = bounds[splat, BOUNDS], bounds[splat, BOUNDS + 1]
     top, bottom = bounds[splat, BOUNDS + 2], bounds[splat, BOUNDS + 3]
@@ -226,7 +247,7 @@ def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
 @kernel
 def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_high,
                         tile_counts, slot_counts):  # fmt: skip
-    """Count intersections by part of the splats and tile, (parts, at least tiles), and by record, (R,)."""
+    """Count intersections per run of splats and tile (parts, at least tiles), and per record (R,)."""
     parts = len(tile_counts)
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = records.view(np.int32)
@@ -244,13 +265,13 @@ def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_h
                 for tile in range(spans[row, 0], spans[row, 1] + 1):
                     tile_counts[part, tile] += 1
             slot_counts[splat] = total
-        finish(counter)
-    await_all(counter, parts)
+        finish_item(counter)
+    wait_for_items(counter, parts)
 
 
 @kernel
-def offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets):
-    """Running sums: where tiles and splats start; `tile_counts` becomes where each part of a tile starts."""
+def compute_offsets(tile_counts, slot_counts, tile_offsets, slot_offsets):
+    """Compute the start offsets of tiles and splats, and of each run within a tile, in place of its count."""
     tiles = len(tile_offsets) - 1
     total = 0
     for tile in range(tiles):
@@ -270,7 +291,7 @@ def offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets):
 @kernel
 def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part_offsets,
                slot_offsets, splats, slots):  # fmt: skip
-    """Put every splat into the lists of its tiles, in order of depth."""
+    """Append every splat to the lists of its tiles, in order of depth."""
     parts = len(part_offsets)
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = records.view(np.int32)
@@ -285,70 +306,52 @@ def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part
             slot = slot_offsets[splat]
             for row in range(tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans)):
                 for tile in range(spans[row, 0], spans[row, 1] + 1):
-                    place = part_offsets[part, tile]
-                    part_offsets[part, tile] = place + 1
-                    splats[place] = splat
-                    slots[place] = slot
+                    entry = part_offsets[part, tile]
+                    part_offsets[part, tile] = entry + 1
+                    splats[entry] = splat
+                    slots[entry] = slot
                     slot += 1
-        finish(counter)
-    await_all(counter, parts)
+        finish_item(counter)
+    wait_for_items(counter, parts)
 
 
 @kernel
 def count_and_order(counters, width, height, radii, means2d, conics, opacities, depths, colors, tile_shift,
-                    tiles_wide, tiles_high, records, order, other, order_length, tile_counts, slot_counts,
+                    tiles_wide, tiles_high, records, order, scratch, order_length, tile_counts, slot_counts,
                     tile_offsets, slot_offsets):  # fmt: skip
-    """Find what is in front of what, and where the list of every tile starts: all but the lists themselves.
-
-    Three stages: records and order, numbers of intersections, their running sums.
-    """
+    """Prepare the tile lists in three stages: records and depth order, intersection counts, offsets."""
     sort_and_write_records(
         counters[0], width, height, radii, means2d, conics, opacities, depths, colors, records, slot_counts,
-        order, other, order_length,
+        order, scratch, order_length,
     )  # fmt: skip
     count_intersections(
         counters[1], order[: order_length[0]], records, tile_shift, tiles_wide, tiles_high, tile_counts,
         slot_counts,
     )  # fmt: skip
     if claim(counters[2], 1) == 0:
-        offsets_of(tile_counts, slot_counts, tile_offsets, slot_offsets)
+        compute_offsets(tile_counts, slot_counts, tile_offsets, slot_offsets)
 
 
-def bin_splats(
-    radii: NDArray[np.int32],
-    means2d: NDArray[np.float32],
-    conics: NDArray[np.float32],
-    opacities: NDArray[np.float32],
-    depths: NDArray[np.float32],
-    colors: NDArray[np.float32],
-    width: int,
-    height: int,
-    tile_size: int,
-) -> TileLists:
-    """Lay out the lists of the tiles that the splats of one camera meet; `fill_tiles` writes them.
+def bin_splats(projected: ProjectedSplats, width: int, height: int, tile_size: int) -> TileLists:
+    """Lay out the tile lists of one camera, which `fill_tiles` fills.
 
     Args:
-        radii: Zero for splats that are culled. (N,)
-        means2d: Centers in pixels. (N, 2)
-        conics: Inverse covariances (a, b, c). (N, 3)
-        opacities: (N,)
-        depths: (N,)
-        colors: (N, channels)
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
+        projected: The splats of the camera.
+        width: Image width in pixels.
+        height: Image height in pixels.
         tile_size: Width and height of a tile in pixels, a power of two.
     """
-    count, channels = colors.shape
+    count, channels = projected.colors.shape
     tiles_wide, tiles_high = -(-width // tile_size), -(-height // tile_size)
     tiles = tiles_wide * tiles_high
     records, slot_counts = np.empty((count, record_length(channels)), np.float32), np.empty(count, np.int64)
-    order, other, order_length = np.empty(count, np.int32), np.empty(count, np.int32), np.empty(1, np.int64)
+    order, scratch, order_length = np.empty(count, np.int32), np.empty(count, np.int32), np.empty(1, np.int64)
     parts = _PARTS_PER_THREAD * get_num_threads()
-    part_offsets = np.zeros((parts, tiles + 8), np.int64)  # parts lie a cache line apart
+    part_offsets = np.zeros((parts, tiles + 8), np.int64)  # the padding separates runs by a cache line
     tile_offsets, slot_offsets = np.empty(tiles + 1, np.int64), np.empty(count + 1, np.int64)
     run_on_all_threads(
-        count_and_order, width, height, radii, means2d, conics, opacities, depths, colors,
-        tile_size.bit_length() - 1, tiles_wide, tiles_high, records, order, other, order_length,
+        count_and_order, width, height, *projected,
+        tile_size.bit_length() - 1, tiles_wide, tiles_high, records, order, scratch, order_length,
         part_offsets, slot_counts, tile_offsets, slot_offsets,
     )  # fmt: skip
     intersections = int(tile_offsets[-1])

@@ -7,8 +7,8 @@ Pixel by pixel, with transmittance T = 1 before the first splat,
     T     *= 1 - alpha,                   a pixel ends before the splat that would bring T down to 1e-4
 
 and at the end the background color is added with weight T. One thread composites one tile, splat by splat,
-each over the blocks of pixels that its bounding box meets; a block is one SIMD register (see `simd`). The
-state of a tile's pixels lies block after block. A pixel that has ended holds its T with a minus sign.
+each over the blocks of pixels that it covers; a block is one SIMD register (see `simd`). The
+state of a tile's pixels is stored block by block. A pixel that has ended stores -T.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ from nope_splat.splatting.rasterizer.tile_coverage import covered_blocks
 
 MAX_ALPHA = np.float32(0.999)
 MIN_TRANSMITTANCE = np.float32(1e-4)
-NEVER = np.int32(2**31 - 1)
-"""Where a pixel ends that has not ended."""
+NO_STOP = np.int32(2**31 - 1)
+"""Value of `stop` for pixels that have not ended."""
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 
 
 @inlined
 def pixels_left(start, length, limit):
-    """How many of `length` pixels from `start` lie before `limit`."""
+    """Count the pixels of a run of `length` from `start` that lie before `limit`."""
     return max(0, min(length, limit - start))
 
 
 @inlined
-def begin_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance):
-    """Set T to 1 in the image and to -1 beyond it; how many blocks have a pixel in the image."""
+def initialize_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance):
+    """Set T to 1 inside the image and to -1 outside; return the number of blocks with pixels in the image."""
     outside = floats(lanes, np.float32(-1.0))
     live_blocks = 0
     for block_y in range(blocks_high):
@@ -81,10 +81,12 @@ def begin_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, t
 
 @inlined
 def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, first, last, records,
-                   bounds, length, transmittance, end, planes, first_blocks, last_blocks):  # fmt: skip
-    """Composite the splats first .. last - 1 of a list over a tile; how many of them were needed.
+                   bounds, length, transmittance, stop, planes, first_blocks, last_blocks):  # fmt: skip
+    """Composite the splats first .. last - 1 of a list over a tile, and return the number that was drawn.
 
-    `transmittance`, `end` (pixels,) and `planes` (channels * pixels,) are the state of the tile's pixels.
+    `transmittance`, `stop` (pixels,) and `planes` (channels * pixels,) are the state of the tile's pixels.
+    Compositing stops when all pixels have ended; `stop` is the position in the list of the splat before which
+    a pixel ended.
     """
     pixels = tile_size * tile_size
     zero = floats(lanes, np.float32(0.0))
@@ -118,8 +120,8 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
                     if any_lane(ended):
                         weight = select(ended, zero, weight)
                         after = select(ended, zero - before, before - weight)
-                        when = ints(lanes, np.int32(k - first))
-                        store(end, slot, select(ended, when, load(lanes, end, slot)))
+                        position = ints(lanes, np.int32(k - first))
+                        store(stop, slot, select(ended, position, load(lanes, stop, slot)))
                         if not any_lane(after > zero):
                             live_blocks -= 1
                     store(transmittance, slot, after)
@@ -155,13 +157,13 @@ def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, bl
 
 @kernel
 def composite(counters, lanes, background, width, height, tile_shift, tiles_wide, order, part_offsets,
-              slot_offsets, tile_order, tile_offsets, splats, slots, records, transmittance, end, needed,
+              slot_offsets, tile_order, tile_offsets, splats, slots, records, transmittance, stop, num_drawn,
               image, alphas):  # fmt: skip
-    """Write the lists of all tiles, then composite them.
+    """Fill the lists of all tiles, then composite them.
 
     `background` is a tuple of float32, one per channel; the lists of splats are those of `TileLists`.
-    Outputs: image (H, W, channels) and alphas (H, W, 1); for the backward pass transmittance and end (tiles,
-    pixels), block after block, and how many splats each tile needed (tiles,).
+    Outputs: image (H, W, channels) and alphas (H, W, 1); for the backward pass transmittance and stop (tiles,
+    pixels), block by block, and the number of splats composited in each tile (tiles,).
     """
     tile_size = 1 << tile_shift
     fill_tiles(
@@ -181,15 +183,15 @@ def composite(counters, lanes, background, width, height, tile_shift, tiles_wide
             break
         tile = tile_order[turn]
         tile_x, tile_y = tile % tiles_wide * tile_size, tile // tiles_wide * tile_size
-        tile_transmittance, tile_end = transmittance[tile], end[tile]
+        tile_transmittance, tile_stop = transmittance[tile], stop[tile]
         planes[:] = np.float32(0.0)
-        tile_end[:] = NEVER
-        live_blocks = begin_tile(
+        tile_stop[:] = NO_STOP
+        live_blocks = initialize_tile(
             lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, tile_transmittance
         )
-        needed[tile] = composite_tile(
+        num_drawn[tile] = composite_tile(
             lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, tile_offsets[tile],
-            tile_offsets[tile + 1], records, bounds, length, tile_transmittance, tile_end, planes,
+            tile_offsets[tile + 1], records, bounds, length, tile_transmittance, tile_stop, planes,
             first_blocks, last_blocks,
         )  # fmt: skip
         write_tile(

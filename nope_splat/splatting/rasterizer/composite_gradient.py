@@ -1,22 +1,22 @@
 """Gradient of compositing, back to front.
 
-With v the gradient of the loss with respect to a pixel's color and v_alpha to its alpha, let R be the
-value of what lies behind a splat, composited: R = background . v - v_alpha behind the last one. Walking from
-the last splat to the first restores T before each, T = T_after / (1 - alpha), and
+Let v and v_alpha be the gradients of the loss with respect to the color and the alpha of a pixel, and R the
+composited value of everything behind a splat: R = background . v - v_alpha behind the last one. Iterating
+from the last splat to the first restores T before each, T = T_after / (1 - alpha), and
 
     d_color = alpha T v
     d_alpha = T (c . v - R)
     R      += alpha (c . v - R)
 
-Since alpha = o exp(-sigma), d_sigma = -alpha d_alpha =: -m, unless alpha was cut at 0.999. The gradients of
-mean, conic and opacity are sums over pixels of m times a polynomial in (dx, dy), so six moments suffice:
+Since alpha = o exp(-sigma), d_sigma = -alpha d_alpha =: -m, unless alpha was clamped at 0.999. The gradients
+of mean, conic and opacity are sums over pixels of m times a polynomial in (dx, dy), so six moments suffice:
 
     M = sum m,  Mx = sum m dx,  My = sum m dy,  Mxx = sum m dx^2,  Mxy = sum m dx dy,  Myy = sum m dy^2
     d_mean2d = -(a Mx + b My, b Mx + c My),   d_conic = -(Mxx / 2, Mxy, Myy / 2),   d_o = M / o
 
 Absolute gradients (AbsGS) sum |m (a dx + b dy)| and |m (b dx + c dy)| in the same pass. Every intersection
-has a slot for its sums, and the slots of a splat are added in their order: no atomics, the same bits for any
-number of threads.
+has a slot for its sums, and the slots of a splat are added in order. Without atomics, the result is bitwise
+the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -55,27 +55,27 @@ from nope_splat.splatting.rasterizer.simd_memory import (
     store,
     store_sums,
 )
-from nope_splat.splatting.rasterizer.threads import CHUNK, await_all, claim, finish
+from nope_splat.splatting.rasterizer.threads import CHUNK, claim, finish_item, wait_for_items
 from nope_splat.splatting.rasterizer.tile_coverage import covered_blocks
 
 SUMS = 8
-"""Sums in a slot before those of the channels: M, Mx, My, Mxx, Mxy, Myy and the two absolute gradients."""
+"""Sums at the start of a slot: M, Mx, My, Mxx, Mxy, Myy and the two absolute gradients. Channels follow."""
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 _LN2 = np.float32(1.0 / LOG2E)
 
 
 def slot_length(channels: int, lanes: Lanes) -> int:
-    """Length of a slot: whole registers."""
+    """Compute the length of a slot, a multiple of a register."""
     return -(-(SUMS + channels) // lanes.count) * lanes.count
 
 
 @inlined
 def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, d_image, d_alphas,
               planes, behind):  # fmt: skip
-    """Write the gradients of a tile's pixels to `planes`, plane after plane, and R to `behind`.
+    """Write the gradients of a tile's pixels to `planes`, one plane per channel, and R to `behind`.
 
-    `d_alphas` may be empty: there is none.
+    An empty `d_alphas` stands for zeros.
     """
     pixels, channels = len(behind), len(background)
     planes[:] = np.float32(0.0)
@@ -99,8 +99,8 @@ def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blo
 
 @inlined
 def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size, records, bounds,
-                   transmittance, end, planes, behind, first_blocks, last_blocks, slot_sums):  # fmt: skip
-    """Take splat `k` of a tile off its pixels, and write its sums over them to `slot_sums` at `slot`."""
+                   transmittance, stop, planes, behind, first_blocks, last_blocks, slot_sums):  # fmt: skip
+    """Undo the compositing of splat `k` of a tile, and write its sums over pixels to its slot."""
     pixels = tile_size * tile_size
     blocks_wide = tile_size // block_width(lanes)
     zero, one = floats(lanes, np.float32(0.0)), floats(lanes, np.float32(1.0))
@@ -124,10 +124,10 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
             dx = x - np.float32(column * block_width(lanes))
             log_alpha = at_row - dx * (a * dx + b_dy)
             pixel = (row * blocks_wide + column) * lane_count(lanes)
-            drawn = (log_alpha >= _MIN_LOG_ALPHA) & (load(lanes, end, pixel) > order)
+            drawn = (log_alpha >= _MIN_LOG_ALPHA) & (load(lanes, stop, pixel) > order)
             if any_lane(drawn):
-                uncut = select(drawn, exp2(log_alpha), zero)
-                alpha = minimum(uncut, MAX_ALPHA)
+                unclamped = select(drawn, exp2(log_alpha), zero)
+                alpha = minimum(unclamped, MAX_ALPHA)
                 before = load(lanes, transmittance, pixel) / (one - alpha)
                 store(transmittance, pixel, before)
                 weight = alpha * before
@@ -136,7 +136,7 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
                 rest = load(lanes, behind, pixel)
                 gain = dot_channels(color, v) - rest
                 store(behind, pixel, rest + alpha * gain)
-                moment = select(uncut <= MAX_ALPHA, weight * gain, zero)
+                moment = select(unclamped <= MAX_ALPHA, weight * gain, zero)
                 moment_x = moment * dx
                 m = m + moment
                 mx = mx + moment_x
@@ -151,8 +151,8 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
 
 @kernel
 def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
-                   records, transmittance, end, needed, d_image, d_alphas, slot_sums):  # fmt: skip
-    """Gradient of `composite` for every intersection, to its slot in slot_sums (intersections, length)."""
+                   records, transmittance, stop, num_drawn, d_image, d_alphas, slot_sums):  # fmt: skip
+    """Write the gradient of every intersection to its slot in `slot_sums` (intersections, slot length)."""
     record_length, slot_length = records.shape[1], slot_sums.shape[1]
     records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
     bounds = records.view(np.int32)
@@ -171,10 +171,10 @@ def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order
         tile = tile_order[turn]
         first, last = tile_offsets[tile], tile_offsets[tile + 1]
         tile_x, tile_y = tile % tiles_wide * tile_size, tile // tiles_wide * tile_size
-        for k in range(first + needed[tile], last):
-            for at in range(slots[k] * slot_length, (slots[k] + 1) * slot_length):
-                slot_sums[at] = np.float32(0.0)
-        tile_end = end[tile]
+        for k in range(first + num_drawn[tile], last):
+            for entry in range(slots[k] * slot_length, (slots[k] + 1) * slot_length):
+                slot_sums[entry] = np.float32(0.0)
+        tile_stop = stop[tile]
         remaining[:] = transmittance[tile]
         read_tile(
             lanes,
@@ -190,23 +190,23 @@ def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order
             planes,
             behind,
         )
-        for k in range(needed[tile] - 1, -1, -1):
+        for k in range(num_drawn[tile] - 1, -1, -1):
             ahead = first + max(k - AHEAD, 0)
             prefetch(records, splats[ahead] * record_length)
             prefetch(slot_sums, slots[ahead] * slot_length)
             splat_gradient(
                 lanes, background, k, splats[first + k] * record_length, slots[first + k] * slot_length,
-                tile_x, tile_y, tile_size, records, bounds, remaining, tile_end, planes, behind, first_blocks,
-                last_blocks, slot_sums,
+                tile_x, tile_y, tile_size, records, bounds, remaining, tile_stop, planes, behind,
+                first_blocks, last_blocks, slot_sums,
             )  # fmt: skip
-        finish(counter)
-    await_all(counter, len(tile_order))
+        finish_item(counter)
+    wait_for_items(counter, len(tile_order))
 
 
 @kernel
 def gather_gradients(counter, lanes, records, slot_offsets, slot_sums, opacities,
                      d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
-    """Add up the slots of every Gaussian, and turn their moments into the gradients of its splat."""
+    """Sum the slots of every Gaussian, and convert the moments to gradients of its splat."""
     length = slot_sums.shape[1]
     slot_sums = slot_sums.reshape(-1)
     sums = np.empty(length, np.float32)
@@ -241,12 +241,13 @@ def gather_gradients(counter, lanes, records, slot_offsets, slot_sums, opacities
 
 @kernel
 def composite_gradient(counters, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats,
-                       slots, slot_offsets, records, transmittance, end, needed, opacities, d_image, d_alphas,
-                       slot_sums, d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
-    """Gradient of `composite` with respect to what the splats are made of: of all tiles, then gathered."""
+                       slots, slot_offsets, records, transmittance, stop, num_drawn, opacities, d_image,
+                       d_alphas, slot_sums, d_means2d, d_means2d_abs, d_conics, d_opacities,
+                       d_colors):  # fmt: skip
+    """Compute the gradient of `composite` per intersection, and sum it per splat."""
     tile_gradients(
         counters[0], lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
-        records, transmittance, end, needed, d_image, d_alphas, slot_sums,
+        records, transmittance, stop, num_drawn, d_image, d_alphas, slot_sums,
     )  # fmt: skip
     gather_gradients(
         counters[1], lanes, records, slot_offsets, slot_sums, opacities, d_means2d, d_means2d_abs, d_conics,

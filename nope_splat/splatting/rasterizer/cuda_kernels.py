@@ -1,14 +1,14 @@
-"""gsplat's CUDA kernels: compiled on first use, kept for later starts.
+"""Compilation of gsplat's CUDA kernels on first use, cached for later processes.
 
-PyPI's package of gsplat holds its kernels as source. If nvcc is on PATH, gsplat has torch compile them on
-first use, only for the GPUs at hand (or those in TORCH_CUDA_ARCH_LIST), into torch's extension cache:
-`~/.cache/torch_extensions/py311_cu130/gsplat_cuda` for Python 3.11 and CUDA 13.0, or a folder in
-TORCH_EXTENSIONS_DIR. Other programs that use gsplat in the same environment load them from there, given the
-same nvcc and ninja on PATH. ninja compares file times and commands at every start, so a different torch,
-gsplat or GPU triggers a new compilation.
+The gsplat package on PyPI contains its kernels as source. If nvcc is on PATH, gsplat has torch compile them
+on first use, for the GPUs of the machine (or the architectures in TORCH_CUDA_ARCH_LIST), into torch's
+extension cache: `~/.cache/torch_extensions/py311_cu130/gsplat_cuda` for Python 3.11 and CUDA 13.0, or a
+folder in TORCH_EXTENSIONS_DIR. Other programs that use gsplat in the same environment load them from there,
+if the same nvcc and ninja are on PATH. ninja compares file times and commands at every start, so a different
+torch, gsplat or GPU triggers a new compilation.
 
-This module finds a compiler that fits (`cuda_toolkit`), points gsplat at it, and adds four things: progress;
-as many compilers at once as fit into memory; one compilation at a time across processes; and resuming an
+This module finds a compatible compiler (`cuda_toolkit`) and configures gsplat to use it. It adds a progress
+bar, a limit on the number of parallel compilers by memory, a lock across processes, and resumption of an
 interrupted compilation.
 """
 
@@ -45,36 +45,37 @@ from nope_splat.utils.progress import say
 __all__ = ["MissingKernelsError", "prepare_kernels"]
 
 EXTENSION = "gsplat_cuda"
-"""gsplat's name for its kernels in torch's cache."""
+"""Name of gsplat's kernels in torch's extension cache."""
 
 _BACKEND = "gsplat.cuda._backend"
-"""The module of gsplat that loads its kernels when it is imported, or compiles them."""
+"""Module of gsplat that loads or compiles its kernels on import."""
 
-_MEMORY_OF_A_COMPILER = 3.5e9
+_COMPILER_MEMORY = 3.5e9
 """Bytes that nvcc needs for the largest of gsplat's files (measured: 3.4 GB with CUDA 13.0)."""
 
-_PATIENCE = 3.0
-"""Seconds before progress is shown; compiled kernels load faster."""
+_PROGRESS_DELAY = 3.0
+"""Seconds before progress is shown. Loading compiled kernels takes less."""
 
-_REPORT_EVERY = 60.0
-"""Seconds between lines of progress without a terminal."""
+_REPORT_INTERVAL = 60.0
+"""Seconds between progress messages without a terminal."""
 
 _ERROR = re.compile(r"\berror\b|cannot find|unsupported", re.IGNORECASE)
-"""How compilers and linkers mark the line that says what is wrong."""
+"""Pattern of the lines in which compilers and linkers report an error."""
 
 
 def prepare_kernels() -> None:
-    """Load gsplat's CUDA kernels, compiling them once where there is a compiler.
+    """Load gsplat's CUDA kernels, compiling them if necessary.
 
-    Compiling takes minutes. It needs no GPU if TORCH_CUDA_ARCH_LIST names the architectures. Sets PATH,
+    Compilation takes minutes. It needs no GPU if TORCH_CUDA_ARCH_LIST names the architectures. Sets PATH,
     CUDA_HOME and LIBRARY_PATH for this process and its children.
 
     Raises:
-        MissingKernelsError: If there are no kernels and they cannot be compiled; names what is missing.
+        MissingKernelsError: If there are no kernels and they cannot be compiled. The message names what is
+            missing.
     """
     if getattr(sys.modules.get(_BACKEND), "_C", None) is not None:
         return
-    sys.modules.pop(_BACKEND, None)  # imported before, when there was no compiler
+    sys.modules.pop(_BACKEND, None)  # may have been imported before a compiler was installed
     if _shipped_with_gsplat():
         importlib.import_module(_BACKEND)
         return
@@ -85,7 +86,7 @@ def prepare_kernels() -> None:
     activate(toolkit)
     try:
         folder = _build_folder()
-        with _only_compilation(folder):
+        with _build_lock(folder):
             link_runtime(toolkit, folder.parent / f"{EXTENSION}_links")
             _load(folder)
     except OSError as error:
@@ -96,7 +97,7 @@ def prepare_kernels() -> None:
 
 
 def _shipped_with_gsplat() -> bool:
-    """Whether gsplat was installed with compiled kernels that load with this torch."""
+    """Check whether gsplat was installed with compiled kernels that load with this torch."""
     try:
         importlib.import_module("gsplat.csrc")
     except ImportError:
@@ -111,7 +112,7 @@ def _require_gpu() -> None:
     reason = ""
     try:
         torch.cuda.init()
-    except Exception as error:  # whatever torch has to say about the driver
+    except Exception as error:  # torch raises various errors about the driver
         reason = f" ({str(error).strip().partition('. ')[0]})"
     raise MissingKernelsError(
         f"torch finds no GPU here{reason}; `nvidia-smi` should list it, and comes with NVIDIA's driver"
@@ -119,19 +120,20 @@ def _require_gpu() -> None:
 
 
 def _build_folder() -> Path:
-    """Folder of gsplat's kernels in torch's extension cache; created where needed."""
+    """Get the folder of gsplat's kernels in torch's extension cache, creating it if missing."""
     from torch.utils import cpp_extension
 
     return Path(cpp_extension._get_build_directory(EXTENSION, verbose=False))
 
 
 @contextmanager
-def _only_compilation(folder: Path) -> Iterator[None]:
-    """Hold a lock on a build folder, so that one process at a time compiles.
+def _build_lock(folder: Path) -> Iterator[None]:
+    """Lock a build folder, so that one process compiles at a time.
 
-    torch's own lock does not help: gsplat deletes it at every start, because with older versions of torch it
-    outlives a killed process, and then empties a folder without a finished library. A second process would
-    delete the objects of the first. The operating system releases this lock when its process ends.
+    torch's own lock is not sufficient. gsplat deletes it at every start, because older versions of torch
+    leave it behind when a process is killed, and then empties a folder without a finished library. A second
+    process would delete the object files of the first. The operating system releases this lock when the
+    process ends.
     """
     lock = FileLock(folder.parent / f"{EXTENSION}.nope-splat.lock")
     try:
@@ -149,17 +151,17 @@ def _load(folder: Path) -> None:
     """Import gsplat's backend, which compiles and loads the kernels."""
     log = folder.parent / f"{EXTENSION}.log"
     try:
-        with _jobs_for_memory(), _compiled_files_kept(folder), _progress_shown(folder), _stdout_hidden():
+        with _limited_jobs(), _kept_objects(folder), _progress_display(folder), _hidden_stdout():
             kernels = importlib.import_module(_BACKEND)._C
-    except Exception as error:  # compilers and linkers fail in many ways
+    except Exception as error:  # compilers and linkers raise various errors
         log.write_text(f"{error}\n")
-        raise MissingKernelsError(_failure(str(error), log)) from error
+        raise MissingKernelsError(_failure_message(str(error), log)) from error
     if kernels is None:
         raise MissingKernelsError("gsplat does not find nvcc, although it is on PATH; reinstall gsplat")
 
 
-def _failure(output: str, log: Path) -> str:
-    """One sentence about a failed compilation, with the first error of the compiler's output."""
+def _failure_message(output: str, log: Path) -> str:
+    """Describe a failed compilation in one sentence, with the first error of the compiler's output."""
     if re.search(r"\bKilled\b|[Oo]ut of memory|cannot allocate memory", output):
         return (
             "compiling gsplat's CUDA kernels took more memory than there is; set the environment variable"
@@ -172,12 +174,12 @@ def _failure(output: str, log: Path) -> str:
 
 
 @contextmanager
-def _jobs_for_memory() -> Iterator[None]:
-    """Set MAX_JOBS, unless it is set, to what cores and memory allow; gsplat would start ten compilers."""
+def _limited_jobs() -> Iterator[None]:
+    """Set MAX_JOBS by cores and memory, unless it is set. gsplat would start ten compilers."""
     if os.environ.get("MAX_JOBS"):
         yield
         return
-    os.environ["MAX_JOBS"] = str(max(1, min(get_num_threads(), int(_free_memory() / _MEMORY_OF_A_COMPILER))))
+    os.environ["MAX_JOBS"] = str(max(1, min(get_num_threads(), int(_free_memory() / _COMPILER_MEMORY))))
     try:
         yield
     finally:
@@ -185,7 +187,7 @@ def _jobs_for_memory() -> Iterator[None]:
 
 
 def _free_memory() -> float:
-    """Memory that can be allocated without swapping, in bytes; infinite where the system does not tell."""
+    """Get the memory in bytes that can be allocated without swapping; infinite if unknown."""
     with contextlib.suppress(OSError):
         available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
         if available:
@@ -194,11 +196,11 @@ def _free_memory() -> float:
 
 
 @contextmanager
-def _compiled_files_kept(folder: Path) -> Iterator[None]:
-    """Keep gsplat from deleting the objects of an interrupted compilation.
+def _kept_objects(folder: Path) -> Iterator[None]:
+    """Keep gsplat from deleting the object files of an interrupted compilation.
 
-    gsplat empties the build folder unless it holds a library. An empty file in its place prevents that. ninja
-    replaces it, since its log does not list it; the same log lists the objects that are complete.
+    gsplat empties the build folder unless it contains the library. An empty file in its place prevents that.
+    ninja replaces this file, which is not in its log. The complete object files are in the log, and are kept.
     """
     library = folder / f"{EXTENSION}.so"
     if not library.exists() and any(folder.glob("*.o")):
@@ -211,43 +213,43 @@ def _compiled_files_kept(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stdout_hidden() -> Iterator[None]:
+def _hidden_stdout() -> Iterator[None]:
     """Hide gsplat's own spinner."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 @contextmanager
-def _progress_shown(folder: Path) -> Iterator[None]:
-    """Show how many files are compiled, from a thread, if it takes longer than loading does."""
+def _progress_display(folder: Path) -> Iterator[None]:
+    """Show the number of compiled files from a thread, if compilation is necessary."""
     start = time.time()
-    # Objects from before count when a compilation is resumed, not when a finished library is rebuilt.
-    since = start if (folder / f"{EXTENSION}.so").is_file() and not _unfinished(folder) else 0.0
+    # Old object files count if a compilation is resumed, but not if a finished library is rebuilt.
+    since = start if (folder / f"{EXTENSION}.so").is_file() and not _is_placeholder(folder) else 0.0
     finished = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(folder, since, finished), daemon=True)
+    watcher = threading.Thread(target=_show_progress, args=(folder, since, finished), daemon=True)
     watcher.start()
     try:
         yield
     finally:
         finished.set()
         watcher.join()
-    if time.time() - start > _PATIENCE and count_compiled(folder, start)[0]:
+    if time.time() - start > _PROGRESS_DELAY and count_compiled(folder, start)[0]:
         say(f"gsplat's CUDA kernels: compiled in {time.time() - start:.0f} s and kept in {folder}.")
 
 
-def _unfinished(folder: Path) -> bool:
-    """Whether the library is the empty file of `_compiled_files_kept`."""
+def _is_placeholder(folder: Path) -> bool:
+    """Check whether the library is the empty file of `_kept_objects`."""
     return (folder / f"{EXTENSION}.so").stat().st_size == 0
 
 
-def _watch(folder: Path, since: float, finished: threading.Event) -> None:
-    """Show the progress of a compilation until it is finished; nothing if that is soon."""
-    if finished.wait(_PATIENCE):
+def _show_progress(folder: Path, since: float, finished: threading.Event) -> None:
+    """Show the progress of a compilation until it finishes, after a delay."""
+    if finished.wait(_PROGRESS_DELAY):
         return
     title = "Compiling gsplat's CUDA kernels, once"
     if not progress.CONSOLE.is_terminal:
         say(f"{title}; this takes minutes.")
-        while not finished.wait(_REPORT_EVERY):
+        while not finished.wait(_REPORT_INTERVAL):
             say("{}: {} of {} files.".format(title, *count_compiled(folder, since)))
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -259,14 +261,14 @@ def _watch(folder: Path, since: float, finished: threading.Event) -> None:
 
 
 def count_compiled(folder: Path, since: float) -> tuple[int, int]:
-    """Count the files that are compiled.
+    """Count the compiled files of a build.
 
     Args:
-        folder: Where ninja builds.
-        since: Objects older than this do not count, in seconds since the epoch.
+        folder: Build folder of ninja.
+        since: Time in seconds since the epoch. Older object files do not count.
 
     Returns:
-        Number of files that are compiled, and of all; zero before ninja's file is written.
+        Number of compiled files and of all files; (0, 0) before ninja's build file exists.
     """
     try:
         objects = re.findall(r"^build (\S+\.o):", (folder / "build.ninja").read_text(), re.MULTILINE)

@@ -1,15 +1,15 @@
-"""The compiler for gsplat's CUDA kernels: where it is, whether it fits torch, and how builds find it.
+"""Search for a CUDA toolkit that is compatible with torch, and configuration of builds to use it.
 
-Besides torch and gsplat, a build needs:
+In addition to torch and gsplat, a build needs:
 
-- a CUDA toolkit of torch's major version (13 for torch with CUDA 13.0): `bin/nvcc`, and the runtime's headers
-  in `include`. It comes from the system or from PyPI: torch itself depends on the package `cuda-toolkit` of
-  its own version, and the extra `nope-splat[cuda]` adds the compiler of the same version;
+- a CUDA toolkit of torch's major version (13 for torch with CUDA 13.0): `bin/nvcc`, and the headers of the
+  runtime in `include`. It comes from the system or from PyPI. torch depends on the package `cuda-toolkit` of
+  its own CUDA version, and the extra `nope-splat[cuda]` adds the compiler of the same version;
 - a C++ compiler, Python's headers and ninja. gsplat depends on ninja.
 
-PyPI's toolkit for CUDA 13 is in `site-packages/nvidia/cu13`. Its layout is that of a system toolkit, with one
-difference: the runtime library is there as `libcudart.so.13` only, and the linker looks for `libcudart.so`. A
-symbolic link in a folder of our own, on LIBRARY_PATH, makes it linkable. No installed package is changed.
+The toolkit from PyPI for CUDA 13 is in `site-packages/nvidia/cu13`. Its layout is that of a system toolkit,
+except that the runtime library only exists as `libcudart.so.13`, while the linker looks for `libcudart.so`. A
+symbolic link in a separate folder on LIBRARY_PATH makes it linkable. No installed package is modified.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from pathlib import Path
 import torch
 
 SYSTEM_TOOLKIT = Path("/usr/local/cuda")
-"""Where NVIDIA's installers put the toolkit, or a link to it."""
+"""Default location of NVIDIA's installers for the toolkit, or for a link to it."""
 
 _HEADERS = ("include", "targets/x86_64-linux/include", "targets/sbsa-linux/include")
 _LIBRARIES = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
 
 
 class MissingKernelsError(Exception):
-    """gsplat's CUDA kernels cannot be had on this machine.
+    """gsplat's CUDA kernels are not available on this machine.
 
     Args:
-        sentence: What is missing and how to get it; starts with a small letter, has no full stop.
+        sentence: What is missing and how to install it. Starts in lower case, without a period.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -50,11 +50,11 @@ class MissingKernelsError(Exception):
 
 @dataclass(frozen=True)
 class Toolkit:
-    """A CUDA toolkit that can compile for the torch at hand.
+    """A CUDA toolkit that can compile for the installed torch.
 
     Attributes:
-        home: Folder that holds `bin/nvcc`.
-        version: Its version, for example `"13.0"`.
+        home: Folder that contains `bin/nvcc`.
+        version: CUDA version, for example `"13.0"`.
     """
 
     home: Path
@@ -62,7 +62,7 @@ class Toolkit:
 
 
 def require_cuda_torch() -> str:
-    """Version of CUDA that torch is built for, for example `"13.0"`.
+    """Get the CUDA version of torch, for example `"13.0"`.
 
     Raises:
         MissingKernelsError: If torch is built without CUDA.
@@ -78,30 +78,31 @@ def require_cuda_torch() -> str:
 def find_toolkit() -> Toolkit:
     """Find a CUDA toolkit of torch's major version.
 
-    The first of these that is complete and fits: the one whose nvcc is on PATH, CUDA_HOME, CUDA_PATH,
-    /usr/local/cuda, PyPI's packages.
+    Returns the first complete and compatible one of: the toolkit of the nvcc on PATH, CUDA_HOME, CUDA_PATH,
+    /usr/local/cuda, and the packages from PyPI.
 
     Raises:
         MissingKernelsError: If there is none, or torch itself is built without CUDA.
     """
-    wanted = require_cuda_torch()
-    major = wanted.partition(".")[0]
-    others: list[str] = []
+    torch_version = require_cuda_torch()
+    major = torch_version.partition(".")[0]
+    incompatible: list[str] = []
     for home in _candidates(major):
         version = _nvcc_version(home)
         if version is None or not any((home / folder / "cuda_runtime.h").is_file() for folder in _HEADERS):
             continue
         if version.partition(".")[0] == major:
             return Toolkit(home, version)
-        others.append(f"CUDA {version} in {home}")
-    misfits = f" (there is {' and '.join(others)})" if others else ""
+        incompatible.append(f"CUDA {version} in {home}")
+    misfits = f" (there is {' and '.join(incompatible)})" if incompatible else ""
     raise MissingKernelsError(
-        f"there is no CUDA compiler (nvcc) for torch's CUDA {wanted}{misfits}; {_toolkit_advice(major)}"
+        f"there is no CUDA compiler (nvcc) for torch's CUDA {torch_version}{misfits};"
+        f" {_toolkit_advice(major)}"
     )
 
 
 def _toolkit_advice(major: str) -> str:
-    """How to get a toolkit of CUDA's version `major`: PyPI has the compiler from CUDA 13 on."""
+    """Describe how to install a toolkit of CUDA version `major`. PyPI has the compiler since CUDA 13."""
     if int(major) >= 13:
         return 'run `pip install "nope-splat[cuda]"`'
     return (
@@ -111,7 +112,7 @@ def _toolkit_advice(major: str) -> str:
 
 
 def _candidates(major: str) -> Iterator[Path]:
-    """Folders that may hold a toolkit, the most explicit choice first; they need not exist."""
+    """Yield folders that may contain a toolkit, the most explicit choice first. They may not exist."""
     on_path = shutil.which("nvcc")
     if on_path is not None:
         yield Path(on_path).resolve().parents[1]
@@ -126,7 +127,7 @@ def _candidates(major: str) -> Iterator[Path]:
 
 
 def _nvcc_version(home: Path) -> str | None:
-    """Version of the toolkit in `home`, for example `"13.0"`; None where there is no nvcc that runs."""
+    """Get the version of the toolkit in `home`, for example `"13.0"`; None if nvcc does not run."""
     with suppress(OSError, subprocess.SubprocessError):
         nvcc = [str(home / "bin" / "nvcc"), "--version"]
         output = subprocess.run(nvcc, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -136,7 +137,7 @@ def _nvcc_version(home: Path) -> str | None:
 
 
 def require_host_compiler() -> None:
-    """Check that C++ extensions of Python can be compiled and linked.
+    """Check that C++ extensions for Python can be compiled and linked.
 
     Raises:
         MissingKernelsError: If the C++ compiler, Python's headers or ninja are missing.
@@ -160,7 +161,7 @@ def require_host_compiler() -> None:
 
 
 def _packaged_ninja() -> Path | None:
-    """Folder of PyPI's ninja, which is not on PATH if its virtual environment is not activated."""
+    """Find the ninja package, whose folder is not on PATH unless the virtual environment is activated."""
     if importlib.util.find_spec("ninja") is None:
         return None
     folder = Path(importlib.import_module("ninja").BIN_DIR)
@@ -168,32 +169,32 @@ def _packaged_ninja() -> Path | None:
 
 
 def activate(toolkit: Toolkit) -> None:
-    """Point gsplat's and torch's builds at a toolkit and at ninja.
+    """Configure builds of gsplat and torch to use a toolkit and ninja.
 
-    Sets PATH and CUDA_HOME for this process and its children, nothing else.
+    Sets PATH and CUDA_HOME for this process and its children.
     """
     if shutil.which("nvcc") != str(toolkit.home / "bin" / "nvcc"):
-        _put_first("PATH", toolkit.home / "bin")
+        _prepend("PATH", toolkit.home / "bin")
     ninja = _packaged_ninja()
     if ninja is not None and shutil.which("ninja") != str(ninja / "ninja"):
-        # The same one whether or not the environment is activated: another version of ninja than the one that
-        # compiled the kernels compiles all of them again (findings/ninja-versions.sh).
-        _put_first("PATH", ninja)
+        # Use the same ninja whether or not the environment is activated. A different version would compile
+        # all kernels again (findings/ninja-versions.sh).
+        _prepend("PATH", ninja)
     os.environ["CUDA_HOME"] = str(toolkit.home)
 
     from torch.utils import cpp_extension
 
-    cpp_extension.CUDA_HOME = str(toolkit.home)  # set at import, which may be long ago
+    cpp_extension.CUDA_HOME = str(toolkit.home)  # torch sets it on import only
 
 
 def link_runtime(toolkit: Toolkit, links: Path) -> None:
-    """Make the runtime library of a toolkit linkable if it has a versioned name only.
+    """Make the runtime library of a toolkit linkable if it only has a versioned name.
 
     Sets LIBRARY_PATH for this process and its children.
 
     Args:
         toolkit: The toolkit to compile with.
-        links: Folder for a symbolic link to the library; created where needed.
+        links: Folder for a symbolic link to the library, created if missing.
 
     Raises:
         OSError: If the link cannot be made.
@@ -206,18 +207,18 @@ def link_runtime(toolkit: Toolkit, links: Path) -> None:
     if not link.exists() or link.resolve() != library.resolve():
         link.unlink(missing_ok=True)
         link.symlink_to(library)
-    _put_first("LIBRARY_PATH", links)
+    _prepend("LIBRARY_PATH", links)
 
 
-def _put_first(variable: str, folder: Path) -> None:
-    """Put a folder first in an environment variable that lists folders."""
-    others = [entry for entry in os.environ.get(variable, "").split(os.pathsep) if entry]
-    if str(folder) not in others[:1]:
-        os.environ[variable] = os.pathsep.join([str(folder), *others])
+def _prepend(variable: str, folder: Path) -> None:
+    """Prepend a folder to an environment variable that lists folders."""
+    entries = [entry for entry in os.environ.get(variable, "").split(os.pathsep) if entry]
+    if str(folder) not in entries[:1]:
+        os.environ[variable] = os.pathsep.join([str(folder), *entries])
 
 
 def _unlinkable_runtime(home: Path) -> Path | None:
-    """The runtime library of a toolkit that has it as `libcudart.so.13` but not as `libcudart.so`."""
+    """Find the runtime library of a toolkit that has `libcudart.so.13` but no `libcudart.so`; else None."""
     folders = [home / folder for folder in _LIBRARIES]
     if any((folder / "libcudart.so").exists() for folder in folders):
         return None

@@ -1,4 +1,4 @@
-"""How kernels become machine code: compiled by numba when first called, kept on disk for later starts."""
+"""Compilation of kernels by numba, on the first call; later processes load them from the disk cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numba.extending import intrinsic as numba_intrinsic
 from nope_splat.utils.jit import cached_njit
 
 intrinsic: Any = numba_intrinsic
-"""numba's decorator, untyped: what a kernel calls has no typing context as its first argument."""
+"""numba's `intrinsic`, typed as Any: callers do not pass the typing context, the first argument."""
 
 _OPTIONS = {
     "nogil": True,
@@ -20,21 +20,21 @@ _OPTIONS = {
 }
 
 kernel = cached_njit(**_OPTIONS)
-"""Compile a function to machine code once per machine; it runs without Python's lock."""
+"""Decorator that compiles a function to machine code once per machine. It runs without the GIL."""
 
 inlined = cached_njit(**_OPTIONS, forceinline=True)
-"""Compile a function into the kernels that call it."""
+"""Decorator that compiles a function inline into the kernels that call it."""
 
 
-class _Announcement(Listener):
-    """Says once that kernels are being compiled, since this holds up the first image for some seconds."""
+class _CompilationNotice(Listener):
+    """Reports once that kernels are being compiled, which delays the first image."""
 
-    made = False
+    shown = False
 
     def on_start(self, event: Event) -> None:
         compiled = event.data["dispatcher"].py_func.__module__ if event.data else ""
-        if not self.made and compiled.startswith("nope_splat.splatting.rasterizer"):
-            self.made = True
+        if not self.shown and compiled.startswith("nope_splat.splatting.rasterizer"):
+            self.shown = True
             print(
                 "Compiling the CPU rasterizer for this machine, which takes a minute or so and is in the"
                 " first estimates of time; the next start finds it ready.",
@@ -45,4 +45,4 @@ class _Announcement(Listener):
         pass
 
 
-register("numba:compile", _Announcement())
+register("numba:compile", _CompilationNotice())

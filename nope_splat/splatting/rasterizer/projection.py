@@ -1,20 +1,20 @@
 """Projection of 3D Gaussians to 2D splats, and its gradient (EWA splatting, Zwicker et al. 2001).
 
-A Gaussian with mean mu, rotation R(q) and scales s has covariance R S S R^T. Seen by a camera with
-world-to-camera transform [V | t] and intrinsics fx, fy, cx, cy it becomes, to first order, a 2D Gaussian:
+A Gaussian with mean mu, rotation R(q) and scales s has covariance R S S R^T. A camera with world-to-camera
+transform [V | t] and intrinsics fx, fy, cx, cy projects it, to first order, to a 2D Gaussian:
 
     (X, Y, Z) = V mu + t                     mean in camera coordinates, Z is the depth
     mean2d    = (fx X/Z + cx, fy Y/Z + cy)   pixels
     J         = [[fx/Z, 0, -fx u/Z], [0, fy/Z, -fy v/Z]]    with (u, v) = (X/Z, Y/Z) clamped to 1.15
-                                             times the field of view, where the first order is still good
+                                             times the field of view, where the first order is accurate
     M         = J V R S                      (2, 3)
     cov       = M M^T                        covariance in the image
-    blurred   = cov + eps2d I                every splat covers about a pixel
-    conic     = inverse(blurred)             its entries (a, b, c) stand for [[a, b], [b, c]]
+    blurred   = cov + eps2d I                every splat covers at least about a pixel
+    conic     = inverse(blurred)             with entries (a, b, c) for [[a, b], [b, c]]
     rho       = sqrt(det cov / det blurred)  opacity compensation of the antialiased mode (Mip-Splatting)
 
-V is taken as a general 3x3 matrix: focal length and principal point may be folded into it
-(`fold_intrinsics`). Arithmetic is in float64, since the whole stage is cheap; results are stored as float32.
+V may be any 3x3 matrix, because `fold_intrinsics` multiplies intrinsics into it. Arithmetic is in float64,
+since the stage is cheap; results are stored as float32.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Vector3 = tuple[float, float, float]
 
 
 class Camera(NamedTuple):
-    """A pinhole camera: rows of V, t, intrinsics in pixels, and the clamp of (u, v)."""
+    """A pinhole camera: rows of V, t, intrinsics in pixels, and the limits of (u, v)."""
 
     v0: Vector3
     v1: Vector3
@@ -66,25 +66,25 @@ class Splat(NamedTuple):
 
 @inlined
 def vector3(array, index):
-    """Three numbers of a row of an array, in float64."""
+    """Read a row of an array (N, 3 or more) in float64."""
     return float(array[index, 0]), float(array[index, 1]), float(array[index, 2])
 
 
 @inlined
 def dot(p, q):
-    """Scalar product."""
+    """Compute the dot product of two vectors."""
     return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
 
 
 @inlined
 def combine(p, a, q, b):
-    """The linear combination p a + q b of two vectors."""
+    """Compute the linear combination p a + q b of two vectors."""
     return p * a[0] + q * b[0], p * a[1] + q * b[1], p * a[2] + q * b[2]
 
 
 @inlined
 def row_times(p, r0, r1, r2):
-    """Product of a row vector and the matrix with these rows."""
+    """Multiply a row vector by the matrix with the given rows."""
     return (
         p[0] * r0[0] + p[1] * r1[0] + p[2] * r2[0],
         p[0] * r0[1] + p[1] * r1[1] + p[2] * r2[1],
@@ -94,19 +94,19 @@ def row_times(p, r0, r1, r2):
 
 @inlined
 def times(p, a):
-    """Product of a number and a vector."""
+    """Multiply a vector by a scalar."""
     return p * a[0], p * a[1], p * a[2]
 
 
 @inlined
 def scaled(p, s):
-    """Product, entry by entry."""
+    """Multiply two vectors elementwise."""
     return p[0] * s[0], p[1] * s[1], p[2] * s[2]
 
 
 @inlined
-def camera_of(viewmat, K, width, height):
-    """The camera of a view matrix (4, 4) and intrinsics (3, 3), for an image of this size in pixels."""
+def make_camera(viewmat, K, width, height):
+    """Make a camera from a view matrix (4, 4), intrinsics (3, 3) and the image size in pixels."""
     fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
     margin_x, margin_y = 0.15 * width, 0.15 * height
     return Camera(
@@ -127,7 +127,7 @@ def camera_of(viewmat, K, width, height):
 
 @inlined
 def quaternion(quats, index):
-    """A quaternion (w, x, y, z) as stored, and the inverse of its squared length, bounded for zero."""
+    """Read an unnormalized quaternion (w, x, y, z), and compute its bounded inverse squared norm."""
     w, x, y, z = (
         float(quats[index, 0]),
         float(quats[index, 1]),
@@ -139,7 +139,7 @@ def quaternion(quats, index):
 
 @inlined
 def rotation(quats, index):
-    """Rows of the rotation matrix of a quaternion of any length; the identity for zero."""
+    """Compute the rows of the rotation matrix of an unnormalized quaternion; the identity for zero."""
     w, x, y, z, inverse = quaternion(quats, index)
     s = 2.0 * inverse
     return (
@@ -150,8 +150,8 @@ def rotation(quats, index):
 
 
 @inlined
-def splat_of(mean, quats, scale, index, camera):
-    """Project one Gaussian in front of the camera."""
+def project_gaussian(mean, quats, scale, index, camera):
+    """Project a Gaussian in front of the camera."""
     x = dot(camera.v0, mean) + camera.t[0]
     y = dot(camera.v1, mean) + camera.t[1]
     z = dot(camera.v2, mean) + camera.t[2]
@@ -169,8 +169,8 @@ def splat_of(mean, quats, scale, index, camera):
 
 
 @inlined
-def covariance_of(m0, m1):
-    """Entries xx, xy, yy of M M^T, and its determinant as a sum of squares, which cannot cancel below 0."""
+def covariance_2d(m0, m1):
+    """Compute entries xx, xy, yy of M M^T, and its determinant as a sum of squares, hence never negative."""
     minor0 = m0[1] * m1[2] - m0[2] * m1[1]
     minor1 = m0[2] * m1[0] - m0[0] * m1[2]
     minor2 = m0[0] * m1[1] - m0[1] * m1[0]
@@ -178,10 +178,10 @@ def covariance_of(m0, m1):
 
 
 @inlined
-def holds_not_finite(values):
-    """Whether a flat float32 array holds a NaN or an infinity."""
+def has_nonfinite(values):
+    """Check a flat float32 array for NaN and infinity."""
     bad = 0
-    for i in range(len(values)):  # by index: the compiler then checks many at once
+    for i in range(len(values)):  # a loop over indices is vectorized
         bad += not abs(values[i]) < np.float32(np.inf)
     return bad > 0
 
@@ -191,26 +191,27 @@ def project(
     counter, means, quats, scales, viewmat, K, width, height, eps2d, near, far, radius_clip, checked,
     radii, means2d, depths, conics, compensations, not_finite,
 ):  # fmt: skip
-    """Project all Gaussians into one camera; a culled one gets radius zero.
+    """Project all Gaussians into one camera. Culled ones get radius zero.
 
     Inputs as in `rasterization`; outputs radii (N,) int32, means2d (N, 2), depths (N,), conics (N, 3),
-    compensations (N,). A Gaussian is culled when it is nearer than `near`, beyond `far`, no larger than
-    `radius_clip`, or when the square of its radius (three standard deviations along its longer axis,
-    rounded up, as in gsplat) misses the image.
+    compensations (N,). A Gaussian is culled if it is nearer than `near`, beyond `far`, if its radius (three
+    standard deviations along the longer axis, rounded up, as in gsplat) is at most `radius_clip`, or if the
+    square with that radius is outside the image.
 
-    Chunk by chunk it also goes through the flat arrays of the tuple `checked`, since memory is idle
-    meanwhile, and sets `not_finite` (arrays,) for those that hold a NaN or an infinity.
+    The kernel also checks the flat arrays of the tuple `checked` chunk by chunk, because the projection
+    leaves memory bandwidth unused. It sets `not_finite` (arrays,) for those that contain a NaN or an
+    infinity.
     """
-    camera = camera_of(viewmat, K, width, height)
+    camera = make_camera(viewmat, K, width, height)
     count = len(means)
     while True:
         start = claim(counter, CHUNK)
         if start >= max(count, 1):
             break
-        for which in range(len(checked)):
-            share = -(-len(checked[which]) // max(count, 1))
-            if holds_not_finite(checked[which][start * share : (start + CHUNK) * share]):
-                not_finite[which] = True
+        for k in range(len(checked)):
+            stride = -(-len(checked[k]) // max(count, 1))
+            if has_nonfinite(checked[k][start * stride : (start + CHUNK) * stride]):
+                not_finite[k] = True
         for i in range(start, min(start + CHUNK, count)):
             mean = vector3(means, i)
             radii[i] = 0
@@ -221,8 +222,8 @@ def project(
             depths[i] = depth
             if not ((near <= depth) & (depth <= far) & (depth > 0.0)):
                 continue
-            splat = splat_of(mean, quats, vector3(scales, i), i, camera)
-            xx, xy, yy, det = covariance_of(splat.m0, splat.m1)
+            splat = project_gaussian(mean, quats, vector3(scales, i), i, camera)
+            xx, xy, yy, det = covariance_2d(splat.m0, splat.m1)
             blurred_det = det + eps2d * (xx + yy + eps2d)
             xx += eps2d
             yy += eps2d
@@ -231,9 +232,11 @@ def project(
             radius = np.ceil(3.0 * math.sqrt(np.float32(half_trace + math.sqrt(spread))))
             px = camera.fx * splat.x_over_z + camera.cx
             py = camera.fy * splat.y_over_z + camera.cy
-            # One test, since the processor cannot foresee the outcome of each.
-            seen = (px + radius > 0.0) & (px - radius < width) & (py + radius > 0.0) & (py - radius < height)
-            if not (seen & (radius > radius_clip) & (blurred_det > 0.0)):
+            # One branch for all conditions, because each of them alone is hard to predict.
+            inside = (
+                (px + radius > 0.0) & (px - radius < width) & (py + radius > 0.0) & (py - radius < height)
+            )
+            if not (inside & (radius > radius_clip) & (blurred_det > 0.0)):
                 continue
             radii[i] = np.int32(min(radius, 2.0**30))
             means2d[i, 0] = px
@@ -247,12 +250,13 @@ def project(
 
 @inlined
 def covariance_gradient(splat, eps2d, d_conic, d_compensation):
-    """Gradient with respect to the entries xx, xy, yy of the covariance, from conic and compensation.
+    """Compute the gradient of the covariance entries xx, xy, yy from those of conic and compensation.
 
-    With Q the conic matrix and G its gradient (its off-diagonal shared by two entries), the gradient of
-    the covariance is -Q G Q; that of rho is ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), bounded as in gsplat.
+    With Q the conic matrix and G its gradient (the off-diagonal split between two entries), the gradient of
+    the covariance is -Q G Q; the derivative of rho is ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), bounded as
+    in gsplat.
     """
-    xx, xy, yy, det = covariance_of(splat.m0, splat.m1)
+    xx, xy, yy, det = covariance_2d(splat.m0, splat.m1)
     inverse_det = 1.0 / (det + eps2d * (xx + yy + eps2d))
     a, b, c = (yy + eps2d) * inverse_det, -xy * inverse_det, (xx + eps2d) * inverse_det
     g00, g01, g11 = d_conic[0], 0.5 * d_conic[1], d_conic[2]
@@ -268,13 +272,14 @@ def covariance_gradient(splat, eps2d, d_conic, d_compensation):
 
 @inlined
 def quaternion_gradient(quats, index, r0, r1, r2):
-    """Gradient with respect to the quaternion as stored, from rows of the gradient of its rotation matrix."""
+    """Compute the gradient of an unnormalized quaternion from the rows of its rotation matrix's gradient."""
     w, x, y, z, inverse = quaternion(quats, index)
     d_w = x * (r2[1] - r1[2]) + y * (r0[2] - r2[0]) + z * (r1[0] - r0[1])
     d_x = -2.0 * x * (r1[1] + r2[2]) + y * (r0[1] + r1[0]) + z * (r0[2] + r2[0]) + w * (r2[1] - r1[2])
     d_y = x * (r0[1] + r1[0]) - 2.0 * y * (r0[0] + r2[2]) + z * (r1[2] + r2[1]) + w * (r0[2] - r2[0])
     d_z = x * (r0[2] + r2[0]) + y * (r1[2] + r2[1]) - 2.0 * z * (r0[0] + r1[1]) + w * (r1[0] - r0[1])
-    along = (d_w * w + d_x * x + d_y * y + d_z * z) * inverse  # a longer quaternion is the same rotation
+    # Scaling the quaternion does not change the rotation: remove the radial part.
+    along = (d_w * w + d_x * x + d_y * y + d_z * z) * inverse
     s = 2.0 * inverse
     return s * (d_w - along * w), s * (d_x - along * x), s * (d_y - along * y), s * (d_z - along * z)
 
@@ -282,16 +287,18 @@ def quaternion_gradient(quats, index, r0, r1, r2):
 @kernel
 def project_gradient(
     counter, means, quats, scales, viewmat, K, width, height, eps2d, radii,
-    d_means2d, d_depths, d_conics, d_compensations, of_gaussians, add, d_means, d_quats, d_scales, d_camera,
+    d_means2d, d_depths, d_conics, d_compensations, gaussians_need_grad, accumulate,
+    d_means, d_quats, d_scales, d_camera,
 ):  # fmt: skip
-    """Gradient of `project`, set in d_means, d_quats, d_scales, or added: left out unless `of_gaussians`.
+    """Compute the gradient of `project`.
 
-    d_depths and d_compensations may be empty: there is none.
+    If `gaussians_need_grad`, d_means, d_quats and d_scales are overwritten, or added to if `accumulate`. An
+    empty d_depths or d_compensations stands for zeros.
 
-    The camera's gradient is summed per chunk into d_camera (chunks, 16): rows of [V | t], then fx, fy, cx,
-    cy. `camera_gradient` adds up the chunks in their order, which does not depend on the threads.
+    The gradient of the camera is summed per chunk in d_camera (chunks, 16): rows of [V | t], then fx, fy, cx,
+    cy. `camera_gradient` sums the chunks in order, so that the result does not depend on the threads.
     """
-    camera = camera_of(viewmat, K, width, height)
+    camera = make_camera(viewmat, K, width, height)
     fx, fy = camera.fx, camera.fy
     sums = np.empty(16)
     while True:
@@ -299,7 +306,7 @@ def project_gradient(
         if start >= len(means):
             break
         stop = min(start + CHUNK, len(means))
-        if of_gaussians and not add:
+        if gaussians_need_grad and not accumulate:
             for output in (d_means, d_quats, d_scales):
                 output[start:stop] = np.float32(0.0)
         sums[:] = 0.0
@@ -307,7 +314,7 @@ def project_gradient(
             if radii[i] == 0:
                 continue
             mean, scale = vector3(means, i), vector3(scales, i)
-            splat = splat_of(mean, quats, scale, i, camera)
+            splat = project_gaussian(mean, quats, scale, i, camera)
             d_compensation = float(d_compensations[i]) if len(d_compensations) > 0 else 0.0
             d_xx, d_xy, d_yy = covariance_gradient(splat, eps2d, vector3(d_conics, i), d_compensation)
             # cov = M M^T, M = N S, N = J V R.
@@ -322,7 +329,7 @@ def project_gradient(
             e0 = combine(1.0, camera.v0, -splat.u, camera.v2)
             e1 = combine(1.0, camera.v1, -splat.v, camera.v2)
             d_e0, d_e1 = times(fx_over_z, d_n0), times(fy_over_z, d_n1)
-            if of_gaussians:
+            if gaussians_need_grad:
                 for k in range(3):
                     d_scales[i, k] += d_m0[k] * splat.n0[k] + d_m1[k] * splat.n1[k]
                 d_quat = quaternion_gradient(
@@ -360,7 +367,7 @@ def project_gradient(
                 + fx_over_z * d_fx_over_z
                 + fy_over_z * d_fy_over_z
             )
-            if of_gaussians:
+            if gaussians_need_grad:
                 d_mean = row_times((d_x, d_y, d_z), camera.v0, camera.v1, camera.v2)
                 for k in range(3):
                     d_means[i, k] += d_mean[k]
@@ -381,7 +388,7 @@ def project_gradient(
 
 @kernel
 def camera_gradient(d_camera, d_viewmat, d_K):
-    """Gradient of a view matrix (4, 4) and of intrinsics (3, 3) from that of all chunks."""
+    """Sum the chunks' gradients of the camera to those of its view matrix (4, 4) and intrinsics (3, 3)."""
     d_viewmat[:], d_K[:] = 0.0, 0.0
     sums = np.zeros(16)
     for chunk in range(len(d_camera)):

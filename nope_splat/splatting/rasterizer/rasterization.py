@@ -1,4 +1,4 @@
-"""Differentiable rasterization of 3D Gaussians: on CUDA by gsplat, on a CPU by our own kernels."""
+"""Differentiable rasterization of 3D Gaussians, by gsplat on CUDA and by numba kernels on CPUs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RasterizeMode = Literal["classic", "antialiased"]
 
 MAX_CHANNELS = 16
-"""Channels that the CPU composites at once, depth included."""
+"""Largest number of channels on a CPU, including depth."""
 
 
 def rasterization(
@@ -40,41 +40,41 @@ def rasterization(
     rasterize_mode: RasterizeMode = "classic",
     **gsplat_options: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Render 3D Gaussians, with gradients to all of them and to the cameras.
+    """Rasterize 3D Gaussians, with gradients to the Gaussians and the cameras.
 
-    Arguments and results are those of `gsplat.rasterization` 1.4, which does the work on CUDA unmodified. On
-    a CPU our own kernels do it. There `Ks` receive gradients too; `packed`, `sparse_grad` and
-    `gsplat_options` are not available; a splat is drawn as far as its opacity reaches 1/255 rather than to
-    the edge of the 16-pixel tiles that three standard deviations touch; `info` has zeros for what is culled.
+    Arguments and results are those of `gsplat.rasterization` 1.4, which is called unmodified on CUDA. On a
+    CPU there are four differences: `Ks` also receives gradients; `packed`, `sparse_grad` and `gsplat_options`
+    are not supported; a splat extends until its opacity falls below 1/255, rather than to the edge of the
+    16-pixel tiles within three standard deviations; `info` is zero for culled Gaussians.
 
-    Any number of threads may call it at once. On a CPU the result does not depend on the number of threads.
-    It works in 88 bytes per Gaussian, 12 per pixel and, with up to 8 channels, 72 bytes per intersection of a
-    splat with a tile of 64x64 pixels, of which most splats meet one or two.
+    The function is thread-safe. On a CPU the result does not depend on the number of threads. A forward and
+    backward pass takes 88 bytes per Gaussian, 12 per pixel and, with up to 8 channels, 72 bytes per
+    intersection of a splat with a tile of 64x64 pixels. Most splats intersect one or two tiles.
 
     Args:
         means: Centers in world coordinates. (N, 3), float32.
-        quats: Orientations (w, x, y, z), of any length. (N, 4)
-        scales: Standard deviations along the axes. (N, 3)
-        opacities: In 0 .. 1. (N,)
-        colors: Channels, (N, D) or (C, N, D); with `sh_degree` the coefficients of spherical harmonics,
-            (N, K, 3) or (C, N, K, 3). At most 16 channels on a CPU, the depth included.
-        viewmats: World to camera, OpenCV axes. (C, 4, 4)
-        Ks: Intrinsics in pixels; the center of the first pixel is (0.5, 0.5). (C, 3, 3)
-        width: Of the images, in pixels.
-        height: Of the images, in pixels.
-        near_plane: Nearest depth that is drawn.
-        far_plane: Farthest depth that is drawn.
-        radius_clip: Splats with at most this radius in pixels are not drawn.
-        eps2d: Variance in square pixels that every splat is blurred by.
+        quats: Quaternions (w, x, y, z), not necessarily normalized. (N, 4)
+        scales: Standard deviations along the axes, in world units. (N, 3)
+        opacities: Opacities in [0, 1]. (N,)
+        colors: Channels, (N, D) or (C, N, D); with `sh_degree`, spherical-harmonics coefficients, (N, K, 3)
+            or (C, N, K, 3). At most 16 channels on a CPU, including depth.
+        viewmats: World-to-camera transforms, OpenCV axes. (C, 4, 4)
+        Ks: Intrinsic matrices in pixels; the center of the first pixel is (0.5, 0.5). (C, 3, 3)
+        width: Image width in pixels.
+        height: Image height in pixels.
+        near_plane: Smallest depth that is drawn.
+        far_plane: Largest depth that is drawn.
+        radius_clip: Splats with at most this radius in pixels are culled.
+        eps2d: Variance in square pixels that is added to the covariance of every splat.
         sh_degree: Degree of the spherical harmonics to evaluate, at most 3 on a CPU; None for plain channels.
         packed: gsplat's packed layout of intermediate results (CUDA only).
-        backgrounds: Colors behind everything. (C, D)
-        render_mode: "RGB" the channels, "D" accumulated depth, "ED" expected depth, or "RGB+D", "RGB+ED" with
-            the depth as the last channel.
+        backgrounds: Background colors. (C, D)
+        render_mode: "RGB" for the channels, "D" for accumulated depth, "ED" for expected depth, or "RGB+D"
+            and "RGB+ED" with depth as the last channel.
         sparse_grad: gsplat's sparse gradients (CUDA only).
         absgrad: Set `info["means2d"].absgrad` in the backward pass (AbsGS).
-        rasterize_mode: "antialiased" dims splats by the opacity compensation of Mip-Splatting.
-        **gsplat_options: Further options of gsplat (CUDA only).
+        rasterize_mode: "antialiased" applies the opacity compensation of Mip-Splatting, "classic" does not.
+        **gsplat_options: Other options of gsplat (CUDA only).
 
     Returns:
         The images (C, H, W, channels), the alphas (C, H, W, 1), and a dictionary for the densification
@@ -82,25 +82,24 @@ def rasterization(
         (C, N), `gaussian_ids` (None, as in gsplat's unpacked layout), `width`, `height`, `n_cameras`.
 
     Raises:
-        ValueError: On a CPU, if an argument has a wrong shape or type, holds a NaN or an infinity, or asks
-            for what is not available; the message names it.
+        ValueError: On a CPU, if an argument has a wrong shape or type, contains a NaN or an infinity, or is
+            not supported. The message names it.
     """
     if means.device.type == "cuda":
-        from gsplat import rasterization as on_cuda
+        from gsplat import rasterization as gsplat_rasterization
 
-        return on_cuda(
+        return gsplat_rasterization(
             means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, far_plane,
             radius_clip, eps2d, sh_degree, packed, backgrounds=backgrounds, render_mode=render_mode,
             sparse_grad=sparse_grad, absgrad=absgrad, rasterize_mode=rasterize_mode, **gsplat_options,
         )  # fmt: skip
-    unavailable = [name for name, value in (("packed", packed), ("sparse_grad", sparse_grad)) if value]
-    unavailable += gsplat_options
-    if unavailable:
-        raise ValueError(f"The CPU rasterizer does not have: {', '.join(unavailable)}.")
+    _check_supported(packed=packed, sparse_grad=sparse_grad, **gsplat_options)
     cameras = viewmats.shape[0]
     if backgrounds is None:
         backgrounds = means.new_zeros(cameras, 3 if sh_degree is not None else colors.shape[-1])
-    _check_inputs(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, sh_degree)
+    inputs = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
+    inputs |= {"viewmats": viewmats, "Ks": Ks, "backgrounds": backgrounds}
+    _check_inputs(inputs, sh_degree)
     _check_options(width, height, render_mode, rasterize_mode)
 
     radii, means2d, depths, conics, compensations = Projection.apply(
@@ -110,19 +109,14 @@ def rasterization(
     opacities = _per_camera(opacities, cameras, 1)
     if rasterize_mode == "antialiased":
         opacities = opacities * compensations
-    if render_mode in ("D", "ED"):
-        colors = depths[..., None]
-        backgrounds = means.new_zeros(cameras, 1)
-    else:
-        if sh_degree is None:
-            colors = _per_camera(colors, cameras, 2)
-        else:
-            centers = -(torch.linalg.inv(viewmats[:, :3, :3]) @ viewmats[:, :3, 3:])[..., 0]
-            coefficients = _per_camera(colors, cameras, 3)
-            colors = SphericalHarmonics.apply(sh_degree, means, centers, coefficients, radii)
-        if render_mode != "RGB":
-            colors = torch.cat([colors, depths[..., None]], -1)
-            backgrounds = torch.cat([backgrounds, means.new_zeros(cameras, 1)], -1)
+    channels = []
+    if render_mode not in ("D", "ED"):
+        channels.append(_evaluate_colors(means, colors, viewmats, radii, sh_degree))
+    if render_mode != "RGB":
+        channels.append(depths[..., None])
+        black = means.new_zeros(cameras, 1)
+        backgrounds = torch.cat([backgrounds, black], -1) if len(channels) == 2 else black
+    colors = torch.cat(channels, -1) if len(channels) == 2 else channels[0]
     if colors.shape[-1] > MAX_CHANNELS:
         raise ValueError(f"The CPU rasterizer has at most {MAX_CHANNELS} channels, not {colors.shape[-1]}.")
     images, alphas = Compositing.apply(
@@ -147,21 +141,21 @@ def rasterization(
 
 
 def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
-    """Give intrinsics their gradient through a rasterizer that has none for them.
+    """Route the gradient of the intrinsics through the view matrices, for rasterizers without it.
 
     gsplat differentiates with respect to the view matrices but not to `Ks`. A pinhole image depends on the
     focal length f, the principal point c and camera coordinates (X, Y, Z) only through f X / Z + c_x and
-    f Y / Z + c_y: with X' = s X + a Z, where s = f / f.detach() is exactly 1 and
-    a = (c_x - c_x.detach()) / f.detach() exactly 0, and Y' likewise, nothing changes in the image, and the
-    view matrices carry the whole gradient of f and c. Hand `Ks` over detached. To the rasterizer the rotation
-    is then a general matrix.
+    f Y / Z + c_y. Let X' = s X + a Z with s = f / f.detach(), which is exactly 1, and
+    a = (c_x - c_x.detach()) / f.detach(), which is exactly 0, and define Y' in the same way. Then the image
+    is unchanged, and the view matrices carry the whole gradient of f and c. Pass `Ks` detached to the
+    rasterizer. It has to support view matrices whose rotation part is a general matrix.
 
     Args:
-        viewmats: World to camera. (C, 4, 4)
+        viewmats: World-to-camera transforms. (C, 4, 4)
         Ks: Intrinsic matrices. (C, 3, 3)
 
     Returns:
-        The view matrices, times [[s, 0, a_x, 0], [0, s, a_y, 0], [0, 0, 1, 0], [0, 0, 0, 1]]. (C, 4, 4)
+        View matrices multiplied by [[s, 0, a_x, 0], [0, s, a_y, 0], [0, 0, 1, 0], [0, 0, 0, 1]]. (C, 4, 4)
     """
     focal, center = Ks.diagonal(dim1=1, dim2=2)[:, :2], Ks[:, :2, 2]
     scale, shear = focal / focal.detach(), (center - center.detach()) / focal.detach()
@@ -170,32 +164,42 @@ def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
 
 
 def _per_camera(values: Tensor, cameras: int, dimensions: int) -> Tensor:
-    """Values per Gaussian, with `dimensions` dimensions, repeated for every camera; others as they are."""
+    """Expand values per Gaussian, with `dimensions` dimensions, to all cameras. Keep values per camera."""
     if values.dim() > dimensions:
         return values
     return values[None] if cameras == 1 else values.expand(cameras, *values.shape)
 
 
-def _check_inputs(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    viewmats: Tensor,
-    Ks: Tensor,
-    backgrounds: Tensor,
-    sh_degree: int | None,
-) -> None:
-    count, cameras = means.shape[0], viewmats.shape[0]
-    named = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
-    named |= {"viewmats": viewmats, "Ks": Ks, "backgrounds": backgrounds}
+def _evaluate_colors(
+    means: Tensor, colors: Tensor, viewmats: Tensor, radii: Tensor, sh_degree: int | None
+) -> Tensor:
+    """Evaluate spherical harmonics, or return plain channels, per camera and Gaussian. (C, N, D)."""
+    cameras = viewmats.shape[0]
+    if sh_degree is None:
+        return _per_camera(colors, cameras, 2)
+    centers = -(torch.linalg.inv(viewmats[:, :3, :3]) @ viewmats[:, :3, 3:])[..., 0]
+    coefficients = _per_camera(colors, cameras, 3)
+    return SphericalHarmonics.apply(sh_degree, means, centers, coefficients, radii)
+
+
+def _check_supported(**gsplat_options: Any) -> None:
+    """Refuse options of gsplat that the CPU does not support: any but a false `packed` or `sparse_grad`."""
+    unavailable = [
+        name for name, value in gsplat_options.items() if value or name not in ("packed", "sparse_grad")
+    ]
+    if unavailable:
+        raise ValueError(f"The CPU rasterizer does not have: {', '.join(unavailable)}.")
+
+
+def _check_inputs(inputs: dict[str, Tensor], sh_degree: int | None) -> None:
+    """Check shapes, types and devices of the tensors, and the degree of the spherical harmonics."""
+    count, cameras, colors = len(inputs["means"]), len(inputs["viewmats"]), inputs["colors"]
     channels = 3 if sh_degree is not None else colors.shape[-1]
     shapes = {
         "means": (count, 3), "quats": (count, 4), "scales": (count, 3), "opacities": (count,),
         "viewmats": (cameras, 4, 4), "Ks": (cameras, 3, 3), "backgrounds": (cameras, channels),
     }  # fmt: skip
-    for name, tensor in named.items():
+    for name, tensor in inputs.items():
         shape = shapes.get(name)
         if shape is not None and tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape}, not {tuple(tensor.shape)}.")
@@ -215,6 +219,7 @@ def _check_inputs(
 
 
 def _check_options(width: int, height: int, render_mode: str, rasterize_mode: str) -> None:
+    """Check the image size and the modes."""
     if width < 1 or height < 1:
         raise ValueError(f"width and height must be positive, not {width} and {height}.")
     if render_mode not in RenderMode.__args__:

@@ -1,20 +1,20 @@
-"""SIMD vectors for numba: one lane per pixel, any register width, written as ordinary arithmetic.
+"""SIMD vectors for numba: one lane per pixel, for any register width, with operators for arithmetic.
 
-A `Lanes` object is handed to a kernel and fixes, at compile time, how many pixels one register holds
-(16 on AVX-512, 8 on AVX2, 4 on SSE2 and NEON). The kernel then computes with three kinds of vector,
+A kernel takes a `Lanes` argument, which fixes at compile time the number of pixels per register (16 on
+AVX-512, 8 on AVX2, 4 on SSE2 and NEON). The kernel computes with three types of vectors,
 
 - `Floats`, one float32 per lane: `+ - * /` with each other and with scalars, comparisons give a `Mask`;
 - `Ints`, one int32 per lane, for comparing indices;
 - `Mask`, one bit per lane: `&` and `~`.
 
-so that `exponent = e - dx * (a * dx + b)` is the arithmetic of a whole block of pixels. The operations are
-emitted as LLVM vector instructions: no vectoriser has to be persuaded, no compiler is needed on the user's
-machine, and the same kernel runs on every width. Since the lane count is part of a kernel's signature, it
-is part of the key of numba's compilation cache; so is a stamp of this package's source files, because numba
-itself notices an edit only in the file that holds the kernel.
+so that `exponent = e - dx * (a * dx + b)` evaluates a whole block of pixels. The operations are emitted
+as LLVM vector instructions: they do not depend on auto-vectorization or on a compiler on the user's machine,
+and one kernel supports all widths. The lane count is part of a kernel's signature and hence of the key of
+numba's cache. A stamp of this package's source files is also part of it, because numba itself only detects
+changes to the file that defines the kernel.
 
-The lanes of a vector cover a small block of pixels, as square as can be (4x4, 4x2, 2x2): a splat of a few
-pixels across meets fewer blocks than it would meet runs of 16 pixels along a row.
+The lanes of a vector cover a small block of pixels, as square as possible (4x4, 4x2, 2x2). A splat with a
+diameter of a few pixels intersects fewer such blocks than runs of 16 pixels in a row.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from numba.extending import NativeValue, models, register_model, unbox
 
 from nope_splat.splatting.rasterizer.kernels import intrinsic
 
-FAST_MATH = ("contract", "nsz", "arcp")  # no "reassoc": forward and backward pass must round alike
+FAST_MATH = ("contract", "nsz", "arcp")  # no "reassoc", so that forward and backward pass round identically
 BLOCK_SHAPES = {16: (4, 4), 8: (4, 2), 4: (2, 2)}  # lanes: (width, height) of the pixel block
 _SOURCE_STAMP = hash(
     tuple((f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(Path(__file__).parent.glob("*.py")))
@@ -41,7 +41,7 @@ _SOURCE_STAMP = hash(
 
 
 class Lanes:
-    """The SIMD width of a kernel, handed to it as an argument.
+    """SIMD width, as an argument of a kernel.
 
     Args:
         count: Pixels per register: 16, 8 or 4.
@@ -54,14 +54,14 @@ class Lanes:
         if count not in BLOCK_SHAPES:
             raise ValueError(f"A SIMD register holds 4, 8 or 16 pixels, not {count}.")
         self.count = count
-        self._numba_type_ = LanesType(count, _SOURCE_STAMP)  # where numba looks for it
+        self._numba_type_ = LanesType(count, _SOURCE_STAMP)  # attribute that numba reads
 
     @classmethod
-    def of_this_machine(cls) -> Lanes:
-        """The widest registers that this processor has."""
+    def for_host(cls) -> Lanes:
+        """Choose the widest registers of this processor."""
         try:
             features = llvm.get_host_cpu_features()
-        except RuntimeError:  # LLVM cannot tell on this platform
+        except RuntimeError:  # not supported by LLVM on this platform
             return cls(4)
         if features.get("avx512f"):
             return cls(16)
@@ -69,7 +69,7 @@ class Lanes:
 
 
 class LanesType(types.Type):
-    """Numba type of `Lanes`: the count, and the state of the source files that kernels are made of."""
+    """Numba type of `Lanes`, with the lane count and the stamp of the source files."""
 
     def __init__(self, count: int, stamp: int) -> None:
         self.count = count
@@ -77,7 +77,7 @@ class LanesType(types.Type):
 
 
 class _VectorType(types.Type):
-    """A register of `count` lanes."""
+    """Numba type of a register with `count` lanes."""
 
     element: ir.Type
     kind: str
@@ -129,7 +129,7 @@ def _unbox_lanes(numba_type: LanesType, value: Any, context: Any) -> NativeValue
 
 
 def broadcast(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
-    """The same scalar in every lane."""
+    """Emit a vector with a scalar in every lane."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(
@@ -142,19 +142,21 @@ def _constant(value: float, vector: ir.VectorType) -> ir.Constant:
 
 
 def _common_vector(operands: tuple[types.Type, ...]) -> _VectorType | None:
-    """The vector type of an operation between vectors, or between a vector and a scalar; None for others."""
+    """Find the vector type of an operation on vectors of one type and scalars; None for other operands."""
     vectors = {operand for operand in operands if isinstance(operand, _VectorType)}
     scalars = all(isinstance(operand, _VectorType | types.Number) for operand in operands)
     return vectors.pop() if len(vectors) == 1 and scalars else None
 
 
-def _define_operator(symbol: Any, of: type[_VectorType], result: type[_VectorType], emit: Any) -> None:
-    """Give a Python operator its meaning on vectors; a scalar operand is put in every lane."""
+def _define_operator(
+    symbol: Any, operand_type: type[_VectorType], result: type[_VectorType], emit: Any
+) -> None:
+    """Define a Python operator on vectors. Scalar operands are broadcast."""
 
     class Typing(AbstractTemplate):
         def generic(self, args: tuple[types.Type, ...], kws: Any) -> Any:
             vector = _common_vector(args)
-            return signature(result(vector.count), *args) if isinstance(vector, of) else None
+            return signature(result(vector.count), *args) if isinstance(vector, operand_type) else None
 
     def lower(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         vector = _common_vector(sig.args)
@@ -172,8 +174,9 @@ def _define_operator(symbol: Any, of: type[_VectorType], result: type[_VectorTyp
 
     register: Any = infer_global(symbol)
     register(Typing)
-    pairs = ((of, of), (of, types.Number), (types.Number, of))
-    for operands in ((of,),) if symbol is operator.invert else pairs:
+    number = types.Number
+    pairs = ((operand_type, operand_type), (operand_type, number), (number, operand_type))
+    for operands in ((operand_type,),) if symbol is operator.invert else pairs:
         lower_builtin(symbol, *operands)(lower)
 
 
@@ -190,7 +193,7 @@ _define_operator(operator.invert, Mask, Mask, lambda b, x: b.not_(x))
 
 
 def _select_by(comparison: str) -> Any:
-    """The operand, of a vector and a vector or scalar, that compares so with the other."""
+    """Define the elementwise choice of `x` where `x comparison y`, else `y`; y may be a scalar."""
 
     def choose(typing: Any, x: Any, y: Any) -> Any:
         def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -206,19 +209,19 @@ def _select_by(comparison: str) -> Any:
 
 @intrinsic
 def minimum(typing: Any, x: Any, y: Any) -> Any:
-    """The smaller in every lane of Floats and Floats or a scalar."""
+    """Compute the minimum in every lane of Floats, and Floats or a scalar."""
     return _select_by("<")(typing, x, y)
 
 
 @intrinsic
 def maximum(typing: Any, x: Any, y: Any) -> Any:
-    """The larger in every lane of Floats and Floats or a scalar."""
+    """Compute the maximum in every lane of Floats, and Floats or a scalar."""
     return _select_by(">")(typing, x, y)
 
 
 @intrinsic
 def square_root(typing: Any, x: Any) -> Any:
-    """The square root in every lane."""
+    """Compute the square root in every lane."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         kind = ir.FunctionType(x.llvm, [x.llvm])
@@ -230,7 +233,7 @@ def square_root(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def truncated(typing: Any, x: Any) -> Any:
-    """Every lane without its fraction. Ints."""
+    """Truncate every lane toward zero. Returns Ints."""
     vector = Ints(x.count)
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -241,7 +244,7 @@ def truncated(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def absolute(typing: Any, x: Any) -> Any:
-    """The absolute value in every lane."""
+    """Compute the absolute value in every lane."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         bits = ir.VectorType(ir.IntType(32), x.count)
@@ -254,7 +257,7 @@ def absolute(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def exp2(typing: Any, x: Any) -> Any:
-    """2 to the power of every lane, for -8 <= x <= 0, to a relative error of 7e-7.
+    """Compute 2 to the power of every lane, for -8 <= x <= 0, with a relative error of 7e-7.
 
     `2**x = (2**(x / 8))**8` with a polynomial of degree five for the inner power.
     """
@@ -274,7 +277,7 @@ def exp2(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def select(typing: Any, mask: Any, x: Any, y: Any) -> Any:
-    """`x` where the mask is set, else `y`; both Floats or both Ints."""
+    """Select `x` where the mask is set, else `y`; both Floats or both Ints."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         return builder.select(*values)
@@ -284,7 +287,7 @@ def select(typing: Any, mask: Any, x: Any, y: Any) -> Any:
 
 @intrinsic
 def any_lane(typing: Any, mask: Any) -> Any:
-    """Whether the mask is set in at least one lane."""
+    """Check whether the mask is set in any lane."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         bits = ir.IntType(mask.count)

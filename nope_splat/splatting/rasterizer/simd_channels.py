@@ -1,8 +1,7 @@
-"""The channels of a block of pixels: a tuple with one vector per channel, unrolled at compile time.
+"""Operations on the channels of a pixel block: a tuple of vectors, unrolled at compile time.
 
-The background color, a tuple of scalars, tells a kernel how many channels there are: each number of
-channels compiles a kernel of its own, whose accumulators stay in registers. Planes of channels are stored
-one after the other, `stride` elements apart.
+The background color, a tuple of scalars, determines the number of channels. A kernel is compiled for each
+number, so that its accumulators stay in registers. Channels are stored as planes, `stride` elements apart.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ from nope_splat.splatting.rasterizer.simd_memory import address_of, load_vector,
 
 
 def _offset(builder: Any, start: Any, stride: Any, channel: int) -> Any:
+    """Emit `start + stride * channel`."""
     return builder.add(start, builder.mul(stride, ir.Constant(ir.IntType(64), channel)))
 
 
 @intrinsic
 def zero_channels(typing: Any, lanes: Any, background: Any) -> Any:
-    """Zero in every lane of every channel."""
+    """Make zeros in every lane of every channel."""
     vector = Floats(lanes.count)
     result = types.UniTuple(vector, background.count)
 
@@ -37,15 +37,15 @@ def zero_channels(typing: Any, lanes: Any, background: Any) -> Any:
 
 @intrinsic
 def broadcast_channels(typing: Any, lanes: Any, array: Any, start: Any, background: Any) -> Any:
-    """`array[start + channel]` in every lane of every channel."""
+    """Broadcast `array[start + channel]` to all lanes of every channel."""
     vector = Floats(lanes.count)
     result = types.UniTuple(vector, background.count)
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         data = cgutils.create_struct_proxy(array)(context, builder, values[1]).data
-        one = ir.Constant(ir.IntType(64), 1)
+        unit_stride = ir.Constant(ir.IntType(64), 1)
         scalars = [
-            builder.load(builder.gep(data, [_offset(builder, values[2], one, channel)]))
+            builder.load(builder.gep(data, [_offset(builder, values[2], unit_stride, channel)]))
             for channel in range(background.count)
         ]
         return context.make_tuple(
@@ -57,7 +57,7 @@ def broadcast_channels(typing: Any, lanes: Any, array: Any, start: Any, backgrou
 
 @intrinsic
 def load_channels(typing: Any, lanes: Any, array: Any, start: Any, stride: Any, background: Any) -> Any:
-    """The vectors at `start`, `start + stride`, ..."""
+    """Load the vectors at `start`, `start + stride`, ..."""
     vector = Floats(lanes.count)
     result = types.UniTuple(vector, background.count)
 
@@ -71,7 +71,7 @@ def load_channels(typing: Any, lanes: Any, array: Any, start: Any, stride: Any, 
 
 @intrinsic
 def store_channels(typing: Any, array: Any, start: Any, stride: Any, channels: Any) -> Any:
-    """Write the vectors to `start`, `start + stride`, ..."""
+    """Store the vectors at `start`, `start + stride`, ..."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         for channel, value in enumerate(cgutils.unpack_tuple(builder, values[3], channels.count)):
@@ -84,7 +84,7 @@ def store_channels(typing: Any, array: Any, start: Any, stride: Any, channels: A
 
 @intrinsic
 def add_weighted(typing: Any, total: Any, weight: Any, channels: Any) -> Any:
-    """`total + weight * channels`, channel by channel."""
+    """Compute `total + weight * channels`, channel by channel."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         totals = cgutils.unpack_tuple(builder, values[0], total.count)
@@ -100,7 +100,7 @@ def add_weighted(typing: Any, total: Any, weight: Any, channels: Any) -> Any:
 
 @intrinsic
 def dot_channels(typing: Any, left: Any, right: Any) -> Any:
-    """The sum over the channels of their products. Floats."""
+    """Compute the dot product over the channels. Returns Floats."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         lefts, rights = (cgutils.unpack_tuple(builder, value, left.count) for value in values)

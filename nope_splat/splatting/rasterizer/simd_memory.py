@@ -1,4 +1,4 @@
-"""Between memory and SIMD registers: making, loading and storing vectors, and the pixels that they cover."""
+"""SIMD vectors in memory: making, loading and storing them, and the pixels that they cover."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nope_splat.splatting.rasterizer.simd import BLOCK_SHAPES, Floats, Ints, bro
 
 @intrinsic
 def floats(typing: Any, lanes: Any, scalar: Any) -> Any:
-    """The float32 scalar in every lane."""
+    """Broadcast a float32 scalar to all lanes."""
     vector = Floats(lanes.count)
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -25,7 +25,7 @@ def floats(typing: Any, lanes: Any, scalar: Any) -> Any:
 
 @intrinsic
 def ints(typing: Any, lanes: Any, scalar: Any) -> Any:
-    """The int32 scalar in every lane."""
+    """Broadcast an int32 scalar to all lanes."""
     vector = Ints(lanes.count)
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -36,45 +36,46 @@ def ints(typing: Any, lanes: Any, scalar: Any) -> Any:
 
 @intrinsic
 def lane_count(typing: Any, lanes: Any) -> Any:
-    """Pixels per register, a compile-time constant."""
+    """Get the number of pixels per register, a compile-time constant."""
     return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), lanes.count)
 
 
 @intrinsic
 def lane_numbers(typing: Any, lanes: Any) -> Any:
-    """0, 1, 2, ... as Floats."""
+    """Number the lanes: 0, 1, 2, ... as Floats."""
     vector = Floats(lanes.count)
     return vector(lanes), lambda *_: ir.Constant(vector.llvm, [float(lane) for lane in range(lanes.count)])
 
 
 @intrinsic
 def block_columns(typing: Any, lanes: Any) -> Any:
-    """Horizontal pixel center of every lane within its block: 0.5, 1.5, ... Floats."""
+    """Get the x coordinate of every lane's pixel center in its block: 0.5, 1.5, ... as Floats."""
     return _block_centers(lanes, lambda lane, width: lane % width)
 
 
 @intrinsic
 def block_rows(typing: Any, lanes: Any) -> Any:
-    """Vertical pixel center of every lane within its block. Floats."""
+    """Get the y coordinate of every lane's pixel center in its block, as Floats."""
     return _block_centers(lanes, lambda lane, width: lane // width)
 
 
-def _block_centers(lanes: Any, place: Any) -> Any:
+def _block_centers(lanes: Any, position: Any) -> Any:
+    """Define a constant vector of pixel centers, at `position(lane, width of the block)`."""
     vector = Floats(lanes.count)
     width = BLOCK_SHAPES[lanes.count][0]
-    centers = [place(lane, width) + 0.5 for lane in range(lanes.count)]
+    centers = [position(lane, width) + 0.5 for lane in range(lanes.count)]
     return vector(lanes), lambda *_: ir.Constant(vector.llvm, centers)
 
 
 @intrinsic
 def block_width(typing: Any, lanes: Any) -> Any:
-    """Width in pixels of the block that a register covers, a compile-time constant."""
+    """Get the width in pixels of the block of a register, a compile-time constant."""
     return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), BLOCK_SHAPES[lanes.count][0])
 
 
 @intrinsic
 def block_height(typing: Any, lanes: Any) -> Any:
-    """Height in pixels of the block that a register covers, a compile-time constant."""
+    """Get the height in pixels of the block of a register, a compile-time constant."""
     return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), BLOCK_SHAPES[lanes.count][1])
 
 
@@ -85,7 +86,7 @@ def address_of(context: Any, builder: Any, array_type: Any, array: Any, index: A
 
 
 def load_vector(builder: Any, address: Any) -> Any:
-    """Emit the load of a vector that is aligned as its elements are."""
+    """Emit the load of a vector, with the alignment of its elements."""
     value = builder.load(address)
     value.align = 4
     return value
@@ -93,7 +94,7 @@ def load_vector(builder: Any, address: Any) -> Any:
 
 @intrinsic
 def load(typing: Any, lanes: Any, array: Any, index: Any) -> Any:
-    """Consecutive elements of a contiguous float32 or int32 array, unchecked."""
+    """Load consecutive elements of a contiguous float32 or int32 array, without bounds checks."""
     vector = (Floats if array.dtype == types.float32 else Ints)(lanes.count)
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -103,13 +104,13 @@ def load(typing: Any, lanes: Any, array: Any, index: Any) -> Any:
 
 
 def store_vector(builder: Any, value: Any, address: Any) -> None:
-    """Emit the store of a vector that is aligned as its elements are."""
+    """Emit the store of a vector, with the alignment of its elements."""
     builder.store(value, address).align = 4
 
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write a vector to consecutive elements of a contiguous array, unchecked."""
+    """Store a vector to consecutive elements of a contiguous array, without bounds checks."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         store_vector(
@@ -122,7 +123,7 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 @intrinsic
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of an element that will be read soon."""
+    """Prefetch the cache line of an element."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         address = address_of(context, builder, array, values[0], values[1], ir.IntType(8))
@@ -135,8 +136,8 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.int64), emit
 
 
-def _halved(builder: Any, left: Any, right: Any, group: int) -> Any:
-    """Add up both halves of every group of lanes: groups of half the size, of left and right in turn."""
+def _add_halves(builder: Any, left: Any, right: Any, group: int) -> Any:
+    """Add the two halves of every group of lanes. The result alternates between groups of left and right."""
     count, half = left.type.count, group // 2
     lanes = [
         source + start + lane
@@ -151,12 +152,14 @@ def _halved(builder: Any, left: Any, right: Any, group: int) -> Any:
 
 
 def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
-    """The sums over the lanes of as many vectors as there are lanes, as one vector."""
+    """Emit the lane sums of N vectors with N lanes, as one vector."""
     count = group = len(vectors)
     while len(vectors) > 1:
-        vectors = [_halved(builder, *pair, group) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
+        vectors = [
+            _add_halves(builder, *pair, group) for pair in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
         group //= 2
-    # Halving leaves the sums in bit-reversed order.
+    # The sums are now in bit-reversed order.
     bits = count.bit_length() - 1
     order = [int(format(lane, f"0{bits}b")[::-1], 2) for lane in range(count)]
     index = ir.Constant(ir.VectorType(ir.IntType(32), count), order)
@@ -165,17 +168,17 @@ def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
 
 @intrinsic
 def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
-    """Write the sum over the lanes of every Floats of a tuple, one after the other, in whole registers."""
+    """Store the lane sums of a tuple of Floats consecutively, padded to a multiple of a register."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         summands = cgutils.unpack_tuple(builder, values[2], vectors.count)
         vector = vectors.dtype.llvm
         for start in range(0, len(summands), vector.count):
-            some = summands[start : start + vector.count]
-            some += [ir.Constant(vector, None)] * (vector.count - len(some))
-            place = builder.add(values[1], ir.Constant(ir.IntType(64), start))
-            address = address_of(context, builder, array, values[0], place, vector)
-            store_vector(builder, _lane_sums(builder, some), address)
+            group = summands[start : start + vector.count]
+            group += [ir.Constant(vector, None)] * (vector.count - len(group))
+            offset = builder.add(values[1], ir.Constant(ir.IntType(64), start))
+            address = address_of(context, builder, array, values[0], offset, vector)
+            store_vector(builder, _lane_sums(builder, group), address)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, vectors), emit

@@ -1,11 +1,12 @@
-"""Color from spherical harmonics, and its gradient.
+"""View-dependent color from spherical harmonics, and its gradient.
 
-The color of a Gaussian seen along the unit direction d = (mean - camera center) / |mean - camera center| is
+The color of a Gaussian in the view direction d = (mean - camera center) / |mean - camera center| is
 
     color = max(0, 1/2 + sum over k of Y_k(d) coefficient_k)
 
 with the real spherical harmonics Y_k as polynomials in d = (x, y, z), in the order and with the signs of the
-3D Gaussian Splatting paper. The gradient with respect to the direction loses its radial part.
+3D Gaussian Splatting paper. The gradient with respect to the direction has its radial part
+removed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ C33 = 0.5900435899266435  # sqrt(35 / (32 pi))
 
 @inlined
 def evaluate(degree, x, y, z, values):
-    """The harmonics up to a degree at a unit direction, into values ((degree + 1)^2,)."""
+    """Evaluate the harmonics up to a degree at a unit direction. Writes `values` ((degree + 1)^2,)."""
     values[0] = C0
     if degree >= 1:
         values[1] = -C1 * y
@@ -57,7 +58,7 @@ def evaluate(degree, x, y, z, values):
 
 @inlined
 def direction_gradient(degree, x, y, z, d):
-    """Gradient with respect to (x, y, z), from the gradient `d` with respect to the harmonics."""
+    """Compute the gradient of the direction (x, y, z) from the gradient `d` of the harmonics."""
     d_x = d_y = d_z = 0.0
     if degree >= 1:
         d_x = -C1 * d[3]
@@ -80,7 +81,7 @@ def direction_gradient(degree, x, y, z, d):
 
 @inlined
 def view_direction(means, index, center):
-    """Unit direction from the camera center (3,) to a Gaussian, and the inverse of the distance."""
+    """Compute the unit direction from the camera center (3,) to a Gaussian, and the inverse distance."""
     x = float(means[index, 0]) - center[0]
     y = float(means[index, 1]) - center[1]
     z = float(means[index, 2]) - center[2]
@@ -90,7 +91,7 @@ def view_direction(means, index, center):
 
 @kernel
 def shade(counter, degree, means, center, coefficients, radii, colors):
-    """Colors (N, 3) of the Gaussians that are not culled, zero for the others; coefficients (N, K, 3)."""
+    """Evaluate colors (N, 3) from coefficients (N, K, 3). Culled Gaussians get zero."""
     terms = (degree + 1) ** 2
     values = np.empty(terms, np.float32)
     while True:
@@ -113,11 +114,12 @@ def shade(counter, degree, means, center, coefficients, radii, colors):
 
 
 @kernel
-def shade_gradient(counter, degree, means, center, coefficients, radii, colors, d_colors, add,
-                   d_means, of_coefficients, d_coefficients, d_center):  # fmt: skip
-    """Gradient of `shade`: set in d_means, or added, and per chunk in d_center (chunks, 3).
+def shade_gradient(counter, degree, means, center, coefficients, radii, colors, d_colors, accumulate,
+                   d_means, coefficients_need_grad, d_coefficients, d_center):  # fmt: skip
+    """Compute the gradient of `shade`.
 
-    That of the coefficients is set in d_coefficients: left out unless `of_coefficients`.
+    Overwrites d_means, or adds to it if `accumulate`; overwrites d_coefficients if `coefficients_need_grad`;
+    writes the gradient of the camera center per chunk to d_center (chunks, 3).
     """
     terms = (degree + 1) ** 2
     values, d_values = np.empty(terms, np.float32), np.empty(terms, np.float32)
@@ -127,11 +129,11 @@ def shade_gradient(counter, degree, means, center, coefficients, radii, colors, 
         if start >= len(means):
             break
         stop = min(start + CHUNK, len(means))
-        if not add:
+        if not accumulate:
             d_means[start:stop] = np.float32(0.0)
         d_chunk[:] = 0.0
         for i in range(start, stop):
-            if of_coefficients:
+            if coefficients_need_grad:
                 for k in range(0 if radii[i] == 0 else terms, d_coefficients.shape[1]):
                     d_coefficients[i, k, 0] = d_coefficients[i, k, 1] = d_coefficients[i, k, 2] = _ZERO
             if radii[i] == 0:
@@ -141,7 +143,7 @@ def shade_gradient(counter, degree, means, center, coefficients, radii, colors, 
             blue = d_colors[i, 2] if colors[i, 2] > _ZERO else _ZERO
             x, y, z, inverse = view_direction(means, i, center)
             evaluate(degree, x, y, z, values)
-            if of_coefficients:
+            if coefficients_need_grad:
                 for k in range(terms):
                     d_coefficients[i, k, 0] = values[k] * red
                     d_coefficients[i, k, 1] = values[k] * green

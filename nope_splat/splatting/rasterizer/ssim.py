@@ -6,8 +6,8 @@ Over every 11x11 window that lies inside the image, with Gaussian weights w of s
 
 where mx = w*x, my = w*y are means, sx + sy = w*(x^2 + y^2) - mx^2 - my^2 variances, sxy = w*(x y) - mx my
 the covariance. The kernels work on rows of interleaved channels, (H, W C): a step of one pixel is a step of C
-elements. The first filters x, y, x^2 + y^2 and x y down the columns and along the rows, and leaves the
-derivatives of ssim with respect to w*x, w*(x^2 + y^2) and w*(x y); the second filters those back:
+elements. `similarity` filters x, y, x^2 + y^2 and x y along columns and rows, and stores the derivatives d1,
+d2 and d3 of ssim with respect to w*x, w*(x^2 + y^2) and w*(x y). `similarity_gradient` filters them again:
 
     d_x = w*d1 + 2 x (w*d2) + y (w*d3)
 """
@@ -37,7 +37,7 @@ _WEIGHTS = (_weights / _weights.sum()).astype(np.float32)
 
 @inlined
 def filter_along(rows, step, weights, filtered):
-    """Filter the rows of `rows` (maps, n + 10 step) along themselves, in steps of one pixel: (maps, n)."""
+    """Convolve each row of `rows` (maps, n + 10 step) with the window, in steps of one pixel. (maps, n)."""
     for m in range(len(rows)):
         result = filtered[m]
         result[:] = np.float32(0.0)
@@ -49,7 +49,7 @@ def filter_along(rows, step, weights, filtered):
 
 @kernel
 def similarity(counter, x, y, step, weights, derivatives, row_sums):
-    """Derivative maps (3, H - 10, (W - 10) C) of two images (H, W C), and the sum of ssim over every row."""
+    """Compute the derivative maps (3, H - 10, (W - 10) C) of two images (H, W C), and row sums of ssim."""
     columns = np.empty((4, x.shape[1]), np.float32)
     windows = np.empty((4, derivatives.shape[2]), np.float32)
     d_mean, d_square, d_product = derivatives
@@ -93,7 +93,7 @@ def similarity(counter, x, y, step, weights, derivatives, row_sums):
 
 @kernel
 def similarity_gradient(counter, x, y, step, weights, derivatives, scale, d_x):
-    """Gradient of `scale` times the sum of ssim with respect to x (H, W C)."""
+    """Compute the gradient of `scale` times the sum of ssim with respect to x (H, W C)."""
     inner = derivatives.shape[2]
     margin = (len(weights) - 1) * step
     columns = np.zeros((3, inner + 2 * margin), np.float32)
@@ -119,7 +119,7 @@ class _SSIM(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, target: Tensor) -> Tensor:
-        """The mean over all windows and channels of two (H, W, C) images."""
+        """Compute the mean over all windows and channels of two images (H, W, C)."""
         height, width, channels = image.shape
         x, y = (tensor.detach().contiguous().view(height, -1).numpy() for tensor in (image, target))
         rows, inner = height - WINDOW + 1, (width - WINDOW + 1) * channels
@@ -131,7 +131,7 @@ class _SSIM(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Gradient of the image."""
+        """Compute the gradient of the image."""
         x, y, derivatives = ctx.state
         height, width = x.shape
         channels = (width - derivatives.shape[2]) // (WINDOW - 1)
@@ -143,19 +143,19 @@ class _SSIM(torch.autograd.Function):
 
 @cache
 def _window(channels: int, device: torch.device) -> Tensor:
-    """The window on a GPU, where pytorch_msssim would copy it to in every iteration. (C, 1, 1, 11)."""
+    """Cache the window on a GPU; pytorch_msssim would upload it in every iteration. (C, 1, 1, 11)."""
     return torch.from_numpy(_WEIGHTS).repeat(channels, 1, 1, 1).to(device)
 
 
 def ssim(image: Tensor, target: Tensor) -> Tensor:
-    """Mean structural similarity of two images with values in 0 .. 1.
+    """Compute the mean structural similarity of two images with values in [0, 1].
 
-    Differentiable with respect to `image` only. On CUDA it is computed by pytorch_msssim, on a CPU by fused
-    kernels, to the same values.
+    Differentiable with respect to `image` only. Uses pytorch_msssim on CUDA and fused kernels on CPUs, with
+    the same values.
 
     Args:
-        image: (H, W, C), float32.
-        target: (H, W, C), float32, on the same device.
+        image: Image. (H, W, C), float32.
+        target: Image to compare with, on the same device. (H, W, C), float32.
 
     Returns:
         A scalar, 1 for equal images.

@@ -1,21 +1,22 @@
-"""The threads of the CPU rasterizer.
+"""Thread pool of the CPU rasterizer.
 
-A kernel claims its work, a tile or a run of Gaussians, from a shared counter by an atomic increment, so that
-no thread waits for a slower one. What a piece of work writes never depends on which thread took it: results
-are the same for any number of threads. Any Python thread may rasterize at any time, each with helpers of its
-own; numba's `prange` would not allow this.
+Threads claim work items, such as tiles or chunks of Gaussians, from a shared counter by atomic increments,
+which balances the load. The output of a work item does not depend on the thread, so results are the same for
+any number of threads. Any Python thread may rasterize at any time, with worker threads of its own; numba's
+`prange` does not support this.
 
-A kernel may have several stages, each with a counter of its own. A thread that finds nothing left to claim
-waits until all pieces of the stage are finished, whoever works on them, and goes on to the next; one that
-comes late passes through the stages that are over.
+A kernel may have several stages, each with its own counter. When all items of a stage are claimed, a thread
+waits until they are finished and continues with the next stage. A late thread skips the stages that are
+finished.
 
-A pass runs five kernels of about a millisecond, and to wake a sleeping thread takes a twentieth of that. So a
-helper that has finished stays awake for a moment and watches the counter of its caller's next kernel. It
-joins in as soon as something has been claimed: by then the caller has let go of Python's lock, which the
-helper needs to start.
+A forward and backward pass runs five kernels of about a millisecond each, and waking a sleeping thread takes
+a twentieth of that. An idle worker therefore spins for about a millisecond on the counter of its caller's
+next kernel. It starts after the first claim: by then the caller has released the GIL, which the worker needs
+to start.
 
-Linux likes to wake a helper on the core that its caller works on, and takes some ten milliseconds, several
-passes over a small image, to notice that another core idles. So a helper keeps off that core.
+The Linux scheduler tends to wake a worker on its caller's core, and takes about ten milliseconds, several
+passes over a small image, to migrate it to an idle core. Workers therefore exclude that core from their
+affinity.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ from numpy.typing import NDArray
 from nope_splat.splatting.rasterizer.kernels import inlined, intrinsic, kernel
 
 CHUNK = 512
-"""Gaussians that a thread claims at a time. Numba's cache does not notice a change: clear it then."""
+"""Gaussians per work item. Numba's cache does not detect changes of this value: clear it afterwards."""
 
-_LOOKS = 4_000_000
-"""How often a helper looks for work before it goes to sleep: for about a millisecond."""
+_MAX_SPINS = 4_000_000
+"""Polls of the counter before an idle worker goes to sleep, about a millisecond."""
 
-_STAGES = 3
-"""Stages that a kernel may have."""
+_MAX_STAGES = 3
+"""Largest number of stages of a kernel."""
 
 _Counters = NDArray[np.int64]
-"""For every stage what is claimed, and how many pieces are finished, cache lines apart. (stages, 2, 16)"""
+"""Numbers of claimed and of finished work items per stage, on separate cache lines. (stages, 2, 16)."""
 
 
 @intrinsic
 def claim(typing: Any, counter: Any, amount: Any) -> Any:
-    """Atomically add to the first element of an int64 array; its value before that. Int64."""
+    """Atomically add to the first element of an int64 array, and return its previous value."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         address = cgutils.create_struct_proxy(counter)(context, builder, values[0]).data
@@ -63,8 +64,8 @@ def claim(typing: Any, counter: Any, amount: Any) -> Any:
 
 
 @intrinsic
-def read(typing: Any, counter: Any) -> Any:
-    """The first element of an int64 array, as other threads left it. Int64."""
+def load_acquire(typing: Any, counter: Any) -> Any:
+    """Atomically load the first element of an int64 array, with acquire ordering."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         address = cgutils.create_struct_proxy(counter)(context, builder, values[0]).data
@@ -74,57 +75,58 @@ def read(typing: Any, counter: Any) -> Any:
 
 
 @inlined
-def finish(counter):
-    """Report that a piece of a stage is finished; `counter` (2, 16) is the stage's."""
+def finish_item(counter):
+    """Count a work item of a stage as finished. `counter` (2, 16) is that of the stage."""
     claim(counter[1], 1)
 
 
 @inlined
-def await_all(counter, pieces):
-    """Wait until so many pieces of a stage are finished: all that there are."""
-    while read(counter[1]) < pieces:
+def wait_for_items(counter, num_items):
+    """Wait until all `num_items` work items of a stage are finished."""
+    while load_acquire(counter[1]) < num_items:
         pass
 
 
 @kernel
-def _watch(counter, value, looks):
-    """Wait, without Python's lock, until a counter reaches a value; whether it did within so many looks."""
-    while read(counter) < value and looks > 0:
-        looks -= 1
-    return looks > 0
+def _spin_until(counter, value, max_spins):
+    """Poll a counter until it reaches a value, without the GIL. Returns False after `max_spins` polls."""
+    while load_acquire(counter) < value and max_spins > 0:
+        max_spins -= 1
+    return max_spins > 0
 
 
 @kernel
-def _report_and_watch(finished, counter, looks):
-    """Report that a task is finished, and wait for the first claim of the next: without Python's lock."""
+def _finish_and_spin(finished, counter, max_spins):
+    """Count a task as finished, and poll for the first claim of the next one, without the GIL."""
     claim(finished, 1)
-    _watch(counter, 1, looks)
+    _spin_until(counter, 1, max_spins)
 
 
-_CORES_OF_CONTAINER = Path("/sys/fs/cgroup/cpu.max")
-"""Microseconds that a container may compute, or `max`, and in how many: on all cores together."""
+_CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""CPU quota of a container, or `max`, and its period, both in microseconds and over all cores."""
 
 
 def _available_cores() -> int:
+    """Count the cores that this process may use, by its affinity and the quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
-        share, period = map(int, _CORES_OF_CONTAINER.read_text().split())
-        cores = min(cores, max(1, round(share / period)))
+    with contextlib.suppress(OSError, ValueError):  # no such file, or no quota ("max")
+        quota, period = map(int, _CGROUP_CPU_LIMIT.read_text().split())
+        cores = min(cores, max(1, round(quota / period)))
     return cores
 
 
 _current_core: Callable[[], int] = ctypes.PyDLL(None).sched_getcpu if sys.platform == "linux" else lambda: 0
-"""The core that this thread runs on; zero where threads cannot choose."""
+"""Core that this thread runs on; zero on platforms without thread affinity."""
 
 
 @contextlib.contextmanager
-def _away_from(core: int) -> Iterator[None]:
-    """Keep this thread off a core where it can go to another."""
+def _excluding_core(core: int) -> Iterator[None]:
+    """Exclude a core from this thread's affinity, if another one is left."""
     if sys.platform != "linux":
         yield
         return
     allowed = os.sched_getaffinity(0)
-    with contextlib.suppress(OSError):  # none is left, or a sandbox forbids it
+    with contextlib.suppress(OSError):  # no core is left, or a sandbox forbids it
         os.sched_setaffinity(0, allowed - {core})
     yield
     with contextlib.suppress(OSError):
@@ -135,72 +137,74 @@ _thread_count = _available_cores()
 _pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="splatting")
 
 
-class _Helper:
-    """A thread of the pool that works on what it is offered, for as long as offers follow each other."""
+class _Worker:
+    """A worker that runs consecutive tasks on a thread of the pool, and releases the thread when idle."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self._lock = threading.Lock()
         self._task: tuple[Callable[..., None], _Counters, _Counters, _Counters, tuple[Any, ...]] | None = None
-        self._present = False
+        self._running = False
 
-    def offer(self, *task: Any) -> None:
-        """Offer a kernel, its counters, the next kernel's, where to report the end, and the arguments."""
+    def submit(self, *task: Any) -> None:
+        """Submit a kernel, its and the next kernel's counters, the finished-task counter, and arguments."""
         with self._lock:
             self._task = task
-            called, self._present = not self._present, True
-        if called:
-            _pool.submit(self._work, _current_core())
+            start, self._running = not self._running, True
+        if start:
+            _pool.submit(self._run, _current_core())
 
-    def withdraw(self) -> bool:
-        """Take the offer back; False if it was accepted."""
+    def cancel(self) -> bool:
+        """Cancel the task. Returns False if it was already started."""
         with self._lock:
-            open_, self._task = self._task is not None, None
-        return open_
+            pending, self._task = self._task is not None, None
+        return pending
 
-    def _accept(self) -> Any:
+    def _next_task(self) -> Any:
+        """Take the submitted task; None if there is none, after which the thread is released."""
         with self._lock:
             task, self._task = self._task, None
-            self._present = task is not None
+            self._running = task is not None
         return task
 
-    def _work(self, callers_core: int) -> None:
-        with _away_from(callers_core):
-            while task := self._accept():
+    def _run(self, caller_core: int) -> None:
+        """Run tasks until none is left."""
+        with _excluding_core(caller_core):
+            while task := self._next_task():
                 run, counters, upcoming, finished, arguments = task
                 try:
                     run(counters, *arguments)
                 except BaseException as error:
                     self.error = error
-                _report_and_watch(finished, upcoming, _LOOKS)
+                _finish_and_spin(finished, upcoming, _MAX_SPINS)
 
 
-class _Team(threading.local):
-    """The helpers of one calling thread; counters of its kernel and of its next."""
+class _CallerState(threading.local):
+    """Workers of one calling thread, and the counters of its current and its next kernel."""
 
     def __init__(self) -> None:
-        self.helpers: list[_Helper] = []
-        self.counters, self.upcoming = np.zeros((2, _STAGES, 2, 16), np.int64)
+        self.workers: list[_Worker] = []
+        self.counters, self.upcoming = np.zeros((2, _MAX_STAGES, 2, 16), np.int64)
         self.finished = np.zeros(16, np.int64)
 
-    def first(self, count: int) -> list[_Helper]:
-        """So many helpers."""
-        while len(self.helpers) < count:
-            self.helpers.append(_Helper())
-        return self.helpers[:count]
+    def get_workers(self, count: int) -> list[_Worker]:
+        """Get `count` workers, creating missing ones."""
+        while len(self.workers) < count:
+            self.workers.append(_Worker())
+        return self.workers[:count]
 
 
-_team = _Team()
+_caller_state = _CallerState()
 
 
 def set_num_threads(count: int) -> None:
-    """Set how many threads rasterize; one for every core that this process may use, unless told otherwise.
+    """Set the number of threads for rasterization. The default is the number of available cores.
 
-    It is independent of `torch.set_num_threads`: torch's threads spin while they wait for work, so that
-    few of them beside the rasterizer's is the faster setting on small machines.
+    The setting is independent of `torch.set_num_threads`. On small machines, few torch threads are faster,
+    because they spin while waiting and compete with the rasterizer.
 
     Args:
-        count: At least 1.
+        count: Number of threads, at least 1.
 
     Raises:
         ValueError: If `count` is below 1.
@@ -212,33 +216,34 @@ def set_num_threads(count: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads rasterize."""
+    """Get the number of threads for rasterization."""
     return _thread_count
 
 
 def run_on_all_threads(kernel: Callable[..., None], *arguments: Any) -> None:
-    """Run a kernel on every thread at once, and wait for all.
+    """Run a kernel on all threads, and wait until they finish.
 
-    Helpers that are late are not waited for: the others have done the work then.
+    Workers that have not started when the caller finishes are canceled, since no work is left.
 
     Args:
-        kernel: Takes counters that start at zero, an int64 array of (stages, 2, 16). Where there is one stage
-            it may `claim` from them as they are; otherwise each stage has its part of them, to `claim` from,
-            to `finish` pieces and to `await_all` before the next. What can fail comes before all claims.
-        *arguments: The kernel's further arguments, shared by all threads.
+        kernel: Kernel whose first argument are counters that start at zero, int64 (stages, 2, 16). A kernel
+            with one stage can `claim` from the whole array. Otherwise each stage `claim`s from its own
+            counter, calls `finish_item` after every item and `wait_for_items` before the next stage. Code
+            that may raise has to run before the first claim.
+        *arguments: Other arguments of the kernel, shared by all threads.
     """
-    team, helpers = _team, _team.first(_thread_count - 1)
-    team.counters, team.upcoming = team.upcoming, team.counters
-    team.upcoming[:] = team.finished[0] = 0
-    for helper in helpers:
-        helper.offer(kernel, team.counters, team.upcoming, team.finished, arguments)
+    state, workers = _caller_state, _caller_state.get_workers(_thread_count - 1)
+    state.counters, state.upcoming = state.upcoming, state.counters
+    state.upcoming[:] = state.finished[0] = 0
+    for worker in workers:
+        worker.submit(kernel, state.counters, state.upcoming, state.finished, arguments)
     try:
-        kernel(team.counters, *arguments)
+        kernel(state.counters, *arguments)
     finally:
-        working = sum(not helper.withdraw() for helper in helpers)
-        while not _watch(team.finished, working, _LOOKS):
+        num_started = sum(not worker.cancel() for worker in workers)
+        while not _spin_until(state.finished, num_started, _MAX_SPINS):
             time.sleep(1e-5)
-    for helper in helpers:
-        if helper.error is not None:
-            error, helper.error = helper.error, None
+    for worker in workers:
+        if worker.error is not None:
+            error, worker.error = worker.error, None
             raise error

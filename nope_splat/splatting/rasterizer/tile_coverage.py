@@ -1,4 +1,4 @@
-"""Which blocks of pixels of a tile a splat covers.
+"""Blocks of pixels of a tile that a splat covers.
 
 The pixels where a splat is drawn fill an ellipse around its center: with the record's quadratic form,
 
@@ -6,8 +6,8 @@ The pixels where a splat is drawn fill an ellipse around its center: with the re
 
 at e to the right of the center and f below it. At height f the ellipse reaches from (-B f - r) / 2A to
 (-B f + r) / 2A, where r^2 = 4 A tau - (4 A C - B^2) f^2. Its rightmost point lies at the height
-f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the record's *tilt*, its leftmost point opposite. Over a row of
-blocks, therefore, it reaches as far as at the height nearest to its outermost point. All rows of blocks are
+f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the record's *tilt*, its leftmost point opposite. Within a
+row of blocks, therefore, its extent is largest at the height nearest to that point. All rows of blocks are
 solved at once, one per lane.
 """
 
@@ -33,9 +33,10 @@ _HALF, _ALMOST_HALF = np.float32(0.5), np.float32(0.49)
 
 @inlined
 def covered_blocks(lanes, records, bounds, splat, tile_x, tile_y, tile_size, first_blocks, last_blocks):
-    """First and last row of blocks that a splat covers, and the first and last block of every such row.
+    """Find the rows of blocks that a splat covers, and the first and last block in each of them.
 
-    `splat` is where its record starts in the flat `records` and `bounds`, which share their memory.
+    `splat` is the start of its record in the flat arrays `records` and `bounds`, which share memory. Returns
+    the first and last row. Writes `first_blocks` and `last_blocks`.
     """
     width, height = block_width(lanes), block_height(lanes)
     first_row = max(0, bounds[splat + BOUNDS + 2] - tile_y) // height

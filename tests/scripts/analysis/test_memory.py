@@ -16,9 +16,9 @@ from nope_splat.matching.sift import sift_keypoints
 from nope_splat.plugin.datamanager import NopeDataManagerConfig
 from nope_splat.plugin.densification_schedule import densification
 from nope_splat.plugin.model import NopeSplatModelConfig
-from nope_splat.splatting.gaussians import seed_gaussians
+from nope_splat.splatting.gaussians import initialize_gaussians
 from nope_splat.splatting.rasterizer.autograd import TILE_SIZE
-from nope_splat.splatting.rasterizer.binning import bin_splats
+from nope_splat.splatting.rasterizer.binning import ProjectedSplats, bin_splats
 from nope_splat.splatting.rasterizer.composite_gradient import slot_length
 from nope_splat.splatting.rasterizer.simd import Lanes
 from nope_splat.utils.device_defaults import resolve_defaults
@@ -40,7 +40,9 @@ def bytes_of(*tensors: torch.Tensor) -> int:
 
 def test_parameters_gradients_and_moments_are_counted_exactly() -> None:
     count = 50
-    parameters = seed_gaussians(torch.rand(count, 3), torch.zeros(count, 3, dtype=torch.uint8), sh_degree=3)
+    parameters = initialize_gaussians(
+        torch.rand(count, 3), torch.zeros(count, 3, dtype=torch.uint8), sh_degree=3
+    )
     optimizer = torch.optim.Adam(parameters.values(), fused=True)
     torch.stack([each.sum() for each in parameters.values()]).sum().backward()
     optimizer.step()
@@ -60,17 +62,15 @@ def test_densification_keeps_as_many_numbers_as_are_counted() -> None:
 
 def test_intersections_are_counted_exactly() -> None:
     rng, count = np.random.default_rng(0), 200
-    lists = bin_splats(
+    projected = ProjectedSplats(
         radii=np.full(count, 20, np.int32),
         means2d=rng.uniform(0, 256, (count, 2)).astype(np.float32),
         conics=np.tile(np.array([0.01, 0.0, 0.01], np.float32), (count, 1)),
         opacities=np.full(count, 0.9, np.float32),
         depths=rng.uniform(1, 2, count).astype(np.float32),
         colors=np.zeros((count, 3), np.float32),
-        width=256,
-        height=256,
-        tile_size=TILE_SIZE,
     )
+    lists = bin_splats(projected, width=256, height=256, tile_size=TILE_SIZE)
     intersections = int(lists.tile_offsets[-1])
     of_gradient = 4 * slot_length(3, Lanes(16))  # of the widest registers
     assert lists.splats.nbytes + lists.slots.nbytes == (PER_INTERSECTION - of_gradient) * intersections

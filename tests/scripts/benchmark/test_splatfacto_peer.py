@@ -67,7 +67,7 @@ def test_the_model_renders_on_this_machine_and_its_strategy_has_a_limit() -> Non
     box = SceneBox(torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
     model = config.setup(scene_box=box, num_train_data=3, seed_points=points)
     assert isinstance(model, PeerModel)
-    assert model.strategy.max_gaussians == 60
+    assert model.strategy.cap_max == 60
     pose = torch.eye(4)[:3]
     pose[2, 3] = 3.0
     camera = Cameras(pose[None], 40.0, 40.0, 16.0, 12.0, 32, 24)

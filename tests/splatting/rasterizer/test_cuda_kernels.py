@@ -1,4 +1,4 @@
-"""Kernels of gsplat: what is said where they cannot be had, progress, and what is compiled again."""
+"""Compilation of gsplat's kernels: errors, progress, and resumption."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ BACKEND = "gsplat.cuda._backend"
 
 
 @pytest.fixture
-def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with all that a build needs, for a chosen GPU; the folder of the kernels."""
+def build_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Fake a machine that can compile for one GPU architecture. Returns the folder of the kernels."""
     monkeypatch.delitem(sys.modules, BACKEND, raising=False)
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6")
@@ -42,8 +42,8 @@ def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "gsplat_cuda"
 
 
-def importing(monkeypatch: pytest.MonkeyPatch, backend: Any) -> list[str]:
-    """Have gsplat's backend be a value, or fail with it; what is imported."""
+def fake_backend(monkeypatch: pytest.MonkeyPatch, backend: Any) -> list[str]:
+    """Make the import of gsplat's backend return a value, or raise it. Returns the imported names."""
     real, imported = importlib.import_module, []
 
     def fake(name: str, package: str | None = None) -> Any:
@@ -60,17 +60,19 @@ def importing(monkeypatch: pytest.MonkeyPatch, backend: Any) -> list[str]:
     return imported
 
 
-def test_kernels_that_are_loaded_are_not_looked_for(builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loaded_kernels_are_not_imported_again(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, BACKEND, types.SimpleNamespace(_C=object()))  # pyright: ignore[reportArgumentType]
-    imported = importing(monkeypatch, None)
+    imported = fake_backend(monkeypatch, None)
     prepare_kernels()
     assert imported == []
 
 
-def test_a_compiler_that_came_later_is_used(builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was imported without one and had no kernels; it is imported again."""
+def test_backend_without_kernels_is_imported_again(
+    build_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler may have been installed since the first import."""
     monkeypatch.setitem(sys.modules, BACKEND, types.SimpleNamespace(_C=None))  # pyright: ignore[reportArgumentType]
-    imported = importing(monkeypatch, types.SimpleNamespace(_C=object()))
+    imported = fake_backend(monkeypatch, types.SimpleNamespace(_C=object()))
     prepare_kernels()
     assert imported == ["gsplat.csrc", BACKEND]
 
@@ -91,26 +93,26 @@ def test_a_compiler_that_came_later_is_used(builds: Path, monkeypatch: pytest.Mo
         ("", "compiling gsplat's CUDA kernels failed (); the compiler's output is in {log}"),
     ],
 )
-def test_a_failed_compilation(
-    error: str, sentence: str, builds: Path, monkeypatch: pytest.MonkeyPatch
+def test_failed_compilation_is_reported(
+    error: str, sentence: str, build_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    importing(monkeypatch, RuntimeError(error))
+    fake_backend(monkeypatch, RuntimeError(error))
     with pytest.raises(MissingKernelsError) as caught:
         prepare_kernels()
-    log = builds.parent / "gsplat_cuda.log"
+    log = build_folder.parent / "gsplat_cuda.log"
     assert caught.value.sentence == sentence.format(log=log)
     assert log.read_text() == f"{error}\n"
     assert "MAX_JOBS" not in os.environ
 
 
-def test_no_gpu_and_none_named(builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_reported(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise RuntimeError("Found no NVIDIA driver on your system. Please check that you have one")
 
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "init", fail)
-    importing(monkeypatch, None)
+    fake_backend(monkeypatch, None)
     with pytest.raises(MissingKernelsError) as caught:
         prepare_kernels()
     assert caught.value.sentence == (
@@ -119,10 +121,10 @@ def test_no_gpu_and_none_named(builds: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-def test_nowhere_to_keep_kernels(builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (builds.parent / "file").touch()
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(builds.parent / "file"))
-    importing(monkeypatch, None)
+def test_unwritable_cache_is_reported(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (build_folder.parent / "file").touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(build_folder.parent / "file"))
+    fake_backend(monkeypatch, None)
     with pytest.raises(
         MissingKernelsError, match=r"kept on this disk .*; set TORCH_EXTENSIONS_DIR to a folder"
     ):
@@ -130,25 +132,25 @@ def test_nowhere_to_keep_kernels(builds: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("memory", "cores", "jobs"), [(8e9, 16, "2"), (64e9, 4, "4"), (1e9, 4, "1")])
-def test_compilers_fit_into_memory(
-    memory: float, cores: int, jobs: str, builds: Path, monkeypatch: pytest.MonkeyPatch
+def test_number_of_compilers_is_limited_by_memory_and_cores(
+    memory: float, cores: int, jobs: str, build_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str | None] = []
+    max_jobs: list[str | None] = []
 
     def backend() -> types.SimpleNamespace:
-        seen.append(os.environ.get("MAX_JOBS"))
+        max_jobs.append(os.environ.get("MAX_JOBS"))
         return types.SimpleNamespace(_C=object())
 
     monkeypatch.setattr(cuda_kernels, "_free_memory", lambda: memory)
     monkeypatch.setattr(cuda_kernels, "get_num_threads", lambda: cores)
-    importing(monkeypatch, backend)
+    fake_backend(monkeypatch, backend)
     prepare_kernels()
     monkeypatch.setenv("MAX_JOBS", "7")
     prepare_kernels()
-    assert seen == [jobs, "7"]
+    assert max_jobs == [jobs, "7"]
 
 
-def test_progress_counts_what_is_compiled(tmp_path: Path) -> None:
+def test_compiled_files_are_counted(tmp_path: Path) -> None:
     assert count_compiled(tmp_path, 0.0) == (0, 0)
     rules = "rule compile\n  command = c++\nbuild a.cuda.o: compile a.cu\nbuild b.o: compile b.cpp\n"
     (tmp_path / "build.ninja").write_text(f"{rules}build gsplat_cuda.so: link a.cuda.o b.o\n")
@@ -158,20 +160,20 @@ def test_progress_counts_what_is_compiled(tmp_path: Path) -> None:
     assert count_compiled(tmp_path, time.time() + 60) == (0, 2)
 
 
-def test_progress_is_said(
-    builds: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_progress_is_reported(
+    build_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def compile_slowly() -> types.SimpleNamespace:
         print("gsplat's spinner")
-        (builds / "build.ninja").write_text("build a.o: compile a.cu\nbuild b.o: compile b.cu\n")
-        (builds / "a.o").touch()
+        (build_folder / "build.ninja").write_text("build a.o: compile a.cu\nbuild b.o: compile b.cu\n")
+        (build_folder / "a.o").touch()
         time.sleep(0.3)
         return types.SimpleNamespace(_C=object())
 
-    monkeypatch.setattr(cuda_kernels, "_PATIENCE", 0.05)
-    monkeypatch.setattr(cuda_kernels, "_REPORT_EVERY", 0.15)
+    monkeypatch.setattr(cuda_kernels, "_PROGRESS_DELAY", 0.05)
+    monkeypatch.setattr(cuda_kernels, "_REPORT_INTERVAL", 0.15)
     monkeypatch.setattr(progress, "CONSOLE", Console(stderr=True, force_terminal=False, width=200))
-    importing(monkeypatch, compile_slowly)
+    fake_backend(monkeypatch, compile_slowly)
     prepare_kernels()
     first, second, last = capsys.readouterr().err.splitlines()
     assert first == "Compiling gsplat's CUDA kernels, once; this takes minutes."
@@ -179,7 +181,7 @@ def test_progress_is_said(
     assert last.startswith("gsplat's CUDA kernels: compiled in ")
 
 
-# From here on gsplat, torch and ninja do their real work, with compilers that compile nothing.
+# The tests below run the real gsplat, torch and ninja with stub compilers.
 
 PREPARE = """
 import sys
@@ -190,7 +192,7 @@ print(sys.modules["gsplat.cuda._backend"]._C.__name__)
 
 
 class Machine:
-    """A machine on which kernels can be compiled, by stubs."""
+    """A machine with stub compilers for the kernels."""
 
     def __init__(self, folder: Path) -> None:
         toolkit = make_toolkit(folder / "toolkit", str(torch.version.cuda))
@@ -207,7 +209,7 @@ class Machine:
         }
 
     def start(self, pause: float = 0.0) -> subprocess.Popen[str]:
-        """Start a process that prepares kernels, in which each file takes some seconds."""
+        """Start a process that prepares kernels, with a pause in seconds for every file."""
         environment = {**self.environment, PAUSE: str(pause)}
         pipe = subprocess.PIPE
         command = [sys.executable, "-c", PREPARE]
@@ -216,18 +218,18 @@ class Machine:
         )
 
     def compiled(self) -> list[str]:
-        """Names of the files that were compiled so far, one for each time."""
+        """List the files that were compiled so far, with repetitions."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
-def wait_until_said(process: subprocess.Popen[str], line: str) -> None:
-    """Read what a process says on stderr as far as a line."""
+def wait_for_line(process: subprocess.Popen[str], line: str) -> None:
+    """Read the stderr of a process up to a line."""
     assert process.stderr is not None
-    assert line in process.stderr  # reads line by line, and stops at it or at the end
+    assert line in process.stderr  # reads up to the line
 
 
 def check_loaded(process: subprocess.Popen[str]) -> None:
-    """Wait for a process that has to load kernels."""
+    """Wait for a process, and check that it loaded the kernels."""
     out, err = process.communicate(timeout=120)
     assert out == "gsplat_cuda\n", err
 
@@ -238,30 +240,30 @@ def check_loaded(process: subprocess.Popen[str]) -> None:
     or not (Path(sysconfig.get_path("include")) / "Python.h").exists(),
     reason="needs a torch for CUDA, and compilers for an empty module",
 )
-def test_interrupted_then_finished_then_kept(tmp_path: Path) -> None:
-    """Ctrl-C in the middle; two processes at once that go on from there; and one that finds it done."""
+def test_interrupted_compilation_is_resumed_once_and_cached(tmp_path: Path) -> None:
+    """Interrupt a compilation, resume it in two processes at once, and load the result in another one."""
     machine = Machine(tmp_path)
     interrupted = machine.start(pause=0.5)
     deadline = time.monotonic() + 60
     while len(machine.compiled()) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
     assert "KeyboardInterrupt" in interrupted.communicate(timeout=60)[1]
     before = machine.compiled()
     assert 4 <= len(before) < 20
     assert not (machine.build / "gsplat_cuda.so").exists()
 
-    (machine.build / "lock").touch()  # as older versions of torch leave it when they are killed
+    (machine.build / "lock").touch()  # left behind by older versions of torch when they are killed
     with FileLock(machine.build.parent / "gsplat_cuda.nope-splat.lock"):
         both = [machine.start(), machine.start()]
         for process in both:
-            wait_until_said(process, "Another process is compiling gsplat's CUDA kernels; waiting for it.\n")
+            wait_for_line(process, "Another process is compiling gsplat's CUDA kernels; waiting for it.\n")
     for process in both:
         check_loaded(process)
     _, total = count_compiled(machine.build, 0.0)
-    everything = machine.compiled()
-    assert len(set(everything)) == total
-    assert len(everything) <= total + 2  # the two that were interrupted
+    all_compiled = machine.compiled()
+    assert len(set(all_compiled)) == total
+    assert len(all_compiled) <= total + 2  # two files were interrupted
 
     check_loaded(machine.start())
-    assert machine.compiled() == everything
+    assert machine.compiled() == all_compiled

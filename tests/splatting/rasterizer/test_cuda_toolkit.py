@@ -1,4 +1,4 @@
-"""The compiler for CUDA kernels: which is found, what is said where there is none, how builds get to it."""
+"""CUDA toolkit: search order, errors if none is found, and configuration of builds."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from nope_splat.splatting.rasterizer.cuda_toolkit import (
 
 
 @pytest.fixture
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without a toolkit whose torch is built for CUDA 99.1; a folder to put things in."""
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Fake a machine without a toolkit, with torch for CUDA 99.1. Returns its root folder."""
     (tmp_path / "bin").mkdir()
     for name in ("PATH", "CUDA_HOME", "CUDA_PATH", "LIBRARY_PATH", "CXX", "CC"):
-        monkeypatch.setenv(name, "")  # put back after the test, whatever it does
+        monkeypatch.setenv(name, "")  # restores the original value after the test
         monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin")
     monkeypatch.setattr(torch.version, "cuda", "99.1")
@@ -43,7 +43,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def with_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let stubs find the shell's own commands, which are not on PATH then."""
+    """Run stubs with the shell's commands on PATH, which the fake PATH does not contain."""
     run = subprocess.run
 
     def run_with_commands(command: list[str], **options: Any) -> Any:
@@ -52,39 +52,39 @@ def with_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_toolkit.subprocess, "run", run_with_commands)
 
 
-def test_toolkits_are_found_in_order(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The most explicit one wins: PATH, CUDA_HOME, CUDA_PATH, the system's, PyPI's."""
-    packages = make_toolkit(bare / "site-packages" / "nvidia" / "cu99", "99.1")
+def test_toolkits_are_searched_in_order(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order is PATH, CUDA_HOME, CUDA_PATH, the system toolkit, the packages from PyPI."""
+    packages = make_toolkit(machine / "site-packages" / "nvidia" / "cu99", "99.1")
     assert find_toolkit() == Toolkit(packages, "99.1")
-    system = make_toolkit(bare / "system", "99.0")
+    system = make_toolkit(machine / "system", "99.0")
     assert find_toolkit() == Toolkit(system, "99.0")
     for name in ("CUDA_PATH", "CUDA_HOME"):
-        home = make_toolkit(bare / name, "99.1")
+        home = make_toolkit(machine / name, "99.1")
         monkeypatch.setenv(name, str(home))
         assert find_toolkit().home == home
-    on_path = make_toolkit(bare / "path", "99.1")
+    on_path = make_toolkit(machine / "path", "99.1")
     monkeypatch.setenv("PATH", f"{on_path}/bin")
     assert find_toolkit().home == on_path
 
 
-def test_a_link_on_the_path_leads_to_its_toolkit(bare: Path) -> None:
-    toolkit = make_toolkit(bare / "elsewhere", "99.1")
-    (bare / "bin" / "nvcc").symlink_to(toolkit / "bin" / "nvcc")
+def test_symbolic_link_to_nvcc_is_resolved(machine: Path) -> None:
+    toolkit = make_toolkit(machine / "elsewhere", "99.1")
+    (machine / "bin" / "nvcc").symlink_to(toolkit / "bin" / "nvcc")
     assert find_toolkit().home == toolkit
 
 
-def test_toolkits_that_do_not_fit_are_passed_over(bare: Path) -> None:
-    """Of another major version, or without the headers: like a script of that name in /usr/local/bin."""
-    make_toolkit(bare / "system", "98.5")
-    shutil.copy(make_toolkit(bare / "elsewhere", "99.1") / "bin" / "nvcc", bare / "bin")
-    packages = make_toolkit(bare / "site-packages" / "nvidia" / "cu99", "99.1")
+def test_incompatible_toolkits_are_skipped(machine: Path) -> None:
+    """Toolkits of another major version, or without headers, such as an nvcc script in /usr/local/bin."""
+    make_toolkit(machine / "system", "98.5")
+    shutil.copy(make_toolkit(machine / "elsewhere", "99.1") / "bin" / "nvcc", machine / "bin")
+    packages = make_toolkit(machine / "site-packages" / "nvidia" / "cu99", "99.1")
     assert find_toolkit().home == packages
 
 
 @pytest.mark.parametrize("missing", ["bin/nvcc", "include/cuda_runtime.h"])
-def test_a_toolkit_of_parts(missing: str, bare: Path) -> None:
-    """What torch itself brings: the folder, with its libraries only."""
-    (make_toolkit(bare / "site-packages" / "nvidia" / "cu99", "99.1") / missing).unlink()
+def test_incomplete_toolkit_is_reported(missing: str, machine: Path) -> None:
+    """Torch itself installs the folder with libraries only."""
+    (make_toolkit(machine / "site-packages" / "nvidia" / "cu99", "99.1") / missing).unlink()
     with pytest.raises(MissingKernelsError) as caught:
         find_toolkit()
     assert caught.value.sentence == (
@@ -92,9 +92,9 @@ def test_a_toolkit_of_parts(missing: str, bare: Path) -> None:
     )
 
 
-def test_only_another_version(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incompatible_version_is_reported(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    system = make_toolkit(bare / "system", "11.8")
+    system = make_toolkit(machine / "system", "11.8")
     with pytest.raises(MissingKernelsError) as caught:
         find_toolkit()
     assert caught.value.sentence == (
@@ -104,48 +104,50 @@ def test_only_another_version(bare: Path, monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
-def test_torch_without_cuda(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_without_cuda_is_reported(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(MissingKernelsError, match="is built without CUDA; install PyPI's for Linux"):
         find_toolkit()
 
 
-def test_no_host_compiler(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing comes one by one: C++, C, Python's headers, ninja."""
+def test_missing_host_tools_are_reported(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order: C++ compiler, C compiler, Python headers, ninja."""
 
-    def said() -> str:
+    def reported() -> str:
         with pytest.raises(MissingKernelsError) as caught:
             require_host_compiler()
         return caught.value.sentence
 
     def install(name: str) -> None:
-        (bare / "bin" / name).touch(mode=0o755)
+        (machine / "bin" / name).touch(mode=0o755)
 
-    assert said().startswith(
+    assert reported().startswith(
         "there is no C++ compiler (c++ and gcc); install g++ (Debian and Ubuntu: `sudo apt"
     )
     install("c++")
-    assert said().startswith("there is no C++ compiler (gcc)")
+    assert reported().startswith("there is no C++ compiler (gcc)")
     install("gcc")
-    monkeypatch.setattr(cuda_toolkit.sysconfig, "get_path", lambda _: str(bare))
-    assert said().startswith(f"there are no headers of Python {sys.version_info[0]}.{sys.version_info[1]} ")
-    (bare / "Python.h").touch()
+    monkeypatch.setattr(cuda_toolkit.sysconfig, "get_path", lambda _: str(machine))
+    assert reported().startswith(
+        f"there are no headers of Python {sys.version_info[0]}.{sys.version_info[1]} "
+    )
+    (machine / "Python.h").touch()
     monkeypatch.setattr(cuda_toolkit, "_packaged_ninja", lambda: None)
-    assert said() == "there is no ninja, which runs the compilers; run `pip install ninja`"
+    assert reported() == "there is no ninja, which runs the compilers; run `pip install ninja`"
     install("ninja")
     require_host_compiler()
 
 
-def test_ninja_of_an_environment_that_is_not_activated(bare: Path) -> None:
-    """The system's may be another version, which would compile everything again."""
+def test_ninja_of_the_environment_is_preferred(machine: Path) -> None:
+    """The system may have another version, which would compile all kernels again."""
     ninja = pytest.importorskip("ninja")
-    (bare / "bin" / "ninja").touch(mode=0o755)
-    activate(Toolkit(make_toolkit(bare / "toolkit", "99.1"), "99.1"))
+    (machine / "bin" / "ninja").touch(mode=0o755)
+    activate(Toolkit(make_toolkit(machine / "toolkit", "99.1"), "99.1"))
     assert shutil.which("ninja") == f"{ninja.BIN_DIR}/ninja"
 
 
-def test_builds_are_led_to_the_toolkit(bare: Path) -> None:
-    home = make_toolkit(bare / "toolkit", "99.1")
+def test_builds_use_the_toolkit(machine: Path) -> None:
+    home = make_toolkit(machine / "toolkit", "99.1")
     for _ in range(2):  # the second time changes nothing
         activate(Toolkit(home, "99.1"))
         assert shutil.which("nvcc") == str(home / "bin" / "nvcc")
@@ -153,23 +155,23 @@ def test_builds_are_led_to_the_toolkit(bare: Path) -> None:
         assert os.environ["CUDA_HOME"] == cpp_extension.CUDA_HOME == str(home)
 
 
-def test_a_versioned_library_becomes_linkable(bare: Path) -> None:
-    home = make_toolkit(bare / "toolkit", "99.1")
+def test_versioned_library_is_linked(machine: Path) -> None:
+    home = make_toolkit(machine / "toolkit", "99.1")
     for _ in range(2):
-        link_runtime(Toolkit(home, "99.1"), bare / "links")
-        assert os.environ["LIBRARY_PATH"] == str(bare / "links")
-        assert (bare / "links" / "libcudart.so").resolve() == home / "lib" / "libcudart.so.13"
+        link_runtime(Toolkit(home, "99.1"), machine / "links")
+        assert os.environ["LIBRARY_PATH"] == str(machine / "links")
+        assert (machine / "links" / "libcudart.so").resolve() == home / "lib" / "libcudart.so.13"
 
 
-def test_a_link_to_an_earlier_environment_is_replaced(bare: Path) -> None:
+def test_outdated_link_is_replaced(machine: Path) -> None:
     for name in ("old", "new"):
-        link_runtime(Toolkit(make_toolkit(bare / name, "99.1"), "99.1"), bare / "links")
-    assert (bare / "links" / "libcudart.so").resolve() == bare / "new" / "lib" / "libcudart.so.13"
+        link_runtime(Toolkit(make_toolkit(machine / name, "99.1"), "99.1"), machine / "links")
+    assert (machine / "links" / "libcudart.so").resolve() == machine / "new" / "lib" / "libcudart.so.13"
 
 
-def test_a_complete_toolkit_needs_no_link(bare: Path) -> None:
-    home = make_toolkit(bare / "toolkit", "99.1")
+def test_complete_toolkit_is_not_linked(machine: Path) -> None:
+    home = make_toolkit(machine / "toolkit", "99.1")
     (home / "lib" / "libcudart.so").symlink_to("libcudart.so.13")
-    link_runtime(Toolkit(home, "99.1"), bare / "links")
+    link_runtime(Toolkit(home, "99.1"), machine / "links")
     assert "LIBRARY_PATH" not in os.environ
-    assert not (bare / "links").exists()
+    assert not (machine / "links").exists()

@@ -1,4 +1,4 @@
-"""The CPU rasterizer's stages against gsplat's own PyTorch functions, and under gsplat's strategy."""
+"""Stages of the CPU rasterizer against gsplat's PyTorch functions, and with gsplat's strategy."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def test_projection_and_its_gradients_match_gsplat() -> None:
         0.0,
         {},
     )
-    seen = expected[0] > 0
+    visible = expected[0] > 0
     assert torch.equal(outputs[0], expected[0])
-    assert 20 < seen.sum() < 380
+    assert 20 < visible.sum() < 380
     loss, expected_loss = torch.zeros(()), torch.zeros((), dtype=torch.float64)
     for name, result, reference in zip(
         ("means2d", "depths", "conics", "compensations"), outputs[1:], expected[1:], strict=True
     ):
         assert reference is not None
-        assert relative_error(result[seen], reference[seen]) < 1e-6, name
+        assert relative_error(result[visible], reference[visible]) < 1e-6, name
         weights = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
-        loss = loss + (weights * result)[seen].sum()
-        expected_loss = expected_loss + (weights * reference)[seen].sum()
+        loss = loss + (weights * result)[visible].sum()
+        expected_loss = expected_loss + (weights * reference)[visible].sum()
     loss.backward()
     expected_loss.backward()
     gradients, expected_gradients = actual.gradients(), exact.gradients()
-    expected_gradients["Ks"][:, [0, 1], [1, 0]] = 0  # the skew, which is no parameter of the camera
+    expected_gradients["Ks"][:, [0, 1], [1, 0]] = 0  # skew is not a camera parameter
     for name in ("means", "quats", "scales", "viewmats", "Ks"):
         assert relative_error(gradients[name], expected_gradients[name]) < 2e-5, name
 
@@ -75,11 +75,11 @@ def test_spherical_harmonics_and_their_gradients_match_gsplat(degree: int) -> No
     single = [tensor.clone().requires_grad_() for tensor in (means, center, coefficients)]
     actual = SphericalHarmonics.apply(degree, single[0], single[1], single[2][None], radii)
     (weights * actual[0]).sum().backward()
-    seen = radii[0] > 0
-    torch.testing.assert_close(actual[0][seen].double(), colors[seen], rtol=0, atol=2e-6)
+    visible = radii[0] > 0
+    torch.testing.assert_close(actual[0][visible].double(), colors[visible], rtol=0, atol=2e-6)
     for tensor, reference in zip(single, exact, strict=True):
         assert tensor.grad is not None
-        if reference.grad is None:  # degree 0: the direction plays no part
+        if reference.grad is None:  # degree 0 does not depend on the direction
             assert not tensor.grad.any()
         else:
             assert relative_error(tensor.grad, reference.grad) < 1e-6

@@ -1,4 +1,4 @@
-"""Kernels are compiled once per machine, and the user is told."""
+"""Kernels are compiled once per machine, with a notice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ print(ssim(torch.zeros(12, 12, 3), torch.zeros(12, 12, 3)).item())
 """
 
 
-def test_first_use_announces_the_compilation_and_later_ones_find_it_done(tmp_path: Path) -> None:
+def test_compilation_is_announced_and_cached(tmp_path: Path) -> None:
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     first, second = (
         subprocess.run(

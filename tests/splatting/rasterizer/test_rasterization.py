@@ -1,4 +1,4 @@
-"""The CPU rasterizer against the dense float64 reference: images and every gradient."""
+"""Images and gradients of the CPU rasterizer against a dense float64 reference."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def rasterize(scene: Scene, **options):
 
 
 def assert_matches_reference(scene: Scene, options: dict, reference_options: dict, tolerance=2e-5) -> None:
+    """Compare images and all gradients with the dense reference."""
     exact, actual = scene.leaves(torch.float64), scene.leaves()
     expected_images, expected_alphas = render(exact, **reference_options)
     random_loss(expected_images, expected_alphas).backward()
@@ -53,7 +54,7 @@ def assert_matches_reference(scene: Scene, options: dict, reference_options: dic
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_scenes_hold_what_is_difficult(seed: int) -> None:
+def test_random_scenes_contain_difficult_cases(seed: int) -> None:
     scene = random_scene(seed)
     mean, depth, _, _, radius = project(scene, 0)
     (x, y), width, height = mean.T, scene.width, scene.height
@@ -63,7 +64,7 @@ def test_random_scenes_hold_what_is_difficult(seed: int) -> None:
     clamped = (x < -0.15 * width) | (x > 1.15 * width) | (y < -0.15 * height) | (y > 1.15 * height)
     largest = scene.scales.amax(1)
     alphas = render(scene)[1]
-    holds = {
+    cases = {
         "behind the camera": ~front,
         "across the border": reaching & ~centered,
         "outside": front & ~reaching,
@@ -72,7 +73,7 @@ def test_random_scenes_hold_what_is_difficult(seed: int) -> None:
         "larger than the image": reaching & (6 * 60 * largest > width * depth),
         "opaque": alphas > 0.9995,
     }
-    assert all(where.any() for where in holds.values()), holds
+    assert all(where.any() for where in cases.values()), cases
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -103,24 +104,24 @@ def test_clipping_options_match_the_reference() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, MAX_CHANNELS])
-def test_any_number_of_channels(channels: int) -> None:
+def test_number_of_channels_matches_the_reference(channels: int) -> None:
     scene = random_scene(9)
     g = torch.Generator().manual_seed(9)
     colors, backgrounds = torch.rand(60, channels, generator=g), torch.rand(1, channels, generator=g)
     assert_matches_reference(replace(scene, colors=colors, backgrounds=backgrounds), {}, {})
 
 
-def test_a_loss_of_the_images_alone_is_one_to_which_the_alphas_add_nothing() -> None:
-    alone, together = random_scene(3).leaves(), random_scene(3).leaves()
-    (rasterize(alone)[0] ** 2).sum().backward()
-    images, alphas, info = rasterize(together)
-    nothing = 0.0 * (alphas.sum() + info["depths"].sum())
-    ((images**2).sum() + nothing).backward()
-    for name, expected in together.gradients().items():
-        assert relative_error(alone.gradients()[name], expected) < 1e-6, name
+def test_missing_gradients_are_equivalent_to_zeros() -> None:
+    images_only, all_outputs = random_scene(3).leaves(), random_scene(3).leaves()
+    (rasterize(images_only)[0] ** 2).sum().backward()
+    images, alphas, info = rasterize(all_outputs)
+    zero = 0.0 * (alphas.sum() + info["depths"].sum())
+    ((images**2).sum() + zero).backward()
+    for name, expected in all_outputs.gradients().items():
+        assert relative_error(images_only.gradients()[name], expected) < 1e-6, name
 
 
-def test_no_gaussians_leave_the_background() -> None:
+def test_empty_scene_shows_the_background() -> None:
     scene = random_scene(0).leaves()
     empty = replace(
         scene, **{k: getattr(scene, k)[:0] for k in ("means", "quats", "scales", "opacities", "colors")}
@@ -132,7 +133,7 @@ def test_no_gaussians_leave_the_background() -> None:
     assert info["radii"].shape == (1, 0)
 
 
-def test_degenerate_quaternion_is_the_identity_rotation() -> None:
+def test_zero_quaternion_is_the_identity_rotation() -> None:
     scene = random_scene(3)
     zero, identity = torch.zeros_like(scene.quats), torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(60, 4)
     torch.testing.assert_close(
@@ -140,7 +141,7 @@ def test_degenerate_quaternion_is_the_identity_rotation() -> None:
     )
 
 
-def test_quaternions_of_any_length_match_the_reference() -> None:
+def test_unnormalized_quaternions_match_the_reference() -> None:
     scene = random_scene(3)
     lengths = torch.tensor([0.0, 1e-4, 1e4]).repeat(20)[:, None]
     scene = replace(scene, quats=lengths * scene.quats)
@@ -148,12 +149,12 @@ def test_quaternions_of_any_length_match_the_reference() -> None:
     exact, actual = scene.leaves(torch.float64), scene.leaves()
     random_loss(*render(exact)).backward()
     random_loss(*rasterize(actual)[:2]).backward()
-    turned, expected = (each.gradients()["quats"].double() * lengths for each in (actual, exact))
-    assert relative_error(turned, expected) < 2e-5
+    gradient, expected = (leaves.gradients()["quats"].double() * lengths for leaves in (actual, exact))
+    assert relative_error(gradient, expected) < 2e-5
     assert not actual.gradients()["quats"][::3].any()
 
 
-def test_gradient_of_depth_only_reaches_alpha_and_depth() -> None:
+def test_depth_has_no_gradient_to_colors() -> None:
     scene = random_scene(11).leaves()
     images, _, _ = rasterize(scene, render_mode="RGB+ED")
     images[..., 3].sum().backward()
@@ -178,7 +179,7 @@ def test_absolute_gradients_are_sums_over_pixels_of_absolute_values() -> None:
 
 
 def shared_intrinsics_loss(scene: Scene, intrinsics: torch.Tensor, fold: bool) -> torch.Tensor:
-    """A loss of the image that a camera with this focal length and principal point takes. (3,)."""
+    """Compute a loss of the image with focal length and principal point `intrinsics` (3,)."""
     Ks = scene.Ks.to(intrinsics).clone()
     Ks[:, 0, 0] = Ks[:, 1, 1] = intrinsics[0]
     Ks[:, :2, 2] = intrinsics[1:]
@@ -191,7 +192,7 @@ def shared_intrinsics_loss(scene: Scene, intrinsics: torch.Tensor, fold: bool) -
     return random_loss(*rasterize(folded)[:2])
 
 
-def test_folded_gradients_of_intrinsics_are_direct_ones_and_finite_differences() -> None:
+def test_folded_gradients_of_intrinsics_match_direct_ones_and_finite_differences() -> None:
     scene = random_scene(4)
     exact = replace(scene, **{k: v.double() for k, v in scene.parameters().items()})
     center = scene.Ks[0, :2, 2].tolist()
@@ -211,7 +212,7 @@ def test_folded_gradients_of_intrinsics_are_direct_ones_and_finite_differences()
         torch.testing.assert_close(actual.double(), derivative, rtol=1e-4, atol=1e-4)
 
 
-def test_frozen_gaussians_leave_the_gradients_of_the_cameras_as_they_are() -> None:
+def test_frozen_gaussians_do_not_change_the_gradients_of_the_cameras() -> None:
     scene = random_scene(8, cameras=2)
     harmonics = 0.3 * torch.randn(len(scene.means), 16, 3, generator=torch.Generator().manual_seed(8))
 
@@ -240,24 +241,24 @@ def test_frozen_gaussians_leave_the_gradients_of_the_cameras_as_they_are() -> No
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_memory_is_what_the_documentation_says(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_as_documented(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nope_splat.splatting.rasterizer.threads._thread_count", threads)
     scene = random_scene(1, count=20_000, width=320, height=192).leaves()
     d_images = torch.ones(1, 192, 320, 3)
-    rasterize(scene)[0].backward(d_images)  # what is compiled and imported does not count
+    rasterize(scene)[0].backward(d_images)  # exclude compilation and imports from the measurement
     tracemalloc.start()
     images, _, _ = rasterize(scene)
     (lists, *_), *_ = images.grad_fn.tiles  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     images.backward(d_images)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    stated = 88 * 20_000 + 12 * 192 * 320 + 72 * lists.tile_offsets[-1]
-    assert 0.9 * stated < peak < 1.1 * stated  # other threads of the process count, too
+    documented = 88 * 20_000 + 12 * 192 * 320 + 72 * lists.tile_offsets[-1]
+    assert 0.9 * documented < peak < 1.1 * documented  # includes other threads of the process
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_are_named(name: str, value: float) -> None:
+def test_inputs_with_nan_or_infinity_are_named(name: str, value: float) -> None:
     scene = random_scene(0)
     broken = getattr(scene, name).clone()
     broken.view(-1)[-1] = value
@@ -283,7 +284,7 @@ def test_unavailable_options_are_named(options: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(("channels", "render_mode"), [(MAX_CHANNELS + 1, "RGB"), (MAX_CHANNELS, "RGB+D")])
-def test_more_channels_than_there_are_are_refused(channels: int, render_mode: str) -> None:
+def test_too_many_channels_are_refused(channels: int, render_mode: str) -> None:
     scene = replace(random_scene(0), colors=torch.zeros(60, channels), backgrounds=torch.zeros(1, channels))
     with pytest.raises(ValueError, match="at most 16 channels"):
         rasterize(scene, render_mode=render_mode)

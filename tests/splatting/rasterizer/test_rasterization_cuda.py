@@ -1,7 +1,7 @@
-"""gsplat on a GPU and our kernels on the CPU draw the same images and hand back the same gradients.
+"""gsplat on a GPU and the CPU kernels give the same images and gradients.
 
-Run on a GPU by `-m gpu`, and in every run on the pretend GPU (see `pretend_cuda`), where gsplat's own Python
-runs above a stand-in for its kernels: that shows conventions, not kernels.
+Run on a GPU with `-m gpu`. Every test run includes them on the pretend GPU (see `pretend_cuda`), where
+gsplat's Python code runs on a stand-in for its kernels: this tests conventions, not kernels.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ pytestmark = [
 
 IS_PRETEND = torch.cuda.is_available() and torch.cuda.get_device_name() == "Pretend GPU"
 TOLERANCE = 1e-4 if IS_PRETEND else 1e-2
-"""Relative error of gradients; gsplat's kernels use approximate exponentials and sum in any order."""
+"""Relative error of gradients. gsplat's kernels approximate exponentials and sum in arbitrary order."""
 CAMERAS = 3
 
 
 def mild_scene(seed: int, cameras: int = 1) -> Scene:
-    """A scene without what gsplat cuts off beyond three standard deviations, seen by cameras of their own."""
+    """Make a scene whose splats are invisible beyond three standard deviations, with one camera per zoom."""
     scene = random_scene(seed, count=150, width=64, height=48, cameras=cameras)
     zoom = torch.linspace(1.0, 1.2, cameras)[:, None, None]
     Ks = torch.cat([scene.Ks[:, :2] * zoom, scene.Ks[:, 2:]], 1)
@@ -37,7 +37,7 @@ def mild_scene(seed: int, cameras: int = 1) -> Scene:
     return replace(scene, opacities=opacities, scales=scales, Ks=Ks)
 
 
-def on(scene: Scene, device: str) -> Scene:
+def to_device(scene: Scene, device: str) -> Scene:
     leaves = {name: value.detach().to(device) for name, value in scene.parameters().items()}
     return replace(scene, **{name: value.requires_grad_() for name, value in leaves.items()})
 
@@ -50,31 +50,31 @@ def rasterize(scene: Scene, viewmats: Tensor, Ks: Tensor, **options: Any) -> tup
 
 
 def evaluate(scene: Scene, device: str, **options: Any) -> dict[str, Tensor]:
-    """Images, alphas and all gradients of one loss.
+    """Compute images, alphas and all gradients of a loss.
 
-    On CUDA the intrinsics have their gradient through the view matrices, on a CPU directly.
+    On CUDA the intrinsics receive gradients through the view matrices, on a CPU directly.
     """
-    copy = on(scene, device)
+    copy = to_device(scene, device)
     folded = device == "cuda"
     viewmats = fold_intrinsics(copy.viewmats, copy.Ks) if folded else copy.viewmats
     images, alphas, info = rasterize(copy, viewmats, copy.Ks.detach() if folded else copy.Ks, **options)
     info["means2d"].retain_grad()
     generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(each.shape, generator=generator).to(device) for each in (images, alphas)]
+    weights = [torch.randn(x.shape, generator=generator).to(device) for x in (images, alphas)]
     ((weights[0] * images).sum() + (weights[1] * alphas).sum()).backward()
     gradients = {name: gradient for name, gradient in copy.gradients().items() if name != "backgrounds"}
     focal_and_center = gradients.pop("Ks")
     radii = info["radii"] if info["radii"].ndim == 2 else info["radii"].amin(-1)  # one per axis in gsplat 1.5
-    seen = radii > 0
+    visible = radii > 0
     results = {
         **gradients,
         "viewmats": gradients["viewmats"][:, :3],
         "focal lengths": focal_and_center[:, [0, 1], [0, 1]],
         "principal points": focal_and_center[:, :2, 2],
-        "means2d": torch.where(seen[..., None], info["means2d"].grad, 0.0),
-        "absgrad": torch.where(seen[..., None], info["means2d"].absgrad, 0.0),
+        "means2d": torch.where(visible[..., None], info["means2d"].grad, 0.0),
+        "absgrad": torch.where(visible[..., None], info["means2d"].absgrad, 0.0),
     }
-    assert all(gradient.abs().max() > 0 for gradient in results.values()), "each is tested"
+    assert all(gradient.abs().max() > 0 for gradient in results.values()), "all gradients are tested"
     return {"images": images, "alphas": alphas, "radii": radii, **results}
 
 
@@ -90,14 +90,14 @@ def test_images_and_gradients_agree(render_mode: str, rasterize_mode: str, sh_de
     expected, actual = (evaluate(scene, device, **options) for device in ("cpu", "cuda"))
     for name in ("images", "alphas"):
         torch.testing.assert_close(actual.pop(name).cpu(), expected.pop(name), rtol=0, atol=0.2 * TOLERANCE)
-    reach, own_reach = actual.pop("radii").cpu(), expected.pop("radii")
-    assert (reach - own_reach).max() <= 1, "gsplat 1.5 has smaller radii, but culls nothing that shows"
+    gsplat_radii, radii = actual.pop("radii").cpu(), expected.pop("radii")
+    assert (gsplat_radii - radii).max() <= 1, "gsplat 1.5 has smaller radii, but culls no visible splat"
     errors = {name: relative_error(actual[name].cpu(), value) for name, value in expected.items()}
     assert max(errors.values()) < TOLERANCE, errors
 
 
-def test_gsplat_ends_splats_at_tiles() -> None:
-    """The known difference: gsplat 1.4 ends a splat with the tiles that three standard deviations touch."""
+def test_gsplat_truncates_splats_at_tiles() -> None:
+    """The known difference: gsplat 1.4 truncates a splat at the tiles within three standard deviations."""
     scene = Scene(
         means=torch.tensor([[0.0, 0.0, 2.0]]),
         quats=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
@@ -112,18 +112,18 @@ def test_gsplat_ends_splats_at_tiles() -> None:
     )
     rows = []
     for device in ("cpu", "cuda"):
-        copy = on(scene, device)
+        copy = to_device(scene, device)
         rows.append(rasterize(copy, copy.viewmats, copy.Ks.detach())[1][0, 64, :, 0].detach().cpu())
     drawn = rows[1] > 0
     torch.testing.assert_close(rows[0][drawn], rows[1][drawn], rtol=0, atol=2e-3)
     if gsplat.__version__ < "1.5":
-        assert drawn.sum() == 96  # columns 16 to 112, although the radius is 46 pixels and the reach 50
+        assert drawn.sum() == 96  # columns 16 to 112; the radius is 46 pixels, the visible extent 50
         assert (rows[0] > 0).sum() == 100
     else:
         assert drawn.equal(rows[0] > 0)
 
 
-def test_similarity_agrees() -> None:
+def test_ssim_agrees() -> None:
     g = torch.Generator().manual_seed(0)
     image, target = torch.rand(40, 50, 3, generator=g), torch.rand(40, 50, 3, generator=g)
     values, gradients = [], []

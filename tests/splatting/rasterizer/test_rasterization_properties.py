@@ -1,4 +1,4 @@
-"""What must not change an image, whatever the scene."""
+"""Invariances of the rasterizer, on random scenes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nope_splat.splatting.rasterizer import fold_intrinsics, rasterization
 
 seeds = st.integers(0, 2**31)
-few = settings(max_examples=20, deadline=None)
+few_examples = settings(max_examples=20, deadline=None)
 
 
 def rasterize(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,34 +31,34 @@ def rasterize(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
     return images, alphas
 
 
-def assert_same_but_for_rounding(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal up to float32, but for pixels where a splat is just at the limit of being drawn."""
+def assert_equal_up_to_rounding(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Check equality up to float32, except in pixels where a splat is at the visibility threshold."""
     difference = (actual - expected).abs()
     assert difference.max() < 0.02
     assert (difference > 1e-4).float().mean() < 2e-3
 
 
-@few
+@few_examples
 @given(seeds)
-def test_order_of_gaussians(seed: int) -> None:
+def test_order_of_gaussians_does_not_matter(seed: int) -> None:
     scene = random_scene(seed)
-    shuffled = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
+    permutation = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
     names = ("means", "quats", "scales", "opacities", "colors")
     first, second = (
         scene.leaves(),
-        replace(scene, **{name: getattr(scene, name)[shuffled] for name in names}).leaves(),
+        replace(scene, **{name: getattr(scene, name)[permutation] for name in names}).leaves(),
     )
-    images, other = rasterize(first), rasterize(second)
+    images, shuffled_images = rasterize(first), rasterize(second)
     random_loss(*images).backward()
-    random_loss(*other).backward()
-    assert torch.equal(images[0], other[0])
+    random_loss(*shuffled_images).backward()
+    assert torch.equal(images[0], shuffled_images[0])
     for name in names:
-        assert torch.equal(first.gradients()[name][shuffled], second.gradients()[name])
+        assert torch.equal(first.gradients()[name][permutation], second.gradients()[name])
 
 
-@few
+@few_examples
 @given(seeds)
-def test_rigid_motion_of_world_and_cameras(seed: int) -> None:
+def test_rigid_motion_of_world_and_cameras_does_not_matter(seed: int) -> None:
     scene = random_scene(seed)
     g = torch.Generator().manual_seed(seed)
     quat = torch.nn.functional.normalize(torch.randn(4, generator=g), dim=0)
@@ -74,14 +74,14 @@ def test_rigid_motion_of_world_and_cameras(seed: int) -> None:
         quats=scene.quats @ left_product.T,
         viewmats=scene.viewmats @ torch.linalg.inv(motion),
     )
-    assert_same_but_for_rounding(rasterize(moved)[0], rasterize(scene)[0])
+    assert_equal_up_to_rounding(rasterize(moved)[0], rasterize(scene)[0])
 
 
-@few
+@few_examples
 @given(seeds)
-def test_larger_image_contains_the_smaller(seed: int) -> None:
+def test_larger_image_contains_the_smaller_one(seed: int) -> None:
     scene = random_scene(seed)
-    scene = replace(  # within the clamped field of view, and without what the culling of borders cuts off
+    scene = replace(  # inside the clamped field of view, and without splats that are culled at the border
         scene,
         means=torch.cat([scene.means[:, :2].clamp(-0.8, 0.8), scene.means[:, 2:]], 1),
         scales=scene.scales.clamp_max(0.05),
@@ -92,12 +92,12 @@ def test_larger_image_contains_the_smaller(seed: int) -> None:
     Ks[:, 1, 2] += 29
     larger = replace(scene, Ks=Ks, width=scene.width + 26, height=scene.height + 58)
     window = rasterize(larger)[0][:, 29 : 29 + scene.height, 13 : 13 + scene.width]
-    assert_same_but_for_rounding(window, rasterize(scene)[0])
+    assert_equal_up_to_rounding(window, rasterize(scene)[0])
 
 
-@few
+@few_examples
 @given(seeds, st.floats(0.8, 1.25))
-def test_gradients_of_intrinsics_are_those_of_bent_view_matrices(seed: int, zoom: float) -> None:
+def test_folded_gradients_of_intrinsics_match_direct_ones(seed: int, zoom: float) -> None:
     scene = random_scene(seed)
     Ks = scene.Ks.clone()
     Ks[:, :2, :2] *= zoom

@@ -1,4 +1,4 @@
-"""Every width of SIMD registers gives the same images and gradients."""
+"""All SIMD widths give the same images and gradients."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import pytest
 import torch
 from fixtures.dense_reference import random_loss, random_scene, relative_error, render
 
-from nope_splat.splatting.rasterizer import autograd as cpu
-from nope_splat.splatting.rasterizer import rasterization
+from nope_splat.splatting.rasterizer import autograd, rasterization
 from nope_splat.splatting.rasterizer.simd import Lanes
 
 
 @pytest.mark.parametrize("count", [4, 8, 16])
 def test_width_matches_the_reference(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "LANES", Lanes(count))
+    monkeypatch.setattr(autograd, "LANES", Lanes(count))
     scene = random_scene(21, width=90, height=67)
     exact, actual = scene.leaves(torch.float64), scene.leaves()
     expected, expected_alphas = render(exact)
@@ -36,10 +35,10 @@ def test_width_matches_the_reference(count: int, monkeypatch: pytest.MonkeyPatch
         assert relative_error(actual.gradients()[name], gradient) < 2e-5, name
 
 
-def test_this_machine_has_a_width() -> None:
-    assert Lanes.of_this_machine().count in (4, 8, 16)
+def test_host_has_a_supported_width() -> None:
+    assert Lanes.for_host().count in (4, 8, 16)
 
 
-def test_no_other_widths() -> None:
+def test_unsupported_width_is_refused() -> None:
     with pytest.raises(ValueError, match="4, 8 or 16"):
         Lanes(32)

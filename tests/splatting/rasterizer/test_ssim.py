@@ -10,7 +10,7 @@ from pytorch_msssim import ssim as reference_ssim
 from nope_splat.splatting.rasterizer import ssim
 
 
-def images(height: int, width: int, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def image_pair(height: int, width: int, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(height)
     image = torch.rand(height, width, channels, generator=g)
     return image, 0.6 * image + 0.4 * torch.rand(height, width, channels, generator=g)
@@ -18,7 +18,7 @@ def images(height: int, width: int, channels: int = 3) -> tuple[torch.Tensor, to
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(40, 57, 3), (11, 11, 3), (12, 30, 1)])
 def test_value_and_gradient_match_pytorch_msssim(height: int, width: int, channels: int) -> None:
-    image, target = images(height, width, channels)
+    image, target = image_pair(height, width, channels)
     exact = image.double().requires_grad_()
     planes = [tensor.permute(2, 0, 1)[None] for tensor in (exact, target.double())]
     expected = reference_ssim(planes[0], planes[1], data_range=1.0)
@@ -33,7 +33,7 @@ def test_value_and_gradient_match_pytorch_msssim(height: int, width: int, channe
 
 
 def test_equal_images_have_similarity_one_and_no_gradient() -> None:
-    image = images(20, 20)[0].requires_grad_()
+    image = image_pair(20, 20)[0].requires_grad_()
     value = ssim(image, image.detach())
     value.backward()
     assert value.item() == pytest.approx(1.0, abs=1e-6)
@@ -42,6 +42,6 @@ def test_equal_images_have_similarity_one_and_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("shape", [(10, 20, 3), (20, 20), (1, 3, 20, 20)])
-def test_images_it_cannot_compare_are_refused(shape: tuple[int, ...]) -> None:
+def test_invalid_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="11x11"):
         ssim(torch.zeros(shape), torch.zeros(shape))
