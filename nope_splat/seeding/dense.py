@@ -15,6 +15,7 @@ from nope_splat.seeding.settings import InterpolationConfig, SeedSettings
 from nope_splat.seeding.view import Float32Array, ReadImage, SeedingView, load_view
 from nope_splat.seeding.view_selection import select_source_views
 from nope_splat.sfm import Reconstruction
+from nope_splat.utils.progress import progress_bar
 
 
 # The interpolation solves thousands of 2x2 systems, for which BLAS threads cost a hundred times the work.
