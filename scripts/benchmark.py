@@ -42,6 +42,7 @@ from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import ImageFolder, cameras_of_images, find_images, read_image
 from nope_splat.splatting.densification import most_gaussians
+from nope_splat.utils.terminal import set_up_terminal
 
 CONFIG: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[1] / "configs" / "benchmark.json").read_text()
@@ -123,7 +124,8 @@ def main(settings: Settings) -> None:
     if unknown:
         known = ", ".join((RECONSTRUCTION, *METHODS))
         raise NopeSplatError(
-            f"there is no method {unknown[0]} in configs/benchmark.json; choose from {known}"
+            "invalid-option",
+            f"there is no method {unknown[0]} in configs/benchmark.json; choose from {known}",
         )
     rows: list[Row] = []
     for path in settings.scene:
@@ -155,7 +157,9 @@ def _prepare(path: Path, settings: Settings) -> Scene:
     """Split and shrink the images, find COLMAP's features, and the reference: cameras and coverage."""
     folder = find_images(path)
     if any(image.mask_path for image in folder.images):
-        raise NopeSplatError(f"{path} has masks, which the benchmark does not know; measure another scene")
+        raise NopeSplatError(
+            "unsupported-scene", f"{path} has masks, which the benchmark does not know; measure another scene"
+        )
     require_one_camera(path, cameras_of_images(folder.images))
     names = [image.name for image in folder.images]
     held_out = names[:: settings.eval_interval]
@@ -314,4 +318,5 @@ def _cameras_row(cameras: CameraFile, scene: Scene) -> Row:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     main(tyro.cli(Settings))

@@ -31,6 +31,7 @@ from nope_splat.scene.features import PairMatches
 from nope_splat.sfm import Reconstruction, ReconstructionSettings
 from nope_splat.sfm.initialization.known_cameras import KnownCameras
 from nope_splat.sfm.pipeline import reconstruct_from_matches
+from nope_splat.utils.terminal import set_up_terminal
 
 FIGURES = ("registered", "AUC@5", "focal error %", "ATE %", "seconds")
 TURN, MOVE, FOCAL = 1.0, 0.02, 0.1
@@ -160,4 +161,5 @@ def _print_row(scene: Path, varied: str, runs: list[list[float]]) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     main(tyro.cli(Settings))

@@ -48,6 +48,7 @@ from torch import Tensor
 
 from nope_splat.splatting.rasterizer import rasterization, set_num_threads, ssim
 from nope_splat.splatting.rasterizer.autograd import Projection
+from nope_splat.utils.terminal import set_up_terminal
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -364,4 +365,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     main()

@@ -31,6 +31,7 @@ from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.camera_optimizer import world_to_camera
 from nope_splat.plugin.held_out import SplatModel, refine_pose, render_image
 from nope_splat.plugin.pipeline import NopePipeline, NopePipelineConfig
+from nope_splat.utils.terminal import set_up_terminal
 
 WORST = 0.05
 """Share of the pixels that a trimmed PSNR leaves out."""
@@ -205,6 +206,7 @@ def trimmed_psnr(rendered: Tensor, image: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.extras.subcommand_cli_from_dict(
         {"nope-splat": evaluate_ours, "splatfacto": evaluate_splatfacto, "coverage": find_coverage}
     )

@@ -22,6 +22,7 @@ from nope_splat.matching.descriptors import BLOCK
 from nope_splat.matching.matching import SIFT_WORKERS
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.seeding.dense import SeedSettings
+from nope_splat.utils.terminal import set_up_terminal
 
 MIB = 2**20
 
@@ -243,4 +244,5 @@ def main(output_dir: Path | None = None, iterations: int = 10) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(main, description=__doc__)

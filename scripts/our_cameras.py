@@ -15,6 +15,7 @@ from camera_file import CameraFile, require_one_camera
 from nope_splat.io.images import cameras_of_images, find_images
 from nope_splat.plugin.dataparser import NopeDataParserConfig
 from nope_splat.sfm import reconstruct
+from nope_splat.utils.terminal import set_up_terminal
 
 
 def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: int = 0) -> None:
@@ -42,4 +43,5 @@ def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: 
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(find_cameras)

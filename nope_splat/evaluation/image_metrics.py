@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 
 import torch
 from pytorch_msssim import ssim
 from torch import Tensor, nn
 
-from nope_splat.utils.progress import say
+logger = logging.getLogger(__name__)
 
 
 class ImageMetrics:
@@ -55,5 +56,7 @@ class ImageMetrics:
 
             return LearnedPerceptualImagePatchSimilarity(normalize=True)
         except Exception as error:  # whatever the download, the cache or the package raises
-            say(f"LPIPS is unavailable, its weights cannot be had ({type(error).__name__}: {error}).")
+            logger.warning(
+                f"LPIPS is unavailable, its weights cannot be had ({type(error).__name__}: {error})."
+            )
             return None

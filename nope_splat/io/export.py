@@ -176,7 +176,9 @@ def place_images(
         NopeSplatError: The files cannot be written, or would be written among the images.
     """
     if directory.resolve() == folder.root.resolve():
-        raise NopeSplatError(f"{directory} holds the photos themselves; choose another output folder")
+        raise NopeSplatError(
+            "unwritable-output", f"{directory} holds the photos themselves; choose another output folder"
+        )
     images = {image.name: image for image in folder.images}
     names = list(scene.image_names)
     with writing_to(directory):
@@ -221,7 +223,9 @@ def place_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, nam
         return False
     own = [image.mask_path.resolve() for image in folder.images if image.mask_path is not None]
     if any(path.is_relative_to(directory.resolve()) for path in own):
-        raise NopeSplatError(f"{directory} holds the masks themselves; choose another output folder")
+        raise NopeSplatError(
+            "unwritable-output", f"{directory} holds the masks themselves; choose another output folder"
+        )
     with writing_to(directory):
         for (image, name), mask in zip(chosen, masks, strict=True):
             used = np.ones((image.height, image.width), bool) if mask is None else mask
@@ -292,7 +296,9 @@ def writing_to(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         advice = "free some space or choose another folder"
-        raise NopeSplatError(f"cannot write to {directory} ({error.strerror or error}); {advice}") from error
+        raise NopeSplatError(
+            "unwritable-output", f"cannot write to {directory} ({error.strerror or error}); {advice}"
+        ) from error
 
 
 def _seen_from(directory: Path, file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -21,7 +22,8 @@ from nope_splat.matching import (
     match_images,
 )
 from nope_splat.utils.cache import Cache
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 STAGE = "matches"
 UNFINISHED = "pairs"
@@ -96,7 +98,7 @@ def find_matches(
     """
     stored = cache.load(STAGE, key, MatchDatabase.from_arrays) if cache else None
     if stored is not None:
-        say("Using the cached matches.")
+        logger.info("Using the cached matches.")
         return stored
     known: dict[tuple[int, int], PairMatches | None] = {}
     # SIFT alone finds the same keypoints again, to the last bit.
@@ -111,7 +113,7 @@ def find_matches(
     if resumable:
         known = resumable.load(UNFINISHED, key, _tried_from_arrays) or {}
         if known:
-            say(f"Going on after the {len(known)} pairs that are matched already.")
+            logger.info(f"Going on after the {len(known)} pairs that are matched already.")
     keypoints, pairs, pointmaps = match_images(folder.images, settings, known, keep)
     matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps)
     if cache:

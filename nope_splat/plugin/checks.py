@@ -23,7 +23,7 @@ def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resum
         NopeSplatError: If settings contradict each other, with what to do about the first of them.
     """
     for sentence in (*_of_the_run(run, resumed), *_of_the_cameras(pipeline), *_of_depth(pipeline)):
-        raise NopeSplatError(sentence)
+        raise NopeSplatError("conflicting-options", sentence)
 
 
 def _of_the_run(config: TrainerConfig, resumed: bool) -> Iterator[str]:

@@ -7,6 +7,7 @@ its opacity.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,7 +21,8 @@ from nope_splat.seeding.dense import ReadImage, SeedSettings, small_view
 from nope_splat.seeding.fusion import fuse, in_free_space
 from nope_splat.seeding.view import NEAREST_DEPTH, pixel_centers
 from nope_splat.sfm import Reconstruction
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 Map = NDArray[np.float32]
 
@@ -69,7 +71,7 @@ def pixel_seeds(
         lens = lenses[scene.camera_ids[image_id]]
         fitted = _fitted(scene, lens, image_id, depth_map)
         if fitted is None:
-            say(
+            logger.warning(
                 f"The depth map of {scene.image_names[image_id]} does not fit its track points: no seeds"
                 " of it."
             )

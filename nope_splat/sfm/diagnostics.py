@@ -54,25 +54,27 @@ def require_matches(
     training = np.flatnonzero(~held_out)
     if len(training) < 2:
         raise NopeSplatError(
+            "too-few-images",
             f"{len(training)} of {len(names)} photos would be left for reconstruction, and at least two"
-            " are needed; hold out fewer"
+            " are needed; hold out fewer",
         )
     if all(len(keypoints[image_id].xy) < min_matches for image_id in training):
         raise NopeSplatError(
+            "no-texture",
             f"none of the {len(training)} photos shows enough texture to find keypoints; are they"
-            " blurred, blank or masked out?"
+            " blurred, blank or masked out?",
         )
     if not groups and len(training) == 2:
         first, second = (names[image_id] for image_id in training)
         raise NopeSplatError(
-            f"{first} and {second} do not match, they seem to show different things; {ADVICE}"
+            "no-matches", f"{first} and {second} do not match, they seem to show different things; {ADVICE}"
         )
     if not groups:
-        raise NopeSplatError(f"no two of the {len(training)} photos match; {ADVICE}")
+        raise NopeSplatError("no-matches", f"no two of the {len(training)} photos match; {ADVICE}")
     if len(groups) > 1 and len(groups[0]) == 2:
         pairs = sorted(map(tuple, groups))[:MAX_NAMES]
         listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in pairs)
-        raise NopeSplatError(f"the photos match only in separate pairs ({listed}); {ADVICE}")
+        raise NopeSplatError("no-matches", f"the photos match only in separate pairs ({listed}); {ADVICE}")
 
 
 def failure_reasons(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,10 +34,11 @@ from nope_splat.sfm.result import MAX_FOCAL_UNCERTAINTY, finish, focal_notice, p
 from nope_splat.sfm.retriangulation import rebuild_tracks
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.cache import Cache
-from nope_splat.utils.progress import say
 from nope_splat.utils.ranges import check_ranges
 from nope_splat.utils.stopwatch import Stopwatch
 from nope_splat.utils.typing import Array
+
+logger = logging.getLogger(__name__)
 
 STAGE = "scene"
 POSSIBLE_FOCAL = (0.1, 20.0)
@@ -69,11 +71,14 @@ def reconstruct(
     names = tuple(image.name for image in folder.images)
     unknown = sorted(set(held_out) - set(names))
     if unknown:
-        raise NopeSplatError(f"the held-out photo {unknown[0]} is not in {folder.root}; check its name")
+        raise NopeSplatError(
+            "name-mismatch", f"the held-out photo {unknown[0]} is not in {folder.root}; check its name"
+        )
     if settings.registration == "pointmaps" and settings.matcher != "dust3r":
         raise NopeSplatError(
+            "conflicting-options",
             f"registration pointmaps needs pointmaps, and {settings.matcher} makes none; set matcher"
-            " to dust3r"
+            " to dust3r",
         )
     camera_ids = cameras_of_images(folder.images, settings.one_camera_per)
     if camera_ids.any():
@@ -83,19 +88,23 @@ def reconstruct(
         ):
             if asked:
                 raise NopeSplatError(
+                    "invalid-option",
                     f"{what} one focal length, but the photos are of several sizes or folders and so of"
-                    " several cameras; leave it out"
+                    " several cameras; leave it out",
                 )
     if settings.adjustment_device == "cuda" and not torch.cuda.is_available():
-        raise NopeSplatError("adjustment-device is cuda, but torch finds no GPU here; choose cpu")
+        raise NopeSplatError(
+            "missing-device", "adjustment-device is cuda, but torch finds no GPU here; choose cpu"
+        )
 
     longer_side = max(max(image.width, image.height) for image in folder.images)
     if settings.initial_focal is not None:
         shortest, longest = (share * longer_side for share in POSSIBLE_FOCAL)
         if not shortest <= settings.initial_focal <= longest:
             raise NopeSplatError(
+                "invalid-option",
                 f"initial-focal is {settings.initial_focal:g}, but photos of {longer_side} pixels have"
-                f" focal lengths from {shortest:g} to {longest:g} pixels; it is not in millimeters"
+                f" focal lengths from {shortest:g} to {longest:g} pixels; it is not in millimeters",
             )
 
     is_held_out = np.isin(names, list(held_out))
@@ -118,7 +127,7 @@ def reconstruct(
         scene_id = content_key((), {"matches": matches_id, "held_out": sorted(held_out), "settings": values})
         scene = cache.load(STAGE, scene_id, Reconstruction.from_arrays)
         if scene is not None:
-            say("Using the cached reconstruction.")
+            logger.info("Using the cached reconstruction.")
             tell(scene)
             return scene
     clock = Stopwatch()
@@ -183,7 +192,7 @@ def reconstruct_from_matches(
     positions = [layout.from_center(one.xy, image) for image, one in enumerate(keypoints)]
     if layout.num_cameras > 1:
         counts = np.bincount(layout.camera_ids).tolist()
-        say(f"The photos are of {layout.num_cameras} cameras, which took {counts} of them.")
+        logger.info(f"The photos are of {layout.num_cameras} cameras, which took {counts} of them.")
 
     pointmaps = None
     if matches.pointmaps is not None:
@@ -203,10 +212,11 @@ def reconstruct_from_matches(
             break
     else:
         if tried and given is None and settings.registration in ("depth", "pointmaps"):
-            raise NopeSplatError(_contradicted(settings))
+            raise NopeSplatError("inconsistent-depth", _contradicted(settings))
         raise NopeSplatError(
+            "no-baseline",
             "the photos match, but no two of them were taken from places far enough apart to tell depth;"
-            " walk around the subject instead of turning on the spot"
+            " walk around the subject instead of turning on the spot",
         )
     min_angle, device = settings.min_triangulation_angle, settings.adjustment_device
 
@@ -236,8 +246,9 @@ def reconstruct_from_matches(
         )
     if state.registered.sum() < 2:
         raise NopeSplatError(
+            "no-cameras",
             "no camera poses that agree with the photos were found; give more photos, with more"
-            " overlap between neighbors"
+            " overlap between neighbors",
         )
 
     sparse, points_of_keypoints = finish(state, folder, layout, held_out, keypoints, graph)

@@ -1,7 +1,8 @@
-"""Progress and messages of the long stages, on stderr so that results alone go to stdout."""
+"""Progress of the long stages, on stderr so that results alone go to stdout."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
@@ -9,22 +10,15 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 CONSOLE = Console(stderr=True)
 
 
-def say(message: str) -> None:
-    """Tell the user one thing, in plain words.
-
-    Args:
-        message: One sentence; shown as it is, square brackets included.
-    """
-    CONSOLE.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
 def track(items: Iterable[T], description: str, total: int | Callable[[], int] | None = None) -> Iterator[T]:
-    """Yield the items of one stage under a progress bar; without a terminal, say one line at its end.
+    """Yield the items of one stage under a progress bar; without a terminal, log one line at its end.
 
     Args:
         items: What the stage works through.
@@ -52,4 +46,4 @@ def track(items: Iterable[T], description: str, total: int | Callable[[], int] |
             yield item
             progress.update(task, completed=count, total=growing())
     if not CONSOLE.is_terminal:
-        say(f"{description}: {count} in {time.perf_counter() - start:.1f} s")
+        logger.info(f"{description}: {count} in {time.perf_counter() - start:.1f} s")

@@ -55,4 +55,6 @@ def check_ranges(settings: Any) -> None:
             if not isinstance(allowed, Range) or value is None or value == "auto":
                 continue
             if not allowed.holds(float(value)):
-                raise NopeSplatError(f"{field.name.replace('_', '-')} is {value}, but must be {allowed}")
+                raise NopeSplatError(
+                    "invalid-option", f"{field.name.replace('_', '-')} is {value}, but must be {allowed}"
+                )

@@ -17,6 +17,7 @@ from splatfacto_peer import Settings
 
 from gpu.scene import against_truth
 from nope_splat.plugin.device import require_device
+from nope_splat.utils.terminal import set_up_terminal
 
 
 def ours(config: Path, scene: Path, data: Path, output: Path) -> None:
@@ -62,4 +63,5 @@ def _write(data: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.extras.subcommand_cli_from_dict({"nope-splat": ours, "splatfacto": splatfacto})

@@ -30,6 +30,7 @@ from nope_splat.io.undistortion import read_undistorted_image
 from nope_splat.plugin.dataparser import NopeDataParserConfig, training_cameras
 from nope_splat.sfm import Reconstruction, reconstruct
 from nope_splat.splatting.densification import most_gaussians
+from nope_splat.utils.terminal import set_up_terminal
 
 MAX_GAUSSIANS = 3_000_000
 """The default of both methods on CUDA; images may determine fewer."""
@@ -53,9 +54,13 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
     folder = find_images(data)
     names = [image.name for image in folder.images]
     if any(image.mask_path for image in folder.images):
-        raise NopeSplatError(f"{data} has masks, which splatfacto does not get here; choose another scene")
+        raise NopeSplatError(
+            "unsupported-scene", f"{data} has masks, which splatfacto does not get here; choose another scene"
+        )
     if len(names) < eval_interval:
-        raise NopeSplatError(f"{data} has {len(names)} photos; choose an --eval-interval up to that")
+        raise NopeSplatError(
+            "invalid-option", f"{data} has {len(names)} photos; choose an --eval-interval up to that"
+        )
     held_out = names[::eval_interval]
     find_cameras(data, tuple(held_out), output_dir)
     settings = replace(NopeDataParserConfig().reconstruction, seed=0)
@@ -177,4 +182,5 @@ def against_truth(cameras: Path, data: Path) -> dict[str, float] | None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(prepare)

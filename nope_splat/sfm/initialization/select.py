@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,9 +28,10 @@ from nope_splat.sfm.registration.batched import register_batches
 from nope_splat.sfm.registration.incremental import register_incremental, register_others
 from nope_splat.sfm.registration.spanning_tree import register_chain
 from nope_splat.sfm.state import FocalPrior, SfmState
-from nope_splat.utils.progress import say
 from nope_splat.utils.stopwatch import Stopwatch
 from nope_splat.utils.typing import Array
+
+logger = logging.getLogger(__name__)
 
 RESTART_FACTOR = 1.1
 """Change of the focal length during registration from which it pays to start again with the better one."""
@@ -126,7 +128,7 @@ def register_group(
             waiting = list(focal_starts(positions, pairs, layout, seed))
     if len(waiting) > 1:
         of_first = [start[0] * layout.camera_pixel_sizes[0] for start in waiting]
-        say(
+        logger.warning(
             "The pairs of photos do not agree on a focal length;"
             f" starting from {', '.join(f'{start:.0f}' for start in of_first)} pixels."
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from numba.core.event import Event, Listener, register
 from numba.extending import intrinsic as numba_intrinsic
 
 from nope_splat.utils.jit import compiled
+
+logger = logging.getLogger(__name__)
 
 intrinsic: Any = numba_intrinsic
 """numba's decorator, untyped: what a kernel calls has no typing context as its first argument."""
@@ -35,10 +38,9 @@ class _Announcement(Listener):
         compiled = event.data["dispatcher"].py_func.__module__ if event.data else ""
         if not self.made and compiled.startswith("nope_splat.splatting.rasterizer"):
             self.made = True
-            print(
+            logger.info(
                 "Compiling the CPU rasterizer for this machine, which takes a minute or so and is in the"
-                " first estimates of time; the next start finds it ready.",
-                flush=True,
+                " first estimates of time; the next start finds it ready."
             )
 
     def on_end(self, event: Event) -> None:
