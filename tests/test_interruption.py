@@ -119,7 +119,7 @@ def test_matching_goes_on_after_a_run_that_was_killed(
     folder: ImageFolder,
     whole: MatchDatabase,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with start(folder.root, tmp_path, 0.3) as run:
         while not stages(tmp_path):
@@ -130,17 +130,17 @@ def test_matching_goes_on_after_a_run_that_was_killed(
     assert run.returncode in (-signal.SIGKILL, -signal.SIGINT)
     assert stages(tmp_path) == ["pairs"], said
     assert_same(finish(folder, tmp_path), whole)
-    assert "pairs that are matched already" in capsys.readouterr().err
+    assert "pairs that are matched already" in caplog.text
     assert stages(tmp_path) == ["matches"]
 
 
 def test_a_damaged_beginning_is_named_and_not_used(
-    folder: ImageFolder, whole: MatchDatabase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: ImageFolder, whole: MatchDatabase, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / f"pairs-{matches_key(folder, SETTINGS)[:16]}.npz"
     path.write_bytes(os.urandom(1000))
     assert_same(finish(folder, tmp_path), whole)
-    assert f"The cached file {path} is damaged and will be made again" in capsys.readouterr().err
+    assert f"The cached file {path} is damaged and will be made again" in caplog.text
 
 
 def test_two_runs_at_once_do_not_harm_each_other(
@@ -182,14 +182,14 @@ def test_a_reconstruction_that_was_killed_is_made_again_from_what_is_kept(
     folder: ImageFolder,
     cameras: tuple[Reconstruction, Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = subprocess.run([sys.executable, "-c", KILLED_RUN, folder.root, tmp_path, where], check=False)
     assert run.returncode == -signal.SIGKILL
     assert stages(tmp_path) == kept
-    capsys.readouterr()
+    caplog.clear()
     assert_same_cameras(reconstruct(folder, [], SETTINGS, tmp_path), cameras[0])
-    assert ("Using the cached matches." in capsys.readouterr().err) == bool(kept)
+    assert ("Using the cached matches." in caplog.text) == bool(kept)
     assert stages(tmp_path) == ["matches", "scene"]
 
 
@@ -211,7 +211,7 @@ def test_a_damaged_reconstruction_is_named_and_made_again(
     folder: ImageFolder,
     cameras: tuple[Reconstruction, Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     scene, whole = cameras
     cache = shutil.copytree(whole, tmp_path / "cache")
@@ -220,6 +220,6 @@ def test_a_damaged_reconstruction_is_named_and_made_again(
     if stage == "matches":  # which are looked for where there is no scene
         next(cache.glob("scene-*.npz")).unlink()
     assert_same_cameras(reconstruct(folder, [], SETTINGS, cache), scene)
-    assert f"The cached file {path} is damaged and will be made again" in capsys.readouterr().err
+    assert f"The cached file {path} is damaged and will be made again" in caplog.text
     assert_same_cameras(reconstruct(folder, [], SETTINGS, cache), scene)
-    assert "Using the cached reconstruction." in capsys.readouterr().err
+    assert "Using the cached reconstruction." in caplog.text

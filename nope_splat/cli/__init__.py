@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
         tyro.cli(command, prog=f"nope-splat {args[0]}", args=args[1:])
     except NopeSplatError as error:
         print_error(error)
-        raise SystemExit(1) from None
+        raise SystemExit(1) from error
 
 
 def _help() -> str:

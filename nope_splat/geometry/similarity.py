@@ -41,6 +41,13 @@ def align_similarity(source: Array, target: Array) -> Similarity:
 
     Returns:
         The similarity.
+
+    Example:
+        >>> source = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> target = 2.0 * source + np.array([1.0, 2.0, 3.0])
+        >>> similarity = align_similarity(source, target)
+        >>> print(f"{similarity.scale:.3f}", similarity.apply(np.array([1.0, 1.0, 1.0])).round(3))
+        2.000 [3. 4. 5.]
     """
     source_mean, target_mean = source.mean(0), target.mean(0)
     centered = source - source_mean

@@ -295,9 +295,10 @@ def writing_to(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "free some space or choose another folder"
         raise NopeSplatError(
-            "unwritable-output", f"cannot write to {directory} ({error.strerror or error}); {advice}"
+            "unwritable-output",
+            f"cannot write to {directory} ({error.strerror or error}); free some space or choose another"
+            " folder",
         ) from error
 
 

@@ -22,6 +22,21 @@ class Reconstruction:
 
     The world is normalized: z points up as the cameras have it, the median depth of the observations
     is one, the origin is the median of the points.
+
+    Example:
+        Project the track points of a reconstruction into its first image.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> from nope_splat import reconstruct
+        >>> from nope_splat.demo.scene import render_demo_scene
+        >>> from nope_splat.io.images import find_images
+        >>> with TemporaryDirectory() as folder:
+        ...     images = find_images(render_demo_scene(Path(folder), num_images=6, size=(320, 240)))
+        ...     scene = reconstruct(images)
+        >>> in_camera = transform(invert(scene.T_world_camera[0]), scene.points)
+        >>> xy = scene.camera_of(0).project(in_camera, scene.image_sizes[0])
+        >>> xy.shape == (len(scene.points), 2)
+        True
     """
 
     image_names: tuple[str, ...]

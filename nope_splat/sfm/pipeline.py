@@ -65,6 +65,18 @@ def reconstruct(
 
     Raises:
         NopeSplatError: If a setting is out of range, or nothing can be reconstructed, with the reason.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from nope_splat.demo.scene import render_demo_scene
+        >>> from nope_splat.io.images import find_images
+        >>> with TemporaryDirectory() as folder:
+        ...     images = find_images(render_demo_scene(Path(folder), num_images=6, size=(320, 240)))
+        ...     scene = reconstruct(images)
+        >>> print(f"{scene.registered.sum()} of {len(scene.image_names)} images are registered")
+        6 of 6 images are registered
+        >>> bool(scene.reprojection_errors().mean() < 1.0)  # pixels
+        True
     """
     settings = settings or ReconstructionSettings()
     check_ranges(settings)

@@ -12,7 +12,7 @@ import threading
 from types import TracebackType
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.utils.progress import CONSOLE
+from nope_splat.utils import progress
 
 
 class ConsoleHandler(logging.Handler):
@@ -25,7 +25,7 @@ class ConsoleHandler(logging.Handler):
             record: The message.
         """
         try:
-            CONSOLE.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+            progress.CONSOLE.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
         except Exception:
             self.handleError(record)
 

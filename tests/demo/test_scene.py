@@ -13,11 +13,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
+from fixtures.errors import refused
 from PIL import Image
 
 from nope_splat.demo.scene import render_demo_scene
-from nope_splat.errors import NopeSplatError
 from nope_splat.io.cameras import read_ground_truth, read_named_cameras
 
 
@@ -100,5 +99,5 @@ def test_a_lens_bends_the_image_as_opencv_says(tmp_path: Path):
 
 def test_unwritable_folder_is_told(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(NopeSplatError, match=r"cannot write the demo photos to .*file"):
+    with refused("unwritable-output", tmp_path / "file"):
         render_demo_scene(tmp_path / "file", 1, (32, 32))

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fixtures.depth_sources import save_tiny
+from fixtures.errors import refused
 from PIL import Image
 
 from nope_splat.depth import DepthKind, DepthSettings, find_depths
 from nope_splat.depth.predict import kind_of
-from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile
 
 
@@ -79,21 +79,17 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     package = SimpleNamespace(AutoImageProcessor=Unreachable, AutoModelForDepthEstimation=Unreachable)
     monkeypatch.setitem(sys.modules, "transformers", package)
-    with pytest.raises(
-        NopeSplatError, match=r"run `hf download some/net .*depth\.model FOLDER \(no network\)"
-    ):
+    with refused("missing-weights", "hf download some/net", "(no network)"):
         find_depths(images, DepthSettings(model="some/net"))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(NopeSplatError, match="pip install transformers"):
+    with refused("missing-package", "pip install transformers"):
         find_depths(images, DepthSettings())
 
 
 def test_a_folder_without_a_network_is_named(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        NopeSplatError, match=r"empty is not on this machine .*`hf download .*depth\.model FOLDER"
-    ):
+    with refused("missing-weights", tmp_path / "empty", "depth.model"):
         find_depths(images_in(tmp_path), DepthSettings(model=str(tmp_path / "empty")))
 
 
@@ -108,5 +104,5 @@ def test_a_folder_without_a_network_is_named(tmp_path: Path) -> None:
 )
 def test_kinds_are_known_of_networks(config: dict[str, str], kind: DepthKind) -> None:
     assert kind_of(SimpleNamespace(**config), "a network") == kind
-    with pytest.raises(NopeSplatError, match=r"a network \(strange\).*depth\.kind"):
+    with refused("missing-option", "a network (strange)", "depth.kind"):
         kind_of(SimpleNamespace(model_type="strange"), "a network")

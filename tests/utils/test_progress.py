@@ -18,11 +18,14 @@ def shown(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> io.StringIO:
     return written
 
 
-def test_without_a_terminal_a_stage_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_a_stage_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     written = shown(monkeypatch, terminal=False)
     assert list(progress.track([3, 1, 2], "Sorting")) == [3, 1, 2]
-    (line,) = written.getvalue().splitlines()
+    (line,) = caplog.messages
     assert line.startswith("Sorting: 3 in ")
+    assert written.getvalue() == ""
 
 
 def test_a_stage_may_find_more_to_do_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
