@@ -36,7 +36,7 @@ class NopeSplatError(Exception):
     """Bad input, or a machine that lacks something.
 
     `str(error)` is one sentence for the user: what is wrong, in which file or option, and what to do. The
-    commands print it after `nope-splat: ` and exit with status 1. Programs compare the code:
+    commands print it after `nope-splat:` and exit with status 1. Programs compare the code:
 
     - `missing-file`: A file or folder does not exist.
     - `unreadable-file`: A file or folder is damaged, may not be read, or holds something else.
