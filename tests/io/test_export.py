@@ -197,7 +197,7 @@ def test_splatfacto_starts_from_the_export(tmp_path: Path, parser: str):
 @pytest.mark.parametrize("copy", [False, True])
 def test_images_are_placed(tmp_path: Path, copy: bool):
     scene = make_scene()
-    folder = image_folder(scene, tmp_path / "images")
+    folder = image_folder(scene, tmp_path / "originals")
     turned = folder.images[0].path
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -220,19 +220,19 @@ def test_images_are_placed(tmp_path: Path, copy: bool):
 def test_masks_and_transparency_are_placed(tmp_path: Path):
     """Nerfstudio wants a mask for every image, or none."""
     scene = make_scene()
-    folder = image_folder(scene, tmp_path / "images")
+    folder = image_folder(scene, tmp_path / "originals")
     assert not place_masks(scene, folder, tmp_path / "masks", scene.image_names)
     assert not (tmp_path / "masks").exists()
 
     (width, height), masked, clear = scene.image_sizes[1].tolist(), folder.images[1], folder.images[3]
     mask = np.full((height, width), 255, np.uint8)
     mask[:, :10] = 0
-    (tmp_path / "images" / "masks" / "sub folder").mkdir(parents=True)
-    Image.fromarray(mask).save(tmp_path / "images" / "masks" / f"{masked.name}.png")
+    (tmp_path / "originals" / "masks" / "sub folder").mkdir(parents=True)
+    Image.fromarray(mask).save(tmp_path / "originals" / "masks" / f"{masked.name}.png")
     alpha = np.full((clear.height, clear.width, 4), 255, np.uint8)
     alpha[:20, :, 3] = 0
     Image.fromarray(alpha).save(clear.path, format="PNG")
-    folder = find_images(tmp_path / "images")
+    folder = find_images(tmp_path / "originals")
     placed = place_images(scene, folder, tmp_path / "images")
     assert place_masks(scene, folder, tmp_path / "masks", placed.image_names)
     write_transforms(placed, tmp_path / "images", tmp_path / "transforms.json", tmp_path / "masks")
@@ -247,8 +247,8 @@ def test_masks_and_transparency_are_placed(tmp_path: Path):
     np.testing.assert_array_equal(used["photo 1.jpg"], mask > 0)
     np.testing.assert_array_equal(used["photo 3.jpg"], alpha[..., 3] > 0)
     assert used["photo 5.jpg"].all()
-    with refused("unwritable-output", tmp_path / "images" / "masks"):
-        place_masks(scene, folder, tmp_path / "images" / "masks", placed.image_names)
+    with refused("unwritable-output", tmp_path / "originals" / "masks"):
+        place_masks(scene, folder, tmp_path / "originals" / "masks", placed.image_names)
 
 
 def test_images_are_never_written_over(tmp_path: Path):
