@@ -275,7 +275,7 @@ def half_mask(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("place", ["photos/masks", "masks"])
+@pytest.mark.parametrize("place", ["images/masks", "masks"])
 @pytest.mark.parametrize("name", ["good1.png", "good1.jpg.png"])
 def test_masks_are_found_in_the_folder_or_beside_it(folder: Path, place: str, name: str) -> None:
     path = save(half_mask(), folder.parent / place / name)
