@@ -183,6 +183,8 @@ def test_progress_is_said(
 PREPARE = """
 import sys
 from nope_splat.splatting.rasterizer.cuda_kernels import prepare_kernels
+from nope_splat.utils.terminal import show_messages
+show_messages()
 prepare_kernels()
 print(sys.modules["gsplat.cuda._backend"]._C.__name__)
 """
