@@ -120,7 +120,7 @@ def test_matching_resumes_after_a_killed_run(
     folder: ImageFolder,
     expected_matches: MatchDatabase,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with start_matching(folder.root, tmp_path, 0.3) as run:
         while not cached_stages(tmp_path):
@@ -131,7 +131,7 @@ def test_matching_resumes_after_a_killed_run(
     assert run.returncode in (-signal.SIGKILL, -signal.SIGINT)
     assert cached_stages(tmp_path) == ["pairs"], stderr
     assert_same_matches(resume_matching(folder, tmp_path), expected_matches)
-    assert "pairs that are matched already" in capsys.readouterr().err
+    assert "pairs that are matched already" in caplog.text
     assert cached_stages(tmp_path) == ["matches"]
 
 
@@ -185,14 +185,14 @@ def test_killed_reconstruction_resumes_from_the_cache(
     folder: ImageFolder,
     reconstruction: tuple[Reconstruction, Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = subprocess.run([sys.executable, "-c", KILLED_RUN, folder.root, tmp_path, killed_in], check=False)
     assert run.returncode == -signal.SIGKILL
     assert cached_stages(tmp_path) == kept
-    capsys.readouterr()
+    caplog.clear()
     assert_same_reconstruction(reconstruct(folder, [], OPTIONS, tmp_path), reconstruction[0])
-    assert ("Using the cached matches." in capsys.readouterr().err) == bool(kept)
+    assert ("Using the cached matches." in caplog.text) == bool(kept)
     assert cached_stages(tmp_path) == ["matches", "scene"]
 
 
@@ -214,7 +214,7 @@ def test_damaged_cache_files_are_reported_and_recomputed(
     folder: ImageFolder,
     reconstruction: tuple[Reconstruction, Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     scene, original_cache = reconstruction
     cache = shutil.copytree(original_cache, tmp_path / "cache")
@@ -223,6 +223,6 @@ def test_damaged_cache_files_are_reported_and_recomputed(
     if stage == "matches":  # matches are only read without a cached scene
         next(cache.glob("scene-*.npz")).unlink()
     assert_same_reconstruction(reconstruct(folder, [], OPTIONS, cache), scene)
-    assert f"The cached file {path} is damaged and will be made again" in capsys.readouterr().err
+    assert f"The cached file {path} is damaged and will be made again" in caplog.text
     assert_same_reconstruction(reconstruct(folder, [], OPTIONS, cache), scene)
-    assert "Using the cached reconstruction." in capsys.readouterr().err
+    assert "Using the cached reconstruction." in caplog.text

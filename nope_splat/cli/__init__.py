@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 import tyro
 
+from nope_splat.errors import NopeSplatError
+from nope_splat.utils.terminal import print_error, show_messages
+
 COMMANDS = {
     "reconstruct": "Cameras and track points from a folder of photos, for any other tool.",
     "export-cameras": "Optimized cameras of a training as transforms.json and COLMAP model.",
@@ -26,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Command line arguments; those of the process if None.
 
     Raises:
-        SystemExit: The arguments do not fit (status 2), or the input is bad (`NopeSplatError`, status 1).
+        SystemExit: The arguments do not fit (status 2), or a `NopeSplatError` was raised (status 1).
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
@@ -37,9 +40,14 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     # What torch says to nerfstudio's authors is none of the user's business.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|nerfstudio")
+    show_messages()
     name = args[0].replace("-", "_")
-    command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
-    tyro.cli(command, prog=f"nope-splat {args[0]}", args=args[1:])
+    try:
+        command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        tyro.cli(command, prog=f"nope-splat {args[0]}", args=args[1:])
+    except NopeSplatError as error:
+        print_error(error)
+        raise SystemExit(1) from error
 
 
 def _help() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,8 @@ from nope_splat.io.export import write_colmap, write_report, write_transforms, w
 from nope_splat.io.images import find_images
 from nope_splat.plugin.summary import reconstruction_rows, table
 from nope_splat.sfm import SfmOptions
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 def reconstruct(
@@ -37,7 +39,7 @@ def reconstruct(
         tempfile.TemporaryFile(dir=output_dir).close()
     folder = find_images(data)
     for name, reason in folder.skipped.items():
-        say(f"{name} is skipped: {reason}.")
+        logger.warning(f"{name} is skipped: {reason}.")
     scene = reconstruction.reconstruct(folder, options=options, cache_dir=output_dir / "cache")
     write_transforms(scene, folder.root, output_dir / "transforms.json")
     write_colmap(scene, output_dir / "sparse" / "0")

@@ -327,13 +327,17 @@ def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -
             installed.
     """
     if find_spec("embreex") is None and find_spec("rtree") is None:  # trimesh casts rays by either
-        raise NopeSplatError("the demo scene needs a ray caster; run pip install 'nope-splat[demo]'")
+        raise NopeSplatError(
+            "missing-package",
+            "the demo scene needs a ray caster; run pip install 'nope-splat[demo]'",
+        )
     config = config or DemoSceneConfig()
     num_images, size, seed = config.num_images, config.size, config.seed
     if num_images < 1 or min(size) < 1 or seed < 0:
         raise NopeSplatError(
+            "invalid-option",
             f"{num_images} photos of {size[0]} x {size[1]} pixels with seed {seed} cannot be made; give"
-            " at least 1 of each and a seed from 0 on"
+            " at least 1 of each and a seed from 0 on",
         )
     rng = np.random.default_rng(seed)
     scene = _Scene(rng, Lighting())
@@ -368,5 +372,7 @@ def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -
         (output_dir / "ground_truth.json").write_text(json.dumps(truth, indent=1))
     except OSError as error:
         reason = error.strerror or error
-        raise NopeSplatError(f"cannot write the demo photos to {output_dir}: {reason}.") from error
+        raise NopeSplatError(
+            "unwritable-output", f"cannot write the demo photos to {output_dir}: {reason}."
+        ) from error
     return output_dir / "images"

@@ -37,7 +37,9 @@ def find_depth_file(folder: Path, image: ImageFile) -> Path:
             if file.is_file():
                 return file
     wanted = (folder / image.name).with_suffix(".npz")
-    raise NopeSplatError(f"{image.name} has no depth map; put {wanted}, or a 16-bit .png of that name, there")
+    raise NopeSplatError(
+        "missing-file", f"{image.name} has no depth map; put {wanted}, or a 16-bit .png of that name, there"
+    )
 
 
 def read_depth_file(path: Path, image: ImageFile, kind: DepthKind) -> DepthMap:
@@ -57,13 +59,14 @@ def read_depth_file(path: Path, image: ImageFile, kind: DepthKind) -> DepthMap:
     try:
         values, confidence = _read_npz(path) if path.suffix == ".npz" else (_read_png(path), None)
     except Exception as error:  # damaged files raise many kinds of errors
-        raise NopeSplatError(f"the depth map {path} cannot be read: {error}") from error
+        raise NopeSplatError("unreadable-file", f"the depth map {path} cannot be read: {error}") from error
     height, width = values.shape
     aspect_error = width * image.height / (height * image.width) - 1
     if abs(aspect_error) > MAX_ASPECT_ERROR:
         raise NopeSplatError(
+            "wrong-size",
             f"the depth map {path} is {width} x {height} pixels, but its photo {image.name} is"
-            f" {image.width} x {image.height}; it must cover the whole photo"
+            f" {image.width} x {image.height}; it must cover the whole photo",
         )
     values = np.where(np.isfinite(values) & (values != 0), values, np.nan)
     confidence = None if confidence is None else _downsample(confidence)

@@ -41,8 +41,9 @@ def load_depth_maps(
         kind = settings.kind
         if kind is None:
             raise NopeSplatError(
+                "missing-option",
                 f"it is not known what the depths in {settings.maps} are; say so with depth.kind (metric,"
-                " affine or disparity)"
+                " affine or disparity)",
             )
         files = [find_depth_file(settings.maps, image) for image in images]
         return [read_depth_file(file, image, kind) for file, image in zip(files, images, strict=True)]

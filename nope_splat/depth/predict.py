@@ -78,8 +78,9 @@ def network_depth_kind(config: Any, model: str) -> DepthKind:
         return "metric"
     if config.model_type not in KINDS:
         raise NopeSplatError(
+            "missing-option",
             f"it is not known what the depths of {model} ({config.model_type}) are; say so with depth.kind"
-            " (metric, affine or disparity)"
+            " (metric, affine or disparity)",
         )
     return KINDS[config.model_type]
 
@@ -95,14 +96,17 @@ def _load(model: str, device: torch.device) -> tuple[Any, Any]:
     try:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
     except ImportError as error:
-        raise NopeSplatError("depth from a network needs transformers: pip install transformers") from error
+        raise NopeSplatError(
+            "missing-package", "depth from a network needs transformers: pip install transformers"
+        ) from error
     try:
         processor = AutoImageProcessor.from_pretrained(model)
         network = AutoModelForDepthEstimation.from_pretrained(model)
     except Exception as error:  # missing files and failed downloads raise many kinds of errors
         reason = str(error).strip().splitlines()[0]
         raise NopeSplatError(
+            "missing-weights",
             f"the depth network {model} is not on this machine and cannot be downloaded; where it can be, run"
-            f" `hf download {model} --local-dir FOLDER`, then give depth.model FOLDER ({reason})"
+            f" `hf download {model} --local-dir FOLDER`, then give depth.model FOLDER ({reason})",
         ) from error
     return processor, network.eval().to(device)

@@ -29,8 +29,9 @@ def compare_cameras(
     common = estimated.keys() & reference.keys()
     if not common:
         raise NopeSplatError(
+            "name-mismatch",
             f"no photo is in both: the first has {min(estimated)}, for example, the second"
-            f" {min(reference)}; the names must agree"
+            f" {min(reference)}; the names must agree",
         )
     ratio = float(np.mean([estimated[name].focal / reference[name].focal for name in common]))
     return compare_poses(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 
 import torch
 from pytorch_msssim import ssim
 from torch import Tensor, nn
 
-from nope_splat.utils.progress import say
+logger = logging.getLogger(__name__)
 
 
 class ImageMetrics:
@@ -65,5 +66,7 @@ class ImageMetrics:
 
             return LearnedPerceptualImagePatchSimilarity(normalize=True)
         except Exception as error:  # the download, the cache and the package raise many kinds of errors
-            say(f"LPIPS is unavailable, its weights cannot be had ({type(error).__name__}: {error}).")
+            logger.warning(
+                f"LPIPS is unavailable, its weights cannot be had ({type(error).__name__}: {error})."
+            )
             return None

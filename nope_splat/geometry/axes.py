@@ -21,6 +21,13 @@ def switch_axes(camera_to_world: Tensor) -> Tensor:
 
     Returns:
         The same cameras in the other axes. (..., 3 or 4, 4).
+
+    Example:
+        >>> switch_axes(torch.eye(4))
+        tensor([[ 1., -0., -0.,  0.],
+                [ 0., -1., -0.,  0.],
+                [ 0., -0., -1.,  0.],
+                [ 0., -0., -0.,  1.]])
     """
     x, y_and_z, position = camera_to_world.split((1, 2, 1), dim=-1)
     return torch.cat([x, -y_and_z, position], -1)

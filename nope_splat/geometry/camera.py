@@ -20,6 +20,11 @@ class SharedPinhole:
     RADIAL model: a point at (x, y) on the plane at depth one appears at (1 + k1 r^2 + k2 r^4) (x, y).
 
     Pixels count from the upper left corner of the image; the center of the first pixel is (0.5, 0.5).
+
+    Example:
+        >>> camera = SharedPinhole(focal=500.0)
+        >>> camera.project(np.array([0.2, 0.0, 1.0]), np.array([640, 480]))
+        array([420., 240.])
     """
 
     focal: float

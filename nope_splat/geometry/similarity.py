@@ -45,6 +45,13 @@ def align_similarity(source: Array, target: Array) -> Similarity:
 
     Returns:
         The similarity.
+
+    Example:
+        >>> source = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> target = 2.0 * source + np.array([1.0, 2.0, 3.0])
+        >>> similarity = align_similarity(source, target)
+        >>> print(f"{similarity.scale:.3f}", similarity.apply(np.array([1.0, 1.0, 1.0])).round(3))
+        2.000 [3. 4. 5.]
     """
     group = np.zeros(len(source), np.int64)
     scales, rotations, translations = align_groups(source, target, np.ones(len(source)), group, 1)

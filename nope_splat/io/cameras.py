@@ -53,8 +53,9 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
             frames = content["frames"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NopeSplatError(
+                "unreadable-file",
                 f"{path} holds no cameras ({type(error).__name__}: {error}); give a transforms.json, a folder"
-                " with a COLMAP model, or a ground truth file"
+                " with a COLMAP model, or a ground truth file",
             ) from error
         if frames and "camera_to_world_opencv" in frames[0]:
             truth = read_ground_truth(path)
@@ -63,7 +64,7 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
         else:
             cameras = _read_transforms(path, content)
     if not cameras:
-        raise NopeSplatError(f"{path} holds no cameras")
+        raise NopeSplatError("unreadable-file", f"{path} holds no cameras")
     return _shorten_names(cameras)
 
 
@@ -99,8 +100,9 @@ def _read_transforms(path: Path, content: dict[str, Any]) -> dict[str, NamedCame
             )
     except (ValueError, KeyError, TypeError) as error:
         raise NopeSplatError(
+            "unreadable-file",
             f"{path} is not a transforms.json with fl_x, w, h, file_path and transform_matrix:"
-            f" {type(error).__name__} {error}"
+            f" {type(error).__name__} {error}",
         ) from error
     return named
 
@@ -163,6 +165,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
         return GroundTruth(poses, focal, (content["w"], content["h"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NopeSplatError(
+            "unreadable-file",
             f"{path} is not a ground truth file (w, h, fl_x, fl_y, frames with file_path and"
-            f" camera_to_world_opencv): {type(error).__name__} {error}"
+            f" camera_to_world_opencv): {type(error).__name__} {error}",
         ) from error

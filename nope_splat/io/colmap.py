@@ -212,8 +212,12 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
             try:
                 return read_camera_file(cameras), read_image_file(images)
             except (OSError, ValueError, IndexError, struct.error) as error:
-                raise NopeSplatError(f"the COLMAP model in {directory} cannot be read ({error})") from error
-    raise NopeSplatError(f"there is no COLMAP model (cameras.bin and images.bin, or .txt) in {directory}")
+                raise NopeSplatError(
+                    "unreadable-file", f"the COLMAP model in {directory} cannot be read ({error})"
+                ) from error
+    raise NopeSplatError(
+        "missing-file", f"there is no COLMAP model (cameras.bin and images.bin, or .txt) in {directory}"
+    )
 
 
 def _quaternion(image: ColmapImage) -> tuple[float, float, float, float]:

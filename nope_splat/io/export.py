@@ -174,7 +174,9 @@ def export_images(
         NopeSplatError: If the files cannot be written, or `directory` is the folder of the original images.
     """
     if directory.resolve() == folder.root.resolve():
-        raise NopeSplatError(f"{directory} holds the photos themselves; choose another output folder")
+        raise NopeSplatError(
+            "unwritable-output", f"{directory} holds the photos themselves; choose another output folder"
+        )
     images = {image.name: image for image in folder.images}
     names = list(scene.image_names)
     with writing_to(directory):
@@ -220,7 +222,9 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
         return False
     originals = [image.mask_path.resolve() for image in folder.images if image.mask_path is not None]
     if any(path.is_relative_to(directory.resolve()) for path in originals):
-        raise NopeSplatError(f"{directory} holds the masks themselves; choose another output folder")
+        raise NopeSplatError(
+            "unwritable-output", f"{directory} holds the masks themselves; choose another output folder"
+        )
     with writing_to(directory):
         for (image, name), mask in zip(exported, masks, strict=True):
             used = np.ones((image.height, image.width), bool) if mask is None else mask
@@ -290,8 +294,11 @@ def writing_to(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "free some space or choose another folder"
-        raise NopeSplatError(f"cannot write to {directory} ({error.strerror or error}); {advice}") from error
+        raise NopeSplatError(
+            "unwritable-output",
+            f"cannot write to {directory} ({error.strerror or error}); free some space or choose another"
+            " folder",
+        ) from error
 
 
 def _relative_if_inside(directory: Path, file: Path) -> str:

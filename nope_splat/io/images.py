@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.utils.progress import progress_bar, say
+from nope_splat.utils.progress import progress_bar
 
 try:
     from pillow_heif import register_heif_opener
@@ -25,6 +26,8 @@ except ImportError:
 else:
     register_heif_opener()
     HEIF_READABLE = True
+
+logger = logging.getLogger(__name__)
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}) | HEIF_SUFFIXES
@@ -90,15 +93,17 @@ def find_images(data: Path) -> ImageFolder:
             or differs in size from its image.
     """
     if not data.exists():
-        raise NopeSplatError(f"the photo folder {data} does not exist; check the path")
+        raise NopeSplatError("missing-file", f"the photo folder {data} does not exist; check the path")
     if not data.is_dir():
-        raise NopeSplatError(f"{data} is a file; give the folder that holds the photos")
+        raise NopeSplatError("unreadable-file", f"{data} is a file; give the folder that holds the photos")
     if not os.access(data, os.R_OK | os.X_OK):
-        raise NopeSplatError(f"no permission to read the photo folder {data}")
+        raise NopeSplatError("unreadable-file", f"no permission to read the photo folder {data}")
     root = _image_root(data)
     names = sorted(_image_names(root), key=_natural_key)
     if not names:
-        raise NopeSplatError(f"no photos in {root}; it should hold files such as .jpg, .png, .webp or .tiff")
+        raise NopeSplatError(
+            "too-few-images", f"no photos in {root}; it should hold files such as .jpg, .png, .webp or .tiff"
+        )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checked = list(
@@ -111,10 +116,10 @@ def find_images(data: Path) -> ImageFolder:
     if len(images) < 2:
         found = f"only one readable photo ({images[0].name})" if images else "no readable photo"
         unread = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:5])
-        raise NopeSplatError(f"{root} holds {found}, and at least two are needed{unread}")
+        raise NopeSplatError("too-few-images", f"{root} holds {found}, and at least two are needed{unread}")
     if not any(image.mask_path for image in images):
         for folder in _mask_folders(root):
-            say(f"The masks in {folder} are not used: none has the name of a photo.")
+            logger.warning(f"The masks in {folder} are not used: none has the name of a photo.")
     return ImageFolder(root, images, skipped)
 
 
@@ -278,7 +283,9 @@ def _reread(path: Path) -> NDArray[np.uint8]:
     try:
         return _decode(path)
     except Exception as error:  # for damaged files, decoders raise many kinds of errors
-        raise NopeSplatError(f"{path} cannot be read any more: {_reason(path, error)}") from error
+        raise NopeSplatError(
+            "unreadable-image", f"{path} cannot be read any more: {_reason(path, error)}"
+        ) from error
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -308,11 +315,14 @@ def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
             try:
                 height, width = _decode(file).shape[:2]
             except Exception as error:  # for damaged files, decoders raise many kinds of errors
-                raise NopeSplatError(f"the mask {file} cannot be read: {_reason(file, error)}") from error
+                raise NopeSplatError(
+                    "unreadable-image", f"the mask {file} cannot be read: {_reason(file, error)}"
+                ) from error
             if (width, height) != size:
                 raise NopeSplatError(
+                    "wrong-size",
                     f"the mask {file} is {width} x {height} pixels but its photo is"
-                    f" {size[0]} x {size[1]}; save it again at that size"
+                    f" {size[0]} x {size[1]}; save it again at that size",
                 )
             return file
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -21,7 +22,8 @@ from nope_splat.matching import (
     match_images,
 )
 from nope_splat.utils.cache import Cache
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 CACHE_STAGE = "matches"
 """Cache stage of finished matches."""
@@ -101,7 +103,7 @@ def load_or_match(
     """
     stored = cache.load(CACHE_STAGE, key, MatchDatabase.from_arrays) if cache else None
     if stored is not None:
-        say("Using the cached matches.")
+        logger.info("Using the cached matches.")
         return stored
     known: dict[tuple[int, int], PairMatches | None] = {}
     # Only SIFT is deterministic to the last bit, so that saved matches fit newly extracted keypoints.
@@ -116,7 +118,7 @@ def load_or_match(
     if partial_cache:
         known = partial_cache.load(PARTIAL_CACHE_STAGE, key, _tried_from_arrays) or {}
         if known:
-            say(f"Going on after the {len(known)} pairs that are matched already.")
+            logger.info(f"Going on after the {len(known)} pairs that are matched already.")
     keypoints, pairs, pointmaps = match_images(folder.images, settings, known, save)
     matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps)
     if cache:

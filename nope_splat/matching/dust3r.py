@@ -260,8 +260,11 @@ def _load(weights: str, device: torch.device) -> Any:
             return module.AsymmetricCroCo3DStereo.from_pretrained(weights).eval().to(device)
         except Exception as error:  # missing files and failed downloads raise many kinds of errors
             raise NopeSplatError(
+                "missing-weights",
                 f"the weights of DUSt3R cannot be loaded from {weights} ({error}); without a network, put"
                 f" config.json and model.safetensors of https://huggingface.co/{DUST3R_WEIGHTS} into a folder"
-                " and give that as dust3r-weights"
+                " and give that as dust3r-weights",
             ) from error
-    raise NopeSplatError(f"the matcher dust3r needs DUSt3R{why}; install it with: {' && '.join(INSTALL)}")
+    raise NopeSplatError(
+        "missing-package", f"the matcher dust3r needs DUSt3R{why}; install it with: {' && '.join(INSTALL)}"
+    )

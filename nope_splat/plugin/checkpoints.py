@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -57,7 +59,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     for checkpoint in find_checkpoints(folder):
         if is_whole(checkpoint):
             return checkpoint
-        say(f"The checkpoint {checkpoint} is damaged and not used.")
+        logger.warning(f"The checkpoint {checkpoint} is damaged and not used.")
     return None
 
 
@@ -75,10 +77,13 @@ def last_checkpoint(folder: Path) -> Path:
     """
     found = find_checkpoints(folder)
     if not found:
-        raise NopeSplatError(f"there is no checkpoint in {folder}; let the training run until it saves one")
+        raise NopeSplatError(
+            "missing-file", f"there is no checkpoint in {folder}; let the training run until it saves one"
+        )
     if not is_whole(found[0]):
         raise NopeSplatError(
-            f"the checkpoint {found[0]} is damaged; remove it, and train anew or from another"
+            "damaged-checkpoint",
+            f"the checkpoint {found[0]} is damaged; remove it, and train anew or from another",
         )
     return found[0]
 
@@ -100,7 +105,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever its bytes lead to
         reason = str(error).partition("\n")[0]
         raise NopeSplatError(
-            f"cannot load the checkpoint {path} ({reason}); train anew or from another"
+            "damaged-checkpoint", f"cannot load the checkpoint {path} ({reason}); train anew or from another"
         ) from error
 
 
@@ -116,8 +121,9 @@ def fitting() -> Iterator[None]:
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise NopeSplatError(
+            "checkpoint-mismatch",
             f"the checkpoint does not fit this version or these settings ({reason[:200]}); use those that it"
-            " was made with, or train anew (--resume never)"
+            " was made with, or train anew (--resume never)",
         ) from error
 
 

@@ -25,7 +25,7 @@ def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resum
     """
     check_sfm_options(pipeline.datamanager.dataparser.sfm)
     for sentence in (*_of_the_run(run, resumed), *_of_the_cameras(pipeline), *_of_depth(pipeline)):
-        raise NopeSplatError(sentence)
+        raise NopeSplatError("conflicting-options", sentence)
 
 
 def _of_the_run(config: TrainerConfig, resumed: bool) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""The method as `ns-train` knows it."""
+"""The method as nerfstudio's programs load it: `ns-train`, `ns-eval`, `ns-viewer` and `ns-export`.
+
+They show a traceback of every error, and no log. Importing this module, which only they need, changes both.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from nope_splat.plugin.learning_rates import optimizer_groups
 from nope_splat.plugin.trainer import NopeTrainerConfig
+from nope_splat.utils.terminal import set_up_terminal
+
+set_up_terminal()
 
 nope_splat = MethodSpecification(
     config=NopeTrainerConfig(

@@ -157,6 +157,6 @@ def require_folder(data: Path | None) -> None:
         NopeSplatError: If it is missing, or no folder.
     """
     if data is None:
-        raise NopeSplatError("no photos were given; pass their folder with --data")
+        raise NopeSplatError("missing-option", "no photos were given; pass their folder with --data")
     if not data.is_dir():
-        raise NopeSplatError(f"there is no photo folder {data}; check --data")
+        raise NopeSplatError("missing-file", f"there is no photo folder {data}; check --data")

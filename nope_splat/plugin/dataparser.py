@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +25,9 @@ from nope_splat.seeding import SeedSettings, dense_seeds, seeds_from_depth
 from nope_splat.sfm import MapperOptions, Reconstruction, SfmOptions, image_depths, reconstruct
 from nope_splat.splatting.losses import TrackObservations
 from nope_splat.utils.device_defaults import Auto, ByDevice, resolved
-from nope_splat.utils.progress import say
 from nope_splat.utils.ranges import COUNT
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -79,7 +81,7 @@ class NopeDataParser(DataParser):
         """The images."""
         folder = find_images(self.config.data)
         for name, reason in folder.skipped.items():
-            say(f"Skipped {name}: {reason}")
+            logger.warning(f"Skipped {name}: {reason}")
         return folder
 
     @cached_property
@@ -145,7 +147,7 @@ class NopeDataParser(DataParser):
             )
             told["seed_sizes"] = torch.from_numpy(sizes)
             told["seed_opacities"] = torch.from_numpy(opacities)
-        say(f"Seeding {len(points)} Gaussians beside {len(self.scene.points)} on the track points.")
+        logger.info(f"Seeding {len(points)} Gaussians beside {len(self.scene.points)} on the track points.")
         for name, values in (("points3D_xyz", torch.from_numpy(points).float()), ("points3D_rgb", colors)):
             metadata[name] = torch.cat([metadata[name], torch.as_tensor(values)])
         return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -16,7 +17,8 @@ from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.images import ImageFile
 from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
 from nope_splat.sfm import Reconstruction
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 MAX_SIZE = 518
 """Longer side of the priors in pixels: networks see no finer."""
@@ -86,14 +88,14 @@ def make_depth_priors(
         mine = seen.image_ids == image_id
         fit = fit_scale_shift(depth_map.sample(seen.xy[mine]), in_camera[mine, 2], depth_map.kind)
         if fit is None:
-            say(f"The depth map of {image.name} does not fit its track points and is left out.")
+            logger.warning(f"The depth map of {image.name} does not fit its track points and is left out.")
             continue
         noise.append(fit.noise)
         views[view] = _prior(scene.camera_of(image_id), distorted.camera_of(image_id), image, depth_map, fit)
     if noise:
         doubt = " Is depth.kind that of these maps?" if np.median(noise) > POOR_FIT else ""
         error = f"{100 * np.median(noise):.1f} %"
-        say(f"Depth maps fit the track points of {len(views)} photos to {error}.{doubt}")
+        logger.info(f"Depth maps fit the track points of {len(views)} photos to {error}.{doubt}")
     view_of_image = {int(image_ids[view]): view for view in views}
     partners: dict[int, list[int]] = {view: [] for view in views}
     for edge in np.argsort(-scene.graph.weights, kind="stable"):

@@ -6,12 +6,15 @@ kernels for, and the CPU elsewhere; from then on the configuration holds what wa
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.splatting.rasterizer.cuda_kernels import MissingKernelsError, prepare_kernels
 from nope_splat.utils.device_defaults import Device
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 def choose_device() -> Device:
@@ -25,7 +28,7 @@ def choose_device() -> Device:
     reason = missing_kernels()
     if reason is None:
         return "cuda"
-    say(f"Using the CPU, although there is a GPU: {reason}.")
+    logger.warning(f"Using the CPU, although there is a GPU: {reason}.")
     return "cpu"
 
 
@@ -41,12 +44,16 @@ def require_device(device: str) -> None:
     if device == "cpu":
         return
     if device != "cuda":
-        raise NopeSplatError(f"machine.device-type is {device}, which has no rasterizer; choose cpu or cuda")
+        raise NopeSplatError(
+            "invalid-option", f"machine.device-type is {device}, which has no rasterizer; choose cpu or cuda"
+        )
     if not torch.cuda.is_available():
-        raise NopeSplatError("machine.device-type is cuda, but torch finds no GPU here; choose cpu")
+        raise NopeSplatError(
+            "missing-device", "machine.device-type is cuda, but torch finds no GPU here; choose cpu"
+        )
     reason = missing_kernels()
     if reason is not None:
-        raise NopeSplatError(f"{reason}; or train with --machine.device-type cpu")
+        raise NopeSplatError("missing-device", f"{reason}; or train with --machine.device-type cpu")
 
 
 def missing_kernels() -> str | None:

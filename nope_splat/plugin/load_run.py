@@ -48,7 +48,9 @@ def open_run(config: Path) -> Run:
     loaded = read_config(config)
     checkpoint = last_checkpoint(config.parent / "nerfstudio_models")
     if not isinstance(loaded, NopeTrainerConfig):
-        raise NopeSplatError(f"{config} is a training of {loaded.method_name}, not of nope-splat")
+        raise NopeSplatError(
+            "unreadable-file", f"{config} is a training of {loaded.method_name}, not of nope-splat"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"  # the pipeline checks whether a GPU can be used
     pipeline = loaded.pipeline.setup(device=device, test_mode="inference")
     assert isinstance(pipeline, NopePipeline)
@@ -75,8 +77,9 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
     scene, points = dataparser.distorted_scene, model.track_positions().double().numpy(force=True)
     if not pipeline.same_scene:
         raise NopeSplatError(
+            "checkpoint-mismatch",
             f"the reconstruction of {dataparser.config.data} is not that of the checkpoint;"
-            " restore its settings and cache, or train anew"
+            " restore its settings and cache, or train anew",
         )
     T_world_camera = scene.T_world_camera.copy()
     for split, poses in (("train", model.camera_optimizer.poses()), ("eval", pipeline.eval_poses)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,8 +30,10 @@ from nope_splat.plugin.viewer import NopeViewerControl
 from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rasterizer.ssim import WINDOW
 from nope_splat.utils.device_defaults import resolved
-from nope_splat.utils.progress import progress_bar, say
+from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.ranges import NOT_NEGATIVE
+
+logger = logging.getLogger(__name__)
 
 MEASURES = ("psnr", "ssim", "lpips")
 """What evaluation tells of the held-out images."""
@@ -174,14 +177,16 @@ class NopePipeline(VanillaPipeline):
         difference = self.difference(loaded_state)
         if difference == "images":
             raise NopeSplatError(
+                "checkpoint-mismatch",
                 f"the photos in {self.datamanager.get_datapath()} are not those of the checkpoint;"
-                " put them back or train anew"
+                " put them back or train anew",
             )
         self.same_scene = difference is None
         if self.test_mode == "val" and not self.same_scene:
             raise NopeSplatError(
+                "checkpoint-mismatch",
                 f"the reconstruction of {self.datamanager.get_datapath()} is not that of the checkpoint;"
-                " restore its settings and cache, or train anew"
+                " restore its settings and cache, or train anew",
             )
         with fitting():
             require_same_names(loaded_state, self.state_dict())
@@ -284,20 +289,21 @@ class NopePipeline(VanillaPipeline):
         count = len(self.datamanager.eval_dataset)
         if count == 0:
             raise NopeSplatError(
+                "nothing-to-evaluate",
                 f"there is nothing to evaluate on, because {', '.join(unregistered)} could not be registered;"
                 " hold other photos out with --pipeline.datamanager.dataparser.eval-interval"
                 if unregistered
                 else "there is nothing to evaluate on, because no photo was held out; train with"
                 " eval-mode interval and an eval-interval up to the number of photos"
-                " (--pipeline.datamanager.dataparser.eval-mode, .eval-interval)"
+                " (--pipeline.datamanager.dataparser.eval-mode, .eval-interval)",
             )
         # One image has no standard deviation, and NaN is not JSON.
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std and count > 1)
         for name in unregistered:
-            say(f"Not in the averages, because it could not be registered: {name}")
+            logger.warning(f"Not in the averages, because it could not be registered: {name}")
         if step is None:  # ns-eval, which tells no more than the name of its file
             told = ", ".join(f"{name.upper()} {metrics[name]:.3f}" for name in MEASURES if name in metrics)
-            say(f"Held-out photos, mean of {count}: {told}.")
+            logger.info(f"Held-out photos, mean of {count}: {told}.")
         return {**metrics, "held_out_unregistered": len(unregistered)}
 
 
@@ -314,6 +320,7 @@ def require_windows(cameras: Cameras, num_downscales: int) -> None:
     width, height = int(cameras.width.min()), int(cameras.height.min())
     if min(width, height) // 2**num_downscales < WINDOW:
         raise NopeSplatError(
+            "invalid-option",
             f"training images of {width} x {height} pixels, halved {num_downscales} times, have sides shorter"
-            f" than the {WINDOW} pixels that the loss compares; raise max-image-size or lower num-downscales"
+            f" than the {WINDOW} pixels that the loss compares; raise max-image-size or lower num-downscales",
         )

@@ -78,7 +78,9 @@ def read_config(path: Path) -> TrainerConfig:
         NopeSplatError: If the file is missing or holds anything else.
     """
     if not path.is_file():
-        raise NopeSplatError(f"there is no file {path}; give the config.yml that ns-train wrote")
+        raise NopeSplatError(
+            "missing-file", f"there is no file {path}; give the config.yml that ns-train wrote"
+        )
     try:
         # Nothing outside PACKAGES is made or called.
         config = yaml.load(path.read_text("utf8"), Loader=ConfigLoader)
@@ -86,11 +88,13 @@ def read_config(path: Path) -> TrainerConfig:
         config = error
         if OTHER_VERSION in path.read_text("utf8", "replace"):
             raise NopeSplatError(
+                "checkpoint-mismatch",
                 f"{path} was written by version 0.1 of nope-splat; open it with that version, or train again:"
-                " the cameras are in the cache beside it"
+                " the cameras are in the cache beside it",
             ) from error
     if not isinstance(config, TrainerConfig):
         raise NopeSplatError(
-            f"{path} is not the configuration of a training; give the config.yml of ns-train"
+            "unreadable-file",
+            f"{path} is not the configuration of a training; give the config.yml of ns-train",
         )
     return config

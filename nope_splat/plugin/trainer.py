@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -43,8 +44,10 @@ from nope_splat.plugin.schedulers import DecayConfig
 from nope_splat.plugin.summary import reconstruction_rows, table, training_rows
 from nope_splat.plugin.viewer_shutdown import stop_viewer
 from nope_splat.utils.device_defaults import Auto, ByDevice, Device, resolve_defaults, resolved
-from nope_splat.utils.progress import CONSOLE, say
+from nope_splat.utils.progress import CONSOLE
 from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, check_ranges
+
+logger = logging.getLogger(__name__)
 
 ITERATIONS_PER_IMAGE = 100
 """A compromise for splats of a CPU's size: with half as many, details that many images show are missing,
@@ -161,7 +164,8 @@ class NopeTrainerConfig(TrainerConfig):
             super().save_config()
         except OSError as error:
             raise NopeSplatError(
-                f"cannot write to {self.get_base_dir()} ({error.strerror}); choose another --output-dir"
+                "unwritable-output",
+                f"cannot write to {self.get_base_dir()} ({error.strerror}); choose another --output-dir",
             ) from error
 
 
@@ -191,7 +195,8 @@ class NopeTrainer(Trainer):
             self._lock = own(self.base_dir) if local_rank == 0 else None
         except Timeout as error:
             raise NopeSplatError(
-                f"another process trains in {self.base_dir}; wait for it, or pass another --timestamp"
+                "run-in-use",
+                f"another process trains in {self.base_dir}; wait for it, or pass another --timestamp",
             ) from error
 
     def setup_optimizers(self) -> Optimizers:
@@ -230,7 +235,7 @@ class NopeTrainer(Trainer):
             difference = "checkpoint" if state is None else self.pipeline.difference(state["pipeline"])
             if difference is not None:
                 gone = f"{difference} {'are' if difference == 'images' else 'is'} gone"
-                say(f"The training in {self.base_dir} begins anew, because its {gone}.")
+                logger.warning(f"The training in {self.base_dir} begins anew, because its {gone}.")
                 state = None
         if state is None:
             return
@@ -243,7 +248,7 @@ class NopeTrainer(Trainer):
                 self.optimizers.load_schedulers(state["schedulers"])
             self.grad_scaler.load_state_dict(state["scalers"])
         self._continuation = state.get("continuation")  # once more is set up
-        say(
+        logger.info(
             f"Going on after {self._start_step} of {config.max_num_iterations} iterations, from {path}"
             + ("; --resume never begins a new training." if config.goes_on else ".")
         )
@@ -280,7 +285,8 @@ class NopeTrainer(Trainer):
         length, done = resolved(self.config.max_num_iterations), self._start_step
         if done >= length:
             raise NopeSplatError(
-                f"the checkpoint has {done} iterations already; pass more to --max-num-iterations to go on"
+                "invalid-option",
+                f"the checkpoint has {done} iterations already; pass more to --max-num-iterations to go on",
             )
         self.config.max_num_iterations = length - done  # nerfstudio's loop counts from the checkpoint on
         try:
@@ -307,7 +313,7 @@ class NopeTrainer(Trainer):
             if self.training_state == "completed" or self._interrupted:
                 raise KeyboardInterrupt
             self._interrupted = True
-            say("Interrupted: the iteration at hand comes to its end first (again: at once).")
+            logger.info("Interrupted: the iteration at hand comes to its end first (again: at once).")
 
         before = signal.getsignal(signal.SIGINT)
         # Only the main thread gets signals. In the background of a script Ctrl-C is for others.
@@ -334,10 +340,10 @@ class NopeTrainer(Trainer):
     def _tell_how_to_go_on(self, length: int) -> None:
         checkpoints = find_checkpoints(self.checkpoint_dir)
         if not checkpoints:
-            say("Interrupted before there was a checkpoint.")
+            logger.info("Interrupted before there was a checkpoint.")
             return
         config = shlex.quote(str(self.base_dir / "config.yml"))
-        say(
+        logger.info(
             f"Interrupted; saved after {step_of(checkpoints[0]) + 1} of {length} iterations. This goes on:\n"
             f"ns-train {self.config.method_name} --load-config {config}"
         )
@@ -370,8 +376,9 @@ class NopeTrainer(Trainer):
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise NopeSplatError(
+                "unwritable-output",
                 f"cannot write the checkpoint to {self.checkpoint_dir} ({error.strerror or error});"
-                " free space there and run the same command again, or choose another --output-dir"
+                " free space there and run the same command again, or choose another --output-dir",
             ) from error
         if self.config.save_only_latest_checkpoint:
             for other in self.checkpoint_dir.glob("*.ckpt"):

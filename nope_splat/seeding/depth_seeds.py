@@ -6,6 +6,7 @@ frame of all cameras. Here the footprint of a cell gives the scale and the confi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,7 +20,8 @@ from nope_splat.seeding.fusion import InverseDepthMap, fuse_depth_maps, violates
 from nope_splat.seeding.settings import SeedSettings
 from nope_splat.seeding.view import Float32Array, ReadImage, SeedingView, load_view, pixel_centers
 from nope_splat.sfm import Reconstruction
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 class GaussianSeeds(NamedTuple):
@@ -63,7 +65,7 @@ def seeds_from_depth(
         camera = distorted_cameras[scene.camera_ids[image_id]]
         aligned = _align_depth_map(scene, camera, image_id, depth_map)
         if aligned is None:
-            say(
+            logger.warning(
                 f"The depth map of {scene.image_names[image_id]} does not fit its track points: no seeds"
                 " of it."
             )

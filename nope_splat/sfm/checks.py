@@ -32,23 +32,31 @@ def check_sfm_options(options: SfmOptions) -> None:
     matching, initialization = options.matching, options.initialization
     if isinstance(initialization, PointmapInitialization) and matching.matcher != "dust3r":
         raise NopeSplatError(
+            "conflicting-options",
             f"initialization pointmaps needs pointmaps, and {matching.matcher} makes none; set"
-            " matching.matcher to dust3r"
+            " matching.matcher to dust3r",
         )
     if isinstance(initialization, KnownCamerasInitialization) and options.initial_focal is not None:
         raise NopeSplatError(
+            "conflicting-options",
             "the file of known cameras has the focal length already; leave out initial-focal, or the known"
-            " cameras"
+            " cameras",
         )
     if matching.matcher == "dust3r" and options.depth.maps is not None:
-        raise NopeSplatError("depth comes from the matcher dust3r or from depth.maps; leave out one of them")
+        raise NopeSplatError(
+            "conflicting-options",
+            "depth comes from the matcher dust3r or from depth.maps; leave out one of them",
+        )
     if matching.matcher != "dust3r" and matching.dust3r_weights != DUST3R_WEIGHTS:
         raise NopeSplatError(
+            "conflicting-options",
             f"matching.dust3r-weights is given, but the matcher is {matching.matcher}; set"
-            " matching.matcher to dust3r"
+            " matching.matcher to dust3r",
         )
     if options.mapper.ba_device == "cuda" and not torch.cuda.is_available():
-        raise NopeSplatError("mapper.ba-device is cuda, but torch finds no GPU here; choose cpu")
+        raise NopeSplatError(
+            "missing-device", "mapper.ba-device is cuda, but torch finds no GPU here; choose cpu"
+        )
 
 
 def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[str]) -> None:
@@ -64,7 +72,9 @@ def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[st
     """
     unknown = sorted(set(held_out) - {image.name for image in folder.images})
     if unknown:
-        raise NopeSplatError(f"the held-out photo {unknown[0]} is not in {folder.root}; check its name")
+        raise NopeSplatError(
+            "name-mismatch", f"the held-out photo {unknown[0]} is not in {folder.root}; check its name"
+        )
     if assign_cameras(folder.images, options.camera_per).any():
         _check_several_cameras(options)
     if options.initial_focal is not None:
@@ -72,8 +82,9 @@ def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[st
         shortest, longest = (share * longer_side for share in POSSIBLE_FOCAL)
         if not shortest <= options.initial_focal <= longest:
             raise NopeSplatError(
+                "invalid-option",
                 f"initial-focal is {options.initial_focal:g}, but photos of {longer_side} pixels have focal"
-                f" lengths from {shortest:g} to {longest:g} pixels; it is not in millimeters"
+                f" lengths from {shortest:g} to {longest:g} pixels; it is not in millimeters",
             )
 
 
@@ -86,6 +97,7 @@ def _check_several_cameras(options: SfmOptions) -> None:
     ):
         if is_used:
             raise NopeSplatError(
+                "invalid-option",
                 f"{what} one focal length, but the photos are of several sizes or folders and so of several"
-                " cameras; leave it out"
+                " cameras; leave it out",
             )

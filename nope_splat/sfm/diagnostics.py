@@ -57,25 +57,27 @@ def require_matches(
     training = np.flatnonzero(~held_out)
     if len(training) < 2:
         raise NopeSplatError(
+            "too-few-images",
             f"{len(training)} of {len(names)} photos would be left for reconstruction, and at least two"
-            " are needed; hold out fewer"
+            " are needed; hold out fewer",
         )
     if all(len(keypoints[image_id].xy) < min_matches for image_id in training):
         raise NopeSplatError(
+            "no-texture",
             f"none of the {len(training)} photos shows enough texture to find keypoints; are they"
-            " blurred, blank or masked out?"
+            " blurred, blank or masked out?",
         )
     if not groups and len(training) == 2:
         first, second = (names[image_id] for image_id in training)
         raise NopeSplatError(
-            f"{first} and {second} do not match, they seem to show different things; {ADVICE}"
+            "no-matches", f"{first} and {second} do not match, they seem to show different things; {ADVICE}"
         )
     if not groups:
-        raise NopeSplatError(f"no two of the {len(training)} photos match; {ADVICE}")
+        raise NopeSplatError("no-matches", f"no two of the {len(training)} photos match; {ADVICE}")
     if len(groups) > 1 and len(groups[0]) == 2:
         pairs = sorted(map(tuple, groups))[:MAX_NAMES]
         listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in pairs)
-        raise NopeSplatError(f"the photos match only in separate pairs ({listed}); {ADVICE}")
+        raise NopeSplatError("no-matches", f"the photos match only in separate pairs ({listed}); {ADVICE}")
 
 
 def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError:
@@ -88,8 +90,9 @@ def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError
     uses_depth = isinstance(options.initialization, MonocularDepthInitialization | PointmapInitialization)
     if not (has_parallax and uses_depth):
         return NopeSplatError(
+            "no-baseline",
             "the photos match, but no two of them were taken from places far enough apart to tell depth; walk"
-            " around the subject instead of turning on the spot"
+            " around the subject instead of turning on the spot",
         )
     source = f"the depth maps in {options.depth.maps}"
     advice = "check that they belong to these photos and that depth.kind is theirs"
@@ -98,7 +101,8 @@ def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError
     elif options.depth.maps is None:
         source, advice = f"the depth maps of {options.depth.model}", "take another depth.model"
     return NopeSplatError(
-        f"{source} contradict the matches of all photos; {advice}, or another initialization"
+        "inconsistent-depth",
+        f"{source} contradict the matches of all photos; {advice}, or another initialization",
     )
 
 

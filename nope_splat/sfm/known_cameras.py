@@ -60,8 +60,9 @@ class KnownCameras:
         images = np.array([image_id for image_id in sorted(cameras) if not held_out[image_id]], np.int64)
         if len(images) < 2:
             raise NopeSplatError(
+                "no-cameras",
                 f"{path} has cameras for {len(images)} of the photos to reconstruct, and a start"
-                " takes two; give more cameras, or none"
+                " takes two; give more cameras, or none",
             )
         T_world_camera = np.stack([cameras[image_id].T_world_camera for image_id in images.tolist()])
         # Files hold rounded, and some tools scaled, rotations.
@@ -70,7 +71,9 @@ class KnownCameras:
         centers = centers - centers.mean(0)
         extent = float(np.linalg.norm(centers, axis=1).max())
         if not extent > 0:
-            raise NopeSplatError(f"all cameras in {path} are at one place, where depth cannot be told")
+            raise NopeSplatError(
+                "no-baseline", f"all cameras in {path} are at one place, where depth cannot be told"
+            )
         T_world_camera[:, :3, 3] = centers * (10 / extent)
         chosen = [cameras[image_id] for image_id in images.tolist()]
         found = np.array([(camera.focal, *camera.offset, *camera.radial) for camera in chosen])
@@ -159,7 +162,8 @@ def _of_images(
     for name in cameras:
         if name not in places:
             raise NopeSplatError(
+                "name-mismatch",
                 f"{source} has a camera for {name}, but there is no photo of that name; remove the"
-                " camera or add the photo"
+                " camera or add the photo",
             )
     return {places[name]: camera for name, camera in cameras.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,9 +37,10 @@ from nope_splat.sfm.result_cache import ResultCache
 from nope_splat.sfm.retriangulation import rebuild_tracks
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.two_view_geometry import TwoViews
-from nope_splat.utils.progress import say
 from nope_splat.utils.stopwatch import Stopwatch
 from nope_splat.utils.typing import Indices, Mask
+
+logger = logging.getLogger(__name__)
 
 
 def reconstruct(
@@ -127,8 +129,9 @@ def reconstruct_from_matches(
         state = registered.state
     if state.registered.sum() < 2:
         raise NopeSplatError(
+            "no-cameras",
             "no camera poses that agree with the photos were found; give more photos, with more overlap"
-            " between neighbors"
+            " between neighbors",
         )
 
     reconstruction, points_of_keypoints = to_reconstruction(state, folder, held_out, problem, graph)
@@ -314,7 +317,7 @@ def training_problem(
     camera_groups = CameraGroups.of(sizes, camera_ids, matches.keypoints)
     if camera_groups.num_cameras > 1:
         counts = np.bincount(camera_groups.camera_ids).tolist()
-        say(f"The photos are of {camera_groups.num_cameras} cameras, which took {counts} of them.")
+        logger.info(f"The photos are of {camera_groups.num_cameras} cameras, which took {counts} of them.")
     return SfmProblem(
         keypoints=matches.keypoints,
         camera_groups=camera_groups,

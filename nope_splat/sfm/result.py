@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +17,9 @@ from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.state import SfmState
-from nope_splat.utils.progress import say
 from nope_splat.utils.typing import Indices, Mask
+
+logger = logging.getLogger(__name__)
 
 MAX_FOCAL_UNCERTAINTY = 1.1 - 1
 """Three standard deviations of a focal length that the images determine, as a share of it."""
@@ -151,15 +153,15 @@ def log_summary(scene: Reconstruction) -> None:
     training = ~scene.held_out
     focals = " and ".join(f"{camera.focal:.1f}" for camera in scene.cameras)
     error = float(np.median(scene.reprojection_errors()))
-    say(
+    logger.info(
         f"Registered {(scene.registered & training).sum()} of {training.sum()} photos:"
         f" focal length {focals} pixels, {len(scene.points)} points,"
         f" median reprojection error {error:.2f} pixels."
     )
     if scene.notice:
-        say(f"{scene.notice[0].upper()}{scene.notice[1:]}.")
+        logger.warning(f"{scene.notice[0].upper()}{scene.notice[1:]}.")
     names_of_reason: dict[str, list[str]] = {}
     for name, reason in scene.failures.items():
         names_of_reason.setdefault(reason, []).append(name)
     for reason, names in names_of_reason.items():
-        say(f"Left out {', '.join(names)}: {reason}.")
+        logger.warning(f"Left out {', '.join(names)}: {reason}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from nope_splat.sfm.initialization.depth_maps import images_that_need_depth
 from nope_splat.sfm.known_cameras import KnownCameras
 from nope_splat.sfm.options import SfmOptions
 from nope_splat.utils.cache import Cache
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 STAGE = "scene"
 
@@ -73,7 +75,7 @@ class ResultCache:
             return None
         reconstruction = self.cache.load(STAGE, self.key, Reconstruction.from_arrays)
         if reconstruction is not None:
-            say("Using the cached reconstruction.")
+            logger.info("Using the cached reconstruction.")
         return reconstruction
 
     def store(self, reconstruction: Reconstruction) -> None:

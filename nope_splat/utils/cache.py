@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -62,7 +64,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except Exception as error:  # a damaged archive raises many kinds of errors
-            say(f"The cached file {path} is damaged and will be made again ({error}).")
+            logger.warning(f"The cached file {path} is damaged and will be made again ({error}).")
             return None
         return result
 
@@ -94,8 +96,9 @@ class Cache:
                 raise
         except OSError as error:
             raise NopeSplatError(
+                "unwritable-output",
                 f"cannot write to {self.folder} ({error.strerror or error}); free some space there,"
-                " or choose another output folder"
+                " or choose another output folder",
             ) from error
 
     def remove(self, name: str, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
@@ -9,18 +10,11 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 CONSOLE = Console(stderr=True)
-
-
-def say(message: str) -> None:
-    """Print a message for the user.
-
-    Args:
-        message: One sentence; square brackets are not interpreted as markup.
-    """
-    CONSOLE.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_bar(
@@ -54,4 +48,4 @@ def progress_bar(
             yield item
             progress.update(task, completed=count, total=current_total())
     if not CONSOLE.is_terminal:
-        say(f"{description}: {count} in {time.perf_counter() - start:.1f} s")
+        logger.info(f"{description}: {count} in {time.perf_counter() - start:.1f} s")

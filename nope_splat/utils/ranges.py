@@ -46,7 +46,9 @@ def check_ranges(settings: Any) -> None:
             continue
         if not all(compare(float(value), limit) for compare, _, limit in bounds):
             allowed = " and ".join(f"{words} {limit:g}" for _, words, limit in bounds)
-            raise NopeSplatError(f"{field.name.replace('_', '-')} is {value}, but must be {allowed}")
+            raise NopeSplatError(
+                "invalid-option", f"{field.name.replace('_', '-')} is {value}, but must be {allowed}"
+            )
 
 
 def _bounds(metadata: tuple[Any, ...]) -> Iterator[tuple[Callable[[float, Any], bool], str, float]]:

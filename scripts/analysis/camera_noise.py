@@ -25,6 +25,7 @@ from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.sfm.bundle_adjustment.solver import adjust
 from nope_splat.utils.progress import progress_bar
+from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.camera_file import require_one_camera
 
 
@@ -132,4 +133,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     main(tyro.cli(Settings, description=__doc__))

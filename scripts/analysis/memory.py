@@ -21,6 +21,7 @@ from nope_splat.matching.descriptors import CPU_BLOCK_SIZE
 from nope_splat.matching.matching import MAX_SIFT_THREADS
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.seeding import SeedSettings
+from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.stages import cores, run_stage
 
 MIB = 2**20
@@ -243,4 +244,5 @@ def main(output_dir: Path | None = None, iterations: int = 10) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(main, description=__doc__)

@@ -45,6 +45,7 @@ from nope_splat.sfm.pipeline import reconstruct_from_matches
 from nope_splat.sfm.registration.batched import BatchedRegistration
 from nope_splat.utils.cache import Cache
 from nope_splat.utils.stopwatch import Stopwatch
+from nope_splat.utils.terminal import set_up_terminal
 
 STRONG = 60
 """Verified matches that make a pair worth finding."""
@@ -238,4 +239,5 @@ def main(settings: Pairs | Registration) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     main(tyro.cli(Pairs | Registration, description=__doc__))

@@ -29,6 +29,7 @@ from nope_splat.scene.features import PairMatches
 from nope_splat.sfm import Priors, Reconstruction, SfmOptions
 from nope_splat.sfm.initialization.known_cameras import KnownCameras
 from nope_splat.sfm.pipeline import reconstruct_from_matches
+from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.camera_file import require_one_camera
 
 FIGURES = ("registered", "AUC@5", "focal error %", "ATE %", "seconds")
@@ -162,4 +163,5 @@ def _print_row(scene: Path, varied: str, runs: list[list[float]]) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     main(tyro.cli(Settings))

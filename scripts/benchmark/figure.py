@@ -11,6 +11,7 @@ import tyro
 from PIL import Image
 
 from nope_splat.io.images import find_images
+from nope_splat.utils.terminal import set_up_terminal
 
 WIDTH = 1200
 GAP = 6
@@ -38,4 +39,5 @@ def figure(results: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(figure)

@@ -32,6 +32,7 @@ from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.camera_optimizer import world_to_camera
 from nope_splat.plugin.held_out import SplatModel, refine_pose, render_image
 from nope_splat.plugin.pipeline import NopePipeline, NopePipelineConfig
+from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera
 from scripts.benchmark.splatfacto_peer import PeerModel, Settings, run_anywhere, splatfacto_config
 
@@ -207,6 +208,7 @@ def trimmed_psnr(rendered: Tensor, image: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.extras.subcommand_cli_from_dict(
         {"nope-splat": evaluate_ours, "splatfacto": evaluate_splatfacto, "coverage": find_coverage}
     )

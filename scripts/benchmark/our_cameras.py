@@ -14,6 +14,7 @@ import tyro
 from nope_splat.io.images import assign_cameras, find_images
 from nope_splat.plugin.dataparser import NopeDataParserConfig
 from nope_splat.sfm import reconstruct
+from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.camera_file import CameraFile, require_one_camera
 
 
@@ -43,4 +44,5 @@ def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: 
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(find_cameras)

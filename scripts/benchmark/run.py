@@ -38,6 +38,7 @@ from nope_splat.evaluation.pose_metrics import compare_poses
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import ImageFolder, assign_cameras, find_images, read_image
 from nope_splat.splatting.densification import max_num_gaussians
+from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera
 from scripts.benchmark.report import write_report
 from scripts.benchmark.stages import Stage, StageFailed, run_stage, script
@@ -122,7 +123,8 @@ def main(settings: Settings) -> None:
     if unknown:
         known = ", ".join((RECONSTRUCTION, *METHODS))
         raise NopeSplatError(
-            f"there is no method {unknown[0]} in configs/benchmark.json; choose from {known}"
+            "invalid-option",
+            f"there is no method {unknown[0]} in configs/benchmark.json; choose from {known}",
         )
     rows: list[Row] = []
     for path in settings.scene:
@@ -154,7 +156,9 @@ def _prepare(path: Path, settings: Settings) -> Scene:
     """Split and shrink the images, find COLMAP's features, and the reference: cameras and coverage."""
     folder = find_images(path)
     if any(image.mask_path for image in folder.images):
-        raise NopeSplatError(f"{path} has masks, which the benchmark does not know; measure another scene")
+        raise NopeSplatError(
+            "unsupported-scene", f"{path} has masks, which the benchmark does not know; measure another scene"
+        )
     require_one_camera(path, assign_cameras(folder.images))
     names = [image.name for image in folder.images]
     held_out = names[:: settings.eval_interval]
@@ -315,4 +319,5 @@ def _cameras_row(cameras: CameraFile, scene: Scene) -> Row:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     main(tyro.cli(Settings))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nope_splat.io.images import find_images
+from nope_splat.utils.terminal import set_up_terminal
 
 
 def summarize(data: Path, results: Path, seconds: int) -> None:
@@ -52,4 +53,5 @@ def summarize(data: Path, results: Path, seconds: int) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(summarize)

@@ -19,6 +19,7 @@ import torch
 
 from nope_splat.splatting.rasterizer import cuda_toolkit
 from nope_splat.splatting.rasterizer.cuda_kernels import prepare_kernels
+from nope_splat.utils.terminal import set_up_terminal
 
 
 def hide_system_toolkits() -> None:
@@ -60,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     main()

@@ -14,6 +14,7 @@ import torch
 import tyro
 
 from nope_splat.plugin.device import require_device
+from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.held_out import evaluate_ours, evaluate_splatfacto
 from scripts.benchmark.splatfacto_peer import Settings
 from scripts.gpu.scene import against_truth
@@ -62,4 +63,5 @@ def _write(data: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.extras.subcommand_cli_from_dict({"nope-splat": ours, "splatfacto": splatfacto})

@@ -14,6 +14,7 @@ import tyro
 
 from nope_splat.plugin.device import require_device
 from nope_splat.splatting.rasterizer import rasterization
+from nope_splat.utils.terminal import set_up_terminal
 
 
 def load(output: Path) -> None:
@@ -50,4 +51,5 @@ def load(output: Path) -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(load)

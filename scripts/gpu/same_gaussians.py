@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nope_splat.plugin.checkpoints import last_checkpoint, load_checkpoint
 from nope_splat.splatting.gaussians import PARAMETERS
+from nope_splat.utils.terminal import set_up_terminal
 from scripts.gpu.timed_training import METHODS, Method
 from scripts.gpu.trainers import FIRST_STEP, Scene, iterate, set_up, synchronize
 
@@ -154,4 +155,5 @@ def summary(turns: dict[Method, list[Turn]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(compare)

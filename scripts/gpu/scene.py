@@ -28,6 +28,7 @@ from nope_splat.io.undistortion import read_undistorted_image
 from nope_splat.plugin.dataparser import NopeDataParserConfig, training_cameras
 from nope_splat.sfm import Reconstruction, reconstruct
 from nope_splat.splatting.densification import max_num_gaussians
+from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.camera_file import CameraFile
 from scripts.benchmark.our_cameras import find_cameras
 
@@ -53,9 +54,13 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
     folder = find_images(data)
     names = [image.name for image in folder.images]
     if any(image.mask_path for image in folder.images):
-        raise NopeSplatError(f"{data} has masks, which splatfacto does not get here; choose another scene")
+        raise NopeSplatError(
+            "unsupported-scene", f"{data} has masks, which splatfacto does not get here; choose another scene"
+        )
     if len(names) < eval_interval:
-        raise NopeSplatError(f"{data} has {len(names)} photos; choose an --eval-interval up to that")
+        raise NopeSplatError(
+            "invalid-option", f"{data} has {len(names)} photos; choose an --eval-interval up to that"
+        )
     held_out = names[::eval_interval]
     find_cameras(data, tuple(held_out), output_dir)
     options = NopeDataParserConfig().sfm
@@ -178,4 +183,5 @@ def against_truth(cameras: Path, data: Path) -> dict[str, float] | None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(prepare)

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from nope_splat.splatting.rasterizer import ssim
+from nope_splat.utils.terminal import set_up_terminal
 
 
 def measure(image: Path, output: Path) -> None:
@@ -108,4 +109,5 @@ def deviations(measured: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) ->
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     tyro.cli(measure)

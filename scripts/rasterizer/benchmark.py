@@ -45,6 +45,7 @@ from torch import Tensor
 
 from nope_splat.splatting.rasterizer import rasterization, set_num_threads, ssim
 from nope_splat.splatting.rasterizer.autograd import Projection
+from nope_splat.utils.terminal import set_up_terminal
 from scripts.rasterizer.baseline import rasterize
 from scripts.rasterizer.scenes import Scene, fresh_scene, leaves, trained_scene
 
@@ -363,4 +364,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    set_up_terminal()
     main()

@@ -14,11 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fixtures.errors import refused
 from PIL import Image
 
 from nope_splat.demo import scene
 from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
-from nope_splat.errors import NopeSplatError
 from nope_splat.io.cameras import read_ground_truth, read_named_cameras
 
 
@@ -101,12 +101,12 @@ def test_radial_distortion_matches_opencv(tmp_path: Path):
 
 def test_unwritable_folder_is_reported(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(NopeSplatError, match=r"cannot write the demo photos to .*file"):
+    with refused("unwritable-output", tmp_path / "file"):
         render_demo_scene(tmp_path / "file", DemoSceneConfig(1, (32, 32)))
 
 
 def test_without_a_ray_caster_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scene, "find_spec", lambda name: None)
-    with pytest.raises(NopeSplatError, match=r"pip install 'nope-splat\[demo\]'"):
+    with refused("missing-package", "pip install 'nope-splat[demo]'"):
         render_demo_scene(tmp_path, DemoSceneConfig(1, (32, 32)))
     assert not list(tmp_path.iterdir())

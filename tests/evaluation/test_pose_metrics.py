@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.errors import refused
 from fixtures.synthetic import ring
 from scipy.spatial.transform import Rotation
 
-from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import area_under_recall, compare_poses
 from nope_splat.geometry.similarity import Similarity, align_similarity
 from nope_splat.io.cameras import read_ground_truth
@@ -92,7 +92,7 @@ def test_ground_truth_files_are_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(truth.T_world_camera["1.jpg"], ring(3)[1], atol=1e-12)
 
     path.write_text("{}")
-    with pytest.raises(NopeSplatError, match="not a ground truth file"):
+    with refused("unreadable-file", path):
         read_ground_truth(path)
-    with pytest.raises(NopeSplatError, match=r"missing\.json"):
+    with refused("unreadable-file", "missing.json"):
         read_ground_truth(tmp_path / "missing.json")

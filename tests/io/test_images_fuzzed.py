@@ -98,5 +98,5 @@ def test_any_mask_is_read_or_raises_an_error_with_its_name(content: bytes) -> No
         try:
             fine = read_mask(find_images(root).images[0]) is not None
         except NopeSplatError as error:
-            fine = str(error).startswith(f"nope-splat: the mask {mask} ") and "\n" not in str(error)
+            fine = str(mask) in str(error) and "\n" not in str(error)
         assert fine

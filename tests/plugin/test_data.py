@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixtures.errors import refused
 from fixtures.splat_scene import FOCAL, SIZE, make_pipeline, write_scene
 from PIL import Image
 
-from nope_splat.errors import NopeSplatError
 from nope_splat.io.undistortion import read_undistorted_image
 from nope_splat.plugin.camera_optimizer import world_to_camera
 from nope_splat.plugin.datamanager import NopeDataManagerConfig, OptimizedCameras
@@ -142,7 +142,7 @@ def test_optimized_cameras_replace_the_reconstruction_once(
 
 
 def test_no_data_is_a_user_error() -> None:
-    with pytest.raises(NopeSplatError, match="--data"):
+    with refused("missing-option", "--data"):
         NopeDataManagerConfig().setup(device="cpu", test_mode="val")
 
 
@@ -150,10 +150,10 @@ def test_no_output_folder_is_made_without_images(tmp_path: Path) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path / "outputs")
     config.machine.device_type = "cpu"
     config.pipeline.datamanager.data = tmp_path / "nowhere"
-    with pytest.raises(NopeSplatError, match="nowhere"):
+    with refused("missing-file", tmp_path / "nowhere"):
         config.save_config()
     config.pipeline.datamanager.data = None
-    with pytest.raises(NopeSplatError, match="--data"):
+    with refused("missing-option", "--data"):
         config.save_config()
     assert not list(tmp_path.iterdir())
 

@@ -15,9 +15,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from fixtures.errors import refused
 from fixtures.splat_scene import make_pipeline, set_to_truth
 
-from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.history import History
 from nope_splat.plugin.load_run import Run
 from nope_splat.plugin.trainer import NopeTrainerConfig
@@ -88,7 +88,7 @@ def test_the_page_says_all_and_needs_nothing(run: Run) -> None:
 
 def test_another_reconstruction_is_refused(run: Run) -> None:
     run.pipeline.same_scene = False
-    with pytest.raises(NopeSplatError, match="not that of the checkpoint"):
+    with refused("checkpoint-mismatch"):
         render_page(run)
 
 

@@ -125,19 +125,19 @@ def assert_same(state: Any, expected: Any, name: str = "") -> None:
 
 
 def test_what_ctrl_c_interrupts_goes_on(
-    configure: Run, whole: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    configure: Run, whole: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = configure("interrupted")
     interrupt(monkeypatch, config)
     assert last(config)["step"] == INTERRUPTED, "nothing that was computed is lost"
     file = config.get_base_dir() / "config.yml"
-    told = capsys.readouterr().err
+    told = caplog.text
     assert f"saved after {INTERRUPTED + 1} of {STEPS} iterations" in told
     assert f"\nns-train nope-splat --load-config {file}\n" in told
 
     before = file.read_bytes()
     train(yaml.unsafe_load(before))  # as --load-config does
-    assert f"Going on after {INTERRUPTED + 1} of {STEPS} iterations" in capsys.readouterr().err
+    assert f"Going on after {INTERRUPTED + 1} of {STEPS} iterations" in caplog.text
     assert_same(last(config), whole)
     assert len(runs(config)) == 1
     assert file.read_bytes() == before
@@ -148,7 +148,7 @@ def test_what_ctrl_c_interrupts_goes_on(
 
 
 def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
-    configure: Run, whole: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    configure: Run, whole: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     interrupt(monkeypatch, configure("damaged"))
     config = configure("damaged")
@@ -157,7 +157,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
     content[len(content) // 2] ^= 1
     checkpoint.write_bytes(content)
     train(config)
-    told = capsys.readouterr().err
+    told = caplog.text
     assert f"The checkpoint {checkpoint} is damaged and not used." in told
     assert f"Going on after {2 * SAVED + 1} of {STEPS} iterations" in told
     assert_same(last(config), whole)

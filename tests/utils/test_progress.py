@@ -18,11 +18,14 @@ def capture_console(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> io.Strin
     return output
 
 
-def test_without_a_terminal_a_stage_prints_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_a_stage_logs_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     output = capture_console(monkeypatch, terminal=False)
     assert list(progress.progress_bar([3, 1, 2], "Sorting")) == [3, 1, 2]
-    (line,) = output.getvalue().splitlines()
+    (line,) = caplog.messages
     assert line.startswith("Sorting: 3 in ")
+    assert output.getvalue() == ""
 
 
 def test_the_total_may_grow_during_the_iteration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,8 +14,9 @@ from nope_splat.sfm.initialization.focal import focal_starts, joint_starts, prio
 from nope_splat.sfm.initialization.start import Start, start_from_focals
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.state import SfmState
-from nope_splat.utils.progress import say
 from nope_splat.utils.typing import Array
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class TwoViewInitialization:
         if len(candidates) > 1:
             pixel_size = problem.camera_groups.camera_pixel_sizes[0]
             listed = ", ".join(f"{focals[0] * pixel_size:.0f}" for focals in candidates)
-            say(f"The pairs of photos do not agree on a focal length; starting from {listed} pixels.")
+            logger.warning(
+                f"The pairs of photos do not agree on a focal length; starting from {listed} pixels."
+            )
         for focals in candidates:
             start = start_from_focals(problem, focals)
             if start is not None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import os
 import re
 import sys
@@ -40,7 +41,8 @@ from nope_splat.splatting.rasterizer.cuda_toolkit import (
 )
 from nope_splat.splatting.rasterizer.threads import get_num_threads
 from nope_splat.utils import progress
-from nope_splat.utils.progress import say
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["MissingKernelsError", "prepare_kernels"]
 
@@ -139,7 +141,7 @@ def _build_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say("Another process is compiling gsplat's CUDA kernels; waiting for it.")
+        logger.info("Another process is compiling gsplat's CUDA kernels; waiting for it.")
         lock.acquire()
     try:
         yield
@@ -234,7 +236,7 @@ def _progress_display(folder: Path) -> Iterator[None]:
         finished.set()
         watcher.join()
     if time.time() - start > _PROGRESS_DELAY and count_compiled(folder, start)[0]:
-        say(f"gsplat's CUDA kernels: compiled in {time.time() - start:.0f} s and kept in {folder}.")
+        logger.info(f"gsplat's CUDA kernels: compiled in {time.time() - start:.0f} s and kept in {folder}.")
 
 
 def _is_placeholder(folder: Path) -> bool:
@@ -248,9 +250,9 @@ def _show_progress(folder: Path, since: float, finished: threading.Event) -> Non
         return
     title = "Compiling gsplat's CUDA kernels, once"
     if not progress.CONSOLE.is_terminal:
-        say(f"{title}; this takes minutes.")
+        logger.info(f"{title}; this takes minutes.")
         while not finished.wait(_REPORT_INTERVAL):
-            say("{}: {} of {} files.".format(title, *count_compiled(folder, since)))
+            logger.addHandler("{}: {} of {} files.".format(title, *count_compiled(folder, since)))
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=progress.CONSOLE, transient=True) as bar:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from numba.core.event import Event, Listener, register
 from numba.extending import intrinsic as numba_intrinsic
 
 from nope_splat.utils.jit import cached_njit
+
+logger = logging.getLogger(__name__)
 
 intrinsic: Any = numba_intrinsic
 """numba's `intrinsic`, typed as Any: callers do not pass the typing context, the first argument."""
@@ -37,8 +40,7 @@ class _CompilationNotice(Listener):
             self.shown = True
             print(
                 "Compiling the CPU rasterizer for this machine, which takes a minute or so and is in the"
-                " first estimates of time; the next start finds it ready.",
-                flush=True,
+                " first estimates of time; the next start finds it ready."
             )
 
     def on_end(self, event: Event) -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.depth_sources import write_maps
+from fixtures.errors import refused
 from fixtures.synthetic import ring
 from scipy.spatial.transform import Rotation
 
 from nope_splat.depth import DepthKind, DepthSettings
-from nope_splat.errors import NopeSplatError
 from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.geometry.rigid import invert, rigid
 from nope_splat.io.cameras import read_ground_truth
@@ -181,7 +181,7 @@ def test_held_out_images_need_no_depth(valley: Path, cache: Path, tmp_path: Path
     scene, compared = reconstruct_by_depth(valley, cache, maps, "disparity", ("photo_003.jpg",))
     assert scene.registered.all()
     assert compared.auc_5 > 97
-    with pytest.raises(NopeSplatError, match=r"photo_003\.jpg has no depth map"):
+    with refused("missing-file", "photo_003.jpg"):
         reconstruct_by_depth(valley, cache, maps, "disparity")
 
 
@@ -190,7 +190,7 @@ def test_maps_that_tell_nothing_are_named(valley: Path, cache: Path, tmp_path: P
     maps.mkdir()
     for image in find_images(valley).images:
         np.savez(maps / f"{Path(image.name).stem}.npz", depth=np.full((24, 32), np.nan))
-    with pytest.raises(NopeSplatError, match=r"maps contradict the matches of all photos; .*depth\.kind is"):
+    with refused("inconsistent-depth", maps, "depth.kind"):
         reconstruct_by_depth(valley, cache, maps, "disparity")
 
 
@@ -198,7 +198,7 @@ def test_maps_of_another_kind_than_they_are_said_to_be_are_noticed(
     valley: Path, cache: Path, tmp_path: Path
 ) -> None:
     maps = write_maps(valley, tmp_path / "maps", "disparity", 0.02, 3)
-    with pytest.raises(NopeSplatError, match=r"contradict the matches .* that depth\.kind is theirs"):
+    with refused("inconsistent-depth", maps, "depth.kind"):
         reconstruct_by_depth(valley, cache, maps, "metric")
 
 
@@ -209,14 +209,15 @@ def test_a_held_focal_length_stays() -> None:
 
 
 def test_the_cached_scene_is_that_of_the_maps(
-    valley: Path, cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    valley: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     maps = write_maps(valley, tmp_path / "maps", "disparity", 0.02, 2)
     reconstruct_by_depth(valley, cache, maps, "disparity")
-    capfd.readouterr()
+    caplog.clear()
     elsewhere = shutil.copytree(maps, tmp_path / "elsewhere")
     reconstruct_by_depth(valley, cache, elsewhere, "disparity")
-    assert "Using the cached reconstruction" in capfd.readouterr().err
+    assert "Using the cached reconstruction" in caplog.text
+    caplog.clear()
     shutil.copy(maps / "photo_000.npz", elsewhere / "photo_001.npz")
     reconstruct_by_depth(valley, cache, elsewhere, "disparity")
-    assert "Using the cached reconstruction" not in capfd.readouterr().err
+    assert "Using the cached reconstruction" not in caplog.text
