@@ -169,13 +169,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "pipeline." + SFM + "initialization": KnownCamerasInitialization(Path("/transforms.json")),
             "pipeline." + SFM + "initial_focal": 500.0,
         },
-        "the file of known cameras has the focal length already; leave out initial-focal, or the known"
-        " cameras",
+        ("initial-focal", "known cameras"),
     ),
     "depth for nothing": (
         {"pipeline." + SFM + "depth.maps": Path("/maps")},
-        "depth.maps is given, but nothing uses depth; pass initialization:depth, set seeds to depth or a"
-        " weight such as depth-weight, or leave it out",
+        ("depth.maps", "initialization:depth", "seeds", "depth-weight"),
     ),
     "two kinds of depth": (
         {
@@ -187,7 +185,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "weights of another matcher": (
         {"pipeline." + MATCHING + "dust3r_weights": "some/weights"},
-        "matching.dust3r-weights is given, but the matcher is sift; set matching.matcher to dust3r",
+        ("matching.dust3r-weights", "sift", "matching.matcher"),
     ),
 }
 """Settings, and what the error names."""

@@ -252,7 +252,7 @@ def _show_progress(folder: Path, since: float, finished: threading.Event) -> Non
     if not progress.CONSOLE.is_terminal:
         logger.info(f"{title}; this takes minutes.")
         while not finished.wait(_REPORT_INTERVAL):
-            logger.addHandler("{}: {} of {} files.".format(title, *count_compiled(folder, since)))
+            logger.info("{}: {} of {} files.".format(title, *count_compiled(folder, since)))
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=progress.CONSOLE, transient=True) as bar:
