@@ -157,7 +157,7 @@ def test_a_network_beside_joint_adjustments(valley: Path, outputs: Path, tmp_pat
 
 def test_without_weights_nothing_asks_for_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "nope_splat.plugin.dataparser.photo_depths", lambda *_: pytest.fail("asked for depth")
+        "nope_splat.plugin.dataparser.image_depths", lambda *_: pytest.fail("asked for depth")
     )
     pipeline = make_pipeline(tmp_path, monkeypatch, num_views=3)
     assert not any("depth" in name for name in pipeline.model.state_dict())
