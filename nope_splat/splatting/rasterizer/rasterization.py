@@ -86,6 +86,7 @@ def rasterization(
             not supported. The message names it.
 
     Example:
+        >>> import torch
         >>> image, alpha, info = rasterization(
         ...     means=torch.tensor([[0.0, 0.0, 2.0]]),  # in front of the camera
         ...     quats=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
