@@ -7,7 +7,7 @@ by splatfacto on its cameras; nope-splat's reconstruction; and nope-splat's vari
 lists the methods, `configs/splatfacto.json` the scaling of splatfacto's schedule.
 
 All methods hold out the same images from cameras and splats, train for the same number of iterations, at the
-same resolution and with the same maximum number of Gaussians, and `held_out.py` aligns and evaluates all of them.
+same resolution and with the same maximum number of Gaussians. `held_out.py` aligns and evaluates all of them.
 Cameras are compared with `ground_truth.json` where a scene has it, and otherwise with COLMAP's (incremental,
 principal point refined) on all images. A splatfacto trained on all images with these cameras determines, for
 all methods, the covered pixels: those of held-out images whose surfaces are visible in training images.

@@ -1,6 +1,6 @@
-"""Prepare a scene for both methods: cameras, images at training resolution, and a COLMAP model of them.
+r"""Prepare a scene for both methods: cameras, images at training resolution, and a COLMAP model of them.
 
-    python -m scripts.gpu.scene --data PHOTOS --output-dir DIR --max-image-size 1600 --eval-interval 8 \\
+    python -m scripts.gpu.scene --data PHOTOS --output-dir DIR --max-image-size 1600 --eval-interval 8 \
         --output FILE
 
 `DIR` gets `cache/`; `cameras.json`; `images/` with the images at training resolution; and `splat/`, the input

@@ -54,8 +54,8 @@ def pairs(image: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], ND
 
     Returns:
         Pairs of images (H, W, 3) by name: a blurred rendering; an almost perfect rendering; and the
-        worst case, in which both images are bright and nearly constant, so that variances are small differences
-        of large numbers.
+        worst case, in which both images are bright and nearly constant, so that variances are small
+        differences of large numbers.
     """
     noise = np.random.default_rng(0).normal(size=(2, *image.shape))
     flat = np.clip(0.9 + 0.002 * noise, 0, 1)

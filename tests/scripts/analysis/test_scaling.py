@@ -1,4 +1,4 @@
-"""The tour of the demo scene, sorted in the order of its capture."""
+"""Test sorting the tour of the demo scene in capture order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole benchmark on a made-up scene."""
+"""Test the whole benchmark on a synthetic scene."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scripts.benchmark import run
 
 
 @pytest.mark.slow
-def test_peer_and_ours_are_measured_alike(valley: Path, tmp_path: Path) -> None:
+def test_both_methods_are_measured(valley: Path, tmp_path: Path) -> None:
     pytest.importorskip("pycolmap")
     settings = run.Settings(
         (valley,),
@@ -37,5 +37,5 @@ def test_peer_and_ours_are_measured_alike(valley: Path, tmp_path: Path) -> None:
     assert len(coverages) == 1
 
     started = (tmp_path / valley.name / "default-1" / "train" / "stage.json").stat().st_mtime
-    run.main(settings)  # nothing is done twice
+    run.main(settings)  # no stage runs twice
     assert (tmp_path / valley.name / "default-1" / "train" / "stage.json").stat().st_mtime == started
