@@ -46,6 +46,12 @@ class Settings:
     """Folder in which the results of commits are kept."""
 
 
+def _densify_every(tree: Path) -> str:
+    """Return the name of the densification interval option in a checkout."""
+    options = (tree / "nope_splat" / "plugin" / "model_options.py").read_text()
+    return "densification.refine-every" if "densification:" in options else "densify-every"
+
+
 def train(tree: Path, settings: Settings) -> Digests:
     """Train with the code of a checkout.
 
@@ -64,7 +70,7 @@ def train(tree: Path, settings: Settings) -> Digests:
             "--output-dir": out / "outputs",
             "--machine.device-type": "cpu",
             "--max-num-iterations": settings.iterations,
-            "--pipeline.model.densify-every": 20,
+            f"--pipeline.model.{_densify_every(tree)}": 20,
             "--steps-per-eval-image": 0,
             "--vis": "tensorboard",
         }

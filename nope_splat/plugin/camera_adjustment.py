@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.camera_optimizer import world_to_camera
+from nope_splat.plugin.camera_refinement import JointRefinement
 from nope_splat.plugin.model import NopeSplatModel
 from nope_splat.refinement.joint import JointResult, Look, adjust_jointly
 from nope_splat.refinement.photometric import RenderedView, usable_pixels
@@ -73,7 +74,9 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
     """
     optimizer, background = model.camera_optimizer, model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.present_sh_degree()
-    lens, max_size = optimizer.lens(), optimizer.config.adjust_image_size
+    lens, refinement = optimizer.lens(), optimizer.config.refinement
+    assert isinstance(refinement, JointRefinement)
+    max_size = refinement.max_image_size
     base_focals = optimizer.base_focal[optimizer.intrinsics_ids, None]
     scales = torch.cat([cameras.fx, cameras.fy], -1).to(model.device) / base_focals
     centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)

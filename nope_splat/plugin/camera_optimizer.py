@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
@@ -17,21 +17,17 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.lie_groups import exp_map_SE3, exp_map_SO3xR3
 from nerfstudio.utils import poses as pose_utils
 from torch import Tensor, nn
+from tyro.conf import OmitSubcommandPrefixes, Suppress
 
 from nope_splat.geometry.axes import switch_axes
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.geometry.rigid import left_jacobian, rotation_log
+from nope_splat.plugin.camera_refinement import CameraRefinement, GradientRefinement, JointRefinement
 from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.splatting.lens import Lens
-from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 LENS_CURVES = ("principal_point_x_px", "principal_point_y_px", "radial_k1", "radial_k2")
 """Names of what is recorded of learned lenses."""
-FEW_TRACKS_START, FEW_TRACKS_INTERVAL = 0.1, 0.02
-"""Largest shares of a training before and between adjustments of cameras that few tracks hold. Gaussians have
-learned the errors of such cameras, and let go of them in small steps only, each after they have followed."""
-FIRST_RENDERINGS = 100
-"""Iterations after which renderings show more than where the seeds are."""
 
 
 def world_to_camera(camera_to_world: Tensor) -> Tensor:
@@ -96,22 +92,16 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
     The reconstruction looks for distortion then, too, and what it found, if any, is where the terms start.
     With this or the option before, images are compared with as they are, not undistorted."""
-    method: Literal["adam", "levenberg-marquardt"] = "levenberg-marquardt"
-    """How cameras move: by joint adjustments at intervals, or by gradient steps with the Gaussians (the
-    paper)."""
-    adjust_start: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Share of the training before the first joint adjustment: rough renderings bias the focal length. Where
-    there are fewer than 200 observations of track points in an image, not more than a tenth."""
-    adjust_interval: Annotated[float, POSITIVE] = 0.2
-    """Share of the training between joint adjustments; not more than a fiftieth where tracks are few."""
-    adjust_image_size: Annotated[int, COUNT] = 800
-    """Longer side, in pixels, of the images that joint adjustments compare at most; larger ones are halved.
+    refinement: OmitSubcommandPrefixes[CameraRefinement] = field(default_factory=JointRefinement)
+    """How the cameras move."""
+    # nerfstudio's penalties: the track losses hold the cameras better.
+    trans_l2_penalty: Suppress[float] = 0.0
+    rot_l2_penalty: Suppress[float] = 0.0
 
-    A pixel in four says nearly as much about the cameras, and takes a quarter of the time."""
-    trans_l2_penalty: float = 0.0
-    """Pull of the camera positions toward the reconstruction; the track losses do this better."""
-    rot_l2_penalty: float = 0.0
-    """Pull of the camera rotations toward the reconstruction; the track losses do this better."""
+    @property
+    def by_gradient(self) -> bool:
+        """Whether gradient steps move the cameras."""
+        return isinstance(self.refinement, GradientRefinement)
 
     def learns_lens(self) -> bool:
         """Whether anything of a camera but its pose and focal length is optimized."""
@@ -157,7 +147,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         self.learned_lens = None
         if config.learns_lens():
             learns = config.optimize_principal_point, config.optimize_distortion
-            self.learned_lens = LearnedLens(num_intrinsics, *learns, config.method == "adam", device)
+            self.learned_lens = LearnedLens(num_intrinsics, *learns, config.by_gradient, device)
         self.last_adjustment: dict[str, float] = {}
 
     @torch.no_grad()
@@ -271,7 +261,7 @@ class NopeCameraOptimizer(CameraOptimizer):
 
     def get_param_groups(self, param_groups: dict) -> None:
         """Add the parameters that Adam moves: poses, focal lengths, principal points and distortion."""
-        if self.config.method != "adam":
+        if not self.config.by_gradient:
             return
         if self.config.mode != "off":
             param_groups["camera_opt"] = [self.pose_adjustment]
@@ -287,21 +277,14 @@ class NopeCameraOptimizer(CameraOptimizer):
             num_iterations: Length of the training.
             few_tracks: Whether the cameras depend on the images more than on tracks.
         """
+        refinement = self.config.refinement
         frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None
-        if frozen or self.config.method != "levenberg-marquardt":
+        if frozen or not isinstance(refinement, JointRefinement):
             return ()
-        shares = self.config.adjust_start, self.config.adjust_interval
-        if few_tracks:
-            shares = min(shares[0], FEW_TRACKS_START), min(shares[1], FEW_TRACKS_INTERVAL)
-        first, interval = (max(round(share * num_iterations), 1) for share in shares)
-        if few_tracks:
-            first = max(first, FIRST_RENDERINGS)
-        return tuple(range(first, num_iterations, interval))
+        return refinement.steps(num_iterations, few_tracks)
 
     def get_loss_dict(self, loss_dict: dict) -> None:
-        """Add the pull toward the reconstruction's poses, where asked for."""
-        if self.config.trans_l2_penalty or self.config.rot_l2_penalty:
-            super().get_loss_dict(loss_dict)
+        """Add nothing: track losses hold the cameras, not nerfstudio's penalties on their motion."""
 
     @torch.no_grad()
     def get_metrics_dict(self, metrics_dict: dict) -> None:

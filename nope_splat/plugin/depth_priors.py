@@ -15,7 +15,7 @@ from torch import Tensor
 from nope_splat.depth import DepthMap, ScaleShift, fit_scale_shift
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.io.images import ImageFile
-from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_mask
+from nope_splat.io.undistortion import read_undistorted_mask
 from nope_splat.sfm import Reconstruction
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ class DepthPrior(NamedTuple):
 
     values: Tensor
     """Depth in world units, or inverse depth; NaN where unknown or masked out. (H, W)."""
-    image: Tensor
-    """The image at the same resolution. (H, W, 3), uint8."""
     used: Tensor
     """Pixels that no mask hides. (H, W), bool."""
     pixels: Tensor
@@ -123,7 +121,6 @@ def _prior(
     values[~used] = np.nan
     return DepthPrior(
         torch.from_numpy(fit.scale * values + fit.shift).float(),
-        torch.from_numpy(np.array(read_undistorted_image(image, (width, height), lens)[..., :3])),
         torch.from_numpy(used),
         torch.from_numpy(pixels).float(),
         torch.from_numpy(camera.principal_points(full) * pixels).float(),

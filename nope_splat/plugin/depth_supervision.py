@@ -1,4 +1,4 @@
-"""What depth maps of single images say to a model in training."""
+"""Supervise a model in training by the depth maps of single images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from nope_splat.splatting.depth_losses import (
     chamfer_loss,
     corrected_depth,
     depth_consistency_loss,
-    surface_loss,
 )
 from nope_splat.splatting.lens import Lens
 
@@ -30,7 +29,6 @@ class DepthSupervision(nn.Module):
         priors: The priors; only a training has them.
         depth_weight: Weight of the difference between rendered depth and priors.
         chamfer_weight: Weight of the Chamfer distance between neighbors.
-        surface_weight: Weight of the surface loss between neighbors.
     """
 
     def __init__(
@@ -39,11 +37,9 @@ class DepthSupervision(nn.Module):
         priors: DepthPriors | None,
         depth_weight: float,
         chamfer_weight: float,
-        surface_weight: float,
     ) -> None:
         super().__init__()
-        self.depth_weight = depth_weight
-        self.chamfer_weight, self.surface_weight = chamfer_weight, surface_weight
+        self.depth_weight, self.chamfer_weight = depth_weight, chamfer_weight
         self.corrections = nn.Parameter(torch.zeros(num_views, 2, device="cpu"))
         """Logarithm of the scale, and shift, beside those of the fit. (V, 2)."""
         self.priors = priors
@@ -56,7 +52,7 @@ class DepthSupervision(nn.Module):
         focals: Tensor,
         lens: Lens | None = None,
     ) -> dict[str, Tensor]:
-        """The weighted terms `depth`, `chamfer` and `surface`, as far as weights and priors give them.
+        """Compute the weighted terms `depth` and `chamfer` that have a weight and priors.
 
         Args:
             view: The training view.
@@ -76,13 +72,10 @@ class DepthSupervision(nn.Module):
                 view, outputs["depth"][..., 0], outputs["accumulation"][..., 0], self.priors
             )
         others = self.priors.neighbors[view]
-        if others and (self.chamfer_weight or self.surface_weight):
+        if others and self.chamfer_weight:
             pair = view, others[int(torch.randint(len(others), (), device="cpu"))]
-            chamfer, surface = self._between(pair, T_camera_world, focals, lens, self.priors)
-            if self.chamfer_weight:
-                losses["chamfer"] = self.chamfer_weight * chamfer
-            if self.surface_weight:
-                losses["surface"] = self.surface_weight * surface
+            chamfer = self._chamfer(pair, T_camera_world, focals, lens, self.priors)
+            losses["chamfer"] = self.chamfer_weight * chamfer
         return losses
 
     def _depth(self, view: int, rendered: Tensor, opacity: Tensor, priors: DepthPriors) -> Tensor:
@@ -91,43 +84,39 @@ class DepthSupervision(nn.Module):
         values = interpolate(priors.views[view].values[None, None], rendered.shape, mode="nearest-exact")
         return depth_consistency_loss(rendered, opacity, values[0, 0], self.corrections[view], priors.inverse)
 
-    def _between(
+    def _chamfer(
         self,
         pair: tuple[int, int],
         T_camera_world: Tensor,
         focals: Tensor,
         lens: Lens | None,
         priors: DepthPriors,
-    ) -> tuple[Tensor, Tensor]:
-        """Chamfer distance and surface loss between random pixels of two views.
+    ) -> Tensor:
+        """Compute the Chamfer distance between random pixels of two views.
 
-        Only what lies within the used part of the other image is compared: neighbors among unordered
-        images overlap in part.
+        Only points inside the used part of the other image are compared: unordered images overlap in part.
         """
-        clouds, colors, cameras = [], [], []
-        for one in pair:
-            prior = priors.views[one]
-            camera = ImageView(T_camera_world[one], focals[one] * prior.pixels, prior.center)
+        clouds, cameras = [], []
+        for view in pair:
+            prior = priors.views[view]
+            camera = ImageView(T_camera_world[view], focals[view] * prior.pixels, prior.center)
             if lens is not None:
-                center = prior.center + lens.shift[one] * prior.pixels
-                camera = camera._replace(center=center, radial=lens.radial[one])
+                center = prior.center + lens.shift[view] * prior.pixels
+                camera = camera._replace(center=center, radial=lens.radial[view])
             height, width = prior.values.shape
             index = torch.randint(height * width, (SAMPLES,), device=prior.values.device)
             values = prior.values.flatten()[index]
-            depth, known = corrected_depth(values, self.corrections[one], priors.inverse)
-            index, depth = index[known], depth[known]
+            depth, valid = corrected_depth(values, self.corrections[view], priors.inverse)
+            index, depth = index[valid], depth[valid]
             xy = torch.stack([index % width, index // width], -1) + 0.5
             clouds.append(camera.unproject(xy.to(depth), depth))
-            colors.append(prior.image.flatten(0, 1)[index].to(depth) / 255)
             cameras.append(camera)
-        common, surface = [], []
-        for one, other in ((0, 1), (1, 0)):
-            prior = priors.views[pair[other]]
-            image = prior.image.to(colors[one]) / 255
-            xy, depth = cameras[other].project(clouds[one])
-            place = (2 * xy / xy.new_tensor(image.shape[1::-1]) - 1)[None, None]
-            shown = grid_sample(prior.used.to(xy)[None, None], place, align_corners=False)[0, 0, 0]
-            inside = (shown > 0.999) & (depth > 0)
-            common.append(clouds[one][inside])
-            surface.append(surface_loss(colors[one][inside], image, xy[inside]))
-        return chamfer_loss(*common), (surface[0] + surface[1]) / 2
+        common = []
+        for source, target in ((0, 1), (1, 0)):
+            prior = priors.views[pair[target]]
+            height, width = prior.values.shape
+            xy, depth = cameras[target].project(clouds[source])
+            grid = (2 * xy / xy.new_tensor((width, height)) - 1)[None, None]
+            used = grid_sample(prior.used.to(xy)[None, None], grid, align_corners=False)[0, 0, 0]
+            common.append(clouds[source][(used > 0.999) & (depth > 0)])
+        return chamfer_loss(*common)

@@ -23,10 +23,10 @@ from nope_splat.plugin.camera_optimizer import (
     world_to_camera,
 )
 from nope_splat.plugin.datamanager import NopeDataManager
-from nope_splat.plugin.densification_schedule import densification
 from nope_splat.plugin.depth_supervision import DepthSupervision
 from nope_splat.plugin.model_options import NopeSplatModelOptions
 from nope_splat.plugin.parameters import SplatParameters
+from nope_splat.splatting.densification import max_num_gaussians
 from nope_splat.splatting.gaussians import Gaussians, concatenate, initialize_gaussians
 from nope_splat.splatting.lens import Lens, Rendering, render_distorted
 from nope_splat.splatting.losses import (
@@ -126,8 +126,11 @@ class NopeSplatModel(SplatParameters):
         self.num_iterations = attributes.trainer.config.max_num_iterations
         num_fixed = len(self.track_params["means"]) if self.track_params else 0
         num_pixels = datamanager.num_pixels_used()
-        self.strategy = densification(
-            self.config, self.num_iterations, self.num_train_data, num_pixels, num_fixed
+        max_gaussians = min(
+            resolved(self.config.max_gaussians), max_num_gaussians(num_pixels, self.config.sh_degree)
+        )
+        self.strategy = self.config.densification.strategy(
+            self.num_iterations, self.num_train_data, num_fixed, max_gaussians
         )
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
         return super().get_training_callbacks(attributes)
@@ -250,12 +253,15 @@ class NopeSplatModel(SplatParameters):
 
     def present_sh_degree(self) -> int:
         """Degree of the spherical harmonics that the training has come to."""
-        return min(int(self.step / (self.config.sh_interval * self.num_iterations)), self.config.sh_degree)
+        return min(
+            int(self.step / (self.config.sh_degree_interval_fraction * self.num_iterations)),
+            self.config.sh_degree,
+        )
 
     def _get_downscale_factor(self) -> int:
         if not self.training:
             return 1
-        doublings = int(self.step / (self.config.resolution_interval * self.num_iterations))
+        doublings = int(self.step / (self.config.resolution_schedule_fraction * self.num_iterations))
         return 2 ** max(resolved(self.config.num_downscales) - doublings, 0)
 
     # Losses and metrics.
@@ -296,7 +302,7 @@ class NopeSplatModel(SplatParameters):
 
     def _tracks_by_gradient(self) -> bool:
         """Whether gradients move the track points; otherwise joint adjustments do, as they do cameras."""
-        return self.track_points is None or self.config.camera_optimizer.method == "adam"
+        return self.track_points is None or self.config.camera_optimizer.by_gradient
 
     def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
         """Track points, cameras and observations, as the track losses take them."""

@@ -210,7 +210,11 @@ class NopeViewerControl(ViewerControl):
         iteration = model.step + 1
         if self._pipeline.test_mode != "val" or iteration >= model.num_iterations:
             return f"trained, {iteration} iterations"
-        work = "adding Gaussians" if iteration < config.densify_stop * model.num_iterations else "refining"
+        work = (
+            "adding Gaussians"
+            if iteration < config.densification.stop_fraction * model.num_iterations
+            else "refining"
+        )
         return f"{work}, iteration {iteration} of {model.num_iterations}"
 
     def _figure(self) -> Any:

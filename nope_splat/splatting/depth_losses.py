@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from nope_splat.geometry.projection import project, unproject
 from nope_splat.geometry.rigid import transform
@@ -149,24 +148,3 @@ def chamfer_loss(first: Tensor, second: Tensor) -> Tensor:
     to_second = first - second[distances.argmin(dim=1)]
     to_first = second - first[distances.argmin(dim=0)]
     return to_second.norm(dim=-1).mean() + to_first.norm(dim=-1).mean()
-
-
-def surface_loss(colors: Tensor, image: Tensor, xy: Tensor) -> Tensor:
-    """Compare the colors of pixels with a second image at the projections of their surface points.
-
-    L_rgb-s = mean |I_i(x) - I_j(π_j(X(x)))|_1, with X(x) the surface point of pixel x by the corrected prior
-    of image i. Occlusions in image j are not detected.
-
-    Args:
-        colors: Colors I_i of the pixels, in [0, 1]. (n, 3).
-        image: The second image I_j, in [0, 1]. (H, W, 3).
-        xy: Projections of the surface points, in pixels of I_j. Projections outside are ignored. (n, 2).
-
-    Returns:
-        Mean over pixels and channels; zero if all projections are outside. ().
-    """
-    size = xy.new_tensor([image.shape[1], image.shape[0]])
-    inside = ((xy > 0.5) & (xy < size - 0.5)).all(-1)
-    grid = (2 * xy[inside] / size - 1)[None, None]
-    sampled = grid_sample(image.movedim(-1, 0)[None], grid, align_corners=False)[0, :, 0].T
-    return (sampled - colors[inside]).abs().sum() / max(3 * len(sampled), 1)

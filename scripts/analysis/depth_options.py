@@ -27,7 +27,6 @@ OPTIONS: dict[str, list[str]] = {
     "none": [],
     "depth-weight 0.04": [f"{MODEL}.depth-weight", "0.04"],
     "chamfer-weight 1": [f"{MODEL}.chamfer-weight", "1"],
-    "surface-weight 1": [f"{MODEL}.surface-weight", "1"],
     "seeds depth": [f"{PARSER}.seeds", "depth"],
 }
 """Label of each variant, and its arguments for `ns-train`."""
@@ -98,12 +97,21 @@ def measure(option: str, seed: int, scene: Stage, settings: Settings) -> dict[st
         f"{PARSER}.eval-interval": HELD_OUT_EVERY,
         f"{PARSER}.max-image-size": settings.max_image_size,
         f"{PARSER}.cache-dir": settings.output_dir / "cache",
-        f"{MODEL}.camera-optimizer.method": "adam" if settings.adam else "levenberg-marquardt",
     }
     if OPTIONS[option]:
         flags |= {f"{PARSER}.depth.maps": settings.output_dir / "maps", f"{PARSER}.depth.kind": "disparity"}
     arguments = [str(part) for flag in flags.items() for part in flag]
-    trained = run_stage(["ns-train", "nope-splat", *arguments, *OPTIONS[option]], out / "train", [scene])
+    trained = run_stage(
+        [
+            "ns-train",
+            "nope-splat",
+            *arguments,
+            *OPTIONS[option],
+            f"refinement:{'gradient' if settings.adam else 'joint'}",
+        ],
+        out / "train",
+        [scene],
+    )
     config, result = out / "train" / "scene" / "nope-splat" / "run" / "config.yml", out / "eval" / "eval.json"
     command = ["ns-eval", "--load-config", str(config), "--output-path", str(result)]
     run_stage(command, result.parent, [trained])

@@ -45,14 +45,14 @@ OUT_OF_RANGE: dict[str, tuple[Any, str]] = {
     MODEL + "ssim_lambda": (1.5, "at least 0 and at most 1"),
     MODEL + "track_2d_weight": (-0.1, "at least 0"),
     MODEL + "sh_degree": (4, "at least 0 and at most 3"),
-    MODEL + "sh_interval": (0.0, "more than 0"),
+    MODEL + "sh_degree_interval_fraction": (0.0, "more than 0"),
     MODEL + "num_downscales": (-1, "at least 0"),
-    MODEL + "resolution_interval": (0.0, "more than 0"),
+    MODEL + "resolution_schedule_fraction": (0.0, "more than 0"),
     MODEL + "max_gaussians": (0, "at least 1"),
-    MODEL + "densify_every": (0, "at least 1"),
-    MODEL + "cull_alpha_thresh": (2.0, "at least 0 and at most 1"),
-    MODEL + "reset_opacity": (-0.1, "at least 0"),
-    MODEL + "camera_optimizer.adjust_interval": (0.0, "more than 0"),
+    MODEL + "densification.refine_every": (0, "at least 1"),
+    MODEL + "densification.cull_alpha_thresh": (2.0, "at least 0 and at most 1"),
+    MODEL + "densification.reset_alpha_fraction": (-0.1, "at least 0"),
+    MODEL + "camera_optimizer.refinement.interval": (0.0, "more than 0"),
     "alignment_steps": (-1, "at least 0"),
 }
 """Setting of the pipeline, an invalid value, and its valid range."""
@@ -144,7 +144,6 @@ def test_a_focal_length_in_other_units_raises(focal: float, tmp_path: Path) -> N
         reconstruct(folder, options=SfmOptions(initial_focal=focal))
 
 
-CAMERAS = "pipeline.model.camera_optimizer."
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "two devices": ({"machine.num_devices": 2}, ("machine.num-devices", "machine.num-machines")),
     "a step of no folder": ({"load_step": 9}, ("load-step", "load-dir")),
@@ -156,13 +155,9 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"start_paused": True, "vis": "tensorboard"},
         ("start-paused", "vis is tensorboard"),
     ),
-    "a pull without gradient steps": (
-        {CAMERAS + "rot_l2_penalty": 0.1},
-        ("rot-l2-penalty", "camera-optimizer.method"),
-    ),
     "a loss of what no gradient moves": (
         {"pipeline.model.track_3d_weight": 0.1},
-        ("track-3d-weight", "camera-optimizer.method", "track-points"),
+        ("track-3d-weight", "refinement:gradient", "track-points"),
     ),
     "two focal lengths": (
         {

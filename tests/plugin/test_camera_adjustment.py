@@ -17,6 +17,7 @@ from fixtures.splat_scene import FOCAL, SIZE, make_pipeline, set_to_truth, write
 
 from nope_splat.plugin.camera_adjustment import adjust_cameras, has_few_tracks
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.plugin.camera_refinement import GradientRefinement, JointRefinement
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.refinement import photometric as photometric_alignment
@@ -29,7 +30,7 @@ Mode = Literal["off", "SO3xR3", "SE3"]
 
 
 def make(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> NopePipeline:
-    defaults: dict[str, Any] = {"mode": "SE3", "method": "levenberg-marquardt"}
+    defaults: dict[str, Any] = {"mode": "SE3"}
     cameras = NopeCameraOptimizerConfig(**defaults | settings)
     model = NopeSplatModelConfig(
         camera_optimizer=cameras, num_downscales=0, background_color="black", sh_degree=1
@@ -88,16 +89,16 @@ def test_a_frozen_focal_length_does_not_change(tmp_path: Path, monkeypatch: pyte
     assert float(cameras.focal().detach()) == FOCAL
 
 
-@pytest.mark.parametrize("method", ["levenberg-marquardt", "adam"])
+@pytest.mark.parametrize("refinement", [JointRefinement(), GradientRefinement()])
 def test_a_focal_length_fixed_by_the_reconstruction_does_not_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Literal["levenberg-marquardt", "adam"]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refinement: JointRefinement | GradientRefinement
 ) -> None:
     def held(*args: Any, **kwargs: Any) -> Reconstruction:
         return replace(write_scene(*args, **kwargs), focal_fixed=True)
 
     monkeypatch.setattr("fixtures.splat_scene.write_scene", held)
-    pipeline = make(tmp_path, monkeypatch, method=method)
-    if method == "adam":
+    pipeline = make(tmp_path, monkeypatch, refinement=refinement)
+    if isinstance(refinement, GradientRefinement):
         assert "camera_opt" in pipeline.get_param_groups()
         assert "focal_opt" not in pipeline.get_param_groups()
     else:
@@ -112,9 +113,7 @@ def test_gradients_do_not_move_the_cameras(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_refinements_are_evenly_spaced() -> None:
-    config = NopeCameraOptimizerConfig(
-        mode="SE3", method="levenberg-marquardt", adjust_start=0.4, adjust_interval=0.25
-    )
+    config = NopeCameraOptimizerConfig(mode="SE3", refinement=JointRefinement(start=0.4, interval=0.25))
     cameras = config.setup(num_cameras=2, device="cpu")
     assert cameras.adjustment_steps(1000) == (400, 650, 900)
     assert cameras.adjustment_steps(2) == (1,)
@@ -140,7 +139,7 @@ def test_few_tracks_use_single_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_large_images_are_downscaled_for_refinement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, halvings: int
 ) -> None:
-    pipeline = make(tmp_path, monkeypatch, adjust_image_size=size)
+    pipeline = make(tmp_path, monkeypatch, refinement=JointRefinement(max_image_size=size))
     monkeypatch.setattr(photometric_alignment, "MIN_SIZE", 1)
     views = []
 

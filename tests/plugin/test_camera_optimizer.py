@@ -18,6 +18,7 @@ from nerfstudio.utils import poses as pose_utils
 
 from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
+from nope_splat.plugin.camera_refinement import GradientRefinement
 from nope_splat.splatting.losses import track_2d_loss
 
 Mode = Literal["off", "SO3xR3", "SE3"]
@@ -120,7 +121,7 @@ def test_gradients(mode: Mode, std: float) -> None:
 def test_only_free_parameters_are_optimized(mode: Mode, optimize_focal: bool) -> None:
     groups: dict = {}
     cameras = make(mode, optimize_focal)
-    cameras.config.method = "adam"
+    cameras.config.refinement = GradientRefinement()
     cameras.get_param_groups(groups)
     assert ("camera_opt" in groups) == (mode != "off")
     assert ("focal_opt" in groups) == optimize_focal

@@ -11,13 +11,14 @@ from fixtures.errors import refused
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.utils.writer import EventName
 
-from nope_splat.plugin.config import nope_splat
+from nope_splat.plugin.config import nope_splat, nope_splat_paper
 from nope_splat.plugin.safe_config import read_config
 
 
-@pytest.mark.parametrize("method", ["nope-splat", "splatfacto"])
+@pytest.mark.parametrize("method", ["nope-splat", "nope-splat-paper", "splatfacto"])
 def test_configuration_round_trip(method: str, tmp_path: Path) -> None:
-    config = deepcopy(nope_splat.config if method == "nope-splat" else all_methods[method])
+    ours = {"nope-splat": nope_splat, "nope-splat-paper": nope_splat_paper}
+    config = deepcopy(ours[method].config if method in ours else all_methods[method])
     config.data, config.timestamp = tmp_path, "now"
     text = yaml.dump(config)
     (tmp_path / "config.yml").write_text(text)

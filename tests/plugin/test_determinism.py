@@ -24,7 +24,7 @@ def checkpoint(images: Path, output: Path) -> dict[str, Any]:
     config.machine.device_type = "cpu"
     config.data, config.output_dir, config.vis = images, output, "tensorboard"
     config.max_num_iterations, config.steps_per_eval_image = STEPS, 0
-    config.pipeline.model.densify_every = 5
+    config.pipeline.model.densification.refine_every = 5
     config.pipeline.model.num_downscales = 1
     config.pipeline.datamanager.dataparser.max_image_size = 96
     train(config)

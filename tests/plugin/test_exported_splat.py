@@ -12,6 +12,7 @@ from fixtures.splat_scene import make_pipeline, set_to_truth
 from plyfile import PlyData
 
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.plugin.camera_refinement import GradientRefinement
 from nope_splat.plugin.model import NopeSplatModelConfig
 
 exporter = pytest.importorskip("nerfstudio.scripts.exporter")
@@ -28,7 +29,7 @@ ORDER = [
 def test_attributes_have_the_usual_order_and_no_gaussian_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracks: Literal["separate", "tied"]
 ) -> None:
-    cameras = NopeCameraOptimizerConfig(mode="SE3", method="adam")
+    cameras = NopeCameraOptimizerConfig(mode="SE3", refinement=GradientRefinement())
     settings = NopeSplatModelConfig(camera_optimizer=cameras, num_downscales=0, track_points=tracks)
     pipeline = make_pipeline(tmp_path, monkeypatch, model=settings)
     set_to_truth(pipeline)

@@ -22,6 +22,7 @@ from torch import Tensor
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.geometry.distortion import distort
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
+from nope_splat.plugin.camera_refinement import GradientRefinement, JointRefinement
 from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.refinement import joint as joint_adjustment
 from nope_splat.refinement import surface_patches
@@ -201,10 +202,10 @@ def test_one_learning_rate_fits_all_intrinsics() -> None:
     assert float(lens.lens().shift[0, 0]) == pytest.approx(600 * step)
 
 
-def make_optimizer(method: str = "adam") -> NopeCameraOptimizer:
+def make_optimizer(refinement: JointRefinement | GradientRefinement | None = None) -> NopeCameraOptimizer:
     config = NopeCameraOptimizerConfig(
         mode="SE3",
-        method=method,  # pyright: ignore[reportArgumentType]
+        refinement=refinement or GradientRefinement(),
         optimize_principal_point=True,
         optimize_distortion=True,
     )
@@ -232,7 +233,7 @@ def test_without_the_options_nothing_is_learned_or_stored() -> None:
 
 
 def test_lenses_can_be_optimized_without_poses() -> None:
-    frozen = make_optimizer("levenberg-marquardt")
+    frozen = make_optimizer(JointRefinement())
     frozen.config.mode, frozen.config.optimize_focal = "off", False
     assert frozen.adjustment_steps(100)
     groups: dict = {}

@@ -27,6 +27,7 @@ from nope_splat.io.cameras import read_named_cameras
 from nope_splat.io.export import write_colmap
 from nope_splat.plugin.camera_adjustment import adjust_cameras
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
+from nope_splat.plugin.camera_refinement import CameraRefinement, GradientRefinement, JointRefinement
 from nope_splat.plugin.load_run import optimized_scene
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipeline
@@ -35,11 +36,13 @@ from nope_splat.plugin.summary import training_rows
 TRUTH = SharedPinhole(FOCAL, (OFFSET[0] + 1.0, OFFSET[1] - 1.5), (-0.1, 0.02))
 
 
-def make(folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, **settings: Any) -> NopePipeline:
+def make(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, refinement: CameraRefinement, **settings: Any
+) -> NopePipeline:
     """Create a pipeline that learns lenses, on images of `TRUTH`."""
     cameras = NopeCameraOptimizerConfig(
         mode="SE3",
-        method=method,  # pyright: ignore[reportArgumentType]
+        refinement=refinement,
         optimize_principal_point=True,
         optimize_distortion=True,
     )
@@ -69,7 +72,7 @@ def test_joint_refinement_finds_the_lens_and_all_outputs_use_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pycolmap = pytest.importorskip("pycolmap")
-    pipeline = make(tmp_path, monkeypatch, "levenberg-marquardt")
+    pipeline = make(tmp_path, monkeypatch, JointRefinement())
     data = pipeline.datamanager
     before = float(pipeline.model.reprojection_errors().mean())
     for _ in range(2):
@@ -111,7 +114,7 @@ def test_joint_refinement_finds_the_lens_and_all_outputs_use_it(
 
 
 def test_gradient_steps_on_lenses_reduce_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = make(tmp_path, monkeypatch, "adam")
+    pipeline = make(tmp_path, monkeypatch, GradientRefinement())
     lens = pipeline.model.camera_optimizer.learned_lens
     assert lens is not None
     for name in ("strategy", "strategy_state", "optimizers"):  # normally set up by a training
@@ -136,7 +139,7 @@ def test_gradient_steps_on_lenses_reduce_the_loss(tmp_path: Path, monkeypatch: p
 def test_learning_starts_at_the_reconstructed_distortion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = make(tmp_path, monkeypatch, "levenberg-marquardt", reconstructed=TRUTH)
+    pipeline = make(tmp_path, monkeypatch, JointRefinement(), reconstructed=TRUTH)
     data = pipeline.datamanager
     assert_close(learned(pipeline))
     assert float(pipeline.model.reprojection_errors().max()) < 1e-3
@@ -162,15 +165,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("method", ["levenberg-marquardt", "adam"])
+@pytest.mark.parametrize("refinement", ["joint", "gradient"])
 def test_both_methods_train_with_both_options(
-    valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refinement: str
 ) -> None:
     cameras = "--pipeline.model.camera-optimizer."
     parser = "--pipeline.datamanager.dataparser."
-    arguments = [f"{cameras}method", method, f"{cameras}optimize-principal-point", True]
+    arguments = [f"{cameras}optimize-principal-point", True]
     arguments += [f"{cameras}optimize-distortion", True, f"{parser}cache-dir", cache]
-    arguments += [f"{parser}cameras", valley / "ground_truth.json"]
+    arguments += [f"refinement:{refinement}"]
+    arguments += ["initialization:known-cameras", "--path", valley / "ground_truth.json"]
     state = train(valley, tmp_path, monkeypatch, 10, arguments)
     lens = "_model.camera_optimizer.learned_lens."
     for name in ("principal_point", "distortion"):

@@ -26,6 +26,8 @@ from nerfstudio.utils.colors import get_color
 from torch import Tensor
 
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig, world_to_camera
+from nope_splat.plugin.camera_refinement import GradientRefinement
+from nope_splat.plugin.densification_schedule import DensificationConfig
 from nope_splat.plugin.learning_rates import fill_in_rates, optimizer_groups
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipeline
@@ -39,8 +41,9 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NopePipeline:
 
 
 def configure(**settings) -> NopeSplatModelConfig:
-    defaults = {"num_downscales": 0, "background_color": "black", "sh_degree": 1, "reset_opacity": 0.0}
-    defaults["camera_optimizer"] = NopeCameraOptimizerConfig(mode="SE3", method="adam")
+    defaults = {"num_downscales": 0, "background_color": "black", "sh_degree": 1}
+    defaults["densification"] = DensificationConfig(reset_alpha_fraction=0.0)
+    defaults["camera_optimizer"] = NopeCameraOptimizerConfig(mode="SE3", refinement=GradientRefinement())
     return NopeSplatModelConfig(**defaults | settings)
 
 
@@ -119,7 +122,7 @@ def test_depth_is_large_at_empty_pixels(pipeline: NopePipeline) -> None:
 
 @pytest.mark.parametrize("mode", ["SE3", "SO3xR3"])
 def test_photometric_loss_corrects_poses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    cameras = NopeCameraOptimizerConfig(mode=mode, method="adam")  # pyright: ignore[reportArgumentType]
+    cameras = NopeCameraOptimizerConfig(mode=mode, refinement=GradientRefinement())  # pyright: ignore[reportArgumentType]
     pipeline = make_pipeline(
         tmp_path, monkeypatch, model=configure(camera_optimizer=cameras, track_2d_weight=0)
     )
@@ -170,13 +173,15 @@ def test_training_improves_the_rendering(pipeline: NopePipeline) -> None:
 def test_track_gaussians_come_first_and_are_not_densified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    growth = {
-        "densify_every": 5,
-        "densify_start": 0.0,
-        "densify_grad_thresh": 1e-6,
-        "cull_alpha_thresh": 0.005,
-    }
-    pipeline = make_pipeline(tmp_path, monkeypatch, model=configure(track_points="tied", **growth))
+    densification = DensificationConfig(
+        refine_every=5,
+        start_fraction=0.0,
+        densify_grad_thresh=1e-6,
+        cull_alpha_thresh=0.005,
+        reset_alpha_fraction=0.0,
+    )
+    model_config = configure(track_points="tied", densification=densification)
+    pipeline = make_pipeline(tmp_path, monkeypatch, model=model_config)
     model, truth = pipeline.model, torch.from_numpy(pipeline.datamanager.dataparser.scene.points).float()
     torch.testing.assert_close(model.means[:60].detach(), truth)
     parameters = dict(model.track_params.items())
@@ -203,7 +208,7 @@ def test_scale_loss_shrinks_track_gaussians(tmp_path: Path, monkeypatch: pytest.
     ("settings", "terms"),
     [
         ({}, {"photometric", "track_2d"}),
-        ({"camera_optimizer": NopeCameraOptimizerConfig(method="levenberg-marquardt")}, {"photometric"}),
+        ({"camera_optimizer": NopeCameraOptimizerConfig()}, {"photometric"}),
         ({"track_2d_weight": 0, "track_3d_weight": 1}, {"photometric", "track_3d"}),
         ({"track_2d_weight": 0}, {"photometric"}),
         ({"track_points": "tied"}, {"photometric", "track_2d", "scale"}),

@@ -148,13 +148,13 @@ def test_pointmaps_provide_depth_for_initialization_and_losses(
     monkeypatch: pytest.MonkeyPatch,
     pointmaps: tuple[object, ...],
 ) -> None:
-    weights = [(f"--pipeline.model.{loss}-weight", 0.1) for loss in ("depth", "chamfer", "surface")]
+    weights = [(f"--pipeline.model.{loss}-weight", 0.1) for loss in ("depth", "chamfer")]
     options = (*pointmaps, *sum(weights, ()), "seeds", "tracks")
     state = train(monkeypatch, tmp_path, valley, cache, *options, choices=["initialization:depth"])
     assert registered(state) >= NUM_IMAGES - 1
     assert (state["_model.depth_supervision.corrections"] != 0).any(dim=1).sum() >= NUM_IMAGES - 1
     last = state["history._extra_state"]["rows"][-1]
-    assert all(0 < last[term] < 1 for term in ("depth", "chamfer", "surface"))
+    assert all(0 < last[term] < 1 for term in ("depth", "chamfer"))
 
 
 def test_images_without_texture_can_be_trained_on(

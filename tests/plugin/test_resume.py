@@ -67,7 +67,7 @@ def configure(valley: Path, folder: Path) -> Run:
         config.output_dir, config.vis = folder / output, "tensorboard"
         config.max_num_iterations, config.steps_per_save, config.steps_per_eval_image = STEPS, SAVED, 0
         config.save_only_latest_checkpoint = False
-        config.pipeline.model.densify_every = 5
+        config.pipeline.model.densification.refine_every = 5
         config.pipeline.model.num_downscales = 1
         config.pipeline.datamanager.dataparser.max_image_size = 96
         config.pipeline.datamanager.dataparser.cache_dir = folder / "cache"

@@ -39,7 +39,7 @@ def test_memory_does_not_grow(vis: Literal["tensorboard", "viewer"], valley: Pat
         config.viewer.quit_on_train_completion = True
         config.timestamp = str(number)
         config.max_num_iterations, config.steps_per_eval_image = 24, 0
-        config.pipeline.model.densify_every = 5
+        config.pipeline.model.densification.refine_every = 5
         config.pipeline.datamanager.dataparser.max_image_size = 160
         train(config)
         del config

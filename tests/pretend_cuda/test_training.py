@@ -65,8 +65,9 @@ def training(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Training
         "--viewer.quit-on-train-completion", True, "--steps-per-save", SAVED,
         "--save-only-latest-checkpoint", False, "--steps-per-eval-image", EVALUATED,
         "--pipeline.datamanager.dataparser.max-image-size", SIZE[0], "--pipeline.alignment-steps", 2,
-        f"{model}.densify-every", 8, f"{model}.densify-stop", 0.9, f"{model}.reset-opacity", RESET / STEPS,
-        f"{model}.camera-optimizer.adjust-interval", 0.3,
+        f"{model}.densification.refine-every", 8, f"{model}.densification.stop-fraction", 0.9,
+        f"{model}.densification.reset-alpha-fraction", RESET / STEPS,
+        "refinement:joint", "--interval", 0.3,
     ]  # fmt: skip
     config = RUN / "config.yml"
     commands = [

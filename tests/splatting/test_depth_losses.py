@@ -31,7 +31,6 @@ from nope_splat.splatting.depth_losses import (
     chamfer_loss,
     corrected_depth,
     depth_consistency_loss,
-    surface_loss,
 )
 
 CENTER = torch.tensor(SIZE, dtype=torch.float64) / 2
@@ -65,7 +64,7 @@ def test_depth_consistency_gradients(inverse: bool) -> None:
 
 @pytest.mark.parametrize("inverse", [True, False])
 def test_gradients_between_images(inverse: bool) -> None:
-    """Chamfer and surface loss differentiate to corrections, poses and focal length."""
+    """The Chamfer loss differentiates to corrections, poses and focal length."""
     scene = wall(num_views=2)
     views = [look_at_wall(pose, FOCAL) for pose in scene.problem.T_camera_world]
     samples = [pixels(30, seed) for seed in range(2)]
@@ -73,46 +72,28 @@ def test_gradients_between_images(inverse: bool) -> None:
         (1 / view.depth if inverse else view.depth)[row, column]
         for view, (row, column, _) in zip(views, samples, strict=True)
     ]
-    colors = views[0].rendered[samples[0][:2]]
 
-    def unproject(T: Tensor, focal: Tensor, corrections: Tensor) -> tuple[list[Tensor], ImageView]:
+    def chamfer(T: Tensor, focal: Tensor, corrections: Tensor) -> Tensor:
         cameras = [ImageView(T[view], focal.expand(2), CENTER) for view in range(2)]
         depths = [corrected_depth(values[view], corrections[view], inverse)[0] for view in range(2)]
         points = [cameras[view].unproject(samples[view][2], depths[view]) for view in range(2)]
-        return points, cameras[1]
-
-    def chamfer(*inputs: Tensor) -> Tensor:
-        return chamfer_loss(*unproject(*inputs)[0])
-
-    def surface(*inputs: Tensor) -> Tensor:
-        (first, _), second = unproject(*inputs)
-        return surface_loss(colors, views[1].rendered, second.project(first)[0])
+        return chamfer_loss(*points)
 
     inputs = (
         scene.problem.T_camera_world.clone(),
         torch.tensor(1.01 * FOCAL, dtype=torch.float64),
         torch.tensor([[0.02, 0.01], [-0.01, 0.03]], dtype=torch.float64),
     )
-    for loss in (chamfer, surface):
-        assert torch.autograd.gradcheck(loss, [value.clone().requires_grad_() for value in inputs])
+    assert torch.autograd.gradcheck(chamfer, [value.clone().requires_grad_() for value in inputs])
 
 
 def test_losses_are_minimal_at_the_truth() -> None:
     scene = wall(num_views=2)
-    first, second = (look_at_wall(pose, FOCAL) for pose in scene.problem.T_camera_world)
+    first = look_at_wall(scene.problem.T_camera_world[0], FOCAL)
     row, column, xy = pixels(400)
     focals = torch.full((2,), FOCAL, dtype=torch.float64)
     cameras = [ImageView(pose, focals, CENTER) for pose in scene.problem.T_camera_world]
 
-    def surface(correction: Tensor) -> float:
-        depth, known = corrected_depth(1 / first.depth[row, column], correction, inverse=True)
-        assert known.all()
-        xy_second, _ = cameras[1].project(cameras[0].unproject(xy, depth))
-        return float(surface_loss(first.rendered[row, column], second.rendered, xy_second))
-
-    wrong = [TRUE + torch.tensor(step) for step in ((0.1, 0.0), (-0.1, 0.0), (0.0, 0.1), (0.0, -0.1))]
-    assert surface(TRUE) < 0.01  # bilinear interpolation
-    assert min(map(surface, wrong)) > 4 * surface(TRUE)
     assert depth_consistency_loss(
         first.depth, torch.ones_like(first.depth), 1 / first.depth, TRUE, True
     ) == pytest.approx(0, abs=1e-12)
@@ -125,10 +106,8 @@ def test_losses_are_minimal_at_the_truth() -> None:
 
 def test_losses_without_valid_pixels_are_zero() -> None:
     points, empty = torch.rand(5, 3, requires_grad=True), torch.zeros(0, 3)
-    image = torch.rand(8, 8, 3)
     for loss in (
         chamfer_loss(points, empty),
-        surface_loss(points, image, torch.full((5, 2), -1.0) + 0 * points[:, :2]),
         depth_consistency_loss(points, torch.zeros(5, 3), torch.rand(5, 3), torch.zeros(2), True),
     ):
         assert loss == 0
@@ -143,16 +122,15 @@ def wall_priors(inverse: bool) -> DepthPriors:
     for index, pose in enumerate(wall().problem.T_camera_world):
         view = look_at_wall(pose, FOCAL)
         values = (1 / view.depth if inverse else view.depth).float()
-        image = (255 * view.rendered).round().byte()
         used = torch.ones(values.shape, dtype=torch.bool)
-        views[index] = DepthPrior(values, image, used, torch.ones(2), CENTER.float())
+        views[index] = DepthPrior(values, used, torch.ones(2), CENTER.float())
     return DepthPriors(views, inverse, {0: (1,), 1: (2, 0), 2: (3, 1), 3: (2,)})
 
 
 @pytest.mark.parametrize("inverse", [True, False])
-@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 1.0)], ids=["rendered", "neighbors"])
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)], ids=["depth", "chamfer"])
 def test_scales_and_shifts_are_recovered(
-    monkeypatch: pytest.MonkeyPatch, inverse: bool, weights: tuple[float, float, float]
+    monkeypatch: pytest.MonkeyPatch, inverse: bool, weights: tuple[float, float]
 ) -> None:
     monkeypatch.setattr("nope_splat.plugin.depth_supervision.SAMPLES", 256)
     torch.manual_seed(0)
@@ -167,7 +145,7 @@ def test_scales_and_shifts_are_recovered(
         view = step % 4
         outputs = {"depth": truths[view], "accumulation": torch.ones_like(truths[view])}
         losses = supervision.losses(view, outputs, poses, torch.full((4,), FOCAL))
-        assert set(losses) == ({"depth"} if weights[0] else {"chamfer", "surface"})
+        assert set(losses) == ({"depth"} if weights[0] else {"chamfer"})
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
@@ -181,36 +159,35 @@ def test_scales_and_shifts_are_recovered(
             errors.append((depth / truth[..., 0] - 1).abs().mean())
         return float(torch.stack(errors).mean())
 
-    assert error(supervision.corrections.detach()) < 0.15 * error(wrong)
+    # Clouds of neighbors determine their corrections only relative to each other.
+    remaining = 0.15 if weights[0] else 0.5
+    assert error(supervision.corrections.detach()) < remaining * error(wrong)
 
 
 def test_views_without_priors_have_no_depth_losses() -> None:
     priors = wall_priors(True)
     del priors.views[2]
-    supervision = DepthSupervision(4, replace(priors, neighbors={0: (), 1: (0,), 3: ()}), 1.0, 1.0, 1.0)
+    supervision = DepthSupervision(4, replace(priors, neighbors={0: (), 1: (0,), 3: ()}), 1.0, 1.0)
     poses, focal = wall().problem.T_camera_world.float(), torch.full((4,), FOCAL)
     outputs = {"depth": torch.ones(36, 48, 1), "accumulation": torch.ones(36, 48, 1)}
     assert supervision.losses(2, outputs, poses, focal) == {}
     assert set(supervision.losses(0, outputs, poses, focal)) == {"depth"}  # at half the resolution
-    assert set(supervision.losses(1, outputs, poses, focal)) == {"depth", "chamfer", "surface"}
-    assert DepthSupervision(4, None, 1.0, 1.0, 1.0).losses(0, outputs, poses, focal) == {}
+    assert set(supervision.losses(1, outputs, poses, focal)) == {"depth", "chamfer"}
+    assert DepthSupervision(4, None, 1.0, 1.0).losses(0, outputs, poses, focal) == {}
 
 
 def test_masked_pixels_of_the_other_image_are_ignored() -> None:
-    poses, losses = wall().problem.T_camera_world.float(), []
-    for seed in (0, 1):
-        priors = wall_priors(True)
-        for prior in priors.views.values():
-            hidden = prior.used[8:24, 8:30]
-            hidden[:] = False
-            prior.values[8:24, 8:30] = torch.nan
-            generator = torch.Generator().manual_seed(seed)
-            prior.image[8:24, 8:30] = torch.randint(0, 256, (16, 22, 3), generator=generator).byte()
-        supervision = DepthSupervision(4, priors, 0.0, 1.0, 1.0)
-        torch.manual_seed(0)
-        losses.append(supervision.losses(1, {}, poses, torch.full((4,), FOCAL)))
-    assert losses[0] == losses[1]
-    assert losses[0]["surface"] < 0.02  # 8-bit rounding
+    poses, focal = wall().problem.T_camera_world.float(), torch.full((4,), FOCAL)
+    priors = wall_priors(True)
+    for prior in priors.views.values():
+        prior.used[:] = False
+        prior.used[8:24, 8:30] = True
+        prior.values[~prior.used] = 3.0  # a wrong inverse depth, which no point of the other image meets
+    for prior in priors.views.values():
+        prior.values[~prior.used] = torch.nan
+    torch.manual_seed(0)
+    loss = DepthSupervision(4, priors, 0.0, 1.0).losses(1, {}, poses, focal)["chamfer"]
+    assert 0 < loss < 0.2
 
 
 # --- Priors ---
@@ -291,7 +268,6 @@ def test_priors_are_in_world_units_and_undistorted(
         np.testing.assert_allclose((values if priors.inverse else 1 / values)[known], truth[known], rtol=2e-3)
         assert known[20:-20, 20:-20].all()
         np.testing.assert_allclose(prior.center, np.array(SIZE) / 2 + LENS.offset)
-        assert prior.image[30, 30].tolist() == [50 * training[view], 90, 120]
     assert np.isnan(priors.views[1].values.numpy()[:6]).all()
     noise = np.random.default_rng(0).uniform(0.2, 2, maps[0].values.shape).astype(np.float32)
     poor = {i: replace(maps[i], values=noise, kind="metric") for i in training}

@@ -80,7 +80,7 @@ def test_cpu_training_has_the_same_settings_on_every_machine(
     assert config.pipeline.datamanager.dataparser.max_image_size == 512
     assert config.pipeline.datamanager.dataparser.sfm.matching.device == "cpu"
     assert config.pipeline.model.max_gaussians == 60_000
-    assert config.pipeline.model.reset_opacity == 0
+    assert config.pipeline.model.densification.reset_alpha_fraction == 0
     assert config.max_num_iterations == 500
     assert config.optimizers["means"]["optimizer"].lr == 5e-4
 

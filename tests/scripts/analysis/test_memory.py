@@ -14,7 +14,6 @@ from nope_splat.io.images import find_images
 from nope_splat.matching import MatchingSettings
 from nope_splat.matching.sift import sift_keypoints
 from nope_splat.plugin.datamanager import NopeDataManagerConfig
-from nope_splat.plugin.densification_schedule import densification
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.splatting.gaussians import initialize_gaussians
 from nope_splat.splatting.rasterizer.autograd import TILE_SIZE
@@ -53,9 +52,8 @@ def test_parameters_gradients_and_moments_are_counted_exactly() -> None:
 
 
 def test_numbers_of_densification_are_counted_exactly() -> None:
-    strategy = densification(
-        resolve_defaults(NopeSplatModelConfig(), "cpu"), 100, num_views=2, num_pixels=10**6, num_fixed=0
-    )
+    config = resolve_defaults(NopeSplatModelConfig(), "cpu").densification
+    strategy = config.strategy(100, num_views=2, num_fixed=0, max_gaussians=10**6)
     state = strategy.initialize_state(scene_scale=1.0)
     assert len(state.keys() - {"scene_scale"}) == STATISTICS
 
