@@ -275,10 +275,12 @@ def _our_commands(method: str, seed: int, scene: Scene, settings: Settings) -> t
         "--pipeline.model.max-gaussians": settings.max_gaussians,
         f"{parser}.max-image-size": settings.max_image_size,
         f"{parser}.eval-interval": settings.eval_interval,
-        f"{parser}.seed": seed,
+        f"{parser}.matching.seed": seed,
         f"{parser}.cache-dir": scene.out / f"{RECONSTRUCTION}-{seed}" / "cache",
     }
-    train = ["ns-train", "nope-splat", *_arguments(flags), *METHODS[method]["flags"], *settings.train_flag]
+    how = METHODS[method]
+    options = [*_arguments(flags), *how["flags"], *settings.train_flag]
+    train = ["ns-train", "nope-splat", *options, *how.get("choices", [])]
     config = out / "train" / "scene" / "nope-splat" / "run" / "config.yml"
     return train, ["nope-splat", "--config", str(config)]
 

@@ -201,7 +201,7 @@ def _train_ours(settings: Settings, results: Results) -> list[str]:
         "--pipeline.model.max-gaussians": results["scene"]["max_gaussians"],
         f"{parser}.max-image-size": settings.max_image_size,
         f"{parser}.eval-interval": settings.eval_interval,
-        f"{parser}.seed": 0,
+        f"{parser}.matching.seed": 0,
         f"{parser}.cache-dir": settings.folder("scene") / "cache",
     }
     return _timed(settings, "train_nope_splat", "nope-splat", flags)

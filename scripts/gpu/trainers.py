@@ -114,7 +114,7 @@ def our_flags(scene: Scene) -> list[str]:
         "--max-num-iterations": LENGTH,
         f"{parser}.max-image-size": scene.max_image_size,
         f"{parser}.eval-interval": scene.eval_interval,
-        f"{parser}.seed": 0,
+        f"{parser}.matching.seed": 0,
         f"{parser}.seeds": "tracks",
         f"{parser}.cache-dir": scene.scene / "cache",
     }

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import tyro
 
+from nope_splat.plugin.config import nope_splat
 from scripts.benchmark import run
+
+MARKERS = (tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff)
+"""How `ns-train` parses options."""
+
+
+@pytest.mark.parametrize("method", [name for name, entry in run.METHODS.items() if "mapper" not in entry])
+def test_training_commands_are_valid(method: str, tmp_path: Path) -> None:
+    scene: Any = SimpleNamespace(folder=SimpleNamespace(root=tmp_path), out=tmp_path)
+    settings = run.Settings((tmp_path,), tmp_path, train_flag=("--pipeline.model.sh-degree=2",))
+    command, _ = run._our_commands(method, 1, scene, settings)
+    config: Any = tyro.cli(
+        type(nope_splat.config), default=nope_splat.config, args=command[2:], config=MARKERS
+    )
+    assert config.pipeline.model.sh_degree == 2
+    assert config.pipeline.datamanager.dataparser.sfm.matching.seed == 1
 
 
 @pytest.mark.slow
