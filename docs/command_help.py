@@ -1,9 +1,9 @@
-"""Sphinx directive that shows the help of a command, in the words that the code prints.
+"""Sphinx directive that shows the help of a command.
 
     ```{command-help} nope-splat reconstruct
     ```
 
-Knows `nope-splat`, `nope-splat COMMAND` and `ns-train nope-splat`.
+Supports `nope-splat`, `nope-splat COMMAND` and `ns-train nope-splat`.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from nope_splat.cli import COMMANDS as COMMANDS_OF_NOPE_SPLAT
 from nope_splat.cli import main
 
 COLUMNS = 124
-"""Width that the command prints for, in characters: no line of a docstring is broken."""
+"""Terminal width for the command, in characters, so that lines of docstrings are not broken."""
 COMMANDS = (
     "nope-splat",
     *(f"nope-splat {name}" for name in COMMANDS_OF_NOPE_SPLAT),
     "ns-train nope-splat",
 )
-"""What the directive knows."""
+"""Supported commands."""
 WIDTH = 90
-"""Width of the page."""
+"""Width of the page, in characters."""
 INDENT = 8 * " "
-"""What tyro puts before the description of an option."""
+"""Indentation of descriptions by tyro."""
 
 
 def help_of(command: str) -> str:
@@ -40,7 +40,7 @@ def help_of(command: str) -> str:
         command: The command with its subcommand, as typed in a shell.
 
     Returns:
-        What it prints.
+        The help text.
     """
     program, *arguments = command.split()
     os.environ |= {"COLUMNS": str(COLUMNS), "NO_COLOR": "1"}
@@ -52,7 +52,7 @@ def help_of(command: str) -> str:
             from nope_splat.plugin.config import nope_splat
 
             config = nope_splat.config
-            # As `ns-train` shows the options of a method.
+            # The markers of `ns-train`.
             markers = tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff
             tyro.cli(type(config), default=config, prog=command, args=["--help"], config=markers)
     text = printed.getvalue().strip()
@@ -65,10 +65,10 @@ def wrapped(text: str) -> str:
     """Fit a help text to the page.
 
     Args:
-        text: What a command prints.
+        text: Help text.
 
     Returns:
-        The same words. Lines of one description are joined before they are broken.
+        The text with lines of each description joined and wrapped again.
     """
     lines: list[str] = []
     described = False

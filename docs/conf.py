@@ -1,4 +1,4 @@
-"""Configuration of Sphinx: `python -m sphinx -W -b html docs docs/_build/html`."""
+"""Configure Sphinx: `python -m sphinx -W -b html docs docs/_build/html`."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 
-from nope_splat import __version__  # noqa: E402 (of this checkout, not of an installed package)
+from nope_splat import __version__  # noqa: E402 (from this checkout, not from an installed package)
 
 project = "nope-splat"
 copyright = "the authors of nope-splat"
@@ -28,10 +28,10 @@ html_title = f"nope-splat {release}"
 
 
 def setup(app: Any) -> None:
-    """Keep napoleon from reading the first words of a field's docstring, up to a colon, as its type.
+    """Prevent napoleon from parsing the beginning of a field's docstring, up to a colon, as a type.
 
     Args:
-        app: Sphinx.
+        app: Sphinx application.
     """
     fields: dict[str, list[str]] = {}
 
@@ -43,5 +43,5 @@ def setup(app: Any) -> None:
         if what == "attribute":
             lines[:] = fields[name]
 
-    app.connect("autodoc-process-docstring", keep, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-docstring", keep, priority=400)  # napoleon has 500
     app.connect("autodoc-process-docstring", restore, priority=600)

@@ -7,7 +7,7 @@
 Runs the tests that need a GPU, trains nope-splat and stock splatfacto on the same cameras and images, times
 both with the same Gaussians, checks the precision of SSIM, and counts how often Python waits for the GPU.
 `docs/gpu-check.md` explains every figure. Each step runs in its own process; a step that fails does not stop
-the others. Writes one json file, after every step, and ends with status 1 if a step failed.
+the others. Writes a JSON file after every step, and exits with status 1 if a step failed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     """Check the GPU, or collect wheels.
 
     Args:
-        arguments: Of the command line.
+        arguments: Command line arguments.
 
     Returns:
         The exit status.
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _report(settings: Settings, outcomes: dict[str, Outcome]) -> None:
-    """Write what there is, and print the last step."""
+    """Write the results so far, and print the last step."""
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     settings.output.write_text(json.dumps(content(vars(settings), outcomes), indent=1) + "\n")
     name, outcome = list(outcomes.items())[-1]
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps",
         nargs="+",
-        help="run these alone; others keep the outcome of the last run in the work folder",
+        help="run only these steps; others keep the outcome of the last run in the work folder",
     )
     parser.add_argument(
         "--device",

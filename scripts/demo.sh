@@ -4,7 +4,7 @@
 #   bash scripts/demo.sh           on photos of a procedural scene
 #   bash scripts/demo.sh PHOTOS    on your own folder of photos
 #
-# Sets everything up on a fresh machine. Results go to demo/NAME.
+# Sets everything up on a fresh machine. Results are written to demo/NAME.
 photos="${1:+$(realpath "$1")}"
 source "$(dirname "$0")/environment.sh"
 
@@ -25,7 +25,7 @@ run="$results/training/nope-splat/latest"
 rm -f "$results/evaluation.json"
 ns-eval --load-config "$run/config.yml" --output-path "$results/evaluation.json" \
     --render-output-path "$results/held-out" < /dev/null ||
-    say "not evaluated"  # few photos, none held out: the reason was told
+    log "not evaluated"  # no photo was held out; the reason was printed
 ns-export gaussian-splat --load-config "$run/config.yml" --output-dir "$results" < /dev/null
 
 python -m scripts.benchmark.summarize --data "$photos" --results "$results" --seconds "$SECONDS"

@@ -1,23 +1,23 @@
-# Sourced by the other scripts: goes to the root of the repository, makes a virtual environment there with
-# nope-splat in it (once, and again when pyproject.toml changes), and puts its commands on the PATH.
+# Sourced by the other scripts: changes to the root of the repository, creates a virtual environment with
+# nope-splat there (once, and again when pyproject.toml changes), and adds its commands to PATH.
 #
-# NOPE_SPLAT_VENV  where the environment lies, .venv if not set
-# PYTHON           the Python to make it with, the first fitting one if not set
+# NOPE_SPLAT_VENV  folder of the environment, .venv by default
+# PYTHON           Python to create it with, by default the first supported one
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export OMP_WAIT_POLICY=PASSIVE  # threads that wait for work leave the cores to those that have some
+export OMP_WAIT_POLICY=PASSIVE  # idle threads sleep instead of spinning
 export PIP_DISABLE_PIP_VERSION_CHECK=1 DEBIAN_FRONTEND=noninteractive
 
-say() { echo "nope-splat: $*" >&2; }
+log() { echo "nope-splat: $*" >&2; }
 
-# Debian packages, where this user may install them; otherwise they are named.
+# Install Debian packages if this user may; otherwise print their names.
 system_packages() {
     if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-        say "installing $* from the system's package manager"
+        log "installing $* from the system's package manager"
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"; } < /dev/null > /dev/null 2>&1 && return
     fi
-    say "please install $* with the system's package manager (Debian's names)"
+    log "please install $* with the system's package manager (Debian's names)"
     return 1
 }
 
@@ -31,7 +31,7 @@ find_python() {
             return
         fi
     done
-    say "Python 3.10 to 3.13 with venv is needed; name it in the variable PYTHON (Debian: python3-venv)"
+    log "Python 3.10 to 3.13 with venv is needed; name it in the variable PYTHON (Debian: python3-venv)"
     return 1
 }
 
@@ -43,11 +43,11 @@ ensure_compiler() {
     [ -e "$header" ] || system_packages "$("$1" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')"
 }
 
-# ns-export and the exporters import open3d, which opens no window but wants the libraries for it.
+# ns-export and the exporters import open3d, which needs window system libraries even without a window.
 ensure_open3d() {
     "$1" -c 'import open3d' 2> /dev/null && return
     system_packages libgl1 libegl1 libx11-6 libgomp1 libusb-1.0-0 libudev1 || true
-    "$1" -c 'import open3d' > /dev/null || say "open3d does not load: ns-export will fail, all else works"
+    "$1" -c 'import open3d' > /dev/null || log "open3d does not load: ns-export will fail, all else works"
 }
 
 venv="${NOPE_SPLAT_VENV:-$PWD/.venv}"
@@ -56,7 +56,7 @@ if [ "$(cat "$venv/installed-for" 2> /dev/null)" != "$state" ]; then
     python="$(find_python)"
     [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
     ensure_compiler "$venv/bin/python"
-    say "installing into $venv; the first time takes some minutes and 9 GB"
+    log "installing into $venv; the first time takes some minutes and 9 GB"
     "$venv/bin/python" -m pip install --quiet --editable ".[dev]" < /dev/null
     ensure_open3d "$venv/bin/python"
     echo "$state" > "$venv/installed-for"

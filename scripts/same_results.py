@@ -1,11 +1,11 @@
-"""Check that a change of the code changes no result: the same bits as another commit gives on this machine.
+"""Check that results are bit-identical to those of another commit on this machine.
 
     python scripts/same_results.py --data PHOTOS --base REV
 
 Reconstructs the images and trains a few iterations on the CPU, from fixed seeds, once with the code of
 the working tree and once with that of a commit. Compares cameras, track points, Gaussians and the state of
 the optimizers bit by bit. Bits depend on the processor and its libraries, so both run on this machine; those
-of a commit are kept (`--keep`) for the next comparison. Exit status 1 if anything differs.
+of a commit are kept (`--keep`) for the next comparison. The exit status is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAIN = "from nerfstudio.scripts.train import entrypoint; entrypoint()"
 
 Digests = dict[str, str]
-"""Name of a tensor or number in the checkpoint to its hash."""
+"""Map from the name of a tensor or number in the checkpoint to its hash."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compare."""
+    """Settings of the comparison."""
 
     data: Path
     """Folder of images."""
     base: str = "HEAD"
-    """Commit that gives the expected results."""
+    """Commit with the expected results."""
     iterations: int = 200
     """Length of the training, with densification and joint refinement in it."""
     keep: Path = Path("outputs/same_results")
-    """Where the results of commits are kept."""
+    """Folder in which the results of commits are kept."""
 
 
 def _densify_every(tree: Path) -> str:
-    """Name of the option for the interval of densification in the code of a tree."""
+    """Return the name of the densification interval option in a checkout."""
     options = (tree / "nope_splat" / "plugin" / "model_options.py").read_text()
     return "densification.refine-every" if "densification:" in options else "densify-every"
 
 
 def train(tree: Path, settings: Settings) -> Digests:
-    """Train with the code of a tree.
+    """Train with the code of a checkout.
 
     Args:
         tree: Root of a checkout.
-        settings: What to train on.
+        settings: Settings of the comparison.
 
     Returns:
         Digests of everything in the checkpoint.
@@ -94,7 +94,7 @@ def train(tree: Path, settings: Settings) -> Digests:
 
 
 def _describe_plugin(tree: Path, folder: Path) -> None:
-    """Let nerfstudio find the plugin of a tree, and not the one that is installed."""
+    """Make nerfstudio find the plugin of a checkout instead of the installed one."""
     group = "nerfstudio.method_configs"
     section = (tree / "pyproject.toml").read_text().partition(f'[project.entry-points."{group}"]')[2]
     method = re.search(r'^nope-splat = "(\S+)"$', section, re.MULTILINE)
@@ -108,8 +108,8 @@ def digests(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Hash every tensor and number of a checkpoint.
 
     Args:
-        value: The checkpoint, or a part of it.
-        name: Where the part is.
+        value: Checkpoint, or a part of it.
+        name: Name of the part.
 
     Yields:
         Names and hashes.
@@ -131,10 +131,10 @@ def digests(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def expected(settings: Settings) -> Digests:
-    """Results of the commit, from an earlier comparison or made now.
+    """Return the results of the commit, from an earlier comparison or a new training.
 
     Args:
-        settings: Which commit.
+        settings: Settings of the comparison.
     """
     commit = _git("rev-parse", settings.base)
     kept = settings.keep / f"{settings.data.resolve().name}-{settings.iterations}-{commit[:12]}.json"
@@ -157,10 +157,10 @@ def _git(*args: str) -> str:
 
 
 def main(settings: Settings) -> int:
-    """Compare, and say what differs.
+    """Compare, and print the differences.
 
     Args:
-        settings: What to compare.
+        settings: Settings of the comparison.
 
     Returns:
         The exit status.

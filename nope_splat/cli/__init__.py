@@ -1,4 +1,4 @@
-"""The command line `nope-splat`: one module per command, imported only when it is called."""
+"""The command line `nope-splat`, with one module per command that is imported on demand."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.utils.terminal import print_error, show_messages
 
 COMMANDS = {
-    "reconstruct": "Cameras and track points from a folder of photos, for any other tool.",
-    "export-cameras": "Optimized cameras of a training as transforms.json and COLMAP model.",
-    "compare-cameras": "Accuracy of cameras against others: transforms.json, COLMAP model, ground truth.",
-    "report": "What became of a training, as one HTML page.",
-    "demo-scene": "Photos of a procedural scene, to try things on.",
+    "reconstruct": "Reconstruct cameras and track points from a folder of photos.",
+    "export-cameras": "Export optimized cameras as transforms.json and COLMAP model.",
+    "compare-cameras": "Measure the accuracy of cameras: transforms.json, COLMAP model, ground truth.",
+    "report": "Write an HTML report of a training.",
+    "demo-scene": "Render photos of a procedural scene.",
 }
-"""Name and purpose of each command; `demo-scene` is the function `demo_scene` of the module of that name."""
+"""Name and purpose of each command; `demo-scene` is the function `demo_scene` in `demo_scene.py`."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
     Args:
-        args: Command line arguments; those of the process if None.
+        args: Command line arguments; None for those of the process.
 
     Raises:
-        SystemExit: The arguments do not fit (status 2), or a `NopeSplatError` was raised (status 1).
+        SystemExit: With status 2 for invalid arguments, 1 for a `NopeSplatError`, and 0 after `--help`.
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
@@ -38,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args[0] not in COMMANDS:
         print(f"nope-splat: there is no command {args[0]!r}\n\n{_help()}", file=sys.stderr)
         raise SystemExit(2)
-    # What torch says to nerfstudio's authors is none of the user's business.
+    # torch's FutureWarnings are addressed to the authors of nerfstudio, not to users.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|nerfstudio")
     show_messages()
     name = args[0].replace("-", "_")

@@ -16,18 +16,18 @@ def compare_cameras(
     cameras: tyro.conf.Positional[Path],
     reference: tyro.conf.Positional[Path],
 ) -> None:
-    """Measure cameras against others: how far their relative poses, positions and focal lengths differ.
+    """Compare cameras with a reference: relative poses, positions and focal lengths.
 
-    Either is a `transforms.json`, a folder with a COLMAP model (or with `sparse/0`), or a ground truth file.
-    Images are recognized by their names; those that only the reference has count as failed. Each camera
-    of the reference has a focal error of its own.
+    Both are a `transforms.json`, a folder with a COLMAP model (or with `sparse/0`), or a ground truth file.
+    Images are matched by name; images that are only in the reference count as failed. The focal error is
+    computed for each camera of the reference.
 
     Args:
-        cameras: What to measure.
-        reference: What to measure against.
+        cameras: Cameras to evaluate.
+        reference: Reference cameras.
     """
-    found, expected = (read_named_cameras(path) for path in (cameras, reference))
-    metrics = comparison.compare_cameras(found, expected)
+    estimated, expected = (read_named_cameras(path) for path in (cameras, reference))
+    metrics = comparison.compare_cameras(estimated, expected)
     table = Table("images", "AUC@5", "AUC@30", "RRA@5", "RTA@5", "ATE %", "focal error %")
     table.add_row(
         f"{metrics.num_registered} of {metrics.num_images}",
@@ -36,6 +36,6 @@ def compare_cameras(
         f"{metrics.rra_5:.1f}",
         f"{metrics.rta_5:.1f}",
         f"{metrics.ate:.4f}",
-        ", ".join(f"{error:+.3f}" for error in comparison.focal_errors(found, expected)),
+        ", ".join(f"{error:+.3f}" for error in comparison.focal_errors(estimated, expected)),
     )
     Console().print(table)

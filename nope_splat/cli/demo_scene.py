@@ -17,17 +17,17 @@ def demo_scene(
     depth: bool = False,
     radial: tuple[float, float] = (0.0, 0.0),
 ) -> None:
-    """Image a procedural scene; the images go to `OUTPUT_DIR/images`.
+    """Render images of a procedural scene into `OUTPUT_DIR/images`.
 
     Args:
-        output_dir: Folder to write into; made where missing.
+        output_dir: Output folder; created if missing.
         num_images: Number of images.
         size: Width and height in pixels.
-        seed: The same seed gives the same images.
-        path: Where the cameras stand: on an arc around the middle, or along a tour of the whole valley, which
-            wants fifty images or more.
-        depth: Whether to write the true depth as well, `depth/*.npz` with the array `depth` (H, W).
-        radial: Radial distortion of the lens, k1 and k2 of OpenCV: -0.08 0 for a mild barrel.
+        seed: Seed of the scene.
+        path: Camera path: an arc around the center, or a tour of the whole valley, which needs at least fifty
+            images.
+        depth: Whether to write the true depth, too, as `depth/*.npz` with the array `depth` (H, W).
+        radial: Radial distortion of the lens, k1 and k2 of OpenCV, e.g. -0.08 0 for mild barrel distortion.
     """
     images = render_demo_scene(output_dir, DemoSceneConfig(num_images, size, seed, path, depth, radial))
     print(f"{num_images} photos: {images}")

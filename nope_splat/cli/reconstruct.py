@@ -24,15 +24,15 @@ def reconstruct(
     output_dir: Path,
     options: Annotated[SfmOptions, tyro.conf.arg(name="")] = SfmOptions(),  # noqa: B008 (frozen)
 ) -> None:
-    """Find the cameras and track points of a folder of images, all of them, none held out.
+    """Reconstruct the cameras and track points of all images in a folder.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model) and `report.json`.
-    What was computed is kept in `cache/`: the same images and options again take no time.
+    Results are cached in `cache/` for the same images and options.
 
     Args:
         data: Folder of images, or a folder with `images/` in it.
-        output_dir: Folder to write into; made where missing.
-        options: How images are matched and cameras are found.
+        output_dir: Output folder; created if missing.
+        options: Options of structure from motion.
     """
     with writing_to(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)

@@ -10,14 +10,14 @@ from nope_splat.report import render_page
 
 
 def report(load_config: Path, output: Path | None = None) -> None:
-    """Describe a training on one HTML page that opens anywhere, without a network.
+    """Write a self-contained HTML report of a training.
 
-    It shows the images, the match graph, cameras and points, errors, curves, and renderings of the
-    held-out images beside these.
+    The report shows the images, the match graph, cameras and points, errors, curves, and held-out images with
+    their renderings.
 
     Args:
         load_config: The `config.yml` of the training.
-        output: The file to write; by default `report.html` beside the configuration.
+        output: Output file; by default `report.html` next to the configuration.
     """
     output = output or load_config.parent / "report.html"
     page = render_page(open_run(load_config))

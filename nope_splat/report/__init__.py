@@ -1,4 +1,4 @@
-"""Report of a training, as a self-contained HTML page."""
+"""Self-contained HTML report of a training."""
 
 from nope_splat.report.page import render_page
 

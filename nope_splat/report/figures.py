@@ -17,7 +17,7 @@ from nope_splat.plugin.history import History
 from nope_splat.sfm import Reconstruction
 
 TRAINING, HELD_OUT, LEFT_OUT, MUTED = "#2f6fb0", "#d9822b", "#c23b3b", "#9aa3ad"
-"""Colors of the three kinds of images, and of the background."""
+"""Colors of training, held-out and unregistered images, and of secondary elements."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -48,13 +48,13 @@ TITLES = {
     "camera_rotation_mean_deg": "Rotation of the cameras, mean (degrees)",
     "camera_translation_mean": "Motion of the cameras, mean (median depth = 1)",
 }
-"""Titles of the curves of the report; those that were not recorded are left out."""
+"""Titles of the curves; curves that were not recorded are omitted."""
 NOISY = frozenset({"photometric", "psnr"})
-"""Curves that vary from image to image and get a running mean."""
+"""Curves with noise between images, which are shown with a running mean."""
 
 
 def image_colors(scene: Reconstruction) -> list[str]:
-    """Color each image by its kind. (N,)."""
+    """Return a color per image, by its kind. (N,)."""
     held_out = np.where(scene.held_out, HELD_OUT, TRAINING)
     return np.where(scene.registered, held_out, LEFT_OUT).tolist()
 
@@ -95,11 +95,13 @@ def top_view(scene: Reconstruction) -> bytes:
         scene: The scene after training.
 
     Returns:
-        SVG, with the points as an image in it.
+        SVG with rasterized points.
     """
     poses = scene.T_world_camera[scene.registered]
     numbers = np.flatnonzero(scene.registered) + 1
-    colors = [color for color, seen in zip(image_colors(scene), scene.registered, strict=True) if seen]
+    colors = [
+        color for color, registered in zip(image_colors(scene), scene.registered, strict=True) if registered
+    ]
     low, high = np.percentile(scene.points[:, :2], [10, 90], axis=0)  # without outliers
     low, high = np.minimum(low, poses[:, :2, 3].min(0)), np.maximum(high, poses[:, :2, 3].max(0))
     margin = 0.06 * (high - low).max()
@@ -154,13 +156,13 @@ def error_histogram(before: NDArray[np.float64], after: NDArray[np.float64]) -> 
 
 
 def curves(history: History) -> dict[str, bytes]:
-    """Draw the recorded quantities of the training, one plot for each.
+    """Draw the recorded quantities of the training, one plot per quantity.
 
     Args:
         history: The recorded quantities.
 
     Returns:
-        SVG by title, of the quantities that were recorded more than once.
+        SVG by title, for quantities that were recorded more than once.
     """
     plots = {}
     for name, title in TITLES.items():
@@ -188,7 +190,7 @@ def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[floa
 
 
 def _running_mean(values: Sequence[float]) -> NDArray[np.float64]:
-    """Average over a twentieth of the curve, at least five values; fewer at its ends. (n,)."""
+    """Average over a twentieth of the curve, at least five values, with smaller windows at the ends. (n,)."""
     window = np.ones(min(len(values), max(5, len(values) // 20)))
     total = np.convolve(values, window, mode="same")
     return total / np.convolve(np.ones(len(values)), window, mode="same")

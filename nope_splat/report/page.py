@@ -1,4 +1,4 @@
-"""The page of the report: collect what it shows, and render its template."""
+"""Render the report from its template."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from nope_splat.utils.progress import progress_bar
 THUMBNAIL, RENDERING = 200, 640
 """Longer sides, in pixels, of the images in the contact sheet and of the renderings."""
 METRICS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
-"""How the metrics of a rendering are written."""
+"""Format of each metric."""
 PACKAGES = ("nope-splat", "nerfstudio", "gsplat", "torch", "numba", "numpy")
 
 
 class Kind(NamedTuple):
-    """Images of one color."""
+    """Category of images, with the color of its entries."""
 
     name: str
     color: str
@@ -40,20 +40,20 @@ class Kind(NamedTuple):
 
 
 class Thumbnail(NamedTuple):
-    """An image of the contact sheet."""
+    """Image of the contact sheet."""
 
     number: int
-    """In the match graph and among the cameras from above."""
+    """Number of the image in the match graph and in the top view."""
     name: str
     note: str
-    """How it was registered, or why not."""
+    """Result of the registration, or the reason for its failure."""
     color: str
     pixels: bytes
     """JPEG."""
 
 
 class HeldOutView(NamedTuple):
-    """A held-out image beside its rendering."""
+    """Held-out image with its rendering."""
 
     number: int
     name: str
@@ -70,7 +70,7 @@ def render_page(run: Run) -> str:
         run: The training.
 
     Returns:
-        HTML, with every picture in it.
+        HTML with embedded figures.
 
     Raises:
         NopeSplatError: If the reconstruction in the cache is not the one that was trained on.
@@ -164,7 +164,7 @@ def _pixels(image: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _jpeg(pixels: NDArray[np.uint8], longer_side: int) -> bytes:
-    """Scale an image down and compress it. (H, W, 3)."""
+    """Downscale and compress an image (H, W, 3) as JPEG."""
     image = Image.fromarray(pixels)
     image.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
     file = io.BytesIO()

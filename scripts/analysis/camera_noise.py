@@ -3,8 +3,8 @@
     python -m scripts.analysis.camera_noise outputs/fountain-P11/.../config.yml --truth ground_truth.json
 
 Resamples the tracks of the finished reconstruction with replacement (the bootstrap; Efron 1979), adjusts the
-cameras to each sample, and compares all of them with the ground truth. Their scatter estimates that of
-cameras from other images of the same scene, with other noise in their keypoints.
+cameras to each sample, and compares all of them with the ground truth. Their standard deviation estimates how
+much cameras would vary with other images of the same scene, whose keypoints have other noise.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from scripts.benchmark.camera_file import require_one_camera
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurement."""
 
     configs: tyro.conf.Positional[tuple[Path, ...]]
-    """Trainings of one scene by a single camera: their `config.yml`."""
+    """The `config.yml` of each training; all of one scene, taken with a single camera."""
     truth: Path
-    """True cameras, a `ground_truth.json`."""
+    """A `ground_truth.json` with the true cameras."""
     samples: int = 40
-    """How often tracks are resampled."""
+    """Number of bootstrap samples."""
 
 
 def as_problem(scene: Reconstruction) -> BundleProblem:
-    """The adjustment that a reconstruction ended with; principal point and distortion stay.
+    """Set up the last bundle adjustment of a reconstruction, with principal point and distortion fixed.
 
     Args:
         scene: The reconstruction.
@@ -72,11 +72,11 @@ def as_problem(scene: Reconstruction) -> BundleProblem:
 
 
 def resampled(problem: BundleProblem, rng: np.random.Generator) -> BundleProblem:
-    """The same problem with as many tracks, drawn with replacement.
+    """Resample the tracks of a problem with replacement; their number stays the same.
 
     Args:
         problem: All tracks.
-        rng: Draws.
+        rng: Random number generator.
     """
     chosen = rng.integers(len(problem.points), size=len(problem.points))
     order = np.argsort(problem.point_ids.numpy(), kind="stable")
@@ -97,7 +97,7 @@ def main(settings: Settings) -> None:
     """Print the table.
 
     Args:
-        settings: What to measure.
+        settings: Settings of the measurement.
     """
     truth = read_ground_truth(settings.truth)
 
@@ -122,14 +122,14 @@ def main(settings: Settings) -> None:
             poses = invert(sample.T_camera_world.numpy())
             samples.append(measure(names, poses, float(sample.intrinsics[0, 0].exp())))
         print(f"\n{path}\n\n| cameras | AUC@5 | ATE % | focal error % |\n| --- | --- | --- | --- |")
-        for says, values in (
+        for label, values in (
             ("of the reconstruction", measure(names, scene.T_world_camera[images], scene.cameras[0].focal)),
             ("of resampled tracks, mean", np.mean(samples, axis=0)),
             ("of resampled tracks, standard deviation", np.std(samples, axis=0, ddof=1)),
             ("after training", measure(names, trained.T_world_camera[images], trained.cameras[0].focal)),
         ):
             auc, ate, focal = values
-            print(f"| {says} | {auc:.2f} | {ate:.4f} | {focal:+.3f} |", flush=True)
+            print(f"| {label} | {auc:.2f} | {ate:.4f} | {focal:+.3f} |", flush=True)
 
 
 if __name__ == "__main__":

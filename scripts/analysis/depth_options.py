@@ -1,4 +1,4 @@
-"""Measure how monocular depth helps with few images: each option alone, and none.
+"""Measure how monocular depth helps with few images: each option by itself, and no option.
 
     python -m scripts.analysis.depth_options --output-dir OUT
 
@@ -29,17 +29,17 @@ OPTIONS: dict[str, list[str]] = {
     "chamfer-weight 1": [f"{MODEL}.chamfer-weight", "1"],
     "seeds depth": [f"{PARSER}.seeds", "depth"],
 }
-"""What is turned on, and the words of `ns-train` that do it."""
+"""Label of each variant, and its arguments for `ns-train`."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurement."""
 
     output_dir: Path
     """Folder for images, depth maps and trainings."""
     options: tuple[str, ...] = tuple(OPTIONS)
-    """Which options."""
+    """Options to measure."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of the trainings."""
     iterations: int = 600
@@ -51,7 +51,7 @@ class Settings:
     noise: float = 0.05
     """Standard deviation of the smooth relative errors of the depth maps."""
     adam: bool = False
-    """Move cameras by gradient steps with the Gaussians, through which alone depth losses reach them."""
+    """Move cameras by gradient steps with the Gaussians; without this, depth losses do not affect cameras."""
 
 
 def distort_depth(scene: Path, folder: Path, noise: float) -> None:
@@ -59,7 +59,7 @@ def distort_depth(scene: Path, folder: Path, noise: float) -> None:
 
     Args:
         scene: The demo scene with its true depth.
-        folder: Folder to write into; made where missing.
+        folder: Output folder; created if missing.
         noise: Standard deviation of the relative errors, which are smooth over a tenth of the map.
     """
     rng = np.random.default_rng(0)
@@ -74,13 +74,13 @@ def distort_depth(scene: Path, folder: Path, noise: float) -> None:
 
 
 def measure(option: str, seed: int, scene: Stage, settings: Settings) -> dict[str, float]:
-    """Train and evaluate, unless that is done.
+    """Train and evaluate, unless the result exists.
 
     Args:
         option: One of `OPTIONS`.
         seed: Seed of the training.
-        scene: The stage that made the images.
-        settings: What to measure.
+        scene: The stage that rendered the images.
+        settings: Settings of the measurement.
 
     Returns:
         `psnr` and `ssim` of the held-out images.
@@ -100,12 +100,12 @@ def measure(option: str, seed: int, scene: Stage, settings: Settings) -> dict[st
     }
     if OPTIONS[option]:
         flags |= {f"{PARSER}.depth.maps": settings.output_dir / "maps", f"{PARSER}.depth.kind": "disparity"}
-    words = [str(word) for flag in flags.items() for word in flag]
+    arguments = [str(part) for flag in flags.items() for part in flag]
     trained = run_stage(
         [
             "ns-train",
             "nope-splat",
-            *words,
+            *arguments,
             *OPTIONS[option],
             f"refinement:{'gradient' if settings.adam else 'joint'}",
         ],
@@ -122,7 +122,7 @@ def main(settings: Settings) -> None:
     """Measure every option and print the table.
 
     Args:
-        settings: What to measure.
+        settings: Settings of the measurement.
     """
     scene = settings.output_dir / "scene"
     width, height = map(str, settings.size)

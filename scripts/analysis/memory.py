@@ -1,11 +1,11 @@
-"""Peak memory of a training on a CPU: an upper bound by a formula, and the memory that `ns-train` uses.
+"""Compare the peak memory of a training on a CPU with an upper bound from a formula.
 
     python -m scripts.analysis.memory
 
-Trains a few iterations on images of the demo scene, and prints a table and whether the bound held. Two
+Trains a few iterations on images of the demo scene, prints a table, and reports whether the bound holds. Two
 constants are measured first: the memory of the imports, and that of a training on tiny images beyond the
-formula (the first row; compiled kernels, libraries that are loaded late). All else is counted from the arrays
-that exist: see `stage_bytes` and `peak`. Linux only.
+formula (the first row; compiled kernels, libraries that are loaded late). Everything else is counted from the
+sizes of the arrays: see `stage_bytes` and `peak`. Linux only.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ MIB = 2**20
 NUMBERS = 3 + 3 + 4 + 3 * 16 + 1
 """Parameters of a Gaussian: center, scales, orientation, colors of degree 3, opacity."""
 STATISTICS = 3
-"""Numbers that densification keeps of a Gaussian: gradient, count, radius."""
+"""Numbers that densification stores per Gaussian: gradient, count, radius."""
 PER_GAUSSIAN = 4 * (
     4 * NUMBERS  # parameters, their gradients, Adam's two moments
     + STATISTICS
     + 2 * (3 + 1 + 48)  # scales, opacity and joined colors as rendered, and their gradients
     + (1 + 2 + 1 + 3 + 1)  # the splat: radius, mean, depth, conic, compensation
     + 16  # its record
-    + (2 + 2 + 1 + 1)  # and what sorts it: two of 8 bytes for slots, order twice
+    + (2 + 2 + 1 + 1)  # buffers for sorting: two of 8 bytes for slots, order twice
     + (2 + 2 + 3 + 1 + 3)  # gradients of the splat: mean, the same absolute, conic, opacity, color
 )
-"""Bytes in the backward pass, but for intersections."""
+"""Bytes per Gaussian in the backward pass, without intersections."""
 PER_INTERSECTION = 8 + 4 * 16
 """Bytes of a splat in the list of a tile, and of its slot: see `TileLists`."""
 INTERSECTIONS = 2
@@ -50,12 +50,12 @@ PER_CACHED_PIXEL = 4 * 3
 PER_ADJUSTED_PIXEL = (
     4 * (3 + 3 + 1 + 1)  # rendering, image, depth, opacity
     + 4 * (2 * 7 + 4 + 2)  # how it moves with its camera, structure tensor, vector
-    + 2 * 4 * 2 * 7  # what the first of these is made of: the same without scale, and its halves
-    + 2 * 4 * 2 * 3  # the gradient of the image, everywhere and where it counts
+    + 2 * 4 * 2 * 7  # intermediate results of the first of these: without scale, and in two halves
+    + 2 * 4 * 2 * 3  # the gradient of the image, at all pixels and at the unmasked ones
     + 4 * (3 + 2 + 2)  # difference, place in the image and at depth one
 )
-"""Bytes of a pixel of the one view that a joint adjustment of the cameras looks at: more than a training
-iteration takes for the loss."""
+"""Bytes per pixel of the view that joint refinement renders: more than a training iteration needs for the
+loss."""
 
 PER_SEARCHED_PIXEL = 4 * 4 + 4 * 4 * (6 + 5) * 4 / 3
 """Bytes of a pixel in which SIFT looks for keypoints: the image at twice the size in float32; in each octave
@@ -64,28 +64,28 @@ PER_KEYPOINT = 8 * 2 + 8 + (4 + 1) * 128
 """Bytes: place, noise, descriptor, rounded descriptor."""
 
 PER_SEEDED_PIXEL = 3 + 1 + 4 + 6 * 8 + 4 + 8
-"""Bytes that seeding holds of every training image: colors, mask, rough depth, flow to and from three
-partners, depth and how many confirm it."""
+"""Bytes per pixel that seeding keeps of every training image: colors, mask, rough depth, flow to and from
+three source views, depth and the number of views that confirm it."""
 PER_TRIANGULATED_PIXEL = 110 + 40
-"""Bytes that a thread of seeding holds of the image at hand: maps of triangulation, and their result for
-each partner."""
+"""Bytes per pixel that a seeding thread keeps of its current image: maps of triangulation, and the result
+for each source view."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A training, by what its memory depends on."""
+    """The quantities that determine the memory of a training."""
 
     num_images: int
-    """All of them, held-out ones included."""
+    """Number of all images, including held-out ones."""
     image_size: tuple[int, int]
     """Width and height."""
     max_image_size: int
     """Longer side of the training images."""
     num_gaussians: int
-    """Most at any time."""
+    """Maximum number during training."""
 
     def pixels(self, longer_side: int) -> float:
-        """Pixels of an image that is scaled down to a longer side.
+        """Count the pixels of an image that is scaled down to a given longer side.
 
         Args:
             longer_side: In pixels.
@@ -95,23 +95,23 @@ class Workload:
 
 
 def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
-    """Bytes that the arrays of each stage take with the default settings of a CPU.
+    """Compute the size of the arrays in each stage for the default settings of a CPU.
 
-    With N images, of which keypoints are sought in p_k pixels (longer side up to 1600), seeds in p_s (up
-    to 512) and which are trained on at p_t (`max-image-size`), W cores and G Gaussians,
+    N images have p_k pixels for keypoints (longer side up to 1600), p_s for seeding (up to 512) and p_t for
+    training (`max-image-size`). With W cores and G Gaussians,
 
         keypoints  251 p_k min(W, 8)  + 8192 x 536 N
         matching   8192 x 664 N  + 4 x 2^21 W
         seeding    68 p_s N  + 150 p_s (W + 4)
         training   12 p_t N  + 300 p_t  + 1680 G
 
-    The stages follow each other. Seeding takes six flows per image, the most that there can be in the
-    mean, and every thread at its peak.
+    The stages run one after the other. For seeding, the formula assumes six flows per image, the largest
+    possible mean, and all threads at their peaks.
 
-    Left out: masks, one byte per pixel; decoding, six bytes per full-resolution pixel and thread; matches and
-    bundle adjustment, of the order of 16 bytes per match and a kilobyte per observation, which in captures of
-    hundreds of images can be the largest; learned matchers, depth maps and their losses, learned lenses,
-    the viewer and LPIPS.
+    The formula omits masks (one byte per pixel); decoding (six bytes per full-resolution pixel and thread);
+    matches and bundle adjustment (about 16 bytes per match and a kilobyte per observation, which can be the
+    largest term for hundreds of images); learned matchers, depth maps and their losses, learned lenses, the
+    viewer and LPIPS.
 
     Args:
         work: The training.
@@ -136,11 +136,11 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
 
 
 def peak(work: Workload, num_cores: int, imports: float, started: float) -> tuple[str, float]:
-    """The formula: the most memory that `ns-train` takes.
+    """Bound the memory of `ns-train` by the formula.
 
-    The peak is that of the largest stage with what is loaded by then. A training counts as if nothing that
-    the seeding has freed were used again: the allocator keeps about as much in pieces, of all stages before
-    it and of the joint adjustments. From run to run the peak differs by about a percent.
+    The peak is that of the largest stage, including the code that is loaded by then. The memory of seeding is
+    added to that of training although seeding has freed it, since about as much stays fragmented in the
+    allocator after the earlier stages and joint refinement. The peak varies by about a percent between runs.
 
     Args:
         work: The training.
@@ -149,7 +149,7 @@ def peak(work: Workload, num_cores: int, imports: float, started: float) -> tupl
         started: Memory of a started training beyond the formula, in bytes.
 
     Returns:
-        The stage that takes most, and its bytes.
+        The largest stage, and its bytes.
     """
     stages = stage_bytes(work, num_cores)
     loaded = {stage: imports + size for stage, size in stages.items()}
@@ -173,10 +173,10 @@ IMPORTS = """
 import nerfstudio.scripts.train, nope_splat.plugin.trainer
 print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
-"""Prints the kilobytes that they take."""
+"""Program that prints the kilobytes of the imports."""
 TINY = Case(6, (320, 240))
 CASES = (Case(8, (640, 480), cell=1), Case(6, (1200, 900)), Case(20, (640, 480)))
-"""More Gaussians, more pixels, more images."""
+"""Cases with more Gaussians, more pixels or more images."""
 
 
 def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]:
@@ -188,7 +188,7 @@ def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]
         iterations: Length of the training.
 
     Returns:
-        Size of the training, and its peak memory in bytes.
+        The workload, and its peak memory in bytes.
     """
     width, height = case.image_size
     images = folder / f"{case.num_images}-{width}x{height}"

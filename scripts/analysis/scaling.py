@@ -48,43 +48,43 @@ from nope_splat.utils.stopwatch import Stopwatch
 from nope_splat.utils.terminal import set_up_terminal
 
 STRONG = 60
-"""Verified matches that make a pair worth finding."""
+"""Verified matches from which on a pair is strong."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which of the strong pairs retrieval finds, and in which share of the time."""
+    """Measure the recall of strong pairs by retrieval, and its share of the time of all pairs."""
 
     data: Path
     """Folder of images."""
     sample: int | None = None
-    """Match a random sample of so many pairs instead of all, and multiply its seconds."""
+    """Match a random sample of this many pairs instead of all, and extrapolate the seconds."""
     repeats: int = 5
     """Number of timings of retrieval, which alternate with parts of all pairs, so that load affects both."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Time, memory and accuracy of reconstruction from matches."""
+    """Measure time, memory and accuracy of reconstruction from matches."""
 
     data: Path
-    """A tour of the demo scene."""
+    """Folder with a tour of the demo scene."""
     cache_dir: Path
-    """Where matches are kept."""
+    """Folder of the cached matches."""
     num_images: tuple[int, ...] = (50, 100, 200)
-    """How many of the tour's images, from the first one on, are reconstructed."""
+    """Numbers of images to reconstruct, from the beginning of the tour."""
     settings: tyro.conf.OmitArgPrefixes[SfmOptions] = field(
         default_factory=lambda: SfmOptions(
             MatchingSettings(pairs="retrieval"), registration=BatchedRegistration()
         )
     )
-    """How to match and to reconstruct."""
+    """Options of matching and reconstruction."""
 
 
 class Meter(Stopwatch):
-    """Seconds of the processor, and peak memory, of each stage."""
+    """Meter of the CPU seconds and the peak memory of each stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def measure_pairs(settings: Pairs) -> None:
     """Print the table of pair selection.
 
     Args:
-        settings: What to measure.
+        settings: Settings of the measurement.
     """
     matching = MatchingSettings(pairs="retrieval")
     keypoints, features = _timed(lambda: extract_keypoints(find_images(settings.data).images, matching))
@@ -147,7 +147,7 @@ def measure_pairs(settings: Pairs) -> None:
 
 
 def _strong(pairs: list[PairMatches]) -> set[tuple[int, int]]:
-    """Those with many matches."""
+    """Select the pairs with many matches."""
     return {(pair.first, pair.second) for pair in pairs if len(pair.indices) >= STRONG}
 
 
@@ -155,17 +155,17 @@ def measure_registration(settings: Registration) -> None:
     """Print the table of registration.
 
     Args:
-        settings: What to measure.
+        settings: Settings of the measurement.
     """
     tour = find_images(settings.data)
     truth = read_ground_truth(settings.data / "ground_truth.json")
-    walk = walk_order(np.stack([truth.T_world_camera[image.name] for image in tour.images]))
+    capture_order = order_of_capture(np.stack([truth.T_world_camera[image.name] for image in tour.images]))
     print(
         "| photos | registered | observations | AUC@5 | ATE % | focal error % | seconds | of it (peak GiB) |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for num_images in settings.num_images:
-        chosen = np.sort(walk[:num_images])
+        chosen = np.sort(capture_order[:num_images])
         folder = replace(tour, images=tuple(tour.images[image] for image in chosen))
         matches = load_or_match(
             folder,
@@ -174,10 +174,10 @@ def measure_registration(settings: Registration) -> None:
             matches_key(folder, settings.settings.matching),
         )
         gc.collect()
-        meter, nobody = Meter(), np.zeros(num_images, bool)
+        meter, none_held_out = Meter(), np.zeros(num_images, bool)
         scene, seconds = _timed(
-            lambda folder=folder, matches=matches, meter=meter, nobody=nobody: reconstruct_from_matches(
-                folder, nobody, matches, settings.settings, clock=meter
+            lambda folder=folder, matches=matches, meter=meter, none_held_out=none_held_out: (
+                reconstruct_from_matches(folder, none_held_out, matches, settings.settings, clock=meter)
             )
         )
         poses = {
@@ -201,36 +201,36 @@ def measure_registration(settings: Registration) -> None:
         )
 
 
-def walk_order(T_world_camera: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The order in which the cameras of a tour were walked: twice around, the second time looking outward.
+def order_of_capture(T_world_camera: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Sort the cameras of a tour in capture order: two rounds, the second one looking outward.
 
     Args:
         T_world_camera: Camera-to-world transforms, OpenCV axes. (N, 4, 4).
 
     Returns:
-        Their indices, first to last. (N,).
+        Indices of the cameras, first to last. (N,).
     """
     position, heading = T_world_camera[:, :2, 3], T_world_camera[:, :2, 2]
     azimuth = np.arctan2(position[:, 1], position[:, 0]) % (2 * np.pi)
     turned = (np.arctan2(heading[:, 1], heading[:, 0]) - azimuth - np.pi / 2) % (2 * np.pi) + np.pi / 2
-    # Where the first round begins the cameras look inward (pi) and in the second they have turned by half of
-    # the way; where it ends by half of the way and wholly (2 pi).
+    # At the beginning of a round, cameras look inward (pi) in the first and are turned halfway in the second;
+    # at the end, they are turned halfway in the first and completely (2 pi) in the second.
     second_round = turned > 1.25 * np.pi + azimuth / 4
     return np.lexsort((azimuth, second_round))
 
 
 def _timed(run: Callable[[], Result]) -> tuple[Result, float]:
-    """What a call returns, and the processor's seconds that it takes."""
+    """Return the result of a call and its CPU seconds."""
     start = time.process_time()
     result = run()
     return result, time.process_time() - start
 
 
 def main(settings: Pairs | Registration) -> None:
-    """Measure one or the other.
+    """Run the selected measurement.
 
     Args:
-        settings: What to measure.
+        settings: Settings of the measurement.
     """
     if isinstance(settings, Pairs):
         measure_pairs(settings)

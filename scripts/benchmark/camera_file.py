@@ -1,4 +1,4 @@
-"""Cameras that a method has estimated, as a file that later stages of the benchmark read."""
+"""Store the cameras that a method has estimated, for later stages of the benchmark."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CameraFile:
     T_world_camera: Poses
     """Registered training images: name to camera-to-world transform, OpenCV axes. (4, 4)."""
     held_out: Poses
-    """Held-out images that were registered against the finished points, likewise."""
+    """The same for held-out images, which were registered against the finished points."""
     focal: float
     """Focal length."""
     offset: tuple[float, float]
@@ -49,13 +49,13 @@ class CameraFile:
     median_depth: float = 1.0
     """Median depth of the observed points, in the units of the world."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time of each stage that led here."""
+    """Wall time of each stage up to these cameras."""
 
     def save(self, path: Path) -> None:
-        """Write as json; folders are made where missing.
+        """Write as JSON; folders are created if missing.
 
         Args:
-            path: The file.
+            path: File.
         """
         content = asdict(self)
         for name in ("T_world_camera", "held_out"):
@@ -68,7 +68,7 @@ class CameraFile:
         """Read a file that `save` has written.
 
         Args:
-            path: The file.
+            path: File.
         """
         content = json.loads(path.read_text())
         for name in ("T_world_camera", "held_out"):

@@ -34,30 +34,30 @@ from scripts.benchmark.camera_file import require_one_camera
 
 FIGURES = ("registered", "AUC@5", "focal error %", "ATE %", "seconds")
 TURN, MOVE, FOCAL = 1.0, 0.02, 0.1
-"""Disturbance of a start in degrees, largest distances between cameras, and focal lengths."""
+"""Perturbation of initial cameras, in degrees, largest distances between cameras, and focal lengths."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurement."""
 
     scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
     """Folder of images with `ground_truth.json`; repeat the flag for several scenes."""
     orders: int = 20
-    """Random orders of the images."""
+    """Number of random orders of the images."""
     seeds: int = 5
-    """Seeds of RANSAC."""
+    """Number of RANSAC seeds."""
     starts: int = 5
-    """Disturbances of the true cameras, each with a focal length too short and too long."""
+    """Number of perturbations of the true cameras, each with a focal length too short and too long."""
     reconstruction: SfmOptions = SfmOptions()  # noqa: RUF009
-    """How images are matched and reconstructed."""
+    """Options of matching and reconstruction."""
 
 
 def main(settings: Settings) -> None:
     """Measure every scene and print the table.
 
     Args:
-        settings: What to measure.
+        settings: Settings of the measurement.
     """
     print("| scene | varied | runs | " + " | ".join(FIGURES) + " |")
     print("| --- | --- | --- |" + " --- |" * len(FIGURES))
@@ -113,7 +113,7 @@ def _figures(
 
 
 def _start(scene: Path, folder: ImageFolder, seed: int | None = None, sign: int = 0) -> KnownCameras:
-    """The true cameras, disturbed where a seed says how; `sign` of the focal length's error."""
+    """Perturb the true cameras if a seed is given; `sign` is that of the focal length error."""
     names, none = [image.name for image in folder.images], np.zeros(len(folder.images), bool)
     truth = KnownCameras.read(scene / "ground_truth.json", names, none, none.astype(np.int64))
     if seed is None:
@@ -134,7 +134,7 @@ def _poses(scene: Reconstruction) -> dict[str, NDArray[np.float64]]:
 
 
 def _reordered(folder: ImageFolder, matches: MatchDatabase, seed: int) -> tuple[ImageFolder, MatchDatabase]:
-    """The same images and matches in a random order."""
+    """Shuffle images and matches."""
     order = np.random.default_rng(seed).permutation(len(folder.images))
     place = np.argsort(order)
     pairs = []

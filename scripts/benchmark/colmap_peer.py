@@ -1,4 +1,4 @@
-r"""COLMAP through pycolmap: the first half of the peer.
+r"""Reconstruct with COLMAP through pycolmap, the first half of the baseline.
 
     python -m scripts.benchmark.colmap_peer features --images DIR --names A.jpg C.jpg --held-out B.jpg \
         --work-dir WORK
@@ -37,14 +37,14 @@ TRAINING, EVERYTHING = "training.db", "everything.db"
 def find_features(images: Path, names: tuple[str, ...], held_out: tuple[str, ...], work_dir: Path) -> None:
     """Find and match keypoints of images of one camera with unknown focal length, all pairs.
 
-    Writes `training.db`, `everything.db`, which has the held-out images as well, and `features.json`
-    with the seconds that the first took.
+    Writes `training.db`; `everything.db`, which includes the held-out images; and `features.json` with the
+    seconds of `training.db`.
 
     Args:
         images: Folder of the images.
         names: Training images.
         held_out: Held-out images.
-        work_dir: Folder to write into, without databases.
+        work_dir: Output folder, without databases.
     """
     seconds = _features(images, names, work_dir / TRAINING)
     shutil.copy(work_dir / TRAINING, work_dir / EVERYTHING)
@@ -58,7 +58,7 @@ def find_features(images: Path, names: tuple[str, ...], held_out: tuple[str, ...
 def _features(
     images: Path, names: tuple[str, ...], database: Path, camera_id: int | None = None
 ) -> dict[str, float]:
-    """Add images, of a camera that is there or a new one, and match all pairs; returns the seconds."""
+    """Add images of an existing or a new camera, match all pairs, and return the seconds."""
     reader = pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE")
     if camera_id is not None:
         reader.existing_camera_id = camera_id
@@ -79,22 +79,22 @@ def _features(
 
 @dataclass(frozen=True)
 class MapSettings:
-    """How to map."""
+    """Settings of the mapper."""
 
     images: Path
     """Folder of the images."""
     work_dir: Path
     """Folder of the databases."""
     images: Path
-    """Folder of the same images at training resolution, with the ending `.png`."""
+    """Folder of the same images at training resolution, as `.png`."""
     output_dir: Path
-    """Folder of the result."""
+    """Output folder."""
     mapper: Mapper = "incremental"
-    """COLMAP's incremental or its global (GLOMAP) mapper."""
+    """COLMAP's incremental or global (GLOMAP) mapper."""
     principal_point: bool = False
     """Refine the shared principal point as well."""
     everything: bool = False
-    """Map the held-out images too: for a reference, not for a peer."""
+    """Map the held-out images too, for reference cameras."""
     seed: int = 0
     """Seed of the mapper."""
 
@@ -103,7 +103,7 @@ def map_images(settings: tyro.conf.OmitArgPrefixes[MapSettings]) -> None:
     """Reconstruct, then register the held-out images. Writes the largest model and `cameras.json`.
 
     Args:
-        settings: How to map.
+        settings: Settings of the mapper.
 
     Raises:
         SystemExit: If there is no model.
@@ -152,7 +152,7 @@ def _map(settings: MapSettings, models: Path) -> pycolmap.Reconstruction:
 
 
 def _write_splat_folder(model: pycolmap.Reconstruction, image_files: Path, folder: Path) -> None:
-    """Write the model for smaller images, and links to these; the model given is changed."""
+    """Write the model for smaller images, with links to them. Modifies the model."""
     images, sparse = folder / "images", folder / "sparse" / "0"
     sparse.mkdir(parents=True)
     for image in _registered(model):
@@ -172,7 +172,7 @@ def _registered(model: pycolmap.Reconstruction) -> list[pycolmap.Image]:
 
 
 def _pose(image: pycolmap.Image) -> NDArray[np.float64]:
-    """Camera-to-world transform, OpenCV axes. (4, 4)."""
+    """Return the camera-to-world transform, OpenCV axes. (4, 4)."""
     pose = np.eye(4)
     pose[:3] = image.cam_from_world().inverse().matrix()
     return pose
@@ -191,7 +191,7 @@ def _median_depth(model: pycolmap.Reconstruction) -> float:
 
 
 def _register_held_out(model: pycolmap.Reconstruction, camera: SharedPinhole, settings: MapSettings) -> Poses:
-    """Register what `everything.db` has beyond `training.db` by our resection; the model stays unchanged."""
+    """Register the held-out images in `everything.db` by our resection, without changing the model."""
     with pycolmap.Database.open(settings.work_dir / EVERYTHING) as database:
         images = database.read_all_images()
         with pycolmap.Database.open(settings.work_dir / TRAINING) as training:

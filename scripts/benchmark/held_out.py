@@ -37,7 +37,7 @@ from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera
 from scripts.benchmark.splatfacto_peer import PeerModel, Settings, run_anywhere, splatfacto_config
 
 WORST = 0.05
-"""Share of the pixels that a trimmed PSNR leaves out."""
+"""Share of the pixels that the trimmed PSNR ignores."""
 
 
 def evaluate_ours(config: Path, images: Path, masks: Path | None, output_dir: Path) -> None:
@@ -45,9 +45,9 @@ def evaluate_ours(config: Path, images: Path, masks: Path | None, output_dir: Pa
 
     Args:
         config: Its `config.yml`.
-        images: Folder of the images at training resolution, with the ending `.png`.
-        masks: Covered pixels, by name; None for all.
-        output_dir: Folder to write into.
+        images: Folder of the images at training resolution, as `.png`.
+        masks: Covered pixels, by name; None evaluates all pixels.
+        output_dir: Output folder.
     """
     pipeline = eval_setup(config)[1]
     assert isinstance(pipeline, NopePipeline)
@@ -75,11 +75,11 @@ def evaluate_splatfacto(
     """Evaluate a training of splatfacto.
 
     Args:
-        run: What was trained.
-        cameras: Cameras that it was trained with.
-        images: Folder of the images at training resolution, with the ending `.png`.
-        masks: Covered pixels, by name; None for all.
-        output_dir: Folder to write into.
+        run: Settings of the training.
+        cameras: Cameras used in the training.
+        images: Folder of the images at training resolution, as `.png`.
+        masks: Covered pixels, by name; None evaluates all pixels.
+        output_dir: Output folder.
     """
     file = CameraFile.load(cameras)
     file.save(output_dir / "cameras.json")
@@ -95,11 +95,11 @@ def find_coverage(
     """Find the pixels of held-out images whose surfaces are visible in training images.
 
     Args:
-        run: A training on all images, the held-out ones included: it knows the geometry everywhere.
-        cameras: Cameras that it was trained with.
+        run: A training on all images including held-out ones, so that its geometry is complete.
+        cameras: Cameras used in the training.
         held_out: Names of the held-out images.
-        min_views: Training images that must see a pixel's point.
-        output: The masks, by name.
+        min_views: Number of training images that must see the surface point of a pixel.
+        output: File for the masks, by name.
     """
     file = CameraFile.load(cameras)
     model, template, world = _load_splatfacto(run, file)
@@ -128,7 +128,7 @@ def find_coverage(
 
 
 def _load_splatfacto(run: Settings, file: CameraFile) -> tuple[PeerModel, Cameras, dict[str, Any]]:
-    """The trained model in units of the median depth, a camera of it, and how its world lies in COLMAP's."""
+    """Load the model in units of the median depth, one camera, and the transform to COLMAP's world."""
     run_anywhere()
     config = splatfacto_config(run)
     pipeline = config.pipeline.setup(device=config.machine.device_type, test_mode="val")
@@ -146,7 +146,7 @@ def _load_splatfacto(run: Settings, file: CameraFile) -> tuple[PeerModel, Camera
 
 
 def _cameras(template: Cameras, world: dict[str, Any], poses: Poses) -> Cameras:
-    """Copy a camera to poses in COLMAP's world."""
+    """Place copies of a camera at poses in COLMAP's world."""
     colmap = torch.tensor(np.array(list(poses.values()))).float().reshape(-1, 4, 4)
     placed = world["transform"].float() @ switch_axes(colmap)
     placed[:, :3, 3] *= world["scale"]
@@ -158,12 +158,12 @@ def _cameras(template: Cameras, world: dict[str, Any], poses: Poses) -> Cameras:
 
 
 def _opencv(cameras: Cameras) -> NDArray[np.float64]:
-    """Camera-to-world transforms, OpenCV axes. (N, 4, 4)."""
+    """Return the camera-to-world transforms, OpenCV axes. (N, 4, 4)."""
     return torch.linalg.inv(world_to_camera(cameras.camera_to_worlds.cpu().double())).numpy()
 
 
 def _read(images: Path, name: str, device: torch.device) -> Tensor:
-    """An image at training resolution. (H, W, 3), in [0, 1]."""
+    """Read an image at training resolution. (H, W, 3), in [0, 1]."""
     with Image.open((images / name).with_suffix(".png")) as image:
         return torch.from_numpy(np.array(image)).to(device).float() / 255
 
@@ -171,7 +171,7 @@ def _read(images: Path, name: str, device: torch.device) -> Tensor:
 def _compare(
     model: Any, cameras: Cameras, names: list[str], images: Path, masks: Path | None, output_dir: Path
 ) -> None:
-    """Align and measure every image; writes metrics and renderings."""
+    """Align and evaluate every image; write metrics and renderings."""
     splat: SplatModel = model
     steps = NopePipelineConfig().alignment_steps
     gaussians = splat.gaussians().detach()
@@ -202,7 +202,7 @@ def _compare(
 
 
 def trimmed_psnr(rendered: Tensor, image: Tensor) -> Tensor:
-    """PSNR in dB without the worst 5 % of the pixels. (H, W, 3), (H, W, 3) -> ()."""
+    """Compute the PSNR in dB without the worst 5 % of the pixels. (H, W, 3), (H, W, 3) -> ()."""
     errors = (rendered - image).square().mean(-1).flatten().sort().values
     return -10 * torch.log10(errors[: round((1 - WORST) * len(errors))].mean())
 

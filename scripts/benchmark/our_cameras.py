@@ -1,4 +1,4 @@
-"""nope-splat's cameras without the held-out images: a stage of the benchmark that trainings reuse.
+"""Reconstruct with nope-splat without the held-out images, as a stage that all its trainings share.
 
 python -m scripts.benchmark.our_cameras --data PHOTOS --held-out B.jpg --output-dir OUT
 """
@@ -19,16 +19,16 @@ from scripts.benchmark.camera_file import CameraFile, require_one_camera
 
 
 def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: int = 0) -> None:
-    """Reconstruct; writes `cameras.json` and `cache/`.
+    """Reconstruct; write `cameras.json` and `cache/`.
 
     Args:
         data: Folder of images.
         held_out: Names of the held-out images.
-        output_dir: Folder to write into.
+        output_dir: Output folder.
         seed: Seed of the reconstruction.
     """
     options = NopeDataParserConfig().sfm
-    options = replace(options, matching=replace(options.matching, seed=seed))  # those of a training
+    options = replace(options, matching=replace(options.matching, seed=seed))  # the options of a training
     folder = find_images(data)
     require_one_camera(data, assign_cameras(folder.images))
     scene = reconstruct(folder, held_out, options, output_dir / "cache")

@@ -1,4 +1,4 @@
-"""Tables and plots of a benchmark."""
+"""Write tables and plots of a benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], float], int]
-"""Title, value of a row, digits."""
+"""Title, function that reads the value from a row, and decimal places."""
 
 
 def _camera(name: str) -> Callable[[Row], float]:
@@ -24,8 +24,8 @@ def _view(name: str) -> Callable[[Row], float]:
 def with_views(rows: list[Row]) -> list[Row]:
     """Add means over the held-out images, as `held_out`, to the rows of trainings.
 
-    They are over those images of a scene that every training could register, so that no method is better
-    for failing on a difficult one; how many each has registered is in the tables.
+    Means use only the images of a scene that every training has registered, so that no method gains by
+    failing on difficult images. The tables show the number of registered images.
 
     Args:
         rows: One per scene, method and seed, with metrics by image as `images_held_out`.
@@ -43,7 +43,7 @@ def with_views(rows: list[Row]) -> list[Row]:
 
 
 def total_seconds(row: Row) -> float:
-    """Wall time from images to cameras or, of a training, to the splat."""
+    """Compute the wall time from images to cameras or, for a training, to the splat."""
     return sum(row["seconds"].values())
 
 
@@ -71,9 +71,9 @@ def write_report(rows: list[Row], methods: dict[str, Any], settings: Row, output
 
     Args:
         rows: One per scene, method and seed.
-        methods: What `configs/benchmark.json` says about the methods.
-        settings: What was measured.
-        output_dir: Folder to write into.
+        methods: Entries of `configs/benchmark.json`, by name.
+        settings: Settings of the measurement.
+        output_dir: Output folder.
     """
     rows = with_views(rows)
     content = {"settings": settings, "methods": methods, "rows": rows}
@@ -86,15 +86,15 @@ def write_report(rows: list[Row], methods: dict[str, Any], settings: Row, output
 
 
 def markdown(rows: list[Row], methods: dict[str, Any], settings: Row) -> str:
-    """Cameras and views of every scene and method, and means over the scenes.
+    """Format tables of cameras and views for every scene and method, and means over the scenes.
 
     Args:
         rows: One per scene, method and seed.
-        methods: What `configs/benchmark.json` says about the methods.
-        settings: What was measured.
+        methods: Entries of `configs/benchmark.json`, by name.
+        settings: Settings of the measurement.
 
     Returns:
-        The tables; figures are means over the seeds, with their standard deviation.
+        Markdown. Figures are means over the seeds with standard deviations.
     """
     lines = [
         f"{settings['iterations']} iterations at {settings['max_image_size']} pixels with at most"
@@ -105,7 +105,7 @@ def markdown(rows: list[Row], methods: dict[str, Any], settings: Row) -> str:
         else "Seconds are those of one training at a time, on all cores.",
         "Views are those held-out photos of a scene that every training could register.",
         "",
-        *(f"- {name}: {method['says']}" for name, method in methods.items()),
+        *(f"- {name}: {method['description']}" for name, method in methods.items()),
     ]
     scenes = list(dict.fromkeys(row["scene"] for row in rows))
     if len(scenes) > 1:
@@ -116,7 +116,7 @@ def markdown(rows: list[Row], methods: dict[str, Any], settings: Row) -> str:
 
 
 def _lines(rows: list[Row]) -> list[dict[str, str]]:
-    """Cells of one scene by title: one line per method."""
+    """Return the cells of one scene by title, one line per method."""
     lines = []
     for method, group in _by(rows, "method").items():
         good = [row for row in group if "error" not in row]
@@ -132,7 +132,7 @@ def _lines(rows: list[Row]) -> list[dict[str, str]]:
 
 
 def _mean_lines(rows: list[Row], scenes: list[str]) -> list[dict[str, str]]:
-    """Means over all scenes, seed by seed, of the methods that succeeded on all of them."""
+    """Average over all scenes, seed by seed, for the methods that succeeded on all of them."""
     lines = []
     for method, group in _by(rows, "method").items():
         seeds = [seed for seed in _by(group, "seed").values() if len(seed) == len(scenes)]
@@ -150,10 +150,10 @@ def _mean_lines(rows: list[Row], scenes: list[str]) -> list[dict[str, str]]:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and, of several values, standard deviation; nothing of none.
+    """Format the mean and, for several values, the standard deviation; empty without values.
 
     Args:
-        values: What was measured with each seed.
+        values: One value per seed.
         digits: Decimal places.
     """
     if not values:
@@ -163,7 +163,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def _picked(rows: list[Row], pick: Callable[[Row], float]) -> list[float]:
-    """The values of the rows that have them: cameras alone have no views."""
+    """Collect the values of the rows that have them; reconstructions without a training have no views."""
     values = []
     for row in rows:
         try:
@@ -189,11 +189,11 @@ def _table(lines: list[dict[str, str]]) -> list[str]:
 
 
 def plot_views(rows: list[Row], path: Path) -> None:
-    """PSNR and SSIM of every method and scene, with the spread over the seeds.
+    """Plot PSNR and SSIM of every method and scene, with the spread over the seeds.
 
     Args:
-        rows: Of trainings that succeeded.
-        path: The picture.
+        rows: Successful trainings.
+        path: Image file.
     """
     plt = _pyplot()
     scenes, methods = _by(rows, "scene"), list(_by(rows, "method"))
@@ -214,12 +214,12 @@ def plot_views(rows: list[Row], path: Path) -> None:
 
 
 def plot_time(rows: list[Row], methods: dict[str, Any], path: Path) -> None:
-    """PSNR against the seconds from images to splat; shorter trainings of a method are joined with it.
+    """Plot PSNR against the seconds from images to splat; lines connect lengths of the same method.
 
     Args:
-        rows: Of trainings that succeeded.
-        methods: What `configs/benchmark.json` says about the methods.
-        path: The picture.
+        rows: Successful trainings.
+        methods: Entries of `configs/benchmark.json`, by name.
+        path: Image file.
     """
     plt = _pyplot()
     scenes = _by(rows, "scene")

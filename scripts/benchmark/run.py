@@ -1,13 +1,13 @@
-"""Cameras, held-out views, time and memory of nope-splat and of COLMAP + splatfacto on the same images.
+"""Compare nope-splat with COLMAP + splatfacto: cameras, held-out views, time and memory on the same images.
 
     python -m scripts.benchmark.run --scene SCENE --scene ... --output-dir OUT
 
 For each scene: COLMAP's incremental and global mapper, with and without the principal point, each followed
 by splatfacto on its cameras; nope-splat's reconstruction; and nope-splat's variants. `configs/benchmark.json`
-lists the methods, `configs/splatfacto.json` the scaling of the peer's schedule.
+lists the methods, `configs/splatfacto.json` the scaling of splatfacto's schedule.
 
 All methods hold out the same images from cameras and splats, train for the same number of iterations, at the
-same resolution and with the same limit of Gaussians, and `held_out.py` aligns and evaluates all of them.
+same resolution and with the same maximum number of Gaussians. `held_out.py` aligns and evaluates all of them.
 Cameras are compared with `ground_truth.json` where a scene has it, and otherwise with COLMAP's (incremental,
 principal point refined) on all images. A splatfacto trained on all images with these cameras determines, for
 all methods, the covered pixels: those of held-out images whose surfaces are visible in training images.
@@ -49,21 +49,21 @@ CONFIG: dict[str, Any] = json.loads(
 METHODS: dict[str, dict[str, Any]] = CONFIG["methods"]
 DEFAULTS: dict[str, int] = CONFIG["settings"]
 RECONSTRUCTION = "reconstruction"
-"""The method that is nope-splat's cameras without a training."""
+"""Method name of nope-splat's reconstruction without a training."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure; defaults are in configs/benchmark.json."""
+    """Settings of the measurement; defaults are in configs/benchmark.json."""
 
     scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
     """Folder of images, or with `images/` in it; repeat the flag for several scenes."""
     output_dir: Path
-    """Where everything is written and kept."""
+    """Output folder; results in it are reused."""
     methods: tuple[str, ...] = (RECONSTRUCTION, *METHODS)
-    """Methods to measure: those in configs/benchmark.json, and nope-splat's reconstruction alone."""
+    """Methods to measure: those in configs/benchmark.json, or `reconstruction` (only cameras)."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of COLMAP's mappers, of nope-splat's reconstruction and of all trainings."""
     iterations: int = DEFAULTS["iterations"]
@@ -79,22 +79,22 @@ class Settings:
     jobs: int = 1
     """Trainings at the same time, each on one core; affects the seconds of training, but not the quality."""
     train_flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Further flag for every `ns-train nope-splat`, as `--train-flag=--pipeline.model.sh-degree=2`; repeat
-    it for several."""
+    """Additional flag for every `ns-train nope-splat`, e.g. `--train-flag=--pipeline.model.sh-degree=2`; can
+    be repeated."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene, prepared."""
+    """A prepared scene."""
 
     folder: ImageFolder
-    """The images."""
+    """Input images."""
     out: Path
-    """Folder of its results."""
+    """Folder of the results of the scene."""
     images: Path
-    """Folder of the images at training resolution, with the ending `.png`."""
+    """Folder of the images at training resolution, as `.png`."""
     num_pixels: int
-    """Of the training images there."""
+    """Number of pixels of the training images in that folder."""
     masks: Path
     """Covered pixels of the held-out images."""
     train: list[str]
@@ -102,22 +102,22 @@ class Scene:
     held_out: list[str]
     """Names of the held-out images."""
     truth: Poses
-    """What training cameras are compared with: name to camera-to-world transform."""
+    """Reference for the training cameras: name to camera-to-world transform."""
     true_focal: float
-    """In pixels of the full-resolution images."""
+    """Reference focal length, in pixels of the full-resolution images."""
     mapping: list[str]
-    """Command that maps the training images with COLMAP, but for the mapper and the output folder."""
+    """Command that maps the training images with COLMAP, without the mapper and the output folder."""
     features: Stage
-    """COLMAP's features and matches."""
+    """Stage of COLMAP's features and matches."""
     coverage: Stage
-    """What made the masks."""
+    """Stage that computed the masks."""
 
 
 def main(settings: Settings) -> None:
     """Measure every scene and write the tables.
 
     Args:
-        settings: What to measure.
+        settings: Settings of the measurement.
     """
     unknown = [name for name in settings.methods if name not in (RECONSTRUCTION, *METHODS)]
     if unknown:
@@ -130,7 +130,7 @@ def main(settings: Settings) -> None:
     for path in settings.scene:
         scene = _prepare(path, settings)
         todo = [(method, seed) for seed in settings.seeds for method in settings.methods]
-        for method, seed in todo:  # first, for their times: on all cores, with nothing beside them
+        for method, seed in todo:  # first, on all cores and one at a time, so that their times are comparable
             with suppress(StageFailed):
                 _find_cameras(method, seed, scene)
         cores: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -153,7 +153,7 @@ def main(settings: Settings) -> None:
 
 
 def _prepare(path: Path, settings: Settings) -> Scene:
-    """Split and shrink the images, find COLMAP's features, and the reference: cameras and coverage."""
+    """Split and shrink the images, find COLMAP's features, and compute reference cameras and coverage."""
     folder = find_images(path)
     if any(image.mask_path for image in folder.images):
         raise NopeSplatError(
@@ -198,7 +198,7 @@ def _prepare(path: Path, settings: Settings) -> Scene:
 
 
 def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
-    """Measure a method on a scene with a seed; the row records a failure."""
+    """Measure a method on a scene with one seed; a failure is recorded in the row."""
     row: Row = {"scene": scene.out.name, "method": method, "seed": seed, "images": len(scene.train)}
     print(f"{scene.out.name}: {method}, seed {seed}", flush=True)
     try:
@@ -228,24 +228,24 @@ def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int
 
 
 def _find_cameras(method: str, seed: int, scene: Scene) -> tuple[CameraFile, Stage]:
-    """The cameras that a method starts from; all of nope-splat's methods share theirs."""
+    """Compute the cameras that a method starts from; all variants of nope-splat share them."""
     how = METHODS.get(method, {})
     if "mapper" in how:
         folder = scene.out / f"{method}-{seed}" / "map"
         flags = {"--output-dir": folder, "--mapper": how["mapper"], "--seed": seed}
-        command = [*scene.mapping, *_words(flags)]
+        command = [*scene.mapping, *_arguments(flags)]
         command += ["--principal-point"] if how.get("principal_point") else []
         stage = run_stage(command, folder, [scene.features])
     else:
         folder = scene.out / f"{RECONSTRUCTION}-{seed}"
         flags = {"--data": scene.folder.root, "--output-dir": folder, "--seed": seed}
-        command = [*script("our_cameras"), *_words(flags), "--held-out", *scene.held_out]
+        command = [*script("our_cameras"), *_arguments(flags), "--held-out", *scene.held_out]
         stage = run_stage(command, folder)
     return CameraFile.load(folder / "cameras.json"), stage
 
 
 def _peer_commands(method: str, seed: int, scene: Scene, settings: Settings) -> tuple[list[str], list[str]]:
-    """Training, and the method's part of the evaluation."""
+    """Return the commands for training and evaluation."""
     out = scene.out / f"{method}-{seed}"
     how = METHODS[method]
     if how.get("limits_gaussians"):
@@ -258,7 +258,7 @@ def _peer_commands(method: str, seed: int, scene: Scene, settings: Settings) -> 
 
 
 def _our_commands(method: str, seed: int, scene: Scene, settings: Settings) -> tuple[list[str], list[str]]:
-    """Training, and the method's part of the evaluation."""
+    """Return the commands for training and evaluation."""
     out, length = scene.out / f"{method}-{seed}", _length(method, settings)
     parser = "--pipeline.datamanager.dataparser"
     flags = {
@@ -271,20 +271,22 @@ def _our_commands(method: str, seed: int, scene: Scene, settings: Settings) -> t
         "--max-num-iterations": length,
         "--steps-per-save": length,
         "--steps-per-eval-image": 0,
-        "--pipeline.alignment-steps": 0,  # `held_out.py` aligns, and not on the training's time
+        "--pipeline.alignment-steps": 0,  # `held_out.py` aligns, outside of the timed training
         "--pipeline.model.max-gaussians": settings.max_gaussians,
         f"{parser}.max-image-size": settings.max_image_size,
         f"{parser}.eval-interval": settings.eval_interval,
         f"{parser}.matching.seed": seed,
         f"{parser}.cache-dir": scene.out / f"{RECONSTRUCTION}-{seed}" / "cache",
     }
-    train = ["ns-train", "nope-splat", *_words(flags), *METHODS[method]["flags"], *settings.train_flag]
+    how = METHODS[method]
+    options = [*_arguments(flags), *how["flags"], *settings.train_flag]
+    train = ["ns-train", "nope-splat", *options, *how.get("choices", [])]
     config = out / "train" / "scene" / "nope-splat" / "run" / "config.yml"
     return train, ["nope-splat", "--config", str(config)]
 
 
 def _splatfacto_flags(out: Path, schedule: str, length: int, seed: int, settings: Settings) -> list[str]:
-    """Of a splatfacto training on the cameras in `out`."""
+    """Return the flags of a splatfacto training on the cameras in `out`."""
     flags = {
         "--data": out / "map" / "splat",
         "--output-dir": out / "train",
@@ -293,15 +295,15 @@ def _splatfacto_flags(out: Path, schedule: str, length: int, seed: int, settings
         "--schedule": schedule,
         "--seed": seed,
     }
-    return _words(flags)
+    return _arguments(flags)
 
 
-def _words(flags: dict[str, Any]) -> list[str]:
-    return [str(word) for flag in flags.items() for word in flag]
+def _arguments(flags: dict[str, Any]) -> list[str]:
+    return [str(part) for flag in flags.items() for part in flag]
 
 
 def _prefixed(flags: list[str], prefix: str) -> list[str]:
-    return [word.replace("--", f"--{prefix}.") if word.startswith("--") else word for word in flags]
+    return [flag.replace("--", f"--{prefix}.") if flag.startswith("--") else flag for flag in flags]
 
 
 def _length(method: str, settings: Settings) -> int:

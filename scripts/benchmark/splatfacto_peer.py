@@ -1,16 +1,16 @@
-"""Stock splatfacto on a COLMAP model, on a CPU as well: the second half of the peer.
+"""Train stock splatfacto on a COLMAP model, also on a CPU; the second half of the baseline.
 
     python -m scripts.benchmark.splatfacto_peer --data DIR --output-dir OUT --max-num-iterations 1000
 
-`DIR` holds `images/` and the model in `sparse/0`; it is trained on whole. Configuration, trainer, pipeline,
-data manager, COLMAP data parser and model are nerfstudio's own, and poses are frozen, as is its default. What
-differs:
+`DIR` holds `images/` and the model in `sparse/0`; all images are used for training. Configuration, trainer,
+pipeline, data manager, COLMAP data parser and model are nerfstudio's, and poses are frozen, which is the
+default. The differences are:
 
-- Without CUDA the model runs on our rasterizer and our SSIM, which has the values of its own but takes less
-  time, and its calls of `.cuda()` do nothing. With CUDA it runs on gsplat.
-- Times are scaled to the length of the training, see `configs/splatfacto.json`.
-- The number of Gaussians is limited as ours is: at the limit, those with the largest gradients grow first.
-- LPIPS, which only its evaluation needs, is left out: its weights come from the network.
+- Without CUDA the model uses our rasterizer and our SSIM, which is faster and has the same values, and its
+  calls of `.cuda()` do nothing. With CUDA it uses gsplat.
+- The schedule is scaled to the length of the training, see `configs/splatfacto.json`.
+- The number of Gaussians is limited like ours: at the limit, those with the largest gradients grow first.
+- LPIPS is omitted, since its weights must be downloaded and only splatfacto's evaluation needs it.
 """
 
 from __future__ import annotations
@@ -47,39 +47,39 @@ LPIPS = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"
 
 @dataclass(frozen=True)
 class Settings:
-    """What to train."""
+    """Settings of the training."""
 
     data: Path
     """Folder with `images/` and the COLMAP model in `sparse/0`."""
     output_dir: Path
-    """Where the run is written."""
+    """Output folder of the run."""
     max_num_iterations: int = 30_000
     """Length of the training."""
     max_gaussians: int = 3_000_000
-    """Limit of their number."""
+    """Maximum number of Gaussians."""
     schedule: str = "proportional"
-    """One of those in `configs/splatfacto.json`."""
+    """Name of a schedule in `configs/splatfacto.json`."""
     seed: int = 42
     """Seed of the training."""
 
 
 class CappedDefaultStrategy(CappedStrategy):
-    """gsplat's strategy as it is, but for a maximum."""
+    """gsplat's default strategy with a maximum number of Gaussians."""
 
     step_post_backward = DefaultStrategy.step_post_backward
 
 
 class Similarity(torch.nn.Module):
-    """Our mean structural similarity, called as the stock one is."""
+    """Our mean structural similarity with the interface of the stock one."""
 
     def forward(self, image: Tensor, rendered: Tensor) -> Tensor:
-        """Of two images (1, 3, H, W); a gradient flows to the rendering alone."""
+        """Compute the SSIM of two images (1, 3, H, W). Only the rendering receives a gradient."""
         return ssim(rendered[0].permute(1, 2, 0), image[0].permute(1, 2, 0))
 
 
 @dataclass
 class PeerModelConfig(splatfacto.SplatfactoModelConfig):
-    """Splatfacto's configuration, and a maximum."""
+    """Splatfacto's configuration with a maximum number of Gaussians."""
 
     _target: type = field(default_factory=lambda: PeerModel)
     max_gaussians: int = 3_000_000
@@ -87,7 +87,7 @@ class PeerModelConfig(splatfacto.SplatfactoModelConfig):
 
 
 class PeerModel(splatfacto.SplatfactoModel):
-    """Splatfacto with a maximum, and what the evaluation of held-out images asks of a model."""
+    """Splatfacto with a maximum number of Gaussians and the interface that our evaluation needs."""
 
     config: PeerModelConfig
 
@@ -100,30 +100,34 @@ class PeerModel(splatfacto.SplatfactoModel):
         self.strategy = CappedDefaultStrategy(**vars(self.strategy), cap_max=self.config.max_gaussians)
 
     def gaussians(self) -> Gaussians:
-        """All Gaussians, ready to be rendered."""
+        """Return all Gaussians with activations applied."""
         return activate({name: self.gauss_params[name] for name in PARAMETERS})
 
     render = NopeSplatModel.render
 
 
 def run_anywhere() -> None:
-    """Let Splatfacto run in this process without CUDA, where there is none."""
+    """Make Splatfacto run without CUDA in this process if there is no GPU."""
     if not torch.cuda.is_available():
-        torch.set_num_threads(1)  # the rasterizer has its own; torch's would spin beside them
+        torch.set_num_threads(1)  # the rasterizer has its own threads; torch's would compete with them
         replacements: list[tuple[Any, str, Any]] = [
             (torch.Tensor, "cuda", lambda tensor: tensor),
             (splatfacto, "rasterization", rasterization),
-            (splatfacto, "get_viewmat", world_to_camera),  # the same, but compiled, which takes a compiler
+            (
+                splatfacto,
+                "get_viewmat",
+                world_to_camera,
+            ),  # the same function, but compiled, which needs a compiler
         ]
         for owner, name, replacement in replacements:
             setattr(owner, name, replacement)
 
 
 def splatfacto_config(settings: Settings) -> TrainerConfig:
-    """Splatfacto's configuration for a training of another length.
+    """Scale Splatfacto's configuration to another training length.
 
     Args:
-        settings: What to train.
+        settings: Settings of the training.
     """
     schedule, length = SCHEDULES[settings.schedule], settings.max_num_iterations
     config = copy.deepcopy(method_configs["splatfacto"])
@@ -166,10 +170,10 @@ def splatfacto_config(settings: Settings) -> TrainerConfig:
 
 
 def run(settings: Settings) -> None:
-    """Train.
+    """Run the training.
 
     Args:
-        settings: What to train.
+        settings: Settings of the training.
     """
     from nerfstudio.scripts.train import main
 

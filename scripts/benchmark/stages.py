@@ -1,4 +1,4 @@
-"""Run the commands of a benchmark, and keep their results, so that an interrupted run can continue."""
+"""Run the commands of a benchmark and keep their results, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run_stage(
         core: Index of the single core to run on, among those available to this process; None for all.
 
     Returns:
-        Time and memory of the run, or of the earlier run whose result was kept.
+        Time and memory of the run, or of the earlier run whose result is reused.
 
     Raises:
         StageFailed: The command failed.
@@ -70,8 +70,8 @@ def run_stage(
     folder.mkdir(parents=True)
     start, peak = time.perf_counter(), folder / "peak.txt"
     with (folder / "log.txt").open("w") as log:
-        words = [str(peak), "" if core is None else str(cores()[core]), _tool(command[0]), *command[1:]]
-        launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, *words]
+        arguments = [str(peak), "" if core is None else str(cores()[core]), _tool(command[0]), *command[1:]]
+        launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, *arguments]
         process = subprocess.run(launch, stdout=log, stderr=subprocess.STDOUT, env=_environment(core))
     if process.returncode:
         tail = "\n".join((folder / "log.txt").read_text(errors="replace").splitlines()[-15:])
@@ -82,7 +82,7 @@ def run_stage(
 
 
 def script(name: str) -> list[str]:
-    """Command that runs a module of this package."""
+    """Return the command that runs a module of this package."""
     return ["python", "-m", f"scripts.benchmark.{name}"]
 
 
@@ -91,7 +91,7 @@ def _tool(name: str) -> str:
 
 
 def cores() -> list[int]:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return sorted(os.sched_getaffinity(0))
 
 

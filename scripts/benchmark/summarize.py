@@ -20,7 +20,7 @@ def summarize(data: Path, results: Path, seconds: int) -> None:
 
     Args:
         data: Folder of images.
-        results: Folder that `demo.sh` wrote.
+        results: Output folder of `demo.sh`.
         seconds: Wall time of the run.
     """
     run = results / "training" / "nope-splat" / "latest"
@@ -37,8 +37,8 @@ def summarize(data: Path, results: Path, seconds: int) -> None:
     if evaluation.exists():
         metrics = json.loads(evaluation.read_text())["results"]
         lpips = f"{metrics['lpips']:.3f}" if "lpips" in metrics else "unavailable (its weights are missing)"
-        lost = metrics["held_out_unregistered"]
-        table.add_row("held-out photos", f"{held_out}, and {lost} that could not be registered")
+        left_out = metrics["held_out_unregistered"]
+        table.add_row("held-out photos", f"{held_out}, and {left_out} that could not be registered")
         table.add_row("  PSNR", f"{metrics['psnr']:.2f} dB")
         table.add_row("  SSIM", f"{metrics['ssim']:.3f}")
         table.add_row("  LPIPS", lpips)

@@ -1,1 +1,1 @@
-"""The steps of `scripts/check_gpu.py`: each runs as `python -m scripts.gpu.NAME` in a process of its own."""
+"""Steps of `scripts/check_gpu.py`; each runs as `python -m scripts.gpu.NAME` in a separate process."""

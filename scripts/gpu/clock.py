@@ -1,7 +1,7 @@
-"""Time and memory of a training, separate for iterations and for the work between them.
+"""Measure time and memory of a training, separately for iterations and for the work between them.
 
-A GPU works on after a call has returned, so the clock is read only once it has come to rest. That is done
-after every few iterations, not after each, so that the measurement does not slow down what it measures.
+A GPU works asynchronously, so the clock waits for it before it reads the time. It does so after every few
+iterations, not after every single one, so that the measurement does not slow down the training.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import torch
 
 @dataclass(frozen=True)
 class Device:
-    """What the clock asks of a device."""
+    """The device functions that the clock needs."""
 
     synchronize: Callable[[], object] = lambda: None
-    """Wait until the device has done all that it was asked to."""
+    """Wait until the device has finished its work."""
     peak_bytes: Callable[[], int] = lambda: 0
     """Most memory in use since the last reset."""
     reset_peak: Callable[[], object] = lambda: None
-    """Forget the peak."""
+    """Reset the peak."""
     now: Callable[[], float] = time.perf_counter
     """Seconds."""
 
 
-def device_at_hand() -> Device:
-    """The GPU, or the CPU where torch finds none."""
+def available_device() -> Device:
+    """Return the GPU, or the CPU if torch finds no GPU."""
     if not torch.cuda.is_available():
         return Device()
     cuda = torch.cuda
@@ -43,15 +43,15 @@ class Window:
     """Consecutive iterations that were timed together."""
 
     first_step: int
-    """The first of them."""
+    """Number of the first iteration."""
     iterations: int
-    """How many."""
+    """Number of iterations."""
     seconds: float
     """Time without the spans."""
     gaussians: int
-    """Gaussians at their start."""
+    """Number of Gaussians at the beginning."""
     downscale: int
-    """Factor by which training images were shrunk at their start."""
+    """Factor by which training images were downscaled at the beginning."""
 
 
 @dataclass
@@ -65,12 +65,12 @@ class _Open:
 
 @dataclass
 class TrainingClock:
-    """Times a training; call it at the start of an iteration, and wrap all other work in spans."""
+    """Timer of a training: call it at the start of each iteration, and wrap all other work in spans."""
 
     window: int
     """Iterations that are timed together."""
-    device: Device = field(default_factory=device_at_hand)
-    """Where the training computes."""
+    device: Device = field(default_factory=available_device)
+    """Device of the training."""
 
     def __post_init__(self) -> None:
         self.windows: list[Window] = []
@@ -83,12 +83,12 @@ class TrainingClock:
         self._phase_start = self._created = self.device.now()
 
     def begin_iteration(self, step: int, gaussians: int, downscale: int) -> None:
-        """Note that an iteration begins.
+        """Record the start of an iteration.
 
         Args:
-            step: Its number.
+            step: Number of the iteration.
             gaussians: Number of Gaussians.
-            downscale: Factor by which training images are shrunk.
+            downscale: Factor by which training images are downscaled.
         """
         if self._open is None:
             now = self._enter("iterations")
@@ -100,10 +100,10 @@ class TrainingClock:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Time work outside of plain iterations; within another span it counts for the outer span.
+        """Time work outside of plain iterations; a nested span counts toward the outer one.
 
         Args:
-            name: What it is.
+            name: Name of the work.
         """
         if self._in_span or self.finished:
             yield
@@ -119,10 +119,10 @@ class TrainingClock:
                 self._open.away += seconds
 
     def finish(self, step: int) -> None:
-        """Note that the iterations are over; later calls change nothing.
+        """Record the end of the iterations; later calls have no effect.
 
         Args:
-            step: How many there were.
+            step: Number of iterations.
         """
         if self.finished or self._open is None:
             return
@@ -132,7 +132,7 @@ class TrainingClock:
         self.finished = True
 
     def _close(self, step: int) -> float:
-        """End the window before an iteration; returns the time."""
+        """End the window before an iteration, and return the time."""
         assert self._open is not None
         self.device.synchronize()
         now, window = self.device.now(), self._open
@@ -148,7 +148,7 @@ class TrainingClock:
         return now
 
     def _enter(self, phase: str) -> float:
-        """End a phase of the process and begin another; returns the time."""
+        """End a phase of the process and begin the next one, and return the time."""
         self.device.synchronize()
         now = self.device.now()
         self.seconds[self._phase] += now - self._phase_start
@@ -158,11 +158,11 @@ class TrainingClock:
         return now
 
     def report(self) -> dict[str, Any]:
-        """What was measured.
+        """Summarize the measurements.
 
         Returns:
-            `iterations_per_second` of plain iterations, without the first window, in which things are set
-            up; `full_resolution`, the same of those at the full size of the training images; None where
+            `iterations_per_second` of plain iterations, without the first window, which includes warm-up;
+            `full_resolution`, the same for iterations at the full size of the training images; None if
             there are none. `seconds` and, on a GPU, `peak_gib` of the phases; `share_joint_refinement` of
             the seconds from the first to the last iteration; the `windows`.
         """

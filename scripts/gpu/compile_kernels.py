@@ -1,6 +1,6 @@
-"""Compile gsplat's CUDA kernels with the toolkit of this environment, load them, and see that all are there.
+"""Compile and load gsplat's CUDA kernels with the toolkit of this environment, and check for completeness.
 
-For `compile_kernels.sh`, which makes the environment. Toolkits of the system are left out of account.
+`compile_kernels.sh` creates the environment and runs this. System toolkits are ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nope_splat.utils.terminal import set_up_terminal
 
 
 def hide_system_toolkits() -> None:
-    """Leave PyPI's packages as the only ones to be found."""
+    """Hide all toolkits but PyPI's packages."""
     for variable in ("CUDA_HOME", "CUDA_PATH", "LIBRARY_PATH", "LD_LIBRARY_PATH"):
         os.environ.pop(variable, None)
     folders = os.environ["PATH"].split(os.pathsep)
@@ -32,7 +32,7 @@ def hide_system_toolkits() -> None:
 
 
 def missing_functions(kernels: Any) -> list[str]:
-    """Names of the compiled functions that gsplat's Python calls and the kernels lack."""
+    """List the compiled functions that gsplat's Python code calls and the kernels lack."""
     source = Path(wrapper.__file__).read_text()
     names = set(re.findall(r'_make_lazy_cuda_func\(\s*"(\w+)"', source))
     names |= set(re.findall(r'_make_lazy_cuda_obj\(\s*f?"(\w+)', source))
@@ -43,7 +43,7 @@ def missing_functions(kernels: Any) -> list[str]:
 
 
 def main() -> None:
-    """Compile, load and check; print what was used and what it took."""
+    """Compile, load and check; print the toolkit and the time."""
     hide_system_toolkits()
     toolkit = cuda_toolkit.find_toolkit()
     if not toolkit.home.is_relative_to(Path(sys.prefix).resolve()):

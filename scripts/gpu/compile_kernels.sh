@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles gsplat's CUDA kernels with PyPI's packages alone, in a fresh environment, and loads them.
+# Compiles gsplat's CUDA kernels in a fresh environment that has only PyPI's packages, and loads them.
 #
 #   bash scripts/gpu/compile_kernels.sh        for GPUs of compute capability 8.6
 #   bash scripts/gpu/compile_kernels.sh 9.0    for others

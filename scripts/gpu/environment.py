@@ -1,6 +1,6 @@
-"""Bring nerfstudio and gsplat to a machine with PyTorch and no network, from wheels carried there.
+"""Install nerfstudio and gsplat from local wheels on a machine with PyTorch and without a network.
 
-Uses the standard library alone, since it runs before anything is installed.
+Uses only the standard library, since it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ MODULES = (
     "nerfstudio.utils.eval_utils",
     "nope_splat.plugin.config",
 )
-"""What the steps import; where all of these load, nothing is installed."""
+"""Modules that the steps import; if all of them load, nothing is installed."""
 STAND_INS = ("open3d", "pymeshlab", "xatlas", "IPython")
-"""What nerfstudio imports for commands that no step runs."""
+"""Modules that nerfstudio imports for commands that no step runs."""
 STAND_IN = '"""Empty, of scripts/check_gpu.py: nerfstudio imports {name}, and no step uses it."""\n'
 MANYLINUX = ("_2_28", "_2_27", "_2_24", "_2_17", "2014", "_2_12", "2010", "_2_5", "1")
-"""Which manylinux wheels run on current machines; pip takes no older one for a newer name."""
+"""manylinux tags that run on current machines; pip does not infer older tags from newer ones."""
 
 
 class EnvironmentProblem(Exception):
-    """What is missing, in one sentence that says what to do."""
+    """A package is missing; the message is one sentence with a remedy."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,26 @@ class Requirement:
     version: str
     """Version."""
     only_if_missing: bool = False
-    """Whether any version that is installed already will do."""
+    """Whether any installed version is sufficient."""
 
 
 def read_list(path: Path = LIST) -> list[Requirement]:
-    """Read which wheels are needed.
+    """Read the list of required wheels.
 
     Args:
-        path: Lines of `name==version`, perhaps with `# if missing`; comments.
+        path: File with lines `name==version`, optionally followed by `# if missing`, and comments.
     """
     requirements = []
     for line in path.read_text().splitlines():
-        words, _, comment = line.partition("#")
-        if words.strip():
-            name, version = words.strip().split("==")
+        requirement, _, comment = line.partition("#")
+        if requirement.strip():
+            name, version = requirement.strip().split("==")
             requirements.append(Requirement(normalized(name), version, comment.strip() == "if missing"))
     return requirements
 
 
 def normalized(name: str) -> str:
-    """A distribution's name as package indexes compare it.
+    """Normalize the name of a distribution as package indexes do.
 
     Args:
         name: Any spelling.
@@ -72,14 +72,14 @@ def normalized(name: str) -> str:
 
 
 def download_command(requirement: Requirement, output_dir: Path, python_version: str) -> list[str]:
-    """The command that downloads a wheel for 64-bit Linux on x86.
+    """Return the command that downloads a wheel for Linux on x86-64.
 
     Args:
-        requirement: What to download.
+        requirement: Wheel to download.
         output_dir: Folder for the wheel.
         python_version: Version of CPython on the other machine, as 3.12.
     """
-    platforms = [word for name in MANYLINUX for word in ("--platform", f"manylinux{name}_x86_64")]
+    platforms = [part for name in MANYLINUX for part in ("--platform", f"manylinux{name}_x86_64")]
     return [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
         *("--python-version", python_version, "--implementation", "cp", *platforms),
@@ -91,11 +91,11 @@ def collect(output_dir: Path, python_version: str) -> None:
     """Download the wheels of the list.
 
     Args:
-        output_dir: Folder for them; made where missing.
+        output_dir: Folder for the wheels; created if missing.
         python_version: Version of CPython on the other machine, as 3.12.
 
     Raises:
-        EnvironmentProblem: Some have no wheel for that version.
+        EnvironmentProblem: If some have no wheel for that version.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     missing = [
@@ -114,17 +114,17 @@ def collect(output_dir: Path, python_version: str) -> None:
 
 
 def wheels_to_install(wheels: Path, installed: set[str]) -> list[Path]:
-    """Which of the carried wheels to install.
+    """Select the local wheels to install.
 
     Args:
         wheels: Folder of the wheels.
         installed: Normalized names of the distributions that the environment has.
 
     Returns:
-        All of them, but for those that are needed only where they are missing.
+        All wheels, except those marked `if missing` whose distribution is installed.
 
     Raises:
-        EnvironmentProblem: There are none, or several versions of one.
+        EnvironmentProblem: If there is no wheel, or a wheel in several versions.
     """
     optional = {requirement.name for requirement in read_list() if requirement.only_if_missing}
     chosen: dict[str, Path] = {}
@@ -144,14 +144,14 @@ def wheels_to_install(wheels: Path, installed: set[str]) -> list[Path]:
 
 
 def write_stand_ins(site: Path, modules: tuple[str, ...] = STAND_INS) -> list[str]:
-    """Write empty modules for those that cannot be imported.
+    """Write empty modules in place of those that cannot be imported.
 
     Args:
-        site: Folder to write into, one on the module search path.
-        modules: Which to consider.
+        site: Output folder, on the module search path.
+        modules: Names of the modules.
 
     Returns:
-        Names of those that were written.
+        Names of the modules that were written.
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     for name in missing:
@@ -166,13 +166,13 @@ def write_stand_ins(site: Path, modules: tuple[str, ...] = STAND_INS) -> list[st
 
 
 def first_problem(modules: tuple[str, ...] = MODULES) -> str | None:
-    """Import modules in a process of their own.
+    """Import modules in a separate process.
 
     Args:
-        modules: What to import.
+        modules: Names of the modules.
 
     Returns:
-        The last line of the error, if there is one.
+        The last line of the error, or None.
     """
     lines = "\n".join(f"import {name}" for name in modules)
     process = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
@@ -182,17 +182,17 @@ def first_problem(modules: tuple[str, ...] = MODULES) -> str | None:
 
 
 def complete(site: Path, wheels: Path | None) -> dict[str, object]:
-    """Install the carried wheels into a side folder, unless the environment is complete without them.
+    """Install the local wheels into a side folder if the environment is incomplete.
 
     Args:
-        site: The side folder, which is on the module search path already.
-        wheels: Folder of the wheels, if there is one.
+        site: The side folder, which must be on the module search path.
+        wheels: Folder of the wheels, or None.
 
     Returns:
-        What was done.
+        Names of the installed wheels and of the stand-ins.
 
     Raises:
-        EnvironmentProblem: If something is missing that no wheel brings.
+        EnvironmentProblem: If a module is missing and no wheel provides it.
     """
     problem = first_problem()
     if problem is None:
@@ -217,7 +217,7 @@ def complete(site: Path, wheels: Path | None) -> dict[str, object]:
 
 
 def main() -> None:
-    """Complete the environment; writes what was done."""
+    """Complete the environment, and write the changes to the result file."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--site", type=Path, required=True)
     parser.add_argument("--wheels", type=Path)

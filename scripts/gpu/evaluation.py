@@ -1,7 +1,7 @@
-"""Measure held-out images of a training, by the code of the benchmark (`scripts/benchmark/held_out.py`).
+"""Evaluate held-out images of a training with the benchmark's code (`scripts/benchmark/held_out.py`).
 
-python -m gpu.evaluation nope-splat --config RUN/config.yml --scene DIR --data PHOTOS --output FILE
-python -m gpu.evaluation splatfacto --run.data DIR/splat ... --scene DIR --data PHOTOS --output FILE
+python -m scripts.gpu.evaluation nope-splat --config RUN/config.yml --scene DIR --data PHOTOS --output FILE
+python -m scripts.gpu.evaluation splatfacto --run.data DIR/splat ... --scene DIR --data PHOTOS --output FILE
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from scripts.gpu.scene import against_truth
 
 
 def ours(config: Path, scene: Path, data: Path, output: Path) -> None:
-    """Measure a training of nope-splat.
+    """Evaluate a training of nope-splat.
 
     Args:
         config: Its `config.yml`.
-        scene: Folder that `gpu.scene` wrote.
+        scene: Output folder of `scripts.gpu.scene`.
         data: Folder of the images.
-        output: File to write.
+        output: Result file.
     """
     evaluate_ours(config, scene / "images", None, output.parent)
     _write(data, output)
 
 
 def splatfacto(run: Settings, scene: Path, data: Path, output: Path) -> None:
-    """Measure a training of splatfacto.
+    """Evaluate a training of splatfacto.
 
     Args:
-        run: What was trained.
-        scene: Folder that `gpu.scene` wrote.
+        run: Settings of the training.
+        scene: Output folder of `scripts.gpu.scene`.
         data: Folder of the images.
-        output: File to write.
+        output: Result file.
     """
     if torch.cuda.is_available():
         require_device("cuda")

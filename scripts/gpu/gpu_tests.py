@@ -1,6 +1,6 @@
 """Run the tests that need a GPU.
 
-python -m gpu.gpu_tests --tests tests --output FILE
+python -m scripts.gpu.gpu_tests --tests tests --output FILE
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import tyro
 
 
 def run(tests: Path, output: Path) -> None:
-    """Run `pytest -m gpu`; writes how many tests passed, and which did not.
+    """Run `pytest -m gpu`; write the number of passed tests and the names of the others.
 
     Args:
         tests: Folder of the tests.
-        output: File to write.
+        output: Result file.
 
     Raises:
-        SystemExit: A test failed, or none passed.
+        SystemExit: If a test failed or none passed.
     """
     report = output.with_name("junit.xml")
-    # A test file of another subject may want a package that this machine lacks; the others still run.
+    # A test file may import a package that this machine lacks; the other files still run.
     flags = [
         "-m",
         "gpu",
@@ -52,7 +52,7 @@ def summary(report: Path) -> dict[str, Any]:
     """Count the tests of a JUnit report.
 
     Args:
-        report: The xml file that pytest wrote.
+        report: XML file that pytest wrote.
 
     Returns:
         The number of tests that `passed`; the names of those that `failed`, and of those `skipped` with the

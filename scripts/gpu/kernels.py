@@ -1,6 +1,6 @@
-"""Compile gsplat's kernels, or load them where they have been compiled, and run one.
+"""Load gsplat's kernels, compile them first if necessary, and run one.
 
-python -m gpu.kernels --output FILE
+python -m scripts.gpu.kernels --output FILE
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def load(output: Path) -> None:
     """Load the kernels as a training does, and render one Gaussian.
 
     Args:
-        output: File to write.
+        output: Result file.
 
     Raises:
-        SystemExit: There are no kernels, or the rendering is not finite.
+        SystemExit: If there are no kernels, or the rendering is not finite.
     """
     start = time.perf_counter()
     require_device("cuda")

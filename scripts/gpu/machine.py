@@ -1,6 +1,6 @@
-"""What machine this is, and which versions it runs.
+"""Record the machine and the installed versions.
 
-python -m gpu.machine --device cuda --output FILE
+python -m scripts.gpu.machine --device cuda --output FILE
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PACKAGES = ("torch", "gsplat", "nerfstudio", "numpy", "numba")
 
 
 def describe(device: Literal["cuda", "cpu"], output: Path) -> None:
-    """Describe the machine; the file also holds gsplat's name of the GPU's architecture.
+    """Describe the machine, including gsplat's name for the GPU's architecture.
 
     Args:
-        device: Where the steps compute.
-        output: File to write.
+        device: Device of the steps.
+        output: Result file.
 
     Raises:
-        SystemExit: There is no GPU, and it is asked for.
+        SystemExit: If the device is a GPU and there is none.
     """
     machine: dict[str, Any] = {
         "device": device,
@@ -57,13 +57,13 @@ def describe(device: Literal["cuda", "cpu"], output: Path) -> None:
 
 
 def version(package: str) -> str | None:
-    """Version of an installed package.
+    """Return the version of an installed package.
 
     Args:
-        package: Its name.
+        package: Name of the package.
 
     Returns:
-        None if it is not installed.
+        The version, or None if it is not installed.
     """
     try:
         return importlib.metadata.version(package)
@@ -72,13 +72,13 @@ def version(package: str) -> str | None:
 
 
 def last_line(*command: str) -> str | None:
-    """What a program prints, its last line.
+    """Return the last line that a program prints.
 
     Args:
         command: The command.
 
     Returns:
-        None if there is no such program, or it fails.
+        The line, or None if there is no such program or it fails.
     """
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

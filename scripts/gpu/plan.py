@@ -1,4 +1,4 @@
-"""Steps of a check with their command lines, time limits and environment."""
+"""Define the steps of a check: command lines, time limits and environment variables."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ from typing import Any, Literal
 from scripts.gpu.steps import Results, Step
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The repository."""
+"""Root of the repository."""
 WINDOWS = 40
-"""Into how many parts, at least, the iterations of a training are timed."""
+"""Minimum number of windows in which a training is timed."""
 
 Device = Literal["cuda", "cpu"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to check."""
+    """Settings of the check."""
 
     output: Path
-    """The json file."""
+    """The JSON file with all results."""
     work_dir: Path
     """Folder of logs, trainings and intermediate results."""
     data: Path | None = None
-    """Folder of images; without them nothing is trained."""
+    """Folder of images; if None, training steps are skipped."""
     wheels: Path | None = None
-    """Folder of carried wheels."""
+    """Folder of wheels for a machine without a network."""
     device: Device = "cuda"
-    """Where to compute; "cpu" tries the script itself without a GPU."""
+    """Device; "cpu" tests the script without a GPU."""
     iterations: int = 2000
     """Length of both trainings."""
     timed_iterations: int = 200
-    """Iterations of each method with the same Gaussians."""
+    """Iterations of each method in `same_gaussians`."""
     max_image_size: int = 1600
     """Longer side of the training images in pixels; images are never enlarged."""
     eval_interval: int = 8
     """Interval of the held-out images, starting with the first image."""
     time_limit: float = 480.0
-    """Seconds for all steps together but the compilation of kernels."""
+    """Time limit for all steps together, in seconds, without the compilation of kernels."""
 
     def folder(self, step: str) -> Path:
-        """Folder of a step.
+        """Return the folder of a step.
 
         Args:
-            step: Its name.
+            step: Name of the step.
         """
         return self.work_dir / step
 
     @property
     def site(self) -> Path:
-        """Side folder that carried wheels are installed into."""
+        """Side folder into which the wheels are installed."""
         return self.work_dir / "site"
 
 
 def build_steps(settings: Settings) -> list[Step]:
-    """The steps of a check in their order.
+    """Create the steps of a check, in order.
 
     Args:
-        settings: What to check.
+        settings: Settings of the check.
     """
     without_gpu = "it needs a GPU" if settings.device == "cpu" else None
     without_data = None if settings.data else "no photos were given with --data"
@@ -124,12 +124,12 @@ def _training_steps(settings: Settings, skip: str | None) -> list[Step]:
 
 
 def environment(settings: Settings, results: Results, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables of a step.
+    """Return the environment variables of a step.
 
     Args:
-        settings: What to check.
-        results: Of the steps so far.
-        inherited: The variables of this process.
+        settings: Settings of the check.
+        results: Results of the steps so far.
+        inherited: Environment variables of this process.
     """
     paths = [str(ROOT), str(settings.site), inherited.get("PYTHONPATH", "")]
     programs = [str(settings.site / "bin"), inherited.get("PATH", "")]
@@ -150,18 +150,18 @@ def environment(settings: Settings, results: Results, inherited: Mapping[str, st
 
 
 def _module(settings: Settings, step: str, module: str, flags: Mapping[str, Any]) -> list[str]:
-    """Command of one of this package's modules that writes the result of a step."""
+    """Return the command that runs a module of this package for a step."""
     output = {"--output": settings.folder(step) / "result.json"}
-    return [sys.executable, "-m", f"scripts.gpu.{module}", *words({**flags, **output})]
+    return [sys.executable, "-m", f"scripts.gpu.{module}", *command_arguments({**flags, **output})]
 
 
-def words(flags: Mapping[str, Any]) -> list[str]:
-    """Flags and their values as a command line has them.
+def command_arguments(flags: Mapping[str, Any]) -> list[str]:
+    """Flatten flags and values to command line arguments.
 
     Args:
-        flags: From flag to value.
+        flags: Flag to value.
     """
-    return [str(word) for flag in flags.items() for word in flag]
+    return [str(part) for flag in flags.items() for part in flag]
 
 
 def _wheels(settings: Settings) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _scene(settings: Settings) -> list[str]:
 
 def _timed(settings: Settings, step: str, method: str, flags: Mapping[str, Any]) -> list[str]:
     window = {"--window": max(1, settings.iterations // WINDOWS)}
-    return [*_module(settings, step, "timed_training", window), method, *words(flags)]
+    return [*_module(settings, step, "timed_training", window), method, *command_arguments(flags)]
 
 
 def _train_ours(settings: Settings, results: Results) -> list[str]:
@@ -192,12 +192,12 @@ def _train_ours(settings: Settings, results: Results) -> list[str]:
         "--experiment-name": "scene",
         "--timestamp": "run",
         "--vis": "tensorboard",
-        "--machine.device-type": settings.device,  # never the CPU because kernels are missing
+        "--machine.device-type": settings.device,  # fail without kernels instead of using the CPU
         "--max-num-iterations": settings.iterations,
         "--steps-per-save": settings.iterations,
         "--steps-per-eval-image": 0,
         "--steps-per-eval-all-images": 0,
-        "--pipeline.alignment-steps": 0,  # the evaluation aligns
+        "--pipeline.alignment-steps": 0,  # the evaluation aligns held-out poses
         "--pipeline.model.max-gaussians": results["scene"]["max_gaussians"],
         f"{parser}.max-image-size": settings.max_image_size,
         f"{parser}.eval-interval": settings.eval_interval,
@@ -208,10 +208,10 @@ def _train_ours(settings: Settings, results: Results) -> list[str]:
 
 
 def our_run(settings: Settings) -> Path:
-    """Folder of nope-splat's training.
+    """Return the folder of nope-splat's training.
 
     Args:
-        settings: What to check.
+        settings: Settings of the check.
     """
     return settings.folder("train_nope_splat") / "scene" / "nope-splat" / "run"
 

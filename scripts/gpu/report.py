@@ -1,4 +1,4 @@
-"""The json file and the table of a check."""
+"""Write the JSON file and the table of a check."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from scripts.gpu.steps import Outcome
 
 MOST_SLOWER = 1.05
-"""How much longer than splatfacto's an iteration with the same number of Gaussians may take, as a factor."""
+"""Largest accepted ratio of nope-splat's time per iteration to splatfacto's, with the same Gaussians."""
 
 
 def content(settings: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Everything, for the json file.
+    """Collect the content of the JSON file.
 
     Args:
-        settings: What was checked.
-        outcomes: What became of the steps so far.
+        settings: Settings of the check.
+        outcomes: Outcomes of the steps so far.
 
     Returns:
-        `time`, `settings`, the `machine`, a `summary`, and the `steps` with all that they wrote.
+        `time`, `settings`, the `machine`, a `summary`, and the `steps` with their results.
     """
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -35,19 +35,19 @@ def content(settings: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> dic
 
 
 def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """Names of the steps that neither passed nor were skipped.
+    """List the steps that neither passed nor were skipped.
 
     Args:
-        outcomes: What became of the steps.
+        outcomes: Outcomes of the steps.
     """
     return [name for name, outcome in outcomes.items() if outcome.status in ("failed", "not run")]
 
 
 def summary(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Collect the main figures, None where they were not measured.
+    """Collect the main figures; None for those that were not measured.
 
     Args:
-        outcomes: What became of the steps.
+        outcomes: Outcomes of the steps.
     """
     same = _result(outcomes, "same_gaussians")
     waits = _result(outcomes, "synchronizations")
@@ -89,14 +89,14 @@ ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("held-out SSIM", "ssim", lambda value: f"{value:.3f}"),
     ("waits for the GPU per iteration", "waits_per_iteration", lambda value: f"{value:.1f}"),
 )
-"""Title, key in the summary of a method, and how to print it."""
+"""Title, key in the summary of a method, and format."""
 
 
 def table(outcomes: Mapping[str, Outcome]) -> str:
-    """What a reader wants to see, as text.
+    """Format the main figures as a table.
 
     Args:
-        outcomes: What became of the steps.
+        outcomes: Outcomes of the steps.
     """
     lines = [_machine_line(_result(outcomes, "machine")), ""]
     for name, outcome in outcomes.items():
@@ -122,7 +122,7 @@ def _machine_line(machine: Mapping[str, Any]) -> str:
 
 
 def _scene_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """A line on the images."""
+    """Format a line about the images."""
     scene = _result(outcomes, "scene")
     if not scene:
         return []
@@ -134,7 +134,7 @@ def _scene_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
 
 
 def _other_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """Lines on the tests, the same Gaussians, and SSIM."""
+    """Format lines about the tests, `same_gaussians` and SSIM."""
     lines = []
     tests, same = _result(outcomes, "tests"), _result(outcomes, "same_gaussians")
     if tests:

@@ -1,6 +1,6 @@
 """Time iterations of nope-splat and of splatfacto with the same Gaussians, cameras and images, in turn.
 
-python -m gpu.same_gaussians --scene.data PHOTOS --scene.scene DIR ... --run RUN --output FILE
+python -m scripts.gpu.same_gaussians --scene.data PHOTOS --scene.scene DIR ... --run RUN --output FILE
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ WARM_UP_TURNS = 2
 
 @dataclass(frozen=True)
 class Turn:
-    """What a few iterations took."""
+    """Time per iteration in a few consecutive iterations."""
 
     launch: float
-    """Milliseconds of an iteration until Python had asked for everything."""
+    """Milliseconds until Python has queued all work."""
     total: float
-    """Milliseconds of an iteration until the device had done everything."""
+    """Milliseconds until the device has finished it."""
 
 
 def compare(scene: Scene, run: Path, output: Path, iterations: int = 200) -> None:
     """Time both methods.
 
     Args:
-        scene: What to train on.
-        run: Folder of a finished training of nope-splat, which has the Gaussians.
-        output: File to write.
-        iterations: How many of each method to time, at least.
+        scene: Training scene.
+        run: Folder of a finished training of nope-splat, whose Gaussians are used.
+        output: Result file.
+        iterations: Minimum number of timed iterations per method.
     """
     state = load_checkpoint(last_checkpoint(run / "nerfstudio_models"))["pipeline"]
     gaussians = {name: state[f"_model.gauss_params.{name}"] for name in PARAMETERS}
@@ -54,7 +54,7 @@ def compare(scene: Scene, run: Path, output: Path, iterations: int = 200) -> Non
         for method in METHODS
     }
     views = min(num_views(trainer) for trainer in trainers.values())
-    per_turn = min(views, MOST_PER_TURN)  # a turn shows every view once, or twenty of them
+    per_turn = min(views, MOST_PER_TURN)  # a turn renders every view once, or twenty of them
     renderings = [first_view(trainer) for trainer in trainers.values()]
     rounds = max(2, -(-iterations // per_turn))
     turns = take_turns(
@@ -71,7 +71,7 @@ def compare(scene: Scene, run: Path, output: Path, iterations: int = 200) -> Non
 
 
 def num_views(trainer: Trainer) -> int:
-    """Number of training images.
+    """Count the training images.
 
     Args:
         trainer: A trainer.
@@ -86,7 +86,7 @@ def _iterations(trainer: Trainer) -> Callable[[int], None]:
 
 @torch.no_grad()
 def first_view(trainer: Trainer) -> Tensor:
-    """Render the first training image on black: both methods should show the same before they are timed.
+    """Render the first training image on black, to check that both methods render the same.
 
     Args:
         trainer: A trainer.
@@ -107,15 +107,15 @@ def first_view(trainer: Trainer) -> Tensor:
 def take_turns(
     works: dict[Method, Callable[[int], None]], rounds: int, per_turn: int
 ) -> dict[Method, list[Turn]]:
-    """Alternate between works, so that load on the machine affects all of them equally.
+    """Alternate between tasks, so that load on the machine affects all of them equally.
 
     Args:
-        works: Each does one piece of work when it is called with the number of the piece.
-        rounds: Turns of each.
+        works: Functions that do one piece of work, given its number.
+        rounds: Turns of each task.
         per_turn: Pieces of work in a turn.
 
     Returns:
-        What every turn took, per piece.
+        Time per piece of work, for every turn.
     """
     turns: dict[Method, list[Turn]] = {name: [] for name in works}
     for number in range(rounds):
@@ -133,10 +133,10 @@ def take_turns(
 
 
 def summary(turns: dict[Method, list[Turn]]) -> dict[str, Any]:
-    """Medians of the turns, and how much slower nope-splat is.
+    """Compute medians of the turns, and the ratio of nope-splat's time to splatfacto's.
 
     Args:
-        turns: What the turns took; those at the same place were taken next to each other.
+        turns: Times of each method; entries with the same index ran right after each other.
 
     Returns:
         `ms_per_iteration` and `launch_ms_per_iteration` of each method, medians; `ratio`, the median over

@@ -1,9 +1,10 @@
-"""Prepare a scene for both methods: cameras, images at training resolution, and a COLMAP model of them.
+r"""Prepare a scene for both methods: cameras, images at training resolution, and a COLMAP model of them.
 
-    python -m gpu.scene --data PHOTOS --output-dir DIR --max-image-size 1600 --eval-interval 8 --output FILE
+    python -m scripts.gpu.scene --data PHOTOS --output-dir DIR --max-image-size 1600 --eval-interval 8 \
+        --output FILE
 
-`DIR` gets `cache/`, `cameras.json`, `images/` with the images as nope-splat trains on them, and `splat/`, the
-folder for `scripts/benchmark/splatfacto_peer.py`, with the training images alone.
+`DIR` gets `cache/`; `cameras.json`; `images/` with the images at training resolution; and `splat/`, the input
+folder of `scripts/benchmark/splatfacto_peer.py`, with only the training images.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ from scripts.benchmark.camera_file import CameraFile
 from scripts.benchmark.our_cameras import find_cameras
 
 MAX_GAUSSIANS = 3_000_000
-"""The default of both methods on CUDA; images may determine fewer."""
+"""Maximum number of Gaussians, the CUDA default of both methods; few images lower it."""
 
 Size = tuple[int, int]
 
 
 def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: int, output: Path) -> None:
-    """Reconstruct and write everything that trainings and evaluations need.
+    """Reconstruct, and write the inputs of trainings and evaluations.
 
     Args:
-        data: Folder of the images, perhaps with `ground_truth.json`.
-        output_dir: Folder to write into.
+        data: Folder of the images, optionally with `ground_truth.json`.
+        output_dir: Output folder.
         max_image_size: Longer side of the training images in pixels; they are never enlarged.
         eval_interval: Interval of the held-out images, starting with the first image.
-        output: File for the sizes and numbers.
+        output: Result file.
 
     Raises:
-        NopeSplatError: The images have masks, or are too few to hold one out.
+        NopeSplatError: If the images have masks, or are too few to hold one out.
     """
     folder = find_images(data)
     names = [image.name for image in folder.images]
@@ -85,7 +86,7 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
 
 
 def training_sizes(scene: Reconstruction, max_image_size: int) -> list[Size]:
-    """Width and height of every image as it is trained on.
+    """Compute the training width and height of every image.
 
     Args:
         scene: The reconstruction.
@@ -96,13 +97,13 @@ def training_sizes(scene: Reconstruction, max_image_size: int) -> list[Size]:
 
 
 def write_images(scene: Reconstruction, folder: ImageFolder, sizes: list[Size], output_dir: Path) -> None:
-    """Write the images that have a pose, without distortion, at training resolution.
+    """Write the registered images, undistorted, at training resolution.
 
     Args:
         scene: The reconstruction, with distortion.
         folder: The images.
         sizes: Width and height of each.
-        output_dir: Folder for them; they get the ending `.png`.
+        output_dir: Output folder for the `.png` files.
     """
     images = {image.name: image for image in folder.images}
     for index in np.flatnonzero(scene.registered).tolist():
@@ -114,11 +115,11 @@ def write_images(scene: Reconstruction, folder: ImageFolder, sizes: list[Size], 
 
 
 def only(scene: Reconstruction, chosen: NDArray[np.bool_]) -> Reconstruction:
-    """A scene in which the other images are not registered.
+    """Copy a scene with only the chosen images registered.
 
     Args:
-        scene: A scene without distortion whose tracks were made from these images alone.
-        chosen: Which images. (N,).
+        scene: A scene without distortion whose tracks come only from these images.
+        chosen: Mask of the images. (N,).
     """
     nothing = replace(scene.resections, **{name: each[:0] for name, each in vars(scene.resections).items()})
     return replace(scene, registered=chosen, resections=nothing)
@@ -130,8 +131,8 @@ def write_splat_folder(scene: Reconstruction, sizes: list[Size], images: Path, o
     Args:
         scene: A scene without distortion; its registered images are written.
         sizes: Width and height of each image.
-        images: Folder of the images at that size, with the ending `.png`.
-        output_dir: Gets `images/` and `sparse/0`.
+        images: Folder of the images at that size, as `.png`.
+        output_dir: Output folder of `images/` and `sparse/0`.
     """
     small = {tuple(full): size for full, size in zip(scene.image_sizes.tolist(), sizes, strict=True)}
     model = at_size(colmap_model(scene), small)
@@ -144,11 +145,11 @@ def write_splat_folder(scene: Reconstruction, sizes: list[Size], images: Path, o
 
 
 def at_size(model: ColmapModel, sizes: dict[tuple[int, ...], Size]) -> ColmapModel:
-    """A model of the same images at another size, with the ending `.png`.
+    """Scale a model to other image sizes, and rename the images to `.png`.
 
     Args:
         model: A model with cameras without distortion.
-        sizes: From the width and height of an image to the new ones.
+        sizes: Old to new width and height.
     """
     scales = {
         number: np.array(sizes[camera.width, camera.height]) / [camera.width, camera.height]
@@ -169,7 +170,7 @@ def at_size(model: ColmapModel, sizes: dict[tuple[int, ...], Size]) -> ColmapMod
 
 
 def against_truth(cameras: Path, data: Path) -> dict[str, float] | None:
-    """Pose errors of the training cameras, where the truth is known.
+    """Compute pose errors of the training cameras if there is a ground truth.
 
     Args:
         cameras: A `cameras.json`.

@@ -1,9 +1,9 @@
 """Compare the structural similarity in single precision with that in double precision, on the GPU.
 
-    python -m gpu.ssim_precision --image FILE --output FILE
+    python -m scripts.gpu.ssim_precision --image FILE --output FILE
 
 cuDNN may compute convolutions in TF32, with ten bits of mantissa, and PyTorch allows it by default. The
-variances in SSIM are differences of filtered squares, so that they could suffer.
+variances in SSIM are differences of filtered squares, which can lose precision.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from nope_splat.utils.terminal import set_up_terminal
 
 
 def measure(image: Path, output: Path) -> None:
-    """Measure with TF32 allowed and not, in the memory layout that training uses.
+    """Measure with and without TF32, in the memory layout that training uses.
 
     Args:
         image: An image.
-        output: File to write.
+        output: Result file.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with Image.open(image) as file:
@@ -47,14 +47,15 @@ def measure(image: Path, output: Path) -> None:
 
 
 def pairs(image: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Pairs of a rendering and an image such as a training compares.
+    """Create pairs of a rendering and an image, similar to those in a training.
 
     Args:
         image: An image. (H, W, 3), in 0 .. 1.
 
     Returns:
-        By name, images (H, W, 3): a blurred rendering; one that is nearly right; and the worst case, both
-        nearly constant and bright, so that variances are small differences of large numbers.
+        Pairs of images (H, W, 3) by name: a blurred rendering; an almost perfect rendering; and the
+        worst case, in which both images are bright and nearly constant, so that variances are small
+        differences of large numbers.
     """
     noise = np.random.default_rng(0).normal(size=(2, *image.shape))
     flat = np.clip(0.9 + 0.002 * noise, 0, 1)
@@ -66,11 +67,11 @@ def pairs(image: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], ND
 
 
 def value_and_gradient(rendered: Tensor, target: Tensor, reference: bool = False) -> tuple[Tensor, Tensor]:
-    """SSIM and its gradient with respect to the first image.
+    """Compute SSIM and its gradient with respect to the first image.
 
     Args:
-        rendered: (H, W, 3).
-        target: (H, W, 3).
+        rendered: Rendering. (H, W, 3).
+        target: Image. (H, W, 3).
         reference: Whether to use pytorch_msssim in the precision of the images instead of the loss's SSIM.
 
     Returns:
@@ -90,11 +91,11 @@ def value_and_gradient(rendered: Tensor, target: Tensor, reference: bool = False
 
 
 def deviations(measured: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """How far a value and a gradient are from the exact ones.
+    """Compute the errors of a value and a gradient.
 
     Args:
-        measured: Value and gradient.
-        exact: Likewise.
+        measured: Value and gradient in single precision.
+        exact: Value and gradient in double precision.
 
     Returns:
         The difference of the `value`; the largest difference of a gradient, `gradient_max`, and the root mean

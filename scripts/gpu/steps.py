@@ -1,4 +1,4 @@
-"""Run commands with a time limit one after another; failures are recorded and do not stop the rest."""
+"""Run commands one after another with time limits; record failures without stopping."""
 
 from __future__ import annotations
 
@@ -14,67 +14,67 @@ from pathlib import Path
 from typing import Any, Literal
 
 Results = dict[str, dict[str, Any]]
-"""What the steps so far wrote, by their names."""
+"""Results of the steps so far, by name."""
 Status = Literal["passed", "failed", "skipped", "not run"]
 
 TAIL_LINES = 20
-"""How many of the last lines of a failed step's log are kept."""
+"""Number of log lines to keep of a failed step."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command that writes a json file."""
+    """A command that writes a JSON file."""
 
     name: str
     """Name of the step and of its folder."""
     command: Callable[[Results], list[str]]
-    """From the results of earlier steps to the command line."""
+    """Function from the results of earlier steps to the command line."""
     time_limit: float
     """Seconds after which the command is killed."""
     needs: tuple[str, ...] = ()
-    """Steps that have to pass first."""
+    """Steps that must pass first."""
     in_budget: bool = True
-    """Whether its seconds count toward the time limit of the whole."""
+    """Whether the seconds of the step count toward the overall time limit."""
     skip: str | None = None
-    """Why the step does not apply here, if it does not."""
+    """Reason for skipping the step; None to run it."""
 
 
 @dataclass
 class Outcome:
-    """What became of a step."""
+    """Outcome of a step."""
 
     status: Status
-    """A skipped step does not apply and counts as passed for those that need it; "not run" is a failure."""
+    """A "skipped" step does not apply, and counts as passed for later steps; "not run" is a failure."""
     seconds: float = 0.0
     """Wall time."""
     reason: str = ""
-    """Why it did not pass, in one sentence."""
+    """Reason for the failure, in one sentence."""
     log_tail: list[str] = field(default_factory=list)
-    """The last lines of the log of a failed step."""
+    """Last log lines of a failed step."""
     result: dict[str, Any] = field(default_factory=dict)
-    """What the step wrote."""
+    """Result that the step wrote."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Where and how steps run."""
+    """Runner of steps in a work folder."""
 
     work_dir: Path
-    """Every step gets a folder in here, with its `log.txt`, `result.json` and `outcome.json`."""
+    """Work folder; each step has a subfolder with `log.txt`, `result.json` and `outcome.json`."""
     environment: Callable[[Results], Mapping[str, str]]
-    """Environment variables of a step, from the results of earlier ones."""
+    """Function from the results of earlier steps to the environment variables of a step."""
     time_limit: float
-    """Seconds that all steps of the budget have together."""
+    """Time limit, in seconds, for all steps that count toward it."""
     chosen: frozenset[str] | None = None
-    """Steps to run; others keep the outcome of an earlier run in the same folder. None for all."""
+    """Names of the steps to run, None for all; others keep the outcome of an earlier run."""
     report: Callable[[dict[str, Outcome]], None] = lambda outcomes: None
-    """Called after every step with the outcomes so far."""
+    """Callback after every step, with the outcomes so far."""
 
     def run(self, steps: Sequence[Step]) -> dict[str, Outcome]:
-        """Run the steps in order; none raises.
+        """Run the steps in order; failures of steps do not raise.
 
         Args:
-            steps: What to run; a step comes after those that it needs.
+            steps: Steps to run; a step comes after those that it needs.
 
         Returns:
             The outcome of every step.
@@ -124,7 +124,7 @@ class Runner:
 
 
 def _judge(folder: Path, status: int | None, limit: float) -> Outcome:
-    """The outcome of a command, by its exit status (None after the time limit) and what it wrote."""
+    """Determine the outcome of a command from its exit status (None at the time limit) and its result."""
     file = folder / "result.json"
     result = json.loads(file.read_text()) if file.exists() else {}
     if status == 0 and file.exists():
@@ -140,13 +140,13 @@ def _judge(folder: Path, status: int | None, limit: float) -> Outcome:
 
 
 def run_command(command: list[str], log: Path, environment: Mapping[str, str], limit: float) -> int | None:
-    """Run a command with its output in a file; at the time limit it is killed with all that it started.
+    """Run a command with its output in a file; at the time limit, kill it with all its child processes.
 
     Args:
-        command: The command.
-        log: The file.
+        command: Command line.
+        log: File for the output.
         environment: All environment variables.
-        limit: Seconds.
+        limit: Time limit in seconds.
 
     Returns:
         The exit status; None if the limit was reached.

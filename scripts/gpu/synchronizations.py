@@ -1,9 +1,9 @@
 """Count how often an iteration makes Python wait for the GPU, by PyTorch's own warnings.
 
-python -m gpu.synchronizations --scene.data PHOTOS --scene.scene DIR ... --output FILE
+python -m scripts.gpu.synchronizations --scene.data PHOTOS --scene.scene DIR ... --output FILE
 
-PyTorch does not see the waits of code that calls CUDA itself. Waits within the backward pass are warned of
-where it was started.
+PyTorch does not see waits in code that calls CUDA directly. Waits in the backward pass are attributed to the
+line that starts it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ PACKAGES = ("nope_splat", "nerfstudio", "gsplat", "pytorch_msssim", "torchmetric
 
 
 def count(scene: Scene, output: Path, iterations: int = 20) -> None:
-    """Count for both methods, from the Gaussians that each starts from.
+    """Count for both methods, each with its initial Gaussians.
 
     Args:
-        scene: What to train on.
-        output: File to write.
-        iterations: Over how many to count.
+        scene: Training scene.
+        output: Result file.
+        iterations: Number of iterations to count over.
     """
     methods: dict[str, Any] = {}
     for method in METHODS:
         trainer = set_up(method, replace(scene, output_dir=scene.output_dir / method))
-        iterate(trainer, FIRST_STEP)  # without work that happens only once
+        iterate(trainer, FIRST_STEP)  # warm-up: exclude work that happens only once
         with counting() as lines:
             for step in range(FIRST_STEP + 1, FIRST_STEP + 1 + iterations):
                 iterate(trainer, step)
@@ -50,15 +50,15 @@ def count(scene: Scene, output: Path, iterations: int = 20) -> None:
 
 
 def per_iteration(lines: Counter[str], iterations: int) -> dict[str, Any]:
-    """Counts of an iteration.
+    """Average counts over iterations.
 
     Args:
         lines: Counts by source line.
-        iterations: Of how many iterations.
+        iterations: Number of iterations.
 
     Returns:
-        The number `per_iteration`, None without a GPU, and that of every line in `lines`, the most frequent
-        first.
+        The number `per_iteration` (None without a GPU), and the number per source line in `lines`, sorted by
+        frequency.
     """
     each = {line: number / iterations for line, number in lines.most_common()}
     return {"per_iteration": sum(each.values()) if torch.cuda.is_available() else None, "lines": each}
@@ -66,7 +66,7 @@ def per_iteration(lines: Counter[str], iterations: int) -> dict[str, Any]:
 
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
-    """Count the waits by the source lines that cause them."""
+    """Count the waits by source line."""
     lines: Counter[str] = Counter()
     show = warnings.showwarning
 
@@ -86,7 +86,7 @@ def counting() -> Iterator[Counter[str]]:
 
 @contextmanager
 def warning_of_waits() -> Iterator[None]:
-    """Let PyTorch warn where Python waits for the GPU; nothing where there is none."""
+    """Make PyTorch warn when Python waits for the GPU; do nothing without a GPU."""
     if not torch.cuda.is_available():
         yield
         return
@@ -104,7 +104,8 @@ def nearest_line(frame: FrameType | None) -> str | None:
         frame: Frame to start from.
 
     Returns:
-        As `nope_splat/plugin/model.py:226`, from the folder that holds the package on; None if there is none.
+        Path from the folder of the package on, and line, such as `nope_splat/plugin/model.py:226`; None if no
+        package contains the frame.
     """
     while frame is not None:
         parts = Path(frame.f_code.co_filename).parts

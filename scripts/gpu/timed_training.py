@@ -1,9 +1,9 @@
-"""Train as the command line does, and time it.
+"""Train like the command line, and time the training.
 
-    python -m gpu.timed_training --output FILE --window 50 nope-splat --data PHOTOS ...
-    python -m gpu.timed_training --output FILE --window 50 splatfacto --data FOLDER --output-dir OUT ...
+    python -m scripts.gpu.timed_training --output FILE --window 50 nope-splat --data PHOTOS ...
+    python -m scripts.gpu.timed_training --output FILE --window 50 splatfacto --data FOLDER ...
 
-What follows the method are the flags of `ns-train nope-splat`, or of `scripts/benchmark/splatfacto_peer.py`.
+The flags after the method are those of `ns-train nope-splat` or of `scripts/benchmark/splatfacto_peer.py`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ SPANS = (
     (NopeTrainer, "save_checkpoint", "checkpoints"),
     (Trainer, "save_checkpoint", "checkpoints"),
 )
-"""Methods outside of plain iterations, and the names of their spans."""
+"""Methods that are not part of plain iterations, and the names of their spans."""
 
 
 @contextmanager
 def timing(clock: TrainingClock) -> Iterator[None]:
-    """Report iterations and spans of trainings in this context to a clock.
+    """Report the iterations and spans of trainings to a clock within this context.
 
     Args:
         clock: The clock.
@@ -81,11 +81,11 @@ def _spanned(function: Callable[..., Any], clock: TrainingClock, span: str) -> C
 
 
 def start(method: Method, flags: list[str]) -> None:
-    """Train by a method's command line.
+    """Train with the command line of a method.
 
     Args:
-        method: The method.
-        flags: Its flags.
+        method: Name of the method.
+        flags: Command line flags.
     """
     if method == "splatfacto":
         if torch.cuda.is_available():
@@ -99,10 +99,10 @@ def start(method: Method, flags: list[str]) -> None:
 
 
 def main() -> None:
-    """Train and write what the clock says.
+    """Train, and write the report of the clock.
 
     Raises:
-        SystemExit: The training did not come to its end.
+        SystemExit: If the training did not finish.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)

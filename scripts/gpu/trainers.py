@@ -1,7 +1,7 @@
-"""Trainers of nope-splat and of splatfacto, set up as for a training and stopped before the first iteration.
+"""Set up trainers of nope-splat and splatfacto without running them.
 
-Both see the same images with the same cameras, in the world of the reconstruction, and may be given the same
-Gaussians. `iterate` does what nerfstudio's loop does in an iteration.
+Both use the same images and cameras, in the world frame of the reconstruction, and optionally the same
+Gaussians. `iterate` runs one iteration as nerfstudio's training loop does.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from scripts.gpu.timed_training import Method, start
 LENGTH = 30_000
 """Iterations of the training that the trainers are set up for, the default of both methods on CUDA."""
 FIRST_STEP = 16_000
-"""From here on both methods train at full resolution, with all degrees of the spherical harmonics."""
+"""First iteration in which both methods train at full resolution with all spherical harmonics."""
 NEVER = 10**9
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What `gpu.scene` prepared, and how to train on it."""
+    """A scene prepared by `scripts.gpu.scene`, with settings of the training."""
 
     data: Path
     """Folder of the images."""
     scene: Path
-    """Folder that `gpu.scene` wrote."""
+    """Output folder of `scripts.gpu.scene`."""
     output_dir: Path
-    """Where the trainers write."""
+    """Output folder of the trainers."""
     max_image_size: int
     """Longer side of the training images in pixels."""
     eval_interval: int
@@ -50,12 +50,12 @@ class Scene:
 
 
 def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None = None) -> Trainer:
-    """Set a trainer up whose number of Gaussians stays, and whose cameras are not adjusted jointly.
+    """Set up a trainer with a fixed number of Gaussians and without joint refinement.
 
     Args:
-        method: The method.
-        scene: What to train on.
-        gaussians: Parameters of the Gaussians; those that the method starts from by default.
+        method: Name of the method.
+        scene: Training scene.
+        gaussians: Parameters of the Gaussians; by default the initial ones of the method.
 
     Returns:
         The trainer, at `FIRST_STEP`.
@@ -89,18 +89,18 @@ def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None 
         if getattr(callback.func, "__func__", None) is not NopePipeline.adjust_cameras
     ]
     model: Any = trainer.pipeline.model
-    model.step = FIRST_STEP  # splatfacto's harmonics follow it, in renderings too
+    model.step = FIRST_STEP  # splatfacto's spherical harmonics degree follows the step, also in renderings
     strategy = model.strategy
-    # Statistics are gathered as in the first half of a training, but nothing comes of them.
+    # Densification statistics are accumulated as in the first half of a training, but not used.
     strategy.refine_start_iter = strategy.refine_stop_iter = strategy.reset_every = NEVER
     return trainer
 
 
 def our_flags(scene: Scene) -> list[str]:
-    """Flags of `ns-train nope-splat` for a trainer that starts from track points alone.
+    """Return flags of `ns-train nope-splat` for a trainer that is initialized only from track points.
 
     Args:
-        scene: What to train on.
+        scene: Training scene.
     """
     parser = "--pipeline.datamanager.dataparser"
     flags = {
@@ -118,7 +118,7 @@ def our_flags(scene: Scene) -> list[str]:
         f"{parser}.seeds": "tracks",
         f"{parser}.cache-dir": scene.scene / "cache",
     }
-    return [str(word) for flag in flags.items() for word in flag]
+    return [str(part) for flag in flags.items() for part in flag]
 
 
 def _start_splatfacto(scene: Scene) -> None:
@@ -126,7 +126,7 @@ def _start_splatfacto(scene: Scene) -> None:
     config = splatfacto_config(Settings(scene.scene / "splat", scene.output_dir, LENGTH))
     datamanager: Any = config.pipeline.datamanager
     dataparser = datamanager.dataparser
-    # The world stays as it is, so that the same Gaussians are the same for both.
+    # Keep the world frame, so that the same Gaussians fit both methods.
     dataparser.orientation_method = dataparser.center_method = "none"
     dataparser.auto_scale_poses = dataparser.assume_colmap_world_coordinate_convention = False
     train.main(config)
@@ -139,7 +139,7 @@ def _replace(model: Any, gaussians: Mapping[str, Tensor]) -> None:
 
 
 def iterate(trainer: Trainer, step: int) -> None:
-    """Do one iteration with its callbacks.
+    """Run one iteration with its callbacks.
 
     Args:
         trainer: The trainer.

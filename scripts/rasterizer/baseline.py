@@ -1,7 +1,8 @@
-"""A plain CPU rasterizer to measure against: scalar numba, one pixel at a time, one run of tiles per thread.
+"""A plain CPU rasterizer as a baseline: scalar numba, one pixel at a time, one range of tiles per thread.
 
-It composites the same splats as `nope_splat.splatting.rasterizer` by the textbook: tiles of 16 pixels, each
-with the list of splats whose bounding box meets it, front to back; the backward pass runs back to front.
+It composites the same splats as `nope_splat.splatting.rasterizer` with the standard algorithm: tiles of 16
+pixels, each with a list of the splats whose bounding boxes overlap it, front to back; the backward pass runs
+back to front.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MIN_ALPHA = np.float32(1 / 255)
 
 @njit(cache=True, nogil=True)
 def bin_splats(means2d, conics, opacities, radii, order, width, height):
-    """Lists of splats per tile, front to back, as offsets (tiles + 1,) and splats (intersections,)."""
+    """Build lists of splats per tile, front to back, as offsets (tiles + 1,) and splats (intersections,)."""
     wide, high = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     boxes = np.zeros((len(order), 4), np.int64)
     counts = np.zeros(wide * high + 1, np.int64)
@@ -48,17 +49,17 @@ def bin_splats(means2d, conics, opacities, radii, order, width, height):
 
 @njit(cache=True, nogil=True)
 def alpha_of(x, y, mean, conic, opacity):
-    """Opacity of a splat at a pixel center, and the offset of its mean."""
+    """Compute the opacity of a splat at a pixel center, and the offset of its mean."""
     dx, dy = mean[0] - x, mean[1] - y
     sigma = np.float32(0.5) * (conic[0] * dx * dx + conic[2] * dy * dy) + conic[1] * dx * dy
-    if sigma > np.float32(5.6):  # ln 255: too faint whatever the opacity
+    if sigma > np.float32(5.6):  # ln 255: invisible for any opacity
         return np.float32(0.0), dx, dy
     return min(np.float32(0.999), opacity * math.exp(-sigma)), dx, dy
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def forward(offsets, splats, means2d, conics, opacities, colors, width, height):
-    """Image (H, W, 3), transmittance (H, W), and how far each pixel went in its list (H, W)."""
+    """Render image (H, W, 3), transmittance (H, W), and the end of each pixel in its list (H, W)."""
     wide = (width + TILE - 1) // TILE
     image = np.empty((height, width, 3), np.float32)
     rest, last = np.empty((height, width), np.float32), np.empty((height, width), np.int64)
@@ -91,7 +92,7 @@ def forward(offsets, splats, means2d, conics, opacities, colors, width, height):
 
 @njit(cache=True, nogil=True, parallel=True)
 def backward(offsets, splats, means2d, conics, opacities, colors, rest, last, d_image, parts):
-    """Gradients of mean (2), conic (3), opacity and color (3) of every splat, (N, 9)."""
+    """Compute the gradients of mean (2), conic (3), opacity and color (3) of every splat, (N, 9)."""
     height, width = rest.shape
     wide = (width + TILE - 1) // TILE
     gradients = np.zeros((parts, len(means2d), 9), np.float32)
@@ -128,7 +129,7 @@ def backward(offsets, splats, means2d, conics, opacities, colors, rest, last, d_
 
 
 def rasterize(radii, means2d, conics, opacities, depths, colors, width, height):
-    """Image, and a function from the image's gradient to those of the splats, (N, 9)."""
+    """Render the image; also return a function from its gradient to those of the splats, (N, 9)."""
     order = np.argsort(depths, kind="stable")
     offsets, splats = bin_splats(means2d, conics, opacities, radii, order, width, height)
     image, rest, last = forward(offsets, splats, means2d, conics, opacities, colors, width, height)

@@ -1,11 +1,11 @@
-"""Time the CPU rasterizer: forward, backward and a whole training iteration, beside its peers.
+"""Time the CPU rasterizer against others: forward pass, backward pass and a whole training iteration.
 
     python -m scripts.rasterizer.benchmark
     python -m scripts.rasterizer.benchmark --ply exports/splat.ply --cameras exports/transforms_train.json
     python -m scripts.rasterizer.benchmark --peer "my_rasterizer --scene {scene} --threads {threads}"
 
-Peers alternate with ours, on a single thread and on all, so that load on the machine affects all equally: the
-plain numba rasterizer of `baseline.py`; the research prototype, where its folder exists; and with `--peer`
+Other rasterizers alternate with ours, on a single thread and on all, so that load affects all equally: the
+plain numba rasterizer of `baseline.py`; the research prototype, if its folder exists; and with `--peer`
 any command that reads the scene from an npz (means, quats, scales, opacities, colors, viewmats, Ks, width,
 height) and prints the milliseconds of its forward pass and of its backward pass as its last two numbers.
 
@@ -36,7 +36,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads must not spin beside ours
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's idle threads must not spin while ours run
 
 import numba
 import numpy as np
@@ -52,11 +52,11 @@ from scripts.rasterizer.scenes import Scene, fresh_scene, leaves, trained_scene
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 Run = Callable[[], tuple[float, float]]
-"""A forward and a backward pass; returns the milliseconds of each."""
+"""Function that runs a forward and a backward pass, and returns the milliseconds of each."""
 
 
 def timed(scene: Scene, forward: Callable[[], Any], backward: Callable[[Any], Any]) -> Run:
-    """A run of a forward pass, and of a backward pass from its result to the scene's leaves."""
+    """Time a forward pass, and a backward pass from its result to the leaves of the scene."""
     tensors = [value for value in scene.values() if isinstance(value, Tensor)]
 
     def run() -> tuple[float, float]:
@@ -72,7 +72,7 @@ def timed(scene: Scene, forward: Callable[[], Any], backward: Callable[[Any], An
 
 
 def ours(scene: Scene) -> Run:
-    """This package."""
+    """Time this package."""
     scene = leaves(scene)
     d_image = torch.randn(1, scene["height"], scene["width"], 3)
     return timed(
@@ -83,7 +83,7 @@ def ours(scene: Scene) -> Run:
 
 
 def baseline(scene: Scene) -> Run:
-    """The plain rasterizer, with our projection and its gradient."""
+    """Time the plain rasterizer, with our projection and its gradient."""
     scene = leaves(scene)
     d_image = np.random.default_rng(0).normal(size=(scene["height"], scene["width"], 3)).astype(np.float32)
     cameras = (scene["viewmats"], scene["Ks"], scene["width"], scene["height"], 0.3, 0.01, 1e10, 0.0, {})
@@ -105,7 +105,7 @@ def baseline(scene: Scene) -> Run:
 
 
 def prototype(scene: Scene, threads: int) -> Run:
-    """The research prototype."""
+    """Time the research prototype."""
     full = importlib.import_module("full")
     scene = leaves(scene)
     for name in ("viewmats", "Ks"):
@@ -120,13 +120,13 @@ def prototype(scene: Scene, threads: int) -> Run:
 
 
 def external(command: str, scene: Scene, threads: int) -> Run:
-    """Any other rasterizer, by its command."""
+    """Time another rasterizer by its command."""
     file = Path(tempfile.mkdtemp()) / "scene.npz"
     np.savez(file, **{k: v.numpy() if isinstance(v, Tensor) else v for k, v in scene.items()})
-    words = [word.format(scene=file, threads=threads) for word in shlex.split(command)]
+    arguments = [part.format(scene=file, threads=threads) for part in shlex.split(command)]
 
     def run() -> tuple[float, float]:
-        output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
         forward, backward = re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", output)[-2:]
         return float(forward), float(backward)
 
@@ -134,7 +134,7 @@ def external(command: str, scene: Scene, threads: int) -> Run:
 
 
 def machine(threads: int) -> Run:
-    """Work of which every thread has its share to itself: hashing, which needs no memory either."""
+    """Time hashing, which is independent per thread and needs no memory bandwidth."""
     shares = [40_000 // threads] * threads
     pool = ThreadPoolExecutor(threads)
     return timed(
@@ -145,7 +145,7 @@ def machine(threads: int) -> Run:
 
 
 def parameters_of(scene: Scene) -> dict[str, torch.nn.Parameter]:
-    """What training optimizes, with harmonics of degree 3."""
+    """Return the trainable parameters, with spherical harmonics of degree 3."""
     sh = torch.zeros(len(scene["means"]), 16, 3)
     sh[:, 0] = (scene["colors"] - 0.5) / 0.28209479
     values = {name: scene[name] for name in ("means", "quats")}
@@ -156,7 +156,7 @@ def parameters_of(scene: Scene) -> dict[str, torch.nn.Parameter]:
 def training(
     scene: Scene, render: Callable[..., tuple[Tensor, Any]], similarity: Callable[..., Tensor]
 ) -> Run:
-    """Iterations of 3D Gaussian Splatting: image, loss, gradients, Adam, and the strategy's bookkeeping."""
+    """Time training iterations: rendering, loss, gradients, Adam, and densification statistics."""
     from gsplat import DefaultStrategy
 
     parameters = parameters_of(scene)
@@ -185,7 +185,7 @@ def training(
 
 
 def our_training(scene: Scene) -> Run:
-    """Iterations with this package."""
+    """Time training iterations with this package."""
 
     def render(p: dict[str, Tensor]) -> tuple[Tensor, Any]:
         images, _, info = rasterization(
@@ -199,7 +199,7 @@ def our_training(scene: Scene) -> Run:
 
 
 def prototype_training(scene: Scene, threads: int) -> Run:
-    """The prototype's pieces: its rasterizer and SSIM, harmonics in torch; without the bookkeeping."""
+    """Time iterations with the prototype's rasterizer and SSIM, and harmonics in torch; no statistics."""
     from gsplat.cuda._torch_impl import _spherical_harmonics
 
     full, fused = importlib.import_module("full"), importlib.import_module("nssim2")
@@ -229,9 +229,9 @@ def prototype_training(scene: Scene, threads: int) -> Run:
 
 
 def on_threads(count: int, run: Run) -> Run:
-    """The last of four runs on so many threads: the others wake them, and put data and code into the caches.
+    """Time the last of four runs on a number of threads; the others wake the threads and warm the caches.
 
-    Before them, the threads of another's turn get the time to go to sleep.
+    Waits before the first run, so that the threads of the previous measurement go to sleep.
     """
 
     def run_alone() -> tuple[float, float]:
@@ -246,33 +246,33 @@ def on_threads(count: int, run: Run) -> Run:
 
 
 Key = tuple[str, int]
-"""The name of a run and its number of threads."""
+"""Name of a run and its number of threads."""
 
 Round = dict[Key, np.ndarray]
 """Milliseconds (forward, backward) of every run."""
 
 
 class Quiet:
-    """Tells when nobody else uses the machine."""
+    """Check whether the machine is free of other load."""
 
     def __init__(self) -> None:
         self.best = np.inf
 
     def __call__(self, times: Round) -> bool:
-        """Whether every core reaches the fastest speed measured so far, within a tenth."""
+        """Return whether every core reaches the fastest speed so far, within a tenth."""
         of_machine = [count * total for (name, count), (total, _) in times.items() if name == "machine"]
         self.best = min(self.best, *of_machine)
         return max(of_machine) <= 1.1 * self.best
 
 
 def rounds_of(runs: dict[Key, Run], repeats: int, patience: float, quiet: Quiet) -> list[Round]:
-    """Measure every run in turn, after two rounds in which everything is compiled.
+    """Measure all runs in turn, after two warm-up rounds for compilation.
 
     Args:
-        runs: What to measure, the machine last.
+        runs: Runs to measure, the machine last.
         repeats: Rounds to measure.
-        patience: Seconds to wait for rounds that are quiet; 0 if all count.
-        quiet: Tells whether they are.
+        patience: Seconds to wait for quiet rounds; 0 to count all rounds.
+        quiet: Check for other load.
     """
     for run in (*runs.values(), *runs.values()):
         run()
@@ -290,7 +290,7 @@ def rounds_of(runs: dict[Key, Run], repeats: int, patience: float, quiet: Quiet)
 
 
 def report(what: str, rounds: list[Round]) -> None:
-    """Print a line per run, with the ratio of our time to its, and how its time scales."""
+    """Print a line per run, with the ratio of our time to its time, and its scaling with threads."""
     print(f"{what}: {len(rounds)} rounds", flush=True)
     if not rounds:
         return

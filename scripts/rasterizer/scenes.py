@@ -1,4 +1,4 @@
-"""Scenes to time rasterizers on: points as at the start of training, and a trained splat."""
+"""Create scenes for timing rasterizers: points as at the start of training, and a trained splat."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Scene = dict[str, Any]
 
 
 def fresh_scene(path: Path, count: int, width: int, height: int) -> Scene:
-    """A scene as at the start of training: points with scales from their neighbors."""
+    """Create a scene as at the start of training: points with scales from their neighbors."""
     data, rng = np.load(path), np.random.default_rng(0)
     chosen = rng.permutation(len(data["means3d"]))[:count]
     means, colors = data["means3d"][chosen], data["colors"][chosen].astype(np.float32) / 255
@@ -40,7 +40,7 @@ def fresh_scene(path: Path, count: int, width: int, height: int) -> Scene:
 
 
 def trained_scene(ply: Path, cameras: Path, width: int, height: int) -> Scene:
-    """A splat of `ns-export`, seen from the first camera of `ns-export cameras`, 60 degrees wide."""
+    """Load a splat of `ns-export`, seen from the first camera of `ns-export cameras`, 60 degrees wide."""
     with ply.open("rb") as file:
         names = []
         while (line := file.readline().decode("ascii").strip()) != "end_header":
@@ -69,7 +69,7 @@ def trained_scene(ply: Path, cameras: Path, width: int, height: int) -> Scene:
 
 
 def as_scene(means, quats, scales, opacities, colors, viewmat, K, width: int, height: int) -> Scene:
-    """Arguments of `rasterization`, in float32, for one camera."""
+    """Create the arguments of `rasterization`, in float32, for one camera."""
     arrays = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
     arrays |= {"viewmats": viewmat[None], "Ks": K[None]}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(a, np.float32)) for name, a in arrays.items()}
@@ -77,5 +77,5 @@ def as_scene(means, quats, scales, opacities, colors, viewmat, K, width: int, he
 
 
 def leaves(scene: Scene) -> Scene:
-    """A copy that collects gradients."""
+    """Copy a scene, with tensors that collect gradients."""
     return {k: v.clone().requires_grad_() if isinstance(v, Tensor) else v for k, v in scene.items()}

@@ -1,4 +1,4 @@
-"""Machines that lack something, and exactly what is said: GPU, compiler, network, disk, packages."""
+"""Test errors on machines without a GPU, compiler, network, disk space or package."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nope_splat.utils.cache import Cache
 
 
 def test_a_gpu_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing is told by `prepare_kernels`, whose own tests go through the reasons."""
+    """The reason comes from `prepare_kernels`, whose tests cover all reasons."""
 
     def fail() -> NoReturn:
         raise MissingKernelsError("there is no compiler; install one")
@@ -42,12 +42,12 @@ def test_a_gpu_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpu_with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    whole = types.SimpleNamespace(_C=object())
-    monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", whole)  # pyright: ignore[reportArgumentType]
+    backend = types.SimpleNamespace(_C=object())
+    monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", backend)  # pyright: ignore[reportArgumentType]
     require_device("cuda")
 
 
-def test_adjustment_on_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundle_adjustment_on_a_missing_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     folder = make_scene(3).write_images(tmp_path)
     with refused("missing-device", "mapper.ba-device"):
@@ -57,7 +57,7 @@ def test_adjustment_on_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pyte
 def test_no_network_for_the_weights_of_lpips(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The other metrics are there all the same."""
+    """The other metrics are still computed."""
 
     def fail(**_: object) -> None:
         raise OSError("Network is unreachable")
@@ -70,8 +70,8 @@ def test_no_network_for_the_weights_of_lpips(
     assert "OSError: Network is unreachable" in message
 
 
-def test_nowhere_to_keep_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither in the package's folder nor in the user's: they are compiled at every start."""
+def test_no_writable_cache_for_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If neither the package folder nor the user cache is writable, kernels are compiled at every start."""
 
     def refuse(dispatcher: Dispatcher) -> None:
         raise RuntimeError("cannot cache function: no locator available")

@@ -1,4 +1,4 @@
-"""Images that show too little, or something else than one scene at rest, from pixels to the sentence."""
+"""Test errors for degenerate images and for images of more than one rigid scene, end to end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE, FOCAL = (320, 240), 300.0
 
 @pytest.fixture(scope="module")
 def wall() -> np.ndarray:
-    """A wall with texture of every size, 900 x 700 pixels."""
+    """Return a wall with texture at all scales, 900 x 700 pixels."""
     rng = np.random.default_rng(0)
     layers = [
         cv2.resize(
@@ -33,7 +33,7 @@ def wall() -> np.ndarray:
 
 
 def write(folder: Path, wall: np.ndarray, homographies: list[np.ndarray]) -> Path:
-    """Images of the wall; homographies take its pixels to theirs, both counted from the middle."""
+    """Write images of the wall; homographies map wall pixels to image pixels, both from the center."""
     folder.mkdir()
     middle, center = np.eye(3), np.eye(3)
     middle[:2, 2], center[:2, 2] = (-450, -350), np.array(SIZE) / 2
@@ -46,7 +46,7 @@ def write(folder: Path, wall: np.ndarray, homographies: list[np.ndarray]) -> Pat
 
 
 def reconstruct(images: Path, output: Path) -> dict:
-    """The report of a reconstruction."""
+    """Reconstruct, and return the report."""
     main(
         [
             "reconstruct",
@@ -70,7 +70,7 @@ def test_turning_on_the_spot(wall: np.ndarray, tmp_path: Path) -> None:
 
 
 def test_sliding_along_a_wall(wall: np.ndarray, tmp_path: Path) -> None:
-    """Reconstructed, at a focal length that nobody can know, and said to be so."""
+    """The scene is reconstructed, with a notice that the focal length cannot be determined."""
     shifts = [(-90, 20), (-40, -30), (0, 0), (50, 25), (95, -10)]
     slides = [np.array([[1.0, 0, x], [0, 1.0, y], [0, 0, 1.0]]) for x, y in shifts]
     report = reconstruct(write(tmp_path / "images", wall, slides), tmp_path / "out")
@@ -101,10 +101,10 @@ def test_the_same_image_many_times(wall: np.ndarray, tmp_path: Path) -> None:
         reconstruct(images, tmp_path / "out")
 
 
-def test_mirrored_copies_a_moving_thing_and_a_wrong_focal_length_do_no_harm(
+def test_mirrored_copies_moving_objects_and_wrong_exif_data_do_no_harm(
     valley: Path, wall: np.ndarray, tmp_path: Path
 ) -> None:
-    """A small thing moves through the scene, EXIF data speak of a telephoto lens, some are mirrored."""
+    """A small object moves through the scene, EXIF gives a telephoto lens, some images are mirrored."""
     images = tmp_path / "images"
     images.mkdir()
     exif = Image.Exif()
@@ -120,6 +120,6 @@ def test_mirrored_copies_a_moving_thing_and_a_wrong_focal_length_do_no_harm(
     assert report["notice"] == ""
     assert set(report["unregistered"]) == {f"mirrored{number}.jpg" for number in range(3)}
     truth = read_named_cameras(valley / "ground_truth.json")
-    found = compare_cameras(read_named_cameras(tmp_path / "out" / "transforms.json"), truth)
-    assert found.auc_5 > 85
-    assert abs(found.focal_error) < 2.0
+    metrics = compare_cameras(read_named_cameras(tmp_path / "out" / "transforms.json"), truth)
+    assert metrics.auc_5 > 85
+    assert abs(metrics.focal_error) < 2.0

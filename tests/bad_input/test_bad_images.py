@@ -1,6 +1,6 @@
-"""Files that cannot be used, and exactly what is said about each; files that are only unusual work.
+"""Test that unusable files are skipped with a reason, and that unusual files are read.
 
-What is said about whole folders, and about masks, is in test_images.py and test_cli.py.
+Errors about folders and masks are tested in test_images.py and test_cli.py.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ Write = Callable[[Path], object]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with two good images."""
+    """Return a folder with two valid images."""
     save(picture(seed=1), tmp_path / "good1.jpg")
     save(picture(seed=2), tmp_path / "good2.png")
     return tmp_path
 
 
 def cut(share: float, suffix: str) -> Write:
-    """The first part of an image."""
+    """Write only the first part of an image file."""
 
     def write(path: Path) -> None:
-        whole = save(picture(), path.with_name(f".whole.{suffix}")).read_bytes()
-        path.write_bytes(whole[: int(share * len(whole))])
+        content = save(picture(), path.with_name(f".whole.{suffix}")).read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
 
     return write
 
 
 def claims(width: int, height: int) -> Write:
-    """A small png file whose header claims a size."""
+    """Write a small PNG file with a size in its header."""
 
     def write(path: Path) -> None:
         header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -114,15 +114,15 @@ SKIPPED: dict[str, tuple[str, Write, str]] = {
 
 
 @pytest.mark.parametrize("case", SKIPPED)
-def test_what_cannot_be_used_is_named_and_skipped(case: str, folder: Path) -> None:
+def test_unusable_files_are_skipped_with_a_reason(case: str, folder: Path) -> None:
     name, write, reason = SKIPPED[case]
     write(folder / name)
-    found = find_images(folder)
-    assert [image.name for image in found.images] == ["good1.jpg", "good2.png"]
-    ((spoken, said),) = found.skipped.items()
-    assert said == reason
-    assert spoken.isprintable()
-    spoken.encode()
+    images = find_images(folder)
+    assert [image.name for image in images.images] == ["good1.jpg", "good2.png"]
+    ((printed_name, printed_reason),) = images.skipped.items()
+    assert printed_reason == reason
+    assert printed_name.isprintable()
+    printed_name.encode()
 
 
 def deep(path: Path) -> None:
@@ -163,19 +163,19 @@ def read_only(path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", UNUSUAL)
-def test_what_is_only_unusual_is_read(case: str, folder: Path) -> None:
+def test_unusual_files_are_read(case: str, folder: Path) -> None:
     name, write = UNUSUAL[case]
     write(folder / name)
-    found = find_images(folder)
-    (folder / name).parent.chmod(0o755)  # for whoever cleans up
-    assert found.skipped == {}
-    (image,) = (image for image in found.images if not image.name.startswith("good"))
+    images = find_images(folder)
+    (folder / name).parent.chmod(0o755)  # so that pytest can remove it
+    assert images.skipped == {}
+    (image,) = (image for image in images.images if not image.name.startswith("good"))
     assert image.name == name
     colors = read_image(image)
     assert (colors.shape, colors.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
     gray = "gray" in case
     expected = np.asarray(picture().convert("L").convert("RGB") if gray else picture()).astype(int)
-    assert np.abs(colors - expected).mean() < 12  # a palette, or a jpg
+    assert np.abs(colors - expected).mean() < 12  # quantized by a palette or JPEG
 
 
 MASKS: dict[str, tuple[Write, ErrorCode, tuple[str, ...]]] = {
@@ -188,7 +188,7 @@ MASKS: dict[str, tuple[Write, ErrorCode, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", MASKS)
-def test_a_mask_that_does_not_fit_is_refused(case: str, folder: Path) -> None:
+def test_an_unusable_mask_raises(case: str, folder: Path) -> None:
     write, code, named = MASKS[case]
     mask = folder / "masks" / "good1.png"
     mask.parent.mkdir()
@@ -198,8 +198,8 @@ def test_a_mask_that_does_not_fit_is_refused(case: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("white", [1, 255, 65535])
-def test_masks_of_any_depth_serve(white: int, folder: Path) -> None:
-    """Everything that is not black is used."""
+def test_masks_of_any_bit_depth_are_read(white: int, folder: Path) -> None:
+    """All pixels that are not black are used."""
     half = np.zeros((HEIGHT, WIDTH), np.uint16 if white > 255 else np.uint8)
     half[:, : WIDTH // 2] = white
     (folder / "masks").mkdir()

@@ -1,4 +1,4 @@
-"""Settings that make no sense, of training and of every command, and exactly what is said about each."""
+"""Test errors for invalid settings of training and of every command."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ OUT_OF_RANGE: dict[str, tuple[Any, str]] = {
     MODEL + "camera_optimizer.refinement.interval": (0.0, "more than 0"),
     "alignment_steps": (-1, "at least 0"),
 }
-"""Setting of the pipeline, a value, and what it must be."""
+"""Setting of the pipeline, an invalid value, and its valid range."""
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> NopeTrainerConfig:
-    """A training of images in a folder, about to start."""
+    """Return the configuration of a training that is about to start."""
     config = deepcopy(nope_splat.config)
     assert isinstance(config, NopeTrainerConfig)
     config.pipeline.datamanager.data = tmp_path
@@ -72,7 +72,7 @@ def config(tmp_path: Path) -> NopeTrainerConfig:
 
 
 def set_to(settings: Any, path: str, value: Any) -> None:
-    """Set a setting of a setting, whatever is frozen on the way."""
+    """Set a nested setting, even in frozen dataclasses."""
     *parents, name = path.split(".")
     for parent in parents:
         settings = getattr(settings, parent)
@@ -80,7 +80,7 @@ def set_to(settings: Any, path: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("setting", OUT_OF_RANGE)
-def test_settings_out_of_range_are_told_before_anything_else(setting: str, config: NopeTrainerConfig) -> None:
+def test_settings_out_of_range_raise_before_any_work(setting: str, config: NopeTrainerConfig) -> None:
     value, allowed = OUT_OF_RANGE[setting]
     set_to(config.pipeline, setting, value)
     name = setting.split(".")[-1].replace("_", "-")
@@ -89,7 +89,7 @@ def test_settings_out_of_range_are_told_before_anything_else(setting: str, confi
     assert not config.output_dir.exists()
 
 
-def test_the_defaults_are_in_range(config: NopeTrainerConfig) -> None:
+def test_defaults_are_in_range(config: NopeTrainerConfig) -> None:
     check_ranges(config)
     config.save_config()
 
@@ -102,11 +102,11 @@ OTHER: dict[str, tuple[str, Any, ErrorCode, str]] = {
     "no rasterizer": ("machine.device_type", "mps", "invalid-option", "machine.device-type is mps"),
     "no run to go on with": ("load_dir", Path("/nowhere"), "missing-file", "/nowhere"),
 }
-"""Setting, a value, and the error: its code and what it names."""
+"""Setting, value, error code, and the names in its message."""
 
 
 @pytest.mark.parametrize("case", OTHER)
-def test_trainings_that_cannot_be_are_told_before_anything_else(
+def test_impossible_trainings_raise_before_any_work(
     case: str, config: NopeTrainerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -117,7 +117,7 @@ def test_trainings_that_cannot_be_are_told_before_anything_else(
     assert not config.output_dir.exists()
 
 
-def test_a_damaged_checkpoint_is_told(config: NopeTrainerConfig, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_raises(config: NopeTrainerConfig, tmp_path: Path) -> None:
     config.load_dir = tmp_path
     torch.save({}, tmp_path / "step-000000009.ckpt")
     config.save_config()
@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_is_told(config: NopeTrainerConfig, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("size", "halvings"), [((64, 10), 0), ((40, 30), 2), ((512, 1), 1)])
-def test_images_too_small_to_compare_are_told(size: tuple[int, int], halvings: int) -> None:
+def test_images_smaller_than_the_ssim_window_raise(size: tuple[int, int], halvings: int) -> None:
     width, height = size
     pose = torch.eye(4)[None, :3]
     cameras = Cameras(pose, 50.0, 50.0, 1.0, 1.0, torch.tensor([width]), torch.tensor([height]))
@@ -138,7 +138,7 @@ def test_images_too_small_to_compare_are_told(size: tuple[int, int], halvings: i
 
 
 @pytest.mark.parametrize("focal", [30.0, 1e9])
-def test_a_focal_length_in_other_units_is_told(focal: float, tmp_path: Path) -> None:
+def test_a_focal_length_in_other_units_raises(focal: float, tmp_path: Path) -> None:
     folder = make_scene(3).write_images(tmp_path)
     with refused("invalid-option", f"initial-focal is {focal:g}", "from 64 to 12800 pixels"):
         reconstruct(folder, options=SfmOptions(initial_focal=focal))
@@ -183,11 +183,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("matching.dust3r-weights", "sift", "matching.matcher"),
     ),
 }
-"""Settings, and what the error names."""
+"""Settings, and the names in the error message."""
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
-def test_contradictions_are_told_before_anything_else(case: str, config: NopeTrainerConfig) -> None:
+def test_contradictory_settings_raise_before_any_work(case: str, config: NopeTrainerConfig) -> None:
     changes, named = CONTRADICTIONS[case]
     for setting, value in changes.items():
         set_to(config, setting, value)
@@ -198,7 +198,7 @@ def test_contradictions_are_told_before_anything_else(case: str, config: NopeTra
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder of files that are not what they should be."""
+    """Return a folder of files with unexpected content."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.yml").write_text("hello")
     (tmp_path / "binary.yml").write_bytes(b"\x80\x04\x95")
@@ -266,11 +266,11 @@ COMMANDS: dict[str, tuple[list[str], ErrorCode, tuple[str, ...]]] = {
         ("{}/text.yml", "File exists"),
     ),
 }
-"""Arguments, and the error: its code and what it names."""
+"""Arguments, error code, and the names in its message."""
 
 
 @pytest.mark.parametrize("case", COMMANDS)
-def test_commands_with_wrong_arguments(case: str, files: Path) -> None:
+def test_commands_with_wrong_arguments_raise(case: str, files: Path) -> None:
     arguments, code, named = COMMANDS[case]
     with refused(code, *(name.replace("{}", str(files)) for name in named)):
         main([argument.replace("{}", str(files)) for argument in arguments])

@@ -1,6 +1,6 @@
-"""The command line `nope-splat`: what it writes, and what it says about bad input.
+"""Test the output files and the errors of the command line `nope-splat`.
 
-Bad input of every kind ends in one sentence on stderr and a status other than zero, without a traceback.
+Bad input prints one sentence on stderr and exits with a nonzero status, without a traceback.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nope_splat.io.cameras import read_ground_truth
 
 
 def neighbors(folder: Path, count: int) -> list[Path]:
-    """The images nearest to the middle of the arc."""
+    """Select the images nearest to the middle of the arc."""
     poses = read_ground_truth(folder / "ground_truth.json").T_world_camera
     middle = np.mean([pose[:3, 3] for pose in poses.values()], axis=0)
     nearest = sorted(poses, key=lambda name: float(np.linalg.norm(poses[name][:3, 3] - middle)))
@@ -36,28 +36,28 @@ def reconstruct(images: Path, output: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty folder for images."""
+    """Return an empty folder for images."""
     (tmp_path / "images").mkdir()
     return tmp_path / "images"
 
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images that show nothing of the valley of the other tests."""
+    """Render images of a different scene."""
     output = tmp_path_factory.mktemp("elsewhere")
     render_demo_scene(output, DemoSceneConfig(num_images=9, size=(320, 240), seed=1))
     return output
 
 
-def test_reconstruct_writes_everything(
+def test_reconstruct_writes_all_files(
     valley: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """Also when one image is damaged: it is named and left out."""
+    """A damaged image is skipped and named."""
     good = neighbors(valley, 9)
     for file in good:
         shutil.copy(file, folder)
-    whole = good[0].read_bytes()
-    (folder / "damaged.jpg").write_bytes(whole[: len(whole) // 2])
+    content = good[0].read_bytes()
+    (folder / "damaged.jpg").write_bytes(content[: len(content) // 2])
     output = tmp_path / "output"
     main(
         [
@@ -110,7 +110,7 @@ def test_one_image(valley: Path, folder: Path, tmp_path: Path):
         reconstruct(folder, tmp_path / "output")
 
 
-def test_two_images_of_different_things(valley: Path, elsewhere: Path, folder: Path, tmp_path: Path):
+def test_two_images_of_different_scenes(valley: Path, elsewhere: Path, folder: Path, tmp_path: Path):
     shutil.copy(neighbors(valley, 1)[0], folder / "a.jpg")
     shutil.copy(neighbors(elsewhere, 1)[0], folder / "b.jpg")
     with refused("no-matches", "a.jpg", "b.jpg"):
@@ -134,7 +134,7 @@ def test_images_without_texture(folder: Path, tmp_path: Path):
         reconstruct(folder, tmp_path / "output")
 
 
-def test_groups_that_do_not_connect(valley: Path, elsewhere: Path, folder: Path, tmp_path: Path):
+def test_disconnected_groups_of_images(valley: Path, elsewhere: Path, folder: Path, tmp_path: Path):
     for letter, source in (("a", valley), ("b", elsewhere)):
         for index, file in enumerate(neighbors(source, 2)):
             shutil.copy(file, folder / f"{letter}{index}.jpg")
@@ -142,7 +142,7 @@ def test_groups_that_do_not_connect(valley: Path, elsewhere: Path, folder: Path,
         reconstruct(folder, tmp_path / "output")
 
 
-def test_unwritable_output_is_told_before_the_work(tmp_path: Path):
+def test_unwritable_output_raises_before_the_work(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with refused("unwritable-output", tmp_path / "file"):
         reconstruct(tmp_path / "no photos", tmp_path / "file")
@@ -154,7 +154,7 @@ def test_demo_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert len(list((tmp_path / "images").iterdir())) == 2
 
 
-def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]):
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
@@ -162,14 +162,14 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize("arguments", [[], ["rekonstruct"], ["reconstruct", "--no-such-option", "1"]])
-def test_arguments_that_do_not_fit(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+def test_invalid_arguments_exit_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     assert capsys.readouterr() != ("", "")
 
 
-def test_process_ends_without_traceback(tmp_path: Path):
+def test_process_exits_without_traceback(tmp_path: Path):
     arguments = ["reconstruct", "--data", str(tmp_path / "nowhere"), "--output-dir", str(tmp_path / "output")]
     code = "from nope_splat.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)

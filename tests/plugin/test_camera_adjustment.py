@@ -1,8 +1,8 @@
-"""Joint adjustments of a model in training.
+"""Test joint refinement during training.
 
-- Disturbed cameras come back to the truth in one call, whatever the mode; the Gaussians do not move.
-- Frozen poses and a frozen focal length stay; so does one that the reconstruction has held.
-- A training adjusts at intervals, often where tracks are few, and then no gradient moves the cameras.
+- One call recovers perturbed cameras in every mode, and does not move the Gaussians.
+- Frozen poses, a frozen focal length, and one that the reconstruction kept fixed do not change.
+- Trainings refine at intervals, more often with few tracks; gradients do not move the cameras then.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def adjust(pipeline: NopePipeline) -> None:
 
 
 @pytest.mark.parametrize("mode", ["SE3", "SO3xR3"])
-def test_disturbed_cameras_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode) -> None:
+def test_perturbed_cameras_are_recovered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode) -> None:
     pipeline = make(tmp_path, monkeypatch, mode=mode)
     cameras = pipeline.model.camera_optimizer
     truth, gaussians = cameras.poses().detach(), pipeline.model.means.detach().clone()
@@ -69,7 +69,7 @@ def test_disturbed_cameras_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert torch.equal(pipeline.model.means, gaussians)
 
 
-def test_frozen_poses_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_poses_do_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make(tmp_path, monkeypatch, mode="off")
     cameras = pipeline.model.camera_optimizer
     truth = cameras.poses().detach().clone()
@@ -79,7 +79,7 @@ def test_frozen_poses_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert float(cameras.focal().detach()) == pytest.approx(FOCAL, rel=2e-3)
 
 
-def test_a_frozen_focal_length_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_focal_length_does_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make(tmp_path, monkeypatch, optimize_focal=False)
     cameras = pipeline.model.camera_optimizer
     truth = cameras.poses().detach()
@@ -90,7 +90,7 @@ def test_a_frozen_focal_length_stays(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("refinement", [JointRefinement(), GradientRefinement()])
-def test_a_focal_length_that_the_reconstruction_held_stays(
+def test_a_focal_length_fixed_by_the_reconstruction_does_not_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refinement: JointRefinement | GradientRefinement
 ) -> None:
     def held(*args: Any, **kwargs: Any) -> Reconstruction:
@@ -107,12 +107,12 @@ def test_a_focal_length_that_the_reconstruction_held_stays(
     assert float(pipeline.model.camera_optimizer.focal().detach()) == FOCAL
 
 
-def test_gradients_leave_the_cameras_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_do_not_move_the_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make(tmp_path, monkeypatch)
     assert not {"camera_opt", "focal_opt"} & set(pipeline.get_param_groups())
 
 
-def test_adjustments_are_evenly_spread_over_a_training() -> None:
+def test_refinements_are_evenly_spaced() -> None:
     config = NopeCameraOptimizerConfig(mode="SE3", refinement=JointRefinement(start=0.4, interval=0.25))
     cameras = config.setup(num_cameras=2, device="cpu")
     assert cameras.adjustment_steps(1000) == (400, 650, 900)
@@ -121,7 +121,7 @@ def test_adjustments_are_evenly_spread_over_a_training() -> None:
     assert cameras.adjustment_steps(500, few_tracks=True)[0] == 100
 
 
-def test_cameras_of_few_tracks_take_single_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_tracks_use_single_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make(tmp_path, monkeypatch)
     model = pipeline.model
     steps = []
@@ -136,18 +136,18 @@ def test_cameras_of_few_tracks_take_single_steps(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(("size", "halvings"), [(40, 2), (50, 1), (96, 0), (10_000, 0)])
-def test_large_images_are_compared_at_a_smaller_size(
+def test_large_images_are_downscaled_for_refinement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, halvings: int
 ) -> None:
     pipeline = make(tmp_path, monkeypatch, refinement=JointRefinement(max_image_size=size))
     monkeypatch.setattr(photometric_alignment, "MIN_SIZE", 1)
     views = []
 
-    def look_once(problem: BundleProblem, look: Look, **_: Any) -> JointResult:
+    def render_once(problem: BundleProblem, look: Look, **_: Any) -> JointResult:
         views.append(look(0, problem.T_camera_world[0], problem.intrinsics[0]))
         return JointResult(problem, (), 0.0)
 
-    monkeypatch.setattr("nope_splat.plugin.camera_adjustment.adjust_jointly", look_once)
+    monkeypatch.setattr("nope_splat.plugin.camera_adjustment.adjust_jointly", render_once)
     data = pipeline.datamanager
     adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
     assert views[0].image.shape[:2] == (SIZE[1] >> halvings, SIZE[0] >> halvings)

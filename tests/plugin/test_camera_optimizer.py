@@ -1,9 +1,9 @@
-"""Optimized cameras.
+"""Test the camera optimizer.
 
-- Axes convert back and forth; a world-to-camera transform is the inverse of the pose.
-- The start is exactly the reconstruction; the pose is base @ exp(delta) in every mode; it is absolute.
-- Gradients with respect to poses and focal length are right at and away from zero.
-- The viewer's composition (original pose times `forward`) agrees; only moving parameters are optimized.
+- Axis conversion is an involution; the world-to-camera transform is the inverse of the pose.
+- Initial cameras equal the reconstruction; poses are base @ exp(delta) in every mode, and absolute.
+- Gradients with respect to poses and focal length are correct at zero and elsewhere.
+- The viewer's composition (original pose times `forward`) agrees; only free parameters are optimized.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def make(mode: Mode, optimize_focal: bool = True, num_cameras: int = 5) -> NopeC
     return cameras
 
 
-def test_axes_switch_back() -> None:
+def test_switching_axes_twice_is_the_identity() -> None:
     poses = track_scene().poses
     torch.testing.assert_close(switch_axes(switch_axes(poses)), poses)
 
@@ -49,7 +49,7 @@ def test_world_to_camera_looks_forward() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_starts_at_the_reconstruction(mode: Mode) -> None:
+def test_initial_cameras_are_those_of_the_reconstruction(mode: Mode) -> None:
     cameras = make(mode)
     torch.testing.assert_close(cameras.poses(), track_scene().poses)
     assert cameras.focal().item() == 900.0
@@ -57,7 +57,7 @@ def test_starts_at_the_reconstruction(mode: Mode) -> None:
 
 @pytest.mark.parametrize("mode", MOVING)
 def test_pose_is_base_times_motion_and_absolute(mode: Mode) -> None:
-    """As nerfstudio's viewer composes it, and whatever pose the camera at hand carries."""
+    """The result agrees with nerfstudio's viewer and does not depend on the pose of the input camera."""
     cameras = make(mode)
     cameras.pose_adjustment.data.normal_(std=0.1)
     expected = pose_utils.multiply(track_scene().poses, cameras(torch.arange(5)))
@@ -90,7 +90,7 @@ def test_cameras_without_index_keep_their_pose() -> None:
 @pytest.mark.parametrize("mode", MOVING)
 @pytest.mark.parametrize("std", [0.0, 0.05])
 def test_gradients(mode: Mode, std: float) -> None:
-    """At zero the exponential map must have its derivative, not a hole."""
+    """The exponential map must have the correct derivative at zero."""
     scene = track_scene(noise=2.0)
     cameras = make(mode)
     cameras.pose_adjustment.data.normal_(std=std)
@@ -118,7 +118,7 @@ def test_gradients(mode: Mode, std: float) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("optimize_focal", [True, False])
-def test_only_what_moves_is_optimized(mode: Mode, optimize_focal: bool) -> None:
+def test_only_free_parameters_are_optimized(mode: Mode, optimize_focal: bool) -> None:
     groups: dict = {}
     cameras = make(mode, optimize_focal)
     cameras.config.refinement = GradientRefinement()
@@ -127,13 +127,13 @@ def test_only_what_moves_is_optimized(mode: Mode, optimize_focal: bool) -> None:
     assert ("focal_opt" in groups) == optimize_focal
 
 
-def test_no_pull_toward_the_start_unless_asked_for() -> None:
+def test_no_penalty_on_motion_by_default() -> None:
     losses: dict = {}
     make("SE3").get_loss_dict(losses)
     assert losses == {}
 
 
-def test_metrics_tell_changes() -> None:
+def test_metrics_measure_changes() -> None:
     cameras = make("SE3")
     cameras.log_focal.data.fill_(torch.log(torch.tensor(1.01)))
     cameras.pose_adjustment.data[0] = torch.tensor([0.3, 0.0, 0.4, 0.0, torch.pi / 180, 0.0])
@@ -146,7 +146,7 @@ def test_metrics_tell_changes() -> None:
     assert metrics["camera_translation_max"].item() == pytest.approx(0.5)
 
 
-def test_views_of_two_cameras_have_a_focal_length_each() -> None:
+def test_two_cameras_have_separate_focal_lengths() -> None:
     cameras = NopeCameraOptimizer(
         NopeCameraOptimizerConfig(mode="SE3"),
         3,

@@ -1,6 +1,6 @@
-"""nerfstudio's own commands, end to end, on images of a small scene.
+"""Test nerfstudio's commands end to end on images of a small scene.
 
-One training, interrupted and resumed, serves all tests: train, resume, evaluate, export, render.
+All tests share one training that is interrupted and resumed: train, resume, evaluate, export, render.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ STAGES = (
     "Seeding photos",
     "Aligning held-out photos",
 )
-"""What is long, and tells how far it has come."""
+"""Titles of the progress bars."""
 BIN = Path(sys.executable).parent
 
 
 def run(command: str, *arguments: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run one of nerfstudio's commands; its output is in `stdout`."""
+    """Run one of nerfstudio's commands, and capture its output."""
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "200"}
     process = subprocess.run(
         [BIN / command, *map(str, arguments)],
@@ -71,7 +71,7 @@ def train(cwd: Path, data: Path, *arguments: object) -> subprocess.CompletedProc
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `scene/` and the outputs of a training and of its continuation."""
+    """Create a folder with `scene/` and the outputs of a training before and after resuming."""
     root = tmp_path_factory.mktemp("commands")
     render_demo_scene(root / "scene", DemoSceneConfig(num_images=NUM_IMAGES, size=SIZE))
     first = train(root, root / "scene" / "images", "--timestamp", "first")
@@ -96,17 +96,17 @@ def checkpoint(runs: Path, name: str) -> dict:
     return torch.load(file, weights_only=True)
 
 
-def test_training_goes_on_where_it_ended(runs: Path) -> None:
+def test_training_resumes_where_it_ended(runs: Path) -> None:
     first, second = checkpoint(runs, "first"), checkpoint(runs, "second")
     assert (first["step"], second["step"]) == (STEPS - 1, 2 * STEPS - 1)
     moved = ["gauss_params.means", "gauss_params.scales", "track_points", "camera_optimizer.pose_adjustment"]
     for name in moved:
         before, after = (state["pipeline"][f"_model.{name}"] for state in (first, second))
         assert not torch.equal(before, after)
-        torch.testing.assert_close(before, after, rtol=0.5, atol=0.5)  # a continuation, not a new start
+        torch.testing.assert_close(before, after, rtol=0.5, atol=0.5)  # resumed, not restarted
 
 
-def test_curves_go_on_where_they_ended(runs: Path) -> None:
+def test_curves_continue_after_resuming(runs: Path) -> None:
     (first, second) = (
         checkpoint(runs, name)["pipeline"]["history._extra_state"] for name in ("first", "second")
     )
@@ -198,7 +198,7 @@ def test_export_cameras(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compare_cameras(cameras, read_named_cameras(Path("scene/ground_truth.json"))).auc_5 > 80
 
 
-def test_what_is_no_run_is_told(runs: Path, tmp_path: Path) -> None:
+def test_a_missing_run_is_reported(runs: Path, tmp_path: Path) -> None:
     with refused("missing-file", tmp_path / "config.yml"):
         main(["export-cameras", "--load-config", str(tmp_path / "config.yml"), "--output-dir", str(tmp_path)])
     shutil.copy(config(runs), tmp_path / "config.yml")
@@ -225,10 +225,10 @@ def test_rendered_path(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list((runs / "path").iterdir())) == 3
 
 
-def test_checkpoint_holds_all_that_viewing_needs(
+def test_checkpoint_is_sufficient_for_viewing(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the cache is lost, the reconstruction is made again."""
+    """Without the cache, the images are reconstructed again."""
     shutil.copytree(runs, tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs" / "outputs" / "scene" / "cache")
     monkeypatch.chdir(tmp_path / "runs")
@@ -236,8 +236,8 @@ def test_checkpoint_holds_all_that_viewing_needs(
     torch.testing.assert_close(pipeline.eval_poses, checkpoint(runs, "second")["pipeline"]["eval_poses"])
 
 
-def test_viewing_afterwards(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ns-viewer` shows panel, cameras, track points and legend of the finished training."""
+def test_viewer_after_training(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ns-viewer` shows the panel, cameras, track points and legend of the finished training."""
     monkeypatch.chdir(runs)
     loaded, pipeline, _, step = eval_setup(config(runs), eval_num_rays_per_chunk=None, test_mode="test")
     assert isinstance(pipeline, NopePipeline)
@@ -247,7 +247,7 @@ def test_viewing_afterwards(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(control, "_draw_camera", lambda name, *rest: drawn.append(name) or draw(name, *rest))
 
     class Seen(Exception):
-        """The viewer waits for browsers."""
+        """Raised when the viewer begins to wait for browsers."""
 
     def look(seconds: float) -> NoReturn:
         control._locked(control._draw)
@@ -267,7 +267,7 @@ def test_viewing_afterwards(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None
     stop_viewer(control.viewer)
 
 
-def test_unwritable_output_ends_with_one_sentence(runs: Path) -> None:
+def test_unwritable_output_exits_with_one_sentence(runs: Path) -> None:
     (runs / "file").touch()
     process = run("ns-train", "nope-splat", "--data", "scene", "--output-dir", "file", cwd=runs, check=False)
     assert process.returncode == 1

@@ -1,4 +1,4 @@
-"""Configurations of trainings read back as they were written; what else a file says is not done."""
+"""Test that configurations are read back unchanged, and that nothing else in the file is executed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nope_splat.plugin.safe_config import read_config
 
 
 @pytest.mark.parametrize("method", ["nope-splat", "nope-splat-paper", "splatfacto"])
-def test_configurations_read_back(method: str, tmp_path: Path) -> None:
+def test_configuration_round_trip(method: str, tmp_path: Path) -> None:
     ours = {"nope-splat": nope_splat, "nope-splat-paper": nope_splat_paper}
     config = deepcopy(ours[method].config if method in ours else all_methods[method])
     config.data, config.timestamp = tmp_path, "now"
@@ -25,8 +25,8 @@ def test_configurations_read_back(method: str, tmp_path: Path) -> None:
     assert yaml.dump(read_config(tmp_path / "config.yml")) == text
 
 
-def test_members_of_enumerations_read_by_name(tmp_path: Path) -> None:
-    """As Python 3.11.2 writes them, and 3.11.7 does not."""
+def test_enumeration_members_are_read_by_name(tmp_path: Path) -> None:
+    """Python 3.11.2 writes them by name; 3.11.7 does not."""
     config = deepcopy(nope_splat.config)
     config.data = tmp_path
     name = "!!python/name:nerfstudio.utils.writer.EventName ''"
@@ -50,7 +50,7 @@ def test_members_of_enumerations_read_by_name(tmp_path: Path) -> None:
         "!!python/module:os",
     ],
 )
-def test_nothing_else_is_done(harm: str, tmp_path: Path) -> None:
+def test_other_objects_are_not_created(harm: str, tmp_path: Path) -> None:
     made, file = tmp_path / "made", tmp_path / "config.yml"
     config = deepcopy(nope_splat.config)
     config.data = tmp_path
@@ -60,7 +60,7 @@ def test_nothing_else_is_done(harm: str, tmp_path: Path) -> None:
     assert not made.exists()
 
 
-def test_a_configuration_of_version_0_1_is_named(tmp_path: Path) -> None:
+def test_a_configuration_of_version_0_1_raises_with_its_version(tmp_path: Path) -> None:
     file = tmp_path / "config.yml"
     file.write_text("!!python/object:nope_splat.trainer.NopeTrainerConfig\nmethod_name: nope-splat\n")
     with refused("checkpoint-mismatch", file, "0.1"):

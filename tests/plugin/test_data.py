@@ -1,8 +1,8 @@
-"""What nerfstudio is told about the images.
+"""Test the data that nerfstudio receives.
 
-- Cameras project the points to where they are seen, at full and at reduced size, with nerfstudio's axes.
-- Held-out images are no training views; all, or small folders, can be trained on whole.
-- Observations count training views; images and masks have the cameras' size.
+- Cameras project points to their observations, at full and reduced size, with nerfstudio's axes.
+- Held-out images are not training views; `eval-mode all` and small folders hold none out.
+- Observations index training views; images and masks have the size of the cameras.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nope_splat.scene.tracks import Observations
 
 
 @pytest.mark.parametrize("max_image_size", [None, 1000, 50, 31])
-def test_cameras_project_points_to_where_they_are_seen(
+def test_cameras_project_points_to_their_observations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_image_size: int | None
 ) -> None:
     pipeline = make_pipeline(tmp_path, monkeypatch, max_image_size=max_image_size)
@@ -47,8 +47,8 @@ def test_cameras_project_points_to_where_they_are_seen(
         assert image.shape == (cameras.height[view, 0], cameras.width[view, 0], 3)
 
 
-def test_distortion_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images with a lens's distortion train like those of a pinhole."""
+def test_images_are_undistorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distorted images train like those of a pinhole camera."""
     straight = write_scene(tmp_path, num_views=9, unregistered=(), held_out=True)
     camera = replace(straight.cameras[0], radial=(0.1, 0.02))
 
@@ -75,7 +75,7 @@ def test_distortion_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (255 * data["image"]).round().byte().numpy().tolist() == (
         read_undistorted_image(image, SIZE, camera).tolist()
     )
-    assert not data["mask"].all()  # the corners lie beyond the image
+    assert not data["mask"].all()  # the corners lie outside of the image
     assert "mask" not in NopeDataset(expected).get_data(0)
 
 
@@ -99,7 +99,7 @@ def test_train_on_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(pipeline.datamanager.eval_dataset) == 0
 
 
-def test_small_folders_hold_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_folders_hold_no_image_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     parser = make_pipeline(tmp_path, monkeypatch, num_views=8, eval_mode="all").datamanager.dataparser
     monkeypatch.setattr(
@@ -141,12 +141,12 @@ def test_optimized_cameras_replace_the_reconstruction_once(
     torch.testing.assert_close(data.eval_dataset.cameras.fx, torch.full((2, 1), 0.55 * FOCAL))
 
 
-def test_no_data_is_a_user_error() -> None:
+def test_missing_data_raises() -> None:
     with refused("missing-option", "--data"):
         NopeDataManagerConfig().setup(device="cpu", test_mode="val")
 
 
-def test_no_output_folder_is_made_without_images(tmp_path: Path) -> None:
+def test_no_output_folder_is_created_without_images(tmp_path: Path) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path / "outputs")
     config.machine.device_type = "cpu"
     config.pipeline.datamanager.data = tmp_path / "nowhere"

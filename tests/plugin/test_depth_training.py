@@ -1,10 +1,10 @@
-"""Trainings with depth, from the arguments of the command line to the checkpoint, on the procedural scene.
+"""Test trainings with depth end to end on the procedural scene.
 
-- The paper's initialization and the three depth losses run together, from depth maps in a folder: their terms
-  are in the curves, scales and shifts move, and the cameras are good. The checkpoint can be evaluated.
-- Joint optimization alone, from cameras at the focal length of a field of view of 60 degrees, recovers them.
-- A network serves the depth loss beside joint adjustments, and what it said is cached.
-- Without weights nothing asks for depth.
+- The paper's initialization and the three depth losses work together with depth maps from a folder: curves
+  contain the losses, scales and shifts change, and cameras are accurate. The checkpoint can be evaluated.
+- Joint optimization recovers cameras from the focal length of a 60 degree field of view.
+- A network provides depth for the depth loss with joint refinement, and its predictions are cached.
+- Without weights of depth losses, no depth is computed.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ DATA = "--pipeline.datamanager.dataparser"
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all trainings write, so that the images are matched once."""
+    """Return the output folder of all trainings, so that the images are matched only once."""
     return tmp_path_factory.mktemp("outputs")
 
 
 def train(valley: Path, outputs: Path, name: str, *arguments: object) -> Path:
-    """What `ns-train nope-splat` does with these arguments; the path of `config.yml`."""
+    """Run `ns-train nope-splat` with arguments, and return the path of `config.yml`."""
     options = {
         "--data": valley,
         "--output-dir": outputs,
@@ -70,7 +70,7 @@ def state_of(config: Path) -> dict[str, Any]:
     return torch.load(file, weights_only=True)["pipeline"]
 
 
-def test_the_papers_start_with_all_depth_losses(valley: Path, outputs: Path, tmp_path: Path) -> None:
+def test_the_papers_initialization_with_all_depth_losses(valley: Path, outputs: Path, tmp_path: Path) -> None:
     maps = write_maps(valley, tmp_path / "maps", "disparity", 0.03, 0)
     (maps / "photo_000.npz").unlink()  # held out
     config = train(
@@ -94,7 +94,7 @@ def test_the_papers_start_with_all_depth_losses(valley: Path, outputs: Path, tmp
 
 
 def compare(valley: Path, scene: Reconstruction) -> PoseMetrics:
-    """The training cameras of a scene, against the truth."""
+    """Compare the training cameras of a scene with the truth."""
     truth = read_ground_truth(valley / "ground_truth.json")
     poses, true_poses = {}, {}
     for image_id in np.flatnonzero(~scene.held_out):
@@ -103,17 +103,17 @@ def compare(valley: Path, scene: Reconstruction) -> PoseMetrics:
     return compare_poses(poses, true_poses, scene.cameras[0].focal, truth.focal)
 
 
-def test_joint_optimization_recovers_cameras_from_sixty_degrees(
+def test_joint_optimization_recovers_cameras_from_60_degrees(
     valley: Path, outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reconstruction by distorted depth holds the focal length, so that training has all to mend."""
+    """The initialization from distorted depth fixes the focal length, so that training must correct it."""
     maps = write_maps(valley, tmp_path / "maps", "disparity", 0.03, 0)
     cache = Cache(outputs / valley.name / "cache")
 
     @functools.cache
     def start() -> Reconstruction:
         options = SfmOptions(
-            mapper=MapperOptions(refine_extra_params=False),  # they would adapt to the wrong focal length
+            mapper=MapperOptions(refine_extra_params=False),  # the maps would adapt to the wrong focal length
             depth=DepthSettings(maps=maps, kind="disparity"),
             initialization=MonocularDepthInitialization(),
         )
@@ -144,7 +144,7 @@ def test_joint_optimization_recovers_cameras_from_sixty_degrees(
     assert after.ate < 0.1
 
 
-def test_a_network_beside_joint_adjustments(valley: Path, outputs: Path, tmp_path: Path) -> None:
+def test_depth_network_with_joint_refinement(valley: Path, outputs: Path, tmp_path: Path) -> None:
     network = save_tiny("dpt", tmp_path / "network")
     config = train(
         valley, outputs, "network",
@@ -152,10 +152,10 @@ def test_a_network_beside_joint_adjustments(valley: Path, outputs: Path, tmp_pat
     )  # fmt: skip
     assert "_model.depth_supervision.corrections" in state_of(config)
     cached = list((outputs / valley.name / "cache").glob("depth-*.npz"))
-    assert len(cached) == 7  # of nine images two are held out
+    assert len(cached) == 7  # two of nine images are held out
 
 
-def test_without_weights_nothing_asks_for_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_loss_weights_no_depth_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "nope_splat.plugin.dataparser.image_depths", lambda *_: pytest.fail("asked for depth")
     )

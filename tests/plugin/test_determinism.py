@@ -1,4 +1,4 @@
-"""The same seed gives the same cameras and, on a CPU, the same Gaussians: to the last bit."""
+"""Test that the same seed gives bit-identical cameras and, on a CPU, Gaussians."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = 24
 
 
 def checkpoint(images: Path, output: Path) -> dict[str, Any]:
-    """What a short training leaves, with densification, joint adjustment and held-out poses in it."""
+    """Train briefly with densification, joint refinement and held-out poses; return the checkpoint."""
     config = deepcopy(nope_splat.config)
     assert isinstance(config, NopeTrainerConfig)
     config.machine.device_type = "cpu"
@@ -33,7 +33,7 @@ def checkpoint(images: Path, output: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_seeded_training_comes_out_the_same(valley: Path, tmp_path: Path) -> None:
+def test_a_seeded_training_is_reproducible(valley: Path, tmp_path: Path) -> None:
     first, second = (checkpoint(valley / "images", tmp_path / name) for name in ("first", "second"))
     pipelines = first["pipeline"], second["pipeline"]
     assert pipelines[0].keys() == pipelines[1].keys()

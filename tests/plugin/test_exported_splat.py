@@ -1,4 +1,4 @@
-"""The `.ply` of nerfstudio's `ns-export gaussian-splat`, as other viewers read it."""
+"""Test the `.ply` of nerfstudio's `ns-export gaussian-splat` for compatibility with other viewers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ORDER = [
     *(f"f_rest_{i}" for i in range(45)),
     *("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
 ]
-"""Attributes as the first implementation of Gaussian splatting wrote them, for colors of degree 3."""
+"""Attributes of the original implementation of Gaussian splatting, for harmonics of degree 3."""
 
 
 @pytest.mark.parametrize("tracks", ["separate", "tied"])

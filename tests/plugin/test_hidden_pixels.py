@@ -1,7 +1,7 @@
-"""What masks hide has no say in training and evaluation, whatever it looks like.
+"""Test that masked pixels affect neither training nor evaluation.
 
-Images that differ only in what is hidden give the same losses and gradients, joint adjustments, held-out
-poses and metrics, to the last bit.
+Images that differ only in masked pixels give bit-identical losses, gradients, joint refinement, held-out
+poses and metrics.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ WIDTH, HEIGHT = SIZE
 
 
 def noise(seed: int) -> Tensor:
-    """Another color in each pixel. (H, W, 3)."""
+    """Draw a random color per pixel. (H, W, 3)."""
     return torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(seed))
 
 
 def used_pixels(view: int) -> Tensor:
-    """All but an area that moves from view to view; its border is not that of coarser pixels. (H, W, 1)."""
+    """Mask an area that moves from view to view and is not aligned to downscaled pixels. (H, W, 1)."""
     used = torch.ones(HEIGHT, WIDTH, 1, dtype=torch.bool)
     used[15 : 41 + view, 20 + 3 * view : 51 + 3 * view] = False
     return used
@@ -36,7 +36,7 @@ def used_pixels(view: int) -> Tensor:
 
 @pytest.fixture
 def pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[NopePipeline]:
-    """Two pipelines, their cameras a little off, with different things behind the masks."""
+    """Create two pipelines with perturbed cameras and different content behind the masks."""
     found = []
     for seed in (1, 100):
         model = NopeSplatModelConfig(
@@ -76,7 +76,7 @@ def test_losses_and_gradients(pipelines: list[NopePipeline], factor: int) -> Non
     assert gradient[~hidden].any()
 
 
-def test_joint_adjustments(pipelines: list[NopePipeline]) -> None:
+def test_joint_refinement(pipelines: list[NopePipeline]) -> None:
     cameras = []
     for pipeline in pipelines:
         pipeline.train()
@@ -108,13 +108,13 @@ def test_held_out_poses_and_metrics(pipelines: list[NopePipeline], monkeypatch: 
     assert {"psnr", "ssim"} <= set(metrics)
 
 
-def test_metrics_are_those_of_the_pixels_that_count() -> None:
-    """An image beside one that is hidden has the metrics of the image alone."""
+def test_metrics_ignore_masked_pixels() -> None:
+    """An image next to a masked one has the metrics of the single image."""
     image, error = noise(1), 0.2 * (noise(2) - 0.5)
-    alone = ImageMetrics()(image + error, image)
+    single = ImageMetrics()(image + error, image)
     wide, mask = image.repeat(1, 4, 1), torch.zeros(HEIGHT, 4 * WIDTH, 1, dtype=torch.bool)
     mask[:, :WIDTH] = True
-    beside = ImageMetrics()(torch.cat([image + error, noise(3).repeat(1, 3, 1)], dim=1), wide, mask)
-    assert beside["psnr"] == pytest.approx(alone["psnr"], abs=1e-3)
-    assert beside["ssim"] == pytest.approx(alone["ssim"], abs=0.02)  # windows at the border see both
+    padded = ImageMetrics()(torch.cat([image + error, noise(3).repeat(1, 3, 1)], dim=1), wide, mask)
+    assert padded["psnr"] == pytest.approx(single["psnr"], abs=1e-3)
+    assert padded["ssim"] == pytest.approx(single["ssim"], abs=0.02)  # windows at the border overlap both
     assert ImageMetrics()(image, image, mask[:, :WIDTH])["ssim"] == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""The curves of a training: bounded in number, complete from start to end, and part of the checkpoint."""
+"""Test the curves of a training: bounded length, complete range, stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_training_of_any_length_keeps_enough_rows(num_iterations: int) -> None
     assert values == pytest.approx([1 / (step + 1) for step in steps])
 
 
-def test_a_checkpoint_brings_its_curves(tmp_path: Path) -> None:
+def test_checkpoints_restore_curves(tmp_path: Path) -> None:
     first = recorded(12_345)
     torch.save(first.state_dict(), tmp_path / "state")
     second = recorded(777)
@@ -41,7 +41,7 @@ def test_a_checkpoint_brings_its_curves(tmp_path: Path) -> None:
     assert both[0] == both[1] == recorded(20_000).curve("count")
 
 
-def test_what_is_recorded_now_and_then_has_a_curve_of_its_own() -> None:
+def test_sparsely_recorded_values_have_a_separate_curve() -> None:
     history = History()
     history.record(0, {"a": 1.0})
     history.record(10, {"a": 2.0, "b": 3.0})

@@ -1,10 +1,10 @@
-"""Lenses that joint adjustments and gradient steps learn.
+"""Test intrinsics that joint refinement and gradient steps learn.
 
-- Derivatives of pixel positions, of the photometric cost and of the joint equations by all intrinsics agree
-  with finite differences.
-- A disturbed principal point and radial term come back; what is fixed stays, and priors hold what nothing
-  determines.
-- Parameters, cameras and checkpoints say the same; the principal point of mixed orientations stays.
+- Derivatives of pixel positions, of the photometric cost and of the joint equations with respect to all
+  intrinsics agree with finite differences.
+- A perturbed principal point and radial terms are recovered; fixed parameters do not change, and priors
+  constrain undetermined ones.
+- Parameters, cameras and checkpoints agree; the principal point of mixed orientations is kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FREE = torch.ones(1, 5, dtype=torch.bool)
 
 
 def moved(problem: BundleProblem, step: Tensor) -> BundleProblem:
-    """After a step of the first camera's pose and intrinsics, principal points in focal lengths. (11,)."""
+    """Apply a step to the first camera's pose and intrinsics, principal points in focal lengths. (11,)."""
     cameras = torch.zeros(len(problem.T_camera_world), 6, dtype=torch.float64)
     cameras[0] = step[:6]
     intrinsics = step[6:].clone()
@@ -86,7 +86,7 @@ def test_gradient_of_the_cost_through_a_lens_agrees_with_finite_differences() ->
 def test_joint_equations_by_intrinsics_agree_with_finite_differences(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Principal points count in pixels there. The patches, whose own test this is not, hardly move."""
+    """Principal points are in pixels here. Surface patches, which have a separate test, are almost fixed."""
     monkeypatch.setattr(joint_adjustment, "robust_noise", lambda view: 0.02)
     monkeypatch.setattr(surface_patches, "SIGMA", 1e-4)
     monkeypatch.setattr(surface_patches, "RAY_SIGMA", 1e-3)
@@ -106,8 +106,8 @@ def test_joint_equations_by_intrinsics_agree_with_finite_differences(
     assert (matrix[:24, 24:].abs().amax(0) > 0).all()
 
 
-def test_a_disturbed_principal_point_and_distortion_come_back() -> None:
-    """Better than from the few noisy tracks alone."""
+def test_perturbed_principal_point_and_distortion_are_recovered() -> None:
+    """The result is better than from the few noisy tracks without images."""
     scene = wall(lens=LENS, num_views=6)
     start = replace(
         scene.disturbed(lens=(-2.0, 1.5, 0.06, 0.0)),
@@ -126,7 +126,7 @@ def test_a_disturbed_principal_point_and_distortion_come_back() -> None:
     assert float(joint.intrinsics[0, 0].exp()) == pytest.approx(FOCAL, rel=2e-3)
 
 
-def test_what_is_fixed_stays() -> None:
+def test_fixed_parameters_do_not_change() -> None:
     scene = wall(lens=LENS)
     free = torch.tensor([[True, True, True, False, False]])
     start = replace(scene.disturbed(), free_intrinsics=free)
@@ -136,7 +136,7 @@ def test_what_is_fixed_stays() -> None:
 
 
 def two_lenses(**learns: bool) -> LearnedLens:
-    """Of two cameras, the second one with portrait and landscape images."""
+    """Create two lenses, the second one with portrait and landscape images."""
     settings = {"learn_principal_point": True, "learn_distortion": True, "by_gradient": True}
     lens = LearnedLens(2, **settings | learns, device="cpu").double()
     scene = make_scene(portrait=False)
@@ -150,7 +150,7 @@ def two_lenses(**learns: bool) -> LearnedLens:
     return lens
 
 
-def test_a_lens_starts_at_the_reconstruction_and_is_what_was_set() -> None:
+def test_lens_is_initialized_from_the_reconstruction_and_can_be_set() -> None:
     lens = two_lenses()
     start = torch.tensor([[-0.05, 0.01], [0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(lens.lens().radial, start, rtol=0, atol=1e-7)
@@ -159,7 +159,7 @@ def test_a_lens_starts_at_the_reconstruction_and_is_what_was_set() -> None:
     lens.set_lens(Lens(shift, start + 0.02))
     torch.testing.assert_close(lens.lens().radial, start + 0.02)
     torch.testing.assert_close(lens.lens().shift[0], shift[0])
-    assert not lens.lens().shift[1].any()  # it turns with the camera
+    assert not lens.lens().shift[1].any()  # it rotates with the camera
     assert lens.free().tolist() == [[True] * 4, [False, False, True, True]]
     first, second = lens.cameras((SharedPinhole(600.0, (4.0, -3.0)), SharedPinhole(500.0)))
     assert first.offset == pytest.approx((6.0, -2.0))
@@ -168,7 +168,7 @@ def test_a_lens_starts_at_the_reconstruction_and_is_what_was_set() -> None:
 
 
 @pytest.mark.parametrize("what", ["principal_point", "distortion"])
-def test_only_what_is_learned_changes(what: str) -> None:
+def test_only_learned_parameters_change(what: str) -> None:
     lens = two_lenses(**{f"learn_{name}": name == what for name in ("principal_point", "distortion")})
     before = lens.lens()
     lens.set_lens(Lens(torch.ones(2, 2), torch.ones(2, 2)))
@@ -179,8 +179,8 @@ def test_only_what_is_learned_changes(what: str) -> None:
     assert lens.free().any(0).tolist() == [what == "principal_point"] * 2 + [what == "distortion"] * 2
 
 
-def test_the_prior_is_that_of_the_bundle_adjustment() -> None:
-    """Of lenses as such: two percent of the image for the center, five of the corner for each term."""
+def test_prior_equals_that_of_bundle_adjustment() -> None:
+    """Standard deviations are 2 % of the image size for the center, and 5 % at the corner for each term."""
     mean, sigma = two_lenses().prior()
     assert mean[0].tolist() == [-4.0, 3.0, 0.0, 0.0]
     assert sigma[0, :2].tolist() == pytest.approx([0.02 * 640] * 2)
@@ -188,8 +188,8 @@ def test_the_prior_is_that_of_the_bundle_adjustment() -> None:
     assert sigma[0, 2:].tolist() == pytest.approx([0.05 / corner**2, 0.05 / corner**4])
 
 
-def test_one_step_length_suits_all_intrinsics() -> None:
-    """A unit of each radial parameter moves the corner as far as one of the logarithm of the focal length."""
+def test_one_learning_rate_fits_all_intrinsics() -> None:
+    """A unit of each radial parameter moves the corner as far as a unit of log focal length."""
     lens = two_lenses()
     corner, step = torch.tensor([320.0, 240.0]).double() / 600, 1e-6
     still = distort(corner, lens.lens().radial[0])
@@ -232,7 +232,7 @@ def test_without_the_options_nothing_is_learned_or_stored() -> None:
     assert not any("lens" in name for name in plain.state_dict())
 
 
-def test_lenses_alone_are_adjusted_and_optimized() -> None:
+def test_lenses_can_be_optimized_without_poses() -> None:
     frozen = make_optimizer(JointRefinement())
     frozen.config.mode, frozen.config.optimize_focal = "off", False
     assert frozen.adjustment_steps(100)
@@ -242,7 +242,7 @@ def test_lenses_alone_are_adjusted_and_optimized() -> None:
 
 
 def test_track_loss_through_lenses() -> None:
-    """Errors vanish at the truth, and gradients are right away from it."""
+    """Errors vanish at the truth, and gradients are correct elsewhere."""
     scene = track_scene(num_points=20)
     truth = Lens(torch.tensor([[5.0, -3.0]]).double(), torch.tensor([[-0.1, 0.05]]).double())
     views = torch.zeros(len(scene.poses), dtype=torch.int64)

@@ -1,11 +1,11 @@
-"""Trainings that learn lenses, on images that a lens has bent.
+"""Test trainings that learn lenses, on distorted images.
 
-- A joint adjustment finds principal point and distortion, and gradient steps lower the loss through them.
-- Held-out images, checkpoints, renderings and exported cameras have the learned lens; pycolmap agrees
-  on the reprojection errors.
-- Distortion that the reconstruction has found is where learning starts; the images stay as they are.
+- Joint refinement finds principal point and distortion, and gradient steps on them reduce the loss.
+- Held-out images, checkpoints, renderings and exported cameras use the learned lens; pycolmap agrees on the
+  reprojection errors.
+- Learning starts at the distortion of the reconstruction, and images are not undistorted.
 - Both methods train with both options, from a folder of images.
-- Of images bent by a known lens, reconstruction and training together find that lens.
+- Reconstruction and training together recover a known lens.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TRUTH = SharedPinhole(FOCAL, (OFFSET[0] + 1.0, OFFSET[1] - 1.5), (-0.1, 0.02))
 def make(
     folder: Path, monkeypatch: pytest.MonkeyPatch, refinement: CameraRefinement, **settings: Any
 ) -> NopePipeline:
-    """A pipeline that learns lenses, on images of `TRUTH`."""
+    """Create a pipeline that learns lenses, on images of `TRUTH`."""
     cameras = NopeCameraOptimizerConfig(
         mode="SE3",
         refinement=refinement,
@@ -62,13 +62,13 @@ def learned(pipeline: NopePipeline) -> SharedPinhole:
 
 
 def assert_close(camera: SharedPinhole, truth: SharedPinhole = TRUTH) -> None:
-    """Both show the corners at the same place, to a tenth of a pixel."""
+    """Check that corners project to the same pixels within 0.1."""
     corners = np.array([[-0.4, -0.3, 1], [0.4, -0.3, 1], [-0.4, 0.3, 1], [0.4, 0.3, 1], [0, 0, 1]])
     size = np.array([96, 72])
     np.testing.assert_allclose(camera.project(corners, size), truth.project(corners, size), atol=0.1)
 
 
-def test_a_joint_adjustment_finds_the_lens_and_all_that_shows_it_has_it(
+def test_joint_refinement_finds_the_lens_and_all_outputs_use_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pycolmap = pytest.importorskip("pycolmap")
@@ -113,11 +113,11 @@ def test_a_joint_adjustment_finds_the_lens_and_all_that_shows_it_has_it(
     np.testing.assert_allclose(scene.reprojection_errors(), errors, atol=1e-3)
 
 
-def test_gradient_steps_on_lenses_lower_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_steps_on_lenses_reduce_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make(tmp_path, monkeypatch, GradientRefinement())
     lens = pipeline.model.camera_optimizer.learned_lens
     assert lens is not None
-    for name in ("strategy", "strategy_state", "optimizers"):  # a training would set them up
+    for name in ("strategy", "strategy_state", "optimizers"):  # normally set up by a training
         monkeypatch.setattr(pipeline.model, name, Mock(), raising=False)
     optimizer = torch.optim.Adam([lens.principal_point, lens.distortion], lr=2e-3)
     camera, batch = pipeline.datamanager.next_train(0)
@@ -136,20 +136,22 @@ def test_gradient_steps_on_lenses_lower_the_loss(tmp_path: Path, monkeypatch: py
     assert found.radial[0] < 0
 
 
-def test_found_distortion_is_where_learning_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = make(tmp_path, monkeypatch, JointRefinement(), found=TRUTH)
+def test_learning_starts_at_the_reconstructed_distortion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = make(tmp_path, monkeypatch, JointRefinement(), reconstructed=TRUTH)
     data = pipeline.datamanager
     assert_close(learned(pipeline))
     assert float(pipeline.model.reprojection_errors().max()) < 1e-3
-    assert "mask" not in data.cached_train[0]  # the image as it is
+    assert "mask" not in data.cached_train[0]  # the image is not undistorted
     adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
     assert_close(learned(pipeline))
     pipeline.align_held_out(9)
     assert pipeline.get_average_eval_image_metrics(step=9)["psnr"] > 30
 
 
-def test_without_the_options_distortion_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = make_pipeline(tmp_path, monkeypatch, taken_with=TRUTH, found=TRUTH)
+def test_without_the_options_images_are_undistorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline(tmp_path, monkeypatch, taken_with=TRUTH, reconstructed=TRUTH)
     scene = pipeline.datamanager.dataparser.scene
     assert scene.cameras[0].radial == (0.0, 0.0)
     assert optimized_scene(pipeline).cameras[0].radial == TRUTH.radial
@@ -159,7 +161,7 @@ def test_without_the_options_distortion_is_taken_out(tmp_path: Path, monkeypatch
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both methods start from one reconstruction."""
+    """Return a cache for the reconstruction that both methods share."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -182,15 +184,15 @@ def test_both_methods_train_with_both_options(
     assert {"principal_point_x_px", "radial_k1"} < row.keys()
 
 
-def test_the_lens_that_bent_the_images_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A twentieth of its distortion at the corners; a pinhole's focal length would be 5 % too long."""
+def test_a_known_lens_is_recovered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corner error is below 5 % of the distortion; a pinhole's focal length would be 5 % too long."""
     k1 = -0.08
     render_demo_scene(tmp_path / "bent", DemoSceneConfig(9, (320, 240), radial=(k1, 0.0)))
     truth = read_named_cameras(tmp_path / "bent" / "ground_truth.json")["photo_000.jpg"]
     options = ["--pipeline.model.camera-optimizer.optimize-distortion", True]
     state = train(tmp_path / "bent", tmp_path, monkeypatch, 20, options)
     row = state["history._extra_state"]["rows"][-1]
-    square = (200 / 320 / truth.focal) ** 2  # of the corner's distance from the axis, at depth one
+    square = (200 / 320 / truth.focal) ** 2  # relative to the corner's distance from the axis, at depth one
     found = row["radial_k1"] * square + row["radial_k2"] * square**2
     assert found == pytest.approx(k1 * square, rel=0.05)
     assert row["focal_px"] == pytest.approx(320 * truth.focal, rel=0.005)
@@ -199,7 +201,7 @@ def test_the_lens_that_bent_the_images_comes_back(tmp_path: Path, monkeypatch: p
 def train(
     scene: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, iterations: int, options: list[Any]
 ) -> dict[str, Any]:
-    """State of the pipeline at the end of `ns-train`."""
+    """Run `ns-train`, and return the final state of the pipeline."""
     arguments = ["--data", scene / "images", "--output-dir", output_dir, "--vis", "tensorboard"]
     arguments += ["--max-num-iterations", iterations, "--experiment-name", "run", "--timestamp", "first"]
     arguments += ["--pipeline.datamanager.dataparser.seeds", "tracks", *options]

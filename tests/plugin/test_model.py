@@ -1,12 +1,12 @@
-"""The model.
+"""Test the model.
 
-- Outputs have the shapes that nerfstudio wants; depth is far where nothing is.
-- With the true Gaussians, the photometric loss pulls perturbed poses and focal length to the truth.
-- Joint training from perturbed cameras ends nearer to them with the track loss than without.
-- Track Gaussians come first, and densification leaves them alone; the scale loss shrinks them.
-- The number of Gaussians is limited by what the pixels can determine.
-- Each weight of zero removes its term; frozen cameras have no parameters.
-- A checkpoint of another size loads into the very parameters that the optimizers hold.
+- Outputs have the shapes that nerfstudio expects; depth is large at empty pixels.
+- With the true Gaussians, the photometric loss moves perturbed poses and focal length toward the truth.
+- Joint training from perturbed cameras ends nearer to the truth with the track loss than without.
+- Track Gaussians come first, and densification ignores them; the scale loss shrinks them.
+- The number of pixels limits the number of Gaussians.
+- A weight of zero removes a loss; frozen cameras have no parameters.
+- A checkpoint of another size loads into the parameters that the optimizers hold.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def configure(**settings) -> NopeSplatModelConfig:
 def train(
     pipeline: NopePipeline, iterations: int, only: tuple[str, ...] = (), lr: float | None = None
 ) -> None:
-    """The training loop without nerfstudio's trainer; `only` some parameter groups, at one learning rate."""
+    """Run the training loop without nerfstudio's trainer, with one learning rate for the groups in `only`."""
     groups = {name: p for name, p in pipeline.get_param_groups().items() if not only or name in only}
     rates = optimizer_groups()
     fill_in_rates(rates, "cpu")
@@ -79,7 +79,7 @@ def train(
 
 
 def reprojection(pipeline: NopePipeline) -> float:
-    """Disagreement of cameras and the true points with the observations, pixels."""
+    """Compute the mean reprojection error of the true points, in pixels."""
     model = pipeline.model
     points = torch.from_numpy(pipeline.datamanager.dataparser.scene.points).float()
     with torch.no_grad():
@@ -87,10 +87,10 @@ def reprojection(pipeline: NopePipeline) -> float:
         return float(track_2d_loss(points, *cameras, model.observations))
 
 
-def test_images_limit_how_many_gaussians_there_are(pipeline: NopePipeline) -> None:
+def test_pixels_limit_the_number_of_gaussians(pipeline: NopePipeline) -> None:
     train(pipeline, 1)
     pixels = SIZE[0] * SIZE[1] * pipeline.model.num_train_data
-    numbers = 3 + 3 + 4 + 1 + 3 * 4  # place, size, orientation, opacity, colors with harmonics of degree 1
+    numbers = 3 + 3 + 4 + 1 + 3 * 4  # mean, scales, orientation, opacity, colors with harmonics of degree 1
     strategy = pipeline.model.strategy
     assert isinstance(strategy, CappedStrategy)
     assert strategy.cap_max == 3 * pixels // numbers
@@ -113,7 +113,7 @@ def test_outputs(pipeline: NopePipeline) -> None:
     assert outputs["depth"][empty].min() > outputs["depth"][~empty].max()
 
 
-def test_depth_is_far_when_nothing_is_seen(pipeline: NopePipeline) -> None:
+def test_depth_is_large_at_empty_pixels(pipeline: NopePipeline) -> None:
     camera, _ = pipeline.datamanager.next_eval_image(0)
     camera.camera_to_worlds[:, :, 3] += 100
     pipeline.eval()
@@ -121,7 +121,7 @@ def test_depth_is_far_when_nothing_is_seen(pipeline: NopePipeline) -> None:
 
 
 @pytest.mark.parametrize("mode", ["SE3", "SO3xR3"])
-def test_photometric_loss_pulls_poses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_photometric_loss_corrects_poses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     cameras = NopeCameraOptimizerConfig(mode=mode, refinement=GradientRefinement())  # pyright: ignore[reportArgumentType]
     pipeline = make_pipeline(
         tmp_path, monkeypatch, model=configure(camera_optimizer=cameras, track_2d_weight=0)
@@ -135,7 +135,7 @@ def test_photometric_loss_pulls_poses(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("factor", [0.98, 1.02])
-def test_photometric_loss_pulls_the_focal_length(pipeline: NopePipeline, factor: float) -> None:
+def test_photometric_loss_corrects_the_focal_length(pipeline: NopePipeline, factor: float) -> None:
     pipeline.model.config.track_2d_weight = 0.0
     set_to_truth(pipeline)
     pipeline.model.camera_optimizer.log_focal.data.fill_(torch.log(torch.tensor(factor)))
@@ -143,10 +143,10 @@ def test_photometric_loss_pulls_the_focal_length(pipeline: NopePipeline, factor:
     assert float(pipeline.model.camera_optimizer.focal().detach()) == pytest.approx(FOCAL, rel=2e-3)
 
 
-def test_track_loss_holds_cameras_that_joint_training_would_move(
+def test_track_loss_stabilizes_cameras_in_joint_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the start the Gaussians are wrong, and without tracks the cameras pay for it."""
+    """Initial Gaussians are wrong, and without tracks the cameras compensate for it."""
     errors = []
     for weight in (0.0, 0.1):
         torch.manual_seed(0)
@@ -170,7 +170,7 @@ def test_training_improves_the_rendering(pipeline: NopePipeline) -> None:
     assert psnr() > before + 2
 
 
-def test_track_gaussians_are_left_alone_and_come_first(
+def test_track_gaussians_come_first_and_are_not_densified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     densification = DensificationConfig(
@@ -215,7 +215,7 @@ def test_scale_loss_shrinks_track_gaussians(tmp_path: Path, monkeypatch: pytest.
         ({"track_points": "tied", "scale_weight": 0}, {"photometric", "track_2d"}),
     ],
 )
-def test_terms_of_weight_zero_are_left_out(
+def test_losses_of_weight_zero_are_omitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict, terms: set[str]
 ) -> None:
     pipeline = make_pipeline(tmp_path, monkeypatch, model=configure(**settings))
@@ -241,7 +241,7 @@ def test_frozen_cameras_do_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_optimizers_hold_the_parameters_of_a_loaded_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of another number of Gaussians (in Splatfacto nothing moves after a resume)."""
+    """This holds for another number of Gaussians too (Splatfacto does not train after such a resume)."""
     trained, resumed = (make_pipeline(tmp_path, monkeypatch) for _ in range(2))
     grow(trained, 90)
     groups = {name: parameters[0] for name, parameters in resumed.get_param_groups().items()}
@@ -263,7 +263,7 @@ def repeat_to(values: Tensor, count: int) -> Tensor:
     return torch.cat([values, values])[:count] * 1.01
 
 
-def test_masked_pixels_do_not_count(pipeline: NopePipeline) -> None:
+def test_masked_pixels_are_ignored(pipeline: NopePipeline) -> None:
     width, height = SIZE
     image = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(0))
     rendered = image.clone()
@@ -281,13 +281,13 @@ def in_a_thread(run: Callable[[], Any]) -> Any:
         return pool.submit(run).result()
 
 
-def test_an_open_browser_changes_no_color_but_its_own(
+def test_an_open_browser_changes_only_its_background_color(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = make_pipeline(tmp_path, monkeypatch, model=configure(background_color="random"))
     model = pipeline.model.eval()
     with torch.no_grad():
-        model.gauss_params["opacities"].fill_(-20.0)  # nothing but background
+        model.gauss_params["opacities"].fill_(-20.0)  # only background
     camera = pipeline.datamanager.eval_dataset.cameras[:1]
     before, state = model.get_outputs(camera)["rgb"], {k: v.clone() for k, v in model.state_dict().items()}
     panel = torch.tensor([38, 42, 55]) / 255
@@ -303,10 +303,10 @@ def test_an_open_browser_changes_no_color_but_its_own(
     assert torch.equal(model.background_color, state["background_color"])
 
 
-def test_loading_a_checkpoint_leaves_nerfstudios_colors_alone(
+def test_loading_a_checkpoint_keeps_nerfstudios_colors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its names of colors stand for tensors that all models share."""
+    """In nerfstudio, names of colors refer to tensors that all models share."""
     model = make_pipeline(tmp_path, monkeypatch, model=configure(background_color="black")).model
     state = {**model.state_dict(), "background_color": torch.tensor([0.3, 0.4, 0.5])}
     model.load_state_dict(state)

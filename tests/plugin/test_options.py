@@ -1,6 +1,6 @@
-"""Each option that changes what a training starts from, end to end through `ns-train`.
+"""Test the options of initialization, matching and seeding end to end through `ns-train`.
 
-Networks are replaced by what they would say (DUSt3R, depth), or are random but loaded by real code (DISK).
+Networks are replaced by fakes (DUSt3R, depth), or are random but loaded by the real code (DISK).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NUM_IMAGES = 9
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Matches are shared by the trainings that want the same."""
+    """Return a cache, so that trainings with the same options share matches."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -41,7 +41,7 @@ def train(
     *options: object,
     choices: Sequence[object] = (),
 ) -> Any:
-    """Train for a few iterations, `choices` last; returns the checkpoint's state of the pipeline."""
+    """Train for a few iterations, with `choices` last; return the state of the pipeline."""
     parser = "--pipeline.datamanager.dataparser."
     arguments = ["--data", valley / "images", "--output-dir", output, "--max-num-iterations", 10]
     arguments += ["--vis", "tensorboard", "--experiment-name", "run", f"{parser}cache-dir", cache]
@@ -91,7 +91,7 @@ def test_seeds_on_depth_maps(
 
 @pytest.fixture
 def pointmaps(valley: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
-    """DUSt3R says what the valley's true depth says, with its errors; the options that ask for it."""
+    """Replace DUSt3R by perturbed true pointmaps of the valley; return the options that use it."""
     truth = read_ground_truth(valley / "ground_truth.json")
     assert truth.focal is not None
     camera = SharedPinhole(truth.focal)
@@ -112,14 +112,14 @@ def pointmaps(valley: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ..
             rays = camera.unproject(places, np.array([image.width, image.height]))
             worlds.append((depth[row, column, None] * rays) @ pose[:3, :3].T + pose[:3, 3])
         for pair in pairs:
-            said = []
+            predictions = []
             for order in (pair, pair[::-1]):
                 frame, unit = poses[order[0]], np.exp(rng.normal(0, 0.3))
                 points = [unit * (worlds[image] - frame[:3, 3]) @ frame[:3, :3] for image in order]
                 errors = [1 + 0.01 * rng.normal(size=(*one.shape[:2], 1)) for one in points]
                 points = [one * error for one, error in zip(points, errors, strict=True)]
-                said.append(tuple((one, np.full(one.shape[:2], 5.0)) for one in points))
-            yield tuple(said)
+                predictions.append(tuple((pointmap, np.full(pointmap.shape[:2], 5.0)) for pointmap in points))
+            yield tuple(predictions)
 
     monkeypatch.setattr(dust3r, "predict", predict)
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 160)
@@ -141,7 +141,7 @@ def test_pointmaps_give_cameras_and_seeds(
     assert len(state["_model.gauss_params.means"]) > 500
 
 
-def test_pointmaps_are_the_depth_of_the_papers_start_and_of_the_losses(
+def test_pointmaps_provide_depth_for_initialization_and_losses(
     valley: Path,
     cache: Path,
     tmp_path: Path,
@@ -157,7 +157,7 @@ def test_pointmaps_are_the_depth_of_the_papers_start_and_of_the_losses(
     assert all(0 < last[term] < 1 for term in ("depth", "chamfer"))
 
 
-def test_images_without_texture_are_trained_on(
+def test_images_without_texture_can_be_trained_on(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poses = ring(4, 40.0)
@@ -178,7 +178,7 @@ def test_images_without_texture_are_trained_on(
 def test_learned_matches(
     valley: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_weights: Path
 ) -> None:
-    """Random networks match little; given cameras make tracks of what is right by chance and by texture."""
+    """Random networks yield few matches; known cameras turn the correct ones into tracks."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(disk_weights))
     options = ("matching.matcher", "disk", "matching.max-keypoints", 500, "seeds", "tracks")
     choices = ("initialization:known-cameras", "--path", valley / "ground_truth.json")

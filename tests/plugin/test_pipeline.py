@@ -1,8 +1,8 @@
-"""Held-out images and checkpoints.
+"""Test held-out images and checkpoints.
 
-- Alignment follows a world that training has moved, and nothing but the poses changes.
-- Metrics are of aligned poses, tell how many images have none, and need at least one.
-- A checkpoint brings its cameras to viewer, rendering and export, and refuses other images.
+- Alignment follows a world frame that training has moved, and changes only the poses.
+- Metrics use aligned poses, include the number of unregistered images, and need at least one view.
+- A checkpoint provides its cameras to viewer, rendering and export, and rejects other images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NopePipeline:
 
 
 def move_world(pipeline: NopePipeline) -> torch.Tensor:
-    """Turn and shift everything that training can move; the poses that held-out views must follow to."""
+    """Rotate and shift all parameters; return the expected poses of the held-out views."""
     angle = torch.tensor(0.05)
     turn = torch.eye(3)
     turn[0, 0] = turn[1, 1] = angle.cos()
@@ -44,7 +44,7 @@ def move_world(pipeline: NopePipeline) -> torch.Tensor:
     return pose_utils.multiply(motion, track_scene(num_views=9).poses[::8].float())
 
 
-def test_alignment_follows_the_world(pipeline: NopePipeline) -> None:
+def test_alignment_follows_the_world_frame(pipeline: NopePipeline) -> None:
     expected = move_world(pipeline)
     before = {name: value.clone() for name, value in pipeline.model.state_dict().items()}
     pipeline.train()
@@ -78,7 +78,7 @@ def test_alignment_is_done_once_per_state(pipeline: NopePipeline, monkeypatch: p
     pipeline.get_average_eval_image_metrics(step=3)
 
 
-def test_one_picture_aligns_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluating_one_image_aligns_only_that_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make_pipeline(tmp_path, monkeypatch)
     refine, refined = pipeline_module.refine_pose, []
 
@@ -89,7 +89,7 @@ def test_one_picture_aligns_one_image(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(pipeline_module, "refine_pose", count)
     pipeline.get_eval_image_metrics_and_images(3)
     assert len(refined) == 1
-    assert int(pipeline.aligned_step) == -1  # not all of them: a checkpoint of now is aligned when loaded
+    assert int(pipeline.aligned_step) == -1  # only one; the checkpoint is aligned when it is loaded
     pipeline.align_held_out(3)
     assert len(refined) == 2  # of two held-out images
     assert int(pipeline.aligned_step) == 3
@@ -97,16 +97,16 @@ def test_one_picture_aligns_one_image(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(refined) == 2
 
 
-def test_commands_open_a_run_beside_a_gpu_without_kernels(
+def test_commands_open_a_run_on_a_machine_with_a_gpu_without_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nerfstudio's commands ask for any GPU that there is."""
+    """Commands of nerfstudio request a GPU if torch finds one."""
     monkeypatch.setattr(pipeline_module, "choose_device", lambda: "cpu")
     pipeline = make_pipeline(tmp_path, monkeypatch, test_mode="inference", device="cuda")
     assert pipeline.device.type == "cpu"
 
 
-def test_metrics_are_of_aligned_poses(pipeline: NopePipeline, caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_use_aligned_poses(pipeline: NopePipeline, caplog: pytest.LogCaptureFixture) -> None:
     move_world(pipeline)
     metrics = pipeline.get_average_eval_image_metrics(step=1, get_std=True)
     assert metrics["psnr"] > 30
@@ -115,7 +115,7 @@ def test_metrics_are_of_aligned_poses(pipeline: NopePipeline, caplog: pytest.Log
     assert single["psnr"] > 30
     assert images["img"].shape == (72, 192, 3)
     assert "mean of 2" not in caplog.text
-    pipeline.get_average_eval_image_metrics()  # as ns-eval does, which has no other way to tell
+    pipeline.get_average_eval_image_metrics()  # like ns-eval, which prints no other output
     assert f"Held-out photos, mean of 2: PSNR {metrics['psnr']:.3f}, SSIM" in caplog.text
 
 
@@ -133,7 +133,7 @@ def test_unregistered_held_out_images_are_counted_and_named(
     ("settings", "named"),
     [({"eval_mode": "all"}, ("eval-mode", "eval-interval")), ({"unregistered": (0, 8)}, ("00.png, 08.png",))],
 )
-def test_nothing_to_evaluate_on_is_a_user_error(
+def test_no_held_out_view_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict, named: tuple[str, ...]
 ) -> None:
     pipeline = make_pipeline(tmp_path, monkeypatch, **settings)
@@ -141,13 +141,13 @@ def test_nothing_to_evaluate_on_is_a_user_error(
         pipeline.get_average_eval_image_metrics()
 
 
-def test_a_checkpoint_brings_its_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_restores_its_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = make_pipeline(tmp_path, monkeypatch)
     set_to_truth(trained)
     move_world(trained)
     trained.model.camera_optimizer.log_focal.data.fill_(0.01)
     trained.align_held_out(9)
-    trained.model.background_color.copy_(torch.tensor([0.3, 0.4, 0.5]))  # of seeds that only a training has
+    trained.model.background_color.copy_(torch.tensor([0.3, 0.4, 0.5]))  # from seeds that only a training has
     torch.save(trained.state_dict(), tmp_path / "checkpoint")
     loaded = make_pipeline(tmp_path, monkeypatch, test_mode="inference")
     loaded.load_pipeline(torch.load(tmp_path / "checkpoint", weights_only=True), step=9)
@@ -173,7 +173,7 @@ def test_a_checkpoint_saved_between_evaluations_is_aligned_when_loaded(
     torch.testing.assert_close(loaded.eval_poses, expected, rtol=0, atol=2e-3)
 
 
-def test_other_images_or_another_reconstruction_are_refused(
+def test_other_images_or_another_reconstruction_raise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = make_pipeline(tmp_path, monkeypatch).state_dict()
@@ -210,14 +210,14 @@ def has_other_shapes(state: dict) -> None:
     ],
 )
 @pytest.mark.parametrize("test_mode", ["val", "inference"])
-def test_a_checkpoint_of_another_version_is_refused(
+def test_a_checkpoint_of_another_version_raises(
     change: Callable[[dict], None],
     reason: str,
     test_mode: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nerfstudio would leave what is missing as it is, and show a splat that nobody has trained."""
+    """Loading with nerfstudio would ignore missing parameters and show an untrained splat."""
     pipeline = make_pipeline(tmp_path, monkeypatch, test_mode=test_mode)
     state = dict(pipeline.state_dict())
     change(state)

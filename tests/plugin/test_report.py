@@ -1,8 +1,8 @@
-"""The report: one page that says all, and that opens without a network.
+"""Test the report, a self-contained HTML page.
 
-- Every image is on it, with what became of it; what was held out stands beside its rendering.
-- Nothing is fetched from anywhere, and no name can break the page.
-- The drawings hold what they should, also of scenes in which there is little to draw.
+- Every image appears with its status; held-out images appear next to their renderings.
+- The page loads no external resource, and no file name breaks it.
+- Figures are correct, also for scenes with few images or points.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ UNREGISTERED = 3
 
 
 class Page(HTMLParser):
-    """The images and the text of a page."""
+    """Parser that collects the images and the text of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.images: list[dict[str, str | None]] = []
-        self.words: list[str] = []
+        self.texts: list[str] = []
         self.tags: set[str] = set()
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an element."""
+        """Record an element."""
         self.tags.add(tag)
         if tag == "img":
             self.images.append(dict(attrs))
 
     def handle_data(self, data: str) -> None:
-        """Note some text."""
-        self.words.append(data)
+        """Record text."""
+        self.texts.append(data)
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A finished training, of which one image was left out and two were held out."""
+    """Create a finished training with one unregistered and two held-out images."""
     pipeline = make_pipeline(tmp_path, monkeypatch, unregistered=(UNREGISTERED,), test_mode="inference")
     set_to_truth(pipeline)
     scene = pipeline.datamanager.dataparser.scene
@@ -64,36 +64,36 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run(tmp_path / "config.yml", NopeTrainerConfig(experiment_name="Vase & <b>"), pipeline, 99)
 
 
-def test_the_page_says_all_and_needs_nothing(run: Run) -> None:
+def test_page_is_complete_and_self_contained(run: Run) -> None:
     page = Page(render_page(run))
-    text = " ".join(page.words)
+    text = " ".join(page.texts)
     for name in run.pipeline.datamanager.dataparser.scene.image_names:
         assert name in text
-    for words in (
+    for phrase in (
         "Vase & <b>, iteration 100",
         "<script>alert('no matches')</script>",
         "<42>",
         "6 trained on",
     ):
-        assert words in text
+        assert phrase in text
     scores = re.findall(r"PSNR (\d\d\.\d+) dB, SSIM [01]\.\d+", text)
     assert len(scores) == 2
     assert all(float(score) > 20 for score in scores)
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert all((image["src"] or "").startswith("data:image/") for image in page.images)
-    # Thumbnails, pairs of image and rendering, the drawings and the curves.
+    # Thumbnails, pairs of image and rendering, the figures and the curves.
     assert len(page.images) == 9 + 2 * 2 + 3 + 3
 
 
-def test_another_reconstruction_is_refused(run: Run) -> None:
+def test_another_reconstruction_raises(run: Run) -> None:
     run.pipeline.same_scene = False
     with refused("checkpoint-mismatch"):
         render_page(run)
 
 
 def labels(svg: bytes) -> list[str]:
-    """All text of a drawing."""
+    """Return all text of a figure."""
     return [
         element.text or "" for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
     ]
@@ -117,14 +117,14 @@ def test_top_view_numbers_the_cameras_as_the_contact_sheet_does(scene: Reconstru
     assert numbers == [number for number in range(1, 10) if number != UNREGISTERED + 1]
 
 
-def test_histogram_tells_the_means() -> None:
+def test_histogram_shows_the_means() -> None:
     text = " ".join(labels(figures.error_histogram(np.full(100, 0.5), np.linspace(0, 0.5, 101))))
     assert "reconstruction: mean 0.500 px" in text
     assert "after training: mean 0.250 px" in text
     figures.error_histogram(np.zeros(10), np.zeros(10))
 
 
-def test_curves_show_what_was_recorded() -> None:
+def test_curves_show_recorded_quantities() -> None:
     history = History()
     assert not figures.curves(history)
     for step in (0, 10):

@@ -1,4 +1,4 @@
-"""Trainings that were interrupted or killed go on, and end as if nothing had happened: to the last bit."""
+"""Test that interrupted and killed trainings resume with bit-identical results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
 
 STEPS, SAVED, INTERRUPTED = 24, 7, 17
-"""Length, iterations between checkpoints, and the iteration that an interruption comes in."""
+"""Training length, iterations between checkpoints, and the interrupted iteration."""
 
 KILLED = """
 import os, signal, sys, yaml
@@ -51,13 +51,13 @@ Run = Callable[..., NopeTrainerConfig]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Outputs and cache of all trainings here."""
+    """Return a folder for outputs and cache of all trainings in this file."""
     return tmp_path_factory.mktemp("resume")
 
 
 @pytest.fixture(scope="module")
 def configure(valley: Path, folder: Path) -> Run:
-    """Makes configurations of trainings with densification, joint adjustment and held-out poses."""
+    """Return a factory of configurations with densification, joint refinement and held-out poses."""
 
     def make(output: str) -> NopeTrainerConfig:
         config = deepcopy(nope_splat.config)
@@ -77,9 +77,9 @@ def configure(valley: Path, folder: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def whole(configure: Run) -> dict[str, Any]:
-    """The last checkpoint of a training that nothing disturbs."""
-    config = configure("whole")
+def uninterrupted(configure: Run) -> dict[str, Any]:
+    """Return the last checkpoint of an uninterrupted training."""
+    config = configure("uninterrupted")
     train(config)
     return last(config)
 
@@ -93,12 +93,12 @@ def last(config: NopeTrainerConfig) -> dict[str, Any]:
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, config: NopeTrainerConfig) -> None:
-    """Train up to an interruption in the midst of an iteration."""
+    """Train until an interruption within an iteration."""
     forward = NopeTrainer.train_iteration
 
     def train_iteration(self: NopeTrainer, step: int) -> Any:
         result = forward(self, step)
-        if step == INTERRUPTED:  # before densification and joint adjustment, which belong to the iteration
+        if step == INTERRUPTED:  # before densification and joint refinement, which are part of the iteration
             signal.raise_signal(signal.SIGINT)
         return result
 
@@ -124,21 +124,21 @@ def assert_same(state: Any, expected: Any, name: str = "") -> None:
         assert state == expected, name
 
 
-def test_what_ctrl_c_interrupts_goes_on(
-    configure: Run, whole: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_training_resumes_after_ctrl_c(
+    configure: Run, uninterrupted: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = configure("interrupted")
     interrupt(monkeypatch, config)
     assert last(config)["step"] == INTERRUPTED, "nothing that was computed is lost"
     file = config.get_base_dir() / "config.yml"
-    told = caplog.text
-    assert f"saved after {INTERRUPTED + 1} of {STEPS} iterations" in told
-    assert f"\nns-train nope-splat --load-config {file}\n" in told
+    log = caplog.text
+    assert f"saved after {INTERRUPTED + 1} of {STEPS} iterations" in log
+    assert f"\nns-train nope-splat --load-config {file}\n" in log
 
     before = file.read_bytes()
-    train(yaml.unsafe_load(before))  # as --load-config does
+    train(yaml.unsafe_load(before))  # like --load-config
     assert f"Going on after {INTERRUPTED + 1} of {STEPS} iterations" in caplog.text
-    assert_same(last(config), whole)
+    assert_same(last(config), uninterrupted)
     assert len(runs(config)) == 1
     assert file.read_bytes() == before
 
@@ -147,8 +147,8 @@ def test_what_ctrl_c_interrupts_goes_on(
     assert not again.goes_on, "what is finished stays as it is"
 
 
-def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
-    configure: Run, whole: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_training_resumes_before_a_damaged_checkpoint(
+    configure: Run, uninterrupted: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     interrupt(monkeypatch, configure("damaged"))
     config = configure("damaged")
@@ -157,10 +157,10 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
     content[len(content) // 2] ^= 1
     checkpoint.write_bytes(content)
     train(config)
-    told = caplog.text
-    assert f"The checkpoint {checkpoint} is damaged and not used." in told
-    assert f"Going on after {2 * SAVED + 1} of {STEPS} iterations" in told
-    assert_same(last(config), whole)
+    log = caplog.text
+    assert f"The checkpoint {checkpoint} is damaged and not used." in log
+    assert f"Going on after {2 * SAVED + 1} of {STEPS} iterations" in log
+    assert_same(last(config), uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,9 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
         pytest.param("alignment", marks=pytest.mark.slow),
     ],
 )
-def test_what_was_killed_goes_on(where: str, configure: Run, whole: dict, folder: Path) -> None:
+def test_training_resumes_after_being_killed(
+    where: str, configure: Run, uninterrupted: dict, folder: Path
+) -> None:
     output = f"killed in {where}"
     (folder / "killed.yml").write_text(yaml.dump(configure(output)))
     command = [sys.executable, "-c", KILLED, folder / "killed.yml", str(INTERRUPTED), where]
@@ -180,4 +182,4 @@ def test_what_was_killed_goes_on(where: str, configure: Run, whole: dict, folder
     train(config)
     assert config.goes_on
     assert len(runs(config)) == 1
-    assert_same(last(config), whole)
+    assert_same(last(config), uninterrupted)

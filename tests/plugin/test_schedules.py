@@ -1,4 +1,4 @@
-"""Learning rates follow the length of the training, and checkpoints hold plain numbers only."""
+"""Test that learning rates scale with the training length, and that schedules load without pickle."""
 
 from __future__ import annotations
 

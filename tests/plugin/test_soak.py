@@ -1,4 +1,4 @@
-"""Trainings, one after the other in one process, leave nothing behind."""
+"""Test that consecutive trainings in one process do not leak memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
 
 TRAININGS = 4
 GROWTH = 0.05
-"""Share by which memory may vary from the second training on; the first compiles and imports."""
+"""Accepted relative variation of memory from the second training on; the first compiles and imports."""
 
 
 def memory() -> int:
-    """Resident memory of this process in bytes."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -1,9 +1,9 @@
-"""Checkpoints survive interruptions, and a training that goes on ends where it should.
+"""Test checkpoints and the length of trainings.
 
-- A checkpoint is whole or not there: what is killed or fails while saving leaves the one before.
-- The length of a training counts from its start, also when it goes on from a checkpoint. Where none is given
-  it follows the number of images.
-- What cannot be gone on from is told before anything is computed.
+- Checkpoints are written atomically: a failure while saving keeps the previous one.
+- The length of a training counts from its start, also after resuming. By default it depends on the number of
+  images.
+- Unusable checkpoints raise before any work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
 
 
 class Optimizers:
-    """Of a training that has none."""
+    """Optimizers without parameters."""
 
     optimizers: dict[str, Any] = {}
     schedulers: dict[str, Any] = {}
@@ -33,7 +33,7 @@ class Optimizers:
 
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NopeTrainer:
-    """A trainer without the costs of setting it up."""
+    """Create a trainer without its setup."""
     monkeypatch.setattr("nope_splat.plugin.trainer.present_state", lambda pipeline: {})
     trainer = NopeTrainer.__new__(NopeTrainer)
     trainer.config = NopeTrainerConfig(max_num_iterations=100)
@@ -49,7 +49,7 @@ def names(trainer: NopeTrainer) -> list[str]:
     return sorted(path.name for path in trainer.base_dir.rglob("*") if path.is_file())
 
 
-def test_the_latest_checkpoint_replaces_the_one_before(trainer: NopeTrainer) -> None:
+def test_the_latest_checkpoint_replaces_the_previous_one(trainer: NopeTrainer) -> None:
     trainer.save_checkpoint(9)
     trainer.save_checkpoint(19)
     assert names(trainer) == ["step-000000019.ckpt"]
@@ -59,7 +59,7 @@ def test_the_latest_checkpoint_replaces_the_one_before(trainer: NopeTrainer) -> 
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_a_failed_save_leaves_the_checkpoint_before(
+def test_a_failed_save_keeps_the_previous_checkpoint(
     trainer: NopeTrainer, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
 ) -> None:
     trainer.save_checkpoint(9)
@@ -80,7 +80,9 @@ def test_a_failed_save_leaves_the_checkpoint_before(
 @pytest.mark.parametrize(
     ("given", "images", "length"), [("auto", 2, 500), ("auto", 11, 1100), ("auto", 301, 30_000), (70, 11, 70)]
 )
-def test_length_follows_the_images(tmp_path: Path, given: Any, images: int, length: int) -> None:
+def test_default_length_depends_on_the_number_of_images(
+    tmp_path: Path, given: Any, images: int, length: int
+) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, max_num_iterations=given)
     config.pipeline.datamanager.data = tmp_path
     (tmp_path / "images").mkdir()
@@ -102,13 +104,13 @@ def test_length_counts_from_the_start(
     assert trained == [left]
 
 
-def test_nothing_left_to_train_is_told(trainer: NopeTrainer) -> None:
+def test_no_remaining_iterations_raises(trainer: NopeTrainer) -> None:
     trainer._start_step = 100
     with refused("invalid-option", 100, "--max-num-iterations"):
         trainer.train()
 
 
-def test_no_checkpoint_to_go_on_from_is_told(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_raises(tmp_path: Path) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", load_dir=tmp_path / "nowhere")
     config.machine.device_type = "cpu"
     config.pipeline.datamanager.data = tmp_path
@@ -117,7 +119,7 @@ def test_no_checkpoint_to_go_on_from_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", ["checkpoint", "images", "reconstruction"])
-def test_an_interrupted_training_that_cannot_go_on_begins_anew(
+def test_an_unresumable_training_restarts(
     trainer: NopeTrainer, gone: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer.save_checkpoint(9)
@@ -132,13 +134,13 @@ def test_an_interrupted_training_that_cannot_go_on_begins_anew(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_a_full_disk_is_told_as_what_it_is(trainer: NopeTrainer) -> None:
+def test_a_full_disk_raises_with_the_reason(trainer: NopeTrainer) -> None:
     (trainer.base_dir / "checkpoint.partial").symlink_to("/dev/full")
     with refused("unwritable-output", trainer.checkpoint_dir, "No space left on device", "--output-dir"):
         trainer.save_checkpoint(9)
 
 
-def test_a_read_only_output_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_output_folder_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -150,7 +152,7 @@ def test_a_read_only_output_folder_is_told(tmp_path: Path, monkeypatch: pytest.M
         config.save_config()
 
 
-def test_a_folder_that_another_process_trains_in_is_told(tmp_path: Path) -> None:
+def test_a_folder_in_use_by_another_process_raises(tmp_path: Path) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, timestamp="run")
     config.machine.device_type = "cpu"
     lock = own(config.get_base_dir())

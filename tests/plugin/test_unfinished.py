@@ -1,4 +1,4 @@
-"""Which training a command goes on with: the last of the same settings, if it was interrupted."""
+"""Test which training a command resumes: the last one with the same settings, if it was interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LENGTH = 100
 
 
 def leave_run(folder: Path, step: int | None, minutes_ago: float, settings: str = SETTINGS) -> Path:
-    """What a training up to a checkpoint leaves."""
+    """Create the files of a training up to a checkpoint."""
     (folder / "nerfstudio_models").mkdir(parents=True)
     config = folder / "config.yml"
     config.write_text(settings.replace("now", folder.name).replace("auto", "never"))
@@ -35,7 +35,7 @@ def found(runs: Path) -> Path | None:
     return find_unfinished(runs.iterdir(), SETTINGS, LENGTH)
 
 
-def test_the_last_of_the_same_settings_goes_on(tmp_path: Path) -> None:
+def test_the_last_training_with_the_same_settings_resumes(tmp_path: Path) -> None:
     leave_run(tmp_path / "older", 59, 20)
     last = leave_run(tmp_path / "last", 39, 10)
     leave_run(tmp_path / "other", 79, 5, SETTINGS.replace("1", "2"))
@@ -45,13 +45,13 @@ def test_the_last_of_the_same_settings_goes_on(tmp_path: Path) -> None:
     assert found(tmp_path) == last
 
 
-def test_after_a_finished_training_a_new_one_begins(tmp_path: Path) -> None:
+def test_a_finished_training_is_not_resumed(tmp_path: Path) -> None:
     leave_run(tmp_path / "interrupted", 59, 20)
     leave_run(tmp_path / "finished", LENGTH - 1, 10)
     assert found(tmp_path) is None
 
 
-def test_no_two_processes_train_in_one_folder(tmp_path: Path) -> None:
+def test_a_folder_is_locked_by_one_process(tmp_path: Path) -> None:
     run = leave_run(tmp_path / "run", 59, 10)
     lock = own(run)
     assert found(tmp_path) is None
@@ -61,14 +61,14 @@ def test_no_two_processes_train_in_one_folder(tmp_path: Path) -> None:
     assert found(tmp_path) == run
 
 
-def test_checkpoints_of_an_older_training_in_the_folder_do_not_count(tmp_path: Path) -> None:
+def test_checkpoints_of_an_older_training_are_ignored(tmp_path: Path) -> None:
     run = leave_run(tmp_path / "latest", 59, 10)
     (run / "config.yml").touch()
     assert found(tmp_path) is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_damaged_checkpoints_are_named_and_passed_over(
+def test_damaged_checkpoints_are_logged_and_skipped(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, last = (tmp_path / f"step-{step:09d}.ckpt" for step in (9, 19))
@@ -86,13 +86,13 @@ def test_damaged_checkpoints_are_named_and_passed_over(
 
 
 class Loot:
-    """Something that would run code when it is loaded."""
+    """Object that would run code when unpickled."""
 
     def __reduce__(self) -> tuple:
         return print, ("loot",)
 
 
-def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"pipeline": Loot()}, tmp_path / "step-000000009.ckpt")
     with zipfile.ZipFile(tmp_path / "archive.ckpt", "w") as archive:
         archive.writestr("a", "b")

@@ -1,8 +1,8 @@
-"""nerfstudio's viewer, opened in a real browser while `ns-train nope-splat` runs.
+"""Test nerfstudio's viewer in a real browser while `ns-train nope-splat` runs.
 
-- Only this machine can reach it.
-- The page connects, shows our panel, and its canvas shows the splat.
-- The color behind its pictures gets nowhere else.
+- It listens only on 127.0.0.1.
+- The page connects and shows our panel, and its canvas shows the splat.
+- Its background color does not affect training.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from websockets.sync.client import ClientConnection, connect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WINDOW = (1000, 700)
 CANVAS = (slice(100, 500), slice(20, 640))
-"""Rows and columns of the window that the scene fills, well inside."""
+"""Rows and columns of the window that the scene covers."""
 
 PANEL = torch.tensor([38, 42, 55]) / 255
-"""What nerfstudio's viewer has behind its pictures."""
+"""Background color of nerfstudio's viewer."""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
 @contextmanager
 def running(command: list[str], log: Path) -> Iterator[psutil.Process]:
-    """A process and its children, killed in the end."""
+    """Run a process, and kill it with its children at the end."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
@@ -57,7 +57,7 @@ def running(command: list[str], log: Path) -> Iterator[psutil.Process]:
 
 
 def wait_for(what: Callable[[], Any], seconds: float) -> Any:
-    """The first true value, or the last one when time is up; a connection refused counts as false."""
+    """Poll for a true value until a timeout; a refused connection counts as false."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -70,7 +70,7 @@ def wait_for(what: Callable[[], Any], seconds: float) -> Any:
 
 
 class Page:
-    """A page of the browser, driven by the DevTools protocol."""
+    """A browser page controlled through the DevTools protocol."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -86,12 +86,12 @@ class Page:
                 return answer["result"]
 
     def text(self) -> str:
-        """All text on the page."""
+        """Return all text on the page."""
         result = self.call("Runtime.evaluate", expression="document.body ? document.body.innerText : ''")
         return result["result"]["value"]
 
     def screenshot(self) -> NDArray[np.uint8]:
-        """What the page looks like. (H, W, 3)."""
+        """Capture the page. (H, W, 3)."""
         data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
@@ -130,7 +130,7 @@ def test_viewer_shows_the_splat(valley: Path, tmp_path: Path):
     options = {
         "--data": valley,
         "--output-dir": tmp_path / "outputs",
-        "--max-num-iterations": 100,  # then it stays, with the viewer open
+        "--max-num-iterations": 100,  # after training, the viewer stays open
         "--vis": "viewer",
         "--viewer.websocket-port": port,
     }
@@ -139,7 +139,7 @@ def test_viewer_shows_the_splat(valley: Path, tmp_path: Path):
     with running(command, log) as training:
         assert wait_for(lambda: urllib.request.urlopen(url).status == 200, 180), log.read_text()[-2000:]
         sockets = [socket for socket in training.net_connections("inet") if socket.status == "LISTEN"]
-        assert {socket.laddr.ip for socket in sockets} == {"127.0.0.1"}  # nobody else reaches it
+        assert {socket.laddr.ip for socket in sockets} == {"127.0.0.1"}  # local connections only
         with open_page(url, tmp_path) as page:
 
             def has_picture() -> bool:

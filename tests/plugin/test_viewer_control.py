@@ -1,8 +1,8 @@
-"""What nerfstudio's viewer shows of the method, in a viewer without a browser.
+"""Test the method's panel and cameras in nerfstudio's viewer, without a browser.
 
-- Frusta stand at the optimized poses with the learned field of view, held-out ones at their aligned poses.
-- The panel follows the training; images without a pose are listed.
-- Track points appear when asked for.
+- Frusta have the optimized poses and the learned field of view; held-out ones have their aligned poses.
+- The panel updates during training and lists images without a pose.
+- Track points appear when enabled.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def frusta(
     monkeypatch: pytest.MonkeyPatch,
     draw: Callable[[], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """What the control draws now, or what `draw` draws, by name."""
+    """Return the frusta that the control or `draw` draws, by name."""
     drawn = {}
     add = viewer.viser_server.scene.add_camera_frustum
 
@@ -93,13 +93,13 @@ def test_frusta_follow_the_optimized_cameras(
         position = pose[:, 3].numpy() * VISER_NERFSTUDIO_SCALE_RATIO
         np.testing.assert_allclose(drawn[f"/held_out/camera_{index:05d}"]["position"], position, atol=1e-4)
 
-    viewer.update_camera_poses()  # nerfstudio's own motion of the same frusta agrees
+    viewer.update_camera_poses()  # agrees with nerfstudio's update of the same frusta
     for index, pose in enumerate(cameras.poses().detach()):
         position = pose[:, 3].numpy() * VISER_NERFSTUDIO_SCALE_RATIO
         np.testing.assert_allclose(viewer.camera_handles[index].position, position, atol=1e-4)
 
 
-def test_training_frusta_are_drawn_anew_only_for_another_field_of_view(
+def test_training_frusta_are_redrawn_only_for_another_field_of_view(
     pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert any(name.startswith("/cameras") for name in frusta(pipeline, viewer, monkeypatch))
@@ -109,10 +109,10 @@ def test_training_frusta_are_drawn_anew_only_for_another_field_of_view(
     assert any(name.startswith("/cameras") for name in frusta(pipeline, viewer, monkeypatch))
 
 
-def test_a_browser_that_comes_early_sees_all_frusta_in_their_color(
+def test_an_early_browser_sees_all_frusta_in_their_color(
     pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It connects while nerfstudio is still adding frusta, one after the other."""
+    """The browser connects while nerfstudio is still adding frusta."""
     late = viewer.camera_handles.pop(5)
     del viewer.train_util
     control, client = pipeline.viewer_control, MagicMock()
@@ -128,7 +128,7 @@ def test_a_browser_that_comes_early_sees_all_frusta_in_their_color(
     assert "/cameras/camera_00005" in drawn
 
 
-def test_frusta_are_there_before_the_training_and_before_any_browser(
+def test_frusta_exist_before_training_and_before_any_browser(
     pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not viewer.render_statemachines
@@ -138,7 +138,7 @@ def test_frusta_are_there_before_the_training_and_before_any_browser(
 def test_nothing_is_drawn_while_the_training_holds_the_lock(
     pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a browser asks for, and a browser that comes, wait for the iteration at hand."""
+    """Requests and connections of browsers wait for the current iteration."""
     control, lock = pipeline.viewer_control, viewer.train_lock
     assert lock is not None
     drawn: list[str] = []
@@ -160,13 +160,13 @@ def test_nothing_is_drawn_while_the_training_holds_the_lock(
 
 
 def test_images_without_a_pose_are_listed_whatever_their_names(pipeline: NopePipeline) -> None:
-    """The panel is MDX: what stands in braces or angle brackets would run in the browser."""
+    """The panel is MDX, which would run text in braces or angle brackets in the browser."""
     name = "{alert(1)} <img src=x> *день*\n.jpg"
     failures = {name: "too few matches"}
     scene = replace(pipeline.datamanager.dataparser.scene, failures=failures)
     legend, _, row = _images(scene).splitlines()
-    for words in ("6 trained on</span>", "2 held out</span>", "1 without a pose</span>"):
-        assert words in legend
+    for entry in ("6 trained on</span>", "2 held out</span>", "1 without a pose</span>"):
+        assert entry in legend
     assert not set("{}<>*") & set(row)
     assert html.unescape(row) == f"- {name}: too few matches"
     failures.update({f"{number}.jpg": "no matches" for number in range(MAX_NAMES + 4)})
@@ -174,7 +174,7 @@ def test_images_without_a_pose_are_listed_whatever_their_names(pipeline: NopePip
     assert _images(scene).endswith("- and 5 more")
 
 
-def test_panel_follows_the_training(pipeline: NopePipeline, viewer: Viewer) -> None:
+def test_panel_updates_during_training(pipeline: NopePipeline, viewer: Viewer) -> None:
     control = pipeline.viewer_control
     pipeline.model.num_iterations = 100
     pipeline.model.step = 29
@@ -195,7 +195,7 @@ def test_panel_follows_the_training(pipeline: NopePipeline, viewer: Viewer) -> N
     assert viewer.stats_markdown.content.startswith("Step: 100 ")
 
 
-def test_track_points_appear_when_asked_for(
+def test_track_points_appear_when_enabled(
     pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clouds = []
@@ -223,8 +223,8 @@ def test_track_points_appear_when_asked_for(
     assert 0 < limit < worst
 
 
-def test_another_reconstruction_has_no_errors_to_show(pipeline: NopePipeline, viewer: Viewer) -> None:
-    """The observations in the cache are then those of other points."""
+def test_errors_of_another_reconstruction_are_not_shown(pipeline: NopePipeline, viewer: Viewer) -> None:
+    """The observations in the cache belong to other points in this case."""
     pipeline.same_scene = False
     control = pipeline.viewer_control
     control._locked(control._draw)
@@ -232,17 +232,17 @@ def test_another_reconstruction_has_no_errors_to_show(pipeline: NopePipeline, vi
     assert "Reprojection error" not in control._text.content
 
 
-def test_updates_without_a_browser_cost_nothing(
+def test_updates_without_a_browser_are_skipped(
     pipeline: NopePipeline, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.viewer_control, "_draw", lambda: pytest.fail("drawn for nobody"))
+    monkeypatch.setattr(pipeline.viewer_control, "_draw", lambda: pytest.fail("drawn without a browser"))
     pipeline.viewer_control.update(50)
 
 
-def test_a_browser_that_has_gone_is_asked_to_render_without_an_error() -> None:
-    """An error there would leave viser's lock locked for good."""
+def test_rendering_for_a_disconnected_browser_does_not_raise() -> None:
+    """An error would leave viser's lock acquired forever."""
     renderers = Renderers()
-    renderers[3].action(RenderAction("move", None))  # pyright: ignore[reportArgumentType] (where is of no interest)
+    renderers[3].action(RenderAction("move", None))  # pyright: ignore[reportArgumentType] (the pose does not matter)
     assert len(renderers) == 0
     with pytest.raises(KeyError):
         renderers.pop(3)

@@ -1,4 +1,4 @@
-"""A viewer that has been stopped keeps no browser, no renderer and no model."""
+"""Test that a stopped viewer releases browsers, renderer and model."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from nope_splat.plugin.viewer_shutdown import stop_viewer
 
 
 def make_viewer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Viewer:
-    """A viewer of a tiny scene, as the training has it."""
+    """Create a viewer of a tiny scene like in a training."""
     pipeline = make_pipeline(folder, monkeypatch)
     set_to_truth(pipeline)
     settings, lock = ViewerConfig(websocket_host="127.0.0.1"), threading.Lock()
-    lock_of_training: Any = lock  # nerfstudio's annotation is off
+    lock_of_training: Any = lock  # nerfstudio's annotation is wrong
     viewer = Viewer(settings, folder / "run" / "viewer.log", folder, pipeline, train_lock=lock_of_training)
     viewer.init_scene(pipeline.datamanager.train_dataset, "training", pipeline.datamanager.eval_dataset)
     return viewer
@@ -37,7 +37,7 @@ def make_viewer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Viewer:
 
 @contextmanager
 def browser_of(viewer: Viewer) -> Iterator[ClientConnection]:
-    """Connect as a browser does, and wait for a rendering."""
+    """Connect like a browser, and wait for a rendering."""
     with connect(f"ws://127.0.0.1:{viewer.viser_server.get_port()}", max_size=None) as browser:
         camera = ViewerCameraMessage((1, 0, 0, 0), (0, 0, -3), 0.8, 1.3, (0, 0, 0), (0, -1, 0))
         browser.send(msgspec.msgpack.encode(camera.as_serializable_dict()))
@@ -47,7 +47,7 @@ def browser_of(viewer: Viewer) -> Iterator[ClientConnection]:
 
 
 def read_on(browser: ClientConnection) -> None:
-    """Read what the viewer sends, for ever."""
+    """Read messages of the viewer forever."""
     while True:
         browser.recv()
 
@@ -57,7 +57,7 @@ def test_browsers_are_disconnected_and_the_model_is_released(
     browser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     viewer = make_viewer(tmp_path, monkeypatch)
-    kept = [weakref.ref(viewer.pipeline), weakref.ref(viewer.pipeline.model)]
+    references = [weakref.ref(viewer.pipeline), weakref.ref(viewer.pipeline.model)]
     if browser == "closed":
         with browser_of(viewer):
             pass
@@ -70,4 +70,4 @@ def test_browsers_are_disconnected_and_the_model_is_released(
                 read_on(connection)
     assert not any(isinstance(thread, RenderStateMachine) for thread in threading.enumerate())
     gc.collect()
-    assert [each() for each in kept] == [None, None]
+    assert [each() for each in references] == [None, None]

@@ -1,4 +1,4 @@
-"""The check on a GPU: its steps, their commands, the json file and the table. Nothing here needs a GPU."""
+"""Test the GPU check without a GPU: steps, commands, JSON file and table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scripts.gpu.steps import Outcome, Results, Runner, Step
 
 
 def python(folder: Path, name: str, code: str, **options) -> Step:
-    """A step that runs a program, which knows its result file as `result`."""
+    """Create a step that runs a program, with `result` as its result file."""
     result = folder / name / "result.json"
     start = f"import json, pathlib, time; result = pathlib.Path({str(result)!r})\n"
     limit = options.pop("time_limit", 60)
@@ -51,7 +51,7 @@ def test_a_step_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert failures(outcomes) == ["fails"]
 
 
-def test_a_step_is_not_run_without_those_that_it_needs(tmp_path: Path) -> None:
+def test_a_step_needs_its_predecessors(tmp_path: Path) -> None:
     steps = [
         python(tmp_path, "fails", "1 / 0"),
         writes(tmp_path, "needy", needs=("fails",)),
@@ -67,7 +67,7 @@ def test_a_step_is_not_run_without_those_that_it_needs(tmp_path: Path) -> None:
     assert failures(outcomes) == ["fails", "needy", "needier"]
 
 
-def test_at_its_time_limit_a_step_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+def test_at_the_time_limit_a_step_is_killed_with_its_children(tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(alive)!r}).touch()"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
@@ -80,7 +80,7 @@ def test_at_its_time_limit_a_step_is_killed_with_all_that_it_started(tmp_path: P
     assert not alive.exists()
 
 
-def test_all_steps_together_have_a_time_limit_but_for_those_outside_it(tmp_path: Path) -> None:
+def test_the_overall_time_limit_exempts_some_steps(tmp_path: Path) -> None:
     steps = [
         python(tmp_path, "compiles", "time.sleep(2); result.write_text('{}')", in_budget=False),
         python(tmp_path, "long", "time.sleep(60)"),
@@ -91,7 +91,7 @@ def test_all_steps_together_have_a_time_limit_but_for_those_outside_it(tmp_path:
     assert outcomes["long"].seconds < 30
 
 
-def test_a_step_that_writes_nothing_or_cannot_start_has_failed(tmp_path: Path) -> None:
+def test_a_step_without_a_result_has_failed(tmp_path: Path) -> None:
     def broken(results: Results) -> list[str]:
         return [str(results["silent"]["no such figure"])]
 
@@ -106,12 +106,12 @@ def test_a_step_that_writes_nothing_or_cannot_start_has_failed(tmp_path: Path) -
     assert outcomes["missing"].reason.startswith("FileNotFoundError")
 
 
-def test_what_a_failed_step_wrote_is_kept(tmp_path: Path) -> None:
+def test_result_of_a_failed_step_is_kept(tmp_path: Path) -> None:
     step = python(tmp_path, "tests", "result.write_text('{\"passed\": 3}'); raise SystemExit(1)")
     assert runner(tmp_path).run([step])["tests"].result == {"passed": 3}
 
 
-def test_steps_that_are_not_chosen_keep_their_outcome(tmp_path: Path) -> None:
+def test_unselected_steps_keep_their_outcome(tmp_path: Path) -> None:
     steps = [
         writes(tmp_path, "first"),
         writes(tmp_path, "second", needs=("first",)),
@@ -140,24 +140,24 @@ def command(settings: Settings, name: str) -> list[str]:
     return step.command(RESULTS)
 
 
-def flags_after(words: list[str], word: str) -> list[str]:
-    return words[words.index(word) + 1 :]
+def flags_after(arguments: list[str], argument: str) -> list[str]:
+    return arguments[arguments.index(argument) + 1 :]
 
 
-def test_steps_come_after_those_that_they_need(settings: Settings) -> None:
+def test_steps_come_after_their_predecessors(settings: Settings) -> None:
     earlier: set[str] = set()
     for step in build_steps(settings):
         assert set(step.needs) <= earlier
         earlier.add(step.name)
 
 
-def test_every_step_writes_its_result_where_it_is_looked_for(settings: Settings) -> None:
+def test_every_step_writes_to_its_result_file(settings: Settings) -> None:
     for step in build_steps(settings):
-        words = step.command(RESULTS)
-        assert words[:2] == [sys.executable, "-m"]
-        assert (Path(check_gpu.__file__).parents[1] / f"{words[2].replace('.', '/')}.py").exists()
+        arguments = step.command(RESULTS)
+        assert arguments[:2] == [sys.executable, "-m"]
+        assert (Path(check_gpu.__file__).parents[1] / f"{arguments[2].replace('.', '/')}.py").exists()
         result = settings.work_dir / step.name / "result.json"
-        assert words[words.index("--output") + 1] == str(result)
+        assert arguments[arguments.index("--output") + 1] == str(result)
 
 
 def test_without_a_gpu_or_images_there_are_fewer_steps(settings: Settings) -> None:
@@ -168,24 +168,24 @@ def test_without_a_gpu_or_images_there_are_fewer_steps(settings: Settings) -> No
     assert not {step.name for step in build_steps(settings) if step.skip}
 
 
-def test_the_training_commands_say_the_same_to_both_methods(settings: Settings) -> None:
+def test_training_commands_agree_for_both_methods(settings: Settings) -> None:
     ours: Any = tyro.cli(
         type(nope_splat.config),
         default=nope_splat.config,
         args=flags_after(command(settings, "train_nope_splat"), "nope-splat"),
     )
-    words = command(settings, "train_splatfacto")
-    theirs = tyro.cli(PeerSettings, args=flags_after(words, "splatfacto"))
+    arguments = command(settings, "train_splatfacto")
+    theirs = tyro.cli(PeerSettings, args=flags_after(arguments, "splatfacto"))
     assert ours.max_num_iterations == theirs.max_num_iterations == 2000
     assert ours.pipeline.model.max_gaussians == theirs.max_gaussians == 12345
     dataparser = ours.pipeline.datamanager.dataparser
     assert (dataparser.max_image_size, dataparser.eval_interval) == (1600, 8)
     assert ours.steps_per_eval_image == ours.steps_per_eval_all_images == 0
     assert theirs.data == settings.work_dir / "scene" / "splat"
-    assert words[words.index("--window") + 1] == "50"
+    assert arguments[arguments.index("--window") + 1] == "50"
 
 
-def test_the_evaluations_read_what_was_trained(settings: Settings) -> None:
+def test_evaluations_read_the_trainings(settings: Settings) -> None:
     ours = command(settings, "evaluate_nope_splat")
     assert ours[3] == "nope-splat"
     config = Path(ours[ours.index("--config") + 1])
@@ -195,10 +195,10 @@ def test_the_evaluations_read_what_was_trained(settings: Settings) -> None:
     theirs = command(settings, "evaluate_splatfacto")
     assert theirs[3] == "splatfacto"
     training = flags_after(command(settings, "train_splatfacto"), "splatfacto")
-    assert [word.replace("--run.", "--") for word in theirs if word.startswith("--run.")] == training[::2]
+    assert [flag.replace("--run.", "--") for flag in theirs if flag.startswith("--run.")] == training[::2]
 
 
-def test_the_environment_leads_to_this_source_and_to_carried_wheels(settings: Settings) -> None:
+def test_environment_finds_this_checkout_and_local_wheels(settings: Settings) -> None:
     found = environment(settings, RESULTS, {"PATH": "/bin", "PYTHONPATH": "mine", "HOME": "/home"})
     root, site, mine = found["PYTHONPATH"].split(os.pathsep)
     assert (Path(root) / "nope_splat" / "plugin" / "model.py").exists()
@@ -209,7 +209,7 @@ def test_the_environment_leads_to_this_source_and_to_carried_wheels(settings: Se
     assert environment(replace(settings, device="cpu"), {}, {})["CUDA_VISIBLE_DEVICES"] == ""
 
 
-# --- The json file and the table ---
+# --- The JSON file and the table ---
 
 
 def training(rate: float, share: float) -> Outcome:
@@ -243,7 +243,7 @@ def outcomes() -> dict[str, Outcome]:
     return found | {"train_nope_splat": training(100.0, 0.2), "train_splatfacto": training(110.0, 0.0)}
 
 
-def test_the_summary_has_the_figures_of_both_methods(outcomes: dict[str, Outcome]) -> None:
+def test_summary_has_the_figures_of_both_methods(outcomes: dict[str, Outcome]) -> None:
     found = summary(outcomes)
     assert found["nope-splat"] == {
         "iterations_per_second": 100.0,
@@ -260,7 +260,7 @@ def test_the_summary_has_the_figures_of_both_methods(outcomes: dict[str, Outcome
     assert summary({})["fast_enough"] is None
 
 
-def test_the_json_file_has_everything(outcomes: dict[str, Outcome], settings: Settings) -> None:
+def test_json_file_is_complete(outcomes: dict[str, Outcome], settings: Settings) -> None:
     found = json.loads(json.dumps(content(vars(settings), outcomes)))
     assert list(found) == ["time", "settings", "machine", "summary", "steps"]
     assert found["machine"]["gpu"] == "A GPU"
@@ -269,7 +269,7 @@ def test_the_json_file_has_everything(outcomes: dict[str, Outcome], settings: Se
     assert list(found["steps"]) == list(outcomes)
 
 
-def test_the_table_shows_what_was_measured(outcomes: dict[str, Outcome]) -> None:
+def test_table_shows_the_measurements(outcomes: dict[str, Outcome]) -> None:
     lines = table(outcomes).splitlines()
     assert lines[0] == "A GPU, driver 1.2, CUDA 13.0, torch 2.14.1"
     (psnr,) = (line for line in lines if line.startswith("held-out PSNR"))
@@ -279,7 +279,7 @@ def test_the_table_shows_what_was_measured(outcomes: dict[str, Outcome]) -> None
     assert table({}).startswith("unknown machine")
 
 
-def test_the_command_line_runs_the_steps_and_ends_with_their_status(
+def test_command_line_runs_the_steps_and_exits_with_their_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = tmp_path / "work"
@@ -302,7 +302,7 @@ def test_the_command_line_runs_the_steps_and_ends_with_their_status(
     ("arguments", "message"),
     [(["--steps", "nothing"], "choose --steps from"), (["--data", "no/such/folder"], "check --data")],
 )
-def test_a_wrong_argument_is_told(
+def test_an_invalid_argument_exits_with_a_message(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_info:

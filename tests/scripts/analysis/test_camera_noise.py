@@ -1,4 +1,4 @@
-"""Resampled tracks scatter as tracks of other images of the scene would."""
+"""Test that bootstrap samples of tracks vary like tracks of other images of the scene."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nope_splat.sfm.bundle_adjustment.solver import adjust
 from scripts.analysis.camera_noise import as_problem, resampled
 
 
-def test_tracks_are_resampled_whole_and_move_the_cameras_a_little(valley: Path) -> None:
+def test_whole_tracks_are_resampled_and_move_the_cameras_slightly(valley: Path) -> None:
     scene = reconstruct(find_images(valley))
     problem = as_problem(scene)
     residuals = reprojection_residuals(problem)[0].numpy()
@@ -23,7 +23,7 @@ def test_tracks_are_resampled_whole_and_move_the_cameras_a_little(valley: Path) 
     )
     sample = resampled(problem, np.random.default_rng(0))
     assert len(sample.points) == len(problem.points)
-    assert len(sample.points.unique(dim=0)) < 0.7 * len(problem.points)  # 1 - 1/e of them
+    assert len(sample.points.unique(dim=0)) < 0.7 * len(problem.points)  # 1 - 1/e of all tracks
     known = {tuple(row) for row in residuals.round(6)}
     assert {tuple(row) for row in reprojection_residuals(sample)[0].numpy().round(6)} <= known
 

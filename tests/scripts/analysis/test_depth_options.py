@@ -1,4 +1,4 @@
-"""Depth that is distorted as a network would: a fit of scale and shift undoes all but the noise."""
+"""Test that a fit of scale and shift undoes the distortion of depth except for its noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nope_splat.depth import fit_scale_shift
 from scripts.analysis.depth_options import distort_depth
 
 
-def test_distorted_depth_fits_but_for_its_noise(tmp_path: Path) -> None:
+def test_distorted_depth_fits_except_for_its_noise(tmp_path: Path) -> None:
     rows, columns = np.indices((60, 80))
     depth = (2 + 0.02 * rows + 0.01 * columns).astype(np.float32)
     depth[:3] = np.nan
@@ -27,4 +27,4 @@ def test_distorted_depth_fits_but_for_its_noise(tmp_path: Path) -> None:
         assert fit is not None
         assert fit.noise == pytest.approx(0.05, rel=0.5)
         fits.append(fit.scale)
-    assert abs(np.log(fits[0] / fits[1])) > 0.1  # each has a scale of its own
+    assert abs(np.log(fits[0] / fits[1])) > 0.1  # each map has a separate scale

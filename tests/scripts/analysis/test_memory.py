@@ -1,4 +1,4 @@
-"""The formula of peak memory, against the arrays that it counts."""
+"""Test the formula of peak memory against the sizes of the arrays."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_parameters_gradients_and_moments_are_counted_exactly() -> None:
     assert held == 4 * 4 * NUMBERS * count
 
 
-def test_densification_keeps_as_many_numbers_as_are_counted() -> None:
+def test_numbers_of_densification_are_counted_exactly() -> None:
     config = resolve_defaults(NopeSplatModelConfig(), "cpu").densification
     strategy = config.strategy(100, num_views=2, num_fixed=0, max_gaussians=10**6)
     state = strategy.initialize_state(scene_scale=1.0)
@@ -70,7 +70,7 @@ def test_intersections_are_counted_exactly() -> None:
     )
     lists = bin_splats(projected, width=256, height=256, tile_size=TILE_SIZE)
     intersections = int(lists.tile_offsets[-1])
-    of_gradient = 4 * slot_length(3, Lanes(16))  # of the widest registers
+    of_gradient = 4 * slot_length(3, Lanes(16))  # with the widest registers
     assert lists.splats.nbytes + lists.slots.nbytes == (PER_INTERSECTION - of_gradient) * intersections
     assert lists.records.nbytes == 4 * 16 * count
 
@@ -81,10 +81,10 @@ def test_images_are_cached_as_floats_on_a_cpu() -> None:
 
 
 @pytest.mark.slow  # a busy machine searches fewer images at once
-def test_the_search_for_keypoints_grows_as_predicted(tmp_path: Path) -> None:
+def test_keypoint_memory_grows_as_predicted(tmp_path: Path) -> None:
     if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("measures memory as Linux tells it")
-    # Blurred, it has few keypoints: the images of the search are measured.
+        pytest.skip("needs the memory figures of Linux")
+    # Blurred images have few keypoints, so that the image pyramid dominates.
     noise = np.random.default_rng(0).uniform(0, 255, (900, 1200, 3)).astype(np.float32)
     image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8.0), np.zeros(0), 0, 255, cv2.NORM_MINMAX)
     for width in (400, 1200):
@@ -99,7 +99,7 @@ def test_the_search_for_keypoints_grows_as_predicted(tmp_path: Path) -> None:
 
 
 def memory(which: str, reset: bool = False) -> int:
-    """Bytes of this process; its peak can start again, with what is freed given back."""
+    """Return the memory of this process in bytes; optionally return freed memory and reset the peak."""
     if reset:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
@@ -107,7 +107,7 @@ def memory(which: str, reset: bool = False) -> int:
     return 1024 * int(line.split()[1])
 
 
-def test_the_formula_is_that_of_its_docstring() -> None:
+def test_the_formula_equals_its_docstring() -> None:
     work = Workload(num_images=10, image_size=(1600, 1200), max_image_size=512, num_gaussians=60_000)
     stages, p_s = stage_bytes(work, num_cores=2), 512 * 384
     assert stages["seeding"] == pytest.approx((68 * 10 + 150 * 6) * p_s)

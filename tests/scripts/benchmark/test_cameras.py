@@ -1,4 +1,4 @@
-"""The benchmark of cameras: chance moves them little, a true start stays, and a disturbed one comes back."""
+"""Test the camera benchmark: small effect of seeds, recovery from perturbed cameras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks know one camera, and say so."""
+"""Test that benchmarks reject images of several cameras."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.benchmark import cameras, our_cameras, run
     ],
     ids=["run", "cameras", "our_cameras"],
 )
-def test_images_of_several_cameras_are_refused(measure: Callable[[Path, Path], None], tmp_path: Path) -> None:
+def test_images_of_several_cameras_raise(measure: Callable[[Path, Path], None], tmp_path: Path) -> None:
     data = tmp_path / "images"
     data.mkdir()
     for number, width in enumerate((64, 64, 80)):

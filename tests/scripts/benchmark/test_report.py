@@ -1,4 +1,4 @@
-"""The benchmark's tables: means, spreads, failures."""
+"""Test the tables of the benchmark: means, spreads, failures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from scripts.benchmark.report import markdown, spread, with_views, write_report
 
-METHODS = {"peer": {"says": "the peer"}, "ours": {"says": "ours"}}
+METHODS = {"peer": {"description": "the peer"}, "ours": {"description": "ours"}}
 SETTINGS = {
     "iterations": 10,
     "max_image_size": 64,
@@ -37,20 +37,20 @@ def row(scene: str, method: str, seed: int, psnr: float) -> dict[str, Any]:
 
 
 def cells(text: str, method: str, title: str, section: str) -> str:
-    """One cell of the table below a heading."""
+    """Return one cell of the table below a heading."""
     lines = text.split(f"### {section}\n\n")[1].split("\n")
     titles = [cell.strip() for cell in lines[0].split("|")]
     line = next(line for line in lines[2:] if line.startswith(f"| {method}"))
     return line.split("|")[titles.index(title)].strip()
 
 
-def test_spread_is_a_mean_with_the_deviation_of_several_values() -> None:
+def test_spread_formats_mean_and_standard_deviation() -> None:
     assert spread([], 1) == ""
     assert spread([2.0], 2) == "2.00"
     assert spread([1.0, 3.0], 1) == "2.0 ± 1.4"
 
 
-def test_figures_are_means_over_seeds_and_then_over_scenes() -> None:
+def test_figures_are_averaged_over_seeds_then_over_scenes() -> None:
     rows = [row("a", "ours", 1, 20.0), row("a", "ours", 2, 22.0), row("b", "ours", 1, 30.0)]
     rows.append(row("b", "ours", 2, 30.0))
     text = markdown(with_views(rows), METHODS, SETTINGS)
@@ -59,14 +59,14 @@ def test_figures_are_means_over_seeds_and_then_over_scenes() -> None:
     assert cells(text, "ours", "seconds", "a") == "12 ± 0"
 
 
-def test_a_failure_is_told_and_counts_for_nothing() -> None:
+def test_a_failure_is_reported_and_not_averaged() -> None:
     failed = {"scene": "a", "method": "peer", "seed": 2, "images": 6, "error": "no model"}
     text = markdown(with_views([row("a", "peer", 1, 20.0), failed]), METHODS, SETTINGS)
     assert "peer (1 of 2 failed)" in text
     assert cells(text, "peer", "PSNR", "a") == "20.00"
 
 
-def test_cameras_alone_have_no_views() -> None:
+def test_a_reconstruction_without_training_has_no_views() -> None:
     cameras = row("a", "ours", 1, 20.0)
     del cameras["images_held_out"]
     text = markdown(with_views([cameras, row("a", "peer", 1, 20.0)]), METHODS, SETTINGS)
@@ -74,14 +74,14 @@ def test_cameras_alone_have_no_views() -> None:
     assert cells(text, "ours", "AUC@5", "a") == "1.0"
 
 
-def test_views_are_those_that_every_training_could_register() -> None:
+def test_means_use_views_that_every_training_registered() -> None:
     ours, peer = row("a", "ours", 1, 20.0), row("a", "peer", 1, 20.0)
     ours["images_held_out"]["difficult.jpg"] = dict.fromkeys(ours["images_held_out"]["easy.jpg"], 10.0)
     assert [one["held_out"]["psnr"] for one in with_views([ours, peer])] == [20.0, 20.0]
     assert with_views([ours])[0]["held_out"]["psnr"] == 15.0
 
 
-def test_a_report_has_tables_figures_and_plots(tmp_path: Any) -> None:
+def test_report_writes_tables_and_plots(tmp_path: Any) -> None:
     pytest.importorskip("matplotlib")
     write_report([row("a", "ours", 1, 20.0), row("a", "peer", 1, 19.0)], METHODS, SETTINGS, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {

@@ -1,17 +1,36 @@
-"""The whole benchmark on a made-up scene."""
+"""Test the whole benchmark on a synthetic scene."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import tyro
 
+from nope_splat.plugin.config import nope_splat
 from scripts.benchmark import run
+
+MARKERS = (tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff)
+"""How `ns-train` parses options."""
+
+
+@pytest.mark.parametrize("method", [name for name, entry in run.METHODS.items() if "mapper" not in entry])
+def test_training_commands_are_valid(method: str, tmp_path: Path) -> None:
+    scene: Any = SimpleNamespace(folder=SimpleNamespace(root=tmp_path), out=tmp_path)
+    settings = run.Settings((tmp_path,), tmp_path, train_flag=("--pipeline.model.sh-degree=2",))
+    command, _ = run._our_commands(method, 1, scene, settings)
+    config: Any = tyro.cli(
+        type(nope_splat.config), default=nope_splat.config, args=command[2:], config=MARKERS
+    )
+    assert config.pipeline.model.sh_degree == 2
+    assert config.pipeline.datamanager.dataparser.sfm.matching.seed == 1
 
 
 @pytest.mark.slow
-def test_peer_and_ours_are_measured_alike(valley: Path, tmp_path: Path) -> None:
+def test_both_methods_are_measured(valley: Path, tmp_path: Path) -> None:
     pytest.importorskip("pycolmap")
     settings = run.Settings(
         (valley,),
@@ -37,5 +56,5 @@ def test_peer_and_ours_are_measured_alike(valley: Path, tmp_path: Path) -> None:
     assert len(coverages) == 1
 
     started = (tmp_path / valley.name / "default-1" / "train" / "stage.json").stat().st_mtime
-    run.main(settings)  # nothing is done twice
+    run.main(settings)  # no stage runs twice
     assert (tmp_path / valley.name / "default-1" / "train" / "stage.json").stat().st_mtime == started

@@ -1,4 +1,4 @@
-"""The peer: splatfacto as it comes, at another length, on this machine, with a limit."""
+"""Test the baseline: stock splatfacto on this machine, with a scaled schedule and a limit on Gaussians."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scripts.benchmark.splatfacto_peer import (
 
 @pytest.fixture
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`run_anywhere`, undone afterwards."""
+    """Apply `run_anywhere`, and undo it afterwards."""
     for owner, name in ((torch.Tensor, "cuda"), (splatfacto, "rasterization"), (splatfacto, "get_viewmat")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     run_anywhere()
@@ -38,14 +38,14 @@ def settings(folder: Path, length: int, schedule: str = "proportional") -> Setti
     return Settings(folder, folder / "out", length, 500, schedule)
 
 
-def test_at_its_own_length_the_proportional_schedule_is_the_stock_one(tmp_path: Path) -> None:
+def test_proportional_schedule_is_stock_at_the_stock_length(tmp_path: Path) -> None:
     config = splatfacto_config(settings(tmp_path, 30_000))
     stock, scaled = vars(splatfacto.SplatfactoModelConfig()), vars(config.pipeline.model)
     assert {name for name in stock if scaled[name] != stock[name]} == {"_target"}
     assert config.optimizers["means"]["scheduler"].max_steps == 30_000
 
 
-def test_times_follow_the_length(tmp_path: Path) -> None:
+def test_schedule_scales_with_the_length(tmp_path: Path) -> None:
     model = splatfacto_config(settings(tmp_path, 3000)).pipeline.model
     assert isinstance(model, PeerModelConfig)
     assert model.stop_split_at == 1500
@@ -60,7 +60,7 @@ def test_poses_are_frozen(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("anywhere")
-def test_the_model_renders_on_this_machine_and_its_strategy_has_a_limit() -> None:
+def test_model_renders_and_limits_the_number_of_gaussians() -> None:
     torch.manual_seed(0)
     points = torch.rand(50, 3) - 0.5, torch.full((50, 3), 255, dtype=torch.uint8)
     config = PeerModelConfig(max_gaussians=60)
@@ -78,7 +78,7 @@ def test_the_model_renders_on_this_machine_and_its_strategy_has_a_limit() -> Non
     assert alpha.max() > 0.1
 
 
-def test_the_similarity_and_its_gradient_are_those_of_the_stock_model() -> None:
+def test_similarity_and_gradient_match_the_stock_model() -> None:
     image_file, rendered = torch.rand(2, 1, 3, 30, 40, generator=torch.Generator().manual_seed(0))
     gradients = []
     for similarity in (Similarity(), SSIM(data_range=1.0, size_average=True, channel=3)):
@@ -90,7 +90,7 @@ def test_the_similarity_and_its_gradient_are_those_of_the_stock_model() -> None:
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
 
 
-def test_a_camera_file_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_camera_file_round_trip(tmp_path: Path) -> None:
     file = CameraFile({"a/b.jpg": np.eye(4)}, {}, 500.0, (1.0, -2.0), 7, 3.0, {"mapping": 1.0})
     file.save(tmp_path / "folder" / "cameras.json")
     again = CameraFile.load(tmp_path / "folder" / "cameras.json")

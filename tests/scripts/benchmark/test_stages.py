@@ -1,4 +1,4 @@
-"""Stages: what has been done is not done again, what failed is."""
+"""Test that successful stages are skipped and failed ones are run again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_stage_runs_again_after_one_that_it_reads(tmp_path: Path) -> None:
     assert run_stage(python("pass"), tmp_path / "second", [first]) != second
 
 
-def test_a_failure_tells_why_and_is_tried_again(tmp_path: Path) -> None:
+def test_a_failure_has_a_reason_and_is_retried(tmp_path: Path) -> None:
     code = f"import pathlib; assert pathlib.Path({str(tmp_path / 'now')!r}).exists(), 'not yet'"
     with pytest.raises(StageFailed, match="not yet"):
         run_stage(python(code), tmp_path / "stage")
@@ -45,14 +45,14 @@ def test_a_failure_tells_why_and_is_tried_again(tmp_path: Path) -> None:
     run_stage(python(code), tmp_path / "stage")
 
 
-def test_a_stage_can_be_kept_to_one_core(tmp_path: Path) -> None:
+def test_a_stage_can_run_on_a_single_core(tmp_path: Path) -> None:
     code = "import os; print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"
     run_stage(python(code), tmp_path / "stage", core=0)
     assert (tmp_path / "stage" / "log.txt").read_text().strip() == f"{{{cores()[0]}}} 1"
 
 
-def test_peak_memory_is_that_of_the_command_alone(tmp_path: Path) -> None:
-    large = b"x" * 2**28  # of the process that measures
+def test_peak_memory_excludes_the_parent_process(tmp_path: Path) -> None:
+    large = b"x" * 2**28  # in the measuring process
     assert run_stage(python("pass"), tmp_path / "small").peak_gib < 0.1
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'large = b\"x\" * 2**27'])"
     assert 0.125 < run_stage(python(code), tmp_path / "of its child").peak_gib < 0.225

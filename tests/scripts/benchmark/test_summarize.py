@@ -1,4 +1,4 @@
-"""The figures at the end of a demo: images, focal lengths, Gaussians and what evaluation there was."""
+"""Test the summary of a demo: images, focal lengths, Gaussians and metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.benchmark.summarize import summarize
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """What `demo.sh` writes, of two cameras and without evaluation."""
+    """Write the files of `demo.sh` for two cameras, without evaluation."""
     checkpoints = tmp_path / "training" / "nope-splat" / "latest" / "nerfstudio_models"
     checkpoints.mkdir(parents=True)
     state = {

@@ -1,4 +1,4 @@
-"""What the steps of the check on a GPU do, as far as it can be shown without one."""
+"""Test the steps of the GPU check without a GPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from scripts.gpu.timed_training import timing
 
 @dataclass
 class FakeDevice:
-    """A device whose work takes effect on the clock only when it is waited for."""
+    """A fake asynchronous device, whose work advances the clock only at synchronization."""
 
     seconds: float = 0.0
     pending: float = 0.0
@@ -48,26 +48,26 @@ class FakeDevice:
     waits: list[float] = field(default_factory=list)
 
     def work(self, seconds: float, memory: int = 0) -> None:
-        """Ask for work."""
+        """Queue work."""
         self.pending += seconds
         self.peak = max(self.peak, memory)
 
     def synchronize(self) -> None:
-        """Wait for it."""
+        """Finish the queued work."""
         self.seconds, self.pending = self.seconds + self.pending, 0.0
         self.waits.append(self.seconds)
 
     def reset(self) -> None:
-        """Forget the peak."""
+        """Reset the peak."""
         self.peak = 0
 
     def as_device(self) -> Device:
-        """What the clock asks."""
+        """Return the functions that the clock needs."""
         return Device(self.synchronize, lambda: self.peak, self.reset, lambda: self.seconds)
 
 
 def train(clock: TrainingClock, device: FakeDevice, iterations: int, joint_at: int = -1) -> None:
-    """Iterations of 1 s, or 0.5 s at half resolution; a joint refinement of 30 s; a checkpoint of 7 s."""
+    """Simulate iterations (1 s, 0.5 s at half size), joint refinement (30 s) and a checkpoint (7 s)."""
     device.work(5.0, memory=100)
     for step in range(iterations):
         downscale = 2 if step < 4 else 1
@@ -81,7 +81,7 @@ def train(clock: TrainingClock, device: FakeDevice, iterations: int, joint_at: i
         device.work(7.0, memory=900)
 
 
-def test_windows_hold_plain_iterations_alone() -> None:
+def test_windows_contain_only_plain_iterations() -> None:
     device = FakeDevice()
     clock = TrainingClock(4, device.as_device())
     train(clock, device, iterations=14, joint_at=9)
@@ -92,7 +92,7 @@ def test_windows_hold_plain_iterations_alone() -> None:
     assert [window.gaussians for window in clock.windows] == [0, 40, 80, 120]
 
 
-def test_the_report_tells_phases_apart() -> None:
+def test_report_separates_phases() -> None:
     device = FakeDevice()
     clock = TrainingClock(4, device.as_device())
     train(clock, device, iterations=14, joint_at=9)
@@ -105,13 +105,13 @@ def test_the_report_tells_phases_apart() -> None:
     assert memory == {"setup": 100, "iterations": 200, "joint refinement": 700}
 
 
-def test_the_clock_waits_for_the_device_only_between_windows() -> None:
+def test_clock_synchronizes_only_between_windows() -> None:
     device = FakeDevice()
     train(TrainingClock(4, device.as_device()), device, iterations=14)
     assert len(device.waits) == 1 + 3 + 2  # before the first iteration, after windows, and at the end
 
 
-def test_a_span_within_another_belongs_to_it() -> None:
+def test_nested_spans_count_toward_the_outer_one() -> None:
     device = FakeDevice()
     clock = TrainingClock(2, device.as_device())
     clock.begin_iteration(0, 1, 1)
@@ -126,14 +126,14 @@ def test_a_span_within_another_belongs_to_it() -> None:
     assert clock.windows[0].seconds == 1.0
 
 
-def test_without_a_second_window_there_is_no_rate() -> None:
+def test_rate_needs_a_second_window() -> None:
     clock = TrainingClock(4, FakeDevice().as_device())
     clock.begin_iteration(0, 1, 1)
     clock.finish(1)
     assert clock.report()["iterations_per_second"] is None
 
 
-def test_trainers_tell_the_clock_and_are_left_as_they_were() -> None:
+def test_trainers_report_to_the_clock_and_are_restored() -> None:
     def methods() -> list[Callable]:
         return [
             *(Trainer.train_iteration, Trainer._after_train, Trainer.save_checkpoint),
@@ -149,7 +149,7 @@ def test_trainers_tell_the_clock_and_are_left_as_they_were() -> None:
 # --- The environment ---
 
 
-def test_the_list_of_wheels_names_each_once_and_ends_up_in_the_command() -> None:
+def test_wheels_are_unique_and_appear_in_the_command() -> None:
     requirements = read_list()
     names = [requirement.name for requirement in requirements]
     assert len(set(names)) == len(names)
@@ -168,7 +168,7 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
-def test_wheels_for_what_may_be_missing_are_left_where_it_is_not(tmp_path: Path) -> None:
+def test_optional_wheels_are_skipped_if_installed(tmp_path: Path) -> None:
     touch(tmp_path, "nerfstudio-1.1.5-py3-none-any.whl", "docstring_parser-1-py3-none-any.whl")
     touch(tmp_path, "pytest-9.2.0-py3-none-any.whl", "notes.txt")
     names = [file.name.split("-")[0] for file in wheels_to_install(tmp_path, {"pytest", "nerfstudio"})]
@@ -176,7 +176,7 @@ def test_wheels_for_what_may_be_missing_are_left_where_it_is_not(tmp_path: Path)
     assert len(wheels_to_install(tmp_path, set())) == 3
 
 
-def test_no_wheels_and_two_of_one_are_told(tmp_path: Path) -> None:
+def test_missing_and_duplicate_wheels_raise(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="no wheels"):
         wheels_to_install(tmp_path, set())
     touch(tmp_path, "tyro-1.0-py3-none-any.whl", "tyro-1.1-py3-none-any.whl")
@@ -184,7 +184,7 @@ def test_no_wheels_and_two_of_one_are_told(tmp_path: Path) -> None:
         wheels_to_install(tmp_path, set())
 
 
-def test_stand_ins_are_written_for_what_is_missing_alone(
+def test_stand_ins_are_written_only_for_missing_modules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert write_stand_ins(tmp_path, ("json", "no_such_module")) == ["no_such_module"]
@@ -193,7 +193,7 @@ def test_stand_ins_are_written_for_what_is_missing_alone(
     assert not (tmp_path / "json").exists()
 
 
-def test_an_environment_is_complete_or_says_what_is_missing(
+def test_incomplete_environment_raises_with_the_missing_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert first_problem(("json", "pathlib")) is None
@@ -221,7 +221,7 @@ def test_has_no_fixture(nothing): pass
 """
 
 
-def test_the_gpu_tests_are_counted(tmp_path: Path) -> None:
+def test_gpu_tests_are_counted(tmp_path: Path) -> None:
     folder = tmp_path / "tests"
     folder.mkdir()
     (folder / "test_some.py").write_text(TESTS)
@@ -241,7 +241,7 @@ def test_the_gpu_tests_are_counted(tmp_path: Path) -> None:
     assert "no_such_module" in reason
 
 
-def test_waits_are_counted_by_the_innermost_line_of_a_package(tmp_path: Path) -> None:
+def test_waits_are_counted_by_innermost_package_line(tmp_path: Path) -> None:
     package = tmp_path / "site" / "nope_splat" / "deep.py"
     code = compile(f"import warnings\ndef wait():\n    warnings.warn({MESSAGE!r})\n", str(package), "exec")
     names: dict = {}
@@ -256,13 +256,13 @@ def test_waits_are_counted_by_the_innermost_line_of_a_package(tmp_path: Path) ->
     assert nearest_line(sys._getframe()) is None
 
 
-def test_counts_are_those_of_an_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_per_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     found = per_iteration(Counter({"a.py:1": 10, "b.py:2": 40}), 20)
     assert found == {"per_iteration": 2.5, "lines": {"b.py:2": 2.0, "a.py:1": 0.5}}
 
 
-def test_works_take_turns_and_do_every_piece_once() -> None:
+def test_tasks_alternate_and_do_every_piece_once() -> None:
     done: list[tuple[str, int]] = []
     works = {
         "nope-splat": lambda number: done.append(("ours", number)),
@@ -274,7 +274,7 @@ def test_works_take_turns_and_do_every_piece_once() -> None:
     assert [len(each) for each in turns.values()] == [3, 3]
 
 
-def test_the_ratio_is_the_median_of_neighboring_turns() -> None:
+def test_ratio_is_the_median_over_rounds() -> None:
     ours, theirs = (
         [Turn(1.0, 2.0), Turn(1.0, 30.0), Turn(1.0, 4.4)],
         [Turn(1.0, each) for each in (2.0, 20.0, 4.0)],
@@ -284,7 +284,7 @@ def test_the_ratio_is_the_median_of_neighboring_turns() -> None:
     assert found["ratio"] == pytest.approx(1.1)
 
 
-def test_the_precision_of_ssim_is_measured_against_double() -> None:
+def test_ssim_is_compared_with_double_precision() -> None:
     image = np.random.default_rng(1).random((40, 50, 3))
     for name, pair in pairs(image).items():
         rendered, target = map(torch.from_numpy, pair)
@@ -297,7 +297,7 @@ def test_the_precision_of_ssim_is_measured_against_double() -> None:
     assert deviations(twice, exact)["gradient_max"] == pytest.approx(1.0)
 
 
-def test_a_colmap_model_follows_the_size_of_its_images() -> None:
+def test_a_colmap_model_scales_with_its_images() -> None:
     camera = ColmapCamera("SIMPLE_PINHOLE", 300, 200, (240.0, 151.0, 99.0))
     image = ColmapImage("a/b.jpg", 1, np.eye(4), np.array([[150.0, 100.0]]), np.array([1]))
     points = ColmapPoints(
