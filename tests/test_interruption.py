@@ -136,12 +136,12 @@ def test_matching_resumes_after_a_killed_run(
 
 
 def test_damaged_partial_matches_are_reported_and_ignored(
-    folder: ImageFolder, expected_matches: MatchDatabase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: ImageFolder, expected_matches: MatchDatabase, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / f"pairs-{matches_key(folder, MATCHING)[:16]}.npz"
     path.write_bytes(os.urandom(1000))
     assert_same_matches(resume_matching(folder, tmp_path), expected_matches)
-    assert f"The cached file {path} is damaged and will be made again" in capsys.readouterr().err
+    assert f"The cached file {path} is damaged and will be made again" in caplog.text
 
 
 def test_concurrent_runs_do_not_interfere(

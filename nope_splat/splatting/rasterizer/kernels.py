@@ -38,7 +38,7 @@ class _CompilationNotice(Listener):
         compiled = event.data["dispatcher"].py_func.__module__ if event.data else ""
         if not self.shown and compiled.startswith("nope_splat.splatting.rasterizer"):
             self.shown = True
-            print(
+            logger.info(
                 "Compiling the CPU rasterizer for this machine, which takes a minute or so and is in the"
                 " first estimates of time; the next start finds it ready."
             )
