@@ -122,12 +122,12 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
     """
     matching, seeding = MatchingSettings(), SeedSettings()
     keypoints = matching.max_keypoints * work.num_images
-    found = keypoints * (PER_KEYPOINT - 128)
+    kept_keypoints = keypoints * (PER_KEYPOINT - 128)
     searched, seeded = work.pixels(matching.max_feature_size), work.pixels(seeding.max_image_size)
     trained = work.pixels(work.max_image_size)
     rendered = PER_GAUSSIAN + INTERSECTIONS * PER_INTERSECTION
     return {
-        "keypoints": MAX_SIFT_THREADS * PER_SEARCHED_PIXEL * searched + found,
+        "keypoints": MAX_SIFT_THREADS * PER_SEARCHED_PIXEL * searched + kept_keypoints,
         "matching": keypoints * PER_KEYPOINT + num_cores * 4 * CPU_BLOCK_SIZE,
         "seeding": (PER_SEEDED_PIXEL * work.num_images + PER_TRIANGULATED_PIXEL * (num_cores + 4)) * seeded,
         "training": (PER_CACHED_PIXEL * work.num_images + PER_ADJUSTED_PIXEL) * trained
