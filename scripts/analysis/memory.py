@@ -58,8 +58,8 @@ PER_ADJUSTED_PIXEL = (
 loss."""
 
 PER_SEARCHED_PIXEL = 4 * 4 + 4 * 4 * (6 + 5) * 4 / 3
-"""Bytes of a pixel in which SIFT looks for keypoints: the image at twice the size in float32; in each octave
-6 blurred images and 5 differences."""
+"""Bytes per pixel of keypoint detection by SIFT: the image at twice the size in float32, and 6 blurred images
+and 5 differences per octave."""
 PER_KEYPOINT = 8 * 2 + 8 + (4 + 1) * 128
 """Bytes: place, noise, descriptor, rounded descriptor."""
 
