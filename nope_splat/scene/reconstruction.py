@@ -22,6 +22,22 @@ class Reconstruction:
 
     The world frame is normalized (see `normalize`): z points up, the median depth of the observations is one,
     and the origin is the median of the points.
+
+    Example:
+        Project the track points of a reconstruction into its first image.
+
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from nope_splat import reconstruct
+        >>> from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
+        >>> from nope_splat.io.images import find_images
+        >>> with TemporaryDirectory() as folder:
+        ...     demo = render_demo_scene(Path(folder), DemoSceneConfig(num_images=6, size=(320, 240)))
+        ...     scene = reconstruct(find_images(demo))
+        >>> in_camera = transform(invert(scene.T_world_camera[0]), scene.points)
+        >>> xy = scene.camera_of(0).project(in_camera, scene.image_sizes[0])
+        >>> xy.shape == (len(scene.points), 2)
+        True
     """
 
     image_names: tuple[str, ...]

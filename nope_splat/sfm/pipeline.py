@@ -64,6 +64,18 @@ def reconstruct(
     Raises:
         NopeSplatError: If an option is out of range or contradicts another, or nothing can be reconstructed,
             with the reason.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
+        >>> from nope_splat.io.images import find_images
+        >>> with TemporaryDirectory() as folder:
+        ...     demo = render_demo_scene(Path(folder), DemoSceneConfig(num_images=6, size=(320, 240)))
+        ...     scene = reconstruct(find_images(demo))
+        >>> print(f"{scene.registered.sum()} of {len(scene.image_names)} images are registered")
+        6 of 6 images are registered
+        >>> bool(scene.reprojection_errors().mean() < 1.0)  # pixels
+        True
     """
     options = options or SfmOptions()
     check_sfm_options(options)

@@ -179,9 +179,7 @@ def test_the_command_prints_a_table(files: dict[str, Path], capsys: pytest.Captu
         '{"w": 4, "h": 3, "fl_x": 5, "frames": [{"file_path": "a.jpg", "transform_matrix": [[1]]}]}',
     ],
 )
-def test_files_without_cameras_raise_an_error(
-    files: dict[str, Path], tmp_path: Path, content: str | None, reason: str
-):
+def test_files_without_cameras_raise_an_error(files: dict[str, Path], tmp_path: Path, content: str | None):
     path = tmp_path / "cameras.json"
     if content is not None:
         path.write_text(content)

@@ -159,7 +159,7 @@ def test_depth_network_with_joint_refinement(valley: Path, outputs: Path, tmp_pa
 
 def test_without_loss_weights_no_depth_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "nope_splat.plugin.dataparser.photo_depths", lambda *_: pytest.fail("asked for depth")
+        "nope_splat.plugin.dataparser.image_depths", lambda *_: pytest.fail("asked for depth")
     )
     pipeline = make_pipeline(tmp_path, monkeypatch, num_views=3)
     assert not any("depth" in name for name in pipeline.model.state_dict())

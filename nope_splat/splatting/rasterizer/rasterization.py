@@ -84,6 +84,24 @@ def rasterization(
     Raises:
         ValueError: On a CPU, if an argument has a wrong shape or type, contains a NaN or an infinity, or is
             not supported. The message names it.
+
+    Example:
+        >>> import torch
+        >>> image, alpha, info = rasterization(
+        ...     means=torch.tensor([[0.0, 0.0, 2.0]]),  # in front of the camera
+        ...     quats=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+        ...     scales=torch.tensor([[0.2, 0.2, 0.2]]),
+        ...     opacities=torch.tensor([0.9]),
+        ...     colors=torch.tensor([[1.0, 0.5, 0.0]]),
+        ...     viewmats=torch.eye(4)[None],
+        ...     Ks=torch.tensor([[[40.0, 0.0, 16.5], [0.0, 40.0, 12.5], [0.0, 0.0, 1.0]]]),
+        ...     width=32,
+        ...     height=24,
+        ... )
+        >>> image.shape, alpha.shape
+        (torch.Size([1, 24, 32, 3]), torch.Size([1, 24, 32, 1]))
+        >>> image[0, 12, 16]
+        tensor([0.9000, 0.4500, 0.0000])
     """
     if means.device.type == "cuda":
         from gsplat import rasterization as gsplat_rasterization
