@@ -168,10 +168,10 @@ def main(settings: Settings) -> int:
     before, now = expected(settings), train(ROOT, settings)
     different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     for name in different:
-        what = (
+        difference = (
             "differs" if name in before and name in now else "is only there now" if name in now else "is gone"
         )
-        print(f"{name} {what}")
+        print(f"{name} {difference}")
     print(f"{len(before)} results of {settings.base}, {len(different)} different")
     return 1 if different else 0
 

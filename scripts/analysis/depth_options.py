@@ -127,16 +127,16 @@ def main(settings: Settings) -> None:
     scene = settings.output_dir / "scene"
     width, height = map(str, settings.size)
     command = ["nope-splat", "demo-scene", "--output-dir", str(scene), "--num-images", str(NUM_IMAGES)]
-    made = run_stage([*command, "--size", width, height, "--depth"], scene)
+    scene_with_depth = run_stage([*command, "--size", width, height, "--depth"], scene)
     distort_depth(scene, settings.output_dir / "maps", settings.noise)
     print("| option | PSNR (each seed) | PSNR | SSIM |")
     print("| --- | --- | --- | --- |")
     for option in settings.options:
-        results = [measure(option, seed, made, settings) for seed in settings.seeds]
+        results = [measure(option, seed, scene_with_depth, settings) for seed in settings.seeds]
         psnr = [result["psnr"] for result in results]
-        each = ", ".join(f"{value:.2f}" for value in psnr)
+        values = ", ".join(f"{value:.2f}" for value in psnr)
         ssim = np.mean([result["ssim"] for result in results])
-        print(f"| {option} | {each} | {np.mean(psnr):.2f} | {ssim:.3f} |", flush=True)
+        print(f"| {option} | {values} | {np.mean(psnr):.2f} | {ssim:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

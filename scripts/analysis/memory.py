@@ -58,8 +58,8 @@ PER_ADJUSTED_PIXEL = (
 loss."""
 
 PER_SEARCHED_PIXEL = 4 * 4 + 4 * 4 * (6 + 5) * 4 / 3
-"""Bytes of a pixel in which SIFT looks for keypoints: the image at twice the size in float32; in each octave
-6 blurred images and 5 differences."""
+"""Bytes per pixel of keypoint detection by SIFT: the image at twice the size in float32, and 6 blurred images
+and 5 differences per octave."""
 PER_KEYPOINT = 8 * 2 + 8 + (4 + 1) * 128
 """Bytes: place, noise, descriptor, rounded descriptor."""
 
@@ -122,12 +122,12 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
     """
     matching, seeding = MatchingSettings(), SeedSettings()
     keypoints = matching.max_keypoints * work.num_images
-    found = keypoints * (PER_KEYPOINT - 128)
+    kept_keypoints = keypoints * (PER_KEYPOINT - 128)
     searched, seeded = work.pixels(matching.max_feature_size), work.pixels(seeding.max_image_size)
     trained = work.pixels(work.max_image_size)
     rendered = PER_GAUSSIAN + INTERSECTIONS * PER_INTERSECTION
     return {
-        "keypoints": MAX_SIFT_THREADS * PER_SEARCHED_PIXEL * searched + found,
+        "keypoints": MAX_SIFT_THREADS * PER_SEARCHED_PIXEL * searched + kept_keypoints,
         "matching": keypoints * PER_KEYPOINT + num_cores * 4 * CPU_BLOCK_SIZE,
         "seeding": (PER_SEEDED_PIXEL * work.num_images + PER_TRIANGULATED_PIXEL * (num_cores + 4)) * seeded,
         "training": (PER_CACHED_PIXEL * work.num_images + PER_ADJUSTED_PIXEL) * trained

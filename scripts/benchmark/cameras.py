@@ -98,12 +98,12 @@ def _figures(
     matches: MatchDatabase,
     options: SfmOptions,
     seconds: float = 0.0,
-    given: KnownCameras | None = None,
+    known_cameras: KnownCameras | None = None,
 ) -> list[float]:
     """Compute the `FIGURES` of a reconstruction; its seconds include those of the steps before it."""
     start = time.perf_counter()
     none_held_out = np.zeros(len(folder.images), bool)
-    reconstructed = reconstruct_from_matches(folder, none_held_out, matches, options, Priors(given))
+    reconstructed = reconstruct_from_matches(folder, none_held_out, matches, options, Priors(known_cameras))
     seconds += time.perf_counter() - start
     truth = read_ground_truth(scene / "ground_truth.json")
     metrics = compare_poses(

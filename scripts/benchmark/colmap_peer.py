@@ -195,8 +195,10 @@ def _register_held_out(model: pycolmap.Reconstruction, camera: SharedPinhole, se
     with pycolmap.Database.open(settings.work_dir / EVERYTHING) as database:
         images = database.read_all_images()
         with pycolmap.Database.open(settings.work_dir / TRAINING) as training:
-            known = {image.name for image in training.read_all_images()}
-        mapped = [image for image in images if model.exists_image(image.image_id) and image.name in known]
+            training_names = {image.name for image in training.read_all_images()}
+        mapped = [
+            image for image in images if model.exists_image(image.image_id) and image.name in training_names
+        ]
         ids = sorted(model.points3D)
         xyz = np.array([model.point3D(i).xyz for i in ids])
         index = {point_id: row for row, point_id in enumerate(ids)}
@@ -211,19 +213,19 @@ def _register_held_out(model: pycolmap.Reconstruction, camera: SharedPinhole, se
             for image in mapped
         ]
         poses: Poses = {}
-        for image in (image for image in images if image.name not in known):
+        for image in (image for image in images if image.name not in training_names):
             pairs = [
                 PairMatches(
                     row,
                     len(mapped),
-                    database.read_two_view_geometry(other.image_id, image.image_id).inlier_matches.astype(
-                        np.int64
-                    ),
+                    database.read_two_view_geometry(
+                        mapped_image.image_id, image.image_id
+                    ).inlier_matches.astype(np.int64),
                     np.eye(3),
                     0.0,
                 )
-                for row, other in enumerate(mapped)
-                if database.exists_two_view_geometry(other.image_id, image.image_id)
+                for row, mapped_image in enumerate(mapped)
+                if database.exists_two_view_geometry(mapped_image.image_id, image.image_id)
             ]
             keypoints, points = find_correspondences(len(mapped), pairs, points_of_keypoints)
             xy = np.asarray(database.read_keypoints(image.image_id), np.float64)[keypoints, :2]

@@ -186,8 +186,8 @@ def _compare(
         pose = refine_pose(splat, camera, image, None, steps)
         with torch.no_grad():
             rendered = render_image(splat, gaussians, camera, world_to_camera(pose[None])).rgb
-        seen = np.ones(image.shape[:2], bool) if masks is None else covered[name]
-        mask = torch.from_numpy(seen)[..., None].to(image.device)
+        visible = np.ones(image.shape[:2], bool) if masks is None else covered[name]
+        mask = torch.from_numpy(visible)[..., None].to(image.device)
         rows[name] = {
             **metrics(rendered, image),
             "psnr_covered": float(metrics.psnr(rendered, image, mask)),

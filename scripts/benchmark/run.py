@@ -121,10 +121,10 @@ def main(settings: Settings) -> None:
     """
     unknown = [name for name in settings.methods if name not in (RECONSTRUCTION, *METHODS)]
     if unknown:
-        known = ", ".join((RECONSTRUCTION, *METHODS))
+        available = ", ".join((RECONSTRUCTION, *METHODS))
         raise NopeSplatError(
             "invalid-option",
-            f"there is no method {unknown[0]} in configs/benchmark.json; choose from {known}",
+            f"there is no method {unknown[0]} in configs/benchmark.json; choose from {available}",
         )
     rows: list[Row] = []
     for path in settings.scene:
@@ -179,20 +179,27 @@ def _prepare(path: Path, settings: Settings) -> Scene:
     )
     mapping = [*script("colmap_peer"), "map", "--images", str(folder.root), "--images", str(images)]
     mapping += ["--work-dir", str(out / "colmap")]
-    whole = out / "reference" / "map"
-    everything = ["--output-dir", str(whole), "--mapper", "incremental", "--principal-point", "--everything"]
-    mapped = run_stage([*mapping, *everything], whole, [matched])
-    reference = CameraFile.load(whole / "cameras.json")
+    reference_folder = out / "reference" / "map"
+    everything = [
+        "--output-dir",
+        str(reference_folder),
+        "--mapper",
+        "incremental",
+        "--principal-point",
+        "--everything",
+    ]
+    mapped = run_stage([*mapping, *everything], reference_folder, [matched])
+    reference = CameraFile.load(reference_folder / "cameras.json")
     run = _splatfacto_flags(out / "reference", "short", settings.iterations, settings.seeds[0], settings)
     trained = run_stage([*script("splatfacto_peer"), *run], out / "reference" / "train", [mapped])
     masks = out / "reference" / "coverage" / "masks.npz"
     coverage = [*script("held_out"), "coverage", *_prefixed(run, "run"), "--held-out", *held_out]
-    coverage += ["--cameras", str(whole / "cameras.json"), "--min-views", str(settings.min_views)]
+    coverage += ["--cameras", str(reference_folder / "cameras.json"), "--min-views", str(settings.min_views)]
     covered = run_stage([*coverage, "--output", str(masks)], masks.parent, [trained])
     truth, focal = reference.T_world_camera, reference.focal
     if (path / "ground_truth.json").exists():
-        known = read_ground_truth(path / "ground_truth.json")
-        truth, focal = known.T_world_camera, known.focal
+        ground_truth = read_ground_truth(path / "ground_truth.json")
+        truth, focal = ground_truth.T_world_camera, ground_truth.focal
     truth = {name: pose for name, pose in truth.items() if name in train}
     return Scene(folder, out, images, pixels, masks, train, held_out, truth, focal, mapping, matched, covered)
 

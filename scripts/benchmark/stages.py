@@ -24,8 +24,8 @@ with open(peak, "w") as file:
     file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 sys.exit(status if status >= 0 else 128 - status)
 """
-"""Run a command and record its peak memory in kilobytes. This needs a small process of its own: Linux counts
-the memory of the parent process toward its child."""
+"""Run a command and record its peak memory in kilobytes. A small separate process is needed, since
+Linux counts the memory of the parent process toward its child."""
 
 
 class StageFailed(Exception):

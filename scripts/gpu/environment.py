@@ -202,7 +202,9 @@ def complete(site: Path, wheels: Path | None) -> dict[str, object]:
             f"the environment is not complete ({problem}); run pip install -e '.[dev]', or pass carried"
             " wheels with --wheels"
         )
-    installed = {normalized(each.metadata["Name"]) for each in importlib.metadata.distributions()}
+    installed = {
+        normalized(distribution.metadata["Name"]) for distribution in importlib.metadata.distributions()
+    }
     files = wheels_to_install(wheels, installed)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
     subprocess.run([*pip, "--upgrade", "--target", str(site), *map(str, files)], check=True)

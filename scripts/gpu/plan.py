@@ -165,8 +165,8 @@ def command_arguments(flags: Mapping[str, Any]) -> list[str]:
 
 
 def _wheels(settings: Settings) -> dict[str, Any]:
-    given = {"--wheels": settings.wheels} if settings.wheels else {}
-    return {"--site": settings.site, **given}
+    wheels = {"--wheels": settings.wheels} if settings.wheels else {}
+    return {"--site": settings.site, **wheels}
 
 
 def _scene(settings: Settings) -> list[str]:
@@ -265,5 +265,5 @@ def _measured_on(settings: Settings) -> dict[str, Any]:
 
 
 def _evaluation(settings: Settings, step: str, method: str, flags: Mapping[str, Any]) -> list[str]:
-    python, dash_m, module, *rest = _module(settings, step, "evaluation", flags)
-    return [python, dash_m, module, method, *rest]
+    python, dash_m, module, *arguments = _module(settings, step, "evaluation", flags)
+    return [python, dash_m, module, method, *arguments]

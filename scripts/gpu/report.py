@@ -49,9 +49,9 @@ def summary(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     Args:
         outcomes: Outcomes of the steps.
     """
-    same = _result(outcomes, "same_gaussians")
+    same_gaussians = _result(outcomes, "same_gaussians")
     waits = _result(outcomes, "synchronizations")
-    ratio = same.get("ratio")
+    ratio = same_gaussians.get("ratio")
     return {
         "nope-splat": _method(outcomes, "nope_splat", waits.get("nope-splat", {})),
         "splatfacto": _method(outcomes, "splatfacto", waits.get("splatfacto", {})),
@@ -136,16 +136,17 @@ def _scene_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
 def _other_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
     """Format lines about the tests, `same_gaussians` and SSIM."""
     lines = []
-    tests, same = _result(outcomes, "tests"), _result(outcomes, "same_gaussians")
+    tests, same_gaussians = _result(outcomes, "tests"), _result(outcomes, "same_gaussians")
     if tests:
         failed = f": {', '.join(tests['failed'])}" if tests["failed"] else ""
         lines.append(f"gpu tests: {tests['passed']} passed, {len(tests['failed'])} failed{failed}")
-    if same:
-        ours, theirs = (same["ms_per_iteration"][name] for name in ("nope-splat", "splatfacto"))
-        low, high = same["ratio_quartiles"]
+    if same_gaussians:
+        ours, theirs = (same_gaussians["ms_per_iteration"][name] for name in ("nope-splat", "splatfacto"))
+        low, high = same_gaussians["ratio_quartiles"]
         lines.append(
-            f"{same['gaussians']['nope-splat']} Gaussians in both: {ours:.2f} ms an iteration, splatfacto"
-            f" {theirs:.2f} ms, ratio {same['ratio']:.3f} (quartiles {low:.3f} to {high:.3f})"
+            f"{same_gaussians['gaussians']['nope-splat']} Gaussians in both: {ours:.2f} ms per iteration,"
+            f" splatfacto {theirs:.2f} ms, ratio {same_gaussians['ratio']:.3f}"
+            f" (quartiles {low:.3f} to {high:.3f})"
         )
     precision = _result(outcomes, "ssim")
     for name, pair in precision.items():

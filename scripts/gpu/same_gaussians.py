@@ -125,10 +125,10 @@ def take_turns(
             start = time.perf_counter()
             for piece in range(number * per_turn, (number + 1) * per_turn):
                 works[name](piece)
-            asked = time.perf_counter()
+            queued = time.perf_counter()
             synchronize()
             done = time.perf_counter()
-            turns[name].append(Turn(1e3 * (asked - start) / per_turn, 1e3 * (done - start) / per_turn))
+            turns[name].append(Turn(1e3 * (queued - start) / per_turn, 1e3 * (done - start) / per_turn))
     return turns
 
 

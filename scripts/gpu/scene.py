@@ -178,9 +178,9 @@ def against_truth(cameras: Path, data: Path) -> dict[str, float] | None:
     """
     if not (data / "ground_truth.json").exists():
         return None
-    file, known = CameraFile.load(cameras), read_ground_truth(data / "ground_truth.json")
-    truth = {name: pose for name, pose in known.T_world_camera.items() if name in file.T_world_camera}
-    return asdict(compare_poses(file.T_world_camera, truth, file.focal, known.focal))
+    file, ground_truth = CameraFile.load(cameras), read_ground_truth(data / "ground_truth.json")
+    truth = {name: pose for name, pose in ground_truth.T_world_camera.items() if name in file.T_world_camera}
+    return asdict(compare_poses(file.T_world_camera, truth, file.focal, ground_truth.focal))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def value_and_gradient(rendered: Tensor, target: Tensor, reference: bool = False
 
 
 def deviations(measured: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Compute the errors of a value and a gradient.
+    """Compute the errors of SSIM and its gradient.
 
     Args:
         measured: Value and gradient in single precision.

@@ -90,15 +90,15 @@ class Runner:
             self.report(outcomes)
         return outcomes
 
-    def _run(self, step: Step, outcomes: dict[str, Outcome], left: float) -> Outcome:
+    def _run(self, step: Step, outcomes: dict[str, Outcome], seconds_left: float) -> Outcome:
         if step.skip is not None:
             return Outcome("skipped", reason=step.skip)
         for name in step.needs:
             if outcomes[name].status not in ("passed", "skipped"):
                 return Outcome("not run", reason=f"it needs {name}, which has not passed")
-        if step.in_budget and left < 1:
+        if step.in_budget and seconds_left < 1:
             return Outcome("not run", reason=f"the {self.time_limit:.0f} s for all steps are spent")
-        limit = min(step.time_limit, left) if step.in_budget else step.time_limit
+        limit = min(step.time_limit, seconds_left) if step.in_budget else step.time_limit
         folder = self.work_dir / step.name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

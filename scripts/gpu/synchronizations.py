@@ -60,8 +60,8 @@ def per_iteration(lines: Counter[str], iterations: int) -> dict[str, Any]:
         The number `per_iteration` (None without a GPU), and the number per source line in `lines`, sorted by
         frequency.
     """
-    each = {line: number / iterations for line, number in lines.most_common()}
-    return {"per_iteration": sum(each.values()) if torch.cuda.is_available() else None, "lines": each}
+    counts = {line: number / iterations for line, number in lines.most_common()}
+    return {"per_iteration": sum(counts.values()) if torch.cuda.is_available() else None, "lines": counts}
 
 
 @contextmanager
@@ -71,12 +71,12 @@ def counting() -> Iterator[Counter[str]]:
     show = warnings.showwarning
 
     def record(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *details: Any
     ) -> None:
         if MESSAGE in str(message):
             lines[nearest_line(sys._getframe(1)) or f"{filename}:{lineno}"] += 1
         else:
-            show(message, category, filename, lineno, *rest)
+            show(message, category, filename, lineno, *details)
 
     with warnings.catch_warnings(), warning_of_waits():
         warnings.simplefilter("always")

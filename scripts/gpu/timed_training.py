@@ -41,7 +41,7 @@ SPANS = (
 
 @contextmanager
 def timing(clock: TrainingClock) -> Iterator[None]:
-    """Report the iterations and spans of trainings to a clock within this context.
+    """Context in which trainings report their iterations and spans to a clock.
 
     Args:
         clock: The clock.

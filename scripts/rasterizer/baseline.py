@@ -59,7 +59,7 @@ def alpha_of(x, y, mean, conic, opacity):
 
 @njit(cache=True, nogil=True, parallel=True)
 def forward(offsets, splats, means2d, conics, opacities, colors, width, height):
-    """Render image (H, W, 3), transmittance (H, W), and the end of each pixel in its list (H, W)."""
+    """Render the image (H, W, 3) and transmittance (H, W), and return each pixel's last splat (H, W)."""
     wide = (width + TILE - 1) // TILE
     image = np.empty((height, width, 3), np.float32)
     rest, last = np.empty((height, width), np.float32), np.empty((height, width), np.int64)

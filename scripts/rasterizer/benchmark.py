@@ -289,9 +289,9 @@ def rounds_of(runs: dict[Key, Run], repeats: int, patience: float, quiet: Quiet)
     return rounds
 
 
-def report(what: str, rounds: list[Round]) -> None:
+def report(title: str, rounds: list[Round]) -> None:
     """Print a line per run, with the ratio of our time to its time, and its scaling with threads."""
-    print(f"{what}: {len(rounds)} rounds", flush=True)
+    print(f"{title}: {len(rounds)} rounds", flush=True)
     if not rounds:
         return
     totals = {key: np.array([times[key].sum() for times in rounds]) for key in rounds[0]}
@@ -355,12 +355,12 @@ def main() -> None:
                     passes["peer", count] = external(options.peer, scene, count)
             for count in options.threads:
                 passes["machine", count] = iterations["machine", count] = machine(count)
-            for what, runs in ((f"{kind}, {size}", passes), (f"{kind}, {size}, iteration", iterations)):
+            for title, runs in ((f"{kind}, {size}", passes), (f"{kind}, {size}, iteration", iterations)):
                 runs = {
                     (name, count): run if name == "machine" else on_threads(count, run)
                     for (name, count), run in runs.items()
                 }
-                report(what, rounds_of(runs, options.repeats, options.quiet, quiet))
+                report(title, rounds_of(runs, options.repeats, options.quiet, quiet))
 
 
 if __name__ == "__main__":

@@ -36,12 +36,12 @@ def test_cameras_project_points_to_their_observations(
     longer = int(torch.maximum(cameras.width, cameras.height).max())
     assert longer == (SIZE[0] if max_image_size is None else min(SIZE[0], max_image_size))
     for view, image_file in enumerate(parser.image_ids("train")):
-        mine = scene.observations.image_ids == image_file
-        points = torch.from_numpy(scene.points[scene.observations.point_ids[mine]]).float()
+        in_image = scene.observations.image_ids == image_file
+        points = torch.from_numpy(scene.points[scene.observations.point_ids[in_image]]).float()
         T, K = world_to_camera(cameras.camera_to_worlds[view]), cameras.get_intrinsics_matrices()[view]
         projected = (points @ T[:3, :3].T + T[:3, 3]) @ K.T
         scale = torch.stack([cameras.width[view, 0], cameras.height[view, 0]]) / torch.tensor(SIZE)
-        expected = torch.from_numpy(scene.observations.xy[mine]).float() * scale
+        expected = torch.from_numpy(scene.observations.xy[in_image]).float() * scale
         torch.testing.assert_close(projected[:, :2] / projected[:, 2:], expected, rtol=0, atol=1e-3)
         image = dataset[view]["image"]
         assert image.shape == (cameras.height[view, 0], cameras.width[view, 0], 3)
@@ -52,9 +52,11 @@ def test_images_are_undistorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     straight = write_scene(tmp_path, num_views=9, unregistered=(), held_out=True)
     camera = replace(straight.cameras[0], radial=(0.1, 0.02))
 
-    def bent(seen: Observations) -> Observations:
-        sizes = straight.image_sizes[seen.image_ids]
-        return replace(seen, xy=camera.project(straight.cameras[0].unproject(seen.xy, sizes), sizes))
+    def bent(observations: Observations) -> Observations:
+        sizes = straight.image_sizes[observations.image_ids]
+        return replace(
+            observations, xy=camera.project(straight.cameras[0].unproject(observations.xy, sizes), sizes)
+        )
 
     bent_scene = replace(
         straight,
@@ -67,11 +69,11 @@ def test_images_are_undistorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("nope_splat.plugin.dataparser.reconstruct", lambda *_, scene=scene: scene)
         parser = NopeDataParserConfig(data=tmp_path, seeds="tracks", max_image_size=None).setup()
         outputs.append(parser.get_dataparser_outputs("train"))
-    expected, found = outputs
-    torch.testing.assert_close(found.metadata["observations"].xy, expected.metadata["observations"].xy)
-    torch.testing.assert_close(found.cameras.fx, expected.cameras.fx)
-    data = NopeDataset(found).get_data(0)
-    image = found.metadata["images"][0]
+    expected, undistorted = outputs
+    torch.testing.assert_close(undistorted.metadata["observations"].xy, expected.metadata["observations"].xy)
+    torch.testing.assert_close(undistorted.cameras.fx, expected.cameras.fx)
+    data = NopeDataset(undistorted).get_data(0)
+    image = undistorted.metadata["images"][0]
     assert (255 * data["image"]).round().byte().numpy().tolist() == (
         read_undistorted_image(image, SIZE, camera).tolist()
     )
@@ -100,17 +102,18 @@ def test_train_on_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_small_folders_hold_no_image_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[str]] = []
+    held_out_names: list[list[str]] = []
     parser = make_pipeline(tmp_path, monkeypatch, num_views=8, eval_mode="all").datamanager.dataparser
     monkeypatch.setattr(
-        "nope_splat.plugin.dataparser.reconstruct", lambda folder, held_out, *_: asked.append(held_out)
+        "nope_splat.plugin.dataparser.reconstruct",
+        lambda folder, held_out, *_: held_out_names.append(held_out),
     )
     parser.config.eval_mode = "interval"
     for interval in (3, 8, 9):
         parser.config.eval_interval = interval
         del parser.distorted_scene
         _ = parser.distorted_scene
-    assert asked == [["00.png", "03.png", "06.png"], ["00.png"], []]
+    assert held_out_names == [["00.png", "03.png", "06.png"], ["00.png"], []]
 
 
 def test_masks_have_the_size_of_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,8 +59,10 @@ def train(valley: Path, outputs: Path, name: str, *arguments: object) -> Path:
         f"{DATA}.max-image-size": 160,
         f"{DATA}.seeds": "tracks",
     }
-    given = [str(part) for option in options.items() for part in option] + [str(part) for part in arguments]
-    config = tyro.cli(type(nope_splat.config), default=deepcopy(nope_splat.config), args=given)
+    all_arguments = [str(part) for option in options.items() for part in option] + [
+        str(part) for part in arguments
+    ]
+    config = tyro.cli(type(nope_splat.config), default=deepcopy(nope_splat.config), args=all_arguments)
     main(config)
     return config.get_base_dir() / "config.yml"
 

@@ -45,8 +45,8 @@ def test_attributes_have_the_usual_order_and_no_gaussian_is_missing(
     (vertices,) = ply.elements
     assert vertices.name == "vertex"
     assert not ply.text
-    assert [each.name for each in vertices.properties] == ORDER
-    assert {each.val_dtype for each in vertices.properties} == {"f4"}
+    assert [attribute.name for attribute in vertices.properties] == ORDER
+    assert {attribute.val_dtype for attribute in vertices.properties} == {"f4"}
     assert len(vertices.data) == model.num_points == (120 if tracks == "tied" else 60)
     for names, values in (
         (("x", "y", "z"), model.means),
@@ -56,5 +56,5 @@ def test_attributes_have_the_usual_order_and_no_gaussian_is_missing(
         (("scale_0", "scale_1", "scale_2"), model.scales),
         (("rot_0", "rot_1", "rot_2", "rot_3"), model.quats),
     ):
-        found = np.stack([vertices[name] for name in names], axis=1)
-        np.testing.assert_allclose(found, values.detach().numpy(), rtol=1e-6, err_msg=names[0])
+        exported = np.stack([vertices[name] for name in names], axis=1)
+        np.testing.assert_allclose(exported, values.detach().numpy(), rtol=1e-6, err_msg=names[0])

@@ -37,7 +37,7 @@ def used_pixels(view: int) -> Tensor:
 @pytest.fixture
 def pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[NopePipeline]:
     """Create two pipelines with perturbed cameras and different content behind the masks."""
-    found = []
+    pipelines = []
     for seed in (1, 100):
         model = NopeSplatModelConfig(
             camera_optimizer=NopeCameraOptimizerConfig(mode="SE3"),
@@ -54,8 +54,8 @@ def pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[NopePipel
         cameras, generator = pipeline.model.camera_optimizer, torch.Generator().manual_seed(0)
         cameras.pose_adjustment.data = 0.01 * torch.randn(cameras.pose_adjustment.shape, generator=generator)
         cameras.log_focal.data.fill_(0.01)
-        found.append(pipeline)
-    return found
+        pipelines.append(pipeline)
+    return pipelines
 
 
 @pytest.mark.parametrize("factor", [2, 1])
@@ -92,7 +92,7 @@ def test_joint_refinement(pipelines: list[NopePipeline]) -> None:
 
 def test_held_out_poses_and_metrics(pipelines: list[NopePipeline], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nope_splat.plugin.pipeline.resect_on_trained_points", lambda *args: None)
-    found = []
+    results = []
     for pipeline in pipelines:
         pipeline.eval_poses += 0.01 * torch.randn(
             pipeline.eval_poses.shape, generator=torch.Generator().manual_seed(0)
@@ -101,8 +101,8 @@ def test_held_out_poses_and_metrics(pipelines: list[NopePipeline], monkeypatch: 
         metrics = pipeline.get_average_eval_image_metrics(3)
         assert not torch.equal(pipeline.eval_poses, before)
         del metrics["num_rays_per_sec"], metrics["fps"]
-        found.append((pipeline.eval_poses, metrics))
-    (poses, metrics), (other_poses, other_metrics) = found
+        results.append((pipeline.eval_poses, metrics))
+    (poses, metrics), (other_poses, other_metrics) = results
     assert torch.equal(poses, other_poses)
     assert metrics == other_metrics
     assert {"psnr", "ssim"} <= set(metrics)

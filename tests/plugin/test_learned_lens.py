@@ -95,12 +95,12 @@ def test_joint_equations_by_intrinsics_agree_with_finite_differences(
     system = PhotometricSystem(scene.look_through_lens, 0, SurfacePatches(start.points))
     _, matrix, gradient = system.equations(start)
     steps = torch.diag(torch.tensor([1e-5, 1e-3, 1e-3, 1e-5, 1e-4]).double())
-    for found, step in zip(gradient[24:], steps, strict=True):
+    for derivative, step in zip(gradient[24:], steps, strict=True):
         above, below = (
             system.equations(replace(start, intrinsics=start.intrinsics + change))[0]
             for change in (step, -step)
         )
-        assert 2 * float(found) == pytest.approx((above - below) / (2 * float(step.sum())), rel=0.04)
+        assert 2 * float(derivative) == pytest.approx((above - below) / (2 * float(step.sum())), rel=0.04)
     torch.testing.assert_close(matrix, matrix.T)
     assert (torch.linalg.eigvalsh(matrix[24:, 24:]) > 0).all()
     assert (matrix[:24, 24:].abs().amax(0) > 0).all()
@@ -119,10 +119,10 @@ def test_perturbed_principal_point_and_distortion_are_recovered() -> None:
     fixed = replace(start, free_poses=torch.arange(6) > 0)
     tracks = adjust(fixed).problem
     assert scene.error(joint) < 0.1 * min(scene.error(start), scene.error(tracks))
-    found = joint.intrinsics[0, 1:]
+    intrinsics = joint.intrinsics[0, 1:]
     truth = torch.tensor(LENS, dtype=torch.float64)
-    assert (found - truth)[:2].abs().max() < 0.1
-    assert (found - truth)[2].abs() < 5e-3
+    assert (intrinsics - truth)[:2].abs().max() < 0.1
+    assert (intrinsics - truth)[2].abs() < 5e-3
     assert float(joint.intrinsics[0, 0].exp()) == pytest.approx(FOCAL, rel=2e-3)
 
 
@@ -130,9 +130,9 @@ def test_fixed_parameters_do_not_change() -> None:
     scene = wall(lens=LENS)
     free = torch.tensor([[True, True, True, False, False]])
     start = replace(scene.disturbed(), free_intrinsics=free)
-    found = adjust_jointly(start, scene.look_through_lens, max_iterations=3).problem.intrinsics
-    assert torch.equal(found[:, 3:], start.intrinsics[:, 3:])
-    assert not torch.equal(found[:, 1:3], start.intrinsics[:, 1:3])
+    intrinsics = adjust_jointly(start, scene.look_through_lens, max_iterations=3).problem.intrinsics
+    assert torch.equal(intrinsics[:, 3:], start.intrinsics[:, 3:])
+    assert not torch.equal(intrinsics[:, 1:3], start.intrinsics[:, 1:3])
 
 
 def two_lenses(**learns: bool) -> LearnedLens:
@@ -167,16 +167,18 @@ def test_lens_is_initialized_from_the_reconstruction_and_can_be_set() -> None:
     assert second.offset == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("what", ["principal_point", "distortion"])
-def test_only_learned_parameters_change(what: str) -> None:
-    lens = two_lenses(**{f"learn_{name}": name == what for name in ("principal_point", "distortion")})
+@pytest.mark.parametrize("parameter", ["principal_point", "distortion"])
+def test_only_learned_parameters_change(parameter: str) -> None:
+    lens = two_lenses(**{f"learn_{name}": name == parameter for name in ("principal_point", "distortion")})
     before = lens.lens()
     lens.set_lens(Lens(torch.ones(2, 2), torch.ones(2, 2)))
     after = lens.lens()
-    assert torch.equal(after.shift, before.shift) == (what == "distortion")
-    assert torch.equal(after.radial, before.radial) == (what == "principal_point")
-    assert lens.param_groups().keys() == {f"{what}_opt"}
-    assert lens.free().any(0).tolist() == [what == "principal_point"] * 2 + [what == "distortion"] * 2
+    assert torch.equal(after.shift, before.shift) == (parameter == "distortion")
+    assert torch.equal(after.radial, before.radial) == (parameter == "principal_point")
+    assert lens.param_groups().keys() == {f"{parameter}_opt"}
+    assert (
+        lens.free().any(0).tolist() == [parameter == "principal_point"] * 2 + [parameter == "distortion"] * 2
+    )
 
 
 def test_prior_equals_that_of_bundle_adjustment() -> None:
@@ -223,7 +225,7 @@ def test_checkpoint_round_trip() -> None:
     before, after = trained.lens(), restored.lens()
     assert before is not None
     assert after is not None
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
 
 
 def test_without_the_options_nothing_is_learned_or_stored() -> None:
@@ -249,11 +251,11 @@ def test_track_loss_through_lenses() -> None:
     T = world_to_camera(scene.poses)
     plane = scene.observations.xy / scene.focal
     bent = scene.focal * distort(plane, truth.radial[0]) + truth.shift[0]
-    seen = scene.observations._replace(xy=bent)
-    assert reprojection_errors(scene.points, T, scene.focal, seen, truth.select(views)).max() < 1e-9
+    observations = scene.observations._replace(xy=bent)
+    assert reprojection_errors(scene.points, T, scene.focal, observations, truth.select(views)).max() < 1e-9
 
     def loss(shift: Tensor, radial: Tensor) -> Tensor:
-        return track_2d_loss(scene.points, T, scene.focal, seen, Lens(shift, radial).select(views))
+        return track_2d_loss(scene.points, T, scene.focal, observations, Lens(shift, radial).select(views))
 
     start = tuple((part + 0.01).requires_grad_() for part in truth)
     assert torch.autograd.gradcheck(loss, start, rtol=1e-4)

@@ -130,10 +130,10 @@ def test_gradient_steps_on_lenses_reduce_the_loss(tmp_path: Path, monkeypatch: p
         optimizer.step()
         losses.append(float(loss))
     assert losses[-1] < 0.6 * losses[0]
-    found = learned(pipeline)
-    assert found.offset[0] - OFFSET[0] > 0.3
-    assert found.offset[1] - OFFSET[1] < -0.3
-    assert found.radial[0] < 0
+    camera = learned(pipeline)
+    assert camera.offset[0] - OFFSET[0] > 0.3
+    assert camera.offset[1] - OFFSET[1] < -0.3
+    assert camera.radial[0] < 0
 
 
 def test_learning_starts_at_the_reconstructed_distortion(
@@ -193,8 +193,8 @@ def test_a_known_lens_is_recovered(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     state = train(tmp_path / "bent", tmp_path, monkeypatch, 20, options)
     row = state["history._extra_state"]["rows"][-1]
     square = (200 / 320 / truth.focal) ** 2  # relative to the corner's distance from the axis, at depth one
-    found = row["radial_k1"] * square + row["radial_k2"] * square**2
-    assert found == pytest.approx(k1 * square, rel=0.05)
+    displacement = row["radial_k1"] * square + row["radial_k2"] * square**2
+    assert displacement == pytest.approx(k1 * square, rel=0.05)
     assert row["focal_px"] == pytest.approx(320 * truth.focal, rel=0.005)
 
 

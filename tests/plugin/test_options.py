@@ -116,8 +116,8 @@ def pointmaps(valley: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ..
             for order in (pair, pair[::-1]):
                 frame, unit = poses[order[0]], np.exp(rng.normal(0, 0.3))
                 points = [unit * (worlds[image] - frame[:3, 3]) @ frame[:3, :3] for image in order]
-                errors = [1 + 0.01 * rng.normal(size=(*one.shape[:2], 1)) for one in points]
-                points = [one * error for one, error in zip(points, errors, strict=True)]
+                errors = [1 + 0.01 * rng.normal(size=(*pointmap.shape[:2], 1)) for pointmap in points]
+                points = [pointmap * error for pointmap, error in zip(points, errors, strict=True)]
                 predictions.append(tuple((pointmap, np.full(pointmap.shape[:2], 5.0)) for pointmap in points))
             yield tuple(predictions)
 

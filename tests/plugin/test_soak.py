@@ -45,7 +45,7 @@ def test_memory_does_not_grow(vis: Literal["tensorboard", "viewer"], valley: Pat
         del config
         gc.collect()
         used.append(memory())
-        alive = [each for each in gc.get_objects() if isinstance(each, NopeTrainer | NopeSplatModel)]
+        alive = [item for item in gc.get_objects() if isinstance(item, NopeTrainer | NopeSplatModel)]
         assert not alive
         assert not writer.EVENT_WRITERS
     assert used[-1] < (1 + GROWTH) * used[1], used

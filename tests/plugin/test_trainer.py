@@ -78,12 +78,15 @@ def test_a_failed_save_keeps_the_previous_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("given", "images", "length"), [("auto", 2, 500), ("auto", 11, 1100), ("auto", 301, 30_000), (70, 11, 70)]
+    ("max_num_iterations", "images", "length"),
+    [("auto", 2, 500), ("auto", 11, 1100), ("auto", 301, 30_000), (70, 11, 70)],
 )
 def test_default_length_depends_on_the_number_of_images(
-    tmp_path: Path, given: Any, images: int, length: int
+    tmp_path: Path, max_num_iterations: Any, images: int, length: int
 ) -> None:
-    config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, max_num_iterations=given)
+    config = NopeTrainerConfig(
+        method_name="nope-splat", output_dir=tmp_path, max_num_iterations=max_num_iterations
+    )
     config.pipeline.datamanager.data = tmp_path
     (tmp_path / "images").mkdir()
     for number in range(images):
@@ -93,15 +96,15 @@ def test_default_length_depends_on_the_number_of_images(
     assert config.max_num_iterations == length
 
 
-@pytest.mark.parametrize(("done", "left"), [(0, 100), (60, 40), (99, 1)])
+@pytest.mark.parametrize(("done", "remaining"), [(0, 100), (60, 40), (99, 1)])
 def test_length_counts_from_the_start(
-    trainer: NopeTrainer, monkeypatch: pytest.MonkeyPatch, done: int, left: int
+    trainer: NopeTrainer, monkeypatch: pytest.MonkeyPatch, done: int, remaining: int
 ) -> None:
     trained = []
     monkeypatch.setattr(Trainer, "train", lambda self: trained.append(self.config.max_num_iterations))
     trainer._start_step = done
     trainer.train()
-    assert trained == [left]
+    assert trained == [remaining]
 
 
 def test_no_remaining_iterations_raises(trainer: NopeTrainer) -> None:

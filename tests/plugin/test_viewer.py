@@ -56,12 +56,12 @@ def running(command: list[str], log: Path) -> Iterator[psutil.Process]:
             process.wait()
 
 
-def wait_for(what: Callable[[], Any], seconds: float) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
     """Poll for a true value until a timeout; a refused connection counts as false."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            value = what()
+            value = condition()
         except OSError:
             value = None
         if value or time.monotonic() > deadline:
@@ -114,7 +114,7 @@ def open_page(url: str, folder: Path) -> Iterator[Page]:
     with running(command, folder / "chromium.log"):
         port = wait_for(lambda: (profile / "DevToolsActivePort").read_text().split()[:1], 60)[0]
         targets = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/json").read())
-        target = next(each for each in targets if each["type"] == "page")
+        target = next(candidate for candidate in targets if candidate["type"] == "page")
         with connect(target["webSocketDebuggerUrl"], max_size=None) as connection:
             page = Page(connection)
             page.call("Page.navigate", url=url)
@@ -147,9 +147,9 @@ def test_viewer_shows_the_splat(valley: Path, tmp_path: Path):
                 return bool((canvas.std(axis=(0, 1)) > 10).all())
 
             assert wait_for(lambda: "Focal length" in page.text(), 90), page.text()
-            found = wait_for(has_picture, 90)
+            visible = wait_for(has_picture, 90)
             Image.fromarray(page.screenshot()).save(tmp_path / "viewer.png")
-            assert found, f"the canvas is blank: {tmp_path / 'viewer.png'}"
+            assert visible, f"the canvas is blank: {tmp_path / 'viewer.png'}"
         (checkpoint,) = wait_for(lambda: list(tmp_path.rglob("step-000000099.ckpt")), 300)
     color = torch.load(checkpoint, weights_only=True)["pipeline"]["_model.background_color"]
     assert (color - PANEL).abs().max() > 0.1

@@ -70,4 +70,4 @@ def test_browsers_are_disconnected_and_the_model_is_released(
                 read_on(connection)
     assert not any(isinstance(thread, RenderStateMachine) for thread in threading.enumerate())
     gc.collect()
-    assert [each() for each in references] == [None, None]
+    assert [reference() for reference in references] == [None, None]

@@ -199,13 +199,13 @@ def test_evaluations_read_the_trainings(settings: Settings) -> None:
 
 
 def test_environment_finds_this_checkout_and_local_wheels(settings: Settings) -> None:
-    found = environment(settings, RESULTS, {"PATH": "/bin", "PYTHONPATH": "mine", "HOME": "/home"})
-    root, site, mine = found["PYTHONPATH"].split(os.pathsep)
+    variables = environment(settings, RESULTS, {"PATH": "/bin", "PYTHONPATH": "mine", "HOME": "/home"})
+    root, site, inherited = variables["PYTHONPATH"].split(os.pathsep)
     assert (Path(root) / "nope_splat" / "plugin" / "model.py").exists()
-    assert (site, mine) == (str(settings.site), "mine")
-    assert found["PATH"].split(os.pathsep) == [str(settings.site / "bin"), "/bin"]
-    assert found["TORCH_CUDA_ARCH_LIST"] == "9.0"
-    assert "CUDA_VISIBLE_DEVICES" not in found
+    assert (site, inherited) == (str(settings.site), "mine")
+    assert variables["PATH"].split(os.pathsep) == [str(settings.site / "bin"), "/bin"]
+    assert variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
+    assert "CUDA_VISIBLE_DEVICES" not in variables
     assert environment(replace(settings, device="cpu"), {}, {})["CUDA_VISIBLE_DEVICES"] == ""
 
 
@@ -238,14 +238,14 @@ def outcomes() -> dict[str, Outcome]:
         "synchronizations": {"nope-splat": {"per_iteration": 6.0}, "splatfacto": {"per_iteration": 23.0}},
         "evaluate_nope_splat": {"gaussians": 700, "psnr": 25.0, "ssim": 0.85},
     }
-    found = {name: Outcome("passed", 1.0, result=result) for name, result in results.items()}
-    found["tests"].status = "failed"
-    return found | {"train_nope_splat": training(100.0, 0.2), "train_splatfacto": training(110.0, 0.0)}
+    outcomes = {name: Outcome("passed", 1.0, result=result) for name, result in results.items()}
+    outcomes["tests"].status = "failed"
+    return outcomes | {"train_nope_splat": training(100.0, 0.2), "train_splatfacto": training(110.0, 0.0)}
 
 
 def test_summary_has_the_figures_of_both_methods(outcomes: dict[str, Outcome]) -> None:
-    found = summary(outcomes)
-    assert found["nope-splat"] == {
+    figures = summary(outcomes)
+    assert figures["nope-splat"] == {
         "iterations_per_second": 100.0,
         "full_resolution": 50.0,
         "share_joint_refinement": 0.2,
@@ -255,18 +255,18 @@ def test_summary_has_the_figures_of_both_methods(outcomes: dict[str, Outcome]) -
         "ssim": 0.85,
         "waits_per_iteration": 6.0,
     }
-    assert found["splatfacto"]["psnr"] is None
-    assert (found["same_gaussians_ratio"], found["fast_enough"]) == (1.04, True)
+    assert figures["splatfacto"]["psnr"] is None
+    assert (figures["same_gaussians_ratio"], figures["fast_enough"]) == (1.04, True)
     assert summary({})["fast_enough"] is None
 
 
 def test_json_file_is_complete(outcomes: dict[str, Outcome], settings: Settings) -> None:
-    found = json.loads(json.dumps(content(vars(settings), outcomes)))
-    assert list(found) == ["time", "settings", "machine", "summary", "steps"]
-    assert found["machine"]["gpu"] == "A GPU"
-    assert found["settings"]["iterations"] == 2000
-    assert list(found["steps"]["tests"]) == ["status", "seconds", "reason", "log_tail", "result"]
-    assert list(found["steps"]) == list(outcomes)
+    report = json.loads(json.dumps(content(vars(settings), outcomes)))
+    assert list(report) == ["time", "settings", "machine", "summary", "steps"]
+    assert report["machine"]["gpu"] == "A GPU"
+    assert report["settings"]["iterations"] == 2000
+    assert list(report["steps"]["tests"]) == ["status", "seconds", "reason", "log_tail", "result"]
+    assert list(report["steps"]) == list(outcomes)
 
 
 def test_table_shows_the_measurements(outcomes: dict[str, Outcome]) -> None:
@@ -288,9 +288,9 @@ def test_command_line_runs_the_steps_and_exits_with_their_status(
     output = tmp_path / "check.json"
     arguments = ["--output", str(output), "--work-dir", str(work)]
     assert check_gpu.main(arguments) == 1
-    found = json.loads(output.read_text())
-    assert [step["status"] for step in found["steps"].values()] == ["failed", "passed"]
-    assert "ZeroDivisionError" in found["steps"]["fails"]["log_tail"][-1]
+    report = json.loads(output.read_text())
+    assert [step["status"] for step in report["steps"].values()] == ["failed", "passed"]
+    assert "ZeroDivisionError" in report["steps"]["fails"]["log_tail"][-1]
     printed = capsys.readouterr().out
     assert "fails: failed" in printed
     assert "ZeroDivisionError" in printed
@@ -320,14 +320,14 @@ def test_the_whole_check_runs_without_a_gpu(valley: Path, tmp_path: Path) -> Non
     status = check_gpu.main(
         ["--device", "cpu", "--eval-interval", "4", "--time-limit", "1500", *sizes, *paths]
     )
-    found = json.loads(output.read_text())
-    assert status == 0, found["steps"]
-    assert found["steps"]["scene"]["result"]["train"] == 6
-    assert found["steps"]["scene"]["result"]["training_size"] == [160, 120]
-    same = found["steps"]["same_gaussians"]["result"]
-    assert same["gaussians"]["nope-splat"] == same["gaussians"]["splatfacto"]
-    assert same["rendering_difference"] < 1e-4
+    report = json.loads(output.read_text())
+    assert status == 0, report["steps"]
+    assert report["steps"]["scene"]["result"]["train"] == 6
+    assert report["steps"]["scene"]["result"]["training_size"] == [160, 120]
+    timing = report["steps"]["same_gaussians"]["result"]
+    assert timing["gaussians"]["nope-splat"] == timing["gaussians"]["splatfacto"]
+    assert timing["rendering_difference"] < 1e-4
     for method in ("nope-splat", "splatfacto"):
-        assert found["summary"][method]["psnr"] > 10
-        assert found["summary"][method]["iterations_per_second"] > 0
-        assert same["ms_per_iteration"][method] > 0
+        assert report["summary"][method]["psnr"] > 10
+        assert report["summary"][method]["iterations_per_second"] > 0
+        assert timing["ms_per_iteration"][method] > 0

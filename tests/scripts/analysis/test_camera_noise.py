@@ -24,8 +24,8 @@ def test_whole_tracks_are_resampled_and_move_the_cameras_slightly(valley: Path) 
     sample = resampled(problem, np.random.default_rng(0))
     assert len(sample.points) == len(problem.points)
     assert len(sample.points.unique(dim=0)) < 0.7 * len(problem.points)  # 1 - 1/e of all tracks
-    known = {tuple(row) for row in residuals.round(6)}
-    assert {tuple(row) for row in reprojection_residuals(sample)[0].numpy().round(6)} <= known
+    residual_rows = {tuple(row) for row in residuals.round(6)}
+    assert {tuple(row) for row in reprojection_residuals(sample)[0].numpy().round(6)} <= residual_rows
 
     moved = adjust(sample).problem
     change = (moved.intrinsics - problem.intrinsics).abs().max()

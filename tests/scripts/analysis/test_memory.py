@@ -43,9 +43,9 @@ def test_parameters_gradients_and_moments_are_counted_exactly() -> None:
         torch.rand(count, 3), torch.zeros(count, 3, dtype=torch.uint8), sh_degree=3
     )
     optimizer = torch.optim.Adam(parameters.values(), fused=True)
-    torch.stack([each.sum() for each in parameters.values()]).sum().backward()
+    torch.stack([parameter.sum() for parameter in parameters.values()]).sum().backward()
     optimizer.step()
-    held = bytes_of(*parameters.values(), *(each.grad for each in parameters.values()))
+    held = bytes_of(*parameters.values(), *(parameter.grad for parameter in parameters.values()))
     for state in optimizer.state.values():
         held += bytes_of(state["exp_avg"], state["exp_avg_sq"])
     assert held == 4 * 4 * NUMBERS * count
@@ -90,7 +90,7 @@ def test_keypoint_memory_grows_as_predicted(tmp_path: Path) -> None:
     for width in (400, 1200):
         cv2.imwrite(str(tmp_path / f"{width}.png"), cv2.resize(image, (width, width * 3 // 4)))
     peaks = []
-    for image in sorted(find_images(tmp_path).images, key=lambda each: each.width):
+    for image in sorted(find_images(tmp_path).images, key=lambda image: image.width):
         before = memory("VmRSS", reset=True)
         sift_keypoints(image, MatchingSettings())
         peaks.append(memory("VmHWM") - before)

@@ -77,7 +77,7 @@ def test_a_reconstruction_without_training_has_no_views() -> None:
 def test_means_use_views_that_every_training_registered() -> None:
     ours, peer = row("a", "ours", 1, 20.0), row("a", "peer", 1, 20.0)
     ours["images_held_out"]["difficult.jpg"] = dict.fromkeys(ours["images_held_out"]["easy.jpg"], 10.0)
-    assert [one["held_out"]["psnr"] for one in with_views([ours, peer])] == [20.0, 20.0]
+    assert [row["held_out"]["psnr"] for row in with_views([ours, peer])] == [20.0, 20.0]
     assert with_views([ours])[0]["held_out"]["psnr"] == 15.0
 
 

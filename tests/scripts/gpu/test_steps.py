@@ -154,7 +154,7 @@ def test_wheels_are_unique_and_appear_in_the_command() -> None:
     names = [requirement.name for requirement in requirements]
     assert len(set(names)) == len(names)
     assert {"nerfstudio", "gsplat", "poselib"} <= {
-        each.name for each in requirements if not each.only_if_missing
+        requirement.name for requirement in requirements if not requirement.only_if_missing
     }
     command = download_command(requirements[0], Path("wheels"), "3.11")
     assert command[-1] == "nerfstudio==1.1.5"
@@ -258,8 +258,8 @@ def test_waits_are_counted_by_innermost_package_line(tmp_path: Path) -> None:
 
 def test_counts_are_per_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    found = per_iteration(Counter({"a.py:1": 10, "b.py:2": 40}), 20)
-    assert found == {"per_iteration": 2.5, "lines": {"b.py:2": 2.0, "a.py:1": 0.5}}
+    counts = per_iteration(Counter({"a.py:1": 10, "b.py:2": 40}), 20)
+    assert counts == {"per_iteration": 2.5, "lines": {"b.py:2": 2.0, "a.py:1": 0.5}}
 
 
 def test_tasks_alternate_and_do_every_piece_once() -> None:
@@ -271,17 +271,17 @@ def test_tasks_alternate_and_do_every_piece_once() -> None:
     turns = take_turns(works, rounds=3, per_turn=2)  # pyright: ignore[reportArgumentType]
     assert [name for name, _ in done[::2]] == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert [number for name, number in done if name == "ours"] == list(range(6))
-    assert [len(each) for each in turns.values()] == [3, 3]
+    assert [len(times) for times in turns.values()] == [3, 3]
 
 
 def test_ratio_is_the_median_over_rounds() -> None:
     ours, theirs = (
         [Turn(1.0, 2.0), Turn(1.0, 30.0), Turn(1.0, 4.4)],
-        [Turn(1.0, each) for each in (2.0, 20.0, 4.0)],
+        [Turn(1.0, milliseconds) for milliseconds in (2.0, 20.0, 4.0)],
     )
-    found = summary({"nope-splat": ours, "splatfacto": theirs})
-    assert found["ms_per_iteration"] == {"nope-splat": 4.4, "splatfacto": 4.0}
-    assert found["ratio"] == pytest.approx(1.1)
+    figures = summary({"nope-splat": ours, "splatfacto": theirs})
+    assert figures["ms_per_iteration"] == {"nope-splat": 4.4, "splatfacto": 4.0}
+    assert figures["ratio"] == pytest.approx(1.1)
 
 
 def test_ssim_is_compared_with_double_precision() -> None:
@@ -290,9 +290,9 @@ def test_ssim_is_compared_with_double_precision() -> None:
         rendered, target = map(torch.from_numpy, pair)
         exact = value_and_gradient(rendered, target, reference=True)
         assert deviations(exact, exact) == {"value": 0.0, "gradient_max": 0.0, "gradient_rms": 0.0}
-        found = deviations(value_and_gradient(rendered.float(), target.float()), exact)
-        assert 0 < found["value"] < 1e-4, name
-        assert 0 < found["gradient_rms"] < 1e-2, name
+        errors = deviations(value_and_gradient(rendered.float(), target.float()), exact)
+        assert 0 < errors["value"] < 1e-4, name
+        assert 0 < errors["gradient_rms"] < 1e-2, name
     twice = exact[0], 2 * exact[1]
     assert deviations(twice, exact)["gradient_max"] == pytest.approx(1.0)
 
