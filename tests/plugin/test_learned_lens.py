@@ -66,16 +66,17 @@ def test_gradient_of_the_cost_through_a_lens_agrees_with_finite_differences() ->
     scene = wall(lens=LENS)
     start = 1e-3 * torch.randn(11, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
-    def look(step: Tensor):
+    def render_view(step: Tensor):
         now = moved(scene.problem, start + step)
         return scene.look_through_lens(0, now.T_camera_world[0], now.intrinsics[0])
 
-    view = look(torch.zeros(11))
+    view = render_view(torch.zeros(11))
     noise = robust_noise(view)
     gradient = pixel_equations(view, noise).sum().gradient
     for unit in torch.eye(11).double():
         above, below = (
-            photometric_cost(replace(look(sign * 1e-5 * unit), used=view.used), noise) for sign in (1, -1)
+            photometric_cost(replace(render_view(sign * 1e-5 * unit), used=view.used), noise)
+            for sign in (1, -1)
         )
         assert 2 * float(gradient @ unit) == pytest.approx(
             (above - below) / 2e-5, rel=0.05, abs=0.04 * float(gradient.abs().max())

@@ -1,4 +1,4 @@
-"""Reconstruction end to end: accurate, repeatable, blind to held-out images, clear about failures."""
+"""Reconstruction end to end: accurate, reproducible, independent of held-out images, with clear errors."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_synthetic_scene(tmp_path: Path, registration: object) -> None:
 
 
 def test_held_out_images_have_no_influence(tmp_path: Path) -> None:
-    """Without them, and with nonsense in their place, everything else is the same to the last bit."""
+    """Removing held-out images, or replacing their keypoints by noise, changes no bit of the result."""
     made = make_scene(6, 200)
     scene = run(made, tmp_path, held_out=(2, 5))
     keypoints = [
@@ -115,14 +115,14 @@ def test_order_of_images_does_not_matter(tmp_path: Path) -> None:
         keypoints=tuple(made.keypoints[image_id] for image_id in order),
         matches=MatchDatabase(tuple(made.keypoints[image_id] for image_id in order), tuple(pairs)),
     )
-    one = metrics(run(made, tmp_path), made.poses_by_name(), made.camera.focal)
-    two = metrics(run(shuffled, tmp_path), shuffled.poses_by_name(), made.camera.focal)
-    assert two.num_registered == one.num_registered == 7
-    assert two.auc_5 == pytest.approx(one.auc_5, abs=0.5)
-    assert two.focal_error == pytest.approx(one.focal_error, abs=0.2)
+    original = metrics(run(made, tmp_path), made.poses_by_name(), made.camera.focal)
+    reordered = metrics(run(shuffled, tmp_path), shuffled.poses_by_name(), made.camera.focal)
+    assert reordered.num_registered == original.num_registered == 7
+    assert reordered.auc_5 == pytest.approx(original.auc_5, abs=0.5)
+    assert reordered.focal_error == pytest.approx(original.focal_error, abs=0.2)
 
 
-def test_given_focal_length_is_the_start(tmp_path: Path) -> None:
+def test_reconstruction_starts_from_the_initial_focal_length(tmp_path: Path) -> None:
     made = make_scene()
     scene = run(made, tmp_path, initial_focal=500.0)
     assert scene.cameras[0].focal == pytest.approx(700, rel=0.005)
@@ -131,7 +131,7 @@ def test_given_focal_length_is_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "registration", [IncrementalRegistration(), SpanningTreeRegistration(), BatchedRegistration()]
 )
-def test_two_cameras_have_a_focal_length_each(tmp_path: Path, registration: object) -> None:
+def test_two_cameras_get_separate_focal_lengths(tmp_path: Path, registration: object) -> None:
     made = make_scene(10, second=(SharedPinhole(450.0, (3.0, -2.0)), (800, 500)))
     scene = run(made, tmp_path, held_out=(3,), registration=registration)
     assert scene.registered.all()
@@ -144,8 +144,8 @@ def test_two_cameras_have_a_focal_length_each(tmp_path: Path, registration: obje
     assert np.sqrt((scene.reprojection_errors() ** 2).mean()) < 0.6
 
 
-def test_a_camera_of_few_images_is_found_beside_the_other(tmp_path: Path) -> None:
-    """One image has no pair of its own camera that could tell its focal length."""
+def test_focal_length_of_a_camera_without_own_pairs(tmp_path: Path) -> None:
+    """The only image of the second camera has pairs with images of the first camera only."""
     made = make_scene(8, second=(SharedPinhole(1500.0), (1000, 800)))
     pairs = [pair for pair in made.matches.pairs if not {1, 3, 5} & {pair.first, pair.second}]
     scene = run(replace(made, matches=MatchDatabase(made.keypoints, tuple(pairs))), tmp_path)
@@ -154,7 +154,7 @@ def test_a_camera_of_few_images_is_found_beside_the_other(tmp_path: Path) -> Non
     assert scene.cameras[1].focal == pytest.approx(1500.0, rel=1e-2)
 
 
-def test_a_camera_that_only_held_out_images_have_is_not_made_up(tmp_path: Path) -> None:
+def test_cameras_of_held_out_images_only_stay_unknown(tmp_path: Path) -> None:
     made = make_scene(4, 300, second=(SharedPinhole(450.0), (800, 500)))
     scene = run(made, tmp_path, held_out=(1, 3))
     assert scene.registered.tolist() == [True, False, True, False]
@@ -163,12 +163,14 @@ def test_a_camera_that_only_held_out_images_have_is_not_made_up(tmp_path: Path) 
 
 
 def test_feature_pixels_scale_with_the_images(tmp_path: Path) -> None:
-    """Large images searched at a quarter of their size: thresholds follow, results are the same."""
+    """Keypoints detected at a quarter of the image size give the same result, since thresholds scale."""
     made = make_scene(6, 300)
     keypoints = tuple(Keypoints(4 * one.xy, one.descriptors, 4.0) for one in made.keypoints)
     large = replace(
         made,
-        layout=CameraGroups.of(4 * made.layout.sizes, made.layout.camera_ids, keypoints),
+        camera_groups=CameraGroups.from_keypoints(
+            4 * made.camera_groups.sizes, made.camera_groups.camera_ids, keypoints
+        ),
         keypoints=keypoints,
         matches=MatchDatabase(keypoints, made.matches.pairs),
     )
@@ -177,7 +179,7 @@ def test_feature_pixels_scale_with_the_images(tmp_path: Path) -> None:
     np.testing.assert_allclose(large_scene.T_world_camera, small_scene.T_world_camera, atol=1e-6)
 
 
-def test_groups_that_do_not_connect_are_named(tmp_path: Path) -> None:
+def test_failures_name_disconnected_components(tmp_path: Path) -> None:
     made = make_scene(8, sees=lambda image, ids: (ids < 250) == (image < 4) if image < 7 else ids < 0)
     scene = run(made, tmp_path, held_out=(6,))
     assert scene.registered.sum() == 4
@@ -187,7 +189,7 @@ def test_groups_that_do_not_connect_are_named(tmp_path: Path) -> None:
     assert scene.failures["007.png"] == "no verified matches with any other photo"
 
 
-def test_nothing_to_reconstruct_is_said_in_one_sentence(tmp_path: Path) -> None:
+def test_images_that_cannot_be_reconstructed_are_refused(tmp_path: Path) -> None:
     with refused("no-matches"):
         run(make_scene(4, pairs=[]), tmp_path)
     with refused("no-matches", "000.png", "001.png"):
@@ -200,21 +202,21 @@ def test_nothing_to_reconstruct_is_said_in_one_sentence(tmp_path: Path) -> None:
         run(make_scene(4, num_points=5), tmp_path)
 
 
-def test_turning_on_the_spot_is_said_in_one_sentence(tmp_path: Path) -> None:
-    positions = np.array([0.0, -4.0, 0.0]) + np.random.default_rng(0).normal(0, 1e-4, (5, 3))
+def test_pure_rotation_is_refused(tmp_path: Path) -> None:
+    centers = np.array([0.0, -4.0, 0.0]) + np.random.default_rng(0).normal(0, 1e-4, (5, 3))
     poses = np.stack(
-        [look_at(p, np.array([x, 0.0, 0.0])) for p, x in zip(positions, range(-2, 3), strict=True)]
+        [look_at(p, np.array([x, 0.0, 0.0])) for p, x in zip(centers, range(-2, 3), strict=True)]
     )
     with refused("no-baseline"):
         run(make_scene(poses=poses, noise=0.2), tmp_path)
 
 
-def test_unknown_held_out_image(tmp_path: Path) -> None:
+def test_unknown_held_out_image_is_refused(tmp_path: Path) -> None:
     with refused("name-mismatch", "nowhere.jpg"):
         reconstruct(make_scene(3).write_images(tmp_path), ["nowhere.jpg"])
 
 
-def test_senseless_settings(tmp_path: Path) -> None:
+def test_invalid_options_are_refused(tmp_path: Path) -> None:
     folder = make_scene(3).write_images(tmp_path)
     with refused("invalid-option", "initial-focal is -1"):
         reconstruct(folder, options=SfmOptions(initial_focal=-1.0))
@@ -238,7 +240,7 @@ def test_matches_survive_the_cache() -> None:
     assert empty.pairs == ()
 
 
-def test_matches_are_shared_between_reconstruction_settings(tmp_path: Path) -> None:
+def test_matches_key_ignores_the_device(tmp_path: Path) -> None:
     folder = make_scene(2, 50).write_images(tmp_path)
     options = MatchingSettings()
     key = matches_key(folder, options)
@@ -247,7 +249,7 @@ def test_matches_are_shared_between_reconstruction_settings(tmp_path: Path) -> N
 
 
 def test_real_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Better poses than COLMAP's (AUC@5 94.4), and a second run from the cache."""
+    """Poses are better than COLMAP's (AUC@5 94.4), and a second run uses the cache."""
     data = real_scene("Herz-Jesus-P8")
     truth = read_ground_truth(data / "ground_truth.json")
     folder = find_images(data)
@@ -270,7 +272,7 @@ def test_real_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_images_of_two_cameras(valley: Path, tmp_path: Path) -> None:
-    """Every other image cut to its middle and enlarged: another size, and another focal length."""
+    """Every other image is cropped and enlarged, which changes its size and focal length."""
     truth = read_ground_truth(valley / "ground_truth.json")
     width, height = truth.size
     for index, path in enumerate(sorted((valley / "images").iterdir())):
