@@ -16,10 +16,12 @@ from nope_splat.utils.typing import Array
 class SharedPinhole:
     """Intrinsics of a pinhole camera with radial distortion, shared by all images of the camera.
 
-    The principal point is relative to the image center. The distortion model is that of OpenCV and of COLMAP's
-    RADIAL model: a point at (x, y) on the plane at depth one is distorted to (1 + k1 r^2 + k2 r^4) (x, y).
+    The principal point is relative to the image center. The distortion model is that of OpenCV and of
+    COLMAP's RADIAL model: a point at (x, y) on the plane at depth one is distorted to (1 + k1 r^2 + k2 r^4)
+    (x, y).
 
-    Pixel coordinates start at the upper left corner of the image; the center of the first pixel is (0.5, 0.5).
+    Pixel coordinates start at the upper left corner of the image; the center of the first pixel is (0.5,
+    0.5).
 
     Example:
         >>> camera = SharedPinhole(focal=500.0)

@@ -56,7 +56,7 @@ def rotation_exp(vectors: AnyArray) -> AnyArray:
 
 
 def rotation_log(rotations: AnyArray) -> AnyArray:
-    """Convert rotation matrices to vectors, for angles well below pi: the logarithm. (..., 3, 3) -> (..., 3)."""
+    """Convert rotation matrices to vectors, for angles well below pi. (..., 3, 3) -> (..., 3)."""
     if not isinstance(rotations, Tensor):
         return Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_rotvec().reshape(rotations.shape[:-1])
     R = rotations
@@ -68,10 +68,10 @@ def rotation_log(rotations: AnyArray) -> AnyArray:
 
 
 def left_jacobian(vectors: Tensor) -> Tensor:
-    """Compute the left Jacobian V of SO(3): V nu is the translation of the exponential of (omega, nu) in SE(3).
+    """Compute the left Jacobian V of SO(3).
 
-    V is the integral of exp(s [omega]x) over s from 0 to 1, which is a block of a larger matrix exponential
-    (Van Loan 1978).
+    V nu is the translation of the exponential of (omega, nu) in SE(3). V is the integral of exp(s [omega]x)
+    over s from 0 to 1, which is a block of a larger matrix exponential (Van Loan 1978).
 
     Args:
         vectors: Rotation vectors omega. (N, 3).

@@ -50,7 +50,7 @@ def cauchy_cost(squared: AnyArray, width: float = CAUCHY) -> AnyArray:
 
 
 def cauchy_weight(squared: AnyArray, width: float = CAUCHY) -> AnyArray:
-    """Compute the weights 1 / (1 + r^2 / c^2) of the Cauchy loss; the arguments are those of `cauchy_cost`."""
+    """Compute the weights 1 / (1 + r^2 / c^2) of the Cauchy loss; see `cauchy_cost`."""
     return 1 / (1 + squared / width**2)
 
 

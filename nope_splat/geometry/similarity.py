@@ -63,8 +63,8 @@ def align_groups(
 ) -> tuple[Array, Array, Array]:
     """Find the weighted least-squares similarity, or rigid, transform of each group of points.
 
-    With the covariance C of source and target in a group, the rotation maximizes trace(R^T C), and the scale is
-    this maximum divided by the variance of the source (Umeyama, PAMI 1991).
+    With the covariance C of source and target in a group, the rotation maximizes trace(R^T C), and the scale
+    is this maximum divided by the variance of the source (Umeyama, PAMI 1991).
 
     Args:
         source: Points to transform. (n, 3).

@@ -1,9 +1,9 @@
 """Joint refinement of all cameras by photometric and reprojection errors, in one system.
 
 Adds the photometric normal equations to the reduced camera system of bundle adjustment and takes
-Levenberg-Marquardt steps on the sum. Structure (track points and surface patches) is marginalized in both. The
-Gaussians stay unchanged and adapt in further training. No camera is fixed: the prior on the patches fixes the
-world frame, and the damping does where there are no patches.
+Levenberg-Marquardt steps on the sum. Structure (track points and surface patches) is marginalized in both.
+The Gaussians stay unchanged and adapt in further training. No camera is fixed: the prior on the patches fixes
+the world frame, and the damping does where there are no patches.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class JointResult:
     problem: BundleProblem
     """The problem with adjusted variables."""
     costs: tuple[tuple[float, float], ...]
-    """Joint robust cost before and after each accepted step, in variances. Noise and resolution differ between
-    steps, so only the two costs of the same step are comparable."""
+    """Joint robust cost before and after each accepted step, in variances. Noise and resolution change from
+    step to step, so only the two costs of one step are comparable."""
     photometric_share: float
     """Share of the photometric term in the information about the poses at the last step, 0 to 1."""
 
@@ -92,7 +92,7 @@ def adjust_jointly(
     noise = _track_noise(bundle_adjust(problem, tolerance=1e-3).problem)
     problem = replace(problem, sigma=(noise * problem.sigma).clamp(min=MIN_SIGMA))
     costs, damping, last = [], SOLVER.initial_damping, None
-    # Take one step at each coarse resolution, whether it is accepted or not, and all others at full resolution.
+    # Try one step at each coarse resolution, and take all others at full resolution.
     coarse = pyramid_levels[:max_iterations]
     for level, iterations in [*((level, 1) for level in coarse), (0, max_iterations - len(coarse))]:
         adjustment = _JointAdjustment(render_view, structure, level)

@@ -1,8 +1,8 @@
 """Photometric alignment: normal equations of the color residuals between renderings and images.
 
-A step needs no new rendering: a pose increment xi moves the scene point of a pixel from x to x + J xi, where J
-is that of bundle adjustment at the rendered depth. To first order the rendering changes by -grad(I) J xi, and
-Gauss-Newton finds the xi that minimizes the residuals, rendering minus image (Lucas and Kanade 1981). The
+A step needs no new rendering: a pose increment xi moves the scene point of a pixel from x to x + J xi, where
+J is that of bundle adjustment at the rendered depth. To first order the rendering changes by -grad(I) J xi,
+and Gauss-Newton finds the xi that minimizes the residuals, rendering minus image (Lucas and Kanade 1981). The
 gradient is the mean over both images, as in Benhimane and Malis (2004).
 """
 
@@ -29,7 +29,7 @@ CHUNK_SIZE = 2**15
 CHUNK_SIZE_ON_GPU = 2**19
 """Pixels processed at once on a GPU, up to 300 MB; smaller chunks would be dominated by kernel launches."""
 MIN_BLOCKS = 12
-"""Smallest number of blocks that estimate the covariance of a gradient: twice the number of pose parameters."""
+"""Smallest number of blocks to estimate the covariance of a gradient: twice the number of pose parameters."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Refine the pose of one image in a finished splat, by photometric and reprojection errors.
 
-Levenberg-Marquardt needs about ten renderings. Adam would need a hundred with gradients, and its first steps are
-as long as its learning rate, however good the initial pose is.
+Levenberg-Marquardt needs about ten renderings. Adam would need a hundred with gradients, and its first steps
+are as long as its learning rate, however good the initial pose is.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def minimize(
 
     Each kind of residual is divided by its noise, and the photometric cost is weighted by
     `information_weight`, because pixels are correlated. Objects that no training image shows are outliers:
-    pixels without an opaque, continuous surface are excluded, and the robust cost reduces the weight of others.
+    pixels without an opaque, continuous surface are excluded, and the robust cost reduces the weight of
+    others.
 
     Args:
         render_view: Function that renders the view.

@@ -1,18 +1,18 @@
 """Surface patches with free displacements, marginalized in the photometric equations of the cameras.
 
-The Gaussians were optimized with the cameras that are now refined. Treating them as fixed would make them act as
-ground control points: they would keep the cameras at wrong poses, or bias them by errors that all views share.
-Bundle adjustment eliminates free points; here the surface around each of many track points is a patch with a
-free displacement. With the blocks U, W, V and gradients a, b of the photometric equations by cameras and
-displacements, and the prior Q of the displacements, the reduced equations of the cameras are
+The Gaussians were optimized with the cameras that are now refined. Treating them as fixed would make them act
+as ground control points: they would keep the cameras at wrong poses, or bias them by errors that all views
+share. Bundle adjustment eliminates free points; here the surface around each of many track points is a patch
+with a free displacement. With the blocks U, W, V and gradients a, b of the photometric equations by cameras
+and displacements, and the prior Q of the displacements, the reduced equations of the cameras are
 
     S = U - W (V + Q)^-1 W^T,     s = a - W (V + Q)^-1 b,
 
 and the displacements lower the cost by b^T (V + Q)^-1 b.
 
 In every view, the prior has a standard deviation of one pixel across the ray and of ten pixels along it. It
-matters only for what the images do not determine: the global position, and patches in a single view or without
-texture.
+matters only for what the images do not determine: the global position, and patches in a single view or
+without texture.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[st
 
 def _check_multiple_cameras(options: SfmOptions) -> None:
     """Refuse options that support only one focal length."""
-    for is_used, subject in (
+    for is_used, needs in (
         (options.initial_focal is not None, "initial-focal is"),
         (isinstance(options.initialization, MonocularDepthInitialization), "initialization depth takes"),
         (isinstance(options.initialization, PointmapInitialization), "initialization pointmaps takes"),
@@ -98,6 +98,6 @@ def _check_multiple_cameras(options: SfmOptions) -> None:
         if is_used:
             raise NopeSplatError(
                 "invalid-option",
-                f"{subject} one focal length, but the photos are of several sizes or folders and so of several"
+                f"{needs} one focal length, but the photos are of several sizes or folders and so of several"
                 " cameras; leave it out",
             )

@@ -26,7 +26,7 @@ class KnownCameras:
     image_ids: Indices
     """Indices of the images with a known pose. (G,)."""
     T_world_camera: Array
-    """Camera-to-world transforms, OpenCV axes, centered at the origin with a radius of ten units. (G, 4, 4)."""
+    """Camera-to-world transforms, OpenCV axes, centered at the origin with radius ten. (G, 4, 4)."""
     focal: Array
     """Focal length of each camera as a share of the longer side. (K,)."""
     offset: Array

@@ -29,7 +29,7 @@ from nope_splat.refinement.joint import PhotometricSystem, adjust_jointly
 from nope_splat.refinement.photometric import motion_on_plane, photometric_cost, pixel_equations, robust_noise
 from nope_splat.refinement.surface_patches import SurfacePatches
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, retract
-from nope_splat.sfm.bundle_adjustment.solver import adjust
+from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
 from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.losses import reprojection_errors, track_2d_loss
 
@@ -68,7 +68,7 @@ def test_gradient_of_the_cost_through_a_lens_agrees_with_finite_differences() ->
 
     def render_view(step: Tensor):
         now = moved(scene.problem, start + step)
-        return scene.look_through_lens(0, now.T_camera_world[0], now.intrinsics[0])
+        return scene.render_view_through_lens(0, now.T_camera_world[0], now.intrinsics[0])
 
     view = render_view(torch.zeros(11))
     noise = robust_noise(view)
@@ -92,7 +92,7 @@ def test_joint_equations_by_intrinsics_agree_with_finite_differences(
     monkeypatch.setattr(surface_patches, "RAY_SIGMA", 1e-3)
     scene = wall(lens=LENS)
     start = scene.disturbed(degrees=0.01, shift=3e-4, log_focal=5e-4, lens=(0.05, 0.03, 1e-3, 1e-3))
-    system = PhotometricSystem(scene.look_through_lens, 0, SurfacePatches(start.points))
+    system = PhotometricSystem(scene.render_view_through_lens, 0, SurfacePatches(start.points))
     _, matrix, gradient = system.equations(start)
     steps = torch.diag(torch.tensor([1e-5, 1e-3, 1e-3, 1e-5, 1e-4]).double())
     for found, step in zip(gradient[24:], steps, strict=True):
@@ -115,9 +115,9 @@ def test_a_disturbed_principal_point_and_distortion_come_back() -> None:
         prior_mean=scene.problem.prior_mean * torch.tensor([1.0, 0, 0, 0, 0]),
         prior_sigma=torch.tensor([[1.0, 4.0, 4.0, 0.1, 0.2]]).double(),
     )
-    joint = adjust_jointly(start, scene.look_through_lens, max_iterations=8).problem
+    joint = adjust_jointly(start, scene.render_view_through_lens, max_iterations=8).problem
     fixed = replace(start, free_poses=torch.arange(6) > 0)
-    tracks = adjust(fixed).problem
+    tracks = bundle_adjust(fixed).problem
     assert scene.error(joint) < 0.1 * min(scene.error(start), scene.error(tracks))
     found = joint.intrinsics[0, 1:]
     truth = torch.tensor(LENS, dtype=torch.float64)
@@ -130,7 +130,7 @@ def test_what_is_fixed_stays() -> None:
     scene = wall(lens=LENS)
     free = torch.tensor([[True, True, True, False, False]])
     start = replace(scene.disturbed(), free_intrinsics=free)
-    found = adjust_jointly(start, scene.look_through_lens, max_iterations=3).problem.intrinsics
+    found = adjust_jointly(start, scene.render_view_through_lens, max_iterations=3).problem.intrinsics
     assert torch.equal(found[:, 3:], start.intrinsics[:, 3:])
     assert not torch.equal(found[:, 1:3], start.intrinsics[:, 1:3])
 

@@ -1,7 +1,7 @@
 """Joint refinement of cameras, on a wall with exact images.
 
-- Derivatives of projections and of the photometric cost match finite differences, also with marginalized surface
-  patches, which remove the information about the global position.
+- Derivatives of projections and of the photometric cost match finite differences, also with marginalized
+  surface patches, which remove the information about the global position.
 - Pixels without a predictable motion are excluded; correlated pixels get a smaller weight.
 - Perturbed cameras and focal length are recovered, better than from few noisy tracks alone.
 - The joint cost decreases in every step, the result is reproducible, and fixed variables stay.

@@ -1,9 +1,9 @@
 """Detection of degenerate scenes: a camera that only rotates, or a planar scene.
 
 In both cases a homography explains all matches of every pair. If the camera only rotates by R, the homography
-is the conjugate K R K^-1 of a rotation (Hartley and Zisserman, section 8.4), with the same K for all pairs, and
-nothing can be reconstructed. A planar scene can be reconstructed, but only oblique views determine the focal
-length.
+is the conjugate K R K^-1 of a rotation (Hartley and Zisserman, section 8.4), with the same K for all pairs,
+and nothing can be reconstructed. A planar scene can be reconstructed, but only oblique views determine the
+focal length.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ MIN_FORWARD = 1e-3
 class DepthAlignmentProblem:
     """Poses, scales and shifts of images with depth maps, and their matches.
 
-    The values v of each map are divided by their median m. A depth map gives z = exp(s) (v / m + c), a disparity
-    map 1 / z = exp(s) (v / m + c).
+    The values v of each map are divided by their median m. A depth map gives z = exp(s) (v / m + c), a
+    disparity map 1 / z = exp(s) (v / m + c).
     """
 
     T_camera_world: Array
@@ -129,9 +129,9 @@ class _DepthLinearization(NamedTuple):
 def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
     """Compute residuals and Jacobians of one directed pair.
 
-    With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match projects
-    along the direction D = R x + w t, which is finite for w = 0. The columns are the pose increments of the
-    source and the target (see `rigid.move_poses`), s, c, and the log focal length.
+    With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match
+    projects along the direction D = R x + w t, which is finite for w = 0. The columns are the pose increments
+    of the source and the target (see `rigid.move_poses`), s, c, and the log focal length.
 
     Args:
         problem: Variables and matches.

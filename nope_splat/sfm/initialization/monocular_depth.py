@@ -1,9 +1,9 @@
 """Initialization by monocular depth maps, as in arXiv:2502.19800.
 
 The focal length starts at a field of view of 60 degrees. Along the maximum spanning tree of the match graph,
-PnP registers each new image to the matches that the depth map of its neighbor lifts to 3D; then all poses, the
-focal length, and the scales and shifts of the depth maps are optimized together. A depth map is known only up
-to scale and shift, which are fitted to the depths of the lifted matches.
+PnP registers each new image to the matches that the depth map of its neighbor lifts to 3D; then all poses,
+the focal length, and the scales and shifts of the depth maps are optimized together. A depth map is known
+only up to scale and shift, which are fitted to the depths of the lifted matches.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Initialization by pointmaps: DUSt3R's global alignment, solved by alternating closed-form steps.
 
-As in DUSt3R (Wang et al., CVPR 2024, section 3.4), every ordered pair has a similarity that maps its points to
-the world, and every image has a pose and a depth map. For each pixel, the distance between the point of the
-pair and the point of the depth map is minimized, relative to depth and weighted by confidence. DUSt3R uses
-gradient descent; here similarities, poses and depths are solved for in turn, starting from the spanning tree
-of the most confident pairs. The focal length is estimated from the pointmaps beforehand.
+As in DUSt3R (Wang et al., CVPR 2024, section 3.4), every ordered pair has a similarity that maps its points
+to the world, and every image has a pose and a depth map. For each pixel, the distance between the point of
+the pair and the point of the depth map is minimized, relative to depth and weighted by confidence. DUSt3R
+uses gradient descent; here similarities, poses and depths are solved for in turn, starting from the spanning
+tree of the most confident pairs. The focal length is estimated from the pointmaps beforehand.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class _PointmapAlignment:
             self.observed, world[self.pixel_ids], weight, self.pair_ids, self.num_pairs
         )
         used = np.unique(self.pair_ids)
-        # Shrinking everything would reduce all distances, so the mean log scale of the pairs is fixed at zero.
+        # Shrinking everything would reduce all distances, so fix the mean log scale of the pairs at zero.
         gauge = np.exp(-np.log(scale[used]).mean())
         rotated = np.einsum("nij,nj->ni", rotation[self.pair_ids], self.observed)
         target = scale[self.pair_ids, None] * rotated + shift[self.pair_ids]

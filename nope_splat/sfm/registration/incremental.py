@@ -32,7 +32,7 @@ class IncrementalRegistration:
     """Triangulation angle, in degrees, above which a larger angle does not improve the rank of an initial
     pair."""
     max_num_models: Annotated[int, COUNT] = 5
-    """Largest number of models, each from another initial pair, until one has more than half of the photos."""
+    """Largest number of models from different initial pairs, until one has more than half of the photos."""
     abs_pose_max_error: Annotated[float, POSITIVE] = 8.0
     """Largest reprojection error of an inlier of an absolute pose, feature pixels; points are still rough."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 20
@@ -49,7 +49,7 @@ class IncrementalRegistration:
     min_shared_inlier_ratio: Annotated[float, SHARE] = 0.5
     """Smallest share of those points that must agree with the pose after bundle adjustment."""
     max_pair_tri_angle: Annotated[float, POSITIVE] = 4.0
-    """Triangulation angle, in degrees, above which a larger angle does not improve the rank of such a pair."""
+    """Triangulation angle, in degrees, above which a larger angle does not improve the rank of that pair."""
     coverage_grid_size: Annotated[int, COUNT] = 16
     """Cells per side of the grid that measures how well visible points cover a photo."""
     min_num_images_for_focal: Annotated[int, Ge(2)] = 4

@@ -1,7 +1,7 @@
-"""Focal length, depth and cameras from pointmaps with noise, outliers, holes and a random scale for each pair.
+"""Focal length, depth and cameras from pointmaps with noise, outliers, holes and random scales.
 
-The errors of the simulated network are 2 % of the depth along the rays and 1 % across. They are mostly smooth,
-so that averaging over pixels does not remove them.
+The errors of the simulated network are 2 % of the depth along the rays and 1 % across. They are mostly
+smooth, so that averaging over pixels does not remove them.
 """
 
 from __future__ import annotations
