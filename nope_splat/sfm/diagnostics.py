@@ -92,8 +92,8 @@ def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError
     if not (has_parallax and uses_depth):
         return NopeSplatError(
             "no-baseline",
-            "the photos match, but no two of them were taken from places far enough apart to tell depth; walk"
-            " around the subject instead of turning on the spot",
+            "the photos match, but no two of them were taken from places far enough apart to determine depth;"
+            " walk around the subject instead of turning on the spot",
         )
     source = f"the depth maps in {options.depth.maps}"
     advice = "check that they belong to these photos and that depth.kind is theirs"

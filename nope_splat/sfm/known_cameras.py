@@ -68,7 +68,7 @@ class KnownCameras:
         extent = float(np.linalg.norm(centers, axis=1).max())
         if not extent > 0:
             raise NopeSplatError(
-                "no-baseline", f"all cameras in {path} are at one place, where depth cannot be told"
+                "no-baseline", f"all cameras in {path} are at one place, so depth cannot be determined"
             )
         T_world_camera[:, :3, 3] = centers * (10 / extent)
         selected = [cameras[image_id] for image_id in images.tolist()]

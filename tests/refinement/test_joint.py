@@ -143,13 +143,13 @@ def test_free_patches_leave_the_global_position_undetermined() -> None:
     fixed = PhotometricSystem(render_view, 0, patches).equations(scene.problem)[1]
     shift = torch.zeros(4, 6, dtype=torch.float64)
     shift[:, 3:] = scene.problem.T_camera_world[:, :3, 0]  # all cameras along the world's x
-    alone = torch.where(torch.arange(4)[:, None] == 0, shift, 0.0)
+    first_only = torch.where(torch.arange(4)[:, None] == 0, shift, 0.0)
 
     def information(matrix: torch.Tensor, motion: torch.Tensor) -> float:
         return float(motion.flatten() @ matrix[:24, :24] @ motion.flatten())
 
     assert information(soft, shift) < 0.05 * information(fixed, shift)
-    assert information(soft, alone) > 0.3 * information(fixed, alone)
+    assert information(soft, first_only) > 0.3 * information(fixed, first_only)
 
 
 def test_single_precision_images_suffice() -> None:
@@ -164,11 +164,13 @@ def test_single_precision_images_suffice() -> None:
     single = RenderedView(painted, painted + 0.1 * noise, distance, used, focal, center)
     parts = ("rendered", "image", "depth", "focal", "center")
     double = replace(single, **{name: getattr(single, name).double() for name in parts})
-    found, exact = (
+    single_matrix, double_matrix = (
         PhotometricSystem(lambda *_, view=view: view, 0, SurfacePatches(points)).equations(problem)[1]
         for view in (single, double)
     )
-    torch.testing.assert_close(found, exact, rtol=0, atol=1e-3 * float(exact.abs().max()))
+    torch.testing.assert_close(
+        single_matrix, double_matrix, rtol=0, atol=1e-3 * float(double_matrix.abs().max())
+    )
 
 
 def test_recovers_perturbed_cameras_better_than_few_tracks_do() -> None:
@@ -189,9 +191,9 @@ def test_two_cameras_get_separate_focal_lengths() -> None:
     }
     start = replace(start, camera_ids=torch.tensor([0, 1, 0, 1]), **twice)
     start.intrinsics[:, 0] += torch.tensor([0.015, -0.01])
-    found = adjust_jointly(start, scene.render_view, max_iterations=10).problem.intrinsics
-    torch.testing.assert_close(found[:, 0].exp(), torch.full((2,), FOCAL).double(), rtol=2e-3, atol=0)
-    assert found[0, 0] != found[1, 0]
+    intrinsics = adjust_jointly(start, scene.render_view, max_iterations=10).problem.intrinsics
+    torch.testing.assert_close(intrinsics[:, 0].exp(), torch.full((2,), FOCAL).double(), rtol=2e-3, atol=0)
+    assert intrinsics[0, 0] != intrinsics[1, 0]
 
 
 def test_cost_decreases_and_result_is_reproducible() -> None:

@@ -60,8 +60,8 @@ def test_pose_from_correspondences_is_robust_to_outliers() -> None:
     truth = random_pose(generator, 0.3)
     correspondences = random_correspondences(generator, truth)
     correspondences.plane[:12] += 0.3 * torch.randn(12, 2, generator=generator, dtype=torch.float64)
-    found = minimize(blank, random_pose(generator, 0.02) @ truth, correspondences, max_steps=10)
-    torch.testing.assert_close(found, truth, rtol=0, atol=1e-6)
+    pose = minimize(blank, random_pose(generator, 0.02) @ truth, correspondences, max_steps=10)
+    torch.testing.assert_close(pose, truth, rtol=0, atol=1e-6)
 
 
 def test_pose_stays_unchanged_without_information() -> None:
@@ -74,5 +74,5 @@ def test_pose_from_colors_is_robust_to_unseen_objects() -> None:
     truth, image = scene.problem.T_camera_world[0], scene.images[0].clone()
     image[:, 70:] = torch.rand(image[:, 70:].shape, generator=torch.Generator().manual_seed(3)).double()
     start = random_pose(torch.Generator().manual_seed(4), 0.02) @ truth
-    found = minimize(lambda pose: look_at_wall(pose, FOCAL, image), start, None, max_steps=10)
-    assert (found - truth).abs().max() < 0.02 * (start - truth).abs().max()
+    pose = minimize(lambda pose: look_at_wall(pose, FOCAL, image), start, None, max_steps=10)
+    assert (pose - truth).abs().max() < 0.02 * (start - truth).abs().max()

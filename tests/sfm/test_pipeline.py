@@ -52,10 +52,10 @@ def metrics(scene: Reconstruction, truth: dict[str, np.ndarray], focal: float) -
 def test_synthetic_scene(tmp_path: Path, registration: object) -> None:
     made = make_scene()
     scene = run(made, tmp_path, held_out=(3,), registration=registration)
-    found = metrics(scene, made.poses_by_name(), made.camera.focal)
-    assert found.num_registered == 8
-    assert found.auc_5 > 96
-    assert abs(found.focal_error) < 0.5
+    pose_metrics = metrics(scene, made.poses_by_name(), made.camera.focal)
+    assert pose_metrics.num_registered == 8
+    assert pose_metrics.auc_5 > 96
+    assert abs(pose_metrics.focal_error) < 0.5
     assert scene.failures == {}
 
     observations = scene.observations
@@ -76,33 +76,36 @@ def test_held_out_images_have_no_influence(tmp_path: Path) -> None:
     made = make_scene(6, 200)
     scene = run(made, tmp_path, held_out=(2, 5))
     keypoints = [
-        Keypoints(np.random.default_rng(image_id).uniform(0, 480, one.xy.shape), one.descriptors)
+        Keypoints(
+            np.random.default_rng(image_id).uniform(0, 480, image_keypoints.xy.shape),
+            image_keypoints.descriptors,
+        )
         if image_id in (2, 5)
-        else one
-        for image_id, one in enumerate(made.keypoints)
+        else image_keypoints
+        for image_id, image_keypoints in enumerate(made.keypoints)
     ]
     without = [pair for pair in made.matches.pairs if not {2, 5} & {pair.first, pair.second}]
     for pairs in (made.matches.pairs, tuple(without)):
-        other = run(
+        changed = run(
             replace(made, keypoints=tuple(keypoints), matches=MatchDatabase(tuple(keypoints), pairs)),
             tmp_path,
             held_out=(2, 5),
         )
         training = ~scene.held_out
-        np.testing.assert_array_equal(other.points, scene.points)
-        np.testing.assert_array_equal(other.T_world_camera[training], scene.T_world_camera[training])
-        assert other.cameras[0] == scene.cameras[0]
-        assert set(other.failures) == {"002.png", "005.png"}
-        assert all(reason.startswith("held out") for reason in other.failures.values())
+        np.testing.assert_array_equal(changed.points, scene.points)
+        np.testing.assert_array_equal(changed.T_world_camera[training], scene.T_world_camera[training])
+        assert changed.cameras[0] == scene.cameras[0]
+        assert set(changed.failures) == {"002.png", "005.png"}
+        assert all(reason.startswith("held out") for reason in changed.failures.values())
 
 
 def test_order_of_images_does_not_matter(tmp_path: Path) -> None:
     made = make_scene(7, 300)
     order = np.random.default_rng(0).permutation(7)
-    place = np.argsort(order)
+    new_index = np.argsort(order)
     pairs = []
     for pair in made.matches.pairs:
-        first, second = int(place[pair.first]), int(place[pair.second])
+        first, second = int(new_index[pair.first]), int(new_index[pair.second])
         if first < second:
             pairs.append(replace(pair, first=first, second=second))
         else:
@@ -165,7 +168,7 @@ def test_cameras_of_held_out_images_only_stay_unknown(tmp_path: Path) -> None:
 def test_feature_pixels_scale_with_the_images(tmp_path: Path) -> None:
     """Keypoints detected at a quarter of the image size give the same result, since thresholds scale."""
     made = make_scene(6, 300)
-    keypoints = tuple(Keypoints(4 * one.xy, one.descriptors, 4.0) for one in made.keypoints)
+    keypoints = tuple(Keypoints(4 * small.xy, small.descriptors, 4.0) for small in made.keypoints)
     large = replace(
         made,
         camera_groups=CameraGroups.from_keypoints(
@@ -224,18 +227,18 @@ def test_invalid_options_are_refused(tmp_path: Path) -> None:
 
 def test_matches_survive_the_cache() -> None:
     matches = make_scene(4, 100).matches
-    back = MatchDatabase.from_arrays(matches.to_arrays())
-    for one, other in zip(matches.pairs, back.pairs, strict=True):
-        assert (one.first, one.second, one.homography_ratio) == (
-            other.first,
-            other.second,
-            other.homography_ratio,
+    loaded_matches = MatchDatabase.from_arrays(matches.to_arrays())
+    for original, loaded in zip(matches.pairs, loaded_matches.pairs, strict=True):
+        assert (original.first, original.second, original.homography_ratio) == (
+            loaded.first,
+            loaded.second,
+            loaded.homography_ratio,
         )
-        np.testing.assert_array_equal(one.indices, other.indices)
-        np.testing.assert_array_equal(one.fundamental, other.fundamental)
-    for one, other in zip(matches.keypoints, back.keypoints, strict=True):
-        np.testing.assert_array_equal(one.xy, other.xy)
-        assert one.pixel_size == other.pixel_size
+        np.testing.assert_array_equal(original.indices, loaded.indices)
+        np.testing.assert_array_equal(original.fundamental, loaded.fundamental)
+    for original, loaded in zip(matches.keypoints, loaded_matches.keypoints, strict=True):
+        np.testing.assert_array_equal(original.xy, loaded.xy)
+        assert original.pixel_size == loaded.pixel_size
     empty = MatchDatabase.from_arrays(MatchDatabase(matches.keypoints, ()).to_arrays())
     assert empty.pairs == ()
 
@@ -255,10 +258,10 @@ def test_real_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = find_images(data)
     held_out = [folder.images[0].name]
     scene = reconstruct(folder, held_out, cache_dir=tmp_path)
-    found = metrics(scene, truth.T_world_camera, truth.focal)
-    assert found.num_registered == 8
-    assert found.auc_5 > 97
-    assert abs(found.focal_error) < 0.3
+    pose_metrics = metrics(scene, truth.T_world_camera, truth.focal)
+    assert pose_metrics.num_registered == 8
+    assert pose_metrics.auc_5 > 97
+    assert abs(pose_metrics.focal_error) < 0.3
     caplog.clear()
     again = reconstruct(folder, held_out, cache_dir=tmp_path)
     assert "Using the cached reconstruction" in caplog.text

@@ -170,14 +170,7 @@ class IncrementalMapper:
         self.last_global = 0
 
     def initialize(self, pair: tuple[int, int]) -> bool:
-        """Initialize the model with a pair.
-
-        Args:
-            pair: Images of the pair.
-
-        Returns:
-            Whether the pair has enough triangulated points to register other images.
-        """
+        """Initialize the model with a pair; return whether it has enough points to register others."""
         state = self.state
         state.registered[list(pair)] = True
         state.T_camera_world[pair[1]] = self.two_views[pair].T_second_first
@@ -258,11 +251,7 @@ class IncrementalMapper:
         return True
 
     def _attach_by_pair(self) -> int | None:
-        """Register an image by its best pair with a registered image.
-
-        Returns:
-            The image; None if no pose passes verification.
-        """
+        """Register an image by its best pair with a registered one; return None if verification fails."""
         state = self.state
         edges = []
         for pair, two_view in self.two_views.items():

@@ -146,10 +146,10 @@ def test_adjustment_recovers_a_perturbed_scene() -> None:
     truth = replace(truth, prior_sigma=1e4 * truth.prior_sigma)
     result = bundle_adjust(perturbed(truth), max_iterations=50, tolerance=1e-12)
     assert result.cost < 1e-3 < result.initial_cost
-    found = result.problem.intrinsics[0]
-    assert found[0].exp().item() == pytest.approx(700, rel=1e-4)
-    torch.testing.assert_close(found[1:3], truth.intrinsics[0, 1:3], atol=0.1, rtol=0)
-    torch.testing.assert_close(found[3:], truth.intrinsics[0, 3:], atol=1e-3, rtol=0)
+    intrinsics = result.problem.intrinsics[0]
+    assert intrinsics[0].exp().item() == pytest.approx(700, rel=1e-4)
+    torch.testing.assert_close(intrinsics[1:3], truth.intrinsics[0, 1:3], atol=0.1, rtol=0)
+    torch.testing.assert_close(intrinsics[3:], truth.intrinsics[0, 3:], atol=1e-3, rtol=0)
 
 
 def test_prior_constrains_undetermined_intrinsics() -> None:
@@ -176,8 +176,8 @@ def test_precise_observations_outweigh_noisy_ones() -> None:
     informed = replace(truth, sigma=torch.where(noisy, 1.0, 0.1).double())
 
     def error(problem: BundleProblem) -> float:
-        found = bundle_adjust(perturbed(problem), max_iterations=50).problem
-        return float((found.intrinsics - truth.intrinsics)[0, 0].abs())
+        intrinsics = bundle_adjust(perturbed(problem), max_iterations=50).problem
+        return float((intrinsics.intrinsics - truth.intrinsics)[0, 0].abs())
 
     assert error(informed) < 0.5 * error(truth)
 

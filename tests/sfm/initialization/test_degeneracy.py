@@ -127,10 +127,10 @@ def test_oblique_views_of_a_planar_scene_determine_the_focal_length(tmp_path: Pa
     scene = run(made, tmp_path)
     assert "hardly more than one flat surface; still, they determine the focal length" in scene.notice
     assert not scene.focal_fixed
-    found = accuracy(scene, made)
-    assert found.num_registered == 8
-    assert abs(found.focal_error) < 1.0
-    assert found.rra_5 == 100
+    pose_metrics = accuracy(scene, made)
+    assert pose_metrics.num_registered == 8
+    assert abs(pose_metrics.focal_error) < 1.0
+    assert pose_metrics.rra_5 == 100
 
 
 def test_frontal_views_of_a_planar_scene_use_the_initial_focal_length(tmp_path: Path) -> None:

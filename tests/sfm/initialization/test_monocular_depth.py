@@ -118,12 +118,12 @@ def test_alignment_recovers_poses_scales_and_shifts(inverse: bool) -> None:
         log_focal=truth.log_focal + 0.15,
         prior_log_focal=truth.log_focal + 0.15,
     )
-    found = align_depths(start)
-    assert found.log_focal == pytest.approx(truth.log_focal, abs=0.005)
-    np.testing.assert_allclose(found.shifts, truth.shifts, atol=0.02)
+    aligned = align_depths(start)
+    assert aligned.log_focal == pytest.approx(truth.log_focal, abs=0.005)
+    np.testing.assert_allclose(aligned.shifts, truth.shifts, atol=0.02)
     names = [str(camera) for camera in range(4)]
     compared = compare_poses(
-        dict(zip(names, invert(found.T_camera_world), strict=True)),
+        dict(zip(names, invert(aligned.T_camera_world), strict=True)),
         dict(zip(names, invert(truth.T_camera_world), strict=True)),
     )
     assert compared.auc_5 > 93
@@ -138,8 +138,8 @@ def test_poses_stay_unchanged_without_matches() -> None:
         xy_source=np.zeros((0, 2)),
         xy_target=np.zeros((0, 2)),
     )
-    found = align_depths(none)
-    np.testing.assert_array_equal(found.T_camera_world, problem.T_camera_world)
+    aligned = align_depths(none)
+    np.testing.assert_array_equal(aligned.T_camera_world, problem.T_camera_world)
 
 
 def reconstruct_by_depth(

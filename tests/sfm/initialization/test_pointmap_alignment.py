@@ -167,11 +167,11 @@ def test_alignment_recovers_all_poses(prediction: tuple[list[ImageFile], Pointma
     )
     assert cameras is not None
     assert cameras.image_ids.tolist() == list(range(len(images)))
-    found = {
+    poses = {
         str(image_id): pose for image_id, pose in zip(cameras.image_ids, cameras.T_world_camera, strict=True)
     }
     truth = {str(image_id): pose for image_id, pose in enumerate(POSES)}
-    assert compare_poses(found, truth).auc_5 > 75
+    assert compare_poses(poses, truth).auc_5 > 75
 
 
 def test_excluded_images_get_no_pose(prediction: tuple[list[ImageFile], Pointmaps]) -> None:

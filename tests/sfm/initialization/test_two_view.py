@@ -86,9 +86,9 @@ def test_relative_poses_and_depths() -> None:
 def test_from_image_swaps_the_pair() -> None:
     scene = make_scene(2, noise=0.0, wrong=0.0)
     view = relative_poses(centered_keypoints(scene), scene.matches.pairs, focals(scene))[0, 1]
-    other, T_other_image, keypoints, depths = view.from_image(1)
-    assert other == 0
-    np.testing.assert_allclose(T_other_image @ view.T_second_first, np.eye(4), atol=1e-12)
+    second, T_second_image, keypoints, depths = view.from_image(1)
+    assert second == 0
+    np.testing.assert_allclose(T_second_image @ view.T_second_first, np.eye(4), atol=1e-12)
     np.testing.assert_array_equal(keypoints, view.matches.indices[:, ::-1])
     np.testing.assert_array_equal(depths, view.depths[:, ::-1])
 

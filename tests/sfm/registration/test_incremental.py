@@ -94,8 +94,8 @@ def test_ray_refinement_recovers_displaced_cameras_despite_outliers() -> None:
     scale = np.linalg.norm(state.centers() - state.centers().mean(0), axis=1).mean()
     assert np.abs(state.T_camera_world[:, :3, :3] - true[:, :3, :3]).max() < 5e-4
     assert np.abs(state.T_camera_world[:, :3, 3] - true[:, :3, 3]).max() < 2e-3 * scale
-    others = np.setdiff1d(np.arange(len(true)), moved)
-    np.testing.assert_array_equal(state.T_camera_world[others], true[others])
+    unmoved = np.setdiff1d(np.arange(len(true)), moved)
+    np.testing.assert_array_equal(state.T_camera_world[unmoved], true[unmoved])
     np.testing.assert_array_equal(state.points, points)
 
 
@@ -206,14 +206,14 @@ def test_radial_distortion_is_refined_if_determined() -> None:
     np.testing.assert_allclose(state.radial[0], camera.radial, atol=0.02)
 
 
-@pytest.mark.parametrize(("k1", "found"), [(-0.15, True), (-0.003, False)])
-def test_distortion_is_refined_only_if_it_reduces_noise(k1: float, found: bool) -> None:
+@pytest.mark.parametrize(("k1", "is_refined"), [(-0.15, True), (-0.003, False)])
+def test_distortion_is_refined_only_if_it_reduces_noise(k1: float, is_refined: bool) -> None:
     scene = make_scene(12, 600, camera=SharedPinhole(700.0, (0.0, 0.0), (k1, 0.0)), poses=ring(12, 150.0))
     state, two_views = start(scene)
     IncrementalRegistration().register(state, two_views, OPTIONS)
     refine_globally(state, MapperOptions(refine_extra_params=None))
-    assert state.radial.any() == found
-    if found:
+    assert state.radial.any() == is_refined
+    if is_refined:
         assert state.focal == pytest.approx(700.0, rel=2e-3)
 
 
