@@ -34,7 +34,7 @@ class Priors:
     initial_focal: float | None = None
     """User's focal length of the only camera, in pixels of the full-resolution images."""
     fix_focal: bool = False
-    """Whether to fix the focal length at the user's or, without one, at the mean of its prior."""
+    """Whether to fix the focal length, at the user's value or else at the mean of its prior."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SfmProblem:
         return replace(self, pairs=pairs, pointmaps=self.pointmaps and self.pointmaps.without(unmatched))
 
     def with_fixed_focal(self) -> SfmProblem:
-        """Fix the focal length at the user's or, without one, at the mean of its prior."""
+        """Fix the focal length, at the user's value or else at the mean of its prior."""
         return replace(self, priors=replace(self.priors, fix_focal=True))
 
     @cached_property
