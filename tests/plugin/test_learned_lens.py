@@ -24,10 +24,9 @@ from nope_splat.geometry.distortion import distort
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.refinement import joint as joint_adjustment
-from nope_splat.refinement import surface_patches
 from nope_splat.refinement.joint import PhotometricSystem, adjust_jointly
 from nope_splat.refinement.photometric import motion_on_plane, photometric_cost, pixel_equations, robust_noise
-from nope_splat.refinement.surface_patches import SurfacePatches
+from nope_splat.refinement.surface_patches import SurfacePatches, SurfacePatchOptions
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, retract
 from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
 from nope_splat.splatting.lens import Lens
@@ -88,11 +87,13 @@ def test_joint_equations_by_intrinsics_agree_with_finite_differences(
 ) -> None:
     """Principal points count in pixels there. The patches, whose own test this is not, hardly move."""
     monkeypatch.setattr(joint_adjustment, "robust_noise", lambda view: 0.02)
-    monkeypatch.setattr(surface_patches, "SIGMA", 1e-4)
-    monkeypatch.setattr(surface_patches, "RAY_SIGMA", 1e-3)
     scene = wall(lens=LENS)
     start = scene.disturbed(degrees=0.01, shift=3e-4, log_focal=5e-4, lens=(0.05, 0.03, 1e-3, 1e-3))
-    system = PhotometricSystem(scene.render_view_through_lens, 0, SurfacePatches(start.points))
+    system = PhotometricSystem(
+        scene.render_view_through_lens,
+        0,
+        SurfacePatches(start.points, SurfacePatchOptions(sigma=1e-4, ray_sigma=1e-3)),
+    )
     _, matrix, gradient = system.equations(start)
     steps = torch.diag(torch.tensor([1e-5, 1e-3, 1e-3, 1e-5, 1e-4]).double())
     for found, step in zip(gradient[24:], steps, strict=True):
