@@ -1,1 +1,1 @@
-"""Camera models and rigid motions: pure functions, which know neither files nor training."""
+"""Camera models, rigid motions and least squares: pure functions, independent of files and training."""

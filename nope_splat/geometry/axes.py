@@ -1,6 +1,6 @@
 """Camera axes: OpenCV's (x right, y down, z forward) and OpenGL's (x right, y up, z backward).
 
-Everything here has OpenCV axes but nerfstudio and its files, which have OpenGL's.
+The whole package uses OpenCV axes; nerfstudio and its files use OpenGL axes.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 OPENCV_FROM_OPENGL = OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
-"""From one to the other, multiplied to a camera-to-world transform from the right. (4, 4)."""
+"""Change of camera axes, multiplied to a camera-to-world transform from the right. (4, 4)."""
 
 
 def switch_axes(camera_to_world: Tensor) -> Tensor:
-    """Camera-to-world transforms from OpenCV to nerfstudio's OpenGL axes, or back: it is its own inverse.
+    """Convert camera-to-world transforms between OpenCV and OpenGL axes; the conversion is its own inverse.
 
     Args:
-        camera_to_world: Transforms. (..., 3 or 4, 4).
+        camera_to_world: Camera-to-world transforms. (..., 3 or 4, 4).
 
     Returns:
-        The same cameras in the other axes. (..., 3 or 4, 4).
+        The same poses with y and z axes flipped. (..., 3 or 4, 4).
 
     Example:
         >>> switch_axes(torch.eye(4))

@@ -1,4 +1,4 @@
-"""A camera that images share."""
+"""Camera intrinsics that images share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from nope_splat.utils.typing import Array
 
 @dataclass(frozen=True)
 class SharedPinhole:
-    """One pinhole camera, with radial distortion, for all the images that it took.
+    """Intrinsics of a pinhole camera with radial distortion, shared by all images of the camera.
 
-    The principal point is measured from the image's center. Distortion is that of OpenCV and of COLMAP's
-    RADIAL model: a point at (x, y) on the plane at depth one appears at (1 + k1 r^2 + k2 r^4) (x, y).
+    The principal point is relative to the image center. The distortion model is that of OpenCV and of
+    COLMAP's RADIAL model: a point at (x, y) on the plane at depth one is distorted to (1 + k1 r^2 + k2 r^4)
+    (x, y).
 
-    Pixels count from the upper left corner of the image; the center of the first pixel is (0.5, 0.5).
+    Pixel coordinates start at the upper left corner of the image; the center of the first pixel is (0.5,
+    0.5).
 
     Example:
         >>> camera = SharedPinhole(focal=500.0)
@@ -35,7 +37,7 @@ class SharedPinhole:
     """Radial distortion, k1 and k2."""
 
     def principal_points(self, sizes: NDArray[np.int64]) -> Array:
-        """Principal points of images of the given sizes.
+        """Compute the principal points of images of the given sizes.
 
         Args:
             sizes: Width and height in pixels. (..., 2).
@@ -59,7 +61,7 @@ class SharedPinhole:
         return self.focal * plane + self.principal_points(sizes)
 
     def unproject(self, xy: Array, sizes: NDArray[np.int64]) -> Array:
-        """Rays through pixels, at depth one.
+        """Compute the rays through pixels, at depth one.
 
         Args:
             xy: Pixel coordinates. (..., 2).
@@ -71,49 +73,49 @@ class SharedPinhole:
         return unproject(xy - self.principal_points(sizes), self.focal, self.radial)
 
     def undistorted(self, xy: Array, sizes: NDArray[np.int64]) -> Array:
-        """Where the same camera without distortion would see what is seen at the given pixels.
+        """Undistort pixel coordinates, keeping focal length and principal point.
 
         Args:
             xy: Pixel coordinates. (..., 2).
             sizes: Width and height of the image of each pixel. (..., 2).
 
         Returns:
-            Pixel coordinates. (..., 2).
+            Undistorted pixel coordinates. (..., 2).
         """
         return self.focal * self.unproject(xy, sizes)[..., :2] + self.principal_points(sizes)
 
     def field_of_view(self, size: NDArray[np.int64]) -> float:
-        """Angle in degrees that the longer side of an image spans, about the principal point as center.
+        """Compute the field of view across the longer side of an image, in degrees, without the offset.
 
         Args:
-            size: Its width and height at full resolution. (2,).
+            size: Width and height of the image at full resolution. (2,).
         """
         return float(np.rad2deg(2 * np.arctan(size.max() / (2 * self.focal))))
 
     def largest_distortion(self, size: NDArray[np.int64]) -> float:
-        """How far distortion moves things at most, in pixels, within an image.
+        """Compute the largest displacement by distortion within an image, in pixels.
 
         Args:
-            size: Its width and height at full resolution. (2,).
+            size: Width and height of the image at full resolution. (2,).
         """
         corner = np.linalg.norm(size) / 2 / self.focal
         radii = np.linspace(0, corner, 100)[:, None] * np.array([1.0, 0.0])
         return self.focal * float(np.abs(distort(radii, self.radial) - radii).max())
 
 
-def project_errors(in_camera: Array, xy: Array, focal: Array, offset: Array, radial: Array) -> Array:
-    """Compute reprojection errors of points in camera coordinates, infinite behind.
+def project_errors(points_camera: Array, xy: Array, focal: Array, offset: Array, radial: Array) -> Array:
+    """Compute reprojection errors of points in camera coordinates.
 
     Args:
-        in_camera: Camera coordinates. (n, 3).
-        xy: Where the points are seen, pixels. (n, 2).
+        points_camera: Camera coordinates. (n, 3).
+        xy: Observed image coordinates, pixels. (n, 2).
         focal: Focal lengths of the cameras, pixels. (n,).
-        offset: Their principal points, in the coordinates of `xy`. (n, 2).
-        radial: Their radial distortion. (n, 2).
+        offset: Principal points of the cameras, in the same coordinates as `xy`. (n, 2).
+        radial: Radial distortion of the cameras. (n, 2).
 
     Returns:
-        Pixels. (n,).
+        Pixels, infinite for points behind the camera. (n,).
     """
-    plane = distort(perspective(in_camera, min_depth=MIN_DEPTH), radial)
+    plane = distort(perspective(points_camera, min_depth=MIN_DEPTH), radial)
     error = np.linalg.norm(focal[:, None] * plane + offset - xy, axis=1)
-    return np.where(in_camera[:, 2] > MIN_DEPTH, error, np.inf)
+    return np.where(points_camera[:, 2] > MIN_DEPTH, error, np.inf)

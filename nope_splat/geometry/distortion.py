@@ -1,10 +1,10 @@
 """Radial distortion: the polynomial, its inverse and its derivatives, for NumPy arrays and PyTorch tensors.
 
-On the plane at depth one, a lens shows the point p of a pinhole camera at
+On the plane at depth one, distortion maps the projection p of a pinhole camera to
 
     d(p) = (1 + k1 s + k2 s^2) p,   s = |p|^2,
 
-which is OpenCV's model and COLMAP's RADIAL. This is the only place where the polynomial is written down.
+which is OpenCV's model and COLMAP's RADIAL. Only this module implements the polynomial.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch import Tensor
 from nope_splat.utils.arrays import AnyArray, namespace
 
 NEWTON_STEPS = 8
-"""Enough for any distortion that images have: the error squares with each step."""
+"""Number of Newton steps; convergence is quadratic, so that this suffices for distortion of real lenses."""
 MIN_SLOPE = 0.2
-"""Smallest derivative of the distorted by the undistorted radius that a Newton step divides by."""
+"""Smallest derivative of the distorted radius that a Newton step divides by."""
 
 
 def radial_scale(square: AnyArray, k1: Any, k2: Any) -> AnyArray:
-    """Compute how much farther from the axis a lens shows a point.
+    """Compute the ratio of the distorted to the undistorted radius.
 
     Args:
-        square: Squared distances s from the axis at depth one, without distortion. (...).
-        k1: First radial term. Broadcasts with `square`.
-        k2: Second radial term. Broadcasts with `square`.
+        square: Squared undistorted radii s at depth one. (...).
+        k1: First radial term, which broadcasts with `square`.
+        k2: Second radial term, which broadcasts with `square`.
 
     Returns:
         1 + k1 s + k2 s^2. (...).
@@ -48,32 +48,31 @@ def distort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
     """Apply radial distortion on the plane at depth one.
 
     Args:
-        plane: Points. (..., 2).
-        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
+        plane: Undistorted points at depth one. (..., 2).
+        radial: k1 and k2, for all points or for each point. (2,) or (..., 2).
 
     Returns:
-        Where they appear. (..., 2).
+        Distorted points. (..., 2).
     """
     return plane * radial_scale(squared_radius(plane), *radial_terms(radial))
 
 
 def undistort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
-    """Invert `distort`; tensors receive gradients.
+    """Invert `distort`, differentiably for tensors.
 
-    The inverse of a distorted point p_d is q p_d, with the root q of
+    The inverse of a distorted point p_d is q p_d, where q is the root of
 
         h(q) = q (1 + k1 t q^2 + k2 t^2 q^4) - 1,   t = |p_d|^2,
 
-    which Newton's method finds from q = 1. The last step is differentiable: with the slope held constant, its
+    found by Newton's method from q = 1. Only the last step is differentiable: with a constant slope, its
     derivatives -h_k / h_q and -h_t / h_q are those of the implicit function.
 
     Args:
         plane: Distorted points at depth one. (..., 2).
-        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
+        radial: k1 and k2, for all points or for each point. (2,) or (..., 2).
 
     Returns:
-        Undistorted points; meaningless beyond the radius where the distortion folds back, since no point
-        appears there. (..., 2).
+        Undistorted points; undefined beyond the largest distorted radius. (..., 2).
     """
     if not isinstance(plane, Tensor) and not np.any(radial):
         return plane
@@ -90,16 +89,16 @@ def undistort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
         q = namespace(square).ones_like(square)
         for _ in range(NEWTON_STEPS):
             q = q - error(q) / slope(q)
-        last = slope(q)
-    return plane * (q - error(q) / last)
+        last_slope = slope(q)
+    return plane * (q - error(q) / last_slope)
 
 
 def distortion_jacobian(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
     """Differentiate `distort` by the point: (1 + k1 s + k2 s^2) I + (2 k1 + 4 k2 s) p p^T.
 
     Args:
-        plane: Points p without distortion. (..., 2).
-        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
+        plane: Undistorted points p at depth one. (..., 2).
+        radial: k1 and k2, for all points or for each point. (2,) or (..., 2).
 
     Returns:
         Derivatives; rows are the components of d. (..., 2, 2).
@@ -118,8 +117,8 @@ def radial_term_jacobian(plane: AnyArray, square: AnyArray | None = None) -> Any
     """Differentiate `distort` by k1 and k2: s p and s^2 p.
 
     Args:
-        plane: Points p without distortion, or multiples of them. (..., 2).
-        square: Squared radius s, if it is not that of `plane`. (..., 1).
+        plane: Undistorted points p at depth one, or multiples of them. (..., 2).
+        square: Squared radius s, by default that of `plane`. (..., 1).
 
     Returns:
         Derivatives; rows are the components of d. (..., 2, 2).
@@ -129,12 +128,12 @@ def radial_term_jacobian(plane: AnyArray, square: AnyArray | None = None) -> Any
 
 
 def squared_radius(plane: AnyArray) -> AnyArray:
-    """Squared distance from the axis. (..., 2) -> (..., 1)."""
+    """Compute the squared distance from the optical axis. (..., 2) -> (..., 1)."""
     square: Any = plane**2
     return square.sum(-1)[..., None]
 
 
 def radial_terms(radial: NDArray[Any] | Tensor | Sequence[float]) -> tuple[Any, Any]:
-    """k1 and k2 in the shape of radii. (..., 2) -> (..., 1), (..., 1)."""
+    """Split radial distortion into k1 and k2 in the shape of radii. (..., 2) -> (..., 1), (..., 1)."""
     terms = radial if isinstance(radial, Tensor) else np.asarray(radial, dtype=np.float64)
     return terms[..., :1], terms[..., 1:]

@@ -1,11 +1,11 @@
-"""Levenberg-Marquardt: the loop that every damped least-squares problem of the package shares.
+"""Levenberg-Marquardt: one loop for all damped least-squares problems of the package.
 
-Marquardt (1963) adds a share of the diagonal, the damping, to the normal equations: with much of it steps are
-short and go downhill, with little of it they are those of Gauss and Newton. A step is accepted if it lowers
-the cost, after which the damping falls; otherwise the damping rises and a shorter step is tried.
+Marquardt (1963) adds a multiple of the diagonal, the damping, to the normal equations: large damping gives
+short steps of gradient descent, small damping gives Gauss-Newton steps. A step is accepted if it lowers the
+cost, and the damping is decreased; otherwise the damping is increased and a shorter step is tried.
 
-The loop knows neither numpy nor torch. A problem says what a state and a step are; costs are floats, so that
-on a GPU each tried step waits for one number.
+The loop depends neither on numpy nor on torch: a problem defines its states and steps. Costs are floats, so
+that on a GPU each trial step synchronizes once.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ StepOut = TypeVar("StepOut", covariant=True)
 
 @dataclass(frozen=True)
 class LevenbergMarquardtConfig:
-    """How the damping changes, and when the loop ends."""
+    """Damping schedule and stopping criteria."""
 
     initial_damping: float = 1e-4
-    """Damping of the first step, as a share of the diagonal of the normal equations."""
+    """Damping of the first step, as a multiple of the diagonal of the normal equations."""
     increase: float = 10.0
-    """Factor on the damping after a step that does not lower the cost or cannot be solved for."""
+    """Factor on the damping after a step that is rejected or has no solution."""
     decrease: float = 10.0
-    """Divisor of the damping after a step that lowers the cost."""
+    """Divisor of the damping after an accepted step."""
     min_damping: float = 1e-9
-    """Smallest damping that accepted steps lead to."""
+    """Smallest damping after an accepted step."""
     max_trials: int = 8
-    """Largest number of steps tried from one state, after which no step is believed to lower the cost."""
+    """Largest number of trial steps from one state."""
     max_iterations: int = 25
     """Largest number of accepted steps."""
     max_evaluations: int | None = None
     """Largest number of steps whose cost is evaluated, accepted or not; None for no limit."""
     tolerance: float = 1e-5
-    """The loop ends after a step that lowers the cost by less than this share of it."""
+    """Relative decrease of the cost in one step below which the loop stops."""
 
 
 class Linearization(Protocol[StateIn, StepOut]):
-    """The normal equations at a state, and the cost that they approximate."""
+    """Normal equations at a state, and the cost that they approximate."""
 
     @property
     def cost(self) -> float:
@@ -55,10 +55,10 @@ class Linearization(Protocol[StateIn, StepOut]):
         """Solve the damped normal equations.
 
         Args:
-            damping: Share of the diagonal that is added to it.
+            damping: Multiple of the diagonal that is added to it.
 
         Returns:
-            The step; None where the damped equations have no solution.
+            The step; None if the damped equations have no solution.
         """
         ...
 
@@ -68,14 +68,14 @@ class Linearization(Protocol[StateIn, StepOut]):
 
 
 class Problem(Protocol[State, Step]):
-    """What is minimized."""
+    """Least-squares problem."""
 
     def linearize(self, state: State) -> Linearization[State, Step]:
         """Set up the normal equations at a state."""
         ...
 
     def retract(self, state: State, step: Step) -> State:
-        """Apply a step to a state, which itself stays as it is."""
+        """Apply a step to a state and return the new state."""
         ...
 
 
@@ -84,12 +84,12 @@ class Result(Generic[State]):
     """Outcome of a minimization."""
 
     state: State
-    """The state after the last accepted step."""
+    """State after the last accepted step."""
     costs: tuple[tuple[float, float], ...]
-    """Cost before and after each accepted step. Only the two of one step compare where a linearization
-    estimates the noise or the weights anew."""
+    """Cost before and after each accepted step. If linearizations re-estimate the noise or the weights, only
+    the two costs of the same step are comparable."""
     damping: float
-    """Damping of the step that would be tried next."""
+    """Damping of the next trial step."""
 
     @property
     def iterations(self) -> int:
@@ -106,13 +106,13 @@ def levenberg_marquardt(
     """Minimize the cost of a problem.
 
     Args:
-        problem: What is minimized.
-        state: Where to start.
-        config: How the damping changes, and when the loop ends.
-        stop: Whether to end the loop after a step, accepted or not, such as one that is too short to matter.
+        problem: The least-squares problem.
+        state: Initial state.
+        config: Damping schedule and stopping criteria.
+        stop: Additional stopping criterion on a step, accepted or not, for example its length.
 
     Returns:
-        The last state, whose cost is never above that of the first, and how the cost fell.
+        The final state, whose cost is at most the initial cost, and the costs of all accepted steps.
     """
     damping, evaluations, stopped = config.initial_damping, 0, False
     costs: list[tuple[float, float]] = []

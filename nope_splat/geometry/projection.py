@@ -1,7 +1,7 @@
 """Perspective projection and its derivatives, for NumPy arrays and PyTorch tensors.
 
-Points are in camera coordinates (OpenCV axes: x right, y down, z forward). Image coordinates count from the
-principal point. Poses take increments from the left, X' = exp(omega) X + nu (`rigid.move_poses`).
+Points are in camera coordinates (OpenCV axes: x right, y down, z forward). Image coordinates are relative to
+the principal point. Pose increments multiply from the left, X' = exp(omega) X + nu (`rigid.move_poses`).
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from nope_splat.geometry.distortion import radial_scale, radial_terms, squared_r
 from nope_splat.utils.arrays import AnyArray, namespace
 
 MIN_DEPTH = 1e-6
-"""Points nearer than this to the camera's plane, or behind it, cannot be projected."""
+"""Smallest depth of a point in front of the camera."""
 
 
 def perspective(points_camera: AnyArray, focal: Any = None, min_depth: float | None = None) -> AnyArray:
     """Project points with a pinhole camera: f (x / z, y / z).
 
     Args:
-        points_camera: Points. (..., 3).
-        focal: Focal length; by default one: the plane at depth one. Broadcasts with (..., 2).
-        min_depth: Smallest depth to divide by, where points may be behind the camera.
+        points_camera: Points in camera coordinates. (..., 3).
+        focal: Focal length, which broadcasts with (..., 2); by default one, for the plane at depth one.
+        min_depth: Smallest depth to divide by, for points that may be behind the camera.
 
     Returns:
-        Image coordinates in the units of the focal length. (..., 2).
+        Image coordinates in the unit of the focal length. (..., 2).
     """
     xy: Any = points_camera[..., :2]
     depth: Any = points_camera[..., 2:]
@@ -38,10 +38,10 @@ def project(
     """Project points with a camera that may have radial distortion.
 
     Args:
-        points_camera: Points. (..., 3).
-        focal: Focal length in pixels. Broadcasts with (..., 2).
-        radial: k1 and k2, of all points or of each. (2,) or (..., 2).
-        min_depth: As of `perspective`.
+        points_camera: Points in camera coordinates. (..., 3).
+        focal: Focal length in pixels, which broadcasts with (..., 2).
+        radial: k1 and k2, for all points or for each point. (2,) or (..., 2).
+        min_depth: Smallest depth to divide by (see `perspective`).
 
     Returns:
         Pixels from the principal point. (..., 2).
@@ -57,8 +57,8 @@ def unproject(xy: AnyArray, focal: Any, radial: AnyArray | Sequence[float] | Non
 
     Args:
         xy: Pixels from the principal point. (..., 2).
-        focal: Focal length in pixels. Broadcasts with (..., 2).
-        radial: k1 and k2, of all pixels or of each. (2,) or (..., 2).
+        focal: Focal length in pixels, which broadcasts with (..., 2).
+        radial: k1 and k2, for all pixels or for each pixel. (2,) or (..., 2).
 
     Returns:
         Points in camera coordinates with z = 1. (..., 3).
@@ -73,11 +73,11 @@ def unproject(xy: AnyArray, focal: Any, radial: AnyArray | Sequence[float] | Non
 def projection_jacobian(plane: AnyArray, inverse_depth: AnyArray) -> AnyArray:
     """Differentiate `perspective` by the point in camera coordinates: [[w, 0, -w u], [0, w, -w v]].
 
-    It is the derivative by the translation nu of the camera, too.
+    The derivative by the translation nu of the camera is the same.
 
     Args:
         plane: Projections (u, v) at depth one. (..., 2).
-        inverse_depth: Inverse depths w, or multiples of them, by which the result is scaled. (...).
+        inverse_depth: Inverse depths w, or multiples of them to scale the result. (...).
 
     Returns:
         Derivatives; rows are u and v. (..., 2, 3).
@@ -101,6 +101,6 @@ def rotation_jacobian(plane: AnyArray) -> AnyArray:
 
 
 def _rows(first: Sequence[Any], second: Sequence[Any]) -> Any:
-    """Matrices from the entries of their two rows. N times (...) each -> (..., 2, N)."""
+    """Build matrices from the entries of their two rows. N entries (...) per row -> (..., 2, N)."""
     stacked = namespace(first[0]).stack([*first, *second], -1)
     return stacked.reshape(*stacked.shape[:-1], 2, len(first))

@@ -1,6 +1,6 @@
-"""Rigid motions as 4 x 4 matrices, and rotations as vectors, for NumPy arrays and PyTorch tensors.
+"""Rigid transforms (SE(3)) and rotation vectors, for NumPy arrays and PyTorch tensors.
 
-A rotation vector omega has the direction of the axis and the length of the angle in radians.
+The direction of a rotation vector omega is the rotation axis, and its length is the angle in radians.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def invert(transforms: AnyArray) -> AnyArray:
 
 
 def rigid(rotation: AnyArray, translation: AnyArray) -> AnyArray:
-    """Build rigid transforms from their parts. (..., 3, 3), (..., 3) -> (..., 4, 4)."""
+    """Build rigid transforms from rotation and translation. (..., 3, 3), (..., 3) -> (..., 4, 4)."""
     shape = (*rotation.shape[:-2], 4, 4)
     out: Any = rotation.new_zeros(shape) if isinstance(rotation, Tensor) else np.zeros(shape, rotation.dtype)
     out[..., :3, :3], out[..., :3, 3], out[..., 3, 3] = rotation, translation, 1
@@ -41,7 +41,7 @@ def rigid(rotation: AnyArray, translation: AnyArray) -> AnyArray:
 
 
 def skew(vectors: AnyArray) -> AnyArray:
-    """Build the matrices [v]x with [v]x u = v x u. (..., 3) -> (..., 3, 3)."""
+    """Build the cross-product matrices [v]x with [v]x u = v x u. (..., 3) -> (..., 3, 3)."""
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     xp = namespace(vectors)
     zero = xp.zeros_like(x)
@@ -49,14 +49,14 @@ def skew(vectors: AnyArray) -> AnyArray:
 
 
 def rotation_exp(vectors: AnyArray) -> AnyArray:
-    """Turn rotation vectors into matrices, the exponential of SO(3). (..., 3) -> (..., 3, 3)."""
+    """Convert rotation vectors to matrices: the exponential map of SO(3). (..., 3) -> (..., 3, 3)."""
     if isinstance(vectors, Tensor):
         return torch.linalg.matrix_exp(skew(vectors))
     return Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(*vectors.shape, 3)
 
 
 def rotation_log(rotations: AnyArray) -> AnyArray:
-    """Turn rotation matrices into vectors, well below a half turn. (..., 3, 3) -> (..., 3)."""
+    """Convert rotation matrices to vectors, for angles well below pi. (..., 3, 3) -> (..., 3)."""
     if not isinstance(rotations, Tensor):
         return Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_rotvec().reshape(rotations.shape[:-1])
     R = rotations
@@ -68,13 +68,16 @@ def rotation_log(rotations: AnyArray) -> AnyArray:
 
 
 def left_jacobian(vectors: Tensor) -> Tensor:
-    """Integrate exp(s [omega]x) over s from 0 to 1: V, with the translation V nu of the exponential of SE(3).
+    """Compute the left Jacobian V of SO(3).
+
+    V nu is the translation of the exponential of (omega, nu) in SE(3). V is the integral of exp(s [omega]x)
+    over s from 0 to 1, which is a block of a larger matrix exponential (Van Loan 1978).
 
     Args:
         vectors: Rotation vectors omega. (N, 3).
 
     Returns:
-        V, a block of a larger matrix exponential (Van Loan 1978). (N, 3, 3).
+        The matrices V. (N, 3, 3).
     """
     generator = vectors.new_zeros(len(vectors), 6, 6)
     generator[:, :3, :3] = skew(vectors)
@@ -83,14 +86,14 @@ def left_jacobian(vectors: Tensor) -> Tensor:
 
 
 def move_poses(T_camera_world: AnyArray, increments: AnyArray) -> AnyArray:
-    """Move cameras by increments from the left: R' = exp([omega]x) R, t' = exp([omega]x) t + nu.
+    """Apply pose increments from the left: R' = exp([omega]x) R, t' = exp([omega]x) t + nu.
 
     Args:
         T_camera_world: World-to-camera transforms. (..., 4, 4).
         increments: Rotation vectors omega and translations nu. (..., 6).
 
     Returns:
-        The transforms after the motion. (..., 4, 4).
+        The new transforms. (..., 4, 4).
     """
     return rigid(rotation_exp(increments[..., :3]), increments[..., 3:]) @ T_camera_world
 
@@ -99,7 +102,7 @@ def nearest_rotation(matrices: Array) -> Array:
     """Find the rotations R nearest to M, which maximize trace(R^T M) (orthogonal Procrustes problem).
 
     Args:
-        matrices: Matrices M; for directions b_i that should be R a_i, the sum of b_i a_i^T. (..., 3, 3).
+        matrices: Matrices M; to fit b_i = R a_i, the sum of b_i a_i^T. (..., 3, 3).
 
     Returns:
         Proper rotations. (..., 3, 3).

@@ -1,7 +1,7 @@
-"""Robust statistics: the scale of noise among outliers, and how much residuals weigh.
+"""Robust statistics: noise scale with outliers, robust costs and their weights.
 
 Residuals are in standard deviations and costs in variances. The weights are those of iteratively reweighted
-least squares. Functions are for NumPy arrays and PyTorch tensors.
+least squares. All functions accept NumPy arrays and PyTorch tensors.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 from nope_splat.utils.arrays import AnyArray, namespace
 
 CAUCHY = 2.385
-"""Width of the Cauchy function with 95 % efficiency for normal noise, in standard deviations."""
+"""Width of the Cauchy loss with 95 % efficiency for normal noise, in standard deviations."""
 HUBER = 1.345
-"""Width of the Huber function with 95 % efficiency for normal noise, in standard deviations (Huber 1964)."""
+"""Width of the Huber loss with 95 % efficiency for normal noise, in standard deviations (Huber 1964)."""
 SIGMA_OF_MEDIAN = 1.4826
-"""Standard deviation of normal noise as a multiple of the median of its absolute values."""
+"""Ratio of the standard deviation of normal noise to the median of its absolute values."""
 RAYLEIGH_MEDIAN = (2 * np.log(2)) ** 0.5
 """Median length of a vector of two Gaussian coordinates of unit variance."""
 QUARTILE_DISTANCE = 1.349
@@ -30,14 +30,14 @@ def robust_sigma(absolute: NDArray[Any] | Tensor) -> float:
     """Estimate the standard deviation of normal noise by the median of its absolute values.
 
     Args:
-        absolute: Absolute values of the residuals, at least one. Any shape.
+        absolute: Absolute values of the residuals, at least one, in any shape.
     """
     median = absolute.median() if isinstance(absolute, Tensor) else np.median(absolute)
     return SIGMA_OF_MEDIAN * float(median)
 
 
 def cauchy_cost(squared: AnyArray, width: float = CAUCHY) -> AnyArray:
-    """Compute the Cauchy function c^2 log(1 + r^2 / c^2).
+    """Compute the Cauchy loss c^2 log(1 + r^2 / c^2).
 
     Args:
         squared: Squared residuals r^2. (...).
@@ -50,12 +50,12 @@ def cauchy_cost(squared: AnyArray, width: float = CAUCHY) -> AnyArray:
 
 
 def cauchy_weight(squared: AnyArray, width: float = CAUCHY) -> AnyArray:
-    """Compute the weights 1 / (1 + r^2 / c^2) of the Cauchy function; arguments as for `cauchy_cost`."""
+    """Compute the weights 1 / (1 + r^2 / c^2) of the Cauchy loss; see `cauchy_cost`."""
     return 1 / (1 + squared / width**2)
 
 
 def huber_cost(squared: AnyArray, width: float = HUBER) -> AnyArray:
-    """Compute the Huber function: r^2 up to the width c, and 2 c r - c^2 beyond.
+    """Compute the Huber loss: r^2 up to the width c, and 2 c r - c^2 beyond.
 
     Args:
         squared: Squared residuals r^2. (...).
@@ -65,16 +65,16 @@ def huber_cost(squared: AnyArray, width: float = HUBER) -> AnyArray:
         Costs. (...).
     """
     xp, beyond = namespace(squared), squared > width**2
-    # The square root has no derivative at zero, so it is taken beyond the width alone.
+    # The square root has no derivative at zero, so compute it only beyond the width.
     length = xp.sqrt(xp.where(beyond, squared, width**2))
     return xp.where(beyond, 2 * width * length - width**2, squared)
 
 
 def huber_weight(length: AnyArray, width: float = HUBER) -> AnyArray:
-    """Compute the weights min(1, c / r) of the Huber function.
+    """Compute the weights min(1, c / r) of the Huber loss.
 
     Args:
-        length: Residuals r, at least zero. (...).
+        length: Nonnegative residuals r. (...).
         width: Width c.
 
     Returns:

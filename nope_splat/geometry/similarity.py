@@ -1,4 +1,4 @@
-"""Similarity transforms between two frames."""
+"""Similarity transforms between two coordinate frames."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from nope_splat.geometry.rigid import nearest_rotation
 from nope_splat.utils.typing import Array, Indices
 
 MIN_SCALE = 1e-9
-"""Smallest factor of a fitted similarity, which must stay positive where the points contradict each other."""
+"""Smallest scale of a fitted similarity; it must stay positive even for inconsistent points."""
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """The map x -> scale * rotation @ x + translation."""
+    """Similarity transform x -> scale * rotation @ x + translation."""
 
     scale: float
-    """Positive factor."""
+    """Positive scale factor."""
     rotation: Array
     """Proper rotation. (3, 3)."""
     translation: Array
-    """Shift after rotation and scaling. (3,)."""
+    """Translation after rotation and scaling. (3,)."""
 
     def apply(self, points: Array) -> Array:
-        """Map points. (..., 3) -> (..., 3)."""
+        """Transform points. (..., 3) -> (..., 3)."""
         return self.scale * points @ self.rotation.T + self.translation
 
     def apply_to_poses(self, T_world_camera: Array) -> Array:
-        """Map camera-to-world transforms: their centers and their orientation. (..., 4, 4) -> (..., 4, 4)."""
-        mapped = T_world_camera.copy()
-        mapped[..., :3, :3] = self.rotation @ T_world_camera[..., :3, :3]
-        mapped[..., :3, 3] = self.apply(T_world_camera[..., :3, 3])
-        return mapped
+        """Transform the centers and orientations of camera poses. (..., 4, 4) -> (..., 4, 4)."""
+        transformed = T_world_camera.copy()
+        transformed[..., :3, :3] = self.rotation @ T_world_camera[..., :3, :3]
+        transformed[..., :3, 3] = self.apply(T_world_camera[..., :3, 3])
+        return transformed
 
 
 def align_similarity(source: Array, target: Array) -> Similarity:
-    """Find the similarity that brings points nearest to others, in least squares.
+    """Find the least-squares similarity transform between corresponding points.
 
     Args:
-        source: Points to be mapped. (n, 3).
-        target: Where they should come. (n, 3).
+        source: Points to transform. (n, 3).
+        target: Corresponding points. (n, 3).
 
     Returns:
-        The similarity.
+        The transform from source to target.
 
     Example:
         >>> source = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -61,18 +61,18 @@ def align_similarity(source: Array, target: Array) -> Similarity:
 def align_groups(
     source: Array, target: Array, weight: Array, group: Indices, num_groups: int, *, with_scale: bool = True
 ) -> tuple[Array, Array, Array]:
-    """Find the similarity, or rigid motion, of each group of points in weighted least squares.
+    """Find the weighted least-squares similarity, or rigid, transform of each group of points.
 
-    With means and the covariance C of the group, the rotation maximizes trace(R^T C), and the scale is that
-    maximum over the variance of the source (Umeyama, PAMI 1991).
+    With the covariance C of source and target in a group, the rotation maximizes trace(R^T C), and the scale
+    is this maximum divided by the variance of the source (Umeyama, PAMI 1991).
 
     Args:
-        source: Points to be mapped. (n, 3).
-        target: Where they should come. (n, 3).
+        source: Points to transform. (n, 3).
+        target: Corresponding points. (n, 3).
         weight: Weights of the squared distances. (n,).
-        group: Group of each point. (n,).
-        num_groups: Number of groups G; those without points get the identity.
-        with_scale: Whether the scale is free; otherwise it is one.
+        group: Group index of each point. (n,).
+        num_groups: Number of groups G; groups without points get the identity.
+        with_scale: Whether to fit the scale; otherwise it is one.
 
     Returns:
         Scales (G,), rotations (G, 3, 3) and translations (G, 3).

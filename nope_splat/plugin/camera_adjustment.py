@@ -13,7 +13,7 @@ from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.camera_optimizer import world_to_camera
 from nope_splat.plugin.camera_refinement import JointRefinement
 from nope_splat.plugin.model import NopeSplatModel
-from nope_splat.refinement.joint import JointResult, Look, adjust_jointly
+from nope_splat.refinement.joint import JointResult, RenderView, adjust_jointly
 from nope_splat.refinement.photometric import RenderedView, usable_pixels
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.splatting.lens import Lens
@@ -64,7 +64,7 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
     )
 
 
-def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]]) -> Look:
+def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]]) -> RenderView:
     """What renders the training views beside their images, at the model's present resolution.
 
     Args:
@@ -81,7 +81,7 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
     scales = torch.cat([cameras.fx, cameras.fy], -1).to(model.device) / base_focals
     centers = torch.cat([cameras.cx, cameras.cy], -1).to(model.device)
 
-    def look(index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
+    def render_view(index: int, T_camera_world: Tensor, intrinsics: Tensor) -> RenderedView:
         image, mask = model.image(batches[index], background)
         height, width = image.shape[:2]
         factor = round(int(cameras.width[index]) / width)
@@ -105,9 +105,9 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
             image = torch.where(mask, image, rendered)
         view = RenderedView(rendered, image, depth, used, K.diagonal()[:2], K[:2, 2], radial)
         # Halved after rendering: Gaussians are drawn larger where pixels are.
-        return view.halved(math.ceil(math.log2(max(1, max(width, height) / max_size))))
+        return view.downsampled(math.ceil(math.log2(max(1, max(width, height) / max_size))))
 
-    return look
+    return render_view
 
 
 @torch.no_grad()
@@ -126,7 +126,7 @@ def adjust_cameras(
         The outcome, whose cameras and points the model now has.
     """
     optimizer = model.camera_optimizer
-    limits: dict[str, Any] = {"max_iterations": 1, "halvings": ()} if single_step else {}
+    limits: dict[str, Any] = {"max_iterations": 1, "pyramid_levels": ()} if single_step else {}
     result = adjust_jointly(joint_problem(model), view_renderer(model, cameras, batches), **limits)
     poses = torch.linalg.inv(result.problem.T_camera_world)
     log_focal, shift, radial = result.problem.intrinsics.split((1, 2, 2), 1)

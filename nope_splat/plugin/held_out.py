@@ -74,8 +74,8 @@ def resect_on_trained_points(
         return None
     plane = torch.from_numpy(camera.unproject(xy, scene.image_sizes[image_id])[:, :2])
     inliers = torch.from_numpy(resection.inliers)
-    sightings = Correspondences2d3d(seen[inliers].to(points.device), plane[inliers].to(points.device))
-    return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3], sightings
+    correspondences = Correspondences2d3d(seen[inliers].to(points.device), plane[inliers].to(points.device))
+    return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3], correspondences
 
 
 def refine_pose(
@@ -84,7 +84,7 @@ def refine_pose(
     image: Tensor,
     mask: Tensor | None,
     max_steps: int,
-    sightings: Correspondences2d3d | None = None,
+    correspondences: Correspondences2d3d | None = None,
 ) -> Tensor:
     """Refine the pose of one camera on its image; the model is frozen.
 
@@ -94,14 +94,14 @@ def refine_pose(
         image: The image. (H, W, 3), in [0, 1].
         mask: True where the image counts. (H, W, 1), bool.
         max_steps: Most steps at each of three resolutions.
-        sightings: Track points that the image shows, if any are known.
+        correspondences: Track points that the image shows, if any are known.
 
     Returns:
         Camera-to-world transform, OpenGL axes. (3, 4).
     """
     gaussians, K = model.gaussians().detach(), intrinsic_matrices(camera)[0]
 
-    def look(T_camera_world: Tensor) -> RenderedView:
+    def render_view(T_camera_world: Tensor) -> RenderedView:
         rendered, depth, opacity, _ = render_image(model, gaussians, camera, T_camera_world.float()[None])
         used = usable_pixels(depth[..., 0], opacity[..., 0], None if mask is None else mask[..., 0])
         # The gradient beside a mask must not feel what it hides.
@@ -110,7 +110,7 @@ def refine_pose(
         return RenderedView(rendered, seen, depth[..., 0], used, *intrinsics)
 
     with torch.no_grad():
-        pose = minimize(look, world_to_camera(camera.camera_to_worlds)[0], sightings, max_steps)
+        pose = minimize(render_view, world_to_camera(camera.camera_to_worlds)[0], correspondences, max_steps)
     return switch_axes(torch.linalg.inv(pose)).float()[:3]
 
 

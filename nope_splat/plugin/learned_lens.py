@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.sfm import Reconstruction
-from nope_splat.sfm.state import CORNER_SIGMA, OFFSET_SIGMA
+from nope_splat.sfm.mapper_options import IntrinsicsPriorOptions
 from nope_splat.splatting.lens import Lens
 
 
@@ -124,9 +124,11 @@ class LearnedLens(nn.Module):
         Returns:
             Mean, standard deviation. (K, 4) each.
         """
-        centered = OFFSET_SIGMA * self.size.amax(1, keepdim=True).expand(-1, 2)
+        centered = IntrinsicsPriorOptions.principal_point_sigma_ratio * self.size.amax(
+            1, keepdim=True
+        ).expand(-1, 2)
         mean = torch.cat([-self.offset, torch.zeros_like(self.radial)], 1)
-        return mean, torch.cat([centered, CORNER_SIGMA / self._corner()], 1)
+        return mean, torch.cat([centered, IntrinsicsPriorOptions.corner_distortion_sigma / self._corner()], 1)
 
     def _corner(self) -> Tensor:
         """Second and fourth power of the corners' distance from the axis at depth one. (K, 2)."""

@@ -228,14 +228,14 @@ class NopePipeline(VanillaPipeline):
         was_training = model.training
         model.eval()
         registered = resect_on_trained_points(scene, image_id, model.track_positions(), intrinsics)
-        sightings = None
+        correspondences = None
         if registered is not None:
-            self.eval_poses[index], sightings = registered
+            self.eval_poses[index], correspondences = registered
         self._show_cameras()
         camera = datamanager.eval_dataset.cameras[index : index + 1].to(self.device)
         image, mask = model.image(datamanager.cached_eval[index], background)
         self.eval_poses[index] = refine_pose(
-            model, camera, image, mask, self.config.alignment_steps, sightings
+            model, camera, image, mask, self.config.alignment_steps, correspondences
         )
         model.train(was_training)
         self._show_cameras()

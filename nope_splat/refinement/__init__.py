@@ -1,1 +1,1 @@
-"""Cameras against renderings: photometric equations, joint refinement, the pose of a single image."""
+"""Refine cameras against renderings: photometric alignment, joint refinement, and single poses."""

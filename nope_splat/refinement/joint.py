@@ -1,10 +1,9 @@
-"""Joint adjustment of all cameras: images against renderings and tracks against points, in one system.
+"""Joint refinement of all cameras by photometric and reprojection errors, in one system.
 
-To the bundle adjustment's reduced equations of the cameras come those of the photometric alignment, after
-which both are solved, damped and accepted as one. What the cameras are seen by may move in both, and is
-eliminated: the track points, and patches of the rendered surface (see `surface_patches`). The Gaussians stay
-for now; they follow in the training that goes on. No camera is fixed: the prior of the patches holds the
-world where it is, and where they say nothing the damping does.
+Adds the photometric normal equations to the reduced camera system of bundle adjustment and takes
+Levenberg-Marquardt steps on the sum. Structure (track points and surface patches) is marginalized in both.
+The Gaussians stay unchanged and adapt in further training. No camera is fixed: the prior on the patches fixes
+the world frame, and the damping does where there are no patches.
 """
 
 from __future__ import annotations
@@ -36,92 +35,92 @@ from nope_splat.sfm.bundle_adjustment.problem import (
     retract,
 )
 from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
-from nope_splat.sfm.bundle_adjustment.solver import adjust
+from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
 from nope_splat.sfm.state import MIN_SIGMA
 
-Look = Callable[[int, Tensor, Tensor], RenderedView]
-"""Renders view i from `T_camera_world` (4, 4) with its intrinsics (5,), as of `BundleProblem`."""
+RenderView = Callable[[int, Tensor, Tensor], RenderedView]
+"""Function that renders view i at `T_camera_world` (4, 4) with intrinsics (5,) of a `BundleProblem`."""
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-6, max_trials=6)
-"""Little damping at first, or it would hide what only the images say, such as where the Gaussians are as a
-whole."""
-PYRAMID_LEVELS = (2, 1)
-"""How often the images of the first steps are halved; those of all others are not."""
+"""Small initial damping, because more would hide weak information of the images, such as the position of the
+cameras relative to the Gaussians."""
 
 
 @dataclass(frozen=True)
 class JointResult:
-    """Outcome of a joint adjustment."""
+    """Outcome of a joint refinement."""
 
     problem: BundleProblem
-    """The problem with its variables adjusted."""
+    """The problem with adjusted variables."""
     costs: tuple[tuple[float, float], ...]
-    """Joint robust cost before and after each accepted step, in variances. The noise is estimated and the
-    images are scaled anew for each, so only the two of one step compare."""
+    """Joint robust cost before and after each accepted step, in variances. Noise and resolution change from
+    step to step, so only the two costs of one step are comparable."""
     photometric_share: float
-    """Share of the images in the information about the poses at the last step, 0 to 1."""
+    """Share of the photometric term in the information about the poses at the last step, 0 to 1."""
 
     @property
     def change_percent(self) -> float:
-        """Change of the joint cost over all steps in percent of it, negative where it fell."""
+        """Relative change of the joint cost over all steps in percent, negative for a decrease."""
         return 100 * (math.prod(after / before for before, after in self.costs) - 1)
 
 
 def adjust_jointly(
     problem: BundleProblem,
-    look: Look,
+    render_view: RenderView,
     max_iterations: int = 8,
     tolerance: float = 1e-3,
-    halvings: tuple[int, ...] = PYRAMID_LEVELS,
+    pyramid_levels: tuple[int, ...] = (2, 1),
 ) -> JointResult:
     """Minimize the reprojection cost of the tracks plus the photometric cost of the views.
 
-    Each kind of residual counts in units of its own noise, estimated by the median absolute value; the
-    pixels, which depend on each other, are discounted as `information_weight` tells. So nothing is
-    weighted by hand: many good tracks outvote the renderings, and few or bad ones are outvoted.
+    Each kind of residual is divided by its noise, estimated by the median absolute value, and the photometric
+    cost is weighted by `information_weight` because pixels are correlated. Therefore no weight needs tuning:
+    the balance follows from the number and accuracy of tracks and pixels.
 
     Args:
         problem: Cameras, track points and observations.
-        look: Renders a view.
+        render_view: Function that renders a view.
         max_iterations: Largest number of accepted steps.
-        tolerance: Stop when a step at full resolution lowers the cost by less than this share.
-        halvings: How often the images of the first steps are halved; those of all others are not.
+        tolerance: Relative decrease of the cost in one step at full resolution below which to stop.
+        pyramid_levels: Number of halvings of the images in the first steps; later steps use full resolution.
 
     Returns:
-        The adjusted problem, and how the cost fell.
+        The adjusted problem, and the costs of all accepted steps.
     """
     structure = SchurStructure(problem)
-    # At disturbed cameras the residuals are no measure of noise; what the tracks alone could reach is one.
-    noise = _track_noise(adjust(problem, tolerance=1e-3).problem)
+    # Residuals at the initial cameras overestimate the noise, so estimate it after bundle adjustment.
+    noise = _track_noise(bundle_adjust(problem, tolerance=1e-3).problem)
     problem = replace(problem, sigma=(noise * problem.sigma).clamp(min=MIN_SIGMA))
     costs, damping, last = [], SOLVER.initial_damping, None
-    # One step at each coarse resolution, whether it lowers the cost or not; all others at the full one.
-    coarse = halvings[:max_iterations]
-    for times, iterations in [*((level, 1) for level in coarse), (0, max_iterations - len(coarse))]:
-        adjustment = _JointAdjustment(look, structure, times)
+    # Try one step at each coarse resolution, and take all others at full resolution.
+    coarse = pyramid_levels[:max_iterations]
+    for level, iterations in [*((level, 1) for level in coarse), (0, max_iterations - len(coarse))]:
+        adjustment = _JointAdjustment(render_view, structure, level)
         config = replace(SOLVER, initial_damping=damping, max_iterations=iterations, tolerance=tolerance)
         result = levenberg_marquardt(adjustment, problem, config)
         problem, damping = result.state, result.damping
         costs += result.costs
         last = adjustment.last or last
-    return JointResult(problem, tuple(costs), 0.0 if last is None else _share(last.matrix, last.tracks))
+    return JointResult(
+        problem, tuple(costs), 0.0 if last is None else _photometric_share(last.matrix, last.tracks)
+    )
 
 
 class _JointAdjustment:
-    """Joint adjustment at one resolution as a problem of `levenberg_marquardt`.
+    """Joint refinement at one resolution as a problem of `levenberg_marquardt`.
 
     Args:
-        look: Renders a view.
-        structure: The pairs of observations of each point.
-        halvings: How often the images are halved.
+        render_view: Function that renders a view.
+        structure: Pairs of observations of the same point.
+        pyramid_level: Number of halvings of the images.
     """
 
-    def __init__(self, look: Look, structure: SchurStructure, halvings: int) -> None:
-        self._look, self._structure, self._halvings = look, structure, halvings
+    def __init__(self, render_view: RenderView, structure: SchurStructure, pyramid_level: int) -> None:
+        self._render_view, self._structure, self._pyramid_level = render_view, structure, pyramid_level
         self.last: _JointLinearization | None = None
 
     def linearize(self, state: BundleProblem) -> _JointLinearization:
-        photometric = PhotometricSystem(self._look, self._halvings, SurfacePatches(state.points))
+        photometric = PhotometricSystem(self._render_view, self._pyramid_level, SurfacePatches(state.points))
         tracks = NormalEquations(state, linearize(state), self._structure)
         cost, matrix, gradient = photometric.equations(state)
         tracks.add(matrix, gradient)
@@ -134,9 +133,9 @@ class _JointAdjustment:
 
 class _JointLinearization(NamedTuple):
     tracks: NormalEquations
-    """Those of the tracks, with the photometric ones added."""
+    """Normal equations of the tracks plus the photometric ones."""
     photometric: PhotometricSystem
-    """Evaluates the photometric cost."""
+    """Photometric cost of candidates."""
     matrix: Tensor
     """Photometric matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K)."""
     cost: float
@@ -150,39 +149,39 @@ class _JointLinearization(NamedTuple):
 
 
 class _ViewWeights(NamedTuple):
-    """What the start of a step decides for all of it."""
+    """Pixels, noise and weight of a view, fixed at the start of a step."""
 
     used: Tensor
-    """Pixels of the view that count. (H, W), bool."""
+    """Pixels of the view with residuals. (H, W), bool."""
     noise: float
-    """Standard deviation of their residuals."""
+    """Standard deviation of the residuals."""
     weight: float
-    """What they are worth."""
+    """Weight of the view's photometric term."""
     patch_ids: Tensor
-    """Patches that they show. (N,)."""
+    """Patches of the used pixels. (N,)."""
 
 
 class PhotometricSystem:
-    """The photometric part of one step; the pixels of one view are in memory at a time.
+    """Photometric cost of one step; only one view is in memory at a time.
 
     Args:
-        look: Renders a view.
-        halvings: How often the images are halved.
-        patches: Patches of the surface.
+        render_view: Function that renders a view.
+        pyramid_level: Number of halvings of the images.
+        patches: Surface patches.
     """
 
-    def __init__(self, look: Look, halvings: int, patches: SurfacePatches) -> None:
-        self._look, self._halvings, self._patches = look, halvings, patches
-        self._first: list[_ViewWeights] = []
+    def __init__(self, render_view: RenderView, pyramid_level: int, patches: SurfacePatches) -> None:
+        self._render_view, self._pyramid_level, self._patches = render_view, pyramid_level, patches
+        self._view_weights: list[_ViewWeights] = []
 
     def equations(self, problem: BundleProblem) -> tuple[float, Tensor, Tensor]:
-        """The weighted cost of all views, and its equations, patches eliminated.
+        """Compute the weighted cost of all views and its normal equations, with patches eliminated.
 
         Args:
-            problem: Cameras: at first those that the step starts from, then candidates.
+            problem: Cameras; the first call fixes pixels, noise and weights, later calls evaluate candidates.
 
         Returns:
-            The cost that the best displacements of the patches would leave.
+            Cost after the optimal displacements of the patches.
             Matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K).
             Gradient. (6 N + 5 K,).
         """
@@ -190,42 +189,44 @@ class PhotometricSystem:
         size, num_patches = 6 * num_images + width * num_cameras, len(self._patches)
         zeros = problem.points.new_zeros
         cost, matrix, gradient = 0.0, zeros(size, size), zeros(size)
-        coupling, own, slope = zeros(num_patches, size, 3), zeros(num_patches, 3, 3), zeros(num_patches, 3)
+        coupling, blocks = zeros(num_patches, size, 3), zeros(num_patches, 3, 3)
+        patch_gradient = zeros(num_patches, 3)
         for index, pose in enumerate(problem.T_camera_world):
             camera = int(problem.camera_ids[index])
             intrinsics = problem.intrinsics[camera]
-            view = self._look(index, pose, intrinsics).halved(self._halvings)
-            if index == len(self._first):
+            view = self._render_view(index, pose, intrinsics).downsampled(self._pyramid_level)
+            if index == len(self._view_weights):
                 noise = robust_noise(view)
                 pixels = _in_pixels(pixel_equations(view, noise), intrinsics)
-                patch_ids = self._patches.seen_in(view, pose)
+                patch_ids = self._patches.patches_of_pixels(view, pose)
                 weight = information_weight(pixels, view.used)
-                self._first.append(_ViewWeights(view.used, noise, weight, patch_ids))
+                self._view_weights.append(_ViewWeights(view.used, noise, weight, patch_ids))
             else:
-                used, noise, weight, patch_ids = self._first[index]
+                used, noise, weight, patch_ids = self._view_weights[index]
                 view = replace(view, used=used)
                 pixels = _in_pixels(pixel_equations(view, noise), intrinsics)
-            of_view, of_patches = pixels.sum(), self._patches.equations(pixels, patch_ids, pose)
+            view_equations = pixels.sum()
+            patch_equations = self._patches.equations(pixels, patch_ids, pose)
             first, count = 6 * num_images + width * camera, pixels.jacobian.shape[-1] - 6
             rows = [*range(6 * index, 6 * index + 6), *range(first, first + count)]
             rows = torch.tensor(rows, device=matrix.device)
             cost += weight * photometric_cost(view, noise)
-            matrix[rows[:, None], rows] += weight * of_view.matrix
-            gradient[rows] += weight * of_view.gradient
-            coupling[:, rows] += weight * of_patches.coupling
-            own += weight * of_patches.matrix + of_patches.prior
-            slope += weight * of_patches.gradient
-        seen = own.diagonal(dim1=1, dim2=2).sum(-1) > 0
-        coupling, slope = coupling[seen], slope[seen, :, None]
-        factor = torch.linalg.cholesky(own[seen])
-        moves = torch.cholesky_solve(slope, factor)
+            matrix[rows[:, None], rows] += weight * view_equations.matrix
+            gradient[rows] += weight * view_equations.gradient
+            coupling[:, rows] += weight * patch_equations.coupling
+            blocks += weight * patch_equations.matrix + patch_equations.prior
+            patch_gradient += weight * patch_equations.gradient
+        visible = blocks.diagonal(dim1=1, dim2=2).sum(-1) > 0
+        coupling, patch_gradient = coupling[visible], patch_gradient[visible, :, None]
+        factor = torch.linalg.cholesky(blocks[visible])
+        displacements = torch.cholesky_solve(patch_gradient, factor)
         matrix -= torch.einsum("pik,pjk->ij", coupling, torch.cholesky_solve(coupling.mT, factor).mT)
-        gradient -= (coupling @ moves).sum(0).squeeze(-1)
-        return cost - float((slope * moves).sum()), matrix, gradient
+        gradient -= (coupling @ displacements).sum(0).squeeze(-1)
+        return cost - float((patch_gradient * displacements).sum()), matrix, gradient
 
 
 def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
-    """Equations with the principal point, if they have it, in pixels instead of focal lengths."""
+    """Convert the unit of the principal point, if it is refined, from focal lengths to pixels."""
     if pixels.jacobian.shape[-1] == 7:
         return pixels
     units = pixels.jacobian.new_ones(11)
@@ -233,25 +234,25 @@ def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
     return pixels._replace(jacobian=units * pixels.jacobian)
 
 
-def _share(photometric: Tensor, joint: NormalEquations) -> float:
-    """Share of the images in the information about each pose, the others held; mean over its motions.
+def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
+    """Compute the mean share of the photometric term in the information about each pose, others fixed.
 
-    The trace that this takes does not depend on the units of rotation and translation.
+    The share is a trace that does not depend on the units of rotation and translation.
     """
     num_images = len(joint.poses)
 
-    def of_poses(matrix: Tensor) -> Tensor:
+    def pose_blocks(matrix: Tensor) -> Tensor:
         size = 6 * num_images
         blocks = matrix[:size, :size].reshape(num_images, 6, num_images, 6)
         return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
 
-    every = of_poses(joint.reduce(0.0)[0])
-    shares = torch.linalg.pinv(every, hermitian=True) @ of_poses(photometric)
+    joint_blocks = pose_blocks(joint.reduce(0.0)[0])
+    shares = torch.linalg.pinv(joint_blocks, hermitian=True) @ pose_blocks(photometric)
     return float(shares.diagonal(dim1=1, dim2=2).mean())
 
 
 def _track_noise(problem: BundleProblem) -> float:
-    """Noise of the observations as a multiple of their sigma, what the points absorb accounted for."""
+    """Estimate the noise of the observations relative to `sigma`, corrected for degrees of freedom."""
     residuals, _ = reprojection_residuals(problem)
     unknowns = 6 * len(problem.T_camera_world) + 3 * len(problem.points) + int(problem.free_intrinsics.sum())
     freedom = max(2 * len(residuals) - unknowns, 1) / max(2 * len(residuals), 1)

@@ -1,9 +1,9 @@
-"""Normal equations of aligning images to renderings: what the colors say about the cameras.
+"""Photometric alignment: normal equations of the color residuals between renderings and images.
 
-The rendering of a view is moved, not made anew: a camera that moves by xi takes the scene point behind a
-pixel from x to x + J xi, with J as in bundle adjustment and the rendered depth. To first order the rendering
-changes by -grad(I) J xi, and the residuals, rendering minus image, ask for the xi that lets them vanish
-(Lucas and Kanade 1981; the gradient is the mean of both images', as in Benhimane and Malis 2004).
+A step needs no new rendering: a pose increment xi moves the scene point of a pixel from x to x + J xi, where
+J is that of bundle adjustment at the rendered depth. To first order the rendering changes by -grad(I) J xi,
+and Gauss-Newton finds the xi that minimizes the residuals, rendering minus image (Lucas and Kanade 1981). The
+gradient is the mean over both images, as in Benhimane and Malis (2004).
 """
 
 from __future__ import annotations
@@ -20,27 +20,21 @@ from nope_splat.geometry.distortion import distort, distortion_jacobian, radial_
 from nope_splat.geometry.projection import projection_jacobian, rotation_jacobian, unproject
 from nope_splat.geometry.robust import cauchy_cost, cauchy_weight, robust_sigma
 
-MIN_OPACITY = 0.9
-"""Pixels that let more background through have no depth to speak of."""
-MAX_DEPTH_STEP = 0.05
-"""Relative change of depth to a neighboring pixel beyond which the two may not move together."""
 MIN_NOISE = 12**-0.5 / 255
 """Standard deviation of rounding to 8 bits."""
 MIN_SIZE = 32
-"""Images are not halved below this number of pixels."""
-AT_A_TIME = 2**15
-"""Pixels that are in memory in double precision: few enough for the cache of a CPU."""
-AT_A_TIME_ON_GPU = 2**19
-"""The same on a GPU, which takes as long to start a small kernel as a large one: up to 300 MB."""
-BLOCKS = 12
-"""Blocks along the longer side of an image within which residuals may depend on each other."""
+"""Smallest side of a downsampled image, pixels."""
+CHUNK_SIZE = 2**15
+"""Pixels processed at once in double precision on a CPU, which fit into its cache."""
+CHUNK_SIZE_ON_GPU = 2**19
+"""Pixels processed at once on a GPU, up to 300 MB; smaller chunks would be dominated by kernel launches."""
 MIN_BLOCKS = 12
-"""Twice as many as a pose has parameters: the spread of fewer tells nothing."""
+"""Smallest number of blocks to estimate the covariance of a gradient: twice the number of pose parameters."""
 
 
 @dataclass(frozen=True)
 class RenderedView:
-    """A rendering beside its image, and the camera."""
+    """Rendering of a view, with its image and camera."""
 
     rendered: Tensor
     """Rendering. (H, W, 3), in [0, 1]."""
@@ -49,22 +43,22 @@ class RenderedView:
     depth: Tensor
     """Rendered depth. (H, W)."""
     used: Tensor
-    """Pixels that count. (H, W), bool."""
+    """Pixels with residuals. (H, W), bool."""
     focal: Tensor
     """Focal lengths along x and y in pixels of these images. (2,)."""
     center: Tensor
     """Principal point in pixels of these images. (2,)."""
     radial: Tensor | None = None
-    """Distortion k1 and k2, by which both images are seen; None of a camera that has none and of which
-    nothing but pose and focal length may change. (2,)."""
+    """Radial distortion k1 and k2 of both images; None if there is none and only pose and focal length are
+    refined. (2,)."""
 
-    def halved(self, times: int = 1) -> RenderedView:
-        """The same at half the resolution, repeatedly; odd last rows and columns are left out.
+    def downsampled(self, level: int = 1) -> RenderedView:
+        """Halve the resolution repeatedly; odd last rows and columns are dropped.
 
         Args:
-            times: How often, unless the image gets too small before.
+            level: Number of times, limited by `MIN_SIZE`.
         """
-        if times == 0 or min(self.used.shape) < 2 * MIN_SIZE:
+        if level == 0 or min(self.used.shape) < 2 * MIN_SIZE:
             return self
 
         def pool(image: Tensor) -> Tensor:
@@ -78,46 +72,46 @@ class RenderedView:
             focal=self.focal / 2,
             center=self.center / 2,
             radial=self.radial,
-        ).halved(times - 1)
+        ).downsampled(level - 1)
 
     def residuals(self) -> Tensor:
-        """Rendering minus image at the pixels that count. (N, 3)."""
+        """Compute rendering minus image at the used pixels. (N, 3)."""
         return (self.rendered - self.image)[self.used]
 
     def plane(self) -> Tensor:
-        """Where the pixels that count are on the plane at depth one, without distortion. (N, 2)."""
+        """Compute the undistorted points of the used pixels at depth one. (N, 2)."""
         return self.rays()[:, :2]
 
     def rays(self) -> Tensor:
-        """Rays through the pixels that count, at depth one in camera coordinates. (N, 3)."""
+        """Compute the rays through the used pixels, at depth one in camera coordinates. (N, 3)."""
         row, column = torch.nonzero(self.used, as_tuple=True)
         xy = torch.stack([column + 0.5, row + 0.5], -1).to(self.depth)
         return unproject(xy - self.center, self.focal, self.radial)
 
 
 class PixelEquations(NamedTuple):
-    """What the pixels of a view that count say about their motions x in the image: x^T A x / 2 + v^T x."""
+    """Quadratic costs x^T A x / 2 + v^T x of the motions x of the used pixels in the image."""
 
     jacobian: Tensor
     """Derivatives of the motions by the variables of `motion_on_plane`. (N, 2, 7 or 11)."""
     tensor: Tensor
-    """A, the robustly weighted structure tensor. (N, 2, 2)."""
+    """Matrices A, the robustly weighted structure tensors. (N, 2, 2)."""
     vector: Tensor
-    """v. (N, 2)."""
+    """Vectors v. (N, 2)."""
 
     def in_double(self) -> Iterator[tuple[slice, PixelEquations]]:
-        """The same in double precision, some pixels at a time, and which these are.
+        """Convert to double precision in chunks; yield the rows and the equations of each chunk.
 
-        What is summed over all pixels of a view must be: displacements of patches take most of it away again,
-        and beside the rounding errors of single precision nothing may be left.
+        Sums over all pixels of a view need double precision: eliminating the patches cancels most of them,
+        and rounding errors of single precision would dominate the rest.
         """
-        count = AT_A_TIME_ON_GPU if self.jacobian.is_cuda else AT_A_TIME
-        for start in range(0, len(self.jacobian), count):
-            rows = slice(start, start + count)
+        size = CHUNK_SIZE_ON_GPU if self.jacobian.is_cuda else CHUNK_SIZE
+        for start in range(0, len(self.jacobian), size):
+            rows = slice(start, start + size)
             yield rows, PixelEquations(*(values[rows].double() for values in self))
 
     def sum(self) -> ViewEquations:
-        """The equations of the view."""
+        """Sum the equations of all pixels."""
         count = self.jacobian.shape[-1]
         matrix = self.jacobian.new_zeros(count, count, dtype=torch.float64)
         gradient = matrix.new_zeros(count)
@@ -132,45 +126,53 @@ class ViewEquations(NamedTuple):
     """Robust normal equations of one view, by the 7 or 11 variables of `motion_on_plane`."""
 
     matrix: Tensor
-    """Gauss-Newton's approximation of half the second derivative of the cost. (7 or 11, 7 or 11), float64."""
+    """Gauss-Newton approximation of half the Hessian of the cost. (7 or 11, 7 or 11), float64."""
     gradient: Tensor
-    """Half the derivative of the cost. (7 or 11,), float64."""
+    """Half the gradient of the cost. (7 or 11,), float64."""
 
 
-def usable_pixels(depth: Tensor, opacity: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Pixels whose motion the rendered depth predicts.
+def usable_pixels(
+    depth: Tensor,
+    opacity: Tensor,
+    mask: Tensor | None = None,
+    min_opacity: float = 0.9,
+    max_depth_step: float = 0.05,
+) -> Tensor:
+    """Select pixels whose image motion the rendered depth predicts.
 
     Args:
         depth: Rendered depth. (H, W).
         opacity: Rendered opacity. (H, W).
-        mask: True where the image counts. (H, W), bool.
+        mask: Pixels that are not masked out. (H, W), bool.
+        min_opacity: Smallest opacity of a pixel with a reliable depth.
+        max_depth_step: Largest relative difference of depth among neighboring pixels of one surface.
 
     Returns:
-        True inside the image, where it is opaque and the depth continuous. (H, W), bool.
+        True for opaque pixels with continuous depth, except at the image border. (H, W), bool.
     """
     farthest = max_pool2d(depth[None, None], 3, 1, 1)[0, 0]
     nearest = -max_pool2d(-depth[None, None], 3, 1, 1)[0, 0]
-    used = (opacity > MIN_OPACITY) & (nearest > 0) & (farthest - nearest < MAX_DEPTH_STEP * nearest)
+    used = (opacity > min_opacity) & (nearest > 0) & (farthest - nearest < max_depth_step * nearest)
     used[[0, -1]] = False
     used[:, [0, -1]] = False
     return used if mask is None else used & mask
 
 
 def robust_noise(view: RenderedView) -> float:
-    """Standard deviation of the residuals by their median absolute value, as if they were normal.
+    """Estimate the standard deviation of the residuals by their median absolute value.
 
     Args:
         view: Rendering and image.
 
     Returns:
-        In units of color; at least that of rounding.
+        The standard deviation in units of color, at least that of rounding.
     """
     residuals = view.residuals()
     return max(robust_sigma(residuals.abs()), MIN_NOISE) if len(residuals) else MIN_NOISE
 
 
 def photometric_cost(view: RenderedView, noise: float) -> float:
-    """Cauchy cost of the residuals, summed over the pixels.
+    """Compute the Cauchy cost of the residuals, summed over the pixels.
 
     Args:
         view: Rendering and image.
@@ -197,21 +199,22 @@ def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
     )
 
 
-def information_weight(pixels: PixelEquations, used: Tensor) -> float:
-    """How much the pixels of a view are worth.
+def information_weight(pixels: PixelEquations, used: Tensor, num_blocks: int = 12) -> float:
+    """Compute the weight of a view's photometric cost that accounts for correlated residuals.
 
-    Pixels are no independent witnesses: what blurs or shades one blurs and shades its neighbors. Summed as
-    if they were, they would outvote any number of tracks. The sum is a composite likelihood; multiplied by
-    p / tr(H^-1 S), with the number p of pose parameters, the matrix H of the equations and the covariance S
-    of their gradient, it carries the information that it really has (Varin, Reid and Firth 2011). S is
-    measured on blocks of pixels: what remains of their gradients after the best motion of this view, squared.
+    Pixel residuals are spatially correlated, because blur and shading affect neighboring pixels together.
+    Summing them as independent would overweight the photometric term against the tracks. The sum is a
+    composite likelihood; multiplied by p / tr(H^-1 S), with the number p of pose parameters, the matrix H of
+    the equations and the covariance S of their gradient, it has the correct information (Varin, Reid and
+    Firth 2011). S is estimated from the gradients of blocks of pixels at the best pose of this view.
 
     Args:
-        pixels: What they say.
-        used: Which pixels of the view these are. (H, W), bool.
+        pixels: Equations of the used pixels.
+        used: Pixels with equations. (H, W), bool.
+        num_blocks: Blocks along the longer side of the image; residuals of different blocks are uncorrelated.
 
     Returns:
-        The factor; 0 where the view says nothing, or shows so little that the best motion would explain it.
+        The weight; 0 if the pixels do not determine the pose, or lie in too few blocks.
     """
     equations, jacobian = pixels.sum(), pixels.jacobian[..., :6]
     factor, info = torch.linalg.cholesky_ex(equations.matrix[:6, :6])
@@ -221,7 +224,7 @@ def information_weight(pixels: PixelEquations, used: Tensor) -> float:
     remaining = pixels.vector + (pixels.tensor @ (jacobian @ best)).squeeze(-1)
     scores = torch.einsum("nip,ni->np", jacobian, remaining)
     row, column = torch.nonzero(used, as_tuple=True)
-    size = -(-max(used.shape) // BLOCKS)
+    size = -(-max(used.shape) // num_blocks)
     block = (row // size) * -(-used.shape[1] // size) + column // size
     if len(block.unique()) < MIN_BLOCKS:
         return 0.0
@@ -231,14 +234,14 @@ def information_weight(pixels: PixelEquations, used: Tensor) -> float:
 
 
 def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) -> Tensor:
-    """How scene points move on the plane at depth one when their camera moves or its intrinsics change.
+    """Differentiate projections at depth one by the camera pose and intrinsics.
 
-    With distortion, of a point p it is the motion of d(p), as in `problem.linearize`.
+    With distortion, these are the derivatives of the distorted point d(p), as in `problem.linearize`.
 
     Args:
-        plane: Where the points are, without distortion: (x, y) at depth one, camera coordinates. (N, 2).
-        depth: Their depths. (N,).
-        radial: Distortion k1 and k2, if there is some or it may change. (2,).
+        plane: Undistorted projections p at depth one. (N, 2).
+        depth: Depths of the points. (N,).
+        radial: Radial distortion k1 and k2, if it is present or refined. (2,).
 
     Returns:
         Derivatives by the rotation (3) and translation (3) increments of `rigid.move_poses`, and
@@ -254,12 +257,12 @@ def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) 
 
 
 def _squared(residuals: Tensor, noise: float) -> Tensor:
-    """Mean square of the three channels in units of the noise. (N, 3) to (N,)."""
+    """Compute the mean square of the three channels in units of the noise. (N, 3) -> (N,)."""
     return residuals.square().mean(-1) / noise**2
 
 
 def _image_gradient(image: Tensor) -> Tensor:
-    """Central differences along x and y, zero at the border. (H, W, 3) to (H, W, 3, 2)."""
+    """Compute central differences along x and y, zero at the border. (H, W, 3) -> (H, W, 3, 2)."""
     gradient = image.new_zeros(*image.shape, 2)
     gradient[:, 1:-1, :, 0] = (image[:, 2:] - image[:, :-2]) / 2
     gradient[1:-1, :, :, 1] = (image[2:] - image[:-2]) / 2

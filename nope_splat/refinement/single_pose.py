@@ -1,7 +1,7 @@
-"""The best pose of one image in a finished splat, by its colors and by the track points it shows.
+"""Refine the pose of one image in a finished splat, by photometric and reprojection errors.
 
-Adam would need a hundred renderings with their gradients, and lose its way with its first steps, which are as
-long as its learning rate however good the start is. Levenberg-Marquardt needs about ten renderings.
+Levenberg-Marquardt needs about ten renderings. Adam would need a hundred with gradients, and its first steps
+are as long as its learning rate, however good the initial pose is.
 """
 
 from __future__ import annotations
@@ -26,49 +26,54 @@ from nope_splat.refinement.photometric import (
     robust_noise,
 )
 
-PYRAMID_LEVELS = (2, 1, 0)
-"""How often the images are halved, from the first resolution to the last."""
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-4, min_damping=0.0, tolerance=0.0)
-"""A resolution is done when steps get short, however little they lower the cost."""
+"""Damping; the criterion to stop is the length of a step, not the decrease of the cost."""
 SMALLEST_STEP = 1e-5
-"""Motion below which a resolution is done, in radians and in world units."""
+"""Step length below which a resolution is finished, in radians and in world units."""
 MIN_NOISE = 1e-5
-"""Smallest standard deviation of the sightings at depth one: exact ones must not be worth infinitely much."""
+"""Smallest standard deviation of the observations at depth one, which limits the weight of exact ones."""
 
-Look = Callable[[Tensor], RenderedView]
-"""Renders the image's view from `T_camera_world` (4, 4)."""
+RenderView = Callable[[Tensor], RenderedView]
+"""Function that renders the view of the image at `T_camera_world` (4, 4)."""
 
 
 @dataclass(frozen=True)
 class Correspondences2d3d:
-    """Track points that an image shows."""
+    """Track points that an image observes."""
 
     points: Tensor
     """World coordinates. (N, 3), float64."""
     plane: Tensor
-    """Where they are seen: (x, y) at depth one, camera coordinates in OpenCV axes. (N, 2), float64."""
+    """Observed points (x, y) at depth one, camera coordinates in OpenCV axes. (N, 2), float64."""
 
     def residuals(self, T_camera_world: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Projected minus seen (N, 2), projections (N, 2) and depths (N,) of the points before the camera."""
+        """Compute residuals of the points in front of the camera.
+
+        Args:
+            T_camera_world: World-to-camera transform. (4, 4).
+
+        Returns:
+            Projection minus observation (n, 2), projections (n, 2) and depths (n,).
+        """
         camera = transform(T_camera_world, self.points)
         front = camera[:, 2] > 0
         projected = perspective(camera[front])
         return projected - self.plane[front], projected, camera[front, 2]
 
     def noise(self, T_camera_world: Tensor) -> float:
-        """Standard deviation of the residuals by their median absolute value, as if they were normal."""
+        """Estimate the standard deviation of the residuals by their median absolute value."""
         residuals, _, _ = self.residuals(T_camera_world)
         return max(robust_sigma(residuals.abs()), MIN_NOISE) if len(residuals) else MIN_NOISE
 
     def cost(self, T_camera_world: Tensor, noise: float) -> float:
-        """Cauchy cost of the residuals; a point behind the camera costs as much as one far away."""
+        """Compute the Cauchy cost of the residuals; points behind the camera have a residual of one."""
         residuals, _, _ = self.residuals(T_camera_world)
         squared = residuals.square().sum(-1) / noise**2
         behind = (len(self.points) - len(residuals)) * cauchy_cost(self.points.new_tensor(noise**-2))
         return float(cauchy_cost(squared).sum() + behind)
 
     def equations(self, T_camera_world: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-        """Robust normal equations by the pose's increment: (6, 6) and (6,)."""
+        """Compute the robust normal equations of the pose increment. (6, 6), (6,)."""
         residuals, projected, depths = self.residuals(T_camera_world)
         weight = cauchy_weight(residuals.square().sum(-1) / noise**2) / noise**2
         jacobian = motion_on_plane(projected, depths)[..., :6]
@@ -80,71 +85,77 @@ class Correspondences2d3d:
 
 
 def minimize(
-    look: Look, T_camera_world: Tensor, sightings: Correspondences2d3d | None, max_steps: int
+    render_view: RenderView,
+    T_camera_world: Tensor,
+    correspondences: Correspondences2d3d | None,
+    max_steps: int,
+    pyramid_levels: tuple[int, ...] = (2, 1, 0),
 ) -> Tensor:
-    """Minimize the photometric cost of a pose, coarse to fine, plus the reprojection cost of the sightings.
+    """Minimize the photometric cost of a pose plus its reprojection cost, coarse to fine.
 
-    Each kind of residual counts in units of its own noise, and the pixels, which depend on each other, as
-    much as `information_weight` tells. What no training image shows disagrees with every pose: it is
-    left out where it has no opaque, continuous surface, and robustly outvoted elsewhere.
+    Each kind of residual is divided by its noise, and the photometric cost is weighted by
+    `information_weight`, because pixels are correlated. Objects that no training image shows are outliers:
+    pixels without an opaque, continuous surface are excluded, and the robust cost reduces the weight of
+    others.
 
     Args:
-        look: Renders the view.
-        T_camera_world: World-to-camera transform to start from, OpenCV axes. (4, 4).
-        sightings: Track points that the image shows, if any are known.
-        max_steps: Most steps at each resolution.
+        render_view: Function that renders the view.
+        T_camera_world: Initial world-to-camera transform, OpenCV axes. (4, 4).
+        correspondences: Track points that the image observes, if known.
+        max_steps: Largest number of steps at each resolution.
+        pyramid_levels: Number of halvings of the images, from the first resolution to the last.
 
     Returns:
         World-to-camera transform. (4, 4), float64.
     """
-    # Each step tried is a rendering, which is what the limit is about.
+    # Every trial step needs a rendering, so the limit applies to trials.
     config = replace(SOLVER, max_iterations=max_steps, max_trials=max_steps, max_evaluations=max_steps)
     pose = T_camera_world.double()
-    state = _PosedView(pose, look(pose))
-    for halvings in PYRAMID_LEVELS:
-        noise = sightings.noise(state.pose) if sightings else MIN_NOISE
-        alignment = _PoseAlignment(look, sightings, halvings, noise)
+    state = _PosedView(pose, render_view(pose))
+    for level in pyramid_levels:
+        noise = correspondences.noise(state.pose) if correspondences else MIN_NOISE
+        alignment = _PoseAlignment(render_view, correspondences, level, noise)
         result = levenberg_marquardt(alignment, state, config, lambda step: bool(step.norm() < SMALLEST_STEP))
         state = result.state
     return state.pose
 
 
 class _PosedView(NamedTuple):
-    """A pose and what it shows, which is expensive to render."""
+    """Pose with its rendering, which is cached because it is expensive."""
 
     pose: Tensor
     """World-to-camera transform. (4, 4), float64."""
     view: RenderedView
-    """The view from there beside the image."""
+    """Rendering at this pose, with the image."""
 
 
 @dataclass(frozen=True)
 class _PoseAlignment:
-    """The alignment of one pose at one resolution as a problem of `levenberg_marquardt`."""
+    """Alignment of one pose at one resolution as a problem of `levenberg_marquardt`."""
 
-    look: Look
-    """Renders the view."""
-    sightings: Correspondences2d3d | None
-    """Track points that the image shows."""
-    halvings: int
-    """How often images are halved."""
+    render_view: RenderView
+    """Function that renders the view."""
+    correspondences: Correspondences2d3d | None
+    """Track points that the image observes."""
+    pyramid_level: int
+    """Number of halvings of the images."""
     track_noise: float
-    """Standard deviation of the sightings at depth one."""
+    """Standard deviation of the observed points at depth one."""
 
     def linearize(self, state: _PosedView) -> _PoseLinearization:
-        view = state.view.halved(self.halvings)
+        view = state.view.downsampled(self.pyramid_level)
         noise = robust_noise(view)
         pixels = pixel_equations(view, noise)
         equations, weight = pixels.sum(), information_weight(pixels, view.used)
         matrix, gradient = weight * equations.matrix[:6, :6], weight * equations.gradient[:6]
-        if self.sightings:
-            track_matrix, track_gradient = self.sightings.equations(state.pose, self.track_noise)
+        if self.correspondences:
+            track_matrix, track_gradient = self.correspondences.equations(state.pose, self.track_noise)
             matrix, gradient = matrix + track_matrix, gradient + track_gradient
         return _PoseLinearization(self, state, view.used, noise, weight, matrix, gradient)
 
     def retract(self, state: _PosedView, step: Tensor) -> _PosedView:
         pose = move_poses(state.pose[None], step[None])[0]
-        return _PosedView(pose, self.look(pose))
+        return _PosedView(pose, self.render_view(pose))
 
 
 @dataclass(frozen=True)
@@ -152,15 +163,15 @@ class _PoseLinearization:
     alignment: _PoseAlignment
     state: _PosedView
     used: Tensor
-    """Pixels of the halved view that count. (H, W), bool."""
+    """Pixels of the downsampled view with residuals. (H, W), bool."""
     noise: float
-    """Standard deviation of their residuals."""
+    """Standard deviation of the residuals."""
     weight: float
-    """What they are worth."""
+    """Weight of the photometric cost."""
     matrix: Tensor
-    """Normal equations by the pose's increment. (6, 6)."""
+    """Matrix of the normal equations of the pose increment. (6, 6)."""
     gradient: Tensor
-    """(6,)."""
+    """Gradient of the normal equations. (6,)."""
 
     @property
     def cost(self) -> float:
@@ -171,8 +182,8 @@ class _PoseLinearization:
         return None if info != 0 else -torch.cholesky_solve(self.gradient[:, None], factor)[:, 0]
 
     def evaluate(self, candidate: _PosedView) -> float:
-        view = replace(candidate.view.halved(self.alignment.halvings), used=self.used)
+        view = replace(candidate.view.downsampled(self.alignment.pyramid_level), used=self.used)
         cost = self.weight * photometric_cost(view, self.noise)
-        if self.alignment.sightings:
-            cost += self.alignment.sightings.cost(candidate.pose, self.alignment.track_noise)
+        if self.alignment.correspondences:
+            cost += self.alignment.correspondences.cost(candidate.pose, self.alignment.track_noise)
         return cost

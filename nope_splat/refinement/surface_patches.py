@@ -1,18 +1,18 @@
-"""Patches of the surface that may move by themselves: what images say about cameras alone.
+"""Surface patches with free displacements, marginalized in the photometric equations of the cameras.
 
-Gaussians have been fitted with the very cameras that they are to adjust. Held fixed, they would be taken for
-surveyed landmarks: they hold the cameras where they are, or, being blurred or misplaced in the same way in
-all views, pull them away. Bundle adjustment lets its points move and eliminates them; here the surface around
-each of many track points is a patch that may be displaced as a whole. With the blocks U, W, V and gradients
-a, b of the photometric equations by cameras and displacements, and Q their prior,
+The Gaussians were optimized with the cameras that are now refined. Treating them as fixed would make them act
+as ground control points: they would keep the cameras at wrong poses, or bias them by errors that all views
+share. Bundle adjustment eliminates free points; here the surface around each of many track points is a patch
+with a free displacement. With the blocks U, W, V and gradients a, b of the photometric equations by cameras
+and displacements, and the prior Q of the displacements, the reduced equations of the cameras are
 
-    S = U - W (V + Q)^-1 W^T,     s = a - W (V + Q)^-1 b
+    S = U - W (V + Q)^-1 W^T,     s = a - W (V + Q)^-1 b,
 
-is what is left for the cameras, and b^T (V + Q)^-1 b what the displacements take off the cost.
+and the displacements lower the cost by b^T (V + Q)^-1 b.
 
-The prior says that every view shows the patch where it is, within a pixel, and ten along its ray. It only
-decides what the images cannot: the place of the whole, and of patches that one view sees or that have
-no texture.
+In every view, the prior has a standard deviation of one pixel across the ray and of ten pixels along it. It
+matters only for what the images do not determine: the global position, and patches in a single view or
+without texture.
 """
 
 from __future__ import annotations
@@ -25,32 +25,40 @@ from torch import Tensor
 
 from nope_splat.refinement.photometric import PixelEquations, RenderedView
 
-MAX_PATCHES = 1000
-"""Enough for about a hundred in each view of a scene; results hardly depend on it from there on."""
-SIGMA, RAY_SIGMA = 1.0, 10.0
-"""Standard deviations of a patch's place in a view and along its ray, in pixels at its depth."""
-BLOCK = 2**26
-"""Distances that are in memory at once on a GPU: 256 MB."""
-POSITION = slice(3, 6)
-"""The camera's translation among the variables of `motion_on_plane`: a patch moves against it."""
+MAX_DISTANCES = 2**26
+"""Distances in memory at once on a GPU: 256 MB."""
+TRANSLATION = slice(3, 6)
+"""Camera translation among the variables of `motion_on_plane`; it is opposite to a displacement."""
+
+
+@dataclass(frozen=True)
+class SurfacePatchOptions:
+    """Number of surface patches, and the prior on their displacements."""
+
+    max_num_patches: int = 1000
+    """Largest number of patches, about a hundred per view; results hardly change with more."""
+    sigma: float = 1.0
+    """Standard deviation of a displacement across the ray, in pixels at the depth of the patch."""
+    ray_sigma: float = 10.0
+    """Standard deviation of a displacement along the ray, in pixels at the depth of the patch."""
 
 
 @dataclass(frozen=True)
 class PatchEquations:
-    """Blocks of the normal equations of one view that displacements of P patches have a part in."""
+    """Blocks of the normal equations of one view that involve the displacements of P patches."""
 
     coupling: Tensor
-    """By the N variables of the view and the displacement. (P, N, 3), float64."""
+    """Blocks by the N variables of the view and the displacement. (P, N, 3), float64."""
     matrix: Tensor
-    """By the displacement. (P, 3, 3), float64."""
+    """Blocks by the displacement. (P, 3, 3), float64."""
     prior: Tensor
-    """Of the displacement. (P, 3, 3), float64."""
+    """Information matrices of the prior on the displacement. (P, 3, 3), float64."""
     gradient: Tensor
-    """By the displacement. (P, 3), float64."""
+    """Gradients by the displacement. (P, 3), float64."""
 
 
-def nearest(points: Tensor, centers: Tensor) -> Tensor:
-    """Find the nearest of some centers by comparing with all of them.
+def nearest_centers(points: Tensor, centers: Tensor) -> Tensor:
+    """Find the nearest center of each point by brute force.
 
     Args:
         points: Points. (N, 3).
@@ -59,68 +67,74 @@ def nearest(points: Tensor, centers: Tensor) -> Tensor:
     Returns:
         Indices of the nearest centers. (N,), int64.
     """
-    # By differences: the expansion into products cancels, and a GPU may round the products to TF32.
-    exactly = "donot_use_mm_for_euclid_dist"
-    blocks = points.split(max(BLOCK // len(centers), 1))
-    return torch.cat([torch.cdist(block, centers, compute_mode=exactly).argmin(dim=1) for block in blocks])
+    # Differences are exact; expanding the squares cancels, and a GPU may round products to TF32.
+    compute_mode = "donot_use_mm_for_euclid_dist"
+    chunks = points.split(max(MAX_DISTANCES // len(centers), 1))
+    return torch.cat(
+        [torch.cdist(chunk, centers, compute_mode=compute_mode).argmin(dim=1) for chunk in chunks]
+    )
 
 
 class SurfacePatches:
-    """The surface divided by its nearest track points.
+    """Partition of the surface by its nearest track points.
 
     Args:
         points: Track points. (M, 3).
+        options: Number of patches and prior.
     """
 
-    def __init__(self, points: Tensor) -> None:
-        count = min(len(points), MAX_PATCHES)
-        chosen = torch.linspace(0, len(points) - 1, count, device=points.device).long()
-        self._centers = points[chosen]
-        # A GPU compares with all centers faster than one core asks a tree.
+    def __init__(self, points: Tensor, options: SurfacePatchOptions = SurfacePatchOptions()) -> None:
+        self.options = options
+        count = min(len(points), options.max_num_patches)
+        sample = torch.linspace(0, len(points) - 1, count, device=points.device).long()
+        self._centers = points[sample]
+        # On a GPU, brute force is faster than a tree on one CPU core.
         self._tree = KDTree(self._centers.numpy()) if points.device.type == "cpu" else None
 
     def __len__(self) -> int:
         return len(self._centers)
 
-    def seen_in(self, view: RenderedView, T_camera_world: Tensor) -> Tensor:
-        """Which patch each pixel that counts shows.
+    def patches_of_pixels(self, view: RenderedView, T_camera_world: Tensor) -> Tensor:
+        """Find the patch of each used pixel.
 
         Args:
-            view: The rendering.
-            T_camera_world: Its camera. (4, 4).
+            view: Rendering of the view.
+            T_camera_world: World-to-camera transform of the view. (4, 4).
 
         Returns:
             Indices of patches. (N,), int64.
         """
-        in_camera = (view.depth[view.used][:, None] * view.rays()).to(T_camera_world)
-        world = (in_camera - T_camera_world[:3, 3]) @ T_camera_world[:3, :3]
+        points_camera = (view.depth[view.used][:, None] * view.rays()).to(T_camera_world)
+        world = (points_camera - T_camera_world[:3, 3]) @ T_camera_world[:3, :3]
         if self._tree is not None:
             return torch.from_numpy(self._tree.query(world.numpy())[1])
-        return nearest(world.float(), self._centers.float())
+        return nearest_centers(world.float(), self._centers.float())
 
     def equations(self, pixels: PixelEquations, patch_ids: Tensor, T_camera_world: Tensor) -> PatchEquations:
-        """Sum the equations of a view's pixels by their patches.
+        """Sum the equations of a view's pixels by patch.
 
         Args:
-            pixels: What the pixels say.
-            patch_ids: Their patches, as of `seen_in`. (N,).
-            T_camera_world: Camera of the view. (4, 4).
+            pixels: Equations of the used pixels.
+            patch_ids: Patches of the pixels, from `patches_of_pixels`. (N,).
+            T_camera_world: World-to-camera transform of the view. (4, 4).
         """
         rotation, count = T_camera_world[:3, :3].double(), len(self)
         coupling = rotation.new_zeros(count, pixels.jacobian.shape[-1], 3)
         prior, gradient = rotation.new_zeros(count, 3, 3), rotation.new_zeros(count, 3)
         unit = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
-        # Single precision would drown the prior along the rays, of which pixels say nothing.
+        # Rounding errors of single precision would exceed the prior along the rays, where pixels give no
+        # information.
         for rows, part in pixels.in_double():
-            motion, ids = part.jacobian[..., POSITION], patch_ids[rows]
+            motion, ids = part.jacobian[..., TRANSLATION], patch_ids[rows]
             coupling.index_add_(0, ids, part.jacobian.mT @ (part.tensor @ motion))
             gradient.index_add_(0, ids, (motion.mT @ part.vector[..., None]).squeeze(-1))
-            width = motion[:, 0, 0].square()[:, None, None] * unit
-            prior.index_add_(0, ids, motion.mT @ motion / SIGMA**2 + width / RAY_SIGMA**2)
+            isotropic = motion[:, 0, 0].square()[:, None, None] * unit
+            across = motion.mT @ motion / self.options.sigma**2
+            prior.index_add_(0, ids, across + isotropic / self.options.ray_sigma**2)
         prior /= torch.bincount(patch_ids, minlength=count).clamp(min=1)[:, None, None]
         return PatchEquations(
             coupling=coupling @ rotation,
-            matrix=rotation.T @ coupling[:, POSITION] @ rotation,
+            matrix=rotation.T @ coupling[:, TRANSLATION] @ rotation,
             prior=rotation.T @ prior @ rotation,
             gradient=gradient @ rotation,
         )

@@ -1,4 +1,4 @@
-"""Which camera took which image, and in which pixels reconstruction measures it."""
+"""Groups of images that share a camera, and the pixel unit of SfM."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nope_splat.matching import Keypoints
 
 @dataclass(frozen=True)
 class CameraGroups:
-    """Images by camera.
+    """Sizes, cameras and pixel units of the images.
 
-    All thresholds of reconstruction are in *feature pixels*, those of the images in which keypoints were
-    found; images of one camera have one size, up to portrait and landscape, and thus one such unit.
+    All thresholds of SfM are in *feature pixels*: pixels of the images in which keypoints were detected.
+    Images of one camera have the same size, up to portrait and landscape, and thus the same unit.
     """
 
     sizes: NDArray[np.int64]
@@ -27,19 +27,19 @@ class CameraGroups:
     """Side of a feature pixel of each image in full-resolution pixels. (N,)."""
 
     @classmethod
-    def of(
+    def from_keypoints(
         cls, sizes: NDArray[np.int64], camera_ids: NDArray[np.int64], keypoints: Sequence[Keypoints]
     ) -> CameraGroups:
-        """With the feature pixels in which keypoints were found.
+        """Derive the pixel unit of each camera from its keypoints.
 
         Args:
             sizes: Width and height of the images at full resolution. (N, 2).
             camera_ids: Camera of each image. (N,).
             keypoints: Keypoints of each image.
         """
-        of_camera = np.zeros(int(camera_ids.max()) + 1)
-        np.maximum.at(of_camera, camera_ids, [one.pixel_size for one in keypoints])
-        return cls(sizes, camera_ids, of_camera[camera_ids])
+        pixel_sizes = np.zeros(int(camera_ids.max()) + 1)
+        np.maximum.at(pixel_sizes, camera_ids, [image_keypoints.pixel_size for image_keypoints in keypoints])
+        return cls(sizes, camera_ids, pixel_sizes[camera_ids])
 
     @property
     def num_cameras(self) -> int:
@@ -60,11 +60,11 @@ class CameraGroups:
         pixel_sizes[self.camera_ids] = self.pixel_sizes
         return pixel_sizes
 
-    def from_center(self, xy: NDArray[np.float64], image_ids: NDArray[np.int64] | int) -> NDArray[np.float64]:
-        """Places in images, full-resolution pixels, as feature pixels from the image center.
+    def to_centered(self, xy: NDArray[np.float64], image_ids: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        """Convert full-resolution pixel coordinates to feature pixels from the image center.
 
         Args:
             xy: Pixel coordinates. (n, 2).
-            image_ids: Image of each place, or of all. (n,) or ().
+            image_ids: Image of each row of `xy`, or one image for all rows. (n,) or ().
         """
         return (xy - self.sizes[image_ids] / 2) / self.pixel_sizes[image_ids, None]

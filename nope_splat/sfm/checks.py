@@ -1,4 +1,4 @@
-"""Refuse options that do not fit together or do not fit the photos, before any work starts."""
+"""Validate the options of SfM, alone and against the images, before any work starts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nope_splat.sfm.options import SfmOptions
 from nope_splat.utils.ranges import check_ranges
 
 POSSIBLE_FOCAL = (0.1, 20.0)
-"""Shortest and longest focal length that a lens may have, as a share of the longer side."""
+"""Shortest and longest possible focal length of a lens, as a share of the longer side."""
 
 
 def check_sfm_options(options: SfmOptions) -> None:
-    """Refuse options that are out of range or contradict each other.
+    """Check that options are in range and do not conflict.
 
     Args:
-        options: Options of structure from motion.
+        options: Options of SfM.
 
     Raises:
-        NopeSplatError: For the first contradiction, with what to do about it.
+        NopeSplatError: For the first conflict, with a remedy.
     """
     check_ranges(options)
     matching, initialization = options.matching, options.initialization
@@ -60,15 +60,15 @@ def check_sfm_options(options: SfmOptions) -> None:
 
 
 def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[str]) -> None:
-    """Refuse options that do not fit the images.
+    """Check that options fit the images.
 
     Args:
-        options: Options of structure from motion.
+        options: Options of SfM.
         folder: The images.
         held_out: Names of images kept for evaluation.
 
     Raises:
-        NopeSplatError: For the first contradiction, with what to do about it.
+        NopeSplatError: For the first conflict, with a remedy.
     """
     unknown = sorted(set(held_out) - {image.name for image in folder.images})
     if unknown:
@@ -76,10 +76,10 @@ def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[st
             "name-mismatch", f"the held-out photo {unknown[0]} is not in {folder.root}; check its name"
         )
     if assign_cameras(folder.images, options.camera_per).any():
-        _check_several_cameras(options)
+        _check_multiple_cameras(options)
     if options.initial_focal is not None:
         longer_side = max(max(image.width, image.height) for image in folder.images)
-        shortest, longest = (share * longer_side for share in POSSIBLE_FOCAL)
+        shortest, longest = (ratio * longer_side for ratio in POSSIBLE_FOCAL)
         if not shortest <= options.initial_focal <= longest:
             raise NopeSplatError(
                 "invalid-option",
@@ -88,9 +88,9 @@ def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[st
             )
 
 
-def _check_several_cameras(options: SfmOptions) -> None:
-    """Refuse options that know one focal length only."""
-    for is_used, what in (
+def _check_multiple_cameras(options: SfmOptions) -> None:
+    """Refuse options that support only one focal length."""
+    for is_used, needs in (
         (options.initial_focal is not None, "initial-focal is"),
         (isinstance(options.initialization, MonocularDepthInitialization), "initialization depth takes"),
         (isinstance(options.initialization, PointmapInitialization), "initialization pointmaps takes"),
@@ -98,6 +98,6 @@ def _check_several_cameras(options: SfmOptions) -> None:
         if is_used:
             raise NopeSplatError(
                 "invalid-option",
-                f"{what} one focal length, but the photos are of several sizes or folders and so of several"
+                f"{needs} one focal length, but the photos are of several sizes or folders and so of several"
                 " cameras; leave it out",
             )

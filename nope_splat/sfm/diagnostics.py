@@ -16,43 +16,44 @@ from nope_splat.sfm.options import SfmOptions
 from nope_splat.utils.typing import Indices
 
 MAX_NAMES = 10
-"""Most images that a message lists."""
+"""Largest number of images that a message lists."""
 ADVICE = "take photos of one scene from places so near to each other that neighbors overlap by half"
+"""Remedy for photos that do not match."""
 
 
-def training_groups(graph: MatchGraph) -> list[Indices]:
-    """Groups of at least two connected images, the one with most images, then matches, first.
+def training_components(graph: MatchGraph) -> list[Indices]:
+    """Find connected components of at least two images, sorted by their number of images, then matches.
 
     Args:
         graph: The match graph of the training images.
 
     Returns:
-        Indices of the images of each group.
+        Indices of the images of each component, largest component first.
     """
     matches = np.bincount(graph.edges.ravel(), np.repeat(graph.weights, 2), graph.num_images)
-    groups = [group for group in connected_images(graph) if len(group) > 1]
-    return sorted(groups, key=lambda group: (-len(group), -matches[group].sum()))
+    components = [component for component in connected_images(graph) if len(component) > 1]
+    return sorted(components, key=lambda component: (-len(component), -matches[component].sum()))
 
 
 def require_matches(
     names: Sequence[str],
     held_out: NDArray[np.bool_],
     keypoints: Sequence[Keypoints],
-    groups: Sequence[Indices],
+    components: Sequence[Indices],
     min_matches: int,
 ) -> None:
-    """Refuse images of which nothing can be made, saying why.
+    """Refuse images that cannot be reconstructed, with the reason.
 
     Args:
         names: Names of the images.
         held_out: Images kept for evaluation. (N,).
         keypoints: Keypoints of each image.
-        groups: From `training_groups`.
-        min_matches: Fewest matches of a pair.
+        components: Connected components, from `training_components`.
+        min_matches: Smallest number of matches of a pair.
 
     Raises:
-        NopeSplatError: If fewer than two images are left, none has texture, or no two (or only separate
-            pairs) match.
+        NopeSplatError: If there are fewer than two training images, no image has texture, no two images
+            match, or images match only in separate pairs.
     """
     training = np.flatnonzero(~held_out)
     if len(training) < 2:
@@ -67,32 +68,32 @@ def require_matches(
             f"none of the {len(training)} photos shows enough texture to find keypoints; are they"
             " blurred, blank or masked out?",
         )
-    if not groups and len(training) == 2:
+    if not components and len(training) == 2:
         first, second = (names[image_id] for image_id in training)
         raise NopeSplatError(
             "no-matches", f"{first} and {second} do not match, they seem to show different things; {ADVICE}"
         )
-    if not groups:
+    if not components:
         raise NopeSplatError("no-matches", f"no two of the {len(training)} photos match; {ADVICE}")
-    if len(groups) > 1 and len(groups[0]) == 2:
-        pairs = sorted(map(tuple, groups))[:MAX_NAMES]
+    if len(components) > 1 and len(components[0]) == 2:
+        pairs = sorted(map(tuple, components))[:MAX_NAMES]
         listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in pairs)
         raise NopeSplatError("no-matches", f"the photos match only in separate pairs ({listed}); {ADVICE}")
 
 
 def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError:
-    """Explain why no component could be initialized.
+    """Create the error for match graphs in which no component could be initialized.
 
     Args:
-        options: How it was tried.
+        options: Options of SfM.
         has_parallax: Whether any component has parallax.
     """
     uses_depth = isinstance(options.initialization, MonocularDepthInitialization | PointmapInitialization)
     if not (has_parallax and uses_depth):
         return NopeSplatError(
             "no-baseline",
-            "the photos match, but no two of them were taken from places far enough apart to tell depth; walk"
-            " around the subject instead of turning on the spot",
+            "the photos match, but no two of them were taken from places far enough apart to determine depth;"
+            " walk around the subject instead of turning on the spot",
         )
     source = f"the depth maps in {options.depth.maps}"
     advice = "check that they belong to these photos and that depth.kind is theirs"
@@ -109,32 +110,32 @@ def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError
 def failure_reasons(
     names: Sequence[str],
     unregistered: Indices,
-    groups: Sequence[Indices],
+    components: Sequence[Indices],
     reconstructed: Indices,
     failures: dict[int, str],
 ) -> dict[str, str]:
-    """Why training images have no pose.
+    """Explain why training images are not registered.
 
     Args:
         names: Names of all images.
         unregistered: Training images without a pose.
-        groups: From `training_groups`.
-        reconstructed: The group that was reconstructed.
-        failures: What registration says about images of that group.
+        components: Connected components, from `training_components`.
+        reconstructed: The component that was reconstructed.
+        failures: Reasons from registration, by index of images in that component.
 
     Returns:
-        Name to reason.
+        Reasons by image name.
     """
     reasons = {}
     for image_id in unregistered.tolist():
-        group = next((group for group in groups if image_id in group), None)
-        if group is None:
+        component = next((component for component in components if image_id in component), None)
+        if component is None:
             reason = "no verified matches with any other photo"
-        elif group is reconstructed:
+        elif component is reconstructed:
             reason = failures.get(image_id, "its matches agree with no relative pose")
         else:
-            listed = ", ".join(str(names[member]) for member in group[:MAX_NAMES])
-            listed += ", ..." if len(group) > MAX_NAMES else ""
-            reason = f"in a group of {len(group)} photos that does not connect with the rest: {listed}"
+            listed = ", ".join(str(names[member]) for member in component[:MAX_NAMES])
+            listed += ", ..." if len(component) > MAX_NAMES else ""
+            reason = f"in a group of {len(component)} photos that does not connect with the rest: {listed}"
         reasons[names[image_id]] = reason
     return reasons

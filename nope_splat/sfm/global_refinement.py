@@ -9,121 +9,112 @@ import numpy as np
 
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.solver import BundleResult, intrinsics_covariance
-from nope_splat.sfm.mapper_options import MapperOptions
+from nope_splat.sfm.mapper_options import GlobalRefinementOptions, MapperOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import extend, filter_observations, triangulate
 from nope_splat.utils.typing import Array, Mask
 
-ROUNDS = (8.0, 4.0, 2.5)
-"""Largest reprojection error of an observation in each round, feature pixels."""
-ROUGH_TOLERANCE = 1e-3
-"""Relative decrease of the cost at which adjustments before the last one stop."""
-MAX_SIGMAS = 3.0
-"""Intrinsics that lie beyond this many standard deviations of their prior explain something else."""
-MAX_UNCERTAINTY = 0.25
-"""Largest uncertainty of intrinsics, as a share of the prior's, at which the images determine them."""
-PLAIN_GAIN = 1.25
-"""Noise of the observations without distortion over that with it, from which on a lens plainly bends.
-Images that are as good as straight, or were straightened, are best compared with as they are."""
-MIN_OBSERVATIONS = 10
-"""Fewest observations that keep an image in the scene."""
-
 
 def refine_globally(state: SfmState, options: MapperOptions) -> dict[int, str]:
-    """Retriangulate, extend, adjust and filter in rounds of falling thresholds, in place.
+    """Retriangulate, extend, bundle-adjust and filter in rounds with decreasing thresholds, in place.
 
     Args:
-        state: A state with poses.
+        state: State with poses.
         options: Triangulation and bundle adjustment.
 
     Returns:
-        Images that lost their pose on the way, with the reason.
+        Images that were unregistered because of too few observations, with the reason.
     """
-    lost: dict[int, str] = {}
-    min_angle = options.min_tri_angle
-    adjustment = BundleAdjustmentOptions(tolerance=ROUGH_TOLERANCE, device=options.ba_device)
-    for number, max_error in enumerate(ROUNDS):
+    failures: dict[int, str] = {}
+    min_angle, refinement = options.min_tri_angle, options.refinement
+    adjustment = BundleAdjustmentOptions(tolerance=refinement.ba_tolerance, device=options.ba_device)
+    for number, max_error in enumerate(refinement.filter_max_reproj_errors):
         triangulate(state, max_error, min_angle)
         extend(state, max_error)
-        state.adjust(adjustment)
+        state.bundle_adjust(adjustment)
         state.estimate_noise()
         if number == 0 and options.refine_principal_point:
-            free = _free_principal_point(state, adjustment)
+            free = _refine_principal_point(state, adjustment, refinement)
             adjustment = replace(adjustment, refine_principal_point=free)
         if number == 0 and options.refine_extra_params is not False:
-            least_gain = PLAIN_GAIN if options.refine_extra_params is None else 0.0
-            free = _free_radial_distortion(state, adjustment, least_gain)
+            min_gain = refinement.min_distortion_gain if options.refine_extra_params is None else 0.0
+            free = _refine_extra_params(state, adjustment, refinement, min_gain)
             adjustment = replace(adjustment, refine_extra_params=free)
         filter_observations(state, max_error, min_angle)
-        lost |= _drop_weak_images(state, min_angle)
+        failures |= _filter_images(state, options)
         state.rescale()
-    state.adjust(replace(adjustment, tolerance=BundleAdjustmentOptions.tolerance))
-    filter_observations(state, ROUNDS[-1], min_angle)
-    return lost | _drop_weak_images(state, min_angle)
+    state.bundle_adjust(replace(adjustment, tolerance=BundleAdjustmentOptions.tolerance))
+    filter_observations(state, refinement.filter_max_reproj_errors[-1], min_angle)
+    return failures | _filter_images(state, options)
 
 
-def _free_principal_point(state: SfmState, options: BundleAdjustmentOptions) -> Mask:
-    """Adjust with the principal points, of cameras whose images determine them. (K,)."""
+def _refine_principal_point(
+    state: SfmState, adjustment: BundleAdjustmentOptions, options: GlobalRefinementOptions
+) -> Mask:
+    """Refine principal points, of cameras whose images determine them; return these cameras. (K,)."""
     sigma = state.offset_sigma
     orientations = np.unique(np.column_stack([state.camera_ids, state.half_size]), axis=0)[:, 0].astype(int)
 
-    def determined(deviation: Array) -> Mask:
-        near = np.linalg.norm(state.offset, axis=1) < MAX_SIGMAS * sigma
-        return near & (deviation[:, 1:3].max(1) < MAX_UNCERTAINTY * sigma)
+    def is_determined(deviation: Array) -> Mask:
+        near = np.linalg.norm(state.offset, axis=1) < options.max_prior_sigmas * sigma
+        return near & (deviation[:, 1:3].max(1) < options.max_uncertainty_ratio * sigma)
 
-    return _free_where_determined(
+    return _refine_where_determined(
         state,
         np.bincount(orientations) == 1,
-        lambda free: state.adjust(replace(options, refine_principal_point=free)),
-        determined,
+        lambda free: state.bundle_adjust(replace(adjustment, refine_principal_point=free)),
+        is_determined,
     )
 
 
-def _free_radial_distortion(state: SfmState, options: BundleAdjustmentOptions, least_gain: float) -> Mask:
-    """Adjust with radial distortion, of cameras whose images determine it. (K,)."""
+def _refine_extra_params(
+    state: SfmState, adjustment: BundleAdjustmentOptions, options: GlobalRefinementOptions, min_gain: float
+) -> Mask:
+    """Refine radial distortion, of cameras whose images determine it; return these cameras. (K,)."""
     sigma = state.radial_sigma
 
-    def determined(deviation: Array) -> Mask:
-        near = np.abs(state.radial) < MAX_SIGMAS * sigma
-        return (near & (deviation[:, 3:] < MAX_UNCERTAINTY * sigma)).all(1)
+    def is_determined(deviation: Array) -> Mask:
+        near = np.abs(state.radial) < options.max_prior_sigmas * sigma
+        return (near & (deviation[:, 3:] < options.max_uncertainty_ratio * sigma)).all(1)
 
-    return _free_where_determined(
+    return _refine_where_determined(
         state,
         np.ones(len(state.focal), bool),
-        lambda free: state.adjust(replace(options, refine_extra_params=free)),
-        determined,
-        least_gain,
+        lambda free: state.bundle_adjust(replace(adjustment, refine_extra_params=free)),
+        is_determined,
+        min_gain,
     )
 
 
-def _free_where_determined(
+def _refine_where_determined(
     state: SfmState,
     free: Mask,
-    adjust: Callable[[Mask], BundleResult | None],
-    determined: Callable[[Array], Mask],
-    least_gain: float = 0.0,
+    bundle_adjust: Callable[[Mask], BundleResult | None],
+    is_determined: Callable[[Array], Mask],
+    min_gain: float = 0.0,
 ) -> Mask:
-    """Adjust with more intrinsics free, and again with less until all that are free are determined.
+    """Refine more intrinsics, and repeat without those that the images do not determine.
 
     Args:
         state: Changed in place.
-        free: Cameras whose intrinsics may be free. (K,).
-        adjust: Adjusts the scene with the intrinsics of some cameras (K,) free.
-        determined: Of which cameras the images determine them, by their standard deviations (K, 5).
-        least_gain: None are free that do not make the observations less noisy by this factor.
+        free: Cameras whose intrinsics may be refined. (K,).
+        bundle_adjust: Bundle-adjusts the state with free intrinsics of the given cameras (K,).
+        is_determined: Selects cameras (K,) whose intrinsics the images determine, by the standard deviations
+            of the intrinsics (K, 5).
+        min_gain: Factor by which the noise of the observations must decrease, or nothing is refined.
 
     Returns:
-        Cameras of which they do, with which the scene is adjusted. (K,).
+        Cameras whose intrinsics were refined. (K,).
     """
     while free.any():
         before = state.snapshot()
-        result = adjust(free)
+        result = bundle_adjust(free)
         covariance = None if result is None else intrinsics_covariance(result.problem)
-        if result is None or covariance is None or result.initial_cost < least_gain**2 * result.cost:
+        if result is None or covariance is None or result.initial_cost < min_gain**2 * result.cost:
             kept = np.zeros_like(free)
         else:
             deviation = result.noise * covariance.diagonal().cpu().numpy() ** 0.5
-            kept = free & determined(deviation.reshape(len(free), -1))
+            kept = free & is_determined(deviation.reshape(len(free), -1))
         if (kept == free).all():
             break
         state.restore(before)
@@ -131,14 +122,14 @@ def _free_where_determined(
     return free
 
 
-def _drop_weak_images(state: SfmState, min_angle: float) -> dict[int, str]:
-    """Take out images that hardly any observation supports."""
+def _filter_images(state: SfmState, options: MapperOptions) -> dict[int, str]:
+    """Unregister images with too few observations; return them with the reason."""
     support = np.bincount(state.image_ids[state.inlier], minlength=len(state.registered))
-    weak = np.flatnonzero(state.registered & (support < MIN_OBSERVATIONS))
+    weak = np.flatnonzero(state.registered & (support < options.refinement.min_num_observations))
     if len(weak):
         state.registered[weak] = False
         state.inlier &= state.registered[state.image_ids]
-        filter_observations(state, np.inf, min_angle)
+        filter_observations(state, np.inf, options.min_tri_angle)
     return {
         int(image_id): f"only {support[image_id]} observations of track points survived adjustment"
         for image_id in weak

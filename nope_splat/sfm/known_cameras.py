@@ -1,4 +1,4 @@
-"""Cameras that the user has: read, placed, and kept unless the images contradict them."""
+"""Known cameras: read them, register images with them, and keep them unless the images contradict them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,15 @@ from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations
 from nope_splat.utils.typing import Array, Indices, Mask
 
-MAX_NOISE_RATIO = 1.25
-"""Largest ratio of the observation noise with known cameras to that with adjusted ones at which the known
-cameras stay."""
-
 
 @dataclass(frozen=True)
 class KnownCameras:
     """Poses of some images and the intrinsics of all cameras."""
 
     image_ids: Indices
-    """Indices of the images. (G,)."""
+    """Indices of the images with a known pose. (G,)."""
     T_world_camera: Array
-    """Camera-to-world transforms, OpenCV axes, about the origin and at most ten units from it. (G, 4, 4)."""
+    """Camera-to-world transforms, OpenCV axes, centered at the origin with radius ten. (G, 4, 4)."""
     focal: Array
     """Focal length of each camera as a share of the longer side. (K,)."""
     offset: Array
@@ -40,23 +36,23 @@ class KnownCameras:
 
     @classmethod
     def read(cls, path: Path, names: Sequence[str], held_out: Mask, camera_ids: Indices) -> KnownCameras:
-        """Read cameras, of training images only.
+        """Read the cameras of training images.
 
         Args:
-            path: A file or folder as for `read_named_cameras`.
-            names: Names of all images, folders included.
+            path: File or folder (see `read_named_cameras`).
+            names: Names of all images, including folders.
             held_out: Images kept for evaluation. (N,).
             camera_ids: Camera of each image. (N,).
 
         Returns:
-            The cameras; where intrinsics differ among images of one camera, their medians, and those of
-            all for a camera without any.
+            The cameras. If intrinsics differ among images of one camera, their medians are used, and the
+            medians over all images for a camera without known intrinsics.
 
         Raises:
             NopeSplatError: If the file cannot be read, has a camera without an image, cameras for fewer than
                 two training images, or all at one place.
         """
-        cameras = _of_images(read_named_cameras(path), names, path)
+        cameras = _cameras_by_image(read_named_cameras(path), names, path)
         images = np.array([image_id for image_id in sorted(cameras) if not held_out[image_id]], np.int64)
         if len(images) < 2:
             raise NopeSplatError(
@@ -65,44 +61,44 @@ class KnownCameras:
                 " takes two; give more cameras, or none",
             )
         T_world_camera = np.stack([cameras[image_id].T_world_camera for image_id in images.tolist()])
-        # Files hold rounded, and some tools scaled, rotations.
+        # Files contain rounded rotations, and files of some tools scaled ones.
         T_world_camera[:, :3, :3] = nearest_rotation(T_world_camera[:, :3, :3])
         centers = T_world_camera[:, :3, 3]
         centers = centers - centers.mean(0)
         extent = float(np.linalg.norm(centers, axis=1).max())
         if not extent > 0:
             raise NopeSplatError(
-                "no-baseline", f"all cameras in {path} are at one place, where depth cannot be told"
+                "no-baseline", f"all cameras in {path} are at one place, so depth cannot be determined"
             )
         T_world_camera[:, :3, 3] = centers * (10 / extent)
-        chosen = [cameras[image_id] for image_id in images.tolist()]
-        found = np.array([(camera.focal, *camera.offset, *camera.radial) for camera in chosen])
-        intrinsics = np.tile(np.median(found, axis=0), (int(camera_ids.max()) + 1, 1))
-        for camera in np.unique(camera_ids[images]):
-            intrinsics[camera] = np.median(found[camera_ids[images] == camera], axis=0)
+        selected = [cameras[image_id] for image_id in images.tolist()]
+        by_image = np.array([(camera.focal, *camera.offset, *camera.radial) for camera in selected])
+        intrinsics = np.tile(np.median(by_image, axis=0), (int(camera_ids.max()) + 1, 1))
+        for camera_id in np.unique(camera_ids[images]):
+            intrinsics[camera_id] = np.median(by_image[camera_ids[images] == camera_id], axis=0)
         return cls(images, T_world_camera, intrinsics[:, 0], intrinsics[:, 1:3], intrinsics[:, 3:])
 
-    def to_plain(self) -> dict[str, object]:
-        """Numbers in lists, for the key of a cache."""
+    def to_lists(self) -> dict[str, object]:
+        """Convert arrays to lists, for a cache key."""
         return {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in vars(self).items()
         }
 
-    def join(self, groups: Sequence[Indices]) -> Indices:
-        """The images with cameras, and all that groups of matched images connect with them.
+    def merge_components(self, components: Sequence[Indices]) -> Indices:
+        """Merge the connected components that contain an image with a known camera.
 
         Args:
-            groups: Images of each group.
+            components: Images of each component.
 
         Returns:
-            Indices of images, ascending.
+            Indices of the images with known cameras and of all images in these components, ascending.
         """
-        reached = [group for group in groups if np.isin(group, self.image_ids).any()]
-        return np.unique(np.concatenate([self.image_ids, *reached]))
+        connected = [component for component in components if np.isin(component, self.image_ids).any()]
+        return np.unique(np.concatenate([self.image_ids, *connected]))
 
-    def place(self, state: SfmState) -> None:
-        """Register the images of a scene with these cameras.
+    def register(self, state: SfmState) -> None:
+        """Register images with these cameras.
 
         Args:
             state: Changed in place.
@@ -114,56 +110,54 @@ class KnownCameras:
         state.registered[self.image_ids] = True
 
 
-def prefer_known_cameras(
-    state: SfmState, known: KnownCameras, max_error: float, options: MapperOptions
-) -> bool:
-    """Return to the known cameras, in place, unless the images contradict them.
+def prefer_known_cameras(state: SfmState, known: KnownCameras, options: MapperOptions) -> bool:
+    """Restore the known cameras, in place, unless the images contradict them.
 
-    Adjustment follows the noise of the keypoints, so that it can only worsen exact cameras. The images
-    contradict cameras with which observations are much noisier than with adjusted ones.
+    Bundle adjustment follows the noise of the keypoints, so it can only worsen exact cameras. The images
+    contradict known cameras if observations are much noisier than with refined ones.
 
     Args:
-        state: A refined state that started from the known cameras.
+        state: Refined state that was initialized with the known cameras.
         known: The cameras.
-        max_error: Largest reprojection error of an observation, feature pixels.
         options: Triangulation and bundle adjustment.
 
     Returns:
-        Whether the cameras are the known ones again.
+        Whether the known cameras were restored.
     """
     if not state.registered[known.image_ids].all():
         return False
     before = state.snapshot()
     rows = np.flatnonzero(state.inlier & np.isin(state.image_ids, known.image_ids))
-    adjusted_noise = state.noise(rows)
+    refined_noise = state.noise(rows)
     to_known = align_similarity(state.centers()[known.image_ids], known.T_world_camera[:, :3, 3])
     state.T_camera_world = invert(to_known.apply_to_poses(invert(state.T_camera_world)))
     state.points = to_known.apply(state.points)
-    known.place(state)
-    others = state.registered.copy()
-    others[known.image_ids] = False
+    known.register(state)
+    free_images = state.registered.copy()
+    free_images[known.image_ids] = False
     adjustment = BundleAdjustmentOptions(refine_focal_length=False, device=options.ba_device)
-    state.adjust(adjustment, free_images=others)
-    if state.noise(rows) < MAX_NOISE_RATIO * adjusted_noise:
-        filter_observations(state, max_error, options.min_tri_angle)
+    state.bundle_adjust(adjustment, free_images=free_images)
+    refinement = options.refinement
+    if state.noise(rows) < refinement.max_known_camera_noise_ratio * refined_noise:
+        filter_observations(state, refinement.filter_max_reproj_errors[-1], options.min_tri_angle)
         return True
     state.restore(before)
     return False
 
 
-def _of_images(
+def _cameras_by_image(
     cameras: Mapping[str, NamedCamera], names: Sequence[str], source: Path
 ) -> dict[int, NamedCamera]:
-    """Cameras by index of their image, found by its name with or without folders."""
-    places = {name: index for index, name in enumerate(names)}
+    """Map image indices to cameras by name, with folders or, if that is unique, without."""
+    index_of_name = {name: index for index, name in enumerate(names)}
     short = [PurePosixPath(name).name for name in names]
     if len(set(short)) == len(short):
-        places |= {name: index for index, name in enumerate(short)}
+        index_of_name |= {name: index for index, name in enumerate(short)}
     for name in cameras:
-        if name not in places:
+        if name not in index_of_name:
             raise NopeSplatError(
                 "name-mismatch",
                 f"{source} has a camera for {name}, but there is no photo of that name; remove the"
                 " camera or add the photo",
             )
-    return {places[name]: camera for name, camera in cameras.items()}
+    return {index_of_name[name]: camera for name, camera in cameras.items()}

@@ -16,8 +16,13 @@ from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.checks import check_images, check_sfm_options
-from nope_splat.sfm.diagnostics import failure_reasons, no_initialization, require_matches, training_groups
-from nope_splat.sfm.global_refinement import ROUNDS, refine_globally
+from nope_splat.sfm.diagnostics import (
+    failure_reasons,
+    no_initialization,
+    require_matches,
+    training_components,
+)
+from nope_splat.sfm.global_refinement import refine_globally
 from nope_splat.sfm.initialization.depth_maps import find_initial_depths
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.sfm.initialization.start import Start
@@ -26,7 +31,6 @@ from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.problem import Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
 from nope_splat.sfm.result import (
-    MAX_FOCAL_UNCERTAINTY,
     focal_notice,
     focal_uncertainty,
     log_summary,
@@ -53,17 +57,17 @@ def reconstruct(
 
     Args:
         folder: The images.
-        held_out: Names of images kept for evaluation. They are matched, but their matches serve only to
-            register them against the finished points.
-        options: How to do it.
+        held_out: Names of images kept for evaluation. They are matched, but only to register them against
+            the finished points.
+        options: Options of matching and SfM.
         cache_dir: Folder for matches and finished reconstructions, keyed by content and options.
 
     Returns:
         The reconstruction; its `failures` name the images that could not be registered.
 
     Raises:
-        NopeSplatError: If an option is out of range or contradicts another, or nothing can be reconstructed,
-            with the reason.
+        NopeSplatError: If an option is out of range or conflicts with another, or nothing can be
+            reconstructed, with the reason.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -82,7 +86,7 @@ def reconstruct(
     check_images(options, folder, held_out)
     is_held_out = np.isin([image.name for image in folder.images], list(held_out))
     known_cameras = read_known_cameras(options, folder, is_held_out)
-    cache = ResultCache.of(cache_dir, folder, held_out, options, known_cameras)
+    cache = ResultCache.open(cache_dir, folder, held_out, options, known_cameras)
     reconstruction = cache.load()
     if reconstruction is None:
         clock = Stopwatch()
@@ -109,11 +113,11 @@ def reconstruct_from_matches(
 
     Args:
         folder: The images.
-        held_out: Images kept for evaluation; their matches serve only for their resection. (N,).
+        held_out: Images kept for evaluation; their matches are used for their resection only. (N,).
         matches: Verified matches of all images.
-        options: How to do it.
-        priors: What is known besides the matches; by default the user's focal length.
-        clock: Adds its seconds to those measured here.
+        options: Options of SfM.
+        priors: Prior knowledge of cameras and depth; by default the user's focal length.
+        clock: Stopwatch with the seconds of earlier stages.
 
     Returns:
         The reconstruction.
@@ -126,9 +130,9 @@ def reconstruct_from_matches(
     whole = training_problem(folder, held_out, matches, options, priors)
     whole = replace(whole, clock=clock)
     graph = match_graph(len(folder.images), whole.pairs)
-    components = training_groups(graph)
-    if priors.known_cameras is not None:  # an image with a pose need not match
-        components = [priors.known_cameras.join(components)]
+    components = training_components(graph)
+    if priors.known_cameras is not None:  # an image with a known pose needs no matches
+        components = [priors.known_cameras.merge_components(components)]
     names = [image.name for image in folder.images]
     require_matches(names, held_out, matches.keypoints, components, options.matching.min_matches)
 
@@ -167,36 +171,36 @@ def reconstruct_from_matches(
 
 @dataclass(frozen=True)
 class RegisteredComponent:
-    """The images of a connected component with their poses."""
+    """Connected component with registered images."""
 
     state: SfmState
     """Poses, intrinsics and points."""
     two_views: TwoViews
     """Relative poses of the pairs."""
     failures: dict[int, str]
-    """Why images have no pose, by index, as far as known."""
+    """Known reasons of unregistered images, by image index."""
 
     @property
-    def merit(self) -> tuple[int, int]:
-        """Number of registered images, then of observations."""
+    def score(self) -> tuple[int, int]:
+        """Number of registered images, then number of inlier observations."""
         return int(self.state.registered.sum()), int(self.state.inlier.sum())
 
 
 def reconstruct_first_component(
     whole: SfmProblem, components: Sequence[Indices], options: SfmOptions
 ) -> tuple[Indices, SfmProblem, RegisteredComponent]:
-    """Reconstruct the first connected component that has parallax and an initialization.
+    """Reconstruct the first connected component that has parallax and can be initialized.
 
     Args:
-        whole: All training images.
-        components: Images of each component, the largest component first.
-        options: How to do it.
+        whole: Problem of all training images.
+        components: Images of each component, largest component first.
+        options: Options of SfM.
 
     Returns:
-        The component's images, its problem and its reconstruction.
+        Images, problem and reconstruction of the component.
 
     Raises:
-        NopeSplatError: If there is none.
+        NopeSplatError: If there is no such component.
     """
     has_parallax = False
     for component in components:
@@ -211,25 +215,27 @@ def reconstruct_first_component(
 
 
 def reconstruct_component(problem: SfmProblem, options: SfmOptions) -> RegisteredComponent | None:
-    """Initialize, register, rebuild the tracks and refine everything.
+    """Initialize, register images, rebuild tracks and refine.
 
     Args:
         problem: A connected component.
-        options: How to do it.
+        options: Options of SfM.
 
     Returns:
-        Its reconstruction; None if no initialization registers two images.
+        The reconstruction; None if no start registers two images.
     """
     best = register_from_best_start(problem, options)
     if best is None:
         return None
     state, failures, clock = best.state, best.failures, problem.clock
-    missing = [
-        view.matches for pair, view in best.two_views.items() if not state.registered[list(pair)].all()
+    unregistered_matches = [
+        two_view.matches
+        for pair, two_view in best.two_views.items()
+        if not state.registered[list(pair)].all()
     ]
-    if missing:  # rebuilt tracks may connect them to points that the first tracks did not
+    if unregistered_matches:  # rebuilt tracks may connect them to more points
         with clock.stage("tracks"):
-            state = rebuild_tracks(state, problem, missing)
+            state = rebuild_tracks(state, problem, unregistered_matches)
         with clock.stage("registration"):
             failures = options.registration.register_remaining(
                 state, best.two_views, options.mapper, problem.seed
@@ -239,19 +245,19 @@ def reconstruct_component(problem: SfmProblem, options: SfmOptions) -> Registere
     with clock.stage("final adjustment"):
         failures = failures | refine_globally(state, options.mapper)
         if problem.priors.known_cameras is not None:
-            prefer_known_cameras(state, problem.priors.known_cameras, ROUNDS[-1], options.mapper)
+            prefer_known_cameras(state, problem.priors.known_cameras, options.mapper)
     return RegisteredComponent(state, best.two_views, failures)
 
 
 def register_from_best_start(problem: SfmProblem, options: SfmOptions) -> RegisteredComponent | None:
-    """Register images from every start that the initialization offers, and keep the best result.
+    """Register images from every start of the initialization, and keep the best result.
 
     Args:
         problem: A connected component.
-        options: How to do it.
+        options: Options of SfM.
 
     Returns:
-        The result with most registered images; None if none has two.
+        The result with most registered images; None if every result has fewer than two.
     """
     best = None
     for start in options.initialization.starts(problem):
@@ -266,9 +272,9 @@ def register(start: Start, problem: SfmProblem, options: SfmOptions) -> Register
     """Register the images of a component from one start.
 
     Args:
-        start: Changed in place.
+        start: State to register images in; changed in place.
         problem: A connected component.
-        options: How to do it.
+        options: Options of SfM.
     """
     state, registration = start.state, options.registration
     with problem.clock.stage("registration"):
@@ -277,33 +283,37 @@ def register(start: Start, problem: SfmProblem, options: SfmOptions) -> Register
     return RegisteredComponent(state, start.two_views, failures)
 
 
-def _better(best: RegisteredComponent | None, other: RegisteredComponent) -> RegisteredComponent | None:
-    if other.merit[0] < 2 or (best is not None and other.merit <= best.merit):
+def _better(best: RegisteredComponent | None, candidate: RegisteredComponent) -> RegisteredComponent | None:
+    """Choose the candidate if it has at least two registered images and a higher score."""
+    if candidate.score[0] < 2 or (best is not None and candidate.score <= best.score):
         return best
-    return other
+    return candidate
 
 
 def needs_fixed_focal(problem: SfmProblem, uncertainty: float) -> bool:
-    """Whether to reconstruct again with a fixed focal length, because the images do not determine it.
+    """Decide whether to reconstruct again with a fixed focal length, because the images do not determine it.
 
-    A flat scene would follow any focal length; and where the user gives one, theirs is the better guess.
+    A planar scene agrees with any focal length, and the user's focal length is better than an uncertain one.
 
     Args:
         problem: A connected component.
         uncertainty: Standard deviation of the focal length as a share of it.
     """
     priors = problem.priors
-    is_doubtful = priors.known_cameras is None and (problem.is_planar or priors.initial_focal is not None)
-    return is_doubtful and uncertainty > MAX_FOCAL_UNCERTAINTY / 3
+    can_fix = priors.known_cameras is None and (problem.is_planar or priors.initial_focal is not None)
+    return can_fix and uncertainty > problem.options.refinement.max_focal_uncertainty / 3
 
 
 def read_known_cameras(options: SfmOptions, folder: ImageFolder, held_out: Mask) -> KnownCameras | None:
-    """Read the cameras that the initialization starts from, if it is by known cameras.
+    """Read the cameras of an initialization by known cameras.
 
     Args:
-        options: How to reconstruct.
+        options: Options of SfM.
         folder: The images.
         held_out: Images kept for evaluation. (N,).
+
+    Returns:
+        The cameras; None for other initializations.
     """
     if not isinstance(options.initialization, KnownCamerasInitialization):
         return None
@@ -321,12 +331,12 @@ def training_problem(
         folder: The images.
         held_out: Images kept for evaluation. (N,).
         matches: Verified matches of all images.
-        options: How to reconstruct.
-        priors: What is known besides the matches.
+        options: Options of SfM.
+        priors: Prior knowledge of cameras and depth.
     """
     sizes = np.array([(image.width, image.height) for image in folder.images], dtype=np.int64)
     camera_ids = assign_cameras(folder.images, options.camera_per)
-    camera_groups = CameraGroups.of(sizes, camera_ids, matches.keypoints)
+    camera_groups = CameraGroups.from_keypoints(sizes, camera_ids, matches.keypoints)
     if camera_groups.num_cameras > 1:
         counts = np.bincount(camera_groups.camera_ids).tolist()
         logger.info(f"The photos are of {camera_groups.num_cameras} cameras, which took {counts} of them.")

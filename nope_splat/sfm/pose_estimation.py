@@ -1,7 +1,7 @@
-"""Absolute and relative poses from correspondences: robust estimation by poselib.
+"""Robust estimation of absolute and relative poses from correspondences, by poselib.
 
-This is the only place where poselib's pose estimators are called and where cameras take its form. Options
-have COLMAP's names.
+Only this module calls poselib's pose estimators and converts cameras to its format. Options have COLMAP's
+names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nope_splat.utils.typing import Array, Mask
 
 @dataclass(frozen=True)
 class AbsolutePoseOptions:
-    """How a pose is estimated from points (PnP); lengths are in the units of the image positions."""
+    """Options of absolute pose estimation (PnP); pixels are the units of the image coordinates."""
 
     abs_pose_max_error: float
     """Largest reprojection error of an inlier, pixels."""
@@ -36,12 +36,12 @@ class AbsolutePoseOptions:
     random_seed: int = 0
     """Seed of RANSAC."""
     max_num_refinements: int = 0
-    """Largest number of further steps on the inliers after RANSAC."""
+    """Largest number of refinement steps on the inliers after RANSAC."""
 
 
 @dataclass(frozen=True)
 class RelativePoseOptions:
-    """How the relative pose of a pair is estimated; lengths are in the units of the image positions."""
+    """Options of relative pose estimation; pixels are the units of the image coordinates."""
 
     max_epipolar_error: float
     """Largest epipolar error of an inlier, pixels."""
@@ -57,18 +57,18 @@ class RelativePoseOptions:
 
 @dataclass(frozen=True)
 class EstimatedPose:
-    """A pose with the correspondences that agree with it."""
+    """Estimated pose with its inliers."""
 
     T: Array
     """World-to-camera transform, or transform from the first to the second camera, OpenCV axes. (4, 4)."""
     inliers: Mask
-    """Correspondences that agree with it. (n,)."""
+    """Correspondences that agree with the pose. (n,)."""
     success: bool
-    """Whether the inliers are as many as the options require."""
+    """Whether there are as many inliers as the options require."""
 
 
 PoselibCamera = dict[str, Any]
-"""A camera as poselib takes it."""
+"""Camera in poselib's format."""
 
 
 def poselib_camera(
@@ -76,15 +76,15 @@ def poselib_camera(
     principal_point: Sequence[float] | Array = (0.0, 0.0),
     radial: Sequence[float] | Array | None = None,
 ) -> PoselibCamera:
-    """Convert a camera to poselib's form.
+    """Convert a camera to poselib's format.
 
     Args:
         focal: Focal length in pixels.
-        principal_point: Principal point in the coordinates of the image positions. (2,).
+        principal_point: Principal point in the same image coordinates as the correspondences. (2,).
         radial: Radial distortion k1 and k2, if any. (2,).
 
     Returns:
-        The camera. Its size is unknown, which no estimator needs.
+        The camera. Its size is zero, since no estimator needs it.
     """
     model, terms = ("SIMPLE_PINHOLE", ()) if radial is None else ("RADIAL", radial)
     return {"model": model, "width": 0, "height": 0, "params": [focal, *principal_point, *terms]}
@@ -96,7 +96,7 @@ def estimate_absolute_pose(
     """Estimate a pose from points by RANSAC with local optimization.
 
     Args:
-        xy: Where the points are seen, pixels. (n, 2), with at least one row.
+        xy: Observed image coordinates of the points, pixels. (n, 2), with at least one row.
         points: World coordinates. (n, 3).
         camera: From `poselib_camera`.
         options: Thresholds.
@@ -108,8 +108,8 @@ def estimate_absolute_pose(
         xy, points, camera, _ransac(options, max_reproj_error=options.abs_pose_max_error), _loss(options)
     )
     inliers = np.array(info["inliers"], bool)
-    enough = inliers.sum() >= options.abs_pose_min_num_inliers
-    success = bool(enough and inliers.mean() >= options.abs_pose_min_inlier_ratio)
+    has_enough = inliers.sum() >= options.abs_pose_min_num_inliers
+    success = bool(has_enough and inliers.mean() >= options.abs_pose_min_inlier_ratio)
     if success and options.max_num_refinements:
         steps = {"max_iterations": options.max_num_refinements}
         pose, _ = poselib.refine_absolute_pose(
@@ -128,10 +128,10 @@ def estimate_relative_pose(
     """Estimate the relative pose of a pair by the five-point method in RANSAC with local optimization.
 
     Args:
-        xy_first: Matched positions in the first image, pixels. (n, 2).
-        xy_second: The same in the second image. (n, 2).
-        camera_first: From `poselib_camera`.
-        camera_second: From `poselib_camera`.
+        xy_first: Matched image coordinates in the first image, pixels. (n, 2).
+        xy_second: Matched image coordinates in the second image, pixels. (n, 2).
+        camera_first: First camera, from `poselib_camera`.
+        camera_second: Second camera, from `poselib_camera`.
         options: Thresholds.
 
     Returns:
@@ -150,7 +150,7 @@ def estimate_relative_pose(
 
 
 def _ransac(options: AbsolutePoseOptions | RelativePoseOptions, **error: float) -> dict[str, Any]:
-    """Options of poselib's RANSAC, with its error threshold."""
+    """Convert options to those of poselib's RANSAC."""
     return error | {
         "max_iterations": options.max_num_trials,
         "min_iterations": options.min_num_trials,
@@ -159,5 +159,5 @@ def _ransac(options: AbsolutePoseOptions | RelativePoseOptions, **error: float) 
 
 
 def _loss(options: AbsolutePoseOptions | RelativePoseOptions) -> dict[str, Any]:
-    """Options of poselib's refinement."""
+    """Convert options to those of poselib's refinement."""
     return {"loss_type": "CAUCHY", "loss_scale": options.loss_scale}

@@ -21,16 +21,11 @@ from nope_splat.utils.typing import Indices, Mask
 
 logger = logging.getLogger(__name__)
 
-MAX_FOCAL_UNCERTAINTY = 1.1 - 1
-"""Three standard deviations of a focal length that the images determine, as a share of it."""
-NEGLIGIBLE_DISTORTION = 0.1
-"""Distortion that moves no place by as many feature pixels is left out: many tools take none."""
-
 
 def to_reconstruction(
     state: SfmState, folder: ImageFolder, held_out: Mask, problem: SfmProblem, graph: MatchGraph
 ) -> tuple[Reconstruction, list[Indices]]:
-    """Convert the state to full-resolution pixels.
+    """Convert the state to a reconstruction in full-resolution pixels.
 
     Args:
         state: The refined state.
@@ -40,102 +35,123 @@ def to_reconstruction(
         graph: The match graph.
 
     Returns:
-        The reconstruction, points still without colors; the point of each keypoint of each image, -1 for
-        none.
+        The reconstruction, without colors of points; the point of each keypoint of each image, -1 if there is
+        none. (K,) each.
     """
-    layout = problem.camera_groups
+    camera_groups = problem.camera_groups
     rows = np.flatnonzero(state.inlier)
     point_of_track = np.cumsum(state.has_point) - 1
     point_ids, image_ids = point_of_track[state.track_ids[rows]], state.image_ids[rows]
     keypoint_ids = state.keypoint_ids[rows]
     points_of_keypoints = []
-    for image, one in enumerate(problem.keypoints):
-        mine = image_ids == image
-        table = np.full(len(one.xy), -1)
-        table[keypoint_ids[mine]] = point_ids[mine]
-        points_of_keypoints.append(table)
+    for image_id, keypoints in enumerate(problem.keypoints):
+        in_image = image_ids == image_id
+        point_of_keypoint = np.full(len(keypoints.xy), -1)
+        point_of_keypoint[keypoint_ids[in_image]] = point_ids[in_image]
+        points_of_keypoints.append(point_of_keypoint)
     points = state.points[state.has_point]
-    cameras = []
-    for number, pixel_size in enumerate(layout.camera_pixel_sizes.tolist()):
-        (x, y), (k1, k2) = (state.offset[number] * pixel_size).tolist(), state.radial[number].tolist()
-        camera = SharedPinhole(float(state.focal[number]) * pixel_size, (x, y), (k1, k2))
-        size = layout.sizes[layout.camera_ids == number].max(axis=0)
-        if camera.largest_distortion(size) < NEGLIGIBLE_DISTORTION * pixel_size:
-            camera = replace(camera, radial=(0.0, 0.0))
-        cameras.append(camera)
-    xy = state.xy[rows] * layout.pixel_sizes[image_ids, None] + layout.sizes[image_ids] / 2
+    xy = state.xy[rows] * camera_groups.pixel_sizes[image_ids, None] + camera_groups.sizes[image_ids] / 2
     none = Observations(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))
-    sparse = Reconstruction(
+    reconstruction = Reconstruction(
         image_names=tuple(image.name for image in folder.images),
-        image_sizes=layout.sizes,
+        image_sizes=camera_groups.sizes,
         held_out=held_out,
         registered=state.registered.copy(),
         T_world_camera=invert(state.T_camera_world),
-        cameras=tuple(cameras),
-        camera_ids=layout.camera_ids,
+        cameras=full_resolution_cameras(state, camera_groups, problem.options.refinement.min_distortion),
+        camera_ids=camera_groups.camera_ids,
         points=points,
         colors=np.zeros(points.shape, np.uint8),
         observations=Observations(point_ids, image_ids, xy),
-        noise=state.sigma[rows] * layout.pixel_sizes[image_ids],
+        noise=state.sigma[rows] * camera_groups.pixel_sizes[image_ids],
         resections=none,
         failures={},
         graph=graph,
         seconds={},
         focal_fixed=state.fix_focal,
     )
-    return sparse, points_of_keypoints
+    return reconstruction, points_of_keypoints
 
 
-def point_colors(folder: ImageFolder, scene: Reconstruction, layout: CameraGroups) -> NDArray[np.uint8]:
-    """Mean color of each point over its observations.
+def full_resolution_cameras(
+    state: SfmState, camera_groups: CameraGroups, min_distortion: float
+) -> tuple[SharedPinhole, ...]:
+    """Convert the intrinsics of each camera to full-resolution pixels.
+
+    Args:
+        state: The refined state.
+        camera_groups: Sizes and cameras of the images.
+        min_distortion: Displacement in feature pixels below which distortion is set to zero.
+    """
+    cameras = []
+    for camera_id, pixel_size in enumerate(camera_groups.camera_pixel_sizes.tolist()):
+        (x, y), (k1, k2) = (state.offset[camera_id] * pixel_size).tolist(), state.radial[camera_id].tolist()
+        camera = SharedPinhole(float(state.focal[camera_id]) * pixel_size, (x, y), (k1, k2))
+        size = camera_groups.sizes[camera_groups.camera_ids == camera_id].max(axis=0)
+        if camera.largest_distortion(size) < min_distortion * pixel_size:
+            camera = replace(camera, radial=(0.0, 0.0))
+        cameras.append(camera)
+    return tuple(cameras)
+
+
+def point_colors(
+    folder: ImageFolder, reconstruction: Reconstruction, camera_groups: CameraGroups
+) -> NDArray[np.uint8]:
+    """Average the color of each point over its observations.
 
     Args:
         folder: The images.
-        scene: Points and observations.
-        layout: The sizes at which the images are read.
+        reconstruction: Points and observations.
+        camera_groups: Pixel units at which the images are read.
 
     Returns:
         RGB. (P, 3).
     """
-    observations = scene.observations
-    total = np.zeros((len(scene.points), 3))
+    observations = reconstruction.observations
+    total = np.zeros((len(reconstruction.points), 3))
     for image_id in np.unique(observations.image_ids):
-        mine, pixel_size = observations.image_ids == image_id, layout.pixel_sizes[image_id]
-        width, height = (round(side / pixel_size) for side in scene.image_sizes[image_id].tolist())
+        in_image, pixel_size = observations.image_ids == image_id, camera_groups.pixel_sizes[image_id]
+        width, height = (round(side / pixel_size) for side in reconstruction.image_sizes[image_id].tolist())
         image = read_image(folder.images[image_id], (width, height))[..., :3]
-        column, row = (observations.xy[mine] / pixel_size).astype(np.int64).T
+        column, row = (observations.xy[in_image] / pixel_size).astype(np.int64).T
         # A point has at most one observation in an image.
-        total[observations.point_ids[mine]] += image[row.clip(0, height - 1), column.clip(0, width - 1)]
-    count = np.bincount(observations.point_ids, minlength=len(scene.points))
+        total[observations.point_ids[in_image]] += image[row.clip(0, height - 1), column.clip(0, width - 1)]
+    count = np.bincount(observations.point_ids, minlength=len(reconstruction.points))
     return np.rint(total / np.maximum(count, 1)[:, None]).astype(np.uint8)
 
 
 def focal_uncertainty(state: SfmState, options: MapperOptions) -> float:
-    """Standard deviation of the focal length as a share of it, with the lens terms that were found.
+    """Estimate the standard deviation of the focal length with the refined intrinsics free.
 
     Args:
         state: The refined state.
         options: Triangulation and bundle adjustment.
+
+    Returns:
+        The standard deviation as a share of the focal length.
     """
     return state.focal_uncertainty(state.offset.any(axis=1), state.radial.any(axis=1), options.ba_device)
 
 
 def focal_notice(state: SfmState, problem: SfmProblem, uncertainty: float) -> str:
-    """What the user should know about the focal length, if anything.
+    """Write a notice about a focal length that the images do not determine well.
 
     Args:
         state: The refined state.
         problem: The connected component.
         uncertainty: Standard deviation of the focal length, as a share of it.
+
+    Returns:
+        The notice for the user; empty if the images determine the focal length.
     """
     focals = (state.focal * problem.camera_groups.camera_pixel_sizes).tolist()
-    focal = f"{' and '.join(f'{each:.0f}' for each in focals)} pixels"
-    mend = "set initial-focal if you know it, or add photos from other directions"
+    focal = f"{' and '.join(f'{pixels:.0f}' for pixels in focals)} pixels"
+    advice = "set initial-focal if you know it, or add photos from other directions"
     if state.fix_focal:
-        why = "look straight at one flat surface, which does" if problem.is_planar else "do"
-        return f"the photos {why} not show the focal length, which is taken to be {focal}; {mend}"
-    if uncertainty > MAX_FOCAL_UNCERTAINTY / 3:
-        return f"the photos hardly show the focal length, which seems to be {focal}; {mend}"
+        reason = "look straight at one flat surface, which does" if problem.is_planar else "do"
+        return f"the photos {reason} not show the focal length, which is taken to be {focal}; {advice}"
+    if uncertainty > problem.options.refinement.max_focal_uncertainty / 3:
+        return f"the photos hardly show the focal length, which seems to be {focal}; {advice}"
     if problem.is_planar:
         return (
             "the photos show hardly more than one flat surface; still, they determine the focal length"
@@ -144,24 +160,24 @@ def focal_notice(state: SfmState, problem: SfmProblem, uncertainty: float) -> st
     return ""
 
 
-def log_summary(scene: Reconstruction) -> None:
-    """Tell the outcome, and name the images that are left out.
+def log_summary(reconstruction: Reconstruction) -> None:
+    """Log the number of registered images, the focal length and the images that failed.
 
     Args:
-        scene: The finished scene.
+        reconstruction: The finished reconstruction.
     """
-    training = ~scene.held_out
-    focals = " and ".join(f"{camera.focal:.1f}" for camera in scene.cameras)
-    error = float(np.median(scene.reprojection_errors()))
+    training = ~reconstruction.held_out
+    focals = " and ".join(f"{camera.focal:.1f}" for camera in reconstruction.cameras)
+    error = float(np.median(reconstruction.reprojection_errors()))
     logger.info(
-        f"Registered {(scene.registered & training).sum()} of {training.sum()} photos:"
-        f" focal length {focals} pixels, {len(scene.points)} points,"
+        f"Registered {(reconstruction.registered & training).sum()} of {training.sum()} photos:"
+        f" focal length {focals} pixels, {len(reconstruction.points)} points,"
         f" median reprojection error {error:.2f} pixels."
     )
-    if scene.notice:
-        logger.warning(f"{scene.notice[0].upper()}{scene.notice[1:]}.")
+    if reconstruction.notice:
+        logger.warning(f"{reconstruction.notice[0].upper()}{reconstruction.notice[1:]}.")
     names_of_reason: dict[str, list[str]] = {}
-    for name, reason in scene.failures.items():
+    for name, reason in reconstruction.failures.items():
         names_of_reason.setdefault(reason, []).append(name)
     for reason, names in names_of_reason.items():
         logger.warning(f"Left out {', '.join(names)}: {reason}.")

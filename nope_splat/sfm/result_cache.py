@@ -1,4 +1,4 @@
-"""Finished reconstructions on disk, by everything that they depend on."""
+"""Cache of finished reconstructions on disk, keyed by everything that they depend on."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ STAGE = "scene"
 
 @dataclass(frozen=True)
 class ResultCache:
-    """Where the matches and the reconstruction of one folder with given options are kept."""
+    """Cache keys of the matches and the reconstruction of one folder with given options."""
 
     cache: Cache | None
-    """The cache; None to keep nothing."""
+    """The cache; None disables caching."""
     matches_key: str
     """Key of the matches."""
     key: str
     """Key of the reconstruction."""
 
     @classmethod
-    def of(
+    def open(
         cls,
         cache_dir: Path | None,
         folder: ImageFolder,
@@ -46,15 +46,15 @@ class ResultCache:
         """Compute the keys.
 
         Args:
-            cache_dir: Folder of the cache; None to keep nothing.
+            cache_dir: Folder of the cache; None disables caching.
             folder: The images.
             held_out: Names of images kept for evaluation.
             options: How to reconstruct.
-            known_cameras: Cameras to start from; their values count, not the name of their file.
+            known_cameras: Cameras to start from; the key depends on their values, not on their file name.
         """
         if cache_dir is None:
             return cls(None, "", "")
-        of_matches = matches_key(folder, options.matching)
+        key_of_matches = matches_key(folder, options.matching)
         need_depth = images_that_need_depth(options, folder, held_out)
         values: dict[str, Any] = {
             "mapper": asdict(options.mapper),
@@ -65,12 +65,12 @@ class ResultCache:
             "depth": depth_maps_key(need_depth, options.depth) if need_depth else None,
         }
         if known_cameras is not None:
-            values["initialization"] = known_cameras.to_plain()
-        key = content_key((), {"matches": of_matches, "held_out": sorted(held_out), "options": values})
-        return cls(Cache(cache_dir), of_matches, key)
+            values["initialization"] = known_cameras.to_lists()
+        key = content_key((), {"matches": key_of_matches, "held_out": sorted(held_out), "options": values})
+        return cls(Cache(cache_dir), key_of_matches, key)
 
     def load(self) -> Reconstruction | None:
-        """Load the reconstruction, if it is there."""
+        """Load the reconstruction, if it is cached."""
         if self.cache is None:
             return None
         reconstruction = self.cache.load(STAGE, self.key, Reconstruction.from_arrays)
@@ -79,6 +79,6 @@ class ResultCache:
         return reconstruction
 
     def store(self, reconstruction: Reconstruction) -> None:
-        """Keep a reconstruction."""
+        """Store a reconstruction."""
         if self.cache is not None:
             self.cache.store(STAGE, self.key, reconstruction.to_arrays())

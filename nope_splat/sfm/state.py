@@ -1,4 +1,4 @@
-"""The scene while it grows: which images have poses, which tracks have points, who agrees with whom."""
+"""Mutable SfM state: poses, intrinsics, 3D points and inlier observations."""
 
 from __future__ import annotations
 
@@ -16,59 +16,44 @@ from nope_splat.geometry.robust import RAYLEIGH_MEDIAN
 from nope_splat.scene.tracks import Tracks
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
-from nope_splat.sfm.bundle_adjustment.solver import BundleResult, adjust, intrinsics_covariance
+from nope_splat.sfm.bundle_adjustment.solver import BundleResult, bundle_adjust, intrinsics_covariance
 from nope_splat.sfm.camera_groups import CameraGroups
+from nope_splat.sfm.mapper_options import IntrinsicsPriorOptions
 from nope_splat.sfm.pose_estimation import PoselibCamera, poselib_camera
 from nope_splat.utils.typing import Array, Indices, Mask
 
-LOG_FOCAL_SIGMA = 0.5
-"""Standard deviation of the prior on the logarithm of a focal length of which nothing else is known.
-
-Far too weak to matter where the images determine it; it holds the focal length where they do not."""
-OFFSET_SIGMA = 0.02
-"""Standard deviation of the prior on the principal point offset, as a share of the longer side.
-
-Lenses are centered to about one percent of the sensor; twice that leaves room for stabilized lenses."""
-CORNER_SIGMA = 0.05
-"""Standard deviation of the prior on each radial term, as the share by which it moves an image's corner.
-
-Lenses of cameras and phones bend the corners by some percent."""
-MIN_OBSERVATIONS = 20
-"""Fewest observations that are adjusted."""
-MIN_NOISE_SAMPLES = 50
-"""Fewest observations that tell how noisy observations are."""
 MIN_SIGMA = 0.01
-"""No observation is believed to be more precise than this, feature pixels."""
+"""Smallest standard deviation of an observation, feature pixels."""
 
 
 class FocalPrior(NamedTuple):
-    """What is known of the focal length of each camera before, and apart from, what its tracks tell."""
+    """Prior on the focal length of each camera, independent of the observations."""
 
     mean: Array
-    """Feature pixels. (K,)."""
+    """Focal lengths in feature pixels. (K,)."""
     sigma: Array
-    """Standard deviation of the logarithm. (K,)."""
+    """Standard deviations of the logarithm. (K,)."""
 
 
 @dataclass
 class SfmState:
     """Mutable state of a reconstruction.
 
-    Image positions are in *feature pixels from the image center*: of images scaled to the size at
-    which keypoints were found. All thresholds of reconstruction are in these pixels. Each of K cameras took
-    some of the images.
+    Image coordinates are in *feature pixels from the image center*: pixels of images scaled to the size at
+    which keypoints were detected. All thresholds of SfM are in these pixels. Each of K cameras took some of
+    the images.
     """
 
     track_ids: Indices
-    """Track of each observation, ascending. (O,)."""
+    """Track of each observation, in ascending order. (O,)."""
     image_ids: Indices
     """Image of each observation. (O,)."""
     keypoint_ids: Indices
     """Keypoint of each observation in its image. (O,)."""
     xy: Array
-    """Feature pixels from the image center. (O, 2)."""
+    """Observed image coordinates, feature pixels from the image center. (O, 2)."""
     sigma: Array
-    """Standard deviation of `xy` per axis, feature pixels; only rough before `estimate_noise`. (O,)."""
+    """Standard deviation of `xy` per axis, feature pixels; a rough guess before `estimate_noise`. (O,)."""
     half_size: Array
     """Half the width and height of each image in feature pixels. (N, 2)."""
     camera_ids: Indices
@@ -76,11 +61,11 @@ class SfmState:
     focal: Array
     """Focal length of each camera in feature pixels. (K,)."""
     initial_focal: Array
-    """Focal lengths before any adjustment. (K,)."""
+    """Focal lengths before bundle adjustment, feature pixels. (K,)."""
     focal_prior: FocalPrior
-    """What adjustments heed beside the observations."""
+    """Prior on the focal lengths in bundle adjustment."""
     fix_focal: bool
-    """Whether the focal lengths stay as they are, because the images do not determine them."""
+    """Whether to keep the focal lengths fixed, because the images do not determine them."""
     offset: Array
     """Principal point minus image center of each camera in feature pixels. (K, 2)."""
     radial: Array
@@ -90,45 +75,50 @@ class SfmState:
     registered: Mask
     """Images with a pose. (N,)."""
     points: Array
-    """World coordinates of the tracks. (T, 3)."""
+    """World coordinates of the triangulated tracks. (T, 3)."""
     has_point: Mask
-    """Tracks with a point. (T,)."""
+    """Tracks that are triangulated. (T,)."""
     inlier: Mask
-    """Observations in registered images that agree with their track's point. (O,)."""
+    """Observations in registered images that agree with the point of their track. (O,)."""
+    intrinsics_prior: IntrinsicsPriorOptions
+    """Widths of the priors on the principal point and on distortion."""
 
     @classmethod
-    def start(
+    def from_tracks(
         cls,
         tracks: Tracks,
-        layout: CameraGroups,
+        camera_groups: CameraGroups,
         focal: Array,
         fix_focal: bool = False,
         focal_prior: FocalPrior | None = None,
+        intrinsics_prior: IntrinsicsPriorOptions = IntrinsicsPriorOptions(),
     ) -> SfmState:
-        """No poses and no points yet.
+        """Create a state without poses and points.
 
         Args:
             tracks: Tracks in full-resolution pixels.
-            layout: Sizes and cameras of the images.
+            camera_groups: Sizes and cameras of the images.
             focal: Focal length of each camera in feature pixels. (K,).
-            fix_focal: Whether they stay as they are.
-            focal_prior: What is known of them; without it they are hardly known, about `focal`.
+            fix_focal: Whether to keep the focal lengths fixed.
+            focal_prior: Prior on the focal lengths; by default a weak one with mean `focal`.
+            intrinsics_prior: Widths of the priors on the intrinsics.
 
         Returns:
-            The empty scene.
+            The state, in which no image is registered.
         """
-        observations, num_images = tracks.observations, len(layout.sizes)
+        observations, num_images = tracks.observations, len(camera_groups.sizes)
         return cls(
             track_ids=observations.point_ids,
             image_ids=observations.image_ids,
             keypoint_ids=tracks.keypoint_ids,
-            xy=layout.from_center(observations.xy, observations.image_ids),
+            xy=camera_groups.to_centered(observations.xy, observations.image_ids),
             sigma=tracks.noise.copy(),
-            half_size=layout.sizes / (2 * layout.pixel_sizes[:, None]),
-            camera_ids=layout.camera_ids,
+            half_size=camera_groups.sizes / (2 * camera_groups.pixel_sizes[:, None]),
+            camera_ids=camera_groups.camera_ids,
             focal=focal,
             initial_focal=focal,
-            focal_prior=focal_prior or FocalPrior(focal, np.full(len(focal), LOG_FOCAL_SIGMA)),
+            focal_prior=focal_prior
+            or FocalPrior(focal, np.full(len(focal), intrinsics_prior.log_focal_sigma)),
             fix_focal=fix_focal,
             offset=np.zeros((len(focal), 2)),
             radial=np.zeros((len(focal), 2)),
@@ -137,10 +127,11 @@ class SfmState:
             points=np.zeros((len(tracks), 3)),
             has_point=np.zeros(len(tracks), bool),
             inlier=np.zeros(len(observations), bool),
+            intrinsics_prior=intrinsics_prior,
         )
 
     def snapshot(self) -> SfmState:
-        """A copy of everything that changes, to return to when an attempt fails."""
+        """Copy everything that registration changes, so that a failed attempt can be undone."""
         return replace(
             self,
             sigma=self.sigma.copy(),
@@ -152,11 +143,19 @@ class SfmState:
         )
 
     def restore(self, snapshot: SfmState) -> None:
-        """Go back to a snapshot, which must not be used afterwards."""
+        """Restore a snapshot, which must not be used afterwards."""
         self.__dict__.update(snapshot.__dict__)
 
-    def rows_of(self, image_id: int, keypoints: Indices) -> Indices:
-        """Observations of the given keypoints of one image; -1 where a keypoint has no track. (n,)."""
+    def observations_of(self, image_id: int, keypoints: Indices) -> Indices:
+        """Find the observations of keypoints.
+
+        Args:
+            image_id: Image of the keypoints.
+            keypoints: Indices of keypoints. (n,).
+
+        Returns:
+            Observation indices, -1 for keypoints without a track. (n,).
+        """
         rows = np.flatnonzero(self.image_ids == image_id)
         table = np.full(max(keypoints.max(initial=-1), self.keypoint_ids[rows].max(initial=-1)) + 1, -1)
         table[self.keypoint_ids[rows]] = rows
@@ -170,102 +169,105 @@ class SfmState:
     @property
     def offset_sigma(self) -> Array:
         """Standard deviation of the prior on each camera's principal point offset, feature pixels. (K,)."""
-        return OFFSET_SIGMA * self.longer_sides
+        return self.intrinsics_prior.principal_point_sigma_ratio * self.longer_sides
 
     @property
     def radial_sigma(self) -> Array:
-        """Standard deviations of the prior on k1 and k2: alike in their effect at the corner. (K, 2)."""
+        """Standard deviations of the prior on k1 and k2, which have equal effect at the corner. (K, 2)."""
         corner = self._largest(np.linalg.norm(self.half_size, axis=1)) / self.focal
-        return CORNER_SIGMA / np.stack([corner**2, corner**4], axis=1)
+        return self.intrinsics_prior.corner_distortion_sigma / np.stack([corner**2, corner**4], axis=1)
 
     def _largest(self, values: Array) -> Array:
-        """Largest value among the images of each camera. (N,) -> (K,)."""
+        """Compute the largest value among the images of each camera. (N,) -> (K,)."""
         largest = np.zeros(len(self.focal))
         np.maximum.at(largest, self.camera_ids, values)
         return largest
 
     def centers(self) -> Array:
-        """Camera centers in world coordinates. (N, 3)."""
+        """Compute the camera centers in world coordinates. (N, 3)."""
         rotation, translation = self.T_camera_world[:, :3, :3], self.T_camera_world[:, :3, 3]
         return -np.einsum("nji,nj->ni", rotation, translation)
 
     def rays(self, xy: Array, image_ids: Indices | int) -> Array:
-        """Directions at depth one through image positions, in camera coordinates.
+        """Compute the rays through pixels, at depth one.
 
         Args:
             xy: Feature pixels from the image center. (n, 2).
-            image_ids: Image of each position, or of all. (n,) or ().
+            image_ids: Image of each pixel, or one image for all pixels. (n,) or ().
 
         Returns:
-            Camera coordinates. (n, 3).
+            Camera coordinates with z = 1. (n, 3).
         """
         camera = self.camera_ids[image_ids]
         return unproject(xy - self.offset[camera], self.focal[camera, None], self.radial[camera])
 
     def camera_model(self, image_id: int) -> PoselibCamera:
-        """The camera of an image as poselib wants it."""
+        """Convert the camera of an image to poselib's format."""
         camera = self.camera_ids[image_id]
         return poselib_camera(float(self.focal[camera]), self.offset[camera], self.radial[camera])
 
     def errors(self, rows: Indices) -> Array:
-        """Reprojection errors of observations of tracks with points.
+        """Compute reprojection errors.
 
         Args:
-            rows: Observation indices. (n,).
+            rows: Indices of observations of triangulated tracks. (n,).
 
         Returns:
-            Feature pixels, infinite behind the camera. (n,).
+            Feature pixels, infinite for points behind the camera. (n,).
         """
-        in_camera = transform(self.T_camera_world[self.image_ids[rows]], self.points[self.track_ids[rows]])
-        return self.projection_errors(in_camera, rows)
+        points_camera = transform(
+            self.T_camera_world[self.image_ids[rows]], self.points[self.track_ids[rows]]
+        )
+        return self.projection_errors(points_camera, rows)
 
-    def projection_errors(self, in_camera: Array, rows: Indices) -> Array:
-        """Reprojection errors of observations of points in camera coordinates, infinite behind.
+    def projection_errors(self, points_camera: Array, rows: Indices) -> Array:
+        """Compute reprojection errors of points in camera coordinates.
 
         Args:
-            in_camera: Points in the coordinates of the observing cameras. (n, 3).
+            points_camera: Points in the coordinates of the observing cameras. (n, 3).
             rows: Observation indices. (n,).
 
         Returns:
-            Feature pixels. (n,).
+            Feature pixels, infinite for points behind the camera. (n,).
         """
         camera = self.camera_ids[self.image_ids[rows]]
         return project_errors(
-            in_camera, self.xy[rows], self.focal[camera], self.offset[camera], self.radial[camera]
+            points_camera, self.xy[rows], self.focal[camera], self.offset[camera], self.radial[camera]
         )
 
-    def visible_points(self) -> Indices:
-        """Observations in unregistered images of tracks that have points. (n,)."""
+    def visible_observations(self) -> Indices:
+        """Find the observations of triangulated tracks in unregistered images. (n,)."""
         return np.flatnonzero(self.has_point[self.track_ids] & ~self.registered[self.image_ids])
 
-    def noise(self, rows: Indices) -> float:
-        """Noise of observations, as a multiple of their `sigma`, from the median of their errors.
+    def noise(self, rows: Indices, min_num_samples: int = 50) -> float:
+        """Estimate the noise of observations, as a multiple of their `sigma`, by the median of their errors.
 
-        The median hardly heeds outliers. Observations of tracks with two views tell too little, since points
-        follow them in one of two dimensions, and are left out.
+        The median is robust to outliers. Tracks with two observations are skipped, since their points follow
+        the noise in one of two dimensions.
 
         Args:
-            rows: Observation indices of tracks with points. (n,).
+            rows: Indices of observations of triangulated tracks. (n,).
+            min_num_samples: Smallest number of observations in longer tracks for an estimate.
 
         Returns:
-            The multiple; NaN where fewer than `MIN_NOISE_SAMPLES` observations could tell.
+            The multiple; NaN if there are too few observations.
         """
         length = np.bincount(self.track_ids[rows], minlength=len(self.points))[self.track_ids[rows]]
         rows, length = rows[length >= 3], length[length >= 3]
-        if len(rows) < MIN_NOISE_SAMPLES:
+        if len(rows) < min_num_samples:
             return float("nan")
         errors = self.errors(rows) / self.sigma[rows]
-        # A point takes three of the two degrees of freedom that each of its observations brings.
+        # A point with n observations leaves 2 n - 3 of 2 n degrees of freedom.
         return float(np.median(errors * np.sqrt(2 * length / (2 * length - 3)))) / RAYLEIGH_MEDIAN
 
     def estimate_noise(self) -> None:
-        """Bring `sigma` in line with the errors of the observations that agree with their points."""
+        """Rescale `sigma` to the reprojection errors of the inlier observations."""
         noise = self.noise(np.flatnonzero(self.inlier))
         if np.isfinite(noise):
             self.sigma = np.maximum(noise * self.sigma, MIN_SIGMA)
 
     def rescale(self) -> None:
-        """Bring the median distance of the points from the cameras to ten, which keeps numbers tame."""
+        """Scale the world so that the median distance of points from the mean camera center is ten."""
         if not self.has_point.any():
             return
         middle = self.centers()[self.registered].mean(0)
@@ -274,25 +276,25 @@ class SfmState:
             self.T_camera_world[:, :3, 3] *= 10 / distance
             self.points *= 10 / distance
 
-    def adjust(
+    def bundle_adjust(
         self, options: BundleAdjustmentOptions, rows: Mask | None = None, free_images: Mask | None = None
     ) -> BundleResult | None:
-        """Bundle-adjust registered images and the points they see, in place.
+        """Bundle-adjust registered images and the points they observe, in place.
 
         Args:
-            options: What may change, when to stop and where to run.
+            options: Refined intrinsics, stopping criteria and device.
             rows: Inlier observations to use; all of them by default. (O,).
-            free_images: Registered images that may move; all of them by default. (N,).
+            free_images: Registered images whose poses are refined; all of them by default. (N,).
 
         Returns:
-            The result, or None where there are too few observations to adjust anything.
+            The result; None if there are too few observations.
         """
         used = self.inlier & self.has_point[self.track_ids] & self.registered[self.image_ids]
         used = np.flatnonzero(used if rows is None else used & rows)
-        if len(used) < MIN_OBSERVATIONS:
+        if len(used) < options.min_num_observations:
             return None
         problem = self._bundle_problem(used, free_images, options)
-        result = adjust(problem, options.max_iterations, options.tolerance)
+        result = bundle_adjust(problem, options.max_iterations, options.tolerance)
         adjusted = result.problem
         self.T_camera_world[np.unique(self.image_ids[used])] = adjusted.T_camera_world.cpu().numpy()
         self.points[np.unique(self.track_ids[used])] = adjusted.points.cpu().numpy()
@@ -303,10 +305,9 @@ class SfmState:
     def _bundle_problem(
         self, rows: Indices, free_images: Mask | None, options: BundleAdjustmentOptions
     ) -> BundleProblem:
-        """Variables and observations of a bundle adjustment.
+        """Set up the variables and observations of a bundle adjustment.
 
-        Images and tracks without observations are left out, so that those with some are numbered anew, in
-        ascending order.
+        Images and tracks without observations are left out; the others are renumbered in ascending order.
         """
         image_ids, image_numbers = np.unique(self.image_ids[rows], return_inverse=True)
         tracks, track_numbers = np.unique(self.track_ids[rows], return_inverse=True)
@@ -314,7 +315,7 @@ class SfmState:
         if free_poses.all():
             free_poses[0] = False  # fixes the world frame
         num_cameras = len(self.focal)
-        free_focal, free_offset, free_radial = (
+        refine_focal_length, refine_principal_point, refine_extra_params = (
             np.broadcast_to(flag, num_cameras)
             for flag in (
                 options.refine_focal_length and not self.fix_focal,
@@ -336,30 +337,37 @@ class SfmState:
             xy=tensor(self.xy[rows]),
             sigma=tensor(self.sigma[rows]),
             free_poses=tensor(free_poses),
-            free_intrinsics=tensor(np.column_stack([free_focal, *2 * [free_offset], *2 * [free_radial]])),
+            free_intrinsics=tensor(
+                np.column_stack(
+                    [refine_focal_length, *2 * [refine_principal_point], *2 * [refine_extra_params]]
+                )
+            ),
             prior_mean=tensor(np.column_stack([np.log(self.focal_prior.mean), np.zeros((num_cameras, 4))])),
             prior_sigma=tensor(
                 np.column_stack([self.focal_prior.sigma, *2 * [self.offset_sigma], self.radial_sigma])
             ),
         )
 
-    def focal_uncertainty(self, free_offset: Mask, free_radial: Mask, device: str = "cpu") -> float:
-        """Standard deviation of the focal length as a share of it, from the observations as they agree now.
+    def focal_uncertainty(
+        self, refine_principal_point: Mask, refine_extra_params: Mask, device: str = "cpu"
+    ) -> float:
+        """Estimate the standard deviation of the focal length from the current reprojection errors.
 
-        Where there are several cameras, of the one that is least certain and has an image with a pose.
+        With several cameras, the result is the largest value among cameras with a registered image.
 
         Args:
-            free_offset: Of which cameras the principal point is unknown, too. (K,).
-            free_radial: Of which cameras the radial distortion is unknown, too. (K,).
+            refine_principal_point: Cameras whose principal point is unknown, too. (K,).
+            refine_extra_params: Cameras whose radial distortion is unknown, too. (K,).
             device: Torch device.
 
         Returns:
-            The share; zero where the focal length is held, infinite where the observations fix nothing.
+            The standard deviation as a share of the focal length; zero if the focal length is fixed, infinite
+            if the observations do not constrain the cameras.
         """
-        result = self.adjust(
+        result = self.bundle_adjust(
             BundleAdjustmentOptions(
-                refine_principal_point=free_offset,
-                refine_extra_params=free_radial,
+                refine_principal_point=refine_principal_point,
+                refine_extra_params=refine_extra_params,
                 max_iterations=0,
                 device=device,
             )

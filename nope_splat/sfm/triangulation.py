@@ -1,4 +1,4 @@
-"""From registered images to points: triangulate, extend and filter tracks."""
+"""Triangulate, extend and filter tracks."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import numpy as np
 from nope_splat.geometry.rigid import transform
 from nope_splat.geometry.similarity import sum_rows
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
+from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
 
 MAX_HYPOTHESES = 12
-"""Most pairs of observations tried per track."""
-START_ERRORS = (0.05, 0.01)
-"""Largest reprojection errors of an observation while rough cameras are adjusted for the first times, as
-shares of the longer side: room for a focal length wrong by a tenth."""
+"""Largest number of pairs of observations that are triangulated per track."""
 
 
 def intersect(T_first: Array, rays_first: Array, T_second: Array, rays_second: Array) -> Array:
-    """Points nearest to two rays, by linear least squares (Hartley and Zisserman, section 12.2).
+    """Triangulate points from two rays by linear least squares (Hartley and Zisserman, section 12.2).
 
     Args:
         T_first: World-to-camera transforms. (..., 4, 4).
@@ -43,82 +41,90 @@ def intersect(T_first: Array, rays_first: Array, T_second: Array, rays_second: A
 
 
 def angles_between(first: Array, second: Array) -> Array:
-    """Angles between vectors in degrees. (n, 3), (n, 3) -> (n,)."""
+    """Compute the angles between vectors in degrees. (n, 3), (n, 3) -> (n,)."""
     cosine = np.einsum("ni,ni->n", first, second)
     cosine /= np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1) + 1e-300
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
 
 def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mask | None = None) -> None:
-    """Give points to tracks, or new ones, from their observations in registered images.
+    """Triangulate tracks from their observations in registered images.
 
-    Every pair of observations with enough parallax proposes a point (at most `MAX_HYPOTHESES` of them, in
-    a fixed order spread over the track); the point that most observations of the track agree with wins.
+    Every pair of observations with enough parallax proposes a point (for at most `MAX_HYPOTHESES` pairs,
+    sampled with a fixed seed); the point with most inlier observations wins.
 
     Args:
         state: Changed in place.
-        max_error: Largest reprojection error of an agreeing observation, feature pixels.
+        max_error: Largest reprojection error of an inlier observation, feature pixels.
         min_angle: Smallest angle between the two rays of a proposal, degrees.
         tracks: Tracks to (re)triangulate; those without a point by default. (T,).
     """
-    wanted = ~state.has_point if tracks is None else tracks
-    rows = np.flatnonzero(state.registered[state.image_ids] & wanted[state.track_ids])
+    selected = ~state.has_point if tracks is None else tracks
+    rows = np.flatnonzero(state.registered[state.image_ids] & selected[state.track_ids])
     ids, first, counts = np.unique(state.track_ids[rows], return_index=True, return_counts=True)
-    seen_twice = counts >= 2
-    ids, first, counts = ids[seen_twice], first[seen_twice], counts[seen_twice]
+    has_pair = counts >= 2
+    ids, first, counts = ids[has_pair], first[has_pair], counts[has_pair]
     if len(ids) == 0:
         return
     rays = state.rays(state.xy[rows], state.image_ids[rows])
     poses = state.T_camera_world[state.image_ids[rows]]
     directions = np.einsum("nji,nj->ni", poses[:, :3, :3], rays)
 
-    one, two, owner = _pairs(first, counts)
-    parallax = angles_between(directions[one], directions[two]) >= min_angle
-    one, two, owner = one[parallax], two[parallax], owner[parallax]
+    left, right, track = _observation_pairs(first, counts)
+    parallax = angles_between(directions[left], directions[right]) >= min_angle
+    left, right, track = left[parallax], right[parallax], track[parallax]
     state.inlier[rows] = False
     state.has_point[ids] = False
-    if len(owner) == 0:
+    if len(track) == 0:
         return
-    proposals = intersect(poses[one], rays[one], poses[two], rays[two])
+    proposals = intersect(poses[left], rays[left], poses[right], rays[right])
 
     # Score each proposal against all observations of its track.
-    length = counts[owner]
-    proposal = np.repeat(np.arange(len(owner)), length)
-    row = np.arange(len(proposal)) + np.repeat(first[owner] - (np.cumsum(length) - length), length)
-    in_camera = transform(poses[row], proposals[proposal])
-    errors = state.projection_errors(in_camera, rows[row])
-    agrees = errors < max_error
-    support = np.bincount(proposal, weights=agrees, minlength=len(owner))
-    misfit = np.bincount(proposal, weights=np.minimum(errors, max_error), minlength=len(owner))
-    score = support - 0.9 * misfit / (max_error * length)  # ties in support go to the smaller error
+    length = counts[track]
+    proposal = np.repeat(np.arange(len(track)), length)
+    row = np.arange(len(proposal)) + np.repeat(first[track] - (np.cumsum(length) - length), length)
+    points_camera = transform(poses[row], proposals[proposal])
+    errors = state.projection_errors(points_camera, rows[row])
+    is_inlier = errors < max_error
+    support = np.bincount(proposal, weights=is_inlier, minlength=len(track))
+    total_error = np.bincount(proposal, weights=np.minimum(errors, max_error), minlength=len(track))
+    score = support - 0.9 * total_error / (max_error * length)  # the smaller error breaks ties
 
-    order = np.lexsort((-score, owner))
-    best = order[np.unique(owner[order], return_index=True)[1]]
+    order = np.lexsort((-score, track))
+    best = order[np.unique(track[order], return_index=True)[1]]
     best = best[support[best] >= 2]
-    state.points[ids[owner[best]]] = proposals[best]
-    state.has_point[ids[owner[best]]] = True
-    chosen = np.zeros(len(owner), bool)
-    chosen[best] = True
-    state.inlier[rows[row[chosen[proposal] & agrees]]] = True
+    state.points[ids[track[best]]] = proposals[best]
+    state.has_point[ids[track[best]]] = True
+    is_best = np.zeros(len(track), bool)
+    is_best[best] = True
+    state.inlier[rows[row[is_best[proposal] & is_inlier]]] = True
 
 
-def _pairs(first: Indices, counts: Indices) -> tuple[Indices, Indices, Indices]:
-    """Pairs of rows of each track, and the track's number. (T,), (T,) -> (H,), (H,), (H,)."""
-    one, two, owner = [], [], []
+def _observation_pairs(first: Indices, counts: Indices) -> tuple[Indices, Indices, Indices]:
+    """List pairs of observations of each track.
+
+    Args:
+        first: First row of each track. (T,).
+        counts: Number of rows of each track. (T,).
+
+    Returns:
+        First row, second row and track index of each pair. (H,), (H,), (H,).
+    """
+    left, right, track = [], [], []
     for count in np.unique(counts):
         i, j = np.triu_indices(count, 1)
         if len(i) > MAX_HYPOTHESES:
-            chosen = np.random.default_rng(0).permutation(len(i))[:MAX_HYPOTHESES]
-            i, j = i[chosen], j[chosen]
-        members = np.flatnonzero(counts == count)
-        one.append((first[members, None] + i).ravel())
-        two.append((first[members, None] + j).ravel())
-        owner.append(np.repeat(members, len(i)))
-    return np.concatenate(one), np.concatenate(two), np.concatenate(owner)
+            sample = np.random.default_rng(0).permutation(len(i))[:MAX_HYPOTHESES]
+            i, j = i[sample], j[sample]
+        tracks = np.flatnonzero(counts == count)
+        left.append((first[tracks, None] + i).ravel())
+        right.append((first[tracks, None] + j).ravel())
+        track.append(np.repeat(tracks, len(i)))
+    return np.concatenate(left), np.concatenate(right), np.concatenate(track)
 
 
 def extend(state: SfmState, max_error: float) -> None:
-    """Let observations in registered images join points of their track that they agree with.
+    """Add observations in registered images to the points of their tracks, if they agree.
 
     Args:
         state: Changed in place.
@@ -131,7 +137,7 @@ def extend(state: SfmState, max_error: float) -> None:
 
 
 def filter_observations(state: SfmState, max_error: float, min_angle: float) -> None:
-    """Drop observations that reproject badly, then points with fewer than two or with too little parallax.
+    """Remove observations with large errors, then points with one observation or too little parallax.
 
     Args:
         state: Changed in place.
@@ -146,7 +152,7 @@ def filter_observations(state: SfmState, max_error: float, min_angle: float) -> 
     viewing = state.points[ids] - state.centers()[state.image_ids[rows]]
     viewing /= np.linalg.norm(viewing, axis=1, keepdims=True) + 1e-300
     mean = sum_rows(viewing, ids, num_tracks)
-    # Twice the largest deviation from the mean direction: exact for two views, within a factor for more.
+    # Twice the largest deviation from the mean direction is exact for two views and approximate for more.
     deviation = np.zeros(num_tracks)
     np.maximum.at(deviation, ids, angles_between(viewing, mean[ids]))
     keep = (np.bincount(ids, minlength=num_tracks) >= 2) & (2 * deviation >= min_angle)
@@ -154,17 +160,16 @@ def filter_observations(state: SfmState, max_error: float, min_angle: float) -> 
     state.inlier &= state.has_point[state.track_ids]
 
 
-def triangulate_coarse_to_fine(state: SfmState, min_angle: float, device: str = "cpu") -> None:
-    """Triangulate the tracks of registered images and adjust both, in rounds of falling thresholds.
+def triangulate_coarse_to_fine(state: SfmState, options: MapperOptions) -> None:
+    """Triangulate the tracks of registered images and bundle-adjust, in rounds with decreasing thresholds.
 
     Args:
-        state: A scene with poses but without points; changed in place.
-        min_angle: Smallest triangulation angle of a point, degrees.
-        device: Torch device of bundle adjustment.
+        state: State with poses but without points; changed in place.
+        options: Triangulation and bundle adjustment.
     """
-    longer_side = 2 * float(state.half_size.max())
-    for share in START_ERRORS:
-        triangulate(state, share * longer_side, min_angle, np.ones(len(state.points), bool))
+    longer_side, all_tracks = 2 * float(state.half_size.max()), np.ones(len(state.points), bool)
+    for ratio in options.coarse_max_reproj_error_ratios:
+        triangulate(state, ratio * longer_side, options.min_tri_angle, all_tracks)
         state.rescale()
-        state.adjust(BundleAdjustmentOptions(tolerance=1e-3, device=device))
-        filter_observations(state, share * longer_side, min_angle)
+        state.bundle_adjust(BundleAdjustmentOptions(tolerance=1e-3, device=options.ba_device))
+        filter_observations(state, ratio * longer_side, options.min_tri_angle)

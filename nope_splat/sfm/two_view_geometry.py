@@ -12,41 +12,37 @@ import numpy as np
 from nope_splat.geometry.projection import unproject
 from nope_splat.geometry.rigid import invert, transform
 from nope_splat.scene.features import PairMatches
+from nope_splat.sfm.mapper_options import TwoViewPoseOptions
 from nope_splat.sfm.pose_estimation import RelativePoseOptions, estimate_relative_pose, poselib_camera
 from nope_splat.sfm.triangulation import angles_between, intersect
 from nope_splat.utils.typing import Array, Indices
 
-MAX_EPIPOLAR_ERROR = 2.0
-"""Largest epipolar error of a match, feature pixels."""
-MIN_INLIERS = 15
-"""Fewest matches that make a relative pose."""
-
 
 @dataclass(frozen=True)
 class TwoView:
-    """A verified pair with its relative pose."""
+    """Verified pair with its relative pose."""
 
     matches: PairMatches
-    """The matches that agree with the pose and lie in front of both cameras."""
+    """Matches that agree with the pose and are in front of both cameras."""
     T_second_first: Array
-    """Camera coordinates of the first image to those of the second; unit translation. (4, 4)."""
+    """Transform from the first to the second camera, with unit translation. (4, 4)."""
     depths: Array
-    """Depth of each match in the first and in the second image, in units of the baseline. (M, 2)."""
+    """Depth of each match in the first and in the second camera, in units of the baseline. (M, 2)."""
     angle: float
-    """Median angle between the two rays of a match, degrees: the parallax of the pair."""
+    """Median triangulation angle of the matches, degrees."""
 
     def __len__(self) -> int:
         return len(self.matches.indices)
 
     def from_image(self, image_id: int) -> tuple[int, Array, Indices, Array]:
-        """The pair as seen from one of its images.
+        """Order the pair so that a given image comes first.
 
         Args:
-            image_id: One of the two.
+            image_id: Either image of the pair.
 
         Returns:
-            The other image; transform from `image_id` to it (4, 4); keypoints (M, 2) and depths (M, 2)
-            of `image_id` in column 0 and of the other in column 1.
+            Index of the other image; transform from the camera of `image_id` to the other camera (4, 4);
+            keypoints (M, 2) and depths (M, 2), with `image_id` in column 0 and the other image in column 1.
         """
         pair = self.matches
         if image_id == pair.first:
@@ -59,46 +55,67 @@ TwoViews = dict[tuple[int, int], TwoView]
 
 
 def relative_poses(
-    positions: Sequence[Array], pairs: Sequence[PairMatches], focals: Array, seed: int = 0
+    centered_keypoints: Sequence[Array],
+    pairs: Sequence[PairMatches],
+    focals: Array,
+    seed: int = 0,
+    options: TwoViewPoseOptions = TwoViewPoseOptions(),
 ) -> TwoViews:
-    """Relative pose of each pair by the five-point method; pairs that have none are dropped.
+    """Estimate the relative pose of each pair by the five-point method.
 
     Args:
-        positions: Keypoints of each image, feature pixels from the image center. (K, 2) each.
+        centered_keypoints: Keypoints of each image, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
         focals: Focal length of each image in feature pixels. (N,).
         seed: Seed of RANSAC.
+        options: Thresholds.
 
     Returns:
-        Image indices to relative pose.
+        Relative poses by pair of images; pairs with too few inliers are left out.
     """
+
+    def estimate(pair: PairMatches) -> TwoView | None:
+        return _relative_pose(centered_keypoints, pair, focals, seed, options)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        views = pool.map(lambda pair: _relative_pose(positions, pair, focals, seed), pairs)
-        return {(view.matches.first, view.matches.second): view for view in views if view is not None}
+        return {
+            (two_view.matches.first, two_view.matches.second): two_view
+            for two_view in pool.map(estimate, pairs)
+            if two_view is not None
+        }
 
 
-def _relative_pose(positions: Sequence[Array], pair: PairMatches, focals: Array, seed: int) -> TwoView | None:
-    """Relative pose of one pair, None if too few matches agree with any."""
-    first = positions[pair.first][pair.indices[:, 0]]
-    second = positions[pair.second][pair.indices[:, 1]]
-    if len(first) < MIN_INLIERS:
+def _relative_pose(
+    centered_keypoints: Sequence[Array],
+    pair: PairMatches,
+    focals: Array,
+    seed: int,
+    options: TwoViewPoseOptions,
+) -> TwoView | None:
+    """Estimate the relative pose of a pair; None if there are too few inliers."""
+    first = centered_keypoints[pair.first][pair.indices[:, 0]]
+    second = centered_keypoints[pair.second][pair.indices[:, 1]]
+    if len(first) < options.min_num_inliers:
         return None
     focal_first, focal_second = focals[[pair.first, pair.second]].tolist()
-    options = RelativePoseOptions(MAX_EPIPOLAR_ERROR, random_seed=seed)
     pose = estimate_relative_pose(
-        first, second, poselib_camera(focal_first), poselib_camera(focal_second), options
+        first,
+        second,
+        poselib_camera(focal_first),
+        poselib_camera(focal_second),
+        RelativePoseOptions(options.max_epipolar_error, random_seed=seed),
     )
     T_second_first = pose.T
     rays_first, rays_second = unproject(first, focal_first), unproject(second, focal_second)
     points = intersect(np.eye(4), rays_first, T_second_first, rays_second)
     depths = np.stack([points[:, 2], transform(T_second_first, points)[:, 2]], axis=1)
-    good = pose.inliers & (depths > 0).all(1)
-    if good.sum() < MIN_INLIERS:
+    is_inlier = pose.inliers & (depths > 0).all(1)
+    if is_inlier.sum() < options.min_num_inliers:
         return None
     center = invert(T_second_first)[:3, 3]
     return TwoView(
-        matches=replace(pair, indices=pair.indices[good]),
+        matches=replace(pair, indices=pair.indices[is_inlier]),
         T_second_first=T_second_first,
-        depths=depths[good],
-        angle=float(np.median(angles_between(points[good], points[good] - center))),
+        depths=depths[is_inlier],
+        angle=float(np.median(angles_between(points[is_inlier], points[is_inlier] - center))),
     )

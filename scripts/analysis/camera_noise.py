@@ -23,7 +23,7 @@ from nope_splat.io.cameras import read_ground_truth
 from nope_splat.plugin.load_run import open_run, optimized_scene
 from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
-from nope_splat.sfm.bundle_adjustment.solver import adjust
+from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
 from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.camera_file import require_one_camera
@@ -118,7 +118,7 @@ def main(settings: Settings) -> None:
         problem, rng = as_problem(scene), np.random.default_rng(0)
         samples = []
         for _ in progress_bar(range(settings.samples), "Resampling tracks", settings.samples):
-            sample = adjust(resampled(problem, rng)).problem
+            sample = bundle_adjust(resampled(problem, rng)).problem
             poses = invert(sample.T_camera_world.numpy())
             samples.append(measure(names, poses, float(sample.intrinsics[0, 0].exp())))
         print(f"\n{path}\n\n| cameras | AUC@5 | ATE % | focal error % |\n| --- | --- | --- | --- |")

@@ -26,7 +26,7 @@ def plane_points(count: int = 20) -> np.ndarray:
 
 
 def central_differences(function: Any, at: np.ndarray, step: float = 1e-6) -> np.ndarray:
-    """Derivatives of a vector function of each row. (n, k) -> (n, m, k)."""
+    """Differentiate a vector function of each row numerically. (n, k) -> (n, m, k)."""
     columns = []
     for unit in step * np.eye(at.shape[1]):
         columns.append((function(at + unit) - function(at - unit)) / (2 * step))
@@ -51,21 +51,21 @@ def test_arrays_and_tensors_agree(radial: tuple[float, float]) -> None:
     np.testing.assert_array_equal(radial_term_jacobian(plane), by_tensor)
 
 
-def test_terms_may_differ_between_points() -> None:
+def test_distortion_can_differ_between_points() -> None:
     plane, terms = plane_points(3), np.array(LENSES)
     for function in (distort, undistort, distortion_jacobian):
-        each = [function(plane[index], terms[index]) for index in range(3)]
-        np.testing.assert_allclose(function(plane, terms), each, rtol=0, atol=1e-15)
+        by_point = [function(plane[index], terms[index]) for index in range(3)]
+        np.testing.assert_allclose(function(plane, terms), by_point, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("radial", LENSES)
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
-def test_jacobians_are_those_of_finite_differences(radial: tuple[float, float], kind: Any) -> None:
+def test_jacobians_match_finite_differences(radial: tuple[float, float], kind: Any) -> None:
     plane, terms = plane_points(), np.array(radial)
     expected = central_differences(lambda points: distort(points, terms), plane)
     np.testing.assert_allclose(distortion_jacobian(kind(plane), kind(terms)), expected, atol=1e-9)
     repeated = np.tile(terms, (len(plane), 1))
-    expected = central_differences(lambda each: distort(plane, each), repeated)
+    expected = central_differences(lambda radial_terms: distort(plane, radial_terms), repeated)
     np.testing.assert_allclose(radial_term_jacobian(kind(plane)), expected, atol=1e-9)
 
 
@@ -76,7 +76,7 @@ def test_slope_is_the_derivative_of_the_radius() -> None:
 
 
 @pytest.mark.parametrize("radial", LENSES)
-def test_undistort_has_the_gradients_of_the_inverse(radial: tuple[float, float]) -> None:
+def test_gradients_of_undistort_are_those_of_the_inverse(radial: tuple[float, float]) -> None:
     terms = torch.tensor(radial, dtype=torch.float64)
     for point in torch.from_numpy(plane_points(4)):
         by_point = jacobian(lambda p: undistort(p, terms), point)

@@ -1,8 +1,8 @@
-"""The Levenberg-Marquardt loop: known minima, costs that never rise, and when it ends.
+"""Levenberg-Marquardt: known minima, monotonic costs, and stopping criteria.
 
-- Rosenbrock's valley and a linear problem, with arrays and with tensors.
-- Steps that cannot be solved for or that raise the cost are followed by more damping, accepted ones by less.
-- Tolerance, iterations, trials, evaluations and the caller's test end the loop.
+- The Rosenbrock function and a linear problem, with arrays and with tensors.
+- Rejected and unsolvable steps increase the damping, accepted steps decrease it.
+- Tolerance, iterations, trials, evaluations and the caller's criterion stop the loop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ START = (-1.2, 1.0)
 
 @dataclass(frozen=True)
 class _Rosenbrock:
-    """Residuals 10 (y - x^2) and 1 - x, whose squares are zero at (1, 1), in the arrays of a library."""
+    """Problem with residuals 10 (y - x^2) and 1 - x, which are zero at (1, 1)."""
 
     library: Any
     """numpy or torch."""
@@ -64,7 +64,7 @@ class _RosenbrockEquations:
 
 
 class _Line:
-    """The cost (a x - 1)^2 of one number, with switches to make steps fail; it records the dampings."""
+    """Problem with the scalar cost (a x - 1)^2 that can make steps fail, and records the dampings."""
 
     def __init__(self, slope: float = 2.0, solvable_from: float = 0.0, reach: float = 1.0) -> None:
         self.slope, self.solvable_from, self.reach = slope, solvable_from, reach
@@ -115,7 +115,7 @@ def test_arrays_and_tensors_take_the_same_steps() -> None:
     assert first.damping == second.damping
 
 
-def test_the_cost_never_rises() -> None:
+def test_cost_never_increases() -> None:
     costs = levenberg_marquardt(_Rosenbrock(np), np.array(START), CONFIG).costs
     assert all(after < before for before, after in costs)
     assert all(after == before for (_, after), (before, _) in pairwise(costs))
@@ -126,7 +126,7 @@ def test_a_linear_problem_takes_one_step_without_damping() -> None:
     assert levenberg_marquardt(_Line(), 3.0, config).state == pytest.approx(0.5, abs=1e-15)
 
 
-def test_unsolvable_equations_raise_the_damping() -> None:
+def test_unsolvable_equations_increase_the_damping() -> None:
     line = _Line(solvable_from=1e-2)
     result = levenberg_marquardt(line, 3.0, replace(CONFIG, initial_damping=1e-4, max_iterations=1))
     assert line.dampings == pytest.approx([1e-4, 1e-3, 1e-2])
@@ -135,8 +135,8 @@ def test_unsolvable_equations_raise_the_damping() -> None:
     assert result.damping == pytest.approx(1e-3)
 
 
-def test_steps_that_raise_the_cost_are_shortened() -> None:
-    line = _Line(reach=5.0)  # goes more than twice as far as it should until the damping reaches 1.5
+def test_rejected_steps_are_shortened() -> None:
+    line = _Line(reach=5.0)  # steps overshoot by more than twice until the damping reaches 1.5
     result = levenberg_marquardt(
         line, 3.0, replace(CONFIG, initial_damping=0.1, increase=4.0, max_iterations=1)
     )
@@ -144,7 +144,7 @@ def test_steps_that_raise_the_cost_are_shortened() -> None:
     assert result.costs[0][1] < result.costs[0][0]
 
 
-def test_nothing_moves_where_no_step_helps() -> None:
+def test_state_stays_if_all_steps_are_rejected() -> None:
     line = _Line(reach=-1.0)  # every step goes uphill
     result = levenberg_marquardt(line, 3.0, replace(CONFIG, max_trials=4))
     assert (result.state, result.iterations, len(line.dampings)) == (3.0, 0, 4)
@@ -153,14 +153,14 @@ def test_nothing_moves_where_no_step_helps() -> None:
     assert (undefined.state, undefined.iterations) == (3.0, 0)
 
 
-def test_accepted_steps_lower_the_damping_to_its_least() -> None:
+def test_accepted_steps_decrease_the_damping_to_its_minimum() -> None:
     config = LevenbergMarquardtConfig(initial_damping=0.4, decrease=4.0, min_damping=0.05, tolerance=0.0)
     line = _Line(reach=0.5)
     levenberg_marquardt(line, 3.0, replace(config, max_iterations=4))
     assert line.dampings == pytest.approx([0.4, 0.1, 0.05, 0.05])
 
 
-def test_tolerance_and_iterations_end_the_loop() -> None:
+def test_tolerance_and_iterations_stop_the_loop() -> None:
     # Each step leaves a quarter of the cost, so that a tolerance of 0.8 is missed by the first.
     halving = _Line(reach=0.5)
     undamped = replace(CONFIG, initial_damping=0.0, min_damping=0.0)
@@ -172,7 +172,7 @@ def test_tolerance_and_iterations_end_the_loop() -> None:
     assert (nothing.state, nothing.costs) == (3.0, ())
 
 
-def test_evaluations_and_the_caller_end_the_loop() -> None:
+def test_evaluations_and_the_caller_stop_the_loop() -> None:
     uphill = _Line(reach=-1.0)
     assert levenberg_marquardt(uphill, 3.0, replace(CONFIG, max_evaluations=3)).state == 3.0
     assert len(uphill.dampings) == 3

@@ -1,4 +1,4 @@
-"""Projection: OpenCV's values, derivatives of finite differences, arrays and tensors alike."""
+"""Projection: agrees with OpenCV and finite differences, for arrays and tensors."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def opencv_pixels(points: np.ndarray, center: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_projection_is_that_of_opencv(kind: Any) -> None:
+def test_projection_agrees_with_opencv(kind: Any) -> None:
     points = camera_points()
     pixels = project(kind(points), FOCAL, kind(RADIAL))
     np.testing.assert_allclose(pixels, opencv_pixels(points, np.zeros(2)), atol=1e-9)
 
 
-def test_camera_projects_as_opencv_does() -> None:
+def test_camera_agrees_with_opencv() -> None:
     points, size = camera_points(), np.array([640, 480])
     camera = SharedPinhole(FOCAL, (3.0, -2.0), (float(RADIAL[0]), float(RADIAL[1])))
     expected = opencv_pixels(points, size / 2 + camera.offset)
@@ -76,7 +76,7 @@ def test_errors_are_infinite_behind_the_camera() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_jacobians_are_those_of_finite_differences(kind: Any) -> None:
+def test_jacobians_match_finite_differences(kind: Any) -> None:
     points, step = camera_points(), 1e-6
     plane, inverse_depth = kind(perspective(points)), kind(1 / points[:, 2])
     by_point = np.stack(

@@ -1,4 +1,4 @@
-"""Rigid motions: group axioms, the exponential and its inverse, arrays and tensors alike."""
+"""Rigid transforms: group axioms, exponential and logarithm, for arrays and tensors."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_skew_is_the_cross_product(kind: Any) -> None:
 def test_exponential_and_logarithm(kind: Any) -> None:
     omega = vectors()
     rotations = rotation_exp(kind(omega))
-    np.testing.assert_allclose(rotations, [expm(skew(each)) for each in omega], atol=1e-13)
+    np.testing.assert_allclose(rotations, [expm(skew(vector)) for vector in omega], atol=1e-13)
     np.testing.assert_allclose(rotation_log(rotations), omega, atol=1e-13)
     assert not rotation_log(kind(np.eye(3)[None])).any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_motions_are_a_group_that_acts_on_points(kind: Any) -> None:
+def test_rigid_transforms_are_a_group(kind: Any) -> None:
     first, second = kind(motions()), kind(motions()[::-1].copy())
     points = kind(vectors())
     identity = np.broadcast_to(np.eye(4), first.shape)
@@ -63,7 +63,7 @@ def test_motions_are_a_group_that_acts_on_points(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cameras_move_from_the_left(kind: Any) -> None:
+def test_pose_increments_multiply_from_the_left(kind: Any) -> None:
     poses, increments = motions(), np.random.default_rng(4).normal(0, 0.3, (6, 6))
     moved = move_poses(kind(poses), kind(increments))
     expected = rigid(rotation_exp(increments[:, :3]), increments[:, 3:]) @ poses
@@ -73,15 +73,15 @@ def test_cameras_move_from_the_left(kind: Any) -> None:
 def test_left_jacobian_gives_the_translation_of_the_exponential() -> None:
     omega, nu = vectors(), vectors()[::-1]
     expected = []
-    for each, shift in zip(omega, nu, strict=True):
+    for vector, shift in zip(omega, nu, strict=True):
         generator = np.zeros((4, 4))
-        generator[:3, :3], generator[:3, 3] = skew(each), shift
+        generator[:3, :3], generator[:3, 3] = skew(vector), shift
         expected.append(expm(generator)[:3, 3])
     translations = left_jacobian(torch.from_numpy(omega)) @ torch.from_numpy(nu.copy())[..., None]
     np.testing.assert_allclose(translations[..., 0], expected, atol=1e-13)
 
 
-def test_nearest_rotation_undoes_scale_and_noise_and_is_proper() -> None:
+def test_nearest_rotation_removes_scale_and_is_proper() -> None:
     rotations: Array = rotation_exp(vectors())
     np.testing.assert_allclose(nearest_rotation(3 * rotations), rotations, atol=1e-14)
     mirrored: Array = rotations @ np.diag([1.0, 1.0, -0.1])

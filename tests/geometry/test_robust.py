@@ -1,4 +1,4 @@
-"""Scales of noise that outliers do not move, and robust costs with their weights."""
+"""Robust noise scales, and robust costs with their weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nope_splat.geometry.robust import (
 )
 
 
-def test_noise_among_outliers_keeps_its_scale() -> None:
+def test_robust_sigma_with_outliers() -> None:
     values = np.random.default_rng(0).normal(0, 3.0, 20_000)
     assert robust_sigma(np.abs(values)) == pytest.approx(3.0, rel=0.02)
     values[::20] = 1e6
@@ -36,7 +36,7 @@ def test_arrays_and_tensors_agree() -> None:
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
 @pytest.mark.parametrize(("cost", "weight"), [(cauchy_cost, cauchy_weight), (huber_cost, huber_weight)])
 def test_weights_are_the_derivatives_of_costs(kind: Any, cost: Any, weight: Any) -> None:
-    length, step = np.linspace(0.1, 6.0, 60), 1e-6  # no value is the Huber function's bend
+    length, step = np.linspace(0.1, 6.0, 60), 1e-6  # no value is at the kink of the Huber weight
     slope = (cost((length + step) ** 2) - cost((length - step) ** 2)) / (2 * step)
     argument = length**2 if weight is cauchy_weight else length
     np.testing.assert_allclose(2 * weight(kind(argument)) * kind(length), slope, rtol=1e-7)
@@ -50,7 +50,7 @@ def test_huber_cost_has_a_gradient_at_zero() -> None:
 
 
 @pytest.mark.parametrize(("weight", "squares"), [(cauchy_weight, True), (huber_weight, False)])
-def test_widths_lose_five_percent_of_efficiency_where_noise_is_normal(weight: Any, squares: bool) -> None:
+def test_efficiency_for_normal_noise_is_95_percent(weight: Any, squares: bool) -> None:
     residuals = np.linspace(-8, 8, 200_001)
     density = np.exp(-(residuals**2) / 2)
     density /= density.sum()

@@ -1,4 +1,4 @@
-"""Similarity fits: exact recovery, weights, groups, and rigid motions."""
+"""Similarity fits: exact recovery, weights, groups, and rigid transforms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_exact_points_give_the_similarity() -> None:
     np.testing.assert_allclose(fitted.translation, truth.translation, atol=1e-13)
 
 
-def test_groups_are_fitted_by_themselves_and_outliers_without_weight_do_not_count() -> None:
+def test_groups_are_independent_and_zero_weights_ignore_outliers() -> None:
     rng = np.random.default_rng(2)
     points, group = rng.normal(0, 1, (30, 3)), np.repeat([0, 2, 1], 10)
     truths = [random_similarity(seed) for seed in range(3)]
@@ -63,6 +63,6 @@ def test_no_similarity_near_the_fit_is_better() -> None:
         assert cost(*nearby) >= best
 
 
-def test_rows_of_one_index_are_summed() -> None:
+def test_sum_rows() -> None:
     values, index = np.arange(8.0).reshape(4, 2), np.array([2, 0, 2, 2])
     np.testing.assert_array_equal(sum_rows(values, index, 4), [[2, 3], [0, 0], [10, 13], [0, 0]])

@@ -21,7 +21,7 @@ from nope_splat.plugin.camera_refinement import GradientRefinement, JointRefinem
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.refinement import photometric as photometric_alignment
-from nope_splat.refinement.joint import JointResult, Look
+from nope_splat.refinement.joint import JointResult, RenderView
 from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.splatting.losses import TrackObservations
@@ -135,20 +135,20 @@ def test_few_tracks_use_single_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert steps[0] == 1 < steps[1]
 
 
-@pytest.mark.parametrize(("size", "halvings"), [(40, 2), (50, 1), (96, 0), (10_000, 0)])
+@pytest.mark.parametrize(("size", "pyramid_levels"), [(40, 2), (50, 1), (96, 0), (10_000, 0)])
 def test_large_images_are_downscaled_for_refinement(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, halvings: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, pyramid_levels: int
 ) -> None:
     pipeline = make(tmp_path, monkeypatch, refinement=JointRefinement(max_image_size=size))
     monkeypatch.setattr(photometric_alignment, "MIN_SIZE", 1)
     views = []
 
-    def render_once(problem: BundleProblem, look: Look, **_: Any) -> JointResult:
-        views.append(look(0, problem.T_camera_world[0], problem.intrinsics[0]))
+    def render_once(problem: BundleProblem, render_view: RenderView, **_: Any) -> JointResult:
+        views.append(render_view(0, problem.T_camera_world[0], problem.intrinsics[0]))
         return JointResult(problem, (), 0.0)
 
     monkeypatch.setattr("nope_splat.plugin.camera_adjustment.adjust_jointly", render_once)
     data = pipeline.datamanager
     adjust_cameras(pipeline.model, data.train_dataset.cameras, data.cached_train)
-    assert views[0].image.shape[:2] == (SIZE[1] >> halvings, SIZE[0] >> halvings)
-    assert float(views[0].focal[0]) == pytest.approx(FOCAL / 2**halvings)
+    assert views[0].image.shape[:2] == (SIZE[1] >> pyramid_levels, SIZE[0] >> pyramid_levels)
+    assert float(views[0].focal[0]) == pytest.approx(FOCAL / 2**pyramid_levels)

@@ -25,12 +25,11 @@ from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer, NopeCameraOp
 from nope_splat.plugin.camera_refinement import GradientRefinement, JointRefinement
 from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.refinement import joint as joint_adjustment
-from nope_splat.refinement import surface_patches
 from nope_splat.refinement.joint import PhotometricSystem, adjust_jointly
 from nope_splat.refinement.photometric import motion_on_plane, photometric_cost, pixel_equations, robust_noise
-from nope_splat.refinement.surface_patches import SurfacePatches
+from nope_splat.refinement.surface_patches import SurfacePatches, SurfacePatchOptions
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, retract
-from nope_splat.sfm.bundle_adjustment.solver import adjust
+from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
 from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.losses import reprojection_errors, track_2d_loss
 
@@ -67,16 +66,17 @@ def test_gradient_of_the_cost_through_a_lens_agrees_with_finite_differences() ->
     scene = wall(lens=LENS)
     start = 1e-3 * torch.randn(11, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
-    def look(step: Tensor):
+    def render_view(step: Tensor):
         now = moved(scene.problem, start + step)
-        return scene.look_through_lens(0, now.T_camera_world[0], now.intrinsics[0])
+        return scene.render_view_through_lens(0, now.T_camera_world[0], now.intrinsics[0])
 
-    view = look(torch.zeros(11))
+    view = render_view(torch.zeros(11))
     noise = robust_noise(view)
     gradient = pixel_equations(view, noise).sum().gradient
     for unit in torch.eye(11).double():
         above, below = (
-            photometric_cost(replace(look(sign * 1e-5 * unit), used=view.used), noise) for sign in (1, -1)
+            photometric_cost(replace(render_view(sign * 1e-5 * unit), used=view.used), noise)
+            for sign in (1, -1)
         )
         assert 2 * float(gradient @ unit) == pytest.approx(
             (above - below) / 2e-5, rel=0.05, abs=0.04 * float(gradient.abs().max())
@@ -88,11 +88,13 @@ def test_joint_equations_by_intrinsics_agree_with_finite_differences(
 ) -> None:
     """Principal points are in pixels here. Surface patches, which have a separate test, are almost fixed."""
     monkeypatch.setattr(joint_adjustment, "robust_noise", lambda view: 0.02)
-    monkeypatch.setattr(surface_patches, "SIGMA", 1e-4)
-    monkeypatch.setattr(surface_patches, "RAY_SIGMA", 1e-3)
     scene = wall(lens=LENS)
     start = scene.disturbed(degrees=0.01, shift=3e-4, log_focal=5e-4, lens=(0.05, 0.03, 1e-3, 1e-3))
-    system = PhotometricSystem(scene.look_through_lens, 0, SurfacePatches(start.points))
+    system = PhotometricSystem(
+        scene.render_view_through_lens,
+        0,
+        SurfacePatches(start.points, SurfacePatchOptions(sigma=1e-4, ray_sigma=1e-3)),
+    )
     _, matrix, gradient = system.equations(start)
     steps = torch.diag(torch.tensor([1e-5, 1e-3, 1e-3, 1e-5, 1e-4]).double())
     for derivative, step in zip(gradient[24:], steps, strict=True):
@@ -115,9 +117,9 @@ def test_perturbed_principal_point_and_distortion_are_recovered() -> None:
         prior_mean=scene.problem.prior_mean * torch.tensor([1.0, 0, 0, 0, 0]),
         prior_sigma=torch.tensor([[1.0, 4.0, 4.0, 0.1, 0.2]]).double(),
     )
-    joint = adjust_jointly(start, scene.look_through_lens, max_iterations=8).problem
+    joint = adjust_jointly(start, scene.render_view_through_lens, max_iterations=8).problem
     fixed = replace(start, free_poses=torch.arange(6) > 0)
-    tracks = adjust(fixed).problem
+    tracks = bundle_adjust(fixed).problem
     assert scene.error(joint) < 0.1 * min(scene.error(start), scene.error(tracks))
     intrinsics = joint.intrinsics[0, 1:]
     truth = torch.tensor(LENS, dtype=torch.float64)
@@ -130,7 +132,7 @@ def test_fixed_parameters_do_not_change() -> None:
     scene = wall(lens=LENS)
     free = torch.tensor([[True, True, True, False, False]])
     start = replace(scene.disturbed(), free_intrinsics=free)
-    intrinsics = adjust_jointly(start, scene.look_through_lens, max_iterations=3).problem.intrinsics
+    intrinsics = adjust_jointly(start, scene.render_view_through_lens, max_iterations=3).problem.intrinsics
     assert torch.equal(intrinsics[:, 3:], start.intrinsics[:, 3:])
     assert not torch.equal(intrinsics[:, 1:3], start.intrinsics[:, 1:3])
 

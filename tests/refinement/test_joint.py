@@ -1,11 +1,11 @@
-"""The joint second-order adjustment of cameras, on a wall whose pictures are exact.
+"""Joint refinement of cameras, on a wall with exact images.
 
-- Derivatives of pixel positions and of the photometric cost agree with finite differences, also of the cost
-  that displaced patches of the surface leave; they take what only landmarks could say.
-- Pixels that do not move as predicted are left out; dependent pixels are worth less than they are many.
-- Disturbed cameras and focal length are recovered, better than from few noisy tracks alone.
-- The joint cost falls with every step, the same start gives the same end, and what is fixed stays.
-- Good tracks outvote renderings that are wrong.
+- Derivatives of projections and of the photometric cost match finite differences, also with marginalized
+  surface patches, which remove the information about the global position.
+- Pixels without a predictable motion are excluded; correlated pixels get a smaller weight.
+- Perturbed cameras and focal length are recovered, better than from few noisy tracks alone.
+- The joint cost decreases in every step, the result is reproducible, and fixed variables stay.
+- Many accurate tracks outweigh wrong renderings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from fixtures.wall_scene import FOCAL, look_at_wall, wall
 from scipy.spatial import KDTree
 
 from nope_splat.refinement import joint as joint_adjustment
-from nope_splat.refinement import surface_patches
 from nope_splat.refinement.joint import PhotometricSystem, adjust_jointly
 from nope_splat.refinement.photometric import (
     RenderedView,
@@ -29,13 +28,13 @@ from nope_splat.refinement.photometric import (
     robust_noise,
     usable_pixels,
 )
-from nope_splat.refinement.surface_patches import SurfacePatches, nearest
+from nope_splat.refinement.surface_patches import SurfacePatches, SurfacePatchOptions, nearest_centers
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, reprojection_residuals, retract
-from nope_splat.sfm.bundle_adjustment.solver import adjust
+from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
 
 
 def moved(problem: BundleProblem, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pose and focal length of the first camera after a step of pose and log focal. (7,)."""
+    """Apply a step of pose and log focal length (7,) to the first camera."""
     cameras = torch.zeros(len(problem.T_camera_world), 6, dtype=torch.float64)
     cameras[0] = step[:6]
     intrinsics = torch.cat([step[6:], step.new_zeros(4)])[None]
@@ -43,13 +42,13 @@ def moved(problem: BundleProblem, step: torch.Tensor) -> tuple[torch.Tensor, tor
     return result.T_camera_world[0], result.intrinsics[0, 0].exp()
 
 
-def test_motion_agrees_with_finite_differences() -> None:
+def test_motion_matches_finite_differences() -> None:
     problem = wall().problem
 
     def project(step: torch.Tensor) -> torch.Tensor:
         pose, focal = moved(problem, step)
-        in_camera = problem.points @ pose[:3, :3].T + pose[:3, 3]
-        return focal / FOCAL * in_camera[:, :2] / in_camera[:, 2:]
+        points_camera = problem.points @ pose[:3, :3].T + pose[:3, 3]
+        return focal / FOCAL * points_camera[:, :2] / points_camera[:, 2:]
 
     zero = torch.zeros(7, dtype=torch.float64)
     depth = (problem.points @ problem.T_camera_world[0, :3, :3].T + problem.T_camera_world[0, :3, 3])[:, 2]
@@ -59,7 +58,7 @@ def test_motion_agrees_with_finite_differences() -> None:
     torch.testing.assert_close(motion_on_plane(project(zero), depth), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_gradient_of_the_cost_agrees_with_finite_differences() -> None:
+def test_gradient_of_the_cost_matches_finite_differences() -> None:
     scene = wall()
     generator = torch.Generator().manual_seed(3)
     start = 1e-3 * torch.randn(7, generator=generator, dtype=torch.float64)
@@ -79,7 +78,7 @@ def test_gradient_of_the_cost_agrees_with_finite_differences() -> None:
         )
 
 
-def test_pixels_without_a_predictable_motion_are_left_out() -> None:
+def test_pixels_without_a_predictable_motion_are_excluded() -> None:
     depth, opacity = torch.ones(20, 30), torch.ones(20, 30)
     depth[:, 15:] = 2.0
     opacity[:, :3] = 0.5
@@ -91,21 +90,21 @@ def test_pixels_without_a_predictable_motion_are_left_out() -> None:
     assert torch.nonzero(used[5]).squeeze(-1).tolist() == columns
 
 
-def test_dependent_pixels_count_for_less() -> None:
-    """The same noise in blocks of 4 by 4 pixels leaves about a sixteenth of the information."""
+def test_correlated_pixels_get_a_smaller_weight() -> None:
+    """Noise that is constant in blocks of 4 by 4 pixels reduces the information to about a sixteenth."""
     view = look_at_wall(wall().problem.T_camera_world[0], FOCAL)
     generator = torch.Generator().manual_seed(0)
     independent = 0.05 * torch.randn(72, 96, 1, generator=generator, dtype=torch.float64).expand(-1, -1, 3)
     dependent = independent[:18, :24].repeat_interleave(4, 0).repeat_interleave(4, 1)
-    worth = []
+    weights = []
     for noise in (independent, dependent):
         noisy = replace(view, image=view.image + noise)
-        worth.append(information_weight(pixel_equations(noisy, robust_noise(noisy)), noisy.used))
-    assert 0.5 < worth[0] < 1.5 * 3  # one noise in three channels, of which the sum is taken as the mean
-    assert worth[1] < 0.3 * worth[0]
+        weights.append(information_weight(pixel_equations(noisy, robust_noise(noisy)), noisy.used))
+    assert 0.5 < weights[0] < 1.5 * 3  # the noise is the same in the three channels
+    assert weights[1] < 0.3 * weights[0]
 
 
-def test_a_few_pixels_are_worth_nothing() -> None:
+def test_weight_of_few_pixels_is_zero() -> None:
     view = look_at_wall(wall().problem.T_camera_world[0], FOCAL)
     corner = torch.zeros_like(view.used)
     corner[4:8, 4:8] = True
@@ -113,12 +112,12 @@ def test_a_few_pixels_are_worth_nothing() -> None:
     assert information_weight(pixel_equations(few, robust_noise(few)), few.used) == 0
 
 
-def test_gradient_that_patches_leave_agrees_with_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as differences of neighboring pixels are derivatives, with a noise that no residual exceeds."""
+def test_gradient_with_eliminated_patches_matches_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tolerance covers the error of pixel differences; the noise is larger than all residuals."""
     monkeypatch.setattr(joint_adjustment, "robust_noise", lambda view: 0.02)
     scene = wall()
     start = scene.disturbed(degrees=0.01, shift=3e-4, log_focal=5e-4)
-    system = PhotometricSystem(scene.look, 0, SurfacePatches(start.points))
+    system = PhotometricSystem(scene.render_view, 0, SurfacePatches(start.points))
     _, _, gradient = system.equations(start)
 
     def cost(step: torch.Tensor) -> float:
@@ -133,32 +132,31 @@ def test_gradient_that_patches_leave_agrees_with_finite_differences(monkeypatch:
         )
 
 
-def test_the_surface_is_no_landmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the whole is, images cannot say; where one camera is among the others, they can."""
+def test_free_patches_leave_the_global_position_undetermined() -> None:
+    """Images determine the relative poses of cameras, but not their common position."""
     scene = wall()
     generator = torch.Generator().manual_seed(2)
     images = [image + 0.02 * torch.randn(image.shape, generator=generator).double() for image in scene.images]
-    look, patches = replace(scene, images=images).look, SurfacePatches(scene.problem.points)
-    soft = PhotometricSystem(look, 0, patches).equations(scene.problem)[1]
-    monkeypatch.setattr(surface_patches, "SIGMA", 1e-6)
-    monkeypatch.setattr(surface_patches, "RAY_SIGMA", 1e-6)
-    fixed = PhotometricSystem(look, 0, patches).equations(scene.problem)[1]
+    render_view, patches = replace(scene, images=images).render_view, SurfacePatches(scene.problem.points)
+    soft = PhotometricSystem(render_view, 0, patches).equations(scene.problem)[1]
+    patches = SurfacePatches(scene.problem.points, SurfacePatchOptions(sigma=1e-6, ray_sigma=1e-6))
+    fixed = PhotometricSystem(render_view, 0, patches).equations(scene.problem)[1]
     shift = torch.zeros(4, 6, dtype=torch.float64)
     shift[:, 3:] = scene.problem.T_camera_world[:, :3, 0]  # all cameras along the world's x
-    alone = torch.where(torch.arange(4)[:, None] == 0, shift, 0.0)
+    first_only = torch.where(torch.arange(4)[:, None] == 0, shift, 0.0)
 
     def information(matrix: torch.Tensor, motion: torch.Tensor) -> float:
         return float(motion.flatten() @ matrix[:24, :24] @ motion.flatten())
 
     assert information(soft, shift) < 0.05 * information(fixed, shift)
-    assert information(soft, alone) > 0.3 * information(fixed, alone)
+    assert information(soft, first_only) > 0.3 * information(fixed, first_only)
 
 
-def test_images_in_single_precision_suffice() -> None:
-    """Also where patches take nearly all that pixels say: on a flat, finely painted wall."""
+def test_single_precision_images_suffice() -> None:
+    """On a flat, finely textured wall, eliminating the patches cancels most of the information."""
     problem, generator = wall(num_points=1000, num_views=1).problem, torch.Generator().manual_seed(0)
-    places = torch.rand(1000, 3, generator=generator).double() * torch.tensor([1, 0.75, 0]).double()
-    points = places + torch.tensor([-0.5, -0.375, 1]).double()
+    uniform = torch.rand(1000, 3, generator=generator).double() * torch.tensor([1, 0.75, 0]).double()
+    points = uniform + torch.tensor([-0.5, -0.375, 1]).double()
     problem = replace(problem, T_camera_world=torch.eye(4).double()[None], points=points)
     painted, noise = torch.rand(2, 240, 320, 3, generator=generator)
     distance, focal, center = torch.ones(240, 320), torch.full((2,), 320.0), torch.tensor([160.0, 120.0])
@@ -166,23 +164,25 @@ def test_images_in_single_precision_suffice() -> None:
     single = RenderedView(painted, painted + 0.1 * noise, distance, used, focal, center)
     parts = ("rendered", "image", "depth", "focal", "center")
     double = replace(single, **{name: getattr(single, name).double() for name in parts})
-    found, exact = (
+    single_matrix, double_matrix = (
         PhotometricSystem(lambda *_, view=view: view, 0, SurfacePatches(points)).equations(problem)[1]
         for view in (single, double)
     )
-    torch.testing.assert_close(found, exact, rtol=0, atol=1e-3 * float(exact.abs().max()))
+    torch.testing.assert_close(
+        single_matrix, double_matrix, rtol=0, atol=1e-3 * float(double_matrix.abs().max())
+    )
 
 
-def test_recovers_disturbed_cameras_better_than_few_tracks_do() -> None:
+def test_recovers_perturbed_cameras_better_than_few_tracks_do() -> None:
     scene = wall()
     start = scene.disturbed()
-    joint = adjust_jointly(start, scene.look, max_iterations=10).problem
-    tracks = adjust(replace(start, free_poses=torch.tensor([False, True, True, True]))).problem
+    joint = adjust_jointly(start, scene.render_view, max_iterations=10).problem
+    tracks = bundle_adjust(replace(start, free_poses=torch.tensor([False, True, True, True]))).problem
     assert scene.error(joint) < 0.1 * min(scene.error(start), scene.error(tracks))
     assert float(joint.intrinsics[0, 0].exp()) == pytest.approx(FOCAL, rel=2e-3)
 
 
-def test_two_cameras_get_a_focal_length_each() -> None:
+def test_two_cameras_get_separate_focal_lengths() -> None:
     scene = wall()
     start = scene.disturbed(log_focal=0.0)
     twice = {
@@ -191,14 +191,14 @@ def test_two_cameras_get_a_focal_length_each() -> None:
     }
     start = replace(start, camera_ids=torch.tensor([0, 1, 0, 1]), **twice)
     start.intrinsics[:, 0] += torch.tensor([0.015, -0.01])
-    found = adjust_jointly(start, scene.look, max_iterations=10).problem.intrinsics
-    torch.testing.assert_close(found[:, 0].exp(), torch.full((2,), FOCAL).double(), rtol=2e-3, atol=0)
-    assert found[0, 0] != found[1, 0]
+    intrinsics = adjust_jointly(start, scene.render_view, max_iterations=10).problem.intrinsics
+    torch.testing.assert_close(intrinsics[:, 0].exp(), torch.full((2,), FOCAL).double(), rtol=2e-3, atol=0)
+    assert intrinsics[0, 0] != intrinsics[1, 0]
 
 
-def test_the_cost_falls_and_the_result_is_reproducible() -> None:
+def test_cost_decreases_and_result_is_reproducible() -> None:
     scene = wall()
-    first, second = (adjust_jointly(scene.disturbed(), scene.look) for _ in range(2))
+    first, second = (adjust_jointly(scene.disturbed(), scene.render_view) for _ in range(2))
     assert first.costs
     assert all(after < before for before, after in first.costs)
     assert 0.5 < first.photometric_share < 1 + 1e-9  # few, noisy tracks
@@ -207,7 +207,7 @@ def test_the_cost_falls_and_the_result_is_reproducible() -> None:
 
 
 @pytest.mark.parametrize("poses", [True, False])
-def test_what_is_fixed_stays(poses: bool) -> None:
+def test_fixed_variables_stay(poses: bool) -> None:
     scene = wall()
     start = scene.disturbed()
     start = replace(
@@ -215,28 +215,28 @@ def test_what_is_fixed_stays(poses: bool) -> None:
         free_poses=torch.full((4,), poses),
         free_intrinsics=torch.tensor([[not poses, False, False, False, False]]),
     )
-    result = adjust_jointly(start, scene.look).problem
+    result = adjust_jointly(start, scene.render_view).problem
     assert torch.equal(result.T_camera_world, start.T_camera_world) != poses
     assert torch.equal(result.intrinsics, start.intrinsics) == poses
 
 
-def test_good_tracks_outvote_wrong_renderings() -> None:
-    """Images of another wall, as it were: what they ask for is contradicted by a hundred tracks."""
+def test_accurate_tracks_outweigh_wrong_renderings() -> None:
+    """The images are random, and a hundred accurate tracks contradict them."""
     scene = wall(num_points=100, noise=0.02)
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(72, 96, 3, generator=generator, dtype=torch.float64) for _ in scene.images]
-    result = adjust_jointly(scene.problem, replace(scene, images=images).look)
+    result = adjust_jointly(scene.problem, replace(scene, images=images).render_view)
     residuals, _ = reprojection_residuals(replace(result.problem, sigma=scene.problem.sigma))
     assert residuals.square().mean().sqrt() < 0.02
     assert result.photometric_share < 0.1
 
 
-def test_comparing_with_all_centers_finds_what_a_tree_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_brute_force_finds_the_same_centers_as_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "nope_splat.refinement.surface_patches.BLOCK", 1000
-    )  # several blocks, the last one smaller
+        "nope_splat.refinement.surface_patches.MAX_DISTANCES", 1000
+    )  # several chunks, the last one smaller
     generator = torch.Generator().manual_seed(0)
     centers = torch.randn(90, 3, generator=generator)
     points = 100 + torch.randn(333, 3, generator=generator)  # far off, where products would cancel
     _, expected = KDTree((100 + centers).numpy()).query(points.numpy())
-    assert nearest(points, 100 + centers).tolist() == expected.tolist()
+    assert nearest_centers(points, 100 + centers).tolist() == expected.tolist()

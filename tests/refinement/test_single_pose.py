@@ -1,4 +1,4 @@
-"""The pose of one image by colors and sightings."""
+"""Refinement of a single pose by colors and correspondences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nope_splat.refinement.single_pose import Correspondences2d3d, minimize
 
 
 def random_pose(generator: torch.Generator, size: float) -> Tensor:
-    """A transform near the identity. (4, 4)."""
+    """Draw a transform near the identity. (4, 4)."""
     x, y, z = (size * torch.randn(3, generator=generator, dtype=torch.float64)).tolist()
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3] = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]]).double())
@@ -20,8 +20,8 @@ def random_pose(generator: torch.Generator, size: float) -> Tensor:
     return pose
 
 
-def random_sightings(generator: torch.Generator, pose: Tensor, count: int = 60) -> Correspondences2d3d:
-    """Exact sightings of points two to four units before the camera."""
+def random_correspondences(generator: torch.Generator, pose: Tensor, count: int = 60) -> Correspondences2d3d:
+    """Draw exact correspondences of points two to four units in front of the camera."""
     camera = torch.rand(count, 3, generator=generator, dtype=torch.float64) * 2 - 1
     camera[:, 2] += 3
     points = torch.cat([camera, torch.ones(count, 1).double()], 1) @ torch.linalg.inv(pose).T
@@ -29,18 +29,18 @@ def random_sightings(generator: torch.Generator, pose: Tensor, count: int = 60) 
 
 
 def blank(_: Tensor) -> RenderedView:
-    """A view that says nothing about its camera."""
+    """Render a view without texture, which does not constrain the camera."""
     gray = torch.full((40, 50, 3), 0.5)
     return RenderedView(
         gray, gray, torch.ones(40, 50), torch.ones(40, 50, dtype=torch.bool), torch.ones(2), torch.ones(2)
     )
 
 
-def test_gradient_of_the_sightings_is_that_of_their_cost() -> None:
+def test_gradient_of_correspondences_matches_finite_differences() -> None:
     generator = torch.Generator().manual_seed(0)
     pose, noise, step = random_pose(generator, 0.1), 0.02, 1e-6
-    sightings = random_sightings(generator, random_pose(generator, 0.1))
-    _, gradient = sightings.equations(pose, noise)
+    correspondences = random_correspondences(generator, random_pose(generator, 0.1))
+    _, gradient = correspondences.equations(pose, noise)
     for axis in range(6):
         costs = []
         for sign in (1, -1):
@@ -50,29 +50,29 @@ def test_gradient_of_the_sightings_is_that_of_their_cost() -> None:
                 twist[first, second], twist[second, first] = sign * step, -sign * step
             else:
                 twist[axis - 3, 3] = sign * step
-            costs.append(sightings.cost(torch.linalg.matrix_exp(twist) @ pose, noise))
-        # The equations are those of half the cost.
+            costs.append(correspondences.cost(torch.linalg.matrix_exp(twist) @ pose, noise))
+        # The normal equations are those of half the cost.
         assert gradient[axis].item() == pytest.approx((costs[0] - costs[1]) / (4 * step), rel=1e-5, abs=1e-4)
 
 
-def test_sightings_alone_give_the_pose_despite_outliers() -> None:
+def test_pose_from_correspondences_is_robust_to_outliers() -> None:
     generator = torch.Generator().manual_seed(1)
     truth = random_pose(generator, 0.3)
-    sightings = random_sightings(generator, truth)
-    sightings.plane[:12] += 0.3 * torch.randn(12, 2, generator=generator, dtype=torch.float64)
-    found = minimize(blank, random_pose(generator, 0.02) @ truth, sightings, max_steps=10)
-    torch.testing.assert_close(found, truth, rtol=0, atol=1e-6)
+    correspondences = random_correspondences(generator, truth)
+    correspondences.plane[:12] += 0.3 * torch.randn(12, 2, generator=generator, dtype=torch.float64)
+    pose = minimize(blank, random_pose(generator, 0.02) @ truth, correspondences, max_steps=10)
+    torch.testing.assert_close(pose, truth, rtol=0, atol=1e-6)
 
 
-def test_nothing_to_go_by_leaves_the_pose_alone() -> None:
+def test_pose_stays_unchanged_without_information() -> None:
     pose = random_pose(torch.Generator().manual_seed(2), 0.3)
     torch.testing.assert_close(minimize(blank, pose, None, max_steps=3), pose)
 
 
-def test_colors_alone_give_the_pose_despite_what_no_training_image_shows() -> None:
+def test_pose_from_colors_is_robust_to_unseen_objects() -> None:
     scene = wall()
     truth, image = scene.problem.T_camera_world[0], scene.images[0].clone()
     image[:, 70:] = torch.rand(image[:, 70:].shape, generator=torch.Generator().manual_seed(3)).double()
     start = random_pose(torch.Generator().manual_seed(4), 0.02) @ truth
-    found = minimize(lambda pose: look_at_wall(pose, FOCAL, image), start, None, max_steps=10)
-    assert (found - truth).abs().max() < 0.02 * (start - truth).abs().max()
+    pose = minimize(lambda pose: look_at_wall(pose, FOCAL, image), start, None, max_steps=10)
+    assert (pose - truth).abs().max() < 0.02 * (start - truth).abs().max()

@@ -1,4 +1,4 @@
-"""Reconstruction end to end: accurate, repeatable, blind to held-out images, clear about failures."""
+"""Reconstruction end to end: accurate, reproducible, independent of held-out images, with clear errors."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def metrics(scene: Reconstruction, truth: dict[str, np.ndarray], focal: float) -
 def test_synthetic_scene(tmp_path: Path, registration: object) -> None:
     made = make_scene()
     scene = run(made, tmp_path, held_out=(3,), registration=registration)
-    found = metrics(scene, made.poses_by_name(), made.camera.focal)
-    assert found.num_registered == 8
-    assert found.auc_5 > 96
-    assert abs(found.focal_error) < 0.5
+    pose_metrics = metrics(scene, made.poses_by_name(), made.camera.focal)
+    assert pose_metrics.num_registered == 8
+    assert pose_metrics.auc_5 > 96
+    assert abs(pose_metrics.focal_error) < 0.5
     assert scene.failures == {}
 
     observations = scene.observations
@@ -72,37 +72,40 @@ def test_synthetic_scene(tmp_path: Path, registration: object) -> None:
 
 
 def test_held_out_images_have_no_influence(tmp_path: Path) -> None:
-    """Without them, and with nonsense in their place, everything else is the same to the last bit."""
+    """Removing held-out images, or replacing their keypoints by noise, changes no bit of the result."""
     made = make_scene(6, 200)
     scene = run(made, tmp_path, held_out=(2, 5))
     keypoints = [
-        Keypoints(np.random.default_rng(image_id).uniform(0, 480, one.xy.shape), one.descriptors)
+        Keypoints(
+            np.random.default_rng(image_id).uniform(0, 480, image_keypoints.xy.shape),
+            image_keypoints.descriptors,
+        )
         if image_id in (2, 5)
-        else one
-        for image_id, one in enumerate(made.keypoints)
+        else image_keypoints
+        for image_id, image_keypoints in enumerate(made.keypoints)
     ]
     without = [pair for pair in made.matches.pairs if not {2, 5} & {pair.first, pair.second}]
     for pairs in (made.matches.pairs, tuple(without)):
-        other = run(
+        changed = run(
             replace(made, keypoints=tuple(keypoints), matches=MatchDatabase(tuple(keypoints), pairs)),
             tmp_path,
             held_out=(2, 5),
         )
         training = ~scene.held_out
-        np.testing.assert_array_equal(other.points, scene.points)
-        np.testing.assert_array_equal(other.T_world_camera[training], scene.T_world_camera[training])
-        assert other.cameras[0] == scene.cameras[0]
-        assert set(other.failures) == {"002.png", "005.png"}
-        assert all(reason.startswith("held out") for reason in other.failures.values())
+        np.testing.assert_array_equal(changed.points, scene.points)
+        np.testing.assert_array_equal(changed.T_world_camera[training], scene.T_world_camera[training])
+        assert changed.cameras[0] == scene.cameras[0]
+        assert set(changed.failures) == {"002.png", "005.png"}
+        assert all(reason.startswith("held out") for reason in changed.failures.values())
 
 
 def test_order_of_images_does_not_matter(tmp_path: Path) -> None:
     made = make_scene(7, 300)
     order = np.random.default_rng(0).permutation(7)
-    place = np.argsort(order)
+    new_index = np.argsort(order)
     pairs = []
     for pair in made.matches.pairs:
-        first, second = int(place[pair.first]), int(place[pair.second])
+        first, second = int(new_index[pair.first]), int(new_index[pair.second])
         if first < second:
             pairs.append(replace(pair, first=first, second=second))
         else:
@@ -115,14 +118,14 @@ def test_order_of_images_does_not_matter(tmp_path: Path) -> None:
         keypoints=tuple(made.keypoints[image_id] for image_id in order),
         matches=MatchDatabase(tuple(made.keypoints[image_id] for image_id in order), tuple(pairs)),
     )
-    one = metrics(run(made, tmp_path), made.poses_by_name(), made.camera.focal)
-    two = metrics(run(shuffled, tmp_path), shuffled.poses_by_name(), made.camera.focal)
-    assert two.num_registered == one.num_registered == 7
-    assert two.auc_5 == pytest.approx(one.auc_5, abs=0.5)
-    assert two.focal_error == pytest.approx(one.focal_error, abs=0.2)
+    original = metrics(run(made, tmp_path), made.poses_by_name(), made.camera.focal)
+    reordered = metrics(run(shuffled, tmp_path), shuffled.poses_by_name(), made.camera.focal)
+    assert reordered.num_registered == original.num_registered == 7
+    assert reordered.auc_5 == pytest.approx(original.auc_5, abs=0.5)
+    assert reordered.focal_error == pytest.approx(original.focal_error, abs=0.2)
 
 
-def test_given_focal_length_is_the_start(tmp_path: Path) -> None:
+def test_reconstruction_starts_from_the_initial_focal_length(tmp_path: Path) -> None:
     made = make_scene()
     scene = run(made, tmp_path, initial_focal=500.0)
     assert scene.cameras[0].focal == pytest.approx(700, rel=0.005)
@@ -131,7 +134,7 @@ def test_given_focal_length_is_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "registration", [IncrementalRegistration(), SpanningTreeRegistration(), BatchedRegistration()]
 )
-def test_two_cameras_have_a_focal_length_each(tmp_path: Path, registration: object) -> None:
+def test_two_cameras_get_separate_focal_lengths(tmp_path: Path, registration: object) -> None:
     made = make_scene(10, second=(SharedPinhole(450.0, (3.0, -2.0)), (800, 500)))
     scene = run(made, tmp_path, held_out=(3,), registration=registration)
     assert scene.registered.all()
@@ -144,8 +147,8 @@ def test_two_cameras_have_a_focal_length_each(tmp_path: Path, registration: obje
     assert np.sqrt((scene.reprojection_errors() ** 2).mean()) < 0.6
 
 
-def test_a_camera_of_few_images_is_found_beside_the_other(tmp_path: Path) -> None:
-    """One image has no pair of its own camera that could tell its focal length."""
+def test_focal_length_of_a_camera_without_own_pairs(tmp_path: Path) -> None:
+    """The only image of the second camera has pairs with images of the first camera only."""
     made = make_scene(8, second=(SharedPinhole(1500.0), (1000, 800)))
     pairs = [pair for pair in made.matches.pairs if not {1, 3, 5} & {pair.first, pair.second}]
     scene = run(replace(made, matches=MatchDatabase(made.keypoints, tuple(pairs))), tmp_path)
@@ -154,7 +157,7 @@ def test_a_camera_of_few_images_is_found_beside_the_other(tmp_path: Path) -> Non
     assert scene.cameras[1].focal == pytest.approx(1500.0, rel=1e-2)
 
 
-def test_a_camera_that_only_held_out_images_have_is_not_made_up(tmp_path: Path) -> None:
+def test_cameras_of_held_out_images_only_stay_unknown(tmp_path: Path) -> None:
     made = make_scene(4, 300, second=(SharedPinhole(450.0), (800, 500)))
     scene = run(made, tmp_path, held_out=(1, 3))
     assert scene.registered.tolist() == [True, False, True, False]
@@ -163,12 +166,14 @@ def test_a_camera_that_only_held_out_images_have_is_not_made_up(tmp_path: Path) 
 
 
 def test_feature_pixels_scale_with_the_images(tmp_path: Path) -> None:
-    """Large images searched at a quarter of their size: thresholds follow, results are the same."""
+    """Keypoints detected at a quarter of the image size give the same result, since thresholds scale."""
     made = make_scene(6, 300)
-    keypoints = tuple(Keypoints(4 * one.xy, one.descriptors, 4.0) for one in made.keypoints)
+    keypoints = tuple(Keypoints(4 * small.xy, small.descriptors, 4.0) for small in made.keypoints)
     large = replace(
         made,
-        layout=CameraGroups.of(4 * made.layout.sizes, made.layout.camera_ids, keypoints),
+        camera_groups=CameraGroups.from_keypoints(
+            4 * made.camera_groups.sizes, made.camera_groups.camera_ids, keypoints
+        ),
         keypoints=keypoints,
         matches=MatchDatabase(keypoints, made.matches.pairs),
     )
@@ -177,7 +182,7 @@ def test_feature_pixels_scale_with_the_images(tmp_path: Path) -> None:
     np.testing.assert_allclose(large_scene.T_world_camera, small_scene.T_world_camera, atol=1e-6)
 
 
-def test_groups_that_do_not_connect_are_named(tmp_path: Path) -> None:
+def test_failures_name_disconnected_components(tmp_path: Path) -> None:
     made = make_scene(8, sees=lambda image, ids: (ids < 250) == (image < 4) if image < 7 else ids < 0)
     scene = run(made, tmp_path, held_out=(6,))
     assert scene.registered.sum() == 4
@@ -187,7 +192,7 @@ def test_groups_that_do_not_connect_are_named(tmp_path: Path) -> None:
     assert scene.failures["007.png"] == "no verified matches with any other photo"
 
 
-def test_nothing_to_reconstruct_is_said_in_one_sentence(tmp_path: Path) -> None:
+def test_images_that_cannot_be_reconstructed_are_refused(tmp_path: Path) -> None:
     with refused("no-matches"):
         run(make_scene(4, pairs=[]), tmp_path)
     with refused("no-matches", "000.png", "001.png"):
@@ -200,21 +205,21 @@ def test_nothing_to_reconstruct_is_said_in_one_sentence(tmp_path: Path) -> None:
         run(make_scene(4, num_points=5), tmp_path)
 
 
-def test_turning_on_the_spot_is_said_in_one_sentence(tmp_path: Path) -> None:
-    positions = np.array([0.0, -4.0, 0.0]) + np.random.default_rng(0).normal(0, 1e-4, (5, 3))
+def test_pure_rotation_is_refused(tmp_path: Path) -> None:
+    centers = np.array([0.0, -4.0, 0.0]) + np.random.default_rng(0).normal(0, 1e-4, (5, 3))
     poses = np.stack(
-        [look_at(p, np.array([x, 0.0, 0.0])) for p, x in zip(positions, range(-2, 3), strict=True)]
+        [look_at(p, np.array([x, 0.0, 0.0])) for p, x in zip(centers, range(-2, 3), strict=True)]
     )
     with refused("no-baseline"):
         run(make_scene(poses=poses, noise=0.2), tmp_path)
 
 
-def test_unknown_held_out_image(tmp_path: Path) -> None:
+def test_unknown_held_out_image_is_refused(tmp_path: Path) -> None:
     with refused("name-mismatch", "nowhere.jpg"):
         reconstruct(make_scene(3).write_images(tmp_path), ["nowhere.jpg"])
 
 
-def test_senseless_settings(tmp_path: Path) -> None:
+def test_invalid_options_are_refused(tmp_path: Path) -> None:
     folder = make_scene(3).write_images(tmp_path)
     with refused("invalid-option", "initial-focal is -1"):
         reconstruct(folder, options=SfmOptions(initial_focal=-1.0))
@@ -222,23 +227,23 @@ def test_senseless_settings(tmp_path: Path) -> None:
 
 def test_matches_survive_the_cache() -> None:
     matches = make_scene(4, 100).matches
-    back = MatchDatabase.from_arrays(matches.to_arrays())
-    for one, other in zip(matches.pairs, back.pairs, strict=True):
-        assert (one.first, one.second, one.homography_ratio) == (
-            other.first,
-            other.second,
-            other.homography_ratio,
+    loaded_matches = MatchDatabase.from_arrays(matches.to_arrays())
+    for original, loaded in zip(matches.pairs, loaded_matches.pairs, strict=True):
+        assert (original.first, original.second, original.homography_ratio) == (
+            loaded.first,
+            loaded.second,
+            loaded.homography_ratio,
         )
-        np.testing.assert_array_equal(one.indices, other.indices)
-        np.testing.assert_array_equal(one.fundamental, other.fundamental)
-    for one, other in zip(matches.keypoints, back.keypoints, strict=True):
-        np.testing.assert_array_equal(one.xy, other.xy)
-        assert one.pixel_size == other.pixel_size
+        np.testing.assert_array_equal(original.indices, loaded.indices)
+        np.testing.assert_array_equal(original.fundamental, loaded.fundamental)
+    for original, loaded in zip(matches.keypoints, loaded_matches.keypoints, strict=True):
+        np.testing.assert_array_equal(original.xy, loaded.xy)
+        assert original.pixel_size == loaded.pixel_size
     empty = MatchDatabase.from_arrays(MatchDatabase(matches.keypoints, ()).to_arrays())
     assert empty.pairs == ()
 
 
-def test_matches_are_shared_between_reconstruction_settings(tmp_path: Path) -> None:
+def test_matches_key_ignores_the_device(tmp_path: Path) -> None:
     folder = make_scene(2, 50).write_images(tmp_path)
     options = MatchingSettings()
     key = matches_key(folder, options)
@@ -247,16 +252,16 @@ def test_matches_are_shared_between_reconstruction_settings(tmp_path: Path) -> N
 
 
 def test_real_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Better poses than COLMAP's (AUC@5 94.4), and a second run from the cache."""
+    """Poses are better than COLMAP's (AUC@5 94.4), and a second run uses the cache."""
     data = real_scene("Herz-Jesus-P8")
     truth = read_ground_truth(data / "ground_truth.json")
     folder = find_images(data)
     held_out = [folder.images[0].name]
     scene = reconstruct(folder, held_out, cache_dir=tmp_path)
-    found = metrics(scene, truth.T_world_camera, truth.focal)
-    assert found.num_registered == 8
-    assert found.auc_5 > 97
-    assert abs(found.focal_error) < 0.3
+    pose_metrics = metrics(scene, truth.T_world_camera, truth.focal)
+    assert pose_metrics.num_registered == 8
+    assert pose_metrics.auc_5 > 97
+    assert abs(pose_metrics.focal_error) < 0.3
     caplog.clear()
     again = reconstruct(folder, held_out, cache_dir=tmp_path)
     assert "Using the cached reconstruction" in caplog.text
@@ -270,7 +275,7 @@ def test_real_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_images_of_two_cameras(valley: Path, tmp_path: Path) -> None:
-    """Every other image cut to its middle and enlarged: another size, and another focal length."""
+    """Every other image is cropped and enlarged, which changes its size and focal length."""
     truth = read_ground_truth(valley / "ground_truth.json")
     width, height = truth.size
     for index, path in enumerate(sorted((valley / "images").iterdir())):

@@ -1,4 +1,4 @@
-"""Absolute and relative poses: exact recovery, success by the options, cameras as poselib takes them."""
+"""Absolute and relative poses: exact recovery, success criteria, and cameras in poselib's format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIONS = AbsolutePoseOptions(
 
 
 def correspondences(image_id: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-    """Exact image positions and points, the world-to-camera transform, and the camera."""
+    """Create exact image coordinates and points, the world-to-camera transform, and the camera."""
     scene = make_scene(3, 80, noise=0.0, camera=CAMERA)
     points = scene.points[scene.points_of_keypoints[image_id]]
     model = poselib_camera(CAMERA.focal, CAMERA.principal_points(np.array(scene.size)), CAMERA.radial)
@@ -33,7 +33,7 @@ def correspondences(image_id: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 @pytest.mark.parametrize("max_num_refinements", [0, 100])
-def test_exact_points_give_the_pose_and_wrong_ones_are_no_inliers(max_num_refinements: int) -> None:
+def test_absolute_pose_is_exact_and_outliers_are_detected(max_num_refinements: int) -> None:
     xy, points, truth, model = correspondences()
     xy = xy.copy()
     xy[::5] += 50.0
@@ -45,7 +45,7 @@ def test_exact_points_give_the_pose_and_wrong_ones_are_no_inliers(max_num_refine
 
 
 @pytest.mark.parametrize("name", ["abs_pose_min_num_inliers", "abs_pose_min_inlier_ratio"])
-def test_too_few_inliers_are_no_success_but_are_reported(name: str) -> None:
+def test_too_few_inliers_fail_but_are_returned(name: str) -> None:
     xy, points, _, model = correspondences()
     xy = np.where(np.arange(len(xy))[:, None] % 2, xy, xy[::-1])
     limit = {"abs_pose_min_num_inliers": len(xy), "abs_pose_min_inlier_ratio": 0.9}[name]
@@ -59,9 +59,12 @@ def test_relative_pose_of_exact_matches() -> None:
     points = np.concatenate([rng.uniform(-1, 1, (60, 2)), rng.uniform(3, 6, (60, 1))], axis=1)
     truth = invert(make_scene(2, 10).T_world_camera[1]) @ make_scene(2, 10).T_world_camera[0]
     truth[:3, 3] /= np.linalg.norm(truth[:3, 3])
-    there = transform(truth, points)
-    ahead = there[:, 2] > 0.5
-    first, second = 500.0 * points[ahead, :2] / points[ahead, 2:], 600.0 * there[ahead, :2] / there[ahead, 2:]
+    points_second = transform(truth, points)
+    in_front = points_second[:, 2] > 0.5
+    first, second = (
+        500.0 * points[in_front, :2] / points[in_front, 2:],
+        600.0 * points_second[in_front, :2] / points_second[in_front, 2:],
+    )
     pose = estimate_relative_pose(
         first, second, poselib_camera(500.0), poselib_camera(600.0), RelativePoseOptions(2.0)
     )

@@ -1,4 +1,4 @@
-"""Tracks rebuilt from matches that the poses confirm: wrong matches no longer destroy right ones."""
+"""Retriangulation recovers tracks that wrong matches had merged."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ from nope_splat.sfm.state import SfmState
 
 
 def repeated(made: SyntheticScene) -> list[PairMatches]:
-    """Pairs of distant images match the twin of each point instead: number 2 k with 2 k + 1."""
+    """Replace matches of distant images by wrong ones: point 2 k matches 2 k + 1."""
     pairs = []
     for pair in made.matches.pairs:
         if pair.second - pair.first >= 4:
             first, second = (made.points_of_keypoints[image_id] for image_id in (pair.first, pair.second))
-            _, one, two = np.intersect1d(first, second ^ 1, return_indices=True)
-            pair = replace(pair, indices=np.stack([one, two], axis=1))
+            _, rows_first, rows_second = np.intersect1d(first, second ^ 1, return_indices=True)
+            pair = replace(pair, indices=np.stack([rows_first, rows_second], axis=1))
         pairs.append(pair)
     return pairs
 
 
-def purity(made: SyntheticScene, working: SfmState) -> float:
-    """Share of the tracks that show one point only."""
+def purity(made: SyntheticScene, state: SfmState) -> float:
+    """Compute the share of tracks that observe a single point."""
     shown = np.array(
         [
             made.points_of_keypoints[image_id][keypoint]
-            for image_id, keypoint in zip(working.image_ids, working.keypoint_ids, strict=True)
+            for image_id, keypoint in zip(state.image_ids, state.keypoint_ids, strict=True)
         ]
     )
-    low, high = np.full(len(working.points), len(made.points)), np.full(len(working.points), -1)
-    np.minimum.at(low, working.track_ids, shown)
-    np.maximum.at(high, working.track_ids, shown)
+    low, high = np.full(len(state.points), len(made.points)), np.full(len(state.points), -1)
+    np.minimum.at(low, state.track_ids, shown)
+    np.maximum.at(high, state.track_ids, shown)
     return float((low == high).mean())
 
 
-def test_poses_tell_right_matches_from_wrong_ones() -> None:
+def test_known_poses_reject_wrong_matches() -> None:
     made = make_scene(8, 400, wrong=0.0)
     pairs = repeated(made)
-    before = SfmState.start(build_tracks(made.keypoints, pairs), made.layout, np.array([made.camera.focal]))
+    before = SfmState.from_tracks(
+        build_tracks(made.keypoints, pairs), made.camera_groups, np.array([made.camera.focal])
+    )
     before.T_camera_world = invert(made.T_world_camera)
     before.registered[:] = True
-    after = rebuild_tracks(before, SfmProblem(made.keypoints, made.layout, pairs))
+    after = rebuild_tracks(before, SfmProblem(made.keypoints, made.camera_groups, pairs))
 
     assert len(before.points) < 50  # nearly every track contradicts itself
     assert len(after.points) > 300

@@ -9,20 +9,22 @@ from nope_splat.utils.typing import Mask
 
 @dataclass(frozen=True)
 class BundleAdjustmentOptions:
-    """What a bundle adjustment may change, when it ends and where it runs; names as in COLMAP.
+    """Refined intrinsics, stopping criteria and device of a bundle adjustment, with COLMAP's names.
 
-    Each of K cameras has a focal length, a principal point and, as extra parameters, a radial distortion.
+    Each of K cameras has a focal length, a principal point and, as extra parameters, radial distortion.
     """
 
     refine_focal_length: bool = True
-    """Whether the focal lengths may change, unless the state holds them."""
+    """Whether to refine the focal lengths, unless the state fixes them."""
     refine_principal_point: bool | Mask = False
-    """Whether the principal points may change, or those of which cameras. () or (K,)."""
+    """Whether to refine the principal points, for all cameras or per camera. () or (K,)."""
     refine_extra_params: bool | Mask = False
-    """Whether the radial distortion may change, or that of which cameras. () or (K,)."""
+    """Whether to refine radial distortion, for all cameras or per camera. () or (K,)."""
+    min_num_observations: int = 20
+    """Smallest number of observations for which the adjustment runs."""
     max_iterations: int = 25
-    """Largest number of steps that lower the cost."""
+    """Largest number of accepted steps."""
     tolerance: float = 1e-5
-    """The adjustment ends after a step that lowers the cost by less than this share of it."""
+    """Relative decrease of the cost in one step below which the adjustment stops."""
     device: str = "cpu"
     """Torch device."""

@@ -31,7 +31,7 @@ BundleStep = tuple[Tensor, Tensor, Tensor]
 class BundleProblem:
     """Variables and observations of a bundle adjustment; all float64 or int64, on one device.
 
-    Each of N images has a pose; each of K cameras took some of them and has the intrinsics
+    Each of N images has a pose and one of K cameras, whose intrinsics are
     `[log focal, principal point offset x, y, radial distortion k1, k2]`. Image coordinates are in pixels from
     the image center.
     """
@@ -49,38 +49,38 @@ class BundleProblem:
     point_ids: Tensor
     """Point of each observation. (O,)."""
     xy: Tensor
-    """Observed image positions, pixels from the image center. (O, 2)."""
+    """Observed image coordinates, pixels from the image center. (O, 2)."""
     sigma: Tensor
     """Standard deviation of each observation per axis, pixels. (O,)."""
     free_poses: Tensor
-    """Images whose pose may change; at least one should not, to fix the world frame. (N,), bool."""
+    """Images whose pose is refined; at least one pose should be fixed, to fix the world frame. (N,), bool."""
     free_intrinsics: Tensor
-    """Intrinsics that may change. (K, 5), bool."""
+    """Intrinsics that are refined. (K, 5), bool."""
     prior_mean: Tensor
     """Mean of the Gaussian prior on the intrinsics. (K, 5)."""
     prior_sigma: Tensor
     """Standard deviation of that prior. (K, 5)."""
     huber: float = HUBER
-    """Residual length, in standard deviations, from which the cost grows linearly."""
+    """Residual length, in standard deviations, beyond which the cost grows linearly."""
 
     def observing_intrinsics(self) -> Tensor:
-        """Intrinsics of the camera that made each observation. (O, 5)."""
+        """Gather the intrinsics of the camera of each observation. (O, 5)."""
         return self.intrinsics[self.camera_ids[self.image_ids]]
 
     @cached_property
     def cost(self) -> float:
-        """Robust cost in variances (see `robust_cost`); a GPU is waited for at the first use only."""
+        """Robust cost in variances (see `robust_cost`); only the first access synchronizes with the GPU."""
         return robust_cost(self, reprojection_residuals(self)[0])
 
 
 @dataclass(frozen=True)
 class Linearization:
-    """Residuals and Jacobians of every observation."""
+    """Residuals and Jacobians of all observations."""
 
     residuals: Tensor
-    """Projection minus observation, standard deviations; zero where the point cannot be projected. (O, 2)."""
+    """Projection minus observation, standard deviations; zero for points behind the camera. (O, 2)."""
     visible: Tensor
-    """Whether the point is in front of the camera. (O,), bool."""
+    """Observations whose point is in front of the camera. (O,), bool."""
     by_pose: Tensor
     """Derivatives by the rotation and translation increments of the pose (see `retract`). (O, 2, 6)."""
     by_point: Tensor
@@ -90,27 +90,27 @@ class Linearization:
 
 
 def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
-    """Projection minus observation.
+    """Compute projection minus observation.
 
     Args:
         problem: Variables and observations.
 
     Returns:
-        Residuals in standard deviations, infinite where the point is behind its camera. (O, 2).
+        Residuals in standard deviations, infinite for points behind the camera. (O, 2).
         Points in camera coordinates. (O, 3).
     """
     pose = problem.T_camera_world[problem.image_ids]
     rotated = (pose[:, :3, :3] @ problem.points[problem.point_ids, :, None]).squeeze(-1)
-    in_camera = rotated + pose[:, :3, 3]
-    depth = in_camera[:, 2:]
+    points_camera = rotated + pose[:, :3, 3]
+    depth = points_camera[:, 2:]
     log_focal, offset, k1, k2 = problem.observing_intrinsics().split((1, 2, 1, 1), 1)
-    plane = perspective(in_camera)
+    plane = perspective(points_camera)
     residuals = log_focal.exp() * radial_scale(squared_radius(plane), k1, k2) * plane + offset - problem.xy
-    return torch.where(depth > MIN_DEPTH, residuals / problem.sigma[:, None], torch.inf), in_camera
+    return torch.where(depth > MIN_DEPTH, residuals / problem.sigma[:, None], torch.inf), points_camera
 
 
 def linearize(problem: BundleProblem) -> Linearization:
-    """Residuals and their derivatives.
+    """Compute the residuals and their derivatives.
 
     The point X_c in camera coordinates is projected to p on the plane at depth one and distorted to d(p).
     With the focal length f and the derivatives of `geometry.projection` and `geometry.distortion`:
@@ -126,17 +126,17 @@ def linearize(problem: BundleProblem) -> Linearization:
         problem: Variables and observations.
 
     Returns:
-        Residuals and Jacobians; all zero for points behind their camera.
+        Residuals and Jacobians; all zero for points behind the camera.
     """
-    residuals, in_camera = reprojection_residuals(problem)
-    visible = in_camera[:, 2] > MIN_DEPTH
+    residuals, points_camera = reprojection_residuals(problem)
+    visible = points_camera[:, 2] > MIN_DEPTH
     residuals = torch.where(visible[:, None], residuals, 0.0)
     intrinsics = problem.observing_intrinsics()
-    # Zero where the point cannot be projected, and with it all derivatives.
+    # A zero focal length makes all derivatives zero for points behind the camera.
     focal = torch.where(visible, intrinsics[:, 0].exp() / problem.sigma, 0.0)
     unit = visible.to(focal) / problem.sigma
-    inverse_depth = torch.where(visible, 1 / in_camera[:, 2], 0.0)
-    plane = in_camera[:, :2] * inverse_depth[:, None]
+    inverse_depth = torch.where(visible, 1 / points_camera[:, 2], 0.0)
+    plane = points_camera[:, :2] * inverse_depth[:, None]
     square, radial = squared_radius(plane), intrinsics[:, 3:]
     bend = distortion_jacobian(plane, radial)
     by_position = bend @ projection_jacobian(plane, focal * inverse_depth)
@@ -156,12 +156,13 @@ def retract(problem: BundleProblem, d_poses: Tensor, d_points: Tensor, d_intrins
 
     Args:
         problem: Current variables.
-        d_poses: As for `move_poses`. (N, 6).
-        d_points: Added to the points. (P, 3).
-        d_intrinsics: Added to the intrinsics, the focal part limited to a factor of e^0.5. (K, 5).
+        d_poses: Pose increments (see `move_poses`). (N, 6).
+        d_points: Increments of the points. (P, 3).
+        d_intrinsics: Increments of the intrinsics; the focal length changes at most by a factor of e^0.5.
+            (K, 5).
 
     Returns:
-        The problem with new variables.
+        The problem with the new variables.
     """
     limit = torch.full_like(d_intrinsics, torch.inf)
     limit[:, 0] = MAX_LOG_FOCAL_STEP
@@ -174,10 +175,10 @@ def retract(problem: BundleProblem, d_poses: Tensor, d_points: Tensor, d_intrins
 
 
 def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
-    """Huber cost of the lengths of the residuals, plus the prior.
+    """Compute the Huber cost of the residual lengths plus the cost of the prior.
 
     Args:
-        problem: Gives the Huber width and the prior.
+        problem: Huber width and prior.
         residuals: From `reprojection_residuals`. (O, 2).
 
     Returns:

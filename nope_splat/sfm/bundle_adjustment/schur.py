@@ -1,4 +1,4 @@
-"""Normal equations of a bundle adjustment, points eliminated by the Schur complement."""
+"""Normal equations of bundle adjustment; the Schur complement eliminates the points."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from nope_splat.geometry.robust import huber_weight
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, BundleStep, Linearization
 
 TILE = 16
-"""Pairs of observations multiplied at once."""
+"""Pairs of observations in one matrix product."""
 
 
 class SchurStructure:
-    """Which pairs of observations show the same point: the sparsity of the reduced camera system.
+    """Pairs of observations of the same point: the sparsity of the reduced camera system.
 
-    Pairs are sorted by their two images and cut into tiles of `TILE` pairs, filled up with a row of zeros
-    behind the last observation, so that each tile is one product of thin matrices.
+    Pairs are sorted by their two images and split into tiles of `TILE` pairs. Tiles are padded with the index
+    of a row of zeros after the last observation, so that each tile is one product of thin matrices.
 
     Args:
-        problem: Gives the ids of images and points; fixed poses need no pairs.
+        problem: Image and point ids of the observations; fixed poses need no pairs.
     """
 
     def __init__(self, problem: BundleProblem) -> None:
@@ -49,8 +49,8 @@ class SchurStructure:
         """Sum left_i right_j^T over the pairs of observations (i, j), by their images.
 
         Args:
-            left: A matrix for each observation. (O, 6, 3).
-            right: A matrix for each observation. (O, 6, 3).
+            left: Matrix of each observation. (O, 6, 3).
+            right: Matrix of each observation. (O, 6, 3).
             num_images: Number of images N.
 
         Returns:
@@ -66,12 +66,12 @@ class SchurStructure:
 
 
 class NormalEquations:
-    """Robustly weighted normal equations at one linearization, to be solved for several dampings.
+    """Robustly weighted normal equations at one linearization, solvable with different dampings.
 
     Args:
         problem: Variables and observations.
-        at: The linearization there.
-        structure: The pairs of observations of each point.
+        at: Linearization at these variables.
+        structure: Pairs of observations of the same point.
     """
 
     def __init__(self, problem: BundleProblem, at: Linearization, structure: SchurStructure) -> None:
@@ -116,15 +116,15 @@ class NormalEquations:
         return self.problem.cost
 
     def evaluate(self, candidate: BundleProblem) -> float:
-        """Robust cost with other variables, in variances."""
+        """Evaluate the robust cost of other variables, in variances."""
         return candidate.cost
 
     def add(self, matrix: Tensor, gradient: Tensor) -> None:
-        """Add equations from elsewhere, in which the points have no part.
+        """Add normal equations that do not involve the points.
 
         Args:
-            matrix: Over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K).
-            gradient: Over the same. (6 N + 5 K,).
+            matrix: Matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K).
+            gradient: Gradient over the same variables. (6 N + 5 K,).
         """
         self._added.append((matrix, gradient))
 
@@ -148,11 +148,11 @@ class NormalEquations:
 
         blocks = structure.multiply(eliminated, self.poses_points, num_images)
         coupling = blocks.permute(0, 2, 1, 3).reshape(size, size)
-        # Each pair was counted once; its mirror image is the transpose. No observation pairs with itself.
+        # Each pair was counted once; its mirror image is the transpose. The diagonal is computed separately.
         diagonal_blocks = self.poses - _sum_by(eliminated @ self.poses_points.mT, image_ids, num_images)
         matrix = torch.zeros(2 * (size + num_intrinsics,), dtype=coupling.dtype, device=coupling.device)
         matrix[:size, :size] = torch.block_diag(*diagonal_blocks) - coupling - coupling.T
-        # One camera at a time: with many, what they eliminate together would not fit in memory.
+        # Processing one camera at a time bounds memory.
         by_camera = self.intrinsics_points.split(self.problem.intrinsics.shape[1], dim=1)
         border = torch.stack(
             [-_sum_by(eliminated @ block[point_ids].mT, image_ids, num_images) for block in by_camera], dim=2
@@ -186,7 +186,7 @@ class NormalEquations:
             damping: Marquardt's factor on the diagonal.
 
         Returns:
-            The increments; None where the damped system is not positive definite.
+            The increments; None if the damped system is not positive definite.
         """
         problem = self.problem
         matrix, gradient, inverse = self.reduce(damping)
@@ -210,7 +210,7 @@ class NormalEquations:
 
 
 def _index_within(counts: Tensor) -> Tensor:
-    """Position of each element in its run, for runs of the given lengths. (n,) -> (sum,)."""
+    """Compute the position of each element in its run, for runs of the given lengths. (n,) -> (sum,)."""
     total = torch.arange(int(counts.sum()), device=counts.device)
     return total - (counts.cumsum(0) - counts).repeat_interleave(counts)
 

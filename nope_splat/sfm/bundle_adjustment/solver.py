@@ -1,8 +1,8 @@
-"""Bundle adjustment: Levenberg-Marquardt over poses, points and shared intrinsics, points eliminated.
+"""Bundle adjustment: Levenberg-Marquardt over poses, points and shared intrinsics.
 
-The method is Triggs et al., "Bundle Adjustment: A Modern Synthesis" (2000): robust reweighted normal
-equations, whose block-diagonal point part is eliminated by the Schur complement, so that only the cameras
-and the shared intrinsics remain in a dense system.
+The method is that of Triggs et al., "Bundle Adjustment: A Modern Synthesis" (2000): iteratively reweighted
+normal equations, from which the Schur complement eliminates the points. A dense system of the poses and
+the shared intrinsics remains.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, BundleStep, 
 from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-4, increase=6.0, decrease=5.0)
-"""Damping of bundle adjustment; how many steps it takes depends on the stage of the reconstruction."""
+"""Damping of bundle adjustment; the callers limit the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class BundleResult:
     """Outcome of a bundle adjustment."""
 
     problem: BundleProblem
-    """The problem with its variables adjusted."""
+    """The problem with adjusted variables."""
     initial_cost: float
-    """Robust cost at the start, in variances."""
+    """Robust cost before the adjustment, in variances."""
     cost: float
-    """Robust cost at the end, in variances."""
+    """Robust cost after the adjustment, in variances."""
     iterations: int
-    """Accepted steps."""
+    """Number of accepted steps."""
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the residuals as a multiple of the assumed one, by degrees of freedom."""
+        """Standard deviation of the residuals, corrected for degrees of freedom, relative to `sigma`."""
         problem = self.problem
         unknowns = (
             6 * len(problem.T_camera_world) + 3 * len(problem.points) + int(problem.free_intrinsics.sum())
@@ -43,13 +43,13 @@ class BundleResult:
         return (self.cost / max(2 * len(problem.xy) - unknowns, 1)) ** 0.5
 
 
-def adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 1e-5) -> BundleResult:
+def bundle_adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 1e-5) -> BundleResult:
     """Minimize the Huber cost of the reprojection errors plus the prior on the intrinsics.
 
     Args:
-        problem: Start.
+        problem: Observations and initial variables.
         max_iterations: Largest number of accepted steps.
-        tolerance: Stop when a step lowers the cost by less than this share.
+        tolerance: Relative decrease of the cost in one step below which to stop.
 
     Returns:
         The adjusted problem and its cost.
@@ -73,17 +73,17 @@ class _BundleAdjustment:
 
 
 def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
-    """Covariance of the shared intrinsics with everything else free, for residuals of the assumed size.
+    """Compute the marginal covariance of the shared intrinsics, assuming that `sigma` is correct.
 
     Args:
         problem: An adjusted problem.
 
     Returns:
-        Covariance of the intrinsics that are free, the prior included, zero for others; None where the
-        system is singular. (5 K, 5 K).
+        Covariance of the free intrinsics, including the prior, and zero for fixed ones; None if the system
+        is singular. (5 K, 5 K).
     """
     matrix, _, _ = NormalEquations(problem, linearize(problem), SchurStructure(problem)).reduce(1e-9)
-    # A free overall scale leaves the cameras singular; a tiny damping removes it without touching the rest.
+    # The free overall scale makes the system singular; a tiny damping fixes it without affecting the rest.
     matrix = matrix + torch.diag(1e-9 * matrix.diagonal().abs())
     intrinsics = problem.free_intrinsics.flatten()
     free = torch.cat([problem.free_poses.repeat_interleave(6), intrinsics])

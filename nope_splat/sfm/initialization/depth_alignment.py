@@ -1,8 +1,8 @@
-"""Joint adjustment of cameras and of the scales and shifts of depth maps, by matches lifted with that depth.
+"""Joint optimization of camera poses and of the scales and shifts of depth maps.
 
-A match between two images is lifted to space by the depth that one map tells at its keypoint, and
-projected into the other image: where it misses the other keypoint, the cameras, the focal length, or the
-scale and shift of the map are wrong. No points are triangulated, so that cameras may be far off at first.
+Each match is lifted to 3D by the depth at its keypoint in one image, and projected into the other image. The
+reprojection error there depends on the poses, the focal length, and the scale and shift of the depth map. No
+points are triangulated, so the initial poses may be poor.
 """
 
 from __future__ import annotations
@@ -17,63 +17,70 @@ from nope_splat.geometry.levenberg_marquardt import LevenbergMarquardtConfig, le
 from nope_splat.geometry.projection import perspective, projection_jacobian, unproject
 from nope_splat.geometry.rigid import move_poses, skew
 from nope_splat.geometry.robust import cauchy_cost, cauchy_weight, robust_sigma
-from nope_splat.sfm.state import LOG_FOCAL_SIGMA
+from nope_splat.sfm.mapper_options import IntrinsicsPriorOptions
 from nope_splat.utils.typing import Array, Indices
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-3, increase=6.0, decrease=5.0)
-"""More damping at first than bundle adjustment has: cameras may start far off."""
-SHIFT_SIGMA = 1.0
-"""Standard deviation of the prior on the shift of a map, in units of the median of its values: weak, it holds
-what an image without relief leaves open."""
-MIN_NOISE = 0.5
-"""Least standard deviation of the residuals that is believed, feature pixels."""
+"""More initial damping than in bundle adjustment, because initial poses may be poor."""
 MIN_FORWARD = 1e-3
-"""Part along the other camera's axis below which a direction of length about one does not reach its image."""
+"""Smallest z of the direction to a lifted match, whose length is about one, in the target camera."""
 
 
 @dataclass(frozen=True)
 class DepthAlignmentProblem:
-    """Cameras, scales and shifts, and the matches that they are to bring together.
+    """Poses, scales and shifts of images with depth maps, and their matches.
 
-    The values of each map are divided by their median, m. A map of depth says z = exp(s) (v / m + c), one of
-    disparity 1 / z = exp(s) (v / m + c).
+    The values v of each map are divided by their median m. A depth map gives z = exp(s) (v / m + c), a
+    disparity map 1 / z = exp(s) (v / m + c).
     """
 
     T_camera_world: Array
-    """World-to-camera transforms, OpenCV axes; that of the first camera stays. (C, 4, 4)."""
+    """World-to-camera transforms, OpenCV axes; the first is fixed. (N, 4, 4)."""
     log_scales: Array
-    """The s of each map; that of the first stays. (C,)."""
+    """Logarithmic scale s of each map; the first is fixed. (N,)."""
     shifts: Array
-    """The c of each map. (C,)."""
+    """Shift c of each map. (N,)."""
     log_focal: float
     """Natural logarithm of the focal length in feature pixels."""
     prior_log_focal: float
-    """Mean of the prior on it."""
+    """Mean of the prior on the logarithm of the focal length."""
     inverse: bool
-    """Whether the maps are of disparity."""
+    """Whether the maps are disparity maps."""
     free_shifts: bool
-    """Whether the shifts may change."""
+    """Whether the shifts are refined."""
     edges: Indices
-    """Cameras of each directed pair: whose depth lifts, and which is projected into. (E, 2)."""
-    starts: Indices
-    """First match of each edge, and the number of matches at the end. (E + 1,)."""
+    """Source and target image of each directed pair: matches are lifted in the source. (E, 2)."""
+    edge_starts: Indices
+    """First match of each edge, then the number of matches. (E + 1,)."""
     values: Array
-    """Value of the lifting map at each match, divided by its median. (M,)."""
-    xy_from: Array
-    """Keypoint in the lifting image, feature pixels from the image center. (M, 2)."""
-    xy_to: Array
-    """Keypoint in the other image, likewise. (M, 2)."""
+    """Value of the source's map at each match, divided by the map's median. (M,)."""
+    xy_source: Array
+    """Keypoints in the source images, feature pixels from the image center. (M, 2)."""
+    xy_target: Array
+    """Keypoints in the target images, feature pixels from the image center. (M, 2)."""
     free_focal: bool = True
-    """Whether the focal length may change."""
+    """Whether the focal length is refined."""
+    shift_sigma: float = 1.0
+    """Standard deviation of the prior on the shifts; it is weak and only matters for images of flat depth."""
+    log_focal_sigma: float = IntrinsicsPriorOptions.log_focal_sigma
+    """Standard deviation of the prior on the logarithm of the focal length."""
+    min_noise: float = 0.5
+    """Smallest standard deviation of the residuals, feature pixels."""
 
     @cached_property
     def residuals(self) -> Array:
-        """Projection of each lifted match minus its keypoint.
+        """Projection of each lifted match minus its keypoint in the target image.
 
-        In feature pixels, infinite where the match is not in front of the other camera. (M, 2).
+        Values are in feature pixels, infinite for matches behind the target camera. (M, 2).
         """
         by_edge = [linearize(self, edge)[0] for edge in range(len(self.edges))]
         return np.concatenate([np.zeros((0, 2)), *by_edge])
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the residuals per axis, by the median of their absolute values."""
+        residuals = self.residuals
+        return max(robust_sigma(np.abs(residuals)), self.min_noise) if len(residuals) else self.min_noise
 
 
 def align_depths(
@@ -81,15 +88,15 @@ def align_depths(
 ) -> DepthAlignmentProblem:
     """Minimize the Cauchy cost of the residuals plus the priors, by Levenberg-Marquardt.
 
-    The noise is estimated anew, by the median, at every step: it is large as long as the cameras are wrong.
+    Every step re-estimates the noise by the median of the residuals: it is large while the poses are wrong.
 
     Args:
-        problem: Start.
+        problem: Matches and initial variables.
         max_iterations: Largest number of accepted steps.
-        tolerance: Stop when a step lowers the cost by less than this share.
+        tolerance: Relative decrease of the cost in one step below which to stop.
 
     Returns:
-        The problem with its variables adjusted.
+        The problem with optimized variables.
     """
     config = replace(SOLVER, max_iterations=max_iterations, tolerance=tolerance)
     return levenberg_marquardt(_DepthAlignment(), problem, config).state
@@ -99,11 +106,11 @@ class _DepthAlignment:
     """Depth alignment as a problem of `levenberg_marquardt`."""
 
     def linearize(self, state: DepthAlignmentProblem) -> _DepthLinearization:
-        noise = _noise(state.residuals)
-        return _DepthLinearization(*_equations(state, noise), noise, _cost(state, noise))
+        noise = state.noise
+        return _DepthLinearization(*_normal_equations(state, noise), noise, _cost(state, noise))
 
     def retract(self, state: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem:
-        return _moved(state, step)
+        return _retract(state, step)
 
 
 class _DepthLinearization(NamedTuple):
@@ -120,101 +127,96 @@ class _DepthLinearization(NamedTuple):
 
 
 def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
-    """Residuals and Jacobians of one directed pair.
+    """Compute residuals and Jacobians of one directed pair.
 
-    With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match is
-    seen in the direction D = R x + w t, which stays finite where w is zero. The columns are the increments of
-    the lifting and of the other camera (see `rigid.move_poses`), s, c, and the log focal length.
+    With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match
+    projects along the direction D = R x + w t, which is finite for w = 0. The columns are the pose increments
+    of the source and the target (see `rigid.move_poses`), s, c, and the log focal length.
 
     Args:
         problem: Variables and matches.
         edge: Index of the pair.
 
     Returns:
-        Residuals in feature pixels, infinite where the match is not in front of the other camera (m, 2), and
-        their derivatives, zero there (m, 2, 15).
+        Residuals in feature pixels, infinite for matches behind the target camera (m, 2), and their
+        derivatives, zero for such matches (m, 2, 15).
     """
-    rows = slice(*problem.starts[edge : edge + 2])
-    one, other = problem.edges[edge]
+    rows = slice(*problem.edge_starts[edge : edge + 2])
+    source, target = problem.edges[edge]
     focal = np.exp(problem.log_focal)
-    T_one, T_other = problem.T_camera_world[one], problem.T_camera_world[other]
-    R = T_other[:3, :3] @ T_one[:3, :3].T
-    t = T_other[:3, 3] - R @ T_one[:3, 3]
-    ray = unproject(problem.xy_from[rows], focal)
-    scale = np.exp(problem.log_scales[one])
-    affine = scale * (problem.values[rows] + problem.shifts[one])
+    T_source, T_target = problem.T_camera_world[source], problem.T_camera_world[target]
+    R = T_target[:3, :3] @ T_source[:3, :3].T
+    t = T_target[:3, 3] - R @ T_source[:3, 3]
+    ray = unproject(problem.xy_source[rows], focal)
+    scale = np.exp(problem.log_scales[source])
+    affine = scale * (problem.values[rows] + problem.shifts[source])
     with np.errstate(divide="ignore"):
         w = affine if problem.inverse else 1 / affine
     D = ray @ R.T + w[:, None] * t
-    seen = np.isfinite(w) & (affine > 0) & (D[:, 2] > MIN_FORWARD)
-    D, w = np.where(seen[:, None], D, [0.0, 0.0, 1.0]), np.where(seen, w, 0.0)
+    visible = np.isfinite(w) & (affine > 0) & (D[:, 2] > MIN_FORWARD)
+    D, w = np.where(visible[:, None], D, [0.0, 0.0, 1.0]), np.where(visible, w, 0.0)
     plane = perspective(D)
-    residual = np.where(seen[:, None], focal * plane - problem.xy_to[rows], np.inf)
+    residual = np.where(visible[:, None], focal * plane - problem.xy_target[rows], np.inf)
 
-    by_w, by_c = (w, scale + 0 * w) if problem.inverse else (-w, -scale * w**2)
-    by_one = np.concatenate([R @ skew(ray), -w[:, None, None] * R], axis=2)
-    by_other = np.concatenate([-skew(D), w[:, None, None] * np.eye(3)], axis=2)
-    by_ray = -np.column_stack([ray[:, :2], 0 * w]) @ R.T
-    along = np.concatenate(
-        [by_one, by_other, (by_w[:, None] * t)[..., None], (by_c[:, None] * t)[..., None], by_ray[..., None]],
-        axis=2,
-    )
-    jacobian = projection_jacobian(plane, focal / D[:, 2]) @ along
+    by_s, by_c = (w, scale + 0 * w) if problem.inverse else (-w, -scale * w**2)
+    by_source = np.concatenate([R @ skew(ray), -w[:, None, None] * R], axis=2)
+    by_target = np.concatenate([-skew(D), w[:, None, None] * np.eye(3)], axis=2)
+    by_focal = -np.column_stack([ray[:, :2], 0 * w]) @ R.T
+    by_scale_shift = (by_s[:, None] * t)[..., None], (by_c[:, None] * t)[..., None]
+    D_jacobian = np.concatenate([by_source, by_target, *by_scale_shift, by_focal[..., None]], axis=2)
+    jacobian = projection_jacobian(plane, focal / D[:, 2]) @ D_jacobian
     jacobian[:, :, 14] += focal * plane
-    return residual, np.where(seen[:, None, None], jacobian, 0.0)
+    return residual, np.where(visible[:, None, None], jacobian, 0.0)
 
 
-def _equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Array, Array]:
-    """Half the Hessian of the cost, by Gauss and Newton, and half its gradient. (n, n), (n,).
+def _normal_equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Array, Array]:
+    """Compute half the Gauss-Newton Hessian of the cost and half its gradient. (n, n), (n,).
 
-    Each of C cameras has eight variables, the six increments of its pose, s and c; the focal length comes
-    last: n = 8 C + 1.
+    Each of N images has eight variables, the six pose increments, s and c; the focal length comes last:
+    n = 8 N + 1.
     """
     size = 8 * len(problem.T_camera_world) + 1
     matrix, gradient = np.zeros((size, size)), np.zeros(size)
-    for edge, (one, other) in enumerate(problem.edges):
+    for edge, (source, target) in enumerate(problem.edges):
         residual, jacobian = linearize(problem, edge)
         squared = (residual**2).sum(1) / noise**2
         weight = cauchy_weight(squared) / noise**2  # zero where infinite
         residual = np.where(np.isfinite(residual), residual, 0.0)
         flat = (np.sqrt(weight)[:, None, None] * jacobian).reshape(-1, 15)
-        # The columns of the two cameras, of s and c of the first, and of the focal length.
-        columns = np.r_[8 * one : 8 * one + 6, 8 * other : 8 * other + 6, 8 * one + 6, 8 * one + 7, size - 1]
+        # Columns of the two poses, of s and c of the source, and of the focal length.
+        columns = np.r_[
+            8 * source : 8 * source + 6, 8 * target : 8 * target + 6, 8 * source + 6, 8 * source + 7, size - 1
+        ]
         matrix[np.ix_(columns, columns)] += flat.T @ flat
         gradient[columns] += flat.T @ (np.sqrt(weight)[:, None] * residual).ravel()
     shifts = np.arange(7, size - 1, 8)
-    matrix[shifts, shifts] += 1 / SHIFT_SIGMA**2
-    gradient[shifts] += problem.shifts / SHIFT_SIGMA**2
-    matrix[-1, -1] += 1 / LOG_FOCAL_SIGMA**2
-    gradient[-1] += (problem.log_focal - problem.prior_log_focal) / LOG_FOCAL_SIGMA**2
+    matrix[shifts, shifts] += 1 / problem.shift_sigma**2
+    gradient[shifts] += problem.shifts / problem.shift_sigma**2
+    matrix[-1, -1] += 1 / problem.log_focal_sigma**2
+    gradient[-1] += (problem.log_focal - problem.prior_log_focal) / problem.log_focal_sigma**2
     fixed = list(range(7)) + ([] if problem.free_shifts else shifts.tolist())
     fixed += [] if problem.free_focal else [size - 1]
     matrix[fixed] = matrix[:, fixed] = gradient[fixed] = 0
-    # What no match speaks of stays where it is.
+    # Variables without matches get a unit diagonal and stay unchanged.
     matrix[range(size), range(size)] += np.where(matrix.diagonal() > 0, 1e-9 * matrix.diagonal(), 1.0)
     return matrix, gradient
 
 
-def _moved(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem:
-    """The problem after a step of all its variables. (8 C + 1,)."""
-    cameras = step[:-1].reshape(-1, 8)
+def _retract(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem:
+    """Apply a step to all variables. (8 N + 1,)."""
+    by_image = step[:-1].reshape(-1, 8)
     return replace(
         problem,
-        T_camera_world=move_poses(problem.T_camera_world, cameras[:, :6]),
-        log_scales=problem.log_scales + cameras[:, 6].clip(-0.5, 0.5),
-        shifts=problem.shifts + cameras[:, 7],
+        T_camera_world=move_poses(problem.T_camera_world, by_image[:, :6]),
+        log_scales=problem.log_scales + by_image[:, 6].clip(-0.5, 0.5),
+        shifts=problem.shifts + by_image[:, 7],
         log_focal=float(problem.log_focal + np.clip(step[-1], -0.5, 0.5)),
     )
 
 
 def _cost(problem: DepthAlignmentProblem, noise: float) -> float:
-    """Cauchy cost of the residuals, where infinite that of a distant one, plus the priors."""
+    """Compute the Cauchy cost of the residuals, with infinite ones capped, plus the cost of the priors."""
     squared = np.minimum((problem.residuals**2).sum(1) / noise**2, 1e6)
     matches = cauchy_cost(squared).sum()
-    focal = (problem.log_focal - problem.prior_log_focal) / LOG_FOCAL_SIGMA
-    return float(matches + (problem.shifts**2).sum() / SHIFT_SIGMA**2 + focal**2)
-
-
-def _noise(residual: Array) -> float:
-    """Standard deviation of the residuals per axis, by the median of their absolute values."""
-    return max(robust_sigma(np.abs(residual)), MIN_NOISE) if len(residual) else MIN_NOISE
+    focal = (problem.log_focal - problem.prior_log_focal) / problem.log_focal_sigma
+    return float(matches + (problem.shifts**2).sum() / problem.shift_sigma**2 + focal**2)

@@ -19,16 +19,16 @@ from nope_splat.utils.cache import Cache
 def image_depths(
     folder: ImageFolder, image_ids: Sequence[int], options: SfmOptions, cache_dir: Path | None
 ) -> dict[int, DepthMap]:
-    """Find the depth maps of some images, from these images alone.
+    """Load or predict the depth maps of selected images, without using other images.
 
     Args:
         folder: The images.
-        image_ids: Indices of those whose depth is needed.
-        options: Matcher, and the network or files that depth comes from.
-        cache_dir: Folder in which matches and depth maps are kept.
+        image_ids: Indices of the selected images.
+        options: Matcher, and source of depth maps.
+        cache_dir: Cache folder of matches and depth maps.
 
     Returns:
-        Depth maps by index; pointmaps may leave some images out.
+        Depth maps by image index; pointmaps do not cover all images.
 
     Raises:
         NopeSplatError: If there is no source of depth.
@@ -38,9 +38,9 @@ def image_depths(
         key = matches_key(folder, options.matching)
         pointmaps = load_or_match(folder, options.matching, cache, key).pointmaps
         assert pointmaps is not None
-        others = np.ones(len(folder.images), bool)
-        others[list(image_ids)] = False
-        return fuse_pointmap_depths(pointmaps.without(others))
+        is_other = np.ones(len(folder.images), bool)
+        is_other[list(image_ids)] = False
+        return fuse_pointmap_depths(pointmaps.without(is_other))
     maps = load_depth_maps([folder.images[image_id] for image_id in image_ids], options.depth, cache_dir)
     return dict(zip(image_ids, maps, strict=True))
 
@@ -48,10 +48,10 @@ def image_depths(
 def images_that_need_depth(
     options: SfmOptions, folder: ImageFolder, held_out: Collection[str]
 ) -> list[ImageFile]:
-    """Training images whose depth the initialization takes from a network or from files.
+    """List training images whose depth maps the initialization takes from a network or from files.
 
     Args:
-        options: How to reconstruct.
+        options: Options of SfM.
         folder: The images.
         held_out: Names of images kept for evaluation.
     """
@@ -68,17 +68,17 @@ def find_initial_depths(
     matches: MatchDatabase,
     cache_dir: Path | None,
 ) -> dict[int, DepthMap] | None:
-    """Find the depth maps that the initialization starts from, if it is by depth.
+    """Load or predict the depth maps for initialization by monocular depth.
 
     Args:
-        options: How to reconstruct.
+        options: Options of SfM.
         folder: The images.
         held_out: Names of images kept for evaluation.
-        matches: Matches, with pointmaps if the matcher makes any.
-        cache_dir: Folder in which depth maps are kept.
+        matches: Matches, with pointmaps if the matcher predicts them.
+        cache_dir: Cache folder of depth maps.
 
     Returns:
-        Depth maps of training images by index; None where the initialization takes none.
+        Depth maps of training images by index; None for other initializations.
     """
     if not isinstance(options.initialization, MonocularDepthInitialization):
         return None

@@ -1,4 +1,4 @@
-"""The focal length of each camera from matched pairs, before any pose is known."""
+"""Estimate the focal length of each camera from matched pairs, before any pose is known."""
 
 from __future__ import annotations
 
@@ -12,204 +12,226 @@ import poselib
 
 from nope_splat.scene.features import PairMatches
 from nope_splat.sfm.camera_groups import CameraGroups
-from nope_splat.sfm.state import LOG_FOCAL_SIGMA
+from nope_splat.sfm.mapper_options import FocalEstimationOptions, IntrinsicsPriorOptions
 from nope_splat.utils.typing import Array
-
-PLAUSIBLE = (0.3, 4.0)
-"""Shortest and longest focal length believed, as a share of the longer side."""
-PRIOR_FIELD_OF_VIEW = 60.0
-"""Field of view across the longer side, degrees, assumed where the pairs say nothing."""
-MAX_PAIRS = 500
-"""Most pairs asked, those with the most matches."""
-FLAT_SPREAD = 1.5
-"""Ratio of upper to lower quartile of the pairs' focal lengths from which they do not agree."""
-MIN_AGREEING_PAIRS = 3
-"""Fewest plausible pairs that count as agreement."""
-CANDIDATES = 200
-"""Focal lengths tried for a camera beside a known one, 1.3 percent apart: adjustment does the rest."""
-LONGER_STARTS = (1.0, 1.4, 2.0)
-"""Starts tried where the pairs do not agree: too long a start is mended by adjustment, too short is not."""
 
 
 @dataclass(frozen=True)
 class FocalEstimate:
-    """What the pairs of one camera's images say about its focal length, with its spread."""
+    """Focal length of one camera from pairs of its images, with its uncertainty."""
 
     focal: float
-    """Weighted median of the pairs, or the prior; feature pixels."""
+    """Weighted median over the pairs, or the prior; feature pixels."""
     starts: tuple[float, ...]
-    """Focal lengths to start reconstruction from: several where the evidence is flat."""
+    """Focal lengths to start reconstruction from: several if the pairs do not agree."""
     num_pairs: int
-    """Pairs with a plausible focal length."""
-    sigma: float = LOG_FOCAL_SIGMA
-    """Standard deviation of its logarithm, as far as others tell it than the matches, which speak for
-    themselves when everything is adjusted."""
+    """Number of pairs with a plausible focal length."""
+    sigma: float = IntrinsicsPriorOptions.log_focal_sigma
+    """Standard deviation of the logarithm, from pointmaps only: bundle adjustment itself accounts for
+    matches."""
 
     @property
-    def certain(self) -> bool:
+    def is_certain(self) -> bool:
         """Whether the pairs agree."""
         return len(self.starts) == 1
 
 
-def prior_focal(longer_side: float) -> float:
-    """Focal length of the assumed field of view. Pixels in, pixels out."""
-    return longer_side / 2 / np.tan(np.radians(PRIOR_FIELD_OF_VIEW / 2))
+def prior_focal(longer_side: float, options: FocalEstimationOptions = FocalEstimationOptions()) -> float:
+    """Compute the focal length of the assumed field of view, in the unit of `longer_side`."""
+    return longer_side / 2 / np.tan(np.radians(options.prior_field_of_view / 2))
+
+
+def prior_estimate(longer_side: float, options: FocalEstimationOptions) -> FocalEstimate:
+    """Create an estimate without evidence, with several starts from the prior focal length."""
+    focal = prior_focal(longer_side, options)
+    return FocalEstimate(focal, tuple(focal * factor for factor in options.start_factors), 0)
+
+
+def is_plausible(focal: float, longer_side: float, options: FocalEstimationOptions) -> bool:
+    """Check that a focal length is in the plausible range, both in the same unit."""
+    shortest, longest = options.min_focal_length_ratio, options.max_focal_length_ratio
+    return shortest * longer_side < focal < longest * longer_side
 
 
 def estimate_focal(
-    positions: Sequence[Array], pairs: Sequence[PairMatches], longer_side: float, seed: int = 0
+    centered_keypoints: Sequence[Array],
+    pairs: Sequence[PairMatches],
+    longer_side: float,
+    seed: int = 0,
+    options: FocalEstimationOptions = FocalEstimationOptions(),
 ) -> FocalEstimate:
-    """Median over the pairs of the focal length that the six-point method finds, weighted by inliers.
+    """Estimate a focal length by the six-point method: the median over pairs, weighted by inliers.
 
-    Planar pairs and pairs with little motion constrain the focal length badly, but they scatter to both
-    sides, and leaving them out was measured to be worse than outvoting them.
+    Planar pairs and pairs with little motion constrain the focal length poorly, but their errors scatter to
+    both sides; in experiments, discarding them was worse than keeping them.
 
     Args:
-        positions: Keypoints of each image, feature pixels from the image center. (K, 2) each.
+        centered_keypoints: Keypoints of each image, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
         longer_side: Longer side of the images in feature pixels.
         seed: Seed of RANSAC.
+        options: Thresholds.
 
     Returns:
-        The estimate with the starts to try.
+        The estimate.
     """
-    strongest = sorted(pairs, key=lambda pair: -len(pair.indices))[:MAX_PAIRS]
+    strongest = sorted(pairs, key=lambda pair: -len(pair.indices))[: options.max_num_pairs]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(lambda pair: _pair_focal(positions, pair, seed), strongest))
-    found = [
-        (focal, weight)
-        for focal, weight in found
-        if PLAUSIBLE[0] * longer_side < focal < PLAUSIBLE[1] * longer_side
+        by_pair = list(pool.map(lambda pair: _pair_focal(centered_keypoints, pair, seed), strongest))
+    plausible = [
+        (focal, num_inliers) for focal, num_inliers in by_pair if is_plausible(focal, longer_side, options)
     ]
-    if not found:
-        prior = prior_focal(longer_side)
-        return FocalEstimate(prior, tuple(prior * k for k in LONGER_STARTS), 0)
-    focals, weights = np.array(found).T
+    if not plausible:
+        return prior_estimate(longer_side, options)
+    focals, weights = np.array(plausible).T
     lower, median, upper = weighted_quantiles(focals, weights, (0.25, 0.5, 0.75))
-    agree = len(focals) >= MIN_AGREEING_PAIRS and upper / lower < FLAT_SPREAD
-    starts = (1.0,) if agree else LONGER_STARTS
-    return FocalEstimate(median, tuple(median * k for k in starts), len(focals))
+    agree = len(focals) >= options.min_num_agreeing_pairs and upper / lower < options.max_quartile_ratio
+    factors = (1.0,) if agree else options.start_factors
+    return FocalEstimate(median, tuple(median * factor for factor in factors), len(focals))
 
 
-def within_cameras(pairs: Sequence[PairMatches], layout: CameraGroups) -> list[list[PairMatches]]:
-    """Pairs of images that one camera took.
+def pairs_by_camera(pairs: Sequence[PairMatches], camera_groups: CameraGroups) -> list[list[PairMatches]]:
+    """Group pairs by camera; pairs of two cameras are left out.
 
     Args:
         pairs: Verified matches.
-        layout: Sizes and cameras of the images.
+        camera_groups: Sizes and cameras of the images.
 
     Returns:
         The pairs of each of the K cameras.
     """
-    own: list[list[PairMatches]] = [[] for _ in range(layout.num_cameras)]
+    by_camera: list[list[PairMatches]] = [[] for _ in range(camera_groups.num_cameras)]
     for pair in pairs:
-        first, second = layout.camera_ids[[pair.first, pair.second]]
+        first, second = camera_groups.camera_ids[[pair.first, pair.second]]
         if first == second:
-            own[first].append(pair)
-    return own
+            by_camera[first].append(pair)
+    return by_camera
 
 
 def focal_starts(
-    positions: Sequence[Array], pairs: Sequence[PairMatches], layout: CameraGroups, seed: int = 0
+    centered_keypoints: Sequence[Array],
+    pairs: Sequence[PairMatches],
+    camera_groups: CameraGroups,
+    seed: int = 0,
+    options: FocalEstimationOptions = FocalEstimationOptions(),
 ) -> tuple[Array, ...]:
-    """Focal lengths of all cameras: from their own pairs, or else from those with cameras that have one.
+    """Estimate the focal lengths of all cameras.
+
+    A camera whose own pairs do not agree gets its focal length from pairs with cameras whose pairs do.
 
     Args:
-        positions: Keypoints of each image, feature pixels from the image center. (K, 2) each.
+        centered_keypoints: Keypoints of each image, feature pixels from the image center. (K, 2) each.
         pairs: Verified matches.
-        layout: Sizes and cameras of the images.
+        camera_groups: Sizes and cameras of the images.
         seed: Seed of RANSAC.
+        options: Thresholds.
 
     Returns:
-        Focal lengths of the cameras to start from, feature pixels: several where the evidence is flat. (K,)
-        each.
+        Focal lengths of the cameras to start from, feature pixels: several candidates if the pairs of the
+        best camera do not agree. (K,) each.
     """
+    by_camera = pairs_by_camera(pairs, camera_groups)
     estimates = [
-        estimate_focal(positions, own, longer_side, seed)
-        for own, longer_side in zip(within_cameras(pairs, layout), layout.longer_sides.tolist(), strict=True)
+        estimate_focal(centered_keypoints, camera_pairs, longer_side, seed, options)
+        for camera_pairs, longer_side in zip(by_camera, camera_groups.longer_sides.tolist(), strict=True)
     ]
     focals = np.array([estimate.focal for estimate in estimates])
-    known = np.array([estimate.certain for estimate in estimates])
-    known[_best_known(estimates)] = True
-    for camera in np.flatnonzero(~known):
-        joint = []
+    is_known = np.array([estimate.is_certain for estimate in estimates])
+    is_known[_best_camera(estimates)] = True
+    for camera in np.flatnonzero(~is_known):
+        joint_pairs = []
         for pair in pairs:
-            first, second = layout.camera_ids[[pair.first, pair.second]]
-            if (first == camera and known[second]) or (second == camera and known[first]):
-                joint.append(pair)
-        focals[camera] = _focal_beside(camera, joint, focals, layout)
+            first, second = camera_groups.camera_ids[[pair.first, pair.second]]
+            if (first == camera and is_known[second]) or (second == camera and is_known[first]):
+                joint_pairs.append(pair)
+        focals[camera] = _focal_from_known_cameras(camera, joint_pairs, focals, camera_groups, options)
         estimates[camera] = replace(estimates[camera], focal=float(focals[camera]))
-    return joint_starts(estimates)
+    return joint_focal_starts(estimates)
 
 
-def joint_starts(estimates: Sequence[FocalEstimate]) -> tuple[Array, ...]:
-    """Focal lengths of all cameras to start from: as many as the one needs that is known best.
+def joint_focal_starts(estimates: Sequence[FocalEstimate]) -> tuple[Array, ...]:
+    """Scale the focal lengths of all cameras by the starts of the most certain one.
 
     Args:
-        estimates: Of each of K cameras.
+        estimates: Estimate of each of K cameras.
 
     Returns:
-        Focal lengths. (K,) each.
+        Focal lengths to start from. (K,) each.
     """
     focals = np.array([estimate.focal for estimate in estimates])
-    start = estimates[_best_known(estimates)]
-    return tuple(focals * (each / start.focal) for each in start.starts)
+    best = estimates[_best_camera(estimates)]
+    return tuple(focals * (start / best.focal) for start in best.starts)
 
 
-def _best_known(estimates: Sequence[FocalEstimate]) -> int:
-    """Camera whose pairs agree, or say most."""
-    support = [(estimate.certain, estimate.num_pairs) for estimate in estimates]
+def _best_camera(estimates: Sequence[FocalEstimate]) -> int:
+    """Choose the camera whose pairs agree, then the one with most plausible pairs."""
+    support = [(estimate.is_certain, estimate.num_pairs) for estimate in estimates]
     return support.index(max(support))
 
 
-def _focal_beside(camera: int, pairs: Sequence[PairMatches], focals: Array, layout: CameraGroups) -> float:
-    """Focal length of a camera by its pairs with others whose focal lengths are known; feature pixels.
+def _focal_from_known_cameras(
+    camera: int,
+    pairs: Sequence[PairMatches],
+    focals: Array,
+    camera_groups: CameraGroups,
+    options: FocalEstimationOptions,
+) -> float:
+    """Estimate the focal length of a camera from its pairs with cameras of known focal length.
 
-    With the focal lengths f of each pair, diag(f2, f2, 1) F diag(f1, f1, 1) is an essential matrix, of which
-    two singular values are the same: the weighted median over the pairs of the focal length at which they
-    are nearest to that. The field of view of the prior, where there are no such pairs.
+    With the focal lengths of a pair, diag(f2, f2, 1) F diag(f1, f1, 1) is an essential matrix, whose two
+    nonzero singular values are equal. The result is the weighted median, over the pairs, of the focal length
+    that makes them most equal, or the prior without such pairs; feature pixels.
     """
-    longer_side = float(layout.longer_sides[camera])
-    candidates = longer_side * np.geomspace(*PLAUSIBLE, CANDIDATES)
-    found, weights = [], []
+    longer_side = float(camera_groups.longer_sides[camera])
+    shortest, longest = options.min_focal_length_ratio, options.max_focal_length_ratio
+    count = options.num_candidates
+    candidates = longer_side * np.geomspace(shortest, longest, count)
+    by_pair, weights = [], []
     for pair in pairs:
         first, second = pair.first, pair.second
-        F = _to_pixels(second, layout).T @ pair.fundamental @ _to_pixels(first, layout)
-        if layout.camera_ids[second] != camera:
+        F = _to_pixels(second, camera_groups).T @ pair.fundamental @ _to_pixels(first, camera_groups)
+        if camera_groups.camera_ids[second] != camera:
             first, second, F = second, first, F.T
-        other = focals[layout.camera_ids[first]]
-        lens = np.stack([candidates, candidates, np.ones(CANDIDATES)], axis=1)
-        large, small, _ = np.linalg.svd(lens[:, :, None] * F * [other, other, 1.0], compute_uv=False).T
+        known_focal = focals[camera_groups.camera_ids[first]]
+        K_diagonals = np.stack([candidates, candidates, np.ones(count)], axis=1)
+        essential = K_diagonals[:, :, None] * F * [known_focal, known_focal, 1.0]
+        large, small, _ = np.linalg.svd(essential, compute_uv=False).T
         best = int(np.argmax(small / large))
-        if 0 < best < CANDIDATES - 1:
-            found.append(candidates[best])
+        if 0 < best < count - 1:
+            by_pair.append(candidates[best])
             weights.append(len(pair.indices))
-    if not found:
-        return prior_focal(longer_side)
-    return weighted_quantiles(np.array(found), np.array(weights, np.float64), (0.5,))[0]
+    if not by_pair:
+        return prior_focal(longer_side, options)
+    return weighted_quantiles(np.array(by_pair), np.array(weights, np.float64), (0.5,))[0]
 
 
-def _to_pixels(image_id: int, layout: CameraGroups) -> Array:
-    """From feature pixels about the center of an image to its full-resolution pixels. (3, 3)."""
-    (x, y), scale = layout.sizes[image_id] / 2, layout.pixel_sizes[image_id]
+def _to_pixels(image_id: int, camera_groups: CameraGroups) -> Array:
+    """Build the map from centered feature pixels of an image to its full-resolution pixels. (3, 3)."""
+    (x, y), scale = camera_groups.sizes[image_id] / 2, camera_groups.pixel_sizes[image_id]
     return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
 
 
-def _pair_focal(positions: Sequence[Array], pair: PairMatches, seed: int) -> tuple[float, int]:
-    """Focal length of one pair and the number of matches that agree with it."""
-    found, info = poselib.estimate_shared_focal_relative_pose(
-        positions[pair.first][pair.indices[:, 0]],
-        positions[pair.second][pair.indices[:, 1]],
+def _pair_focal(centered_keypoints: Sequence[Array], pair: PairMatches, seed: int) -> tuple[float, int]:
+    """Estimate the focal length of one pair, and its number of inliers."""
+    image_pair, info = poselib.estimate_shared_focal_relative_pose(
+        centered_keypoints[pair.first][pair.indices[:, 0]],
+        centered_keypoints[pair.second][pair.indices[:, 1]],
         np.zeros(2),
         {"max_epipolar_error": 2.0, "max_iterations": 2000, "min_iterations": 100, "seed": seed},
         {},
     )
-    return found.camera1.focal(), info["num_inliers"]
+    return image_pair.camera1.focal(), info["num_inliers"]
 
 
-def weighted_quantiles(values: Array, weights: Array, shares: Sequence[float]) -> tuple[float, ...]:
-    """Smallest values below which at least the given shares of the weight lie. (n,), (n,) -> floats."""
+def weighted_quantiles(values: Array, weights: Array, levels: Sequence[float]) -> tuple[float, ...]:
+    """Compute the smallest values with at least the given shares of the total weight up to them.
+
+    Args:
+        values: Samples. (n,).
+        weights: Positive weights. (n,).
+        levels: Quantile levels, 0 to 1.
+    """
     order = np.argsort(values)
     cumulative = np.cumsum(weights[order])
-    places = np.searchsorted(cumulative, np.array(shares) * cumulative[-1])
-    return tuple(float(values[order][min(place, len(values) - 1)]) for place in places)
+    indices = np.searchsorted(cumulative, np.array(levels) * cumulative[-1])
+    return tuple(float(values[order][min(index, len(values) - 1)]) for index in indices)

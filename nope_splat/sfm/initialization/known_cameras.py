@@ -1,4 +1,4 @@
-"""Initialization by cameras that the user has."""
+"""Initialization by known cameras."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ from nope_splat.sfm.known_cameras import KnownCameras
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import triangulate_coarse_to_fine
-from nope_splat.sfm.two_view_geometry import relative_poses
 
 
 @dataclass(frozen=True)
 class KnownCamerasInitialization:
-    """Start from cameras in a file; the photos adjust them where they contradict them."""
+    """Start from cameras in a file, which are refined only if the photos contradict them."""
 
     path: Path = field()
-    """A `transforms.json`, or a folder with a COLMAP model. Photos that it lacks are registered."""
+    """A `transforms.json`, or a folder with a COLMAP model. Photos without a camera are registered."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
         """Yield the state with the known cameras.
 
         Args:
-            problem: A connected component, with known cameras among its priors.
+            problem: Connected component with known cameras in its priors.
         """
         known = problem.priors.known_cameras
         assert known is not None
         yield start_from_cameras(problem, known)
 
     def restart(self, problem: SfmProblem, registered: SfmState) -> None:
-        """Never start again: the focal length is known."""
+        """Return None: the focal length is known."""
 
 
 def start_from_cameras(problem: SfmProblem, known: KnownCameras) -> Start:
-    """Triangulate tracks with known cameras and adjust both, coarse to fine.
+    """Triangulate tracks with known cameras and bundle-adjust, coarse to fine.
 
     Args:
         problem: A connected component.
@@ -49,12 +48,10 @@ def start_from_cameras(problem: SfmProblem, known: KnownCameras) -> Start:
     groups, options = problem.camera_groups, problem.options
     focals = known.focal * groups.longer_sides
     with problem.clock.stage("relative poses"):
-        two_views = relative_poses(
-            problem.centered_keypoints, problem.pairs, focals[groups.camera_ids], problem.seed
-        )
+        two_views = problem.relative_poses(focals)
     with problem.clock.stage("registration"):
-        tracks = build_tracks(problem.keypoints, [view.matches for view in two_views.values()])
-        state = SfmState.start(tracks, groups, focals, problem.priors.fix_focal, problem.focal_prior)
-        known.place(state)
-        triangulate_coarse_to_fine(state, options.min_tri_angle, options.ba_device)
+        tracks = build_tracks(problem.keypoints, [two_view.matches for two_view in two_views.values()])
+        state = problem.initial_state(tracks, focals)
+        known.register(state)
+        triangulate_coarse_to_fine(state, options)
     return Start(state, two_views)

@@ -1,9 +1,9 @@
-"""Start from the depth of single images: the initialization of arXiv:2502.19800.
+"""Initialization by monocular depth maps, as in arXiv:2502.19800.
 
 The focal length starts at a field of view of 60 degrees. Along the maximum spanning tree of the match graph,
-the relative pose of each pair is the one that brings the matches, lifted by the depth of the image that
-is known, to their keypoints in the new one; then everything is adjusted together. The depth of one image
-is known up to scale and shift only, which the pairs tell from each other.
+PnP registers each new image to the matches that the depth map of its neighbor lifts to 3D; then all poses,
+the focal length, and the scales and shifts of the depth maps are optimized together. A depth map is known
+only up to scale and shift, which are fitted to the depths of the lifted matches.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from nope_splat.geometry.rigid import transform
 from nope_splat.matching import Keypoints, PairMatches
 from nope_splat.scene.tracks import build_tracks
 from nope_splat.sfm.initialization.depth_alignment import DepthAlignmentProblem, align_depths
-from nope_splat.sfm.initialization.focal import PLAUSIBLE, prior_focal
+from nope_splat.sfm.initialization.focal import is_plausible, prior_focal
 from nope_splat.sfm.initialization.start import Start
 from nope_splat.sfm.pose_estimation import AbsolutePoseOptions, estimate_absolute_pose, poselib_camera
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.registration.spanning_tree import spanning_tree
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import triangulate_coarse_to_fine
-from nope_splat.sfm.two_view_geometry import relative_poses
 from nope_splat.utils.ranges import COUNT
 from nope_splat.utils.typing import Array, Indices
 
@@ -37,29 +36,29 @@ from nope_splat.utils.typing import Array, Indices
 class MonocularDepthInitialization:
     """Start from depth maps of single photos, along the spanning tree of the match graph (the paper).
 
-    Depth comes from a network (see depth.model for what it needs and its licenses), from depth.maps or from
+    Depth comes from a network (see depth.model for requirements and licenses), from depth.maps or from
     the matcher dust3r.
     """
 
     root_shifts: tuple[float, ...] = (-0.3, 0.0, 0.5, 2.0)
-    """Shifts of the first map that are tried, in units of the median of its values."""
+    """Candidate shifts of the first map, in units of the median of its values."""
     max_reproj_error: Annotated[float, Interval(gt=0, le=1)] = 0.03
-    """Largest distance of a lifted match from its keypoint, as a share of the longer side: depth and focal
+    """Largest reprojection error of a lifted match, as a share of the longer side, since depth and focal
     length are rough."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 12
-    """Fewest lifted matches that make an absolute pose."""
+    """Smallest number of inlier matches of an absolute pose."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Matches of a pair that take part in the joint adjustment, in each direction."""
+    """Largest number of matches of a pair in the joint optimization, in each direction."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield the state with the poses that depth maps give, if it is plausible.
+        """Yield the state with poses from depth maps, if its focal length is plausible.
 
         Args:
-            problem: A connected component of one camera, with depth maps among its priors.
+            problem: Connected component with a single camera, and with depth maps in its priors.
         """
-        groups, user_focals = problem.camera_groups, problem.initial_focals
-        longer_side = float(groups.longer_sides[0])
-        focal = prior_focal(longer_side)
+        user_focals, options = problem.initial_focals, problem.options.focal
+        longer_side = float(problem.camera_groups.longer_sides[0])
+        focal = prior_focal(longer_side, options)
         if user_focals is not None:
             focal = float(user_focals[0])
         elif problem.priors.fix_focal and problem.focal_prior is not None:
@@ -67,100 +66,104 @@ class MonocularDepthInitialization:
         with problem.clock.stage("registration"):
             state = register_by_depth(problem, focal, self)
         with problem.clock.stage("relative poses"):
-            two_views = relative_poses(
-                problem.centered_keypoints, problem.pairs, state.focal[groups.camera_ids], problem.seed
-            )
-        # Maps of another kind than declared bend space, and the focal length makes up for it.
-        share = float(state.focal[0]) / longer_side
-        implausible = user_focals is None and not PLAUSIBLE[0] < share < PLAUSIBLE[1]
-        if not implausible and state.registered.sum() >= 2:
+            two_views = problem.relative_poses(state.focal)
+        # Maps of another kind than declared distort space, which shows in the focal length.
+        is_focal_valid = user_focals is not None or is_plausible(float(state.focal[0]), longer_side, options)
+        if is_focal_valid and state.registered.sum() >= 2:
             yield Start(state, two_views)
 
     def restart(self, problem: SfmProblem, registered: SfmState) -> None:
-        """Never start again: depth maps do not depend on the focal length."""
+        """Return None: depth maps do not depend on the focal length."""
 
 
-def register_by_depth(problem: SfmProblem, focal: float, how: MonocularDepthInitialization) -> SfmState:
-    """Register the images that the spanning tree reaches, then triangulate tracks and adjust both.
+def register_by_depth(
+    problem: SfmProblem, focal: float, initialization: MonocularDepthInitialization
+) -> SfmState:
+    """Register the images that the spanning tree reaches, then triangulate tracks and bundle-adjust.
 
     Args:
-        problem: A connected component of one camera, with depth maps among its priors.
+        problem: Connected component with a single camera, and with depth maps in its priors.
         focal: Focal length to start from, feature pixels.
-        how: Options of the initialization.
+        initialization: Options of the initialization.
 
     Returns:
-        A state in which these images are registered; none where no pair could be lifted.
+        A state in which these images are registered; no image is registered if no pair has depth.
     """
-    keypoints, groups, options = problem.keypoints, problem.camera_groups, problem.options
-    depths = problem.priors.depths or {}
-    values = {image_id: _values(depth_map, keypoints[image_id]) for image_id, depth_map in depths.items()}
+    keypoints, depths = problem.keypoints, problem.priors.depths or {}
+    values = {
+        image_id: _normalized_values(depth_map, keypoints[image_id]) for image_id, depth_map in depths.items()
+    }
     pairs = [pair for pair in problem.pairs if pair.first in values and pair.second in values]
-    fix_focal = problem.priors.fix_focal
-    state = SfmState.start(
-        build_tracks(keypoints, pairs), groups, np.array([focal]), fix_focal, problem.focal_prior
-    )
+    state = problem.initial_state(build_tracks(keypoints, pairs), np.array([focal]))
     if not pairs:
         return state
-    kind = next(iter(depths.values())).kind  # the same for all: they come from one network or folder
-    max_error = how.max_reproj_error * float(groups.longer_sides[0])
+    kind = next(iter(depths.values())).kind  # the same for all maps, since they share one source
+    max_error = initialization.max_reproj_error * float(problem.camera_groups.longer_sides[0])
     matches = _LiftedMatches(
-        how, values, problem.centered_keypoints, pairs, kind, focal, max_error, problem.seed
+        initialization, values, problem.centered_keypoints, pairs, kind, focal, max_error, problem.seed
     )
-    best, least = None, (0, np.inf)
-    for shift in (0.0,) if kind == "metric" else how.root_shifts:
+    best, best_rank = None, (0, np.inf)
+    for shift in (0.0,) if kind == "metric" else initialization.root_shifts:
         fits, poses = matches.chain(shift)
         if len(poses) < 2:
             continue
-        lifted = matches.problem(fits, poses)
-        misfit = np.minimum(np.linalg.norm(lifted.residuals, axis=1), max_error).mean()
-        if (-len(poses), misfit) < least:
-            best, least = (list(poses), lifted), (-len(poses), misfit)
+        alignment = matches.alignment_problem(fits, poses)
+        mean_error = np.minimum(np.linalg.norm(alignment.residuals, axis=1), max_error).mean()
+        if (-len(poses), mean_error) < best_rank:
+            best, best_rank = (list(poses), alignment), (-len(poses), mean_error)
     if best is None:
         return state
-    image_ids, lifted = best
-    lifted = align_depths(replace(lifted, free_focal=not fix_focal))
-    state.T_camera_world[image_ids] = lifted.T_camera_world
-    state.focal = np.array([np.exp(lifted.log_focal)])
+    image_ids, alignment = best
+    sigma = problem.options.intrinsics_prior.log_focal_sigma
+    alignment = align_depths(
+        replace(alignment, free_focal=not problem.priors.fix_focal, log_focal_sigma=sigma)
+    )
+    state.T_camera_world[image_ids] = alignment.T_camera_world
+    state.focal = np.array([np.exp(alignment.log_focal)])
     state.registered[image_ids] = True
-    triangulate_coarse_to_fine(state, options.min_tri_angle, options.ba_device)
+    triangulate_coarse_to_fine(state, problem.options)
     return state
 
 
-def _values(depth_map: DepthMap, keypoints: Keypoints) -> Array:
-    """Values of a map at keypoints, divided by their median. (K,)."""
+def _normalized_values(depth_map: DepthMap, keypoints: Keypoints) -> Array:
+    """Sample a map at keypoints and divide the values by their median. (K,)."""
     values = depth_map.sample(keypoints.xy)
-    known = values[np.isfinite(values)]
-    middle = float(np.median(known)) if len(known) else 1.0
-    return values / (middle or 1.0)
+    finite = values[np.isfinite(values)]
+    median = float(np.median(finite)) if len(finite) else 1.0
+    return values / (median or 1.0)
 
 
 @dataclass(frozen=True)
 class _LiftedMatches:
-    """Matches lifted to space by the depth at their keypoints."""
+    """Matches lifted to 3D by the depth at their keypoints."""
 
     options: MonocularDepthInitialization
+    """Thresholds."""
     values: Mapping[int, Array]
-    """Value of the depth map at each keypoint, divided by the map's median. (K,) for each image."""
+    """Value of the depth map at each keypoint of each image, divided by the map's median. (K,) each."""
     xy: Sequence[Array]
-    """Keypoints, feature pixels from the image center. (K, 2) for each image."""
+    """Keypoints of each image, feature pixels from the image center. (K, 2) each."""
     pairs: Sequence[PairMatches]
+    """Verified pairs of images with depth maps."""
     kind: DepthKind
+    """Kind of the depth maps."""
     focal: float
     """Focal length, feature pixels."""
     max_error: float
-    """Largest distance of a lifted match from its keypoint, feature pixels."""
+    """Largest reprojection error of a lifted match, feature pixels."""
     seed: int
+    """Seed of RANSAC."""
 
     def chain(self, root_shift: float) -> tuple[dict[int, ScaleShift], dict[int, Array]]:
         """Chain absolute poses along the maximum spanning tree of the match graph.
 
-        The first image of the tree is the world frame.
+        The camera of the first image of the tree is the world frame.
 
         Args:
             root_shift: Shift of the first image's map.
 
         Returns:
-            Scale and shift, and world-to-camera transform, of each image that the tree reaches.
+            Scale and shift of the map, and world-to-camera transform, of each image that the tree reaches.
         """
         matches = {(pair.first, pair.second): pair.indices for pair in self.pairs}
         num_matches = {image_ids: len(indices) for image_ids, indices in matches.items()}
@@ -179,16 +182,27 @@ class _LiftedMatches:
     def _next_pose(
         self, known: int, new: int, indices: Indices, known_fit: ScaleShift
     ) -> tuple[ScaleShift, Array] | None:
-        """Scale and shift of a new image's map, and the transform to it from an image of known depth."""
-        from_ids, to_ids = indices.T
-        depth = known_fit.depth(self.values[known][from_ids])
+        """Register a new image to an image of known depth.
+
+        Args:
+            known: Image of known depth.
+            new: The new image.
+            indices: Matched keypoints of the known and of the new image. (M, 2).
+            known_fit: Scale and shift of the known image's map.
+
+        Returns:
+            Scale and shift of the new image's map, and the transform from the known to the new camera; None
+            if there are too few inliers.
+        """
+        ids_known, ids_new = indices.T
+        depth = known_fit.depth(self.values[known][ids_known])
         has_depth = np.isfinite(depth)
-        from_ids, to_ids, depth = from_ids[has_depth], to_ids[has_depth], depth[has_depth]
+        ids_known, ids_new, depth = ids_known[has_depth], ids_new[has_depth], depth[has_depth]
         if len(depth) < self.options.abs_pose_min_num_inliers:
             return None
-        lifted = depth[:, None] * unproject(self.xy[known][from_ids], self.focal)
+        lifted = depth[:, None] * unproject(self.xy[known][ids_known], self.focal)
         pose = estimate_absolute_pose(
-            self.xy[new][to_ids],
+            self.xy[new][ids_new],
             lifted,
             poselib_camera(self.focal),
             AbsolutePoseOptions(
@@ -202,12 +216,19 @@ class _LiftedMatches:
         if not pose.success:
             return None
         new_depth = transform(pose.T, lifted)[:, 2]
-        values = self.values[new][to_ids]
+        values = self.values[new][ids_new]
         fit = fit_scale_shift(values[pose.inliers], new_depth[pose.inliers], self.kind, self.seed)
         return None if fit is None else (fit, pose.T)
 
-    def problem(self, fits: Mapping[int, ScaleShift], poses: Mapping[int, Array]) -> DepthAlignmentProblem:
-        """Align all pairs of the chained images, lifted in both directions; the first image is fixed."""
+    def alignment_problem(
+        self, fits: Mapping[int, ScaleShift], poses: Mapping[int, Array]
+    ) -> DepthAlignmentProblem:
+        """Set up the joint optimization over all pairs of chained images, lifted in both directions.
+
+        Args:
+            fits: Scale and shift of each image's map.
+            poses: World-to-camera transform of each image; the first one will be fixed.
+        """
         number = {image_id: index for index, image_id in enumerate(poses)}
         rng = np.random.default_rng(self.seed)
         edges, parts = [], []
@@ -220,12 +241,16 @@ class _LiftedMatches:
                 (pair.second, pair.first, sample[:, ::-1]),
             ):
                 matches = matches[np.isfinite(self.values[source][matches[:, 0]])]
-                from_ids, to_ids = matches.T
+                ids_source, ids_target = matches.T
                 edges.append((number[source], number[target]))
                 parts.append(
-                    (self.values[source][from_ids], self.xy[source][from_ids], self.xy[target][to_ids])
+                    (
+                        self.values[source][ids_source],
+                        self.xy[source][ids_source],
+                        self.xy[target][ids_target],
+                    )
                 )
-        values, xy_from, xy_to = (
+        values, xy_source, xy_target = (
             np.concatenate([empty, *part])
             for empty, part in zip(
                 (np.zeros(0), *2 * [np.zeros((0, 2))]), zip(*parts, strict=True), strict=True
@@ -241,8 +266,8 @@ class _LiftedMatches:
             inverse=ordered[0].kind == "disparity",
             free_shifts=ordered[0].kind != "metric",
             edges=np.array(edges, np.int64).reshape(-1, 2),
-            starts=np.cumsum([0, *(len(part[0]) for part in parts)]),
+            edge_starts=np.cumsum([0, *(len(part[0]) for part in parts)]),
             values=values,
-            xy_from=xy_from,
-            xy_to=xy_to,
+            xy_source=xy_source,
+            xy_target=xy_target,
         )

@@ -1,4 +1,4 @@
-"""What the pointmaps of all its pairs together say of one image: its focal length and its depth."""
+"""Fuse the pointmaps of all pairs of an image into a focal length and a depth map."""
 
 from __future__ import annotations
 
@@ -14,143 +14,159 @@ from nope_splat.geometry.robust import QUARTILE_DISTANCE
 from nope_splat.matching import Pointmaps
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.focal import (
-    FLAT_SPREAD,
-    LONGER_STARTS,
-    PLAUSIBLE,
     FocalEstimate,
-    prior_focal,
+    is_plausible,
+    prior_estimate,
     weighted_quantiles,
 )
-from nope_splat.sfm.state import LOG_FOCAL_SIGMA
+from nope_splat.sfm.mapper_options import FocalEstimationOptions, IntrinsicsPriorOptions
 from nope_splat.utils.typing import Array, Indices
 
-WEISZFELD_STEPS = 20
-"""Steps of Weiszfeld's algorithm."""
 MIN_POINTS = 50
-"""Fewest points that tell anything."""
-MIN_FOCAL_SIGMA = 0.05
-"""Smallest standard deviation of the logarithm of a focal length: the errors that a network makes in all
-images of a scene alike do not show in how far these scatter."""
+"""Smallest number of points for an estimate."""
 
 
 def fuse_pointmap_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
-    """Depth of each image in its own frame: the mean of its pairs, weighted by their confidence.
+    """Average the depths of each image over its pairs, weighted by confidence, in its camera coordinates.
 
-    Pairs have units of their own; the median ratio of depths brings them to that of the most confident.
+    The scale of each pair is arbitrary; the median ratio of depths aligns it to the most confident pair.
 
     Args:
-        pointmaps: Of the pairs that may have a say.
+        pointmaps: Pointmaps of the pairs.
 
     Returns:
-        Metric depth maps by image, of those that have enough usable points.
+        Metric depth maps by image index, for images with enough usable points.
     """
     depths: dict[int, DepthMap] = {}
     for image_id in sorted({pair.first for pair in pointmaps.pairs}):
-        own = [pair for pair in pointmaps.pairs if pair.first == image_id]
-        z = np.stack([np.where(pair.points[0][..., 2] > 0, pair.points[0][..., 2], np.nan) for pair in own])
-        weight = np.where(np.isfinite(z), np.stack([pair.confidence[0] for pair in own]), 0.0)
-        reference = z[weight.sum(axis=(1, 2)).argmax()]
+        pairs = [pair for pair in pointmaps.pairs if pair.first == image_id]
+        z = np.stack([np.where(pair.points[0][..., 2] > 0, pair.points[0][..., 2], np.nan) for pair in pairs])
+        confidences = np.where(np.isfinite(z), np.stack([pair.confidence[0] for pair in pairs]), 0.0)
+        reference = z[confidences.sum(axis=(1, 2)).argmax()]
         total, mean = np.zeros(reference.shape), np.zeros(reference.shape)
-        for one, trust in zip(z, weight, strict=True):
-            both = np.isfinite(one) & np.isfinite(reference)
+        for depth, confidence in zip(z, confidences, strict=True):
+            both = np.isfinite(depth) & np.isfinite(reference)
             if both.sum() < MIN_POINTS:
                 continue
-            scale = np.median(reference[both] / one[both])
-            total += trust
-            mean += trust * np.where(trust > 0, scale * one, 0.0)
-        known = total > 0
-        if known.sum() < MIN_POINTS:
+            scale = np.median(reference[both] / depth[both])
+            total += confidence
+            mean += confidence * np.where(confidence > 0, scale * depth, 0.0)
+        has_depth = total > 0
+        if has_depth.sum() < MIN_POINTS:
             continue
         depths[image_id] = DepthMap(
-            np.where(known, mean / np.where(known, total, 1.0), np.nan).astype(np.float32),
+            np.where(has_depth, mean / np.where(has_depth, total, 1.0), np.nan).astype(np.float32),
             "metric",
             (float(pointmaps.pixel_sizes[image_id, 0]), float(pointmaps.pixel_sizes[image_id, 1])),
             (float(pointmaps.corners[image_id, 0]), float(pointmaps.corners[image_id, 1])),
-            (total / len(own)).astype(np.float32),
+            (total / len(pairs)).astype(np.float32),
         )
     return depths
 
 
-def pointmap_focals(pointmaps: Pointmaps, layout: CameraGroups) -> list[FocalEstimate]:
-    """What the pointmaps of each camera's images say of its focal length.
+def pointmap_focals(
+    pointmaps: Pointmaps,
+    camera_groups: CameraGroups,
+    options: FocalEstimationOptions = FocalEstimationOptions(),
+    max_sigma: float = IntrinsicsPriorOptions.log_focal_sigma,
+) -> list[FocalEstimate]:
+    """Estimate the focal length of each camera from the pointmaps of its images.
 
     Args:
-        pointmaps: Of the pairs that may have a say.
-        layout: Which camera took which image.
+        pointmaps: Pointmaps of the pairs.
+        camera_groups: Sizes and cameras of the images.
+        options: Thresholds.
+        max_sigma: Largest standard deviation of the logarithm of a focal length.
 
     Returns:
         Estimates of the K cameras, feature pixels.
     """
     estimates = []
-    for camera, unit in enumerate(layout.camera_pixel_sizes.tolist()):
-        others = layout.camera_ids != camera
-        pairs = tuple(pair for pair in pointmaps.pairs if not others[pair.first])
-        longer_side = float(layout.longer_sides[camera]) * unit
-        estimate = pointmap_focal(replace(pointmaps, pairs=pairs), layout.sizes, longer_side)
-        starts = tuple(start / unit for start in estimate.starts)
-        estimates.append(replace(estimate, focal=estimate.focal / unit, starts=starts))
+    for camera_id, pixel_size in enumerate(camera_groups.camera_pixel_sizes.tolist()):
+        in_camera = camera_groups.camera_ids == camera_id
+        pairs = tuple(pair for pair in pointmaps.pairs if in_camera[pair.first])
+        longer_side = float(camera_groups.longer_sides[camera_id]) * pixel_size
+        estimate = pointmap_focal(
+            replace(pointmaps, pairs=pairs), camera_groups.sizes, longer_side, options, max_sigma
+        )
+        starts = tuple(start / pixel_size for start in estimate.starts)
+        estimates.append(replace(estimate, focal=estimate.focal / pixel_size, starts=starts))
     return estimates
 
 
-def pointmap_focal(pointmaps: Pointmaps, sizes: Indices, longer_side: float) -> FocalEstimate:
-    """Median over the pairs of the focal length that brings their points to where their pixels are.
+def pointmap_focal(
+    pointmaps: Pointmaps,
+    sizes: Indices,
+    longer_side: float,
+    options: FocalEstimationOptions = FocalEstimationOptions(),
+    max_sigma: float = IntrinsicsPriorOptions.log_focal_sigma,
+) -> FocalEstimate:
+    """Estimate the focal length that projects pointmaps to their pixels: the median over the pairs.
 
-    It is not surer for being that of many pairs, since a network errs alike in all of them: its spread is
-    that of one.
+    Its standard deviation is that of a single pair: a network makes similar errors in all pairs, so averaging
+    does not reduce them.
 
     Args:
-        pointmaps: Of the pairs that may have a say.
+        pointmaps: Pointmaps of the pairs.
         sizes: Width and height of the images at full resolution. (N, 2).
-        longer_side: Longer side of the images that are the first of their pairs, full-resolution pixels.
+        longer_side: Longer side of the first images of the pairs, full-resolution pixels.
+        options: Thresholds.
+        max_sigma: Largest standard deviation of the logarithm.
 
     Returns:
-        The estimate in full-resolution pixels, with several starts where the pairs do not agree.
+        The estimate in full-resolution pixels, with several starts if the pairs do not agree.
     """
-    found = []
+    by_pair = []
     for pair in pointmaps.pairs:
-        xy = grid_positions(pointmaps, pair.first, pair.points[0].shape[:2]) - sizes[pair.first] / 2
-        known = np.isfinite(pair.points[0]).all(-1) & (pair.points[0][..., 2] > 0)
-        if known.sum() >= MIN_POINTS:
-            focal = weiszfeld_focal(xy[known], pair.points[0][known], pair.confidence[0][known])
-            found.append((focal, pair.confidence[0][known].sum()))
-    found = [one for one in found if PLAUSIBLE[0] * longer_side < one[0] < PLAUSIBLE[1] * longer_side]
-    if not found:
-        prior = prior_focal(longer_side)
-        return FocalEstimate(prior, tuple(prior * k for k in LONGER_STARTS), 0)
-    focals, weights = np.array(found).T
+        xy = grid_pixels(pointmaps, pair.first, pair.points[0].shape[:2]) - sizes[pair.first] / 2
+        is_valid = np.isfinite(pair.points[0]).all(-1) & (pair.points[0][..., 2] > 0)
+        if is_valid.sum() >= MIN_POINTS:
+            focal = weiszfeld_focal(xy[is_valid], pair.points[0][is_valid], pair.confidence[0][is_valid])
+            by_pair.append((focal, pair.confidence[0][is_valid].sum()))
+    plausible = [
+        (focal, confidence) for focal, confidence in by_pair if is_plausible(focal, longer_side, options)
+    ]
+    if not plausible:
+        return replace(prior_estimate(longer_side, options), sigma=max_sigma)
+    focals, weights = np.array(plausible).T
     lower, median, upper = weighted_quantiles(focals, weights, (0.25, 0.5, 0.75))
-    starts = (1.0,) if upper / lower < FLAT_SPREAD else LONGER_STARTS
-    sigma = float(np.clip(np.log(upper / lower) / QUARTILE_DISTANCE, MIN_FOCAL_SIGMA, LOG_FOCAL_SIGMA))
-    return FocalEstimate(median, tuple(median * k for k in starts), len(found), sigma)
+    factors = (1.0,) if upper / lower < options.max_quartile_ratio else options.start_factors
+    log_sigma = np.log(upper / lower) / QUARTILE_DISTANCE
+    sigma = float(np.clip(log_sigma, options.min_log_focal_sigma, max_sigma))
+    return FocalEstimate(median, tuple(median * factor for factor in factors), len(plausible), sigma)
 
 
 def weiszfeld_focal(
-    xy: Array, points: NDArray[np.floating], weights: NDArray[np.floating] | Sequence[float]
+    xy: Array,
+    points: NDArray[np.floating],
+    weights: NDArray[np.floating] | Sequence[float],
+    num_steps: int = 20,
 ) -> float:
-    """Focal length f that minimizes the weighted sum of the distances |xy - f (x/z, y/z)|.
+    """Find the focal length f that minimizes the weighted sum of the distances |xy - f (x/z, y/z)|.
 
-    Distances that are not squared hardly heed outliers. Weiszfeld's algorithm (Plastria 2011), as in DUSt3R
-    (Wang et al., CVPR 2024, section 3.3).
+    The distances are not squared, which makes the estimate robust. The method is Weiszfeld's algorithm
+    (Plastria 2011), as in DUSt3R (Wang et al., CVPR 2024, section 3.3).
 
     Args:
         xy: Pixels from the principal point. (n, 2).
-        points: Their points in camera coordinates, in front of the camera. (n, 3).
-        weights: Their weights. (n,).
+        points: Points of these pixels in camera coordinates, in front of the camera. (n, 3).
+        weights: Weights of the pixels. (n,).
+        num_steps: Number of iterations.
 
     Returns:
-        The focal length in pixels; zero or less where the points are nonsense.
+        The focal length in pixels; zero or negative for inconsistent points.
     """
     plane = perspective(points.astype(np.float64))
     weights = np.asarray(weights, np.float64)
     weight = weights
     focal = 0.0
-    for _ in range(WEISZFELD_STEPS):
+    for _ in range(num_steps):
         focal = float((weight * (xy * plane).sum(1)).sum() / max((weight * (plane**2).sum(1)).sum(), 1e-12))
         weight = weights / np.maximum(np.linalg.norm(xy - focal * plane, axis=1), 1e-6)
     return focal
 
 
-def grid_positions(pointmaps: Pointmaps, image_id: int, shape: tuple[int, ...]) -> Array:
-    """Where the points of an image's pointmaps are seen, full-resolution pixels. (H, W, 2)."""
+def grid_pixels(pointmaps: Pointmaps, image_id: int, shape: tuple[int, ...]) -> Array:
+    """Compute the pixel of each point of an image's pointmaps, full-resolution pixels. (H, W, 2)."""
     cells = np.stack(np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5), axis=-1)
     return cells * pointmaps.pixel_sizes[image_id] + pointmaps.corners[image_id]

@@ -1,4 +1,4 @@
-"""Initialization by two views, from focal lengths that the pairs suggest."""
+"""Initialization by two views, with focal lengths estimated from the pairs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt
 
-from nope_splat.sfm.initialization.focal import focal_starts, joint_starts, prior_focal
+from nope_splat.sfm.initialization.focal import focal_starts, joint_focal_starts, prior_focal
 from nope_splat.sfm.initialization.start import Start, start_from_focals
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.state import SfmState
@@ -24,10 +24,10 @@ class TwoViewInitialization:
     """Start from a pair of photos with many matches and enough parallax."""
 
     restart_factor: Annotated[float, Gt(1)] = 1.1
-    """Smallest change of the focal length during registration after which registration starts again."""
+    """Smallest change of the focal length during registration that causes a restart with the new one."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield tracks without poses at each focal length that is worth trying.
+        """Yield a state without poses for each candidate focal length.
 
         Args:
             problem: A connected component.
@@ -46,25 +46,28 @@ class TwoViewInitialization:
                 yield start
 
     def restart(self, problem: SfmProblem, registered: SfmState) -> Start | None:
-        """Start again if registration changed the focal length much: early poses were wrong by as much.
+        """Return a start with the new focal length if it changed much, since early poses used the old one.
 
         Args:
             problem: A connected component.
-            registered: The state in which most images are registered.
+            registered: The state with most registered images.
         """
         change = np.abs(np.log(registered.focal / registered.initial_focal)).max()
         return start_from_focals(problem, registered.focal) if change > np.log(self.restart_factor) else None
 
 
 def _candidate_focals(problem: SfmProblem) -> Sequence[Array]:
-    """Focal lengths of all cameras to start from: several where the evidence is weak. (K,) each."""
-    estimates, fix_focal = problem.focal_estimates, problem.priors.fix_focal
+    """Collect initial focal lengths of all cameras: several candidates if pairs disagree. (K,) each."""
+    estimates, options = problem.focal_estimates, problem.options.focal
     if problem.initial_focals is not None:
         return [problem.initial_focals]
-    if fix_focal:
+    if problem.priors.fix_focal:
         if problem.focal_prior is not None:
             return [problem.focal_prior.mean]
-        return [np.array([prior_focal(side) for side in problem.camera_groups.longer_sides.tolist()])]
+        longer_sides = problem.camera_groups.longer_sides.tolist()
+        return [np.array([prior_focal(longer_side, options) for longer_side in longer_sides])]
     if estimates is not None:
-        return joint_starts(estimates)
-    return focal_starts(problem.centered_keypoints, problem.pairs, problem.camera_groups, problem.seed)
+        return joint_focal_starts(estimates)
+    return focal_starts(
+        problem.centered_keypoints, problem.pairs, problem.camera_groups, problem.seed, options
+    )

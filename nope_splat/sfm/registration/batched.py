@@ -1,9 +1,9 @@
 """Registration in batches from one image outward, for hundreds of images.
 
-After ZeroGS (Chen et al., arXiv 2411.15779): all images that see enough of the scene are registered at
-once, refined by point-to-ray consistency while earlier cameras stay where they are, and adjusted in their own
-window. What touches the whole scene happens once for a batch, and global adjustments whenever the scene has
-grown by half: their sizes are a geometric series, which the last one dominates.
+As in ZeroGS (Chen et al., arXiv 2411.15779), all images that observe enough points are registered at once,
+refined by point-to-ray consistency with fixed points, and bundle-adjusted locally with earlier images fixed.
+Global bundle adjustment runs whenever the number of images has grown by half, so that its total cost is a
+geometric series dominated by the last run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
+from tyro.conf import Suppress
 
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.registration.incremental import (
@@ -21,7 +22,7 @@ from nope_splat.sfm.registration.incremental import (
     initial_pair_score,
     run_mapper,
 )
-from nope_splat.sfm.registration.ray_refinement import refine_by_rays
+from nope_splat.sfm.registration.ray_refinement import RayRefinementOptions, refine_by_rays
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.two_view_geometry import TwoViews
 from nope_splat.utils.ranges import POSITIVE, SHARE
@@ -30,10 +31,11 @@ from nope_splat.utils.typing import Indices, Mask
 
 @dataclass(frozen=True)
 class BatchedRegistration:
-    """Register batch by batch, outward from the photo with most partners: for hundreds of photos."""
+    """Register batch by batch, outward from the photo with most matching photos: for hundreds of photos."""
 
     min_coverage_ratio: Annotated[float, SHARE] = 0.5
-    """A batch takes in photos whose visible points cover at least this share of the best one's cells."""
+    """A batch contains photos whose visible points cover at least this share of the grid cells that those of
+    the best photo cover."""
     max_batch_ratio: Annotated[float, POSITIVE] = 1.0
     """Largest batch, as a share of the photos registered before, so that each batch is constrained by at
     least as many fixed photos."""
@@ -41,20 +43,22 @@ class BatchedRegistration:
         default_factory=lambda: IncrementalRegistration(ba_global_images_ratio=1.5)
     )
     """Thresholds of each registration."""
+    ray_refinement: Suppress[RayRefinementOptions] = field(default_factory=RayRefinementOptions)
+    """Refinement of new poses by camera rays."""
 
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register images in batches, from the one with the largest degree in the match graph outward.
+        """Register images in batches, from the image with the largest degree in the match graph outward.
 
         Args:
-            state: A state without poses; changed in place.
+            state: State without poses; changed in place.
             two_views: Relative poses of the pairs.
             options: Triangulation and bundle adjustment.
             seed: Seed of RANSAC.
 
         Returns:
-            Why images were not registered, by index, as far as known.
+            Known reasons of failure, by image index.
         """
         degree = np.bincount(np.ravel(list(two_views)), minlength=len(state.registered))
 
@@ -69,34 +73,34 @@ class BatchedRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register the images that have no pose yet one by one; arguments as of `register`."""
+        """Register unregistered images one by one; the arguments are those of `register`."""
         return IncrementalRegistration().register_remaining(state, two_views, options, seed)
 
 
 class _BatchedMapper(IncrementalMapper):
-    """Grows a model batch by batch."""
+    """Mapper that registers images batch by batch; see `IncrementalMapper`."""
 
     def __init__(
         self,
         state: SfmState,
         two_views: TwoViews,
-        batches: BatchedRegistration,
+        registration: BatchedRegistration,
         options: MapperOptions,
         seed: int,
     ) -> None:
-        super().__init__(state, two_views, batches.incremental, options, seed)
-        self.batches = batches
+        super().__init__(state, two_views, registration.incremental, options, seed)
+        self.batch_options = registration
 
     def run(self) -> Iterator[int]:
-        """Register images until none is left or none can be; yields each of them."""
+        """Register images until none is left or registration fails, and yield each of them."""
         while not self.state.registered.all():
             coverage, _ = self._coverage()
             if coverage.any():
                 batch = self._register_batch(coverage)
                 if not batch:
-                    continue  # but each has used up an attempt
-                refine_by_rays(self.state, np.array(batch))
-                self._adjust(batch)
+                    continue  # each candidate has used up a trial, so the loop ends
+                refine_by_rays(self.state, np.array(batch), self.batch_options.ray_refinement)
+                self._triangulate_and_adjust(batch)
             else:
                 attached = self._attach_by_pair()
                 if attached is None:
@@ -108,14 +112,14 @@ class _BatchedMapper(IncrementalMapper):
             yield from batch
 
     def _register_batch(self, coverage: Indices) -> list[int]:
-        """Register by PnP, and independently, the images that see most of the scene."""
-        candidates = np.flatnonzero(coverage >= self.batches.min_coverage_ratio * coverage.max())
+        """Register the images with the largest coverage by PnP, independently of each other."""
+        candidates = np.flatnonzero(coverage >= self.batch_options.min_coverage_ratio * coverage.max())
         candidates = candidates[np.argsort(-coverage[candidates], kind="stable")]
-        most = int(np.ceil(self.batches.max_batch_ratio * self.state.registered.sum()))
-        return [image_id for image_id in candidates[:most].tolist() if self._register_by_points(image_id)]
+        max_size = int(np.ceil(self.batch_options.max_batch_ratio * self.state.registered.sum()))
+        return [image_id for image_id in candidates[:max_size].tolist() if self._register_by_points(image_id)]
 
-    def _window(self, image_ids: list[int]) -> Mask:
-        """The new images alone: earlier ones stay where they are. (N,)."""
+    def _local_images(self, image_ids: list[int]) -> Mask:
+        """Select the new images only; earlier ones stay fixed. (N,)."""
         window = np.zeros(len(self.state.registered), bool)
         window[image_ids] = True
         return window

@@ -1,32 +1,44 @@
-"""Poses of new images from the rays on which they see known points."""
+"""Refine the poses of new images by the distances of known points from their camera rays."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from nope_splat.geometry.rigid import move_poses, transform
 from nope_splat.geometry.robust import cauchy_weight
 from nope_splat.sfm.state import SfmState
+from nope_splat.utils.ranges import COUNT, POSITIVE
 from nope_splat.utils.typing import Array, Indices
 
-ITERATIONS = 10
-"""Gauss-Newton steps; each goes most of the way."""
-SCALE = 2.0
-"""Distance from the ray, feature pixels, at which the weight of a point has fallen to a half."""
+
+@dataclass(frozen=True)
+class RayRefinementOptions:
+    """Options of pose refinement by camera rays."""
+
+    max_num_iterations: Annotated[int, COUNT] = 10
+    """Number of Gauss-Newton steps."""
+    loss_scale: Annotated[float, POSITIVE] = 2.0
+    """Distance from the ray, in feature pixels, at which the weight of a point is a half."""
 
 
-def refine_by_rays(state: SfmState, image_ids: Indices) -> None:
-    """Bring the rays of images near to the points that they show; nothing else moves, in place.
+def refine_by_rays(
+    state: SfmState, image_ids: Indices, options: RayRefinementOptions = RayRefinementOptions()
+) -> None:
+    """Minimize the distances of points from the camera rays of their observations, over poses, in place.
 
-    The consistency of points with camera rays is that of ZeroGS (Chen et al., arXiv 2411.15779, section 3):
-    the distance of each point from the ray of its observation, here relative to the distance of the point,
-    so that it is an angle, and under Cauchy's robust loss. All images are solved at once. They are
-    independent problems near their minima, which need no damping: in `levenberg_marquardt`, with one cost
-    for all, an image whose cost rises would hold up the others.
+    The residuals are those of ZeroGS (Chen et al., arXiv 2411.15779, section 3): the distance of each point
+    from the ray of its observation, here divided by the distance of the point from the camera, which makes it
+    an angle, with a Cauchy loss. The images are independent problems near their minima, solved together
+    without damping: `levenberg_marquardt` has one cost for all images, so that an image whose cost rises
+    would block the others.
 
     Args:
-        state: Registered images and points.
+        state: Registered images and points; only the poses of `image_ids` change.
         image_ids: Registered images to refine by their inlier observations. (B,).
+        options: Number of steps and width of the loss.
     """
     number = np.full(len(state.registered), -1)
     number[image_ids] = np.arange(len(image_ids))
@@ -36,26 +48,26 @@ def refine_by_rays(state: SfmState, image_ids: Indices) -> None:
     rays = state.rays(state.xy[rows], state.image_ids[rows])
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     focal = state.focal[state.camera_ids[state.image_ids[rows]], None]
-    for _ in range(ITERATIONS):
-        in_camera = transform(state.T_camera_world[image_ids][cameras], points)
-        scale = focal / np.linalg.norm(in_camera, axis=1, keepdims=True)
-        residual = scale * _across(rays, in_camera)
+    for _ in range(options.max_num_iterations):
+        points_camera = transform(state.T_camera_world[image_ids][cameras], points)
+        scale = focal / np.linalg.norm(points_camera, axis=1, keepdims=True)
+        residual = scale * _across(rays, points_camera)
         # With Y' = exp(omega) Y + nu the derivatives of Y by omega and nu are -[Y]x and the identity.
         jacobian = np.zeros((len(rows), 3, 6))
         for axis, unit in enumerate(np.eye(3)):
-            jacobian[:, :, axis] = scale * _across(rays, np.cross(unit, in_camera))
+            jacobian[:, :, axis] = scale * _across(rays, np.cross(unit, points_camera))
             jacobian[:, :, 3 + axis] = scale * _across(rays, unit)
-        weight = cauchy_weight((residual**2).sum(axis=1), SCALE)
+        weight = cauchy_weight((residual**2).sum(axis=1), options.loss_scale)
         normal = np.zeros((len(image_ids), 6, 6))
         gradient = np.zeros((len(image_ids), 6))
         np.add.at(normal, cameras, np.einsum("n,nki,nkj->nij", weight, jacobian, jacobian))
         np.add.at(gradient, cameras, np.einsum("n,nki,nk->ni", weight, jacobian, residual))
-        # A trace on the diagonal keeps an image whose points lie on few rays where it is.
+        # A share of the trace on the diagonal fixes the poses of images with points on few rays.
         normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(6) + 1e-12 * np.eye(6)
         step = -np.linalg.solve(normal, gradient[..., None])[..., 0]
         state.T_camera_world[image_ids] = move_poses(state.T_camera_world[image_ids], step)
 
 
 def _across(rays: Array, vectors: Array) -> Array:
-    """The part of vectors across unit rays. (n, 3), (n, 3) or (3,) -> (n, 3)."""
+    """Compute the component of vectors orthogonal to unit rays. (n, 3), (n, 3) or (3,) -> (n, 3)."""
     return vectors - (vectors * rays).sum(axis=1, keepdims=True) * rays

@@ -1,4 +1,4 @@
-"""The pose of one more image from points that are already there."""
+"""Resection: the pose of an image from known points."""
 
 from __future__ import annotations
 
@@ -22,48 +22,54 @@ from nope_splat.sfm.pose_estimation import (
 )
 from nope_splat.utils.typing import Array, Indices
 
-MIN_INLIERS = 12
-"""Fewest points that must agree with a pose."""
-PNP = AbsolutePoseOptions(
+RESECTION_OPTIONS = AbsolutePoseOptions(
     abs_pose_max_error=4.0,
-    abs_pose_min_num_inliers=MIN_INLIERS,
+    abs_pose_min_num_inliers=12,
     abs_pose_min_inlier_ratio=0.25,
     min_num_trials=1000,
     max_num_refinements=100,
 )
-"""How images are registered against finished points, feature pixels."""
+"""Thresholds of resection against finished points, feature pixels."""
 
 
 @dataclass(frozen=True)
 class Resection:
-    """A pose found from points."""
+    """Pose from known points, with its inliers."""
 
     T_world_camera: Array
     """Camera-to-world transform, OpenCV axes. (4, 4)."""
     inliers: NDArray[np.bool_]
-    """The points that agree with it. (n,)."""
+    """Points that agree with the pose. (n,)."""
 
 
 def resect(
-    xy: Array, points: Array, camera: SharedPinhole, size: tuple[int, int], pixel_size: float = 1.0
+    xy: Array,
+    points: Array,
+    camera: SharedPinhole,
+    size: tuple[int, int],
+    pixel_size: float = 1.0,
+    options: AbsolutePoseOptions = RESECTION_OPTIONS,
 ) -> Resection | None:
-    """Pose of an image from its view of known points: robust PnP, then refinement on the inliers.
+    """Estimate the pose of an image from known points by robust PnP and refinement on the inliers.
 
     Args:
-        xy: Where the points are seen, full-resolution pixels. (n, 2).
+        xy: Observed image coordinates of the points, full-resolution pixels. (n, 2).
         points: World coordinates. (n, 3).
-        camera: The camera that took it.
+        camera: Camera of the image.
         size: Width and height of the image at full resolution.
-        pixel_size: Side of a feature pixel in full-resolution pixels: the unit of the error threshold.
+        pixel_size: Side of a feature pixel in full-resolution pixels.
+        options: Thresholds, in feature pixels.
 
     Returns:
-        The pose, or None if too few points agree with any.
+        The pose; None if there are too few inliers.
     """
-    if len(xy) < MIN_INLIERS:
+    if len(xy) < options.abs_pose_min_num_inliers:
         return None
     model = poselib_camera(camera.focal, camera.principal_points(np.array(size)), camera.radial)
     options = replace(
-        PNP, abs_pose_max_error=PNP.abs_pose_max_error * pixel_size, loss_scale=PNP.loss_scale * pixel_size
+        options,
+        abs_pose_max_error=options.abs_pose_max_error * pixel_size,
+        loss_scale=options.loss_scale * pixel_size,
     )
     pose = estimate_absolute_pose(xy, points, model, options)
     if not pose.success:
@@ -72,80 +78,86 @@ def resect(
 
 
 def resect_held_out(
-    scene: Reconstruction,
+    reconstruction: Reconstruction,
     matches: MatchDatabase,
     points_of_keypoints: Sequence[Indices],
-    layout: CameraGroups,
+    camera_groups: CameraGroups,
 ) -> tuple[Reconstruction, dict[str, str]]:
     """Register the held-out images against the finished points.
 
     Args:
-        scene: The scene of the training images.
+        reconstruction: Reconstruction of the training images.
         matches: Verified matches of all images.
-        points_of_keypoints: For each training image, the point of each keypoint, -1 for none. (K,) each.
-        layout: Sizes and cameras of the images.
+        points_of_keypoints: Point of each keypoint of each training image, -1 if there is none. (K,) each.
+        camera_groups: Sizes and cameras of the images.
 
     Returns:
-        The scene with their poses and observations; why others have none, by name.
+        The reconstruction with poses and observations of held-out images; reasons of failure, by image name.
     """
-    poses, registered = scene.T_world_camera.copy(), scene.registered.copy()
+    poses, registered = reconstruction.T_world_camera.copy(), reconstruction.registered.copy()
+    held_out, min_num_points = reconstruction.held_out, RESECTION_OPTIONS.abs_pose_min_num_inliers
     failures: dict[str, str] = {}
-    point_ids, image_ids, positions = [], [], []
-    known = np.unique(scene.camera_ids[scene.registered])
-    for image_id in np.flatnonzero(scene.held_out):
-        if scene.camera_ids[image_id] not in known:
-            failures[scene.image_names[image_id]] = "held out, and no other photo of its camera has a pose"
+    point_ids, image_ids, inlier_xy = [], [], []
+    known_cameras = np.unique(reconstruction.camera_ids[reconstruction.registered])
+    for image_id in np.flatnonzero(held_out).tolist():
+        name = reconstruction.image_names[image_id]
+        if reconstruction.camera_ids[image_id] not in known_cameras:
+            failures[name] = "held out, and no other photo of its camera has a pose"
             continue
-        mine = [
+        pairs = [
             pair
             for pair in matches.pairs
             if image_id in (pair.first, pair.second)
-            and not scene.held_out[pair.second if pair.first == image_id else pair.first]
+            and not held_out[pair.second if pair.first == image_id else pair.first]
         ]
-        keypoint_ids, points = find_correspondences(int(image_id), mine, points_of_keypoints)
+        keypoint_ids, points = find_correspondences(image_id, pairs, points_of_keypoints)
         xy = matches.keypoints[image_id].xy[keypoint_ids]
-        width, height = scene.image_sizes[image_id].tolist()
-        pixel_size = float(layout.pixel_sizes[image_id])
-        found = resect(xy, scene.points[points], scene.camera_of(image_id), (width, height), pixel_size)
-        if found is None:
-            failures[scene.image_names[image_id]] = (
-                f"held out, and only {len(xy)} of the {MIN_INLIERS} needed track points visible"
-                if len(xy) < MIN_INLIERS
+        width, height = reconstruction.image_sizes[image_id].tolist()
+        pixel_size = float(camera_groups.pixel_sizes[image_id])
+        camera = reconstruction.camera_of(image_id)
+        resection = resect(xy, reconstruction.points[points], camera, (width, height), pixel_size)
+        if resection is None:
+            failures[name] = (
+                f"held out, and only {len(xy)} of the {min_num_points} needed track points visible"
+                if len(xy) < min_num_points
                 else f"held out, and its {len(xy)} visible track points do not agree with one pose"
             )
             continue
-        poses[image_id], registered[image_id] = found.T_world_camera, True
-        point_ids.append(points[found.inliers])
-        image_ids.append(np.full(int(found.inliers.sum()), image_id))
-        positions.append(xy[found.inliers])
+        poses[image_id], registered[image_id] = resection.T_world_camera, True
+        point_ids.append(points[resection.inliers])
+        image_ids.append(np.full(int(resection.inliers.sum()), image_id))
+        inlier_xy.append(xy[resection.inliers])
     if not point_ids:
-        return scene, failures
-    points, images, xy = map(np.concatenate, (point_ids, image_ids, positions))
+        return reconstruction, failures
+    points, images, xy = map(np.concatenate, (point_ids, image_ids, inlier_xy))
     order = np.lexsort((images, points))
     resections = Observations(points[order], images[order], xy[order])
-    return replace(scene, T_world_camera=poses, registered=registered, resections=resections), failures
+    return (
+        replace(reconstruction, T_world_camera=poses, registered=registered, resections=resections),
+        failures,
+    )
 
 
 def find_correspondences(
     image_id: int, pairs: Sequence[PairMatches], points_of_keypoints: Sequence[Indices]
 ) -> tuple[Indices, Indices]:
-    """Keypoints of an image that match keypoints of points, the strongest claims first served.
+    """Find one-to-one correspondences between keypoints of an image and points, by votes of its matches.
 
     Args:
-        image_id: An image that the points do not know.
-        pairs: Its verified pairs with images that see the points.
-        points_of_keypoints: For each image, the point of each keypoint, -1 for none. (K,) each.
+        image_id: Image without observations.
+        pairs: Verified pairs of the image with images that observe points.
+        points_of_keypoints: Point of each keypoint of each image, -1 if there is none. (K,) each.
 
     Returns:
-        Keypoints and points, each at most once. (n,), (n,).
+        Keypoint indices and point indices, without duplicates. (n,), (n,).
     """
-    claims = [np.zeros((0, 2), np.int64)]
+    candidates = [np.zeros((0, 2), np.int64)]
     for pair in pairs:
-        mine, other = (0, 1) if pair.first == image_id else (1, 0)
-        points = points_of_keypoints[pair.second if mine == 0 else pair.first][pair.indices[:, other]]
-        claims.append(np.stack([pair.indices[:, mine], points], axis=1)[points >= 0])
-    links, votes = np.unique(np.concatenate(claims), axis=0, return_counts=True)
-    for column in (0, 1):  # of the points of one keypoint, then of the keypoints of one point, the most voted
+        column, other_column, other = (0, 1, pair.second) if pair.first == image_id else (1, 0, pair.first)
+        points = points_of_keypoints[other][pair.indices[:, other_column]]
+        candidates.append(np.stack([pair.indices[:, column], points], axis=1)[points >= 0])
+    links, votes = np.unique(np.concatenate(candidates), axis=0, return_counts=True)
+    for column in (0, 1):  # keep the point with most votes of each keypoint, then vice versa
         order = np.lexsort((-votes, links[:, column]))
         first = np.unique(links[order, column], return_index=True)[1]
         links, votes = links[order[first]], votes[order[first]]

@@ -21,41 +21,42 @@ from nope_splat.utils.ranges import COUNT, POSITIVE
 
 @dataclass(frozen=True)
 class SpanningTreeRegistration:
-    """Chain relative poses along the maximum spanning tree of the match graph: for thin overlap."""
+    """Chain relative poses along the maximum spanning tree of the match graph: for small overlap."""
 
     max_reproj_error: Annotated[float, POSITIVE] = 8.0
-    """Largest reprojection error of an observation, feature pixels: chained poses drift."""
+    """Largest reprojection error of an observation, feature pixels; it is large because chained poses
+    drift."""
     min_num_shared_points: Annotated[int, COUNT] = 5
-    """Fewest keypoints of known depth that give the scale of the next pair."""
+    """Smallest number of keypoints of known depth that determine the scale of the next pair."""
 
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register every image that the tree reaches, by the pairs of the tree alone.
+        """Register every image in the tree, by the pairs of the tree only.
 
-        Each pair is scaled so that keypoints which it shares with earlier pairs keep their depth. This needs
-        less overlap than incremental registration, but a good focal length.
+        Each pair is scaled so that keypoints shared with earlier pairs keep their depth. This needs less
+        overlap than incremental registration, but a good focal length.
 
         Args:
-            state: A state without poses; changed in place.
+            state: State without poses; changed in place.
             two_views: Relative poses of the pairs.
             options: Triangulation and bundle adjustment.
-            seed: Not used: nothing is random.
+            seed: Unused, since nothing is random.
 
         Returns:
-            Nothing: every image that the tree reaches is registered.
+            An empty dictionary: every image in the tree is registered.
         """
         chain_poses(state, two_views, self.min_num_shared_points)
         triangulate(state, self.max_reproj_error, options.min_tri_angle)
         state.rescale()
-        state.adjust(BundleAdjustmentOptions(device=options.ba_device))
+        state.bundle_adjust(BundleAdjustmentOptions(device=options.ba_device))
         filter_observations(state, self.max_reproj_error, options.min_tri_angle)
         return {}
 
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register the images that have no pose yet one by one; arguments as of `register`."""
+        """Register unregistered images one by one; the arguments are those of `register`."""
         return IncrementalRegistration().register_remaining(state, two_views, options, seed)
 
 
@@ -63,24 +64,27 @@ def chain_poses(state: SfmState, two_views: TwoViews, min_num_shared: int) -> No
     """Chain scaled relative poses along the maximum spanning tree, in place.
 
     Args:
-        state: A state without poses.
+        state: State without poses.
         two_views: Relative poses of the pairs.
-        min_num_shared: Fewest keypoints of known depth that give the scale of the next pair.
+        min_num_shared: Smallest number of keypoints of known depth that determine the scale of the next pair.
     """
     depth = np.full(len(state.xy), np.nan)
     scale = 1.0
-    num_matches = {pair: len(view) for pair, view in two_views.items()}
+    num_matches = {pair: len(two_view) for pair, two_view in two_views.items()}
     for number, (known, new) in enumerate(spanning_tree(num_matches, len(state.registered))):
         _, T_new_known, keypoints, depths = two_views[min(known, new), max(known, new)].from_image(known)
         if number == 0:
             state.registered[known] = True
-        rows = np.stack([state.rows_of(known, keypoints[:, 0]), state.rows_of(new, keypoints[:, 1])], axis=1)
+        rows = np.stack(
+            [state.observations_of(known, keypoints[:, 0]), state.observations_of(new, keypoints[:, 1])],
+            axis=1,
+        )
         tracked = (rows >= 0).all(1)
         rows, depths = rows[tracked], depths[tracked]
         ratio = depth[rows[:, 0]] / depths[:, 0]
         ratio = ratio[np.isfinite(ratio)]
         if len(ratio) >= min_num_shared:
-            scale = float(np.median(ratio))  # else the scale of the last pair is the best guess
+            scale = float(np.median(ratio))  # otherwise keep the scale of the last pair
         unknown = np.isnan(depth[rows])
         depth[rows[unknown]] = scale * depths[unknown]
         T_scaled = T_new_known.copy()
@@ -90,15 +94,14 @@ def chain_poses(state: SfmState, two_views: TwoViews, min_num_shared: int) -> No
 
 
 def spanning_tree(num_matches: Mapping[tuple[int, int], int], num_images: int) -> list[tuple[int, int]]:
-    """Order the maximum spanning tree of the best connected image.
+    """Order the edges of the maximum spanning tree that contains the image with most matches.
 
     Args:
-        num_matches: Number of matches of each pair, the lesser index first.
+        num_matches: Number of matches by pair of images, smaller index first.
         num_images: Number of images.
 
     Returns:
-        In Prim's order, always the heaviest pair between an image that is known and one that is not: the
-        known one, and the new one.
+        Edges in Prim's order, each from an image already in the tree to a new image.
     """
     edges = np.array(list(num_matches), np.int64).reshape(-1, 2)
     weights = np.array(list(num_matches.values()), np.float64)

@@ -10,7 +10,7 @@ import torch
 from nope_splat.io.images import find_images
 from nope_splat.sfm import reconstruct
 from nope_splat.sfm.bundle_adjustment.problem import reprojection_residuals
-from nope_splat.sfm.bundle_adjustment.solver import adjust
+from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
 from scripts.analysis.camera_noise import as_problem, resampled
 
 
@@ -27,7 +27,7 @@ def test_whole_tracks_are_resampled_and_move_the_cameras_slightly(valley: Path) 
     residual_rows = {tuple(row) for row in residuals.round(6)}
     assert {tuple(row) for row in reprojection_residuals(sample)[0].numpy().round(6)} <= residual_rows
 
-    moved = adjust(sample).problem
+    moved = bundle_adjust(sample).problem
     change = (moved.intrinsics - problem.intrinsics).abs().max()
     assert 0 < change < 0.01
     torch.testing.assert_close(moved.T_camera_world, problem.T_camera_world, atol=0.02, rtol=0)

@@ -1,4 +1,4 @@
-"""Bundle adjustment: exact derivatives, exact elimination, convergence, and what must not move."""
+"""Bundle adjustment: exact derivatives, exact elimination, convergence, and fixed variables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nope_splat.sfm.bundle_adjustment.problem import (
     robust_cost,
 )
 from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
-from nope_splat.sfm.bundle_adjustment.solver import adjust, intrinsics_covariance
+from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust, intrinsics_covariance
 
 
 def true_problem(
@@ -29,12 +29,12 @@ def true_problem(
     offset: tuple[float, float] = (0.0, 0.0),
     radial: tuple[float, float] = (0.0, 0.0),
 ) -> BundleProblem:
-    """A problem at its solution, up to the noise of the observations."""
+    """Create a problem at its solution, up to the noise of the observations."""
     camera = SharedPinhole(700.0, offset, radial)
     scene = make_scene(num_images, num_points, noise=noise, camera=camera)
     point_ids = np.concatenate(scene.points_of_keypoints)
     image_ids = np.repeat(np.arange(num_images), [len(ids) for ids in scene.points_of_keypoints])
-    xy = np.concatenate([one.xy for one in scene.keypoints]) - np.array(scene.size) / 2
+    xy = np.concatenate([keypoints.xy for keypoints in scene.keypoints]) - np.array(scene.size) / 2
     free = np.arange(num_images) > 0
     return BundleProblem(
         T_camera_world=torch.tensor(invert(scene.T_world_camera)),
@@ -53,7 +53,7 @@ def true_problem(
 
 
 def with_two_cameras(problem: BundleProblem) -> BundleProblem:
-    """The problem with intrinsics of their own for every other image."""
+    """Assign every other image to a second camera."""
     twice = {
         name: getattr(problem, name).repeat(2, 1)
         for name in ("intrinsics", "free_intrinsics", "prior_mean", "prior_sigma")
@@ -62,7 +62,7 @@ def with_two_cameras(problem: BundleProblem) -> BundleProblem:
 
 
 def perturbed(problem: BundleProblem, size: float = 0.02, seed: int = 0) -> BundleProblem:
-    """The problem with its free cameras, its points and its focal length moved."""
+    """Perturb the free poses, the points and the focal length."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> torch.Tensor:
@@ -79,7 +79,7 @@ def num_variables(problem: BundleProblem) -> int:
 
 
 def step_of(problem: BundleProblem, step: torch.Tensor) -> BundleProblem:
-    """Apply one flat increment of cameras, points and intrinsics."""
+    """Apply a flat increment of poses, points and intrinsics."""
     cameras, points, intrinsics = step.tensor_split(
         [6 * len(problem.T_camera_world), 6 * len(problem.T_camera_world) + 3 * len(problem.points)]
     )
@@ -87,7 +87,7 @@ def step_of(problem: BundleProblem, step: torch.Tensor) -> BundleProblem:
 
 
 def dense_jacobian(problem: BundleProblem) -> torch.Tensor:
-    """All analytic derivatives in one matrix. (2 O, variables)."""
+    """Assemble all analytic derivatives in one matrix. (2 O, variables)."""
     at = linearize(problem)
     num_observations, num_cameras = len(problem.xy), len(problem.T_camera_world)
     jacobian = torch.zeros(num_observations, 2, num_variables(problem), dtype=torch.float64)
@@ -144,30 +144,30 @@ def test_schur_complement_solves_the_full_normal_equations() -> None:
 def test_adjustment_recovers_a_perturbed_scene() -> None:
     truth = true_problem(offset=(6.0, -4.0), radial=(-0.08, 0.05))
     truth = replace(truth, prior_sigma=1e4 * truth.prior_sigma)
-    result = adjust(perturbed(truth), max_iterations=50, tolerance=1e-12)
+    result = bundle_adjust(perturbed(truth), max_iterations=50, tolerance=1e-12)
     assert result.cost < 1e-3 < result.initial_cost
-    found = result.problem.intrinsics[0]
-    assert found[0].exp().item() == pytest.approx(700, rel=1e-4)
-    torch.testing.assert_close(found[1:3], truth.intrinsics[0, 1:3], atol=0.1, rtol=0)
-    torch.testing.assert_close(found[3:], truth.intrinsics[0, 3:], atol=1e-3, rtol=0)
+    intrinsics = result.problem.intrinsics[0]
+    assert intrinsics[0].exp().item() == pytest.approx(700, rel=1e-4)
+    torch.testing.assert_close(intrinsics[1:3], truth.intrinsics[0, 1:3], atol=0.1, rtol=0)
+    torch.testing.assert_close(intrinsics[3:], truth.intrinsics[0, 3:], atol=1e-3, rtol=0)
 
 
-def test_prior_holds_what_the_images_do_not_tell() -> None:
-    """Two images of few points: the offset stays near its prior, however wrong the observations."""
-    result = adjust(perturbed(true_problem(noise=1.0, num_images=2, num_points=12)), max_iterations=50)
+def test_prior_constrains_undetermined_intrinsics() -> None:
+    """With two images of few points, the offset stays near its prior despite noisy observations."""
+    result = bundle_adjust(perturbed(true_problem(noise=1.0, num_images=2, num_points=12)), max_iterations=50)
     assert result.problem.intrinsics[0, 1:3].norm() < 13.0
 
 
-def test_huber_loss_shrugs_off_wrong_observations() -> None:
+def test_huber_loss_is_robust_to_outliers() -> None:
     truth = true_problem(noise=0.2, num_points=200)
     xy = truth.xy.clone()
     xy[::20] += 40.0
-    result = adjust(replace(perturbed(truth), xy=xy), max_iterations=50)
+    result = bundle_adjust(replace(perturbed(truth), xy=xy), max_iterations=50)
     assert result.problem.intrinsics[0, 0].exp().item() == pytest.approx(700, rel=0.01)
 
 
 def test_precise_observations_outweigh_noisy_ones() -> None:
-    """Half of the observations are ten times as noisy as the others: knowing which of them helps."""
+    """With noise of two levels, the true `sigma` of each observation reduces the error."""
     truth = true_problem(noise=0.1, num_points=200)
     generator = torch.Generator().manual_seed(0)
     noisy = torch.rand(len(truth.xy), generator=generator) < 0.5
@@ -176,20 +176,20 @@ def test_precise_observations_outweigh_noisy_ones() -> None:
     informed = replace(truth, sigma=torch.where(noisy, 1.0, 0.1).double())
 
     def error(problem: BundleProblem) -> float:
-        found = adjust(perturbed(problem), max_iterations=50).problem
-        return float((found.intrinsics - truth.intrinsics)[0, 0].abs())
+        intrinsics = bundle_adjust(perturbed(problem), max_iterations=50).problem
+        return float((intrinsics.intrinsics - truth.intrinsics)[0, 0].abs())
 
     assert error(informed) < 0.5 * error(truth)
 
 
-def test_fixed_cameras_and_intrinsics_stay() -> None:
+def test_fixed_poses_and_intrinsics_stay() -> None:
     start = perturbed(true_problem(noise=0.3))
     fixed = replace(
         start,
         free_poses=torch.tensor([False, True, False, True, True]),
         free_intrinsics=torch.tensor([[False, True, True, False, False]]),
     )
-    result = adjust(fixed)
+    result = bundle_adjust(fixed)
     moved = (result.problem.T_camera_world - start.T_camera_world).abs().amax((1, 2)) > 0
     assert moved.tolist() == fixed.free_poses.tolist()
     assert result.problem.intrinsics[0, 0] == start.intrinsics[0, 0]
@@ -206,11 +206,11 @@ def test_result_does_not_depend_on_the_order_of_observations() -> None:
         image_ids=problem.image_ids[order],
         point_ids=problem.point_ids[order],
     )
-    first, second = adjust(problem), adjust(shuffled)
+    first, second = bundle_adjust(problem), bundle_adjust(shuffled)
     torch.testing.assert_close(first.problem.points, second.problem.points, rtol=1e-6, atol=1e-6)
 
 
-def test_points_behind_a_camera_cost_but_do_not_pull() -> None:
+def test_points_behind_a_camera_have_a_cost_but_no_derivatives() -> None:
     problem = true_problem()
     points = problem.points.clone()
     camera = problem.T_camera_world[0]
@@ -225,7 +225,7 @@ def test_points_behind_a_camera_cost_but_do_not_pull() -> None:
     assert np.isfinite(robust_cost(problem, residuals))
 
 
-def test_covariance_tells_a_determined_principal_point_from_an_undetermined_one() -> None:
+def test_covariance_of_the_principal_point_shrinks_with_more_observations() -> None:
     good = intrinsics_covariance(true_problem(num_points=300))
     poor = intrinsics_covariance(true_problem(num_images=2, num_points=12))
     assert good is not None
@@ -234,5 +234,5 @@ def test_covariance_tells_a_determined_principal_point_from_an_undetermined_one(
 
 
 def test_noise_is_estimated_with_its_degrees_of_freedom() -> None:
-    result = adjust(true_problem(noise=0.3, num_points=300))
+    result = bundle_adjust(true_problem(noise=0.3, num_points=300))
     assert result.noise == pytest.approx(0.3, rel=0.1)

@@ -1,6 +1,6 @@
-"""Scenes that show no depth are recognized: turning on the spot is refused, a flat scene is said to be one.
+"""Detection of degenerate scenes: pure rotation is refused, a planar scene gets a notice.
 
-Keypoints are noisy and matches verified as those of images are; ordinary scenes pass unmentioned.
+Keypoints are noisy, and matches pass geometric verification; other scenes get no notice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nope_splat.sfm.pipeline import reconstruct_from_matches
 
 
 def verified(made: SyntheticScene) -> SyntheticScene:
-    """The scene with pairs as verification leaves them."""
+    """Replace the pairs by geometrically verified ones."""
     settings = MatchingSettings()
     pairs = (
         verify_pair(pair.first, pair.second, pair.indices, made.keypoints, settings)
@@ -34,7 +34,7 @@ def verified(made: SyntheticScene) -> SyntheticScene:
 
 
 def turning(focal: float = 700.0, noise: float = 0.3, num_images: int = 5, seed: int = 0) -> SyntheticScene:
-    """A camera that turns among points three to eight units away, by half of its field of view in all."""
+    """Rotate a camera by half of its field of view, among points three to eight units away."""
     rng = np.random.default_rng(seed)
     reach = np.arctan(320 / focal)
     angles = np.linspace(-reach / 2, reach / 2, num_images)
@@ -47,7 +47,7 @@ def turning(focal: float = 700.0, noise: float = 0.3, num_images: int = 5, seed:
 
 
 def flat(tilt: float, noise: float = 0.3, seed: int = 0) -> SyntheticScene:
-    """A wall, from cameras that slide along it and look at it within some degrees of straight on."""
+    """Translate cameras along a wall, tilted by at most some degrees."""
     rng = np.random.default_rng(seed)
     positions = np.stack([rng.uniform(-1, 1, 8), np.full(8, -4.0), rng.uniform(-1, 1, 8)], axis=1)
     aside = 4 * np.tan(np.radians(tilt)) * rng.uniform(-1, 1, (8, 3))
@@ -58,8 +58,8 @@ def flat(tilt: float, noise: float = 0.3, seed: int = 0) -> SyntheticScene:
     return make_scene(poses=poses, points=points, noise=noise, seed=seed)
 
 
-def ordinary() -> dict[str, SyntheticScene]:
-    """Scenes with depth, some of them with little."""
+def scenes_with_depth() -> dict[str, SyntheticScene]:
+    """Create scenes with depth, some of them with little."""
     wall = random_points(500, extent=1.5)
     wall[:350, 1] = 0
     forward = np.stack([look_at(np.array([0.1 * i, -4 - 0.5 * i, 0.1 * i]), np.zeros(3)) for i in range(6)])
@@ -72,8 +72,8 @@ def ordinary() -> dict[str, SyntheticScene]:
     }
 
 
-def positions(made: SyntheticScene) -> list[np.ndarray]:
-    return [one.xy - np.array(made.size) / 2 for one in made.keypoints]
+def centered_keypoints(made: SyntheticScene) -> list[np.ndarray]:
+    return [keypoints.xy - np.array(made.size) / 2 for keypoints in made.keypoints]
 
 
 def run(made: SyntheticScene, folder: Path, **settings: float) -> Reconstruction:
@@ -94,46 +94,46 @@ def accuracy(scene: Reconstruction, made: SyntheticScene) -> PoseMetrics:
 @pytest.mark.parametrize("num_images", [2, 5])
 @pytest.mark.parametrize("focal", [350.0, 700.0, 1800.0])
 @pytest.mark.parametrize("noise", [0.2, 1.0])
-def test_turning_on_the_spot_is_recognized(focal: float, noise: float, num_images: int) -> None:
+def test_pure_rotation_is_detected(focal: float, noise: float, num_images: int) -> None:
     made = verified(turning(focal, noise, num_images))
     assert is_planar_or_rotation(made.matches.pairs)
-    assert is_pure_rotation(positions(made), made.matches.pairs, 640)
+    assert is_pure_rotation(centered_keypoints(made), made.matches.pairs, 640)
 
 
-def test_turning_on_the_spot_is_refused(tmp_path: Path) -> None:
+def test_pure_rotation_is_refused(tmp_path: Path) -> None:
     with refused("no-baseline"):
         run(turning(), tmp_path)
 
 
 @pytest.mark.parametrize("tilt", [0.0, 2.0, 20.0])
 @pytest.mark.parametrize("noise", [0.2, 1.0])
-def test_a_flat_scene_is_not_turning(tilt: float, noise: float) -> None:
+def test_planar_scene_is_no_rotation(tilt: float, noise: float) -> None:
     made = verified(flat(tilt, noise))
     assert is_planar_or_rotation(made.matches.pairs)
-    assert not is_pure_rotation(positions(made), made.matches.pairs, 640)
+    assert not is_pure_rotation(centered_keypoints(made), made.matches.pairs, 640)
 
 
-@pytest.mark.parametrize("name", ordinary())
-def test_ordinary_scenes_pass_unmentioned(name: str, tmp_path: Path) -> None:
-    made = ordinary()[name]
+@pytest.mark.parametrize("name", scenes_with_depth())
+def test_scenes_with_depth_get_no_notice(name: str, tmp_path: Path) -> None:
+    made = scenes_with_depth()[name]
     pairs = verified(made).matches.pairs
     assert not is_planar_or_rotation(pairs)
-    assert not is_pure_rotation(positions(made), pairs, 640)
+    assert not is_pure_rotation(centered_keypoints(made), pairs, 640)
     assert run(made, tmp_path).notice == ""
 
 
-def test_tilted_views_of_a_flat_scene_give_cameras_and_focal_length(tmp_path: Path) -> None:
+def test_oblique_views_of_a_planar_scene_determine_the_focal_length(tmp_path: Path) -> None:
     made = flat(20.0)
     scene = run(made, tmp_path)
     assert "hardly more than one flat surface; still, they determine the focal length" in scene.notice
     assert not scene.focal_fixed
-    found = accuracy(scene, made)
-    assert found.num_registered == 8
-    assert abs(found.focal_error) < 1.0
-    assert found.rra_5 == 100
+    pose_metrics = accuracy(scene, made)
+    assert pose_metrics.num_registered == 8
+    assert abs(pose_metrics.focal_error) < 1.0
+    assert pose_metrics.rra_5 == 100
 
 
-def test_straight_views_of_a_flat_scene_leave_the_focal_length_to_the_user(tmp_path: Path) -> None:
+def test_frontal_views_of_a_planar_scene_use_the_initial_focal_length(tmp_path: Path) -> None:
     made = flat(0.0)
     scene = run(made, tmp_path)
     assert scene.notice == (
@@ -141,20 +141,20 @@ def test_straight_views_of_a_flat_scene_leave_the_focal_length_to_the_user(tmp_p
         " taken to be 554 pixels; set initial-focal if you know it, or add photos from other directions"
     )
     assert accuracy(scene, made).auc_5 > 90  # whatever the focal length
-    told = run(made, tmp_path, initial_focal=700.0)
-    assert told.cameras[0].focal == pytest.approx(700)
+    user_focal = run(made, tmp_path, initial_focal=700.0)
+    assert user_focal.cameras[0].focal == pytest.approx(700)
     assert scene.focal_fixed
-    assert told.focal_fixed
-    assert accuracy(told, made).auc_5 > 90
+    assert user_focal.focal_fixed
+    assert accuracy(user_focal, made).auc_5 > 90
 
 
-def test_a_given_focal_length_is_kept_where_the_images_show_none(tmp_path: Path) -> None:
-    """From afar everything is nearly flat: any focal length would do."""
+def test_initial_focal_length_is_fixed_if_the_images_do_not_determine_it(tmp_path: Path) -> None:
+    """Distant scenes are nearly planar, so that any focal length fits."""
     poses = np.stack([look_at(np.array([3.0 * i - 6, -40.0, 0.5 * i]), np.zeros(3)) for i in range(5)])
     made = make_scene(poses=poses, camera=SharedPinhole(6000.0))
     guessed = run(made, tmp_path)
     assert "hardly show the focal length" in guessed.notice
-    told = run(made, tmp_path, initial_focal=6000.0)
-    assert told.cameras[0].focal == pytest.approx(6000)
-    assert "do not show the focal length, which is taken to be 6000 pixels" in told.notice
-    assert accuracy(told, made).auc_5 > accuracy(guessed, made).auc_5
+    user_focal = run(made, tmp_path, initial_focal=6000.0)
+    assert user_focal.cameras[0].focal == pytest.approx(6000)
+    assert "do not show the focal length, which is taken to be 6000 pixels" in user_focal.notice
+    assert accuracy(user_focal, made).auc_5 > accuracy(guessed, made).auc_5

@@ -1,4 +1,4 @@
-"""Starting from given cameras: good ones stay, bad ones come back, missing ones are found."""
+"""Initialization by known cameras: good cameras are kept, bad ones refined, missing ones registered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def write(made: SyntheticScene, folder: Path, images: range, focal: float = 1.0) -> Path:
-    """A transforms.json of some images of a scene, the focal length multiplied."""
+    """Write a transforms.json of some images, with a scaled focal length."""
     width, height = made.size
     frames = [
         {
@@ -37,7 +37,7 @@ def write(made: SyntheticScene, folder: Path, images: range, focal: float = 1.0)
 
 
 def perturbed(made: SyntheticScene, degrees: float, share: float) -> SyntheticScene:
-    """The scene with its poses turned, and moved by a share of the largest distance between them."""
+    """Rotate the poses, and move them by a share of the largest distance between them."""
     rng = np.random.default_rng(0)
     poses = made.T_world_camera.copy()
     centers = poses[:, :3, 3].copy()
@@ -51,9 +51,9 @@ def perturbed(made: SyntheticScene, degrees: float, share: float) -> SyntheticSc
 def run(made: SyntheticScene, folder: Path, path: Path) -> Reconstruction:
     none_held_out = np.zeros(len(made.names), bool)
     images = made.write_images(folder)
-    given = KnownCameras.read(path, made.names, none_held_out, made.layout.camera_ids)
+    known_cameras = KnownCameras.read(path, made.names, none_held_out, made.camera_groups.camera_ids)
     return reconstruct_from_matches(
-        images, none_held_out, made.matches, SfmOptions(), Priors(known_cameras=given)
+        images, none_held_out, made.matches, SfmOptions(), Priors(known_cameras=known_cameras)
     )
 
 
@@ -63,7 +63,7 @@ def auc_5(made: SyntheticScene, scene: Reconstruction) -> float:
     return compare_poses(registered, made.poses_by_name()).auc_5
 
 
-def test_good_cameras_stay(tmp_path: Path) -> None:
+def test_good_cameras_are_kept(tmp_path: Path) -> None:
     made = make_scene(6, 300)
     scene = run(made, tmp_path, write(made, tmp_path, range(6)))
     assert auc_5(made, scene) > 99.99
@@ -76,7 +76,7 @@ def test_good_cameras_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("focal", [0.9, 1.1])
-def test_bad_cameras_come_back(tmp_path: Path, focal: float) -> None:
+def test_bad_cameras_are_refined(tmp_path: Path, focal: float) -> None:
     made = make_scene(8, 500)
     path = write(perturbed(made, degrees=1.0, share=0.02), tmp_path, range(8), focal)
     scene = run(made, tmp_path, path)
@@ -91,10 +91,10 @@ def test_images_without_a_camera_are_registered(tmp_path: Path) -> None:
     assert auc_5(made, scene) > 96
 
 
-def test_bad_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_bad_files_are_refused(tmp_path: Path) -> None:
     made = make_scene(4, 50)
     path = write(made, tmp_path, range(4))
-    all_but_one, none, ids = np.arange(4) < 3, np.zeros(4, bool), made.layout.camera_ids
+    all_but_one, none, ids = np.arange(4) < 3, np.zeros(4, bool), made.camera_groups.camera_ids
     with refused("name-mismatch", path, "003.png"):
         KnownCameras.read(path, made.names[:3], none[:3], ids[:3])
     with refused("no-cameras", path):

@@ -1,10 +1,10 @@
-"""Cameras from the depth of single images.
+"""Initialization by monocular depth.
 
-- The Jacobians of lifted matches are those of finite differences, for disparity and for depth.
-- Joint adjustment brings cameras, focal length, scales and shifts back, in spite of wrong matches.
-- On the procedural scene, depth of every kind, with its own scale, shift and errors in each image, gives
-  cameras from the focal length of a field of view of 60 degrees.
-- Held-out images need no depth; the cached scene is that of the maps' content.
+- Jacobians of lifted matches match finite differences, for disparity and for depth.
+- Joint optimization recovers poses, focal length, scales and shifts despite wrong matches.
+- On the procedural scene, depth maps of every kind, with a random scale, shift and noise for each image, give
+  accurate cameras from the focal length of a field of view of 60 degrees.
+- Held-out images need no depth maps; the cache key depends on the content of the maps.
 """
 
 from __future__ import annotations
@@ -35,21 +35,23 @@ FOCAL = 600.0
 
 
 def lifted_problem(
-    inverse: bool, num_cameras: int = 4, num_points: int = 60, seed: int = 0
+    inverse: bool, num_images: int = 4, num_points: int = 60, seed: int = 0
 ) -> DepthAlignmentProblem:
-    """The truth: cameras about points, and maps of random scales and shifts."""
+    """Create a problem at its solution, with maps of random scales and shifts."""
     rng = np.random.default_rng(seed)
-    T_camera_world = invert(ring(num_cameras))
-    T_camera_world = T_camera_world @ invert(T_camera_world)[0]  # the first is the world
+    T_camera_world = invert(ring(num_images))
+    T_camera_world = T_camera_world @ invert(T_camera_world)[0]  # the first camera is the world frame
     points = rng.uniform((-1.5, -1.5, 2.5), (1.5, 1.5, 5.5), (num_points, 3))
-    in_camera = np.einsum("cij,pj->cpi", T_camera_world[:, :3, :3], points) + T_camera_world[:, None, :3, 3]
-    depth = in_camera[..., 2]
+    points_camera = (
+        np.einsum("cij,pj->cpi", T_camera_world[:, :3, :3], points) + T_camera_world[:, None, :3, 3]
+    )
+    depth = points_camera[..., 2]
     target = 1 / depth if inverse else depth
-    scales = np.r_[0.0, rng.uniform(-0.5, 0.5, num_cameras - 1)]
-    shifts = rng.uniform(-0.05, 0.1, num_cameras)
+    scales = np.r_[0.0, rng.uniform(-0.5, 0.5, num_images - 1)]
+    shifts = rng.uniform(-0.05, 0.1, num_images)
     values = target / np.exp(scales)[:, None] - shifts[:, None]
-    xy = FOCAL * in_camera[..., :2] / depth[..., None]
-    edges = list(permutations(range(num_cameras), 2))
+    xy = FOCAL * points_camera[..., :2] / depth[..., None]
+    edges = list(permutations(range(num_images), 2))
     return DepthAlignmentProblem(
         T_camera_world=T_camera_world,
         log_scales=scales,
@@ -59,19 +61,22 @@ def lifted_problem(
         inverse=inverse,
         free_shifts=True,
         edges=np.array(edges),
-        starts=num_points * np.arange(len(edges) + 1),
-        values=np.concatenate([values[one] for one, _ in edges]),
-        xy_from=np.concatenate([xy[one] for one, _ in edges]),
-        xy_to=np.concatenate([xy[other] for _, other in edges]),
+        edge_starts=num_points * np.arange(len(edges) + 1),
+        values=np.concatenate([values[source] for source, _ in edges]),
+        xy_source=np.concatenate([xy[source] for source, _ in edges]),
+        xy_target=np.concatenate([xy[target] for _, target in edges]),
     )
 
 
-def moved(problem: DepthAlignmentProblem, step: np.ndarray, one: int, other: int) -> DepthAlignmentProblem:
-    """A step in the fifteen variables of one edge."""
+def moved(
+    problem: DepthAlignmentProblem, step: np.ndarray, source: int, target: int
+) -> DepthAlignmentProblem:
+    """Apply a step to the fifteen variables of an edge."""
     poses = problem.T_camera_world.copy()
-    for camera, increment in ((one, step[:6]), (other, step[6:12])):
-        poses[camera] = rigid(Rotation.from_rotvec(increment[:3]).as_matrix(), increment[3:]) @ poses[camera]
-    change = np.eye(len(poses))[one]
+    for image_id, increment in ((source, step[:6]), (target, step[6:12])):
+        motion = rigid(Rotation.from_rotvec(increment[:3]).as_matrix(), increment[3:])
+        poses[image_id] = motion @ poses[image_id]
+    change = np.eye(len(poses))[source]
     return replace(
         problem,
         T_camera_world=poses,
@@ -82,10 +87,10 @@ def moved(problem: DepthAlignmentProblem, step: np.ndarray, one: int, other: int
 
 
 @pytest.mark.parametrize("inverse", [True, False])
-def test_jacobians(inverse: bool) -> None:
+def test_jacobians_match_finite_differences(inverse: bool) -> None:
     problem = lifted_problem(inverse)
     rng = np.random.default_rng(1)
-    problem = replace(problem, xy_to=problem.xy_to + rng.normal(0, 5, problem.xy_to.shape))
+    problem = replace(problem, xy_target=problem.xy_target + rng.normal(0, 5, problem.xy_target.shape))
     edge, step = 5, 1e-6
     _, jacobian = linearize(problem, edge)
     for column, unit in enumerate(np.eye(15)):
@@ -96,13 +101,13 @@ def test_jacobians(inverse: bool) -> None:
 
 
 @pytest.mark.parametrize("inverse", [True, False])
-def test_joint_adjustment_finds_the_truth(inverse: bool) -> None:
+def test_alignment_recovers_poses_scales_and_shifts(inverse: bool) -> None:
     truth = lifted_problem(inverse)
     rng = np.random.default_rng(2)
     wrong = rng.random(len(truth.values)) < 0.1
-    xy_to = truth.xy_to + rng.normal(0, 0.3, truth.xy_to.shape)
-    xy_to[wrong] = rng.uniform(-300, 300, (int(wrong.sum()), 2))
-    start = replace(truth, xy_to=xy_to)
+    xy_target = truth.xy_target + rng.normal(0, 0.3, truth.xy_target.shape)
+    xy_target[wrong] = rng.uniform(-300, 300, (int(wrong.sum()), 2))
+    start = replace(truth, xy_target=xy_target)
     for camera in range(1, 4):
         disturbance = np.r_[rng.normal(0, 0.05, 3), rng.normal(0, 0.2, 3), 0, 0, 0, 0, 0, 0, 0, 0, 0]
         start = moved(start, disturbance, camera, 0)
@@ -113,28 +118,28 @@ def test_joint_adjustment_finds_the_truth(inverse: bool) -> None:
         log_focal=truth.log_focal + 0.15,
         prior_log_focal=truth.log_focal + 0.15,
     )
-    found = align_depths(start)
-    assert found.log_focal == pytest.approx(truth.log_focal, abs=0.005)
-    np.testing.assert_allclose(found.shifts, truth.shifts, atol=0.02)
+    aligned = align_depths(start)
+    assert aligned.log_focal == pytest.approx(truth.log_focal, abs=0.005)
+    np.testing.assert_allclose(aligned.shifts, truth.shifts, atol=0.02)
     names = [str(camera) for camera in range(4)]
     compared = compare_poses(
-        dict(zip(names, invert(found.T_camera_world), strict=True)),
+        dict(zip(names, invert(aligned.T_camera_world), strict=True)),
         dict(zip(names, invert(truth.T_camera_world), strict=True)),
     )
     assert compared.auc_5 > 93
 
 
-def test_without_matches_nothing_moves() -> None:
+def test_poses_stay_unchanged_without_matches() -> None:
     problem = lifted_problem(True)
     none = replace(
         problem,
-        starts=0 * problem.starts,
+        edge_starts=0 * problem.edge_starts,
         values=np.zeros(0),
-        xy_from=np.zeros((0, 2)),
-        xy_to=np.zeros((0, 2)),
+        xy_source=np.zeros((0, 2)),
+        xy_target=np.zeros((0, 2)),
     )
-    found = align_depths(none)
-    np.testing.assert_array_equal(found.T_camera_world, problem.T_camera_world)
+    aligned = align_depths(none)
+    np.testing.assert_array_equal(aligned.T_camera_world, problem.T_camera_world)
 
 
 def reconstruct_by_depth(
@@ -161,7 +166,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("kind", "noise"), [("disparity", 0.0), ("disparity", 0.1), ("affine", 0.03), ("metric", 0.05)]
 )
-def test_distorted_depth_gives_cameras(
+def test_cameras_from_distorted_depth(
     valley: Path, cache: Path, tmp_path: Path, kind: DepthKind, noise: float
 ) -> None:
     truth = read_ground_truth(valley / "ground_truth.json")
@@ -185,7 +190,7 @@ def test_held_out_images_need_no_depth(valley: Path, cache: Path, tmp_path: Path
         reconstruct_by_depth(valley, cache, maps, "disparity")
 
 
-def test_maps_that_tell_nothing_are_named(valley: Path, cache: Path, tmp_path: Path) -> None:
+def test_empty_depth_maps_are_refused(valley: Path, cache: Path, tmp_path: Path) -> None:
     maps = tmp_path / "maps"
     maps.mkdir()
     for image in find_images(valley).images:
@@ -194,7 +199,7 @@ def test_maps_that_tell_nothing_are_named(valley: Path, cache: Path, tmp_path: P
         reconstruct_by_depth(valley, cache, maps, "disparity")
 
 
-def test_maps_of_another_kind_than_they_are_said_to_be_are_noticed(
+def test_depth_maps_of_another_kind_than_declared_are_refused(
     valley: Path, cache: Path, tmp_path: Path
 ) -> None:
     maps = write_maps(valley, tmp_path / "maps", "disparity", 0.02, 3)
@@ -202,13 +207,13 @@ def test_maps_of_another_kind_than_they_are_said_to_be_are_noticed(
         reconstruct_by_depth(valley, cache, maps, "metric")
 
 
-def test_a_held_focal_length_stays() -> None:
+def test_fixed_focal_length_stays() -> None:
     truth = lifted_problem(inverse=True)
     start = replace(truth, log_focal=truth.log_focal + 0.1, free_focal=False)
     assert align_depths(start).log_focal == start.log_focal
 
 
-def test_the_cached_scene_is_that_of_the_maps(
+def test_cache_depends_on_the_content_of_the_maps(
     valley: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     maps = write_maps(valley, tmp_path / "maps", "disparity", 0.02, 2)

@@ -1,7 +1,7 @@
-"""Focal length, depth and cameras from pointmaps with noise, outliers, holes and a unit for each pair.
+"""Focal length, depth and cameras from pointmaps with noise, outliers, holes and random scales.
 
-The scene is known; the network's errors are 2 % of the depth along the rays and 1 % across, smooth for the
-most part, so that no amount of pixels averages them away.
+The errors of the simulated network are 2 % of the depth along the rays and 1 % across. They are mostly
+smooth, so that averaging over pixels does not remove them.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from nope_splat.matching.database import load_or_match, matches_key
 from nope_splat.matching.dust3r import NetworkInput
 from nope_splat.sfm import SfmOptions, reconstruct
 from nope_splat.sfm.camera_groups import CameraGroups
-from nope_splat.sfm.initialization import pointmap_fusion as canonical
-from nope_splat.sfm.initialization.focal import joint_starts
+from nope_splat.sfm.initialization.focal import joint_focal_starts
 from nope_splat.sfm.initialization.pointmap_alignment import align_pointmaps
 from nope_splat.sfm.initialization.pointmap_fusion import (
-    MIN_FOCAL_SIGMA,
     fuse_pointmap_depths,
     pointmap_focal,
     pointmap_focals,
     weiszfeld_focal,
 )
-from nope_splat.sfm.state import LOG_FOCAL_SIGMA
+from nope_splat.sfm.mapper_options import FocalEstimationOptions, IntrinsicsPriorOptions, MapperOptions
 from nope_splat.utils.cache import Cache
 
 Array = NDArray[np.float64]
 POSES = ring(6, 70.0)
+MIN_FOCAL_SIGMA = FocalEstimationOptions.min_log_focal_sigma
+MAX_FOCAL_SIGMA = IntrinsicsPriorOptions.log_focal_sigma
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[ImageFile], Pointmaps]:
-    """Images, two of them upright, and what the network says of all pairs, by way of the cache."""
+def prediction(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[ImageFile], Pointmaps]:
+    """Images, two of them in portrait format, and the cached pointmaps of all pairs."""
     folder = tmp_path_factory.mktemp("images")
     images = gray_images(folder, len(POSES), upright=(1, 4))
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -54,11 +54,11 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[ImageFile], Poi
         fresh, stored = (load_or_match(whole, settings, cache, key) for _ in range(2))
     assert fresh.pointmaps is not None
     assert stored.pointmaps is not None
-    for one, other in zip(fresh.pointmaps.pairs, stored.pointmaps.pairs, strict=True):
-        assert (one.first, one.second) == (other.first, other.second)
+    for pair, cached in zip(fresh.pointmaps.pairs, stored.pointmaps.pairs, strict=True):
+        assert (pair.first, pair.second) == (cached.first, cached.second)
         for name in ("points", "confidence"):
-            for mine, theirs in zip(getattr(one, name), getattr(other, name), strict=True):
-                np.testing.assert_array_equal(mine, theirs)
+            for actual, expected in zip(getattr(cached, name), getattr(pair, name), strict=True):
+                np.testing.assert_array_equal(actual, expected)
     return images, stored.pointmaps
 
 
@@ -74,18 +74,20 @@ def test_weiszfeld_finds_the_focal_length_among_outliers() -> None:
     assert weiszfeld_focal(xy, points, np.ones(400)) == pytest.approx(300, rel=0.01)
 
 
-def test_pairs_agree_about_the_focal_length(said: tuple[list[ImageFile], Pointmaps]) -> None:
-    images, pointmaps = said
+def test_pairs_agree_on_the_focal_length(prediction: tuple[list[ImageFile], Pointmaps]) -> None:
+    images, pointmaps = prediction
     estimate = pointmap_focal(pointmaps, sizes(images), SIZE[0])
-    assert estimate.certain
+    assert estimate.is_certain
     assert estimate.focal == pytest.approx(CAMERA.focal, rel=0.03)
-    nothing = pointmap_focal(pointmaps.without(np.ones(len(images), bool)), sizes(images), SIZE[0])
-    assert not nothing.certain
-    assert nothing.sigma == LOG_FOCAL_SIGMA
+    no_evidence = pointmap_focal(pointmaps.without(np.ones(len(images), bool)), sizes(images), SIZE[0])
+    assert not no_evidence.is_certain
+    assert no_evidence.sigma == MAX_FOCAL_SIGMA
 
 
-def test_the_spread_of_the_focal_length_is_that_of_the_pairs(said: tuple[list[ImageFile], Pointmaps]) -> None:
-    images, pointmaps = said
+def test_focal_length_sigma_is_the_scatter_of_the_pairs(
+    prediction: tuple[list[ImageFile], Pointmaps],
+) -> None:
+    images, pointmaps = prediction
     assert pointmap_focal(pointmaps, sizes(images), SIZE[0]).sigma == MIN_FOCAL_SIGMA  # they agree
     rng = np.random.default_rng(0)
 
@@ -98,12 +100,12 @@ def test_the_spread_of_the_focal_length_is_that_of_the_pairs(said: tuple[list[Im
     assert pointmap_focal(scattered, sizes(images), SIZE[0]).sigma == pytest.approx(0.2, rel=0.4)
 
 
-def test_each_camera_has_the_focal_length_of_its_own_images(
-    said: tuple[list[ImageFile], Pointmaps],
+def test_each_camera_gets_the_focal_length_of_its_images(
+    prediction: tuple[list[ImageFile], Pointmaps],
 ) -> None:
-    images, pointmaps = said
+    images, pointmaps = prediction
     camera_ids = np.array([0, 1, 0, 0, 1, 0])  # upright ones are another camera
-    layout = CameraGroups(sizes(images), camera_ids, np.array([2.0, 1.0, 2.0, 2.0, 1.0, 2.0]))
+    camera_groups = CameraGroups(sizes(images), camera_ids, np.array([2.0, 1.0, 2.0, 2.0, 1.0, 2.0]))
 
     def longer(pair: PairPointmaps) -> PairPointmaps:
         points = pair.points[0].copy()
@@ -111,44 +113,44 @@ def test_each_camera_has_the_focal_length_of_its_own_images(
         return pair if camera_ids[pair.first] == 0 else replace(pair, points=(points, pair.points[1]))
 
     pairs = tuple(map(longer, pointmaps.pairs))
-    first, second = pointmap_focals(replace(pointmaps, pairs=pairs), layout)
+    first, second = pointmap_focals(replace(pointmaps, pairs=pairs), camera_groups)
     assert first.focal == pytest.approx(CAMERA.focal / 2, rel=0.03)
     assert second.focal == pytest.approx(1.5 * CAMERA.focal, rel=0.03)
-    ((start_first, start_second),) = joint_starts([first, second])
+    ((start_first, start_second),) = joint_focal_starts([first, second])
     assert (start_first, start_second) == (first.focal, second.focal)
 
 
-def test_two_images_keep_to_the_focal_length_of_the_pointmaps(
+def test_pointmap_prior_constrains_the_focal_length_of_two_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two images determine it so badly that adjustment alone would follow the errors of the tracks."""
+    """Two images determine it so poorly that bundle adjustment without the prior fits the track noise."""
     poses = ring(2, 15.0)
     folder = ImageFolder(tmp_path, tuple(gray_images(tmp_path, 2)), {})
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
-    options = SfmOptions(MatchingSettings(matcher="dust3r"))
+    matching = MatchingSettings(matcher="dust3r")
     focals = []
-    for spread in (MIN_FOCAL_SIGMA, LOG_FOCAL_SIGMA):
-        monkeypatch.setattr(canonical, "MIN_FOCAL_SIGMA", spread)
+    for min_sigma in (MIN_FOCAL_SIGMA, MAX_FOCAL_SIGMA):
+        mapper = MapperOptions(focal=FocalEstimationOptions(min_log_focal_sigma=min_sigma))
         monkeypatch.setattr(dust3r, "predict", FakeNetwork(poses, noise=0.02).predict)
-        scene = reconstruct(folder, options=options)
+        scene = reconstruct(folder, options=SfmOptions(matching, mapper))
         assert scene.registered.all()
         focals.append(scene.cameras[0].focal)
-    with_spread, without = np.abs(np.log(np.array(focals) / CAMERA.focal))
-    assert with_spread < 0.02
-    assert without > 2 * with_spread
+    with_prior, without_prior = np.abs(np.log(np.array(focals) / CAMERA.focal))
+    assert with_prior < 0.02
+    assert without_prior > 2 * with_prior
 
 
-def test_canonical_depth_is_that_of_the_image(
-    said: tuple[list[ImageFile], Pointmaps], monkeypatch: pytest.MonkeyPatch
+def test_fused_depth_matches_the_true_depth(
+    prediction: tuple[list[ImageFile], Pointmaps], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, pointmaps = said
+    images, pointmaps = prediction
     monkeypatch.setattr(dust3r, "LONGER_SIDE", 192)
     depths = fuse_pointmap_depths(pointmaps)
     assert sorted(depths) == list(range(len(images)))
     for index, depth_map in depths.items():
         view, pose = NetworkInput.from_image(images[index]), POSES[index]
         world = ray_cast(pose, images[index], view)
-        # Places of the map fall on pixel centers of the view.
+        # Pixel centers of the map are pixel centers of the view.
         column, row = np.moveaxis(depth_map.pixel_centers() / view.scale - view.crop_offset, -1, 0)
         np.testing.assert_allclose(column % 1, 0.5, atol=1e-9)
         true = ((world[row.astype(int), column.astype(int)] - pose[:3, 3]) @ pose[:3, :3])[..., 2]
@@ -158,23 +160,24 @@ def test_canonical_depth_is_that_of_the_image(
         assert np.median(np.abs(ratio[known] / np.median(ratio[known]) - 1)) < 0.015
 
 
-def test_alignment_brings_all_pairs_into_one_world(said: tuple[list[ImageFile], Pointmaps]) -> None:
-    images, pointmaps = said
-    given = align_pointmaps(pointmaps, sizes(images), pointmap_focal(pointmaps, sizes(images), SIZE[0]).focal)
-    assert given is not None
-    assert given.image_ids.tolist() == list(range(len(images)))
-    found = {
-        str(image_id): pose for image_id, pose in zip(given.image_ids, given.T_world_camera, strict=True)
+def test_alignment_recovers_all_poses(prediction: tuple[list[ImageFile], Pointmaps]) -> None:
+    images, pointmaps = prediction
+    cameras = align_pointmaps(
+        pointmaps, sizes(images), pointmap_focal(pointmaps, sizes(images), SIZE[0]).focal
+    )
+    assert cameras is not None
+    assert cameras.image_ids.tolist() == list(range(len(images)))
+    poses = {
+        str(image_id): pose for image_id, pose in zip(cameras.image_ids, cameras.T_world_camera, strict=True)
     }
     truth = {str(image_id): pose for image_id, pose in enumerate(POSES)}
-    print(compare_poses(found, truth))
-    assert compare_poses(found, truth).auc_5 > 75
+    assert compare_poses(poses, truth).auc_5 > 75
 
 
-def test_images_left_out_have_no_say(said: tuple[list[ImageFile], Pointmaps]) -> None:
-    images, pointmaps = said
-    left_out = np.arange(len(images)) == 2
-    given = align_pointmaps(pointmaps.without(left_out), sizes(images), CAMERA.focal)
-    assert given is not None
-    assert given.image_ids.tolist() == [0, 1, 3, 4, 5]
+def test_excluded_images_get_no_pose(prediction: tuple[list[ImageFile], Pointmaps]) -> None:
+    images, pointmaps = prediction
+    excluded = np.arange(len(images)) == 2
+    cameras = align_pointmaps(pointmaps.without(excluded), sizes(images), CAMERA.focal)
+    assert cameras is not None
+    assert cameras.image_ids.tolist() == [0, 1, 3, 4, 5]
     assert align_pointmaps(pointmaps.without(np.arange(len(images)) > 0), sizes(images), 400.0) is None

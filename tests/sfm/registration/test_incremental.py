@@ -1,4 +1,4 @@
-"""Registration: complete where it can be, honest where it cannot."""
+"""Registration by all methods: complete if possible, with reasons of failure otherwise."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ OPTIONS = MapperOptions(refine_principal_point=False, refine_extra_params=False)
 def start(
     scene: SyntheticScene, focal: float | None = None
 ) -> tuple[SfmState, dict[tuple[int, int], TwoView]]:
-    """Relative poses and an empty scene."""
+    """Create a state without poses, and the relative poses."""
     focal = focal or scene.camera.focal
-    positions = [one.xy - np.array(scene.size) / 2 for one in scene.keypoints]
-    views = relative_poses(positions, scene.matches.pairs, np.full(len(positions), focal))
-    tracks = build_tracks(scene.keypoints, [view.matches for view in views.values()])
-    return SfmState.start(tracks, scene.layout, np.array([focal])), views
+    centered = [keypoints.xy - np.array(scene.size) / 2 for keypoints in scene.keypoints]
+    two_views = relative_poses(centered, scene.matches.pairs, np.full(len(centered), focal))
+    tracks = build_tracks(scene.keypoints, [view.matches for view in two_views.values()])
+    return SfmState.from_tracks(tracks, scene.camera_groups, np.array([focal])), two_views
 
 
 def facing(poses: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
-    """Points of the default cube are seen from their own side only, as those of a solid thing are."""
+    """Make points of the default cube visible from one side only, as for a solid object."""
     points = random_points(1500)
 
     def sees(image_id: int, ids: np.ndarray) -> np.ndarray:
@@ -46,9 +46,9 @@ def facing(poses: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
     return sees
 
 
-def auc_5(scene: SyntheticScene, working: SfmState) -> float:
-    poses = invert(working.T_camera_world)
-    estimated = {scene.names[image_id]: poses[image_id] for image_id in np.flatnonzero(working.registered)}
+def auc_5(scene: SyntheticScene, state: SfmState) -> float:
+    poses = invert(state.T_camera_world)
+    estimated = {scene.names[image_id]: poses[image_id] for image_id in np.flatnonzero(state.registered)}
     return compare_poses(estimated, scene.poses_by_name()).auc_5
 
 
@@ -56,180 +56,180 @@ def auc_5(scene: SyntheticScene, working: SfmState) -> float:
 @pytest.mark.parametrize("focal_error", [0.7, 1.0, 1.5])
 def test_incremental_registers_every_image(wrong: float, focal_error: float) -> None:
     scene = make_scene(wrong=wrong)
-    working, views = start(scene, focal_error * scene.camera.focal)
-    failures = IncrementalRegistration().register(working, views, OPTIONS)
-    assert working.registered.all()
+    state, two_views = start(scene, focal_error * scene.camera.focal)
+    failures = IncrementalRegistration().register(state, two_views, OPTIONS)
+    assert state.registered.all()
     assert failures == {}
-    refine_globally(working, OPTIONS)
-    assert auc_5(scene, working) > 97
-    assert working.focal == pytest.approx(scene.camera.focal, rel=0.01)
+    refine_globally(state, OPTIONS)
+    assert auc_5(scene, state) > 97
+    assert state.focal == pytest.approx(scene.camera.focal, rel=0.01)
 
 
 @pytest.mark.parametrize("focal_error", [0.7, 1.0, 1.5])
 def test_batches_register_every_image(focal_error: float) -> None:
     scene = make_scene(24, poses=ring(24, 200.0), num_points=1500, wrong=0.2, sees=facing(ring(24, 200.0)))
-    working, views = start(scene, focal_error * scene.camera.focal)
-    failures = BatchedRegistration().register(working, views, OPTIONS)
-    assert working.registered.all()
+    state, two_views = start(scene, focal_error * scene.camera.focal)
+    failures = BatchedRegistration().register(state, two_views, OPTIONS)
+    assert state.registered.all()
     assert failures == {}
-    refine_globally(working, OPTIONS)
-    assert auc_5(scene, working) > 97
-    assert working.focal == pytest.approx(scene.camera.focal, rel=0.01)
+    refine_globally(state, OPTIONS)
+    assert auc_5(scene, state) > 97
+    assert state.focal == pytest.approx(scene.camera.focal, rel=0.01)
 
 
-def test_rays_bring_a_displaced_camera_back_whatever_some_points_say() -> None:
+def test_ray_refinement_recovers_displaced_cameras_despite_outliers() -> None:
     scene = make_scene(wrong=0.0)
-    working, views = start(scene)
-    IncrementalRegistration().register(working, views, OPTIONS)
-    true = working.T_camera_world.copy()
+    state, two_views = start(scene)
+    IncrementalRegistration().register(state, two_views, OPTIONS)
+    true = state.T_camera_world.copy()
     moved = [2, 5]
     rng = np.random.default_rng(0)
     for image_id in moved:
         turn = Rotation.from_rotvec(rng.normal(0, 0.003, 3)).as_matrix()
-        working.T_camera_world[image_id] = rigid(turn, rng.normal(0, 0.02, 3)) @ true[image_id]
-    wrong = np.isin(working.image_ids, moved) & (rng.random(len(working.xy)) < 0.2)
-    working.xy[wrong] += rng.normal(0, 50, (int(wrong.sum()), 2))
-    points = working.points.copy()
-    refine_by_rays(working, np.array(moved))
-    scale = np.linalg.norm(working.centers() - working.centers().mean(0), axis=1).mean()
-    assert np.abs(working.T_camera_world[:, :3, :3] - true[:, :3, :3]).max() < 5e-4
-    assert np.abs(working.T_camera_world[:, :3, 3] - true[:, :3, 3]).max() < 2e-3 * scale
-    others = np.setdiff1d(np.arange(len(true)), moved)
-    np.testing.assert_array_equal(working.T_camera_world[others], true[others])
-    np.testing.assert_array_equal(working.points, points)
+        state.T_camera_world[image_id] = rigid(turn, rng.normal(0, 0.02, 3)) @ true[image_id]
+    wrong = np.isin(state.image_ids, moved) & (rng.random(len(state.xy)) < 0.2)
+    state.xy[wrong] += rng.normal(0, 50, (int(wrong.sum()), 2))
+    points = state.points.copy()
+    refine_by_rays(state, np.array(moved))
+    scale = np.linalg.norm(state.centers() - state.centers().mean(0), axis=1).mean()
+    assert np.abs(state.T_camera_world[:, :3, :3] - true[:, :3, :3]).max() < 5e-4
+    assert np.abs(state.T_camera_world[:, :3, 3] - true[:, :3, 3]).max() < 2e-3 * scale
+    unmoved = np.setdiff1d(np.arange(len(true)), moved)
+    np.testing.assert_array_equal(state.T_camera_world[unmoved], true[unmoved])
+    np.testing.assert_array_equal(state.points, points)
 
 
-def test_chain_registers_every_image() -> None:
+def test_spanning_tree_registers_every_image() -> None:
     scene = make_scene()
-    working, views = start(scene)
-    SpanningTreeRegistration().register(working, views, OPTIONS)
-    refine_globally(working, OPTIONS)
-    assert working.registered.all()
-    assert auc_5(scene, working) > 97
+    state, two_views = start(scene)
+    SpanningTreeRegistration().register(state, two_views, OPTIONS)
+    refine_globally(state, OPTIONS)
+    assert state.registered.all()
+    assert auc_5(scene, state) > 97
 
 
 def thin_scene(shared: int) -> SyntheticScene:
-    """Two clusters of four images; only images 3 and 4 connect them, by points of their own.
+    """Create two clusters of four images, connected only by points that images 3 and 4 share.
 
-    Images 2 and 5 see `shared` of those points each: too few for PnP, but enough for the scale.
+    Images 2 and 5 each observe `shared` of these points: too few for PnP, but enough for the scale.
     """
     bridge = np.random.default_rng(0).permutation(600)[:120]
     also_seen = {2: bridge[:shared], 5: bridge[60 : 60 + shared]}
 
     def sees(image_id: int, ids: np.ndarray) -> np.ndarray:
-        own = (ids < 300) == (image_id < 4)
+        in_cluster = (ids < 300) == (image_id < 4)
         if image_id in (3, 4):
-            return own | np.isin(ids, bridge)
-        return own & ~np.isin(ids, bridge) | np.isin(ids, also_seen.get(image_id, []))
+            return in_cluster | np.isin(ids, bridge)
+        return in_cluster & ~np.isin(ids, bridge) | np.isin(ids, also_seen.get(image_id, []))
 
     return make_scene(8, poses=ring(8, 80.0), num_points=600, wrong=0.0, sees=sees)
 
 
-def test_an_image_that_pnp_cannot_reach_is_attached_by_its_best_pair() -> None:
+def test_image_with_few_visible_points_is_registered_by_its_best_pair() -> None:
     scene = thin_scene(shared=12)
-    working, views = start(scene)
-    failures = IncrementalRegistration().register(working, views, OPTIONS)
-    assert working.registered.all()
+    state, two_views = start(scene)
+    failures = IncrementalRegistration().register(state, two_views, OPTIONS)
+    assert state.registered.all()
     assert failures == {}
-    refine_globally(working, OPTIONS)
-    assert auc_5(scene, working) > 95
+    refine_globally(state, OPTIONS)
+    assert auc_5(scene, state) > 95
 
 
-def test_without_shared_points_images_are_left_out() -> None:
-    """The scale of a pair that shares no point with the rest is anyone's guess."""
-    working, views = start(thin_scene(shared=0))
-    failures = IncrementalRegistration().register(working, views, OPTIONS)
-    left_out = np.flatnonzero(~working.registered)
+def test_images_without_shared_points_are_not_registered() -> None:
+    """The scale of a pair without shared points is unknown."""
+    state, two_views = start(thin_scene(shared=0))
+    failures = IncrementalRegistration().register(state, two_views, OPTIONS)
+    left_out = np.flatnonzero(~state.registered)
     assert len(left_out) == 4
     assert sorted(failures) == left_out.tolist()
     assert all("needed track points visible" in reason for reason in failures.values())
 
 
-def test_an_attached_image_that_does_not_hold_up_is_taken_back() -> None:
-    """A wrong relative pose with wrong depths: shared points contradict it."""
-    working, views = start(thin_scene(shared=12))
+def test_image_that_fails_verification_is_unregistered() -> None:
+    """Shared points contradict a wrong relative pose with wrong depths."""
+    state, two_views = start(thin_scene(shared=12))
     rng = np.random.default_rng(0)
-    view = views[3, 4]
+    view = two_views[3, 4]
     view.T_second_first[:3, :3] = Rotation.from_euler("xyz", [5, 40, -30], degrees=True).as_matrix()
     view.depths[:] = rng.uniform(1, 100, view.depths.shape)
-    failures = IncrementalRegistration().register(working, views, OPTIONS)
-    assert working.registered.sum() == 4
+    failures = IncrementalRegistration().register(state, two_views, OPTIONS)
+    assert state.registered.sum() == 4
     assert "its pose did not survive verification" in failures.values()
 
 
-def test_an_image_that_was_left_out_is_registered_later() -> None:
+def test_register_remaining_registers_missing_images() -> None:
     scene = make_scene()
-    working, views = start(scene)
-    IncrementalRegistration().register(working, views, OPTIONS)
-    working.registered[5] = False
-    working.inlier &= working.image_ids != 5
-    assert IncrementalRegistration().register_remaining(working, views, OPTIONS) == {}
-    assert working.registered.all()
-    refine_globally(working, OPTIONS)
-    assert auc_5(scene, working) > 97
+    state, two_views = start(scene)
+    IncrementalRegistration().register(state, two_views, OPTIONS)
+    state.registered[5] = False
+    state.inlier &= state.image_ids != 5
+    assert IncrementalRegistration().register_remaining(state, two_views, OPTIONS) == {}
+    assert state.registered.all()
+    refine_globally(state, OPTIONS)
+    assert auc_5(scene, state) > 97
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.4])
 def test_noise_is_estimated(noise: float) -> None:
-    working, views = start(make_scene(noise=noise, wrong=0.0))
-    IncrementalRegistration().register(working, views, OPTIONS)
-    refine_globally(working, OPTIONS)
-    assert np.median(working.sigma) == pytest.approx(noise, rel=0.15)
+    state, two_views = start(make_scene(noise=noise, wrong=0.0))
+    IncrementalRegistration().register(state, two_views, OPTIONS)
+    refine_globally(state, OPTIONS)
+    assert np.median(state.sigma) == pytest.approx(noise, rel=0.15)
 
 
-def test_result_is_the_same_every_time() -> None:
+def test_result_is_reproducible() -> None:
     scenes = []
     for _ in range(2):
-        working, views = start(make_scene(5, 200))
-        IncrementalRegistration().register(working, views, OPTIONS)
-        scenes.append(working)
+        state, two_views = start(make_scene(5, 200))
+        IncrementalRegistration().register(state, two_views, OPTIONS)
+        scenes.append(state)
     np.testing.assert_array_equal(scenes[0].T_camera_world, scenes[1].T_camera_world)
     np.testing.assert_array_equal(scenes[0].inlier, scenes[1].inlier)
 
 
-def test_principal_point_is_refined_where_it_can_be() -> None:
+def test_principal_point_is_refined_if_determined() -> None:
     scene = make_scene(12, 1500, camera=SharedPinhole(700.0, (7.0, -5.0)), poses=ring(12, 150.0))
-    working, views = start(scene)
-    IncrementalRegistration().register(working, views, OPTIONS)
-    refine_globally(working, MapperOptions(refine_extra_params=False))
-    np.testing.assert_allclose(working.offset[0], [7.0, -5.0], atol=1.0)
+    state, two_views = start(scene)
+    IncrementalRegistration().register(state, two_views, OPTIONS)
+    refine_globally(state, MapperOptions(refine_extra_params=False))
+    np.testing.assert_allclose(state.offset[0], [7.0, -5.0], atol=1.0)
 
 
-def test_radial_distortion_is_refined_where_it_can_be() -> None:
+def test_radial_distortion_is_refined_if_determined() -> None:
     camera = SharedPinhole(700.0, (7.0, -5.0), (-0.08, 0.05))
     scene = make_scene(12, 1500, camera=camera, poses=ring(12, 150.0))
-    working, views = start(scene)
-    IncrementalRegistration().register(working, views, OPTIONS)
-    refine_globally(working, MapperOptions())
-    assert working.focal == pytest.approx(700.0, rel=2e-3)
-    np.testing.assert_allclose(working.offset[0], camera.offset, atol=1.0)
-    np.testing.assert_allclose(working.radial[0], camera.radial, atol=0.02)
+    state, two_views = start(scene)
+    IncrementalRegistration().register(state, two_views, OPTIONS)
+    refine_globally(state, MapperOptions())
+    assert state.focal == pytest.approx(700.0, rel=2e-3)
+    np.testing.assert_allclose(state.offset[0], camera.offset, atol=1.0)
+    np.testing.assert_allclose(state.radial[0], camera.radial, atol=0.02)
 
 
-@pytest.mark.parametrize(("k1", "found"), [(-0.15, True), (-0.003, False)])
-def test_lenses_that_plainly_bend_are_noticed(k1: float, found: bool) -> None:
+@pytest.mark.parametrize(("k1", "is_refined"), [(-0.15, True), (-0.003, False)])
+def test_distortion_is_refined_only_if_it_reduces_noise(k1: float, is_refined: bool) -> None:
     scene = make_scene(12, 600, camera=SharedPinhole(700.0, (0.0, 0.0), (k1, 0.0)), poses=ring(12, 150.0))
-    working, views = start(scene)
-    IncrementalRegistration().register(working, views, OPTIONS)
-    refine_globally(working, MapperOptions(refine_extra_params=None))
-    assert working.radial.any() == found
-    if found:
-        assert working.focal == pytest.approx(700.0, rel=2e-3)
+    state, two_views = start(scene)
+    IncrementalRegistration().register(state, two_views, OPTIONS)
+    refine_globally(state, MapperOptions(refine_extra_params=None))
+    assert state.radial.any() == is_refined
+    if is_refined:
+        assert state.focal == pytest.approx(700.0, rel=2e-3)
 
 
-def test_radial_distortion_that_shows_nowhere_is_none() -> None:
-    """Points in the middle of every image only."""
+def test_undetermined_distortion_stays_zero() -> None:
+    """All points are in the middle of the images, where distortion is small."""
     scene = make_scene(5, points=random_points(300, extent=0.3))
-    working, views = start(scene)
-    IncrementalRegistration().register(working, views, OPTIONS)
-    refine_globally(working, MapperOptions())
-    np.testing.assert_array_equal(working.radial[0], [0.0, 0.0])
+    state, two_views = start(scene)
+    IncrementalRegistration().register(state, two_views, OPTIONS)
+    refine_globally(state, MapperOptions())
+    np.testing.assert_array_equal(state.radial[0], [0.0, 0.0])
 
 
 def test_principal_point_of_mixed_orientations_stays_at_the_center() -> None:
     scene = make_scene(6)
-    working, views = start(scene)
-    working.half_size[0] = working.half_size[0, ::-1].copy()
-    IncrementalRegistration().register(working, views, OPTIONS)
-    refine_globally(working, MapperOptions(refine_extra_params=False))
-    np.testing.assert_array_equal(working.offset[0], [0.0, 0.0])
+    state, two_views = start(scene)
+    state.half_size[0] = state.half_size[0, ::-1].copy()
+    IncrementalRegistration().register(state, two_views, OPTIONS)
+    refine_globally(state, MapperOptions(refine_extra_params=False))
+    np.testing.assert_array_equal(state.offset[0], [0.0, 0.0])
