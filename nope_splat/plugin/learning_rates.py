@@ -61,7 +61,7 @@ def optimizer_groups() -> dict[str, dict[str, Any]]:
     return {name: _group(rates) for name, rates in RATES.items()}
 
 
-def fill_in_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
+def resolve_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
     """Replace each "auto" by the rate of a device.
 
     Args:

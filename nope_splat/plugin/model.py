@@ -169,7 +169,7 @@ class NopeSplatModel(SplatParameters):
                 K,
                 (width, height),
                 background,
-                sh_degree=self.present_sh_degree(),
+                sh_degree=self.current_sh_degree(),
                 render_mode="RGB+ED" if with_depth else "RGB",
                 radial=radial,
             )
@@ -251,7 +251,7 @@ class NopeSplatModel(SplatParameters):
 
         return render_distorted(pinhole, K, size, radial)
 
-    def present_sh_degree(self) -> int:
+    def current_sh_degree(self) -> int:
         """Degree of the spherical harmonics that the training has come to."""
         return min(
             int(self.step / (self.config.sh_degree_interval_fraction * self.num_iterations)),

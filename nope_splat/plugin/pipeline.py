@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.camera_adjustment import adjust_cameras, has_few_tracks
-from nope_splat.plugin.checkpoints import fitting, require_same_names
+from nope_splat.plugin.checkpoints import report_mismatch, require_same_names
 from nope_splat.plugin.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
 from nope_splat.plugin.device import choose_device
 from nope_splat.plugin.held_out import refine_pose, resect_on_trained_points
@@ -89,7 +89,9 @@ class NopePipeline(VanillaPipeline):
             dataparser.sfm = replace(dataparser.sfm, mapper=mapper)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode == "val":
-            require_windows(self.datamanager.train_dataset.cameras, resolved(config.model.num_downscales))
+            require_min_image_size(
+                self.datamanager.train_dataset.cameras, resolved(config.model.num_downscales)
+            )
         datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
         scene, cameras = self.datamanager.dataparser.scene, self.model.camera_optimizer
@@ -188,7 +190,7 @@ class NopePipeline(VanillaPipeline):
                 f"the reconstruction of {self.datamanager.get_datapath()} is not that of the checkpoint;"
                 " restore its settings and cache, or train anew",
             )
-        with fitting():
+        with report_mismatch():
             require_same_names(loaded_state, self.state_dict())
             super().load_pipeline(loaded_state, step)
         self._aligned_steps = [int(self.aligned_step)] * len(self.eval_poses)
@@ -307,7 +309,7 @@ class NopePipeline(VanillaPipeline):
         return {**metrics, "held_out_unregistered": len(unregistered)}
 
 
-def require_windows(cameras: Cameras, num_downscales: int) -> None:
+def require_min_image_size(cameras: Cameras, num_downscales: int) -> None:
     """Check that the smallest images which training compares hold a window of the structural similarity.
 
     Args:

@@ -58,7 +58,7 @@ SIGNED = ("focal_change_percent",)
 """Of these, what may be negative."""
 
 
-class DepartedBrowser:
+class DisconnectedRenderer:
     """Takes the place of a browser's renderer when the browser has gone."""
 
     def action(self, action: Any) -> None:
@@ -72,11 +72,11 @@ class Renderers(dict[int, Any]):
     `atomic`. A KeyError there would leave viser's lock locked for good, and the training waiting for it.
     """
 
-    def __missing__(self, client_id: int) -> DepartedBrowser:
-        return DepartedBrowser()
+    def __missing__(self, client_id: int) -> DisconnectedRenderer:
+        return DisconnectedRenderer()
 
 
-class ShownPipeline(Protocol):
+class ViewedPipeline(Protocol):
     """What the viewer shows of a pipeline, as it changes."""
 
     datamanager: NopeDataManager
@@ -100,9 +100,9 @@ class NopeViewerControl(ViewerControl):
         pipeline: Whose cameras and track points to show.
     """
 
-    def __init__(self, pipeline: ShownPipeline) -> None:
+    def __init__(self, pipeline: ViewedPipeline) -> None:
         # The pipeline holds this object, and viser's threads do so even after the training.
-        self._pipeline: ShownPipeline = weakref.proxy(pipeline)
+        self._pipeline: ViewedPipeline = weakref.proxy(pipeline)
         self._ready = False
         self._drawn_focals: dict[int, float] = {}
         self._thumbnails: dict[str, NDArray[np.uint8]] = {}

@@ -144,7 +144,7 @@ def test_what_ctrl_c_interrupts_goes_on(
 
     again = configure("interrupted")
     again.set_timestamp()
-    assert not again.goes_on, "what is finished stays as it is"
+    assert not again.resumes, "what is finished stays as it is"
 
 
 def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
@@ -178,6 +178,6 @@ def test_what_was_killed_goes_on(where: str, configure: Run, whole: dict, folder
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     config = configure(output)
     train(config)
-    assert config.goes_on
+    assert config.resumes
     assert len(runs(config)) == 1
     assert_same(last(config), whole)
