@@ -65,7 +65,7 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
 
 
 def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]]) -> Look:
-    """Make a function that renders a training view for the photometric term, at the model's current resolution.
+    """Make a function that renders training views for the photometric term, at the current resolution.
 
     Args:
         model: The model, in training mode.
@@ -108,7 +108,7 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
         if mask is not None:  # masked pixels must not affect image gradients next to the mask
             image = torch.where(mask, image, rendered)
         view = RenderedView(rendered, image, depth, used, K.diagonal()[:2], K[:2, 2], radial)
-        # Downsample after rendering, because the rasterizer blurs small Gaussians by a fixed number of pixels.
+        # Downsample after rendering, because the rasterizer's blur grows with the pixel size.
         return view.halved(math.ceil(math.log2(max(1, max(width, height) / max_size))))
 
     return render_view

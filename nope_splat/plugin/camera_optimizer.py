@@ -85,7 +85,7 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     optimize_focal: bool = True
     """Whether to optimize the focal lengths (mode selects the pose optimization)."""
     optimize_principal_point: bool = False
-    """Whether to optimize the principal points. Cameras with both portrait and landscape images are excluded."""
+    """Whether to optimize the principal points, except of cameras with both portrait and landscape images."""
     optimize_distortion: bool = False
     """Whether to optimize two radial distortion terms per camera; renderings are distorted by resampling.
 
@@ -222,7 +222,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return None if self.learned_lens is None else self.learned_lens.lens()
 
     def view_lens(self) -> Lens | None:
-        """Return the optimized principal point and distortion of each training view; None if they are fixed."""
+        """Return the optimized principal points and distortion by training view; None if they are fixed."""
         lens = self.lens()
         return None if lens is None else lens.select(self.intrinsics_ids)
 

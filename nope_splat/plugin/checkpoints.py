@@ -123,8 +123,8 @@ def report_mismatch() -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise NopeSplatError(
             "checkpoint-mismatch",
-            f"the checkpoint does not fit this version or these settings ({reason[:200]}); use the version and"
-            " settings that it was saved with, or start a new training with --resume never",
+            f"the checkpoint does not fit this version or these settings ({reason[:200]}); use those it was"
+            " saved with, or start a new training with --resume never",
         ) from error
 
 

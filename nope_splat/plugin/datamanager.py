@@ -50,11 +50,11 @@ class NopeDataManagerConfig(FullImageDatamanagerConfig):
     """Data type of cached images: uint8 needs a quarter of the memory, float32 is slightly faster on a CPU.
     "auto" is uint8 on a GPU and float32 on a CPU."""
     optimized_cameras: tyro.conf.Suppress[OptimizedCameras | None] = None
-    """Cameras of the loaded checkpoint, because `ns-render dataset` creates data managers from this config."""
+    """Cameras of the loaded checkpoint, for data managers that `ns-render dataset` creates from this config."""
 
 
 class NopeDataManager(FullImageDatamanager):
-    """nerfstudio's full-image data manager with the reconstruction's cameras, seeds and tracks, also on a CPU.
+    """nerfstudio's full-image data manager with cameras, seeds and tracks of the reconstruction.
 
     Raises:
         NopeSplatError: If no image folder is given, or it does not exist.

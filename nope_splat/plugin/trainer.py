@@ -25,16 +25,15 @@ from nerfstudio.viewer.viewer import Viewer
 from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import count_images
 from nope_splat.plugin.checkpoints import (
+    checkpoint_step,
     find_checkpoints,
-    report_mismatch,
     last_checkpoint,
     last_intact_checkpoint,
     load_checkpoint,
+    report_mismatch,
     require_same_names,
-    checkpoint_step,
 )
 from nope_splat.plugin.checks import check_contradictions
-
 from nope_splat.plugin.datamanager import require_folder
 from nope_splat.plugin.device import choose_device, require_device
 from nope_splat.plugin.learning_rates import resolve_rates
@@ -60,7 +59,7 @@ class NopeMachineConfig(MachineConfig):
     """Configuration of the machine."""
 
     device_type: Device | Auto = "auto"  # pyright: ignore[reportIncompatibleVariableOverride] (a device from `set_timestamp` on)
-    """Device for training; "auto" uses the GPU if gsplat has kernels for it. Many defaults depend on the device."""
+    """Device for training; "auto" uses the GPU if gsplat has kernels for it. Many defaults depend on it."""
 
 
 @dataclass
@@ -83,13 +82,14 @@ class NopeTrainerConfig(TrainerConfig):
     """Iterations between evaluations of one held-out image, if a logger other than the viewer is enabled.
     "auto" is 500 on a GPU and 1000 on a CPU."""
     steps_per_eval_all_images: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=10_000, cpu=0)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Iterations between evaluations of all held-out images; "auto" is 10 000 on a GPU and 0 (never) on a CPU."""
+    """Iterations between evaluations of all held-out images. "auto" is 10 000 on a GPU and never, 0, on a
+    CPU."""
     resume: Literal["auto", "never"] = "auto"
     """Whether to resume the last training with the same settings if it was interrupted ("auto"), or to
     always start a new one ("never"). Trainings are seeded, so both give the same result on a CPU."""
 
     def set_experiment_name(self) -> None:
-        """Name the experiment after the scene's folder, not its `images` subfolder, and set the cache folder."""
+        """Name the experiment after the scene's folder, not its `images` folder, and set the cache folder."""
         data = self.pipeline.datamanager.data
         if self.experiment_name is None and data is not None and data.resolve().name == "images":
             self.experiment_name = data.resolve().parent.name
@@ -174,7 +174,7 @@ class Interruption(KeyboardInterrupt):
 
 
 class NopeTrainer(Trainer):
-    """nerfstudio's trainer with schedules relative to the training length, and with interruption and resumption.
+    """nerfstudio's trainer with schedules relative to the training length, which can be interrupted and resumed.
 
     Args:
         config: Configuration of the training.
@@ -286,7 +286,7 @@ class NopeTrainer(Trainer):
         if done >= length:
             raise NopeSplatError(
                 "invalid-option",
-                f"the checkpoint has {done} iterations already; pass a larger --max-num-iterations to continue",
+                f"the checkpoint has {done} iterations already; raise --max-num-iterations to continue",
             )
         self.config.max_num_iterations = length - done  # nerfstudio's loop counts from the checkpoint
         try:
@@ -314,7 +314,8 @@ class NopeTrainer(Trainer):
                 raise KeyboardInterrupt
             self._interrupted = True
             logger.info(
-                "Interrupted: finishing this iteration and saving a checkpoint. Press Ctrl-C again to stop now."
+                "Interrupted: finishing this iteration and saving a checkpoint."
+                " Press Ctrl-C again to stop at once."
             )
 
         previous_handler = signal.getsignal(signal.SIGINT)
@@ -346,8 +347,8 @@ class NopeTrainer(Trainer):
             return
         config = shlex.quote(str(self.base_dir / "config.yml"))
         logger.info(
-            f"Interrupted; saved after {checkpoint_step(checkpoints[0]) + 1} of {length} iterations. To resume:\n"
-            f"ns-train {self.config.method_name} --load-config {config}"
+            f"Interrupted; saved after {checkpoint_step(checkpoints[0]) + 1} of {length} iterations."
+            f" To resume:\nns-train {self.config.method_name} --load-config {config}"
         )
 
     @check_main_thread

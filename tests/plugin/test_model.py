@@ -28,7 +28,7 @@ from torch import Tensor
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.plugin.camera_refinement import GradientRefinement
 from nope_splat.plugin.densification_schedule import DensificationConfig
-from nope_splat.plugin.learning_rates import resolve_rates, optimizer_groups
+from nope_splat.plugin.learning_rates import optimizer_groups, resolve_rates
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.splatting.densification import CappedStrategy

@@ -13,7 +13,7 @@ from fixtures.errors import refused
 from nope_splat.plugin import device
 from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.dataparser import NopeDataParserConfig
-from nope_splat.plugin.learning_rates import RATES, resolve_rates, optimizer_groups
+from nope_splat.plugin.learning_rates import RATES, optimizer_groups, resolve_rates
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.trainer import NopeTrainerConfig
 from nope_splat.utils.device_defaults import Device, resolve_defaults, resolved
