@@ -50,7 +50,7 @@ class NopeDataManagerConfig(FullImageDatamanagerConfig):
     """Data type of cached images: uint8 needs a quarter of the memory, float32 is slightly faster on a CPU.
     "auto" is uint8 on a GPU and float32 on a CPU."""
     optimized_cameras: tyro.conf.Suppress[OptimizedCameras | None] = None
-    """Cameras of the loaded checkpoint, for data managers that `ns-render dataset` creates from this config."""
+    """Cameras of the loaded checkpoint, for data managers created from this config by `ns-render dataset`."""
 
 
 class NopeDataManager(FullImageDatamanager):

@@ -40,7 +40,7 @@ class NopeDataParserConfig(DataParserConfig):
     eval_mode: Literal["interval", "all"] = "interval"
     """Whether to hold out images for evaluation at an interval, or to train on all."""
     eval_interval: Annotated[int, Ge(2)] = 8
-    """Hold out every eval-interval-th image, starting with the first. Folders with fewer images hold out none."""
+    """Hold out every n-th image for evaluation, starting with the first; none if there are fewer than n."""
     max_image_size: Annotated[int | Auto | None, COUNT, ByDevice(cuda=1600, cpu=512)] = "auto"
     """Longer side of the training images in pixels; None keeps the full resolution. "auto" is 1600 on a GPU
     and 512 on a CPU."""
@@ -52,10 +52,10 @@ class NopeDataParserConfig(DataParserConfig):
     )
     """Options of structure from motion."""
     seeds: Literal["dense", "tracks", "depth"] = "dense"
-    """Initial Gaussians in addition to the track points. "dense" adds a point cloud from optical flow, "tracks"
-    adds none, "depth" adds a Gaussian per image patch from depth maps, with the size of the patch and the
-    confidence of the map as opacity (as in SPFSplat, for few or textureless images). The depth maps come from
-    the matcher dust3r, from a network or from files; see depth.model for requirements and licenses."""
+    """Initial Gaussians in addition to the track points: "dense" adds a point cloud from optical flow,
+    "tracks" adds none, "depth" adds a Gaussian per image patch from depth maps, with the size of the patch
+    and the confidence of the map as opacity (as in SPFSplat, for few or textureless images). The depth maps
+    come from the matcher dust3r, a network or files; see depth.model for requirements and licenses."""
     seeding: SeedSettings = field(default_factory=SeedSettings)
     """Options of dense seeds; seeds from depth maps use only the sizes of images and patches."""
     depth_priors: tyro.conf.Suppress[bool] = False
@@ -67,9 +67,9 @@ class NopeDataParserConfig(DataParserConfig):
 class NopeDataParser(DataParser):
     """Dataparser that reconstructs the scene or loads it from the cache.
 
-    World coordinates are those of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution
-    of the training images. The metadata contain `images` and `lenses`, the cameras with the distortion to
-    remove. The training split also has `num_cameras` and `camera_ids` (V,), the `track_points` (P, 3),
+    World coordinates are those of the reconstruction. Cameras have nerfstudio's OpenGL axes and the
+    resolution of the training images. The metadata contain `images` and `lenses`, the cameras with the
+    distortion to remove. The training split also has `num_cameras`, `camera_ids` (V,), `track_points` (P, 3),
     `track_colors` (P, 3) and `observations`, and the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3).
     The seeds are the track points until `add_dense_seeds` adds more.
     """

@@ -94,7 +94,7 @@ class DepthSupervision(nn.Module):
     ) -> Tensor:
         """Compute the Chamfer distance between random pixels of two views.
 
-        Only points that project to unmasked pixels of the other view are compared, since views overlap partially.
+        Only points that project to unmasked pixels of the other view are compared, as views overlap in part.
         """
         points, cameras = [], []
         for view in pair:

@@ -174,7 +174,7 @@ class Interruption(KeyboardInterrupt):
 
 
 class NopeTrainer(Trainer):
-    """nerfstudio's trainer with schedules relative to the training length, which can be interrupted and resumed.
+    """nerfstudio's trainer with schedules relative to the training length, and resumable trainings.
 
     Args:
         config: Configuration of the training.
