@@ -66,7 +66,7 @@ def resolve_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
     """Replace each "auto" by the rate for a device.
 
     Args:
-        groups: Optimizer configuration from `optimizer_groups`, possibly with the user's rates; updated in place.
+        groups: Configuration from `optimizer_groups`, possibly with the user's rates; updated in place.
         device: The training device.
     """
     for name, group in groups.items():

@@ -23,13 +23,13 @@ class NopeSplatModelOptions(ModelConfig):
     )
     """The optimized cameras; mode "off" freezes the poses."""
     track_points: Literal["separate", "tied"] = "separate"
-    """Track points as separate parameters (renders better), or tied to the centers of Gaussians (the paper)."""
+    """Track points as separate parameters (renders better), or tied to centers of Gaussians (the paper)."""
     ssim_lambda: Annotated[float, SHARE] = 0.2
     """Weight of the SSIM term in the photometric loss, relative to L1."""
     track_2d_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the reprojection error of the track points, in pixels of the full-resolution images.
 
-    Track losses apply to cameras that Adam optimizes and to separate track points; joint refinement weights the
+    Track losses apply to cameras that Adam optimizes and to tied track points; joint refinement weights the
     reprojection error itself."""
     track_3d_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the backprojection error of the observations, in pixels at median depth."""
@@ -39,8 +39,8 @@ class NopeSplatModelOptions(ModelConfig):
     fitted to the track points and then learned.
 
     Depth weights need depth maps from a network (see datamanager.dataparser.depth.model for requirements and
-    licenses), from files (...depth.maps) or from the matcher dust3r. This loss optimizes Gaussians, scales and
-    shifts, and with refinement:gradient the cameras; joint refinement does not use depth maps."""
+    licenses), from files (...depth.maps) or from the matcher dust3r. This loss optimizes Gaussians, scales
+    and shifts, and with refinement:gradient the cameras; joint refinement does not use depth maps."""
     chamfer_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the Chamfer distance between the point clouds of neighboring depth maps, in world units
     (NoPe-NeRF), which aligns depth maps and cameras. It needs depth maps, as depth-weight does. With joint
@@ -61,8 +61,8 @@ class NopeSplatModelOptions(ModelConfig):
     resolution_schedule_fraction: Annotated[float, POSITIVE] = 0.1
     """Fraction of the training after which the resolution doubles."""
     max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
-    """Maximum number of Gaussians from densification. Independently of it, densification stops at one Gaussian
-    per about 20 unmasked pixels of all training images. "auto" is 3 000 000 on a GPU and 60 000 on a CPU."""
+    """Maximum number of Gaussians from densification, which also stops at one Gaussian per about 20 unmasked
+    pixels of all training images. "auto" is 3 000 000 on a GPU and 60 000 on a CPU."""
     densification: DensificationConfig = field(default_factory=DensificationConfig)
     """Options of densification: splitting, cloning, pruning and opacity resets."""
 
