@@ -64,8 +64,8 @@ class NopeSplatModel(SplatParameters):
         """Seed the Gaussians and set up track points, cameras and metrics."""
         assert self.seed_points is not None, "the data manager provides the seeds"
         metadata = self.kwargs["metadata"]
-        # The track points come first. They are sparse and seed large Gaussians, which fill the gaps between the
-        # small ones of dense seeds. Seeds from depth maps have sizes and opacities.
+        # The track points come first. They are sparse and seed large Gaussians, which fill the gaps between
+        # the small ones of dense seeds. Seeds from depth maps have sizes and opacities.
         sizes = [len(metadata["track_points"]), len(self.seed_points[0]) - len(metadata["track_points"])]
         (track_points, points), (track_colors, colors) = (values.split(sizes) for values in self.seed_points)
         layers = [initialize_gaussians(track_points, track_colors, self.config.sh_degree)]
@@ -98,8 +98,8 @@ class NopeSplatModel(SplatParameters):
         self.info: dict[str, Any] = {}
         self.crop_box = None
         color = self.config.background_color
-        # The mean color of the scene is the best guess for empty pixels. It is a buffer, because only a training
-        # has all seeds, and later commands must show the same color.
+        # The mean color of the scene is the best guess for empty pixels. It is a buffer, because only a
+        # training has all seeds, and later commands must show the same color.
         mean_color = self.seed_points[1].float().mean(dim=0) / 255
         self.register_buffer(
             "background_color", mean_color if color == "random" else get_color(color).clone()
@@ -148,9 +148,9 @@ class NopeSplatModel(SplatParameters):
             camera: A single camera, OpenGL axes.
 
         Returns:
-            `rgb` (H, W, 3), `accumulation` (H, W, 1) and `background`, (3,) in training and (H, W, 3) otherwise.
-            Outside training, or if a loss needs it, also `depth` (H, W, 1), where empty pixels are farther
-            than all others.
+            `rgb` (H, W, 3), `accumulation` (H, W, 1) and `background`, (3,) in training and (H, W, 3)
+            otherwise. Outside training, or if a loss needs it, also `depth` (H, W, 1), where empty pixels are
+            farther than all others.
         """
         assert camera.shape == (1,), "one camera at a time"
         factor = self._get_downscale_factor()
@@ -232,8 +232,8 @@ class NopeSplatModel(SplatParameters):
         Args:
             gaussians: The Gaussians to render.
             T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
-            K: Intrinsic matrix, whose gradient lacks the effect on the image borders; `fold_intrinsics` provides
-                it. (1, 3, 3).
+            K: Intrinsic matrix. Its own gradient is incomplete at the image borders, so optimized intrinsics
+                must be folded into the pose (`fold_intrinsics`). (1, 3, 3).
             size: Width and height in pixels.
             background: Background color. (3,).
             sh_degree: Degree of the spherical harmonics; the configured degree by default.
@@ -333,7 +333,7 @@ class NopeSplatModel(SplatParameters):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Compute PSNR, SSIM and, if its weights are available, LPIPS; place image and rendering side by side.
+        """Compute PSNR, SSIM and, if available, LPIPS; place image and rendering side by side.
 
         Args:
             outputs: Outputs of `get_outputs`.

@@ -49,7 +49,7 @@ class NopePipelineConfig(VanillaPipelineConfig):
     model: NopeSplatModelConfig = field(default_factory=NopeSplatModelConfig)
     """Model: Gaussians, track points and cameras."""
     alignment_steps: Annotated[int, NOT_NEGATIVE] = 10
-    """Maximum number of pose refinement steps, at each of three resolutions, for a held-out image before it is
+    """Maximum number of pose refinement steps, at each of three resolutions, before a held-out image is
     evaluated."""
 
 
@@ -83,8 +83,8 @@ class NopePipeline(VanillaPipeline):
         dataparser.depth_priors = any(config.model.depth_weights())
         dataparser.keep_distortion = optimizer_config.learns_lens()
         if optimizer_config.optimize_distortion:
-            # A pinhole fit absorbs distortion into focal length, principal point and structure, which training
-            # cannot undo. So estimate distortion during SfM.
+            # A pinhole fit absorbs distortion into focal length, principal point and structure, and training
+            # cannot undo it. So estimate distortion during SfM.
             mapper = replace(dataparser.sfm.mapper, refine_extra_params=True)
             dataparser.sfm = replace(dataparser.sfm, mapper=mapper)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
@@ -311,7 +311,7 @@ class NopePipeline(VanillaPipeline):
 
 
 def require_min_image_size(cameras: Cameras, num_downscales: int) -> None:
-    """Check that the smallest training image, at the lowest resolution, is at least as large as the SSIM window.
+    """Check that the smallest training image is no smaller than the SSIM window at the lowest resolution.
 
     Args:
         cameras: The training cameras.

@@ -1,7 +1,7 @@
 """Additions to nerfstudio's viewer: a panel, optimized cameras and track points.
 
-nerfstudio updates the poses of training frusta. This module updates their field of view, and adds the frusta of
-held-out images.
+nerfstudio updates the poses of training frusta. This module updates their field of view, and adds the frusta
+of held-out images.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STEP_BACK = 0.3
 """Distance of a browser's initial view behind the central camera, relative to the median depth."""
 POINT_SIZE = 0.04
 KEYPOINT_NOISE = 0.1
-"""Standard deviation of keypoints in pixels, the smallest reprojection error at the end of the color scale."""
+"""Minimum upper end of the color scale of reprojection errors in pixels, about the noise of keypoints."""
 THUMBNAIL = 160
 """Longer side of the images in the frusta, in pixels."""
 VISIBLE_CHANGE = 0.002
@@ -280,7 +280,7 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _draw_points(self) -> None:
-        """Draw the track points colored by mean reprojection error, blue for zero and red for the worst 5 %."""
+        """Draw track points and legend, colored by mean reprojection error from blue (0) to red (worst 5 %)."""
         model = self._pipeline.model
         points, errors = model.track_positions(), model.reprojection_errors()
         total = torch.zeros(len(points), device=errors.device).index_add(
