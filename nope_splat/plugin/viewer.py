@@ -280,7 +280,7 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _draw_points(self) -> None:
-        """Draw track points and legend, colored by mean reprojection error from blue (0) to red (worst 5 %)."""
+        """Draw track points and legend; colors are mean reprojection errors, blue 0 and red the worst 5 %."""
         model = self._pipeline.model
         points, errors = model.track_positions(), model.reprojection_errors()
         total = torch.zeros(len(points), device=errors.device).index_add(

@@ -124,20 +124,20 @@ def assert_same(state: Any, expected: Any, name: str = "") -> None:
         assert state == expected, name
 
 
-def test_what_ctrl_c_interrupts_goes_on(
+def test_interrupted_training_resumes(
     configure: Run, whole: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = configure("interrupted")
     interrupt(monkeypatch, config)
     assert last(config)["step"] == INTERRUPTED, "nothing that was computed is lost"
     file = config.get_base_dir() / "config.yml"
-    told = caplog.text
-    assert f"saved after {INTERRUPTED + 1} of {STEPS} iterations" in told
-    assert f"\nns-train nope-splat --load-config {file}\n" in told
+    log = caplog.text
+    assert f"saved after {INTERRUPTED + 1} of {STEPS} iterations" in log
+    assert f"\nns-train nope-splat --load-config {file}\n" in log
 
     before = file.read_bytes()
     train(yaml.unsafe_load(before))  # as --load-config does
-    assert f"Going on after {INTERRUPTED + 1} of {STEPS} iterations" in caplog.text
+    assert f"Resuming after {INTERRUPTED + 1} of {STEPS} iterations" in caplog.text
     assert_same(last(config), whole)
     assert len(runs(config)) == 1
     assert file.read_bytes() == before
@@ -147,7 +147,7 @@ def test_what_ctrl_c_interrupts_goes_on(
     assert not again.resumes, "what is finished stays as it is"
 
 
-def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
+def test_damaged_checkpoint_falls_back_to_the_previous_one(
     configure: Run, whole: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     interrupt(monkeypatch, configure("damaged"))
@@ -157,9 +157,9 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
     content[len(content) // 2] ^= 1
     checkpoint.write_bytes(content)
     train(config)
-    told = caplog.text
-    assert f"The checkpoint {checkpoint} is damaged and not used." in told
-    assert f"Going on after {2 * SAVED + 1} of {STEPS} iterations" in told
+    log = caplog.text
+    assert f"The checkpoint {checkpoint} is damaged and is not used." in log
+    assert f"Resuming after {2 * SAVED + 1} of {STEPS} iterations" in log
     assert_same(last(config), whole)
 
 
@@ -171,7 +171,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_serves(
         pytest.param("alignment", marks=pytest.mark.slow),
     ],
 )
-def test_what_was_killed_goes_on(where: str, configure: Run, whole: dict, folder: Path) -> None:
+def test_killed_training_resumes(where: str, configure: Run, whole: dict, folder: Path) -> None:
     output = f"killed in {where}"
     (folder / "killed.yml").write_text(yaml.dump(configure(output)))
     command = [sys.executable, "-c", KILLED, folder / "killed.yml", str(INTERRUPTED), where]

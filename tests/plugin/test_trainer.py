@@ -127,7 +127,7 @@ def test_an_interrupted_training_that_cannot_go_on_begins_anew(
     monkeypatch.setattr(trainer.pipeline, "difference", lambda state: gone, raising=False)
     trainer._load_checkpoint()
     assert trainer._start_step == 0
-    assert f"The training in {trainer.base_dir} begins anew" in caplog.messages[-1]
+    assert f"The training in {trainer.base_dir} starts again" in caplog.messages[-1]
     assert gone in caplog.messages[-1]
 
 
