@@ -301,7 +301,7 @@ class NopeSplatModel(SplatParameters):
         return losses
 
     def _tracks_by_gradient(self) -> bool:
-        """Whether gradient steps optimize the track points; otherwise joint adjustments do."""
+        """Check whether gradient steps optimize the track points; otherwise joint adjustments do."""
         return self.track_points is None or self.config.camera_optimizer.by_gradient
 
     def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
