@@ -71,7 +71,7 @@ class NopeTrainerConfig(TrainerConfig):
     """Data and model."""
     machine: NopeMachineConfig = field(default_factory=NopeMachineConfig)
     """Where to train."""
-    # `set_timestamp` chooses what is "auto".
+    # `set_timestamp` replaces "auto".
     max_num_iterations: Annotated[int | Auto, COUNT] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Length of the training in iterations, including those of a loaded checkpoint. "auto" is 30 000 on a
     GPU; on a CPU it is 100 per image in the folder, at least 500 and at most 30 000."""
