@@ -1,4 +1,4 @@
-"""Joint adjustments in the course of a training: from the model to one system and back."""
+"""Apply joint refinement to a model in training: build the problem, solve it, write the result back."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from nope_splat.refinement.photometric import RenderedView, usable_pixels
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.splatting.lens import Lens
 
-FEW_OBSERVATIONS = 200
-"""Observations of track points in an image, in the mean; with fewer, renderings tell more about the
-cameras. A tenth of what images with texture and overlap give."""
+MIN_MEAN_OBSERVATIONS = 200
+"""Mean number of observations per image below which renderings constrain the cameras better than tracks.
+A tenth of what images with texture and overlap provide."""
 
 
 def has_few_tracks(model: NopeSplatModel) -> bool:
-    """Whether cameras, if no lenses are learned, depend on the images more than on tracks."""
+    """Check whether renderings constrain the cameras better than tracks; never if a lens is learned."""
     observations, lens = model.observations, model.camera_optimizer.learned_lens
-    return lens is None and len(observations.view_ids) < FEW_OBSERVATIONS * model.num_train_data
+    return lens is None and len(observations.view_ids) < MIN_MEAN_OBSERVATIONS * model.num_train_data
 
 
 def joint_problem(model: NopeSplatModel) -> BundleProblem:
-    """Variables and observations of a joint adjustment: the cameras and track points as they are now.
+    """Build the bundle adjustment part of a joint adjustment from the current cameras and track points.
 
     Args:
-        model: In training mode.
+        model: The model, in training mode.
     """
     optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
     lens, learned_lens = optimizer.lens(), optimizer.learned_lens
@@ -65,15 +65,19 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
 
 
 def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]]) -> RenderView:
-    """What renders the training views beside their images, at the model's present resolution.
+    """Make a function that renders training views for the photometric term, at the current resolution.
 
     Args:
-        model: In training mode; its Gaussians are those of now.
-        cameras: Training views, with the focal lengths of the reconstruction.
-        batches: Their images, from the data manager.
+        model: The model, in training mode.
+        cameras: The training views, with the focal lengths of the reconstruction.
+        batches: The images of the views, from the data manager.
+
+    Returns:
+        A function of view index, `T_camera_world` (4, 4) and intrinsics (5,): log focal length, principal
+        point shift, k1 and k2.
     """
     optimizer, background = model.camera_optimizer, model.background_color.to(model.device)
-    gaussians, sh_degree = model.gaussians(), model.present_sh_degree()
+    gaussians, sh_degree = model.gaussians(), model.current_sh_degree()
     lens, refinement = optimizer.lens(), optimizer.config.refinement
     assert isinstance(refinement, JointRefinement)
     max_size = refinement.max_image_size
@@ -101,10 +105,10 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
         )
         depth = depth.squeeze(-1)
         used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
-        if mask is not None:  # the gradient beside a mask must not feel what it hides
+        if mask is not None:  # masked pixels must not affect image gradients next to the mask
             image = torch.where(mask, image, rendered)
         view = RenderedView(rendered, image, depth, used, K.diagonal()[:2], K[:2, 2], radial)
-        # Halved after rendering: Gaussians are drawn larger where pixels are.
+        # Downsample after rendering, because the rasterizer's blur grows with the pixel size.
         return view.downsampled(math.ceil(math.log2(max(1, max(width, height) / max_size))))
 
     return render_view
@@ -114,16 +118,16 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
 def adjust_cameras(
     model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]], single_step: bool = False
 ) -> JointResult:
-    """Adjust the cameras and track points of a model in training, at its present resolution; Gaussians stay.
+    """Adjust the model's cameras and track points jointly, at its current resolution; Gaussians are fixed.
 
     Args:
-        model: In training mode.
-        cameras: Training views, with the focal lengths of the reconstruction.
-        batches: Their images, from the data manager.
-        single_step: Whether to take one step only, because the next adjustment comes soon.
+        model: The model, in training mode; its cameras and track points are updated.
+        cameras: The training views, with the focal lengths of the reconstruction.
+        batches: The images of the views, from the data manager.
+        single_step: Whether to take a single step, because the next adjustment follows soon.
 
     Returns:
-        The outcome, whose cameras and points the model now has.
+        The adjusted problem and the statistics of the adjustment.
     """
     optimizer = model.camera_optimizer
     limits: dict[str, Any] = {"max_iterations": 1, "pyramid_levels": ()} if single_step else {}

@@ -1,8 +1,8 @@
-"""Cameras that are optimized with the Gaussians: a small motion per image, a focal length per camera.
+"""Optimized cameras: a pose correction per image and a focal length per camera.
 
-Where that is asked for, a principal point and radial distortion per camera too (`LearnedLens`).
+Optionally also a principal point and radial distortion per camera (`LearnedLens`).
 
-Poses have nerfstudio's OpenGL axes here, as in all of the plugin that nerfstudio sees (`geometry.axes`).
+Poses have nerfstudio's OpenGL axes here, as in everything that nerfstudio accesses (`geometry.axes`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from nope_splat.plugin.camera_refinement import CameraRefinement, GradientRefine
 from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.splatting.lens import Lens
 
-LENS_CURVES = ("principal_point_x_px", "principal_point_y_px", "radial_k1", "radial_k2")
-"""Names of what is recorded of learned lenses."""
+LENS_METRICS = ("principal_point_x_px", "principal_point_y_px", "radial_k1", "radial_k2")
+"""Names of the metrics of learned lenses."""
 
 
 def world_to_camera(camera_to_world: Tensor) -> Tensor:
-    """World-to-camera transforms in OpenCV axes, for projection, from nerfstudio's camera poses.
+    """Invert nerfstudio's camera poses to world-to-camera transforms in OpenCV axes, for projection.
 
     Args:
         camera_to_world: Poses in nerfstudio's OpenGL axes. (..., 3, 4).
@@ -43,13 +43,13 @@ def world_to_camera(camera_to_world: Tensor) -> Tensor:
 
 
 def intrinsic_matrices(cameras: Cameras) -> Tensor:
-    """Intrinsic matrices on the device of the cameras; nerfstudio's own method returns them on the CPU.
+    """Build intrinsic matrices on the device of the cameras; nerfstudio's method returns them on the CPU.
 
     Args:
         cameras: C cameras.
 
     Returns:
-        Intrinsic matrices in pixels of the cameras' images. (C, 3, 3).
+        Intrinsic matrices in pixels. (C, 3, 3).
     """
     K = cameras.fx.new_zeros(*cameras.shape, 3, 3)
     K[..., 0, 0], K[..., 1, 1] = cameras.fx[..., 0], cameras.fy[..., 0]
@@ -59,10 +59,10 @@ def intrinsic_matrices(cameras: Cameras) -> Tensor:
 
 
 def image_size(camera: Cameras) -> tuple[int, int]:
-    """Width and height of a camera's image, without a wait for the GPU where the data manager knows them.
+    """Return the image size of a camera; without a GPU synchronization if the metadata hold it.
 
     Args:
-        camera: One camera; its metadata may hold the `size` as numbers.
+        camera: A single camera; its metadata may contain `size`, a tuple of integers.
 
     Returns:
         Width and height in pixels.
@@ -72,7 +72,7 @@ def image_size(camera: Cameras) -> tuple[int, int]:
 
 
 def radial_terms(camera: Cameras) -> Tensor | None:
-    """Radial distortion of a camera that has learned some, k1 and k2. (2,)."""
+    """Return the learned radial distortion k1 and k2 of a camera, if any. (2,)."""
     radial = (camera.metadata or {}).get("radial")
     return None if radial is None else radial.reshape(2)
 
@@ -83,44 +83,43 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
     _target: type = field(default_factory=lambda: NopeCameraOptimizer)
     optimize_focal: bool = True
-    """Whether the focal lengths are optimized (the mode decides about the poses)."""
+    """Whether to optimize the focal lengths (mode selects the pose optimization)."""
     optimize_principal_point: bool = False
-    """Whether the principal points are optimized, of cameras whose images are all portrait or all
-    landscape."""
+    """Whether to optimize the principal points, except of cameras with both portrait and landscape images."""
     optimize_distortion: bool = False
-    """Whether two radial terms per camera are optimized: renderings are seen through the lens, by resampling.
+    """Whether to optimize two radial distortion terms per camera; renderings are distorted by resampling.
 
-    The reconstruction looks for distortion then, too, and what it found, if any, is where the terms start.
-    With this or the option before, images are compared with as they are, not undistorted."""
+    The reconstruction then also estimates distortion, which initializes the terms. With this option or
+    optimize-principal-point, training uses the original images, not undistorted ones."""
     refinement: OmitSubcommandPrefixes[CameraRefinement] = field(default_factory=JointRefinement)
-    """How the cameras move."""
-    # nerfstudio's penalties: the track losses hold the cameras better.
+    """Method of camera refinement."""
+    # nerfstudio's penalties are unused, because the track losses constrain the cameras better.
     trans_l2_penalty: Suppress[float] = 0.0
     rot_l2_penalty: Suppress[float] = 0.0
 
     @property
     def by_gradient(self) -> bool:
-        """Whether gradient steps move the cameras."""
+        """Whether gradient steps optimize the cameras."""
         return isinstance(self.refinement, GradientRefinement)
 
     def learns_lens(self) -> bool:
-        """Whether anything of a camera but its pose and focal length is optimized."""
+        """Check whether principal points or distortion are optimized."""
         return self.optimize_principal_point or self.optimize_distortion
 
 
 class NopeCameraOptimizer(CameraOptimizer):
-    """Poses `base @ exp(delta)` and focal lengths `base_focal * exp(log_focal)`, in absolute terms.
+    """Poses `base @ exp(delta)` and focal lengths `base_focal * exp(log_focal)`.
 
-    What nerfstudio calls a camera is the view of one image; V views share K sets of intrinsics. The
-    cameras of the reconstruction are buffers, so that a checkpoint holds complete cameras and applying the
-    optimizer to a camera twice does no harm.
+    A nerfstudio camera is the view of one image; V views share K sets of intrinsics. The cameras of the
+    reconstruction are buffers, so that a checkpoint contains complete cameras, and applying the optimizer
+    twice to a camera has no further effect.
 
     Args:
-        config: Which cameras move.
+        config: Configuration.
         num_cameras: Number V of training views.
-        device: Where the parameters live at first.
-        intrinsics_ids: Which intrinsics each view has; by default all have the same. (V,).
-        num_intrinsics: Number K of sets of intrinsics, perhaps more than the views have.
+        device: Initial device of the parameters.
+        intrinsics_ids: Index of the intrinsics of each view; zero by default. (V,).
+        num_intrinsics: Number K of sets of intrinsics, at least as many as the views use.
     """
 
     config: NopeCameraOptimizerConfig
@@ -152,23 +151,23 @@ class NopeCameraOptimizer(CameraOptimizer):
 
     @torch.no_grad()
     def set_base(self, poses: Tensor, focal: Tensor | float) -> None:
-        """Start from the reconstruction's cameras.
+        """Set the cameras of the reconstruction, from which corrections are measured.
 
         Args:
             poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
-            focal: Focal lengths in pixels of the full-resolution images. (K,), or one for all.
+            focal: Focal lengths in pixels of the full-resolution images. (K,), or a single value.
         """
         self.base_poses.copy_(poses)
         self.base_focal.copy_(torch.as_tensor(focal))
 
     @torch.no_grad()
     def set_cameras(self, poses: Tensor, focal: Tensor, lens: Lens | None = None) -> None:
-        """Move the cameras that may move; the motion is counted from the reconstruction.
+        """Set the optimized part of the cameras; frozen parameters are not changed.
 
         Args:
             poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
             focal: Focal lengths in pixels of the full-resolution images. (K,).
-            lens: Principal points and distortion, where these are optimized. (K, 2) each.
+            lens: Principal points and distortion, if these are optimized. (K, 2) each.
         """
         if self.learned_lens is not None and lens is not None:
             self.learned_lens.set_lens(lens)
@@ -180,11 +179,11 @@ class NopeCameraOptimizer(CameraOptimizer):
             self.log_focal.copy_((focal / self.base_focal).log())
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Motions `exp(delta)` from optimized to original camera coordinates. (K,) to (K, 3, 4)."""
+        """Compute `exp(delta)`, from optimized to original camera coordinates. (B,) to (B, 3, 4)."""
         return self._motions(indices.to(self.base_poses.device))
 
     def _motions(self, views: Tensor | slice) -> Tensor:
-        """The same for views by index or by slice, which needs no wait for a GPU."""
+        """Compute `exp(delta)` of views by index or by slice; a slice avoids a GPU synchronization."""
         if self.config.mode == "off":
             rows = self.base_poses[views]
             return torch.eye(4, device=rows.device, dtype=rows.dtype)[:3].expand_as(rows)
@@ -192,22 +191,22 @@ class NopeCameraOptimizer(CameraOptimizer):
         return exponential(self.pose_adjustment[views])
 
     def poses(self) -> Tensor:
-        """Optimized camera-to-world transforms of all training views, OpenGL axes. (V, 3, 4)."""
+        """Compute the optimized camera-to-world transforms of all training views, OpenGL axes. (V, 3, 4)."""
         return pose_utils.multiply(self.base_poses, self._motions(slice(None)))
 
     def focal(self) -> Tensor:
-        """Optimized focal lengths in pixels of the full-resolution images. (K,)."""
+        """Compute the optimized focal lengths in pixels of the full-resolution images. (K,)."""
         return self.base_focal * self.log_focal.exp()
 
     def view_focals(self) -> Tensor:
-        """The same for each training view. (V,)."""
+        """Compute the optimized focal length of each training view, in full-resolution pixels. (V,)."""
         return self.focal()[self.intrinsics_ids]
 
     def apply_to_camera(self, camera: Cameras) -> Tensor:
-        """Optimized pose of a training camera, recognized by nerfstudio's `cam_idx`; other poses unchanged.
+        """Return the optimized pose of a training camera, or the given pose of any other camera.
 
         Args:
-            camera: One camera.
+            camera: A single camera. Training cameras have nerfstudio's `cam_idx` in their metadata.
 
         Returns:
             Camera-to-world transform, OpenGL axes. (1, 3, 4).
@@ -219,30 +218,30 @@ class NopeCameraOptimizer(CameraOptimizer):
         return pose_utils.multiply(self.base_poses[view : view + 1], motion).to(camera.device)
 
     def lens(self) -> Lens | None:
-        """Optimized principal points and distortion of the K cameras; None where they are not optimized."""
+        """Return the optimized principal points and distortion of the K cameras; None if they are fixed."""
         return None if self.learned_lens is None else self.learned_lens.lens()
 
     def view_lens(self) -> Lens | None:
-        """The same for each training view."""
+        """Return the optimized principal points and distortion by training view; None if they are fixed."""
         lens = self.lens()
         return None if lens is None else lens.select(self.intrinsics_ids)
 
     def apply_to_intrinsics(self, camera: Cameras, K: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Optimized intrinsics of a training camera; others stay.
+        """Return the optimized intrinsics of a training camera, or the given ones of any other camera.
 
         Args:
-            camera: One camera, recognized by nerfstudio's `cam_idx`.
-            K: Its intrinsic matrix by the reconstruction, at any resolution. (1, 3, 3).
+            camera: A single camera. Training cameras have nerfstudio's `cam_idx` in their metadata.
+            K: Intrinsic matrix of the camera in the reconstruction, at any resolution. (1, 3, 3).
 
         Returns:
-            The intrinsic matrix (1, 3, 3), and the radial terms (2,) or None where there are none.
+            The intrinsic matrix (1, 3, 3), and the radial terms (2,) or None without distortion.
         """
         if camera.metadata is None or "cam_idx" not in camera.metadata:
             return K, radial_terms(camera)
         view = int(camera.metadata["cam_idx"])
         number = self.intrinsics_ids[view : view + 1]
         adjusted, lens = K.clone(), self.lens()
-        adjusted[:, :2, :2] *= self.log_focal[number].exp()  # off the diagonal these are zeros
+        adjusted[:, :2, :2] *= self.log_focal[number].exp()  # the off-diagonal entries are zero
         if lens is None:
             return adjusted, None
         shift, radial = lens.select(number)
@@ -250,17 +249,17 @@ class NopeCameraOptimizer(CameraOptimizer):
         return adjusted, radial[0]
 
     def cameras(self, start: Sequence[SharedPinhole]) -> tuple[SharedPinhole, ...]:
-        """The cameras of the reconstruction with what has been optimized.
+        """Return the cameras of the reconstruction with the optimized intrinsics.
 
         Args:
-            start: Cameras of the reconstruction. K.
+            start: The K cameras of the reconstruction.
         """
         focals = self.focal().tolist()
         cameras = tuple(replace(camera, focal=focal) for camera, focal in zip(start, focals, strict=True))
         return cameras if self.learned_lens is None else self.learned_lens.cameras(cameras)
 
     def get_param_groups(self, param_groups: dict) -> None:
-        """Add the parameters that Adam moves: poses, focal lengths, principal points and distortion."""
+        """Add the parameters that Adam optimizes: poses, focal lengths, principal points and distortion."""
         if not self.config.by_gradient:
             return
         if self.config.mode != "off":
@@ -271,11 +270,11 @@ class NopeCameraOptimizer(CameraOptimizer):
             param_groups |= self.learned_lens.param_groups()
 
     def adjustment_steps(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
-        """Iterations after which the cameras are adjusted jointly; none where nothing may move.
+        """List the iterations after which the cameras are adjusted jointly; empty if all cameras are fixed.
 
         Args:
             num_iterations: Length of the training.
-            few_tracks: Whether the cameras depend on the images more than on tracks.
+            few_tracks: Whether renderings constrain the cameras better than tracks.
         """
         refinement = self.config.refinement
         frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None
@@ -284,15 +283,15 @@ class NopeCameraOptimizer(CameraOptimizer):
         return refinement.steps(num_iterations, few_tracks)
 
     def get_loss_dict(self, loss_dict: dict) -> None:
-        """Add nothing: track losses hold the cameras, not nerfstudio's penalties on their motion."""
+        """Add no loss: track losses replace nerfstudio's penalties on pose corrections."""
 
     @torch.no_grad()
     def get_metrics_dict(self, metrics_dict: dict) -> None:
-        """Add focal length (full-resolution pixels), its change, and how far the cameras moved and turned.
+        """Add metrics: focal length (full-resolution pixels), its change, and the size of pose corrections.
 
-        After a joint adjustment, also what that did; where they are optimized, also principal point (pixels
-        from the image center) and distortion. With several cameras, `/` and their numbers, from 1 on, follow
-        the names of intrinsics.
+        Also the statistics of the last joint adjustment, and principal point (pixels from the image center)
+        and distortion if they are optimized. With several cameras, the names of intrinsics end with `/` and
+        the camera number, starting at 1.
         """
         metrics_dict |= self.last_adjustment
         metrics_dict |= _by_camera("focal_px", self.focal())
@@ -300,7 +299,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         if self.learned_lens is not None:
             shift, radial = self.learned_lens.lens()
             values = torch.cat([self.learned_lens.offset + shift, radial], 1)
-            for name, value in zip(LENS_CURVES, values.unbind(1), strict=True):
+            for name, value in zip(LENS_METRICS, values.unbind(1), strict=True):
                 metrics_dict |= _by_camera(name, value)
         if self.config.mode != "off":
             translation, rotation = self.pose_adjustment.split(3, dim=-1)
@@ -312,14 +311,14 @@ class NopeCameraOptimizer(CameraOptimizer):
 
 
 def _by_camera(name: str, values: Tensor) -> dict[str, Tensor]:
-    """A metric for each of the K cameras. (K,) to K tensors ()."""
+    """Split a metric into an entry per camera. (K,) to K tensors ()."""
     if len(values) == 1:
         return {name: values[0]}
     return {f"{name}/{number}": value for number, value in enumerate(values, start=1)}
 
 
 def _logarithm(motion: Tensor, mode: Literal["SO3xR3", "SE3"]) -> Tensor:
-    """Inverse of nerfstudio's exponential maps for rotations well below a half turn. (V, 3, 4) to (V, 6)."""
+    """Invert nerfstudio's exponential maps, for rotations well below 180 degrees. (V, 3, 4) to (V, 6)."""
     R, t = motion[:, :, :3], motion[:, :, 3]
     rotation = rotation_log(R)
     if mode == "SE3":

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which is the last one, whether it is whole, and what it holds."""
+"""Find, verify and load the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ logger = logging.getLogger(__name__)
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints of a run, whole or not, the last one first.
+    """List all checkpoints of a run, intact or damaged, latest first.
 
     Args:
-        folder: The `nerfstudio_models` of the run.
+        folder: The run's `nerfstudio_models` folder.
     """
     return sorted(folder.glob("step-*.ckpt"), reverse=True)
 
 
-def step_of(checkpoint: Path) -> int:
-    """The iteration after which a checkpoint was saved, by its name.
+def checkpoint_step(checkpoint: Path) -> int:
+    """Parse the iteration of a checkpoint from its file name.
 
     Args:
-        checkpoint: The file, `step-000000499.ckpt`.
+        checkpoint: A file such as `step-000000499.ckpt`.
     """
     return int(checkpoint.stem.removeprefix("step-"))
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether every byte of a checkpoint is as it was written.
+def is_intact(checkpoint: Path) -> bool:
+    """Check the CRC of every member of a checkpoint.
 
     Args:
-        checkpoint: The file: a zip archive, with a checksum of each of its parts.
+        checkpoint: The file, a zip archive.
     """
     try:
         with zipfile.ZipFile(checkpoint) as archive:
@@ -47,74 +47,75 @@ def is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint of a run that is whole; those after it are named.
+def last_intact_checkpoint(folder: Path) -> Path | None:
+    """Find the latest intact checkpoint of a run; warn about each damaged one after it.
 
     Args:
-        folder: The `nerfstudio_models` of the run.
+        folder: The run's `nerfstudio_models` folder.
 
     Returns:
-        The file, or None if there is none.
+        The file, or None if no checkpoint is intact.
     """
     for checkpoint in find_checkpoints(folder):
-        if is_whole(checkpoint):
+        if is_intact(checkpoint):
             return checkpoint
-        logger.warning(f"The checkpoint {checkpoint} is damaged and not used.")
+        logger.warning(f"The checkpoint {checkpoint} is damaged and is not used.")
     return None
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """The checkpoint that nerfstudio would load from a folder, which it does not check.
+    """Find the checkpoint that nerfstudio would load from a folder, and check that it is intact.
 
     Args:
-        folder: The `nerfstudio_models` of a run.
+        folder: The run's `nerfstudio_models` folder.
 
     Returns:
-        The file.
+        The file of the latest checkpoint.
 
     Raises:
-        NopeSplatError: If there is none, or it is damaged.
+        NopeSplatError: If the folder has no checkpoint, or the latest one is damaged.
     """
-    found = find_checkpoints(folder)
-    if not found:
+    checkpoints = find_checkpoints(folder)
+    if not checkpoints:
         raise NopeSplatError(
             "missing-file", f"there is no checkpoint in {folder}; let the training run until it saves one"
         )
-    if not is_whole(found[0]):
+    if not is_intact(checkpoints[0]):
         raise NopeSplatError(
             "damaged-checkpoint",
-            f"the checkpoint {found[0]} is damaged; remove it, and train anew or from another",
+            f"the checkpoint {checkpoints[0]} is damaged; remove it, then train again or load another one",
         )
-    return found[0]
+    return checkpoints[0]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, on the CPU; no code in it is run.
+    """Load a checkpoint onto the CPU without executing code from it.
 
     Args:
-        path: The file.
+        path: The checkpoint file.
 
     Returns:
-        Tensors and plain containers, as `NopeTrainer.save_checkpoint` arranges them.
+        Tensors and plain containers, laid out as in `NopeTrainer.save_checkpoint`.
 
     Raises:
-        NopeSplatError: If there is no such file, or it holds anything else.
+        NopeSplatError: If the file is missing, or contains anything else.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever its bytes lead to
+    except Exception as error:  # a damaged file can raise any exception
         reason = str(error).partition("\n")[0]
         raise NopeSplatError(
-            "damaged-checkpoint", f"cannot load the checkpoint {path} ({reason}); train anew or from another"
+            "damaged-checkpoint",
+            f"cannot load the checkpoint {path} ({reason}); train again or load another one",
         ) from error
 
 
 @contextmanager
-def fitting() -> Iterator[None]:
-    """Tell in one sentence where the state of a checkpoint is not that of what it is loaded into.
+def report_mismatch() -> Iterator[None]:
+    """Convert the exceptions of loading an incompatible state into one error for the user.
 
     Raises:
-        NopeSplatError: Instead of what torch raises where something is missing or of another shape.
+        NopeSplatError: If an entry of the state is missing or has a different shape.
     """
     try:
         yield
@@ -122,21 +123,21 @@ def fitting() -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise NopeSplatError(
             "checkpoint-mismatch",
-            f"the checkpoint does not fit this version or these settings ({reason[:200]}); use those that it"
-            " was made with, or train anew (--resume never)",
+            f"the checkpoint does not fit this version or these settings ({reason[:200]}); use those it was"
+            " saved with, or start a new training with --resume never",
         ) from error
 
 
-def require_same_names(saved: Iterable[str], mine: Iterable[str]) -> None:
-    """Check that a state has every part that it is loaded into, and no other: nerfstudio passes over them.
+def require_same_names(saved: Iterable[str], expected: Iterable[str]) -> None:
+    """Check that a checkpoint has exactly the expected entries; nerfstudio ignores missing and extra ones.
 
     Args:
         saved: Names in the checkpoint.
-        mine: Names at hand.
+        expected: Names in the object that loads it.
 
     Raises:
-        ValueError: If they differ.
+        ValueError: If the names differ.
     """
-    saved, mine = set(saved), set(mine)
-    for name in sorted(mine ^ saved):
-        raise ValueError(f"it has {'no' if name in mine else 'an unknown'} {name}")
+    saved, expected = set(saved), set(expected)
+    for name in sorted(expected ^ saved):
+        raise ValueError(f"it has {'no' if name in expected else 'an unknown'} {name}")

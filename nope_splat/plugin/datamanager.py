@@ -25,7 +25,7 @@ from nope_splat.utils.device_defaults import Auto, ByDevice
 
 
 class OptimizedCameras(NamedTuple):
-    """Cameras after training."""
+    """Optimized cameras of all views."""
 
     train_poses: Tensor
     """Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4)."""
@@ -34,7 +34,7 @@ class OptimizedCameras(NamedTuple):
     focals: Tensor
     """Focal length of each camera in pixels of the full-resolution images. (K,)."""
     lens: Lens | None = None
-    """Their principal points and distortion, if these were optimized. (K, 2) each."""
+    """Principal points and distortion of the cameras, if these were optimized. (K, 2) each."""
 
 
 @dataclass
@@ -43,21 +43,21 @@ class NopeDataManagerConfig(FullImageDatamanagerConfig):
 
     _target: type = field(default_factory=lambda: NopeDataManager)
     dataparser: NopeDataParserConfig = field(default_factory=NopeDataParserConfig)
-    """From the folder to cameras and tracks."""
-    cache_images_type: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride] ("auto" before setup)
+    """Reconstruction of cameras and tracks from the folder."""
+    cache_images_type: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride] ("auto" original_focals setup)
         Literal["uint8", "float32"] | Auto, ByDevice(cuda="uint8", cpu="float32")
     ] = "auto"
-    """How images are kept in memory: uint8 takes a quarter of it, float32 a little less time on a CPU.
+    """Data type of cached images: uint8 needs a quarter of the memory, float32 is slightly faster on a CPU.
     "auto" is uint8 on a GPU and float32 on a CPU."""
     optimized_cameras: tyro.conf.Suppress[OptimizedCameras | None] = None
-    """Of a loaded checkpoint: `ns-render dataset` makes further data managers of this configuration."""
+    """Cameras of the loaded checkpoint, for data managers created from this config by `ns-render dataset`."""
 
 
 class NopeDataManager(FullImageDatamanager):
-    """Full images, on a CPU as well, with the cameras, seeds and tracks of the reconstruction.
+    """nerfstudio's full-image data manager with cameras, seeds and tracks of the reconstruction.
 
     Raises:
-        NopeSplatError: If no folder of images was given, or there is none.
+        NopeSplatError: If no image folder is given, or it does not exist.
     """
 
     config: NopeDataManagerConfig
@@ -68,36 +68,35 @@ class NopeDataManager(FullImageDatamanager):
     def __init__(self, config: NopeDataManagerConfig, *args, **kwargs) -> None:
         require_folder(config.data)
         super().__init__(config, *args, **kwargs)
-        if self.test_mode == "val":  # nerfstudio's name for a training; all else has a checkpoint's Gaussians
-            told = self.dataparser.add_dense_seeds(self.train_dataparser_outputs.metadata)
-            self.train_dataset.metadata.update(told)  # a copy of its own, which the model gets
+        if self.test_mode == "val":  # nerfstudio's mode for training; other modes load Gaussians
+            seed_metadata = self.dataparser.add_dense_seeds(self.train_dataparser_outputs.metadata)
+            self.train_dataset.metadata.update(seed_metadata)  # the dataset's copy, passed to the model
             self.dataparser.add_depth_priors(self.train_dataset.metadata)
         if config.optimized_cameras is not None:
             self.set_cameras(config.optimized_cameras)
 
     @cached_property
     def dataset_type(self) -> type[NopeDataset]:
-        """The dataset that reads images our way."""
+        """The dataset class."""
         return NopeDataset
 
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
     ) -> list:
         if torch.device(self.device).type == "cpu":
-            cache_images_device = (
-                "gpu"  # this means "on the device"; "cpu" would pin memory, for which CUDA is needed
-            )
+            # "gpu" means `self.device`; "cpu" would pin memory, which requires CUDA.
+            cache_images_device = "gpu"
         return super()._load_images(split, cache_images_device)
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         """Draw the next training view.
 
         Args:
-            step: Iteration; not used.
+            step: Iteration; unused.
 
         Returns:
-            Its camera, whose metadata hold the `size` of the image as numbers (reading it from the camera
-            would make each iteration wait for the GPU), and its batch.
+            Camera and batch of the view. The camera's metadata contain the image `size` as integers,
+            because reading it from the camera would synchronize with the GPU in every iteration.
         """
         camera, batch = super().next_train(step)
         assert camera.metadata is not None
@@ -106,55 +105,57 @@ class NopeDataManager(FullImageDatamanager):
         return camera, batch
 
     def num_pixels_used(self) -> int:
-        """Number of pixels of all training images together that no mask leaves out."""
+        """Count the unmasked pixels in all training images."""
         return sum(
             int(image["mask"].sum()) if "mask" in image else math.prod(image["image"].shape[:2])
             for image in self.cached_train
         )
 
     def set_cameras(self, cameras: OptimizedCameras) -> None:
-        """Give the datasets optimized cameras, which viewer, rendering and export show.
+        """Set the optimized cameras of both datasets, for viewer, rendering and export.
 
         Args:
-            cameras: In the order of the datasets.
+            cameras: Optimized cameras, in the order of the datasets.
         """
         self._set("train", self.train_dataset, cameras.train_poses, cameras)
         self.set_eval_cameras(cameras)
 
     def set_eval_cameras(self, cameras: OptimizedCameras) -> None:
-        """The same for the held-out images only: those of the training views are where training starts.
+        """Set the optimized cameras of the held-out images only, since training starts from the others.
 
         Args:
-            cameras: In the order of the datasets.
+            cameras: Optimized cameras, in the order of the datasets.
         """
         self._set("eval", self.eval_dataset, cameras.eval_poses, cameras)
 
     def _set(self, split: str, dataset: NopeDataset, poses: Tensor, optimized: OptimizedCameras) -> None:
         original, scene = dataset._dataparser_outputs.cameras, self.dataparser.scene
         focals = [camera.focal for camera in scene.cameras]
-        before = torch.tensor(focals, device=optimized.focals.device).double()
+        original_focals = torch.tensor(focals, device=optimized.focals.device).double()
         number = torch.from_numpy(scene.camera_ids[self.dataparser.image_ids(split)])
-        factor = ((optimized.focals.double() / before)[number, None] * dataset.scale_factor).float()
+        factor = ((optimized.focals.double() / original_focals)[number, None] * dataset.scale_factor).float()
         cameras = dataset.cameras
         cameras.camera_to_worlds = poses.clone()
         cameras.fx = original.fx * factor
         cameras.fy = original.fy * factor
         if optimized.lens is not None:
             lens = optimized.lens.select(number)
-            shift = (lens.shift / before[number, None]).float()  # in focal lengths of the reconstruction
+            shift = (
+                lens.shift / original_focals[number, None]
+            ).float()  # in units of the original focal length
             cameras.cx = (original.cx + shift[:, :1] * original.fx) * dataset.scale_factor
             cameras.cy = (original.cy + shift[:, 1:] * original.fy) * dataset.scale_factor
             cameras.metadata = (cameras.metadata or {}) | {"radial": lens.radial}
 
 
 def require_folder(data: Path | None) -> None:
-    """Check `--data`, which nerfstudio would take for the working directory when it is missing.
+    """Check `--data`, for which nerfstudio would default to the working directory.
 
     Args:
-        data: What the user gave.
+        data: The value of `--data`.
 
     Raises:
-        NopeSplatError: If it is missing, or no folder.
+        NopeSplatError: If it is missing or not a folder.
     """
     if data is None:
         raise NopeSplatError("missing-option", "no photos were given; pass their folder with --data")

@@ -1,4 +1,4 @@
-"""From a folder of images to nerfstudio's data: reconstruction, cameras, seed points, tracks."""
+"""The dataparser: reconstruct a folder of images, and convert the result to nerfstudio's data."""
 
 from __future__ import annotations
 
@@ -32,53 +32,53 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class NopeDataParserConfig(DataParserConfig):
-    """What to make of a folder of images."""
+    """Configuration of the dataparser."""
 
     _target: type = field(default_factory=lambda: NopeDataParser)
     data: tyro.conf.Suppress[Path] = Path()
-    """Folder of images, or a folder with `images/` in it; filled in from `--data`."""
+    """Folder of images, or a folder that contains `images/`; set from `--data`."""
     eval_mode: Literal["interval", "all"] = "interval"
-    """Hold images out for evaluation at an interval, or train on all."""
+    """Whether to hold out images for evaluation at an interval, or to train on all."""
     eval_interval: Annotated[int, Ge(2)] = 8
-    """Every how many images one is held out, from the first on; a smaller folder is trained on whole."""
+    """Hold out every n-th image for evaluation, starting with the first; none if there are fewer than n."""
     max_image_size: Annotated[int | Auto | None, COUNT, ByDevice(cuda=1600, cpu=512)] = "auto"
-    """Longer side of the training images in pixels; None for the full resolution. "auto" is 1600 on a GPU and
-    512 on a CPU."""
+    """Longer side of the training images in pixels; None keeps the full resolution. "auto" is 1600 on a GPU
+    and 512 on a CPU."""
     cache_dir: Path | None = None
-    """Where matches and reconstruction are kept; by default `cache` in the experiment's output folder."""
+    """Cache folder for matches and reconstruction; by default `cache` in the experiment's output folder."""
     sfm: Annotated[SfmOptions, tyro.conf.arg(name="")] = field(
-        # Unless the lens distorts visibly, renderings are compared with the images as they are.
+        # None estimates distortion only if it is visible; otherwise images are used without undistortion.
         default_factory=lambda: SfmOptions(mapper=MapperOptions(refine_extra_params=None))
     )
-    """How cameras and points are found."""
+    """Options of structure from motion."""
     seeds: Literal["dense", "tracks", "depth"] = "dense"
-    """Where Gaussians start beside the track points: on a dense point cloud by optical flow; nowhere; or on
-    depth maps, one for each patch of the images, sized by its footprint and as opaque as the map is
-    trusted (SPFSplat's idea, for few or textureless images). The matcher dust3r brings the maps; with
-    others they come from a network or from files, see depth.model for what it needs and its licenses."""
+    """Initial Gaussians in addition to the track points: "dense" adds a point cloud from optical flow,
+    "tracks" adds none, "depth" adds a Gaussian per image patch from depth maps, with the size of the patch
+    and the confidence of the map as opacity (as in SPFSplat, for few or textureless images). The depth maps
+    come from the matcher dust3r, a network or files; see depth.model for requirements and licenses."""
     seeding: SeedSettings = field(default_factory=SeedSettings)
-    """How dense seeds are found; of those on depth maps, the size of images and patches alone."""
+    """Options of dense seeds; seeds from depth maps use only the sizes of images and patches."""
     depth_priors: tyro.conf.Suppress[bool] = False
-    """Whether depth maps are needed to train; the pipeline knows, from the weights of the model's losses."""
+    """Whether training needs depth maps; the pipeline sets this from the model's loss weights."""
     keep_distortion: tyro.conf.Suppress[bool] = False
-    """Whether images stay as they are; the pipeline knows, from whether the model learns lenses."""
+    """Whether to skip undistortion; the pipeline sets this if the model learns lenses."""
 
 
 class NopeDataParser(DataParser):
-    """Reconstructs the scene, or finds it in the cache, and describes it to nerfstudio.
+    """Dataparser that reconstructs the scene or loads it from the cache.
 
-    The world is that of the reconstruction. Cameras have nerfstudio's OpenGL axes and the resolution of the
-    training images. The metadata hold `images` and their `lenses`, the cameras with the distortion to take
-    out; of the training split also which of the `num_cameras` cameras took each (`camera_ids` (V,)), the
-    `track_points` (P, 3), their `track_colors` (P, 3) and `observations`, and the seeds `points3D_xyz` (S, 3)
-    and `points3D_rgb` (S, 3), which are the track points unless `add_dense_seeds` adds more.
+    World coordinates are those of the reconstruction. Cameras have nerfstudio's OpenGL axes and the
+    resolution of the training images. The metadata contain `images` and `lenses`, the cameras with the
+    distortion to remove. The training split also has `num_cameras`, `camera_ids` (V,), `track_points` (P, 3),
+    `track_colors` (P, 3) and `observations`, and the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3).
+    The seeds are the track points until `add_dense_seeds` adds more.
     """
 
     config: NopeDataParserConfig
 
     @cached_property
     def folder(self) -> ImageFolder:
-        """The images."""
+        """The images of the folder; skipped files are logged."""
         folder = find_images(self.config.data)
         for name, reason in folder.skipped.items():
             logger.warning(f"Skipped {name}: {reason}")
@@ -86,21 +86,21 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def scene(self) -> Reconstruction:
-        """The reconstruction, of the images that everything trains, renders and evaluates with.
+        """The reconstruction of the images used for training, rendering and evaluation.
 
-        Splats are rendered without distortion, and the distortion has been taken out of the images;
-        where it is learned, the rendering is bent instead, and these are the images as they are.
+        By default images are undistorted, since splats are rendered without distortion. If distortion is
+        learned, renderings are distorted instead, and these are the original images.
         """
         return self.distorted_scene if self.config.keep_distortion else self.undistorted_scene
 
     @cached_property
     def undistorted_scene(self) -> Reconstruction:
-        """The reconstruction, of images from which the distortion has been taken out."""
+        """The reconstruction of the undistorted images."""
         return self.distorted_scene.undistorted()
 
     @cached_property
     def distorted_scene(self) -> Reconstruction:
-        """The reconstruction of the images as they are."""
+        """The reconstruction of the original images."""
         names = [image.name for image in self.folder.images]
         held_out = []
         if self.config.eval_mode == "interval" and len(names) >= self.config.eval_interval:
@@ -108,55 +108,57 @@ class NopeDataParser(DataParser):
         return reconstruct(self.folder, held_out, self.config.sfm, self.config.cache_dir)
 
     def image_ids(self, split: str) -> NDArray[np.int64]:
-        """Indices, in the scene, of the registered images of a split ("train", or any other). (V,)."""
+        """Return the scene's indices of the registered images of a split ("train", or any other). (V,)."""
         held_out = self.scene.held_out if split != "train" else ~self.scene.held_out
         return np.flatnonzero(self.scene.registered & held_out)
 
     def unregistered_held_out(self) -> list[str]:
-        """Names of the held-out images that have no pose."""
+        """List the names of the held-out images without a pose."""
         missing = np.flatnonzero(self.scene.held_out & ~self.scene.registered)
         return [self.scene.image_names[i] for i in missing]
 
     def add_dense_seeds(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Add dense seeds to those of the training split, where the settings ask for them.
+        """Add dense seeds to the metadata of the training split, if configured.
 
-        Only a training needs them, so they are not among the outputs that every command makes.
+        Only training needs dense seeds, so the dataparser outputs of other commands do not contain them.
 
         Args:
-            metadata: Of the training split; `points3D_xyz` and `points3D_rgb` grow.
+            metadata: Metadata of the training split; `points3D_xyz` and `points3D_rgb` are extended.
 
         Returns:
-            What else is known of the seeds, for the model's metadata: of seeds on depth maps the `seed_sizes`
-            and `seed_opacities`, without the track points. (S,) each.
+            Additional metadata for the model. For seeds from depth maps, `seed_sizes` and `seed_opacities`
+            of the added points. (S,) each.
         """
-        told: dict[str, Any] = {}
+        seed_metadata: dict[str, Any] = {}
         if self.config.seeds == "tracks":
-            return told
+            return seed_metadata
 
-        def read(image_id: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        def read_image(
+            image_id: int, size: tuple[int, int]
+        ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
             image_file, lens = self._images[image_id], self.distorted_scene.camera_of(image_id)
             image = read_undistorted_image(image_file, size, lens)
             return image[..., :3], read_undistorted_mask(image_file, size, lens)
 
         if self.config.seeds == "dense":
-            points, colors = dense_seeds(self.undistorted_scene, read, self.config.seeding)
+            points, colors = dense_seeds(self.undistorted_scene, read_image, self.config.seeding)
         else:
             maps, lenses = self._depth_maps(self.image_ids("train").tolist()), self.distorted_scene.cameras
             points, colors, sizes, opacities = seeds_from_depth(
-                self.undistorted_scene, lenses, maps, read, self.config.seeding
+                self.undistorted_scene, lenses, maps, read_image, self.config.seeding
             )
-            told["seed_sizes"] = torch.from_numpy(sizes)
-            told["seed_opacities"] = torch.from_numpy(opacities)
-        logger.info(f"Seeding {len(points)} Gaussians beside {len(self.scene.points)} on the track points.")
+            seed_metadata["seed_sizes"] = torch.from_numpy(sizes)
+            seed_metadata["seed_opacities"] = torch.from_numpy(opacities)
+        logger.info(f"Seeding {len(points)} Gaussians in addition to {len(self.scene.points)} track points.")
         for name, values in (("points3D_xyz", torch.from_numpy(points).float()), ("points3D_rgb", colors)):
             metadata[name] = torch.cat([metadata[name], torch.as_tensor(values)])
-        return told
+        return seed_metadata
 
     def add_depth_priors(self, metadata: dict[str, Any]) -> None:
-        """Add the `depth_priors` of the training split, where they are needed.
+        """Add `depth_priors` to the metadata of the training split, if training needs them.
 
         Args:
-            metadata: Of the training split.
+            metadata: Metadata of the training split.
         """
         if not self.config.depth_priors:
             return
@@ -180,8 +182,9 @@ class NopeDataParser(DataParser):
         scene, image_ids = self.scene, self.image_ids(split)
         cameras = training_cameras(scene, image_ids, resolved(self.config.max_image_size))
         images = [self._images[i] for i in image_ids]
-        taken_out = self.undistorted_scene if self.config.keep_distortion else self.distorted_scene
-        lenses = [taken_out.camera_of(i) for i in image_ids]
+        # The distortion of `lenses` is removed when images are read; undistorted lenses remove none.
+        lens_scene = self.undistorted_scene if self.config.keep_distortion else self.distorted_scene
+        lenses = [lens_scene.camera_of(i) for i in image_ids]
         metadata: dict[str, Any] = {"images": images, "lenses": lenses}
         if split == "train":
             points, colors = torch.from_numpy(scene.points).float(), torch.from_numpy(scene.colors)
@@ -204,21 +207,21 @@ class NopeDataParser(DataParser):
 def training_cameras(
     scene: Reconstruction, image_ids: NDArray[np.int64], max_image_size: int | None
 ) -> Cameras:
-    """Nerfstudio's cameras of some images, at training resolution.
+    """Convert the cameras of images to nerfstudio's `Cameras`, at training resolution.
 
     Args:
         scene: The reconstruction.
-        image_ids: Which images. (V,).
-        max_image_size: Longer side of the training images; None for the full resolution.
+        image_ids: Indices of the images in the scene. (V,).
+        max_image_size: Longer side of the training images in pixels; None keeps the full resolution.
 
     Returns:
-        V cameras; the metadata `image_id` (V, 1) are the indices in the scene.
+        V cameras; their metadata contain `image_id` (V, 1).
     """
     full = scene.image_sizes[image_ids]
     longer = full.max(axis=1, keepdims=True)
     shrink = 1.0 if max_image_size is None else np.minimum(1.0, max_image_size / longer)
     sizes = np.maximum(1, np.rint(full * shrink)).astype(np.int64)
-    scale = sizes / full  # of x and of y: the sizes are whole numbers
+    scale = sizes / full  # differs between x and y, since sizes are rounded
     focals = torch.from_numpy(scene.focals()[image_ids, None] * scale).float()
     centers = torch.from_numpy(scene.principal_points()[image_ids] * scale).float()
     return Cameras(
@@ -234,11 +237,11 @@ def training_cameras(
 
 
 def training_observations(scene: Reconstruction, image_ids: NDArray[np.int64]) -> TrackObservations:
-    """The observations of the track points, by training view and relative to the principal point.
+    """Convert the observations of track points to training views, relative to the principal point.
 
     Args:
         scene: The reconstruction.
-        image_ids: Images of the training views. (V,).
+        image_ids: Indices of the training images in the scene. (V,).
     """
     view_of_image = np.full(len(scene.image_names), -1)
     view_of_image[image_ids] = np.arange(len(image_ids))

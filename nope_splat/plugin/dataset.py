@@ -1,4 +1,4 @@
-"""Images at training resolution, read as the matcher reads them."""
+"""The dataset: upright images and masks at training resolution, read as for matching."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_
 
 
 class NopeDataset(InputDataset):
-    """nerfstudio's dataset with our reader: upright, of every format, and without the lens's distortion.
+    """nerfstudio's dataset for upright, undistorted images of all supported formats.
 
-    The dataparser provides the `images` and their `lenses`, the cameras with the distortion to take out, in
-    its metadata.
+    The dataparser's metadata provide `images`, and `lenses`, the cameras with the distortion to remove.
     """
 
     def get_numpy_image(self, image_idx: int) -> NDArray[np.uint8]:
-        """Read an image at the size of its camera. (H, W, 3 or 4).
+        """Read an image at the resolution of its camera. (H, W, 3 or 4).
 
         Args:
-            image_idx: Index in this dataset.
+            image_idx: Index of the image in this dataset.
         """
         return read_undistorted_image(self._image(image_idx), self._size(image_idx), self._lens(image_idx))
 
     def get_metadata(self, data: dict) -> dict:
-        """Read which pixels of an image are used, unless all are. `mask`: (H, W, 1), bool.
+        """Read the `mask` of an image, if it has one. (H, W, 1), bool, True for used pixels.
 
         Args:
-            data: What has been read so far.
+            data: The batch of the image so far.
         """
         index = data["image_idx"]
         mask = read_undistorted_mask(self._image(index), self._size(index), self._lens(index))

@@ -1,4 +1,4 @@
-"""Depth maps of the training images, fitted to the track points that these show."""
+"""Depth priors: depth maps of the training images, with scale and shift fitted to track points."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from nope_splat.sfm import Reconstruction
 logger = logging.getLogger(__name__)
 
 MAX_SIZE = 518
-"""Longer side of the priors in pixels: networks see no finer."""
+"""Longer side of the priors in pixels; depth networks resolve no more detail."""
 POOR_FIT = 0.25
-"""Relative error of depth maps from which they are hardly what they are said to be."""
+"""Median relative error above which depth.kind is probably wrong."""
 NEIGHBORS = 4
-"""Images with most matches that an image is compared with, one at a time."""
+"""Number of images, by most matches, from which the Chamfer loss draws the second view."""
 
 
 class DepthPrior(NamedTuple):
-    """Depth of one view as its map tells it, with the scale and shift that fit the track points best."""
+    """Depth map of a view, with the scale and shift that best fit the track points."""
 
     values: Tensor
-    """Depth in world units, or inverse depth; NaN where unknown or masked out. (H, W)."""
+    """Depth in world units, or inverse depth; NaN if unknown or masked. (H, W)."""
     used: Tensor
-    """Pixels that no mask hides. (H, W), bool."""
+    """True for unmasked pixels. (H, W), bool."""
     pixels: Tensor
     """Pixels of the map per full-resolution pixel, along x and y. (2,)."""
     center: Tensor
@@ -46,14 +46,14 @@ class DepthPriors:
     """The priors of the training views."""
 
     views: dict[int, DepthPrior]
-    """By training view; views whose map fits no scale and shift have none."""
+    """Priors by training view, without views whose depth map does not fit."""
     inverse: bool
     """Whether the values are inverse depths."""
     neighbors: dict[int, tuple[int, ...]]
-    """Views that share most matches with a view, of those that have a prior."""
+    """Views with a prior that have the most matches with each view, best first."""
 
     def to(self, device: torch.device) -> DepthPriors:
-        """The same on a device."""
+        """Copy the priors to a device."""
         views = {view: DepthPrior(*(part.to(device) for part in prior)) for view, prior in self.views.items()}
         return replace(self, views=views)
 
@@ -68,54 +68,57 @@ def make_depth_priors(
     """Fit depth maps to the track points of a reconstruction.
 
     Args:
-        scene: The reconstruction, of images without distortion or, where it is learned, with.
-        distorted: The same, of the images as they are.
-        image_ids: Images of the training views. (V,).
-        images: These images.
-        maps: Their depth maps by the indices in `image_ids`, all of one kind; some may be missing.
+        scene: The reconstruction of the undistorted images or, if distortion is learned, the original ones.
+        distorted: The reconstruction of the original images.
+        image_ids: Indices of the training images in the scene. (V,).
+        images: The training images. V.
+        maps: Depth maps by image index, all of the same kind; some may be missing.
 
     Returns:
-        The priors, in the world's units.
+        The priors, in world units.
     """
-    in_camera, seen = distorted.points_in_cameras(distorted.observations), distorted.observations
+    observations = distorted.observations
+    points_in_camera = distorted.points_in_cameras(observations)
     views, noise = {}, []
     for view, (image_id, image) in enumerate(zip(image_ids.tolist(), images, strict=True)):
         if image_id not in maps:
             continue
         depth_map = maps[image_id]
-        mine = seen.image_ids == image_id
-        fit = fit_scale_shift(depth_map.sample(seen.xy[mine]), in_camera[mine, 2], depth_map.kind)
+        in_image = observations.image_ids == image_id
+        samples = depth_map.sample(observations.xy[in_image])
+        fit = fit_scale_shift(samples, points_in_camera[in_image, 2], depth_map.kind)
         if fit is None:
-            logger.warning(f"The depth map of {image.name} does not fit its track points and is left out.")
+            logger.warning(f"The depth map of {image.name} does not fit its track points and is not used.")
             continue
         noise.append(fit.noise)
         views[view] = _prior(scene.camera_of(image_id), distorted.camera_of(image_id), image, depth_map, fit)
     if noise:
-        doubt = " Is depth.kind that of these maps?" if np.median(noise) > POOR_FIT else ""
+        hint = " Check depth.kind, which may be wrong." if np.median(noise) > POOR_FIT else ""
         error = f"{100 * np.median(noise):.1f} %"
-        logger.info(f"Depth maps fit the track points of {len(views)} photos to {error}.{doubt}")
+        logger.info(f"Depth maps fit the track points of {len(views)} photos to {error}.{hint}")
     view_of_image = {int(image_ids[view]): view for view in views}
-    partners: dict[int, list[int]] = {view: [] for view in views}
+    matched: dict[int, list[int]] = {view: [] for view in views}
     for edge in np.argsort(-scene.graph.weights, kind="stable"):
-        one, other = scene.graph.edges[edge].tolist()
-        if one in view_of_image and other in view_of_image:
-            partners[view_of_image[one]].append(view_of_image[other])
-            partners[view_of_image[other]].append(view_of_image[one])
-    neighbors = {view: tuple(others[:NEIGHBORS]) for view, others in partners.items()}
-    return DepthPriors(views, any(each.kind == "disparity" for each in maps.values()), neighbors)
+        i, j = scene.graph.edges[edge].tolist()
+        if i in view_of_image and j in view_of_image:
+            matched[view_of_image[i]].append(view_of_image[j])
+            matched[view_of_image[j]].append(view_of_image[i])
+    neighbors = {view: tuple(by_matches[:NEIGHBORS]) for view, by_matches in matched.items()}
+    inverse = any(depth_map.kind == "disparity" for depth_map in maps.values())
+    return DepthPriors(views, inverse, neighbors)
 
 
 def _prior(
     camera: SharedPinhole, lens: SharedPinhole, image: ImageFile, depth_map: DepthMap, fit: ScaleShift
 ) -> DepthPrior:
-    """The prior of one image; `lens` has the distortion that `camera` may lack."""
+    """Resample the depth map of an image to `camera`; `lens` has the distortion of the original image."""
     full = np.array([image.width, image.height])
     shrink = min(1.0, MAX_SIZE / max(image.width, image.height))
     width, height = (max(1, round(side * shrink)) for side in (image.width, image.height))
     pixels = np.array([width, height]) / full
     grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     values = depth_map.sample(lens.project(camera.unproject(grid / pixels, full), full))
-    lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # or none to take out
+    lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # keep the distortion of the mask
     used = read_undistorted_mask(image, (width, height), lens)
     used = np.ones((height, width), bool) if used is None else used
     values[~used] = np.nan

@@ -1,4 +1,4 @@
-"""Supervise a model in training by the depth maps of single images."""
+"""Depth supervision of a model in training by depth maps of single images."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from nope_splat.splatting.depth_losses import (
 from nope_splat.splatting.lens import Lens
 
 SAMPLES = 1024
-"""Pixels of each image that are compared with a neighbor's."""
+"""Number of random pixels of each view in the Chamfer loss."""
 
 
 class DepthSupervision(nn.Module):
-    """Depth priors with the scale and shift of each, which are learned from where the fit has put them.
+    """Depth losses, with a learned correction to the fitted scale and shift of each prior.
 
     Args:
         num_views: Number V of training views.
-        priors: The priors; only a training has them.
+        priors: The priors; None outside training.
         depth_weight: Weight of the difference between rendered depth and priors.
-        chamfer_weight: Weight of the Chamfer distance between neighbors.
+        chamfer_weight: Weight of the Chamfer distance between point clouds of neighboring views.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class DepthSupervision(nn.Module):
         super().__init__()
         self.depth_weight, self.chamfer_weight = depth_weight, chamfer_weight
         self.corrections = nn.Parameter(torch.zeros(num_views, 2, device="cpu"))
-        """Logarithm of the scale, and shift, beside those of the fit. (V, 2)."""
+        """Log scale and shift relative to the fit. (V, 2)."""
         self.priors = priors
 
     def losses(
@@ -52,15 +52,15 @@ class DepthSupervision(nn.Module):
         focals: Tensor,
         lens: Lens | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the weighted terms `depth` and `chamfer` that have a weight and priors.
+        """Compute the weighted losses `depth` and `chamfer`; terms without weight or prior are left out.
 
         Args:
-            view: The training view.
-            outputs: What the model rendered: `accumulation` (H, W, 1) and, where its weight is not zero,
-                `depth` (H, W, 1).
+            view: Index of the training view.
+            outputs: Model outputs `accumulation` (H, W, 1) and, if `depth_weight` is not zero, `depth`
+                (H, W, 1).
             T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
-            focals: Focal lengths of these in pixels of the full-resolution images. (V,).
-            lens: Their learned lenses, if any. (V, 2) each.
+            focals: Focal lengths of the training views in full-resolution pixels. (V,).
+            lens: Learned lenses of the training views, if any. (V, 2) each.
         """
         if self.priors is None or view not in self.priors.views:
             return {}
@@ -71,16 +71,16 @@ class DepthSupervision(nn.Module):
             losses["depth"] = self.depth_weight * self._depth(
                 view, outputs["depth"][..., 0], outputs["accumulation"][..., 0], self.priors
             )
-        others = self.priors.neighbors[view]
-        if others and self.chamfer_weight:
-            pair = view, others[int(torch.randint(len(others), (), device="cpu"))]
+        neighbors = self.priors.neighbors[view]
+        if neighbors and self.chamfer_weight:
+            pair = view, neighbors[int(torch.randint(len(neighbors), (), device="cpu"))]
             chamfer = self._chamfer(pair, T_camera_world, focals, lens, self.priors)
             losses["chamfer"] = self.chamfer_weight * chamfer
         return losses
 
     def _depth(self, view: int, rendered: Tensor, opacity: Tensor, priors: DepthPriors) -> Tensor:
-        """Difference between rendered depth (H, W), at any resolution, and prior."""
-        # The nearest values: unknown ones do not spread, and depth edges stay edges.
+        """Compute the difference between rendered depth (H, W), at any resolution, and prior."""
+        # Nearest-neighbor sampling keeps depth edges sharp and does not spread unknown values.
         values = interpolate(priors.views[view].values[None, None], rendered.shape, mode="nearest-exact")
         return depth_consistency_loss(rendered, opacity, values[0, 0], self.corrections[view], priors.inverse)
 
@@ -94,9 +94,9 @@ class DepthSupervision(nn.Module):
     ) -> Tensor:
         """Compute the Chamfer distance between random pixels of two views.
 
-        Only points inside the used part of the other image are compared: unordered images overlap in part.
+        Only points that project to unmasked pixels of the other view are compared, as views overlap in part.
         """
-        clouds, cameras = [], []
+        points, cameras = [], []
         for view in pair:
             prior = priors.views[view]
             camera = ImageView(T_camera_world[view], focals[view] * prior.pixels, prior.center)
@@ -109,14 +109,14 @@ class DepthSupervision(nn.Module):
             depth, valid = corrected_depth(values, self.corrections[view], priors.inverse)
             index, depth = index[valid], depth[valid]
             xy = torch.stack([index % width, index // width], -1) + 0.5
-            clouds.append(camera.unproject(xy.to(depth), depth))
+            points.append(camera.unproject(xy.to(depth), depth))
             cameras.append(camera)
-        common = []
+        covisible = []
         for source, target in ((0, 1), (1, 0)):
             prior = priors.views[pair[target]]
             height, width = prior.values.shape
-            xy, depth = cameras[target].project(clouds[source])
+            xy, depth = cameras[target].project(points[source])
             grid = (2 * xy / xy.new_tensor((width, height)) - 1)[None, None]
             used = grid_sample(prior.used.to(xy)[None, None], grid, align_corners=False)[0, 0, 0]
-            common.append(clouds[source][(used > 0.999) & (depth > 0)])
-        return chamfer_loss(*common)
+            covisible.append(points[source][(used > 0.999) & (depth > 0)])
+        return chamfer_loss(*covisible)

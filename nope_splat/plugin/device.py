@@ -1,7 +1,7 @@
-"""Whether a training can run on a GPU, and where it runs if the user has not said.
+"""Choose and check the training device.
 
-The device is `machine.device_type`. Its default, "auto", becomes the GPU where there is one that gsplat has
-kernels for, and the CPU elsewhere; from then on the configuration holds what was used.
+The device is `machine.device_type`. Its default, "auto", is replaced by "cuda" if gsplat has kernels for the
+GPU, and by "cpu" otherwise, so that the saved configuration contains the device that was used.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device() -> Device:
-    """Choose the device of a training whose user has not asked for one.
+    """Choose the device for "auto", and warn if a GPU is not used.
 
     Returns:
-        "cuda" where there is a GPU with kernels; otherwise "cpu", with a sentence if a GPU goes unused.
+        "cuda" if gsplat has kernels for the GPU, else "cpu".
     """
     if not torch.cuda.is_available():
         return "cpu"
@@ -33,13 +33,13 @@ def choose_device() -> Device:
 
 
 def require_device(device: str) -> None:
-    """Check that training can run on the device that the user asked for.
+    """Check that training can run on a device.
 
     Args:
-        device: Of `machine.device_type`.
+        device: Value of `machine.device_type`.
 
     Raises:
-        NopeSplatError: If there is no GPU, or gsplat has no kernels for it.
+        NopeSplatError: If there is no rasterizer for the device, no GPU, or no kernels for the GPU.
     """
     if device == "cpu":
         return
@@ -57,7 +57,7 @@ def require_device(device: str) -> None:
 
 
 def missing_kernels() -> str | None:
-    """Say why gsplat has no kernels for the GPU; None if it has, perhaps after compiling them for minutes."""
+    """Explain why gsplat has no kernels for the GPU; None if it has. May compile kernels for minutes."""
     try:
         prepare_kernels()
     except MissingKernelsError as error:

@@ -1,8 +1,8 @@
-"""Poses of held-out images in a scene whose cameras have been optimized.
+"""Align the poses of held-out images with a trained model.
 
-Training moves the world under the held-out images, so their poses must follow before a comparison says
-anything. They are registered against the track points and then refined on the rendering, with everything else
-frozen: nothing that is evaluated ever sees them.
+Training changes cameras and track points, so held-out poses must be re-aligned before a comparison is valid.
+They are registered against the track points and then refined on the rendering. Everything else is frozen, so
+held-out images do not affect the model.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from nope_splat.splatting.lens import Rendering, render_distorted
 
 
 class SplatModel(Protocol):
-    """What alignment needs of a model: `NopeSplatModel`, or another one that is to be compared with it."""
+    """Interface of a model for alignment: `NopeSplatModel`, or a model to compare with it."""
 
     background_color: Tensor
     """Color behind the Gaussians. (3,)."""
 
     def gaussians(self) -> Gaussians:
-        """All Gaussians, ready to be rendered."""
+        """Return all Gaussians, with activations applied."""
         ...
 
     def render(
@@ -44,7 +44,7 @@ class SplatModel(Protocol):
         *,
         render_mode: Literal["RGB", "RGB+ED"] = "RGB",
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Colors, depth, opacity and a report, as `NopeSplatModel.render`."""
+        """Render colors, depth, opacity and gsplat's info, as `NopeSplatModel.render` does."""
         ...
 
 
@@ -53,28 +53,30 @@ def resect_on_trained_points(
 ) -> tuple[Tensor, Correspondences2d3d] | None:
     """Register a held-out image against the track points that training has moved.
 
-    Before training, `sfm.registration.resection.resect_held_out` found the correspondences.
+    The correspondences come from `sfm.registration.resection.resect_held_out`, before training.
 
     Args:
         scene: The reconstruction, with the correspondences of the image.
         image_id: Index of the image in the scene.
         points: Optimized track points. (P, 3).
-        camera: Its camera, with what has been optimized.
+        camera: Optimized intrinsics of the image.
 
     Returns:
-        Camera-to-world transform, OpenGL axes (3, 4), and the points that agree with it; None if too few
-        points agree with any.
+        Camera-to-world transform, OpenGL axes (3, 4), and its inlier correspondences; None if too few
+        correspondences are inliers.
     """
-    mine = scene.resections.image_ids == image_id
+    in_image = scene.resections.image_ids == image_id
     width, height = scene.image_sizes[image_id]
-    xy = scene.resections.xy[mine]
-    seen = points.detach().double().cpu()[torch.from_numpy(scene.resections.point_ids[mine])]
-    resection = resect(xy, seen.numpy(), camera, (int(width), int(height)))
+    xy = scene.resections.xy[in_image]
+    observed = points.detach().double().cpu()[torch.from_numpy(scene.resections.point_ids[in_image])]
+    resection = resect(xy, observed.numpy(), camera, (int(width), int(height)))
     if resection is None:
         return None
     plane = torch.from_numpy(camera.unproject(xy, scene.image_sizes[image_id])[:, :2])
     inliers = torch.from_numpy(resection.inliers)
-    correspondences = Correspondences2d3d(seen[inliers].to(points.device), plane[inliers].to(points.device))
+    correspondences = Correspondences2d3d(
+        observed[inliers].to(points.device), plane[inliers].to(points.device)
+    )
     return switch_axes(torch.from_numpy(resection.T_world_camera)).float()[:3], correspondences
 
 
@@ -86,15 +88,15 @@ def refine_pose(
     max_steps: int,
     correspondences: Correspondences2d3d | None = None,
 ) -> Tensor:
-    """Refine the pose of one camera on its image; the model is frozen.
+    """Refine the pose of a camera by photometric alignment with its image; the model is frozen.
 
     Args:
-        model: The trained model; neither its state nor its mode changes.
-        camera: The camera, at the resolution of the image, near its true pose. One.
+        model: The trained model; its state and mode do not change.
+        camera: A single camera at the resolution of the image, with an approximate pose.
         image: The image. (H, W, 3), in [0, 1].
-        mask: True where the image counts. (H, W, 1), bool.
-        max_steps: Most steps at each of three resolutions.
-        correspondences: Track points that the image shows, if any are known.
+        mask: True for used pixels. (H, W, 1), bool.
+        max_steps: Maximum number of steps at each of three resolutions.
+        correspondences: Track points observed in the image, if any.
 
     Returns:
         Camera-to-world transform, OpenGL axes. (3, 4).
@@ -104,29 +106,30 @@ def refine_pose(
     def render_view(T_camera_world: Tensor) -> RenderedView:
         rendered, depth, opacity, _ = render_image(model, gaussians, camera, T_camera_world.float()[None])
         used = usable_pixels(depth[..., 0], opacity[..., 0], None if mask is None else mask[..., 0])
-        # The gradient beside a mask must not feel what it hides.
-        seen = image if mask is None else torch.where(mask, image, rendered)
+        # Masked pixels must not affect image gradients next to the mask.
+        visible = image if mask is None else torch.where(mask, image, rendered)
         intrinsics = K.diagonal()[:2], K[:2, 2], radial_terms(camera)
-        return RenderedView(rendered, seen, depth[..., 0], used, *intrinsics)
+        return RenderedView(rendered, visible, depth[..., 0], used, *intrinsics)
 
     with torch.no_grad():
-        pose = minimize(render_view, world_to_camera(camera.camera_to_worlds)[0], correspondences, max_steps)
+        initial_pose = world_to_camera(camera.camera_to_worlds)[0]
+        pose = minimize(render_view, initial_pose, correspondences, max_steps)
     return switch_axes(torch.linalg.inv(pose)).float()[:3]
 
 
 def render_image(
     model: SplatModel, gaussians: Gaussians, camera: Cameras, T_camera_world: Tensor
 ) -> Rendering:
-    """Render what an image shows, with depth and on the color behind the Gaussians.
+    """Render the view of a camera, with depth, distortion and the model's background color.
 
     Args:
         model: The model.
-        gaussians: Its Gaussians.
-        camera: Size and intrinsics, the learned lens included. One.
+        gaussians: The Gaussians to render.
+        camera: A single camera; its size, intrinsics and learned lens are used, not its pose.
         T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
 
     Returns:
-        The rendering.
+        Colors, depth, opacity and gsplat's info.
     """
     background = model.background_color.to(gaussians.means)
 

@@ -1,4 +1,4 @@
-"""Renderings of the held-out images at their aligned poses."""
+"""Render the held-out images at their aligned poses."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from nope_splat.plugin.model import NopeSplatModel
 
 
 class HeldOutView(NamedTuple):
-    """A held-out image and what the model makes of it."""
+    """A held-out image and its rendering."""
 
     image_id: int
-    """Index in the scene."""
+    """Index of the image in the scene."""
     image: Tensor
     """The image. (H, W, 3), in [0, 1]."""
     rendered: Tensor
     """The rendering. (H, W, 3), in [0, 1]."""
     mask: Tensor | None
-    """True where the image counts. (H, W, 1), bool."""
+    """True for used pixels. (H, W, 1), bool."""
 
 
 @torch.no_grad()
@@ -30,11 +30,11 @@ def held_out_views(model: NopeSplatModel, data: NopeDataManager) -> Iterator[Hel
     """Render the registered held-out images.
 
     Args:
-        model: Its mode is kept.
-        data: With the aligned poses of the images.
+        model: The model; its mode is restored at the end.
+        data: The data manager, with the aligned poses of the images.
 
     Yields:
-        One after the other, in the order of the scene.
+        The views, in the order of the scene.
     """
     was_training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""The curves of a training: losses, focal length, reprojection error and so on, over the iterations."""
+"""Training history: losses, focal length, reprojection error and other metrics over the iterations."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 
 MAX_ROWS = 512
-"""From this number of rows on every other one is dropped, so that a training of any length has between half
-of it and all of it."""
+"""Maximum number of rows. When it is exceeded, every second row is dropped."""
 
 
 class History(nn.Module):
-    """Rows of numbers at equal intervals of the training, kept in its checkpoints.
+    """Rows of metrics at equal intervals of the training.
 
-    A module, so that a checkpoint holds the rows up to its iteration, and a training that goes on from there
-    goes on with them.
+    It is a module, so that checkpoints contain the rows, and a resumed training appends to them.
     """
 
     def __init__(self) -> None:
@@ -29,7 +27,7 @@ class History(nn.Module):
         return len(self._rows)
 
     def due(self, step: int) -> bool:
-        """Whether this iteration is one of those that are recorded.
+        """Check whether an iteration is to be recorded.
 
         Args:
             step: Iteration.
@@ -40,12 +38,12 @@ class History(nn.Module):
         """Add a row.
 
         Args:
-            step: Iteration, one that is `due`.
-            values: Name to number, or to tensor of one number.
+            step: Iteration that is `due`.
+            values: Metrics by name; numbers or tensors with a single element.
         """
         tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
         row = {name: value for name, value in values.items() if name not in tensors}
-        if tensors:  # all at once: each transfer waits for the GPU
+        if tensors:  # transfer all together, because each transfer synchronizes with the GPU
             numbers = torch.stack([value.double().reshape(()) for value in tensors.values()]).tolist()
             row |= dict(zip(tensors, numbers, strict=True))
         self._rows.append({"step": step, **{name: float(row[name]) for name in values}})
@@ -54,39 +52,40 @@ class History(nn.Module):
             self._rows = [row for row in self._rows if self.due(int(row["step"]))]
 
     def names(self) -> list[str]:
-        """What has been recorded, in the order of its first appearance."""
+        """List the names of the recorded metrics, in the order of their first appearance."""
         return [name for name in dict.fromkeys(name for row in self._rows for name in row) if name != "step"]
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """One quantity over the training.
+        """Return the values of a metric over the training.
 
         Args:
-            name: What to return.
+            name: Name of the metric.
 
         Returns:
-            Iterations and values, of the rows that have it.
+            Iterations and values, from the rows that contain the metric.
         """
         rows = [row for row in self._rows if name in row]
         return [int(row["step"]) for row in rows], [row[name] for row in rows]
 
     def curves(self, name: str) -> dict[str, tuple[list[int], list[float]]]:
-        """The same where there may be one for each camera, recorded as `name/1`, `name/2` and so on.
+        """Return the curves of a metric that may be recorded per camera, as `name/1`, `name/2` and so on.
 
         Args:
-            name: What to return.
+            name: Name of the metric.
 
         Returns:
-            What tells the curves apart (nothing where there is but one), to iterations and values.
+            Iterations and values by label: "camera 1" and so on, or "" for a single curve.
         """
-        numbered = [each for each in self.names() if each.startswith(f"{name}/")]
+        prefix = f"{name}/"
+        numbered = [recorded for recorded in self.names() if recorded.startswith(prefix)]
         if not numbered:
             return {"": self.curve(name)}
-        return {f"camera {each.removeprefix(f'{name}/')}": self.curve(each) for each in numbered}
+        return {f"camera {recorded.removeprefix(prefix)}": self.curve(recorded) for recorded in numbered}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """For the checkpoint, in plain containers."""
+        """Return the state for the checkpoint, in plain containers."""
         return {"interval": self._interval, "rows": [dict(row) for row in self._rows]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Restore the state from a checkpoint."""
         self._interval, self._rows = state["interval"], [dict(row) for row in state["rows"]]

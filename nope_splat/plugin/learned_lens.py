@@ -1,4 +1,4 @@
-"""Principal points and distortion that training learns, with what is known of lenses beforehand."""
+"""Learned principal points and distortion, with priors on them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from nope_splat.splatting.lens import Lens
 
 
 class LearnedLens(nn.Module):
-    """Lenses of K cameras, counted from the reconstruction's.
+    """Lenses of K cameras, relative to the reconstruction.
 
-    Both parameters move the corners of images about as far as the logarithm of the focal length does, so
-    that gradient steps of one length suit all: principal points are in focal lengths, radial terms in shares
-    by which they move the corner. The principal point of a camera stays where the images are portrait
-    and landscape, since it turns with the camera.
+    Parameters are scaled so that a unit step moves image corners about as far as a unit step of the log focal
+    length, and a single learning rate suits all. Principal points are in focal lengths, and radial terms are
+    relative displacements of the corner. The principal point is fixed for a camera with both portrait and
+    landscape images, since it rotates with the camera.
 
     Args:
         num_intrinsics: Number K of cameras.
-        learn_principal_point: Whether principal points may move.
-        learn_distortion: Whether the radial terms may change.
-        by_gradient: Whether gradients move them.
-        device: Where the parameters live at first.
+        learn_principal_point: Whether to optimize principal points.
+        learn_distortion: Whether to optimize radial terms.
+        by_gradient: Whether gradient steps optimize the parameters.
+        device: Initial device of the parameters.
     """
 
     focal: Tensor
@@ -57,11 +57,11 @@ class LearnedLens(nn.Module):
         self.register_buffer("one_orientation", torch.ones_like(pairs[:, :1], dtype=torch.bool))
 
     def set_base(self, scene: Reconstruction) -> None:
-        """Start from the lenses of the reconstruction.
+        """Set the lenses of the reconstruction, from which corrections are measured.
 
         Args:
-            scene: The reconstruction of the images as they are. Where these do not show the focal
-                length, they do not show the principal point either, and it stays.
+            scene: The reconstruction of the original images. If its focal lengths are fixed because images do
+                not determine them, the principal points are fixed too.
         """
         self.learns["principal_point"] &= not scene.focal_fixed
         for number, camera in enumerate(scene.cameras):
@@ -73,7 +73,7 @@ class LearnedLens(nn.Module):
             self.one_orientation[number] = len(sizes) == 1
 
     def lens(self) -> Lens:
-        """Present principal points and radial terms. (K, 2) each."""
+        """Compute the current principal points and radial terms. (K, 2) each."""
         shift, radial = torch.zeros_like(self.offset), self.radial
         if self.learns["principal_point"]:
             shift = self.focal[:, None] * self.principal_point * self.one_orientation
@@ -83,7 +83,7 @@ class LearnedLens(nn.Module):
 
     @torch.no_grad()
     def set_lens(self, lens: Lens) -> None:
-        """Change what may change.
+        """Set the optimized part of the lenses; fixed parameters are not changed.
 
         Args:
             lens: Principal points and radial terms. (K, 2) each.
@@ -94,10 +94,10 @@ class LearnedLens(nn.Module):
             self.distortion.copy_((lens.radial - self.radial) * self._corner())
 
     def cameras(self, start: Sequence[SharedPinhole]) -> tuple[SharedPinhole, ...]:
-        """Cameras with the lenses of now.
+        """Return cameras with the current lenses.
 
         Args:
-            start: Cameras of the reconstruction. K.
+            start: The K cameras of the reconstruction.
         """
         shifts, radial = (part.detach().double().tolist() for part in self.lens())
         return tuple(
@@ -106,23 +106,24 @@ class LearnedLens(nn.Module):
         )
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters that may change, by the names of their optimizers."""
+        """Return the optimized parameters by parameter group."""
         parameters = {"principal_point": self.principal_point, "distortion": self.distortion}
         return {f"{name}_opt": [parameters[name]] for name, learns in self.learns.items() if learns}
 
     def free(self) -> Tensor:
-        """Which of shift x, y, k1, k2 may change. (K, 4), bool."""
+        """Return a mask of the optimized parameters, in the order shift x, y, k1, k2. (K, 4), bool."""
         shift = self.one_orientation & self.learns["principal_point"]
         radial = torch.full_like(shift, self.learns["distortion"])
         return torch.cat([shift, shift, radial, radial], 1)
 
     def prior(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of shift x, y, k1, k2 of any lens, as in the bundle adjustment.
+        """Compute the prior on shift x, y, k1, k2, which is that of bundle adjustment.
 
-        The reconstruction is no prior: its observations take part in joint adjustments once more.
+        The prior is not centered on the reconstruction's estimate, because joint adjustments use its
+        observations again.
 
         Returns:
-            Mean, standard deviation. (K, 4) each.
+            Mean and standard deviation. (K, 4) each.
         """
         centered = IntrinsicsPriorOptions.principal_point_sigma_ratio * self.size.amax(
             1, keepdim=True
@@ -131,6 +132,6 @@ class LearnedLens(nn.Module):
         return mean, torch.cat([centered, IntrinsicsPriorOptions.corner_distortion_sigma / self._corner()], 1)
 
     def _corner(self) -> Tensor:
-        """Second and fourth power of the corners' distance from the axis at depth one. (K, 2)."""
+        """Compute r^2 and r^4 of the image corners in normalized coordinates. (K, 2)."""
         square = (self.size.norm(dim=1) / 2 / self.focal) ** 2
         return torch.stack([square, square**2], 1)

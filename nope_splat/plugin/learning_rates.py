@@ -1,6 +1,7 @@
-"""Learning rates of all parameters, by the device that trains.
+"""Learning rates of all parameters, by training device.
 
-On a GPU they are Splatfacto's. The short training of a CPU needs faster shapes and calmer opacities.
+On a GPU they are Splatfacto's. The shorter trainings on a CPU need higher rates for scales and rotations, and
+lower ones for opacities.
 """
 
 from __future__ import annotations
@@ -16,25 +17,25 @@ from nope_splat.utils.device_defaults import Auto, ByDevice, Device
 
 @dataclass
 class FusedAdamConfig(AdamOptimizerConfig):
-    """Adam in one pass over the parameters."""
+    """Configuration of Adam with a fused kernel."""
 
     lr: float | Auto = "auto"  # pyright: ignore[reportIncompatibleVariableOverride] (a float before setup)
-    """Learning rate; "auto" depends on the device that trains."""
+    """Learning rate; "auto" depends on the training device."""
     eps: float = 1e-15
-    """The epsilon value to use."""
+    """Term added to the denominator for numerical stability."""
     fused: bool = True
-    """Whether one kernel does the whole step."""
+    """Whether a single kernel performs the whole step."""
 
 
 class Rates(NamedTuple):
-    """Learning rates of a group of parameters, the same on all devices or `ByDevice`."""
+    """Learning rates of a parameter group, the same on all devices or `ByDevice`."""
 
-    first: float | ByDevice
-    """At the start."""
-    last: float | ByDevice | None = None
-    """At the end, where they decay."""
+    initial: float | ByDevice
+    """Learning rate at the start."""
+    final: float | ByDevice | None = None
+    """Learning rate at the end; None for a constant rate."""
     warmup: float = 0.0
-    """Share of the training in which they rise from zero."""
+    """Fraction of the training in which the rate rises from zero."""
 
 
 GAUSSIANS = {
@@ -53,40 +54,40 @@ RATES = {
     "depth_corrections": Rates(5e-4, 5e-5),
     **{f"{name}_opt": Rates(1e-4, 1e-5, warmup=0.1) for name in CAMERAS},
 }
-"""By parameter group."""
+"""Learning rates by parameter group."""
 
 
 def optimizer_groups() -> dict[str, dict[str, Any]]:
-    """Nerfstudio's configuration of the optimizers, with "auto" where the device decides."""
+    """Build nerfstudio's configuration of the optimizers, with "auto" for rates that depend on the device."""
     return {name: _group(rates) for name, rates in RATES.items()}
 
 
-def fill_in_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
-    """Replace each "auto" by the rate of a device.
+def resolve_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
+    """Replace each "auto" by the rate for a device.
 
     Args:
-        groups: From `optimizer_groups`, perhaps with rates of the user; changed.
-        device: Where the training runs.
+        groups: Configuration from `optimizer_groups`, possibly with the user's rates; updated in place.
+        device: The training device.
     """
     for name, group in groups.items():
         optimizer, scheduler = group["optimizer"], group["scheduler"]
         if optimizer.lr == "auto":
-            optimizer.lr = _of(RATES[name].first, device)
+            optimizer.lr = _rate_on(RATES[name].initial, device)
         if isinstance(scheduler, DecayConfig) and scheduler.lr_final == "auto":
-            scheduler.lr_final = _of(RATES[name].last, device)
+            scheduler.lr_final = _rate_on(RATES[name].final, device)
 
 
 def _group(rates: Rates) -> dict[str, Any]:
     scheduler = None
-    if rates.last is not None:
-        scheduler = DecayConfig(lr_final=_or_auto(rates.last), warmup=rates.warmup)
-    return {"optimizer": FusedAdamConfig(lr=_or_auto(rates.first)), "scheduler": scheduler}
+    if rates.final is not None:
+        scheduler = DecayConfig(lr_final=_or_auto(rates.final), warmup=rates.warmup)
+    return {"optimizer": FusedAdamConfig(lr=_or_auto(rates.initial)), "scheduler": scheduler}
 
 
 def _or_auto(rate: float | ByDevice) -> float | Auto:
     return "auto" if isinstance(rate, ByDevice) else rate
 
 
-def _of(rate: float | ByDevice | None, device: Device) -> float:
-    assert rate is not None, "a group that decays has a last rate"
+def _rate_on(rate: float | ByDevice | None, device: Device) -> float:
+    assert rate is not None, "a group with decay has a final rate"
     return rate.value(device) if isinstance(rate, ByDevice) else rate

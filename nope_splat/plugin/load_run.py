@@ -1,4 +1,4 @@
-"""A finished training, opened again."""
+"""Load a trained run: configuration, data and model."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ from nope_splat.sfm import Reconstruction
 
 @dataclass(frozen=True)
 class Run:
-    """What a training left behind."""
+    """A trained run."""
 
     path: Path
-    """The file of its configuration."""
+    """Path of `config.yml`."""
     config: NopeTrainerConfig
-    """Its configuration."""
+    """Configuration of the training."""
     pipeline: NopePipeline
-    """Data and model, with the state of the last checkpoint."""
+    """Data and model, with the state of the latest checkpoint."""
     step: int
-    """Iteration of that checkpoint."""
+    """Iteration of the latest checkpoint."""
 
 
 def open_run(config: Path) -> Run:
-    """Open a training by its configuration, as nerfstudio's commands do, but run nothing that files may say.
+    """Load a run by its configuration, as nerfstudio's commands do, but without executing code from files.
 
     Args:
         config: The `config.yml` in the run's folder.
 
     Returns:
-        The run, at its last checkpoint.
+        The run, at its latest checkpoint.
 
     Raises:
-        NopeSplatError: If there is no such run, no whole checkpoint in it, or another method made it.
+        NopeSplatError: If the run is missing or was trained with another method, or if its latest checkpoint
+            is missing or damaged.
     """
     loaded = read_config(config)
     checkpoint = last_checkpoint(config.parent / "nerfstudio_models")
@@ -62,7 +63,7 @@ def open_run(config: Path) -> Run:
 
 @torch.no_grad()
 def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
-    """The reconstruction with the cameras and track points that training made of it.
+    """Return the reconstruction with optimized cameras and track points.
 
     Args:
         pipeline: A trained pipeline.
@@ -71,7 +72,7 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
         The scene; held-out images have their aligned poses.
 
     Raises:
-        NopeSplatError: If the reconstruction in the cache is not the one that was trained on.
+        NopeSplatError: If the cached reconstruction differs from the one used in training.
     """
     model, dataparser = pipeline.model, pipeline.datamanager.dataparser
     scene, points = dataparser.distorted_scene, model.track_positions().double().numpy(force=True)
@@ -79,7 +80,7 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
         raise NopeSplatError(
             "checkpoint-mismatch",
             f"the reconstruction of {dataparser.config.data} is not that of the checkpoint;"
-            " restore its settings and cache, or train anew",
+            " restore its settings and cache, or train again",
         )
     T_world_camera = scene.T_world_camera.copy()
     for split, poses in (("train", model.camera_optimizer.poses()), ("eval", pipeline.eval_poses)):
@@ -91,7 +92,7 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
 
 
 def _orthonormal(poses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Poses whose rotations are exact to double precision, as exporters expect. (V, 3, 4)."""
+    """Make rotations orthonormal to double precision, as exporters expect. (V, 3, 4)."""
     poses = poses.copy()
     poses[:, :, :3] = nearest_rotation(poses[:, :, :3])
     return poses

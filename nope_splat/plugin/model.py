@@ -1,4 +1,4 @@
-"""The model: Gaussians, track points and cameras that are optimized together."""
+"""The model: joint optimization of Gaussians, track points and cameras."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class NopeSplatModelConfig(NopeSplatModelOptions):
 class NopeSplatModel(SplatParameters):
     """Splatfacto with optimized cameras and track points, on CUDA or on a CPU.
 
-    Where Splatfacto assumes CUDA (construction, rendering) it is replaced; the commands and the viewer of
-    nerfstudio keep recognizing it. The metadata of the training data provide the track observations.
+    Methods that assume CUDA (construction, rendering) are overridden. It is a subclass, so that nerfstudio's
+    commands and viewer recognize it. The metadata of the training data provide the track observations.
     """
 
     config: NopeSplatModelConfig  # pyright: ignore[reportIncompatibleVariableOverride] (only the flags that work)
@@ -64,14 +64,14 @@ class NopeSplatModel(SplatParameters):
         """Seed the Gaussians and set up track points, cameras and metrics."""
         assert self.seed_points is not None, "the data manager provides the seeds"
         metadata = self.kwargs["metadata"]
-        # The track points come first. They are sparse and seed large Gaussians; below the small ones of dense
-        # seeds, these reach into what no dense seed covers. Seeds on depth maps tell their size and opacity.
+        # The track points come first. They are sparse and seed large Gaussians, which fill the gaps between
+        # the small ones of dense seeds. Seeds from depth maps have sizes and opacities.
         sizes = [len(metadata["track_points"]), len(self.seed_points[0]) - len(metadata["track_points"])]
         (track_points, points), (track_colors, colors) = (values.split(sizes) for values in self.seed_points)
         layers = [initialize_gaussians(track_points, track_colors, self.config.sh_degree)]
         if len(points):
-            told = metadata.get("seed_sizes"), metadata.get("seed_opacities")
-            layers.append(initialize_gaussians(points, colors, self.config.sh_degree, *told))
+            size_opacity = metadata.get("seed_sizes"), metadata.get("seed_opacities")
+            layers.append(initialize_gaussians(points, colors, self.config.sh_degree, *size_opacity))
         self.gauss_params = concatenate(layers)
         self.track_params = ParameterDict()
         self.track_points = None
@@ -98,8 +98,8 @@ class NopeSplatModel(SplatParameters):
         self.info: dict[str, Any] = {}
         self.crop_box = None
         color = self.config.background_color
-        # Where nothing is, the mean color of the scene is the best guess. A buffer: only a training has all
-        # seeds, and what comes after it is to show the same color.
+        # The mean color of the scene is the best guess for empty pixels. It is a buffer, because only a
+        # training has all seeds, and later commands must show the same color.
         mean_color = self.seed_points[1].float().mean(dim=0) / 255
         self.register_buffer(
             "background_color", mean_color if color == "random" else get_color(color).clone()
@@ -109,7 +109,7 @@ class NopeSplatModel(SplatParameters):
     # Optimization.
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """Parameter groups of Gaussians, track points and cameras."""
+        """Return the parameter groups of Gaussians, track points, depth corrections and cameras."""
         groups = self.get_gaussian_param_groups()
         if not self._tracks_by_gradient():
             del groups["track_points"]
@@ -119,7 +119,7 @@ class NopeSplatModel(SplatParameters):
         return groups
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """Learn the length of the training, which sets the times of densification."""
+        """Create the densification strategy, whose schedule depends on the length of the training."""
         assert attributes.trainer is not None
         datamanager = attributes.pipeline.datamanager if attributes.pipeline else None
         assert isinstance(datamanager, NopeDataManager)
@@ -142,15 +142,15 @@ class NopeSplatModel(SplatParameters):
     # Rendering.
 
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:  # pyright: ignore[reportIncompatibleMethodOverride] (Splatfacto names it so too)
-        """Render one camera, seen through its lens; in training at its optimized pose and intrinsics.
+        """Render a camera with its distortion; in training at its optimized pose and intrinsics.
 
         Args:
-            camera: One camera, OpenGL axes.
+            camera: A single camera, OpenGL axes.
 
         Returns:
-            `rgb` (H, W, 3), `accumulation` (H, W, 1), `background` (3,). Outside training `background` is
-            (H, W, 3). There, or where a loss needs it, is `depth` (H, W, 1), which lies beyond everything
-            where nothing is.
+            `rgb` (H, W, 3), `accumulation` (H, W, 1) and `background`, (3,) in training and (H, W, 3)
+            otherwise. Outside training, or if a loss needs it, also `depth` (H, W, 1), where empty pixels are
+            farther than all others.
         """
         assert camera.shape == (1,), "one camera at a time"
         factor = self._get_downscale_factor()
@@ -169,7 +169,7 @@ class NopeSplatModel(SplatParameters):
                 K,
                 (width, height),
                 background,
-                sh_degree=self.present_sh_degree(),
+                sh_degree=self.current_sh_degree(),
                 render_mode="RGB+ED" if with_depth else "RGB",
                 radial=radial,
             )
@@ -203,12 +203,12 @@ class NopeSplatModel(SplatParameters):
         }
 
     def set_background(self, background_color: Tensor) -> None:
-        """Set the color behind the pictures of the viewer; training, evaluation and checkpoints keep theirs.
+        """Set the background color of the viewer, which does not affect training, evaluation and checkpoints.
 
-        nerfstudio calls this before each picture, in the thread that renders for one browser.
+        nerfstudio calls this before each rendering, in the render thread of a browser.
 
         Args:
-            background_color: Color of the viewer's panel. (3,).
+            background_color: Background color selected in the viewer. (3,).
         """
         self._viewer_backgrounds[threading.get_ident()] = background_color
 
@@ -227,21 +227,21 @@ class NopeSplatModel(SplatParameters):
         render_mode: Literal["RGB", "RGB+ED"] = "RGB",
         radial: Tensor | None = None,
     ) -> Rendering:
-        """Render Gaussians, without reading or changing the state of the model.
+        """Render Gaussians, without reading or changing the training state of the model.
 
         Args:
-            gaussians: What to render.
+            gaussians: The Gaussians to render.
             T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
-            K: Intrinsic matrix; by it alone the view's edges receive no gradient (`fold_intrinsics`).
-                (1, 3, 3).
+            K: Intrinsic matrix. Its own gradient is incomplete at the image borders, so optimized intrinsics
+                must be folded into the pose (`fold_intrinsics`). (1, 3, 3).
             size: Width and height in pixels.
-            background: Color. (3,).
-            sh_degree: Degree of the spherical harmonics; all of them by default.
-            render_mode: With or without depth.
-            radial: Distortion k1 and k2 of the lens, if any. (2,).
+            background: Background color. (3,).
+            sh_degree: Degree of the spherical harmonics; the configured degree by default.
+            render_mode: Whether to render depth.
+            radial: Radial distortion k1 and k2, if any. (2,).
 
         Returns:
-            What the lens shows.
+            Colors, depth, opacity and gsplat's info, with distortion applied.
         """
         degree = self.config.sh_degree if sh_degree is None else sh_degree
 
@@ -251,8 +251,8 @@ class NopeSplatModel(SplatParameters):
 
         return render_distorted(pinhole, K, size, radial)
 
-    def present_sh_degree(self) -> int:
-        """Degree of the spherical harmonics that the training has come to."""
+    def current_sh_degree(self) -> int:
+        """Compute the degree of the spherical harmonics at the current step."""
         return min(
             int(self.step / (self.config.sh_degree_interval_fraction * self.num_iterations)),
             self.config.sh_degree,
@@ -269,12 +269,12 @@ class NopeSplatModel(SplatParameters):
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict=None
     ) -> dict[str, Tensor]:
-        """The terms of the joint objective; terms of weight zero are left out.
+        """Compute the losses of the joint objective; terms of weight zero are left out.
 
         Args:
-            outputs: What `get_outputs` rendered.
-            batch: The image and perhaps its mask.
-            metrics_dict: Not used.
+            outputs: Outputs of `get_outputs`.
+            batch: Batch with the image and an optional mask.
+            metrics_dict: Unused.
         """
         image, mask = self.image(batch, outputs["background"])
         losses = {"photometric": photometric_loss(outputs["rgb"], image, self.config.ssim_lambda, mask)}
@@ -301,26 +301,26 @@ class NopeSplatModel(SplatParameters):
         return losses
 
     def _tracks_by_gradient(self) -> bool:
-        """Whether gradients move the track points; otherwise joint adjustments do, as they do cameras."""
+        """Check whether gradient steps optimize the track points; otherwise joint adjustments do."""
         return self.track_points is None or self.config.camera_optimizer.by_gradient
 
     def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
-        """Track points, cameras and observations, as the track losses take them."""
+        """Return track points, cameras and observations, the arguments of the track losses."""
         self.observations, cameras = self.observations.to(self.device), self.camera_optimizer
         poses = world_to_camera(cameras.poses())
         return self.track_positions(), poses, cameras.view_focals(), self.observations, cameras.view_lens()
 
     @torch.no_grad()
     def reprojection_errors(self) -> Tensor:
-        """Of the observed track points at the optimized cameras, in full-resolution pixels. (O,)."""
+        """Compute the reprojection errors of all observations, in full-resolution pixels. (O,)."""
         return reprojection_errors(*self._tracks())
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
-        """PSNR, number of Gaussians, and what became of the cameras.
+        """Compute PSNR, Gaussian count and camera-optimizer metrics.
 
         Args:
-            outputs: What `get_outputs` rendered.
-            batch: The image and perhaps its mask.
+            outputs: Outputs of `get_outputs`.
+            batch: Batch with the image and an optional mask.
         """
         image, mask = self.image(batch, outputs["background"])
         metrics = {
@@ -333,25 +333,25 @@ class NopeSplatModel(SplatParameters):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR, SSIM and, where its weights can be had, LPIPS; image and rendering side by side.
+        """Compute PSNR, SSIM and, if available, LPIPS; place image and rendering side by side.
 
         Args:
-            outputs: What `get_outputs` rendered.
-            batch: The image and perhaps its mask.
+            outputs: Outputs of `get_outputs`.
+            batch: Batch with the image and an optional mask.
         """
         image, mask = self.image(batch, outputs["background"])
         images = {"img": torch.cat([image, outputs["rgb"]], dim=1)}
         return self.image_metrics(outputs["rgb"], image, mask), images
 
     def image(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The image to compare a rendering with, at the current resolution.
+        """Return the ground-truth image and mask at the current resolution.
 
         Args:
-            batch: From the data manager.
-            background: Color behind images with an alpha channel. (3,) or (H, W, 3).
+            batch: Batch from the data manager.
+            background: Background color for images with an alpha channel. (3,) or (H, W, 3).
 
         Returns:
-            The image (H, W, 3), and its mask (H, W, 1), if it has one.
+            The image (H, W, 3), and its mask (H, W, 1) or None.
         """
         image = self.composite_with_background(self.get_gt_img(batch["image"]), background)
         mask = batch.get("mask")

@@ -1,4 +1,4 @@
-"""The parameters of a splat, where optimizers, viewer and exporter of nerfstudio look for them."""
+"""Parameters of a splat, under the names that nerfstudio's optimizers, viewer and exporter use."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch.nn import Parameter, ParameterDict
 
 from nope_splat.splatting.gaussians import PARAMETERS, Gaussians, activate
 
-COUNTED = ("gauss_params.", "track_params.", "track_points")
-"""Parameters with a row for each Gaussian or track point."""
+RESIZABLE = ("gauss_params.", "track_params.", "track_points")
+"""Name prefixes of parameters with a row per Gaussian or track point."""
 
 
 class SplatParameters(SplatfactoModel):
-    """Splatfacto's parameters, of which some may be tied to tracks, and track points.
+    """Splatfacto's parameters, with track points that may be tied to Gaussians.
 
-    The track Gaussians come first in everything, so that Gaussian i is track i for ever.
+    Tied Gaussians come first in every tensor, so that Gaussian i always belongs to track i.
     """
 
     gauss_params: ParameterDict
     """The free Gaussians, by the names in `PARAMETERS`; densification replaces the parameters."""
     track_params: ParameterDict
-    """The Gaussians whose centers are the track points, by the same names; empty if these are apart."""
+    """The Gaussians centered at track points, by the same names; empty if track points are separate."""
     track_points: Parameter | None
-    """The track points, if they are apart from the Gaussians. (P, 3)."""
+    """The track points, if they are separate from the Gaussians. (P, 3)."""
 
     def _parameter(self, name: str) -> Tensor:
         if not self.track_params:
@@ -45,7 +45,7 @@ class SplatParameters(SplatfactoModel):
 
     @property
     def quats(self) -> Tensor:
-        """Orientations (w, x, y, z), of any length. (N, 4)."""
+        """Unnormalized quaternions (w, x, y, z). (N, 4)."""
         return self._parameter("quats")
 
     @property
@@ -65,7 +65,7 @@ class SplatParameters(SplatfactoModel):
 
     @property
     def colors(self) -> Tensor:
-        """Colors seen from nowhere in particular. (N, 3)."""
+        """View-independent colors. (N, 3)."""
         return SH2RGB(self.features_dc)
 
     @property
@@ -74,15 +74,15 @@ class SplatParameters(SplatfactoModel):
         return self.features_dc
 
     def gaussians(self) -> Gaussians:
-        """All Gaussians, ready to be rendered."""
+        """Return all Gaussians, with activations applied."""
         return activate({name: self._parameter(name) for name in PARAMETERS})
 
     def track_positions(self) -> Tensor:
-        """Track points in world coordinates. (P, 3)."""
+        """Return the track points in world coordinates. (P, 3)."""
         return self.track_params["means"] if self.track_points is None else self.track_points
 
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
-        """Parameter groups of the free Gaussians, and of the track Gaussians or the track points."""
+        """Return the parameter groups of free Gaussians, tied Gaussians and track points."""
         groups = {name: [self.gauss_params[name]] for name in PARAMETERS}
         if self.track_points is not None:
             return groups | {"track_points": [self.track_points]}
@@ -90,19 +90,19 @@ class SplatParameters(SplatfactoModel):
         return groups | tied | {"track_points": [self.track_params["means"]]}
 
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs) -> Any:
-        """Load a checkpoint with any number of Gaussians and of track points.
+        """Load a checkpoint with any number of Gaussians and track points.
 
-        The parameters are resized in place: the optimizers, which are older, keep holding them. (Splatfacto's
-        replaces them, after which no optimizer moves them any more.)
+        Parameters are resized in place, because the optimizers already refer to them. (Splatfacto replaces
+        them, after which no optimizer updates them.)
 
         Args:
-            dict: State of this model.
-            **kwargs: As for `torch.nn.Module.load_state_dict`.
+            dict: State of a model.
+            **kwargs: Keyword arguments of `torch.nn.Module.load_state_dict`.
         """
         for name, parameter in self.named_parameters():
             saved = dict.get(name)
-            if saved is None or not name.startswith(COUNTED) or saved.shape[1:] != parameter.shape[1:]:
-                continue  # what is wrong with it is told below
+            if saved is None or not name.startswith(RESIZABLE) or saved.shape[1:] != parameter.shape[1:]:
+                continue  # torch reports missing entries and wrong shapes below
             if len(saved) != len(parameter):
                 parameter.data = torch.zeros_like(saved, device=parameter.device)
         return nn.Module.load_state_dict(self, dict, **kwargs)

@@ -1,4 +1,4 @@
-"""The pipeline: optimized cameras in checkpoints, and evaluation on held-out images."""
+"""The pipeline: joint refinement, complete cameras in checkpoints, and evaluation on held-out images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.camera_adjustment import adjust_cameras, has_few_tracks
-from nope_splat.plugin.checkpoints import fitting, require_same_names
+from nope_splat.plugin.checkpoints import report_mismatch, require_same_names
 from nope_splat.plugin.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
 from nope_splat.plugin.device import choose_device
 from nope_splat.plugin.held_out import refine_pose, resect_on_trained_points
@@ -35,8 +35,8 @@ from nope_splat.utils.ranges import NOT_NEGATIVE
 
 logger = logging.getLogger(__name__)
 
-MEASURES = ("psnr", "ssim", "lpips")
-"""What evaluation tells of the held-out images."""
+LOGGED_METRICS = ("psnr", "ssim", "lpips")
+"""Image metrics that evaluation logs."""
 
 
 @dataclass
@@ -45,19 +45,19 @@ class NopePipelineConfig(VanillaPipelineConfig):
 
     _target: type = field(default_factory=lambda: NopePipeline)
     datamanager: NopeDataManagerConfig = field(default_factory=NopeDataManagerConfig)
-    """The data."""
+    """Data manager: images, cameras, seeds and tracks."""
     model: NopeSplatModelConfig = field(default_factory=NopeSplatModelConfig)
-    """The model."""
+    """Model: Gaussians, track points and cameras."""
     alignment_steps: Annotated[int, NOT_NEGATIVE] = 10
-    """Most steps, at each of three resolutions, that refine the pose of a held-out image before it is
-    compared."""
+    """Maximum number of pose refinement steps, at each of three resolutions, before a held-out image is
+    evaluated."""
 
 
 class NopePipeline(VanillaPipeline):
-    """Joins data and model, and keeps the poses of the held-out images up to date.
+    """Pipeline that aligns the poses of held-out images with the current model.
 
-    These poses belong to one state of the model: they are aligned again when that has changed, and stored in
-    checkpoints, so that evaluation, viewer, rendering and export agree.
+    Held-out poses are aligned again after the model has changed. Checkpoints store them, so that evaluation,
+    viewer, rendering and export agree.
     """
 
     config: NopePipelineConfig
@@ -74,36 +74,38 @@ class NopePipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        if test_mode != "val" and torch.device(device).type == "cuda":  # commands ask for any GPU there is
+        if test_mode != "val" and torch.device(device).type == "cuda":  # commands use any available GPU
             device = choose_device()
         if torch.device(device).type == "cpu":
-            # The rasterizer has its own threads; torch's would spin beside them while they wait for work.
+            # The rasterizer has its own threads, and idle torch threads would compete with them by spinning.
             torch.set_num_threads(1)
-        dataparser, learned = config.datamanager.dataparser, config.model.camera_optimizer
+        dataparser, optimizer_config = config.datamanager.dataparser, config.model.camera_optimizer
         dataparser.depth_priors = any(config.model.depth_weights())
-        dataparser.keep_distortion = learned.learns_lens()
-        if learned.optimize_distortion:
-            # A pinhole fitted to bent images has another focal length and principal point, and surfaces
-            # bent with it, by which renderings agree: from there training does not find back.
+        dataparser.keep_distortion = optimizer_config.learns_lens()
+        if optimizer_config.optimize_distortion:
+            # A pinhole fit absorbs distortion into focal length, principal point and structure, and training
+            # cannot undo it. So estimate distortion during SfM.
             mapper = replace(dataparser.sfm.mapper, refine_extra_params=True)
             dataparser.sfm = replace(dataparser.sfm, mapper=mapper)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode == "val":
-            require_windows(self.datamanager.train_dataset.cameras, resolved(config.model.num_downscales))
+            require_min_image_size(
+                self.datamanager.train_dataset.cameras, resolved(config.model.num_downscales)
+            )
         datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
         scene, cameras = self.datamanager.dataparser.scene, self.model.camera_optimizer
         cameras.set_base(train_poses, torch.tensor([camera.focal for camera in scene.cameras], device=device))
-        if scene.focal_fixed:  # renderings do not show it any better
+        if scene.focal_fixed:  # renderings do not constrain it any better
             cameras.config.optimize_focal = False
         if cameras.learned_lens is not None:
             cameras.learned_lens.set_base(scene)
         self.register_buffer("eval_poses", eval_poses.clone())
         self.register_buffer("aligned_step", torch.tensor(-1, device=eval_poses.device))
-        self._aligned_steps = [-1] * len(eval_poses)  # of each; `aligned_step` is that of all, if they agree
+        self._aligned_steps = [-1] * len(eval_poses)  # by image; `aligned_step` is their common value, if any
         self.history = History()
-        self.same_scene = True  # whether the reconstruction at hand is the one that was trained on
-        self.viewer_control = NopeViewerControl(self)  # the viewer finds it here
+        self.same_scene = True  # whether the current reconstruction is that of the loaded checkpoint
+        self.viewer_control = NopeViewerControl(self)  # the viewer searches the pipeline for its controls
 
     @property
     def model(self) -> NopeSplatModel:
@@ -113,7 +115,7 @@ class NopePipeline(VanillaPipeline):
         return model
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """Those of data and model, and the viewer's panel."""
+        """Return the callbacks of data and model, of the viewer panel and of joint refinement."""
         location = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
         panel = TrainingCallback(location, self.viewer_control.update, update_every_num_iters=50)
         callbacks = [*super().get_training_callbacks(attributes), panel]
@@ -125,7 +127,7 @@ class NopePipeline(VanillaPipeline):
         """Adjust all cameras jointly; called by the training loop.
 
         Args:
-            step: Iteration; not used.
+            step: Iteration; unused.
         """
         del step
         cameras = self.datamanager.train_dataset.cameras
@@ -134,7 +136,7 @@ class NopePipeline(VanillaPipeline):
     # Checkpoints.
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What the checkpoint was trained on, in plain containers."""
+        """Return a description of the training data for the checkpoint, in plain containers."""
         scene = self.datamanager.dataparser.scene
         names = {
             split: [scene.image_names[i] for i in self.datamanager.dataparser.image_ids(split)]
@@ -147,48 +149,48 @@ class NopePipeline(VanillaPipeline):
         }
 
     def set_extra_state(self, state: Any) -> None:
-        """Nothing to restore: `load_pipeline` has compared the state."""
+        """Restore nothing, because `load_pipeline` compares the state."""
 
     def difference(self, state: dict[str, Any]) -> Literal["images", "reconstruction"] | None:
-        """What a checkpoint was trained on that is not at hand.
+        """Compare the training data of a checkpoint with the current data.
 
         Args:
-            state: State of the pipeline.
+            state: State of the pipeline from a checkpoint.
 
         Returns:
-            The first thing that differs, if any does.
+            The first difference, or None if the data are the same.
         """
-        saved, mine = state.get("_extra_state"), self.get_extra_state()
-        if saved is None or any(saved[split] != mine[split] for split in ("train", "eval")):
+        saved, current = state.get("_extra_state"), self.get_extra_state()
+        if saved is None or any(saved[split] != current[split] for split in ("train", "eval")):
             return "images"
-        return None if saved == mine else "reconstruction"
+        return None if saved == current else "reconstruction"
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        """Load a checkpoint; outside training, also show its cameras to viewer, rendering and export.
+        """Load a checkpoint; outside training, also update the cameras for viewer, rendering and export.
 
         Args:
-            loaded_state: State of the pipeline.
-            step: Iteration at which it was saved.
+            loaded_state: State of the pipeline from a checkpoint.
+            step: Iteration of the checkpoint.
 
         Raises:
-            NopeSplatError: If the checkpoint was trained on other images or, to go on training, on another
-                reconstruction, or is of another version or of other settings.
+            NopeSplatError: If the checkpoint was trained on different images, if its version or settings do
+                not match, or if training resumes with a different reconstruction.
         """
         difference = self.difference(loaded_state)
         if difference == "images":
             raise NopeSplatError(
                 "checkpoint-mismatch",
                 f"the photos in {self.datamanager.get_datapath()} are not those of the checkpoint;"
-                " put them back or train anew",
+                " restore them or train again",
             )
         self.same_scene = difference is None
         if self.test_mode == "val" and not self.same_scene:
             raise NopeSplatError(
                 "checkpoint-mismatch",
                 f"the reconstruction of {self.datamanager.get_datapath()} is not that of the checkpoint;"
-                " restore its settings and cache, or train anew",
+                " restore its settings and cache, or train again",
             )
-        with fitting():
+        with report_mismatch():
             require_same_names(loaded_state, self.state_dict())
             super().load_pipeline(loaded_state, step)
         self._aligned_steps = [int(self.aligned_step)] * len(self.eval_poses)
@@ -199,25 +201,25 @@ class NopePipeline(VanillaPipeline):
     # Held-out images.
 
     def align_held_out(self, step: int) -> None:
-        """Register and refine the poses of all held-out images, unless that was done at this step.
+        """Register and refine the poses of all held-out images that are not aligned at this step.
 
         Args:
-            step: Iteration that the state of the model belongs to.
+            step: Iteration of the model's state.
         """
         if self.aligned_step == step:
             return
-        waiting = [index for index, aligned in enumerate(self._aligned_steps) if aligned != step]
-        for index in progress_bar(waiting, "Aligning held-out photos"):
+        outdated = [index for index, aligned in enumerate(self._aligned_steps) if aligned != step]
+        for index in progress_bar(outdated, "Aligning held-out photos"):
             self.align_view(index, step)
         self._show_cameras()
         self.aligned_step.fill_(step)
 
     def align_view(self, index: int, step: int) -> None:
-        """Register and refine the pose of one held-out image, unless that was done at this step.
+        """Register and refine the pose of a held-out image, unless it is aligned at this step.
 
         Args:
-            index: Number of the held-out image.
-            step: Iteration that the state of the model belongs to.
+            index: Index of the held-out image in the evaluation split.
+            step: Iteration of the model's state.
         """
         if self._aligned_steps[index] == step:
             return
@@ -248,14 +250,14 @@ class NopePipeline(VanillaPipeline):
             optimized = OptimizedCameras(
                 cameras.poses().cpu(), self.eval_poses.cpu(), cameras.focal().cpu(), lens
             )
-        if self.test_mode == "val":  # training: its cameras must stay the ones that the optimizer starts from
+        if self.test_mode == "val":  # in training, the optimizer starts from the dataset's training cameras
             self.datamanager.set_eval_cameras(optimized)
         else:
             self.datamanager.set_cameras(optimized)
             self.config.datamanager.optimized_cameras = optimized
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict, dict]:
-        """Metrics and images of one held-out image, the only one that is aligned for them.
+        """Align one held-out image, and compute its metrics and comparison images.
 
         Args:
             step: Iteration.
@@ -273,15 +275,15 @@ class NopePipeline(VanillaPipeline):
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, float]:
-        """Metrics of all held-out images, after alignment, and how many have no pose.
+        """Compute the average metrics of all held-out images after alignment, and count those without a pose.
 
         Args:
-            step: Iteration; None for that of the loaded checkpoint.
-            output_path: Where to save renderings, if at all.
+            step: Iteration; None to keep the alignment of the loaded checkpoint.
+            output_path: Folder for renderings; None to save none.
             get_std: Whether to add standard deviations.
 
         Raises:
-            NopeSplatError: If there is no held-out image to evaluate on.
+            NopeSplatError: If no held-out image has a pose.
         """
         if step is not None:
             self.align_held_out(step)
@@ -291,28 +293,29 @@ class NopePipeline(VanillaPipeline):
             raise NopeSplatError(
                 "nothing-to-evaluate",
                 f"there is nothing to evaluate on, because {', '.join(unregistered)} could not be registered;"
-                " hold other photos out with --pipeline.datamanager.dataparser.eval-interval"
+                " hold out other photos with --pipeline.datamanager.dataparser.eval-interval"
                 if unregistered
                 else "there is nothing to evaluate on, because no photo was held out; train with"
                 " eval-mode interval and an eval-interval up to the number of photos"
                 " (--pipeline.datamanager.dataparser.eval-mode, .eval-interval)",
             )
-        # One image has no standard deviation, and NaN is not JSON.
+        # The standard deviation of a single image is NaN, which JSON cannot represent.
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std and count > 1)
         for name in unregistered:
             logger.warning(f"Not in the averages, because it could not be registered: {name}")
-        if step is None:  # ns-eval, which tells no more than the name of its file
-            told = ", ".join(f"{name.upper()} {metrics[name]:.3f}" for name in MEASURES if name in metrics)
-            logger.info(f"Held-out photos, mean of {count}: {told}.")
+        if step is None:  # ns-eval prints only the name of its output file
+            logged = [name for name in LOGGED_METRICS if name in metrics]
+            summary = ", ".join(f"{name.upper()} {metrics[name]:.3f}" for name in logged)
+            logger.info(f"Held-out photos, mean of {count}: {summary}.")
         return {**metrics, "held_out_unregistered": len(unregistered)}
 
 
-def require_windows(cameras: Cameras, num_downscales: int) -> None:
-    """Check that the smallest images which training compares hold a window of the structural similarity.
+def require_min_image_size(cameras: Cameras, num_downscales: int) -> None:
+    """Check that the smallest training image is no smaller than the SSIM window at the lowest resolution.
 
     Args:
         cameras: The training cameras.
-        num_downscales: How many times their images are halved at first.
+        num_downscales: Number of times that images are halved at the start of the training.
 
     Raises:
         NopeSplatError: If a side is too short.
@@ -322,5 +325,5 @@ def require_windows(cameras: Cameras, num_downscales: int) -> None:
         raise NopeSplatError(
             "invalid-option",
             f"training images of {width} x {height} pixels, halved {num_downscales} times, have sides shorter"
-            f" than the {WINDOW} pixels that the loss compares; raise max-image-size or lower num-downscales",
+            f" than the {WINDOW} pixels of the SSIM window; raise max-image-size or lower num-downscales",
         )

@@ -1,7 +1,7 @@
-"""The `config.yml` of a training, read without running what it may say.
+"""Read the `config.yml` of a training without executing code from it.
 
-nerfstudio's own commands read it with a loader that calls any function which the file names. Ours makes what
-configurations consist of, and nothing else.
+nerfstudio's commands use a YAML loader that calls any function named in the file. This loader constructs only
+the types that configurations consist of.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nope_splat.errors import NopeSplatError
 
 PACKAGES = frozenset({"nope_splat", "nerfstudio", "torch", "pathlib"})
-"""Where the classes come from that configurations name."""
-OTHER_VERSION = "!!python/object:nope_splat.trainer.NopeTrainerConfig"
-"""How the configurations of version 0.1 begin, whose classes were in other modules."""
+"""Packages whose classes may appear in a configuration."""
+VERSION_0_1_TAG = "!!python/object:nope_splat.trainer.NopeTrainerConfig"
+"""First tag of configurations written by version 0.1, whose classes were in other modules."""
 
 
 class ConfigLoader(yaml.UnsafeLoader):
-    """Makes dataclasses, paths and enumerations, and names classes, of a few packages."""
+    """YAML loader restricted to dataclasses, paths, enumerations and class references of a few packages."""
 
     def find_python_name(self, name: str, mark: Any) -> type:
-        """The class of that name; nothing else has one."""
+        """Return the class with a name; refuse everything else."""
         if name.partition(".")[0] not in PACKAGES:
             _refuse(name, mark)
-        found = super().find_python_name(name, mark)
-        return found if isinstance(found, type) else _refuse(name, mark)
+        target = super().find_python_name(name, mark)
+        return target if isinstance(target, type) else _refuse(name, mark)
 
     def find_python_module(self, name: str, mark: Any) -> NoReturn:
-        """No module."""
+        """Refuse modules."""
         _refuse(name, mark)
 
     def make_python_instance(
@@ -45,17 +45,17 @@ class ConfigLoader(yaml.UnsafeLoader):
         kwds: Mapping[str, Any] | None = None,
         newobj: bool = False,
     ) -> Any:
-        """A dataclass without calling it, or a path or enumeration of its value."""
+        """Construct a dataclass without calling its constructor, or a path or enumeration from its value."""
         if suffix == "builtins.getattr":
             return self._member(node, *(args or ()))
-        made = self.find_python_name(suffix, node.start_mark)
-        if not (is_dataclass(made) if newobj else issubclass(made, PurePath | Enum)):
+        cls = self.find_python_name(suffix, node.start_mark)
+        if not (is_dataclass(cls) if newobj else issubclass(cls, PurePath | Enum)):
             _refuse(suffix, node.start_mark)
         return super().make_python_instance(suffix, node, args, kwds, newobj)
 
-    def _member(self, node: yaml.Node, *words: Any) -> Enum:
-        """A member of an enumeration by its name, as some versions of Python write them."""
-        match words:
+    def _member(self, node: yaml.Node, *args: Any) -> Enum:
+        """Return a member of an enumeration by name, the form that some Python versions write."""
+        match args:
             case type() as kind, str(name) if issubclass(kind, Enum) and name in kind.__members__:
                 return kind[name]
         _refuse("builtins.getattr", node.start_mark)
@@ -75,26 +75,26 @@ def read_config(path: Path) -> TrainerConfig:
         The configuration.
 
     Raises:
-        NopeSplatError: If the file is missing or holds anything else.
+        NopeSplatError: If the file is missing or is not a configuration of this version.
     """
     if not path.is_file():
         raise NopeSplatError(
-            "missing-file", f"there is no file {path}; give the config.yml that ns-train wrote"
+            "missing-file", f"there is no file {path}; pass the config.yml written by ns-train"
         )
     try:
-        # Nothing outside PACKAGES is made or called.
+        # The loader constructs and calls nothing outside PACKAGES.
         config = yaml.load(path.read_text("utf8"), Loader=ConfigLoader)
-    except Exception as error:  # a damaged file raises whatever its text leads to
+    except Exception as error:  # a damaged file can raise any exception
         config = error
-        if OTHER_VERSION in path.read_text("utf8", "replace"):
+        if VERSION_0_1_TAG in path.read_text("utf8", "replace"):
             raise NopeSplatError(
                 "checkpoint-mismatch",
-                f"{path} was written by version 0.1 of nope-splat; open it with that version, or train again:"
-                " the cameras are in the cache beside it",
+                f"{path} was written by version 0.1 of nope-splat; open it with that version, or train again"
+                " (the cameras are still in the cache folder next to it)",
             ) from error
     if not isinstance(config, TrainerConfig):
         raise NopeSplatError(
             "unreadable-file",
-            f"{path} is not the configuration of a training; give the config.yml of ns-train",
+            f"{path} is not the configuration of a training; pass the config.yml written by ns-train",
         )
     return config

@@ -1,4 +1,4 @@
-"""Learning rates as a function of how much of the training has passed."""
+"""Learning rate schedules relative to the length of the training."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from nope_splat.utils.device_defaults import Auto, resolved
 class DecayConfig(SchedulerConfig):
     """Exponential decay over the whole training, after a warm-up from zero.
 
-    nerfstudio's own scheduler counts in iterations, which do not follow `--max-num-iterations`, and leaves
-    numpy numbers in the checkpoint, which torch 2.6 and later refuse to load.
+    nerfstudio's scheduler counts iterations, which do not scale with `--max-num-iterations`, and stores numpy
+    numbers in the checkpoint, which torch 2.6 and later refuse to load.
     """
 
     _target: type = field(default_factory=lambda: Decay)
     lr_final: float | Auto = 1e-6
-    """Learning rate at the end of the training; "auto" depends on the device that trains."""
+    """Learning rate at the end of the training; "auto" depends on the training device."""
     warmup: float = 0.0
-    """Share of the training during which the learning rate rises from zero."""
+    """Fraction of the training during which the learning rate rises from zero."""
     num_iterations: tyro.conf.Suppress[int] = 30000
-    """Length of the training; the trainer fills it in."""
+    """Length of the training in iterations; set by the trainer."""
 
 
 class Decay(Scheduler):
-    """See `DecayConfig`."""
+    """Schedule of `DecayConfig`."""
 
     config: DecayConfig
 
@@ -39,16 +39,16 @@ class Decay(Scheduler):
         """Bind the schedule to an optimizer.
 
         Args:
-            optimizer: Its learning rate follows the schedule.
+            optimizer: The optimizer whose learning rate is scheduled.
             lr_init: Learning rate after the warm-up.
         """
         lr_final = resolved(self.config.lr_final)
 
         def factor(step: int) -> float:
-            passed = min(step / self.config.num_iterations, 1.0)
-            if passed < self.config.warmup:
-                return math.sin(0.5 * math.pi * passed / self.config.warmup)
-            decay = (passed - self.config.warmup) / (1.0 - self.config.warmup)
+            progress = min(step / self.config.num_iterations, 1.0)
+            if progress < self.config.warmup:
+                return math.sin(0.5 * math.pi * progress / self.config.warmup)
+            decay = (progress - self.config.warmup) / (1.0 - self.config.warmup)
             return (lr_final / lr_init) ** decay
 
         return LambdaLR(optimizer, lr_lambda=factor)

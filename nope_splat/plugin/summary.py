@@ -1,4 +1,4 @@
-"""What came out, in a few lines: of the reconstruction, and of the training."""
+"""Short summaries of a reconstruction and of a training, for the terminal and the viewer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Rows = dict[str, str]
 
 
 def reconstruction_rows(scene: Reconstruction) -> Rows:
-    """Outcome of a reconstruction.
+    """Summarize a reconstruction.
 
     Args:
         scene: The reconstruction.
 
     Returns:
-        What it is to what came out.
+        Formatted values by label.
     """
     errors = scene.reprojection_errors()
     training = ~scene.held_out
@@ -30,13 +30,13 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
     if scene.held_out.any():
         rows["held-out photos"] = f"{(scene.registered & ~training).sum()} of {(~training).sum()} registered"
     for number, camera in enumerate(scene.cameras):
-        of = camera_name(scene, number)
-        rows[f"focal length{of}"] = (
+        suffix = camera_name(scene, number)
+        rows[f"focal length{suffix}"] = (
             f"{camera.focal:.1f} px, {camera.field_of_view(_size(scene, number)):.1f} degrees of view"
         )
         for name, value in lens_rows(camera).items():
             if name != "radial distortion" or any(camera.radial):
-                rows[f"{name}{of}"] = value
+                rows[f"{name}{suffix}"] = value
     return rows | {
         "reprojection error": f"mean {np.mean(errors):.2f} px, median {np.median(errors):.2f} px",
         "track points": f"{len(scene.points)}, seen {len(scene.observations)} times",
@@ -45,14 +45,14 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
 
 
 def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
-    """Outcome of a training, beside what it started from.
+    """Summarize a training, in comparison with the reconstruction.
 
     Args:
-        model: After the training.
-        data: With the aligned poses of the held-out images.
+        model: The trained model.
+        data: The data manager, with the aligned poses of the held-out images.
 
     Returns:
-        What it is to what came out.
+        Formatted values by label.
     """
     scene = data.dataparser.scene
     cameras: dict[str, float] = {}
@@ -61,11 +61,11 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
     rows = {"Gaussians": f"{model.num_points}"}
     learned_lens = model.camera_optimizer.learned_lens is not None
     for number, after in enumerate(model.camera_optimizer.cameras(scene.cameras)):
-        before, of = scene.cameras[number], camera_name(scene, number)
+        before, suffix = scene.cameras[number], camera_name(scene, number)
         change = 100 * (after.focal / before.focal - 1)
-        rows[f"focal length{of}"] = f"{before.focal:.1f} -> {after.focal:.1f} px ({change:+.2f} %)"
+        rows[f"focal length{suffix}"] = f"{before.focal:.1f} -> {after.focal:.1f} px ({change:+.2f} %)"
         for name, value in lens_rows(before).items() if learned_lens else ():
-            rows[f"{name}{of}"] = f"{value} -> {lens_rows(after)[name]}"
+            rows[f"{name}{suffix}"] = f"{value} -> {lens_rows(after)[name]}"
     rows |= {
         "reprojection error": f"mean {np.mean(scene.reprojection_errors()):.2f} -> {error:.2f} px",
     }
@@ -86,13 +86,13 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
 
 
 def lens_rows(camera: SharedPinhole) -> Rows:
-    """Principal point and distortion of a camera.
+    """Format the principal point and distortion of a camera.
 
     Args:
         camera: The camera.
 
     Returns:
-        What it is to how it is.
+        Formatted values by label.
     """
     return {
         "principal point": "{:+.1f}, {:+.1f} px from the center".format(*camera.offset),
@@ -101,20 +101,20 @@ def lens_rows(camera: SharedPinhole) -> Rows:
 
 
 def table(title: str, rows: Rows) -> Table:
-    """Lay rows out for the terminal.
+    """Format rows as a table for the terminal.
 
     Args:
-        title: Above them.
-        rows: What it is to what came out.
+        title: Title of the table.
+        rows: Formatted values by label.
     """
-    laid_out = Table(title=title, show_header=False, title_justify="left")
+    rich_table = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows.items():
-        laid_out.add_row(name, value)
-    return laid_out
+        rich_table.add_row(name, value)
+    return rich_table
 
 
 def camera_name(scene: Reconstruction, number: int) -> str:
-    """What follows the name of one camera's intrinsics; nothing where there is only that camera.
+    """Return the label suffix for the intrinsics of a camera; empty if the scene has a single camera.
 
     Args:
         scene: The reconstruction.
@@ -128,5 +128,5 @@ def camera_name(scene: Reconstruction, number: int) -> str:
 
 
 def _size(scene: Reconstruction, number: int) -> NDArray[np.int64]:
-    """Width and height of the first image of a camera. (2,)."""
+    """Return width and height of the first image of a camera. (2,)."""
     return scene.image_sizes[scene.camera_ids == number][0]

@@ -1,7 +1,7 @@
-"""What the method adds to nerfstudio's viewer: a panel, and cameras and track points as they are optimized.
+"""Additions to nerfstudio's viewer: a panel, optimized cameras and track points.
 
-nerfstudio moves the frusta of the training images itself; here they get the learned field of view, and
-those of the held-out images join them.
+nerfstudio updates the poses of training frusta. This module updates their field of view, and adds the frusta
+of held-out images.
 """
 
 from __future__ import annotations
@@ -36,48 +36,48 @@ if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
 TRAINING, HELD_OUT, LEFT_OUT = (47, 111, 176), (217, 130, 43), (194, 59, 59)
-"""Colors of training, of held-out images and of those without a pose, as in the report."""
+"""Colors of training images, held-out images and images without a pose, as in the report."""
 STEP_BACK = 0.3
-"""How far behind an image's camera a browser starts; the median depth is one."""
+"""Distance of a browser's initial view behind the central camera, relative to the median depth."""
 POINT_SIZE = 0.04
-ACCURACY = 0.1
-"""Reprojection error in pixels that even exact points have, since keypoints are no more accurate."""
+KEYPOINT_NOISE = 0.1
+"""Minimum upper end of the color scale of reprojection errors in pixels, about the noise of keypoints."""
 THUMBNAIL = 160
 """Longer side of the images in the frusta, in pixels."""
 VISIBLE_CHANGE = 0.002
-"""Relative change of the focal length from which the frusta are drawn anew."""
+"""Relative change of the focal length above which a frustum is redrawn."""
 MAX_NAMES = 10
-"""Most images that the panel lists."""
+"""Maximum number of unregistered images that the panel lists."""
 CURVES = {
     "focal_change_percent": "Change of focal length (%)",
     "reprojection_error_px": "Reprojection error (px)",
     "camera_rotation_mean_deg": "Camera rotation (degrees)",
 }
-"""What the panel plots over the training."""
+"""Metrics that the panel plots, with their titles."""
 SIGNED = ("focal_change_percent",)
-"""Of these, what may be negative."""
+"""Plotted metrics that may be negative."""
 
 
-class DepartedBrowser:
-    """Takes the place of a browser's renderer when the browser has gone."""
+class DisconnectedRenderer:
+    """Placeholder for the renderer of a browser that has disconnected."""
 
     def action(self, action: Any) -> None:
-        """Render nothing."""
+        """Ignore a render action."""
 
 
 class Renderers(dict[int, Any]):
-    """nerfstudio's renderers by the number of their browser.
+    """nerfstudio's renderers by client ID.
 
-    When a browser leaves while its camera moves, nerfstudio still asks for its renderer, within viser's
-    `atomic`. A KeyError there would leave viser's lock locked for good, and the training waiting for it.
+    If a browser disconnects while its camera moves, nerfstudio still accesses its renderer within viser's
+    `atomic`. A KeyError there would never release viser's lock, and the training would deadlock.
     """
 
-    def __missing__(self, client_id: int) -> DepartedBrowser:
-        return DepartedBrowser()
+    def __missing__(self, client_id: int) -> DisconnectedRenderer:
+        return DisconnectedRenderer()
 
 
-class ShownPipeline(Protocol):
-    """What the viewer shows of a pipeline, as it changes."""
+class ViewedPipeline(Protocol):
+    """Interface of a pipeline for the viewer."""
 
     datamanager: NopeDataManager
     history: History
@@ -92,17 +92,17 @@ class ShownPipeline(Protocol):
 
 
 class NopeViewerControl(ViewerControl):
-    """Set up by the viewer, if there is one, in training as in `ns-viewer`; without a viewer it does nothing.
+    """Viewer panel and scene objects of a pipeline, in training and in `ns-viewer`; no-op without a viewer.
 
-    Everything is drawn under the lock that keeps training, rendering and callbacks apart.
+    All drawing holds the lock that serializes training, rendering and callbacks.
 
     Args:
-        pipeline: Whose cameras and track points to show.
+        pipeline: The pipeline whose cameras and track points are shown.
     """
 
-    def __init__(self, pipeline: ShownPipeline) -> None:
-        # The pipeline holds this object, and viser's threads do so even after the training.
-        self._pipeline: ShownPipeline = weakref.proxy(pipeline)
+    def __init__(self, pipeline: ViewedPipeline) -> None:
+        # A weak reference, because viser's threads keep this object alive after the training.
+        self._pipeline: ViewedPipeline = weakref.proxy(pipeline)
         self._ready = False
         self._drawn_focals: dict[int, float] = {}
         self._thumbnails: dict[str, NDArray[np.uint8]] = {}
@@ -128,33 +128,33 @@ class NopeViewerControl(ViewerControl):
             gui.add_markdown(_images(self._pipeline.datamanager.dataparser.scene))
         self._show_points.on_update(lambda _: self._locked(self._draw_points))
         self._show_held_out.on_update(lambda _: self._locked(self._draw_cameras))
-        # A thread of its own: viser calls back with a lock held that the training may be waiting for.
+        # Use a separate thread, since viser holds a lock in callbacks that the training may be waiting for.
         self.viser_server.on_client_connect(
-            lambda client: threading.Thread(target=self._welcome, args=[client], daemon=True).start()
+            lambda client: threading.Thread(target=self._on_connect, args=[client], daemon=True).start()
         )
         self._ready = True
 
     def show_cameras(self) -> None:
-        """Draw all cameras, for every browser that comes; the training, which does not run yet, calls this.
+        """Draw all cameras before the training starts.
 
-        Its first iteration may take long, and nobody else gets the lock until it ends.
+        The first iteration may take long, and it holds the lock until it ends.
         """
         if self._ready:
             self._draw_cameras()
 
     def update(self, step: int) -> None:
-        """Show the present state; called by the training, which holds the lock.
+        """Redraw panel and scene; the training calls this while it holds the lock.
 
         Args:
-            step: Iteration; not used.
+            step: Iteration; unused.
         """
         del step
-        if self._ready and self.viewer.render_statemachines:  # one for each browser
+        if self._ready and self.viewer.render_statemachines:  # one per browser
             self._draw()
 
     @torch.no_grad()
-    def _welcome(self, client: ClientHandle) -> None:
-        """Show a new browser the scene from behind the central image, and draw everything."""
+    def _on_connect(self, client: ClientHandle) -> None:
+        """Place the view of a new browser behind the central camera, and draw everything."""
         poses = switch_axes(self._pipeline.model.camera_optimizer.poses()).double().numpy(force=True)
         centers = poses[:, :, 3]
         pose = poses[np.linalg.norm(centers - centers.mean(axis=0), axis=1).argmin()]
@@ -166,13 +166,13 @@ class NopeViewerControl(ViewerControl):
         self._locked(self._draw)
 
     def _locked(self, draw: Callable[[], None]) -> None:
-        """Draw in a thread of the viewer."""
+        """Draw while holding the training lock; for threads of the viewer."""
         lock: threading.Lock | contextlib.nullcontext = self.viewer.train_lock or contextlib.nullcontext()
-        with lock, contextlib.suppress(ReferenceError):  # the training may have ended
+        with lock, contextlib.suppress(ReferenceError):  # the pipeline may no longer exist
             draw()
 
     def _draw(self) -> None:
-        self.viewer.update_step(self._pipeline.model.step + 1)  # nerfstudio's stays 0 after training
+        self.viewer.update_step(self._pipeline.model.step + 1)  # nerfstudio's step is 0 after training
         self._text.content = self._summary()
         self._plots.figure = self._figure()
         self._plots.visible = len(self._pipeline.history) > 0
@@ -205,17 +205,17 @@ class NopeViewerControl(ViewerControl):
         return "  \n".join(f"**{name}:** {value}" for name, value in lines.items())
 
     def _stage(self) -> str:
-        """What training is busy with."""
+        """Describe the current stage of the training."""
         model, config = self._pipeline.model, self._pipeline.model.config
         iteration = model.step + 1
         if self._pipeline.test_mode != "val" or iteration >= model.num_iterations:
             return f"trained, {iteration} iterations"
-        work = (
+        activity = (
             "adding Gaussians"
             if iteration < config.densification.stop_fraction * model.num_iterations
             else "refining"
         )
-        return f"{work}, iteration {iteration} of {model.num_iterations}"
+        return f"{activity}, iteration {iteration} of {model.num_iterations}"
 
     def _figure(self) -> Any:
         from plotly.graph_objects import Scatter
@@ -235,16 +235,16 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _draw_cameras(self) -> None:
-        """Frusta of the held-out images; of the training ones where the field of view has changed."""
+        """Draw the frusta of held-out images, and of training images whose field of view has changed."""
         data, optimizer = self._pipeline.datamanager, self._pipeline.model.camera_optimizer
-        training = getattr(self.viewer, "camera_handles", {})  # there from the viewer's `init_scene` on
+        training = getattr(self.viewer, "camera_handles", {})  # created by the viewer's `init_scene`
         focals, poses = optimizer.view_focals().tolist(), optimizer.poses()
-        for index, old in list(training.items()):
+        for index, handle in list(training.items()):
             drawn = self._drawn_focals.get(index)
             if drawn is None or abs(math.log(focals[index] / drawn)) > VISIBLE_CHANGE:
                 name = f"/cameras/camera_{index:05d}"
                 training[index] = self._draw_camera(
-                    name, data.train_dataset, index, poses[index], old.visible
+                    name, data.train_dataset, index, poses[index], handle.visible
                 )
                 self._drawn_focals[index] = focals[index]
         for index, pose in enumerate(self._pipeline.eval_poses):
@@ -280,14 +280,14 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _draw_points(self) -> None:
-        """Track points by mean reprojection error, blue zero and red the worst twentieth; the legend."""
+        """Draw track points and legend; colors are mean reprojection errors, blue 0 and red the worst 5 %."""
         model = self._pipeline.model
         points, errors = model.track_positions(), model.reprojection_errors()
         total = torch.zeros(len(points), device=errors.device).index_add(
             0, model.observations.point_ids, errors
         )
         mean = total / torch.bincount(model.observations.point_ids, minlength=len(points)).clamp(min=1)
-        worst = mean.quantile(0.95).clamp(min=ACCURACY)
+        worst = mean.quantile(0.95).clamp(min=KEYPOINT_NOISE)
         self._legend.content = f"Blue: exact. Red: reprojection error of {worst:.2f} px and more."
         self._legend.visible = self._show_points.value
         colors = apply_float_colormap((mean / worst).clamp(0, 1)[:, None], "turbo")
@@ -301,27 +301,27 @@ class NopeViewerControl(ViewerControl):
 
 
 def _images(scene: Reconstruction) -> str:
-    """Which color stands for what, and the images without a pose and why, as markdown."""
+    """Format the color legend, and the images without a pose with reasons, as Markdown."""
     kinds = (
         ("trained on", TRAINING, scene.registered & ~scene.held_out),
         ("held out", HELD_OUT, scene.registered & scene.held_out),
         ("without a pose", LEFT_OUT, ~scene.registered),
     )
     legend = ", ".join(
-        _colored(f"{of_kind.sum()} {name}", color) for name, color, of_kind in kinds if of_kind.any()
+        _colored(f"{selected.sum()} {name}", color) for name, color, selected in kinds if selected.any()
     )
-    failures = [f"- {_plain(name)}: {_plain(reason)}" for name, reason in scene.failures.items()]
+    failures = [f"- {_escape(name)}: {_escape(reason)}" for name, reason in scene.failures.items()]
     more = [f"- and {len(failures) - MAX_NAMES} more"] if len(failures) > MAX_NAMES else []
     return "\n".join([f"Photos: {legend}", "", *failures[:MAX_NAMES], *more])
 
 
 def _colored(text: str, color: tuple[int, int, int]) -> str:
-    # Markdown for viser is MDX: braces hold JavaScript.
+    # viser renders Markdown as MDX, where braces contain JavaScript; double braces are a style object.
     return f"<span style={{{{color: 'rgb{color}'}}}}>{text}</span>"
 
 
-def _plain(text: str) -> str:
-    """Text as it is in MDX, where a name such as `{...}` would be run in the browser as a program."""
+def _escape(text: str) -> str:
+    """Escape text for MDX, in which the browser would execute a file name such as `{...}`."""
     return "".join(char if char.isalnum() or char in " .,-" else f"&#{ord(char)};" for char in text)
 
 
@@ -332,7 +332,7 @@ def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _look_through(event: SceneNodePointerEvent[CameraFrustumHandle]) -> None:
-    """Move the view of who has clicked on a frustum to its camera."""
+    """Move the view of the browser that clicked on a frustum to its camera."""
     with event.client.atomic():
         event.client.camera.position = event.target.position
         event.client.camera.wxyz = event.target.wxyz

@@ -9,7 +9,7 @@ from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
 
 RENDERING_TIMEOUT = 5.0
-"""Seconds to wait for a rendering that is under way."""
+"""Seconds to wait for a rendering in progress."""
 
 
 def stop_viewer(viewer: Viewer) -> None:

@@ -15,7 +15,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nope_splat.cli import main
 from nope_splat.errors import ErrorCode
 from nope_splat.plugin.config import nope_splat
-from nope_splat.plugin.pipeline import require_windows
+from nope_splat.plugin.pipeline import require_min_image_size
 from nope_splat.plugin.trainer import NopeTrainerConfig
 from nope_splat.sfm import SfmOptions, reconstruct
 from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
@@ -132,9 +132,9 @@ def test_images_smaller_than_the_ssim_window_raise(size: tuple[int, int], halvin
     pose = torch.eye(4)[None, :3]
     cameras = Cameras(pose, 50.0, 50.0, 1.0, 1.0, torch.tensor([width]), torch.tensor([height]))
     with refused("invalid-option", f"{width} x {height}", "11 pixels", "max-image-size", "num-downscales"):
-        require_windows(cameras, halvings)
+        require_min_image_size(cameras, halvings)
     cameras.width[:], cameras.height[:] = 11 * 2**halvings, 500
-    require_windows(cameras, halvings)
+    require_min_image_size(cameras, halvings)
 
 
 @pytest.mark.parametrize("focal", [30.0, 1e9])

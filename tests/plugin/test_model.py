@@ -28,7 +28,7 @@ from torch import Tensor
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig, world_to_camera
 from nope_splat.plugin.camera_refinement import GradientRefinement
 from nope_splat.plugin.densification_schedule import DensificationConfig
-from nope_splat.plugin.learning_rates import fill_in_rates, optimizer_groups
+from nope_splat.plugin.learning_rates import optimizer_groups, resolve_rates
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.splatting.densification import CappedStrategy
@@ -53,7 +53,7 @@ def train(
     """Run the training loop without nerfstudio's trainer, with one learning rate for the groups in `only`."""
     groups = {name: p for name, p in pipeline.get_param_groups().items() if not only or name in only}
     rates = optimizer_groups()
-    fill_in_rates(rates, "cpu")
+    resolve_rates(rates, "cpu")
     configs = {name: rates[name] for name in groups}
     for config in configs.values():
         config["scheduler"] = None

@@ -137,14 +137,14 @@ def test_training_resumes_after_ctrl_c(
 
     before = file.read_bytes()
     train(yaml.unsafe_load(before))  # like --load-config
-    assert f"Going on after {INTERRUPTED + 1} of {STEPS} iterations" in caplog.text
+    assert f"Resuming after {INTERRUPTED + 1} of {STEPS} iterations" in caplog.text
     assert_same(last(config), uninterrupted)
     assert len(runs(config)) == 1
     assert file.read_bytes() == before
 
     again = configure("interrupted")
     again.set_timestamp()
-    assert not again.goes_on, "what is finished stays as it is"
+    assert not again.resumes, "what is finished stays as it is"
 
 
 def test_training_resumes_before_a_damaged_checkpoint(
@@ -158,8 +158,8 @@ def test_training_resumes_before_a_damaged_checkpoint(
     checkpoint.write_bytes(content)
     train(config)
     log = caplog.text
-    assert f"The checkpoint {checkpoint} is damaged and not used." in log
-    assert f"Going on after {2 * SAVED + 1} of {STEPS} iterations" in log
+    assert f"The checkpoint {checkpoint} is damaged and is not used." in log
+    assert f"Resuming after {2 * SAVED + 1} of {STEPS} iterations" in log
     assert_same(last(config), uninterrupted)
 
 
@@ -180,6 +180,6 @@ def test_training_resumes_after_being_killed(
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     config = configure(output)
     train(config)
-    assert config.goes_on
+    assert config.resumes
     assert len(runs(config)) == 1
     assert_same(last(config), uninterrupted)

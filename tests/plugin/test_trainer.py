@@ -20,7 +20,7 @@ from nerfstudio.engine.trainer import Trainer
 from torch import nn
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.plugin.resume import own
+from nope_splat.plugin.resume import lock_run
 from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
 
 
@@ -34,7 +34,7 @@ class Optimizers:
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NopeTrainer:
     """Create a trainer without its setup."""
-    monkeypatch.setattr("nope_splat.plugin.trainer.present_state", lambda pipeline: {})
+    monkeypatch.setattr("nope_splat.plugin.trainer.capture_state", lambda pipeline: {})
     trainer = NopeTrainer.__new__(NopeTrainer)
     trainer.config = NopeTrainerConfig(max_num_iterations=100)
     trainer.base_dir, trainer.checkpoint_dir = tmp_path, tmp_path / "nerfstudio_models"
@@ -128,11 +128,11 @@ def test_an_unresumable_training_restarts(
     trainer.save_checkpoint(9)
     if gone == "checkpoint":
         (trainer.checkpoint_dir / "step-000000009.ckpt").write_bytes(b"damaged")
-    monkeypatch.setattr(NopeTrainerConfig, "goes_on", True)
+    monkeypatch.setattr(NopeTrainerConfig, "resumes", True)
     monkeypatch.setattr(trainer.pipeline, "difference", lambda state: gone, raising=False)
     trainer._load_checkpoint()
     assert trainer._start_step == 0
-    assert f"The training in {trainer.base_dir} begins anew" in caplog.messages[-1]
+    assert f"The training in {trainer.base_dir} starts again" in caplog.messages[-1]
     assert gone in caplog.messages[-1]
 
 
@@ -158,7 +158,7 @@ def test_a_read_only_output_folder_raises(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_folder_in_use_by_another_process_raises(tmp_path: Path) -> None:
     config = NopeTrainerConfig(method_name="nope-splat", output_dir=tmp_path, timestamp="run")
     config.machine.device_type = "cpu"
-    lock = own(config.get_base_dir())
+    lock = lock_run(config.get_base_dir())
     with refused("run-in-use", config.get_base_dir(), "--timestamp"):
         NopeTrainer(config)
     lock.release()

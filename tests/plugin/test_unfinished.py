@@ -11,8 +11,8 @@ import torch
 from filelock import Timeout
 from fixtures.errors import refused
 
-from nope_splat.plugin.checkpoints import is_whole, last_whole_checkpoint, load_checkpoint
-from nope_splat.plugin.resume import find_unfinished, own
+from nope_splat.plugin.checkpoints import is_intact, last_intact_checkpoint, load_checkpoint
+from nope_splat.plugin.resume import find_resumable_run, lock_run
 
 SETTINGS = "timestamp: now\nresume: auto\nlearning_rate: 1\n"
 LENGTH = 100
@@ -32,7 +32,7 @@ def leave_run(folder: Path, step: int | None, minutes_ago: float, settings: str 
 
 
 def found(runs: Path) -> Path | None:
-    return find_unfinished(runs.iterdir(), SETTINGS, LENGTH)
+    return find_resumable_run(runs.iterdir(), SETTINGS, LENGTH)
 
 
 def test_the_last_training_with_the_same_settings_resumes(tmp_path: Path) -> None:
@@ -53,10 +53,10 @@ def test_a_finished_training_is_not_resumed(tmp_path: Path) -> None:
 
 def test_a_folder_is_locked_by_one_process(tmp_path: Path) -> None:
     run = leave_run(tmp_path / "run", 59, 10)
-    lock = own(run)
+    lock = lock_run(run)
     assert found(tmp_path) is None
     with pytest.raises(Timeout):
-        own(run)
+        lock_run(run)
     lock.release()
     assert found(tmp_path) == run
 
@@ -74,15 +74,15 @@ def test_damaged_checkpoints_are_logged_and_skipped(
     before, last = (tmp_path / f"step-{step:09d}.ckpt" for step in (9, 19))
     for path in (before, last):
         torch.save({"values": torch.zeros(500)}, path)
-    assert is_whole(last)
+    assert is_intact(last)
     content = bytearray(last.read_bytes())
     content[content.index(bytes(2000)) + 1000] = 1
     last.write_bytes({"cut": content[:-30], "flipped": content, "empty": b""}[damage])
-    assert last_whole_checkpoint(tmp_path) == before
+    assert last_intact_checkpoint(tmp_path) == before
     (message,) = caplog.messages
     assert str(last) in message
     before.unlink()
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_intact_checkpoint(tmp_path) is None
 
 
 class Loot:

@@ -116,7 +116,7 @@ def test_an_early_browser_sees_all_frusta_in_their_color(
     late = viewer.camera_handles.pop(5)
     del viewer.train_util
     control, client = pipeline.viewer_control, MagicMock()
-    welcome = threading.Thread(target=control._welcome, args=[client])
+    welcome = threading.Thread(target=control._on_connect, args=[client])
     welcome.start()
     control._locked(control._draw)
     viewer.camera_handles[5] = late
@@ -147,7 +147,7 @@ def test_nothing_is_drawn_while_the_training_holds_the_lock(
     threads = [
         threading.Thread(target=control._locked, args=[control._draw_points]),
         threading.Thread(target=control._locked, args=[control._draw_cameras]),
-        threading.Thread(target=control._welcome, args=[MagicMock()]),
+        threading.Thread(target=control._on_connect, args=[MagicMock()]),
     ]
     with lock:
         for thread in threads:

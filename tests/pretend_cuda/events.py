@@ -74,7 +74,7 @@ class Events:
     def _rendered(self, outputs: dict[str, Any], model: Any, camera: Any) -> None:
         if model.training:
             height, width = outputs["rgb"].shape[:2]
-            degree = model.present_sh_degree()
+            degree = model.current_sh_degree()
             self.iterations.append(Iteration(model.step, [width, height], degree, model.num_points))
 
     def _reset(self, *_: Any, **__: Any) -> None:

@@ -112,7 +112,7 @@ def test_defaults_are_those_for_cuda(training: Training) -> None:
 def test_training_resumes_after_the_interruption(training: Training) -> None:
     assert [iteration.step for iteration in training.first.iterations] == list(range(INTERRUPTED + 1))
     assert [iteration.step for iteration in training.second.iterations] == list(range(INTERRUPTED + 1, STEPS))
-    assert f"Going on after {INTERRUPTED + 1} of {STEPS} iterations" in training.log
+    assert f"Resuming after {INTERRUPTED + 1} of {STEPS} iterations" in training.log
     assert training.second.iterations[0].num_gaussians == training.first.iterations[-1].num_gaussians
 
 

@@ -13,7 +13,7 @@ from fixtures.errors import refused
 from nope_splat.plugin import device
 from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.dataparser import NopeDataParserConfig
-from nope_splat.plugin.learning_rates import RATES, fill_in_rates, optimizer_groups
+from nope_splat.plugin.learning_rates import RATES, optimizer_groups, resolve_rates
 from nope_splat.plugin.model import NopeSplatModelConfig
 from nope_splat.plugin.trainer import NopeTrainerConfig
 from nope_splat.utils.device_defaults import Device, resolve_defaults, resolved
@@ -48,7 +48,7 @@ def test_values_set_by_the_user_are_kept(device_type: Device) -> None:
     groups = optimizer_groups()
     groups["scales"]["optimizer"].lr = 0.5
     groups["means"]["scheduler"].lr_final = 0.25
-    fill_in_rates(groups, device_type)
+    resolve_rates(groups, device_type)
     assert (groups["scales"]["optimizer"].lr, groups["means"]["scheduler"].lr_final) == (0.5, 0.25)
 
 
@@ -61,7 +61,7 @@ def test_unresolved_settings_raise_an_error() -> None:
 @pytest.mark.parametrize("device_type", ["cuda", "cpu"])
 def test_every_learning_rate_is_a_number(device_type: Device) -> None:
     groups = optimizer_groups()
-    fill_in_rates(groups, device_type)
+    resolve_rates(groups, device_type)
     assert groups.keys() == RATES.keys()
     for group in groups.values():
         assert group["optimizer"].lr > 0
