@@ -117,7 +117,7 @@ def test_no_checkpoint_to_go_on_from_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", ["checkpoint", "images", "reconstruction"])
-def test_an_interrupted_training_that_cannot_go_on_begins_anew(
+def test_training_starts_again_if_it_cannot_be_resumed(
     trainer: NopeTrainer, gone: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer.save_checkpoint(9)

@@ -35,7 +35,7 @@ def found(runs: Path) -> Path | None:
     return find_resumable_run(runs.iterdir(), SETTINGS, LENGTH)
 
 
-def test_the_last_of_the_same_settings_goes_on(tmp_path: Path) -> None:
+def test_latest_run_with_the_same_settings_is_resumed(tmp_path: Path) -> None:
     leave_run(tmp_path / "older", 59, 20)
     last = leave_run(tmp_path / "last", 39, 10)
     leave_run(tmp_path / "other", 79, 5, SETTINGS.replace("1", "2"))
