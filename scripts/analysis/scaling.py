@@ -1,6 +1,6 @@
 """Measure how matching and registration scale with the number of images.
 
-    nope-splat demo-scene --path tour --num-images 200 --output-dir tour
+    nope-splat demo-scene --trajectory tour --num-images 200 --output-dir tour
     python -m scripts.analysis.scaling pairs --data tour
     python -m scripts.analysis.scaling registration --data tour --num-images 50 100 200 --cache-dir CACHE
 
