@@ -217,9 +217,8 @@ class NopeTrainer(Trainer):
         if self._saved_state is not None:
             with report_mismatch():
                 restore(self.pipeline, self._saved_state)
-        CONSOLE.print(
-            table("Reconstruction", reconstruction_rows(self.pipeline.datamanager.dataparser.scene))
-        )
+        scene = self.pipeline.datamanager.dataparser.scene
+        CONSOLE.print(table("Reconstruction", reconstruction_rows(scene)))
 
     def _load_checkpoint(self) -> None:
         """Load the checkpoint that the training resumes or starts from, if any."""
