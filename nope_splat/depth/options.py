@@ -52,4 +52,5 @@ class ScaleShiftOptions:
     """Smallest ratio of the scale to its standard deviation; below it, the points do not determine scale and
     shift at once."""
     max_noise_ratio: float = 2.0
-    """Largest factor by which dropping the shift may increase the noise; beyond it, the map is rejected."""
+    """Maximum ratio of the noise of a fit without shift to that of a fit with shift. Maps beyond it are
+    rejected."""

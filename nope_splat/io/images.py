@@ -242,7 +242,7 @@ def _escape(name: str) -> str:
 
 
 def _check(root: Path, name: str) -> ImageFile | str:
-    """Check an image file; return the reason if it cannot be used."""
+    """Check an image file: return it, or the reason why it cannot be used."""
     path = root / name
     if UNPRINTABLE.search(name):
         return "its name holds control characters or bytes that are not UTF-8; rename it"

@@ -93,9 +93,9 @@ def load_or_match(
     If an earlier run was interrupted, matching resumes from the pairs that it saved.
 
     Args:
-        folder: The images.
-        settings: Settings of matching.
-        cache: Cache of matches; None to neither load nor store them.
+        folder: Folder with the images.
+        settings: Matching settings.
+        cache: Cache of matches; None disables caching.
         key: Cache key from `matches_key`.
 
     Returns:

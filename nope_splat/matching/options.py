@@ -134,7 +134,8 @@ class MatchingSettings:
     """Number of neighbors that each image is matched with in sequential matching. In retrieval, the number of
     most similar images considered once shared matches lead to no new pairs."""
     max_exhaustive_images: Annotated[int, NOT_NEGATIVE] = 100
-    """Largest number of images matched exhaustively by default; the time grows with its square."""
+    """Up to this many images, all pairs are matched by default; the time grows with the square of the
+    number."""
     device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
     """Device for comparing descriptors and running networks. "auto" uses a GPU if there is one, unless the
     training runs on a CPU."""

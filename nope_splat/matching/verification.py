@@ -138,6 +138,9 @@ def _homography_ratio(
 
 
 def _evenly_spaced(count: int, max_count: int) -> NDArray[np.int64]:
-    """Return at most `max_count` evenly spaced indices below `count`: keypoints are sorted by strength."""
+    """Return at most `max_count` evenly spaced indices below `count`.
+
+    Keypoints are sorted by strength, so that the first ones would be a biased sample.
+    """
     num_indices = min(count, max_count)
     return np.arange(num_indices) * count // num_indices

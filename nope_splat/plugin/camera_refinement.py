@@ -1,4 +1,4 @@
-"""How the cameras move during a training: a union of configurations, one for each way."""
+"""How cameras are refined during training: a union of configurations, one per method."""
 
 from __future__ import annotations
 

@@ -47,7 +47,8 @@ def paper_pipeline() -> NopePipelineConfig:
 
     Cameras start from monocular depth and a field of view of 60 degrees. Gaussians start on the tracks and
     stay tied to them, and gradient steps on the photometric, 2D track, 3D track and scale losses move
-    everything. Only what the paper lacks is ours: several cameras, held-out views, resuming.
+    everything. The only additions are features that the paper does not cover: several cameras, held-out
+    views and resuming.
     """
     sfm = SfmOptions(
         mapper=MapperOptions(refine_principal_point=False, refine_extra_params=False),

@@ -42,8 +42,8 @@ class NopeDataParserConfig(DataParserConfig):
     eval_interval: Annotated[int, Ge(2)] = 8
     """Hold out every n-th image for evaluation, starting with the first; none if there are fewer than n."""
     max_image_size: Annotated[int | Auto | None, COUNT, ByDevice(cuda=1600, cpu=512)] = "auto"
-    """Longer side of the training images in pixels; None keeps the full resolution. "auto" is 1600 on a GPU
-    and 512 on a CPU."""
+    """Maximum longer side of the training images in pixels; None keeps the full resolution. "auto" is 1600 on
+    a GPU and 512 on a CPU."""
     cache_dir: Path | None = None
     """Cache folder for matches and reconstruction; by default `cache` in the experiment's output folder."""
     sfm: Annotated[SfmOptions, tyro.conf.arg(name="")] = field(
@@ -212,7 +212,7 @@ def training_cameras(
     Args:
         scene: The reconstruction.
         image_ids: Indices of the images in the scene. (V,).
-        max_image_size: Longer side of the training images in pixels; None keeps the full resolution.
+        max_image_size: Maximum longer side of the training images in pixels; None keeps the full resolution.
 
     Returns:
         V cameras; their metadata contain `image_id` (V, 1).

@@ -16,18 +16,19 @@ from nope_splat.splatting.lens import Lens
 
 
 class LearnedLens(nn.Module):
-    """Lenses of K cameras, relative to the reconstruction.
+    """Learned corrections to the lenses of K cameras, relative to the reconstruction.
 
     Parameters are scaled so that a unit step moves image corners about as far as a unit step of the log focal
-    length, and a single learning rate suits all. Principal points are in focal lengths, and radial terms are
-    relative displacements of the corner. The principal point is fixed for a camera with both portrait and
-    landscape images, since it rotates with the camera.
+    length, and a single learning rate suits all. Principal points are in units of the focal length, and
+    radial terms are displacements of the image corner, as fractions of its distance from the center. The
+    principal point is fixed for a camera with both portrait and landscape images, since it rotates with the
+    camera.
 
     Args:
         num_intrinsics: Number K of cameras.
         learn_principal_point: Whether to optimize principal points.
         learn_distortion: Whether to optimize radial terms.
-        by_gradient: Whether gradient steps optimize the parameters.
+        by_gradient: Whether gradient steps optimize the parameters; otherwise joint refinement does.
         device: Initial device of the parameters.
     """
 

@@ -45,7 +45,7 @@ class ConfigLoader(yaml.UnsafeLoader):
         kwds: Mapping[str, Any] | None = None,
         newobj: bool = False,
     ) -> Any:
-        """Construct a dataclass without calling its constructor, or a path or enumeration from its value."""
+        """Construct the object of a Python tag: dataclasses without `__init__`, paths and enums by value."""
         if suffix == "builtins.getattr":
             return self._member(node, *(args or ()))
         cls = self.find_python_name(suffix, node.start_mark)

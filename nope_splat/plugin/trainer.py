@@ -64,7 +64,7 @@ class NopeMachineConfig(MachineConfig):
 
 @dataclass
 class NopeTrainerConfig(TrainerConfig):
-    """Configuration of the training."""
+    """Configuration of the trainer."""
 
     _target: type = field(default_factory=lambda: NopeTrainer)
     pipeline: NopePipelineConfig = field(default_factory=NopePipelineConfig)

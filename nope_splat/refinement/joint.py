@@ -154,7 +154,7 @@ class _ViewWeights(NamedTuple):
     used: Tensor
     """Pixels of the view with residuals. (H, W), bool."""
     noise: float
-    """Standard deviation of the residuals."""
+    """Standard deviation of the photometric residuals."""
     weight: float
     """Weight of the view's photometric term."""
     patch_ids: Tensor

@@ -45,7 +45,7 @@ class SurfacePatchOptions:
 
 @dataclass(frozen=True)
 class PatchEquations:
-    """Blocks of the normal equations of one view that involve the displacements of P patches."""
+    """Blocks of the normal equations, from one view, for the displacements of P patches."""
 
     coupling: Tensor
     """Blocks by the N variables of the view and the displacement. (P, N, 3), float64."""

@@ -98,10 +98,10 @@ class KnownCameras:
         return np.unique(np.concatenate([self.image_ids, *connected]))
 
     def register(self, state: SfmState) -> None:
-        """Register images with these cameras.
+        """Give images of a state their known poses, and all cameras their known intrinsics.
 
         Args:
-            state: Changed in place.
+            state: Modified in place.
         """
         longer_sides = state.longer_sides
         state.focal, state.offset = self.focal * longer_sides, self.offset * longer_sides[:, None]

@@ -64,7 +64,7 @@ class DegeneracyOptions:
     """Largest error of a match that a rotation explains, feature pixels; the same as for homographies in
     geometric verification."""
     max_num_pairs: Annotated[int, COUNT] = 50
-    """Largest number of pairs tested, those with the most matches."""
+    """Maximum number of pairs to test; pairs with most matches are tested first."""
     max_num_matches: Annotated[int, COUNT] = 200
     """Largest number of matches tested in each pair."""
     num_focal_candidates: Annotated[int, Ge(3)] = 32
@@ -75,7 +75,7 @@ class DegeneracyOptions:
 
 @dataclass(frozen=True)
 class TwoViewPoseOptions:
-    """Relative poses of matched pairs."""
+    """Options for estimating relative poses of matched pairs."""
 
     max_epipolar_error: Annotated[float, POSITIVE] = 2.0
     """Largest epipolar error of an inlier match, feature pixels."""
@@ -137,6 +137,6 @@ class MapperOptions:
     degeneracy: Suppress[DegeneracyOptions] = field(default_factory=DegeneracyOptions)
     """Detection of planar scenes and of cameras that only rotate."""
     two_view: Suppress[TwoViewPoseOptions] = field(default_factory=TwoViewPoseOptions)
-    """Relative poses of matched pairs."""
+    """Options for estimating relative poses of matched pairs."""
     refinement: Suppress[GlobalRefinementOptions] = field(default_factory=GlobalRefinementOptions)
     """Final refinement of all poses, points and intrinsics."""

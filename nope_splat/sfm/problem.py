@@ -149,7 +149,7 @@ class SfmProblem:
 
     @cached_property
     def is_pure_rotation(self) -> bool:
-        """Whether every camera with pairs only rotates, so that there is no parallax."""
+        """Whether matched images differ by rotations only, so that there is no parallax."""
         if not self.is_planar:
             return False
         options, focal_options = self.options.degeneracy, self.options.focal

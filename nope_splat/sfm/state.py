@@ -77,7 +77,7 @@ class SfmState:
     points: Array
     """World coordinates of the triangulated tracks. (T, 3)."""
     has_point: Mask
-    """Tracks that are triangulated. (T,)."""
+    """Whether each track is triangulated. (T,)."""
     inlier: Mask
     """Observations in registered images that agree with the point of their track. (O,)."""
     intrinsics_prior: IntrinsicsPriorOptions

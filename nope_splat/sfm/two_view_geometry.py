@@ -35,7 +35,7 @@ class TwoView:
         return len(self.matches.indices)
 
     def from_image(self, image_id: int) -> tuple[int, Array, Indices, Array]:
-        """Order the pair so that a given image comes first.
+        """Return the relative pose and matches as seen from one image of the pair.
 
         Args:
             image_id: Either image of the pair.

@@ -76,7 +76,7 @@ Render = Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor, Tensor, dict[
 
 
 def pinhole_positions(K: Tensor, size: tuple[int, int], radial: Tensor) -> Tensor:
-    """Compute the position in the pinhole image for each pixel of the distorted image.
+    """Compute the position in the undistorted (pinhole) image of each pixel of the distorted image.
 
     Args:
         K: Intrinsic matrix of both images. (3, 3).

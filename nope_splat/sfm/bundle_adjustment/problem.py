@@ -31,9 +31,9 @@ BundleStep = tuple[Tensor, Tensor, Tensor]
 class BundleProblem:
     """Variables and observations of a bundle adjustment; all float64 or int64, on one device.
 
-    Each of N images has a pose and one of K cameras, whose intrinsics are
-    `[log focal, principal point offset x, y, radial distortion k1, k2]`. Image coordinates are in pixels from
-    the image center.
+    Each of the N images has a pose and one of K cameras. Intrinsics are `[log(f), dx, dy, k1, k2]`: focal
+    length f in pixels, principal point offset (dx, dy) from the image center, radial distortion k1 and k2.
+    Image coordinates are in pixels from the image center.
     """
 
     T_camera_world: Tensor
@@ -69,7 +69,9 @@ class BundleProblem:
 
     @cached_property
     def cost(self) -> float:
-        """Robust cost in variances (see `robust_cost`); only the first access synchronizes with the GPU."""
+        """Robust cost in units of the variance (see `robust_cost`), cached: only the first use waits for the
+        GPU.
+        """
         return robust_cost(self, reprojection_residuals(self)[0])
 
 

@@ -132,7 +132,7 @@ class NormalEquations:
         """Eliminate the points.
 
         Args:
-            damping: Marquardt's factor on the diagonal.
+            damping: Damping factor of the diagonal of the normal equations.
 
         Returns:
             Reduced matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K).
@@ -183,10 +183,10 @@ class NormalEquations:
         """Solve for one Levenberg-Marquardt step.
 
         Args:
-            damping: Marquardt's factor on the diagonal.
+            damping: Damping factor of the diagonal of the normal equations.
 
         Returns:
-            The increments; None if the damped system is not positive definite.
+            The updates of the variables; None if the damped system is not positive definite.
         """
         problem = self.problem
         matrix, gradient, inverse = self.reduce(damping)

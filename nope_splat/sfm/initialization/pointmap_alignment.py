@@ -82,7 +82,7 @@ def align_pointmaps(
         options: Number of iterations and points.
 
     Returns:
-        Cameras of the images that confident pairs connect; None if there are fewer than two.
+        Cameras of the images in the component that confident pairs connect; None if it has fewer than two.
     """
     alignment = _PointmapAlignment(pointmaps, sizes, focal, options.max_num_points)
     image_ids = alignment.initialize()

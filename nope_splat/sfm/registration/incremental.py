@@ -375,7 +375,7 @@ def _grid_cells(state: SfmState, rows: Indices, size: int) -> Indices:
 
 
 def _spread_sample(state: SfmState, registration: IncrementalRegistration) -> Mask:
-    """Sample inlier observations of tracks that are spread over each image, preferring long tracks. (O,)."""
+    """Mask of sampled inlier observations, spread over each image and preferring long tracks. (O,)."""
     size, max_num_observations = registration.coverage_grid_size, registration.ba_max_num_observations
     rows = np.flatnonzero(state.inlier)
     image_ids, tracks = state.image_ids[rows], state.track_ids[rows]

@@ -149,11 +149,11 @@ def write_records(start, stop, width, height, radii, means2d, conics, opacities,
 
 @kernel
 def sort_by_depth(radii, depths, order, scratch, offsets):
-    """Sort the Gaussians that are not culled to `order` (N,), front to back, and return their number.
+    """Write the indices of visible Gaussians, sorted front to back, to `order` (N,); return their number.
 
-    This is a stable radix sort. Positive float32 depths sort like their bits as unsigned integers. It takes
-    two passes, unless the largest depth is hundreds of times the smallest. `scratch` (N,) and `offsets`
-    (digits + 1,) are temporary storage.
+    This is a stable radix sort: positive float32 values have the same order as their bits read as unsigned
+    integers. Two passes suffice unless the largest depth is hundreds of times the smallest. `scratch` (N,)
+    and `offsets` (digits + 1,) are temporary storage.
     """
     bits = depths.view(np.uint32)
     lowest, highest = np.uint32(0xFFFFFFFF), np.uint32(0)

@@ -66,7 +66,7 @@ class Splat(NamedTuple):
 
 @inlined
 def vector3(array, index):
-    """Read a row of an array (N, 3 or more) in float64."""
+    """Return the first three elements of row `index` of an array (N, >= 3), as float64."""
     return float(array[index, 0]), float(array[index, 1]), float(array[index, 2])
 
 
@@ -252,9 +252,9 @@ def project(
 def covariance_gradient(splat, eps2d, d_conic, d_compensation):
     """Compute the gradient of the covariance entries xx, xy, yy from those of conic and compensation.
 
-    With Q the conic matrix and G its gradient (the off-diagonal split between two entries), the gradient of
-    the covariance is -Q G Q; the derivative of rho is ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), bounded as
-    in gsplat.
+    Let Q be the conic matrix, G its gradient, with half of the off-diagonal gradient in each symmetric entry,
+    and rho the compensation factor. The covariance gradient is -Q G Q plus d_compensation times the
+    derivative of rho, ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), whose 1 / rho is bounded as in gsplat.
     """
     xx, xy, yy, det = covariance_2d(splat.m0, splat.m1)
     inverse_det = 1.0 / (det + eps2d * (xx + yy + eps2d))

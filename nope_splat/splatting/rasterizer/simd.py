@@ -41,10 +41,10 @@ _SOURCE_STAMP = hash(
 
 
 class Lanes:
-    """SIMD width, as an argument of a kernel.
+    """SIMD width, passed to kernels as a compile-time constant.
 
     Args:
-        count: Pixels per register: 16, 8 or 4.
+        count: Number of pixels per register: 16, 8 or 4.
 
     Raises:
         ValueError: For any other count.

@@ -60,7 +60,7 @@ def block_rows(typing: Any, lanes: Any) -> Any:
 
 
 def _block_centers(lanes: Any, position: Any) -> Any:
-    """Define a constant vector of pixel centers, at `position(lane, width of the block)`."""
+    """Define a constant vector whose lane i holds one pixel-center coordinate, `position(i, block_width)`."""
     vector = Floats(lanes.count)
     width = BLOCK_SHAPES[lanes.count][0]
     centers = [position(lane, width) + 0.5 for lane in range(lanes.count)]
