@@ -69,9 +69,7 @@ class BundleProblem:
 
     @cached_property
     def cost(self) -> float:
-        """Robust cost in units of the variance (see `robust_cost`), cached: only the first use waits for the
-        GPU.
-        """
+        """Robust cost in units of the variance, see `robust_cost`. Only the first use waits for the GPU."""
         return robust_cost(self, reprojection_residuals(self)[0])
 
 
