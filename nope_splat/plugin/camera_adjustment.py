@@ -17,6 +17,7 @@ from nope_splat.refinement.joint import JointResult, RenderView, adjust_jointly
 from nope_splat.refinement.photometric import RenderedView, usable_pixels
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem
 from nope_splat.splatting.lens import Lens
+from nope_splat.splatting.rendering import CameraView
 
 MIN_MEAN_OBSERVATIONS = 200
 """Mean number of observations per image below which renderings constrain the cameras better than tracks.
@@ -93,23 +94,15 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
         K.diagonal()[:2] = intrinsics[0].exp().float() * scales[index] / factor
         K[:2, 2] = (centers[index] + intrinsics[1:3].float() * scales[index]) / factor
         radial = None if lens is None else intrinsics[3:].float()
-        rendered, depth, opacity, _ = model.render(
-            gaussians,
-            T_camera_world[None].float(),
-            K[None],
-            (width, height),
-            background,
-            sh_degree,
-            render_mode="RGB+ED",
-            radial=radial,
-        )
+        view = CameraView(T_camera_world[None].float(), K[None], (width, height), radial)
+        rendered, depth, opacity, _ = model.render(gaussians, view, background, sh_degree, "RGB+ED")
         depth = depth.squeeze(-1)
         used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
         if mask is not None:  # masked pixels must not affect image gradients next to the mask
             image = torch.where(mask, image, rendered)
-        view = RenderedView(rendered, image, depth, used, K.diagonal()[:2], K[:2, 2], radial)
+        rendered_view = RenderedView(rendered, image, depth, used, K.diagonal()[:2], K[:2, 2], radial)
         # Downsample after rendering, because the rasterizer's blur grows with the pixel size.
-        return view.downsampled(math.ceil(math.log2(max(1, max(width, height) / max_size))))
+        return rendered_view.downsampled(math.ceil(math.log2(max(1, max(width, height) / max_size))))
 
     return render_view
 

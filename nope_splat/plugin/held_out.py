@@ -22,6 +22,7 @@ from nope_splat.sfm import Reconstruction
 from nope_splat.sfm.registration.resection import resect
 from nope_splat.splatting.gaussians import Gaussians
 from nope_splat.splatting.lens import Rendering, render_distorted
+from nope_splat.splatting.rendering import CameraView
 
 
 class SplatModel(Protocol):
@@ -37,9 +38,7 @@ class SplatModel(Protocol):
     def render(
         self,
         gaussians: Gaussians,
-        T_camera_world: Tensor,
-        K: Tensor,
-        size: tuple[int, int],
+        view: CameraView,
         background: Tensor,
         *,
         render_mode: Literal["RGB", "RGB+ED"] = "RGB",
@@ -134,7 +133,8 @@ def render_image(
     background = model.background_color.to(gaussians.means)
 
     def pinhole(K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-        return model.render(gaussians, T_camera_world, K, size, background, render_mode="RGB+ED")
+        view = CameraView(T_camera_world, K, size)
+        return model.render(gaussians, view, background, render_mode="RGB+ED")
 
     size = int(camera.width), int(camera.height)
     return render_distorted(pinhole, intrinsic_matrices(camera), size, radial_terms(camera))

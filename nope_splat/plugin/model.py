@@ -38,7 +38,7 @@ from nope_splat.splatting.losses import (
     track_3d_loss,
 )
 from nope_splat.splatting.rasterizer import fold_intrinsics
-from nope_splat.splatting.rendering import RenderConfig, render_gaussians
+from nope_splat.splatting.rendering import CameraView, RenderConfig, render_gaussians
 from nope_splat.utils.device_defaults import resolved
 
 
@@ -165,13 +165,10 @@ class NopeSplatModel(SplatParameters):
             with_depth = self.config.depth_weight != 0
             rgb, depth, alpha, self.info = self.render(
                 gaussians,
-                fold_intrinsics(world_to_camera(pose), K),
-                K,
-                (width, height),
+                CameraView(fold_intrinsics(world_to_camera(pose), K), K, (width, height), radial),
                 background,
                 sh_degree=self.current_sh_degree(),
                 render_mode="RGB+ED" if with_depth else "RGB",
-                radial=radial,
             )
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
@@ -186,15 +183,8 @@ class NopeSplatModel(SplatParameters):
             if not inside.any():
                 return self.get_empty_outputs(width, height, background)
             gaussians = gaussians.select(inside)
-        rgb, depth, alpha, _ = self.render(
-            gaussians,
-            world_to_camera(pose),
-            K,
-            (width, height),
-            background,
-            render_mode="RGB+ED",
-            radial=radial_terms(camera),
-        )
+        view = CameraView(world_to_camera(pose), K, (width, height), radial_terms(camera))
+        rgb, depth, alpha, _ = self.render(gaussians, view, background, render_mode="RGB+ED")
         return {
             "rgb": rgb,
             "depth": depth,
@@ -219,26 +209,20 @@ class NopeSplatModel(SplatParameters):
     def render(
         self,
         gaussians: Gaussians,
-        T_camera_world: Tensor,
-        K: Tensor,
-        size: tuple[int, int],
+        view: CameraView,
         background: Tensor,
         sh_degree: int | None = None,
         render_mode: Literal["RGB", "RGB+ED"] = "RGB",
-        radial: Tensor | None = None,
     ) -> Rendering:
         """Render Gaussians, without reading or changing the training state of the model.
 
         Args:
             gaussians: The Gaussians to render.
-            T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
-            K: Intrinsic matrix. Its own gradient is incomplete at the image borders, so optimized intrinsics
-                must be folded into the pose (`fold_intrinsics`). (1, 3, 3).
-            size: Width and height in pixels.
+            view: Camera and pose. The gradient of the intrinsic matrix alone is incomplete at the image
+                borders, so optimized intrinsics must be folded into the pose (`fold_intrinsics`).
             background: Background color. (3,).
             sh_degree: Degree of the spherical harmonics; the configured degree by default.
             render_mode: Whether to render depth.
-            radial: Radial distortion k1 and k2, if any. (2,).
 
         Returns:
             Colors, depth, opacity and gsplat's info, with distortion applied.
@@ -247,9 +231,9 @@ class NopeSplatModel(SplatParameters):
 
         def pinhole(K: Tensor, size: tuple[int, int]) -> Rendering:
             options = RenderConfig(degree, render_mode, self.config.rasterize_mode)
-            return render_gaussians(gaussians, T_camera_world, K, size, background, options)
+            return render_gaussians(gaussians, view.T_camera_world, K, size, background, options)
 
-        return render_distorted(pinhole, K, size, radial)
+        return render_distorted(pinhole, view.K, view.size, view.radial)
 
     def current_sh_degree(self) -> int:
         """Compute the degree of the spherical harmonics at the current step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,19 @@ from torch import Tensor
 from nope_splat.splatting.gaussians import Gaussians
 from nope_splat.splatting.lens import Rendering
 from nope_splat.splatting.rasterizer import RasterizeMode, rasterization
+
+
+class CameraView(NamedTuple):
+    """Camera and pose of one image."""
+
+    T_camera_world: Tensor
+    """World-to-camera transform, OpenCV axes. (1, 4, 4)."""
+    K: Tensor
+    """Intrinsic matrix. (1, 3, 3)."""
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    radial: Tensor | None = None
+    """Radial distortion k1 and k2; None without distortion. (2,)."""
 
 
 @dataclass(frozen=True)

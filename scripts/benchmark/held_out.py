@@ -32,6 +32,7 @@ from nope_splat.geometry.axes import switch_axes
 from nope_splat.plugin.camera_optimizer import world_to_camera
 from nope_splat.plugin.held_out import SplatModel, refine_pose, render_image
 from nope_splat.plugin.pipeline import NopePipeline, NopePipelineConfig
+from nope_splat.splatting.rendering import CameraView
 from nope_splat.utils.terminal import set_up_terminal
 from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera
 from scripts.benchmark.splatfacto_peer import PeerModel, Settings, run_anywhere, splatfacto_config
@@ -112,9 +113,9 @@ def find_coverage(
     depths = []
     with torch.no_grad():
         for view, K in zip(T_camera_world, Ks, strict=True):
-            arguments = view[None].to(model.device), K[None].to(model.device), size
+            camera_view = CameraView(view[None].to(model.device), K[None].to(model.device), size)
             black = torch.zeros(3, device=model.device)
-            _, depth, alpha, _ = model.render(gaussians, *arguments, black, render_mode="RGB+ED")
+            _, depth, alpha, _ = model.render(gaussians, camera_view, black, render_mode="RGB+ED")
             depths.append(torch.where(alpha > 0.5, depth, torch.inf)[..., 0].cpu())
     depth, poses = torch.stack(depths), torch.linalg.inv(T_camera_world)
     train = torch.tensor([name not in held_out for name in names])
