@@ -5,6 +5,7 @@ import-linter checks its layers.
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from importlib.metadata import packages_distributions
@@ -68,3 +69,34 @@ def test_what_is_imported_is_a_dependency_and_the_reverse() -> None:
     imported = set.union(*used.values())
     # open3d and fpsample are imported by nerfstudio and pinned here; ninja is found by its name.
     assert set(listed[""]) - imported == {"open3d", "fpsample", "ninja"}
+
+
+def functions() -> list[tuple[str, ast.FunctionDef]]:
+    """Find the functions outside the rasterizer, whose kernels and gsplat-compatible interface are long."""
+    root = Path(__file__).parents[1] / "nope_splat"
+    return [
+        (f"{path.relative_to(root)}: {node.name}", node)
+        for path in sorted(root.rglob("*.py"))
+        if "rasterizer" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and not any(ast.unparse(decorator).startswith("cached_njit") for decorator in node.decorator_list)
+    ]
+
+
+def num_lines(node: ast.FunctionDef) -> int:
+    """Count the lines of a function without its docstring."""
+    first, length = node.body[0], node.end_lineno - node.lineno + 1  # pyright: ignore[reportOptionalOperand]
+    if ast.get_docstring(node) is None:
+        return length
+    return length - (first.end_lineno - first.lineno + 1)  # pyright: ignore[reportOptionalOperand]
+
+
+def test_functions_have_at_most_60_lines_and_six_parameters() -> None:
+    assert len(functions()) > 700
+    assert [name for name, node in functions() if num_lines(node) > 60] == []
+    parameters = {
+        name: {a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+        for name, node in functions()
+    }
+    assert [name for name, names in parameters.items() if len(names - {"self", "cls"}) > 6] == []
