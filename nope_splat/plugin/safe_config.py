@@ -90,7 +90,7 @@ def read_config(path: Path) -> TrainerConfig:
             raise NopeSplatError(
                 "checkpoint-mismatch",
                 f"{path} was written by version 0.1 of nope-splat; open it with that version, or train again"
-                " (the cameras are still in the cache folder next to it)",
+                " (the cameras are still in the cache folder next to this file)",
             ) from error
     if not isinstance(config, TrainerConfig):
         raise NopeSplatError(

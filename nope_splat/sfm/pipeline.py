@@ -339,7 +339,7 @@ def training_problem(
     camera_groups = CameraGroups.from_keypoints(sizes, camera_ids, matches.keypoints)
     if camera_groups.num_cameras > 1:
         counts = np.bincount(camera_groups.camera_ids).tolist()
-        logger.info(f"The photos come from {camera_groups.num_cameras} cameras, with {counts} photos each.")
+        logger.info(f"The photos come from {camera_groups.num_cameras} cameras; photos per camera: {counts}.")
     return SfmProblem(
         keypoints=matches.keypoints,
         camera_groups=camera_groups,

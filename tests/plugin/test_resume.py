@@ -132,7 +132,7 @@ def test_training_resumes_after_ctrl_c(
     assert last(config)["step"] == INTERRUPTED, "nothing that was computed is lost"
     file = config.get_base_dir() / "config.yml"
     log = caplog.text
-    assert f"saved after {INTERRUPTED + 1} of {STEPS} iterations" in log
+    assert f"after {INTERRUPTED + 1} of {STEPS} iterations" in log
     assert f"\nns-train nope-splat --load-config {file}\n" in log
 
     before = file.read_bytes()
