@@ -167,7 +167,7 @@ def _failure_message(output: str, log: Path) -> str:
     if re.search(r"\bKilled\b|[Oo]ut of memory|cannot allocate memory", output):
         return (
             "the compilation of gsplat's CUDA kernels ran out of memory; set the environment variable"
-            f" MAX_JOBS=1 and run the command again to continue it (the compiler's output is in {log})"
+            f" MAX_JOBS=1 and run the command again to continue (the compiler's output is in {log})"
         )
     lines = output.strip().splitlines() or [""]
     errors = (line.strip() for line in lines if _ERROR.search(line) and not line.startswith("Error building"))
