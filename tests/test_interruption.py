@@ -131,7 +131,7 @@ def test_matching_resumes_after_a_killed_run(
     assert run.returncode in (-signal.SIGKILL, -signal.SIGINT)
     assert cached_stages(tmp_path) == ["pairs"], stderr
     assert_same_matches(resume_matching(folder, tmp_path), expected_matches)
-    assert "pairs that are matched already" in caplog.text
+    assert "pairs that are already matched" in caplog.text
     assert cached_stages(tmp_path) == ["matches"]
 
 
