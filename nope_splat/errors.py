@@ -46,7 +46,7 @@ class NopeSplatError(Exception):
     - `name-mismatch`: A name refers to no photo.
     - `too-few-images`: Fewer than two photos are left to reconstruct.
     - `no-texture`: No photo has enough keypoints.
-    - `no-matches`: No two photos match, or they match only in separate pairs.
+    - `no-matches`: No two photos match, or they match only as isolated pairs.
     - `no-baseline`: The camera only turned: no two photos were taken from different places.
     - `no-cameras`: Fewer than two photos have a pose, found or given.
     - `inconsistent-depth`: Depth maps or pointmaps contradict the matches of all photos.
@@ -59,7 +59,7 @@ class NopeSplatError(Exception):
     - `missing-device`: There is no GPU, or there are no kernels for it.
     - `damaged-checkpoint`: A checkpoint cannot be loaded.
     - `checkpoint-mismatch`: A training has other photos, settings or another version than its checkpoint.
-    - `run-in-use`: Another process trains in the folder of the run.
+    - `run-in-use`: Another process is training in the folder of the run.
     - `nothing-to-evaluate`: No photo is held out, or no held-out photo could be registered.
 
     Args:

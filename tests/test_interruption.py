@@ -131,7 +131,7 @@ def test_matching_resumes_after_a_killed_run(
     assert run.returncode in (-signal.SIGKILL, -signal.SIGINT)
     assert cached_stages(tmp_path) == ["pairs"], stderr
     assert_same_matches(resume_matching(folder, tmp_path), expected_matches)
-    assert "pairs that are matched already" in caplog.text
+    assert "pairs that are already matched" in caplog.text
     assert cached_stages(tmp_path) == ["matches"]
 
 
@@ -141,7 +141,7 @@ def test_damaged_partial_matches_are_reported_and_ignored(
     path = tmp_path / f"pairs-{matches_key(folder, MATCHING)[:16]}.npz"
     path.write_bytes(os.urandom(1000))
     assert_same_matches(resume_matching(folder, tmp_path), expected_matches)
-    assert f"The cached file {path} is damaged and will be made again" in caplog.text
+    assert f"The cached file {path} is damaged" in caplog.text
 
 
 def test_concurrent_runs_do_not_interfere(
@@ -223,6 +223,6 @@ def test_damaged_cache_files_are_reported_and_recomputed(
     if stage == "matches":  # matches are only read without a cached scene
         next(cache.glob("scene-*.npz")).unlink()
     assert_same_reconstruction(reconstruct(folder, [], OPTIONS, cache), scene)
-    assert f"The cached file {path} is damaged and will be made again" in caplog.text
+    assert f"The cached file {path} is damaged" in caplog.text
     assert_same_reconstruction(reconstruct(folder, [], OPTIONS, cache), scene)
     assert "Using the cached reconstruction." in caplog.text

@@ -39,7 +39,7 @@ def reconstruct(
         tempfile.TemporaryFile(dir=output_dir).close()
     folder = find_images(data)
     for name, reason in folder.skipped.items():
-        logger.warning(f"{name} is skipped: {reason}.")
+        logger.warning(f"Skipped {name}: {reason}.")
     scene = reconstruction.reconstruct(folder, options=options, cache_dir=output_dir / "cache")
     write_transforms(scene, folder.root, output_dir / "transforms.json")
     write_colmap(scene, output_dir / "sparse" / "0")

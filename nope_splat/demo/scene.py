@@ -336,8 +336,8 @@ def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -
     if num_images < 1 or min(size) < 1 or seed < 0:
         raise NopeSplatError(
             "invalid-option",
-            f"{num_images} photos of {size[0]} x {size[1]} pixels with seed {seed} cannot be made; give"
-            " at least 1 of each and a seed from 0 on",
+            f"cannot generate {num_images} photos of {size[0]} x {size[1]} pixels with seed {seed}: the"
+            " number of photos, the width and the height must be at least 1, and the seed at least 0",
         )
     rng = np.random.default_rng(seed)
     scene = _Scene(rng, Lighting())
@@ -373,6 +373,8 @@ def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -
     except OSError as error:
         reason = error.strerror or error
         raise NopeSplatError(
-            "unwritable-output", f"cannot write the demo photos to {output_dir}: {reason}."
+            "unwritable-output",
+            f"cannot write the demo photos to {output_dir} ({reason}); free some disk space or choose another"
+            " output folder",
         ) from error
     return output_dir / "images"

@@ -38,7 +38,7 @@ def find_depth_file(folder: Path, image: ImageFile) -> Path:
                 return file
     wanted = (folder / image.name).with_suffix(".npz")
     raise NopeSplatError(
-        "missing-file", f"{image.name} has no depth map; put {wanted}, or a 16-bit .png of that name, there"
+        "missing-file", f"{image.name} has no depth map; add {wanted} or a 16-bit .png with the same name"
     )
 
 
@@ -65,8 +65,8 @@ def read_depth_file(path: Path, image: ImageFile, kind: DepthKind) -> DepthMap:
     if abs(aspect_error) > MAX_ASPECT_ERROR:
         raise NopeSplatError(
             "wrong-size",
-            f"the depth map {path} is {width} x {height} pixels, but its photo {image.name} is"
-            f" {image.width} x {image.height}; it must cover the whole photo",
+            f"the depth map {path} is {width} x {height} pixels, but its photo {image.name} is {image.width}"
+            f" x {image.height}; a depth map must cover the whole photo",
         )
     values = np.where(np.isfinite(values) & (values != 0), values, np.nan)
     confidence = None if confidence is None else _downsample(confidence)

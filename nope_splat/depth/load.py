@@ -42,8 +42,8 @@ def load_depth_maps(
         if kind is None:
             raise NopeSplatError(
                 "missing-option",
-                f"it is not known what the depths in {settings.maps} are; say so with depth.kind (metric,"
-                " affine or disparity)",
+                f"the kind of depth in {settings.maps} is unknown; set depth.kind to metric, affine or"
+                " disparity",
             )
         files = [find_depth_file(settings.maps, image) for image in images]
         return [read_depth_file(file, image, kind) for file, image in zip(files, images, strict=True)]

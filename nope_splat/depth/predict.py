@@ -79,8 +79,8 @@ def network_depth_kind(config: Any, model: str) -> DepthKind:
     if config.model_type not in KINDS:
         raise NopeSplatError(
             "missing-option",
-            f"it is not known what the depths of {model} ({config.model_type}) are; say so with depth.kind"
-            " (metric, affine or disparity)",
+            f"the kind of depth that {model} ({config.model_type}) predicts is unknown; set depth.kind to"
+            " metric, affine or disparity",
         )
     return KINDS[config.model_type]
 
@@ -97,7 +97,8 @@ def _load(model: str, device: torch.device) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
     except ImportError as error:
         raise NopeSplatError(
-            "missing-package", "depth from a network needs transformers: pip install transformers"
+            "missing-package",
+            "predicting depth with a network needs transformers; run pip install transformers",
         ) from error
     try:
         processor = AutoImageProcessor.from_pretrained(model)
@@ -106,7 +107,8 @@ def _load(model: str, device: torch.device) -> tuple[Any, Any]:
         reason = str(error).strip().splitlines()[0]
         raise NopeSplatError(
             "missing-weights",
-            f"the depth network {model} is not on this machine and cannot be downloaded; where it can be, run"
-            f" `hf download {model} --local-dir FOLDER`, then give depth.model FOLDER ({reason})",
+            f"the depth network {model} is not on this machine and cannot be downloaded; on a machine with"
+            f" internet access, run `hf download {model} --local-dir FOLDER`, then copy FOLDER to this"
+            f" machine and pass depth.model FOLDER ({reason})",
         ) from error
     return processor, network.eval().to(device)

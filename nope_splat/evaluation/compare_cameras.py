@@ -30,8 +30,8 @@ def compare_cameras(
     if not common:
         raise NopeSplatError(
             "name-mismatch",
-            f"no photo is in both: the first has {min(estimated)}, for example, the second"
-            f" {min(reference)}; the names must agree",
+            f"the two sets of cameras have no photo in common (for example, {min(estimated)} in the first"
+            f" and {min(reference)} in the second); the photo names must match",
         )
     ratio = float(np.mean([estimated[name].focal / reference[name].focal for name in common]))
     return compare_poses(

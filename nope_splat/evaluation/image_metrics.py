@@ -67,6 +67,7 @@ class ImageMetrics:
             return LearnedPerceptualImagePatchSimilarity(normalize=True)
         except Exception as error:  # the download, the cache and the package raise many kinds of errors
             logger.warning(
-                f"LPIPS is unavailable, its weights cannot be had ({type(error).__name__}: {error})."
+                f"LPIPS is unavailable because its weights cannot be loaded ({type(error).__name__}:"
+                f" {error})."
             )
             return None

@@ -54,8 +54,8 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NopeSplatError(
                 "unreadable-file",
-                f"{path} holds no cameras ({type(error).__name__}: {error}); give a transforms.json, a folder"
-                " with a COLMAP model, or a ground truth file",
+                f"{path} contains no cameras ({type(error).__name__}: {error}); pass a transforms.json, a"
+                " folder with a COLMAP model, or a ground truth file",
             ) from error
         if frames and "camera_to_world_opencv" in frames[0]:
             truth = read_ground_truth(path)
@@ -64,7 +64,7 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
         else:
             cameras = _read_transforms(path, content)
     if not cameras:
-        raise NopeSplatError("unreadable-file", f"{path} holds no cameras")
+        raise NopeSplatError("unreadable-file", f"{path} contains no cameras")
     return _shorten_names(cameras)
 
 
@@ -166,6 +166,6 @@ def read_ground_truth(path: Path) -> GroundTruth:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NopeSplatError(
             "unreadable-file",
-            f"{path} is not a ground truth file (w, h, fl_x, fl_y, frames with file_path and"
-            f" camera_to_world_opencv): {type(error).__name__} {error}",
+            f"{path} is not a ground truth file with w, h, fl_x, fl_y, and frames with file_path and"
+            f" camera_to_world_opencv: {type(error).__name__} {error}",
         ) from error

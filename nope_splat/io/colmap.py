@@ -216,7 +216,8 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
                     "unreadable-file", f"the COLMAP model in {directory} cannot be read ({error})"
                 ) from error
     raise NopeSplatError(
-        "missing-file", f"there is no COLMAP model (cameras.bin and images.bin, or .txt) in {directory}"
+        "missing-file",
+        f"no COLMAP model (cameras.bin and images.bin, or .txt) in {directory}; check the path",
     )
 
 

@@ -175,7 +175,7 @@ def export_images(
     """
     if directory.resolve() == folder.root.resolve():
         raise NopeSplatError(
-            "unwritable-output", f"{directory} holds the photos themselves; choose another output folder"
+            "unwritable-output", f"{directory} contains the original photos; choose another output folder"
         )
     images = {image.name: image for image in folder.images}
     names = list(scene.image_names)
@@ -223,7 +223,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
     originals = [image.mask_path.resolve() for image in folder.images if image.mask_path is not None]
     if any(path.is_relative_to(directory.resolve()) for path in originals):
         raise NopeSplatError(
-            "unwritable-output", f"{directory} holds the masks themselves; choose another output folder"
+            "unwritable-output", f"{directory} contains the original masks; choose another output folder"
         )
     with writing_to(directory):
         for (image, name), mask in zip(exported, masks, strict=True):

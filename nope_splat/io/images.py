@@ -95,14 +95,18 @@ def find_images(data: Path) -> ImageFolder:
     if not data.exists():
         raise NopeSplatError("missing-file", f"the photo folder {data} does not exist; check the path")
     if not data.is_dir():
-        raise NopeSplatError("unreadable-file", f"{data} is a file; give the folder that holds the photos")
+        raise NopeSplatError("unreadable-file", f"{data} is a file; pass the folder that contains the photos")
     if not os.access(data, os.R_OK | os.X_OK):
-        raise NopeSplatError("unreadable-file", f"no permission to read the photo folder {data}")
+        raise NopeSplatError(
+            "unreadable-file", f"no permission to read the photo folder {data}; check its permissions"
+        )
     root = _image_root(data)
     names = sorted(_image_names(root), key=_natural_key)
     if not names:
         raise NopeSplatError(
-            "too-few-images", f"no photos in {root}; it should hold files such as .jpg, .png, .webp or .tiff"
+            "too-few-images",
+            f"no photos in {root}; pass a folder that contains image files such as .jpg, .png, .webp or"
+            " .tiff",
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -114,12 +118,14 @@ def find_images(data: Path) -> ImageFolder:
     skipped = {_escape(name): reason for name, reason in reasons.items()}
 
     if len(images) < 2:
-        found = f"only one readable photo ({images[0].name})" if images else "no readable photo"
+        found = f"only one readable photo ({images[0].name})" if images else "no readable photos"
         unread = "".join(f"; {name}: {reason}" for name, reason in list(skipped.items())[:5])
-        raise NopeSplatError("too-few-images", f"{root} holds {found}, and at least two are needed{unread}")
+        raise NopeSplatError(
+            "too-few-images", f"{root} contains {found}, but at least two are needed{unread}"
+        )
     if not any(image.mask_path for image in images):
         for folder in _mask_folders(root):
-            logger.warning(f"The masks in {folder} are not used: none has the name of a photo.")
+            logger.warning(f"The masks in {folder} are not used because none has the same name as a photo.")
     return ImageFolder(root, images, skipped)
 
 
@@ -245,7 +251,7 @@ def _check(root: Path, name: str) -> ImageFile | str:
     """Check an image file: return it, or the reason why it cannot be used."""
     path = root / name
     if UNPRINTABLE.search(name):
-        return "its name holds control characters or bytes that are not UTF-8; rename it"
+        return "its name contains control characters or bytes that are not UTF-8; rename it"
     if path.exists() and not path.is_file():
         return "not a file"  # reading from a pipe would block forever
     try:
@@ -268,11 +274,11 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         except Exception:  # damaged EXIF data; the pixels are still usable
             image = image.copy()
     if image.mode == "F":
-        raise ValueError("it holds floating-point values; save it with 8 or 16 bits per channel")
+        raise ValueError("it contains floating-point values; save it with 8 or 16 bits per channel")
     if image.mode.startswith("I"):  # 16-bit gray
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("it holds more than 16 bits per channel; save it with 8 or 16")
+            raise ValueError("it has more than 16 bits per channel; save it with 8 or 16")
         gray = ((levels * 255 + 32767) // 65535).astype(np.uint8)
         return np.repeat(gray[..., None], 3, axis=2)
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
@@ -284,7 +290,7 @@ def _reread(path: Path) -> NDArray[np.uint8]:
         return _decode(path)
     except Exception as error:  # for damaged files, decoders raise many kinds of errors
         raise NopeSplatError(
-            "unreadable-image", f"{path} cannot be read any more: {_reason(path, error)}"
+            "unreadable-image", f"{path} cannot be read anymore: {_reason(path, error)}"
         ) from error
 
 
@@ -321,8 +327,8 @@ def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
             if (width, height) != size:
                 raise NopeSplatError(
                     "wrong-size",
-                    f"the mask {file} is {width} x {height} pixels but its photo is"
-                    f" {size[0]} x {size[1]}; save it again at that size",
+                    f"the mask {file} is {width} x {height} pixels, but its photo is {size[0]} x {size[1]};"
+                    " save the mask at the size of the photo",
                 )
             return file
     return None

@@ -118,7 +118,7 @@ def load_or_match(
     if partial_cache:
         known = partial_cache.load(PARTIAL_CACHE_STAGE, key, _tried_from_arrays) or {}
         if known:
-            logger.info(f"Going on after the {len(known)} pairs that are matched already.")
+            logger.info(f"Resuming after {len(known)} pairs that are already matched.")
     keypoints, pairs, pointmaps = match_images(folder.images, settings, known, save)
     matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps)
     if cache:

@@ -114,12 +114,13 @@ def _load(load: Callable[[], Network], device: torch.device) -> Network:
         return load().eval().to(device)
     except ImportError as error:
         raise NopeSplatError(
-            "missing-package", "the matcher disk needs kornia: pip install kornia"
+            "missing-package", "the matcher disk needs kornia; run pip install kornia"
         ) from error
     except Exception as error:  # failed downloads raise many kinds of errors
         raise NopeSplatError(
             "missing-weights",
             f"the weights of DISK and LightGlue are not in {torch.hub.get_dir()}/checkpoints and cannot be"
-            f" downloaded ({error}); put {SITE}/disk/resolve/main/depth-save.pth there as depth-save.pth, and"
-            f" {SITE}/lightglue/resolve/main/disk_lightglue.pth as disk_lightglue_v0-1_arxiv-pth",
+            f" downloaded ({error}); put {SITE}/disk/resolve/main/depth-save.pth into that folder as"
+            f" depth-save.pth, and {SITE}/lightglue/resolve/main/disk_lightglue.pth as"
+            " disk_lightglue_v0-1_arxiv-pth",
         ) from error

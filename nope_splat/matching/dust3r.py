@@ -261,9 +261,9 @@ def _load(weights: str, device: torch.device) -> Any:
         except Exception as error:  # missing files and failed downloads raise many kinds of errors
             raise NopeSplatError(
                 "missing-weights",
-                f"the weights of DUSt3R cannot be loaded from {weights} ({error}); without a network, put"
-                f" config.json and model.safetensors of https://huggingface.co/{DUST3R_WEIGHTS} into a folder"
-                " and give that as dust3r-weights",
+                f"the DUSt3R weights cannot be loaded from {weights} ({error}); without a network, put"
+                f" config.json and model.safetensors from https://huggingface.co/{DUST3R_WEIGHTS} into a"
+                " folder and set dust3r-weights to this folder",
             ) from error
     raise NopeSplatError(
         "missing-package", f"the matcher dust3r needs DUSt3R{why}; install it with: {' && '.join(INSTALL)}"

@@ -59,7 +59,7 @@ def last_intact_checkpoint(folder: Path) -> Path | None:
     for checkpoint in find_checkpoints(folder):
         if is_intact(checkpoint):
             return checkpoint
-        logger.warning(f"The checkpoint {checkpoint} is damaged and is not used.")
+        logger.warning(f"The checkpoint {checkpoint} is damaged and will not be used.")
     return None
 
 
@@ -83,7 +83,8 @@ def last_checkpoint(folder: Path) -> Path:
     if not is_intact(checkpoints[0]):
         raise NopeSplatError(
             "damaged-checkpoint",
-            f"the checkpoint {checkpoints[0]} is damaged; remove it, then train again or load another one",
+            f"the checkpoint {checkpoints[0]} is damaged; delete it, then load another checkpoint or train"
+            " again",
         )
     return checkpoints[0]
 
@@ -106,7 +107,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         reason = str(error).partition("\n")[0]
         raise NopeSplatError(
             "damaged-checkpoint",
-            f"cannot load the checkpoint {path} ({reason}); train again or load another one",
+            f"cannot load the checkpoint {path} ({reason}); load another checkpoint or train again",
         ) from error
 
 
@@ -123,8 +124,8 @@ def report_mismatch() -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise NopeSplatError(
             "checkpoint-mismatch",
-            f"the checkpoint does not fit this version or these settings ({reason[:200]}); use those it was"
-            " saved with, or start a new training with --resume never",
+            f"the checkpoint does not match this version or the current settings ({reason[:200]}); use the"
+            " version and settings it was saved with, or start a new training with --resume never",
         ) from error
 
 

@@ -28,7 +28,7 @@ def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resum
         raise NopeSplatError(
             "conflicting-options",
             "track-3d-weight has no effect with joint refinement, which moves cameras and track points;"
-            " pass refinement:gradient, set track-points to tied, or leave it out",
+            " pass refinement:gradient, set track-points to tied, or remove track-3d-weight",
         )
     uses_depth = (
         isinstance(dataparser.sfm.initialization, MonocularDepthInitialization)
@@ -38,8 +38,8 @@ def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resum
     if dataparser.sfm.depth.maps is not None and not uses_depth:
         raise NopeSplatError(
             "conflicting-options",
-            "depth.maps is given, but nothing uses depth; pass initialization:depth, set seeds to depth or a"
-            " weight such as depth-weight, or leave it out",
+            "depth.maps is set, but nothing uses depth; pass initialization:depth, set seeds to depth, set"
+            " a weight such as depth-weight, or remove depth.maps",
         )
 
 
@@ -48,21 +48,21 @@ def _check_run(run: TrainerConfig, resumed: bool) -> None:
     if run.machine.num_devices != 1 or run.machine.num_machines != 1:
         raise NopeSplatError(
             "conflicting-options",
-            "trainings run on one device; leave out machine.num-devices and machine.num-machines",
+            "training runs on a single device; remove machine.num-devices and machine.num-machines",
         )
     if run.load_dir is None and run.load_step is not None:
         raise NopeSplatError(
             "conflicting-options",
-            "load-step chooses among the checkpoints of load-dir, which is not given; give it too",
+            "load-step selects a checkpoint in load-dir, but load-dir is not set; pass load-dir too",
         )
     if run.load_dir is not None and run.load_checkpoint is not None and not resumed:
         raise NopeSplatError(
             "conflicting-options",
-            "load-dir and load-checkpoint name two checkpoints to resume from; give one of them",
+            "load-dir and load-checkpoint both specify a checkpoint to resume from; pass only one of them",
         )
     if run.start_paused and "viewer" not in run.vis:
         raise NopeSplatError(
             "conflicting-options",
-            f"start-paused waits for a click in the viewer, and vis is {run.vis}; choose a vis with the"
-            " viewer, or leave start-paused out",
+            f"start-paused waits for a click in the viewer, but vis is {run.vis}; choose a vis with the"
+            " viewer, or remove start-paused",
         )

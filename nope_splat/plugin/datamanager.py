@@ -158,6 +158,6 @@ def require_folder(data: Path | None) -> None:
         NopeSplatError: If it is missing or not a folder.
     """
     if data is None:
-        raise NopeSplatError("missing-option", "no photos were given; pass their folder with --data")
+        raise NopeSplatError("missing-option", "no photo folder was given; pass it with --data")
     if not data.is_dir():
-        raise NopeSplatError("missing-file", f"there is no photo folder {data}; check --data")
+        raise NopeSplatError("missing-file", f"the photo folder {data} does not exist; check --data")

@@ -95,7 +95,10 @@ def make_depth_priors(
     if noise:
         hint = " Check depth.kind, which may be wrong." if np.median(noise) > POOR_FIT else ""
         error = f"{100 * np.median(noise):.1f} %"
-        logger.info(f"Depth maps fit the track points of {len(views)} photos to {error}.{hint}")
+        logger.info(
+            f"The depth maps of {len(views)} photos fit their track points with a median error of"
+            f" {error}.{hint}"
+        )
     view_of_image = {int(image_ids[view]): view for view in views}
     matched: dict[int, list[int]] = {view: [] for view in views}
     for edge in np.argsort(-scene.graph.weights, kind="stable"):

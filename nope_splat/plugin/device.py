@@ -28,7 +28,7 @@ def choose_device() -> Device:
     reason = missing_kernels()
     if reason is None:
         return "cuda"
-    logger.warning(f"Using the CPU, although there is a GPU: {reason}.")
+    logger.warning(f"Using the CPU although a GPU is available: {reason}.")
     return "cpu"
 
 
@@ -49,11 +49,15 @@ def require_device(device: str) -> None:
         )
     if not torch.cuda.is_available():
         raise NopeSplatError(
-            "missing-device", "machine.device-type is cuda, but torch finds no GPU here; choose cpu"
+            "missing-device",
+            "machine.device-type is cuda, but PyTorch found no GPU; check that nvidia-smi lists one, or"
+            " choose cpu",
         )
     reason = missing_kernels()
     if reason is not None:
-        raise NopeSplatError("missing-device", f"{reason}; or train with --machine.device-type cpu")
+        raise NopeSplatError(
+            "missing-device", f"{reason}; alternatively, train with --machine.device-type cpu"
+        )
 
 
 def missing_kernels() -> str | None:

@@ -50,7 +50,9 @@ def open_run(config: Path) -> Run:
     checkpoint = last_checkpoint(config.parent / "nerfstudio_models")
     if not isinstance(loaded, NopeTrainerConfig):
         raise NopeSplatError(
-            "unreadable-file", f"{config} is a training of {loaded.method_name}, not of nope-splat"
+            "unreadable-file",
+            f"{config} is a training config of {loaded.method_name}, not of nope-splat; pass the config.yml"
+            " of a nope-splat training",
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"  # the pipeline checks whether a GPU can be used
     pipeline = loaded.pipeline.setup(device=device, test_mode="inference")
@@ -79,8 +81,8 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
     if not pipeline.same_scene:
         raise NopeSplatError(
             "checkpoint-mismatch",
-            f"the reconstruction of {dataparser.config.data} is not that of the checkpoint;"
-            " restore its settings and cache, or train again",
+            f"the reconstruction of {dataparser.config.data} differs from the one in the checkpoint; restore"
+            " the original settings and cache, or train again",
         )
     T_world_camera = scene.T_world_camera.copy()
     for split, poses in (("train", model.camera_optimizer.poses()), ("eval", pipeline.eval_poses)):

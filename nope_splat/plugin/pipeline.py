@@ -180,15 +180,15 @@ class NopePipeline(VanillaPipeline):
         if difference == "images":
             raise NopeSplatError(
                 "checkpoint-mismatch",
-                f"the photos in {self.datamanager.get_datapath()} are not those of the checkpoint;"
-                " restore them or train again",
+                f"the photos in {self.datamanager.get_datapath()} differ from the photos of the checkpoint;"
+                " restore the original photos or train again",
             )
         self.same_scene = difference is None
         if self.test_mode == "val" and not self.same_scene:
             raise NopeSplatError(
                 "checkpoint-mismatch",
-                f"the reconstruction of {self.datamanager.get_datapath()} is not that of the checkpoint;"
-                " restore its settings and cache, or train again",
+                f"the reconstruction of {self.datamanager.get_datapath()} differs from the one in the"
+                " checkpoint; restore the original settings and cache, or train again",
             )
         with report_mismatch():
             require_same_names(loaded_state, self.state_dict())
@@ -292,21 +292,21 @@ class NopePipeline(VanillaPipeline):
         if count == 0:
             raise NopeSplatError(
                 "nothing-to-evaluate",
-                f"there is nothing to evaluate on, because {', '.join(unregistered)} could not be registered;"
+                f"there is nothing to evaluate on because {', '.join(unregistered)} could not be registered;"
                 " hold out other photos with --pipeline.datamanager.dataparser.eval-interval"
                 if unregistered
-                else "there is nothing to evaluate on, because no photo was held out; train with"
-                " eval-mode interval and an eval-interval up to the number of photos"
+                else "there is nothing to evaluate on because no photo was held out; train with"
+                " eval-mode interval and an eval-interval no larger than the number of photos"
                 " (--pipeline.datamanager.dataparser.eval-mode, .eval-interval)",
             )
         # The standard deviation of a single image is NaN, which JSON cannot represent.
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std and count > 1)
         for name in unregistered:
-            logger.warning(f"Not in the averages, because it could not be registered: {name}")
+            logger.warning(f"Excluded {name} from the averages because it could not be registered.")
         if step is None:  # ns-eval prints only the name of its output file
             logged = [name for name in LOGGED_METRICS if name in metrics]
             summary = ", ".join(f"{name.upper()} {metrics[name]:.3f}" for name in logged)
-            logger.info(f"Held-out photos, mean of {count}: {summary}.")
+            logger.info(f"Held-out photos (mean of {count}): {summary}.")
         return {**metrics, "held_out_unregistered": len(unregistered)}
 
 
@@ -324,6 +324,6 @@ def require_min_image_size(cameras: Cameras, num_downscales: int) -> None:
     if min(width, height) // 2**num_downscales < WINDOW:
         raise NopeSplatError(
             "invalid-option",
-            f"training images of {width} x {height} pixels, halved {num_downscales} times, have sides shorter"
-            f" than the {WINDOW} pixels of the SSIM window; raise max-image-size or lower num-downscales",
+            f"training images of {width} x {height} pixels, halved {num_downscales} times, are smaller than"
+            f" the SSIM window of {WINDOW} pixels; increase max-image-size or decrease num-downscales",
         )

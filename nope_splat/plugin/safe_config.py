@@ -79,7 +79,7 @@ def read_config(path: Path) -> TrainerConfig:
     """
     if not path.is_file():
         raise NopeSplatError(
-            "missing-file", f"there is no file {path}; pass the config.yml written by ns-train"
+            "missing-file", f"the file {path} does not exist; pass the config.yml written by ns-train"
         )
     try:
         # The loader constructs and calls nothing outside PACKAGES.
@@ -90,11 +90,11 @@ def read_config(path: Path) -> TrainerConfig:
             raise NopeSplatError(
                 "checkpoint-mismatch",
                 f"{path} was written by version 0.1 of nope-splat; open it with that version, or train again"
-                " (the cameras are still in the cache folder next to it)",
+                " (the cameras are still in the cache folder next to this file)",
             ) from error
     if not isinstance(config, TrainerConfig):
         raise NopeSplatError(
             "unreadable-file",
-            f"{path} is not the configuration of a training; pass the config.yml written by ns-train",
+            f"{path} is not a training config; pass the config.yml written by ns-train",
         )
     return config

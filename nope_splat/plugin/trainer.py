@@ -196,7 +196,8 @@ class NopeTrainer(Trainer):
         except Timeout as error:
             raise NopeSplatError(
                 "run-in-use",
-                f"another process trains in {self.base_dir}; wait until it ends, or pass another --timestamp",
+                f"another process is training in {self.base_dir}; wait until it finishes, or pass another"
+                " --timestamp",
             ) from error
 
     def setup_optimizers(self) -> Optimizers:
@@ -234,7 +235,7 @@ class NopeTrainer(Trainer):
             difference = "checkpoint" if state is None else self.pipeline.difference(state["pipeline"])
             if difference is not None:
                 reason = "no checkpoint is intact" if state is None else f"the {difference} changed"
-                logger.warning(f"The training in {self.base_dir} starts again, because {reason}.")
+                logger.warning(f"Restarting the training in {self.base_dir} because {reason}.")
                 state = None
         if state is None:
             return
@@ -249,7 +250,7 @@ class NopeTrainer(Trainer):
         self._saved_state = state.get("continuation")  # `setup` restores it once callbacks exist
         logger.info(
             f"Resuming after {self._start_step} of {config.max_num_iterations} iterations, from {path}"
-            + ("; --resume never starts a new training." if config.resumes else ".")
+            + ("; to start a new training, pass --resume never." if config.resumes else ".")
         )
 
     def _init_viewer_state(self) -> None:
@@ -285,7 +286,7 @@ class NopeTrainer(Trainer):
         if done >= length:
             raise NopeSplatError(
                 "invalid-option",
-                f"the checkpoint has {done} iterations already; raise --max-num-iterations to continue",
+                f"the checkpoint already has {done} iterations; increase --max-num-iterations to continue",
             )
         self.config.max_num_iterations = length - done  # nerfstudio's loop counts from the checkpoint
         try:
@@ -346,8 +347,8 @@ class NopeTrainer(Trainer):
             return
         config = shlex.quote(str(self.base_dir / "config.yml"))
         logger.info(
-            f"Interrupted; saved after {checkpoint_step(checkpoints[0]) + 1} of {length} iterations."
-            f" To resume:\nns-train {self.config.method_name} --load-config {config}"
+            f"Interrupted; saved a checkpoint after {checkpoint_step(checkpoints[0]) + 1} of {length}"
+            f" iterations. To resume:\nns-train {self.config.method_name} --load-config {config}"
         )
 
     @check_main_thread
@@ -379,8 +380,8 @@ class NopeTrainer(Trainer):
             partial.unlink(missing_ok=True)
             raise NopeSplatError(
                 "unwritable-output",
-                f"cannot write the checkpoint to {self.checkpoint_dir} ({error.strerror or error});"
-                " free space there and run the same command again, or choose another --output-dir",
+                f"cannot write the checkpoint to {self.checkpoint_dir} ({error.strerror or error}); free"
+                " some disk space and run the same command again, or choose another --output-dir",
             ) from error
         if self.config.save_only_latest_checkpoint:
             for checkpoint in self.checkpoint_dir.glob("*.ckpt"):

@@ -66,8 +66,8 @@ def seeds_from_depth(
         aligned = _align_depth_map(scene, camera, image_id, depth_map)
         if aligned is None:
             logger.warning(
-                f"The depth map of {scene.image_names[image_id]} does not fit its track points: no seeds"
-                " of it."
+                f"The depth map of {scene.image_names[image_id]} does not fit its track points and provides"
+                " no seeds."
             )
             continue
         view = load_view(scene, image_id, read, settings.max_image_size)

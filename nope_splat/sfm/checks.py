@@ -33,29 +33,30 @@ def check_sfm_options(options: SfmOptions) -> None:
     if isinstance(initialization, PointmapInitialization) and matching.matcher != "dust3r":
         raise NopeSplatError(
             "conflicting-options",
-            f"initialization pointmaps needs pointmaps, and {matching.matcher} makes none; set"
-            " matching.matcher to dust3r",
+            f"initialization pointmaps needs pointmaps, but the matcher {matching.matcher} produces none;"
+            " set matching.matcher to dust3r",
         )
     if isinstance(initialization, KnownCamerasInitialization) and options.initial_focal is not None:
         raise NopeSplatError(
             "conflicting-options",
-            "the file of known cameras has the focal length already; leave out initial-focal, or the known"
-            " cameras",
+            "the file of known cameras already has a focal length; remove initial-focal or the known cameras",
         )
     if matching.matcher == "dust3r" and options.depth.maps is not None:
         raise NopeSplatError(
             "conflicting-options",
-            "depth comes from the matcher dust3r or from depth.maps; leave out one of them",
+            "the matcher dust3r and depth.maps both provide depth; use only one of them",
         )
     if matching.matcher != "dust3r" and matching.dust3r_weights != DUST3R_WEIGHTS:
         raise NopeSplatError(
             "conflicting-options",
-            f"matching.dust3r-weights is given, but the matcher is {matching.matcher}; set"
-            " matching.matcher to dust3r",
+            f"matching.dust3r-weights is set, but the matcher is {matching.matcher}; set matching.matcher to"
+            " dust3r",
         )
     if options.mapper.ba_device == "cuda" and not torch.cuda.is_available():
         raise NopeSplatError(
-            "missing-device", "mapper.ba-device is cuda, but torch finds no GPU here; choose cpu"
+            "missing-device",
+            "mapper.ba-device is cuda, but PyTorch found no GPU; check that nvidia-smi lists one, or choose"
+            " cpu",
         )
 
 
@@ -83,21 +84,22 @@ def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[st
         if not shortest <= options.initial_focal <= longest:
             raise NopeSplatError(
                 "invalid-option",
-                f"initial-focal is {options.initial_focal:g}, but photos of {longer_side} pixels have focal"
-                f" lengths from {shortest:g} to {longest:g} pixels; it is not in millimeters",
+                f"initial-focal is {options.initial_focal:g}, but must be from {shortest:g} to {longest:g}"
+                f" pixels for photos with a longer side of {longer_side} pixels; give it in pixels, not in"
+                " millimeters",
             )
 
 
 def _check_multiple_cameras(options: SfmOptions) -> None:
     """Refuse options that support only one focal length."""
-    for is_used, needs in (
-        (options.initial_focal is not None, "initial-focal is"),
-        (isinstance(options.initialization, MonocularDepthInitialization), "initialization depth takes"),
-        (isinstance(options.initialization, PointmapInitialization), "initialization pointmaps takes"),
+    for is_used, option in (
+        (options.initial_focal is not None, "initial-focal"),
+        (isinstance(options.initialization, MonocularDepthInitialization), "initialization depth"),
+        (isinstance(options.initialization, PointmapInitialization), "initialization pointmaps"),
     ):
         if is_used:
             raise NopeSplatError(
                 "invalid-option",
-                f"{needs} one focal length, but the photos are of several sizes or folders and so of several"
-                " cameras; leave it out",
+                f"{option} requires photos from a single camera, but these photos have several sizes or"
+                " folders and therefore several cameras; remove this option",
             )

@@ -17,7 +17,7 @@ from nope_splat.utils.typing import Indices
 
 MAX_NAMES = 10
 """Largest number of images that a message lists."""
-ADVICE = "take photos of one scene from places so near to each other that neighbors overlap by half"
+ADVICE = "take photos of one scene close enough together that neighbors overlap by at least half"
 """Remedy for photos that do not match."""
 
 
@@ -59,26 +59,29 @@ def require_matches(
     if len(training) < 2:
         raise NopeSplatError(
             "too-few-images",
-            f"{len(training)} of {len(names)} photos would be left for reconstruction, and at least two"
-            " are needed; hold out fewer",
+            f"only {len(training)} of {len(names)} photos would be left for reconstruction, but at least two"
+            " are needed; hold out fewer photos",
         )
     if all(len(keypoints[image_id].xy) < min_matches for image_id in training):
         raise NopeSplatError(
             "no-texture",
-            f"none of the {len(training)} photos shows enough texture to find keypoints; are they"
-            " blurred, blank or masked out?",
+            f"none of the {len(training)} photos has enough texture to find keypoints; check whether they"
+            " are blurred, blank or masked out",
         )
     if not components and len(training) == 2:
         first, second = (names[image_id] for image_id in training)
         raise NopeSplatError(
-            "no-matches", f"{first} and {second} do not match, they seem to show different things; {ADVICE}"
+            "no-matches", f"{first} and {second} do not match and seem to show different scenes; {ADVICE}"
         )
     if not components:
         raise NopeSplatError("no-matches", f"no two of the {len(training)} photos match; {ADVICE}")
     if len(components) > 1 and len(components[0]) == 2:
         pairs = sorted(map(tuple, components))[:MAX_NAMES]
         listed = "; ".join(f"{names[first]} with {names[second]}" for first, second in pairs)
-        raise NopeSplatError("no-matches", f"the photos match only in separate pairs ({listed}); {ADVICE}")
+        raise NopeSplatError(
+            "no-matches",
+            f"the photos match only as isolated pairs ({listed}), not as a connected set; {ADVICE}",
+        )
 
 
 def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError:
@@ -92,18 +95,18 @@ def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError
     if not (has_parallax and uses_depth):
         return NopeSplatError(
             "no-baseline",
-            "the photos match, but no two of them were taken from places far enough apart to determine depth;"
-            " walk around the subject instead of turning on the spot",
+            "the photos match, but no two of them were taken far enough apart to determine depth; walk"
+            " around the subject instead of turning in place",
         )
     source = f"the depth maps in {options.depth.maps}"
-    advice = "check that they belong to these photos and that depth.kind is theirs"
+    advice = "check that they belong to these photos and that depth.kind is correct"
     if options.matching.matcher == "dust3r":
-        source, advice = "the pointmaps", "give more photos, with more overlap"
+        source, advice = "the pointmaps", "add photos with more overlap"
     elif options.depth.maps is None:
-        source, advice = f"the depth maps of {options.depth.model}", "take another depth.model"
+        source, advice = f"the depth maps of {options.depth.model}", "choose another depth.model"
     return NopeSplatError(
         "inconsistent-depth",
-        f"{source} contradict the matches of all photos; {advice}, or another initialization",
+        f"{source} contradict the matches of all photos; {advice}, or choose another initialization",
     )
 
 

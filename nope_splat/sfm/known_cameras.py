@@ -57,8 +57,8 @@ class KnownCameras:
         if len(images) < 2:
             raise NopeSplatError(
                 "no-cameras",
-                f"{path} has cameras for {len(images)} of the photos to reconstruct, and a start"
-                " takes two; give more cameras, or none",
+                f"{path} has cameras for only {len(images)} of the photos to reconstruct, but at least two"
+                " are needed; add cameras or choose another initialization",
             )
         T_world_camera = np.stack([cameras[image_id].T_world_camera for image_id in images.tolist()])
         # Files contain rounded rotations, and files of some tools scaled ones.
@@ -68,7 +68,9 @@ class KnownCameras:
         extent = float(np.linalg.norm(centers, axis=1).max())
         if not extent > 0:
             raise NopeSplatError(
-                "no-baseline", f"all cameras in {path} are at one place, so depth cannot be determined"
+                "no-baseline",
+                f"all cameras in {path} have the same position, so depth cannot be determined; pass cameras"
+                " at different positions",
             )
         T_world_camera[:, :3, 3] = centers * (10 / extent)
         selected = [cameras[image_id] for image_id in images.tolist()]
@@ -157,7 +159,7 @@ def _cameras_by_image(
         if name not in index_of_name:
             raise NopeSplatError(
                 "name-mismatch",
-                f"{source} has a camera for {name}, but there is no photo of that name; remove the"
-                " camera or add the photo",
+                f"{source} has a camera for {name}, but no photo has that name; remove the camera or add the"
+                " photo",
             )
     return {index_of_name[name]: camera for name, camera in cameras.items()}

@@ -146,8 +146,8 @@ def reconstruct_from_matches(
     if state.registered.sum() < 2:
         raise NopeSplatError(
             "no-cameras",
-            "no camera poses that agree with the photos were found; give more photos, with more overlap"
-            " between neighbors",
+            "no camera poses consistent with the photos were found; add photos with more overlap between"
+            " neighbors",
         )
 
     reconstruction, points_of_keypoints = to_reconstruction(state, folder, held_out, problem, graph)
@@ -339,7 +339,7 @@ def training_problem(
     camera_groups = CameraGroups.from_keypoints(sizes, camera_ids, matches.keypoints)
     if camera_groups.num_cameras > 1:
         counts = np.bincount(camera_groups.camera_ids).tolist()
-        logger.info(f"The photos are of {camera_groups.num_cameras} cameras, which took {counts} of them.")
+        logger.info(f"The photos come from {camera_groups.num_cameras} cameras; photos per camera: {counts}.")
     return SfmProblem(
         keypoints=matches.keypoints,
         camera_groups=camera_groups,

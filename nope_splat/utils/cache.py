@@ -64,7 +64,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except Exception as error:  # a damaged archive raises many kinds of errors
-            logger.warning(f"The cached file {path} is damaged and will be made again ({error}).")
+            logger.warning(f"The cached file {path} is damaged and will be recomputed ({error}).")
             return None
         return result
 
@@ -97,8 +97,8 @@ class Cache:
         except OSError as error:
             raise NopeSplatError(
                 "unwritable-output",
-                f"cannot write to {self.folder} ({error.strerror or error}); free some space there,"
-                " or choose another output folder",
+                f"cannot write to {self.folder} ({error.strerror or error}); free some disk space or choose"
+                " another output folder",
             ) from error
 
     def remove(self, name: str, key: str) -> None:

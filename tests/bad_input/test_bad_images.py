@@ -63,7 +63,7 @@ def pixels(array: np.ndarray) -> Write:
 
 
 NO_IMAGE = "not an image, or damaged at its start"
-BAD_NAME = "its name holds control characters or bytes that are not UTF-8; rename it"
+BAD_NAME = "its name contains control characters or bytes that are not UTF-8; rename it"
 SKIPPED: dict[str, tuple[str, Write, str]] = {
     "empty": ("a.jpg", text(""), "an empty file"),
     "web page": ("a.jpg", text("<!DOCTYPE html><html></html>"), NO_IMAGE),
@@ -82,12 +82,12 @@ SKIPPED: dict[str, tuple[str, Write, str]] = {
     "floating point": (
         "a.tif",
         pixels(np.ones((HEIGHT, WIDTH), np.float32)),
-        "it holds floating-point values; save it with 8 or 16 bits per channel",
+        "it contains floating-point values; save it with 8 or 16 bits per channel",
     ),
     "32 bits": (
         "a.tif",
         pixels(np.full((HEIGHT, WIDTH), 1 << 20, np.int32)),
-        "it holds more than 16 bits per channel; save it with 8 or 16",
+        "it has more than 16 bits per channel; save it with 8 or 16",
     ),
     "a link to nowhere": (
         "a.jpg",

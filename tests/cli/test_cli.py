@@ -91,7 +91,7 @@ def test_reconstruct_writes_all_files(
 
     printed = capsys.readouterr()
     assert "9 of 9" in printed.out
-    assert "damaged.jpg is skipped" in printed.err
+    assert "Skipped damaged.jpg" in printed.err
 
 
 def test_missing_folder(tmp_path: Path):

@@ -116,7 +116,7 @@ def test_metrics_use_aligned_poses(pipeline: NopePipeline, caplog: pytest.LogCap
     assert images["img"].shape == (72, 192, 3)
     assert "mean of 2" not in caplog.text
     pipeline.get_average_eval_image_metrics()  # like ns-eval, which prints no other output
-    assert f"Held-out photos, mean of 2: PSNR {metrics['psnr']:.3f}, SSIM" in caplog.text
+    assert f"Held-out photos (mean of 2): PSNR {metrics['psnr']:.3f}, SSIM" in caplog.text
 
 
 def test_unregistered_held_out_images_are_counted_and_named(

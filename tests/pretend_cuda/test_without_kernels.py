@@ -28,7 +28,7 @@ COMMANDS = {
     "nope": ("nope_splat.cli", "main"),
 }
 RUN = Path("outputs/valley/nope-splat/run")
-NOTICE = "Using the CPU, although there is a GPU: there is no compiler."
+NOTICE = "Using the CPU although a GPU is available: there is no compiler."
 
 
 @pytest.fixture(scope="module")

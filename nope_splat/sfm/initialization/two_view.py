@@ -37,9 +37,7 @@ class TwoViewInitialization:
         if len(candidates) > 1:
             pixel_size = problem.camera_groups.camera_pixel_sizes[0]
             listed = ", ".join(f"{focals[0] * pixel_size:.0f}" for focals in candidates)
-            logger.warning(
-                f"The pairs of photos do not agree on a focal length; starting from {listed} pixels."
-            )
+            logger.warning(f"The photo pairs do not agree on a focal length; trying {listed} pixels.")
         for focals in candidates:
             start = start_from_focals(problem, focals)
             if start is not None:

@@ -93,8 +93,8 @@ def prepare_kernels() -> None:
             _load(folder)
     except OSError as error:
         raise MissingKernelsError(
-            f"gsplat's CUDA kernels cannot be kept on this disk ({error}); set TORCH_EXTENSIONS_DIR to a"
-            " folder that can be written"
+            f"gsplat's CUDA kernels cannot be stored on this disk ({error}); set TORCH_EXTENSIONS_DIR to a"
+            " writable folder"
         ) from error
 
 
@@ -117,7 +117,7 @@ def _require_gpu() -> None:
     except Exception as error:  # torch raises various errors about the driver
         reason = f" ({str(error).strip().partition('. ')[0]})"
     raise MissingKernelsError(
-        f"torch finds no GPU here{reason}; `nvidia-smi` should list it, and comes with NVIDIA's driver"
+        f"PyTorch found no GPU{reason}; install NVIDIA's driver and check that `nvidia-smi` lists the GPU"
     )
 
 
@@ -159,15 +159,15 @@ def _load(folder: Path) -> None:
         log.write_text(f"{error}\n")
         raise MissingKernelsError(_failure_message(str(error), log)) from error
     if kernels is None:
-        raise MissingKernelsError("gsplat does not find nvcc, although it is on PATH; reinstall gsplat")
+        raise MissingKernelsError("gsplat did not find nvcc although it is on PATH; reinstall gsplat")
 
 
 def _failure_message(output: str, log: Path) -> str:
     """Describe a failed compilation in one sentence, with the first error of the compiler's output."""
     if re.search(r"\bKilled\b|[Oo]ut of memory|cannot allocate memory", output):
         return (
-            "compiling gsplat's CUDA kernels took more memory than there is; set the environment variable"
-            f" MAX_JOBS=1 and start again, which goes on where it stopped (the compiler's output is in {log})"
+            "the compilation of gsplat's CUDA kernels ran out of memory; set the environment variable"
+            f" MAX_JOBS=1 and run the command again to continue (the compiler's output is in {log})"
         )
     lines = output.strip().splitlines() or [""]
     errors = (line.strip() for line in lines if _ERROR.search(line) and not line.startswith("Error building"))
@@ -236,7 +236,9 @@ def _progress_display(folder: Path) -> Iterator[None]:
         finished.set()
         watcher.join()
     if time.time() - start > _PROGRESS_DELAY and count_compiled(folder, start)[0]:
-        logger.info(f"gsplat's CUDA kernels: compiled in {time.time() - start:.0f} s and kept in {folder}.")
+        logger.info(
+            f"Compiled gsplat's CUDA kernels in {time.time() - start:.0f} s and stored them in {folder}."
+        )
 
 
 def _is_placeholder(folder: Path) -> bool:
@@ -248,9 +250,9 @@ def _show_progress(folder: Path, since: float, finished: threading.Event) -> Non
     """Show the progress of a compilation until it finishes, after a delay."""
     if finished.wait(_PROGRESS_DELAY):
         return
-    title = "Compiling gsplat's CUDA kernels, once"
+    title = "Compiling gsplat's CUDA kernels (only once)"
     if not progress.CONSOLE.is_terminal:
-        logger.info(f"{title}; this takes minutes.")
+        logger.info(f"{title}; this takes several minutes.")
         while not finished.wait(_REPORT_INTERVAL):
             logger.info("{}: {} of {} files.".format(title, *count_compiled(folder, since)))
         return

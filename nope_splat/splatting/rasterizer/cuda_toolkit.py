@@ -69,8 +69,8 @@ def require_cuda_torch() -> str:
     """
     if torch.version.cuda is None:
         raise MissingKernelsError(
-            f"torch {torch.__version__} is built without CUDA; install PyPI's for Linux"
-            " (`pip install --force-reinstall torch`)"
+            f"torch {torch.__version__} was built without CUDA; install the Linux build from PyPI (`pip"
+            " install --force-reinstall torch`)"
         )
     return torch.version.cuda
 
@@ -94,9 +94,9 @@ def find_toolkit() -> Toolkit:
         if version.partition(".")[0] == major:
             return Toolkit(home, version)
         incompatible.append(f"CUDA {version} in {home}")
-    misfits = f" (there is {' and '.join(incompatible)})" if incompatible else ""
+    misfits = f" (found {' and '.join(incompatible)})" if incompatible else ""
     raise MissingKernelsError(
-        f"there is no CUDA compiler (nvcc) for torch's CUDA {torch_version}{misfits};"
+        f"no CUDA compiler (nvcc) was found for torch's CUDA {torch_version}{misfits};"
         f" {_toolkit_advice(major)}"
     )
 
@@ -106,7 +106,7 @@ def _toolkit_advice(major: str) -> str:
     if int(major) >= 13:
         return 'run `pip install "nope-splat[cuda]"`'
     return (
-        f"install NVIDIA's CUDA toolkit {major}, or a torch for CUDA 13 with its compiler"
+        f"install NVIDIA's CUDA toolkit {major}, or PyTorch for CUDA 13 with its compiler"
         ' (`pip install --upgrade torch "nope-splat[cuda]"`)'
     )
 
@@ -146,18 +146,20 @@ def require_host_compiler() -> None:
     missing = [compiler for compiler in compilers if shutil.which(compiler.split()[0]) is None]
     if missing:
         raise MissingKernelsError(
-            f"there is no C++ compiler ({' and '.join(missing)}); install g++ (Debian and Ubuntu: `sudo apt"
+            f"no C++ compiler was found ({' and '.join(missing)}); install g++ (Debian and Ubuntu: `sudo apt"
             " install g++`; Fedora: `sudo dnf install gcc-c++`)"
         )
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         major, minor = sys.version_info[:2]
         raise MissingKernelsError(
-            f"there are no headers of Python {major}.{minor} (Python.h); install them (Debian and Ubuntu:"
+            f"the headers of Python {major}.{minor} (Python.h) are missing; install them (Debian and Ubuntu:"
             f" `sudo apt install python{major}.{minor}-dev`; Fedora: `sudo dnf install"
             f" python{major}.{minor}-devel`)"
         )
     if shutil.which("ninja") is None and _packaged_ninja() is None:
-        raise MissingKernelsError("there is no ninja, which runs the compilers; run `pip install ninja`")
+        raise MissingKernelsError(
+            "ninja, which runs the compilers, is not installed; run `pip install ninja`"
+        )
 
 
 def _packaged_ninja() -> Path | None:

@@ -39,8 +39,8 @@ class _CompilationNotice(Listener):
         if not self.shown and compiled.startswith("nope_splat.splatting.rasterizer"):
             self.shown = True
             logger.info(
-                "Compiling the CPU rasterizer for this machine, which takes a minute or so and is in the"
-                " first estimates of time; the next start finds it ready."
+                "Compiling the CPU rasterizer for this machine, which takes about a minute and is included"
+                " in the first time estimates; later runs reuse the compiled code."
             )
 
     def on_end(self, event: Event) -> None:

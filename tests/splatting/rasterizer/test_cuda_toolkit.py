@@ -88,7 +88,7 @@ def test_incomplete_toolkit_is_reported(missing: str, machine: Path) -> None:
     with pytest.raises(MissingKernelsError) as caught:
         find_toolkit()
     assert caught.value.sentence == (
-        'there is no CUDA compiler (nvcc) for torch\'s CUDA 99.1; run `pip install "nope-splat[cuda]"`'
+        'no CUDA compiler (nvcc) was found for torch\'s CUDA 99.1; run `pip install "nope-splat[cuda]"`'
     )
 
 
@@ -98,15 +98,17 @@ def test_incompatible_version_is_reported(machine: Path, monkeypatch: pytest.Mon
     with pytest.raises(MissingKernelsError) as caught:
         find_toolkit()
     assert caught.value.sentence == (
-        f"there is no CUDA compiler (nvcc) for torch's CUDA 12.8 (there is CUDA 11.8 in {system}); install"
-        " NVIDIA's CUDA toolkit 12, or a torch for CUDA 13 with its compiler (`pip install --upgrade torch"
+        f"no CUDA compiler (nvcc) was found for torch's CUDA 12.8 (found CUDA 11.8 in {system}); install"
+        " NVIDIA's CUDA toolkit 12, or PyTorch for CUDA 13 with its compiler (`pip install --upgrade torch"
         ' "nope-splat[cuda]"`)'
     )
 
 
 def test_torch_without_cuda_is_reported(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(MissingKernelsError, match="is built without CUDA; install PyPI's for Linux"):
+    with pytest.raises(
+        MissingKernelsError, match="was built without CUDA; install the Linux build from PyPI"
+    ):
         find_toolkit()
 
 
@@ -122,18 +124,16 @@ def test_missing_host_tools_are_reported(machine: Path, monkeypatch: pytest.Monk
         (machine / "bin" / name).touch(mode=0o755)
 
     assert reported().startswith(
-        "there is no C++ compiler (c++ and gcc); install g++ (Debian and Ubuntu: `sudo apt"
+        "no C++ compiler was found (c++ and gcc); install g++ (Debian and Ubuntu: `sudo apt"
     )
     install("c++")
-    assert reported().startswith("there is no C++ compiler (gcc)")
+    assert reported().startswith("no C++ compiler was found (gcc)")
     install("gcc")
     monkeypatch.setattr(cuda_toolkit.sysconfig, "get_path", lambda _: str(machine))
-    assert reported().startswith(
-        f"there are no headers of Python {sys.version_info[0]}.{sys.version_info[1]} "
-    )
+    assert reported().startswith(f"the headers of Python {sys.version_info[0]}.{sys.version_info[1]} ")
     (machine / "Python.h").touch()
     monkeypatch.setattr(cuda_toolkit, "_packaged_ninja", lambda: None)
-    assert reported() == "there is no ninja, which runs the compilers; run `pip install ninja`"
+    assert reported() == "ninja, which runs the compilers, is not installed; run `pip install ninja`"
     install("ninja")
     require_host_compiler()
 
