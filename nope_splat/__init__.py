@@ -5,7 +5,7 @@ The public face, loaded when it is first used:
     from nope_splat import reconstruct
 
 - `reconstruct`: cameras and track points of a folder of images (`nope_splat.sfm`).
-- `Reconstruction`: what it returns.
+- `Reconstruction`: what it returns. `SfmOptions`: its options. `NopeSplatError`: its errors, with a code.
 - `rasterization`: Gaussians to images with gradients, on CUDA or on a CPU.
 """
 
@@ -15,14 +15,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nope_splat.errors import NopeSplatError
     from nope_splat.scene.reconstruction import Reconstruction as Reconstruction
-    from nope_splat.sfm import reconstruct
+    from nope_splat.sfm import SfmOptions, reconstruct
     from nope_splat.splatting.rasterizer import rasterization
 
 __version__ = "0.1.0"
-__all__ = ["Reconstruction", "__version__", "rasterization", "reconstruct"]
+__all__ = ["NopeSplatError", "Reconstruction", "SfmOptions", "__version__", "rasterization", "reconstruct"]
 
 _PUBLIC = {
+    "NopeSplatError": ("nope_splat.errors", "NopeSplatError"),
+    "SfmOptions": ("nope_splat.sfm", "SfmOptions"),
     "Reconstruction": ("nope_splat.scene.reconstruction", "Reconstruction"),
     "rasterization": ("nope_splat.splatting.rasterizer", "rasterization"),
     "reconstruct": ("nope_splat.sfm", "reconstruct"),

@@ -75,7 +75,7 @@ class ImageFolder:
     """Reason why an image file cannot be used, by file name."""
 
 
-def find_images(data: Path) -> ImageFolder:
+def find_images(data: Path | str) -> ImageFolder:
     """Find and check the images of a folder, subfolders included.
 
     Every file is decoded once, so that damaged files are reported here and not in the middle of a later
@@ -92,6 +92,7 @@ def find_images(data: Path) -> ImageFolder:
         NopeSplatError: If the folder does not exist, fewer than two images are usable, or a mask is damaged
             or differs in size from its image.
     """
+    data = Path(data)
     if not data.exists():
         raise NopeSplatError("missing-file", f"the photo folder {data} does not exist; check the path")
     if not data.is_dir():

@@ -30,10 +30,10 @@ class Reconstruction:
         >>> from tempfile import TemporaryDirectory
         >>> from nope_splat import reconstruct
         >>> from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
-        >>> from nope_splat.io.images import find_images
+        >>> from nope_splat.geometry.rigid import invert, transform
         >>> with TemporaryDirectory() as folder:
         ...     demo = render_demo_scene(Path(folder), DemoSceneConfig(num_images=6, size=(320, 240)))
-        ...     scene = reconstruct(find_images(demo))
+        ...     scene = reconstruct(demo)
         >>> in_camera = transform(invert(scene.T_world_camera[0]), scene.points)
         >>> xy = scene.camera_of(0).project(in_camera, scene.image_sizes[0])
         >>> xy.shape == (len(scene.points), 2)

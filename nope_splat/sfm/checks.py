@@ -41,6 +41,10 @@ def check_sfm_options(options: SfmOptions) -> None:
             "conflicting-options",
             "the file of known cameras already has a focal length; remove initial-focal or the known cameras",
         )
+    if isinstance(initialization, KnownCamerasInitialization) and not initialization.path.exists():
+        raise NopeSplatError(
+            "missing-file", f"the file of known cameras {initialization.path} does not exist; check the path"
+        )
     if matching.matcher == "dust3r" and options.depth.maps is not None:
         raise NopeSplatError(
             "conflicting-options",

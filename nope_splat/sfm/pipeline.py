@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.images import ImageFolder, assign_cameras
+from nope_splat.io.images import ImageFolder, assign_cameras, find_images
 from nope_splat.matching.database import MatchDatabase, load_or_match
 from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 def reconstruct(
-    folder: ImageFolder,
+    folder: ImageFolder | Path | str,
     held_out: Sequence[str] = (),
     options: SfmOptions | None = None,
     cache_dir: Path | None = None,
@@ -56,7 +56,7 @@ def reconstruct(
     """Reconstruct cameras and track points from unordered images.
 
     Args:
-        folder: The images.
+        folder: The images, or the path of their folder.
         held_out: Names of images kept for evaluation. They are matched, but only to register them against
             the finished points.
         options: Options of matching and SfM.
@@ -70,12 +70,13 @@ def reconstruct(
             reconstructed, with the reason.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
+        >>> from nope_splat import reconstruct
         >>> from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
-        >>> from nope_splat.io.images import find_images
         >>> with TemporaryDirectory() as folder:
         ...     demo = render_demo_scene(Path(folder), DemoSceneConfig(num_images=6, size=(320, 240)))
-        ...     scene = reconstruct(find_images(demo))
+        ...     scene = reconstruct(demo)
         >>> print(f"{scene.registered.sum()} of {len(scene.image_names)} images are registered")
         6 of 6 images are registered
         >>> bool(scene.reprojection_errors().mean() < 1.0)  # pixels
@@ -83,6 +84,7 @@ def reconstruct(
     """
     options = options or SfmOptions()
     check_sfm_options(options)
+    folder = folder if isinstance(folder, ImageFolder) else find_images(folder)
     check_images(options, folder, held_out)
     is_held_out = np.isin([image.name for image in folder.images], list(held_out))
     known_cameras = read_known_cameras(options, folder, is_held_out)

@@ -274,3 +274,14 @@ def test_commands_with_wrong_arguments_raise(case: str, files: Path) -> None:
     arguments, code, named = COMMANDS[case]
     with refused(code, *(name.replace("{}", str(files)) for name in named)):
         main([argument.replace("{}", str(files)) for argument in arguments])
+
+
+def test_a_missing_file_of_known_cameras_is_an_error_before_any_work(tmp_path: Path) -> None:
+    options = SfmOptions(initialization=KnownCamerasInitialization(tmp_path / "none.json"))
+    with refused("missing-file", tmp_path / "none.json"):
+        reconstruct(tmp_path / "no photos either", options=options)
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with refused("missing-file", tmp_path / "photos"):
+        reconstruct(str(tmp_path / "photos"))
