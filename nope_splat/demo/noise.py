@@ -11,7 +11,7 @@ from nope_splat.utils.typing import Array
 
 Vector = tuple[float, float, float]
 Lattice = tuple[NDArray[np.int64], Array]
-"""Random state of the noise: a permutation of 0..255, and 256 gradients in three channels (256, 3, 3)."""
+"""Random gradients of the noise: a permutation of 0..255, and 256 gradients in three channels (256, 3, 3)."""
 
 
 def make_lattice(rng: np.random.Generator) -> Lattice:
@@ -38,7 +38,7 @@ def noise_at(x: float, y: float, z: float, footprint: float, octaves: int, latti
         z: Coordinate in the same unit.
         footprint: Diameter of the sample, in the same unit.
         octaves: Number of octaves.
-        lattice: Random state of the noise.
+        lattice: Random gradients, from `make_lattice`.
 
     Returns:
         The three channels, approximately in [-1, 1].
@@ -77,7 +77,7 @@ def noise(points: Array, octaves: int, lattice: Lattice) -> Array:
     Args:
         points: Coordinates in periods of the coarsest octave. (N, 3).
         octaves: Number of octaves.
-        lattice: Random state of the noise.
+        lattice: Random gradients, from `make_lattice`.
 
     Returns:
         Three channels, approximately in [-1, 1]. (N, 3).

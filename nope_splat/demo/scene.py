@@ -132,7 +132,7 @@ def _shade(
         palettes: Colors of each material. (M, 4, 3).
         frequencies: Texture frequency of each material. (M, 3).
         sky: Color of rays that hit nothing. (3,).
-        lattice: Random state of the noise.
+        lattice: Random gradients, from `make_lattice`.
 
     Returns:
         Linear RGB. (N, 3).

@@ -80,7 +80,7 @@ def depth_maps_key(images: Sequence[ImageFile], settings: DepthSettings) -> dict
         settings: Source of the depth maps.
 
     Returns:
-        Values that can be written as JSON: name and file states of the network, or hashes of the depth files.
+        Values for JSON: name, file sizes and file times of the network, or hashes of the depth files.
     """
     if settings.maps is None:
         folder = Path(settings.model)

@@ -134,6 +134,6 @@ def squared_radius(plane: AnyArray) -> AnyArray:
 
 
 def radial_terms(radial: NDArray[Any] | Tensor | Sequence[float]) -> tuple[Any, Any]:
-    """Split radial distortion into k1 and k2 in the shape of radii. (..., 2) -> (..., 1), (..., 1)."""
+    """Split radial distortion into k1 and k2 that broadcast with radii. (..., 2) -> (..., 1), (..., 1)."""
     terms = radial if isinstance(radial, Tensor) else np.asarray(radial, dtype=np.float64)
     return terms[..., :1], terms[..., 1:]

@@ -192,7 +192,7 @@ def _num_threads(settings: MatchingSettings) -> int:
 def _putative_matcher(
     keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> Callable[[int, int], NDArray[np.int64]]:
-    """Create a function from two image indices to putative matches, as keypoint indices in each. (M, 2)."""
+    """Return a function that maps two image indices to putative matches: pairs of keypoint indices (M, 2)."""
     if settings.matcher == "disk":
         from nope_splat.matching.disk import lightglue
 
@@ -203,7 +203,7 @@ def _putative_matcher(
 def _ratio_test_matcher(
     keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> Callable[[int, int], NDArray[np.int64]]:
-    """Create a function from two image indices to the matches that pass the ratio test. (M, 2)."""
+    """Return a function that maps two image indices to the matches that pass the ratio test. (M, 2)."""
     device = network_device(settings.device)
     descriptors = [
         Descriptors.prepare(torch.from_numpy(features.descriptors).to(device)) for features in keypoints

@@ -1,4 +1,4 @@
-"""Check the ranges of settings, which stand as `annotated_types` beside the fields of the dataclasses."""
+"""Check that settings are within the ranges that `annotated_types` declare on dataclass fields."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class BundleProblem:
     huber: float = HUBER
     """Residual length, in standard deviations, beyond which the cost grows linearly."""
 
-    def observing_intrinsics(self) -> Tensor:
+    def intrinsics_of_observations(self) -> Tensor:
         """Gather the intrinsics of the camera of each observation. (O, 5)."""
         return self.intrinsics[self.camera_ids[self.image_ids]]
 
@@ -103,7 +103,7 @@ def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
     rotated = (pose[:, :3, :3] @ problem.points[problem.point_ids, :, None]).squeeze(-1)
     points_camera = rotated + pose[:, :3, 3]
     depth = points_camera[:, 2:]
-    log_focal, offset, k1, k2 = problem.observing_intrinsics().split((1, 2, 1, 1), 1)
+    log_focal, offset, k1, k2 = problem.intrinsics_of_observations().split((1, 2, 1, 1), 1)
     plane = perspective(points_camera)
     residuals = log_focal.exp() * radial_scale(squared_radius(plane), k1, k2) * plane + offset - problem.xy
     return torch.where(depth > MIN_DEPTH, residuals / problem.sigma[:, None], torch.inf), points_camera
@@ -131,7 +131,7 @@ def linearize(problem: BundleProblem) -> Linearization:
     residuals, points_camera = reprojection_residuals(problem)
     visible = points_camera[:, 2] > MIN_DEPTH
     residuals = torch.where(visible[:, None], residuals, 0.0)
-    intrinsics = problem.observing_intrinsics()
+    intrinsics = problem.intrinsics_of_observations()
     # A zero focal length makes all derivatives zero for points behind the camera.
     focal = torch.where(visible, intrinsics[:, 0].exp() / problem.sigma, 0.0)
     unit = visible.to(focal) / problem.sigma

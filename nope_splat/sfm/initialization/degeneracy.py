@@ -42,8 +42,8 @@ def is_pure_rotation(
 ) -> bool:
     """Decide whether rotations of a camera with one focal length explain the matches.
 
-    Translation along a plane looks like rotation with an infinite focal length, so the best focal length must
-    not be at the end of the plausible range.
+    Translation parallel to a planar scene looks like rotation with an infinite focal length. So the best
+    focal length must not be at either end of the plausible range.
 
     Args:
         centered_keypoints: Keypoints of each image, feature pixels from the image center. (K, 2) each.

@@ -130,8 +130,8 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
     """Compute residuals and Jacobians of one directed pair.
 
     With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match
-    projects along the direction D = R x + w t, which is finite for w = 0. The columns are the pose increments
-    of the source and the target (see `rigid.move_poses`), s, c, and the log focal length.
+    projects along the direction D = R x + w t, which is finite for w = 0. The columns of the Jacobian are the
+    pose increments of the source and the target (see `rigid.move_poses`), s, c, and the log focal length.
 
     Args:
         problem: Variables and matches.

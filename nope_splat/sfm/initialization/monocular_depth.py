@@ -150,7 +150,7 @@ class _LiftedMatches:
     focal: float
     """Focal length, feature pixels."""
     max_error: float
-    """Largest reprojection error of a lifted match, feature pixels."""
+    """Maximum allowed reprojection error of a lifted match, feature pixels."""
     seed: int
     """Seed of RANSAC."""
 

@@ -215,7 +215,7 @@ def minimum(typing: Any, x: Any, y: Any) -> Any:
 
 @intrinsic
 def maximum(typing: Any, x: Any, y: Any) -> Any:
-    """Compute the maximum in every lane of Floats, and Floats or a scalar."""
+    """Compute the lane-wise maximum of Floats and another Floats or a scalar."""
     return _select_by(">")(typing, x, y)
 
 
