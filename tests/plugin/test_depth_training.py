@@ -29,7 +29,7 @@ from nope_splat.evaluation.pose_metrics import PoseMetrics, compare_poses
 from nope_splat.io.cameras import read_ground_truth
 from nope_splat.io.images import find_images
 from nope_splat.matching.database import load_or_match, matches_key
-from nope_splat.plugin.config import nope_splat
+from nope_splat.plugin.config import nope_splat, nope_splat_paper
 from nope_splat.plugin.load_run import optimized_scene
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.sfm import MapperOptions, Priors, Reconstruction, SfmOptions
@@ -93,6 +93,21 @@ def test_the_papers_initialization_with_all_depth_losses(valley: Path, outputs: 
     assert pipeline.get_average_eval_image_metrics()["held_out_unregistered"] == 0
     for scene in (pipeline.datamanager.dataparser.scene, optimized_scene(pipeline)):
         assert compare(valley, scene).auc_5 > 95
+
+
+def test_the_method_of_the_paper_trains(valley: Path, outputs: Path, tmp_path: Path) -> None:
+    maps = write_maps(valley, tmp_path / "maps", "disparity", 0.03, 0)
+    arguments = ["--data", valley, "--output-dir", outputs, "--timestamp", "paper", "--vis", "tensorboard"]
+    arguments += ["--max-num-iterations", STEPS, f"{DATA}.max-image-size", 160]
+    arguments += [f"{DATA}.depth.maps", maps, f"{DATA}.depth.kind", "disparity"]
+    method = deepcopy(nope_splat_paper.config)
+    config = tyro.cli(type(method), default=method, args=[str(part) for part in arguments])
+    main(config)
+    state = state_of(config.get_base_dir() / "config.yml")
+    rows = state["history._extra_state"]["rows"]
+    assert {"photometric", "track_2d", "track_3d", "scale", "focal_px"} <= rows[-1].keys()
+    assert "_model.track_points" not in state  # the track points are centers of Gaussians
+    assert rows[-1]["focal_change_percent"] != 0
 
 
 def compare(valley: Path, scene: Reconstruction) -> PoseMetrics:
