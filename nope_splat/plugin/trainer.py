@@ -85,8 +85,7 @@ class NopeTrainerConfig(TrainerConfig):
     """Iterations between evaluations of all held-out images. "auto" is 10 000 on a GPU and never, 0, on a
     CPU."""
     resume: Literal["auto", "never"] = "auto"
-    """Whether to resume the last training with the same settings if it was interrupted ("auto"), or to
-    always start a new one ("never"). Trainings are seeded, so both give the same result on a CPU."""
+    """Whether to resume the last run of the same settings if it was interrupted, or to start a new one."""
 
     def set_experiment_name(self) -> None:
         """Name the experiment after the scene's folder, not its `images` folder, and set the cache folder."""

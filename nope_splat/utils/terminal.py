@@ -1,6 +1,6 @@
 """Messages and errors of the package on a terminal: what a program sets up, and a library must not.
 
-Without it, messages go to the handlers of whoever imports the package, through the logger `nope_splat`: by
+Without it, messages go to the handlers of the importing program, through the logger `nope_splat`: by
 Python's defaults, warnings alone are printed.
 """
 
