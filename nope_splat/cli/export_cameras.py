@@ -9,14 +9,14 @@ from nope_splat.plugin.load_run import open_run, optimized_scene
 
 
 def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = False) -> None:
-    """Export the optimized cameras and track points of a training.
+    """Export the optimized cameras and track points of a training run.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` and `sparse_text/0` (COLMAP model,
     binary and text), `report.json`, `images/` with the registered images, and `masks/` if images have
     masked areas.
 
     Args:
-        load_config: The `config.yml` of the training.
+        load_config: The `config.yml` of the training run.
         output_dir: Output folder; created if missing.
         copy_images: Copy the images instead of linking to them.
     """

@@ -10,13 +10,13 @@ from nope_splat.report import render_page
 
 
 def report(load_config: Path, output: Path | None = None) -> None:
-    """Write a self-contained HTML report of a training.
+    """Write a self-contained HTML report of a training run.
 
     The report shows the images, the match graph, cameras and points, errors, curves, and held-out images with
     their renderings.
 
     Args:
-        load_config: The `config.yml` of the training.
+        load_config: The `config.yml` of the training run.
         output: Output file; by default `report.html` next to the configuration.
     """
     output = output or load_config.parent / "report.html"

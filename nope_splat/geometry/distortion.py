@@ -64,8 +64,8 @@ def undistort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
 
         h(q) = q (1 + k1 t q^2 + k2 t^2 q^4) - 1,   t = |p_d|^2,
 
-    found by Newton's method from q = 1. Only the last step is differentiable: with a constant slope, its
-    derivatives -h_k / h_q and -h_t / h_q are those of the implicit function.
+    found by Newton's method from q = 1. Only the last step is differentiated. With its slope h_q
+    held constant, the derivatives -h_k / h_q and -h_t / h_q equal those of the implicit function theorem.
 
     Args:
         plane: Distorted points at depth one. (..., 2).

@@ -4,8 +4,8 @@ Marquardt (1963) adds a multiple of the diagonal, the damping, to the normal equ
 short steps of gradient descent, small damping gives Gauss-Newton steps. A step is accepted if it lowers the
 cost, and the damping is decreased; otherwise the damping is increased and a shorter step is tried.
 
-The loop depends neither on numpy nor on torch: a problem defines its states and steps. Costs are floats, so
-that on a GPU each trial step synchronizes once.
+The loop depends neither on numpy nor on torch: a problem defines its states and steps. Costs are Python
+floats, and so each trial step waits for the GPU once.
 """
 
 from __future__ import annotations

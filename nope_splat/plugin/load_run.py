@@ -21,7 +21,7 @@ from nope_splat.sfm import Reconstruction
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run."""
+    """A finished training run."""
 
     path: Path
     """Path of `config.yml`."""

@@ -215,7 +215,7 @@ class NopePipeline(VanillaPipeline):
         self.aligned_step.fill_(step)
 
     def align_view(self, index: int, step: int) -> None:
-        """Register and refine the pose of a held-out image, unless it is aligned at this step.
+        """Register and refine the pose of a held-out image, unless that was already done at this step.
 
         Args:
             index: Index of the held-out image in the evaluation split.

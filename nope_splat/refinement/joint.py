@@ -152,7 +152,7 @@ class _ViewWeights(NamedTuple):
     """Pixels, noise and weight of a view, fixed at the start of a step."""
 
     used: Tensor
-    """Pixels of the view with residuals. (H, W), bool."""
+    """Mask of the pixels in the view that have residuals. (H, W), bool."""
     noise: float
     """Standard deviation of the photometric residuals."""
     weight: float
@@ -178,7 +178,7 @@ class PhotometricSystem:
         """Compute the weighted cost of all views and its normal equations, with patches eliminated.
 
         Args:
-            problem: Cameras; the first call fixes pixels, noise and weights, later calls evaluate candidates.
+            problem: Current cameras. The first call selects the pixels, noise and weights of all calls.
 
         Returns:
             Cost after the optimal displacements of the patches.

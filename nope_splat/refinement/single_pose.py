@@ -163,7 +163,7 @@ class _PoseLinearization:
     alignment: _PoseAlignment
     state: _PosedView
     used: Tensor
-    """Pixels of the downsampled view with residuals. (H, W), bool."""
+    """Mask of the pixels in the downsampled view that have residuals. (H, W), bool."""
     noise: float
     """Standard deviation of the residuals."""
     weight: float

@@ -36,7 +36,7 @@ class SurfacePatchOptions:
     """Number of surface patches, and the prior on their displacements."""
 
     max_num_patches: int = 1000
-    """Largest number of patches, about a hundred per view; results hardly change with more."""
+    """Maximum total number of patches. The default is about a hundred per view; more change little."""
     sigma: float = 1.0
     """Standard deviation of a displacement across the ray, in pixels at the depth of the patch."""
     ray_sigma: float = 10.0

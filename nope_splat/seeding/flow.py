@@ -96,7 +96,7 @@ def triangulate_flow(
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
     valid = squared_cycle_error < config.max_cycle_error**2
-    valid &= (epipolar_error < config.max_epipolar_error) & (angle > min_tri_angle)
+    valid &= (epipolar_error < config.max_reprojection_error) & (angle > min_tri_angle)
     valid &= (inverse_depth > 1e-3) & (depth > source.near_plane)
     valid &= sample_bilinear(source.mask.astype(np.uint8), forward, outside=0) > 0
     inverse_depth, weight = np.where(valid, inverse_depth, 0), np.where(valid, angle**2, 0)

@@ -57,7 +57,7 @@ class FlowConfig:
 
     max_cycle_error: Annotated[float, POSITIVE] = 1.0
     """Largest distance in pixels between a pixel and its image under forward and backward flow."""
-    max_epipolar_error: Annotated[float, POSITIVE] = 1.5
+    max_reprojection_error: Annotated[float, POSITIVE] = 1.5
     """Largest distance in pixels between a correspondence and the projection of its triangulated point."""
     max_depth_error: Annotated[float, POSITIVE] = 0.015
     """Largest relative difference in inverse depth between consistent source views."""

@@ -82,7 +82,7 @@ class CappedStrategy(DefaultStrategy):
     def _limit_sizes(self, scales: Tensor, info: dict[str, Any]) -> None:
         """Shorten the axes of Gaussians whose radius exceeds `max_scale2d` in this rendering.
 
-        A Gaussian that is visible in a small part of the images, such as sky between roofs, lowers the loss
+        A Gaussian that is visible only in small regions of images, such as sky between roofs, lowers the loss
         by growing behind everything else. In views outside the training trajectory it would cover the scene.
 
         Args:

@@ -90,12 +90,12 @@ def track_3d_loss(
 
     L_t3d = 1/|O| Σ_(i,j) huber(f ‖T_j⁻¹ (d_ij K⁻¹ x_ij) - X_i‖): each observation, unprojected at the depth
     d_ij = (T_j X_i)_z of its track point, should coincide with that point. Multiplying the world distance by
-    f converts it to pixels at depth one, the scene's median depth, the scale of `track_2d_loss`. Compared
-    with that loss, distant observations have more weight.
+    f converts it to pixels at depth one, the median depth of the scene, so that the loss has the scale of
+    `track_2d_loss`. Compared with that loss, distant observations have more weight.
 
-    The world distance is the reprojection residual times d_ij / f. Differentiating that factor would let the
-    loss decrease by shrinking the scene or increasing the focal length, without a better fit. The factor is
-    therefore treated as constant: d_ij ‖π(T_j X_i) - x_ij‖ has the same value, but not that gradient.
+    The world distance is the reprojection residual times d_ij / f. Differentiating this factor would let the
+    loss decrease by shrinking the scene, without a better fit. It is therefore treated as constant: d_ij
+    ‖π(T_j X_i) - x_ij‖ has the same value, but not that gradient.
 
     Args:
         points: Track points X in world coordinates. (P, 3).

@@ -40,7 +40,7 @@ def show_messages() -> None:
 
 
 def print_error(error: NopeSplatError) -> None:
-    """Print the sentence of an error on stderr.
+    """Print the message of an error to stderr.
 
     Args:
         error: The error.

@@ -73,7 +73,7 @@ class MonocularDepthInitialization:
             yield Start(state, two_views)
 
     def restart(self, problem: SfmProblem, registered: SfmState) -> None:
-        """Return None: depth maps do not depend on the focal length."""
+        """Return None, for no restart: depth maps do not depend on the focal length."""
 
 
 def register_by_depth(

@@ -209,7 +209,7 @@ def _select_by(comparison: str) -> Any:
 
 @intrinsic
 def minimum(typing: Any, x: Any, y: Any) -> Any:
-    """Compute the minimum in every lane of Floats, and Floats or a scalar."""
+    """Compute the lane-wise minimum of Floats and another Floats or a scalar."""
     return _select_by("<")(typing, x, y)
 
 
