@@ -255,7 +255,7 @@ def test_priors_are_in_world_units_and_undistorted(
     priors = make_depth_priors(
         scene.undistorted(), scene, training, images[1:], {i: maps[i] for i in training}
     )
-    assert "Is depth.kind" not in caplog.text
+    assert "Check depth.kind" not in caplog.text
     assert priors.inverse == (kind == "disparity")
     assert sorted(priors.views) == [0, 1, 3]
     assert priors.neighbors == {0: (1, 3), 1: (0, 3), 3: (0, 1)}
@@ -272,4 +272,4 @@ def test_priors_are_in_world_units_and_undistorted(
     noise = np.random.default_rng(0).uniform(0.2, 2, maps[0].values.shape).astype(np.float32)
     poor = {i: replace(maps[i], values=noise, kind="metric") for i in training}
     make_depth_priors(scene.undistorted(), scene, training, images[1:], poor)
-    assert "Is depth.kind that of these maps?" in caplog.text
+    assert "Check depth.kind" in caplog.text
