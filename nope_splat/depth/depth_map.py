@@ -68,7 +68,7 @@ class DepthMap:
         """
         height, width = self.values.shape
         position = (xy - np.array(self.corner)) / self.pixel_size
-        inside = ((position >= 0) & (position <= (width, height))).all(-1)  # False for NaN
+        inside = np.all((position >= 0) & (position <= (width, height)), axis=-1)  # False for NaN
         position = np.where(inside[..., None], position - 0.5, 0.0).clip(0, (width - 1, height - 1))
         low = np.minimum(np.floor(position).astype(np.int64), np.maximum((width - 2, height - 2), 0))
         (x, y), (column, row) = np.moveaxis(position - low, -1, 0), np.moveaxis(low, -1, 0)

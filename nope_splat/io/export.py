@@ -126,7 +126,7 @@ def write_transforms(
     """
     directory = Path(os.path.abspath(path.parent))  # unlike `resolve`, keeps symbolic links
     registered = np.flatnonzero(scene.registered)
-    intrinsics = [_nerfstudio_intrinsics(scene, image_id) for image_id in registered]
+    intrinsics = [_nerfstudio_intrinsics(scene, image_id) for image_id in registered.tolist()]
     shared = intrinsics[0] if all(values == intrinsics[0] for values in intrinsics) else {}
     frames = []
     for image_id, image_intrinsics in zip(registered, intrinsics, strict=True):

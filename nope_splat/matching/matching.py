@@ -215,7 +215,7 @@ def _ratio_test_matcher(
     return match
 
 
-def _first_at_position(xy: NDArray[np.float64]) -> NDArray[np.int64]:
+def _first_at_position(xy: NDArray[np.floating]) -> NDArray[np.int64]:
     """Find, for each keypoint, the index of the first keypoint at the same position. (K,)."""
     _, first, inverse = np.unique(xy @ (1, 1j), return_index=True, return_inverse=True)
     return first[inverse]

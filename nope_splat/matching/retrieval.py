@@ -63,7 +63,7 @@ class ImageSimilarity(NamedTuple):
         significant = np.zeros((num_images, num_images), bool)
         textured = np.flatnonzero([len(features.xy) > 0 for features in keypoints])
         if len(textured) >= 2:
-            vlad = vlad_descriptors([keypoints[image_id] for image_id in textured], seed)
+            vlad = vlad_descriptors([keypoints[image_id] for image_id in textured.tolist()], seed)
             sigma = _unrelated_sigma(vlad, keypoints[0].descriptors.shape[1])
             similarity = vlad @ vlad.T
             np.fill_diagonal(similarity, 0)

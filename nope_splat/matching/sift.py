@@ -49,9 +49,9 @@ def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
 
 
 def select_keypoints(
-    xy: NDArray[np.float64],
-    diameter: NDArray[np.float64],
-    strength: NDArray[np.float64],
+    xy: NDArray[np.floating],
+    diameter: NDArray[np.floating],
+    strength: NDArray[np.floating],
     max_keypoints: int,
     num_grid_cells: int,
 ) -> NDArray[np.int64]:

@@ -81,8 +81,8 @@ def num_trials(inlier_ratio: float, options: TwoViewGeometryOptions) -> int:
 
 
 def _estimate_fundamental(
-    xy_first: NDArray[np.float64], xy_second: NDArray[np.float64], settings: MatchingSettings
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    xy_first: NDArray[np.floating], xy_second: NDArray[np.floating], settings: MatchingSettings
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """Estimate the fundamental matrix (3, 3) of matches (M, 2), and which of them are inliers (M,).
 
     If RANSAC on a small subset finds nearly all inliers, its geometry is refined on all matches; else RANSAC
@@ -120,7 +120,7 @@ def _estimate_fundamental(
 
 
 def _homography_ratio(
-    xy_first: NDArray[np.float64], xy_second: NDArray[np.float64], settings: MatchingSettings
+    xy_first: NDArray[np.floating], xy_second: NDArray[np.floating], settings: MatchingSettings
 ) -> float:
     """Estimate a homography from a subset of matches (M, 2); return its inlier ratio over all of them."""
     options = settings.two_view_geometry

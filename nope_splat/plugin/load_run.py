@@ -93,7 +93,7 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
     return replace(scene, T_world_camera=T_world_camera, cameras=cameras, points=points)
 
 
-def _orthonormal(poses: NDArray[np.float64]) -> NDArray[np.float64]:
+def _orthonormal(poses: NDArray[np.floating]) -> NDArray[np.floating]:
     """Make rotations orthonormal to double precision, as exporters expect. (V, 3, 4)."""
     poses = poses.copy()
     poses[:, :, :3] = nearest_rotation(poses[:, :, :3])

@@ -126,7 +126,7 @@ def top_view(scene: Reconstruction) -> bytes:
         return _svg(figure)
 
 
-def error_histogram(before: NDArray[np.float64], after: NDArray[np.float64]) -> bytes:
+def error_histogram(before: NDArray[np.floating], after: NDArray[np.floating]) -> bytes:
     """Draw the histogram of the reprojection errors of all observations.
 
     Args:
@@ -189,7 +189,7 @@ def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[floa
         return _svg(figure)
 
 
-def _running_mean(values: Sequence[float]) -> NDArray[np.float64]:
+def _running_mean(values: Sequence[float]) -> NDArray[np.floating]:
     """Average over a twentieth of the curve, at least five values, with smaller windows at the ends. (n,)."""
     window = np.ones(min(len(values), max(5, len(values) // 20)))
     total = np.convolve(values, window, mode="same")

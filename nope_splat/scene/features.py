@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 class Keypoints:
     """Keypoints of one image."""
 
-    xy: NDArray[np.float64]
+    xy: NDArray[np.floating]
     """Pixel coordinates in the full-resolution upright image. (K, 2)."""
     descriptors: NDArray[np.float32]
     """Unit-length descriptors. (K, D)."""
     pixel_size: float = 1.0
     """Side of a pixel of the searched image, in full-resolution pixels; positions are accurate in this
     unit."""
-    noise: NDArray[np.float64] | None = None
+    noise: NDArray[np.floating] | None = None
     """Standard deviation of each position, relative to that of the sharpest keypoints; None if all are
     equally accurate. (K,)."""
     image_size: tuple[int, int] | None = None
     """Width and height of the full-resolution image, for matchers that need them."""
 
-    def noise_or_ones(self) -> NDArray[np.float64]:
+    def noise_or_ones(self) -> NDArray[np.floating]:
         """Return the relative noise of each keypoint, one if all are equally accurate. (K,)."""
         return np.ones(len(self.xy)) if self.noise is None else self.noise
 
@@ -41,7 +41,7 @@ class PairMatches:
     """Index of the second image."""
     indices: NDArray[np.int64]
     """Keypoint indices in the first and the second image. (M, 2)."""
-    fundamental: NDArray[np.float64]
+    fundamental: NDArray[np.floating]
     """Fundamental matrix F with x_second^T F x_first = 0, in full-resolution pixels. (3, 3)."""
     homography_ratio: float
     """Fraction of the matches that are inliers of one homography: near 1 for pure rotation or a plane."""
@@ -69,9 +69,9 @@ class PairPointmaps:
 class Pointmaps:
     """Pointmaps of ordered pairs, on one regular grid per image."""
 
-    pixel_sizes: NDArray[np.float64]
+    pixel_sizes: NDArray[np.floating]
     """Spacing of each image's grid in x and y, in full-resolution pixels. (N, 2)."""
-    corners: NDArray[np.float64]
+    corners: NDArray[np.floating]
     """Upper left corner of each grid, half a spacing before the first point, in full-resolution pixels. (N,
     2)."""
     pairs: tuple[PairPointmaps, ...]

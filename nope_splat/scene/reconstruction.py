@@ -49,19 +49,19 @@ class Reconstruction:
     it. (N,)."""
     registered: NDArray[np.bool_]
     """Whether each image has a pose. Held-out images are registered against the final points. (N,)."""
-    T_world_camera: NDArray[np.float64]
+    T_world_camera: NDArray[np.floating]
     """Camera-to-world transforms, OpenCV axes; the identity for unregistered images. (N, 4, 4)."""
     cameras: tuple[SharedPinhole, ...]
     """Intrinsics of the K cameras."""
     camera_ids: NDArray[np.int64]
     """Camera of each image, as an index into `cameras`. (N,)."""
-    points: NDArray[np.float64]
+    points: NDArray[np.floating]
     """Track points in world coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
     """Mean color of each point over its observations, RGB. (P, 3)."""
     observations: Observations
     """Observations of the points in registered training images, at least two per point."""
-    noise: NDArray[np.float64]
+    noise: NDArray[np.floating]
     """Standard deviation of each observation per axis, in full-resolution pixels. (O,)."""
     resections: Observations
     """Observations of the points in registered held-out images."""
@@ -85,15 +85,15 @@ class Reconstruction:
         """
         return self.cameras[self.camera_ids[image_id]]
 
-    def focals(self) -> NDArray[np.float64]:
+    def focals(self) -> NDArray[np.floating]:
         """Return the focal length of each image, in full-resolution pixels. (N,)."""
         return np.array([camera.focal for camera in self.cameras])[self.camera_ids]
 
-    def principal_points(self) -> NDArray[np.float64]:
+    def principal_points(self) -> NDArray[np.floating]:
         """Return the principal point of each image, in full-resolution pixels. (N, 2)."""
         return self.image_sizes / 2 + np.array([camera.offset for camera in self.cameras])[self.camera_ids]
 
-    def points_in_cameras(self, observations: Observations) -> NDArray[np.float64]:
+    def points_in_cameras(self, observations: Observations) -> NDArray[np.floating]:
         """Transform observed points to the coordinates of the observing cameras (OpenCV axes). (O, 3).
 
         Args:
@@ -102,7 +102,7 @@ class Reconstruction:
         poses = invert(self.T_world_camera[observations.image_ids])
         return transform(poses, self.points[observations.point_ids])
 
-    def reprojection_errors(self) -> NDArray[np.float64]:
+    def reprojection_errors(self) -> NDArray[np.floating]:
         """Compute the reprojection error of each observation, in full-resolution pixels. (O,)."""
         observations = self.observations
         radial = np.array([camera.radial for camera in self.cameras])[self.camera_ids]
@@ -182,7 +182,8 @@ class Reconstruction:
         Args:
             path: Path of the file.
         """
-        np.savez_compressed(path, **self.to_arrays())
+        arrays: dict[str, Any] = self.to_arrays()
+        np.savez_compressed(path, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Reconstruction:
@@ -240,7 +241,7 @@ def _list_to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+def _unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:
     """Normalize a vector to unit length; return z for the zero vector. (3,)."""
     length = np.linalg.norm(vector)
     return vector / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])

@@ -22,7 +22,7 @@ class Observations:
     """Index of the point (or track). (O,)."""
     image_ids: NDArray[np.int64]
     """Index of the image. (O,)."""
-    xy: NDArray[np.float64]
+    xy: NDArray[np.floating]
     """Observed position, in full-resolution pixels. (O, 2)."""
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class Tracks:
     """Keypoint positions of every track; `point_ids` are track indices."""
     keypoint_ids: NDArray[np.int64]
     """Index of each observation's keypoint in its image. (O,)."""
-    noise: NDArray[np.float64]
+    noise: NDArray[np.floating]
     """Standard deviation of each observation, relative to that of the sharpest keypoints. (O,)."""
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ from nope_splat.utils.progress import progress_bar
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def dense_seeds(
     scene: Reconstruction, read: ReadImage, settings: SeedSettings | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
     """Compute a dense, accurate point cloud of a reconstructed scene without learned weights.
 
     Inverse depth is interpolated between the tracks and refined by optical flow to source views. Estimates
@@ -38,7 +38,7 @@ def dense_seeds(
     """
     settings = settings or SeedSettings()
     image_ids = np.flatnonzero(scene.registered & ~scene.held_out)
-    views = [load_view(scene, image_id, read, settings.max_image_size) for image_id in image_ids]
+    views = [load_view(scene, image_id, read, settings.max_image_size) for image_id in image_ids.tolist()]
     visibility = np.zeros((len(scene.image_names), len(scene.points)), bool)
     visibility[scene.observations.image_ids, scene.observations.point_ids] = True
     visibility = visibility[image_ids]
@@ -61,7 +61,7 @@ def dense_seeds(
 
 
 def _interpolated(
-    view: SeedingView, points: NDArray[np.float64], config: InterpolationConfig
+    view: SeedingView, points: NDArray[np.floating], config: InterpolationConfig
 ) -> Float32Array | None:
     """Interpolate inverse depth between track points (P, 3); None if too few are visible. (H, W)."""
     xy, depth = view.project(points)

@@ -12,8 +12,8 @@ from nope_splat.seeding.settings import InterpolationConfig
 
 
 def interpolate_inverse_depth(
-    xy: NDArray[np.float64],
-    inverse_depth: NDArray[np.float64],
+    xy: NDArray[np.floating],
+    inverse_depth: NDArray[np.floating],
     shape: tuple[int, int],
     config: InterpolationConfig | None = None,
 ) -> NDArray[np.float32]:
@@ -56,7 +56,7 @@ def interpolate_inverse_depth(
     return np.asarray(fine, np.float32)
 
 
-def _border_points(height: int, width: int, config: InterpolationConfig) -> NDArray[np.float64]:
+def _border_points(height: int, width: int, config: InterpolationConfig) -> NDArray[np.floating]:
     """Space points evenly along the image border. (B, 2)."""
     across = np.linspace(0, width, config.num_border_columns)
     down = np.linspace(0, height, config.num_border_rows)[1:-1]

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class GaussianSeeds(NamedTuple):
     """Initial Gaussians."""
 
-    points: NDArray[np.float64]
+    points: NDArray[np.floating]
     """Means in world coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
     """RGB. (P, 3)."""
@@ -89,8 +89,8 @@ def seeds_from_depth(
 
 def _fuse_seeds(
     views: list[SeedingView],
-    depths: list[NDArray[np.float64]],
-    confidences: list[NDArray[np.float64]],
+    depths: list[NDArray[np.floating]],
+    confidences: list[NDArray[np.floating]],
     settings: SeedSettings,
 ) -> GaussianSeeds:
     """Fuse depth maps (H, W) in world units, NaN where unknown, with confidences (H, W) to seeds."""

@@ -24,7 +24,7 @@ class InverseDepthMap(NamedTuple):
 class FusedPoints(NamedTuple):
     """A point cloud with the pixel of origin of every point."""
 
-    points: NDArray[np.float64]
+    points: NDArray[np.floating]
     """World coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
     """RGB. (P, 3)."""
@@ -86,7 +86,7 @@ def _best_pixels(
 def violates_free_space(
     views: list[SeedingView],
     depth_maps: list[InverseDepthMap],
-    points: NDArray[np.float64],
+    points: NDArray[np.floating],
     config: FusionConfig,
 ) -> NDArray[np.bool_]:
     """Find points that lie in front of confirmed surfaces in several views.

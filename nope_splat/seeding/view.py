@@ -27,13 +27,13 @@ class SeedingView:
     """RGB. (H, W, 3)."""
     mask: NDArray[np.bool_]
     """True for pixels that may give seeds. (H, W)."""
-    R_camera_world: NDArray[np.float64]
+    R_camera_world: NDArray[np.floating]
     """World-to-camera rotation, OpenCV axes. (3, 3)."""
-    t_camera_world: NDArray[np.float64]
+    t_camera_world: NDArray[np.floating]
     """World-to-camera translation. (3,)."""
     focal: float
     """Focal length in pixels."""
-    principal_point: NDArray[np.float64]
+    principal_point: NDArray[np.floating]
     """Principal point in pixels. (2,)."""
     near_plane: float = 0.02
     """Depth below which points are ignored. The scene's median depth is one."""
@@ -44,11 +44,11 @@ class SeedingView:
         return self.image.shape[0], self.image.shape[1]
 
     @property
-    def center(self) -> NDArray[np.float64]:
+    def center(self) -> NDArray[np.floating]:
         """Camera center in world coordinates. (3,)."""
         return -self.R_camera_world.T @ self.t_camera_world
 
-    def project(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def project(self, points: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Project world points (P, 3) to pixels (P, 2) and depths (P,).
 
         Pixels are only meaningful where the depth exceeds the near plane.
@@ -58,7 +58,7 @@ class SeedingView:
         return xy, camera[:, 2]
 
     def grid_cells(
-        self, points: NDArray[np.float64], cell_size: int
+        self, points: NDArray[np.floating], cell_size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Find the grid cell of `cell_size` pixels that each world point (P, 3) projects to.
 
@@ -75,7 +75,7 @@ class SeedingView:
         """Compute camera coordinates at depth one of pixels. (..., 2) -> (..., 3)."""
         return unproject(xy - self.principal_point, self.focal).astype(np.float32)
 
-    def unproject(self, xy: Float32Array, inverse_depth: Float32Array) -> NDArray[np.float64]:
+    def unproject(self, xy: Float32Array, inverse_depth: Float32Array) -> NDArray[np.floating]:
         """Unproject pixels (K, 2) at inverse depths (K,) to world points (K, 3)."""
         camera = self.rays(xy).astype(np.float64) / inverse_depth[:, None]
         return (camera - self.t_camera_world) @ self.R_camera_world

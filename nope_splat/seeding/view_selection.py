@@ -9,8 +9,8 @@ from nope_splat.seeding.settings import ViewSelectionConfig
 
 
 def select_source_views(
-    centers: NDArray[np.float64],
-    points: NDArray[np.float64],
+    centers: NDArray[np.floating],
+    points: NDArray[np.floating],
     visibility: NDArray[np.bool_],
     max_num_views: int,
     config: ViewSelectionConfig | None = None,
@@ -42,8 +42,8 @@ def select_source_views(
 
 
 def _angle_weights(
-    rays: NDArray[np.float64], source_rays: NDArray[np.float64], config: ViewSelectionConfig
-) -> NDArray[np.float64]:
+    rays: NDArray[np.floating], source_rays: NDArray[np.floating], config: ViewSelectionConfig
+) -> NDArray[np.floating]:
     """Weight points by the angle between their rays from two cameras. (P, 3), (P, 3) -> (P,)."""
     norms = np.linalg.norm(rays, axis=1) * np.linalg.norm(source_rays, axis=1)
     cosine = (rays * source_rays).sum(1) / norms

@@ -23,7 +23,7 @@ class CameraGroups:
     """Width and height of the images at full resolution. (N, 2)."""
     camera_ids: NDArray[np.int64]
     """Camera of each image. (N,)."""
-    pixel_sizes: NDArray[np.float64]
+    pixel_sizes: NDArray[np.floating]
     """Side of a feature pixel of each image in full-resolution pixels. (N,)."""
 
     @classmethod
@@ -47,20 +47,22 @@ class CameraGroups:
         return int(self.camera_ids.max()) + 1
 
     @property
-    def longer_sides(self) -> NDArray[np.float64]:
+    def longer_sides(self) -> NDArray[np.floating]:
         """Longer side of the images of each camera, feature pixels. (K,)."""
         sides = np.zeros(self.num_cameras)
         np.maximum.at(sides, self.camera_ids, self.sizes.max(axis=1) / self.pixel_sizes)
         return sides
 
     @property
-    def camera_pixel_sizes(self) -> NDArray[np.float64]:
+    def camera_pixel_sizes(self) -> NDArray[np.floating]:
         """Side of a feature pixel of each camera in full-resolution pixels. (K,)."""
         pixel_sizes = np.ones(self.num_cameras)
         pixel_sizes[self.camera_ids] = self.pixel_sizes
         return pixel_sizes
 
-    def to_centered(self, xy: NDArray[np.float64], image_ids: NDArray[np.int64] | int) -> NDArray[np.float64]:
+    def to_centered(
+        self, xy: NDArray[np.floating], image_ids: NDArray[np.int64] | int
+    ) -> NDArray[np.floating]:
         """Convert full-resolution pixel coordinates to feature pixels from the image center.
 
         Args:

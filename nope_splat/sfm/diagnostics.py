@@ -55,7 +55,7 @@ def require_matches(
         NopeSplatError: If there are fewer than two training images, no image has texture, no two images
             match, or images match only in separate pairs.
     """
-    training = np.flatnonzero(~held_out)
+    training = np.flatnonzero(~held_out).tolist()
     if len(training) < 2:
         raise NopeSplatError(
             "too-few-images",

@@ -75,7 +75,7 @@ def _refine_extra_params(
 
     def is_determined(deviation: Array) -> Mask:
         near = np.abs(state.radial) < options.max_prior_sigmas * sigma
-        return (near & (deviation[:, 3:] < options.max_uncertainty_ratio * sigma)).all(1)
+        return np.all(near & (deviation[:, 3:] < options.max_uncertainty_ratio * sigma), axis=1)
 
     return _refine_where_determined(
         state,

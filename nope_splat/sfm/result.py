@@ -130,7 +130,8 @@ def focal_uncertainty(state: SfmState, options: MapperOptions) -> float:
     Returns:
         The standard deviation as a share of the focal length.
     """
-    return state.focal_uncertainty(state.offset.any(axis=1), state.radial.any(axis=1), options.ba_device)
+    has_offset, has_distortion = np.any(state.offset, axis=1), np.any(state.radial, axis=1)
+    return state.focal_uncertainty(has_offset, has_distortion, options.ba_device)
 
 
 def focal_notice(state: SfmState, problem: SfmProblem, uncertainty: float) -> str:

@@ -56,7 +56,7 @@ def rebuild_tracks(state: SfmState, problem: SfmProblem, extra: Sequence[PairMat
 
 def _epipolar_errors(
     state: SfmState, centered_keypoints: Sequence[Array], pair: PairMatches
-) -> NDArray[np.float64]:
+) -> NDArray[np.floating]:
     """Compute Sampson errors of the matches of two registered images, feature pixels. (M,)."""
     first = state.rays(centered_keypoints[pair.first][pair.indices[:, 0]], pair.first)
     second = state.rays(centered_keypoints[pair.second][pair.indices[:, 1]], pair.second)

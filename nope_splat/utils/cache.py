@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,13 +82,13 @@ class Cache:
         """
         if any(array.dtype.hasobject for array in arrays.values()):
             raise TypeError("Python objects would need pickle, which the cache does not use")
-        path = self._path(name, key)
+        path, entries = self._path(name, key), {KEY_ENTRY: np.array(key), **arrays}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=self.folder)
             try:
                 with os.fdopen(handle, "wb") as file:
-                    np.savez(file, **{KEY_ENTRY: np.array(key)}, **arrays)
+                    np.savez(file, **cast(Any, entries))
                 os.replace(temporary, path)
                 self._prune(name)
             except BaseException:

@@ -101,7 +101,7 @@ def main(settings: Settings) -> None:
     """
     truth = read_ground_truth(settings.truth)
 
-    def measure(names: list[str], T_world_camera: NDArray[np.float64], focal: float) -> list[float]:
+    def measure(names: list[str], T_world_camera: NDArray[np.floating], focal: float) -> list[float]:
         true = {name: truth.T_world_camera[name] for name in names}
         metrics: PoseMetrics = compare_poses(
             dict(zip(names, T_world_camera, strict=True)), true, focal, truth.focal

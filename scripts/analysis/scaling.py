@@ -201,7 +201,7 @@ def measure_registration(settings: Registration) -> None:
         )
 
 
-def order_of_capture(T_world_camera: NDArray[np.float64]) -> NDArray[np.int64]:
+def order_of_capture(T_world_camera: NDArray[np.floating]) -> NDArray[np.int64]:
     """Sort the cameras of a tour in capture order: two rounds, the second one looking outward.
 
     Args:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nope_splat.errors import NopeSplatError
 
-Poses = dict[str, NDArray[np.float64]]
+Poses = dict[str, NDArray[np.floating]]
 
 
 def require_one_camera(data: Path, camera_ids: NDArray[np.int64]) -> None:

@@ -126,7 +126,7 @@ def _start(scene: Path, folder: ImageFolder, seed: int | None = None, sign: int 
     return replace(truth, T_world_camera=poses, focal=(1 + FOCAL * sign) * truth.focal)
 
 
-def _poses(scene: Reconstruction) -> dict[str, NDArray[np.float64]]:
+def _poses(scene: Reconstruction) -> dict[str, NDArray[np.floating]]:
     return {
         Path(scene.image_names[image_id]).name: scene.T_world_camera[image_id]
         for image_id in np.flatnonzero(scene.registered)

@@ -171,7 +171,7 @@ def _registered(model: pycolmap.Reconstruction) -> list[pycolmap.Image]:
     return sorted((model.image(i) for i in model.reg_image_ids()), key=lambda image: image.name)
 
 
-def _pose(image: pycolmap.Image) -> NDArray[np.float64]:
+def _pose(image: pycolmap.Image) -> NDArray[np.floating]:
     """Return the camera-to-world transform, OpenCV axes. (4, 4)."""
     pose = np.eye(4)
     pose[:3] = image.cam_from_world().inverse().matrix()

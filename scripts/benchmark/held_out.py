@@ -120,7 +120,7 @@ def find_coverage(
     depth, poses = torch.stack(depths), torch.linalg.inv(T_camera_world)
     train = torch.tensor([name not in held_out for name in names])
     train_views = DepthViews(depth[train], poses[train], Ks[train])
-    masks = {
+    masks: dict[str, Any] = {
         name: covered_pixels(DepthViews(depth[i], poses[i], Ks[i]), train_views, min_views).numpy()
         for i, name in enumerate(names)
         if name in held_out
@@ -158,7 +158,7 @@ def _cameras(template: Cameras, world: dict[str, Any], poses: Poses) -> Cameras:
     return Cameras(camera_to_worlds=placed[:, :3], **intrinsics)
 
 
-def _opencv(cameras: Cameras) -> NDArray[np.float64]:
+def _opencv(cameras: Cameras) -> NDArray[np.floating]:
     """Return the camera-to-world transforms, OpenCV axes. (N, 4, 4)."""
     return torch.linalg.inv(world_to_camera(cameras.camera_to_worlds.cpu().double())).numpy()
 

@@ -46,7 +46,7 @@ def measure(image: Path, output: Path) -> None:
     output.write_text(json.dumps(result))
 
 
-def pairs(image: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def pairs(image: NDArray[np.floating]) -> dict[str, tuple[NDArray[np.floating], NDArray[np.floating]]]:
     """Create pairs of a rendering and an image, similar to those in a training.
 
     Args:

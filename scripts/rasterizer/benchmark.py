@@ -122,7 +122,8 @@ def prototype(scene: Scene, threads: int) -> Run:
 def external(command: str, scene: Scene, threads: int) -> Run:
     """Time another rasterizer by its command."""
     file = Path(tempfile.mkdtemp()) / "scene.npz"
-    np.savez(file, **{k: v.numpy() if isinstance(v, Tensor) else v for k, v in scene.items()})
+    arrays: dict[str, Any] = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in scene.items()}
+    np.savez(file, **arrays)
     arguments = [part.format(scene=file, threads=threads) for part in shlex.split(command)]
 
     def run() -> tuple[float, float]:

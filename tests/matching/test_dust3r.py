@@ -55,7 +55,7 @@ def test_anchors_match_where_the_true_geometry_projects(tmp_path: Path) -> None:
     in_second = (first[row, column] - poses[1, :3, 3]) @ poses[1, :3, :3]
     expected = CAMERA.project(in_second, np.array(SIZE))
     inside = ((expected > 10) & (expected < np.array(SIZE) - 10)).all(1)
-    matched = np.isfinite(matches).all(1)
+    matched = np.all(np.isfinite(matches), axis=1)
     assert matched[inside].mean() > 0.6
     error = np.linalg.norm(matches - expected, axis=1)[matched]
     assert np.median(error) < 0.05

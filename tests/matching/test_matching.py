@@ -87,15 +87,15 @@ def test_a_gpu_finds_the_same_matches() -> None:
 
 def camera(
     angle: float, center: tuple[float, float, float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Create a world-to-camera rotation about y, and the camera center."""
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]]), np.array(center)
 
 
 def scene(
-    cameras: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
-    points: NDArray[np.float64],
+    cameras: list[tuple[NDArray[np.floating], NDArray[np.floating]]],
+    points: NDArray[np.floating],
     seed: int = 0,
     appearance_noise: float = 0.02,
 ) -> tuple[list[Keypoints], list[NDArray[np.int64]]]:
@@ -114,14 +114,14 @@ def scene(
     return keypoints, point_ids
 
 
-def cloud(count: int = 600, seed: int = 1) -> NDArray[np.float64]:
+def cloud(count: int = 600, seed: int = 1) -> NDArray[np.floating]:
     return np.random.default_rng(seed).uniform((-3, -2, 4), (3, 2, 8), (count, 3))
 
 
 CAMERAS = [camera(0, (0, 0, 0)), camera(0.1, (0.6, 0.1, 0)), camera(-0.15, (-0.5, 0, 0.4))]
 
 
-def sampson_errors(pair: PairMatches, keypoints: list[Keypoints]) -> NDArray[np.float64]:
+def sampson_errors(pair: PairMatches, keypoints: list[Keypoints]) -> NDArray[np.floating]:
     """Compute the Sampson errors of a pair's matches, in full-resolution pixels."""
     ones = np.ones((len(pair.indices), 1))
     x = np.concatenate([keypoints[pair.first].xy[pair.indices[:, 0]], ones], axis=1)

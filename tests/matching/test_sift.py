@@ -19,7 +19,7 @@ SETTINGS = MatchingSettings()
 
 def blobs(
     path: Path, width: int = 320, height: int = 240, count: int = 40
-) -> tuple[ImageFile, NDArray[np.float64]]:
+) -> tuple[ImageFile, NDArray[np.floating]]:
     """Save an image of round blobs, and return their centers; the center of the first pixel is (0.5, 0.5)."""
     generator = np.random.default_rng(0)
     columns, rows = 8, count // 8
@@ -35,7 +35,7 @@ def blobs(
     return ImageFile(path, path.name, width, height), centers
 
 
-def offsets(xy: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np.float64]:
+def offsets(xy: NDArray[np.floating], centers: NDArray[np.floating]) -> NDArray[np.floating]:
     """Compute the offset of the nearest keypoint from each center, if it is within three pixels."""
     difference = xy - centers[:, None]
     distance = np.linalg.norm(difference, axis=-1)

@@ -45,7 +45,7 @@ def hidden(request: pytest.FixtureRequest, valley: Path, tmp_path: Path) -> Path
 def on_distractor(number: int, xy: np.ndarray) -> np.ndarray:
     """Find pixels inside the object, except for half a pixel at its border. (n,)."""
     inside = xy - corner(number)
-    return ((inside > 0.5) & (inside < SIDE - 0.5)).all(-1)
+    return np.all((inside > 0.5) & (inside < SIDE - 0.5), axis=-1)
 
 
 def test_hidden_pixels_have_no_keypoints_and_no_tracks(hidden: Path, valley: Path) -> None:

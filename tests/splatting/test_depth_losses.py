@@ -253,7 +253,7 @@ def test_priors_are_in_world_units_and_undistorted(
     maps[3] = replace(maps[3], values=-maps[3].values)  # fits no positive scale
     training = np.arange(1, 5)
     priors = make_depth_priors(
-        scene.undistorted(), scene, training, images[1:], {i: maps[i] for i in training}
+        scene.undistorted(), scene, training, images[1:], {i: maps[i] for i in training.tolist()}
     )
     assert "Check depth.kind" not in caplog.text
     assert priors.inverse == (kind == "disparity")
@@ -270,6 +270,6 @@ def test_priors_are_in_world_units_and_undistorted(
         np.testing.assert_allclose(prior.center, np.array(SIZE) / 2 + LENS.offset)
     assert np.isnan(priors.views[1].values.numpy()[:6]).all()
     noise = np.random.default_rng(0).uniform(0.2, 2, maps[0].values.shape).astype(np.float32)
-    poor = {i: replace(maps[i], values=noise, kind="metric") for i in training}
+    poor = {i: replace(maps[i], values=noise, kind="metric") for i in training.tolist()}
     make_depth_priors(scene.undistorted(), scene, training, images[1:], poor)
     assert "Check depth.kind" in caplog.text

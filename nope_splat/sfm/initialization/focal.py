@@ -138,7 +138,7 @@ def focal_starts(
     focals = np.array([estimate.focal for estimate in estimates])
     is_known = np.array([estimate.is_certain for estimate in estimates])
     is_known[_best_camera(estimates)] = True
-    for camera in np.flatnonzero(~is_known):
+    for camera in np.flatnonzero(~is_known).tolist():
         joint_pairs = []
         for pair in pairs:
             first, second = camera_groups.camera_ids[[pair.first, pair.second]]

@@ -169,7 +169,8 @@ class _LiftedMatches:
         num_matches = {image_ids: len(indices) for image_ids, indices in matches.items()}
         tree = spanning_tree(num_matches, len(self.xy))
         root = tree[0][0]
-        fits, poses = {root: ScaleShift(1.0, root_shift, self.kind)}, {root: np.eye(4)}
+        fits = {root: ScaleShift(1.0, root_shift, self.kind)}
+        poses: dict[int, Array] = {root: np.eye(4)}
         for known, new in tree:
             if known not in poses:
                 continue

@@ -34,7 +34,7 @@ from nope_splat.sfm.initialization.pointmap_fusion import (
 from nope_splat.sfm.mapper_options import FocalEstimationOptions, IntrinsicsPriorOptions, MapperOptions
 from nope_splat.utils.cache import Cache
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 POSES = ring(6, 70.0)
 MIN_FOCAL_SIGMA = FocalEstimationOptions.min_log_focal_sigma
 MAX_FOCAL_SIGMA = IntrinsicsPriorOptions.log_focal_sigma
