@@ -21,6 +21,12 @@ from nope_splat.matching import (
     Pointmaps,
     match_images,
 )
+from nope_splat.matching.stationary import find_stationary_pixels, without_stationary_pixels
+from nope_splat.scene.stationary import (
+    StationaryPixels,
+    stationary_from_arrays,
+    stationary_to_arrays,
+)
 from nope_splat.utils.cache import Cache
 
 logger = logging.getLogger(__name__)
@@ -44,10 +50,13 @@ class MatchDatabase:
     """Verified pairs, in ascending order."""
     pointmaps: Pointmaps | None = None
     """Pointmaps of the pairs; None if the matcher predicts none."""
+    stationary: tuple[StationaryPixels, ...] = ()
+    """Pixels that stand still while the scene moves, by image size; no match uses them."""
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Convert everything but the descriptors to arrays for the cache."""
-        return _pointmaps_to_arrays(self.pointmaps) | {
+        arrays = _pointmaps_to_arrays(self.pointmaps) | stationary_to_arrays(self.stationary)
+        return arrays | {
             "xy": np.concatenate([features.xy for features in self.keypoints]),
             "noise": np.concatenate([features.noise_or_ones() for features in self.keypoints]),
             "num_keypoints": np.array([len(features.xy) for features in self.keypoints]),
@@ -67,7 +76,12 @@ class MatchDatabase:
                 strict=True,
             )
         ]
-        return cls(tuple(keypoints), tuple(_pairs_from_arrays(arrays)), _pointmaps_from_arrays(arrays))
+        return cls(
+            tuple(keypoints),
+            tuple(_pairs_from_arrays(arrays)),
+            _pointmaps_from_arrays(arrays),
+            stationary_from_arrays(arrays),
+        )
 
 
 def matches_key(folder: ImageFolder, settings: MatchingSettings) -> str:
@@ -120,7 +134,9 @@ def load_or_match(
         if known:
             logger.info(f"Resuming after {len(known)} pairs that are already matched.")
     keypoints, pairs, pointmaps = match_images(folder.images, settings, known, save)
-    matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps)
+    stationary = find_stationary_pixels(keypoints, pairs, settings)
+    pairs = without_stationary_pixels(keypoints, pairs, stationary, settings)
+    matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps, stationary)
     if cache:
         cache.store(CACHE_STAGE, key, matches.to_arrays())
         cache.remove(PARTIAL_CACHE_STAGE, key)
@@ -132,6 +148,8 @@ def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
     return {
         "indices": np.concatenate([np.zeros((0, 2), np.int64), *(pair.indices for pair in pairs)]),
         "num_matches": np.array([len(pair.indices) for pair in pairs], np.int64),
+        "stationary": np.concatenate([np.zeros((0, 2), np.int64), *(pair.stationary for pair in pairs)]),
+        "num_stationary": np.array([len(pair.stationary) for pair in pairs], np.int64),
         "images": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
         "fundamentals": np.array([pair.fundamental for pair in pairs]).reshape(-1, 3, 3),
         "homography_ratios": np.array([pair.homography_ratio for pair in pairs], np.float64),
@@ -141,12 +159,13 @@ def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
 def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
     """Invert `_pairs_to_arrays`."""
     return [
-        PairMatches(int(first), int(second), indices, fundamental, float(ratio))
-        for (first, second), indices, fundamental, ratio in zip(
+        PairMatches(int(first), int(second), indices, fundamental, float(ratio), stationary)
+        for (first, second), indices, fundamental, ratio, stationary in zip(
             arrays["images"],
             _split(arrays["indices"], arrays["num_matches"]),
             arrays["fundamentals"],
             arrays["homography_ratios"],
+            _split(arrays["stationary"], arrays["num_stationary"]),
             strict=True,
         )
     ]

@@ -19,7 +19,7 @@ from nope_splat.matching.descriptors import Descriptors, match_descriptors
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.matching.pairs import choose_pairs, pairs_in_rounds
 from nope_splat.matching.sift import sift_keypoints
-from nope_splat.matching.verification import verify_pair
+from nope_splat.matching.stationary import verify_moving_matches
 from nope_splat.scene.features import Keypoints, MatchedPairs, PairMatches, Pointmaps
 from nope_splat.utils.device_defaults import network_device
 from nope_splat.utils.progress import progress_bar
@@ -159,7 +159,7 @@ def _match_rounds(
         num_second = len(first_ids[second])
         codes = np.unique(first_ids[first][putative[:, 0]] * num_second + first_ids[second][putative[:, 1]])
         indices = np.stack(np.divmod(codes, num_second), axis=1)
-        matches[pair] = verify_pair(first, second, indices, keypoints, settings)
+        matches[pair] = verify_moving_matches(first, second, indices, keypoints, settings)
 
     def match_all(pool: ThreadPoolExecutor) -> Iterator[None]:
         for pairs in rounds(matches):

@@ -85,6 +85,19 @@ class TwoViewGeometryOptions:
 
 
 @dataclass(frozen=True)
+class StationaryOptions:
+    """Options for finding what stands still in front of a moving scene, such as a logo."""
+
+    max_motion: float = 1.0
+    """Largest distance, in pixels at the feature size, between the keypoints of a stationary match. The
+    keypoints of a logo scatter by a fraction of a pixel."""
+    num_grid_cells: int = 48
+    """Grid cells along the longer side of the image."""
+    min_num_pairs: int = 3
+    """Number of pairs in which a cell must contain stationary matches; one may stand still by chance."""
+
+
+@dataclass(frozen=True)
 class PointmapOptions:
     """Options of anchor matching in pointmaps."""
 
@@ -149,6 +162,8 @@ class MatchingSettings:
     """Options of transitive matching, which follows retrieval."""
     two_view_geometry: Suppress[TwoViewGeometryOptions] = field(default_factory=TwoViewGeometryOptions)
     """Options of geometric verification."""
+    stationary: Suppress[StationaryOptions] = field(default_factory=StationaryOptions)
+    """Options for finding what stands still in front of a moving scene."""
     pointmaps: Suppress[PointmapOptions] = field(default_factory=PointmapOptions)
     """Options of matching by pointmaps."""
 

@@ -31,7 +31,12 @@ def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
     detector = cv2.SIFT.create(contrastThreshold=options.contrast_threshold, enable_precise_upscale=True)
     detections = detector.detect(gray, np.ones_like(gray) if mask is None else mask.astype(np.uint8))
     if not detections:
-        return Keypoints(np.zeros((0, 2)), np.zeros((0, 128), np.float32), pixel_size)
+        return Keypoints(
+            np.zeros((0, 2)),
+            np.zeros((0, 128), np.float32),
+            pixel_size,
+            image_size=(image.width, image.height),
+        )
     xy = np.array([detection.pt for detection in detections])
     diameter = np.array([detection.size for detection in detections])
     strength = np.array([detection.response for detection in detections])
@@ -45,6 +50,7 @@ def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
         _root_sift(descriptors.astype(np.float32)),
         pixel_size,
         noise=np.hypot(1.0, diameter[selected] / options.noise_diameter),
+        image_size=(image.width, image.height),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ class Keypoints:
     """Standard deviation of each position, relative to that of the sharpest keypoints; None if all are
     equally accurate. (K,)."""
     image_size: tuple[int, int] | None = None
-    """Width and height of the full-resolution image, for matchers that need them."""
+    """Width and height of the full-resolution image; None if they are not needed anymore."""
 
     def noise_or_ones(self) -> NDArray[np.floating]:
         """Return the relative noise of each keypoint, one if all are equally accurate. (K,)."""
@@ -45,6 +45,8 @@ class PairMatches:
     """Fundamental matrix F with x_second^T F x_first = 0, in full-resolution pixels. (3, 3)."""
     homography_ratio: float
     """Fraction of the matches that are inliers of one homography: near 1 for pure rotation or a plane."""
+    stationary: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """Matches that stand at the same pixel and contradict the others; they are not in `indices`. (S, 2)."""
 
 
 MatchedPairs = Mapping[tuple[int, int], PairMatches | None]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nope_splat.geometry.epipolar import essential_matrix, sampson_errors
 from nope_splat.geometry.rigid import invert
 from nope_splat.matching import PairMatches
 from nope_splat.scene.tracks import build_tracks
@@ -35,7 +36,7 @@ def rebuild_tracks(state: SfmState, problem: SfmProblem, extra: Sequence[PairMat
     confirmed = list(extra)
     for pair in problem.pairs:
         if state.registered[[pair.first, pair.second]].all():
-            is_inlier = _epipolar_errors(state, problem.centered_keypoints, pair) < max_error
+            is_inlier = epipolar_errors(state, problem.centered_keypoints, pair) < max_error
             confirmed.append(replace(pair, indices=pair.indices[is_inlier]))
     tracks = build_tracks(problem.keypoints, confirmed)
     rebuilt = SfmState.from_tracks(
@@ -54,19 +55,21 @@ def rebuild_tracks(state: SfmState, problem: SfmProblem, extra: Sequence[PairMat
     return rebuilt
 
 
-def _epipolar_errors(
+def epipolar_errors(
     state: SfmState, centered_keypoints: Sequence[Array], pair: PairMatches
 ) -> NDArray[np.floating]:
-    """Compute Sampson errors of the matches of two registered images, feature pixels. (M,)."""
+    """Compute Sampson errors of the matches of two registered images.
+
+    Args:
+        state: State in which both images have a pose.
+        centered_keypoints: Keypoints of each image, feature pixels from the image center. (K, 2) each.
+        pair: The matches.
+
+    Returns:
+        Feature pixels. (M,).
+    """
     first = state.rays(centered_keypoints[pair.first][pair.indices[:, 0]], pair.first)
     second = state.rays(centered_keypoints[pair.second][pair.indices[:, 1]], pair.second)
     focal_first, focal_second = state.focal[state.camera_ids[[pair.first, pair.second]]]
     relative = state.T_camera_world[pair.second] @ invert(state.T_camera_world[pair.first])
-    x, y, z = relative[:3, 3]
-    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ relative[:3, :3]
-    lines_second, lines_first = first @ essential.T, second @ essential
-    residual = np.einsum("ni,ni->n", second, lines_second)
-    # Squared gradient of the residual with respect to the four image coordinates.
-    slope = (lines_second[:, :2] ** 2).sum(1) / focal_second**2
-    slope += (lines_first[:, :2] ** 2).sum(1) / focal_first**2
-    return np.abs(residual) / np.sqrt(slope + 1e-300)
+    return sampson_errors(first, second, essential_matrix(relative), focal_first, focal_second)

@@ -1,0 +1,171 @@
+"""Matches that stand still while the scene moves: logos, dashboards, frames, watermarks, dirt on the lens.
+
+To a matcher, what moves with the camera is a scene at rest. If it has more texture than the scene, it wins,
+and all poses are wrong. Such matches are at the same pixel in both images and contradict the epipolar
+geometry of the other matches. In a burst, or with very little motion, no other matches move, or those at the
+same pixel agree with them, so that nothing is left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nope_splat.geometry.epipolar import sampson_errors
+from nope_splat.matching.options import MatchingSettings, StationaryOptions
+from nope_splat.matching.verification import verify_pair
+from nope_splat.scene.features import Keypoints, PairMatches
+from nope_splat.scene.stationary import StationaryPixels, cell_of
+
+
+def verify_moving_matches(
+    first: int,
+    second: int,
+    indices: NDArray[np.int64],
+    keypoints: Sequence[Keypoints],
+    settings: MatchingSettings,
+) -> PairMatches | None:
+    """Verify a pair like `verify_pair`, without stationary matches that contradict the others.
+
+    Args:
+        first: Index of one image.
+        second: Index of the other image; may be smaller than `first`.
+        indices: Putative matches: keypoint indices in the first and the second image. (M, 2).
+        keypoints: Keypoints of all images.
+        settings: Options of matching.
+
+    Returns:
+        The inlier matches, with those left out as `stationary`; None if there are too few inliers.
+    """
+    is_still = _at_same_pixel(indices, keypoints[first], keypoints[second], settings.stationary)
+    if np.count_nonzero(is_still) >= settings.min_matches:
+        moving = verify_pair(first, second, indices[~is_still], keypoints, settings)
+        if moving is not None:
+            still = indices[is_still] if first == moving.first else indices[is_still][:, ::-1]
+            contradicting = epipolar_errors(moving, still, keypoints) > settings.max_epipolar_error
+            if np.count_nonzero(contradicting) >= settings.min_matches:
+                return replace(moving, stationary=np.ascontiguousarray(still[contradicting]))
+    return verify_pair(first, second, indices, keypoints, settings)
+
+
+def find_stationary_pixels(
+    keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches], settings: MatchingSettings
+) -> tuple[StationaryPixels, ...]:
+    """Find the cells of the images that contain stationary matches in several pairs.
+
+    Args:
+        keypoints: Keypoints of each image, with image sizes.
+        pairs: Verified pairs, from `verify_moving_matches`.
+        settings: Options of matching.
+
+    Returns:
+        The cells of each image size that has any.
+    """
+    options = settings.stationary
+    votes: dict[tuple[int, int], Counter[tuple[int, int]]] = defaultdict(Counter)
+    num_matches: Counter[tuple[int, int]] = Counter()
+    for pair in pairs:
+        size = keypoints[pair.first].image_size
+        if size is None or not len(pair.stationary):
+            continue
+        cells = cell_of(keypoints[pair.first].xy[pair.stationary[:, 0]], size, _grid_shape(size, options))
+        votes[size].update(set(zip(*(index.tolist() for index in cells), strict=True)))
+        num_matches[size] += len(pair.stationary)
+    stationary = []
+    for size, votes_of_size in votes.items():
+        cells = np.zeros(_grid_shape(size, options), bool)
+        for cell, count in votes_of_size.items():
+            cells[cell] = count >= options.min_num_pairs
+        if cells.any():
+            stationary.append(StationaryPixels(size, _fill_holes(cells), num_matches[size]))
+    return tuple(stationary)
+
+
+def without_stationary_pixels(
+    keypoints: Sequence[Keypoints],
+    pairs: Sequence[PairMatches],
+    stationary: Sequence[StationaryPixels],
+    settings: MatchingSettings,
+) -> list[PairMatches]:
+    """Remove the matches of keypoints in stationary cells, and verify what remains again.
+
+    Args:
+        keypoints: Keypoints of each image, with image sizes.
+        pairs: Verified pairs.
+        stationary: Stationary cells.
+        settings: Options of matching.
+
+    Returns:
+        The pairs that still have enough matches, in the same order.
+    """
+    cells_of_size = {pixels.size: pixels for pixels in stationary}
+    is_still = []
+    for features in keypoints:
+        pixels = cells_of_size.get(features.image_size or (0, 0))
+        is_still.append(np.zeros(len(features.xy), bool) if pixels is None else pixels.contains(features.xy))
+    remaining = []
+    for pair in pairs:
+        first, second = pair.indices.T
+        removed = is_still[pair.first][first] | is_still[pair.second][second]
+        if not removed.any():
+            remaining.append(pair)
+            continue
+        verified = verify_pair(pair.first, pair.second, pair.indices[~removed], keypoints, settings)
+        if verified is not None:
+            remaining.append(replace(verified, stationary=pair.stationary))
+    return remaining
+
+
+def epipolar_errors(
+    pair: PairMatches, indices: NDArray[np.int64], keypoints: Sequence[Keypoints]
+) -> NDArray[np.floating]:
+    """Compute Sampson errors of matches under the fundamental matrix of a pair.
+
+    Args:
+        pair: The pair.
+        indices: Keypoint indices in its first and second image. (M, 2).
+        keypoints: Keypoints of all images.
+
+    Returns:
+        Feature pixels. (M,).
+    """
+    first, second = keypoints[pair.first], keypoints[pair.second]
+    xy_first, xy_second = (
+        np.concatenate([features.xy[index], np.ones((len(index), 1))], axis=1)
+        for features, index in zip((first, second), indices.T, strict=True)
+    )
+    return sampson_errors(xy_first, xy_second, pair.fundamental, 1 / first.pixel_size, 1 / second.pixel_size)
+
+
+def _at_same_pixel(
+    indices: NDArray[np.int64], first: Keypoints, second: Keypoints, options: StationaryOptions
+) -> NDArray[np.bool_]:
+    """Check which matches of two images of equal size are at the same pixel. (M, 2) -> (M,)."""
+    if first.image_size is None or first.image_size != second.image_size:
+        return np.zeros(len(indices), bool)
+    motion = np.linalg.norm(first.xy[indices[:, 0]] - second.xy[indices[:, 1]], axis=1)
+    return motion < options.max_motion * max(first.pixel_size, second.pixel_size)
+
+
+def _grid_shape(size: tuple[int, int], options: StationaryOptions) -> tuple[int, int]:
+    """Return the number of rows and columns of nearly square cells of an image."""
+    cell = max(size) / options.num_grid_cells
+    return max(1, round(size[1] / cell)), max(1, round(size[0] / cell))
+
+
+def _fill_holes(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Add cells most of whose neighbors are set: they belong to the same thing and lack texture."""
+    neighbors = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.float32)
+    for _ in range(max(cells.shape)):
+        # Beyond the border, the image is taken to continue.
+        count = cv2.filter2D(cells.astype(np.float32), -1, neighbors, borderType=cv2.BORDER_REPLICATE)
+        filled = cells | (count > 4.5)
+        if (filled == cells).all():
+            break
+        cells = filled
+    return cells

@@ -1,0 +1,122 @@
+"""Pixels that show something that moves with the camera, such as a logo, a dashboard or dirt on the lens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VERTICAL, HORIZONTAL = ("upper", "", "lower"), ("left", "", "right")
+"""Names of the thirds of an image."""
+
+
+@dataclass(frozen=True)
+class StationaryPixels:
+    """Cells of all images of one size whose content stands still while the scene moves."""
+
+    size: tuple[int, int]
+    """Width and height of these images at full resolution."""
+    cells: NDArray[np.bool_]
+    """Stationary cells of a regular grid over the image. (rows, columns)."""
+    num_matches: int
+    """Number of matches in these cells that were left out."""
+
+    @property
+    def share(self) -> float:
+        """Share of the image that is stationary."""
+        return float(self.cells.mean())
+
+    @property
+    def region(self) -> str:
+        """Where the cells are, in words; "many places" if they are in several thirds of the image."""
+        rows, columns = np.nonzero(self.cells)
+        thirds = [
+            np.unique(3 * index // count)
+            for index, count in zip((rows, columns), self.cells.shape, strict=True)
+        ]
+        if any(len(third) > 1 for third in thirds) and self._spread() > 0.5:
+            return "many places"
+        vertical, horizontal = (
+            names[int(np.median(3 * index // count))]
+            for names, index, count in zip(
+                (VERTICAL, HORIZONTAL), (rows, columns), self.cells.shape, strict=True
+            )
+        )
+        return f"the {' '.join(filter(None, (vertical, horizontal))) or 'middle'} part"
+
+    def _spread(self) -> float:
+        """Larger standard deviation of the cells' position in x and y, relative to a uniform spread."""
+        rows, columns = np.nonzero(self.cells)
+        deviations = [
+            index.std() / count * np.sqrt(12)
+            for index, count in zip((rows, columns), self.cells.shape, strict=True)
+        ]
+        return float(min(deviations))
+
+    def contains(self, xy: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Check which pixels are in a stationary cell.
+
+        Args:
+            xy: Full-resolution pixels. (n, 2).
+
+        Returns:
+            (n,).
+        """
+        row, column = cell_of(xy, self.size, self.cells.shape)
+        return self.cells[row, column]
+
+
+def cell_of(
+    xy: NDArray[np.floating], size: tuple[int, int], shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find the cells of a regular grid that contain pixels.
+
+    Args:
+        xy: Full-resolution pixels. (n, 2).
+        size: Width and height of the image.
+        shape: Number of rows and columns of the grid.
+
+    Returns:
+        Row and column of each pixel's cell. (n,) each.
+    """
+    column, row = ((xy / size) * shape[::-1]).astype(np.int64).T
+    return row.clip(0, shape[0] - 1), column.clip(0, shape[1] - 1)
+
+
+def stationary_to_arrays(stationary: Sequence[StationaryPixels]) -> dict[str, NDArray[Any]]:
+    """Convert stationary pixels to arrays that can be stored without pickle.
+
+    Args:
+        stationary: Stationary cells of each image size.
+    """
+    return {
+        "stationary_sizes": np.array([pixels.size for pixels in stationary], np.int64).reshape(-1, 2),
+        "stationary_shapes": np.array([pixels.cells.shape for pixels in stationary], np.int64).reshape(-1, 2),
+        "stationary_counts": np.array([pixels.num_matches for pixels in stationary], np.int64),
+        "stationary_cells": np.concatenate(
+            [np.zeros(0, bool), *(pixels.cells.ravel() for pixels in stationary)]
+        ),
+    }
+
+
+def stationary_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[StationaryPixels, ...]:
+    """Invert `stationary_to_arrays`.
+
+    Args:
+        arrays: The arrays.
+    """
+    stationary, start = [], 0
+    for (width, height), shape, count in zip(
+        arrays["stationary_sizes"].tolist(),
+        arrays["stationary_shapes"].tolist(),
+        arrays["stationary_counts"].tolist(),
+        strict=True,
+    ):
+        end = start + shape[0] * shape[1]
+        cells = arrays["stationary_cells"][start:end].reshape(shape)
+        stationary.append(StationaryPixels((width, height), cells, count))
+        start = end
+    return tuple(stationary)
