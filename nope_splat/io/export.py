@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import compress
 from pathlib import Path
 
@@ -267,7 +267,9 @@ def summarize(scene: Reconstruction) -> dict[str, object]:
         "images": len(scene.image_names),
         "registered": int(scene.registered.sum()),
         "cameras": [_camera_statistics(scene, camera_id) for camera_id in range(len(scene.cameras))],
+        "notices": [asdict(notice) for notice in scene.notices],
         "notice": scene.notice,
+        "trust": None if scene.trust is None else scene.trust.score,
         "mean_reprojection_error_px": float(np.mean(errors)),
         "median_reprojection_error_px": float(np.median(errors)),
         "tracks": len(scene.points),

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from nope_splat.geometry.camera import SharedPinhole, project_errors
 from nope_splat.geometry.rigid import invert, transform
+from nope_splat.scene.stationary import (
+    StationaryPixels,
+    stationary_from_arrays,
+    stationary_to_arrays,
+)
 from nope_splat.scene.tracks import MatchGraph, Observations
+from nope_splat.scene.trust import Notice, Trust
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,20 @@ class Reconstruction:
     """Match graph of the training images; nodes are indices into `image_names`."""
     seconds: dict[str, float]
     """Wall time of each stage."""
-    notice: str = ""
-    """Warning to the user about the whole reconstruction, in one sentence; empty if there is none."""
+    notices: tuple[Notice, ...] = ()
+    """What the user should know about the reconstruction, the most important first."""
+    trust: Trust | None = None
+    """How far the cameras are to be trusted; None before this is measured."""
+    stationary: tuple[StationaryPixels, ...] = ()
+    """Pixels that do not show the scene and are not used, by image size."""
     focal_fixed: bool = False
     """Whether the focal length was kept fixed because the images do not determine it. Later stages must then
     keep it fixed too."""
+
+    @property
+    def notice(self) -> str:
+        """All notices in one line; empty if there are none."""
+        return "; ".join(notice.message for notice in self.notices)
 
     def camera_of(self, image_id: int) -> SharedPinhole:
         """Return the camera of an image.
@@ -139,13 +154,17 @@ class Reconstruction:
             "failures": self.failures,
             "num_images": self.graph.num_images,
             "seconds": self.seconds,
-            "notice": self.notice,
+            "notices": [asdict(notice) for notice in self.notices],
+            "trust": None if self.trust is None else self.trust.score,
             "focal_held": self.focal_fixed,
         }
         arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
         for name in ("observations", "resections"):
             arrays |= {f"{name}.{key}": value for key, value in vars(getattr(self, name)).items()}
         arrays |= {f"graph.{key}": getattr(self.graph, key) for key in ("edges", "weights", "tree")}
+        arrays |= stationary_to_arrays(self.stationary)
+        if self.trust is not None:
+            arrays |= {"trust.images": self.trust.images, "trust.pairs": self.trust.pairs}
         return arrays | {"plain": np.array(json.dumps(plain))}
 
     @classmethod
@@ -171,7 +190,9 @@ class Reconstruction:
             failures=plain["failures"],
             graph=MatchGraph(plain["num_images"], **nested("graph")),
             seconds=plain["seconds"],
-            notice=plain["notice"],
+            notices=tuple(Notice(**notice) for notice in plain["notices"]),
+            trust=None if plain["trust"] is None else Trust(plain["trust"], **nested("trust")),
+            stationary=stationary_from_arrays(arrays),
             focal_fixed=plain["focal_held"],
             **{name: arrays[name] for name in _ARRAYS},
         )

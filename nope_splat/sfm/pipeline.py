@@ -14,6 +14,7 @@ from nope_splat.io.images import ImageFolder, assign_cameras, find_images
 from nope_splat.matching.database import MatchDatabase, load_or_match
 from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
+from nope_splat.scene.trust import Notice
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.checks import check_images, check_sfm_options
 from nope_splat.sfm.diagnostics import (
@@ -165,7 +166,9 @@ def reconstruct_from_matches(
         reconstruction,
         colors=colors,
         failures=failures | held_out_failures,
-        notice=focal_notice(state, problem, uncertainty),
+        notices=(Notice("uncertain-focal-length", m),)
+        if (m := focal_notice(state, problem, uncertainty))
+        else (),
         seconds=clock.seconds,
     )
     return normalize(reconstruction)
