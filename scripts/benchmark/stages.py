@@ -43,7 +43,11 @@ class Stage:
 
 
 def run_stage(
-    command: list[str], folder: Path, after: Sequence[Stage] = (), core: int | None = None
+    command: list[str],
+    folder: Path,
+    after: Sequence[Stage] = (),
+    core: int | None = None,
+    root: Path = ROOT,
 ) -> Stage:
     """Run a command that writes into a folder, unless it has succeeded there before on the same inputs.
 
@@ -53,6 +57,7 @@ def run_stage(
             memory as `stage.json`.
         after: Stages whose results the command reads; the command runs again after any of them does.
         core: Index of the single core to run on, among those available to this process; None for all.
+        root: Checkout that the command imports from.
 
     Returns:
         Time and memory of the run, or of the earlier run whose result is reused.
@@ -62,6 +67,7 @@ def run_stage(
     """
     record = folder / "stage.json"
     key = {"command": command, "after": [asdict(stage) for stage in after]}
+    key |= {} if root == ROOT else {"root": str(root)}
     if record.exists():
         stored = json.loads(record.read_text())
         if stored["key"] == key:
@@ -72,7 +78,7 @@ def run_stage(
     with (folder / "log.txt").open("w") as log:
         arguments = [str(peak), "" if core is None else str(cores()[core]), _tool(command[0]), *command[1:]]
         launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, *arguments]
-        process = subprocess.run(launch, stdout=log, stderr=subprocess.STDOUT, env=_environment(core))
+        process = subprocess.run(launch, stdout=log, stderr=subprocess.STDOUT, env=_environment(core, root))
     if process.returncode:
         tail = "\n".join((folder / "log.txt").read_text(errors="replace").splitlines()[-15:])
         raise StageFailed(f"{' '.join(command)} failed; the end of {folder / 'log.txt'}:\n{tail}")
@@ -95,7 +101,7 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def _environment(core: int | None) -> dict[str, str]:
+def _environment(core: int | None, root: Path) -> dict[str, str]:
     single = {} if core is None else {"OMP_NUM_THREADS": "1"}
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.getenv("PYTHONPATH")])])
+    path = os.pathsep.join([str(root), *filter(None, [os.getenv("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", **single}

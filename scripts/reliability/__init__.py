@@ -1,0 +1,1 @@
+"""Image sets that mislead structure from motion, and honest ones, judged against their true cameras."""

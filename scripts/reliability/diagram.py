@@ -1,0 +1,162 @@
+"""Draw the reliability diagram: predicted trust against the observed share of right reconstructions.
+
+    python -m scripts.reliability.diagram OUT/after.jsonl --output diagram.png
+
+A reconstruction is right if AUC@5 over its registered images exceeds 90. Refused sets, sets without true
+cameras and results without trust are left out. Prints the same figures as a Markdown table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from nope_splat.errors import NopeSplatError
+from nope_splat.utils.terminal import set_up_terminal
+from nope_splat.utils.typing import Array, Mask
+from scripts.reliability.results import Row, read_rows
+from scripts.reliability.table import table
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Results whose trust is in one interval."""
+
+    low: float
+    """Smallest trust."""
+    high: float
+    """Largest trust; exclusive, but for the last interval."""
+    count: int
+    """Number of results."""
+    predicted: float
+    """Mean trust; NaN without results."""
+    observed: float
+    """Share of right reconstructions; NaN without results."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well trust predicts that a reconstruction is right."""
+
+    bins: tuple[Bin, ...]
+    """Intervals of equal width from 0 to 1."""
+    brier: float
+    """Brier score: mean squared difference of trust and result (1 if right, else 0)."""
+    expected_error: float
+    """Expected calibration error: mean over the results of |observed - predicted| of their interval."""
+
+
+def calibration(trust: Array, right: Mask, num_bins: int) -> Calibration:
+    """Compare predicted with observed shares.
+
+    Args:
+        trust: Predicted probability that a result is right. (N,).
+        right: Whether it is. (N,).
+        num_bins: Number of intervals.
+    """
+    index = np.minimum((trust * num_bins).astype(np.int64), num_bins - 1)
+    bins = []
+    for i in range(num_bins):
+        inside = index == i
+        predicted, observed = (
+            (float(trust[inside].mean()), float(right[inside].mean())) if inside.any() else (np.nan, np.nan)
+        )
+        bins.append(Bin(i / num_bins, (i + 1) / num_bins, int(inside.sum()), predicted, observed))
+    gaps = [each.count * abs(each.observed - each.predicted) for each in bins if each.count]
+    brier = float(((trust - right) ** 2).mean())
+    return Calibration(tuple(bins), brier, float(sum(gaps) / len(trust)))
+
+
+def main(
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional], output: Path, num_bins: int = 10
+) -> None:
+    """Draw the diagram and print its figures.
+
+    Args:
+        results: Files of results, drawn together.
+        output: Image file to write.
+        num_bins: Number of intervals.
+    """
+    rows = usable(row for path in results for row in read_rows(path))
+    if not rows:
+        raise NopeSplatError(
+            "invalid-option",
+            f"{', '.join(map(str, results))} has no result with trust and true cameras; run"
+            " scripts.reliability.run with a package that computes trust",
+        )
+    trust = np.array([row["trust"] for row in rows], dtype=np.float64)
+    right = np.array([row["right"] for row in rows], dtype=bool)
+    result = calibration(trust, right, num_bins)
+    print(markdown(result))
+    draw(result, output)
+
+
+def usable(rows: Any) -> list[Row]:
+    """Select the rows with trust and a known result."""
+    return [row for row in rows if row["trust"] is not None and row["right"] is not None]
+
+
+def markdown(result: Calibration) -> str:
+    """Format the figures of a diagram."""
+    rows = [
+        [
+            f"{each.low:.1f} to {each.high:.1f}",
+            str(each.count),
+            f"{each.predicted:.2f}",
+            f"{each.observed:.2f}",
+        ]
+        for each in result.bins
+        if each.count
+    ]
+    total = sum(each.count for each in result.bins)
+    return "\n".join(
+        [
+            *table(["trust", "results", "mean trust", "share right"], rows),
+            "",
+            f"Brier score {result.brier:.3f}, expected calibration error {result.expected_error:.3f}, over"
+            f" {total} results.",
+        ]
+    )
+
+
+def draw(result: Calibration, path: Path) -> None:
+    """Draw a reliability diagram with the number of results per interval.
+
+    Args:
+        result: The figures.
+        path: Image file.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(5, 6), sharex=True, gridspec_kw={"height_ratios": (3, 1)}
+    )
+    filled = [each for each in result.bins if each.count]
+    top.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfectly calibrated")
+    top.plot([b.predicted for b in filled], [b.observed for b in filled], "o-", label="measured")
+    for each in filled:
+        top.annotate(str(each.count), (each.predicted, each.observed), (4, 5), textcoords="offset points")
+    title = f"Brier score {result.brier:.3f}, expected calibration error {result.expected_error:.3f}"
+    top.set(ylabel="share with AUC@5 > 90", ylim=(-0.03, 1.08), title=title)
+    top.title.set_fontsize("medium")
+    top.legend(fontsize="small", loc="upper left")
+    width = 1 / len(result.bins)
+    bottom.bar([each.low + width / 2 for each in result.bins], [b.count for b in result.bins], width * 0.9)
+    bottom.set(xlabel="predicted trust", ylabel="results", xlim=(0, 1))
+    for axis in (top, bottom):
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    set_up_terminal()
+    tyro.cli(main)

@@ -1,0 +1,197 @@
+"""Sets of edited images of a demo valley and of fountain-P11."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
+from nope_splat.io.cameras import read_ground_truth
+from nope_splat.utils.typing import Array
+from scripts.reliability import edits
+from scripts.reliability.edits import Box, Edit
+from scripts.reliability.image_set import (
+    TRUTH,
+    Family,
+    ImageSet,
+    Inputs,
+    Truth,
+    Variation,
+    make_once,
+    write_set,
+)
+from scripts.reliability.textures import Image, noise_texture
+
+FOUNTAIN_SIZE = (480, 320)
+MIRROR_X = np.diag([-1.0, 1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Edited:
+    """How a set is made from a source."""
+
+    edit: Callable[[Variation], Edit]
+    """Function that makes the edit of a variation."""
+    copy: Callable[[Image], Image] | None = None
+    """Function that makes the copies in the set; None for a set without copies."""
+    copy_every: int = 1
+    """Interval of the copied images."""
+    pose: Callable[[Array, int], Array] | None = None
+    """Function of the true pose and the index of an image that returns the pose of the edited one."""
+
+
+def image_sets() -> list[ImageSet]:
+    """Return all sets of edited images."""
+    sets = []
+    for source in ("valley", "fountain"):
+        for name, (edited, honest) in _stationary().items():
+            sets.append(_edited_set(source, name, "stationary", edited, honest))
+    sets.append(_edited_set("valley", "ornamental_frame", "stationary", Edited(_frame)))
+    sets += [
+        _edited_set(
+            "valley", f"moving_panel_{round(100 * share)}pct", "moving", Edited(partial(_panel, share))
+        )
+        for share in (0.1, 0.25, 0.5, 0.8)
+    ]
+    mirror = edits.by_image(lambda image: image[:, ::-1], every=2)
+    half_mirrored = Edited(lambda _: mirror, pose=lambda pose, index: mirrored(pose) if index % 2 else pose)
+    sets += [
+        _edited_set(source, "half_mirrored", "mirrored", half_mirrored) for source in ("valley", "fountain")
+    ]
+    all_mirrored = edits.by_image(lambda image: image[:, ::-1])
+    turned = edits.by_image(lambda image: image[::-1, ::-1], every=2)
+    easy: list[tuple[str, str, Family, Edited]] = [
+        ("valley", "all_mirrored", "mirrored", Edited(lambda _: all_mirrored, pose=lambda p, _: mirrored(p))),
+        ("fountain", "half_upside_down", "numerics", Edited(lambda _: turned, pose=upside_down)),
+        ("valley", "extreme_jpeg", "numerics", Edited(lambda _: edits.by_image(edits.low_quality))),
+        ("valley", "rolling_exposure", "numerics", Edited(lambda _: edits.exposure)),
+        ("valley", "every_photo_twice", "copies", Edited(_none, lambda image: image)),
+        ("valley", "copies_resaved_brighter", "copies", Edited(_none, edits.brighter)),
+        ("valley", "copies_half_size", "copies", Edited(_none, edits.half_size)),
+        ("valley", "copies_cropped_same_size", "copies", Edited(_none, edits.enlarged_middle, 3)),
+    ]
+    sets += [_edited_set(*row, honest=True) for row in easy]
+    crops = Edited(lambda _: edits.off_center_crop)
+    return [*sets, _edited_set("valley", "cropped_off_centre", "numerics", crops)]
+
+
+def mirrored(pose: Array) -> Array:
+    """Return the pose of a mirrored image in the mirrored world. (4, 4) -> (4, 4)."""
+    return MIRROR_X @ pose @ MIRROR_X
+
+
+def upside_down(pose: Array, index: int) -> Array:
+    """Return the pose of an image of which every other one is rotated by 180 degrees."""
+    return pose @ np.diag([-1.0, -1.0, 1.0, 1.0]) if index % 2 else pose
+
+
+def _none(_: Variation) -> Edit:
+    return edits.unchanged
+
+
+def _frame(variation: Variation) -> Edit:
+    return edits.ornamental_frame(variation.seed(400))
+
+
+def _panel(share: float, variation: Variation) -> Edit:
+    return edits.moving_panel(share, variation.seed(500))
+
+
+def _dashboard(box: Box, variation: Variation) -> Edit:
+    """Paste a texture; odd variations paste it on the other side."""
+    left, top, right, bottom = box
+    if variation.index % 2:
+        left, right = 1 - right, 1 - left
+    texture = noise_texture(variation.seed(200), (200, 400), (3, 7, 20, 60))
+    return edits.overlay(texture, (left, top, right, bottom))
+
+
+def _stationary() -> dict[str, tuple[Edited, bool]]:
+    """Return edits at the same pixels of all images, and whether they are easy."""
+    black = np.zeros((8, 8, 3), np.uint8)
+    hard: dict[str, Callable[[Variation], Edit]] = {
+        "watermark_dense": lambda _: edits.watermark(14, 0.8),
+        "logo_5pct": partial(_dashboard, (0.75, 0.78, 1, 1)),
+        "logo_12pct": partial(_dashboard, (0.6, 0.7, 1, 1)),
+        "dashboard_30pct": partial(_dashboard, (0, 0.7, 1, 1)),
+        "dashboard_45pct": partial(_dashboard, (0, 0.55, 1, 1)),
+        "dashboard_60pct": partial(_dashboard, (0, 0.4, 1, 1)),
+        "screenshot_frame": lambda variation: edits.screenshot(variation.seed(300)),
+        "collage_2x2": lambda _: edits.collage(3),
+    }
+    easy: dict[str, Callable[[Variation], Edit]] = {
+        "plain": _none,
+        "timestamp_small": lambda _: edits.timestamp("2026-11-28 14:03:{:02d}"),
+        "timestamp_same": lambda _: edits.timestamp("2026-11-28 14:03", 26, (0.3, 0.88)),
+        "watermark": lambda _: edits.watermark(6, 0.5),
+        "dirt_25_spots": lambda variation: edits.lens_dirt(25, variation.seed(5)),
+        "dirt_80_spots": lambda variation: edits.lens_dirt(80, variation.seed(5)),
+        "letterbox": lambda _: edits.overlay(black, (0, 0, 1, 0.14)),
+    }
+    sets = {name: (Edited(edit), False) for name, edit in hard.items()}
+    return {name: (Edited(edit), True) for name, edit in easy.items()} | sets
+
+
+def _edited_set(source: str, name: str, family: Family, edited: Edited, honest: bool = False) -> ImageSet:
+    """Define a set of edited images of the valley or the fountain."""
+
+    def write(folder: Path, inputs: Inputs) -> None:
+        images, truth = load_source(source, inputs)
+        edit = edited.edit(inputs.variation)
+        result: dict[str, Image] = {}
+        poses: dict[str, Array] = {}
+        for index, image_name in enumerate(images):
+            result[image_name] = edit(list(images.values()), index)
+            pose = truth.poses[image_name]
+            poses[image_name] = edited.pose(pose, index) if edited.pose else pose
+        if edited.copy is not None:
+            copied = list(images.items())[:: edited.copy_every]
+            result |= {f"zcopy_{image_name}": edited.copy(image) for image_name, image in copied}
+        height, width = next(iter(result.values())).shape[:2]
+        write_set(folder, result, Truth(poses, truth.focal, (width, height)))
+
+    return ImageSet(f"{source}_{name}", family, write, honest, needs_data=source == "fountain")
+
+
+def load_source(source: str, inputs: Inputs) -> tuple[dict[str, Image], Truth]:
+    """Load images by name and their true cameras.
+
+    Args:
+        source: "valley" (12 images of the demo scene) or "fountain" (fountain-P11, reduced).
+        inputs: Where the images are.
+    """
+    if source == "fountain":
+        assert inputs.data is not None
+        folder, size = inputs.data / "fountain-P11", FOUNTAIN_SIZE
+    else:
+        folder, size = make_valley(inputs, 12, (384, 288)), (384, 288)
+    truth = read_ground_truth(folder / TRUTH)
+    images = {
+        path.name: edits.resized(np.asarray(PillowImage.open(path).convert("RGB")), *size)
+        for path in sorted((folder / "images").iterdir())
+    }
+    return images, Truth(truth.T_world_camera, truth.focal * size[0] / truth.size[0], size)
+
+
+def make_valley(inputs: Inputs, num_images: int, size: tuple[int, int], seed: int = 0) -> Path:
+    """Render a demo valley once, and return its folder.
+
+    Args:
+        inputs: Folder of the sources, and the variation.
+        num_images: Number of images.
+        size: Width and height in pixels.
+        seed: Random seed.
+    """
+    seed = inputs.variation.seed(seed)
+    config = DemoSceneConfig(num_images, size, seed)
+    name = f"valley-{num_images}-{size[0]}x{size[1]}-{seed}"
+    return make_once(inputs.sources / name, lambda folder: _render(folder, config))
+
+
+def _render(folder: Path, config: DemoSceneConfig) -> None:
+    render_demo_scene(folder, config)
