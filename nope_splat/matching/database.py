@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from nope_splat.matching import (
     Pointmaps,
     match_images,
 )
+from nope_splat.matching.ambiguity import repetition
 from nope_splat.matching.stationary import find_stationary_pixels, without_stationary_pixels
 from nope_splat.scene.stationary import (
     StationaryPixels,
@@ -52,6 +53,8 @@ class MatchDatabase:
     """Pointmaps of the pairs; None if the matcher predicts none."""
     stationary: tuple[StationaryPixels, ...] = ()
     """Pixels that stand still while the scene moves, by image size; no match uses them."""
+    repetition: NDArray[np.floating] = field(default_factory=lambda: np.zeros(0))
+    """Share of the keypoints of each image that look like another place of the same image. (N,)."""
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Convert everything but the descriptors to arrays for the cache."""
@@ -60,6 +63,7 @@ class MatchDatabase:
             "xy": np.concatenate([features.xy for features in self.keypoints]),
             "noise": np.concatenate([features.noise_or_ones() for features in self.keypoints]),
             "num_keypoints": np.array([len(features.xy) for features in self.keypoints]),
+            "repetition": self.repetition,
             "pixel_sizes": np.array([features.pixel_size for features in self.keypoints]),
             **_pairs_to_arrays(self.pairs),
         }
@@ -81,6 +85,7 @@ class MatchDatabase:
             tuple(_pairs_from_arrays(arrays)),
             _pointmaps_from_arrays(arrays),
             stationary_from_arrays(arrays),
+            arrays["repetition"],
         )
 
 
@@ -95,7 +100,7 @@ def matches_key(folder: ImageFolder, settings: MatchingSettings) -> str:
         The key.
     """
     values = asdict(settings)
-    names = [field.name for field in fields(MatchingSettings) if field.name != "device"]
+    names = [entry.name for entry in fields(MatchingSettings) if entry.name != "device"]
     return content_key(folder.images, {name: values[name] for name in names})
 
 
@@ -136,7 +141,8 @@ def load_or_match(
     keypoints, pairs, pointmaps = match_images(folder.images, settings, known, save)
     stationary = find_stationary_pixels(keypoints, pairs, settings)
     pairs = without_stationary_pixels(keypoints, pairs, stationary, settings)
-    matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps, stationary)
+    repeated = repetition(keypoints, pairs, settings.ambiguity)
+    matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps, stationary, repeated)
     if cache:
         cache.store(CACHE_STAGE, key, matches.to_arrays())
         cache.remove(PARTIAL_CACHE_STAGE, key)
@@ -149,6 +155,7 @@ def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
         "indices": np.concatenate([np.zeros((0, 2), np.int64), *(pair.indices for pair in pairs)]),
         "num_matches": np.array([len(pair.indices) for pair in pairs], np.int64),
         "stationary": np.concatenate([np.zeros((0, 2), np.int64), *(pair.stationary for pair in pairs)]),
+        "num_second": np.array([pair.num_second for pair in pairs], np.int64),
         "num_stationary": np.array([len(pair.stationary) for pair in pairs], np.int64),
         "images": np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2),
         "fundamentals": np.array([pair.fundamental for pair in pairs]).reshape(-1, 3, 3),
@@ -159,13 +166,14 @@ def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
 def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
     """Invert `_pairs_to_arrays`."""
     return [
-        PairMatches(int(first), int(second), indices, fundamental, float(ratio), stationary)
-        for (first, second), indices, fundamental, ratio, stationary in zip(
+        PairMatches(int(first), int(second), indices, fundamental, float(ratio), stationary, int(num_second))
+        for (first, second), indices, fundamental, ratio, stationary, num_second in zip(
             arrays["images"],
             _split(arrays["indices"], arrays["num_matches"]),
             arrays["fundamentals"],
             arrays["homography_ratios"],
             _split(arrays["stationary"], arrays["num_stationary"]),
+            arrays["num_second"],
             strict=True,
         )
     ]

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from nope_splat.io.images import ImageFile
+from nope_splat.matching.ambiguity import count_second_motion
 from nope_splat.matching.descriptors import Descriptors, match_descriptors
 from nope_splat.matching.options import MatchingSettings
 from nope_splat.matching.pairs import choose_pairs, pairs_in_rounds
@@ -159,7 +160,11 @@ def _match_rounds(
         num_second = len(first_ids[second])
         codes = np.unique(first_ids[first][putative[:, 0]] * num_second + first_ids[second][putative[:, 1]])
         indices = np.stack(np.divmod(codes, num_second), axis=1)
-        matches[pair] = verify_moving_matches(first, second, indices, keypoints, settings)
+        verified = verify_moving_matches(first, second, indices, keypoints, settings)
+        if verified is not None:
+            ordered = indices if first == verified.first else indices[:, ::-1]
+            verified = count_second_motion(verified, ordered, keypoints, settings)
+        matches[pair] = verified
 
     def match_all(pool: ThreadPoolExecutor) -> Iterator[None]:
         for pairs in rounds(matches):

@@ -98,6 +98,25 @@ class StationaryOptions:
 
 
 @dataclass(frozen=True)
+class AmbiguityOptions:
+    """Options for measuring how ambiguous matches are."""
+
+    min_contradiction: float = 3.0
+    """Smallest epipolar error of a match of a second motion, as a multiple of the largest error of an
+    inlier."""
+    min_second_ratio: float = 0.3
+    """Smallest number of matches of a second motion, relative to the first."""
+    min_second_inlier_ratio: float = 0.5
+    """Smallest share of the contradicting matches that must agree with the second motion."""
+    max_num_trials: int = 500
+    """Number of RANSAC trials for the second motion; half of the matches are found with 99 % probability."""
+    max_num_keypoints: int = 300
+    """Number of keypoints of an image that are compared with the others of the same image."""
+    min_distance: float = 24.0
+    """Smallest distance, in pixels at the feature size, of places that are compared."""
+
+
+@dataclass(frozen=True)
 class PointmapOptions:
     """Options of anchor matching in pointmaps."""
 
@@ -164,6 +183,8 @@ class MatchingSettings:
     """Options of geometric verification."""
     stationary: Suppress[StationaryOptions] = field(default_factory=StationaryOptions)
     """Options for finding what stands still in front of a moving scene."""
+    ambiguity: Suppress[AmbiguityOptions] = field(default_factory=AmbiguityOptions)
+    """Options for measuring how ambiguous matches are."""
     pointmaps: Suppress[PointmapOptions] = field(default_factory=PointmapOptions)
     """Options of matching by pointmaps."""
 

@@ -16,9 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nope_splat.geometry.epipolar import sampson_errors
 from nope_splat.matching.options import MatchingSettings, StationaryOptions
-from nope_splat.matching.verification import verify_pair
+from nope_splat.matching.verification import epipolar_errors, verify_pair
 from nope_splat.scene.features import Keypoints, PairMatches
 from nope_splat.scene.stationary import StationaryPixels, cell_of
 
@@ -119,27 +118,6 @@ def without_stationary_pixels(
         if verified is not None:
             remaining.append(replace(verified, stationary=pair.stationary))
     return remaining
-
-
-def epipolar_errors(
-    pair: PairMatches, indices: NDArray[np.int64], keypoints: Sequence[Keypoints]
-) -> NDArray[np.floating]:
-    """Compute Sampson errors of matches under the fundamental matrix of a pair.
-
-    Args:
-        pair: The pair.
-        indices: Keypoint indices in its first and second image. (M, 2).
-        keypoints: Keypoints of all images.
-
-    Returns:
-        Feature pixels. (M,).
-    """
-    first, second = keypoints[pair.first], keypoints[pair.second]
-    xy_first, xy_second = (
-        np.concatenate([features.xy[index], np.ones((len(index), 1))], axis=1)
-        for features, index in zip((first, second), indices.T, strict=True)
-    )
-    return sampson_errors(xy_first, xy_second, pair.fundamental, 1 / first.pixel_size, 1 / second.pixel_size)
 
 
 def _at_same_pixel(

@@ -10,6 +10,7 @@ import numpy as np
 import poselib
 from numpy.typing import NDArray
 
+from nope_splat.geometry.epipolar import sampson_errors
 from nope_splat.matching.options import MatchingSettings, TwoViewGeometryOptions
 from nope_splat.scene.features import Keypoints, PairMatches
 
@@ -59,6 +60,27 @@ def verify_pair(
         first, second = second, first
         indices, fundamental = np.ascontiguousarray(indices[:, ::-1]), fundamental.T
     return PairMatches(first, second, indices, fundamental, homography_ratio)
+
+
+def epipolar_errors(
+    pair: PairMatches, indices: NDArray[np.int64], keypoints: Sequence[Keypoints]
+) -> NDArray[np.floating]:
+    """Compute Sampson errors of matches under the fundamental matrix of a pair.
+
+    Args:
+        pair: The pair.
+        indices: Keypoint indices in its first and second image. (M, 2).
+        keypoints: Keypoints of all images.
+
+    Returns:
+        Feature pixels. (M,).
+    """
+    first, second = keypoints[pair.first], keypoints[pair.second]
+    xy_first, xy_second = (
+        np.concatenate([features.xy[index], np.ones((len(index), 1))], axis=1)
+        for features, index in zip((first, second), indices.T, strict=True)
+    )
+    return sampson_errors(xy_first, xy_second, pair.fundamental, 1 / first.pixel_size, 1 / second.pixel_size)
 
 
 def num_trials(inlier_ratio: float, options: TwoViewGeometryOptions) -> int:

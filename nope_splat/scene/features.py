@@ -47,6 +47,8 @@ class PairMatches:
     """Fraction of the matches that are inliers of one homography: near 1 for pure rotation or a plane."""
     stationary: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     """Matches that stand at the same pixel and contradict the others; they are not in `indices`. (S, 2)."""
+    num_second: int = 0
+    """Number of other matches that agree with a second epipolar geometry; 0 if there is none."""
 
 
 MatchedPairs = Mapping[tuple[int, int], PairMatches | None]

@@ -25,7 +25,9 @@ NoticeCode = Literal[
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing that the user should know about a reconstruction. The codes are:
+    """One thing that the user should know about a reconstruction.
+
+    The codes are:
 
     - `stationary-pixels`: Something stands still while the scene moves; its pixels are not used.
     - `repeated-pattern`: A pattern repeats, and cameras may be off by a period.

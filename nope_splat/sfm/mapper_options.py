@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Interval
 from tyro.conf import Suppress
 
+from nope_splat.sfm.reliability.options import ReliabilityOptions
 from nope_splat.utils.ranges import COUNT, POSITIVE, POSITIVE_SHARE
 
 
@@ -140,3 +141,5 @@ class MapperOptions:
     """Options for estimating relative poses of matched pairs."""
     refinement: Suppress[GlobalRefinementOptions] = field(default_factory=GlobalRefinementOptions)
     """Final refinement of all poses, points and intrinsics."""
+    reliability: Suppress[ReliabilityOptions] = field(default_factory=ReliabilityOptions)
+    """When to doubt the result."""

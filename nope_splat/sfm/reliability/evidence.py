@@ -10,41 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 
 from nope_splat.geometry.projection import project
 from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.problem import SfmProblem
+from nope_splat.sfm.reliability.options import EvidenceOptions
 from nope_splat.sfm.retriangulation import epipolar_errors
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import angles_between
-from nope_splat.utils.ranges import COUNT, POSITIVE, SHARE
 from nope_splat.utils.typing import Array, Indices, Mask
-
-
-@dataclass(frozen=True)
-class EvidenceOptions:
-    """Options of the comparison of expected with found observations."""
-
-    max_num_points: Annotated[int, COUNT] = 1000
-    """Largest number of points of each photo that are looked for in the others."""
-    max_view_angle: Annotated[float, POSITIVE] = 20.0
-    """Largest angle, in degrees, between two views of a point in which the same keypoint is expected; SIFT
-    finds most of them up to 20 degrees."""
-    max_scale_ratio: Annotated[float, POSITIVE] = 1.4
-    """Largest ratio of the sizes of a point in two photos in which the same keypoint is expected."""
-    border: Annotated[float, SHARE] = 0.03
-    """Width of the border of a photo, as a share of its longer side, where keypoints are not expected."""
-    num_grid_cells: Annotated[int, COUNT] = 12
-    """Grid cells along the longer side of a photo, in which expected and found points are compared."""
-    max_occluder_depth_ratio: Annotated[float, SHARE] = 0.9
-    """Depth of other points of a cell, relative to a point's own depth, below which they may hide it."""
-    min_num_in_cell: Annotated[int, COUNT] = 4
-    """Smallest number of expected points in a cell."""
-    min_num_expected: Annotated[int, COUNT] = 30
-    """Smallest number of expected points of a pair."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +111,9 @@ def _look_for(
         return
     cells = visibility.cells(second, points[expected])
     in_cell, found_in_cell = np.bincount(cells), np.bincount(cells, weights=found)
-    is_missing = (in_cell >= options.min_num_in_cell) & (found_in_cell <= 0.1 * in_cell)
+    is_missing = (in_cell >= options.min_num_in_cell) & (
+        found_in_cell <= options.max_found_in_cell * in_cell
+    )
     num_missing = in_cell[is_missing].sum()
     yield first, second, len(found), found.sum(), num_missing, float(np.median(angles[expected]))
 

@@ -8,55 +8,40 @@ covariance predicts. Adjusting again from other focal lengths shows how long the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import replace
 
 import numpy as np
-from annotated_types import Gt
 
 from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
+from nope_splat.sfm.reliability.options import FocalProfileOptions
 from nope_splat.sfm.state import SfmState
-from nope_splat.utils.ranges import COUNT
 from nope_splat.utils.typing import Indices, Mask
 
 
-@dataclass(frozen=True)
-class FocalProfileOptions:
-    """Options of the profile of the focal length."""
-
-    factor: Annotated[float, Gt(1)] = 2.0
-    """The focal length is adjusted again from this multiple and from its inverse."""
-    max_num_observations: Annotated[int, COUNT] = 100
-    """Largest number of observations per photo that are used."""
-    max_iterations: Annotated[int, COUNT] = 25
-    """Largest number of steps of each adjustment."""
-
-
-def refit_noise_ratio(state: SfmState, factor: float, options: FocalProfileOptions, device: str) -> float:
-    """Adjust poses and points with all focal lengths multiplied by a factor.
+def focal_noise_ratio(state: SfmState, options: FocalProfileOptions, device: str) -> float:
+    """Adjust poses and points again with a longer and with a shorter focal length.
 
     Args:
         state: The refined state; not changed.
-        factor: Factor on the focal lengths.
         options: Options of the profile.
         device: Torch device.
 
     Returns:
-        Ratio of the noise of the observations to that with the refined focal lengths.
+        The smaller noise of the observations at the two other focal lengths, relative to that at the refined
+        one; infinite if there are too few observations.
     """
     rows = sample_observations(state, options.max_num_observations)
-    adjustment = BundleAdjustmentOptions(
-        refine_focal_length=False, max_iterations=options.max_iterations, device=device
-    )
     costs = []
-    for multiple in (1.0, factor):
-        trial = dolly_zoom(state, multiple)
-        result = trial.bundle_adjust(adjustment, rows)
+    for factor in (1.0, options.factor, 1 / options.factor):
+        adjustment = BundleAdjustmentOptions(
+            refine_focal_length=False, max_iterations=options.max_iterations, device=device
+        )
+        result = dolly_zoom(state, factor).bundle_adjust(adjustment, rows)
         if result is None:
-            return float("nan")
+            return float("inf")
         costs.append(result.cost)
-    return float(np.sqrt(costs[1] / costs[0]))
+    return float(np.sqrt(min(costs[1:]) / costs[0]))
 
 
 def dolly_zoom(state: SfmState, factor: float) -> SfmState:

@@ -1,0 +1,102 @@
+"""Ambiguity of matches: patterns that repeat within an image, and second motions within a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import poselib
+from numpy.typing import NDArray
+
+from nope_splat.matching.options import AmbiguityOptions, MatchingSettings
+from nope_splat.matching.verification import epipolar_errors
+from nope_splat.scene.features import Keypoints, PairMatches
+
+
+def count_second_motion(
+    verified: PairMatches,
+    indices: NDArray[np.int64],
+    keypoints: Sequence[Keypoints],
+    settings: MatchingSettings,
+) -> PairMatches:
+    """Estimate a second epipolar geometry among the matches that contradict the first.
+
+    Things that move, and patterns that repeat, have a second geometry. Wrong matches alone have none with a
+    large share of inliers.
+
+    Args:
+        verified: The pair with its geometry.
+        indices: Putative matches: keypoint indices in its first and second image. (M, 2).
+        keypoints: Keypoints of all images.
+        settings: Options of matching.
+
+    Returns:
+        The pair with `num_second`.
+    """
+    options = settings.ambiguity
+    used = np.concatenate([verified.indices, verified.stationary])
+    rest = indices[~np.isin(indices @ (1, 1j), used @ (1, 1j))]
+    # Matches just above the threshold belong to the first geometry: lenses distort, and keypoints scatter.
+    errors = epipolar_errors(verified, rest, keypoints)
+    rest = rest[errors > options.min_contradiction * settings.max_epipolar_error]
+    needed = max(settings.min_matches, options.min_second_ratio * len(verified.indices))
+    if len(rest) < needed:
+        return verified
+    pixel_size = max(keypoints[image_id].pixel_size for image_id in (verified.first, verified.second))
+    first, second = (
+        keypoints[image_id].xy[index] / pixel_size
+        for image_id, index in zip((verified.first, verified.second), rest.T, strict=True)
+    )
+    ransac = {
+        "max_epipolar_error": settings.max_epipolar_error,
+        "max_iterations": options.max_num_trials,
+        "min_iterations": options.max_num_trials,
+        "seed": settings.seed,
+    }
+    _, info = poselib.estimate_fundamental(first, second, ransac, {"max_iterations": 0})
+    num_second = int(info["num_inliers"])
+    if num_second < max(needed, options.min_second_inlier_ratio * len(rest)):
+        return verified
+    return replace(verified, num_second=num_second)
+
+
+def repetition(
+    keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches], options: AmbiguityOptions
+) -> NDArray[np.floating]:
+    """Measure how much of each image repeats within it.
+
+    A keypoint repeats if another place of its image looks as similar to it as a typical match in another
+    image does.
+
+    Args:
+        keypoints: Keypoints of each image, with unit-length descriptors; nothing repeats without.
+        pairs: Verified pairs.
+        options: Options of the measurement.
+
+    Returns:
+        Share of the keypoints of each image that repeat; zero for images without matches. (N,).
+    """
+    if any(features.descriptors.shape[1] == 0 for features in keypoints):
+        return np.zeros(len(keypoints))
+    similarities: list[list[NDArray[np.floating]]] = [[] for _ in keypoints]
+    for pair in pairs:
+        sample = pair.indices[:: max(1, len(pair.indices) // options.max_num_keypoints)]
+        first, second = (
+            keypoints[image_id].descriptors[index]
+            for image_id, index in zip((pair.first, pair.second), sample.T, strict=True)
+        )
+        for image_id in (pair.first, pair.second):
+            similarities[image_id].append(np.einsum("ij,ij->i", first, second))
+    shares = np.zeros(len(keypoints))
+    for image_id, features in enumerate(keypoints):
+        if not similarities[image_id]:
+            continue
+        typical = np.median(np.concatenate(similarities[image_id]))
+        step = max(1, len(features.xy) // options.max_num_keypoints)
+        sample = np.arange(0, len(features.xy), step)
+        similarity = features.descriptors[sample] @ features.descriptors.T
+        distance = np.linalg.norm(features.xy[sample, None] - features.xy[None], axis=2)
+        similarity[distance < options.min_distance * features.pixel_size] = -1
+        shares[image_id] = np.mean(similarity.max(axis=1) >= typical)
+    return shares

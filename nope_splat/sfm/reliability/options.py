@@ -1,0 +1,78 @@
+"""Options of the evidence for and against a reconstruction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Gt, Interval
+
+from nope_splat.utils.ranges import COUNT, POSITIVE, SHARE
+
+
+@dataclass(frozen=True)
+class EvidenceOptions:
+    """Options of the comparison of the matches with the cameras."""
+
+    min_num_matches: Annotated[int, COUNT] = 30
+    """Smallest number of verified matches with which a pair can contradict the cameras. Pairs with fewer are
+    often wrong without harm."""
+    min_agreement: Annotated[float, SHARE] = 0.7
+    """Share of the matches of a pair that must agree with the cameras. Where cameras are right it is above
+    0.8: wrong matches near the epipolar lines make up the rest."""
+    max_num_points: Annotated[int, COUNT] = 1000
+    """Largest number of points of each photo that are looked for in the others."""
+    max_view_angle: Annotated[float, POSITIVE] = 12.0
+    """Largest angle, in degrees, between two views of a point in which the same keypoint is expected."""
+    max_scale_ratio: Annotated[float, POSITIVE] = 1.4
+    """Largest ratio of the sizes of a point in two photos in which the same keypoint is expected."""
+    border: Annotated[float, SHARE] = 0.03
+    """Width of the border of a photo, as a share of its longer side, where keypoints are not expected."""
+    num_grid_cells: Annotated[int, COUNT] = 12
+    """Grid cells along the longer side of a photo, in which expected and found points are compared."""
+    max_occluder_depth_ratio: Annotated[float, SHARE] = 0.9
+    """Depth of other points of a cell, relative to a point's own depth, below which they may hide it."""
+    min_num_in_cell: Annotated[int, COUNT] = 4
+    """Smallest number of expected points in a cell."""
+    max_found_in_cell: Annotated[float, SHARE] = 0.1
+    """Share of the expected points of a cell that are found, up to which the cell shows something else."""
+    min_num_expected: Annotated[int, COUNT] = 30
+    """Smallest number of expected points of a pair."""
+    max_missing: Annotated[float, SHARE] = 0.5
+    """Share of the expected points of a pair that may lie in cells that show something else."""
+    min_repetition: Annotated[float, SHARE] = 0.1
+    """Share of the keypoints of the median photo that must have a lookalike in the same photo, for a pattern
+    that repeats to be the likely cause."""
+    min_second_motions: Annotated[float, SHARE] = 0.2
+    """Share of the strong pairs with a second motion from which things move against each other."""
+
+
+@dataclass(frozen=True)
+class FocalProfileOptions:
+    """Options of the profile of the focal length."""
+
+    factor: Annotated[float, Gt(1)] = 1.3
+    """Poses and points are adjusted again with the focal length multiplied and divided by this factor."""
+    min_noise_ratio: Annotated[float, Gt(1)] = 1.01
+    """Smallest increase of the noise of the observations at either focal length for which the photos
+    determine it. Errors of the model, such as distortion, have this size."""
+    plausible_ratios: tuple[float, float] = (0.3, 8.0)
+    """Shortest and longest focal length of ordinary lenses, as a share of the longer side."""
+    max_num_observations: Annotated[int, COUNT] = 60
+    """Largest number of observations per photo that are used, on average."""
+    max_iterations: Annotated[int, COUNT] = 12
+    """Largest number of steps of each adjustment."""
+
+
+@dataclass(frozen=True)
+class ReliabilityOptions:
+    """When to doubt a reconstruction."""
+
+    evidence: EvidenceOptions = field(default_factory=EvidenceOptions)
+    """Comparison of the matches with the cameras."""
+    focal_profile: FocalProfileOptions = field(default_factory=FocalProfileOptions)
+    """Profile of the focal length."""
+    min_registered: Annotated[float, Interval(gt=0, le=1)] = 0.5
+    """Share of the photos that must be registered for good support."""
+    min_observations_per_image: Annotated[int, COUNT] = 50
+    """Observations per registered photo for good support."""
