@@ -30,6 +30,7 @@ from nope_splat.plugin.dataset import NopeDataset
 from nope_splat.plugin.history import History
 from nope_splat.plugin.model import NopeSplatModel
 from nope_splat.plugin.summary import camera_name, lens_rows
+from nope_splat.plugin.viewer_access import restrict_viewers
 from nope_splat.sfm import Reconstruction
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class NopeViewerControl(ViewerControl):
     """
 
     def __init__(self, pipeline: ViewedPipeline) -> None:
+        restrict_viewers()  # before anything can show the pipeline
         # A weak reference, because viser's threads keep this object alive after the training.
         self._pipeline: ViewedPipeline = weakref.proxy(pipeline)
         self._ready = False

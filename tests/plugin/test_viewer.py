@@ -1,6 +1,6 @@
-"""Test nerfstudio's viewer in a real browser while `ns-train nope-splat` runs.
+"""Test nerfstudio's viewer in a real browser while `ns-train nope-splat` runs, and with `ns-viewer`.
 
-- It listens only on 127.0.0.1.
+- Both listen only on 127.0.0.1, and print their address.
 - The page connects and shows our panel, and its canvas shows the splat.
 - Its background color does not affect training.
 """
@@ -20,6 +20,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ CANVAS = (slice(100, 500), slice(20, 640))
 PANEL = torch.tensor([38, 42, 55]) / 255
 """Background color of nerfstudio's viewer."""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
 @contextmanager
@@ -121,35 +122,93 @@ def open_page(url: str, folder: Path) -> Iterator[Page]:
             yield page
 
 
-def test_viewer_shows_the_splat(valley: Path, tmp_path: Path):
+@dataclass
+class Serving:
+    """A process that serves a viewer."""
+
+    process: psutil.Process
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """Address of the viewer."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def serving(command: str, folder: Path, *arguments: object) -> Iterator[Serving]:
+    """Run a command of nerfstudio until its viewer serves the page, and kill it at the end."""
     with socket.socket() as free:
-        free.bind(("", 0))
+        free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    train = [sys.executable, "-c", "from nerfstudio.scripts.train import entrypoint; entrypoint()"]
-    options = {
-        "--data": valley,
-        "--output-dir": tmp_path / "outputs",
-        "--max-num-iterations": 100,  # after training, the viewer stays open
-        "--vis": "viewer",
-        "--viewer.websocket-port": port,
-    }
-    command = [*train, "nope-splat", *(str(part) for option in options.items() for part in option)]
-    log = tmp_path / "train.log"
-    with running(command, log) as training:
-        assert wait_for(lambda: urllib.request.urlopen(url).status == 200, 180), log.read_text()[-2000:]
-        sockets = [socket for socket in training.net_connections("inet") if socket.status == "LISTEN"]
-        assert {socket.laddr.ip for socket in sockets} == {"127.0.0.1"}  # local connections only
-        with open_page(url, tmp_path) as page:
+    program = Path(sys.executable).with_name(command)
+    options = [*map(str, arguments), "--viewer.websocket-port", str(port)]
+    log = folder / f"{command}.log"
+    with running([sys.executable, str(program), *options], log) as process:
+        viewer = Serving(process, port, log)
+        assert wait_for(lambda: urllib.request.urlopen(viewer.url).status == 200, 180), log.read_text()[
+            -2000:
+        ]
+        yield viewer
 
-            def has_picture() -> bool:
-                canvas = page.screenshot()[CANVAS]
-                return bool((canvas.std(axis=(0, 1)) > 10).all())
 
-            assert wait_for(lambda: "Focal length" in page.text(), 90), page.text()
-            visible = wait_for(has_picture, 90)
-            Image.fromarray(page.screenshot()).save(tmp_path / "viewer.png")
-            assert visible, f"the canvas is blank: {tmp_path / 'viewer.png'}"
-        (checkpoint,) = wait_for(lambda: list(tmp_path.rglob("step-000000099.ckpt")), 300)
+def check_local(viewer: Serving) -> None:
+    """Check that a process listens on this machine only, and prints the address and how to tunnel to it."""
+    processes = [viewer.process, *viewer.process.children(recursive=True)]
+    sockets = [socket for process in processes for socket in process.net_connections("inet")]
+    listening = {socket.laddr for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+    assert viewer.port in {address.port for address in listening}
+    tunnel = f"ssh -L {viewer.port}:localhost:{viewer.port} USER@HOST"
+    assert wait_for(lambda: tunnel in viewer.log.read_text(), 60), viewer.log.read_text()[-2000:]
+    assert viewer.url in viewer.log.read_text()
+
+
+def check_page(viewer: Serving, folder: Path) -> None:
+    """Check that the page shows the panel and the splat."""
+    with open_page(viewer.url, folder) as page:
+
+        def has_picture() -> bool:
+            canvas = page.screenshot()[CANVAS]
+            return bool((canvas.std(axis=(0, 1)) > 10).all())
+
+        assert wait_for(lambda: "Focal length" in page.text(), 90), page.text()
+        visible = wait_for(has_picture, 90)
+        Image.fromarray(page.screenshot()).save(folder / "viewer.png")
+        assert visible, f"the canvas is blank: {folder / 'viewer.png'}"
+
+
+@pytest.fixture(scope="module")
+def training(valley: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A training; after its end, the viewer stays open."""
+    folder = tmp_path_factory.mktemp("training")
+    options = ["--output-dir", folder / "outputs", "--max-num-iterations", 100, "--vis", "viewer"]
+    with serving("ns-train", folder, "nope-splat", "--data", valley, *options) as viewer:
+        yield viewer
+
+
+def finished_run(training: Serving) -> Path:
+    """Wait for the end of the training, and return the folder of its run."""
+    folder = training.log.parent / "outputs"
+    (checkpoint,) = wait_for(lambda: list(folder.rglob("step-000000099.ckpt")), 300)
+    return checkpoint.parents[1]
+
+
+def test_training_listens_on_this_machine_only(training: Serving) -> None:
+    check_local(training)
+
+
+@needs_chromium
+def test_viewer_shows_the_splat(training: Serving, tmp_path: Path) -> None:
+    check_page(training, tmp_path)
+    (checkpoint,) = (finished_run(training) / "nerfstudio_models").iterdir()
     color = torch.load(checkpoint, weights_only=True)["pipeline"]["_model.background_color"]
     assert (color - PANEL).abs().max() > 0.1
+
+
+def test_ns_viewer_listens_on_this_machine_only(training: Serving, tmp_path: Path) -> None:
+    with serving("ns-viewer", tmp_path, "--load-config", finished_run(training) / "config.yml") as viewer:
+        check_local(viewer)
+        if CHROMIUM is not None:
+            check_page(viewer, tmp_path)
