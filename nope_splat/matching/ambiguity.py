@@ -40,8 +40,7 @@ def count_second_motion(
     # Matches just above the threshold belong to the first geometry: lenses distort, and keypoints scatter.
     errors = epipolar_errors(verified, rest, keypoints)
     rest = rest[errors > options.min_contradiction * settings.max_epipolar_error]
-    needed = max(settings.min_matches, options.min_second_ratio * len(verified.indices))
-    if len(rest) < needed:
+    if len(rest) < settings.min_matches:
         return verified
     pixel_size = max(keypoints[image_id].pixel_size for image_id in (verified.first, verified.second))
     first, second = (
@@ -56,7 +55,7 @@ def count_second_motion(
     }
     _, info = poselib.estimate_fundamental(first, second, ransac, {"max_iterations": 0})
     num_second = int(info["num_inliers"])
-    if num_second < max(needed, options.min_second_inlier_ratio * len(rest)):
+    if num_second < max(settings.min_matches, options.min_second_inlier_ratio * len(rest)):
         return verified
     return replace(verified, num_second=num_second)
 

@@ -104,8 +104,6 @@ class AmbiguityOptions:
     min_contradiction: float = 3.0
     """Smallest epipolar error of a match of a second motion, as a multiple of the largest error of an
     inlier."""
-    min_second_ratio: float = 0.3
-    """Smallest number of matches of a second motion, relative to the first."""
     min_second_inlier_ratio: float = 0.5
     """Smallest share of the contradicting matches that must agree with the second motion."""
     max_num_trials: int = 500

@@ -14,7 +14,6 @@ from nope_splat.io.images import ImageFolder, assign_cameras, find_images
 from nope_splat.matching.database import MatchDatabase, load_or_match
 from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
-from nope_splat.scene.trust import Notice
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.checks import check_images, check_sfm_options
 from nope_splat.sfm.diagnostics import (
@@ -29,10 +28,12 @@ from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitializati
 from nope_splat.sfm.initialization.start import Start
 from nope_splat.sfm.known_cameras import KnownCameras, prefer_known_cameras
 from nope_splat.sfm.options import SfmOptions
-from nope_splat.sfm.problem import Priors, SfmProblem
+from nope_splat.sfm.problem import ImageEvidence, Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
+from nope_splat.sfm.reliability.evidence import collect_evidence
+from nope_splat.sfm.reliability.notices import collect_notices
+from nope_splat.sfm.reliability.trust import measure_trust
 from nope_splat.sfm.result import (
-    focal_notice,
     focal_uncertainty,
     log_summary,
     point_colors,
@@ -153,6 +154,8 @@ def reconstruct_from_matches(
             " neighbors",
         )
 
+    with clock.stage("reliability"):
+        evidence = collect_evidence(state, problem, uncertainty)
     reconstruction, points_of_keypoints = to_reconstruction(state, folder, held_out, problem, graph)
     with clock.stage("held-out photos"):
         reconstruction, held_out_failures = resect_held_out(
@@ -166,9 +169,9 @@ def reconstruct_from_matches(
         reconstruction,
         colors=colors,
         failures=failures | held_out_failures,
-        notices=(Notice("uncertain-focal-length", m),)
-        if (m := focal_notice(state, problem, uncertainty))
-        else (),
+        notices=collect_notices(state, problem, evidence, ~held_out),
+        trust=measure_trust(state, graph, evidence),
+        stationary=problem.images.stationary,
         seconds=clock.seconds,
     )
     return normalize(reconstruction)
@@ -351,6 +354,7 @@ def training_problem(
         pairs=[pair for pair in matches.pairs if not held_out[pair.first] and not held_out[pair.second]],
         pointmaps=matches.pointmaps and matches.pointmaps.without(held_out),
         priors=priors,
+        images=ImageEvidence(matches.repetition, matches.stationary),
         options=options.mapper,
         seed=options.matching.seed,
     )

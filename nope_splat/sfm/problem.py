@@ -10,6 +10,7 @@ import numpy as np
 
 from nope_splat.depth import DepthMap
 from nope_splat.matching import Keypoints, PairMatches, Pointmaps
+from nope_splat.scene.stationary import StationaryPixels
 from nope_splat.scene.tracks import Tracks
 from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.initialization.degeneracy import is_planar_or_rotation, is_pure_rotation
@@ -38,6 +39,17 @@ class Priors:
 
 
 @dataclass(frozen=True)
+class ImageEvidence:
+    """What matching found out about the images."""
+
+    repetition: Array | None = None
+    """Share of the keypoints of each image that look like another place of the same image; None if it is
+    unknown. (N,)."""
+    stationary: tuple[StationaryPixels, ...] = ()
+    """Pixels that stand still while the scene moves, by image size."""
+
+
+@dataclass(frozen=True)
 class SfmProblem:
     """Verified matches of the training images, or of one connected component of their match graph.
 
@@ -51,6 +63,8 @@ class SfmProblem:
     """Sizes and cameras of the images."""
     pairs: Sequence[PairMatches]
     """Verified matches."""
+    images: ImageEvidence = ImageEvidence()
+    """What matching found out about the images."""
     pointmaps: Pointmaps | None = None
     """Pointmaps of the pairs, if the matcher predicts them."""
     priors: Priors = Priors()

@@ -134,33 +134,6 @@ def focal_uncertainty(state: SfmState, options: MapperOptions) -> float:
     return state.focal_uncertainty(has_offset, has_distortion, options.ba_device)
 
 
-def focal_notice(state: SfmState, problem: SfmProblem, uncertainty: float) -> str:
-    """Write a notice about a focal length that the images do not determine well.
-
-    Args:
-        state: The refined state.
-        problem: The connected component.
-        uncertainty: Standard deviation of the focal length, as a share of it.
-
-    Returns:
-        The notice for the user; empty if the images determine the focal length.
-    """
-    focals = (state.focal * problem.camera_groups.camera_pixel_sizes).tolist()
-    focal = f"{' and '.join(f'{pixels:.0f}' for pixels in focals)} pixels"
-    advice = "set initial-focal if you know it, or add photos from other directions"
-    if state.fix_focal:
-        reason = "look straight at one flat surface, which does" if problem.is_planar else "do"
-        return f"the photos {reason} not show the focal length, which is taken to be {focal}; {advice}"
-    if uncertainty > problem.options.refinement.max_focal_uncertainty / 3:
-        return f"the photos hardly show the focal length, which seems to be {focal}; {advice}"
-    if problem.is_planar:
-        return (
-            "the photos show hardly more than one flat surface; still, they determine the focal length"
-            f" to {100 * uncertainty:.2g} %"
-        )
-    return ""
-
-
 def log_summary(reconstruction: Reconstruction) -> None:
     """Log the number of registered images, the focal length and the images that failed.
 
@@ -175,8 +148,8 @@ def log_summary(reconstruction: Reconstruction) -> None:
         f" focal length {focals} pixels, {len(reconstruction.points)} points,"
         f" median reprojection error {error:.2f} pixels."
     )
-    if reconstruction.notice:
-        logger.warning(f"{reconstruction.notice[0].upper()}{reconstruction.notice[1:]}.")
+    for notice in reconstruction.notices:
+        logger.warning(f"{notice.message[0].upper()}{notice.message[1:]}.")
     names_of_reason: dict[str, list[str]] = {}
     for name, reason in reconstruction.failures.items():
         names_of_reason.setdefault(reason, []).append(name)

@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from nope_splat.geometry.projection import project
 from nope_splat.geometry.rigid import transform
+from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.problem import SfmProblem
+from nope_splat.sfm.reliability.focal_profile import focal_noise_ratio
 from nope_splat.sfm.reliability.options import EvidenceOptions
 from nope_splat.sfm.retriangulation import epipolar_errors
 from nope_splat.sfm.state import SfmState
@@ -24,8 +28,82 @@ from nope_splat.utils.typing import Array, Indices, Mask
 
 
 @dataclass(frozen=True)
-class PairEvidence:
-    """Evidence of ordered pairs of registered images, in ascending order."""
+class Evidence:
+    """Evidence for and against the cameras."""
+
+    pairs: tuple[tuple[int, int], ...]
+    """Images of each verified pair, the smaller index first."""
+    num_matches: Indices
+    """Verified matches of each pair whose images are registered, else 0. (E,)."""
+    num_agreeing: Indices
+    """Those that agree with the poses. (E,)."""
+    has_second_motion: Mask
+    """Pairs with other matches that agree with a second epipolar geometry. (E,)."""
+    missing: MissingPoints
+    """Points that should be visible in other images."""
+    repeats: bool
+    """Whether a pattern repeats in most images."""
+    num_views: int
+    """Number of registered images that show different views; images without motion count as one."""
+    focal_noise_ratio: float
+    """Smaller noise at a shorter and at a longer focal length, relative to that at the refined one."""
+    focal_uncertainty: float
+    """Standard deviation of the focal length, as a share of it, if the model is right."""
+    options: MapperOptions
+    """Options of the reconstruction."""
+
+    @property
+    def is_strong(self) -> Mask:
+        """Pairs with enough matches to contradict the cameras. (E,)."""
+        return self.num_matches >= self.options.reliability.evidence.min_num_matches
+
+    @property
+    def agreement(self) -> Array:
+        """Share of the matches of each pair that agree; NaN without matches. (E,)."""
+        with np.errstate(invalid="ignore"):
+            return self.num_agreeing / np.where(self.num_matches > 0, self.num_matches, np.nan)
+
+    @property
+    def contradicts(self) -> Mask:
+        """Strong pairs many of whose matches contradict the cameras. (E,).
+
+        If a pattern repeats, images from different sides match by mistake. Then only images that should show
+        the same points from similar directions count.
+        """
+        contradicts = self.is_strong & (self.agreement < self.options.reliability.evidence.min_agreement)
+        return contradicts & self.overlaps if self.repeats else contradicts
+
+    @property
+    def overlaps(self) -> Mask:
+        """Pairs of images that should show the same points from similar directions. (E,)."""
+        expected = {tuple(sorted(pair)) for pair in self.missing.image_ids.tolist()}
+        return np.array([pair in expected for pair in self.pairs], bool)
+
+    @property
+    def missing_share(self) -> float:
+        """Share of the overlapping images in which most expected points are missing."""
+        missing = self.missing
+        is_missing = (
+            missing.num_missing > self.options.reliability.evidence.max_missing * missing.num_expected
+        )
+        return float(is_missing.mean()) if len(is_missing) else 0.0
+
+    @property
+    def second_motion_share(self) -> float:
+        """Share of the strong pairs with a second motion."""
+        return float(self.has_second_motion[self.is_strong].mean()) if self.is_strong.any() else 0.0
+
+    @property
+    def focal_is_determined(self) -> bool:
+        """Whether the observations are noisier at other focal lengths, and determine the focal length."""
+        options = self.options
+        is_certain = self.focal_uncertainty <= options.refinement.max_focal_uncertainty / 3
+        return is_certain and self.focal_noise_ratio >= options.reliability.focal_profile.min_noise_ratio
+
+
+@dataclass(frozen=True)
+class MissingPoints:
+    """Points that should be visible in other images, by ordered pair of registered images."""
 
     image_ids: Indices
     """Image whose points are looked for, and image in which they are looked for. (P, 2)."""
@@ -34,22 +112,78 @@ class PairEvidence:
     num_found: Indices
     """Those that are observed there. (P,)."""
     num_missing: Indices
-    """Expected points in cells in which hardly any expected point is found. (P,)."""
-    view_angle: Array
-    """Median angle between the two views of the expected points, degrees. (P,)."""
+    """Expected points in cells that show something else: hardly any expected point is found. (P,)."""
 
 
-@dataclass(frozen=True)
-class MatchEvidence:
-    """Agreement of the verified matches with the cameras."""
+def collect_evidence(state: SfmState, problem: SfmProblem, focal_uncertainty: float) -> Evidence:
+    """Compare a finished reconstruction with all matches.
 
-    num_matches: Indices
-    """Verified matches of each pair of `SfmProblem.pairs` whose images are registered, else 0. (E,)."""
-    num_agreeing: Indices
-    """Those that agree with the poses. (E,)."""
+    Args:
+        state: The refined state; not changed.
+        problem: The component, with all verified matches.
+        focal_uncertainty: Standard deviation of the focal length, as a share of it.
+
+    Returns:
+        The evidence.
+    """
+    options = problem.options.reliability
+    num_matches, num_agreeing = count_agreeing_matches(state, problem)
+    ratio = float("inf")
+    if not state.fix_focal:
+        ratio = focal_noise_ratio(state, options.focal_profile, problem.options.ba_device)
+    return Evidence(
+        pairs=tuple((pair.first, pair.second) for pair in problem.pairs),
+        num_matches=num_matches,
+        num_agreeing=num_agreeing,
+        has_second_motion=np.array([pair.num_second > 0 for pair in problem.pairs], bool),
+        missing=find_missing_points(state, options.evidence),
+        repeats=repeats(problem, options.evidence),
+        num_views=count_views(state, problem, options.evidence),
+        focal_noise_ratio=ratio,
+        focal_uncertainty=focal_uncertainty,
+        options=problem.options,
+    )
 
 
-def match_evidence(state: SfmState, problem: SfmProblem) -> MatchEvidence:
+def repeats(problem: SfmProblem, options: EvidenceOptions) -> bool:
+    """Decide whether a pattern repeats in most of the matched images.
+
+    Args:
+        problem: The component.
+        options: How much must repeat.
+    """
+    if problem.images.repetition is None or not problem.pairs:
+        return False
+    matched = np.unique([(pair.first, pair.second) for pair in problem.pairs])
+    return bool(np.median(problem.images.repetition[matched]) >= options.min_repetition)
+
+
+def count_views(state: SfmState, problem: SfmProblem, options: EvidenceOptions) -> int:
+    """Count the different views among the registered images.
+
+    Args:
+        state: The refined state.
+        problem: The component.
+        options: Largest motion within a view.
+    """
+    same = []
+    for pair in problem.pairs:
+        first, second = (
+            problem.centered_keypoints[image_id][index]
+            for image_id, index in zip((pair.first, pair.second), pair.indices.T, strict=True)
+        )
+        motion = np.median(np.linalg.norm(first - second, axis=1))
+        if state.registered[[pair.first, pair.second]].all() and motion < options.max_still_motion:
+            same.append((pair.first, pair.second))
+    num_images = len(state.registered)
+    edges = np.array(same, np.int64).reshape(-1, 2)
+    num_components, _ = connected_components(
+        coo_array((np.ones(len(edges)), edges.T), (num_images, num_images)), directed=False
+    )
+    return num_components - int((~state.registered).sum())
+
+
+def count_agreeing_matches(state: SfmState, problem: SfmProblem) -> tuple[Indices, Indices]:
     """Count the verified matches that agree with the poses.
 
     Args:
@@ -57,7 +191,7 @@ def match_evidence(state: SfmState, problem: SfmProblem) -> MatchEvidence:
         problem: The component, with all verified matches.
 
     Returns:
-        The counts.
+        Number of matches of each pair, 0 if an image is not registered, and of those that agree. (E,) each.
     """
     num_matches, num_agreeing = np.zeros((2, len(problem.pairs)), np.int64)
     for index, pair in enumerate(problem.pairs):
@@ -65,10 +199,10 @@ def match_evidence(state: SfmState, problem: SfmProblem) -> MatchEvidence:
             errors = epipolar_errors(state, problem.centered_keypoints, pair)
             num_matches[index] = len(errors)
             num_agreeing[index] = np.count_nonzero(errors < problem.options.re_max_epipolar_error)
-    return MatchEvidence(num_matches, num_agreeing)
+    return num_matches, num_agreeing
 
 
-def pair_evidence(state: SfmState, options: EvidenceOptions) -> PairEvidence:
+def find_missing_points(state: SfmState, options: EvidenceOptions) -> MissingPoints:
     """Look for the points of each registered image in the others.
 
     Args:
@@ -83,39 +217,25 @@ def pair_evidence(state: SfmState, options: EvidenceOptions) -> PairEvidence:
     registered = np.flatnonzero(state.registered).tolist()
     for first in registered:
         points = visibility.points_of(first)
-        if len(points) < options.min_num_expected:
-            continue
-        for second in registered:
-            if second != first:
-                rows.extend(_look_for(visibility, first, second, points))
-    table = np.array(rows, np.float64).reshape(-1, 6)
-    return PairEvidence(*_split_columns(table))
+        if len(points) >= options.min_num_expected:
+            for second in registered:
+                if second != first:
+                    rows.extend(_look_for(visibility, first, second, points))
+    counts = np.array(rows, np.int64).reshape(-1, 5)
+    return MissingPoints(counts[:, :2], *counts[:, 2:].T)
 
 
-def _split_columns(table: Array) -> Iterator[Array]:
-    """Split the rows of `pair_evidence` into its fields."""
-    counts = table[:, :5].astype(np.int64)
-    yield counts[:, :2]
-    yield from counts[:, 2:].T
-    yield table[:, 5]
-
-
-def _look_for(
-    visibility: _Visibility, first: int, second: int, points: Indices
-) -> Iterator[tuple[float, ...]]:
+def _look_for(visibility: _Visibility, first: int, second: int, points: Indices) -> Iterator[tuple[int, ...]]:
     """Count expected, found and missing points of one image in another; yield nothing if few are expected."""
     options = visibility.options
-    expected, angles = visibility.expected(first, second, points)
+    expected = visibility.expected(first, second, points)
     found = visibility.is_observed[points[expected], second]
     if len(found) < options.min_num_expected:
         return
     cells = visibility.cells(second, points[expected])
     in_cell, found_in_cell = np.bincount(cells), np.bincount(cells, weights=found)
-    is_missing = (in_cell >= options.min_num_in_cell) & (
-        found_in_cell <= options.max_found_in_cell * in_cell
-    )
-    num_missing = in_cell[is_missing].sum()
-    yield first, second, len(found), found.sum(), num_missing, float(np.median(angles[expected]))
+    is_missing = (in_cell >= options.min_num_in_cell) & (found_in_cell <= options.max_found_in_cell * in_cell)
+    yield first, second, len(found), int(found.sum()), int(in_cell[is_missing].sum())
 
 
 @dataclass(frozen=True)
@@ -163,12 +283,8 @@ class _Visibility:
         cells = ((xy + half_size) / (2 * half_size.max()) * size).astype(np.int64).clip(0, size - 1)
         return cells[:, 1] * size + cells[:, 0]
 
-    def expected(self, first: int, second: int, points: Indices) -> tuple[Mask, Array]:
-        """Decide which points of the first image should be observed in the second.
-
-        Returns:
-            Whether each point is expected (n,), and the angle between its two views in degrees (n,).
-        """
+    def expected(self, first: int, second: int, points: Indices) -> Mask:
+        """Decide which points of the first image should be observed in the second. (n,)."""
         state, options = self.state, self.options
         centers = state.centers()
         half_size = state.half_size[second]
@@ -185,4 +301,4 @@ class _Visibility:
         nearest = self.nearest[second, self.cells(second, points[candidates])]
         hidden = nearest < options.max_occluder_depth_ratio * depth[candidates]
         expected[candidates[hidden]] = False
-        return expected, angles
+        return expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,28 +11,17 @@ from nope_splat.scene.trust import Notice
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.reliability.evidence import Evidence
 from nope_splat.sfm.state import SfmState
-from nope_splat.utils.typing import Array, Mask
-
-
-@dataclass(frozen=True)
-class ImageEvidence:
-    """What matching found out about the images."""
-
-    repetition: Array
-    """Share of the keypoints of each image that look like another place of the same image. (N,)."""
-    stationary: tuple[StationaryPixels, ...]
-    """Pixels that stand still while the scene moves, by image size."""
+from nope_splat.utils.typing import Mask
 
 
 def collect_notices(
-    state: SfmState, problem: SfmProblem, images: ImageEvidence, evidence: Evidence, training: Mask
+    state: SfmState, problem: SfmProblem, evidence: Evidence, training: Mask
 ) -> tuple[Notice, ...]:
     """Collect the notices about a reconstruction, the most important first.
 
     Args:
         state: The refined state.
         problem: The connected component.
-        images: What matching found out about the images.
         evidence: Comparison of the matches with the cameras.
         training: Images that are not held out. (N,).
 
@@ -42,9 +30,10 @@ def collect_notices(
     """
     return (
         *_support_notices(state, problem, training),
-        *_consistency_notices(problem, images, evidence),
+        *_consistency_notices(problem, evidence),
+        *_view_notices(state, evidence),
         *_focal_notices(state, problem, evidence),
-        *_stationary_notices(images.stationary),
+        *_stationary_notices(problem.images.stationary),
     )
 
 
@@ -67,27 +56,23 @@ def _support_notices(state: SfmState, problem: SfmProblem, training: Mask) -> It
         )
 
 
-def _consistency_notices(
-    problem: SfmProblem, images: ImageEvidence, evidence: Evidence
-) -> Iterator[Notice]:
+def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]:
     """Name the likely cause if pairs contradict the cameras."""
     options = problem.options.reliability.evidence
-    num_contradicting, num_strong = evidence.num_contradicting, evidence.num_strong
-    num_missing = evidence.num_missing_pairs
-    motions = [pair.num_second > 0 for pair in problem.pairs if len(pair.indices) >= options.min_num_matches]
-    moves = bool(motions) and np.mean(motions) >= options.min_second_motions
-    if not (num_contradicting or num_missing or moves):
+    num_contradicting, num_strong = int(evidence.contradicts.sum()), int(evidence.is_strong.sum())
+    is_missing = evidence.missing_share > options.max_missing_pairs
+    moves = evidence.second_motion_share >= options.min_second_motions
+    if not (num_contradicting or is_missing or moves):
         return
-    if num_contradicting or not num_missing:
-        facts = f"{num_contradicting} of {num_strong} pairs of photos contradict the cameras"
-    else:
-        facts = f"in {num_missing} pairs of photos most points are missing where they should be visible"
-    matched = np.unique([(pair.first, pair.second) for pair in problem.pairs])
-    if np.median(images.repetition[matched]) >= options.min_repetition:
+    facts = f"{num_contradicting} of {num_strong} pairs of photos contradict the cameras"
+    if is_missing and not num_contradicting:
+        share = f"{100 * evidence.missing_share:.0f} %"
+        facts = f"in {share} of the neighboring photos most points are missing where they should be visible"
+    if evidence.repeats:
         yield Notice(
             "repeated-pattern",
             f"a pattern repeats in the photos, and {facts}; cameras may be off by a period: include something"
-            " that does not repeat, in smaller steps",
+            " that does not repeat, and take smaller steps",
         )
     elif moves:
         yield Notice(
@@ -100,6 +85,17 @@ def _consistency_notices(
             "duplicate-structure",
             f"{facts}: things that look alike, or that were moved between the photos, may have been taken for"
             " the same thing; reconstruct the sides separately, or add photos that connect them",
+        )
+
+
+def _view_notices(state: SfmState, evidence: Evidence) -> Iterator[Notice]:
+    """Warn if many images show the same few views."""
+    num_images = int(state.registered.sum())
+    if evidence.num_views < num_images / 2:
+        yield Notice(
+            "duplicate-structure",
+            f"the {num_images} photos show only {evidence.num_views} different views: some are copies, or"
+            " several sides look alike and were taken for the same one",
         )
 
 
@@ -136,6 +132,6 @@ def _stationary_notices(stationary: Sequence[StationaryPixels]) -> Iterator[Noti
     for pixels in stationary:
         yield Notice(
             "stationary-pixels",
-            f"{pixels.num_matches} matches in {pixels.region} of the photos do not move with the scene (a logo,"
-            f" a dashboard, a frame or dirt?); {100 * pixels.share:.0f} % of the pixels are not used",
+            f"{pixels.num_matches} matches in {pixels.region} of the photos do not move with the scene (a"
+            f" logo, a dashboard, a frame or dirt?); {100 * pixels.share:.0f} % of the pixels are not used",
         )

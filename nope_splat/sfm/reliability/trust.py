@@ -1,0 +1,76 @@
+"""Measure of trust: the probability that the cameras are right, from all evidence."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from nope_splat.scene.tracks import MatchGraph
+from nope_splat.scene.trust import Trust
+from nope_splat.sfm.reliability.evidence import Evidence
+from nope_splat.sfm.state import SfmState
+
+
+@dataclass(frozen=True)
+class DoubtFeatures:
+    """Reasons for doubt, each from 0 (none) to 1."""
+
+    disagreement: float
+    """Share of the matches of strong pairs that contradict the cameras."""
+    contradicting_pairs: float
+    """Square root of the share of strong pairs that contradict the cameras."""
+    missing_points: float
+    """Square root of the share of pairs in which most expected points are missing."""
+    second_motions: float
+    """Share of the strong pairs with a second motion."""
+    focal_valley: float
+    """1 if other focal lengths fit as well, 0 if they fit much worse."""
+
+
+WEIGHTS = DoubtFeatures(20.0, 8.0, 8.0, 5.0, 4.0)
+"""Coefficients of the logistic regression of failures on the features, fitted by
+`python -m scripts.reliability.calibrate`."""
+INTERCEPT = -3.0
+"""Logit of the probability of failure without any doubt, from the same fit."""
+
+
+def doubt_features(evidence: Evidence) -> DoubtFeatures:
+    """Summarize the evidence.
+
+    Args:
+        evidence: Comparison of the matches with the cameras.
+    """
+    strong = evidence.is_strong
+    num_matches, num_agreeing = evidence.num_matches[strong].sum(), evidence.num_agreeing[strong].sum()
+    return DoubtFeatures(
+        disagreement=float((num_matches - num_agreeing) / max(num_matches, 1)),
+        contradicting_pairs=float(evidence.contradicts.sum() / max(strong.sum(), 1)) ** 0.5,
+        missing_points=evidence.missing_share**0.5,
+        second_motions=evidence.second_motion_share,
+        focal_valley=float(np.exp(-(evidence.focal_noise_ratio - 1) / 0.02).clip(0, 1)),
+    )
+
+
+def measure_trust(state: SfmState, graph: MatchGraph, evidence: Evidence) -> Trust:
+    """Compute the trust in a reconstruction, its images and its pairs.
+
+    Args:
+        state: The refined state.
+        graph: The match graph of all training images.
+        evidence: Comparison of the matches with the cameras.
+
+    Returns:
+        The trust.
+    """
+    features = np.array(astuple(doubt_features(evidence)))
+    logit = INTERCEPT + float(features @ np.array(astuple(WEIGHTS)))
+    agreement = dict(zip(evidence.pairs, evidence.agreement, strict=True))
+    pairs = np.array([agreement.get((first, second), np.nan) for first, second in graph.edges.tolist()])
+    ends = np.array(evidence.pairs, np.int64).ravel()
+    num_images = len(state.registered)
+    num_matches = np.bincount(ends, np.repeat(evidence.num_matches, 2), num_images)
+    num_agreeing = np.bincount(ends, np.repeat(evidence.num_agreeing, 2), num_images)
+    images = np.where(num_matches > 0, num_agreeing / np.maximum(num_matches, 1), np.nan)
+    images[~state.registered] = np.nan
+    return Trust(float(1 / (1 + np.exp(logit))), images, pairs.reshape(-1))
