@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from nope_splat.geometry.rigid import rotation_angle
 from nope_splat.geometry.similarity import align_similarity
 from nope_splat.utils.typing import Array
 
@@ -69,7 +70,7 @@ def compare_poses(
             continue
         relative = np.linalg.inv(estimated[second]) @ estimated[first]
         relative_truth = np.linalg.inv(truth[second]) @ truth[first]
-        rotation_errors.append(_rotation_angle(relative[:3, :3] @ relative_truth[:3, :3].T))
+        rotation_errors.append(rotation_angle(relative[:3, :3] @ relative_truth[:3, :3].T))
         translation_errors.append(_angle(relative[:3, 3], relative_truth[:3, 3]))
     rotation, translation = np.array(rotation_errors), np.array(translation_errors)
     worst = np.maximum(rotation, translation)
@@ -121,11 +122,6 @@ def _trajectory_error(estimated: Array, truth: Array, all_truth: Array) -> float
     aligned = align_similarity(estimated, truth).apply(estimated)
     extent = np.linalg.norm(all_truth[:, None] - all_truth, axis=-1).max()
     return float(100 * np.sqrt(((aligned - truth) ** 2).sum(1).mean()) / extent)
-
-
-def _rotation_angle(rotation: Array) -> float:
-    """Compute the angle of a rotation matrix (3, 3), in degrees."""
-    return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
 def _angle(first: Array, second: Array) -> float:

@@ -111,3 +111,12 @@ def nearest_rotation(matrices: Array) -> Array:
     signs = np.ones(matrices.shape[:-1])
     signs[..., 2] = np.sign(np.linalg.det(left @ right))
     return left * signs[..., None, :] @ right
+
+
+def rotation_angle(rotation: Array) -> float:
+    """Compute the angle of a rotation in degrees.
+
+    Args:
+        rotation: Rotation matrix. (3, 3).
+    """
+    return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))

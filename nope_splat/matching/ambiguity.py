@@ -65,8 +65,7 @@ def repetition(
 ) -> NDArray[np.floating]:
     """Measure how much of each image repeats within it.
 
-    A keypoint repeats if another place of its image looks as similar to it as a typical match in another
-    image does.
+    A keypoint repeats if another place of its image looks as similar to it as most matches in other images.
 
     Args:
         keypoints: Keypoints of each image, with unit-length descriptors; nothing repeats without.
@@ -91,7 +90,7 @@ def repetition(
     for image_id, features in enumerate(keypoints):
         if not similarities[image_id]:
             continue
-        typical = np.median(np.concatenate(similarities[image_id]))
+        typical = np.quantile(np.concatenate(similarities[image_id]), options.similarity_quantile)
         step = max(1, len(features.xy) // options.max_num_keypoints)
         sample = np.arange(0, len(features.xy), step)
         similarity = features.descriptors[sample] @ features.descriptors.T

@@ -110,6 +110,8 @@ class AmbiguityOptions:
     """Number of RANSAC trials for the second motion; half of the matches are found with 99 % probability."""
     max_num_keypoints: int = 300
     """Number of keypoints of an image that are compared with the others of the same image."""
+    similarity_quantile: float = 0.25
+    """Share of the matches with other images that may look less similar than a repeated keypoint."""
     min_distance: float = 24.0
     """Smallest distance, in pixels at the feature size, of places that are compared."""
 

@@ -9,14 +9,14 @@ Principles for SfM", 2013).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from nope_splat.geometry.projection import project
-from nope_splat.geometry.rigid import transform
+from nope_splat.geometry.rigid import invert, rotation_angle, transform
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.reliability.focal_profile import focal_noise_ratio
@@ -37,6 +37,8 @@ class Evidence:
     """Verified matches of each pair whose images are registered, else 0. (E,)."""
     num_agreeing: Indices
     """Those that agree with the poses. (E,)."""
+    has_own_pose: Mask
+    """Pairs that disagree, while nearly all of their matches agree with another relative pose. (E,)."""
     has_second_motion: Mask
     """Pairs with other matches that agree with a second epipolar geometry. (E,)."""
     missing: MissingPoints
@@ -47,6 +49,8 @@ class Evidence:
     """Number of registered images that show different views; images without motion count as one."""
     focal_noise_ratio: float
     """Smaller noise at a shorter and at a longer focal length, relative to that at the refined one."""
+    is_planar: bool
+    """Whether homographies explain nearly all matches."""
     focal_uncertainty: float
     """Standard deviation of the focal length, as a share of it, if the model is right."""
     options: MapperOptions
@@ -65,13 +69,14 @@ class Evidence:
 
     @property
     def contradicts(self) -> Mask:
-        """Strong pairs many of whose matches contradict the cameras. (E,).
+        """Strong pairs that contradict the cameras. (E,).
 
-        If a pattern repeats, images from different sides match by mistake. Then only images that should show
-        the same points from similar directions count.
+        Many matches of images that should show the same points disagree with the cameras, or the pair has a
+        relative pose of its own. The latter does not count if a pattern repeats: then images from different
+        sides match by mistake.
         """
-        contradicts = self.is_strong & (self.agreement < self.options.reliability.evidence.min_agreement)
-        return contradicts & self.overlaps if self.repeats else contradicts
+        disagrees = self.is_strong & (self.agreement < self.options.reliability.evidence.min_agreement)
+        return disagrees & self.overlaps if self.repeats else disagrees & (self.overlaps | self.has_own_pose)
 
     @property
     def overlaps(self) -> Mask:
@@ -96,9 +101,10 @@ class Evidence:
     @property
     def focal_is_determined(self) -> bool:
         """Whether the observations are noisier at other focal lengths, and determine the focal length."""
-        options = self.options
-        is_certain = self.focal_uncertainty <= options.refinement.max_focal_uncertainty / 3
-        return is_certain and self.focal_noise_ratio >= options.reliability.focal_profile.min_noise_ratio
+        profile = self.options.reliability.focal_profile
+        needed = profile.min_planar_noise_ratio if self.is_planar else profile.min_noise_ratio
+        is_certain = self.focal_uncertainty <= self.options.refinement.max_focal_uncertainty / 3
+        return is_certain and self.focal_noise_ratio >= needed
 
 
 @dataclass(frozen=True)
@@ -135,14 +141,45 @@ def collect_evidence(state: SfmState, problem: SfmProblem, focal_uncertainty: fl
         pairs=tuple((pair.first, pair.second) for pair in problem.pairs),
         num_matches=num_matches,
         num_agreeing=num_agreeing,
+        has_own_pose=find_own_poses(state, problem, num_matches, num_agreeing),
         has_second_motion=np.array([pair.num_second > 0 for pair in problem.pairs], bool),
         missing=find_missing_points(state, options.evidence),
         repeats=repeats(problem, options.evidence),
         num_views=count_views(state, problem, options.evidence),
         focal_noise_ratio=ratio,
+        is_planar=problem.is_planar,
         focal_uncertainty=focal_uncertainty,
         options=problem.options,
     )
+
+
+def find_own_poses(state: SfmState, problem: SfmProblem, num_matches: Indices, num_agreeing: Indices) -> Mask:
+    """Find the disagreeing pairs that have a relative pose of their own.
+
+    Args:
+        state: The refined state.
+        problem: The component.
+        num_matches: Matches of each pair. (E,).
+        num_agreeing: Matches that agree with the cameras. (E,).
+
+    Returns:
+        Whether nearly all matches of a pair agree with a pose that is turned against the cameras. (E,).
+    """
+    options = problem.options.reliability.evidence
+    disagrees = num_agreeing < options.min_agreement * num_matches
+    disagrees &= num_matches >= options.min_num_matches
+    indices = np.flatnonzero(disagrees)
+    pairs = [problem.pairs[index] for index in indices]
+    two_views = replace(problem, pairs=pairs).relative_poses(state.focal)
+    has_own_pose = np.zeros(len(num_matches), bool)
+    for index, pair in zip(indices.tolist(), pairs, strict=True):
+        two_view = two_views.get((pair.first, pair.second))
+        if two_view is None or len(two_view) < options.min_own_inliers * len(pair.indices):
+            continue
+        relative = state.T_camera_world[pair.second] @ invert(state.T_camera_world[pair.first])
+        angle = rotation_angle(two_view.T_second_first[:3, :3] @ relative[:3, :3].T)
+        has_own_pose[index] = angle > options.min_rotation
+    return has_own_pose
 
 
 def repeats(problem: SfmProblem, options: EvidenceOptions) -> bool:
@@ -217,10 +254,9 @@ def find_missing_points(state: SfmState, options: EvidenceOptions) -> MissingPoi
     registered = np.flatnonzero(state.registered).tolist()
     for first in registered:
         points = visibility.points_of(first)
-        if len(points) >= options.min_num_expected:
-            for second in registered:
-                if second != first:
-                    rows.extend(_look_for(visibility, first, second, points))
+        for second in registered:
+            if second != first:
+                rows.extend(_look_for(visibility, first, second, points))
     counts = np.array(rows, np.int64).reshape(-1, 5)
     return MissingPoints(counts[:, :2], *counts[:, 2:].T)
 
@@ -230,7 +266,7 @@ def _look_for(visibility: _Visibility, first: int, second: int, points: Indices)
     options = visibility.options
     expected = visibility.expected(first, second, points)
     found = visibility.is_observed[points[expected], second]
-    if len(found) < options.min_num_expected:
+    if len(found) < options.min_num_common:
         return
     cells = visibility.cells(second, points[expected])
     in_cell, found_in_cell = np.bincount(cells), np.bincount(cells, weights=found)

@@ -18,8 +18,13 @@ class EvidenceOptions:
     """Smallest number of verified matches with which a pair can contradict the cameras. Pairs with fewer are
     often wrong without harm."""
     min_agreement: Annotated[float, SHARE] = 0.7
-    """Share of the matches of a pair that must agree with the cameras. Where cameras are right it is above
-    0.8: wrong matches near the epipolar lines make up the rest."""
+    """Share of the matches of a pair that must agree with the cameras. Between neighbors it is above 0.8
+    where cameras are right; wrong matches near the epipolar lines make up the rest."""
+    min_own_inliers: Annotated[float, SHARE] = 0.85
+    """Share of the matches of a pair that a relative pose of its own must explain to contradict the cameras.
+    In pairs from very different directions, the fundamental matrix adapts to wrong matches; a pose cannot."""
+    min_rotation: Annotated[float, POSITIVE] = 10.0
+    """Smallest difference, in degrees, between the rotation of that pose and of the cameras."""
     max_num_points: Annotated[int, COUNT] = 1000
     """Largest number of points of each photo that are looked for in the others."""
     max_view_angle: Annotated[float, POSITIVE] = 12.0
@@ -36,15 +41,17 @@ class EvidenceOptions:
     """Smallest number of expected points in a cell."""
     max_found_in_cell: Annotated[float, SHARE] = 0.1
     """Share of the expected points of a cell that are found, up to which the cell shows something else."""
+    min_num_common: Annotated[int, COUNT] = 10
+    """Smallest number of expected points of two photos that overlap."""
     min_num_expected: Annotated[int, COUNT] = 30
-    """Smallest number of expected points of a pair."""
+    """Smallest number of expected points from which missing ones count."""
     max_missing: Annotated[float, SHARE] = 0.5
     """Share of the expected points of a pair that may lie in cells that show something else."""
     max_missing_pairs: Annotated[float, SHARE] = 0.1
     """Share of the pairs in which more than that may be missing: things hide each other."""
     max_still_motion: Annotated[float, POSITIVE] = 1.0
     """Median motion of the matches, in feature pixels, up to which two photos show the same view."""
-    min_repetition: Annotated[float, SHARE] = 0.1
+    min_repetition: Annotated[float, SHARE] = 0.15
     """Share of the keypoints of the median photo that must have a lookalike in the same photo, for a pattern
     that repeats to be the likely cause."""
     min_second_motions: Annotated[float, SHARE] = 0.2
@@ -60,6 +67,8 @@ class FocalProfileOptions:
     min_noise_ratio: Annotated[float, Gt(1)] = 1.01
     """Smallest increase of the noise of the observations at either focal length for which the photos
     determine it. Errors of the model, such as distortion, have this size."""
+    min_planar_noise_ratio: Annotated[float, Gt(1)] = 1.05
+    """The same for a planar scene, where a small error of the model moves the focal length far."""
     plausible_ratios: tuple[float, float] = (0.3, 8.0)
     """Shortest and longest focal length of ordinary lenses, as a share of the longer side."""
     max_num_observations: Annotated[int, COUNT] = 60
