@@ -169,7 +169,7 @@ def find_own_poses(state: SfmState, problem: SfmProblem, num_matches: Indices, n
     disagrees = num_agreeing < options.min_agreement * num_matches
     disagrees &= num_matches >= options.min_num_matches
     indices = np.flatnonzero(disagrees)
-    pairs = [problem.pairs[index] for index in indices]
+    pairs = [problem.pairs[index] for index in indices.tolist()]
     two_views = replace(problem, pairs=pairs).relative_poses(state.focal)
     has_own_pose = np.zeros(len(num_matches), bool)
     for index, pair in zip(indices.tolist(), pairs, strict=True):
