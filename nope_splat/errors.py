@@ -16,6 +16,7 @@ ErrorCode = Literal[
     "no-matches",
     "no-baseline",
     "no-cameras",
+    "doubtful-cameras",
     "inconsistent-depth",
     "unsupported-scene",
     "missing-option",
@@ -49,6 +50,7 @@ class NopeSplatError(Exception):
     - `no-matches`: No two photos match, or they match only as isolated pairs.
     - `no-baseline`: The camera only turned: no two photos were taken from different places.
     - `no-cameras`: Fewer than two photos have a pose, found or given.
+    - `doubtful-cameras`: There is reason to doubt the cameras, and the option strict is set.
     - `inconsistent-depth`: Depth maps or pointmaps contradict the matches of all photos.
     - `unsupported-scene`: A benchmark does not support masks or several cameras.
     - `missing-option`: An option has to be given.

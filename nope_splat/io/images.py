@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -61,6 +61,8 @@ class ImageFile:
     """Height in pixels at full resolution, after EXIF orientation."""
     mask_path: Path | None = None
     """Mask file: white pixels are used, black pixels are ignored."""
+    ignored: NDArray[np.bool_] | None = field(default=None, compare=False)
+    """Cells of a regular grid over the image that are ignored, too. (rows, columns)."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
 
 
 def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDArray[np.bool_] | None:
-    """Read the mask of an image: its mask file and its transparency combined.
+    """Read the mask of an image: its mask file, its transparency and its ignored cells combined.
 
     Args:
         image_file: The image.
@@ -185,6 +187,12 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
     if transparent:  # colors are weighted by alpha, so half opacity is enough
         opaque = resize(_reread(image_file.path)[..., 3]) > 127
         used = opaque if used is None else used & opaque
+    if image_file.ignored is not None:
+        width, height = size or (image_file.width, image_file.height)
+        cells = cv2.resize(
+            image_file.ignored.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
+        )
+        used = cells == 0 if used is None else used & (cells == 0)
     return used
 
 

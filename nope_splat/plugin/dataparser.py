@@ -174,9 +174,13 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def _images(self) -> list[ImageFile]:
-        """The images in the scene's order."""
+        """The images in the scene's order, without pixels that do not show the scene."""
         by_name = {image.name: image for image in self.folder.images}
-        return [by_name[name] for name in self.scene.image_names]
+        scene = self.distorted_scene
+        return [
+            replace(by_name[name], ignored=scene.stationary_cells(image_id))
+            for image_id, name in enumerate(scene.image_names)
+        ]
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         scene, image_ids = self.scene, self.image_ids(split)

@@ -100,6 +100,15 @@ class Reconstruction:
         """
         return self.cameras[self.camera_ids[image_id]]
 
+    def stationary_cells(self, image_id: int) -> NDArray[np.bool_] | None:
+        """Return the grid cells of an image that do not show the scene; None if all do. (rows, columns).
+
+        Args:
+            image_id: Index of the image.
+        """
+        size = tuple(self.image_sizes[image_id].tolist())
+        return next((pixels.cells for pixels in self.stationary if pixels.size == size), None)
+
     def focals(self) -> NDArray[np.floating]:
         """Return the focal length of each image, in full-resolution pixels. (N,)."""
         return np.array([camera.focal for camera in self.cameras])[self.camera_ids]

@@ -48,6 +48,11 @@ class SfmOptions:
     initial_focal: Annotated[float | None, POSITIVE] = None
     """Focal length to start from, in pixels of the full-resolution photos. By default it is estimated, or,
     for the initialization by depth, that of a field of view of 60 degrees."""
+    keep_doubtful: bool = False
+    """Whether to keep photos most of whose matches contradict their pose, instead of leaving them out."""
+    strict: bool = False
+    """Whether to stop with an error if there is reason to doubt the cameras, instead of only telling it. What
+    was computed stays in the cache."""
     initialization: OmitSubcommandPrefixes[InitializationConfig] = field(
         default_factory=TwoViewInitialization
     )

@@ -30,8 +30,9 @@ from nope_splat.sfm.known_cameras import KnownCameras, prefer_known_cameras
 from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.problem import ImageEvidence, Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
+from nope_splat.sfm.reliability.doubtful_images import leave_out_doubtful_images
 from nope_splat.sfm.reliability.evidence import collect_evidence
-from nope_splat.sfm.reliability.notices import collect_notices
+from nope_splat.sfm.reliability.notices import collect_notices, refuse_doubtful
 from nope_splat.sfm.reliability.trust import measure_trust
 from nope_splat.sfm.result import (
     focal_uncertainty,
@@ -102,6 +103,8 @@ def reconstruct(
         reconstruction = reconstruct_from_matches(folder, is_held_out, matches, options, priors, clock)
         cache.store(reconstruction)
     log_summary(reconstruction)
+    if options.strict:
+        refuse_doubtful(reconstruction)
     return reconstruction
 
 
@@ -156,13 +159,14 @@ def reconstruct_from_matches(
 
     with clock.stage("reliability"):
         evidence = collect_evidence(state, problem, uncertainty)
+        doubtful = {} if options.keep_doubtful else leave_out_doubtful_images(state, evidence)
     reconstruction, points_of_keypoints = to_reconstruction(state, folder, held_out, problem, graph)
     with clock.stage("held-out photos"):
         reconstruction, held_out_failures = resect_held_out(
             reconstruction, matches, points_of_keypoints, whole.camera_groups
         )
     unregistered = np.flatnonzero(~reconstruction.registered & ~held_out)
-    failures = failure_reasons(names, unregistered, components, component, registered.failures)
+    failures = failure_reasons(names, unregistered, components, component, registered.failures | doubtful)
     with clock.stage("colors"):
         colors = point_colors(folder, reconstruction, whole.camera_groups)
     reconstruction = replace(

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from nope_splat.errors import NopeSplatError
+from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.stationary import StationaryPixels
 from nope_splat.scene.trust import Notice
 from nope_splat.sfm.problem import SfmProblem
@@ -134,4 +136,21 @@ def _stationary_notices(stationary: Sequence[StationaryPixels]) -> Iterator[Noti
             "stationary-pixels",
             f"{pixels.num_matches} matches in {pixels.region} of the photos do not move with the scene (a"
             f" logo, a dashboard, a frame or dirt?); {100 * pixels.share:.0f} % of the pixels are not used",
+        )
+
+
+def refuse_doubtful(reconstruction: Reconstruction) -> None:
+    """Refuse a reconstruction with reason for doubt.
+
+    Args:
+        reconstruction: The finished reconstruction.
+
+    Raises:
+        NopeSplatError: If it has a notice other than about pixels that are left out.
+    """
+    doubts = [notice for notice in reconstruction.notices if notice.code != "stationary-pixels"]
+    if doubts:
+        raise NopeSplatError(
+            "doubtful-cameras",
+            f"{doubts[0].message}; without the option strict, the reconstruction is used nevertheless",
         )
