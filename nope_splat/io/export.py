@@ -248,6 +248,19 @@ def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] |
     report = summarize(scene)
     report["unregistered"] = dict(scene.failures)
     report["skipped_files"] = dict(skipped or {})
+    if scene.trust is not None:
+        report["trust_of_images"] = {
+            name: value
+            for name, value in zip(scene.image_names, scene.trust.images.tolist(), strict=True)
+            if np.isfinite(value)
+        }
+        report["trust_of_pairs"] = [
+            [scene.image_names[first], scene.image_names[second], value]
+            for (first, second), value in zip(
+                scene.graph.edges.tolist(), scene.trust.pairs.tolist(), strict=True
+            )
+            if np.isfinite(value)
+        ]
     report["held_out"] = [scene.image_names[image_id] for image_id in np.flatnonzero(scene.held_out)]
     with writing_to(path.parent):
         path.write_text(json.dumps(report, indent=1))

@@ -37,6 +37,8 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
         for name, value in lens_rows(camera).items():
             if name != "radial distortion" or any(camera.radial):
                 rows[f"{name}{suffix}"] = value
+    if scene.trust is not None:
+        rows["trust"] = f"{100 * scene.trust.score:.0f} % that the cameras are right"
     return rows | {
         "reprojection error": f"mean {np.mean(errors):.2f} px, median {np.median(errors):.2f} px",
         "track points": f"{len(scene.points)}, seen {len(scene.observations)} times",

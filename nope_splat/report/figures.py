@@ -49,6 +49,8 @@ TITLES = {
     "camera_translation_mean": "Motion of the cameras, mean (median depth = 1)",
 }
 """Titles of the curves; curves that were not recorded are omitted."""
+MIN_AGREEMENT = 0.5
+"""Share of the matches of a pair that agree with the cameras below which its line is red."""
 NOISY = frozenset({"photometric", "psnr"})
 """Curves with noise between images, which are shown with a running mean."""
 
@@ -78,6 +80,11 @@ def match_graph(scene: Reconstruction) -> bytes:
             list(place[graph.edges]), linewidths=0.3 + 1.7 * strength, colors=MUTED, alpha=0.6
         )
         axes.add_collection(lines)
+        if scene.trust is not None:
+            contradicting = np.flatnonzero(scene.trust.pairs < MIN_AGREEMENT)
+            axes.add_collection(
+                LineCollection(list(place[graph.edges[contradicting]]), linewidths=1.5, colors=LEFT_OUT)
+            )
         tree = LineCollection(list(place[graph.edges[graph.tree]]), linewidths=2.2, colors="#2b3138")
         axes.add_collection(tree)
         axes.scatter(*place.T, s=_marker_size(count), c=image_colors(scene), zorder=3)

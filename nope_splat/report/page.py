@@ -83,6 +83,7 @@ def render_page(run: Run) -> str:
         title=f"{run.config.experiment_name}, iteration {run.step + 1}",
         folder=dataparser.folder.root.resolve(),
         reconstruction=reconstruction_rows(before),
+        notices=[f"{notice.message[0].upper()}{notice.message[1:]}." for notice in before.notices],
         training=training_rows(pipeline.model, pipeline.datamanager),
         legend=_legend(before),
         thumbnails=list(_thumbnails(after, [images[name] for name in after.image_names])),
@@ -129,6 +130,8 @@ def _thumbnails(scene: Reconstruction, images: list[ImageFile]) -> Iterator[Thum
             note = f"held out, {(scene.resections.image_ids == image_id).sum()} points"
         else:
             note = f"{observed.sum()} points, {errors[observed].mean():.2f} px"
+            if scene.trust is not None and np.isfinite(scene.trust.images[image_id]):
+                note += f", {100 * scene.trust.images[image_id]:.0f} % of its matches agree"
         pixels = _jpeg(read_image(image)[..., :3], THUMBNAIL)
         yield Thumbnail(image_id + 1, image.name, note, colors[image_id], pixels)
 
