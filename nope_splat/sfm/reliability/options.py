@@ -47,7 +47,7 @@ class EvidenceOptions:
     """Smallest number of expected points from which missing ones count."""
     max_missing: Annotated[float, SHARE] = 0.5
     """Share of the expected points of a pair that may lie in cells that show something else."""
-    max_missing_pairs: Annotated[float, SHARE] = 0.1
+    max_missing_pairs: Annotated[float, SHARE] = 0.2
     """Share of the pairs in which more than that may be missing: things hide each other."""
     max_still_motion: Annotated[float, POSITIVE] = 1.0
     """Median motion of the matches, in feature pixels, up to which two photos show the same view."""
