@@ -174,11 +174,15 @@ def find_own_poses(state: SfmState, problem: SfmProblem, num_matches: Indices, n
     has_own_pose = np.zeros(len(num_matches), bool)
     for index, pair in zip(indices.tolist(), pairs, strict=True):
         two_view = two_views.get((pair.first, pair.second))
-        if two_view is None or len(two_view) < options.min_own_inliers * len(pair.indices):
+        if two_view is None:
             continue
         relative = state.T_camera_world[pair.second] @ invert(state.T_camera_world[pair.first])
         angle = rotation_angle(two_view.T_second_first[:3, :3] @ relative[:3, :3].T)
-        has_own_pose[index] = angle > options.min_rotation
+        has_own_pose[index] = (
+            len(two_view) >= options.min_own_inliers * len(pair.indices)
+            and two_view.angle >= options.min_own_tri_angle
+            and angle >= options.min_rotation
+        )
     return has_own_pose
 
 

@@ -23,7 +23,10 @@ class EvidenceOptions:
     min_own_inliers: Annotated[float, SHARE] = 0.85
     """Share of the matches of a pair that a relative pose of its own must explain to contradict the cameras.
     In pairs from very different directions, the fundamental matrix adapts to wrong matches; a pose cannot."""
-    min_rotation: Annotated[float, POSITIVE] = 10.0
+    min_own_tri_angle: Annotated[float, POSITIVE] = 16.0
+    """Smallest median triangulation angle of that pose, in degrees, as for the initial pair in COLMAP: with
+    little parallax, a pose fits many wrong matches."""
+    min_rotation: Annotated[float, POSITIVE] = 20.0
     """Smallest difference, in degrees, between the rotation of that pose and of the cameras."""
     max_num_points: Annotated[int, COUNT] = 1000
     """Largest number of points of each photo that are looked for in the others."""
