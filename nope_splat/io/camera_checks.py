@@ -1,6 +1,6 @@
 """Check the content of camera files: numbers, poses and intrinsics.
 
-The checks raise `ValueError` with a reason; `parsing` makes it an error for the user.
+The checks raise `InvalidCamera` with a reason, and `parsing` converts it to an error for the user.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ FOCAL_RATIOS = (1e-3, 1e4)
 """Range of focal lengths, as shares of the longer side: fields of view from 0.006 to 179.9 degrees."""
 MAX_ROTATION_ERROR = 0.02
 """Largest relative difference between the lengths of the axes of a rotation: two decimals per entry."""
+
+
+class InvalidCamera(ValueError):
+    """Reason why a camera, or its file, cannot be used: the part of an error message in parentheses."""
 
 
 @contextmanager
@@ -62,17 +66,17 @@ def number(values: Mapping[str, Any], key: str, default: float | None = None) ->
 
     Raises:
         KeyError: If a required number is missing.
-        ValueError: If the value is not a finite number.
+        InvalidCamera: If the value is not a finite number.
     """
     value = values[key] if default is None else values.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{key} is {_brief(value)}, which is not a number")
+        raise InvalidCamera(f"{key} is {_brief(value)}, which is not a number")
     try:
         result = float(value)
     except (OverflowError, ValueError):
         result = math.nan
     if not abs(result) < LARGEST_NUMBER:
-        raise ValueError(f"{key} is {_brief(value)}, which is not a finite number")
+        raise InvalidCamera(f"{key} is {_brief(value)}, which is not a finite number")
     return result
 
 
@@ -86,18 +90,18 @@ def rigid_pose(matrix: object) -> Array:
         The transform with the nearest proper rotation. (4, 4).
 
     Raises:
-        ValueError: If the matrix has another shape, or is no rotation with a translation.
+        InvalidCamera: If the matrix has another shape, or is no rotation with a translation.
     """
     pose = np.array(matrix, dtype=np.float64).reshape(4, 4)
     if not (np.abs(pose) < LARGEST_NUMBER).all():
-        raise ValueError("its pose contains a number that is not finite")
+        raise InvalidCamera("its pose contains a number that is not finite")
     if not np.allclose(pose[3], [0, 0, 0, 1], rtol=0, atol=1e-6):
-        raise ValueError("the last row of its pose is not 0 0 0 1; check whether the matrix is transposed")
+        raise InvalidCamera("the last row of its pose is not 0 0 0 1; check whether the matrix is transposed")
     lengths = np.linalg.svd(pose[:3, :3], compute_uv=False)
     if not lengths[2] > (1 - MAX_ROTATION_ERROR) * lengths[0]:
-        raise ValueError("its pose has no rotation: its axes are not orthogonal, or not equally long")
+        raise InvalidCamera("its pose has no rotation: its axes are not orthogonal, or not equally long")
     if np.linalg.det(pose[:3, :3] / lengths[0]) < 0:
-        raise ValueError("its pose is mirrored, a rotation with determinant -1; check the axes")
+        raise InvalidCamera("its pose is mirrored, a rotation with determinant -1; check the axes")
     pose[:3, :3] = nearest_rotation(pose[:3, :3])
     return pose
 
@@ -113,23 +117,23 @@ def check_intrinsics(
         others: Principal point and distortion.
 
     Raises:
-        ValueError: If a number is not finite, or a size or focal length is not positive or impossible.
+        InvalidCamera: If a number is not finite, or a size or focal length is not positive or impossible.
     """
     width, height = size
     if not (0 < width < LARGEST_NUMBER and 0 < height < LARGEST_NUMBER):
         # An integer from a text file may be too large for a float.
         sides = " x ".join(f"{min(side, LARGEST_NUMBER):g}" for side in size)
-        raise ValueError(f"its size is {sides} pixels, but must be positive and finite")
+        raise InvalidCamera(f"its size is {sides} pixels, but must be positive and finite")
     shortest, longest = (ratio * max(size) for ratio in FOCAL_RATIOS)
     for focal in focals:
         if not 0 < focal < LARGEST_NUMBER:
-            raise ValueError(f"its focal length is {focal:g} pixels, but must be positive and finite")
+            raise InvalidCamera(f"its focal length is {focal:g} pixels, but must be positive and finite")
         if not shortest < focal < longest:
-            raise ValueError(
+            raise InvalidCamera(
                 f"its focal length of {focal:g} pixels is impossible for {width:g} x {height:g} pixels"
             )
     if not all(abs(value) < LARGEST_NUMBER for value in others):
-        raise ValueError("its principal point or distortion is not finite")
+        raise InvalidCamera("its principal point or distortion is not finite")
 
 
 def _reason(error: Exception) -> str:

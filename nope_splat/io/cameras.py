@@ -14,7 +14,7 @@ from typing import Any
 from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
 from nope_splat.geometry.rigid import invert
-from nope_splat.io.camera_checks import check_intrinsics, number, parsing, rigid_pose
+from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, parsing, rigid_pose
 from nope_splat.io.colmap import read_cameras
 from nope_splat.utils.typing import Array
 
@@ -76,14 +76,16 @@ def _read_colmap(path: Path) -> dict[str, NamedCamera]:
 
 def _read_json(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read a JSON file: its content, and the frames in it."""
-    advice = "pass a transforms.json, a folder with a COLMAP model, or a ground truth file"
-    with parsing(f"{path} contains no cameras", advice):
+    with parsing(
+        f"{path} contains no cameras",
+        "pass a transforms.json, a folder with a COLMAP model, or a ground truth file",
+    ):
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
-            raise ValueError("it is not a JSON object")
+            raise InvalidCamera("it is not a JSON object")
         frames = content["frames"]
         if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
-            raise ValueError("its frames are not a list of JSON objects")
+            raise InvalidCamera("its frames are not a list of JSON objects")
         return content, frames
 
 
@@ -93,7 +95,7 @@ def _read_frames(path: Path, content: dict[str, Any], frames: list[dict[str, Any
     for index, frame in enumerate(frames):
         with _parsing_frame(path, frame, index):
             if not isinstance(frame["file_path"], str):
-                raise ValueError("file_path is not a text")
+                raise InvalidCamera("file_path is not a string")
             intrinsics = _normalize(*_read_intrinsics({**content, **frame}))
             if "camera_to_world_opencv" in frame:
                 pose = rigid_pose(frame["camera_to_world_opencv"])
@@ -113,7 +115,7 @@ def _read_intrinsics(
     else:  # older files of NeRF and instant-ngp
         angle, width, height = (number(values, key) for key in ("camera_angle_x", "w", "h"))
         if not 0 < angle < math.pi:
-            raise ValueError(f"camera_angle_x is {angle:g}, but must be between 0 and pi")
+            raise InvalidCamera(f"camera_angle_x is {angle:g}, but must be between 0 and pi")
         fl_x = width / 2 / math.tan(angle / 2)
     fl_y = number(values, "fl_y", fl_x)
     center = number(values, "cx", width / 2), number(values, "cy", height / 2)
@@ -143,9 +145,9 @@ def _parsing_frame(path: Path, frame: dict[str, Any], index: int) -> AbstractCon
 def _require_new(name: str, others: Container[str]) -> None:
     """Check that an image has a file name, and is the first of its name."""
     if not PurePosixPath(name).name:
-        raise ValueError("it has no photo name")
+        raise InvalidCamera("it has no photo name")
     if name in others:
-        raise ValueError("there are two cameras of this name")
+        raise InvalidCamera("there are two cameras of this name")
 
 
 def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
@@ -153,11 +155,11 @@ def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
     short_names = [PurePosixPath(name).name for name in cameras]
     if len(set(short_names)) < len(short_names):
         if len({PurePosixPath(name).is_absolute() for name in cameras}) == 2:
-            raise ValueError("file names repeat, and some paths are absolute and others relative")
+            raise InvalidCamera("file names repeat, and some paths are absolute and others relative")
         common = os.path.commonpath([PurePosixPath(name).parent for name in cameras])
         short_names = [PurePosixPath(name).relative_to(common).as_posix() for name in cameras]
     if len(set(short_names)) < len(short_names):
-        raise ValueError("two paths are the same")
+        raise InvalidCamera("two paths are the same")
     return dict(zip(short_names, cameras.values(), strict=True))
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.camera_checks import parsing
+from nope_splat.io.camera_checks import InvalidCamera, parsing
 from nope_splat.utils.typing import Array, Indices
 
 CAMERA_MODELS = {
@@ -221,8 +221,9 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
     ):
         cameras, images = (directory / f"{name}.{suffix}" for name in ("cameras", "images"))
         if cameras.is_file() and images.is_file():
-            advice = "export the model again, or pass another"
-            with parsing(f"the COLMAP model in {directory} cannot be read", advice):
+            with parsing(
+                f"the COLMAP model in {directory} cannot be read", "export the model again or pass another"
+            ):
                 model = read_camera_file(cameras), read_image_file(images)
                 _require_cameras(*model)
                 return model
@@ -236,7 +237,7 @@ def _require_cameras(cameras: Mapping[int, ColmapCamera], images: Mapping[int, C
     """Check that the camera of every image exists."""
     for image in images.values():
         if image.camera_id not in cameras:
-            raise ValueError(f"{image.name} has camera {image.camera_id}, which does not exist")
+            raise InvalidCamera(f"{image.name} has camera {image.camera_id}, which does not exist")
 
 
 def _quaternion(image: ColmapImage) -> tuple[float, float, float, float]:
@@ -253,7 +254,7 @@ def _translation(image: ColmapImage) -> list[float]:
 def _pose(w: float, x: float, y: float, z: float, *translation: float) -> Array:
     """Build a world-to-camera transform from quaternion and translation. (4, 4)."""
     if not 0 < math.hypot(w, x, y, z) < math.inf:
-        raise ValueError("a quaternion is zero or not finite")
+        raise InvalidCamera("a quaternion is zero or not finite")
     pose = np.eye(4)
     pose[:3, :3] = Rotation.from_quat([x, y, z, w]).as_matrix()
     pose[:3, 3] = translation
@@ -266,18 +267,18 @@ def _line(*values: object) -> str:
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple:
-    """Read little-endian values without padding; raise `ValueError` at the end of the file."""
+    """Read little-endian values without padding; raise `InvalidCamera` at the end of the file."""
     size = struct.calcsize(f"<{layout}")
     content = file.read(size)
     if len(content) < size:
-        raise ValueError(f"{Path(file.name).name} is cut off")
+        raise InvalidCamera(f"{Path(file.name).name} is cut off")
     return struct.unpack(f"<{layout}", content)
 
 
 def _require_end(file: BinaryIO) -> None:
     """Check that a file has been read completely."""
     if file.read(1):
-        raise ValueError(f"{Path(file.name).name} is longer than the number of its entries allows")
+        raise InvalidCamera(f"{Path(file.name).name} is longer than the number of its entries allows")
 
 
 def _read_binary_cameras(path: Path) -> dict[int, ColmapCamera]:
@@ -287,7 +288,7 @@ def _read_binary_cameras(path: Path) -> dict[int, ColmapCamera]:
         for _ in range(*_unpack(file, "Q")):
             camera_id, model_id, width, height = _unpack(file, "IiQQ")
             if not 0 <= model_id < len(models):
-                raise ValueError(f"camera {camera_id} has the unknown model {model_id}")
+                raise InvalidCamera(f"camera {camera_id} has the unknown model {model_id}")
             model = models[model_id]
             cameras[camera_id] = ColmapCamera(model, width, height, _unpack(file, f"{CAMERA_MODELS[model]}d"))
         _require_end(file)
@@ -304,7 +305,7 @@ def _read_binary_images(path: Path) -> dict[int, ColmapImage]:
             name = _read_name(file)
             (num_observations,) = _unpack(file, "Q")
             if file.tell() + 24 * num_observations > size:
-                raise ValueError(f"{path.name} is cut off in the observations of {name}")
+                raise InvalidCamera(f"{path.name} is cut off in the observations of {name}")
             file.seek(24 * num_observations, 1)
             images[image_id] = ColmapImage(name, camera_id, _pose(*pose))
         _require_end(file)
@@ -316,7 +317,7 @@ def _read_name(file: BinaryIO) -> str:
     start = file.tell()
     name, end, _ = file.read(MAX_NAME_LENGTH).partition(b"\0")
     if not end:
-        raise ValueError(f"{Path(file.name).name} has a name without an end")
+        raise InvalidCamera(f"{Path(file.name).name} has a name without an end")
     file.seek(start + len(name) + 1)
     return name.decode()
 
@@ -328,9 +329,9 @@ def _read_text_cameras(path: Path) -> dict[int, ColmapCamera]:
         if not _is_comment(line):
             camera_id, model, width, height, *params = line.split()
             if model not in CAMERA_MODELS:
-                raise ValueError(f"camera {camera_id} has the unknown model {model}")
+                raise InvalidCamera(f"camera {camera_id} has the unknown model {model}")
             if len(params) != CAMERA_MODELS[model]:
-                raise ValueError(
+                raise InvalidCamera(
                     f"camera {camera_id} has {len(params)} parameters, but {model} needs"
                     f" {CAMERA_MODELS[model]}"
                 )
@@ -347,10 +348,10 @@ def _read_text_images(path: Path) -> dict[int, ColmapImage]:
             continue
         fields = TEXT_IMAGE.fullmatch(line)
         if fields is None:
-            raise ValueError(f"{path.name} has a line that is no image: {line[:60]}")
+            raise InvalidCamera(f"{path.name} has a line that is no image: {line[:60]}")
         image_id, *pose, camera_id, name = fields.groups()
         if len(next(lines, "").split()) % 3:
-            raise ValueError(f"the line after {name} in {path.name} holds no observations")
+            raise InvalidCamera(f"the line after {name} in {path.name} holds no observations")
         images[int(image_id)] = ColmapImage(name, int(camera_id), _pose(*map(float, pose)))
     return images
 
