@@ -20,9 +20,7 @@ def printed(text: str) -> str:
     return file.getvalue().rstrip("\n")
 
 
-@pytest.mark.parametrize(
-    "path", ["out [/old]x", "out [old]", "a/[2026]/b", "out [/bold]x", "[x", "[a][/b]"]
-)
+@pytest.mark.parametrize("path", ["out [/old]x", "out [old]", "a/[2026]/b", "out [/bold]x", "[x", "[a][/b]"])
 def test_paths_are_printed_as_they_are(path: str) -> None:
     assert printed(f"Saving config to: {path}") == f"Saving config to: {path}"
 
