@@ -16,6 +16,7 @@ from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
 from nope_splat.geometry.rigid import invert
 from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, parsing, rigid_pose
 from nope_splat.io.colmap import read_cameras
+from nope_splat.io.images import UNPRINTABLE
 from nope_splat.utils.typing import Array
 
 
@@ -134,7 +135,8 @@ def _normalize(
 
 
 def _parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
-    return parsing(f"the camera of {name[:200]} in {path} cannot be used", "correct it or remove it")
+    photo = " ".join(name[:200].split())
+    return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
 
 
 def _parsing_frame(path: Path, frame: dict[str, Any], index: int) -> AbstractContextManager[None]:
@@ -143,9 +145,11 @@ def _parsing_frame(path: Path, frame: dict[str, Any], index: int) -> AbstractCon
 
 
 def _require_new(name: str, others: Container[str]) -> None:
-    """Check that an image has a file name, and is the first of its name."""
+    """Check that an image has a usable file name, and is the first of its name."""
     if not PurePosixPath(name).name:
         raise InvalidCamera("it has no photo name")
+    if UNPRINTABLE.search(name):  # no photo has such a name, because the image folder leaves them out
+        raise InvalidCamera("its photo name contains control characters")
     if name in others:
         raise InvalidCamera("there are two cameras of this name")
 

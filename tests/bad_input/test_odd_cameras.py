@@ -85,6 +85,8 @@ NAMES: list[tuple[object, str]] = [
     (None, "frame 3"),
     ("", "frame 3"),
     ("images/0.jpg", "images/0.jpg"),
+    ("images/a\n.jpg", "control characters"),
+    ("images/\ud800.jpg", "control characters"),
 ]
 """Odd names of the third frame, and words of the message."""
 
@@ -100,7 +102,7 @@ def odd_json(pose_key: str) -> dict[str, tuple[object, str]]:
         frame = values[0]["frames"][2]
         frame[pose_key] = edit(np.array(frame[pose_key])).tolist()
     for name, words in NAMES:
-        files[f"name {name}"] = values = content(pose_key), words
+        files[f"name {name!r}"] = values = content(pose_key), words
         values[0]["frames"][2]["file_path"] = name
     for missing in ("w", "fl_x", "frames"):
         files[f"no {missing}"] = values = content(pose_key), ""

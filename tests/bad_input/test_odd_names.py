@@ -24,7 +24,7 @@ from nope_splat.plugin.summary import table
 from nope_splat.utils import progress
 from nope_splat.utils.terminal import ConsoleHandler, print_error, printable
 
-SEPARATORS = ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\u00a0", "\u3000"]
+SEPARATORS = ["\x85", "\u2028", "\u2029", "\u00a0", "\u3000"]
 """Characters at which Python, but no other reader of COLMAP's text format, ends a line or a word."""
 CONTROLS = ["\x1b[31m", "\x9b31m", "\x85", "\u2028", "\u202e", "\u2066", "\x7f", "\r", "\b", "\udcff"]
 
