@@ -266,8 +266,8 @@ def damage_image(folder: Path, rng: random.Random) -> None:
 
 
 READERS = {
-    "colmap_binary": Reader("colmap_binary", damage_bytes, read_cameras),
-    "colmap_text": Reader("colmap_text", damage_text, read_cameras),
+    "colmap_binary": Reader("colmap_binary", partial(damage_bytes, pattern="[ci]*"), read_cameras),
+    "colmap_text": Reader("colmap_text", partial(damage_text, pattern="[ci]*"), read_cameras),
     "transforms": Reader("transforms", damage_json, partial(read_cameras, name="transforms.json")),
     "ground_truth": Reader("ground_truth", damage_json, partial(read_cameras, name="ground_truth.json")),
     "images": Reader("formats", damage_image, read_images),
