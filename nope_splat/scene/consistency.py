@@ -40,9 +40,10 @@ def consistent_reconstruction(arrays: Mapping[str, NDArray[Any]]) -> Reconstruct
     _require("graph.edges", graph.edges, "i", (len(graph.edges), 2), valid=(0, n))
     _require("graph.weights", graph.weights, "i", (len(graph.edges),))
     _require("graph.tree", graph.tree, "i", (len(graph.tree),), valid=(0, len(graph.edges)))
+    _require_trust(scene)
     intrinsics = np.array([(camera.focal, *camera.offset, *camera.radial) for camera in scene.cameras])
     _require("cameras", intrinsics, "f", (len(scene.cameras), 5))
-    texts = (*scene.image_names, *scene.failures.values(), scene.notice)
+    texts = (*scene.image_names, *scene.failures.values(), *(notice.message for notice in scene.notices))
     seconds = np.array(list(scene.seconds.values()), np.float64)
     if graph.num_images != n or not all(isinstance(text, str) for text in texts):
         raise ValueError("its names are damaged")
@@ -74,6 +75,19 @@ def require_consistent_matches(keypoints: Sequence[Keypoints], pairs: Sequence[P
             _require("indices", column, "i", (len(pair.indices),), valid=(0, end))
         if pair.fundamental.shape != (3, 3):
             raise ValueError("it has a damaged fundamental matrix")
+
+
+def _require_trust(scene: Reconstruction) -> None:
+    """Check the trust of a reconstruction, in which NaN is allowed, and its stationary pixels."""
+    if scene.trust is not None:
+        images, pairs = scene.trust.images, scene.trust.pairs
+        _require("trust.images", np.nan_to_num(images), "f", (len(scene.image_names),))
+        _require("trust.pairs", np.nan_to_num(pairs), "f", (len(scene.graph.edges),))
+        if not 0 <= scene.trust.score <= 1:
+            raise ValueError("trust is out of range")
+    for pixels in scene.stationary:
+        _require("stationary.size", np.array(pixels.size), "i", (2,), valid=(1, 10**9))
+        _require("stationary.cells", pixels.cells, "b", pixels.cells.shape[:2])
 
 
 def _require_observations(name: str, observations: Observations, num_points: int, num_images: int) -> None:
