@@ -65,7 +65,9 @@ def test_arrays_that_do_not_fit_are_not_used(name: str, number: int, tmp_path: P
         {"num_images": 3},
         {"failures": {"a": 3}},
         {"seconds": {"matching": "x"}},
-        {"notice": None},
+        {"notices": [{"code": "weak-support", "message": 3}]},
+        {"notices": [3]},
+        {"trust": 7.0},
     ],
 )
 def test_values_that_do_not_fit_are_not_used(change: dict[str, object]) -> None:
