@@ -20,6 +20,8 @@ from nope_splat import errors
 GOLDEN = Path(__file__).with_name("messages.txt")
 PACKAGE = Path(__file__).parents[1] / "nope_splat"
 VALUE = "{...}"
+REASON = ast.Constant(f" ({VALUE}); ")
+"""Middle of the messages of `io.camera_checks.parsing`."""
 LOG_LEVELS = ("info", "warning", "error")
 
 Constants = Mapping[str, str]
@@ -66,6 +68,10 @@ def sentences(module: ast.Module) -> Iterator[tuple[str, str]]:
                 (kind,) = templates(code, constants)
             case ast.Call(func=ast.Name(id="MissingKernelsError"), args=[message]):
                 kind = "missing-device"  # `plugin.device` makes it a `NopeSplatError`
+            case ast.Call(func=ast.Name(id="InvalidCamera"), args=[message]):
+                kind = "reason"  # in the parentheses of an error
+            case ast.Call(func=ast.Name(id="parsing"), args=[source, advice]):
+                kind, message = "unreadable-file", ast.JoinedStr([source, REASON, advice])
             case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"), attr=kind), args=[message, *_]) if (
                 kind in LOG_LEVELS
             ):

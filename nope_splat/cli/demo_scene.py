@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
+from nope_splat.utils.terminal import printable
 
 
 def demo_scene(
@@ -21,4 +22,4 @@ def demo_scene(
         config: What to render.
     """
     images = render_demo_scene(output_dir, config)
-    print(f"{config.num_images} photos: {images}")
+    print(printable(f"{config.num_images} photos: {images}"))

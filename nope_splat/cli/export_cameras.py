@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nope_splat.io.export import export_images, export_masks, write_colmap, write_report, write_transforms
 from nope_splat.plugin.load_run import open_run, optimized_scene
+from nope_splat.utils.terminal import printable
 
 
 def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = False) -> None:
@@ -30,4 +31,5 @@ def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = Fals
     write_colmap(scene, output_dir / "sparse_text" / "0", text=True)
     write_report(scene, output_dir / "report.json", folder.skipped)
     count, iterations = int(scene.registered.sum()), pipeline.model.step + 1
-    print(f"{count} cameras and {len(scene.points)} points after {iterations} iterations: {output_dir}")
+    text = f"{count} cameras and {len(scene.points)} points after {iterations} iterations: {output_dir}"
+    print(printable(text))

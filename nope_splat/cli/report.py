@@ -7,6 +7,7 @@ from pathlib import Path
 from nope_splat.io.export import writing_to
 from nope_splat.plugin.load_run import open_run
 from nope_splat.report import render_page
+from nope_splat.utils.terminal import printable
 
 
 def report(load_config: Path, output: Path | None = None) -> None:
@@ -24,4 +25,4 @@ def report(load_config: Path, output: Path | None = None) -> None:
     with writing_to(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(page, encoding="utf-8")
-    print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
+    print(printable(f"{output} ({output.stat().st_size / 1e6:.1f} MB)"))

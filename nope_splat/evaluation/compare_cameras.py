@@ -24,7 +24,7 @@ def compare_cameras(
         The metrics; the focal error is the mean over common images.
 
     Raises:
-        NopeSplatError: If the two sets have no image in common.
+        NopeSplatError: If the two sets have no image in common, or the reference has a single image.
     """
     common = estimated.keys() & reference.keys()
     if not common:
@@ -32,6 +32,12 @@ def compare_cameras(
             "name-mismatch",
             f"the two sets of cameras have no photo in common (for example, {min(estimated)} in the first"
             f" and {min(reference)} in the second); the photo names must match",
+        )
+    if len(reference) < 2:
+        raise NopeSplatError(
+            "no-cameras",
+            f"the reference has a camera for only one photo ({min(reference)}), but relative poses need two;"
+            " pass a reference with more cameras",
         )
     ratio = float(np.mean([estimated[name].focal / reference[name].focal for name in common]))
     return compare_poses(

@@ -39,7 +39,7 @@ class PoseMetrics:
     """Relative translation accuracy: pairs with a translation direction error below 5 degrees, percent."""
     ate: float
     """Absolute trajectory error: RMSE of the aligned camera centers, in percent of the largest distance
-    between two ground truth centers; NaN with fewer than three registered images."""
+    between two ground truth centers; NaN with fewer than three registered images, or all at one place."""
     focal_error: float
     """Relative error of the focal length, percent; NaN if none is given."""
 
@@ -117,10 +117,10 @@ def _trajectory_error(estimated: Array, truth: Array, all_truth: Array) -> float
         truth: Ground truth centers of the same images. (n, 3).
         all_truth: Ground truth centers of all images. (m, 3).
     """
-    if len(estimated) < 3 or np.ptp(estimated, axis=0).max() == 0:
+    extent = np.linalg.norm(all_truth[:, None] - all_truth, axis=-1).max()
+    if len(estimated) < 3 or np.ptp(estimated, axis=0).max() == 0 or extent == 0:
         return float("nan")
     aligned = align_similarity(estimated, truth).apply(estimated)
-    extent = np.linalg.norm(all_truth[:, None] - all_truth, axis=-1).max()
     return float(100 * np.sqrt(((aligned - truth) ** 2).sum(1).mean()) / extent)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.axes import OPENCV_FROM_OPENGL
-from nope_splat.geometry.rigid import nearest_rotation
+from nope_splat.geometry.rigid import invert
+from nope_splat.io.camera_checks import InvalidCamera, check_intrinsics, number, parsing, rigid_pose
 from nope_splat.io.colmap import read_cameras
+from nope_splat.io.images import UNPRINTABLE
 from nope_splat.utils.typing import Array
 
 
@@ -40,32 +42,21 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
             `transforms.json`, or a ground truth file (see `read_ground_truth`).
 
     Returns:
-        Cameras by image name: the file name without folders, if that is unique.
+        Cameras by image name: the file name without folders, if that is unique. Rotations are orthonormal.
 
     Raises:
-        NopeSplatError: If the format is unknown, the file is damaged, or it contains no camera.
+        NopeSplatError: If the format is unknown, the file is damaged, it contains no camera, or a camera is
+            impossible: a pose that is mirrored or not finite, a size or focal length that is not positive.
     """
     if path.is_dir():
         cameras = _read_colmap(path)
     else:
-        try:
-            content = json.loads(path.read_text())
-            frames = content["frames"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise NopeSplatError(
-                "unreadable-file",
-                f"{path} contains no cameras ({type(error).__name__}: {error}); pass a transforms.json, a"
-                " folder with a COLMAP model, or a ground truth file",
-            ) from error
-        if frames and "camera_to_world_opencv" in frames[0]:
-            truth = read_ground_truth(path)
-            intrinsics = truth.focal / max(truth.size), _offset(content), _radial(content)
-            cameras = {name: NamedCamera(pose, *intrinsics) for name, pose in truth.T_world_camera.items()}
-        else:
-            cameras = _read_transforms(path, content)
+        content, frames = _read_json(path)
+        cameras = _read_frames(path, content, frames)
     if not cameras:
         raise NopeSplatError("unreadable-file", f"{path} contains no cameras")
-    return _shorten_names(cameras)
+    with parsing(f"the photo names in {path} cannot be used", "give every camera a different, relative name"):
+        return _shorten_names(cameras)
 
 
 def _read_colmap(path: Path) -> dict[str, NamedCamera]:
@@ -74,57 +65,105 @@ def _read_colmap(path: Path) -> dict[str, NamedCamera]:
     cameras, images = read_cameras(path if is_model else path / "sparse" / "0")
     named = {}
     for image in images.values():
-        camera = cameras[image.camera_id]
-        longer_side = max(camera.width, camera.height)
-        cx, cy = camera.principal_point
-        offset = (cx - camera.width / 2) / longer_side, (cy - camera.height / 2) / longer_side
-        named[image.name] = NamedCamera(
-            np.linalg.inv(image.T_camera_world), camera.focal / longer_side, offset, camera.radial
-        )
+        with _parsing_camera(path, image.name):
+            camera = cameras[image.camera_id]
+            size = camera.width, camera.height
+            check_intrinsics(size, camera.focals, camera.params)
+            intrinsics = _normalize(size, camera.focal, camera.principal_point, camera.radial)
+            _require_new(image.name, named)
+            named[image.name] = NamedCamera(invert(rigid_pose(image.T_camera_world)), *intrinsics)
     return named
 
 
-def _read_transforms(path: Path, content: dict[str, Any]) -> dict[str, NamedCamera]:
-    """Convert the parsed content of a `transforms.json`, whose intrinsics are shared or per frame."""
-    named = {}
-    try:
-        for frame in content["frames"]:
-            values = {**content, **frame}
-            if "fl_x" not in values:  # older files of NeRF and instant-ngp
-                values["fl_x"] = values["w"] / 2 / np.tan(values["camera_angle_x"] / 2)
-            fl_x = float(values["fl_x"])
-            focal = (fl_x + float(values.get("fl_y", fl_x))) / 2 / max(values["w"], values["h"])
-            pose = np.array(values["transform_matrix"], dtype=np.float64).reshape(4, 4)
-            named[str(values["file_path"])] = NamedCamera(
-                pose @ OPENCV_FROM_OPENGL, focal, _offset(values), _radial(values)
-            )
-    except (ValueError, KeyError, TypeError) as error:
-        raise NopeSplatError(
-            "unreadable-file",
-            f"{path} is not a transforms.json with fl_x, w, h, file_path and transform_matrix:"
-            f" {type(error).__name__} {error}",
-        ) from error
+def _read_json(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Read a JSON file: its content, and the frames in it."""
+    with parsing(
+        f"{path} contains no cameras",
+        "pass a transforms.json, a folder with a COLMAP model, or a ground truth file",
+    ):
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise InvalidCamera("it is not a JSON object")
+        frames = content["frames"]
+        if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
+            raise InvalidCamera("its frames are not a list of JSON objects")
+        return content, frames
+
+
+def _read_frames(path: Path, content: dict[str, Any], frames: list[dict[str, Any]]) -> dict[str, NamedCamera]:
+    """Convert the frames of a `transforms.json` or a ground truth file; intrinsics may be shared."""
+    named: dict[str, NamedCamera] = {}
+    for index, frame in enumerate(frames):
+        with _parsing_frame(path, frame, index):
+            if not isinstance(frame["file_path"], str):
+                raise InvalidCamera("file_path is not a string")
+            intrinsics = _normalize(*_read_intrinsics({**content, **frame}))
+            if "camera_to_world_opencv" in frame:
+                pose = rigid_pose(frame["camera_to_world_opencv"])
+            else:
+                pose = rigid_pose(frame["transform_matrix"]) @ OPENCV_FROM_OPENGL
+            _require_new(frame["file_path"], named)
+            named[frame["file_path"]] = NamedCamera(pose, *intrinsics)
     return named
 
 
-def _offset(intrinsics: Mapping[str, Any]) -> tuple[float, float]:
-    """Compute principal point minus image center, divided by the longer side; zero if not given."""
-    width, height = intrinsics["w"], intrinsics["h"]
-    cx, cy = (float(intrinsics.get(key, size / 2)) for key, size in (("cx", width), ("cy", height)))
-    return (cx - width / 2) / max(width, height), (cy - height / 2) / max(width, height)
+def _read_intrinsics(
+    values: Mapping[str, Any],
+) -> tuple[tuple[float, float], float, tuple[float, float], tuple[float, float]]:
+    """Read image size, focal length (mean of x and y), principal point and distortion, in pixels."""
+    if "fl_x" in values:
+        width, height, fl_x = (number(values, key) for key in ("w", "h", "fl_x"))
+    else:  # older files of NeRF and instant-ngp
+        angle, width, height = (number(values, key) for key in ("camera_angle_x", "w", "h"))
+        if not 0 < angle < math.pi:
+            raise InvalidCamera(f"camera_angle_x is {angle:g}, but must be between 0 and pi")
+        fl_x = width / 2 / math.tan(angle / 2)
+    fl_y = number(values, "fl_y", fl_x)
+    center = number(values, "cx", width / 2), number(values, "cy", height / 2)
+    radial = number(values, "k1", 0.0), number(values, "k2", 0.0)
+    check_intrinsics((width, height), (fl_x, fl_y), (*center, *radial))
+    return (width, height), (fl_x + fl_y) / 2, center, radial
 
 
-def _radial(intrinsics: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the radial distortion k1 and k2; zero if not given."""
-    return float(intrinsics.get("k1", 0)), float(intrinsics.get("k2", 0))
+def _normalize(
+    size: tuple[float, float], focal: float, center: tuple[float, float], radial: tuple[float, float]
+) -> tuple[float, tuple[float, float], tuple[float, float]]:
+    """Return focal length, principal point offset and distortion of a `NamedCamera`."""
+    longer_side = max(size)
+    offset = (center[0] - size[0] / 2) / longer_side, (center[1] - size[1] / 2) / longer_side
+    return focal / longer_side, offset, radial
+
+
+def _parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
+    photo = " ".join(name[:200].split())
+    return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
+
+
+def _parsing_frame(path: Path, frame: dict[str, Any], index: int) -> AbstractContextManager[None]:
+    name = frame.get("file_path")
+    return _parsing_camera(path, name if isinstance(name, str) and name else f"frame {index + 1}")
+
+
+def _require_new(name: str, others: Container[str]) -> None:
+    """Check that an image has a usable file name, and is the first of its name."""
+    if not PurePosixPath(name).name:
+        raise InvalidCamera("it has no photo name")
+    if UNPRINTABLE.search(name):  # no photo has such a name, because the image folder leaves them out
+        raise InvalidCamera("its photo name contains control characters")
+    if name in others:
+        raise InvalidCamera("there are two cameras of this name")
 
 
 def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
     """Strip the folders from image names; if file names repeat, strip the common folder only."""
     short_names = [PurePosixPath(name).name for name in cameras]
     if len(set(short_names)) < len(short_names):
+        if len({PurePosixPath(name).is_absolute() for name in cameras}) == 2:
+            raise InvalidCamera("file names repeat, and some paths are absolute and others relative")
         common = os.path.commonpath([PurePosixPath(name).parent for name in cameras])
         short_names = [PurePosixPath(name).relative_to(common).as_posix() for name in cameras]
+    if len(set(short_names)) < len(short_names):
+        raise InvalidCamera("two paths are the same")
     return dict(zip(short_names, cameras.values(), strict=True))
 
 
@@ -152,20 +191,15 @@ def read_ground_truth(path: Path) -> GroundTruth:
         The cameras, with rotations projected to the nearest orthonormal matrices.
 
     Raises:
-        NopeSplatError: If the file cannot be read or a value is missing.
+        NopeSplatError: If the file cannot be read, a value is missing or impossible, or a file name repeats.
     """
-    try:
-        content = json.loads(path.read_text())
-        poses = {}
-        for frame in content["frames"]:
-            pose = np.array(frame["camera_to_world_opencv"], dtype=np.float64)
-            pose[:3, :3] = nearest_rotation(pose[:3, :3])
-            poses[Path(frame["file_path"]).name] = pose
-        focal = (content["fl_x"] + content["fl_y"]) / 2
-        return GroundTruth(poses, focal, (content["w"], content["h"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NopeSplatError(
-            "unreadable-file",
-            f"{path} is not a ground truth file with w, h, fl_x, fl_y, and frames with file_path and"
-            f" camera_to_world_opencv: {type(error).__name__} {error}",
-        ) from error
+    content, frames = _read_json(path)
+    with parsing(f"{path} is not a ground truth file", "it needs w, h, fl_x, fl_y and frames"):
+        size, focal, *_ = _read_intrinsics(content)
+    poses: dict[str, Array] = {}
+    for index, frame in enumerate(frames):
+        with _parsing_frame(path, frame, index):
+            name = PurePosixPath(frame["file_path"]).name
+            _require_new(name, poses)
+            poses[name] = rigid_pose(frame["camera_to_world_opencv"])
+    return GroundTruth(poses, focal, (round(size[0]), round(size[1])))

@@ -6,6 +6,8 @@ z forward.
 
 from __future__ import annotations
 
+import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from nope_splat.errors import NopeSplatError
+from nope_splat.io.camera_checks import InvalidCamera, parsing
 from nope_splat.utils.typing import Array, Indices
 
 CAMERA_MODELS = {
@@ -38,6 +41,10 @@ SINGLE_FOCAL_MODELS = frozenset(
     {"SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"}
 )
 """Models whose parameters start with one focal length; all others start with two."""
+MAX_NAME_LENGTH = 4096
+"""Length in bytes of the longest path on Linux; a longer name has lost its end."""
+TEXT_IMAGE = re.compile(r"[ \t]*" + 8 * r"([^ \t]+)[ \t]+" + r"([^ \t]+)[ \t](.+)")
+"""Image in `images.txt`: ID, quaternion, translation, camera ID and, after one space, the name."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,14 @@ class ColmapCamera:
     """Parameters of the model: focal length, principal point, distortion."""
 
     @property
+    def focals(self) -> tuple[float, ...]:
+        """Focal length, or focal lengths in x and y, in pixels."""
+        return self.params[:1] if self.model in SINGLE_FOCAL_MODELS else self.params[:2]
+
+    @property
     def focal(self) -> float:
         """Focal length, the mean of x and y, in pixels."""
-        return self.params[0] if self.model in SINGLE_FOCAL_MODELS else (self.params[0] + self.params[1]) / 2
+        return sum(self.focals) / len(self.focals)
 
     @property
     def radial(self) -> tuple[float, float]:
@@ -201,7 +213,7 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
         Cameras and images by ID.
 
     Raises:
-        NopeSplatError: If there is no model in the folder, or it is damaged.
+        NopeSplatError: If there is no model in the folder, or it is damaged; values are not checked.
     """
     for suffix, read_camera_file, read_image_file in (
         ("bin", _read_binary_cameras, _read_binary_images),
@@ -209,16 +221,23 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
     ):
         cameras, images = (directory / f"{name}.{suffix}" for name in ("cameras", "images"))
         if cameras.is_file() and images.is_file():
-            try:
-                return read_camera_file(cameras), read_image_file(images)
-            except (OSError, ValueError, IndexError, struct.error) as error:
-                raise NopeSplatError(
-                    "unreadable-file", f"the COLMAP model in {directory} cannot be read ({error})"
-                ) from error
+            with parsing(
+                f"the COLMAP model in {directory} cannot be read", "export the model again or pass another"
+            ):
+                model = read_camera_file(cameras), read_image_file(images)
+                _require_cameras(*model)
+                return model
     raise NopeSplatError(
         "missing-file",
         f"no COLMAP model (cameras.bin and images.bin, or .txt) in {directory}; check the path",
     )
+
+
+def _require_cameras(cameras: Mapping[int, ColmapCamera], images: Mapping[int, ColmapImage]) -> None:
+    """Check that the camera of every image exists."""
+    for image in images.values():
+        if image.camera_id not in cameras:
+            raise InvalidCamera(f"{image.name} has camera {image.camera_id}, which does not exist")
 
 
 def _quaternion(image: ColmapImage) -> tuple[float, float, float, float]:
@@ -234,6 +253,8 @@ def _translation(image: ColmapImage) -> list[float]:
 
 def _pose(w: float, x: float, y: float, z: float, *translation: float) -> Array:
     """Build a world-to-camera transform from quaternion and translation. (4, 4)."""
+    if not 0 < math.hypot(w, x, y, z) < math.inf:
+        raise InvalidCamera("a quaternion is zero or not finite")
     pose = np.eye(4)
     pose[:3, :3] = Rotation.from_quat([x, y, z, w]).as_matrix()
     pose[:3, 3] = translation
@@ -246,8 +267,18 @@ def _line(*values: object) -> str:
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple:
-    """Read little-endian values without padding; raise `struct.error` at the end of the file."""
-    return struct.unpack(f"<{layout}", file.read(struct.calcsize(f"<{layout}")))
+    """Read little-endian values without padding; raise `InvalidCamera` at the end of the file."""
+    size = struct.calcsize(f"<{layout}")
+    content = file.read(size)
+    if len(content) < size:
+        raise InvalidCamera(f"{Path(file.name).name} is cut off")
+    return struct.unpack(f"<{layout}", content)
+
+
+def _require_end(file: BinaryIO) -> None:
+    """Check that a file has been read completely."""
+    if file.read(1):
+        raise InvalidCamera(f"{Path(file.name).name} is longer than the number of its entries allows")
 
 
 def _read_binary_cameras(path: Path) -> dict[int, ColmapCamera]:
@@ -256,8 +287,11 @@ def _read_binary_cameras(path: Path) -> dict[int, ColmapCamera]:
     with path.open("rb") as file:
         for _ in range(*_unpack(file, "Q")):
             camera_id, model_id, width, height = _unpack(file, "IiQQ")
+            if not 0 <= model_id < len(models):
+                raise InvalidCamera(f"camera {camera_id} has the unknown model {model_id}")
             model = models[model_id]
             cameras[camera_id] = ColmapCamera(model, width, height, _unpack(file, f"{CAMERA_MODELS[model]}d"))
+        _require_end(file)
     return cameras
 
 
@@ -265,35 +299,67 @@ def _read_binary_images(path: Path) -> dict[int, ColmapImage]:
     """Read `images.bin`, skipping the observations (24 bytes each)."""
     images = {}
     with path.open("rb") as file:
+        size = path.stat().st_size
         for _ in range(*_unpack(file, "Q")):
             image_id, *pose, camera_id = _unpack(file, "I7dI")
-            name = b"".join(iter(lambda: _unpack(file, "c")[0], b"\0")).decode()
+            name = _read_name(file)
             (num_observations,) = _unpack(file, "Q")
+            if file.tell() + 24 * num_observations > size:
+                raise InvalidCamera(f"{path.name} is cut off in the observations of {name}")
             file.seek(24 * num_observations, 1)
             images[image_id] = ColmapImage(name, camera_id, _pose(*pose))
+        _require_end(file)
     return images
+
+
+def _read_name(file: BinaryIO) -> str:
+    """Read a name that ends with a zero byte."""
+    start = file.tell()
+    name, end, _ = file.read(MAX_NAME_LENGTH).partition(b"\0")
+    if not end:
+        raise InvalidCamera(f"{Path(file.name).name} has a name without an end")
+    file.seek(start + len(name) + 1)
+    return name.decode()
 
 
 def _read_text_cameras(path: Path) -> dict[int, ColmapCamera]:
     """Read `cameras.txt`."""
     cameras = {}
-    for line in _uncommented_lines(path):
-        if line:
+    for line in _lines(path):
+        if not _is_comment(line):
             camera_id, model, width, height, *params = line.split()
+            if model not in CAMERA_MODELS:
+                raise InvalidCamera(f"camera {camera_id} has the unknown model {model}")
+            if len(params) != CAMERA_MODELS[model]:
+                raise InvalidCamera(
+                    f"camera {camera_id} has {len(params)} parameters, but {model} needs"
+                    f" {CAMERA_MODELS[model]}"
+                )
             cameras[int(camera_id)] = ColmapCamera(model, int(width), int(height), tuple(map(float, params)))
     return cameras
 
 
 def _read_text_images(path: Path) -> dict[int, ColmapImage]:
-    """Read `images.txt`; every second line holds observations, may be empty, and is skipped."""
+    """Read `images.txt`; the line after each image holds observations, may be empty, and is skipped."""
     images = {}
-    for line in _uncommented_lines(path)[::2]:
-        image_id, *pose, camera_id, name = line.split(maxsplit=9)
+    lines = _lines(path)
+    for line in lines:
+        if _is_comment(line):
+            continue
+        fields = TEXT_IMAGE.fullmatch(line)
+        if fields is None:
+            raise InvalidCamera(f"{path.name} has a line that is no image: {line[:60]}")
+        image_id, *pose, camera_id, name = fields.groups()
+        if len(next(lines, "").split()) % 3:
+            raise InvalidCamera(f"the line after {name} in {path.name} holds no observations")
         images[int(image_id)] = ColmapImage(name, int(camera_id), _pose(*map(float, pose)))
     return images
 
 
-def _uncommented_lines(path: Path) -> list[str]:
-    """Read all lines of a file that are not comments."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if not line.startswith("#")]
+def _is_comment(line: str) -> bool:
+    return not line.strip() or line.lstrip().startswith("#")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file; names contain other separators than the line feed."""
+    yield from path.read_text(encoding="utf-8").split("\n")

@@ -23,6 +23,7 @@ from nope_splat.matching import (
 )
 from nope_splat.matching.ambiguity import repetition
 from nope_splat.matching.stationary import find_stationary_pixels, without_stationary_pixels
+from nope_splat.scene.consistency import require_consistent_matches
 from nope_splat.scene.stationary import (
     StationaryPixels,
     stationary_from_arrays,
@@ -80,9 +81,11 @@ class MatchDatabase:
                 strict=True,
             )
         ]
+        pairs = _pairs_from_arrays(arrays)
+        require_consistent_matches(keypoints, pairs)
         return cls(
             tuple(keypoints),
-            tuple(_pairs_from_arrays(arrays)),
+            tuple(pairs),
             _pointmaps_from_arrays(arrays),
             stationary_from_arrays(arrays),
             arrays["repetition"],

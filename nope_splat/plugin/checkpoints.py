@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nope_splat.errors import NopeSplatError
+from nope_splat.plugin.checkpoint_content import require_layout, unreadable_reason
 
 logger = logging.getLogger(__name__)
 
@@ -99,16 +100,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         Tensors and plain containers, laid out as in `NopeTrainer.save_checkpoint`.
 
     Raises:
-        NopeSplatError: If the file is missing, or contains anything else.
+        NopeSplatError: If the file is missing, contains anything else, or has another layout.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise any exception
-        reason = str(error).partition("\n")[0]
         raise NopeSplatError(
             "damaged-checkpoint",
-            f"cannot load the checkpoint {path} ({reason}); load another checkpoint or train again",
+            f"cannot load the checkpoint {path} ({unreadable_reason(error)}); load another checkpoint or"
+            " train again",
         ) from error
+    require_layout(state, path)
+    return state
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from nope_splat.depth import DepthSettings
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizerConfig
 from nope_splat.plugin.camera_refinement import GradientRefinement
+from nope_splat.plugin.console import print_brackets_literally
 from nope_splat.plugin.datamanager import NopeDataManagerConfig
 from nope_splat.plugin.dataparser import NopeDataParserConfig
 from nope_splat.plugin.learning_rates import optimizer_groups
@@ -20,6 +21,7 @@ from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitiali
 from nope_splat.utils.terminal import set_up_terminal
 
 set_up_terminal()  # nerfstudio's programs import this module and print uncaught errors otherwise
+print_brackets_literally()
 
 PAPER_DEPTH_MODEL = "Intel/dpt-large"
 """The depth network of arXiv:2502.19800."""

@@ -87,5 +87,13 @@ class History(nn.Module):
         return {"interval": self._interval, "rows": [dict(row) for row in self._rows]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the state from a checkpoint."""
-        self._interval, self._rows = state["interval"], [dict(row) for row in state["rows"]]
+        """Restore the state from a checkpoint.
+
+        Raises:
+            ValueError: If the state has another layout.
+        """
+        rows = [{str(name): float(value) for name, value in row.items()} for row in state["rows"]]
+        interval = int(state["interval"])
+        if interval < 1 or any("step" not in row for row in rows):
+            raise ValueError("the history is damaged")
+        self._interval, self._rows = interval, [{**row, "step": int(row["step"])} for row in rows]

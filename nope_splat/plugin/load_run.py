@@ -14,7 +14,7 @@ from nope_splat.geometry.axes import switch_axes
 from nope_splat.geometry.rigid import nearest_rotation
 from nope_splat.plugin.checkpoints import last_checkpoint, load_checkpoint
 from nope_splat.plugin.pipeline import NopePipeline
-from nope_splat.plugin.safe_config import read_config
+from nope_splat.plugin.safe_config import check_config, read_config
 from nope_splat.plugin.trainer import NopeTrainerConfig
 from nope_splat.sfm import Reconstruction
 
@@ -54,6 +54,7 @@ def open_run(config: Path) -> Run:
             f"{config} is a training config of {loaded.method_name}, not of nope-splat; pass the config.yml"
             " of a nope-splat training",
         )
+    check_config(loaded, config)
     device = "cuda" if torch.cuda.is_available() else "cpu"  # the pipeline checks whether a GPU can be used
     pipeline = loaded.pipeline.setup(device=device, test_mode="inference")
     assert isinstance(pipeline, NopePipeline)

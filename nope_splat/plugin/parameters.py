@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -9,7 +10,10 @@ from nerfstudio.models.splatfacto import SH2RGB, SplatfactoModel
 from torch import Tensor, nn
 from torch.nn import Parameter, ParameterDict
 
+from nope_splat.errors import NopeSplatError
 from nope_splat.splatting.gaussians import PARAMETERS, Gaussians, activate
+
+logger = logging.getLogger(__name__)
 
 RESIZABLE = ("gauss_params.", "track_params.", "track_points")
 """Name prefixes of parameters with a row per Gaussian or track point."""
@@ -89,6 +93,28 @@ class SplatParameters(SplatfactoModel):
         tied = {f"track_{name}": [self.track_params[name]] for name in PARAMETERS if name != "means"}
         return groups | tied | {"track_points": [self.track_params["means"]]}
 
+    @torch.no_grad()
+    def remove_nonfinite_gaussians(self) -> None:
+        """Remove free Gaussians with NaN or infinity, which cannot be rendered, and warn about them.
+
+        Raises:
+            NopeSplatError: If no Gaussian is left.
+        """
+        parameters = list(self.gauss_params.values())
+        finite = torch.stack([p.isfinite().flatten(1).all(1) for p in parameters]).all(0)
+        if finite.all():
+            return
+        if not finite.any():
+            raise NopeSplatError(
+                "damaged-checkpoint",
+                "all Gaussians in the checkpoint contain NaN or infinity, because the training diverged or"
+                " the file is damaged; load an earlier checkpoint or train again",
+            )
+        num_removed = int((~finite).sum())
+        logger.warning(f"Left out {num_removed} of {len(finite)} Gaussians that contain NaN or infinity.")
+        for parameter in parameters:
+            parameter.data = parameter.data[finite]
+
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs) -> Any:
         """Load a checkpoint with any number of Gaussians and track points.
 
@@ -98,6 +124,9 @@ class SplatParameters(SplatfactoModel):
         Args:
             dict: State of a model.
             **kwargs: Keyword arguments of `torch.nn.Module.load_state_dict`.
+
+        Raises:
+            ValueError: If the parameters have different numbers of Gaussians.
         """
         for name, parameter in self.named_parameters():
             saved = dict.get(name)
@@ -105,4 +134,7 @@ class SplatParameters(SplatfactoModel):
                 continue  # torch reports missing entries and wrong shapes below
             if len(saved) != len(parameter):
                 parameter.data = torch.zeros_like(saved, device=parameter.device)
+        for parameters in (self.gauss_params, self.track_params):
+            if len({len(parameter) for parameter in parameters.values()}) > 1:
+                raise ValueError("its parameters have different numbers of Gaussians")
         return nn.Module.load_state_dict(self, dict, **kwargs)

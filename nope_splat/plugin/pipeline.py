@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.camera_adjustment import adjust_cameras, has_few_tracks
+from nope_splat.plugin.checkpoint_content import require_cameras, require_finite
 from nope_splat.plugin.checkpoints import report_mismatch, require_same_names
 from nope_splat.plugin.datamanager import NopeDataManager, NopeDataManagerConfig, OptimizedCameras
 from nope_splat.plugin.device import choose_device
@@ -31,7 +32,7 @@ from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rasterizer.ssim import WINDOW
 from nope_splat.utils.device_defaults import resolved
 from nope_splat.utils.progress import progress_bar
-from nope_splat.utils.ranges import NOT_NEGATIVE
+from nope_splat.utils.ranges import NOT_NEGATIVE, check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class NopePipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
+        check_ranges(config)  # nerfstudio's commands read it from a file
         if test_mode != "val" and torch.device(device).type == "cuda":  # commands use any available GPU
             device = choose_device()
         if torch.device(device).type == "cpu":
@@ -161,9 +163,10 @@ class NopePipeline(VanillaPipeline):
             The first difference, or None if the data are the same.
         """
         saved, current = state.get("_extra_state"), self.get_extra_state()
-        if saved is None or any(saved[split] != current[split] for split in ("train", "eval")):
-            return "images"
-        return None if saved == current else "reconstruction"
+        with report_mismatch():
+            if saved is None or any(saved[split] != current[split] for split in ("train", "eval")):
+                return "images"
+            return None if saved == current else "reconstruction"
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint; outside training, also update the cameras for viewer, rendering and export.
@@ -174,7 +177,8 @@ class NopePipeline(VanillaPipeline):
 
         Raises:
             NopeSplatError: If the checkpoint was trained on different images, if its version or settings do
-                not match, or if training resumes with a different reconstruction.
+                not match, if its cameras are not finite, or if training resumes with a different
+                reconstruction.
         """
         difference = self.difference(loaded_state)
         if difference == "images":
@@ -190,9 +194,13 @@ class NopePipeline(VanillaPipeline):
                 f"the reconstruction of {self.datamanager.get_datapath()} differs from the one in the"
                 " checkpoint; restore the original settings and cache, or train again",
             )
+        require_finite(loaded_state)
         with report_mismatch():
             require_same_names(loaded_state, self.state_dict())
             super().load_pipeline(loaded_state, step)
+        require_cameras(self.model.camera_optimizer)
+        if self.test_mode != "val":
+            self.model.remove_nonfinite_gaussians()
         self._aligned_steps = [int(self.aligned_step)] * len(self.eval_poses)
         if self.test_mode != "val" and self.same_scene:
             self.align_held_out(step)

@@ -7,7 +7,7 @@ the types that configurations consist of.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
@@ -16,6 +16,7 @@ import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 
 from nope_splat.errors import NopeSplatError
+from nope_splat.utils.ranges import check_ranges
 
 PACKAGES = frozenset({"nope_splat", "nerfstudio", "torch", "pathlib"})
 """Packages whose classes may appear in a configuration."""
@@ -98,3 +99,49 @@ def read_config(path: Path) -> TrainerConfig:
             f"{path} is not a training config; pass the config.yml written by ns-train",
         )
     return config
+
+
+def check_config(config: TrainerConfig, path: Path) -> None:
+    """Check the values of a configuration from a file, as `ns-train` checks those of the command line.
+
+    Args:
+        config: The configuration.
+        path: Its file, for messages.
+
+    Raises:
+        NopeSplatError: If a value has another type, is out of range, or names another class to construct.
+    """
+    try:
+        _check_targets(config)
+        check_ranges(config)
+    except NopeSplatError as error:
+        raise NopeSplatError(
+            error.code, f"{path} cannot be used because {error}; pass the config.yml as ns-train wrote it"
+        ) from error
+
+
+def _check_targets(config: Any) -> None:
+    """Check that every dataclass constructs the class that it constructs by default."""
+    remaining, visited = [config], set[int]()
+    while remaining:
+        value = remaining.pop()
+        if id(value) in visited:  # a file may repeat or contain itself
+            continue
+        visited.add(id(value))
+        if isinstance(value, Mapping):
+            remaining += value.values()
+        elif isinstance(value, list | tuple):
+            remaining += value
+        elif is_dataclass(value) and not isinstance(value, type):
+            remaining += vars(value).values()
+            _check_target(value)
+
+
+def _check_target(settings: Any) -> None:
+    for field in fields(settings):
+        if field.name == "_target":
+            expected = field.default if field.default_factory is MISSING else field.default_factory()
+            if getattr(settings, "_target", expected) is not expected:
+                raise NopeSplatError(
+                    "unreadable-file", f"the _target of a {type(settings).__name__} is another class"
+                )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from nope_splat.geometry.camera import SharedPinhole
 from nope_splat.plugin.datamanager import NopeDataManager
 from nope_splat.plugin.held_out_views import held_out_views
 from nope_splat.plugin.model import NopeSplatModel
 from nope_splat.sfm import Reconstruction
+from nope_splat.utils.terminal import printable
 
 Rows = dict[str, str]
 
@@ -111,7 +113,8 @@ def table(title: str, rows: Rows) -> Table:
     """
     rich_table = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows.items():
-        rich_table.add_row(name, value)
+        # Paths may look like markup, and must not be shortened.
+        rich_table.add_row(name, Text(printable(value), overflow="fold"))
     return rich_table
 
 

@@ -12,6 +12,7 @@ from nope_splat.depth import depth_maps_key
 from nope_splat.io.fingerprint import content_key
 from nope_splat.io.images import ImageFolder
 from nope_splat.matching.database import matches_key
+from nope_splat.scene.consistency import consistent_reconstruction
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.sfm.initialization.depth_maps import images_that_need_depth
 from nope_splat.sfm.known_cameras import KnownCameras
@@ -73,7 +74,7 @@ class ResultCache:
         """Load the reconstruction, if it is cached."""
         if self.cache is None:
             return None
-        reconstruction = self.cache.load(STAGE, self.key, Reconstruction.from_arrays)
+        reconstruction = self.cache.load(STAGE, self.key, consistent_reconstruction)
         if reconstruction is not None:
             logger.info("Using the cached reconstruction.")
         return reconstruction

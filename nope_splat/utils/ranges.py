@@ -1,13 +1,20 @@
-"""Check that settings are within the ranges that `annotated_types` declare on dataclass fields."""
+"""Check that settings have the types of their dataclass fields, and are within ranges.
+
+Fields declare their ranges by `annotated_types`.
+"""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 from annotated_types import Ge, Gt, Interval, Le, Lt
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from nope_splat.errors import NopeSplatError
 
@@ -26,29 +33,93 @@ BOUNDS: dict[type, tuple[str, Callable[[float, Any], bool], str]] = {
 """Attribute, comparison and words of each kind of bound."""
 
 
-def check_ranges(settings: Any) -> None:
-    """Check every setting of this project that has a range; None and "auto" are always allowed.
+LARGEST_INTEGER = 2**63 - 1
+"""Largest integer of arrays and tensors."""
+TYPE_NAMES: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    Path: "a path",
+    NoneType: "None",
+}
+
+
+def check_ranges(settings: Any, prefix: str = "") -> None:
+    """Check type and range of every setting of this project; None and "auto" are in every range.
 
     Args:
         settings: A dataclass; dataclasses of this project in its fields are checked too.
+        prefix: Beginning of the option names in messages.
 
     Raises:
-        NopeSplatError: If a value lies outside its range; NaN lies outside every range.
+        NopeSplatError: If a value is missing, has another type or lies outside its range; NaN lies outside
+            every range.
     """
     hints: dict[str, Any] = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):
+        name = prefix + field.name.strip("_").replace("_", "-")
+        if not hasattr(settings, field.name):
+            raise NopeSplatError("invalid-option", f"{name} is not set, but must be")
         value: Any = getattr(settings, field.name)
+        _check_type(name, value, hints[field.name])
         if type(value).__module__.startswith("nope_splat.") and is_dataclass(value):
-            check_ranges(value)
+            check_ranges(value, prefix if _is_unnamed(hints[field.name]) else f"{name}.")
             continue
         bounds = list(_bounds(getattr(hints[field.name], "__metadata__", ())))
         if value is None or value == "auto":
             continue
-        if not all(compare(float(value), limit) for compare, _, limit in bounds):
+        if not all(compare(value, limit) for compare, _, limit in bounds):
             allowed = " and ".join(f"{words} {limit:g}" for _, words, limit in bounds)
-            raise NopeSplatError(
-                "invalid-option", f"{field.name.replace('_', '-')} is {value}, but must be {allowed}"
-            )
+            raise NopeSplatError("invalid-option", f"{name} is {_brief(value)}, but must be {allowed}")
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Check that a setting has the type of its annotation, and fits into 64 bits."""
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise NopeSplatError("invalid-option", f"{name} is an integer of more than 64 bits")
+    try:
+        check_type(
+            value.item() if isinstance(value, np.generic) else value,
+            hint,
+            collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS,
+        )
+    except TypeCheckError as error:
+        raise NopeSplatError(
+            "invalid-option", f"{name} is {_brief(value)}, but must be {_describe(hint)}"
+        ) from error
+
+
+def _describe(hint: Any) -> str:
+    """Describe the values that a type annotation allows."""
+    kind, arguments = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        return _describe(arguments[0])
+    if kind is Literal:
+        return " or ".join(map(str, arguments))
+    if kind in (Union, UnionType):
+        return " or ".join(map(_describe, arguments))
+    if kind is not None:
+        return f"{kind.__name__} of {', '.join(_describe(a) for a in arguments if a is not ...)}"
+    return TYPE_NAMES.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _is_unnamed(hint: Any) -> bool:
+    """Check whether options of a nested dataclass lack its name (`tyro.conf.arg(name="")`)."""
+    return any(getattr(item, "name", None) == "" for item in getattr(hint, "__metadata__", ()))
+
+
+def _brief(value: object) -> str:
+    """Return the text of a simple value, shortened; of others the type, since their texts may be endless."""
+    parts = value if isinstance(value, list | tuple) and len(value) <= 5 else [value]
+    text = str(value) if all(map(_is_simple, parts)) else f"of type {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _is_simple(value: object) -> bool:
+    if isinstance(value, int):
+        return abs(value) <= LARGEST_INTEGER  # Python refuses to write thousands of digits
+    return value is None or isinstance(value, float | str | Path)
 
 
 def _bounds(metadata: tuple[Any, ...]) -> Iterator[tuple[Callable[[float, Any], bool], str, float]]:

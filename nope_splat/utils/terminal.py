@@ -6,13 +6,37 @@ Python's defaults, warnings alone are printed.
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import re
 import sys
 import threading
+import warnings
+from contextlib import suppress
 from types import TracebackType
+
+from PIL import _imaging
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.utils import progress
+
+CONTROL_CHARACTERS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters (C0, C1) except tab and line feed, line separators, changes of the text direction, and
+surrogates."""
+
+
+def printable(text: str) -> str:
+    r"""Escape characters that would control a terminal or break a line; file names may contain them.
+
+    Args:
+        text: Text with tabs and line feeds, which stay.
+
+    Returns:
+        The text with escapes such as `\x1b`.
+    """
+    return CONTROL_CHARACTERS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class ConsoleHandler(logging.Handler):
@@ -25,13 +49,18 @@ class ConsoleHandler(logging.Handler):
             record: The message.
         """
         try:
-            progress.CONSOLE.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+            text = printable(self.format(record))
+            progress.CONSOLE.print(text, markup=False, highlight=False, soft_wrap=True)
         except Exception:
             self.handleError(record)
 
 
 def show_messages() -> None:
-    """Print what the package logs on stderr, each message once however often this is called."""
+    """Print what the package logs on stderr, each message once however often this is called.
+
+    What decoders print themselves about damaged images is silenced: the messages say it, with the file name.
+    """
+    _silence_decoders()
     logger = logging.getLogger("nope_splat")
     if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
         logger.addHandler(ConsoleHandler())
@@ -40,12 +69,24 @@ def show_messages() -> None:
 
 
 def print_error(error: NopeSplatError) -> None:
-    """Print the message of an error to stderr.
+    """Print the message of an error to stderr, in one line.
 
     Args:
         error: The error.
     """
-    print(f"nope-splat: {error}", file=sys.stderr, flush=True)
+    sentence = printable(str(error)).replace("\n", r"\n")
+    print(f"nope-splat: {sentence}", file=sys.stderr, flush=True)
+
+
+def _silence_decoders() -> None:
+    """Keep Pillow and its libtiff from printing warnings."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    with suppress(OSError, AttributeError):  # a libtiff that is not a shared library cannot be reached
+        libtiff = ctypes.CDLL(_imaging.__file__)  # finds the symbols of the libraries that it is linked to
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            set_handler = getattr(libtiff, name)
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
 
 
 def set_up_terminal() -> None:

@@ -1,0 +1,47 @@
+"""nerfstudio's console, which would take folders such as `out [/old]` for markup and raise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.console import Console
+from rich.errors import MarkupError, MissingStyle
+from rich.markup import RE_TAGS
+from rich.text import Text
+
+
+def print_brackets_literally(console: Console = CONSOLE) -> None:
+    """Let a console print square brackets that name no style as they are.
+
+    Args:
+        console: Modified in place, once however often this is called.
+    """
+    if "render_str" in vars(console):
+        return
+    render_markup = console.render_str
+
+    def render_str(text: str, **options: Any) -> Text:
+        if options.get("markup") is False:
+            return render_markup(text, **options)
+        escaped = RE_TAGS.sub(
+            lambda tag: tag[0] if tag[2] or _is_style(console, tag[3]) else f"\\{tag[0]}", text
+        )
+        try:
+            return render_markup(escaped, **options)
+        except MarkupError:  # the end of a style that never began
+            return render_markup(text, **{**options, "markup": False})
+
+    console.render_str = render_str
+
+
+def _is_style(console: Console, tag: str) -> bool:
+    """Check whether a tag without its brackets begins or ends a style or a link."""
+    name = tag.removeprefix("/")
+    if not name or name.startswith(("link", "@")):
+        return True
+    try:
+        console.get_style(name)
+    except MissingStyle:
+        return False
+    return True

@@ -1,0 +1,109 @@
+"""Check that the arrays of stored reconstructions and matches fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nope_splat.geometry.rigid import invert
+from nope_splat.scene.features import Keypoints, PairMatches
+from nope_splat.scene.reconstruction import Reconstruction
+from nope_splat.scene.tracks import Observations
+
+
+def consistent_reconstruction(arrays: Mapping[str, NDArray[Any]]) -> Reconstruction:
+    """Convert stored arrays to a reconstruction, as `Reconstruction.from_arrays` does, and check it.
+
+    Args:
+        arrays: The arrays.
+
+    Raises:
+        ValueError: If an array has another type or shape, an index is out of range, or a number is infinite.
+    """
+    scene = Reconstruction.from_arrays(arrays)
+    n, num_points, graph = len(scene.image_names), len(scene.points), scene.graph
+    _require("image_sizes", scene.image_sizes, "i", (n, 2), valid=(1, 10**9))
+    _require("camera_ids", scene.camera_ids, "i", (n,), valid=(0, len(scene.cameras)))
+    _require("held_out", scene.held_out, "b", (n,))
+    _require("registered", scene.registered, "b", (n,))
+    _require("T_world_camera", scene.T_world_camera, "f", (n, 4, 4))
+    if not np.allclose(scene.T_world_camera @ invert(scene.T_world_camera), np.eye(4), atol=1e-6):
+        raise ValueError("T_world_camera contains no rigid transform")
+    _require("points", scene.points, "f", (num_points, 3))
+    _require("colors", scene.colors, "u", (num_points, 3))
+    _require("noise", scene.noise, "f", (len(scene.observations),))
+    for name, observations in (("observations", scene.observations), ("resections", scene.resections)):
+        _require_observations(name, observations, num_points, n)
+    _require("graph.edges", graph.edges, "i", (len(graph.edges), 2), valid=(0, n))
+    _require("graph.weights", graph.weights, "i", (len(graph.edges),))
+    _require("graph.tree", graph.tree, "i", (len(graph.tree),), valid=(0, len(graph.edges)))
+    _require_trust(scene)
+    intrinsics = np.array([(camera.focal, *camera.offset, *camera.radial) for camera in scene.cameras])
+    _require("cameras", intrinsics, "f", (len(scene.cameras), 5))
+    texts = (*scene.image_names, *scene.failures.values(), *(notice.message for notice in scene.notices))
+    seconds = np.array(list(scene.seconds.values()), np.float64)
+    if graph.num_images != n or not all(isinstance(text, str) for text in texts):
+        raise ValueError("its names are damaged")
+    if not ((intrinsics[:, 0] > 0).all() and np.isfinite(seconds).all()):
+        raise ValueError("its cameras or times are damaged")
+    return scene
+
+
+def require_consistent_matches(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -> None:
+    """Check that matches refer to keypoints.
+
+    Args:
+        keypoints: Keypoints of each image.
+        pairs: Matches of pairs of images.
+
+    Raises:
+        ValueError: If an array has another type or shape, an index is out of range, or a number is infinite.
+    """
+    for features in keypoints:
+        count = len(features.xy)
+        _require("xy", features.xy, "f", (count, 2))
+        _require("noise", features.noise_or_ones(), "f", (count,))
+        _require("pixel_size", np.array(features.pixel_size), "f", ())
+    for pair in pairs:
+        if not 0 <= pair.first < pair.second < len(keypoints):
+            raise ValueError("it has a pair of images that do not exist")
+        counts = [len(keypoints[image].xy) for image in (pair.first, pair.second)]
+        for column, end in zip(pair.indices.T, counts, strict=True):
+            _require("indices", column, "i", (len(pair.indices),), valid=(0, end))
+        if pair.fundamental.shape != (3, 3):
+            raise ValueError("it has a damaged fundamental matrix")
+
+
+def _require_trust(scene: Reconstruction) -> None:
+    """Check the trust of a reconstruction, in which NaN is allowed, and its stationary pixels."""
+    if scene.trust is not None:
+        images, pairs = scene.trust.images, scene.trust.pairs
+        _require("trust.images", np.nan_to_num(images), "f", (len(scene.image_names),))
+        _require("trust.pairs", np.nan_to_num(pairs), "f", (len(scene.graph.edges),))
+        if not 0 <= scene.trust.score <= 1:
+            raise ValueError("trust is out of range")
+    for pixels in scene.stationary:
+        _require("stationary.size", np.array(pixels.size), "i", (2,), valid=(1, 10**9))
+        _require("stationary.cells", pixels.cells, "b", pixels.cells.shape[:2])
+
+
+def _require_observations(name: str, observations: Observations, num_points: int, num_images: int) -> None:
+    count = len(observations.point_ids)
+    _require(f"{name}.point_ids", observations.point_ids, "i", (count,), valid=(0, num_points))
+    _require(f"{name}.image_ids", observations.image_ids, "i", (count,), valid=(0, num_images))
+    _require(f"{name}.xy", observations.xy, "f", (count, 2))
+
+
+def _require(
+    name: str, array: NDArray[Any], kind: str, shape: tuple[int, ...], valid: tuple[int, int] | None = None
+) -> None:
+    """Check the type (by `dtype.kind`), the shape and the range, without its end, of an array."""
+    if array.dtype.kind != kind or array.shape != shape:
+        raise ValueError(f"{name} has the type {array.dtype} and the shape {array.shape}")
+    if kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} is not finite")
+    if valid is not None and array.size and not valid[0] <= array.min() <= array.max() < valid[1]:
+        raise ValueError(f"{name} is out of range")

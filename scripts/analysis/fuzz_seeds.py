@@ -1,0 +1,148 @@
+"""Valid files of a small scene in every format that is read: the inputs that fuzzing mutates."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import ExifTags, Image
+
+from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
+from nope_splat.io.cameras import NamedCamera, read_named_cameras
+from nope_splat.io.export import write_colmap, write_transforms
+from nope_splat.io.images import find_images
+from nope_splat.matching.database import CACHE_STAGE
+from nope_splat.plugin import dataparser
+from nope_splat.plugin.config import nope_splat
+from nope_splat.plugin.trainer import NopeTrainerConfig
+from nope_splat.sfm import Reconstruction, reconstruct
+from nope_splat.sfm.checks import check_sfm_options
+from nope_splat.utils.cache import KEY_ENTRY, Cache
+from nope_splat.utils.device_defaults import resolve_defaults
+
+KEY = "0" * 64
+"""Key of the cached files."""
+CHECKPOINT = "nerfstudio_models/step-000000009.ckpt"
+"""Path of the checkpoint in a run."""
+SIZE = (240, 180)
+"""Width and height of the images."""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Valid files of one small scene."""
+
+    folder: Path
+    """Folder that contains a folder for each reader."""
+
+    @cached_property
+    def scene(self) -> Reconstruction:
+        """The reconstruction."""
+        return Reconstruction.load(self.folder / "scene.npz")
+
+    @cached_property
+    def cameras(self) -> dict[str, NamedCamera]:
+        """The cameras of the reconstruction."""
+        return read_named_cameras(self.folder / "transforms" / "transforms.json")
+
+    def isolate(self) -> None:
+        """Let the dataparser of this process use the images and the reconstruction of the seeds only."""
+
+        def reconstruct_nothing(folder: Any, held_out: Any, options: Any, cache_dir: Any) -> Reconstruction:
+            check_sfm_options(options)
+            return self.scene
+
+        dataparser.reconstruct = reconstruct_nothing
+        dataparser.find_images = lambda data: find_images(self.folder / "demo")
+
+
+def make_seeds(folder: Path) -> Seeds:
+    """Render and reconstruct a demo scene, and write it in every format.
+
+    Args:
+        folder: An empty folder.
+    """
+    images = render_demo_scene(folder / "demo", DemoSceneConfig(num_images=9, size=SIZE))
+    for name in ("cache", "transforms", "ground_truth", "formats", "run"):
+        (folder / name).mkdir()
+    names = sorted(image.name for image in images.iterdir())
+    scene = reconstruct(images, names[::8], cache_dir=folder / "demo_cache")
+    scene.save(folder / "scene.npz")
+    seeds = Seeds(folder)
+    write_colmap(scene, folder / "colmap_binary")
+    write_colmap(scene, folder / "colmap_text", text=True)
+    write_transforms(scene, images, folder / "transforms" / "transforms.json")
+    (folder / "transforms" / "sparse_pc.ply").unlink()
+    shutil.copy(folder / "demo" / "ground_truth.json", folder / "ground_truth")
+    (matches,) = (folder / "demo_cache").glob(f"{CACHE_STAGE}-*.npz")
+    with np.load(matches) as file:
+        arrays = {name: file[name] for name in file.files if name != KEY_ENTRY}
+    Cache(folder / "cache").store("scene", KEY, scene.to_arrays())
+    Cache(folder / "cache").store("matches", KEY, arrays)
+    _encode_images(Image.open(next(images.iterdir())).resize((64, 48)), folder / "formats")
+    _make_run(seeds, folder / "run")
+    return seeds
+
+
+def _encode_images(image: Image.Image, folder: Path) -> None:
+    """Save an image in the formats that this installation of Pillow can write."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    alpha = image.convert("RGBA")
+    alpha.putalpha(image.convert("L"))
+    gray = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    variants: list[tuple[str, str, Image.Image, dict[str, Any]]] = [
+        ("plain.jpg", "JPEG", image, {}),
+        ("turned.jpg", "JPEG", image, {"exif": exif}),
+        ("progressive.jpg", "JPEG", image, {"progressive": True}),
+        ("cmyk.jpg", "JPEG", image.convert("CMYK"), {}),
+        ("plain.png", "PNG", image, {}),
+        ("alpha.png", "PNG", alpha, {}),
+        ("16 bit.png", "PNG", gray, {}),
+        ("palette.png", "PNG", image.quantize(16), {"transparency": 3}),
+        ("plain.webp", "WEBP", image, {}),
+        ("alpha.webp", "WEBP", alpha, {"lossless": True}),
+        *(
+            (f"{name}.tif", "TIFF", image, {"compression": name})
+            for name in ("raw", "tiff_lzw", "jpeg", "zstd")
+        ),
+        ("16 bit.tif", "TIFF", gray, {}),
+        ("gif.png", "GIF", image, {}),
+        ("bmp.png", "BMP", image, {}),
+        ("ppm.png", "PPM", image, {}),
+        ("jpeg2000.jpg", "JPEG2000", image, {}),
+        ("avif.jpg", "AVIF", image, {}),
+        ("heif.heic", "HEIF", image, {}),
+    ]
+    for name, file_format, variant, options in variants:
+        content = io.BytesIO()
+        try:
+            variant.save(content, file_format, **options)
+        except (KeyError, OSError, ValueError):
+            continue
+        (folder / name).write_bytes(content.getvalue())
+
+
+def _make_run(seeds: Seeds, folder: Path) -> None:
+    """Save an untrained run."""
+    seeds.isolate()
+    config = deepcopy(nope_splat.config)
+    assert isinstance(config, NopeTrainerConfig)
+    config.pipeline.datamanager.data = seeds.folder / "demo"
+    config.pipeline.datamanager.dataparser.seeds = "tracks"
+    config.output_dir, config.machine.device_type, config.max_num_iterations = folder, "cpu", 500
+    resolve_defaults(config, "cpu")
+    text = yaml.dump(config)
+    pipeline: Any = config.pipeline.setup(device="cpu", test_mode="val")
+    pipeline.history.record(0, {"psnr": 20.0})
+    (folder / "config.yml").write_text(text)
+    (folder / CHECKPOINT).parent.mkdir()
+    torch.save({"step": 9, "pipeline": pipeline.state_dict()}, folder / CHECKPOINT)
