@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nope_splat.io import images
+from nope_splat.io import decoding, images
+from nope_splat.io.decoding import open_image, turn_upright
 from nope_splat.io.images import ImageFile, assign_cameras, find_images, read_image, read_mask
 
 
@@ -29,8 +30,9 @@ def names(data: Path) -> list[str]:
 
 
 def read(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    height, width = images._decode(path).shape[:2]
-    return read_image(ImageFile(path, path.name, width, height), size)
+    with open_image(path) as image:
+        turn_upright(image)
+        return read_image(ImageFile(path, path.name, *image.size), size)
 
 
 # --- Which files are found ---
@@ -131,7 +133,7 @@ def test_unusable_files_are_skipped_with_a_reason(folder: Path, monkeypatch: pyt
     save(picture(1, 1), folder / "dot.png")
     save(Image.fromarray(np.ones((HEIGHT, WIDTH), np.float32)), folder / "floating.tif")
     save(Image.fromarray(np.full((HEIGHT, WIDTH), 1 << 20, np.int32)), folder / "deep.tif")
-    monkeypatch.setattr(images, "MAX_PIXELS", WIDTH * HEIGHT + 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", WIDTH * HEIGHT + 1)
     save(picture(WIDTH + 1, HEIGHT), folder / "vast.jpg")
     image_folder = find_images(folder)
     assert [image.name for image in image_folder.images] == ["good1.jpg", "good2.png"]
@@ -152,7 +154,7 @@ def test_unusable_files_are_skipped_with_a_reason(folder: Path, monkeypatch: pyt
 def test_heic_without_pillow_heif_is_skipped_with_the_install_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "HEIF_READABLE", False)
+    monkeypatch.setattr(decoding, "HEIF_READABLE", False)
     (folder / "phone.heic").write_bytes(b"whatever")
     assert "pip install pillow-heif" in find_images(folder).skipped["phone.heic"]
 
