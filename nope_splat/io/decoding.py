@@ -62,10 +62,14 @@ def open_image(path: Path, size: tuple[int, int] | None = None) -> Iterator[Imag
     with open_regular(path) as file, Image.open(file, formats=sorted(FORMATS)) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
+        scaled_with_alpha = size is not None and image.has_transparency_data  # needs twice the memory
         if size is not None:
             _reduce(image, size)
-        with _decoding.hold(image.width * image.height):
-            yield image
+        with _decoding.hold(image.width * image.height * (2 if scaled_with_alpha else 1)):
+            try:
+                yield image
+            finally:
+                image.close()  # frees the pixels, which the caller's variable would keep
 
 
 def _reduce(image: Image.Image, size: tuple[int, int]) -> None:

@@ -28,6 +28,8 @@ MASK_FOLDER = "masks"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters and bytes that are not UTF-8; other tools cannot write file names that contain them."""
 
+MAX_READING_THREADS = min(8, os.cpu_count() or 1)
+"""Threads that check images; after large images, the C library keeps up to 64 MB for each thread."""
 MIN_SIDE = 32
 """Shortest side, in pixels, of a usable image; smaller images have no keypoints and are skipped."""
 
@@ -101,7 +103,7 @@ def find_images(data: Path | str) -> ImageFolder:
             " .tiff",
         )
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(MAX_READING_THREADS) as pool:
         checked = list(
             progress_bar(pool.map(lambda name: _check(root, name), names), "Reading photos", len(names))
         )
