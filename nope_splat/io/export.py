@@ -12,13 +12,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from itertools import compress
-from pathlib import Path
+from itertools import chain, compress, count
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.geometry.axes import OPENGL_FROM_OPENCV
@@ -31,7 +31,7 @@ from nope_splat.io.colmap import (
     write_binary,
     write_text,
 )
-from nope_splat.io.images import ImageFolder, read_image, read_mask
+from nope_splat.io.images import ImageFolder, is_portable, mask_folders, read_image, read_mask
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
 
@@ -159,7 +159,7 @@ def export_images(
     """Link or copy the registered images to a folder for other tools.
 
     Images that other tools would read differently (EXIF orientation, HEIC, CMYK, 16 bits) are converted to
-    upright PNG files, with `.png` appended to their names.
+    upright PNG files, with `.png` appended to their names, or `_1.png` and so on if the name is taken.
 
     Args:
         scene: The reconstruction.
@@ -171,29 +171,55 @@ def export_images(
         The reconstruction with the exported image names.
 
     Raises:
-        NopeSplatError: If the files cannot be written, or `directory` is the folder of the original images.
+        NopeSplatError: If the files cannot be written, or would be in the folder of the original images.
     """
-    if directory.resolve() == folder.root.resolve():
-        raise NopeSplatError(
-            "unwritable-output", f"{directory} contains the original photos; choose another output folder"
-        )
     images = {image.name: image for image in folder.images}
-    names = list(scene.image_names)
+    registered = [images[scene.image_names[index]] for index in np.flatnonzero(scene.registered)]
+    portable = [is_portable(image) for image in registered]
+    new_names = exported_names([image.name for image in registered], portable)
+    # In the photo folder, they would replace photos, or become photos of the next run.
+    folders = {directory.resolve(), *((directory / name).parent.resolve() for name in new_names)}
+    if any(path.is_relative_to(folder.root.resolve()) for path in folders):
+        raise NopeSplatError(
+            "unwritable-output",
+            f"{directory} is in the photo folder {folder.root}, or leads into it; choose another output"
+            " folder",
+        )
     with writing_to(directory):
-        for index in np.flatnonzero(scene.registered).tolist():
-            image = images[names[index]]
-            portable = _is_portable(image.path)
-            names[index] = image.name if portable else f"{image.name}.png"
-            file = directory / names[index]
+        for image, is_unchanged, name in zip(registered, portable, new_names, strict=True):
+            file = directory / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.unlink(missing_ok=True)
-            if not portable:
+            if not is_unchanged:
                 Image.fromarray(read_image(image)).save(file)
             elif copy:
                 shutil.copyfile(image.path, file)
             else:
                 file.symlink_to(image.path.resolve())
-    return replace(scene, image_names=tuple(names))
+    names = np.array(scene.image_names, dtype=object)
+    names[scene.registered] = new_names
+    return replace(scene, image_names=tuple(names.tolist()))
+
+
+def exported_names(names: Sequence[str], portable: Sequence[bool]) -> list[str]:
+    """Choose the names of exported images, so that no two images share a file.
+
+    Args:
+        names: Names of the images. (N,).
+        portable: Whether each image keeps its format and name. (N,).
+
+    Returns:
+        The names of portable images, and for the others a free name that ends in `.png`. (N,).
+    """
+    # A file system may ignore case, and a file cannot have the name of a folder.
+    taken = {part.casefold() for name in names for part in (name, *map(str, PurePosixPath(name).parents))}
+    chosen = []
+    for name, is_unchanged in zip(names, portable, strict=True):
+        endings = chain([".png"], (f"_{number}.png" for number in count(1)))
+        free = (name + ending for ending in endings if (name + ending).casefold() not in taken)
+        chosen.append(name if is_unchanged else next(free))
+        taken.add(chosen[-1].casefold())
+    return chosen
 
 
 def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, names: Sequence[str]) -> bool:
@@ -212,7 +238,7 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
         Whether any masks were written.
 
     Raises:
-        NopeSplatError: If the files cannot be written, or `directory` contains the original masks.
+        NopeSplatError: If the files cannot be written, or `directory` is a folder of the original masks.
     """
     images = {image.name: image for image in folder.images}
     registered = np.flatnonzero(scene.registered).tolist()
@@ -221,9 +247,12 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
     if all(mask is None for mask in masks):
         return False
     originals = [image.mask_path.resolve() for image in folder.images if image.mask_path is not None]
-    if any(path.is_relative_to(directory.resolve()) for path in originals):
+    searched = [path.resolve() for path in mask_folders(folder.root)]
+    if directory.resolve() in searched or any(path.is_relative_to(directory.resolve()) for path in originals):
         raise NopeSplatError(
-            "unwritable-output", f"{directory} contains the original masks; choose another output folder"
+            "unwritable-output",
+            f"{directory} contains the original masks, or would be searched for masks of the original photos;"
+            " choose another output folder",
         )
     with writing_to(directory):
         for (image, name), mask in zip(exported, masks, strict=True):
@@ -320,13 +349,6 @@ def _relative_if_inside(directory: Path, file: Path) -> str:
     """Return the path of a file relative to a folder that contains it, else its absolute path."""
     file = Path(os.path.abspath(file))
     return (file.relative_to(directory) if file.is_relative_to(directory) else file).as_posix()
-
-
-def _is_portable(path: Path) -> bool:
-    """Check whether other tools decode an image file in the same way as `read_image`."""
-    with Image.open(path) as image:
-        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        return upright and image.mode in ("L", "RGB", "RGBA") and image.format not in ("HEIF", "HEIC")
 
 
 def _merge(first: Observations, second: Observations) -> Observations:

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from nope_splat.io.images import ImageFile
+from nope_splat.errors import NopeSplatError
+from nope_splat.io.images import ImageFile, list_files
+from nope_splat.utils.files import open_regular
 
-FORMAT_VERSION = 11
+FORMAT_VERSION = 12
 """Version of the cached arrays; increment it whenever the same images and settings give different arrays."""
 
 
@@ -25,6 +27,9 @@ def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -
 
     Returns:
         SHA-256 hash in hexadecimal digits.
+
+    Raises:
+        NopeSplatError: If a file cannot be read anymore.
     """
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(lambda image: file_hash(image.path), image_files))
@@ -39,14 +44,52 @@ def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def folder_hashes(data: Path) -> dict[str, str]:
+    """Hash the image files of a folder and their masks, without decoding them.
+
+    Args:
+        data: The image folder, or a folder that contains it as `images/`.
+
+    Returns:
+        Hash of the image and that of its mask, if any, by the name of the image. For a file that cannot be
+        read, "unreadable" instead of the hash.
+    """
+
+    def hash_or_reason(path: Path) -> str:
+        try:
+            return _hash(path)
+        except OSError:
+            return "unreadable"
+
+    def hash_both(files: tuple[Path, Path | None]) -> str:
+        return " ".join(hash_or_reason(path) for path in files if path is not None)
+
+    files = list_files(data)
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(files, pool.map(hash_both, files.values()), strict=True))
+
+
 def file_hash(path: Path) -> str:
     """Compute the SHA-256 hash of a file, in hexadecimal digits.
 
     Args:
         path: Path of the file.
+
+    Raises:
+        NopeSplatError: If the file cannot be read.
     """
+    try:
+        return _hash(path)
+    except OSError as error:
+        raise NopeSplatError(
+            "unreadable-file",
+            f"{path} cannot be read anymore ({error.strerror}); do not change the files during a run",
+        ) from error
+
+
+def _hash(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

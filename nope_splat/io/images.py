@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -14,37 +15,23 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from nope_splat.errors import NopeSplatError
+from nope_splat.io.decoding import HEIF_SUFFIXES, failure_reason, open_image, read_pixels, turn_upright
 from nope_splat.utils.progress import progress_bar
-
-try:
-    from pillow_heif import register_heif_opener
-except ImportError:
-    HEIF_READABLE = False
-else:
-    register_heif_opener()
-    HEIF_READABLE = True
 
 logger = logging.getLogger(__name__)
 
-HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}) | HEIF_SUFFIXES
 MASK_FOLDER = "masks"
-Image.init()
-FORMATS = Image.OPEN.keys() & {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIF"}
-"""Accepted file formats, regardless of the file name; Pillow would also run Ghostscript on PostScript
-files."""
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters and bytes that are not UTF-8; other tools cannot write file names that contain them."""
 
+MAX_READING_THREADS = min(8, os.cpu_count() or 1)
+"""Threads that check images; after large images, the C library keeps up to 64 MB for each thread."""
 MIN_SIDE = 32
 """Shortest side, in pixels, of a usable image; smaller images have no keypoints and are skipped."""
-MAX_PIXELS = 400_000_000
-"""Largest number of pixels of a usable image; decoded, an image of this size takes 1.2 GB of memory."""
-# Pillow raises an error at twice its limit; its default would reject 180 megapixels, a modest panorama.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -74,7 +61,7 @@ class ImageFolder:
     images: tuple[ImageFile, ...]
     """Usable images."""
     skipped: dict[str, str]
-    """Reason why an image file cannot be used, by file name."""
+    """Reason why an image file or a subfolder cannot be used, by its name."""
 
 
 def find_images(data: Path | str) -> ImageFolder:
@@ -88,7 +75,7 @@ def find_images(data: Path | str) -> ImageFolder:
         data: The image folder, or a folder that contains it as `images/`.
 
     Returns:
-        The images, and the files that were skipped.
+        The images, and the files and subfolders that were skipped.
 
     Raises:
         NopeSplatError: If the folder does not exist, fewer than two images are usable, or a mask is damaged
@@ -104,7 +91,13 @@ def find_images(data: Path | str) -> ImageFolder:
             "unreadable-file", f"no permission to read the photo folder {data}; check its permissions"
         )
     root = _image_root(data)
-    names = sorted(_image_names(root), key=_natural_key)
+    skipped: dict[str, str] = {}
+
+    def skip_folder(error: OSError) -> None:
+        name = Path(error.filename).relative_to(root).as_posix()
+        skipped[_escape(name)] = f"a folder that cannot be read ({error.strerror})"
+
+    names = sorted(_image_names(root, skip_folder), key=_natural_key)
     if not names:
         raise NopeSplatError(
             "too-few-images",
@@ -112,13 +105,13 @@ def find_images(data: Path | str) -> ImageFolder:
             " .tiff",
         )
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(MAX_READING_THREADS) as pool:
         checked = list(
             progress_bar(pool.map(lambda name: _check(root, name), names), "Reading photos", len(names))
         )
     images = tuple(image for image in checked if isinstance(image, ImageFile))
     reasons = {name: reason for name, reason in zip(names, checked, strict=True) if isinstance(reason, str)}
-    skipped = {_escape(name): reason for name, reason in reasons.items()}
+    skipped |= {_escape(name): reason for name, reason in reasons.items()}
 
     if len(images) < 2:
         found = f"only one readable photo ({images[0].name})" if images else "no readable photos"
@@ -126,8 +119,14 @@ def find_images(data: Path | str) -> ImageFolder:
         raise NopeSplatError(
             "too-few-images", f"{root} contains {found}, but at least two are needed{unread}"
         )
+    existing_mask_folders = [path for path in mask_folders(root) if path.is_dir()]
+    for folder in existing_mask_folders:
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise NopeSplatError(
+                "unreadable-file", f"no permission to read the mask folder {folder}; check its permissions"
+            )
     if not any(image.mask_path for image in images):
-        for folder in _mask_folders(root):
+        for folder in existing_mask_folders:
             logger.warning(f"The masks in {folder} are not used because none has the same name as a photo.")
     return ImageFolder(root, images, skipped)
 
@@ -145,17 +144,14 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
     Raises:
         NopeSplatError: If the file has become unreadable since it was found.
     """
-    pixels = _reread(image.path)
-    if size is None or size == (image.width, image.height):
-        return pixels
-    if pixels.shape[2] == 3:
-        return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    # Weight colors by alpha, so that the colors of transparent pixels do not bleed.
-    alpha = pixels[..., 3:].astype(np.float32)
-    weighted = np.concatenate([pixels[..., :3] * alpha, alpha], axis=2)
-    weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)
-    weighted[..., :3] /= np.maximum(weighted[..., 3:], 1e-6)
-    return np.rint(weighted).astype(np.uint8)
+    with _rereading(image.path, size) as opened:
+        turn_upright(opened)
+        pixels = read_pixels(opened)
+        if size is None or size == (pixels.shape[1], pixels.shape[0]):
+            return pixels
+        if pixels.shape[2] == 3:
+            return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        return _scale_transparent(pixels, size)
 
 
 def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDArray[np.bool_] | None:
@@ -181,19 +177,37 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
     used = None
     if image_file.mask_path is not None:
         # Colors are averaged without regard to the mask, so a partly masked pixel shows the masked color.
-        used = resize(255 * np.any(_reread(image_file.mask_path)[..., :3], axis=2).astype(np.uint8)) == 255
-    with Image.open(image_file.path) as image:
-        transparent = image.has_transparency_data
-    if transparent:  # colors are weighted by alpha, so half opacity is enough
-        opaque = resize(_reread(image_file.path)[..., 3]) > 127
-        used = opaque if used is None else used & opaque
+        with _rereading(image_file.mask_path) as mask:
+            turn_upright(mask)
+            used = resize(255 * np.any(read_pixels(mask)[..., :3], axis=2).astype(np.uint8)) == 255
+    with _rereading(image_file.path) as image:
+        if image.has_transparency_data:  # colors are weighted by alpha, so half opacity is enough
+            turn_upright(image)
+            opaque = resize(read_pixels(image)[..., 3]) > 127
+            used = opaque if used is None else used & opaque
     if image_file.ignored is not None:
-        width, height = size or (image_file.width, image_file.height)
-        cells = cv2.resize(
-            image_file.ignored.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
-        )
-        used = cells == 0 if used is None else used & (cells == 0)
+        ignored = image_file.ignored.astype(np.uint8)
+        full_size = (image_file.width, image_file.height)
+        shown = cv2.resize(ignored, size or full_size, interpolation=cv2.INTER_NEAREST) == 0
+        used = shown if used is None else used & shown
     return used
+
+
+def is_portable(image_file: ImageFile) -> bool:
+    """Check whether other tools decode an image file in the same way as `read_image`.
+
+    Args:
+        image_file: The image.
+
+    Returns:
+        False for rotation by EXIF, HEIC, and modes other than 8-bit gray, RGB or RGBA.
+
+    Raises:
+        NopeSplatError: If the file has become unreadable since it was found.
+    """
+    with _rereading(image_file.path) as image:
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return upright and image.mode in ("L", "RGB", "RGBA") and image.format not in ("HEIF", "HEIC")
 
 
 def assign_cameras(images: Sequence[ImageFile], by: Literal["size", "folder"] = "size") -> NDArray[np.int64]:
@@ -225,16 +239,46 @@ def count_images(data: Path) -> int:
     return sum(1 for _ in _image_names(_image_root(data)))
 
 
+def list_files(data: Path) -> dict[str, tuple[Path, Path | None]]:
+    """List the image files of a folder and their masks, usable or not, without reading them.
+
+    Args:
+        data: The image folder, or a folder that contains it as `images/`.
+
+    Returns:
+        Image file and mask file, if any, by the name of the image.
+    """
+    root = _image_root(data)
+    return {name: (root / name, _mask_path(root, name)) for name in _image_names(root)}
+
+
+def mask_folders(root: Path) -> tuple[Path, Path]:
+    """Return the folders that are searched for masks, in the image folder and next to it.
+
+    Args:
+        root: The image folder.
+    """
+    return root / MASK_FOLDER, root.parent / MASK_FOLDER
+
+
 def _image_root(data: Path) -> Path:
     """Return the subfolder `images/` if it exists, else the folder itself."""
     return data / "images" if (data / "images").is_dir() else data
 
 
-def _image_names(root: Path) -> Iterator[str]:
-    """Yield the names of all image files under a folder, following links but visiting each folder once."""
+def _image_names(root: Path, on_error: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
+    """Yield the names of all image files under a folder, following links but visiting each folder once.
+
+    `on_error` is called with the error of each subfolder that cannot be read.
+    """
     visited: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        status = os.stat(folder)
+    for folder, subfolders, files in os.walk(root, onerror=on_error, followlinks=True):
+        try:
+            status = os.stat(folder)
+        except OSError as error:
+            on_error(error)
+            subfolders.clear()
+            continue
         if (status.st_dev, status.st_ino) in visited:
             subfolders.clear()
             continue
@@ -261,83 +305,69 @@ def _check(root: Path, name: str) -> ImageFile | str:
     path = root / name
     if UNPRINTABLE.search(name):
         return "its name contains control characters or bytes that are not UTF-8; rename it"
-    if path.exists() and not path.is_file():
-        return "not a file"  # reading from a pipe would block forever
     try:
-        height, width = _decode(path).shape[:2]
+        with open_image(path) as image:
+            turn_upright(image)
+            width, height = image.size
+            if image.mode not in ("L", "RGB", "RGBA") or "transparency" in image.info:
+                read_pixels(image)  # conversions can fail, too
     except Exception as error:  # for damaged files, decoders raise many kinds of errors
-        return _reason(path, error)
+        return failure_reason(path, error)
     if min(width, height) < MIN_SIDE:
         return f"too small, {width} x {height} pixels"
     return ImageFile(path, name, width, height, _find_mask(root, name, (width, height)))
 
 
-def _decode(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file upright. (H, W, 3), or (H, W, 4) if it has transparency."""
-    with Image.open(path, formats=sorted(FORMATS)) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        image.load()
-        try:
-            image = ImageOps.exif_transpose(image)
-        except Exception:  # damaged EXIF data; the pixels are still usable
-            image = image.copy()
-    if image.mode == "F":
-        raise ValueError("it contains floating-point values; save it with 8 or 16 bits per channel")
-    if image.mode.startswith("I"):  # 16-bit gray
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("it has more than 16 bits per channel; save it with 8 or 16")
-        gray = ((levels * 255 + 32767) // 65535).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+def _scale_transparent(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale an RGBA image, with colors weighted by alpha so that those of transparent pixels do not bleed."""
+    alpha = pixels[..., 3].astype(np.float32)
+    scaled = np.empty((size[1], size[0], 4), np.float32)
+    scaled[..., 3] = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+    for channel in range(3):  # one by one, since four bytes per value are more than the image
+        weighted = pixels[..., channel] * alpha
+        scaled[..., channel] = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)
+    scaled[..., :3] /= np.maximum(scaled[..., 3:], 1e-6)
+    return np.rint(scaled).astype(np.uint8)
 
 
-def _reread(path: Path) -> NDArray[np.uint8]:
-    """Decode a file again that was readable when the folder was searched."""
+@contextmanager
+def _rereading(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
+    """Open a file again that was readable when the folder was searched, at a `size` or a larger one."""
     try:
-        return _decode(path)
+        with open_image(path, size) as image:
+            yield image
     except Exception as error:  # for damaged files, decoders raise many kinds of errors
         raise NopeSplatError(
-            "unreadable-image", f"{path} cannot be read anymore: {_reason(path, error)}"
+            "unreadable-image", f"{path} cannot be read anymore: {failure_reason(path, error)}"
         ) from error
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """Explain to the user why an image file cannot be used."""
-    if path.suffix.lower() in HEIF_SUFFIXES and not HEIF_READABLE:
-        return "HEIC files need pillow-heif: pip install pillow-heif"
-    if isinstance(error, UnidentifiedImageError):
-        return "an empty file" if path.stat().st_size == 0 else "not an image, or damaged at its start"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than {MAX_PIXELS:,} pixels"
-    if isinstance(error, OSError):
-        return f"cannot be read ({error.strerror})" if error.strerror else f"damaged ({error})"
-    return str(error)
-
-
-def _mask_folders(root: Path) -> list[Path]:
-    """Return the existing mask folders, in the image folder and next to it."""
-    return [folder for folder in (root / MASK_FOLDER, root.parent / MASK_FOLDER) if folder.is_dir()]
+def _mask_path(root: Path, name: str) -> Path | None:
+    """Return the mask file of an image, if there is one."""
+    for folder in mask_folders(root):
+        for file in (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name):
+            if os.path.isfile(file):  # unlike `Path.is_file`, raises nothing in an unreadable folder
+                return file
+    return None
 
 
 def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
     """Find the mask file of an image, and check that it is readable and has the same size."""
-    for folder in _mask_folders(root):
-        for file in (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name):
-            if not file.is_file():
-                continue
-            try:
-                height, width = _decode(file).shape[:2]
-            except Exception as error:  # for damaged files, decoders raise many kinds of errors
-                raise NopeSplatError(
-                    "unreadable-image", f"the mask {file} cannot be read: {_reason(file, error)}"
-                ) from error
-            if (width, height) != size:
-                raise NopeSplatError(
-                    "wrong-size",
-                    f"the mask {file} is {width} x {height} pixels, but its photo is {size[0]} x {size[1]};"
-                    " save the mask at the size of the photo",
-                )
-            return file
-    return None
+    file = _mask_path(root, name)
+    if file is None:
+        return None
+    try:
+        with open_image(file) as mask:
+            turn_upright(mask)
+            height, width = read_pixels(mask).shape[:2]
+    except Exception as error:  # for damaged files, decoders raise many kinds of errors
+        raise NopeSplatError(
+            "unreadable-image", f"the mask {file} cannot be read: {failure_reason(file, error)}"
+        ) from error
+    if (width, height) != size:
+        raise NopeSplatError(
+            "wrong-size",
+            f"the mask {file} is {width} x {height} pixels, but its photo is {size[0]} x {size[1]};"
+            " save the mask at the size of the photo",
+        )
+    return file

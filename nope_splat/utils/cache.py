@@ -6,11 +6,13 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,31 @@ MAX_ENTRIES_PER_STAGE = 8
 """Number of entries kept per stage (LRU)."""
 MAX_PARTIAL_FILE_AGE = 24 * 3600
 """Age in seconds at which a partially written file is removed: its process was killed."""
+
+_not_stored: ContextVar[set[Path] | None] = ContextVar("not_stored", default=None)
+"""Folders whose new results were not stored, within `read_only_caches`; None outside."""
+
+
+@contextmanager
+def read_only_caches() -> Iterator[None]:
+    """Use caches within a block without writing to them.
+
+    A configuration from somebody else can name any folder as the cache. Only a training, whose user has
+    chosen the folder, writes to it.
+
+    Yields:
+        Nothing. At the end, each folder is named whose new results were not stored.
+    """
+    token = _not_stored.set(set())
+    try:
+        yield
+    finally:
+        folders = _not_stored.get() or ()
+        _not_stored.reset(token)
+        for folder in sorted(folders):
+            logger.info(
+                f"Computed what is not in {folder}, and did not store it: only trainings write there."
+            )
 
 
 @dataclass(frozen=True)
@@ -59,8 +86,9 @@ class Cache:
             if arrays.pop(KEY_ENTRY).item() != key:
                 raise ValueError("it was made for other photos or settings")
             result = decode(arrays)
-            with suppress(OSError):  # the folder may be read-only
-                path.touch()
+            if _not_stored.get() is None:
+                with suppress(OSError):  # the folder may be read-only
+                    path.touch()
         except FileNotFoundError:
             return None
         except Exception as error:  # a damaged archive raises many kinds of errors
@@ -70,6 +98,8 @@ class Cache:
 
     def store(self, name: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Store a result, replacing an earlier one with the same name and key.
+
+        Within `read_only_caches`, nothing is stored.
 
         Args:
             name: Name of the stage.
@@ -82,13 +112,16 @@ class Cache:
         """
         if any(array.dtype.hasobject for array in arrays.values()):
             raise TypeError("Python objects would need pickle, which the cache does not use")
-        path, entries = self._path(name, key), {KEY_ENTRY: np.array(key), **arrays}
+        if (not_stored := _not_stored.get()) is not None:
+            not_stored.add(self.folder)
+            return
+        path = self._path(name, key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=self.folder)
             try:
                 with os.fdopen(handle, "wb") as file:
-                    np.savez(file, **cast(Any, entries))
+                    _write_arrays(file, {KEY_ENTRY: np.array(key), **arrays})
                 os.replace(temporary, path)
                 self._prune(name)
             except BaseException:
@@ -108,8 +141,9 @@ class Cache:
             name: Name of the stage.
             key: Key of the result.
         """
-        with suppress(OSError):
-            self._path(name, key).unlink(missing_ok=True)
+        if _not_stored.get() is None:
+            with suppress(OSError):
+                self._path(name, key).unlink(missing_ok=True)
 
     def _prune(self, name: str) -> None:
         """Remove the least recently used results of a stage, and old partially written files."""
@@ -120,6 +154,14 @@ class Cache:
 
     def _path(self, name: str, key: str) -> Path:
         return self.folder / f"{name}-{key[:16]}.npz"
+
+
+def _write_arrays(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an npz file. Unlike `numpy.savez` before numpy 2, this closes the archive if the disk is full."""
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _age(path: Path) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -134,7 +134,7 @@ def _boxes(variation: Variation) -> list[Quad]:
 
 def _depth(
     variation: Variation,
-    poses: list[Array],
+    poses: Sequence[Array],
     views: tuple[PinholeView, ...] = (PinholeView(),),
     process: Callable[[Image, int], Image] | None = None,
 ) -> Scene:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from fixtures.errors import refused
@@ -12,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nope_splat.io import images
+from nope_splat.io import decoding, images
+from nope_splat.io.decoding import open_image, turn_upright
 from nope_splat.io.images import ImageFile, assign_cameras, find_images, read_image, read_mask
 
 
@@ -29,8 +35,9 @@ def names(data: Path) -> list[str]:
 
 
 def read(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    height, width = images._decode(path).shape[:2]
-    return read_image(ImageFile(path, path.name, width, height), size)
+    with open_image(path) as image:
+        turn_upright(image)
+        return read_image(ImageFile(path, path.name, *image.size), size)
 
 
 # --- Which files are found ---
@@ -131,7 +138,7 @@ def test_unusable_files_are_skipped_with_a_reason(folder: Path, monkeypatch: pyt
     save(picture(1, 1), folder / "dot.png")
     save(Image.fromarray(np.ones((HEIGHT, WIDTH), np.float32)), folder / "floating.tif")
     save(Image.fromarray(np.full((HEIGHT, WIDTH), 1 << 20, np.int32)), folder / "deep.tif")
-    monkeypatch.setattr(images, "MAX_PIXELS", WIDTH * HEIGHT + 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", WIDTH * HEIGHT + 1)
     save(picture(WIDTH + 1, HEIGHT), folder / "vast.jpg")
     image_folder = find_images(folder)
     assert [image.name for image in image_folder.images] == ["good1.jpg", "good2.png"]
@@ -152,7 +159,7 @@ def test_unusable_files_are_skipped_with_a_reason(folder: Path, monkeypatch: pyt
 def test_heic_without_pillow_heif_is_skipped_with_the_install_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "HEIF_READABLE", False)
+    monkeypatch.setattr(decoding, "HEIF_READABLE", False)
     (folder / "phone.heic").write_bytes(b"whatever")
     assert "pip install pillow-heif" in find_images(folder).skipped["phone.heic"]
 
@@ -172,7 +179,110 @@ def test_damaged_files_never_stop_the_search(folder: Path, data: st.DataObject) 
     damaged.unlink()
 
 
+UNREADABLE_FOLDERS = """
+import json, os, sys
+from pathlib import Path
+from nope_splat.io.images import find_images
+os.chdir(sys.argv[1])
+os.setuid(65534)
+folder = find_images(Path("."))
+print(json.dumps([[image.name for image in folder.images], folder.skipped]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to become nobody")
+def test_folders_without_permission_are_skipped_with_a_reason(folder: Path) -> None:
+    for name in ("closed/a.jpg", "open/closed too/a.jpg", "listed/a.jpg"):
+        save(picture(), folder / name)
+    for name, mode in {"closed": 0, "open/closed too": 0, "listed": 0o444}.items():
+        (folder / name).chmod(mode)
+    folder.chmod(0o755)
+    command = [sys.executable, "-c", UNREADABLE_FOLDERS, str(folder)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found, skipped = json.loads(output.splitlines()[-1])
+    assert found == ["good1.jpg", "good2.png"]
+    assert skipped == {
+        "closed": "a folder that cannot be read (Permission denied)",
+        "open/closed too": "a folder that cannot be read (Permission denied)",
+        "listed/a.jpg": "cannot be read (Permission denied)",
+    }
+
+
+def test_an_unreadable_mask_folder_raises_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "masks").mkdir()
+    monkeypatch.setattr(images.os, "access", lambda path, _: path != folder / "masks")
+    with refused("unreadable-file", folder / "masks"):
+        find_images(folder)
+
+
 # --- Reading images ---
+
+PEAK = """
+import os, sys
+from pathlib import Path
+os.cpu_count = lambda: 8
+from nope_splat.io import decoding
+from nope_splat.io.images import find_images
+from nope_splat.utils.budget import Budget
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+decoding._decoding = Budget(int(sys.argv[2]))
+before = peak()
+find_images(Path(sys.argv[1]))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_memory_is_bounded_by_pixels_and_not_by_threads(tmp_path: Path, mode: str) -> None:
+    size = 3000
+    first = save(Image.new(mode, (size, size), 7), tmp_path / "0.png")
+    for number in range(1, 8):
+        (tmp_path / f"{number}.png").write_bytes(first.read_bytes())
+    command = [sys.executable, "-c", PEAK, str(tmp_path), str(size**2)]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}  # what is freed is returned at once
+    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    kilobytes = int(run.stdout.splitlines()[-1])
+    assert kilobytes < 9 * size**2 / 1024 + 30_000  # 8 bytes per pixel of one image; buffers of 8 threads
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    """Create a picture with details of ten pixels."""
+    return picture(width // 10, height // 10).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_jpeg_files_are_decoded_at_a_fraction_of_their_size(
+    tmp_path: Path, orientation: int, subsampling: int
+) -> None:
+    options = {"quality": 95, "subsampling": subsampling, "exif": exif(orientation)}
+    path = save(smooth(1280, 960), tmp_path / "large.jpg", **options)
+    size = (100, 75) if orientation == 1 else (75, 100)
+    with open_image(path, size) as image:
+        assert image.size == (320, 240), "at least twice the size"
+        turn_upright(image)
+        assert image.size == ((320, 240) if orientation == 1 else (240, 320))
+    expected = cv2.resize(read(path), size, interpolation=cv2.INTER_AREA)
+    difference = read(path, size).astype(int) - expected
+    assert np.abs(difference).max() <= 4
+    assert np.abs(difference).mean() < 0.5
+    assert abs(difference.mean()) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("stored", "size"), [((1284, 964), (80, 60)), ((1282, 962), (330, 240)), ((999, 750), (60, 45))]
+)
+def test_jpeg_files_are_decoded_whole_if_a_fraction_would_shift_them(
+    tmp_path: Path, stored: tuple[int, int], size: tuple[int, int]
+) -> None:
+    path = save(smooth(*stored), tmp_path / "large.jpg", quality=95)
+    expected = {(1284, 964): (321, 241), (1282, 962): (1282, 962), (999, 750): (999, 750)}
+    with open_image(path, size) as image:
+        assert image.size == expected[stored]
 
 
 def exif(orientation: int) -> Image.Exif:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import multiprocessing
 import os
 import time
@@ -12,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.cached_arrays import ARRAYS, KEY, store_often
+from fixtures.disk import full_after
 from fixtures.errors import refused
 
 from nope_splat.io.fingerprint import content_key
 from nope_splat.io.images import ImageFile
-from nope_splat.utils.cache import MAX_ENTRIES_PER_STAGE, MAX_PARTIAL_FILE_AGE, Cache
+from nope_splat.utils.cache import MAX_ENTRIES_PER_STAGE, MAX_PARTIAL_FILE_AGE, Cache, read_only_caches
 
 
 def assert_same(loaded: dict[str, np.ndarray] | None) -> None:
@@ -82,20 +84,38 @@ def test_an_unwritable_folder_raises_an_error(tmp_path: Path) -> None:
         Cache(tmp_path / "file" / "cache").store("matches", KEY, ARRAYS)
 
 
-def test_a_full_disk_raises_an_error_and_keeps_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("size", [100, 4096, 40_000, 80_500])
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_raises_an_error_and_keeps_the_old_file(tmp_path: Path, size: int) -> None:
     cache = Cache(tmp_path)
     cache.store("matches", KEY, ARRAYS)
-
-    def full(file: object, **_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    with refused("unwritable-output", tmp_path, "No space left on device"):
-        cache.store("matches", KEY, {})
+    with full_after(size), refused("unwritable-output", tmp_path, os.strerror(errno.EFBIG)):
+        cache.store("matches", KEY, {"first": np.arange(5000), "second": np.arange(5000)})
+    gc.collect()  # an archive that stayed open would complain now
     assert_same(cache.load("matches", KEY, dict))
     assert only_file(cache).suffix == ".npz", "partial files must be removed"
+
+
+def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_read_only_caches_are_read_and_not_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache, absent = Cache(tmp_path / "cache"), Cache(tmp_path / "absent")
+    cache.store("matches", KEY, ARRAYS)
+    before = contents(cache.folder)
+    with read_only_caches():
+        assert_same(cache.load("matches", KEY, dict))
+        for each in (cache, absent):
+            each.store("scene", KEY, ARRAYS)
+        cache.remove("matches", KEY)
+    assert contents(cache.folder) == before
+    assert not absent.folder.exists()
+    assert [
+        str(each.folder) in message for each, message in zip((absent, cache), caplog.messages, strict=True)
+    ]
+    cache.store("scene", KEY, ARRAYS)
+    assert_same(cache.load("scene", KEY, dict))
 
 
 def test_the_least_recently_used_results_are_removed(tmp_path: Path) -> None:
