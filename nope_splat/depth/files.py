@@ -16,7 +16,7 @@ from nope_splat.io.images import ImageFile
 MAX_SIZE = 1024
 """Longer side to which larger maps are downsampled: apart from its edges, depth is smooth."""
 MAX_ASPECT_ERROR = 0.02
-"""Largest relative difference between the aspect ratios of a map and of its image."""
+"""Maximum relative difference between the aspect ratios of a map and of its image."""
 
 
 def find_depth_file(folder: Path, image: ImageFile) -> Path:

@@ -49,7 +49,7 @@ class ScaleShiftOptions:
     typical_noise: float = 0.05
     """Relative noise of a good depth map; smaller residuals do not make a hypothesis better."""
     min_scale_sigmas: float = 3.0
-    """Smallest ratio of the scale to its standard deviation; below it, the points do not determine scale and
+    """Minimum ratio of the scale to its standard deviation; below it, the points do not determine scale and
     shift at once."""
     max_noise_ratio: float = 2.0
     """Maximum ratio of the noise of a fit without shift to that of a fit with shift. Maps beyond it are

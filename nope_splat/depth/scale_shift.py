@@ -44,10 +44,10 @@ def fit_scale_shift(
     """Fit scale a and shift b to points of known depth, some of which may be wrong.
 
     Residuals are relative: |(a v + b) / z - 1| for depth z, and |(a v + b) z - 1| for disparity. MSAC (Torr
-    and Zisserman 2000) selects the best hypothesis from random pairs of points. Its noise level is the least
-    median of residuals (Rousseeuw 1984), but at least `typical_noise`: if most points share one depth, zero
-    scale and a shift fit them best. Iteratively reweighted least squares with the Cauchy loss refines the
-    hypothesis. If the depths vary too little to determine a shift, a scale alone is fitted.
+    and Zisserman 2000) selects the best hypothesis from random pairs of points. The noise level of inliers is
+    the least median of residuals (Rousseeuw 1984), but at least `typical_noise`: otherwise a scale of zero
+    and a shift would win if most points share one depth. Iteratively reweighted least squares with the Cauchy
+    loss refines the hypothesis. If the depths vary too little to determine a shift, a scale alone is fitted.
 
     Args:
         values: Values of the map at the points; non-finite ones are ignored. (n,).

@@ -34,11 +34,11 @@ class LevenbergMarquardtConfig:
     min_damping: float = 1e-9
     """Smallest damping after an accepted step."""
     max_trials: int = 8
-    """Largest number of trial steps from one state."""
+    """Maximum number of trial steps from one state."""
     max_iterations: int = 25
-    """Largest number of accepted steps."""
+    """Maximum number of accepted steps."""
     max_evaluations: int | None = None
-    """Largest number of steps whose cost is evaluated, accepted or not; None for no limit."""
+    """Maximum number of steps whose cost is evaluated, accepted or not; None for no limit."""
     tolerance: float = 1e-5
     """Relative decrease of the cost in one step below which the loop stops."""
 

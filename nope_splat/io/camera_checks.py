@@ -21,7 +21,7 @@ LARGEST_NUMBER = 1e30
 FOCAL_RATIOS = (1e-3, 1e4)
 """Range of focal lengths, as shares of the longer side: fields of view from 0.006 to 179.9 degrees."""
 MAX_ROTATION_ERROR = 0.02
-"""Largest relative difference between the lengths of the axes of a rotation: two decimals per entry."""
+"""Maximum relative difference between the lengths of the axes of a rotation: two decimals per entry."""
 
 
 class InvalidCamera(ValueError):

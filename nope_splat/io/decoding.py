@@ -32,9 +32,9 @@ FORMATS = Image.OPEN.keys() & {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM
 files."""
 
 MAX_PIXELS = 400_000_000
-"""Largest number of pixels of a usable image."""
+"""Maximum number of pixels of a usable image."""
 MAX_PIXELS_AT_ONCE = 200_000_000
-"""Largest number of pixels that all threads together decode at a time, or one larger image. Decoding takes up
+"""Maximum number of pixels that all threads together decode at a time, or one larger image. Decoding takes up
 to 8 bytes per pixel (Pillow's 4, and 3 or 4 of the result), progressive JPEG files up to 14."""
 PIXELS_PER_BAND = 1 << 20
 """Pixels that are converted at a time, so that a conversion needs no second whole image."""

@@ -51,7 +51,7 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
     Args:
         first: Descriptors of the first image.
         second: Descriptors of the second image, on the same device.
-        ratio: Largest ratio of the distances to the nearest and the second nearest descriptor.
+        ratio: Maximum ratio of the distances to the nearest and the second nearest descriptor.
 
     Returns:
         Indices into `first` (ascending) and `second`. (M, 2), int64, on the same device.
@@ -94,7 +94,7 @@ def _ratio_test(similarity: Tensor, first: Tensor, second: Tensor, ratio: float)
         similarity: Inner products of quantized descriptors; overwritten. (K, L).
         first: Exact descriptors of the rows. (K, D).
         second: Exact descriptors of the columns. (L, D).
-        ratio: Largest ratio of the two smallest distances.
+        ratio: Maximum ratio of the nearest to the second-nearest distance (Lowe's ratio test).
 
     Returns:
         Rows and columns of the matches (M, 2), and their quantized similarities (M,).

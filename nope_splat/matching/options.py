@@ -39,7 +39,7 @@ class RetrievalOptions:
     """Two images are similar if their similarity exceeds this many standard deviations of the similarity of
     unrelated images."""
     max_num_expansions: int = 5
-    """Largest number of similar images averaged into a query (average query expansion)."""
+    """Maximum number of similar images averaged into a query (average query expansion)."""
     min_partner_ratio: float = 0.5
     """Fraction of `num_partners` that every image gets, however few similar images it has. In a small set all
     images are alike, and none stands out from chance."""
@@ -89,7 +89,7 @@ class StationaryOptions:
     """Options for finding what stands still in front of a moving scene, such as a logo."""
 
     max_motion: float = 1.0
-    """Largest distance, in pixels at the feature size, between the keypoints of a stationary match. The
+    """Maximum distance, in feature pixels, between the keypoints of a stationary match. The
     keypoints of a logo scatter by a fraction of a pixel."""
     num_grid_cells: int = 48
     """Grid cells along the longer side of the image."""
@@ -102,10 +102,10 @@ class AmbiguityOptions:
     """Options for measuring how ambiguous matches are."""
 
     min_contradiction: float = 3.0
-    """Smallest epipolar error of a match of a second motion, as a multiple of the largest error of an
+    """Minimum epipolar error of a match of a second motion, as a multiple of the largest error of an
     inlier."""
     min_second_inlier_ratio: float = 0.5
-    """Smallest share of the contradicting matches that must agree with the second motion."""
+    """Minimum share of the contradicting matches that must agree with the second motion."""
     max_num_trials: int = 500
     """Number of RANSAC trials for the second motion; half of the matches are found with 99 % probability."""
     max_num_keypoints: int = 300
@@ -113,21 +113,21 @@ class AmbiguityOptions:
     similarity_quantile: float = 0.25
     """Share of the matches with other images that may look less similar than a repeated keypoint."""
     min_distance: float = 24.0
-    """Smallest distance, in pixels at the feature size, of places that are compared."""
+    """Minimum distance, in feature pixels, of places that are compared."""
 
 
 @dataclass(frozen=True)
 class PointmapOptions:
-    """Options of anchor matching in pointmaps."""
+    """Options for matching a regular grid of pixels, the anchors, by their pointmaps."""
 
     anchor_spacing: int = 12
     """Pixels between anchors."""
     min_confidence: float = 1.5
     """Smallest confidence (the network's scale starts at one) of a valid point."""
     max_cycle_error: float = 1.5
-    """Largest distance, in pixels, between an anchor and its match mapped back to the anchor's image."""
+    """Maximum distance, in pixels, between an anchor and its match mapped back to the anchor's image."""
     max_order_error: float = 2.0
-    """Largest distance, in pixels, between the matches from the two orders of a pair."""
+    """Maximum distance, in pixels, between the matches from the two orders of a pair."""
     plane_radius: int = 2
     """Radius, in pixels, of the window to which a plane is fitted for sub-pixel positions."""
 
@@ -151,9 +151,9 @@ class MatchingSettings:
     max_feature_size: Annotated[int, Ge(32)] = 1600
     """Longer side, in pixels, at which keypoints are detected; larger images are downscaled first."""
     match_ratio: Annotated[float, POSITIVE_SHARE] = 0.8
-    """Largest ratio of the distances to the nearest and the second nearest descriptor (Lowe's ratio test)."""
+    """Maximum ratio of the distances to the nearest and the second nearest descriptor (Lowe's ratio test)."""
     max_epipolar_error: Annotated[float, Interval(gt=0, le=100)] = 2.0
-    """Largest epipolar error of an inlier match, in pixels at the feature size."""
+    """Maximum epipolar error of an inlier match, in feature pixels."""
     min_matches: Annotated[int, Ge(8)] = 15
     """Minimum number of verified matches of a pair."""
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None

@@ -113,7 +113,7 @@ def average_matches(forward: Array, backward: Array, max_error: float) -> Array:
     Args:
         forward: Positions from one order of the pair. (K, 2).
         backward: Positions from the other order. (K, 2).
-        max_error: Largest distance between the two, in pixels.
+        max_error: Maximum distance between the two, in pixels.
 
     Returns:
         Mean positions. (K, 2).

@@ -78,7 +78,7 @@ class ImageSimilarity(NamedTuple):
         """Pair each image with the most similar ones, such that the pairs connect all images.
 
         Args:
-            num_partners: Largest number of partners that an image selects. It selects fewer if fewer are
+            num_partners: Maximum number of partners that an image selects. It selects fewer if fewer are
                 significantly similar, and gets more if other images select it.
 
         Returns:
@@ -108,7 +108,7 @@ def expanded_similarity(
     Args:
         similarity: Inner products of unit vectors, zero on the diagonal. (N, N).
         similar: The same for significantly similar images, zero elsewhere. (N, N).
-        max_num_expansions: Largest number of similar images averaged into a query.
+        max_num_expansions: Maximum number of similar images averaged into a query.
 
     Returns:
         Inner products of expanded queries and vectors, made symmetric. (N, N).

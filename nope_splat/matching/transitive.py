@@ -77,7 +77,7 @@ class CovisibilityCounts:
 
     def __init__(self, keypoints: Sequence[Keypoints]) -> None:
         self.counts = np.zeros((len(keypoints), len(keypoints)), np.int64)
-        """Largest number of keypoints in any third image that match keypoints of both images. (N, N)."""
+        """Maximum number of keypoints in any third image that match keypoints of both images. (N, N)."""
         self.num_partners = np.zeros(len(keypoints), np.int64)
         """Number of verified pairs of each image. (N,)."""
         self._num_keypoints = [len(features.xy) for features in keypoints]

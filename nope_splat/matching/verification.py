@@ -35,7 +35,7 @@ def verify_pair(
         second: Index of the other image; may be smaller than `first`.
         indices: Putative matches: keypoint indices in the first and the second image. (M, 2).
         keypoints: Keypoints of all images.
-        settings: Largest epipolar error, minimum number of matches, and RANSAC options.
+        settings: Maximum epipolar error, minimum number of matches, and RANSAC options.
 
     Returns:
         The inlier matches, or None if there are fewer than `settings.min_matches`.

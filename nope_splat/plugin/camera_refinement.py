@@ -46,7 +46,7 @@ class JointRefinement:
 
 @dataclass(frozen=True)
 class GradientRefinement:
-    """Move cameras by gradient steps together with the Gaussians, held by the track losses (the paper)."""
+    """Move cameras by gradient steps together with the Gaussians and with track losses (arXiv 2502.19800)."""
 
 
 CameraRefinement = (

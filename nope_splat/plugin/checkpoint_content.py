@@ -14,7 +14,7 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer
 
 MAX_ROTATION_ERROR = 1e-2
-"""Largest difference between R R^T and the identity; rounding of float32 is far below."""
+"""Maximum difference between R R^T and the identity; rounding of float32 is far below."""
 GAUSSIANS = "gauss_params."
 """Part of the names of the free Gaussians' parameters."""
 

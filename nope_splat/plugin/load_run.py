@@ -72,7 +72,8 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
         pipeline: A trained pipeline.
 
     Returns:
-        The scene; held-out images have their aligned poses.
+        The scene; held-out images have the poses that were refined against the trained
+        model.
 
     Raises:
         NopeSplatError: If the cached reconstruction differs from the one used in training.

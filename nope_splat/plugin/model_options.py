@@ -23,7 +23,7 @@ class NopeSplatModelOptions(ModelConfig):
     )
     """The optimized cameras; mode "off" freezes the poses."""
     track_points: Literal["separate", "tied"] = "separate"
-    """Track points as separate parameters (renders better), or tied to centers of Gaussians (the paper)."""
+    """Track points as separate parameters (renders better), or tied to Gaussians as in arXiv 2502.19800."""
     ssim_lambda: Annotated[float, SHARE] = 0.2
     """Weight of the SSIM term in the photometric loss, relative to L1."""
     track_2d_weight: Annotated[float, NOT_NEGATIVE] = 0.1

@@ -53,8 +53,8 @@ class JointResult:
     problem: BundleProblem
     """The problem with adjusted variables."""
     costs: tuple[tuple[float, float], ...]
-    """Joint robust cost before and after each accepted step, in variances. Noise and resolution change from
-    step to step, so only the two costs of one step are comparable."""
+    """Joint robust cost before and after each accepted step; residuals are in standard deviations. Noise and
+    resolution change from step to step, so only the two costs of one step are comparable."""
     photometric_share: float
     """Share of the photometric term in the information about the poses at the last step, 0 to 1."""
 
@@ -80,7 +80,7 @@ def adjust_jointly(
     Args:
         problem: Cameras, track points and observations.
         render_view: Function that renders a view.
-        max_iterations: Largest number of accepted steps.
+        max_iterations: Maximum number of accepted steps.
         tolerance: Relative decrease of the cost in one step at full resolution below which to stop.
         pyramid_levels: Number of halvings of the images in the first steps; later steps use full resolution.
 
@@ -139,7 +139,7 @@ class _JointLinearization(NamedTuple):
     matrix: Tensor
     """Photometric matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K)."""
     cost: float
-    """Joint robust cost, in variances."""
+    """Joint robust cost; residuals are in standard deviations."""
 
     def solve(self, damping: float) -> BundleStep | None:
         return self.tracks.solve(damping)

@@ -29,7 +29,7 @@ CHUNK_SIZE = 2**15
 CHUNK_SIZE_ON_GPU = 2**19
 """Pixels processed at once on a GPU, up to 300 MB; smaller chunks would be dominated by kernel launches."""
 MIN_BLOCKS = 12
-"""Smallest number of blocks to estimate the covariance of a gradient: twice the number of pose parameters."""
+"""Minimum number of blocks to estimate the covariance of a gradient: twice the number of pose parameters."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ SOLVER = LevenbergMarquardtConfig(initial_damping=1e-4, min_damping=0.0, toleran
 SMALLEST_STEP = 1e-5
 """Step length below which a resolution is finished, in radians and in world units."""
 MIN_NOISE = 1e-5
-"""Smallest standard deviation of the observations at depth one, which limits the weight of exact ones."""
+"""Minimum standard deviation of the observations at depth one, which limits the weight of exact ones."""
 
 RenderView = Callable[[Tensor], RenderedView]
 """Function that renders the view of the image at `T_camera_world` (4, 4)."""
@@ -102,7 +102,7 @@ def minimize(
         render_view: Function that renders the view.
         T_camera_world: Initial world-to-camera transform, OpenCV axes. (4, 4).
         correspondences: Track points that the image observes, if known.
-        max_steps: Largest number of steps at each resolution.
+        max_steps: Maximum number of steps at each resolution.
         pyramid_levels: Number of halvings of the images, from the first resolution to the last.
 
     Returns:

@@ -44,7 +44,8 @@ class Notice:
     code: NoticeCode
     """What it is about, for programs."""
     message: str
-    """What it is about and what to do, for the user; a sentence without capital and full stop."""
+    """What it is about and what to do, for the user; a sentence without an initial capital or a
+    final period."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class ViewSelectionConfig:
     """Selection of source views."""
 
     min_shared_points: Annotated[int, COUNT] = 30
-    """Smallest number of track points that a source view shares with the image."""
+    """Minimum number of track points that a source view shares with the image."""
     min_full_angle: Annotated[float, Interval(gt=0, le=180)] = 4.0
     """Triangulation angle in degrees from which a shared point has full weight. Smaller angles give imprecise
     depth."""
@@ -32,11 +32,11 @@ class InterpolationConfig:
     """Interpolation of inverse depth between track points."""
 
     min_points: Annotated[int, Ge(9)] = 16
-    """Smallest number of track points in an image. Images with fewer get no seeds."""
+    """Minimum number of track points in an image. Images with fewer get no seeds."""
     num_neighbors: Annotated[int, Interval(ge=1, le=8)] = 8
     """Nearest track points that an inverse depth is compared with to find outliers."""
     max_spread: Annotated[float, NOT_NEGATIVE] = 5.0
-    """Largest difference from the median of the neighbors: this multiple of their median absolute deviation,
+    """Maximum difference from the median of the neighbors: this multiple of their median absolute deviation,
     plus `max_deviation`."""
     max_deviation: Annotated[float, NOT_NEGATIVE] = 0.05
     """Fraction of the median of the neighbors, added to the threshold of `max_spread`. It matters if the
@@ -56,11 +56,11 @@ class FlowConfig:
     """Triangulation of optical flow."""
 
     max_cycle_error: Annotated[float, POSITIVE] = 1.0
-    """Largest distance in pixels between a pixel and its image under forward and backward flow."""
+    """Maximum distance in pixels between a pixel and its image under forward and backward flow."""
     max_reprojection_error: Annotated[float, POSITIVE] = 1.5
-    """Largest distance in pixels between a correspondence and the projection of its triangulated point."""
+    """Maximum distance in pixels between a correspondence and the projection of its triangulated point."""
     max_depth_error: Annotated[float, POSITIVE] = 0.015
-    """Largest relative difference in inverse depth between consistent source views."""
+    """Maximum relative difference in inverse depth between consistent source views."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FusionConfig:
     """Fusion of depth maps to a point cloud."""
 
     max_depth_error: Annotated[float, POSITIVE] = 0.04
-    """Largest relative difference in inverse depth between a point and the surface that it covers."""
+    """Maximum relative difference in inverse depth between a point and the surface that it covers."""
     free_space_factor: Annotated[float, Ge(1)] = 1.05
     """A point violates free space in a view if its inverse depth exceeds that of the surface by this
     factor."""

@@ -21,7 +21,7 @@ def select_source_views(
         centers: Camera centers in world coordinates. (N, 3).
         points: Track points in world coordinates. (P, 3).
         visibility: Whether image n observes point p. (N, P).
-        max_num_views: Largest number of source views per image.
+        max_num_views: Maximum number of source views per image.
         config: Required number of shared points, and angles of full weight.
 
     Returns:

@@ -30,7 +30,7 @@ class CameraGroups:
     def from_keypoints(
         cls, sizes: NDArray[np.int64], camera_ids: NDArray[np.int64], keypoints: Sequence[Keypoints]
     ) -> CameraGroups:
-        """Derive the pixel unit of each camera from its keypoints.
+        """Create the groups, with the size of feature pixels of each camera from the keypoints of its images.
 
         Args:
             sizes: Width and height of the images at full resolution. (N, 2).

@@ -16,7 +16,7 @@ from nope_splat.sfm.options import SfmOptions
 from nope_splat.utils.typing import Indices
 
 MAX_NAMES = 10
-"""Largest number of images that a message lists."""
+"""Maximum number of images that a message lists."""
 ADVICE = "take photos of one scene close enough together that neighbors overlap by at least half"
 """Remedy for photos that do not match."""
 
@@ -49,7 +49,7 @@ def require_matches(
         held_out: Images kept for evaluation. (N,).
         keypoints: Keypoints of each image.
         components: Connected components, from `training_components`.
-        min_matches: Smallest number of matches of a pair.
+        min_matches: Minimum number of matches of a pair.
 
     Raises:
         NopeSplatError: If there are fewer than two training images, no image has texture, no two images

@@ -38,11 +38,11 @@ class FocalEstimationOptions:
     prior_field_of_view: Annotated[float, Interval(gt=0, lt=180)] = 60.0
     """Field of view across the longer side, in degrees, that is assumed without an estimate."""
     max_num_pairs: Annotated[int, COUNT] = 500
-    """Largest number of pairs used, those with the most matches."""
+    """Maximum number of pairs used, those with the most matches."""
     max_quartile_ratio: Annotated[float, Gt(1)] = 1.5
     """Ratio of the upper to the lower quartile of the pairs' focal lengths below which the pairs agree."""
     min_num_agreeing_pairs: Annotated[int, COUNT] = 3
-    """Smallest number of pairs with a plausible focal length that can agree."""
+    """Minimum number of pairs with a plausible focal length that can agree."""
     num_candidates: Annotated[int, Ge(3)] = 200
     """Focal lengths tried for a camera that is paired with known cameras only, 1.3 percent apart; bundle
     adjustment refines the best one."""
@@ -50,7 +50,7 @@ class FocalEstimationOptions:
     """Multiples of the estimate to start from where the pairs do not agree. Bundle adjustment corrects a
     start that is too long, but not one that is too short."""
     min_log_focal_sigma: Annotated[float, POSITIVE] = 0.05
-    """Smallest standard deviation of the logarithm of a focal length from pointmaps. A network makes the same
+    """Minimum standard deviation of the logarithm of a focal length from pointmaps. A network makes the same
     error in all photos of a scene, which their scatter does not show."""
 
 
@@ -59,15 +59,15 @@ class DegeneracyOptions:
     """Detection of planar scenes and of cameras that only rotate."""
 
     min_inlier_ratio: Annotated[float, POSITIVE_SHARE] = 0.9
-    """Smallest share of the matches that homographies, or rotations, must explain. Homographies explain at
+    """Minimum share of the matches that homographies, or rotations, must explain. Homographies explain at
     most 0.8 of the matches of a scene with depth, even if one wall takes up most of it."""
     max_error: Annotated[float, POSITIVE] = 4.0
-    """Largest error of a match that a rotation explains, feature pixels; the same as for homographies in
+    """Maximum error of a match that a rotation explains, feature pixels; the same as for homographies in
     geometric verification."""
     max_num_pairs: Annotated[int, COUNT] = 50
     """Maximum number of pairs to test; pairs with most matches are tested first."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Largest number of matches tested in each pair."""
+    """Maximum number of matches tested in each pair."""
     num_focal_candidates: Annotated[int, Ge(3)] = 32
     """Focal lengths tried before the best one is refined."""
     num_reweighting_steps: Annotated[int, COUNT] = 10
@@ -79,9 +79,9 @@ class TwoViewPoseOptions:
     """Options for estimating relative poses of matched pairs."""
 
     max_epipolar_error: Annotated[float, POSITIVE] = 2.0
-    """Largest epipolar error of an inlier match, feature pixels."""
+    """Maximum epipolar error of an inlier match, feature pixels."""
     min_num_inliers: Annotated[int, Ge(5)] = 15
-    """Smallest number of inlier matches of a relative pose."""
+    """Minimum number of inlier matches of a relative pose."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +89,22 @@ class GlobalRefinementOptions:
     """Final refinement of all poses, points and intrinsics."""
 
     filter_max_reproj_errors: tuple[float, ...] = (8.0, 4.0, 2.5)
-    """Largest reprojection error of an observation in each round, feature pixels."""
+    """Maximum reprojection error of an observation in each round, feature pixels."""
     ba_tolerance: Annotated[float, POSITIVE] = 1e-3
-    """Relative decrease of the cost at which the bundle adjustments before the last one stop."""
+    """Relative decrease of the cost at which every bundle adjustment but the last stops."""
     max_prior_sigmas: Annotated[float, POSITIVE] = 3.0
     """Intrinsics that are farther from the mean of their prior, in standard deviations, are not refined: they
     would absorb other errors."""
     max_uncertainty_ratio: Annotated[float, POSITIVE] = 0.25
-    """Largest standard deviation of refined intrinsics, as a share of their prior's, at which the photos
+    """Maximum standard deviation of refined intrinsics, as a share of their prior's, at which the photos
     determine them."""
     min_distortion_gain: Annotated[float, Ge(1)] = 1.25
-    """Smallest ratio of the observation noise without distortion to that with it, if `refine_extra_params` is
+    """Minimum ratio of the observation noise without distortion to that with it, if `refine_extra_params` is
     None. Photos with less distortion are compared with best as they are."""
     min_num_observations: Annotated[int, COUNT] = 10
-    """Smallest number of observations of a registered photo."""
+    """Minimum number of observations of a registered photo."""
     max_known_camera_noise_ratio: Annotated[float, Ge(1)] = 1.25
-    """Largest ratio of the observation noise with known cameras to that with refined ones at which the known
+    """Maximum ratio of the observation noise with known cameras to that with refined ones at which the known
     cameras are kept."""
     max_focal_uncertainty: Annotated[float, POSITIVE] = 0.1
     """Three standard deviations of a focal length that the photos determine, as a share of it."""
@@ -118,7 +118,7 @@ class MapperOptions:
     """Triangulation and bundle adjustment, with COLMAP's names."""
 
     min_tri_angle: Annotated[float, Interval(gt=0, le=90)] = 1.5
-    """Smallest angle, in degrees, between the rays of a track point."""
+    """Minimum angle, in degrees, between the rays of a track point."""
     refine_principal_point: bool = True
     """Whether to refine the principal point, if all photos of a camera have the same orientation."""
     refine_extra_params: bool | None = True
@@ -127,9 +127,9 @@ class MapperOptions:
     ba_device: Literal["cpu", "cuda"] = "cpu"
     """Device of bundle adjustment; a GPU is faster for hundreds of photos only."""
     re_max_epipolar_error: Suppress[Annotated[float, POSITIVE]] = 4.0
-    """Largest Sampson error of a match in retriangulation, feature pixels; poses are not final yet."""
+    """Maximum Sampson error of a match in retriangulation, feature pixels; poses are not final yet."""
     coarse_max_reproj_error_ratios: Suppress[tuple[float, ...]] = (0.05, 0.01)
-    """Largest reprojection errors in the first bundle adjustments of rough cameras, as shares of the longer
+    """Maximum reprojection errors in the first bundle adjustments of rough cameras, as shares of the longer
     side; they allow for a focal length that is wrong by a tenth."""
     intrinsics_prior: Suppress[IntrinsicsPriorOptions] = field(default_factory=IntrinsicsPriorOptions)
     """Priors on the intrinsics."""

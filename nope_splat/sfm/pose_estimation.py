@@ -22,21 +22,21 @@ class AbsolutePoseOptions:
     """Options of absolute pose estimation (PnP); pixels are the units of the image coordinates."""
 
     abs_pose_max_error: float
-    """Largest reprojection error of an inlier, pixels."""
+    """Maximum reprojection error of an inlier, pixels."""
     abs_pose_min_num_inliers: int
-    """Smallest number of inliers of a pose."""
+    """Minimum number of inliers of a pose."""
     abs_pose_min_inlier_ratio: float = 0.0
-    """Smallest share of the points that are inliers of a pose."""
+    """Minimum share of the points that are inliers of a pose."""
     loss_scale: float = 1.0
     """Width of the Cauchy loss with which a pose is refined, pixels."""
     min_num_trials: int = 100
-    """Smallest number of RANSAC iterations."""
+    """Minimum number of RANSAC iterations."""
     max_num_trials: int = 10_000
-    """Largest number of RANSAC iterations."""
+    """Maximum number of RANSAC iterations."""
     random_seed: int = 0
     """Seed of RANSAC."""
     max_num_refinements: int = 0
-    """Largest number of refinement steps on the inliers after RANSAC."""
+    """Maximum number of refinement steps on the inliers after RANSAC."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class RelativePoseOptions:
     """Options of relative pose estimation; pixels are the units of the image coordinates."""
 
     max_epipolar_error: float
-    """Largest epipolar error of an inlier, pixels."""
+    """Maximum epipolar error of an inlier, pixels."""
     loss_scale: float = 1.0
     """Width of the Cauchy loss with which a pose is refined, pixels."""
     min_num_trials: int = 100
-    """Smallest number of RANSAC iterations."""
+    """Minimum number of RANSAC iterations."""
     max_num_trials: int = 5_000
-    """Largest number of RANSAC iterations."""
+    """Maximum number of RANSAC iterations."""
     random_seed: int = 0
     """Seed of RANSAC."""
 

@@ -23,7 +23,7 @@ from nope_splat.sfm.pose_estimation import PoselibCamera, poselib_camera
 from nope_splat.utils.typing import Array, Indices, Mask
 
 MIN_SIGMA = 0.01
-"""Smallest standard deviation of an observation, feature pixels."""
+"""Minimum standard deviation of an observation, feature pixels."""
 
 
 class FocalPrior(NamedTuple):
@@ -247,7 +247,7 @@ class SfmState:
 
         Args:
             rows: Indices of observations of triangulated tracks. (n,).
-            min_num_samples: Smallest number of observations in longer tracks for an estimate.
+            min_num_samples: Minimum number of observations in longer tracks for an estimate.
 
         Returns:
             The multiple; NaN if there are too few observations.

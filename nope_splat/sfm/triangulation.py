@@ -12,16 +12,16 @@ from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
 
 MAX_HYPOTHESES = 12
-"""Largest number of pairs of observations that are triangulated per track."""
+"""Maximum number of pairs of observations that are triangulated per track."""
 
 
 def intersect(T_first: Array, rays_first: Array, T_second: Array, rays_second: Array) -> Array:
     """Triangulate points from two rays by linear least squares (Hartley and Zisserman, section 12.2).
 
     Args:
-        T_first: World-to-camera transforms. (..., 4, 4).
+        T_first: World-to-camera transform, one for all points or one per point. (4, 4) or (n, 4, 4).
         rays_first: Rays in camera coordinates at depth one. (n, 3).
-        T_second: World-to-camera transforms. (..., 4, 4).
+        T_second: The same of the second view. (4, 4) or (n, 4, 4).
         rays_second: Rays in camera coordinates at depth one. (n, 3).
 
     Returns:
@@ -55,8 +55,8 @@ def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mas
 
     Args:
         state: Changed in place.
-        max_error: Largest reprojection error of an inlier observation, feature pixels.
-        min_angle: Smallest angle between the two rays of a proposal, degrees.
+        max_error: Maximum reprojection error of an inlier observation, feature pixels.
+        min_angle: Minimum angle between the two rays of a proposal, degrees.
         tracks: Tracks to (re)triangulate; those without a point by default. (T,).
     """
     selected = ~state.has_point if tracks is None else tracks
@@ -128,7 +128,7 @@ def extend(state: SfmState, max_error: float) -> None:
 
     Args:
         state: Changed in place.
-        max_error: Largest reprojection error, feature pixels.
+        max_error: Maximum reprojection error, feature pixels.
     """
     rows = np.flatnonzero(
         state.registered[state.image_ids] & state.has_point[state.track_ids] & ~state.inlier
@@ -141,7 +141,7 @@ def filter_observations(state: SfmState, max_error: float, min_angle: float) -> 
 
     Args:
         state: Changed in place.
-        max_error: Largest reprojection error, feature pixels.
+        max_error: Maximum reprojection error, feature pixels.
         min_angle: Smallest triangulation angle of a point, degrees.
     """
     rows = np.flatnonzero(state.inlier)

@@ -21,9 +21,9 @@ class BundleAdjustmentOptions:
     refine_extra_params: bool | Mask = False
     """Whether to refine radial distortion, for all cameras or per camera. () or (K,)."""
     min_num_observations: int = 20
-    """Smallest number of observations for which the adjustment runs."""
+    """Minimum number of observations for which the adjustment runs."""
     max_iterations: int = 25
-    """Largest number of accepted steps."""
+    """Maximum number of accepted steps."""
     tolerance: float = 1e-5
     """Relative decrease of the cost in one step below which the adjustment stops."""
     device: str = "cpu"

@@ -19,9 +19,9 @@ from nope_splat.geometry.rigid import move_poses
 from nope_splat.geometry.robust import HUBER, huber_cost
 
 BEHIND_COST = 1e3
-"""Robust cost, in variances, of an observation whose point cannot be projected."""
+"""Robust cost of an observation whose point cannot be projected."""
 MAX_LOG_FOCAL_STEP = 0.5
-"""Largest change of the logarithm of the focal length in one step."""
+"""Maximum change of the logarithm of the focal length in one step."""
 
 BundleStep = tuple[Tensor, Tensor, Tensor]
 """Increments of poses (N, 6), points (P, 3) and intrinsics (K, 5), as of `retract`."""
@@ -182,7 +182,7 @@ def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
         residuals: From `reprojection_residuals`. (O, 2).
 
     Returns:
-        Cost in variances.
+        Cost; residuals are in standard deviations.
     """
     cost = huber_cost(residuals.norm(dim=1) ** 2, problem.huber)
     cost = cost.nan_to_num(posinf=BEHIND_COST)

@@ -112,11 +112,11 @@ class NormalEquations:
 
     @property
     def cost(self) -> float:
-        """Robust cost at the linearization, in variances."""
+        """Robust cost at the linearization; residuals are in standard deviations."""
         return self.problem.cost
 
     def evaluate(self, candidate: BundleProblem) -> float:
-        """Evaluate the robust cost of other variables, in variances."""
+        """Evaluate the robust cost of other variables; residuals are in standard deviations."""
         return candidate.cost
 
     def add(self, matrix: Tensor, gradient: Tensor) -> None:

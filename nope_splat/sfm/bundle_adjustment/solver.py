@@ -27,9 +27,9 @@ class BundleResult:
     problem: BundleProblem
     """The problem with adjusted variables."""
     initial_cost: float
-    """Robust cost before the adjustment, in variances."""
+    """Robust cost before the adjustment; residuals are in standard deviations."""
     cost: float
-    """Robust cost after the adjustment, in variances."""
+    """Robust cost after the adjustment; residuals are in standard deviations."""
     iterations: int
     """Number of accepted steps."""
 
@@ -48,7 +48,7 @@ def bundle_adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: f
 
     Args:
         problem: Observations and initial variables.
-        max_iterations: Largest number of accepted steps.
+        max_iterations: Maximum number of accepted steps.
         tolerance: Relative decrease of the cost in one step below which to stop.
 
     Returns:

@@ -65,7 +65,7 @@ class DepthAlignmentProblem:
     log_focal_sigma: float = IntrinsicsPriorOptions.log_focal_sigma
     """Standard deviation of the prior on the logarithm of the focal length."""
     min_noise: float = 0.5
-    """Smallest standard deviation of the residuals, feature pixels."""
+    """Minimum standard deviation of the residuals, feature pixels."""
 
     @cached_property
     def residuals(self) -> Array:
@@ -92,7 +92,7 @@ def align_depths(
 
     Args:
         problem: Matches and initial variables.
-        max_iterations: Largest number of accepted steps.
+        max_iterations: Maximum number of accepted steps.
         tolerance: Relative decrease of the cost in one step below which to stop.
 
     Returns:

@@ -34,7 +34,7 @@ from nope_splat.utils.typing import Array, Indices
 
 @dataclass(frozen=True)
 class MonocularDepthInitialization:
-    """Start from depth maps of single photos, along the spanning tree of the match graph (the paper).
+    """Start from depth maps of single photos, along the spanning tree of the match graph (arXiv 2502.19800).
 
     Depth comes from a network (see depth.model for requirements and licenses), from depth.maps or from
     the matcher dust3r.
@@ -43,12 +43,12 @@ class MonocularDepthInitialization:
     root_shifts: tuple[float, ...] = (-0.3, 0.0, 0.5, 2.0)
     """Candidate shifts of the first map, in units of the median of its values."""
     max_reproj_error: Annotated[float, Interval(gt=0, le=1)] = 0.03
-    """Largest reprojection error of a lifted match, as a share of the longer side, since depth and focal
+    """Maximum reprojection error of a lifted match, as a share of the longer side, since depth and focal
     length are rough."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 12
-    """Smallest number of inlier matches of an absolute pose."""
+    """Minimum number of inlier matches of an absolute pose."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Largest number of matches of a pair in the joint optimization, in each direction."""
+    """Maximum number of matches of a pair in the joint optimization, in each direction."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
         """Yield the state with poses from depth maps, if its focal length is plausible.

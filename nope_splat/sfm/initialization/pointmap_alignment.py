@@ -108,7 +108,7 @@ class _PointmapAlignment:
         pointmaps: Pointmaps of the pairs.
         sizes: Width and height of the images at full resolution. (N, 2).
         focal: Focal length, full-resolution pixels.
-        max_num_points: Largest number of points of an image.
+        max_num_points: Maximum number of points of an image.
     """
 
     def __init__(self, pointmaps: Pointmaps, sizes: Indices, focal: float, max_num_points: int) -> None:

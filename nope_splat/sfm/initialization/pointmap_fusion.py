@@ -23,7 +23,7 @@ from nope_splat.sfm.mapper_options import FocalEstimationOptions, IntrinsicsPrio
 from nope_splat.utils.typing import Array, Indices
 
 MIN_POINTS = 50
-"""Smallest number of points for an estimate."""
+"""Minimum number of points for an estimate."""
 
 
 def fuse_pointmap_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:

@@ -27,7 +27,7 @@ class Initialization(Protocol):
     """Method that finds the first cameras; implementations are frozen dataclasses of their options."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield the states to register images from, most likely one first.
+        """Yield initial states for registration, the most promising one first.
 
         Args:
             problem: A connected component.

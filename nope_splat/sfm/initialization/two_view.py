@@ -24,7 +24,7 @@ class TwoViewInitialization:
     """Start from a pair of photos with many matches and enough parallax."""
 
     restart_factor: Annotated[float, Gt(1)] = 1.1
-    """Smallest change of the focal length during registration that causes a restart with the new one."""
+    """Minimum change of the focal length during registration that causes a restart with the new one."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
         """Yield a state without poses for each candidate focal length.

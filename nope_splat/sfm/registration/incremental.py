@@ -27,35 +27,35 @@ class IncrementalRegistration:
     """Register one photo after another by its visible points (Schönberger and Frahm, CVPR 2016)."""
 
     init_max_num_trials: Annotated[int, COUNT] = 50
-    """Largest number of initial pairs tested for enough parallax."""
+    """Maximum number of initial pairs tested for enough parallax."""
     init_max_tri_angle: Annotated[float, POSITIVE] = 16.0
     """Triangulation angle, in degrees, above which a larger angle does not improve the rank of an initial
     pair."""
     max_num_models: Annotated[int, COUNT] = 5
-    """Largest number of models from different initial pairs, until one has more than half of the photos."""
+    """Maximum number of models from different initial pairs, until one has more than half of the photos."""
     abs_pose_max_error: Annotated[float, POSITIVE] = 8.0
-    """Largest reprojection error of an inlier of an absolute pose, feature pixels; points are still rough."""
+    """Maximum reprojection error of an inlier of an absolute pose, feature pixels; points are still rough."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 20
-    """Smallest number of visible points, and of inliers, to register a photo by PnP."""
+    """Minimum number of visible points, and of inliers, to register a photo by PnP."""
     abs_pose_min_inlier_ratio: Annotated[float, SHARE] = 0.25
-    """Smallest share of the visible points that must be inliers of an absolute pose."""
+    """Minimum share of the visible points that must be inliers of an absolute pose."""
     max_reproj_error: Annotated[float, POSITIVE] = 4.0
-    """Largest reprojection error of an observation during registration, feature pixels."""
+    """Maximum reprojection error of an observation during registration, feature pixels."""
     max_reg_trials: Annotated[int, COUNT] = 3
-    """Largest number of trials per photo until another photo is registered."""
+    """Maximum number of trials per photo until another photo is registered."""
     min_num_shared_points: Annotated[int, COUNT] = 3
-    """Smallest number of points that determine, and then verify, the scale of a photo registered by one
+    """Minimum number of points that determine, and then verify, the scale of a photo registered by one
     pair."""
     min_shared_inlier_ratio: Annotated[float, SHARE] = 0.5
-    """Smallest share of those points that must agree with the pose after bundle adjustment."""
+    """Minimum share of those points that must agree with the pose after bundle adjustment."""
     max_pair_tri_angle: Annotated[float, POSITIVE] = 4.0
     """Triangulation angle, in degrees, above which a larger angle does not improve the rank of that pair."""
     coverage_grid_size: Annotated[int, COUNT] = 16
     """Cells per side of the grid that measures how well visible points cover a photo."""
     min_num_images_for_focal: Annotated[int, Ge(2)] = 4
-    """Smallest number of registered photos for which bundle adjustment refines the focal length."""
+    """Minimum number of registered photos for which bundle adjustment refines the focal length."""
     ba_max_num_observations: Annotated[int, COUNT] = 300
-    """Largest number of observations per photo in bundle adjustments between registrations."""
+    """Maximum number of observations per photo in bundle adjustments between registrations."""
     ba_local_min_num_images: Annotated[int, COUNT] = 16
     """Number of registered photos above which most bundle adjustments are local."""
     ba_local_num_images: Annotated[int, COUNT] = 8

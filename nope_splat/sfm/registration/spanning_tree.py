@@ -24,10 +24,10 @@ class SpanningTreeRegistration:
     """Chain relative poses along the maximum spanning tree of the match graph: for small overlap."""
 
     max_reproj_error: Annotated[float, POSITIVE] = 8.0
-    """Largest reprojection error of an observation, feature pixels; it is large because chained poses
+    """Maximum reprojection error of an observation, feature pixels; it is large because chained poses
     drift."""
     min_num_shared_points: Annotated[int, COUNT] = 5
-    """Smallest number of keypoints of known depth that determine the scale of the next pair."""
+    """Minimum number of keypoints of known depth that determine the scale of the next pair."""
 
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
@@ -66,7 +66,7 @@ def chain_poses(state: SfmState, two_views: TwoViews, min_num_shared: int) -> No
     Args:
         state: State without poses.
         two_views: Relative poses of the pairs.
-        min_num_shared: Smallest number of keypoints of known depth that determine the scale of the next pair.
+        min_num_shared: Minimum number of keypoints of known depth that determine the scale of the next pair.
     """
     depth = np.full(len(state.xy), np.nan)
     scale = 1.0

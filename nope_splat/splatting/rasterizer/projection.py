@@ -388,7 +388,7 @@ def project_gradient(
 
 @kernel
 def camera_gradient(d_camera, d_viewmat, d_K):
-    """Sum the chunks' gradients of the camera to those of its view matrix (4, 4) and intrinsics (3, 3)."""
+    """Sum the camera gradients of all chunks to those of the view matrix (4, 4) and K (3, 3)."""
     d_viewmat[:], d_K[:] = 0.0, 0.0
     sums = np.zeros(16)
     for chunk in range(len(d_camera)):

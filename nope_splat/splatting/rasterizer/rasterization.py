@@ -14,7 +14,7 @@ RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RasterizeMode = Literal["classic", "antialiased"]
 
 MAX_CHANNELS = 16
-"""Largest number of channels on a CPU, including depth."""
+"""Maximum number of channels on a CPU, including depth."""
 
 
 def rasterization(

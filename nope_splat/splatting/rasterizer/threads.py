@@ -46,7 +46,7 @@ _MAX_SPINS = 4_000_000
 """Polls of the counter before an idle worker goes to sleep, about a millisecond."""
 
 _MAX_STAGES = 3
-"""Largest number of stages of a kernel."""
+"""Maximum number of stages of a kernel."""
 
 _Counters = NDArray[np.int64]
 """Numbers of claimed and of finished work items per stage, on separate cache lines. (stages, 2, 16)."""
