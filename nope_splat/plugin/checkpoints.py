@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,8 +15,12 @@ import torch
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.checkpoint_content import require_layout, unreadable_reason
+from nope_splat.utils.files import disk_error, replacing
 
 logger = logging.getLogger(__name__)
+
+FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
+"""Numbers of the errors of a full or read-only file system."""
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -88,6 +94,83 @@ def last_checkpoint(folder: Path) -> Path:
             " again",
         )
     return checkpoints[0]
+
+
+def write_checkpoint(state: dict[str, Any], path: Path, run: Path) -> None:
+    """Write a checkpoint so that a failure, a kill or a power loss never damages an earlier one.
+
+    Args:
+        state: Tensors and plain containers.
+        path: The checkpoint file; its folder is created if missing.
+        run: The run's folder, which holds the partial file: nerfstudio would load any file next to `path`.
+
+    Raises:
+        NopeSplatError: If the file cannot be written; nothing is left of it.
+    """
+    try:
+        if run.is_dir():  # else it was removed, and would be created again without its configuration
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, run / "checkpoint.partial") as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:
+        # torch raises a RuntimeError while it closes the file after an error of the disk.
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        raise _write_error(reason, run, path.parent) from error
+
+
+@contextmanager
+def writing_to_run(run: Path) -> Iterator[None]:
+    """Convert the errors of a full disk or a removed folder within a block to one error for the user.
+
+    TensorBoard's thread raises its errors again in this one, so they are not printed as well.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        NopeSplatError: If the run's folder is gone, or its disk is full or read-only.
+    """
+    before = threading.excepthook
+
+    def print_unexpected(args: threading.ExceptHookArgs) -> None:
+        is_writer = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and isinstance(args.exc_value, OSError)):
+            before(args)
+
+    threading.excepthook = print_unexpected
+    try:
+        yield
+    except OSError as error:
+        if run.is_dir() and error.errno not in FULL_DISK:
+            raise
+        raise _write_error(error, run, run) from error
+    finally:
+        threading.excepthook = before
+
+
+def missing_run(run: Path) -> NopeSplatError:
+    """Return the error of a run whose folder is gone.
+
+    Args:
+        run: The run's folder.
+    """
+    return NopeSplatError(
+        "missing-file",
+        f"files in {run} were removed or renamed during the training; run the same command again",
+    )
+
+
+def _write_error(error: OSError, run: Path, folder: Path) -> NopeSplatError:
+    """Explain to the user why a file in a folder of a run cannot be written."""
+    if not run.is_dir():
+        return missing_run(run)
+    return NopeSplatError(
+        "unwritable-output",
+        f"cannot write to {folder} ({error.strerror or error}); free some disk space and run the same command"
+        " again, or move the outputs and pass their new folder with --output-dir",
+    )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +31,7 @@ from nope_splat.plugin.model import NopeSplatModel, NopeSplatModelConfig
 from nope_splat.plugin.viewer import NopeViewerControl
 from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rasterizer.ssim import WINDOW
+from nope_splat.utils.cache import read_only_caches
 from nope_splat.utils.device_defaults import resolved
 from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.ranges import NOT_NEGATIVE, check_ranges
@@ -89,7 +91,9 @@ class NopePipeline(VanillaPipeline):
             # cannot undo it. So estimate distortion during SfM.
             mapper = replace(dataparser.sfm.mapper, refine_extra_params=True)
             dataparser.sfm = replace(dataparser.sfm, mapper=mapper)
-        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        # Commands get the cache folder from a config.yml, which may be that of somebody else.
+        with nullcontext() if test_mode == "val" else read_only_caches():
+            super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode == "val":
             require_min_image_size(
                 self.datamanager.train_dataset.cameras, resolved(config.model.num_downscales)

@@ -1,60 +1,268 @@
-"""Find a run that can be resumed, lock its folder, and save and restore the state of its training.
-
-nerfstudio's checkpoints hold parameters and optimizers. The state here adds what they lack: random number
-generators, image queues and densification statistics. With it, a resumed training on a CPU ends with
-bit-identical Gaussians.
-"""
+"""Find a run that can be resumed, say why another cannot, and lock the folder of a run."""
 
 from __future__ import annotations
 
-import random
+import logging
+import os
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from filelock import FileLock, Timeout
+from nerfstudio.engine.trainer import TrainerConfig
 
+from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.checkpoints import checkpoint_step, find_checkpoints
-from nope_splat.plugin.pipeline import NopePipeline
+from nope_splat.plugin.run_record import RunRecord
+from nope_splat.utils.files import replacing
 
-IGNORED_SETTINGS = ("timestamp:", "resume:")
-"""First words of the configuration lines that concern the start of a run, not the training."""
+logger = logging.getLogger(__name__)
+
+MAX_NAMED_RUNS = 5
+"""Number of unfinished runs that are named, latest first."""
+_reserved: dict[Path, FileLock] = {}
+"""Locks of this process between the choice of a run's folder and the start of its trainer, by folder."""
 
 
-def find_resumable_run(runs: Iterable[Path], settings: str, length: int) -> Path | None:
-    """Find the most recent training with the same settings, if it can be resumed.
+@dataclass(frozen=True)
+class SavedRun:
+    """What an earlier run has left in its folder."""
 
-    Settings are compared as text, so that no object is constructed from a file. If the most recent training
-    is complete, earlier ones are not resumed: a user who repeats a command wants a second training.
+    path: Path
+    """The run's folder."""
+    record: RunRecord | None
+    """Settings and photos; None if unknown."""
+
+    @classmethod
+    def read(cls, path: Path) -> SavedRun | None:
+        """Read the folder of a run.
+
+        Args:
+            path: Any file or folder.
+
+        Returns:
+            The run; None if this is not the folder of a run.
+        """
+        record = RunRecord.read(path)
+        return cls(path, record) if record or os.path.isfile(path / "config.yml") else None
+
+    @cached_property
+    def checkpoints(self) -> list[Path]:
+        """Files of all checkpoints, latest first."""
+        return find_checkpoints(self.path / "nerfstudio_models")
+
+    @cached_property
+    def latest(self) -> tuple[int, dict[str, Any]]:
+        """Iterations and content of the latest checkpoint that can be loaded; 0 and nothing without one."""
+        for checkpoint in self.checkpoints:
+            try:
+                state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+                return checkpoint_step(checkpoint) + 1, {
+                    "training_id": state.get("training_id"),
+                    "held_out": state["continuation"].get("held_out", []),
+                }
+            except Exception:  # a damaged file can raise any exception; the trainer reports it
+                continue
+        return 0, {}
+
+    @property
+    def done(self) -> int:
+        """Number of iterations in the latest checkpoint."""
+        return self.latest[0]
+
+    @property
+    def length(self) -> int:
+        """Number of iterations of the whole training; 0 if unknown."""
+        if self.record is not None:
+            return self.record.length
+        try:
+            text = (self.path / "config.yml").read_text("utf8", "replace")
+        except OSError:
+            return 0
+        match = re.search(r"^max_num_iterations: (\d+)$", text, re.MULTILINE)
+        return int(match[1]) if match else 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all iterations are done."""
+        return 0 < self.length <= self.done
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """Key that sorts runs by their last start; copies of a run by their progress and name."""
+        return self.record.number if self.record else 0, self.done, self.path.name
+
+    def difference(self, record: RunRecord) -> str | None:
+        """Describe why this is not the training of a record.
+
+        Args:
+            record: Settings and photos of a training that is about to start.
+
+        Returns:
+            The first difference; None if it is the same training.
+        """
+        if self.record is None:
+            return "another version of nope-splat has trained it"
+        if (setting := record.different_setting(self.record)) is not None:
+            return setting
+        if not self.done:  # nothing was trained on the photos
+            return None
+        if self.latest[1]["training_id"] != self.record.id:
+            return "its checkpoint is that of another training"
+        return record.different_photo(self.record, self.latest[1]["held_out"])
+
+
+def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun | None:
+    """Find the latest run of a training, if it can be resumed, and reserve its folder.
+
+    If the latest run is complete, earlier ones are not resumed: a user who repeats a command wants a second
+    training. A run without a checkpoint is resumed if no other has one, so that its folder is used.
 
     Args:
-        runs: Candidate run folders.
-        settings: Configuration of the new training, as it would be saved.
-        length: Number of iterations of the new training.
+        runs: Candidates.
+        record: Settings and photos of the training.
 
     Returns:
-        The run folder. None if the most recent training is complete or still running, or if no training
-        with these settings has a checkpoint.
+        The run. None if the latest run of this training is complete or still running, or if there is none.
     """
-    latest, latest_time = None, 0.0
-    for run in runs:
-        checkpoints, config = find_checkpoints(run / "nerfstudio_models"), run / "config.yml"
-        if not checkpoints or not config.is_file():
-            continue
-        saved = checkpoints[0].stat().st_mtime
-        if saved < config.stat().st_mtime:  # left by an older training in a folder of the same name
-            continue
-        if saved > latest_time and _settings(config.read_text("utf8", "replace")) == _settings(settings):
-            latest, latest_time = checkpoints[0], saved
-    if latest is None or checkpoint_step(latest) + 1 >= length:
+    same = sorted((run for run in runs if run.difference(record) is None), key=lambda run: run.order)
+    latest = max((run for run in same if run.done), key=lambda run: run.order, default=None)
+    if latest is None or latest.is_complete:
+        not_begun = [run for run in same if not run.done and (latest is None or run.order > latest.order)]
+        latest = not_begun[-1] if not_begun else None
+    if latest is None:
         return None
-    run = latest.parent.parent
     try:
-        lock_run(run).release()
-    except Timeout:
+        reserve_run(latest.path)
+    except NopeSplatError:
         return None
-    return run
+    return latest
+
+
+def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str) -> None:
+    """Name the unfinished runs of an experiment that are not resumed, with the reasons.
+
+    Args:
+        runs: Runs that are not resumed.
+        record: Settings and photos of the training that is about to start.
+        reason: Reason for runs of the same training that nobody else trains.
+    """
+    unfinished = [run for run in runs if run.done and not run.is_complete]
+    unfinished.sort(key=lambda run: run.order, reverse=True)
+    for run in unfinished[:MAX_NAMED_RUNS]:
+        why = run.difference(record)
+        if why is None:
+            why = "another process is training there" if _is_locked(run.path) else reason
+        logger.warning(
+            f"The unfinished training in {run.path} is not resumed after its {run.done} iterations: {why}."
+        )
+    if len(unfinished) > MAX_NAMED_RUNS:
+        logger.warning(f"{len(unfinished) - MAX_NAMED_RUNS} other unfinished trainings are not resumed.")
+
+
+def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
+    """Choose the run that a command resumes, reserve its folder, and name the unfinished runs it leaves.
+
+    Args:
+        config: Configuration of the training, with an unnamed or named run.
+        resume: The option `resume`.
+
+    Returns:
+        The run; None to start a new one.
+    """
+    folder, data = config.get_base_dir(), config.pipeline.datamanager.data
+    runs = read_runs(folder.parent)
+    if not runs or data is None or not data.is_dir():
+        return None
+    record = RunRecord.of(config, data)
+    is_named = "{timestamp}" not in folder.name
+    candidates = [run for run in runs if run.path == folder] if is_named else runs
+    resumed = find_resumable_run(candidates, record) if resume == "auto" else None
+    reason = "a later run has the same settings"
+    if resume == "never":
+        reason = "the option --resume is never"
+    elif is_named:
+        reason = f"the option --timestamp is {folder.name}"
+    log_unfinished_runs([run for run in runs if run is not resumed], record, reason)
+    if is_named and resumed is None and any(run.done for run in candidates):
+        logger.warning(f"The checkpoints in {folder} will be replaced, because --timestamp names this run.")
+    return resumed
+
+
+def start_run(config: TrainerConfig, resumes: bool) -> None:
+    """Lock the folder of a run, then write its record and its configuration.
+
+    Args:
+        config: Configuration of the training.
+        resumes: Whether it resumes an earlier one in the same folder.
+
+    Raises:
+        NopeSplatError: If another process trains in the folder; nothing is written then.
+        OSError: If the folder cannot be written.
+    """
+    run, data = config.get_base_dir(), config.pipeline.datamanager.data
+    assert data is not None
+    reserve_run(run)
+    run.mkdir(parents=True, exist_ok=True)
+    record = RunRecord.read(run) if resumes else None
+    # The checkpoint that a resumed run loads from its own folder is no part of its configuration.
+    saved = replace(config, load_dir=None) if record and record.settings.get("load_dir") == "None" else config
+    record = record or RunRecord.of(config, data)
+    numbers = [other.record.number for other in read_runs(run.parent) if other.record is not None]
+    record.numbered(1 + max(numbers, default=0)).write(run)
+    with replacing(run / "config.yml", run / "config.yml.partial") as file:
+        file.write(yaml.dump(saved).encode())
+
+
+def read_runs(experiment: Path) -> list[SavedRun]:
+    """Read all runs of an experiment.
+
+    Args:
+        experiment: The folder that contains the folders of the runs.
+    """
+    return [run for path in sorted(experiment.glob("*")) if (run := SavedRun.read(path)) is not None]
+
+
+def reserve_run(run: Path) -> None:
+    """Lock a run's folder until this process ends, or until the trainer of the run releases it.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        NopeSplatError: If another process trains in the folder.
+    """
+    if run.absolute() not in _reserved:
+        _reserved[run.absolute()] = take_lock(run)
+
+
+def release_reserved() -> None:
+    """Release the folders that no trainer has taken."""
+    while _reserved:
+        _reserved.popitem()[1].release()
+
+
+def take_lock(run: Path) -> FileLock:
+    """Return the lock of a folder that is reserved, or lock it.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        NopeSplatError: If another process trains in the folder.
+    """
+    try:
+        return _reserved.pop(run.absolute(), None) or lock_run(run)
+    except Timeout as error:
+        raise NopeSplatError(
+            "run-in-use",
+            f"another process is training in {run}; wait until it finishes, or pass another --timestamp",
+        ) from error
 
 
 def lock_run(run: Path) -> FileLock:
@@ -79,54 +287,12 @@ def lock_run(run: Path) -> FileLock:
     return lock
 
 
-def capture_state(pipeline: NopePipeline) -> dict[str, Any]:
-    """Capture the training state between two iterations, in tensors and plain containers.
-
-    Args:
-        pipeline: The pipeline in training.
-
-    Returns:
-        Input of `restore`: states of the random number generators, image queues, densification statistics
-        and metrics of the last joint adjustment.
-    """
-    data, model = pipeline.datamanager, pipeline.model
-    return {
-        "random": {
-            "python": random.getstate(),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(model.device) if model.device.type == "cuda" else None,
-            "images": data.random_generator.getstate() if hasattr(data, "random_generator") else None,
-        },
-        "train_unseen_cameras": list(data.train_unseen_cameras),
-        "eval_unseen_cameras": list(data.eval_unseen_cameras),
-        "strategy": dict(model.strategy_state),
-        "last_adjustment": dict(model.camera_optimizer.last_adjustment),
-    }
-
-
-def restore(pipeline: NopePipeline, state: dict[str, Any]) -> None:
-    """Restore the training state of a checkpoint whose parameters are already loaded.
-
-    Args:
-        pipeline: The pipeline, set up for training.
-        state: Result of `capture_state`.
-    """
-    data, model, randomness = pipeline.datamanager, pipeline.model, state["random"]
-    data.train_unseen_cameras = list(state["train_unseen_cameras"])
-    data.eval_unseen_cameras = list(state["eval_unseen_cameras"])
-    model.strategy_state = {
-        name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-        for name, value in state["strategy"].items()
-    }
-    model.camera_optimizer.last_adjustment = dict(state["last_adjustment"])
-    # Restore the generators last, because the steps above may draw random numbers.
-    random.setstate(randomness["python"])
-    torch.set_rng_state(randomness["torch"])
-    if model.device.type == "cuda" and randomness["cuda"] is not None:
-        torch.cuda.set_rng_state(randomness["cuda"], model.device)
-    if randomness["images"] is not None:
-        data.random_generator.setstate(randomness["images"])
-
-
-def _settings(configuration: str) -> list[str]:
-    return [line for line in configuration.splitlines() if not line.startswith(IGNORED_SETTINGS)]
+def _is_locked(run: Path) -> bool:
+    """Check whether another process trains in a run's folder."""
+    if run.absolute() in _reserved:
+        return False
+    try:
+        lock_run(run).release()
+    except Timeout:
+        return True
+    return False

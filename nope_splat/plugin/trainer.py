@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-import yaml
-from filelock import Timeout
+import tyro
 from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
@@ -30,17 +26,24 @@ from nope_splat.plugin.checkpoints import (
     last_checkpoint,
     last_intact_checkpoint,
     load_checkpoint,
+    missing_run,
     report_mismatch,
     require_same_names,
+    write_checkpoint,
+    writing_to_run,
 )
 from nope_splat.plugin.checks import check_contradictions
 from nope_splat.plugin.datamanager import require_folder
 from nope_splat.plugin.device import choose_device, require_device
+from nope_splat.plugin.interruption import DeferredInterruption, Interruption
 from nope_splat.plugin.learning_rates import resolve_rates
 from nope_splat.plugin.pipeline import NopePipeline, NopePipelineConfig
-from nope_splat.plugin.resume import capture_state, find_resumable_run, lock_run, restore
+from nope_splat.plugin.resume import choose_run, start_run, take_lock
+from nope_splat.plugin.run_config import RunConfigFile
+from nope_splat.plugin.run_record import RunRecord
 from nope_splat.plugin.schedulers import DecayConfig
 from nope_splat.plugin.summary import reconstruction_rows, table, training_rows
+from nope_splat.plugin.training_state import capture_state, restore
 from nope_splat.plugin.viewer_shutdown import stop_viewer
 from nope_splat.utils.device_defaults import Auto, ByDevice, Device, resolve_defaults, resolved
 from nope_splat.utils.progress import CONSOLE
@@ -86,6 +89,19 @@ class NopeTrainerConfig(TrainerConfig):
     CPU."""
     resume: Literal["auto", "never"] = "auto"
     """Whether to resume the last run of the same settings if it was interrupted, or to start a new one."""
+    run_dir: tyro.conf.Suppress[Path | None] = None
+    """Folder of the run if it was moved out of the folders of output, experiment and method."""
+
+    def __post_init__(self) -> None:
+        """Let nerfstudio read `load_config` as the configuration of the run in whose folder it is."""
+        if self.load_config is not None:
+            self.load_config = RunConfigFile(self.load_config)
+            self.load_config.data = self.data
+
+    def get_base_dir(self) -> Path:
+        """Return the folder of the run."""
+        folder = super().get_base_dir()  # also sets the name of the experiment
+        return self.run_dir or folder
 
     def set_experiment_name(self) -> None:
         """Name the experiment after the scene's folder, not its `images` folder, and set the cache folder."""
@@ -108,12 +124,11 @@ class NopeTrainerConfig(TrainerConfig):
         self.resolve_auto()
         if self.max_num_iterations == "auto":
             self.max_num_iterations = self._automatic_length()
-        folder = self.get_base_dir()
-        runs = folder.parent.glob("*") if folder.name == "{timestamp}" else [folder]
-        if self.resume == "auto":
-            run = find_resumable_run(runs, yaml.dump(self), resolved(self.max_num_iterations))
-            if run is not None:
-                self.timestamp, self.load_dir, self.load_step = run.name, run / self.relative_model_dir, None
+        run = choose_run(self, self.resume)
+        if run is not None:
+            self.timestamp = run.path.name
+            if run.checkpoints:
+                self.load_dir, self.load_step = run.path / self.relative_model_dir, None
         super().set_timestamp()
 
     def _automatic_length(self) -> int:
@@ -155,21 +170,15 @@ class NopeTrainerConfig(TrainerConfig):
         check_contradictions(self, self.pipeline, self.resumes)
         require_folder(self.pipeline.datamanager.data)
         require_device(self.machine.device_type)  # last, because compiling kernels may take minutes
-        if self.resumes:
-            return
-        if self.load_dir is not None:
+        if self.load_dir is not None and not self.resumes:
             last_checkpoint(self.load_dir)
         try:
-            super().save_config()
+            start_run(self, self.resumes)
         except OSError as error:
             raise NopeSplatError(
                 "unwritable-output",
                 f"cannot write to {self.get_base_dir()} ({error.strerror}); choose another --output-dir",
             ) from error
-
-
-class Interruption(KeyboardInterrupt):
-    """Ctrl-C, deferred to the boundary between two iterations, where a checkpoint is consistent."""
 
 
 class NopeTrainer(Trainer):
@@ -186,18 +195,15 @@ class NopeTrainer(Trainer):
 
     config: NopeTrainerConfig
     pipeline: NopePipeline
+    _training_id: str = ""
+    _interruption = DeferredInterruption()
 
     def __init__(self, config: NopeTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         super().__init__(config, local_rank, world_size)
-        self._interrupted = False
-        try:
-            self._lock = lock_run(self.base_dir) if local_rank == 0 else None
-        except Timeout as error:
-            raise NopeSplatError(
-                "run-in-use",
-                f"another process is training in {self.base_dir}; wait until it finishes, or pass another"
-                " --timestamp",
-            ) from error
+        self._interruption = DeferredInterruption()
+        self._lock = take_lock(self.base_dir) if local_rank == 0 else None
+        record = RunRecord.read(self.base_dir)
+        self._training_id = record.id if record else ""
 
     def setup_optimizers(self) -> Optimizers:
         """Set the training length in the schedules, and create the optimizers."""
@@ -213,7 +219,12 @@ class NopeTrainer(Trainer):
             test_mode: See nerfstudio's trainer.
         """
         self._saved_state: dict[str, Any] | None = None
-        super().setup(test_mode)
+        try:
+            with writing_to_run(self.base_dir):
+                super().setup(test_mode)
+        except BaseException:
+            self._release()
+            raise
         if self._saved_state is not None:
             with report_mismatch():
                 restore(self.pipeline, self._saved_state)
@@ -231,9 +242,8 @@ class NopeTrainer(Trainer):
             path = last_checkpoint(config.load_dir)
         state = None if path is None else load_checkpoint(path)
         if config.resumes:
-            difference = "checkpoint" if state is None else self.pipeline.difference(state["pipeline"])
-            if difference is not None:
-                reason = "no checkpoint is intact" if state is None else f"the {difference} changed"
+            reason = self._difference(state)
+            if reason is not None:
                 logger.warning(f"Restarting the training in {self.base_dir} because {reason}.")
                 state = None
         if state is None:
@@ -252,6 +262,15 @@ class NopeTrainer(Trainer):
             + ("; to start a new training, pass --resume never." if config.resumes else ".")
         )
 
+    def _difference(self, state: dict[str, Any] | None) -> str | None:
+        """Return the reason why a checkpoint cannot be resumed, if there is one."""
+        if state is None:
+            return "no checkpoint is intact"
+        if state.get("training_id") != self._training_id:
+            return "its checkpoint is that of another training"
+        difference = self.pipeline.difference(state["pipeline"])
+        return None if difference is None else f"the {difference} changed"
+
     def _init_viewer_state(self) -> None:
         super()._init_viewer_state()
         with self.train_lock:
@@ -266,7 +285,7 @@ class NopeTrainer(Trainer):
         Raises:
             Interruption: If the user has pressed Ctrl-C.
         """
-        if self._interrupted:
+        if self._interruption.is_requested:
             raise Interruption
         loss, losses, metrics = super().train_iteration(step)
         history = self.pipeline.history
@@ -289,7 +308,7 @@ class NopeTrainer(Trainer):
             )
         self.config.max_num_iterations = length - done  # nerfstudio's loop counts from the checkpoint
         try:
-            with self._interruptible():
+            with self._interruption.deferred(lambda: self.training_state), writing_to_run(self.base_dir):
                 super().train()
         except KeyboardInterrupt as interruption:
             if self.training_state == "completed":  # only the viewer was still running
@@ -302,37 +321,13 @@ class NopeTrainer(Trainer):
             self.config.max_num_iterations = length
             self._release()
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Defer SIGINT to the end of the iteration, so that a consistent checkpoint can be saved."""
-
-        def interrupt(signal_number: int, frame: object) -> None:
-            if self.training_state == "paused":
-                raise Interruption
-            if self.training_state == "completed" or self._interrupted:
-                raise KeyboardInterrupt
-            self._interrupted = True
-            logger.info(
-                "Interrupted: finishing this iteration and saving a checkpoint."
-                " Press Ctrl-C again to stop at once."
-            )
-
-        previous_handler = signal.getsignal(signal.SIGINT)
-        # Only the main thread receives signals. Background jobs of a shell script ignore SIGINT.
-        if threading.current_thread() is not threading.main_thread() or previous_handler is signal.SIG_IGN:
-            yield
-            return
-        signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous_handler)
-
     def _release(self) -> None:
         """Release writers, viewer and lock, so that the process can train again."""
         for event_writer in writer.EVENT_WRITERS:
             if isinstance(event_writer, writer.TensorboardWriter):
-                event_writer.tb_writer.close()
+                # A full disk may be the reason of this release.
+                with suppress(NopeSplatError), writing_to_run(self.base_dir):
+                    event_writer.tb_writer.close()
         writer.EVENT_WRITERS.clear()  # otherwise they would also log the next training
         if isinstance(self.viewer_state, Viewer):
             stop_viewer(self.viewer_state)
@@ -358,30 +353,21 @@ class NopeTrainer(Trainer):
             step: Iteration.
 
         Raises:
-            NopeSplatError: If the file cannot be written; the partial file is removed.
+            NopeSplatError: If the file cannot be written; nothing is left of it.
         """
+        if self._training_id and not (self.base_dir / "config.yml").is_file():
+            raise missing_run(self.base_dir)  # no command could use a checkpoint without it
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
-        partial = self.base_dir / "checkpoint.partial"  # nerfstudio would load any file in `checkpoint_dir`
         state = {
             "step": step,
+            "training_id": self._training_id,
             "pipeline": self.pipeline.state_dict(),
             "optimizers": _state_dicts(self.optimizers.optimizers),
             "schedulers": _state_dicts(self.optimizers.schedulers),
             "scalers": self.grad_scaler.state_dict(),
             "continuation": capture_state(self.pipeline),
         }
-        try:
-            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                torch.save(state, file)
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise NopeSplatError(
-                "unwritable-output",
-                f"cannot write the checkpoint to {self.checkpoint_dir} ({error.strerror or error}); free"
-                " some disk space and run the same command again, or choose another --output-dir",
-            ) from error
+        write_checkpoint(state, path, self.base_dir)
         if self.config.save_only_latest_checkpoint:
             for checkpoint in self.checkpoint_dir.glob("*.ckpt"):
                 if checkpoint != path:

@@ -17,6 +17,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import torch
+import yaml
 from fixtures.errors import refused
 from nerfstudio.scripts.render import DatasetRender, RenderInterpolated
 from nerfstudio.scripts.viewer import run_viewer
@@ -130,6 +131,20 @@ def test_tensorboard_gets_the_same_curves(runs: Path) -> None:
         logged = {event.step: event.value for event in events.Scalars(tag)}
         expected = {step: row[name] for step, row in rows.items() if step >= STEPS and name in row}
         assert logged == pytest.approx(expected), name
+
+
+def test_commands_write_to_no_cache(runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A config.yml from somebody else can name any folder."""
+    original = config(runs, "first")
+    elsewhere = original.with_name("elsewhere.yml")
+    loaded = yaml.load(original.read_text(), yaml.Loader)
+    cache = loaded.pipeline.datamanager.dataparser.cache_dir = tmp_path / "elsewhere"
+    loaded.pipeline.datamanager.data = loaded.data = runs / "scene" / "images"
+    elsewhere.write_text(yaml.dump(loaded))
+    main(["export-cameras", "--load-config", str(elsewhere), "--output-dir", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "transforms.json").is_file()
+    assert not cache.exists()
+    assert str(cache) in caplog.text
 
 
 def test_evaluation(runs: Path) -> None:

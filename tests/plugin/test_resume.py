@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ if where == "iteration":
 elif where == "saving":  # a second checkpoint, which is written but not in its place
     def replace_once(source, target):
         kill() if list(Path(target).parent.glob("*.ckpt")) else replace(source, target)
-    trainer.os.replace = replace_once
+    os.replace = replace_once
 else:
     trainer.NopePipeline.align_held_out = kill
 main(yaml.unsafe_load(Path(sys.argv[1]).read_text()))
@@ -145,6 +146,22 @@ def test_training_resumes_after_ctrl_c(
     again = configure("interrupted")
     again.set_timestamp()
     assert not again.resumes, "what is finished stays as it is"
+
+
+def test_training_resumes_after_its_outputs_were_moved(
+    configure: Run, uninterrupted: dict, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure("moved from")
+    interrupt(monkeypatch, config)
+    moved = folder / "moved to"
+    subprocess.run(["cp", "-r", config.output_dir, moved], check=True)
+    shutil.rmtree(config.output_dir)
+    (file,) = moved.glob("*/*/*/config.yml")
+    loads = NopeTrainerConfig(method_name="nope-splat", load_config=file)
+    train(loads)
+    assert not config.output_dir.exists()
+    assert list(moved.glob("*/*/*")) == [file.parent]
+    assert_same(load_checkpoint(find_checkpoints(file.parent / "nerfstudio_models")[0]), uninterrupted)
 
 
 def test_training_resumes_before_a_damaged_checkpoint(

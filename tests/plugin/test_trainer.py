@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 import torch
+from fixtures.disk import full_after
 from fixtures.errors import refused
 from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils import writer
 from torch import nn
 
-from nope_splat.errors import NopeSplatError
+from nope_splat.errors import ErrorCode, NopeSplatError
 from nope_splat.plugin.resume import lock_run
 from nope_splat.plugin.trainer import NopeTrainer, NopeTrainerConfig
 
@@ -134,6 +138,102 @@ def test_an_unresumable_training_restarts(
     assert trainer._start_step == 0
     assert str(trainer.base_dir) in caplog.messages[-1]
     assert gone in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.6, 0.9, 0.99])
+def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_else(
+    trainer: NopeTrainer, share: float
+) -> None:
+    """What torch raises while it closes the file depends on what is missing."""
+    trainer.pipeline = nn.Sequential(*(nn.Linear(50, 50) for _ in range(10)))  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.save_checkpoint(9)
+    last = trainer.checkpoint_dir / "step-000000009.ckpt"
+    before = last.read_bytes()
+    reason = os.strerror(errno.EFBIG)
+    with (
+        full_after(int(share * len(before))),
+        refused("unwritable-output", trainer.checkpoint_dir, reason, "--output-dir"),
+    ):
+        trainer.save_checkpoint(19)
+    assert names(trainer) == [last.name]
+    assert last.read_bytes() == before
+    trainer.save_checkpoint(19)  # there is space again
+    assert names(trainer) == ["step-000000019.ckpt"]
+
+
+def test_a_checkpoint_reaches_the_disk_before_the_previous_one_is_removed(
+    trainer: NopeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power loss, file systems may have the removal but not the content."""
+    trainer.save_checkpoint(9)
+    order, fsync, unlink = [], os.fsync, Path.unlink
+
+    def traced_fsync(descriptor: int) -> None:
+        order.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    def traced_unlink(path: Path, **options: bool) -> None:
+        order.append(f"unlink {path.name}")
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "fsync", traced_fsync)
+    monkeypatch.setattr(Path, "unlink", traced_unlink)
+    trainer.save_checkpoint(19)
+    assert order == ["fsync checkpoint.partial", "fsync nerfstudio_models", "unlink step-000000009.ckpt"]
+
+
+@pytest.mark.parametrize("gone", ["folder", "config.yml"])
+def test_a_removed_folder_raises(trainer: NopeTrainer, gone: str) -> None:
+    """A checkpoint without its configuration would be of no use."""
+    trainer._training_id = "id"
+    (trainer.base_dir / "config.yml").touch()
+    trainer.save_checkpoint(9)
+    if gone == "folder":
+        shutil.rmtree(trainer.base_dir)
+    else:
+        (trainer.base_dir / gone).unlink()
+    with refused("missing-file", trainer.base_dir):
+        trainer.save_checkpoint(19)
+    assert trainer.base_dir.is_dir() == (gone != "folder")
+
+
+def lose_folder(base_dir: Path) -> None:
+    shutil.rmtree(base_dir)
+
+
+def fill_disk(base_dir: Path) -> None:
+    del base_dir
+    resource = pytest.importorskip("resource")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.mark.parametrize(
+    ("disturb", "code"), [(lose_folder, "missing-file"), (fill_disk, "unwritable-output")]
+)
+def test_curves_that_cannot_be_written_raise_one_error(
+    trainer: NopeTrainer,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    disturb: Callable[[Path], None],
+    code: ErrorCode,
+) -> None:
+    """TensorBoard writes in a thread of its own."""
+    log = trainer.base_dir / "log"
+    log.mkdir()
+
+    def train(self: NopeTrainer) -> None:
+        curves = writer.TensorboardWriter(log)
+        writer.EVENT_WRITERS.append(curves)
+        disturb(self.base_dir)
+        for step in range(100):
+            curves.write_scalar("loss", 1.0, step)
+            curves.tb_writer.flush()
+
+    monkeypatch.setattr(Trainer, "train", train)
+    with full_after(-1), refused(code, trainer.base_dir):  # the limit is restored at the end
+        trainer.train()
+    assert "Traceback" not in capfd.readouterr().err
+    assert not writer.EVENT_WRITERS
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
