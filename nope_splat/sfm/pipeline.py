@@ -18,6 +18,7 @@ from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.checks import check_images, check_sfm_options
 from nope_splat.sfm.diagnostics import (
     failure_reasons,
+    mirrored_failures,
     no_initialization,
     require_matches,
     training_components,
@@ -138,7 +139,7 @@ def reconstruct_from_matches(
     if priors.known_cameras is not None:  # an image with a known pose needs no matches
         components = [priors.known_cameras.merge_components(components)]
     names = [image.name for image in folder.images]
-    require_matches(names, held_out, matches.keypoints, components, options.matching.min_matches)
+    require_matches(names, held_out, matches, components, options.matching.min_matches)
 
     component, problem, registered = reconstruct_first_component(whole, components, options)
     state, uncertainty = registered.state, focal_uncertainty(registered.state, options.mapper)
@@ -163,12 +164,13 @@ def reconstruct_from_matches(
         )
     unregistered = np.flatnonzero(~reconstruction.registered & ~held_out)
     failures = failure_reasons(names, unregistered, components, component, registered.failures)
+    failures |= held_out_failures | mirrored_failures(names, matches.mirrored, reconstruction.registered)
     with clock.stage("colors"):
         colors = point_colors(folder, reconstruction, whole.camera_groups)
     reconstruction = replace(
         reconstruction,
         colors=colors,
-        failures=failures | held_out_failures,
+        failures=failures,
         notices=collect_notices(state, problem, evidence, ~held_out),
         trust=measure_trust(state, graph, evidence),
         stationary=problem.images.stationary,
@@ -348,13 +350,15 @@ def training_problem(
     if camera_groups.num_cameras > 1:
         counts = np.bincount(camera_groups.camera_ids).tolist()
         logger.info(f"The photos come from {camera_groups.num_cameras} cameras; photos per camera: {counts}.")
+    excluded = held_out | matches.mirrored
+    names = tuple(folder.images[image_id].name for image_id in matches.mirrored_ids.tolist())
     return SfmProblem(
         keypoints=matches.keypoints,
         camera_groups=camera_groups,
-        pairs=[pair for pair in matches.pairs if not held_out[pair.first] and not held_out[pair.second]],
+        pairs=[pair for pair in matches.pairs if not excluded[pair.first] and not excluded[pair.second]],
         pointmaps=matches.pointmaps and matches.pointmaps.without(held_out),
         priors=priors,
-        images=ImageEvidence(matches.repetition, matches.stationary),
+        images=ImageEvidence(matches.repetition, matches.stationary, names),
         options=options.mapper,
         seed=options.matching.seed,
     )
