@@ -22,6 +22,7 @@ from nope_splat.matching import (
     match_images,
 )
 from nope_splat.matching.ambiguity import repetition
+from nope_splat.matching.mirrored import find_mirrored_images
 from nope_splat.matching.stationary import find_stationary_pixels, without_stationary_pixels
 from nope_splat.scene.consistency import require_consistent_matches
 from nope_splat.scene.stationary import (
@@ -49,22 +50,32 @@ class MatchDatabase:
     keypoints: tuple[Keypoints, ...]
     """Keypoints of each image; without descriptors if loaded from the cache."""
     pairs: tuple[PairMatches, ...]
-    """Verified pairs, in ascending order."""
+    """Verified pairs, in ascending order; none between a mirrored image and another."""
     pointmaps: Pointmaps | None = None
     """Pointmaps of the pairs; None if the matcher predicts none."""
     stationary: tuple[StationaryPixels, ...] = ()
     """Pixels that stand still while the scene moves, by image size; no match uses them."""
-    repetition: NDArray[np.floating] = field(default_factory=lambda: np.zeros(0))
-    """Share of the keypoints of each image that look like another place of the same image. (N,)."""
+    repetition: NDArray[np.floating] | None = None
+    """Share of the keypoints of each image that look like another place of the same image; None if it is
+    unknown. (N,)."""
+    mirrored_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Indices of the images that are mirrored compared to the others, ascending. (n,)."""
+
+    @property
+    def mirrored(self) -> NDArray[np.bool_]:
+        """Whether each image is mirrored compared to the others. (N,)."""
+        return np.isin(np.arange(len(self.keypoints)), self.mirrored_ids)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Convert everything but the descriptors to arrays for the cache."""
         arrays = _pointmaps_to_arrays(self.pointmaps) | stationary_to_arrays(self.stationary)
+        if self.repetition is not None:
+            arrays["repetition"] = self.repetition
         return arrays | {
             "xy": np.concatenate([features.xy for features in self.keypoints]),
             "noise": np.concatenate([features.noise_or_ones() for features in self.keypoints]),
             "num_keypoints": np.array([len(features.xy) for features in self.keypoints]),
-            "repetition": self.repetition,
+            "mirrored": self.mirrored_ids,
             "pixel_sizes": np.array([features.pixel_size for features in self.keypoints]),
             **_pairs_to_arrays(self.pairs),
         }
@@ -88,7 +99,8 @@ class MatchDatabase:
             tuple(pairs),
             _pointmaps_from_arrays(arrays),
             stationary_from_arrays(arrays),
-            arrays["repetition"],
+            arrays.get("repetition"),
+            arrays["mirrored"],
         )
 
 
@@ -144,8 +156,12 @@ def load_or_match(
     keypoints, pairs, pointmaps = match_images(folder.images, settings, known, save)
     stationary = find_stationary_pixels(keypoints, pairs, settings)
     pairs = without_stationary_pixels(keypoints, pairs, stationary, settings)
+    mirrored = np.zeros(0, np.int64)
+    if settings.matcher == "sift":  # descriptors of networks do not show how a mirrored image would look
+        mirrored = find_mirrored_images(keypoints, pairs, stationary, settings)
+        pairs = [pair for pair in pairs if (pair.first in mirrored) == (pair.second in mirrored)]
     repeated = repetition(keypoints, pairs, settings.ambiguity)
-    matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps, stationary, repeated)
+    matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps, stationary, repeated, mirrored)
     if cache:
         cache.store(CACHE_STAGE, key, matches.to_arrays())
         cache.remove(PARTIAL_CACHE_STAGE, key)

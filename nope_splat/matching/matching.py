@@ -147,7 +147,7 @@ def _match_rounds(
         The verified pairs of all rounds, in ascending order.
     """
     match_putatively = _putative_matcher(keypoints, settings)
-    first_ids = [_first_at_position(features.xy) for features in keypoints]
+    first_ids = [first_at_position(features.xy) for features in keypoints]
     sort_keys = [(len(features.xy), float(features.xy.sum())) for features in keypoints]
     matches, requested, new = dict(matched or {}), [], []
 
@@ -155,11 +155,7 @@ def _match_rounds(
         # Matching and RANSAC are not symmetric: order the images by their content, not by their index.
         first, second = sorted(pair, key=sort_keys.__getitem__)
         putative = match_putatively(first, second)
-        # Merge keypoints at the same position, then remove duplicate matches. Encoding a match as one number
-        # makes sorting fast.
-        num_second = len(first_ids[second])
-        codes = np.unique(first_ids[first][putative[:, 0]] * num_second + first_ids[second][putative[:, 1]])
-        indices = np.stack(np.divmod(codes, num_second), axis=1)
+        indices = merge_duplicates(putative, first_ids[first], first_ids[second])
         verified = verify_moving_matches(first, second, indices, keypoints, settings)
         if verified is not None:
             ordered = indices if first == verified.first else indices[:, ::-1]
@@ -174,7 +170,7 @@ def _match_rounds(
             yield from pool.map(match, unmatched)
 
     last_save = time.monotonic()
-    with _single_torch_thread(), ThreadPoolExecutor(_num_threads(settings)) as pool:
+    with single_torch_thread(), ThreadPoolExecutor(num_matching_threads(settings)) as pool:
         try:
             for _ in progress_bar(match_all(pool), "Matching pairs", lambda: len(new)):
                 if save and time.monotonic() - last_save > SAVE_INTERVAL:
@@ -188,8 +184,12 @@ def _match_rounds(
     return [verified for pair in sorted(requested) if (verified := matches[pair]) is not None]
 
 
-def _num_threads(settings: MatchingSettings) -> int:
-    """Return the number of matching threads: one per CPU core, or as many as keep a GPU busy."""
+def num_matching_threads(settings: MatchingSettings) -> int:
+    """Return the number of matching threads: one per CPU core, or as many as keep a GPU busy.
+
+    Args:
+        settings: Device of matching.
+    """
     cores = os.cpu_count() or 1
     return cores if network_device(settings.device).type == "cpu" else min(cores, MAX_GPU_THREADS)
 
@@ -220,14 +220,40 @@ def _ratio_test_matcher(
     return match
 
 
-def _first_at_position(xy: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Find, for each keypoint, the index of the first keypoint at the same position. (K,)."""
+def first_at_position(xy: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Find, for each keypoint, the index of the first keypoint at the same position.
+
+    Args:
+        xy: Positions of the keypoints. (K, 2).
+
+    Returns:
+        (K,).
+    """
     _, first, inverse = np.unique(xy @ (1, 1j), return_index=True, return_inverse=True)
     return first[inverse]
 
 
+def merge_duplicates(
+    indices: NDArray[np.int64], first_ids: NDArray[np.int64], second_ids: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Merge keypoints at the same position, then remove duplicate matches.
+
+    Args:
+        indices: Keypoint indices of matches. (M, 2).
+        first_ids: Index that replaces each keypoint of the first image, from `first_at_position`. (K,).
+        second_ids: The same for the second image. (L,).
+
+    Returns:
+        Keypoint indices of the matches, in ascending order. (m, 2).
+    """
+    num_second = len(second_ids)
+    # Encoding a match as one number makes sorting fast.
+    codes = np.unique(first_ids[indices[:, 0]] * num_second + second_ids[indices[:, 1]])
+    return np.stack(np.divmod(codes, num_second), axis=1)
+
+
 @contextmanager
-def _single_torch_thread() -> Iterator[None]:
+def single_torch_thread() -> Iterator[None]:
     """Limit torch to one thread per call: one pair per core is faster than all cores on one pair."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -98,6 +98,32 @@ class StationaryOptions:
 
 
 @dataclass(frozen=True)
+class MirroringOptions:
+    """Options for finding mirrored images by flipped descriptors."""
+
+    min_ratio: float = 3.0
+    """Smallest number of flipped matches per ordinary match of a pair of opposite hands."""
+    flipped_weight: float = 1 / 6
+    """Weight of a flipped match, where an ordinary match has weight 1. Symmetric things match their mirror
+    images without being mirrored. Pairs of neighboring images of them, though, have more than a sixth as many
+    ordinary matches as the most similar mirror images have flipped ones."""
+    min_strong_matches: int = 50
+    """Smallest number of matches of a strong pair. Images that strong pairs connect are not tested."""
+    min_strong_ratio: float = 1 / 3
+    """Smallest number of matches of a strong pair, as a share of those of the best pair of either image."""
+    num_probes: int = 400
+    """Number of keypoints of an image, the largest ones, that are flipped for a test; larger ones are found
+    again more often."""
+    num_probed: int = 2048
+    """Number of keypoints of the other image, the largest ones, that they are compared with."""
+    min_probe_ratio: float = 0.05
+    """Smallest share of the flipped keypoints that must match; of unrelated images, up to 4 % match."""
+    max_num_partners: int = 20
+    """Number of other images, evenly spaced in the order of the images, that each image is tested with, so
+    that the time grows linearly with the number of images."""
+
+
+@dataclass(frozen=True)
 class AmbiguityOptions:
     """Options for measuring how ambiguous matches are."""
 
@@ -183,6 +209,8 @@ class MatchingSettings:
     """Options of geometric verification."""
     stationary: Suppress[StationaryOptions] = field(default_factory=StationaryOptions)
     """Options for finding what stands still in front of a moving scene."""
+    mirroring: Suppress[MirroringOptions] = field(default_factory=MirroringOptions)
+    """Options for finding mirrored images."""
     ambiguity: Suppress[AmbiguityOptions] = field(default_factory=AmbiguityOptions)
     """Options for measuring how ambiguous matches are."""
     pointmaps: Suppress[PointmapOptions] = field(default_factory=PointmapOptions)

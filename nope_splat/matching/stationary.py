@@ -102,11 +102,7 @@ def without_stationary_pixels(
     Returns:
         The pairs that still have enough matches, in the same order.
     """
-    cells_of_size = {pixels.size: pixels for pixels in stationary}
-    is_still = []
-    for features in keypoints:
-        pixels = cells_of_size.get(features.image_size or (0, 0))
-        is_still.append(np.zeros(len(features.xy), bool) if pixels is None else pixels.contains(features.xy))
+    is_still = stationary_keypoints(keypoints, stationary)
     remaining = []
     for pair in pairs:
         first, second = pair.indices.T
@@ -118,6 +114,26 @@ def without_stationary_pixels(
         if verified is not None:
             remaining.append(replace(verified, stationary=pair.stationary))
     return remaining
+
+
+def stationary_keypoints(
+    keypoints: Sequence[Keypoints], stationary: Sequence[StationaryPixels]
+) -> list[NDArray[np.bool_]]:
+    """Check which keypoints are in stationary cells.
+
+    Args:
+        keypoints: Keypoints of each image, with image sizes.
+        stationary: Stationary cells.
+
+    Returns:
+        (K,) for each image.
+    """
+    cells_of_size = {pixels.size: pixels for pixels in stationary}
+    is_still = []
+    for features in keypoints:
+        pixels = cells_of_size.get(features.image_size or (0, 0))
+        is_still.append(np.zeros(len(features.xy), bool) if pixels is None else pixels.contains(features.xy))
+    return is_still
 
 
 def _at_same_pixel(

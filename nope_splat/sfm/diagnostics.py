@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.matching import Keypoints
+from nope_splat.matching.database import MatchDatabase
 from nope_splat.scene.tracks import MatchGraph, connected_images
 from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 from nope_splat.sfm.initialization.pointmap_alignment import PointmapInitialization
@@ -38,7 +38,7 @@ def training_components(graph: MatchGraph) -> list[Indices]:
 def require_matches(
     names: Sequence[str],
     held_out: NDArray[np.bool_],
-    keypoints: Sequence[Keypoints],
+    matches: MatchDatabase,
     components: Sequence[Indices],
     min_matches: int,
 ) -> None:
@@ -47,7 +47,7 @@ def require_matches(
     Args:
         names: Names of the images.
         held_out: Images kept for evaluation. (N,).
-        keypoints: Keypoints of each image.
+        matches: Keypoints of each image, and which images are mirrored.
         components: Connected components, from `training_components`.
         min_matches: Minimum number of matches of a pair.
 
@@ -62,11 +62,18 @@ def require_matches(
             f"only {len(training)} of {len(names)} photos would be left for reconstruction, but at least two"
             " are needed; hold out fewer photos",
         )
-    if all(len(keypoints[image_id].xy) < min_matches for image_id in training):
+    if all(len(matches.keypoints[image_id].xy) < min_matches for image_id in training):
         raise NopeSplatError(
             "no-texture",
             f"none of the {len(training)} photos has enough texture to find keypoints; check whether they"
             " are blurred, blank or masked out",
+        )
+    if not components and matches.mirrored.any():
+        mirrored = list_names([str(names[image_id]) for image_id in matches.mirrored_ids.tolist()])
+        raise NopeSplatError(
+            "no-matches",
+            f"no two of the {len(training)} photos match as they are, but they do if some are flipped; flip"
+            f" {mirrored}",
         )
     if not components and len(training) == 2:
         first, second = (names[image_id] for image_id in training)
@@ -137,8 +144,35 @@ def failure_reasons(
         elif component is reconstructed:
             reason = failures.get(image_id, "its matches agree with no relative pose")
         else:
-            listed = ", ".join(str(names[member]) for member in component[:MAX_NAMES])
-            listed += ", ..." if len(component) > MAX_NAMES else ""
+            listed = list_names([str(names[member]) for member in component])
             reason = f"in a group of {len(component)} photos that does not connect with the rest: {listed}"
         reasons[names[image_id]] = reason
     return reasons
+
+
+def mirrored_failures(
+    names: Sequence[str], mirrored: NDArray[np.bool_], registered: NDArray[np.bool_]
+) -> dict[str, str]:
+    """Explain why mirrored images are not registered.
+
+    Args:
+        names: Names of all images.
+        mirrored: Images that are mirrored compared to the others. (N,).
+        registered: Images with a pose. (N,).
+
+    Returns:
+        Reasons by image name.
+    """
+    return {
+        str(names[image_id]): "it is mirrored: left and right are exchanged"
+        for image_id in np.flatnonzero(mirrored & ~registered).tolist()
+    }
+
+
+def list_names(names: Sequence[str]) -> str:
+    """List the names of images in a message.
+
+    Args:
+        names: Names; of many, only the first are listed.
+    """
+    return ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")

@@ -18,6 +18,7 @@ from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.checks import check_images, check_sfm_options
 from nope_splat.sfm.diagnostics import (
     failure_reasons,
+    mirrored_failures,
     no_initialization,
     require_matches,
     training_components,
@@ -30,8 +31,7 @@ from nope_splat.sfm.known_cameras import KnownCameras, prefer_known_cameras
 from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.problem import ImageEvidence, Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
-from nope_splat.sfm.reliability.doubtful_images import leave_out_doubtful_images
-from nope_splat.sfm.reliability.evidence import collect_evidence
+from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
 from nope_splat.sfm.reliability.notices import collect_notices, refuse_doubtful
 from nope_splat.sfm.reliability.trust import measure_trust
 from nope_splat.sfm.result import (
@@ -141,25 +141,12 @@ def reconstruct_from_matches(
     if priors.known_cameras is not None:  # an image with a known pose needs no matches
         components = [priors.known_cameras.merge_components(components)]
     names = [image.name for image in folder.images]
-    require_matches(names, held_out, matches.keypoints, components, options.matching.min_matches)
+    require_matches(names, held_out, matches, components, options.matching.min_matches)
 
-    component, problem, registered = reconstruct_first_component(whole, components, options)
-    state, uncertainty = registered.state, focal_uncertainty(registered.state, options.mapper)
-    if not problem.priors.fix_focal and needs_fixed_focal(problem, uncertainty):
-        registered = reconstruct_component(problem.with_fixed_focal(), options)
-        if registered is None:
-            raise no_initialization(options, has_parallax=True)
-        state = registered.state
-    if state.registered.sum() < 2:
-        raise NopeSplatError(
-            "no-cameras",
-            "no camera poses consistent with the photos were found; add photos with more overlap between"
-            " neighbors",
-        )
-
+    component, problem, registered, uncertainty = reconstruct_determined_cameras(whole, components, options)
+    state = registered.state
     with clock.stage("reliability"):
-        evidence = collect_evidence(state, problem, uncertainty)
-        doubtful = {} if options.keep_doubtful else leave_out_doubtful_images(state, evidence)
+        evidence, doubtful = doubt_cameras(state, problem, uncertainty, options.keep_doubtful)
     reconstruction, points_of_keypoints = to_reconstruction(state, folder, held_out, problem, graph)
     with clock.stage("held-out photos"):
         reconstruction, held_out_failures = resect_held_out(
@@ -167,12 +154,13 @@ def reconstruct_from_matches(
         )
     unregistered = np.flatnonzero(~reconstruction.registered & ~held_out)
     failures = failure_reasons(names, unregistered, components, component, registered.failures | doubtful)
+    failures |= held_out_failures | mirrored_failures(names, matches.mirrored, reconstruction.registered)
     with clock.stage("colors"):
         colors = point_colors(folder, reconstruction, whole.camera_groups)
     reconstruction = replace(
         reconstruction,
         colors=colors,
-        failures=failures | held_out_failures,
+        failures=failures,
         notices=collect_notices(state, problem, evidence, ~held_out),
         trust=measure_trust(state, graph, evidence),
         stationary=problem.images.stationary,
@@ -196,6 +184,38 @@ class RegisteredComponent:
     def score(self) -> tuple[int, int]:
         """Number of registered images, then number of inlier observations."""
         return int(self.state.registered.sum()), int(self.state.inlier.sum())
+
+
+def reconstruct_determined_cameras(
+    whole: SfmProblem, components: Sequence[Indices], options: SfmOptions
+) -> tuple[Indices, SfmProblem, RegisteredComponent, float]:
+    """Reconstruct the first component, again with a fixed focal length if the images do not determine it.
+
+    Args:
+        whole: Problem of all training images.
+        components: Images of each component, largest component first.
+        options: Options of SfM.
+
+    Returns:
+        Images, problem and reconstruction of the component; standard deviation of the focal length as a share
+        of it.
+
+    Raises:
+        NopeSplatError: If fewer than two images can be registered.
+    """
+    component, problem, registered = reconstruct_first_component(whole, components, options)
+    uncertainty = focal_uncertainty(registered.state, options.mapper)
+    if not problem.priors.fix_focal and needs_fixed_focal(problem, uncertainty):
+        registered = reconstruct_component(problem.with_fixed_focal(), options)
+        if registered is None:
+            raise no_initialization(options, has_parallax=True)
+    if registered.state.registered.sum() < 2:
+        raise NopeSplatError(
+            "no-cameras",
+            "no camera poses consistent with the photos were found; add photos with more overlap between"
+            " neighbors",
+        )
+    return component, problem, registered, uncertainty
 
 
 def reconstruct_first_component(
@@ -352,13 +372,15 @@ def training_problem(
     if camera_groups.num_cameras > 1:
         counts = np.bincount(camera_groups.camera_ids).tolist()
         logger.info(f"The photos come from {camera_groups.num_cameras} cameras; photos per camera: {counts}.")
+    excluded = held_out | matches.mirrored
+    names = tuple(folder.images[image_id].name for image_id in matches.mirrored_ids.tolist())
     return SfmProblem(
         keypoints=matches.keypoints,
         camera_groups=camera_groups,
-        pairs=[pair for pair in matches.pairs if not held_out[pair.first] and not held_out[pair.second]],
+        pairs=[pair for pair in matches.pairs if not excluded[pair.first] and not excluded[pair.second]],
         pointmaps=matches.pointmaps and matches.pointmaps.without(held_out),
         priors=priors,
-        images=ImageEvidence(matches.repetition, matches.stationary),
+        images=ImageEvidence(matches.repetition, matches.stationary, names),
         options=options.mapper,
         seed=options.matching.seed,
     )

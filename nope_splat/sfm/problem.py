@@ -47,6 +47,8 @@ class ImageEvidence:
     unknown. (N,)."""
     stationary: tuple[StationaryPixels, ...] = ()
     """Pixels that stand still while the scene moves, by image size."""
+    mirrored: tuple[str, ...] = ()
+    """Names of the images that are mirrored compared to the others."""
 
 
 @dataclass(frozen=True)

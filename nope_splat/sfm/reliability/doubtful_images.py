@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from nope_splat.sfm.reliability.evidence import Evidence
+from nope_splat.sfm.problem import SfmProblem
+from nope_splat.sfm.reliability.evidence import Evidence, collect_evidence
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations
+
+
+def doubt_cameras(
+    state: SfmState, problem: SfmProblem, focal_uncertainty: float, keep_doubtful: bool
+) -> tuple[Evidence, dict[int, str]]:
+    """Compare the cameras with all matches, and leave out images whose matches contradict their pose.
+
+    Args:
+        state: The refined state; changed in place.
+        problem: The component, with all verified matches.
+        focal_uncertainty: Standard deviation of the focal length, as a share of it.
+        keep_doubtful: Whether to keep such images.
+
+    Returns:
+        The evidence of the images that are left; reason by index of images that are left out.
+    """
+    evidence = collect_evidence(state, problem, focal_uncertainty)
+    failures = {} if keep_doubtful else leave_out_doubtful_images(state, evidence)
+    if failures:
+        evidence = collect_evidence(state, problem, focal_uncertainty)
+    return evidence, failures
 
 
 def leave_out_doubtful_images(state: SfmState, evidence: Evidence) -> dict[int, str]:

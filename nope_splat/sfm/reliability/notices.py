@@ -10,6 +10,7 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.stationary import StationaryPixels
 from nope_splat.scene.trust import Notice
+from nope_splat.sfm.diagnostics import list_names
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.reliability.evidence import Evidence
 from nope_splat.sfm.state import SfmState
@@ -36,6 +37,7 @@ def collect_notices(
         *_view_notices(state, evidence),
         *_focal_notices(state, problem, evidence),
         *_stationary_notices(problem.images.stationary),
+        *_mirrored_notices(problem.images.mirrored),
     )
 
 
@@ -136,6 +138,17 @@ def _stationary_notices(stationary: Sequence[StationaryPixels]) -> Iterator[Noti
             "stationary-pixels",
             f"{pixels.num_matches} matches in {pixels.region} of the photos do not move with the scene (a"
             f" logo, a dashboard, a frame or dirt?); {100 * pixels.share:.0f} % of the pixels are not used",
+        )
+
+
+def _mirrored_notices(names: Sequence[str]) -> Iterator[Notice]:
+    """Name the mirrored images, which are left out."""
+    if names:
+        subject = f"{names[0]} is" if len(names) == 1 else f"{len(names)} photos ({list_names(names)}) are"
+        yield Notice(
+            "mirrored-images",
+            f"{subject} mirrored compared to the other photos, and left out; flip or remove"
+            f" {'it' if len(names) == 1 else 'them'}",
         )
 
 

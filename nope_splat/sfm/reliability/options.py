@@ -54,7 +54,7 @@ class EvidenceOptions:
     """Share of the pairs in which more than that may be missing: things hide each other."""
     max_still_motion: Annotated[float, POSITIVE] = 1.0
     """Median motion of the matches, in feature pixels, up to which two photos show the same view."""
-    min_repetition: Annotated[float, SHARE] = 0.15
+    min_repetition: Annotated[float, SHARE] = 0.1
     """Share of the keypoints of the median photo that must have a lookalike in the same photo, for a pattern
     that repeats to be the likely cause."""
     min_second_motions: Annotated[float, SHARE] = 0.2

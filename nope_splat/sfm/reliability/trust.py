@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from nope_splat.scene.tracks import MatchGraph
 from nope_splat.scene.trust import Trust
@@ -73,4 +74,4 @@ def measure_trust(state: SfmState, graph: MatchGraph, evidence: Evidence) -> Tru
     num_agreeing = np.bincount(ends, np.repeat(evidence.num_agreeing, 2), num_images)
     images = np.where(num_matches > 0, num_agreeing / np.maximum(num_matches, 1), np.nan)
     images[~state.registered] = np.nan
-    return Trust(float(1 / (1 + np.exp(logit))), images, pairs.reshape(-1))
+    return Trust(float(expit(-logit)), images, pairs.reshape(-1))

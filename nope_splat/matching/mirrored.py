@@ -1,0 +1,285 @@
+"""Mirrored images among others, found by the SIFT descriptors of flipped keypoints.
+
+Mirroring an image permutes the entries of its SIFT descriptors, so that two images of which one is mirrored
+match once the descriptors of one are flipped. A pair is evidence for one hand by its ordinary matches, and
+for opposite hands by its flipped matches. Symmetric things match their mirror images without being mirrored,
+though: the left and the right side of a car, or a facade seen from both sides. Therefore
+
+- one ordinary match outweighs several flipped ones,
+- the maximum spanning forest over this evidence decides which images have the same hand: images that a chain
+  of ordinary pairs connects are separated only by a pair with several times as many flipped matches as the
+  weakest pair of the chain has ordinary ones.
+
+Among images that are all mirrored alike, nothing is found: their scene is a consistent mirrored world.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from nope_splat.matching.descriptors import Descriptors, match_descriptors
+from nope_splat.matching.matching import (
+    first_at_position,
+    merge_duplicates,
+    num_matching_threads,
+    single_torch_thread,
+)
+from nope_splat.matching.options import MatchingSettings, MirroringOptions
+from nope_splat.matching.stationary import stationary_keypoints, verify_moving_matches
+from nope_splat.scene.features import Keypoints, PairMatches
+from nope_splat.scene.stationary import StationaryPixels
+from nope_splat.scene.tracks import maximum_spanning_forest
+from nope_splat.utils.device_defaults import network_device
+
+NUM_CELLS, NUM_ORIENTATIONS = 4, 8
+"""Cells of a SIFT descriptor along each axis of the keypoint's frame, and gradient orientations of each."""
+
+
+def find_mirrored_images(
+    keypoints: Sequence[Keypoints],
+    pairs: Sequence[PairMatches],
+    stationary: Sequence[StationaryPixels],
+    settings: MatchingSettings,
+) -> NDArray[np.int64]:
+    """Find the images that are mirrored compared to most of those that they match.
+
+    Args:
+        keypoints: Keypoints of each image, with SIFT descriptors and image sizes.
+        pairs: Verified pairs.
+        stationary: Stationary cells, whose keypoints are ignored: a symmetric frame matches its mirror image.
+        settings: Options of matching.
+
+    Returns:
+        Indices of the images, ascending. (n,).
+    """
+    num_images, options = len(keypoints), settings.mirroring
+    candidates = candidate_pairs(num_images, pairs, options)
+    ordinary = dict.fromkeys(candidates, 0) | {(pair.first, pair.second): len(pair.indices) for pair in pairs}
+    moving = [
+        _select(features, np.flatnonzero(~is_still)) if is_still.any() else features
+        for features, is_still in zip(keypoints, stationary_keypoints(keypoints, stationary), strict=True)
+    ]
+    with single_torch_thread(), ThreadPoolExecutor(num_matching_threads(settings)) as pool:
+        estimates = _estimate_flipped_matches(candidates, moving, settings, pool)
+        verified: dict[tuple[int, int], int] = {}
+        edges = np.array(list(ordinary), np.int64).reshape(-1, 2)
+        counts = np.array(list(ordinary.values()))
+
+        def hands(flipped: Mapping[tuple[int, int], float]) -> tuple[list[int], list[tuple[int, int]]]:
+            evidence = hand_evidence(counts, np.array([flipped.get(edge, 0) for edge in ordinary]), settings)
+            return separate_hands(num_images, edges, evidence)
+
+        # Verify only the estimates that make a difference.
+        while (result := hands(estimates | verified))[0] != hands(verified)[0]:
+            unverified = [pair for pair in result[1] if pair not in verified]
+            unverified = unverified or [pair for pair in estimates if pair not in verified]
+            counted = [pool.submit(count_flipped_matches, *pair, moving, settings) for pair in unverified]
+            verified.update(zip(unverified, (count.result() for count in counted), strict=True))
+    return np.array(result[0], np.int64)
+
+
+def flip_descriptors(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute the SIFT descriptors of the same keypoints in the mirrored image.
+
+    In the frame of a keypoint, whose first axis is its orientation, mirroring inverts the second axis: it
+    reverses the order of the cells along that axis and negates the gradient orientations.
+
+    Args:
+        descriptors: SIFT or RootSIFT descriptors in OpenCV's order: cells along the second axis, cells along
+            the first axis, orientations. (K, 128).
+
+    Returns:
+        (K, 128).
+    """
+    by_cell = descriptors.reshape(-1, NUM_CELLS, NUM_CELLS, NUM_ORIENTATIONS)
+    flipped = by_cell[:, ::-1][..., -np.arange(NUM_ORIENTATIONS)]
+    return np.ascontiguousarray(flipped.reshape(len(descriptors), -1))
+
+
+def mirror_keypoints(features: Keypoints) -> Keypoints:
+    """Compute the keypoints of the mirrored image.
+
+    Args:
+        features: Keypoints of an image, with SIFT descriptors and the image size.
+    """
+    assert features.image_size is not None
+    xy = features.xy * (-1, 1) + (features.image_size[0], 0)
+    return replace(features, xy=xy, descriptors=flip_descriptors(features.descriptors))
+
+
+def candidate_pairs(
+    num_images: int, pairs: Sequence[PairMatches], options: MirroringOptions
+) -> list[tuple[int, int]]:
+    """Choose pairs of images that may have opposite hands.
+
+    A pair is strong if it has nearly as many matches as the best pairs of its images. Images that are
+    connected by strong pairs have the same hand. Each image is tested with other images, evenly spaced in
+    their order.
+
+    Args:
+        num_images: Number of images.
+        pairs: Verified pairs.
+        options: Options of the search.
+
+    Returns:
+        Pairs of image indices, the smaller index first, in ascending order.
+    """
+    edges = np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2)
+    counts = np.array([len(pair.indices) for pair in pairs], np.int64)
+    largest = np.zeros(num_images, np.int64)
+    np.maximum.at(largest, edges.ravel(), np.repeat(counts, 2))
+    min_counts = np.maximum(largest[edges].max(axis=1) * options.min_strong_ratio, options.min_strong_matches)
+    groups = _label_components(num_images, edges[counts >= min_counts])
+    selected = set()
+    for image_id in range(num_images):
+        others = np.flatnonzero(groups != groups[image_id])
+        num_partners = min(len(others), options.max_num_partners)
+        partners = others[np.arange(num_partners) * len(others) // max(num_partners, 1)]
+        selected.update((min(image_id, other), max(image_id, other)) for other in partners.tolist())
+    return sorted(selected)
+
+
+def count_flipped_matches(
+    first: int, second: int, keypoints: Sequence[Keypoints], settings: MatchingSettings
+) -> int:
+    """Count the verified matches of an image and the mirrored version of another.
+
+    Args:
+        first: Index of the image that is mirrored.
+        second: Index of the other image.
+        keypoints: Keypoints of all images.
+        settings: Options of matching.
+    """
+    pair = [mirror_keypoints(keypoints[first]), keypoints[second]]
+    descriptors = [_prepare(features.descriptors, settings) for features in pair]
+    indices = match_descriptors(descriptors[0], descriptors[1], settings.match_ratio).cpu().numpy()
+    first_ids, second_ids = (first_at_position(features.xy) for features in pair)
+    verified = verify_moving_matches(0, 1, merge_duplicates(indices, first_ids, second_ids), pair, settings)
+    return 0 if verified is None else len(verified.indices)
+
+
+def hand_evidence(
+    ordinary: NDArray[np.integer], flipped: NDArray[np.number], settings: MatchingSettings
+) -> NDArray[np.floating]:
+    """Weigh the ordinary matches of pairs against their flipped matches.
+
+    Args:
+        ordinary: Number of ordinary matches of each pair. (E,).
+        flipped: Number of flipped matches of each pair. (E,).
+        settings: Options of matching.
+
+    Returns:
+        Positive for pairs of the same hand, negative for pairs of opposite hands, in units of ordinary
+        matches; zero if the evidence is too weak. (E,).
+    """
+    weighted = flipped * settings.mirroring.flipped_weight
+    is_opposite = flipped >= settings.mirroring.min_ratio * np.maximum(ordinary, 1)
+    return np.where(is_opposite, -np.where(weighted < settings.min_matches, 0, weighted), ordinary - weighted)
+
+
+def separate_hands(
+    num_images: int, edges: NDArray[np.int64], evidence: NDArray[np.floating]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Divide the images into two hands by the strongest evidence that connects them.
+
+    In each connected component, the smaller group is mirrored; of equal groups, the one that does not contain
+    the first image.
+
+    Args:
+        num_images: Number of images.
+        edges: Two images of each pair, each pair at most once. (E, 2).
+        evidence: Evidence of each pair, from `hand_evidence`. (E,).
+
+    Returns:
+        Indices of the mirrored images, ascending; the pairs of opposite hands on which this depends.
+    """
+    used = evidence != 0
+    edges, evidence = edges[used], evidence[used]
+    forest = maximum_spanning_forest(num_images, edges, np.abs(evidence))
+    edges, is_opposite = edges[forest], evidence[forest] < 0
+    # In a graph with two nodes per image, one for each hand, every component is one choice of hands.
+    first, second = edges.T
+    crossed = num_images * is_opposite
+    same_choice = [
+        np.stack([first + num_images * side, (second + num_images * side + crossed) % (2 * num_images)], 1)
+        for side in (0, 1)
+    ]
+    choices = _label_components(2 * num_images, np.concatenate(same_choice))[:num_images]
+    components = _label_components(num_images, edges)
+    mirrored = np.zeros(num_images, bool)
+    for component in np.unique(components[edges[is_opposite]]):
+        image_ids = np.flatnonzero(components == component)
+        is_other = choices[image_ids] != choices[image_ids[0]]
+        mirrored[image_ids] = is_other if is_other.mean() <= 0.5 else ~is_other
+    return np.flatnonzero(mirrored).tolist(), [(i, j) for i, j in edges[is_opposite].tolist()]
+
+
+def _estimate_flipped_matches(
+    candidates: Iterable[tuple[int, int]],
+    keypoints: Sequence[Keypoints],
+    settings: MatchingSettings,
+    pool: ThreadPoolExecutor,
+) -> dict[tuple[int, int], float]:
+    """Estimate the number of flipped matches of pairs from their largest keypoints.
+
+    Args:
+        candidates: Image indices of the pairs.
+        keypoints: Keypoints of all images.
+        settings: Options of matching.
+        pool: Threads.
+
+    Returns:
+        Estimates by pair, without the pairs that have as few as unrelated images.
+    """
+    options = settings.mirroring
+    partners: dict[int, list[int]] = defaultdict(list)
+    for first, second in candidates:
+        partners[first].append(second)
+    probes = {
+        image_id: _select(features, _largest(features, options.num_probes))
+        for image_id, features in enumerate(keypoints)
+    }
+
+    def estimate(first: int) -> dict[tuple[int, int], float]:
+        largest = _select(keypoints[first], _largest(keypoints[first], options.num_probed))
+        target, estimates = _prepare(largest.descriptors, settings), {}
+        for second in partners[first]:
+            query = _prepare(flip_descriptors(probes[second].descriptors), settings)
+            num_matches = len(match_descriptors(query, target, settings.match_ratio))
+            num_queries = len(query.exact)
+            if num_matches >= max(options.min_probe_ratio * num_queries, settings.min_matches):
+                estimates[first, second] = num_matches / num_queries * len(keypoints[second].xy)
+        return estimates
+
+    return {pair: count for part in pool.map(estimate, partners) for pair, count in part.items()}
+
+
+def _largest(features: Keypoints, count: int) -> NDArray[np.int64]:
+    """Return the indices of the largest keypoints, whose positions are the least precise."""
+    return np.argsort(-features.noise_or_ones(), kind="stable")[:count]
+
+
+def _select(features: Keypoints, indices: NDArray[np.int64]) -> Keypoints:
+    """Return some of the keypoints of an image."""
+    noise = None if features.noise is None else features.noise[indices]
+    return replace(features, xy=features.xy[indices], descriptors=features.descriptors[indices], noise=noise)
+
+
+def _prepare(descriptors: NDArray[np.float32], settings: MatchingSettings) -> Descriptors:
+    """Prepare descriptors for matching on the device of the settings."""
+    return Descriptors.prepare(torch.from_numpy(descriptors).to(network_device(settings.device)))
+
+
+def _label_components(num_nodes: int, edges: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Label each node of a graph by its connected component. (num_nodes,)."""
+    graph = coo_array((np.ones(len(edges), np.int8), edges.T), (num_nodes, num_nodes))
+    return connected_components(graph, directed=False)[1]
