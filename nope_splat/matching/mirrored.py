@@ -121,9 +121,9 @@ def candidate_pairs(
 ) -> list[tuple[int, int]]:
     """Choose pairs of images that may have opposite hands.
 
-    A pair is strong if it has nearly as many matches as the best pairs of its images. Images that are
-    connected by strong pairs have the same hand. Each image is tested with other images, evenly spaced in
-    their order.
+    Images that strong pairs connect have the same hand; a pair is strong if it has a large share of the
+    matches of the best pairs of its images. Each image is tested with some of the images to which it is not
+    connected, evenly spaced in their order.
 
     Args:
         num_images: Number of images.

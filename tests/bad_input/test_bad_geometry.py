@@ -117,8 +117,10 @@ def test_mirrored_copies_moving_objects_and_wrong_exif_data_do_no_harm(
                 ImageOps.mirror(image).save(images / f"mirrored{number}.jpg", quality=95)
     report = reconstruct(images, tmp_path / "out")
     assert report["registered"] == 9
-    assert report["notice"] == ""
-    assert set(report["unregistered"]) == {f"mirrored{number}.jpg" for number in range(3)}
+    mirrored = [f"mirrored{number}.jpg" for number in range(3)]
+    assert [notice["code"] for notice in report["notices"]] == ["mirrored-images"]
+    assert all(name in report["notice"] for name in mirrored)
+    assert set(report["unregistered"]) == set(mirrored)
     truth = read_named_cameras(valley / "ground_truth.json")
     metrics = compare_cameras(read_named_cameras(tmp_path / "out" / "transforms.json"), truth)
     assert metrics.auc_5 > 85

@@ -61,15 +61,14 @@ def test_flipped_descriptors_are_those_of_the_mirrored_image(valley: Path, tmp_p
     mirrored = sift_keypoints(mirrored_copy(image, tmp_path / "mirrored.png"), SETTINGS)
     predicted = mirror_keypoints(sift_keypoints(image, SETTINGS))
     # A blob may have up to four orientations, and some blobs are found in one of the images only.
-    distance, nearest = map(np.asarray, KDTree(predicted.xy).query(mirrored.xy, k=4))
-    both = distance[:, 0] < 0.01
+    distance, nearest = KDTree(predicted.xy).query(mirrored.xy, k=4)
+    both = np.min(distance, axis=1) < 0.01
     assert both.sum() > 500
-    nearest = nearest[both]
-    similarity = np.einsum("kd,kod->ko", mirrored.descriptors[both], predicted.descriptors[nearest])
-    assert np.mean(similarity.max(axis=1) > 0.999) > 0.97
-    unflipped = sift_keypoints(image, SETTINGS).descriptors[nearest]
-    similarity = np.einsum("kd,kod->ko", mirrored.descriptors[both], unflipped)
-    assert np.mean(similarity.max(axis=1) > 0.95) < 0.05
+    candidates, descriptors = np.asarray(nearest)[both], mirrored.descriptors[both]
+    similarity = np.einsum("kd,kod->ko", descriptors, predicted.descriptors[candidates]).max(axis=1)
+    assert np.mean(similarity > 0.999) > 0.97
+    unflipped = sift_keypoints(image, SETTINGS).descriptors[candidates]
+    assert np.mean(np.einsum("kd,kod->ko", descriptors, unflipped).max(axis=1) > 0.95) < 0.05
     np.testing.assert_array_equal(
         flip_descriptors(flip_descriptors(predicted.descriptors)), predicted.descriptors
     )

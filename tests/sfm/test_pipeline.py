@@ -192,6 +192,38 @@ def test_failures_name_disconnected_components(tmp_path: Path) -> None:
     assert scene.failures["007.png"] == "no verified matches with any other photo"
 
 
+@pytest.mark.parametrize("mirrored", [(2,), (2, 6)])
+def test_mirrored_images_are_left_out_and_named(mirrored: tuple[int, ...], tmp_path: Path) -> None:
+    made = make_scene(9)
+    is_mirrored = np.isin(np.arange(9), mirrored)
+    pairs = [pair for pair in made.matches.pairs if is_mirrored[pair.first] == is_mirrored[pair.second]]
+    matches = MatchDatabase(made.keypoints, tuple(pairs), mirrored_ids=np.array(mirrored))
+    scene = run(replace(made, matches=matches), tmp_path, held_out=(6, 7))
+    np.testing.assert_array_equal(scene.registered, ~is_mirrored)
+    (notice,) = scene.notices
+    assert notice.code == "mirrored-images"
+    for image_id in mirrored:
+        assert made.names[image_id] in notice.message
+        assert scene.failures[made.names[image_id]].startswith("it is mirrored")
+
+
+def test_two_groups_of_equal_size_are_told_apart(tmp_path: Path) -> None:
+    """The mirrored group is left out though it has more matches."""
+    made = make_scene(8)
+    pairs = [pair for pair in made.matches.pairs if (pair.first < 4) == (pair.second < 4)]
+    pairs = [replace(pair, indices=pair.indices[::2]) if pair.first < 4 else pair for pair in pairs]
+    matches = MatchDatabase(made.keypoints, tuple(pairs), mirrored_ids=np.arange(4, 8))
+    scene = run(replace(made, matches=matches), tmp_path)
+    assert scene.registered.tolist() == [True] * 4 + [False] * 4
+
+
+def test_images_that_match_only_after_flipping_are_refused(tmp_path: Path) -> None:
+    made = make_scene(3, pairs=[])
+    matches = replace(made.matches, mirrored_ids=np.array([1]))
+    with refused("no-matches", "flip 001.png"):
+        run(replace(made, matches=matches), tmp_path)
+
+
 def test_images_that_cannot_be_reconstructed_are_refused(tmp_path: Path) -> None:
     with refused("no-matches"):
         run(make_scene(4, pairs=[]), tmp_path)
