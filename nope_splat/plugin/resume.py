@@ -189,6 +189,8 @@ def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
     elif is_named:
         reason = f"the option --timestamp is {folder.name}"
     log_unfinished_runs([run for run in runs if run is not resumed], record, reason)
+    if resumed is not None and not resumed.checkpoints:
+        logger.info(f"Training in {resumed.path}, which an earlier run left without a checkpoint.")
     if is_named and resumed is None and any(run.done for run in candidates):
         logger.warning(f"The checkpoints in {folder} will be replaced, because --timestamp names this run.")
     return resumed
