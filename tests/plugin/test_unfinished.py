@@ -241,7 +241,7 @@ def test_a_run_that_was_moved_alone_is_resumed(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = leave_run(configure(), "run", 60)
-    moved = shutil.move(run, tmp_path / "alone")
+    moved = Path(shutil.move(run, tmp_path / "alone"))
     for _ in range(2):  # the second time from the file that the first one has written
         config = load_config(moved / "config.yml", monkeypatch)
         release_reserved()
@@ -264,7 +264,7 @@ def test_a_configuration_outside_of_a_run_starts_a_training_as_it_says(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = leave_run(configure(), "run", 0)
-    template = shutil.copy(run / "config.yml", tmp_path / "template.yml")
+    template = Path(shutil.copy(run / "config.yml", tmp_path / "template.yml"))
     shutil.rmtree(run)
     config = load_config(template, monkeypatch)
     assert config.get_base_dir() == run
@@ -431,7 +431,7 @@ def test_the_record_has_what_matters_and_nothing_else(
     ids = {record().id, *(record(**options).id for options in different)}
     assert len(ids) == 1 + len(different)
     before = record(load_dir=tmp_path / "weights")
-    moved = shutil.move(tmp_path / "weights", tmp_path / "moved")
+    moved = Path(shutil.move(tmp_path / "weights", tmp_path / "moved"))
     assert record(load_dir=moved).id == before.id, "files are compared by their content"
     (moved / "a").write_bytes(b"2")
     changed = record(load_dir=moved)
