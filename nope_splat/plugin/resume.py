@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -18,7 +17,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.checkpoints import checkpoint_step, find_checkpoints
-from nope_splat.plugin.run_record import RunRecord
+from nope_splat.plugin.run_record import RECORD_FILE, RunRecord
 from nope_splat.utils.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -27,6 +26,16 @@ MAX_NAMED_RUNS = 5
 """Number of unfinished runs that are named, latest first."""
 _reserved: dict[Path, FileLock] = {}
 """Locks of this process between the choice of a run's folder and the start of its trainer, by folder."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The training that has saved a checkpoint."""
+
+    training_id: str | None
+    """The `id` of its record."""
+    held_out: list[str]
+    """Names of the photos that it held out."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +66,16 @@ class SavedRun:
         return find_checkpoints(self.path / "nerfstudio_models")
 
     @cached_property
-    def latest(self) -> tuple[int, dict[str, Any]]:
-        """Iterations and content of the latest checkpoint that can be loaded; 0 and nothing without one."""
+    def latest(self) -> tuple[int, Origin]:
+        """Iterations and origin of the latest checkpoint that can be loaded; 0 without one."""
         for checkpoint in self.checkpoints:
             try:
                 state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-                return checkpoint_step(checkpoint) + 1, {
-                    "training_id": state.get("training_id"),
-                    "held_out": state["continuation"].get("held_out", []),
-                }
+                held_out = [str(name) for name in state.get("continuation", {}).get("held_out", [])]
+                return checkpoint_step(checkpoint) + 1, Origin(state.get("training_id"), held_out)
             except Exception:  # a damaged file can raise any exception; the trainer reports it
                 continue
-        return 0, {}
+        return 0, Origin(None, [])
 
     @property
     def done(self) -> int:
@@ -107,14 +114,15 @@ class SavedRun:
             The first difference; None if it is the same training.
         """
         if self.record is None:
-            return "another version of nope-splat has trained it"
+            return f"its {RECORD_FILE} is missing, damaged or from another version"
         if (setting := record.different_setting(self.record)) is not None:
             return setting
         if not self.done:  # nothing was trained on the photos
             return None
-        if self.latest[1]["training_id"] != self.record.id:
+        origin = self.latest[1]
+        if origin.training_id != self.record.id:
             return "its checkpoint is that of another training"
-        return record.different_photo(self.record, self.latest[1]["held_out"])
+        return record.different_photo(self.record, origin.held_out)
 
 
 def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun | None:
@@ -189,6 +197,8 @@ def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
     elif is_named:
         reason = f"the option --timestamp is {folder.name}"
     log_unfinished_runs([run for run in runs if run is not resumed], record, reason)
+    if resumed is not None and not resumed.checkpoints:
+        logger.info(f"Training in {resumed.path}, which an earlier run left without a checkpoint.")
     if is_named and resumed is None and any(run.done for run in candidates):
         logger.warning(f"The checkpoints in {folder} will be replaced, because --timestamp names this run.")
     return resumed

@@ -40,7 +40,7 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
             if name != "radial distortion" or any(camera.radial):
                 rows[f"{name}{suffix}"] = value
     if scene.trust is not None:
-        rows["trust"] = f"{100 * scene.trust.score:.0f} % that the cameras are right"
+        rows["trust"] = f"{100 * scene.trust.score:.0f} %"
     return rows | {
         "reprojection error": f"mean {np.mean(errors):.2f} px, median {np.median(errors):.2f} px",
         "track points": f"{len(scene.points)}, seen {len(scene.observations)} times",

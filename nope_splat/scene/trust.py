@@ -1,4 +1,4 @@
-"""How far a reconstruction is to be trusted: notices about what may be wrong, and a calibrated score."""
+"""How far a reconstruction is to be trusted: notices about what may be wrong, and a score."""
 
 from __future__ import annotations
 
@@ -50,11 +50,10 @@ class Notice:
 
 @dataclass(frozen=True)
 class Trust:
-    """Agreement of the cameras with the images, and the probability that the cameras are right."""
+    """Agreement of the cameras with the images, and a score."""
 
     score: float
-    """Probability that AUC@5 of the registered images is above 90 %, from 0 to 1; calibrated on scenes with
-    known cameras (docs/reliability.md)."""
+    """Logistic function of the evidence for and against the cameras, from 0 to 1; not calibrated yet."""
     images: NDArray[np.floating]
     """Share of each image's evidence that agrees with its pose, from 0 to 1; NaN without a pose. (N,)."""
     pairs: NDArray[np.floating]

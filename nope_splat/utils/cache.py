@@ -52,7 +52,7 @@ def read_only_caches() -> Iterator[None]:
         _not_stored.reset(token)
         for folder in sorted(folders):
             logger.info(
-                f"Computed what is not in {folder}, and did not store it: only trainings write there."
+                f"Did not store what was missing in {folder}, because only trainings write to a cache."
             )
 
 

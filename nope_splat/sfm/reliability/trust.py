@@ -1,4 +1,4 @@
-"""Measure of trust: the probability that the cameras are right, from all evidence."""
+"""Measure of trust: a logistic function of all evidence."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ class DoubtFeatures:
 
 
 WEIGHTS = DoubtFeatures(20.0, 8.0, 8.0, 5.0, 4.0)
-"""Coefficients of the logistic regression of failures on the features, fitted by
-`python -m scripts.reliability.calibrate`."""
+"""Coefficients of the logistic function; rough values, not fitted yet."""
 INTERCEPT = -3.0
-"""Logit of the probability of failure without any doubt, from the same fit."""
+"""Logit of a failure without any doubt."""
 
 
 def doubt_features(evidence: Evidence) -> DoubtFeatures:
