@@ -14,10 +14,8 @@ NoticeCode = Literal[
     "duplicate-structure",
     "moving-objects",
     "mirrored-images",
-    "inconsistent-cameras",
     "uncertain-focal-length",
     "implausible-focal-length",
-    "contradicting-known-cameras",
     "weak-support",
 ]
 """What a notice is about; `Notice` explains each code."""
@@ -34,10 +32,8 @@ class Notice:
     - `duplicate-structure`: Different things look alike and may have been merged.
     - `moving-objects`: Two things move against each other.
     - `mirrored-images`: Some images are mirrored.
-    - `inconsistent-cameras`: Matches or points contradict the cameras, for an unknown reason.
     - `uncertain-focal-length`: The images do not determine the focal length.
     - `implausible-focal-length`: No ordinary lens has this focal length.
-    - `contradicting-known-cameras`: Known cameras contradict the images.
     - `weak-support`: Few images or points support the result.
     """
 

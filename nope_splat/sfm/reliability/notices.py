@@ -16,6 +16,9 @@ from nope_splat.sfm.reliability.evidence import Evidence
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Mask
 
+HARMLESS = ("stationary-pixels", "mirrored-images")
+"""Notices about what is left out; the rest is not doubtful."""
+
 
 def collect_notices(
     state: SfmState, problem: SfmProblem, evidence: Evidence, training: Mask
@@ -159,9 +162,9 @@ def refuse_doubtful(reconstruction: Reconstruction) -> None:
         reconstruction: The finished reconstruction.
 
     Raises:
-        NopeSplatError: If it has a notice other than about pixels that are left out.
+        NopeSplatError: If it has a notice other than about pixels or images that are left out.
     """
-    doubts = [notice for notice in reconstruction.notices if notice.code != "stationary-pixels"]
+    doubts = [notice for notice in reconstruction.notices if notice.code not in HARMLESS]
     if doubts:
         raise NopeSplatError(
             "doubtful-cameras",

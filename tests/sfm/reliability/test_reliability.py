@@ -1,0 +1,133 @@
+"""Doubt: wrong cameras get a notice of the cause and a low trust, right ones none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fixtures.errors import refused
+from fixtures.synthetic import SyntheticScene, look_at, make_scene, random_points, ring
+
+from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.matching.database import MatchDatabase
+from nope_splat.scene.reconstruction import Reconstruction
+from nope_splat.scene.stationary import StationaryPixels
+from nope_splat.scene.trust import Notice, Trust
+from nope_splat.sfm import SfmOptions
+from nope_splat.sfm.pipeline import reconstruct_from_matches
+from nope_splat.sfm.reliability.notices import refuse_doubtful
+
+
+def run(made: SyntheticScene, folder: Path, matches: MatchDatabase | None = None) -> Reconstruction:
+    images = made.write_images(folder)
+    no_image = np.zeros(len(images.images), bool)
+    return reconstruct_from_matches(images, no_image, matches or made.matches, SfmOptions())
+
+
+def codes(scene: Reconstruction) -> list[str]:
+    return [notice.code for notice in scene.notices]
+
+
+def trust(scene: Reconstruction) -> Trust:
+    assert scene.trust is not None
+    return scene.trust
+
+
+def with_own_pose(made: SyntheticScene) -> MatchDatabase:
+    """Replace the matches of the first with the last image by those of other points from other poses."""
+    first, last = 0, len(made.keypoints) - 1
+    other = make_scene(poses=ring(2, arc=40, seed=5), num_points=200, wrong=0.0, seed=9)
+    (pair,) = other.matches.pairs
+    keypoints = list(made.matches.keypoints)
+    starts = []
+    for image_id, features in zip((first, last), other.keypoints, strict=True):
+        starts.append(len(keypoints[image_id].xy))
+        xy = np.concatenate([keypoints[image_id].xy, features.xy])
+        keypoints[image_id] = replace(
+            keypoints[image_id], xy=xy, descriptors=np.zeros((len(xy), 0), np.float32)
+        )
+    wrong = replace(pair, first=first, second=last, indices=pair.indices + np.array(starts))
+    pairs = [pair for pair in made.matches.pairs if (pair.first, pair.second) != (first, last)]
+    return MatchDatabase(tuple(keypoints), (*pairs, wrong))
+
+
+def test_right_cameras_are_trusted(tmp_path: Path) -> None:
+    scene = run(make_scene(), tmp_path)
+    assert codes(scene) == []
+    assert trust(scene).score > 0.9
+    assert np.nanmin(trust(scene).images) > 0.9
+    assert len(trust(scene).pairs) == len(scene.graph.edges)
+    refuse_doubtful(scene)
+
+
+def test_a_pair_with_a_relative_pose_of_its_own_is_told(tmp_path: Path) -> None:
+    made = make_scene(poses=ring(8, arc=140))
+    scene = run(made, tmp_path, with_own_pose(made))
+    assert codes(scene) == ["duplicate-structure"]
+    assert trust(scene).score < trust(run(made, tmp_path)).score
+    edges = scene.graph.edges.tolist()
+    assert trust(scene).pairs[edges.index([0, 7])] < 0.3
+    with refused("doubtful-cameras"):
+        refuse_doubtful(scene)
+
+
+def test_such_a_pair_does_not_count_if_a_pattern_repeats(tmp_path: Path) -> None:
+    """Images from opposite sides then match by mistake, without harm."""
+    made = make_scene(poses=ring(8, arc=140))
+    matches = replace(with_own_pose(made), repetition=np.full(8, 0.5))
+    assert codes(run(made, tmp_path, matches)) == []
+
+
+def test_second_motions_are_told(tmp_path: Path) -> None:
+    made = make_scene()
+    pairs = tuple(replace(pair, num_second=40) for pair in made.matches.pairs)
+    assert codes(run(made, tmp_path, replace(made.matches, pairs=pairs))) == ["moving-objects"]
+
+
+def test_few_different_views_are_told(tmp_path: Path) -> None:
+    made = make_scene(poses=np.tile(ring(3, arc=60), (4, 1, 1)))
+    assert "duplicate-structure" in codes(run(made, tmp_path))
+
+
+def test_a_focal_length_that_no_lens_has_is_told(tmp_path: Path) -> None:
+    poses = np.stack([look_at(np.array([5.0 * i - 10, -70.0, 1.5 * i]), np.zeros(3)) for i in range(5)])
+    made = make_scene(poses=poses, camera=SharedPinhole(10500.0))
+    assert codes(run(made, tmp_path))
+
+
+def test_thin_support_is_told(tmp_path: Path) -> None:
+    made = make_scene(
+        num_images=9, points=random_points(500), sees=lambda image, ids: np.full(len(ids), image < 4)
+    )
+    assert codes(run(made, tmp_path))[0] == "weak-support"
+
+
+def test_doubt_survives_storage(tmp_path: Path) -> None:
+    scene = run(make_scene(), tmp_path)
+    cells = np.zeros((36, 48), bool)
+    cells[30:, 40:] = True
+    scene = replace(
+        scene,
+        notices=(Notice("weak-support", "few"), Notice("moving-objects", "something moves")),
+        stationary=(StationaryPixels((640, 480), cells, 12),),
+    )
+    scene.save(tmp_path / "scene.npz")
+    loaded = Reconstruction.load(tmp_path / "scene.npz")
+    assert loaded.notices == scene.notices
+    assert loaded.notice == "few; something moves"
+    assert trust(loaded).score == trust(scene).score
+    np.testing.assert_array_equal(trust(loaded).pairs, trust(scene).pairs)
+    np.testing.assert_array_equal(loaded.stationary_cells(0), cells)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_wrong_focal_length_makes_observations_noisier(factor: float, tmp_path: Path) -> None:
+    """A scene with depth determines the focal length: from a wrong start it comes back."""
+    made = make_scene()
+    images = made.write_images(tmp_path)
+    options = SfmOptions(initial_focal=factor * 700)
+    scene = reconstruct_from_matches(images, np.zeros(8, bool), made.matches, options)
+    assert scene.cameras[0].focal == pytest.approx(700, rel=0.01)
+    assert codes(scene) == []
