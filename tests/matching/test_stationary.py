@@ -63,7 +63,7 @@ def test_a_logo_is_left_out_and_found() -> None:
     assert len(pairs) == len(putative)
     for pair in pairs:
         assert np.mean(pair.indices[:, 0] < NUM_LOGO) < 0.02
-        assert len(pair.stationary) > 0.8 * NUM_LOGO  # some agree with the epipolar geometry by chance
+        assert len(pair.stationary) > 0.5 * NUM_LOGO  # the others agree with the epipolar geometry by chance
     (pixels,) = find_stationary_pixels(keypoints, pairs, MatchingSettings())
     rows, columns = pixels.cells.shape
     expected = np.zeros((rows, columns), bool)
