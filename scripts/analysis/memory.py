@@ -108,10 +108,10 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
     The stages run one after the other. For seeding, the formula assumes six flows per image, the largest
     possible mean, and all threads at their peaks.
 
-    The formula omits masks (one byte per pixel); decoding (up to eight bytes per full-resolution pixel, of 200
-    megapixels at a time); matches and bundle adjustment (about 16 bytes per match and a kilobyte per observation,
-    which can be the largest term for hundreds of images); learned matchers, depth maps and their losses,
-    learned lenses, the viewer and LPIPS.
+    The formula omits masks (one byte per pixel); decoding (up to eight bytes per full-resolution pixel, of
+    200 megapixels at a time); matches and bundle adjustment (about 16 bytes per match and a kilobyte per
+    observation, which can be the largest term for hundreds of images); learned matchers, depth maps and
+    their losses, learned lenses, the viewer and LPIPS.
 
     Args:
         work: The training.
