@@ -110,8 +110,8 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
 
     The formula omits masks (one byte per pixel); decoding (up to eight bytes per full-resolution pixel, of
     200 megapixels at a time); matches and bundle adjustment (about 16 bytes per match and a kilobyte per
-    observation, which can be the largest term for hundreds of images); learned matchers, depth maps and their
-    losses, learned lenses, the viewer and LPIPS.
+    observation, which can be the largest term for hundreds of images); learned matchers, depth maps and
+    their losses, learned lenses, the viewer and LPIPS.
 
     Args:
         work: The training.
