@@ -102,7 +102,7 @@ def flip_descriptors(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     by_cell = descriptors.reshape(-1, NUM_CELLS, NUM_CELLS, NUM_ORIENTATIONS)
     flipped = by_cell[:, ::-1][..., -np.arange(NUM_ORIENTATIONS)]
-    return np.ascontiguousarray(flipped.reshape(len(descriptors), -1))
+    return np.ascontiguousarray(flipped.reshape(descriptors.shape))
 
 
 def mirror_keypoints(features: Keypoints) -> Keypoints:

@@ -118,7 +118,7 @@ def test_mirrored_copies_moving_objects_and_wrong_exif_data_do_no_harm(
     report = reconstruct(images, tmp_path / "out")
     assert report["registered"] == 9
     mirrored = [f"mirrored{number}.jpg" for number in range(3)]
-    assert [notice["code"] for notice in report["notices"]] == ["mirrored-images"]
+    assert [notice["code"] for notice in report["notices"]] == ["moving-objects", "mirrored-images"]
     assert all(name in report["notice"] for name in mirrored)
     assert set(report["unregistered"]) == set(mirrored)
     truth = read_named_cameras(valley / "ground_truth.json")

@@ -71,8 +71,10 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
     moves = evidence.second_motion_share >= options.min_second_motions
     if not (num_contradicting or is_missing or moves):
         return
-    facts = f"{num_contradicting} of {num_strong} pairs of photos contradict the cameras"
-    if is_missing and not num_contradicting:
+    facts = "many matches agree with another motion than that of the cameras"
+    if num_contradicting:
+        facts = f"{num_contradicting} of {num_strong} pairs of photos contradict the cameras"
+    elif is_missing:
         share = f"{100 * evidence.missing_share:.0f} %"
         facts = f"in {share} of the neighboring photos most points are missing where they should be visible"
     if evidence.repeats:
