@@ -151,6 +151,7 @@ def failure_reason(path: Path, error: Exception) -> str:
         return f"more than {MAX_PIXELS:,} pixels"
     if isinstance(error, NotAFileError):
         return "not a file"
+    text = " ".join(str(error).split()) or type(error).__name__  # libheif ends its texts with a line feed
     if isinstance(error, OSError):
-        return f"cannot be read ({error.strerror})" if error.strerror else f"damaged ({error})"
-    return str(error)
+        return f"cannot be read ({error.strerror})" if error.strerror else f"damaged ({text})"
+    return text

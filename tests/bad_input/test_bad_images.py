@@ -207,3 +207,13 @@ def test_masks_of_any_bit_depth_are_read(white: int, folder: Path) -> None:
     mask = read_mask(find_images(folder).images[0])
     assert mask is not None
     assert mask.mean() == 0.5
+
+
+def test_reasons_of_damaged_heic_files_are_one_line(folder: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    whole = save(picture(), folder / ".whole.heic", quality=90).read_bytes()
+    for share in range(1, 20):
+        (folder / f"{share}.heic").write_bytes(whole[: share * len(whole) // 20])
+    skipped = find_images(folder).skipped
+    assert len(skipped) > 10
+    assert all(reason == " ".join(reason.split()) for reason in skipped.values())

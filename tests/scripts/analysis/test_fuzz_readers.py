@@ -26,7 +26,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seeds]:
         yield make_seeds(tmp_path_factory.mktemp("seeds"))
 
 
-@pytest.mark.parametrize("name", [name for name in READERS if name != "images"])
+@pytest.mark.parametrize("name", READERS)
 def test_readers_raise_nothing_else(name: str, seeds: Seeds, tmp_path: Path) -> None:
     outcome = fuzz(READERS[name], seeds, Settings(seconds=1.0), tmp_path)
     assert outcome.failures == {}
