@@ -83,7 +83,8 @@ def require_cameras(optimizer: NopeCameraOptimizer) -> None:
     focals, poses = optimizer.focal(), optimizer.poses()
     ids = optimizer.intrinsics_ids
     products = poses[:, :3, :3] @ poses[:, :3, :3].mT
-    orthonormal = torch.allclose(products, torch.eye(3).to(products), atol=MAX_ROTATION_ERROR)
+    identity = torch.eye(3, dtype=products.dtype, device=products.device)
+    orthonormal = torch.allclose(products, identity.expand_as(products), atol=MAX_ROTATION_ERROR)
     if not (
         poses.isfinite().all()
         and orthonormal
