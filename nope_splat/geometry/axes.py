@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 OPENCV_FROM_OPENGL = OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
-"""Change of camera axes, multiplied to a camera-to-world transform from the right. (4, 4)."""
+"""Matrix that converts a camera-to-world transform between OpenCV and OpenGL axes when multiplied from the
+right. (4, 4)."""
 
 
 def switch_axes(camera_to_world: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def switch_axes(camera_to_world: Tensor) -> Tensor:
         camera_to_world: Camera-to-world transforms. (..., 3 or 4, 4).
 
     Returns:
-        The same poses with y and z axes flipped. (..., 3 or 4, 4).
+        The same poses with the camera's y and z axes negated. (..., 3 or 4, 4).
 
     Example:
         >>> switch_axes(torch.eye(4))

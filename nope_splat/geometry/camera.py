@@ -1,4 +1,4 @@
-"""Camera intrinsics that images share."""
+"""Camera intrinsics shared by several images, and reprojection errors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class SharedPinhole:
     """Intrinsics of a pinhole camera with radial distortion, shared by all images of the camera.
 
     The principal point is relative to the image center. The distortion model is that of OpenCV and of
-    COLMAP's RADIAL model: a point at (x, y) on the plane at depth one is distorted to (1 + k1 r^2 + k2 r^4)
-    (x, y).
+    COLMAP's RADIAL model: a point p = (x, y) on the plane at depth one is distorted to (1 + k1 r^2 + k2 r^4)
+    p with r = |p|.
 
     Pixel coordinates start at the upper left corner of the image; the center of the first pixel is (0.5,
     0.5).
@@ -34,7 +34,7 @@ class SharedPinhole:
     offset: tuple[float, float] = (0.0, 0.0)
     """Principal point minus image center, (x, y) in pixels of the full-resolution images."""
     radial: tuple[float, float] = (0.0, 0.0)
-    """Radial distortion, k1 and k2."""
+    """Radial distortion coefficients k1 and k2 of OpenCV's model; zeros for no distortion."""
 
     def principal_points(self, sizes: NDArray[np.int64]) -> Array:
         """Compute the principal points of images of the given sizes.
@@ -43,29 +43,29 @@ class SharedPinhole:
             sizes: Width and height in pixels. (..., 2).
 
         Returns:
-            Pixel coordinates. (..., 2).
+            Principal points in pixels, x then y. (..., 2).
         """
         return np.asarray(sizes, dtype=np.float64) / 2 + np.asarray(self.offset)
 
     def project(self, points_camera: Array, sizes: NDArray[np.int64]) -> Array:
-        """Project points in front of the camera.
+        """Project points in front of the camera to pixels, with distortion.
 
         Args:
             points_camera: Points in camera coordinates (OpenCV axes), z > 0. (..., 3).
-            sizes: Width and height of the image of each point. (..., 2).
+            sizes: Width and height in pixels of the image of each point. (..., 2).
 
         Returns:
-            Pixel coordinates. (..., 2).
+            Pixel coordinates, x then y. (..., 2).
         """
         plane = distort(perspective(points_camera), self.radial)
         return self.focal * plane + self.principal_points(sizes)
 
     def unproject(self, xy: Array, sizes: NDArray[np.int64]) -> Array:
-        """Compute the rays through pixels, at depth one.
+        """Compute the undistorted viewing rays of pixels, as points at depth one.
 
         Args:
-            xy: Pixel coordinates. (..., 2).
-            sizes: Width and height of the image of each pixel. (..., 2).
+            xy: Pixel coordinates, x then y. (..., 2).
+            sizes: Width and height in pixels of the image of each pixel. (..., 2).
 
         Returns:
             Points in camera coordinates (OpenCV axes) with z = 1. (..., 3).
@@ -76,27 +76,34 @@ class SharedPinhole:
         """Undistort pixel coordinates, keeping focal length and principal point.
 
         Args:
-            xy: Pixel coordinates. (..., 2).
-            sizes: Width and height of the image of each pixel. (..., 2).
+            xy: Distorted pixel coordinates, x then y. (..., 2).
+            sizes: Width and height in pixels of the image of each pixel. (..., 2).
 
         Returns:
-            Undistorted pixel coordinates. (..., 2).
+            Undistorted pixel coordinates, x then y. (..., 2).
         """
         return self.focal * self.unproject(xy, sizes)[..., :2] + self.principal_points(sizes)
 
     def field_of_view(self, size: NDArray[np.int64]) -> float:
-        """Compute the field of view across the longer side of an image, in degrees, without the offset.
+        """Compute the field of view across the longer side of an image.
 
         Args:
-            size: Width and height of the image at full resolution. (2,).
+            size: Width and height of the full-resolution image in pixels. (2,).
+
+        Returns:
+            Angle in degrees, for a centered principal point and no distortion.
         """
         return float(np.rad2deg(2 * np.arctan(size.max() / (2 * self.focal))))
 
     def largest_distortion(self, size: NDArray[np.int64]) -> float:
-        """Compute the largest displacement by distortion within an image, in pixels.
+        """Compute the largest distance in pixels by which distortion moves a point of an image.
 
         Args:
-            size: Width and height of the image at full resolution. (2,).
+            size: Width and height of the full-resolution image in pixels. (2,).
+
+        Returns:
+            Largest displacement between the image center and a corner, for a centered principal point, in
+            pixels.
         """
         corner = np.linalg.norm(size) / 2 / self.focal
         radii = np.linspace(0, corner, 100)[:, None] * np.array([1.0, 0.0])
@@ -104,17 +111,18 @@ class SharedPinhole:
 
 
 def project_errors(points_camera: Array, xy: Array, focal: Array, offset: Array, radial: Array) -> Array:
-    """Compute reprojection errors of points in camera coordinates.
+    """Compute the reprojection error of each point.
 
     Args:
-        points_camera: Camera coordinates. (n, 3).
-        xy: Observed image coordinates, pixels. (n, 2).
-        focal: Focal lengths of the cameras, pixels. (n,).
-        offset: Principal points of the cameras, in the same coordinates as `xy`. (n, 2).
-        radial: Radial distortion of the cameras. (n, 2).
+        points_camera: Points in camera coordinates (OpenCV axes). (n, 3).
+        xy: Observed image position of each point, in pixels, x then y. (n, 2).
+        focal: Focal length of the camera of each point, in pixels. (n,).
+        offset: Principal point of the camera of each point, relative to the same origin as `xy`, in pixels.
+            (n, 2).
+        radial: Distortion coefficients k1 and k2 of the camera of each point. (n, 2).
 
     Returns:
-        Pixels, infinite for points behind the camera. (n,).
+        Distances between projection and observation in pixels; infinity for points behind the camera. (n,).
     """
     plane = distort(perspective(points_camera, min_depth=MIN_DEPTH), radial)
     error = np.linalg.norm(focal[:, None] * plane + offset - xy, axis=1)

@@ -20,9 +20,10 @@ from torch import Tensor
 from nope_splat.utils.arrays import AnyArray, namespace
 
 NEWTON_STEPS = 8
-"""Number of Newton steps; convergence is quadratic, so that this suffices for distortion of real lenses."""
+"""Number of Newton steps of `undistort`. Newton's method converges quadratically, so eight steps suffice for
+real lenses."""
 MIN_SLOPE = 0.2
-"""Smallest derivative of the distorted radius that a Newton step divides by."""
+"""Lower bound for the derivative of the distorted radius in a Newton step, to avoid division by zero."""
 
 
 def radial_scale(square: AnyArray, k1: Any, k2: Any) -> AnyArray:
@@ -30,8 +31,8 @@ def radial_scale(square: AnyArray, k1: Any, k2: Any) -> AnyArray:
 
     Args:
         square: Squared undistorted radii s at depth one. (...).
-        k1: First radial term, which broadcasts with `square`.
-        k2: Second radial term, which broadcasts with `square`.
+        k1: First distortion coefficient, broadcastable with `square`.
+        k2: Second distortion coefficient, broadcastable with `square`.
 
     Returns:
         1 + k1 s + k2 s^2. (...).
@@ -40,7 +41,16 @@ def radial_scale(square: AnyArray, k1: Any, k2: Any) -> AnyArray:
 
 
 def radial_slope(square: AnyArray, k1: Any, k2: Any) -> AnyArray:
-    """Differentiate the distorted by the undistorted radius: 1 + 3 k1 s + 5 k2 s^2; see `radial_scale`."""
+    """Compute the derivative of the distorted radius with respect to the undistorted radius.
+
+    Args:
+        square: Squared undistorted radii s at depth one. (...).
+        k1: First distortion coefficient, broadcastable with `square`.
+        k2: Second distortion coefficient, broadcastable with `square`.
+
+    Returns:
+        1 + 3 k1 s + 5 k2 s^2. (...).
+    """
     return 1 + square * (3 * k1 + square * 5 * k2)
 
 
@@ -49,7 +59,7 @@ def distort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
 
     Args:
         plane: Undistorted points at depth one. (..., 2).
-        radial: k1 and k2, for all points or for each point. (2,) or (..., 2).
+        radial: k1 and k2, shared by all points or per point. (2,) or (..., 2).
 
     Returns:
         Distorted points. (..., 2).
@@ -58,9 +68,9 @@ def distort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
 
 
 def undistort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
-    """Invert `distort`, differentiably for tensors.
+    """Remove radial distortion: the inverse of `distort`, differentiable for PyTorch tensors.
 
-    The inverse of a distorted point p_d is q p_d, where q is the root of
+    The inverse of a distorted point p_d is q p_d, where the scalar q is the root of
 
         h(q) = q (1 + k1 t q^2 + k2 t^2 q^4) - 1,   t = |p_d|^2,
 
@@ -69,10 +79,11 @@ def undistort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
 
     Args:
         plane: Distorted points at depth one. (..., 2).
-        radial: k1 and k2, for all points or for each point. (2,) or (..., 2).
+        radial: k1 and k2, shared by all points or per point. (2,) or (..., 2).
 
     Returns:
-        Undistorted points; undefined beyond the largest distorted radius. (..., 2).
+        Undistorted points. (..., 2). Values are undefined for points with a radius that the distortion model
+        never reaches.
     """
     if not isinstance(plane, Tensor) and not np.any(radial):
         return plane
@@ -94,14 +105,16 @@ def undistort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
 
 
 def distortion_jacobian(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
-    """Differentiate `distort` by the point: (1 + k1 s + k2 s^2) I + (2 k1 + 4 k2 s) p p^T.
+    """Compute the derivative of `distort` with respect to the point p.
+
+    The derivative is (1 + k1 s + k2 s^2) I + (2 k1 + 4 k2 s) p p^T with s = |p|^2.
 
     Args:
         plane: Undistorted points p at depth one. (..., 2).
-        radial: k1 and k2, for all points or for each point. (2,) or (..., 2).
+        radial: k1 and k2, shared by all points or per point. (2,) or (..., 2).
 
     Returns:
-        Derivatives; rows are the components of d. (..., 2, 2).
+        Jacobians; rows are the coordinates of the distorted point, columns those of p. (..., 2, 2).
     """
     k1, k2 = radial_terms(radial)
     square = squared_radius(plane)
@@ -114,26 +127,28 @@ def distortion_jacobian(plane: AnyArray, radial: AnyArray | Sequence[float]) -> 
 
 
 def radial_term_jacobian(plane: AnyArray, square: AnyArray | None = None) -> AnyArray:
-    """Differentiate `distort` by k1 and k2: s p and s^2 p.
+    """Compute the derivatives of `distort` with respect to k1 and k2, which are s p and s^2 p with s = |p|^2.
 
     Args:
-        plane: Undistorted points p at depth one, or multiples of them. (..., 2).
-        square: Squared radius s, by default that of `plane`. (..., 1).
+        plane: Undistorted points p at depth one. Passing a multiple of p multiplies the result by the same
+            factor if `square` is given. (..., 2).
+        square: Squared radii s; None to compute s from `plane`. (..., 1).
 
     Returns:
-        Derivatives; rows are the components of d. (..., 2, 2).
+        Jacobians; rows are the coordinates of the distorted point, columns k1 and k2. (..., 2, 2).
     """
     square = squared_radius(plane) if square is None else square
     return plane[..., None] * namespace(plane).concatenate([square, square**2], -1)[..., None, :]
 
 
 def squared_radius(plane: AnyArray) -> AnyArray:
-    """Compute the squared distance from the optical axis. (..., 2) -> (..., 1)."""
+    """Compute the squared distance of points at depth one from the optical axis. (..., 2) -> (..., 1)."""
     square: Any = plane**2
     return square.sum(-1)[..., None]
 
 
 def radial_terms(radial: NDArray[Any] | Tensor | Sequence[float]) -> tuple[Any, Any]:
-    """Split radial distortion into k1 and k2 that broadcast with radii. (..., 2) -> (..., 1), (..., 1)."""
+    """Split (k1, k2) into k1 and k2, keeping the last axis for broadcasting. (..., 2) -> (..., 1),
+    (..., 1)."""
     terms = radial if isinstance(radial, Tensor) else np.asarray(radial, dtype=np.float64)
     return terms[..., :1], terms[..., 1:]

@@ -1,4 +1,4 @@
-"""Epipolar geometry of two views."""
+"""Epipolar geometry of two views: Sampson errors and essential matrices."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from nope_splat.utils.typing import Array
 def sampson_errors(
     first: Array, second: Array, matrix: Array, scale_first: float = 1.0, scale_second: float = 1.0
 ) -> Array:
-    """Compute Sampson errors: distances to the nearest matches that fit, to first order.
+    """Compute the Sampson error of each match, a first-order approximation of the reprojection error.
 
-    See Hartley and Zisserman, section 11.4.
+    The error is the distance, over both images, to the nearest pair of points that satisfies the epipolar
+    constraint (Hartley and Zisserman, section 11.4).
 
     Args:
         first: Homogeneous coordinates in the first image. (n, 3).
-        second: Homogeneous coordinates in the second image. (n, 3).
+        second: Homogeneous coordinates of the matching points in the second image. (n, 3).
         matrix: Matrix M with second^T M first = 0, such as a fundamental or essential matrix. (3, 3).
-        scale_first: Pixels per unit of the coordinates in the first image, such as the focal length of rays.
-        scale_second: The same of the second image.
+        scale_first: Pixels per unit of `first`: 1 for pixels, the focal length in pixels for rays at depth
+            one.
+        scale_second: Pixels per unit of `second`.
 
     Returns:
-        Pixels. (n,).
+        Sampson errors in pixels. (n,).
     """
     lines_second, lines_first = first @ matrix.T, second @ matrix
     residual = np.einsum("ni,ni->n", second, lines_second)
@@ -33,10 +35,13 @@ def sampson_errors(
 
 
 def essential_matrix(T_second_first: Array) -> Array:
-    """Compute the essential matrix E with second^T E first = 0 of rays in camera coordinates. (3, 3).
+    """Compute the essential matrix of two cameras.
 
     Args:
-        T_second_first: Transform from the first to the second camera. (4, 4).
+        T_second_first: Transform from the first camera's to the second camera's coordinates. (4, 4).
+
+    Returns:
+        The matrix E = [t]x R, with second^T E first = 0 for matching rays in camera coordinates. (3, 3).
     """
     x, y, z = T_second_first[:3, 3]
     return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ T_second_first[:3, :3]

@@ -4,8 +4,8 @@ Marquardt (1963) adds a multiple of the diagonal, the damping, to the normal equ
 short steps of gradient descent, small damping gives Gauss-Newton steps. A step is accepted if it lowers the
 cost, and the damping is decreased; otherwise the damping is increased and a shorter step is tried.
 
-The loop depends neither on numpy nor on torch: a problem defines its states and steps. Costs are Python
-floats, and so each trial step waits for the GPU once.
+The loop depends neither on numpy nor on torch: each problem defines the types of its states and steps. Costs
+are Python floats, so the loop waits for the GPU once per trial step.
 """
 
 from __future__ import annotations
@@ -23,65 +23,85 @@ StepOut = TypeVar("StepOut", covariant=True)
 
 @dataclass(frozen=True)
 class LevenbergMarquardtConfig:
-    """Damping schedule and stopping criteria."""
+    """Damping schedule and stopping criteria of `levenberg_marquardt`."""
 
     initial_damping: float = 1e-4
-    """Damping of the first step, as a multiple of the diagonal of the normal equations."""
+    """Damping of the first step: the multiple of the normal equations' diagonal that is added to it. Larger
+    values start with shorter steps."""
     increase: float = 10.0
-    """Factor on the damping after a step that is rejected or has no solution."""
+    """Factor by which the damping grows after a step that is rejected or cannot be solved for."""
     decrease: float = 10.0
-    """Divisor of the damping after an accepted step."""
+    """Factor by which the damping is divided after an accepted step."""
     min_damping: float = 1e-9
-    """Smallest damping after an accepted step."""
+    """Lower limit of the damping; accepted steps do not reduce the damping below this value."""
     max_trials: int = 8
-    """Maximum number of trial steps from one state."""
+    """Maximum number of trial steps from one state. The loop stops if none of them lowers the cost."""
     max_iterations: int = 25
-    """Maximum number of accepted steps."""
+    """Maximum number of accepted steps, after which the loop stops."""
     max_evaluations: int | None = None
-    """Maximum number of steps whose cost is evaluated, accepted or not; None for no limit."""
+    """Maximum number of trial steps whose cost is evaluated, accepted or rejected; None for no limit."""
     tolerance: float = 1e-5
-    """Relative decrease of the cost in one step below which the loop stops."""
+    """The loop stops after an accepted step that lowers the cost by less than this fraction of the cost."""
 
 
 class Linearization(Protocol[StateIn, StepOut]):
-    """Normal equations at a state, and the cost that they approximate."""
+    """Normal equations of a least-squares problem at one state, together with the cost at that state."""
 
     @property
     def cost(self) -> float:
-        """Cost at this state."""
+        """Cost at the state of this linearization."""
         ...
 
     def solve(self, damping: float) -> StepOut | None:
         """Solve the damped normal equations.
 
         Args:
-            damping: Multiple of the diagonal that is added to it.
+            damping: Multiple of the diagonal of the normal equations that is added to the diagonal.
 
         Returns:
-            The step; None if the damped equations have no solution.
+            The step, to be passed to `Problem.retract`; None if the damped equations have no solution.
         """
         ...
 
     def evaluate(self, candidate: StateIn) -> float:
-        """Evaluate the cost at another state, with the noise and weights of this linearization."""
+        """Evaluate the cost at another state, with the noise and weights of this linearization.
+
+        Args:
+            candidate: State after a trial step.
+
+        Returns:
+            The cost at `candidate`, comparable to `cost`.
+        """
         ...
 
 
 class Problem(Protocol[State, Step]):
-    """Least-squares problem."""
+    """Interface of a least-squares problem that `levenberg_marquardt` can minimize."""
 
     def linearize(self, state: State) -> Linearization[State, Step]:
-        """Set up the normal equations at a state."""
+        """Set up the normal equations at a state.
+
+        Args:
+            state: Current values of all unknowns.
+        """
         ...
 
     def retract(self, state: State, step: Step) -> State:
-        """Apply a step to a state and return the new state."""
+        """Apply a step to a state.
+
+        Args:
+            state: Current values of all unknowns.
+            step: Increment of the unknowns, from `Linearization.solve`.
+
+        Returns:
+            The new state.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Result(Generic[State]):
-    """Outcome of a minimization."""
+    """Outcome of `levenberg_marquardt`."""
 
     state: State
     """State after the last accepted step."""
@@ -89,7 +109,7 @@ class Result(Generic[State]):
     """Cost before and after each accepted step. If linearizations re-estimate the noise or the weights, only
     the two costs of the same step are comparable."""
     damping: float
-    """Damping of the next trial step."""
+    """Damping of the next trial step, from which a later minimization can continue."""
 
     @property
     def iterations(self) -> int:
@@ -103,13 +123,14 @@ def levenberg_marquardt(
     config: LevenbergMarquardtConfig,
     stop: Callable[[Step], bool] | None = None,
 ) -> Result[State]:
-    """Minimize the cost of a problem.
+    """Minimize the cost of a least-squares problem.
 
     Args:
         problem: The least-squares problem.
         state: Initial state.
         config: Damping schedule and stopping criteria.
-        stop: Additional stopping criterion on a step, accepted or not, for example its length.
+        stop: Additional stopping criterion. It is called with each trial step, accepted or rejected, and
+            returns True to stop; for example, if the step is short.
 
     Returns:
         The final state, whose cost is at most the initial cost, and the costs of all accepted steps.

@@ -13,19 +13,21 @@ from nope_splat.geometry.distortion import radial_scale, radial_terms, squared_r
 from nope_splat.utils.arrays import AnyArray, namespace
 
 MIN_DEPTH = 1e-6
-"""Smallest depth of a point in front of the camera."""
+"""Smallest depth at which a point counts as in front of the camera, in the unit of the camera coordinates."""
 
 
 def perspective(points_camera: AnyArray, focal: Any = None, min_depth: float | None = None) -> AnyArray:
-    """Project points with a pinhole camera: f (x / z, y / z).
+    """Project points with a pinhole camera without distortion: f (x / z, y / z).
 
     Args:
         points_camera: Points in camera coordinates. (..., 3).
-        focal: Focal length, which broadcasts with (..., 2); by default one, for the plane at depth one.
-        min_depth: Smallest depth to divide by, for points that may be behind the camera.
+        focal: Focal length f, broadcastable with (..., 2); None for 1, which gives points on the plane at
+            depth one.
+        min_depth: Lower bound of the depth in the division, for points that may be behind the camera; None
+            for no bound.
 
     Returns:
-        Image coordinates in the unit of the focal length. (..., 2).
+        Image coordinates relative to the principal point, in the unit of the focal length. (..., 2).
     """
     xy: Any = points_camera[..., :2]
     depth: Any = points_camera[..., 2:]
@@ -39,12 +41,12 @@ def project(
 
     Args:
         points_camera: Points in camera coordinates. (..., 3).
-        focal: Focal length in pixels, which broadcasts with (..., 2).
-        radial: k1 and k2, for all points or for each point. (2,) or (..., 2).
-        min_depth: Smallest depth to divide by (see `perspective`).
+        focal: Focal length in pixels, broadcastable with (..., 2).
+        radial: k1 and k2, shared by all points or per point; None for no distortion. (2,) or (..., 2).
+        min_depth: Lower bound of the depth in the division; None for no bound.
 
     Returns:
-        Pixels from the principal point. (..., 2).
+        Pixel coordinates relative to the principal point, x then y. (..., 2).
     """
     pixels = perspective(points_camera, focal, min_depth)
     if radial is None:
@@ -53,12 +55,12 @@ def project(
 
 
 def unproject(xy: AnyArray, focal: Any, radial: AnyArray | Sequence[float] | None = None) -> AnyArray:
-    """Compute the rays through pixels, at depth one.
+    """Compute the undistorted viewing rays of pixels, as points at depth one.
 
     Args:
-        xy: Pixels from the principal point. (..., 2).
-        focal: Focal length in pixels, which broadcasts with (..., 2).
-        radial: k1 and k2, for all pixels or for each pixel. (2,) or (..., 2).
+        xy: Pixel coordinates relative to the principal point, x then y. (..., 2).
+        focal: Focal length in pixels, broadcastable with (..., 2).
+        radial: k1 and k2, shared by all pixels or per pixel; None for no distortion. (2,) or (..., 2).
 
     Returns:
         Points in camera coordinates with z = 1. (..., 3).
@@ -71,16 +73,17 @@ def unproject(xy: AnyArray, focal: Any, radial: AnyArray | Sequence[float] | Non
 
 
 def projection_jacobian(plane: AnyArray, inverse_depth: AnyArray) -> AnyArray:
-    """Differentiate `perspective` by the point in camera coordinates: [[w, 0, -w u], [0, w, -w v]].
+    """Compute the derivative of `perspective` with respect to the point: [[w, 0, -w u], [0, w, -w v]].
 
-    The derivative by the translation nu of the camera is the same.
+    The derivative with respect to a translation added to the camera coordinates is the same matrix.
 
     Args:
         plane: Projections (u, v) at depth one. (..., 2).
-        inverse_depth: Inverse depths w, or multiples of them to scale the result. (...).
+        inverse_depth: Inverse depths w = 1 / z. Multiplying w by a factor multiplies the result by that
+            factor. (...).
 
     Returns:
-        Derivatives; rows are u and v. (..., 2, 3).
+        Jacobians; rows are u and v, columns x, y and z. (..., 2, 3).
     """
     u, v, w = plane[..., 0], plane[..., 1], inverse_depth
     zero = namespace(plane).zeros_like(u)
@@ -88,19 +91,20 @@ def projection_jacobian(plane: AnyArray, inverse_depth: AnyArray) -> AnyArray:
 
 
 def rotation_jacobian(plane: AnyArray) -> AnyArray:
-    """Differentiate `perspective` by the rotation omega of the camera.
+    """Compute the derivative of `perspective` with respect to a rotation of the point.
 
     Args:
         plane: Projections (u, v) at depth one. (..., 2).
 
     Returns:
-        [[-u v, 1 + u^2, -v], [-(1 + v^2), u v, u]]. (..., 2, 3).
+        Jacobians by a rotation vector omega with X' = exp([omega]x) X: [[-u v, 1 + u^2, -v], [-(1 + v^2), u
+        v, u]]; rows are u and v, columns x, y and z of omega. (..., 2, 3).
     """
     u, v = plane[..., 0], plane[..., 1]
     return _rows((-u * v, 1 + u * u, -v), (-(1 + v * v), u * v, u))
 
 
 def _rows(first: Sequence[Any], second: Sequence[Any]) -> Any:
-    """Build matrices from the entries of their two rows. N entries (...) per row -> (..., 2, N)."""
+    """Build 2 x N matrices from the N entries of each row. N arrays (...) per row -> (..., 2, N)."""
     stacked = namespace(first[0]).stack([*first, *second], -1)
     return stacked.reshape(*stacked.shape[:-1], 2, len(first))

@@ -41,7 +41,7 @@ def rigid(rotation: AnyArray, translation: AnyArray) -> AnyArray:
 
 
 def skew(vectors: AnyArray) -> AnyArray:
-    """Build the cross-product matrices [v]x with [v]x u = v x u. (..., 3) -> (..., 3, 3)."""
+    """Build the cross-product matrices [v]x, defined by [v]x u = v x u. (..., 3) -> (..., 3, 3)."""
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     xp = namespace(vectors)
     zero = xp.zeros_like(x)
@@ -49,14 +49,15 @@ def skew(vectors: AnyArray) -> AnyArray:
 
 
 def rotation_exp(vectors: AnyArray) -> AnyArray:
-    """Convert rotation vectors to matrices: the exponential map of SO(3). (..., 3) -> (..., 3, 3)."""
+    """Convert rotation vectors to rotation matrices (exponential map of SO(3)). (..., 3) -> (..., 3, 3)."""
     if isinstance(vectors, Tensor):
         return torch.linalg.matrix_exp(skew(vectors))
     return Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(*vectors.shape, 3)
 
 
 def rotation_log(rotations: AnyArray) -> AnyArray:
-    """Convert rotation matrices to vectors, for angles well below pi. (..., 3, 3) -> (..., 3)."""
+    """Convert rotation matrices to rotation vectors; tensors need angles below pi. (..., 3, 3)
+    -> (..., 3)."""
     if not isinstance(rotations, Tensor):
         return Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_rotvec().reshape(rotations.shape[:-1])
     R = rotations
@@ -70,8 +71,9 @@ def rotation_log(rotations: AnyArray) -> AnyArray:
 def left_jacobian(vectors: Tensor) -> Tensor:
     """Compute the left Jacobian V of SO(3).
 
-    V nu is the translation of the exponential of (omega, nu) in SE(3). V is the integral of exp(s [omega]x)
-    over s from 0 to 1, which is a block of a larger matrix exponential (Van Loan 1978).
+    For a twist (omega, nu) in SE(3), V nu is the translation of its exponential. V is the integral of exp(s
+    [omega]x) over s from 0 to 1. It is computed as a block of the exponential of a 6 x 6 matrix (Van Loan
+    1978).
 
     Args:
         vectors: Rotation vectors omega. (N, 3).
@@ -86,26 +88,30 @@ def left_jacobian(vectors: Tensor) -> Tensor:
 
 
 def move_poses(T_camera_world: AnyArray, increments: AnyArray) -> AnyArray:
-    """Apply pose increments from the left: R' = exp([omega]x) R, t' = exp([omega]x) t + nu.
+    """Apply pose increments from the left.
+
+    The new rotation is exp([omega]x) R and the new translation is exp([omega]x) t + nu.
 
     Args:
         T_camera_world: World-to-camera transforms. (..., 4, 4).
-        increments: Rotation vectors omega and translations nu. (..., 6).
+        increments: Rotation vectors omega in radians (first three), then translations nu. (..., 6).
 
     Returns:
-        The new transforms. (..., 4, 4).
+        New world-to-camera transforms. (..., 4, 4).
     """
     return rigid(rotation_exp(increments[..., :3]), increments[..., 3:]) @ T_camera_world
 
 
 def nearest_rotation(matrices: Array) -> Array:
-    """Find the rotations R nearest to M, which maximize trace(R^T M) (orthogonal Procrustes problem).
+    """Find the rotation R nearest to each matrix M (orthogonal Procrustes problem).
+
+    R maximizes trace(R^T M). To fit b_i = R a_i to point pairs, pass the sum of b_i a_i^T as M.
 
     Args:
-        matrices: Matrices M; to fit b_i = R a_i, the sum of b_i a_i^T. (..., 3, 3).
+        matrices: Matrices M. (..., 3, 3).
 
     Returns:
-        Proper rotations. (..., 3, 3).
+        Rotation matrices with determinant one. (..., 3, 3).
     """
     left, _, right = np.linalg.svd(matrices)
     signs = np.ones(matrices.shape[:-1])
@@ -114,9 +120,12 @@ def nearest_rotation(matrices: Array) -> Array:
 
 
 def rotation_angle(rotation: Array) -> float:
-    """Compute the angle of a rotation in degrees.
+    """Compute the angle of a rotation.
 
     Args:
         rotation: Rotation matrix. (3, 3).
+
+    Returns:
+        Angle in degrees, from 0 to 180.
     """
     return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))

@@ -1,7 +1,8 @@
 """Robust statistics: noise scale with outliers, robust costs and their weights.
 
-Residuals are in standard deviations and costs in variances. The weights are those of iteratively reweighted
-least squares. All functions accept NumPy arrays and PyTorch tensors.
+Divide residuals by their standard deviation before computing costs and weights with the default widths. The
+weights are those of iteratively reweighted least squares. All functions accept NumPy arrays and PyTorch
+tensors.
 """
 
 from __future__ import annotations
@@ -15,22 +16,29 @@ from torch import Tensor
 from nope_splat.utils.arrays import AnyArray, namespace
 
 CAUCHY = 2.385
-"""Width of the Cauchy loss with 95 % efficiency for normal noise, in standard deviations."""
+"""Default width of the Cauchy loss, in standard deviations: 95 % efficiency for normally distributed
+residuals."""
 HUBER = 1.345
-"""Width of the Huber loss with 95 % efficiency for normal noise, in standard deviations (Huber 1964)."""
+"""Default width of the Huber loss, in standard deviations: 95 % efficiency for normally distributed residuals
+(Huber 1964)."""
 SIGMA_OF_MEDIAN = 1.4826
-"""Ratio of the standard deviation of normal noise to the median of its absolute values."""
+"""Ratio of the standard deviation of normally distributed residuals to the median of their absolute
+values."""
 RAYLEIGH_MEDIAN = (2 * np.log(2)) ** 0.5
-"""Median length of a vector of two Gaussian coordinates of unit variance."""
+"""Median length of a 2D vector whose coordinates are independent and normally distributed with unit
+variance."""
 QUARTILE_DISTANCE = 1.349
-"""Distance between the quartiles of normal noise in standard deviations."""
+"""Interquartile range of a normal distribution, in standard deviations."""
 
 
 def robust_sigma(absolute: NDArray[Any] | Tensor) -> float:
-    """Estimate the standard deviation of normal noise by the median of its absolute values.
+    """Estimate the standard deviation of residuals with outliers from the median of their absolute values.
 
     Args:
         absolute: Absolute values of the residuals, at least one, in any shape.
+
+    Returns:
+        Standard deviation of the inliers, in the unit of the residuals.
     """
     median = absolute.median() if isinstance(absolute, Tensor) else np.median(absolute)
     return SIGMA_OF_MEDIAN * float(median)
@@ -40,8 +48,8 @@ def cauchy_cost(squared: AnyArray, width: float = CAUCHY) -> AnyArray:
     """Compute the Cauchy loss c^2 log(1 + r^2 / c^2).
 
     Args:
-        squared: Squared residuals r^2. (...).
-        width: Width c.
+        squared: Squared residuals r^2, in squared standard deviations. (...).
+        width: Width c in standard deviations. Residuals well above c have little influence.
 
     Returns:
         Costs. (...).
@@ -50,7 +58,15 @@ def cauchy_cost(squared: AnyArray, width: float = CAUCHY) -> AnyArray:
 
 
 def cauchy_weight(squared: AnyArray, width: float = CAUCHY) -> AnyArray:
-    """Compute the weights 1 / (1 + r^2 / c^2) of the Cauchy loss; see `cauchy_cost`."""
+    """Compute the weights 1 / (1 + r^2 / c^2) of the Cauchy loss.
+
+    Args:
+        squared: Squared residuals r^2, in squared standard deviations. (...).
+        width: Width c in standard deviations.
+
+    Returns:
+        Weights from 0 to 1. (...).
+    """
     return 1 / (1 + squared / width**2)
 
 
@@ -59,13 +75,13 @@ def huber_cost(squared: AnyArray, width: float = HUBER) -> AnyArray:
 
     Args:
         squared: Squared residuals r^2. (...).
-        width: Width c.
+        width: Width c, in the unit of r. Larger residuals are outliers, whose cost grows linearly.
 
     Returns:
         Costs. (...).
     """
     xp, beyond = namespace(squared), squared > width**2
-    # The square root has no derivative at zero, so compute it only beyond the width.
+    # The square root has no derivative at zero, so compute it only for residuals beyond the width.
     length = xp.sqrt(xp.where(beyond, squared, width**2))
     return xp.where(beyond, 2 * width * length - width**2, squared)
 
@@ -75,10 +91,10 @@ def huber_weight(length: AnyArray, width: float = HUBER) -> AnyArray:
 
     Args:
         length: Nonnegative residuals r. (...).
-        width: Width c.
+        width: Width c, in the unit of r.
 
     Returns:
-        Weights. (...).
+        Weights from 0 to 1. (...).
     """
     ratio: Any = width / length.clip(1e-12)
     return ratio.clip(None, 1.0)

@@ -1,4 +1,4 @@
-"""Similarity transforms between two coordinate frames."""
+"""Similarity transforms (scale, rotation and translation) between two coordinate frames."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from nope_splat.geometry.rigid import nearest_rotation
 from nope_splat.utils.typing import Array, Indices
 
 MIN_SCALE = 1e-9
-"""Smallest scale of a fitted similarity; it must stay positive even for inconsistent points."""
+"""Smallest scale of a fitted similarity, so that the scale stays positive even for inconsistent points."""
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """Similarity transform x -> scale * rotation @ x + translation."""
+    """Similarity transform of 3D points: x -> scale * rotation @ x + translation."""
 
     scale: float
     """Positive scale factor."""
     rotation: Array
-    """Proper rotation. (3, 3)."""
+    """Rotation matrix with determinant one. (3, 3)."""
     translation: Array
-    """Translation after rotation and scaling. (3,)."""
+    """Translation, applied after rotation and scaling. (3,)."""
 
     def apply(self, points: Array) -> Array:
         """Transform points. (..., 3) -> (..., 3)."""
         return self.scale * points @ self.rotation.T + self.translation
 
     def apply_to_poses(self, T_world_camera: Array) -> Array:
-        """Transform the centers and orientations of camera poses. (..., 4, 4) -> (..., 4, 4)."""
+        """Transform the world frame of camera-to-world poses. (..., 4, 4) -> (..., 4, 4).
+
+        Rotation parts stay rotation matrices; the scale applies to the camera centers only.
+        """
         transformed = T_world_camera.copy()
         transformed[..., :3, :3] = self.rotation @ T_world_camera[..., :3, :3]
         transformed[..., :3, 3] = self.apply(T_world_camera[..., :3, 3])
@@ -37,14 +40,14 @@ class Similarity:
 
 
 def align_similarity(source: Array, target: Array) -> Similarity:
-    """Find the least-squares similarity transform between corresponding points.
+    """Find the similarity transform that aligns two point sets with least squared distances.
 
     Args:
         source: Points to transform. (n, 3).
-        target: Corresponding points. (n, 3).
+        target: Points at which the transformed source points should lie, in the same order. (n, 3).
 
     Returns:
-        The transform from source to target.
+        The transform from source to target coordinates.
 
     Example:
         >>> source = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -61,18 +64,18 @@ def align_similarity(source: Array, target: Array) -> Similarity:
 def align_groups(
     source: Array, target: Array, weight: Array, group: Indices, num_groups: int, *, with_scale: bool = True
 ) -> tuple[Array, Array, Array]:
-    """Find the weighted least-squares similarity, or rigid, transform of each group of points.
+    """Find the weighted least-squares similarity or rigid transform of each group of point pairs.
 
     With the covariance C of source and target in a group, the rotation maximizes trace(R^T C), and the scale
     is this maximum divided by the variance of the source (Umeyama, PAMI 1991).
 
     Args:
         source: Points to transform. (n, 3).
-        target: Corresponding points. (n, 3).
-        weight: Weights of the squared distances. (n,).
-        group: Group index of each point. (n,).
+        target: Points at which the transformed source points should lie, in the same order. (n, 3).
+        weight: Weight of the squared distance of each point pair. (n,).
+        group: Group index of each point pair, from 0 to G - 1. (n,).
         num_groups: Number of groups G; groups without points get the identity.
-        with_scale: Whether to fit the scale; otherwise it is one.
+        with_scale: Whether to fit the scale; if False, all scales are one.
 
     Returns:
         Scales (G,), rotations (G, 3, 3) and translations (G, 3).
@@ -94,5 +97,5 @@ def align_groups(
 
 
 def sum_rows(values: Array, index: Indices, num_rows: int) -> Array:
-    """Sum the rows that share an index. (n, k), (n,) -> (num_rows, k)."""
+    """Sum all rows of an array that have the same index. (n, k), (n,) -> (num_rows, k)."""
     return np.stack([np.bincount(index, column, num_rows) for column in values.T], axis=1).astype(np.float64)
