@@ -1,4 +1,4 @@
-"""Depth map of a single image, up to the ambiguity of its source."""
+"""Depth map of a single image, whose scale and shift may be unknown."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from nope_splat.utils.typing import Array
 DepthValues = NDArray[np.float32]
 
 DepthKind = Literal["metric", "affine", "disparity"]
-"""Quantity in a depth map: depth up to a scale, depth up to scale and shift, or inverse depth up to scale and
-shift."""
+"""Quantity in a depth map: "metric" is depth up to an unknown scale, "affine" is depth up to an unknown scale
+and shift, and "disparity" is inverse depth up to an unknown scale and shift."""
 
 
 @dataclass(frozen=True)
 class DepthMap:
-    """Depth (z, not distance) of the pixels of one image, up to scale and perhaps shift."""
+    """Depth map of one image: depth along the optical axis (z), up to the scale and shift of its `kind`."""
 
     values: DepthValues
-    """Values of the quantity given by `kind`, NaN if unknown. (H, W)."""
+    """Values of the quantity given by `kind`; NaN for unknown values. (H, W)."""
     kind: DepthKind
-    """Quantity that the values represent."""
+    """Quantity in `values`: depth up to scale, depth up to scale and shift, or inverse depth up to scale and
+    shift."""
     pixel_size: tuple[float, float]
-    """Width and height of a pixel of the map, in full-resolution pixels of the image."""
+    """Width and height of one pixel of the map, in full-resolution pixels of the image."""
     corner: tuple[float, float] = (0.0, 0.0)
-    """Upper left corner of the map, in full-resolution pixels of the image."""
+    """Position (x, y) of the map's upper left corner, in full-resolution pixels of the image."""
     confidence: DepthValues | None = None
-    """Confidence of each value, on the scale of its source; None if the source gives none. (H, W)."""
+    """Confidence of each value, in the unit of the source that predicted it; None if the source gives no
+    confidence. (H, W)."""
 
     @classmethod
     def of_whole_image(
@@ -40,31 +42,35 @@ class DepthMap:
         image_size: tuple[int, int],
         confidence: DepthValues | None = None,
     ) -> DepthMap:
-        """Create a map, at any resolution, that covers a whole image.
+        """Create a depth map that covers a whole image, at any resolution.
 
         Args:
-            values: Values of the map. (H, W).
-            kind: Quantity that the values represent.
-            image_size: Width and height of the full-resolution image.
-            confidence: Confidence of each value. (H, W).
+            values: Values of the map; NaN for unknown values. (H, W).
+            kind: Quantity in `values`.
+            image_size: Width and height of the full-resolution image in pixels.
+            confidence: Confidence of each value; None if unknown. (H, W).
         """
         height, width = values.shape
         return cls(values, kind, (image_size[0] / width, image_size[1] / height), confidence=confidence)
 
     def pixel_centers(self) -> Array:
-        """Compute the centers of the map's pixels, in full-resolution pixels of the image. (H, W, 2)."""
+        """Compute the centers of the map's pixels.
+
+        Returns:
+            Positions in full-resolution pixels of the image, x then y. (H, W, 2).
+        """
         height, width = self.values.shape
         centers = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
         return centers * self.pixel_size + self.corner
 
     def sample(self, xy: Array) -> Array:
-        """Sample the map at image positions, by bilinear interpolation between its pixel centers.
+        """Sample the map at image positions by bilinear interpolation.
 
         Args:
-            xy: Positions in full-resolution pixels of the image. (..., 2).
+            xy: Positions in full-resolution pixels of the image, x then y. (..., 2).
 
         Returns:
-            Values; NaN outside the map, and next to unknown values. (...).
+            Values; NaN outside the map and next to unknown values. (...).
         """
         height, width = self.values.shape
         position = (xy - np.array(self.corner)) / self.pixel_size
@@ -80,15 +86,15 @@ class DepthMap:
 
 
 def depth_edges(depth: NDArray[np.floating], max_relative_step: float = 0.1) -> NDArray[np.bool_]:
-    """Find the pixels next to a depth discontinuity: they may belong to either surface, or to none.
+    """Find the pixels next to a depth discontinuity, whose depth may mix two surfaces.
 
     Args:
-        depth: Depth or distance; NaN makes no edge. (H, W).
-        max_relative_step: Largest difference between neighboring pixels of one surface, relative to the
-            smaller depth.
+        depth: Depth or distance. Differences to NaN are no discontinuities. (H, W).
+        max_relative_step: Largest difference between neighboring pixels of one surface, as a fraction of the
+            smaller of the two depths. Larger differences are discontinuities.
 
     Returns:
-        True next to a discontinuity. (H, W).
+        True for the pixels on both sides of a discontinuity. (H, W).
     """
     edge = np.zeros(depth.shape, bool)
     for values, pixels in ((depth, edge), (depth.T, edge.T)):

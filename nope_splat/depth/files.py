@@ -1,4 +1,4 @@
-"""Depth maps from files of the user: npz or 16-bit png."""
+"""Reading of depth maps that the user provides as npz or 16-bit png files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile
 
 MAX_SIZE = 1024
-"""Longer side to which larger maps are downsampled: apart from its edges, depth is smooth."""
+"""Longer side in pixels to which larger depth maps are downsampled. Except at edges, depth is smooth
+enough."""
 MAX_ASPECT_ERROR = 0.02
-"""Maximum relative difference between the aspect ratios of a map and of its image."""
+"""Maximum relative difference between the aspect ratios of a depth map and its image. Maps beyond it are
+refused."""
 
 
 def find_depth_file(folder: Path, image: ImageFile) -> Path:
@@ -24,13 +26,14 @@ def find_depth_file(folder: Path, image: ImageFile) -> Path:
 
     Args:
         folder: Folder of the depth files.
-        image: The image. The file for `a/b.jpg` is `a/b.npz` or `a/b.png`, or `a/b.jpg.npz` or `a/b.jpg.png`.
+        image: The image. For `a/b.jpg`, the files `a/b.npz`, `a/b.jpg.npz`, `a/b.png` and `a/b.jpg.png` are
+            tried in this order.
 
     Returns:
-        Path of the file.
+        Path of the first file that exists.
 
     Raises:
-        NopeSplatError: If there is no such file.
+        NopeSplatError: If none of the files exists.
     """
     for suffix in (".npz", ".png"):
         for file in ((folder / image.name).with_suffix(suffix), folder / f"{image.name}{suffix}"):
@@ -43,15 +46,16 @@ def find_depth_file(folder: Path, image: ImageFile) -> Path:
 
 
 def read_depth_file(path: Path, image: ImageFile, kind: DepthKind) -> DepthMap:
-    """Read the depth map of an image.
+    """Read the depth map of an image from a file.
 
     Args:
-        path: The file.
+        path: The npz or 16-bit png file.
         image: The image that the map covers.
-        kind: Quantity that the values represent.
+        kind: Quantity in the file.
 
     Returns:
-        The map, downsampled to `MAX_SIZE`. NaN, infinity and zero in the file are unknown values (NaN).
+        The map, with a longer side of at most `MAX_SIZE` pixels. NaN, infinity and zero in the file become
+        NaN (unknown).
 
     Raises:
         NopeSplatError: If the file cannot be read, or its aspect ratio differs from that of the image.
@@ -74,7 +78,17 @@ def read_depth_file(path: Path, image: ImageFile, kind: DepthKind) -> DepthMap:
 
 
 def _read_npz(path: Path) -> tuple[NDArray, NDArray | None]:
-    """Read depth (H, W), and confidence (H, W) if there is any."""
+    """Read the depth and the confidence from an npz file.
+
+    Args:
+        path: The file, with the array `depth` and optionally `confidence`.
+
+    Returns:
+        Depth (H, W), and confidence (H, W) or None if the file has none.
+
+    Raises:
+        ValueError: If an array is missing, has a wrong shape, or is not numeric.
+    """
     with np.load(path, allow_pickle=False) as file:
         if "depth" not in file:
             raise ValueError(f"it has no array named depth, but {', '.join(file) or 'none at all'}")
@@ -88,7 +102,7 @@ def _read_npz(path: Path) -> tuple[NDArray, NDArray | None]:
 
 
 def _read_png(path: Path) -> NDArray:
-    """Read the integer values of a 16-bit file. (H, W)."""
+    """Read the integer depth values of a 16-bit png file. (H, W)."""
     with Image.open(path) as image:
         if not image.mode.startswith("I"):
             raise ValueError("it does not hold 16 bits of gray; eight are too few for depth")
@@ -96,7 +110,10 @@ def _read_png(path: Path) -> NDArray:
 
 
 def _downsample(values: NDArray) -> DepthValues:
-    """Downsample a map to `MAX_SIZE` without mixing values: edges stay sharp, and NaN does not spread."""
+    """Downsample a map (H, W) to a longer side of `MAX_SIZE` pixels.
+
+    Nearest-neighbor sampling keeps edges sharp and does not spread NaN.
+    """
     height, width = values.shape
     shrink = min(1.0, MAX_SIZE / max(height, width))
     size = max(1, round(width * shrink)), max(1, round(height * shrink))

@@ -1,4 +1,4 @@
-"""Depth maps of images: from files, from the cache, or predicted by a network."""
+"""Loading of the depth maps of all images: from files, from the cache, or predicted by a network."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from nope_splat.utils.progress import progress_bar
 def load_depth_maps(
     images: Sequence[ImageFile], settings: DepthSettings, cache_dir: Path | None = None
 ) -> list[DepthMap]:
-    """Read the depth maps of images from files, or predict those that are not cached.
+    """Load the depth maps of all images from files or from the cache; predict missing maps with a network.
 
     Args:
         images: The images.
-        settings: Source of the depth maps.
-        cache_dir: Folder for caching predicted maps, in one file per image and network.
+        settings: Folder of depth files, or the network that predicts the maps.
+        cache_dir: Folder in which predicted maps are cached, one file per image and network; None for no
+            cache.
 
     Returns:
-        The map of each image.
+        One depth map per image, in the order of `images`.
 
     Raises:
-        NopeSplatError: If a file is missing or damaged, or the network cannot be loaded.
+        NopeSplatError: If a file is missing or damaged, its kind of depth is not given, or the network cannot
+            be loaded.
     """
     if settings.maps is not None:
         kind = settings.kind
@@ -68,19 +70,25 @@ def load_depth_maps(
 
 
 def _from_arrays(image_size: tuple[int, int], arrays: dict[str, NDArray[Any]]) -> DepthMap:
-    """Create the depth map of an image from cached arrays."""
+    """Create the depth map of an image from cached arrays.
+
+    Args:
+        image_size: Width and height of the full-resolution image in pixels.
+        arrays: Values (H, W) under "values" and the kind of depth under "kind".
+    """
     return DepthMap.of_whole_image(arrays["values"], arrays["kind"].item(), image_size)
 
 
 def depth_maps_key(images: Sequence[ImageFile], settings: DepthSettings) -> dict[str, Any]:
-    """Collect what depth maps depend on besides the images, for cache keys.
+    """Collect everything that depth maps depend on besides the image contents, for cache keys.
 
     Args:
         images: The images.
-        settings: Source of the depth maps.
+        settings: Folder of depth files, or the network that predicts the maps.
 
     Returns:
-        Values for JSON: name, file sizes and file times of the network, or hashes of the depth files.
+        Values for JSON. With depth files, their hashes and the kind of depth; otherwise, the name of the
+        network, the names, sizes and modification times of its local files, and the kind of depth.
     """
     if settings.maps is None:
         folder = Path(settings.model)

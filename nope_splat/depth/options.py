@@ -1,4 +1,4 @@
-"""Settings of depth maps, and options of their alignment."""
+"""Settings for loading depth maps, and options of the fit of their scale and shift."""
 
 from __future__ import annotations
 
@@ -10,47 +10,51 @@ from nope_splat.depth.depth_map import DepthKind
 from nope_splat.utils.device_defaults import ByDevice
 
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
-"""The default network, on huggingface.co."""
+"""Name of the default depth network on huggingface.co."""
 
 
 @dataclass(frozen=True)
 class DepthSettings:
-    """Source of monocular depth maps, for registration by depth and for the depth losses."""
+    """Source of monocular depth maps, which are used for registration by depth and for the depth losses."""
 
     model: str = DEPTH_MODEL
     """Depth network: a name on huggingface.co, or a folder with config.json, the preprocessor's configuration
-    and model.safetensors. It needs `pip install transformers` and the weights: 100 MB for the default, 1.4 GB
-    for Intel/dpt-large, the network of the paper (both Apache-2.0; Depth Anything's larger models are for
-    non-commercial use only, CC BY-NC 4.0)."""
+    and model.safetensors. The network needs `pip install transformers` and its weights: 100 MB for the
+    default, 1.4 GB for Intel/dpt-large, the network of the paper (both Apache-2.0; Depth Anything's larger
+    models are for non-commercial use only, CC BY-NC 4.0)."""
     device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
-    """Device of the network. "auto" uses a GPU if there is one, unless the training runs on a CPU."""
+    """Device that runs the depth network. "auto" uses a GPU if there is one, unless the training runs on a
+    CPU; "cpu" always uses the CPU."""
     maps: Path | None = None
-    """Folder of depth maps to use instead of a network: for `a/b.jpg` either `a/b.npz` with the array `depth`
-    (H, W) and optionally `confidence`, or a 16-bit `a/b.png`. A map may have any size and covers the whole
-    image; NaN, infinity and zero are unknown. Requires `kind`."""
+    """Folder of depth maps to use instead of a depth network. The map of `a/b.jpg` is either `a/b.npz` with
+    the array `depth` (H, W) and optionally `confidence` (H, W), or a 16-bit `a/b.png`. A map may have any
+    resolution but must cover the whole image; NaN, infinity and zero mark unknown values. Requires `kind`."""
     kind: DepthKind | None = None
     """Quantity in the depth maps: depth up to a scale (metric), depth up to scale and shift (affine), or
-    inverse depth up to scale and shift (disparity). Required with `maps`; for a network, overrides its
-    configuration."""
+    inverse depth up to scale and shift (disparity). Required with `maps`. With a network, overrides the
+    quantity that is inferred from the network's configuration."""
 
 
 @dataclass(frozen=True)
 class ScaleShiftOptions:
-    """Options of the robust fit of scale and shift."""
+    """Options of the robust fit of a depth map's scale and shift to points of known depth."""
 
     min_num_points: int = 8
-    """Minimum number of points of known depth."""
+    """Minimum number of points with known depth. Depth maps with fewer points are not fitted."""
     num_hypotheses: int = 500
-    """Number of random point pairs tried. If half of all points are wrong, one pair in four is good."""
+    """Number of random point pairs from which scale and shift are computed as RANSAC hypotheses. If half of
+    the points are outliers, one pair in four has no outlier."""
     num_iterations: int = 20
-    """Iterations of reweighted least squares."""
+    """Number of iterations of reweighted least squares that refine the best hypothesis."""
     min_noise: float = 1e-9
-    """Relative noise below which a fit counts as exact."""
+    """Lower limit of the estimated noise (relative depth error) during refinement, which avoids division by
+    zero for exact fits."""
     typical_noise: float = 0.05
-    """Relative noise of a good depth map; smaller residuals do not make a hypothesis better."""
+    """Relative depth error of a good depth map. Below it, smaller residuals do not improve the score of a
+    hypothesis."""
     min_scale_sigmas: float = 3.0
-    """Minimum ratio of the scale to its standard deviation; below it, the points do not determine scale and
-    shift at once."""
+    """Minimum ratio of the fitted scale to its standard deviation. Below it, the points do not determine both
+    scale and shift, and the scale alone is fitted."""
     max_noise_ratio: float = 2.0
-    """Maximum ratio of the noise of a fit without shift to that of a fit with shift. Maps beyond it are
-    rejected."""
+    """Maximum ratio between the noise of a fit of the scale alone and the noise of a fit with shift. If the
+    ratio is larger, the depth map is rejected."""

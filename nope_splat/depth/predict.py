@@ -1,6 +1,6 @@
-"""Monocular depth from networks of the package transformers.
+"""Prediction of depth maps with monocular depth networks of the package transformers.
 
-The package is imported, and the weights are loaded, on first use.
+The package is imported and the weights are loaded on first use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nope_splat.utils.device_defaults import network_device
 INPUT_SIZE = 1024
 """Longer side, in pixels, of the images passed to the preprocessor, which downscales them further."""
 MAP_SIZE = 518
-"""Longer side, in pixels, of the predicted maps; no current network resolves more."""
+"""Longer side, in pixels, of the predicted depth maps. No current network resolves finer detail."""
 KINDS: dict[str, DepthKind] = {
     "depth_anything": "disparity",
     "depth_pro": "metric",
@@ -27,17 +27,18 @@ KINDS: dict[str, DepthKind] = {
     "glpn": "metric",
     "zoedepth": "metric",
 }
-"""Quantity that the networks of each model type (by its name in transformers) predict."""
+"""Quantity that networks predict, by their model type in transformers."""
 
 
 class DepthNetwork:
-    """A depth network with its preprocessor.
+    """Monocular depth network with its preprocessor.
 
     Args:
-        settings: The network, its device, and the quantity that it predicts (None to infer it).
+        settings: Name or folder of the network, its device, and the quantity that it predicts. If the
+            quantity is None, it is inferred from the network's configuration.
 
     Raises:
-        NopeSplatError: If transformers or the weights are missing, or the network's quantity is unknown.
+        NopeSplatError: If transformers or the weights are missing, or the predicted quantity is unknown.
     """
 
     def __init__(self, settings: DepthSettings) -> None:
@@ -50,6 +51,9 @@ class DepthNetwork:
 
         Args:
             image_file: The image.
+
+        Returns:
+            The depth map of the whole image, with a longer side of at most `MAP_SIZE` pixels.
         """
         pixels = read_image(image_file, _size_within(image_file, INPUT_SIZE))[..., :3]
         inputs = self.processor(images=np.array(pixels), return_tensors="pt")  # torch needs a writable copy
@@ -65,11 +69,11 @@ class DepthNetwork:
 
 
 def network_depth_kind(config: Any, model: str) -> DepthKind:
-    """Infer the quantity that a network predicts from its configuration.
+    """Infer the quantity that a depth network predicts from its configuration.
 
     Args:
         config: Configuration of the network in transformers.
-        model: Name of the network, for the error message.
+        model: Name of the network, used in the error message.
 
     Raises:
         NopeSplatError: If the model type is not in `KINDS`.
@@ -86,13 +90,29 @@ def network_depth_kind(config: Any, model: str) -> DepthKind:
 
 
 def _size_within(image: ImageFile, longer_side: int) -> tuple[int, int]:
-    """Compute (width, height) of an image downscaled to a longer side; smaller images keep their size."""
+    """Compute the (width, height) in pixels of an image downscaled to a longer side.
+
+    Args:
+        image: The image.
+        longer_side: Longer side in pixels. Images that are smaller keep their size.
+    """
     shrink = min(1.0, longer_side / max(image.width, image.height))
     return max(1, round(image.width * shrink)), max(1, round(image.height * shrink))
 
 
 def _load(model: str, device: torch.device) -> tuple[Any, Any]:
-    """Load the preprocessor and the network; raise `NopeSplatError` if something is missing."""
+    """Load the preprocessor and the network of a model.
+
+    Args:
+        model: Name on huggingface.co, or folder.
+        device: Device of the network.
+
+    Returns:
+        The preprocessor and the network.
+
+    Raises:
+        NopeSplatError: If transformers is not installed or the weights cannot be loaded.
+    """
     try:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Robust fit of scale and shift of a depth map to points of known depth."""
+"""Robust fit of the scale and shift of a depth map to points of known depth."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ DEFAULT_OPTIONS = ScaleShiftOptions()
 
 @dataclass(frozen=True)
 class ScaleShift:
-    """Affine function from the values of a depth map to depth, or to inverse depth for disparity."""
+    """Scale and shift that convert the values of a depth map to depth (or to inverse depth for disparity)."""
 
     scale: float
-    """Scale, always positive."""
+    """Factor on the values of the depth map; always positive."""
     shift: float
-    """Shift, zero for `metric` maps."""
+    """Offset added after scaling; zero for `metric` maps and if only the scale could be determined."""
     kind: DepthKind
     """Quantity in the depth map."""
     noise: float = 0.0
-    """Standard deviation of the relative depth errors of the inliers."""
+    """Standard deviation of the relative depth errors of the inliers; 0.05 is 5 % of the depth."""
 
     def depth(self, values: Array) -> Array:
-        """Convert values to depth in world units; NaN if it would not be positive. (...) -> (...)."""
+        """Convert values of the depth map to depth in world units.
+
+        Args:
+            values: Values of the depth map. (...).
+
+        Returns:
+            Depths; NaN for depths that would not be positive. (...).
+        """
         affine = self.scale * values + self.shift
         affine = np.where(affine > 0, affine, np.nan)
         return 1 / affine if self.kind == "disparity" else affine
@@ -41,23 +48,24 @@ def fit_scale_shift(
     seed: int = 0,
     options: ScaleShiftOptions = DEFAULT_OPTIONS,
 ) -> ScaleShift | None:
-    """Fit scale a and shift b to points of known depth, some of which may be wrong.
+    """Fit the scale and shift of a depth map to points of known depth, of which some may be outliers.
 
-    Residuals are relative: |(a v + b) / z - 1| for depth z, and |(a v + b) z - 1| for disparity. MSAC (Torr
-    and Zisserman 2000) selects the best hypothesis from random pairs of points. The noise level of inliers is
-    the least median of residuals (Rousseeuw 1984), but at least `typical_noise`: otherwise a scale of zero
-    and a shift would win if most points share one depth. Iteratively reweighted least squares with the Cauchy
-    loss refines the hypothesis. If the depths vary too little to determine a shift, a scale alone is fitted.
+    For scale a, shift b and map value v at a point of depth z, residuals are relative: |(a v + b) / z - 1|
+    for depth, and |(a v + b) z - 1| for disparity. MSAC (Torr and Zisserman 2000) selects the best hypothesis
+    from random pairs of points. The noise level of inliers is the least median of residuals (Rousseeuw 1984),
+    but at least `typical_noise`: otherwise a scale of zero would win if most points have the same depth.
+    Iteratively reweighted least squares with the Cauchy loss refines the hypothesis. If the depths vary too
+    little to determine a shift, only a scale is fitted.
 
     Args:
-        values: Values of the map at the points; non-finite ones are ignored. (n,).
-        depths: Depths of the points in world units; only finite, positive ones are used. (n,).
+        values: Values v of the map at the points; non-finite values are ignored. (n,).
+        depths: Depths z of the points in world units; only finite, positive depths are used. (n,).
         kind: Quantity in the depth map.
-        seed: Seed of the random pairs.
+        seed: Seed of the random point pairs.
         options: Options of the fit.
 
     Returns:
-        Scale and shift, or None if there are too few points or they contradict the map.
+        Scale and shift; None if there are too few points, or the points are inconsistent with the map.
     """
     known = np.isfinite(values) & np.isfinite(depths) & (depths > 0)
     values, target = values[known].astype(np.float64), depths[known].astype(np.float64)
@@ -83,26 +91,26 @@ def fit_scale_shift(
 
 
 class _RobustSolution(NamedTuple):
-    """Robust solution of `rows @ solution = 1`."""
+    """Robust solution x of the linear system `rows @ x = 1`."""
 
     solution: Array
-    """The unknowns. (1 or 2,)."""
+    """Solution: the scale, then the shift if it is fitted. (1 or 2,)."""
     noise: float
-    """Standard deviation of the inlier residuals."""
+    """Standard deviation of the relative residuals of the inliers."""
     scale_sigma: float
-    """Standard deviation of the first unknown."""
+    """Standard deviation of the scale, the first unknown."""
 
 
 def _solve_robustly(rows: Array, seed: int, options: ScaleShiftOptions) -> _RobustSolution | None:
-    """Solve `rows @ solution = 1` for one or two unknowns, with outliers among the rows.
+    """Solve the overdetermined system `rows @ x = 1` for one or two unknowns, with outliers among the rows.
 
     Args:
-        rows: Coefficients. (n, 1 or 2).
+        rows: Coefficients of one equation per row. (n, 1 or 2).
         seed: Seed of the random samples.
         options: Number of hypotheses and iterations, and noise limits.
 
     Returns:
-        The solution, or None if all sampled systems are singular.
+        The solution; None if all sampled systems are singular.
     """
     num_unknowns = rows.shape[1]
     samples = np.random.default_rng(seed).integers(0, len(rows), (options.num_hypotheses, num_unknowns))

@@ -1,1 +1,1 @@
-"""Metrics of cameras and of held-out images."""
+"""Metrics of camera poses and of renderings of held-out images."""

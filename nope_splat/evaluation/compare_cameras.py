@@ -1,4 +1,4 @@
-"""Comparison of two sets of cameras by image name."""
+"""Comparison of two sets of cameras, matched by image name."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def compare_cameras(
 
     Args:
         estimated: Estimated cameras by image name.
-        reference: Reference cameras by image name; images missing from `estimated` count as failed.
+        reference: Reference cameras by image name. Images missing from `estimated` count as not registered.
 
     Returns:
-        The metrics; the focal error is the mean over common images.
+        The metrics. The focal length error is the mean over the images in both sets.
 
     Raises:
-        NopeSplatError: If the two sets have no image in common, or the reference has a single image.
+        NopeSplatError: If the two sets have no image in common, or the reference has only one image.
     """
     common = estimated.keys() & reference.keys()
     if not common:
@@ -51,15 +51,17 @@ def compare_cameras(
 def focal_errors(
     estimated: Mapping[str, NamedCamera], reference: Mapping[str, NamedCamera]
 ) -> tuple[float, ...]:
-    """Compute the focal length error of each camera; in the overall mean, opposite errors would cancel.
+    """Compute the relative focal length error of each reference camera.
+
+    In a mean over all cameras, positive and negative errors would cancel.
 
     Args:
         estimated: Estimated cameras by image name.
         reference: Reference cameras by image name. Images with equal intrinsics share a camera.
 
     Returns:
-        Mean error in percent over the common images of each reference camera, ordered by the name of its
-        first common image.
+        Mean error in percent over the images of each reference camera that are also in `estimated`; positive
+        if the estimated focal length is too long. Cameras are ordered by the name of their first such image.
     """
     errors_by_camera: dict[object, list[float]] = {}
     for name in sorted(estimated.keys() & reference.keys()):

@@ -1,4 +1,4 @@
-"""Coverage of held-out views: pixels whose surface is visible in training views."""
+"""Coverage of held-out views: pixels whose surface points are visible in training views."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nope_splat.geometry.projection import perspective
 
 
 class DepthViews(NamedTuple):
-    """Depth maps of one or more views, with their cameras."""
+    """Depth maps and cameras of one or more views."""
 
     depth: Tensor
-    """Depths along the viewing direction (z); infinity for empty pixels. (..., H, W)."""
+    """Depths along the optical axis (z), in world units; infinity for empty pixels. (..., H, W)."""
     T_world_camera: Tensor
     """Camera-to-world transforms, OpenCV axes. (..., 4, 4)."""
     K: Tensor
@@ -27,14 +27,14 @@ def covered_pixels(
 ) -> Tensor:
     """Find the pixels of a view whose surface points are visible in training views.
 
-    A point is visible in a training view if it projects into the image and its depth lies within the range of
-    the view's depths around that pixel (3 x 3), up to `max_relative_depth_error`.
+    A point is visible in a training view if it projects into the image, and its depth lies within the range
+    of depths that the view's depth map has in the 3 x 3 pixels around the projection, with a tolerance.
 
     Args:
         view: The held-out view, without a batch axis.
         train_views: The training views, with one batch axis (V,).
-        min_views: Minimum number of training views that must see a point.
-        max_relative_depth_error: Tolerance of the visibility test, relative to the depth.
+        min_views: Minimum number of training views in which the point of a covered pixel is visible.
+        max_relative_depth_error: Tolerance of the visibility test, as a fraction of the depth.
 
     Returns:
         True for covered pixels. (H, W), bool.

@@ -1,4 +1,4 @@
-"""Image metrics: PSNR, SSIM and LPIPS."""
+"""Image metrics of renderings: PSNR, SSIM and LPIPS."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ logger = logging.getLogger(__name__)
 
 
 class ImageMetrics:
-    """Masked PSNR, SSIM and LPIPS, with Splatfacto's definitions so that figures are comparable.
+    """PSNR, SSIM and LPIPS of a rendering with an optional mask, defined as in Splatfacto.
 
-    SSIM is that of pytorch_msssim, as in Splatfacto, and not that of the training loss: a metric should not
-    share code with what is optimized. The loss has a fused kernel, which saves time on a CPU in every
-    iteration, and which is tested against pytorch_msssim.
+    SSIM comes from pytorch_msssim, as in Splatfacto, and not from the training loss: a metric should not
+    share code with what is optimized. The training loss uses its own kernel, which is faster on a CPU and
+    tested against pytorch_msssim.
 
-    SSIM and LPIPS need whole images: masked pixels are made equal, and the difference that is left, spread
-    over all pixels, is gathered on those that count.
+    SSIM and LPIPS need whole images. With a mask, masked pixels are set equal in both images, and the
+    remaining difference (1 - SSIM, or LPIPS) is divided by the fraction of unmasked pixels.
 
-    The weights of LPIPS are downloaded on first use. If that fails, a message is printed once and the metric
-    is omitted. (The class is not an `nn.Module`, so that these weights stay out of checkpoints.)
+    The weights of LPIPS are downloaded on first use. If the download fails, a message is logged once and
+    LPIPS is omitted. The class is not an `nn.Module`, so that checkpoints do not contain these weights.
     """
 
     def __call__(self, rendered: Tensor, image: Tensor, mask: Tensor | None = None) -> dict[str, float]:
-        """Compute all available metrics.
+        """Compute all available metrics of a rendering.
 
         Args:
             rendered: Rendered image. (H, W, 3), in [0, 1].
             image: Ground truth image. (H, W, 3), in [0, 1].
-            mask: True for pixels that are evaluated. (H, W, 1), bool.
+            mask: True for pixels that are evaluated; None to evaluate all pixels. (H, W, 1), bool.
 
         Returns:
-            `psnr`, `ssim` and, if available, `lpips`.
+            Metrics by name: `psnr` in dB, `ssim` and, if its weights are available, `lpips`.
         """
         metrics, unmasked_ratio = {"psnr": float(self.psnr(rendered, image, mask))}, 1.0
         if mask is not None:
@@ -48,12 +48,15 @@ class ImageMetrics:
 
     @staticmethod
     def psnr(rendered: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compute the peak signal-to-noise ratio in dB. ().
+        """Compute the peak signal-to-noise ratio of a rendering in dB.
 
         Args:
             rendered: Rendered image. (H, W, 3), in [0, 1].
             image: Ground truth image. (H, W, 3), in [0, 1].
-            mask: True for pixels that are evaluated. (H, W, 1), bool.
+            mask: True for pixels that are evaluated; None to evaluate all pixels. (H, W, 1), bool.
+
+        Returns:
+            PSNR in dB; infinity for equal images. ().
         """
         squared = (rendered - image).square()
         mse = squared.mean() if mask is None else squared[mask.expand_as(squared)].mean()

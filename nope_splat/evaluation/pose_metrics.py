@@ -1,4 +1,4 @@
-"""Accuracy of estimated camera poses."""
+"""Accuracy of estimated camera poses against ground truth."""
 
 from __future__ import annotations
 
@@ -13,35 +13,39 @@ from nope_splat.geometry.similarity import align_similarity
 from nope_splat.utils.typing import Array
 
 FAILED_PAIR_ERROR = 180.0
-"""Error in degrees assigned to a pair of images if one of them has no pose."""
+"""Rotation and translation error in degrees of a pair of images if one of the two is not registered."""
 
 
 @dataclass(frozen=True)
 class PoseMetrics:
-    """Accuracy of estimated cameras.
+    """Accuracy of estimated cameras against ground truth.
 
     AUC, RRA and RTA evaluate the relative pose of every pair of ground truth images. Pairs with an
     unregistered image count as failed.
     """
 
     num_registered: int
-    """Number of ground truth images with an estimated pose."""
+    """Number of ground truth images that have an estimated pose."""
     num_images: int
     """Number of ground truth images."""
     auc_5: float
-    """Area under the recall curve of max(rotation error, translation direction error) up to 5 degrees,
-    percent."""
+    """Area under the recall curve over pose error thresholds from 0 to 5 degrees, percent. The pose error of
+    an image pair is the larger of its rotation error and its translation direction error."""
     auc_30: float
-    """Area under the same curve up to 30 degrees, percent."""
+    """Area under the recall curve over pose error thresholds from 0 to 30 degrees, percent. The pose error of
+    an image pair is the larger of its rotation error and its translation direction error."""
     rra_5: float
-    """Relative rotation accuracy: pairs with a rotation error below 5 degrees, percent."""
+    """Relative rotation accuracy: percentage of image pairs with a rotation error below 5 degrees."""
     rta_5: float
-    """Relative translation accuracy: pairs with a translation direction error below 5 degrees, percent."""
+    """Relative translation accuracy: percentage of image pairs with a translation direction error below 5
+    degrees."""
     ate: float
-    """Absolute trajectory error: RMSE of the aligned camera centers, in percent of the largest distance
-    between two ground truth centers; NaN with fewer than three registered images, or all at one place."""
+    """Absolute trajectory error: RMSE of the camera centers after similarity alignment, in percent of the
+    largest distance between two ground truth centers. NaN with fewer than three registered images, or if all
+    centers coincide."""
     focal_error: float
-    """Relative error of the focal length, percent; NaN if none is given."""
+    """Relative error of the focal length in percent, positive if the estimate is too long; NaN without a
+    focal length."""
 
 
 def compare_poses(
@@ -53,10 +57,10 @@ def compare_poses(
     """Compare estimated poses to the ground truth, independently of world frame and scale.
 
     Args:
-        estimated: Camera-to-world transforms by image name, registered images only. (4, 4) each.
-        truth: Camera-to-world transforms by image name. (4, 4) each.
-        focal: Estimated focal length.
-        true_focal: True focal length, in the same unit.
+        estimated: Estimated camera-to-world transforms of the registered images, by image name. (4, 4) each.
+        truth: Ground truth camera-to-world transforms of all images, by image name. (4, 4) each.
+        focal: Estimated focal length; None to skip the focal length error.
+        true_focal: Ground truth focal length, in the same unit; None to skip the focal length error.
 
     Returns:
         The metrics.
@@ -92,14 +96,16 @@ def compare_poses(
 
 
 def area_under_recall(errors: Array, threshold: float) -> float:
-    """Compute the normalized area under the recall curve, the fraction of errors below t over t.
+    """Compute the normalized area under the recall curve.
+
+    Recall at a threshold t is the fraction of errors below t.
 
     Args:
         errors: Non-negative errors. (n,).
-        threshold: Largest t of the curve, which starts at zero.
+        threshold: Upper end of the range of t, which starts at zero; in the unit of the errors.
 
     Returns:
-        Area divided by the largest possible area, from 0 to 1.
+        Area divided by `threshold`, from 0 to 1.
     """
     errors = np.concatenate([[0.0], np.sort(errors)])
     recall = np.arange(len(errors)) / (len(errors) - 1)
@@ -110,12 +116,15 @@ def area_under_recall(errors: Array, threshold: float) -> float:
 
 
 def _trajectory_error(estimated: Array, truth: Array, all_truth: Array) -> float:
-    """Compute the RMSE of aligned camera centers, in percent of the extent of the ground truth.
+    """Compute the RMSE of camera centers after similarity alignment, in percent of the ground truth's extent.
 
     Args:
         estimated: Estimated centers of registered images. (n, 3).
-        truth: Ground truth centers of the same images. (n, 3).
-        all_truth: Ground truth centers of all images. (m, 3).
+        truth: Ground truth centers of the same images, in the same order. (n, 3).
+        all_truth: Ground truth centers of all images; their largest distance is the extent. (m, 3).
+
+    Returns:
+        Error in percent; NaN with fewer than three registered images, or if all centers coincide.
     """
     extent = np.linalg.norm(all_truth[:, None] - all_truth, axis=-1).max()
     if len(estimated) < 3 or np.ptp(estimated, axis=0).max() == 0 or extent == 0:
@@ -125,7 +134,7 @@ def _trajectory_error(estimated: Array, truth: Array, all_truth: Array) -> float
 
 
 def _angle(first: Array, second: Array) -> float:
-    """Compute the angle between two vectors (3,) in degrees; `FAILED_PAIR_ERROR` if one is zero."""
+    """Compute the angle between two vectors (3,) in degrees; `FAILED_PAIR_ERROR` if one of them is zero."""
     lengths = np.linalg.norm(first) * np.linalg.norm(second)
     if lengths < 1e-24:
         return FAILED_PAIR_ERROR

@@ -148,7 +148,6 @@ def squared_radius(plane: AnyArray) -> AnyArray:
 
 
 def radial_terms(radial: NDArray[Any] | Tensor | Sequence[float]) -> tuple[Any, Any]:
-    """Split (k1, k2) into k1 and k2, keeping the last axis for broadcasting. (..., 2) -> (..., 1),
-    (..., 1)."""
+    """Split (k1, k2) into k1 and k2, keeping the last axis. (..., 2) -> (..., 1), (..., 1)."""
     terms = radial if isinstance(radial, Tensor) else np.asarray(radial, dtype=np.float64)
     return terms[..., :1], terms[..., 1:]

@@ -56,8 +56,10 @@ def rotation_exp(vectors: AnyArray) -> AnyArray:
 
 
 def rotation_log(rotations: AnyArray) -> AnyArray:
-    """Convert rotation matrices to rotation vectors; tensors need angles below pi. (..., 3, 3)
-    -> (..., 3)."""
+    """Convert rotation matrices to rotation vectors. (..., 3, 3) -> (..., 3).
+
+    For tensors, the rotation angles must be well below pi.
+    """
     if not isinstance(rotations, Tensor):
         return Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_rotvec().reshape(rotations.shape[:-1])
     R = rotations
