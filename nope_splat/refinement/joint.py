@@ -1,9 +1,10 @@
-"""Joint refinement of all cameras by photometric and reprojection errors, in one system.
+"""Joint refinement of all cameras by photometric and reprojection errors.
 
 Adds the photometric normal equations to the reduced camera system of bundle adjustment and takes
-Levenberg-Marquardt steps on the sum. Structure (track points and surface patches) is marginalized in both.
-The Gaussians stay unchanged and adapt in further training. No camera is fixed: the prior on the patches fixes
-the world frame, and the damping does where there are no patches.
+Levenberg-Marquardt steps on the sum. Structure (track points in one term, surface patches in the other) is
+marginalized. The Gaussians stay unchanged during the refinement and adapt to the new cameras in further
+training. No camera is fixed. The world frame is fixed by the prior on the patches or, without patches, by the
+damping.
 """
 
 from __future__ import annotations
@@ -39,28 +40,32 @@ from nope_splat.sfm.bundle_adjustment.solver import bundle_adjust
 from nope_splat.sfm.state import MIN_SIGMA
 
 RenderView = Callable[[int, Tensor, Tensor], RenderedView]
-"""Function that renders view i at `T_camera_world` (4, 4) with intrinsics (5,) of a `BundleProblem`."""
+"""Function that renders view i, given i, `T_camera_world` (4, 4) and the intrinsics (5,) of a
+`BundleProblem`."""
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-6, max_trials=6)
-"""Small initial damping, because more would hide weak information of the images, such as the position of the
-cameras relative to the Gaussians."""
+"""Levenberg-Marquardt options. The initial damping is small because more damping would suppress directions
+about which the images have little information, such as the position of all cameras relative to the
+Gaussians."""
 
 
 @dataclass(frozen=True)
 class JointResult:
-    """Outcome of a joint refinement."""
+    """Result of a joint refinement of all cameras."""
 
     problem: BundleProblem
-    """The problem with adjusted variables."""
+    """The bundle adjustment problem with refined poses, intrinsics and track points."""
     costs: tuple[tuple[float, float], ...]
-    """Joint robust cost before and after each accepted step; residuals are in standard deviations. Noise and
-    resolution change from step to step, so only the two costs of one step are comparable."""
+    """Joint robust cost before and after each accepted step, with residuals divided by their standard
+    deviations. The estimated noise and the resolution change from step to step, so only the two costs of one
+    step are comparable."""
     photometric_share: float
-    """Share of the photometric term in the information about the poses at the last step, 0 to 1."""
+    """Fraction of the information about the poses that comes from the photometric term at the last step, 0 to
+    1."""
 
     @property
     def change_percent(self) -> float:
-        """Relative change of the joint cost over all steps in percent, negative for a decrease."""
+        """Relative change of the joint cost over all steps in percent, negative if the cost decreased."""
         return 100 * (math.prod(after / before for before, after in self.costs) - 1)
 
 
@@ -71,28 +76,30 @@ def adjust_jointly(
     tolerance: float = 1e-3,
     pyramid_levels: tuple[int, ...] = (2, 1),
 ) -> JointResult:
-    """Minimize the reprojection cost of the tracks plus the photometric cost of the views.
+    """Refine all cameras by minimizing the sum of reprojection cost and photometric cost.
 
-    Each kind of residual is divided by its noise, estimated by the median absolute value, and the photometric
-    cost is weighted by `information_weight` because pixels are correlated. Therefore no weight needs tuning:
-    the balance follows from the number and accuracy of tracks and pixels.
+    Each kind of residual is divided by its noise, estimated from the median absolute residual, and the
+    photometric cost is weighted by `information_weight` because pixels are correlated. The relative weight of
+    the two costs therefore follows from the number and accuracy of tracks and pixels, and is not an option.
 
     Args:
         problem: Cameras, track points and observations.
-        render_view: Function that renders a view.
+        render_view: Function that renders a view at a given pose and intrinsics.
         max_iterations: Maximum number of accepted steps.
-        tolerance: Relative decrease of the cost in one step at full resolution below which to stop.
-        pyramid_levels: Number of halvings of the images in the first steps; later steps use full resolution.
+        tolerance: The refinement stops if a step at full resolution lowers the cost by less than this
+            fraction.
+        pyramid_levels: Number of times that the images are halved in each of the first steps; later steps use
+            full resolution.
 
     Returns:
-        The adjusted problem, and the costs of all accepted steps.
+        The refined problem, and the costs of all accepted steps.
     """
     structure = SchurStructure(problem)
-    # Residuals at the initial cameras overestimate the noise, so estimate it after bundle adjustment.
+    # Residuals at the initial cameras overestimate the noise, so estimate the noise after bundle adjustment.
     noise = _track_noise(bundle_adjust(problem, tolerance=1e-3).problem)
     problem = replace(problem, sigma=(noise * problem.sigma).clamp(min=MIN_SIGMA))
     costs, damping, last = [], SOLVER.initial_damping, None
-    # Try one step at each coarse resolution, and take all others at full resolution.
+    # Take at most one step at each coarse resolution, and all other steps at full resolution.
     coarse = pyramid_levels[:max_iterations]
     for level, iterations in [*((level, 1) for level in coarse), (0, max_iterations - len(coarse))]:
         adjustment = _JointAdjustment(render_view, structure, level)
@@ -107,12 +114,12 @@ def adjust_jointly(
 
 
 class _JointAdjustment:
-    """Joint refinement at one resolution as a problem of `levenberg_marquardt`.
+    """Joint refinement at one image resolution, as a problem of `levenberg_marquardt`.
 
     Args:
-        render_view: Function that renders a view.
-        structure: Pairs of observations of the same point.
-        pyramid_level: Number of halvings of the images.
+        render_view: Function that renders a view at a given pose and intrinsics.
+        structure: Pairs of observations of the same track point.
+        pyramid_level: Number of times that the images are halved.
     """
 
     def __init__(self, render_view: RenderView, structure: SchurStructure, pyramid_level: int) -> None:
@@ -133,13 +140,14 @@ class _JointAdjustment:
 
 class _JointLinearization(NamedTuple):
     tracks: NormalEquations
-    """Normal equations of the tracks plus the photometric ones."""
+    """Normal equations of the tracks plus the photometric normal equations."""
     photometric: PhotometricSystem
-    """Photometric cost of candidates."""
+    """System that evaluates the photometric cost of candidate cameras."""
     matrix: Tensor
-    """Photometric matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K)."""
+    """Photometric matrix over the N poses (6 each), then the K intrinsics (5 each). (6 N + 5 K, 6 N + 5
+    K)."""
     cost: float
-    """Joint robust cost; residuals are in standard deviations."""
+    """Joint robust cost at the current cameras, with residuals divided by their standard deviations."""
 
     def solve(self, damping: float) -> BundleStep | None:
         return self.tracks.solve(damping)
@@ -149,25 +157,27 @@ class _JointLinearization(NamedTuple):
 
 
 class _ViewWeights(NamedTuple):
-    """Pixels, noise and weight of a view, fixed at the start of a step."""
+    """Pixels, noise and weight of a view, which stay fixed during one step."""
 
     used: Tensor
-    """Mask of the pixels in the view that have residuals. (H, W), bool."""
+    """True for the pixels of the view that have residuals. (H, W), bool."""
     noise: float
-    """Standard deviation of the photometric residuals."""
+    """Standard deviation of the photometric residuals, in units of color (0 to 1)."""
     weight: float
-    """Weight of the view's photometric term."""
+    """Factor on the view's photometric cost, from `information_weight`."""
     patch_ids: Tensor
-    """Patches of the used pixels. (N,)."""
+    """Index of the surface patch of each used pixel. (N,)."""
 
 
 class PhotometricSystem:
-    """Photometric cost of one step; only one view is in memory at a time.
+    """Photometric cost of all views and its normal equations, for one step.
+
+    Views are rendered one after the other, so that only one of them is in memory at a time.
 
     Args:
-        render_view: Function that renders a view.
-        pyramid_level: Number of halvings of the images.
-        patches: Surface patches.
+        render_view: Function that renders a view at a given pose and intrinsics.
+        pyramid_level: Number of times that the images are halved.
+        patches: Surface patches, whose displacements are eliminated.
     """
 
     def __init__(self, render_view: RenderView, pyramid_level: int, patches: SurfacePatches) -> None:
@@ -175,15 +185,16 @@ class PhotometricSystem:
         self._view_weights: list[_ViewWeights] = []
 
     def equations(self, problem: BundleProblem) -> tuple[float, Tensor, Tensor]:
-        """Compute the weighted cost of all views and its normal equations, with patches eliminated.
+        """Compute the photometric cost and its normal equations, with patches eliminated.
 
         Args:
-            problem: Current cameras. The first call selects the pixels, noise and weights of all calls.
+            problem: Current cameras of all views. The first call also selects the used pixels, the noise and
+                the weight of each view for all later calls.
 
         Returns:
             Cost after the optimal displacements of the patches.
-            Matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K).
-            Gradient. (6 N + 5 K,).
+            Matrix over the N poses (6 each), then the K intrinsics (5 each). (6 N + 5 K, 6 N + 5 K).
+            Gradient in the same order. (6 N + 5 K,).
         """
         num_images, (num_cameras, width) = len(problem.T_camera_world), problem.intrinsics.shape
         size, num_patches = 6 * num_images + width * num_cameras, len(self._patches)
@@ -226,7 +237,14 @@ class PhotometricSystem:
 
 
 def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
-    """Convert the unit of the principal point, if it is refined, from focal lengths to pixels."""
+    """Convert the principal point's derivatives from units of focal length to pixels.
+
+    Args:
+        pixels: Equations of a view's pixels. With 7 variables, the principal point is not refined and the
+            equations are returned unchanged.
+        intrinsics: Intrinsics of the view's camera; the first entry is the logarithm of the focal length in
+            pixels. (5,).
+    """
     if pixels.jacobian.shape[-1] == 7:
         return pixels
     units = pixels.jacobian.new_ones(11)
@@ -235,9 +253,18 @@ def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
 
 
 def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
-    """Compute the mean share of the photometric term in the information about each pose, others fixed.
+    """Compute the photometric fraction of the information about a pose, averaged over all poses.
 
-    The share is a trace that does not depend on the units of rotation and translation.
+    The fraction is a trace, divided by the number of parameters, of the joint information matrix's inverse
+    times the photometric matrix, with all other poses fixed. It does not depend on the units of rotation and
+    translation.
+
+    Args:
+        photometric: Photometric matrix over all poses and intrinsics. (6 N + 5 K, 6 N + 5 K).
+        joint: Normal equations of tracks and photometric term.
+
+    Returns:
+        Fraction from 0 to 1.
     """
     num_images = len(joint.poses)
 
@@ -252,7 +279,10 @@ def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
 
 
 def _track_noise(problem: BundleProblem) -> float:
-    """Estimate the noise of the observations relative to `sigma`, corrected for degrees of freedom."""
+    """Estimate the noise of the observations as a multiple of the problem's `sigma`.
+
+    The estimate is corrected for the degrees of freedom of the fitted cameras and points.
+    """
     residuals, _ = reprojection_residuals(problem)
     unknowns = 6 * len(problem.T_camera_world) + 3 * len(problem.points) + int(problem.free_intrinsics.sum())
     freedom = max(2 * len(residuals) - unknowns, 1) / max(2 * len(residuals), 1)

@@ -1,9 +1,10 @@
 """Photometric alignment: normal equations of the color residuals between renderings and images.
 
-A step needs no new rendering: a pose increment xi moves the scene point of a pixel from x to x + J xi, where
-J is that of bundle adjustment at the rendered depth. To first order the rendering changes by -grad(I) J xi,
-and Gauss-Newton finds the xi that minimizes the residuals, rendering minus image (Lucas and Kanade 1981). The
-gradient is the mean over both images, as in Benhimane and Malis (2004).
+Computing a step needs no new rendering. A pose increment xi moves the scene point of a pixel in the image
+from x to x + J xi, where J is the Jacobian of the projection at the rendered depth. To first order, the color
+of the rendering changes by -grad(I) J xi, with the image gradient grad(I). Gauss-Newton finds the xi that
+minimizes the residuals, rendering minus image (Lucas and Kanade 1981). The gradient is the mean of the
+rendering's and the image's gradient, as in Benhimane and Malis (2004).
 """
 
 from __future__ import annotations
@@ -21,42 +22,47 @@ from nope_splat.geometry.projection import projection_jacobian, rotation_jacobia
 from nope_splat.geometry.robust import cauchy_cost, cauchy_weight, robust_sigma
 
 MIN_NOISE = 12**-0.5 / 255
-"""Standard deviation of rounding to 8 bits."""
+"""Lower limit of the residuals' standard deviation: that of rounding colors in [0, 1] to 8 bits."""
 MIN_SIZE = 32
-"""Smallest side of a downsampled image, pixels."""
+"""Smallest side in pixels of a downsampled image; smaller images are not halved further."""
 CHUNK_SIZE = 2**15
-"""Pixels processed at once in double precision on a CPU, which fit into its cache."""
+"""Number of pixels processed at once in double precision on a CPU, so that they fit into its cache."""
 CHUNK_SIZE_ON_GPU = 2**19
-"""Pixels processed at once on a GPU, up to 300 MB; smaller chunks would be dominated by kernel launches."""
+"""Number of pixels processed at once on a GPU, which needs up to 300 MB. With smaller chunks, launching
+kernels would dominate the time."""
 MIN_BLOCKS = 12
-"""Minimum number of blocks to estimate the covariance of a gradient: twice the number of pose parameters."""
+"""Minimum number of image blocks for estimating the covariance of the gradient: twice the number of pose
+parameters."""
 
 
 @dataclass(frozen=True)
 class RenderedView:
-    """Rendering of a view, with its image and camera."""
+    """Rendering of a view, together with its image and camera."""
 
     rendered: Tensor
     """Rendering. (H, W, 3), in [0, 1]."""
     image: Tensor
-    """Image. (H, W, 3), in [0, 1]."""
+    """Image to compare the rendering with. (H, W, 3), in [0, 1]."""
     depth: Tensor
-    """Rendered depth. (H, W)."""
+    """Rendered depth along the optical axis (z), in world units. (H, W)."""
     used: Tensor
-    """Pixels with residuals. (H, W), bool."""
+    """True for the pixels that have residuals. (H, W), bool."""
     focal: Tensor
-    """Focal lengths along x and y in pixels of these images. (2,)."""
+    """Focal lengths along x and y, in pixels of the rendering. (2,)."""
     center: Tensor
-    """Principal point in pixels of these images. (2,)."""
+    """Principal point (x, y), in pixels of the rendering. (2,)."""
     radial: Tensor | None = None
-    """Radial distortion k1 and k2 of both images; None if there is none and only pose and focal length are
-    refined. (2,)."""
+    """Distortion coefficients k1 and k2 of rendering and image. None without distortion, in which case only
+    pose and focal length are refined. (2,)."""
 
     def downsampled(self, level: int = 1) -> RenderedView:
-        """Halve the resolution repeatedly; odd last rows and columns are dropped.
+        """Halve the resolution one or more times by averaging 2 x 2 pixels.
+
+        Odd last rows and columns are dropped. A pixel is used only if all four of its source pixels are used.
 
         Args:
-            level: Number of times, limited by `MIN_SIZE`.
+            level: Number of times to halve the resolution; 0 returns the view unchanged. Images are not
+                halved if a side would become shorter than `MIN_SIZE`.
         """
         if level == 0 or min(self.used.shape) < 2 * MIN_SIZE:
             return self
@@ -75,35 +81,38 @@ class RenderedView:
         ).downsampled(level - 1)
 
     def residuals(self) -> Tensor:
-        """Compute rendering minus image at the used pixels. (N, 3)."""
+        """Compute rendering minus image at the N used pixels. (N, 3)."""
         return (self.rendered - self.image)[self.used]
 
     def plane(self) -> Tensor:
-        """Compute the undistorted points of the used pixels at depth one. (N, 2)."""
+        """Compute the undistorted (x, y) of the N used pixels on the plane at depth one. (N, 2)."""
         return self.rays()[:, :2]
 
     def rays(self) -> Tensor:
-        """Compute the rays through the used pixels, at depth one in camera coordinates. (N, 3)."""
+        """Compute the rays of the N used pixels: points at depth one in camera coordinates. (N, 3)."""
         row, column = torch.nonzero(self.used, as_tuple=True)
         xy = torch.stack([column + 0.5, row + 0.5], -1).to(self.depth)
         return unproject(xy - self.center, self.focal, self.radial)
 
 
 class PixelEquations(NamedTuple):
-    """Quadratic costs x^T A x / 2 + v^T x of the motions x of the used pixels in the image."""
+    """Photometric cost of each used pixel: a quadratic function x^T A x / 2 + v^T x of its image motion x."""
 
     jacobian: Tensor
-    """Derivatives of the motions by the variables of `motion_on_plane`. (N, 2, 7 or 11)."""
+    """Derivatives of the image motions by the variables of `motion_on_plane`, in pixels. (N, 2, 7 or 11)."""
     tensor: Tensor
-    """Matrices A, the robustly weighted structure tensors. (N, 2, 2)."""
+    """Matrices A, the robustly weighted structure tensors of the image. (N, 2, 2)."""
     vector: Tensor
     """Vectors v. (N, 2)."""
 
     def in_double(self) -> Iterator[tuple[slice, PixelEquations]]:
-        """Convert to double precision in chunks; yield the rows and the equations of each chunk.
+        """Convert the equations to double precision in chunks of pixels.
 
-        Sums over all pixels of a view need double precision: eliminating the patches cancels most of them,
-        and rounding errors of single precision would dominate the rest.
+        Sums over all pixels of a view need double precision: eliminating the surface patches cancels most of
+        each sum, and rounding errors of single precision would dominate the remainder.
+
+        Yields:
+            The rows of a chunk, and the equations of its pixels.
         """
         size = CHUNK_SIZE_ON_GPU if self.jacobian.is_cuda else CHUNK_SIZE
         for start in range(0, len(self.jacobian), size):
@@ -111,7 +120,7 @@ class PixelEquations(NamedTuple):
             yield rows, PixelEquations(*(values[rows].double() for values in self))
 
     def sum(self) -> ViewEquations:
-        """Sum the equations of all pixels."""
+        """Sum the equations of all pixels to the normal equations of the view."""
         count = self.jacobian.shape[-1]
         matrix = self.jacobian.new_zeros(count, count, dtype=torch.float64)
         gradient = matrix.new_zeros(count)
@@ -123,7 +132,7 @@ class PixelEquations(NamedTuple):
 
 
 class ViewEquations(NamedTuple):
-    """Robust normal equations of one view, by the 7 or 11 variables of `motion_on_plane`."""
+    """Robust normal equations of one view, over the 7 or 11 variables of `motion_on_plane`."""
 
     matrix: Tensor
     """Gauss-Newton approximation of half the Hessian of the cost. (7 or 11, 7 or 11), float64."""
@@ -138,14 +147,15 @@ def usable_pixels(
     min_opacity: float = 0.9,
     max_depth_step: float = 0.05,
 ) -> Tensor:
-    """Select pixels whose image motion the rendered depth predicts.
+    """Select the pixels whose rendered depth is reliable enough to predict their image motion.
 
     Args:
-        depth: Rendered depth. (H, W).
-        opacity: Rendered opacity. (H, W).
-        mask: Pixels that are not masked out. (H, W), bool.
-        min_opacity: Smallest opacity of a pixel with a reliable depth.
-        max_depth_step: Largest relative difference of depth among neighboring pixels of one surface.
+        depth: Rendered depth (z). (H, W).
+        opacity: Rendered opacity, 0 to 1. (H, W).
+        mask: False for pixels to exclude; None to exclude no pixels. (H, W), bool.
+        min_opacity: Pixels with this opacity or less are excluded.
+        max_depth_step: Pixels are excluded if the depths in their 3 x 3 neighborhood differ by this fraction
+            of the smallest depth or more.
 
     Returns:
         True for opaque pixels with continuous depth, except at the image border. (H, W), bool.
@@ -159,34 +169,40 @@ def usable_pixels(
 
 
 def robust_noise(view: RenderedView) -> float:
-    """Estimate the standard deviation of the residuals by their median absolute value.
+    """Estimate the standard deviation of the photometric residuals from their median absolute value.
 
     Args:
         view: Rendering and image.
 
     Returns:
-        The standard deviation in units of color, at least that of rounding.
+        The standard deviation in units of color (0 to 1), at least `MIN_NOISE`.
     """
     residuals = view.residuals()
     return max(robust_sigma(residuals.abs()), MIN_NOISE) if len(residuals) else MIN_NOISE
 
 
 def photometric_cost(view: RenderedView, noise: float) -> float:
-    """Compute the Cauchy cost of the residuals, summed over the pixels.
+    """Compute the Cauchy cost of the photometric residuals, summed over the used pixels.
 
     Args:
         view: Rendering and image.
-        noise: Standard deviation of the residuals.
+        noise: Standard deviation of the residuals, in units of color (0 to 1).
+
+    Returns:
+        Cost, with residuals in standard deviations.
     """
     return float(cauchy_cost(_squared(view.residuals(), noise)).double().sum())
 
 
 def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
-    """Linearize the cost of every pixel.
+    """Linearize the photometric cost of every used pixel in its image motion.
 
     Args:
         view: Rendering and image.
-        noise: Standard deviation of the residuals.
+        noise: Standard deviation of the residuals, in units of color (0 to 1).
+
+    Returns:
+        The equations of the used pixels.
     """
     residuals = view.residuals()
     jacobian = view.focal[:, None] * motion_on_plane(view.plane(), view.depth[view.used], view.radial)
@@ -200,21 +216,23 @@ def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
 
 
 def information_weight(pixels: PixelEquations, used: Tensor, num_blocks: int = 12) -> float:
-    """Compute the weight of a view's photometric cost that accounts for correlated residuals.
+    """Compute the factor on a view's photometric cost that accounts for correlated residuals.
 
-    Pixel residuals are spatially correlated, because blur and shading affect neighboring pixels together.
-    Summing them as independent would overweight the photometric term against the tracks. The sum is a
-    composite likelihood; multiplied by p / tr(H^-1 S), with the number p of pose parameters, the matrix H of
-    the equations and the covariance S of their gradient, it has the correct information (Varin, Reid and
-    Firth 2011). S is estimated from the gradients of blocks of pixels at the best pose of this view.
+    Photometric residuals are spatially correlated, because blur and shading affect neighboring pixels
+    together. Adding them as if they were independent would overweight the photometric term relative to the
+    tracks. The sum is a composite likelihood (Varin, Reid and Firth 2011). Multiplied by p / tr(H^-1 S), it
+    has the correct information, where p is the number of pose parameters, H the matrix of the normal
+    equations, and S the covariance of their gradient. S is estimated from the gradients of image blocks at
+    the pose that minimizes the linearized cost of this view.
 
     Args:
         pixels: Equations of the used pixels.
-        used: Pixels with equations. (H, W), bool.
-        num_blocks: Blocks along the longer side of the image; residuals of different blocks are uncorrelated.
+        used: True for pixels with equations. (H, W), bool.
+        num_blocks: Number of blocks along the longer side of the image. Residuals of different blocks are
+            assumed to be uncorrelated.
 
     Returns:
-        The weight; 0 if the pixels do not determine the pose, or lie in too few blocks.
+        The factor; 0 if the pixels do not determine the pose, or lie in fewer than `MIN_BLOCKS` blocks.
     """
     equations, jacobian = pixels.sum(), pixels.jacobian[..., :6]
     factor, info = torch.linalg.cholesky_ex(equations.matrix[:6, :6])
@@ -234,14 +252,14 @@ def information_weight(pixels: PixelEquations, used: Tensor, num_blocks: int = 1
 
 
 def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) -> Tensor:
-    """Differentiate projections at depth one by the camera pose and intrinsics.
+    """Compute the derivatives of projections at depth one with respect to camera pose and intrinsics.
 
-    With distortion, these are the derivatives of the distorted point d(p), as in `problem.linearize`.
+    With distortion, these are the derivatives of the distorted point d(p), as in bundle adjustment.
 
     Args:
         plane: Undistorted projections p at depth one. (N, 2).
-        depth: Depths of the points. (N,).
-        radial: Radial distortion k1 and k2, if it is present or refined. (2,).
+        depth: Depths (z) of the points. (N,).
+        radial: Distortion coefficients k1 and k2; None if distortion is neither present nor refined. (2,).
 
     Returns:
         Derivatives by the rotation (3) and translation (3) increments of `rigid.move_poses`, and
@@ -257,12 +275,20 @@ def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) 
 
 
 def _squared(residuals: Tensor, noise: float) -> Tensor:
-    """Compute the mean square of the three channels in units of the noise. (N, 3) -> (N,)."""
+    """Compute the mean squared residual of each pixel, over noise^2.
+
+    Args:
+        residuals: Color residuals. (N, 3).
+        noise: Standard deviation of the residuals.
+
+    Returns:
+        Mean over the color channels. (N,).
+    """
     return residuals.square().mean(-1) / noise**2
 
 
 def _image_gradient(image: Tensor) -> Tensor:
-    """Compute central differences along x and y, zero at the border. (H, W, 3) -> (H, W, 3, 2)."""
+    """Compute central differences along x and y; zero at the border. (H, W, 3) -> (H, W, 3, 2)."""
     gradient = image.new_zeros(*image.shape, 2)
     gradient[:, 1:-1, :, 0] = (image[:, 2:] - image[:, :-2]) / 2
     gradient[1:-1, :, :, 1] = (image[2:] - image[:-2]) / 2

@@ -1,7 +1,7 @@
-"""Refine the pose of one image in a finished splat, by photometric and reprojection errors.
+"""Refinement of the pose of one image in a trained splat, by photometric and reprojection errors.
 
-Levenberg-Marquardt needs about ten renderings. Adam would need a hundred with gradients, and its first steps
-are as long as its learning rate, however good the initial pose is.
+Levenberg-Marquardt needs about ten renderings. Adam would need about a hundred, each with gradients, and the
+length of its first steps is set by the learning rate even if the initial pose is nearly correct.
 """
 
 from __future__ import annotations
@@ -27,33 +27,37 @@ from nope_splat.refinement.photometric import (
 )
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-4, min_damping=0.0, tolerance=0.0)
-"""Damping; the criterion to stop is the length of a step, not the decrease of the cost."""
+"""Levenberg-Marquardt options. The tolerance is zero because the step length, not the decrease of the cost,
+decides when to stop."""
 SMALLEST_STEP = 1e-5
-"""Step length below which a resolution is finished, in radians and in world units."""
+"""Step length, over radians and world units together, below which the minimization at a resolution stops."""
 MIN_NOISE = 1e-5
-"""Minimum standard deviation of the observations at depth one, which limits the weight of exact ones."""
+"""Lower limit of the standard deviation of observations at depth one. It limits the weight of nearly exact
+observations."""
 
 RenderView = Callable[[Tensor], RenderedView]
-"""Function that renders the view of the image at `T_camera_world` (4, 4)."""
+"""Function that renders the view of the image, given `T_camera_world` (4, 4)."""
 
 
 @dataclass(frozen=True)
 class Correspondences2d3d:
-    """Track points that an image observes."""
+    """Track points that an image observes, with their observed positions."""
 
     points: Tensor
-    """World coordinates. (N, 3), float64."""
+    """World coordinates of the track points. (N, 3), float64."""
     plane: Tensor
-    """Observed points (x, y) at depth one, camera coordinates in OpenCV axes. (N, 2), float64."""
+    """Observed positions (x, y) on the plane at depth one, in camera coordinates (OpenCV axes). (N, 2),
+    float64."""
 
     def residuals(self, T_camera_world: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute residuals of the points in front of the camera.
+        """Compute reprojection residuals at depth one of the n track points in front of the camera.
 
         Args:
             T_camera_world: World-to-camera transform. (4, 4).
 
         Returns:
-            Projection minus observation (n, 2), projections (n, 2) and depths (n,).
+            Projection minus observation at depth one (n, 2), projections at depth one (n, 2), and depths in
+            world units (n,).
         """
         camera = transform(T_camera_world, self.points)
         front = camera[:, 2] > 0
@@ -61,19 +65,42 @@ class Correspondences2d3d:
         return projected - self.plane[front], projected, camera[front, 2]
 
     def noise(self, T_camera_world: Tensor) -> float:
-        """Estimate the standard deviation of the residuals by their median absolute value."""
+        """Estimate the standard deviation of the reprojection residuals from their median absolute value.
+
+        Args:
+            T_camera_world: World-to-camera transform. (4, 4).
+
+        Returns:
+            Standard deviation per axis at depth one, at least `MIN_NOISE`.
+        """
         residuals, _, _ = self.residuals(T_camera_world)
         return max(robust_sigma(residuals.abs()), MIN_NOISE) if len(residuals) else MIN_NOISE
 
     def cost(self, T_camera_world: Tensor, noise: float) -> float:
-        """Compute the Cauchy cost of the residuals; points behind the camera have a residual of one."""
+        """Compute the Cauchy cost of the reprojection residuals.
+
+        Args:
+            T_camera_world: World-to-camera transform. (4, 4).
+            noise: Standard deviation of the residuals at depth one.
+
+        Returns:
+            Summed cost. A point behind the camera counts as a residual of length one at depth one.
+        """
         residuals, _, _ = self.residuals(T_camera_world)
         squared = residuals.square().sum(-1) / noise**2
         behind = (len(self.points) - len(residuals)) * cauchy_cost(self.points.new_tensor(noise**-2))
         return float(cauchy_cost(squared).sum() + behind)
 
     def equations(self, T_camera_world: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-        """Compute the robust normal equations of the pose increment. (6, 6), (6,)."""
+        """Compute the robust normal equations of the reprojection cost for a pose increment.
+
+        Args:
+            T_camera_world: World-to-camera transform. (4, 4).
+            noise: Standard deviation of the residuals at depth one.
+
+        Returns:
+            Matrix (6, 6) and gradient (6,) over rotation, then translation.
+        """
         residuals, projected, depths = self.residuals(T_camera_world)
         weight = cauchy_weight(residuals.square().sum(-1) / noise**2) / noise**2
         jacobian = motion_on_plane(projected, depths)[..., :6]
@@ -91,22 +118,23 @@ def minimize(
     max_steps: int,
     pyramid_levels: tuple[int, ...] = (2, 1, 0),
 ) -> Tensor:
-    """Minimize the photometric cost of a pose plus its reprojection cost, coarse to fine.
+    """Refine a pose by minimizing its photometric plus its reprojection cost, from coarse to fine resolution.
 
     Each kind of residual is divided by its noise, and the photometric cost is weighted by
-    `information_weight`, because pixels are correlated. Objects that no training image shows are outliers:
-    pixels without an opaque, continuous surface are excluded, and the robust cost reduces the weight of
-    others.
+    `information_weight`, because pixels are correlated. Objects that no training image shows are outliers.
+    Their pixels are excluded if the rendering has no opaque, continuous surface there; otherwise, the robust
+    cost reduces their weight.
 
     Args:
-        render_view: Function that renders the view.
+        render_view: Function that renders the view at a given pose.
         T_camera_world: Initial world-to-camera transform, OpenCV axes. (4, 4).
-        correspondences: Track points that the image observes, if known.
-        max_steps: Maximum number of steps at each resolution.
-        pyramid_levels: Number of halvings of the images, from the first resolution to the last.
+        correspondences: Track points that the image observes; None to use the photometric cost alone.
+        max_steps: Maximum number of trial steps, each with one rendering, at each resolution.
+        pyramid_levels: Number of times that the images are halved, for each resolution in turn; 0 is full
+            resolution.
 
     Returns:
-        World-to-camera transform. (4, 4), float64.
+        Refined world-to-camera transform. (4, 4), float64.
     """
     # Every trial step needs a rendering, so the limit applies to trials.
     config = replace(SOLVER, max_iterations=max_steps, max_trials=max_steps, max_evaluations=max_steps)
@@ -121,7 +149,7 @@ def minimize(
 
 
 class _PosedView(NamedTuple):
-    """Pose with its rendering, which is cached because it is expensive."""
+    """Pose together with its rendering, which is cached because rendering is expensive."""
 
     pose: Tensor
     """World-to-camera transform. (4, 4), float64."""
@@ -131,16 +159,16 @@ class _PosedView(NamedTuple):
 
 @dataclass(frozen=True)
 class _PoseAlignment:
-    """Alignment of one pose at one resolution as a problem of `levenberg_marquardt`."""
+    """Refinement of one pose at one resolution, as a problem of `levenberg_marquardt`."""
 
     render_view: RenderView
-    """Function that renders the view."""
+    """Function that renders the view at a given pose."""
     correspondences: Correspondences2d3d | None
-    """Track points that the image observes."""
+    """Track points that the image observes; None to use the photometric cost alone."""
     pyramid_level: int
-    """Number of halvings of the images."""
+    """Number of times that the images are halved."""
     track_noise: float
-    """Standard deviation of the observed points at depth one."""
+    """Standard deviation of the observed positions at depth one."""
 
     def linearize(self, state: _PosedView) -> _PoseLinearization:
         view = state.view.downsampled(self.pyramid_level)
@@ -163,11 +191,11 @@ class _PoseLinearization:
     alignment: _PoseAlignment
     state: _PosedView
     used: Tensor
-    """Mask of the pixels in the downsampled view that have residuals. (H, W), bool."""
+    """True for the pixels of the downsampled view that have residuals. (H, W), bool."""
     noise: float
-    """Standard deviation of the residuals."""
+    """Standard deviation of the photometric residuals, in units of color (0 to 1)."""
     weight: float
-    """Weight of the photometric cost."""
+    """Factor on the photometric cost, from `information_weight`."""
     matrix: Tensor
     """Matrix of the normal equations of the pose increment. (6, 6)."""
     gradient: Tensor

@@ -1,18 +1,20 @@
 """Surface patches with free displacements, marginalized in the photometric equations of the cameras.
 
-The Gaussians were optimized with the cameras that are now refined. Treating them as fixed would make them act
-as ground control points: they would keep the cameras at wrong poses, or bias them by errors that all views
-share. Bundle adjustment eliminates free points; here the surface around each of many track points is a patch
-with a free displacement. With the blocks U, W, V and gradients a, b of the photometric equations by cameras
-and displacements, and the prior Q of the displacements, the reduced equations of the cameras are
+The Gaussians were optimized with the cameras that are now refined. Treating the Gaussians as fixed would make
+them act as ground control points: they would hold the cameras at wrong poses, or bias the poses by errors
+that all views share. Bundle adjustment eliminates free points; here the surface is divided into patches
+around track points, and each patch has a free displacement. The photometric normal equations have the blocks
+U (cameras), W (cameras by displacements) and V (displacements), and the gradients a (cameras) and b
+(displacements). With the information matrix Q of the prior on the displacements, the reduced normal equations
+of the cameras have the matrix S and the gradient s:
 
     S = U - W (V + Q)^-1 W^T,     s = a - W (V + Q)^-1 b,
 
 and the displacements lower the cost by b^T (V + Q)^-1 b.
 
-In every view, the prior has a standard deviation of one pixel across the ray and of ten pixels along it. It
-matters only for what the images do not determine: the global position, and patches in a single view or
-without texture.
+By default, the prior of every view has a standard deviation of one pixel perpendicular to the viewing ray and
+of ten pixels along the ray. The prior matters only for unknowns that the images do not determine: the global
+position, and patches without texture or visible in a single view.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ from torch import Tensor
 from nope_splat.refinement.photometric import PixelEquations, RenderedView
 
 MAX_DISTANCES = 2**26
-"""Distances in memory at once on a GPU: 256 MB."""
+"""Number of distances computed at once on a GPU; the limit bounds memory to 256 MB."""
 TRANSLATION = slice(3, 6)
-"""Camera translation among the variables of `motion_on_plane`; it is opposite to a displacement."""
+"""Indices of the camera translation among the variables of `motion_on_plane`. A translation has the opposite
+effect of a displacement of the surface."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +39,28 @@ class SurfacePatchOptions:
     """Number of surface patches, and the prior on their displacements."""
 
     max_num_patches: int = 1000
-    """Maximum total number of patches. The default is about a hundred per view; more change little."""
+    """Maximum number of surface patches in the scene. About a hundred per view suffice; more patches change
+    the result little and take longer."""
     sigma: float = 1.0
-    """Standard deviation of a displacement across the ray, in pixels at the depth of the patch."""
+    """Standard deviation of the prior on a patch's displacement perpendicular to the viewing ray, in pixels
+    at the depth of the patch. Smaller values hold the surface closer to the Gaussians."""
     ray_sigma: float = 10.0
-    """Standard deviation of a displacement along the ray, in pixels at the depth of the patch."""
+    """Standard deviation of the prior on a patch's displacement along the viewing ray, in pixels at the depth
+    of the patch. Smaller values hold the surface closer to the Gaussians."""
 
 
 @dataclass(frozen=True)
 class PatchEquations:
-    """Blocks of the normal equations, from one view, for the displacements of P patches."""
+    """Blocks of one view's photometric normal equations for the displacements of P patches."""
 
     coupling: Tensor
-    """Blocks by the N variables of the view and the displacement. (P, N, 3), float64."""
+    """Blocks between the N camera variables of the view and each displacement. (P, N, 3), float64."""
     matrix: Tensor
-    """Blocks by the displacement. (P, 3, 3), float64."""
+    """Diagonal block of each displacement. (P, 3, 3), float64."""
     prior: Tensor
-    """Information matrices of the prior on the displacement. (P, 3, 3), float64."""
+    """Information matrix of the prior on each displacement. (P, 3, 3), float64."""
     gradient: Tensor
-    """Gradients by the displacement. (P, 3), float64."""
+    """Gradient of the cost by each displacement. (P, 3), float64."""
 
 
 def nearest_centers(points: Tensor, centers: Tensor) -> Tensor:
@@ -62,12 +68,13 @@ def nearest_centers(points: Tensor, centers: Tensor) -> Tensor:
 
     Args:
         points: Points. (N, 3).
-        centers: Centers, on the same device. (M, 3).
+        centers: Centers, on the same device as the points. (M, 3).
 
     Returns:
-        Indices of the nearest centers. (N,), int64.
+        Index of the nearest center of each point. (N,), int64.
     """
-    # Differences are exact; expanding the squares cancels, and a GPU may round products to TF32.
+    # Compute distances from differences: expanding the squares would cancel digits, and a GPU may round
+    # products to TF32.
     compute_mode = "donot_use_mm_for_euclid_dist"
     chunks = points.split(max(MAX_DISTANCES // len(centers), 1))
     return torch.cat(
@@ -76,11 +83,11 @@ def nearest_centers(points: Tensor, centers: Tensor) -> Tensor:
 
 
 class SurfacePatches:
-    """Partition of the surface by its nearest track points.
+    """Partition of the surface into patches: each surface point belongs to the patch with the nearest center.
 
     Args:
-        points: Track points. (M, 3).
-        options: Number of patches and prior.
+        points: Track points, from which the patch centers are sampled. (M, 3).
+        options: Number of patches and prior on their displacements.
     """
 
     def __init__(self, points: Tensor, options: SurfacePatchOptions = SurfacePatchOptions()) -> None:
@@ -95,14 +102,14 @@ class SurfacePatches:
         return len(self._centers)
 
     def patches_of_pixels(self, view: RenderedView, T_camera_world: Tensor) -> Tensor:
-        """Find the patch of each used pixel.
+        """Find the surface patch of each used pixel of a view.
 
         Args:
             view: Rendering of the view.
             T_camera_world: World-to-camera transform of the view. (4, 4).
 
         Returns:
-            Indices of patches. (N,), int64.
+            Index of the patch of each of the N used pixels. (N,), int64.
         """
         points_camera = (view.depth[view.used][:, None] * view.rays()).to(T_camera_world)
         world = (points_camera - T_camera_world[:3, 3]) @ T_camera_world[:3, :3]
@@ -111,12 +118,15 @@ class SurfacePatches:
         return nearest_centers(world.float(), self._centers.float())
 
     def equations(self, pixels: PixelEquations, patch_ids: Tensor, T_camera_world: Tensor) -> PatchEquations:
-        """Sum the equations of a view's pixels by patch.
+        """Sum the photometric equations of a view's pixels by patch.
 
         Args:
             pixels: Equations of the used pixels.
             patch_ids: Patches of the pixels, from `patches_of_pixels`. (N,).
             T_camera_world: World-to-camera transform of the view. (4, 4).
+
+        Returns:
+            Blocks of the normal equations for each patch. Displacements are in world coordinates.
         """
         rotation, count = T_camera_world[:3, :3].double(), len(self)
         coupling = rotation.new_zeros(count, pixels.jacobian.shape[-1], 3)
