@@ -1,1 +1,1 @@
-"""Gaussians: parameters, rendering, losses and densification, and the rasterizer behind them."""
+"""Gaussian splatting: parameters, rendering, losses, densification, and the rasterizer that they share."""

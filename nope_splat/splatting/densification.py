@@ -1,4 +1,4 @@
-"""Densification: gsplat's `DefaultStrategy` with a cap, a size limit and fixed Gaussians."""
+"""Densification of Gaussians: gsplat's `DefaultStrategy` with a cap, a size limit and fixed Gaussians."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from torch.optim import Optimizer
 
 
 def max_num_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
-    """Bound the number of Gaussians by the data: one parameter per color value of the training images.
+    """Compute the largest number of Gaussians that the training images can determine.
+
+    Assumes that each color value of the images determines one parameter.
 
     Args:
-        num_pixels: Number of unmasked pixels in all training images. Each gives three values.
+        num_pixels: Number of unmasked pixels in all training images; each has three color values.
         sh_degree: Degree of the spherical harmonics.
 
     Returns:
-        3 `num_pixels` divided by the parameters of one Gaussian: spherical harmonics, mean (3), scales (3),
-        quaternion (4) and opacity (1).
+        3 `num_pixels` divided by the number of parameters of one Gaussian: spherical harmonics (3 (sh_degree
+        + 1)^2), mean (3), scales (3), quaternion (4) and opacity (1).
     """
     return 3 * num_pixels // (3 * (sh_degree + 1) ** 2 + 3 + 3 + 4 + 1)
 
@@ -32,16 +34,18 @@ class CappedStrategy(DefaultStrategy):
     """`DefaultStrategy` with a cap on the number of Gaussians, a limit on their size, and fixed Gaussians.
 
     Near the cap, the Gaussians with the largest image-plane gradients are duplicated or split first. Supports
-    gsplat 1.4, where `radii` is (C, N), and 1.5, where it is (C, N, 2).
+    gsplat 1.4, where `radii` has shape (C, N), and 1.5, where `radii` has shape (C, N, 2).
     """
 
     num_fixed: int = 0
-    """Number of Gaussians at the start of the rendering that are not in `params`. They are never duplicated,
-    split, pruned or reset."""
+    """Number of Gaussians that are rendered first but are not in `params`. Densification never changes these
+    Gaussians: they are not duplicated, split, pruned or reset."""
     cap_max: int = 1_000_000
-    """Maximum number of Gaussians, including the fixed ones."""
+    """Maximum number of Gaussians, including the fixed Gaussians. At this number, Gaussians are still pruned
+    but no longer duplicated or split."""
     max_scale2d: float = 1.0
-    """Maximum radius of a Gaussian in the image, as a fraction of the longer side."""
+    """Maximum radius of a Gaussian in an image, as a fraction of the longer image side. The axes of larger
+    Gaussians are shortened."""
 
     def step_post_backward(
         self,
@@ -55,12 +59,13 @@ class CappedStrategy(DefaultStrategy):
         """Update the statistics; on schedule, duplicate, split and prune Gaussians and reset opacities.
 
         Args:
-            params: Parameters of the Gaussians that are not fixed. Replaced when their number changes.
-            optimizers: One optimizer per parameter, by the same names.
+            params: Parameters of the Gaussians that are not fixed. The tensors are replaced when the number
+                of Gaussians changes.
+            optimizers: One optimizer per parameter, under the same names.
             state: Running statistics of the Gaussians that are not fixed.
-            step: Iteration.
-            info: The rasterizer's `info`, after the backward pass.
-            packed: Must be False.
+            step: Number of the current iteration.
+            info: The dictionary `info` that the rasterizer returned, after the backward pass.
+            packed: Whether the rasterizer used gsplat's packed layout, which is not supported. Must be False.
         """
         self._limit_sizes(params["scales"], info)
         if step >= self.refine_stop_iter:
@@ -80,26 +85,27 @@ class CappedStrategy(DefaultStrategy):
 
     @torch.no_grad()
     def _limit_sizes(self, scales: Tensor, info: dict[str, Any]) -> None:
-        """Shorten the axes of Gaussians whose radius exceeds `max_scale2d` in this rendering.
+        """Shorten the longest axes of Gaussians whose radius exceeds `max_scale2d` in this rendering.
 
-        A Gaussian that is visible only in small regions of images, such as sky between roofs, lowers the loss
-        by growing behind everything else. In views outside the training trajectory it would cover the scene.
+        A Gaussian that is visible only in a small region, such as the sky between roofs, lowers the loss by
+        growing behind the rest of the scene. In views far from the training trajectory, it would cover the
+        scene.
 
         Args:
             scales: Log scales, changed in place. (N, 3).
-            info: The rasterizer's `info`.
+            info: The dictionary `info` that the rasterizer returned.
         """
         radii = self._radii(info)
         limit = self.max_scale2d * max(info["width"], info["height"])
         large = radii > limit
-        if not (large.is_cuda or large.any()):  # testing on a GPU would synchronize with it
+        if not (large.is_cuda or large.any()):  # evaluating the condition on a GPU would wait for the GPU
             return
         excess = (radii / limit).clamp(min=1.0).log()[:, None]
         shortened = scales.minimum(scales.amax(dim=-1, keepdim=True) - excess)
         scales.copy_(torch.where(large[:, None], shortened, scales))
 
     def _radii(self, info: dict[str, Any]) -> Tensor:
-        """Radii in pixels of the Gaussians that are not fixed; zero if culled. (N,)."""
+        """Get the radii in pixels of the Gaussians that are not fixed; zero for culled Gaussians. (N,)."""
         radii: Tensor = info["radii"][0, self.num_fixed :]
         return radii.amax(dim=-1) if radii.ndim == 2 else radii
 
@@ -107,7 +113,7 @@ class CappedStrategy(DefaultStrategy):
     def _update_state(
         self, params: ParameterDict, state: dict[str, Any], info: dict[str, Any], packed: bool = False
     ) -> None:
-        """Accumulate gradient norms, counts and largest radii of the visible Gaussians."""
+        """Accumulate gradient norms, number of views and largest radius of each visible Gaussian."""
         means2d = info["means2d"]
         gradients: Tensor = (means2d.absgrad if self.absgrad else means2d.grad)[0, self.num_fixed :]
         radii = self._radii(info)
@@ -125,7 +131,11 @@ class CappedStrategy(DefaultStrategy):
     def _grow_gs(
         self, params: ParameterDict, optimizers: dict[str, Optimizer], state: dict[str, Any], step: int
     ) -> tuple[int, int]:
-        """Duplicate and split Gaussians up to the cap. Returns the numbers of duplicated and split ones."""
+        """Duplicate and split Gaussians up to the cap.
+
+        Returns:
+            The numbers of duplicated and of split Gaussians.
+        """
         room = self.cap_max - self.num_fixed - len(params["means"])
         if room <= 0:
             return 0, 0

@@ -1,7 +1,7 @@
-"""Depth losses of the joint objective, as pure functions.
+"""Depth losses that supervise rendered depth and cameras with monocular depth maps, as pure functions.
 
-After "NoPe-NeRF: Optimising Neural Radiance Field with No Pose Prior" (arXiv:2212.07388): monocular depth
-maps supervise the rendered depth and the cameras. The scale and shift of each map are optimized. Camera
+The losses follow "NoPe-NeRF: Optimising Neural Radiance Field with No Pose Prior" (arXiv:2212.07388). The
+scale and shift of each depth map are optimized with the scene. "Prior" means such a depth map. Camera
 coordinates have OpenCV axes; the center of the first pixel is (0.5, 0.5).
 """
 
@@ -19,40 +19,45 @@ from nope_splat.geometry.rigid import transform
 
 @dataclass(frozen=True)
 class DepthLossConfig:
-    """Validity limits of the depth losses. Depths are in world units; the scene's median depth is one."""
+    """Limits of valid depths and opacities in the depth losses.
+
+    Depths are in world units; the scene's median depth is one.
+    """
 
     min_depth: float = 0.02
-    """Smallest valid depth, of a corrected prior and of a rendering."""
+    """Smallest valid depth, in world units, both of a depth prior after scale and shift and of a rendering.
+    Pixels with smaller depths are ignored."""
     max_depth: float = 50.0
-    """Largest valid depth of a corrected prior. The sky is beyond it."""
+    """Largest valid depth, in world units, of a depth prior after scale and shift. Pixels with larger depths,
+    such as sky, are ignored."""
     min_opacity: float = 0.5
-    """Rendered opacity below which a pixel is ignored, because its depth is ill-defined."""
+    """Pixels with at most this rendered opacity are ignored, because their depth is ill-defined."""
 
 
 DEFAULT_LIMITS = DepthLossConfig()
 
 
 class ImageView(NamedTuple):
-    """Camera and pose of an image at the resolution of its depth map."""
+    """Camera and pose of an image, at the resolution of its depth map."""
 
     T_camera_world: Tensor
     """World-to-camera transform. (4, 4)."""
     focal: Tensor
     """Focal lengths along x and y, in pixels of the depth map. (2,)."""
     center: Tensor
-    """Principal point, in pixels of the depth map. (2,)."""
+    """Principal point (x, y), in pixels of the depth map. (2,)."""
     radial: Tensor | None = None
-    """Radial distortion k1 and k2; None without distortion. (2,)."""
+    """Distortion coefficients k1 and k2; None without distortion. (2,)."""
 
     def unproject(self, xy: Tensor, depth: Tensor) -> Tensor:
-        """Unproject pixels (n, 2) at depths (n,) to world points (n, 3)."""
+        """Unproject pixels xy (n, 2) at depths (n,) to points in world coordinates (n, 3)."""
         in_camera = depth[:, None] * unproject(xy - self.center, self.focal, self.radial)
         return (in_camera - self.T_camera_world[:3, 3]) @ self.T_camera_world[:3, :3]
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Project world points (n, 3) to pixels (n, 2) and depths (n,).
+        """Project points in world coordinates (n, 3) to pixels (n, 2) and depths (n,).
 
-        Pixels are only meaningful where the depth is at least `DepthLossConfig.min_depth`.
+        Pixels are only meaningful for points with a depth of at least `DepthLossConfig.min_depth`.
         """
         in_camera = transform(self.T_camera_world, points)
         xy = project(in_camera, self.focal, self.radial, DEFAULT_LIMITS.min_depth) + self.center
@@ -60,14 +65,14 @@ class ImageView(NamedTuple):
 
 
 def apply_scale_shift(values: Tensor, correction: Tensor) -> Tensor:
-    """Apply the learned scale and shift to a depth prior: exp(a) v + b.
+    """Apply the learned scale and shift to the values of a depth prior: exp(a) v + b.
 
     Args:
         values: Values v of the prior: depth or inverse depth. (...).
         correction: Log scale a and shift b. (2,).
 
     Returns:
-        Corrected values. (...).
+        Corrected values: depth or inverse depth in world units. (...).
     """
     return correction[0].exp() * values + correction[1]
 
@@ -75,16 +80,17 @@ def apply_scale_shift(values: Tensor, correction: Tensor) -> Tensor:
 def corrected_depth(
     values: Tensor, correction: Tensor, inverse: bool, config: DepthLossConfig = DEFAULT_LIMITS
 ) -> tuple[Tensor, Tensor]:
-    """Convert a depth prior to depth by its learned scale and shift.
+    """Convert the values of a depth prior to depth by its learned scale and shift.
 
     Args:
-        values: Values of the prior, NaN where unknown. (...).
+        values: Values of the prior; NaN for unknown values. (...).
         correction: Log scale a and shift b. (2,).
         inverse: Whether the values are inverse depths.
         config: Smallest and largest valid depth.
 
     Returns:
-        Depth (...), one and without gradient where it is invalid, and the mask of valid depths (...).
+        Depth in world units (...), and the mask of valid depths (...). Invalid depths are set to one and have
+        no gradient.
     """
     corrected = apply_scale_shift(values, correction)
     low, high = config.min_depth, config.max_depth
@@ -106,20 +112,21 @@ def depth_consistency_loss(
     """Compute the L1 difference between the rendered depth and a depth prior.
 
     L_depth = mean |D - (exp(a) v + b)| for depth priors, and mean |1 / D - (exp(a) v + b)| for inverse-depth
-    priors. The difference is taken in the quantity that the network predicts up to scale and shift, where its
-    errors have the same size at all depths. At depth one, the scene's median depth, both forms have the same
-    slope. Gaussians, cameras, a and b receive gradients.
+    priors. The difference is computed in the quantity that the network predicts up to scale and shift,
+    because the network's errors in that quantity do not depend on the depth. At depth one, the scene's median
+    depth, both forms have the same derivative by D except for the sign. Gaussians, cameras, a and b receive
+    gradients.
 
     Args:
-        rendered: Rendered depth D. (H, W).
-        opacity: Rendered opacity. (H, W).
-        values: Values v of the prior, NaN where unknown. (H, W).
+        rendered: Rendered depth D, in world units. (H, W).
+        opacity: Rendered opacity, 0 to 1. (H, W).
+        values: Values v of the prior, NaN for unknown values. (H, W).
         correction: Log scale a and shift b. (2,).
         inverse: Whether the values are inverse depths.
-        config: Limits of opacity and depth. Pixels below them are ignored.
+        config: Smallest valid opacity and rendered depth. Pixels below these limits are ignored.
 
     Returns:
-        Mean over the valid pixels; zero if there are none. ().
+        Mean over the valid pixels; zero if no pixel is valid. ().
     """
     used = (
         (opacity.detach() > config.min_opacity) & values.isfinite() & (rendered.detach() > config.min_depth)
@@ -130,14 +137,14 @@ def depth_consistency_loss(
 
 
 def chamfer_loss(first: Tensor, second: Tensor) -> Tensor:
-    """Compute the Chamfer distance between two point clouds.
+    """Compute the symmetric Chamfer distance between two point clouds.
 
     L_pc = mean_i min_j |p_i - q_j| + mean_j min_i |p_i - q_j|. The gradient keeps the nearest-neighbor
     assignment fixed, which is exact almost everywhere.
 
     Args:
-        first: Points p. (n, 3).
-        second: Points q. (m, 3).
+        first: Points p, in world coordinates. (n, 3).
+        second: Points q, in world coordinates. (m, 3).
 
     Returns:
         Distance in world units; zero if a cloud is empty. ().

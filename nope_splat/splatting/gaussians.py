@@ -1,4 +1,4 @@
-"""Gaussian parameters: initialization from points, activations and concatenation."""
+"""Parameters of Gaussians: initialization from points, activation functions and concatenation."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opaci
 """Names of the optimized parameters, as in Splatfacto."""
 
 SH_0 = 0.28209479177387814
-"""Spherical harmonic of degree zero, 1 / (2 sqrt(pi))."""
+"""Value of the spherical harmonic of degree zero, 1 / (2 sqrt(pi))."""
 
 
 @dataclass(frozen=True)
 class GaussianInitConfig:
-    """Initialization of Gaussians from points."""
+    """Options for initializing Gaussians from points."""
 
     init_opa: float = 0.1
-    """Initial opacity, unless opacities are given."""
+    """Initial opacity of Gaussians, 0 to 1, if no opacities are given."""
     min_opa: float = 0.02
-    """Given opacities are clamped to [min_opa, 1 - min_opa]: the sigmoid's gradient vanishes at 0 and 1."""
+    """Given opacities are clamped to [min_opa, 1 - min_opa], because the sigmoid's gradient vanishes at
+    opacities 0 and 1."""
     num_neighbors: int = 3
-    """The initial scale is the mean distance to this many nearest neighbors, unless scales are given."""
+    """If no scales are given, the initial scale of a Gaussian is the mean distance to this number of nearest
+    neighbors."""
     min_scale: float = 1e-5
-    """Smallest initial scale in world units. Keeps the log scales of duplicate points finite."""
+    """Smallest initial scale in world units. It keeps the log scales of points with duplicates finite."""
 
 
 class Gaussians(NamedTuple):
-    """Gaussians after activation, in the order of the first arguments of `rasterization`."""
+    """Gaussians with activated parameters, in the order of the first arguments of `rasterization`."""
 
     means: Tensor
     """Centers in world coordinates. (N, 3)."""
@@ -45,10 +47,10 @@ class Gaussians(NamedTuple):
     opacities: Tensor
     """Opacities in [0, 1]. (N,)."""
     colors: Tensor
-    """Spherical-harmonics coefficients. (N, K, 3)."""
+    """Spherical-harmonics coefficients, with K = (degree + 1)^2. (N, K, 3)."""
 
     def select(self, mask: Tensor) -> Gaussians:
-        """Keep the Gaussians whose entry in a mask (N,) is true."""
+        """Keep the Gaussians for which a boolean mask (N,) is True."""
         return Gaussians(*(values[mask] for values in self))
 
     def detach(self) -> Gaussians:
@@ -57,10 +59,13 @@ class Gaussians(NamedTuple):
 
 
 def activate(parameters: Mapping[str, Tensor]) -> Gaussians:
-    """Apply the activations: exponential to log scales, sigmoid to opacity logits.
+    """Convert optimized parameters to Gaussians: exponential of log scales, sigmoid of opacity logits.
 
     Args:
         parameters: Optimized parameters by the names in `PARAMETERS`.
+
+    Returns:
+        The activated Gaussians.
     """
     return Gaussians(
         parameters["means"],
@@ -81,15 +86,16 @@ def initialize_gaussians(
 ) -> ParameterDict:
     """Initialize isotropic Gaussians at points.
 
-    By default the scale is the mean distance to the nearest neighbors, and the opacity is `init_opa`.
+    The scale along all three axes is the same, the rotation is random, and the color is the same from all
+    directions.
 
     Args:
         points: Means in world coordinates. (N, 3).
-        colors: RGB. (N, 3), uint8.
+        colors: RGB from 0 to 255. (N, 3), uint8.
         sh_degree: Degree of the spherical harmonics.
-        scales: Standard deviations in world units. (N,).
-        opacities: Opacities in [0, 1]. (N,).
-        config: Defaults and limits of scales and opacities.
+        scales: Standard deviations in world units; None for the mean distance to the nearest neighbors. (N,).
+        opacities: Opacities in [0, 1]; None for `init_opa` of the config. (N,).
+        config: Defaults and limits of scales and opacities; None for the default config.
 
     Returns:
         Parameters by the names in `PARAMETERS`.
@@ -122,7 +128,7 @@ def concatenate(layers: list[ParameterDict]) -> ParameterDict:
         layers: Parameters by the names in `PARAMETERS`. At least one set.
 
     Returns:
-        Parameters of all sets, by the same names.
+        Parameters of the Gaussians of all sets, by the same names.
     """
     return ParameterDict(
         {name: Parameter(torch.cat([layer[name].data for layer in layers])) for name in PARAMETERS}
@@ -130,7 +136,7 @@ def concatenate(layers: list[ParameterDict]) -> ParameterDict:
 
 
 def random_rotations(count: int, device: torch.device) -> Tensor:
-    """Sample rotations uniformly (Shoemake, Graphics Gems III, 1992).
+    """Sample uniformly distributed random rotations (Shoemake, Graphics Gems III, 1992).
 
     Args:
         count: Number of rotations N.

@@ -1,15 +1,16 @@
-"""Principal point and radial distortion of a camera, and renderings with distortion.
+"""Rendering of cameras with radial distortion and a learned principal point.
 
 On the plane at depth one, distortion maps the point p of a pinhole camera to d(p) (see
-`geometry.distortion`). Its pixel coordinate along each axis is x = f d(p) + c. Rasterizers only support
-pinhole cameras. Gaussians are therefore rendered by a pinhole with the same f and c, and the result is
-resampled: pixel x of the distorted image takes the value of the pinhole image at
+`geometry.distortion`). With focal length f and principal point c, the pixel coordinate along each axis is x =
+f d(p) + c. Rasterizers only support pinhole cameras. Gaussians are therefore rendered by a pinhole camera
+with the same f and c, and the pinhole image is resampled: pixel x of the distorted image takes the value of
+the pinhole image at
 
     y(x) = f d^-1((x - c) / f) + c.
 
-The rasterizer stays unchanged, and the rendering, f, c, k1 and k2 all receive gradients.
+No change of the rasterizer is needed, and the rendering, f, c, k1 and k2 all receive gradients.
 
-The pinhole image has a margin around the image, wide enough for the pixels of its distorted border.
+The pinhole image has a margin around the distorted image's frame, wide enough for the pixels of its border.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch.nn.functional import grid_sample
 from nope_splat.geometry.distortion import undistort
 
 BICUBIC_SUPPORT = 2
-"""Pixels that bicubic interpolation reads on each side of a position."""
+"""Number of pixels that bicubic interpolation reads on each side of a position."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +35,27 @@ class DistortionConfig:
     """Options of `render_distorted`."""
 
     max_margin: float = 0.25
-    """Largest margin of the pinhole image, as a fraction of the longer side. Positions beyond it take the
-    value of the nearest border pixel. Bounds memory for the distortion of a rejected step."""
+    """Largest margin of the pinhole image, as a fraction of the longer image side. Pixels that need a wider
+    margin take the value of the nearest border pixel. The limit bounds memory if an optimizer tries
+    implausible distortion."""
 
 
 DEFAULTS = DistortionConfig()
 
 
 class Lens(NamedTuple):
-    """Learned principal points and radial distortion, one row per camera or per view."""
+    """Learned principal-point offsets and radial distortion, one row per camera or per view."""
 
     shift: Tensor
-    """Offset from the principal point of the reconstruction, in full-resolution pixels. (..., 2)."""
+    """Offset (x, y) from the principal point of the reconstruction, in full-resolution pixels. (..., 2)."""
     radial: Tensor
-    """Radial distortion k1 and k2. (..., 2)."""
+    """Distortion coefficients k1 and k2. (..., 2)."""
 
     def select(self, index: Tensor | int) -> Lens:
-        """Select rows by index.
+        """Select the rows of one or more cameras or views.
 
         Args:
-            index: Index of a camera or view, or indices of several.
+            index: Index of a camera or view, or a tensor of indices.
         """
         return Lens(self.shift[index], self.radial[index])
 
@@ -62,29 +64,30 @@ class Rendering(NamedTuple):
     """Output of a rasterizer for one view."""
 
     rgb: Tensor
-    """Colors. (H, W, 3), in [0, 1]."""
+    """Colors over the background. (H, W, 3), in [0, 1]."""
     depth: Tensor
-    """Depth (H, W, 1), or (H, W, 0) if it was not rendered."""
+    """Depth along the optical axis in world units (H, W, 1), or (H, W, 0) if depth was not rendered."""
     opacity: Tensor
-    """Opacity. (H, W, 1)."""
+    """Accumulated opacity, 0 to 1. (H, W, 1)."""
     info: dict[str, Any]
-    """The rasterizer's `info`, for densification."""
+    """The dictionary `info` that the rasterizer returned, for densification."""
 
 
 Render = Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor, Tensor, dict[str, Any]]]
-"""Renders a pinhole image, given its intrinsic matrix (1, 3, 3) and its (width, height)."""
+"""Function that renders a pinhole image, given an intrinsic matrix (1, 3, 3) and a size (width, height), and
+returns colors, depth, opacity and the rasterizer's `info`."""
 
 
 def pinhole_positions(K: Tensor, size: tuple[int, int], radial: Tensor) -> Tensor:
-    """Compute the position in the undistorted (pinhole) image of each pixel of the distorted image.
+    """Compute where each pixel of the distorted image lies in the undistorted (pinhole) image.
 
     Args:
         K: Intrinsic matrix of both images. (3, 3).
-        size: Width and height of the distorted image.
-        radial: k1 and k2. (2,).
+        size: Width and height of the distorted image in pixels.
+        radial: Distortion coefficients k1 and k2. (2,).
 
     Returns:
-        Pixel coordinates in the pinhole image. (H, W, 2).
+        Pixel coordinates in the pinhole image, x then y. (H, W, 2).
     """
     columns, rows = (torch.arange(side, dtype=K.dtype, device=K.device) + 0.5 for side in size)
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
@@ -93,11 +96,13 @@ def pinhole_positions(K: Tensor, size: tuple[int, int], radial: Tensor) -> Tenso
 
 
 def resample(image: Tensor, positions: Tensor, mode: Literal["bilinear", "bicubic"] = "bicubic") -> Tensor:
-    """Interpolate an image. Positions outside take the value of the nearest border pixel.
+    """Interpolate an image at given positions.
+
+    Positions outside the image take the value of the nearest border pixel.
 
     Args:
         image: Image to interpolate. (H', W', C).
-        positions: Pixel coordinates. (H, W, 2).
+        positions: Pixel coordinates, x then y. (H, W, 2).
         mode: Interpolation mode.
 
     Returns:
@@ -118,21 +123,21 @@ def render_distorted(
     """Render the image of a camera with radial distortion.
 
     Args:
-        render: Renders a pinhole image.
-        K: Intrinsic matrix. With distortion, it receives the gradient of the resampling; `render` is
-            responsible for the gradient of the pinhole image. (1, 3, 3).
-        size: Width and height of the image.
-        radial: k1 and k2; None for a pinhole camera. (2,).
+        render: Function that renders a pinhole image.
+        K: Intrinsic matrix. With distortion, K receives the gradient of the resampling; `render` gets a
+            detached copy and is responsible for the gradient of the pinhole image. (1, 3, 3).
+        size: Width and height of the distorted image in pixels.
+        radial: Distortion coefficients k1 and k2; None for a pinhole camera. (2,).
         config: Largest margin of the pinhole image.
 
     Returns:
-        The rendering at the pixels of the image. Its `info` describes the pinhole image.
+        The rendering, distorted. Only its `info` describes the pinhole image.
     """
     if radial is None or not (radial.requires_grad or bool(radial.any())):
         return Rendering(*render(K.detach(), size))
     positions = pinhole_positions(K[0], size, radial)
     inner = torch.minimum(positions, positions.new_tensor(size) - positions).detach().amin()
-    # The distortion of a rejected step may be implausible and give NaN.
+    # Implausible distortion, tried in a step that is later rejected, may give NaN.
     outer = BICUBIC_SUPPORT - inner.nan_to_num(nan=-math.inf).item()
     margin = math.ceil(min(max(outer, 0), config.max_margin * max(size)))
     wider = K.detach().clone()

@@ -1,8 +1,9 @@
-"""Photometric and track losses of the joint objective, as pure functions.
+"""Photometric and track losses of the training objective, as pure functions.
 
 L = (1 - λ) L1 + λ D-SSIM + w_2d L_t2d + w_3d L_t3d + w_scale L_scale,
 after "No Parameters, No Problem: 3D Gaussian Splatting without Camera Intrinsics and Extrinsics" (TrackGS,
-arXiv:2502.19800). Camera coordinates have OpenCV axes; the images of a camera share its focal length f.
+arXiv:2502.19800). with the weights λ and w. Camera coordinates have OpenCV axes; all images of a camera share
+its focal length f.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from nope_splat.splatting.rasterizer import ssim
 
 @dataclass(frozen=True)
 class TrackLossConfig:
-    """Numbers of the track losses."""
+    """Thresholds of the track losses."""
 
     huber_delta: float = 1.0
-    """Threshold δ of the Huber function in pixels. Larger residuals count linearly."""
+    """Threshold δ of the Huber loss in pixels. Larger residuals are treated as outliers, with a linear
+    cost."""
     near_plane: float = 1e-3
-    """Depth below which an observation is ignored. The scene's median depth is one."""
+    """Depth in world units below which an observation is ignored. The scene's median depth is one."""
 
 
 DEFAULTS = TrackLossConfig()
@@ -37,13 +39,14 @@ class TrackObservations(NamedTuple):
     """Observations of the track points in the training views, as a table of O rows."""
 
     point_ids: Tensor
-    """Index of the track point. (O,), int64."""
+    """Index of the track point of each observation. (O,), int64."""
     view_ids: Tensor
-    """Index of the training view. (O,), int64."""
+    """Index of the training view of each observation. (O,), int64."""
     xy: Tensor
-    """Position relative to the principal point, in pixels of the full-resolution image. (O, 2)."""
+    """Observed position (x, y) relative to the principal point, in pixels of the full-resolution image.
+    (O, 2)."""
     sigma: Tensor
-    """Standard deviation of `xy` per axis, in pixels. (O,)."""
+    """Standard deviation of `xy` along each axis, in full-resolution pixels. (O,)."""
 
     def to(self, device: torch.device) -> TrackObservations:
         """Move all columns to a device."""
@@ -58,21 +61,22 @@ def track_2d_loss(
     lens: Lens | None = None,
     config: TrackLossConfig = DEFAULTS,
 ) -> Tensor:
-    """Compute the reprojection error of the track points.
+    """Compute the mean robust reprojection error of the track points.
 
-    L_t2d = 1/|O| Σ_(i,j) huber(‖π(T_j X_i) - x_ij‖), with π(X) = f (X_x, X_y) / X_z and a Huber threshold
-    δ of one pixel by default. Poses, focal length and points receive gradients.
+    L_t2d = 1/|O| Σ_(i,j) huber(‖π(T_j X_i) - x_ij‖) over the observations x_ij of point X_i in view j, with
+    π(X) = f (X_x, X_y) / X_z and the pose T_j. Poses, focal lengths and points receive gradients.
 
     Args:
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
-        focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all.
-        observations: Observations x. Points behind the camera are ignored.
-        lens: Learned principal-point shift and distortion of the training views, part of π. (V, 2) each.
-        config: Huber threshold and near plane.
+        focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
+        observations: Observations x of the track points. Points behind the camera are ignored.
+        lens: Learned principal-point offset and distortion of each training view, applied in π; None for a
+            pinhole camera. (V, 2) each.
+        config: Huber threshold δ and near plane.
 
     Returns:
-        Mean over the observations, in pixels. ().
+        Mean Huber loss over the observations. ().
     """
     residuals, _ = _reprojection(points, T_camera_world, focal, observations, lens, config.near_plane)
     return _huber(residuals, config.huber_delta)
@@ -86,27 +90,28 @@ def track_3d_loss(
     lens: Lens | None = None,
     config: TrackLossConfig = DEFAULTS,
 ) -> Tensor:
-    """Compute the distance between unprojected observations and their track points.
+    """Compute the mean robust distance between unprojected observations and their track points.
 
-    L_t3d = 1/|O| Σ_(i,j) huber(f ‖T_j⁻¹ (d_ij K⁻¹ x_ij) - X_i‖): each observation, unprojected at the depth
-    d_ij = (T_j X_i)_z of its track point, should coincide with that point. Multiplying the world distance by
-    f converts it to pixels at depth one, the median depth of the scene, so that the loss has the scale of
-    `track_2d_loss`. Compared with that loss, distant observations have more weight.
+    L_t3d = 1/|O| Σ_(i,j) huber(f ‖T_j⁻¹ (d_ij K⁻¹ x_ij) - X_i‖): each observation x_ij is unprojected at the
+    depth d_ij = (T_j X_i)_z of its track point X_i, and should then coincide with X_i. Multiplying the world
+    distance by f converts it to pixels at depth one, the median depth of the scene, so that the loss has the
+    scale of `track_2d_loss`. Compared with `track_2d_loss`, distant points have more weight.
 
-    The world distance is the reprojection residual times d_ij / f. Differentiating this factor would let the
-    loss decrease by shrinking the scene, without a better fit. It is therefore treated as constant: d_ij
-    ‖π(T_j X_i) - x_ij‖ has the same value, but not that gradient.
+    The world distance is the reprojection residual times d_ij / f. If the factor d_ij had a gradient, the
+    loss could decrease by shrinking the scene, without a better fit. The factor is therefore treated as
+    constant.
 
     Args:
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
-        focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all.
-        observations: Observations x. Points behind the camera are ignored.
-        lens: Learned principal-point shift and distortion, see `track_2d_loss`.
-        config: Huber threshold and near plane.
+        focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
+        observations: Observations x of the track points. Points behind the camera are ignored.
+        lens: Learned principal-point offset and distortion of each training view; None for a pinhole camera.
+            (V, 2) each.
+        config: Huber threshold δ and near plane.
 
     Returns:
-        Mean over the observations, in pixels at depth one. ().
+        Mean Huber loss over the observations, with distances in pixels at depth one. ().
     """
     residuals, depths = _reprojection(points, T_camera_world, focal, observations, lens, config.near_plane)
     return _huber(depths.detach() * residuals, config.huber_delta)
@@ -119,10 +124,18 @@ def reprojection_errors(
     observations: TrackObservations,
     lens: Lens | None = None,
 ) -> Tensor:
-    """Compute the reprojection error of each observation. The arguments are those of `track_2d_loss`.
+    """Compute the reprojection error of each observation.
+
+    Args:
+        points: Track points in world coordinates. (P, 3).
+        T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
+        focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
+        observations: Observations of the track points.
+        lens: Learned principal-point offset and distortion of each training view; None for a pinhole camera.
+            (V, 2) each.
 
     Returns:
-        Errors in full-resolution pixels, zero for points behind the camera. (O,).
+        Errors in full-resolution pixels; zero for points behind the camera. (O,).
     """
     near_plane = DEFAULTS.near_plane
     residuals, _ = _reprojection(points, T_camera_world, focal, observations, lens, near_plane)
@@ -130,11 +143,11 @@ def reprojection_errors(
 
 
 def scale_loss(scales: Tensor) -> Tensor:
-    """Compute the mean scale of the track Gaussians.
+    """Compute the mean scale of the Gaussians that are tied to track points.
 
-    L_scale = 1/|G| Σ_g mean(s_g) shrinks the Gaussians that are tied to track points, so that their centers
-    lie on the surface. The gradient with respect to the log scales, which are optimized, is proportional to
-    the scale: large Gaussians shrink and small ones hardly change.
+    L_scale = 1/|G| Σ_g mean(s_g) shrinks these Gaussians, so that their centers lie on the surface. The
+    gradient with respect to the log scales, which are optimized, is proportional to the scale: large
+    Gaussians shrink fast and small Gaussians hardly change.
 
     Args:
         scales: Standard deviations along the axes of each Gaussian, in world units. (G, 3).
@@ -155,13 +168,13 @@ def photometric_loss(
     Args:
         rendered: Rendered image Î. (H, W, 3), in [0, 1].
         image: Image I. (H, W, 3), in [0, 1].
-        ssim_lambda: Weight λ of the SSIM term.
-        mask: False for pixels to ignore. (H, W, 1), bool.
+        ssim_lambda: Weight λ of the SSIM term, 0 to 1; the L1 term has the weight 1 - λ.
+        mask: False for pixels to ignore; None to use all pixels. (H, W, 1), bool.
 
     Returns:
-        Weighted mean. ().
+        The loss. ().
     """
-    if mask is not None:  # SSIM windows across the mask border must see no difference behind it
+    if mask is not None:  # masked pixels must not differ, because SSIM windows reach across the mask border
         constant = rendered.detach()
         rendered, image = torch.where(mask, rendered, constant), torch.where(mask, image, constant)
     loss = (1 - ssim_lambda) * (rendered - image).abs().mean()
@@ -178,7 +191,19 @@ def _reprojection(
     lens: Lens | None,
     near_plane: float,
 ) -> tuple[Tensor, Tensor]:
-    """Compute residuals in pixels (O, 2), zero for points behind the camera, and depths (O, 1)."""
+    """Compute the reprojection residual and depth of each observation.
+
+    Args:
+        points: Track points in world coordinates. (P, 3).
+        T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
+        focal: Focal lengths in pixels. (V,), or () for all views.
+        observations: Observations of the track points.
+        lens: Principal-point offset and distortion of each view; None for a pinhole camera. (V, 2) each.
+        near_plane: Depth at or below which the residual is zero.
+
+    Returns:
+        Residuals in pixels (O, 2), and depths in world units (O, 1).
+    """
     in_camera = transform(T_camera_world[observations.view_ids], points[observations.point_ids])
     depths = in_camera[:, 2:]
     focals = focal.expand(len(T_camera_world))[observations.view_ids, None]
@@ -191,5 +216,5 @@ def _reprojection(
 
 
 def _huber(residuals: Tensor, delta: float) -> Tensor:
-    """Average the Huber function of the residual norms, quadratic up to `delta`. (O, D) -> ()."""
+    """Average the Huber loss of the residual norms: quadratic up to `delta`, linear beyond. (O, D) -> ()."""
     return (0.5 * huber_cost(residuals.square().sum(dim=-1), delta)).mean()

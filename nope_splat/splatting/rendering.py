@@ -19,11 +19,11 @@ class CameraView(NamedTuple):
     T_camera_world: Tensor
     """World-to-camera transform, OpenCV axes. (1, 4, 4)."""
     K: Tensor
-    """Intrinsic matrix. (1, 3, 3)."""
+    """Intrinsic matrix in pixels. (1, 3, 3)."""
     size: tuple[int, int]
-    """Width and height in pixels."""
+    """Width and height of the image in pixels."""
     radial: Tensor | None = None
-    """Radial distortion k1 and k2; None without distortion. (2,)."""
+    """Distortion coefficients k1 and k2; None without distortion. (2,)."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,19 @@ class RenderConfig:
     """Options of `render_gaussians`."""
 
     sh_degree: int = 3
-    """Degree of the spherical harmonics to evaluate."""
+    """Highest degree of the spherical harmonics that is evaluated; 0 gives colors that do not depend on the
+    view."""
     render_mode: Literal["RGB", "RGB+ED"] = "RGB"
-    """Colors alone, or colors and expected depth."""
+    """Output of the rasterizer: "RGB" for colors alone, "RGB+ED" for colors and expected depth."""
     rasterize_mode: RasterizeMode = "classic"
-    """Whether the rasterizer compensates opacities for its blur ("antialiased") or not ("classic")."""
+    """Whether the rasterizer reduces the opacity of small Gaussians to compensate for its blur
+    ("antialiased") or not ("classic")."""
     min_alpha: float = 0.05
-    """Alpha up to which a pixel counts as empty and has no depth of its own."""
+    """Pixels with at most this opacity count as empty; their depth is replaced, see `empty_depth_factor`."""
     empty_depth_factor: float = 2.0
-    """Depth of empty pixels, as a multiple of the largest depth in the image."""
+    """Depth of empty pixels, as a multiple of the largest depth among the other pixels of the image."""
     empty_image_depth: float = 1e3
-    """Depth of all pixels if all are empty. The scene's median depth is one."""
+    """Depth of all pixels, in world units, if all pixels are empty. The scene's median depth is one."""
 
 
 def render_gaussians(
@@ -52,18 +54,18 @@ def render_gaussians(
     background: Tensor,
     config: RenderConfig,
 ) -> Rendering:
-    """Render Gaussians by a pinhole camera.
+    """Render Gaussians by a pinhole camera, over a background color.
 
     Args:
         gaussians: Gaussians to render.
         T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
-        K: Intrinsic matrix. It receives no gradient. (1, 3, 3).
+        K: Intrinsic matrix in pixels. K receives no gradient. (1, 3, 3).
         size: Width and height in pixels.
-        background: Background color. (3,).
-        config: Degree, modes and the depth of empty pixels.
+        background: RGB background color, in [0, 1]. (3,).
+        config: Degree of the spherical harmonics, modes, and the depth of empty pixels.
 
     Returns:
-        The rendering. The depth of empty pixels is a multiple of the largest depth.
+        The rendering. Empty pixels are given a depth beyond all others (`RenderConfig.empty_depth_factor`).
     """
     image, alpha, info = rasterization(
         *gaussians,
@@ -80,7 +82,8 @@ def render_gaussians(
     image, alpha = image[0], alpha[0]
     rgb, depth = image[..., :3] + (1 - alpha) * background, image[..., 3:]
     if depth.numel():
-        # The viewer hides points and cameras that lie behind the depth, so empty pixels have to be far away.
+        # The viewer hides points and cameras that lie behind the rendered depth, so empty pixels need a large
+        # depth.
         covered = alpha > config.min_alpha
         farthest = torch.where(covered, depth.detach(), 0.0).amax()
         empty = torch.where(farthest > 0, config.empty_depth_factor * farthest, config.empty_image_depth)
