@@ -1,6 +1,6 @@
 """Differentiable rasterization of 3D Gaussians with one interface: gsplat on CUDA, numba kernels on CPUs.
 
-All inputs and outputs are tensors. This package depends on no other part of nope_splat but `utils`.
+All inputs and outputs are tensors. Of nope_splat, this package imports only `utils`.
 """
 
 from nope_splat.splatting.rasterizer.rasterization import (

@@ -1,4 +1,7 @@
-"""Autograd functions of the CPU rasterizer: projection, spherical harmonics and compositing."""
+"""Autograd functions of the CPU rasterizer: projection, spherical harmonics and compositing.
+
+Shapes use C cameras, N Gaussians and K spherical-harmonics coefficients per color channel.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +25,27 @@ LANES = Lanes.for_host()
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """View tensors as contiguous arrays. Copies only tensors that are not contiguous."""
+    """View tensors as contiguous NumPy arrays; only tensors that are not contiguous are copied."""
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
 def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
-    """Allocate a float32 tensor, and an array that shares its memory.
+    """Allocate an uninitialized float32 tensor of a shape, and a NumPy array that shares its memory.
 
-    torch reuses freed blocks of this size. numpy would return them to the system and page-fault in every
-    pass.
+    The memory comes from torch, because torch reuses freed blocks of this size. numpy would return them to
+    the operating system, and every pass would page-fault.
     """
     tensor = torch.empty(shape, dtype=torch.float32, device="cpu")
     return tensor, tensor.numpy()
 
 
 def _or_zeros(gradient: Tensor | None, *shape: int) -> np.ndarray:
-    """Convert a gradient to an array; zeros of the given shape if there is none."""
+    """Convert a gradient to a NumPy array; None gives zeros of the given shape."""
     return np.zeros(shape, np.float32) if gradient is None else _arrays(gradient)[0]
 
 
 class Projection(torch.autograd.Function):
-    """Project Gaussians to splats, see `projection`."""
+    """Projection of Gaussians to 2D splats, see the module `projection`."""
 
     @staticmethod
     def forward(
@@ -60,25 +63,26 @@ class Projection(torch.autograd.Function):
         radius_clip: float,
         also_checked: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Project every Gaussian into every camera, and check for NaN and infinity.
+        """Project every Gaussian into every camera, and check all inputs for NaN and infinity.
 
         Args:
             ctx: Autograd context.
             means: Centers in world coordinates. (N, 3).
-            quats: Quaternions. (N, 4).
-            scales: Standard deviations. (N, 3).
+            quats: Quaternions (w, x, y, z). (N, 4).
+            scales: Standard deviations along the axes, in world units. (N, 3).
             viewmats: World-to-camera transforms. (C, 4, 4).
-            Ks: Intrinsic matrices. (C, 3, 3).
+            Ks: Intrinsic matrices in pixels. (C, 3, 3).
             width: Image width in pixels.
             height: Image height in pixels.
             eps2d: Variance in square pixels that is added to every splat.
-            near: Near plane.
-            far: Far plane.
+            near: Smallest depth that is drawn, in world units.
+            far: Largest depth that is drawn, in world units.
             radius_clip: Splats with at most this radius in pixels are culled.
-            also_checked: Other inputs of the rasterizer to check, by name.
+            also_checked: Other inputs of the rasterizer to check for NaN and infinity, by name.
 
         Returns:
-            Radii (C, N), means2d (C, N, 2), depths (C, N), conics (C, N, 3) and compensations (C, N).
+            Radii in pixels (C, N), means2d in pixels (C, N, 2), depths (C, N), conics (C, N, 3) and opacity
+            compensations (C, N).
 
         Raises:
             ValueError: If an input contains a NaN or an infinity.
@@ -109,11 +113,11 @@ class Projection(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Compute the gradients of means, quats, scales, viewmats and Ks."""
+        """Compute the gradients of means, quats, scales, viewmats and Ks; None for all other arguments."""
         radii, means, quats, scales, viewmats, Ks = _arrays(*ctx.saved_tensors)
         cameras, count = radii.shape
         splat_gradients = [
-            _or_zeros(gradient, cameras, *shape)  # depths and compensations often have no gradient
+            _or_zeros(gradient, cameras, *shape)  # depths and compensations often receive no gradient
             for gradient, shape in zip(gradients[1:], ((count, 2), (0,), (count, 3), (0,)), strict=True)
         ]
         gaussians_need_grad = any(ctx.needs_input_grad[:3])
@@ -133,13 +137,25 @@ class Projection(torch.autograd.Function):
 
 
 class SphericalHarmonics(torch.autograd.Function):
-    """Evaluate view-dependent colors, see `spherical_harmonics`."""
+    """Evaluation of view-dependent colors, see the module `spherical_harmonics`."""
 
     @staticmethod
     def forward(
         ctx: Any, degree: int, means: Tensor, centers: Tensor, coefficients: Tensor, radii: Tensor
     ) -> Tensor:
-        """Compute colors (C, N, 3) from means (N, 3), camera centers (C, 3) and coefficients (C, N, K, 3)."""
+        """Evaluate the color of every Gaussian in every camera.
+
+        Args:
+            ctx: Autograd context.
+            degree: Degree of the spherical harmonics to evaluate, 0 to 3.
+            means: Centers of the Gaussians in world coordinates. (N, 3).
+            centers: Camera centers in world coordinates. (C, 3).
+            coefficients: Spherical-harmonics coefficients. (C, N, K, 3).
+            radii: Radii from the projection; Gaussians with radius zero are culled. (C, N).
+
+        Returns:
+            Colors; zero for culled Gaussians. (C, N, 3).
+        """
         points, *inputs = _arrays(means, centers, coefficients, radii)
         colors, array = _empty(*radii.shape, 3)
         for camera in range(len(radii)):
@@ -151,7 +167,7 @@ class SphericalHarmonics(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute the gradients of means, centers and coefficients."""
+        """Compute the gradients of means, centers and coefficients; None for all other arguments."""
         means, *inputs = _arrays(*ctx.saved_tensors, gradients[0])
         cameras, count, terms, _ = ctx.saved_tensors[2].shape
         coefficients_need_grad = ctx.needs_input_grad[3]
@@ -169,7 +185,7 @@ class SphericalHarmonics(torch.autograd.Function):
 
 
 class Compositing(torch.autograd.Function):
-    """Composite splats to pixels, see `binning`, `composite` and `composite_gradient`."""
+    """Compositing of splats to pixels, see the modules `binning`, `composite` and `composite_gradient`."""
 
     @staticmethod
     def forward(
@@ -185,7 +201,24 @@ class Compositing(torch.autograd.Function):
         height: int,
         absgrad: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Composite images (C, H, W, channels) and alphas (C, H, W, 1)."""
+        """Composite the splats of every camera over its background.
+
+        Args:
+            ctx: Autograd context.
+            means2d: Centers of the splats in pixels. (C, N, 2).
+            conics: Inverse covariances (a, b, c) of the splats. (C, N, 3).
+            opacities: Opacities in [0, 1]. (C, N).
+            colors: Channels of the splats. (C, N, channels).
+            backgrounds: Channels of the backgrounds. (C, channels).
+            depths: Depths, which determine the order of the splats. (C, N).
+            radii: Radii in pixels; splats with radius zero are culled. (C, N).
+            width: Image width in pixels.
+            height: Image height in pixels.
+            absgrad: Whether the backward pass sets `means2d.absgrad`.
+
+        Returns:
+            Images (C, H, W, channels) and alphas (C, H, W, 1).
+        """
         cameras, _, channels = colors.shape
         splats = _arrays(radii, means2d, conics, opacities, depths, colors)
         images, images_out = _empty(cameras, height, width, channels)
@@ -213,13 +246,16 @@ class Compositing(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Compute the gradients of means2d (and its `absgrad`), conics, opacities, colors and backgrounds."""
+        """Compute the gradients of means2d, conics, opacities, colors and backgrounds.
+
+        If `absgrad` was set, `means2d.absgrad` becomes the sum of absolute gradients (AbsGS).
+        """
         means2d, opacities, alphas = ctx.saved_tensors
         cameras, count = opacities.shape
         height, width = alphas.shape[1:3]
         channels = len(ctx.backgrounds[0])
         d_images = _or_zeros(gradients[0], cameras, height, width, channels)
-        d_alphas = _or_zeros(gradients[1], cameras, 0, 0, 1)  # alphas often have no gradient
+        d_alphas = _or_zeros(gradients[1], cameras, 0, 0, 1)  # alphas often receive no gradient
         outputs = [_empty(cameras, count, *shape) for shape in ((2,), (2,), (3,), (), (channels,))]
         for camera, (lists, transmittance, stop, num_drawn) in enumerate(ctx.tiles):
             slot_sums = np.empty((len(lists.slots), slot_length(channels, LANES)), np.float32)

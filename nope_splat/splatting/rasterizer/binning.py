@@ -1,8 +1,8 @@
-"""Sorting of splats into tiles, front to back.
+"""Sorting of splats into lists per image tile, front to back.
 
 A splat is visible where its opacity alpha = o exp(-sigma), with sigma = (a dx^2 + 2 b dx dy + c dy^2) / 2,
-reaches 1/255: inside the ellipse sigma <= ln(255 o). Splats are sorted once by depth; then a counting
-sort, which keeps that order, appends each splat to the lists of all tiles that its ellipse intersects.
+reaches 1/255: inside the ellipse sigma <= ln(255 o). Splats are sorted once by depth. Then a counting sort,
+which is stable, appends each splat to the lists of all tiles that its ellipse intersects.
 
 Compositing reads one *record* of float32 per splat, `record_length(channels)` long:
 
@@ -35,21 +35,22 @@ from nope_splat.splatting.rasterizer.threads import (
 
 MEAN, QUADRATIC, LOG_OPACITY, BOUNDS, TILT, CHANNELS = 0, 2, 5, 6, 10, 11
 MIN_LOG_ALPHA = -7.994353436858858
-"""log2(1/255), the log2 of the smallest alpha that is drawn."""
+"""log2(1/255): the base-2 logarithm of the smallest alpha that is drawn."""
 
 LOG2E = 1.4426950408889634
 
 AHEAD = 8
-"""Prefetch distance in splats of the loops over depth-sorted splats, whose records are scattered in
+"""Prefetch distance of the loops over depth-sorted splats, in splats; their records are scattered in
 memory."""
 
 _RADIX_BITS = 13
 _PARTS_PER_THREAD = 4
-"""Runs of splats per thread. Several balance the load: near splats intersect more tiles than far ones."""
+"""Number of runs of depth-sorted splats per thread. Several runs balance the load, because near splats
+intersect more tiles than far splats."""
 
 
 def record_length(channels: int) -> int:
-    """Compute the length of a record, a multiple of a cache line of 16 float32."""
+    """Compute the length of a splat's record in float32 values, a multiple of a cache line (16 values)."""
     return -(-(CHANNELS + channels) // 16) * 16
 
 
@@ -57,9 +58,9 @@ class ProjectedSplats(NamedTuple):
     """Gaussians projected into one camera.
 
     Attributes:
-        radii: Radii in pixels, zero for culled splats. (N,), int32.
-        means2d: Centers in pixels. (N, 2).
-        conics: Inverse covariances (a, b, c). (N, 3).
+        radii: Radii in pixels; zero for culled splats. (N,), int32.
+        means2d: Centers in pixels, x then y. (N, 2).
+        conics: Inverse covariances (a, b, c), the entries of [[a, b], [b, c]]. (N, 3).
         opacities: Opacities in [0, 1]. (N,).
         depths: Depths in world units. (N,).
         colors: Color channels. (N, channels).
@@ -74,25 +75,27 @@ class ProjectedSplats(NamedTuple):
 
 
 class TileLists(NamedTuple):
-    """Records of the Gaussians, and the Gaussians that intersect each tile, front to back.
+    """Records of the splats, and for each tile the list of splats that intersect the tile, front to back.
 
-    An *intersection* is a splat in the list of a tile. Memory: 8 bytes per intersection (`splats` and
-    `slots`), and during the backward pass another `4 * slot_length` for the gradient of its slot: 64 bytes
-    for up to 8 channels.
+    An *intersection* is a splat in the list of a tile. The backward pass writes the gradient of each
+    intersection to a *slot*. The lists need 8 bytes of memory per intersection (`splats` and `slots`), and
+    the backward pass another `4 * slot_length` bytes per intersection, which is 64 bytes for up to 8
+    channels.
 
     Attributes:
-        records: One record per Gaussian, undefined if culled. (N, record length), float32.
-        order: Indices of the Gaussians that are not culled, front to back. (visible,), int32.
-        part_offsets: Start of each run of `order` in the list of each tile. `fill_tiles` advances it.
+        records: One record per Gaussian; undefined for culled Gaussians. (N, record length), float32.
+        order: Indices of the visible (not culled) Gaussians, front to back. (visible,), int32.
+        part_offsets: For each run of consecutive Gaussians in `order` and each tile, the position at which
+            the run's next intersection is written. `fill_tiles` advances these positions.
             (runs, at least tiles), int64.
-        tile_offsets: Start of the list of each tile. The last entry is the number of intersections.
-            (tiles + 1,), int64.
+        tile_offsets: Start of each tile's list in `splats` and `slots`. The last entry is the number of
+            intersections. (tiles + 1,), int64.
         splats: Index of the Gaussian of every intersection, tile by tile. (intersections,), int32.
-        slots: Slot of the gradient of every intersection. The slots of a Gaussian are consecutive.
+        slots: Index of the gradient slot of every intersection. The slots of a Gaussian are consecutive.
             (intersections,), int32.
-        slot_offsets: Start of the slots of each Gaussian. A culled one has none. (N + 1,), int64.
-        tile_order: Tile indices, those with the longest lists first. (tiles,), int64.
-        tiles_wide: Number of tiles per row.
+        slot_offsets: First slot of each Gaussian. Culled Gaussians have no slots. (N + 1,), int64.
+        tile_order: Tile indices, by decreasing length of their lists. (tiles,), int64.
+        tiles_wide: Number of tiles per image row.
     """
 
     records: NDArray[np.float32]
@@ -109,7 +112,10 @@ class TileLists(NamedTuple):
 @inlined
 def write_records(start, stop, width, height, radii, means2d, conics, opacities, colors,
                   records, bounds, slot_counts):  # fmt: skip
-    """Write the records of a run of Gaussians. Invisible ones get an empty bounding box."""
+    """Write the records of the Gaussians from index `start` to `stop` (exclusive).
+
+    Gaussians that are not visible get an empty bounding box. `slot_counts` is set to zero.
+    """
     channels = colors.shape[1]
     slot_counts[start:stop] = 0
     for i in range(start, stop):
@@ -149,17 +155,17 @@ def write_records(start, stop, width, height, radii, means2d, conics, opacities,
 
 @kernel
 def sort_by_depth(radii, depths, order, scratch, offsets):
-    """Write the indices of visible Gaussians, sorted front to back, to `order` (N,); return their number.
+    """Write the indices of visible Gaussians to `order` (N,), front to back, and return their number.
 
-    This is a stable radix sort: positive float32 values have the same order as their bits read as unsigned
-    integers. Two passes suffice unless the largest depth is hundreds of times the smallest. `scratch` (N,)
-    and `offsets` (digits + 1,) are temporary storage.
+    The function is a stable radix sort: positive float32 values have the same order as their bits read as
+    unsigned integers. Two passes suffice unless the largest depth is more than hundreds of times the smallest
+    depth. `scratch` (N,) and `offsets` (digits + 1,) are temporary storage.
     """
     bits = depths.view(np.uint32)
     lowest, highest = np.uint32(0xFFFFFFFF), np.uint32(0)
     count = 0
     for i in range(len(radii)):
-        order[count] = i  # overwritten by the next one if culled
+        order[count] = i  # overwritten by the next Gaussian if this one is culled
         if radii[i] > 0:
             count += 1
             lowest, highest = min(lowest, bits[i]), max(highest, bits[i])
@@ -187,9 +193,8 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
                            records, slot_counts, order, scratch, order_length):  # fmt: skip
     """Sort the Gaussians by depth in one thread, while the other threads write their records.
 
-    Outputs: records (N, record length), slot_counts (N,) zeros, order (N,) and its length (1,). `scratch`
-        (N,)
-    is temporary storage for sorting.
+    The outputs are `records` (N, record length), `slot_counts` (N,), which is set to zero, `order` (N,) and
+    its length `order_length` (1,). `scratch` (N,) is temporary storage for sorting.
     """
     bounds = records.view(np.int32)
     digit_offsets = np.empty((1 << _RADIX_BITS) + 1, np.int32)
@@ -210,9 +215,10 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
 
 @inlined
 def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
-    """Write to `spans` the first and last tile that a splat's ellipse intersects in each row of tiles.
+    """Write the first and last tile that a splat's ellipse intersects in each row of tiles to `spans`.
 
-    The computation is that of `tile_coverage`, for tiles of 2^tile_shift pixels. Returns the number of rows.
+    The computation is that of `tile_coverage`, for tiles of 2^tile_shift pixels. The ellipse covers the
+    pixels where the splat is drawn. Returns the number of rows of `spans` that were written.
     """
     left, right = bounds[splat, BOUNDS], bounds[splat, BOUNDS + 1]
     top, bottom = bounds[splat, BOUNDS + 2], bounds[splat, BOUNDS + 3]
@@ -247,7 +253,11 @@ def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
 @kernel
 def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_high,
                         tile_counts, slot_counts):  # fmt: skip
-    """Count intersections per run of splats and tile (parts, at least tiles), and per record (R,)."""
+    """Count the intersections of splats with tiles.
+
+    Writes `tile_counts` (runs, at least tiles) for each run of consecutive splats in `order` and each tile,
+    and `slot_counts` (N,) for each splat.
+    """
     parts = len(tile_counts)
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = records.view(np.int32)
@@ -271,7 +281,10 @@ def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_h
 
 @kernel
 def compute_offsets(tile_counts, slot_counts, tile_offsets, slot_offsets):
-    """Compute the start offsets of tiles and splats, and of each run within a tile, in place of its count."""
+    """Convert the counts of intersections to the start offsets of tiles, splats and runs.
+
+    `tile_counts` is overwritten with the position at which each run of splats starts within each tile's list.
+    """
     tiles = len(tile_offsets) - 1
     total = 0
     for tile in range(tiles):
@@ -291,7 +304,7 @@ def compute_offsets(tile_counts, slot_counts, tile_offsets, slot_offsets):
 @kernel
 def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part_offsets,
                slot_offsets, splats, slots):  # fmt: skip
-    """Append every splat to the lists of its tiles, in order of depth."""
+    """Append every splat to the lists of all tiles that its ellipse intersects, in order of depth."""
     parts = len(part_offsets)
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = records.view(np.int32)
@@ -319,7 +332,7 @@ def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part
 def count_and_order(counters, width, height, radii, means2d, conics, opacities, depths, colors, tile_shift,
                     tiles_wide, tiles_high, records, order, scratch, order_length, tile_counts, slot_counts,
                     tile_offsets, slot_offsets):  # fmt: skip
-    """Prepare the tile lists in three stages: records and depth order, intersection counts, offsets."""
+    """Prepare the tile lists in three stages: records and depth order, intersection counts, start offsets."""
     sort_and_write_records(
         counters[0], width, height, radii, means2d, conics, opacities, depths, colors, records, slot_counts,
         order, scratch, order_length,
@@ -333,13 +346,16 @@ def count_and_order(counters, width, height, radii, means2d, conics, opacities, 
 
 
 def bin_splats(projected: ProjectedSplats, width: int, height: int, tile_size: int) -> TileLists:
-    """Lay out the tile lists of one camera, which `fill_tiles` fills.
+    """Prepare the tile lists of one camera; the kernel `fill_tiles` fills them afterwards.
 
     Args:
-        projected: The splats of the camera.
+        projected: Gaussians projected into the camera.
         width: Image width in pixels.
         height: Image height in pixels.
         tile_size: Width and height of a tile in pixels, a power of two.
+
+    Returns:
+        The tile lists, with `splats` and `slots` allocated but not yet written.
     """
     count, channels = projected.colors.shape
     tiles_wide, tiles_high = -(-width // tile_size), -(-height // tile_size)

@@ -1,14 +1,15 @@
 """Compositing of splats, front to back.
 
-Pixel by pixel, with transmittance T = 1 before the first splat,
+For each pixel, starting with transmittance T = 1 and color = 0, a splat of opacity o and color c updates
 
     alpha  = min(0.999, o exp(-sigma)),   skipped below 1/255
     color += T alpha c
     T     *= 1 - alpha,                   a pixel ends before the splat that would bring T down to 1e-4
 
-and at the end the background color is added with weight T. One thread composites one tile, splat by splat,
-each over the blocks of pixels that it covers; a block is one SIMD register (see `simd`). The
-state of a tile's pixels is stored block by block. A pixel that has ended stores -T.
+where sigma is the quadratic form of `binning`. At the end, the background color is added with weight T. One
+thread composites one tile. The thread iterates over the tile's splats and, for each splat, over the blocks of
+pixels that the splat covers. A block fills one SIMD register (see `simd`). The state of a tile's pixels is
+stored block by block. A pixel that has ended stores -T.
 """
 
 from __future__ import annotations
@@ -50,20 +51,23 @@ from nope_splat.splatting.rasterizer.tile_coverage import covered_blocks
 MAX_ALPHA = np.float32(0.999)
 MIN_TRANSMITTANCE = np.float32(1e-4)
 NO_STOP = np.int32(2**31 - 1)
-"""Value of `stop` for pixels that have not ended."""
+"""Value of `stop` for pixels that have not ended (see the module docstring)."""
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 
 
 @inlined
 def pixels_left(start, length, limit):
-    """Count the pixels of a run of `length` from `start` that lie before `limit`."""
+    """Count the pixels of the run `start` .. `start + length - 1` that lie before `limit`."""
     return max(0, min(length, limit - start))
 
 
 @inlined
 def initialize_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance):
-    """Set T to 1 inside the image and to -1 outside; return the number of blocks with pixels in the image."""
+    """Set the transmittance of a tile's pixels to 1 inside the image and to -1 outside.
+
+    Returns the number of blocks that contain pixels of the image.
+    """
     outside = floats(lanes, np.float32(-1.0))
     live_blocks = 0
     for block_y in range(blocks_high):
@@ -82,11 +86,12 @@ def initialize_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_hi
 @inlined
 def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, first, last, records,
                    bounds, length, transmittance, stop, planes, first_blocks, last_blocks):  # fmt: skip
-    """Composite the splats first .. last - 1 of a list over a tile, and return the number that was drawn.
+    """Composite the splats `first` .. `last - 1` of a list over a tile.
 
-    `transmittance`, `stop` (pixels,) and `planes` (channels * pixels,) are the state of the tile's pixels.
-    Compositing stops when all pixels have ended; `stop` is the position in the list of the splat before which
-    a pixel ended.
+    `transmittance`, `stop` (pixels,) and `planes` (channels * pixels,) are the state of the tile's pixels. A
+    pixel ends before the splat that would bring its transmittance down to 1e-4; `stop` is the position of
+    that splat in the list. Compositing stops when all pixels have ended. Returns the number of splats
+    processed.
     """
     pixels = tile_size * tile_size
     zero = floats(lanes, np.float32(0.0))
@@ -135,7 +140,10 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
 @inlined
 def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance,
                planes, image, alphas):  # fmt: skip
-    """Add the background and write the pixels of a tile: image (H * W * channels,), alphas (H * W,)."""
+    """Add the background to the pixels of a tile, and write them to the image and to the alphas.
+
+    `image` (H * W * channels,) and `alphas` (H * W,) are flat arrays of the whole image.
+    """
     pixels, channels = len(transmittance), len(background)
     for block_y in range(blocks_high):
         y = tile_y + block_y * block_height(lanes)
@@ -159,11 +167,12 @@ def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, bl
 def composite(counters, lanes, background, width, height, tile_shift, tiles_wide, order, part_offsets,
               slot_offsets, tile_order, tile_offsets, splats, slots, records, transmittance, stop, num_drawn,
               image, alphas):  # fmt: skip
-    """Fill the lists of all tiles, then composite them.
+    """Fill the splat lists of all tiles, then composite the tiles.
 
     `background` is a tuple of float32, one per channel; the lists of splats are those of `TileLists`.
-    Outputs: image (H, W, channels) and alphas (H, W, 1); for the backward pass transmittance and stop (tiles,
-    pixels), block by block, and the number of splats composited in each tile (tiles,).
+    The outputs are `image` (H, W, channels) and `alphas` (H, W, 1). Outputs for the backward pass are
+    `transmittance` and `stop` (tiles, pixels), block by block, and `num_drawn` (tiles,), the number of splats
+    processed in each tile.
     """
     tile_size = 1 << tile_shift
     fill_tiles(

@@ -1,22 +1,24 @@
 """Gradient of compositing, back to front.
 
-Let v and v_alpha be the gradients of the loss with respect to the color and the alpha of a pixel, and R the
-composited value of everything behind a splat: R = background . v - v_alpha behind the last one. Iterating
-from the last splat to the first restores T before each, T = T_after / (1 - alpha), and
+Let v and v_alpha be the gradients of the loss with respect to the color and the alpha of a pixel. Let R be
+the dot product of v with the composited color of everything behind a splat, where R = background . v -
+v_alpha behind the last splat. Iterating from the last splat to the first restores the transmittance before
+each splat, T = T_after / (1 - alpha), and gives
 
     d_color = alpha T v
     d_alpha = T (c . v - R)
     R      += alpha (c . v - R)
 
-Since alpha = o exp(-sigma), d_sigma = -alpha d_alpha =: -m, unless alpha was clamped at 0.999. The gradients
-of mean, conic and opacity are sums over pixels of m times a polynomial in (dx, dy), so six moments suffice:
+for a splat of color c. Since alpha = o exp(-sigma), d_sigma = -alpha d_alpha =: -m, unless alpha was clamped
+at 0.999. The gradients of mean, conic (a, b, c) and opacity are sums over pixels of m times a polynomial in
+the offset (dx, dy) from the pixel to the mean, so six moments suffice:
 
     M = sum m,  Mx = sum m dx,  My = sum m dy,  Mxx = sum m dx^2,  Mxy = sum m dx dy,  Myy = sum m dy^2
     d_mean2d = -(a Mx + b My, b Mx + c My),   d_conic = -(Mxx / 2, Mxy, Myy / 2),   d_o = M / o
 
-Absolute gradients (AbsGS) sum |m (a dx + b dy)| and |m (b dx + c dy)| in the same pass. Every intersection
-has a slot for its sums, and the slots of a splat are added in order. Without atomics, the result is bitwise
-the same for any number of threads.
+The absolute gradients (AbsGS), sum |m (a dx + b dy)| and sum |m (b dx + c dy)|, are computed in the same
+pass. Every intersection of a splat with a tile has a slot for its sums, and the slots of a splat are added in
+order. No atomic additions are needed, and the result is bitwise the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -59,23 +61,24 @@ from nope_splat.splatting.rasterizer.threads import CHUNK, claim, finish_item, w
 from nope_splat.splatting.rasterizer.tile_coverage import covered_blocks
 
 SUMS = 8
-"""Sums at the start of a slot: M, Mx, My, Mxx, Mxy, Myy and the two absolute gradients. Channels follow."""
+"""Number of sums at the start of a slot: M, Mx, My, Mxx, Mxy, Myy and the two absolute gradients. The
+gradients of the color channels follow."""
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 _LN2 = np.float32(1.0 / LOG2E)
 
 
 def slot_length(channels: int, lanes: Lanes) -> int:
-    """Compute the length of a slot, a multiple of a register."""
+    """Compute the length of a slot in float32 values, a multiple of the lane count of a SIMD register."""
     return -(-(SUMS + channels) // lanes.count) * lanes.count
 
 
 @inlined
 def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, d_image, d_alphas,
               planes, behind):  # fmt: skip
-    """Write the gradients of a tile's pixels to `planes`, one plane per channel, and R to `behind`.
+    """Write the color gradients of a tile's pixels to `planes`, one plane per channel, and R to `behind`.
 
-    An empty `d_alphas` stands for zeros.
+    R is defined in the module docstring. An empty `d_alphas` stands for zeros.
     """
     pixels, channels = len(behind), len(background)
     planes[:] = np.float32(0.0)
@@ -100,7 +103,7 @@ def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blo
 @inlined
 def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size, records, bounds,
                    transmittance, stop, planes, behind, first_blocks, last_blocks, slot_sums):  # fmt: skip
-    """Undo the compositing of splat `k` of a tile, and write its sums over pixels to its slot."""
+    """Undo the compositing of splat `k` of a tile's list, and write its sums over pixels to its slot."""
     pixels = tile_size * tile_size
     blocks_wide = tile_size // block_width(lanes)
     zero, one = floats(lanes, np.float32(0.0)), floats(lanes, np.float32(1.0))
@@ -152,7 +155,10 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
 @kernel
 def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
                    records, transmittance, stop, num_drawn, d_image, d_alphas, slot_sums):  # fmt: skip
-    """Write the gradient of every intersection to its slot in `slot_sums` (intersections, slot length)."""
+    """Write the sums of every intersection of splat and tile to its slot.
+
+    `slot_sums` has the shape (intersections, slot length).
+    """
     record_length, slot_length = records.shape[1], slot_sums.shape[1]
     records, slot_sums = records.reshape(-1), slot_sums.reshape(-1)
     bounds = records.view(np.int32)
@@ -206,7 +212,7 @@ def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order
 @kernel
 def gather_gradients(counter, lanes, records, slot_offsets, slot_sums, opacities,
                      d_means2d, d_means2d_abs, d_conics, d_opacities, d_colors):  # fmt: skip
-    """Sum the slots of every Gaussian, and convert the moments to gradients of its splat."""
+    """Sum the slots of every splat, and convert the sums to gradients of mean, conic, opacity and color."""
     length = slot_sums.shape[1]
     slot_sums = slot_sums.reshape(-1)
     sums = np.empty(length, np.float32)
@@ -244,7 +250,7 @@ def composite_gradient(counters, lanes, background, tile_size, tiles_wide, tile_
                        slots, slot_offsets, records, transmittance, stop, num_drawn, opacities, d_image,
                        d_alphas, slot_sums, d_means2d, d_means2d_abs, d_conics, d_opacities,
                        d_colors):  # fmt: skip
-    """Compute the gradient of `composite` per intersection, and sum it per splat."""
+    """Compute the gradient of `composite` for every intersection of splat and tile, and sum it per splat."""
     tile_gradients(
         counters[0], lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
         records, transmittance, stop, num_drawn, d_image, d_alphas, slot_sums,

@@ -3,13 +3,13 @@
 The gsplat package on PyPI contains its kernels as source. If nvcc is on PATH, gsplat has torch compile them
 on first use, for the GPUs of the machine (or the architectures in TORCH_CUDA_ARCH_LIST), into torch's
 extension cache: `~/.cache/torch_extensions/py311_cu130/gsplat_cuda` for Python 3.11 and CUDA 13.0, or a
-folder in TORCH_EXTENSIONS_DIR. Other programs that use gsplat in the same environment load them from there,
-if the same nvcc and ninja are on PATH. ninja compares file times and commands at every start, so a different
-torch, gsplat or GPU triggers a new compilation.
+folder in TORCH_EXTENSIONS_DIR. Other programs that use gsplat in the same environment load the kernels from
+this cache, if the same nvcc and ninja are on PATH. ninja compares file times and commands at every start, so
+a different torch, gsplat or GPU triggers a new compilation.
 
-This module finds a compatible compiler (`cuda_toolkit`) and configures gsplat to use it. It adds a progress
-bar, a limit on the number of parallel compilers by memory, a lock across processes, and resumption of an
-interrupted compilation.
+This module finds a compatible compiler (`cuda_toolkit`) and configures gsplat to use it. In addition to
+gsplat's compilation, there is a progress bar, a memory-dependent limit on the number of parallel compilers, a
+lock across processes, and resumption after an interruption.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ logger = logging.getLogger(__name__)
 __all__ = ["MissingKernelsError", "prepare_kernels"]
 
 EXTENSION = "gsplat_cuda"
-"""Name of gsplat's kernels in torch's extension cache."""
+"""Name of gsplat's compiled kernels in torch's extension cache."""
 
 _BACKEND = "gsplat.cuda._backend"
-"""Module of gsplat that loads or compiles its kernels on import."""
+"""Name of gsplat's module that loads or compiles its kernels on import."""
 
 _COMPILER_MEMORY = 3.5e9
 """Bytes that nvcc needs for the largest of gsplat's files (measured: 3.4 GB with CUDA 13.0)."""
 
 _PROGRESS_DELAY = 3.0
-"""Seconds before progress is shown. Loading compiled kernels takes less."""
+"""Seconds before progress is shown. Loading kernels that are already compiled takes less time."""
 
 _REPORT_INTERVAL = 60.0
-"""Seconds between progress messages without a terminal."""
+"""Seconds between progress messages if the output is not a terminal."""
 
 _ERROR = re.compile(r"\berror\b|cannot find|unsupported", re.IGNORECASE)
 """Pattern of the lines in which compilers and linkers report an error."""
@@ -68,16 +68,16 @@ _ERROR = re.compile(r"\berror\b|cannot find|unsupported", re.IGNORECASE)
 def prepare_kernels() -> None:
     """Load gsplat's CUDA kernels, compiling them if necessary.
 
-    Compilation takes minutes. It needs no GPU if TORCH_CUDA_ARCH_LIST names the architectures. Sets PATH,
-    CUDA_HOME and LIBRARY_PATH for this process and its children.
+    Compilation takes minutes. It needs no GPU if TORCH_CUDA_ARCH_LIST names the architectures. To compile,
+    the function sets PATH, CUDA_HOME and LIBRARY_PATH for this process and its children.
 
     Raises:
-        MissingKernelsError: If there are no kernels and they cannot be compiled. The message names what is
-            missing.
+        MissingKernelsError: If gsplat has no compiled kernels and they cannot be compiled. The message says
+            what is missing and how to install it.
     """
     if getattr(sys.modules.get(_BACKEND), "_C", None) is not None:
         return
-    sys.modules.pop(_BACKEND, None)  # may have been imported before a compiler was installed
+    sys.modules.pop(_BACKEND, None)  # the module may have been imported before a compiler was installed
     if _shipped_with_gsplat():
         importlib.import_module(_BACKEND)
         return
@@ -108,7 +108,11 @@ def _shipped_with_gsplat() -> bool:
 
 
 def _require_gpu() -> None:
-    """Check that there is a GPU to compile for, or that TORCH_CUDA_ARCH_LIST names architectures."""
+    """Check that there is a GPU to compile for, or that TORCH_CUDA_ARCH_LIST lists architectures.
+
+    Raises:
+        MissingKernelsError: If there is neither.
+    """
     if torch.cuda.is_available() or os.environ.get("TORCH_CUDA_ARCH_LIST"):
         return
     reason = ""
@@ -122,7 +126,7 @@ def _require_gpu() -> None:
 
 
 def _build_folder() -> Path:
-    """Get the folder of gsplat's kernels in torch's extension cache, creating it if missing."""
+    """Return the folder of gsplat's kernels in torch's extension cache; create it if it is missing."""
     from torch.utils import cpp_extension
 
     return Path(cpp_extension._get_build_directory(EXTENSION, verbose=False))
@@ -130,12 +134,12 @@ def _build_folder() -> Path:
 
 @contextmanager
 def _build_lock(folder: Path) -> Iterator[None]:
-    """Lock a build folder, so that one process compiles at a time.
+    """Lock a build folder, so that only one process compiles at a time.
 
-    torch's own lock is not sufficient. gsplat deletes it at every start, because older versions of torch
-    leave it behind when a process is killed, and then empties a folder without a finished library. A second
-    process would delete the object files of the first. The operating system releases this lock when the
-    process ends.
+    torch's own lock is not sufficient. gsplat deletes that lock at every start, because older versions of
+    torch leave it behind when a process is killed. gsplat then empties a folder that has no finished library,
+    so that a second process would delete the object files of the first. The operating system releases the
+    lock of this function when the process ends.
     """
     lock = FileLock(folder.parent / f"{EXTENSION}.nope-splat.lock")
     try:
@@ -150,7 +154,12 @@ def _build_lock(folder: Path) -> Iterator[None]:
 
 
 def _load(folder: Path) -> None:
-    """Import gsplat's backend, which compiles and loads the kernels."""
+    """Import gsplat's backend, which compiles the kernels if necessary and loads them.
+
+    Raises:
+        MissingKernelsError: If the compilation fails. The compiler's output is written to a log next to
+            `folder`.
+    """
     log = folder.parent / f"{EXTENSION}.log"
     try:
         with _limited_jobs(), _kept_objects(folder), _progress_display(folder), _hidden_stdout():
@@ -163,7 +172,12 @@ def _load(folder: Path) -> None:
 
 
 def _failure_message(output: str, log: Path) -> str:
-    """Describe a failed compilation in one sentence, with the first error of the compiler's output."""
+    """Describe a failed compilation in one sentence that contains the compiler's first error.
+
+    Args:
+        output: Output of the compilation.
+        log: File that contains the output, named in the sentence.
+    """
     if re.search(r"\bKilled\b|[Oo]ut of memory|cannot allocate memory", output):
         return (
             "the compilation of gsplat's CUDA kernels ran out of memory; set the environment variable"
@@ -177,7 +191,10 @@ def _failure_message(output: str, log: Path) -> str:
 
 @contextmanager
 def _limited_jobs() -> Iterator[None]:
-    """Set MAX_JOBS by cores and memory, unless it is set. gsplat would start ten compilers."""
+    """Set MAX_JOBS, the number of parallel compilers, by cores and free memory.
+
+    Keeps the value of MAX_JOBS if the user has set it. Without MAX_JOBS, gsplat would start ten compilers.
+    """
     if os.environ.get("MAX_JOBS"):
         yield
         return
@@ -189,7 +206,7 @@ def _limited_jobs() -> Iterator[None]:
 
 
 def _free_memory() -> float:
-    """Get the memory in bytes that can be allocated without swapping; infinite if unknown."""
+    """Return the memory in bytes that can be allocated without swapping; infinity if it is unknown."""
     with contextlib.suppress(OSError):
         available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
         if available:
@@ -199,10 +216,11 @@ def _free_memory() -> float:
 
 @contextmanager
 def _kept_objects(folder: Path) -> Iterator[None]:
-    """Keep gsplat from deleting the object files of an interrupted compilation.
+    """Prevent gsplat from deleting the object files of an interrupted compilation.
 
-    gsplat empties the build folder unless it contains the library. An empty file in its place prevents that.
-    ninja replaces this file, which is not in its log. The complete object files are in the log, and are kept.
+    gsplat empties the build folder unless the folder contains the library. An empty file in place of the
+    library prevents this. ninja's log does not list the empty file, so ninja replaces it with the library.
+    The log lists the complete object files, so ninja does not compile them again.
     """
     library = folder / f"{EXTENSION}.so"
     if not library.exists() and any(folder.glob("*.o")):
@@ -216,14 +234,14 @@ def _kept_objects(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _hidden_stdout() -> Iterator[None]:
-    """Hide gsplat's own spinner."""
+    """Hide what gsplat writes to stdout while it compiles."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 @contextmanager
 def _progress_display(folder: Path) -> Iterator[None]:
-    """Show the number of compiled files from a thread, if compilation is necessary."""
+    """Show the number of compiled files in a background thread, if a compilation takes place."""
     start = time.time()
     # Old object files count if a compilation is resumed, but not if a finished library is rebuilt.
     since = start if (folder / f"{EXTENSION}.so").is_file() and not _is_placeholder(folder) else 0.0
@@ -242,12 +260,20 @@ def _progress_display(folder: Path) -> Iterator[None]:
 
 
 def _is_placeholder(folder: Path) -> bool:
-    """Check whether the library is the empty file of `_kept_objects`."""
+    """Check whether the library is the empty placeholder file of `_kept_objects`."""
     return (folder / f"{EXTENSION}.so").stat().st_size == 0
 
 
 def _show_progress(folder: Path, since: float, finished: threading.Event) -> None:
-    """Show the progress of a compilation until it finishes, after a delay."""
+    """Show the progress of a compilation until it finishes.
+
+    Nothing is shown during the first `_PROGRESS_DELAY` seconds.
+
+    Args:
+        folder: Build folder of ninja.
+        since: Time in seconds since the epoch. Object files that are older do not count as compiled.
+        finished: Event that is set when the compilation finishes.
+    """
     if finished.wait(_PROGRESS_DELAY):
         return
     title = "Compiling gsplat's CUDA kernels (only once)"
@@ -269,10 +295,10 @@ def count_compiled(folder: Path, since: float) -> tuple[int, int]:
 
     Args:
         folder: Build folder of ninja.
-        since: Time in seconds since the epoch. Older object files do not count.
+        since: Time in seconds since the epoch. Object files that are older do not count as compiled.
 
     Returns:
-        Number of compiled files and of all files; (0, 0) before ninja's build file exists.
+        Number of compiled files, and number of all files to compile; (0, 0) before ninja's build file exists.
     """
     try:
         objects = re.findall(r"^build (\S+\.o):", (folder / "build.ninja").read_text(), re.MULTILINE)

@@ -3,8 +3,9 @@
 In addition to torch and gsplat, a build needs:
 
 - a CUDA toolkit of torch's major version (13 for torch with CUDA 13.0): `bin/nvcc`, and the headers of the
-  runtime in `include`. It comes from the system or from PyPI. torch depends on the package `cuda-toolkit` of
-  its own CUDA version, and the extra `nope-splat[cuda]` adds the compiler of the same version;
+  runtime in `include`. The toolkit comes from the system or from PyPI. torch depends on the PyPI package
+  `cuda-toolkit` for the CUDA version of torch, and the extra `nope-splat[cuda]` adds the compiler of the same
+  version;
 - a C++ compiler, Python's headers and ninja. gsplat depends on ninja.
 
 The toolkit from PyPI for CUDA 13 is in `site-packages/nvidia/cu13`. Its layout is that of a system toolkit,
@@ -30,7 +31,7 @@ from pathlib import Path
 import torch
 
 SYSTEM_TOOLKIT = Path("/usr/local/cuda")
-"""Default location of NVIDIA's installers for the toolkit, or for a link to it."""
+"""Default location of a CUDA toolkit, or of a link to a toolkit, installed by NVIDIA's installers."""
 
 _HEADERS = ("include", "targets/x86_64-linux/include", "targets/sbsa-linux/include")
 _LIBRARIES = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
@@ -40,7 +41,8 @@ class MissingKernelsError(Exception):
     """gsplat's CUDA kernels are not available on this machine.
 
     Args:
-        sentence: What is missing and how to install it. Starts in lower case, without a period.
+        sentence: Sentence that says what is missing and how to install it. Starts in lower case and has no
+            final period.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -62,10 +64,10 @@ class Toolkit:
 
 
 def require_cuda_torch() -> str:
-    """Get the CUDA version of torch, for example `"13.0"`.
+    """Return the CUDA version that torch was built for, for example `"13.0"`.
 
     Raises:
-        MissingKernelsError: If torch is built without CUDA.
+        MissingKernelsError: If torch was built without CUDA.
     """
     if torch.version.cuda is None:
         raise MissingKernelsError(
@@ -78,11 +80,14 @@ def require_cuda_torch() -> str:
 def find_toolkit() -> Toolkit:
     """Find a CUDA toolkit of torch's major version.
 
-    Returns the first complete and compatible one of: the toolkit of the nvcc on PATH, CUDA_HOME, CUDA_PATH,
-    /usr/local/cuda, and the packages from PyPI.
+    The candidates are, in this order: the toolkit of the nvcc on PATH, CUDA_HOME, CUDA_PATH, /usr/local/cuda,
+    and the packages from PyPI.
+
+    Returns:
+        The first candidate that is complete and has torch's major CUDA version.
 
     Raises:
-        MissingKernelsError: If there is none, or torch itself is built without CUDA.
+        MissingKernelsError: If there is no such toolkit, or torch was built without CUDA.
     """
     torch_version = require_cuda_torch()
     major = torch_version.partition(".")[0]
@@ -102,7 +107,10 @@ def find_toolkit() -> Toolkit:
 
 
 def _toolkit_advice(major: str) -> str:
-    """Describe how to install a toolkit of CUDA version `major`. PyPI has the compiler since CUDA 13."""
+    """Describe how to install a CUDA toolkit of major version `major`.
+
+    PyPI has the CUDA compiler since CUDA 13 only.
+    """
     if int(major) >= 13:
         return 'run `pip install "nope-splat[cuda]"`'
     return (
@@ -112,7 +120,10 @@ def _toolkit_advice(major: str) -> str:
 
 
 def _candidates(major: str) -> Iterator[Path]:
-    """Yield folders that may contain a toolkit, the most explicit choice first. They may not exist."""
+    """Yield folders that may contain a CUDA toolkit of major version `major`.
+
+    Folders that the user has chosen explicitly come first. The folders may not exist.
+    """
     on_path = shutil.which("nvcc")
     if on_path is not None:
         yield Path(on_path).resolve().parents[1]
@@ -127,7 +138,7 @@ def _candidates(major: str) -> Iterator[Path]:
 
 
 def _nvcc_version(home: Path) -> str | None:
-    """Get the version of the toolkit in `home`, for example `"13.0"`; None if nvcc does not run."""
+    """Return the version of the CUDA toolkit in `home`, for example `"13.0"`; None if nvcc does not run."""
     with suppress(OSError, subprocess.SubprocessError):
         nvcc = [str(home / "bin" / "nvcc"), "--version"]
         output = subprocess.run(nvcc, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -163,7 +174,10 @@ def require_host_compiler() -> None:
 
 
 def _packaged_ninja() -> Path | None:
-    """Find the ninja package, whose folder is not on PATH unless the virtual environment is activated."""
+    """Return the folder of the `ninja` program that the package ninja contains; None if it is not installed.
+
+    This folder is not on PATH unless the virtual environment is activated.
+    """
     if importlib.util.find_spec("ninja") is None:
         return None
     folder = Path(importlib.import_module("ninja").BIN_DIR)
@@ -171,7 +185,7 @@ def _packaged_ninja() -> Path | None:
 
 
 def activate(toolkit: Toolkit) -> None:
-    """Configure builds of gsplat and torch to use a toolkit and ninja.
+    """Configure builds of gsplat and torch to use a CUDA toolkit and ninja.
 
     Sets PATH and CUDA_HOME for this process and its children.
     """
@@ -179,27 +193,27 @@ def activate(toolkit: Toolkit) -> None:
         _prepend("PATH", toolkit.home / "bin")
     ninja = _packaged_ninja()
     if ninja is not None and shutil.which("ninja") != str(ninja / "ninja"):
-        # Use the same ninja whether or not the environment is activated. A different version would compile
-        # all kernels again (findings/ninja-versions.sh).
+        # Use the same ninja whether or not the virtual environment is activated. A different version of ninja
+        # would compile all kernels again (findings/ninja-versions.sh).
         _prepend("PATH", ninja)
     os.environ["CUDA_HOME"] = str(toolkit.home)
 
     from torch.utils import cpp_extension
 
-    cpp_extension.CUDA_HOME = str(toolkit.home)  # torch sets it on import only
+    cpp_extension.CUDA_HOME = str(toolkit.home)  # torch sets CUDA_HOME only when it is imported
 
 
 def link_runtime(toolkit: Toolkit, links: Path) -> None:
-    """Make the runtime library of a toolkit linkable if it only has a versioned name.
+    """Make the CUDA runtime library of a toolkit linkable, if the library only has a versioned file name.
 
-    Sets LIBRARY_PATH for this process and its children.
+    If so, a symbolic link is created, and LIBRARY_PATH is set for this process and its children.
 
     Args:
         toolkit: The toolkit to compile with.
         links: Folder for a symbolic link to the library, created if missing.
 
     Raises:
-        OSError: If the link cannot be made.
+        OSError: If the link cannot be created.
     """
     library = _unlinkable_runtime(toolkit.home)
     if library is None:
@@ -220,7 +234,12 @@ def _prepend(variable: str, folder: Path) -> None:
 
 
 def _unlinkable_runtime(home: Path) -> Path | None:
-    """Find the runtime library of a toolkit that has `libcudart.so.13` but no `libcudart.so`; else None."""
+    """Find the runtime library of a toolkit that has only a versioned name.
+
+    Returns:
+        Path of the library, such as `libcudart.so.13`; None if the toolkit has `libcudart.so`, or no runtime
+        library.
+    """
     folders = [home / folder for folder in _LIBRARIES]
     if any((folder / "libcudart.so").exists() for folder in folders):
         return None

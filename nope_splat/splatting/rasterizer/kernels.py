@@ -1,4 +1,4 @@
-"""Compilation of kernels by numba, on the first call; later processes load them from the disk cache."""
+"""Decorators that compile kernels with numba on their first call and cache the machine code on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nope_splat.utils.jit import cached_njit
 logger = logging.getLogger(__name__)
 
 intrinsic: Any = numba_intrinsic
-"""numba's `intrinsic`, typed as Any: callers do not pass the typing context, the first argument."""
+"""numba's `intrinsic`, typed as Any because callers omit the first parameter, numba's typing context."""
 
 _OPTIONS = {
     "nogil": True,
@@ -23,14 +23,14 @@ _OPTIONS = {
 }
 
 kernel = cached_njit(**_OPTIONS)
-"""Decorator that compiles a function to machine code once per machine. It runs without the GIL."""
+"""Decorator that compiles a function to machine code, which is cached on disk and runs without the GIL."""
 
 inlined = cached_njit(**_OPTIONS, forceinline=True)
-"""Decorator that compiles a function inline into the kernels that call it."""
+"""Decorator that compiles a function and inlines it into the kernels that call it."""
 
 
 class _CompilationNotice(Listener):
-    """Reports once that kernels are being compiled, which delays the first image."""
+    """Listener that logs once when kernels are compiled, because compilation delays the first image."""
 
     shown = False
 

@@ -14,7 +14,7 @@ transform [V | t] and intrinsics fx, fy, cx, cy projects it, to first order, to 
     rho       = sqrt(det cov / det blurred)  opacity compensation of the antialiased mode (Mip-Splatting)
 
 V may be any 3x3 matrix, because `fold_intrinsics` multiplies intrinsics into it. Arithmetic is in float64,
-since the stage is cheap; results are stored as float32.
+since projection is cheap; results are stored as float32.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Vector3 = tuple[float, float, float]
 
 
 class Camera(NamedTuple):
-    """A pinhole camera: rows of V, t, intrinsics in pixels, and the limits of (u, v)."""
+    """Pinhole camera: rows of V, t, intrinsics in pixels, and the limits of (u, v) in the Jacobian J."""
 
     v0: Vector3
     v1: Vector3
@@ -48,7 +48,7 @@ class Camera(NamedTuple):
 
 
 class Splat(NamedTuple):
-    """A projected Gaussian: 1/Z, X/Z, Y/Z, (u, v), rows of R, of N = J V R and of M = N S."""
+    """Projected Gaussian: 1/Z, X/Z, Y/Z, clamped (u, v), and the rows of R, N = J V R and M = N S."""
 
     inverse_z: float
     x_over_z: float
@@ -66,25 +66,25 @@ class Splat(NamedTuple):
 
 @inlined
 def vector3(array, index):
-    """Return the first three elements of row `index` of an array (N, >= 3), as float64."""
+    """Return the first three elements of row `index` of an array (N, at least 3), as float64."""
     return float(array[index, 0]), float(array[index, 1]), float(array[index, 2])
 
 
 @inlined
 def dot(p, q):
-    """Compute the dot product of two vectors."""
+    """Compute the dot product of two 3D vectors."""
     return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
 
 
 @inlined
 def combine(p, a, q, b):
-    """Compute the linear combination p a + q b of two vectors."""
+    """Compute the linear combination p a + q b of two 3D vectors a and b."""
     return p * a[0] + q * b[0], p * a[1] + q * b[1], p * a[2] + q * b[2]
 
 
 @inlined
 def row_times(p, r0, r1, r2):
-    """Multiply a row vector by the matrix with the given rows."""
+    """Multiply a row vector p (3) by the 3 x 3 matrix with rows r0, r1 and r2."""
     return (
         p[0] * r0[0] + p[1] * r1[0] + p[2] * r2[0],
         p[0] * r0[1] + p[1] * r1[1] + p[2] * r2[1],
@@ -94,19 +94,19 @@ def row_times(p, r0, r1, r2):
 
 @inlined
 def times(p, a):
-    """Multiply a vector by a scalar."""
+    """Multiply a 3D vector a by a scalar p."""
     return p * a[0], p * a[1], p * a[2]
 
 
 @inlined
 def scaled(p, s):
-    """Multiply two vectors elementwise."""
+    """Multiply two 3D vectors elementwise."""
     return p[0] * s[0], p[1] * s[1], p[2] * s[2]
 
 
 @inlined
 def make_camera(viewmat, K, width, height):
-    """Make a camera from a view matrix (4, 4), intrinsics (3, 3) and the image size in pixels."""
+    """Create a `Camera` from a view matrix (4, 4), an intrinsic matrix (3, 3) and an image size in pixels."""
     fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
     margin_x, margin_y = 0.15 * width, 0.15 * height
     return Camera(
@@ -127,7 +127,7 @@ def make_camera(viewmat, K, width, height):
 
 @inlined
 def quaternion(quats, index):
-    """Read an unnormalized quaternion (w, x, y, z), and compute its bounded inverse squared norm."""
+    """Return an unnormalized quaternion (w, x, y, z) and its inverse squared norm, at most 1e24."""
     w, x, y, z = (
         float(quats[index, 0]),
         float(quats[index, 1]),
@@ -139,7 +139,7 @@ def quaternion(quats, index):
 
 @inlined
 def rotation(quats, index):
-    """Compute the rows of the rotation matrix of an unnormalized quaternion; the identity for zero."""
+    """Compute the rows of the rotation matrix of an unnormalized quaternion; zero gives the identity."""
     w, x, y, z, inverse = quaternion(quats, index)
     s = 2.0 * inverse
     return (
@@ -151,7 +151,7 @@ def rotation(quats, index):
 
 @inlined
 def project_gaussian(mean, quats, scale, index, camera):
-    """Project a Gaussian in front of the camera."""
+    """Project the Gaussian at `index`, which must lie in front of the camera, to a `Splat`."""
     x = dot(camera.v0, mean) + camera.t[0]
     y = dot(camera.v1, mean) + camera.t[1]
     z = dot(camera.v2, mean) + camera.t[2]
@@ -170,7 +170,7 @@ def project_gaussian(mean, quats, scale, index, camera):
 
 @inlined
 def covariance_2d(m0, m1):
-    """Compute entries xx, xy, yy of M M^T, and its determinant as a sum of squares, hence never negative."""
+    """Compute entries xx, xy, yy of M M^T and its determinant, a sum of squares and hence never negative."""
     minor0 = m0[1] * m1[2] - m0[2] * m1[1]
     minor1 = m0[2] * m1[0] - m0[0] * m1[2]
     minor2 = m0[0] * m1[1] - m0[1] * m1[0]
@@ -179,9 +179,9 @@ def covariance_2d(m0, m1):
 
 @inlined
 def has_nonfinite(values):
-    """Check a flat float32 array for NaN and infinity."""
+    """Check whether a flat float32 array contains a NaN or an infinity."""
     bad = 0
-    for i in range(len(values)):  # a loop over indices is vectorized
+    for i in range(len(values)):  # unlike iteration over elements, this loop is vectorized
         bad += not abs(values[i]) < np.float32(np.inf)
     return bad > 0
 
@@ -191,16 +191,15 @@ def project(
     counter, means, quats, scales, viewmat, K, width, height, eps2d, near, far, radius_clip, checked,
     radii, means2d, depths, conics, compensations, not_finite,
 ):  # fmt: skip
-    """Project all Gaussians into one camera. Culled ones get radius zero.
+    """Project all Gaussians into one camera. Culled Gaussians get radius zero.
 
-    Inputs as in `rasterization`; outputs radii (N,) int32, means2d (N, 2), depths (N,), conics (N, 3),
+    Inputs as in `rasterization`; outputs are radii (N,) int32, means2d (N, 2), depths (N,), conics (N, 3),
     compensations (N,). A Gaussian is culled if it is nearer than `near`, beyond `far`, if its radius (three
     standard deviations along the longer axis, rounded up, as in gsplat) is at most `radius_clip`, or if the
     square with that radius is outside the image.
 
-    The kernel also checks the flat arrays of the tuple `checked` chunk by chunk, because the projection
-    leaves memory bandwidth unused. It sets `not_finite` (arrays,) for those that contain a NaN or an
-    infinity.
+    The kernel also checks the flat arrays in the tuple `checked` for NaN and infinity, because the projection
+    leaves memory bandwidth unused. It sets `not_finite` (arrays,) to True for arrays that contain any.
     """
     camera = make_camera(viewmat, K, width, height)
     count = len(means)
@@ -232,7 +231,7 @@ def project(
             radius = np.ceil(3.0 * math.sqrt(np.float32(half_trace + math.sqrt(spread))))
             px = camera.fx * splat.x_over_z + camera.cx
             py = camera.fy * splat.y_over_z + camera.cy
-            # One branch for all conditions, because each of them alone is hard to predict.
+            # Use one branch for all conditions, because branches on single conditions are hard to predict.
             inside = (
                 (px + radius > 0.0) & (px - radius < width) & (py + radius > 0.0) & (py - radius < height)
             )
@@ -250,11 +249,11 @@ def project(
 
 @inlined
 def covariance_gradient(splat, eps2d, d_conic, d_compensation):
-    """Compute the gradient of the covariance entries xx, xy, yy from those of conic and compensation.
+    """Compute the gradient of the covariance entries xx, xy, yy from the gradients of conic and compensation.
 
     Let Q be the conic matrix, G its gradient, with half of the off-diagonal gradient in each symmetric entry,
     and rho the compensation factor. The covariance gradient is -Q G Q plus d_compensation times the
-    derivative of rho, ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), whose 1 / rho is bounded as in gsplat.
+    derivative of rho, ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), where 1 / rho is bounded as in gsplat.
     """
     xx, xy, yy, det = covariance_2d(splat.m0, splat.m1)
     inverse_det = 1.0 / (det + eps2d * (xx + yy + eps2d))
@@ -278,7 +277,7 @@ def quaternion_gradient(quats, index, r0, r1, r2):
     d_x = -2.0 * x * (r1[1] + r2[2]) + y * (r0[1] + r1[0]) + z * (r0[2] + r2[0]) + w * (r2[1] - r1[2])
     d_y = x * (r0[1] + r1[0]) - 2.0 * y * (r0[0] + r2[2]) + z * (r1[2] + r2[1]) + w * (r0[2] - r2[0])
     d_z = x * (r0[2] + r2[0]) + y * (r1[2] + r2[1]) - 2.0 * z * (r0[0] + r1[1]) + w * (r1[0] - r0[1])
-    # Scaling the quaternion does not change the rotation: remove the radial part.
+    # Scaling the quaternion does not change the rotation, so remove the gradient's radial part.
     along = (d_w * w + d_x * x + d_y * y + d_z * z) * inverse
     s = 2.0 * inverse
     return s * (d_w - along * w), s * (d_x - along * x), s * (d_y - along * y), s * (d_z - along * z)
@@ -292,11 +291,12 @@ def project_gradient(
 ):  # fmt: skip
     """Compute the gradient of `project`.
 
-    If `gaussians_need_grad`, d_means, d_quats and d_scales are overwritten, or added to if `accumulate`. An
-    empty d_depths or d_compensations stands for zeros.
+    If `gaussians_need_grad` is True, the gradients d_means, d_quats and d_scales are written: overwritten, or
+    added to the arrays if `accumulate` is True. An empty d_depths or d_compensations stands for zeros.
 
-    The gradient of the camera is summed per chunk in d_camera (chunks, 16): rows of [V | t], then fx, fy, cx,
-    cy. `camera_gradient` sums the chunks in order, so that the result does not depend on the threads.
+    The gradient of the camera is summed per chunk of Gaussians in d_camera (chunks, 16): the rows of [V | t],
+    then fx, fy, cx, cy. `camera_gradient` sums the chunks in order, so that the result does not depend on the
+    number of threads.
     """
     camera = make_camera(viewmat, K, width, height)
     fx, fy = camera.fx, camera.fy
@@ -388,7 +388,7 @@ def project_gradient(
 
 @kernel
 def camera_gradient(d_camera, d_viewmat, d_K):
-    """Sum the camera gradients of all chunks to those of the view matrix (4, 4) and K (3, 3)."""
+    """Sum the camera gradients of all chunks to those of the view matrix (4, 4) and of K (3, 3)."""
     d_viewmat[:], d_K[:] = 0.0, 0.0
     sums = np.zeros(16)
     for chunk in range(len(d_camera)):

@@ -14,7 +14,7 @@ RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RasterizeMode = Literal["classic", "antialiased"]
 
 MAX_CHANNELS = 16
-"""Maximum number of channels on a CPU, including depth."""
+"""Maximum number of channels per Gaussian on a CPU, including depth."""
 
 
 def rasterization(
@@ -44,8 +44,8 @@ def rasterization(
 
     Arguments and results are those of `gsplat.rasterization` 1.4, which is called unmodified on CUDA. On a
     CPU there are four differences: `Ks` also receives gradients; `packed`, `sparse_grad` and `gsplat_options`
-    are not supported; a splat extends until its opacity falls below 1/255, rather than to the edge of the
-    16-pixel tiles within three standard deviations; `info` is zero for culled Gaussians.
+    are not supported; a splat is drawn wherever its alpha is at least 1/255, whereas gsplat draws it only in
+    the 16-pixel tiles within three standard deviations; the values in `info` are zero for culled Gaussians.
 
     The function is thread-safe. On a CPU the result does not depend on the number of threads. A forward and
     backward pass takes 88 bytes per Gaussian, 12 per pixel and, with up to 8 channels, 72 bytes per
@@ -62,8 +62,8 @@ def rasterization(
         Ks: Intrinsic matrices in pixels; the center of the first pixel is (0.5, 0.5). (C, 3, 3)
         width: Image width in pixels.
         height: Image height in pixels.
-        near_plane: Smallest depth that is drawn.
-        far_plane: Largest depth that is drawn.
+        near_plane: Smallest depth that is drawn, in world units.
+        far_plane: Largest depth that is drawn, in world units.
         radius_clip: Splats with at most this radius in pixels are culled.
         eps2d: Variance in square pixels that is added to the covariance of every splat.
         sh_degree: Degree of the spherical harmonics to evaluate, at most 3 on a CPU; None for plain channels.
@@ -72,7 +72,8 @@ def rasterization(
         render_mode: "RGB" for the channels, "D" for accumulated depth, "ED" for expected depth, or "RGB+D"
             and "RGB+ED" with depth as the last channel.
         sparse_grad: gsplat's sparse gradients (CUDA only).
-        absgrad: Set `info["means2d"].absgrad` in the backward pass (AbsGS).
+        absgrad: Whether the backward pass sets `info["means2d"].absgrad`, the sum of absolute gradients
+            (AbsGS).
         rasterize_mode: "antialiased" applies the opacity compensation of Mip-Splatting, "classic" does not.
         **gsplat_options: Other options of gsplat (CUDA only).
 
@@ -83,7 +84,7 @@ def rasterization(
 
     Raises:
         ValueError: On a CPU, if an argument has a wrong shape or type, contains a NaN or an infinity, or is
-            not supported. The message names it.
+            not supported. The message names the argument.
 
     Example:
         >>> import torch
@@ -159,18 +160,18 @@ def rasterization(
 
 
 def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
-    """Route the gradient of the intrinsics through the view matrices, for rasterizers without it.
+    """Route the gradient of the intrinsics through the view matrices, for rasterizers that ignore it.
 
-    gsplat differentiates with respect to the view matrices but not to `Ks`. A pinhole image depends on the
-    focal length f, the principal point c and camera coordinates (X, Y, Z) only through f X / Z + c_x and
-    f Y / Z + c_y. Let X' = s X + a Z with s = f / f.detach(), which is exactly 1, and
-    a = (c_x - c_x.detach()) / f.detach(), which is exactly 0, and define Y' in the same way. Then the image
-    is unchanged, and the view matrices carry the whole gradient of f and c. Pass `Ks` detached to the
-    rasterizer. It has to support view matrices whose rotation part is a general matrix.
+    gsplat differentiates with respect to the view matrices but not with respect to `Ks`. A pinhole image
+    depends on the focal length f, the principal point c and camera coordinates (X, Y, Z) only through f X / Z
+    + c_x and f Y / Z + c_y. Let X' = s X + a Z with s = f / f.detach(), which is exactly 1, and a = (c_x -
+    c_x.detach()) / f.detach(), which is exactly 0, and define Y' in the same way. Then the image is
+    unchanged, and the view matrices carry the whole gradient of f and c. Pass `Ks` detached to the
+    rasterizer. The rasterizer has to support view matrices whose 3 x 3 part is not a rotation.
 
     Args:
         viewmats: World-to-camera transforms. (C, 4, 4)
-        Ks: Intrinsic matrices. (C, 3, 3)
+        Ks: Intrinsic matrices in pixels. (C, 3, 3)
 
     Returns:
         View matrices multiplied by [[s, 0, a_x, 0], [0, s, a_y, 0], [0, 0, 1, 0], [0, 0, 0, 1]]. (C, 4, 4)
@@ -182,7 +183,16 @@ def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
 
 
 def _per_camera(values: Tensor, cameras: int, dimensions: int) -> Tensor:
-    """Expand values per Gaussian, with `dimensions` dimensions, to all cameras. Keep values per camera."""
+    """Expand values per Gaussian to one copy per camera; return values that are already per camera unchanged.
+
+    Args:
+        values: Values per Gaussian (N, ...), or per camera and Gaussian (C, N, ...).
+        cameras: Number of cameras C.
+        dimensions: Number of dimensions of values per Gaussian.
+
+    Returns:
+        Values per camera and Gaussian. (C, N, ...).
+    """
     if values.dim() > dimensions:
         return values
     return values[None] if cameras == 1 else values.expand(cameras, *values.shape)
@@ -191,7 +201,18 @@ def _per_camera(values: Tensor, cameras: int, dimensions: int) -> Tensor:
 def _evaluate_colors(
     means: Tensor, colors: Tensor, viewmats: Tensor, radii: Tensor, sh_degree: int | None
 ) -> Tensor:
-    """Evaluate spherical harmonics, or return plain channels, per camera and Gaussian. (C, N, D)."""
+    """Evaluate the channels of each Gaussian in each camera.
+
+    Args:
+        means: Centers in world coordinates. (N, 3).
+        colors: Channels or spherical-harmonics coefficients, as in `rasterization`.
+        viewmats: World-to-camera transforms. (C, 4, 4).
+        radii: Radii in pixels; zero for culled Gaussians. (C, N).
+        sh_degree: Degree of the spherical harmonics; None for plain channels, which are returned unchanged.
+
+    Returns:
+        Channels. (C, N, D).
+    """
     cameras = viewmats.shape[0]
     if sh_degree is None:
         return _per_camera(colors, cameras, 2)
@@ -201,7 +222,10 @@ def _evaluate_colors(
 
 
 def _check_supported(**gsplat_options: Any) -> None:
-    """Refuse options of gsplat that the CPU does not support: any but a false `packed` or `sparse_grad`."""
+    """Raise a ValueError for options of gsplat that the CPU rasterizer does not support.
+
+    Only `packed=False` and `sparse_grad=False` are accepted.
+    """
     unavailable = [
         name for name, value in gsplat_options.items() if value or name not in ("packed", "sparse_grad")
     ]
@@ -210,7 +234,7 @@ def _check_supported(**gsplat_options: Any) -> None:
 
 
 def _check_inputs(inputs: dict[str, Tensor], sh_degree: int | None) -> None:
-    """Check shapes, types and devices of the tensors, and the degree of the spherical harmonics."""
+    """Raise a ValueError if a tensor has a wrong shape, type or device, or the degree is not supported."""
     count, cameras, colors = len(inputs["means"]), len(inputs["viewmats"]), inputs["colors"]
     channels = 3 if sh_degree is not None else colors.shape[-1]
     shapes = {
@@ -237,7 +261,7 @@ def _check_inputs(inputs: dict[str, Tensor], sh_degree: int | None) -> None:
 
 
 def _check_options(width: int, height: int, render_mode: str, rasterize_mode: str) -> None:
-    """Check the image size and the modes."""
+    """Raise a ValueError if the image size or a mode is invalid."""
     if width < 1 or height < 1:
         raise ValueError(f"width and height must be positive, not {width} and {height}.")
     if render_mode not in RenderMode.__args__:

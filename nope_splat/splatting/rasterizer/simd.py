@@ -1,20 +1,21 @@
 """SIMD vectors for numba: one lane per pixel, for any register width, with operators for arithmetic.
 
-A kernel takes a `Lanes` argument, which fixes at compile time the number of pixels per register (16 on
+A kernel takes a `Lanes` argument, which fixes the number of pixels per register at compile time (16 on
 AVX-512, 8 on AVX2, 4 on SSE2 and NEON). The kernel computes with three types of vectors,
 
-- `Floats`, one float32 per lane: `+ - * /` with each other and with scalars, comparisons give a `Mask`;
+- `Floats`, one float32 per lane: `+ - * /` with each other and with scalars, and comparisons, which give a
+`Mask`;
 - `Ints`, one int32 per lane, for comparing indices;
 - `Mask`, one bit per lane: `&` and `~`.
 
-so that `exponent = e - dx * (a * dx + b)` evaluates a whole block of pixels. The operations are emitted
-as LLVM vector instructions: they do not depend on auto-vectorization or on a compiler on the user's machine,
-and one kernel supports all widths. The lane count is part of a kernel's signature and hence of the key of
-numba's cache. A stamp of this package's source files is also part of it, because numba itself only detects
-changes to the file that defines the kernel.
+so that `exponent = e - dx * (a * dx + b)` evaluates a whole block of pixels. The operations are emitted as
+LLVM vector instructions: they depend neither on auto-vectorization nor on a compiler on the user's machine,
+and the source of one kernel supports all widths. The key of numba's cache contains the lane count, as part of
+the kernel's signature. The key also contains a stamp of this package's source files, because numba itself
+only detects changes to the file that defines the kernel.
 
 The lanes of a vector cover a small block of pixels, as square as possible (4x4, 4x2, 2x2). A splat with a
-diameter of a few pixels intersects fewer such blocks than runs of 16 pixels in a row.
+diameter of a few pixels intersects fewer square blocks than horizontal runs of pixels.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _SOURCE_STAMP = hash(
 
 
 class Lanes:
-    """SIMD width, passed to kernels as a compile-time constant.
+    """Number of pixels per SIMD register, passed to kernels as a compile-time constant.
 
     Args:
         count: Number of pixels per register: 16, 8 or 4.
@@ -58,7 +59,7 @@ class Lanes:
 
     @classmethod
     def for_host(cls) -> Lanes:
-        """Choose the widest registers of this processor."""
+        """Return the largest lane count that this processor supports."""
         try:
             features = llvm.get_host_cpu_features()
         except RuntimeError:  # not supported by LLVM on this platform
@@ -69,7 +70,7 @@ class Lanes:
 
 
 class LanesType(types.Type):
-    """Numba type of `Lanes`, with the lane count and the stamp of the source files."""
+    """Numba type of `Lanes`, which contains the lane count and the stamp of the source files."""
 
     def __init__(self, count: int, stamp: int) -> None:
         self.count = count
@@ -77,7 +78,7 @@ class LanesType(types.Type):
 
 
 class _VectorType(types.Type):
-    """Numba type of a register with `count` lanes."""
+    """Numba type of a SIMD register with `count` lanes."""
 
     element: ir.Type
     kind: str
@@ -92,19 +93,19 @@ class _VectorType(types.Type):
 
 
 class Floats(_VectorType):
-    """One float32 per lane."""
+    """Numba type of a SIMD register with one float32 per lane."""
 
     element, kind = ir.FloatType(), "float32"
 
 
 class Ints(_VectorType):
-    """One int32 per lane."""
+    """Numba type of a SIMD register with one int32 per lane."""
 
     element, kind = ir.IntType(32), "int32"
 
 
 class Mask(_VectorType):
-    """One bit per lane."""
+    """Numba type of a SIMD register with one bit per lane."""
 
     element, kind = ir.IntType(1), "bool"
 
@@ -129,7 +130,7 @@ def _unbox_lanes(numba_type: LanesType, value: Any, context: Any) -> NativeValue
 
 
 def broadcast(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
-    """Emit a vector with a scalar in every lane."""
+    """Emit LLVM code for a vector that has a scalar in every lane."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(
@@ -142,7 +143,11 @@ def _constant(value: float, vector: ir.VectorType) -> ir.Constant:
 
 
 def _common_vector(operands: tuple[types.Type, ...]) -> _VectorType | None:
-    """Find the vector type of an operation on vectors of one type and scalars; None for other operands."""
+    """Find the common vector type of an operation's operands.
+
+    Returns:
+        The type, if the operands are vectors of one type and scalars; None for other operands.
+    """
     vectors = {operand for operand in operands if isinstance(operand, _VectorType)}
     scalars = all(isinstance(operand, _VectorType | types.Number) for operand in operands)
     return vectors.pop() if len(vectors) == 1 and scalars else None
@@ -151,7 +156,14 @@ def _common_vector(operands: tuple[types.Type, ...]) -> _VectorType | None:
 def _define_operator(
     symbol: Any, operand_type: type[_VectorType], result: type[_VectorType], emit: Any
 ) -> None:
-    """Define a Python operator on vectors. Scalar operands are broadcast."""
+    """Define a Python operator on vectors for numba. Scalar operands are broadcast to all lanes.
+
+    Args:
+        symbol: Function of the module `operator`.
+        operand_type: Type of the vector operands.
+        result: Type of the result.
+        emit: Function that emits the LLVM instruction, given the builder and the operands.
+    """
 
     class Typing(AbstractTemplate):
         def generic(self, args: tuple[types.Type, ...], kws: Any) -> Any:
@@ -193,7 +205,7 @@ _define_operator(operator.invert, Mask, Mask, lambda b, x: b.not_(x))
 
 
 def _select_by(comparison: str) -> Any:
-    """Define the elementwise choice of `x` where `x comparison y`, else `y`; y may be a scalar."""
+    """Define an intrinsic that selects x in lanes where `x comparison y` holds, else y; y may be a scalar."""
 
     def choose(typing: Any, x: Any, y: Any) -> Any:
         def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -233,7 +245,7 @@ def square_root(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def truncated(typing: Any, x: Any) -> Any:
-    """Truncate every lane toward zero. Returns Ints."""
+    """Truncate the float32 in every lane toward zero. Returns Ints."""
     vector = Ints(x.count)
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -257,9 +269,10 @@ def absolute(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def exp2(typing: Any, x: Any) -> Any:
-    """Compute 2 to the power of every lane, for -8 <= x <= 0, with a relative error of 7e-7.
+    """Compute 2^x for the value x in every lane.
 
-    `2**x = (2**(x / 8))**8` with a polynomial of degree five for the inner power.
+    For -8 <= x <= 0, the relative error is at most 7e-7. Computes `2**x = (2**(x / 8))**8` with a polynomial
+    of degree five for the inner power.
     """
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -277,7 +290,7 @@ def exp2(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def select(typing: Any, mask: Any, x: Any, y: Any) -> Any:
-    """Select `x` where the mask is set, else `y`; both Floats or both Ints."""
+    """Select x in lanes where the mask is set, else y; x and y are both Floats or both Ints."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         return builder.select(*values)
@@ -287,7 +300,7 @@ def select(typing: Any, mask: Any, x: Any, y: Any) -> Any:
 
 @intrinsic
 def any_lane(typing: Any, mask: Any) -> Any:
-    """Check whether the mask is set in any lane."""
+    """Check whether the mask is set in at least one lane."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         bits = ir.IntType(mask.count)

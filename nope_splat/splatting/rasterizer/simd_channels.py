@@ -1,7 +1,8 @@
-"""Operations on the channels of a pixel block: a tuple of vectors, unrolled at compile time.
+"""Operations on the color channels of a pixel block: a tuple of vectors, unrolled at compile time.
 
-The background color, a tuple of scalars, determines the number of channels. A kernel is compiled for each
-number, so that its accumulators stay in registers. Channels are stored as planes, `stride` elements apart.
+The length of the background color, a tuple of scalars, determines the number of channels. A kernel is
+compiled for each number of channels, so that its accumulators stay in registers. In memory, channels are
+stored as planes, `stride` elements apart.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from nope_splat.splatting.rasterizer.simd_memory import address_of, load_vector,
 
 
 def _offset(builder: Any, start: Any, stride: Any, channel: int) -> Any:
-    """Emit `start + stride * channel`."""
+    """Emit LLVM code for `start + stride * channel`."""
     return builder.add(start, builder.mul(stride, ir.Constant(ir.IntType(64), channel)))
 
 
 @intrinsic
 def zero_channels(typing: Any, lanes: Any, background: Any) -> Any:
-    """Make zeros in every lane of every channel."""
+    """Create a tuple of zero vectors, one vector per channel."""
     vector = Floats(lanes.count)
     result = types.UniTuple(vector, background.count)
 
@@ -37,7 +38,7 @@ def zero_channels(typing: Any, lanes: Any, background: Any) -> Any:
 
 @intrinsic
 def broadcast_channels(typing: Any, lanes: Any, array: Any, start: Any, background: Any) -> Any:
-    """Broadcast `array[start + channel]` to all lanes of every channel."""
+    """Create one vector per channel, with `array[start + channel]` in all lanes."""
     vector = Floats(lanes.count)
     result = types.UniTuple(vector, background.count)
 
@@ -57,7 +58,7 @@ def broadcast_channels(typing: Any, lanes: Any, array: Any, start: Any, backgrou
 
 @intrinsic
 def load_channels(typing: Any, lanes: Any, array: Any, start: Any, stride: Any, background: Any) -> Any:
-    """Load the vectors at `start`, `start + stride`, ..."""
+    """Load one vector per channel, starting at elements `start`, `start + stride`, ... of an array."""
     vector = Floats(lanes.count)
     result = types.UniTuple(vector, background.count)
 
@@ -71,7 +72,7 @@ def load_channels(typing: Any, lanes: Any, array: Any, start: Any, stride: Any, 
 
 @intrinsic
 def store_channels(typing: Any, array: Any, start: Any, stride: Any, channels: Any) -> Any:
-    """Store the vectors at `start`, `start + stride`, ..."""
+    """Store one vector per channel, starting at elements `start`, `start + stride`, ... of an array."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         for channel, value in enumerate(cgutils.unpack_tuple(builder, values[3], channels.count)):
@@ -84,7 +85,7 @@ def store_channels(typing: Any, array: Any, start: Any, stride: Any, channels: A
 
 @intrinsic
 def add_weighted(typing: Any, total: Any, weight: Any, channels: Any) -> Any:
-    """Compute `total + weight * channels`, channel by channel."""
+    """Compute `total + weight * channels` for each channel, with one weight per lane."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         totals = cgutils.unpack_tuple(builder, values[0], total.count)
@@ -100,7 +101,7 @@ def add_weighted(typing: Any, total: Any, weight: Any, channels: Any) -> Any:
 
 @intrinsic
 def dot_channels(typing: Any, left: Any, right: Any) -> Any:
-    """Compute the dot product over the channels. Returns Floats."""
+    """Compute the dot product over the channels in every lane. Returns Floats."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         lefts, rights = (cgutils.unpack_tuple(builder, value, left.count) for value in values)

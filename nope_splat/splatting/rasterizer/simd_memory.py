@@ -1,4 +1,4 @@
-"""SIMD vectors in memory: making, loading and storing them, and the pixels that they cover."""
+"""Creation, loading and storing of SIMD vectors, and the pixels that their lanes cover."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nope_splat.splatting.rasterizer.simd import BLOCK_SHAPES, Floats, Ints, bro
 
 @intrinsic
 def floats(typing: Any, lanes: Any, scalar: Any) -> Any:
-    """Broadcast a float32 scalar to all lanes."""
+    """Create a vector with a float32 scalar in all lanes."""
     vector = Floats(lanes.count)
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -25,7 +25,7 @@ def floats(typing: Any, lanes: Any, scalar: Any) -> Any:
 
 @intrinsic
 def ints(typing: Any, lanes: Any, scalar: Any) -> Any:
-    """Broadcast an int32 scalar to all lanes."""
+    """Create a vector with an int32 scalar in all lanes."""
     vector = Ints(lanes.count)
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -36,31 +36,31 @@ def ints(typing: Any, lanes: Any, scalar: Any) -> Any:
 
 @intrinsic
 def lane_count(typing: Any, lanes: Any) -> Any:
-    """Get the number of pixels per register, a compile-time constant."""
+    """Return the number of pixels per register, a compile-time constant."""
     return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), lanes.count)
 
 
 @intrinsic
 def lane_numbers(typing: Any, lanes: Any) -> Any:
-    """Number the lanes: 0, 1, 2, ... as Floats."""
+    """Create a vector with the index of each lane: 0, 1, 2, ... as Floats."""
     vector = Floats(lanes.count)
     return vector(lanes), lambda *_: ir.Constant(vector.llvm, [float(lane) for lane in range(lanes.count)])
 
 
 @intrinsic
 def block_columns(typing: Any, lanes: Any) -> Any:
-    """Get the x coordinate of every lane's pixel center in its block: 0.5, 1.5, ... as Floats."""
+    """Create a vector with the x coordinate of each lane's pixel center in its block, as Floats."""
     return _block_centers(lanes, lambda lane, width: lane % width)
 
 
 @intrinsic
 def block_rows(typing: Any, lanes: Any) -> Any:
-    """Get the y coordinate of every lane's pixel center in its block, as Floats."""
+    """Create a vector with the y coordinate of each lane's pixel center in its block, as Floats."""
     return _block_centers(lanes, lambda lane, width: lane // width)
 
 
 def _block_centers(lanes: Any, position: Any) -> Any:
-    """Define a constant vector whose lane i holds one pixel-center coordinate, `position(i, block_width)`."""
+    """Create a constant vector of pixel-center coordinates; lane i holds `position(i, block_width)` + 0.5."""
     vector = Floats(lanes.count)
     width = BLOCK_SHAPES[lanes.count][0]
     centers = [position(lane, width) + 0.5 for lane in range(lanes.count)]
@@ -69,24 +69,24 @@ def _block_centers(lanes: Any, position: Any) -> Any:
 
 @intrinsic
 def block_width(typing: Any, lanes: Any) -> Any:
-    """Get the width in pixels of the block of a register, a compile-time constant."""
+    """Return the width in pixels of the block that a register covers, a compile-time constant."""
     return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), BLOCK_SHAPES[lanes.count][0])
 
 
 @intrinsic
 def block_height(typing: Any, lanes: Any) -> Any:
-    """Get the height in pixels of the block of a register, a compile-time constant."""
+    """Return the height in pixels of the block that a register covers, a compile-time constant."""
     return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), BLOCK_SHAPES[lanes.count][1])
 
 
 def address_of(context: Any, builder: Any, array_type: Any, array: Any, index: Any, kind: ir.Type) -> Any:
-    """Emit the address of an element of a numba array, as a pointer to the LLVM type `kind`."""
+    """Emit LLVM code for the address of an element of a numba array, as a pointer to the LLVM type `kind`."""
     data = cgutils.create_struct_proxy(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
 
 def load_vector(builder: Any, address: Any) -> Any:
-    """Emit the load of a vector, with the alignment of its elements."""
+    """Emit LLVM code that loads a vector from an address aligned to 4 bytes."""
     value = builder.load(address)
     value.align = 4
     return value
@@ -94,7 +94,7 @@ def load_vector(builder: Any, address: Any) -> Any:
 
 @intrinsic
 def load(typing: Any, lanes: Any, array: Any, index: Any) -> Any:
-    """Load consecutive elements of a contiguous float32 or int32 array, without bounds checks."""
+    """Load a vector from a contiguous float32 or int32 array, starting at `index`, without bounds checks."""
     vector = (Floats if array.dtype == types.float32 else Ints)(lanes.count)
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -104,13 +104,13 @@ def load(typing: Any, lanes: Any, array: Any, index: Any) -> Any:
 
 
 def store_vector(builder: Any, value: Any, address: Any) -> None:
-    """Emit the store of a vector, with the alignment of its elements."""
+    """Emit LLVM code that stores a vector to an address aligned to 4 bytes."""
     builder.store(value, address).align = 4
 
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Store a vector to consecutive elements of a contiguous array, without bounds checks."""
+    """Store a vector to a contiguous array, starting at `index`, without bounds checks."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         store_vector(
@@ -123,7 +123,7 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 @intrinsic
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """Prefetch the cache line of an element."""
+    """Prefetch the cache line that contains element `index` of an array."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         address = address_of(context, builder, array, values[0], values[1], ir.IntType(8))
@@ -137,7 +137,10 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
 
 
 def _add_halves(builder: Any, left: Any, right: Any, group: int) -> Any:
-    """Add the two halves of every group of lanes. The result alternates between groups of left and right."""
+    """Emit LLVM code that adds the two halves of every group of `group` lanes, for two vectors.
+
+    The result alternates between groups of `left` and of `right`, each half as long.
+    """
     count, half = left.type.count, group // 2
     lanes = [
         source + start + lane
@@ -152,7 +155,7 @@ def _add_halves(builder: Any, left: Any, right: Any, group: int) -> Any:
 
 
 def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
-    """Emit the lane sums of N vectors with N lanes, as one vector."""
+    """Emit LLVM code that sums the lanes of each of N vectors with N lanes. Lane i of the result is sum i."""
     count = group = len(vectors)
     while len(vectors) > 1:
         vectors = [
@@ -168,7 +171,10 @@ def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
 
 @intrinsic
 def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
-    """Store the lane sums of a tuple of Floats consecutively, padded to a multiple of a register."""
+    """Store the sum over the lanes of each vector in a tuple of Floats, starting at `index`.
+
+    The sums are padded with zeros to a multiple of the lane count.
+    """
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         summands = cgutils.unpack_tuple(builder, values[2], vectors.count)

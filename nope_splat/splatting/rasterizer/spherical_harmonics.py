@@ -5,7 +5,7 @@ The color of a Gaussian in the view direction d = (mean - camera center) / |mean
     color = max(0, 1/2 + sum over k of Y_k(d) coefficient_k)
 
 with the real spherical harmonics Y_k as polynomials in d = (x, y, z), in the order and with the signs of the
-3D Gaussian Splatting paper. The gradient with respect to the direction has its radial part
+3D Gaussian Splatting paper. Since d has unit length, the radial part of the gradient with respect to d is
 removed.
 """
 
@@ -34,7 +34,10 @@ C33 = 0.5900435899266435  # sqrt(35 / (32 pi))
 
 @inlined
 def evaluate(degree, x, y, z, values):
-    """Evaluate the harmonics up to a degree at a unit direction. Writes `values` ((degree + 1)^2,)."""
+    """Evaluate the spherical harmonics up to a degree at a unit direction (x, y, z).
+
+    Writes `values` ((degree + 1)^2,).
+    """
     values[0] = C0
     if degree >= 1:
         values[1] = -C1 * y
@@ -58,7 +61,7 @@ def evaluate(degree, x, y, z, values):
 
 @inlined
 def direction_gradient(degree, x, y, z, d):
-    """Compute the gradient of the direction (x, y, z) from the gradient `d` of the harmonics."""
+    """Compute the gradient of the direction (x, y, z) from the gradient `d` of the harmonics' values."""
     d_x = d_y = d_z = 0.0
     if degree >= 1:
         d_x = -C1 * d[3]
@@ -91,7 +94,10 @@ def view_direction(means, index, center):
 
 @kernel
 def shade(counter, degree, means, center, coefficients, radii, colors):
-    """Evaluate colors (N, 3) from coefficients (N, K, 3). Culled Gaussians get zero."""
+    """Evaluate the colors (N, 3) of all Gaussians in one camera from coefficients (N, K, 3).
+
+    Culled Gaussians (radius zero) get color zero.
+    """
     terms = (degree + 1) ** 2
     values = np.empty(terms, np.float32)
     while True:
@@ -118,8 +124,9 @@ def shade_gradient(counter, degree, means, center, coefficients, radii, colors, 
                    d_means, coefficients_need_grad, d_coefficients, d_center):  # fmt: skip
     """Compute the gradient of `shade`.
 
-    Overwrites d_means, or adds to it if `accumulate`; overwrites d_coefficients if `coefficients_need_grad`;
-    writes the gradient of the camera center per chunk to d_center (chunks, 3).
+    Overwrites d_means (N, 3), or adds to d_means if `accumulate` is True. Overwrites d_coefficients (N, K, 3)
+    if `coefficients_need_grad` is True. Writes the gradient of the camera center, summed per chunk of
+    Gaussians, to d_center (chunks, 3).
     """
     terms = (degree + 1) ** 2
     values, d_values = np.empty(terms, np.float32), np.empty(terms, np.float32)

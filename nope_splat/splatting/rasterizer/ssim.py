@@ -4,10 +4,11 @@ Over every 11x11 window that lies inside the image, with Gaussian weights w of s
 
     ssim = (2 mx my + C1) (2 sxy + C2) / ((mx^2 + my^2 + C1) (sx + sy + C2)),  C1 = 0.01^2, C2 = 0.03^2
 
-where mx = w*x, my = w*y are means, sx + sy = w*(x^2 + y^2) - mx^2 - my^2 variances, sxy = w*(x y) - mx my
-the covariance. The kernels work on rows of interleaved channels, (H, W C): a step of one pixel is a step of C
-elements. `similarity` filters x, y, x^2 + y^2 and x y along columns and rows, and stores the derivatives d1,
-d2 and d3 of ssim with respect to w*x, w*(x^2 + y^2) and w*(x y). `similarity_gradient` filters them again:
+where * is convolution, mx = w*x and my = w*y are means, sx + sy = w*(x^2 + y^2) - mx^2 - my^2 is the sum of
+the variances, and sxy = w*(x y) - mx my the covariance. The kernels work on rows of interleaved channels,
+(H, W C), in which neighboring pixels are C elements apart. `similarity` filters x, y, x^2 + y^2 and x y along
+columns and rows, and stores the derivatives d1, d2 and d3 of ssim with respect to w*x, w*(x^2 + y^2) and w*(x
+y). `similarity_gradient` filters these derivatives again:
 
     d_x = w*d1 + 2 x (w*d2) + y (w*d3)
 """
@@ -37,7 +38,10 @@ _WEIGHTS = (_weights / _weights.sum()).astype(np.float32)
 
 @inlined
 def filter_along(rows, step, weights, filtered):
-    """Convolve each row of `rows` (maps, n + 10 step) with the window, in steps of one pixel. (maps, n)."""
+    """Convolve each row of `rows` (maps, n + 10 step) with the window; pixels are `step` elements apart.
+
+    Writes `filtered` (maps, n).
+    """
     for m in range(len(rows)):
         result = filtered[m]
         result[:] = np.float32(0.0)
@@ -49,7 +53,11 @@ def filter_along(rows, step, weights, filtered):
 
 @kernel
 def similarity(counter, x, y, step, weights, derivatives, row_sums):
-    """Compute the derivative maps (3, H - 10, (W - 10) C) of two images (H, W C), and row sums of ssim."""
+    """Compute the SSIM of two images (H, W C) and its derivatives; pixels are `step` = C elements apart.
+
+    Writes the derivative maps d1, d2 and d3 to `derivatives` (3, H - 10, (W - 10) C), and the sum of SSIM
+    over each row to `row_sums` (H - 10,).
+    """
     columns = np.empty((4, x.shape[1]), np.float32)
     windows = np.empty((4, derivatives.shape[2]), np.float32)
     d_mean, d_square, d_product = derivatives
@@ -93,7 +101,10 @@ def similarity(counter, x, y, step, weights, derivatives, row_sums):
 
 @kernel
 def similarity_gradient(counter, x, y, step, weights, derivatives, scale, d_x):
-    """Compute the gradient of `scale` times the sum of ssim with respect to x (H, W C)."""
+    """Compute the gradient of `scale` times the sum of SSIM with respect to x.
+
+    Writes `d_x` (H, W C).
+    """
     inner = derivatives.shape[2]
     margin = (len(weights) - 1) * step
     columns = np.zeros((3, inner + 2 * margin), np.float32)
@@ -115,11 +126,11 @@ def similarity_gradient(counter, x, y, step, weights, derivatives, scale, d_x):
 
 
 class _SSIM(torch.autograd.Function):
-    """Mean structural similarity on a CPU."""
+    """Mean structural similarity on a CPU, as an autograd function."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, target: Tensor) -> Tensor:
-        """Compute the mean over all windows and channels of two images (H, W, C)."""
+        """Compute the mean SSIM over all windows and channels of two images (H, W, C)."""
         height, width, channels = image.shape
         x, y = (tensor.detach().contiguous().view(height, -1).numpy() for tensor in (image, target))
         rows, inner = height - WINDOW + 1, (width - WINDOW + 1) * channels
@@ -131,7 +142,7 @@ class _SSIM(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Compute the gradient of the image."""
+        """Compute the gradient of the first image (H, W, C); the second image has no gradient."""
         x, y, derivatives = ctx.state
         height, width = x.shape
         channels = (width - derivatives.shape[2]) // (WINDOW - 1)
@@ -143,22 +154,22 @@ class _SSIM(torch.autograd.Function):
 
 @cache
 def _window(channels: int, device: torch.device) -> Tensor:
-    """Cache the window on a GPU; pytorch_msssim would upload it in every iteration. (C, 1, 1, 11)."""
+    """Create the window on a GPU; cached, since pytorch_msssim uploads it each time. (C, 1, 1, 11)."""
     return torch.from_numpy(_WEIGHTS).repeat(channels, 1, 1, 1).to(device)
 
 
 def ssim(image: Tensor, target: Tensor) -> Tensor:
     """Compute the mean structural similarity of two images with values in [0, 1].
 
-    Differentiable with respect to `image` only. Uses pytorch_msssim on CUDA and fused kernels on CPUs, with
-    the same values.
+    Differentiable with respect to `image` only. Uses pytorch_msssim on CUDA, and fused kernels that give the
+    same values on CPUs.
 
     Args:
-        image: Image. (H, W, C), float32.
+        image: Image that receives the gradient. (H, W, C), float32.
         target: Image to compare with, on the same device. (H, W, C), float32.
 
     Returns:
-        A scalar, 1 for equal images.
+        The mean over all windows and channels; 1 for equal images. ().
 
     Raises:
         ValueError: If the shapes differ, or a side is shorter than the window of 11 pixels.

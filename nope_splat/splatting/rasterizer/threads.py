@@ -2,21 +2,21 @@
 
 Threads claim work items, such as tiles or chunks of Gaussians, from a shared counter by atomic increments,
 which balances the load. The output of a work item does not depend on the thread, so results are the same for
-any number of threads. Any Python thread may rasterize at any time, with worker threads of its own; numba's
-`prange` does not support this.
+any number of threads. Any Python thread may rasterize at any time, because each calling thread has its own
+worker threads; numba's `prange` does not support this.
 
 A kernel may have several stages, each with its own counter. When all items of a stage are claimed, a thread
-waits until they are finished and continues with the next stage. A late thread skips the stages that are
-finished.
+waits until these items are finished and continues with the next stage. A thread that starts late skips the
+stages that are already finished.
 
 A forward and backward pass runs five kernels of about a millisecond each, and waking a sleeping thread takes
-a twentieth of that. An idle worker therefore spins for about a millisecond on the counter of its caller's
-next kernel. It starts after the first claim: by then the caller has released the GIL, which the worker needs
-to start.
+a twentieth of a millisecond. An idle worker therefore spins for about a millisecond on the counter of its
+caller's next kernel. The worker starts the kernel after the first claim, because by then the caller has
+released the GIL, which the worker needs to start.
 
 The Linux scheduler tends to wake a worker on its caller's core, and takes about ten milliseconds, several
-passes over a small image, to migrate it to an idle core. Workers therefore exclude that core from their
-affinity.
+passes over a small image, to migrate it to an idle core. Workers therefore exclude the caller's core from
+their affinity.
 """
 
 from __future__ import annotations
@@ -40,21 +40,22 @@ from numpy.typing import NDArray
 from nope_splat.splatting.rasterizer.kernels import inlined, intrinsic, kernel
 
 CHUNK = 512
-"""Gaussians per work item. Numba's cache does not detect changes of this value: clear it afterwards."""
+"""Number of Gaussians per work item. After changing this value, clear numba's cache, which does not detect
+the change."""
 
 _MAX_SPINS = 4_000_000
-"""Polls of the counter before an idle worker goes to sleep, about a millisecond."""
+"""Number of times that an idle worker polls the counter before it goes to sleep, about a millisecond."""
 
 _MAX_STAGES = 3
 """Maximum number of stages of a kernel."""
 
 _Counters = NDArray[np.int64]
-"""Numbers of claimed and of finished work items per stage, on separate cache lines. (stages, 2, 16)."""
+"""Numbers of claimed and of finished work items per stage, each on its own cache line. (stages, 2, 16)."""
 
 
 @intrinsic
 def claim(typing: Any, counter: Any, amount: Any) -> Any:
-    """Atomically add to the first element of an int64 array, and return its previous value."""
+    """Atomically add to the first element of an int64 array, and return the element's previous value."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         address = cgutils.create_struct_proxy(counter)(context, builder, values[0]).data
@@ -76,7 +77,7 @@ def load_acquire(typing: Any, counter: Any) -> Any:
 
 @inlined
 def finish_item(counter):
-    """Count a work item of a stage as finished. `counter` (2, 16) is that of the stage."""
+    """Count a work item as finished. `counter` (2, 16) belongs to the item's stage."""
     claim(counter[1], 1)
 
 
@@ -89,7 +90,10 @@ def wait_for_items(counter, num_items):
 
 @kernel
 def _spin_until(counter, value, max_spins):
-    """Poll a counter until it reaches a value, without the GIL. Returns False after `max_spins` polls."""
+    """Poll a counter until it reaches a value, without the GIL.
+
+    Returns False if `max_spins` polls are used up.
+    """
     while load_acquire(counter) < value and max_spins > 0:
         max_spins -= 1
     return max_spins > 0
@@ -97,17 +101,17 @@ def _spin_until(counter, value, max_spins):
 
 @kernel
 def _finish_and_spin(finished, counter, max_spins):
-    """Count a task as finished, and poll for the first claim of the next one, without the GIL."""
+    """Count a task as finished, and poll for the first claim of the next kernel, without the GIL."""
     claim(finished, 1)
     _spin_until(counter, 1, max_spins)
 
 
 _CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-"""CPU quota of a container, or `max`, and its period, both in microseconds and over all cores."""
+"""File with a container's CPU quota (or `max`) and period, both in microseconds and summed over all cores."""
 
 
 def _available_cores() -> int:
-    """Count the cores that this process may use, by its affinity and the quota of its container."""
+    """Count the cores that this process may use, given its affinity and the CPU quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):  # no such file, or no quota ("max")
         quota, period = map(int, _CGROUP_CPU_LIMIT.read_text().split())
@@ -116,17 +120,17 @@ def _available_cores() -> int:
 
 
 _current_core: Callable[[], int] = ctypes.PyDLL(None).sched_getcpu if sys.platform == "linux" else lambda: 0
-"""Core that this thread runs on; zero on platforms without thread affinity."""
+"""Function that returns the core on which this thread runs; zero on platforms without thread affinity."""
 
 
 @contextlib.contextmanager
 def _excluding_core(core: int) -> Iterator[None]:
-    """Exclude a core from this thread's affinity, if another one is left."""
+    """Exclude a core from this thread's affinity while the context is active, unless it is the only core."""
     if sys.platform != "linux":
         yield
         return
     allowed = os.sched_getaffinity(0)
-    with contextlib.suppress(OSError):  # no core is left, or a sandbox forbids it
+    with contextlib.suppress(OSError):  # no core is left, or a sandbox forbids the call
         os.sched_setaffinity(0, allowed - {core})
     yield
     with contextlib.suppress(OSError):
@@ -138,7 +142,7 @@ _pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="splatting")
 
 
 class _Worker:
-    """A worker that runs consecutive tasks on a thread of the pool, and releases the thread when idle."""
+    """Worker that runs consecutive tasks on a thread of the pool, and releases the thread when it is idle."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -147,7 +151,12 @@ class _Worker:
         self._running = False
 
     def submit(self, *task: Any) -> None:
-        """Submit a kernel, its and the next kernel's counters, the finished-task counter, and arguments."""
+        """Submit a task.
+
+        Args:
+            *task: Kernel, its counters, the next kernel's counters, the finished-task counter, and the
+                kernel's arguments.
+        """
         with self._lock:
             self._task = task
             start, self._running = not self._running, True
@@ -155,20 +164,20 @@ class _Worker:
             _pool.submit(self._run, _current_core())
 
     def cancel(self) -> bool:
-        """Cancel the task. Returns False if it was already started."""
+        """Cancel the submitted task. Returns False if the worker has already started the task."""
         with self._lock:
             pending, self._task = self._task is not None, None
         return pending
 
     def _next_task(self) -> Any:
-        """Take the submitted task; None if there is none, after which the thread is released."""
+        """Take the submitted task. Returns None if there is none; the worker then releases its thread."""
         with self._lock:
             task, self._task = self._task, None
             self._running = task is not None
         return task
 
     def _run(self, caller_core: int) -> None:
-        """Run tasks until none is left."""
+        """Run submitted tasks until there are none."""
         with _excluding_core(caller_core):
             while task := self._next_task():
                 run, counters, upcoming, finished, arguments = task
@@ -180,7 +189,7 @@ class _Worker:
 
 
 class _CallerState(threading.local):
-    """Workers of one calling thread, and the counters of its current and its next kernel."""
+    """Workers of one calling thread, and the counters of the kernels that it runs now and next."""
 
     def __init__(self) -> None:
         self.workers: list[_Worker] = []
@@ -188,7 +197,7 @@ class _CallerState(threading.local):
         self.finished = np.zeros(16, np.int64)
 
     def get_workers(self, count: int) -> list[_Worker]:
-        """Get `count` workers, creating missing ones."""
+        """Return `count` workers; create workers that do not exist yet."""
         while len(self.workers) < count:
             self.workers.append(_Worker())
         return self.workers[:count]
@@ -200,8 +209,8 @@ _caller_state = _CallerState()
 def set_num_threads(count: int) -> None:
     """Set the number of threads for rasterization. The default is the number of available cores.
 
-    The setting is independent of `torch.set_num_threads`. On small machines, few torch threads are faster,
-    because they spin while waiting and compete with the rasterizer.
+    The setting is independent of `torch.set_num_threads`. On machines with few cores, use few torch threads,
+    because waiting torch threads spin and compete with the rasterizer for cores.
 
     Args:
         count: Number of threads, at least 1.
@@ -216,20 +225,21 @@ def set_num_threads(count: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Get the number of threads for rasterization."""
+    """Return the number of threads for rasterization."""
     return _thread_count
 
 
 def run_on_all_threads(kernel: Callable[..., None], *arguments: Any) -> None:
     """Run a kernel on all threads, and wait until they finish.
 
-    Workers that have not started when the caller finishes are canceled, since no work is left.
+    The calling thread also runs the kernel. Workers that have not started when the caller finishes are
+    canceled, since no work items are left.
 
     Args:
-        kernel: Kernel whose first argument are counters that start at zero, int64 (stages, 2, 16). A kernel
-            with one stage can `claim` from the whole array. Otherwise each stage `claim`s from its own
-            counter, calls `finish_item` after every item and `wait_for_items` before the next stage. Code
-            that may raise has to run before the first claim.
+        kernel: Kernel whose first argument is an int64 array of counters (stages, 2, 16) that start at zero.
+            A kernel with one stage can `claim` from the whole array. Otherwise each stage `claim`s from its
+            own counter, calls `finish_item` after every item and `wait_for_items` before the next stage. Code
+            that may raise an exception has to run before the first claim.
         *arguments: Other arguments of the kernel, shared by all threads.
     """
     state, workers = _caller_state, _caller_state.get_workers(_thread_count - 1)

@@ -1,14 +1,16 @@
-"""Blocks of pixels of a tile that a splat covers.
+"""Blocks of pixels in a tile that a splat covers.
 
-The pixels where a splat is drawn fill an ellipse around its center: with the record's quadratic form,
+A splat is drawn in an ellipse around its center. With the quadratic form A, B, C of the splat's record and
+its opacity o, the ellipse is
 
     A e^2 + B e f + C f^2 <= tau = log2(255 o)
 
-at e to the right of the center and f below it. At height f the ellipse reaches from (-B f - r) / 2A to
-(-B f + r) / 2A, where r^2 = 4 A tau - (4 A C - B^2) f^2. Its rightmost point lies at the height
-f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the record's *tilt*, its leftmost point opposite. Within a
-row of blocks, therefore, its extent is largest at the height nearest to that point. All rows of blocks are
-solved at once, one per lane.
+at the offsets e to the right of the center and f below the center. At height f the ellipse reaches from (-B f
+- r) / 2A to (-B f + r) / 2A, where r^2 = 4 A tau - (4 A C - B^2) f^2. Its rightmost point lies at the height
+f = -B / 2C sqrt(4 C tau / (4 A C - B^2)), the *tilt* of the record, and its leftmost point at -f. Within a
+row of blocks, the ellipse extends farthest to the right at the height nearest to that of the rightmost point,
+and farthest to the left at the height nearest to that of the leftmost point. All rows of blocks are computed
+at once, one row per SIMD lane.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ _HALF, _ALMOST_HALF = np.float32(0.5), np.float32(0.49)
 
 @inlined
 def covered_blocks(lanes, records, bounds, splat, tile_x, tile_y, tile_size, first_blocks, last_blocks):
-    """Find the rows of blocks that a splat covers, and the first and last block in each of them.
+    """Find the rows of blocks that a splat covers in a tile, and the first and last block in each row.
 
-    `splat` is the start of its record in the flat arrays `records` and `bounds`, which share memory. Returns
-    the first and last row. Writes `first_blocks` and `last_blocks`.
+    `splat` is the index at which the splat's record starts in the flat arrays `records` and `bounds`, which
+    share memory. Writes `first_blocks` and `last_blocks`, one entry per row of blocks, and returns the first
+    and last row.
     """
     width, height = block_width(lanes), block_height(lanes)
     first_row = max(0, bounds[splat + BOUNDS + 2] - tile_y) // height
