@@ -1,4 +1,4 @@
-"""Ambiguity of matches: patterns that repeat within an image, and second motions within a pair."""
+"""Ambiguity of matches: patterns that repeat within an image, and a second motion within an image pair."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ def count_second_motion(
     keypoints: Sequence[Keypoints],
     settings: MatchingSettings,
 ) -> PairMatches:
-    """Estimate a second epipolar geometry among the matches that contradict the first.
+    """Count the matches of a second epipolar geometry among the matches that contradict the first.
 
-    Things that move, and patterns that repeat, have a second geometry. Wrong matches alone have none with a
-    large share of inliers.
+    Moving objects and repeated patterns give a second geometry with many inliers. Random wrong matches do
+    not.
 
     Args:
-        verified: The pair with its geometry.
-        indices: Putative matches: keypoint indices in its first and second image. (M, 2).
+        verified: The verified pair with its epipolar geometry.
+        indices: Putative matches of the pair: keypoint indices in its first and second image. (M, 2).
         keypoints: Keypoints of all images.
         settings: Options of matching.
 
     Returns:
-        The pair with `num_second`.
+        The pair with `num_second`, the number of inliers of the second geometry; unchanged if there are too
+        few.
     """
     options = settings.ambiguity
     used = np.concatenate([verified.indices, verified.stationary])
     rest = indices[~np.isin(indices @ (1, 1j), used @ (1, 1j))]
-    # Matches just above the threshold belong to the first geometry: lenses distort, and keypoints scatter.
+    # Matches just above the threshold still belong to the first geometry, because of lens distortion and
+    # keypoint noise.
     errors = epipolar_errors(verified, rest, keypoints)
     rest = rest[errors > options.min_contradiction * settings.max_epipolar_error]
     if len(rest) < settings.min_matches:
@@ -63,17 +65,19 @@ def count_second_motion(
 def repetition(
     keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches], options: AmbiguityOptions
 ) -> NDArray[np.floating]:
-    """Measure how much of each image repeats within it.
+    """Measure the fraction of keypoints in each image that look like another place in the same image.
 
-    A keypoint repeats if another place of its image looks as similar to it as most matches in other images.
+    A keypoint repeats if the descriptor of a distant keypoint in the same image is as similar to it as the
+    descriptors of most of the image's verified matches.
 
     Args:
-        keypoints: Keypoints of each image, with unit-length descriptors; nothing repeats without.
-        pairs: Verified pairs.
+        keypoints: Keypoints of each image, with unit-length descriptors. Without descriptors, all fractions
+            are zero.
+        pairs: Verified image pairs.
         options: Options of the measurement.
 
     Returns:
-        Share of the keypoints of each image that repeat; zero for images without matches. (N,).
+        Fraction of the keypoints of each image that repeat, 0 to 1; zero for images without matches. (N,).
     """
     if any(features.descriptors.shape[1] == 0 for features in keypoints):
         return np.zeros(len(keypoints))

@@ -1,4 +1,4 @@
-"""Database of keypoints and verified matches of an image folder, stored in the cache."""
+"""Database of keypoints and verified matches of all images in a folder, stored in the cache."""
 
 from __future__ import annotations
 
@@ -35,39 +35,41 @@ from nope_splat.utils.cache import Cache
 logger = logging.getLogger(__name__)
 
 CACHE_STAGE = "matches"
-"""Cache stage of finished matches."""
+"""Name under which the cache stores finished matches."""
 PARTIAL_CACHE_STAGE = "pairs"
-"""Cache stage of the pairs matched so far."""
+"""Name under which the cache stores the pairs matched so far, from which an interrupted run resumes."""
 
 
 @dataclass(frozen=True)
 class MatchDatabase:
-    """Keypoints of all images and verified matches of all pairs, held-out images included.
+    """Keypoints of all images and verified matches of all image pairs, including held-out images.
 
-    Callers must exclude the held-out images themselves.
+    Callers have to exclude held-out images from training.
     """
 
     keypoints: tuple[Keypoints, ...]
-    """Keypoints of each image; without descriptors if loaded from the cache."""
+    """Keypoints of each image. They have no descriptors if the database was loaded from the cache."""
     pairs: tuple[PairMatches, ...]
-    """Verified pairs, in ascending order; none between a mirrored image and another."""
+    """Verified pairs, in ascending order of image indices. There are no pairs between a mirrored and an
+    ordinary image."""
     pointmaps: Pointmaps | None = None
-    """Pointmaps of the pairs; None if the matcher predicts none."""
+    """Pointmaps of the pairs; None if the matcher does not predict pointmaps."""
     stationary: tuple[StationaryPixels, ...] = ()
-    """Pixels that stand still while the scene moves, by image size; no match uses them."""
+    """Image regions that do not move while the scene moves, such as a logo, for each image size. Matches in
+    these regions are removed."""
     repetition: NDArray[np.floating] | None = None
-    """Share of the keypoints of each image that look like another place of the same image; None if it is
+    """Fraction of the keypoints of each image that look like another place in the same image, 0 to 1; None if
     unknown. (N,)."""
     mirrored_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Indices of the images that are mirrored compared to the others, ascending. (n,)."""
+    """Indices of the images that are mirrored relative to most other images, ascending. (n,)."""
 
     @property
     def mirrored(self) -> NDArray[np.bool_]:
-        """Whether each image is mirrored compared to the others. (N,)."""
+        """True for images that are mirrored relative to most other images. (N,)."""
         return np.isin(np.arange(len(self.keypoints)), self.mirrored_ids)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Convert everything but the descriptors to arrays for the cache."""
+        """Convert the database, without descriptors, to arrays by name for the cache."""
         arrays = _pointmaps_to_arrays(self.pointmaps) | stationary_to_arrays(self.stationary)
         if self.repetition is not None:
             arrays["repetition"] = self.repetition
@@ -82,7 +84,7 @@ class MatchDatabase:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> MatchDatabase:
-        """Invert `to_arrays`."""
+        """Create a database from the arrays of `to_arrays`."""
         keypoints = [
             Keypoints(xy, np.zeros((len(xy), 0), np.float32), float(pixel_size), noise)
             for xy, noise, pixel_size in zip(
@@ -105,11 +107,12 @@ class MatchDatabase:
 
 
 def matches_key(folder: ImageFolder, settings: MatchingSettings) -> str:
-    """Compute the cache key of matches from the images and the matching settings.
+    """Compute the cache key of the matches of an image folder from its images and the matching settings.
 
     Args:
         folder: The images.
-        settings: Settings of matching. Fields that a derived class adds for later stages are ignored.
+        settings: Settings of matching. The device and fields that a derived class adds for later stages do
+            not affect the key.
 
     Returns:
         The key.
@@ -129,18 +132,18 @@ def load_or_match(
     Args:
         folder: Folder with the images.
         settings: Matching settings.
-        cache: Cache of matches; None disables caching.
+        cache: Cache of matches; None to match without a cache.
         key: Cache key from `matches_key`.
 
     Returns:
-        The matches.
+        Keypoints and verified matches.
     """
     stored = cache.load(CACHE_STAGE, key, MatchDatabase.from_arrays) if cache else None
     if stored is not None:
         logger.info("Using the cached matches.")
         return stored
     known: dict[tuple[int, int], PairMatches | None] = {}
-    # Only SIFT is deterministic to the last bit, so that saved matches fit newly extracted keypoints.
+    # Only SIFT extracts bitwise identical keypoints again, to which saved matches still refer.
     partial_cache = cache if settings.matcher == "sift" else None
 
     def save(matched: MatchedPairs) -> None:
@@ -157,7 +160,7 @@ def load_or_match(
     stationary = find_stationary_pixels(keypoints, pairs, settings)
     pairs = without_stationary_pixels(keypoints, pairs, stationary, settings)
     mirrored = np.zeros(0, np.int64)
-    if settings.matcher == "sift":  # descriptors of networks do not show how a mirrored image would look
+    if settings.matcher == "sift":  # only SIFT descriptors can be converted to those of the mirrored image
         mirrored = find_mirrored_images(keypoints, pairs, stationary, settings)
         pairs = [pair for pair in pairs if (pair.first in mirrored) == (pair.second in mirrored)]
     repeated = repetition(keypoints, pairs, settings.ambiguity)
@@ -169,7 +172,7 @@ def load_or_match(
 
 
 def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
-    """Convert verified pairs to arrays."""
+    """Convert verified pairs to arrays by name for the cache."""
     return {
         "indices": np.concatenate([np.zeros((0, 2), np.int64), *(pair.indices for pair in pairs)]),
         "num_matches": np.array([len(pair.indices) for pair in pairs], np.int64),
@@ -183,7 +186,7 @@ def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:
 
 
 def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
-    """Invert `_pairs_to_arrays`."""
+    """Create verified pairs from the arrays of `_pairs_to_arrays`."""
     return [
         PairMatches(int(first), int(second), indices, fundamental, float(ratio), stationary, int(num_second))
         for (first, second), indices, fundamental, ratio, stationary, num_second in zip(
@@ -199,7 +202,7 @@ def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
 
 
 def _tried_from_arrays(arrays: dict[str, NDArray[Any]]) -> dict[tuple[int, int], PairMatches | None]:
-    """Read all pairs that were tried: verified matches, or None for pairs that failed."""
+    """Read all pairs that were matched; the value is None for pairs that failed verification."""
     known: dict[tuple[int, int], PairMatches | None] = dict.fromkeys(
         (int(first), int(second)) for first, second in arrays["tried"]
     )
@@ -207,12 +210,12 @@ def _tried_from_arrays(arrays: dict[str, NDArray[Any]]) -> dict[tuple[int, int],
 
 
 def _split(values: NDArray[Any], counts: NDArray[Any]) -> Sequence[NDArray[Any]]:
-    """Split rows into consecutive parts of the given lengths."""
+    """Split the rows of an array into consecutive parts with the given numbers of rows."""
     return np.split(values, np.cumsum(counts)[:-1]) if len(counts) else []
 
 
 def _pointmaps_to_arrays(pointmaps: Pointmaps | None) -> dict[str, NDArray[Any]]:
-    """Convert pointmaps to arrays; no arrays if there are no pointmaps."""
+    """Convert pointmaps to arrays by name for the cache; an empty dictionary if there are no pointmaps."""
     if pointmaps is None:
         return {}
     pairs = pointmaps.pairs
@@ -229,7 +232,7 @@ def _pointmaps_to_arrays(pointmaps: Pointmaps | None) -> dict[str, NDArray[Any]]
 
 
 def _pointmaps_from_arrays(arrays: dict[str, NDArray[Any]]) -> Pointmaps | None:
-    """Invert `_pointmaps_to_arrays`."""
+    """Create pointmaps from the arrays of `_pointmaps_to_arrays`; None if there are no pointmaps."""
     if "pointmap_images" not in arrays:
         return None
     shapes = arrays["pointmap_shapes"]

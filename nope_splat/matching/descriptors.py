@@ -8,31 +8,32 @@ import torch
 from torch import Tensor
 
 CPU_BLOCK_SIZE = 2**21
-"""Number of similarities computed at once on a CPU: the block stays in the processor's cache."""
+"""Number of similarities computed at once on a CPU, such that the block fits into the processor's cache."""
 GPU_BLOCK_SIZE = 2**24
-"""Number of similarities computed at once on a GPU, where fewer blocks are faster: 64 MB."""
+"""Number of similarities computed at once on a GPU (64 MB). Large blocks are faster there."""
 
 QUANTIZATION_LEVELS = 254
-"""Quantization levels of a descriptor entry between 0 and 1. Entries above 1/2 saturate at 7 bits; they occur
-only in descriptors with hardly any other nonzero entry."""
+"""Number of quantization levels for descriptor entries between 0 and 1. Entries above 1/2 saturate at 7 bits;
+such entries only occur in descriptors with hardly any other nonzero entry."""
 
 
 class Descriptors(NamedTuple):
-    """Descriptors of one image, prepared for matching."""
+    """Descriptors of the K keypoints of one image, prepared for matching."""
 
     exact: Tensor
     """Non-negative unit-length descriptors. (K, D), float32."""
     quantized: Tensor
-    """The same in units of 1 / `QUANTIZATION_LEVELS`. (K, D), int8, or float32 on processors without int8
-    products."""
+    """Descriptors in units of 1 / `QUANTIZATION_LEVELS`, rounded. (K, D), int8, or float32 on processors
+    without int8 dot products."""
 
     @classmethod
     def prepare(cls, descriptors: Tensor) -> Descriptors:
         """Quantize descriptors to 7 bits, so that similarities can be computed in integer arithmetic.
 
-        Processors with int8 dot products compare them in a fraction of the time. Other processors compare the
-        same integers as floating-point numbers, which represent them exactly, so all devices find the same
-        matches. A GPU stores int8 to save memory and converts each pair when it is matched.
+        Processors with int8 dot products compare quantized descriptors in a fraction of the time. Other
+        processors store the same integers as float32, which represents them exactly, so all devices find the
+        same matches. A GPU stores int8 to save memory and converts the descriptors of each image pair when it
+        is matched.
 
         Args:
             descriptors: Non-negative unit-length descriptors. (K, D), float32.
@@ -46,15 +47,17 @@ class Descriptors(NamedTuple):
 def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> Tensor:
     """Match descriptors by Lowe's ratio test and a mutual nearest-neighbor check.
 
-    The two nearest neighbors are found among quantized descriptors; the ratio test uses the exact ones.
+    The two nearest neighbors are found with quantized descriptors; the ratio test uses the exact descriptors.
 
     Args:
         first: Descriptors of the first image.
         second: Descriptors of the second image, on the same device.
-        ratio: Maximum ratio of the distances to the nearest and the second nearest descriptor.
+        ratio: Maximum ratio of the distance to the nearest descriptor to the distance to the second nearest
+            descriptor.
 
     Returns:
-        Indices into `first` (ascending) and `second`. (M, 2), int64, on the same device.
+        Matches: keypoint indices in the first image (ascending) and in the second image. (M, 2), int64, on
+        the same device.
     """
     quantized_first, quantized_second = first.quantized, second.quantized
     if len(quantized_first) == 0 or len(quantized_second) < 2:
@@ -66,7 +69,7 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
         multiply, dtype = torch._int_mm, torch.int32  # pyright: ignore[reportPrivateImportUsage]
     block_size = GPU_BLOCK_SIZE if quantized_first.is_cuda else CPU_BLOCK_SIZE
     num_rows = max(block_size // len(quantized_second), 1)
-    # Reuse one buffer; page-faulting fresh memory would dominate otherwise.
+    # Reuse one buffer, because page faults of newly allocated memory would dominate the time.
     block = quantized_first.new_empty(min(num_rows, len(quantized_first)), len(quantized_second), dtype=dtype)
     best_of_second = torch.zeros_like(block[0])
     candidates, similarities = [], []
@@ -81,14 +84,14 @@ def match_descriptors(first: Descriptors, second: Descriptors, ratio: float) -> 
         similarities.append(block_similarities)
     matches = torch.cat(candidates)
     matches = matches[torch.cat(similarities) == best_of_second[matches[:, 1]]]
-    # Among equal descriptors of the first image, the one with the smallest index keeps the match.
+    # Among equal descriptors of the first image, only the descriptor with the smallest index keeps the match.
     owner = matches.new_full((len(quantized_second),), len(quantized_first))
     owner.scatter_reduce_(0, matches[:, 1], matches[:, 0], "amin")
     return matches[owner[matches[:, 1]] == matches[:, 0]]
 
 
 def _ratio_test(similarity: Tensor, first: Tensor, second: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-    """Find the matches that pass the ratio test, and their quantized similarities.
+    """Find the nearest neighbors that pass the ratio test, and their quantized similarities.
 
     Args:
         similarity: Inner products of quantized descriptors; overwritten. (K, L).
@@ -97,13 +100,13 @@ def _ratio_test(similarity: Tensor, first: Tensor, second: Tensor, ratio: float)
         ratio: Maximum ratio of the nearest to the second-nearest distance (Lowe's ratio test).
 
     Returns:
-        Rows and columns of the matches (M, 2), and their quantized similarities (M,).
+        Rows and columns of the M matches (M, 2), and their quantized similarities (M,).
     """
     best = _argmax(similarity)
     best_similarity = similarity.gather(1, best[:, None])
     runner_up = _argmax(similarity.scatter_(1, best[:, None], -1))
     largest, second_largest = (torch.linalg.vecdot(first, second[index]) for index in (best, runner_up))
-    swapped = second_largest > largest  # quantization changed their order
+    swapped = second_largest > largest  # quantization has changed the order of the two neighbors
     best = torch.where(swapped, runner_up, best)
     quantized = torch.where(swapped, similarity.gather(1, best[:, None])[:, 0], best_similarity[:, 0])
     largest, second_largest = torch.maximum(largest, second_largest), torch.minimum(largest, second_largest)
@@ -118,7 +121,10 @@ def _has_int8_products() -> bool:
 
 
 def _argmax(similarity: Tensor) -> Tensor:
-    """Find the column of the largest entry of each row; numpy is five times as fast as torch on a CPU."""
+    """Find the column of the largest entry in each row. (K, L) -> (K,).
+
+    On a CPU, numpy is five times as fast as torch.
+    """
     if similarity.device.type == "cpu":
         return torch.from_numpy(similarity.numpy().argmax(axis=1))
     return similarity.argmax(dim=1)

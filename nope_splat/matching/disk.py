@@ -1,6 +1,7 @@
 """DISK keypoints (Tyszkiewicz et al., NeurIPS 2020), matched by LightGlue (Lindenberger et al., ICCV 2023).
 
-Both networks come from kornia (Apache-2.0, as are the weights), which is imported on first use.
+Both networks come from the package kornia, which is imported on first use. kornia and the weights are
+licensed under Apache-2.0.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ def disk_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -> I
 
     Args:
         images: The images; masked pixels are not used.
-        settings: Number of keypoints and image size for detection.
+        settings: Maximum number of keypoints, image size for detection, and device.
 
     Yields:
-        The keypoints of each image, strongest first.
+        The keypoints of each image, by decreasing detection score.
 
     Raises:
         NopeSplatError: If kornia or the weights are missing.
@@ -49,7 +50,7 @@ def disk_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -> I
         pixels = torch.tensor(read_image(image_file, size)[..., :3], device=device)
         image = pixels.permute(2, 0, 1)[None] / 255.0
         mask = read_mask(image_file, size)
-        # With a mask, detect all keypoints and keep the best unmasked ones: the network knows no masks.
+        # The network does not support masks, so detect all keypoints and keep the best unmasked keypoints.
         max_keypoints = settings.max_keypoints if mask is None else None
         with torch.inference_mode():
             (features,) = network(image, n=max_keypoints, pad_if_not_divisible=True)
@@ -74,8 +75,8 @@ def lightglue(
         device: Device of the network.
 
     Returns:
-        A function from two image indices to their matches: keypoint indices in the first and the second
-        image, each at most once. (M, 2).
+        A function that takes two image indices and returns their matches (M, 2): keypoint indices in the
+        first and in the second image. Each keypoint occurs at most once.
 
     Raises:
         NopeSplatError: If kornia or the weights are missing.
@@ -109,7 +110,15 @@ def lightglue(
 
 
 def _load(load: Callable[[], Network], device: torch.device) -> Network:
-    """Load a network onto a device, in evaluation mode; raise `NopeSplatError` if something is missing."""
+    """Create a network and move it to a device, in evaluation mode.
+
+    Args:
+        load: Function that creates the network and loads its weights.
+        device: Device of the network.
+
+    Raises:
+        NopeSplatError: If kornia or the weights are missing.
+    """
     try:
         return load().eval().to(device)
     except ImportError as error:

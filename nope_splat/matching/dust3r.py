@@ -1,7 +1,7 @@
 """Matching by DUSt3R (Wang et al., CVPR 2024), for textureless surfaces and for small image sets.
 
-The network comes from the package `dust3r` or `mini_dust3r`, whichever is installed. Both are licensed for
-non-commercial use only (CC BY-NC-SA 4.0), as are the weights, so neither is a dependency.
+The network comes from the installed package `dust3r` or `mini_dust3r`. Both packages and the weights are
+licensed for non-commercial use only (CC BY-NC-SA 4.0), so neither package is a dependency.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.typing import Array
 
 PATCH_SIZE = 16
-"""Side of the network's square patches, in pixels; image sides must be multiples of it."""
+"""Side in pixels of the network's square patches. Image sides must be multiples of it."""
 LONGER_SIDE = 512
-"""Longer side of the input images, in pixels, that the network was trained for."""
+"""Longer side, in pixels, of the network's input images. The network was trained for this size."""
 STORED_STRIDE = 8
-"""Pixels between the points of a pointmap that are stored."""
+"""Spacing, in pixels of the input image, of the pointmap points that are stored."""
 MEMORY_PER_PAIR = 2**30
-"""Upper bound of the GPU memory, in bytes, that decoding one more pair in a batch takes."""
+"""Upper bound of the GPU memory, in bytes, that each additional pair in a batch needs."""
 MAX_BATCH_SIZE = 16
-"""Maximum number of pairs decoded in a batch; larger batches are no faster."""
+"""Maximum number of pairs decoded in one batch. Larger batches are not faster."""
 INSTALL = (
     "pip install --no-deps mini-dust3r roma",
     "pip install beartype einops safetensors huggingface_hub",
 )
-"""Commands that install the network next to nerfstudio; its declared dependencies would replace
-nerfstudio's."""
+"""Commands that install the network in nerfstudio's environment. Installing its declared dependencies would
+replace packages of nerfstudio."""
 
 Prediction = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Output of the network for one image of a pair: points (H, W, 3) and confidence (H, W)."""
 EncodedImage = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Output of the encoder for one image: patch features, patch positions, and image shape, each with a batch
-axis."""
+"""Output of the encoder for one image: patch features, patch positions and image shape (height, width), each
+with a batch axis."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class NetworkInput:
     """Geometry of an image at the network's input: resized, then center-cropped to whole patches."""
 
     size: tuple[int, int]
-    """Width and height of the resized image."""
+    """Width and height of the resized image in pixels."""
     crop_offset: tuple[int, int]
-    """Columns and rows cropped at the left and at the top."""
+    """Number of columns cropped at the left and of rows cropped at the top."""
     shape: tuple[int, int]
-    """Height and width of the cropped image."""
+    """Height and width of the cropped image in pixels."""
     scale: tuple[float, float]
-    """Full-resolution pixels per pixel, in x and y."""
+    """Full-resolution pixels per pixel of the resized image, in x and y."""
 
     @classmethod
     def from_image(cls, image: ImageFile) -> NetworkInput:
@@ -82,16 +82,21 @@ class NetworkInput:
         return cls(size, crop_offset, (height, width), (image.width / size[0], image.height / size[1]))
 
     def stored_grid(self) -> tuple[Array, Array]:
-        """Return the spacing (2,) and the corner (2,) of the stored points, in full-resolution pixels."""
+        """Compute the grid of the stored pointmap points in full-resolution pixels.
+
+        Returns:
+            Spacing of the points, x then y (2,), and upper left corner of the grid's first cell, x then y
+            (2,).
+        """
         # The center of STORED_STRIDE pixels is a pixel corner; the stored point is half a pixel further.
         return np.multiply(self.scale, float(STORED_STRIDE)), self.to_image(np.array([0.5, 0.5]))
 
     def to_image(self, xy: Array) -> Array:
-        """Convert positions from input pixels to full-resolution pixels. (n, 2) -> (n, 2)."""
+        """Convert positions from pixels of the cropped image to full-resolution pixels. (n, 2) -> (n, 2)."""
         return (xy + self.crop_offset) * self.scale
 
     def crop(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Crop an array of the resized image. (height of `size`, width, ...) -> (H, W, ...)."""
+        """Crop an array of the resized image. (height, width, ...) of `size` -> (H, W, ...) of `shape`."""
         (column, row), (height, width) = self.crop_offset, self.shape
         return values[row : row + height, column : column + width]
 
@@ -99,7 +104,7 @@ class NetworkInput:
 def match_by_dust3r(
     images: Sequence[ImageFile], pairs: Sequence[tuple[int, int]], settings: MatchingSettings
 ) -> tuple[list[Keypoints], list[PairMatches], Pointmaps]:
-    """Track a grid of anchors through the pointmaps of pairs.
+    """Match images by tracking a grid of anchor pixels through DUSt3R's pointmaps.
 
     Args:
         images: The images; masked pixels are not used.
@@ -107,8 +112,8 @@ def match_by_dust3r(
         settings: Weights, pointmap options, and verification options.
 
     Returns:
-        The track positions in each image as keypoints without descriptors; the verified pairs, the smaller
-        index first; the pointmaps at `STORED_STRIDE`.
+        The track positions in each image as keypoints without descriptors; the verified pairs, with the
+        smaller image index first; and the pointmaps, subsampled by `STORED_STRIDE`.
 
     Raises:
         NopeSplatError: If the package or the weights are missing.
@@ -159,7 +164,7 @@ def match_by_dust3r(
 def _subsample(
     first: int, second: int, maps: Sequence[Pointmap], predictions: Sequence[Prediction]
 ) -> PairPointmaps:
-    """Subsample the pointmaps of an ordered pair by `STORED_STRIDE`, with NaN for invalid points."""
+    """Subsample the pointmaps of an ordered image pair by `STORED_STRIDE`; invalid points become NaN."""
     stride = np.s_[STORED_STRIDE // 2 :: STORED_STRIDE, STORED_STRIDE // 2 :: STORED_STRIDE]
     points = (
         np.where(pointmap.valid[..., None], pointmap.points, np.nan)[stride].astype(np.float32)
@@ -175,17 +180,19 @@ def predict(
     pairs: Sequence[tuple[int, int]],
     settings: MatchingSettings,
 ) -> Iterator[tuple[tuple[Prediction, Prediction], tuple[Prediction, Prediction]]]:
-    """Run the network on both orders of each pair; each image is encoded once, pairs are decoded in batches.
+    """Run the network on both orders of each image pair.
+
+    Each image is encoded once, and pairs are decoded in batches.
 
     Args:
         images: The images.
         inputs: Resizing and crop of each image.
-        pairs: Image indices of each pair.
+        pairs: Image indices (i, j) of each pair.
         settings: Weights and device.
 
     Yields:
-        For a pair (i, j): the predictions for i and for j in the frame of i, and those for j and for i in the
-        frame of j.
+        For each pair (i, j): the predictions for i and for j in the camera frame of i, then the predictions
+        for j and for i in the camera frame of j.
 
     Raises:
         NopeSplatError: If the package or the weights are missing.
@@ -208,7 +215,7 @@ def predict(
 
 
 def _batch_size(device: torch.device) -> int:
-    """Compute the number of pairs per batch: as many as fit into GPU memory, one on a CPU."""
+    """Compute the number of pairs per batch: as many as fit into free GPU memory; one on a CPU."""
     if device.type == "cpu":
         return 1
     free, _ = torch.cuda.mem_get_info(device)
@@ -216,7 +223,7 @@ def _batch_size(device: torch.device) -> int:
 
 
 def _encode(model: Any, image_file: ImageFile, geometry: NetworkInput, device: torch.device) -> EncodedImage:
-    """Encode an image into patch features, patch positions, and its height and width."""
+    """Encode an image, resized and cropped to `geometry`, with a batch axis of length one."""
     pixels = geometry.crop(read_image(image_file, geometry.size)[..., :3])
     image = torch.tensor(pixels, device=device).permute(2, 0, 1)[None] / 127.5 - 1
     shape = torch.tensor([geometry.shape], device=device)
@@ -227,9 +234,17 @@ def _encode(model: Any, image_file: ImageFile, geometry: NetworkInput, device: t
 def _decode(
     model: Any, firsts: Sequence[EncodedImage], seconds: Sequence[EncodedImage]
 ) -> list[tuple[Prediction, Prediction]]:
-    """Predict the pointmaps of pairs of encoded images, both in the frame of the first image.
+    """Predict the pointmaps of pairs of encoded images, both in the camera frame of the first image.
 
-    All first images must have the same shape, and so must all second images.
+    All first images must have the same shape, and all second images must have the same shape.
+
+    Args:
+        model: The network.
+        firsts: First image of each pair.
+        seconds: Second image of each pair.
+
+    Returns:
+        For each pair, the predictions for its first and its second image.
     """
     first, second = ([torch.cat(parts) for parts in zip(*batch, strict=True)] for batch in (firsts, seconds))
     decoded = model._decoder(*first[:2], *second[:2])
@@ -241,19 +256,31 @@ def _decode(
 
 
 def _read_mask(image: ImageFile, geometry: NetworkInput) -> NDArray[np.bool_] | None:
-    """Read the mask of an image at the network's input size; None if all pixels are used."""
+    """Read the mask of an image at the network's input size.
+
+    Returns:
+        True for pixels that are used (H, W); None if the image has no mask.
+    """
     mask = read_mask(image, geometry.size)
     return None if mask is None else geometry.crop(mask)
 
 
 def _load(weights: str, device: torch.device) -> Any:
-    """Load the network onto a device, in evaluation mode."""
+    """Load the network onto a device, in evaluation mode.
+
+    Args:
+        weights: Folder with the weights, or name on huggingface.co.
+        device: Device of the network.
+
+    Raises:
+        NopeSplatError: If the package or the weights are missing.
+    """
     why = ""
     for package in ("dust3r", "mini_dust3r"):
         try:
             module = importlib.import_module(f"{package}.model")
         except ImportError as error:
-            if error.name not in (package, f"{package}.model"):  # installed, but a dependency is missing
+            if error.name not in (package, f"{package}.model"):  # a dependency of the package is missing
                 why = f" ({package}: {error})"
             continue
         try:

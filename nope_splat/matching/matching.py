@@ -1,4 +1,4 @@
-"""Keypoint extraction and pair matching, with any matcher."""
+"""Keypoint extraction and matching of image pairs, for all matchers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from nope_splat.utils.device_defaults import network_device
 from nope_splat.utils.progress import progress_bar
 
 MAX_SIFT_THREADS = min(os.cpu_count() or 1, 8)
-"""Number of images processed in parallel; at the default size each takes half a gigabyte of memory."""
+"""Number of images from which keypoints are extracted in parallel. At the default size, each image takes half
+a gigabyte of memory."""
 MAX_GPU_THREADS = 4
-"""Number of threads that share a GPU, so that some prepare and verify pairs while others compute. Each takes
-200 MB, in addition to the 5 MB of each image's descriptors (8192 keypoints of 128 numbers)."""
+"""Number of threads that share a GPU, so that some threads prepare and verify pairs while others compute.
+Each thread takes 200 MB of GPU memory, in addition to 5 MB for the descriptors of each image (8192 keypoints
+of 128 numbers)."""
 SAVE_INTERVAL = 20.0
 """Seconds between saves of the pairs matched so far, from which a later run resumes."""
 
@@ -40,27 +42,29 @@ def match_images(
     matched: MatchedPairs | None = None,
     save: Callable[[MatchedPairs], None] | None = None,
 ) -> tuple[list[Keypoints], list[PairMatches], Pointmaps | None]:
-    """Extract keypoints, choose pairs of images, and match them with any matcher.
+    """Extract keypoints, choose pairs of images, and match and verify these pairs.
 
     Args:
         images: The images.
         settings: Settings of matching.
-        matched: Pairs that need not be matched again.
-        save: Called with the pairs matched so far, at intervals and on interruption.
+        matched: Results of pairs that were matched earlier and are not matched again; None if there are none.
+        save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL` and
+            on interruption; None to save nothing.
 
     Returns:
-        Keypoints of each image; the verified pairs, whose matches are keypoint indices; the pointmaps, or
-        None if the matcher predicts none.
+        Keypoints of each image; the verified pairs, whose matches are keypoint indices; and the pointmaps, or
+        None if the matcher does not predict pointmaps.
 
     Raises:
-        NopeSplatError: If the matcher lacks a package or its weights.
+        NopeSplatError: If a package or the weights of the matcher are missing.
     """
     if settings.matcher != "dust3r":
         keypoints = extract_keypoints(images, settings)
         return keypoints, match_keypoints(keypoints, settings, matched, save), None
     from nope_splat.matching.dust3r import match_by_dust3r
 
-    # DUSt3R has no descriptors to choose pairs by; compared to it, extracting those of SIFT takes no time.
+    # DUSt3R has no descriptors for choosing pairs, so extract SIFT keypoints, which takes little time in
+    # comparison.
     keypoints = extract_keypoints(images, replace(settings, matcher="sift"))
     return match_by_dust3r(images, choose_pairs(keypoints, settings), settings)
 
@@ -70,13 +74,13 @@ def extract_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -
 
     Args:
         images: The images.
-        settings: Matcher, number of keypoints, and image size for detection.
+        settings: Matcher, maximum number of keypoints, and image size for detection.
 
     Returns:
         The keypoints of each image, in the same order.
 
     Raises:
-        NopeSplatError: If the matcher lacks a package or its weights.
+        NopeSplatError: If a package or the weights of the matcher are missing.
     """
     if settings.matcher == "disk":
         from nope_splat.matching.disk import disk_keypoints
@@ -93,16 +97,17 @@ def match_keypoints(
     matched: MatchedPairs | None = None,
     save: Callable[[MatchedPairs], None] | None = None,
 ) -> list[PairMatches]:
-    """Choose pairs of images, and match them like `match_pairs`.
+    """Choose pairs of images, and match and verify these pairs.
 
     Args:
         keypoints: Keypoints of each image.
-        settings: How to choose, match and verify pairs.
-        matched: Pairs that need not be matched again.
-        save: Called with the pairs matched so far, at intervals and on interruption.
+        settings: Options of choosing, matching and verifying pairs.
+        matched: Results of pairs that were matched earlier and are not matched again; None if there are none.
+        save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL` and
+            on interruption; None to save nothing.
 
     Returns:
-        The verified pairs, in ascending order.
+        The verified pairs, in ascending order of image indices.
     """
     return _match_rounds(keypoints, partial(pairs_in_rounds, keypoints, settings), settings, matched, save)
 
@@ -112,16 +117,16 @@ def match_pairs(
 ) -> list[PairMatches]:
     """Match pairs of images and verify their epipolar geometry.
 
-    If several keypoints share a position, matches refer to the first of them. Apart from the indices, the
-    result does not depend on the order of the images.
+    If several keypoints have the same position, matches refer to the first of these keypoints. Apart from the
+    indices, the result does not depend on the order of the images.
 
     Args:
         keypoints: Keypoints of each image.
         pairs: Image indices of each pair, the smaller index first.
-        settings: How to match and verify pairs.
+        settings: Options of matching and verifying pairs.
 
     Returns:
-        The verified pairs, in ascending order.
+        The verified pairs, in ascending order of image indices.
     """
     return _match_rounds(keypoints, lambda _: iter([pairs]), settings)
 
@@ -133,18 +138,19 @@ def _match_rounds(
     matched: MatchedPairs | None = None,
     save: Callable[[MatchedPairs], None] | None = None,
 ) -> list[PairMatches]:
-    """Match pairs round by round.
+    """Match and verify pairs of images, round by round.
 
     Args:
         keypoints: Keypoints of each image.
-        rounds: Called with the matches by pair, which grow as matching proceeds; yields the pairs of each
-            round.
-        settings: How to match and verify pairs.
-        matched: Pairs that need not be matched again.
-        save: Called with the pairs matched so far, at intervals and on interruption.
+        rounds: Function that takes the results by pair, to which each round adds, and yields the pairs of
+            each round.
+        settings: Options of matching and verifying pairs.
+        matched: Results of pairs that were matched earlier and are not matched again; None if there are none.
+        save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL` and
+            on interruption; None to save nothing.
 
     Returns:
-        The verified pairs of all rounds, in ascending order.
+        The verified pairs of all rounds, in ascending order of image indices.
     """
     match_putatively = _putative_matcher(keypoints, settings)
     first_ids = [first_at_position(features.xy) for features in keypoints]
@@ -174,7 +180,7 @@ def _match_rounds(
         try:
             for _ in progress_bar(match_all(pool), "Matching pairs", lambda: len(new)):
                 if save and time.monotonic() - last_save > SAVE_INTERVAL:
-                    save(matches.copy())  # other threads keep adding to it
+                    save(matches.copy())  # copy, because other threads keep adding matches
                     last_save = time.monotonic()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # do not keep an interrupting user waiting
@@ -185,10 +191,13 @@ def _match_rounds(
 
 
 def num_matching_threads(settings: MatchingSettings) -> int:
-    """Return the number of matching threads: one per CPU core, or as many as keep a GPU busy.
+    """Compute the number of threads that match pairs in parallel.
 
     Args:
         settings: Device of matching.
+
+    Returns:
+        One thread per CPU core; with a GPU, at most `MAX_GPU_THREADS`.
     """
     cores = os.cpu_count() or 1
     return cores if network_device(settings.device).type == "cpu" else min(cores, MAX_GPU_THREADS)
@@ -197,7 +206,16 @@ def num_matching_threads(settings: MatchingSettings) -> int:
 def _putative_matcher(
     keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> Callable[[int, int], NDArray[np.int64]]:
-    """Return a function that maps two image indices to putative matches: pairs of keypoint indices (M, 2)."""
+    """Create a function that matches the keypoints of two images without verifying the matches.
+
+    Args:
+        keypoints: Keypoints of each image, with descriptors.
+        settings: Matcher and its options.
+
+    Returns:
+        A function that takes two image indices and returns keypoint indices in the first and the second
+        image. (M, 2).
+    """
     if settings.matcher == "disk":
         from nope_splat.matching.disk import lightglue
 
@@ -208,7 +226,16 @@ def _putative_matcher(
 def _ratio_test_matcher(
     keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> Callable[[int, int], NDArray[np.int64]]:
-    """Return a function that maps two image indices to the matches that pass the ratio test. (M, 2)."""
+    """Create a function that matches two images by nearest neighbors and the ratio test.
+
+    Args:
+        keypoints: Keypoints of each image, with descriptors.
+        settings: Maximum ratio of distances, and device.
+
+    Returns:
+        A function that takes two image indices and returns keypoint indices in the first and the second
+        image. (M, 2).
+    """
     device = network_device(settings.device)
     descriptors = [
         Descriptors.prepare(torch.from_numpy(features.descriptors).to(device)) for features in keypoints
@@ -221,13 +248,13 @@ def _ratio_test_matcher(
 
 
 def first_at_position(xy: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Find, for each keypoint, the index of the first keypoint at the same position.
+    """For each keypoint, find the index of the first keypoint at the same position.
 
     Args:
         xy: Positions of the keypoints. (K, 2).
 
     Returns:
-        (K,).
+        Keypoint indices. (K,).
     """
     _, first, inverse = np.unique(xy @ (1, 1j), return_index=True, return_inverse=True)
     return first[inverse]
@@ -236,12 +263,12 @@ def first_at_position(xy: NDArray[np.floating]) -> NDArray[np.int64]:
 def merge_duplicates(
     indices: NDArray[np.int64], first_ids: NDArray[np.int64], second_ids: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Merge keypoints at the same position, then remove duplicate matches.
+    """Replace keypoints by the first keypoint at the same position, then remove duplicate matches.
 
     Args:
         indices: Keypoint indices of matches. (M, 2).
         first_ids: Index that replaces each keypoint of the first image, from `first_at_position`. (K,).
-        second_ids: The same for the second image. (L,).
+        second_ids: Index that replaces each keypoint of the second image. (L,).
 
     Returns:
         Keypoint indices of the matches, in ascending order. (m, 2).
@@ -254,7 +281,10 @@ def merge_duplicates(
 
 @contextmanager
 def single_torch_thread() -> Iterator[None]:
-    """Limit torch to one thread per call: one pair per core is faster than all cores on one pair."""
+    """Limit torch to one thread per call while the context is active.
+
+    Matching one pair per core is faster than using all cores for one pair.
+    """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,16 +1,18 @@
-"""Mirrored images among others, found by the SIFT descriptors of flipped keypoints.
+"""Detection of mirrored images among ordinary images, by the SIFT descriptors of mirrored keypoints.
 
-Mirroring an image permutes the entries of its SIFT descriptors, so that two images of which one is mirrored
-match once the descriptors of one are flipped. A pair is evidence for one hand by its ordinary matches, and
-for opposite hands by its flipped matches. Symmetric things match their mirror images without being mirrored,
-though: the left and the right side of a car, or a facade seen from both sides. Therefore
+Mirroring an image permutes the entries of its SIFT descriptors ("flipped" descriptors). If one of two
+overlapping images is mirrored, the images match once the descriptors of one image are flipped. Ordinary
+matches are evidence that the two images of a pair have the same orientation, and flipped matches that they
+have opposite orientations (one of them is mirrored). However, symmetric objects match their mirror images
+without being mirrored, such as the left and the right side of a car, or a facade seen from both sides.
+Therefore
 
-- one ordinary match outweighs several flipped ones,
-- the maximum spanning forest over this evidence decides which images have the same hand: images that a chain
-  of ordinary pairs connects are separated only by a pair with several times as many flipped matches as the
-  weakest pair of the chain has ordinary ones.
+- one ordinary match outweighs several flipped matches,
+- the maximum spanning forest over this evidence decides which images have the same orientation. If a chain of
+ordinary pairs connects two images, only a pair with several times as many flipped matches as the weakest pair
+of the chain has ordinary matches can assign opposite orientations to the two images.
 
-Among images that are all mirrored alike, nothing is found: their scene is a consistent mirrored world.
+If all images are mirrored, no image is reported, because the mirrored scene is consistent.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ from nope_splat.scene.tracks import maximum_spanning_forest
 from nope_splat.utils.device_defaults import network_device
 
 NUM_CELLS, NUM_ORIENTATIONS = 4, 8
-"""Cells of a SIFT descriptor along each axis of the keypoint's frame, and gradient orientations of each."""
+"""Number of cells of a SIFT descriptor along each axis of the keypoint's frame, and number of gradient
+orientations per cell."""
 
 
 def find_mirrored_images(
@@ -50,16 +53,17 @@ def find_mirrored_images(
     stationary: Sequence[StationaryPixels],
     settings: MatchingSettings,
 ) -> NDArray[np.int64]:
-    """Find the images that are mirrored compared to most of those that they match.
+    """Find the images that are mirrored relative to most of the images that they match.
 
     Args:
         keypoints: Keypoints of each image, with SIFT descriptors and image sizes.
-        pairs: Verified pairs.
-        stationary: Stationary cells, whose keypoints are ignored: a symmetric frame matches its mirror image.
+        pairs: Verified image pairs.
+        stationary: Stationary image cells. Their keypoints are ignored, because a symmetric frame around the
+            image matches its mirror image.
         settings: Options of matching.
 
     Returns:
-        Indices of the images, ascending. (n,).
+        Indices of the mirrored images, ascending. (n,).
     """
     num_images, options = len(keypoints), settings.mirroring
     candidates = candidate_pairs(num_images, pairs, options)
@@ -78,7 +82,7 @@ def find_mirrored_images(
             evidence = hand_evidence(counts, np.array([flipped.get(edge, 0) for edge in ordinary]), settings)
             return separate_hands(num_images, edges, evidence)
 
-        # Verify only the estimates that make a difference.
+        # Verify estimated counts of flipped matches only while they change the result.
         while (result := hands(estimates | verified))[0] != hands(verified)[0]:
             unverified = [pair for pair in result[1] if pair not in verified]
             unverified = unverified or [pair for pair in estimates if pair not in verified]
@@ -88,17 +92,17 @@ def find_mirrored_images(
 
 
 def flip_descriptors(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compute the SIFT descriptors of the same keypoints in the mirrored image.
+    """Convert SIFT descriptors of an image to the descriptors of the same keypoints in the mirrored image.
 
-    In the frame of a keypoint, whose first axis is its orientation, mirroring inverts the second axis: it
-    reverses the order of the cells along that axis and negates the gradient orientations.
+    The first axis of a keypoint's frame is the keypoint's orientation. Mirroring inverts the second axis: the
+    order of the cells along the second axis is reversed, and the gradient orientations are negated.
 
     Args:
         descriptors: SIFT or RootSIFT descriptors in OpenCV's order: cells along the second axis, cells along
             the first axis, orientations. (K, 128).
 
     Returns:
-        (K, 128).
+        Descriptors of the mirrored keypoints. (K, 128).
     """
     by_cell = descriptors.reshape(-1, NUM_CELLS, NUM_CELLS, NUM_ORIENTATIONS)
     flipped = by_cell[:, ::-1][..., -np.arange(NUM_ORIENTATIONS)]
@@ -106,10 +110,13 @@ def flip_descriptors(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def mirror_keypoints(features: Keypoints) -> Keypoints:
-    """Compute the keypoints of the mirrored image.
+    """Convert the keypoints of an image to the keypoints of the horizontally mirrored image.
 
     Args:
         features: Keypoints of an image, with SIFT descriptors and the image size.
+
+    Returns:
+        Keypoints with mirrored positions and descriptors, in the same order.
     """
     assert features.image_size is not None
     xy = features.xy * (-1, 1) + (features.image_size[0], 0)
@@ -119,15 +126,16 @@ def mirror_keypoints(features: Keypoints) -> Keypoints:
 def candidate_pairs(
     num_images: int, pairs: Sequence[PairMatches], options: MirroringOptions
 ) -> list[tuple[int, int]]:
-    """Choose pairs of images that may have opposite hands.
+    """Choose pairs of images of which one may be mirrored.
 
-    Images that strong pairs connect have the same hand; a pair is strong if it has a large share of the
-    matches of the best pairs of its images. Each image is tested with some of the images to which it is not
-    connected, evenly spaced in their order.
+    Images that are connected by strong pairs are not tested against each other, because they have the same
+    orientation. A pair is strong if its number of matches is a large fraction of that of the best pair of
+    either image. Each image is tested with some of the images to which it is not connected, evenly spaced in
+    the image order.
 
     Args:
         num_images: Number of images.
-        pairs: Verified pairs.
+        pairs: Verified image pairs.
         options: Options of the search.
 
     Returns:
@@ -151,13 +159,16 @@ def candidate_pairs(
 def count_flipped_matches(
     first: int, second: int, keypoints: Sequence[Keypoints], settings: MatchingSettings
 ) -> int:
-    """Count the verified matches of an image and the mirrored version of another.
+    """Count the verified matches between the mirrored version of one image and another image.
 
     Args:
-        first: Index of the image that is mirrored.
+        first: Index of the image that is mirrored for the test.
         second: Index of the other image.
         keypoints: Keypoints of all images.
         settings: Options of matching.
+
+    Returns:
+        Number of verified matches; 0 if the pair fails verification.
     """
     pair = [mirror_keypoints(keypoints[first]), keypoints[second]]
     descriptors = [_prepare(features.descriptors, settings) for features in pair]
@@ -170,16 +181,16 @@ def count_flipped_matches(
 def hand_evidence(
     ordinary: NDArray[np.integer], flipped: NDArray[np.number], settings: MatchingSettings
 ) -> NDArray[np.floating]:
-    """Weigh the ordinary matches of pairs against their flipped matches.
+    """Weigh the ordinary matches of image pairs against their flipped matches.
 
     Args:
         ordinary: Number of ordinary matches of each pair. (E,).
-        flipped: Number of flipped matches of each pair. (E,).
+        flipped: Number of matches of each pair after one image was mirrored. (E,).
         settings: Options of matching.
 
     Returns:
-        Positive for pairs of the same hand, negative for pairs of opposite hands, in units of ordinary
-        matches; zero if the evidence is too weak. (E,).
+        Evidence in units of ordinary matches: positive for pairs with the same orientation, negative for
+        pairs of which one image is mirrored, zero if the evidence is too weak. (E,).
     """
     weighted = flipped * settings.mirroring.flipped_weight
     is_opposite = flipped >= settings.mirroring.min_ratio * np.maximum(ordinary, 1)
@@ -189,24 +200,26 @@ def hand_evidence(
 def separate_hands(
     num_images: int, edges: NDArray[np.int64], evidence: NDArray[np.floating]
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Divide the images into two hands by the strongest evidence that connects them.
+    """Divide images into ordinary and mirrored images, by the strongest evidence that connects them.
 
-    In each connected component, the smaller group is mirrored; of equal groups, the one that does not contain
-    the first image.
+    In each connected component, the smaller group is considered mirrored. Of two equally large groups, the
+    group without the component's first image is considered mirrored.
 
     Args:
         num_images: Number of images.
-        edges: Two images of each pair, each pair at most once. (E, 2).
+        edges: Image indices of each pair; each pair at most once. (E, 2).
         evidence: Evidence of each pair, from `hand_evidence`. (E,).
 
     Returns:
-        Indices of the mirrored images, ascending; the pairs of opposite hands on which this depends.
+        Indices of the mirrored images, ascending; and the pairs of opposite orientation on which the result
+        depends.
     """
     used = evidence != 0
     edges, evidence = edges[used], evidence[used]
     forest = maximum_spanning_forest(num_images, edges, np.abs(evidence))
     edges, is_opposite = edges[forest], evidence[forest] < 0
-    # In a graph with two nodes per image, one for each hand, every component is one choice of hands.
+    # In a graph with two nodes per image, one for each orientation, every component is one assignment of
+    # orientations.
     first, second = edges.T
     crossed = num_images * is_opposite
     same_choice = [
@@ -229,16 +242,17 @@ def _estimate_flipped_matches(
     settings: MatchingSettings,
     pool: ThreadPoolExecutor,
 ) -> dict[tuple[int, int], float]:
-    """Estimate the number of flipped matches of pairs from their largest keypoints.
+    """Estimate the number of flipped matches of image pairs from a sample of their largest keypoints.
 
     Args:
-        candidates: Image indices of the pairs.
+        candidates: Image indices of the candidate pairs.
         keypoints: Keypoints of all images.
         settings: Options of matching.
-        pool: Threads.
+        pool: Pool of threads that match pairs in parallel.
 
     Returns:
-        Estimates by pair, without the pairs that have as few as unrelated images.
+        Estimated number of flipped matches by pair. Pairs with as few matches as unrelated images are
+        omitted.
     """
     options = settings.mirroring
     partners: dict[int, list[int]] = defaultdict(list)
@@ -264,12 +278,12 @@ def _estimate_flipped_matches(
 
 
 def _largest(features: Keypoints, count: int) -> NDArray[np.int64]:
-    """Return the indices of the largest keypoints, whose positions are the least precise."""
+    """Return the indices of the `count` largest keypoints, which have the largest localization noise."""
     return np.argsort(-features.noise_or_ones(), kind="stable")[:count]
 
 
 def _select(features: Keypoints, indices: NDArray[np.int64]) -> Keypoints:
-    """Return some of the keypoints of an image."""
+    """Return the keypoints of an image with the given indices."""
     noise = None if features.noise is None else features.noise[indices]
     return replace(features, xy=features.xy[indices], descriptors=features.descriptors[indices], noise=noise)
 
@@ -280,6 +294,9 @@ def _prepare(descriptors: NDArray[np.float32], settings: MatchingSettings) -> De
 
 
 def _label_components(num_nodes: int, edges: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Label each node of a graph by its connected component. (num_nodes,)."""
+    """Label each node of an undirected graph by its connected component.
+
+    Edges (E, 2) -> labels (num_nodes,).
+    """
     graph = coo_array((np.ones(len(edges), np.int8), edges.T), (num_nodes, num_nodes))
     return connected_components(graph, directed=False)[1]

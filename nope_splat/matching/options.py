@@ -1,4 +1,7 @@
-"""Settings of matching, and the options of its stages."""
+"""Settings of image matching, and options of its stages.
+
+"Feature pixels" are the pixels of the image in which keypoints are detected, which may be downscaled.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from nope_splat.utils.device_defaults import ByDevice
 from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE_SHARE
 
 DUST3R_WEIGHTS = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
-"""The published weights, on huggingface.co."""
+"""Name of DUSt3R's published weights on huggingface.co."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,15 @@ class SiftOptions:
     """Options of SIFT keypoint detection and selection."""
 
     contrast_threshold: float = 0.02
-    """OpenCV's `contrastThreshold`; half its default, so that dim regions get keypoints too."""
+    """OpenCV's `contrastThreshold`: smallest contrast of a keypoint. The default is half of OpenCV's default,
+    so that dim regions also get keypoints."""
     noise_diameter: float = 2.6
-    """Keypoint diameter, in pixels of the searched image, at which the blur of the keypoint contributes as
-    much localization noise as everything else. Fitted to the reprojection errors of four real and rendered
-    scenes: 2.5 to 2.7 pixels in each."""
+    """Keypoint diameter, in feature pixels, at which the blur of the keypoint contributes as much
+    localization noise as all other sources together. Larger keypoints get a larger standard deviation. Fitted
+    to the reprojection errors of four real and rendered scenes, which gave 2.5 to 2.7 pixels each."""
     num_grid_cells: int = 16
-    """Grid cells along the longer side of the image. The strongest keypoints are taken from each cell in
-    turn."""
+    """Number of grid cells along the longer image side. The strongest keypoints are selected from each cell
+    in turn; more cells spread the keypoints more evenly."""
 
 
 @dataclass(frozen=True)
@@ -36,126 +40,142 @@ class RetrievalOptions:
     """Options of image retrieval by VLAD descriptors."""
 
     min_similarity_sigmas: float = 3.0
-    """Two images are similar if their similarity exceeds this many standard deviations of the similarity of
-    unrelated images."""
+    """Minimum similarity of two similar images, in standard deviations of the similarity of unrelated
+    images."""
     max_num_expansions: int = 5
-    """Maximum number of similar images averaged into a query (average query expansion)."""
+    """Maximum number of similar images whose descriptors are averaged into a query (average query
+    expansion)."""
     min_partner_ratio: float = 0.5
-    """Fraction of `num_partners` that every image gets, however few similar images it has. In a small set all
-    images are alike, and none stands out from chance."""
+    """Minimum number of partners of each image, as a fraction of `num_partners`, even if fewer images are
+    similar. In small sets, all images are alike and none is significantly similar."""
 
 
 @dataclass(frozen=True)
 class TransitiveMatchingOptions:
-    """Options of transitive matching: selection of pairs by shared keypoints, in rounds."""
+    """Options of transitive matching, which selects image pairs in rounds by shared keypoints."""
 
     num_initial_partners: int = 4
-    """Number of most similar images that each image is matched with in the first round."""
+    """Number of most similar images with which each image is matched in the first round."""
     min_num_matches: int = 60
-    """Verified matches of a strong pair. A weaker pair raises the score that further candidates must beat."""
+    """Minimum number of verified matches of a strong pair. After a weaker pair, further candidates of its
+    images must share more keypoints than this pair did."""
     min_num_partners: int = 6
-    """Verified partners below which an image keeps accepting candidates, however weak its pairs are."""
+    """Number of verified pairs of an image below which weak pairs do not restrict its further candidates."""
 
 
 @dataclass(frozen=True)
 class TwoViewGeometryOptions:
-    """RANSAC options for the fundamental matrix and the homography of a pair."""
+    """RANSAC options for the fundamental matrix and the homography of an image pair."""
 
     confidence: float = 0.9999
-    """Probability of drawing at least one sample without outliers."""
+    """Probability of drawing at least one sample without outliers. Higher values need more RANSAC trials."""
     trial_multiplier: float = 3.0
-    """Factor on the theoretical number of trials (COLMAP's `dyn_num_trials_multiplier`): noise spoils some of
-    the samples that hold only inliers."""
+    """Factor on the theoretical number of RANSAC trials (COLMAP's `dyn_num_trials_multiplier`), because noise
+    spoils some samples without outliers."""
     min_num_trials: int = 100
-    """Minimum number of RANSAC trials."""
+    """Minimum number of RANSAC trials for the fundamental matrix."""
     max_num_trials: int = 10_000
-    """Maximum number of RANSAC trials."""
+    """Maximum number of RANSAC trials for the fundamental matrix."""
     subset_size: int = 50
-    """Number of matches in the subset that RANSAC tries first. If nearly all of them are inliers, they
-    determine the geometry as well as the full set does."""
+    """Number of matches in the subset on which RANSAC is tried first. If nearly all of them are inliers, the
+    subset determines the geometry as well as all matches do."""
     easy_inlier_ratio: float = 0.8
-    """Inlier ratio of the subset at which its geometry is refined on all matches instead of estimated
-    again."""
+    """Minimum inlier ratio of the subset at which the geometry of the subset is refined on all matches. Below
+    this ratio, RANSAC runs on all matches."""
     min_num_subset_trials: int = 20
-    """Minimum number of RANSAC trials on the subset; all of them rarely fail by chance."""
+    """Minimum number of RANSAC trials on the subset. With fewer trials, all of them might fail by chance."""
     homography_subset_size: int = 100
-    """Number of matches from which the homography is estimated."""
+    """Number of inlier matches in the subset from which the homography is estimated."""
     max_num_homography_trials: int = 200
-    """Maximum number of trials for the homography. One that explains nearly all matches is found early."""
+    """Maximum number of RANSAC trials for the homography. A homography that explains nearly all matches is
+    found in few trials."""
 
 
 @dataclass(frozen=True)
 class StationaryOptions:
-    """Options for finding what stands still in front of a moving scene, such as a logo."""
+    """Options for finding image regions that do not move while the scene moves, such as a logo."""
 
     max_motion: float = 1.0
-    """Maximum distance, in feature pixels, between the keypoints of a stationary match. The
-    keypoints of a logo scatter by a fraction of a pixel."""
+    """Maximum distance, in feature pixels, between the two keypoints of a stationary match. Keypoints of a
+    logo differ by a fraction of a pixel."""
     num_grid_cells: int = 48
-    """Grid cells along the longer side of the image."""
+    """Number of grid cells along the longer image side, into which stationary regions are divided."""
     min_num_pairs: int = 3
-    """Number of pairs in which a cell must contain stationary matches; one may stand still by chance."""
+    """Minimum number of image pairs in which a grid cell must contain stationary matches. In a single pair,
+    matches may be stationary by chance."""
 
 
 @dataclass(frozen=True)
 class MirroringOptions:
-    """Options for finding mirrored images by flipped descriptors."""
+    """Options for finding mirrored images.
+
+    A flipped match is a match of two images after the SIFT descriptors of one image were mirrored.
+    """
 
     min_ratio: float = 3.0
-    """Smallest number of flipped matches per ordinary match of a pair of opposite hands."""
+    """Minimum ratio of flipped to ordinary matches for a pair of which one image is mirrored."""
     flipped_weight: float = 1 / 6
-    """Weight of a flipped match, where an ordinary match has weight 1. Symmetric things match their mirror
-    images without being mirrored. Pairs of neighboring images of them, though, have more than a sixth as many
-    ordinary matches as the most similar mirror images have flipped ones."""
+    """Weight of a flipped match as evidence, relative to an ordinary match. Symmetric objects match their
+    mirror images without being mirrored; a pair of neighboring images of such an object has more than a sixth
+    as many ordinary matches as the most similar mirror images have flipped matches."""
     min_strong_matches: int = 50
-    """Smallest number of matches of a strong pair. Images that strong pairs connect are not tested."""
+    """Minimum number of matches of a strong pair. Images connected by strong pairs are not tested for
+    mirroring against each other."""
     min_strong_ratio: float = 1 / 3
-    """Smallest number of matches of a strong pair, as a share of those of the best pair of either image."""
+    """Minimum number of matches of a strong pair, as a fraction of the number of matches of the best pair of
+    either image."""
     num_probes: int = 400
-    """Number of keypoints of an image, the largest ones, that are flipped for a test; larger ones are found
-    again more often."""
+    """Number of keypoints of an image, the largest ones, that are flipped and matched to another image for a
+    quick test. Large keypoints are found again more often."""
     num_probed: int = 2048
-    """Number of keypoints of the other image, the largest ones, that they are compared with."""
+    """Number of keypoints of the other image, the largest ones, to which the flipped keypoints are
+    matched."""
     min_probe_ratio: float = 0.05
-    """Smallest share of the flipped keypoints that must match; of unrelated images, up to 4 % match."""
+    """Minimum fraction of the flipped keypoints that must match to continue with a pair. In unrelated images,
+    up to 4 % match."""
     max_num_partners: int = 20
-    """Number of other images, evenly spaced in the order of the images, that each image is tested with, so
-    that the time grows linearly with the number of images."""
+    """Maximum number of other images with which each image is tested, evenly spaced in the image order. The
+    limit makes the time proportional to the number of images."""
 
 
 @dataclass(frozen=True)
 class AmbiguityOptions:
-    """Options for measuring how ambiguous matches are."""
+    """Options for measuring how ambiguous the matches are."""
 
     min_contradiction: float = 3.0
-    """Minimum epipolar error of a match of a second motion, as a multiple of the largest error of an
-    inlier."""
+    """Minimum epipolar error of a match that may belong to a second motion, as a multiple of
+    `max_epipolar_error`."""
     min_second_inlier_ratio: float = 0.5
-    """Minimum share of the contradicting matches that must agree with the second motion."""
+    """Minimum fraction of the contradicting matches that must be inliers of the second motion."""
     max_num_trials: int = 500
-    """Number of RANSAC trials for the second motion; half of the matches are found with 99 % probability."""
+    """Number of RANSAC trials for the second motion. A motion of half of the matches is found with 99 %
+    probability."""
     max_num_keypoints: int = 300
-    """Number of keypoints of an image that are compared with the others of the same image."""
+    """Maximum number of keypoints of an image that are sampled to measure repetition within the image."""
     similarity_quantile: float = 0.25
-    """Share of the matches with other images that may look less similar than a repeated keypoint."""
+    """Quantile of the descriptor similarities of an image's verified matches. A keypoint repeats if another
+    place in the same image is at least this similar; larger values find fewer repetitions."""
     min_distance: float = 24.0
-    """Minimum distance, in feature pixels, of places that are compared."""
+    """Minimum distance, in feature pixels, between two places in an image that are compared."""
 
 
 @dataclass(frozen=True)
 class PointmapOptions:
-    """Options for matching a regular grid of pixels, the anchors, by their pointmaps."""
+    """Options for matching a regular grid of pixels, the anchors, by pointmaps."""
 
     anchor_spacing: int = 12
-    """Pixels between anchors."""
+    """Spacing of the anchors, in pixels of the network's input image. Smaller values give more tracks."""
     min_confidence: float = 1.5
-    """Smallest confidence (the network's scale starts at one) of a valid point."""
+    """Minimum confidence of a valid pointmap point. The network's confidences start at one."""
     max_cycle_error: float = 1.5
-    """Maximum distance, in pixels, between an anchor and its match mapped back to the anchor's image."""
+    """Maximum distance, in pixels of the input image, between an anchor and its match mapped back to the
+    anchor's image."""
     max_order_error: float = 2.0
-    """Maximum distance, in pixels, between the matches from the two orders of a pair."""
+    """Maximum distance, in pixels of the input image, between the matches from the two orders of an image
+    pair. Matches beyond it are dropped."""
     plane_radius: int = 2
-    """Radius, in pixels, of the window to which a plane is fitted for sub-pixel positions."""
+    """Radius, in pixels of the input image, of the window in which a plane is fitted to the points for
+    sub-pixel positions."""
 
 
 @dataclass(frozen=True)
@@ -163,42 +183,45 @@ class MatchingSettings:
     """Settings of image matching."""
 
     matcher: Literal["sift", "disk", "dust3r"] = "sift"
-    """How matches are found. "sift" needs nothing else. "disk" (DISK with LightGlue) handles changes of light
-    and viewpoint that defeat SIFT; it needs `pip install kornia`, 50 MB of weights from the network (both
-    Apache-2.0) and, for speed, a GPU. "dust3r" matches surfaces without texture; it needs its package (`pip
-    install --no-deps mini-dust3r roma`, `pip install beartype einops`), 2 GB of weights, see dust3r-weights
-    (both for non-commercial use only, CC BY-NC-SA 4.0) and a GPU."""
+    """Method for finding matches. "sift" needs no other package. "disk" (DISK with LightGlue) handles larger
+    changes of light and viewpoint than SIFT; it needs `pip install kornia`, 50 MB of weights that are
+    downloaded (both Apache-2.0) and, for speed, a GPU. "dust3r" matches surfaces without texture; it needs
+    the DUSt3R package (`pip install --no-deps mini-dust3r roma`, `pip install beartype einops`), 2 GB of
+    weights, see dust3r-weights (both for non-commercial use only, CC BY-NC-SA 4.0) and a GPU."""
     dust3r_weights: str = DUST3R_WEIGHTS
     """Weights for the matcher dust3r: a folder with config.json and model.safetensors, or a name on
-    huggingface.co. The published ones are for non-commercial use only (CC BY-NC-SA 4.0, and the terms of the
-    data that they were trained on)."""
+    huggingface.co. The published weights are for non-commercial use only (CC BY-NC-SA 4.0, and the terms of
+    the training data)."""
     max_keypoints: Annotated[int, COUNT] = 8192
-    """Maximum number of keypoints per image: half are the largest, the rest the strongest of every region."""
+    """Maximum number of keypoints per image. Half of them are the largest keypoints, the others are the
+    strongest of each image region. More keypoints give more tracks but take longer to match."""
     max_feature_size: Annotated[int, Ge(32)] = 1600
-    """Longer side, in pixels, at which keypoints are detected; larger images are downscaled first."""
+    """Longer image side, in pixels, at which keypoints are detected. Larger images are downscaled to this
+    size first."""
     match_ratio: Annotated[float, POSITIVE_SHARE] = 0.8
-    """Maximum ratio of the distances to the nearest and the second nearest descriptor (Lowe's ratio test)."""
+    """Maximum ratio of the distances to the nearest and the second nearest descriptor (Lowe's ratio test).
+    Smaller values keep fewer but more reliable matches."""
     max_epipolar_error: Annotated[float, Interval(gt=0, le=100)] = 2.0
-    """Maximum epipolar error of an inlier match, in feature pixels."""
+    """Maximum epipolar error of an inlier match, in pixels of the image in which keypoints are detected."""
     min_matches: Annotated[int, Ge(8)] = 15
-    """Minimum number of verified matches of a pair."""
+    """Minimum number of inlier matches for a verified pair; pairs with fewer are dropped."""
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
-    """Which pairs of images are matched. "exhaustive": all pairs. "retrieval", for hundreds of images: the
-    most similar images (judged by their keypoints, nothing is downloaded), then the pairs that share matches
-    through a third image (with DUSt3R, the most similar images only). "sequential", for video frames:
+    """Selection of the image pairs that are matched. "exhaustive": all pairs. "retrieval", for hundreds of
+    images: each image with the most similar images (compared by their keypoints, without a download), then
+    pairs that share matches through a third image (not with dust3r). "sequential", for video frames:
     neighbors in the order of the file names. By default, exhaustive up to max-exhaustive-images, and
-    retrieval beyond."""
+    retrieval for more images."""
     num_partners: Annotated[int, COUNT] = 20
-    """Number of neighbors that each image is matched with in sequential matching. In retrieval, the number of
-    most similar images considered once shared matches lead to no new pairs."""
+    """With sequential pairs, the number of neighbors with which each image is matched. With retrieval, the
+    number of most similar images considered for each image once shared matches give no new pairs."""
     max_exhaustive_images: Annotated[int, NOT_NEGATIVE] = 100
-    """Up to this many images, all pairs are matched by default; the time grows with the square of the
-    number."""
+    """Maximum number of images for which all pairs are matched by default. The time for all pairs grows with
+    the square of the number of images."""
     device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
     """Device for comparing descriptors and running networks. "auto" uses a GPU if there is one, unless the
-    training runs on a CPU."""
+    training runs on a CPU; "cpu" always uses the CPU."""
     seed: Annotated[int, Interval(ge=0, le=1e9)] = 0
-    """Seed of all random choices (RANSAC and the retrieval vocabulary)."""
+    """Seed of all random choices in matching (RANSAC and the retrieval vocabulary)."""
     sift: Suppress[SiftOptions] = field(default_factory=SiftOptions)
     """Options of the SIFT detector."""
     retrieval: Suppress[RetrievalOptions] = field(default_factory=RetrievalOptions)
@@ -208,16 +231,16 @@ class MatchingSettings:
     two_view_geometry: Suppress[TwoViewGeometryOptions] = field(default_factory=TwoViewGeometryOptions)
     """Options of geometric verification."""
     stationary: Suppress[StationaryOptions] = field(default_factory=StationaryOptions)
-    """Options for finding what stands still in front of a moving scene."""
+    """Options for finding image regions that do not move while the scene moves."""
     mirroring: Suppress[MirroringOptions] = field(default_factory=MirroringOptions)
     """Options for finding mirrored images."""
     ambiguity: Suppress[AmbiguityOptions] = field(default_factory=AmbiguityOptions)
-    """Options for measuring how ambiguous matches are."""
+    """Options for measuring how ambiguous the matches are."""
     pointmaps: Suppress[PointmapOptions] = field(default_factory=PointmapOptions)
     """Options of matching by pointmaps."""
 
     def pair_selection(self, num_images: int) -> Literal["exhaustive", "retrieval", "sequential"]:
-        """Return how the pairs of a set of images are selected.
+        """Return the method by which pairs of images are selected, resolving the default.
 
         Args:
             num_images: Number of images in the set.
@@ -227,13 +250,13 @@ class MatchingSettings:
         return "exhaustive" if num_images <= self.max_exhaustive_images else "retrieval"
 
     def feature_size(self, image: ImageFile) -> tuple[float, tuple[int, int]]:
-        """Compute the size at which keypoints of an image are detected.
+        """Compute the image size at which keypoints are detected.
 
         Args:
             image: The image.
 
         Returns:
-            Full-resolution pixels per pixel, and (width, height) at that size.
+            Full-resolution pixels per feature pixel, and the (width, height) of the image in feature pixels.
         """
         pixel_size = max(1.0, max(image.width, image.height) / self.max_feature_size)
         return pixel_size, (round(image.width / pixel_size), round(image.height / pixel_size))

@@ -10,11 +10,11 @@ from nope_splat.scene.features import Keypoints, MatchedPairs
 
 
 def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> list[tuple[int, int]]:
-    """Choose all pairs of images to match before any of them is matched.
+    """Choose all pairs of images to match, without knowing any matches.
 
     Args:
         keypoints: Keypoints of each image, with descriptors, in the order of the images.
-        settings: How to choose; retrieval takes the most similar images.
+        settings: Method of pair selection and its options. Retrieval chooses the most similar images.
 
     Returns:
         Pairs of image indices, the smaller index first, in ascending order.
@@ -26,7 +26,7 @@ def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> 
 
         similarity = ImageSimilarity.from_keypoints(keypoints, settings.retrieval, settings.seed)
         return similarity.most_similar_pairs(settings.num_partners)
-    # Half of the partners precede an image, half follow it.
+    # Half of the partners precede an image, the other half follow it.
     max_gap = num_images if selection == "exhaustive" else (settings.num_partners + 1) // 2
     return [pair for pair in combinations(range(num_images), 2) if pair[1] - pair[0] <= max_gap]
 
@@ -34,12 +34,15 @@ def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> 
 def pairs_in_rounds(
     keypoints: Sequence[Keypoints], settings: MatchingSettings, matched: MatchedPairs
 ) -> Iterator[list[tuple[int, int]]]:
-    """Choose pairs of images to match, in rounds; retrieval uses the matches of earlier rounds.
+    """Choose pairs of images to match, in rounds.
+
+    Only retrieval has several rounds, which use the matches of earlier rounds.
 
     Args:
         keypoints: Keypoints of each image, with descriptors, in the order of the images.
-        settings: How to choose.
-        matched: Matches by pair. The caller must add those of a round before it requests the next one.
+        settings: Method of pair selection and its options.
+        matched: Matches by pair. The caller must add the matches of a round before it requests the next
+            round.
 
     Yields:
         Pairs of image indices, the smaller index first, in ascending order; no pair twice.

@@ -1,9 +1,9 @@
 """Feature tracks from the pointmaps of a network such as DUSt3R.
 
-A pointmap assigns a 3D point to each pixel, in the frame of the first image of an ordered pair and in a unit
-that is arbitrary for each pair. There are no keypoints to match. Instead, a grid of anchors in each image is
-matched to the images that it was paired with. An anchor and its matches are one track, so no track can
-contradict itself.
+A pointmap assigns a 3D point to each pixel of an image, in the camera frame of the first image of an ordered
+pair. The unit is arbitrary for each pair. There are no keypoints to match. Instead, a grid of pixels in each
+image, the anchors, is matched to all images with which the image was paired. An anchor and its matches form
+one track, so a track has at most one observation per image.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from nope_splat.utils.typing import Array, Mask
 
 @dataclass(frozen=True)
 class Pointmap:
-    """A 3D point for each pixel of one image."""
+    """Pointmap: a 3D point for each pixel of one image of a pair."""
 
     points: Array
-    """Coordinates in the frame of the first image of the pair, in the unit of the pair. (H, W, 3)."""
+    """Coordinates in the camera frame of the first image of the pair, in an arbitrary unit. (H, W, 3)."""
     valid: Mask
-    """Pixels whose point is finite, confident and not on a depth edge. (H, W)."""
+    """True for pixels whose point is finite, confident and not on a depth edge. (H, W)."""
 
     @classmethod
     def from_prediction(
@@ -40,14 +40,14 @@ class Pointmap:
         """Create a pointmap from a network's output, with unreliable points marked as invalid.
 
         Args:
-            points: Predicted points. (H, W, 3).
+            points: Predicted points, in the camera frame of the pair's first image. (H, W, 3).
             confidence: Predicted confidence, at least one. (H, W).
             options: Smallest confidence of a valid point.
-            mask: Pixels that may be used; all if None. (H, W).
+            mask: True for pixels that may be used; None to use all pixels. (H, W).
 
         Returns:
-            The pointmap. Points that are not finite are set to zero, since one NaN would spread to all
-            results, and are invalid.
+            The pointmap. Points that are not finite are invalid and set to zero, because NaN would spread to
+            other results.
         """
         finite = np.isfinite(points).all(-1) & np.isfinite(confidence)
         points = np.where(finite[..., None], points, 0.0).astype(np.float64)
@@ -59,11 +59,14 @@ class Pointmap:
 
 
 def anchor_pixels(shape: tuple[int, ...], spacing: int) -> NDArray[np.int64]:
-    """Compute the grid of anchors of an image, as the (column, row) of their pixels. (K, 2).
+    """Compute the grid of anchor pixels of an image.
 
     Args:
-        shape: Height and width of the image.
-        spacing: Pixels between anchors.
+        shape: Height and width of the image in pixels.
+        spacing: Distance in pixels between neighboring anchors.
+
+    Returns:
+        Column and row of each anchor. (K, 2).
     """
     height, width = shape
     columns = np.arange(spacing // 2, width, spacing)
@@ -74,18 +77,19 @@ def anchor_pixels(shape: tuple[int, ...], spacing: int) -> NDArray[np.int64]:
 def match_anchors(source: Pointmap, target: Pointmap, options: PointmapOptions) -> Array:
     """Match the anchors of one image to another image.
 
-    The match is the pixel whose point is nearest to the anchor's point, if the reverse search returns to the
-    anchor. It is refined to the position at which a plane, fitted to the points around that pixel, comes
-    nearest to the anchor's point.
+    The match of an anchor is the pixel whose 3D point is nearest to the anchor's point, if the search in the
+    reverse direction leads back to the anchor. For sub-pixel accuracy, a plane is fitted to the points around
+    the matched pixel, and the match is moved to the position at which the plane is nearest to the anchor's
+    point.
 
     Args:
         source: Pointmap of the image with the anchors.
         target: Pointmap of the other image, in the same frame and unit.
-        options: Anchor spacing, largest cycle error, and window of the fit.
+        options: Anchor spacing, maximum cycle error, and window of the plane fit.
 
     Returns:
-        Positions in the other image, with the center of the first pixel at (0.5, 0.5); NaN for anchors
-        without a match. (K, 2).
+        Positions in the other image in pixels, x then y, with the center of the first pixel at (0.5, 0.5);
+        NaN for anchors without a match. (K, 2).
     """
     anchors = anchor_pixels(source.valid.shape, options.anchor_spacing)
     positions = np.full(anchors.shape, np.nan)
@@ -108,15 +112,15 @@ def match_anchors(source: Pointmap, target: Pointmap, options: PointmapOptions) 
 
 
 def average_matches(forward: Array, backward: Array, max_error: float) -> Array:
-    """Average the matches from both orders of a pair; NaN if they differ by more than `max_error`.
+    """Average the matches of anchors from both orders of an image pair.
 
     Args:
-        forward: Positions from one order of the pair. (K, 2).
-        backward: Positions from the other order. (K, 2).
-        max_error: Maximum distance between the two, in pixels.
+        forward: Positions of the matches from one order of the pair, in pixels. (K, 2).
+        backward: Positions of the matches from the other order, in pixels. (K, 2).
+        max_error: Maximum distance in pixels between the two positions of a match.
 
     Returns:
-        Mean positions. (K, 2).
+        Mean positions; NaN for anchors whose two positions differ by more than `max_error`. (K, 2).
     """
     close = np.linalg.norm(forward - backward, axis=1) <= max_error
     return np.where(close[:, None], (forward + backward) / 2, np.nan)
@@ -125,17 +129,19 @@ def average_matches(forward: Array, backward: Array, max_error: float) -> Array:
 def build_anchor_tracks(
     matches: Mapping[tuple[int, int], Array], shapes: Sequence[tuple[int, int]], spacing: int
 ) -> tuple[list[NDArray[np.int64]], list[Array]]:
-    """Build one track from each anchor and its matches, skipping anchors that an earlier track passes.
+    """Build one track from each anchor and its matches.
+
+    Anchors near an observation of an earlier track are skipped.
 
     Args:
-        matches: Positions of the anchors of the first image in the second, for each ordered pair. (K, 2)
-            each.
-        shapes: Height and width of each image.
-        spacing: Pixels between anchors.
+        matches: For each ordered image pair, positions in the second image of the anchors of the first image;
+            NaN without a match. (K, 2) each.
+        shapes: Height and width of each image in pixels.
+        spacing: Distance in pixels between neighboring anchors.
 
     Returns:
-        For each image, the indices of the tracks that it observes, ascending (n,), and their positions (n,
-        2).
+        For each image, the indices of the tracks that it observes, ascending (n,), and the observed positions
+        in pixels (n, 2).
     """
     tracks: list[list[int]] = [[] for _ in shapes]
     positions: list[list[Array]] = [[] for _ in shapes]
@@ -162,23 +168,31 @@ def build_anchor_tracks(
 
 
 def _nearest_pixels(pointmap: Pointmap, points: Array) -> NDArray[np.int64]:
-    """Find the (column, row) of the valid pixel whose point is nearest to each point. (n, 3) -> (n, 2)."""
+    """Find the valid pixel whose point is nearest to each given point.
+
+    Args:
+        pointmap: The pointmap, with at least one valid pixel.
+        points: 3D points in the frame of the pointmap. (n, 3).
+
+    Returns:
+        Column and row of the pixels. (n, 2).
+    """
     rows, columns = np.nonzero(pointmap.valid)
     _, index = KDTree(pointmap.points[rows, columns]).query(points)
     return np.stack([columns[index], rows[index]], axis=1)
 
 
 def _fit_planes(pointmap: Pointmap, pixels: NDArray[np.int64], radius: int) -> tuple[Array, Array, Mask]:
-    """Fit an affine map from pixel offset to 3D point to the valid pixels around each of the given pixels.
+    """Fit a plane to the points around each given pixel: an affine map from pixel offset to 3D point.
 
     Args:
-        pointmap: The points.
-        pixels: Columns and rows. (n, 2).
+        pointmap: The pointmap.
+        pixels: Columns and rows of the given pixels. (n, 2).
         radius: Radius of the square window, in pixels.
 
     Returns:
-        Point at the pixel (n, 3), derivatives with respect to column and row (n, 3, 2), and whether the pixel
-        and most of its window are valid (n,).
+        Fitted point at the pixel (n, 3), its derivatives with respect to column and row (n, 3, 2), and
+        whether the pixel and more than half of its window are valid (n,).
     """
     height, width = pointmap.valid.shape
     reach = np.arange(-radius, radius + 1)

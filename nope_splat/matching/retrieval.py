@@ -1,13 +1,14 @@
 """Image retrieval by VLAD descriptors.
 
-A vector of locally aggregated descriptors (Jégou et al., CVPR 2010) holds, for each visual word, the sum of
-the residuals of the descriptors assigned to it. The vectors are normalized per word and as a whole
-(Arandjelović and Zisserman, CVPR 2013) and centered on their mean (Jégou and Chum, ECCV 2012: words that all
-images share, or that both lack, carry no information). The inner product of two vectors measures how similar
-their images are. The vocabulary is learned from the images themselves, so nothing has to be downloaded.
+A vector of locally aggregated descriptors (VLAD, Jégou et al., CVPR 2010) contains, for each visual word, the
+sum of the residuals of the descriptors assigned to it. The vectors are normalized per word and as a whole
+(Arandjelović and Zisserman, CVPR 2013), and their mean over all images is subtracted (Jégou and Chum, ECCV
+2012), because words that all images contain, or that two images both lack, carry no information. The inner
+product of two vectors measures how similar their images are. The vocabulary is learned from the images
+themselves, so nothing has to be downloaded.
 
-Queries are expanded with the most similar images (average query expansion, Chum et al., ICCV 2007): views in
-between connect two views of one place that differ too much from each other.
+Queries are expanded with the most similar images (average query expansion, Chum et al., ICCV 2007). Two views
+of one place that differ too much from each other are thus connected by the views between them.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from nope_splat.scene.features import Keypoints
 NUM_WORDS = 256
 """Number of visual words in the vocabulary."""
 SAMPLE = 64
-"""Number of descriptors per word that the vocabulary is learned from."""
+"""Number of keypoint descriptors per visual word from which the vocabulary is learned."""
 ITERATIONS = 2
-"""Number of k-means iterations; the vocabulary need not be optimal."""
+"""Number of k-means iterations. A few suffice, because the vocabulary need not be optimal."""
 
 
 class ImageSimilarity(NamedTuple):
-    """Pairwise similarity of images."""
+    """Pairwise similarity of N images."""
 
     scores: NDArray[np.float32]
     """Cosine similarity after query expansion, from -1 to 1; -2 on the diagonal and for images without
     keypoints. (N, N)."""
     significant: NDArray[np.bool_]
-    """Whether two images are more similar than unrelated images are by chance. (N, N)."""
+    """True for two images whose similarity is significantly higher than that of unrelated images. (N, N)."""
     options: RetrievalOptions
     """Options of the retrieval."""
 
@@ -56,7 +57,7 @@ class ImageSimilarity(NamedTuple):
         Args:
             keypoints: Keypoints of each image, with descriptors.
             options: Options of the retrieval.
-            seed: Seed of the vocabulary.
+            seed: Seed of the random sample from which the vocabulary is learned.
         """
         num_images = len(keypoints)
         scores = np.full((num_images, num_images), -2, np.float32)
@@ -75,11 +76,12 @@ class ImageSimilarity(NamedTuple):
         return cls(scores, significant, options)
 
     def most_similar_pairs(self, num_partners: int) -> list[tuple[int, int]]:
-        """Pair each image with the most similar ones, such that the pairs connect all images.
+        """Pair each image with the most similar images, such that the pairs connect all images.
 
         Args:
-            num_partners: Maximum number of partners that an image selects. It selects fewer if fewer are
-                significantly similar, and gets more if other images select it.
+            num_partners: Maximum number of partners that each image selects. An image selects fewer if fewer
+                images are significantly similar. It can have more partners in total, because other images
+                also select it.
 
         Returns:
             Pairs of image indices, the smaller index first, in ascending order.
@@ -100,18 +102,18 @@ class ImageSimilarity(NamedTuple):
 def expanded_similarity(
     similarity: NDArray[np.floating], similar: NDArray[np.floating], max_num_expansions: int
 ) -> NDArray[np.floating]:
-    """Compute the similarity of expanded queries to images (average query expansion).
+    """Compute the similarity of images after average query expansion.
 
-    The expanded query of an image is the mean of its own vector and those of the most similar images,
-    weighted by similarity and scaled to unit length.
+    The expanded query of an image is the mean of its own VLAD vector and the vectors of the most similar
+    images, weighted by similarity and scaled to unit length.
 
     Args:
-        similarity: Inner products of unit vectors, zero on the diagonal. (N, N).
-        similar: The same for significantly similar images, zero elsewhere. (N, N).
+        similarity: Inner products of the images' unit-length VLAD vectors; zero on the diagonal. (N, N).
+        similar: Inner products of significantly similar images; zero for other images. (N, N).
         max_num_expansions: Maximum number of similar images averaged into a query.
 
     Returns:
-        Inner products of expanded queries and vectors, made symmetric. (N, N).
+        Inner products of expanded queries and VLAD vectors, averaged over both directions. (N, N).
     """
     order = np.argsort(-similar, axis=1, kind="stable")
     weights = similar.copy()
@@ -128,11 +130,11 @@ def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[n
     """Compute the VLAD descriptor of each image.
 
     Args:
-        keypoints: Keypoints of each image, with descriptors; no image without keypoints.
-        seed: Seed of the vocabulary.
+        keypoints: Keypoints of each image, with descriptors. Each image must have at least one keypoint.
+        seed: Seed of the random sample from which the vocabulary is learned.
 
     Returns:
-        Unit vectors; W is the number of visual words, D the length of a keypoint descriptor. (N, W D).
+        Unit-length vectors of W visual words times D entries of a keypoint descriptor. (N, W D).
     """
     words = _vocabulary(keypoints, seed)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -146,17 +148,18 @@ def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[n
 def _unrelated_sigma(vlad: NDArray[np.float32], dimension: int) -> float:
     """Estimate the standard deviation of the similarity of unrelated images.
 
-    Shifting the vectors by one word compares residuals of different words, which have nothing in common.
+    Unrelated images are simulated by shifting the vectors by one word, so that residuals of different words
+    are compared.
 
     Args:
         vlad: VLAD descriptors. (N, W D).
-        dimension: Length D of a keypoint descriptor.
+        dimension: Number of entries D of a keypoint descriptor.
     """
     return float(np.std(vlad @ np.roll(vlad, dimension, axis=1).T))
 
 
 def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32]:
-    """Centers of k-means over a sample of the descriptors. (W, D)."""
+    """Learn the visual words: k-means centers of a sample of all keypoint descriptors. (W, D)."""
     rng = np.random.default_rng(seed)
     share = -(-NUM_WORDS * SAMPLE // len(keypoints))
     sample = np.concatenate(
@@ -171,7 +174,16 @@ def _vocabulary(keypoints: Sequence[Keypoints], seed: int) -> NDArray[np.float32
 def _by_word(
     descriptors: NDArray[np.float32], words: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Group descriptors by their nearest word: words in use, sum and count of the descriptors of each."""
+    """Group keypoint descriptors by their nearest visual word.
+
+    Args:
+        descriptors: Keypoint descriptors of one image. (K, D).
+        words: Visual words. (W, D).
+
+    Returns:
+        Indices of the words that occur (n,), sum of the descriptors of each of these words (n, D), and their
+        number (n,).
+    """
     # |d - w|^2 = |d|^2 - 2 d.w + |w|^2: the nearest word has the greatest d.w - |w|^2 / 2.
     nearest = (descriptors @ words.T - (words**2).sum(axis=1) / 2).argmax(axis=1)
     order = np.argsort(nearest, kind="stable")
@@ -180,7 +192,10 @@ def _by_word(
 
 
 def _aggregate(descriptors: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum the residuals of descriptors by word; normalize each word's sum, then the whole vector. (W D,)."""
+    """Compute the VLAD vector of an image. (K, D), (W, D) -> (W D,).
+
+    Residuals of the descriptors are summed by word. Each word's sum is normalized, then the whole vector.
+    """
     used, sums, counts = _by_word(descriptors, words)
     residuals = np.zeros_like(words)
     residuals[used] = sums - counts[:, None] * words[used]

@@ -14,14 +14,14 @@ from nope_splat.scene.features import Keypoints
 def sift_keypoints(image: ImageFile, settings: MatchingSettings) -> Keypoints:
     """Detect and describe the SIFT keypoints of an image.
 
-    A blob with several dominant orientations gives several keypoints with the same `xy`.
+    A blob with several dominant gradient orientations gives several keypoints with the same `xy`.
 
     Args:
         image: The image; masked pixels are not searched.
-        settings: Number of keypoints, image size for detection, and SIFT options.
+        settings: Maximum number of keypoints, image size for detection, and SIFT options.
 
     Returns:
-        The keypoints, strongest first; few or none if the image lacks texture.
+        The keypoints, by decreasing contrast; few or none if the image lacks texture.
     """
     options = settings.sift
     pixel_size, size = settings.feature_size(image)
@@ -63,19 +63,20 @@ def select_keypoints(
 ) -> NDArray[np.int64]:
     """Select keypoints that are large, strong, and spread over the image.
 
-    By strength alone, the leaves of one tree could take all places. Half of the selected keypoints are the
-    largest ones: images from nearer and farther away show them too, so they connect images. The other half,
-    smaller and more precise, are the strongest of every grid cell in turn.
+    Half of the selected keypoints are the largest keypoints: images from nearer or farther away show them
+    too, so they connect images. The other half, which are smaller and more precise, are the strongest
+    keypoints of every grid cell in turn. If strength alone decided, a single region such as the leaves of a
+    tree could use up all keypoints.
 
     Args:
-        xy: Positions in units of the longer side of the image. (K, 2).
-        diameter: Blob diameters. (K,).
-        strength: Blob contrasts. (K,).
-        max_keypoints: Number of keypoints to select; all if there are no more.
-        num_grid_cells: Grid cells along the longer side of the image.
+        xy: Positions as fractions of the longer image side, x then y. (K, 2).
+        diameter: Diameters of the keypoints, in any unit. (K,).
+        strength: Contrasts of the keypoints. (K,).
+        max_keypoints: Maximum number of keypoints to select.
+        num_grid_cells: Number of grid cells along the longer image side.
 
     Returns:
-        Indices, strongest first. (min(K, max_keypoints),).
+        Indices of the selected keypoints, strongest first. (min(K, max_keypoints),).
     """
     order = np.argsort(-strength, kind="stable")
     if len(order) <= max_keypoints:
@@ -92,5 +93,8 @@ def select_keypoints(
 
 
 def _root_sift(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Take square roots of L1-normalized descriptors: their dot product is the Hellinger kernel. (K, 128)."""
+    """Compute RootSIFT: square roots of L1-normalized SIFT descriptors. (K, 128) -> (K, 128).
+
+    The dot product of two RootSIFT descriptors is the Hellinger kernel of the SIFT descriptors.
+    """
     return np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))

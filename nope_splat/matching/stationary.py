@@ -1,9 +1,10 @@
-"""Matches that stand still while the scene moves: logos, dashboards, frames, watermarks, dirt on the lens.
+"""Matches in image regions that do not move while the scene moves, such as logos or dashboards.
 
-To a matcher, what moves with the camera is a scene at rest. If it has more texture than the scene, it wins,
-and all poses are wrong. Such matches are at the same pixel in both images and contradict the epipolar
-geometry of the other matches. In a burst, or with very little motion, no other matches move, or those at the
-same pixel agree with them, so that nothing is left out.
+Everything that moves with the camera looks like a static scene to a matcher. If such a region has more
+texture than the scene, its matches win, and all poses are wrong. Stationary matches are at the same pixel in
+both images and contradict the epipolar geometry of the other matches. Without camera motion, as in a burst,
+no other matches move, or the matches at the same pixel agree with the others. In this case, no matches are
+removed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def verify_moving_matches(
     keypoints: Sequence[Keypoints],
     settings: MatchingSettings,
 ) -> PairMatches | None:
-    """Verify a pair like `verify_pair`, without stationary matches that contradict the others.
+    """Verify the matches of an image pair without stationary matches that contradict the others.
 
     Args:
         first: Index of one image.
@@ -39,7 +40,7 @@ def verify_moving_matches(
         settings: Options of matching.
 
     Returns:
-        The inlier matches, with those left out as `stationary`; None if there are too few inliers.
+        The inlier matches, with the removed matches in `stationary`; None if there are too few inliers.
     """
     is_still = _at_same_pixel(indices, keypoints[first], keypoints[second], settings.stationary)
     if np.count_nonzero(is_still) >= settings.min_matches:
@@ -55,15 +56,15 @@ def verify_moving_matches(
 def find_stationary_pixels(
     keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches], settings: MatchingSettings
 ) -> tuple[StationaryPixels, ...]:
-    """Find the cells of the images that contain stationary matches in several pairs.
+    """Find the grid cells of images that contain stationary matches in several image pairs.
 
     Args:
         keypoints: Keypoints of each image, with image sizes.
-        pairs: Verified pairs, from `verify_moving_matches`.
+        pairs: Verified image pairs, from `verify_moving_matches`.
         settings: Options of matching.
 
     Returns:
-        The cells of each image size that has any.
+        The stationary cells of each image size; image sizes without stationary cells are omitted.
     """
     options = settings.stationary
     votes: dict[tuple[int, int], Counter[tuple[int, int]]] = defaultdict(Counter)
@@ -91,16 +92,16 @@ def without_stationary_pixels(
     stationary: Sequence[StationaryPixels],
     settings: MatchingSettings,
 ) -> list[PairMatches]:
-    """Remove the matches of keypoints in stationary cells, and verify what remains again.
+    """Remove the matches of keypoints in stationary cells, and verify the remaining matches again.
 
     Args:
         keypoints: Keypoints of each image, with image sizes.
-        pairs: Verified pairs.
-        stationary: Stationary cells.
+        pairs: Verified image pairs.
+        stationary: Stationary cells, from `find_stationary_pixels`.
         settings: Options of matching.
 
     Returns:
-        The pairs that still have enough matches, in the same order.
+        The pairs that still have enough inlier matches, in the same order.
     """
     is_still = stationary_keypoints(keypoints, stationary)
     remaining = []
@@ -119,14 +120,14 @@ def without_stationary_pixels(
 def stationary_keypoints(
     keypoints: Sequence[Keypoints], stationary: Sequence[StationaryPixels]
 ) -> list[NDArray[np.bool_]]:
-    """Check which keypoints are in stationary cells.
+    """Check for each keypoint whether it is in a stationary cell.
 
     Args:
         keypoints: Keypoints of each image, with image sizes.
-        stationary: Stationary cells.
+        stationary: Stationary cells, from `find_stationary_pixels`.
 
     Returns:
-        (K,) for each image.
+        For each image, True for keypoints in stationary cells. (K,).
     """
     cells_of_size = {pixels.size: pixels for pixels in stationary}
     is_still = []
@@ -139,7 +140,10 @@ def stationary_keypoints(
 def _at_same_pixel(
     indices: NDArray[np.int64], first: Keypoints, second: Keypoints, options: StationaryOptions
 ) -> NDArray[np.bool_]:
-    """Check which matches of two images of equal size are at the same pixel. (M, 2) -> (M,)."""
+    """Check which matches have both keypoints at the same pixel. (M, 2) -> (M,).
+
+    False for all matches if the two images differ in size.
+    """
     if first.image_size is None or first.image_size != second.image_size:
         return np.zeros(len(indices), bool)
     motion = np.linalg.norm(first.xy[indices[:, 0]] - second.xy[indices[:, 1]], axis=1)
@@ -147,16 +151,19 @@ def _at_same_pixel(
 
 
 def _grid_shape(size: tuple[int, int], options: StationaryOptions) -> tuple[int, int]:
-    """Return the number of rows and columns of nearly square cells of an image."""
+    """Compute the number of rows and columns of nearly square grid cells of an image."""
     cell = max(size) / options.num_grid_cells
     return max(1, round(size[1] / cell)), max(1, round(size[0] / cell))
 
 
 def _fill_holes(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Add cells most of whose neighbors are set: they belong to the same thing and lack texture."""
+    """Add cells of which most of the eight neighbors are set, until no more cells are added. (rows, columns).
+
+    Such cells belong to the same stationary region, but lack texture.
+    """
     neighbors = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.float32)
     for _ in range(max(cells.shape)):
-        # Beyond the border, the image is taken to continue.
+        # Beyond the image border, the cells at the border are repeated.
         count = cv2.filter2D(cells.astype(np.float32), -1, neighbors, borderType=cv2.BORDER_REPLICATE)
         filled = cells | (count > 4.5)
         if (filled == cells).all():

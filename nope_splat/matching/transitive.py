@@ -1,10 +1,11 @@
 """Transitive matching: pairs chosen round by round from image similarity and shared keypoints.
 
 The first round matches the most similar images (see `retrieval`). Later rounds rely on verified matches,
-which are better evidence than similarity: if image b matches some of its keypoints to a and to c, then a and
-c show the same points. Each image is therefore matched with the image that shares most keypoints with it
-through a third image, unless that candidate scores no better than a pair that failed. When these candidates
-run out, image similarity decides again: similar images without shared keypoints may close a loop.
+which are better evidence than similarity: if keypoints of an image b match both image a and image c, then a
+and c show the same points. Each image is therefore matched with the image with which it shares the most
+keypoints through a third image, unless that candidate shares no more keypoints than a pair that failed. When
+there are no more such candidates, image similarity is used again, because similar images without shared
+keypoints may close a loop.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def transitive_pairs(
 
     Args:
         keypoints: Keypoints of each image, with descriptors, in the order of the images.
-        settings: How to choose.
-        matched: Matches by pair. The caller must add those of a round before it requests the next one.
+        settings: Options of retrieval and transitive matching.
+        matched: Matches by pair. The caller must add the matches of a round before it requests the next
+            round.
 
     Yields:
         Pairs of image indices, the smaller index first, in ascending order; no pair twice.
@@ -69,7 +71,7 @@ def transitive_pairs(
 
 
 class CovisibilityCounts:
-    """Number of keypoints that pairs of images share through a third image.
+    """Number of keypoints that two images share through a third image, for all pairs of N images.
 
     Args:
         keypoints: Keypoints of each image.
@@ -87,7 +89,7 @@ class CovisibilityCounts:
         """Update the counts with the matches of a verified pair.
 
         Args:
-            pair: The matches; each pair is added once.
+            pair: The verified pair; must be added only once.
         """
         for image_id, partner, keypoint_ids in (
             (pair.first, pair.second, pair.indices[:, 0]),
@@ -103,7 +105,16 @@ class CovisibilityCounts:
 
 
 def _best_pairs(scores: NDArray[np.number]) -> list[tuple[int, int]]:
-    """Pair each image with its highest-scoring candidate, unless all its scores are negative; ascending."""
+    """Pair each image with its highest-scoring candidate.
+
+    Args:
+        scores: Score of each image (row) with each candidate (column); negative for excluded candidates.
+            (N, N).
+
+    Returns:
+        Pairs of image indices, the smaller index first, in ascending order. Images without a candidate are
+        omitted.
+    """
     image_ids = np.flatnonzero(scores.max(axis=1) >= 0)
     pairs = np.sort(np.stack([image_ids, scores[image_ids].argmax(axis=1)], axis=1), axis=1)
     return [(first, second) for first, second in np.unique(pairs, axis=0).tolist()]

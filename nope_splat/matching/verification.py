@@ -1,4 +1,4 @@
-"""Geometric verification: the inlier matches of a pair and its epipolar geometry."""
+"""Geometric verification: epipolar geometry and inlier matches of an image pair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from nope_splat.scene.features import Keypoints, PairMatches
 # few wrong matches.
 
 NO_REFINEMENT = {"max_iterations": 0}
-"""Bundle adjustment options of poselib: RANSAC's local optimization has refined the model already."""
+"""Options that disable poselib's final refinement, because RANSAC's local optimization has refined the model
+already."""
 
 
 def verify_pair(
@@ -28,7 +29,7 @@ def verify_pair(
     keypoints: Sequence[Keypoints],
     settings: MatchingSettings,
 ) -> PairMatches | None:
-    """Estimate the epipolar geometry of a pair by seeded RANSAC with local optimization (poselib).
+    """Verify the matches of an image pair by estimating its epipolar geometry with RANSAC (poselib).
 
     Args:
         first: Index of one image.
@@ -38,11 +39,13 @@ def verify_pair(
         settings: Maximum epipolar error, minimum number of matches, and RANSAC options.
 
     Returns:
-        The inlier matches, or None if there are fewer than `settings.min_matches`.
+        The pair with its inlier matches and fundamental matrix, the smaller image index first; None if there
+        are fewer than `settings.min_matches` inliers.
     """
     if len(indices) < settings.min_matches:
         return None
-    # Keypoints are as accurate as the pixels in which they were detected: measure errors in those.
+    # The accuracy of keypoints depends on the resolution at which they were detected, so measure errors in
+    # those pixels.
     pixel_size = max(keypoints[first].pixel_size, keypoints[second].pixel_size)
     xy_first = keypoints[first].xy[indices[:, 0]] / pixel_size
     xy_second = keypoints[second].xy[indices[:, 1]] / pixel_size
@@ -65,15 +68,15 @@ def verify_pair(
 def epipolar_errors(
     pair: PairMatches, indices: NDArray[np.int64], keypoints: Sequence[Keypoints]
 ) -> NDArray[np.floating]:
-    """Compute Sampson errors of matches under the fundamental matrix of a pair.
+    """Compute the Sampson errors of matches for the fundamental matrix of an image pair.
 
     Args:
-        pair: The pair.
-        indices: Keypoint indices in its first and second image. (M, 2).
+        pair: The verified pair.
+        indices: Matches: keypoint indices in the pair's first and second image. (M, 2).
         keypoints: Keypoints of all images.
 
     Returns:
-        Feature pixels. (M,).
+        Sampson errors in pixels of the images in which keypoints were detected. (M,).
     """
     first, second = keypoints[pair.first], keypoints[pair.second]
     xy_first, xy_second = (
@@ -86,11 +89,11 @@ def epipolar_errors(
 def num_trials(inlier_ratio: float, options: TwoViewGeometryOptions) -> int:
     """Compute the number of RANSAC trials that find a sample of seven inliers with high probability.
 
-    A geometry with fewer inliers than required is useless. A pair with hardly more matches than required can
-    therefore be rejected after the few trials that its required inlier ratio takes.
+    A pair needs a minimum number of inliers. If it has hardly more putative matches than that, nearly all of
+    them must be inliers, and few trials suffice to reject the pair.
 
     Args:
-        inlier_ratio: Smallest useful fraction of inliers among the matches.
+        inlier_ratio: Smallest fraction of inliers, 0 to 1, for which the geometry has to be found.
         options: Confidence, and limits of the number of trials.
 
     Returns:
@@ -105,10 +108,18 @@ def num_trials(inlier_ratio: float, options: TwoViewGeometryOptions) -> int:
 def _estimate_fundamental(
     xy_first: NDArray[np.floating], xy_second: NDArray[np.floating], settings: MatchingSettings
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """Estimate the fundamental matrix (3, 3) of matches (M, 2), and which of them are inliers (M,).
+    """Estimate the fundamental matrix of an image pair and its inlier matches.
 
-    If RANSAC on a small subset finds nearly all inliers, its geometry is refined on all matches; else RANSAC
-    starts over with all matches.
+    If nearly all matches in a small subset are inliers, the geometry of the subset is refined on all matches.
+    Otherwise, RANSAC runs on all matches.
+
+    Args:
+        xy_first: Positions of the matches in the first image, in feature pixels. (M, 2).
+        xy_second: Positions of the matches in the second image, in feature pixels. (M, 2).
+        settings: Maximum epipolar error, minimum number of matches, and RANSAC options.
+
+    Returns:
+        Fundamental matrix (3, 3), and True for inlier matches (M,).
     """
     num_matches, options = len(xy_first), settings.two_view_geometry
     max_error = {"max_epipolar_error": settings.max_epipolar_error}
@@ -144,12 +155,24 @@ def _estimate_fundamental(
 def _homography_ratio(
     xy_first: NDArray[np.floating], xy_second: NDArray[np.floating], settings: MatchingSettings
 ) -> float:
-    """Estimate a homography from a subset of matches (M, 2); return its inlier ratio over all of them."""
+    """Compute the fraction of matches that are inliers of a homography.
+
+    The homography is estimated from a subset of the matches.
+
+    Args:
+        xy_first: Positions of the matches in the first image, in feature pixels. (M, 2).
+        xy_second: Positions of the matches in the second image, in feature pixels. (M, 2).
+        settings: Maximum epipolar error and RANSAC options.
+
+    Returns:
+        Inlier ratio over all matches, 0 to 1; 0 if no homography was found.
+    """
     options = settings.two_view_geometry
     # A homography error has two dimensions and the noise of both images, so it may be larger.
     max_error = 2 * settings.max_epipolar_error
     subset = _evenly_spaced(len(xy_first), options.homography_subset_size)
-    # RHO does not refine its samples: accurate enough for a ratio, in half the time.
+    # OpenCV's RHO method does not refine its result, which is accurate enough for a ratio and takes half the
+    # time.
     homography, _ = cv2.findHomography(
         xy_first[subset], xy_second[subset], cv2.RHO, max_error, maxIters=options.max_num_homography_trials
     )
@@ -162,7 +185,7 @@ def _homography_ratio(
 def _evenly_spaced(count: int, max_count: int) -> NDArray[np.int64]:
     """Return at most `max_count` evenly spaced indices below `count`.
 
-    Keypoints are sorted by strength, so that the first ones would be a biased sample.
+    Keypoints are sorted by strength, so the first indices would be a biased sample.
     """
     num_indices = min(count, max_count)
     return np.arange(num_indices) * count // num_indices
