@@ -1,4 +1,5 @@
-"""Demo, tests, benchmarks and measurements.
+"""Scripts of the demo, tests, benchmarks and measurements.
 
-Those in folders are run from the root of the repository: `python -m scripts.benchmark.run --help`.
+Run the scripts in folders from the root of the repository, for example `python -m scripts.benchmark.run
+--help`.
 """

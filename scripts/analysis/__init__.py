@@ -1,1 +1,1 @@
-"""Measure memory, scaling, depth options and the noise of cameras."""
+"""Measurements of memory, scaling, depth options and camera noise; fuzzing and killing of processes."""

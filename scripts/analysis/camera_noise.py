@@ -1,10 +1,11 @@
-"""Measure the noise of reconstructed cameras, and whether a training moved them by more than that.
+"""Measure the noise of reconstructed cameras, and whether a training moved them by more than this noise.
 
     python -m scripts.analysis.camera_noise outputs/fountain-P11/.../config.yml --truth ground_truth.json
 
-Resamples the tracks of the finished reconstruction with replacement (the bootstrap; Efron 1979), adjusts the
-cameras to each sample, and compares all of them with the ground truth. Their standard deviation estimates how
-much cameras would vary with other images of the same scene, whose keypoints have other noise.
+Resamples the tracks of the finished reconstruction with replacement (the bootstrap; Efron 1979), runs bundle
+adjustment on each sample, and compares the resulting cameras with the ground truth. The standard deviation
+over the samples estimates how much the cameras would vary with other images of the same scene, whose
+keypoints have different noise.
 """
 
 from __future__ import annotations
@@ -34,18 +35,21 @@ class Settings:
     """Settings of the measurement."""
 
     configs: tyro.conf.Positional[tuple[Path, ...]]
-    """The `config.yml` of each training; all of one scene, taken with a single camera."""
+    """The `config.yml` of each training. All trainings must be of one scene, taken with a single camera."""
     truth: Path
-    """A `ground_truth.json` with the true cameras."""
+    """A `ground_truth.json` file with the true cameras."""
     samples: int = 40
-    """Number of bootstrap samples."""
+    """Number of bootstrap samples. More samples give a more precise standard deviation but take longer."""
 
 
 def as_problem(scene: Reconstruction) -> BundleProblem:
     """Set up the last bundle adjustment of a reconstruction, with principal point and distortion fixed.
 
     Args:
-        scene: The reconstruction.
+        scene: Reconstruction with a single camera.
+
+    Returns:
+        The problem, with the registered images only.
     """
     images = np.unique(scene.observations.image_ids)
     number = np.zeros(len(scene.image_names), np.int64)
@@ -75,8 +79,11 @@ def resampled(problem: BundleProblem, rng: np.random.Generator) -> BundleProblem
     """Resample the tracks of a problem with replacement; their number stays the same.
 
     Args:
-        problem: All tracks.
+        problem: Problem with all tracks.
         rng: Random number generator.
+
+    Returns:
+        The problem with the sampled tracks and their observations.
     """
     chosen = rng.integers(len(problem.points), size=len(problem.points))
     order = np.argsort(problem.point_ids.numpy(), kind="stable")
@@ -94,7 +101,7 @@ def resampled(problem: BundleProblem, rng: np.random.Generator) -> BundleProblem
 
 
 def main(settings: Settings) -> None:
-    """Print the table.
+    """Measure all trainings and print a table for each of them.
 
     Args:
         settings: Settings of the measurement.

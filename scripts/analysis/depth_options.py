@@ -1,11 +1,12 @@
-"""Measure how monocular depth helps with few images: each option by itself, and no option.
+"""Measure how much each option of monocular depth improves a training with few images.
 
     python -m scripts.analysis.depth_options --output-dir OUT
 
-Renders nine images of the demo scene, holds out three of them, and distorts the true depth like that of a
-network: by smooth errors, and by a scale and a shift of the disparity of each image. Trains with each option
-and several seeds and prints PSNR and SSIM of the held-out images. The weights of the depth losses are
-those of NoPe-NeRF. Finished trainings are kept, so that an interrupted run can continue.
+Renders nine images of the demo scene, holds out three of them, and distorts the true depth to resemble
+predictions of a network: with smooth errors, and with a random scale and shift of the disparity of each
+image. Trains without any depth option and with each option separately, with several seeds, and prints PSNR
+and SSIM of the held-out images. The weights of the depth losses are those of NoPe-NeRF. Finished trainings
+are kept, so that an interrupted measurement can continue.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ OPTIONS: dict[str, list[str]] = {
     "chamfer-weight 1": [f"{MODEL}.chamfer-weight", "1"],
     "seeds depth": [f"{PARSER}.seeds", "depth"],
 }
-"""Label of each variant, and its arguments for `ns-train`."""
+"""Arguments of `ns-train` for each variant, by its label."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +40,30 @@ class Settings:
     output_dir: Path
     """Folder for images, depth maps and trainings."""
     options: tuple[str, ...] = tuple(OPTIONS)
-    """Options to measure."""
+    """Labels of the variants to measure, from `OPTIONS`."""
     seeds: tuple[int, ...] = (0, 1)
-    """Seeds of the trainings."""
+    """Seeds of the trainings; each variant is trained once per seed."""
     iterations: int = 600
-    """Length of the trainings."""
+    """Number of iterations of each training."""
     size: tuple[int, int] = (480, 360)
-    """Width and height of the images."""
+    """Width and height of the rendered images in pixels."""
     max_image_size: int = 320
-    """Longer side of the training images."""
+    """Longer side of the training images in pixels."""
     noise: float = 0.05
     """Standard deviation of the smooth relative errors of the depth maps."""
     adam: bool = False
-    """Move cameras by gradient steps with the Gaussians; without this, depth losses do not affect cameras."""
+    """Refine cameras by gradient steps (Adam) together with the Gaussians, instead of joint refinement. Depth
+    losses affect the cameras only in this mode."""
 
 
 def distort_depth(scene: Path, folder: Path, noise: float) -> None:
-    """Write disparity maps as a network might predict them.
+    """Write disparity maps that resemble predictions of a network.
 
     Args:
-        scene: The demo scene with its true depth.
+        scene: Folder of the demo scene, with the true depth maps in `depth`.
         folder: Output folder; created if missing.
-        noise: Standard deviation of the relative errors, which are smooth over a tenth of the map.
+        noise: Standard deviation of the relative errors, which are smooth over a tenth of the map's longer
+            side.
     """
     rng = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
@@ -74,10 +77,10 @@ def distort_depth(scene: Path, folder: Path, noise: float) -> None:
 
 
 def measure(option: str, seed: int, scene: Stage, settings: Settings) -> dict[str, float]:
-    """Train and evaluate, unless the result exists.
+    """Train and evaluate one variant, unless its result exists already.
 
     Args:
-        option: One of `OPTIONS`.
+        option: Label of the variant, from `OPTIONS`.
         seed: Seed of the training.
         scene: The stage that rendered the images.
         settings: Settings of the measurement.
@@ -119,7 +122,7 @@ def measure(option: str, seed: int, scene: Stage, settings: Settings) -> dict[st
 
 
 def main(settings: Settings) -> None:
-    """Measure every option and print the table.
+    """Measure every variant and print the table.
 
     Args:
         settings: Settings of the measurement.

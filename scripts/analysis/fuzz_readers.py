@@ -1,10 +1,11 @@
-"""Feed randomly damaged files to every reader: each must be read, or refused with a `NopeSplatError`.
+"""Feed randomly damaged files to every reader, which must either read or refuse them.
 
     python -m scripts.analysis.fuzz_readers --seconds 60
 
-Valid files of a small demo scene are made first, and then mutated. Every reader runs in a process of its own.
-Other exceptions, crashes, long times and much memory are failures: their inputs are kept in the output
-folder, and the exit status is 1.
+Valid files of a small demo scene are created first, and copies of them are mutated. Every reader runs in a
+separate process. A reader refuses a file by raising a `NopeSplatError`. Other exceptions, crashes, exceeded
+time limits and exceeded memory limits are failures: their inputs are kept in the output folder, and the exit
+status is 1.
 """
 
 from __future__ import annotations
@@ -41,47 +42,48 @@ class Settings:
     """Settings of a fuzzing run."""
 
     seconds: float = 60.0
-    """Time per reader."""
+    """Time for testing each reader, in seconds."""
     readers: tuple[str, ...] = tuple(READERS)
-    """Readers to test."""
+    """Names of the readers to test."""
     seed: int = 0
-    """Seed of the mutations."""
+    """Seed of the random mutations."""
     output_dir: Path = Path("outputs/fuzz_readers")
-    """Folder in which inputs of failures are kept."""
+    """Folder in which the inputs of failures are kept."""
     max_memory: float = 4.0
-    """Largest growth of the memory of a process, in GB. One image of the accepted size takes 1.2 GB."""
+    """Maximum growth of a process's memory, in GB; larger growth is a failure. An image of the largest
+    accepted size takes 1.2 GB."""
     max_seconds: float = 30.0
-    """Longest time for a single input."""
+    """Maximum time for a single input, in seconds; a longer time is a failure."""
 
 
 @dataclass
 class Outcome:
-    """Outcome of fuzzing one reader."""
+    """Outcome of testing one reader with damaged files."""
 
     accepted: int = 0
     """Number of inputs that were read."""
     refused: int = 0
-    """Number of inputs that were refused with a sentence."""
+    """Number of inputs that were refused with a one-line error message."""
     failures: dict[str, str] = field(default_factory=dict)
-    """Traceback or explanation of each different failure, by its kind and place."""
+    """Traceback or explanation of each distinct failure, by a key of its kind and place."""
     memory: float = 0.0
-    """Growth of the memory, in GB."""
+    """Growth of the process's peak memory during the test, in GB."""
     slowest: float = 0.0
     """Time of the slowest input, in seconds."""
 
 
 def try_input(reader: Reader, seeds: Seeds, folder: Path, rng: random.Random, outcome: Outcome) -> str | None:
-    """Write a damaged input to a folder, and read it.
+    """Write a damaged input to a folder, and try to read it.
 
     Args:
         reader: The reader.
         seeds: Valid files.
         folder: Folder for the input; emptied first.
         rng: Random number generator of the mutation.
-        outcome: Updated in place.
+        outcome: Outcome of the test, updated in place.
 
     Returns:
-        Key of a new failure; None if there is none.
+        Key of the failure; None without a failure, or if the same failure occurred before.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -104,10 +106,13 @@ def try_input(reader: Reader, seeds: Seeds, folder: Path, rng: random.Random, ou
 
 
 def failure_key(error: Exception) -> str:
-    """Describe the kind of an exception and the last line of this package that it passed.
+    """Describe the kind of an exception, and the last line of this package in its traceback.
 
     Args:
         error: The exception.
+
+    Returns:
+        Text such as "ValueError at images.py:12".
     """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "nope_splat" in frame.filename]
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
@@ -115,16 +120,17 @@ def failure_key(error: Exception) -> str:
 
 
 def fuzz(reader: Reader, seeds: Seeds, settings: Settings, folder: Path) -> Outcome:
-    """Feed damaged files to a reader for the given time.
+    """Feed damaged files to a reader for the time in the settings.
 
     Args:
         reader: The reader.
         seeds: Valid files.
-        settings: Settings.
-        folder: Folder for inputs.
+        settings: Settings of the test.
+        folder: Folder for the inputs.
 
     Returns:
-        The outcome. A process that ends before is reported by its parent.
+        The outcome. If the process crashes, there is no return value, and the parent process reports the
+        failure.
     """
     outcome, rng = Outcome(), random.Random(settings.seed)
     reader.read(seeds, reader.write_valid(seeds, folder / "valid"))
@@ -162,12 +168,12 @@ def _run_child(name: str, seeds: Seeds, settings: Settings, folder: Path, result
 
 
 def fuzz_in_process(name: str, seeds: Seeds, settings: Settings) -> Outcome:
-    """Fuzz a reader in a process of its own, which may crash.
+    """Test a reader in a separate process, which may crash.
 
     Args:
         name: Name of the reader.
         seeds: Valid files.
-        settings: Settings.
+        settings: Settings of the test.
     """
     folder = settings.output_dir / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -192,13 +198,13 @@ def fuzz_in_process(name: str, seeds: Seeds, settings: Settings) -> Outcome:
 
 
 def main(settings: Settings) -> None:
-    """Fuzz the readers one after the other, and print a table.
+    """Test the readers one after the other, and print a table.
 
     Args:
-        settings: Settings.
+        settings: Settings of the test.
 
     Raises:
-        SystemExit: With status 1 if there was a failure.
+        SystemExit: Always; with status 1 if there was a failure, else 0.
     """
     table = Table("reader", "inputs", "refused", "read", "failures", "memory", "slowest")
     outcomes: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Valid files of a small scene in every format that is read: the inputs that fuzzing mutates."""
+"""Valid files of a small scene in every format that nope-splat reads: the inputs that fuzzing mutates."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ from nope_splat.utils.cache import KEY_ENTRY, Cache
 from nope_splat.utils.device_defaults import resolve_defaults
 
 KEY = "0" * 64
-"""Key of the cached files."""
+"""Cache key under which the files in the cache folder are stored."""
 CHECKPOINT = "nerfstudio_models/step-000000009.ckpt"
-"""Path of the checkpoint in a run."""
+"""Path of the checkpoint, relative to the folder of a run."""
 SIZE = (240, 180)
-"""Width and height of the images."""
+"""Width and height of the demo images in pixels."""
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Valid files of one small scene."""
+    """Valid files of one small scene, from which damaged files are made."""
 
     folder: Path
-    """Folder that contains a folder for each reader."""
+    """Folder with one subfolder of valid files per format."""
 
     @cached_property
     def scene(self) -> Reconstruction:
-        """The reconstruction."""
+        """Reconstruction of the scene."""
         return Reconstruction.load(self.folder / "scene.npz")
 
     @cached_property
     def cameras(self) -> dict[str, NamedCamera]:
-        """The cameras of the reconstruction."""
+        """Cameras of the reconstruction, by image name."""
         return read_named_cameras(self.folder / "transforms" / "transforms.json")
 
     def isolate(self) -> None:
-        """Let the dataparser of this process use the images and the reconstruction of the seeds only."""
+        """Replace the dataparser's image search and reconstruction in this process by those of the seeds."""
 
         def reconstruct_nothing(folder: Any, held_out: Any, options: Any, cache_dir: Any) -> Reconstruction:
             check_sfm_options(options)
@@ -65,10 +65,13 @@ class Seeds:
 
 
 def make_seeds(folder: Path) -> Seeds:
-    """Render and reconstruct a demo scene, and write it in every format.
+    """Render and reconstruct a demo scene, and write the results in every format.
 
     Args:
-        folder: An empty folder.
+        folder: An empty folder for the files.
+
+    Returns:
+        The valid files.
     """
     images = render_demo_scene(folder / "demo", DemoSceneConfig(num_images=9, size=SIZE))
     for name in ("cache", "transforms", "ground_truth", "formats", "run"):
@@ -93,7 +96,7 @@ def make_seeds(folder: Path) -> Seeds:
 
 
 def _encode_images(image: Image.Image, folder: Path) -> None:
-    """Save an image in the formats that this installation of Pillow can write."""
+    """Save an image in all formats that this installation of Pillow can write."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     alpha = image.convert("RGBA")
@@ -132,7 +135,7 @@ def _encode_images(image: Image.Image, folder: Path) -> None:
 
 
 def _make_run(seeds: Seeds, folder: Path) -> None:
-    """Save an untrained run."""
+    """Save a run with a config and a checkpoint, but without training."""
     seeds.isolate()
     config = deepcopy(nope_splat.config)
     assert isinstance(config, NopeTrainerConfig)

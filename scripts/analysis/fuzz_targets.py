@@ -1,4 +1,4 @@
-"""The readers to fuzz: how a copy of their valid files is damaged, and how it is read."""
+"""Readers to fuzz: which valid files each reader gets, how they are damaged, and how they are read."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ from scripts.analysis.fuzz_seeds import CHECKPOINT, KEY, Seeds
 from scripts.analysis.mutations import mutate_array, mutate_bytes, mutate_text, mutate_tree
 
 REPORT_SHARE = 0.05
-"""Share of the accepted runs of which a report is rendered, which takes a second."""
+"""Fraction of the accepted runs for which a report is rendered. Rendering a report takes a second."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader, and files for it."""
+    """Reader of files, together with valid files for it."""
 
     source: str
-    """Folder of valid files, below that of the seeds."""
+    """Subfolder of the seeds that contains the reader's valid files."""
     damage: Callable[[Path, random.Random], None]
-    """Damages one file of a copy of this folder."""
+    """Function that damages one file in a copy of the `source` folder, given the folder and a random number
+    generator."""
     read: Callable[[Seeds, Path], None]
-    """Reads the files of a folder."""
+    """Function that reads the files in a folder, given the valid files of all formats and the folder."""
 
     def write_valid(self, seeds: Seeds, folder: Path) -> Path:
         """Copy the valid files to a folder.
@@ -53,13 +54,13 @@ class Reader:
             folder: Folder for the copy.
 
         Returns:
-            The folder.
+            The folder of the copy.
         """
         shutil.copytree(seeds.folder / self.source, folder, dirs_exist_ok=True)
         return folder
 
     def write(self, seeds: Seeds, folder: Path, rng: random.Random) -> None:
-        """Write damaged files to a folder.
+        """Copy the valid files to a folder, and damage one of them.
 
         Args:
             seeds: Valid files.
@@ -70,24 +71,24 @@ class Reader:
 
 
 def damage_bytes(folder: Path, rng: random.Random, pattern: str = "*") -> None:
-    """Change bytes of a file.
+    """Change random bytes of one file in a folder.
 
     Args:
-        folder: Folder with the file.
+        folder: Folder, searched recursively.
         rng: Random number generator.
-        pattern: Pattern of its name.
+        pattern: Pattern of the file's name.
     """
     file = rng.choice(sorted(folder.rglob(pattern)))
     file.write_bytes(mutate_bytes(file.read_bytes(), rng))
 
 
 def damage_text(folder: Path, rng: random.Random, pattern: str = "*") -> None:
-    """Change words and lines of a text file, sometimes bytes.
+    """Change random words and lines, or sometimes bytes, of one text file in a folder.
 
     Args:
-        folder: Folder with the file.
+        folder: Folder, searched recursively.
         rng: Random number generator.
-        pattern: Pattern of its name.
+        pattern: Pattern of the file's name.
     """
     if rng.random() < 0.2:
         return damage_bytes(folder, rng, pattern)
@@ -96,10 +97,10 @@ def damage_text(folder: Path, rng: random.Random, pattern: str = "*") -> None:
 
 
 def damage_json(folder: Path, rng: random.Random) -> None:
-    """Change values of a JSON file, sometimes its text.
+    """Change random values, or sometimes the text, of a JSON file.
 
     Args:
-        folder: Folder with the file.
+        folder: Folder that contains only the JSON file.
         rng: Random number generator.
     """
     if rng.random() < 0.3:
@@ -109,10 +110,10 @@ def damage_json(folder: Path, rng: random.Random) -> None:
 
 
 def damage_arrays(folder: Path, rng: random.Random) -> None:
-    """Change an array of a cached file, or the JSON text in it.
+    """Change a random array of one cached file, or the JSON text in the file.
 
     Args:
-        folder: Folder with the files.
+        folder: Folder of the cache.
         rng: Random number generator.
     """
     file = rng.choice(sorted(folder.iterdir()))
@@ -129,7 +130,7 @@ def damage_arrays(folder: Path, rng: random.Random) -> None:
 
 
 def damage_checkpoint(folder: Path, rng: random.Random) -> None:
-    """Change values of a checkpoint, sometimes bytes of the file, or of a member of the archive.
+    """Change random values of a checkpoint, or sometimes bytes of the file or of an archive member.
 
     Args:
         folder: Folder of the run.
@@ -160,16 +161,16 @@ def _as_tensors(tree: Any) -> Any:
 
 
 def read_cameras(seeds: Seeds, folder: Path, name: str = "") -> None:
-    """Read cameras, compare them with those of the seeds, and take them as known cameras.
+    """Read cameras, compare them with the cameras of the seeds, and use them as known cameras.
 
     Args:
         seeds: Valid files.
-        folder: Folder with the cameras, a COLMAP model or a JSON file.
-        name: Name of the JSON file.
+        folder: Folder of the cameras: a COLMAP model, or a folder that contains a JSON file.
+        name: Name of the JSON file; empty for a COLMAP model.
 
     Raises:
-        NopeSplatError: If one of these is refused.
-        ValueError: If a result is not finite.
+        NopeSplatError: If reading or using the cameras is refused.
+        ValueError: If a metric of the comparison is not finite.
     """
     scene, path = seeds.scene, folder / name
     cameras = read_named_cameras(path)
@@ -198,10 +199,10 @@ def _check_comparison(estimated: dict[str, NamedCamera], reference: dict[str, Na
 
 
 def read_images(seeds: Seeds, folder: Path) -> None:
-    """Find images, and read them with their masks; damaged ones must be skipped.
+    """Find images, and read them with their masks. Damaged images must be skipped.
 
     Args:
-        seeds: Valid files; two of their images are added.
+        seeds: Valid files; two of their images are copied to the folder.
         folder: Folder with images.
     """
     for image in sorted((seeds.folder / "demo" / "images").iterdir())[:2]:
@@ -218,10 +219,10 @@ def read_images(seeds: Seeds, folder: Path) -> None:
 
 
 def read_cache(seeds: Seeds, folder: Path) -> None:
-    """Load cached results, and use them; damaged ones count as missing.
+    """Load cached results, and use them. Damaged results count as missing.
 
     Args:
-        seeds: Valid files.
+        seeds: Valid files (not used).
         folder: Folder of the cache.
     """
     del seeds
@@ -234,7 +235,7 @@ def read_cache(seeds: Seeds, folder: Path) -> None:
 
 
 def read_run(seeds: Seeds, folder: Path) -> None:
-    """Open a run, compute its scene, and sometimes render its report.
+    """Open a run, compute its optimized scene, and sometimes render its report.
 
     Args:
         seeds: Valid files.
@@ -248,7 +249,7 @@ def read_run(seeds: Seeds, folder: Path) -> None:
 
 
 def damage_image(folder: Path, rng: random.Random) -> None:
-    """Keep a few images, and change bytes of some; the first may become a mask.
+    """Keep four random images with changed bytes, and remove the others. Sometimes one image becomes a mask.
 
     Args:
         folder: Folder with images.
@@ -276,4 +277,4 @@ READERS = {
     "config": Reader("run", partial(damage_text, pattern="config.yml"), read_run),
     "checkpoint": Reader("run", damage_checkpoint, read_run),
 }
-"""Readers by name."""
+"""All readers to fuzz, by name."""

@@ -1,11 +1,11 @@
-"""Compare the peak memory of a training on a CPU with an upper bound from a formula.
+"""Compare the peak memory of trainings on a CPU with an upper bound that a formula predicts.
 
     python -m scripts.analysis.memory
 
 Trains a few iterations on images of the demo scene, prints a table, and reports whether the bound holds. Two
-constants are measured first: the memory of the imports, and that of a training on tiny images beyond the
-formula (the first row; compiled kernels, libraries that are loaded late). Everything else is counted from the
-sizes of the arrays: see `stage_bytes` and `peak`. Linux only.
+constants are measured first: the memory of the imports, and the memory that a training on tiny images (first
+row of the table) takes in addition to the formula, such as compiled kernels and libraries that are loaded
+late. All other memory is computed from the sizes of the arrays, see `stage_bytes` and `peak`. Linux only.
 """
 
 from __future__ import annotations
@@ -27,86 +27,88 @@ from scripts.benchmark.stages import cores, run_stage
 MIB = 2**20
 
 NUMBERS = 3 + 3 + 4 + 3 * 16 + 1
-"""Parameters of a Gaussian: center, scales, orientation, colors of degree 3, opacity."""
+"""Number of parameters of a Gaussian: center, scales, quaternion, colors of SH degree 3, and opacity."""
 STATISTICS = 3
-"""Numbers that densification stores per Gaussian: gradient, count, radius."""
+"""Number of values that densification stores per Gaussian: gradient, count and radius."""
 PER_GAUSSIAN = 4 * (
     4 * NUMBERS  # parameters, their gradients, Adam's two moments
     + STATISTICS
     + 2 * (3 + 1 + 48)  # scales, opacity and joined colors as rendered, and their gradients
     + (1 + 2 + 1 + 3 + 1)  # the splat: radius, mean, depth, conic, compensation
-    + 16  # its record
-    + (2 + 2 + 1 + 1)  # buffers for sorting: two of 8 bytes for slots, order twice
-    + (2 + 2 + 3 + 1 + 3)  # gradients of the splat: mean, the same absolute, conic, opacity, color
+    + 16  # the record of the splat for compositing
+    + (2 + 2 + 1 + 1)  # buffers for sorting: two of 8 bytes (slots) and two of 4 bytes (order)
+    + (
+        2 + 2 + 3 + 1 + 3
+    )  # gradients of the splat: mean, absolute gradient of the mean, conic, opacity, color
 )
-"""Bytes per Gaussian in the backward pass, without intersections."""
+"""Bytes per Gaussian in the backward pass, without the intersections of splats with tiles."""
 PER_INTERSECTION = 8 + 4 * 16
-"""Bytes of a splat in the list of a tile, and of its slot: see `TileLists`."""
+"""Bytes per intersection of a splat with a tile: list entries and gradient slot, see `TileLists`."""
 INTERSECTIONS = 2
-"""Intersections of a Gaussian: most meet one or two tiles."""
+"""Assumed number of tiles that a splat intersects. Most splats intersect one or two tiles."""
 
 PER_CACHED_PIXEL = 4 * 3
-"""Bytes of a pixel of an image for training or evaluation: float32 RGB."""
+"""Bytes per pixel of a cached image for training or evaluation: float32 RGB."""
 PER_ADJUSTED_PIXEL = (
     4 * (3 + 3 + 1 + 1)  # rendering, image, depth, opacity
-    + 4 * (2 * 7 + 4 + 2)  # how it moves with its camera, structure tensor, vector
-    + 2 * 4 * 2 * 7  # intermediate results of the first of these: without scale, and in two halves
-    + 2 * 4 * 2 * 3  # the gradient of the image, at all pixels and at the unmasked ones
-    + 4 * (3 + 2 + 2)  # difference, place in the image and at depth one
+    + 4 * (2 * 7 + 4 + 2)  # Jacobian by the camera, structure tensor, vector
+    + 2 * 4 * 2 * 7  # intermediate results of the Jacobian: without the focal length, and in two parts
+    + 2 * 4 * 2 * 3  # image gradient, at all pixels and at the used pixels
+    + 4 * (3 + 2 + 2)  # residual, position in the image, position at depth one
 )
-"""Bytes per pixel of the view that joint refinement renders: more than a training iteration needs for the
-loss."""
+"""Bytes per pixel of the view that joint refinement renders; more than the loss of a training iteration
+needs."""
 
 PER_SEARCHED_PIXEL = 4 * 4 + 4 * 4 * (6 + 5) * 4 / 3
-"""Bytes per pixel of keypoint detection by SIFT: the image at twice the size in float32, and 6 blurred images
+"""Bytes per pixel of SIFT keypoint detection: the image at twice the size in float32, and 6 blurred images
 and 5 differences per octave."""
 PER_KEYPOINT = 8 * 2 + 8 + (4 + 1) * 128
-"""Bytes: place, noise, descriptor, rounded descriptor."""
+"""Bytes per keypoint: position, noise, descriptor and quantized descriptor."""
 
 PER_SEEDED_PIXEL = 3 + 1 + 4 + 6 * 8 + 4 + 8
-"""Bytes per pixel that seeding keeps of every training image: colors, mask, rough depth, flow to and from
-three source views, depth and the number of views that confirm it."""
+"""Bytes per pixel that seeding keeps of every training image: colors, mask, rough depth, optical flow to and
+from three source views, depth, and number of views that confirm the depth."""
 PER_TRIANGULATED_PIXEL = 110 + 40
-"""Bytes per pixel that a seeding thread keeps of its current image: maps of triangulation, and the result
-for each source view."""
+"""Bytes per pixel that a seeding thread needs for its current image: arrays of the triangulation, and the
+result for each source view."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The quantities that determine the memory of a training."""
+    """Quantities that determine the memory of a training."""
 
     num_images: int
-    """Number of all images, including held-out ones."""
+    """Number of all images, including held-out images."""
     image_size: tuple[int, int]
-    """Width and height."""
+    """Width and height of the images in pixels."""
     max_image_size: int
-    """Longer side of the training images."""
+    """Longer side of the training images in pixels."""
     num_gaussians: int
-    """Maximum number during training."""
+    """Maximum number of Gaussians during the training."""
 
     def pixels(self, longer_side: int) -> float:
-        """Count the pixels of an image that is scaled down to a given longer side.
+        """Compute the number of pixels of an image that is downscaled to a given longer side.
 
         Args:
-            longer_side: In pixels.
+            longer_side: Longer side in pixels; smaller images keep their size.
         """
         width, height = self.image_size
         return width * height * min(1.0, longer_side / max(width, height)) ** 2
 
 
 def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
-    """Compute the size of the arrays in each stage for the default settings of a CPU.
+    """Compute the size of the arrays in each stage, for the default settings on a CPU.
 
-    N images have p_k pixels for keypoints (longer side up to 1600), p_s for seeding (up to 512) and p_t for
-    training (`max-image-size`). With W cores and G Gaussians,
+    Each of N images has p_k pixels for keypoints (longer side up to 1600), p_s pixels for seeding (up to 512)
+    and p_t pixels for training (`max-image-size`). With W cores and G Gaussians, the bytes are
 
         keypoints  251 p_k min(W, 8)  + 8192 x 536 N
         matching   8192 x 664 N  + 4 x 2^21 W
         seeding    68 p_s N  + 150 p_s (W + 4)
         training   12 p_t N  + 300 p_t  + 1680 G
 
-    The stages run one after the other. For seeding, the formula assumes six flows per image, the largest
-    possible mean, and all threads at their peaks.
+    The stages run one after the other. For seeding, the formula assumes six optical flows per image, which is
+    the maximum, and that all threads reach their peak at the same time.
 
     The formula omits masks (one byte per pixel); decoding (up to eight bytes per full-resolution pixel, of
     200 megapixels at a time); matches and bundle adjustment (about 16 bytes per match and a kilobyte per
@@ -114,11 +116,11 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
     their losses, learned lenses, the viewer and LPIPS.
 
     Args:
-        work: The training.
-        num_cores: Cores that it may use.
+        work: Numbers and sizes of images, and number of Gaussians.
+        num_cores: Number of cores that the training may use.
 
     Returns:
-        Bytes by stage.
+        Bytes by name of the stage.
     """
     matching, seeding = MatchingSettings(), SeedSettings()
     keypoints = matching.max_keypoints * work.num_images
@@ -136,20 +138,21 @@ def stage_bytes(work: Workload, num_cores: int) -> dict[str, float]:
 
 
 def peak(work: Workload, num_cores: int, imports: float, started: float) -> tuple[str, float]:
-    """Bound the memory of `ns-train` by the formula.
+    """Compute the upper bound of the memory of `ns-train`.
 
-    The peak is that of the largest stage, including the code that is loaded by then. The memory of seeding is
-    added to that of training although seeding has freed it, since about as much stays fragmented in the
-    allocator after the earlier stages and joint refinement. The peak varies by about a percent between runs.
+    The bound is the memory of the largest stage, including the code that is loaded by then. The memory of
+    seeding is added to that of training although seeding has freed it, because about as much memory stays
+    fragmented in the allocator after the earlier stages and joint refinement. The peak varies by about a
+    percent between runs.
 
     Args:
-        work: The training.
-        num_cores: Cores that it may use.
+        work: Numbers and sizes of images, and number of Gaussians.
+        num_cores: Number of cores that the training may use.
         imports: Memory of the imports, in bytes.
-        started: Memory of a started training beyond the formula, in bytes.
+        started: Memory in bytes that a started training takes in addition to the arrays in the formula.
 
     Returns:
-        The largest stage, and its bytes.
+        Name of the largest stage, and its memory in bytes.
     """
     stages = stage_bytes(work, num_cores)
     loaded = {stage: imports + size for stage, size in stages.items()}
@@ -159,33 +162,33 @@ def peak(work: Workload, num_cores: int, imports: float, started: float) -> tupl
 
 @dataclass(frozen=True)
 class Case:
-    """One training to measure."""
+    """Images and Gaussians of one training to measure."""
 
     num_images: int
-    """Images of the demo scene."""
+    """Number of images of the demo scene."""
     image_size: tuple[int, int]
-    """Width and height."""
+    """Width and height of the images in pixels."""
     cell: int = 4
-    """Width in pixels of the patch of an image that gets one Gaussian."""
+    """Width in pixels of the image cells that get one Gaussian each; smaller cells give more Gaussians."""
 
 
 IMPORTS = """
 import nerfstudio.scripts.train, nope_splat.plugin.trainer
 print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
-"""Program that prints the kilobytes of the imports."""
+"""Program that imports the training code and prints its peak memory in kilobytes."""
 TINY = Case(6, (320, 240))
 CASES = (Case(8, (640, 480), cell=1), Case(6, (1200, 900)), Case(20, (640, 480)))
-"""Cases with more Gaussians, more pixels or more images."""
+"""Trainings to measure, with more Gaussians, more pixels or more images than `TINY`."""
 
 
 def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]:
-    """Train at full resolution for a few iterations, without densification.
+    """Train at full resolution for a few iterations, without densification, and measure the peak memory.
 
     Args:
         case: Images and Gaussians of the training.
         folder: Output folder.
-        iterations: Length of the training.
+        iterations: Number of iterations of the training.
 
     Returns:
         The workload, and its peak memory in bytes.
@@ -211,11 +214,11 @@ def measure(case: Case, folder: Path, iterations: int) -> tuple[Workload, float]
 
 
 def main(output_dir: Path | None = None, iterations: int = 10) -> None:
-    """Print the table.
+    """Measure all trainings and print the table.
 
     Args:
-        output_dir: Folder of images and trainings, which are reused; a temporary folder by default.
-        iterations: Length of each training.
+        output_dir: Folder of images and trainings, which are reused; None for a temporary folder.
+        iterations: Number of iterations of each training.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = output_dir or Path(temporary)

@@ -1,4 +1,4 @@
-"""Random mutations of files: of bytes, text, nested values and arrays."""
+"""Random mutations of file contents: bytes, text, nested values and arrays."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ ODD_VALUES: tuple[Any, ...] = (
     *(None, True, False, [], {}, [1], [None], [[]], [[1, 2], [3, 4]], {"a": 1}),
 )
 Path = tuple[Any, ...]
-"""Keys and indices from the root of a nested value to one of its parts."""
+"""Keys and indices that lead from the root of a nested value to one of its parts."""
 
 
 def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Change a few bytes, overwrite numbers, or cut, remove, repeat and insert parts.
+    """Change random bytes of a file content, or cut, remove, repeat or insert parts of it.
 
     Args:
         content: Content of a file.
         rng: Random number generator.
+
+    Returns:
+        The mutated content.
     """
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
@@ -62,7 +65,7 @@ def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def _pack(number: float, layout: str, size: int) -> bytes:
-    """Pack a number in little-endian order, modulo the range of an integer."""
+    """Pack a number in little-endian order; integers are reduced modulo the range of the layout."""
     if layout in "fd":
         try:
             return struct.pack(f"<{layout}", number)
@@ -72,11 +75,14 @@ def _pack(number: float, layout: str, size: int) -> bytes:
 
 
 def mutate_text(text: str, rng: random.Random) -> str:
-    """Replace, remove and repeat words and lines.
+    """Replace, remove or repeat random words and lines of a text.
 
     Args:
         text: Content of a text file.
         rng: Random number generator.
+
+    Returns:
+        The mutated text.
     """
     lines = text.split("\n")
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
@@ -104,7 +110,7 @@ def mutate_text(text: str, rng: random.Random) -> str:
 
 
 def odd_text(rng: random.Random) -> str:
-    """Return an odd number, or a name that is hard to read back, as text.
+    """Return an unusual number or name as text, such as one with special characters or an overflowing number.
 
     Args:
         rng: Random number generator.
@@ -113,11 +119,14 @@ def odd_text(rng: random.Random) -> str:
 
 
 def mutate_tree(tree: Any, rng: random.Random) -> Any:
-    """Replace, remove, repeat and move parts of nested dictionaries and lists.
+    """Replace, remove, repeat or move random parts of nested dictionaries and lists.
 
     Args:
-        tree: The nested value; it is not modified. Tensors and arrays in it are mutated like arrays.
+        tree: Nested value, which is not modified. Tensors and arrays in it are mutated as in `mutate_array`.
         rng: Random number generator.
+
+    Returns:
+        The mutated copy.
     """
     tree = copy.deepcopy(tree)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
@@ -146,7 +155,7 @@ def mutate_tree(tree: Any, rng: random.Random) -> Any:
 
 
 def _paths(tree: Any, path: Path = ()) -> list[Path]:
-    """List the paths of all parts of a nested value."""
+    """List the paths of all parts of a nested value, prefixed by `path`."""
     children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     return [found for key, part in children for found in ((*path, key), *_paths(part, (*path, key)))]
 
@@ -161,8 +170,11 @@ def mutate_array(array: NDArray[Any], rng: random.Random) -> NDArray[Any]:
     """Change values, type or shape of an array.
 
     Args:
-        array: The array; it is not modified.
+        array: The array, which is not modified.
         rng: Random number generator.
+
+    Returns:
+        The mutated copy.
     """
     array = np.array(array)
     match rng.randrange(7):

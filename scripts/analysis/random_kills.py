@@ -1,18 +1,18 @@
-"""Kill trainings, evaluations and exports at random moments, repeat them, and compare the bits of results.
+"""Kill trainings, evaluations and exports at random times, rerun them, and compare the results bitwise.
 
     python -m scripts.analysis.random_kills --kills 200 --output-dir kills
 
-Renders a small scene, and runs `ns-train`, `ns-eval` and `export-cameras` on it undisturbed. Then kills these
-commands (SIGKILL) at random moments and repeats them until they complete:
+Renders a small scene, and runs `ns-train`, `ns-eval` and `export-cameras` on it without interruption. Then
+kills these commands (SIGKILL) at random times and reruns them until they complete:
 
-- trainings in chains: up to four kills, at any moment from the first output on or while a checkpoint is
-  written; then the last checkpoint and the cached reconstruction must have the bits of the undisturbed ones,
-  and exactly one run folder and no partial file may be left;
-- evaluations and exports of the undisturbed training: their results must have the same bits, and photos, run
-  and cache must not change.
+- A training is killed up to four times, at any time after its first output or while a checkpoint is written.
+After it has completed, the last checkpoint and the cached reconstruction must be bitwise equal to those of
+the uninterrupted training, and exactly one run folder and no partial file may be left.
+- Evaluations and exports of the uninterrupted training are killed once. Their results must be bitwise equal,
+and photos, run and cache must not change.
 
-Prints a line per kill and a summary. The moments depend on `--seed` and on the speed of the machine. The exit
-status is 1 if anything differs. On one free core, 200 kills take about an hour.
+Prints a line per kill and a summary. The times of the kills depend on `--seed` and on the speed of the
+machine. The exit status is 1 if any result differs. On one free core, 200 kills take about an hour.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from nope_splat.demo.scene import DemoSceneConfig, render_demo_scene
 from scripts.same_results import digests
 
 BEGUN = b"Reading photos"
-"""What every command prints when its imports are done and its work begins."""
+"""Text that every command prints when its imports are done and its work begins."""
 EXPERIMENT = Path("outputs") / "scene"
 POLL = 0.002
-"""Seconds between two looks at a process."""
+"""Seconds between two checks of a process."""
 TIMES = ("fps", "num_rays_per_sec")
-"""Beginnings of the names of results in `eval.json` that depend on the speed of the machine."""
+"""Prefixes of the names of results in `eval.json` that depend on the speed of the machine."""
 Digests = dict[str, str]
 
 
@@ -55,54 +55,55 @@ class Settings:
     """Settings of the test."""
 
     output_dir: Path
-    """Folder of the scene and of all runs; those of an earlier test are removed."""
+    """Folder of the scene and of all runs; the contents of an earlier test are removed."""
     kills: int = 200
-    """Number of kills."""
+    """Total number of kills."""
     seed: int = 0
-    """Seed of the moments and of the order of commands."""
+    """Seed of the random times and of the order of commands."""
     iterations: int = 30
-    """Length of a training."""
+    """Number of iterations of each training."""
     steps_per_save: int = 3
-    """Iterations between checkpoints."""
+    """Number of iterations between checkpoints."""
     max_chain: int = 4
-    """Largest number of kills of one training."""
+    """Maximum number of times that one training is killed."""
     saving_share: float = 0.3
-    """Share of kills of trainings that wait for a checkpoint to be written."""
+    """Fraction of the kills of trainings that occur while a checkpoint is written, 0 to 1."""
     other_share: float = 0.15
-    """Share of kills of `ns-eval`, and of `export-cameras`."""
+    """Fraction of the trials that kill `ns-eval`, and fraction of the trials that kill `export-cameras`, 0 to
+    1."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill."""
+    """Record of one kill."""
 
     command: str
-    """What was killed."""
+    """Name of the command that was killed."""
     seconds: float
-    """Seconds since its start."""
+    """Seconds from the start of the command to the kill."""
     where: str
-    """What it was doing, as far as its files show."""
+    """Progress of the command when it was killed, derived from its files."""
 
 
 @dataclass
 class Lab:
-    """Commands on the scene, and their undisturbed results."""
+    """Commands on the scene, their uninterrupted results, and the results of the test."""
 
     settings: Settings
     """Settings of the test."""
     kills: list[Kill] = field(default_factory=list)
-    """Kills so far."""
+    """Kills up to now."""
     differences: list[str] = field(default_factory=list)
-    """What differed."""
+    """Descriptions of the differences found up to now."""
     random: random.Random = field(init=False)
-    """Source of the moments."""
+    """Random number generator of times and commands."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.settings.seed)
 
     @cached_property
     def photos(self) -> Path:
-        """The scene's photos."""
+        """Folder of the scene's photos, which are rendered on first use."""
         config = DemoSceneConfig(num_images=9, size=(200, 150))
         return render_demo_scene(self.settings.output_dir / "scene", config).absolute()
 
@@ -110,7 +111,7 @@ class Lab:
         """Return the command of a training.
 
         Args:
-            folder: Folder of its outputs.
+            folder: Folder of the training's outputs.
         """
         settings = self.settings
         options = {
@@ -129,29 +130,29 @@ class Lab:
 
     @cached_property
     def undisturbed(self) -> Path:
-        """Folder of an undisturbed training."""
+        """Output folder of the uninterrupted training, which runs on first use."""
         folder = self.settings.output_dir / "undisturbed"
         self.seconds["train"] = _complete(self.train_command(folder), folder)
         return folder
 
     seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds of the undisturbed commands."""
+    """Seconds that the uninterrupted commands took after their imports, by name of the command."""
 
     def eval_command(self, folder: Path) -> list[str]:
-        """Return the command of an evaluation of the undisturbed training.
+        """Return the command that evaluates the uninterrupted training.
 
         Args:
-            folder: Folder of its results.
+            folder: Folder of the evaluation's results.
         """
         config = str(_newest_run(self.undisturbed) / "config.yml")
         output = ["--output-path", str(folder / "eval.json"), "--render-output-path", str(folder / "renders")]
         return [_tool("ns-eval"), "--load-config", config, *output]
 
     def export_command(self, folder: Path) -> list[str]:
-        """Return the command of an export of the undisturbed training.
+        """Return the command that exports the cameras of the uninterrupted training.
 
         Args:
-            folder: Folder of its results.
+            folder: Folder of the exported files.
         """
         config = str(_newest_run(self.undisturbed) / "config.yml")
         output = ["--output-dir", str(folder / "cameras"), "--copy-images"]
@@ -159,12 +160,12 @@ class Lab:
 
     @cached_property
     def expected_training(self) -> Digests:
-        """Bits of the undisturbed training."""
+        """Hashes of the results of the uninterrupted training."""
         return training_digests(self.undisturbed)
 
     @cached_property
     def expected_results(self) -> dict[str, Digests]:
-        """Bits of the undisturbed evaluation and export."""
+        """Hashes of the results of the uninterrupted evaluation and export, by name of the command."""
         results = {}
         for name, command in (("ns-eval", self.eval_command), ("export-cameras", self.export_command)):
             folder = self.settings.output_dir / name
@@ -173,18 +174,18 @@ class Lab:
         return results
 
     def disturb_training(self, folder: Path, num_kills: int) -> None:
-        """Kill a training several times, let it complete, and compare.
+        """Kill a training several times, let it complete, and compare its results.
 
         Args:
-            folder: Folder of its outputs.
-            num_kills: Largest number of kills.
+            folder: Folder of the training's outputs.
+            num_kills: Maximum number of kills.
         """
         for _ in range(num_kills):
             saving = self.random.random() < self.settings.saving_share
             killed = self.kill(
                 "train", self.train_command(folder), folder, "checkpoint" if saving else "time"
             )
-            if not killed:  # it has completed
+            if not killed:  # the training has completed
                 break
         else:
             _complete(self.train_command(folder), folder)
@@ -195,15 +196,15 @@ class Lab:
         for path in folder.rglob("*partial*"):
             if (
                 path.suffix != ".partial" or "cache" not in path.parts
-            ):  # those of the cache are removed by age
+            ):  # partial files in the cache are removed when they are old
                 self.differences.append(f"{path} is left")
 
     def disturb_other(self, name: Literal["ns-eval", "export-cameras"], folder: Path) -> None:
-        """Kill an evaluation or export of the undisturbed training, repeat it, and compare.
+        """Kill an evaluation or export of the uninterrupted training, rerun it, and compare its results.
 
         Args:
-            name: The command.
-            folder: Folder of its results.
+            name: Name of the command.
+            folder: Folder of the command's results.
         """
         make = self.eval_command if name == "ns-eval" else self.export_command
         kept = [self.undisturbed / EXPERIMENT, self.photos]
@@ -215,12 +216,12 @@ class Lab:
             self.compare(path, file_digests(path), digest)
 
     def compare(self, folder: Path, results: Digests, expected: Digests) -> None:
-        """Report differences, and remove a folder without any.
+        """Record and print the differences between results and expected results.
 
         Args:
-            folder: Where the results are.
-            results: Bits of the results.
-            expected: Bits of the undisturbed ones.
+            folder: Folder of the results, named in the report.
+            results: Hashes of the results, by name.
+            expected: Hashes of the uninterrupted results, by name.
         """
         different = sorted(
             name for name in {**results, **expected} if results.get(name) != expected.get(name)
@@ -233,17 +234,17 @@ class Lab:
     def kill(
         self, name: str, command: list[str], folder: Path, moment: Literal["time", "checkpoint"]
     ) -> bool:
-        """Start a command, and kill it at a random moment.
+        """Start a command, and kill it at a random time.
 
         Args:
             name: Name of the command.
             command: The command.
-            folder: Folder of its outputs.
-            moment: A random time after its first output; or a random time after it has begun to write one of
-                its checkpoints.
+            folder: Folder of the command's outputs.
+            moment: "time" for a random time after the command has begun its work; "checkpoint" for a random
+                time after it has begun to write one of its checkpoints.
 
         Returns:
-            Whether it was killed; False if it was faster.
+            True if the command was killed; False if it completed before.
         """
         folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_suffix(".log")
@@ -275,10 +276,13 @@ class Lab:
 
 
 def progress(folder: Path) -> str:
-    """Describe what a killed training has left.
+    """Describe the results that a killed training has left.
 
     Args:
-        folder: Folder of its outputs.
+        folder: Folder of the training's outputs.
+
+    Returns:
+        Text such as "12 iterations, 4 checkpoints".
     """
     experiment = folder / EXPERIMENT
     checkpoints = sorted(experiment.rglob("*.ckpt"))
@@ -294,7 +298,7 @@ def training_digests(folder: Path) -> Digests:
     """Hash the last checkpoint and the cached reconstruction of a training.
 
     Args:
-        folder: Folder of its outputs.
+        folder: Folder of the training's outputs.
     """
     checkpoints = sorted((folder / EXPERIMENT).rglob("*.ckpt"))
     if not checkpoints:
@@ -313,10 +317,13 @@ def training_digests(folder: Path) -> Digests:
 
 
 def file_digests(folder: Path) -> Digests:
-    """Hash all files below a folder.
+    """Hash all files in a folder and its subfolders; timings in `eval.json` are ignored.
 
     Args:
         folder: The folder.
+
+    Returns:
+        Hashes by relative path or name of the result.
     """
     return dict(_file_digests(folder))
 
@@ -332,12 +339,12 @@ def _file_digests(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _newest_run(folder: Path) -> Path:
-    """Return the folder of the latest run of a training."""
+    """Return the folder of a training's most recently modified run."""
     return max((folder / EXPERIMENT / "nope-splat").iterdir(), key=lambda run: run.stat().st_mtime).absolute()
 
 
 def _wait(process: subprocess.Popen[bytes], condition: Callable[[], bool], poll: float = POLL) -> bool:
-    """Wait for a condition, and return whether it held before the process ended."""
+    """Wait until a condition holds or a process ends. Returns whether the condition held first."""
     while process.poll() is None:
         if condition():
             return True
@@ -346,7 +353,7 @@ def _wait(process: subprocess.Popen[bytes], condition: Callable[[], bool], poll:
 
 
 def _complete(command: list[str], folder: Path) -> float:
-    """Run a command to its end, and return the seconds after its imports."""
+    """Run a command until it ends. Returns the seconds that it took after its imports."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     with log.open("wb") as file:
@@ -367,13 +374,13 @@ def _tool(name: str) -> str:
 
 
 def main(settings: Settings) -> int:
-    """Kill and compare.
+    """Kill and rerun commands, compare their results, and print a summary.
 
     Args:
         settings: Settings of the test.
 
     Returns:
-        The exit status.
+        The exit status: 1 if any result differs, else 0.
     """
     shutil.rmtree(settings.output_dir, ignore_errors=True)
     lab, start, trials = Lab(settings), time.perf_counter(), 0

@@ -4,12 +4,12 @@
     python -m scripts.analysis.scaling pairs --data tour
     python -m scripts.analysis.scaling registration --data tour --num-images 50 100 200 --cache-dir CACHE
 
-`pairs` matches all pairs, the most similar pairs, and those that retrieval selects, and prints the recall of
-pairs with many matches and the share of the time.
-`registration` reconstructs the first images of the tour in the order of their capture, so that density stays
-the same. `--registration` selects the method, and a second run reads the matches from the cache. Seconds are
-CPU time of all cores together; load on the machine can increase them by a third. Memory is the peak of the
-process during each stage (Linux only).
+`pairs` matches all pairs of images, the most similar pairs, and the pairs that retrieval selects. It prints
+the recall of pairs with many matches, and the time relative to matching all pairs. `registration`
+reconstructs the first images of the tour in capture order, so that the density of the images does not change
+with their number. `--registration` selects the registration method, and a second run reads the matches from
+the cache. Seconds are the CPU time of all cores together; load on the machine can increase them by a third.
+Memory is the peak of the process during each stage (Linux only).
 """
 
 from __future__ import annotations
@@ -48,33 +48,35 @@ from nope_splat.utils.stopwatch import Stopwatch
 from nope_splat.utils.terminal import set_up_terminal
 
 STRONG = 60
-"""Verified matches from which on a pair is strong."""
+"""Minimum number of verified matches of a strong pair."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Measure the recall of strong pairs by retrieval, and its share of the time of all pairs."""
+    """Measure the recall of strong pairs by retrieval, and its time relative to matching all pairs."""
 
     data: Path
-    """Folder of images."""
+    """Folder of the images."""
     sample: int | None = None
-    """Match a random sample of this many pairs instead of all, and extrapolate the seconds."""
+    """Number of randomly sampled pairs that are matched instead of all pairs, extrapolating the time; None
+    for all pairs."""
     repeats: int = 5
-    """Number of timings of retrieval, which alternate with parts of all pairs, so that load affects both."""
+    """Number of time measurements of retrieval. They alternate with matching parts of all pairs, so that load
+    on the machine affects both."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Measure time, memory and accuracy of reconstruction from matches."""
+    """Measure time, memory and accuracy of reconstruction from cached matches."""
 
     data: Path
-    """Folder with a tour of the demo scene."""
+    """Folder with images of a tour of the demo scene, and their `ground_truth.json`."""
     cache_dir: Path
-    """Folder of the cached matches."""
+    """Folder in which matches are cached."""
     num_images: tuple[int, ...] = (50, 100, 200)
-    """Numbers of images to reconstruct, from the beginning of the tour."""
+    """Numbers of images to reconstruct, counted from the beginning of the tour."""
     settings: tyro.conf.OmitArgPrefixes[SfmOptions] = field(
         default_factory=lambda: SfmOptions(
             MatchingSettings(pairs="retrieval"), registration=BatchedRegistration()
@@ -84,7 +86,7 @@ class Registration:
 
 
 class Meter(Stopwatch):
-    """Meter of the CPU seconds and the peak memory of each stage."""
+    """Meter of the CPU seconds and the peak memory (GiB) of each stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,12 +94,12 @@ class Meter(Stopwatch):
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure time and memory of the block.
+        """Measure the CPU time and the peak memory of the block in the context.
 
         Args:
-            name: Stage to which the time is added.
+            name: Stage to which time and memory are recorded.
         """
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak memory of this process
         start = time.process_time()
         try:
             yield
@@ -108,7 +110,7 @@ class Meter(Stopwatch):
 
 
 def measure_pairs(settings: Pairs) -> None:
-    """Print the table of pair selection.
+    """Measure the selection of image pairs and print a table.
 
     Args:
         settings: Settings of the measurement.
@@ -147,12 +149,12 @@ def measure_pairs(settings: Pairs) -> None:
 
 
 def _strong(pairs: list[PairMatches]) -> set[tuple[int, int]]:
-    """Select the pairs with many matches."""
+    """Select the pairs with at least `STRONG` verified matches, as image indices."""
     return {(pair.first, pair.second) for pair in pairs if len(pair.indices) >= STRONG}
 
 
 def measure_registration(settings: Registration) -> None:
-    """Print the table of registration.
+    """Measure reconstruction from matches and print a table.
 
     Args:
         settings: Settings of the measurement.
@@ -202,7 +204,9 @@ def measure_registration(settings: Registration) -> None:
 
 
 def order_of_capture(T_world_camera: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Sort the cameras of a tour in capture order: two rounds, the second one looking outward.
+    """Sort the cameras of a tour in capture order.
+
+    The tour consists of two rounds; in the second round, the cameras look outward.
 
     Args:
         T_world_camera: Camera-to-world transforms, OpenCV axes. (N, 4, 4).
@@ -220,7 +224,7 @@ def order_of_capture(T_world_camera: NDArray[np.floating]) -> NDArray[np.int64]:
 
 
 def _timed(run: Callable[[], Result]) -> tuple[Result, float]:
-    """Return the result of a call and its CPU seconds."""
+    """Call a function. Returns its result and the CPU seconds that it took."""
     start = time.process_time()
     result = run()
     return result, time.process_time() - start

@@ -1,1 +1,1 @@
-"""Compare the method with COLMAP and splatfacto on held-out images and on true cameras."""
+"""Benchmark of nope-splat against COLMAP and splatfacto, on held-out images and with true cameras."""

@@ -1,4 +1,4 @@
-"""Store the cameras that a method has estimated, for later stages of the benchmark."""
+"""File format of the cameras that a method has estimated, for later stages of the benchmark."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def require_one_camera(data: Path, camera_ids: NDArray[np.int64]) -> None:
     """Check that all images share one camera, since the benchmarks support only one.
 
     Args:
-        data: The images or the training, for the message.
-        camera_ids: Which camera took each image. (N,).
+        data: Folder of the images or file of the training, named in the error message.
+        camera_ids: Index of the camera (intrinsics) of each image. (N,).
 
     Raises:
-        NopeSplatError: If there are several.
+        NopeSplatError: If there are several cameras.
     """
     if camera_ids.any():
         raise NopeSplatError(
@@ -34,28 +34,29 @@ def require_one_camera(data: Path, camera_ids: NDArray[np.int64]) -> None:
 
 @dataclass(frozen=True)
 class CameraFile:
-    """Cameras of a scene; lengths in pixels are those of the full-resolution images."""
+    """Estimated cameras of a scene with a single camera. Pixels are those of the full-resolution images."""
 
     T_world_camera: Poses
-    """Registered training images: name to camera-to-world transform, OpenCV axes. (4, 4)."""
+    """Camera-to-world transforms (OpenCV axes) of the registered training images, by name. (4, 4) each."""
     held_out: Poses
-    """The same for held-out images, which were registered against the finished points."""
+    """Camera-to-world transforms (OpenCV axes) of the held-out images, by name, registered against the
+    finished points. (4, 4) each."""
     focal: float
-    """Focal length."""
+    """Focal length in pixels."""
     offset: tuple[float, float]
-    """Principal point minus image center."""
+    """Principal point minus image center, (x, y) in pixels."""
     num_points: int = 0
     """Number of 3D points."""
     median_depth: float = 1.0
-    """Median depth of the observed points, in the units of the world."""
+    """Median depth of the observed points, in world units."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time of each stage up to these cameras."""
+    """Wall time in seconds of each stage that led to these cameras, by name of the stage."""
 
     def save(self, path: Path) -> None:
-        """Write as JSON; folders are created if missing.
+        """Write the cameras to a JSON file. Missing folders are created.
 
         Args:
-            path: File.
+            path: Path of the file.
         """
         content = asdict(self)
         for name in ("T_world_camera", "held_out"):
@@ -65,10 +66,10 @@ class CameraFile:
 
     @classmethod
     def load(cls, path: Path) -> CameraFile:
-        """Read a file that `save` has written.
+        """Read a JSON file that `save` has written.
 
         Args:
-            path: File.
+            path: Path of the file.
         """
         content = json.loads(path.read_text())
         for name in ("T_world_camera", "held_out"):

@@ -1,11 +1,12 @@
-"""Measure how cameras depend on the order of the images, the seed of RANSAC and initial cameras.
+"""Measure how reconstructed cameras depend on the order of the images, the RANSAC seed and initial cameras.
 
     python -m scripts.benchmark.cameras --scene SCENE [--scene SCENE ...]
 
-Keypoints are extracted once for each scene. Then images are matched and reconstructed with several seeds,
-and reconstructed from the same matches in several random orders, from the true cameras, and from perturbed
-ones: rotated by 1 degree, moved by 2 % of the largest distance between them, with a focal length 10 % too
-short and too long. Each scene needs a `ground_truth.json`. Prints minimum, median and maximum of each figure.
+Keypoints are extracted once for each scene. Then the images are matched and reconstructed with several RANSAC
+seeds. From the same matches, they are also reconstructed in several random orders, from the true cameras, and
+from perturbed true cameras. The perturbation rotates by 1 degree, moves by 2 % of the largest distance
+between two cameras, and makes the focal length 10 % too short or too long. Each scene needs a
+`ground_truth.json`. Prints minimum, median and maximum of each figure.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from scripts.benchmark.camera_file import require_one_camera
 
 FIGURES = ("registered", "AUC@5", "focal error %", "ATE %", "seconds")
 TURN, MOVE, FOCAL = 1.0, 0.02, 0.1
-"""Perturbation of initial cameras, in degrees, largest distances between cameras, and focal lengths."""
+"""Perturbation of the true cameras: rotation in degrees, translation as a fraction of the largest distance
+between two cameras, and error of the focal length as a fraction."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,20 @@ class Settings:
     """Settings of the measurement."""
 
     scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
-    """Folder of images with `ground_truth.json`; repeat the flag for several scenes."""
+    """Folder of images with a `ground_truth.json`; repeat the flag for several scenes."""
     orders: int = 20
     """Number of random orders of the images."""
     seeds: int = 5
-    """Number of RANSAC seeds."""
+    """Number of RANSAC seeds with which the images are matched and reconstructed."""
     starts: int = 5
-    """Number of perturbations of the true cameras, each with a focal length too short and too long."""
+    """Number of random perturbations of the true cameras. Each is used twice, with a focal length that is too
+    short and too long."""
     reconstruction: SfmOptions = SfmOptions()  # noqa: RUF009
     """Options of matching and reconstruction."""
 
 
 def main(settings: Settings) -> None:
-    """Measure every scene and print the table.
+    """Measure every scene and print one table.
 
     Args:
         settings: Settings of the measurement.
@@ -100,7 +103,16 @@ def _figures(
     seconds: float = 0.0,
     known_cameras: KnownCameras | None = None,
 ) -> list[float]:
-    """Compute the `FIGURES` of a reconstruction; its seconds include those of the steps before it."""
+    """Reconstruct a scene from its matches, and compute the values of `FIGURES`.
+
+    Args:
+        scene: Folder of the scene, with `ground_truth.json`.
+        folder: Images of the scene.
+        matches: Keypoints and matches of the images.
+        options: Options of the reconstruction.
+        seconds: Seconds of the steps before reconstruction, which are added to the measured time.
+        known_cameras: Initial cameras; None to reconstruct without initial cameras.
+    """
     start = time.perf_counter()
     none_held_out = np.zeros(len(folder.images), bool)
     reconstructed = reconstruct_from_matches(folder, none_held_out, matches, options, Priors(known_cameras))
@@ -113,7 +125,14 @@ def _figures(
 
 
 def _start(scene: Path, folder: ImageFolder, seed: int | None = None, sign: int = 0) -> KnownCameras:
-    """Perturb the true cameras if a seed is given; `sign` is that of the focal length error."""
+    """Read the true cameras, and perturb them if a seed is given.
+
+    Args:
+        scene: Folder of the scene, with `ground_truth.json`.
+        folder: Images of the scene.
+        seed: Seed of the perturbation; None for the true cameras.
+        sign: Sign of the relative focal length error: -1, 0 or 1.
+    """
     names, none = [image.name for image in folder.images], np.zeros(len(folder.images), bool)
     truth = KnownCameras.read(scene / "ground_truth.json", names, none, none.astype(np.int64))
     if seed is None:
@@ -134,7 +153,7 @@ def _poses(scene: Reconstruction) -> dict[str, NDArray[np.floating]]:
 
 
 def _reordered(folder: ImageFolder, matches: MatchDatabase, seed: int) -> tuple[ImageFolder, MatchDatabase]:
-    """Shuffle images and matches."""
+    """Shuffle the images, and renumber their keypoints and matches accordingly."""
     order = np.random.default_rng(seed).permutation(len(folder.images))
     place = np.argsort(order)
     pairs = []
