@@ -1,13 +1,14 @@
 """Check nope-splat on a GPU with one command, and compare it with splatfacto.
 
     python scripts/check_gpu.py --data PHOTOS
-    python scripts/check_gpu.py collect WHEELS              # on a machine with a network
-    python scripts/check_gpu.py --data PHOTOS --wheels WHEELS   # on one without
+    python scripts/check_gpu.py collect WHEELS              # on a machine with internet access
+    python scripts/check_gpu.py --data PHOTOS --wheels WHEELS   # on the GPU machine, without internet access
 
 Runs the tests that need a GPU, trains nope-splat and stock splatfacto on the same cameras and images, times
-both with the same Gaussians, checks the precision of SSIM, and counts how often Python waits for the GPU.
-`docs/gpu-check.md` explains every figure. Each step runs in its own process; a step that fails does not stop
-the others. Writes a JSON file after every step, and exits with status 1 if a step failed.
+iterations of both methods with the same Gaussians, checks the precision of SSIM, and counts how often Python
+waits for the GPU. `docs/gpu-check.md` explains every reported value. Each step runs in its own process; a
+step that fails does not stop the others. Writes a JSON file after every step, and exits with status 1 if a
+step failed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     """Check the GPU, or collect wheels.
 
     Args:
-        arguments: Command line arguments.
+        arguments: Command line arguments, without the program name.
 
     Returns:
         The exit status.
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _report(settings: Settings, outcomes: dict[str, Outcome]) -> None:
-    """Write the results so far, and print the last step."""
+    """Write the results of all steps up to now, and print the outcome of the last step."""
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     settings.output.write_text(json.dumps(content(vars(settings), outcomes), indent=1) + "\n")
     name, outcome = list(outcomes.items())[-1]

@@ -1,11 +1,12 @@
-"""Check that results are bit-identical to those of another commit on this machine.
+"""Check that the results of the working tree are bitwise equal to those of a commit, on this machine.
 
     python scripts/same_results.py --data PHOTOS --base REV
 
-Reconstructs the images and trains a few iterations on the CPU, from fixed seeds, once with the code of
-the working tree and once with that of a commit. Compares cameras, track points, Gaussians and the state of
-the optimizers bit by bit. Bits depend on the processor and its libraries, so both run on this machine; those
-of a commit are kept (`--keep`) for the next comparison. The exit status is 1 if anything differs.
+Reconstructs the images and trains a few iterations on the CPU with fixed seeds, once with the code of the
+working tree and once with the code of the commit. Compares cameras, track points, Gaussians and the state of
+the optimizers bit by bit. The results depend bitwise on the processor and its libraries, so both run on this
+machine. The results of a commit are kept in the folder `--keep` for the next comparison. The exit status is 1
+if anything differs.
 """
 
 from __future__ import annotations
@@ -41,26 +42,26 @@ class Settings:
     base: str = "HEAD"
     """Commit with the expected results."""
     iterations: int = 200
-    """Length of the training, with densification and joint refinement in it."""
+    """Number of iterations of the training, which includes densification and joint refinement."""
     keep: Path = Path("outputs/same_results")
-    """Folder in which the results of commits are kept."""
+    """Folder in which the hashes of the results of commits are kept."""
 
 
 def _densify_every(tree: Path) -> str:
-    """Return the name of the densification interval option in a checkout."""
+    """Return the name of the option for the densification interval, which differs between checkouts."""
     options = (tree / "nope_splat" / "plugin" / "model_options.py").read_text()
     return "densification.refine-every" if "densification:" in options else "densify-every"
 
 
 def train(tree: Path, settings: Settings) -> Digests:
-    """Train with the code of a checkout.
+    """Train with the code of a checkout, and hash the results.
 
     Args:
         tree: Root of a checkout.
         settings: Settings of the comparison.
 
     Returns:
-        Digests of everything in the checkpoint.
+        Hashes of all tensors and numbers in the checkpoint, by name.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
@@ -94,7 +95,12 @@ def train(tree: Path, settings: Settings) -> Digests:
 
 
 def _describe_plugin(tree: Path, folder: Path) -> None:
-    """Make nerfstudio find the plugin of a checkout instead of the installed one."""
+    """Write package metadata that makes nerfstudio find the plugin of a checkout, not the installed plugin.
+
+    Args:
+        tree: Root of the checkout.
+        folder: Output folder, on the module search path.
+    """
     group = "nerfstudio.method_configs"
     section = (tree / "pyproject.toml").read_text().partition(f'[project.entry-points."{group}"]')[2]
     method = re.search(r'^nope-splat = "(\S+)"$', section, re.MULTILINE)
@@ -105,14 +111,14 @@ def _describe_plugin(tree: Path, folder: Path) -> None:
 
 
 def digests(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Hash every tensor and number of a checkpoint.
+    """Hash every tensor and number in a checkpoint.
 
     Args:
         value: Checkpoint, or a part of it.
-        name: Name of the part.
+        name: Name of the part, to which the names of its contents are appended.
 
     Yields:
-        Names and hashes.
+        Name and hash of each tensor or number.
     """
     if isinstance(value, dict):
         for key, part in value.items():
@@ -131,7 +137,7 @@ def digests(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def expected(settings: Settings) -> Digests:
-    """Return the results of the commit, from an earlier comparison or a new training.
+    """Return the hashes of the commit's results, from an earlier comparison or a new training.
 
     Args:
         settings: Settings of the comparison.
@@ -157,13 +163,13 @@ def _git(*args: str) -> str:
 
 
 def main(settings: Settings) -> int:
-    """Compare, and print the differences.
+    """Compare the results of the working tree and of the commit, and print the differences.
 
     Args:
         settings: Settings of the comparison.
 
     Returns:
-        The exit status.
+        The exit status: 1 if any result differs, else 0.
     """
     before, now = expected(settings), train(ROOT, settings)
     different = [name for name in {**before, **now} if before.get(name) != now.get(name)]

@@ -37,9 +37,7 @@ PER_GAUSSIAN = 4 * (
     + (1 + 2 + 1 + 3 + 1)  # the splat: radius, mean, depth, conic, compensation
     + 16  # the record of the splat for compositing
     + (2 + 2 + 1 + 1)  # buffers for sorting: two of 8 bytes (slots) and two of 4 bytes (order)
-    + (
-        2 + 2 + 3 + 1 + 3
-    )  # gradients of the splat: mean, absolute gradient of the mean, conic, opacity, color
+    + (2 + 2 + 3 + 1 + 3)  # gradients of the splat: mean, |mean gradient|, conic, opacity, color
 )
 """Bytes per Gaussian in the backward pass, without the intersections of splats with tiles."""
 PER_INTERSECTION = 8 + 4 * 16

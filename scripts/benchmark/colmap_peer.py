@@ -1,13 +1,14 @@
-r"""Reconstruct with COLMAP through pycolmap, the first half of the baseline.
+r"""Reconstruct with COLMAP through pycolmap: the first half of the baseline COLMAP + splatfacto.
 
     python -m scripts.benchmark.colmap_peer features --images DIR --names A.jpg C.jpg --held-out B.jpg \
         --work-dir WORK
     python -m scripts.benchmark.colmap_peer map --images DIR --work-dir WORK --output-dir OUT \
         --mapper incremental
 
-Only the training images are matched and mapped. Held-out images are matched with them in a separate database
-and registered against the finished points, like those of nope-splat. `OUT/model` is COLMAP's model,
-`OUT/cameras.json` its cameras, and `OUT/splat` the folder for `splatfacto_peer.py`, at training resolution.
+Only the training images are matched and mapped. Held-out images are matched to the training images in a
+separate database and registered against the finished points, as in nope-splat. `OUT/model` is COLMAP's model,
+`OUT/cameras.json` contains its cameras, and `OUT/splat` is the input folder of `splatfacto_peer.py`, at
+training resolution.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ TRAINING, EVERYTHING = "training.db", "everything.db"
 
 
 def find_features(images: Path, names: tuple[str, ...], held_out: tuple[str, ...], work_dir: Path) -> None:
-    """Find and match keypoints of images of one camera with unknown focal length, all pairs.
+    """Extract keypoints and match all pairs of images of one camera with unknown focal length.
 
-    Writes `training.db`; `everything.db`, which includes the held-out images; and `features.json` with the
-    seconds of `training.db`.
+    Writes the databases `training.db` and `everything.db`, which also contains the held-out images, and
+    `features.json` with the seconds that `training.db` took.
 
     Args:
         images: Folder of the images.
-        names: Training images.
-        held_out: Held-out images.
-        work_dir: Output folder, without databases.
+        names: Names of the training images.
+        held_out: Names of the held-out images.
+        work_dir: Output folder, which must not contain databases.
     """
     seconds = _features(images, names, work_dir / TRAINING)
     shutil.copy(work_dir / TRAINING, work_dir / EVERYTHING)
@@ -58,7 +59,17 @@ def find_features(images: Path, names: tuple[str, ...], held_out: tuple[str, ...
 def _features(
     images: Path, names: tuple[str, ...], database: Path, camera_id: int | None = None
 ) -> dict[str, float]:
-    """Add images of an existing or a new camera, match all pairs, and return the seconds."""
+    """Extract keypoints of images and match all pairs in a database.
+
+    Args:
+        images: Folder of the images.
+        names: Names of the images to add to the database.
+        database: Database file, created if missing.
+        camera_id: Existing camera of the images; None to create a camera.
+
+    Returns:
+        Seconds of keypoint extraction and of matching.
+    """
     reader = pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE")
     if camera_id is not None:
         reader.existing_camera_id = camera_id
@@ -79,34 +90,36 @@ def _features(
 
 @dataclass(frozen=True)
 class MapSettings:
-    """Settings of the mapper."""
+    """Settings of COLMAP's mapper."""
 
     images: Path
     """Folder of the images."""
     work_dir: Path
-    """Folder of the databases."""
+    """Folder of the databases, from the command `features`."""
     images: Path
     """Folder of the same images at training resolution, as `.png`."""
     output_dir: Path
-    """Output folder."""
+    """Output folder of the model, the cameras and the input of splatfacto."""
     mapper: Mapper = "incremental"
-    """COLMAP's incremental or global (GLOMAP) mapper."""
+    """COLMAP's mapper: "incremental", or "global" (GLOMAP)."""
     principal_point: bool = False
-    """Refine the shared principal point as well."""
+    """Also refine the principal point, which all images share."""
     everything: bool = False
-    """Map the held-out images too, for reference cameras."""
+    """Also map the held-out images, to obtain reference cameras."""
     seed: int = 0
     """Seed of the mapper."""
 
 
 def map_images(settings: tyro.conf.OmitArgPrefixes[MapSettings]) -> None:
-    """Reconstruct, then register the held-out images. Writes the largest model and `cameras.json`.
+    """Reconstruct the training images, then register the held-out images.
+
+    Writes the largest model, `cameras.json` and the input folder of splatfacto.
 
     Args:
         settings: Settings of the mapper.
 
     Raises:
-        SystemExit: If there is no model.
+        SystemExit: If COLMAP finds no model.
     """
     models, folder = settings.output_dir / "models", settings.output_dir / "model"
     models.mkdir(parents=True)
@@ -152,7 +165,13 @@ def _map(settings: MapSettings, models: Path) -> pycolmap.Reconstruction:
 
 
 def _write_splat_folder(model: pycolmap.Reconstruction, image_files: Path, folder: Path) -> None:
-    """Write the model for smaller images, with links to them. Modifies the model."""
+    """Write the input folder of splatfacto: the model at training resolution, with links to the images.
+
+    Args:
+        model: COLMAP's model, which is modified.
+        image_files: Folder of the images at training resolution, as `.png`.
+        folder: Output folder.
+    """
     images, sparse = folder / "images", folder / "sparse" / "0"
     sparse.mkdir(parents=True)
     for image in _registered(model):
@@ -172,7 +191,7 @@ def _registered(model: pycolmap.Reconstruction) -> list[pycolmap.Image]:
 
 
 def _pose(image: pycolmap.Image) -> NDArray[np.floating]:
-    """Return the camera-to-world transform, OpenCV axes. (4, 4)."""
+    """Return the camera-to-world transform of an image, OpenCV axes. (4, 4)."""
     pose = np.eye(4)
     pose[:3] = image.cam_from_world().inverse().matrix()
     return pose
@@ -191,7 +210,16 @@ def _median_depth(model: pycolmap.Reconstruction) -> float:
 
 
 def _register_held_out(model: pycolmap.Reconstruction, camera: SharedPinhole, settings: MapSettings) -> Poses:
-    """Register the held-out images in `everything.db` by our resection, without changing the model."""
+    """Register the held-out images in `everything.db` by nope-splat's resection, without changing the model.
+
+    Args:
+        model: COLMAP's model of the training images.
+        camera: Intrinsics of the model's camera.
+        settings: Settings of the mapper.
+
+    Returns:
+        Camera-to-world transforms of the registered held-out images, by name.
+    """
     with pycolmap.Database.open(settings.work_dir / EVERYTHING) as database:
         images = database.read_all_images()
         with pycolmap.Database.open(settings.work_dir / TRAINING) as training:

@@ -1,4 +1,4 @@
-"""Draw the figure of the README from a run of `demo.sh`: some images, a held-out image and its rendering.
+"""Draw the figure of the README from the results of `demo.sh`.
 
 python -m scripts.benchmark.figure --results demo/valley --output docs/valley.jpg
 """
@@ -19,11 +19,11 @@ NUM_IMAGES = 6
 
 
 def figure(results: Path, output: Path) -> None:
-    """Write the figure: a strip of images; below, a held-out image next to its rendering.
+    """Write a figure with a strip of input images and, below, a held-out image next to its rendering.
 
     Args:
         results: Output folder of `demo.sh`.
-        output: Image file.
+        output: Path of the figure, an image file.
     """
     images = find_images(results / "images").images
     pair = Image.open(sorted((results / "held-out").glob("eval_img_*.png"))[1]).convert("RGB")

@@ -1,4 +1,4 @@
-r"""Compare held-out images with renderings of nope-splat and of splatfacto, by the same code.
+r"""Compare held-out images with renderings of nope-splat and of splatfacto, with the same code for both.
 
     python -m scripts.benchmark.held_out nope-splat --config RUN/config.yml --images DIR --masks FILE \
         --output-dir OUT
@@ -7,8 +7,9 @@ r"""Compare held-out images with renderings of nope-splat and of splatfacto, by 
     python -m scripts.benchmark.held_out coverage --run.data DIR ... --cameras FILE --held-out NAMES \
         --output FILE
 
-The pose of every held-out image starts at its resection against the finished points and is refined on
-the rendering with everything else frozen. `OUT` gets `held_out.json`, `cameras.json` and the renderings.
+The initial pose of every held-out image is its registration against the finished points. The pose is refined
+by comparing the rendering with the image; all other parameters are frozen. The outputs in `OUT` are
+`held_out.json`, `cameras.json` and the renderings.
 """
 
 from __future__ import annotations
@@ -38,17 +39,18 @@ from scripts.benchmark.camera_file import CameraFile, Poses, require_one_camera
 from scripts.benchmark.splatfacto_peer import PeerModel, Settings, run_anywhere, splatfacto_config
 
 WORST = 0.05
-"""Share of the pixels that the trimmed PSNR ignores."""
+"""Fraction of the pixels, those with the largest errors, that the trimmed PSNR ignores."""
 
 
 def evaluate_ours(config: Path, images: Path, masks: Path | None, output_dir: Path) -> None:
-    """Evaluate a training of nope-splat.
+    """Evaluate a training of nope-splat on its held-out images.
 
     Args:
-        config: Its `config.yml`.
+        config: The `config.yml` of the training.
         images: Folder of the images at training resolution, as `.png`.
-        masks: Covered pixels, by name; None evaluates all pixels.
-        output_dir: Output folder.
+        masks: File with the masks of covered pixels by image name, from `find_coverage`; None to treat all
+            pixels as covered.
+        output_dir: Output folder of metrics, cameras and renderings.
     """
     pipeline = eval_setup(config)[1]
     assert isinstance(pipeline, NopePipeline)
@@ -73,14 +75,15 @@ def evaluate_ours(config: Path, images: Path, masks: Path | None, output_dir: Pa
 def evaluate_splatfacto(
     run: Settings, cameras: Path, images: Path, masks: Path | None, output_dir: Path
 ) -> None:
-    """Evaluate a training of splatfacto.
+    """Evaluate a training of splatfacto on the held-out images.
 
     Args:
         run: Settings of the training.
-        cameras: Cameras used in the training.
+        cameras: The `cameras.json` that the training used.
         images: Folder of the images at training resolution, as `.png`.
-        masks: Covered pixels, by name; None evaluates all pixels.
-        output_dir: Output folder.
+        masks: File with the masks of covered pixels by image name, from `find_coverage`; None to treat all
+            pixels as covered.
+        output_dir: Output folder of metrics, cameras and renderings.
     """
     file = CameraFile.load(cameras)
     file.save(output_dir / "cameras.json")
@@ -93,14 +96,15 @@ def evaluate_splatfacto(
 def find_coverage(
     run: Settings, cameras: Path, held_out: tuple[str, ...], min_views: int, output: Path
 ) -> None:
-    """Find the pixels of held-out images whose surfaces are visible in training images.
+    """Find the pixels of held-out images whose surface points are visible in training images.
 
     Args:
-        run: A training on all images including held-out ones, so that its geometry is complete.
-        cameras: Cameras used in the training.
+        run: Settings of a splatfacto training on all images, including held-out images, so that its geometry
+            is complete.
+        cameras: The `cameras.json` that the training used.
         held_out: Names of the held-out images.
-        min_views: Number of training images that must see the surface point of a pixel.
-        output: File for the masks, by name.
+        min_views: Minimum number of training images in which the surface point of a covered pixel is visible.
+        output: npz file for the masks of covered pixels, by image name.
     """
     file = CameraFile.load(cameras)
     model, template, world = _load_splatfacto(run, file)
@@ -129,7 +133,16 @@ def find_coverage(
 
 
 def _load_splatfacto(run: Settings, file: CameraFile) -> tuple[PeerModel, Cameras, dict[str, Any]]:
-    """Load the model in units of the median depth, one camera, and the transform to COLMAP's world."""
+    """Load a splatfacto training, rescaled so that the median depth of the reconstruction is one.
+
+    Args:
+        run: Settings of the training.
+        file: Cameras that the training used.
+
+    Returns:
+        The model, one of the training cameras, and the transform and scale from COLMAP's world to the model's
+        world.
+    """
     run_anywhere()
     config = splatfacto_config(run)
     pipeline = config.pipeline.setup(device=config.machine.device_type, test_mode="val")
@@ -147,7 +160,13 @@ def _load_splatfacto(run: Settings, file: CameraFile) -> tuple[PeerModel, Camera
 
 
 def _cameras(template: Cameras, world: dict[str, Any], poses: Poses) -> Cameras:
-    """Place copies of a camera at poses in COLMAP's world."""
+    """Create copies of a camera at given poses in COLMAP's world.
+
+    Args:
+        template: Camera with the intrinsics.
+        world: Transform and scale from COLMAP's world to the model's world.
+        poses: Camera-to-world transforms in COLMAP's world (OpenCV axes), by image name.
+    """
     colmap = torch.tensor(np.array(list(poses.values()))).float().reshape(-1, 4, 4)
     placed = world["transform"].float() @ switch_axes(colmap)
     placed[:, :3, 3] *= world["scale"]
@@ -159,12 +178,12 @@ def _cameras(template: Cameras, world: dict[str, Any], poses: Poses) -> Cameras:
 
 
 def _opencv(cameras: Cameras) -> NDArray[np.floating]:
-    """Return the camera-to-world transforms, OpenCV axes. (N, 4, 4)."""
+    """Convert nerfstudio's cameras to camera-to-world transforms with OpenCV axes. (N, 4, 4)."""
     return torch.linalg.inv(world_to_camera(cameras.camera_to_worlds.cpu().double())).numpy()
 
 
 def _read(images: Path, name: str, device: torch.device) -> Tensor:
-    """Read an image at training resolution. (H, W, 3), in [0, 1]."""
+    """Read an image at training resolution onto a device. (H, W, 3), in [0, 1]."""
     with Image.open((images / name).with_suffix(".png")) as image:
         return torch.from_numpy(np.array(image)).to(device).float() / 255
 
@@ -172,7 +191,16 @@ def _read(images: Path, name: str, device: torch.device) -> Tensor:
 def _compare(
     model: Any, cameras: Cameras, names: list[str], images: Path, masks: Path | None, output_dir: Path
 ) -> None:
-    """Align and evaluate every image; write metrics and renderings."""
+    """Refine the pose of every held-out image, render it, and write metrics and renderings.
+
+    Args:
+        model: Model of nope-splat or splatfacto.
+        cameras: Initial cameras of the held-out images.
+        names: Names of the held-out images, in the same order.
+        images: Folder of the images at training resolution, as `.png`.
+        masks: File with the masks of covered pixels by image name; None to treat all pixels as covered.
+        output_dir: Output folder.
+    """
     splat: SplatModel = model
     steps = NopePipelineConfig().alignment_steps
     gaussians = splat.gaussians().detach()
@@ -203,7 +231,15 @@ def _compare(
 
 
 def trimmed_psnr(rendered: Tensor, image: Tensor) -> Tensor:
-    """Compute the PSNR in dB without the worst 5 % of the pixels. (H, W, 3), (H, W, 3) -> ()."""
+    """Compute the PSNR of a rendering in dB without the 5 % of pixels with the largest errors.
+
+    Args:
+        rendered: Rendered image. (H, W, 3), in [0, 1].
+        image: Ground truth image. (H, W, 3), in [0, 1].
+
+    Returns:
+        PSNR in dB. ().
+    """
     errors = (rendered - image).square().mean(-1).flatten().sort().values
     return -10 * torch.log10(errors[: round((1 - WORST) * len(errors))].mean())
 

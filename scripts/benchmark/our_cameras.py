@@ -1,4 +1,4 @@
-"""Reconstruct with nope-splat without the held-out images, as a stage that all its trainings share.
+"""Reconstruct with nope-splat, as a stage that all its trainings in the benchmark share.
 
 python -m scripts.benchmark.our_cameras --data PHOTOS --held-out B.jpg --output-dir OUT
 """
@@ -19,13 +19,13 @@ from scripts.benchmark.camera_file import CameraFile, require_one_camera
 
 
 def find_cameras(data: Path, held_out: tuple[str, ...], output_dir: Path, seed: int = 0) -> None:
-    """Reconstruct; write `cameras.json` and `cache/`.
+    """Reconstruct the training images, register the held-out images, and write `cameras.json` and `cache/`.
 
     Args:
-        data: Folder of images.
+        data: Folder of the images.
         held_out: Names of the held-out images.
         output_dir: Output folder.
-        seed: Seed of the reconstruction.
+        seed: Seed of matching, for RANSAC and the retrieval vocabulary.
     """
     options = NopeDataParserConfig().sfm
     options = replace(options, matching=replace(options.matching, seed=seed))  # the options of a training

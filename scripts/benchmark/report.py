@@ -1,4 +1,4 @@
-"""Write tables and plots of a benchmark."""
+"""Tables and plots of the benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], float], int]
-"""Title, function that reads the value from a row, and decimal places."""
+"""Column of a table: title, function that reads the value from a row, and number of decimal places."""
 
 
 def _camera(name: str) -> Callable[[Row], float]:
@@ -24,11 +24,15 @@ def _view(name: str) -> Callable[[Row], float]:
 def with_views(rows: list[Row]) -> list[Row]:
     """Add means over the held-out images, as `held_out`, to the rows of trainings.
 
-    Means use only the images of a scene that every training has registered, so that no method gains by
+    The means of a scene use only the images that every training has registered, so that no method gains by
     failing on difficult images. The tables show the number of registered images.
 
     Args:
-        rows: One per scene, method and seed, with metrics by image as `images_held_out`.
+        rows: One row per scene, method and seed. Rows of trainings have metrics by image as
+            `images_held_out`.
+
+    Returns:
+        Copies of the rows with `held_out`: the mean of each metric, empty without held-out images.
     """
     result = []
     for group in _by(rows, "scene").values():
@@ -43,7 +47,7 @@ def with_views(rows: list[Row]) -> list[Row]:
 
 
 def total_seconds(row: Row) -> float:
-    """Compute the wall time from images to cameras or, for a training, to the splat."""
+    """Compute the wall time in seconds from the images to the cameras or, for a training, to the splat."""
     return sum(row["seconds"].values())
 
 
@@ -70,9 +74,9 @@ def write_report(rows: list[Row], methods: dict[str, Any], settings: Row, output
     """Write `benchmark.json`, `benchmark.md` and the plots `views.png` and `time.png`.
 
     Args:
-        rows: One per scene, method and seed.
-        methods: Entries of `configs/benchmark.json`, by name.
-        settings: Settings of the measurement.
+        rows: One row per scene, method and seed.
+        methods: Methods in `configs/benchmark.json`, by name.
+        settings: Settings of the benchmark.
         output_dir: Output folder.
     """
     rows = with_views(rows)
@@ -86,15 +90,15 @@ def write_report(rows: list[Row], methods: dict[str, Any], settings: Row, output
 
 
 def markdown(rows: list[Row], methods: dict[str, Any], settings: Row) -> str:
-    """Format tables of cameras and views for every scene and method, and means over the scenes.
+    """Format one table per scene with the metrics of every method, and a table of means over the scenes.
 
     Args:
-        rows: One per scene, method and seed.
-        methods: Entries of `configs/benchmark.json`, by name.
-        settings: Settings of the measurement.
+        rows: One row per scene, method and seed, from `with_views`.
+        methods: Methods in `configs/benchmark.json`, by name.
+        settings: Settings of the benchmark.
 
     Returns:
-        Markdown. Figures are means over the seeds with standard deviations.
+        Markdown text. Values are means and standard deviations over the seeds.
     """
     lines = [
         f"{settings['iterations']} iterations at {settings['max_image_size']} pixels with at most"
@@ -116,7 +120,7 @@ def markdown(rows: list[Row], methods: dict[str, Any], settings: Row) -> str:
 
 
 def _lines(rows: list[Row]) -> list[dict[str, str]]:
-    """Return the cells of one scene by title, one line per method."""
+    """Format the table lines of one scene: for each method, cell texts by column title."""
     lines = []
     for method, group in _by(rows, "method").items():
         good = [row for row in group if "error" not in row]
@@ -132,7 +136,10 @@ def _lines(rows: list[Row]) -> list[dict[str, str]]:
 
 
 def _mean_lines(rows: list[Row], scenes: list[str]) -> list[dict[str, str]]:
-    """Average over all scenes, seed by seed, for the methods that succeeded on all of them."""
+    """Format the table lines of the means over all scenes: for each method, cell texts by column title.
+
+    Methods that failed on a scene with every seed are omitted.
+    """
     lines = []
     for method, group in _by(rows, "method").items():
         seeds = [seed for seed in _by(group, "seed").values() if len(seed) == len(scenes)]
@@ -150,11 +157,11 @@ def _mean_lines(rows: list[Row], scenes: list[str]) -> list[dict[str, str]]:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Format the mean and, for several values, the standard deviation; empty without values.
+    """Format the mean of values and, for several values, their standard deviation.
 
     Args:
-        values: One value per seed.
-        digits: Decimal places.
+        values: One value per seed. Without values, the text is empty.
+        digits: Number of decimal places.
     """
     if not values:
         return ""
@@ -163,7 +170,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def _picked(rows: list[Row], pick: Callable[[Row], float]) -> list[float]:
-    """Collect the values of the rows that have them; reconstructions without a training have no views."""
+    """Collect a value of every row that has it; rows of reconstructions without a training have no views."""
     values = []
     for row in rows:
         try:
@@ -189,11 +196,11 @@ def _table(lines: list[dict[str, str]]) -> list[str]:
 
 
 def plot_views(rows: list[Row], path: Path) -> None:
-    """Plot PSNR and SSIM of every method and scene, with the spread over the seeds.
+    """Plot mean PSNR and SSIM of every method and scene, with the standard deviation over the seeds.
 
     Args:
-        rows: Successful trainings.
-        path: Image file.
+        rows: Rows of successful trainings.
+        path: Path of the plot, an image file.
     """
     plt = _pyplot()
     scenes, methods = _by(rows, "scene"), list(_by(rows, "method"))
@@ -214,12 +221,14 @@ def plot_views(rows: list[Row], path: Path) -> None:
 
 
 def plot_time(rows: list[Row], methods: dict[str, Any], path: Path) -> None:
-    """Plot PSNR against the seconds from images to splat; lines connect lengths of the same method.
+    """Plot PSNR against the seconds from images to splat.
+
+    Lines connect trainings of the same method with different numbers of iterations.
 
     Args:
-        rows: Successful trainings.
-        methods: Entries of `configs/benchmark.json`, by name.
-        path: Image file.
+        rows: Rows of successful trainings.
+        methods: Methods in `configs/benchmark.json`, by name.
+        path: Path of the plot, an image file.
     """
     plt = _pyplot()
     scenes = _by(rows, "scene")

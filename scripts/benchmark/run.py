@@ -2,21 +2,25 @@
 
     python -m scripts.benchmark.run --scene SCENE --scene ... --output-dir OUT
 
-For each scene: COLMAP's incremental and global mapper, with and without the principal point, each followed
-by splatfacto on its cameras; nope-splat's reconstruction; and nope-splat's variants. `configs/benchmark.json`
-lists the methods, `configs/splatfacto.json` the scaling of splatfacto's schedule.
+For each scene, the script runs COLMAP's incremental and global mapper, with and without refinement of the
+principal point, each followed by splatfacto on the resulting cameras; nope-splat's reconstruction; and the
+variants of nope-splat's training. `configs/benchmark.json` lists the methods, and `configs/splatfacto.json`
+the scaling of splatfacto's schedule.
 
-All methods hold out the same images from cameras and splats, train for the same number of iterations, at the
-same resolution and with the same maximum number of Gaussians. `held_out.py` aligns and evaluates all of them.
-Cameras are compared with `ground_truth.json` where a scene has it, and otherwise with COLMAP's (incremental,
-principal point refined) on all images. A splatfacto trained on all images with these cameras determines, for
-all methods, the covered pixels: those of held-out images whose surfaces are visible in training images.
+All methods hold out the same images from reconstruction and training, and train for the same number of
+iterations, at the same resolution and with the same maximum number of Gaussians. `held_out.py` aligns and
+evaluates the held-out images of all methods. Cameras are compared with the scene's `ground_truth.json` or, if
+there is none, with COLMAP's cameras (incremental, principal point refined) of all images. A splatfacto
+training on all images with these COLMAP cameras determines the covered pixels for all methods: the pixels of
+held-out images whose surfaces are visible in training images.
 
-Seconds are those of the cameras, starting from images, and of the training process; evaluation is excluded.
-nope-splat's include features and matches of the held-out images, COLMAP's do not. Memory is the host's.
+Seconds are the time for computing the cameras from the images, and the time of the training process, without
+evaluation. The seconds of nope-splat include features and matches of the held-out images, those of COLMAP do
+not. Memory is that of the CPU.
 
-Results are kept in `OUT`: run the same command again to continue, or with other methods and seeds to add
-them; remove the folder of a method to measure it again. Writes `benchmark.json`, `benchmark.md` and plots.
+Results are kept in `OUT`: run the same command again to continue an interrupted run, or with other methods
+and seeds to add results. Remove the folder of a method to measure it again. Writes `benchmark.json`,
+`benchmark.md` and plots.
 """
 
 from __future__ import annotations
@@ -49,35 +53,38 @@ CONFIG: dict[str, Any] = json.loads(
 METHODS: dict[str, dict[str, Any]] = CONFIG["methods"]
 DEFAULTS: dict[str, int] = CONFIG["settings"]
 RECONSTRUCTION = "reconstruction"
-"""Method name of nope-splat's reconstruction without a training."""
+"""Name of the method that runs nope-splat's reconstruction without a training."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the measurement; defaults are in configs/benchmark.json."""
+    """Settings of the benchmark. The defaults are in configs/benchmark.json."""
 
     scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
-    """Folder of images, or with `images/` in it; repeat the flag for several scenes."""
+    """Folder of images, or folder that contains `images/`; repeat the flag for several scenes."""
     output_dir: Path
-    """Output folder; results in it are reused."""
+    """Output folder. Results that it already contains are reused."""
     methods: tuple[str, ...] = (RECONSTRUCTION, *METHODS)
-    """Methods to measure: those in configs/benchmark.json, or `reconstruction` (only cameras)."""
+    """Methods to measure: methods in configs/benchmark.json, or `reconstruction` (cameras only)."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of COLMAP's mappers, of nope-splat's reconstruction and of all trainings."""
     iterations: int = DEFAULTS["iterations"]
-    """Length of every training, multiplied by the share of iterations of the method."""
+    """Number of iterations of every training, multiplied by the `length` of the method in
+    configs/benchmark.json."""
     max_image_size: int = DEFAULTS["max_image_size"]
     """Longer side of the training images in pixels; cameras are computed at full resolution."""
     max_gaussians: int = DEFAULTS["max_gaussians"]
-    """Maximum number of Gaussians."""
+    """Maximum number of Gaussians in every training."""
     eval_interval: int = DEFAULTS["eval_interval"]
-    """Interval of the held-out images, starting with the first image."""
+    """Interval of the held-out images: with interval n, the first image and every n-th image after it are
+    held out."""
     min_views: int = DEFAULTS["min_views"]
-    """Number of training images that must see the surface of a covered pixel."""
+    """Minimum number of training images in which the surface of a covered pixel is visible."""
     jobs: int = 1
-    """Trainings at the same time, each on one core; affects the seconds of training, but not the quality."""
+    """Number of trainings that run at the same time, each on one core. More jobs increase the seconds of each
+    training, but do not affect the quality."""
     train_flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Additional flag for every `ns-train nope-splat`, e.g. `--train-flag=--pipeline.model.sh-degree=2`; can
     be repeated."""
@@ -85,39 +92,43 @@ class Settings:
 
 @dataclass(frozen=True)
 class Scene:
-    """A prepared scene."""
+    """A scene that is prepared for the measurement of all methods."""
 
     folder: ImageFolder
-    """Input images."""
+    """Input images at full resolution."""
     out: Path
-    """Folder of the results of the scene."""
+    """Folder of all results of the scene."""
     images: Path
     """Folder of the images at training resolution, as `.png`."""
     num_pixels: int
-    """Number of pixels of the training images in that folder."""
+    """Total number of pixels of the training images at training resolution."""
     masks: Path
-    """Covered pixels of the held-out images."""
+    """File with the masks of covered pixels of the held-out images."""
     train: list[str]
     """Names of the training images."""
     held_out: list[str]
     """Names of the held-out images."""
     truth: Poses
-    """Reference for the training cameras: name to camera-to-world transform."""
+    """Reference poses of the training images: camera-to-world transforms by name."""
     true_focal: float
     """Reference focal length, in pixels of the full-resolution images."""
     mapping: list[str]
-    """Command that maps the training images with COLMAP, without the mapper and the output folder."""
+    """Command line that maps the training images with COLMAP, without the flags for the mapper and the output
+    folder."""
     features: Stage
-    """Stage of COLMAP's features and matches."""
+    """Stage of COLMAP's feature extraction and matching."""
     coverage: Stage
-    """Stage that computed the masks."""
+    """Stage that computed the masks of covered pixels."""
 
 
 def main(settings: Settings) -> None:
-    """Measure every scene and write the tables.
+    """Measure every method on every scene, and write the tables.
 
     Args:
-        settings: Settings of the measurement.
+        settings: Settings of the benchmark.
+
+    Raises:
+        NopeSplatError: If a method is unknown, or a scene has masks or several cameras.
     """
     unknown = [name for name in settings.methods if name not in (RECONSTRUCTION, *METHODS)]
     if unknown:
@@ -130,7 +141,10 @@ def main(settings: Settings) -> None:
     for path in settings.scene:
         scene = _prepare(path, settings)
         todo = [(method, seed) for seed in settings.seeds for method in settings.methods]
-        for method, seed in todo:  # first, on all cores and one at a time, so that their times are comparable
+        for (
+            method,
+            seed,
+        ) in todo:  # first, and one at a time, for comparable times
             with suppress(StageFailed):
                 _find_cameras(method, seed, scene)
         cores: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -153,7 +167,12 @@ def main(settings: Settings) -> None:
 
 
 def _prepare(path: Path, settings: Settings) -> Scene:
-    """Split and shrink the images, find COLMAP's features, and compute reference cameras and coverage."""
+    """Prepare a scene: downscale and split the images, run COLMAP's features, compute reference and coverage.
+
+    Args:
+        path: Folder of the scene.
+        settings: Settings of the benchmark.
+    """
     folder = find_images(path)
     if any(image.mask_path for image in folder.images):
         raise NopeSplatError(
@@ -205,7 +224,18 @@ def _prepare(path: Path, settings: Settings) -> Scene:
 
 
 def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int | None) -> Row:
-    """Measure a method on a scene with one seed; a failure is recorded in the row."""
+    """Measure a method on a scene with one seed.
+
+    Args:
+        method: Name of the method.
+        seed: Seed of cameras and training.
+        scene: The prepared scene.
+        settings: Settings of the benchmark.
+        core: Index of the core for training and evaluation; None for all cores.
+
+    Returns:
+        Row of the report. If a stage fails, the row contains the `error`.
+    """
     row: Row = {"scene": scene.out.name, "method": method, "seed": seed, "images": len(scene.train)}
     print(f"{scene.out.name}: {method}, seed {seed}", flush=True)
     try:
@@ -235,7 +265,10 @@ def _measure(method: str, seed: int, scene: Scene, settings: Settings, core: int
 
 
 def _find_cameras(method: str, seed: int, scene: Scene) -> tuple[CameraFile, Stage]:
-    """Compute the cameras that a method starts from; all variants of nope-splat share them."""
+    """Compute the cameras from which a method starts, unless they are already computed.
+
+    All variants of nope-splat with the same seed share their cameras.
+    """
     how = METHODS.get(method, {})
     if "mapper" in how:
         folder = scene.out / f"{method}-{seed}" / "map"
@@ -252,7 +285,7 @@ def _find_cameras(method: str, seed: int, scene: Scene) -> tuple[CameraFile, Sta
 
 
 def _peer_commands(method: str, seed: int, scene: Scene, settings: Settings) -> tuple[list[str], list[str]]:
-    """Return the commands for training and evaluation."""
+    """Return the command lines for training and for evaluating a splatfacto method."""
     out = scene.out / f"{method}-{seed}"
     how = METHODS[method]
     if how.get("limits_gaussians"):
@@ -265,7 +298,7 @@ def _peer_commands(method: str, seed: int, scene: Scene, settings: Settings) -> 
 
 
 def _our_commands(method: str, seed: int, scene: Scene, settings: Settings) -> tuple[list[str], list[str]]:
-    """Return the commands for training and evaluation."""
+    """Return the command lines for training and for evaluating a variant of nope-splat."""
     out, length = scene.out / f"{method}-{seed}", _length(method, settings)
     parser = "--pipeline.datamanager.dataparser"
     flags = {
@@ -293,7 +326,7 @@ def _our_commands(method: str, seed: int, scene: Scene, settings: Settings) -> t
 
 
 def _splatfacto_flags(out: Path, schedule: str, length: int, seed: int, settings: Settings) -> list[str]:
-    """Return the flags of a splatfacto training on the cameras in `out`."""
+    """Return the command line flags of a splatfacto training on the cameras in `out`."""
     flags = {
         "--data": out / "map" / "splat",
         "--output-dir": out / "train",

@@ -1,15 +1,16 @@
-"""Train stock splatfacto on a COLMAP model, also on a CPU; the second half of the baseline.
+"""Train stock splatfacto on a COLMAP model, also on a CPU: the second half of COLMAP + splatfacto.
 
     python -m scripts.benchmark.splatfacto_peer --data DIR --output-dir OUT --max-num-iterations 1000
 
-`DIR` holds `images/` and the model in `sparse/0`; all images are used for training. Configuration, trainer,
-pipeline, data manager, COLMAP data parser and model are nerfstudio's, and poses are frozen, which is the
-default. The differences are:
+`DIR` contains `images/` and the COLMAP model in `sparse/0`; all images are used for training. Configuration,
+trainer, pipeline, data manager, COLMAP data parser and model are nerfstudio's, and poses are frozen, which is
+the default. The differences are:
 
-- Without CUDA the model uses our rasterizer and our SSIM, which is faster and has the same values, and its
-  calls of `.cuda()` do nothing. With CUDA it uses gsplat.
-- The schedule is scaled to the length of the training, see `configs/splatfacto.json`.
-- The number of Gaussians is limited like ours: at the limit, those with the largest gradients grow first.
+- Without CUDA, the model uses nope-splat's rasterizer and nope-splat's SSIM, which is faster and gives the
+same values, and calls of `.cuda()` do nothing. With CUDA, the model uses gsplat.
+- The schedule is scaled to the number of iterations, see `configs/splatfacto.json`.
+- The number of Gaussians is limited as in nope-splat: near the limit, only the Gaussians with the largest
+gradients are duplicated or split.
 - LPIPS is omitted, since its weights must be downloaded and only splatfacto's evaluation needs it.
 """
 
@@ -47,30 +48,31 @@ LPIPS = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the training."""
+    """Settings of a splatfacto training."""
 
     data: Path
     """Folder with `images/` and the COLMAP model in `sparse/0`."""
     output_dir: Path
     """Output folder of the run."""
     max_num_iterations: int = 30_000
-    """Length of the training."""
+    """Number of iterations of the training."""
     max_gaussians: int = 3_000_000
-    """Maximum number of Gaussians."""
+    """Maximum number of Gaussians; densification stops at this number."""
     schedule: str = "proportional"
-    """Name of a schedule in `configs/splatfacto.json`."""
+    """Name of a schedule in `configs/splatfacto.json`, which scales splatfacto's schedule to the number of
+    iterations."""
     seed: int = 42
     """Seed of the training."""
 
 
 class CappedDefaultStrategy(CappedStrategy):
-    """gsplat's default strategy with a maximum number of Gaussians."""
+    """gsplat's default densification strategy with a maximum number of Gaussians."""
 
     step_post_backward = DefaultStrategy.step_post_backward
 
 
 class Similarity(torch.nn.Module):
-    """Our mean structural similarity with the interface of the stock one."""
+    """nope-splat's mean structural similarity (SSIM) with the interface of splatfacto's SSIM."""
 
     def forward(self, image: Tensor, rendered: Tensor) -> Tensor:
         """Compute the SSIM of two images (1, 3, H, W). Only the rendering receives a gradient."""
@@ -79,20 +81,20 @@ class Similarity(torch.nn.Module):
 
 @dataclass
 class PeerModelConfig(splatfacto.SplatfactoModelConfig):
-    """Splatfacto's configuration with a maximum number of Gaussians."""
+    """Configuration of splatfacto with a maximum number of Gaussians."""
 
     _target: type = field(default_factory=lambda: PeerModel)
     max_gaussians: int = 3_000_000
-    """Densification stops at this number of Gaussians."""
+    """Maximum number of Gaussians; densification stops at this number."""
 
 
 class PeerModel(splatfacto.SplatfactoModel):
-    """Splatfacto with a maximum number of Gaussians and the interface that our evaluation needs."""
+    """Splatfacto with a maximum number of Gaussians, and the interface that nope-splat's evaluation needs."""
 
     config: PeerModelConfig
 
     def populate_modules(self) -> None:
-        """Set up as Splatfacto does, and limit the number of Gaussians."""
+        """Set up the model as splatfacto does, without LPIPS, and limit the number of Gaussians."""
         with mock.patch(LPIPS, return_value=torch.nn.Identity()):
             super().populate_modules()
         if not torch.cuda.is_available():
@@ -100,16 +102,16 @@ class PeerModel(splatfacto.SplatfactoModel):
         self.strategy = CappedDefaultStrategy(**vars(self.strategy), cap_max=self.config.max_gaussians)
 
     def gaussians(self) -> Gaussians:
-        """Return all Gaussians with activations applied."""
+        """Return all Gaussians with activated parameters."""
         return activate({name: self.gauss_params[name] for name in PARAMETERS})
 
     render = NopeSplatModel.render
 
 
 def run_anywhere() -> None:
-    """Make Splatfacto run without CUDA in this process if there is no GPU."""
+    """If there is no GPU, patch splatfacto in this process so that it runs without CUDA."""
     if not torch.cuda.is_available():
-        torch.set_num_threads(1)  # the rasterizer has its own threads; torch's would compete with them
+        torch.set_num_threads(1)  # torch's threads would compete with the rasterizer's threads
         replacements: list[tuple[Any, str, Any]] = [
             (torch.Tensor, "cuda", lambda tensor: tensor),
             (splatfacto, "rasterization", rasterization),
@@ -124,7 +126,7 @@ def run_anywhere() -> None:
 
 
 def splatfacto_config(settings: Settings) -> TrainerConfig:
-    """Scale Splatfacto's configuration to another training length.
+    """Create splatfacto's configuration with the schedule scaled to another number of iterations.
 
     Args:
         settings: Settings of the training.
@@ -133,7 +135,7 @@ def splatfacto_config(settings: Settings) -> TrainerConfig:
     config = copy.deepcopy(method_configs["splatfacto"])
     assert isinstance(config, TrainerConfig)
     num_images = sum(path.is_file() for path in (settings.data / "images").rglob("*"))
-    # In 30 000 iterations every image is seen between two refinements.
+    # As in a training of 30 000 iterations, every image is used between two refinements.
     refine_every = max(min(schedule["refine_every"], length // 10), num_images)
     stock: dict[str, Any] = {
         name: value for name, value in vars(config.pipeline.model).items() if name != "_target"
@@ -170,7 +172,7 @@ def splatfacto_config(settings: Settings) -> TrainerConfig:
 
 
 def run(settings: Settings) -> None:
-    """Run the training.
+    """Train splatfacto.
 
     Args:
         settings: Settings of the training.

@@ -1,4 +1,4 @@
-"""Run the commands of a benchmark and keep their results, so that an interrupted run can continue."""
+"""Stages of a benchmark: commands whose results are kept, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ with open(peak, "w") as file:
     file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 sys.exit(status if status >= 0 else 128 - status)
 """
-"""Run a command and record its peak memory in kilobytes. A small separate process is needed, since
-Linux counts the memory of the parent process toward its child."""
+"""Program that runs a command and records its peak memory in kilobytes. It runs in a small separate process,
+because Linux counts the memory of a parent process toward its child."""
 
 
 class StageFailed(Exception):
-    """A command failed; the message holds the end of its output."""
+    """A stage's command failed. The message contains the end of the command's output."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Time and memory of a command."""
+    """Time and memory of a command that has succeeded."""
 
     seconds: float
-    """Wall time, including the start of the process."""
+    """Wall time in seconds, including the start of the process."""
     peak_gib: float
-    """Peak memory."""
+    """Peak memory in GiB."""
 
 
 def run_stage(
@@ -49,21 +49,23 @@ def run_stage(
     core: int | None = None,
     root: Path = ROOT,
 ) -> Stage:
-    """Run a command that writes into a folder, unless it has succeeded there before on the same inputs.
+    """Run a command that writes its results into a folder, unless the results already exist.
+
+    Results are reused if the same command has succeeded in this folder on results of the same earlier stages.
 
     Args:
-        command: The command; a program without a folder is taken from the folder of the Python interpreter.
-        folder: Cleared first; receives the output of the command as `log.txt`, and time and
-            memory as `stage.json`.
-        after: Stages whose results the command reads; the command runs again after any of them does.
-        core: Index of the single core to run on, among those available to this process; None for all.
-        root: Checkout that the command imports from.
+        command: Program and its arguments. The program is taken from the folder of the Python interpreter.
+        folder: Output folder, cleared before the command runs. The output of the command is written to
+            `log.txt`, time and memory to `stage.json`.
+        after: Stages whose results the command reads. If one of them runs again, the command also runs again.
+        core: Index, among the cores of this process, of the only core to run on; None for all cores.
+        root: Checkout of the repository from which the command imports.
 
     Returns:
         Time and memory of the run, or of the earlier run whose result is reused.
 
     Raises:
-        StageFailed: The command failed.
+        StageFailed: If the command fails.
     """
     record = folder / "stage.json"
     key = {"command": command, "after": [asdict(stage) for stage in after]}
@@ -88,7 +90,7 @@ def run_stage(
 
 
 def script(name: str) -> list[str]:
-    """Return the command that runs a module of this package."""
+    """Return the command that runs the module `name` of this package."""
     return ["python", "-m", f"scripts.benchmark.{name}"]
 
 
@@ -97,7 +99,7 @@ def _tool(name: str) -> str:
 
 
 def cores() -> list[int]:
-    """Return the cores that this process may use."""
+    """Return the indices of the cores that this process may use, ascending."""
     return sorted(os.sched_getaffinity(0))
 
 

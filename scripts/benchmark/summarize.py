@@ -1,4 +1,4 @@
-"""Print the results of `demo.sh`: registered images, quality of the splat, and the files written."""
+"""Print a summary of `demo.sh`: registered images, quality of the splat, and output files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nope_splat.utils.terminal import set_up_terminal
 
 
 def summarize(data: Path, results: Path, seconds: int) -> None:
-    """Print the figures.
+    """Print the table of results.
 
     Args:
-        data: Folder of images.
+        data: Folder of the images.
         results: Output folder of `demo.sh`.
-        seconds: Wall time of the run.
+        seconds: Wall time of the run in seconds.
     """
     run = results / "training" / "nope-splat" / "latest"
     checkpoint = max((run / "nerfstudio_models").glob("step-*.ckpt"))
