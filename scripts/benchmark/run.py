@@ -141,10 +141,8 @@ def main(settings: Settings) -> None:
     for path in settings.scene:
         scene = _prepare(path, settings)
         todo = [(method, seed) for seed in settings.seeds for method in settings.methods]
-        for (
-            method,
-            seed,
-        ) in todo:  # first, and one at a time, for comparable times
+        # Compute all cameras first, one method at a time on all cores, so that their times are comparable.
+        for method, seed in todo:
             with suppress(StageFailed):
                 _find_cameras(method, seed, scene)
         cores: queue.SimpleQueue[int | None] = queue.SimpleQueue()
