@@ -1,8 +1,8 @@
 # Sourced by the other scripts: changes to the root of the repository, creates a virtual environment with
-# nope-splat there (once, and again when pyproject.toml changes), and adds its commands to PATH.
+# nope-splat in it (once, and again when pyproject.toml changes), and adds the environment's commands to PATH.
 #
-# NOPE_SPLAT_VENV  folder of the environment, .venv by default
-# PYTHON           Python to create it with, by default the first supported one
+# NOPE_SPLAT_VENV  folder of the environment; default: .venv
+# PYTHON           Python interpreter that creates the environment; default: the first supported one that is found
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 DEBIAN_FRONTEND=noninteractive
 
 log() { echo "nope-splat: $*" >&2; }
 
-# Install Debian packages if this user may; otherwise print their names.
+# Install Debian packages if the user is root; otherwise print the names of the packages.
 system_packages() {
     if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
         log "installing $* from the system's package manager"
@@ -35,7 +35,7 @@ find_python() {
     return 1
 }
 
-# One of nerfstudio's dependencies, pyliblzfse, has no wheel.
+# Building pyliblzfse, a dependency of nerfstudio without a wheel, needs a C compiler and Python's headers.
 ensure_compiler() {
     local header
     header="$("$1" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"

@@ -1,1 +1,1 @@
-"""Steps of `scripts/check_gpu.py`; each runs as `python -m scripts.gpu.NAME` in a separate process."""
+"""Steps of `scripts/check_gpu.py`. Each step runs in a separate process: `python -m scripts.gpu.NAME`."""

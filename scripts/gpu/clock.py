@@ -1,7 +1,7 @@
-"""Measure time and memory of a training, separately for iterations and for the work between them.
+"""Clock that measures time and memory of a training, separately for iterations and for other work.
 
-A GPU works asynchronously, so the clock waits for it before it reads the time. It does so after every few
-iterations, not after every single one, so that the measurement does not slow down the training.
+A GPU works asynchronously, so the clock waits for the GPU before it reads the time. Waiting after every
+iteration would slow down the training, so the clock waits only at the end of a window of several iterations.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import torch
 
 @dataclass(frozen=True)
 class Device:
-    """The device functions that the clock needs."""
+    """Functions of a device that the clock needs."""
 
     synchronize: Callable[[], object] = lambda: None
-    """Wait until the device has finished its work."""
+    """Function that waits until the device has finished its work."""
     peak_bytes: Callable[[], int] = lambda: 0
-    """Most memory in use since the last reset."""
+    """Function that returns the peak memory of the device in bytes since the last reset."""
     reset_peak: Callable[[], object] = lambda: None
-    """Reset the peak."""
+    """Function that resets the peak memory."""
     now: Callable[[], float] = time.perf_counter
-    """Seconds."""
+    """Function that returns the time in seconds."""
 
 
 def available_device() -> Device:
-    """Return the GPU, or the CPU if torch finds no GPU."""
+    """Return the functions of the GPU, or those of the CPU if torch finds no GPU."""
     if not torch.cuda.is_available():
         return Device()
     cuda = torch.cuda
@@ -40,18 +40,18 @@ def available_device() -> Device:
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive iterations that were timed together."""
+    """Consecutive iterations that are timed together."""
 
     first_step: int
     """Number of the first iteration."""
     iterations: int
     """Number of iterations."""
     seconds: float
-    """Time without the spans."""
+    """Time of the iterations in seconds, without the time in spans."""
     gaussians: int
-    """Number of Gaussians at the beginning."""
+    """Number of Gaussians at the beginning of the window."""
     downscale: int
-    """Factor by which training images were downscaled at the beginning."""
+    """Factor by which training images were downscaled at the beginning of the window."""
 
 
 @dataclass
@@ -65,10 +65,13 @@ class _Open:
 
 @dataclass
 class TrainingClock:
-    """Timer of a training: call it at the start of each iteration, and wrap all other work in spans."""
+    """Clock of a training.
+
+    Call `begin_iteration` before each iteration, and wrap all other work in `span`.
+    """
 
     window: int
-    """Iterations that are timed together."""
+    """Number of iterations that are timed together."""
     device: Device = field(default_factory=available_device)
     """Device of the training."""
 
@@ -100,10 +103,12 @@ class TrainingClock:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Time work outside of plain iterations; a nested span counts toward the outer one.
+        """Measure work that is not part of plain iterations, such as joint refinement.
+
+        The time of a span within another span counts toward the outer span.
 
         Args:
-            name: Name of the work.
+            name: Name of the work in the report.
         """
         if self._in_span or self.finished:
             yield
@@ -119,7 +124,7 @@ class TrainingClock:
                 self._open.away += seconds
 
     def finish(self, step: int) -> None:
-        """Record the end of the iterations; later calls have no effect.
+        """Record the end of the iterations. Only the first call has an effect.
 
         Args:
             step: Number of iterations.
@@ -132,7 +137,7 @@ class TrainingClock:
         self.finished = True
 
     def _close(self, step: int) -> float:
-        """End the window before an iteration, and return the time."""
+        """End the current window before iteration `step`, and return the time in seconds."""
         assert self._open is not None
         self.device.synchronize()
         now, window = self.device.now(), self._open
@@ -148,7 +153,7 @@ class TrainingClock:
         return now
 
     def _enter(self, phase: str) -> float:
-        """End a phase of the process and begin the next one, and return the time."""
+        """End the current phase of the process, begin another phase, and return the time in seconds."""
         self.device.synchronize()
         now = self.device.now()
         self.seconds[self._phase] += now - self._phase_start
@@ -162,9 +167,10 @@ class TrainingClock:
 
         Returns:
             `iterations_per_second` of plain iterations, without the first window, which includes warm-up;
-            `full_resolution`, the same for iterations at the full size of the training images; None if
-            there are none. `seconds` and, on a GPU, `peak_gib` of the phases; `share_joint_refinement` of
-            the seconds from the first to the last iteration; the `windows`.
+            `full_resolution`, the iterations per second at the full size of the training images. Both are
+            None without such iterations. `seconds` and, on a GPU, `peak_gib` by name of the phase;
+            `share_joint_refinement`, the fraction that joint refinement takes of the time from the first to
+            the last iteration; `iterations`, their number; and `windows`, all windows.
         """
         during = {n: s for n, s in self.seconds.items() if n not in ("setup", "after training")}
         total = sum(during.values())

@@ -1,6 +1,6 @@
-"""Compile and load gsplat's CUDA kernels with the toolkit of this environment, and check for completeness.
+"""Compile and load gsplat's CUDA kernels with this environment's toolkit, and check that none is missing.
 
-`compile_kernels.sh` creates the environment and runs this. System toolkits are ignored.
+`compile_kernels.sh` creates the environment and runs this script. CUDA toolkits of the system are ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from nope_splat.utils.terminal import set_up_terminal
 
 
 def hide_system_toolkits() -> None:
-    """Hide all toolkits but PyPI's packages."""
+    """Hide all CUDA toolkits except the packages from PyPI.
+
+    Changes environment variables of this process.
+    """
     for variable in ("CUDA_HOME", "CUDA_PATH", "LIBRARY_PATH", "LD_LIBRARY_PATH"):
         os.environ.pop(variable, None)
     folders = os.environ["PATH"].split(os.pathsep)
@@ -32,7 +35,7 @@ def hide_system_toolkits() -> None:
 
 
 def missing_functions(kernels: Any) -> list[str]:
-    """List the compiled functions that gsplat's Python code calls and the kernels lack."""
+    """List the functions that gsplat's Python code calls but the compiled kernels do not contain."""
     source = Path(wrapper.__file__).read_text()
     names = set(re.findall(r'_make_lazy_cuda_func\(\s*"(\w+)"', source))
     names |= set(re.findall(r'_make_lazy_cuda_obj\(\s*f?"(\w+)', source))
@@ -43,7 +46,11 @@ def missing_functions(kernels: Any) -> list[str]:
 
 
 def main() -> None:
-    """Compile, load and check; print the toolkit and the time."""
+    """Compile, load and check the kernels; print the toolkit and the time.
+
+    Raises:
+        SystemExit: If a toolkit of the system was found, or kernels are missing.
+    """
     hide_system_toolkits()
     toolkit = cuda_toolkit.find_toolkit()
     if not toolkit.home.is_relative_to(Path(sys.prefix).resolve()):

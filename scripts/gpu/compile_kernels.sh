@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Compiles gsplat's CUDA kernels in a fresh environment that has only PyPI's packages, and loads them.
+# Compiles gsplat's CUDA kernels in a new environment that contains only packages from PyPI, and loads them.
 #
 #   bash scripts/gpu/compile_kernels.sh        for GPUs of compute capability 8.6
-#   bash scripts/gpu/compile_kernels.sh 9.0    for others
+#   bash scripts/gpu/compile_kernels.sh 9.0    for GPUs of another compute capability
 #
-# Needs no GPU and no CUDA toolkit, but g++ and Python's headers. Takes 8 GB of disk, until it ends.
+# Needs g++ and Python's headers, but no GPU and no CUDA toolkit. Takes 8 GB of disk space while it runs.
 #
-# PYTHON                the Python to make the environment with, python3 if not set
-# ENVIRONMENT           an environment to use instead, made where there is none, and kept
-# TORCH_EXTENSIONS_DIR  where to compile and keep the result, a temporary folder if not set
-# MAX_JOBS              compilers at once, by cores and memory if not set
+# PYTHON                Python interpreter that creates the environment; default: python3
+# ENVIRONMENT           environment to use, created if missing, and kept; default: a temporary environment
+# TORCH_EXTENSIONS_DIR  folder in which the kernels are compiled and kept; default: a temporary folder
+# MAX_JOBS              maximum number of parallel compilers; default: determined by cores and memory
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -22,7 +22,7 @@ python="$environment/bin/python"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 TORCH_CUDA_ARCH_LIST="${1:-8.6}"
 export TORCH_EXTENSIONS_DIR="$(realpath -m "${TORCH_EXTENSIONS_DIR:-$folder/extensions}")"
 
-# What the kernels need of nope-splat[cuda]. The rest of it is left out, which pip complains about and goes on.
+# Install only the packages of nope-splat[cuda] that the kernels need. pip warns about the missing packages.
 "$python" -m pip install --quiet --no-deps .
 extra="$("$python" - <<'END'
 from importlib.metadata import requires
@@ -37,6 +37,6 @@ mapfile -t extra <<< "$extra"
 "$python" -m pip install --quiet "gsplat==1.4.0" numba filelock rich "${extra[@]}"
 du -sh "$environment"
 
-# The environment is not activated: what is needed has to be found.
+# The environment is not activated, so that the script has to find the compiler and ninja itself.
 cd "$folder"
 "$python" "$OLDPWD/scripts/gpu/compile_kernels.py"

@@ -1,6 +1,6 @@
-"""Install nerfstudio and gsplat from local wheels on a machine with PyTorch and without a network.
+"""Install nerfstudio and gsplat from local wheels on a machine that has PyTorch but no internet access.
 
-Uses only the standard library, since it runs before anything is installed.
+Uses only the standard library, since the script runs before any package is installed.
 """
 
 from __future__ import annotations
@@ -23,35 +23,39 @@ MODULES = (
     "nerfstudio.utils.eval_utils",
     "nope_splat.plugin.config",
 )
-"""Modules that the steps import; if all of them load, nothing is installed."""
+"""Modules that the steps import. If all of them can be imported, nothing is installed."""
 STAND_INS = ("open3d", "pymeshlab", "xatlas", "IPython")
-"""Modules that nerfstudio imports for commands that no step runs."""
+"""Modules that nerfstudio imports only for commands that no step runs. Missing ones are replaced by empty
+modules."""
 STAND_IN = '"""Empty, of scripts/check_gpu.py: nerfstudio imports {name}, and no step uses it."""\n'
 MANYLINUX = ("_2_28", "_2_27", "_2_24", "_2_17", "2014", "_2_12", "2010", "_2_5", "1")
-"""manylinux tags that run on current machines; pip does not infer older tags from newer ones."""
+"""Suffixes of manylinux tags that run on current machines. pip does not infer older tags from newer tags."""
 
 
 class EnvironmentProblem(Exception):
-    """A package is missing; the message is one sentence with a remedy."""
+    """A package is missing. The message is one sentence that says how to install it."""
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """A line of the list of wheels."""
+    """One required wheel, from a line of the list of wheels."""
 
     name: str
-    """Normalized name of the distribution."""
+    """Normalized name of the distribution, such as `opencv-python`."""
     version: str
-    """Version."""
+    """Version of the distribution."""
     only_if_missing: bool = False
-    """Whether any installed version is sufficient."""
+    """If True, any installed version is sufficient, and the wheel is not installed."""
 
 
 def read_list(path: Path = LIST) -> list[Requirement]:
     """Read the list of required wheels.
 
     Args:
-        path: File with lines `name==version`, optionally followed by `# if missing`, and comments.
+        path: File with comments and lines `name==version`, optionally followed by `# if missing`.
+
+    Returns:
+        The required wheels, in the order of the file.
     """
     requirements = []
     for line in path.read_text().splitlines():
@@ -63,21 +67,21 @@ def read_list(path: Path = LIST) -> list[Requirement]:
 
 
 def normalized(name: str) -> str:
-    """Normalize the name of a distribution as package indexes do.
+    """Normalize the name of a distribution as package indexes do: lower case, with hyphens as separators.
 
     Args:
-        name: Any spelling.
+        name: Name in any spelling.
     """
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def download_command(requirement: Requirement, output_dir: Path, python_version: str) -> list[str]:
-    """Return the command that downloads a wheel for Linux on x86-64.
+    """Return the command line that downloads a wheel for Linux on x86-64.
 
     Args:
         requirement: Wheel to download.
         output_dir: Folder for the wheel.
-        python_version: Version of CPython on the other machine, as 3.12.
+        python_version: Version of CPython on the GPU machine, for example "3.12".
     """
     platforms = [part for name in MANYLINUX for part in ("--platform", f"manylinux{name}_x86_64")]
     return [
@@ -88,14 +92,14 @@ def download_command(requirement: Requirement, output_dir: Path, python_version:
 
 
 def collect(output_dir: Path, python_version: str) -> None:
-    """Download the wheels of the list.
+    """Download all wheels in the list of required wheels.
 
     Args:
         output_dir: Folder for the wheels; created if missing.
-        python_version: Version of CPython on the other machine, as 3.12.
+        python_version: Version of CPython on the GPU machine, for example "3.12".
 
     Raises:
-        EnvironmentProblem: If some have no wheel for that version.
+        EnvironmentProblem: If a distribution has no wheel for this version of CPython.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     missing = [
@@ -118,13 +122,13 @@ def wheels_to_install(wheels: Path, installed: set[str]) -> list[Path]:
 
     Args:
         wheels: Folder of the wheels.
-        installed: Normalized names of the distributions that the environment has.
+        installed: Normalized names of the installed distributions.
 
     Returns:
-        All wheels, except those marked `if missing` whose distribution is installed.
+        Paths of all wheels, except wheels that are marked `if missing` and whose distribution is installed.
 
     Raises:
-        EnvironmentProblem: If there is no wheel, or a wheel in several versions.
+        EnvironmentProblem: If there is no wheel, or several wheels of one distribution.
     """
     optional = {requirement.name for requirement in read_list() if requirement.only_if_missing}
     chosen: dict[str, Path] = {}
@@ -144,10 +148,10 @@ def wheels_to_install(wheels: Path, installed: set[str]) -> list[Path]:
 
 
 def write_stand_ins(site: Path, modules: tuple[str, ...] = STAND_INS) -> list[str]:
-    """Write empty modules in place of those that cannot be imported.
+    """Write empty modules in place of modules that cannot be found.
 
     Args:
-        site: Output folder, on the module search path.
+        site: Output folder, which is on the module search path.
         modules: Names of the modules.
 
     Returns:
@@ -166,13 +170,13 @@ def write_stand_ins(site: Path, modules: tuple[str, ...] = STAND_INS) -> list[st
 
 
 def first_problem(modules: tuple[str, ...] = MODULES) -> str | None:
-    """Import modules in a separate process.
+    """Import modules in a separate process, and return the first error.
 
     Args:
         modules: Names of the modules.
 
     Returns:
-        The last line of the error, or None.
+        The last line of the error message; None if all modules can be imported.
     """
     lines = "\n".join(f"import {name}" for name in modules)
     process = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
@@ -182,14 +186,14 @@ def first_problem(modules: tuple[str, ...] = MODULES) -> str | None:
 
 
 def complete(site: Path, wheels: Path | None) -> dict[str, object]:
-    """Install the local wheels into a side folder if the environment is incomplete.
+    """Install local wheels into a separate folder, if modules are missing in the environment.
 
     Args:
-        site: The side folder, which must be on the module search path.
-        wheels: Folder of the wheels, or None.
+        site: Folder for the wheels' contents, which must be on the module search path.
+        wheels: Folder of the wheels; None if there are no wheels.
 
     Returns:
-        Names of the installed wheels and of the stand-ins.
+        File names of the `installed` wheels, and names of the empty modules (`stand_ins`) that were written.
 
     Raises:
         EnvironmentProblem: If a module is missing and no wheel provides it.
@@ -219,7 +223,7 @@ def complete(site: Path, wheels: Path | None) -> dict[str, object]:
 
 
 def main() -> None:
-    """Complete the environment, and write the changes to the result file."""
+    """Install missing packages from local wheels, and write the names of the changes to a JSON file."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--site", type=Path, required=True)
     parser.add_argument("--wheels", type=Path)

@@ -1,4 +1,4 @@
-"""Evaluate held-out images of a training with the benchmark's code (`scripts/benchmark/held_out.py`).
+"""Evaluate a training on its held-out images, with the benchmark's code (`benchmark/held_out.py`).
 
 python -m scripts.gpu.evaluation nope-splat --config RUN/config.yml --scene DIR --data PHOTOS --output FILE
 python -m scripts.gpu.evaluation splatfacto --run.data DIR/splat ... --scene DIR --data PHOTOS --output FILE
@@ -24,10 +24,10 @@ def ours(config: Path, scene: Path, data: Path, output: Path) -> None:
     """Evaluate a training of nope-splat.
 
     Args:
-        config: Its `config.yml`.
+        config: The `config.yml` of the training.
         scene: Output folder of `scripts.gpu.scene`.
         data: Folder of the images.
-        output: Result file.
+        output: JSON file for the mean metrics.
     """
     evaluate_ours(config, scene / "images", None, output.parent)
     _write(data, output)
@@ -40,7 +40,7 @@ def splatfacto(run: Settings, scene: Path, data: Path, output: Path) -> None:
         run: Settings of the training.
         scene: Output folder of `scripts.gpu.scene`.
         data: Folder of the images.
-        output: Result file.
+        output: JSON file for the mean metrics.
     """
     if torch.cuda.is_available():
         require_device("cuda")

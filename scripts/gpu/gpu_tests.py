@@ -1,4 +1,4 @@
-"""Run the tests that need a GPU.
+"""Run the tests that need a GPU, and count the results.
 
 python -m scripts.gpu.gpu_tests --tests tests --output FILE
 """
@@ -16,17 +16,17 @@ import tyro
 
 
 def run(tests: Path, output: Path) -> None:
-    """Run `pytest -m gpu`; write the number of passed tests and the names of the others.
+    """Run `pytest -m gpu`, and write the number of passed tests and the names of all other tests.
 
     Args:
         tests: Folder of the tests.
-        output: Result file.
+        output: JSON file for the result of `summary`.
 
     Raises:
-        SystemExit: If a test failed or none passed.
+        SystemExit: If a test failed, or no test passed.
     """
     report = output.with_name("junit.xml")
-    # A test file may import a package that this machine lacks; the other files still run.
+    # A test file may import a package that is not installed on this machine; the other files still run.
     flags = [
         "-m",
         "gpu",
@@ -49,14 +49,14 @@ def run(tests: Path, output: Path) -> None:
 
 
 def summary(report: Path) -> dict[str, Any]:
-    """Count the tests of a JUnit report.
+    """Count the results of the tests in a JUnit report.
 
     Args:
         report: XML file that pytest wrote.
 
     Returns:
-        The number of tests that `passed`; the names of those that `failed`, and of those `skipped` with the
-        reason; `not_collected`, the files that could not be imported.
+        `passed`, the number of passed tests; `failed`, the names of failed tests; `skipped`, the reasons by
+        name of the skipped test; `not_collected`, the errors by name of the file that could not be imported.
     """
     counts: dict[str, Any] = {"passed": 0, "failed": [], "skipped": {}, "not_collected": {}}
     for case in ElementTree.parse(report).iter("testcase"):

@@ -1,4 +1,4 @@
-"""Load gsplat's kernels, compile them first if necessary, and run one.
+"""Load gsplat's CUDA kernels, compiling them first if necessary, and render one Gaussian.
 
 python -m scripts.gpu.kernels --output FILE
 """
@@ -18,13 +18,13 @@ from nope_splat.utils.terminal import set_up_terminal
 
 
 def load(output: Path) -> None:
-    """Load the kernels as a training does, and render one Gaussian.
+    """Load the CUDA kernels as a training does, and render one Gaussian.
 
     Args:
-        output: Result file.
+        output: JSON file for the seconds of loading and of the first rendering.
 
     Raises:
-        SystemExit: If there are no kernels, or the rendering is not finite.
+        SystemExit: If the Gaussian is not rendered correctly.
     """
     start = time.perf_counter()
     require_device("cuda")

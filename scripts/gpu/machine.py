@@ -1,4 +1,4 @@
-"""Record the machine and the installed versions.
+"""Record the machine, and the versions of packages and drivers.
 
 python -m scripts.gpu.machine --device cuda --output FILE
 """
@@ -20,14 +20,14 @@ PACKAGES = ("torch", "gsplat", "nerfstudio", "numpy", "numba")
 
 
 def describe(device: Literal["cuda", "cpu"], output: Path) -> None:
-    """Describe the machine, including gsplat's name for the GPU's architecture.
+    """Write a description of the machine, including the compute capability of the GPU.
 
     Args:
-        device: Device of the steps.
-        output: Result file.
+        device: Device that the steps of the check use.
+        output: JSON file for the description.
 
     Raises:
-        SystemExit: If the device is a GPU and there is none.
+        SystemExit: If the device is "cuda" and torch finds no GPU.
     """
     machine: dict[str, Any] = {
         "device": device,
@@ -63,7 +63,7 @@ def version(package: str) -> str | None:
         package: Name of the package.
 
     Returns:
-        The version, or None if it is not installed.
+        The version; None if the package is not installed.
     """
     try:
         return importlib.metadata.version(package)
@@ -75,10 +75,10 @@ def last_line(*command: str) -> str | None:
     """Return the last line that a program prints.
 
     Args:
-        command: The command.
+        *command: Program and its arguments.
 
     Returns:
-        The line, or None if there is no such program or it fails.
+        The line; None if the program does not exist, fails or prints nothing.
     """
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Define the steps of a check: command lines, time limits and environment variables."""
+"""Steps of a check of the GPU: command lines, time limits and environment variables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.gpu.steps import Results, Step
 ROOT = Path(__file__).resolve().parents[2]
 """Root of the repository."""
 WINDOWS = 40
-"""Minimum number of windows in which a training is timed."""
+"""Minimum number of windows (groups of iterations that are timed together) in a training."""
 
 Device = Literal["cuda", "cpu"]
 
@@ -24,28 +24,29 @@ class Settings:
     """Settings of the check."""
 
     output: Path
-    """The JSON file with all results."""
+    """JSON file for all results."""
     work_dir: Path
-    """Folder of logs, trainings and intermediate results."""
+    """Folder for logs, trainings and intermediate results."""
     data: Path | None = None
-    """Folder of images; if None, training steps are skipped."""
+    """Folder of the images; None to skip the steps that train."""
     wheels: Path | None = None
-    """Folder of wheels for a machine without a network."""
+    """Folder of wheels, for a machine without internet access; None if there are no wheels."""
     device: Device = "cuda"
-    """Device; "cpu" tests the script without a GPU."""
+    """Device of all steps; "cpu" tests this script without a GPU."""
     iterations: int = 2000
-    """Length of both trainings."""
+    """Number of iterations of both trainings."""
     timed_iterations: int = 200
-    """Iterations of each method in `same_gaussians`."""
+    """Number of timed iterations per method in the step `same_gaussians`."""
     max_image_size: int = 1600
     """Longer side of the training images in pixels; images are never enlarged."""
     eval_interval: int = 8
-    """Interval of the held-out images, starting with the first image."""
+    """Interval of the held-out images: with interval n, the first image and every n-th image after it are
+    held out."""
     time_limit: float = 480.0
-    """Time limit for all steps together, in seconds, without the compilation of kernels."""
+    """Time limit in seconds for all steps together, without installing wheels and compiling kernels."""
 
     def folder(self, step: str) -> Path:
-        """Return the folder of a step.
+        """Return the output folder of a step.
 
         Args:
             step: Name of the step.
@@ -54,12 +55,12 @@ class Settings:
 
     @property
     def site(self) -> Path:
-        """Side folder into which the wheels are installed."""
+        """Folder into which wheels are installed."""
         return self.work_dir / "site"
 
 
 def build_steps(settings: Settings) -> list[Step]:
-    """Create the steps of a check, in order.
+    """Create the steps of a check, in the order in which they run.
 
     Args:
         settings: Settings of the check.
@@ -124,12 +125,16 @@ def _training_steps(settings: Settings, skip: str | None) -> list[Step]:
 
 
 def environment(settings: Settings, results: Results, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables of a step.
+    """Create the environment variables of a step.
 
     Args:
         settings: Settings of the check.
-        results: Results of the steps so far.
+        results: Results of earlier steps, by name. The architecture in the result of "machine" selects for
+            which GPU kernels are compiled.
         inherited: Environment variables of this process.
+
+    Returns:
+        All environment variables of the step.
     """
     paths = [str(ROOT), str(settings.site), inherited.get("PYTHONPATH", "")]
     programs = [str(settings.site / "bin"), inherited.get("PATH", "")]
@@ -150,16 +155,23 @@ def environment(settings: Settings, results: Results, inherited: Mapping[str, st
 
 
 def _module(settings: Settings, step: str, module: str, flags: Mapping[str, Any]) -> list[str]:
-    """Return the command that runs a module of this package for a step."""
+    """Return the command line that runs a module of this package as a step.
+
+    Args:
+        settings: Settings of the check.
+        step: Name of the step, whose folder gets `result.json`.
+        module: Name of the module.
+        flags: Values of the module's flags, by flag.
+    """
     output = {"--output": settings.folder(step) / "result.json"}
     return [sys.executable, "-m", f"scripts.gpu.{module}", *command_arguments({**flags, **output})]
 
 
 def command_arguments(flags: Mapping[str, Any]) -> list[str]:
-    """Flatten flags and values to command line arguments.
+    """Convert flags and their values to command line arguments.
 
     Args:
-        flags: Flag to value.
+        flags: Values by flag, such as {"--data": "photos"}.
     """
     return [str(part) for flag in flags.items() for part in flag]
 

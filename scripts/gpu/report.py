@@ -1,4 +1,4 @@
-"""Write the JSON file and the table of a check."""
+"""JSON content and text table of a check of the GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from scripts.gpu.steps import Outcome
 
 MOST_SLOWER = 1.05
-"""Largest accepted ratio of nope-splat's time per iteration to splatfacto's, with the same Gaussians."""
+"""Maximum accepted ratio of nope-splat's time per iteration to splatfacto's, with the same Gaussians."""
 
 
 def content(settings: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -18,10 +18,10 @@ def content(settings: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> dic
 
     Args:
         settings: Settings of the check.
-        outcomes: Outcomes of the steps so far.
+        outcomes: Outcomes of the steps that have run up to now, by name.
 
     Returns:
-        `time`, `settings`, the `machine`, a `summary`, and the `steps` with their results.
+        `time`, `settings`, `machine`, `summary` (the main values), and `steps` (the outcome of each step).
     """
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -35,19 +35,19 @@ def content(settings: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> dic
 
 
 def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """List the steps that neither passed nor were skipped.
+    """List the names of the steps that failed or could not run. Skipped steps are not failures.
 
     Args:
-        outcomes: Outcomes of the steps.
+        outcomes: Outcomes of the steps, by name.
     """
     return [name for name, outcome in outcomes.items() if outcome.status in ("failed", "not run")]
 
 
 def summary(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Collect the main figures; None for those that were not measured.
+    """Collect the main values of all steps. Values that were not measured are None.
 
     Args:
-        outcomes: Outcomes of the steps.
+        outcomes: Outcomes of the steps, by name.
     """
     same_gaussians = _result(outcomes, "same_gaussians")
     waits = _result(outcomes, "synchronizations")
@@ -89,14 +89,14 @@ ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("held-out SSIM", "ssim", lambda value: f"{value:.3f}"),
     ("waits for the GPU per iteration", "waits_per_iteration", lambda value: f"{value:.1f}"),
 )
-"""Title, key in the summary of a method, and format."""
+"""Rows of the table: title, key in the summary of a method, and function that formats the value."""
 
 
 def table(outcomes: Mapping[str, Outcome]) -> str:
-    """Format the main figures as a table.
+    """Format the outcomes of the steps and the main values as text.
 
     Args:
-        outcomes: Outcomes of the steps.
+        outcomes: Outcomes of the steps, by name.
     """
     lines = [_machine_line(_result(outcomes, "machine")), ""]
     for name, outcome in outcomes.items():
@@ -122,7 +122,7 @@ def _machine_line(machine: Mapping[str, Any]) -> str:
 
 
 def _scene_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """Format a line about the images."""
+    """Format a line about the images and their sizes; no line if the scene was not prepared."""
     scene = _result(outcomes, "scene")
     if not scene:
         return []
@@ -134,7 +134,7 @@ def _scene_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
 
 
 def _other_lines(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """Format lines about the tests, `same_gaussians` and SSIM."""
+    """Format lines about the results of the tests, of `same_gaussians` and of the SSIM precision."""
     lines = []
     tests, same_gaussians = _result(outcomes, "tests"), _result(outcomes, "same_gaussians")
     if tests:

@@ -1,4 +1,4 @@
-"""Time iterations of nope-splat and of splatfacto with the same Gaussians, cameras and images, in turn.
+"""Time iterations of nope-splat and splatfacto alternately, with the same Gaussians, cameras and images.
 
 python -m scripts.gpu.same_gaussians --scene.data PHOTOS --scene.scene DIR ... --run RUN --output FILE
 """
@@ -30,21 +30,21 @@ WARM_UP_TURNS = 2
 
 @dataclass(frozen=True)
 class Turn:
-    """Time per iteration in a few consecutive iterations."""
+    """Time per iteration in a turn: a few consecutive iterations of one method."""
 
     launch: float
-    """Milliseconds until Python has queued all work."""
+    """Milliseconds per iteration until Python has queued all work on the device."""
     total: float
-    """Milliseconds until the device has finished it."""
+    """Milliseconds per iteration until the device has finished all work."""
 
 
 def compare(scene: Scene, run: Path, output: Path, iterations: int = 200) -> None:
-    """Time both methods.
+    """Time iterations of both methods, and write the results.
 
     Args:
-        scene: Training scene.
-        run: Folder of a finished training of nope-splat, whose Gaussians are used.
-        output: Result file.
+        scene: Prepared scene and settings of the trainers.
+        run: Folder of a finished training of nope-splat, whose Gaussians both methods use.
+        output: JSON file for the results.
         iterations: Minimum number of timed iterations per method.
     """
     state = load_checkpoint(last_checkpoint(run / "nerfstudio_models"))["pipeline"]
@@ -54,7 +54,7 @@ def compare(scene: Scene, run: Path, output: Path, iterations: int = 200) -> Non
         for method in METHODS
     }
     views = min(num_views(trainer) for trainer in trainers.values())
-    per_turn = min(views, MOST_PER_TURN)  # a turn renders every view once, or twenty of them
+    per_turn = min(views, MOST_PER_TURN)  # a turn renders every view once, or twenty views
     renderings = [first_view(trainer) for trainer in trainers.values()]
     rounds = max(2, -(-iterations // per_turn))
     turns = take_turns(
@@ -71,10 +71,10 @@ def compare(scene: Scene, run: Path, output: Path, iterations: int = 200) -> Non
 
 
 def num_views(trainer: Trainer) -> int:
-    """Count the training images.
+    """Return the number of training images of a trainer.
 
     Args:
-        trainer: A trainer.
+        trainer: Trainer of nope-splat or splatfacto.
     """
     datamanager: Any = trainer.pipeline.datamanager
     return len(datamanager.train_dataset)
@@ -86,13 +86,13 @@ def _iterations(trainer: Trainer) -> Callable[[int], None]:
 
 @torch.no_grad()
 def first_view(trainer: Trainer) -> Tensor:
-    """Render the first training image on black, to check that both methods render the same.
+    """Render the first training view on black, to check that both methods render the same image.
 
     Args:
-        trainer: A trainer.
+        trainer: Trainer of nope-splat or splatfacto.
 
     Returns:
-        The rendering. (H, W, 3).
+        The rendering. (H, W, 3), in [0, 1].
     """
     trainer.pipeline.eval()
     model: Any = trainer.pipeline.model
@@ -107,15 +107,15 @@ def first_view(trainer: Trainer) -> Tensor:
 def take_turns(
     works: dict[Method, Callable[[int], None]], rounds: int, per_turn: int
 ) -> dict[Method, list[Turn]]:
-    """Alternate between tasks, so that load on the machine affects all of them equally.
+    """Time two or more tasks alternately, so that load on the machine affects all tasks equally.
 
     Args:
-        works: Functions that do one piece of work, given its number.
-        rounds: Turns of each task.
-        per_turn: Pieces of work in a turn.
+        works: For each method, a function that runs one iteration, given its number.
+        rounds: Number of turns of each method.
+        per_turn: Number of iterations in a turn.
 
     Returns:
-        Time per piece of work, for every turn.
+        For each method, the time per iteration in every turn.
     """
     turns: dict[Method, list[Turn]] = {name: [] for name in works}
     for number in range(rounds):
@@ -133,14 +133,15 @@ def take_turns(
 
 
 def summary(turns: dict[Method, list[Turn]]) -> dict[str, Any]:
-    """Compute medians of the turns, and the ratio of nope-splat's time to splatfacto's.
+    """Compute the median time of each method, and the ratio of nope-splat's time to splatfacto's.
 
     Args:
-        turns: Times of each method; entries with the same index ran right after each other.
+        turns: Turns of each method. Turns with the same index ran directly after each other.
 
     Returns:
-        `ms_per_iteration` and `launch_ms_per_iteration` of each method, medians; `ratio`, the median over
-        the rounds of nope-splat's time over splatfacto's, and its `ratio_quartiles`.
+        `ms_per_iteration` and `launch_ms_per_iteration`, the medians of each method; `ratio`, the median over
+        the turns of nope-splat's time divided by splatfacto's time; and `ratio_quartiles`, its first and
+        third quartile.
     """
     ours, theirs = turns["nope-splat"], turns["splatfacto"]
     ratios = [our.total / their.total for our, their in zip(ours, theirs, strict=True)]

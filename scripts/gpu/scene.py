@@ -1,10 +1,10 @@
-r"""Prepare a scene for both methods: cameras, images at training resolution, and a COLMAP model of them.
+r"""Prepare a scene for nope-splat and splatfacto: cameras, training images and a COLMAP model.
 
     python -m scripts.gpu.scene --data PHOTOS --output-dir DIR --max-image-size 1600 --eval-interval 8 \
         --output FILE
 
-`DIR` gets `cache/`; `cameras.json`; `images/` with the images at training resolution; and `splat/`, the input
-folder of `scripts/benchmark/splatfacto_peer.py`, with only the training images.
+The outputs in `DIR` are `cache/`; `cameras.json`; `images/` with the images at training resolution; and
+`splat/`, the input folder of `scripts/benchmark/splatfacto_peer.py`, with the training images only.
 """
 
 from __future__ import annotations
@@ -34,23 +34,25 @@ from scripts.benchmark.camera_file import CameraFile
 from scripts.benchmark.our_cameras import find_cameras
 
 MAX_GAUSSIANS = 3_000_000
-"""Maximum number of Gaussians, the CUDA default of both methods; few images lower it."""
+"""Maximum number of Gaussians, the default of both methods on CUDA. For few images, the maximum is lower."""
 
 Size = tuple[int, int]
 
 
 def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: int, output: Path) -> None:
-    """Reconstruct, and write the inputs of trainings and evaluations.
+    """Reconstruct a scene, and write the inputs of trainings and evaluations.
 
     Args:
         data: Folder of the images, optionally with `ground_truth.json`.
         output_dir: Output folder.
-        max_image_size: Longer side of the training images in pixels; they are never enlarged.
-        eval_interval: Interval of the held-out images, starting with the first image.
-        output: Result file.
+        max_image_size: Longer side of the training images in pixels; images are never enlarged.
+        eval_interval: Interval of the held-out images; with interval n, the first image and every n-th image
+            after it are held out.
+        output: JSON file with numbers and sizes of the images, the maximum number of Gaussians and the pose
+            errors.
 
     Raises:
-        NopeSplatError: If the images have masks, or are too few to hold one out.
+        NopeSplatError: If the images have masks, or there are fewer images than `eval_interval`.
     """
     folder = find_images(data)
     names = [image.name for image in folder.images]
@@ -66,7 +68,7 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
     find_cameras(data, tuple(held_out), output_dir)
     options = NopeDataParserConfig().sfm
     options = replace(options, matching=replace(options.matching, seed=0))
-    distorted = reconstruct(folder, held_out, options, output_dir / "cache")  # from the cache
+    distorted = reconstruct(folder, held_out, options, output_dir / "cache")  # read from the cache
     scene = distorted.undistorted()
     sizes = training_sizes(scene, max_image_size)
     write_images(distorted, folder, sizes, output_dir / "images")
@@ -86,23 +88,26 @@ def prepare(data: Path, output_dir: Path, max_image_size: int, eval_interval: in
 
 
 def training_sizes(scene: Reconstruction, max_image_size: int) -> list[Size]:
-    """Compute the training width and height of every image.
+    """Compute the size of every image in training.
 
     Args:
         scene: The reconstruction.
-        max_image_size: Longer side in pixels.
+        max_image_size: Longer side of the training images in pixels.
+
+    Returns:
+        Width and height in pixels, for each image of the reconstruction.
     """
     cameras = training_cameras(scene, np.arange(len(scene.image_names)), max_image_size)
     return list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
 
 
 def write_images(scene: Reconstruction, folder: ImageFolder, sizes: list[Size], output_dir: Path) -> None:
-    """Write the registered images, undistorted, at training resolution.
+    """Write the registered images undistorted and at training resolution.
 
     Args:
         scene: The reconstruction, with distortion.
-        folder: The images.
-        sizes: Width and height of each.
+        folder: Folder of the original images.
+        sizes: Training width and height of each image, in pixels.
         output_dir: Output folder for the `.png` files.
     """
     images = {image.name: image for image in folder.images}
@@ -115,11 +120,14 @@ def write_images(scene: Reconstruction, folder: ImageFolder, sizes: list[Size], 
 
 
 def only(scene: Reconstruction, chosen: NDArray[np.bool_]) -> Reconstruction:
-    """Copy a scene with only the chosen images registered.
+    """Copy a reconstruction such that only the chosen images are registered.
 
     Args:
-        scene: A scene without distortion whose tracks come only from these images.
-        chosen: Mask of the images. (N,).
+        scene: A reconstruction without distortion whose tracks are observed only in the chosen images.
+        chosen: True for chosen images. (N,).
+
+    Returns:
+        The copy, without resections of other images.
     """
     nothing = replace(scene.resections, **{name: each[:0] for name, each in vars(scene.resections).items()})
     return replace(scene, registered=chosen, resections=nothing)
@@ -129,10 +137,10 @@ def write_splat_folder(scene: Reconstruction, sizes: list[Size], images: Path, o
     """Write a COLMAP model at training resolution, with links to the images.
 
     Args:
-        scene: A scene without distortion; its registered images are written.
-        sizes: Width and height of each image.
-        images: Folder of the images at that size, as `.png`.
-        output_dir: Output folder of `images/` and `sparse/0`.
+        scene: A reconstruction without distortion. Its registered images are written.
+        sizes: Training width and height of each image, in pixels.
+        images: Folder of the images at training resolution, as `.png`.
+        output_dir: Output folder for `images/` and `sparse/0`.
     """
     small = {tuple(full): size for full, size in zip(scene.image_sizes.tolist(), sizes, strict=True)}
     model = at_size(colmap_model(scene), small)
@@ -145,11 +153,11 @@ def write_splat_folder(scene: Reconstruction, sizes: list[Size], images: Path, o
 
 
 def at_size(model: ColmapModel, sizes: dict[tuple[int, ...], Size]) -> ColmapModel:
-    """Scale a model to other image sizes, and rename the images to `.png`.
+    """Scale a COLMAP model to other image sizes, and change the suffix of image names to `.png`.
 
     Args:
-        model: A model with cameras without distortion.
-        sizes: Old to new width and height.
+        model: A model whose cameras have no distortion.
+        sizes: New (width, height) by old (width, height), in pixels.
     """
     scales = {
         number: np.array(sizes[camera.width, camera.height]) / [camera.width, camera.height]
@@ -170,11 +178,14 @@ def at_size(model: ColmapModel, sizes: dict[tuple[int, ...], Size]) -> ColmapMod
 
 
 def against_truth(cameras: Path, data: Path) -> dict[str, float] | None:
-    """Compute pose errors of the training cameras if there is a ground truth.
+    """Compute the pose errors of the training cameras.
 
     Args:
-        cameras: A `cameras.json`.
-        data: Folder that may hold `ground_truth.json`.
+        cameras: A `cameras.json` file.
+        data: Folder that may contain `ground_truth.json`.
+
+    Returns:
+        Metrics of `PoseMetrics` by name; None if there is no `ground_truth.json`.
     """
     if not (data / "ground_truth.json").exists():
         return None

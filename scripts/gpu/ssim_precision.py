@@ -1,9 +1,9 @@
-"""Compare the structural similarity in single precision with that in double precision, on the GPU.
+"""Measure the error of SSIM in single precision, relative to double precision, on the GPU.
 
     python -m scripts.gpu.ssim_precision --image FILE --output FILE
 
-cuDNN may compute convolutions in TF32, with ten bits of mantissa, and PyTorch allows it by default. The
-variances in SSIM are differences of filtered squares, which can lose precision.
+PyTorch by default allows cuDNN to compute convolutions in TF32, which has ten bits of mantissa. The variances
+in SSIM are differences of filtered squares, which can lose precision.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from nope_splat.utils.terminal import set_up_terminal
 
 
 def measure(image: Path, output: Path) -> None:
-    """Measure with and without TF32, in the memory layout that training uses.
+    """Measure the errors of SSIM with and without TF32, in the memory layout that training uses.
 
     Args:
-        image: An image.
-        output: Result file.
+        image: Path of an image, from which test images are made.
+        output: JSON file for the results.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with Image.open(image) as file:
@@ -47,15 +47,15 @@ def measure(image: Path, output: Path) -> None:
 
 
 def pairs(image: NDArray[np.floating]) -> dict[str, tuple[NDArray[np.floating], NDArray[np.floating]]]:
-    """Create pairs of a rendering and an image, similar to those in a training.
+    """Create pairs of a rendering and an image that resemble those in a training.
 
     Args:
-        image: An image. (H, W, 3), in 0 .. 1.
+        image: An image. (H, W, 3), in [0, 1].
 
     Returns:
-        Pairs of images (H, W, 3) by name: a blurred rendering; an almost perfect rendering; and the
-        worst case, in which both images are bright and nearly constant, so that variances are small
-        differences of large numbers.
+        Pairs (H, W, 3) by name: "blurred", a blurred rendering; "close", an almost perfect rendering; and
+        "flat", the worst case of two bright and nearly constant images, whose variances are small differences
+        of large numbers.
     """
     noise = np.random.default_rng(0).normal(size=(2, *image.shape))
     flat = np.clip(0.9 + 0.002 * noise, 0, 1)
@@ -67,15 +67,16 @@ def pairs(image: NDArray[np.floating]) -> dict[str, tuple[NDArray[np.floating], 
 
 
 def value_and_gradient(rendered: Tensor, target: Tensor, reference: bool = False) -> tuple[Tensor, Tensor]:
-    """Compute SSIM and its gradient with respect to the first image.
+    """Compute SSIM and its gradient with respect to the rendering.
 
     Args:
         rendered: Rendering. (H, W, 3).
         target: Image. (H, W, 3).
-        reference: Whether to use pytorch_msssim in the precision of the images instead of the loss's SSIM.
+        reference: Whether to use pytorch_msssim, in the precision of the images, instead of the SSIM of the
+            training loss.
 
     Returns:
-        A scalar and a gradient (H, W, 3), in double precision on the CPU.
+        SSIM () and its gradient (H, W, 3), converted to double precision on the CPU.
     """
     from pytorch_msssim import ssim as plain_ssim
 
@@ -98,8 +99,9 @@ def deviations(measured: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) ->
         exact: Value and gradient in double precision.
 
     Returns:
-        The difference of the `value`; the largest difference of a gradient, `gradient_max`, and the root mean
-        square difference, `gradient_rms`, each as a share of the same measure of the exact gradient.
+        `value`, the absolute error of SSIM; `gradient_max`, the largest absolute error of the gradient
+        divided by its largest absolute value; and `gradient_rms`, the RMS error of the gradient divided by
+        its RMS value.
     """
     difference = measured[1] - exact[1]
     return {

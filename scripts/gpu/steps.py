@@ -1,4 +1,4 @@
-"""Run commands one after another with time limits; record failures without stopping."""
+"""Runner of commands with time limits, one after another. A failed command does not stop the others."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 Results = dict[str, dict[str, Any]]
-"""Results of the steps so far, by name."""
+"""Results of earlier steps, by name of the step."""
 Status = Literal["passed", "failed", "skipped", "not run"]
 
 TAIL_LINES = 20
-"""Number of log lines to keep of a failed step."""
+"""Number of log lines that are reported for a failed step."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command that writes a JSON file."""
+    """Step of a check: a command that writes its result to a JSON file."""
 
     name: str
     """Name of the step and of its folder."""
     command: Callable[[Results], list[str]]
-    """Function from the results of earlier steps to the command line."""
+    """Function that takes the results of earlier steps and returns the command line."""
     time_limit: float
-    """Seconds after which the command is killed."""
+    """Time limit in seconds, after which the command is killed."""
     needs: tuple[str, ...] = ()
-    """Steps that must pass first."""
+    """Names of the steps that must have passed or been skipped before this step can run."""
     in_budget: bool = True
-    """Whether the seconds of the step count toward the overall time limit."""
+    """Whether the time of the step counts toward the time limit of all steps together."""
     skip: str | None = None
     """Reason for skipping the step; None to run it."""
 
@@ -44,15 +44,16 @@ class Outcome:
     """Outcome of a step."""
 
     status: Status
-    """A "skipped" step does not apply, and counts as passed for later steps; "not run" is a failure."""
+    """Status of the step. A "skipped" step does not apply, and later steps can still run; "not run" counts as
+    a failure."""
     seconds: float = 0.0
-    """Wall time."""
+    """Wall time of the step in seconds."""
     reason: str = ""
-    """Reason for the failure, in one sentence."""
+    """Reason for a failure or for not running the step, in one sentence; empty if the step passed."""
     log_tail: list[str] = field(default_factory=list)
     """Last log lines of a failed step."""
     result: dict[str, Any] = field(default_factory=dict)
-    """Result that the step wrote."""
+    """Content of the JSON file that the step wrote; empty if there is none."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +61,25 @@ class Runner:
     """Runner of steps in a work folder."""
 
     work_dir: Path
-    """Work folder; each step has a subfolder with `log.txt`, `result.json` and `outcome.json`."""
+    """Work folder. Each step has a subfolder with `log.txt`, `result.json` and `outcome.json`."""
     environment: Callable[[Results], Mapping[str, str]]
-    """Function from the results of earlier steps to the environment variables of a step."""
+    """Function that takes the results of earlier steps and returns the environment variables of a step."""
     time_limit: float
-    """Time limit, in seconds, for all steps that count toward it."""
+    """Time limit in seconds for all steps together that count toward it."""
     chosen: frozenset[str] | None = None
-    """Names of the steps to run, None for all; others keep the outcome of an earlier run."""
+    """Names of the steps to run; None to run all steps. All other steps keep the outcome of an earlier
+    run."""
     report: Callable[[dict[str, Outcome]], None] = lambda outcomes: None
-    """Callback after every step, with the outcomes so far."""
+    """Function that is called after every step with the outcomes of all steps up to now."""
 
     def run(self, steps: Sequence[Step]) -> dict[str, Outcome]:
-        """Run the steps in order; failures of steps do not raise.
+        """Run the steps in order. A failed step does not raise an exception.
 
         Args:
-            steps: Steps to run; a step comes after those that it needs.
+            steps: Steps to run. Each step must come after the steps that it needs.
 
         Returns:
-            The outcome of every step.
+            The outcome of every step, by name.
         """
         outcomes: dict[str, Outcome] = {}
         spent = 0.0
@@ -108,7 +110,7 @@ class Runner:
             command, environment = step.command(results), self.environment(results)
             status = run_command(command, folder / "log.txt", environment, limit)
             outcome = _judge(folder, status, limit)
-        except Exception as error:  # the next step runs all the same
+        except Exception as error:  # continue with the next step
             outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}")
         outcome.seconds = round(time.perf_counter() - start, 2)
         (folder / "outcome.json").write_text(json.dumps(asdict(outcome)))
@@ -124,7 +126,13 @@ class Runner:
 
 
 def _judge(folder: Path, status: int | None, limit: float) -> Outcome:
-    """Determine the outcome of a command from its exit status (None at the time limit) and its result."""
+    """Determine the outcome of a command.
+
+    Args:
+        folder: Folder of the step, with `log.txt` and perhaps `result.json`.
+        status: Exit status of the command; None if it was killed at the time limit.
+        limit: Time limit in seconds.
+    """
     file = folder / "result.json"
     result = json.loads(file.read_text()) if file.exists() else {}
     if status == 0 and file.exists():
@@ -140,12 +148,12 @@ def _judge(folder: Path, status: int | None, limit: float) -> Outcome:
 
 
 def run_command(command: list[str], log: Path, environment: Mapping[str, str], limit: float) -> int | None:
-    """Run a command with its output in a file; at the time limit, kill it with all its child processes.
+    """Run a command, and kill it with all its child processes at a time limit.
 
     Args:
         command: Command line.
-        log: File for the output.
-        environment: All environment variables.
+        log: File for the command line and the output of the command.
+        environment: All environment variables of the command.
         limit: Time limit in seconds.
 
     Returns:

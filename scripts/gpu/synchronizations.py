@@ -1,9 +1,9 @@
-"""Count how often an iteration makes Python wait for the GPU, by PyTorch's own warnings.
+"""Count how often Python waits for the GPU in an iteration, by PyTorch's warnings.
 
 python -m scripts.gpu.synchronizations --scene.data PHOTOS --scene.scene DIR ... --output FILE
 
-PyTorch does not see waits in code that calls CUDA directly. Waits in the backward pass are attributed to the
-line that starts it.
+PyTorch does not detect waits in code that calls CUDA directly. Waits in the backward pass are attributed to
+the line that starts the backward pass.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from scripts.gpu.trainers import FIRST_STEP, Scene, iterate, set_up
 
 MESSAGE = "called a synchronizing CUDA operation"
 PACKAGES = ("nope_splat", "nerfstudio", "gsplat", "pytorch_msssim", "torchmetrics")
-"""A wait is attributed to the innermost line in these packages."""
+"""Packages to whose source lines waits are attributed. A wait belongs to the innermost line in one of these
+packages."""
 
 
 def count(scene: Scene, output: Path, iterations: int = 20) -> None:
-    """Count for both methods, each with its initial Gaussians.
+    """Count the waits of nope-splat and splatfacto, each with its initial Gaussians.
 
     Args:
-        scene: Training scene.
-        output: Result file.
-        iterations: Number of iterations to count over.
+        scene: Prepared scene and settings of the trainers.
+        output: JSON file for the results.
+        iterations: Number of iterations in which waits are counted.
     """
     methods: dict[str, Any] = {}
     for method in METHODS:
         trainer = set_up(method, replace(scene, output_dir=scene.output_dir / method))
-        iterate(trainer, FIRST_STEP)  # warm-up: exclude work that happens only once
+        iterate(trainer, FIRST_STEP)  # warm-up, so that work that happens only once is not counted
         with counting() as lines:
             for step in range(FIRST_STEP + 1, FIRST_STEP + 1 + iterations):
                 iterate(trainer, step)
@@ -50,15 +51,15 @@ def count(scene: Scene, output: Path, iterations: int = 20) -> None:
 
 
 def per_iteration(lines: Counter[str], iterations: int) -> dict[str, Any]:
-    """Average counts over iterations.
+    """Compute the number of waits per iteration.
 
     Args:
-        lines: Counts by source line.
+        lines: Number of waits by source line.
         iterations: Number of iterations.
 
     Returns:
-        The number `per_iteration` (None without a GPU), and the number per source line in `lines`, sorted by
-        frequency.
+        `per_iteration`, the total number of waits per iteration (None without a GPU), and `lines`, the number
+        per iteration by source line, most frequent first.
     """
     counts = {line: number / iterations for line, number in lines.most_common()}
     return {"per_iteration": sum(counts.values()) if torch.cuda.is_available() else None, "lines": counts}
@@ -66,7 +67,11 @@ def per_iteration(lines: Counter[str], iterations: int) -> dict[str, Any]:
 
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
-    """Count the waits by source line."""
+    """Count the waits for the GPU while the context is active.
+
+    Yields:
+        Number of waits by source line, updated until the context ends.
+    """
     lines: Counter[str] = Counter()
     show = warnings.showwarning
 
@@ -86,7 +91,7 @@ def counting() -> Iterator[Counter[str]]:
 
 @contextmanager
 def warning_of_waits() -> Iterator[None]:
-    """Make PyTorch warn when Python waits for the GPU; do nothing without a GPU."""
+    """Make PyTorch warn about each wait for the GPU while the context is active; no effect without a GPU."""
     if not torch.cuda.is_available():
         yield
         return
@@ -98,14 +103,14 @@ def warning_of_waits() -> Iterator[None]:
 
 
 def nearest_line(frame: FrameType | None) -> str | None:
-    """Find the innermost line in one of the packages.
+    """Find the innermost source line of a call stack that is in one of `PACKAGES`.
 
     Args:
-        frame: Frame to start from.
+        frame: Innermost frame of the call stack.
 
     Returns:
-        Path from the folder of the package on, and line, such as `nope_splat/plugin/model.py:226`; None if no
-        package contains the frame.
+        Path, starting at the folder of the package, and line number, such as
+        `nope_splat/plugin/model.py:226`; None if no frame is in one of the packages.
     """
     while frame is not None:
         parts = Path(frame.f_code.co_filename).parts

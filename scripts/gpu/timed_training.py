@@ -1,4 +1,4 @@
-"""Train like the command line, and time the training.
+"""Train nope-splat or splatfacto as from the command line, and time the training.
 
     python -m scripts.gpu.timed_training --output FILE --window 50 nope-splat --data PHOTOS ...
     python -m scripts.gpu.timed_training --output FILE --window 50 splatfacto --data FOLDER ...
@@ -36,7 +36,8 @@ SPANS = (
     (NopeTrainer, "save_checkpoint", "checkpoints"),
     (Trainer, "save_checkpoint", "checkpoints"),
 )
-"""Methods that are not part of plain iterations, and the names of their spans."""
+"""Functions whose time does not count as plain iterations: class, name of the function, and name of the
+span."""
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def timing(clock: TrainingClock) -> Iterator[None]:
     """Context in which trainings report their iterations and spans to a clock.
 
     Args:
-        clock: The clock.
+        clock: Clock that measures the training.
     """
     with ExitStack() as stack:
         for owner, name, span in SPANS:
@@ -81,11 +82,11 @@ def _spanned(function: Callable[..., Any], clock: TrainingClock, span: str) -> C
 
 
 def start(method: Method, flags: list[str]) -> None:
-    """Train with the command line of a method.
+    """Train a method with the given command line flags.
 
     Args:
         method: Name of the method.
-        flags: Command line flags.
+        flags: Flags of `ns-train nope-splat` or of `splatfacto_peer.py`.
     """
     if method == "splatfacto":
         if torch.cuda.is_available():
@@ -99,10 +100,10 @@ def start(method: Method, flags: list[str]) -> None:
 
 
 def main() -> None:
-    """Train, and write the report of the clock.
+    """Train, and write the report of the clock to a JSON file.
 
     Raises:
-        SystemExit: If the training did not finish.
+        SystemExit: If the training ended before its last iteration.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)

@@ -1,7 +1,7 @@
 """Set up trainers of nope-splat and splatfacto without running them.
 
-Both use the same images and cameras, in the world frame of the reconstruction, and optionally the same
-Gaussians. `iterate` runs one iteration as nerfstudio's training loop does.
+Both trainers use the same images and cameras, in the world frame of the reconstruction, and optionally the
+same Gaussians. `iterate` runs one iteration as nerfstudio's training loop does.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from scripts.benchmark.splatfacto_peer import Settings, run_anywhere, splatfacto
 from scripts.gpu.timed_training import Method, start
 
 LENGTH = 30_000
-"""Iterations of the training that the trainers are set up for, the default of both methods on CUDA."""
+"""Number of iterations for which the trainers are configured, the default of both methods on CUDA."""
 FIRST_STEP = 16_000
-"""First iteration in which both methods train at full resolution with all spherical harmonics."""
+"""Number of the first iteration that is run. From there on, both methods train at full resolution with all
+spherical harmonics."""
 NEVER = 10**9
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene prepared by `scripts.gpu.scene`, with settings of the training."""
+    """Scene that `scripts.gpu.scene` has prepared, with settings of the trainers."""
 
     data: Path
     """Folder of the images."""
@@ -46,7 +47,8 @@ class Scene:
     max_image_size: int
     """Longer side of the training images in pixels."""
     eval_interval: int
-    """Interval of the held-out images."""
+    """Interval of the held-out images: with interval n, the first image and every n-th image after it are
+    held out."""
 
 
 def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None = None) -> Trainer:
@@ -54,11 +56,11 @@ def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None 
 
     Args:
         method: Name of the method.
-        scene: Training scene.
-        gaussians: Parameters of the Gaussians; by default the initial ones of the method.
+        scene: Prepared scene and settings of the trainers.
+        gaussians: Parameters of the Gaussians, by name; None for the initial Gaussians of the method.
 
     Returns:
-        The trainer, at `FIRST_STEP`.
+        The trainer, ready to run iteration `FIRST_STEP`.
     """
     if torch.cuda.is_available():
         require_device("cuda")
@@ -97,10 +99,10 @@ def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None 
 
 
 def our_flags(scene: Scene) -> list[str]:
-    """Return flags of `ns-train nope-splat` for a trainer that is initialized only from track points.
+    """Return the flags of `ns-train nope-splat` for a trainer whose Gaussians start at track points only.
 
     Args:
-        scene: Training scene.
+        scene: Prepared scene and settings of the trainers.
     """
     parser = "--pipeline.datamanager.dataparser"
     flags = {
@@ -139,10 +141,10 @@ def _replace(model: Any, gaussians: Mapping[str, Tensor]) -> None:
 
 
 def iterate(trainer: Trainer, step: int) -> None:
-    """Run one iteration with its callbacks.
+    """Run one training iteration with nerfstudio's callbacks.
 
     Args:
-        trainer: The trainer.
+        trainer: Trainer from `set_up`.
         step: Number of the iteration.
     """
     trainer.step = step

@@ -1,1 +1,1 @@
-"""Time the CPU rasterizer."""
+"""Time measurements of the CPU rasterizer."""

@@ -1,8 +1,8 @@
-"""A plain CPU rasterizer as a baseline: scalar numba, one pixel at a time, one range of tiles per thread.
+"""Plain CPU rasterizer as a baseline: scalar numba code that processes one pixel at a time.
 
-It composites the same splats as `nope_splat.splatting.rasterizer` with the standard algorithm: tiles of 16
-pixels, each with a list of the splats whose bounding boxes overlap it, front to back; the backward pass runs
-back to front.
+The baseline composites the same splats as `nope_splat.splatting.rasterizer`, with the standard algorithm.
+Each tile of 16 x 16 pixels has a list of the splats whose bounding boxes overlap the tile, front to back. The
+backward pass iterates over the list back to front.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ MIN_ALPHA = np.float32(1 / 255)
 
 @njit(cache=True, nogil=True)
 def bin_splats(means2d, conics, opacities, radii, order, width, height):
-    """Build lists of splats per tile, front to back, as offsets (tiles + 1,) and splats (intersections,)."""
+    """Build the lists of splats per tile, front to back.
+
+    Returns the start of each tile's list (tiles + 1,), and the concatenated lists of splat indices
+    (intersections,).
+    """
     wide, high = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     boxes = np.zeros((len(order), 4), np.int64)
     counts = np.zeros(wide * high + 1, np.int64)
@@ -49,17 +53,21 @@ def bin_splats(means2d, conics, opacities, radii, order, width, height):
 
 @njit(cache=True, nogil=True)
 def alpha_of(x, y, mean, conic, opacity):
-    """Compute the opacity of a splat at a pixel center, and the offset of its mean."""
+    """Compute the alpha of a splat at a pixel center (x, y), and the offset (dx, dy) to the mean."""
     dx, dy = mean[0] - x, mean[1] - y
     sigma = np.float32(0.5) * (conic[0] * dx * dx + conic[2] * dy * dy) + conic[1] * dx * dy
-    if sigma > np.float32(5.6):  # ln 255: invisible for any opacity
+    if sigma > np.float32(5.6):  # above ln 255, the splat is invisible for any opacity
         return np.float32(0.0), dx, dy
     return min(np.float32(0.999), opacity * math.exp(-sigma)), dx, dy
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def forward(offsets, splats, means2d, conics, opacities, colors, width, height):
-    """Render the image (H, W, 3) and transmittance (H, W), and return each pixel's last splat (H, W)."""
+    """Composite the splats of all tiles.
+
+    Returns the image (H, W, 3), the remaining transmittance (H, W), and for each pixel the position after its
+    last splat in the concatenated lists (H, W).
+    """
     wide = (width + TILE - 1) // TILE
     image = np.empty((height, width, 3), np.float32)
     rest, last = np.empty((height, width), np.float32), np.empty((height, width), np.int64)
@@ -92,7 +100,10 @@ def forward(offsets, splats, means2d, conics, opacities, colors, width, height):
 
 @njit(cache=True, nogil=True, parallel=True)
 def backward(offsets, splats, means2d, conics, opacities, colors, rest, last, d_image, parts):
-    """Compute the gradients of mean (2), conic (3), opacity and color (3) of every splat, (N, 9)."""
+    """Compute the gradients of mean (2), conic (3), opacity (1) and color (3) of every splat. (N, 9).
+
+    Each of `parts` threads sums the gradients of a share of the tiles in its own array.
+    """
     height, width = rest.shape
     wide = (width + TILE - 1) // TILE
     gradients = np.zeros((parts, len(means2d), 9), np.float32)
@@ -129,7 +140,10 @@ def backward(offsets, splats, means2d, conics, opacities, colors, rest, last, d_
 
 
 def rasterize(radii, means2d, conics, opacities, depths, colors, width, height):
-    """Render the image; also return a function from its gradient to those of the splats, (N, 9)."""
+    """Render an image, and return it with a function for its gradient.
+
+    The function takes the gradient of the image (H, W, 3) and returns the gradients of the splats (N, 9).
+    """
     order = np.argsort(depths, kind="stable")
     offsets, splats = bin_splats(means2d, conics, opacities, radii, order, width, height)
     image, rest, last = forward(offsets, splats, means2d, conics, opacities, colors, width, height)

@@ -1,22 +1,25 @@
-"""Time the CPU rasterizer against others: forward pass, backward pass and a whole training iteration.
+"""Time the CPU rasterizer against others: forward pass, backward pass and training iteration.
 
     python -m scripts.rasterizer.benchmark
     python -m scripts.rasterizer.benchmark --ply exports/splat.ply --cameras exports/transforms_train.json
     python -m scripts.rasterizer.benchmark --peer "my_rasterizer --scene {scene} --threads {threads}"
 
-Other rasterizers alternate with ours, on a single thread and on all, so that load affects all equally: the
-plain numba rasterizer of `baseline.py`; the research prototype, if its folder exists; and with `--peer`
-any command that reads the scene from an npz (means, quats, scales, opacities, colors, viewmats, Ks, width,
-height) and prints the milliseconds of its forward pass and of its backward pass as its last two numbers.
+All rasterizers run alternately, on a single thread and on all threads, so that load on the machine affects
+all of them equally. The other rasterizers are the plain numba rasterizer of `baseline.py`; the research
+prototype, if its folder exists; and with `--peer` any command that reads the scene from an npz file (means,
+quats, scales, opacities, colors, viewmats, Ks, width, height) and prints the milliseconds of its forward pass
+and of its backward pass as its last two numbers.
 
-Times are medians of passes that follow another pass of the same kind, with running threads and warm caches.
-Ratios are medians of the ratios within a round, which runs everything once, since the clock of a virtual
-machine varies within seconds. Scaling is the time on the fewest threads divided by that on the most: of
-forward and backward pass together, and of a whole iteration, in which torch uses a single thread.
+Times are medians of passes that follow other passes of the same kind, with running threads and warm caches. A
+round runs every rasterizer once. Ratios are medians of the ratios within a round, since the clock of a
+virtual machine varies within seconds. Scaling is the time on the smallest number of threads divided by the
+time on the largest: of forward and backward pass together, and of a training iteration, in which torch uses a
+single thread.
 
 In every round the row "machine" times hashing on threads that share no memory; its scaling is an upper bound.
 A virtual machine shares its cores with others, whose load changes within tenths of a second. With `--quiet`,
-a round counts only if before and after it all cores hashed within a tenth of the fastest speed measured.
+a round counts only if all cores hash within a tenth of the fastest measured speed, both before and after the
+round.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's idle threads must not spin while ours run
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle torch threads must not spin
 
 import numba
 import numpy as np
@@ -52,11 +55,17 @@ from scripts.rasterizer.scenes import Scene, fresh_scene, leaves, trained_scene
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 Run = Callable[[], tuple[float, float]]
-"""Function that runs a forward and a backward pass, and returns the milliseconds of each."""
+"""Function that runs a forward and a backward pass, and returns the milliseconds of both."""
 
 
 def timed(scene: Scene, forward: Callable[[], Any], backward: Callable[[Any], Any]) -> Run:
-    """Time a forward pass, and a backward pass from its result to the leaves of the scene."""
+    """Create a function that times a forward pass and a backward pass.
+
+    Args:
+        scene: Scene whose tensors collect gradients; their gradients are removed before each forward pass.
+        forward: Function that runs the forward pass.
+        backward: Function that runs the backward pass, given the result of `forward`.
+    """
     tensors = [value for value in scene.values() if isinstance(value, Tensor)]
 
     def run() -> tuple[float, float]:
@@ -72,7 +81,7 @@ def timed(scene: Scene, forward: Callable[[], Any], backward: Callable[[Any], An
 
 
 def ours(scene: Scene) -> Run:
-    """Time this package."""
+    """Create a run of nope-splat's rasterizer."""
     scene = leaves(scene)
     d_image = torch.randn(1, scene["height"], scene["width"], 3)
     return timed(
@@ -83,7 +92,7 @@ def ours(scene: Scene) -> Run:
 
 
 def baseline(scene: Scene) -> Run:
-    """Time the plain rasterizer, with our projection and its gradient."""
+    """Create a run of the plain rasterizer, with nope-splat's projection and its gradient."""
     scene = leaves(scene)
     d_image = np.random.default_rng(0).normal(size=(scene["height"], scene["width"], 3)).astype(np.float32)
     cameras = (scene["viewmats"], scene["Ks"], scene["width"], scene["height"], 0.3, 0.01, 1e10, 0.0, {})
@@ -105,7 +114,7 @@ def baseline(scene: Scene) -> Run:
 
 
 def prototype(scene: Scene, threads: int) -> Run:
-    """Time the research prototype."""
+    """Create a run of the research prototype on a number of threads."""
     full = importlib.import_module("full")
     scene = leaves(scene)
     for name in ("viewmats", "Ks"):
@@ -120,7 +129,7 @@ def prototype(scene: Scene, threads: int) -> Run:
 
 
 def external(command: str, scene: Scene, threads: int) -> Run:
-    """Time another rasterizer by its command."""
+    """Create a run of another rasterizer by its command, which prints its milliseconds."""
     file = Path(tempfile.mkdtemp()) / "scene.npz"
     arrays: dict[str, Any] = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in scene.items()}
     np.savez(file, **arrays)
@@ -135,7 +144,7 @@ def external(command: str, scene: Scene, threads: int) -> Run:
 
 
 def machine(threads: int) -> Run:
-    """Time hashing, which is independent per thread and needs no memory bandwidth."""
+    """Create a run of hashing on a number of threads, which share no memory and need no memory bandwidth."""
     shares = [40_000 // threads] * threads
     pool = ThreadPoolExecutor(threads)
     return timed(
@@ -146,7 +155,7 @@ def machine(threads: int) -> Run:
 
 
 def parameters_of(scene: Scene) -> dict[str, torch.nn.Parameter]:
-    """Return the trainable parameters, with spherical harmonics of degree 3."""
+    """Create the trainable parameters of a scene, with spherical harmonics of degree 3."""
     sh = torch.zeros(len(scene["means"]), 16, 3)
     sh[:, 0] = (scene["colors"] - 0.5) / 0.28209479
     values = {name: scene[name] for name in ("means", "quats")}
@@ -157,7 +166,14 @@ def parameters_of(scene: Scene) -> dict[str, torch.nn.Parameter]:
 def training(
     scene: Scene, render: Callable[..., tuple[Tensor, Any]], similarity: Callable[..., Tensor]
 ) -> Run:
-    """Time training iterations: rendering, loss, gradients, Adam, and densification statistics."""
+    """Create a run of a training iteration: rendering, loss, gradients, Adam, and densification statistics.
+
+    Args:
+        scene: Scene to train.
+        render: Function that renders the parameters; returns the image and the rasterizer's `info`, or None
+            for no statistics.
+        similarity: Function that computes SSIM.
+    """
     from gsplat import DefaultStrategy
 
     parameters = parameters_of(scene)
@@ -186,7 +202,7 @@ def training(
 
 
 def our_training(scene: Scene) -> Run:
-    """Time training iterations with this package."""
+    """Create a run of a training iteration with nope-splat's rasterizer."""
 
     def render(p: dict[str, Tensor]) -> tuple[Tensor, Any]:
         images, _, info = rasterization(
@@ -200,7 +216,10 @@ def our_training(scene: Scene) -> Run:
 
 
 def prototype_training(scene: Scene, threads: int) -> Run:
-    """Time iterations with the prototype's rasterizer and SSIM, and harmonics in torch; no statistics."""
+    """Create a run of a training iteration with the prototype's rasterizer and SSIM.
+
+    Spherical harmonics are evaluated in torch, and there are no densification statistics.
+    """
     from gsplat.cuda._torch_impl import _spherical_harmonics
 
     full, fused = importlib.import_module("full"), importlib.import_module("nssim2")
@@ -230,9 +249,10 @@ def prototype_training(scene: Scene, threads: int) -> Run:
 
 
 def on_threads(count: int, run: Run) -> Run:
-    """Time the last of four runs on a number of threads; the others wake the threads and warm the caches.
+    """Create a run on a number of threads, which returns the time of the last of four passes.
 
-    Waits before the first run, so that the threads of the previous measurement go to sleep.
+    The first three passes wake the threads and warm the caches. A pause before them lets the threads of the
+    previous measurement go to sleep.
     """
 
     def run_alone() -> tuple[float, float]:
@@ -247,33 +267,34 @@ def on_threads(count: int, run: Run) -> Run:
 
 
 Key = tuple[str, int]
-"""Name of a run and its number of threads."""
+"""Name of a rasterizer and number of threads."""
 
 Round = dict[Key, np.ndarray]
-"""Milliseconds (forward, backward) of every run."""
+"""Milliseconds (forward, backward) of every run in one round."""
 
 
 class Quiet:
-    """Check whether the machine is free of other load."""
+    """Detector of other load on the machine, from the times of hashing."""
 
     def __init__(self) -> None:
         self.best = np.inf
 
     def __call__(self, times: Round) -> bool:
-        """Return whether every core reaches the fastest speed so far, within a tenth."""
+        """Return whether all cores hash within a tenth of the fastest speed measured up to now."""
         of_machine = [count * total for (name, count), (total, _) in times.items() if name == "machine"]
         self.best = min(self.best, *of_machine)
         return max(of_machine) <= 1.1 * self.best
 
 
 def rounds_of(runs: dict[Key, Run], repeats: int, patience: float, quiet: Quiet) -> list[Round]:
-    """Measure all runs in turn, after two warm-up rounds for compilation.
+    """Measure all runs in several rounds, after two warm-up rounds for compilation.
 
     Args:
-        runs: Runs to measure, the machine last.
-        repeats: Rounds to measure.
-        patience: Seconds to wait for quiet rounds; 0 to count all rounds.
-        quiet: Check for other load.
+        runs: Runs to measure, by name and number of threads; the runs of hashing come last.
+        repeats: Number of rounds to measure.
+        patience: Maximum number of seconds to measure until there are enough rounds without other load; 0 to
+            count all rounds.
+        quiet: Detector of other load.
     """
     for run in (*runs.values(), *runs.values()):
         run()
@@ -291,7 +312,7 @@ def rounds_of(runs: dict[Key, Run], repeats: int, patience: float, quiet: Quiet)
 
 
 def report(title: str, rounds: list[Round]) -> None:
-    """Print a line per run, with the ratio of our time to its time, and its scaling with threads."""
+    """Print a line per run: time, ratio of nope-splat's time to this time, and scaling with threads."""
     print(f"{title}: {len(rounds)} rounds", flush=True)
     if not rounds:
         return
@@ -308,7 +329,7 @@ def report(title: str, rounds: list[Round]) -> None:
 
 
 def main() -> None:
-    """Measure every scene, size and number of threads."""
+    """Measure every scene, image size and number of threads."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

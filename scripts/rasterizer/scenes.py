@@ -1,4 +1,4 @@
-"""Create scenes for timing rasterizers: points as at the start of training, and a trained splat."""
+"""Scenes for timing rasterizers: Gaussians as at the start of training, or of a trained splat."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 Scene = dict[str, Any]
-"""Arguments of `rasterization`."""
+"""Arguments of `rasterization`, by name."""
 
 
 def fresh_scene(path: Path, count: int, width: int, height: int) -> Scene:
-    """Create a scene as at the start of training: points with scales from their neighbors."""
+    """Create Gaussians as at the start of a training: at points, with scales from the distances to neighbors.
+
+    Args:
+        path: npz file with points, colors and cameras, such as gsplat's `test_garden.npz`.
+        count: Number of randomly chosen points.
+        width: Width of the rendered image in pixels.
+        height: Height of the rendered image in pixels.
+    """
     data, rng = np.load(path), np.random.default_rng(0)
     chosen = rng.permutation(len(data["means3d"]))[:count]
     means, colors = data["means3d"][chosen], data["colors"][chosen].astype(np.float32) / 255
@@ -40,7 +47,14 @@ def fresh_scene(path: Path, count: int, width: int, height: int) -> Scene:
 
 
 def trained_scene(ply: Path, cameras: Path, width: int, height: int) -> Scene:
-    """Load a splat of `ns-export`, seen from the first camera of `ns-export cameras`, 60 degrees wide."""
+    """Load the Gaussians of a trained splat, with a camera that has a horizontal field of view of 60 degrees.
+
+    Args:
+        ply: Splat file of `ns-export gaussian-splat`.
+        cameras: JSON file of `ns-export cameras`; the pose of its first camera is used.
+        width: Width of the rendered image in pixels.
+        height: Height of the rendered image in pixels.
+    """
     with ply.open("rb") as file:
         names = []
         while (line := file.readline().decode("ascii").strip()) != "end_header":
@@ -69,7 +83,7 @@ def trained_scene(ply: Path, cameras: Path, width: int, height: int) -> Scene:
 
 
 def as_scene(means, quats, scales, opacities, colors, viewmat, K, width: int, height: int) -> Scene:
-    """Create the arguments of `rasterization`, in float32, for one camera."""
+    """Create the arguments of `rasterization` for one camera, in float32."""
     arrays = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
     arrays |= {"viewmats": viewmat[None], "Ks": K[None]}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(a, np.float32)) for name, a in arrays.items()}
@@ -77,5 +91,5 @@ def as_scene(means, quats, scales, opacities, colors, viewmat, K, width: int, he
 
 
 def leaves(scene: Scene) -> Scene:
-    """Copy a scene, with tensors that collect gradients."""
+    """Copy a scene; the tensors of the copy collect gradients."""
     return {k: v.clone().requires_grad_() if isinstance(v, Tensor) else v for k, v in scene.items()}
