@@ -1,4 +1,4 @@
-"""All image sets of the benchmark."""
+"""Catalog of all image sets of the benchmark."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from scripts.reliability.image_set import ImageSet
 
 
 def all_sets() -> list[ImageSet]:
-    """Return all sets that the benchmark makes, by family."""
+    """Return all image sets that the benchmark can make, family by family."""
     families = (repeated, symmetric, edited, numerics, known_cameras, honest)
     return [image_set for family in families for image_set in family.image_sets()]

@@ -1,9 +1,10 @@
-"""Draw the reliability diagram: predicted trust against the observed share of right reconstructions.
+"""Draw the reliability diagram: predicted trust against the fraction of correct reconstructions.
 
     python -m scripts.reliability.diagram OUT/after.jsonl --output diagram.png
 
-A reconstruction is right if AUC@5 over its registered images exceeds 90. Refused sets, sets without true
-cameras and results without trust are left out. Prints the same figures as a Markdown table.
+Trust is the probability that nope-splat assigns to its own reconstruction. A reconstruction is correct if the
+AUC@5 over its registered images exceeds 90. Refused sets, sets without true cameras and results without trust
+are omitted. The values are also printed as a Markdown table.
 """
 
 from __future__ import annotations
@@ -24,39 +25,40 @@ from scripts.reliability.table import table
 
 @dataclass(frozen=True)
 class Bin:
-    """Results whose trust is in one interval."""
+    """Results whose trust lies in one interval."""
 
     low: float
-    """Smallest trust."""
+    """Lower end of the interval of trust, inclusive."""
     high: float
-    """Largest trust; exclusive, but for the last interval."""
+    """Upper end of the interval of trust; exclusive, except in the last interval."""
     count: int
-    """Number of results."""
+    """Number of results in the interval."""
     predicted: float
-    """Mean trust; NaN without results."""
+    """Mean trust of the results; NaN if there are none."""
     observed: float
-    """Share of right reconstructions; NaN without results."""
+    """Fraction of correct reconstructions among the results; NaN if there are none."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well trust predicts that a reconstruction is right."""
+    """Measures of how well trust predicts that a reconstruction is correct."""
 
     bins: tuple[Bin, ...]
     """Intervals of equal width from 0 to 1."""
     brier: float
-    """Brier score: mean squared difference of trust and result (1 if right, else 0)."""
+    """Brier score: mean squared difference between trust and result (1 if correct, else 0); 0 is perfect."""
     expected_error: float
-    """Expected calibration error: mean over the results of |observed - predicted| of their interval."""
+    """Expected calibration error: mean over all results of |observed - predicted| of the result's interval; 0
+    is perfect."""
 
 
 def calibration(trust: Array, right: Mask, num_bins: int) -> Calibration:
-    """Compare predicted with observed shares.
+    """Compare the predicted trust with the observed fraction of correct reconstructions.
 
     Args:
-        trust: Predicted probability that a result is right. (N,).
-        right: Whether it is. (N,).
-        num_bins: Number of intervals.
+        trust: Predicted probability that each reconstruction is correct, 0 to 1. (N,).
+        right: True for correct reconstructions. (N,).
+        num_bins: Number of intervals of equal width.
     """
     index = np.minimum((trust * num_bins).astype(np.int64), num_bins - 1)
     bins = []
@@ -74,12 +76,12 @@ def calibration(trust: Array, right: Mask, num_bins: int) -> Calibration:
 def main(
     results: Annotated[tuple[Path, ...], tyro.conf.Positional], output: Path, num_bins: int = 10
 ) -> None:
-    """Draw the diagram and print its figures.
+    """Draw the reliability diagram and print its values.
 
     Args:
-        results: Files of results, drawn together.
-        output: Image file to write.
-        num_bins: Number of intervals.
+        results: Files of results. Their rows are combined in one diagram.
+        output: Path of the diagram, an image file.
+        num_bins: Number of intervals of trust.
     """
     rows = usable(row for path in results for row in read_rows(path))
     if not rows:
@@ -96,12 +98,12 @@ def main(
 
 
 def usable(rows: Any) -> list[Row]:
-    """Select the rows with trust and a known result."""
+    """Select the rows that have both trust and a judgment against true cameras."""
     return [row for row in rows if row["trust"] is not None and row["right"] is not None]
 
 
 def markdown(result: Calibration) -> str:
-    """Format the figures of a diagram."""
+    """Format the values of a diagram as a Markdown table."""
     rows = [
         [
             f"{each.low:.1f} to {each.high:.1f}",
@@ -124,11 +126,11 @@ def markdown(result: Calibration) -> str:
 
 
 def draw(result: Calibration, path: Path) -> None:
-    """Draw a reliability diagram with the number of results per interval.
+    """Draw a reliability diagram, with the number of results per interval below.
 
     Args:
-        result: The figures.
-        path: Image file.
+        result: Values of the diagram.
+        path: Path of the diagram, an image file.
     """
     import matplotlib
 

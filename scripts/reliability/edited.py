@@ -1,4 +1,4 @@
-"""Sets of edited images of a demo valley and of fountain-P11."""
+"""Image sets made by editing images of a demo valley and of fountain-P11."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ MIRROR_X = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Edited:
-    """How a set is made from a source."""
+    """Recipe that makes an image set from source images."""
 
     edit: Callable[[Variation], Edit]
-    """Function that makes the edit of a variation."""
+    """Function that returns the edit of a variation."""
     copy: Callable[[Image], Image] | None = None
-    """Function that makes the copies in the set; None for a set without copies."""
+    """Function that makes a changed copy of an image, added to the set; None for a set without copies."""
     copy_every: int = 1
-    """Interval of the copied images."""
+    """Interval of the copied images; 1 copies all images."""
     pose: Callable[[Array, int], Array] | None = None
-    """Function of the true pose and the index of an image that returns the pose of the edited one."""
+    """Function that takes the true pose and the index of an image and returns the pose of the edited image;
+    None for unchanged poses."""
 
 
 def image_sets() -> list[ImageSet]:
-    """Return all sets of edited images."""
+    """Return all image sets of edited images."""
     sets = []
     for source in ("valley", "fountain"):
         for name, (edited, honest) in _stationary().items():
@@ -86,7 +87,7 @@ def mirrored(pose: Array) -> Array:
 
 
 def upside_down(pose: Array, index: int) -> Array:
-    """Return the pose of an image of which every other one is rotated by 180 degrees."""
+    """Return the pose of an image if every second image is rotated by 180 degrees. (4, 4) -> (4, 4)."""
     return pose @ np.diag([-1.0, -1.0, 1.0, 1.0]) if index % 2 else pose
 
 
@@ -103,7 +104,10 @@ def _panel(share: float, variation: Variation) -> Edit:
 
 
 def _dashboard(box: Box, variation: Variation) -> Edit:
-    """Paste a texture; odd variations paste it on the other side."""
+    """Create an edit that pastes a texture into a box at the same pixels of all images.
+
+    In odd variations, the box is mirrored to the other side of the image.
+    """
     left, top, right, bottom = box
     if variation.index % 2:
         left, right = 1 - right, 1 - left
@@ -112,7 +116,10 @@ def _dashboard(box: Box, variation: Variation) -> Edit:
 
 
 def _stationary() -> dict[str, tuple[Edited, bool]]:
-    """Return edits at the same pixels of all images, and whether they are easy."""
+    """Return recipes that add content at the same pixels of all images, by name.
+
+    The second element is whether the set is honest, that is, expected to be reconstructed without a notice.
+    """
     black = np.zeros((8, 8, 3), np.uint8)
     hard: dict[str, Callable[[Variation], Edit]] = {
         "watermark_dense": lambda _: edits.watermark(14, 0.8),
@@ -138,7 +145,15 @@ def _stationary() -> dict[str, tuple[Edited, bool]]:
 
 
 def _edited_set(source: str, name: str, family: Family, edited: Edited, honest: bool = False) -> ImageSet:
-    """Define a set of edited images of the valley or the fountain."""
+    """Define a set of edited images of the valley or the fountain.
+
+    Args:
+        source: "valley" or "fountain".
+        name: Name of the set, without the source.
+        family: Family of the set.
+        edited: Recipe of the set.
+        honest: Whether all images must be registered correctly and without a notice.
+    """
 
     def write(folder: Path, inputs: Inputs) -> None:
         images, truth = load_source(source, inputs)
@@ -159,11 +174,11 @@ def _edited_set(source: str, name: str, family: Family, edited: Edited, honest: 
 
 
 def load_source(source: str, inputs: Inputs) -> tuple[dict[str, Image], Truth]:
-    """Load images by name and their true cameras.
+    """Load source images by name, and their true cameras.
 
     Args:
-        source: "valley" (12 images of the demo scene) or "fountain" (fountain-P11, reduced).
-        inputs: Where the images are.
+        source: "valley" (12 images of the demo scene) or "fountain" (fountain-P11, downscaled).
+        inputs: Folders of the sources, and the variation.
     """
     if source == "fountain":
         assert inputs.data is not None
@@ -179,13 +194,13 @@ def load_source(source: str, inputs: Inputs) -> tuple[dict[str, Image], Truth]:
 
 
 def make_valley(inputs: Inputs, num_images: int, size: tuple[int, int], seed: int = 0) -> Path:
-    """Render a demo valley once, and return its folder.
+    """Render a demo valley, unless it exists already, and return its folder.
 
     Args:
         inputs: Folder of the sources, and the variation.
         num_images: Number of images.
         size: Width and height in pixels.
-        seed: Random seed.
+        seed: Random seed of the valley in variation 0.
     """
     seed = inputs.variation.seed(seed)
     config = DemoSceneConfig(num_images, size, seed)

@@ -1,4 +1,4 @@
-"""Edits of images: what stands at the same pixels, moves by itself, is mirrored, cropped or copied."""
+"""Edits of images: stationary and moving overlays, mirroring, cropping and changed copies."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from PIL import ImageDraw, ImageFont
 from scripts.reliability.textures import Image, noise_texture, to_image
 
 Edit = Callable[[Sequence[Image], int], Image]
-"""Function that edits one of the images of a set, given all of them and its index."""
+"""Function that takes all images of a set and an index, and returns the edited image with this index."""
 
 Box = tuple[float, float, float, float]
-"""Left, top, right and bottom side, as shares of width and height."""
+"""Left, top, right and bottom side of a rectangle, as fractions of image width and height."""
 
 
 def unchanged(images: Sequence[Image], index: int) -> Image:
-    """Return the image."""
+    """Return the image with the given index unchanged."""
     return images[index]
 
 
 def by_image(function: Callable[[Image], Image], every: int = 1) -> Edit:
-    """Apply a function to every image, or, for two, to every other one, starting with the second.
+    """Create an edit that applies a function to every image, or to every n-th image.
 
     Args:
-        function: Function of one image.
-        every: Interval of the edited images.
+        function: Function that edits one image.
+        every: Interval n of the edited images. With 2, every second image is edited, starting with the
+            second.
     """
 
     def edit(images: Sequence[Image], index: int) -> Image:
@@ -38,16 +39,16 @@ def by_image(function: Callable[[Image], Image], every: int = 1) -> Edit:
 
 
 def resized(image: Image, width: int, height: int) -> Image:
-    """Shrink an image."""
+    """Downscale an image to a width and height in pixels, by area averaging."""
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def overlay(texture: Image, box: Box) -> Edit:
-    """Paste a texture at the same pixels of all images.
+    """Create an edit that pastes a texture at the same pixels of all images.
 
     Args:
         texture: The texture.
-        box: Where to paste it.
+        box: Rectangle that the texture fills.
     """
 
     def edit(images: Sequence[Image], index: int) -> Image:
@@ -61,12 +62,12 @@ def overlay(texture: Image, box: Box) -> Edit:
 
 
 def timestamp(text: str, font_size: int = 16, place: tuple[float, float] = (0.55, 0.9)) -> Edit:
-    """Print a text, in which `{}` is replaced by the index of the image.
+    """Create an edit that prints a text at the same position of all images.
 
     Args:
-        text: The text.
+        text: The text. `{}` is replaced by the index of the image.
         font_size: Font size in pixels.
-        place: Left and top side, as shares of width and height.
+        place: Left and top side of the text, as fractions of image width and height.
     """
 
     def edit(images: Sequence[Image], index: int) -> Image:
@@ -80,11 +81,11 @@ def timestamp(text: str, font_size: int = 16, place: tuple[float, float] = (0.55
 
 
 def watermark(num_rows: int, opacity: float) -> Edit:
-    """Blend rows of text over the whole image.
+    """Create an edit that blends rows of text over the whole image.
 
     Args:
-        num_rows: Number of rows; half as many columns.
-        opacity: Share of the text in the blend.
+        num_rows: Number of rows of text. The number of columns is half of it.
+        opacity: Opacity of the text, 0 to 1.
     """
 
     def edit(images: Sequence[Image], index: int) -> Image:
@@ -102,12 +103,12 @@ def watermark(num_rows: int, opacity: float) -> Edit:
 
 
 def lens_dirt(num_spots: int, seed: int = 5, opacity: float = 0.8) -> Edit:
-    """Darken blurred spots at the same pixels of all images.
+    """Create an edit that adds dark blurred spots at the same pixels of all images.
 
     Args:
         num_spots: Number of spots.
-        seed: Random seed of their places, radii and colors.
-        opacity: Share of the spots in the blend.
+        seed: Random seed of the spots' positions, radii and colors.
+        opacity: Opacity of the spots, 0 to 1.
     """
     rng = np.random.default_rng(seed)
     spots = [(rng.random(), rng.random(), rng.uniform(2, 7), rng.uniform(0, 90)) for _ in range(num_spots)]
@@ -129,10 +130,10 @@ def lens_dirt(num_spots: int, seed: int = 5, opacity: float = 0.8) -> Edit:
 
 
 def collage(step: int) -> Edit:
-    """Place an image and three others in the quarters of a frame.
+    """Create an edit that places an image and three others of the set in the quarters of a frame.
 
     Args:
-        step: Difference of the indices of two neighbors.
+        step: Difference between the indices of neighboring images in the frame.
     """
 
     def edit(images: Sequence[Image], index: int) -> Image:
@@ -148,10 +149,10 @@ def collage(step: int) -> Edit:
 
 
 def screenshot(seed: int = 300) -> Edit:
-    """Show the image in a window of 70 % in front of a desktop.
+    """Create an edit that shows the image in a window, at 70 % of its size, in front of a desktop.
 
     Args:
-        seed: Random seed of the desktop.
+        seed: Random seed of the desktop's pattern.
     """
 
     def edit(images: Sequence[Image], index: int) -> Image:
@@ -167,11 +168,11 @@ def screenshot(seed: int = 300) -> Edit:
 
 
 def ornamental_frame(seed: int = 400, border: float = 0.06) -> Edit:
-    """Show the image in a textured frame.
+    """Create an edit that shows the image in a textured frame.
 
     Args:
-        seed: Random seed of the frame.
-        border: Width of the frame as a share of the image width.
+        seed: Random seed of the frame's texture.
+        border: Width of the frame, as a fraction of the image width.
     """
 
     def edit(images: Sequence[Image], index: int) -> Image:
@@ -184,10 +185,10 @@ def ornamental_frame(seed: int = 400, border: float = 0.06) -> Edit:
 
 
 def moving_panel(share: float, seed: int = 500) -> Edit:
-    """Paste a textured square that moves from the left to the right side.
+    """Create an edit that pastes a textured square, which moves from the left to the right image side.
 
     Args:
-        share: Area of the square as a share of that of the largest square in the image.
+        share: Area of the square, as a fraction of the area of the largest square that fits into the image.
         seed: Random seed of the texture.
     """
     texture = noise_texture(seed, (400, 400), (5, 9, 20, 60))
@@ -205,19 +206,22 @@ def moving_panel(share: float, seed: int = 500) -> Edit:
 
 
 def off_center_crop(images: Sequence[Image], index: int) -> Image:
-    """Crop to the left three quarters, or the right ones, of the width, in turn."""
+    """Crop an image to three quarters of its width.
+
+    Images with an even index keep the right part, images with an odd index the left part.
+    """
     image = images[index]
     quarter = image.shape[1] // 4
     return np.ascontiguousarray(image[:, :-quarter] if index % 2 else image[:, quarter:])
 
 
 def exposure(images: Sequence[Image], index: int) -> Image:
-    """Expose a third of the images too short and another third too long."""
+    """Underexpose the first of every three images, and overexpose the third."""
     return to_image(images[index].astype(np.float64) * (0.25, 1, 2.2)[index % 3])
 
 
 def low_quality(image: Image) -> Image:
-    """Compress an image as JPEG of quality 8."""
+    """Compress an image as JPEG with quality 8."""
     encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 8])[1]
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), dtype=np.uint8)
 
@@ -228,12 +232,12 @@ def brighter(image: Image) -> Image:
 
 
 def half_size(image: Image) -> Image:
-    """Halve the resolution."""
+    """Halve the resolution of an image."""
     return resized(image, image.shape[1] // 2, image.shape[0] // 2)
 
 
 def enlarged_middle(image: Image) -> Image:
-    """Crop the middle three quarters and enlarge them to the size of the image."""
+    """Crop the middle three quarters of width and height, and enlarge them to the size of the image."""
     height, width = image.shape[:2]
     middle = image[height // 8 : -(height // 8), width // 8 : -(width // 8)]
     return np.asarray(cv2.resize(middle, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Sets that hold nothing misleading: photos with true cameras where there are some, and demo valleys."""
+"""Image sets without misleading content: real photos, and images of demo valleys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NUM_VALLEYS, NUM_IMAGES, SIZE = 20, 10, (384, 288)
 
 
 def image_sets() -> list[ImageSet]:
-    """Return the sets of this family."""
+    """Return all image sets of the family "honest"."""
     real = [
         ImageSet(name, "honest", partial(_copy_scene, name), honest=True, needs_data=True)
         for name in REAL_SCENES
@@ -27,11 +27,11 @@ def image_sets() -> list[ImageSet]:
 
 
 def photos(name: str, path: Path) -> ImageSet:
-    """Define a set of a user's photos without true cameras.
+    """Define an image set of a user's photos, whose true cameras are unknown.
 
     Args:
         name: Name of the set.
-        path: Folder of the photos, or with `images/` in it.
+        path: Folder of the photos, or folder that contains `images/`.
     """
     return ImageSet(name, "honest", lambda folder, _: _link_photos(path, folder), honest=True)
 

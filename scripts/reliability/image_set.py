@@ -1,4 +1,4 @@
-"""Image sets: what they are called, what is expected of them, and how their files are written."""
+"""Image sets: names, families, expectations, and writing of their files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ Family = Literal[
     "known-cameras",
     "honest",
 ]
-"""What misleads, or what the images are taken from."""
+"""Family of an image set: the kind of misleading content, the kind of input that is wrong ("known-cameras"),
+or "honest" without misleading content."""
 
 CAUSES: dict[str, frozenset[str]] = {
     "repeated": frozenset({"repeated-pattern", "duplicate-structure"}),
@@ -41,31 +42,35 @@ CAUSES: dict[str, frozenset[str]] = {
     "known-cameras": frozenset({"contradicting-known-cameras"}),
     "honest": frozenset(),
 }
-"""Codes of the notices that name the cause of wrong cameras, by family."""
+"""Codes of the notices that name the cause of wrong cameras, by family of the image set."""
 
 KNOWN_CAMERAS = "cameras.json"
-"""File of the cameras that the reconstruction of a set is given."""
+"""Name of the file with the known cameras that are passed to the reconstruction of a set."""
 TRUTH = "ground_truth.json"
 
 
 @dataclass(frozen=True)
 class Variation:
-    """A variation of all sets: other textures, slightly other cameras. Variation 0 is the documented set."""
+    """Variation of all image sets, with other textures and slightly other cameras.
+
+    Variation 0 is the documented set.
+    """
 
     index: int = 0
-    """Number of the variation."""
+    """Index of the variation."""
 
     def seed(self, seed: int) -> int:
-        """Return the seed of this variation in place of one of variation 0."""
+        """Convert a random seed of variation 0 to a random seed of this variation."""
         return seed + 1000 * self.index
 
     def perturb(self, poses: Sequence[Array]) -> list[Array]:
-        """Move cameras by about 2 % of the largest distance between two, and turn them by about a degree.
+        """Move cameras by about 2 % of the largest distance between them, and rotate them by about 1 degree.
 
-        Cameras at one place stay at one place, and all cameras there stay unturned: a burst remains one.
+        Several cameras at the same position are moved together and not rotated, so that a burst remains a
+        burst. Variation 0 leaves all cameras unchanged.
 
         Args:
-            poses: Camera-to-world transforms. (4, 4) each.
+            poses: Camera-to-world transforms, OpenCV axes. (4, 4) each.
         """
         if self.index == 0:
             return list(poses)
@@ -89,59 +94,61 @@ class Variation:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What sets are made from."""
+    """Inputs from which image sets are made."""
 
     data: Path | None
-    """Folder with fountain-P11, Herz-Jesus-P8 and family; None if they are not available."""
+    """Folder with the scenes fountain-P11, Herz-Jesus-P8 and family; None if they are not available."""
     sources: Path
-    """Folder of scenes that several sets are made from."""
+    """Folder for rendered scenes from which several image sets are made."""
     variation: Variation = Variation()
-    """Variation to make."""
+    """Variation of the image sets to make."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A set of images to reconstruct."""
+    """Definition of an image set to reconstruct."""
 
     name: str
-    """Unique name."""
+    """Unique name of the set."""
     family: Family
-    """What misleads."""
+    """Family of the set, which says what is misleading."""
     write: Callable[[Path, Inputs], None]
-    """Function that writes images, truth and known cameras into an empty folder."""
+    """Function that writes images, true cameras and known cameras into an empty folder."""
     honest: bool = False
-    """Whether all images must be registered, correctly and without a notice."""
+    """Whether the set contains nothing misleading, so that all images must be registered correctly and
+    without a notice."""
     causes: frozenset[str] | None = None
-    """Codes of the notices that name the cause; None for those of the family."""
+    """Codes of the notices that name the cause of wrong cameras; None for the codes of the family."""
     needs_data: bool = False
-    """Whether the set is made from images of `Inputs.data`."""
+    """Whether the set is made from images in `Inputs.data`."""
     known_cameras: bool = False
-    """Whether the reconstruction is given the cameras in `KNOWN_CAMERAS`."""
+    """Whether the cameras in `KNOWN_CAMERAS` are passed to the reconstruction."""
     max_keypoints: int | None = None
-    """Maximum number of keypoints of an image; None for the default."""
+    """Maximum number of keypoints per image; None for the default of the reconstruction."""
 
     @property
     def cause_codes(self) -> frozenset[str]:
-        """Codes of the notices that name the cause of wrong cameras."""
+        """Codes of the notices that name the cause of wrong cameras in this set."""
         return CAUSES[self.family] if self.causes is None else self.causes
 
 
 @dataclass(frozen=True)
 class Truth:
-    """True cameras of a set."""
+    """True cameras of an image set."""
 
     poses: Mapping[str, Array]
-    """Camera-to-world transforms by name, OpenCV axes. Images without one are not judged. (4, 4) each."""
+    """Camera-to-world transforms by image name, OpenCV axes. Images without a pose are not judged. (4, 4)
+    each."""
     focal: float
     """Focal length in pixels."""
     size: tuple[int, int]
     """Width and height of the images in pixels."""
 
     def save(self, path: Path) -> None:
-        """Write the file that `read_ground_truth` reads.
+        """Write the true cameras to a `ground_truth.json` file.
 
         Args:
-            path: The file.
+            path: Path of the file.
         """
         width, height = self.size
         frames = [
@@ -156,16 +163,17 @@ class Truth:
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene to render."""
+    """Scene to render, with its cameras."""
 
     quads: Sequence[Sequence[Quad]]
-    """States of the scene, which the images show in turn; one for a static scene."""
+    """States of the scene, each a list of quads. Consecutive images show consecutive states; a static scene
+    has one state."""
     poses: Sequence[Array]
-    """Camera-to-world transforms. (4, 4) each."""
+    """Camera-to-world transforms, one per image, OpenCV axes. (4, 4) each."""
     views: Sequence[PinholeView] = (PinholeView(),)
-    """Cameras, which the images use in turn."""
+    """Cameras (intrinsics). Consecutive images use consecutive cameras."""
     process: Callable[[Image, int], Image] | None = None
-    """Change of every image, given its index."""
+    """Function that changes a rendered image, given the image and its index; None for no change."""
 
 
 def rendered(
@@ -175,14 +183,14 @@ def rendered(
     honest: bool = False,
     causes: frozenset[str] | None = None,
 ) -> ImageSet:
-    """Define a set of rendered images.
+    """Define an image set that is rendered from a scene.
 
     Args:
         name: Name of the set.
-        family: What misleads.
-        build: Function that builds the scene.
-        honest: See `ImageSet`.
-        causes: See `ImageSet`.
+        family: Family of the set.
+        build: Function that builds the scene of a variation.
+        honest: Whether the set contains nothing misleading.
+        causes: Codes of the notices that name the cause of wrong cameras; None for the codes of the family.
     """
 
     def write(folder: Path, inputs: Inputs) -> None:
@@ -200,12 +208,12 @@ def rendered(
 
 
 def write_set(folder: Path, images: Mapping[str, Image], truth: Truth) -> None:
-    """Write images and their truth.
+    """Write the images of a set and their true cameras.
 
     Args:
-        folder: The folder of the set.
+        folder: Folder of the set.
         images: Images by file name.
-        truth: True cameras.
+        truth: True cameras of the images.
     """
     (folder / "images").mkdir(parents=True)
     for name, image in images.items():
@@ -214,11 +222,13 @@ def write_set(folder: Path, images: Mapping[str, Image], truth: Truth) -> None:
 
 
 def make_once(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Fill a folder unless it exists; an interrupted attempt leaves no folder of that name.
+    """Create a folder with contents, unless it exists already.
+
+    If writing is interrupted, no folder of this name is left.
 
     Args:
-        folder: The folder.
-        write: Function that fills an empty folder.
+        folder: Path of the folder, which is returned.
+        write: Function that writes the contents into an empty folder.
     """
     if not folder.exists():
         partial = folder.with_name(folder.name + ".partial")

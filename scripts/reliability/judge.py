@@ -1,4 +1,4 @@
-"""Judge a reconstruction against true cameras: accuracy, wrong images, and the verdict."""
+"""Judgment of a reconstruction against true cameras: accuracy, wrong images and verdict."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from nope_splat.utils.typing import Array, Mask
 from scripts.reliability.image_set import KNOWN_CAMERAS, ImageSet
 
 MIN_AUC = 90.0
-"""AUC@5 over the registered images above which a reconstruction counts as right."""
+"""Reconstructions are correct if their AUC@5 over the registered images, in percent, exceeds this value."""
 MAX_ROTATION_ERROR = 5.0
-"""Largest rotation error of a right image in degrees, relative to the largest consistent set."""
+"""Maximum rotation error of a correct image in degrees, after alignment to the largest set of consistent
+images."""
 MAX_CENTER_ERROR = 0.05
-"""Largest error of the position of a right image, as a share of the largest distance between cameras."""
+"""Maximum position error of a correct image, as a fraction of the largest distance between two true
+cameras."""
 
 Verdict = Literal[
     "right",
@@ -37,43 +39,45 @@ Verdict = Literal[
     "false notice",
     "complete",
 ]
-"""What a user learns from a result. `complete` is for photos without true cameras."""
+"""Verdict on what a result tells the user. "complete" is the verdict for honest sets without true cameras."""
 
 GOOD: tuple[Verdict, ...] = ("right", "refused", "warned", "complete")
-"""Verdicts that are as they should be."""
+"""Verdicts of results that are as they should be."""
 
 PRAISE = re.compile(r"determine the focal length to")
-"""A notice that vouches for an estimate."""
+"""Pattern of notices that confirm the accuracy of an estimate."""
 OLD_NOTICES = {
     "uncertain-focal-length": re.compile(r"(hardly|not) show the focal length"),
 }
-"""Codes of the notices of packages whose notices have none."""
+"""Patterns of notices by code, for older versions of the package whose notices have no codes."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy of the registered images that have a true camera."""
+    """Accuracy of the registered images for which true cameras are known."""
 
     auc_5: float
-    """AUC@5 over the registered images, percent; images at the place of another one are left out."""
+    """AUC@5 over the registered images, percent. Of several images at the same position, only one is used."""
     auc_5_all: float
-    """AUC@5 over all images, percent; unregistered ones count as wrong."""
+    """AUC@5 over all images, percent; unregistered images count as wrong."""
     ate: float
-    """Absolute trajectory error, percent of the largest distance between two true cameras."""
+    """Absolute trajectory error, in percent of the largest distance between two true cameras."""
     focal_error: float
-    """Error of the focal length, percent."""
+    """Relative error of the focal length, percent."""
     wrong_rotations: tuple[str, ...]
-    """Images with a wrong rotation, relative to the largest set of images with consistent rotations."""
+    """Names of the images with a wrong rotation, relative to the largest set of images with consistent
+    rotations."""
     wrong_images: tuple[str, ...]
-    """Images with a wrong rotation or position, relative to the largest consistent set."""
+    """Names of the images with a wrong rotation or position, relative to the largest set of consistent
+    images."""
 
 
 def measure(estimated: Mapping[str, NamedCamera], truth: Mapping[str, NamedCamera]) -> Accuracy | None:
-    """Measure the accuracy of cameras.
+    """Measure the accuracy of estimated cameras.
 
     Args:
-        estimated: Cameras of the registered images.
-        truth: True cameras.
+        estimated: Estimated cameras of the registered images, by name.
+        truth: True cameras, by image name.
 
     Returns:
         The accuracy; None if fewer than two registered images have a true camera.
@@ -87,7 +91,8 @@ def measure(estimated: Mapping[str, NamedCamera], truth: Mapping[str, NamedCamer
     )
     distinct = _at_distinct_places({name: truth[name] for name in names})
     metrics = compare_cameras(estimated, {name: truth[name] for name in names})
-    # Between images at one place there is no direction, so all but one are judged by their rotation alone.
+    # Between images at the same position there is no direction, so all but one of them are judged by rotation
+    # alone.
     auc_5 = 0.0
     if len(distinct) > 1:
         auc_5 = compare_cameras(estimated, {name: truth[name] for name in distinct}).auc_5
@@ -102,24 +107,25 @@ def measure(estimated: Mapping[str, NamedCamera], truth: Mapping[str, NamedCamer
 
 
 def _at_distinct_places(cameras: Mapping[str, NamedCamera]) -> list[str]:
-    """Return names of images of which no two are at the same place."""
+    """Select one image per camera position, and return the names of these images."""
     centers = np.array([camera.T_world_camera[:3, 3] for camera in cameras.values()])
     _, first = np.unique(centers, axis=0, return_index=True)
     return np.array(list(cameras))[np.sort(first)].tolist()
 
 
 def wrong_cameras(estimated: Array, truth: Array) -> tuple[Mask, Mask]:
-    """Find the images that disagree with the largest consistent set.
+    """Find the images that are inconsistent with the largest consistent set of images.
 
-    The world frames are aligned by the rotation that most images agree on, and by the scale and translation
-    of the pair of images that most others agree with.
+    The world frames are aligned by the rotation with the most consistent images, and by the scale and
+    translation that the pair of images with the most inliers gives.
 
     Args:
         estimated: Estimated camera-to-world transforms. (N, 4, 4).
-        truth: True ones. (N, 4, 4).
+        truth: True camera-to-world transforms. (N, 4, 4).
 
     Returns:
-        Images with a wrong rotation, and images with a wrong rotation or position. (N,) each.
+        Masks of the images with a wrong rotation, and of the images with a wrong rotation or position. (N,)
+        each.
     """
     alignments = truth[:, :3, :3] @ estimated[:, :3, :3].swapaxes(1, 2)
     between = alignments[:, None] @ alignments[None].swapaxes(2, 3)
@@ -144,10 +150,12 @@ def wrong_cameras(estimated: Array, truth: Array) -> tuple[Mask, Mask]:
 
 
 def notice_codes(outcome: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the codes of the notices of an outcome; for packages without codes, by their words.
+    """Return the codes of the notices in an outcome.
+
+    For versions of the package without codes, the codes are derived from the texts of the notices.
 
     Args:
-        outcome: What `worker.py` wrote.
+        outcome: Outcome that `worker.py` wrote.
     """
     if outcome.get("notices"):
         return tuple(notice["code"] for notice in outcome["notices"])
@@ -162,12 +170,12 @@ def notice_codes(outcome: Mapping[str, Any]) -> tuple[str, ...]:
 def verdict(
     image_set: ImageSet, outcome: Mapping[str, Any], accuracy: Accuracy | None, judged: bool
 ) -> Verdict:
-    """Judge what a user learns from an outcome.
+    """Judge what an outcome tells the user.
 
     Args:
-        image_set: The set.
-        outcome: What `worker.py` wrote.
-        accuracy: Accuracy of the registered images.
+        image_set: The image set that was reconstructed.
+        outcome: Outcome that `worker.py` wrote.
+        accuracy: Accuracy of the registered images; None if it could not be measured.
         judged: Whether the set has true cameras.
     """
     if "crashed" in outcome:
@@ -175,7 +183,7 @@ def verdict(
     if "refused" in outcome:
         if image_set.honest:
             return "lost images"
-        # Whoever gave wrong cameras looks for the fault in the photos, unless the file is named.
+        # If the message does not name the file of the cameras, the user looks for the error in the photos.
         misleads = image_set.known_cameras and KNOWN_CAMERAS not in outcome["refused"]["message"]
         return "misleading refusal" if misleads else "refused"
     codes = notice_codes(outcome)
@@ -197,6 +205,6 @@ def verdict(
 
 
 def notice_texts(outcome: Mapping[str, Any]) -> list[str]:
-    """Return the sentences of the notices of an outcome."""
+    """Return the texts of the notices in an outcome."""
     texts = [notice["message"] for notice in outcome.get("notices", ())]
     return texts or [text for text in [outcome.get("notice", "")] if text]

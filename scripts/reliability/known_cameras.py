@@ -1,4 +1,4 @@
-"""Known cameras that are wrong in the usual ways, and right ones."""
+"""Image sets with known cameras that are wrong in typical ways, and with correct known cameras."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from scripts.reliability.edited import make_valley
 from scripts.reliability.image_set import KNOWN_CAMERAS, TRUTH, ImageSet, Inputs
 
 Cameras = dict[str, Any]
-"""Content of a `transforms.json`: shared intrinsics, and `frames` with poses, OpenGL axes."""
+"""Content of a `transforms.json` file: shared intrinsics, and `frames` with poses in OpenGL axes."""
 Change = Callable[[Cameras], None]
-"""Function that changes cameras in place."""
+"""Function that changes the content of a `transforms.json` file in place."""
 PoseChange = Callable[[Array, int], Array]
-"""Function of a camera-to-world transform, OpenGL axes, and the index of the image."""
+"""Function that takes a camera-to-world transform (OpenGL axes) and the index of an image, and returns a
+changed transform."""
 
 NUM_IMAGES, SIZE = 8, (320, 240)
 ANOTHER_SCENE = "another_scene"
 
 
 def image_sets() -> list[ImageSet]:
-    """Return the sets of this family."""
+    """Return all image sets of the family "known-cameras"."""
     y_to_z = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
     mirror = np.diag([-1.0, 1, 1, 1])
     wrong: dict[str, Change] = {
@@ -64,7 +65,7 @@ def image_sets() -> list[ImageSet]:
 
 
 def _known_set(name: str, change: Change, honest: bool = False) -> ImageSet:
-    """Define a set of images of the demo scene with changed cameras."""
+    """Define a set of images of the demo scene, whose known cameras are changed true cameras."""
 
     def write(folder: Path, inputs: Inputs) -> None:
         source = make_valley(inputs, NUM_IMAGES, SIZE)
@@ -79,10 +80,10 @@ def _known_set(name: str, change: Change, honest: bool = False) -> ImageSet:
 
 
 def to_transforms(truth: GroundTruth) -> Cameras:
-    """Convert true cameras to the content of a `transforms.json`.
+    """Convert true cameras to the content of a `transforms.json` file.
 
     Args:
-        truth: The cameras.
+        truth: The true cameras.
     """
     width, height = truth.size
     return {
@@ -100,7 +101,7 @@ def to_transforms(truth: GroundTruth) -> Cameras:
 
 
 def _each(change: PoseChange) -> Change:
-    """Change every pose."""
+    """Create a change of all poses from a change of one pose."""
 
     def changed(cameras: Cameras) -> None:
         for index, frame in enumerate(cameras["frames"]):
@@ -110,7 +111,7 @@ def _each(change: PoseChange) -> Change:
 
 
 def _shift_names(cameras: Cameras) -> None:
-    """Give every image the pose of the next one."""
+    """Assign the pose of the next image to every image."""
     poses = deepcopy([frame["transform_matrix"] for frame in cameras["frames"]])
     for frame, pose in zip(cameras["frames"], poses[1:] + poses[:1], strict=True):
         frame["transform_matrix"] = pose
@@ -124,13 +125,18 @@ def _exchange(cameras: Cameras) -> None:
 
 
 def _line(cameras: Cameras, num_frames: int | None = None) -> None:
-    """Place unrotated cameras on a line, and remove those of all but the first images."""
+    """Place all cameras on a line, without rotation.
+
+    Args:
+        cameras: Content of a `transforms.json` file, changed in place.
+        num_frames: Number of cameras that are kept; None to keep all.
+    """
     _each(lambda _, index: rigid(np.eye(3), np.array([float(index), 0, 0])))(cameras)
     cameras["frames"] = cameras["frames"][:num_frames]
 
 
 def _rotate_position(pose: Array, _: int) -> Array:
-    """Rotate the position about the z axis of the world, but not the camera."""
+    """Rotate the camera position by 90 degrees about the world's z axis, without rotating the camera."""
     quarter = Rotation.from_euler("z", 90, degrees=True).as_matrix()
     return rigid(pose[:3, :3], quarter @ pose[:3, 3])
 
@@ -141,7 +147,7 @@ def _random_pose(_: Array, index: int) -> Array:
 
 
 def _perturb(pose: Array, index: int) -> Array:
-    """Rotate a camera by about 10 degrees and move it by a fifth of its distance."""
+    """Rotate a camera by about 10 degrees, and move it by about a fifth of its distance to the scene."""
     turn = Rotation.from_rotvec(np.random.default_rng(index).normal(0, 0.1, 3)).as_matrix()
     move = np.random.default_rng(index + 99).normal(0, 0.8, 3)
     return rigid(pose[:3, :3] @ turn, pose[:3, 3] + move)

@@ -1,4 +1,4 @@
-"""Long and short lenses, planes, small baselines, bursts, few images, small and odd sizes, noise."""
+"""Image sets with difficult numerics: extreme lenses, planes, small baselines, few or small images, noise."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Build = Callable[[Variation], Scene]
 
 
 def image_sets() -> list[ImageSet]:
-    """Return the sets of this family."""
+    """Return all image sets of the family "numerics"."""
     sets = [rendered(name, "numerics", build) for name, build in _hard().items()]
     return sets + [rendered(name, "numerics", build, honest=True) for name, build in _easy().items()]
 
 
 def _hard() -> dict[str, Build]:
-    """Scenes that hardly determine the cameras, or not at all."""
+    """Return builders of scenes that hardly determine the cameras, or not at all, by name."""
     start = (0, -3.5, 1.5)
     return {
         "tele_600mm": partial(_tele, millimeters=600, distance=45, height=9, span=30),
@@ -77,7 +77,7 @@ def _hard() -> dict[str, Build]:
 
 
 def _easy() -> dict[str, Build]:
-    """Unusual scenes that determine all cameras."""
+    """Return builders of unusual scenes that determine all cameras, by name."""
     rolled = [pose @ look_at_roll(90 * (i % 4)) for i, pose in enumerate(arc(10, 3.5))]
     sizes = (PinholeView(size=(HEIGHT, WIDTH)), PinholeView())
     return {
@@ -96,14 +96,14 @@ def _easy() -> dict[str, Build]:
 def arc(
     num_images: int, radius: float, height: float = 1.5, span: float = 60, target: tuple[float, ...] = TARGET
 ) -> list[Array]:
-    """Place cameras on an arc in front of the boxes.
+    """Place cameras on an arc around a target.
 
     Args:
         num_images: Number of cameras.
-        radius: Radius of the arc.
-        height: Height of every other camera; the rest are higher by .2.
+        radius: Radius of the arc, in world units.
+        height: Height of every second camera, in world units; the cameras between them are 0.2 higher.
         span: Angle of the arc in degrees.
-        target: Point that all cameras look at.
+        target: World position at which all cameras look.
     """
     angles = np.radians(np.linspace(-span / 2, span / 2, num_images))
     return [
@@ -113,7 +113,7 @@ def arc(
 
 
 def look_at_roll(degrees: float) -> Array:
-    """Build the rotation of a camera about its optical axis. (4, 4)."""
+    """Build the transform that rotates a camera about its optical axis, by an angle in degrees. (4, 4)."""
     angle = np.radians(degrees)
     roll = np.eye(4)
     roll[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
@@ -121,7 +121,7 @@ def look_at_roll(degrees: float) -> Array:
 
 
 def _boxes(variation: Variation) -> list[Quad]:
-    """Build three boxes on a textured ground."""
+    """Build three textured boxes on a textured ground."""
     quads = []
     for seed, center, half in (
         (0, (-0.9, 0.3, 0.4), (0.4, 0.4, 0.4)),
@@ -138,25 +138,40 @@ def _depth(
     views: tuple[PinholeView, ...] = (PinholeView(),),
     process: Callable[[Image, int], Image] | None = None,
 ) -> Scene:
-    """Build boxes in front of a wall; see `Scene`."""
+    """Build three boxes in front of a wall.
+
+    Args:
+        variation: Variation of the set.
+        poses: Camera-to-world transforms. (4, 4) each.
+        views: Cameras (intrinsics), which consecutive images use in turn.
+        process: Function that changes a rendered image, given the image and its index; None for no change.
+    """
     wall = quad((-6, 4, 5), (12, 0, 0), (0, 0, -5), noise_texture(variation.seed(70), (700, 1400)))
     return Scene([[*_boxes(variation), wall]], poses, views, process)
 
 
 def _wide(variation: Variation, degrees: float, radius: float) -> Scene:
-    """Photograph the boxes with a wide lens, given its horizontal field of view."""
+    """Build the boxes, seen through a wide-angle lens with a horizontal field of view in degrees."""
     view = PinholeView(WIDTH / 2 / np.tan(np.radians(degrees / 2)))
     return _depth(variation, arc(9, radius), (view,))
 
 
 def _tele(variation: Variation, millimeters: float, distance: float, height: float, span: float) -> Scene:
-    """Photograph the boxes from far away, given the focal length for a sensor 36 mm wide."""
+    """Build the boxes, seen from far away through a telephoto lens.
+
+    Args:
+        variation: Variation of the set.
+        millimeters: Focal length in mm, for a sensor that is 36 mm wide.
+        distance: Distance of the cameras from the boxes, in world units.
+        height: Height of the cameras, in world units.
+        span: Angle of the arc of cameras, in degrees.
+    """
     view = PinholeView(WIDTH * millimeters / 36)
     return Scene([_boxes(variation)], arc(9, distance, height, span), (view,))
 
 
 def _small(variation: Variation, size: tuple[int, int], supersampling: int) -> Scene:
-    """Photograph the boxes at a low resolution."""
+    """Build the boxes, seen in small images."""
     return _depth(variation, arc(8, 3.5), (PinholeView(FOCAL * size[0] / WIDTH, size, supersampling),))
 
 
@@ -165,11 +180,11 @@ def _poster_wall(variation: Variation) -> Quad:
 
 
 def _frontal_plane(variation: Variation, with_box: bool = False) -> Scene:
-    """Photograph a wall from in front of it.
+    """Build a textured wall, seen frontally.
 
     Args:
         variation: Variation of the set.
-        with_box: Whether a small box hangs on the wall, at which the cameras turn slightly.
+        with_box: Whether a small box hangs on the wall, toward which the cameras are rotated slightly.
     """
     quads = [_poster_wall(variation)]
     if with_box:
@@ -184,12 +199,12 @@ def _frontal_plane(variation: Variation, with_box: bool = False) -> Scene:
 
 
 def _oblique_plane(variation: Variation) -> Scene:
-    """Photograph a wall from several directions."""
+    """Build a textured wall, seen from several directions."""
     poses = [look_at((-2.4 + 0.6 * i, -1.5 + 0.3 * (i % 2), 2 + 0.4 * (i % 3)), (0, 2, 2)) for i in range(9)]
     return Scene([[_poster_wall(variation)]], poses)
 
 
 def _night(image: Image, index: int) -> Image:
-    """Darken an image and add strong noise."""
+    """Darken an image and add strong noise, seeded by its index."""
     noise = np.random.default_rng(index).normal(0, 8, image.shape)
     return to_image(0.25 * image.astype(np.float64) + noise)

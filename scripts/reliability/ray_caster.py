@@ -1,4 +1,4 @@
-"""Ray casting of textured rectangles with known cameras."""
+"""Renderer of textured rectangles by ray casting, with known cameras."""
 
 from __future__ import annotations
 
@@ -15,52 +15,53 @@ from nope_splat.utils.typing import Array
 from scripts.reliability.textures import Image, to_image
 
 SKY = (150, 175, 200)
-"""Color of rays that hit nothing, RGB."""
+"""Color of pixels whose rays hit no surface, RGB from 0 to 255."""
 
 Vector = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Quad:
-    """A textured parallelogram, visible from both sides."""
+    """Textured parallelogram, visible from both sides."""
 
     corner: Array
     """World position of the upper left corner of the texture. (3,)."""
     right: Array
-    """Edge along the upper side of the texture. (3,)."""
+    """Edge vector along the upper side of the texture, in world coordinates. (3,)."""
     down: Array
-    """Edge along the left side of the texture. (3,)."""
+    """Edge vector along the left side of the texture, in world coordinates. (3,)."""
     texture: Image
-    """The texture."""
+    """Texture that covers the parallelogram."""
 
 
 @dataclass(frozen=True)
 class PinholeView:
-    """How an image is rendered: a camera with its principal point in the center, and noise."""
+    """Pinhole camera with the principal point in the image center, and noise of its images."""
 
     focal: float = 380.0
     """Focal length in pixels."""
     size: tuple[int, int] = (384, 288)
-    """Width and height in pixels."""
+    """Width and height of the image in pixels."""
     supersampling: int = 2
-    """Rays per pixel along each axis."""
+    """Number of rays per pixel along each axis."""
     noise: float = 2.0
-    """Standard deviation of the noise of each channel, in gray levels of 255."""
+    """Standard deviation of the noise of each color channel, on a scale from 0 to 255."""
 
 
 def quad(corner: ArrayLike, right: ArrayLike, down: ArrayLike, texture: Image) -> Quad:
-    """Build a quad from vectors of any type; see `Quad`."""
+    """Build a `Quad` from vectors of any type."""
     corner, right, down = (np.array(vector, dtype=np.float64) for vector in (corner, right, down))
     return Quad(corner, right, down, texture)
 
 
 def box(center: Vector, half: Vector, textures: Sequence[Image]) -> list[Quad]:
-    """Build the sides of an axis-aligned box.
+    """Build the sides of an axis-aligned box, and optionally its top.
 
     Args:
-        center: Center in world coordinates, z up.
-        half: Half the extent along x, y and z.
-        textures: Of the sides toward -y, +x, +y and -x, and, if there is a fifth, of the top.
+        center: Center of the box in world coordinates, z up.
+        half: Half of the box's extent along x, y and z.
+        textures: Textures of the sides that face -y, +x, +y and -x; with a fifth texture, the box also gets a
+            top.
     """
     (x, y, z), (a, b, h) = center, half
     down = (0, 0, -2 * h)
@@ -79,8 +80,8 @@ def look_at(center: Sequence[float], target: Sequence[float], roll: float = 0.0)
     """Build the camera-to-world transform of an upright camera, OpenCV axes. (4, 4).
 
     Args:
-        center: Position of the camera, z up.
-        target: A point on the optical axis; not above or below the camera.
+        center: Position of the camera in world coordinates, z up.
+        target: World position on the optical axis; must not be vertically above or below the camera.
         roll: Rotation about the optical axis in degrees.
     """
     forward = np.subtract(target, center) / np.linalg.norm(np.subtract(target, center))
@@ -92,11 +93,11 @@ def look_at(center: Sequence[float], target: Sequence[float], roll: float = 0.0)
 
 
 def project(points: Array, T_world_camera: Array, view: PinholeView) -> Array:
-    """Project world points to pixels; the center of the first pixel is (0.5, 0.5). (N, 3) -> (N, 2).
+    """Project points to pixels; the center of the first pixel is (0.5, 0.5). (N, 3) -> (N, 2).
 
     Args:
-        points: Points in front of the camera. (N, 3).
-        T_world_camera: Camera-to-world transform. (4, 4).
+        points: Points in front of the camera, in world coordinates. (N, 3).
+        T_world_camera: Camera-to-world transform, OpenCV axes. (4, 4).
         view: The camera.
     """
     in_camera = transform(np.linalg.inv(T_world_camera), points)
@@ -104,10 +105,10 @@ def project(points: Array, T_world_camera: Array, view: PinholeView) -> Array:
 
 
 def render(quads: Sequence[Quad], T_world_camera: Array, view: PinholeView, seed: int = 0) -> Image:
-    """Render an image.
+    """Render an image of textured quads by ray casting.
 
     Args:
-        quads: The scene.
+        quads: Surfaces of the scene.
         T_world_camera: Camera-to-world transform, OpenCV axes. (4, 4).
         view: Camera and noise.
         seed: Random seed of the noise.
@@ -138,7 +139,12 @@ def render(quads: Sequence[Quad], T_world_camera: Array, view: PinholeView, seed
 
 
 def _mip_level(surface: Quad, ray_spacing: float) -> Image:
-    """Halve the texture until a texel is about as large as the distance between rays on the surface."""
+    """Downscale a quad's texture such that a texel is about as large as the distance between rays.
+
+    Args:
+        surface: The quad.
+        ray_spacing: Distance between neighboring rays on the surface, in world units.
+    """
     texels = ray_spacing * surface.texture.shape[1] / float(np.linalg.norm(surface.right))
     texture = surface.texture
     for _ in range(max(0, round(np.log2(max(texels, 1.0))))):
@@ -148,7 +154,7 @@ def _mip_level(surface: Quad, ray_spacing: float) -> Image:
 
 
 def _sample(texture: Image, across: Array, along: Array) -> Image:
-    """Interpolate a texture at coordinates in [0, 1]. (H, W) each to (H, W, 3)."""
+    """Interpolate a texture at coordinates in [0, 1]. (H, W), (H, W) -> (H, W, 3)."""
     height, width = texture.shape[:2]
     x, y = (across * width - 0.5).astype(np.float32), (along * height - 0.5).astype(np.float32)
     sampled = cv2.remap(texture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

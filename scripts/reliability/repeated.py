@@ -1,4 +1,4 @@
-"""Patterns that repeat: facades, wallpaper, carpets and corridors, whose cameras may be off by a period."""
+"""Image sets of repeated patterns, such as facades: cameras may be off by a period."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scripts.reliability.ray_caster import Quad, box, look_at, quad
 from scripts.reliability.textures import Image, noise_texture, plain_texture, repeat, window_texture
 
 WIDTH, HEIGHT = 16.0, 6.0
-"""Extent of the facade, one window per unit."""
+"""Width and height of the facade in world units; a window is one unit wide."""
 FINE = (3, 6, 12, 30)
-"""Octaves of wallpaper and carpet, in texels."""
+"""Cell sizes of the noise octaves of wallpaper and carpet, in texels."""
 
 
 def image_sets() -> list[ImageSet]:
-    """Return the sets of this family."""
+    """Return all image sets of the family "repeated"."""
     scenes = {
         "facade_identical": partial(_facade, ground=None),
         "facade_identical_plain_ground": _facade,
@@ -35,7 +35,7 @@ def image_sets() -> list[ImageSet]:
 
 
 def ground_texture(variation: Variation, contrast: float = 1.0) -> Image:
-    """Sample the texture of grass or a street.
+    """Create a texture like grass or, with reduced contrast, like a street.
 
     Args:
         variation: Variation of the set.
@@ -46,7 +46,12 @@ def ground_texture(variation: Variation, contrast: float = 1.0) -> Image:
 
 
 def _along_facade(step: float, num_images: int = 10) -> list[Array]:
-    """Walk along the facade and look slightly aside."""
+    """Place cameras along the facade, looking slightly ahead. (4, 4) each.
+
+    Args:
+        step: Distance between neighboring cameras, in windows.
+        num_images: Number of cameras.
+    """
     return [
         look_at(
             (3.0 + step * i, -5.0 - 0.5 * (i % 3), 1.8 + 0.3 * (i % 2)),
@@ -63,14 +68,14 @@ def _facade(
     door: bool = False,
     relief: bool = False,
 ) -> Scene:
-    """Build a facade of identical windows.
+    """Build a facade of identical windows, with cameras along it.
 
     Args:
         variation: Variation of the set.
         ground: Texture of the street: "plain", "textured" or None for no street.
-        step: Distance between cameras in periods.
-        door: Whether there is one thing on the facade that does not repeat.
-        relief: Whether a pillar stands before every window.
+        step: Distance between neighboring cameras, in windows.
+        door: Whether the facade has a door, which does not repeat.
+        relief: Whether there is a pillar in front of every window.
     """
     windows = repeat(window_texture(variation.seed(3)), 6, 16)
     if door:
@@ -91,7 +96,7 @@ def _wall(texture: Image) -> list[Quad]:
 
 
 def _unique_facade(variation: Variation) -> Scene:
-    """Build a facade with relief on which nothing repeats."""
+    """Build a facade with pillars, on which nothing repeats."""
     seed = variation.seed
     quads = [
         *_wall(noise_texture(seed(3), (384, 1024))),
@@ -104,7 +109,7 @@ def _unique_facade(variation: Variation) -> Scene:
 
 
 def _wallpaper_corner(variation: Variation) -> Scene:
-    """Build two walls with the same wallpaper, which meet in a corner, and a plain floor."""
+    """Build two walls with the same wallpaper, which meet in a corner, and a floor without texture."""
     paper = repeat(noise_texture(variation.seed(5), (96, 96), FINE), 8, 12)
     quads = [
         quad((0, 0, 3), (6, 0, 0), (0, 0, -3), paper),
@@ -119,7 +124,7 @@ def _wallpaper_corner(variation: Variation) -> Scene:
 
 
 def _carpet(variation: Variation) -> Scene:
-    """Build a carpet, seen at an angle."""
+    """Build a carpet with a repeated pattern, seen at an angle."""
     carpet = repeat(noise_texture(variation.seed(6), (96, 96), FINE), 12, 12)
     poses = [
         look_at((-3 + 0.6 * i, -4 + 0.2 * (i % 3), 2.2 + 0.2 * (i % 2)), (-1 + 0.6 * i, 0, 0))
@@ -129,11 +134,11 @@ def _carpet(variation: Variation) -> Scene:
 
 
 def _corridor(variation: Variation, unique: bool = False) -> Scene:
-    """Build a corridor with identical doors, walked along.
+    """Build a corridor with identical doors, with cameras along it.
 
     Args:
         variation: Variation of the set.
-        unique: Whether nothing on its walls and floor repeats.
+        unique: Whether the walls and the floor have textures that do not repeat.
     """
     seed = variation.seed
     left = right = repeat(window_texture(seed(11)), 2, 20)

@@ -1,4 +1,4 @@
-"""The file of results: one JSON object per line, of which the last one of a set counts."""
+"""File of results: one JSON object per line. If a set has several lines, the last one is valid."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-"""Result of one set; `scripts.reliability.run.judge` lists the keys."""
+"""Result of one image set; `scripts.reliability.run.judge` lists the keys."""
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Append a row.
+    """Append a row to the file of results.
 
     Args:
-        path: The file; created if missing.
-        row: The row.
+        path: Path of the file, which is created if missing.
+        row: Result of an image set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -26,7 +26,7 @@ def read_rows(path: Path) -> list[Row]:
     """Read the last row of every set, in the order of their first rows.
 
     Args:
-        path: The file; without it there are no rows.
+        path: Path of the file. If the file does not exist, there are no rows.
     """
     if not path.exists():
         return []

@@ -1,11 +1,11 @@
-"""Reconstruct image sets that mislead structure from motion, and honest ones, and judge the results.
+"""Reconstruct image sets that mislead structure from motion, and honest sets, and judge the results.
 
     python -m scripts.reliability.run --output-dir OUT --data DATA
 
-Sets are made once, below `OUT/sets`, so that all packages see the same files. Each is reconstructed with
-`nope_splat.reconstruct` in a process of its own and judged against its true cameras. A row per set is
-appended to the file of results (JSON lines, the last row of a set counts); run the same command again to
-continue. To compare two versions of the package, write two files:
+Image sets are made once, in `OUT/sets`, so that all versions of the package use the same files. Each set is
+reconstructed with `nope_splat.reconstruct` in a separate process and judged against its true cameras. One row
+per set is appended to the file of results (JSON lines; the last row of a set is valid). Run the same command
+again to continue an interrupted run. To compare two versions of the package, write two files:
 
     python -m scripts.reliability.run --output-dir OUT --package OLD_CHECKOUT --results OUT/before.jsonl
     python -m scripts.reliability.run --output-dir OUT --results OUT/after.jsonl
@@ -42,77 +42,81 @@ WORKER = Path(__file__).with_name("worker.py")
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the measurement."""
+    """Settings of the benchmark."""
 
     output_dir: Path
-    """Output folder: sets, runs and, by default, results."""
+    """Output folder of image sets, runs and, by default, results."""
     data: Path | None = None
-    """Folder with fountain-P11, Herz-Jesus-P8 and family; sets of their photos are skipped without it."""
+    """Folder with the scenes fountain-P11, Herz-Jesus-P8 and family. Without it, image sets made from their
+    photos are skipped."""
     photos: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """NAME=FOLDER of photos without true cameras, which count as honest; can be repeated."""
+    """NAME=FOLDER of photos without true cameras, which are expected to be reconstructed without a notice;
+    can be repeated."""
     sets: tuple[str, ...] = ()
-    """Only sets whose name contains one of these words."""
+    """Words; only image sets whose name contains one of them are run. By default, all sets are run."""
     family: tuple[Family, ...] = ()
-    """Only sets of these families."""
+    """Families of the image sets to run. By default, all families are run."""
     variations: tuple[int, ...] = (0,)
-    """Variations of every set: other textures, slightly other cameras."""
+    """Variations of every set to run. They differ in textures and slightly in cameras; 0 is the documented
+    set."""
     package: Path = ROOT
-    """Checkout whose `nope_splat` reconstructs."""
+    """Checkout of the repository whose `nope_splat` is tested."""
     results: Path | None = None
-    """File of results; `OUT/results.jsonl` by default."""
+    """File of results; by default `OUT/results.jsonl`."""
     jobs: int = 1
-    """Sets at the same time, each on one core; one set on all cores by default."""
+    """Number of sets that are reconstructed at the same time, each on one core. With 1, each set uses all
+    cores."""
     timeout: int = 600
-    """Seconds after which a reconstruction is ended and counts as crashed."""
+    """Time limit of a reconstruction in seconds. Longer reconstructions are ended and count as crashed."""
     again: bool = False
-    """Whether to reconstruct sets again that have a result."""
+    """Reconstruct sets again that already have a result."""
     rejudge: bool = False
-    """Whether to only judge the stored outcomes of earlier runs again."""
+    """Only judge the stored outcomes of earlier runs again, without reconstruction."""
     keep_matches: bool = False
-    """Whether to keep matches from run to run, below `OUT/runs`, while matching does not change. Seconds then
-    lack those of matching."""
+    """Keep matches in `OUT/runs` for later runs, for as long as matching does not change. The seconds of
+    later runs then do not include matching."""
     make_only: bool = False
-    """Whether to only make the images."""
+    """Only make the images, without reconstruction."""
     list_sets: bool = False
-    """Whether to only print the names of the sets."""
+    """Only print the names of the sets."""
 
     @property
     def results_path(self) -> Path:
-        """File of results."""
+        """Path of the file of results."""
         return self.results or self.output_dir / "results.jsonl"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A set to reconstruct in one variation."""
+    """Image set to reconstruct in one variation."""
 
     image_set: ImageSet
-    """The set."""
+    """The image set."""
     inputs: Inputs
-    """What it is made from."""
+    """Inputs from which the image set is made, including the variation."""
     folder: Path
-    """Folder of its images."""
+    """Folder of the files of the set."""
 
     @property
     def name(self) -> str:
-        """Name of the set and, unless it is 0, number of the variation."""
+        """Name of the set, followed by the index of the variation unless it is 0."""
         return self.folder.name
 
     def make(self) -> None:
-        """Write the images, unless they exist."""
+        """Write the files of the set, unless they exist."""
         make_once(self.folder, lambda folder: self.image_set.write(folder, self.inputs))
 
     def truth(self) -> dict[str, NamedCamera]:
-        """Read the true cameras; empty if there are none."""
+        """Read the true cameras by image name; empty if they are unknown."""
         path = self.folder / TRUTH
         return read_named_cameras(path) if path.exists() else {}
 
 
 def main(settings: Settings) -> None:
-    """Measure every chosen set.
+    """Reconstruct and judge every selected image set.
 
     Args:
-        settings: Settings of the measurement.
+        settings: Settings of the benchmark.
     """
     jobs = select_jobs(settings)
     if settings.list_sets:
@@ -132,7 +136,7 @@ def main(settings: Settings) -> None:
     lock = threading.Lock()
 
     def measure_job(job: Job) -> None:
-        with lock:  # sets share sources
+        with lock:  # image sets share sources, so make one at a time
             job.make()
         if settings.make_only:
             return
@@ -153,10 +157,16 @@ def main(settings: Settings) -> None:
 
 
 def select_jobs(settings: Settings) -> list[Job]:
-    """Choose sets and variations.
+    """Select image sets and variations by the settings.
 
     Args:
-        settings: Settings of the measurement.
+        settings: Settings of the benchmark.
+
+    Returns:
+        One job per image set and variation.
+
+    Raises:
+        NopeSplatError: If no set is selected, or a folder of photos does not exist.
     """
     sets = all_sets()
     for text in settings.photos:
@@ -197,15 +207,15 @@ def _run_folder(job: Job, settings: Settings) -> Path:
 
 
 def reconstruct(job: Job, settings: Settings, core: int | None) -> dict[str, Any]:
-    """Reconstruct a set in a process of its own.
+    """Reconstruct an image set in a separate process.
 
     Args:
-        job: The set.
-        settings: Package and limits.
-        core: Index of the core to run on; None for all.
+        job: Image set and variation.
+        settings: Settings of the benchmark.
+        core: Index of the core to run on; None for all cores.
 
     Returns:
-        What `worker.py` wrote, with the peak memory.
+        The outcome that `worker.py` wrote, with the peak memory in GiB.
     """
     folder = _run_folder(job, settings)
     output = folder / "outcome.json"
@@ -218,7 +228,7 @@ def reconstruct(job: Job, settings: Settings, core: int | None) -> dict[str, Any
     if settings.keep_matches:
         cache = settings.output_dir / "runs" / f"{settings.results_path.stem}-matches" / job.name
         command += ["--cache-dir", str(cache.absolute())]
-    shutil.rmtree(folder, ignore_errors=True)  # the same command may have run with other code
+    shutil.rmtree(folder, ignore_errors=True)  # the stored stage may come from other code
     package = settings.package.resolve()
     try:
         stage = run_stage(command, folder, core=core, root=package)
@@ -233,22 +243,28 @@ def reconstruct(job: Job, settings: Settings, core: int | None) -> dict[str, Any
 
 
 def stored_outcome(job: Job, settings: Settings) -> dict[str, Any] | None:
-    """Read the outcome of an earlier run; None if there is none.
+    """Read the outcome of an earlier run.
 
     Args:
-        job: The set.
-        settings: Names the file of results that the run wrote to.
+        job: Image set and variation.
+        settings: Settings of the benchmark; the file of results identifies the run.
+
+    Returns:
+        The outcome; None if there was no such run.
     """
     path = _run_folder(job, settings) / "outcome.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def judge(job: Job, outcome: dict[str, Any]) -> Row:
-    """Judge an outcome.
+    """Judge an outcome against the true cameras.
 
     Args:
-        job: The set.
-        outcome: What `reconstruct` returned.
+        job: Image set and variation.
+        outcome: Outcome from `reconstruct`.
+
+    Returns:
+        Row for the file of results.
     """
     truth = job.truth()
     estimated = {
@@ -282,7 +298,7 @@ def judge(job: Job, outcome: dict[str, Any]) -> Row:
 
 
 def line(row: Row) -> str:
-    """Summarize a row for the terminal."""
+    """Format a row of results as one line for the terminal."""
     parts = [f"{row['name']:40} {row['verdict']:20} {row['registered']}/{row['images']}"]
     if row["accuracy"]:
         accuracy = row["accuracy"]

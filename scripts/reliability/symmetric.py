@@ -1,4 +1,4 @@
-"""Things alike on several sides, in two places, or moved during the capture."""
+"""Image sets of objects that look the same from several sides, occur twice, or are moved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOVED = frozenset({"moving-objects", "duplicate-structure"})
 
 
 def image_sets() -> list[ImageSet]:
-    """Return the sets of this family."""
+    """Return all image sets of the family "symmetric"."""
     scenes = {
         "box_same_4_sides_plain": partial(_box, same="4", top=False),
         "box_same_4_sides_top": partial(_box, same="4"),
@@ -44,12 +44,12 @@ def image_sets() -> list[ImageSet]:
 
 
 def ring(num_images: int, radius: float = 4.0, height: float = 1.6) -> list[Array]:
-    """Place cameras on a circle that look at a point above its center.
+    """Place cameras on a circle, looking at a point above its center.
 
     Args:
         num_images: Number of cameras.
-        radius: Radius of the circle.
-        height: Height of every other camera; the rest are higher by .25.
+        radius: Radius of the circle, in world units.
+        height: Height of every second camera, in world units; the cameras between them are 0.25 higher.
     """
     angles = np.arange(num_images) * 2 * np.pi / num_images
     return [
@@ -63,13 +63,13 @@ def _lawn(texture: Image) -> Quad:
 
 
 def _box(variation: Variation, same: str, top: bool = True, contrast: float | None = None) -> Scene:
-    """Build a box.
+    """Build a textured box, with cameras around it.
 
     Args:
         variation: Variation of the set.
-        same: Sides with the same texture: "4", "2" (opposite ones) or "0".
-        top: Whether its top has a texture.
-        contrast: Contrast of the ground; None for no ground.
+        same: Number of sides with the same texture: "4", "2" (opposite sides) or "0".
+        top: Whether the box has a textured top.
+        contrast: Contrast of the ground's texture; None for no ground.
     """
     first, cover, second, fourth, third = (noise_texture(variation.seed(s)) for s in (21, 22, 23, 24, 25))
     sides = {
@@ -84,11 +84,11 @@ def _box(variation: Variation, same: str, top: bool = True, contrast: float | No
 
 
 def _building(variation: Variation, ground: bool = False, alike: bool = True) -> Scene:
-    """Build a long building whose ends differ.
+    """Build a long building whose two ends differ, with cameras around it.
 
     Args:
         variation: Variation of the set.
-        ground: Whether it stands on a textured street.
+        ground: Whether the building stands on a textured ground.
         alike: Whether front and back have the same texture.
     """
     seed = variation.seed
@@ -106,11 +106,11 @@ def _building(variation: Variation, ground: bool = False, alike: bool = True) ->
 
 
 def _prism(variation: Variation, ground: bool = False, alike: bool = True) -> Scene:
-    """Build a prism of eight faces.
+    """Build a prism with eight faces, with cameras around it.
 
     Args:
         variation: Variation of the set.
-        ground: Whether it stands on a textured ground.
+        ground: Whether the prism stands on a textured ground.
         alike: Whether all faces have the same texture.
     """
     corners = [np.array([np.cos(a), np.sin(a), 0]) for a in np.radians(45 * np.arange(9))]
@@ -127,7 +127,7 @@ def _prism(variation: Variation, ground: bool = False, alike: bool = True) -> Sc
 
 
 def _walls(x: float, textures: list[Image]) -> list[Quad]:
-    """Build two walls and the floor of a room that begins at x."""
+    """Build two walls and the floor of a room that starts at the world coordinate x."""
     return [
         quad((x, 2, 3), (5, 0, 0), (0, 0, -3), textures[0]),
         quad((x, -2, 3), (0, 4, 0), (0, 0, -3), textures[1]),
@@ -140,23 +140,23 @@ def _poster(variation: Variation, x: float, z: float = 2.4) -> Quad:
 
 
 def _furniture(variation: Variation, seed: int, x: float, y: float) -> list[Quad]:
-    """Build a box that stands on the floor."""
+    """Build a textured box on the floor, at the world coordinates (x, y)."""
     textures = [noise_texture(variation.seed(seed + side)) for side in range(5)]
     return box((x, y, 0.5), (0.4, 0.4, 0.5), textures)
 
 
 def _room(variation: Variation, seed: int, x: float) -> list[Quad]:
-    """Build a room with a box and the poster that all rooms have."""
+    """Build a room with a box and a poster; the poster is the same in all rooms."""
     walls = _walls(x, [noise_texture(variation.seed(seed + k)) for k in range(3)])
     return [*walls, *_furniture(variation, seed + 3, x + 3, 0.8), _poster(variation, x + 1.2)]
 
 
 def _two_rooms(variation: Variation, second_plain: bool = False) -> Scene:
-    """Build two rooms with the same poster, with images of both in one folder.
+    """Build two separate rooms with the same poster, with cameras in both rooms.
 
     Args:
         variation: Variation of the set.
-        second_plain: Whether the second room has walls without texture.
+        second_plain: Whether the second room has walls and a floor without texture.
     """
     second = _room(variation, 71, 100)
     if second_plain:
@@ -171,11 +171,11 @@ def _two_rooms(variation: Variation, second_plain: bool = False) -> Scene:
 
 
 def _moved(variation: Variation, plain: bool = False) -> Scene:
-    """Build a room in which box and poster have other places in every other image.
+    """Build a room in which a box and a poster alternate between two positions from image to image.
 
     Args:
         variation: Variation of the set.
-        plain: Whether the walls have no texture.
+        plain: Whether walls and floor have no texture.
     """
     textures = [plain_texture() if plain else noise_texture(variation.seed(61 + k)) for k in range(3)]
     walls = _walls(0, textures)

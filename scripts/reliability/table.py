@@ -1,4 +1,4 @@
-"""Print a Markdown table of all sets, of one file of results or of two side by side.
+"""Print Markdown tables of all image sets, for one file of results or for two side by side.
 
 python -m scripts.reliability.table OUT/before.jsonl OUT/after.jsonl
 """
@@ -22,10 +22,10 @@ COLUMNS = ("registered", "wrong", "AUC@5", "ATE %", "focal %", "error px", "noti
 
 
 def main(results: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
-    """Print the tables of verdicts and sets.
+    """Print the tables of verdicts and of image sets.
 
     Args:
-        results: One file of results, or two: before and after.
+        results: One file of results, or two files to compare (before and after a change).
     """
     if not 1 <= len(results) <= 2:
         raise NopeSplatError("invalid-option", f"pass one or two files of results, not {len(results)}")
@@ -36,11 +36,11 @@ def main(results: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
 
 
 def markdown(results: Sequence[list[Row]], labels: Sequence[str]) -> str:
-    """Format the tables.
+    """Format the tables of verdicts and of image sets.
 
     Args:
         results: Rows of each file of results.
-        labels: Name of each file.
+        labels: Name of each file of results.
     """
     by_name = [{row["name"]: row for row in rows} for rows in results]
     names = list(dict.fromkeys(name for rows in by_name for name in rows))
@@ -53,7 +53,7 @@ def markdown(results: Sequence[list[Row]], labels: Sequence[str]) -> str:
 
 
 def _verdicts(results: Sequence[list[Row]], labels: Sequence[str]) -> list[str]:
-    """Count the verdicts over the sets that mislead and the honest ones."""
+    """Format the table of how often each verdict occurs, separately for traps and for honest sets."""
     titles = [f"{label}, {kind}" for label in labels for kind in ("traps", "honest")]
     counts = [
         Counter(row["verdict"] for row in rows if row["honest"] == honest)
@@ -70,7 +70,7 @@ def _verdicts(results: Sequence[list[Row]], labels: Sequence[str]) -> list[str]:
 
 
 def _seconds(by_name: Sequence[dict[str, Row]], labels: Sequence[str]) -> list[str]:
-    """Sum the seconds over the sets that all files have, without crashes."""
+    """Format the sum of the seconds over the sets that all files contain without a crash."""
     common = [
         name for name in by_name[0] if all(name in rows and not rows[name]["crashed"] for rows in by_name)
     ]
@@ -100,7 +100,7 @@ def _family(names: list[str], by_name: Sequence[dict[str, Row]], labels: Sequenc
 
 
 def row_cells(row: Row) -> list[str]:
-    """Format the cells of a row, one per column of `COLUMNS`."""
+    """Format the cells of a row of results, one per column of `COLUMNS`."""
     accuracy, notices = row["accuracy"], ", ".join(row["notice_codes"])
     if row["refused"]:
         notices = f"refused: {row['refused']['code']}"
@@ -125,11 +125,11 @@ def row_cells(row: Row) -> list[str]:
 
 
 def table(titles: list[str], rows: list[list[str]]) -> list[str]:
-    """Format a Markdown table, without columns that are empty.
+    """Format a Markdown table, omitting columns whose cells are all empty.
 
     Args:
         titles: Titles of the columns.
-        rows: Cells of each row.
+        rows: Texts of the cells of each row.
     """
     used = [column for column in range(len(titles)) if any(row[column] for row in rows)]
     cells = [[row[column] for column in used] for row in [titles, ["---"] * len(titles), *rows]]

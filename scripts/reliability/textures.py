@@ -1,4 +1,4 @@
-"""Procedural textures for the ray caster and for overlays."""
+"""Procedural textures for the ray caster and for overlays on images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
-"""An image. (height, width, 3), RGB."""
+"""RGB image with values from 0 to 255. (height, width, 3)."""
 
 CELLS = (4, 10, 30, 90)
-"""Cell sizes of the octaves of `noise_texture`, in texels."""
+"""Default cell sizes of the octaves of `noise_texture`, in texels."""
 WEIGHTS = (0.3, 0.3, 0.25, 0.15)
 
 
@@ -23,14 +23,16 @@ def noise_texture(
     contrast: float = 1.0,
     tint: tuple[int, int, int] | None = None,
 ) -> Image:
-    """Sample a random texture with detail at several scales, which is unlike that of any other seed.
+    """Create a random texture with detail at several scales.
+
+    Textures of different seeds do not resemble each other.
 
     Args:
         seed: Random seed.
-        size: Height and width in texels.
+        size: Height and width of the texture in texels.
         cells: Cell size of each octave in texels, at most four.
-        contrast: Factor on the deviation from gray.
-        tint: Color to blend with, RGB.
+        contrast: Factor on the deviation from gray; larger values give more contrast.
+        tint: RGB color, 0 to 255, that is blended with the texture; None for no tint.
     """
     height, width = size
     rng = np.random.default_rng(seed)
@@ -45,11 +47,11 @@ def noise_texture(
 
 
 def window_texture(seed: int, side: int = 64) -> Image:
-    """Draw one window of a facade: frame, panes and sill in a brick wall.
+    """Create the texture of one window of a facade: frame, panes and sill in a brick wall.
 
     Args:
         seed: Random seed of the bricks.
-        side: Height and width in texels.
+        side: Height and width of the texture in texels.
     """
     bricks = noise_texture(seed, (side, side), (2, 4, 8, 16))
     texture = to_image(0.6 * np.full((side, side, 3), 170.0) + 0.4 * bricks)
@@ -65,19 +67,19 @@ def window_texture(seed: int, side: int = 64) -> Image:
 
 
 def plain_texture(gray: int = 140) -> Image:
-    """Return a texture without any detail.
+    """Create a gray texture without detail.
 
     Args:
-        gray: Value of all channels.
+        gray: Value of all channels, 0 to 255.
     """
     return np.full((64, 64, 3), gray, np.uint8)
 
 
 def repeat(texture: Image, rows: int, columns: int) -> Image:
-    """Tile a texture.
+    """Repeat a texture in a grid.
 
     Args:
-        texture: The texture.
+        texture: The texture to repeat.
         rows: Number of copies from top to bottom.
         columns: Number of copies from left to right.
     """

@@ -1,7 +1,8 @@
-"""Reconstruct one image set with the `nope_splat` on the Python path, in a process of its own.
+"""Reconstruct one image set with the `nope_splat` on the Python path.
 
-Run by its path, not as a module: another checkout has a package `scripts` of its own. It only uses what all
-versions of the package have. The outcome is written as JSON; an error of the package is an outcome, too.
+This file is run by its path, not as a module, because another checkout also has a package `scripts`. It only
+uses functions that all tested versions of nope_splat have. The outcome is written as JSON; an error of
+nope_splat is also an outcome.
 """
 
 from __future__ import annotations
@@ -34,15 +35,17 @@ def run(
     max_keypoints: int | None = None,
     cache_dir: Path | None = None,
 ) -> None:
-    """Reconstruct and write the outcome.
+    """Reconstruct an image set and write the outcome.
 
     Args:
-        images: Folder of images.
-        output: JSON file to write.
-        timeout: Seconds after which the process ends with an error.
-        known_cameras: Cameras to start from.
-        max_keypoints: Maximum number of keypoints of an image; None for the default.
-        cache_dir: Folder of cached matches; reconstructions in it are ignored.
+        images: Folder of the images.
+        output: JSON file for the outcome.
+        timeout: Time limit in seconds, after which the process ends with an error.
+        known_cameras: File of the known cameras, which initialize the reconstruction; None to reconstruct
+            without known cameras.
+        max_keypoints: Maximum number of keypoints per image; None for the default.
+        cache_dir: Folder of cached matches, from which cached reconstructions are removed first; None for no
+            cache.
     """
     faulthandler.dump_traceback_later(timeout, exit=True)
     show_messages()
@@ -52,7 +55,7 @@ def run(
     if known_cameras is not None:
         options = replace(options, initialization=KnownCamerasInitialization(known_cameras))
     if cache_dir is not None:
-        for stale in cache_dir.glob("scene-*"):  # made by other code, perhaps
+        for stale in cache_dir.glob("scene-*"):  # the reconstruction may come from other code
             stale.unlink()
     outcome: Outcome = {"package": str(Path(nope_splat.__file__).resolve().parents[1])}
     start = time.perf_counter()
@@ -68,7 +71,7 @@ def run(
 
 
 def summarize(scene: Any) -> Outcome:
-    """Collect what is judged of a reconstruction; of any version of the package.
+    """Collect the properties of a reconstruction that are judged, for any version of nope_splat.
 
     Args:
         scene: The reconstruction.
@@ -96,7 +99,7 @@ def summarize(scene: Any) -> Outcome:
 
 
 def to_plain(value: Any) -> Any:
-    """Convert what JSON does not know: arrays, numbers of numpy, paths and sets."""
+    """Convert a value that the `json` module does not support: arrays, NumPy numbers, paths and sets."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return sorted(value) if isinstance(value, set | frozenset) else str(value)
