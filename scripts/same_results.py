@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAIN = "from nerfstudio.scripts.train import entrypoint; entrypoint()"
 
 Digests = dict[str, str]
-"""Map from the name of a tensor or number in the checkpoint to its hash."""
+"""Hashes of the tensors and numbers in a checkpoint, by name."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Settings:
     data: Path
     """Folder of images."""
     base: str = "HEAD"
-    """Commit with the expected results."""
+    """Commit whose results are expected."""
     iterations: int = 200
     """Number of iterations of the training, which includes densification and joint refinement."""
     keep: Path = Path("outputs/same_results")

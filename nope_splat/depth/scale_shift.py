@@ -23,7 +23,7 @@ class ScaleShift:
     shift: float
     """Offset added after scaling; zero for `metric` maps and if only the scale could be determined."""
     kind: DepthKind
-    """Quantity in the depth map."""
+    """Quantity in the depth map to which scale and shift apply."""
     noise: float = 0.0
     """Standard deviation of the relative depth errors of the inliers; 0.05 is 5 % of the depth."""
 

@@ -104,10 +104,10 @@ class Result(Generic[State]):
     """Outcome of `levenberg_marquardt`."""
 
     state: State
-    """State after the last accepted step."""
+    """State (values of all unknowns) after the last accepted step."""
     costs: tuple[tuple[float, float], ...]
-    """Cost before and after each accepted step. If linearizations re-estimate the noise or the weights, only
-    the two costs of the same step are comparable."""
+    """Cost before and after each accepted step. If the problem re-estimates noise or weights at each
+    linearization, only the two costs of the same step are comparable."""
     damping: float
     """Damping of the next trial step, from which a later minimization can continue."""
 

@@ -1,7 +1,8 @@
 """Perspective projection and its derivatives, for NumPy arrays and PyTorch tensors.
 
 Points are in camera coordinates (OpenCV axes: x right, y down, z forward). Image coordinates are relative to
-the principal point. Pose increments multiply from the left, X' = exp(omega) X + nu (`rigid.move_poses`).
+the principal point. Derivatives by a pose increment (omega, nu) refer to points that move by X' =
+exp([omega]x) X + nu (`rigid.move_poses`).
 """
 
 from __future__ import annotations

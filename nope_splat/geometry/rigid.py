@@ -33,7 +33,7 @@ def invert(transforms: AnyArray) -> AnyArray:
 
 
 def rigid(rotation: AnyArray, translation: AnyArray) -> AnyArray:
-    """Build rigid transforms from rotation and translation. (..., 3, 3), (..., 3) -> (..., 4, 4)."""
+    """Build rigid transforms from rotations and translations. (..., 3, 3), (..., 3) -> (..., 4, 4)."""
     shape = (*rotation.shape[:-2], 4, 4)
     out: Any = rotation.new_zeros(shape) if isinstance(rotation, Tensor) else np.zeros(shape, rotation.dtype)
     out[..., :3, :3], out[..., :3, 3], out[..., 3, 3] = rotation, translation, 1

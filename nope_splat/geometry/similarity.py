@@ -18,14 +18,14 @@ class Similarity:
     """Similarity transform of 3D points: x -> scale * rotation @ x + translation."""
 
     scale: float
-    """Positive scale factor."""
+    """Scale factor; always positive."""
     rotation: Array
     """Rotation matrix with determinant one. (3, 3)."""
     translation: Array
     """Translation, applied after rotation and scaling. (3,)."""
 
     def apply(self, points: Array) -> Array:
-        """Transform points. (..., 3) -> (..., 3)."""
+        """Apply the similarity transform to points. (..., 3) -> (..., 3)."""
         return self.scale * points @ self.rotation.T + self.translation
 
     def apply_to_poses(self, T_world_camera: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Nearest-neighbor matching of descriptors, by matrix products."""
+"""Nearest-neighbor matching of keypoint descriptors by matrix products."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Descriptors(NamedTuple):
     """Descriptors of the K keypoints of one image, prepared for matching."""
 
     exact: Tensor
-    """Non-negative unit-length descriptors. (K, D), float32."""
+    """Unquantized descriptors, non-negative and of unit length. (K, D), float32."""
     quantized: Tensor
     """Descriptors in units of 1 / `QUANTIZATION_LEVELS`, rounded. (K, D), int8, or float32 on processors
     without int8 dot products."""

@@ -70,7 +70,7 @@ class NetworkInput:
 
     @classmethod
     def from_image(cls, image: ImageFile) -> NetworkInput:
-        """Compute the resizing and the crop of an image.
+        """Compute the resizing and the crop of an image for the network's input.
 
         Args:
             image: The image.

@@ -33,7 +33,7 @@ MAX_GPU_THREADS = 4
 Each thread takes 200 MB of GPU memory, in addition to 5 MB for the descriptors of each image (8192 keypoints
 of 128 numbers)."""
 SAVE_INTERVAL = 20.0
-"""Seconds between saves of the pairs matched so far, from which a later run resumes."""
+"""Seconds between saves of the pairs matched so far. A later run resumes from the saved pairs."""
 
 
 def match_images(

@@ -289,7 +289,7 @@ def _select(features: Keypoints, indices: NDArray[np.int64]) -> Keypoints:
 
 
 def _prepare(descriptors: NDArray[np.float32], settings: MatchingSettings) -> Descriptors:
-    """Prepare descriptors for matching on the device of the settings."""
+    """Prepare descriptors (K, D) for matching on the device of the settings."""
     return Descriptors.prepare(torch.from_numpy(descriptors).to(network_device(settings.device)))
 
 

@@ -21,7 +21,7 @@ DUST3R_WEIGHTS = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 
 @dataclass(frozen=True)
 class SiftOptions:
-    """Options of SIFT keypoint detection and selection."""
+    """Options for detecting and selecting SIFT keypoints."""
 
     contrast_threshold: float = 0.02
     """OpenCV's `contrastThreshold`: smallest contrast of a keypoint. The default is half of OpenCV's default,
@@ -223,13 +223,14 @@ class MatchingSettings:
     seed: Annotated[int, Interval(ge=0, le=1e9)] = 0
     """Seed of all random choices in matching (RANSAC and the retrieval vocabulary)."""
     sift: Suppress[SiftOptions] = field(default_factory=SiftOptions)
-    """Options of the SIFT detector."""
+    """Options for detecting and selecting SIFT keypoints."""
     retrieval: Suppress[RetrievalOptions] = field(default_factory=RetrievalOptions)
-    """Options of image retrieval."""
+    """Options of image retrieval, which finds similar images."""
     transitive: Suppress[TransitiveMatchingOptions] = field(default_factory=TransitiveMatchingOptions)
-    """Options of transitive matching, which follows retrieval."""
+    """Options of transitive matching, which selects pairs of images that share matches through a third
+    image."""
     two_view_geometry: Suppress[TwoViewGeometryOptions] = field(default_factory=TwoViewGeometryOptions)
-    """Options of geometric verification."""
+    """RANSAC options of geometric verification."""
     stationary: Suppress[StationaryOptions] = field(default_factory=StationaryOptions)
     """Options for finding image regions that do not move while the scene moves."""
     mirroring: Suppress[MirroringOptions] = field(default_factory=MirroringOptions)
@@ -237,7 +238,7 @@ class MatchingSettings:
     ambiguity: Suppress[AmbiguityOptions] = field(default_factory=AmbiguityOptions)
     """Options for measuring how ambiguous the matches are."""
     pointmaps: Suppress[PointmapOptions] = field(default_factory=PointmapOptions)
-    """Options of matching by pointmaps."""
+    """Options of matching by pointmaps, for the matcher dust3r."""
 
     def pair_selection(self, num_images: int) -> Literal["exhaustive", "retrieval", "sequential"]:
         """Return the method by which pairs of images are selected, resolving the default.

@@ -1,1 +1,1 @@
-"""Refine cameras against renderings: photometric alignment, joint refinement, and single poses."""
+"""Refinement of cameras by comparing renderings with images: all cameras jointly, or a single pose."""

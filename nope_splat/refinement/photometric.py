@@ -40,7 +40,7 @@ class RenderedView:
     """Rendering of a view, together with its image and camera."""
 
     rendered: Tensor
-    """Rendering. (H, W, 3), in [0, 1]."""
+    """Rendered image. (H, W, 3), in [0, 1]."""
     image: Tensor
     """Image to compare the rendering with. (H, W, 3), in [0, 1]."""
     depth: Tensor
@@ -103,7 +103,7 @@ class PixelEquations(NamedTuple):
     tensor: Tensor
     """Matrices A, the robustly weighted structure tensors of the image. (N, 2, 2)."""
     vector: Tensor
-    """Vectors v. (N, 2)."""
+    """Vectors v: half the gradients of the cost by the image motion. (N, 2)."""
 
     def in_double(self) -> Iterator[tuple[slice, PixelEquations]]:
         """Convert the equations to double precision in chunks of pixels.

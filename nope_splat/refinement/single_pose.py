@@ -197,9 +197,9 @@ class _PoseLinearization:
     weight: float
     """Factor on the photometric cost, from `information_weight`."""
     matrix: Tensor
-    """Matrix of the normal equations of the pose increment. (6, 6)."""
+    """Normal matrix of the pose increment: rotation (3), then translation (3). (6, 6)."""
     gradient: Tensor
-    """Gradient of the normal equations. (6,)."""
+    """Gradient of the cost by the pose increment. (6,)."""
 
     @property
     def cost(self) -> float:

@@ -49,7 +49,7 @@ class TrackObservations(NamedTuple):
     """Standard deviation of `xy` along each axis, in full-resolution pixels. (O,)."""
 
     def to(self, device: torch.device) -> TrackObservations:
-        """Move all columns to a device."""
+        """Copy all tensors to a device."""
         return TrackObservations(*(field.to(device) for field in self))
 
 

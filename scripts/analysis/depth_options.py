@@ -50,7 +50,7 @@ class Settings:
     max_image_size: int = 320
     """Longer side of the training images in pixels."""
     noise: float = 0.05
-    """Standard deviation of the smooth relative errors of the depth maps."""
+    """Standard deviation of the smooth relative errors that are added to the depth maps; 0.05 is 5 %."""
     adam: bool = False
     """Refine cameras by gradient steps (Adam) together with the Gaussians, instead of joint refinement. Depth
     losses affect the cameras only in this mode."""

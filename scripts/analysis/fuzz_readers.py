@@ -61,7 +61,7 @@ class Outcome:
     """Outcome of testing one reader with damaged files."""
 
     accepted: int = 0
-    """Number of inputs that were read."""
+    """Number of damaged inputs that were read without an error."""
     refused: int = 0
     """Number of inputs that were refused with a one-line error message."""
     failures: dict[str, str] = field(default_factory=dict)
@@ -153,7 +153,7 @@ def fuzz(reader: Reader, seeds: Seeds, settings: Settings, folder: Path) -> Outc
 
 
 def _peak_memory() -> float:
-    """Return the largest resident memory of this process so far, in GB."""
+    """Return the peak resident memory of this process in GB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
 

@@ -46,7 +46,7 @@ class Settings:
     scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
     """Folder of images with a `ground_truth.json`; repeat the flag for several scenes."""
     orders: int = 20
-    """Number of random orders of the images."""
+    """Number of random orders in which the images are reconstructed."""
     seeds: int = 5
     """Number of RANSAC seeds with which the images are matched and reconstructed."""
     starts: int = 5

@@ -97,7 +97,7 @@ class MapSettings:
     work_dir: Path
     """Folder of the databases, from the command `features`."""
     images: Path
-    """Folder of the same images at training resolution, as `.png`."""
+    """Folder of the images at training resolution, as `.png`."""
     output_dir: Path
     """Output folder of the model, the cameras and the input of splatfacto."""
     mapper: Mapper = "incremental"

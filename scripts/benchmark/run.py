@@ -74,7 +74,7 @@ class Settings:
     """Number of iterations of every training, multiplied by the `length` of the method in
     configs/benchmark.json."""
     max_image_size: int = DEFAULTS["max_image_size"]
-    """Longer side of the training images in pixels; cameras are computed at full resolution."""
+    """Longer side of the training images in pixels. Cameras are computed from the full-resolution images."""
     max_gaussians: int = DEFAULTS["max_gaussians"]
     """Maximum number of Gaussians in every training."""
     eval_interval: int = DEFAULTS["eval_interval"]

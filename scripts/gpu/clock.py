@@ -43,9 +43,9 @@ class Window:
     """Consecutive iterations that are timed together."""
 
     first_step: int
-    """Number of the first iteration."""
+    """Number of the first iteration in the window."""
     iterations: int
-    """Number of iterations."""
+    """Number of iterations in the window."""
     seconds: float
     """Time of the iterations in seconds, without the time in spans."""
     gaussians: int
@@ -73,7 +73,7 @@ class TrainingClock:
     window: int
     """Number of iterations that are timed together."""
     device: Device = field(default_factory=available_device)
-    """Device of the training."""
+    """Functions of the device on which the training runs."""
 
     def __post_init__(self) -> None:
         self.windows: list[Window] = []
@@ -86,11 +86,11 @@ class TrainingClock:
         self._phase_start = self._created = self.device.now()
 
     def begin_iteration(self, step: int, gaussians: int, downscale: int) -> None:
-        """Record the start of an iteration.
+        """Record the start of a training iteration.
 
         Args:
             step: Number of the iteration.
-            gaussians: Number of Gaussians.
+            gaussians: Current number of Gaussians.
             downscale: Factor by which training images are downscaled.
         """
         if self._open is None:

@@ -220,7 +220,7 @@ def _train_ours(settings: Settings, results: Results) -> list[str]:
 
 
 def our_run(settings: Settings) -> Path:
-    """Return the folder of nope-splat's training.
+    """Return the output folder of the run in the step that trains nope-splat.
 
     Args:
         settings: Settings of the check.

@@ -44,7 +44,7 @@ class Calibration:
     """Measures of how well trust predicts that a reconstruction is correct."""
 
     bins: tuple[Bin, ...]
-    """Intervals of equal width from 0 to 1."""
+    """Results by interval of trust; the intervals have equal width and cover 0 to 1."""
     brier: float
     """Brier score: mean squared difference between trust and result (1 if correct, else 0); 0 is perfect."""
     expected_error: float

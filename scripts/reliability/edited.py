@@ -82,7 +82,8 @@ def image_sets() -> list[ImageSet]:
 
 
 def mirrored(pose: Array) -> Array:
-    """Return the pose of a mirrored image in the mirrored world. (4, 4) -> (4, 4)."""
+    """Convert the pose of an image to the pose of its mirror image in the mirrored world. (4, 4)
+    -> (4, 4)."""
     return MIRROR_X @ pose @ MIRROR_X
 
 

@@ -118,7 +118,7 @@ def _shift_names(cameras: Cameras) -> None:
 
 
 def _exchange(cameras: Cameras) -> None:
-    """Exchange the poses of two images."""
+    """Exchange the poses of the images with index 3 and 6."""
     first, second = cameras["frames"][3], cameras["frames"][6]
     poses = second["transform_matrix"], first["transform_matrix"]
     first["transform_matrix"], second["transform_matrix"] = poses

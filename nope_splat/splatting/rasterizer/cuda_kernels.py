@@ -53,7 +53,8 @@ _BACKEND = "gsplat.cuda._backend"
 """Name of gsplat's module that loads or compiles its kernels on import."""
 
 _COMPILER_MEMORY = 3.5e9
-"""Bytes that nvcc needs for the largest of gsplat's files (measured: 3.4 GB with CUDA 13.0)."""
+"""Memory in bytes that nvcc needs for the largest of gsplat's source files (measured: 3.4 GB with CUDA
+13.0)."""
 
 _PROGRESS_DELAY = 3.0
 """Seconds before progress is shown. Loading kernels that are already compiled takes less time."""
@@ -62,7 +63,7 @@ _REPORT_INTERVAL = 60.0
 """Seconds between progress messages if the output is not a terminal."""
 
 _ERROR = re.compile(r"\berror\b|cannot find|unsupported", re.IGNORECASE)
-"""Pattern of the lines in which compilers and linkers report an error."""
+"""Regular expression of the output lines in which compilers and linkers report an error."""
 
 
 def prepare_kernels() -> None:
@@ -99,7 +100,8 @@ def prepare_kernels() -> None:
 
 
 def _shipped_with_gsplat() -> bool:
-    """Check whether gsplat was installed with compiled kernels that load with this torch."""
+    """Check whether gsplat was installed with compiled kernels that the installed version of torch can
+    load."""
     try:
         importlib.import_module("gsplat.csrc")
     except ImportError:

@@ -52,7 +52,7 @@ class MissingKernelsError(Exception):
 
 @dataclass(frozen=True)
 class Toolkit:
-    """A CUDA toolkit that can compile for the installed torch.
+    """CUDA toolkit that can compile extensions for the installed version of torch.
 
     Attributes:
         home: Folder that contains `bin/nvcc`.

@@ -271,7 +271,7 @@ def covariance_gradient(splat, eps2d, d_conic, d_compensation):
 
 @inlined
 def quaternion_gradient(quats, index, r0, r1, r2):
-    """Compute the gradient of an unnormalized quaternion from the rows of its rotation matrix's gradient."""
+    """Compute the gradient of an unnormalized quaternion from the rows of the rotation matrix's gradient."""
     w, x, y, z, inverse = quaternion(quats, index)
     d_w = x * (r2[1] - r1[2]) + y * (r0[2] - r2[0]) + z * (r1[0] - r0[1])
     d_x = -2.0 * x * (r1[1] + r2[2]) + y * (r0[1] + r1[0]) + z * (r0[2] + r2[0]) + w * (r2[1] - r1[2])

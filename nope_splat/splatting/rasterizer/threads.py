@@ -47,7 +47,7 @@ _MAX_SPINS = 4_000_000
 """Number of times that an idle worker polls the counter before it goes to sleep, about a millisecond."""
 
 _MAX_STAGES = 3
-"""Maximum number of stages of a kernel."""
+"""Maximum number of stages of a kernel. Threads wait between stages."""
 
 _Counters = NDArray[np.int64]
 """Numbers of claimed and of finished work items per stage, each on its own cache line. (stages, 2, 16)."""
