@@ -35,7 +35,7 @@ Digests = dict[str, str]
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the comparison."""
+    """Settings of the comparison between the working tree and a commit."""
 
     data: Path
     """Folder of images."""

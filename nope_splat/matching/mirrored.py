@@ -128,10 +128,10 @@ def candidate_pairs(
 ) -> list[tuple[int, int]]:
     """Choose pairs of images of which one may be mirrored.
 
-    Images that are connected by strong pairs are not tested against each other, because they have the same
-    orientation. A pair is strong if its number of matches is a large fraction of that of the best pair of
-    either image. Each image is tested with some of the images to which it is not connected, evenly spaced in
-    the image order.
+    Images that are connected by strong pairs are not tested against each other, because either all of them
+    are mirrored or none is. A pair is strong if its number of matches is a large fraction of that of the best
+    pair of either image. Each image is tested with some of the images to which it is not connected, evenly
+    spaced in the image order.
 
     Args:
         num_images: Number of images.
@@ -185,12 +185,12 @@ def hand_evidence(
 
     Args:
         ordinary: Number of ordinary matches of each pair. (E,).
-        flipped: Number of matches of each pair after one image was mirrored. (E,).
+        flipped: Number of flipped matches of each pair, that is, matches after mirroring one image. (E,).
         settings: Options of matching.
 
     Returns:
-        Evidence in units of ordinary matches: positive for pairs with the same orientation, negative for
-        pairs of which one image is mirrored, zero if the evidence is too weak. (E,).
+        Evidence in units of ordinary matches: positive if both or neither of the images are mirrored,
+        negative if exactly one image is mirrored, zero if the evidence is too weak. (E,).
     """
     weighted = flipped * settings.mirroring.flipped_weight
     is_opposite = flipped >= settings.mirroring.min_ratio * np.maximum(ordinary, 1)
@@ -211,8 +211,8 @@ def separate_hands(
         evidence: Evidence of each pair, from `hand_evidence`. (E,).
 
     Returns:
-        Indices of the mirrored images, ascending; and the pairs of opposite orientation on which the result
-        depends.
+        Indices of the mirrored images, ascending; and the pairs of an ordinary and a mirrored image on which
+        this result depends.
     """
     used = evidence != 0
     edges, evidence = edges[used], evidence[used]

@@ -96,14 +96,15 @@ class RenderedView:
 
 
 class PixelEquations(NamedTuple):
-    """Photometric cost of each used pixel: a quadratic function x^T A x / 2 + v^T x of its image motion x."""
+    """Half the photometric cost of each used pixel, x^T A x / 2 + v^T x + constant, for its image motion
+    x."""
 
     jacobian: Tensor
     """Derivatives of the image motions by the variables of `motion_on_plane`, in pixels. (N, 2, 7 or 11)."""
     tensor: Tensor
-    """Matrices A, the robustly weighted structure tensors of the image. (N, 2, 2)."""
+    """Matrices A: structure tensors of the image, with robust weights. (N, 2, 2)."""
     vector: Tensor
-    """Vectors v: half the gradients of the cost by the image motion. (N, 2)."""
+    """Vectors v: gradients of half the photometric cost at x = 0. (N, 2)."""
 
     def in_double(self) -> Iterator[tuple[slice, PixelEquations]]:
         """Convert the equations to double precision in chunks of pixels.

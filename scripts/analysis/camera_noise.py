@@ -32,7 +32,7 @@ from scripts.benchmark.camera_file import require_one_camera
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the measurement."""
+    """Settings of the measurement of camera noise."""
 
     configs: tyro.conf.Positional[tuple[Path, ...]]
     """The `config.yml` of each training. All trainings must be of one scene, taken with a single camera."""

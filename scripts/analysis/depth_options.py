@@ -35,7 +35,7 @@ OPTIONS: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the measurement."""
+    """Settings of the comparison of depth options."""
 
     output_dir: Path
     """Folder for images, depth maps and trainings."""

@@ -39,7 +39,7 @@ from scripts.analysis.fuzz_targets import READERS, Reader
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a fuzzing run."""
+    """Settings of a test of readers with damaged files."""
 
     seconds: float = 60.0
     """Time for testing each reader, in seconds."""

@@ -52,7 +52,7 @@ Digests = dict[str, str]
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the test."""
+    """Settings of a test with killed processes."""
 
     output_dir: Path
     """Folder of the scene and of all runs; the contents of an earlier test are removed."""

@@ -41,7 +41,7 @@ between two cameras, and error of the focal length as a fraction."""
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the measurement."""
+    """Settings of the measurement of how cameras depend on order, seed and initial cameras."""
 
     scene: tyro.conf.UseAppendAction[tuple[Path, ...]]
     """Folder of images with a `ground_truth.json`; repeat the flag for several scenes."""

@@ -49,7 +49,7 @@ def main() -> None:
     """Compile, load and check the kernels; print the toolkit and the time.
 
     Raises:
-        SystemExit: If a toolkit of the system was found, or kernels are missing.
+        SystemExit: If the toolkit is not that of this environment, or kernels are missing.
     """
     hide_system_toolkits()
     toolkit = cuda_toolkit.find_toolkit()

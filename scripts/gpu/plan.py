@@ -21,7 +21,7 @@ Device = Literal["cuda", "cpu"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the check."""
+    """Settings of a check of the GPU (`scripts/check_gpu.py`)."""
 
     output: Path
     """JSON file for all results."""

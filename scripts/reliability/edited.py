@@ -82,8 +82,7 @@ def image_sets() -> list[ImageSet]:
 
 
 def mirrored(pose: Array) -> Array:
-    """Convert the pose of an image to the pose of its mirror image in the mirrored world. (4, 4)
-    -> (4, 4)."""
+    """Convert the pose of an image to that of its mirror image in the mirrored world. (4, 4) -> (4, 4)."""
     return MIRROR_X @ pose @ MIRROR_X
 
 

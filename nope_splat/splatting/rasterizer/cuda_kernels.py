@@ -100,8 +100,7 @@ def prepare_kernels() -> None:
 
 
 def _shipped_with_gsplat() -> bool:
-    """Check whether gsplat was installed with compiled kernels that the installed version of torch can
-    load."""
+    """Check whether gsplat was installed with compiled kernels that this version of torch can load."""
     try:
         importlib.import_module("gsplat.csrc")
     except ImportError:
