@@ -20,8 +20,8 @@ class DepthSettings:
     model: str = DEPTH_MODEL
     """Depth network: a name on huggingface.co, or a folder with config.json, the preprocessor's configuration
     and model.safetensors. The network needs `pip install transformers` and its weights: 100 MB for the
-    default, 1.4 GB for Intel/dpt-large, the network of the paper (both Apache-2.0; Depth Anything's larger
-    models are for non-commercial use only, CC BY-NC 4.0)."""
+    default, 1.4 GB for Intel/dpt-large, the network used in NoPe-NeRF (both Apache-2.0; Depth Anything's
+    larger models are for non-commercial use only, CC BY-NC 4.0)."""
     device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
     """Device that runs the depth network. "auto" uses a GPU if there is one, unless the training runs on a
     CPU; "cpu" always uses the CPU."""

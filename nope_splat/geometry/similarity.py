@@ -29,9 +29,9 @@ class Similarity:
         return self.scale * points @ self.rotation.T + self.translation
 
     def apply_to_poses(self, T_world_camera: Array) -> Array:
-        """Transform the world frame of camera-to-world poses. (..., 4, 4) -> (..., 4, 4).
+        """Apply the similarity transform to camera-to-world poses. (..., 4, 4) -> (..., 4, 4).
 
-        Rotation parts stay rotation matrices; the scale applies to the camera centers only.
+        Camera centers are scaled, rotated and translated; orientations are only rotated.
         """
         transformed = T_world_camera.copy()
         transformed[..., :3, :3] = self.rotation @ T_world_camera[..., :3, :3]

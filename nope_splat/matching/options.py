@@ -171,8 +171,8 @@ class PointmapOptions:
     """Maximum distance, in pixels of the input image, between an anchor and its match mapped back to the
     anchor's image."""
     max_order_error: float = 2.0
-    """Maximum distance, in pixels of the input image, between the matches from the two orders of an image
-    pair. Matches beyond it are dropped."""
+    """Maximum distance, in pixels of the input image, between the two matches of an anchor that the network
+    gives for the image orders (i, j) and (j, i). Anchors beyond it are not matched."""
     plane_radius: int = 2
     """Radius, in pixels of the input image, of the window in which a plane is fitted to the points for
     sub-pixel positions."""

@@ -112,7 +112,7 @@ def match_anchors(source: Pointmap, target: Pointmap, options: PointmapOptions) 
 
 
 def average_matches(forward: Array, backward: Array, max_error: float) -> Array:
-    """Average the matches of anchors from both orders of an image pair.
+    """Average the matches of anchors from both orders (i, j) and (j, i) of an image pair.
 
     Args:
         forward: Positions of the matches from one order of the pair, in pixels. (K, 2).

@@ -96,8 +96,7 @@ class RenderedView:
 
 
 class PixelEquations(NamedTuple):
-    """Half the photometric cost of each used pixel, x^T A x / 2 + v^T x + constant, for its image motion
-    x."""
+    """Half the photometric cost of each used pixel: x^T A x / 2 + v^T x + const., for the image motion x."""
 
     jacobian: Tensor
     """Derivatives of the image motions by the variables of `motion_on_plane`, in pixels. (N, 2, 7 or 11)."""

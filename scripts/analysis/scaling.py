@@ -60,8 +60,8 @@ class Pairs:
     data: Path
     """Folder of the images."""
     sample: int | None = None
-    """Number of randomly sampled pairs that are matched instead of all pairs, extrapolating the time; None
-    for all pairs."""
+    """Number of random pairs from which the time of matching all pairs is extrapolated; None to match all
+    pairs."""
     repeats: int = 5
     """Number of time measurements of retrieval. They alternate with matching parts of all pairs, so that load
     on the machine affects both."""

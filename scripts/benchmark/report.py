@@ -138,7 +138,7 @@ def _lines(rows: list[Row]) -> list[dict[str, str]]:
 def _mean_lines(rows: list[Row], scenes: list[str]) -> list[dict[str, str]]:
     """Format the table lines of the means over all scenes: for each method, cell texts by column title.
 
-    Methods that failed on a scene with every seed are omitted.
+    Only seeds with which a method succeeded on all scenes are used; methods without such a seed are omitted.
     """
     lines = []
     for method, group in _by(rows, "method").items():

@@ -58,7 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Runner:
-    """Runner of steps in a work folder."""
+    """Runner of the steps of a check, with one subfolder per step."""
 
     work_dir: Path
     """Work folder. Each step has a subfolder with `log.txt`, `result.json` and `outcome.json`."""
