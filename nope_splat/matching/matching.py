@@ -158,7 +158,7 @@ def _match_rounds(
     matches, requested, new = dict(matched or {}), [], []
 
     def match(pair: tuple[int, int]) -> None:
-        # Matching and RANSAC are not symmetric: order the images by their content, not by their index.
+        # Matching and RANSAC depend on the order of the two images, so order them by content, not by index.
         first, second = sorted(pair, key=sort_keys.__getitem__)
         putative = match_putatively(first, second)
         indices = merge_duplicates(putative, first_ids[first], first_ids[second])

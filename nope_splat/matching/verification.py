@@ -14,8 +14,8 @@ from nope_splat.geometry.epipolar import sampson_errors
 from nope_splat.matching.options import MatchingSettings, TwoViewGeometryOptions
 from nope_splat.scene.features import Keypoints, PairMatches
 
-# PROSAC, which samples the most distinctive matches first, needs as many trials here: the ratio test leaves
-# few wrong matches.
+# PROSAC, which samples the most distinctive matches first, is not used: after the ratio test, few matches are
+# wrong, and PROSAC needs as many trials as RANSAC.
 
 NO_REFINEMENT = {"max_iterations": 0}
 """Options that disable poselib's final refinement, because RANSAC's local optimization has refined the model
@@ -139,7 +139,8 @@ def _estimate_fundamental(
             xy_first[subset], xy_second[subset], ransac | limits, NO_REFINEMENT
         )
         if info["num_inliers"] >= options.easy_inlier_ratio * options.subset_size:
-            # Without iterations, but with an initial geometry, RANSAC refines that on all matches.
+            # With an initial geometry and no iterations, RANSAC only refines the initial geometry on all
+            # matches.
             refine = max_error | {"max_iterations": 0}
             estimate = poselib.estimate_fundamental(xy_first, xy_second, refine, NO_REFINEMENT, initial)
     if estimate is None:
@@ -168,7 +169,8 @@ def _homography_ratio(
         Inlier ratio over all matches, 0 to 1; 0 if no homography was found.
     """
     options = settings.two_view_geometry
-    # A homography error has two dimensions and the noise of both images, so it may be larger.
+    # A homography error has two dimensions and contains the noise of both images, so its limit is larger than
+    # that of epipolar errors.
     max_error = 2 * settings.max_epipolar_error
     subset = _evenly_spaced(len(xy_first), options.homography_subset_size)
     # OpenCV's RHO method does not refine its result, which is accurate enough for a ratio and takes half the

@@ -217,8 +217,8 @@ def order_of_capture(T_world_camera: NDArray[np.floating]) -> NDArray[np.int64]:
     position, heading = T_world_camera[:, :2, 3], T_world_camera[:, :2, 2]
     azimuth = np.arctan2(position[:, 1], position[:, 0]) % (2 * np.pi)
     turned = (np.arctan2(heading[:, 1], heading[:, 0]) - azimuth - np.pi / 2) % (2 * np.pi) + np.pi / 2
-    # At the beginning of a round, cameras look inward (pi) in the first and are turned halfway in the second;
-    # at the end, they are turned halfway in the first and completely (2 pi) in the second.
+    # In the first round, cameras turn from looking inward (pi) to halfway; in the second round, they turn
+    # from halfway to looking outward (2 pi).
     second_round = turned > 1.25 * np.pi + azimuth / 4
     return np.lexsort((azimuth, second_round))
 

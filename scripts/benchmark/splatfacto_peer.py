@@ -119,7 +119,7 @@ def run_anywhere() -> None:
                 splatfacto,
                 "get_viewmat",
                 world_to_camera,
-            ),  # the same function, but compiled, which needs a compiler
+            ),  # splatfacto's version of this function needs a C++ compiler
         ]
         for owner, name, replacement in replacements:
             setattr(owner, name, replacement)

@@ -91,7 +91,7 @@ def set_up(method: Method, scene: Scene, gaussians: Mapping[str, Tensor] | None 
         if getattr(callback.func, "__func__", None) is not NopePipeline.adjust_cameras
     ]
     model: Any = trainer.pipeline.model
-    model.step = FIRST_STEP  # splatfacto's spherical harmonics degree follows the step, also in renderings
+    model.step = FIRST_STEP  # splatfacto's SH degree depends on the step, also in renderings
     strategy = model.strategy
     # Densification statistics are accumulated as in the first half of a training, but not used.
     strategy.refine_start_iter = strategy.refine_stop_iter = strategy.reset_every = NEVER
