@@ -45,11 +45,39 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Doubts:
+    """Reasons to doubt the cameras of a reconstruction, each from 0 (none) to 1."""
+
+    disagreement: float
+    """Share of the verified matches, over all pairs with many, that disagree with the cameras."""
+    contradicting_pairs: float
+    """Square root of the share of pairs that contradict the cameras."""
+    missing_points: float
+    """Square root of the share of pairs in which most points that should be visible are not found."""
+    second_motions: float
+    """Share of the pairs with a second epipolar geometry."""
+    repetition: float
+    """1 if a pattern repeats in most images, else 0."""
+    similar_views: float
+    """Share of the registered images that show the same view as another one."""
+    focal_valley: float
+    """1 if other focal lengths fit the observations equally well, 0 if they fit much worse."""
+    planar: float
+    """1 if homographies explain nearly all matches, else 0."""
+    unregistered: float
+    """Share of the training images that are not registered."""
+    weak_support: float
+    """1 if the registered images have few observations of track points, near 0 if they have many."""
+
+
+@dataclass(frozen=True)
 class Trust:
     """Agreement of the cameras with the images, and a score."""
 
     score: float
-    """Logistic function of the evidence for and against the cameras, from 0 to 1; not calibrated yet."""
+    """Estimated probability that AUC@5 of the registered images exceeds 90 percent, from 0 to 1."""
+    doubts: Doubts
+    """The evidence from which the score is computed."""
     images: NDArray[np.floating]
     """Share of each image's evidence that agrees with its pose, from 0 to 1; NaN without a pose. (N,)."""
     pairs: NDArray[np.floating]
