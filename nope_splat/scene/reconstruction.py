@@ -200,7 +200,7 @@ class Reconstruction:
             graph=MatchGraph(plain["num_images"], **nested("graph")),
             seconds=plain["seconds"],
             notices=tuple(Notice(**notice) for notice in plain["notices"]),
-            trust=None if plain["trust"] is None else _trust(**plain["trust"], **nested("trust")),
+            trust=None if plain["trust"] is None else _trust(plain["trust"], nested("trust")),
             stationary=stationary_from_arrays(arrays),
             focal_fixed=plain["focal_held"],
             **{name: arrays[name] for name in _ARRAYS},
@@ -266,9 +266,9 @@ def normalize(scene: Reconstruction) -> Reconstruction:
     return replace(scene, T_world_camera=poses, points=rotated - origin)
 
 
-def _trust(score: float, doubts: dict[str, float], **arrays: NDArray[np.floating]) -> Trust:
+def _trust(plain: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Trust:
     """Read what `Reconstruction.to_arrays` makes of a `Trust`."""
-    return Trust(score, Doubts(**doubts), **arrays)
+    return Trust(plain["score"], Doubts(**plain["doubts"]), arrays["images"], arrays["pairs"])
 
 
 def _list_to_tuple(value: Any) -> Any:
