@@ -32,6 +32,7 @@ from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.problem import ImageEvidence, Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
 from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
+from nope_splat.sfm.reliability.focal_profile import follow_focal_valley
 from nope_splat.sfm.reliability.notices import collect_notices, refuse_doubtful
 from nope_splat.sfm.reliability.trust import measure_trust
 from nope_splat.sfm.result import (
@@ -144,10 +145,11 @@ def reconstruct_from_matches(
     names = [image.name for image in folder.images]
     require_matches(names, held_out, matches, components, options.matching.min_matches)
 
-    component, problem, registered, uncertainty = reconstruct_determined_cameras(whole, components, options)
+    component, problem, registered = reconstruct_determined_cameras(whole, components, options)
     state = registered.state
     with clock.stage("reliability"):
-        evidence, doubtful = doubt_cameras(state, problem, uncertainty, options.keep_doubtful)
+        profile = follow_focal_valley(state, problem.options)
+        evidence, doubtful = doubt_cameras(state, problem, profile.noise_ratio, options.keep_doubtful)
     reconstruction, points_of_keypoints = to_reconstruction(state, folder, held_out, problem, graph)
     with clock.stage("held-out photos"):
         reconstruction, held_out_failures = resect_held_out(
@@ -189,7 +191,7 @@ class RegisteredComponent:
 
 def reconstruct_determined_cameras(
     whole: SfmProblem, components: Sequence[Indices], options: SfmOptions
-) -> tuple[Indices, SfmProblem, RegisteredComponent, float]:
+) -> tuple[Indices, SfmProblem, RegisteredComponent]:
     """Reconstruct the first component, again with a fixed focal length if the images do not determine it.
 
     Args:
@@ -198,8 +200,7 @@ def reconstruct_determined_cameras(
         options: Options of SfM.
 
     Returns:
-        Images, problem and reconstruction of the component; standard deviation of the focal length as a share
-        of it.
+        Images, problem and reconstruction of the component.
 
     Raises:
         NopeSplatError: If fewer than two images can be registered.
@@ -216,7 +217,7 @@ def reconstruct_determined_cameras(
             "no camera poses consistent with the photos were found; add photos with more overlap between"
             " neighbors",
         )
-    return component, problem, registered, uncertainty
+    return component, problem, registered
 
 
 def reconstruct_first_component(

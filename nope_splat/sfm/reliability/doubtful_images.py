@@ -6,28 +6,30 @@ import numpy as np
 
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.reliability.evidence import Evidence, collect_evidence
+from nope_splat.sfm.result import focal_uncertainty
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations
 
 
 def doubt_cameras(
-    state: SfmState, problem: SfmProblem, focal_uncertainty: float, keep_doubtful: bool
+    state: SfmState, problem: SfmProblem, focal_noise_ratio: float, keep_doubtful: bool
 ) -> tuple[Evidence, dict[int, str]]:
     """Compare the cameras with all matches, and leave out images whose matches contradict their pose.
 
     Args:
         state: The refined state; changed in place.
         problem: The component, with all verified matches.
-        focal_uncertainty: Standard deviation of the focal length, as a share of it.
+        focal_noise_ratio: Noise at other focal lengths, from `FocalProfile`.
         keep_doubtful: Whether to keep such images.
 
     Returns:
         The evidence of the images that are left; reason by index of images that are left out.
     """
-    evidence = collect_evidence(state, problem, focal_uncertainty)
+    uncertainty = focal_uncertainty(state, problem.options)
+    evidence = collect_evidence(state, problem, focal_noise_ratio, uncertainty)
     failures = {} if keep_doubtful else leave_out_doubtful_images(state, evidence)
     if failures:
-        evidence = collect_evidence(state, problem, focal_uncertainty)
+        evidence = collect_evidence(state, problem, focal_noise_ratio, uncertainty)
     return evidence, failures
 
 

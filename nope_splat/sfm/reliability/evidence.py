@@ -19,7 +19,6 @@ from nope_splat.geometry.projection import project
 from nope_splat.geometry.rigid import invert, rotation_angle, transform
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.problem import SfmProblem
-from nope_splat.sfm.reliability.focal_profile import focal_noise_ratio
 from nope_splat.sfm.reliability.options import EvidenceOptions
 from nope_splat.sfm.retriangulation import epipolar_errors
 from nope_splat.sfm.state import SfmState
@@ -120,12 +119,15 @@ class MissingPoints:
     """Expected points in cells that show something else: hardly any expected point is found. (P,)."""
 
 
-def collect_evidence(state: SfmState, problem: SfmProblem, focal_uncertainty: float) -> Evidence:
+def collect_evidence(
+    state: SfmState, problem: SfmProblem, focal_noise_ratio: float, focal_uncertainty: float
+) -> Evidence:
     """Compare a finished reconstruction with all matches.
 
     Args:
         state: The refined state; not changed.
         problem: The component, with all verified matches.
+        focal_noise_ratio: Noise at other focal lengths, from `FocalProfile`.
         focal_uncertainty: Standard deviation of the focal length, as a share of it.
 
     Returns:
@@ -133,9 +135,6 @@ def collect_evidence(state: SfmState, problem: SfmProblem, focal_uncertainty: fl
     """
     options = problem.options.reliability
     num_matches, num_agreeing = count_agreeing_matches(state, problem)
-    ratio = float("inf")
-    if not state.fix_focal:
-        ratio = focal_noise_ratio(state, options.focal_profile, problem.options.ba_device)
     return Evidence(
         pairs=tuple((pair.first, pair.second) for pair in problem.pairs),
         num_matches=num_matches,
@@ -145,7 +144,7 @@ def collect_evidence(state: SfmState, problem: SfmProblem, focal_uncertainty: fl
         missing=find_missing_points(state, options.evidence),
         repeats=repeats(problem, options.evidence),
         num_views=count_views(state, problem, options.evidence),
-        focal_noise_ratio=ratio,
+        focal_noise_ratio=focal_noise_ratio,
         is_planar=problem.is_planar,
         focal_uncertainty=focal_uncertainty,
         options=problem.options,

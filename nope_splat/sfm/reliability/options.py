@@ -72,6 +72,11 @@ class FocalProfileOptions:
     determine it. Errors of the model, such as distortion, have this size."""
     min_planar_noise_ratio: Annotated[float, Gt(1)] = 1.05
     """The same for a planar scene, where a small error of the model moves the focal length far."""
+    min_noise_decrease: Annotated[float, SHARE] = 0.001
+    """Minimum decrease of the noise, as a share, for which the reconstruction is refined again from a longer
+    or shorter focal length."""
+    max_num_steps: Annotated[int, COUNT] = 8
+    """Maximum number of such refinements."""
     plausible_ratios: tuple[float, float] = (0.3, 8.0)
     """Shortest and longest focal length of ordinary lenses, as a share of the longer side."""
     max_num_observations: Annotated[int, COUNT] = 60

@@ -94,14 +94,14 @@ def test_an_image_whose_matches_contradict_its_pose_is_left_out(keep_doubtful: b
     state, problem = registered_state(make_scene(), tmp_path)
     turn = rigid(Rotation.from_euler("z", 30, degrees=True).as_matrix(), np.zeros(3))
     state.T_camera_world[3] = turn @ state.T_camera_world[3]
-    evidence, failures = doubt_cameras(state, problem, 0.0, keep_doubtful)
+    evidence, failures = doubt_cameras(state, problem, 1.5, keep_doubtful)
     assert list(failures) == ([] if keep_doubtful else [3])
     assert np.flatnonzero(~state.registered).tolist() == list(failures)
     assert evidence.contradicts.any() == keep_doubtful
 
 
 def test_missing_points_count_only_in_pairs_with_enough_expected_ones(tmp_path: Path) -> None:
-    evidence = collect_evidence(*registered_state(make_scene(), tmp_path), 0.0)
+    evidence = collect_evidence(*registered_state(make_scene(), tmp_path), 1.5, 0.0)
     few = evidence.options.reliability.evidence.min_num_expected - 1
     missing = MissingPoints(
         image_ids=np.array([[0, 1], [1, 0], [0, 2], [2, 0]]),
