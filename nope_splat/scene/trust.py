@@ -1,4 +1,4 @@
-"""How far a reconstruction is to be trusted: notices about what may be wrong, and a score."""
+"""Reliability of a reconstruction: a trust score, and notices about possible errors."""
 
 from __future__ import annotations
 
@@ -18,39 +18,41 @@ NoticeCode = Literal[
     "implausible-focal-length",
     "weak-support",
 ]
-"""What a notice is about; `Notice` explains each code."""
+"""Kind of a notice; the docstring of `Notice` explains each code."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing that the user should know about a reconstruction.
+    """Warning about a possible problem of a reconstruction.
 
     The codes are:
 
-    - `stationary-pixels`: Something stands still while the scene moves; its pixels are not used.
-    - `repeated-pattern`: A pattern repeats, and cameras may be off by a period.
-    - `duplicate-structure`: Different things look alike and may have been merged.
-    - `moving-objects`: Two things move against each other.
+    - `stationary-pixels`: Some pixels move with the camera instead of the scene; they are not used.
+    - `repeated-pattern`: A pattern repeats, and cameras may be displaced by one period.
+    - `duplicate-structure`: Similar but different parts of the scene may have been merged.
+    - `moving-objects`: Two parts of the scene move relative to each other.
     - `mirrored-images`: Some images are mirrored.
     - `uncertain-focal-length`: The images do not determine the focal length.
-    - `implausible-focal-length`: No ordinary lens has this focal length.
-    - `weak-support`: Few images or points support the result.
+    - `implausible-focal-length`: Ordinary lenses do not have this focal length.
+    - `weak-support`: Few images or few points support the result.
     """
 
     code: NoticeCode
-    """What it is about, for programs."""
+    """Kind of the notice, for use by programs."""
     message: str
-    """What it is about and what to do, for the user; a sentence without an initial capital or a
-    final period."""
+    """Cause and remedy, for the user; a sentence without an initial capital or a final period."""
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Agreement of the cameras with the images, and a score."""
+    """Reliability of the cameras, from the agreement of matches with poses."""
 
     score: float
-    """Logistic function of the evidence for and against the cameras, from 0 to 1; not calibrated yet."""
+    """Overall score from 0 (doubtful) to 1 (reliable): a logistic function of all evidence. It is not a
+    calibrated probability yet."""
     images: NDArray[np.floating]
-    """Share of each image's evidence that agrees with its pose, from 0 to 1; NaN without a pose. (N,)."""
+    """Fraction of each image's verified matches that agree with its pose, from 0 to 1; NaN without a pose.
+    (N,)."""
     pairs: NDArray[np.floating]
-    """The same for each edge of the match graph; NaN if an image has no pose. (E,)."""
+    """Fraction of the verified matches that agree with the poses, for each edge of the match graph; NaN if an
+    image of the pair has no pose. (E,)."""
