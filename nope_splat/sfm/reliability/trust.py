@@ -1,4 +1,4 @@
-"""Measure of trust: a logistic function of all evidence."""
+"""Trust score of a reconstruction: a logistic function of all evidence."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from nope_splat.sfm.state import SfmState
 
 @dataclass(frozen=True)
 class DoubtFeatures:
-    """Reasons for doubt, each from 0 (none) to 1."""
+    """Inputs of the trust score from 0 (no doubt) to 1; also the type of their coefficients."""
 
     disagreement: float
-    """Share of the matches of strong pairs that contradict the cameras."""
+    """Fraction of the matches of pairs with enough matches that disagree with the poses."""
     contradicting_pairs: float
-    """Square root of the share of strong pairs that contradict the cameras."""
+    """Square root of the fraction of pairs with enough matches that contradict the cameras."""
     missing_points: float
-    """Square root of the share of pairs in which most expected points are missing."""
+    """Square root of the fraction of overlapping image pairs in which most expected points are missing."""
     second_motions: float
-    """Share of the strong pairs with a second motion."""
+    """Fraction of the pairs with enough matches that support a second epipolar geometry."""
     focal_valley: float
-    """1 if other focal lengths fit as well, 0 if they fit much worse."""
+    """1 if other focal lengths explain the observations equally well, 0 if much worse."""
 
 
 WEIGHTS = DoubtFeatures(20.0, 8.0, 8.0, 5.0, 4.0)
-"""Coefficients of the logistic function; rough values, not fitted yet."""
+"""Coefficients of the logistic function; rough values that are not fitted to data yet."""
 INTERCEPT = -3.0
-"""Logit of a failure without any doubt."""
+"""Log-odds of a wrong reconstruction if all inputs are zero."""
 
 
 def doubt_features(evidence: Evidence) -> DoubtFeatures:
-    """Summarize the evidence.
+    """Compute the inputs of the trust score from the evidence.
 
     Args:
-        evidence: Comparison of the matches with the cameras.
+        evidence: Comparison of the reconstruction with all verified matches.
     """
     strong = evidence.is_strong
     num_matches, num_agreeing = evidence.num_matches[strong].sum(), evidence.num_agreeing[strong].sum()
@@ -53,15 +53,16 @@ def doubt_features(evidence: Evidence) -> DoubtFeatures:
 
 
 def measure_trust(state: SfmState, graph: MatchGraph, evidence: Evidence) -> Trust:
-    """Compute the trust in a reconstruction, its images and its pairs.
+    """Compute the trust in a reconstruction, in each image and in each pair.
 
     Args:
         state: The refined state.
-        graph: The match graph of all training images.
-        evidence: Comparison of the matches with the cameras.
+        graph: Match graph of all training images.
+        evidence: Comparison of the reconstruction with all verified matches.
 
     Returns:
-        The trust.
+        The trust score, and the fraction of agreeing matches of each image and of each edge of the match
+        graph.
     """
     features = np.array(astuple(doubt_features(evidence)))
     logit = INTERCEPT + float(features @ np.array(astuple(WEIGHTS)))
