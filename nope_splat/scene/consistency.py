@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,8 @@ def _require_trust(scene: Reconstruction) -> None:
         images, pairs = scene.trust.images, scene.trust.pairs
         _require("trust.images", np.nan_to_num(images), "f", (len(scene.image_names),))
         _require("trust.pairs", np.nan_to_num(pairs), "f", (len(scene.graph.edges),))
-        if not 0 <= scene.trust.score <= 1:
+        values = np.array([scene.trust.score, *astuple(scene.trust.doubts)])
+        if not ((values >= 0) & (values <= 1)).all():
             raise ValueError("trust is out of range")
     for pixels in scene.stationary:
         _require("stationary.size", np.array(pixels.size), "i", (2,), valid=(1, 10**9))

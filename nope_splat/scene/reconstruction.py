@@ -19,7 +19,7 @@ from nope_splat.scene.stationary import (
     stationary_to_arrays,
 )
 from nope_splat.scene.tracks import MatchGraph, Observations
-from nope_splat.scene.trust import Notice, Trust
+from nope_splat.scene.trust import Doubts, Notice, Trust
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Reconstruction:
             "num_images": self.graph.num_images,
             "seconds": self.seconds,
             "notices": [asdict(notice) for notice in self.notices],
-            "trust": None if self.trust is None else self.trust.score,
+            "trust": self.trust and {"score": self.trust.score, "doubts": asdict(self.trust.doubts)},
             "focal_held": self.focal_fixed,
         }
         arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
@@ -214,7 +214,7 @@ class Reconstruction:
             graph=MatchGraph(plain["num_images"], **nested("graph")),
             seconds=plain["seconds"],
             notices=tuple(Notice(**notice) for notice in plain["notices"]),
-            trust=None if plain["trust"] is None else Trust(plain["trust"], **nested("trust")),
+            trust=None if plain["trust"] is None else _trust(**plain["trust"], **nested("trust")),
             stationary=stationary_from_arrays(arrays),
             focal_fixed=plain["focal_held"],
             **{name: arrays[name] for name in _ARRAYS},
@@ -279,6 +279,11 @@ def normalize(scene: Reconstruction) -> Reconstruction:
     poses[:, :3, 3] = scale * poses[:, :3, 3] @ rotation.T - origin
     poses[~scene.registered] = np.eye(4)
     return replace(scene, T_world_camera=poses, points=rotated - origin)
+
+
+def _trust(score: float, doubts: dict[str, float], **arrays: NDArray[np.floating]) -> Trust:
+    """Create a trust object from the values that `Reconstruction.to_arrays` stores."""
+    return Trust(score, Doubts(**doubts), **arrays)
 
 
 def _list_to_tuple(value: Any) -> Any:

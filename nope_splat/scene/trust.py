@@ -44,12 +44,43 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Doubts:
+    """Reasons to doubt the cameras of a reconstruction, each from 0 (no doubt) to 1 (strong doubt)."""
+
+    disagreement: float
+    """Fraction of the verified matches that disagree with the poses; only pairs with enough matches count."""
+    contradicting_pairs: float
+    """Square root of the fraction of pairs that contradict the cameras; only pairs with enough matches
+    count."""
+    missing_points: float
+    """Square root of the fraction of image pairs in which most of the points that should be visible in both
+    images are not observed."""
+    second_motions: float
+    """Fraction of the pairs whose matches support a second epipolar geometry; only pairs with enough matches
+    count."""
+    repetition: float
+    """1 if a pattern repeats within most images, otherwise 0."""
+    similar_views: float
+    """Fraction of the registered images that show the same view as another registered image."""
+    focal_valley: float
+    """1 if other focal lengths explain the observations equally well, 0 if much worse."""
+    planar: float
+    """1 if homographies explain nearly all matches, otherwise 0."""
+    unregistered: float
+    """Fraction of the images that are not registered."""
+    weak_support: float
+    """1 if the registered images have too few observations of track points, near 0 if they have many."""
+
+
+@dataclass(frozen=True)
 class Trust:
-    """Reliability of the cameras, from the agreement of matches with poses."""
+    """Estimated reliability of a reconstruction, overall and for each image and pair."""
 
     score: float
-    """Overall score from 0 (doubtful) to 1 (reliable): a logistic function of all evidence. It is not a
-    calibrated probability yet."""
+    """Estimated probability, from 0 to 1, that more than 90 percent AUC@5 is reached by the registered
+    images' poses."""
+    doubts: Doubts
+    """Reasons to doubt the cameras, from which the score is computed."""
     images: NDArray[np.floating]
     """Fraction of each image's verified matches that agree with its pose, from 0 to 1; NaN without a pose.
     (N,)."""

@@ -137,6 +137,7 @@ def reconstruct_from_matches(
     """
     priors = priors or Priors(initial_focal=options.initial_focal)
     clock = clock or Stopwatch()
+    matches = matches.without_stationary(folder, held_out, options.matching)
     whole = training_problem(folder, held_out, matches, options, priors)
     whole = replace(whole, clock=clock)
     graph = match_graph(len(folder.images), whole.pairs)

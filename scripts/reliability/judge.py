@@ -175,7 +175,7 @@ def verdict(
     if "refused" in outcome:
         if image_set.honest:
             return "lost images"
-        # Whoever gave wrong cameras looks for the fault in the photos, unless the file is named.
+        # Unless the message names the file, the user looks for the mistake in the photos.
         misleads = image_set.known_cameras and KNOWN_CAMERAS not in outcome["refused"]["message"]
         return "misleading refusal" if misleads else "refused"
     codes = notice_codes(outcome)

@@ -93,12 +93,15 @@ class Evidence:
 
     @property
     def missing_share(self) -> float:
-        """Fraction of the overlapping image pairs in which most of the expected points are missing."""
-        missing = self.missing
-        is_missing = (
-            missing.num_missing > self.options.reliability.evidence.max_missing * missing.num_expected
-        )
-        return float(is_missing.mean()) if len(is_missing) else 0.0
+        """Fraction of the image pairs with enough expected points in which most of them are missing.
+
+        An image pair is an ordered pair of registered images; a point is expected if it should be visible in
+        both images.
+        """
+        missing, options = self.missing, self.options.reliability.evidence
+        is_missing = missing.num_missing > options.max_missing * missing.num_expected
+        has_enough = missing.num_expected >= options.min_num_expected
+        return float(is_missing[has_enough].mean()) if has_enough.any() else 0.0
 
     @property
     def second_motion_share(self) -> float:

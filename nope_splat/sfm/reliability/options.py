@@ -57,7 +57,8 @@ class EvidenceOptions:
     """Minimum number of points of one photo that are expected in another photo for the two photos to count as
     overlapping."""
     min_num_expected: Annotated[int, COUNT] = 30
-    """Minimum number of expected points of a pair for its missing points to count. Currently not used."""
+    """Minimum number of points of one photo that are expected in another photo for the pair to be tested for
+    missing points."""
     max_missing: Annotated[float, SHARE] = 0.5
     """Maximum fraction of the expected points of a pair that may be missing; pairs beyond it are counted in
     `max_missing_pairs`."""
