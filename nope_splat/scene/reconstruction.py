@@ -214,7 +214,7 @@ class Reconstruction:
             graph=MatchGraph(plain["num_images"], **nested("graph")),
             seconds=plain["seconds"],
             notices=tuple(Notice(**notice) for notice in plain["notices"]),
-            trust=None if plain["trust"] is None else _trust(**plain["trust"], **nested("trust")),
+            trust=None if plain["trust"] is None else _trust(plain["trust"], nested("trust")),
             stationary=stationary_from_arrays(arrays),
             focal_fixed=plain["focal_held"],
             **{name: arrays[name] for name in _ARRAYS},
@@ -281,9 +281,14 @@ def normalize(scene: Reconstruction) -> Reconstruction:
     return replace(scene, T_world_camera=poses, points=rotated - origin)
 
 
-def _trust(score: float, doubts: dict[str, float], **arrays: NDArray[np.floating]) -> Trust:
-    """Create a trust object from the values that `Reconstruction.to_arrays` stores."""
-    return Trust(score, Doubts(**doubts), **arrays)
+def _trust(plain: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Trust:
+    """Create a trust object from the values that `Reconstruction.to_arrays` stores.
+
+    Args:
+        plain: Score and doubts.
+        arrays: Arrays `images` and `pairs`.
+    """
+    return Trust(plain["score"], Doubts(**plain["doubts"]), arrays["images"], arrays["pairs"])
 
 
 def _list_to_tuple(value: Any) -> Any:
