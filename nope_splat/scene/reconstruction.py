@@ -131,7 +131,7 @@ class Reconstruction:
             observations: O observations of the points.
 
         Returns:
-            The observed point of each observation. (O, 3).
+            Camera coordinates of the observed point, for each observation. (O, 3).
         """
         poses = invert(self.T_world_camera[observations.image_ids])
         return transform(poses, self.points[observations.point_ids])

@@ -77,8 +77,8 @@ class Trust:
     """Estimated reliability of a reconstruction, overall and for each image and pair."""
 
     score: float
-    """Estimated probability, from 0 to 1, that more than 90 percent AUC@5 is reached by the registered
-    images' poses."""
+    """Estimated probability, from 0 to 1, that the relative poses of the registered images have an AUC@5
+    above 90 percent: the area under the recall curve of pose errors up to 5 degrees."""
     doubts: Doubts
     """Reasons to doubt the cameras, from which the score is computed."""
     images: NDArray[np.floating]

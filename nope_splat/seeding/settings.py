@@ -108,6 +108,6 @@ class SeedSettings:
     interpolation: InterpolationConfig = InterpolationConfig()
     """Interpolation of inverse depth between track points, as initialization of the optical flow."""
     flow: FlowConfig = FlowConfig()
-    """Triangulation of optical flow."""
+    """Thresholds for the triangulation of optical flow."""
     fusion: FusionConfig = FusionConfig()
     """Fusion of the depth maps of all images to one point cloud."""

@@ -44,14 +44,14 @@ class FocalEstimationOptions:
     """Maximum number of pairs from which the focal length is estimated; the pairs with the most matches are
     used."""
     max_quartile_ratio: Annotated[float, Gt(1)] = 1.5
-    """Maximum ratio of the upper to the lower quartile of the focal lengths estimated from single pairs;
-    below it, the pairs count as consistent. Otherwise several initial focal lengths are tried."""
+    """Maximum ratio of the upper to the lower quartile of the focal lengths estimated from single pairs. With
+    a larger ratio, the pairs are inconsistent, and several initial focal lengths are tried."""
     min_num_agreeing_pairs: Annotated[int, COUNT] = 3
-    """Minimum number of pairs with a plausible focal length; with fewer, several initial focal lengths are
-    tried."""
+    """Minimum number of pairs with a plausible focal length; with fewer pairs, several initial focal lengths
+    are tried."""
     num_candidates: Annotated[int, Ge(3)] = 200
-    """Number of focal lengths tried for a camera that has matches only with other cameras. 200 candidates are
-    1.3 percent apart; bundle adjustment refines the best one."""
+    """Number of focal lengths tried for a camera that has matches only with other cameras; bundle adjustment
+    refines the best candidate. 200 candidates are spaced by 1.3 percent."""
     start_factors: tuple[float, ...] = (1.0, 1.4, 2.0)
     """Factors by which the estimated focal length is multiplied to get several initial values, if pairs are
     inconsistent. Bundle adjustment corrects initial values that are too long, but not values that are too
@@ -71,8 +71,8 @@ class DegeneracyOptions:
     pure rotation. In scenes with depth, homographies explain at most 0.8 of the matches, even if one wall
     dominates."""
     max_error: Annotated[float, POSITIVE] = 4.0
-    """Maximum transfer error of an inlier match of a rotation, in pixels at keypoint resolution; the same as
-    for homographies in geometric verification."""
+    """Maximum transfer error of an inlier match of a rotation, in pixels at keypoint resolution; the same
+    value as for homographies in geometric verification."""
     max_num_pairs: Annotated[int, COUNT] = 50
     """Maximum number of pairs tested for pure rotation; the pairs with the most matches are tested."""
     max_num_matches: Annotated[int, COUNT] = 200
@@ -104,24 +104,25 @@ class GlobalRefinementOptions:
     """Relative decrease of the cost per step below which bundle adjustment stops; the last bundle adjustment
     uses a smaller value."""
     max_prior_sigmas: Annotated[float, POSITIVE] = 3.0
-    """Maximum deviation of refined intrinsics from the mean of their prior, in standard deviations. Beyond
-    it, the principal point or the distortion is not refined, because it probably absorbs other errors."""
+    """Maximum deviation of refined intrinsics from the mean of their prior, in standard deviations. With a
+    larger deviation, the principal point or the distortion is not refined, because it probably absorbs other
+    errors."""
     max_uncertainty_ratio: Annotated[float, POSITIVE] = 0.25
     """Maximum standard deviation of refined intrinsics, as a fraction of the standard deviation of their
-    prior. Beyond it, the photos do not determine the principal point or the distortion, which is then not
-    refined."""
+    prior. With a larger fraction, the photos do not determine the principal point or the distortion, which is
+    then not refined."""
     min_distortion_gain: Annotated[float, Ge(1)] = 1.25
     """Minimum factor by which radial distortion must reduce the observation noise to be refined, if
     `refine_extra_params` is None. Photos with less distortion give better renderings without undistortion."""
     min_num_observations: Annotated[int, COUNT] = 10
     """Minimum number of observations of a registered photo; photos with fewer are unregistered."""
     max_known_camera_noise_ratio: Annotated[float, Ge(1)] = 1.25
-    """Maximum ratio of the observation noise with known cameras to that with refined cameras; below it, the
-    known cameras are kept unchanged."""
+    """Maximum ratio of the observation noise with known cameras to that with refined cameras. With a smaller
+    ratio, the known cameras are kept unchanged; otherwise the refined cameras are used."""
     max_focal_uncertainty: Annotated[float, POSITIVE] = 0.1
-    """Maximum relative uncertainty (three standard deviations) of a focal length that the photos determine.
-    Beyond it, the focal length is reported as uncertain, or kept fixed if the scene is planar or
-    `initial_focal` is set."""
+    """Maximum relative uncertainty (three standard deviations) of a focal length that the photos determine. A
+    more uncertain focal length is reported, or kept fixed if the scene is planar or `initial_focal` is
+    set."""
     min_distortion: Annotated[float, POSITIVE] = 0.1
     """Minimum displacement by radial distortion, in pixels at keypoint resolution. If no pixel is displaced
     more, the distortion is set to zero, because many tools do not support it."""

@@ -21,7 +21,7 @@ class BundleAdjustmentOptions:
     refine_extra_params: bool | Mask = False
     """Whether to refine radial distortion: one value for all cameras, or one per camera. () or (K,)."""
     min_num_observations: int = 20
-    """Minimum number of observations; with fewer, the bundle adjustment is skipped."""
+    """Minimum number of observations; with fewer observations, the bundle adjustment is skipped."""
     max_iterations: int = 25
     """Maximum number of accepted Levenberg-Marquardt steps."""
     tolerance: float = 1e-5

@@ -219,7 +219,8 @@ def _index_within(counts: Tensor) -> Tensor:
         counts: Length of each run. (n,).
 
     Returns:
-        Position of each element within its run; for lengths 2 and 3, 0 1 0 1 2. (sum of lengths,).
+        Position of each element within its run; for run lengths (2, 3), the result is (0, 1, 0, 1, 2).
+        (sum of lengths,).
     """
     total = torch.arange(int(counts.sum()), device=counts.device)
     return total - (counts.cumsum(0) - counts).repeat_interleave(counts)

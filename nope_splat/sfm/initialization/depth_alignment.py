@@ -195,7 +195,7 @@ def _normal_equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Arr
     for edge, (source, target) in enumerate(problem.edges):
         residual, jacobian = linearize(problem, edge)
         squared = (residual**2).sum(1) / noise**2
-        weight = cauchy_weight(squared) / noise**2  # zero where infinite
+        weight = cauchy_weight(squared) / noise**2  # zero for infinite residuals
         residual = np.where(np.isfinite(residual), residual, 0.0)
         flat = (np.sqrt(weight)[:, None, None] * jacobian).reshape(-1, 15)
         # Columns of both poses, of the source's s and c, and of the focal length.

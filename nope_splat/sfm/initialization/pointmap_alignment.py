@@ -167,7 +167,7 @@ class _PointmapAlignment:
                 pixel_ids.append(first[image_id] + valid)
                 pair_ids.append(np.full(len(valid), pair_id))
                 observed.append(points[valid].astype(np.float64))
-                weights.append(np.log(confidence[valid].astype(np.float64)))  # DUSt3R's weight
+                weights.append(np.log(confidence[valid].astype(np.float64)))  # as in DUSt3R
         empty = np.zeros(0, np.int64)
         self.pixel_ids, self.pair_ids = (
             np.concatenate([empty, *pixel_ids]),
@@ -223,7 +223,7 @@ class _PointmapAlignment:
         source = self.depth[pixels_new, None] * self.rays[pixels_new]
         weight, group = self.confidence[rows_new], np.zeros(len(rows_new), np.int64)
         scale, rotation, shift = align_groups(source, target, weight, group, 1)
-        for _ in range(4):  # reweighted fits
+        for _ in range(4):  # iteratively reweighted fits
             distance = np.linalg.norm(scale * source @ rotation[0].T + shift - target, axis=1)
             weight = self.confidence[rows_new] * _robust_weights(distance)
             scale, rotation, shift = align_groups(source, target, weight, group, 1)

@@ -40,8 +40,8 @@ class BatchedRegistration:
     """Minimum coverage of a photo in a batch, as a fraction of the best photo's coverage. Coverage is the
     number of grid cells with visible points. Smaller values give larger batches."""
     max_batch_ratio: Annotated[float, POSITIVE] = 1.0
-    """Maximum number of photos in a batch, as a fraction of the photos registered before. Up to 1, each batch
-    is constrained by at least as many fixed photos."""
+    """Maximum number of photos in a batch, as a fraction of the number of photos registered before. With
+    fractions up to 1, each batch is constrained by at least as many fixed photos."""
     incremental: IncrementalRegistration = field(
         default_factory=lambda: IncrementalRegistration(ba_global_images_ratio=1.5)
     )

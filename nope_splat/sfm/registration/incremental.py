@@ -50,14 +50,14 @@ class IncrementalRegistration:
     """Maximum number of attempts to register a photo; the count restarts when another photo has been
     registered."""
     min_num_shared_points: Annotated[int, COUNT] = 3
-    """Minimum number of points for registering a photo by a single pair. The points determine the scale of
-    the relative pose and, after bundle adjustment, verify the pose."""
+    """Minimum number of shared points for registering a photo by its relative pose to one registered photo.
+    The points determine the scale of the relative pose and, after bundle adjustment, verify the pose."""
     min_shared_inlier_ratio: Annotated[float, SHARE] = 0.5
-    """Minimum fraction of the points shared with other photos that agree, after bundle adjustment, with a
-    pose registered by a single pair."""
+    """Minimum fraction of shared points that agree, after bundle adjustment, with a pose obtained from the
+    relative pose to one registered photo; with a smaller fraction, the photo is unregistered again."""
     max_pair_tri_angle: Annotated[float, POSITIVE] = 4.0
-    """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of a pair in
-    registration by a single pair."""
+    """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of a pair, when
+    a photo is registered by its relative pose to one registered photo."""
     coverage_grid_size: Annotated[int, COUNT] = 16
     """Number of cells per side of the grid that measures how evenly visible points cover a photo."""
     min_num_images_for_focal: Annotated[int, Ge(2)] = 4

@@ -29,7 +29,7 @@ RESECTION_OPTIONS = AbsolutePoseOptions(
     min_num_trials=1000,
     max_num_refinements=100,
 )
-"""Thresholds for resection from refined points, in pixels at keypoint resolution."""
+"""Thresholds for resection from refined points; errors are in pixels at keypoint resolution."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ class SpanningTreeRegistration:
     """Maximum reprojection error of an observation, in pixels at keypoint resolution; observations with a
     larger error are removed. It is large because chained poses drift."""
     min_num_shared_points: Annotated[int, COUNT] = 5
-    """Minimum number of points shared with earlier pairs to determine the scale of a pair; with fewer, the
-    scale of the preceding pair is used."""
+    """Minimum number of points shared with earlier pairs to determine the scale of a pair; with fewer points,
+    the scale of the preceding pair is used."""
 
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
@@ -68,7 +68,7 @@ def chain_poses(state: SfmState, two_views: TwoViews, min_num_shared: int) -> No
         state: State without poses.
         two_views: Relative poses and inlier matches of the image pairs.
         min_num_shared: Minimum number of keypoints of known depth to determine the scale of the next pair;
-            with fewer, the scale of the preceding pair is used.
+            with fewer keypoints, the scale of the preceding pair is used.
     """
     depth = np.full(len(state.xy), np.nan)
     scale = 1.0

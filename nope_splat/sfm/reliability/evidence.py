@@ -29,7 +29,7 @@ from nope_splat.utils.typing import Array, Indices, Mask
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence for and against the cameras, mostly for each of E verified pairs."""
+    """Evidence for and against the cameras, from E verified pairs."""
 
     pairs: tuple[tuple[int, int], ...]
     """Image indices of each verified pair, smaller index first."""
@@ -51,9 +51,10 @@ class Evidence:
     """Number of different views among the registered images; images without motion between them count
     once."""
     focal_noise_ratio: float
-    """Observation noise after bundle adjustment at a wrong focal length, relative to the noise at the refined
-    one. The smaller value of a longer and a shorter focal length; near 1 if the images do not determine the
-    focal length, infinite if the test is not possible."""
+    """Ratio of the observation noise after bundle adjustment at a wrong focal length to the noise at the
+    refined focal length; the smaller ratio of a longer and a shorter focal length. A ratio near 1 means that
+    the images do not determine the focal length. Infinite if the focal length is fixed or there are too few
+    observations."""
     is_planar: bool
     """Whether homographies explain nearly all matches."""
     focal_uncertainty: float
@@ -75,12 +76,12 @@ class Evidence:
 
     @property
     def contradicts(self) -> Mask:
-        """Whether each strong pair contradicts the cameras. (E,).
+        """Whether each pair contradicts the cameras. (E,).
 
-        A pair contradicts the cameras if too many of its matches disagree with the poses and either its
-        images should observe the same points, or its matches are inliers of a different relative pose. The
-        second condition is ignored if a pattern repeats, because images of different parts of the scene then
-        have wrong matches.
+        A pair contradicts the cameras if it has enough matches, too many of them disagree with the poses, and
+        either its images should observe the same points or its matches are inliers of a different relative
+        pose. The last condition is ignored if a pattern repeats, because images of different parts of the
+        scene then have wrong matches.
         """
         disagrees = self.is_strong & (self.agreement < self.options.reliability.evidence.min_agreement)
         return disagrees & self.overlaps if self.repeats else disagrees & (self.overlaps | self.has_own_pose)
@@ -93,10 +94,10 @@ class Evidence:
 
     @property
     def missing_share(self) -> float:
-        """Fraction of the image pairs with enough expected points in which most of them are missing.
+        """Fraction of image pairs in which most of the expected points are missing.
 
-        An image pair is an ordered pair of registered images; a point is expected if it should be visible in
-        both images.
+        A point is expected if it should be visible in both images. Only ordered pairs of registered images
+        with enough expected points count.
         """
         missing, options = self.missing, self.options.reliability.evidence
         is_missing = missing.num_missing > options.max_missing * missing.num_expected
@@ -105,7 +106,10 @@ class Evidence:
 
     @property
     def second_motion_share(self) -> float:
-        """Fraction of the strong pairs with a second epipolar geometry; 0 without strong pairs."""
+        """Fraction of the pairs with a second epipolar geometry; 0 without pairs.
+
+        Only strong pairs count, which have enough matches to contradict the cameras.
+        """
         return float(self.has_second_motion[self.is_strong].mean()) if self.is_strong.any() else 0.0
 
     @property

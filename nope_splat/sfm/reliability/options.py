@@ -18,9 +18,9 @@ class EvidenceOptions:
     """Minimum number of verified matches with which a pair can contradict the cameras. Pairs with fewer
     matches are often wrong, but do not affect the cameras."""
     min_agreement: Annotated[float, SHARE] = 0.7
-    """Minimum fraction of the matches of a pair that agree with the cameras; pairs with less may contradict
-    the cameras. With correct cameras, neighboring photos reach more than 0.8; the remaining matches are wrong
-    but lie near the epipolar lines."""
+    """Minimum fraction of the matches of a pair that agree with the cameras; pairs with a smaller fraction
+    may contradict the cameras. With correct cameras, neighboring photos reach more than 0.8; the remaining
+    matches are wrong but lie near the epipolar lines."""
     min_own_inliers: Annotated[float, SHARE] = 0.85
     """Minimum fraction of the matches of a pair that are inliers of a relative pose other than that of the
     cameras, for the pair to contradict the cameras. A fundamental matrix may fit wrong matches between very
@@ -63,8 +63,8 @@ class EvidenceOptions:
     """Maximum fraction of the expected points of a pair that may be missing; pairs beyond it are counted in
     `max_missing_pairs`."""
     max_missing_pairs: Annotated[float, SHARE] = 0.2
-    """Maximum fraction of overlapping pairs with too many missing points (see `max_missing`); beyond it, the
-    cameras are doubtful. Some such pairs are normal because of occlusion."""
+    """Maximum fraction of overlapping pairs with too many missing points (see `max_missing`). With a larger
+    fraction, the cameras are doubtful. A few such pairs are normal because of occlusion."""
     max_still_motion: Annotated[float, POSITIVE] = 1.0
     """Maximum median displacement of the matches of two photos, in pixels at keypoint resolution, for the
     photos to count as the same view."""
@@ -84,9 +84,9 @@ class FocalProfileOptions:
     """Factor by which the focal length is multiplied, and in a second test divided, before poses and points
     are adjusted again."""
     min_noise_ratio: Annotated[float, Gt(1)] = 1.01
-    """Minimum ratio of the observation noise at the other focal lengths to that at the refined focal length;
-    below it, the focal length is reported as uncertain. Unmodeled effects, such as distortion, cause ratios
-    of this size."""
+    """Minimum ratio of the observation noise at the other focal lengths to that at the refined focal length.
+    With a smaller ratio, the focal length is reported as uncertain. Unmodeled effects, such as distortion,
+    cause ratios of this size."""
     min_planar_noise_ratio: Annotated[float, Gt(1)] = 1.05
     """Like `min_noise_ratio`, for planar scenes, in which small model errors change the focal length more."""
     plausible_ratios: tuple[float, float] = (0.3, 8.0)
@@ -107,8 +107,8 @@ class ReliabilityOptions:
     focal_profile: FocalProfileOptions = field(default_factory=FocalProfileOptions)
     """Test of whether the photos determine the focal length."""
     min_registered: Annotated[float, Interval(gt=0, le=1)] = 0.5
-    """Minimum fraction of the photos that are registered; with fewer, the reconstruction is reported as
-    weakly supported."""
+    """Minimum fraction of the photos that are registered; with a smaller fraction, the reconstruction is
+    reported as weakly supported."""
     min_observations_per_image: Annotated[int, COUNT] = 50
     """Minimum average number of observations per registered photo; with fewer, the reconstruction is reported
     as weakly supported."""
