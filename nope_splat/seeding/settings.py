@@ -81,7 +81,7 @@ class FusionConfig:
     with such a point gets no new point, so larger values give fewer points."""
     free_space_factor: Annotated[float, Ge(1)] = 1.05
     """A point violates the free space of a view if its inverse depth exceeds that of the surface behind it by
-    more than this factor."""
+    more than this factor; larger factors remove fewer points."""
     min_num_consistent: Annotated[int, COUNT] = 2
     """Minimum number of consistent source views of a confirmed surface; only confirmed surfaces are used to
     detect points in free space."""

@@ -49,8 +49,8 @@ class SfmOptions:
     """Initial focal length, in pixels of the full-resolution photos. By default it is estimated from the
     matches; initialization by depth starts from a field of view of 60 degrees instead."""
     keep_doubtful: bool = False
-    """Whether to keep photos if most of their matches contradict their pose; by default such photos are not
-    registered."""
+    """Whether to keep photos if most of their matches contradict their pose; by default such photos are
+    unregistered."""
     strict: bool = False
     """Whether to stop with an error if the cameras are doubtful; by default there is only a warning. Computed
     results stay in the cache in both cases."""

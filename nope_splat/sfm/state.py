@@ -30,7 +30,7 @@ class FocalPrior(NamedTuple):
     """Gaussian prior on the logarithm of each camera's focal length."""
 
     mean: Array
-    """Focal lengths at the mean of the prior, in pixels at keypoint resolution. (K,)."""
+    """Focal length at the mean of each camera's prior, in pixels at keypoint resolution. (K,)."""
     sigma: Array
     """Standard deviations of the natural logarithm of the focal lengths. (K,)."""
 

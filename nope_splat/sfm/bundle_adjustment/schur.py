@@ -48,7 +48,7 @@ class SchurStructure:
         self.tile_blocks = torch.arange(num_images**2, device=order.device).repeat_interleave(tiles)
 
     def multiply(self, left: Tensor, right: Tensor, num_images: int) -> Tensor:
-        """Sum left_i right_j^T over the pairs (i, j) of observations of the same point, by their images.
+        """Sum left_i right_j^T over pairs (i, j) of observations of a point, grouped by image pair.
 
         Args:
             left: Matrix of each observation. (O, 6, 3).

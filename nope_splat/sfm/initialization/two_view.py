@@ -24,8 +24,8 @@ class TwoViewInitialization:
     """Start from a pair of photos with many matches and enough parallax."""
 
     restart_factor: Annotated[float, Gt(1)] = 1.1
-    """Factor by which the focal length must change during registration for registration to be repeated,
-    starting with the new focal length."""
+    """Minimum factor by which the focal length changes during registration for registration to be repeated
+    with the new focal length; smaller factors cause more repetitions."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
         """Yield a state without poses for each candidate of the initial focal lengths.
@@ -47,7 +47,8 @@ class TwoViewInitialization:
     def restart(self, problem: SfmProblem, registered: SfmState) -> Start | None:
         """Return a start with the refined focal lengths if they differ much from the initial focal lengths.
 
-        The first poses were estimated with the initial focal lengths, and may be wrong if these were wrong.
+        The first poses were estimated with the initial focal lengths, and may be wrong if the initial focal
+        lengths were wrong.
 
         Args:
             problem: Matches and priors of one connected component.

@@ -31,7 +31,7 @@ from nope_splat.utils.typing import Indices, Mask
 
 @dataclass(frozen=True)
 class BatchedRegistration:
-    """Register photos in batches, for hundreds of photos.
+    """Register photos in batches; suited to hundreds of photos.
 
     The first photo is the one with the most matched photos.
     """

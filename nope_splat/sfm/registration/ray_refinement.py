@@ -31,8 +31,8 @@ def refine_by_rays(
     """Refine poses by minimizing the distances of points from the camera rays of their observations.
 
     The residuals follow ZeroGS (Chen et al., arXiv 2411.15779, section 3): the distance of each point from
-    the ray of its observation. Here the distance is divided by that between point and camera, which gives an
-    angle, and multiplied by the focal length, which gives pixels. The loss is the Cauchy loss.
+    the ray of its observation. Here this distance is divided by the distance between point and camera, which
+    gives an angle, and multiplied by the focal length, which gives pixels. The loss is the Cauchy loss.
 
     Each image is an independent problem. Poses are already near the minimum, so undamped Gauss-Newton steps
     suffice. `levenberg_marquardt` is not used because it has one cost for all images, so that an image with

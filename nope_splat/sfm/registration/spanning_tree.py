@@ -21,7 +21,7 @@ from nope_splat.utils.ranges import COUNT, POSITIVE
 
 @dataclass(frozen=True)
 class SpanningTreeRegistration:
-    """Chain relative poses along the maximum spanning tree of the match graph: for small overlap."""
+    """Chain relative poses along the maximum spanning tree of the match graph; suited to small overlap."""
 
     max_reproj_error: Annotated[float, POSITIVE] = 8.0
     """Maximum reprojection error of an observation, in pixels at keypoint resolution; observations with a

@@ -69,8 +69,8 @@ class EvidenceOptions:
     """Maximum median displacement of the matches of two photos, in pixels at keypoint resolution, for the
     photos to count as the same view."""
     min_repetition: Annotated[float, SHARE] = 0.1
-    """Minimum fraction of keypoints that resemble another place of the same photo, in the median photo, for a
-    repeated pattern to be reported as the cause of contradictions."""
+    """Minimum median, over the photos, of the fraction of keypoints that resemble another place in the same
+    photo; with a larger median, a repeated pattern is reported as the cause of contradictions."""
     min_second_motions: Annotated[float, SHARE] = 0.2
     """Minimum fraction of pairs with a second epipolar geometry for moving objects to be reported; only pairs
     with at least `min_num_matches` matches count."""
