@@ -32,11 +32,11 @@ class IncrementalRegistration:
     """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of an initial
     pair."""
     max_num_models: Annotated[int, COUNT] = 5
-    """Maximum number of models built from different initial pairs; the search ends early if a model contains
-    more than half of the photos."""
+    """Maximum number of models built from different initial pairs, until one contains more than half of the
+    photos."""
     abs_pose_max_error: Annotated[float, POSITIVE] = 8.0
     """Maximum reprojection error of an inlier in absolute pose estimation (PnP), in pixels at keypoint
-    resolution. It is large because points are not refined yet."""
+    resolution; it is large because points are not refined yet."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 20
     """Minimum number of visible points of a photo, and of inliers among them, for registration by PnP.
     Initial pairs need the same number of triangulated points."""
@@ -53,8 +53,8 @@ class IncrementalRegistration:
     """Minimum number of shared points for registering a photo by its relative pose to one registered photo.
     The points determine the scale of the relative pose and, after bundle adjustment, verify the pose."""
     min_shared_inlier_ratio: Annotated[float, SHARE] = 0.5
-    """Minimum fraction of shared points that agree, after bundle adjustment, with a pose obtained from the
-    relative pose to one registered photo; with a smaller fraction, the photo is unregistered again."""
+    """Minimum fraction of shared points that agree, after bundle adjustment, with the pose of a photo that
+    was registered by its relative pose to one registered photo."""
     max_pair_tri_angle: Annotated[float, POSITIVE] = 4.0
     """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of a pair, when
     a photo is registered by its relative pose to one registered photo."""
@@ -63,8 +63,7 @@ class IncrementalRegistration:
     min_num_images_for_focal: Annotated[int, Ge(2)] = 4
     """Minimum number of registered photos for which bundle adjustment refines the focal length."""
     ba_max_num_observations: Annotated[int, COUNT] = 300
-    """Approximate maximum number of observations per photo in bundle adjustments during registration; larger
-    values are slower but more accurate."""
+    """Approximate maximum number of observations per photo in bundle adjustments during registration."""
     ba_local_min_num_images: Annotated[int, COUNT] = 16
     """Maximum number of registered photos for which every bundle adjustment is global; with more photos, most
     bundle adjustments are local."""
@@ -100,17 +99,7 @@ class IncrementalRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register unregistered images from the existing points.
-
-        Args:
-            state: State with poses and points; changed in place.
-            two_views: Relative poses and inlier matches of the image pairs.
-            options: Options of triangulation and bundle adjustment.
-            seed: Random seed of RANSAC.
-
-        Returns:
-            Reasons why images could not be registered, by image index.
-        """
+        """Register unregistered images from the existing points; for the arguments, see `register`."""
         mapper = IncrementalMapper(state, two_views, self, options, seed)
         for _ in mapper.run():
             pass
@@ -123,8 +112,7 @@ def run_mapper(
     """Build models from the best initial pairs, and keep the model with the most registered images.
 
     Args:
-        make_mapper: Function that creates a mapper. All mappers share one state, which has no poses and is
-            changed in place.
+        make_mapper: Creates a mapper; all mappers share one state, which is changed in place.
         pairs: Image indices of the candidate initial pairs, best pair first.
         num_images: Number of images that have a relative pose to another image.
 
@@ -183,11 +171,7 @@ class IncrementalMapper:
         self.last_global = 0
 
     def initialize(self, pair: tuple[int, int]) -> bool:
-        """Initialize the model with the relative pose and the triangulated matches of a pair.
-
-        Returns:
-            Whether the model has enough points to register other images.
-        """
+        """Initialize the model with a pair; return whether it has enough points to register more images."""
         state = self.state
         state.registered[list(pair)] = True
         state.T_camera_world[pair[1]] = self.two_views[pair].T_second_first
@@ -221,11 +205,9 @@ class IncrementalMapper:
         return int(np.lexsort((visible, coverage))[-1]) if coverage.any() else None
 
     def _coverage(self) -> tuple[Indices, Indices]:
-        """Count the visible points of each image, and the grid cells that contain visible points.
+        """Count the grid cells with visible points, and the visible points, of each image. (N,), (N,).
 
-        Returns:
-            Number of cells with visible points; 0 for images that cannot be registered next. (N,).
-            Number of visible points. (N,).
+        The number of cells is 0 for images that cannot be registered next.
         """
         state, grid_size = self.state, self.registration.coverage_grid_size
         rows = state.visible_observations()
@@ -270,12 +252,9 @@ class IncrementalMapper:
         return True
 
     def _attach_by_pair(self) -> int | None:
-        """Register an image by its relative pose to a registered image.
+        """Register an image by its relative pose to a registered image, and return its index.
 
-        Pairs are tried in the order of their number of matches times their triangulation angle.
-
-        Returns:
-            Index of the registered image; None if no pair gives a pose that passes verification.
+        Returns None if no such pose passes verification.
         """
         state = self.state
         edges = []
@@ -342,7 +321,7 @@ class IncrementalMapper:
 
         Args:
             image_ids: Images registered since the last call.
-            refine_focal_length: Whether a global bundle adjustment may refine the focal lengths.
+            refine_focal_length: Whether global bundle adjustment may refine the focal lengths.
         """
         state = self.state
         extend(state, self.registration.max_reproj_error)
@@ -380,14 +359,7 @@ class IncrementalMapper:
         extend(state, self.registration.max_reproj_error)
 
     def _local_images(self, image_ids: list[int]) -> Mask:
-        """Select the images of a local bundle adjustment.
-
-        Args:
-            image_ids: The newly registered image, as the only element.
-
-        Returns:
-            True for the new image and for the registered images that share the most points with it. (N,).
-        """
+        """Select a new image and the registered images that share the most points with it. (N,)."""
         state, (image_id,) = self.state, image_ids
         observed = np.zeros(len(state.points), bool)
         observed[state.track_ids[state.inlier & (state.image_ids == image_id)]] = True
@@ -401,27 +373,14 @@ class IncrementalMapper:
 
 
 def _grid_cells(state: SfmState, rows: Indices, size: int) -> Indices:
-    """Compute the grid cell of each observation.
-
-    Args:
-        state: State with observations.
-        rows: Indices of observations. (n,).
-        size: Number of grid cells per side of an image.
-
-    Returns:
-        Cell indices; different images have different cells. (n,).
-    """
+    """Compute the grid cell of each observation; cells of different images have different indices. (n,)."""
     image_ids = state.image_ids[rows]
     relative_xy = (state.xy[rows] / state.half_size[image_ids] + 1) / 2
     return image_ids * size**2 + np.clip((relative_xy * size).astype(np.int64), 0, size - 1) @ (1, size)
 
 
 def _spread_sample(state: SfmState, registration: IncrementalRegistration) -> Mask:
-    """Sample inlier observations for bundle adjustment, evenly over each image and preferring long tracks.
-
-    Returns:
-        True for the sampled observations. (O,).
-    """
+    """Sample inlier observations, spread over each image and preferring long tracks. (O,)."""
     size, max_num_observations = registration.coverage_grid_size, registration.ba_max_num_observations
     rows = np.flatnonzero(state.inlier)
     image_ids, tracks = state.image_ids[rows], state.track_ids[rows]
