@@ -1,4 +1,4 @@
-"""Check that the arrays of stored reconstructions and matches fit each other."""
+"""Check that the arrays of stored reconstructions and matches are consistent with each other."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from nope_splat.scene.tracks import Observations
 
 
 def consistent_reconstruction(arrays: Mapping[str, NDArray[Any]]) -> Reconstruction:
-    """Convert stored arrays to a reconstruction, as `Reconstruction.from_arrays` does, and check it.
+    """Convert stored arrays to a reconstruction, and check that the arrays are consistent.
 
     Args:
-        arrays: The arrays.
+        arrays: Arrays from `Reconstruction.to_arrays`, by name.
 
     Raises:
-        ValueError: If an array has another type or shape, an index is out of range, or a number is infinite.
+        ValueError: If an array has a wrong type or shape, an index is out of range, or a number is not
+            finite.
     """
     scene = Reconstruction.from_arrays(arrays)
     n, num_points, graph = len(scene.image_names), len(scene.points), scene.graph
@@ -54,14 +55,15 @@ def consistent_reconstruction(arrays: Mapping[str, NDArray[Any]]) -> Reconstruct
 
 
 def require_consistent_matches(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -> None:
-    """Check that matches refer to keypoints.
+    """Check the types and shapes of keypoints and matches, and that matches refer to existing keypoints.
 
     Args:
         keypoints: Keypoints of each image.
-        pairs: Matches of pairs of images.
+        pairs: Verified matches of image pairs.
 
     Raises:
-        ValueError: If an array has another type or shape, an index is out of range, or a number is infinite.
+        ValueError: If an array has a wrong type or shape, an index is out of range, or a number is not
+            finite.
     """
     for features in keypoints:
         count = len(features.xy)
@@ -79,7 +81,7 @@ def require_consistent_matches(keypoints: Sequence[Keypoints], pairs: Sequence[P
 
 
 def _require_trust(scene: Reconstruction) -> None:
-    """Check the trust of a reconstruction, in which NaN is allowed, and its stationary pixels."""
+    """Check the trust scores of a reconstruction, which may be NaN, and its stationary pixels."""
     if scene.trust is not None:
         images, pairs = scene.trust.images, scene.trust.pairs
         _require("trust.images", np.nan_to_num(images), "f", (len(scene.image_names),))
@@ -102,7 +104,10 @@ def _require_observations(name: str, observations: Observations, num_points: int
 def _require(
     name: str, array: NDArray[Any], kind: str, shape: tuple[int, ...], valid: tuple[int, int] | None = None
 ) -> None:
-    """Check the type (by `dtype.kind`), the shape and the range, without its end, of an array."""
+    """Raise a ValueError if an array has a wrong type, shape or range.
+
+    `kind` is the expected `dtype.kind`, and `valid` the allowed range as (first value, last value + 1).
+    """
     if array.dtype.kind != kind or array.shape != shape:
         raise ValueError(f"{name} has the type {array.dtype} and the shape {array.shape}")
     if kind == "f" and not np.isfinite(array).all():

@@ -1,9 +1,10 @@
-"""Profile of the focal length: which other focal lengths explain the observations nearly as well?
+"""Test of whether other focal lengths explain the observations nearly as well.
 
-The covariance of bundle adjustment takes the model and all observations for right. Narrow fields of view and
-flat scenes have a long valley in which focal length and depth compensate each other (Belhumeur et al., "The
-Bas-Relief Ambiguity", 1999). A slightly wrong model moves the minimum along it by far more than the
-covariance predicts. Adjusting again from other focal lengths shows how long the valley is.
+The covariance of bundle adjustment assumes that the camera model and all observations are correct. For narrow
+fields of view and flat scenes, the cost has a long valley along which focal length and depth compensate each
+other (Belhumeur et al., "The Bas-Relief Ambiguity", 1999). There, a slightly wrong camera model changes the
+focal length much more than the covariance predicts. Bundle adjustment at other fixed focal lengths shows how
+flat the valley is.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ class FocalProfile:
 
 
 def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) -> FocalProfile:
-    """Adjust poses and points again with a longer and with a shorter focal length.
+    """Compare the observation noise at a longer and a shorter focal length with that at the refined one.
+
+    Poses and points are bundle-adjusted at each focal length.
 
     Args:
         state: The refined state; not changed.
-        options: Options of the profile.
-        device: Torch device.
+        options: Factor on the focal length, and limits of the bundle adjustments.
+        device: PyTorch device for bundle adjustment.
 
     Returns:
         The noise ratios; infinite if the focal length is fixed.
@@ -104,7 +107,7 @@ def dolly_zoom(state: SfmState, factor: float) -> SfmState:
         factor: Factor on the focal lengths.
 
     Returns:
-        The changed state.
+        A changed copy of the state.
     """
     zoomed = replace(state.snapshot(), focal=factor * state.focal)
     zoomed.radial = state.radial * np.array([factor**2, factor**4])
@@ -117,14 +120,14 @@ def dolly_zoom(state: SfmState, factor: float) -> SfmState:
 
 
 def sample_observations(state: SfmState, max_num_observations: int) -> Mask:
-    """Sample the observations of the longest tracks.
+    """Select the observations of the longest tracks.
 
     Args:
         state: State with points.
-        max_num_observations: Average number of observations per image.
+        max_num_observations: Maximum average number of observations per registered image.
 
     Returns:
-        Mask of the sampled inlier observations. (O,).
+        True for the selected inlier observations. (O,).
     """
     length = np.bincount(state.track_ids[state.inlier], minlength=len(state.points))
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Measure of trust: a logistic function of all evidence."""
+"""Trust score of a reconstruction: a logistic function of all evidence."""
 
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ WEIGHTS = Doubts(
 )
 """Coefficients of the logistic function, fitted by `scripts.reliability.calibrate`."""
 INTERCEPT = -3.0
-"""Logit of wrong cameras without any doubt, fitted together with `WEIGHTS`."""
+"""Log-odds of wrong cameras if there is no doubt, fitted together with `WEIGHTS`."""
 FOCAL_VALLEY_WIDTH = 0.02
-"""Increase of the noise at other focal lengths, as a share, that makes the doubt e times smaller."""
+"""Relative increase of the observation noise at other focal lengths that reduces the doubt `focal_valley` by
+a factor of e."""
 
 
-def find_doubts(state: SfmState, evidence: Evidence) -> Doubts:
-    """Summarize the evidence against the cameras.
+def find_doubts(state: SfmState, evidence: Evidence, num_training: int) -> Doubts:
+    """Compute the reasons to doubt the cameras from the evidence.
 
     Args:
         state: The refined state.
-        evidence: Comparison of the matches with the cameras.
+        evidence: Comparison of the reconstruction with all verified matches.
+        num_training: Number of images that are not held out.
+
+    Returns:
+        Strength of each reason, from 0 to 1.
     """
     strong = evidence.is_strong
     num_matches, num_agreeing = evidence.num_matches[strong].sum(), evidence.num_agreeing[strong].sum()
@@ -51,7 +56,7 @@ def find_doubts(state: SfmState, evidence: Evidence) -> Doubts:
         similar_views=1 - evidence.num_views / num_registered,
         focal_valley=float(np.exp(-(evidence.focal_noise_ratio - 1) / FOCAL_VALLEY_WIDTH).clip(0, 1)),
         planar=float(evidence.is_planar),
-        unregistered=1 - num_registered / len(state.registered),
+        unregistered=1 - num_registered / num_training,
         weak_support=min(1.0, enough * num_registered / max(int(state.inlier.sum()), 1)),
     )
 
@@ -60,23 +65,28 @@ def trust_score(doubts: Doubts) -> float:
     """Compute the estimated probability that the cameras are right, by logistic regression.
 
     Args:
-        doubts: Reasons to doubt them.
+        doubts: Reasons to doubt the cameras.
+
+    Returns:
+        The probability, from 0 to 1.
     """
     return float(expit(-(INTERCEPT + np.dot(astuple(doubts), astuple(WEIGHTS)))))
 
 
-def measure_trust(state: SfmState, graph: MatchGraph, evidence: Evidence) -> Trust:
-    """Compute the trust in a reconstruction, its images and its pairs.
+def measure_trust(state: SfmState, graph: MatchGraph, evidence: Evidence, num_training: int) -> Trust:
+    """Compute the trust in a reconstruction, in each of its images and in each pair.
 
     Args:
         state: The refined state.
-        graph: The match graph of all training images.
-        evidence: Comparison of the matches with the cameras.
+        graph: Match graph of all training images.
+        evidence: Comparison of the reconstruction with all verified matches.
+        num_training: Number of images that are not held out.
 
     Returns:
-        The trust.
+        The trust: a score, the doubts, and the fraction of agreeing matches of each image and of each edge of
+        the match graph.
     """
-    doubts = find_doubts(state, evidence)
+    doubts = find_doubts(state, evidence, num_training)
     agreement = dict(zip(evidence.pairs, evidence.agreement, strict=True))
     pairs = np.array([agreement.get((first, second), np.nan) for first, second in graph.edges.tolist()])
     ends = np.array(evidence.pairs, np.int64).ravel()
