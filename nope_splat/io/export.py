@@ -278,6 +278,7 @@ def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] |
     report["unregistered"] = dict(scene.failures)
     report["skipped_files"] = dict(skipped or {})
     if scene.trust is not None:
+        report["doubts"] = asdict(scene.trust.doubts)
         report["trust_of_images"] = {
             name: value
             for name, value in zip(scene.image_names, scene.trust.images.tolist(), strict=True)

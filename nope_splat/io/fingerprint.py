@@ -13,7 +13,7 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile, list_files
 from nope_splat.utils.files import open_regular
 
-FORMAT_VERSION = 12
+FORMAT_VERSION = 13
 """Version of the cached arrays; increment it whenever the same images and settings give different arrays."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,7 @@ from nope_splat.matching.ambiguity import repetition
 from nope_splat.matching.mirrored import find_mirrored_images
 from nope_splat.matching.stationary import find_stationary_pixels, without_stationary_pixels
 from nope_splat.scene.consistency import require_consistent_matches
-from nope_splat.scene.stationary import (
-    StationaryPixels,
-    stationary_from_arrays,
-    stationary_to_arrays,
-)
+from nope_splat.scene.stationary import StationaryPixels
 from nope_splat.utils.cache import Cache
 
 logger = logging.getLogger(__name__)
@@ -54,23 +50,45 @@ class MatchDatabase:
     ordinary image."""
     pointmaps: Pointmaps | None = None
     """Pointmaps of the pairs; None if the matcher does not predict pointmaps."""
-    stationary: tuple[StationaryPixels, ...] = ()
-    """Image regions that do not move while the scene moves, such as a logo, for each image size. Matches in
-    these regions are removed."""
     repetition: NDArray[np.floating] | None = None
     """Fraction of the keypoints of each image that look like another place in the same image, 0 to 1; None if
     unknown. (N,)."""
     mirrored_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Indices of the images that are mirrored relative to most other images, ascending. (n,)."""
+    stationary: tuple[StationaryPixels, ...] = ()
+    """Grid cells that do not move while the scene moves, such as a logo, for each image size. No match is in
+    these cells. Empty before `without_stationary`; not stored in the cache."""
 
     @property
     def mirrored(self) -> NDArray[np.bool_]:
         """True for images that are mirrored relative to most other images. (N,)."""
         return np.isin(np.arange(len(self.keypoints)), self.mirrored_ids)
 
+    def without_stationary(
+        self, folder: ImageFolder, held_out: NDArray[np.bool_], settings: MatchingSettings
+    ) -> MatchDatabase:
+        """Find stationary image cells in the training images, and remove their matches from all images.
+
+        Args:
+            folder: The images.
+            held_out: True for held-out images, whose matches do not make a cell stationary. (N,).
+            settings: Options of matching.
+
+        Returns:
+            A database with the remaining matches and the stationary cells.
+        """
+        keypoints = [
+            replace(features, image_size=(image.width, image.height))
+            for features, image in zip(self.keypoints, folder.images, strict=True)
+        ]
+        training = [pair for pair in self.pairs if not held_out[[pair.first, pair.second]].any()]
+        stationary = find_stationary_pixels(keypoints, training, settings)
+        pairs = without_stationary_pixels(keypoints, self.pairs, stationary, settings)
+        return replace(self, pairs=tuple(pairs), stationary=stationary)
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Convert the database, without descriptors, to arrays by name for the cache."""
-        arrays = _pointmaps_to_arrays(self.pointmaps) | stationary_to_arrays(self.stationary)
+        """Convert the database, without descriptors and stationary cells, to arrays by name for the cache."""
+        arrays = _pointmaps_to_arrays(self.pointmaps)
         if self.repetition is not None:
             arrays["repetition"] = self.repetition
         return arrays | {
@@ -100,7 +118,6 @@ class MatchDatabase:
             tuple(keypoints),
             tuple(pairs),
             _pointmaps_from_arrays(arrays),
-            stationary_from_arrays(arrays),
             arrays.get("repetition"),
             arrays["mirrored"],
         )
@@ -157,18 +174,40 @@ def load_or_match(
         if known:
             logger.info(f"Resuming after {len(known)} pairs that are already matched.")
     keypoints, pairs, pointmaps = match_images(folder.images, settings, known, save)
-    stationary = find_stationary_pixels(keypoints, pairs, settings)
-    pairs = without_stationary_pixels(keypoints, pairs, stationary, settings)
-    mirrored = np.zeros(0, np.int64)
-    if settings.matcher == "sift":  # only SIFT descriptors can be converted to those of the mirrored image
-        mirrored = find_mirrored_images(keypoints, pairs, stationary, settings)
-        pairs = [pair for pair in pairs if (pair.first in mirrored) == (pair.second in mirrored)]
-    repeated = repetition(keypoints, pairs, settings.ambiguity)
-    matches = MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps, stationary, repeated, mirrored)
+    matches = _describe_images(keypoints, pairs, pointmaps, settings)
     if cache:
         cache.store(CACHE_STAGE, key, matches.to_arrays())
         cache.remove(PARTIAL_CACHE_STAGE, key)
     return matches
+
+
+def _describe_images(
+    keypoints: Sequence[Keypoints],
+    pairs: Sequence[PairMatches],
+    pointmaps: Pointmaps | None,
+    settings: MatchingSettings,
+) -> MatchDatabase:
+    """Find properties of images that only descriptors show: mirroring and repeated patterns.
+
+    Args:
+        keypoints: Keypoints of each image, with descriptors.
+        pairs: Verified pairs.
+        pointmaps: Pointmaps of the pairs; None if the matcher does not predict pointmaps.
+        settings: Options of matching.
+
+    Returns:
+        The database, without pairs of a mirrored and an ordinary image.
+    """
+    # Exclude stationary content, such as logos: it is the same in ordinary and mirrored images, and it may
+    # repeat.
+    stationary = find_stationary_pixels(keypoints, pairs, settings)
+    moving = without_stationary_pixels(keypoints, pairs, stationary, settings)
+    repeated = repetition(keypoints, moving, settings.ambiguity)
+    mirrored = np.zeros(0, np.int64)
+    if settings.matcher == "sift":  # only SIFT descriptors can be converted to those of the mirrored image
+        mirrored = find_mirrored_images(keypoints, moving, stationary, settings)
+        pairs = [pair for pair in pairs if (pair.first in mirrored) == (pair.second in mirrored)]
+    return MatchDatabase(tuple(keypoints), tuple(pairs), pointmaps, repeated, mirrored)
 
 
 def _pairs_to_arrays(pairs: Sequence[PairMatches]) -> dict[str, NDArray[Any]]:

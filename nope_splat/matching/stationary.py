@@ -113,7 +113,7 @@ def without_stationary_pixels(
             continue
         verified = verify_pair(pair.first, pair.second, pair.indices[~removed], keypoints, settings)
         if verified is not None:
-            remaining.append(replace(verified, stationary=pair.stationary))
+            remaining.append(replace(verified, stationary=pair.stationary, num_second=pair.num_second))
     return remaining
 
 

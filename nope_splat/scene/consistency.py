@@ -1,8 +1,9 @@
-"""Check that the arrays of stored reconstructions and matches fit each other."""
+"""Check that the arrays of stored reconstructions and matches are consistent with each other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ from nope_splat.scene.tracks import Observations
 
 
 def consistent_reconstruction(arrays: Mapping[str, NDArray[Any]]) -> Reconstruction:
-    """Convert stored arrays to a reconstruction, as `Reconstruction.from_arrays` does, and check it.
+    """Convert stored arrays to a reconstruction, and check that the arrays are consistent.
 
     Args:
-        arrays: The arrays.
+        arrays: Arrays from `Reconstruction.to_arrays`, by name.
 
     Raises:
-        ValueError: If an array has another type or shape, an index is out of range, or a number is infinite.
+        ValueError: If an array has a wrong type or shape, an index is out of range, or a number is not
+            finite.
     """
     scene = Reconstruction.from_arrays(arrays)
     n, num_points, graph = len(scene.image_names), len(scene.points), scene.graph
@@ -53,14 +55,15 @@ def consistent_reconstruction(arrays: Mapping[str, NDArray[Any]]) -> Reconstruct
 
 
 def require_consistent_matches(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -> None:
-    """Check that matches refer to keypoints.
+    """Check the types and shapes of keypoints and matches, and that matches refer to existing keypoints.
 
     Args:
         keypoints: Keypoints of each image.
-        pairs: Matches of pairs of images.
+        pairs: Verified matches of image pairs.
 
     Raises:
-        ValueError: If an array has another type or shape, an index is out of range, or a number is infinite.
+        ValueError: If an array has a wrong type or shape, an index is out of range, or a number is not
+            finite.
     """
     for features in keypoints:
         count = len(features.xy)
@@ -78,12 +81,13 @@ def require_consistent_matches(keypoints: Sequence[Keypoints], pairs: Sequence[P
 
 
 def _require_trust(scene: Reconstruction) -> None:
-    """Check the trust of a reconstruction, in which NaN is allowed, and its stationary pixels."""
+    """Check the trust scores of a reconstruction, which may be NaN, and its stationary pixels."""
     if scene.trust is not None:
         images, pairs = scene.trust.images, scene.trust.pairs
         _require("trust.images", np.nan_to_num(images), "f", (len(scene.image_names),))
         _require("trust.pairs", np.nan_to_num(pairs), "f", (len(scene.graph.edges),))
-        if not 0 <= scene.trust.score <= 1:
+        values = np.array([scene.trust.score, *astuple(scene.trust.doubts)])
+        if not ((values >= 0) & (values <= 1)).all():
             raise ValueError("trust is out of range")
     for pixels in scene.stationary:
         _require("stationary.size", np.array(pixels.size), "i", (2,), valid=(1, 10**9))
@@ -100,7 +104,10 @@ def _require_observations(name: str, observations: Observations, num_points: int
 def _require(
     name: str, array: NDArray[Any], kind: str, shape: tuple[int, ...], valid: tuple[int, int] | None = None
 ) -> None:
-    """Check the type (by `dtype.kind`), the shape and the range, without its end, of an array."""
+    """Raise a ValueError if an array has a wrong type, shape or range.
+
+    `kind` is the expected `dtype.kind`, and `valid` the allowed range as (first value, last value + 1).
+    """
     if array.dtype.kind != kind or array.shape != shape:
         raise ValueError(f"{name} has the type {array.dtype} and the shape {array.shape}")
     if kind == "f" and not np.isfinite(array).all():

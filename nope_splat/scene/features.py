@@ -1,4 +1,4 @@
-"""Outputs of matching: keypoints of images, verified matches and pointmaps of pairs."""
+"""Results of matching: keypoints of images, verified matches and pointmaps of image pairs."""
 
 from __future__ import annotations
 
@@ -14,78 +14,82 @@ class Keypoints:
     """Keypoints of one image."""
 
     xy: NDArray[np.floating]
-    """Pixel coordinates in the full-resolution upright image. (K, 2)."""
+    """Pixel coordinates (x, y) in the full-resolution upright image. (K, 2)."""
     descriptors: NDArray[np.float32]
-    """Unit-length descriptors. (K, D)."""
+    """Descriptors, normalized to unit length. (K, D)."""
     pixel_size: float = 1.0
-    """Side of a pixel of the searched image, in full-resolution pixels; positions are accurate in this
-    unit."""
+    """Side of a pixel of the (possibly downscaled) image in which keypoints were detected, in full-resolution
+    pixels. Keypoint positions are accurate to about one such pixel."""
     noise: NDArray[np.floating] | None = None
-    """Standard deviation of each position, relative to that of the sharpest keypoints; None if all are
-    equally accurate. (K,)."""
+    """Standard deviation of each position, relative to the most precisely located keypoints; None if all
+    keypoints are equally precise. (K,)."""
     image_size: tuple[int, int] | None = None
-    """Width and height of the full-resolution image; None if they are not needed anymore."""
+    """Width and height of the full-resolution image in pixels; None if unknown."""
 
     def noise_or_ones(self) -> NDArray[np.floating]:
-        """Return the relative noise of each keypoint, one if all are equally accurate. (K,)."""
+        """Return `noise`, or ones if it is None. (K,)."""
         return np.ones(len(self.xy)) if self.noise is None else self.noise
 
 
 @dataclass(frozen=True)
 class PairMatches:
-    """Verified matches of a pair of images, with their epipolar geometry."""
+    """Verified matches of a pair of images, with the epipolar geometry of the pair."""
 
     first: int
     """Index of the first image, always smaller than `second`."""
     second: int
     """Index of the second image."""
     indices: NDArray[np.int64]
-    """Keypoint indices in the first and the second image. (M, 2)."""
+    """Keypoint indices of each match in the first and in the second image. (M, 2)."""
     fundamental: NDArray[np.floating]
     """Fundamental matrix F with x_second^T F x_first = 0, in full-resolution pixels. (3, 3)."""
     homography_ratio: float
-    """Fraction of the matches that are inliers of one homography: near 1 for pure rotation or a plane."""
+    """Fraction of the matches that are inliers of one homography: near 1 for pure rotation or a planar
+    scene."""
     stationary: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    """Matches that stand at the same pixel and contradict the others; they are not in `indices`. (S, 2)."""
+    """Keypoint indices of matches whose keypoints have the same pixel position in both images and contradict
+    the epipolar geometry, such as those on a logo. They are not contained in `indices`. (S, 2)."""
     num_second: int = 0
-    """Number of other matches that agree with a second epipolar geometry; 0 if there is none."""
+    """Number of matches outside `indices` that are inliers of a second epipolar geometry, such as that of a
+    moving object; 0 if no second geometry was found."""
 
 
 MatchedPairs = Mapping[tuple[int, int], PairMatches | None]
-"""Verified matches by pair of image indices; None for pairs without an epipolar geometry."""
+"""Verified matches by the image indices of each pair; None for pairs without a valid epipolar geometry."""
 
 
 @dataclass(frozen=True)
 class PairPointmaps:
-    """Pointmaps of an ordered pair: 3D points of both images in the camera frame of the first."""
+    """Pointmaps of an ordered image pair, both in the camera coordinates of the first image."""
 
     first: int
-    """Index of the image whose camera is the frame (OpenCV axes)."""
+    """Index of the first image, in whose camera coordinates (OpenCV axes) all points are given."""
     second: int
-    """Index of the other image."""
+    """Index of the second image."""
     points: tuple[NDArray[np.float32], NDArray[np.float32]]
-    """Points of the first and of the second image, in an arbitrary unit; NaN if invalid. (H, W, 3) each."""
+    """3D points of the pixels of the first and of the second image, up to scale; NaN for invalid pixels.
+    (H, W, 3) each."""
     confidence: tuple[NDArray[np.float32], NDArray[np.float32]]
-    """Confidence of the points, larger than one. (H, W) each."""
+    """Confidence of the points of the first and of the second image, greater than one. (H, W) each."""
 
 
 @dataclass(frozen=True)
 class Pointmaps:
-    """Pointmaps of ordered pairs, on one regular grid per image."""
+    """Pointmaps of ordered image pairs, sampled on one regular pixel grid per image."""
 
     pixel_sizes: NDArray[np.floating]
-    """Spacing of each image's grid in x and y, in full-resolution pixels. (N, 2)."""
+    """Grid spacing of each image in x and y, in full-resolution pixels. (N, 2)."""
     corners: NDArray[np.floating]
-    """Upper left corner of each grid, half a spacing before the first point, in full-resolution pixels. (N,
-    2)."""
+    """Upper left corner (x, y) of each image's grid, half a grid spacing before the first grid point, in
+    full-resolution pixels. (N, 2)."""
     pairs: tuple[PairPointmaps, ...]
-    """The ordered pairs."""
+    """Pointmaps of each ordered pair."""
 
     def without(self, excluded: NDArray[np.bool_]) -> Pointmaps:
-        """Remove the pairs that contain an excluded image.
+        """Return the pointmaps without the pairs that contain an excluded image.
 
         Args:
-            excluded: Whether to exclude each image. (N,).
+            excluded: Whether each image is excluded. (N,).
         """
         kept = (pair for pair in self.pairs if not excluded[pair.first] and not excluded[pair.second])
         return replace(self, pairs=tuple(kept))

@@ -1,4 +1,4 @@
-"""The sparse reconstruction: result of SfM, input of splatting, export and report."""
+"""The sparse reconstruction: the result of SfM, and the input of splatting, export and reports."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from nope_splat.scene.stationary import (
     stationary_to_arrays,
 )
 from nope_splat.scene.tracks import MatchGraph, Observations
-from nope_splat.scene.trust import Notice, Trust
+from nope_splat.scene.trust import Doubts, Notice, Trust
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Cameras, poses and track points in one world frame, with their observations.
+    """Intrinsics, camera poses and track points with their observations, in one world frame.
 
-    The world frame is normalized (see `normalize`): z points up, the median depth of the observations is one,
-    and the origin is the median of the points.
+    The world frame is normalized (see `normalize`): z points up, the origin is the median of the points, and
+    the median depth of the observations is one.
 
     Example:
         Project the track points of a reconstruction into its first image.
@@ -47,53 +47,56 @@ class Reconstruction:
     """
 
     image_names: tuple[str, ...]
-    """Names of all N images of the folder, held-out and unregistered ones included."""
+    """Names of all N images of the folder, including held-out and unregistered images."""
     image_sizes: NDArray[np.int64]
     """Width and height of each upright image at full resolution. (N, 2)."""
     held_out: NDArray[np.bool_]
-    """Whether each image is held out for evaluation; tracks, focal lengths and bundle adjustment do not use
-    it. (N,)."""
+    """Whether each image is held out for evaluation, and therefore not used for tracks, focal lengths and
+    bundle adjustment. (N,)."""
     registered: NDArray[np.bool_]
-    """Whether each image has a pose. Held-out images are registered against the final points. (N,)."""
+    """Whether each image has a pose. Held-out images are registered by resection from the final points.
+    (N,)."""
     T_world_camera: NDArray[np.floating]
-    """Camera-to-world transforms, OpenCV axes; the identity for unregistered images. (N, 4, 4)."""
+    """Camera-to-world transforms (OpenCV axes); the identity for unregistered images. (N, 4, 4)."""
     cameras: tuple[SharedPinhole, ...]
-    """Intrinsics of the K cameras."""
+    """Intrinsics of the K cameras that the images share."""
     camera_ids: NDArray[np.int64]
-    """Camera of each image, as an index into `cameras`. (N,)."""
+    """Index into `cameras` for each image. (N,)."""
     points: NDArray[np.floating]
     """Track points in world coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
-    """Mean color of each point over its observations, RGB. (P, 3)."""
+    """RGB color of each point, averaged over its observations. (P, 3)."""
     observations: Observations
-    """Observations of the points in registered training images, at least two per point."""
+    """The O observations of the points in registered training images, at least two per point."""
     noise: NDArray[np.floating]
-    """Standard deviation of each observation per axis, in full-resolution pixels. (O,)."""
+    """Standard deviation of the x and of the y coordinate of each observation, in full-resolution pixels.
+    (O,)."""
     resections: Observations
-    """Observations of the points in registered held-out images."""
+    """Inlier observations of the points in registered held-out images, found by resection."""
     failures: dict[str, str]
-    """Reason why an image has no pose, by image name."""
+    """Reason why an image was not registered, by image name."""
     graph: MatchGraph
     """Match graph of the training images; nodes are indices into `image_names`."""
     seconds: dict[str, float]
-    """Wall time of each stage."""
+    """Wall time of each stage in seconds, by name of the stage."""
     notices: tuple[Notice, ...] = ()
-    """What the user should know about the reconstruction, the most important first."""
+    """Warnings for the user about the reconstruction, the most important first."""
     trust: Trust | None = None
-    """How far the cameras are to be trusted; None before this is measured."""
+    """Estimated reliability of the cameras; None if it was not computed."""
     stationary: tuple[StationaryPixels, ...] = ()
-    """Pixels that do not show the scene and are not used, by image size."""
+    """Grid cells that move with the camera instead of the scene, such as a logo, by image size. Their pixels
+    are not used."""
     focal_fixed: bool = False
-    """Whether the focal length was kept fixed because the images do not determine it. Later stages must then
-    keep it fixed too."""
+    """Whether the focal length was kept fixed because the images do not determine it. If True, later stages
+    must not refine the focal length either."""
 
     @property
     def notice(self) -> str:
-        """All notices in one line; empty if there are none."""
+        """Messages of all notices, joined by semicolons; empty if there are no notices."""
         return "; ".join(notice.message for notice in self.notices)
 
     def camera_of(self, image_id: int) -> SharedPinhole:
-        """Return the camera of an image.
+        """Return the intrinsics of an image's camera.
 
         Args:
             image_id: Index of the image.
@@ -101,10 +104,14 @@ class Reconstruction:
         return self.cameras[self.camera_ids[image_id]]
 
     def stationary_cells(self, image_id: int) -> NDArray[np.bool_] | None:
-        """Return the grid cells of an image that do not show the scene; None if all do. (rows, columns).
+        """Return which grid cells of an image are stationary and therefore not used.
 
         Args:
             image_id: Index of the image.
+
+        Returns:
+            True for stationary cells, such as those of a logo. (rows, columns). None if no cell is
+            stationary.
         """
         size = tuple(self.image_sizes[image_id].tolist())
         return next((pixels.cells for pixels in self.stationary if pixels.size == size), None)
@@ -114,20 +121,23 @@ class Reconstruction:
         return np.array([camera.focal for camera in self.cameras])[self.camera_ids]
 
     def principal_points(self) -> NDArray[np.floating]:
-        """Return the principal point of each image, in full-resolution pixels. (N, 2)."""
+        """Return the principal point (x, y) of each image, in full-resolution pixels. (N, 2)."""
         return self.image_sizes / 2 + np.array([camera.offset for camera in self.cameras])[self.camera_ids]
 
     def points_in_cameras(self, observations: Observations) -> NDArray[np.floating]:
-        """Transform observed points to the coordinates of the observing cameras (OpenCV axes). (O, 3).
+        """Transform observed points to the camera coordinates (OpenCV axes) of their images.
 
         Args:
-            observations: Observations of the points.
+            observations: O observations of the points.
+
+        Returns:
+            Camera coordinates of the observed point, for each observation. (O, 3).
         """
         poses = invert(self.T_world_camera[observations.image_ids])
         return transform(poses, self.points[observations.point_ids])
 
     def reprojection_errors(self) -> NDArray[np.floating]:
-        """Compute the reprojection error of each observation, in full-resolution pixels. (O,)."""
+        """Compute the reprojection errors of `observations`, in full-resolution pixels. (O,)."""
         observations = self.observations
         radial = np.array([camera.radial for camera in self.cameras])[self.camera_ids]
         intrinsics = (
@@ -136,7 +146,11 @@ class Reconstruction:
         return project_errors(self.points_in_cameras(observations), observations.xy, *intrinsics)
 
     def undistorted(self) -> Reconstruction:
-        """Remove the radial distortion of cameras and observations."""
+        """Return an equivalent reconstruction without radial distortion.
+
+        The distortion of the cameras is set to zero, and the pixel coordinates of all observations are
+        undistorted.
+        """
         if not any(any(camera.radial) for camera in self.cameras):
             return self
 
@@ -156,7 +170,7 @@ class Reconstruction:
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Convert all fields to plain arrays that can be stored without pickle."""
+        """Convert all fields to arrays, by name, that `numpy.savez` can store without pickle."""
         plain = {
             "image_names": self.image_names,
             "cameras": [asdict(camera) for camera in self.cameras],
@@ -164,7 +178,7 @@ class Reconstruction:
             "num_images": self.graph.num_images,
             "seconds": self.seconds,
             "notices": [asdict(notice) for notice in self.notices],
-            "trust": None if self.trust is None else self.trust.score,
+            "trust": self.trust and {"score": self.trust.score, "doubts": asdict(self.trust.doubts)},
             "focal_held": self.focal_fixed,
         }
         arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
@@ -178,10 +192,10 @@ class Reconstruction:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Reconstruction:
-        """Invert `to_arrays`.
+        """Create a reconstruction from the arrays that `to_arrays` returned.
 
         Args:
-            arrays: The arrays.
+            arrays: Arrays by name.
         """
         plain = json.loads(arrays["plain"].item())
 
@@ -200,7 +214,7 @@ class Reconstruction:
             graph=MatchGraph(plain["num_images"], **nested("graph")),
             seconds=plain["seconds"],
             notices=tuple(Notice(**notice) for notice in plain["notices"]),
-            trust=None if plain["trust"] is None else Trust(plain["trust"], **nested("trust")),
+            trust=None if plain["trust"] is None else _trust(plain["trust"], nested("trust")),
             stationary=stationary_from_arrays(arrays),
             focal_fixed=plain["focal_held"],
             **{name: arrays[name] for name in _ARRAYS},
@@ -210,17 +224,17 @@ class Reconstruction:
         """Write the reconstruction to a compressed `.npz` file.
 
         Args:
-            path: Path of the file.
+            path: File to write.
         """
         arrays: dict[str, Any] = self.to_arrays()
         np.savez_compressed(path, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Reconstruction:
-        """Read a reconstruction written by `save`.
+        """Read a reconstruction from a file written by `save`.
 
         Args:
-            path: Path of the file.
+            path: File to read.
 
         Returns:
             The reconstruction.
@@ -236,11 +250,12 @@ _ARRAYS = (
 
 
 def normalize(scene: Reconstruction) -> Reconstruction:
-    """Transform the world to its standard frame; reprojections do not change.
+    """Transform a reconstruction to the standard world frame; reprojection errors do not change.
 
-    z is the mean up direction of the cameras, x the horizontal part of the first camera's right direction (or
-    of its viewing direction, if the former is vertical), the origin the median of the points, and the unit of
-    length the median depth of the observations. Held-out images are not used.
+    The z axis is the mean up direction of the cameras. The x axis is the horizontal component of the first
+    camera's right axis or, if that axis is nearly vertical, of its viewing direction. The origin is the
+    median of the points, and the unit of length is the median depth of the observations. Held-out images do
+    not influence the frame.
 
     Args:
         scene: A reconstruction with at least one registered training image and one observation.
@@ -266,12 +281,22 @@ def normalize(scene: Reconstruction) -> Reconstruction:
     return replace(scene, T_world_camera=poses, points=rotated - origin)
 
 
+def _trust(plain: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Trust:
+    """Create a trust object from the values that `Reconstruction.to_arrays` stores.
+
+    Args:
+        plain: Score and doubts.
+        arrays: Arrays `images` and `pairs`.
+    """
+    return Trust(plain["score"], Doubts(**plain["doubts"]), arrays["images"], arrays["pairs"])
+
+
 def _list_to_tuple(value: Any) -> Any:
-    """Convert a list, which JSON makes of a tuple, back to a tuple."""
+    """Convert a list to a tuple, because JSON stores tuples as lists; return other values unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Normalize a vector to unit length; return z for the zero vector. (3,)."""
+    """Normalize a vector to unit length; return the z axis for a zero vector. (3,) -> (3,)."""
     length = np.linalg.norm(vector)
     return vector / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])

@@ -1,4 +1,4 @@
-"""Pixels that show something that moves with the camera, such as a logo, a dashboard or dirt on the lens."""
+"""Stationary pixels: content that moves with the camera, such as a logo, a dashboard or dirt on the lens."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 VERTICAL, HORIZONTAL = ("upper", "", "lower"), ("left", "", "right")
-"""Names of the thirds of an image."""
+"""Names of the thirds of an image, from top to bottom and from left to right; the middle third has no
+name."""
 
 
 @dataclass(frozen=True)
 class StationaryPixels:
-    """Cells of all images of one size whose content stands still while the scene moves."""
+    """Grid cells, for all images of one size, that show content that moves with the camera."""
 
     size: tuple[int, int]
-    """Width and height of these images at full resolution."""
+    """Width and height of the images at full resolution, in pixels."""
     cells: NDArray[np.bool_]
-    """Stationary cells of a regular grid over the image. (rows, columns)."""
+    """Which cells of a regular grid over the image are stationary. (rows, columns)."""
     num_matches: int
-    """Number of matches in these cells that were left out."""
+    """Number of matches in the stationary cells that were discarded."""
 
     @property
     def share(self) -> float:
-        """Share of the image that is stationary."""
+        """Fraction of the image area that is stationary."""
         return float(self.cells.mean())
 
     @property
     def region(self) -> str:
-        """Where the cells are, in words; "many places" if they are in several thirds of the image."""
+        """Description of where the stationary cells lie, such as "the lower right part" or "many places"."""
         rows, columns = np.nonzero(self.cells)
         thirds = [
             np.unique(3 * index // count)
@@ -48,7 +49,11 @@ class StationaryPixels:
         return f"the {' '.join(filter(None, (vertical, horizontal))) or 'middle'} part"
 
     def _spread(self) -> float:
-        """Larger standard deviation of the cells' position in x and y, relative to a uniform spread."""
+        """Spread of the stationary cells: 1 for cells all over the image, 0 for cells in one row or column.
+
+        This is the smaller one of the standard deviations of the x and y positions of the cells, relative to
+        a uniform distribution over the image.
+        """
         rows, columns = np.nonzero(self.cells)
         deviations = [
             index.std() / count * np.sqrt(12)
@@ -57,13 +62,13 @@ class StationaryPixels:
         return float(min(deviations))
 
     def contains(self, xy: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Check which pixels are in a stationary cell.
+        """Check which pixels lie in a stationary cell.
 
         Args:
-            xy: Full-resolution pixels. (n, 2).
+            xy: Full-resolution pixel coordinates. (n, 2).
 
         Returns:
-            (n,).
+            True for pixels in a stationary cell. (n,).
         """
         row, column = cell_of(xy, self.size, self.cells.shape)
         return self.cells[row, column]
@@ -72,22 +77,22 @@ class StationaryPixels:
 def cell_of(
     xy: NDArray[np.floating], size: tuple[int, int], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find the cells of a regular grid that contain pixels.
+    """Find the cell of a regular grid over the image that contains each pixel.
 
     Args:
-        xy: Full-resolution pixels. (n, 2).
-        size: Width and height of the image.
+        xy: Full-resolution pixel coordinates. (n, 2).
+        size: Width and height of the image in pixels.
         shape: Number of rows and columns of the grid.
 
     Returns:
-        Row and column of each pixel's cell. (n,) each.
+        Row and column of the cell of each pixel. (n,) each.
     """
     column, row = ((xy / size) * shape[::-1]).astype(np.int64).T
     return row.clip(0, shape[0] - 1), column.clip(0, shape[1] - 1)
 
 
 def stationary_to_arrays(stationary: Sequence[StationaryPixels]) -> dict[str, NDArray[Any]]:
-    """Convert stationary pixels to arrays that can be stored without pickle.
+    """Convert stationary pixels to arrays, by name, that `numpy.savez` can store without pickle.
 
     Args:
         stationary: Stationary cells of each image size.
@@ -103,10 +108,10 @@ def stationary_to_arrays(stationary: Sequence[StationaryPixels]) -> dict[str, ND
 
 
 def stationary_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[StationaryPixels, ...]:
-    """Invert `stationary_to_arrays`.
+    """Create stationary pixels from the arrays that `stationary_to_arrays` returned.
 
     Args:
-        arrays: The arrays.
+        arrays: Arrays by name.
     """
     stationary, start = [], 0
     for (width, height), shape, count in zip(

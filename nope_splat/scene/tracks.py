@@ -19,11 +19,11 @@ class Observations:
     """Observations of points in images, sorted by point, then by image."""
 
     point_ids: NDArray[np.int64]
-    """Index of the point (or track). (O,)."""
+    """Index of the observed point, or of the observed track. (O,)."""
     image_ids: NDArray[np.int64]
-    """Index of the image. (O,)."""
+    """Index of the observing image. (O,)."""
     xy: NDArray[np.floating]
-    """Observed position, in full-resolution pixels. (O, 2)."""
+    """Observed position (x, y), in full-resolution pixels. (O, 2)."""
 
     def __len__(self) -> int:
         return len(self.point_ids)
@@ -31,14 +31,14 @@ class Observations:
 
 @dataclass(frozen=True)
 class Tracks:
-    """Feature tracks: sets of keypoints of the same point, at most one per image."""
+    """Feature tracks: sets of matched keypoints of the same scene point, at most one keypoint per image."""
 
     observations: Observations
-    """Keypoint positions of every track; `point_ids` are track indices."""
+    """Keypoints of all tracks, where `point_ids` contains track indices."""
     keypoint_ids: NDArray[np.int64]
-    """Index of each observation's keypoint in its image. (O,)."""
+    """Index of each observation's keypoint among the keypoints of its image. (O,)."""
     noise: NDArray[np.floating]
-    """Standard deviation of each observation, relative to that of the sharpest keypoints. (O,)."""
+    """Standard deviation of each observation, relative to the most precisely located keypoints. (O,)."""
 
     def __len__(self) -> int:
         return int(self.observations.point_ids[-1]) + 1 if len(self.observations) else 0
@@ -46,10 +46,10 @@ class Tracks:
 
 @dataclass(frozen=True)
 class MatchGraph:
-    """Match graph: images as nodes, verified pairs as edges, numbers of matches as weights."""
+    """Match graph: nodes are images, edges are verified pairs, and weights are numbers of matches."""
 
     num_images: int
-    """Number of nodes."""
+    """Number of nodes, including images without edges."""
     edges: NDArray[np.int64]
     """Image indices of each verified pair. (E, 2)."""
     weights: NDArray[np.int64]
@@ -59,7 +59,7 @@ class MatchGraph:
 
 
 def match_graph(num_images: int, pairs: Sequence[PairMatches]) -> MatchGraph:
-    """Build the match graph and its maximum spanning forest.
+    """Build the match graph of verified pairs, with its maximum spanning forest.
 
     Args:
         num_images: Number of images.
@@ -80,13 +80,13 @@ def maximum_spanning_forest(
 
     Args:
         num_nodes: Number of nodes.
-        edges: Two nodes of each edge, each pair of nodes at most once. (E, 2).
-        weights: Positive weights. (E,).
+        edges: The two nodes of each edge; each pair of nodes may occur only once. (E, 2).
+        weights: Positive weight of each edge. (E,).
 
     Returns:
-        Indices into `edges`, ascending. (T,).
+        Indices of the spanning edges in `edges`, ascending. (T,).
     """
-    # The maximum spanning forest is the minimum one of the negated weights.
+    # A maximum spanning forest is a minimum spanning forest of the negated weights.
     graph = coo_array((-weights.astype(np.float64), edges.T), (num_nodes, num_nodes))
     forest = minimum_spanning_tree(graph.tocsr()).tocoo()
     in_forest = set(zip(forest.row.tolist(), forest.col.tolist(), strict=True))
@@ -101,8 +101,8 @@ def connected_images(graph: MatchGraph) -> list[NDArray[np.int64]]:
         graph: The match graph.
 
     Returns:
-        Image indices of each component, ascending, the largest component first. An image without verified
-        pairs is a component with one element.
+        Image indices of each component in ascending order, largest component first. An image without verified
+        pairs forms its own component.
     """
     num_components, labels = _label_components(graph.num_images, graph.edges)
     components = [np.flatnonzero(labels == label) for label in range(num_components)]
@@ -112,20 +112,20 @@ def connected_images(graph: MatchGraph) -> list[NDArray[np.int64]]:
 def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -> Tracks:
     """Build tracks as the connected components of matched keypoints.
 
-    Components with two keypoints in one image contain a wrong match and are dropped.
+    Components with two keypoints in one image contain a wrong match and are discarded.
 
     Args:
         keypoints: Keypoints of each image.
         pairs: Verified pairs.
 
     Returns:
-        The tracks, ordered by their first image and their keypoint in it.
+        The tracks, sorted by the image and the keypoint index of their first observation.
     """
     starts = np.concatenate([[0], np.cumsum([len(features.xy) for features in keypoints])]).astype(np.int64)
     links = [pair.indices + starts[[pair.first, pair.second]] for pair in pairs]
     _, labels = _label_components(int(starts[-1]), np.concatenate([np.zeros((0, 2), np.int64), *links]))
 
-    # Drop components that are too short or inconsistent.
+    # Drop components with one keypoint only, or with two keypoints in one image.
     image_ids = np.repeat(np.arange(len(keypoints)), np.diff(starts))
     lengths = np.bincount(labels)
     order = np.lexsort((image_ids, labels))
@@ -151,6 +151,6 @@ def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -
 
 
 def _label_components(num_nodes: int, edges: NDArray[np.int64]) -> tuple[int, NDArray[np.int32]]:
-    """Return the number of connected components of a graph, and the label of each node."""
+    """Return the number of connected components of a graph, and the component of each node. (num_nodes,)."""
     graph = coo_array((np.ones(len(edges), dtype=np.int8), edges.T), (num_nodes, num_nodes))
     return connected_components(graph, directed=False)

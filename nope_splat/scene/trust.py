@@ -1,4 +1,4 @@
-"""How far a reconstruction is to be trusted: notices about what may be wrong, and a score."""
+"""Reliability of a reconstruction: a trust score, and notices about possible errors."""
 
 from __future__ import annotations
 
@@ -18,39 +18,72 @@ NoticeCode = Literal[
     "implausible-focal-length",
     "weak-support",
 ]
-"""What a notice is about; `Notice` explains each code."""
+"""Kind of a notice; the docstring of `Notice` explains each code."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing that the user should know about a reconstruction.
+    """Warning about a possible problem of a reconstruction.
 
     The codes are:
 
-    - `stationary-pixels`: Something stands still while the scene moves; its pixels are not used.
-    - `repeated-pattern`: A pattern repeats, and cameras may be off by a period.
-    - `duplicate-structure`: Different things look alike and may have been merged.
-    - `moving-objects`: Two things move against each other.
+    - `stationary-pixels`: Some pixels move with the camera instead of the scene; they are not used.
+    - `repeated-pattern`: A pattern repeats, and cameras may be displaced by one period.
+    - `duplicate-structure`: Similar but different parts of the scene may have been merged.
+    - `moving-objects`: Two parts of the scene move relative to each other.
     - `mirrored-images`: Some images are mirrored.
     - `uncertain-focal-length`: The images do not determine the focal length.
-    - `implausible-focal-length`: No ordinary lens has this focal length.
-    - `weak-support`: Few images or points support the result.
+    - `implausible-focal-length`: Ordinary lenses do not have this focal length.
+    - `weak-support`: Few images or few points support the result.
     """
 
     code: NoticeCode
-    """What it is about, for programs."""
+    """Kind of the notice, for use by programs."""
     message: str
-    """What it is about and what to do, for the user; a sentence without an initial capital or a
-    final period."""
+    """Cause and remedy, for the user; a sentence without an initial capital or a final period."""
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """Reasons to doubt the cameras of a reconstruction, each from 0 (no doubt) to 1 (strong doubt)."""
+
+    disagreement: float
+    """Fraction of the verified matches that disagree with the poses; only pairs with enough matches count."""
+    contradicting_pairs: float
+    """Square root of the fraction of pairs that contradict the cameras; only pairs with enough matches
+    count."""
+    missing_points: float
+    """Square root of the fraction of image pairs in which most of the points that should be visible in both
+    images are not observed."""
+    second_motions: float
+    """Fraction of the pairs whose matches support a second epipolar geometry; only pairs with enough matches
+    count."""
+    repetition: float
+    """1 if a pattern repeats within most images, otherwise 0."""
+    similar_views: float
+    """Fraction of the registered images that show the same view as another registered image."""
+    focal_valley: float
+    """1 if other focal lengths explain the observations equally well, 0 if much worse."""
+    planar: float
+    """1 if homographies explain nearly all matches, otherwise 0."""
+    unregistered: float
+    """Fraction of the training images that are not registered."""
+    weak_support: float
+    """1 if the registered images have too few observations of track points, near 0 if they have many."""
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Agreement of the cameras with the images, and a score."""
+    """Estimated reliability of a reconstruction, overall and for each image and pair."""
 
     score: float
-    """Logistic function of the evidence for and against the cameras, from 0 to 1; not calibrated yet."""
+    """Estimated probability, from 0 to 1, that the relative poses of the registered images have an AUC@5
+    above 90 percent: the area under the recall curve of pose errors up to 5 degrees."""
+    doubts: Doubts
+    """Reasons to doubt the cameras, from which the score is computed."""
     images: NDArray[np.floating]
-    """Share of each image's evidence that agrees with its pose, from 0 to 1; NaN without a pose. (N,)."""
+    """Fraction of each image's verified matches that agree with its pose, from 0 to 1; NaN without a pose.
+    (N,)."""
     pairs: NDArray[np.floating]
-    """The same for each edge of the match graph; NaN if an image has no pose. (E,)."""
+    """Fraction of the verified matches that agree with the poses, for each edge of the match graph; NaN if an
+    image of the pair has no pose. (E,)."""

@@ -1,4 +1,4 @@
-"""Dense initialization of the Gaussians: points from optical flow or from depth maps."""
+"""Initialization of the Gaussians with dense points from optical flow or from depth maps."""
 
 from nope_splat.seeding.dense import dense_seeds
 from nope_splat.seeding.depth_seeds import GaussianSeeds, seeds_from_depth

@@ -1,4 +1,4 @@
-"""Dense seeds from optical flow: a colored point for nearly every cell of the images."""
+"""Dense seeds from optical flow: one colored 3D point for nearly every cell of a grid over each image."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import progress_bar
 
 
-# The interpolation solves thousands of 2x2 systems, for which BLAS threads cost a hundred times the work.
+# The interpolation solves thousands of 2x2 systems; with BLAS threads, each takes a hundred times as long.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def dense_seeds(
     scene: Reconstruction, read: ReadImage, settings: SeedSettings | None = None
 ) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
-    """Compute a dense, accurate point cloud of a reconstructed scene without learned weights.
+    """Compute a dense, colored point cloud of a reconstructed scene by optical flow, without a network.
 
-    Inverse depth is interpolated between the tracks and refined by optical flow to source views. Estimates
-    that fail the forward-backward check or the epipolar constraint are dropped.
+    In each image, inverse depth is interpolated between the track points and refined by optical flow to
+    source views. Pixels that fail the forward-backward check or the epipolar constraint are discarded.
 
     Args:
-        scene: The reconstruction. Only its registered training images are used.
-        read: Reads an image.
-        settings: Resolution and thresholds.
+        scene: The reconstruction. Only registered training images are used.
+        read: Function that reads an image at a given size (see `ReadImage`).
+        settings: Resolution and thresholds; default settings if None.
 
     Returns:
-        Points (P, 3) in world coordinates and RGB colors (P, 3), without the track points.
+        Points in world coordinates (P, 3) and their RGB colors (P, 3). The track points are not included.
     """
     settings = settings or SeedSettings()
     image_ids = np.flatnonzero(scene.registered & ~scene.held_out)
@@ -63,7 +63,17 @@ def dense_seeds(
 def _interpolated(
     view: SeedingView, points: NDArray[np.floating], config: InterpolationConfig
 ) -> Float32Array | None:
-    """Interpolate inverse depth between track points (P, 3); None if too few are visible. (H, W)."""
+    """Interpolate the inverse depth of an image between its visible track points.
+
+    Args:
+        view: The image with its camera.
+        points: World coordinates of the track points that the image observes. (P, 3).
+        config: Options of the interpolation.
+
+    Returns:
+        Inverse depth of each pixel, in inverse world units. (H, W). None if too few points project into the
+        image.
+    """
     xy, depth = view.project(points)
     inside = (depth > 0) & (xy >= 0).all(1) & (xy < view.shape[::-1]).all(1)
     if inside.sum() < config.min_points:
@@ -78,14 +88,17 @@ def _depth_maps(
     source_views: list[NDArray[np.int64]],
     settings: SeedSettings,
 ) -> list[InverseDepthMap]:
-    """Compute flow in both directions between source views, and one depth map per view.
+    """Compute optical flow between views and source views in both directions, and one depth map per view.
 
     Args:
-        pool: Threads that share the work.
-        views: The views.
-        interpolated: Approximate inverse depth of each view; None for views to leave out.
-        source_views: Indices of the source views of each view.
-        settings: Thresholds.
+        pool: Threads for the computation.
+        views: The N views.
+        interpolated: Approximate inverse depth of each view (H, W); None for views without a depth map.
+        source_views: Indices of the source views of each view, into `views`.
+        settings: Resolution and thresholds.
+
+    Returns:
+        The depth map of each view, without depth at any pixel for views without source views.
     """
     pairs = {(i, int(j)) for i, sources in enumerate(source_views) for j in sources}
     pairs = sorted(pairs | {(j, i) for i, j in pairs})

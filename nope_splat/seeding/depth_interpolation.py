@@ -19,15 +19,16 @@ def interpolate_inverse_depth(
 ) -> NDArray[np.float32]:
     """Interpolate inverse depth linearly on a Delaunay triangulation of the track points.
 
-    The inverse depth of a plane is linear in pixel coordinates. Track points that differ too much from the
-    median of their neighbors are removed. Points on the border, with the median of the nearest track points,
-    extend the triangulation to the whole image.
+    On planar surfaces this is exact, because their inverse depth is linear in pixel coordinates. Track points
+    whose inverse depth differs too much from the median of their neighbors are removed as outliers.
+    Additional points on the image border, with the median inverse depth of the nearest track points, extend
+    the triangulation to the whole image.
 
     Args:
         xy: Pixel coordinates of K > 8 track points. (K, 2).
         inverse_depth: Inverse depths of the track points. (K,).
-        shape: Height and width of the result.
-        config: Outlier thresholds and sampling.
+        shape: Height and width of the result in pixels.
+        config: Outlier thresholds, border points and evaluation grid; default options if None.
 
     Returns:
         Inverse depth at every pixel center. (H, W).
@@ -57,7 +58,7 @@ def interpolate_inverse_depth(
 
 
 def _border_points(height: int, width: int, config: InterpolationConfig) -> NDArray[np.floating]:
-    """Space points evenly along the image border. (B, 2)."""
+    """Return pixel coordinates (x, y) of evenly spaced points along the image border. (B, 2)."""
     across = np.linspace(0, width, config.num_border_columns)
     down = np.linspace(0, height, config.num_border_rows)[1:-1]
     horizontal = [(x, y) for x in across for y in (0, height)]

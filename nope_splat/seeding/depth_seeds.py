@@ -1,7 +1,8 @@
 """Seeds from depth maps: one Gaussian per image cell, with scale and opacity.
 
-After SPFSplat (Huang and Mikolajczyk, arXiv:2508.01171), which predicts a Gaussian per pixel in the common
-frame of all cameras. Here the footprint of a cell gives the scale and the confidence gives the opacity.
+As in SPFSplat (Huang and Mikolajczyk, arXiv:2508.01171), a Gaussian is initialized for each pixel, or here
+for each cell of pixels, in a common world frame. SPFSplat predicts scales and opacities; here the footprint
+of the cell gives the scale and the confidence of the depth gives the opacity.
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 class GaussianSeeds(NamedTuple):
-    """Initial Gaussians."""
+    """Initial parameters of P Gaussians."""
 
     points: NDArray[np.floating]
-    """Means in world coordinates. (P, 3)."""
+    """Centers in world coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
-    """RGB. (P, 3)."""
+    """RGB colors. (P, 3)."""
     scales: Float32Array
-    """Standard deviations in world units: half the width of an image cell at the depth of the seed. (P,)."""
+    """Standard deviation of each isotropic Gaussian in world units: half the width of an image cell at the
+    depth of the seed. (P,)."""
     opacities: Float32Array
-    """Opacities in [0, 1], 0.5 at the median confidence. (P,)."""
+    """Opacities from 0 to 1, increasing with the confidence of the depth; 0.5 at the median confidence.
+    (P,)."""
 
 
 def seeds_from_depth(
@@ -44,20 +47,20 @@ def seeds_from_depth(
     read: ReadImage,
     settings: SeedSettings | None = None,
 ) -> GaussianSeeds:
-    """Compute seeds from depth maps that are aligned with the track points of their images.
+    """Compute seeds from depth maps, after aligning each map with the track points of its image.
 
-    A surface that is visible in several images gets seeds from one of them. Depth edges are left out, and so
-    are points that violate free space in other images.
+    Each surface gets seeds from one image only, even if several images show it. Pixels at depth edges get no
+    seeds, and seeds that lie in front of the surfaces of several other images are removed.
 
     Args:
         scene: The reconstruction, with undistorted cameras.
-        distorted_cameras: The cameras of the scene with the distortion of the depth maps. (K,).
+        distorted_cameras: The K cameras of `scene` with the radial distortion of the depth maps.
         depth_maps: Depth maps of registered training images, by image index.
-        read: Reads an image.
-        settings: Image size, cell size and fusion thresholds.
+        read: Function that reads an image at a given size (see `ReadImage`).
+        settings: Image size, cell size and fusion thresholds; default settings if None.
 
     Returns:
-        The seeds, without the track points; empty if no depth map fits its track points.
+        The seeds, without the track points; empty if no depth map fits the track points of its image.
     """
     settings = settings or SeedSettings()
     views, depths, confidences = [], [], []
@@ -93,8 +96,15 @@ def _fuse_seeds(
     confidences: list[NDArray[np.floating]],
     settings: SeedSettings,
 ) -> GaussianSeeds:
-    """Fuse depth maps (H, W) in world units, NaN where unknown, with confidences (H, W) to seeds."""
-    # A depth map needs no source views: all its pixels count as confirmed.
+    """Fuse depth maps to seeds.
+
+    Args:
+        views: The views.
+        depths: Depth of each view in world units, NaN for unknown depth. (H, W) each.
+        confidences: Confidence of each view's depth, in any unit. (H, W) each.
+        settings: Cell size and fusion thresholds.
+    """
+    # Depth maps are not checked against source views, so all pixels of known depth count as confirmed.
     num_consistent = settings.fusion.min_num_consistent
     inverse_depths = [
         InverseDepthMap(
@@ -111,7 +121,7 @@ def _fuse_seeds(
         scales[from_view] = settings.cell_size / view.focal * depths[index][pixels] / 2
         confidence[from_view] = confidences[index][pixels]
     confidence, scales = np.nan_to_num(confidence[kept]), scales[kept]
-    # The unit of confidence depends on its source, so normalize by the median.
+    # The unit of confidence depends on the source of the depth, so normalize by the median.
     opacities = confidence
     if len(confidence):
         opacities = confidence / np.maximum(confidence + np.median(confidence), 1e-9)
@@ -121,7 +131,11 @@ def _fuse_seeds(
 def _align_depth_map(
     scene: Reconstruction, camera: SharedPinhole, image_id: int, depth_map: DepthMap
 ) -> DepthMap | None:
-    """Convert a depth map to world units without depth edges; None if it does not fit the track points."""
+    """Convert a depth map to world units, with NaN at depth edges.
+
+    Returns:
+        The aligned map; None if the depth map does not fit the track points of the image.
+    """
     observations = scene.observations
     in_image = observations.image_ids == image_id
     size = scene.image_sizes[image_id]

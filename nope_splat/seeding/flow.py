@@ -1,8 +1,8 @@
 """Inverse depth maps from optical flow to source views.
 
-Direct optical flow between wide-baseline images fails at most pixels. The source view is therefore first
-warped into the image by the inverse depth that is interpolated between the tracks. DIS flow (Kroeger et al.
-2016) only has to estimate the small residual.
+Direct optical flow between wide-baseline images fails at most pixels. Therefore the source view is first
+warped into the image by the inverse depth interpolated between track points. Then DIS flow (Kroeger et al.
+2016) has to estimate only the small residual motion.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from nope_splat.seeding.view import (
 
 
 def match_by_flow(view: SeedingView, source: SeedingView, inverse_depth: Float32Array) -> Float32Array:
-    """Find the position in a source view of every pixel, by depth prediction and residual optical flow.
+    """Find the corresponding position in a source view of every pixel.
+
+    The interpolated inverse depth predicts the position, and optical flow corrects the prediction.
 
     Args:
-        view: View of the pixels.
-        source: Source view.
+        view: View whose pixels are matched.
+        source: View in which the pixels are found.
         inverse_depth: Approximate inverse depth of `view`. (H, W).
 
     Returns:
-        Pixel coordinates in `source`. (H, W, 2).
+        Pixel coordinates (x, y) in `source` of each pixel of `view`. (H, W, 2).
     """
     xy = pixel_centers(view.shape)
     base, step = epipolar_lines(view, source, xy)
@@ -59,22 +61,23 @@ def triangulate_flow(
 ) -> tuple[Float32Array, Float32Array]:
     """Triangulate the inverse depth of every pixel from its correspondence in a source view.
 
-    With the pixel's point at `A + s b` in the source camera, the correspondence (x, y) on the source's image
-    plane requires `A_x + s b_x = x (A_z + s b_z)`, and the same in y. These two linear equations for s are
-    solved by least squares.
+    The scene point of a pixel at inverse depth s has homogeneous coordinates `A + s b` in the source camera
+    (see `epipolar_lines`). If its correspondence is (x, y) on the plane at depth one of the source camera,
+    then `A_x + s b_x = x (A_z + s b_z)`, and the same holds for y. These two linear equations are solved for
+    s by least squares.
 
     Args:
         view: View of the pixels.
         source: Source view.
-        forward: Positions in `source` of the pixels of `view`. (H, W, 2).
-        backward: Positions in `view` of the pixels of `source`. (H', W', 2).
-        min_tri_angle: Smallest triangulation angle in degrees.
-        config: Largest cycle and epipolar errors.
+        forward: Pixel coordinates in `source` that correspond to the pixels of `view`. (H, W, 2).
+        backward: Pixel coordinates in `view` that correspond to the pixels of `source`. (H', W', 2).
+        min_tri_angle: Minimum triangulation angle in degrees.
+        config: Maximum forward-backward and epipolar errors.
 
     Returns:
-        Inverse depth (H, W) and weight (H, W). The weight is the squared triangulation angle in degrees, or
-        zero if the cycle error or the epipolar error is too large, the angle is too small, or the
-        correspondence is masked in the source view.
+        Inverse depth (H, W) and weight (H, W). The weight is the squared triangulation angle in degrees.
+        Inverse depth and weight are zero if the forward-backward error or the epipolar error is too large,
+        the angle is too small, or the correspondence is masked in the source view.
     """
     xy = pixel_centers(view.shape)
     cycled = sample_bilinear(backward, forward, outside=-1e4)
@@ -106,12 +109,17 @@ def triangulate_flow(
 def merge_estimates(
     inverse_depths: Float32Array, weights: Float32Array, max_depth_error: float
 ) -> InverseDepthMap:
-    """Merge the estimates from all source views by averaging the largest consistent group at each pixel.
+    """Merge the inverse depths from several source views by averaging consistent estimates.
+
+    At each pixel, the largest group of consistent estimates is averaged; the other estimates are ignored.
 
     Args:
-        inverse_depths: Inverse depth from each source view. (K, H, W).
-        weights: Weights, zero where there is no estimate. (K, H, W).
-        max_depth_error: Largest relative difference in inverse depth within a group.
+        inverse_depths: Inverse depth from each of K source views. (K, H, W).
+        weights: Weight of each estimate, zero for pixels without an estimate. (K, H, W).
+        max_depth_error: Maximum relative difference in inverse depth within a group.
+
+    Returns:
+        The weighted mean, and the size of the largest group, of each pixel.
     """
     shape = inverse_depths.shape[1:]
     best, best_weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)

@@ -1,4 +1,4 @@
-"""Fusion of one depth map per image to a point cloud without duplicates."""
+"""Fusion of the depth maps of all images to one point cloud without duplicate points."""
 
 from __future__ import annotations
 
@@ -13,35 +13,42 @@ from nope_splat.seeding.view import Float32Array, SeedingView
 
 
 class InverseDepthMap(NamedTuple):
-    """Inverse depth of an image, and its support."""
+    """Inverse depth of an image, with the number of source views that confirm each pixel."""
 
     values: Float32Array
-    """Inverse depth. (H, W)."""
+    """Inverse depth of each pixel, in inverse world units. (H, W)."""
     num_consistent: NDArray[np.int64]
-    """Number of consistent source views, zero for pixels without inverse depth. (H, W)."""
+    """Number of source views whose depth estimates agree at each pixel; zero for pixels without inverse
+    depth. (H, W)."""
 
 
 class FusedPoints(NamedTuple):
-    """A point cloud with the pixel of origin of every point."""
+    """Point cloud with the pixel from which each point was created."""
 
     points: NDArray[np.floating]
     """World coordinates. (P, 3)."""
     colors: NDArray[np.uint8]
-    """RGB. (P, 3)."""
+    """RGB colors. (P, 3)."""
     origins: NDArray[np.int64]
-    """Index of the view, row and column. (P, 3)."""
+    """Index of the view, row and column of the pixel from which each point was created. (P, 3)."""
 
 
 def fuse_depth_maps(
     views: list[SeedingView], depth_maps: list[InverseDepthMap], cell_size: int, config: FusionConfig
 ) -> FusedPoints:
-    """Add one point per image cell, unless a point of an earlier view covers the surface there.
+    """Create one point per image cell, without duplicates of surfaces seen by several views.
+
+    Views are processed in order of decreasing number of pixels with known depth. A cell gets no point if a
+    point of an earlier view already lies on its surface.
 
     Args:
-        views: The views. Those with the most pixels of known depth are processed first.
-        depth_maps: One depth map per view.
-        cell_size: Width of a cell in pixels.
-        config: Largest depth difference on the same surface.
+        views: The views.
+        depth_maps: Depth map of each view.
+        cell_size: Width and height of a cell in pixels.
+        config: Maximum depth difference between points on the same surface.
+
+    Returns:
+        The points of all views.
     """
     points, colors, origins = np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros((0, 3), np.int64)
     coverage = [-int((depth_map.num_consistent > 0).sum()) for depth_map in depth_maps]
@@ -65,17 +72,23 @@ def fuse_depth_maps(
 def _best_pixels(
     num_consistent: NDArray[np.int64], cell_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find the pixel of each cell with the most consistent views, the most central one among equals.
+    """Select the best pixel of each cell: the pixel with the most consistent source views.
+
+    Among pixels with equally many consistent views, the pixel nearest to the center of the cell is selected.
+
+    Args:
+        num_consistent: Number of consistent source views of each pixel, zero for unknown depth. (H, W).
+        cell_size: Width and height of a cell in pixels.
 
     Returns:
-        Rows and columns, of the cells that have a pixel of known depth.
+        Rows and columns of the selected pixels. Cells without a pixel of known depth are omitted. (C,) each.
     """
     rows, columns = num_consistent.shape[0] // cell_size, num_consistent.shape[1] // cell_size
     blocks = num_consistent[: rows * cell_size, : columns * cell_size]
     blocks = blocks.reshape(rows, cell_size, columns, cell_size)
     blocks = blocks.transpose(0, 2, 1, 3).reshape(rows, columns, cell_size * cell_size)
     off_center = np.abs(np.arange(cell_size) - (cell_size - 1) / 2)
-    # Below one, so that centrality decides between equal counts only.
+    # At most 0.9, so that the distance from the center decides only between pixels with equal counts.
     centrality = 0.9 - 0.9 * (off_center[:, None] + off_center) / cell_size
     best = (blocks + centrality.ravel()).argmax(-1)
     row, column = np.nonzero(np.take_along_axis(blocks, best[..., None], -1)[..., 0] > 0)
@@ -93,9 +106,9 @@ def violates_free_space(
 
     Args:
         views: The views.
-        depth_maps: One depth map per view.
+        depth_maps: Depth map of each view.
         points: World coordinates. (P, 3).
-        config: Conditions for a confirmed surface and for a violation.
+        config: Thresholds for confirmed surfaces and for violations.
 
     Returns:
         True for points that violate free space. (P,).

@@ -1,6 +1,6 @@
 """Settings of dense seeding.
 
-Names follow COLMAP's stereo where COLMAP has them: source views, `min_tri_angle`, `max_depth_error`.
+Names such as `min_tri_angle` and `max_depth_error` follow COLMAP's multi-view stereo.
 """
 
 from __future__ import annotations
@@ -15,67 +15,78 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 @dataclass(frozen=True)
 class ViewSelectionConfig:
-    """Selection of source views."""
+    """Selection of source views: the other images that an image is matched with by optical flow."""
 
     min_shared_points: Annotated[int, COUNT] = 30
-    """Minimum number of track points that a source view shares with the image."""
+    """Minimum number of track points shared by an image and its source view; pairs of images with fewer are
+    not matched."""
     min_full_angle: Annotated[float, Interval(gt=0, le=180)] = 4.0
-    """Triangulation angle in degrees from which a shared point has full weight. Smaller angles give imprecise
-    depth."""
+    """Triangulation angle, in degrees, below which a shared point gets less weight in the ranking of source
+    views, because small angles give imprecise depth."""
     max_full_angle: Annotated[float, Interval(gt=0, le=180)] = 25.0
-    """Triangulation angle in degrees up to which a shared point has full weight. At larger angles the
-    appearance differs too much for matching."""
+    """Triangulation angle, in degrees, above which a shared point gets less weight in the ranking of source
+    views, because the appearance changes too much for matching."""
 
 
 @dataclass(frozen=True)
 class InterpolationConfig:
-    """Interpolation of inverse depth between track points."""
+    """Interpolation of inverse depth between the track points of an image."""
 
     min_points: Annotated[int, Ge(9)] = 16
-    """Minimum number of track points in an image. Images with fewer get no seeds."""
+    """Minimum number of track points in an image; images with fewer get no seeds."""
     num_neighbors: Annotated[int, Interval(ge=1, le=8)] = 8
-    """Nearest track points that an inverse depth is compared with to find outliers."""
+    """Number of nearest track points with which the inverse depth of a track point is compared to detect
+    outliers."""
     max_spread: Annotated[float, NOT_NEGATIVE] = 5.0
-    """Maximum difference from the median of the neighbors: this multiple of their median absolute deviation,
-    plus `max_deviation`."""
+    """Maximum difference between the inverse depth of a track point and the median of its neighbors, as a
+    multiple of the median absolute deviation of the neighbors. Points beyond this difference plus
+    `max_deviation` are removed."""
     max_deviation: Annotated[float, NOT_NEGATIVE] = 0.05
-    """Fraction of the median of the neighbors, added to the threshold of `max_spread`. It matters if the
-    neighbors agree closely."""
+    """Relative difference from the median inverse depth of the neighbors that is always allowed, in addition
+    to `max_spread`. It keeps points whose neighbors have nearly equal depths."""
     grid_spacing: Annotated[int, COUNT] = 4
-    """Spacing in pixels of the grid at which the triangulation is evaluated, to save time."""
+    """Spacing, in pixels, of the grid on which the triangulation is evaluated; larger values are faster but
+    less precise."""
     num_border_columns: Annotated[int, Ge(2)] = 13
-    """Points that extend the triangulation to the top border, and to the bottom border."""
+    """Number of points added along the top border, and along the bottom border, to extend the triangulation
+    to the image border."""
     num_border_rows: Annotated[int, Ge(2)] = 9
-    """Points that extend the triangulation to the left border, and to the right border."""
+    """Number of points added along the left border, and along the right border, to extend the triangulation
+    to the image border."""
     num_border_neighbors: Annotated[int, Ge(2)] = 5
-    """Nearest track points whose median inverse depth a border point takes."""
+    """Number of nearest track points whose median inverse depth is assigned to a border point."""
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Triangulation of optical flow."""
+    """Thresholds for the triangulation of optical flow."""
 
     max_cycle_error: Annotated[float, POSITIVE] = 1.0
-    """Maximum distance in pixels between a pixel and its image under forward and backward flow."""
+    """Maximum forward-backward error of the optical flow, in pixels; pixels with a larger error get no
+    depth."""
     max_reprojection_error: Annotated[float, POSITIVE] = 1.5
-    """Maximum distance in pixels between a correspondence and the projection of its triangulated point."""
+    """Maximum distance, in pixels, between the correspondence of a pixel in the source view and the
+    reprojection of the triangulated point; pixels with a larger error get no depth."""
     max_depth_error: Annotated[float, POSITIVE] = 0.015
-    """Maximum relative difference in inverse depth between consistent source views."""
+    """Maximum relative difference between the inverse depths of a pixel from two source views that count as
+    consistent."""
 
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Fusion of depth maps to a point cloud."""
+    """Fusion of the depth maps of all images to one point cloud."""
 
     max_depth_error: Annotated[float, POSITIVE] = 0.04
-    """Maximum relative difference in inverse depth between a point and the surface that it covers."""
+    """Maximum relative difference in inverse depth between a surface and an existing point on it. A surface
+    with such a point gets no new point, so larger values give fewer points."""
     free_space_factor: Annotated[float, Ge(1)] = 1.05
-    """A point violates free space in a view if its inverse depth exceeds that of the surface by this
-    factor."""
+    """A point violates the free space of a view if its inverse depth exceeds that of the surface behind it by
+    more than this factor; larger factors remove fewer points."""
     min_num_consistent: Annotated[int, COUNT] = 2
-    """Number of consistent source views from which a surface counts as confirmed."""
+    """Minimum number of consistent source views of a confirmed surface; only confirmed surfaces are used to
+    detect points in free space."""
     min_num_violations: Annotated[int, COUNT] = 2
-    """Number of views in which a point has to violate free space to be removed."""
+    """Minimum number of views whose free space a point violates for the point to be removed."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +94,20 @@ class SeedSettings:
     """Settings of dense seeding."""
 
     max_image_size: Annotated[int, Ge(32)] = 512
-    """Longer side in pixels of the images for seeding."""
+    """Maximum length of the longer image side, in pixels, for seeding; larger images are downscaled."""
     num_source_views: Annotated[int, COUNT] = 3
-    """Source views that each image is matched with."""
+    """Maximum number of source views that each image is matched with; more views confirm more surfaces but
+    take longer."""
     min_tri_angle: Annotated[float, Interval(ge=0, le=90)] = 1.0
-    """Smallest triangulation angle in degrees."""
+    """Minimum triangulation angle, in degrees; pixels with a smaller angle get no depth."""
     cell_size: Annotated[int, COUNT] = 4
-    """Width in pixels of the square image cell that gets one seed."""
+    """Side length, in pixels, of the square image cells that get at most one seed each; smaller cells give
+    more seeds."""
     view_selection: ViewSelectionConfig = ViewSelectionConfig()
     """Selection of source views."""
     interpolation: InterpolationConfig = InterpolationConfig()
-    """Interpolation of inverse depth between track points, which initializes the flow."""
+    """Interpolation of inverse depth between track points, as initialization of the optical flow."""
     flow: FlowConfig = FlowConfig()
-    """Triangulation of optical flow."""
+    """Thresholds for the triangulation of optical flow."""
     fusion: FusionConfig = FusionConfig()
-    """Fusion of depth maps to a point cloud."""
+    """Fusion of the depth maps of all images to one point cloud."""

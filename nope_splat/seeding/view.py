@@ -1,4 +1,4 @@
-"""Downsampled images with cameras for seeding, and the geometry between two of them."""
+"""Downscaled images with their cameras for seeding, and the epipolar geometry of two such views."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from nope_splat.sfm import Reconstruction
 Float32Array = NDArray[np.float32]
 
 ReadImage = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
-"""Reads image `index` at `(width, height)`. Returns RGB (H, W, 3) and a mask of valid pixels (H, W) or
-None."""
+"""Function that reads an image, given its index and the size (width, height) in pixels. It returns RGB values
+(H, W, 3) and a mask of valid pixels (H, W), or None instead of a mask if all pixels are valid."""
 
 
 @dataclass(frozen=True)
 class SeedingView:
-    """Image, camera and pose at the resolution of seeding."""
+    """Image with its intrinsics and pose, at the resolution of seeding."""
 
     image: NDArray[np.uint8]
-    """RGB. (H, W, 3)."""
+    """RGB values. (H, W, 3)."""
     mask: NDArray[np.bool_]
-    """True for pixels that may give seeds. (H, W)."""
+    """True for pixels that may get seeds. (H, W)."""
     R_camera_world: NDArray[np.floating]
     """World-to-camera rotation, OpenCV axes. (3, 3)."""
     t_camera_world: NDArray[np.floating]
     """World-to-camera translation. (3,)."""
     focal: float
-    """Focal length in pixels."""
+    """Focal length in pixels of `image`."""
     principal_point: NDArray[np.floating]
-    """Principal point in pixels. (2,)."""
+    """Principal point (x, y) in pixels of `image`. (2,)."""
     near_plane: float = 0.02
-    """Depth below which points are ignored. The scene's median depth is one."""
+    """Minimum depth of a point in world units; nearer points are ignored. The median depth of the scene is
+    one."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Height and width of the image in pixels."""
         return self.image.shape[0], self.image.shape[1]
 
     @property
@@ -49,9 +50,14 @@ class SeedingView:
         return -self.R_camera_world.T @ self.t_camera_world
 
     def project(self, points: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Project world points (P, 3) to pixels (P, 2) and depths (P,).
+        """Project world points to the image.
 
-        Pixels are only meaningful where the depth exceeds the near plane.
+        Args:
+            points: World coordinates. (P, 3).
+
+        Returns:
+            Pixel coordinates (P, 2) and depths (P,). Pixel coordinates are valid only for depths beyond the
+            near plane.
         """
         camera = points @ self.R_camera_world.T + self.t_camera_world
         xy = project(camera, self.focal, min_depth=self.near_plane) + self.principal_point
@@ -60,10 +66,15 @@ class SeedingView:
     def grid_cells(
         self, points: NDArray[np.floating], cell_size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Find the grid cell of `cell_size` pixels that each world point (P, 3) projects to.
+        """Find the grid cell that each world point projects to.
+
+        Args:
+            points: World coordinates. (P, 3).
+            cell_size: Width and height of a cell in pixels.
 
         Returns:
-            Indices of the K points that project into the grid (K,), and their cells (row, column) (K, 2).
+            Indices of the K points that project into a whole cell (K,), and their cells as (row, column)
+            (K, 2).
         """
         xy, depth = self.project(points)
         rows, columns = self.shape[0] // cell_size, self.shape[1] // cell_size
@@ -72,23 +83,31 @@ class SeedingView:
         return np.flatnonzero(inside), cell[inside]
 
     def rays(self, xy: Float32Array) -> Float32Array:
-        """Compute camera coordinates at depth one of pixels. (..., 2) -> (..., 3)."""
+        """Compute the rays of pixels as camera coordinates with z = 1. (..., 2) -> (..., 3)."""
         return unproject(xy - self.principal_point, self.focal).astype(np.float32)
 
     def unproject(self, xy: Float32Array, inverse_depth: Float32Array) -> NDArray[np.floating]:
-        """Unproject pixels (K, 2) at inverse depths (K,) to world points (K, 3)."""
+        """Unproject pixels at given inverse depths to world points.
+
+        Args:
+            xy: Pixel coordinates. (K, 2).
+            inverse_depth: Inverse depth of each pixel. (K,).
+
+        Returns:
+            World coordinates. (K, 3).
+        """
         camera = self.rays(xy).astype(np.float64) / inverse_depth[:, None]
         return (camera - self.t_camera_world) @ self.R_camera_world
 
 
 def load_view(scene: Reconstruction, image_id: int, read: ReadImage, max_size: int) -> SeedingView:
-    """Load a registered image at limited resolution, with its camera.
+    """Load a registered image with its camera, downscaled to a maximum size.
 
     Args:
         scene: The reconstruction.
         image_id: Index of the image.
-        read: Reads an image.
-        max_size: Largest length of the longer side in pixels.
+        read: Function that reads an image at a given size (see `ReadImage`).
+        max_size: Maximum length of the longer side in pixels; smaller images are not resized.
     """
     size = scene.image_sizes[image_id]
     scale = min(1.0, max_size / size.max())
@@ -106,18 +125,18 @@ def load_view(scene: Reconstruction, image_id: int, read: ReadImage, max_size: i
 
 
 def pixel_centers(shape: tuple[int, int]) -> Float32Array:
-    """Compute the coordinates (x, y) of all pixel centers of an image (H, W). (H, W, 2)."""
+    """Compute the coordinates (x, y) of the pixel centers of an image of shape (H, W). (H, W, 2)."""
     x, y = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
     return np.stack([x, y], axis=-1) + np.float32(0.5)
 
 
 def sample_bilinear(image: NDArray, xy: Float32Array, outside: float | None = None) -> NDArray:
-    """Sample an image at pixel coordinates by bilinear interpolation.
+    """Sample an image at given pixel coordinates by bilinear interpolation.
 
     Args:
         image: Image (H, W) or (H, W, C), with at most four channels.
         xy: Pixel coordinates. (h, w, 2).
-        outside: Value outside the image; by default, the value of the nearest border pixel.
+        outside: Value for coordinates outside the image; None for the value of the nearest border pixel.
 
     Returns:
         Sampled values. (h, w) or (h, w, C).
@@ -133,9 +152,10 @@ def sample_bilinear(image: NDArray, xy: Float32Array, outside: float | None = No
 def epipolar_lines(
     view: SeedingView, source: SeedingView, xy: Float32Array
 ) -> tuple[Float32Array, Float32Array]:
-    """Compute the points in a source view that pixels may correspond to, as a function of inverse depth.
+    """Compute the epipolar lines of pixels in a source view, parameterized by inverse depth.
 
-    A pixel's point at inverse depth s has the homogeneous coordinates `A + s b` in the source camera.
+    The scene point of a pixel at inverse depth s has the homogeneous coordinates `A + s b` in the source
+    camera.
 
     Args:
         view: View of the pixels.
@@ -143,7 +163,7 @@ def epipolar_lines(
         xy: Pixel coordinates in `view`. (H, W, 2).
 
     Returns:
-        A (H, W, 3) and b (3,), in camera coordinates of `source`.
+        A of each pixel (H, W, 3) and b of all pixels (3,), in camera coordinates of `source`.
     """
     rotation = source.R_camera_world @ view.R_camera_world.T
     translation = source.t_camera_world - rotation @ view.t_camera_world

@@ -1,4 +1,4 @@
-"""Selection of the source views that an image is matched with."""
+"""Selection of the source views that an image is matched with by optical flow."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ def select_source_views(
     max_num_views: int,
     config: ViewSelectionConfig | None = None,
 ) -> list[NDArray[np.int64]]:
-    """Rank source views for every image by the track points that they share at useful triangulation angles.
+    """Select source views for every image by the number of shared track points.
+
+    Shared points count less if their triangulation angle is too small or too large (see
+    `ViewSelectionConfig`).
 
     Args:
         centers: Camera centers in world coordinates. (N, 3).
         points: Track points in world coordinates. (P, 3).
         visibility: Whether image n observes point p. (N, P).
         max_num_views: Maximum number of source views per image.
-        config: Required number of shared points, and angles of full weight.
+        config: Minimum number of shared points, and range of angles with full weight; default options if
+            None.
 
     Returns:
-        For each image, the indices of its source views, best first.
+        Indices of the source views of each image, best view first.
     """
     config = config or ViewSelectionConfig()
     source_views = []
@@ -44,7 +48,16 @@ def select_source_views(
 def _angle_weights(
     rays: NDArray[np.floating], source_rays: NDArray[np.floating], config: ViewSelectionConfig
 ) -> NDArray[np.floating]:
-    """Weight points by the angle between their rays from two cameras. (P, 3), (P, 3) -> (P,)."""
+    """Compute the weight of shared points, from 0 to 1, from their triangulation angles.
+
+    Args:
+        rays: Vectors from the camera center of the image to the points. (P, 3).
+        source_rays: Vectors from the camera center of the source view to the points. (P, 3).
+        config: Range of angles with full weight.
+
+    Returns:
+        One weight per point. (P,).
+    """
     norms = np.linalg.norm(rays, axis=1) * np.linalg.norm(source_rays, axis=1)
     cosine = (rays * source_rays).sum(1) / norms
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))

@@ -1,4 +1,4 @@
-"""Structure from motion: camera poses, intrinsics and 3D points from verified matches."""
+"""Structure from motion (SfM): camera poses, intrinsics and 3D points from verified matches."""
 
 from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.sfm.initialization.depth_maps import image_depths

@@ -1,4 +1,4 @@
-"""Groups of images that share a camera, and the pixel unit of SfM."""
+"""Assignment of images to shared cameras, and the pixel unit of SfM."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from nope_splat.matching import Keypoints
 
 @dataclass(frozen=True)
 class CameraGroups:
-    """Sizes, cameras and pixel units of the images.
+    """Size, camera and pixel unit of each image.
 
-    All thresholds of SfM are in *feature pixels*: pixels of the images in which keypoints were detected.
-    Images of one camera have the same size, up to portrait and landscape, and thus the same unit.
+    SfM measures image coordinates in *pixels at keypoint resolution*: pixels of the image after scaling it to
+    the size at which keypoints were detected. All images of a camera have the same size, up to a rotation by
+    90 degrees, and therefore the same keypoint resolution.
     """
 
     sizes: NDArray[np.int64]
-    """Width and height of the images at full resolution. (N, 2)."""
+    """Width and height of each image at full resolution, in pixels. (N, 2)."""
     camera_ids: NDArray[np.int64]
-    """Camera of each image. (N,)."""
+    """Index of the camera (set of intrinsics) of each image. (N,)."""
     pixel_sizes: NDArray[np.floating]
-    """Side of a feature pixel of each image in full-resolution pixels. (N,)."""
+    """Side of a pixel at keypoint resolution, in full-resolution pixels, for each image. (N,)."""
 
     @classmethod
     def from_keypoints(
         cls, sizes: NDArray[np.int64], camera_ids: NDArray[np.int64], keypoints: Sequence[Keypoints]
     ) -> CameraGroups:
-        """Create the groups, with the size of feature pixels of each camera from the keypoints of its images.
+        """Create the groups; the keypoints of a camera's images give its keypoint resolution.
 
         Args:
-            sizes: Width and height of the images at full resolution. (N, 2).
-            camera_ids: Camera of each image. (N,).
+            sizes: Width and height of each image at full resolution, in pixels. (N, 2).
+            camera_ids: Index of the camera of each image. (N,).
             keypoints: Keypoints of each image.
         """
         pixel_sizes = np.zeros(int(camera_ids.max()) + 1)
@@ -48,14 +49,14 @@ class CameraGroups:
 
     @property
     def longer_sides(self) -> NDArray[np.floating]:
-        """Longer side of the images of each camera, feature pixels. (K,)."""
+        """Longer image side of each camera, in pixels at keypoint resolution. (K,)."""
         sides = np.zeros(self.num_cameras)
         np.maximum.at(sides, self.camera_ids, self.sizes.max(axis=1) / self.pixel_sizes)
         return sides
 
     @property
     def camera_pixel_sizes(self) -> NDArray[np.floating]:
-        """Side of a feature pixel of each camera in full-resolution pixels. (K,)."""
+        """Side of a pixel at keypoint resolution, in full-resolution pixels, for each camera. (K,)."""
         pixel_sizes = np.ones(self.num_cameras)
         pixel_sizes[self.camera_ids] = self.pixel_sizes
         return pixel_sizes
@@ -63,10 +64,13 @@ class CameraGroups:
     def to_centered(
         self, xy: NDArray[np.floating], image_ids: NDArray[np.int64] | int
     ) -> NDArray[np.floating]:
-        """Convert full-resolution pixel coordinates to feature pixels from the image center.
+        """Convert full-resolution pixels to pixels at keypoint resolution, relative to the image center.
 
         Args:
-            xy: Pixel coordinates. (n, 2).
+            xy: Full-resolution pixel coordinates. (n, 2).
             image_ids: Image of each row of `xy`, or one image for all rows. (n,) or ().
+
+        Returns:
+            Coordinates relative to the image center, in pixels at keypoint resolution. (n, 2).
         """
         return (xy - self.sizes[image_ids] / 2) / self.pixel_sizes[image_ids, None]

@@ -1,4 +1,4 @@
-"""Validate the options of SfM, alone and against the images, before any work starts."""
+"""Validation of the SfM options before any work starts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nope_splat.sfm.options import SfmOptions
 from nope_splat.utils.ranges import check_ranges
 
 POSSIBLE_FOCAL = (0.1, 20.0)
-"""Shortest and longest possible focal length of a lens, as a share of the longer side."""
+"""Shortest and longest focal length that users may set, as multiples of the longer side."""
 
 
 def check_sfm_options(options: SfmOptions) -> None:
-    """Check that options are in range and do not conflict.
+    """Check that options are in range and do not conflict with each other.
 
     Args:
         options: Options of SfM.
 
     Raises:
-        NopeSplatError: For the first conflict, with a remedy.
+        NopeSplatError: For the first invalid option; the message says how to fix it.
     """
     check_ranges(options)
     matching, initialization = options.matching, options.initialization
@@ -65,15 +65,15 @@ def check_sfm_options(options: SfmOptions) -> None:
 
 
 def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[str]) -> None:
-    """Check that options fit the images.
+    """Check that options are valid for the given images.
 
     Args:
         options: Options of SfM.
         folder: The images.
-        held_out: Names of images kept for evaluation.
+        held_out: Names of images held out for evaluation.
 
     Raises:
-        NopeSplatError: For the first conflict, with a remedy.
+        NopeSplatError: For the first invalid option; the message says how to fix it.
     """
     unknown = sorted(set(held_out) - {image.name for image in folder.images})
     if unknown:
@@ -95,7 +95,7 @@ def check_images(options: SfmOptions, folder: ImageFolder, held_out: Sequence[st
 
 
 def _check_multiple_cameras(options: SfmOptions) -> None:
-    """Refuse options that support only one focal length."""
+    """Raise an error for options that support only a single camera."""
     for is_used, option in (
         (options.initial_focal is not None, "initial-focal"),
         (isinstance(options.initialization, MonocularDepthInitialization), "initialization depth"),

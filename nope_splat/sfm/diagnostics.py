@@ -1,4 +1,4 @@
-"""Connected components of the match graph, and error messages for unregistered images."""
+"""Connected components of the match graph, and error messages for images that cannot be registered."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from nope_splat.sfm.options import SfmOptions
 from nope_splat.utils.typing import Indices
 
 MAX_NAMES = 10
-"""Maximum number of images that a message lists."""
+"""Maximum number of image names in a message."""
 ADVICE = "take photos of one scene close enough together that neighbors overlap by at least half"
-"""Remedy for photos that do not match."""
+"""Advice in messages about photos that do not match."""
 
 
 def training_components(graph: MatchGraph) -> list[Indices]:
-    """Find connected components of at least two images, sorted by their number of images, then matches.
+    """Find connected components of two or more images, sorted by number of images, then by number of matches.
 
     Args:
-        graph: The match graph of the training images.
+        graph: Match graph of the training images.
 
     Returns:
-        Indices of the images of each component, largest component first.
+        Image indices of each component, largest component first.
     """
     matches = np.bincount(graph.edges.ravel(), np.repeat(graph.weights, 2), graph.num_images)
     components = [component for component in connected_images(graph) if len(component) > 1]
@@ -42,18 +42,19 @@ def require_matches(
     components: Sequence[Indices],
     min_matches: int,
 ) -> None:
-    """Refuse images that cannot be reconstructed, with the reason.
+    """Raise an error if the images have too few matches to be reconstructed.
 
     Args:
         names: Names of the images.
-        held_out: Images kept for evaluation. (N,).
+        held_out: Whether each image is held out for evaluation. (N,).
         matches: Keypoints of each image, and which images are mirrored.
-        components: Connected components, from `training_components`.
-        min_matches: Minimum number of matches of a pair.
+        components: Image indices of each connected component, from `training_components`.
+        min_matches: Minimum number of matches of a verified pair; images with fewer keypoints have no
+            texture.
 
     Raises:
         NopeSplatError: If there are fewer than two training images, no image has texture, no two images
-            match, or images match only in separate pairs.
+            match, or images match only as isolated pairs.
     """
     training = np.flatnonzero(~held_out).tolist()
     if len(training) < 2:
@@ -92,11 +93,14 @@ def require_matches(
 
 
 def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError:
-    """Create the error for match graphs in which no component could be initialized.
+    """Create the error for images of which no connected component can be initialized.
 
     Args:
         options: Options of SfM.
-        has_parallax: Whether any component has parallax.
+        has_parallax: Whether any connected component has parallax.
+
+    Returns:
+        The error, which the caller raises.
     """
     uses_depth = isinstance(options.initialization, MonocularDepthInitialization | PointmapInitialization)
     if not (has_parallax and uses_depth):
@@ -124,17 +128,17 @@ def failure_reasons(
     reconstructed: Indices,
     failures: dict[int, str],
 ) -> dict[str, str]:
-    """Explain why training images are not registered.
+    """Explain why training images were not registered.
 
     Args:
         names: Names of all images.
-        unregistered: Training images without a pose.
-        components: Connected components, from `training_components`.
-        reconstructed: The component that was reconstructed.
-        failures: Reasons from registration, by index of images in that component.
+        unregistered: Indices of the training images without a pose.
+        components: Image indices of each connected component, from `training_components`.
+        reconstructed: The element of `components` that was reconstructed.
+        failures: Reasons from registration for images in the reconstructed component, by image index.
 
     Returns:
-        Reasons by image name.
+        Reason by image name.
     """
     reasons = {}
     for image_id in unregistered.tolist():
@@ -153,15 +157,15 @@ def failure_reasons(
 def mirrored_failures(
     names: Sequence[str], mirrored: NDArray[np.bool_], registered: NDArray[np.bool_]
 ) -> dict[str, str]:
-    """Explain why mirrored images are not registered.
+    """Explain why mirrored images were not registered.
 
     Args:
         names: Names of all images.
-        mirrored: Images that are mirrored compared to the others. (N,).
-        registered: Images with a pose. (N,).
+        mirrored: Whether each image is mirrored relative to the other images. (N,).
+        registered: Whether each image has a pose. (N,).
 
     Returns:
-        Reasons by image name.
+        Reason by image name.
     """
     return {
         str(names[image_id]): "it is mirrored: left and right are exchanged"
@@ -170,9 +174,9 @@ def mirrored_failures(
 
 
 def list_names(names: Sequence[str]) -> str:
-    """List the names of images in a message.
+    """Join image names for a message, and shorten long lists.
 
     Args:
-        names: Names; of many, only the first are listed.
+        names: Image names; only the first `MAX_NAMES` are listed.
     """
     return ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")

@@ -1,4 +1,4 @@
-"""Final global refinement: retriangulate, bundle-adjust with free intrinsics, filter."""
+"""Final global refinement: triangulation, bundle adjustment with free intrinsics, and filtering."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from nope_splat.utils.typing import Array, Mask
 
 
 def refine_globally(state: SfmState, options: MapperOptions) -> dict[int, str]:
-    """Retriangulate, extend, bundle-adjust and filter in rounds with decreasing thresholds, in place.
+    """Refine all poses, points and intrinsics in rounds of triangulation, bundle adjustment and filtering.
+
+    The maximum reprojection error decreases from round to round. Principal points and radial distortion are
+    refined from the first round on, if the images determine them.
 
     Args:
-        state: State with poses.
-        options: Triangulation and bundle adjustment.
+        state: State with poses; changed in place.
+        options: Options of triangulation, bundle adjustment and refinement.
 
     Returns:
-        Images that were unregistered because of too few observations, with the reason.
+        Reasons why images were unregistered, by image index.
     """
     failures: dict[int, str] = {}
     min_angle, refinement = options.min_tri_angle, options.refinement
@@ -51,7 +54,13 @@ def refine_globally(state: SfmState, options: MapperOptions) -> dict[int, str]:
 def _refine_principal_point(
     state: SfmState, adjustment: BundleAdjustmentOptions, options: GlobalRefinementOptions
 ) -> Mask:
-    """Refine principal points, of cameras whose images determine them; return these cameras. (K,)."""
+    """Refine the principal points of all cameras whose images determine them.
+
+    Cameras with both portrait and landscape images are excluded, because their principal points differ.
+
+    Returns:
+        Whether each camera's principal point was refined. (K,).
+    """
     sigma = state.offset_sigma
     orientations = np.unique(np.column_stack([state.camera_ids, state.half_size]), axis=0)[:, 0].astype(int)
 
@@ -70,7 +79,11 @@ def _refine_principal_point(
 def _refine_extra_params(
     state: SfmState, adjustment: BundleAdjustmentOptions, options: GlobalRefinementOptions, min_gain: float
 ) -> Mask:
-    """Refine radial distortion, of cameras whose images determine it; return these cameras. (K,)."""
+    """Refine the radial distortion of all cameras whose images determine it.
+
+    Returns:
+        Whether each camera's radial distortion was refined. (K,).
+    """
     sigma = state.radial_sigma
 
     def is_determined(deviation: Array) -> Mask:
@@ -93,18 +106,22 @@ def _refine_where_determined(
     is_determined: Callable[[Array], Mask],
     min_gain: float = 0.0,
 ) -> Mask:
-    """Refine more intrinsics, and repeat without those that the images do not determine.
+    """Bundle-adjust with additional free intrinsics, excluding cameras whose images do not determine them.
+
+    Each time a camera is excluded, the state is restored and the bundle adjustment is repeated.
 
     Args:
-        state: Changed in place.
-        free: Cameras whose intrinsics may be refined. (K,).
-        bundle_adjust: Bundle-adjusts the state with free intrinsics of the given cameras (K,).
-        is_determined: Selects cameras (K,) whose intrinsics the images determine, by the standard deviations
-            of the intrinsics (K, 5).
-        min_gain: Factor by which the noise of the observations must decrease, or nothing is refined.
+        state: State with poses and points; changed in place.
+        free: Whether the additional intrinsics of each camera may be refined. (K,).
+        bundle_adjust: Function that bundle-adjusts the state, with additional free intrinsics for a mask of
+            cameras (K,).
+        is_determined: Function of the standard deviations of all intrinsics (K, 5) that returns whether the
+            images determine the additional intrinsics of each camera (K,).
+        min_gain: Minimum factor by which the noise of the observations must decrease; otherwise no camera is
+            refined.
 
     Returns:
-        Cameras whose intrinsics were refined. (K,).
+        Whether the additional intrinsics of each camera were refined. (K,).
     """
     while free.any():
         before = state.snapshot()
@@ -123,7 +140,7 @@ def _refine_where_determined(
 
 
 def _filter_images(state: SfmState, options: MapperOptions) -> dict[int, str]:
-    """Unregister images with too few observations; return them with the reason."""
+    """Unregister images with too few observations; return the reason for each, by image index."""
     support = np.bincount(state.image_ids[state.inlier], minlength=len(state.registered))
     weak = np.flatnonzero(state.registered & (support < options.refinement.min_num_observations))
     if len(weak):

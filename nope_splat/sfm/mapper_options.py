@@ -1,4 +1,4 @@
-"""Options that all initializations and registrations share."""
+"""Options shared by all initialization and registration methods."""
 
 from __future__ import annotations
 
@@ -17,71 +17,80 @@ class IntrinsicsPriorOptions:
     """Standard deviations of the Gaussian priors on the intrinsics in bundle adjustment."""
 
     log_focal_sigma: Annotated[float, POSITIVE] = 0.5
-    """Standard deviation of the logarithm of a focal length without an estimate. It is far too weak to matter
-    where the photos determine the focal length, and keeps it near its start where they do not."""
+    """Standard deviation of the natural logarithm of a focal length for which there is no estimate. The prior
+    keeps the focal length near its initial value if the photos do not determine it, and is too weak to matter
+    otherwise."""
     principal_point_sigma_ratio: Annotated[float, POSITIVE] = 0.02
-    """Standard deviation of the principal point offset, as a share of the longer side. Lenses are centered to
-    about one percent of the sensor; twice that leaves room for stabilized lenses."""
+    """Standard deviation of the principal point from the photo center, as a fraction of the longer side.
+    Lenses are centered to about one percent of the sensor; twice that allows for stabilized lenses."""
     corner_distortion_sigma: Annotated[float, POSITIVE] = 0.05
-    """Standard deviation of the displacement of a photo's corner by each radial term, as a share of the
-    corner's distance from the center. Lenses of cameras and phones bend the corners by some percent."""
+    """Standard deviation of the displacement of a photo's corner by each radial distortion term, as a
+    fraction of the distance between corner and center. Typical cameras and phones displace the corners by a
+    few percent."""
 
 
 @dataclass(frozen=True)
 class FocalEstimationOptions:
-    """Estimation of focal lengths from matched pairs or pointmaps."""
+    """Estimation of focal lengths from verified matches or from pointmaps."""
 
     min_focal_length_ratio: Annotated[float, POSITIVE] = 0.3
-    """Shortest plausible focal length, as a share of the longer side."""
+    """Shortest plausible focal length, as a fraction of the longer side; shorter estimates are discarded."""
     max_focal_length_ratio: Annotated[float, POSITIVE] = 4.0
-    """Longest plausible focal length, as a share of the longer side."""
+    """Longest plausible focal length, as a multiple of the longer side; longer estimates are discarded."""
     prior_field_of_view: Annotated[float, Interval(gt=0, lt=180)] = 60.0
-    """Field of view across the longer side, in degrees, that is assumed without an estimate."""
+    """Field of view across the longer side, in degrees, that is assumed if the focal length cannot be
+    estimated."""
     max_num_pairs: Annotated[int, COUNT] = 500
-    """Maximum number of pairs used, those with the most matches."""
+    """Maximum number of pairs from which the focal length is estimated; the pairs with the most matches are
+    used."""
     max_quartile_ratio: Annotated[float, Gt(1)] = 1.5
-    """Ratio of the upper to the lower quartile of the pairs' focal lengths below which the pairs agree."""
+    """Maximum ratio of the upper to the lower quartile of the focal lengths estimated from single pairs. With
+    a larger ratio, the pairs are inconsistent, and several initial focal lengths are tried."""
     min_num_agreeing_pairs: Annotated[int, COUNT] = 3
-    """Minimum number of pairs with a plausible focal length that can agree."""
+    """Minimum number of pairs with a plausible focal length; with fewer pairs, several initial focal lengths
+    are tried."""
     num_candidates: Annotated[int, Ge(3)] = 200
-    """Focal lengths tried for a camera that is paired with known cameras only, 1.3 percent apart; bundle
-    adjustment refines the best one."""
+    """Number of focal lengths tried for a camera that has matches only with other cameras; bundle adjustment
+    refines the best candidate. 200 candidates are spaced by 1.3 percent."""
     start_factors: tuple[float, ...] = (1.0, 1.4, 2.0)
-    """Multiples of the estimate to start from where the pairs do not agree. Bundle adjustment corrects a
-    start that is too long, but not one that is too short."""
+    """Factors by which the estimated focal length is multiplied to get several initial values, if pairs are
+    inconsistent. Bundle adjustment corrects initial values that are too long, but not values that are too
+    short."""
     min_log_focal_sigma: Annotated[float, POSITIVE] = 0.05
-    """Minimum standard deviation of the logarithm of a focal length from pointmaps. A network makes the same
-    error in all photos of a scene, which their scatter does not show."""
+    """Minimum standard deviation of the natural logarithm of a focal length estimated from pointmaps.
+    Networks make similar errors in all photos of a scene, so the scatter between pairs underestimates the
+    error."""
 
 
 @dataclass(frozen=True)
 class DegeneracyOptions:
-    """Detection of planar scenes and of cameras that only rotate."""
+    """Detection of planar scenes and of pure camera rotation."""
 
     min_inlier_ratio: Annotated[float, POSITIVE_SHARE] = 0.9
-    """Minimum share of the matches that homographies, or rotations, must explain. Homographies explain at
-    most 0.8 of the matches of a scene with depth, even if one wall takes up most of it."""
+    """Minimum fraction of matches that are inliers of homographies for a planar scene, or of rotations for
+    pure rotation. In scenes with depth, homographies explain at most 0.8 of the matches, even if one wall
+    dominates."""
     max_error: Annotated[float, POSITIVE] = 4.0
-    """Maximum error of a match that a rotation explains, feature pixels; the same as for homographies in
-    geometric verification."""
+    """Maximum transfer error of an inlier match of a rotation, in pixels at keypoint resolution; the same
+    value as for homographies in geometric verification."""
     max_num_pairs: Annotated[int, COUNT] = 50
-    """Maximum number of pairs to test; pairs with most matches are tested first."""
+    """Maximum number of pairs tested for pure rotation; the pairs with the most matches are tested."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Maximum number of matches tested in each pair."""
+    """Maximum number of matches per tested pair; more matches are sampled at random."""
     num_focal_candidates: Annotated[int, Ge(3)] = 32
-    """Focal lengths tried before the best one is refined."""
+    """Number of focal lengths tried in the coarse search for pure rotation, and again in the fine search."""
     num_reweighting_steps: Annotated[int, COUNT] = 10
-    """Reweighted least-squares fits of each rotation."""
+    """Number of iteratively reweighted least-squares fits of each rotation."""
 
 
 @dataclass(frozen=True)
 class TwoViewPoseOptions:
-    """Options for estimating relative poses of matched pairs."""
+    """Estimation of the relative poses of verified pairs."""
 
     max_epipolar_error: Annotated[float, POSITIVE] = 2.0
-    """Maximum epipolar error of an inlier match, feature pixels."""
+    """Maximum epipolar error of an inlier match, in pixels at keypoint resolution."""
     min_num_inliers: Annotated[int, Ge(5)] = 15
-    """Minimum number of inlier matches of a relative pose."""
+    """Minimum number of inlier matches of a relative pose; pairs with fewer are not used for registration."""
 
 
 @dataclass(frozen=True)
@@ -89,57 +98,65 @@ class GlobalRefinementOptions:
     """Final refinement of all poses, points and intrinsics."""
 
     filter_max_reproj_errors: tuple[float, ...] = (8.0, 4.0, 2.5)
-    """Maximum reprojection error of an observation in each round, feature pixels."""
+    """Maximum reprojection error of an observation in each round of refinement, in pixels at keypoint
+    resolution; observations with a larger error are removed."""
     ba_tolerance: Annotated[float, POSITIVE] = 1e-3
-    """Relative decrease of the cost at which every bundle adjustment but the last stops."""
+    """Relative decrease of the cost per step below which bundle adjustment stops; the last bundle adjustment
+    uses a smaller value."""
     max_prior_sigmas: Annotated[float, POSITIVE] = 3.0
-    """Intrinsics that are farther from the mean of their prior, in standard deviations, are not refined: they
-    would absorb other errors."""
+    """Maximum deviation of refined intrinsics from the mean of their prior, in standard deviations. With a
+    larger deviation, the principal point or the distortion is not refined, because it probably absorbs other
+    errors."""
     max_uncertainty_ratio: Annotated[float, POSITIVE] = 0.25
-    """Maximum standard deviation of refined intrinsics, as a share of their prior's, at which the photos
-    determine them."""
+    """Maximum standard deviation of refined intrinsics, as a fraction of the standard deviation of their
+    prior. With a larger fraction, the photos do not determine the principal point or the distortion, which is
+    then not refined."""
     min_distortion_gain: Annotated[float, Ge(1)] = 1.25
-    """Minimum ratio of the observation noise without distortion to that with it, if `refine_extra_params` is
-    None. Photos with less distortion are compared with best as they are."""
+    """Minimum factor by which radial distortion must reduce the observation noise to be refined, if
+    `refine_extra_params` is None. Photos with less distortion give better renderings without undistortion."""
     min_num_observations: Annotated[int, COUNT] = 10
-    """Minimum number of observations of a registered photo."""
+    """Minimum number of observations of a registered photo; photos with fewer are unregistered."""
     max_known_camera_noise_ratio: Annotated[float, Ge(1)] = 1.25
-    """Maximum ratio of the observation noise with known cameras to that with refined ones at which the known
-    cameras are kept."""
+    """Maximum ratio of the observation noise with known cameras to that with refined cameras. With a smaller
+    ratio, the known cameras are kept unchanged; otherwise the refined cameras are used."""
     max_focal_uncertainty: Annotated[float, POSITIVE] = 0.1
-    """Three standard deviations of a focal length that the photos determine, as a share of it."""
+    """Maximum relative uncertainty (three standard deviations) of a focal length that the photos determine. A
+    more uncertain focal length is reported, or kept fixed if the scene is planar or `initial_focal` is
+    set."""
     min_distortion: Annotated[float, POSITIVE] = 0.1
-    """Distortion that moves every pixel by less than this, in feature pixels, is set to zero, because many
-    tools do not support distortion."""
+    """Minimum displacement by radial distortion, in pixels at keypoint resolution. If no pixel is displaced
+    more, the distortion is set to zero, because many tools do not support it."""
 
 
 @dataclass(frozen=True)
 class MapperOptions:
-    """Triangulation and bundle adjustment, with COLMAP's names."""
+    """Options of triangulation and bundle adjustment, named as in COLMAP."""
 
     min_tri_angle: Annotated[float, Interval(gt=0, le=90)] = 1.5
-    """Minimum angle, in degrees, between the rays of a track point."""
+    """Minimum triangulation angle of a point, in degrees; points with a smaller angle are removed."""
     refine_principal_point: bool = True
-    """Whether to refine the principal point, if all photos of a camera have the same orientation."""
+    """Whether to refine the principal point of a camera. It is refined only if all photos of the camera have
+    the same orientation and determine it."""
     refine_extra_params: bool | None = True
-    """Whether to refine radial distortion if the photos determine it; None refines it only if observations
-    would be noisier by a quarter without it."""
+    """Whether to refine radial distortion, if the photos determine it. None: only if distortion also reduces
+    the noise of the observations by a fifth."""
     ba_device: Literal["cpu", "cuda"] = "cpu"
-    """Device of bundle adjustment; a GPU is faster for hundreds of photos only."""
+    """Device for bundle adjustment; a GPU is faster only for hundreds of photos."""
     re_max_epipolar_error: Suppress[Annotated[float, POSITIVE]] = 4.0
-    """Maximum Sampson error of a match in retriangulation, feature pixels; poses are not final yet."""
+    """Maximum Sampson error of a match used in retriangulation, in pixels at keypoint resolution. It is
+    larger than in matching, because poses are not final yet."""
     coarse_max_reproj_error_ratios: Suppress[tuple[float, ...]] = (0.05, 0.01)
-    """Maximum reprojection errors in the first bundle adjustments of rough cameras, as shares of the longer
-    side; they allow for a focal length that is wrong by a tenth."""
+    """Maximum reprojection errors in the first bundle adjustments after initialization by rough poses, as
+    fractions of the longer side. Large values allow for a focal length that is wrong by a tenth."""
     intrinsics_prior: Suppress[IntrinsicsPriorOptions] = field(default_factory=IntrinsicsPriorOptions)
-    """Priors on the intrinsics."""
+    """Priors on the intrinsics in bundle adjustment."""
     focal: Suppress[FocalEstimationOptions] = field(default_factory=FocalEstimationOptions)
-    """Estimation of focal lengths."""
+    """Estimation of focal lengths from verified matches or from pointmaps."""
     degeneracy: Suppress[DegeneracyOptions] = field(default_factory=DegeneracyOptions)
-    """Detection of planar scenes and of cameras that only rotate."""
+    """Detection of planar scenes and of pure camera rotation."""
     two_view: Suppress[TwoViewPoseOptions] = field(default_factory=TwoViewPoseOptions)
-    """Options for estimating relative poses of matched pairs."""
+    """Estimation of the relative poses of verified pairs."""
     refinement: Suppress[GlobalRefinementOptions] = field(default_factory=GlobalRefinementOptions)
     """Final refinement of all poses, points and intrinsics."""
     reliability: Suppress[ReliabilityOptions] = field(default_factory=ReliabilityOptions)
-    """When to doubt the result."""
+    """Thresholds beyond which a reconstruction counts as doubtful."""

@@ -34,28 +34,29 @@ RegistrationConfig = (
 
 @dataclass(frozen=True)
 class SfmOptions:
-    """How photos are matched and cameras are found."""
+    """Options of structure from motion, from image matching to the final refinement."""
 
     matching: MatchingSettings = field(default_factory=MatchingSettings)
-    """Keypoints, pairs and verified matches."""
+    """Detection and matching of keypoints, and geometric verification of the matches."""
     mapper: MapperOptions = field(default_factory=MapperOptions)
-    """Triangulation and bundle adjustment."""
+    """Triangulation, bundle adjustment and final refinement."""
     depth: DepthSettings = field(default_factory=DepthSettings)
-    """Where the depth of single photos comes from."""
+    """Source of the monocular depth maps."""
     camera_per: Literal["size", "folder"] = "size"
-    """Which photos share a camera, its focal length, principal point and distortion: those of one size
-    (portrait or landscape), or those of one size in one sub-folder."""
+    """Which photos share a camera, that is, focal length, principal point and distortion. "size": photos of
+    the same size, in portrait or landscape. "folder": photos of the same size in the same folder."""
     initial_focal: Annotated[float | None, POSITIVE] = None
-    """Focal length to start from, in pixels of the full-resolution photos. By default it is estimated, or,
-    for the initialization by depth, that of a field of view of 60 degrees."""
+    """Initial focal length, in pixels of the full-resolution photos. By default it is estimated from the
+    matches; initialization by depth starts from a field of view of 60 degrees instead."""
     keep_doubtful: bool = False
-    """Whether to keep photos most of whose matches contradict their pose, instead of leaving them out."""
+    """Whether to keep photos if most of their matches contradict their pose; by default such photos are
+    unregistered."""
     strict: bool = False
-    """Whether to stop with an error if there is reason to doubt the cameras, instead of only telling it. What
-    was computed stays in the cache."""
+    """Whether to stop with an error if the cameras are doubtful; by default there is only a warning. Computed
+    results stay in the cache in both cases."""
     initialization: OmitSubcommandPrefixes[InitializationConfig] = field(
         default_factory=TwoViewInitialization
     )
-    """How the first cameras are found."""
+    """Method that estimates the first cameras."""
     registration: OmitSubcommandPrefixes[RegistrationConfig] = field(default_factory=IncrementalRegistration)
-    """How the other photos are registered."""
+    """Method that registers the remaining photos."""

@@ -1,4 +1,4 @@
-"""Structure from motion: the stages in order, from a folder of images to cameras and points."""
+"""Structure from motion: the sequence of stages from a folder of images to cameras and points."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.problem import ImageEvidence, Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
 from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
+from nope_splat.sfm.reliability.focal_profile import follow_focal_valley
 from nope_splat.sfm.reliability.notices import collect_notices, refuse_doubtful
 from nope_splat.sfm.reliability.trust import measure_trust
 from nope_splat.sfm.result import (
@@ -59,18 +60,19 @@ def reconstruct(
     """Reconstruct cameras and track points from unordered images.
 
     Args:
-        folder: The images, or the path of their folder.
-        held_out: Names of images kept for evaluation. They are matched, but only to register them against
-            the finished points.
-        options: Options of matching and SfM.
-        cache_dir: Folder for matches and finished reconstructions, keyed by content and options.
+        folder: The images, or the path to an image folder.
+        held_out: Names of images held out for evaluation. They are matched, but the matches are used only to
+            register them from the final points.
+        options: Options of matching and SfM; default options if None.
+        cache_dir: Folder in which matches and reconstructions are cached, keyed by image content and options;
+            None for no cache.
 
     Returns:
-        The reconstruction; its `failures` name the images that could not be registered.
+        The reconstruction; `failures` lists the images that could not be registered, with reasons.
 
     Raises:
-        NopeSplatError: If an option is out of range or conflicts with another, or nothing can be
-            reconstructed, with the reason.
+        NopeSplatError: If an option is out of range or conflicts with another option, or if the images cannot
+            be reconstructed.
 
     Example:
         >>> from pathlib import Path
@@ -120,33 +122,37 @@ def reconstruct_from_matches(
 
     Args:
         folder: The images.
-        held_out: Images kept for evaluation; their matches are used for their resection only. (N,).
-        matches: Verified matches of all images.
+        held_out: Whether each image is held out for evaluation; its matches are then used only for resection.
+            (N,).
+        matches: Keypoints of all images, and their verified matches.
         options: Options of SfM.
-        priors: Prior knowledge of cameras and depth; by default the user's focal length.
-        clock: Stopwatch with the seconds of earlier stages.
+        priors: Known cameras, depth maps and initial focal length; by default only the initial focal length
+            of `options`.
+        clock: Stopwatch with the wall times of earlier stages; by default a new one.
 
     Returns:
         The reconstruction.
 
     Raises:
-        NopeSplatError: If nothing can be reconstructed, with the reason.
+        NopeSplatError: If the images cannot be reconstructed.
     """
     priors = priors or Priors(initial_focal=options.initial_focal)
     clock = clock or Stopwatch()
+    matches = matches.without_stationary(folder, held_out, options.matching)
     whole = training_problem(folder, held_out, matches, options, priors)
     whole = replace(whole, clock=clock)
     graph = match_graph(len(folder.images), whole.pairs)
     components = training_components(graph)
-    if priors.known_cameras is not None:  # an image with a known pose needs no matches
+    if priors.known_cameras is not None:  # images with known poses need no matches
         components = [priors.known_cameras.merge_components(components)]
     names = [image.name for image in folder.images]
     require_matches(names, held_out, matches, components, options.matching.min_matches)
 
-    component, problem, registered, uncertainty = reconstruct_determined_cameras(whole, components, options)
+    component, problem, registered = reconstruct_determined_cameras(whole, components, options)
     state = registered.state
     with clock.stage("reliability"):
-        evidence, doubtful = doubt_cameras(state, problem, uncertainty, options.keep_doubtful)
+        profile = follow_focal_valley(state, problem.options)
+        evidence, doubtful = doubt_cameras(state, problem, profile.noise_ratio, options.keep_doubtful)
     reconstruction, points_of_keypoints = to_reconstruction(state, folder, held_out, problem, graph)
     with clock.stage("held-out photos"):
         reconstruction, held_out_failures = resect_held_out(
@@ -162,7 +168,7 @@ def reconstruct_from_matches(
         colors=colors,
         failures=failures,
         notices=collect_notices(state, problem, evidence, ~held_out),
-        trust=measure_trust(state, graph, evidence),
+        trust=measure_trust(state, graph, evidence, int((~held_out).sum())),
         stationary=problem.images.stationary,
         seconds=clock.seconds,
     )
@@ -171,34 +177,34 @@ def reconstruct_from_matches(
 
 @dataclass(frozen=True)
 class RegisteredComponent:
-    """Connected component with registered images."""
+    """Reconstruction of one connected component of the match graph."""
 
     state: SfmState
-    """Poses, intrinsics and points."""
+    """Poses, intrinsics, points and observations."""
     two_views: TwoViews
-    """Relative poses of the pairs."""
+    """Relative poses and inlier matches of the image pairs."""
     failures: dict[int, str]
-    """Known reasons of unregistered images, by image index."""
+    """Reasons why images could not be registered, by image index; images without a known reason are
+    missing."""
 
     @property
     def score(self) -> tuple[int, int]:
-        """Number of registered images, then number of inlier observations."""
+        """Number of registered images and number of inlier observations; a larger tuple is better."""
         return int(self.state.registered.sum()), int(self.state.inlier.sum())
 
 
 def reconstruct_determined_cameras(
     whole: SfmProblem, components: Sequence[Indices], options: SfmOptions
-) -> tuple[Indices, SfmProblem, RegisteredComponent, float]:
-    """Reconstruct the first component, again with a fixed focal length if the images do not determine it.
+) -> tuple[Indices, SfmProblem, RegisteredComponent]:
+    """Reconstruct one connected component, with a fixed focal length if the images do not determine it.
 
     Args:
-        whole: Problem of all training images.
-        components: Images of each component, largest component first.
+        whole: Matches and priors of all training images.
+        components: Image indices of each connected component, largest component first.
         options: Options of SfM.
 
     Returns:
-        Images, problem and reconstruction of the component; standard deviation of the focal length as a share
-        of it.
+        Image indices of the reconstructed component, its matches and priors, and its reconstruction.
 
     Raises:
         NopeSplatError: If fewer than two images can be registered.
@@ -215,7 +221,7 @@ def reconstruct_determined_cameras(
             "no camera poses consistent with the photos were found; add photos with more overlap between"
             " neighbors",
         )
-    return component, problem, registered, uncertainty
+    return component, problem, registered
 
 
 def reconstruct_first_component(
@@ -224,15 +230,15 @@ def reconstruct_first_component(
     """Reconstruct the first connected component that has parallax and can be initialized.
 
     Args:
-        whole: Problem of all training images.
-        components: Images of each component, largest component first.
+        whole: Matches and priors of all training images.
+        components: Image indices of each connected component, largest component first.
         options: Options of SfM.
 
     Returns:
-        Images, problem and reconstruction of the component.
+        Image indices of the component, its matches and priors, and its reconstruction.
 
     Raises:
-        NopeSplatError: If there is no such component.
+        NopeSplatError: If no component has parallax and can be initialized.
     """
     has_parallax = False
     for component in components:
@@ -247,14 +253,14 @@ def reconstruct_first_component(
 
 
 def reconstruct_component(problem: SfmProblem, options: SfmOptions) -> RegisteredComponent | None:
-    """Initialize, register images, rebuild tracks and refine.
+    """Reconstruct one connected component: initialize, register images, rebuild tracks and refine globally.
 
     Args:
-        problem: A connected component.
+        problem: Matches and priors of the component.
         options: Options of SfM.
 
     Returns:
-        The reconstruction; None if no start registers two images.
+        The reconstruction; None if fewer than two images can be registered.
     """
     best = register_from_best_start(problem, options)
     if best is None:
@@ -265,7 +271,7 @@ def reconstruct_component(problem: SfmProblem, options: SfmOptions) -> Registere
         for pair, two_view in best.two_views.items()
         if not state.registered[list(pair)].all()
     ]
-    if unregistered_matches:  # rebuilt tracks may connect them to more points
+    if unregistered_matches:  # rebuilt tracks may give unregistered images more visible points
         with clock.stage("tracks"):
             state = rebuild_tracks(state, problem, unregistered_matches)
         with clock.stage("registration"):
@@ -285,11 +291,11 @@ def register_from_best_start(problem: SfmProblem, options: SfmOptions) -> Regist
     """Register images from every start of the initialization, and keep the best result.
 
     Args:
-        problem: A connected component.
+        problem: Matches and priors of one connected component.
         options: Options of SfM.
 
     Returns:
-        The result with most registered images; None if every result has fewer than two.
+        The result with the most registered images; None if every result has fewer than two.
     """
     best = None
     for start in options.initialization.starts(problem):
@@ -301,12 +307,15 @@ def register_from_best_start(problem: SfmProblem, options: SfmOptions) -> Regist
 
 
 def register(start: Start, problem: SfmProblem, options: SfmOptions) -> RegisteredComponent:
-    """Register the images of a component from one start.
+    """Register the images of a connected component from one start.
 
     Args:
-        start: State to register images in; changed in place.
-        problem: A connected component.
+        start: Initial state and relative poses; the state is changed in place.
+        problem: Matches and priors of the component.
         options: Options of SfM.
+
+    Returns:
+        The registered images, and reasons why other images could not be registered.
     """
     state, registration = start.state, options.registration
     with problem.clock.stage("registration"):
@@ -316,20 +325,21 @@ def register(start: Start, problem: SfmProblem, options: SfmOptions) -> Register
 
 
 def _better(best: RegisteredComponent | None, candidate: RegisteredComponent) -> RegisteredComponent | None:
-    """Choose the candidate if it has at least two registered images and a higher score."""
+    """Return the candidate if it has at least two registered images and a higher score, otherwise `best`."""
     if candidate.score[0] < 2 or (best is not None and candidate.score <= best.score):
         return best
     return candidate
 
 
 def needs_fixed_focal(problem: SfmProblem, uncertainty: float) -> bool:
-    """Decide whether to reconstruct again with a fixed focal length, because the images do not determine it.
+    """Decide whether to repeat the reconstruction with a fixed focal length, because it is uncertain.
 
-    A planar scene agrees with any focal length, and the user's focal length is better than an uncertain one.
+    The focal length is fixed only if the scene is planar, since images of a plane may agree with any focal
+    length, or if the user gave a focal length, which is then better than an uncertain estimate.
 
     Args:
-        problem: A connected component.
-        uncertainty: Standard deviation of the focal length as a share of it.
+        problem: Matches and priors of one connected component.
+        uncertainty: Standard deviation of the focal length, divided by the focal length.
     """
     priors = problem.priors
     can_fix = priors.known_cameras is None and (problem.is_planar or priors.initial_focal is not None)
@@ -337,15 +347,15 @@ def needs_fixed_focal(problem: SfmProblem, uncertainty: float) -> bool:
 
 
 def read_known_cameras(options: SfmOptions, folder: ImageFolder, held_out: Mask) -> KnownCameras | None:
-    """Read the cameras of an initialization by known cameras.
+    """Read the known cameras, if the reconstruction is initialized with known cameras.
 
     Args:
         options: Options of SfM.
         folder: The images.
-        held_out: Images kept for evaluation. (N,).
+        held_out: Whether each image is held out for evaluation. (N,).
 
     Returns:
-        The cameras; None for other initializations.
+        The known cameras of training images; None for other initializations.
     """
     if not isinstance(options.initialization, KnownCamerasInitialization):
         return None
@@ -357,14 +367,17 @@ def read_known_cameras(options: SfmOptions, folder: ImageFolder, held_out: Mask)
 def training_problem(
     folder: ImageFolder, held_out: Mask, matches: MatchDatabase, options: SfmOptions, priors: Priors
 ) -> SfmProblem:
-    """Set up the reconstruction of all training images.
+    """Collect the matches of all training images, with priors and options, as input of SfM.
 
     Args:
         folder: The images.
-        held_out: Images kept for evaluation. (N,).
-        matches: Verified matches of all images.
+        held_out: Whether each image is held out for evaluation. (N,).
+        matches: Keypoints of all images, and their verified matches.
         options: Options of SfM.
-        priors: Prior knowledge of cameras and depth.
+        priors: Known cameras, depth maps and initial focal length.
+
+    Returns:
+        The input of SfM, without matches of held-out or mirrored images.
     """
     sizes = np.array([(image.width, image.height) for image in folder.images], dtype=np.int64)
     camera_ids = assign_cameras(folder.images, options.camera_per)

@@ -1,7 +1,7 @@
-"""Robust estimation of absolute and relative poses from correspondences, by poselib.
+"""Robust estimation of absolute and relative poses from correspondences, with poselib.
 
-Only this module calls poselib's pose estimators and converts cameras to its format. Options have COLMAP's
-names.
+All calls of poselib's absolute and relative pose estimators go through this module. Options are named as in
+COLMAP.
 """
 
 from __future__ import annotations
@@ -19,56 +19,57 @@ from nope_splat.utils.typing import Array, Mask
 
 @dataclass(frozen=True)
 class AbsolutePoseOptions:
-    """Options of absolute pose estimation (PnP); pixels are the units of the image coordinates."""
+    """Options of absolute pose estimation (PnP); "pixels" are those of the given image coordinates."""
 
     abs_pose_max_error: float
-    """Maximum reprojection error of an inlier, pixels."""
+    """Maximum reprojection error of an inlier, in pixels."""
     abs_pose_min_num_inliers: int
-    """Minimum number of inliers of a pose."""
+    """Minimum number of inliers for a pose to be accepted."""
     abs_pose_min_inlier_ratio: float = 0.0
-    """Minimum share of the points that are inliers of a pose."""
+    """Minimum fraction of the points that are inliers for a pose to be accepted."""
     loss_scale: float = 1.0
-    """Width of the Cauchy loss with which a pose is refined, pixels."""
+    """Width of the Cauchy loss in the refinement of the pose, in pixels."""
     min_num_trials: int = 100
     """Minimum number of RANSAC iterations."""
     max_num_trials: int = 10_000
     """Maximum number of RANSAC iterations."""
     random_seed: int = 0
-    """Seed of RANSAC."""
+    """Random seed of RANSAC."""
     max_num_refinements: int = 0
-    """Maximum number of refinement steps on the inliers after RANSAC."""
+    """Maximum number of steps that refine the pose on its inliers after RANSAC; 0 for no such refinement."""
 
 
 @dataclass(frozen=True)
 class RelativePoseOptions:
-    """Options of relative pose estimation; pixels are the units of the image coordinates."""
+    """Options of relative pose estimation; "pixels" are those of the given image coordinates."""
 
     max_epipolar_error: float
-    """Maximum epipolar error of an inlier, pixels."""
+    """Maximum epipolar error of an inlier, in pixels."""
     loss_scale: float = 1.0
-    """Width of the Cauchy loss with which a pose is refined, pixels."""
+    """Width of the Cauchy loss in the refinement of the pose, in pixels."""
     min_num_trials: int = 100
     """Minimum number of RANSAC iterations."""
     max_num_trials: int = 5_000
     """Maximum number of RANSAC iterations."""
     random_seed: int = 0
-    """Seed of RANSAC."""
+    """Random seed of RANSAC."""
 
 
 @dataclass(frozen=True)
 class EstimatedPose:
-    """Estimated pose with its inliers."""
+    """Absolute or relative pose with its inliers."""
 
     T: Array
-    """World-to-camera transform, or transform from the first to the second camera, OpenCV axes. (4, 4)."""
+    """World-to-camera transform for an absolute pose, or transform from the first to the second camera for a
+    relative pose (OpenCV axes). (4, 4)."""
     inliers: Mask
-    """Correspondences that agree with the pose. (n,)."""
+    """Whether each correspondence agrees with the pose. (n,)."""
     success: bool
-    """Whether there are as many inliers as the options require."""
+    """Whether the pose has enough inliers."""
 
 
 PoselibCamera = dict[str, Any]
-"""Camera in poselib's format."""
+"""Camera intrinsics in poselib's format, a dictionary."""
 
 
 def poselib_camera(
@@ -81,10 +82,10 @@ def poselib_camera(
     Args:
         focal: Focal length in pixels.
         principal_point: Principal point in the same image coordinates as the correspondences. (2,).
-        radial: Radial distortion k1 and k2, if any. (2,).
+        radial: Radial distortion k1 and k2; None for no distortion. (2,).
 
     Returns:
-        The camera. Its size is zero, since no estimator needs it.
+        The camera, with image size zero because no estimator uses the size.
     """
     model, terms = ("SIMPLE_PINHOLE", ()) if radial is None else ("RADIAL", radial)
     return {"model": model, "width": 0, "height": 0, "params": [focal, *principal_point, *terms]}
@@ -93,16 +94,16 @@ def poselib_camera(
 def estimate_absolute_pose(
     xy: Array, points: Array, camera: PoselibCamera, options: AbsolutePoseOptions
 ) -> EstimatedPose:
-    """Estimate a pose from points by RANSAC with local optimization.
+    """Estimate the pose of an image from known 3D points by RANSAC with local optimization.
 
     Args:
-        xy: Observed image coordinates of the points, pixels. (n, 2), with at least one row.
-        points: World coordinates. (n, 3).
-        camera: From `poselib_camera`.
-        options: Thresholds.
+        xy: Observed image coordinates of the points, in pixels. (n, 2), with at least one row.
+        points: World coordinates of the points. (n, 3).
+        camera: Intrinsics, from `poselib_camera`.
+        options: Inlier thresholds, and number of iterations.
 
     Returns:
-        The world-to-camera transform.
+        The world-to-camera transform with its inliers; `success` is False if there are too few inliers.
     """
     pose, info = poselib.estimate_absolute_pose(
         xy, points, camera, _ransac(options, max_reproj_error=options.abs_pose_max_error), _loss(options)
@@ -125,17 +126,18 @@ def estimate_relative_pose(
     camera_second: PoselibCamera,
     options: RelativePoseOptions,
 ) -> EstimatedPose:
-    """Estimate the relative pose of a pair by the five-point method in RANSAC with local optimization.
+    """Estimate the relative pose of a pair by the five-point algorithm in RANSAC with local optimization.
 
     Args:
-        xy_first: Matched image coordinates in the first image, pixels. (n, 2).
-        xy_second: Matched image coordinates in the second image, pixels. (n, 2).
-        camera_first: First camera, from `poselib_camera`.
-        camera_second: Second camera, from `poselib_camera`.
-        options: Thresholds.
+        xy_first: Image coordinates of the matches in the first image, in pixels. (n, 2).
+        xy_second: Image coordinates of the matches in the second image, in pixels. (n, 2).
+        camera_first: Intrinsics of the first image, from `poselib_camera`.
+        camera_second: Intrinsics of the second image, from `poselib_camera`.
+        options: Inlier threshold, and number of iterations.
 
     Returns:
-        The transform from the first to the second camera, with a translation of length one.
+        The transform from the first to the second camera, with a translation of length one, and its inliers;
+        `success` is False if there are no inliers.
     """
     pose, info = poselib.estimate_relative_pose(
         xy_first,
@@ -150,7 +152,7 @@ def estimate_relative_pose(
 
 
 def _ransac(options: AbsolutePoseOptions | RelativePoseOptions, **error: float) -> dict[str, Any]:
-    """Convert options to those of poselib's RANSAC."""
+    """Convert options to a dictionary of poselib's RANSAC options; `error` is the inlier threshold."""
     return error | {
         "max_iterations": options.max_num_trials,
         "min_iterations": options.min_num_trials,
@@ -159,5 +161,5 @@ def _ransac(options: AbsolutePoseOptions | RelativePoseOptions, **error: float) 
 
 
 def _loss(options: AbsolutePoseOptions | RelativePoseOptions) -> dict[str, Any]:
-    """Convert options to those of poselib's refinement."""
+    """Convert options to a dictionary of poselib's options for the refinement of the pose."""
     return {"loss_type": "CAUCHY", "loss_scale": options.loss_scale}

@@ -1,4 +1,4 @@
-"""Input of SfM: verified matches of the training images, and priors."""
+"""Input of SfM: verified matches of the training images, with priors and options."""
 
 from __future__ import annotations
 
@@ -26,63 +26,67 @@ from nope_splat.utils.typing import Array, Indices
 
 @dataclass(frozen=True)
 class Priors:
-    """Prior knowledge of cameras and depth."""
+    """Prior knowledge of cameras and depth that initializes a reconstruction."""
 
     known_cameras: KnownCameras | None = None
-    """Cameras to start from."""
+    """Known poses and intrinsics; None if no cameras are known."""
     depths: Mapping[int, DepthMap] | None = None
-    """Depth maps of training images to start from, by image index."""
+    """Monocular depth maps of training images, by image index; None if the initialization does not use depth
+    maps."""
     initial_focal: float | None = None
-    """User's focal length of the only camera, in pixels of the full-resolution images."""
+    """Focal length given by the user, in pixels of the full-resolution images; None if it is estimated. All
+    images must share one camera."""
     fix_focal: bool = False
-    """Whether to fix the focal length, at the user's value or else at the mean of its prior."""
+    """Whether to keep the focal length fixed, at the value given by the user or else at the mean of the
+    prior."""
 
 
 @dataclass(frozen=True)
 class ImageEvidence:
-    """What matching found out about the images."""
+    """Properties of the images that were found during matching."""
 
     repetition: Array | None = None
-    """Share of the keypoints of each image that look like another place of the same image; None if it is
-    unknown. (N,)."""
+    """Fraction of each image's keypoints that resemble another place in the same image; None if unknown.
+    (N,)."""
     stationary: tuple[StationaryPixels, ...] = ()
-    """Pixels that stand still while the scene moves, by image size."""
+    """Pixels that move with the camera instead of the scene, such as a logo, by image size."""
     mirrored: tuple[str, ...] = ()
-    """Names of the images that are mirrored compared to the others."""
+    """Names of images that are mirrored relative to the other images."""
 
 
 @dataclass(frozen=True)
 class SfmProblem:
-    """Verified matches of the training images, or of one connected component of their match graph.
+    """Input of SfM: verified matches, with priors and options.
 
-    `keypoints` and `camera_groups` cover all images, including held-out ones; only images in `pairs` or
-    `pointmaps` are reconstructed.
+    The matches are those of all training images, or of one connected component of the match graph.
+    `keypoints` and `camera_groups` contain all images, including held-out images, but only images in `pairs`
+    or `pointmaps` are reconstructed.
     """
 
     keypoints: Sequence[Keypoints]
     """Keypoints of each image."""
     camera_groups: CameraGroups
-    """Sizes and cameras of the images."""
+    """Image sizes, and camera of each image."""
     pairs: Sequence[PairMatches]
-    """Verified matches."""
+    """Verified matches of each image pair."""
     images: ImageEvidence = ImageEvidence()
-    """What matching found out about the images."""
+    """Properties of the images that were found during matching."""
     pointmaps: Pointmaps | None = None
-    """Pointmaps of the pairs, if the matcher predicts them."""
+    """Pointmaps of the image pairs; None if the matcher does not predict pointmaps."""
     priors: Priors = Priors()
-    """Prior knowledge of cameras and depth."""
+    """Known cameras, depth maps and initial focal length."""
     options: MapperOptions = field(default_factory=MapperOptions)
-    """Triangulation and bundle adjustment."""
+    """Options of triangulation and bundle adjustment."""
     seed: int = 0
-    """Seed of RANSAC."""
+    """Random seed of RANSAC."""
     clock: Stopwatch = field(default_factory=Stopwatch)
-    """Total seconds of each stage."""
+    """Stopwatch that accumulates the wall time of each stage."""
 
     def component(self, image_ids: Indices) -> SfmProblem:
         """Restrict the problem to one connected component of the match graph.
 
         Args:
-            image_ids: Images of the component. (n,).
+            image_ids: Indices of the images in the component. (n,).
         """
         pairs = [pair for pair in self.pairs if pair.first in image_ids]
         matched = np.unique([(pair.first, pair.second) for pair in pairs])
@@ -90,12 +94,18 @@ class SfmProblem:
         return replace(self, pairs=pairs, pointmaps=self.pointmaps and self.pointmaps.without(unmatched))
 
     def with_fixed_focal(self) -> SfmProblem:
-        """Fix the focal length, at the user's value or else at the mean of its prior."""
+        """Return the problem with a fixed focal length.
+
+        The focal length is the value given by the user, or else the mean of its prior.
+        """
         return replace(self, priors=replace(self.priors, fix_focal=True))
 
     @cached_property
     def centered_keypoints(self) -> list[Array]:
-        """Keypoints of each image in feature pixels from the image center. (K, 2) each."""
+        """Keypoints of each image relative to the image center. (K, 2) each.
+
+        The unit is pixels at keypoint resolution.
+        """
         return [
             self.camera_groups.to_centered(keypoints.xy, image_id)
             for image_id, keypoints in enumerate(self.keypoints)
@@ -103,14 +113,20 @@ class SfmProblem:
 
     @property
     def initial_focals(self) -> Array | None:
-        """User's focal length of each camera, feature pixels; None without one. (K,)."""
+        """Focal length given by the user, for each camera; None if not given. (K,).
+
+        The unit is pixels at keypoint resolution.
+        """
         if self.priors.initial_focal is None:
             return None
         return self.priors.initial_focal / self.camera_groups.camera_pixel_sizes
 
     @cached_property
     def focal_estimates(self) -> list[FocalEstimate] | None:
-        """Focal length of each camera, by the user or from pointmaps; None without pointmaps."""
+        """Estimated focal length of each camera; None without pointmaps or with known cameras.
+
+        The focal length is the value given by the user, or else estimated from the pointmaps.
+        """
         if self.pointmaps is None or self.priors.known_cameras is not None:
             return None
         if self.initial_focals is not None:
@@ -125,17 +141,20 @@ class SfmProblem:
 
     @property
     def focal_prior(self) -> FocalPrior | None:
-        """Prior on the focal lengths from pointmaps."""
+        """Prior on the focal lengths from pointmaps; None without pointmaps or with known cameras."""
         if self.focal_estimates is None:
             return None
         mean, sigma = np.array([(estimate.focal, estimate.sigma) for estimate in self.focal_estimates]).T
         return FocalPrior(mean, sigma)
 
     def relative_poses(self, focals: Array) -> TwoViews:
-        """Estimate the relative poses of the pairs.
+        """Estimate the relative pose of each pair.
 
         Args:
-            focals: Focal length of each camera, feature pixels. (K,).
+            focals: Focal length of each camera, in pixels at keypoint resolution. (K,).
+
+        Returns:
+            Relative poses and inlier matches by pair; pairs with too few inliers are omitted.
         """
         image_focals = focals[self.camera_groups.camera_ids]
         return relative_poses(
@@ -147,7 +166,7 @@ class SfmProblem:
 
         Args:
             tracks: Tracks in full-resolution pixels.
-            focals: Focal length of each camera, feature pixels. (K,).
+            focals: Focal length of each camera, in pixels at keypoint resolution. (K,).
         """
         return SfmState.from_tracks(
             tracks,
@@ -160,12 +179,12 @@ class SfmProblem:
 
     @cached_property
     def is_planar(self) -> bool:
-        """Whether homographies explain nearly all matches: a planar scene, or a camera that only rotates."""
+        """Whether homographies explain nearly all matches: a planar scene, or a purely rotating camera."""
         return bool(self.pairs) and is_planar_or_rotation(self.pairs, self.options.degeneracy)
 
     @cached_property
     def is_pure_rotation(self) -> bool:
-        """Whether matched images differ by rotations only, so that there is no parallax."""
+        """Whether matched images differ only by camera rotations, so that there is no parallax."""
         if not self.is_planar:
             return False
         options, focal_options = self.options.degeneracy, self.options.focal

@@ -25,18 +25,18 @@ logger = logging.getLogger(__name__)
 def to_reconstruction(
     state: SfmState, folder: ImageFolder, held_out: Mask, problem: SfmProblem, graph: MatchGraph
 ) -> tuple[Reconstruction, list[Indices]]:
-    """Convert the state to a reconstruction in full-resolution pixels.
+    """Convert the state of SfM to a reconstruction in full-resolution pixels.
 
     Args:
         state: The refined state.
         folder: The images.
-        held_out: Images kept for evaluation. (N,).
-        problem: Keypoints and cameras.
+        held_out: Whether each image is held out for evaluation. (N,).
+        problem: Keypoints, and camera of each image.
         graph: The match graph.
 
     Returns:
-        The reconstruction, without colors of points; the point of each keypoint of each image, -1 if there is
-        none. (K,) each.
+        The reconstruction, in which all points are black, and the index of the point of each keypoint of each
+        image, -1 for keypoints without a point. (K,) each.
     """
     camera_groups = problem.camera_groups
     rows = np.flatnonzero(state.inlier)
@@ -80,8 +80,9 @@ def full_resolution_cameras(
 
     Args:
         state: The refined state.
-        camera_groups: Sizes and cameras of the images.
-        min_distortion: Displacement in feature pixels below which distortion is set to zero.
+        camera_groups: Image sizes, and camera of each image.
+        min_distortion: Maximum displacement by radial distortion, in pixels at keypoint resolution, for the
+            distortion to be set to zero.
     """
     cameras = []
     for camera_id, pixel_size in enumerate(camera_groups.camera_pixel_sizes.tolist()):
@@ -102,10 +103,10 @@ def point_colors(
     Args:
         folder: The images.
         reconstruction: Points and observations.
-        camera_groups: Pixel units at which the images are read.
+        camera_groups: Keypoint resolution of each image, at which the image is read.
 
     Returns:
-        RGB. (P, 3).
+        RGB colors. (P, 3).
     """
     observations = reconstruction.observations
     total = np.zeros((len(reconstruction.points), 3))
@@ -121,21 +122,23 @@ def point_colors(
 
 
 def focal_uncertainty(state: SfmState, options: MapperOptions) -> float:
-    """Estimate the standard deviation of the focal length with the refined intrinsics free.
+    """Estimate the relative standard deviation of the focal length.
+
+    Principal points and distortions that were refined count as unknown.
 
     Args:
         state: The refined state.
-        options: Triangulation and bundle adjustment.
+        options: Options of bundle adjustment.
 
     Returns:
-        The standard deviation as a share of the focal length.
+        Standard deviation divided by the focal length; zero if the focal length is fixed.
     """
     has_offset, has_distortion = np.any(state.offset, axis=1), np.any(state.radial, axis=1)
     return state.focal_uncertainty(has_offset, has_distortion, options.ba_device)
 
 
 def log_summary(reconstruction: Reconstruction) -> None:
-    """Log the number of registered images, the focal length and the images that failed.
+    """Log the number of registered images, the focal length, all notices, and the images that failed.
 
     Args:
         reconstruction: The finished reconstruction.

@@ -1,4 +1,4 @@
-"""Cache of finished reconstructions on disk, keyed by everything that they depend on."""
+"""Cache of finished reconstructions on disk, with keys that depend on images and options."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ STAGE = "scene"
 
 @dataclass(frozen=True)
 class ResultCache:
-    """Cache keys of the matches and the reconstruction of one folder with given options."""
+    """Cache of matches and reconstructions, with the keys for one image folder and its options."""
 
     cache: Cache | None
-    """The cache; None disables caching."""
+    """Cache on disk; None if caching is disabled."""
     matches_key: str
-    """Key of the matches."""
+    """Cache key of the verified matches."""
     key: str
-    """Key of the reconstruction."""
+    """Cache key of the reconstruction."""
 
     @classmethod
     def open(
@@ -44,14 +44,15 @@ class ResultCache:
         options: SfmOptions,
         known_cameras: KnownCameras | None,
     ) -> ResultCache:
-        """Compute the keys.
+        """Open the cache and compute the keys of matches and reconstruction.
 
         Args:
             cache_dir: Folder of the cache; None disables caching.
             folder: The images.
-            held_out: Names of images kept for evaluation.
-            options: How to reconstruct.
-            known_cameras: Cameras to start from; the key depends on their values, not on their file name.
+            held_out: Names of images held out for evaluation.
+            options: Options of SfM.
+            known_cameras: Known cameras, if any. The key depends on their poses and intrinsics, not on the
+                file.
         """
         if cache_dir is None:
             return cls(None, "", "")
@@ -71,7 +72,7 @@ class ResultCache:
         return cls(Cache(cache_dir), key_of_matches, key)
 
     def load(self) -> Reconstruction | None:
-        """Load the reconstruction, if it is cached."""
+        """Load the reconstruction from the cache; None if it is not in the cache."""
         if self.cache is None:
             return None
         reconstruction = self.cache.load(STAGE, self.key, consistent_reconstruction)
@@ -80,6 +81,6 @@ class ResultCache:
         return reconstruction
 
     def store(self, reconstruction: Reconstruction) -> None:
-        """Store a reconstruction."""
+        """Store the reconstruction in the cache, unless caching is disabled."""
         if self.cache is not None:
             self.cache.store(STAGE, self.key, reconstruction.to_arrays())

@@ -21,16 +21,16 @@ from nope_splat.utils.typing import Array
 def rebuild_tracks(state: SfmState, problem: SfmProblem, extra: Sequence[PairMatches] = ()) -> SfmState:
     """Rebuild tracks and points from the matches that agree with the poses.
 
-    A wrong match merges two tracks into an inconsistent one, so that both are lost; repeated structure causes
-    many such matches. Epipolar errors at known poses reject most of them.
+    A wrong match merges two tracks into an inconsistent track, which is discarded; repeated structures cause
+    many such matches. Epipolar errors with known poses reject most wrong matches.
 
     Args:
         state: State with poses.
-        problem: All verified matches of the component.
-        extra: Matches of unregistered images, which are added without a test.
+        problem: All verified matches of the connected component.
+        extra: Matches of unregistered images, which are used without a test.
 
     Returns:
-        A state with the same cameras and new tracks.
+        A state with the same poses and intrinsics, and with new tracks and points.
     """
     max_error = problem.options.re_max_epipolar_error
     confirmed = list(extra)
@@ -58,15 +58,16 @@ def rebuild_tracks(state: SfmState, problem: SfmProblem, extra: Sequence[PairMat
 def epipolar_errors(
     state: SfmState, centered_keypoints: Sequence[Array], pair: PairMatches
 ) -> NDArray[np.floating]:
-    """Compute Sampson errors of the matches of two registered images.
+    """Compute the Sampson errors of the matches of two registered images.
 
     Args:
         state: State in which both images have a pose.
-        centered_keypoints: Keypoints of each image, feature pixels from the image center. (K, 2) each.
-        pair: The matches.
+        centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
+            resolution. (K, 2) each.
+        pair: Matches of the two images.
 
     Returns:
-        Feature pixels. (M,).
+        Error of each match, in pixels at keypoint resolution. (M,).
     """
     first = state.rays(centered_keypoints[pair.first][pair.indices[:, 0]], pair.first)
     second = state.rays(centered_keypoints[pair.second][pair.indices[:, 1]], pair.second)

@@ -23,65 +23,66 @@ from nope_splat.sfm.pose_estimation import PoselibCamera, poselib_camera
 from nope_splat.utils.typing import Array, Indices, Mask
 
 MIN_SIGMA = 0.01
-"""Minimum standard deviation of an observation, feature pixels."""
+"""Minimum standard deviation of an observation, in pixels at keypoint resolution."""
 
 
 class FocalPrior(NamedTuple):
-    """Prior on the focal length of each camera, independent of the observations."""
+    """Gaussian prior on the logarithm of each camera's focal length."""
 
     mean: Array
-    """Focal lengths in feature pixels. (K,)."""
+    """Focal length at the mean of each camera's prior, in pixels at keypoint resolution. (K,)."""
     sigma: Array
-    """Standard deviations of the logarithm. (K,)."""
+    """Standard deviations of the natural logarithm of the focal lengths. (K,)."""
 
 
 @dataclass
 class SfmState:
-    """Mutable state of a reconstruction.
+    """Mutable state of SfM: poses, intrinsics, points and observations.
 
-    Image coordinates are in *feature pixels from the image center*: pixels of images scaled to the size at
-    which keypoints were detected. All thresholds of SfM are in these pixels. Each of K cameras took some of
-    the images.
+    There are N images, K cameras (sets of intrinsics that images share), T tracks and O observations. Image
+    coordinates and thresholds are in *pixels at keypoint resolution*: pixels of the image after scaling it to
+    the size at which keypoints were detected. Image coordinates are relative to the image center.
     """
 
     track_ids: Indices
-    """Track of each observation, in ascending order. (O,)."""
+    """Index of the track of each observation, in ascending order. (O,)."""
     image_ids: Indices
-    """Image of each observation. (O,)."""
+    """Index of the image of each observation. (O,)."""
     keypoint_ids: Indices
-    """Keypoint of each observation in its image. (O,)."""
+    """Index of each observation's keypoint among the keypoints of its image. (O,)."""
     xy: Array
-    """Observed image coordinates, feature pixels from the image center. (O, 2)."""
+    """Observed image coordinates relative to the image center, in pixels at keypoint resolution. (O, 2)."""
     sigma: Array
-    """Standard deviation of `xy` per axis, feature pixels; a rough guess before `estimate_noise`. (O,)."""
+    """Standard deviation of the x and of the y coordinate of each observation, in pixels at keypoint
+    resolution. Only ratios between observations are meaningful before `estimate_noise`. (O,)."""
     half_size: Array
-    """Half the width and height of each image in feature pixels. (N, 2)."""
+    """Half the width and half the height of each image, in pixels at keypoint resolution. (N, 2)."""
     camera_ids: Indices
-    """Camera of each image. (N,)."""
+    """Index of the camera (set of intrinsics) of each image. (N,)."""
     focal: Array
-    """Focal length of each camera in feature pixels. (K,)."""
+    """Focal length of each camera, in pixels at keypoint resolution. (K,)."""
     initial_focal: Array
-    """Focal lengths before bundle adjustment, feature pixels. (K,)."""
+    """Focal length of each camera before bundle adjustment, in pixels at keypoint resolution. (K,)."""
     focal_prior: FocalPrior
     """Prior on the focal lengths in bundle adjustment."""
     fix_focal: bool
-    """Whether to keep the focal lengths fixed, because the images do not determine them."""
+    """Whether bundle adjustment keeps the focal lengths fixed, because the images do not determine them."""
     offset: Array
-    """Principal point minus image center of each camera in feature pixels. (K, 2)."""
+    """Principal point minus image center of each camera, in pixels at keypoint resolution. (K, 2)."""
     radial: Array
-    """Radial distortion of each camera, k1 and k2 (see `SharedPinhole`). (K, 2)."""
+    """Radial distortion k1 and k2 of each camera (see `SharedPinhole`). (K, 2)."""
     T_camera_world: Array
-    """World-to-camera transforms, OpenCV axes. (N, 4, 4)."""
+    """World-to-camera transform of each image (OpenCV axes); only valid for registered images. (N, 4, 4)."""
     registered: Mask
-    """Images with a pose. (N,)."""
+    """Whether each image has a pose. (N,)."""
     points: Array
-    """World coordinates of the triangulated tracks. (T, 3)."""
+    """World coordinates of the point of each track; only valid for triangulated tracks. (T, 3)."""
     has_point: Mask
     """Whether each track is triangulated. (T,)."""
     inlier: Mask
-    """Observations in registered images that agree with the point of their track. (O,)."""
+    """Whether each observation is in a registered image and agrees with the point of its track. (O,)."""
     intrinsics_prior: IntrinsicsPriorOptions
-    """Widths of the priors on the principal point and on distortion."""
+    """Standard deviations of the priors on the intrinsics."""
 
     @classmethod
     def from_tracks(
@@ -97,11 +98,11 @@ class SfmState:
 
         Args:
             tracks: Tracks in full-resolution pixels.
-            camera_groups: Sizes and cameras of the images.
-            focal: Focal length of each camera in feature pixels. (K,).
-            fix_focal: Whether to keep the focal lengths fixed.
-            focal_prior: Prior on the focal lengths; by default a weak one with mean `focal`.
-            intrinsics_prior: Widths of the priors on the intrinsics.
+            camera_groups: Image sizes, and camera of each image.
+            focal: Focal length of each camera, in pixels at keypoint resolution. (K,).
+            fix_focal: Whether bundle adjustment keeps the focal lengths fixed.
+            focal_prior: Prior on the focal lengths; by default a weak prior with mean `focal`.
+            intrinsics_prior: Standard deviations of the priors on the intrinsics.
 
         Returns:
             The state, in which no image is registered.
@@ -131,7 +132,7 @@ class SfmState:
         )
 
     def snapshot(self) -> SfmState:
-        """Copy everything that registration changes, so that a failed attempt can be undone."""
+        """Copy everything that registration changes, to undo a failed registration with `restore`."""
         return replace(
             self,
             sigma=self.sigma.copy(),
@@ -143,18 +144,18 @@ class SfmState:
         )
 
     def restore(self, snapshot: SfmState) -> None:
-        """Restore a snapshot, which must not be used afterwards."""
+        """Restore a snapshot. The snapshot must not be used afterwards, because arrays are shared with it."""
         self.__dict__.update(snapshot.__dict__)
 
     def observations_of(self, image_id: int, keypoints: Indices) -> Indices:
-        """Find the observations of keypoints.
+        """Find the observations that belong to given keypoints of an image.
 
         Args:
-            image_id: Image of the keypoints.
-            keypoints: Indices of keypoints. (n,).
+            image_id: Index of the image.
+            keypoints: Keypoint indices. (n,).
 
         Returns:
-            Observation indices, -1 for keypoints without a track. (n,).
+            Observation index of each keypoint, -1 for keypoints without a track. (n,).
         """
         rows = np.flatnonzero(self.image_ids == image_id)
         table = np.full(max(keypoints.max(initial=-1), self.keypoint_ids[rows].max(initial=-1)) + 1, -1)
@@ -163,17 +164,20 @@ class SfmState:
 
     @property
     def longer_sides(self) -> Array:
-        """Longer side of the images of each camera, feature pixels. (K,)."""
+        """Longest image side of each camera, in pixels at keypoint resolution. (K,)."""
         return 2 * self._largest(self.half_size.max(axis=1))
 
     @property
     def offset_sigma(self) -> Array:
-        """Standard deviation of the prior on each camera's principal point offset, feature pixels. (K,)."""
+        """Standard deviation of each principal point's prior, in pixels at keypoint resolution. (K,)."""
         return self.intrinsics_prior.principal_point_sigma_ratio * self.longer_sides
 
     @property
     def radial_sigma(self) -> Array:
-        """Standard deviations of the prior on k1 and k2, which have equal effect at the corner. (K, 2)."""
+        """Standard deviations of the priors on k1 and k2 of each camera. (K, 2).
+
+        At one standard deviation, k1 and k2 displace the image corner equally.
+        """
         corner = self._largest(np.linalg.norm(self.half_size, axis=1)) / self.focal
         return self.intrinsics_prior.corner_distortion_sigma / np.stack([corner**2, corner**4], axis=1)
 
@@ -189,31 +193,31 @@ class SfmState:
         return -np.einsum("nji,nj->ni", rotation, translation)
 
     def rays(self, xy: Array, image_ids: Indices | int) -> Array:
-        """Compute the rays through pixels, at depth one.
+        """Compute the viewing rays of pixels.
 
         Args:
-            xy: Feature pixels from the image center. (n, 2).
+            xy: Image coordinates relative to the image center, in pixels at keypoint resolution. (n, 2).
             image_ids: Image of each pixel, or one image for all pixels. (n,) or ().
 
         Returns:
-            Camera coordinates with z = 1. (n, 3).
+            Undistorted rays in camera coordinates, scaled to z = 1. (n, 3).
         """
         camera = self.camera_ids[image_ids]
         return unproject(xy - self.offset[camera], self.focal[camera, None], self.radial[camera])
 
     def camera_model(self, image_id: int) -> PoselibCamera:
-        """Convert the camera of an image to poselib's format."""
+        """Convert the intrinsics of an image to poselib's format."""
         camera = self.camera_ids[image_id]
         return poselib_camera(float(self.focal[camera]), self.offset[camera], self.radial[camera])
 
     def errors(self, rows: Indices) -> Array:
-        """Compute reprojection errors.
+        """Compute the reprojection errors of observations.
 
         Args:
             rows: Indices of observations of triangulated tracks. (n,).
 
         Returns:
-            Feature pixels, infinite for points behind the camera. (n,).
+            Errors in pixels at keypoint resolution; infinite for points behind the camera. (n,).
         """
         points_camera = transform(
             self.T_camera_world[self.image_ids[rows]], self.points[self.track_ids[rows]]
@@ -221,14 +225,14 @@ class SfmState:
         return self.projection_errors(points_camera, rows)
 
     def projection_errors(self, points_camera: Array, rows: Indices) -> Array:
-        """Compute reprojection errors of points in camera coordinates.
+        """Compute the reprojection errors of points in camera coordinates.
 
         Args:
-            points_camera: Points in the coordinates of the observing cameras. (n, 3).
-            rows: Observation indices. (n,).
+            points_camera: Points in the camera coordinates of the observing images. (n, 3).
+            rows: Index of the observation of each point. (n,).
 
         Returns:
-            Feature pixels, infinite for points behind the camera. (n,).
+            Errors in pixels at keypoint resolution; infinite for points behind the camera. (n,).
         """
         camera = self.camera_ids[self.image_ids[rows]]
         return project_errors(
@@ -236,38 +240,41 @@ class SfmState:
         )
 
     def visible_observations(self) -> Indices:
-        """Find the observations of triangulated tracks in unregistered images. (n,)."""
+        """Return the indices of observations of triangulated tracks in unregistered images. (n,)."""
         return np.flatnonzero(self.has_point[self.track_ids] & ~self.registered[self.image_ids])
 
     def noise(self, rows: Indices, min_num_samples: int = 50) -> float:
-        """Estimate the noise of observations, as a multiple of their `sigma`, by the median of their errors.
+        """Estimate the noise of observations from the median of their reprojection errors.
 
-        The median is robust to outliers. Tracks with two observations are skipped, since their points follow
-        the noise in one of two dimensions.
+        The median is robust to outliers. Tracks with only two observations are skipped: their points adapt to
+        the noise, so that only the noise across the epipolar lines remains.
 
         Args:
             rows: Indices of observations of triangulated tracks. (n,).
-            min_num_samples: Minimum number of observations in longer tracks for an estimate.
+            min_num_samples: Minimum number of observations in tracks with three or more observations.
 
         Returns:
-            The multiple; NaN if there are too few observations.
+            Ratio of the actual standard deviation to `sigma`; NaN if there are too few observations.
         """
         length = np.bincount(self.track_ids[rows], minlength=len(self.points))[self.track_ids[rows]]
         rows, length = rows[length >= 3], length[length >= 3]
         if len(rows) < min_num_samples:
             return float("nan")
         errors = self.errors(rows) / self.sigma[rows]
-        # A point with n observations leaves 2 n - 3 of 2 n degrees of freedom.
+        # A point with n observations leaves 2 n - 3 of 2 n degrees of freedom to the residuals.
         return float(np.median(errors * np.sqrt(2 * length / (2 * length - 3)))) / RAYLEIGH_MEDIAN
 
     def estimate_noise(self) -> None:
-        """Rescale `sigma` to the reprojection errors of the inlier observations."""
+        """Rescale `sigma` so that it agrees with the reprojection errors of the inlier observations.
+
+        If there are too few observations for an estimate, `sigma` does not change.
+        """
         noise = self.noise(np.flatnonzero(self.inlier))
         if np.isfinite(noise):
             self.sigma = np.maximum(noise * self.sigma, MIN_SIGMA)
 
     def rescale(self) -> None:
-        """Scale the world so that the median distance of points from the mean camera center is ten."""
+        """Scale the world so that the median distance of the points from the mean camera center is ten."""
         if not self.has_point.any():
             return
         middle = self.centers()[self.registered].mean(0)
@@ -279,12 +286,13 @@ class SfmState:
     def bundle_adjust(
         self, options: BundleAdjustmentOptions, rows: Mask | None = None, free_images: Mask | None = None
     ) -> BundleResult | None:
-        """Bundle-adjust registered images and the points they observe, in place.
+        """Bundle-adjust registered images and the points that they observe, in place.
 
         Args:
-            options: Refined intrinsics, stopping criteria and device.
-            rows: Inlier observations to use; all of them by default. (O,).
-            free_images: Registered images whose poses are refined; all of them by default. (N,).
+            options: Intrinsics to refine, stopping criteria and device.
+            rows: Whether to use each observation; outliers are never used. By default all inliers are used.
+                (O,).
+            free_images: Whether to refine the pose of each image; by default all poses are refined. (N,).
 
         Returns:
             The result; None if there are too few observations.
@@ -305,9 +313,15 @@ class SfmState:
     def _bundle_problem(
         self, rows: Indices, free_images: Mask | None, options: BundleAdjustmentOptions
     ) -> BundleProblem:
-        """Set up the variables and observations of a bundle adjustment.
+        """Convert the state to a bundle adjustment problem.
 
-        Images and tracks without observations are left out; the others are renumbered in ascending order.
+        Images and tracks without observations are omitted; the remaining images and tracks are renumbered in
+        ascending order.
+
+        Args:
+            rows: Indices of the observations to use.
+            free_images: Whether to refine the pose of each image; None for all images. (N,).
+            options: Intrinsics to refine, and device.
         """
         image_ids, image_numbers = np.unique(self.image_ids[rows], return_inverse=True)
         tracks, track_numbers = np.unique(self.track_ids[rows], return_inverse=True)
@@ -351,18 +365,18 @@ class SfmState:
     def focal_uncertainty(
         self, refine_principal_point: Mask, refine_extra_params: Mask, device: str = "cpu"
     ) -> float:
-        """Estimate the standard deviation of the focal length from the current reprojection errors.
+        """Estimate the relative standard deviation of the focal length from the current reprojection errors.
 
         With several cameras, the result is the largest value among cameras with a registered image.
 
         Args:
-            refine_principal_point: Cameras whose principal point is unknown, too. (K,).
-            refine_extra_params: Cameras whose radial distortion is unknown, too. (K,).
-            device: Torch device.
+            refine_principal_point: Whether each camera's principal point counts as unknown. (K,).
+            refine_extra_params: Whether each camera's radial distortion counts as unknown. (K,).
+            device: PyTorch device for the computation.
 
         Returns:
-            The standard deviation as a share of the focal length; zero if the focal length is fixed, infinite
-            if the observations do not constrain the cameras.
+            Standard deviation divided by the focal length; zero if the focal length is fixed, infinite if the
+            observations do not constrain the cameras.
         """
         result = self.bundle_adjust(
             BundleAdjustmentOptions(

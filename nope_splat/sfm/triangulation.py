@@ -1,4 +1,4 @@
-"""Triangulate, extend and filter tracks."""
+"""Triangulation of tracks, extension of tracks, and filtering of observations."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Array, Indices, Mask
 
 MAX_HYPOTHESES = 12
-"""Maximum number of pairs of observations that are triangulated per track."""
+"""Maximum number of observation pairs per track from which candidate points are triangulated."""
 
 
 def intersect(T_first: Array, rays_first: Array, T_second: Array, rays_second: Array) -> Array:
-    """Triangulate points from two rays by linear least squares (Hartley and Zisserman, section 12.2).
+    """Triangulate points from two rays each by linear least squares (Hartley and Zisserman, section 12.2).
 
     Args:
-        T_first: World-to-camera transform, one for all points or one per point. (4, 4) or (n, 4, 4).
-        rays_first: Rays in camera coordinates at depth one. (n, 3).
-        T_second: The same of the second view. (4, 4) or (n, 4, 4).
-        rays_second: Rays in camera coordinates at depth one. (n, 3).
+        T_first: World-to-camera transform of the first view, for all points or for each point. (4, 4) or
+            (n, 4, 4).
+        rays_first: Rays in camera coordinates of the first view, scaled to z = 1. (n, 3).
+        T_second: World-to-camera transform of the second view, for all points or for each point. (4, 4) or
+            (n, 4, 4).
+        rays_second: Rays in camera coordinates of the second view, scaled to z = 1. (n, 3).
 
     Returns:
-        World coordinates. (n, 3).
+        World coordinates of the points. (n, 3).
     """
     n = len(rays_first)
     equations = []
@@ -41,7 +43,7 @@ def intersect(T_first: Array, rays_first: Array, T_second: Array, rays_second: A
 
 
 def angles_between(first: Array, second: Array) -> Array:
-    """Compute the angles between vectors in degrees. (n, 3), (n, 3) -> (n,)."""
+    """Compute the angles between pairs of vectors, in degrees. (n, 3), (n, 3) -> (n,)."""
     cosine = np.einsum("ni,ni->n", first, second)
     cosine /= np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1) + 1e-300
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
@@ -50,14 +52,16 @@ def angles_between(first: Array, second: Array) -> Array:
 def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mask | None = None) -> None:
     """Triangulate tracks from their observations in registered images.
 
-    Every pair of observations with enough parallax proposes a point (for at most `MAX_HYPOTHESES` pairs,
-    sampled with a fixed seed); the point with most inlier observations wins.
+    Pairs of observations of a track with a sufficient angle are triangulated; for tracks with many
+    observations, at most `MAX_HYPOTHESES` random pairs with a fixed seed. Of these candidates, the point with
+    the most inlier observations is kept.
 
     Args:
-        state: Changed in place.
-        max_error: Maximum reprojection error of an inlier observation, feature pixels.
-        min_angle: Minimum angle between the two rays of a proposal, degrees.
-        tracks: Tracks to (re)triangulate; those without a point by default. (T,).
+        state: State with poses; changed in place.
+        max_error: Maximum reprojection error of an inlier observation, in pixels at keypoint resolution.
+        min_angle: Minimum angle between the two rays of a candidate, in degrees.
+        tracks: Whether to triangulate each track, which replaces its current point; by default, tracks
+            without a point are triangulated. (T,).
     """
     selected = ~state.has_point if tracks is None else tracks
     rows = np.flatnonzero(state.registered[state.image_ids] & selected[state.track_ids])
@@ -79,7 +83,7 @@ def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mas
         return
     proposals = intersect(poses[left], rays[left], poses[right], rays[right])
 
-    # Score each proposal against all observations of its track.
+    # Score each candidate point against all observations of its track.
     length = counts[track]
     proposal = np.repeat(np.arange(len(track)), length)
     row = np.arange(len(proposal)) + np.repeat(first[track] - (np.cumsum(length) - length), length)
@@ -88,7 +92,7 @@ def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mas
     is_inlier = errors < max_error
     support = np.bincount(proposal, weights=is_inlier, minlength=len(track))
     total_error = np.bincount(proposal, weights=np.minimum(errors, max_error), minlength=len(track))
-    score = support - 0.9 * total_error / (max_error * length)  # the smaller error breaks ties
+    score = support - 0.9 * total_error / (max_error * length)  # among equal supports, the smaller error wins
 
     order = np.lexsort((-score, track))
     best = order[np.unique(track[order], return_index=True)[1]]
@@ -103,12 +107,14 @@ def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mas
 def _observation_pairs(first: Indices, counts: Indices) -> tuple[Indices, Indices, Indices]:
     """List pairs of observations of each track.
 
+    If a track has more than `MAX_HYPOTHESES` pairs, a random sample with a fixed seed is returned.
+
     Args:
-        first: First row of each track. (T,).
-        counts: Number of rows of each track. (T,).
+        first: Index of the first observation of each track; its other observations follow. (T,).
+        counts: Number of observations of each track. (T,).
 
     Returns:
-        First row, second row and track index of each pair. (H,), (H,), (H,).
+        First observation, second observation and track index of each of the H pairs. (H,), (H,), (H,).
     """
     left, right, track = [], [], []
     for count in np.unique(counts):
@@ -124,11 +130,11 @@ def _observation_pairs(first: Indices, counts: Indices) -> tuple[Indices, Indice
 
 
 def extend(state: SfmState, max_error: float) -> None:
-    """Add observations in registered images to the points of their tracks, if they agree.
+    """Extend tracks: make observations in registered images inliers if they agree with the track's point.
 
     Args:
-        state: Changed in place.
-        max_error: Maximum reprojection error, feature pixels.
+        state: State with poses and points; changed in place.
+        max_error: Maximum reprojection error of an inlier observation, in pixels at keypoint resolution.
     """
     rows = np.flatnonzero(
         state.registered[state.image_ids] & state.has_point[state.track_ids] & ~state.inlier
@@ -137,12 +143,12 @@ def extend(state: SfmState, max_error: float) -> None:
 
 
 def filter_observations(state: SfmState, max_error: float, min_angle: float) -> None:
-    """Remove observations with large errors, then points with one observation or too little parallax.
+    """Remove observations with large errors, then points with a single observation or a small angle.
 
     Args:
-        state: Changed in place.
-        max_error: Maximum reprojection error, feature pixels.
-        min_angle: Smallest triangulation angle of a point, degrees.
+        state: State with poses and points; changed in place.
+        max_error: Maximum reprojection error of an observation, in pixels at keypoint resolution.
+        min_angle: Minimum triangulation angle of a point, in degrees.
     """
     rows = np.flatnonzero(state.inlier)
     state.inlier[rows[state.errors(rows) >= max_error]] = False
@@ -152,7 +158,7 @@ def filter_observations(state: SfmState, max_error: float, min_angle: float) -> 
     viewing = state.points[ids] - state.centers()[state.image_ids[rows]]
     viewing /= np.linalg.norm(viewing, axis=1, keepdims=True) + 1e-300
     mean = sum_rows(viewing, ids, num_tracks)
-    # Twice the largest deviation from the mean direction is exact for two views and approximate for more.
+    # Triangulation angle: twice the largest deviation from the mean direction, exact for two views.
     deviation = np.zeros(num_tracks)
     np.maximum.at(deviation, ids, angles_between(viewing, mean[ids]))
     keep = (np.bincount(ids, minlength=num_tracks) >= 2) & (2 * deviation >= min_angle)
@@ -161,11 +167,11 @@ def filter_observations(state: SfmState, max_error: float, min_angle: float) -> 
 
 
 def triangulate_coarse_to_fine(state: SfmState, options: MapperOptions) -> None:
-    """Triangulate the tracks of registered images and bundle-adjust, in rounds with decreasing thresholds.
+    """Triangulate tracks and bundle-adjust in rounds with decreasing maximum reprojection errors.
 
     Args:
         state: State with poses but without points; changed in place.
-        options: Triangulation and bundle adjustment.
+        options: Options of triangulation and bundle adjustment.
     """
     longer_side, all_tracks = 2 * float(state.half_size.max()), np.ones(len(state.points), bool)
     for ratio in options.coarse_max_reproj_error_ratios:

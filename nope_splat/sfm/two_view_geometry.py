@@ -1,4 +1,4 @@
-"""Relative poses of matched pairs at known focal lengths."""
+"""Relative poses of verified pairs for given focal lengths."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ class TwoView:
     """Verified pair with its relative pose."""
 
     matches: PairMatches
-    """Matches that agree with the pose and are in front of both cameras."""
+    """Matches that are inliers of the relative pose, with triangulated points in front of both cameras."""
     T_second_first: Array
-    """Transform from the first to the second camera, with unit translation. (4, 4)."""
+    """Transform from the first to the second camera (OpenCV axes), with a translation of length one.
+    (4, 4)."""
     depths: Array
     """Depth of each match in the first and in the second camera, in units of the baseline. (M, 2)."""
     angle: float
-    """Median triangulation angle of the matches, degrees."""
+    """Median triangulation angle of the matches, in degrees."""
 
     def __len__(self) -> int:
         return len(self.matches.indices)
 
     def from_image(self, image_id: int) -> tuple[int, Array, Indices, Array]:
-        """Return the relative pose and matches as seen from one image of the pair.
+        """Return the relative pose and the matches, ordered such that a given image comes first.
 
         Args:
-            image_id: Either image of the pair.
+            image_id: Index of either image of the pair.
 
         Returns:
-            Index of the other image; transform from the camera of `image_id` to the other camera (4, 4);
-            keypoints (M, 2) and depths (M, 2), with `image_id` in column 0 and the other image in column 1.
+            Index of the other image; transform from the camera of `image_id` to the camera of the other image
+            (4, 4); keypoint indices (M, 2) and depths (M, 2), with `image_id` in column 0 and the other image
+            in column 1.
         """
         pair = self.matches
         if image_id == pair.first:
@@ -51,7 +53,7 @@ class TwoView:
 
 
 TwoViews = dict[tuple[int, int], TwoView]
-"""Relative poses by pair of images."""
+"""Relative poses and inlier matches, by the image indices of each pair, smaller index first."""
 
 
 def relative_poses(
@@ -61,17 +63,18 @@ def relative_poses(
     seed: int = 0,
     options: TwoViewPoseOptions = TwoViewPoseOptions(),
 ) -> TwoViews:
-    """Estimate the relative pose of each pair by the five-point method.
+    """Estimate the relative pose of each pair by the five-point algorithm.
 
     Args:
-        centered_keypoints: Keypoints of each image, feature pixels from the image center. (K, 2) each.
-        pairs: Verified matches.
-        focals: Focal length of each image in feature pixels. (N,).
-        seed: Seed of RANSAC.
-        options: Thresholds.
+        centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
+            resolution. (K, 2) each.
+        pairs: Verified matches of each image pair.
+        focals: Focal length of each image, in pixels at keypoint resolution. (N,).
+        seed: Random seed of RANSAC.
+        options: Maximum epipolar error, and minimum number of inliers.
 
     Returns:
-        Relative poses by pair of images; pairs with too few inliers are left out.
+        Relative poses and inlier matches by pair; pairs with too few inliers are omitted.
     """
 
     def estimate(pair: PairMatches) -> TwoView | None:
@@ -92,7 +95,7 @@ def _relative_pose(
     seed: int,
     options: TwoViewPoseOptions,
 ) -> TwoView | None:
-    """Estimate the relative pose of a pair; None if there are too few inliers."""
+    """Estimate the relative pose of one pair; None if there are too few inliers."""
     first = centered_keypoints[pair.first][pair.indices[:, 0]]
     second = centered_keypoints[pair.second][pair.indices[:, 1]]
     if len(first) < options.min_num_inliers:

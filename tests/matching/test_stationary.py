@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from fixtures.synthetic import SyntheticScene, make_scene, ring
 from numpy.typing import NDArray
 
 from nope_splat.matching import Keypoints, MatchingSettings, PairMatches
+from nope_splat.matching.database import MatchDatabase
 from nope_splat.matching.stationary import (
     find_stationary_pixels,
     verify_moving_matches,
@@ -82,6 +84,29 @@ def test_pairs_that_only_match_on_the_logo_are_dropped() -> None:
     assert len(only_logo) == 1, "with nothing else, it looks like a scene at rest"
     remaining = without_stationary_pixels(keypoints, [*pairs, *only_logo], stationary, MatchingSettings())
     assert [(pair.first, pair.second) for pair in remaining] == [(pair.first, pair.second) for pair in pairs]
+
+
+def test_held_out_images_do_not_make_a_pixel_stationary(tmp_path: Path) -> None:
+    scene = make_scene(num_images=5)
+    keypoints, putative = with_logo(scene)
+    matches = MatchDatabase(tuple(keypoints), tuple(verify_all(keypoints, putative)))
+    folder, settings = scene.write_images(tmp_path), MatchingSettings()
+    training = matches.without_stationary(folder, np.zeros(5, bool), settings)
+    assert len(training.stationary) == 1
+    only_two = matches.without_stationary(folder, np.arange(5) >= 2, settings)
+    assert only_two.stationary == ()
+    assert only_two.pairs == matches.pairs
+
+
+def test_a_second_motion_is_kept_when_a_pair_is_verified_again() -> None:
+    keypoints, putative = with_logo(make_scene(num_images=5))
+    pairs = [replace(pair, num_second=40) for pair in verify_all(keypoints, putative)]
+    stationary = find_stationary_pixels(keypoints, pairs, MatchingSettings())
+    remaining = without_stationary_pixels(keypoints, pairs, stationary, MatchingSettings())
+    assert any(
+        len(after.indices) < len(before.indices) for before, after in zip(pairs, remaining, strict=True)
+    )
+    assert all(pair.num_second == 40 for pair in remaining)
 
 
 def test_a_burst_is_not_mistaken_for_a_logo() -> None:

@@ -137,7 +137,7 @@ def test_a_folder_is_locked_by_one_process(configure: Configure) -> None:
 
 
 def test_a_run_without_a_checkpoint_is_used_again(configure: Configure, photos: Path) -> None:
-    """Otherwise every kill before the first checkpoint would leave a folder that nobody uses."""
+    """Otherwise every kill before the first checkpoint would leave an unused folder."""
     run = leave_run(configure(), "run", 0)
     (photos / "new.jpg").write_bytes(b"nothing was trained yet")
     config = configure()

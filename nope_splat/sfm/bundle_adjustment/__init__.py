@@ -1,1 +1,1 @@
-"""Bundle adjustment: the problem, its normal equations with the points eliminated, the solver."""
+"""Bundle adjustment: problem, reduced normal equations (Schur complement) and solver."""

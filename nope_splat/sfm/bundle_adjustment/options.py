@@ -9,22 +9,22 @@ from nope_splat.utils.typing import Mask
 
 @dataclass(frozen=True)
 class BundleAdjustmentOptions:
-    """Refined intrinsics, stopping criteria and device of a bundle adjustment, with COLMAP's names.
+    """Options of a bundle adjustment, named as in COLMAP.
 
-    Each of K cameras has a focal length, a principal point and, as extra parameters, radial distortion.
+    Each of the K cameras has a focal length, a principal point and, as extra parameters, radial distortion.
     """
 
     refine_focal_length: bool = True
-    """Whether to refine the focal lengths, unless the state fixes them."""
+    """Whether to refine the focal lengths; they are never refined if `SfmState.fix_focal` is set."""
     refine_principal_point: bool | Mask = False
-    """Whether to refine the principal points, for all cameras or per camera. () or (K,)."""
+    """Whether to refine the principal points: one value for all cameras, or one per camera. () or (K,)."""
     refine_extra_params: bool | Mask = False
-    """Whether to refine radial distortion, for all cameras or per camera. () or (K,)."""
+    """Whether to refine radial distortion: one value for all cameras, or one per camera. () or (K,)."""
     min_num_observations: int = 20
-    """Minimum number of observations for which the adjustment runs."""
+    """Minimum number of observations; with fewer observations, the bundle adjustment is skipped."""
     max_iterations: int = 25
-    """Maximum number of accepted steps."""
+    """Maximum number of accepted Levenberg-Marquardt steps."""
     tolerance: float = 1e-5
-    """Relative decrease of the cost in one step below which the adjustment stops."""
+    """Relative decrease of the cost per step below which the bundle adjustment stops."""
     device: str = "cpu"
-    """Torch device."""
+    """PyTorch device on which the bundle adjustment runs."""

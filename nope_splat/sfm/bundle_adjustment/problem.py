@@ -1,4 +1,4 @@
-"""The variables, observations, residuals and derivatives of a bundle adjustment."""
+"""Variables, observations, residuals and derivatives of a bundle adjustment."""
 
 from __future__ import annotations
 
@@ -19,85 +19,93 @@ from nope_splat.geometry.rigid import move_poses
 from nope_splat.geometry.robust import HUBER, huber_cost
 
 BEHIND_COST = 1e3
-"""Robust cost of an observation whose point cannot be projected."""
+"""Robust cost of an observation whose point lies behind the camera."""
 MAX_LOG_FOCAL_STEP = 0.5
-"""Maximum change of the logarithm of the focal length in one step."""
+"""Maximum change of the natural logarithm of the focal length in one step."""
 
 BundleStep = tuple[Tensor, Tensor, Tensor]
-"""Increments of poses (N, 6), points (P, 3) and intrinsics (K, 5), as of `retract`."""
+"""Increments of poses (N, 6), points (P, 3) and intrinsics (K, 5); see `retract`."""
 
 
 @dataclass(frozen=True)
 class BundleProblem:
-    """Variables and observations of a bundle adjustment; all float64 or int64, on one device.
+    """Variables, observations and priors of a bundle adjustment, as tensors on one device.
 
-    Each of the N images has a pose and one of K cameras. Intrinsics are `[log(f), dx, dy, k1, k2]`: focal
+    There are N images, K cameras (sets of intrinsics that images share), P points and O observations.
+    Floating-point tensors are float64, index tensors int64. Intrinsics are `[log(f), dx, dy, k1, k2]`: focal
     length f in pixels, principal point offset (dx, dy) from the image center, radial distortion k1 and k2.
-    Image coordinates are in pixels from the image center.
+    Image coordinates are in pixels, relative to the image center.
     """
 
     T_camera_world: Tensor
-    """World-to-camera transform of each image, OpenCV axes. (N, 4, 4)."""
+    """World-to-camera transform of each image (OpenCV axes). (N, 4, 4)."""
     points: Tensor
-    """World coordinates. (P, 3)."""
+    """World coordinates of the points. (P, 3)."""
     intrinsics: Tensor
-    """Natural logarithm of the focal length; principal point minus image center; k1, k2. (K, 5)."""
+    """Intrinsics of each camera: natural logarithm of the focal length in pixels, principal point minus image
+    center (x, y) in pixels, and radial distortion k1 and k2. (K, 5)."""
     camera_ids: Tensor
-    """Camera of each image. (N,)."""
+    """Index of the camera (set of intrinsics) of each image. (N,)."""
     image_ids: Tensor
-    """Image of each observation. (O,)."""
+    """Index of the image of each observation. (O,)."""
     point_ids: Tensor
-    """Point of each observation. (O,)."""
+    """Index of the point of each observation. (O,)."""
     xy: Tensor
-    """Observed image coordinates, pixels from the image center. (O, 2)."""
+    """Observed image coordinates relative to the image center, in pixels. (O, 2)."""
     sigma: Tensor
-    """Standard deviation of each observation per axis, pixels. (O,)."""
+    """Standard deviation of the x and of the y coordinate of each observation, in pixels. (O,)."""
     free_poses: Tensor
-    """Images whose pose is refined; at least one pose should be fixed, to fix the world frame. (N,), bool."""
+    """Whether each pose is refined; at least one pose should be fixed to define the world frame. (N,),
+    bool."""
     free_intrinsics: Tensor
-    """Intrinsics that are refined. (K, 5), bool."""
+    """Whether each of the intrinsics is refined. (K, 5), bool."""
     prior_mean: Tensor
-    """Mean of the Gaussian prior on the intrinsics. (K, 5)."""
+    """Means of the Gaussian priors on the intrinsics. (K, 5)."""
     prior_sigma: Tensor
-    """Standard deviation of that prior. (K, 5)."""
+    """Standard deviations of the Gaussian priors on the intrinsics. (K, 5)."""
     huber: float = HUBER
-    """Residual length, in standard deviations, beyond which the cost grows linearly."""
+    """Width of the Huber loss: residual length, in standard deviations, beyond which the cost grows
+    linearly."""
 
     def intrinsics_of_observations(self) -> Tensor:
-        """Gather the intrinsics of the camera of each observation. (O, 5)."""
+        """Return the intrinsics of the camera of each observation. (O, 5)."""
         return self.intrinsics[self.camera_ids[self.image_ids]]
 
     @cached_property
     def cost(self) -> float:
-        """Robust cost in units of the variance, see `robust_cost`. Only the first use waits for the GPU."""
+        """Robust cost of the current variables (see `robust_cost`).
+
+        The value is cached, so that only the first access waits for the GPU.
+        """
         return robust_cost(self, reprojection_residuals(self)[0])
 
 
 @dataclass(frozen=True)
 class Linearization:
-    """Residuals and Jacobians of all observations."""
+    """Residuals of all observations, and their Jacobians."""
 
     residuals: Tensor
-    """Projection minus observation, standard deviations; zero for points behind the camera. (O, 2)."""
+    """Projection minus observation, in standard deviations; zero for points behind the camera. (O, 2)."""
     visible: Tensor
-    """Observations whose point is in front of the camera. (O,), bool."""
+    """Whether the point of each observation is in front of the camera. (O,), bool."""
     by_pose: Tensor
-    """Derivatives by the rotation and translation increments of the pose (see `retract`). (O, 2, 6)."""
+    """Derivatives of the residuals with respect to the pose increments, rotation first (see `retract`).
+    (O, 2, 6)."""
     by_point: Tensor
-    """Derivatives by the point. (O, 2, 3)."""
+    """Derivatives of the residuals with respect to the point. (O, 2, 3)."""
     by_intrinsics: Tensor
-    """Derivatives by the camera's intrinsics. (O, 2, 5)."""
+    """Derivatives of the residuals with respect to the camera's intrinsics. (O, 2, 5)."""
 
 
 def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
-    """Compute projection minus observation.
+    """Compute the reprojection residuals: projection minus observation.
 
     Args:
         problem: Variables and observations.
 
     Returns:
-        Residuals in standard deviations, infinite for points behind the camera. (O, 2).
-        Points in camera coordinates. (O, 3).
+        Residuals in standard deviations, infinite for points behind the camera (O, 2), and the observed
+        points in camera coordinates (O, 3).
     """
     pose = problem.T_camera_world[problem.image_ids]
     rotated = (pose[:, :3, :3] @ problem.points[problem.point_ids, :, None]).squeeze(-1)
@@ -110,29 +118,30 @@ def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
 
 
 def linearize(problem: BundleProblem) -> Linearization:
-    """Compute the residuals and their derivatives.
+    """Compute the reprojection residuals and their derivatives.
 
-    The point X_c in camera coordinates is projected to p on the plane at depth one and distorted to d(p).
-    With the focal length f and the derivatives of `geometry.projection` and `geometry.distortion`:
+    A point X with camera coordinates X_c is projected to p on the plane at depth one and distorted to d(p).
+    With the focal length f, the rotation R of the pose, the pose increment (omega, nu) of `move_poses` and
+    the derivatives of `geometry.projection` and `geometry.distortion`, the residual r has the derivatives
 
         dr/dX_c   = f dd/dp dp/dX_c
         dr/domega = f dd/dp dp/domega     (X_c' = exp(omega) X_c + nu)
         dr/dnu    = dr/dX_c,   dr/dX = dr/dX_c R
         dr/dlog f = f d(p),    dr/doffset = I,   dr/d(k1, k2) = f dd/d(k1, k2)
 
-    all divided by the standard deviation of the observation.
+    which are divided by the standard deviation of the observation.
 
     Args:
         problem: Variables and observations.
 
     Returns:
-        Residuals and Jacobians; all zero for points behind the camera.
+        Residuals and Jacobians; both are zero for points behind the camera.
     """
     residuals, points_camera = reprojection_residuals(problem)
     visible = points_camera[:, 2] > MIN_DEPTH
     residuals = torch.where(visible[:, None], residuals, 0.0)
     intrinsics = problem.intrinsics_of_observations()
-    # A zero focal length makes all derivatives zero for points behind the camera.
+    # For points behind the camera, set the focal length to zero, so that all derivatives are zero.
     focal = torch.where(visible, intrinsics[:, 0].exp() / problem.sigma, 0.0)
     unit = visible.to(focal) / problem.sigma
     inverse_depth = torch.where(visible, 1 / points_camera[:, 2], 0.0)
@@ -152,14 +161,14 @@ def linearize(problem: BundleProblem) -> Linearization:
 
 
 def retract(problem: BundleProblem, d_poses: Tensor, d_points: Tensor, d_intrinsics: Tensor) -> BundleProblem:
-    """Apply an increment to the variables.
+    """Apply an increment to the variables of a problem.
 
     Args:
-        problem: Current variables.
-        d_poses: Pose increments (see `move_poses`). (N, 6).
+        problem: Problem with the current variables.
+        d_poses: Rotation and translation increments of the poses (see `move_poses`). (N, 6).
         d_points: Increments of the points. (P, 3).
-        d_intrinsics: Increments of the intrinsics; the focal length changes at most by a factor of e^0.5.
-            (K, 5).
+        d_intrinsics: Increments of the intrinsics. The change of the focal length is limited to a factor of
+            e^0.5. (K, 5).
 
     Returns:
         The problem with the new variables.
@@ -175,14 +184,14 @@ def retract(problem: BundleProblem, d_poses: Tensor, d_points: Tensor, d_intrins
 
 
 def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
-    """Compute the Huber cost of the residual lengths plus the cost of the prior.
+    """Compute the Huber cost of the residuals plus the cost of the priors.
 
     Args:
-        problem: Huber width and prior.
-        residuals: From `reprojection_residuals`. (O, 2).
+        problem: Variables, Huber width and priors.
+        residuals: Residuals in standard deviations, from `reprojection_residuals`. (O, 2).
 
     Returns:
-        Cost; residuals are in standard deviations.
+        Sum of the Huber costs of all observations and of the squared, normalized deviations from the priors.
     """
     cost = huber_cost(residuals.norm(dim=1) ** 2, problem.huber)
     cost = cost.nan_to_num(posinf=BEHIND_COST)

@@ -1,4 +1,4 @@
-"""Normal equations of bundle adjustment; the Schur complement eliminates the points."""
+"""Normal equations of bundle adjustment, in which the Schur complement eliminates the points."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from nope_splat.geometry.robust import huber_weight
 from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, BundleStep, Linearization
 
 TILE = 16
-"""Pairs of observations in one matrix product."""
+"""Number of observation pairs in one matrix product."""
 
 
 class SchurStructure:
-    """Pairs of observations of the same point: the sparsity of the reduced camera system.
+    """Sparsity of the reduced camera system: all pairs of observations of the same point.
 
-    Pairs are sorted by their two images and split into tiles of `TILE` pairs. Tiles are padded with the index
-    of a row of zeros after the last observation, so that each tile is one product of thin matrices.
+    Pairs are sorted by their two images and split into tiles of `TILE` pairs, so that each tile is one
+    product of two matrices. Incomplete tiles are filled with the index O of an additional row of zeros after
+    the O observations.
 
     Args:
-        problem: Image and point ids of the observations; fixed poses need no pairs.
+        problem: Image and point indices of the observations. Observations in images with fixed poses are
+            skipped.
     """
 
     def __init__(self, problem: BundleProblem) -> None:
@@ -27,7 +29,7 @@ class SchurStructure:
         free = torch.nonzero(problem.free_poses[problem.image_ids]).squeeze(-1)
         order = free[torch.argsort(problem.point_ids[free], stable=True)]
         counts = torch.bincount(problem.point_ids[order], minlength=len(problem.points))
-        # The k-th observation of a point pairs with all later ones.
+        # Each observation of a point forms pairs with all later observations of the point.
         position = torch.arange(len(order), device=order.device)
         partners = counts.cumsum(0)[problem.point_ids[order]] - position - 1
         first = position.repeat_interleave(partners)
@@ -46,7 +48,7 @@ class SchurStructure:
         self.tile_blocks = torch.arange(num_images**2, device=order.device).repeat_interleave(tiles)
 
     def multiply(self, left: Tensor, right: Tensor, num_images: int) -> Tensor:
-        """Sum left_i right_j^T over the pairs of observations (i, j), by their images.
+        """Sum left_i right_j^T over pairs (i, j) of observations of a point, grouped by image pair.
 
         Args:
             left: Matrix of each observation. (O, 6, 3).
@@ -54,7 +56,7 @@ class SchurStructure:
             num_images: Number of images N.
 
         Returns:
-            Sums. (N, N, 6, 6).
+            Sum for each ordered pair of images. (N, N, 6, 6).
         """
 
         def tiled(values: Tensor, index: Tensor) -> Tensor:
@@ -66,11 +68,11 @@ class SchurStructure:
 
 
 class NormalEquations:
-    """Robustly weighted normal equations at one linearization, solvable with different dampings.
+    """Robustly weighted normal equations at one linearization, which can be solved with different dampings.
 
     Args:
         problem: Variables and observations.
-        at: Linearization at these variables.
+        at: Linearization at the variables of `problem`.
         structure: Pairs of observations of the same point.
     """
 
@@ -112,32 +114,33 @@ class NormalEquations:
 
     @property
     def cost(self) -> float:
-        """Robust cost at the linearization; residuals are in standard deviations."""
+        """Robust cost at the linearization point, with residuals in standard deviations."""
         return self.problem.cost
 
     def evaluate(self, candidate: BundleProblem) -> float:
-        """Evaluate the robust cost of other variables; residuals are in standard deviations."""
+        """Return the robust cost of other variables, with residuals in standard deviations."""
         return candidate.cost
 
     def add(self, matrix: Tensor, gradient: Tensor) -> None:
-        """Add normal equations that do not involve the points.
+        """Add normal equations that do not involve the points, such as those of other cost terms.
 
         Args:
-            matrix: Matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K).
+            matrix: Matrix over the 6 variables of each pose, then the 5 intrinsics of each camera.
+                (6 N + 5 K, 6 N + 5 K).
             gradient: Gradient over the same variables. (6 N + 5 K,).
         """
         self._added.append((matrix, gradient))
 
     def reduce(self, damping: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Eliminate the points.
+        """Eliminate the points by the Schur complement.
 
         Args:
-            damping: Damping factor of the diagonal of the normal equations.
+            damping: Multiple of the diagonal of the point blocks that is added to them.
 
         Returns:
-            Reduced matrix over all poses, then the K sets of 5 intrinsics. (6 N + 5 K, 6 N + 5 K).
-            Reduced gradient. (6 N + 5 K,).
-            Inverses of the damped point blocks. (P, 3, 3).
+            Reduced matrix over the 6 variables of each pose, then the 5 intrinsics of each camera
+            (6 N + 5 K, 6 N + 5 K); reduced gradient (6 N + 5 K,); and inverses of the damped point blocks
+            (P, 3, 3).
         """
         structure, image_ids, point_ids = self.structure, self.problem.image_ids, self.problem.point_ids
         num_images = len(self.poses)
@@ -148,11 +151,11 @@ class NormalEquations:
 
         blocks = structure.multiply(eliminated, self.poses_points, num_images)
         coupling = blocks.permute(0, 2, 1, 3).reshape(size, size)
-        # Each pair was counted once; its mirror image is the transpose. The diagonal is computed separately.
+        # Each pair was counted in one order; the other order gives the transpose. Add the diagonal blocks.
         diagonal_blocks = self.poses - _sum_by(eliminated @ self.poses_points.mT, image_ids, num_images)
         matrix = torch.zeros(2 * (size + num_intrinsics,), dtype=coupling.dtype, device=coupling.device)
         matrix[:size, :size] = torch.block_diag(*diagonal_blocks) - coupling - coupling.T
-        # Processing one camera at a time bounds memory.
+        # Process one camera (set of intrinsics) at a time to limit memory.
         by_camera = self.intrinsics_points.split(self.problem.intrinsics.shape[1], dim=1)
         border = torch.stack(
             [-_sum_by(eliminated @ block[point_ids].mT, image_ids, num_images) for block in by_camera], dim=2
@@ -183,10 +186,10 @@ class NormalEquations:
         """Solve for one Levenberg-Marquardt step.
 
         Args:
-            damping: Damping factor of the diagonal of the normal equations.
+            damping: Multiple of the diagonal of the normal equations that is added to them.
 
         Returns:
-            The updates of the variables; None if the damped system is not positive definite.
+            Increments of poses, points and intrinsics; None if the damped system is not positive definite.
         """
         problem = self.problem
         matrix, gradient, inverse = self.reduce(damping)
@@ -210,13 +213,21 @@ class NormalEquations:
 
 
 def _index_within(counts: Tensor) -> Tensor:
-    """Compute the position of each element in its run, for runs of the given lengths. (n,) -> (sum,)."""
+    """Count from zero within each of several consecutive runs.
+
+    Args:
+        counts: Length of each run. (n,).
+
+    Returns:
+        Position of each element within its run; for run lengths (2, 3), the result is (0, 1, 0, 1, 2).
+        (sum of lengths,).
+    """
     total = torch.arange(int(counts.sum()), device=counts.device)
     return total - (counts.cumsum(0) - counts).repeat_interleave(counts)
 
 
 def _sum_by(values: Tensor, index: Tensor, length: int) -> Tensor:
-    """Sum rows that share an index. (n, ...) -> (length, ...)."""
+    """Sum the rows that have the same index; `length` is the number of sums. (n, ...) -> (length, ...)."""
     flat = values.flatten(1)
     out = torch.zeros(length, flat.shape[1], dtype=values.dtype, device=values.device)
     return out.index_add_(0, index, flat).view(length, *values.shape[1:])

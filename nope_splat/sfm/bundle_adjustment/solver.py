@@ -1,8 +1,8 @@
 """Bundle adjustment: Levenberg-Marquardt over poses, points and shared intrinsics.
 
-The method is that of Triggs et al., "Bundle Adjustment: A Modern Synthesis" (2000): iteratively reweighted
-normal equations, from which the Schur complement eliminates the points. A dense system of the poses and
-the shared intrinsics remains.
+The method follows Triggs et al., "Bundle Adjustment: A Modern Synthesis" (2000). The normal equations are
+reweighted in each iteration for robustness. The Schur complement eliminates the points, which leaves a dense
+system of the poses and the shared intrinsics.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ from nope_splat.sfm.bundle_adjustment.problem import BundleProblem, BundleStep, 
 from nope_splat.sfm.bundle_adjustment.schur import NormalEquations, SchurStructure
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-4, increase=6.0, decrease=5.0)
-"""Damping of bundle adjustment; the callers limit the number of steps."""
+"""Damping schedule of bundle adjustment; callers set the maximum number of iterations and the tolerance."""
 
 
 @dataclass(frozen=True)
 class BundleResult:
-    """Outcome of a bundle adjustment."""
+    """Result of a bundle adjustment."""
 
     problem: BundleProblem
     """The problem with adjusted variables."""
     initial_cost: float
-    """Robust cost before the adjustment; residuals are in standard deviations."""
+    """Robust cost before the adjustment, with residuals in standard deviations."""
     cost: float
-    """Robust cost after the adjustment; residuals are in standard deviations."""
+    """Robust cost after the adjustment, with residuals in standard deviations."""
     iterations: int
-    """Number of accepted steps."""
+    """Number of accepted Levenberg-Marquardt steps."""
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the residuals, corrected for degrees of freedom, relative to `sigma`."""
+        """Estimated ratio of the actual standard deviation of the observations to `sigma`.
+
+        The estimate is corrected for the degrees of freedom of the variables.
+        """
         problem = self.problem
         unknowns = (
             6 * len(problem.T_camera_world) + 3 * len(problem.points) + int(problem.free_intrinsics.sum())
@@ -44,15 +47,15 @@ class BundleResult:
 
 
 def bundle_adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: float = 1e-5) -> BundleResult:
-    """Minimize the Huber cost of the reprojection errors plus the prior on the intrinsics.
+    """Minimize the Huber cost of the reprojection errors plus the cost of the priors on the intrinsics.
 
     Args:
         problem: Observations and initial variables.
         max_iterations: Maximum number of accepted steps.
-        tolerance: Relative decrease of the cost in one step below which to stop.
+        tolerance: Relative decrease of the cost per step below which the iteration stops.
 
     Returns:
-        The adjusted problem and its cost.
+        The problem with adjusted variables, and its cost before and after.
     """
     config = replace(SOLVER, max_iterations=max_iterations, tolerance=tolerance)
     result = levenberg_marquardt(_BundleAdjustment(SchurStructure(problem)), problem, config)
@@ -76,14 +79,14 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
     """Compute the marginal covariance of the shared intrinsics, assuming that `sigma` is correct.
 
     Args:
-        problem: An adjusted problem.
+        problem: A problem after bundle adjustment.
 
     Returns:
-        Covariance of the free intrinsics, including the prior, and zero for fixed ones; None if the system
-        is singular. (5 K, 5 K).
+        Covariance of the 5 intrinsics of each camera, including the information of the priors; zero for fixed
+        intrinsics. (5 K, 5 K). None if the system is singular.
     """
     matrix, _, _ = NormalEquations(problem, linearize(problem), SchurStructure(problem)).reduce(1e-9)
-    # The free overall scale makes the system singular; a tiny damping fixes it without affecting the rest.
+    # The undetermined scale of the scene makes the system singular; a tiny damping makes it solvable.
     matrix = matrix + torch.diag(1e-9 * matrix.diagonal().abs())
     intrinsics = problem.free_intrinsics.flatten()
     free = torch.cat([problem.free_poses.repeat_interleave(6), intrinsics])

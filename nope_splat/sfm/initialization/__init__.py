@@ -1,1 +1,1 @@
-"""Where a reconstruction starts: two views, known cameras, depth of single images, pointmaps."""
+"""Methods of initialization: two views, known cameras, monocular depth maps or pointmaps."""

@@ -1,9 +1,9 @@
-"""Detection of degenerate scenes: a camera that only rotates, or a planar scene.
+"""Detection of degenerate image sets: a purely rotating camera, or a planar scene.
 
-In both cases a homography explains all matches of every pair. If the camera only rotates by R, the homography
-is the conjugate K R K^-1 of a rotation (Hartley and Zisserman, section 8.4), with the same K for all pairs,
-and nothing can be reconstructed. A planar scene can be reconstructed, but only oblique views determine the
-focal length.
+In both cases, a homography explains all matches of each pair. If the camera only rotates by R, the homography
+is K R K^-1 with the same calibration matrix K for all pairs (Hartley and Zisserman, section 8.4), and no
+depth can be reconstructed. A planar scene can be reconstructed, but only oblique views determine the focal
+length.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from nope_splat.utils.typing import Array
 def is_planar_or_rotation(
     pairs: Sequence[PairMatches], options: DegeneracyOptions = DegeneracyOptions()
 ) -> bool:
-    """Decide whether homographies explain the matches: the camera only rotates, or the scene is planar.
+    """Decide whether homographies explain nearly all matches, as for pure rotation or a planar scene.
 
     Args:
-        pairs: Verified matches, at least one pair.
-        options: Thresholds.
+        pairs: Verified matches of at least one pair.
+        options: Minimum fraction of matches explained by homographies.
     """
     explained = sum(pair.homography_ratio * len(pair.indices) for pair in pairs)
     return explained >= options.min_inlier_ratio * sum(len(pair.indices) for pair in pairs)
@@ -40,16 +40,17 @@ def is_pure_rotation(
     options: DegeneracyOptions = DegeneracyOptions(),
     focal_options: FocalEstimationOptions = FocalEstimationOptions(),
 ) -> bool:
-    """Decide whether rotations of a camera with one focal length explain the matches.
+    """Decide whether rotations of a camera with a common focal length explain nearly all matches.
 
-    Translation parallel to a planar scene looks like rotation with an infinite focal length. So the best
-    focal length must not be at either end of the plausible range.
+    The best focal length is searched in the plausible range. If it lies at an end of the range, the result is
+    False: translation parallel to a planar scene resembles rotation at an infinite focal length.
 
     Args:
-        centered_keypoints: Keypoints of each image, feature pixels from the image center. (K, 2) each.
-        pairs: Verified matches, at least one pair.
-        longer_side: Longer side of the images in feature pixels.
-        options: Thresholds.
+        centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
+            resolution. (K, 2) each.
+        pairs: Verified matches of at least one pair.
+        longer_side: Longer side of the images, in pixels at keypoint resolution.
+        options: Thresholds, and number of candidates.
         focal_options: Range of plausible focal lengths.
     """
     rng = np.random.default_rng(0)
@@ -72,21 +73,31 @@ def is_pure_rotation(
     best = int(np.argmin([cost(candidate) for candidate in candidates]))
     if best in (0, count - 1):
         return False
-    # Neighboring candidates differ by eight percent, which may move matches by pixels.
+    # Neighboring candidates differ by eight percent, which displaces matches by pixels, so refine the best.
     fine = np.linspace(candidates[best - 1], candidates[best + 1], count)
     best_log_focal = fine[int(np.argmin([cost(candidate) for candidate in fine]))]
     return bool(np.mean(errors(best_log_focal) < options.max_error) >= options.min_inlier_ratio)
 
 
 def _rotation_errors(first: Array, second: Array, focal: float, options: DegeneracyOptions) -> Array:
-    """Compute the transfer errors of matches under the best rotation, pixels. (M, 2), (M, 2) -> (M,)."""
+    """Compute the transfer errors of matches under the best rotation between two images.
+
+    Args:
+        first: Matched keypoints in the first image, relative to the image center, in pixels. (M, 2).
+        second: Matched keypoints in the second image, relative to the image center, in pixels. (M, 2).
+        focal: Focal length of both images, in pixels.
+        options: Width of the robust loss, and number of reweighting steps.
+
+    Returns:
+        Error of each match, in pixels. (M,).
+    """
     rays_first, rays_second = (
         np.concatenate([xy, np.full((len(xy), 1), focal)], axis=1) for xy in (first, second)
     )
     unit_first = rays_first / np.linalg.norm(rays_first, axis=1, keepdims=True)
     unit_second = rays_second / np.linalg.norm(rays_second, axis=1, keepdims=True)
     weights, errors = np.ones(len(first)), np.zeros(len(first))
-    for _ in range(options.num_reweighting_steps):  # a few matches are wrong
+    for _ in range(options.num_reweighting_steps):  # reweighting reduces the influence of wrong matches
         rotated = rays_first @ nearest_rotation((unit_second * weights[:, None]).T @ unit_first).T
         errors = np.linalg.norm(project(rotated, focal, min_depth=1e-9) - second, axis=1)
         weights = cauchy_weight(errors**2, options.max_error)

@@ -1,8 +1,8 @@
-"""Joint optimization of camera poses and of the scales and shifts of depth maps.
+"""Joint optimization of camera poses, and of the scales and shifts of depth maps.
 
-Each match is lifted to 3D by the depth at its keypoint in one image, and projected into the other image. The
-reprojection error there depends on the poses, the focal length, and the scale and shift of the depth map. No
-points are triangulated, so the initial poses may be poor.
+Each match is lifted to 3D with the depth at its keypoint in the source image, and projected into the target
+image. The reprojection error depends on the poses, the focal length, and the scale and shift of the source's
+depth map. No points are triangulated, so the initial poses may be inaccurate.
 """
 
 from __future__ import annotations
@@ -21,64 +21,73 @@ from nope_splat.sfm.mapper_options import IntrinsicsPriorOptions
 from nope_splat.utils.typing import Array, Indices
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-3, increase=6.0, decrease=5.0)
-"""More initial damping than in bundle adjustment, because initial poses may be poor."""
+"""Damping schedule of the optimization. The initial damping is larger than in bundle adjustment, because
+initial poses may be inaccurate."""
 MIN_FORWARD = 1e-3
-"""Smallest z of the direction to a lifted match, whose length is about one, in the target camera."""
+"""Minimum z of the direction (of length about one) from the target camera to a lifted match; below it, the
+match counts as lying behind the camera."""
 
 
 @dataclass(frozen=True)
 class DepthAlignmentProblem:
-    """Poses, scales and shifts of images with depth maps, and their matches.
+    """Poses, scales and shifts of N images with depth maps, and M lifted matches.
 
-    The values v of each map are divided by their median m. A depth map gives z = exp(s) (v / m + c), a
-    disparity map 1 / z = exp(s) (v / m + c).
+    The values v of each map are divided by their median m. A depth map has depth z = exp(s) (v / m + c), a
+    disparity map has inverse depth 1 / z = exp(s) (v / m + c), with the logarithmic scale s and the shift c.
+    The matches are grouped by the E directed pairs of images in which they occur.
     """
 
     T_camera_world: Array
-    """World-to-camera transforms, OpenCV axes; the first is fixed. (N, 4, 4)."""
+    """World-to-camera transform of each image (OpenCV axes); the first pose is fixed. (N, 4, 4)."""
     log_scales: Array
-    """Logarithmic scale s of each map; the first is fixed. (N,)."""
+    """Logarithmic scale s of each map; the first scale is fixed. (N,)."""
     shifts: Array
-    """Shift c of each map. (N,)."""
+    """Shift c of each map, in units of the map's median. (N,)."""
     log_focal: float
-    """Natural logarithm of the focal length in feature pixels."""
+    """Natural logarithm of the focal length in pixels at keypoint resolution."""
     prior_log_focal: float
-    """Mean of the prior on the logarithm of the focal length."""
+    """Mean of the prior on `log_focal`."""
     inverse: bool
-    """Whether the maps are disparity maps."""
+    """Whether the maps are disparity maps (inverse depth) instead of depth maps."""
     free_shifts: bool
     """Whether the shifts are refined."""
     edges: Indices
-    """Source and target image of each directed pair: matches are lifted in the source. (E, 2)."""
+    """Source and target image of each directed pair; matches are lifted in the source. (E, 2)."""
     edge_starts: Indices
-    """First match of each edge, then the number of matches. (E + 1,)."""
+    """Index of the first match of each directed pair, followed by the number of matches. (E + 1,)."""
     values: Array
-    """Value of the source's map at each match, divided by the map's median. (M,)."""
+    """Value of the source's map at the keypoint of each match, divided by the map's median. (M,)."""
     xy_source: Array
-    """Keypoints in the source images, feature pixels from the image center. (M, 2)."""
+    """Keypoint of each match in the source image, relative to the image center, in pixels at keypoint
+    resolution. (M, 2)."""
     xy_target: Array
-    """Keypoints in the target images, feature pixels from the image center. (M, 2)."""
+    """Keypoint of each match in the target image, relative to the image center, in pixels at keypoint
+    resolution. (M, 2)."""
     free_focal: bool = True
     """Whether the focal length is refined."""
     shift_sigma: float = 1.0
-    """Standard deviation of the prior on the shifts; it is weak and only matters for images of flat depth."""
+    """Standard deviation of the prior on the shifts; the prior only matters for images with nearly constant
+    depth."""
     log_focal_sigma: float = IntrinsicsPriorOptions.log_focal_sigma
-    """Standard deviation of the prior on the logarithm of the focal length."""
+    """Standard deviation of the prior on `log_focal`."""
     min_noise: float = 0.5
-    """Minimum standard deviation of the residuals, feature pixels."""
+    """Minimum standard deviation of the residuals, in pixels at keypoint resolution."""
 
     @cached_property
     def residuals(self) -> Array:
         """Projection of each lifted match minus its keypoint in the target image.
 
-        Values are in feature pixels, infinite for matches behind the target camera. (M, 2).
+        The unit is pixels at keypoint resolution; infinite for matches behind the target camera. (M, 2).
         """
         by_edge = [linearize(self, edge)[0] for edge in range(len(self.edges))]
         return np.concatenate([np.zeros((0, 2)), *by_edge])
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the residuals per axis, by the median of their absolute values."""
+        """Standard deviation of the residuals per axis, in pixels at keypoint resolution.
+
+        It is estimated from the median of the absolute residuals, and is at least `min_noise`.
+        """
         residuals = self.residuals
         return max(robust_sigma(np.abs(residuals)), self.min_noise) if len(residuals) else self.min_noise
 
@@ -86,14 +95,15 @@ class DepthAlignmentProblem:
 def align_depths(
     problem: DepthAlignmentProblem, max_iterations: int = 50, tolerance: float = 1e-4
 ) -> DepthAlignmentProblem:
-    """Minimize the Cauchy cost of the residuals plus the priors, by Levenberg-Marquardt.
+    """Minimize the Cauchy cost of the residuals plus the cost of the priors, by Levenberg-Marquardt.
 
-    Every step re-estimates the noise by the median of the residuals: it is large while the poses are wrong.
+    The width of the Cauchy loss follows the noise, which each step re-estimates because it is large while the
+    poses are inaccurate.
 
     Args:
         problem: Matches and initial variables.
         max_iterations: Maximum number of accepted steps.
-        tolerance: Relative decrease of the cost in one step below which to stop.
+        tolerance: Relative decrease of the cost per step below which the iteration stops.
 
     Returns:
         The problem with optimized variables.
@@ -127,19 +137,21 @@ class _DepthLinearization(NamedTuple):
 
 
 def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
-    """Compute residuals and Jacobians of one directed pair.
+    """Compute the residuals and Jacobians of the matches of one directed pair.
 
-    With the ray x of a match at depth one, the relative pose (R, t) and the inverse depth w, the match
-    projects along the direction D = R x + w t, which is finite for w = 0. The columns of the Jacobian are the
-    pose increments of the source and the target (see `rigid.move_poses`), s, c, and the log focal length.
+    A match has the ray x at depth one in the source camera and the inverse depth w there. With the relative
+    pose (R, t) from source to target, the match is projected along the direction D = R x + w t, which is
+    finite even for infinite depth (w = 0). The columns of the Jacobian are the pose increments of the source
+    (6) and of the target (6; see `rigid.move_poses`), the logarithmic scale s and the shift c of the source,
+    and the logarithm of the focal length.
 
     Args:
         problem: Variables and matches.
-        edge: Index of the pair.
+        edge: Index of the directed pair.
 
     Returns:
-        Residuals in feature pixels, infinite for matches behind the target camera (m, 2), and their
-        derivatives, zero for such matches (m, 2, 15).
+        Residuals in pixels at keypoint resolution, infinite for matches behind the target camera (m, 2), and
+        their derivatives, zero for such matches (m, 2, 15).
     """
     rows = slice(*problem.edge_starts[edge : edge + 2])
     source, target = problem.edges[edge]
@@ -170,20 +182,23 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
 
 
 def _normal_equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Array, Array]:
-    """Compute half the Gauss-Newton Hessian of the cost and half its gradient. (n, n), (n,).
+    """Compute the Gauss-Newton matrix and the gradient, both divided by two, of the cost.
 
-    Each of N images has eight variables, the six pose increments, s and c; the focal length comes last:
-    n = 8 N + 1.
+    Each of the N images has eight variables: six pose increments, s and c. The logarithm of the focal length
+    is the last of the n = 8 N + 1 variables.
+
+    Returns:
+        Matrix (n, n) and gradient (n,).
     """
     size = 8 * len(problem.T_camera_world) + 1
     matrix, gradient = np.zeros((size, size)), np.zeros(size)
     for edge, (source, target) in enumerate(problem.edges):
         residual, jacobian = linearize(problem, edge)
         squared = (residual**2).sum(1) / noise**2
-        weight = cauchy_weight(squared) / noise**2  # zero where infinite
+        weight = cauchy_weight(squared) / noise**2  # zero for infinite residuals
         residual = np.where(np.isfinite(residual), residual, 0.0)
         flat = (np.sqrt(weight)[:, None, None] * jacobian).reshape(-1, 15)
-        # Columns of the two poses, of s and c of the source, and of the focal length.
+        # Columns of both poses, of the source's s and c, and of the focal length.
         columns = np.r_[
             8 * source : 8 * source + 6, 8 * target : 8 * target + 6, 8 * source + 6, 8 * source + 7, size - 1
         ]
@@ -203,7 +218,13 @@ def _normal_equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Arr
 
 
 def _retract(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProblem:
-    """Apply a step to all variables. (8 N + 1,)."""
+    """Apply a step to all variables.
+
+    Args:
+        problem: Current variables.
+        step: Increments of the six pose variables, s and c of each image, then of the log focal length.
+            (8 N + 1,).
+    """
     by_image = step[:-1].reshape(-1, 8)
     return replace(
         problem,
@@ -215,7 +236,10 @@ def _retract(problem: DepthAlignmentProblem, step: Array) -> DepthAlignmentProbl
 
 
 def _cost(problem: DepthAlignmentProblem, noise: float) -> float:
-    """Compute the Cauchy cost of the residuals, with infinite ones capped, plus the cost of the priors."""
+    """Compute the Cauchy cost of the residuals plus the cost of the priors.
+
+    Residuals of matches behind the target camera are infinite, so squared residuals are limited.
+    """
     squared = np.minimum((problem.residuals**2).sum(1) / noise**2, 1e6)
     matches = cauchy_cost(squared).sum()
     focal = (problem.log_focal - problem.prior_log_focal) / problem.log_focal_sigma

@@ -1,4 +1,4 @@
-"""Per-image depth maps from pointmaps, a depth network, or files."""
+"""Depth maps of single images, from pointmaps, a depth network or files."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from nope_splat.utils.cache import Cache
 def image_depths(
     folder: ImageFolder, image_ids: Sequence[int], options: SfmOptions, cache_dir: Path | None
 ) -> dict[int, DepthMap]:
-    """Load or predict the depth maps of selected images, without using other images.
+    """Load or predict the depth maps of selected images.
+
+    The depth map of an image does not depend on images that are not selected.
 
     Args:
         folder: The images.
         image_ids: Indices of the selected images.
-        options: Matcher, and source of depth maps.
-        cache_dir: Cache folder of matches and depth maps.
+        options: Matcher, and source of the depth maps.
+        cache_dir: Folder in which matches and depth maps are cached; None for no cache.
 
     Returns:
-        Depth maps by image index; pointmaps do not cover all images.
+        Depth maps by image index. With pointmaps, images without enough valid points have no depth map.
 
     Raises:
-        NopeSplatError: If there is no source of depth.
+        NopeSplatError: If there is no source of depth maps.
     """
     if options.matching.matcher == "dust3r":
         cache = Cache(cache_dir) if cache_dir else None
@@ -48,12 +50,15 @@ def image_depths(
 def images_that_need_depth(
     options: SfmOptions, folder: ImageFolder, held_out: Collection[str]
 ) -> list[ImageFile]:
-    """List training images whose depth maps the initialization takes from a network or from files.
+    """List the training images whose depth maps must be loaded from files or predicted by a network.
 
     Args:
         options: Options of SfM.
         folder: The images.
-        held_out: Names of images kept for evaluation.
+        held_out: Names of images held out for evaluation.
+
+    Returns:
+        The images; empty if the initialization uses no depth maps, or takes them from pointmaps.
     """
     uses_depth = isinstance(options.initialization, MonocularDepthInitialization)
     if not uses_depth or options.matching.matcher == "dust3r":
@@ -73,12 +78,12 @@ def find_initial_depths(
     Args:
         options: Options of SfM.
         folder: The images.
-        held_out: Names of images kept for evaluation.
+        held_out: Names of images held out for evaluation.
         matches: Matches, with pointmaps if the matcher predicts them.
-        cache_dir: Cache folder of depth maps.
+        cache_dir: Folder in which depth maps are cached; None for no cache.
 
     Returns:
-        Depth maps of training images by index; None for other initializations.
+        Depth maps of training images by image index; None for other initializations.
     """
     if not isinstance(options.initialization, MonocularDepthInitialization):
         return None

@@ -1,4 +1,4 @@
-"""Estimate the focal length of each camera from matched pairs, before any pose is known."""
+"""Estimation of each camera's focal length from verified matches, before any pose is known."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from nope_splat.utils.typing import Array
 
 @dataclass(frozen=True)
 class FocalEstimate:
-    """Focal length of one camera from pairs of its images, with its uncertainty."""
+    """Estimated focal length of one camera, with its uncertainty."""
 
     focal: float
-    """Weighted median over the pairs, or the prior; feature pixels."""
+    """Weighted median of the estimates from single pairs, or the prior focal length without estimates, in
+    pixels at keypoint resolution."""
     starts: tuple[float, ...]
-    """Focal lengths to start reconstruction from: several if the pairs do not agree."""
+    """Initial focal lengths to try, in the unit of `focal`; several if the estimates from single pairs are
+    inconsistent."""
     num_pairs: int
-    """Number of pairs with a plausible focal length."""
+    """Number of pairs with a plausible estimate."""
     sigma: float = IntrinsicsPriorOptions.log_focal_sigma
-    """Standard deviation of the logarithm, from pointmaps only: bundle adjustment itself accounts for
-    matches."""
+    """Standard deviation of the natural logarithm of the focal length. Only estimates from pointmaps set it;
+    for estimates from matches it is the wide default, since bundle adjustment uses the same matches again."""
 
     @property
     def is_certain(self) -> bool:
-        """Whether the pairs agree."""
+        """Whether the estimates from single pairs are consistent."""
         return len(self.starts) == 1
 
 
@@ -42,13 +44,13 @@ def prior_focal(longer_side: float, options: FocalEstimationOptions = FocalEstim
 
 
 def prior_estimate(longer_side: float, options: FocalEstimationOptions) -> FocalEstimate:
-    """Create an estimate without evidence, with several starts from the prior focal length."""
+    """Create an estimate from the assumed field of view, with several initial focal lengths to try."""
     focal = prior_focal(longer_side, options)
     return FocalEstimate(focal, tuple(focal * factor for factor in options.start_factors), 0)
 
 
 def is_plausible(focal: float, longer_side: float, options: FocalEstimationOptions) -> bool:
-    """Check that a focal length is in the plausible range, both in the same unit."""
+    """Check that a focal length is in the plausible range; `focal` and `longer_side` have the same unit."""
     shortest, longest = options.min_focal_length_ratio, options.max_focal_length_ratio
     return shortest * longer_side < focal < longest * longer_side
 
@@ -60,20 +62,22 @@ def estimate_focal(
     seed: int = 0,
     options: FocalEstimationOptions = FocalEstimationOptions(),
 ) -> FocalEstimate:
-    """Estimate a focal length by the six-point method: the median over pairs, weighted by inliers.
+    """Estimate the focal length of one camera by the six-point algorithm.
 
-    Planar pairs and pairs with little motion constrain the focal length poorly, but their errors scatter to
-    both sides; in experiments, discarding them was worse than keeping them.
+    The result is the median of the focal lengths of single pairs, weighted by their numbers of inliers.
+    Planar pairs and pairs with little motion have large errors in both directions, but in experiments
+    discarding them gave worse results.
 
     Args:
-        centered_keypoints: Keypoints of each image, feature pixels from the image center. (K, 2) each.
-        pairs: Verified matches.
-        longer_side: Longer side of the images in feature pixels.
-        seed: Seed of RANSAC.
-        options: Thresholds.
+        centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
+            resolution. (K, 2) each.
+        pairs: Verified matches of pairs of images of the camera.
+        longer_side: Longer side of the images, in pixels at keypoint resolution.
+        seed: Random seed of RANSAC.
+        options: Plausible range, and thresholds for consistent pairs.
 
     Returns:
-        The estimate.
+        The estimate; the prior focal length if no pair gives a plausible focal length.
     """
     strongest = sorted(pairs, key=lambda pair: -len(pair.indices))[: options.max_num_pairs]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -91,11 +95,11 @@ def estimate_focal(
 
 
 def pairs_by_camera(pairs: Sequence[PairMatches], camera_groups: CameraGroups) -> list[list[PairMatches]]:
-    """Group pairs by camera; pairs of two cameras are left out.
+    """Group pairs by camera; pairs of images from different cameras are omitted.
 
     Args:
-        pairs: Verified matches.
-        camera_groups: Sizes and cameras of the images.
+        pairs: Verified matches of each pair.
+        camera_groups: Image sizes, and camera of each image.
 
     Returns:
         The pairs of each of the K cameras.
@@ -115,20 +119,22 @@ def focal_starts(
     seed: int = 0,
     options: FocalEstimationOptions = FocalEstimationOptions(),
 ) -> tuple[Array, ...]:
-    """Estimate the focal lengths of all cameras.
+    """Estimate initial focal lengths of all cameras.
 
-    A camera whose own pairs do not agree gets its focal length from pairs with cameras whose pairs do.
+    If the pairs of a camera are inconsistent, its focal length is estimated from pairs with cameras whose own
+    pairs are consistent.
 
     Args:
-        centered_keypoints: Keypoints of each image, feature pixels from the image center. (K, 2) each.
-        pairs: Verified matches.
-        camera_groups: Sizes and cameras of the images.
-        seed: Seed of RANSAC.
-        options: Thresholds.
+        centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
+            resolution. (K, 2) each.
+        pairs: Verified matches of each pair.
+        camera_groups: Image sizes, and camera of each image.
+        seed: Random seed of RANSAC.
+        options: Plausible range, and thresholds for consistent pairs.
 
     Returns:
-        Focal lengths of the cameras to start from, feature pixels: several candidates if the pairs of the
-        best camera do not agree. (K,) each.
+        Candidates to try, each with the focal length of every camera in pixels at keypoint resolution. (K,)
+        each. There are several candidates if no camera has consistent pairs.
     """
     by_camera = pairs_by_camera(pairs, camera_groups)
     estimates = [
@@ -150,13 +156,16 @@ def focal_starts(
 
 
 def joint_focal_starts(estimates: Sequence[FocalEstimate]) -> tuple[Array, ...]:
-    """Scale the focal lengths of all cameras by the starts of the most certain one.
+    """Combine the estimates of all cameras to candidates of initial focal lengths.
+
+    The most certain camera defines the candidates; the focal lengths of the other cameras are scaled by the
+    same factors.
 
     Args:
-        estimates: Estimate of each of K cameras.
+        estimates: Estimate of each of the K cameras.
 
     Returns:
-        Focal lengths to start from. (K,) each.
+        Candidates to try, each with the focal length of every camera in the unit of `estimates`. (K,) each.
     """
     focals = np.array([estimate.focal for estimate in estimates])
     best = estimates[_best_camera(estimates)]
@@ -164,7 +173,7 @@ def joint_focal_starts(estimates: Sequence[FocalEstimate]) -> tuple[Array, ...]:
 
 
 def _best_camera(estimates: Sequence[FocalEstimate]) -> int:
-    """Choose the camera whose pairs agree, then the one with most plausible pairs."""
+    """Return the index of the most certain camera: consistent pairs count first, then the number of pairs."""
     support = [(estimate.is_certain, estimate.num_pairs) for estimate in estimates]
     return support.index(max(support))
 
@@ -176,11 +185,12 @@ def _focal_from_known_cameras(
     camera_groups: CameraGroups,
     options: FocalEstimationOptions,
 ) -> float:
-    """Estimate the focal length of a camera from its pairs with cameras of known focal length.
+    """Estimate the focal length of a camera from pairs with images of cameras of known focal length.
 
-    With the focal lengths of a pair, diag(f2, f2, 1) F diag(f1, f1, 1) is an essential matrix, whose two
-    nonzero singular values are equal. The result is the weighted median, over the pairs, of the focal length
-    that makes them most equal, or the prior without such pairs; feature pixels.
+    With the focal lengths f1 and f2 of a pair, diag(f2, f2, 1) F diag(f1, f1, 1) is an essential matrix,
+    whose two nonzero singular values are equal. For each pair, the focal length that makes them most nearly
+    equal is found; the result is the median over the pairs, weighted by their numbers of matches. Without
+    usable pairs, the result is the prior focal length. The unit is pixels at keypoint resolution.
     """
     longer_side = float(camera_groups.longer_sides[camera])
     shortest, longest = options.min_focal_length_ratio, options.max_focal_length_ratio
@@ -206,13 +216,13 @@ def _focal_from_known_cameras(
 
 
 def _to_pixels(image_id: int, camera_groups: CameraGroups) -> Array:
-    """Build the map from centered feature pixels of an image to its full-resolution pixels. (3, 3)."""
+    """Return the matrix from centered pixels at keypoint resolution to full-resolution pixels. (3, 3)."""
     (x, y), scale = camera_groups.sizes[image_id] / 2, camera_groups.pixel_sizes[image_id]
     return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
 
 
 def _pair_focal(centered_keypoints: Sequence[Array], pair: PairMatches, seed: int) -> tuple[float, int]:
-    """Estimate the focal length of one pair, and its number of inliers."""
+    """Estimate the focal length of one pair by RANSAC; return the focal length and the number of inliers."""
     image_pair, info = poselib.estimate_shared_focal_relative_pose(
         centered_keypoints[pair.first][pair.indices[:, 0]],
         centered_keypoints[pair.second][pair.indices[:, 1]],
@@ -224,12 +234,15 @@ def _pair_focal(centered_keypoints: Sequence[Array], pair: PairMatches, seed: in
 
 
 def weighted_quantiles(values: Array, weights: Array, levels: Sequence[float]) -> tuple[float, ...]:
-    """Compute the smallest values with at least the given shares of the total weight up to them.
+    """Compute weighted quantiles: the smallest values up to which the weights reach given fractions.
 
     Args:
         values: Samples. (n,).
-        weights: Positive weights. (n,).
-        levels: Quantile levels, 0 to 1.
+        weights: Positive weights of the samples. (n,).
+        levels: Fractions of the total weight, from 0 to 1.
+
+    Returns:
+        One sample per level.
     """
     order = np.argsort(values)
     cumulative = np.cumsum(weights[order])

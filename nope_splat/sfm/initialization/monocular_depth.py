@@ -1,9 +1,10 @@
 """Initialization by monocular depth maps, as in arXiv:2502.19800.
 
-The focal length starts at a field of view of 60 degrees. Along the maximum spanning tree of the match graph,
-PnP registers each new image to the matches that the depth map of its neighbor lifts to 3D; then all poses,
-the focal length, and the scales and shifts of the depth maps are optimized together. A depth map is known
-only up to scale and shift, which are fitted to the depths of the lifted matches.
+The initial focal length corresponds to a field of view of 60 degrees. Images are registered along the maximum
+spanning tree of the match graph: the depth map of a registered image lifts its matches to 3D, and PnP
+registers the next image to the lifted matches. A depth map is known only up to scale and shift, which are
+fitted to the depths of the lifted matches. Finally, all poses, the focal length, and the scales and shifts of
+the depth maps are optimized together.
 """
 
 from __future__ import annotations
@@ -34,27 +35,29 @@ from nope_splat.utils.typing import Array, Indices
 
 @dataclass(frozen=True)
 class MonocularDepthInitialization:
-    """Start from depth maps of single photos, along the spanning tree of the match graph (arXiv 2502.19800).
+    """Start from monocular depth maps, along the spanning tree of the match graph (arXiv 2502.19800).
 
-    Depth comes from a network (see depth.model for requirements and licenses), from depth.maps or from
-    the matcher dust3r.
+    The depth maps come from a network (see depth.model for requirements and licenses), from files
+    (depth.maps) or from the matcher dust3r.
     """
 
     root_shifts: tuple[float, ...] = (-0.3, 0.0, 0.5, 2.0)
-    """Candidate shifts of the first map, in units of the median of its values."""
+    """Shifts of the first photo's depth map that are tried, in units of the median of its values; more shifts
+    take longer."""
     max_reproj_error: Annotated[float, Interval(gt=0, le=1)] = 0.03
-    """Maximum reprojection error of a lifted match, as a share of the longer side, since depth and focal
-    length are rough."""
+    """Maximum reprojection error of a match that is lifted to 3D by its depth, as a fraction of the longer
+    side. It is large because depth and focal length are inaccurate."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 12
-    """Minimum number of inlier matches of an absolute pose."""
+    """Minimum number of inlier matches to register a photo by PnP."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Maximum number of matches of a pair in the joint optimization, in each direction."""
+    """Maximum number of matches per pair, in each direction, in the joint optimization of poses and depth
+    maps."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield the state with poses from depth maps, if its focal length is plausible.
+        """Yield a state with poses from depth maps, unless its focal length is implausible.
 
         Args:
-            problem: Connected component with a single camera, and with depth maps in its priors.
+            problem: Matches of a connected component with a single camera, with depth maps as priors.
         """
         user_focals, options = problem.initial_focals, problem.options.focal
         longer_side = float(problem.camera_groups.longer_sides[0])
@@ -67,27 +70,27 @@ class MonocularDepthInitialization:
             state = register_by_depth(problem, focal, self)
         with problem.clock.stage("relative poses"):
             two_views = problem.relative_poses(state.focal)
-        # Maps of another kind than declared distort space, which shows in the focal length.
+        # If the declared kind of the depth maps is wrong, the focal length becomes implausible.
         is_focal_valid = user_focals is not None or is_plausible(float(state.focal[0]), longer_side, options)
         if is_focal_valid and state.registered.sum() >= 2:
             yield Start(state, two_views)
 
     def restart(self, problem: SfmProblem, registered: SfmState) -> None:
-        """Return None, for no restart: depth maps do not depend on the focal length."""
+        """Return None: there is no second start, because depth maps do not depend on the focal length."""
 
 
 def register_by_depth(
     problem: SfmProblem, focal: float, initialization: MonocularDepthInitialization
 ) -> SfmState:
-    """Register the images that the spanning tree reaches, then triangulate tracks and bundle-adjust.
+    """Register images by their depth maps along the spanning tree, then triangulate and bundle-adjust.
 
     Args:
-        problem: Connected component with a single camera, and with depth maps in its priors.
-        focal: Focal length to start from, feature pixels.
+        problem: Matches of a connected component with a single camera, with depth maps as priors.
+        focal: Initial focal length, in pixels at keypoint resolution.
         initialization: Options of the initialization.
 
     Returns:
-        A state in which these images are registered; no image is registered if no pair has depth.
+        The state; no image is registered if no pair of images with depth maps can be registered.
     """
     keypoints, depths = problem.keypoints, problem.priors.depths or {}
     values = {
@@ -97,7 +100,7 @@ def register_by_depth(
     state = problem.initial_state(build_tracks(keypoints, pairs), np.array([focal]))
     if not pairs:
         return state
-    kind = next(iter(depths.values())).kind  # the same for all maps, since they share one source
+    kind = next(iter(depths.values())).kind  # all maps have the same source and therefore the same kind
     max_error = initialization.max_reproj_error * float(problem.camera_groups.longer_sides[0])
     matches = _LiftedMatches(
         initialization, values, problem.centered_keypoints, pairs, kind, focal, max_error, problem.seed
@@ -126,7 +129,7 @@ def register_by_depth(
 
 
 def _normalized_values(depth_map: DepthMap, keypoints: Keypoints) -> Array:
-    """Sample a map at keypoints and divide the values by their median. (K,)."""
+    """Sample a depth map at keypoints, and divide the values by their median. (K,)."""
     values = depth_map.sample(keypoints.xy)
     finite = values[np.isfinite(values)]
     median = float(np.median(finite)) if len(finite) else 1.0
@@ -135,35 +138,36 @@ def _normalized_values(depth_map: DepthMap, keypoints: Keypoints) -> Array:
 
 @dataclass(frozen=True)
 class _LiftedMatches:
-    """Matches lifted to 3D by the depth at their keypoints."""
+    """Matches that are lifted to 3D by the depth at their keypoints."""
 
     options: MonocularDepthInitialization
-    """Thresholds."""
+    """Thresholds of registration."""
     values: Mapping[int, Array]
     """Value of the depth map at each keypoint of each image, divided by the map's median. (K,) each."""
     xy: Sequence[Array]
-    """Keypoints of each image, feature pixels from the image center. (K, 2) each."""
+    """Keypoints of each image relative to the image center, in pixels at keypoint resolution. (K, 2) each."""
     pairs: Sequence[PairMatches]
     """Verified pairs of images with depth maps."""
     kind: DepthKind
-    """Kind of the depth maps."""
+    """Quantity in the depth maps; the same for all maps."""
     focal: float
-    """Focal length, feature pixels."""
+    """Focal length, in pixels at keypoint resolution."""
     max_error: float
-    """Maximum allowed reprojection error of a lifted match, feature pixels."""
+    """Maximum reprojection error of an inlier, in pixels at keypoint resolution."""
     seed: int
-    """Seed of RANSAC."""
+    """Random seed of RANSAC."""
 
     def chain(self, root_shift: float) -> tuple[dict[int, ScaleShift], dict[int, Array]]:
-        """Chain absolute poses along the maximum spanning tree of the match graph.
+        """Register images one after another along the maximum spanning tree of the match graph.
 
-        The camera of the first image of the tree is the world frame.
+        The camera coordinates of the tree's first image are the world coordinates.
 
         Args:
-            root_shift: Shift of the first image's map.
+            root_shift: Shift of the first image's depth map, in units of the median of its values.
 
         Returns:
-            Scale and shift of the map, and world-to-camera transform, of each image that the tree reaches.
+            Scale and shift of the depth map of each registered image, and its world-to-camera transform
+            (4, 4), both by image index.
         """
         matches = {(pair.first, pair.second): pair.indices for pair in self.pairs}
         num_matches = {image_ids: len(indices) for image_ids, indices in matches.items()}
@@ -183,17 +187,17 @@ class _LiftedMatches:
     def _next_pose(
         self, known: int, new: int, indices: Indices, known_fit: ScaleShift
     ) -> tuple[ScaleShift, Array] | None:
-        """Register a new image to an image of known depth.
+        """Register an image by PnP to matches that are lifted in a registered image.
 
         Args:
-            known: Image of known depth.
-            new: The new image.
-            indices: Matched keypoints of the known and of the new image. (M, 2).
-            known_fit: Scale and shift of the known image's map.
+            known: Index of the registered image.
+            new: Index of the image to register.
+            indices: Keypoint indices of the matches in the registered and in the new image. (M, 2).
+            known_fit: Scale and shift of the registered image's depth map.
 
         Returns:
-            Scale and shift of the new image's map, and the transform from the known to the new camera; None
-            if there are too few inliers.
+            Scale and shift of the new image's depth map, and the transform from the registered to the new
+            camera (4, 4); None if there are too few inliers, or if no scale and shift fit.
         """
         ids_known, ids_new = indices.T
         depth = known_fit.depth(self.values[known][ids_known])
@@ -224,11 +228,14 @@ class _LiftedMatches:
     def alignment_problem(
         self, fits: Mapping[int, ScaleShift], poses: Mapping[int, Array]
     ) -> DepthAlignmentProblem:
-        """Set up the joint optimization over all pairs of chained images, lifted in both directions.
+        """Set up the joint optimization of poses, scales and shifts over all pairs of registered images.
+
+        Each match is lifted in both directions.
 
         Args:
-            fits: Scale and shift of each image's map.
-            poses: World-to-camera transform of each image; the first one will be fixed.
+            fits: Scale and shift of the depth map of each registered image, by image index.
+            poses: World-to-camera transform of each registered image, by image index; the first pose stays
+                fixed.
         """
         number = {image_id: index for index, image_id in enumerate(poses)}
         rng = np.random.default_rng(self.seed)

@@ -1,10 +1,11 @@
 """Initialization by pointmaps: DUSt3R's global alignment, solved by alternating closed-form steps.
 
-As in DUSt3R (Wang et al., CVPR 2024, section 3.4), every ordered pair has a similarity that maps its points
-to the world, and every image has a pose and a depth map. For each pixel, the distance between the point of
-the pair and the point of the depth map is minimized, relative to depth and weighted by confidence. DUSt3R
-uses gradient descent; here similarities, poses and depths are solved for in turn, starting from the spanning
-tree of the most confident pairs. The focal length is estimated from the pointmaps beforehand.
+As in DUSt3R (Wang et al., CVPR 2024, section 3.4), each ordered pair has a similarity transform from its
+points to the world, and each image has a pose and a depth map. The alignment minimizes, for each pixel, the
+distance between the transformed point of the pair and the point of the depth map, relative to depth and
+weighted by confidence. DUSt3R uses gradient descent. Here, similarities, poses and depths are solved for in
+turn, starting from the spanning tree of the most confident pairs. The focal length is estimated from the
+pointmaps beforehand and stays fixed.
 """
 
 from __future__ import annotations
@@ -32,27 +33,27 @@ from nope_splat.utils.ranges import COUNT
 from nope_splat.utils.typing import Array, Indices
 
 MIN_DEPTH = 1e-3
-"""Smallest depth of a point, in units of the median depth; depths must stay positive."""
+"""Minimum depth of a point, in units of the median depth, which keeps depths positive."""
 
 
 @dataclass(frozen=True)
 class PointmapInitialization:
     """Start from the pointmaps of all pairs, aligned globally as in DUSt3R.
 
-    Needs the matcher dust3r (see there for its terms); for photos with too few matches, because of their
-    small number or their surfaces.
+    Requires the matcher dust3r (see matching.matcher for its license and requirements). Suited to few photos,
+    or to surfaces with little texture.
     """
 
     max_num_iterations: Suppress[Annotated[int, COUNT]] = 30
-    """Rounds of solving for similarities, poses and depths."""
+    """Number of rounds in which similarities, poses and depths are solved for."""
     max_num_points: Suppress[Annotated[int, COUNT]] = 1000
-    """Points of each photo in the alignment, on a regular grid."""
+    """Approximate maximum number of points per photo in the alignment, sampled on a regular grid."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield the state with the cameras of the aligned pointmaps.
+        """Yield a state with poses from the aligned pointmaps.
 
         Args:
-            problem: Connected component with a single camera and with pointmaps.
+            problem: Matches and pointmaps of a connected component with a single camera.
         """
         groups, estimates = problem.camera_groups, problem.focal_estimates
         assert problem.pointmaps is not None
@@ -64,7 +65,7 @@ class PointmapInitialization:
             yield start_from_cameras(problem, cameras)
 
     def restart(self, problem: SfmProblem, registered: SfmState) -> None:
-        """Return None: pointmaps do not depend on the focal length."""
+        """Return None: there is no second start, because pointmaps do not depend on the focal length."""
 
 
 def align_pointmaps(
@@ -77,12 +78,13 @@ def align_pointmaps(
 
     Args:
         pointmaps: Pointmaps of the pairs.
-        sizes: Width and height of the images at full resolution. (N, 2).
-        focal: Focal length, full-resolution pixels.
+        sizes: Width and height of each image at full resolution, in pixels. (N, 2).
+        focal: Focal length of all images, in full-resolution pixels.
         options: Number of iterations and points.
 
     Returns:
-        Cameras of the images in the component that confident pairs connect; None if it has fewer than two.
+        Cameras of the images that are connected by pairs with confident points; None if there are fewer than
+        two such images.
     """
     alignment = _PointmapAlignment(pointmaps, sizes, focal, options.max_num_points)
     image_ids = alignment.initialize()
@@ -102,13 +104,16 @@ def align_pointmaps(
 
 
 class _PointmapAlignment:
-    """Unknowns and observations of the alignment; an observation is the point of a pixel in one ordered pair.
+    """Variables and observations of the global alignment.
+
+    An observation is the point of one pixel in the pointmaps of one ordered pair. The variables are the pose
+    of each image and the depth of each sampled pixel.
 
     Args:
         pointmaps: Pointmaps of the pairs.
-        sizes: Width and height of the images at full resolution. (N, 2).
-        focal: Focal length, full-resolution pixels.
-        max_num_points: Maximum number of points of an image.
+        sizes: Width and height of each image at full resolution, in pixels. (N, 2).
+        focal: Focal length of all images, in full-resolution pixels.
+        max_num_points: Approximate maximum number of sampled pixels per image.
     """
 
     def __init__(self, pointmaps: Pointmaps, sizes: Indices, focal: float, max_num_points: int) -> None:
@@ -118,7 +123,7 @@ class _PointmapAlignment:
         self.num_pairs = len(pointmaps.pairs)
         image_ids, xy, depth = [np.zeros(0, np.int64)], [np.zeros((0, 2))], [np.zeros(0)]
         grids: dict[int, tuple[slice, slice]] = {}
-        first = np.zeros(num_images + 1, np.int64)  # pixels of image i are first[i] to first[i + 1]
+        first = np.zeros(num_images + 1, np.int64)  # image i has the pixels first[i] to first[i + 1] - 1
         for image_id in range(num_images):
             first[image_id + 1] = first[image_id]
             if image_id not in depths:
@@ -143,8 +148,8 @@ class _PointmapAlignment:
 
         Args:
             pointmaps: Pointmaps of the pairs.
-            grids: Sampled rows and columns of each image.
-            first: First pixel of each image. (N + 1,).
+            grids: Sampled rows and columns of each image, by image index.
+            first: Index of the first sampled pixel of each image, followed by the number of pixels. (N + 1,).
         """
         self.edges: dict[tuple[int, int], int] = {}
         pixel_ids, pair_ids, observed, weights = [], [], [], []
@@ -162,7 +167,7 @@ class _PointmapAlignment:
                 pixel_ids.append(first[image_id] + valid)
                 pair_ids.append(np.full(len(valid), pair_id))
                 observed.append(points[valid].astype(np.float64))
-                weights.append(np.log(confidence[valid].astype(np.float64)))  # DUSt3R's weight
+                weights.append(np.log(confidence[valid].astype(np.float64)))  # as in DUSt3R
         empty = np.zeros(0, np.int64)
         self.pixel_ids, self.pair_ids = (
             np.concatenate([empty, *pixel_ids]),
@@ -172,7 +177,13 @@ class _PointmapAlignment:
         self.confidence: Array = np.concatenate([np.zeros(0), *weights])
 
     def initialize(self) -> Indices:
-        """Chain poses along the spanning tree; return the images that it reaches, ascending."""
+        """Initialize poses along the maximum spanning tree of the pairs, weighted by confidence.
+
+        Observations in images without a pose are removed.
+
+        Returns:
+            Indices of the images with a pose, ascending.
+        """
         pair_weights = np.bincount(self.pair_ids, self.confidence, self.num_pairs)
         weights: dict[tuple[int, int], int] = {}
         for (first, second), pair_id in self.edges.items():
@@ -198,13 +209,13 @@ class _PointmapAlignment:
         return np.array(sorted(posed), np.int64)
 
     def _initialize_pose(self, known: int, new: int, rows_known: Indices, rows_new: Indices) -> None:
-        """Initialize pose and depth scale of an image by a pair with an image of known pose.
+        """Initialize the pose and the depth scale of an image from a pair with an image of known pose.
 
         Args:
-            known: Image with a pose.
-            new: Image without a pose.
-            rows_known: Observations of the pair in the known image.
-            rows_new: Observations of the pair in the new image.
+            known: Index of the image with a pose.
+            new: Index of the image without a pose.
+            rows_known: Indices of the pair's observations in the known image.
+            rows_new: Indices of the pair's observations in the new image.
         """
         pixels_known, pixels_new = self.pixel_ids[rows_known], self.pixel_ids[rows_new]
         ratio = np.median(self.depth[pixels_known] / self.observed[rows_known, 2])
@@ -212,7 +223,7 @@ class _PointmapAlignment:
         source = self.depth[pixels_new, None] * self.rays[pixels_new]
         weight, group = self.confidence[rows_new], np.zeros(len(rows_new), np.int64)
         scale, rotation, shift = align_groups(source, target, weight, group, 1)
-        for _ in range(4):  # reweighted fits
+        for _ in range(4):  # iteratively reweighted fits
             distance = np.linalg.norm(scale * source @ rotation[0].T + shift - target, axis=1)
             weight = self.confidence[rows_new] * _robust_weights(distance)
             scale, rotation, shift = align_groups(source, target, weight, group, 1)
@@ -220,7 +231,7 @@ class _PointmapAlignment:
         self.depth[self.image_ids == new] *= scale[0]
 
     def iterate(self) -> None:
-        """Solve for the similarities of the pairs, then for poses and depths."""
+        """Solve for the similarities of the pairs, then for the poses, then for the depths."""
         num_images, num_pixels = len(self.T_world_camera), len(self.image_ids)
         points_camera = self.depth[:, None] * self.rays
         world = transform(self.T_world_camera[self.image_ids], points_camera)
@@ -229,7 +240,7 @@ class _PointmapAlignment:
             self.observed, world[self.pixel_ids], weight, self.pair_ids, self.num_pairs
         )
         used = np.unique(self.pair_ids)
-        # Shrinking everything would reduce all distances, so fix the mean log scale of the pairs at zero.
+        # A smaller world would reduce all distances, so fix the scale: mean log scale of the pairs is zero.
         gauge = np.exp(-np.log(scale[used]).mean())
         rotated = np.einsum("nij,nj->ni", rotation[self.pair_ids], self.observed)
         target = scale[self.pair_ids, None] * rotated + shift[self.pair_ids]
@@ -253,6 +264,6 @@ class _PointmapAlignment:
 
 
 def _robust_weights(distance: Array) -> Array:
-    """Compute Cauchy weights of distances at the scale of their median. (n,) -> (n,)."""
+    """Compute Cauchy weights of distances, with a width proportional to their median. (n,) -> (n,)."""
     sigma = max(robust_sigma(distance), 1e-9) if len(distance) else 1.0
     return cauchy_weight((distance / sigma) ** 2)

@@ -1,4 +1,4 @@
-"""Fuse the pointmaps of all pairs of an image into a focal length and a depth map."""
+"""Estimation of focal lengths and depth maps from the pointmaps of all pairs of an image."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from nope_splat.sfm.mapper_options import FocalEstimationOptions, IntrinsicsPrio
 from nope_splat.utils.typing import Array, Indices
 
 MIN_POINTS = 50
-"""Minimum number of points for an estimate."""
+"""Minimum number of valid points for an estimate."""
 
 
 def fuse_pointmap_depths(pointmaps: Pointmaps) -> dict[int, DepthMap]:
-    """Average the depths of each image over its pairs, weighted by confidence, in its camera coordinates.
+    """Average the depths of each image over its pairs, weighted by confidence.
 
-    The scale of each pair is arbitrary; the median ratio of depths aligns it to the most confident pair.
+    Only pairs in which the image comes first are used, since their points are in its camera coordinates. The
+    scale of each pair is arbitrary; the median ratio of depths aligns it with the most confident pair.
 
     Args:
         pointmaps: Pointmaps of the pairs.
 
     Returns:
-        Metric depth maps by image index, for images with enough usable points.
+        Depth maps of kind "metric" by image index; images without enough valid points are omitted.
     """
     depths: dict[int, DepthMap] = {}
     for image_id in sorted({pair.first for pair in pointmaps.pairs}):
@@ -74,12 +75,12 @@ def pointmap_focals(
 
     Args:
         pointmaps: Pointmaps of the pairs.
-        camera_groups: Sizes and cameras of the images.
-        options: Thresholds.
-        max_sigma: Largest standard deviation of the logarithm of a focal length.
+        camera_groups: Image sizes, and camera of each image.
+        options: Plausible range, and thresholds for consistent pairs.
+        max_sigma: Maximum standard deviation of the natural logarithm of a focal length.
 
     Returns:
-        Estimates of the K cameras, feature pixels.
+        Estimate of each of the K cameras, in pixels at keypoint resolution.
     """
     estimates = []
     for camera_id, pixel_size in enumerate(camera_groups.camera_pixel_sizes.tolist()):
@@ -101,20 +102,21 @@ def pointmap_focal(
     options: FocalEstimationOptions = FocalEstimationOptions(),
     max_sigma: float = IntrinsicsPriorOptions.log_focal_sigma,
 ) -> FocalEstimate:
-    """Estimate the focal length that projects pointmaps to their pixels: the median over the pairs.
+    """Estimate the focal length of one camera from pointmaps, as the median over the pairs.
 
-    Its standard deviation is that of a single pair: a network makes similar errors in all pairs, so averaging
+    The focal length of a pair is the one that best projects its points to their pixels. The standard
+    deviation of the result is that of a single pair: networks make similar errors in all pairs, so averaging
     does not reduce them.
 
     Args:
-        pointmaps: Pointmaps of the pairs.
-        sizes: Width and height of the images at full resolution. (N, 2).
-        longer_side: Longer side of the first images of the pairs, full-resolution pixels.
-        options: Thresholds.
-        max_sigma: Largest standard deviation of the logarithm.
+        pointmaps: Pointmaps of the pairs whose first image belongs to the camera.
+        sizes: Width and height of each image at full resolution, in pixels. (N, 2).
+        longer_side: Longer side of the camera's images, in full-resolution pixels.
+        options: Plausible range, and thresholds for consistent pairs.
+        max_sigma: Maximum standard deviation of the natural logarithm of the focal length.
 
     Returns:
-        The estimate in full-resolution pixels, with several starts if the pairs do not agree.
+        The estimate in full-resolution pixels, with several initial focal lengths if pairs are inconsistent.
     """
     by_pair = []
     for pair in pointmaps.pairs:
@@ -148,13 +150,13 @@ def weiszfeld_focal(
     (Plastria 2011), as in DUSt3R (Wang et al., CVPR 2024, section 3.3).
 
     Args:
-        xy: Pixels from the principal point. (n, 2).
-        points: Points of these pixels in camera coordinates, in front of the camera. (n, 3).
-        weights: Weights of the pixels. (n,).
+        xy: Pixel coordinates relative to the principal point. (n, 2).
+        points: Camera coordinates (x, y, z) of the points at these pixels, with z > 0. (n, 3).
+        weights: Weight of each pixel, such as its confidence. (n,).
         num_steps: Number of iterations.
 
     Returns:
-        The focal length in pixels; zero or negative for inconsistent points.
+        The focal length in pixels; it may be zero or negative if points and pixels do not agree.
     """
     plane = perspective(points.astype(np.float64))
     weights = np.asarray(weights, np.float64)
@@ -167,6 +169,15 @@ def weiszfeld_focal(
 
 
 def grid_pixels(pointmaps: Pointmaps, image_id: int, shape: tuple[int, ...]) -> Array:
-    """Compute the pixel of each point of an image's pointmaps, full-resolution pixels. (H, W, 2)."""
+    """Compute the full-resolution pixel coordinates of all grid points of an image's pointmaps.
+
+    Args:
+        pointmaps: Pointmaps, with the grid of each image.
+        image_id: Index of the image.
+        shape: Number of rows and columns of the grid.
+
+    Returns:
+        Pixel coordinates (x, y). (H, W, 2).
+    """
     cells = np.stack(np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5), axis=-1)
     return cells * pointmaps.pixel_sizes[image_id] + pointmaps.corners[image_id]

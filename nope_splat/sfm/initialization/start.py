@@ -15,41 +15,44 @@ from nope_splat.utils.typing import Array
 
 @dataclass(frozen=True)
 class Start:
-    """Initial state for registration."""
+    """Initial state from which images are registered."""
 
     state: SfmState
-    """Tracks and intrinsics, with or without initial poses."""
+    """State with tracks and intrinsics, with or without initial poses."""
     two_views: TwoViews
-    """Relative poses of the pairs, estimated with these intrinsics."""
+    """Relative poses and inlier matches of the image pairs, estimated with the intrinsics of `state`."""
 
 
 class Initialization(Protocol):
-    """Method that finds the first cameras; implementations are frozen dataclasses of their options."""
+    """Method that estimates the first cameras; each implementation is a frozen dataclass with its options."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield initial states for registration, the most promising one first.
+        """Yield initial states for registration, the most promising state first.
 
         Args:
-            problem: A connected component.
+            problem: Matches and priors of one connected component.
         """
         ...
 
     def restart(self, problem: SfmProblem, registered: SfmState) -> Start | None:
-        """Return another start, from the result of registration, if it is likely to be better.
+        """Return another start, based on the result of registration, if it is likely to give a better result.
 
         Args:
-            problem: A connected component.
-            registered: The state with most registered images.
+            problem: Matches and priors of one connected component.
+            registered: The best state so far, in which images are registered.
+
+        Returns:
+            The start; None if there is no reason for another registration.
         """
         ...
 
 
 def start_from_focals(problem: SfmProblem, focals: Array) -> Start | None:
-    """Estimate relative poses at given focal lengths, and build tracks from their inliers.
+    """Estimate relative poses with given focal lengths, and build tracks from the inlier matches.
 
     Args:
-        problem: A connected component.
-        focals: Focal length of each camera, feature pixels. (K,).
+        problem: Matches and priors of one connected component.
+        focals: Focal length of each camera, in pixels at keypoint resolution. (K,).
 
     Returns:
         The start, without poses; None if no pair has a relative pose.

@@ -1,4 +1,4 @@
-"""Initialization by two views, with focal lengths estimated from the pairs."""
+"""Initialization by two views, with focal lengths estimated from verified pairs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ class TwoViewInitialization:
     """Start from a pair of photos with many matches and enough parallax."""
 
     restart_factor: Annotated[float, Gt(1)] = 1.1
-    """Minimum change of the focal length during registration that causes a restart with the new one."""
+    """Minimum factor by which the focal length changes during registration for registration to be repeated
+    with the new focal length; smaller factors cause more repetitions."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
-        """Yield a state without poses for each candidate focal length.
+        """Yield a state without poses for each candidate of the initial focal lengths.
 
         Args:
-            problem: A connected component.
+            problem: Matches and priors of one connected component.
         """
         with problem.clock.stage("focal length"):
             candidates = _candidate_focals(problem)
@@ -44,18 +45,28 @@ class TwoViewInitialization:
                 yield start
 
     def restart(self, problem: SfmProblem, registered: SfmState) -> Start | None:
-        """Return a start with the new focal length if it changed much, since early poses used the old one.
+        """Return a start with the refined focal lengths if they differ much from the initial focal lengths.
+
+        The first poses were estimated with the initial focal lengths, and may be wrong if the initial focal
+        lengths were wrong.
 
         Args:
-            problem: A connected component.
-            registered: The state with most registered images.
+            problem: Matches and priors of one connected component.
+            registered: The best state so far, in which images are registered.
+
+        Returns:
+            The start; None if the focal lengths changed little.
         """
         change = np.abs(np.log(registered.focal / registered.initial_focal)).max()
         return start_from_focals(problem, registered.focal) if change > np.log(self.restart_factor) else None
 
 
 def _candidate_focals(problem: SfmProblem) -> Sequence[Array]:
-    """Collect initial focal lengths of all cameras: several candidates if pairs disagree. (K,) each."""
+    """Collect candidates of the initial focal lengths of all cameras; several if pairs are inconsistent.
+
+    Returns:
+        Focal length of each camera, in pixels at keypoint resolution. (K,) each.
+    """
     estimates, options = problem.focal_estimates, problem.options.focal
     if problem.initial_focals is not None:
         return [problem.initial_focals]

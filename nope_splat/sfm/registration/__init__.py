@@ -1,1 +1,1 @@
-"""How images are registered: one by one, in batches, along the spanning tree; resection."""
+"""Registration of images: incrementally, in batches or along a spanning tree; resection from known points."""

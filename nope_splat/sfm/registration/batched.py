@@ -1,9 +1,9 @@
-"""Registration in batches from one image outward, for hundreds of images.
+"""Registration in batches of images, for hundreds of images.
 
 As in ZeroGS (Chen et al., arXiv 2411.15779), all images that observe enough points are registered at once,
-refined by point-to-ray consistency with fixed points, and bundle-adjusted locally with earlier images fixed.
-Global bundle adjustment runs whenever the number of images has grown by half, so that its total cost is a
-geometric series dominated by the last run.
+refined by point-to-ray consistency with fixed points, and bundle-adjusted locally while earlier images stay
+fixed. Global bundle adjustment runs whenever the number of images has grown by half, so that the total cost
+is a geometric series dominated by the last run.
 """
 
 from __future__ import annotations
@@ -31,34 +31,37 @@ from nope_splat.utils.typing import Indices, Mask
 
 @dataclass(frozen=True)
 class BatchedRegistration:
-    """Register batch by batch, outward from the photo with most matching photos: for hundreds of photos."""
+    """Register photos in batches; suited to hundreds of photos.
+
+    The first photo is the one with the most matched photos.
+    """
 
     min_coverage_ratio: Annotated[float, SHARE] = 0.5
-    """A batch contains photos whose visible points cover at least this share of the grid cells that those of
-    the best photo cover."""
+    """Minimum coverage of a photo in a batch, as a fraction of the best photo's coverage. Coverage is the
+    number of grid cells with visible points. Smaller values give larger batches."""
     max_batch_ratio: Annotated[float, POSITIVE] = 1.0
-    """Largest batch, as a share of the photos registered before, so that each batch is constrained by at
-    least as many fixed photos."""
+    """Maximum number of photos in a batch, as a fraction of the number of photos registered before. With
+    fractions up to 1, each batch is constrained by at least as many fixed photos."""
     incremental: IncrementalRegistration = field(
         default_factory=lambda: IncrementalRegistration(ba_global_images_ratio=1.5)
     )
-    """Thresholds of each registration."""
+    """Thresholds for the registration of each photo."""
     ray_refinement: Suppress[RayRefinementOptions] = field(default_factory=RayRefinementOptions)
-    """Refinement of new poses by camera rays."""
+    """Refinement of new poses by the distances of points from camera rays."""
 
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register images in batches, from the image with the largest degree in the match graph outward.
+        """Register images in batches, starting at the image with the most verified pairs.
 
         Args:
             state: State without poses; changed in place.
-            two_views: Relative poses of the pairs.
-            options: Triangulation and bundle adjustment.
-            seed: Seed of RANSAC.
+            two_views: Relative poses and inlier matches of the image pairs.
+            options: Options of triangulation and bundle adjustment.
+            seed: Random seed of RANSAC.
 
         Returns:
-            Known reasons of failure, by image index.
+            Reasons why images could not be registered, by image index.
         """
         degree = np.bincount(np.ravel(list(two_views)), minlength=len(state.registered))
 
@@ -73,12 +76,12 @@ class BatchedRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register unregistered images one by one; the arguments are those of `register`."""
+        """Register unregistered images one by one; for the arguments, see `register`."""
         return IncrementalRegistration().register_remaining(state, two_views, options, seed)
 
 
 class _BatchedMapper(IncrementalMapper):
-    """Mapper that registers images batch by batch; see `IncrementalMapper`."""
+    """Mapper that registers images in batches; for the arguments, see `IncrementalMapper`."""
 
     def __init__(
         self,
@@ -92,13 +95,13 @@ class _BatchedMapper(IncrementalMapper):
         self.batch_options = registration
 
     def run(self) -> Iterator[int]:
-        """Register images until none is left or registration fails, and yield each of them."""
+        """Register images until registration fails for all remaining images, and yield their indices."""
         while not self.state.registered.all():
             coverage, _ = self._coverage()
             if coverage.any():
                 batch = self._register_batch(coverage)
                 if not batch:
-                    continue  # each candidate has used up a trial, so the loop ends
+                    continue  # each candidate has used a trial, so the loop ends eventually
                 refine_by_rays(self.state, np.array(batch), self.batch_options.ray_refinement)
                 self._triangulate_and_adjust(batch)
             else:
@@ -112,14 +115,28 @@ class _BatchedMapper(IncrementalMapper):
             yield from batch
 
     def _register_batch(self, coverage: Indices) -> list[int]:
-        """Register the images with the largest coverage by PnP, independently of each other."""
+        """Register the images with the largest coverage by PnP, independently of each other.
+
+        Args:
+            coverage: Number of grid cells of each image with visible points, from `_coverage`. (N,).
+
+        Returns:
+            Indices of the registered images.
+        """
         candidates = np.flatnonzero(coverage >= self.batch_options.min_coverage_ratio * coverage.max())
         candidates = candidates[np.argsort(-coverage[candidates], kind="stable")]
         max_size = int(np.ceil(self.batch_options.max_batch_ratio * self.state.registered.sum()))
         return [image_id for image_id in candidates[:max_size].tolist() if self._register_by_points(image_id)]
 
     def _local_images(self, image_ids: list[int]) -> Mask:
-        """Select the new images only; earlier ones stay fixed. (N,)."""
+        """Select the new images for local bundle adjustment; earlier images stay fixed.
+
+        Args:
+            image_ids: Indices of the new images.
+
+        Returns:
+            True for images whose pose is refined. (N,).
+        """
         window = np.zeros(len(self.state.registered), bool)
         window[image_ids] = True
         return window

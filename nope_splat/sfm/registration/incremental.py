@@ -1,4 +1,4 @@
-"""Incremental registration: register one image after another against the points triangulated so far."""
+"""Incremental registration: register images one after another against the triangulated points."""
 
 from __future__ import annotations
 
@@ -24,62 +24,73 @@ from nope_splat.utils.typing import Array, Indices, Mask
 
 @dataclass(frozen=True)
 class IncrementalRegistration:
-    """Register one photo after another by its visible points (Schönberger and Frahm, CVPR 2016)."""
+    """Register photos one by one from their visible points (Schönberger and Frahm, CVPR 2016)."""
 
     init_max_num_trials: Annotated[int, COUNT] = 50
-    """Maximum number of initial pairs tested for enough parallax."""
+    """Maximum number of initial pairs tried."""
     init_max_tri_angle: Annotated[float, POSITIVE] = 16.0
-    """Triangulation angle, in degrees, above which a larger angle does not improve the rank of an initial
+    """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of an initial
     pair."""
     max_num_models: Annotated[int, COUNT] = 5
-    """Maximum number of models from different initial pairs, until one has more than half of the photos."""
+    """Maximum number of models built from different initial pairs, until one contains more than half of the
+    photos."""
     abs_pose_max_error: Annotated[float, POSITIVE] = 8.0
-    """Maximum reprojection error of an inlier of an absolute pose, feature pixels; points are still rough."""
+    """Maximum reprojection error of an inlier in absolute pose estimation (PnP), in pixels at keypoint
+    resolution; it is large because points are not refined yet."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 20
-    """Minimum number of visible points, and of inliers, to register a photo by PnP."""
+    """Minimum number of visible points of a photo, and of inliers among them, for registration by PnP.
+    Initial pairs need the same number of triangulated points."""
     abs_pose_min_inlier_ratio: Annotated[float, SHARE] = 0.25
-    """Minimum share of the visible points that must be inliers of an absolute pose."""
+    """Minimum fraction of the visible points of a photo that are inliers of its pose for registration by
+    PnP."""
     max_reproj_error: Annotated[float, POSITIVE] = 4.0
-    """Maximum reprojection error of an observation during registration, feature pixels."""
+    """Maximum reprojection error of an observation during registration, in pixels at keypoint resolution;
+    observations with a larger error are removed."""
     max_reg_trials: Annotated[int, COUNT] = 3
-    """Maximum number of trials per photo until another photo is registered."""
+    """Maximum number of attempts to register a photo; the count restarts when another photo has been
+    registered."""
     min_num_shared_points: Annotated[int, COUNT] = 3
-    """Minimum number of points that determine, and then verify, the scale of a photo registered by one
-    pair."""
+    """Minimum number of shared points for registering a photo by its relative pose to one registered photo.
+    The points determine the scale of the relative pose and, after bundle adjustment, verify the pose."""
     min_shared_inlier_ratio: Annotated[float, SHARE] = 0.5
-    """Minimum share of those points that must agree with the pose after bundle adjustment."""
+    """Minimum fraction of shared points that agree, after bundle adjustment, with the pose of a photo that
+    was registered by its relative pose to one registered photo."""
     max_pair_tri_angle: Annotated[float, POSITIVE] = 4.0
-    """Triangulation angle, in degrees, above which a larger angle does not improve the rank of that pair."""
+    """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of a pair, when
+    a photo is registered by its relative pose to one registered photo."""
     coverage_grid_size: Annotated[int, COUNT] = 16
-    """Cells per side of the grid that measures how well visible points cover a photo."""
+    """Number of cells per side of the grid that measures how evenly visible points cover a photo."""
     min_num_images_for_focal: Annotated[int, Ge(2)] = 4
     """Minimum number of registered photos for which bundle adjustment refines the focal length."""
     ba_max_num_observations: Annotated[int, COUNT] = 300
-    """Maximum number of observations per photo in bundle adjustments between registrations."""
+    """Approximate maximum number of observations per photo in bundle adjustments during registration."""
     ba_local_min_num_images: Annotated[int, COUNT] = 16
-    """Number of registered photos above which most bundle adjustments are local."""
+    """Maximum number of registered photos for which every bundle adjustment is global; with more photos, most
+    bundle adjustments are local."""
     ba_local_num_images: Annotated[int, COUNT] = 8
-    """Number of photos in a local bundle adjustment."""
+    """Maximum number of photos whose poses are refined in a local bundle adjustment."""
     ba_global_images_ratio: Annotated[float, Ge(1)] = 1.2
-    """Growth of the number of photos that triggers a global bundle adjustment."""
+    """Factor by which the number of registered photos must grow until the next global bundle adjustment;
+    larger values are faster but allow more drift."""
 
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register images from the best initial pair.
+        """Register images, starting from the best initial pair.
 
-        The next image is the one that visible points cover best; it is registered by PnP. If no image has
-        enough visible points, one is registered by its best pair, scaled by at least three shared points,
-        and unregistered again if its pose does not agree with them after bundle adjustment.
+        The next image is always the one with the best coverage by visible points; it is registered by PnP. If
+        no image has enough visible points, an image is registered by its relative pose to a registered image,
+        scaled by shared points. If the pose disagrees with the shared points after bundle adjustment, the
+        image is unregistered again.
 
         Args:
             state: State without poses; changed in place.
-            two_views: Relative poses of the pairs.
-            options: Triangulation and bundle adjustment.
-            seed: Seed of RANSAC.
+            two_views: Relative poses and inlier matches of the image pairs.
+            options: Options of triangulation and bundle adjustment.
+            seed: Random seed of RANSAC.
 
         Returns:
-            Known reasons of failure, by image index.
+            Reasons why images could not be registered, by image index.
         """
         pairs = sorted(two_views, key=lambda pair: initial_pair_score(self, two_views[pair]), reverse=True)
         num_images = len({image_id for pair in two_views for image_id in pair})
@@ -88,17 +99,7 @@ class IncrementalRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register unregistered images against the existing points.
-
-        Args:
-            state: State with poses and points; changed in place.
-            two_views: Relative poses of the pairs.
-            options: Triangulation and bundle adjustment.
-            seed: Seed of RANSAC.
-
-        Returns:
-            Known reasons of failure, by image index.
-        """
+        """Register unregistered images from the existing points; for the arguments, see `register`."""
         mapper = IncrementalMapper(state, two_views, self, options, seed)
         for _ in mapper.run():
             pass
@@ -108,15 +109,15 @@ class IncrementalRegistration:
 def run_mapper(
     make_mapper: Callable[[], IncrementalMapper], pairs: Sequence[tuple[int, int]], num_images: int
 ) -> dict[int, str]:
-    """Build models from the best initial pairs, and keep the one with most images.
+    """Build models from the best initial pairs, and keep the model with the most registered images.
 
     Args:
-        make_mapper: Creates a mapper of the state, which has no poses and is changed in place.
-        pairs: Initial pairs, best pair first.
-        num_images: Number of images with a relative pose.
+        make_mapper: Creates a mapper; all mappers share one state, which is changed in place.
+        pairs: Image indices of the candidate initial pairs, best pair first.
+        num_images: Number of images that have a relative pose to another image.
 
     Returns:
-        Known reasons of failure, by image index.
+        Reasons why images could not be registered, by image index.
     """
     mapper = make_mapper()
     state, registration = mapper.state, mapper.registration
@@ -139,20 +140,20 @@ def run_mapper(
 
 
 def initial_pair_score(registration: IncrementalRegistration, two_view: TwoView) -> float:
-    """Score an initial pair: higher with more matches, more parallax and a less planar scene."""
+    """Score an initial pair: matches and parallax increase the score, and planar scenes decrease it."""
     parallax = min(two_view.angle, registration.init_max_tri_angle)
     return len(two_view) * parallax * max(0.1, 1 - two_view.matches.homography_ratio)
 
 
 class IncrementalMapper:
-    """Mapper that builds one model from an initial pair, image by image.
+    """Builds one model: initializes it with a pair, then registers one image after another.
 
     Args:
-        state: State to register images in; changed in place.
-        two_views: Relative poses of the pairs.
+        state: State in which images are registered; changed in place.
+        two_views: Relative poses and inlier matches of the image pairs.
         registration: Options of the registration.
-        options: Triangulation and bundle adjustment.
-        seed: Seed of RANSAC.
+        options: Options of triangulation and bundle adjustment.
+        seed: Random seed of RANSAC.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class IncrementalMapper:
         self.last_global = 0
 
     def initialize(self, pair: tuple[int, int]) -> bool:
-        """Initialize the model with a pair; return whether it has enough points to register others."""
+        """Initialize the model with a pair; return whether it has enough points to register more images."""
         state = self.state
         state.registered[list(pair)] = True
         state.T_camera_world[pair[1]] = self.two_views[pair].T_second_first
@@ -183,7 +184,7 @@ class IncrementalMapper:
         return bool(state.has_point.sum() >= self.registration.abs_pose_min_num_inliers)
 
     def run(self) -> Iterator[int]:
-        """Register images until none is left or registration fails, and yield each of them."""
+        """Register images until registration fails for all remaining images, and yield their indices."""
         while not self.state.registered.all():
             image_id = self._next_image()
             if image_id is None:
@@ -199,14 +200,14 @@ class IncrementalMapper:
             yield image_id
 
     def _next_image(self) -> int | None:
-        """Choose the unregistered image with the largest coverage by visible points."""
+        """Choose the unregistered image with the best coverage by visible points; None if there is none."""
         coverage, visible = self._coverage()
         return int(np.lexsort((visible, coverage))[-1]) if coverage.any() else None
 
     def _coverage(self) -> tuple[Indices, Indices]:
-        """Count grid cells with visible points and visible points, of each image. (N,), (N,).
+        """Count the grid cells with visible points, and the visible points, of each image. (N,), (N,).
 
-        The number of cells is 0 for images that are not eligible for registration.
+        The number of cells is 0 for images that cannot be registered next.
         """
         state, grid_size = self.state, self.registration.coverage_grid_size
         rows = state.visible_observations()
@@ -226,7 +227,7 @@ class IncrementalMapper:
         return np.where(eligible, coverage, 0), visible
 
     def _register_by_points(self, image_id: int) -> bool:
-        """Register an image by PnP; return whether it succeeded."""
+        """Register an image by PnP from its visible points; return whether enough of them are inliers."""
         state = self.state
         self.attempts[image_id] += 1
         rows = np.flatnonzero((state.image_ids == image_id) & state.has_point[state.track_ids])
@@ -251,7 +252,10 @@ class IncrementalMapper:
         return True
 
     def _attach_by_pair(self) -> int | None:
-        """Register an image by its best pair with a registered one; return None if verification fails."""
+        """Register an image by its relative pose to a registered image, and return its index.
+
+        Returns None if no such pose passes verification.
+        """
         state = self.state
         edges = []
         for pair, two_view in self.two_views.items():
@@ -278,14 +282,15 @@ class IncrementalMapper:
         return None
 
     def _scaled_pose(self, known: int, two_view: TwoView) -> Array | None:
-        """Scale a relative pose by shared points.
+        """Compute the pose of an unregistered image from a relative pose, scaled by shared points.
 
         Args:
             known: Registered image of the pair.
-            two_view: The pair.
+            two_view: The pair, with its relative pose.
 
         Returns:
-            World-to-camera transform of the other image; None if there are too few shared points.
+            World-to-camera transform of the unregistered image. (4, 4). None if there are too few shared
+            points.
         """
         state = self.state
         _, T_new_known, keypoints, depths = two_view.from_image(known)
@@ -300,7 +305,7 @@ class IncrementalMapper:
         return T_scaled @ state.T_camera_world[known]
 
     def _verify_pose(self, image_id: int) -> bool:
-        """Check that an image agrees with points that at least two other images observe."""
+        """Check that the pose of an image agrees with the points that at least two other images observe."""
         state = self.state
         in_image = state.image_ids == image_id
         num_others = np.bincount(state.track_ids[state.inlier & ~in_image], minlength=len(state.points))
@@ -316,7 +321,7 @@ class IncrementalMapper:
 
         Args:
             image_ids: Images registered since the last call.
-            refine_focal_length: Whether a global bundle adjustment may refine the focal length.
+            refine_focal_length: Whether global bundle adjustment may refine the focal lengths.
         """
         state = self.state
         extend(state, self.registration.max_reproj_error)
@@ -344,7 +349,7 @@ class IncrementalMapper:
             device=self.options.ba_device,
         )
         state.bundle_adjust(adjustment, sample, free_images)
-        # Points outside the sample do not fit the new poses any more.
+        # Points without sampled observations were not adjusted and may not fit the new poses.
         unsampled = state.has_point.copy()
         unsampled[state.track_ids[sample]] = False
         if is_global:
@@ -354,7 +359,7 @@ class IncrementalMapper:
         extend(state, self.registration.max_reproj_error)
 
     def _local_images(self, image_ids: list[int]) -> Mask:
-        """Select a new image and the registered images that share most points with it. (N,)."""
+        """Select a new image and the registered images that share the most points with it. (N,)."""
         state, (image_id,) = self.state, image_ids
         observed = np.zeros(len(state.points), bool)
         observed[state.track_ids[state.inlier & (state.image_ids == image_id)]] = True
@@ -368,14 +373,14 @@ class IncrementalMapper:
 
 
 def _grid_cells(state: SfmState, rows: Indices, size: int) -> Indices:
-    """Compute the grid cell of each observation, with indices unique over all images. (n,)."""
+    """Compute the grid cell of each observation; cells of different images have different indices. (n,)."""
     image_ids = state.image_ids[rows]
     relative_xy = (state.xy[rows] / state.half_size[image_ids] + 1) / 2
     return image_ids * size**2 + np.clip((relative_xy * size).astype(np.int64), 0, size - 1) @ (1, size)
 
 
 def _spread_sample(state: SfmState, registration: IncrementalRegistration) -> Mask:
-    """Mask of sampled inlier observations, spread over each image and preferring long tracks. (O,)."""
+    """Sample inlier observations, spread over each image and preferring long tracks. (O,)."""
     size, max_num_observations = registration.coverage_grid_size, registration.ba_max_num_observations
     rows = np.flatnonzero(state.inlier)
     image_ids, tracks = state.image_ids[rows], state.track_ids[rows]

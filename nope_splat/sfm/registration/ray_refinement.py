@@ -1,4 +1,4 @@
-"""Refine the poses of new images by the distances of known points from their camera rays."""
+"""Refinement of the poses of new images by the distances of fixed points from camera rays."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ from nope_splat.utils.typing import Array, Indices
 
 @dataclass(frozen=True)
 class RayRefinementOptions:
-    """Options of pose refinement by camera rays."""
+    """Refinement of new poses by the distances of points from camera rays."""
 
     max_num_iterations: Annotated[int, COUNT] = 10
     """Number of Gauss-Newton steps."""
     loss_scale: Annotated[float, POSITIVE] = 2.0
-    """Distance from the ray, in feature pixels, at which the weight of a point is a half."""
+    """Width of the Cauchy loss, in pixels at keypoint resolution: a point at this distance from its ray has
+    half the weight of a point on its ray."""
 
 
 def refine_by_rays(
     state: SfmState, image_ids: Indices, options: RayRefinementOptions = RayRefinementOptions()
 ) -> None:
-    """Minimize the distances of points from the camera rays of their observations, over poses, in place.
+    """Refine poses by minimizing the distances of points from the camera rays of their observations.
 
-    The residuals are those of ZeroGS (Chen et al., arXiv 2411.15779, section 3): the distance of each point
-    from the ray of its observation, here divided by the distance of the point from the camera, which makes it
-    an angle, with a Cauchy loss. The images are independent problems near their minima, solved together
-    without damping: `levenberg_marquardt` has one cost for all images, so that an image whose cost rises
-    would block the others.
+    The residuals follow ZeroGS (Chen et al., arXiv 2411.15779, section 3): the distance of each point from
+    the ray of its observation. Here this distance is divided by the distance between point and camera, which
+    gives an angle, and multiplied by the focal length, which gives pixels. The loss is the Cauchy loss.
+
+    Each image is an independent problem. Poses are already near the minimum, so undamped Gauss-Newton steps
+    suffice. `levenberg_marquardt` is not used because it has one cost for all images, so that an image with
+    increasing cost would block the steps of all others.
 
     Args:
-        state: Registered images and points; only the poses of `image_ids` change.
-        image_ids: Registered images to refine by their inlier observations. (B,).
+        state: State with registered images and points. Only the poses of `image_ids` change, in place.
+        image_ids: Registered images whose poses are refined from their inlier observations. (B,).
         options: Number of steps and width of the loss.
     """
     number = np.full(len(state.registered), -1)
@@ -52,7 +55,7 @@ def refine_by_rays(
         points_camera = transform(state.T_camera_world[image_ids][cameras], points)
         scale = focal / np.linalg.norm(points_camera, axis=1, keepdims=True)
         residual = scale * _across(rays, points_camera)
-        # With Y' = exp(omega) Y + nu the derivatives of Y by omega and nu are -[Y]x and the identity.
+        # For pose increments (see `move_poses`) Y' = exp([omega]x) Y + nu: dY/domega = -[Y]x and dY/dnu = I.
         jacobian = np.zeros((len(rows), 3, 6))
         for axis, unit in enumerate(np.eye(3)):
             jacobian[:, :, axis] = scale * _across(rays, np.cross(unit, points_camera))
@@ -62,12 +65,20 @@ def refine_by_rays(
         gradient = np.zeros((len(image_ids), 6))
         np.add.at(normal, cameras, np.einsum("n,nki,nkj->nij", weight, jacobian, jacobian))
         np.add.at(gradient, cameras, np.einsum("n,nki,nk->ni", weight, jacobian, residual))
-        # A share of the trace on the diagonal fixes the poses of images with points on few rays.
+        # A small multiple of the trace keeps the equations solvable for images with too few points.
         normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(6) + 1e-12 * np.eye(6)
         step = -np.linalg.solve(normal, gradient[..., None])[..., 0]
         state.T_camera_world[image_ids] = move_poses(state.T_camera_world[image_ids], step)
 
 
 def _across(rays: Array, vectors: Array) -> Array:
-    """Compute the component of vectors orthogonal to unit rays. (n, 3), (n, 3) or (3,) -> (n, 3)."""
+    """Compute the component of vectors orthogonal to rays.
+
+    Args:
+        rays: Unit vectors. (n, 3).
+        vectors: One vector per ray, or one for all rays. (n, 3) or (3,).
+
+    Returns:
+        Vectors orthogonal to the rays. (n, 3).
+    """
     return vectors - (vectors * rays).sum(axis=1, keepdims=True) * rays

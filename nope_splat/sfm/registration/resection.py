@@ -1,4 +1,4 @@
-"""Resection: the pose of an image from known points."""
+"""Resection: estimation of the pose of an image from known 3D points."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ RESECTION_OPTIONS = AbsolutePoseOptions(
     min_num_trials=1000,
     max_num_refinements=100,
 )
-"""Thresholds of resection against finished points, feature pixels."""
+"""Thresholds for resection from refined points; errors are in pixels at keypoint resolution."""
 
 
 @dataclass(frozen=True)
 class Resection:
-    """Pose from known points, with its inliers."""
+    """Pose estimated from known 3D points, with its inliers."""
 
     T_world_camera: Array
-    """Camera-to-world transform, OpenCV axes. (4, 4)."""
+    """Camera-to-world transform (OpenCV axes). (4, 4)."""
     inliers: NDArray[np.bool_]
-    """Points that agree with the pose. (n,)."""
+    """True for points whose reprojection error is small enough. (n,)."""
 
 
 def resect(
@@ -50,18 +50,19 @@ def resect(
     pixel_size: float = 1.0,
     options: AbsolutePoseOptions = RESECTION_OPTIONS,
 ) -> Resection | None:
-    """Estimate the pose of an image from known points by robust PnP and refinement on the inliers.
+    """Estimate the pose of an image from known 3D points by PnP with RANSAC, and refine it on the inliers.
 
     Args:
-        xy: Observed image coordinates of the points, full-resolution pixels. (n, 2).
-        points: World coordinates. (n, 3).
-        camera: Camera of the image.
-        size: Width and height of the image at full resolution.
-        pixel_size: Side of a feature pixel in full-resolution pixels.
-        options: Thresholds, in feature pixels.
+        xy: Observed image coordinates of the points, in full-resolution pixels. (n, 2).
+        points: World coordinates of the points. (n, 3).
+        camera: Intrinsics of the image.
+        size: Width and height of the image at full resolution, in pixels.
+        pixel_size: Full-resolution pixels per pixel at keypoint resolution; converts the thresholds of
+            `options`.
+        options: Thresholds, in pixels at keypoint resolution.
 
     Returns:
-        The pose; None if there are too few inliers.
+        The pose with its inliers; None if there are too few inliers.
     """
     if len(xy) < options.abs_pose_min_num_inliers:
         return None
@@ -83,16 +84,18 @@ def resect_held_out(
     points_of_keypoints: Sequence[Indices],
     camera_groups: CameraGroups,
 ) -> tuple[Reconstruction, dict[str, str]]:
-    """Register the held-out images against the finished points.
+    """Register the held-out images by resection from the points of the training images.
 
     Args:
         reconstruction: Reconstruction of the training images.
-        matches: Verified matches of all images.
-        points_of_keypoints: Point of each keypoint of each training image, -1 if there is none. (K,) each.
-        camera_groups: Sizes and cameras of the images.
+        matches: Keypoints of all images, and their verified matches.
+        points_of_keypoints: Index of the 3D point of each keypoint of each image, -1 without a point. (K,)
+            each.
+        camera_groups: Image sizes, and camera of each image.
 
     Returns:
-        The reconstruction with poses and observations of held-out images; reasons of failure, by image name.
+        The reconstruction with poses and observations of held-out images. Reasons why held-out images could
+        not be registered, by image name.
     """
     poses, registered = reconstruction.T_world_camera.copy(), reconstruction.registered.copy()
     held_out, min_num_points = reconstruction.held_out, RESECTION_OPTIONS.abs_pose_min_num_inliers
@@ -141,15 +144,19 @@ def resect_held_out(
 def find_correspondences(
     image_id: int, pairs: Sequence[PairMatches], points_of_keypoints: Sequence[Indices]
 ) -> tuple[Indices, Indices]:
-    """Find one-to-one correspondences between keypoints of an image and points, by votes of its matches.
+    """Find one-to-one correspondences between keypoints of an image and 3D points, from verified matches.
+
+    If matches assign several points to a keypoint, or several keypoints to a point, the assignment supported
+    by most matches is kept.
 
     Args:
-        image_id: Image without observations.
+        image_id: Index of the image, which has no observations.
         pairs: Verified pairs of the image with images that observe points.
-        points_of_keypoints: Point of each keypoint of each image, -1 if there is none. (K,) each.
+        points_of_keypoints: Index of the 3D point of each keypoint of each image, -1 without a point. (K,)
+            each.
 
     Returns:
-        Keypoint indices and point indices, without duplicates. (n,), (n,).
+        Keypoint indices (n,) and indices of the corresponding points (n,), both without duplicates.
     """
     candidates = [np.zeros((0, 2), np.int64)]
     for pair in pairs:
@@ -157,7 +164,7 @@ def find_correspondences(
         points = points_of_keypoints[other][pair.indices[:, other_column]]
         candidates.append(np.stack([pair.indices[:, column], points], axis=1)[points >= 0])
     links, votes = np.unique(np.concatenate(candidates), axis=0, return_counts=True)
-    for column in (0, 1):  # keep the point with most votes of each keypoint, then vice versa
+    for column in (0, 1):  # keep the best point of each keypoint, then the best keypoint of each point
         order = np.lexsort((-votes, links[:, column]))
         first = np.unique(links[order, column], return_index=True)[1]
         links, votes = links[order[first]], votes[order[first]]

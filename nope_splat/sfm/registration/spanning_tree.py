@@ -21,30 +21,31 @@ from nope_splat.utils.ranges import COUNT, POSITIVE
 
 @dataclass(frozen=True)
 class SpanningTreeRegistration:
-    """Chain relative poses along the maximum spanning tree of the match graph: for small overlap."""
+    """Chain relative poses along the maximum spanning tree of the match graph; suited to small overlap."""
 
     max_reproj_error: Annotated[float, POSITIVE] = 8.0
-    """Maximum reprojection error of an observation, feature pixels; it is large because chained poses
-    drift."""
+    """Maximum reprojection error of an observation, in pixels at keypoint resolution; observations with a
+    larger error are removed. It is large because chained poses drift."""
     min_num_shared_points: Annotated[int, COUNT] = 5
-    """Minimum number of keypoints of known depth that determine the scale of the next pair."""
+    """Minimum number of points shared with earlier pairs to determine the scale of a pair; with fewer points,
+    the scale of the preceding pair is used."""
 
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register every image in the tree, by the pairs of the tree only.
+        """Register every image of the maximum spanning tree, using only the relative poses of the tree.
 
-        Each pair is scaled so that keypoints shared with earlier pairs keep their depth. This needs less
-        overlap than incremental registration, but a good focal length.
+        Each relative pose is scaled so that keypoints shared with earlier pairs keep their depth. This
+        requires less overlap than incremental registration, but a more accurate initial focal length.
 
         Args:
             state: State without poses; changed in place.
-            two_views: Relative poses of the pairs.
-            options: Triangulation and bundle adjustment.
-            seed: Unused, since nothing is random.
+            two_views: Relative poses and inlier matches of the image pairs.
+            options: Options of triangulation and bundle adjustment.
+            seed: Not used, because the method is deterministic.
 
         Returns:
-            An empty dictionary: every image in the tree is registered.
+            An empty dictionary, because every image of the tree is registered.
         """
         chain_poses(state, two_views, self.min_num_shared_points)
         triangulate(state, self.max_reproj_error, options.min_tri_angle)
@@ -56,7 +57,7 @@ class SpanningTreeRegistration:
     def register_remaining(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0
     ) -> dict[int, str]:
-        """Register unregistered images one by one; the arguments are those of `register`."""
+        """Register unregistered images one by one; for the arguments, see `register`."""
         return IncrementalRegistration().register_remaining(state, two_views, options, seed)
 
 
@@ -65,8 +66,9 @@ def chain_poses(state: SfmState, two_views: TwoViews, min_num_shared: int) -> No
 
     Args:
         state: State without poses.
-        two_views: Relative poses of the pairs.
-        min_num_shared: Minimum number of keypoints of known depth that determine the scale of the next pair.
+        two_views: Relative poses and inlier matches of the image pairs.
+        min_num_shared: Minimum number of keypoints of known depth to determine the scale of the next pair;
+            with fewer keypoints, the scale of the preceding pair is used.
     """
     depth = np.full(len(state.xy), np.nan)
     scale = 1.0
@@ -94,14 +96,14 @@ def chain_poses(state: SfmState, two_views: TwoViews, min_num_shared: int) -> No
 
 
 def spanning_tree(num_matches: Mapping[tuple[int, int], int], num_images: int) -> list[tuple[int, int]]:
-    """Order the edges of the maximum spanning tree that contains the image with most matches.
+    """Compute the edges of the maximum spanning tree that contains the image with the most matches.
 
     Args:
-        num_matches: Number of matches by pair of images, smaller index first.
+        num_matches: Number of matches of each image pair; keys are image indices, smaller index first.
         num_images: Number of images.
 
     Returns:
-        Edges in Prim's order, each from an image already in the tree to a new image.
+        Edges in the order of Prim's algorithm, each as (image that is already in the tree, new image).
     """
     edges = np.array(list(num_matches), np.int64).reshape(-1, 2)
     weights = np.array(list(num_matches.values()), np.float64)

@@ -1,1 +1,1 @@
-"""Doubt: evidence for and against a finished reconstruction, notices and a measure of trust."""
+"""Reliability of a finished reconstruction: evidence for and against it, notices, and a trust score."""

@@ -1,4 +1,4 @@
-"""Images whose matches contradict their pose."""
+"""Detection of images whose matches contradict their pose."""
 
 from __future__ import annotations
 
@@ -6,42 +6,45 @@ import numpy as np
 
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.reliability.evidence import Evidence, collect_evidence
+from nope_splat.sfm.result import focal_uncertainty
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import filter_observations
 
 
 def doubt_cameras(
-    state: SfmState, problem: SfmProblem, focal_uncertainty: float, keep_doubtful: bool
+    state: SfmState, problem: SfmProblem, focal_noise_ratio: float, keep_doubtful: bool
 ) -> tuple[Evidence, dict[int, str]]:
-    """Compare the cameras with all matches, and leave out images whose matches contradict their pose.
+    """Unregister images whose matches contradict their pose, and collect evidence about the cameras.
 
     Args:
         state: The refined state; changed in place.
-        problem: The component, with all verified matches.
-        focal_uncertainty: Standard deviation of the focal length, as a share of it.
-        keep_doubtful: Whether to keep such images.
+        problem: All verified matches of the connected component.
+        focal_noise_ratio: `FocalProfile.noise_ratio` of the refined focal length.
+        keep_doubtful: Whether to keep images whose matches contradict their pose.
 
     Returns:
-        The evidence of the images that are left; reason by index of images that are left out.
+        The evidence about the remaining images, and the reason for each unregistered image, by image index.
     """
-    evidence = collect_evidence(state, problem, focal_uncertainty)
+    uncertainty = focal_uncertainty(state, problem.options)
+    evidence = collect_evidence(state, problem, focal_noise_ratio, uncertainty)
     failures = {} if keep_doubtful else leave_out_doubtful_images(state, evidence)
     if failures:
-        evidence = collect_evidence(state, problem, focal_uncertainty)
+        evidence = collect_evidence(state, problem, focal_noise_ratio, uncertainty)
     return evidence, failures
 
 
 def leave_out_doubtful_images(state: SfmState, evidence: Evidence) -> dict[int, str]:
-    """Unregister the images most of whose matches contradict their pose, in place.
+    """Unregister the images for which most matches contradict their pose.
 
-    If that concerns half of the images or more, it is not these images that are doubtful, and all are kept.
+    If half of the registered images or more are concerned, all images are kept, because it is then unknown
+    which images are wrong.
 
     Args:
-        state: The refined state.
-        evidence: Comparison of the matches with the cameras.
+        state: The refined state; changed in place.
+        evidence: Comparison of the reconstruction with all verified matches.
 
     Returns:
-        Reason by image index.
+        Reason for each unregistered image, by image index.
     """
     num_images = len(state.registered)
     ends = np.array(evidence.pairs, np.int64).reshape(-1, 2)

@@ -1,9 +1,9 @@
-"""Evidence for and against the cameras, from matches that exist and from matches that are missing.
+"""Evidence for and against the cameras, from existing and from missing matches.
 
-Wrong poses are consistent with the matches that led to them. What gives them away are other matches that
-contradict them, and points that should be visible in an image and are not found there (Zach et al., "What
-Can Missing Correspondences Tell Us About 3D Structure and Motion?", 2008; Wilson and Snavely, "Network
-Principles for SfM", 2013).
+Wrong poses agree with the matches from which they were estimated. Two observations reveal wrong poses: other
+matches contradict them, or points that should be visible in an image are not observed in that image (Zach et
+al., "What Can Missing Correspondences Tell Us About 3D Structure and Motion?", 2008; Wilson and Snavely,
+"Network Principles for SfM", 2013).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from nope_splat.geometry.projection import project
 from nope_splat.geometry.rigid import invert, rotation_angle, transform
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.problem import SfmProblem
-from nope_splat.sfm.reliability.focal_profile import focal_noise_ratio
 from nope_splat.sfm.reliability.options import EvidenceOptions
 from nope_splat.sfm.retriangulation import epipolar_errors
 from nope_splat.sfm.state import SfmState
@@ -29,78 +28,96 @@ from nope_splat.utils.typing import Array, Indices, Mask
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence for and against the cameras."""
+    """Evidence for and against the cameras, from E verified pairs."""
 
     pairs: tuple[tuple[int, int], ...]
-    """Images of each verified pair, the smaller index first."""
+    """Image indices of each verified pair, smaller index first."""
     num_matches: Indices
-    """Verified matches of each pair whose images are registered, else 0. (E,)."""
+    """Number of verified matches of each pair; 0 if an image of the pair is not registered. (E,)."""
     num_agreeing: Indices
-    """Those that agree with the poses. (E,)."""
+    """Number of matches of each pair that agree with the poses. (E,)."""
     has_own_pose: Mask
-    """Pairs that disagree, while nearly all of their matches agree with another relative pose. (E,)."""
+    """Whether each pair disagrees with the poses while nearly all of its matches are inliers of a different
+    relative pose. (E,)."""
     has_second_motion: Mask
-    """Pairs with other matches that agree with a second epipolar geometry. (E,)."""
+    """Whether matches of each pair support a second epipolar geometry, such as that of a moving object.
+    (E,)."""
     missing: MissingPoints
-    """Points that should be visible in other images."""
+    """Points that should be visible in other images, and whether they are observed there."""
     repeats: bool
-    """Whether a pattern repeats in most images."""
+    """Whether a pattern repeats within most images."""
     num_views: int
-    """Number of registered images that show different views; images without motion count as one."""
+    """Number of different views among the registered images; images without motion between them count
+    once."""
     focal_noise_ratio: float
-    """Smaller noise at a shorter and at a longer focal length, relative to that at the refined one."""
+    """Ratio of the observation noise after bundle adjustment at a wrong focal length to the noise at the
+    refined focal length; the smaller ratio of a longer and a shorter focal length. A ratio near 1 means that
+    the images do not determine the focal length. Infinite if the focal length is fixed or there are too few
+    observations."""
     is_planar: bool
     """Whether homographies explain nearly all matches."""
     focal_uncertainty: float
-    """Standard deviation of the focal length, as a share of it, if the model is right."""
+    """Standard deviation of the focal length, divided by the focal length, from bundle adjustment. It assumes
+    that the camera model is correct."""
     options: MapperOptions
-    """Options of the reconstruction."""
+    """Options of the reconstruction, with the thresholds of the evidence."""
 
     @property
     def is_strong(self) -> Mask:
-        """Pairs with enough matches to contradict the cameras. (E,)."""
+        """Whether each pair has enough matches to contradict the cameras. (E,)."""
         return self.num_matches >= self.options.reliability.evidence.min_num_matches
 
     @property
     def agreement(self) -> Array:
-        """Share of the matches of each pair that agree; NaN without matches. (E,)."""
+        """Fraction of each pair's matches that agree with the poses; NaN without matches. (E,)."""
         with np.errstate(invalid="ignore"):
             return self.num_agreeing / np.where(self.num_matches > 0, self.num_matches, np.nan)
 
     @property
     def contradicts(self) -> Mask:
-        """Strong pairs that contradict the cameras. (E,).
+        """Whether each pair contradicts the cameras. (E,).
 
-        Many matches of images that should show the same points disagree with the cameras, or the pair has a
-        relative pose of its own. The latter does not count if a pattern repeats: then images from different
-        sides match by mistake.
+        A pair contradicts the cameras if it has enough matches, too many of them disagree with the poses, and
+        either its images should observe the same points or its matches are inliers of a different relative
+        pose. The last condition is ignored if a pattern repeats, because images of different parts of the
+        scene then have wrong matches.
         """
         disagrees = self.is_strong & (self.agreement < self.options.reliability.evidence.min_agreement)
         return disagrees & self.overlaps if self.repeats else disagrees & (self.overlaps | self.has_own_pose)
 
     @property
     def overlaps(self) -> Mask:
-        """Pairs of images that should show the same points from similar directions. (E,)."""
+        """Whether the images of each pair should observe the same points from similar directions. (E,)."""
         expected = {tuple(sorted(pair)) for pair in self.missing.image_ids.tolist()}
         return np.array([pair in expected for pair in self.pairs], bool)
 
     @property
     def missing_share(self) -> float:
-        """Share of the overlapping images in which most expected points are missing."""
-        missing = self.missing
-        is_missing = (
-            missing.num_missing > self.options.reliability.evidence.max_missing * missing.num_expected
-        )
-        return float(is_missing.mean()) if len(is_missing) else 0.0
+        """Fraction of image pairs in which most of the expected points are missing.
+
+        A point is expected if it should be visible in both images. Only ordered pairs of registered images
+        with enough expected points count.
+        """
+        missing, options = self.missing, self.options.reliability.evidence
+        is_missing = missing.num_missing > options.max_missing * missing.num_expected
+        has_enough = missing.num_expected >= options.min_num_expected
+        return float(is_missing[has_enough].mean()) if has_enough.any() else 0.0
 
     @property
     def second_motion_share(self) -> float:
-        """Share of the strong pairs with a second motion."""
+        """Fraction of the pairs with a second epipolar geometry; 0 without pairs.
+
+        Only strong pairs count, which have enough matches to contradict the cameras.
+        """
         return float(self.has_second_motion[self.is_strong].mean()) if self.is_strong.any() else 0.0
 
     @property
     def focal_is_determined(self) -> bool:
-        """Whether the observations are noisier at other focal lengths, and determine the focal length."""
+        """Whether the images determine the focal length.
+
+        This requires a small uncertainty from bundle adjustment, and noisier observations at other focal
+        lengths.
+        """
         profile = self.options.reliability.focal_profile
         needed = profile.min_planar_noise_ratio if self.is_planar else profile.min_noise_ratio
         is_certain = self.focal_uncertainty <= self.options.refinement.max_focal_uncertainty / 3
@@ -109,34 +126,35 @@ class Evidence:
 
 @dataclass(frozen=True)
 class MissingPoints:
-    """Points that should be visible in other images, by ordered pair of registered images."""
+    """Numbers of points that should be visible in other images, for P ordered pairs of registered images."""
 
     image_ids: Indices
-    """Image whose points are looked for, and image in which they are looked for. (P, 2)."""
+    """Image that observes the points, and image in which their visibility is tested. (P, 2)."""
     num_expected: Indices
-    """Points of the first image that should be visible in the second. (P,)."""
+    """Number of points of the first image that should be visible in the second image. (P,)."""
     num_found: Indices
-    """Those that are observed there. (P,)."""
+    """Number of expected points that are observed in the second image. (P,)."""
     num_missing: Indices
-    """Expected points in cells that show something else: hardly any expected point is found. (P,)."""
+    """Number of expected points in grid cells of the second image in which hardly any expected point is
+    observed, so that the cells seem to show something else. (P,)."""
 
 
-def collect_evidence(state: SfmState, problem: SfmProblem, focal_uncertainty: float) -> Evidence:
-    """Compare a finished reconstruction with all matches.
+def collect_evidence(
+    state: SfmState, problem: SfmProblem, focal_noise_ratio: float, focal_uncertainty: float
+) -> Evidence:
+    """Collect evidence for and against a finished reconstruction from all verified matches.
 
     Args:
         state: The refined state; not changed.
-        problem: The component, with all verified matches.
-        focal_uncertainty: Standard deviation of the focal length, as a share of it.
+        problem: All verified matches of the connected component.
+        focal_noise_ratio: `FocalProfile.noise_ratio` of the refined focal length.
+        focal_uncertainty: Standard deviation of the focal length, divided by the focal length.
 
     Returns:
         The evidence.
     """
     options = problem.options.reliability
     num_matches, num_agreeing = count_agreeing_matches(state, problem)
-    ratio = float("inf")
-    if not state.fix_focal:
-        ratio = focal_noise_ratio(state, options.focal_profile, problem.options.ba_device)
     return Evidence(
         pairs=tuple((pair.first, pair.second) for pair in problem.pairs),
         num_matches=num_matches,
@@ -146,7 +164,7 @@ def collect_evidence(state: SfmState, problem: SfmProblem, focal_uncertainty: fl
         missing=find_missing_points(state, options.evidence),
         repeats=repeats(problem, options.evidence),
         num_views=count_views(state, problem, options.evidence),
-        focal_noise_ratio=ratio,
+        focal_noise_ratio=focal_noise_ratio,
         is_planar=problem.is_planar,
         focal_uncertainty=focal_uncertainty,
         options=problem.options,
@@ -154,16 +172,17 @@ def collect_evidence(state: SfmState, problem: SfmProblem, focal_uncertainty: fl
 
 
 def find_own_poses(state: SfmState, problem: SfmProblem, num_matches: Indices, num_agreeing: Indices) -> Mask:
-    """Find the disagreeing pairs that have a relative pose of their own.
+    """Find pairs that disagree with the cameras and have a different relative pose with many inliers.
 
     Args:
         state: The refined state.
-        problem: The component.
-        num_matches: Matches of each pair. (E,).
-        num_agreeing: Matches that agree with the cameras. (E,).
+        problem: All verified matches of the connected component.
+        num_matches: Number of matches of each pair. (E,).
+        num_agreeing: Number of matches of each pair that agree with the cameras. (E,).
 
     Returns:
-        Whether nearly all matches of a pair agree with a pose that is turned against the cameras. (E,).
+        Whether nearly all matches of each pair are inliers of a relative pose whose rotation differs from
+        that of the cameras. (E,).
     """
     options = problem.options.reliability.evidence
     disagrees = num_agreeing < options.min_agreement * num_matches
@@ -187,11 +206,11 @@ def find_own_poses(state: SfmState, problem: SfmProblem, num_matches: Indices, n
 
 
 def repeats(problem: SfmProblem, options: EvidenceOptions) -> bool:
-    """Decide whether a pattern repeats in most of the matched images.
+    """Decide whether a pattern repeats within most of the matched images.
 
     Args:
-        problem: The component.
-        options: How much must repeat.
+        problem: Matches and images of the connected component.
+        options: Minimum fraction of repeated keypoints.
     """
     if problem.images.repetition is None or not problem.pairs:
         return False
@@ -200,12 +219,12 @@ def repeats(problem: SfmProblem, options: EvidenceOptions) -> bool:
 
 
 def count_views(state: SfmState, problem: SfmProblem, options: EvidenceOptions) -> int:
-    """Count the different views among the registered images.
+    """Count the different views among the registered images; images without motion between them count once.
 
     Args:
         state: The refined state.
-        problem: The component.
-        options: Largest motion within a view.
+        problem: All verified matches of the connected component.
+        options: Maximum motion between images of the same view.
     """
     same = []
     for pair in problem.pairs:
@@ -229,10 +248,11 @@ def count_agreeing_matches(state: SfmState, problem: SfmProblem) -> tuple[Indice
 
     Args:
         state: The refined state.
-        problem: The component, with all verified matches.
+        problem: All verified matches of the connected component.
 
     Returns:
-        Number of matches of each pair, 0 if an image is not registered, and of those that agree. (E,) each.
+        Number of matches of each pair, and number of matches that agree with the poses; both are 0 if an
+        image of the pair is not registered. (E,) each.
     """
     num_matches, num_agreeing = np.zeros((2, len(problem.pairs)), np.int64)
     for index, pair in enumerate(problem.pairs):
@@ -244,14 +264,14 @@ def count_agreeing_matches(state: SfmState, problem: SfmProblem) -> tuple[Indice
 
 
 def find_missing_points(state: SfmState, options: EvidenceOptions) -> MissingPoints:
-    """Look for the points of each registered image in the others.
+    """Test whether the points of each registered image are observed in the other registered images.
 
     Args:
         state: The refined state.
-        options: Which points are expected.
+        options: Conditions under which a point is expected in another image.
 
     Returns:
-        The counts of all pairs with enough expected points.
+        Numbers of points for all ordered pairs of images with enough expected points.
     """
     rows = []
     visibility = _Visibility.of(state, options)
@@ -266,7 +286,18 @@ def find_missing_points(state: SfmState, options: EvidenceOptions) -> MissingPoi
 
 
 def _look_for(visibility: _Visibility, first: int, second: int, points: Indices) -> Iterator[tuple[int, ...]]:
-    """Count expected, found and missing points of one image in another; yield nothing if few are expected."""
+    """Count the points of one image that are expected, observed and missing in another image.
+
+    Args:
+        visibility: Visibility of the points.
+        first: Image that observes the points.
+        second: Image in which the points are expected.
+        points: Indices of points that the first image observes.
+
+    Yields:
+        Indices of both images, and numbers of expected, observed and missing points; nothing if too few
+        points are expected.
+    """
     options = visibility.options
     expected = visibility.expected(first, second, points)
     found = visibility.is_observed[points[expected], second]
@@ -280,14 +311,15 @@ def _look_for(visibility: _Visibility, first: int, second: int, points: Indices)
 
 @dataclass(frozen=True)
 class _Visibility:
-    """Which points each image observes, and where it should see the others."""
+    """Visibility of points: which images observe them, and which other images should."""
 
     state: SfmState
     options: EvidenceOptions
     is_observed: Mask
     """Whether each track is observed in each image. (T, N)."""
     nearest: Array
-    """Smallest depth of the observed points in each grid cell of each image, infinite without any. (N, C)."""
+    """Smallest depth of the observed points in each of the C grid cells of each image; infinite for empty
+    cells. (N, C)."""
 
     @classmethod
     def of(cls, state: SfmState, options: EvidenceOptions) -> _Visibility:
@@ -303,13 +335,18 @@ class _Visibility:
         return visibility
 
     def points_of(self, image_id: int) -> Indices:
-        """Sample the points that an image observes."""
+        """Return the indices of the points that an image observes; of many points, a random sample."""
         points = np.flatnonzero(self.is_observed[:, image_id])
         sample = np.random.default_rng(0).permutation(len(points))[: self.options.max_num_points]
         return np.sort(points[sample])
 
     def project(self, image_id: int, points: Indices) -> tuple[Array, Array]:
-        """Project points into an image: feature pixels from the center (n, 2), and depths (n,)."""
+        """Project points into an image.
+
+        Returns:
+            Image coordinates relative to the image center, in pixels at keypoint resolution (n, 2), and
+            depths (n,).
+        """
         state = self.state
         points_camera = transform(state.T_camera_world[image_id], state.points[points])
         camera = state.camera_ids[image_id]
@@ -317,14 +354,26 @@ class _Visibility:
         return xy + state.offset[camera], points_camera[:, 2]
 
     def cells(self, image_id: int, points: Indices) -> Indices:
-        """Compute the grid cells of points in an image. (n,)."""
+        """Compute the index of the grid cell of an image into which each point projects. (n,)."""
         size, half_size = self.options.num_grid_cells, self.state.half_size[image_id]
         xy, _ = self.project(image_id, points)
         cells = ((xy + half_size) / (2 * half_size.max()) * size).astype(np.int64).clip(0, size - 1)
         return cells[:, 1] * size + cells[:, 0]
 
     def expected(self, first: int, second: int, points: Indices) -> Mask:
-        """Decide which points of the first image should be observed in the second. (n,)."""
+        """Decide which points of the first image should be observed in the second image.
+
+        A point is expected if it projects into the second image, at a similar scale and from a similar
+        direction, and is not occluded.
+
+        Args:
+            first: Image that observes the points.
+            second: Image in which the points may be expected.
+            points: Indices of points that the first image observes. (n,).
+
+        Returns:
+            True for expected points. (n,).
+        """
         state, options = self.state, self.options
         centers = state.centers()
         half_size = state.half_size[second]

@@ -1,47 +1,102 @@
-"""Profile of the focal length: which other focal lengths explain the observations nearly as well?
+"""Test of whether other focal lengths explain the observations nearly as well.
 
-The covariance of bundle adjustment takes the model and all observations for right. Narrow fields of view and
-flat scenes have a long valley in which focal length and depth compensate each other (Belhumeur et al., "The
-Bas-Relief Ambiguity", 1999). A slightly wrong model moves the minimum along it by far more than the
-covariance predicts. Adjusting again from other focal lengths shows how long the valley is.
+The covariance of bundle adjustment assumes that the camera model and all observations are correct. For narrow
+fields of view and flat scenes, the cost has a long valley along which focal length and depth compensate each
+other (Belhumeur et al., "The Bas-Relief Ambiguity", 1999). There, a slightly wrong camera model changes the
+focal length much more than the covariance predicts. Bundle adjustment at other fixed focal lengths shows how
+flat the valley is.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
+from nope_splat.sfm.global_refinement import refine_globally
+from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.reliability.options import FocalProfileOptions
 from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Indices, Mask
 
 
-def focal_noise_ratio(state: SfmState, options: FocalProfileOptions, device: str) -> float:
-    """Adjust poses and points again with a longer and with a shorter focal length.
+@dataclass(frozen=True)
+class FocalProfile:
+    """Noise of the observations at a longer and at a shorter focal length, relative to the refined one.
+
+    Noise ratios are infinite if there are too few observations to adjust.
+    """
+
+    longer: float
+    """Noise ratio at the longer focal length."""
+    shorter: float
+    """Noise ratio at the shorter focal length."""
+
+    @property
+    def noise_ratio(self) -> float:
+        """The smaller of both noise ratios; below one if the refined focal length is not the best one."""
+        return min(self.longer, self.shorter)
+
+
+def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) -> FocalProfile:
+    """Compare the observation noise at a longer and a shorter focal length with that at the refined one.
+
+    Poses and points are bundle-adjusted at each focal length.
 
     Args:
         state: The refined state; not changed.
-        options: Options of the profile.
-        device: Torch device.
+        options: Factor on the focal length, and limits of the bundle adjustments.
+        device: PyTorch device for bundle adjustment.
 
     Returns:
-        The smaller noise of the observations at the two other focal lengths, relative to that at the refined
-        one; infinite if there are too few observations.
+        The noise ratios; infinite if the focal length is fixed.
     """
+    if state.fix_focal:
+        return FocalProfile(np.inf, np.inf)
     rows = sample_observations(state, options.max_num_observations)
+    adjustment = BundleAdjustmentOptions(
+        refine_focal_length=False, max_iterations=options.max_iterations, device=device
+    )
     costs = []
     for factor in (1.0, options.factor, 1 / options.factor):
-        adjustment = BundleAdjustmentOptions(
-            refine_focal_length=False, max_iterations=options.max_iterations, device=device
-        )
         result = dolly_zoom(state, factor).bundle_adjust(adjustment, rows)
         if result is None:
-            return float("inf")
+            return FocalProfile(np.inf, np.inf)
         costs.append(result.cost)
-    return float(np.sqrt(min(costs[1:]) / costs[0]))
+    longer, shorter = np.sqrt(np.array(costs[1:]) / costs[0]).tolist()
+    return FocalProfile(longer, shorter)
+
+
+def follow_focal_valley(state: SfmState, options: MapperOptions) -> FocalProfile:
+    """Refine again from a longer or shorter focal length while that decreases the noise, in place.
+
+    Bundle adjustment stops early where focal length and depth nearly compensate each other, as for long
+    lenses.
+
+    Args:
+        state: The refined state.
+        options: Triangulation and bundle adjustment.
+
+    Returns:
+        The profile at the final focal length.
+    """
+    valley = options.reliability.focal_profile
+    profile = focal_profile(state, valley, options.ba_device)
+    for _ in range(valley.max_num_steps):
+        if profile.noise_ratio > 1 - valley.min_noise_decrease:
+            break
+        factor = valley.factor if profile.longer < profile.shorter else 1 / valley.factor
+        before, registered = state.snapshot(), state.registered.copy()
+        state.restore(dolly_zoom(state, factor))
+        refine_globally(state, options)
+        is_back = np.abs(np.log(state.focal / before.focal)).min() < np.log(valley.factor) / 2
+        if is_back or (state.registered != registered).any():
+            state.restore(before)
+            break
+        profile = focal_profile(state, valley, options.ba_device)
+    return profile
 
 
 def dolly_zoom(state: SfmState, factor: float) -> SfmState:
@@ -52,7 +107,7 @@ def dolly_zoom(state: SfmState, factor: float) -> SfmState:
         factor: Factor on the focal lengths.
 
     Returns:
-        The changed state.
+        A changed copy of the state.
     """
     zoomed = replace(state.snapshot(), focal=factor * state.focal)
     zoomed.radial = state.radial * np.array([factor**2, factor**4])
@@ -65,14 +120,14 @@ def dolly_zoom(state: SfmState, factor: float) -> SfmState:
 
 
 def sample_observations(state: SfmState, max_num_observations: int) -> Mask:
-    """Sample the observations of the longest tracks.
+    """Select the observations of the longest tracks.
 
     Args:
         state: State with points.
-        max_num_observations: Average number of observations per image.
+        max_num_observations: Maximum average number of observations per registered image.
 
     Returns:
-        Mask of the sampled inlier observations. (O,).
+        True for the selected inlier observations. (O,).
     """
     length = np.bincount(state.track_ids[state.inlier], minlength=len(state.points))
     rng = np.random.default_rng(0)

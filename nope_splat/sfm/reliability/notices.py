@@ -1,4 +1,4 @@
-"""Notices about a finished reconstruction, each with its cause and what to do."""
+"""Notices about a finished reconstruction, each with its cause and a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Mask
 
 HARMLESS = ("stationary-pixels", "mirrored-images")
-"""Notices about what is left out; the rest is not doubtful."""
+"""Notices about pixels or images that are not used; they are no reason to doubt the rest of the
+reconstruction."""
 
 
 def collect_notices(
@@ -27,12 +28,12 @@ def collect_notices(
 
     Args:
         state: The refined state.
-        problem: The connected component.
-        evidence: Comparison of the matches with the cameras.
-        training: Images that are not held out. (N,).
+        problem: Matches and images of the connected component.
+        evidence: Comparison of the reconstruction with all verified matches.
+        training: Whether each image is a training image. (N,).
 
     Returns:
-        The notices; none if there is no reason for doubt.
+        The notices; empty if there are none.
     """
     return (
         *_support_notices(state, problem, training),
@@ -45,7 +46,7 @@ def collect_notices(
 
 
 def _support_notices(state: SfmState, problem: SfmProblem, training: Mask) -> Iterator[Notice]:
-    """Warn if few images or few observations support the result."""
+    """Warn if few images are registered, or if registered images have few observations."""
     options = problem.options.reliability
     num_registered, num_images = int((state.registered & training).sum()), int(training.sum())
     per_image = int(state.inlier.sum()) // max(num_registered, 1)
@@ -64,7 +65,7 @@ def _support_notices(state: SfmState, problem: SfmProblem, training: Mask) -> It
 
 
 def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]:
-    """Name the likely cause if pairs contradict the cameras."""
+    """Warn about contradicting pairs, missing points or moving objects, and name the likely cause."""
     options = problem.options.reliability.evidence
     num_contradicting, num_strong = int(evidence.contradicts.sum()), int(evidence.is_strong.sum())
     is_missing = evidence.missing_share > options.max_missing_pairs
@@ -98,7 +99,7 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
 
 
 def _view_notices(state: SfmState, evidence: Evidence) -> Iterator[Notice]:
-    """Warn if many images show the same few views."""
+    """Warn if the images show only few different views."""
     num_images = int(state.registered.sum())
     if evidence.num_views < num_images / 2:
         yield Notice(
@@ -109,7 +110,7 @@ def _view_notices(state: SfmState, evidence: Evidence) -> Iterator[Notice]:
 
 
 def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]:
-    """Warn about a focal length that the images do not determine, or that no ordinary lens has."""
+    """Warn if the images do not determine the focal length, or if ordinary lenses do not have it."""
     profile = problem.options.reliability.focal_profile
     pixels = (state.focal * problem.camera_groups.camera_pixel_sizes).tolist()
     focal = f"{' and '.join(f'{value:.0f}' for value in pixels)} pixels"
@@ -137,7 +138,7 @@ def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> 
 
 
 def _stationary_notices(stationary: Sequence[StationaryPixels]) -> Iterator[Notice]:
-    """Tell which pixels are not used because they stand still."""
+    """Report which pixels are not used because they are stationary."""
     for pixels in stationary:
         yield Notice(
             "stationary-pixels",
@@ -147,7 +148,7 @@ def _stationary_notices(stationary: Sequence[StationaryPixels]) -> Iterator[Noti
 
 
 def _mirrored_notices(names: Sequence[str]) -> Iterator[Notice]:
-    """Name the mirrored images, which are left out."""
+    """Report the mirrored images, which are not registered."""
     if names:
         subject = f"{names[0]} is" if len(names) == 1 else f"{len(names)} photos ({list_names(names)}) are"
         yield Notice(
@@ -158,13 +159,13 @@ def _mirrored_notices(names: Sequence[str]) -> Iterator[Notice]:
 
 
 def refuse_doubtful(reconstruction: Reconstruction) -> None:
-    """Refuse a reconstruction with reason for doubt.
+    """Raise an error if a reconstruction has a notice that makes its cameras doubtful.
 
     Args:
         reconstruction: The finished reconstruction.
 
     Raises:
-        NopeSplatError: If it has a notice other than about pixels or images that are left out.
+        NopeSplatError: If there is a notice whose code is not in `HARMLESS`.
     """
     doubts = [notice for notice in reconstruction.notices if notice.code not in HARMLESS]
     if doubts:

@@ -1,4 +1,4 @@
-"""Options of the evidence for and against a reconstruction."""
+"""Options for assessing the reliability of a reconstruction."""
 
 from __future__ import annotations
 
@@ -12,83 +12,108 @@ from nope_splat.utils.ranges import COUNT, POSITIVE, SHARE
 
 @dataclass(frozen=True)
 class EvidenceOptions:
-    """Options of the comparison of the matches with the cameras."""
+    """Comparison of a reconstruction with all verified matches."""
 
     min_num_matches: Annotated[int, COUNT] = 30
-    """Minimum number of verified matches with which a pair can contradict the cameras. Pairs with fewer are
-    often wrong without harm."""
+    """Minimum number of verified matches with which a pair can contradict the cameras. Pairs with fewer
+    matches are often wrong, but do not affect the cameras."""
     min_agreement: Annotated[float, SHARE] = 0.7
-    """Share of the matches of a pair that must agree with the cameras. Between neighbors it is above 0.8
-    where cameras are right; wrong matches near the epipolar lines make up the rest."""
+    """Minimum fraction of the matches of a pair that agree with the cameras; pairs with a smaller fraction
+    may contradict the cameras. With correct cameras, neighboring photos reach more than 0.8; the remaining
+    matches are wrong but lie near the epipolar lines."""
     min_own_inliers: Annotated[float, SHARE] = 0.85
-    """Share of the matches of a pair that a relative pose of its own must explain to contradict the cameras.
-    In pairs from very different directions, the fundamental matrix adapts to wrong matches; a pose cannot."""
+    """Minimum fraction of the matches of a pair that are inliers of a relative pose other than that of the
+    cameras, for the pair to contradict the cameras. A fundamental matrix may fit wrong matches between very
+    different views, a relative pose does not."""
     min_own_tri_angle: Annotated[float, POSITIVE] = 16.0
-    """Minimum median triangulation angle of that pose, in degrees, as for the initial pair in COLMAP: with
-    little parallax, a pose fits many wrong matches."""
+    """Minimum median triangulation angle, in degrees, of a relative pose that contradicts the cameras. With
+    less parallax, a relative pose fits many wrong matches; COLMAP requires the same angle of its initial
+    pair."""
     min_rotation: Annotated[float, POSITIVE] = 20.0
-    """Minimum difference, in degrees, between the rotation of that pose and of the cameras."""
+    """Minimum angle, in degrees, between the rotation of a relative pose that contradicts the cameras and the
+    rotation of the cameras."""
     max_num_points: Annotated[int, COUNT] = 1000
-    """Maximum number of points of each photo that are looked for in the others."""
+    """Maximum number of points per photo whose visibility in the other photos is tested."""
     max_view_angle: Annotated[float, POSITIVE] = 12.0
-    """Maximum angle, in degrees, between two views of a point in which the same keypoint is expected."""
+    """Maximum angle, in degrees, between the viewing directions of two photos to a point for its keypoint to
+    be expected in both photos."""
     max_scale_ratio: Annotated[float, POSITIVE] = 1.4
-    """Maximum ratio of the sizes of a point in two photos in which the same keypoint is expected."""
+    """Maximum ratio of the image scales (focal length divided by depth) of a point in two photos for its
+    keypoint to be expected in both photos."""
     border: Annotated[float, SHARE] = 0.03
-    """Width of the border of a photo, as a share of its longer side, where keypoints are not expected."""
+    """Width of the border of a photo in which no keypoints are expected, as a fraction of the longer side."""
     num_grid_cells: Annotated[int, COUNT] = 12
-    """Grid cells along the longer side of a photo, in which expected and found points are compared."""
+    """Number of grid cells along the longer side of a photo; expected and observed points are counted in each
+    cell."""
     max_occluder_depth_ratio: Annotated[float, SHARE] = 0.9
-    """Depth of other points of a cell, relative to a point's own depth, below which they may hide it."""
+    """A point is considered occluded if its grid cell contains a point with less than this fraction of its
+    depth."""
     min_num_in_cell: Annotated[int, COUNT] = 4
-    """Minimum number of expected points in a cell."""
+    """Minimum number of expected points in a grid cell for the points to count as missing."""
     max_found_in_cell: Annotated[float, SHARE] = 0.1
-    """Share of the expected points of a cell that are found, up to which the cell shows something else."""
+    """Maximum fraction of the expected points of a grid cell that are observed for the other points to count
+    as missing: the cell then shows something else."""
     min_num_common: Annotated[int, COUNT] = 10
-    """Minimum number of expected points of two photos that overlap."""
+    """Minimum number of points of one photo that are expected in another photo for the two photos to count as
+    overlapping."""
     min_num_expected: Annotated[int, COUNT] = 30
-    """Minimum number of expected points from which missing ones count."""
+    """Minimum number of points of one photo that are expected in another photo for the pair to be tested for
+    missing points."""
     max_missing: Annotated[float, SHARE] = 0.5
-    """Share of the expected points of a pair that may lie in cells that show something else."""
+    """Maximum fraction of the expected points of a pair that may be missing; pairs beyond it are counted in
+    `max_missing_pairs`."""
     max_missing_pairs: Annotated[float, SHARE] = 0.2
-    """Share of the pairs in which more than that may be missing: things hide each other."""
+    """Maximum fraction of overlapping pairs with too many missing points (see `max_missing`). With a larger
+    fraction, the cameras are doubtful. A few such pairs are normal because of occlusion."""
     max_still_motion: Annotated[float, POSITIVE] = 1.0
-    """Median motion of the matches, in feature pixels, up to which two photos show the same view."""
+    """Maximum median displacement of the matches of two photos, in pixels at keypoint resolution, for the
+    photos to count as the same view."""
     min_repetition: Annotated[float, SHARE] = 0.1
-    """Share of the keypoints of the median photo that must have a lookalike in the same photo, for a pattern
-    that repeats to be the likely cause."""
+    """Minimum median, over the photos, of the fraction of keypoints that resemble another place in the same
+    photo; with a larger median, a repeated pattern is reported as the cause of contradictions."""
     min_second_motions: Annotated[float, SHARE] = 0.2
-    """Share of the strong pairs with a second motion from which things move against each other."""
+    """Minimum fraction of pairs with a second epipolar geometry for moving objects to be reported; only pairs
+    with at least `min_num_matches` matches count."""
 
 
 @dataclass(frozen=True)
 class FocalProfileOptions:
-    """Options of the profile of the focal length."""
+    """Test of whether the photos determine the focal length, by bundle adjustment at other focal lengths."""
 
     factor: Annotated[float, Gt(1)] = 1.3
-    """Poses and points are adjusted again with the focal length multiplied and divided by this factor."""
+    """Factor by which the focal length is multiplied, and in a second test divided, before poses and points
+    are adjusted again."""
     min_noise_ratio: Annotated[float, Gt(1)] = 1.01
-    """Minimum increase of the noise of the observations at either focal length for which the photos
-    determine it. Errors of the model, such as distortion, have this size."""
+    """Minimum ratio of the observation noise at the other focal lengths to that at the refined focal length.
+    With a smaller ratio, the focal length is reported as uncertain. Unmodeled effects, such as distortion,
+    cause ratios of this size."""
     min_planar_noise_ratio: Annotated[float, Gt(1)] = 1.05
-    """The same for a planar scene, where a small error of the model moves the focal length far."""
+    """Like `min_noise_ratio`, for planar scenes, in which small model errors change the focal length more."""
+    min_noise_decrease: Annotated[float, SHARE] = 0.001
+    """Minimum decrease of the observation noise, as a fraction, for which all cameras are refined again from
+    a longer or shorter focal length."""
+    max_num_steps: Annotated[int, COUNT] = 8
+    """Maximum number of times that all cameras are refined again from a longer or shorter focal length."""
     plausible_ratios: tuple[float, float] = (0.3, 8.0)
-    """Shortest and longest focal length of ordinary lenses, as a share of the longer side."""
+    """Shortest and longest focal length of ordinary lenses, as multiples of the longer side; other focal
+    lengths are reported as implausible."""
     max_num_observations: Annotated[int, COUNT] = 60
-    """Maximum number of observations per photo that are used, on average."""
+    """Maximum average number of observations per photo in the test; the longest tracks are used."""
     max_iterations: Annotated[int, COUNT] = 12
-    """Maximum number of steps of each adjustment."""
+    """Maximum number of steps of each bundle adjustment in the test."""
 
 
 @dataclass(frozen=True)
 class ReliabilityOptions:
-    """When to doubt a reconstruction."""
+    """Thresholds beyond which a reconstruction counts as doubtful."""
 
     evidence: EvidenceOptions = field(default_factory=EvidenceOptions)
-    """Comparison of the matches with the cameras."""
+    """Comparison of the reconstruction with all verified matches."""
     focal_profile: FocalProfileOptions = field(default_factory=FocalProfileOptions)
-    """Profile of the focal length."""
+    """Test of whether the photos determine the focal length."""
     min_registered: Annotated[float, Interval(gt=0, le=1)] = 0.5
-    """Share of the photos that must be registered for good support."""
+    """Minimum fraction of the photos that are registered; with a smaller fraction, the reconstruction is
+    reported as weakly supported."""
     min_observations_per_image: Annotated[int, COUNT] = 50
-    """Observations per registered photo for good support."""
+    """Minimum average number of observations per registered photo; with fewer, the reconstruction is reported
+    as weakly supported."""

@@ -1,70 +1,92 @@
-"""Measure of trust: a logistic function of all evidence."""
+"""Trust score of a reconstruction: a logistic function of all evidence."""
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 import numpy as np
 from scipy.special import expit
 
 from nope_splat.scene.tracks import MatchGraph
-from nope_splat.scene.trust import Trust
+from nope_splat.scene.trust import Doubts, Trust
 from nope_splat.sfm.reliability.evidence import Evidence
 from nope_splat.sfm.state import SfmState
 
-
-@dataclass(frozen=True)
-class DoubtFeatures:
-    """Reasons for doubt, each from 0 (none) to 1."""
-
-    disagreement: float
-    """Share of the matches of strong pairs that contradict the cameras."""
-    contradicting_pairs: float
-    """Square root of the share of strong pairs that contradict the cameras."""
-    missing_points: float
-    """Square root of the share of pairs in which most expected points are missing."""
-    second_motions: float
-    """Share of the strong pairs with a second motion."""
-    focal_valley: float
-    """1 if other focal lengths fit as well, 0 if they fit much worse."""
-
-
-WEIGHTS = DoubtFeatures(20.0, 8.0, 8.0, 5.0, 4.0)
-"""Coefficients of the logistic function; rough values, not fitted yet."""
+WEIGHTS = Doubts(
+    disagreement=20.0,
+    contradicting_pairs=8.0,
+    missing_points=8.0,
+    second_motions=5.0,
+    repetition=0.0,
+    similar_views=0.0,
+    focal_valley=4.0,
+    planar=0.0,
+    unregistered=0.0,
+    weak_support=0.0,
+)
+"""Coefficients of the logistic function, fitted by `scripts.reliability.calibrate`."""
 INTERCEPT = -3.0
-"""Logit of a failure without any doubt."""
+"""Log-odds of wrong cameras if there is no doubt, fitted together with `WEIGHTS`."""
+FOCAL_VALLEY_WIDTH = 0.02
+"""Relative increase of the observation noise at other focal lengths that reduces the doubt `focal_valley` by
+a factor of e."""
 
 
-def doubt_features(evidence: Evidence) -> DoubtFeatures:
-    """Summarize the evidence.
+def find_doubts(state: SfmState, evidence: Evidence, num_training: int) -> Doubts:
+    """Compute the reasons to doubt the cameras from the evidence.
 
     Args:
-        evidence: Comparison of the matches with the cameras.
+        state: The refined state.
+        evidence: Comparison of the reconstruction with all verified matches.
+        num_training: Number of images that are not held out.
+
+    Returns:
+        Strength of each reason, from 0 to 1.
     """
     strong = evidence.is_strong
     num_matches, num_agreeing = evidence.num_matches[strong].sum(), evidence.num_agreeing[strong].sum()
-    return DoubtFeatures(
+    num_registered = int(state.registered.sum())
+    enough = evidence.options.reliability.min_observations_per_image
+    return Doubts(
         disagreement=float((num_matches - num_agreeing) / max(num_matches, 1)),
         contradicting_pairs=float(evidence.contradicts.sum() / max(strong.sum(), 1)) ** 0.5,
         missing_points=evidence.missing_share**0.5,
         second_motions=evidence.second_motion_share,
-        focal_valley=float(np.exp(-(evidence.focal_noise_ratio - 1) / 0.02).clip(0, 1)),
+        repetition=float(evidence.repeats),
+        similar_views=1 - evidence.num_views / num_registered,
+        focal_valley=float(np.exp(-(evidence.focal_noise_ratio - 1) / FOCAL_VALLEY_WIDTH).clip(0, 1)),
+        planar=float(evidence.is_planar),
+        unregistered=1 - num_registered / num_training,
+        weak_support=min(1.0, enough * num_registered / max(int(state.inlier.sum()), 1)),
     )
 
 
-def measure_trust(state: SfmState, graph: MatchGraph, evidence: Evidence) -> Trust:
-    """Compute the trust in a reconstruction, its images and its pairs.
+def trust_score(doubts: Doubts) -> float:
+    """Compute the estimated probability that the cameras are right, by logistic regression.
+
+    Args:
+        doubts: Reasons to doubt the cameras.
+
+    Returns:
+        The probability, from 0 to 1.
+    """
+    return float(expit(-(INTERCEPT + np.dot(astuple(doubts), astuple(WEIGHTS)))))
+
+
+def measure_trust(state: SfmState, graph: MatchGraph, evidence: Evidence, num_training: int) -> Trust:
+    """Compute the trust in a reconstruction, in each of its images and in each pair.
 
     Args:
         state: The refined state.
-        graph: The match graph of all training images.
-        evidence: Comparison of the matches with the cameras.
+        graph: Match graph of all training images.
+        evidence: Comparison of the reconstruction with all verified matches.
+        num_training: Number of images that are not held out.
 
     Returns:
-        The trust.
+        The trust: a score, the doubts, and the fraction of agreeing matches of each image and of each edge of
+        the match graph.
     """
-    features = np.array(astuple(doubt_features(evidence)))
-    logit = INTERCEPT + float(features @ np.array(astuple(WEIGHTS)))
+    doubts = find_doubts(state, evidence, num_training)
     agreement = dict(zip(evidence.pairs, evidence.agreement, strict=True))
     pairs = np.array([agreement.get((first, second), np.nan) for first, second in graph.edges.tolist()])
     ends = np.array(evidence.pairs, np.int64).ravel()
@@ -73,4 +95,4 @@ def measure_trust(state: SfmState, graph: MatchGraph, evidence: Evidence) -> Tru
     num_agreeing = np.bincount(ends, np.repeat(evidence.num_agreeing, 2), num_images)
     images = np.where(num_matches > 0, num_agreeing / np.maximum(num_matches, 1), np.nan)
     images[~state.registered] = np.nan
-    return Trust(float(expit(-logit)), images, pairs.reshape(-1))
+    return Trust(trust_score(doubts), doubts, images, pairs.reshape(-1))

@@ -9,15 +9,21 @@ import numpy as np
 import pytest
 from fixtures.errors import refused
 from fixtures.synthetic import SyntheticScene, look_at, make_scene, random_points, ring
+from scipy.spatial.transform import Rotation
 
 from nope_splat.geometry.camera import SharedPinhole
+from nope_splat.geometry.rigid import rigid
 from nope_splat.matching.database import MatchDatabase
 from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.stationary import StationaryPixels
 from nope_splat.scene.trust import Notice, Trust
 from nope_splat.sfm import SfmOptions
-from nope_splat.sfm.pipeline import reconstruct_from_matches
+from nope_splat.sfm.pipeline import reconstruct_component, reconstruct_from_matches, training_problem
+from nope_splat.sfm.problem import Priors, SfmProblem
+from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
+from nope_splat.sfm.reliability.evidence import MissingPoints, collect_evidence
 from nope_splat.sfm.reliability.notices import refuse_doubtful
+from nope_splat.sfm.state import SfmState
 
 
 def run(made: SyntheticScene, folder: Path, matches: MatchDatabase | None = None) -> Reconstruction:
@@ -73,6 +79,41 @@ def test_a_pair_with_a_relative_pose_of_its_own_is_told(tmp_path: Path) -> None:
         refuse_doubtful(scene)
 
 
+def registered_state(made: SyntheticScene, folder: Path) -> tuple[SfmState, SfmProblem]:
+    """Reconstruct a scene up to its refined state."""
+    no_image = np.zeros(len(made.keypoints), bool)
+    images = made.write_images(folder)
+    problem = training_problem(images, no_image, made.matches, SfmOptions(), Priors())
+    result = reconstruct_component(problem, SfmOptions())
+    assert result is not None
+    return result.state, problem
+
+
+@pytest.mark.parametrize("keep_doubtful", [False, True])
+def test_an_image_whose_matches_contradict_its_pose_is_left_out(keep_doubtful: bool, tmp_path: Path) -> None:
+    state, problem = registered_state(make_scene(), tmp_path)
+    turn = rigid(Rotation.from_euler("z", 30, degrees=True).as_matrix(), np.zeros(3))
+    state.T_camera_world[3] = turn @ state.T_camera_world[3]
+    evidence, failures = doubt_cameras(state, problem, 1.5, keep_doubtful)
+    assert list(failures) == ([] if keep_doubtful else [3])
+    assert np.flatnonzero(~state.registered).tolist() == list(failures)
+    assert evidence.contradicts.any() == keep_doubtful
+
+
+def test_missing_points_count_only_in_pairs_with_enough_expected_ones(tmp_path: Path) -> None:
+    evidence = collect_evidence(*registered_state(make_scene(), tmp_path), 1.5, 0.0)
+    few = evidence.options.reliability.evidence.min_num_expected - 1
+    missing = MissingPoints(
+        image_ids=np.array([[0, 1], [1, 0], [0, 2], [2, 0]]),
+        num_expected=np.array([100, 100, few, few]),
+        num_found=np.array([90, 90, 0, 0]),
+        num_missing=np.array([0, 0, few, few]),
+    )
+    assert replace(evidence, missing=missing).missing_share == 0
+    missing = replace(missing, num_expected=missing.num_expected + 1)
+    assert replace(evidence, missing=missing).missing_share == 0.5
+
+
 def test_such_a_pair_does_not_count_if_a_pattern_repeats(tmp_path: Path) -> None:
     """Images from opposite sides then match by mistake, without harm."""
     made = make_scene(poses=ring(8, arc=140))
@@ -118,6 +159,7 @@ def test_doubt_survives_storage(tmp_path: Path) -> None:
     assert loaded.notices == scene.notices
     assert loaded.notice == "few; something moves"
     assert trust(loaded).score == trust(scene).score
+    assert trust(loaded).doubts == trust(scene).doubts
     np.testing.assert_array_equal(trust(loaded).pairs, trust(scene).pairs)
     np.testing.assert_array_equal(loaded.stationary_cells(0), cells)
 
