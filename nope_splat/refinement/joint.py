@@ -255,13 +255,12 @@ def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
 def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
     """Compute the photometric fraction of the information about a pose, averaged over all poses.
 
-    The fraction is a trace, divided by the number of parameters, of the joint information matrix's inverse
-    times the photometric matrix, with all other poses fixed. It does not depend on the units of rotation and
-    translation.
+    For the 6 x 6 diagonal blocks P (photometric) and J (joint) of a pose, the fraction is trace(J^-1 P) / 6.
+    It does not depend on the units of rotation and translation.
 
     Args:
         photometric: Photometric matrix over all poses and intrinsics. (6 N + 5 K, 6 N + 5 K).
-        joint: Normal equations of tracks and photometric term.
+        joint: Normal equations of tracks plus photometric term.
 
     Returns:
         Fraction from 0 to 1.
@@ -279,7 +278,8 @@ def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
 
 
 def _track_noise(problem: BundleProblem) -> float:
-    """Estimate the noise of the observations as a multiple of the problem's `sigma`.
+    """Estimate the noise of the track observations, relative to the standard deviations `sigma` of the
+    problem.
 
     The estimate is corrected for the degrees of freedom of the fitted cameras and points.
     """
