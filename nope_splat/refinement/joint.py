@@ -278,8 +278,7 @@ def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
 
 
 def _track_noise(problem: BundleProblem) -> float:
-    """Estimate the noise of the track observations, relative to the standard deviations `sigma` of the
-    problem.
+    """Estimate the noise of the observations, relative to the problem's standard deviations `sigma`.
 
     The estimate is corrected for the degrees of freedom of the fitted cameras and points.
     """
