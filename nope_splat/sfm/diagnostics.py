@@ -60,7 +60,7 @@ def require_matches(
     if len(training) < 2:
         raise NopeSplatError(
             "too-few-images",
-            f"only {len(training)} of {len(names)} photos would be left for reconstruction, but at least two"
+            f"only {len(training)} of {len(names)} photos remain for reconstruction, but at least two"
             " are needed; hold out fewer photos",
         )
     if all(len(matches.keypoints[image_id].xy) < min_matches for image_id in training):
@@ -73,8 +73,7 @@ def require_matches(
         mirrored = list_names([str(names[image_id]) for image_id in matches.mirrored_ids.tolist()])
         raise NopeSplatError(
             "no-matches",
-            f"no two of the {len(training)} photos match as they are, but they do if some are flipped; flip"
-            f" {mirrored}",
+            f"no two of the {len(training)} photos match, because some are mirrored; flip {mirrored}",
         )
     if not components and len(training) == 2:
         first, second = (names[image_id] for image_id in training)
@@ -107,7 +106,7 @@ def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError
         return NopeSplatError(
             "no-baseline",
             "the photos match, but no two of them were taken far enough apart to determine depth; walk"
-            " around the subject instead of turning in place",
+            " around the subject instead of only rotating the camera",
         )
     source = f"the depth maps in {options.depth.maps}"
     advice = "check that they belong to these photos and that depth.kind is correct"
@@ -146,10 +145,10 @@ def failure_reasons(
         if component is None:
             reason = "no verified matches with any other photo"
         elif component is reconstructed:
-            reason = failures.get(image_id, "its matches agree with no relative pose")
+            reason = failures.get(image_id, "its matches are not consistent with any relative pose")
         else:
             listed = list_names([str(names[member]) for member in component])
-            reason = f"in a group of {len(component)} photos that does not connect with the rest: {listed}"
+            reason = f"in a group of {len(component)} photos without matches to the other photos: {listed}"
         reasons[names[image_id]] = reason
     return reasons
 

@@ -148,6 +148,6 @@ def _filter_images(state: SfmState, options: MapperOptions) -> dict[int, str]:
         state.inlier &= state.registered[state.image_ids]
         filter_observations(state, np.inf, options.min_tri_angle)
     return {
-        int(image_id): f"only {support[image_id]} observations of track points survived adjustment"
+        int(image_id): f"only {support[image_id]} observations of track points remain after bundle adjustment"
         for image_id in weak
     }

@@ -44,6 +44,8 @@ class Edited:
     pose: Callable[[Array, int], Array] | None = None
     """Function that takes the true pose and the index of an image and returns the pose of the edited image;
     None for unchanged poses."""
+    causes: frozenset[str] | None = None
+    """Codes of the notices that name the cause of wrong cameras; None for the codes of the family."""
 
 
 def image_sets() -> list[ImageSet]:
@@ -140,7 +142,13 @@ def _stationary() -> dict[str, tuple[Edited, bool]]:
         "dirt_80_spots": lambda variation: edits.lens_dirt(80, variation.seed(5)),
         "letterbox": lambda _: edits.overlay(black, (0, 0, 1, 0.14)),
     }
-    sets = {name: (Edited(edit), False) for name, edit in hard.items()}
+    causes = {
+        # The words of the watermark are a pattern that repeats.
+        "watermark_dense": frozenset({"stationary-pixels", "repeated-pattern"}),
+        # The parts of a collage move against each other.
+        "collage_2x2": frozenset({"moving-objects"}),
+    }
+    sets = {name: (Edited(edit, causes=causes.get(name)), False) for name, edit in hard.items()}
     return {name: (Edited(edit), True) for name, edit in easy.items()} | sets
 
 
@@ -170,7 +178,8 @@ def _edited_set(source: str, name: str, family: Family, edited: Edited, honest: 
         height, width = next(iter(result.values())).shape[:2]
         write_set(folder, result, Truth(poses, truth.focal, (width, height)))
 
-    return ImageSet(f"{source}_{name}", family, write, honest, needs_data=source == "fountain")
+    needs_data = source == "fountain"
+    return ImageSet(f"{source}_{name}", family, write, honest, edited.causes, needs_data)
 
 
 def load_source(source: str, inputs: Inputs) -> tuple[dict[str, Image], Truth]:

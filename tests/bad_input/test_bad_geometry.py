@@ -76,8 +76,8 @@ def test_sliding_along_a_wall(wall: np.ndarray, tmp_path: Path) -> None:
     report = reconstruct(write(tmp_path / "images", wall, slides), tmp_path / "out")
     assert report["registered"] == 5
     assert report["notice"] == (
-        "the photos look straight at one flat surface, which does not show the focal length, which is"
-        " taken to be 277 pixels; set initial-focal if you know it, or add photos from other directions"
+        "the photos show one flat surface frontally, so they do not determine the focal length; 277 pixels"
+        " are assumed; set initial-focal if you know it, or add photos from other directions"
     )
     centers = np.array(
         [

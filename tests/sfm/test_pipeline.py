@@ -186,9 +186,9 @@ def test_failures_name_disconnected_components(tmp_path: Path) -> None:
     made = make_scene(8, sees=lambda image, ids: (ids < 250) == (image < 4) if image < 7 else ids < 0)
     scene = run(made, tmp_path, held_out=(6,))
     assert scene.registered.sum() == 4
-    reason = "in a group of 2 photos that does not connect with the rest: 004.png, 005.png"
+    reason = "in a group of 2 photos without matches to the other photos: 004.png, 005.png"
     assert scene.failures["004.png"] == scene.failures["005.png"] == reason
-    assert scene.failures["006.png"].startswith("held out, and only 0 of the 12 needed")
+    assert scene.failures["006.png"].startswith("held out, and only 0 track points")
     assert scene.failures["007.png"] == "no verified matches with any other photo"
 
 

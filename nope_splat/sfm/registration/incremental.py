@@ -219,7 +219,7 @@ class IncrementalMapper:
         for image_id in np.flatnonzero(~state.registered & (visible < needed)).tolist():
             if self.attempts[image_id, "pair"] == 0:
                 self.failures[image_id] = (
-                    f"only {visible[image_id]} of the {needed} needed track points visible"
+                    f"only {visible[image_id]} track points are visible, but {needed} are needed"
                 )
         trials = np.array([self.attempts[image_id] for image_id in range(num_images)])
         has_trials = trials < self.registration.max_reg_trials
@@ -278,7 +278,7 @@ class IncrementalMapper:
             if self._verify_pose(new):
                 return new
             state.restore(before)
-            self.failures[new] = "its pose did not survive verification"
+            self.failures[new] = "its pose disagrees with the track points of other photos"
         return None
 
     def _scaled_pose(self, known: int, two_view: TwoView) -> Array | None:

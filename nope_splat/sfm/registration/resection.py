@@ -121,9 +121,9 @@ def resect_held_out(
         resection = resect(xy, reconstruction.points[points], camera, (width, height), pixel_size)
         if resection is None:
             failures[name] = (
-                f"held out, and only {len(xy)} of the {min_num_points} needed track points visible"
+                f"held out, and only {len(xy)} track points are visible, but {min_num_points} are needed"
                 if len(xy) < min_num_points
-                else f"held out, and its {len(xy)} visible track points do not agree with one pose"
+                else f"held out, and its {len(xy)} visible track points are not consistent with any pose"
             )
             continue
         poses[image_id], registered[image_id] = resection.T_world_camera, True

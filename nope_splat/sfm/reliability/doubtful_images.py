@@ -58,4 +58,4 @@ def leave_out_doubtful_images(state: SfmState, evidence: Evidence) -> dict[int, 
     state.registered[doubtful] = False
     state.inlier &= state.registered[state.image_ids]
     filter_observations(state, np.inf, evidence.options.min_tri_angle)
-    return dict.fromkeys(doubtful.tolist(), "most of its matches contradict the pose that was found")
+    return dict.fromkeys(doubtful.tolist(), "most of its matches contradict its estimated pose")

@@ -9,18 +9,18 @@ al., "What Can Missing Correspondences Tell Us About 3D Structure and Motion?", 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from nope_splat.geometry.projection import project
-from nope_splat.geometry.rigid import invert, rotation_angle, transform
+from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.problem import SfmProblem
+from nope_splat.sfm.reliability.match_agreement import count_matches, find_own_poses
 from nope_splat.sfm.reliability.options import EvidenceOptions
-from nope_splat.sfm.retriangulation import epipolar_errors
 from nope_splat.sfm.state import SfmState
 from nope_splat.sfm.triangulation import angles_between
 from nope_splat.utils.typing import Array, Indices, Mask
@@ -36,6 +36,8 @@ class Evidence:
     """Number of verified matches of each pair; 0 if an image of the pair is not registered. (E,)."""
     num_agreeing: Indices
     """Number of matches of each pair that agree with the poses. (E,)."""
+    num_split: Indices
+    """Number of agreeing matches of each pair whose two keypoints observe different points. (E,)."""
     has_own_pose: Mask
     """Whether each pair disagrees with the poses while nearly all of its matches are inliers of a different
     relative pose. (E,)."""
@@ -80,10 +82,13 @@ class Evidence:
         A pair contradicts the cameras if it has enough matches, too many of them disagree with the poses, and
         either its images should observe the same points or its matches are inliers of a different relative
         pose. The last condition is ignored if a pattern repeats, because images of different parts of the
-        scene then have wrong matches.
+        scene then have wrong matches. A pair also contradicts the cameras if too many of its matches join
+        different points.
         """
-        disagrees = self.is_strong & (self.agreement < self.options.reliability.evidence.min_agreement)
-        return disagrees & self.overlaps if self.repeats else disagrees & (self.overlaps | self.has_own_pose)
+        options = self.options.reliability.evidence
+        disagrees = self.is_strong & (self.agreement < options.min_agreement)
+        disagrees &= self.overlaps if self.repeats else self.overlaps | self.has_own_pose
+        return disagrees | self.is_strong & (self.num_split > options.max_split * self.num_matches)
 
     @property
     def overlaps(self) -> Mask:
@@ -154,12 +159,13 @@ def collect_evidence(
         The evidence.
     """
     options = problem.options.reliability
-    num_matches, num_agreeing = count_agreeing_matches(state, problem)
+    counts = count_matches(state, problem)
     return Evidence(
         pairs=tuple((pair.first, pair.second) for pair in problem.pairs),
-        num_matches=num_matches,
-        num_agreeing=num_agreeing,
-        has_own_pose=find_own_poses(state, problem, num_matches, num_agreeing),
+        num_matches=counts.num_matches,
+        num_agreeing=counts.num_agreeing,
+        num_split=counts.num_split,
+        has_own_pose=find_own_poses(state, problem, counts),
         has_second_motion=np.array([pair.num_second > 0 for pair in problem.pairs], bool),
         missing=find_missing_points(state, options.evidence),
         repeats=repeats(problem, options.evidence),
@@ -169,40 +175,6 @@ def collect_evidence(
         focal_uncertainty=focal_uncertainty,
         options=problem.options,
     )
-
-
-def find_own_poses(state: SfmState, problem: SfmProblem, num_matches: Indices, num_agreeing: Indices) -> Mask:
-    """Find pairs that disagree with the cameras and have a different relative pose with many inliers.
-
-    Args:
-        state: The refined state.
-        problem: All verified matches of the connected component.
-        num_matches: Number of matches of each pair. (E,).
-        num_agreeing: Number of matches of each pair that agree with the cameras. (E,).
-
-    Returns:
-        Whether nearly all matches of each pair are inliers of a relative pose whose rotation differs from
-        that of the cameras. (E,).
-    """
-    options = problem.options.reliability.evidence
-    disagrees = num_agreeing < options.min_agreement * num_matches
-    disagrees &= num_matches >= options.min_num_matches
-    indices = np.flatnonzero(disagrees)
-    pairs = [problem.pairs[index] for index in indices.tolist()]
-    two_views = replace(problem, pairs=pairs).relative_poses(state.focal)
-    has_own_pose = np.zeros(len(num_matches), bool)
-    for index, pair in zip(indices.tolist(), pairs, strict=True):
-        two_view = two_views.get((pair.first, pair.second))
-        if two_view is None:
-            continue
-        relative = state.T_camera_world[pair.second] @ invert(state.T_camera_world[pair.first])
-        angle = rotation_angle(two_view.T_second_first[:3, :3] @ relative[:3, :3].T)
-        has_own_pose[index] = (
-            len(two_view) >= options.min_own_inliers * len(pair.indices)
-            and two_view.angle >= options.min_own_tri_angle
-            and angle >= options.min_rotation
-        )
-    return has_own_pose
 
 
 def repeats(problem: SfmProblem, options: EvidenceOptions) -> bool:
@@ -241,26 +213,6 @@ def count_views(state: SfmState, problem: SfmProblem, options: EvidenceOptions) 
         coo_array((np.ones(len(edges)), edges.T), (num_images, num_images)), directed=False
     )
     return num_components - int((~state.registered).sum())
-
-
-def count_agreeing_matches(state: SfmState, problem: SfmProblem) -> tuple[Indices, Indices]:
-    """Count the verified matches that agree with the poses.
-
-    Args:
-        state: The refined state.
-        problem: All verified matches of the connected component.
-
-    Returns:
-        Number of matches of each pair, and number of matches that agree with the poses; both are 0 if an
-        image of the pair is not registered. (E,) each.
-    """
-    num_matches, num_agreeing = np.zeros((2, len(problem.pairs)), np.int64)
-    for index, pair in enumerate(problem.pairs):
-        if state.registered[[pair.first, pair.second]].all():
-            errors = epipolar_errors(state, problem.centered_keypoints, pair)
-            num_matches[index] = len(errors)
-            num_agreeing[index] = np.count_nonzero(errors < problem.options.re_max_epipolar_error)
-    return num_matches, num_agreeing
 
 
 def find_missing_points(state: SfmState, options: EvidenceOptions) -> MissingPoints:

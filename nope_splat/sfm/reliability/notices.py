@@ -36,7 +36,7 @@ def collect_notices(
         The notices; empty if there are none.
     """
     return (
-        *_support_notices(state, problem, training),
+        *_support_notices(state, problem, evidence.repeats, training),
         *_consistency_notices(problem, evidence),
         *_view_notices(state, evidence),
         *_focal_notices(state, problem, evidence),
@@ -45,7 +45,7 @@ def collect_notices(
     )
 
 
-def _support_notices(state: SfmState, problem: SfmProblem, training: Mask) -> Iterator[Notice]:
+def _support_notices(state: SfmState, problem: SfmProblem, repeats: bool, training: Mask) -> Iterator[Notice]:
     """Warn if few images are registered, or if registered images have few observations."""
     options = problem.options.reliability
     num_registered, num_images = int((state.registered & training).sum()), int(training.sum())
@@ -56,6 +56,12 @@ def _support_notices(state: SfmState, problem: SfmProblem, training: Mask) -> It
             f"only {num_registered} of {num_images} photos are registered, so the result shows a part of the"
             " scene at best; add photos that overlap more",
         )
+        if repeats:
+            yield Notice(
+                "repeated-pattern",
+                "a pattern repeats in the photos (windows, tiles, or a watermark over the photos), and"
+                " different parts of it match; remove it, or include more that does not repeat",
+            )
     elif per_image < options.min_observations_per_image:
         yield Notice(
             "weak-support",
@@ -72,7 +78,7 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
     moves = evidence.second_motion_share >= options.min_second_motions
     if not (num_contradicting or is_missing or moves):
         return
-    facts = "many matches agree with another motion than that of the cameras"
+    facts = "many matches support a motion different from the camera motion"
     if num_contradicting:
         facts = f"{num_contradicting} of {num_strong} pairs of photos contradict the cameras"
     elif is_missing:
@@ -84,17 +90,17 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
             f"a pattern repeats in the photos, and {facts}; cameras may be off by a period: include something"
             " that does not repeat, and take smaller steps",
         )
-    elif moves:
+    elif moves or num_contradicting > options.max_contradicting_pairs * num_strong:
         yield Notice(
             "moving-objects",
-            "different parts of the photos move against each other (something that moves, or a collage), and"
-            f" {facts}; mask out what moves",
+            f"{facts}: the photos do not show one rigid scene, but moving objects or collages of several"
+            " photos; mask the objects or remove such photos",
         )
     else:
         yield Notice(
             "duplicate-structure",
-            f"{facts}: things that look alike, or that were moved between the photos, may have been taken for"
-            " the same thing; reconstruct the sides separately, or add photos that connect them",
+            f"{facts}: similar or moved objects may have been merged; reconstruct similar sides separately,"
+            " or add photos that connect them",
         )
 
 
@@ -105,7 +111,7 @@ def _view_notices(state: SfmState, evidence: Evidence) -> Iterator[Notice]:
         yield Notice(
             "duplicate-structure",
             f"the {num_images} photos show only {evidence.num_views} different views: some are copies, or"
-            " several sides look alike and were taken for the same one",
+            " several similar sides were merged",
         )
 
 
@@ -120,20 +126,20 @@ def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> 
     if problem.priors.known_cameras is None and not np.all((ratios > shortest) & (ratios < longest)):
         yield Notice(
             "implausible-focal-length",
-            f"the focal length came out as {focal}, which few lenses have, so the cameras may be wrong; set"
-            " initial-focal if you know it",
+            f"the estimated focal length is {focal}, which is unusual for a lens, so the cameras may be"
+            " wrong; set initial-focal if you know it",
         )
     if state.fix_focal:
-        reason = "look straight at one flat surface, which does" if problem.is_planar else "do"
+        reason = "show one flat surface frontally, so they do" if problem.is_planar else "do"
         yield Notice(
             "uncertain-focal-length",
-            f"the photos {reason} not show the focal length, which is taken to be {focal}; {advice}",
+            f"the photos {reason} not determine the focal length; {focal} are assumed; {advice}",
         )
     elif not evidence.focal_is_determined:
         yield Notice(
             "uncertain-focal-length",
-            f"the photos hardly show the focal length, which seems to be {focal}, but may be a third shorter"
-            f" or longer; {advice}",
+            f"the photos do not determine the focal length well; the estimate is {focal}, but it may be off"
+            f" by a third; {advice}",
         )
 
 
@@ -143,7 +149,8 @@ def _stationary_notices(stationary: Sequence[StationaryPixels]) -> Iterator[Noti
         yield Notice(
             "stationary-pixels",
             f"{pixels.num_matches} matches in {pixels.region} of the photos do not move with the scene (a"
-            f" logo, a dashboard, a frame or dirt?); {100 * pixels.share:.0f} % of the pixels are not used",
+            " logo, a dashboard, a frame, dirt, or identical sides of an object?);"
+            f" {100 * pixels.share:.0f} % of the pixels are not used",
         )
 
 

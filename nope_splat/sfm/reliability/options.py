@@ -32,6 +32,12 @@ class EvidenceOptions:
     min_rotation: Annotated[float, POSITIVE] = 20.0
     """Minimum angle, in degrees, between the rotation of a relative pose that contradicts the cameras and the
     rotation of the cameras."""
+    min_split_error: Annotated[float, POSITIVE] = 4.0
+    """Minimum reprojection error, in pixels at keypoint resolution, of both points of a match whose keypoints
+    observe different points, for the match to contradict the cameras."""
+    max_split: Annotated[float, SHARE] = 0.15
+    """Maximum fraction of the matches of a pair that may join different points; a larger fraction contradicts
+    the cameras."""
     max_num_points: Annotated[int, COUNT] = 1000
     """Maximum number of points per photo whose visibility in the other photos is tested."""
     max_view_angle: Annotated[float, POSITIVE] = 12.0
@@ -65,6 +71,9 @@ class EvidenceOptions:
     max_missing_pairs: Annotated[float, SHARE] = 0.2
     """Maximum fraction of overlapping pairs with too many missing points (see `max_missing`). With a larger
     fraction, the cameras are doubtful. A few such pairs are normal because of occlusion."""
+    max_contradicting_pairs: Annotated[float, SHARE] = 0.5
+    """Maximum fraction of the pairs that contradict the cameras of a rigid scene with similar objects; with
+    more, the photos do not show one rigid scene."""
     max_still_motion: Annotated[float, POSITIVE] = 1.0
     """Maximum median displacement of the matches of two photos, in pixels at keypoint resolution, for the
     photos to count as the same view."""

@@ -137,8 +137,8 @@ def test_frontal_views_of_a_planar_scene_use_the_initial_focal_length(tmp_path: 
     made = flat(0.0)
     scene = run(made, tmp_path)
     assert scene.notice == (
-        "the photos look straight at one flat surface, which does not show the focal length, which is"
-        " taken to be 554 pixels; set initial-focal if you know it, or add photos from other directions"
+        "the photos show one flat surface frontally, so they do not determine the focal length; 554 pixels"
+        " are assumed; set initial-focal if you know it, or add photos from other directions"
     )
     assert accuracy(scene, made).auc_5 > 90  # whatever the focal length
     user_focal = run(made, tmp_path, initial_focal=700.0)
@@ -153,8 +153,8 @@ def test_initial_focal_length_is_fixed_if_the_images_do_not_determine_it(tmp_pat
     poses = np.stack([look_at(np.array([3.0 * i - 6, -40.0, 0.5 * i]), np.zeros(3)) for i in range(5)])
     made = make_scene(poses=poses, camera=SharedPinhole(6000.0))
     guessed = run(made, tmp_path)
-    assert "hardly show the focal length" in guessed.notice
+    assert "do not determine the focal length well" in guessed.notice
     user_focal = run(made, tmp_path, initial_focal=6000.0)
     assert user_focal.cameras[0].focal == pytest.approx(6000)
-    assert "do not show the focal length, which is taken to be 6000 pixels" in user_focal.notice
+    assert "do not determine the focal length; 6000 pixels are assumed" in user_focal.notice
     assert accuracy(user_focal, made).auc_5 > accuracy(guessed, made).auc_5
