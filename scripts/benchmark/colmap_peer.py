@@ -2,8 +2,8 @@ r"""Reconstruct with COLMAP through pycolmap: the first half of the baseline COL
 
     python -m scripts.benchmark.colmap_peer features --images DIR --names A.jpg C.jpg --held-out B.jpg \
         --work-dir WORK
-    python -m scripts.benchmark.colmap_peer map --images DIR --work-dir WORK --output-dir OUT \
-        --mapper incremental
+    python -m scripts.benchmark.colmap_peer map --images DIR --training-images DIR --work-dir WORK \
+        --output-dir OUT --mapper incremental
 
 Only the training images are matched and mapped. Held-out images are matched to the training images in a
 separate database and registered against the finished points, as in nope-splat. `OUT/model` is COLMAP's model,
@@ -96,7 +96,7 @@ class MapSettings:
     """Folder of the images."""
     work_dir: Path
     """Folder of the databases, from the command `features`."""
-    images: Path
+    training_images: Path
     """Folder of the images at training resolution, as `.png`."""
     output_dir: Path
     """Output folder of the model, the cameras and the input of splatfacto."""
@@ -143,7 +143,7 @@ def map_images(settings: tyro.conf.OmitArgPrefixes[MapSettings]) -> None:
         median_depth=_median_depth(model),
         seconds=seconds,
     ).save(settings.output_dir / "cameras.json")
-    _write_splat_folder(model, settings.images, settings.output_dir / "splat")
+    _write_splat_folder(model, settings.training_images, settings.output_dir / "splat")
 
 
 def _map(settings: MapSettings, models: Path) -> pycolmap.Reconstruction:

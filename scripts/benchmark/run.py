@@ -194,8 +194,8 @@ def _prepare(path: Path, settings: Settings) -> Scene:
     matched = run_stage(
         [*features, "--held-out", *held_out, "--work-dir", str(out / "colmap")], out / "colmap"
     )
-    mapping = [*script("colmap_peer"), "map", "--images", str(folder.root), "--images", str(images)]
-    mapping += ["--work-dir", str(out / "colmap")]
+    mapping = [*script("colmap_peer"), "map", "--images", str(folder.root)]
+    mapping += ["--training-images", str(images), "--work-dir", str(out / "colmap")]
     reference_folder = out / "reference" / "map"
     everything = [
         "--output-dir",
