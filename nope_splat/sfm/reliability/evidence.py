@@ -36,8 +36,6 @@ class Evidence:
     """Number of verified matches of each pair; 0 if an image of the pair is not registered. (E,)."""
     num_agreeing: Indices
     """Number of matches of each pair that agree with the poses. (E,)."""
-    num_split: Indices
-    """Number of agreeing matches of each pair whose two keypoints observe different points. (E,)."""
     has_own_pose: Mask
     """Whether each pair disagrees with the poses while nearly all of its matches are inliers of a different
     relative pose. (E,)."""
@@ -80,15 +78,21 @@ class Evidence:
         """Whether each pair contradicts the cameras. (E,).
 
         A pair contradicts the cameras if it has enough matches, too many of them disagree with the poses, and
-        either its images should observe the same points or its matches are inliers of a different relative
-        pose. The last condition is ignored if a pattern repeats, because images of different parts of the
-        scene then have wrong matches. A pair also contradicts the cameras if too many of its matches join
-        different points.
+        either its images should observe the same points, or many of its matches agree and many disagree, or
+        its matches are inliers of a different relative pose. Only the first condition counts if a pattern
+        repeats, because images of different parts of the scene then have wrong matches.
         """
-        options = self.options.reliability.evidence
-        disagrees = self.is_strong & (self.agreement < options.min_agreement)
-        disagrees &= self.overlaps if self.repeats else self.overlaps | self.has_own_pose
-        return disagrees | self.is_strong & (self.num_split > options.max_split * self.num_matches)
+        disagrees = self.is_strong & (self.agreement < self.options.reliability.evidence.min_agreement)
+        if self.repeats:
+            return disagrees & self.overlaps
+        return disagrees & (self.overlaps | self.is_divided | self.has_own_pose)
+
+    @property
+    def is_divided(self) -> Mask:
+        """Whether many matches of each pair agree with the poses and many disagree. (E,)."""
+        num_disagreeing = self.num_matches - self.num_agreeing
+        needed = self.options.reliability.evidence.min_num_matches
+        return np.minimum(self.num_agreeing, num_disagreeing) >= needed
 
     @property
     def overlaps(self) -> Mask:
@@ -164,7 +168,6 @@ def collect_evidence(
         pairs=tuple((pair.first, pair.second) for pair in problem.pairs),
         num_matches=counts.num_matches,
         num_agreeing=counts.num_agreeing,
-        num_split=counts.num_split,
         has_own_pose=find_own_poses(state, problem, counts),
         has_second_motion=np.array([pair.num_second > 0 for pair in problem.pairs], bool),
         missing=find_missing_points(state, options.evidence),

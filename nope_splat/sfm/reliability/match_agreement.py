@@ -1,4 +1,4 @@
-"""Agreement of the verified matches with the cameras and points of a finished reconstruction."""
+"""Agreement of the verified matches with the cameras of a finished reconstruction."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nope_splat.geometry.rigid import invert, rotation_angle, transform
-from nope_splat.matching import PairMatches
+from nope_splat.geometry.rigid import invert, rotation_angle
 from nope_splat.sfm.problem import SfmProblem
 from nope_splat.sfm.retriangulation import epipolar_errors
 from nope_splat.sfm.state import SfmState
-from nope_splat.utils.typing import Array, Indices, Mask
+from nope_splat.utils.typing import Indices, Mask
 
 
 @dataclass(frozen=True)
@@ -22,61 +21,25 @@ class MatchCounts:
     """Number of matches. (E,)."""
     num_agreeing: Indices
     """Number of matches that agree with the epipolar geometry of the poses. (E,)."""
-    num_split: Indices
-    """Number of agreeing matches whose two keypoints observe different points. (E,)."""
 
 
 def count_matches(state: SfmState, problem: SfmProblem) -> MatchCounts:
-    """Compare the verified matches with the poses and points.
-
-    Something that moves along the epipolar lines between two images agrees with their epipolar geometry. It
-    is reconstructed at two places, though, and the matches between both places join different points.
+    """Compare the verified matches with the poses.
 
     Args:
         state: The refined state.
         problem: All verified matches of the connected component.
 
     Returns:
-        The number of matches, of agreeing matches, and of matches between different points.
+        The number of matches and of agreeing matches of each pair.
     """
-    counts = np.zeros((len(problem.pairs), 3), np.int64)
+    num_matches, num_agreeing = np.zeros((2, len(problem.pairs)), np.int64)
     for index, pair in enumerate(problem.pairs):
         if state.registered[[pair.first, pair.second]].all():
             errors = epipolar_errors(state, problem.centered_keypoints, pair)
-            agreeing = replace(pair, indices=pair.indices[errors < problem.options.re_max_epipolar_error])
-            min_error = problem.options.reliability.evidence.min_split_error
-            num_split = np.count_nonzero(_split_errors(state, agreeing) > min_error)
-            counts[index] = len(errors), len(agreeing.indices), num_split
-    return MatchCounts(*counts.T)
-
-
-def _split_errors(state: SfmState, pair: PairMatches) -> Array:
-    """Compute the reprojection errors of matches whose keypoints observe different points.
-
-    Args:
-        state: The refined state.
-        pair: Matches of two registered images.
-
-    Returns:
-        Reprojection error of the point of either keypoint in the image of the other keypoint, the smaller of
-        both, in pixels at keypoint resolution; only of the matches that join two points. (n,).
-    """
-    image_ids = (pair.first, pair.second)
-    rows = np.stack(
-        [
-            state.observations_of(image_id, keypoints)
-            for image_id, keypoints in zip(image_ids, pair.indices.T, strict=True)
-        ]
-    )
-    rows = rows[:, ((rows >= 0) & state.inlier[rows]).all(axis=0)]
-    rows = rows[:, state.track_ids[rows[0]] != state.track_ids[rows[1]]]
-    errors = [
-        state.projection_errors(
-            transform(state.T_camera_world[image_id], state.points[state.track_ids[others]]), own
-        )
-        for image_id, own, others in zip(image_ids, rows, rows[::-1], strict=True)
-    ]
-    return np.minimum(*errors)
+            num_matches[index] = len(errors)
+            num_agreeing[index] = np.count_nonzero(errors < problem.options.re_max_epipolar_error)
+    return MatchCounts(num_matches, num_agreeing)
 
 
 def find_own_poses(state: SfmState, problem: SfmProblem, counts: MatchCounts) -> Mask:

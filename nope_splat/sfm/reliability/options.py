@@ -32,12 +32,6 @@ class EvidenceOptions:
     min_rotation: Annotated[float, POSITIVE] = 20.0
     """Minimum angle, in degrees, between the rotation of a relative pose that contradicts the cameras and the
     rotation of the cameras."""
-    min_split_error: Annotated[float, POSITIVE] = 4.0
-    """Minimum reprojection error, in pixels at keypoint resolution, of both points of a match whose keypoints
-    observe different points, for the match to contradict the cameras."""
-    max_split: Annotated[float, SHARE] = 0.15
-    """Maximum fraction of the matches of a pair that may join different points; a larger fraction contradicts
-    the cameras."""
     max_num_points: Annotated[int, COUNT] = 1000
     """Maximum number of points per photo whose visibility in the other photos is tested."""
     max_view_angle: Annotated[float, POSITIVE] = 12.0
