@@ -91,13 +91,13 @@ def _read_npz(path: Path) -> tuple[NDArray, NDArray | None]:
     """
     with np.load(path, allow_pickle=False) as file:
         if "depth" not in file:
-            raise ValueError(f"it has no array named depth, but {', '.join(file) or 'none at all'}")
+            raise ValueError(f"it has no array named depth; its arrays are: {', '.join(file) or 'none'}")
         values = np.squeeze(file["depth"])
         confidence = np.squeeze(file["confidence"]) if "confidence" in file else None
     if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "fiu":
-        raise ValueError(f"its depth is no array (H, W) of numbers, but {values.shape} of {values.dtype}")
+        raise ValueError(f"its depth must be numbers of shape (H, W), not {values.shape} of {values.dtype}")
     if confidence is not None and confidence.shape != values.shape:
-        raise ValueError(f"its confidence is {confidence.shape}, but its depth {values.shape}")
+        raise ValueError(f"its confidence has the shape {confidence.shape}, but its depth {values.shape}")
     return values, confidence
 
 
@@ -105,7 +105,7 @@ def _read_png(path: Path) -> NDArray:
     """Read the integer depth values of a 16-bit png file. (H, W)."""
     with Image.open(path) as image:
         if not image.mode.startswith("I"):
-            raise ValueError("it does not hold 16 bits of gray; eight are too few for depth")
+            raise ValueError("it is not a 16-bit grayscale png; 8 bits are too coarse for depth")
         return np.asarray(image)
 
 

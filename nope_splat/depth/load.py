@@ -51,7 +51,7 @@ def load_depth_maps(
         return [read_depth_file(file, image, kind) for file, image in zip(files, images, strict=True)]
 
     cache, network, maps = Cache(cache_dir) if cache_dir else None, None, []
-    for image in progress_bar(images, "Finding depth"):
+    for image in progress_bar(images, "Predicting depth maps"):
         stage = key = ""
         cached = None
         if cache:

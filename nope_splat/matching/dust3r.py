@@ -132,7 +132,7 @@ def match_by_dust3r(
 
     predictions = predict(images, inputs, pairs, settings)
     for (first, second), (forward, backward) in zip(
-        pairs, progress_bar(predictions, "Comparing photos", len(pairs)), strict=True
+        pairs, progress_bar(predictions, "Matching photos", len(pairs)), strict=True
     ):
         maps = pointmaps_of((first, second), forward)
         reverse_maps = pointmaps_of((second, first), backward)

@@ -85,10 +85,10 @@ def extract_keypoints(images: Sequence[ImageFile], settings: MatchingSettings) -
     if settings.matcher == "disk":
         from nope_splat.matching.disk import disk_keypoints
 
-        return list(progress_bar(disk_keypoints(images, settings), "Finding keypoints", len(images)))
+        return list(progress_bar(disk_keypoints(images, settings), "Extracting keypoints", len(images)))
     with ThreadPoolExecutor(MAX_SIFT_THREADS) as pool:
         keypoints = pool.map(lambda image: sift_keypoints(image, settings), images)
-        return list(progress_bar(keypoints, "Finding keypoints", len(images)))
+        return list(progress_bar(keypoints, "Extracting keypoints", len(images)))
 
 
 def match_keypoints(

@@ -239,9 +239,9 @@ def main(output_dir: Path | None = None, iterations: int = 10) -> None:
                 f" | {ratios[-1]:.2f} |",
                 flush=True,
             )
-        print(f"\nA training that has started, without the formula: {(started or 0) / MIB:.0f} MiB.")
+        print(f"\nMemory of a started training in addition to the formula: {(started or 0) / MIB:.0f} MiB.")
         verdict = "a bound" if min(ratios) >= 1 - 1e-9 else "NO bound"
-        print(f"The formula was {verdict}: {min(ratios):.2f} to {max(ratios):.2f} times what was measured.")
+        print(f"The formula was {verdict}: {min(ratios):.2f} to {max(ratios):.2f} times the measured memory.")
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ class Lab:
             if (
                 path.suffix != ".partial" or "cache" not in path.parts
             ):  # partial files in the cache are removed when they are old
-                self.differences.append(f"{path} is left")
+                self.differences.append(f"the partial file {path} was not removed")
 
     def disturb_other(self, name: Literal["ns-eval", "export-cameras"], folder: Path) -> None:
         """Kill an evaluation or export of the uninterrupted training, rerun it, and compare its results.

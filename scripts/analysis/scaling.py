@@ -133,14 +133,14 @@ def measure_pairs(settings: Pairs) -> None:
         )
         verified += more
         exhaustive += took * len(every) / len(order)
-        alike = f"the {matching.num_partners} most alike"
+        alike = f"the {matching.num_partners} most similar"
         measure(alike, lambda: match_pairs(keypoints, choose_pairs(keypoints, matching), matching))
         measure("retrieval", lambda: match_keypoints(keypoints, matching))
     strong = _strong(verified)
     print(f"{len(keypoints)} photos, {np.mean([len(image.xy) for image in keypoints]):.0f} keypoints each,")
     print(f"{len(verified) / len(order):.1%} of the pairs verified, {len(strong) / len(order):.1%} strongly,")
-    print(f"in {exhaustive:.1f} seconds, and {features:.1f} before that to find the keypoints.\n")
-    print("| matched | verified | of those with many matches | seconds | of exhaustive |")
+    print(f"in {exhaustive:.1f} seconds, and {features:.1f} before that to extract the keypoints.\n")
+    print("| matched | verified | recall of strong pairs | seconds | relative to all pairs |")
     print("| --- | --- | --- | --- | --- |")
     for way, pairs in results.items():
         recall = len(strong & _strong(pairs)) / len(strong)
@@ -163,7 +163,7 @@ def measure_registration(settings: Registration) -> None:
     truth = read_ground_truth(settings.data / "ground_truth.json")
     capture_order = order_of_capture(np.stack([truth.T_world_camera[image.name] for image in tour.images]))
     print(
-        "| photos | registered | observations | AUC@5 | ATE % | focal error % | seconds | of it (peak GiB) |"
+        "| photos | registered | observations | AUC@5 | ATE % | focal error % | seconds | stages (peak GiB) |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for num_images in settings.num_images:

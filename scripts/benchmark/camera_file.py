@@ -27,7 +27,7 @@ def require_one_camera(data: Path, camera_ids: NDArray[np.int64]) -> None:
     if camera_ids.any():
         raise NopeSplatError(
             "unsupported-scene",
-            f"{data} has photos of several cameras, and the benchmarks know one; measure another scene,"
+            f"{data} has photos of several cameras, and the benchmarks support one; measure another scene,"
             " or use nope-splat compare-cameras and ns-eval",
         )
 

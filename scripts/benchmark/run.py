@@ -174,7 +174,8 @@ def _prepare(path: Path, settings: Settings) -> Scene:
     folder = find_images(path)
     if any(image.mask_path for image in folder.images):
         raise NopeSplatError(
-            "unsupported-scene", f"{path} has masks, which the benchmark does not know; measure another scene"
+            "unsupported-scene",
+            f"{path} has masks, which the benchmark does not support; measure another scene",
         )
     require_one_camera(path, assign_cameras(folder.images))
     names = [image.name for image in folder.images]

@@ -40,7 +40,7 @@ def missing_functions(kernels: Any) -> list[str]:
     names = set(re.findall(r'_make_lazy_cuda_func\(\s*"(\w+)"', source))
     names |= set(re.findall(r'_make_lazy_cuda_obj\(\s*f?"(\w+)', source))
     if not names:
-        raise SystemExit("gsplat's Python calls its kernels in another way than this script knows")
+        raise SystemExit("gsplat's Python calls its kernels in a way that this script does not support")
     print(f"{len(names)} names that gsplat calls")
     return sorted(name for name in names if not hasattr(kernels, name))
 
@@ -54,7 +54,7 @@ def main() -> None:
     hide_system_toolkits()
     toolkit = cuda_toolkit.find_toolkit()
     if not toolkit.home.is_relative_to(Path(sys.prefix).resolve()):
-        raise SystemExit(f"the toolkit is not this environment's: {toolkit.home}")
+        raise SystemExit(f"the toolkit does not belong to this environment: {toolkit.home}")
     print(f"torch {torch.__version__}, gsplat {version('gsplat')}, CUDA {toolkit.version} from PyPI")
     start = time.perf_counter()
     prepare_kernels()
@@ -64,7 +64,7 @@ def main() -> None:
     print(f"{kernels.__file__}: {Path(kernels.__file__).stat().st_size / 2**20:.1f} MiB")
     missing = missing_functions(kernels)
     if missing:
-        raise SystemExit(f"the kernels lack {', '.join(missing)}")
+        raise SystemExit(f"the compiled kernels do not contain {', '.join(missing)}")
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ def describe(device: Literal["cuda", "cpu"], output: Path) -> None:
     if device == "cuda":
         if not torch.cuda.is_available():
             raise SystemExit(
-                "nope-splat: torch finds no GPU here; run this on a machine with one, or try the script"
-                " itself with --device cpu"
+                "nope-splat: torch finds no GPU here; run this on a machine with a GPU, or test the"
+                " script with --device cpu"
             )
         properties = torch.cuda.get_device_properties(0)
         machine |= {

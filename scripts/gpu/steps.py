@@ -142,7 +142,7 @@ def _judge(folder: Path, status: int | None, limit: float) -> Outcome:
     elif status:
         reason = f"it ended with status {status}"
     else:
-        reason = f"it wrote no {file.name}"
+        reason = f"it did not write {file.name}"
     lines = (folder / "log.txt").read_text(errors="replace").splitlines()
     return Outcome("failed", reason=reason, log_tail=lines[-TAIL_LINES:], result=result)
 

@@ -174,7 +174,7 @@ def select_jobs(settings: Settings) -> list[Job]:
         if not Path(path).is_dir() or not path:
             raise NopeSplatError(
                 "missing-file",
-                f"--photos {text} names no folder; pass NAME=FOLDER, for example fox=photos/fox",
+                f"--photos {text} is not an existing folder; pass NAME=FOLDER, for example fox=photos/fox",
             )
         sets.append(honest.photos(name, Path(path)))
     sets = [
@@ -187,8 +187,8 @@ def select_jobs(settings: Settings) -> list[Job]:
     if not sets:
         raise NopeSplatError(
             "invalid-option",
-            f"no set is called {' or '.join(settings.sets)}; --list-sets prints all names, and families are"
-            f" {', '.join(get_args(Family))}",
+            f"no set name contains {' or '.join(settings.sets)}; --list-sets prints all names, and families"
+            f" are {', '.join(get_args(Family))}",
         )
     inputs = Inputs(settings.data, settings.output_dir / "sources")
     return [

@@ -38,7 +38,7 @@ NUM_IMAGES, SIZE = 9, (240, 180)
 STEPS = 60
 STAGES = (
     "Reading photos",
-    "Finding keypoints",
+    "Extracting keypoints",
     "Matching pairs",
     "Registering photos",
     "Seeding photos",

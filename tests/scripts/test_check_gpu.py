@@ -101,7 +101,7 @@ def test_a_step_without_a_result_has_failed(tmp_path: Path) -> None:
         Step("missing", lambda results: ["/no/such/program"], 10),
     ]
     outcomes = runner(tmp_path).run(steps)
-    assert outcomes["silent"].reason == "it wrote no result.json"
+    assert outcomes["silent"].reason == "it did not write result.json"
     assert outcomes["broken"].reason.startswith("KeyError")
     assert outcomes["missing"].reason.startswith("FileNotFoundError")
 

@@ -102,7 +102,7 @@ class Projection(torch.autograd.Function):
         names = ("means", "quats", "scales", "viewmats", "Ks", *also_checked)
         for name, bad in zip(names, not_finite.tolist(), strict=True):
             if bad:
-                raise ValueError(f"{name} holds a NaN or an infinity.")
+                raise ValueError(f"{name} contains NaN or infinity.")
         ctx.save_for_backward(radii, means, quats, scales, viewmats, Ks)
         ctx.image = width, height, eps2d
         ctx.mark_non_differentiable(radii)

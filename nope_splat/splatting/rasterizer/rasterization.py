@@ -230,7 +230,7 @@ def _check_supported(**gsplat_options: Any) -> None:
         name for name, value in gsplat_options.items() if value or name not in ("packed", "sparse_grad")
     ]
     if unavailable:
-        raise ValueError(f"The CPU rasterizer does not have: {', '.join(unavailable)}.")
+        raise ValueError(f"The CPU rasterizer does not support: {', '.join(unavailable)}.")
 
 
 def _check_inputs(inputs: dict[str, Tensor], sh_degree: int | None) -> None:

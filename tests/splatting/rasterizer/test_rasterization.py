@@ -262,7 +262,7 @@ def test_inputs_with_nan_or_infinity_are_named(name: str, value: float) -> None:
     scene = random_scene(0)
     broken = getattr(scene, name).clone()
     broken.view(-1)[-1] = value
-    with pytest.raises(ValueError, match=rf"^{name} holds a NaN"):
+    with pytest.raises(ValueError, match=rf"^{name} contains NaN"):
         rasterize(replace(scene, **{name: broken}))
 
 
