@@ -20,8 +20,9 @@ def compare_cameras(
 
     Cameras and reference can each be a `transforms.json`, a folder with a COLMAP model (or with `sparse/0`),
     or a ground truth file. Images are matched by name; images that are only in the reference count as failed.
-    The table contains AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error in
-    percent, and focal error in percent for each camera of the reference.
+    The table contains AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error (ATE) in
+    percent of the largest distance between two reference cameras, and focal error in percent for each
+    reference camera.
 
     Args:
         cameras: File or folder with the cameras to evaluate.
