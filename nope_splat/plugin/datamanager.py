@@ -84,6 +84,7 @@ class NopeDataManager(FullImageDatamanager):
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
     ) -> list:
+        """Load the images of a split into memory, without pinned memory if there is no GPU."""
         if torch.device(self.device).type == "cpu":
             # nerfstudio's "gpu" means `self.device`. Its "cpu" would pin memory, which requires CUDA.
             cache_images_device = "gpu"

@@ -196,6 +196,7 @@ class NopeDataParser(DataParser):
         ]
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
+        """Create cameras, image paths and metadata of a split; the class docstring lists the metadata."""
         scene, image_ids = self.scene, self.image_ids(split)
         cameras = training_cameras(scene, image_ids, resolved(self.config.max_image_size))
         images = [self._images[i] for i in image_ids]

@@ -22,8 +22,8 @@ class DensificationConfig:
     refine_every: Annotated[int, COUNT] = 100
     """Number of iterations between two densification steps."""
     densify_grad_thresh: Annotated[float, NOT_NEGATIVE] = 0.0008
-    """Mean absolute image-plane gradient above which a Gaussian is split or cloned; smaller values give more
-    Gaussians."""
+    """Mean absolute gradient of the loss with respect to the image position, in coordinates from -1 to 1,
+    above which a Gaussian is split or cloned; smaller values give more Gaussians."""
     densify_size_thresh: Annotated[float, NOT_NEGATIVE] = 0.01
     """Size threshold in world units (the median depth is one): Gaussians with a large gradient are split if
     their largest standard deviation is above it, and cloned otherwise."""

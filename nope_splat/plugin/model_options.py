@@ -55,8 +55,8 @@ class NopeSplatModelOptions(ModelConfig):
     sh_degree: Annotated[int, Interval(ge=0, le=3)] = 3
     """Maximum degree of the spherical harmonics, 0 for colors that do not depend on the viewing direction."""
     sh_degree_interval_fraction: Annotated[float, POSITIVE] = 0.03
-    """Fraction of the training after which the degree of the spherical harmonics, initially 0, increases by
-    one, up to sh-degree."""
+    """Interval, as a fraction of the training, at which the degree of the spherical harmonics increases by
+    one, from 0 up to sh-degree."""
     background_color: Literal["random", "black", "white"] = "random"
     """Color of pixels without Gaussians. "random" uses another color in each training iteration, and the mean
     color of the initial Gaussians in evaluation."""
@@ -67,8 +67,8 @@ class NopeSplatModelOptions(ModelConfig):
     """Number of times that the training images are halved in size at the start of the training. "auto" is 2
     on a GPU and 1 on a CPU."""
     resolution_schedule_fraction: Annotated[float, POSITIVE] = 0.1
-    """Fraction of the training after which the size of the training images doubles, until they have their
-    full training resolution."""
+    """Interval, as a fraction of the training, at which the size of the training images doubles until they
+    have their full training resolution."""
     max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
     """Number of Gaussians at which densification stops. "auto" is 3 000 000 on a GPU and 60 000 on a CPU.
     Densification also stops at one Gaussian per about 20 unmasked pixels of all training images."""

@@ -19,7 +19,7 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.utils.ranges import check_ranges
 
 PACKAGES = frozenset({"nope_splat", "nerfstudio", "torch", "pathlib"})
-"""Packages whose classes may appear in a configuration."""
+"""Packages whose classes a configuration file may refer to; names in other packages are rejected."""
 VERSION_0_1_TAG = "!!python/object:nope_splat.trainer.NopeTrainerConfig"
 """First YAML tag in configurations written by version 0.1, which had other module names."""
 

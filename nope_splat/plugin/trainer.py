@@ -279,6 +279,7 @@ class NopeTrainer(Trainer):
         return None if difference is None else f"the {difference} changed"
 
     def _init_viewer_state(self) -> None:
+        """Set up nerfstudio's viewer, and draw all cameras in it."""
         super()._init_viewer_state()
         with self.train_lock:
             self.pipeline.viewer_control.show_cameras()
@@ -343,6 +344,7 @@ class NopeTrainer(Trainer):
             self._lock.release()
 
     def _log_resume_command(self, length: int) -> None:
+        """Log the command that resumes this training, whose length is given in iterations."""
         checkpoints = find_checkpoints(self.checkpoint_dir)
         if not checkpoints:
             logger.info("Interrupted before the first checkpoint was saved.")
@@ -382,6 +384,7 @@ class NopeTrainer(Trainer):
                     checkpoint.unlink()
 
     def _after_train(self) -> None:
+        """Align the held-out poses to the final model, print a summary, and save the last checkpoint."""
         with self.train_lock:
             self.pipeline.align_held_out(self.step)  # for the last checkpoint
             CONSOLE.print(table("Training", training_rows(self.pipeline.model, self.pipeline.datamanager)))

@@ -117,6 +117,7 @@ class NopeViewerControl(ViewerControl):
         self._thumbnails: dict[str, NDArray[np.uint8]] = {}
 
     def _setup(self, viewer: Viewer) -> None:
+        """Create the panel; nerfstudio calls this method when the viewer is opened."""
         from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
         super()._setup(viewer)
@@ -263,6 +264,15 @@ class NopeViewerControl(ViewerControl):
     def _draw_camera(
         self, name: str, dataset: NopeDataset, index: int, pose: Tensor, visible: bool
     ) -> CameraFrustumHandle:
+        """Draw the frustum of an image of a dataset.
+
+        Args:
+            name: Name of the frustum in viser's scene.
+            dataset: Training or evaluation dataset.
+            index: Index of the image in the dataset.
+            pose: Camera-to-world transform, OpenGL axes. (3, 4).
+            visible: Whether the frustum is shown.
+        """
         if name not in self._thumbnails:
             self._thumbnails[name] = _thumbnail(dataset.get_numpy_image(index))
         dataparser = self._pipeline.datamanager.dataparser

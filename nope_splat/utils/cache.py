@@ -159,6 +159,7 @@ class Cache:
             path.unlink(missing_ok=True)
 
     def _path(self, name: str, key: str) -> Path:
+        """Return the path of the npz file of a result."""
         return self.folder / f"{name}-{key[:16]}.npz"
 
 
