@@ -173,7 +173,15 @@ def _shade(
 
 
 def _triangle_coordinates(triangles: Array) -> Array:
-    """Compute the argument `coordinates` (F, 3, 4) of `_shade` from the corners of triangles (F, 3, 3)."""
+    """Compute affine functions of a point that give its position relative to each triangle.
+
+    Args:
+        triangles: World coordinates of the three corners. (F, 3, 3).
+
+    Returns:
+        Coefficients of signed plane distance and of the barycentric coordinates of the second and third
+        corner. (F, 3, 4).
+    """
     a, b, c = triangles.transpose(1, 0, 2)
     normals = np.cross(b - a, c - a)
     twice_area = np.linalg.norm(normals, axis=1, keepdims=True)

@@ -47,7 +47,7 @@ _decoding = Budget(MAX_PIXELS_AT_ONCE)
 
 @contextmanager
 def open_image(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
-    """Open an image file within a `with` block, when the threads' limit `MAX_PIXELS_AT_ONCE` allows it.
+    """Open an image file within a `with` block, after waiting until `MAX_PIXELS_AT_ONCE` permits decoding.
 
     Args:
         path: The image file.

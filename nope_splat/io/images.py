@@ -317,7 +317,7 @@ def _check(root: Path, name: str) -> ImageFile | str:
             turn_upright(image)
             width, height = image.size
             if image.mode not in ("L", "RGB", "RGBA") or "transparency" in image.info:
-                read_pixels(image)  # the conversion of these modes can fail
+                read_pixels(image)  # converting other modes to RGB can fail
     except Exception as error:  # decoders raise many types of exceptions for damaged files
         return failure_reason(path, error)
     if min(width, height) < MIN_SIDE:

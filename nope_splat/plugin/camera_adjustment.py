@@ -109,10 +109,10 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
         rendered, depth, opacity, _ = model.render(gaussians, view, background, sh_degree, "RGB+ED")
         depth = depth.squeeze(-1)
         used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
-        if mask is not None:  # keeps masked pixels from affecting image gradients next to the mask
+        if mask is not None:  # masked pixels must not affect image gradients beside the mask
             image = torch.where(mask, image, rendered)
         rendered_view = RenderedView(rendered, image, depth, used, K.diagonal()[:2], K[:2, 2], radial)
-        # Render at full size and downsample then, because the rasterizer's blur grows with the pixel size.
+        # Downsample the full-size rendering, because the rasterizer's blur would grow with the pixel size.
         return rendered_view.downsampled(math.ceil(math.log2(max(1, max(width, height) / max_size))))
 
     return render_view

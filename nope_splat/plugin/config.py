@@ -20,7 +20,7 @@ from nope_splat.sfm import MapperOptions, SfmOptions
 from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 from nope_splat.utils.terminal import set_up_terminal
 
-set_up_terminal()  # nerfstudio's programs import this module and print uncaught errors otherwise
+set_up_terminal()  # nerfstudio's programs import this module, and would print a traceback for errors
 print_brackets_literally()
 
 PAPER_DEPTH_MODEL = "Intel/dpt-large"

@@ -44,7 +44,7 @@ class NopeDataManagerConfig(FullImageDatamanagerConfig):
     _target: type = field(default_factory=lambda: NopeDataManager)
     dataparser: NopeDataParserConfig = field(default_factory=NopeDataParserConfig)
     """Options of the dataparser, which reconstructs cameras and tracks from the image folder."""
-    cache_images_type: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride] ("auto" original_focals setup)
+    cache_images_type: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride] ("auto" before setup)
         Literal["uint8", "float32"] | Auto, ByDevice(cuda="uint8", cpu="float32")
     ] = "auto"
     """Data type of images in memory: uint8 needs a quarter of the memory, float32 is slightly faster on a

@@ -136,7 +136,7 @@ def _prior(
     pixels = np.array([width, height]) / full
     grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     values = depth_map.sample(lens.project(camera.unproject(grid / pixels, full), full))
-    lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # do not undistort the mask either
+    lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # keep the distortion of the mask too
     used = read_undistorted_mask(image, (width, height), lens)
     used = np.ones((height, width), bool) if used is None else used
     values[~used] = np.nan

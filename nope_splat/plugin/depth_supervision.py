@@ -64,12 +64,12 @@ class DepthSupervision(nn.Module):
             lens: Principal point shifts and distortion of all training views, (V, 2) each; None if fixed.
 
         Returns:
-            Losses `depth` and `chamfer`, () each. A loss with weight zero, or for a view without a prior or
-            neighbors, is missing.
+            Losses `depth` and `chamfer`, () each. A loss is missing if its weight is zero or the view has no
+            prior; `chamfer` is also missing if the view has no neighbors.
         """
         if self.priors is None or view not in self.priors.views:
             return {}
-        if self.priors.views[view].values.device != self.corrections.device:  # once, on a GPU
+        if self.priors.views[view].values.device != self.corrections.device:  # moves the priors to a GPU once
             self.priors = self.priors.to(self.corrections.device)
         losses = {}
         if self.depth_weight:

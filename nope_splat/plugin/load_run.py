@@ -72,8 +72,8 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
         pipeline: Pipeline with the trained model.
 
     Returns:
-        The reconstruction of the original images. Held-out images have the poses that were aligned to the
-        trained model (see `held_out`).
+        The reconstruction of the original images. Held-out images have the poses that were registered and
+        refined against the trained model (`NopePipeline.align_held_out`).
 
     Raises:
         NopeSplatError: If the cached reconstruction differs from the one used in training.

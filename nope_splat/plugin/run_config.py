@@ -13,7 +13,7 @@ from nope_splat.plugin.run_record import RECORD_FILE
 from nope_splat.plugin.safe_config import read_config
 
 
-class RunConfigFile(type(Path())):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass] (of the system)
+class RunConfigFile(type(Path())):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass] (the path class of the operating system)
     """Path of a `config.yml` whose method `read_text` returns a safe and updated text for nerfstudio.
 
     nerfstudio would execute code in the file. `read_text` therefore reads the configuration by `read_config`
@@ -41,7 +41,7 @@ class RunConfigFile(type(Path())):  # pyright: ignore[reportGeneralTypeIssues, r
             config.data = config.pipeline.datamanager.data = self.data
         if isinstance(config.pipeline, NopePipelineConfig) and os.path.isfile(path.with_name(RECORD_FILE)):
             relocate(config, path.absolute().parent)
-            config.resume = "auto"  # pyright: ignore[reportAttributeAccessIssue] (of our trainer)
+            config.resume = "auto"  # pyright: ignore[reportAttributeAccessIssue] (a field of NopeTrainerConfig)
         return yaml.dump(config)
 
 
@@ -59,10 +59,10 @@ def relocate(config: TrainerConfig, run: Path) -> None:
     if len(run.parts) > 4 and run.parent.name == config.method_name:
         output_dir, experiment_name, _, timestamp = run.parents[2], *run.parts[-3:]
         config.output_dir, config.experiment_name, config.timestamp = output_dir, experiment_name, timestamp
-        config.run_dir = None  # pyright: ignore[reportAttributeAccessIssue] (of our trainer)
+        config.run_dir = None  # pyright: ignore[reportAttributeAccessIssue] (a field of NopeTrainerConfig)
         new_cache = output_dir / experiment_name / "cache"
     else:
-        config.run_dir = run  # pyright: ignore[reportAttributeAccessIssue] (of our trainer)
+        config.run_dir = run  # pyright: ignore[reportAttributeAccessIssue] (a field of NopeTrainerConfig)
         new_cache = default_cache if default_cache.is_dir() else run / "cache"
     if dataparser.cache_dir == default_cache:
         dataparser.cache_dir = new_cache

@@ -138,8 +138,8 @@ def check_config(config: TrainerConfig, path: Path) -> None:
         path: File of the configuration, for error messages.
 
     Raises:
-        NopeSplatError: If a value has the wrong type or is out of range, or if a `_target` is not the default
-            class.
+        NopeSplatError: If a value has the wrong type or is out of range, or if a field `_target` (the class
+            that nerfstudio constructs from a configuration) is not the default class.
     """
     try:
         _check_targets(config)
@@ -151,7 +151,10 @@ def check_config(config: TrainerConfig, path: Path) -> None:
 
 
 def _check_targets(config: Any) -> None:
-    """Check that the `_target` of every dataclass in a configuration is its default class."""
+    """Check that the field `_target` of every dataclass in a configuration has its default value.
+
+    nerfstudio constructs the class in this field, so another class could execute unexpected code.
+    """
     remaining, visited = [config], set[int]()
     while remaining:
         value = remaining.pop()
@@ -168,7 +171,7 @@ def _check_targets(config: Any) -> None:
 
 
 def _check_target(settings: Any) -> None:
-    """Check that the `_target` of one dataclass is its default; raise `NopeSplatError` otherwise."""
+    """Check that a dataclass constructs its default class (nerfstudio's field `_target`), or raise."""
     for field in fields(settings):
         if field.name == "_target":
             expected = field.default if field.default_factory is MISSING else field.default_factory()

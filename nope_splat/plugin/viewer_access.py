@@ -196,7 +196,10 @@ def _refuse_other_pages(server: Any) -> None:
 
 
 def _report_refused_names(server: ViserServer) -> None:
-    """Report in the browser and in the log if a camera path cannot be saved, for example due to its name."""
+    """Make a viewer report, in the browser and in the log, when it cannot save a camera path.
+
+    Paths outside the run's folder are refused (see `confine`).
+    """
 
     def reporting(save: Callable[[GuiEvent], None]) -> Callable[[GuiEvent], None]:
         def save_or_report(event: GuiEvent) -> None:

@@ -93,7 +93,7 @@ class Cache:
                     path.touch()
         except FileNotFoundError:
             return None
-        except Exception as error:  # a damaged archive raises many kinds of errors
+        except Exception as error:  # a damaged archive can raise many types of exceptions
             logger.warning(f"The cached file {path} is damaged and will be recomputed ({error}).")
             return None
         return result
