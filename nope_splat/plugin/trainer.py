@@ -52,8 +52,8 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, check_ranges
 logger = logging.getLogger(__name__)
 
 ITERATIONS_PER_IMAGE = 100
-"""Default number of iterations per image on a CPU. Half as many lose details of large image sets, and more
-iterations overfit small image sets."""
+"""Default number of iterations per image on a CPU. With half as many, large image sets lose details; with
+more, small image sets are overfitted."""
 MIN_ITERATIONS, MAX_ITERATIONS = 500, 30_000
 """Minimum and maximum number of iterations for the value "auto"; the maximum is used on a GPU."""
 

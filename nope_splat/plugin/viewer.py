@@ -44,7 +44,8 @@ is one)."""
 POINT_SIZE = 0.04
 """Size of the track points in the units of nerfstudio's viewer."""
 KEYPOINT_NOISE = 0.1
-"""Minimum of the reprojection error, in pixels, that is shown in red; about the noise of keypoints."""
+"""Lower limit, in pixels, of the reprojection error at the red end of the color scale; about the noise of
+keypoints."""
 THUMBNAIL = 160
 """Maximum longer side in pixels of the images in the frusta."""
 VISIBLE_CHANGE = 0.002

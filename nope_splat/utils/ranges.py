@@ -84,7 +84,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         hint: Type annotation of the option.
 
     Raises:
-        NopeSplatError: If the value has the wrong type.
+        NopeSplatError: If the value has the wrong type or is too large.
     """
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
         raise NopeSplatError("invalid-option", f"{name} is an integer of more than 64 bits")
