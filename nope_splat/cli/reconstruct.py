@@ -26,9 +26,9 @@ def reconstruct(
 ) -> None:
     """Estimate cameras and track points from a folder of images, without training a splat.
 
-    Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model) and `report.json`
-    (statistics) to the output folder. Results are cached in `cache/` in the output folder and reused if
-    images and options are the same.
+    Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model) and statistics in
+    `report.json`. Results are cached in `cache/` in the output folder, and reused for the same images and
+    options.
 
     Args:
         data: Folder of images, or a folder that contains `images/`.
