@@ -1,12 +1,14 @@
-"""nope-splat: a folder of images, without poses, intrinsics or order, into a Gaussian splat.
+"""nope-splat turns a folder of images, without poses, intrinsics or order, into a Gaussian splat.
 
-The public face, loaded when it is first used:
+The public Python API; each name is imported on first use:
 
     from nope_splat import reconstruct
 
-- `reconstruct`: cameras and track points of a folder of images (`nope_splat.sfm`).
-- `Reconstruction`: what it returns. `SfmOptions`: its options. `NopeSplatError`: its errors, with a code.
-- `rasterization`: Gaussians to images with gradients, on CUDA or on a CPU.
+- `reconstruct`: Estimate cameras and track points from a folder of images (`nope_splat.sfm`).
+- `Reconstruction`: Result of `reconstruct`.
+- `SfmOptions`: Options of `reconstruct`.
+- `NopeSplatError`: Exception for errors that the user can correct, with an error code.
+- `rasterization`: Render Gaussians differentiably, on CUDA or on a CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _PUBLIC = {
     "rasterization": ("nope_splat.splatting.rasterizer", "rasterization"),
     "reconstruct": ("nope_splat.sfm", "reconstruct"),
 }
-"""Public name to module and name there; importing nope_splat alone imports neither torch nor numba."""
+"""Module and attribute of each public name. They are imported on first use, because torch and numba load
+slowly."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The exception for mistakes that the user can mend."""
+"""The exception of this package for errors that the user can correct, and its error codes."""
 
 from __future__ import annotations
 
@@ -30,47 +30,48 @@ ErrorCode = Literal[
     "run-in-use",
     "nothing-to-evaluate",
 ]
-"""What can be wrong; `NopeSplatError` explains each code."""
+"""Error codes of `NopeSplatError`, whose docstring explains each code."""
 
 
 class NopeSplatError(Exception):
-    """Bad input, or a machine that lacks something.
+    """An error that the user can correct: wrong input or options, or a missing file, package or device.
 
     `str(error)` is one sentence for the user: what is wrong, in which file or option, and what to do. The
-    commands print it after `nope-splat:` and exit with status 1. Programs compare the code:
+    commands print this sentence after `nope-splat:` and exit with status 1. Programs distinguish errors by
+    `error.code`:
 
     - `missing-file`: A file or folder does not exist.
-    - `unreadable-file`: A file or folder is damaged, may not be read, or holds something else.
+    - `unreadable-file`: A file or folder is damaged, has the wrong format, or lacks read permission.
     - `unreadable-image`: A photo or mask cannot be decoded.
     - `unwritable-output`: A file or folder cannot be written, or must not be overwritten.
-    - `wrong-size`: A mask or depth map has another size than its photo.
-    - `name-mismatch`: A name refers to no photo.
-    - `too-few-images`: Fewer than two photos are left to reconstruct.
+    - `wrong-size`: A mask or depth map differs in size from its photo.
+    - `name-mismatch`: A camera file or an option names a photo that does not exist.
+    - `too-few-images`: Fewer than two photos are left for the reconstruction.
     - `no-texture`: No photo has enough keypoints.
-    - `no-matches`: No two photos match, or they match only as isolated pairs.
-    - `no-baseline`: The camera only turned: no two photos were taken from different places.
-    - `no-cameras`: Fewer than two photos have a pose, found or given.
-    - `doubtful-cameras`: There is reason to doubt the cameras, and the option strict is set.
+    - `no-matches`: No two photos match, or all matching photos form isolated pairs.
+    - `no-baseline`: The camera only rotated: no two photos were taken from different positions.
+    - `no-cameras`: Fewer than two photos have a pose, whether estimated or read from a file.
+    - `doubtful-cameras`: The estimated cameras may be wrong, and the option `strict` is set.
     - `inconsistent-depth`: Depth maps or pointmaps contradict the matches of all photos.
-    - `unsupported-scene`: A benchmark does not support masks or several cameras.
-    - `missing-option`: An option has to be given.
+    - `unsupported-scene`: A benchmark script does not support masks or several cameras.
+    - `missing-option`: A required option is not set.
     - `invalid-option`: The value of an option is out of range, or impossible for these photos.
-    - `conflicting-options`: Two options contradict each other, or one has no effect without another.
+    - `conflicting-options`: Two options contradict each other, or an option needs another one to be set.
     - `missing-package`: A Python package is not installed.
-    - `missing-weights`: The weights of a network are neither on this machine nor can be downloaded.
-    - `missing-device`: There is no GPU, or there are no kernels for it.
+    - `missing-weights`: The weights of a network are not on this machine and cannot be downloaded.
+    - `missing-device`: PyTorch finds no GPU, or gsplat has no kernels for the GPU.
     - `damaged-checkpoint`: A checkpoint cannot be loaded.
-    - `checkpoint-mismatch`: A training has other photos, settings or another version than its checkpoint.
+    - `checkpoint-mismatch`: A checkpoint was saved with other photos, settings or another version.
     - `run-in-use`: Another process is training in the folder of the run.
     - `nothing-to-evaluate`: No photo is held out, or no held-out photo could be registered.
 
     Args:
-        code: What is wrong, for programs.
-        message: What is wrong, for the user.
+        code: Error code, for programs.
+        message: The sentence for the user.
     """
 
     def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(code, message)  # both, or unpickling in another process fails
+        super().__init__(code, message)  # unpickling in another process needs both arguments
         self.code: ErrorCode = code
 
     def __str__(self) -> str:

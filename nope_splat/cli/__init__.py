@@ -1,4 +1,4 @@
-"""The command line `nope-splat`, with one module per command that is imported on demand."""
+"""The command line program `nope-splat`, with one module per command, imported when the command runs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ COMMANDS = {
     "report": "Write an HTML report of a training.",
     "demo-scene": "Render photos of a procedural scene.",
 }
-"""Name and purpose of each command; `demo-scene` is the function `demo_scene` in `demo_scene.py`."""
+"""Name and description of each command. Command `demo-scene` runs the function `demo_scene` in the module
+`demo_scene.py`, and so on."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run one command.
+    """Run one command of `nope-splat`.
 
     Args:
-        args: Command line arguments; None for those of the process.
+        args: Command line arguments, starting with the name of the command; None for `sys.argv[1:]`.
 
     Raises:
         SystemExit: With status 2 for invalid arguments, 1 for a `NopeSplatError`, and 0 after `--help`.
@@ -38,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args[0] not in COMMANDS:
         print(f"nope-splat: there is no command {args[0]!r}\n\n{_help()}", file=sys.stderr)
         raise SystemExit(2)
-    # torch's FutureWarnings are addressed to the authors of nerfstudio, not to users.
+    # Users cannot act on torch's FutureWarnings, which concern nerfstudio's code.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|nerfstudio")
     show_messages()
     name = args[0].replace("-", "_")
@@ -51,6 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _help() -> str:
+    """Return the help text of `nope-splat` with the list of commands."""
     commands = "\n".join(f"  {name:<17}{purpose}" for name, purpose in COMMANDS.items())
     return (
         "usage: nope-splat COMMAND [OPTIONS]\n\n"

@@ -1,4 +1,4 @@
-"""`nope-splat compare-cameras`."""
+"""The command `nope-splat compare-cameras`, which measures the accuracy of cameras."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ def compare_cameras(
     cameras: tyro.conf.Positional[Path],
     reference: tyro.conf.Positional[Path],
 ) -> None:
-    """Compare cameras with a reference: relative poses, positions and focal lengths.
+    """Measure the accuracy of cameras against a reference: relative poses, positions and focal lengths.
 
-    Both are a `transforms.json`, a folder with a COLMAP model (or with `sparse/0`), or a ground truth file.
-    Images are matched by name; images that are only in the reference count as failed. The focal error is
-    computed for each camera of the reference.
+    Cameras and reference can each be a `transforms.json`, a folder with a COLMAP model (or with `sparse/0`),
+    or a ground truth file. Images are matched by name; images that are only in the reference count as failed.
+    The table contains AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error (ATE) in
+    percent of the largest distance between two reference cameras, and focal error in percent for each
+    reference camera.
 
     Args:
-        cameras: Cameras to evaluate.
-        reference: Reference cameras.
+        cameras: File or folder with the cameras to evaluate.
+        reference: File or folder with the reference cameras.
     """
     estimated, expected = (read_named_cameras(path) for path in (cameras, reference))
     metrics = comparison.compare_cameras(estimated, expected)

@@ -1,4 +1,4 @@
-"""`nope-splat demo-scene`."""
+"""The command `nope-splat demo-scene`, which renders photos of a procedural scene."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ def demo_scene(
     output_dir: Path,
     config: Annotated[DemoSceneConfig, tyro.conf.arg(name="")] = DemoSceneConfig(),  # noqa: B008 (frozen)
 ) -> None:
-    """Render images of a procedural scene into `OUTPUT_DIR/images`.
+    """Render photos of a procedural scene to `OUTPUT_DIR/images`, and write the true cameras.
+
+    The true cameras are in `OUTPUT_DIR/ground_truth.json`, for `nope-splat compare-cameras`.
 
     Args:
         output_dir: Output folder; created if missing.
-        config: What to render.
+        config: Options of the scene and the cameras.
     """
     images = render_demo_scene(output_dir, config)
     print(printable(f"{config.num_images} photos: {images}"))

@@ -1,4 +1,4 @@
-"""`nope-splat export-cameras`."""
+"""The command `nope-splat export-cameras`, which exports optimized cameras for other tools."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from nope_splat.utils.terminal import printable
 
 
 def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = False) -> None:
-    """Export the optimized cameras and track points of a training run.
+    """Export the cameras and track points of a training run, as optimized by the training.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` and `sparse_text/0` (COLMAP model,
-    binary and text), `report.json`, `images/` with the registered images, and `masks/` if images have
-    masked areas.
+    binary and text), `report.json` (statistics), `images/` with the registered images, and `masks/` if any
+    registered image has a mask.
 
     Args:
-        load_config: The `config.yml` of the training run.
+        load_config: Path of the `config.yml` of the training run.
         output_dir: Output folder; created if missing.
-        copy_images: Copy the images instead of linking to them.
+        copy_images: Whether to copy the images instead of creating symbolic links to them.
     """
     pipeline = open_run(load_config).pipeline
     folder = pipeline.datamanager.dataparser.folder

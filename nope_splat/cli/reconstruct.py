@@ -1,4 +1,4 @@
-"""`nope-splat reconstruct`."""
+"""The command `nope-splat reconstruct`, which runs structure from motion without training."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def reconstruct(
     output_dir: Path,
     options: Annotated[SfmOptions, tyro.conf.arg(name="")] = SfmOptions(),  # noqa: B008 (frozen)
 ) -> None:
-    """Reconstruct the cameras and track points of all images in a folder.
+    """Estimate cameras and track points from a folder of images, without training a splat.
 
-    Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model) and `report.json`.
-    Results are cached in `cache/` for the same images and options.
+    Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model) and statistics in
+    `report.json`. Results are cached in `cache/` in the output folder, and reused for the same images and
+    options.
 
     Args:
-        data: Folder of images, or a folder with `images/` in it.
+        data: Folder of images, or a folder that contains `images/`.
         output_dir: Output folder; created if missing.
         options: Options of structure from motion.
     """

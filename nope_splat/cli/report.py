@@ -1,4 +1,4 @@
-"""`nope-splat report`."""
+"""The command `nope-splat report`, which writes an HTML report of a training run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nope_splat.utils.terminal import printable
 def report(load_config: Path, output: Path | None = None) -> None:
     """Write a self-contained HTML report of a training run.
 
-    The report shows the images, the match graph, cameras and points, errors, curves, and held-out images with
-    their renderings.
+    The report shows the images, the match graph, cameras and track points, reprojection errors, training
+    curves, and the held-out images next to their renderings.
 
     Args:
-        load_config: The `config.yml` of the training run.
-        output: Output file; by default `report.html` next to the configuration.
+        load_config: Path of the `config.yml` of the training run.
+        output: HTML file to write; by default `report.html` in the folder of `config.yml`.
     """
     output = output or load_config.parent / "report.html"
     page = render_page(open_run(load_config))

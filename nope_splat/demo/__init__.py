@@ -1,1 +1,1 @@
-"""A procedural valley, rendered to images with known cameras."""
+"""The demo scene: a procedural valley, rendered to images with known cameras."""

@@ -9,9 +9,9 @@ from nope_splat.utils.typing import Array
 
 
 def arc_poses(rng: np.random.Generator, num_images: int) -> Array:
-    """Sample poses on an arc of 150 degrees around the scene that look at its center.
+    """Sample camera poses on an arc of 150 degrees around the demo scene, facing its center.
 
-    Steps, distances, heights and roll angles vary. Two in three image pairs overlap.
+    Spacing, distance, height and roll angle vary randomly. About two thirds of all image pairs overlap.
 
     Args:
         rng: Random generator.
@@ -33,9 +33,10 @@ def arc_poses(rng: np.random.Generator, num_images: int) -> Array:
 
 
 def tour_poses(rng: np.random.Generator, num_images: int) -> Array:
-    """Sample poses on two rounds through the valley: looking inward, turning around, looking outward.
+    """Sample camera poses on two rounds through the valley of the demo scene.
 
-    With hundreds of images, one in ten image pairs overlaps, as in a capture of a large place.
+    The cameras face inward in the first round and outward in the second; in between they rotate gradually.
+    With hundreds of images, about a tenth of all image pairs overlap, as in a capture of a large place.
 
     Args:
         rng: Random generator.
@@ -60,7 +61,15 @@ def tour_poses(rng: np.random.Generator, num_images: int) -> Array:
 
 
 def _look_at(position: Array, target: Array) -> Array:
-    """Compute the camera-to-world transform (OpenCV axes) of a camera without roll."""
+    """Compute the pose of a camera without roll that faces a target.
+
+    Args:
+        position: Camera center in world coordinates, z up. (3,).
+        target: World point that is projected to the image center. (3,).
+
+    Returns:
+        Camera-to-world transform, OpenCV axes. (4, 4).
+    """
     forward = (target - position) / np.linalg.norm(target - position)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)

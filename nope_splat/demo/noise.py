@@ -1,4 +1,4 @@
-"""Fractal solid noise, which shapes and colors the surfaces of the demo scene."""
+"""Fractal gradient noise in 3D, which shapes and colors the surfaces of the demo scene."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from nope_splat.utils.typing import Array
 
 Vector = tuple[float, float, float]
 Lattice = tuple[NDArray[np.int64], Array]
-"""Random gradients of the noise: a permutation of 0..255, and 256 gradients in three channels (256, 3, 3)."""
+"""Random gradients of the noise: a permutation of 0 to 255 (256,), and 256 gradient vectors for each of three
+channels (256, 3, 3)."""
 
 
 def make_lattice(rng: np.random.Generator) -> Lattice:
-    """Sample a random lattice.
+    """Sample the random gradients of the noise.
 
     Args:
         rng: Random generator.
+
+    Returns:
+        Permutation (256,) and gradient vectors of length 1.6 (256, 3, 3).
     """
     gradients = rng.normal(size=(256, 3, 3))
     gradients *= 1.6 / np.linalg.norm(gradients, axis=-1, keepdims=True)
@@ -29,14 +33,15 @@ def make_lattice(rng: np.random.Generator) -> Lattice:
 def noise_at(x: float, y: float, z: float, footprint: float, octaves: int, lattice: Lattice) -> Vector:
     """Evaluate three independent channels of gradient noise (Perlin 2002), summed over octaves.
 
-    Each octave has twice the frequency and 0.6 times the amplitude of the previous one. Octaves with a period
-    below two footprints fade out, to avoid aliasing on distant surfaces.
+    Each octave has twice the frequency and 0.6 times the amplitude of the previous octave. Octaves with a
+    period below four footprints are attenuated, and those below two are omitted, to avoid aliasing on distant
+    surfaces.
 
     Args:
-        x: Coordinate in periods of the coarsest octave.
-        y: Coordinate in the same unit.
-        z: Coordinate in the same unit.
-        footprint: Diameter of the sample, in the same unit.
+        x: Coordinate x, in periods of the coarsest octave.
+        y: Coordinate y, in periods of the coarsest octave.
+        z: Coordinate z, in periods of the coarsest octave.
+        footprint: Diameter of the surface area that the sample covers, in periods of the coarsest octave.
         octaves: Number of octaves.
         lattice: Random gradients, from `make_lattice`.
 
@@ -72,7 +77,7 @@ def noise_at(x: float, y: float, z: float, footprint: float, octaves: int, latti
 
 @cached_njit(parallel=True)
 def noise(points: Array, octaves: int, lattice: Lattice) -> Array:
-    """Evaluate fractal noise at points.
+    """Evaluate three independent channels of fractal noise at points, without attenuating fine octaves.
 
     Args:
         points: Coordinates in periods of the coarsest octave. (N, 3).

@@ -1,8 +1,8 @@
-"""A small procedural valley, ray-cast with embree to images with known cameras, for the demo and the tests.
+"""The demo scene: a small procedural valley, ray-cast to images with known cameras, for demo and tests.
 
-Boulders, a broken column, a leaning slab and a ring stand in a valley that slopes enclose on all sides.
-Fractal solid noise gives every surface a unique texture. Lighting and shadows do not depend on the view. The
-cameras are on an arc and look inward, or on a tour through the valley and look in all directions.
+Boulders, a broken column, a leaning slab and a ring stand in a valley that is enclosed by slopes. Fractal
+noise gives every surface a unique texture. Lighting and shadows do not depend on the view. The cameras are
+either on an arc and face inward, or on a tour through the valley and face in all directions.
 """
 
 from __future__ import annotations
@@ -33,48 +33,49 @@ class DemoSceneConfig:
     """Options of the demo scene."""
 
     num_images: int = 20
-    """Number of images."""
+    """Number of images to render."""
     size: tuple[int, int] = (640, 480)
-    """Width and height in pixels."""
+    """Width and height of the images in pixels."""
     seed: int = 0
-    """Random seed of the scene and the cameras."""
+    """Random seed for the shapes and textures of the scene and for the camera poses."""
     trajectory: Literal["arc", "tour"] = "arc"
-    """Cameras on an arc around the center, or on a tour through the valley, for which fifty or more images
-    are needed."""
+    """Camera trajectory: "arc" is an arc around the center, facing inward; "tour" leads through the whole
+    valley, facing in all directions, and needs at least fifty images for enough overlap."""
     depth: bool = False
-    """Whether to write the true depth to `depth/*.npz`, as array `depth` (H, W)."""
+    """Whether to also write true depth maps to `depth/*.npz`, as array `depth` (H, W) in world units."""
     radial: tuple[float, float] = (0.0, 0.0)
-    """Radial distortion k1 and k2, see `SharedPinhole`."""
+    """Radial distortion k1 and k2 of the camera, as in COLMAP's RADIAL model."""
     field_of_view: float = 54.0
-    """Field of view of the longer side in degrees, without distortion."""
+    """Field of view in degrees along the longer side of the images, before distortion."""
     supersampling: int = 2
-    """Rays per pixel along each axis."""
+    """Number of rays per pixel along each axis; more rays reduce aliasing and take longer."""
 
 
 @dataclass(frozen=True)
 class Lighting:
-    """Sunlight with cast shadows, and skylight."""
+    """Illumination of the demo scene: sunlight with cast shadows, and skylight."""
 
     sun: tuple[float, float, float] = (0.45, -0.55, 0.70)
-    """Direction toward the sun, of any length."""
+    """Vector toward the sun in world coordinates (z up); its length has no effect."""
     sun_intensity: float = 0.75
-    """Brightness of a surface that faces the sun, in addition to the skylight."""
+    """Brightness that the sun adds to a surface perpendicular to its rays; the texture color is multiplied by
+    the total brightness."""
     sky_intensity: float = 0.32
-    """Skylight on a vertical surface."""
+    """Brightness that the sky adds to a vertical surface, in the unit of `sun_intensity`."""
     sky_gradient: float = 0.18
-    """Skylight in addition on a surface that faces up."""
+    """Difference between the skylight on a surface that faces up and on a vertical surface."""
     sky_color: tuple[float, float, float] = (0.55, 0.65, 0.75)
-    """Color of the sky, linear RGB in [0, 1]."""
+    """Color of pixels that show the sky, linear RGB in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Colors and texture frequency of a surface."""
+    """Colors and texture scale of the surfaces of one material."""
 
     palette: tuple[tuple[float, float, float], ...]
-    """Dark, base, light and patch color, linear RGB in [0, 1]."""
+    """Four colors, linear RGB in [0, 1]: dark grain, base, light grain, and patches."""
     frequency: tuple[float, float, float]
-    """Noise periods per world unit along x, y and z, in the coarsest octave."""
+    """Number of periods of the coarsest noise octave per world unit, along x, y and z."""
 
 
 MATERIALS = {
@@ -100,6 +101,7 @@ FREQUENCIES = np.array([material.frequency for material in MATERIALS.values()])
 
 @cached_njit()
 def _smoothstep(x: float, low: float, high: float) -> float:
+    """Interpolate smoothly from 0 for `x` up to `low` to 1 for `x` from `high` on."""
     t = min(max((x - low) / (high - low), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
@@ -118,24 +120,25 @@ def _shade(
     sky: Array,
     lattice: Lattice,
 ) -> Array:
-    """Shade the intersections of rays with triangles.
+    """Compute the color that each ray sees where it hits the mesh of the scene.
 
     Args:
-        origin: Common origin of the rays. (3,).
-        directions: Unit directions. (N, 3).
+        origin: Common origin of the rays, in world coordinates. (3,).
+        directions: Unit direction of each ray, in world coordinates. (N, 3).
         spacing: Angle between neighboring rays, in radians.
-        faces: Index of the triangle that each ray hits, -1 for none. (N,).
-        coordinates: Affine functions of a point: signed distance from the plane of each triangle, and
-            barycentric coordinates of its second and third corner. (F, 3, 4).
-        light: Brightness at the corners. (F, 3).
-        materials: Material of each triangle. (F,).
-        palettes: Colors of each material. (M, 4, 3).
-        frequencies: Texture frequency of each material. (M, 3).
-        sky: Color of rays that hit nothing. (3,).
-        lattice: Random gradients, from `make_lattice`.
+        faces: Index of the triangle that each ray hits; -1 if the ray hits none. (N,).
+        coordinates: For each triangle, coefficients of three affine functions of a world point: signed
+            distance from the plane of the triangle, and barycentric coordinates of its second and third
+            corner. (F, 3, 4).
+        light: Brightness at the three corners of each triangle. (F, 3).
+        materials: Index of the material of each triangle. (F,).
+        palettes: Four colors of each material, linear RGB (see `Material`). (M, 4, 3).
+        frequencies: Texture frequency of each material along x, y and z (see `Material`). (M, 3).
+        sky: Color of rays that hit no triangle, linear RGB. (3,).
+        lattice: Random gradients of the noise, from `make_lattice`.
 
     Returns:
-        Linear RGB. (N, 3).
+        Color of each ray, linear RGB. (N, 3).
     """
     colors = np.empty_like(directions)
     for n in numba.prange(len(directions)):
@@ -170,7 +173,15 @@ def _shade(
 
 
 def _triangle_coordinates(triangles: Array) -> Array:
-    """Compute the affine functions for `_shade`. (F, 3, 3) -> (F, 3, 4)."""
+    """Compute affine functions of a point that give its position relative to each triangle.
+
+    Args:
+        triangles: World coordinates of the three corners. (F, 3, 3).
+
+    Returns:
+        Coefficients of signed plane distance and of the barycentric coordinates of the second and third
+        corner. (F, 3, 4).
+    """
     a, b, c = triangles.transpose(1, 0, 2)
     normals = np.cross(b - a, c - a)
     twice_area = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -182,7 +193,7 @@ def _triangle_coordinates(triangles: Array) -> Array:
 
 
 class _Scene:
-    """Triangles with materials and baked lighting."""
+    """Triangle mesh of the demo scene, with a material per triangle and precomputed brightness."""
 
     def __init__(self, rng: np.random.Generator, lighting: Lighting) -> None:
         self.lighting = lighting
@@ -224,13 +235,17 @@ class _Scene:
         self.light = self._bake_light()[self.mesh.faces]
 
     def _displaced(self, mesh: trimesh.Trimesh, amount: float, frequency: float) -> trimesh.Trimesh:
-        """Displace the vertices along their normals by noise."""
+        """Displace the vertices of a mesh along their normals by fractal noise.
+
+        `amount` is the displacement for a noise value of one, in world units; `frequency` is the number of
+        periods of the coarsest octave per world unit.
+        """
         vertices = np.array(mesh.vertices, dtype=np.float64)
         offsets = amount * noise(frequency * vertices, 4, self.lattice)[:, :1]
         return trimesh.Trimesh(vertices + offsets * mesh.vertex_normals, mesh.faces, process=False)
 
     def _valley(self) -> trimesh.Trimesh:
-        """Build the ground, which rises to slopes on all sides."""
+        """Build the mesh of the ground: a flat center that rises to slopes on all sides."""
         # The column covers the hole in the center.
         radii = np.concatenate([np.linspace(0.05, 3.0, 90), 3.0 * 1.015 ** np.arange(1, 110)])
         angles = np.linspace(0.0, 2 * np.pi, 480, endpoint=False)
@@ -248,7 +263,7 @@ class _Scene:
         return trimesh.Trimesh(np.stack([flat[:, 0], flat[:, 1], height], axis=-1), faces, process=False)
 
     def _bake_light(self) -> Array:
-        """Compute the brightness of the vertices. (V,)."""
+        """Compute the brightness of each mesh vertex from skylight, sunlight and cast shadows. (V,)."""
         lighting = self.lighting
         sun = np.array(lighting.sun) / np.linalg.norm(lighting.sun)
         normals = np.array(self.mesh.vertex_normals)
@@ -260,16 +275,16 @@ class _Scene:
     def render_image(
         self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int], supersampling: int
     ) -> NDArray[np.uint8]:
-        """Render an image.
+        """Render the colors of the scene from a camera pose.
 
         Args:
             T_world_camera: Camera-to-world transform, OpenCV axes. (4, 4).
-            camera: The camera, with a centered principal point.
-            size: Width and height in pixels.
-            supersampling: Rays per pixel along each axis.
+            camera: Intrinsics, with the principal point at the image center.
+            size: Width and height of the image in pixels.
+            supersampling: Number of rays per pixel along each axis.
 
         Returns:
-            sRGB. (height, width, 3).
+            Image with gamma 2.2, uint8. (height, width, 3).
         """
         width, height = size
         grid = _grid(camera, size, supersampling)
@@ -286,10 +301,10 @@ class _Scene:
     def render_depth(
         self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """Render the depth at the pixel centers. The arguments are those of `render_image`.
+        """Render the depth of the scene at the pixel centers; the arguments are as in `render_image`.
 
         Returns:
-            Depth along the optical axis, NaN for the sky. (height, width).
+            Depth along the optical axis in world units; NaN for the sky. (height, width).
         """
         directions = _grid(camera, size) / camera.focal @ T_world_camera[:3, :3].T
         origin = T_world_camera[:3, 3]
@@ -301,7 +316,10 @@ class _Scene:
 
 
 def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Array:
-    """Compute ray directions, with z equal to the focal length, on a regular grid, row by row. (N, 3)."""
+    """Compute `density` x `density` ray directions per pixel, row by row, in camera coordinates. (N, 3).
+
+    The axes are OpenCV's, and z is the focal length in pixels.
+    """
     x, y = ((np.arange(side * density) + 0.5) / density - side / 2 for side in size)
     xy = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     if any(camera.radial):
@@ -310,23 +328,23 @@ def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Arr
 
 
 def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -> Path:
-    """Render images of the valley.
+    """Render images of the demo scene and write them to a folder.
 
-    Writes `images/*.jpg`, in random order with respect to the trajectory, and `ground_truth.json` with the
-    true cameras, which is only used to evaluate results.
+    Writes `images/*.jpg`, whose numbers do not follow the trajectory, and `ground_truth.json` with the true
+    cameras, which only the evaluation of results uses.
 
     Args:
-        output_dir: Output folder, created if missing.
-        config: Options of the scene.
+        output_dir: Output folder; created if missing.
+        config: Options of the scene; None for the defaults.
 
     Returns:
-        The folder of the images.
+        Folder of the images, `output_dir/images`.
 
     Raises:
-        NopeSplatError: An option is out of range, the folder cannot be written, or the ray caster is not
+        NopeSplatError: If an option is out of range, the folder cannot be written, or no ray caster is
             installed.
     """
-    if find_spec("embreex") is None and find_spec("rtree") is None:  # trimesh casts rays by either
+    if find_spec("embreex") is None and find_spec("rtree") is None:  # trimesh needs one of them to cast rays
         raise NopeSplatError(
             "missing-package",
             "the demo scene needs a ray caster; run pip install 'nope-splat[demo]'",

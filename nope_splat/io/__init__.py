@@ -1,1 +1,1 @@
-"""File input and output: image folders, COLMAP models, transforms.json, export."""
+"""File input and output: image folders, masks, camera files (COLMAP, `transforms.json`) and export."""

@@ -1,6 +1,7 @@
-"""Check the content of camera files: numbers, poses and intrinsics.
+"""Check numbers, poses and intrinsics read from camera files.
 
-The checks raise `InvalidCamera` with a reason, and `parsing` converts it to an error for the user.
+The checks raise `InvalidCamera` with a reason; the context manager `parsing` converts this exception to a
+`NopeSplatError`.
 """
 
 from __future__ import annotations
@@ -17,30 +18,35 @@ from nope_splat.geometry.rigid import nearest_rotation
 from nope_splat.utils.typing import Array
 
 LARGEST_NUMBER = 1e30
-"""Larger numbers occur in damaged files only, and products of them would overflow."""
+"""Upper limit of all numbers in camera files. Larger numbers only occur in damaged files, and their products
+could overflow."""
 FOCAL_RATIOS = (1e-3, 1e4)
-"""Range of focal lengths, as shares of the longer side: fields of view from 0.006 to 179.9 degrees."""
+"""Minimum and maximum focal length, as fractions of the longer image side. They correspond to fields of view
+of 179.9 and 0.006 degrees."""
 MAX_ROTATION_ERROR = 0.02
-"""Maximum relative difference between the lengths of the axes of a rotation: two decimals per entry."""
+"""Maximum relative difference between the largest and smallest singular value of a rotation matrix. Matrices
+rounded to two decimals pass."""
 
 
 class InvalidCamera(ValueError):
-    """Reason why a camera, or its file, cannot be used: the part of an error message in parentheses."""
+    """Error in a camera file; its message is the reason, which `parsing` inserts into the error message."""
 
 
 @contextmanager
 def parsing(source: str, advice: str) -> Iterator[None]:
-    """Convert everything that reading a damaged file raises to one error for the user.
+    """Convert the exceptions that a damaged file causes within a `with` block to a `NopeSplatError`.
+
+    The message is "`source` (reason); `advice`".
 
     Args:
-        source: What is wrong, with the file, for example `"cameras.json is not a transforms.json"`.
-        advice: What to do.
+        source: What is wrong in which file, for example `"cameras.json is not a transforms.json"`.
+        advice: What the user should do.
 
     Yields:
         Nothing.
 
     Raises:
-        NopeSplatError: If the block raises.
+        NopeSplatError: If the block raises an exception that damaged content can cause.
     """
     try:
         yield
@@ -57,15 +63,18 @@ def parsing(source: str, advice: str) -> Iterator[None]:
 
 
 def number(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """Return a number of a JSON object.
+    """Read a number from a JSON object, and check that it is finite.
 
     Args:
-        values: The object.
+        values: The JSON object.
         key: Name of the number.
-        default: Value if there is none; None if it is required.
+        default: Value to return if the key is missing; None if the key is required.
+
+    Returns:
+        The number; strings such as "1.5" are converted.
 
     Raises:
-        KeyError: If a required number is missing.
+        KeyError: If a required key is missing.
         InvalidCamera: If the value is not a finite number.
     """
     value = values[key] if default is None else values.get(key, default)
@@ -81,16 +90,20 @@ def number(values: Mapping[str, Any], key: str, default: float | None = None) ->
 
 
 def rigid_pose(matrix: object) -> Array:
-    """Check a pose, and make its rotation orthonormal; files contain rounded and scaled ones.
+    """Check a camera pose from a file, and replace its rotation by the nearest orthonormal matrix.
+
+    Rotations in files may be rounded to a few decimals or multiplied by a scale.
 
     Args:
-        matrix: Transform between camera and world. (4, 4).
+        matrix: Camera-to-world or world-to-camera transform, as nested lists or an array. (4, 4).
 
     Returns:
-        The transform with the nearest proper rotation. (4, 4).
+        The transform, float64, with a rotation of determinant 1 and an unchanged translation. (4, 4).
 
     Raises:
-        InvalidCamera: If the matrix has another shape, or is no rotation with a translation.
+        InvalidCamera: If a number is not finite, the last row is not 0 0 0 1, or the upper left block is not
+            approximately a scaled rotation.
+        ValueError: If the matrix does not have 16 numbers.
     """
     pose = np.array(matrix, dtype=np.float64).reshape(4, 4)
     if not (np.abs(pose) < LARGEST_NUMBER).all():
@@ -109,15 +122,16 @@ def rigid_pose(matrix: object) -> Array:
 def check_intrinsics(
     size: tuple[float, float], focals: Sequence[float], others: Sequence[float] = ()
 ) -> None:
-    """Check the intrinsics of a camera.
+    """Check that the intrinsics of a camera are finite and plausible.
 
     Args:
-        size: Width and height in pixels.
-        focals: Focal lengths in pixels.
-        others: Principal point and distortion.
+        size: Width and height of the image in pixels.
+        focals: One or two focal lengths in pixels.
+        others: Other parameters that only have to be finite, such as principal point and distortion.
 
     Raises:
-        InvalidCamera: If a number is not finite, or a size or focal length is not positive or impossible.
+        InvalidCamera: If a number is not finite, the size is not positive, or a focal length is outside
+            `FOCAL_RATIOS`.
     """
     width, height = size
     if not (0 < width < LARGEST_NUMBER and 0 < height < LARGEST_NUMBER):
@@ -137,7 +151,7 @@ def check_intrinsics(
 
 
 def _reason(error: Exception) -> str:
-    """Explain an exception in one line."""
+    """Format an exception as a reason for an error message: one line of at most 200 characters."""
     if isinstance(error, KeyError):
         text = f"it lacks {error}"
     elif isinstance(error, OSError):
@@ -150,7 +164,7 @@ def _reason(error: Exception) -> str:
 
 
 def _brief(value: object) -> str:
-    """Return the beginning of a value's representation."""
-    # The representation of an integer with thousands of digits raises ValueError.
+    """Format a value for an error message: at most the first 60 characters of its `repr`."""
+    # `repr` of an integer with thousands of digits raises ValueError.
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**60 else "a huge integer"
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,4 +1,4 @@
-"""Cameras by image name, read from the files of COLMAP, nerfstudio and others."""
+"""Read cameras by image name from COLMAP models, nerfstudio's `transforms.json` and ground truth files."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ from nope_splat.utils.typing import Array
 
 @dataclass(frozen=True)
 class NamedCamera:
-    """Pose and intrinsics of one image, independent of its resolution."""
+    """Pose and intrinsics of one image, with lengths in the image relative to its longer side."""
 
     T_world_camera: Array
     """Camera-to-world transform, OpenCV axes. (4, 4)."""
     focal: float
-    """Focal length, the mean of x and y, divided by the longer side of the image."""
+    """Focal length (mean of x and y), divided by the longer side of the image."""
     offset: tuple[float, float] = (0.0, 0.0)
     """Principal point minus image center, (x, y), divided by the longer side of the image."""
     radial: tuple[float, float] = (0.0, 0.0)
-    """Radial distortion k1 and k2, as in `SharedPinhole`."""
+    """Radial distortion k1 and k2, as in COLMAP's RADIAL model."""
 
 
 def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
     """Read cameras from a file or folder of any supported format.
 
     Args:
-        path: A COLMAP model (its folder, or one that contains it as `sparse/0`), a nerfstudio
-            `transforms.json`, or a ground truth file (see `read_ground_truth`).
+        path: Folder of a COLMAP model, folder that contains a COLMAP model as `sparse/0`, nerfstudio
+            `transforms.json`, or ground truth file (see `read_ground_truth`).
 
     Returns:
-        Cameras by image name: the file name without folders, if that is unique. Rotations are orthonormal.
+        Cameras by image name, with orthonormal rotations. Image names are file names without folders; if two
+        file names are equal, they are paths relative to the folder that all images have in common.
 
     Raises:
-        NopeSplatError: If the format is unknown, the file is damaged, it contains no camera, or a camera is
-            impossible: a pose that is mirrored or not finite, a size or focal length that is not positive.
+        NopeSplatError: If the format is unknown, the file is damaged or contains no camera, a pose is
+            mirrored or not finite, or a size or focal length is not positive or implausible.
     """
     if path.is_dir():
         cameras = _read_colmap(path)
@@ -60,7 +61,14 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
 
 
 def _read_colmap(path: Path) -> dict[str, NamedCamera]:
-    """Read a COLMAP model from a folder, or from its `sparse/0`."""
+    """Read a COLMAP model from a folder or, if the folder has no model, from its subfolder `sparse/0`.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        Cameras by image name, as stored in the model.
+    """
     is_model = any((path / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt"))
     cameras, images = read_cameras(path if is_model else path / "sparse" / "0")
     named = {}
@@ -76,7 +84,14 @@ def _read_colmap(path: Path) -> dict[str, NamedCamera]:
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Read a JSON file: its content, and the frames in it."""
+    """Read a JSON file with camera frames.
+
+    Args:
+        path: A `transforms.json` or a ground truth file.
+
+    Returns:
+        The JSON object, and the list of JSON objects in its entry `frames`.
+    """
     with parsing(
         f"{path} contains no cameras",
         "pass a transforms.json, a folder with a COLMAP model, or a ground truth file",
@@ -91,7 +106,16 @@ def _read_json(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _read_frames(path: Path, content: dict[str, Any], frames: list[dict[str, Any]]) -> dict[str, NamedCamera]:
-    """Convert the frames of a `transforms.json` or a ground truth file; intrinsics may be shared."""
+    """Convert the frames of a `transforms.json` or ground truth file to cameras.
+
+    Args:
+        path: The file, for error messages.
+        content: The JSON object of the file; intrinsics in it apply to frames without their own intrinsics.
+        frames: Entry `frames` of the JSON object.
+
+    Returns:
+        Cameras by `file_path`.
+    """
     named: dict[str, NamedCamera] = {}
     for index, frame in enumerate(frames):
         with _parsing_frame(path, frame, index):
@@ -110,7 +134,15 @@ def _read_frames(path: Path, content: dict[str, Any], frames: list[dict[str, Any
 def _read_intrinsics(
     values: Mapping[str, Any],
 ) -> tuple[tuple[float, float], float, tuple[float, float], tuple[float, float]]:
-    """Read image size, focal length (mean of x and y), principal point and distortion, in pixels."""
+    """Read the intrinsics of a frame.
+
+    Args:
+        values: JSON object with `w`, `h`, and `fl_x` (pixels) or `camera_angle_x` (radians). Optional:
+            `fl_y`, `cx`, `cy` (pixels), `k1`, `k2`.
+
+    Returns:
+        Width and height, focal length (mean of x and y) and principal point in pixels, and k1 and k2.
+    """
     if "fl_x" in values:
         width, height, fl_x = (number(values, key) for key in ("w", "h", "fl_x"))
     else:  # older files of NeRF and instant-ngp
@@ -128,34 +160,65 @@ def _read_intrinsics(
 def _normalize(
     size: tuple[float, float], focal: float, center: tuple[float, float], radial: tuple[float, float]
 ) -> tuple[float, tuple[float, float], tuple[float, float]]:
-    """Return focal length, principal point offset and distortion of a `NamedCamera`."""
+    """Divide intrinsics in pixels by the longer image side.
+
+    Args:
+        size: Width and height in pixels.
+        focal: Focal length in pixels.
+        center: Principal point (x, y) in pixels.
+        radial: Radial distortion k1 and k2, which are not changed.
+
+    Returns:
+        `focal`, `offset` and `radial` of a `NamedCamera`.
+    """
     longer_side = max(size)
     offset = (center[0] - size[0] / 2) / longer_side, (center[1] - size[1] / 2) / longer_side
     return focal / longer_side, offset, radial
 
 
 def _parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
+    """Convert exceptions to a `NopeSplatError` that names an image and the camera file (see `parsing`)."""
     photo = " ".join(name[:200].split())
     return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
 
 
 def _parsing_frame(path: Path, frame: dict[str, Any], index: int) -> AbstractContextManager[None]:
+    """Convert exceptions to a `NopeSplatError` that names the image, or else the number, of a JSON frame."""
     name = frame.get("file_path")
     return _parsing_camera(path, name if isinstance(name, str) and name else f"frame {index + 1}")
 
 
 def _require_new(name: str, others: Container[str]) -> None:
-    """Check that an image has a usable file name, and is the first of its name."""
+    """Check that an image name is usable and is not among the names read before.
+
+    Args:
+        name: Image name of a camera.
+        others: Image names of the cameras read before.
+
+    Raises:
+        InvalidCamera: If the name is empty, contains control characters, or is already in `others`.
+    """
     if not PurePosixPath(name).name:
         raise InvalidCamera("it has no photo name")
-    if UNPRINTABLE.search(name):  # no photo has such a name, because the image folder leaves them out
+    if UNPRINTABLE.search(name):  # `find_images` skips files with such names
         raise InvalidCamera("its photo name contains control characters")
     if name in others:
         raise InvalidCamera("there are two cameras of this name")
 
 
 def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
-    """Strip the folders from image names; if file names repeat, strip the common folder only."""
+    """Shorten image names to file names or, if two file names are equal, remove only the common folder.
+
+    Args:
+        cameras: Cameras by image path.
+
+    Returns:
+        The same cameras by shortened name.
+
+    Raises:
+        InvalidCamera: If two shortened names are equal, or if file names repeat and only some of the paths
+            are absolute.
+    """
     short_names = [PurePosixPath(name).name for name in cameras]
     if len(set(short_names)) < len(short_names):
         if len({PurePosixPath(name).is_absolute() for name in cameras}) == 2:
@@ -169,29 +232,31 @@ def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Ground truth cameras of a scene."""
+    """Ground truth poses and focal length of a scene."""
 
     T_world_camera: dict[str, Array]
     """Camera-to-world transforms, OpenCV axes, by file name without folders. (4, 4) each."""
     focal: float
-    """Focal length, the mean of x and y, in pixels of an image of `size`."""
+    """Focal length (mean of x and y), in pixels of an image of `size`."""
     size: tuple[int, int]
-    """Width and height that the focal length refers to."""
+    """Image width and height, in pixels, to which the focal length refers."""
 
 
 def read_ground_truth(path: Path) -> GroundTruth:
     """Read ground truth cameras from a JSON file.
 
-    The file contains `w`, `h`, `fl_x`, `fl_y`, and `frames` with `file_path` and `camera_to_world_opencv`.
+    The file contains `w`, `h`, `fl_x`, `fl_y` (pixels), and `frames` with `file_path` and
+    `camera_to_world_opencv`, a camera-to-world transform with OpenCV axes (4, 4).
 
     Args:
         path: The JSON file.
 
     Returns:
-        The cameras, with rotations projected to the nearest orthonormal matrices.
+        Poses and focal length; rotations are replaced by the nearest orthonormal matrices.
 
     Raises:
-        NopeSplatError: If the file cannot be read, a value is missing or impossible, or a file name repeats.
+        NopeSplatError: If the file cannot be read, a value is missing or impossible, or two frames have the
+            same file name.
     """
     content, frames = _read_json(path)
     with parsing(f"{path} is not a ground truth file", "it needs w, h, fl_x, fl_y and frames"):

@@ -1,7 +1,7 @@
-"""COLMAP models, binary and text: three files with cameras, images and points.
+"""Read and write COLMAP models, binary and text, which consist of the files cameras, images and points3D.
 
-COLMAP shares our conventions: the center of the first pixel is (0.5, 0.5), camera axes are x right, y down,
-z forward.
+COLMAP has the conventions of this package: the center of the first pixel is (0.5, 0.5), and camera axes are
+x right, y down, z forward.
 """
 
 from __future__ import annotations
@@ -40,39 +40,41 @@ CAMERA_MODELS = {
 SINGLE_FOCAL_MODELS = frozenset(
     {"SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"}
 )
-"""Models whose parameters start with one focal length; all others start with two."""
+"""Camera models whose parameters start with a single focal length; other models start with fx and fy."""
 MAX_NAME_LENGTH = 4096
-"""Length in bytes of the longest path on Linux; a longer name has lost its end."""
+"""Maximum length of an image name in bytes, including the terminating zero byte: that of paths on Linux. A
+longer name indicates a damaged file."""
 TEXT_IMAGE = re.compile(r"[ \t]*" + 8 * r"([^ \t]+)[ \t]+" + r"([^ \t]+)[ \t](.+)")
-"""Image in `images.txt`: ID, quaternion, translation, camera ID and, after one space, the name."""
+"""Pattern of an image line in `images.txt`: image ID, quaternion (4 numbers), translation (3), camera ID and,
+after one space or tab, the name."""
 
 
 @dataclass(frozen=True)
 class ColmapCamera:
-    """COLMAP camera: intrinsics for one image size."""
+    """COLMAP camera: the intrinsics of images of one size."""
 
     model: str
-    """Name of the camera model."""
+    """Name of the camera model, a key of `CAMERA_MODELS`."""
     width: int
     """Image width in pixels."""
     height: int
     """Image height in pixels."""
     params: tuple[float, ...]
-    """Parameters of the model: focal length, principal point, distortion."""
+    """Parameters in COLMAP's order: focal length(s), principal point (both in pixels) and distortion."""
 
     @property
     def focals(self) -> tuple[float, ...]:
-        """Focal length, or focal lengths in x and y, in pixels."""
+        """Focal lengths in pixels: one value for models with a single focal length, else fx and fy."""
         return self.params[:1] if self.model in SINGLE_FOCAL_MODELS else self.params[:2]
 
     @property
     def focal(self) -> float:
-        """Focal length, the mean of x and y, in pixels."""
+        """Focal length in pixels; the mean of fx and fy if the model has both."""
         return sum(self.focals) / len(self.focals)
 
     @property
     def radial(self) -> tuple[float, float]:
-        """Radial distortion k1 and k2; zero for models without these parameters."""
+        """Radial distortion k1 and k2 of SIMPLE_RADIAL, RADIAL and OPENCV; zero for all other models."""
         k1_k2 = {"SIMPLE_RADIAL": slice(3, 4), "RADIAL": slice(3, 5), "OPENCV": slice(4, 6)}
         k1, k2, *_ = (*self.params[k1_k2.get(self.model, slice(0))], 0.0, 0.0)
         return k1, k2
@@ -86,37 +88,42 @@ class ColmapCamera:
 
 @dataclass(frozen=True)
 class ColmapImage:
-    """COLMAP image: one registered image."""
+    """COLMAP image: pose and observations of a registered image."""
 
     name: str
-    """Path relative to the image folder."""
+    """Path of the image file relative to the image folder."""
     camera_id: int
-    """ID of its camera."""
+    """ID of the camera with the intrinsics of the image."""
     T_camera_world: Array
     """World-to-camera transform, OpenCV axes. (4, 4)."""
     xy: Array = field(default_factory=lambda: np.zeros((0, 2)))
-    """Observed positions (COLMAP's `points2D`), in pixels. (K, 2)."""
+    """Positions of K observations of 3D points (COLMAP's `points2D`): x, y in pixels. (K, 2)."""
     point_ids: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Point ID of each observation. (K,)."""
+    """ID of the 3D point of each observation. (K,)."""
 
 
 @dataclass(frozen=True)
 class ColmapPoints:
-    """3D points with the IDs 1 to P, and their tracks."""
+    """P 3D points with the IDs 1 to P, and their tracks."""
 
     xyz: Array
-    """World coordinates. (P, 3)."""
+    """World coordinates of the points. (P, 3)."""
     rgb: NDArray[np.uint8]
-    """Colors, RGB. (P, 3)."""
+    """Colors of the points, RGB, 0 to 255. (P, 3)."""
     errors: Array
-    """Mean reprojection error of each point, in pixels. (P,)."""
+    """Mean reprojection error of each point, in pixels; `UNKNOWN_ERROR` (-1) if it is infinite. (P,)."""
     starts: Indices
-    """First row of each point's track in `tracks`, followed by the total number of rows. (P + 1,)."""
+    """Index of the first row of each point's track in `tracks`, followed by the number of rows. (P + 1,)."""
     tracks: Indices
-    """Image ID and `points2D` index of each observation. (O, 2)."""
+    """Image ID and index in the image's `points2D` of each observation, sorted by point. (O, 2)."""
 
     def rows(self) -> Iterator[tuple[int, Array, NDArray[np.uint8], float, Indices]]:
-        """Yield the ID, coordinates, color, error and track of each point."""
+        """Iterate over the points.
+
+        Yields:
+            ID, world coordinates (3,), RGB color (3,), mean reprojection error in pixels, and track: image ID
+            and `points2D` index of each observation (track length, 2).
+        """
         for index, (start, end) in enumerate(pairwise(self.starts.tolist())):
             yield (
                 index + 1,
@@ -129,22 +136,22 @@ class ColmapPoints:
 
 @dataclass(frozen=True)
 class ColmapModel:
-    """COLMAP model: a sparse reconstruction."""
+    """COLMAP model: cameras, registered images and 3D points of a sparse reconstruction."""
 
     cameras: Mapping[int, ColmapCamera]
-    """Cameras by ID."""
+    """Cameras by COLMAP's camera ID."""
     images: Mapping[int, ColmapImage]
-    """Registered images by ID."""
+    """Registered images by COLMAP's image ID."""
     points: ColmapPoints
     """3D points and their tracks."""
 
 
 def write_binary(model: ColmapModel, directory: Path) -> None:
-    """Write `cameras.bin`, `images.bin` and `points3D.bin`.
+    """Write a COLMAP model in binary format: `cameras.bin`, `images.bin` and `points3D.bin`.
 
     Args:
         model: The model.
-        directory: An existing folder.
+        directory: Folder to write to; it must exist.
 
     Raises:
         OSError: If the files cannot be written.
@@ -173,13 +180,14 @@ def write_binary(model: ColmapModel, directory: Path) -> None:
 
 
 def write_text(model: ColmapModel, directory: Path) -> None:
-    """Write `cameras.txt`, `images.txt` and `points3D.txt`, with numbers at full precision.
+    """Write a COLMAP model in text format: `cameras.txt`, `images.txt` and `points3D.txt`.
 
-    Readers of this format end an image name at its first space, so names with spaces need the binary format.
+    Numbers have full precision. COLMAP and other readers of the text format cut image names at the first
+    space, so names with spaces need the binary format.
 
     Args:
         model: The model.
-        directory: An existing folder.
+        directory: Folder to write to; it must exist.
 
     Raises:
         OSError: If the files cannot be written.
@@ -204,16 +212,17 @@ def write_text(model: ColmapModel, directory: Path) -> None:
 
 
 def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, ColmapImage]]:
-    """Read the cameras and poses of a model, binary or text; observations and points are skipped.
+    """Read cameras and image poses of a COLMAP model, binary or text; observations and points are skipped.
 
     Args:
-        directory: Folder with `cameras` and `images`, `.bin` or `.txt`.
+        directory: Folder with `cameras` and `images`, both `.bin` or both `.txt`; `.bin` has precedence.
 
     Returns:
-        Cameras and images by ID.
+        Cameras by camera ID, and images without observations by image ID.
 
     Raises:
-        NopeSplatError: If there is no model in the folder, or it is damaged; values are not checked.
+        NopeSplatError: If the folder contains no model, or a file is damaged. Whether the intrinsics and
+            poses are plausible is not checked.
     """
     for suffix, read_camera_file, read_image_file in (
         ("bin", _read_binary_cameras, _read_binary_images),
@@ -234,25 +243,25 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
 
 
 def _require_cameras(cameras: Mapping[int, ColmapCamera], images: Mapping[int, ColmapImage]) -> None:
-    """Check that the camera of every image exists."""
+    """Check that the camera of every image exists; raise `InvalidCamera` otherwise."""
     for image in images.values():
         if image.camera_id not in cameras:
             raise InvalidCamera(f"{image.name} has camera {image.camera_id}, which does not exist")
 
 
 def _quaternion(image: ColmapImage) -> tuple[float, float, float, float]:
-    """Return the rotation as a quaternion (w, x, y, z)."""
+    """Return the world-to-camera rotation of an image as a unit quaternion (w, x, y, z)."""
     x, y, z, w = Rotation.from_matrix(image.T_camera_world[:3, :3]).as_quat().tolist()
     return w, x, y, z
 
 
 def _translation(image: ColmapImage) -> list[float]:
-    """Return the translation (x, y, z)."""
+    """Return the translation (x, y, z) of an image's world-to-camera transform."""
     return image.T_camera_world[:3, 3].tolist()
 
 
 def _pose(w: float, x: float, y: float, z: float, *translation: float) -> Array:
-    """Build a world-to-camera transform from quaternion and translation. (4, 4)."""
+    """Build a world-to-camera transform (4, 4) from a quaternion (w, x, y, z) and a translation (x, y, z)."""
     if not 0 < math.hypot(w, x, y, z) < math.inf:
         raise InvalidCamera("a quaternion is zero or not finite")
     pose = np.eye(4)
@@ -262,12 +271,15 @@ def _pose(w: float, x: float, y: float, z: float, *translation: float) -> Array:
 
 
 def _line(*values: object) -> str:
-    """Join values with spaces; `str` keeps the full precision of numbers."""
+    """Format a line of a text file: values separated by spaces, floats with full precision."""
     return " ".join(str(value) for value in values) + "\n"
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple:
-    """Read little-endian values without padding; raise `InvalidCamera` at the end of the file."""
+    """Read little-endian values without padding; raise `InvalidCamera` if the file ends too early.
+
+    `layout` is the format of the values for `struct`, without byte order.
+    """
     size = struct.calcsize(f"<{layout}")
     content = file.read(size)
     if len(content) < size:
@@ -276,13 +288,13 @@ def _unpack(file: BinaryIO, layout: str) -> tuple:
 
 
 def _require_end(file: BinaryIO) -> None:
-    """Check that a file has been read completely."""
+    """Check that a file has been read to its end; raise `InvalidCamera` otherwise."""
     if file.read(1):
         raise InvalidCamera(f"{Path(file.name).name} is longer than the number of its entries allows")
 
 
 def _read_binary_cameras(path: Path) -> dict[int, ColmapCamera]:
-    """Read `cameras.bin`."""
+    """Read the cameras in `cameras.bin`, by camera ID."""
     cameras, models = {}, list(CAMERA_MODELS)
     with path.open("rb") as file:
         for _ in range(*_unpack(file, "Q")):
@@ -296,7 +308,7 @@ def _read_binary_cameras(path: Path) -> dict[int, ColmapCamera]:
 
 
 def _read_binary_images(path: Path) -> dict[int, ColmapImage]:
-    """Read `images.bin`, skipping the observations (24 bytes each)."""
+    """Read the images in `images.bin`, by image ID; their observations (24 bytes each) are skipped."""
     images = {}
     with path.open("rb") as file:
         size = path.stat().st_size
@@ -313,7 +325,7 @@ def _read_binary_images(path: Path) -> dict[int, ColmapImage]:
 
 
 def _read_name(file: BinaryIO) -> str:
-    """Read a name that ends with a zero byte."""
+    """Read a UTF-8 name that ends with a zero byte, and move the file position behind this byte."""
     start = file.tell()
     name, end, _ = file.read(MAX_NAME_LENGTH).partition(b"\0")
     if not end:
@@ -323,7 +335,7 @@ def _read_name(file: BinaryIO) -> str:
 
 
 def _read_text_cameras(path: Path) -> dict[int, ColmapCamera]:
-    """Read `cameras.txt`."""
+    """Read the cameras in `cameras.txt`, by camera ID."""
     cameras = {}
     for line in _lines(path):
         if not _is_comment(line):
@@ -340,7 +352,10 @@ def _read_text_cameras(path: Path) -> dict[int, ColmapCamera]:
 
 
 def _read_text_images(path: Path) -> dict[int, ColmapImage]:
-    """Read `images.txt`; the line after each image holds observations, may be empty, and is skipped."""
+    """Read the images in `images.txt`, by image ID.
+
+    The line after each image contains its observations. This line may be empty, and is skipped.
+    """
     images = {}
     lines = _lines(path)
     for line in lines:
@@ -357,9 +372,10 @@ def _read_text_images(path: Path) -> dict[int, ColmapImage]:
 
 
 def _is_comment(line: str) -> bool:
+    """Check whether a line of a text model is empty or a comment (`#`)."""
     return not line.strip() or line.lstrip().startswith("#")
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file; names contain other separators than the line feed."""
+    """Yield the lines of a UTF-8 text file, split only at line feeds; names may contain other separators."""
     yield from path.read_text(encoding="utf-8").split("\n")

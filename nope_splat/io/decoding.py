@@ -1,4 +1,4 @@
-"""Decoding of image files: formats, limits, memory, and orientation."""
+"""Decode image files: accepted formats, size and memory limits, EXIF orientation, conversion to 8 bits."""
 
 from __future__ import annotations
 
@@ -28,58 +28,65 @@ logger = logging.getLogger(__name__)
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 Image.init()
 FORMATS = Image.OPEN.keys() & {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "HEIF"}
-"""Accepted file formats, regardless of the file name; Pillow would also run Ghostscript on PostScript
-files."""
+"""Pillow formats that are accepted; a file's format is detected from its content, not its name. Other formats
+are excluded because Pillow would, for example, run Ghostscript on PostScript files."""
 
 MAX_PIXELS = 400_000_000
-"""Maximum number of pixels of a usable image."""
+"""Maximum number of pixels of an image; larger images are rejected."""
 MAX_PIXELS_AT_ONCE = 200_000_000
-"""Maximum number of pixels that all threads together decode at a time, or one larger image. Decoding takes up
-to 8 bytes per pixel (Pillow's 4, and 3 or 4 of the result), progressive JPEG files up to 14."""
+"""Maximum number of pixels that all threads together decode at the same time; an image with more pixels is
+decoded alone. Decoding takes up to 8 bytes per pixel (4 for Pillow's image, 3 or 4 for the result), and up to
+14 bytes for progressive JPEG files."""
 PIXELS_PER_BAND = 1 << 20
-"""Pixels that are converted at a time, so that a conversion needs no second whole image."""
-# Pillow raises an error at twice its limit; its default would reject 180 megapixels, a modest panorama.
+"""Number of pixels that are converted to 8 bits at a time. Conversion in bands avoids a second copy of the
+whole image."""
+# Pillow raises an error above twice its limit. By default it would reject panoramas of 180 megapixels.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _decoding = Budget(MAX_PIXELS_AT_ONCE)
 
 
 @contextmanager
 def open_image(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
-    """Open an image file, and hold its share of `MAX_PIXELS_AT_ONCE` within the block.
+    """Open an image file within a `with` block, after waiting until `MAX_PIXELS_AT_ONCE` permits decoding.
 
     Args:
-        path: The file.
-        size: Width and height, upright, that the caller will scale the image to; a JPEG file is then opened
-            at a fraction of its size if possible, but at least at twice this size. None for full resolution.
+        path: The image file.
+        size: Width and height in pixels to which the caller will scale the upright image. JPEG files are then
+            decoded at a reduced size if possible, but not below twice this size. None for full resolution.
 
     Yields:
         The image, not decoded yet.
 
     Raises:
         OSError: If the file cannot be read.
-        DecompressionBombError: If the image has more than `MAX_PIXELS`.
+        DecompressionBombError: If the image has more than `MAX_PIXELS` pixels.
     """
     with open_regular(path) as file, Image.open(file, formats=sorted(FORMATS)) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        scaled_with_alpha = size is not None and image.has_transparency_data  # needs twice the memory
+        scaled_with_alpha = size is not None and image.has_transparency_data  # scaling doubles the memory
         if size is not None:
             _reduce(image, size)
         with _decoding.hold(image.width * image.height * (2 if scaled_with_alpha else 1)):
             try:
                 yield image
             finally:
-                image.close()  # frees the pixels, which the caller's variable would keep
+                image.close()  # frees the pixels although the caller still refers to the image
 
 
 def _reduce(image: Image.Image, size: tuple[int, int]) -> None:
-    """Let a JPEG file be decoded at 1/2, 1/4 or 1/8 of its size, but at least twice the size asked for.
+    """Make Pillow decode a JPEG file at 1/2, 1/4 or 1/8 of its size if the result is large enough.
 
-    Twice, because the final average over areas then hides how the decoder filters. Sides must be divisible:
-    the decoder would pad the last block otherwise, which shifts all pixels a little.
+    The reduced image has at least twice the requested size, so that averaging to the final size dominates
+    over the decoder's filter. The sides must be divisible by the factor; otherwise the decoder pads the last
+    block, which shifts all pixels slightly.
+
+    Args:
+        image: The opened image, not decoded yet; other formats than JPEG are not changed.
+        size: Requested width and height in pixels, in either orientation.
     """
     if image.format not in ("JPEG", "MPO"):
-        return  # Pillow reduces no other format while decoding
+        return  # Pillow cannot decode other formats at a reduced size
     longer, shorter = max(image.size), min(image.size)
     for factor in (8, 4, 2):
         divisible = longer % factor == shorter % factor == 0
@@ -89,10 +96,10 @@ def _reduce(image: Image.Image, size: tuple[int, int]) -> None:
 
 
 def turn_upright(image: Image.Image) -> None:
-    """Decode an image, and turn it upright in place by its EXIF orientation.
+    """Decode an image, and rotate or mirror it in place according to its EXIF orientation.
 
     Args:
-        image: The image.
+        image: The opened image. If its EXIF data are damaged, it is decoded without rotation.
     """
     image.load()
     try:
@@ -102,16 +109,16 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def read_pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """Convert an upright image to 8 bits per channel, RGB or (with transparency) RGBA.
+    """Convert a decoded image to 8 bits per channel: RGBA if it has transparency, else RGB.
 
     Args:
         image: The image, after `turn_upright`.
 
     Returns:
-        The pixels. (H, W, 3 or 4).
+        Colors, 0 to 255. (H, W, 3 or 4).
 
     Raises:
-        ValueError: If it has floating-point values or more than 16 bits per channel.
+        ValueError: If the image has floating-point values or more than 16 bits per channel.
     """
     if image.mode == "F":
         raise ValueError("it contains floating-point values; save it with 8 or 16 bits per channel")
@@ -129,18 +136,25 @@ def read_pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _scale_to_8_bits(levels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale levels of 16 bits to 8 bits."""
+    """Scale gray levels from 16 bits (0 to 65535) to 8 bits (0 to 255), rounded. Same shape.
+
+    Raises:
+        ValueError: If a level is outside the range of 16 bits.
+    """
     if levels.min() < 0 or levels.max() > 65535:
         raise ValueError("it has more than 16 bits per channel; save it with 8 or 16")
     return ((levels.astype(np.int32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def failure_reason(path: Path, error: Exception) -> str:
-    """Explain to the user why an image file cannot be used.
+    """Describe for the user why an image file cannot be used.
 
     Args:
-        path: The file.
-        error: What was raised while it was read.
+        path: The image file.
+        error: Exception that was raised while the file was opened or decoded.
+
+    Returns:
+        Part of a sentence, for example "not an image, or damaged at its start".
     """
     if path.suffix.lower() in HEIF_SUFFIXES and not HEIF_READABLE:
         return "HEIC files need pillow-heif: pip install pillow-heif"
@@ -151,7 +165,7 @@ def failure_reason(path: Path, error: Exception) -> str:
         return f"more than {MAX_PIXELS:,} pixels"
     if isinstance(error, NotAFileError):
         return "not a file"
-    text = " ".join(str(error).split()) or type(error).__name__  # libheif ends its texts with a line feed
+    text = " ".join(str(error).split()) or type(error).__name__  # libheif's messages end with a line feed
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror})" if error.strerror else f"damaged ({text})"
     return text

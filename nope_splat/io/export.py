@@ -1,7 +1,7 @@
-"""Export of a reconstruction: COLMAP model, nerfstudio `transforms.json`, JSON report.
+"""Export a reconstruction as COLMAP model, nerfstudio `transforms.json`, images, masks and JSON report.
 
-To export other cameras, such as optimized ones, put them into the reconstruction first:
-`dataclasses.replace(scene, T_world_camera=..., cameras=...)`. `plugin.load_run` does so for a training run.
+To export optimized cameras, put them into the reconstruction first, as `plugin.load_run.optimized_scene` does
+for a training run: `dataclasses.replace(scene, T_world_camera=..., cameras=...)`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
 
 UNKNOWN_ERROR = -1.0
-"""COLMAP's value for an unknown reprojection error. Used for points behind a camera, whose error is infinite:
-the text format cannot represent infinity."""
+"""COLMAP's value for an unknown reprojection error. It replaces the infinite error of points behind a camera,
+because the text format cannot represent infinity."""
 
 
 def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> None:
-    """Write a COLMAP model (cameras, images, points3D) of all registered images, held-out ones included.
+    """Write a COLMAP model (cameras, images, points3D) of all registered images, including held-out images.
 
     Args:
         scene: The reconstruction.
         directory: Folder of the model, by convention `sparse/0`; created if missing.
-        text: Whether to write text instead of binary files.
+        text: Whether to write the text format instead of the binary format.
 
     Raises:
         NopeSplatError: If the files cannot be written.
@@ -59,14 +59,14 @@ def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> 
 def colmap_model(scene: Reconstruction) -> ColmapModel:
     """Convert a reconstruction to a COLMAP model.
 
-    IDs of images and points start from 1, in the order of the reconstruction. Portrait and landscape images
-    of one camera get separate COLMAP cameras, since our principal points are relative to the image center.
+    COLMAP IDs of images and points are indices of the reconstruction plus 1. Portrait and landscape images of
+    one camera get separate COLMAP cameras, since COLMAP cameras include the image size.
 
     Args:
         scene: The reconstruction.
 
     Returns:
-        A model of all registered images, held-out ones included.
+        Model of all registered images, including held-out images.
     """
     scene = replace(scene, observations=_merge(scene.observations, scene.resections))
     observations = scene.observations
@@ -108,18 +108,18 @@ def colmap_model(scene: Reconstruction) -> ColmapModel:
 def write_transforms(
     scene: Reconstruction, image_folder: Path, path: Path, mask_folder: Path | None = None
 ) -> None:
-    """Write a nerfstudio `transforms.json` and, in the same folder, the points as `sparse_pc.ply`.
+    """Write a nerfstudio `transforms.json` and, in the same folder, the track points as `sparse_pc.ply`.
 
-    The file contains all registered images, in the world frame of the reconstruction with OpenGL camera axes.
-    Held-out images are listed as nerfstudio's validation and test split. Image paths are relative if the
-    images are below the folder of `path`, else absolute. nerfstudio ignores EXIF orientation, so rotated
-    images must be saved upright first (`export_images`).
+    The JSON file contains the poses of all registered images in the world frame of the reconstruction, with
+    OpenGL camera axes. Held-out images form nerfstudio's validation and test splits. Image paths are relative
+    if the images are below the folder of `path`, else absolute. nerfstudio ignores EXIF rotation, so images
+    must be upright (see `export_images`).
 
     Args:
         scene: The reconstruction.
-        image_folder: Folder that image names are relative to.
-        path: The JSON file.
-        mask_folder: Folder of the masks from `export_masks`; None if there are none.
+        image_folder: Folder to which image names are relative.
+        path: JSON file to write.
+        mask_folder: Folder of the masks from `export_masks`; None without masks.
 
     Raises:
         NopeSplatError: If the files cannot be written.
@@ -156,28 +156,28 @@ def write_transforms(
 def export_images(
     scene: Reconstruction, folder: ImageFolder, directory: Path, copy: bool = False
 ) -> Reconstruction:
-    """Link or copy the registered images to a folder for other tools.
+    """Export the registered images to a folder for other tools, as symbolic links or copies.
 
-    Images that other tools would read differently (EXIF orientation, HEIC, CMYK, 16 bits) are converted to
-    upright PNG files, with `.png` appended to their names, or `_1.png` and so on if the name is taken.
+    Images that other tools may read differently (EXIF rotation, HEIC, CMYK, 16 bits) are converted to upright
+    PNG files. Their names get the suffix `.png`, or `_1.png` and so on if that name is already used.
 
     Args:
         scene: The reconstruction.
         folder: The original images.
         directory: Folder to export to; created if missing.
-        copy: Whether to copy files instead of creating symbolic links.
+        copy: Whether to copy the files instead of creating symbolic links.
 
     Returns:
-        The reconstruction with the exported image names.
+        The reconstruction with the names of the exported images.
 
     Raises:
-        NopeSplatError: If the files cannot be written, or would be in the folder of the original images.
+        NopeSplatError: If the files cannot be written, or `directory` is in the original image folder.
     """
     images = {image.name: image for image in folder.images}
     registered = [images[scene.image_names[index]] for index in np.flatnonzero(scene.registered)]
     portable = [is_portable(image) for image in registered]
     new_names = exported_names([image.name for image in registered], portable)
-    # In the photo folder, they would replace photos, or become photos of the next run.
+    # Files exported to the photo folder could replace photos, or would be input of the next run.
     folders = {directory.resolve(), *((directory / name).parent.resolve() for name in new_names)}
     if any(path.is_relative_to(folder.root.resolve()) for path in folders):
         raise NopeSplatError(
@@ -202,16 +202,16 @@ def export_images(
 
 
 def exported_names(names: Sequence[str], portable: Sequence[bool]) -> list[str]:
-    """Choose the names of exported images, so that no two images share a file.
+    """Choose the names of exported images, so that no two images are written to the same file.
 
     Args:
-        names: Names of the images. (N,).
-        portable: Whether each image keeps its format and name. (N,).
+        names: Names of the N images.
+        portable: Whether each image is exported without conversion, under its own name. (N,).
 
     Returns:
-        The names of portable images, and for the others a free name that ends in `.png`. (N,).
+        Name of each exported image: unchanged if portable, else an unused name that ends with `.png`. (N,).
     """
-    # A file system may ignore case, and a file cannot have the name of a folder.
+    # Names are compared without case, for file systems that ignore it, and with the names of folders.
     taken = {part.casefold() for name in names for part in (name, *map(str, PurePosixPath(name).parents))}
     chosen = []
     for name, is_unchanged in zip(names, portable, strict=True):
@@ -223,19 +223,19 @@ def exported_names(names: Sequence[str], portable: Sequence[bool]) -> list[str]:
 
 
 def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, names: Sequence[str]) -> bool:
-    """Write the masks of the registered images, which combine mask files and transparency.
+    """Write the masks of the registered images, which combine mask file and transparency of each image.
 
-    The format is that of COLMAP and nerfstudio: one PNG file per image, named like the image with `.png`
-    appended, black for ignored pixels. If all pixels of all images are used, nothing is written.
+    As for COLMAP and nerfstudio, there is one PNG file per image, named like the exported image with the
+    suffix `.png`; ignored pixels are black. If no registered image has a mask, nothing is written.
 
     Args:
-        scene: The reconstruction.
+        scene: The reconstruction, with the original image names.
         folder: The original images.
         directory: Folder to export to; created if missing.
-        names: Image names after export, from `export_images`. (N,).
+        names: Names of all N images after export, from `export_images`. (N,).
 
     Returns:
-        Whether any masks were written.
+        Whether masks were written.
 
     Raises:
         NopeSplatError: If the files cannot be written, or `directory` is a folder of the original masks.
@@ -264,12 +264,12 @@ def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, na
 
 
 def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] | None = None) -> None:
-    """Write the statistics of a reconstruction as JSON.
+    """Write the statistics of a reconstruction (`summarize`) and lists of its images to a JSON file.
 
     Args:
         scene: The reconstruction.
-        path: The JSON file.
-        skipped: Reason why an image file could not be used, by file name.
+        path: JSON file to write.
+        skipped: Reason for skipping, by the name of each file that could not be used.
 
     Raises:
         NopeSplatError: If the file cannot be written.
@@ -297,13 +297,13 @@ def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] |
 
 
 def summarize(scene: Reconstruction) -> dict[str, object]:
-    """Compute the statistics of a reconstruction.
+    """Compute the statistics of a reconstruction, such as image counts, intrinsics and reprojection errors.
 
     Args:
         scene: The reconstruction.
 
     Returns:
-        Values that JSON can write; lengths in full-resolution pixels, times in seconds.
+        JSON values by name. Lengths in images are in full-resolution pixels, times in seconds.
     """
     errors = scene.reprojection_errors()
     return {
@@ -325,7 +325,7 @@ def summarize(scene: Reconstruction) -> dict[str, object]:
 
 @contextmanager
 def writing_to(directory: Path) -> Iterator[None]:
-    """Convert write errors (full disk, read-only folder) of a `with` block to `NopeSplatError`.
+    """Convert write errors within a `with` block, such as a full disk, to a `NopeSplatError`.
 
     Args:
         directory: Folder that the block writes to.
@@ -347,13 +347,13 @@ def writing_to(directory: Path) -> Iterator[None]:
 
 
 def _relative_if_inside(directory: Path, file: Path) -> str:
-    """Return the path of a file relative to a folder that contains it, else its absolute path."""
+    """Return the path of a file relative to `directory` if it is inside, else its absolute path."""
     file = Path(os.path.abspath(file))
     return (file.relative_to(directory) if file.is_relative_to(directory) else file).as_posix()
 
 
 def _merge(first: Observations, second: Observations) -> Observations:
-    """Merge observations, sorted by point, then by image."""
+    """Merge two sets of observations of the same points into one set, sorted by point, then by image."""
     point_ids = np.concatenate([first.point_ids, second.point_ids])
     image_ids = np.concatenate([first.image_ids, second.image_ids])
     order = np.lexsort([image_ids, point_ids])
@@ -361,7 +361,7 @@ def _merge(first: Observations, second: Observations) -> Observations:
 
 
 def _camera_statistics(scene: Reconstruction, camera_id: int) -> dict[str, object]:
-    """Compute the statistics of one camera."""
+    """Compute the statistics of a camera as JSON values by name: image counts, intrinsics, field of view."""
     camera, has_camera = scene.cameras[camera_id], scene.camera_ids == camera_id
     sizes = np.unique(scene.image_sizes[has_camera], axis=0)
     return {
@@ -376,7 +376,10 @@ def _camera_statistics(scene: Reconstruction, camera_id: int) -> dict[str, objec
 
 
 def _colmap_camera(camera: SharedPinhole, size: NDArray[np.int64]) -> ColmapCamera:
-    """Convert a camera, for images of one size, to COLMAP's simplest sufficient model."""
+    """Convert intrinsics to a COLMAP camera: RADIAL if the camera has distortion, else SIMPLE_PINHOLE.
+
+    COLMAP cameras include the image size, here width and height in pixels (2,).
+    """
     cx, cy = camera.principal_points(size).tolist()
     width, height = size.tolist()
     if any(camera.radial):
@@ -385,7 +388,7 @@ def _colmap_camera(camera: SharedPinhole, size: NDArray[np.int64]) -> ColmapCame
 
 
 def _nerfstudio_intrinsics(scene: Reconstruction, image_id: int) -> dict[str, float | int]:
-    """Return the intrinsics of an image under the names of `transforms.json`."""
+    """Return the intrinsics of an image in pixels, under the names that `transforms.json` uses."""
     width, height = (int(side) for side in scene.image_sizes[image_id])
     camera = scene.camera_of(image_id)
     cx, cy = camera.principal_points(scene.image_sizes[image_id])

@@ -14,22 +14,24 @@ from nope_splat.io.images import ImageFile, list_files
 from nope_splat.utils.files import open_regular
 
 FORMAT_VERSION = 13
-"""Version of the cached arrays; increment it whenever the same images and settings give different arrays."""
+"""Version number in every cache key. Increment it when a code change alters the results for the same images
+and settings."""
 
 
 def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -> str:
-    """Compute a cache key from images, their names, masks and order, and from settings.
+    """Compute the cache key of a result from the images and settings that determine the result.
 
     Args:
-        image_files: The images. Their content and that of their masks is hashed, not their location.
-        settings: Everything else that the result depends on, in a form that JSON can write (`asdict` for
-            dataclasses).
+        image_files: The images, in the order of the result. The key depends on their names and order, and on
+            the content of the image and mask files, but not on the location of the files.
+        settings: Settings that the result depends on, as values that JSON supports (dataclasses converted by
+            `asdict`).
 
     Returns:
         SHA-256 hash in hexadecimal digits.
 
     Raises:
-        NopeSplatError: If a file cannot be read anymore.
+        NopeSplatError: If a file can no longer be read.
     """
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(lambda image: file_hash(image.path), image_files))
@@ -45,14 +47,14 @@ def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -
 
 
 def folder_hashes(data: Path) -> dict[str, str]:
-    """Hash the image files of a folder and their masks, without decoding them.
+    """Hash the content of all image files in a folder and of their masks, without decoding them.
 
     Args:
         data: The image folder, or a folder that contains it as `images/`.
 
     Returns:
-        Hash of the image and that of its mask, if any, by the name of the image. For a file that cannot be
-        read, "unreadable" instead of the hash.
+        Text by image name: the SHA-256 hash of the image file and, if the image has a mask, a space and the
+        hash of the mask file. "unreadable" stands for the hash of a file that cannot be read.
     """
 
     def hash_or_reason(path: Path) -> str:
@@ -73,10 +75,10 @@ def file_hash(path: Path) -> str:
     """Compute the SHA-256 hash of a file, in hexadecimal digits.
 
     Args:
-        path: Path of the file.
+        path: The file.
 
     Raises:
-        NopeSplatError: If the file cannot be read.
+        NopeSplatError: If the file cannot be read, or is not a regular file.
     """
     try:
         return _hash(path)
@@ -88,6 +90,7 @@ def file_hash(path: Path) -> str:
 
 
 def _hash(path: Path) -> str:
+    """Compute the SHA-256 hash of a file in hexadecimal digits; raise `OSError` if the file is unreadable."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         while block := file.read(1 << 20):

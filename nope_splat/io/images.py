@@ -1,4 +1,4 @@
-"""Image folders: find, check and read images and masks, upright after EXIF orientation."""
+"""Image folders: find, check and read images and masks, rotated upright by their EXIF orientation."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}) | HEIF_SUFFIXES
 MASK_FOLDER = "masks"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-"""Control characters and bytes that are not UTF-8; other tools cannot write file names that contain them."""
+"""Control characters, and surrogates (bytes that are not UTF-8). Images with such names are skipped, because
+other tools cannot write these names."""
 
 MAX_READING_THREADS = min(8, os.cpu_count() or 1)
-"""Threads that check images; after large images, the C library keeps up to 64 MB for each thread."""
+"""Number of threads that check images; after large images, the C library may keep 64 MB per thread."""
 MIN_SIDE = 32
-"""Shortest side, in pixels, of a usable image; smaller images have no keypoints and are skipped."""
+"""Minimum length of the shorter image side in pixels; smaller images have no keypoints and are skipped."""
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One readable image."""
+    """Readable image file with its name, size and mask."""
 
     path: Path
-    """The image file."""
+    """Path of the image file."""
     name: str
     """Path relative to the image folder, with forward slashes; identifies the image in all stages."""
     width: int
@@ -47,29 +48,29 @@ class ImageFile:
     height: int
     """Height in pixels at full resolution, after EXIF orientation."""
     mask_path: Path | None = None
-    """Mask file: white pixels are used, black pixels are ignored."""
+    """Path of the mask file, whose black pixels are ignored; None without a mask file."""
     ignored: NDArray[np.bool_] | None = field(default=None, compare=False)
-    """Cells of a regular grid over the image that are ignored, too. (rows, columns)."""
+    """Grid over the image with True for cells whose pixels are also ignored. (rows, columns), or None."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images of a folder, in natural order of their names."""
+    """Usable and skipped images of a folder."""
 
     root: Path
-    """Folder that image names are relative to."""
+    """Folder to which image names are relative."""
     images: tuple[ImageFile, ...]
-    """Usable images."""
+    """Usable images, in natural order of their names (`photo9` before `photo10`)."""
     skipped: dict[str, str]
-    """Reason why an image file or a subfolder cannot be used, by its name."""
+    """Reason for skipping, by the name of each image file or subfolder that cannot be used."""
 
 
 def find_images(data: Path | str) -> ImageFolder:
-    """Find and check the images of a folder, subfolders included.
+    """Find and check the images in a folder and its subfolders.
 
-    Every file is decoded once, so that damaged files are reported here and not in the middle of a later
-    stage. Hidden files and folders, and folders named `masks`, are ignored. The mask of `a/b.jpg` is
-    `masks/a/b.png` (or `masks/a/b.jpg.png`), where `masks/` is in the image folder or next to it.
+    Every file is decoded once, so that damaged files are reported before later stages start. Hidden files and
+    folders, and folders named `masks`, are ignored. The mask of `a/b.jpg` is the file `masks/a/b.jpg.png`,
+    `masks/a/b.png` or `masks/a/b.jpg`, where the folder `masks` is in the image folder or next to it.
 
     Args:
         data: The image folder, or a folder that contains it as `images/`.
@@ -132,17 +133,18 @@ def find_images(data: Path | str) -> ImageFolder:
 
 
 def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read an image upright and convert it to 8 bits per channel.
+    """Read an image, rotate it upright, and convert it to 8 bits per channel.
 
     Args:
         image: The image.
-        size: Width and height to scale to, by averaging over the area of each pixel; full resolution if None.
+        size: Width and height of the result in pixels; the image is scaled by averaging over pixel areas.
+            None for full resolution.
 
     Returns:
-        Colors, RGB or (with transparency) RGBA with straight alpha. (H, W, 3 or 4).
+        RGB (H, W, 3) or, for images with transparency, RGBA (H, W, 4) with colors not multiplied by alpha.
 
     Raises:
-        NopeSplatError: If the file has become unreadable since it was found.
+        NopeSplatError: If the file can no longer be read.
     """
     with _rereading(image.path, size) as opened:
         turn_upright(opened)
@@ -155,18 +157,18 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
 
 
 def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDArray[np.bool_] | None:
-    """Read the mask of an image: its mask file, its transparency and its ignored cells combined.
+    """Read the mask of an image, which combines mask file, transparency and ignored grid cells.
 
     Args:
         image_file: The image.
-        size: Width and height to scale to; full resolution if None.
+        size: Width and height of the result in pixels; None for full resolution.
 
     Returns:
-        True for used pixels: no part of the pixel is black in the mask file, and the pixel is at least half
-        opaque. None if all pixels are used. (H, W).
+        True for used pixels (H, W): not even partly black in the mask file, at least half opaque, and in no
+        ignored cell. None if the image has neither mask file, transparency nor ignored cells.
 
     Raises:
-        NopeSplatError: If a file has become unreadable since it was found.
+        NopeSplatError: If the image or its mask file can no longer be read.
     """
 
     def resize(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -176,12 +178,12 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
 
     used = None
     if image_file.mask_path is not None:
-        # Colors are averaged without regard to the mask, so a partly masked pixel shows the masked color.
+        # Scaling averages colors without the mask, so a partly masked pixel also contains masked colors.
         with _rereading(image_file.mask_path) as mask:
             turn_upright(mask)
             used = resize(255 * np.any(read_pixels(mask)[..., :3], axis=2).astype(np.uint8)) == 255
     with _rereading(image_file.path) as image:
-        if image.has_transparency_data:  # colors are weighted by alpha, so half opacity is enough
+        if image.has_transparency_data:  # scaling weights colors by alpha, so half opacity is enough
             turn_upright(image)
             opaque = resize(read_pixels(image)[..., 3]) > 127
             used = opaque if used is None else used & opaque
@@ -194,16 +196,16 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
 
 
 def is_portable(image_file: ImageFile) -> bool:
-    """Check whether other tools decode an image file in the same way as `read_image`.
+    """Check whether other tools read the same pixels from an image file as `read_image`.
 
     Args:
         image_file: The image.
 
     Returns:
-        False for rotation by EXIF, HEIC, and modes other than 8-bit gray, RGB or RGBA.
+        False for images with EXIF rotation, HEIC files, and pixels other than 8-bit gray, RGB or RGBA.
 
     Raises:
-        NopeSplatError: If the file has become unreadable since it was found.
+        NopeSplatError: If the file can no longer be read.
     """
     with _rereading(image_file.path) as image:
         upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
@@ -211,15 +213,15 @@ def is_portable(image_file: ImageFile) -> bool:
 
 
 def assign_cameras(images: Sequence[ImageFile], by: Literal["size", "folder"] = "size") -> NDArray[np.int64]:
-    """Assign a camera to each image; images of one camera are assumed to share their zoom.
+    """Group images by camera; all images of a camera share one set of intrinsics.
 
     Args:
-        images: The images.
-        by: Images share a camera if they have the same size, in portrait or landscape ("size"), or the same
-            size and the same folder ("folder").
+        images: The N images.
+        by: "size" assigns images of the same size, in portrait or landscape, to the same camera; "folder"
+            assigns images of the same size and the same folder to the same camera.
 
     Returns:
-        Camera index of each image, numbered in the order of the cameras' first images. (N,).
+        Camera index of each image; cameras are numbered in the order of their first image. (N,).
     """
     indices: dict[tuple[int, int, PurePosixPath | None], int] = {}
     camera_ids = []
@@ -231,7 +233,7 @@ def assign_cameras(images: Sequence[ImageFile], by: Literal["size", "folder"] = 
 
 
 def count_images(data: Path) -> int:
-    """Count the image files of a folder by their suffix, without reading them.
+    """Count the files with an image suffix in a folder and its subfolders, without reading them.
 
     Args:
         data: The image folder, or a folder that contains it as `images/`.
@@ -240,20 +242,20 @@ def count_images(data: Path) -> int:
 
 
 def list_files(data: Path) -> dict[str, tuple[Path, Path | None]]:
-    """List the image files of a folder and their masks, usable or not, without reading them.
+    """List the image files of a folder with their mask files, without reading or checking them.
 
     Args:
         data: The image folder, or a folder that contains it as `images/`.
 
     Returns:
-        Image file and mask file, if any, by the name of the image.
+        Path of the image file and path of its mask file (None without a mask), by image name.
     """
     root = _image_root(data)
     return {name: (root / name, _mask_path(root, name)) for name in _image_names(root)}
 
 
 def mask_folders(root: Path) -> tuple[Path, Path]:
-    """Return the folders that are searched for masks, in the image folder and next to it.
+    """Return the two folders that are searched for masks: `masks` in the image folder and `masks` next to it.
 
     Args:
         root: The image folder.
@@ -262,14 +264,15 @@ def mask_folders(root: Path) -> tuple[Path, Path]:
 
 
 def _image_root(data: Path) -> Path:
-    """Return the subfolder `images/` if it exists, else the folder itself."""
+    """Return the subfolder `images` of a folder if it exists, else the folder itself."""
     return data / "images" if (data / "images").is_dir() else data
 
 
 def _image_names(root: Path, on_error: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
-    """Yield the names of all image files under a folder, following links but visiting each folder once.
+    """Yield the path relative to `root` of each image file in a folder and its subfolders.
 
-    `on_error` is called with the error of each subfolder that cannot be read.
+    Symbolic links are followed, but each folder is visited only once. `on_error` is called with the error of
+    each subfolder that cannot be read.
     """
     visited: set[tuple[int, int]] = set()
     for folder, subfolders, files in os.walk(root, onerror=on_error, followlinks=True):
@@ -290,18 +293,22 @@ def _image_names(root: Path, on_error: Callable[[OSError], object] = lambda _: N
 
 
 def _natural_key(name: str) -> tuple[list[str | int], str]:
-    """Return a sort key that puts `photo9` before `photo10`."""
+    """Return a sort key for image names that orders numbers by value, so that `photo9` precedes `photo10`."""
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if part.isdecimal() else part for part in parts], name
 
 
 def _escape(name: str) -> str:
-    """Escape the unprintable characters of a file name."""
+    r"""Replace the unprintable characters of a file name by escapes such as `\x1b`."""
     return UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", name)
 
 
 def _check(root: Path, name: str) -> ImageFile | str:
-    """Check an image file: return it, or the reason why it cannot be used."""
+    """Decode an image file in the folder `root` to check it, and find its mask.
+
+    Returns:
+        The image; if the image cannot be used, the reason.
+    """
     path = root / name
     if UNPRINTABLE.search(name):
         return "its name contains control characters or bytes that are not UTF-8; rename it"
@@ -310,8 +317,8 @@ def _check(root: Path, name: str) -> ImageFile | str:
             turn_upright(image)
             width, height = image.size
             if image.mode not in ("L", "RGB", "RGBA") or "transparency" in image.info:
-                read_pixels(image)  # conversions can fail, too
-    except Exception as error:  # for damaged files, decoders raise many kinds of errors
+                read_pixels(image)  # converting other modes to RGB can fail
+    except Exception as error:  # decoders raise many types of exceptions for damaged files
         return failure_reason(path, error)
     if min(width, height) < MIN_SIDE:
         return f"too small, {width} x {height} pixels"
@@ -319,11 +326,14 @@ def _check(root: Path, name: str) -> ImageFile | str:
 
 
 def _scale_transparent(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Scale an RGBA image, with colors weighted by alpha so that those of transparent pixels do not bleed."""
+    """Scale an RGBA image (H, W, 4) to `size` (width, height).
+
+    Colors are weighted by alpha, so that transparent pixels do not affect the colors of their neighbors.
+    """
     alpha = pixels[..., 3].astype(np.float32)
     scaled = np.empty((size[1], size[0], 4), np.float32)
     scaled[..., 3] = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
-    for channel in range(3):  # one by one, since four bytes per value are more than the image
+    for channel in range(3):  # channel by channel, since float32 takes four times the memory of uint8
         weighted = pixels[..., channel] * alpha
         scaled[..., channel] = cv2.resize(weighted, size, interpolation=cv2.INTER_AREA)
     scaled[..., :3] /= np.maximum(scaled[..., 3:], 1e-6)
@@ -332,18 +342,18 @@ def _scale_transparent(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDAr
 
 @contextmanager
 def _rereading(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
-    """Open a file again that was readable when the folder was searched, at a `size` or a larger one."""
+    """Open an image or mask file as `open_image` does; raise `NopeSplatError` if it can no longer be read."""
     try:
         with open_image(path, size) as image:
             yield image
-    except Exception as error:  # for damaged files, decoders raise many kinds of errors
+    except Exception as error:  # decoders raise many types of exceptions for damaged files
         raise NopeSplatError(
             "unreadable-image", f"{path} cannot be read anymore: {failure_reason(path, error)}"
         ) from error
 
 
 def _mask_path(root: Path, name: str) -> Path | None:
-    """Return the mask file of an image, if there is one."""
+    """Find the mask file of an image by its name, without reading the file; None if there is no mask file."""
     for folder in mask_folders(root):
         for file in (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name):
             if os.path.isfile(file):  # unlike `Path.is_file`, raises nothing in an unreadable folder
@@ -352,7 +362,11 @@ def _mask_path(root: Path, name: str) -> Path | None:
 
 
 def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
-    """Find the mask file of an image, and check that it is readable and has the same size."""
+    """Find the mask file of an image, and check that the mask is readable and as large as the image (`size`).
+
+    Returns:
+        Path of the mask file; None without a mask file.
+    """
     file = _mask_path(root, name)
     if file is None:
         return None
@@ -360,7 +374,7 @@ def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
         with open_image(file) as mask:
             turn_upright(mask)
             height, width = read_pixels(mask).shape[:2]
-    except Exception as error:  # for damaged files, decoders raise many kinds of errors
+    except Exception as error:  # decoders raise many types of exceptions for damaged files
         raise NopeSplatError(
             "unreadable-image", f"the mask {file} cannot be read: {failure_reason(file, error)}"
         ) from error

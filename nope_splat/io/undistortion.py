@@ -1,4 +1,4 @@
-"""Undistorted images and masks."""
+"""Read images and masks, and remove the radial distortion of their camera."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nope_splat.io.images import ImageFile, read_image, read_mask
 def read_undistorted_image(
     image: ImageFile, size: tuple[int, int], camera: SharedPinhole
 ) -> NDArray[np.uint8]:
-    """Read an image and undistort it, keeping focal length, principal point and size.
+    """Read an image, scale it, and remove its radial distortion; focal length and principal point are kept.
 
     Args:
         image: The image.
-        size: Width and height to scale to.
-        camera: The camera of the image.
+        size: Width and height of the result in pixels.
+        camera: Intrinsics of the image at full resolution.
 
     Returns:
-        Colors like those of `read_image`. Pixels outside the original image repeat its border. (H, W, 3 or
-        4).
+        Colors as from `read_image`: RGB or, for images with transparency, RGBA. Pixels outside the original
+        image repeat the nearest border pixel. (H, W, 3 or 4).
     """
     pixels = read_image(image, size)
     if not any(camera.radial):
@@ -36,15 +36,16 @@ def read_undistorted_image(
 def read_undistorted_mask(
     image: ImageFile, size: tuple[int, int], camera: SharedPinhole
 ) -> NDArray[np.bool_] | None:
-    """Read the mask of an image and undistort it.
+    """Read the mask of an image, scale it, and remove its radial distortion.
 
     Args:
         image: The image.
-        size: Width and height to scale to.
-        camera: The camera of the image.
+        size: Width and height of the result in pixels.
+        camera: Intrinsics of the image at full resolution.
 
     Returns:
-        True for pixels that are interpolated from used pixels only; None if all pixels are used. (H, W).
+        True for pixels that are interpolated only from used pixels inside the original image (H, W); None if
+        all pixels are used.
     """
     mask = read_mask(image, size)
     if not any(camera.radial):
@@ -58,9 +59,16 @@ def read_undistorted_mask(
 def _remap_coordinates(
     image: ImageFile, size: tuple[int, int], camera: SharedPinhole
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Compute the source column and row of each undistorted pixel, for `cv2.remap`. (H, W) each.
+    """Compute where each pixel of the undistorted image lies in the distorted image, for `cv2.remap`.
 
-    OpenCV puts the center of the first pixel at (0, 0).
+    Args:
+        image: The image.
+        size: Width and height of both images in pixels.
+        camera: Intrinsics of the image at full resolution.
+
+    Returns:
+        Column and row in the distorted image, (H, W) each. As in OpenCV, the center of the first pixel is
+        (0, 0).
     """
     full = np.array([image.width, image.height])
     scale = np.array(size) / full

@@ -1,1 +1,1 @@
-"""The nerfstudio method: configuration, data, model, training, viewer."""
+"""The nerfstudio method `nope-splat`: configuration, data, model, training and viewer."""

@@ -1,4 +1,4 @@
-"""Apply joint refinement to a model in training: build the problem, solve it, write the result back."""
+"""Joint refinement of a model in training: build the problem, solve it, and update cameras and points."""
 
 from __future__ import annotations
 
@@ -20,21 +20,32 @@ from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rendering import CameraView
 
 MIN_MEAN_OBSERVATIONS = 200
-"""Mean number of observations per image below which renderings constrain the cameras better than tracks.
-A tenth of what images with texture and overlap provide."""
+"""Mean number of track observations per image below which cameras are refined earlier and more often
+(`JointRefinement.few_tracks_start`). Images with texture and overlap have about ten times as many."""
 
 
 def has_few_tracks(model: NopeSplatModel) -> bool:
-    """Check whether renderings constrain the cameras better than tracks; never if a lens is learned."""
+    """Check whether the training images have fewer than `MIN_MEAN_OBSERVATIONS` observations on average.
+
+    Renderings then constrain the cameras better than tracks. The result is False if principal points or
+    distortion are learned.
+
+    Args:
+        model: The model, in training mode.
+    """
     observations, lens = model.observations, model.camera_optimizer.learned_lens
     return lens is None and len(observations.view_ids) < MIN_MEAN_OBSERVATIONS * model.num_train_data
 
 
 def joint_problem(model: NopeSplatModel) -> BundleProblem:
-    """Build the bundle adjustment part of a joint adjustment from the current cameras and track points.
+    """Build the bundle adjustment problem of joint refinement from the current cameras and track points.
 
     Args:
         model: The model, in training mode.
+
+    Returns:
+        Problem with the V training views as images and the K cameras of the model. Intrinsics are log focal
+        length, principal point shift (x, y) in full-resolution pixels, k1 and k2.
     """
     optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
     lens, learned_lens = optimizer.lens(), optimizer.learned_lens
@@ -66,16 +77,16 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
 
 
 def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]]) -> RenderView:
-    """Make a function that renders training views for the photometric term, at the current resolution.
+    """Create the function that renders training views for the photometric term of joint refinement.
 
     Args:
-        model: The model, in training mode.
-        cameras: The training views, with the focal lengths of the reconstruction.
-        batches: The images of the views, from the data manager.
+        model: The model, in training mode; its current training resolution is used.
+        cameras: Cameras of the V training views, with the focal lengths of the reconstruction.
+        batches: Image and optional mask of each training view, from the data manager. V.
 
     Returns:
-        A function of view index, `T_camera_world` (4, 4) and intrinsics (5,): log focal length, principal
-        point shift, k1 and k2.
+        Function that renders a view. Its arguments are the index of the view, `T_camera_world` (4, 4), and
+        intrinsics (5,): log focal length, principal point shift (x, y) in full-resolution pixels, k1 and k2.
     """
     optimizer, background = model.camera_optimizer, model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.current_sh_degree()
@@ -98,10 +109,10 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
         rendered, depth, opacity, _ = model.render(gaussians, view, background, sh_degree, "RGB+ED")
         depth = depth.squeeze(-1)
         used = usable_pixels(depth, opacity.squeeze(-1), None if mask is None else mask.squeeze(-1))
-        if mask is not None:  # masked pixels must not affect image gradients next to the mask
+        if mask is not None:  # masked pixels must not affect image gradients beside the mask
             image = torch.where(mask, image, rendered)
         rendered_view = RenderedView(rendered, image, depth, used, K.diagonal()[:2], K[:2, 2], radial)
-        # Downsample after rendering, because the rasterizer's blur grows with the pixel size.
+        # Downsample the full-size rendering, because the rasterizer's blur would grow with the pixel size.
         return rendered_view.downsampled(math.ceil(math.log2(max(1, max(width, height) / max_size))))
 
     return render_view
@@ -111,16 +122,16 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
 def adjust_cameras(
     model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]], single_step: bool = False
 ) -> JointResult:
-    """Adjust the model's cameras and track points jointly, at its current resolution; Gaussians are fixed.
+    """Refine cameras and track points by reprojection and photometric errors, with fixed Gaussians.
 
     Args:
-        model: The model, in training mode; its cameras and track points are updated.
-        cameras: The training views, with the focal lengths of the reconstruction.
-        batches: The images of the views, from the data manager.
-        single_step: Whether to take a single step, because the next adjustment follows soon.
+        model: The model, in training mode; its cameras and track points are updated in place.
+        cameras: Cameras of the V training views, with the focal lengths of the reconstruction.
+        batches: Image and optional mask of each training view, from the data manager. V.
+        single_step: Whether to take at most one Levenberg-Marquardt step, for refinement at short intervals.
 
     Returns:
-        The adjusted problem and the statistics of the adjustment.
+        The refined bundle adjustment problem, and the costs of the accepted steps.
     """
     optimizer = model.camera_optimizer
     limits: dict[str, Any] = {"max_iterations": 1, "pyramid_levels": ()} if single_step else {}

@@ -1,8 +1,8 @@
-"""Optimized cameras: a pose correction per image and a focal length per camera.
+"""Camera optimizer: a pose correction per training image and a focal length per camera.
 
-Optionally also a principal point and radial distortion per camera (`LearnedLens`).
+Optionally, principal point and radial distortion of each camera are optimized too (`LearnedLens`).
 
-Poses have nerfstudio's OpenGL axes here, as in everything that nerfstudio accesses (`geometry.axes`).
+Poses in this module have nerfstudio's OpenGL axes, because nerfstudio accesses them (see `geometry.axes`).
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.splatting.lens import Lens
 
 LENS_METRICS = ("principal_point_x_px", "principal_point_y_px", "radial_k1", "radial_k2")
-"""Names of the metrics of learned lenses."""
+"""Names of the metrics that are logged if principal points or distortion are optimized: principal point
+relative to the image center in full-resolution pixels, and k1 and k2."""
 
 
 def world_to_camera(camera_to_world: Tensor) -> Tensor:
-    """Invert nerfstudio's camera poses to world-to-camera transforms in OpenCV axes, for projection.
+    """Convert nerfstudio's camera-to-world transforms to world-to-camera transforms with OpenCV axes.
 
     Args:
-        camera_to_world: Poses in nerfstudio's OpenGL axes. (..., 3, 4).
+        camera_to_world: Camera-to-world transforms, OpenGL axes. (..., 3, 4).
 
     Returns:
-        `T_camera_world`. (..., 4, 4).
+        World-to-camera transforms, OpenCV axes. (..., 4, 4).
     """
     return pose_utils.to4x4(pose_utils.inverse(switch_axes(camera_to_world)))
 
 
 def intrinsic_matrices(cameras: Cameras) -> Tensor:
-    """Build intrinsic matrices on the device of the cameras; nerfstudio's method returns them on the CPU.
+    """Build the intrinsic matrices of cameras, on the device of the cameras (unlike nerfstudio's method).
 
     Args:
-        cameras: C cameras.
+        cameras: C nerfstudio cameras.
 
     Returns:
-        Intrinsic matrices in pixels. (C, 3, 3).
+        Intrinsic matrices in pixels of the cameras' images. (C, 3, 3).
     """
     K = cameras.fx.new_zeros(*cameras.shape, 3, 3)
     K[..., 0, 0], K[..., 1, 1] = cameras.fx[..., 0], cameras.fy[..., 0]
@@ -59,10 +60,11 @@ def intrinsic_matrices(cameras: Cameras) -> Tensor:
 
 
 def image_size(camera: Cameras) -> tuple[int, int]:
-    """Return the image size of a camera; without a GPU synchronization if the metadata hold it.
+    """Return the image size of a camera.
 
     Args:
-        camera: A single camera; its metadata may contain `size`, a tuple of integers.
+        camera: A single camera. If its metadata contain `size`, a (width, height), this value is returned
+            without a GPU synchronization.
 
     Returns:
         Width and height in pixels.
@@ -72,54 +74,64 @@ def image_size(camera: Cameras) -> tuple[int, int]:
 
 
 def radial_terms(camera: Cameras) -> Tensor | None:
-    """Return the learned radial distortion k1 and k2 of a camera, if any. (2,)."""
+    """Return the learned radial distortion of a camera from its metadata.
+
+    Args:
+        camera: A single camera; its metadata may contain `radial`.
+
+    Returns:
+        k1 and k2 (2,); None if no distortion was learned.
+    """
     radial = (camera.metadata or {}).get("radial")
     return None if radial is None else radial.reshape(2)
 
 
 @dataclass
 class NopeCameraOptimizerConfig(CameraOptimizerConfig):
-    """Configuration of the optimized cameras."""
+    """Options of camera optimization during training."""
 
     _target: type = field(default_factory=lambda: NopeCameraOptimizer)
     optimize_focal: bool = True
-    """Whether to optimize the focal lengths (mode selects the pose optimization)."""
+    """Whether to optimize the focal length of each camera; poses are optimized according to `mode`."""
     optimize_principal_point: bool = False
-    """Whether to optimize the principal points, except of cameras with both portrait and landscape images."""
+    """Whether to optimize the principal point of each camera, except for cameras with both portrait and
+    landscape images."""
     optimize_distortion: bool = False
-    """Whether to optimize two radial distortion terms per camera; renderings are distorted by resampling.
+    """Whether to optimize radial distortion k1 and k2 of each camera, and to render with distortion.
 
-    The reconstruction then also estimates distortion, which initializes the terms. With this option or
-    optimize-principal-point, training uses the original images, not undistorted ones."""
+    Structure from motion then also estimates distortion, as initial value. With this option or
+    optimize-principal-point, training uses the original images instead of undistorted images."""
     refinement: OmitSubcommandPrefixes[CameraRefinement] = field(default_factory=JointRefinement)
-    """Method of camera refinement."""
+    """Method of camera refinement: joint second-order steps at intervals, or gradient steps."""
     # nerfstudio's penalties are unused, because the track losses constrain the cameras better.
     trans_l2_penalty: Suppress[float] = 0.0
+    """Unused penalty of nerfstudio."""
     rot_l2_penalty: Suppress[float] = 0.0
+    """Unused penalty of nerfstudio."""
 
     @property
     def by_gradient(self) -> bool:
-        """Whether gradient steps optimize the cameras."""
+        """Whether Adam optimizes the cameras in every iteration, instead of joint refinement at intervals."""
         return isinstance(self.refinement, GradientRefinement)
 
     def learns_lens(self) -> bool:
-        """Check whether principal points or distortion are optimized."""
+        """Check whether principal points or radial distortion are optimized."""
         return self.optimize_principal_point or self.optimize_distortion
 
 
 class NopeCameraOptimizer(CameraOptimizer):
-    """Poses `base @ exp(delta)` and focal lengths `base_focal * exp(log_focal)`.
+    """Camera optimizer with pose corrections and focal lengths relative to the reconstruction.
 
-    A nerfstudio camera is the view of one image; V views share K sets of intrinsics. The cameras of the
-    reconstruction are buffers, so that a checkpoint contains complete cameras, and applying the optimizer
-    twice to a camera has no further effect.
+    Poses are `base_poses @ exp(pose_adjustment)`, and focal lengths are `base_focal * exp(log_focal)`. The V
+    training views share K sets of intrinsics. The base poses and focal lengths are those of the
+    reconstruction; they are buffers, so that a checkpoint contains complete cameras.
 
     Args:
-        config: Configuration.
-        num_cameras: Number V of training views.
+        config: Options of camera optimization.
+        num_cameras: Number V of training views (nerfstudio has one camera per view).
         device: Initial device of the parameters.
-        intrinsics_ids: Index of the intrinsics of each view; zero by default. (V,).
-        num_intrinsics: Number K of sets of intrinsics, at least as many as the views use.
+        intrinsics_ids: Index of the intrinsics of each view (V,); None if all views share the first.
+        num_intrinsics: Number K of sets of intrinsics.
     """
 
     config: NopeCameraOptimizerConfig
@@ -151,23 +163,25 @@ class NopeCameraOptimizer(CameraOptimizer):
 
     @torch.no_grad()
     def set_base(self, poses: Tensor, focal: Tensor | float) -> None:
-        """Set the cameras of the reconstruction, from which corrections are measured.
+        """Set the poses and focal lengths of the reconstruction, to which the corrections are relative.
 
         Args:
-            poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
-            focal: Focal lengths in pixels of the full-resolution images. (K,), or a single value.
+            poses: Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4).
+            focal: Focal lengths in full-resolution pixels, (K,) or a single value for all cameras.
         """
         self.base_poses.copy_(poses)
         self.base_focal.copy_(torch.as_tensor(focal))
 
     @torch.no_grad()
     def set_cameras(self, poses: Tensor, focal: Tensor, lens: Lens | None = None) -> None:
-        """Set the optimized part of the cameras; frozen parameters are not changed.
+        """Set the corrections so that the cameras have given poses and intrinsics.
+
+        Parameters that the configuration does not optimize are not changed.
 
         Args:
-            poses: Camera-to-world transforms, OpenGL axes. (V, 3, 4).
-            focal: Focal lengths in pixels of the full-resolution images. (K,).
-            lens: Principal points and distortion, if these are optimized. (K, 2) each.
+            poses: Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4).
+            focal: Focal lengths in full-resolution pixels. (K,).
+            lens: Principal point shifts and radial distortion, (K, 2) each; used only if they are optimized.
         """
         if self.learned_lens is not None and lens is not None:
             self.learned_lens.set_lens(lens)
@@ -179,11 +193,18 @@ class NopeCameraOptimizer(CameraOptimizer):
             self.log_focal.copy_((focal / self.base_focal).log())
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Compute `exp(delta)`, from optimized to original camera coordinates. (B,) to (B, 3, 4)."""
+        """Compute pose corrections: transforms from optimized to reconstructed camera coordinates.
+
+        Args:
+            indices: Indices of training views. (B,).
+
+        Returns:
+            Transforms, OpenGL axes. (B, 3, 4).
+        """
         return self._motions(indices.to(self.base_poses.device))
 
     def _motions(self, views: Tensor | slice) -> Tensor:
-        """Compute `exp(delta)` of views by index or by slice; a slice avoids a GPU synchronization."""
+        """Compute the pose corrections (B, 3, 4) of views, without a GPU synchronization if given a slice."""
         if self.config.mode == "off":
             rows = self.base_poses[views]
             return torch.eye(4, device=rows.device, dtype=rows.dtype)[:3].expand_as(rows)
@@ -191,11 +212,11 @@ class NopeCameraOptimizer(CameraOptimizer):
         return exponential(self.pose_adjustment[views])
 
     def poses(self) -> Tensor:
-        """Compute the optimized camera-to-world transforms of all training views, OpenGL axes. (V, 3, 4)."""
+        """Compute the optimized camera-to-world transforms (OpenGL axes) of all training views. (V, 3, 4)."""
         return pose_utils.multiply(self.base_poses, self._motions(slice(None)))
 
     def focal(self) -> Tensor:
-        """Compute the optimized focal lengths in pixels of the full-resolution images. (K,)."""
+        """Compute the optimized focal length of each set of intrinsics, in full-resolution pixels. (K,)."""
         return self.base_focal * self.log_focal.exp()
 
     def view_focals(self) -> Tensor:
@@ -203,10 +224,11 @@ class NopeCameraOptimizer(CameraOptimizer):
         return self.focal()[self.intrinsics_ids]
 
     def apply_to_camera(self, camera: Cameras) -> Tensor:
-        """Return the optimized pose of a training camera, or the given pose of any other camera.
+        """Return the optimized pose of a training view, or the unchanged pose of another camera.
 
         Args:
-            camera: A single camera. Training cameras have nerfstudio's `cam_idx` in their metadata.
+            camera: A single camera. If its metadata contain nerfstudio's `cam_idx`, it is the training view
+                with this index.
 
         Returns:
             Camera-to-world transform, OpenGL axes. (1, 3, 4).
@@ -218,23 +240,33 @@ class NopeCameraOptimizer(CameraOptimizer):
         return pose_utils.multiply(self.base_poses[view : view + 1], motion).to(camera.device)
 
     def lens(self) -> Lens | None:
-        """Return the optimized principal points and distortion of the K cameras; None if they are fixed."""
+        """Return principal point shift and distortion of each set of intrinsics; None if both are fixed.
+
+        Returns:
+            Shifts (x, y) in full-resolution pixels, and k1 and k2. (K, 2) each.
+        """
         return None if self.learned_lens is None else self.learned_lens.lens()
 
     def view_lens(self) -> Lens | None:
-        """Return the optimized principal points and distortion by training view; None if they are fixed."""
+        """Return principal point shift and distortion of each training view; None if both are fixed.
+
+        Returns:
+            Shifts (x, y) in full-resolution pixels, and k1 and k2. (V, 2) each.
+        """
         lens = self.lens()
         return None if lens is None else lens.select(self.intrinsics_ids)
 
     def apply_to_intrinsics(self, camera: Cameras, K: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the optimized intrinsics of a training camera, or the given ones of any other camera.
+        """Return the optimized intrinsics of a training view, or the unchanged intrinsics of another camera.
 
         Args:
-            camera: A single camera. Training cameras have nerfstudio's `cam_idx` in their metadata.
-            K: Intrinsic matrix of the camera in the reconstruction, at any resolution. (1, 3, 3).
+            camera: A single camera. If its metadata contain nerfstudio's `cam_idx`, it is the training view
+                with this index.
+            K: Intrinsic matrix of the camera before optimization, in pixels of any resolution. (1, 3, 3).
 
         Returns:
-            The intrinsic matrix (1, 3, 3), and the radial terms (2,) or None without distortion.
+            Intrinsic matrix at the resolution of `K` (1, 3, 3), and radial distortion k1 and k2 (2,), None if
+            distortion and principal point are not optimized.
         """
         if camera.metadata is None or "cam_idx" not in camera.metadata:
             return K, radial_terms(camera)
@@ -249,17 +281,24 @@ class NopeCameraOptimizer(CameraOptimizer):
         return adjusted, radial[0]
 
     def cameras(self, start: Sequence[SharedPinhole]) -> tuple[SharedPinhole, ...]:
-        """Return the cameras of the reconstruction with the optimized intrinsics.
+        """Return the cameras of the reconstruction with optimized intrinsics.
 
         Args:
             start: The K cameras of the reconstruction.
+
+        Returns:
+            K cameras, in full-resolution pixels.
         """
         focals = self.focal().tolist()
         cameras = tuple(replace(camera, focal=focal) for camera, focal in zip(start, focals, strict=True))
         return cameras if self.learned_lens is None else self.learned_lens.cameras(cameras)
 
     def get_param_groups(self, param_groups: dict) -> None:
-        """Add the parameters that Adam optimizes: poses, focal lengths, principal points and distortion."""
+        """Add the camera parameters that Adam optimizes to nerfstudio's parameter groups.
+
+        Args:
+            param_groups: Parameters by group name, updated in place. Nothing is added with joint refinement.
+        """
         if not self.config.by_gradient:
             return
         if self.config.mode != "off":
@@ -270,11 +309,14 @@ class NopeCameraOptimizer(CameraOptimizer):
             param_groups |= self.learned_lens.param_groups()
 
     def adjustment_steps(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
-        """List the iterations after which the cameras are adjusted jointly; empty if all cameras are fixed.
+        """Return the iterations after which joint refinement runs.
 
         Args:
-            num_iterations: Length of the training.
-            few_tracks: Whether renderings constrain the cameras better than tracks.
+            num_iterations: Length of the training in iterations.
+            few_tracks: Whether images have few track observations (see `has_few_tracks`).
+
+        Returns:
+            Iterations; empty if no camera parameter is optimized or if Adam optimizes the cameras.
         """
         refinement = self.config.refinement
         frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None
@@ -283,15 +325,19 @@ class NopeCameraOptimizer(CameraOptimizer):
         return refinement.steps(num_iterations, few_tracks)
 
     def get_loss_dict(self, loss_dict: dict) -> None:
-        """Add no loss: track losses replace nerfstudio's penalties on pose corrections."""
+        """Add no loss; nerfstudio would add penalties on pose corrections, which track losses replace."""
 
     @torch.no_grad()
     def get_metrics_dict(self, metrics_dict: dict) -> None:
-        """Add metrics: focal length (full-resolution pixels), its change, and the size of pose corrections.
+        """Add the metrics of the cameras to a dictionary of metrics.
 
-        Also the statistics of the last joint adjustment, and principal point (pixels from the image center)
-        and distortion if they are optimized. With several cameras, the names of intrinsics end with `/` and
-        the camera number, starting at 1.
+        These are focal length (full-resolution pixels) and its change (percent), rotation (degrees) and
+        translation (world units) of the pose corrections, statistics of the last joint refinement, and, if
+        optimized, principal point (pixels from the image center) and distortion. With several cameras, the
+        names of intrinsics end with `/` and the camera number, starting at 1.
+
+        Args:
+            metrics_dict: Metrics by name, updated in place.
         """
         metrics_dict |= self.last_adjustment
         metrics_dict |= _by_camera("focal_px", self.focal())
@@ -311,14 +357,20 @@ class NopeCameraOptimizer(CameraOptimizer):
 
 
 def _by_camera(name: str, values: Tensor) -> dict[str, Tensor]:
-    """Split a metric into an entry per camera. (K,) to K tensors ()."""
+    """Split the values (K,) of a metric into one entry per camera.
+
+    The names are `name/1`, `name/2` and so on, or `name` if there is a single camera.
+    """
     if len(values) == 1:
         return {name: values[0]}
     return {f"{name}/{number}": value for number, value in enumerate(values, start=1)}
 
 
 def _logarithm(motion: Tensor, mode: Literal["SO3xR3", "SE3"]) -> Tensor:
-    """Invert nerfstudio's exponential maps, for rotations well below 180 degrees. (V, 3, 4) to (V, 6)."""
+    """Compute the pose corrections (V, 6), translation first, that yield given transforms (V, 3, 4).
+
+    This inverts nerfstudio's exponential map for `mode`. Rotations must be well below 180 degrees.
+    """
     R, t = motion[:, :, :3], motion[:, :, 3]
     rotation = rotation_log(R)
     if mode == "SE3":

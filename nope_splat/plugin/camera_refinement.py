@@ -1,4 +1,4 @@
-"""How cameras are refined during training: a union of configurations, one per method."""
+"""Options of the two methods of camera refinement during training: joint refinement and gradient steps."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 
 @dataclass(frozen=True)
 class JointRefinement:
-    """Refine all cameras at intervals by second-order steps on tracks and renderings."""
+    """Refine all cameras at intervals by Levenberg-Marquardt on reprojection and photometric errors."""
 
     start: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Fraction of the training before the first refinement: rough renderings bias the focal length."""
+    """Fraction of the training before the first refinement. Early renderings are blurred and would bias the
+    focal length."""
     interval: Annotated[float, POSITIVE] = 0.2
-    """Fraction of the training between refinements."""
+    """Fraction of the training between two refinements; smaller values refine more often."""
     few_tracks_start: Annotated[float, SHARE] = 0.1
-    """Largest `start` where photos have few track observations (fewer than 200). Gaussians overfit poor
-    initial poses; refine early and often so that they can follow."""
+    """Upper limit of `start` if photos have fewer than 200 track observations on average. Their initial poses
+    are poor, and Gaussians would overfit these poses before a later refinement."""
     few_tracks_interval: Annotated[float, POSITIVE] = 0.02
-    """Largest `interval` where photos have few track observations."""
+    """Upper limit of `interval` if photos have fewer than 200 track observations on average."""
     few_tracks_min_iterations: Annotated[int, COUNT] = 100
-    """Iterations after which renderings show more than the initial Gaussians."""
+    """Minimum number of iterations before the first refinement if photos have fewer than 200 track
+    observations on average. Earlier renderings show little more than the initial Gaussians."""
     max_image_size: Annotated[int, COUNT] = 800
-    """Longer side, in pixels, of the photos that are compared with renderings; larger ones are downsampled. A
-    quarter of the pixels constrains the cameras nearly as well, in a quarter of the time."""
+    """Maximum longer side, in pixels, of the photos and renderings that are compared; larger images are
+    halved in size until they fit. Smaller values are faster and slightly less accurate."""
 
     def steps(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
         """Compute the iterations after which the cameras are refined.
 
         Args:
-            num_iterations: Length of the training.
-            few_tracks: Whether images have few track observations.
+            num_iterations: Length of the training in iterations.
+            few_tracks: Whether photos have fewer than 200 track observations on average.
         """
         start, interval, earliest = self.start, self.interval, 1
         if few_tracks:
@@ -46,7 +48,7 @@ class JointRefinement:
 
 @dataclass(frozen=True)
 class GradientRefinement:
-    """Move cameras by gradient steps together with the Gaussians and with track losses (arXiv 2502.19800)."""
+    """Optimize cameras by Adam in every iteration, with photometric and track losses (arXiv 2502.19800)."""
 
 
 CameraRefinement = (

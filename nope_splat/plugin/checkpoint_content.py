@@ -1,4 +1,4 @@
-"""Check the content of checkpoints, which may be damaged or come from other programs."""
+"""Check the content of checkpoints, which may be damaged or written by other programs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer
 
 MAX_ROTATION_ERROR = 1e-2
-"""Maximum difference between R R^T and the identity; rounding of float32 is far below."""
+"""Maximum absolute difference between an entry of R R^T and the identity, for rotation matrices R; far above
+float32 rounding."""
 GAUSSIANS = "gauss_params."
-"""Part of the names of the free Gaussians' parameters."""
+"""Substring of the state dict names of the parameters of Gaussians that are not tied to track points."""
 
 
 def unreadable_reason(error: Exception) -> str:
-    """Explain why torch could not load a checkpoint.
+    """Describe in one line why torch could not load a checkpoint.
+
+    torch's advice to load the file without its safety checks is removed.
 
     Args:
-        error: What `torch.load` raised. torch advises to trust the file, which is no advice for users.
+        error: Exception that `torch.load` raised.
     """
     if isinstance(error, pickle.UnpicklingError):
         return "it is damaged, or contains more than tensors and plain containers"
@@ -31,14 +34,14 @@ def unreadable_reason(error: Exception) -> str:
 
 
 def require_layout(state: Any, path: Path) -> None:
-    """Check that an object is laid out as in `NopeTrainer.save_checkpoint`.
+    """Check that an object loaded from a file has the layout of a checkpoint (`NopeTrainer.save_checkpoint`).
 
     Args:
         state: The loaded object.
-        path: Its file, for the message.
+        path: The checkpoint file, for the error message.
 
     Raises:
-        NopeSplatError: If it is not a state with an iteration and a pipeline.
+        NopeSplatError: If the object is not a dictionary with an iteration `step` and a state `pipeline`.
     """
     if isinstance(state, dict):
         step, pipeline = state.get("step"), state.get("pipeline")
@@ -53,10 +56,13 @@ def require_layout(state: Any, path: Path) -> None:
 
 
 def require_finite(values: Mapping[str, Any]) -> None:
-    """Check that cameras, track points and everything else but the free Gaussians are finite.
+    """Check that the tensors in a state are finite, such as cameras and track points.
+
+    Gaussians that are not tied to track points are not checked; they can be removed instead
+    (`remove_nonfinite_gaussians`).
 
     Args:
-        values: State or results of a pipeline, by name.
+        values: Values by name, such as the state of a pipeline.
 
     Raises:
         NopeSplatError: If a tensor contains NaN or infinity.
@@ -71,14 +77,14 @@ def require_finite(values: Mapping[str, Any]) -> None:
 
 
 def require_cameras(optimizer: NopeCameraOptimizer) -> None:
-    """Check the cameras of a loaded checkpoint.
+    """Check that the cameras of a loaded checkpoint are valid.
 
     Args:
-        optimizer: The optimized cameras, in the state of the checkpoint.
+        optimizer: Camera optimizer with the state of the checkpoint.
 
     Raises:
-        NopeSplatError: If a pose is not a rotation and a translation, a focal length or lens is not finite,
-            or a view has a camera that does not exist.
+        NopeSplatError: If a pose is not a rigid transform, a focal length is not positive and finite,
+            principal point or distortion is not finite, or a view refers to intrinsics that do not exist.
     """
     focals, poses = optimizer.focal(), optimizer.poses()
     ids = optimizer.intrinsics_ids

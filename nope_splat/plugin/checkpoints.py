@@ -1,4 +1,4 @@
-"""Find, verify and load the checkpoints of a run."""
+"""Find, check, write and load the checkpoints of a training run."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nope_splat.utils.files import disk_error, replacing
 logger = logging.getLogger(__name__)
 
 FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
-"""Numbers of the errors of a full or read-only file system."""
+"""Error numbers of a file system that is full, over quota or read-only, or of a file that is too large."""
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """List all checkpoints of a run, intact or damaged, latest first.
+    """List all checkpoint files of a run, intact or damaged, latest iteration first.
 
     Args:
         folder: The run's `nerfstudio_models` folder.
@@ -33,19 +33,19 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """Parse the iteration of a checkpoint from its file name.
+    """Return the iteration in the file name of a checkpoint.
 
     Args:
-        checkpoint: A file such as `step-000000499.ckpt`.
+        checkpoint: A file such as `step-000000499.ckpt`, which gives 499.
     """
     return int(checkpoint.stem.removeprefix("step-"))
 
 
 def is_intact(checkpoint: Path) -> bool:
-    """Check the CRC of every member of a checkpoint.
+    """Check whether a checkpoint file is a complete zip archive with correct CRC checksums.
 
     Args:
-        checkpoint: The file, a zip archive.
+        checkpoint: The checkpoint file.
     """
     try:
         with zipfile.ZipFile(checkpoint) as archive:
@@ -55,13 +55,13 @@ def is_intact(checkpoint: Path) -> bool:
 
 
 def last_intact_checkpoint(folder: Path) -> Path | None:
-    """Find the latest intact checkpoint of a run; warn about each damaged one after it.
+    """Find the latest intact checkpoint of a run, and log a warning for each later, damaged checkpoint.
 
     Args:
         folder: The run's `nerfstudio_models` folder.
 
     Returns:
-        The file, or None if no checkpoint is intact.
+        The checkpoint file; None if no checkpoint is intact.
     """
     for checkpoint in find_checkpoints(folder):
         if is_intact(checkpoint):
@@ -71,13 +71,13 @@ def last_intact_checkpoint(folder: Path) -> Path | None:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Find the checkpoint that nerfstudio would load from a folder, and check that it is intact.
+    """Find the latest checkpoint in a folder, which nerfstudio would load, and check that it is intact.
 
     Args:
         folder: The run's `nerfstudio_models` folder.
 
     Returns:
-        The file of the latest checkpoint.
+        The checkpoint file.
 
     Raises:
         NopeSplatError: If the folder has no checkpoint, or the latest one is damaged.
@@ -97,23 +97,24 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 def write_checkpoint(state: dict[str, Any], path: Path, run: Path) -> None:
-    """Write a checkpoint so that a failure, a kill or a power loss never damages an earlier one.
+    """Write a checkpoint atomically: after an error or a power loss, earlier checkpoints are intact.
 
     Args:
-        state: Tensors and plain containers.
+        state: Content of the checkpoint: tensors in plain containers.
         path: The checkpoint file; its folder is created if missing.
-        run: The run's folder, which holds the partial file: nerfstudio would load any file next to `path`.
+        run: The run's folder. The temporary file is written here, because nerfstudio would load a partial
+            file in the folder of `path`.
 
     Raises:
-        NopeSplatError: If the file cannot be written; nothing is left of it.
+        NopeSplatError: If the file cannot be written; no partial file remains.
     """
     try:
-        if run.is_dir():  # else it was removed, and would be created again without its configuration
+        if run.is_dir():  # a removed run folder must not be created again without its configuration
             path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, run / "checkpoint.partial") as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:
-        # torch raises a RuntimeError while it closes the file after an error of the disk.
+        # After a disk error, torch raises a RuntimeError when it closes the file.
         reason = disk_error(error)
         if reason is None:
             raise
@@ -122,15 +123,19 @@ def write_checkpoint(state: dict[str, Any], path: Path, run: Path) -> None:
 
 @contextmanager
 def writing_to_run(run: Path) -> Iterator[None]:
-    """Convert the errors of a full disk or a removed folder within a block to one error for the user.
+    """Convert the errors of a full disk or a removed folder within a `with` block to a `NopeSplatError`.
 
-    TensorBoard's thread raises its errors again in this one, so they are not printed as well.
+    Errors in TensorBoard's writer thread are not printed there, because TensorBoard raises them again in the
+    main thread.
 
     Args:
         run: The run's folder.
 
+    Yields:
+        Nothing.
+
     Raises:
-        NopeSplatError: If the run's folder is gone, or its disk is full or read-only.
+        NopeSplatError: If the run's folder was removed, or its disk is full or read-only.
     """
     before = threading.excepthook
 
@@ -151,7 +156,7 @@ def writing_to_run(run: Path) -> Iterator[None]:
 
 
 def missing_run(run: Path) -> NopeSplatError:
-    """Return the error of a run whose folder is gone.
+    """Create the error for a run whose folder, or a file in it, was removed during the training.
 
     Args:
         run: The run's folder.
@@ -163,7 +168,7 @@ def missing_run(run: Path) -> NopeSplatError:
 
 
 def _write_error(error: OSError, run: Path, folder: Path) -> NopeSplatError:
-    """Explain to the user why a file in a folder of a run cannot be written."""
+    """Create the error for a file in `folder` that cannot be written; `run` is the run's folder."""
     if not run.is_dir():
         return missing_run(run)
     return NopeSplatError(
@@ -180,10 +185,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         path: The checkpoint file.
 
     Returns:
-        Tensors and plain containers, laid out as in `NopeTrainer.save_checkpoint`.
+        Content of the checkpoint: tensors in plain containers, as written by `NopeTrainer.save_checkpoint`.
 
     Raises:
-        NopeSplatError: If the file is missing, contains anything else, or has another layout.
+        NopeSplatError: If the file is missing, damaged, or not a checkpoint of nope-splat.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -199,10 +204,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def report_mismatch() -> Iterator[None]:
-    """Convert the exceptions of loading an incompatible state into one error for the user.
+    """Convert the exceptions that an incompatible checkpoint causes within a `with` block to one error.
+
+    Yields:
+        Nothing.
 
     Raises:
-        NopeSplatError: If an entry of the state is missing or has a different shape.
+        NopeSplatError: If the block fails because an entry of the checkpoint is missing or has another shape.
     """
     try:
         yield
@@ -216,14 +224,14 @@ def report_mismatch() -> Iterator[None]:
 
 
 def require_same_names(saved: Iterable[str], expected: Iterable[str]) -> None:
-    """Check that a checkpoint has exactly the expected entries; nerfstudio ignores missing and extra ones.
+    """Check that a checkpoint has exactly the expected entries; nerfstudio would ignore differences.
 
     Args:
-        saved: Names in the checkpoint.
-        expected: Names in the object that loads it.
+        saved: Names of the entries in the checkpoint.
+        expected: Names of the entries of the object that loads the checkpoint.
 
     Raises:
-        ValueError: If the names differ.
+        ValueError: If a name is in only one of the two.
     """
     saved, expected = set(saved), set(expected)
     for name in sorted(expected ^ saved):

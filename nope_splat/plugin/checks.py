@@ -1,4 +1,4 @@
-"""Refuse settings of a training that contradict each other, before any work starts."""
+"""Check for contradictory settings before a training starts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitiali
 
 
 def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resumed: bool) -> None:
-    """Refuse settings that would be ignored silently, or never end.
+    """Check that no setting of a training contradicts another setting or would have no effect.
 
     Args:
-        run: Configuration of a training.
-        pipeline: Configuration of its data and model.
-        resumed: Whether it resumes an interrupted training.
+        run: Configuration of the training.
+        pipeline: Configuration of data and model of the training.
+        resumed: Whether the training resumes an interrupted training.
 
     Raises:
-        NopeSplatError: For the first contradiction, with what to do about it.
+        NopeSplatError: For the first contradiction; the message says how to resolve it.
     """
     check_sfm_options(pipeline.datamanager.dataparser.sfm)
     _check_run(run, resumed)
@@ -44,7 +44,7 @@ def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resum
 
 
 def _check_run(run: TrainerConfig, resumed: bool) -> None:
-    """Refuse contradictions among nerfstudio's own settings."""
+    """Check nerfstudio's settings for contradictions; raise `NopeSplatError` for the first one."""
     if run.machine.num_devices != 1 or run.machine.num_machines != 1:
         raise NopeSplatError(
             "conflicting-options",

@@ -1,4 +1,4 @@
-"""The methods as `ns-train` knows them."""
+"""Definitions of the methods `nope-splat` and `nope-splat-paper` for `ns-train`."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from nope_splat.sfm import MapperOptions, SfmOptions
 from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitialization
 from nope_splat.utils.terminal import set_up_terminal
 
-set_up_terminal()  # nerfstudio's programs import this module and print uncaught errors otherwise
+set_up_terminal()  # nerfstudio's programs import this module, and would print a traceback for errors
 print_brackets_literally()
 
 PAPER_DEPTH_MODEL = "Intel/dpt-large"
-"""The depth network of arXiv:2502.19800."""
+"""Hugging Face name of the depth network used in arXiv:2502.19800."""
 
 
 def trainer_config(method_name: str, pipeline: NopePipelineConfig | None = None) -> NopeTrainerConfig:
-    """Configure the training of a method.
+    """Create the default configuration of a method.
 
     Args:
-        method_name: Its name in `ns-train`.
-        pipeline: Its data and model; by default those of nope-splat.
+        method_name: Name of the method in `ns-train`.
+        pipeline: Configuration of data and model; None for the defaults of `nope-splat`.
     """
     return NopeTrainerConfig(
         method_name=method_name,
         pipeline=pipeline or NopePipelineConfig(),
         steps_per_eval_batch=0,
         optimizers=optimizer_groups(),
-        # By default nerfstudio's viewer serves everybody who can reach this machine, without a password.
+        # nerfstudio's default opens the viewer to the whole network, without a password.
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host=THIS_MACHINE),
         vis="viewer",
     )
 
 
 def paper_pipeline() -> NopePipelineConfig:
-    """Configure the method of arXiv:2502.19800 as published.
+    """Create the configuration of the method published in arXiv:2502.19800.
 
-    Cameras start from monocular depth and a field of view of 60 degrees. Gaussians start on the tracks and
-    stay tied to them, and gradient steps on the photometric, 2D track, 3D track and scale losses move
-    everything. The only additions are features that the paper does not cover: several cameras, held-out
-    views and resuming.
+    Cameras are initialized from monocular depth and a field of view of 60 degrees. Gaussians are initialized
+    at the track points and stay tied to them. Adam optimizes cameras and Gaussians with the photometric, 2D
+    track, 3D track and scale losses. Several cameras, held-out images and resumption are supported in
+    addition.
     """
     sfm = SfmOptions(
         mapper=MapperOptions(refine_principal_point=False, refine_extra_params=False),

@@ -1,4 +1,4 @@
-"""nerfstudio's console, which would take folders such as `out [/old]` for markup and raise."""
+"""Fix for nerfstudio's console, which interprets paths such as `out [/old]` as rich markup and raises."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rich.text import Text
 
 
 def print_brackets_literally(console: Console = CONSOLE) -> None:
-    """Let a console print square brackets that name no style as they are.
+    """Make a rich console print square brackets literally unless they contain a style or link.
 
     Args:
-        console: Modified in place, once however often this is called.
+        console: The console, modified in place; repeated calls have no further effect.
     """
     if "render_str" in vars(console):
         return
@@ -29,14 +29,14 @@ def print_brackets_literally(console: Console = CONSOLE) -> None:
         )
         try:
             return render_markup(escaped, **options)
-        except MarkupError:  # the end of a style that never began
+        except MarkupError:  # a closing tag without an opening tag
             return render_markup(text, **{**options, "markup": False})
 
     console.render_str = render_str
 
 
 def _is_style(console: Console, tag: str) -> bool:
-    """Check whether a tag without its brackets begins or ends a style or a link."""
+    """Check whether rich markup defines a tag, given without its brackets: a style, link or closing tag."""
     name = tag.removeprefix("/")
     if not name or name.startswith(("link", "@")):
         return True

@@ -1,4 +1,4 @@
-"""nerfstudio's data manager for images without poses."""
+"""The data manager: training and held-out images with the cameras, seeds and tracks of the reconstruction."""
 
 from __future__ import annotations
 
@@ -25,39 +25,40 @@ from nope_splat.utils.device_defaults import Auto, ByDevice
 
 
 class OptimizedCameras(NamedTuple):
-    """Optimized cameras of all views."""
+    """Optimized poses and intrinsics of all training and held-out images."""
 
     train_poses: Tensor
-    """Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4)."""
+    """Camera-to-world transforms of the V training images, OpenGL axes. (V, 3, 4)."""
     eval_poses: Tensor
-    """Camera-to-world transforms of the held-out views, OpenGL axes. (E, 3, 4)."""
+    """Camera-to-world transforms of the E registered held-out images, OpenGL axes. (E, 3, 4)."""
     focals: Tensor
-    """Focal length of each camera in pixels of the full-resolution images. (K,)."""
+    """Focal length of each of the K cameras, in full-resolution pixels. (K,)."""
     lens: Lens | None = None
-    """Principal points and distortion of the cameras, if these were optimized. (K, 2) each."""
+    """Principal point shifts and distortion of the K cameras, (K, 2) each; None if not optimized."""
 
 
 @dataclass
 class NopeDataManagerConfig(FullImageDatamanagerConfig):
-    """Configuration of the data manager."""
+    """Options of the data manager, which provides images and cameras to the training."""
 
     _target: type = field(default_factory=lambda: NopeDataManager)
     dataparser: NopeDataParserConfig = field(default_factory=NopeDataParserConfig)
-    """Reconstruction of cameras and tracks from the folder."""
-    cache_images_type: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride] ("auto" original_focals setup)
+    """Options of the dataparser, which reconstructs cameras and tracks from the image folder."""
+    cache_images_type: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride] ("auto" before setup)
         Literal["uint8", "float32"] | Auto, ByDevice(cuda="uint8", cpu="float32")
     ] = "auto"
-    """Data type of cached images: uint8 needs a quarter of the memory, float32 is slightly faster on a CPU.
-    "auto" is uint8 on a GPU and float32 on a CPU."""
+    """Data type of images in memory: uint8 needs a quarter of the memory, float32 is slightly faster on a
+    CPU. "auto" is uint8 on a GPU and float32 on a CPU."""
     optimized_cameras: tyro.conf.Suppress[OptimizedCameras | None] = None
-    """Cameras of the loaded checkpoint, for data managers created from this config by `ns-render dataset`."""
+    """Cameras of the loaded checkpoint. `ns-render dataset` creates a second data manager from this
+    configuration, which then uses these cameras; None for the cameras of the reconstruction."""
 
 
 class NopeDataManager(FullImageDatamanager):
-    """nerfstudio's full-image data manager with cameras, seeds and tracks of the reconstruction.
+    """nerfstudio's full-image data manager, with cameras, seeds and tracks from the reconstruction.
 
     Raises:
-        NopeSplatError: If no image folder is given, or it does not exist.
+        NopeSplatError: If no image folder is set, or the folder does not exist.
     """
 
     config: NopeDataManagerConfig
@@ -68,7 +69,7 @@ class NopeDataManager(FullImageDatamanager):
     def __init__(self, config: NopeDataManagerConfig, *args, **kwargs) -> None:
         require_folder(config.data)
         super().__init__(config, *args, **kwargs)
-        if self.test_mode == "val":  # nerfstudio's mode for training; other modes load Gaussians
+        if self.test_mode == "val":  # nerfstudio's mode for training; in other modes Gaussians are loaded
             seed_metadata = self.dataparser.add_dense_seeds(self.train_dataparser_outputs.metadata)
             self.train_dataset.metadata.update(seed_metadata)  # the dataset's copy, passed to the model
             self.dataparser.add_depth_priors(self.train_dataset.metadata)
@@ -77,26 +78,27 @@ class NopeDataManager(FullImageDatamanager):
 
     @cached_property
     def dataset_type(self) -> type[NopeDataset]:
-        """The dataset class."""
+        """Class of the training and evaluation datasets."""
         return NopeDataset
 
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
     ) -> list:
+        """Load the images of a split into memory, without pinned memory if there is no GPU."""
         if torch.device(self.device).type == "cpu":
-            # "gpu" means `self.device`; "cpu" would pin memory, which requires CUDA.
+            # nerfstudio's "gpu" means `self.device`. Its "cpu" would pin memory, which requires CUDA.
             cache_images_device = "gpu"
         return super()._load_images(split, cache_images_device)
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        """Draw the next training view.
+        """Select a random training image for the next iteration.
 
         Args:
             step: Iteration; unused.
 
         Returns:
-            Camera and batch of the view. The camera's metadata contain the image `size` as integers,
-            because reading it from the camera would synchronize with the GPU in every iteration.
+            Camera, and batch with the image. The camera's metadata contain the image `size` as integers
+            (width, height), since reading the size from the camera would synchronize with the GPU.
         """
         camera, batch = super().next_train(step)
         assert camera.metadata is not None
@@ -105,30 +107,33 @@ class NopeDataManager(FullImageDatamanager):
         return camera, batch
 
     def num_pixels_used(self) -> int:
-        """Count the unmasked pixels in all training images."""
+        """Count the unmasked pixels of all training images, at training resolution."""
         return sum(
             int(image["mask"].sum()) if "mask" in image else math.prod(image["image"].shape[:2])
             for image in self.cached_train
         )
 
     def set_cameras(self, cameras: OptimizedCameras) -> None:
-        """Set the optimized cameras of both datasets, for viewer, rendering and export.
+        """Replace the cameras of training and evaluation dataset, for viewer, rendering and export.
 
         Args:
-            cameras: Optimized cameras, in the order of the datasets.
+            cameras: Optimized cameras, in the order of the images in the datasets.
         """
         self._set("train", self.train_dataset, cameras.train_poses, cameras)
         self.set_eval_cameras(cameras)
 
     def set_eval_cameras(self, cameras: OptimizedCameras) -> None:
-        """Set the optimized cameras of the held-out images only, since training starts from the others.
+        """Replace the cameras of the held-out images, and keep those of the training images.
+
+        During training, the camera optimizer needs the training cameras of the reconstruction.
 
         Args:
-            cameras: Optimized cameras, in the order of the datasets.
+            cameras: Optimized cameras, in the order of the images in the datasets.
         """
         self._set("eval", self.eval_dataset, cameras.eval_poses, cameras)
 
     def _set(self, split: str, dataset: NopeDataset, poses: Tensor, optimized: OptimizedCameras) -> None:
+        """Replace poses (camera-to-world, OpenGL axes) and intrinsics of a dataset at training resolution."""
         original, scene = dataset._dataparser_outputs.cameras, self.dataparser.scene
         focals = [camera.focal for camera in scene.cameras]
         original_focals = torch.tensor(focals, device=optimized.focals.device).double()
@@ -149,13 +154,13 @@ class NopeDataManager(FullImageDatamanager):
 
 
 def require_folder(data: Path | None) -> None:
-    """Check `--data`, for which nerfstudio would default to the working directory.
+    """Check that the image folder is set and exists; nerfstudio would default to the working directory.
 
     Args:
-        data: The value of `--data`.
+        data: Value of the option `--data`; None if not set.
 
     Raises:
-        NopeSplatError: If it is missing or not a folder.
+        NopeSplatError: If `data` is None or not a folder.
     """
     if data is None:
         raise NopeSplatError("missing-option", "no photo folder was given; pass it with --data")

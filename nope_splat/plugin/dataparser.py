@@ -1,4 +1,4 @@
-"""The dataparser: reconstruct a folder of images, and convert the result to nerfstudio's data."""
+"""The dataparser: reconstruct cameras and tracks from an image folder, and convert them for nerfstudio."""
 
 from __future__ import annotations
 
@@ -32,53 +32,60 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class NopeDataParserConfig(DataParserConfig):
-    """Configuration of the dataparser."""
+    """Options of the dataparser: held-out images, structure from motion and seeds."""
 
     _target: type = field(default_factory=lambda: NopeDataParser)
     data: tyro.conf.Suppress[Path] = Path()
     """Folder of images, or a folder that contains `images/`; set from `--data`."""
     eval_mode: Literal["interval", "all"] = "interval"
-    """Whether to hold out images for evaluation at an interval, or to train on all."""
+    """Which images to hold out for evaluation: "interval" holds out every n-th image (see eval-interval),
+    "all" trains on all images and holds out none."""
     eval_interval: Annotated[int, Ge(2)] = 8
-    """Hold out every n-th image for evaluation, starting with the first; none if there are fewer than n."""
+    """Interval n of held-out images: every n-th image is held out, in the order of names, starting with the
+    first. No image is held out if the folder has fewer than n images."""
     max_image_size: Annotated[int | Auto | None, COUNT, ByDevice(cuda=1600, cpu=512)] = "auto"
-    """Maximum longer side of the training images in pixels; None keeps the full resolution. "auto" is 1600 on
-    a GPU and 512 on a CPU."""
+    """Maximum longer side of the training images in pixels; larger images are downscaled, except with None.
+    "auto" is 1600 on a GPU and 512 on a CPU."""
     cache_dir: Path | None = None
-    """Cache folder for matches and reconstruction; by default `cache` in the experiment's output folder."""
+    """Folder where matches and reconstruction are cached; by default `cache` in the experiment's output
+    folder."""
     sfm: Annotated[SfmOptions, tyro.conf.arg(name="")] = field(
-        # None estimates distortion only if it is visible; otherwise images are used without undistortion.
+        # With None, distortion is estimated only if the images show it.
         default_factory=lambda: SfmOptions(mapper=MapperOptions(refine_extra_params=None))
     )
     """Options of structure from motion."""
     seeds: Literal["dense", "tracks", "depth"] = "dense"
-    """Initial Gaussians in addition to the track points: "dense" adds a point cloud from optical flow,
-    "tracks" adds none, "depth" adds a Gaussian per image patch from depth maps, with the size of the patch
-    and the confidence of the map as opacity (as in SPFSplat, for few or textureless images). The depth maps
-    come from the matcher dust3r, a network or files; see depth.model for requirements and licenses."""
+    """Initial Gaussians in addition to those at track points: "dense" adds a point cloud triangulated from
+    optical flow, "tracks" adds none, "depth" adds one Gaussian per image patch from depth maps, with the size
+    of the patch and the confidence of the depth map as opacity (as in SPFSplat, for few or textureless
+    images). The depth maps come from the matcher dust3r, a network or files; see depth.model for requirements
+    and licenses."""
     seeding: SeedSettings = field(default_factory=SeedSettings)
-    """Options of dense seeds; seeds from depth maps use only the sizes of images and patches."""
+    """Options of dense seeds. With seeds from depth maps, only the sizes of images and patches have an
+    effect."""
     depth_priors: tyro.conf.Suppress[bool] = False
-    """Whether training needs depth maps; the pipeline sets this from the model's loss weights."""
+    """Whether to add depth maps to the training data; set by the pipeline if a depth loss has a weight."""
     keep_distortion: tyro.conf.Suppress[bool] = False
-    """Whether to skip undistortion; the pipeline sets this if the model learns lenses."""
+    """Whether to train on original instead of undistorted images; set by the pipeline if principal points or
+    distortion are optimized."""
 
 
 class NopeDataParser(DataParser):
-    """Dataparser that reconstructs the scene or loads it from the cache.
+    """Dataparser that reconstructs cameras and track points, or loads them from the cache.
 
     World coordinates are those of the reconstruction. Cameras have nerfstudio's OpenGL axes and the
-    resolution of the training images. The metadata contain `images` and `lenses`, the cameras with the
-    distortion to remove. The training split also has `num_cameras`, `camera_ids` (V,), `track_points` (P, 3),
-    `track_colors` (P, 3) and `observations`, and the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3).
-    The seeds are the track points until `add_dense_seeds` adds more.
+    resolution of the training images. The metadata of each split contain `images` (list of `ImageFile`) and
+    `lenses` (intrinsics with the distortion that is removed when images are read). The training split of V
+    images also has `num_cameras`, `camera_ids` (V,), `track_points` (P, 3), `track_colors` (P, 3),
+    `observations` (`TrackObservations`), and the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3). The
+    seeds are the track points until `add_dense_seeds` adds more.
     """
 
     config: NopeDataParserConfig
 
     @cached_property
     def folder(self) -> ImageFolder:
-        """The images of the folder; skipped files are logged."""
+        """Usable images in the folder `data`; skipped files are logged as warnings."""
         folder = find_images(self.config.data)
         for name, reason in folder.skipped.items():
             logger.warning(f"Skipped {name}: {reason}")
@@ -86,21 +93,21 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def scene(self) -> Reconstruction:
-        """The reconstruction of the images used for training, rendering and evaluation.
+        """Reconstruction whose cameras match the images used for training, rendering and evaluation.
 
-        By default images are undistorted, since splats are rendered without distortion. If distortion is
-        learned, renderings are distorted instead, and these are the original images.
+        By default these images are undistorted, since splats are rendered without distortion. If principal
+        points or distortion are optimized, the original images are used and renderings are distorted.
         """
         return self.distorted_scene if self.config.keep_distortion else self.undistorted_scene
 
     @cached_property
     def undistorted_scene(self) -> Reconstruction:
-        """The reconstruction of the undistorted images."""
+        """Reconstruction with the cameras and observations of the undistorted images."""
         return self.distorted_scene.undistorted()
 
     @cached_property
     def distorted_scene(self) -> Reconstruction:
-        """The reconstruction of the original images."""
+        """Reconstruction of the original images, with the distortion of their cameras."""
         names = [image.name for image in self.folder.images]
         held_out = []
         if self.config.eval_mode == "interval" and len(names) >= self.config.eval_interval:
@@ -108,26 +115,31 @@ class NopeDataParser(DataParser):
         return reconstruct(self.folder, held_out, self.config.sfm, self.config.cache_dir)
 
     def image_ids(self, split: str) -> NDArray[np.int64]:
-        """Return the scene's indices of the registered images of a split ("train", or any other). (V,)."""
+        """Return the indices of the registered images of a split in the reconstruction. (V,).
+
+        Args:
+            split: "train" for the training images; any other value for the held-out images.
+        """
         held_out = self.scene.held_out if split != "train" else ~self.scene.held_out
         return np.flatnonzero(self.scene.registered & held_out)
 
     def unregistered_held_out(self) -> list[str]:
-        """List the names of the held-out images without a pose."""
+        """List the names of the held-out images that could not be registered."""
         missing = np.flatnonzero(self.scene.held_out & ~self.scene.registered)
         return [self.scene.image_names[i] for i in missing]
 
     def add_dense_seeds(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Add dense seeds to the metadata of the training split, if configured.
+        """Compute the seeds selected by the option `seeds`, and add them to the training metadata.
 
-        Only training needs dense seeds, so the dataparser outputs of other commands do not contain them.
+        This is a separate step because only training needs the seeds.
 
         Args:
-            metadata: Metadata of the training split; `points3D_xyz` and `points3D_rgb` are extended.
+            metadata: Metadata of the training split; points are appended to `points3D_xyz` (world
+                coordinates) and `points3D_rgb` (0 to 255).
 
         Returns:
-            Additional metadata for the model. For seeds from depth maps, `seed_sizes` and `seed_opacities`
-            of the added points. (S,) each.
+            For seeds from depth maps, `seed_sizes` (world units) and `seed_opacities` (0 to 1) of the M added
+            points, (M,) each. Otherwise empty.
         """
         seed_metadata: dict[str, Any] = {}
         if self.config.seeds == "tracks":
@@ -155,10 +167,10 @@ class NopeDataParser(DataParser):
         return seed_metadata
 
     def add_depth_priors(self, metadata: dict[str, Any]) -> None:
-        """Add `depth_priors` to the metadata of the training split, if training needs them.
+        """Add the depth maps of the training images to the metadata, if the option `depth_priors` is set.
 
         Args:
-            metadata: Metadata of the training split.
+            metadata: Metadata of the training split; gets the entry `depth_priors` (`DepthPriors`).
         """
         if not self.config.depth_priors:
             return
@@ -170,11 +182,12 @@ class NopeDataParser(DataParser):
         )
 
     def _depth_maps(self, image_ids: list[int]) -> dict[int, DepthMap]:
+        """Predict, read or load from the cache the depth maps of images, by index in the reconstruction."""
         return image_depths(self.folder, image_ids, self.config.sfm, self.config.cache_dir)
 
     @cached_property
     def _images(self) -> list[ImageFile]:
-        """The images in the scene's order, without pixels that do not show the scene."""
+        """Image files in the order of the reconstruction; pixels that do not show the scene are ignored."""
         by_name = {image.name: image for image in self.folder.images}
         scene = self.distorted_scene
         return [
@@ -183,10 +196,11 @@ class NopeDataParser(DataParser):
         ]
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
+        """Create cameras, image paths and metadata of a split; the class docstring lists the metadata."""
         scene, image_ids = self.scene, self.image_ids(split)
         cameras = training_cameras(scene, image_ids, resolved(self.config.max_image_size))
         images = [self._images[i] for i in image_ids]
-        # The distortion of `lenses` is removed when images are read; undistorted lenses remove none.
+        # The distortion of `lenses` is removed when images are read; it is zero if distortion is kept.
         lens_scene = self.undistorted_scene if self.config.keep_distortion else self.distorted_scene
         lenses = [lens_scene.camera_of(i) for i in image_ids]
         metadata: dict[str, Any] = {"images": images, "lenses": lenses}
@@ -211,15 +225,15 @@ class NopeDataParser(DataParser):
 def training_cameras(
     scene: Reconstruction, image_ids: NDArray[np.int64], max_image_size: int | None
 ) -> Cameras:
-    """Convert the cameras of images to nerfstudio's `Cameras`, at training resolution.
+    """Convert poses and intrinsics of images to nerfstudio's `Cameras` at training resolution.
 
     Args:
         scene: The reconstruction.
-        image_ids: Indices of the images in the scene. (V,).
-        max_image_size: Maximum longer side of the training images in pixels; None keeps the full resolution.
+        image_ids: Indices of the images in the reconstruction. (V,).
+        max_image_size: Maximum longer side of the training images in pixels; None for the full resolution.
 
     Returns:
-        V cameras; their metadata contain `image_id` (V, 1).
+        V cameras without distortion; their metadata contain `image_id` (V, 1).
     """
     full = scene.image_sizes[image_ids]
     longer = full.max(axis=1, keepdims=True)
@@ -241,11 +255,15 @@ def training_cameras(
 
 
 def training_observations(scene: Reconstruction, image_ids: NDArray[np.int64]) -> TrackObservations:
-    """Convert the observations of track points to training views, relative to the principal point.
+    """Convert the track observations of a reconstruction to the format of the track losses.
 
     Args:
         scene: The reconstruction.
-        image_ids: Indices of the training images in the scene. (V,).
+        image_ids: Indices of the V training images in the reconstruction. (V,).
+
+    Returns:
+        O observations with the index of the training view (0 to V - 1), and with positions in full-resolution
+        pixels relative to the principal point.
     """
     view_of_image = np.full(len(scene.image_names), -1)
     view_of_image[image_ids] = np.arange(len(image_ids))

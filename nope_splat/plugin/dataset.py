@@ -1,4 +1,4 @@
-"""The dataset: upright images and masks at training resolution, read as for matching."""
+"""The dataset: upright, undistorted images and masks at training resolution."""
 
 from __future__ import annotations
 
@@ -13,34 +13,44 @@ from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_
 
 
 class NopeDataset(InputDataset):
-    """nerfstudio's dataset for upright, undistorted images of all supported formats.
+    """nerfstudio dataset that reads upright, undistorted images of all supported formats.
 
-    The dataparser's metadata provide `images`, and `lenses`, the cameras with the distortion to remove.
+    The dataparser's metadata provide `images` (list of `ImageFile`) and `lenses` (intrinsics with the
+    distortion to remove).
     """
 
     def get_numpy_image(self, image_idx: int) -> NDArray[np.uint8]:
-        """Read an image at the resolution of its camera. (H, W, 3 or 4).
+        """Read an upright, undistorted image at training resolution.
 
         Args:
             image_idx: Index of the image in this dataset.
+
+        Returns:
+            RGB (H, W, 3) or, for images with transparency, RGBA (H, W, 4).
         """
         return read_undistorted_image(self._image(image_idx), self._size(image_idx), self._lens(image_idx))
 
     def get_metadata(self, data: dict) -> dict:
-        """Read the `mask` of an image, if it has one. (H, W, 1), bool, True for used pixels.
+        """Read the mask of an image for its batch.
 
         Args:
-            data: The batch of the image so far.
+            data: Batch of the image, with `image_idx`.
+
+        Returns:
+            `mask` (H, W, 1), True for used pixels; empty if all pixels are used.
         """
         index = data["image_idx"]
         mask = read_undistorted_mask(self._image(index), self._size(index), self._lens(index))
         return {} if mask is None else {"mask": torch.from_numpy(mask)[..., None]}
 
     def _lens(self, index: int) -> SharedPinhole:
+        """Return the intrinsics, in full-resolution pixels, with the distortion to remove from an image."""
         return self._dataparser_outputs.metadata["lenses"][index]
 
     def _image(self, index: int) -> ImageFile:
+        """Return the image file with an index in this dataset."""
         return self._dataparser_outputs.metadata["images"][index]
 
     def _size(self, index: int) -> tuple[int, int]:
+        """Return width and height of an image at training resolution, in pixels."""
         return int(self.cameras.width[index]), int(self.cameras.height[index])

@@ -1,4 +1,4 @@
-"""When and where a training adds and removes Gaussians, by its length and its configuration."""
+"""Options of densification, and their conversion to gsplat's strategy for a training of a given length."""
 
 from __future__ import annotations
 
@@ -12,47 +12,54 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 
 @dataclass
 class DensificationConfig:
-    """Thresholds of densification with Splatfacto's names; times as fractions of the training."""
+    """Options of densification, with Splatfacto's names; times are fractions of the training."""
 
     start_fraction: Annotated[float, NOT_NEGATIVE] = 0.017
-    """Fraction of the training after which Gaussians are first split, cloned and pruned."""
+    """Fraction of the training after which densification and pruning start."""
     stop_fraction: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Fraction of the training after which the number of Gaussians stays constant."""
+    """Fraction of the training after which densification and pruning stop; the number of Gaussians is then
+    constant."""
     refine_every: Annotated[int, COUNT] = 100
-    """Iterations between densifications."""
+    """Number of iterations between two densification steps."""
     densify_grad_thresh: Annotated[float, NOT_NEGATIVE] = 0.0008
-    """Mean absolute image-plane gradient above which Gaussians are split or cloned."""
+    """Mean absolute gradient of the loss with respect to the image position, in coordinates from -1 to 1,
+    above which a Gaussian is split or cloned; smaller values give more Gaussians."""
     densify_size_thresh: Annotated[float, NOT_NEGATIVE] = 0.01
-    """Size in world units below which Gaussians are cloned, above which they are split."""
+    """Size threshold in world units (the median depth is one): Gaussians with a large gradient are split if
+    their largest standard deviation is above it, and cloned otherwise."""
     split_screen_size: Annotated[float, NOT_NEGATIVE] = 0.05
-    """Fraction of the image above which Gaussians are split."""
+    """Radius in the image, as a fraction of the longer image side, above which Gaussians are split."""
     cull_alpha_thresh: Annotated[float, SHARE] = 0.1
     """Opacity below which Gaussians are removed."""
     cull_scale_thresh: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Size in world units above which Gaussians are removed, after the first reset of opacities."""
+    """Largest standard deviation, in world units (the median depth is one), above which Gaussians are
+    removed; applies after the first opacity reset."""
     cull_screen_size: Annotated[float, NOT_NEGATIVE] = 0.15
-    """Fraction of the image above which Gaussians are removed, after the first reset of opacities."""
+    """Radius in the image, as a fraction of the longer image side, above which Gaussians are removed; applies
+    after the first opacity reset."""
     max_screen_size: Annotated[float, POSITIVE] = 0.25
-    """Largest radius of a Gaussian, as a fraction of the image's longer side."""
-    # The short training of a CPU cannot afford opacity resets. Large Gaussians, which these would remove, are
-    # split as long as there is densification; otherwise they veil views beyond the training cameras.
+    """Maximum radius of a Gaussian in the image, as a fraction of the longer image side; larger Gaussians are
+    shrunk in every iteration."""
+    # Training on a CPU is too short for opacity resets, which would remove large Gaussians. Therefore large
+    # Gaussians are split until densification stops; otherwise they occlude views beyond the training cameras.
     stop_screen_size_fraction: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.13, cpu=0.5)] = "auto"
-    """Fraction of the training after which the size in the image is ignored; "auto" is 0.13 on a GPU and 0.5
-    on a CPU."""
+    """Fraction of the training after which split-screen-size and cull-screen-size have no effect; "auto" is
+    0.13 on a GPU and 0.5 on a CPU."""
     reset_alpha_fraction: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.1, cpu=0.0)] = "auto"
-    """Fraction of the training between resets of the opacities, during densification; 0 for never. "auto" is
-    0.1 on a GPU and 0 on a CPU."""
+    """Interval between opacity resets, as a fraction of the training; 0 disables the resets. "auto" is 0.1 on
+    a GPU and 0 on a CPU."""
 
     def strategy(
         self, num_iterations: int, num_views: int, num_fixed: int, max_gaussians: int
     ) -> CappedStrategy:
-        """Create gsplat's strategy for one training.
+        """Create the densification strategy for one training.
 
         Args:
-            num_iterations: Length of the training.
-            num_views: Number of training images.
-            num_fixed: Number of Gaussians, the first ones, that are never split, pruned or reset.
-            max_gaussians: Number of Gaussians at which densification stops.
+            num_iterations: Length of the training in iterations.
+            num_views: Number of training images. Densification pauses this many iterations plus
+                `refine_every` after an opacity reset.
+            num_fixed: Number of Gaussians tied to track points, which are never split, pruned or reset.
+            max_gaussians: Maximum number of Gaussians, including the fixed ones.
         """
         return CappedStrategy(
             prune_opa=self.cull_alpha_thresh,

@@ -1,4 +1,4 @@
-"""Depth priors: depth maps of the training images, with scale and shift fitted to track points."""
+"""Depth priors: depth maps of the training images, with scale and shift fitted to the track points."""
 
 from __future__ import annotations
 
@@ -21,39 +21,42 @@ from nope_splat.sfm import Reconstruction
 logger = logging.getLogger(__name__)
 
 MAX_SIZE = 518
-"""Longer side of the priors in pixels; depth networks resolve no more detail."""
+"""Maximum longer side of a prior in pixels; depth networks do not resolve more detail."""
 POOR_FIT = 0.25
-"""Median relative error above which depth.kind is probably wrong."""
+"""Relative depth error at the track points (median over all depth maps) above which the option depth.kind is
+probably wrong."""
 NEIGHBORS = 4
-"""Number of images, by most matches, from which the Chamfer loss draws the second view."""
+"""Number of neighbors of a view: the views with most matches, from which the Chamfer loss selects one."""
 
 
 class DepthPrior(NamedTuple):
-    """Depth map of a view, with the scale and shift that best fit the track points."""
+    """Depth map of a training view, after the scale and shift that best fit its track points."""
 
     values: Tensor
-    """Depth in world units, or inverse depth; NaN if unknown or masked. (H, W)."""
+    """Depth in world units, or its inverse (see `DepthPriors.inverse`); NaN if unknown or masked. (H, W)."""
     used: Tensor
     """True for unmasked pixels. (H, W), bool."""
     pixels: Tensor
-    """Pixels of the map per full-resolution pixel, along x and y. (2,)."""
+    """Scale of the map relative to the full-resolution image, along x and y, at most 1. (2,)."""
     center: Tensor
-    """Principal point in pixels of the map. (2,)."""
+    """Principal point (x, y) in pixels of the map. (2,)."""
 
 
 @dataclass(frozen=True)
 class DepthPriors:
-    """The priors of the training views."""
+    """Depth priors of the training views."""
 
     views: dict[int, DepthPrior]
-    """Priors by training view, without views whose depth map does not fit."""
+    """Prior by index of the training view. Views without a depth map, or whose depth map does not fit the
+    track points, are missing."""
     inverse: bool
-    """Whether the values are inverse depths."""
+    """Whether the values of all priors are inverse depths."""
     neighbors: dict[int, tuple[int, ...]]
-    """Views with a prior that have the most matches with each view, best first."""
+    """For each view with a prior, up to `NEIGHBORS` other views with a prior, by decreasing number of
+    matches."""
 
     def to(self, device: torch.device) -> DepthPriors:
-        """Copy the priors to a device."""
+        """Return a copy of the priors on a device."""
         views = {view: DepthPrior(*(part.to(device) for part in prior)) for view, prior in self.views.items()}
         return replace(self, views=views)
 
@@ -65,17 +68,18 @@ def make_depth_priors(
     images: Sequence[ImageFile],
     maps: Mapping[int, DepthMap],
 ) -> DepthPriors:
-    """Fit depth maps to the track points of a reconstruction.
+    """Fit scale and shift of depth maps to the track points of a reconstruction.
 
     Args:
-        scene: The reconstruction of the undistorted images or, if distortion is learned, the original ones.
-        distorted: The reconstruction of the original images.
-        image_ids: Indices of the training images in the scene. (V,).
-        images: The training images. V.
-        maps: Depth maps by image index, all of the same kind; some may be missing.
+        scene: Reconstruction with the cameras used in training: those of the undistorted images or, if
+            principal points or distortion are optimized, those of the original images.
+        distorted: Reconstruction of the original images, from which the depth maps were made.
+        image_ids: Indices of the V training images in the reconstruction. (V,).
+        images: Image files of the training images. V.
+        maps: Depth maps by image index, all of the same kind; images without a depth map are missing.
 
     Returns:
-        The priors, in world units.
+        The priors; depth is in world units.
     """
     observations = distorted.observations
     points_in_camera = distorted.points_in_cameras(observations)
@@ -114,14 +118,25 @@ def make_depth_priors(
 def _prior(
     camera: SharedPinhole, lens: SharedPinhole, image: ImageFile, depth_map: DepthMap, fit: ScaleShift
 ) -> DepthPrior:
-    """Resample the depth map of an image to `camera`; `lens` has the distortion of the original image."""
+    """Resample a depth map to the image of another camera, and apply scale and shift.
+
+    Args:
+        camera: Intrinsics used in training, with or without distortion.
+        lens: Intrinsics of the original image, from which the depth map was made.
+        image: The image file.
+        depth_map: Depth map of the image.
+        fit: Scale and shift from values of the map to depth or inverse depth in world units.
+
+    Returns:
+        The prior, without values at masked pixels.
+    """
     full = np.array([image.width, image.height])
     shrink = min(1.0, MAX_SIZE / max(image.width, image.height))
     width, height = (max(1, round(side * shrink)) for side in (image.width, image.height))
     pixels = np.array([width, height]) / full
     grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     values = depth_map.sample(lens.project(camera.unproject(grid / pixels, full), full))
-    lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # keep the distortion of the mask
+    lens = replace(lens, radial=(0.0, 0.0)) if camera == lens else lens  # keep the distortion of the mask too
     used = read_undistorted_mask(image, (width, height), lens)
     used = np.ones((height, width), bool) if used is None else used
     values[~used] = np.nan

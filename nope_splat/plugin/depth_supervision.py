@@ -1,4 +1,4 @@
-"""Depth supervision of a model in training by depth maps of single images."""
+"""Depth supervision of a model in training: losses that compare the model with depth priors."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from nope_splat.splatting.depth_losses import (
 from nope_splat.splatting.lens import Lens
 
 SAMPLES = 1024
-"""Number of random pixels of each view in the Chamfer loss."""
+"""Number of random pixels of each of the two views in the Chamfer loss."""
 
 
 class DepthSupervision(nn.Module):
-    """Depth losses, with a learned correction to the fitted scale and shift of each prior.
+    """Depth and Chamfer losses, with a learned correction of the scale and shift of each depth prior.
 
     Args:
         num_views: Number V of training views.
-        priors: The priors; None outside training.
-        depth_weight: Weight of the difference between rendered depth and priors.
-        chamfer_weight: Weight of the Chamfer distance between point clouds of neighboring views.
+        priors: Depth priors of the training views; None outside training.
+        depth_weight: Weight of the difference between rendered depth and priors; 0 disables this loss.
+        chamfer_weight: Weight of the Chamfer distance between the point clouds of neighboring views; 0
+            disables this loss.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class DepthSupervision(nn.Module):
         super().__init__()
         self.depth_weight, self.chamfer_weight = depth_weight, chamfer_weight
         self.corrections = nn.Parameter(torch.zeros(num_views, 2, device="cpu"))
-        """Log scale and shift relative to the fit. (V, 2)."""
+        """Log scale and shift of each prior, relative to the fit to the track points. (V, 2)."""
         self.priors = priors
 
     def losses(
@@ -52,19 +53,23 @@ class DepthSupervision(nn.Module):
         focals: Tensor,
         lens: Lens | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the weighted losses `depth` and `chamfer`; terms without weight or prior are left out.
+        """Compute the weighted depth losses of a training view.
 
         Args:
             view: Index of the training view.
-            outputs: Model outputs `accumulation` (H, W, 1) and, if `depth_weight` is not zero, `depth`
-                (H, W, 1).
-            T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
-            focals: Focal lengths of the training views in full-resolution pixels. (V,).
-            lens: Learned lenses of the training views, if any. (V, 2) each.
+            outputs: Outputs of the model for this view: opacity `accumulation` (H, W, 1) and, if
+                `depth_weight` is not zero, `depth` (H, W, 1) in world units.
+            T_camera_world: World-to-camera transforms of all training views, OpenCV axes. (V, 4, 4).
+            focals: Focal lengths of all training views in full-resolution pixels. (V,).
+            lens: Principal point shifts and distortion of all training views, (V, 2) each; None if fixed.
+
+        Returns:
+            Losses `depth` and `chamfer`, () each. A loss is missing if its weight is zero or the view has no
+            prior; `chamfer` is also missing if the view has no neighbors.
         """
         if self.priors is None or view not in self.priors.views:
             return {}
-        if self.priors.views[view].values.device != self.corrections.device:  # once, on a GPU
+        if self.priors.views[view].values.device != self.corrections.device:  # moves the priors to a GPU once
             self.priors = self.priors.to(self.corrections.device)
         losses = {}
         if self.depth_weight:
@@ -79,7 +84,7 @@ class DepthSupervision(nn.Module):
         return losses
 
     def _depth(self, view: int, rendered: Tensor, opacity: Tensor, priors: DepthPriors) -> Tensor:
-        """Compute the difference between rendered depth (H, W), at any resolution, and prior."""
+        """Compute the mean difference between the rendered depth (H, W) of a view and its prior. ()."""
         # Nearest-neighbor sampling keeps depth edges sharp and does not spread unknown values.
         values = interpolate(priors.views[view].values[None, None], rendered.shape, mode="nearest-exact")
         return depth_consistency_loss(rendered, opacity, values[0, 0], self.corrections[view], priors.inverse)
@@ -92,9 +97,10 @@ class DepthSupervision(nn.Module):
         lens: Lens | None,
         priors: DepthPriors,
     ) -> Tensor:
-        """Compute the Chamfer distance between random pixels of two views.
+        """Compute the Chamfer distance in world units between unprojected random pixels of two views. ().
 
-        Only points that project to unmasked pixels of the other view are compared, as views overlap in part.
+        Views overlap only partially. Therefore only points that project to unmasked pixels of the other view
+        are compared.
         """
         points, cameras = [], []
         for view in pair:

@@ -1,7 +1,7 @@
-"""Choose and check the training device.
+"""Choose and check the training device, which is the option `machine.device_type`.
 
-The device is `machine.device_type`. Its default, "auto", is replaced by "cuda" if gsplat has kernels for the
-GPU, and by "cpu" otherwise, so that the saved configuration contains the device that was used.
+The default "auto" is replaced by "cuda" if gsplat has kernels for the GPU, else by "cpu". The saved
+configuration thus contains the device on which the model was trained.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device() -> Device:
-    """Choose the device for "auto", and warn if a GPU is not used.
+    """Choose the training device for "auto"; log a warning if a GPU is available but cannot be used.
 
     Returns:
         "cuda" if gsplat has kernels for the GPU, else "cpu".
@@ -33,13 +33,14 @@ def choose_device() -> Device:
 
 
 def require_device(device: str) -> None:
-    """Check that training can run on a device.
+    """Check that a rasterizer is available for a device.
 
     Args:
         device: Value of `machine.device_type`.
 
     Raises:
-        NopeSplatError: If there is no rasterizer for the device, no GPU, or no kernels for the GPU.
+        NopeSplatError: If the device is neither "cpu" nor "cuda", or if it is "cuda" but PyTorch finds no GPU
+            or gsplat has no kernels for the GPU.
     """
     if device == "cpu":
         return
@@ -61,7 +62,11 @@ def require_device(device: str) -> None:
 
 
 def missing_kernels() -> str | None:
-    """Explain why gsplat has no kernels for the GPU; None if it has. May compile kernels for minutes."""
+    """Load gsplat's kernels for the GPU, which may compile them for minutes.
+
+    Returns:
+        Reason why the kernels are missing; None if they are available.
+    """
     try:
         prepare_kernels()
     except MissingKernelsError as error:

@@ -1,8 +1,9 @@
-"""Align the poses of held-out images with a trained model.
+"""Align the poses of held-out images to a trained model, before the model is evaluated on these images.
 
-Training changes cameras and track points, so held-out poses must be re-aligned before a comparison is valid.
-They are registered against the track points and then refined on the rendering. Everything else is frozen, so
-held-out images do not affect the model.
+Training changes the training poses and the track points, so the poses of held-out images from the
+reconstruction no longer fit. Each held-out image is registered again by resection on the optimized track
+points, and its pose is refined by photometric alignment with the rendering. The model and all other cameras
+are frozen, so held-out images do not affect the model.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from nope_splat.splatting.rendering import CameraView
 
 
 class SplatModel(Protocol):
-    """Interface of a model for alignment: `NopeSplatModel`, or a model to compare with it."""
+    """Interface of a model to which held-out poses are aligned, such as `NopeSplatModel`."""
 
     background_color: Tensor
-    """Color behind the Gaussians. (3,)."""
+    """Color of pixels without Gaussians, RGB in [0, 1]. (3,)."""
 
     def gaussians(self) -> Gaussians:
-        """Return all Gaussians, with activations applied."""
+        """Return all Gaussians, with activations applied to the optimized parameters."""
         ...
 
     def render(
@@ -43,26 +44,36 @@ class SplatModel(Protocol):
         *,
         render_mode: Literal["RGB", "RGB+ED"] = "RGB",
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Render colors, depth, opacity and gsplat's info, as `NopeSplatModel.render` does."""
+        """Render Gaussians as `NopeSplatModel.render` does.
+
+        Args:
+            gaussians: Gaussians to render.
+            view: Pose and intrinsics.
+            background: Background color. (3,).
+            render_mode: "RGB+ED" also renders depth.
+
+        Returns:
+            Colors (H, W, 3), depth (H, W, 1), opacity (H, W, 1) and gsplat's info.
+        """
         ...
 
 
 def resect_on_trained_points(
     scene: Reconstruction, image_id: int, points: Tensor, camera: SharedPinhole
 ) -> tuple[Tensor, Correspondences2d3d] | None:
-    """Register a held-out image against the track points that training has moved.
+    """Register a held-out image by resection on the track points as optimized by the training.
 
-    The correspondences come from `sfm.registration.resection.resect_held_out`, before training.
+    The 2D-3D correspondences are those of the reconstruction (`scene.resections`).
 
     Args:
-        scene: The reconstruction, with the correspondences of the image.
-        image_id: Index of the image in the scene.
-        points: Optimized track points. (P, 3).
+        scene: The reconstruction before training.
+        image_id: Index of the held-out image in the reconstruction.
+        points: Optimized track points in world coordinates. (P, 3).
         camera: Optimized intrinsics of the image.
 
     Returns:
-        Camera-to-world transform, OpenGL axes (3, 4), and its inlier correspondences; None if too few
-        correspondences are inliers.
+        Camera-to-world transform, OpenGL axes (3, 4), and the inlier correspondences; None if there are too
+        few inliers.
     """
     in_image = scene.resections.image_ids == image_id
     width, height = scene.image_sizes[image_id]
@@ -87,18 +98,19 @@ def refine_pose(
     max_steps: int,
     correspondences: Correspondences2d3d | None = None,
 ) -> Tensor:
-    """Refine the pose of a camera by photometric alignment with its image; the model is frozen.
+    """Refine the pose of an image by photometric alignment of the image with the rendering of a frozen model.
 
     Args:
         model: The trained model; its state and mode do not change.
-        camera: A single camera at the resolution of the image, with an approximate pose.
-        image: The image. (H, W, 3), in [0, 1].
-        mask: True for used pixels. (H, W, 1), bool.
-        max_steps: Maximum number of steps at each of three resolutions.
-        correspondences: Track points observed in the image, if any.
+        camera: A single camera at the resolution of the image, with the initial pose.
+        image: Colors of the image in [0, 1]. (H, W, 3).
+        mask: True for used pixels (H, W, 1); None if all pixels are used.
+        max_steps: Maximum number of Levenberg-Marquardt steps at each of three resolutions.
+        correspondences: Track points observed in the image, whose reprojection errors are minimized too; None
+            for photometric alignment alone.
 
     Returns:
-        Camera-to-world transform, OpenGL axes. (3, 4).
+        Refined camera-to-world transform, OpenGL axes. (3, 4).
     """
     gaussians, K = model.gaussians().detach(), intrinsic_matrices(camera)[0]
 
@@ -119,16 +131,16 @@ def refine_pose(
 def render_image(
     model: SplatModel, gaussians: Gaussians, camera: Cameras, T_camera_world: Tensor
 ) -> Rendering:
-    """Render the view of a camera, with depth, distortion and the model's background color.
+    """Render the image of a camera at a given pose, with depth, distortion and the model's background color.
 
     Args:
         model: The model.
-        gaussians: The Gaussians to render.
-        camera: A single camera; its size, intrinsics and learned lens are used, not its pose.
+        gaussians: Gaussians to render.
+        camera: A single camera with image size, intrinsics and learned distortion; its pose is not used.
         T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
 
     Returns:
-        Colors, depth, opacity and gsplat's info.
+        Colors (H, W, 3), depth (H, W, 1), opacity (H, W, 1) and gsplat's info.
     """
     background = model.background_color.to(gaussians.means)
 

@@ -1,4 +1,4 @@
-"""Render the held-out images at their aligned poses."""
+"""Render the held-out images at their poses after alignment to the trained model (see `held_out`)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from nope_splat.plugin.model import NopeSplatModel
 
 
 class HeldOutView(NamedTuple):
-    """A held-out image and its rendering."""
+    """A held-out image and the rendering of the model at the pose of this image."""
 
     image_id: int
-    """Index of the image in the scene."""
+    """Index of the image in the reconstruction."""
     image: Tensor
-    """The image. (H, W, 3), in [0, 1]."""
+    """Colors of the held-out image in [0, 1]. (H, W, 3)."""
     rendered: Tensor
-    """The rendering. (H, W, 3), in [0, 1]."""
+    """Colors of the rendering in [0, 1]. (H, W, 3)."""
     mask: Tensor | None
-    """True for used pixels. (H, W, 1), bool."""
+    """True for pixels that are compared (H, W, 1); None if all pixels are compared."""
 
 
 @torch.no_grad()
 def held_out_views(model: NopeSplatModel, data: NopeDataManager) -> Iterator[HeldOutView]:
-    """Render the registered held-out images.
+    """Render the model at the poses of all registered held-out images.
+
+    The poses are those of the data manager's evaluation dataset. `NopePipeline.align_held_out` aligns them to
+    the current model: each held-out image is registered on the optimized track points, and its pose is
+    refined by photometric alignment with the rendering.
 
     Args:
-        model: The model; its mode is restored at the end.
-        data: The data manager, with the aligned poses of the images.
+        model: The trained model; its training mode is restored at the end.
+        data: Data manager with the held-out images and their aligned poses.
 
     Yields:
-        The views, in the order of the scene.
+        Held-out images with their renderings, in the order of the reconstruction.
     """
     was_training = model.training
     model.eval()

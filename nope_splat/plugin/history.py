@@ -1,4 +1,4 @@
-"""Training history: losses, focal length, reprojection error and other metrics over the iterations."""
+"""Training history: losses, camera metrics, reprojection error and PSNR over the iterations."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 MAX_ROWS = 512
-"""Maximum number of rows. When it is exceeded, every second row is dropped."""
+"""Maximum number of recorded iterations. When it is exceeded, every second recorded iteration is removed."""
 
 
 class History(nn.Module):
-    """Rows of metrics at equal intervals of the training.
+    """Metrics of the training, recorded every 10 iterations, and less often in long trainings.
 
-    It is a module, so that checkpoints contain the rows, and a resumed training appends to them.
+    `History` is a torch module, so that checkpoints contain the records, and a resumed training continues
+    them.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class History(nn.Module):
         return len(self._rows)
 
     def due(self, step: int) -> bool:
-        """Check whether an iteration is to be recorded.
+        """Check whether an iteration should be recorded.
 
         Args:
             step: Iteration.
@@ -35,15 +36,15 @@ class History(nn.Module):
         return step % self._interval == 0
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add a row.
+        """Record the metrics of an iteration.
 
         Args:
-            step: Iteration that is `due`.
-            values: Metrics by name; numbers or tensors with a single element.
+            step: Iteration for which `due` is True.
+            values: Metrics by name: numbers, or tensors with a single element.
         """
         tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
         row = {name: value for name, value in values.items() if name not in tensors}
-        if tensors:  # transfer all together, because each transfer synchronizes with the GPU
+        if tensors:  # transfer all values at once, because each transfer synchronizes with the GPU
             numbers = torch.stack([value.double().reshape(()) for value in tensors.values()]).tolist()
             row |= dict(zip(tensors, numbers, strict=True))
         self._rows.append({"step": step, **{name: float(row[name]) for name in values}})
@@ -52,29 +53,31 @@ class History(nn.Module):
             self._rows = [row for row in self._rows if self.due(int(row["step"]))]
 
     def names(self) -> list[str]:
-        """List the names of the recorded metrics, in the order of their first appearance."""
+        """List the names of all recorded metrics, in the order of their first record."""
         return [name for name in dict.fromkeys(name for row in self._rows for name in row) if name != "step"]
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """Return the values of a metric over the training.
+        """Return the recorded values of a metric.
 
         Args:
             name: Name of the metric.
 
         Returns:
-            Iterations and values, from the rows that contain the metric.
+            Iterations in which the metric was recorded, and its values. Same length; empty if never recorded.
         """
         rows = [row for row in self._rows if name in row]
         return [int(row["step"]) for row in rows], [row[name] for row in rows]
 
     def curves(self, name: str) -> dict[str, tuple[list[int], list[float]]]:
-        """Return the curves of a metric that may be recorded per camera, as `name/1`, `name/2` and so on.
+        """Return the recorded values of a metric for each camera.
+
+        With several cameras, the metrics of intrinsics are recorded as `name/1`, `name/2` and so on.
 
         Args:
-            name: Name of the metric.
+            name: Name of the metric, without a camera number.
 
         Returns:
-            Iterations and values by label: "camera 1" and so on, or "" for a single curve.
+            Iterations and values by label: "camera 1" and so on, or "" if there is a single curve.
         """
         prefix = f"{name}/"
         numbered = [recorded for recorded in self.names() if recorded.startswith(prefix)]
@@ -83,14 +86,17 @@ class History(nn.Module):
         return {f"camera {recorded.removeprefix(prefix)}": self.curve(recorded) for recorded in numbered}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the state for the checkpoint, in plain containers."""
+        """Return the records in plain containers, for the checkpoint."""
         return {"interval": self._interval, "rows": [dict(row) for row in self._rows]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the state from a checkpoint.
+        """Restore the records from a checkpoint.
+
+        Args:
+            state: Result of `get_extra_state`.
 
         Raises:
-            ValueError: If the state has another layout.
+            ValueError: If `state` is damaged.
         """
         rows = [{str(name): float(value) for name, value in row.items()} for row in state["rows"]]
         interval = int(state["interval"])

@@ -1,4 +1,4 @@
-"""Interruption of a training by Ctrl-C."""
+"""Handling of Ctrl-C (SIGINT) during a training."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ logger = logging.getLogger(__name__)
 
 
 class Interruption(KeyboardInterrupt):
-    """Ctrl-C, deferred to the boundary between two iterations, where a checkpoint is consistent."""
+    """Exception for Ctrl-C that is raised between two iterations, so that a checkpoint can be saved."""
 
 
 class DeferredInterruption:
-    """Handler of SIGINT that lets an iteration end, so that a consistent checkpoint can be saved."""
+    """Handler of Ctrl-C (SIGINT) that requests an interruption after the current iteration.
+
+    After Ctrl-C, `is_requested` is True. The training loop then raises `Interruption` before the next
+    iteration, when the state of the training is consistent.
+    """
 
     def __init__(self) -> None:
         self.is_requested = False
 
     @contextmanager
     def deferred(self, training_state: Callable[[], str]) -> Iterator[None]:
-        """Handle SIGINT within a block.
+        """Handle Ctrl-C within a `with` block.
 
         Args:
-            training_state: Returns nerfstudio's state of the training: "training", "paused" or "completed".
+            training_state: Function that returns nerfstudio's training state: "training", "paused" or
+                "completed".
 
         Yields:
             Nothing.
 
         Raises:
             Interruption: If Ctrl-C is pressed while the training is paused.
-            KeyboardInterrupt: If it is pressed for the second time, or after the training.
+            KeyboardInterrupt: If Ctrl-C is pressed for the second time, or after the training is completed.
         """
         self.is_requested = False
 

@@ -1,4 +1,4 @@
-"""Learned principal points and distortion, with priors on them."""
+"""Optimized principal points and radial distortion of cameras, and the prior on them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from nope_splat.splatting.lens import Lens
 
 
 class LearnedLens(nn.Module):
-    """Learned corrections to the lenses of K cameras, relative to the reconstruction.
+    """Corrections of the principal points and radial distortion of K cameras, relative to the reconstruction.
 
-    Parameters are scaled so that a unit step moves image corners about as far as a unit step of the log focal
-    length, and a single learning rate suits all. Principal points are in units of the focal length, and
-    radial terms are displacements of the image corner, as fractions of its distance from the center. The
-    principal point is fixed for a camera with both portrait and landscape images, since it rotates with the
-    camera.
+    The parameters are scaled so that one learning rate suits all: a unit step moves image corners about as
+    far as a unit step of the log focal length. The parameter `principal_point` is a shift divided by the
+    focal length. The parameter `distortion` is the displacement of an image corner by each radial term,
+    divided by the distance of the corner from the center. The principal point of a camera with both portrait
+    and landscape images is fixed, since it rotates with the camera.
 
     Args:
         num_intrinsics: Number K of cameras.
         learn_principal_point: Whether to optimize principal points.
-        learn_distortion: Whether to optimize radial terms.
-        by_gradient: Whether gradient steps optimize the parameters; otherwise joint refinement does.
+        learn_distortion: Whether to optimize radial distortion.
+        by_gradient: Whether Adam optimizes the parameters; otherwise joint refinement optimizes them.
         device: Initial device of the parameters.
     """
 
@@ -58,11 +58,11 @@ class LearnedLens(nn.Module):
         self.register_buffer("one_orientation", torch.ones_like(pairs[:, :1], dtype=torch.bool))
 
     def set_base(self, scene: Reconstruction) -> None:
-        """Set the lenses of the reconstruction, from which corrections are measured.
+        """Set the cameras of the reconstruction, to which the corrections are relative.
 
         Args:
-            scene: The reconstruction of the original images. If its focal lengths are fixed because images do
-                not determine them, the principal points are fixed too.
+            scene: Reconstruction of the original images. If its focal length is fixed (`focal_fixed`), the
+                principal points are fixed too.
         """
         self.learns["principal_point"] &= not scene.focal_fixed
         for number, camera in enumerate(scene.cameras):
@@ -74,7 +74,12 @@ class LearnedLens(nn.Module):
             self.one_orientation[number] = len(sizes) == 1
 
     def lens(self) -> Lens:
-        """Compute the current principal points and radial terms. (K, 2) each."""
+        """Compute the current intrinsics of the K cameras, except focal lengths.
+
+        Returns:
+            Principal point shifts (x, y) relative to the reconstruction in full-resolution pixels, and radial
+            distortion k1 and k2. (K, 2) each.
+        """
         shift, radial = torch.zeros_like(self.offset), self.radial
         if self.learns["principal_point"]:
             shift = self.focal[:, None] * self.principal_point * self.one_orientation
@@ -84,10 +89,12 @@ class LearnedLens(nn.Module):
 
     @torch.no_grad()
     def set_lens(self, lens: Lens) -> None:
-        """Set the optimized part of the lenses; fixed parameters are not changed.
+        """Set the corrections so that the cameras have given principal points and distortion.
+
+        Parameters that are not optimized are not changed.
 
         Args:
-            lens: Principal points and radial terms. (K, 2) each.
+            lens: Principal point shifts in full-resolution pixels, and k1 and k2. (K, 2) each.
         """
         if self.learns["principal_point"]:
             self.principal_point.copy_(lens.shift / self.focal[:, None])
@@ -95,10 +102,13 @@ class LearnedLens(nn.Module):
             self.distortion.copy_((lens.radial - self.radial) * self._corner())
 
     def cameras(self, start: Sequence[SharedPinhole]) -> tuple[SharedPinhole, ...]:
-        """Return cameras with the current lenses.
+        """Return cameras with the current principal points and distortion.
 
         Args:
             start: The K cameras of the reconstruction.
+
+        Returns:
+            K cameras, with the focal lengths of `start`.
         """
         shifts, radial = (part.detach().double().tolist() for part in self.lens())
         return tuple(
@@ -107,24 +117,25 @@ class LearnedLens(nn.Module):
         )
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the optimized parameters by parameter group."""
+        """Return the optimized parameters by the names of nerfstudio's parameter groups."""
         parameters = {"principal_point": self.principal_point, "distortion": self.distortion}
         return {f"{name}_opt": [parameters[name]] for name, learns in self.learns.items() if learns}
 
     def free(self) -> Tensor:
-        """Return a mask of the optimized parameters, in the order shift x, y, k1, k2. (K, 4), bool."""
+        """Return which of principal point x and y, k1 and k2 of each camera are optimized. (K, 4), bool."""
         shift = self.one_orientation & self.learns["principal_point"]
         radial = torch.full_like(shift, self.learns["distortion"])
         return torch.cat([shift, shift, radial, radial], 1)
 
     def prior(self) -> tuple[Tensor, Tensor]:
-        """Compute the prior on shift x, y, k1, k2, which is that of bundle adjustment.
+        """Compute the Gaussian prior of bundle adjustment: centered principal points, and no distortion.
 
-        The prior is not centered on the reconstruction's estimate, because joint adjustments use its
-        observations again.
+        The prior is not centered at the estimates of the reconstruction, because joint refinement uses the
+        same observations again.
 
         Returns:
-            Mean and standard deviation. (K, 4) each.
+            Mean and standard deviation of principal point shift x and y (full-resolution pixels), k1 and k2.
+            (K, 4) each.
         """
         centered = IntrinsicsPriorOptions.principal_point_sigma_ratio * self.size.amax(
             1, keepdim=True
@@ -133,6 +144,6 @@ class LearnedLens(nn.Module):
         return mean, torch.cat([centered, IntrinsicsPriorOptions.corner_distortion_sigma / self._corner()], 1)
 
     def _corner(self) -> Tensor:
-        """Compute r^2 and r^4 of the image corners in normalized coordinates. (K, 2)."""
+        """Compute r^2 and r^4 of each camera; r is the distance of image corners at depth one. (K, 2)."""
         square = (self.size.norm(dim=1) / 2 / self.focal) ** 2
         return torch.stack([square, square**2], 1)

@@ -1,7 +1,7 @@
-"""Learning rates of all parameters, by training device.
+"""Learning rates of all parameter groups, for each training device.
 
-On a GPU they are Splatfacto's. The shorter trainings on a CPU need higher rates for scales and rotations, and
-lower ones for opacities.
+The learning rates of Gaussians on a GPU are those of Splatfacto. Trainings on a CPU are shorter and use
+higher learning rates for means, scales and rotations, and lower learning rates for opacities.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from nope_splat.utils.device_defaults import Auto, ByDevice, Device
 
 @dataclass
 class FusedAdamConfig(AdamOptimizerConfig):
-    """Configuration of Adam with a fused kernel."""
+    """Options of the Adam optimizer of a parameter group."""
 
     lr: float | Auto = "auto"  # pyright: ignore[reportIncompatibleVariableOverride] (a float before setup)
-    """Learning rate; "auto" depends on the training device."""
+    """Learning rate at the start of the training; "auto" is a default that depends on the training device."""
     eps: float = 1e-15
-    """Term added to the denominator for numerical stability."""
+    """Constant added to Adam's denominator for numerical stability."""
     fused: bool = True
-    """Whether a single kernel performs the whole step."""
+    """Whether to use PyTorch's fused implementation of Adam, which is faster."""
 
 
 class Rates(NamedTuple):
-    """Learning rates of a parameter group, the same on all devices or `ByDevice`."""
+    """Default learning rates of a parameter group; `ByDevice` if they depend on the training device."""
 
     initial: float | ByDevice
-    """Learning rate at the start."""
+    """Learning rate at the start of the training, or after the warm-up."""
     final: float | ByDevice | None = None
-    """Learning rate at the end; None for a constant rate."""
+    """Learning rate at the end of the training, after exponential decay; None for a constant learning
+    rate."""
     warmup: float = 0.0
-    """Fraction of the training in which the rate rises from zero."""
+    """Fraction of the training during which the learning rate rises from zero."""
 
 
 GAUSSIANS = {
@@ -54,19 +55,24 @@ RATES = {
     "depth_corrections": Rates(5e-4, 5e-5),
     **{f"{name}_opt": Rates(1e-4, 1e-5, warmup=0.1) for name in CAMERAS},
 }
-"""Learning rates by parameter group."""
+"""Default learning rates by the name of the parameter group."""
 
 
 def optimizer_groups() -> dict[str, dict[str, Any]]:
-    """Build nerfstudio's configuration of the optimizers, with "auto" for rates that depend on the device."""
+    """Create nerfstudio's optimizer configuration, with "auto" for device-dependent learning rates.
+
+    Returns:
+        Configuration of `optimizer` and `scheduler` (None for a constant rate) by parameter group.
+    """
     return {name: _group(rates) for name, rates in RATES.items()}
 
 
 def resolve_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
-    """Replace each "auto" by the rate for a device.
+    """Replace each learning rate "auto" by the default for a device.
 
     Args:
-        groups: Configuration from `optimizer_groups`, possibly with the user's rates; updated in place.
+        groups: Configuration from `optimizer_groups`, possibly with learning rates set by the user, which are
+            kept; updated in place.
         device: The training device.
     """
     for name, group in groups.items():
@@ -78,6 +84,7 @@ def resolve_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
 
 
 def _group(rates: Rates) -> dict[str, Any]:
+    """Create the configuration of optimizer and scheduler of a parameter group."""
     scheduler = None
     if rates.final is not None:
         scheduler = DecayConfig(lr_final=_or_auto(rates.final), warmup=rates.warmup)
@@ -85,9 +92,11 @@ def _group(rates: Rates) -> dict[str, Any]:
 
 
 def _or_auto(rate: float | ByDevice) -> float | Auto:
+    """Return "auto" for a learning rate that depends on the device, else the learning rate itself."""
     return "auto" if isinstance(rate, ByDevice) else rate
 
 
 def _rate_on(rate: float | ByDevice | None, device: Device) -> float:
+    """Return the learning rate on a device."""
     assert rate is not None, "a group with decay has a final rate"
     return rate.value(device) if isinstance(rate, ByDevice) else rate

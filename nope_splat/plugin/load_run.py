@@ -1,4 +1,4 @@
-"""Load a trained run: configuration, data and model."""
+"""Load a training run from its folder: configuration, data and model of the latest checkpoint."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from nope_splat.sfm import Reconstruction
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training run."""
+    """A training run, loaded at its latest checkpoint."""
 
     path: Path
-    """Path of `config.yml`."""
+    """Path of the run's `config.yml`."""
     config: NopeTrainerConfig
     """Configuration of the training."""
     pipeline: NopePipeline
     """Data and model, with the state of the latest checkpoint."""
     step: int
-    """Iteration of the latest checkpoint."""
+    """Iteration of the latest checkpoint, starting at 0."""
 
 
 def open_run(config: Path) -> Run:
-    """Load a run by its configuration, as nerfstudio's commands do, but without executing code from files.
+    """Load a training run at its latest checkpoint, without executing code from its files.
 
     Args:
-        config: The `config.yml` in the run's folder.
+        config: Path of the `config.yml` in the run's folder.
 
     Returns:
-        The run, at its latest checkpoint.
+        The run.
 
     Raises:
         NopeSplatError: If the run is missing or was trained with another method, or if its latest checkpoint
@@ -55,7 +55,7 @@ def open_run(config: Path) -> Run:
             " of a nope-splat training",
         )
     check_config(loaded, config)
-    device = "cuda" if torch.cuda.is_available() else "cpu"  # the pipeline checks whether a GPU can be used
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # the pipeline checks gsplat's kernels
     pipeline = loaded.pipeline.setup(device=device, test_mode="inference")
     assert isinstance(pipeline, NopePipeline)
     pipeline.eval()
@@ -66,14 +66,14 @@ def open_run(config: Path) -> Run:
 
 @torch.no_grad()
 def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
-    """Return the reconstruction with optimized cameras and track points.
+    """Return the reconstruction with the cameras and track points as optimized by the training.
 
     Args:
-        pipeline: A trained pipeline.
+        pipeline: Pipeline with the trained model.
 
     Returns:
-        The scene; held-out images have the poses that were refined against the trained
-        model.
+        The reconstruction of the original images. Held-out images have the poses that were registered and
+        refined against the trained model (`NopePipeline.align_held_out`).
 
     Raises:
         NopeSplatError: If the cached reconstruction differs from the one used in training.
@@ -96,7 +96,10 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
 
 
 def _orthonormal(poses: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Make rotations orthonormal to double precision, as exporters expect. (V, 3, 4)."""
+    """Replace the rotations of poses (V, 3, 4) by the nearest rotations in the precision of the array.
+
+    The optimizer computes poses in single precision, but exported rotations must be orthonormal.
+    """
     poses = poses.copy()
     poses[:, :, :3] = nearest_rotation(poses[:, :, :3])
     return poses

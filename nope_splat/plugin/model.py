@@ -44,7 +44,7 @@ from nope_splat.utils.device_defaults import resolved
 
 @dataclass
 class NopeSplatModelConfig(NopeSplatModelOptions):
-    """Configuration of the model."""
+    """Configuration of the model `NopeSplatModel`."""
 
     _target: type = field(default_factory=lambda: NopeSplatModel)
 
@@ -52,8 +52,9 @@ class NopeSplatModelConfig(NopeSplatModelOptions):
 class NopeSplatModel(SplatParameters):
     """Splatfacto with optimized cameras and track points, on CUDA or on a CPU.
 
-    Methods that assume CUDA (construction, rendering) are overridden. It is a subclass, so that nerfstudio's
-    commands and viewer recognize it. The metadata of the training data provide the track observations.
+    The model is a subclass of Splatfacto, so that nerfstudio's commands and viewer recognize it; methods that
+    assume CUDA (construction, rendering) are overridden. Track points and observations come from the metadata
+    of the training data (see `NopeDataParser`).
     """
 
     config: NopeSplatModelConfig  # pyright: ignore[reportIncompatibleVariableOverride] (only the flags that work)
@@ -61,11 +62,11 @@ class NopeSplatModel(SplatParameters):
     background_color: Tensor
 
     def populate_modules(self) -> None:
-        """Seed the Gaussians and set up track points, cameras and metrics."""
+        """Create Gaussians from the seeds, and set up track points, cameras and metrics."""
         assert self.seed_points is not None, "the data manager provides the seeds"
         metadata = self.kwargs["metadata"]
-        # The track points come first. They are sparse and seed large Gaussians, which fill the gaps between
-        # the small ones of dense seeds. Seeds from depth maps have sizes and opacities.
+        # The first seeds are the track points. They are sparse and seed large Gaussians, which fill the gaps
+        # between the small Gaussians of dense seeds. Seeds from depth maps have sizes and opacities.
         sizes = [len(metadata["track_points"]), len(self.seed_points[0]) - len(metadata["track_points"])]
         (track_points, points), (track_colors, colors) = (values.split(sizes) for values in self.seed_points)
         layers = [initialize_gaussians(track_points, track_colors, self.config.sh_degree)]
@@ -98,8 +99,8 @@ class NopeSplatModel(SplatParameters):
         self.info: dict[str, Any] = {}
         self.crop_box = None
         color = self.config.background_color
-        # The mean color of the scene is the best guess for empty pixels. It is a buffer, because only a
-        # training has all seeds, and later commands must show the same color.
+        # Empty pixels get the mean color of the seeds. This color is a buffer, because later commands load no
+        # dense seeds but must render the same background.
         mean_color = self.seed_points[1].float().mean(dim=0) / 255
         self.register_buffer(
             "background_color", mean_color if color == "random" else get_color(color).clone()
@@ -109,7 +110,11 @@ class NopeSplatModel(SplatParameters):
     # Optimization.
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """Return the parameter groups of Gaussians, track points, depth corrections and cameras."""
+        """Return the parameters that Adam optimizes, by the names of nerfstudio's parameter groups.
+
+        These are Gaussians, and depending on the configuration also track points, depth corrections and
+        cameras.
+        """
         groups = self.get_gaussian_param_groups()
         if not self._tracks_by_gradient():
             del groups["track_points"]
@@ -119,7 +124,11 @@ class NopeSplatModel(SplatParameters):
         return groups
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """Create the densification strategy, whose schedule depends on the length of the training."""
+        """Create the densification strategy for the training length, and return Splatfacto's callbacks.
+
+        Args:
+            attributes: Trainer, pipeline and optimizers of the training.
+        """
         assert attributes.trainer is not None
         datamanager = attributes.pipeline.datamanager if attributes.pipeline else None
         assert isinstance(datamanager, NopeDataManager)
@@ -136,21 +145,28 @@ class NopeSplatModel(SplatParameters):
         return super().get_training_callbacks(attributes)
 
     def update_to_step(self, step: int) -> None:
-        """Continue at the iteration of a loaded checkpoint."""
+        """Set the current iteration after a checkpoint is loaded.
+
+        Args:
+            step: Iteration of the checkpoint.
+        """
         self.step = step
 
     # Rendering.
 
-    def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:  # pyright: ignore[reportIncompatibleMethodOverride] (Splatfacto names it so too)
-        """Render a camera with its distortion; in training at its optimized pose and intrinsics.
+    def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:  # pyright: ignore[reportIncompatibleMethodOverride] (same parameter name as in Splatfacto)
+        """Render the image of a camera, with distortion.
+
+        In training mode, training views are rendered with their optimized poses and intrinsics, at the
+        current training resolution.
 
         Args:
             camera: A single camera, OpenGL axes.
 
         Returns:
-            `rgb` (H, W, 3), `accumulation` (H, W, 1) and `background`, (3,) in training and (H, W, 3)
-            otherwise. Outside training, or if a loss needs it, also `depth` (H, W, 1), where empty pixels are
-            farther than all others.
+            Colors `rgb` (H, W, 3), opacity `accumulation` (H, W, 1), and `background`, (3,) in training mode,
+            else (H, W, 3). Outside training, or if depth is supervised, also `depth` (H, W, 1) in world
+            units; empty pixels have twice the largest depth.
         """
         assert camera.shape == (1,), "one camera at a time"
         factor = self._get_downscale_factor()
@@ -193,16 +209,18 @@ class NopeSplatModel(SplatParameters):
         }
 
     def set_background(self, background_color: Tensor) -> None:
-        """Set the background color of the viewer, which does not affect training, evaluation and checkpoints.
+        """Set the background color for renderings in the viewer; training and evaluation are not affected.
 
-        nerfstudio calls this before each rendering, in the render thread of a browser.
+        nerfstudio calls this method before each rendering in the viewer, in the thread that renders for one
+        browser.
 
         Args:
-            background_color: Background color selected in the viewer. (3,).
+            background_color: Background color selected in the viewer, RGB in [0, 1]. (3,).
         """
         self._viewer_backgrounds[threading.get_ident()] = background_color
 
     def _get_background_color(self) -> Tensor:
+        """Return the viewer's background color in a thread of the viewer, else the configured color. (3,)."""
         color = None if self.training else self._viewer_backgrounds.get(threading.get_ident())
         return super()._get_background_color() if color is None else color
 
@@ -214,18 +232,18 @@ class NopeSplatModel(SplatParameters):
         sh_degree: int | None = None,
         render_mode: Literal["RGB", "RGB+ED"] = "RGB",
     ) -> Rendering:
-        """Render Gaussians, without reading or changing the training state of the model.
+        """Render Gaussians with distortion, independently of the training state of the model.
 
         Args:
-            gaussians: The Gaussians to render.
-            view: Camera and pose. The gradient of the intrinsic matrix alone is incomplete at the image
-                borders, so optimized intrinsics must be folded into the pose (`fold_intrinsics`).
-            background: Background color. (3,).
-            sh_degree: Degree of the spherical harmonics; the configured degree by default.
-            render_mode: Whether to render depth.
+            gaussians: Gaussians to render.
+            view: Pose and intrinsics. Optimized intrinsics must be folded into the pose (`fold_intrinsics`),
+                because the gradient of the intrinsic matrix alone is incomplete at the image borders.
+            background: Background color, RGB in [0, 1]. (3,).
+            sh_degree: Degree of the spherical harmonics to evaluate; None for the configured degree.
+            render_mode: "RGB+ED" also renders depth.
 
         Returns:
-            Colors, depth, opacity and gsplat's info, with distortion applied.
+            Colors (H, W, 3), depth (H, W, 1) or (H, W, 0), opacity (H, W, 1), and gsplat's info.
         """
         degree = self.config.sh_degree if sh_degree is None else sh_degree
 
@@ -236,13 +254,14 @@ class NopeSplatModel(SplatParameters):
         return render_distorted(pinhole, view.K, view.size, view.radial)
 
     def current_sh_degree(self) -> int:
-        """Compute the degree of the spherical harmonics at the current step."""
+        """Return the degree of the spherical harmonics that are optimized in the current iteration."""
         return min(
             int(self.step / (self.config.sh_degree_interval_fraction * self.num_iterations)),
             self.config.sh_degree,
         )
 
     def _get_downscale_factor(self) -> int:
+        """Return the factor by which training images are downscaled in the current iteration; 1 otherwise."""
         if not self.training:
             return 1
         doublings = int(self.step / (self.config.resolution_schedule_fraction * self.num_iterations))
@@ -253,12 +272,15 @@ class NopeSplatModel(SplatParameters):
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Any], metrics_dict=None
     ) -> dict[str, Tensor]:
-        """Compute the losses of the joint objective; terms of weight zero are left out.
+        """Compute the weighted losses; a loss with weight zero is omitted.
 
         Args:
             outputs: Outputs of `get_outputs`.
             batch: Batch with the image and an optional mask.
             metrics_dict: Unused.
+
+        Returns:
+            Losses by name, () each: `photometric` and, in training mode, track and depth losses.
         """
         image, mask = self.image(batch, outputs["background"])
         losses = {"photometric": photometric_loss(outputs["rgb"], image, self.config.ssim_lambda, mask)}
@@ -272,6 +294,7 @@ class NopeSplatModel(SplatParameters):
         return losses
 
     def _track_losses(self) -> dict[str, Tensor]:
+        """Compute the weighted track losses; empty if joint refinement optimizes the track points."""
         config, losses = self.config, {}
         if not self._tracks_by_gradient():
             return losses
@@ -285,26 +308,34 @@ class NopeSplatModel(SplatParameters):
         return losses
 
     def _tracks_by_gradient(self) -> bool:
-        """Check whether gradient steps optimize the track points; otherwise joint adjustments do."""
+        """Check whether Adam optimizes the track points; otherwise only joint refinement does."""
         return self.track_points is None or self.config.camera_optimizer.by_gradient
 
     def _tracks(self) -> tuple[Tensor, Tensor, Tensor, TrackObservations, Lens | None]:
-        """Return track points, cameras and observations, the arguments of the track losses."""
+        """Return the arguments of the track losses.
+
+        Returns:
+            Track points (P, 3), world-to-camera transforms (V, 4, 4), focal lengths (V,), observations, and
+            principal point shifts and distortion (None if not optimized).
+        """
         self.observations, cameras = self.observations.to(self.device), self.camera_optimizer
         poses = world_to_camera(cameras.poses())
         return self.track_positions(), poses, cameras.view_focals(), self.observations, cameras.view_lens()
 
     @torch.no_grad()
     def reprojection_errors(self) -> Tensor:
-        """Compute the reprojection errors of all observations, in full-resolution pixels. (O,)."""
+        """Compute the reprojection error of each track observation, in full-resolution pixels. (O,)."""
         return reprojection_errors(*self._tracks())
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Any]:
-        """Compute PSNR, Gaussian count and camera-optimizer metrics.
+        """Compute the metrics of a training image: PSNR, number of Gaussians, and metrics of the cameras.
 
         Args:
             outputs: Outputs of `get_outputs`.
             batch: Batch with the image and an optional mask.
+
+        Returns:
+            Metrics by name.
         """
         image, mask = self.image(batch, outputs["background"])
         metrics = {
@@ -317,25 +348,28 @@ class NopeSplatModel(SplatParameters):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Compute PSNR, SSIM and, if available, LPIPS; place image and rendering side by side.
+        """Compute PSNR, SSIM and, if available, LPIPS of a rendering, and an image for comparison.
 
         Args:
             outputs: Outputs of `get_outputs`.
             batch: Batch with the image and an optional mask.
+
+        Returns:
+            Metrics by name, and `img`: image and rendering side by side (H, 2 W, 3).
         """
         image, mask = self.image(batch, outputs["background"])
         images = {"img": torch.cat([image, outputs["rgb"]], dim=1)}
         return self.image_metrics(outputs["rgb"], image, mask), images
 
     def image(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the ground-truth image and mask at the current resolution.
+        """Return the image and mask of a batch at the current resolution.
 
         Args:
-            batch: Batch from the data manager.
-            background: Background color for images with an alpha channel. (3,) or (H, W, 3).
+            batch: Batch with the image and an optional mask, from the data manager.
+            background: Background color that replaces transparent pixels. (3,) or (H, W, 3).
 
         Returns:
-            The image (H, W, 3), and its mask (H, W, 1) or None.
+            Colors in [0, 1] (H, W, 3), and True for used pixels (H, W, 1), None if all pixels are used.
         """
         image = self.composite_with_background(self.get_gt_img(batch["image"]), background)
         mask = batch.get("mask")

@@ -1,4 +1,4 @@
-"""Options of the model."""
+"""Options of the model: losses, resolution schedule, rendering and number of Gaussians."""
 
 from __future__ import annotations
 
@@ -16,56 +16,65 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 
 @dataclass
 class NopeSplatModelOptions(ModelConfig):
-    """Options of the model. Times are fractions of the training, so that they scale with its length."""
+    """Options of the model. Times are given as fractions of the training length."""
 
     camera_optimizer: NopeCameraOptimizerConfig = field(
         default_factory=lambda: NopeCameraOptimizerConfig(mode="SE3")
     )
-    """The optimized cameras; mode "off" freezes the poses."""
+    """Options of camera optimization; mode "off" freezes the poses."""
     track_points: Literal["separate", "tied"] = "separate"
-    """Track points as separate parameters (renders better), or tied to Gaussians as in arXiv 2502.19800."""
+    """Representation of the track points: "separate" parameters, which gives better renderings, or "tied" to
+    the centers of Gaussians, as in arXiv 2502.19800."""
     ssim_lambda: Annotated[float, SHARE] = 0.2
-    """Weight of the SSIM term in the photometric loss, relative to L1."""
+    """Weight of D-SSIM in the photometric loss; L1 has the weight 1 - ssim-lambda."""
     track_2d_weight: Annotated[float, NOT_NEGATIVE] = 0.1
-    """Weight of the reprojection error of the track points, in pixels of the full-resolution images.
+    """Weight of the mean reprojection error of the track observations, in full-resolution pixels; 0 disables
+    the loss.
 
-    Track losses apply to cameras that Adam optimizes and to tied track points; joint refinement weights the
-    reprojection error itself."""
+    Track losses have an effect only with refinement:gradient or tied track points; joint refinement minimizes
+    the reprojection error with its own weight."""
     track_3d_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the backprojection error of the observations, in pixels at median depth."""
+    """Weight of the mean distance between track points and unprojected observations, in pixels at the median
+    depth; 0 disables the loss."""
     depth_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the difference between rendered depth and the depth map of the image (NoPe-NeRF), at
-    median depth in world units; useful for few or textureless images. The scale and shift of each map are
-    fitted to the track points and then learned.
+    """Weight of the mean difference between rendered depth and the depth map of the image (NoPe-NeRF), in
+    world units at the median depth; 0 disables the loss. Useful for few or textureless images. Scale and
+    shift of each depth map are fitted to the track points and then optimized.
 
-    Depth weights need depth maps from a network (see datamanager.dataparser.depth.model for requirements and
-    licenses), from files (...depth.maps) or from the matcher dust3r. This loss optimizes Gaussians, scales
-    and shifts, and with refinement:gradient the cameras; joint refinement does not use depth maps."""
+    Depth losses need depth maps from a network (see datamanager.dataparser.depth.model for requirements and
+    licenses), from files (datamanager.dataparser.depth.maps) or from the matcher dust3r. This loss optimizes
+    Gaussians, scales and shifts, and with refinement:gradient also the cameras; joint refinement does not use
+    depth maps."""
     chamfer_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the Chamfer distance between the point clouds of neighboring depth maps, in world units
-    (NoPe-NeRF), which aligns depth maps and cameras. It needs depth maps, as depth-weight does. With joint
-    refinement it optimizes scales and shifts only."""
+    """Weight of the Chamfer distance, in world units, between the unprojected depth maps of images with many
+    common matches (NoPe-NeRF); 0 disables the loss. This loss aligns depth maps and cameras, and needs depth
+    maps like depth-weight. With joint refinement it optimizes only scales and shifts of the depth maps."""
     scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
-    """Weight of the size of the tied track Gaussians, in world units (the median depth is one)."""
+    """Weight of the mean scale of Gaussians tied to track points, in world units (the median depth is one);
+    larger values shrink these Gaussians more."""
     sh_degree: Annotated[int, Interval(ge=0, le=3)] = 3
-    """Highest degree of the spherical harmonics."""
+    """Maximum degree of the spherical harmonics, 0 for colors that do not depend on the viewing direction."""
     sh_degree_interval_fraction: Annotated[float, POSITIVE] = 0.03
-    """Fraction of the training after which the degree of spherical harmonics increases by one."""
+    """Interval, as a fraction of the training, at which the degree of the spherical harmonics increases by
+    one, from 0 up to sh-degree."""
     background_color: Literal["random", "black", "white"] = "random"
-    """Background color; random in training uses the scene's mean color in evaluation."""
+    """Color of pixels without Gaussians. "random" uses another color in each training iteration, and the mean
+    color of the initial Gaussians in evaluation."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
-    """Rasterization mode. "antialiased" renders well at any resolution, but most viewers cannot show its .ply
-    correctly."""
+    """Rasterization mode. "antialiased" avoids artifacts at other resolutions than that of the training, but
+    most viewers cannot show its .ply correctly."""
     num_downscales: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=2, cpu=1)] = "auto"
-    """Number of times that training images are halved at the start. "auto" is 2 on a GPU and 1 on a CPU."""
+    """Number of times that the training images are halved in size at the start of the training. "auto" is 2
+    on a GPU and 1 on a CPU."""
     resolution_schedule_fraction: Annotated[float, POSITIVE] = 0.1
-    """Fraction of the training after which the resolution doubles."""
+    """Interval, as a fraction of the training, at which the size of the training images doubles until they
+    have their full training resolution."""
     max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
-    """Maximum number of Gaussians from densification, which also stops at one Gaussian per about 20 unmasked
-    pixels of all training images. "auto" is 3 000 000 on a GPU and 60 000 on a CPU."""
+    """Number of Gaussians at which densification stops. "auto" is 3 000 000 on a GPU and 60 000 on a CPU.
+    Densification also stops at one Gaussian per about 20 unmasked pixels of all training images."""
     densification: DensificationConfig = field(default_factory=DensificationConfig)
     """Options of densification: splitting, cloning, pruning and opacity resets."""
 
     def depth_weights(self) -> tuple[float, float]:
-        """Return the weights of the losses that need depth maps."""
+        """Return the weights of the losses that need depth maps: depth weight and Chamfer weight."""
         return self.depth_weight, self.chamfer_weight

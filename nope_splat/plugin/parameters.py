@@ -1,4 +1,4 @@
-"""Parameters of a splat, under the names that nerfstudio's optimizers, viewer and exporter use."""
+"""Parameters of Gaussians and track points, under the names that nerfstudio uses for Splatfacto."""
 
 from __future__ import annotations
 
@@ -16,77 +16,85 @@ from nope_splat.splatting.gaussians import PARAMETERS, Gaussians, activate
 logger = logging.getLogger(__name__)
 
 RESIZABLE = ("gauss_params.", "track_params.", "track_points")
-"""Name prefixes of parameters with a row per Gaussian or track point."""
+"""Name prefixes of the parameters whose number of rows is the number of Gaussians or track points."""
 
 
 class SplatParameters(SplatfactoModel):
-    """Splatfacto's parameters, with track points that may be tied to Gaussians.
+    """Splatfacto's parameters, extended by track points, which may be tied to Gaussians.
 
-    Tied Gaussians come first in every tensor, so that Gaussian i always belongs to track i.
+    If track points are tied, P of the N Gaussians are centered at the P track points. These Gaussians are the
+    first rows of every tensor, so that Gaussian i belongs to track i.
     """
 
     gauss_params: ParameterDict
-    """The free Gaussians, by the names in `PARAMETERS`; densification replaces the parameters."""
+    """Parameters of the Gaussians that are not tied to track points, by the names in `PARAMETERS`.
+    Densification replaces these parameters."""
     track_params: ParameterDict
-    """The Gaussians centered at track points, by the same names; empty if track points are separate."""
+    """Parameters of the Gaussians tied to track points, by the names in `PARAMETERS`; empty if the track
+    points are separate."""
     track_points: Parameter | None
-    """The track points, if they are separate from the Gaussians. (P, 3)."""
+    """Track points in world coordinates (P, 3); None if they are tied to Gaussians."""
 
     def _parameter(self, name: str) -> Tensor:
+        """Return a parameter of all N Gaussians, tied Gaussians first."""
         if not self.track_params:
             return self.gauss_params[name]
         return torch.cat([self.track_params[name], self.gauss_params[name]])
 
     @property
     def means(self) -> Tensor:
-        """Centers in world coordinates. (N, 3)."""
+        """Centers of the Gaussians in world coordinates. (N, 3)."""
         return self._parameter("means")
 
     @property
     def scales(self) -> Tensor:
-        """Logarithms of the standard deviations. (N, 3)."""
+        """Logarithms of the standard deviations along the axes, in world units. (N, 3)."""
         return self._parameter("scales")
 
     @property
     def quats(self) -> Tensor:
-        """Unnormalized quaternions (w, x, y, z). (N, 4)."""
+        """Rotations of the Gaussians as unnormalized quaternions (w, x, y, z). (N, 4)."""
         return self._parameter("quats")
 
     @property
     def features_dc(self) -> Tensor:
-        """Coefficients of the constant spherical harmonic. (N, 3)."""
+        """Spherical harmonics coefficients of degree 0 for R, G and B. (N, 3)."""
         return self._parameter("features_dc")
 
     @property
     def features_rest(self) -> Tensor:
-        """Coefficients of the other spherical harmonics. (N, K - 1, 3)."""
+        """Spherical harmonics coefficients of degree 1 and higher, K - 1 per color channel. (N, K - 1, 3)."""
         return self._parameter("features_rest")
 
     @property
     def opacities(self) -> Tensor:
-        """Logits of the opacities. (N, 1)."""
+        """Opacities of the Gaussians as logits (before the sigmoid). (N, 1)."""
         return self._parameter("opacities")
 
     @property
     def colors(self) -> Tensor:
-        """View-independent colors. (N, 3)."""
+        """Colors of the Gaussians without view-dependent terms, RGB. (N, 3)."""
         return SH2RGB(self.features_dc)
 
     @property
     def shs_0(self) -> Tensor:
-        """Coefficients of the constant spherical harmonic. (N, 3)."""
+        """Spherical harmonics coefficients of degree 0, the same as `features_dc`. (N, 3)."""
         return self.features_dc
 
     def gaussians(self) -> Gaussians:
-        """Return all Gaussians, with activations applied."""
+        """Return all N Gaussians, with activations (exp, sigmoid) applied to scales and opacities."""
         return activate({name: self._parameter(name) for name in PARAMETERS})
 
     def track_positions(self) -> Tensor:
-        """Return the track points in world coordinates. (P, 3)."""
+        """Return the track points in world coordinates, whether separate or tied to Gaussians. (P, 3)."""
         return self.track_params["means"] if self.track_points is None else self.track_points
 
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
-        """Return the parameter groups of free Gaussians, tied Gaussians and track points."""
+        """Return the parameters of Gaussians and track points by the names of nerfstudio's parameter groups.
+
+        The centers of tied Gaussians are the group `track_points`; their other parameters are groups named
+        `track_scales` and so on.
+        """
         groups = {name: [self.gauss_params[name]] for name in PARAMETERS}
         if self.track_points is not None:
             return groups | {"track_points": [self.track_points]}
@@ -95,10 +103,12 @@ class SplatParameters(SplatfactoModel):
 
     @torch.no_grad()
     def remove_nonfinite_gaussians(self) -> None:
-        """Remove free Gaussians with NaN or infinity, which cannot be rendered, and warn about them.
+        """Remove Gaussians with NaN or infinite parameters, which cannot be rendered, and log their number.
+
+        Gaussians tied to track points are not checked.
 
         Raises:
-            NopeSplatError: If no Gaussian is left.
+            NopeSplatError: If no Gaussian would be left.
         """
         parameters = list(self.gauss_params.values())
         finite = torch.stack([p.isfinite().flatten(1).all(1) for p in parameters]).all(0)
@@ -116,17 +126,20 @@ class SplatParameters(SplatfactoModel):
             parameter.data = parameter.data[finite]
 
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs) -> Any:
-        """Load a checkpoint with any number of Gaussians and track points.
+        """Load the state of a model with any number of Gaussians and track points.
 
-        Parameters are resized in place, because the optimizers already refer to them. (Splatfacto replaces
-        them, after which no optimizer updates them.)
+        The parameters are resized in place, because the optimizers already refer to them. (Splatfacto
+        replaces the parameters, so that the optimizers would update the old ones.)
 
         Args:
-            dict: State of a model.
+            dict: State of a model, by parameter name.
             **kwargs: Keyword arguments of `torch.nn.Module.load_state_dict`.
 
+        Returns:
+            Result of `torch.nn.Module.load_state_dict`.
+
         Raises:
-            ValueError: If the parameters have different numbers of Gaussians.
+            ValueError: If the parameters in the state have different numbers of Gaussians.
         """
         for name, parameter in self.named_parameters():
             saved = dict.get(name)

@@ -1,4 +1,4 @@
-"""The pipeline: joint refinement, complete cameras in checkpoints, and evaluation on held-out images."""
+"""The pipeline: joint camera refinement, checkpoints with all cameras, and evaluation on held-out images."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ from nope_splat.utils.ranges import NOT_NEGATIVE, check_ranges
 logger = logging.getLogger(__name__)
 
 LOGGED_METRICS = ("psnr", "ssim", "lpips")
-"""Image metrics that evaluation logs."""
+"""Names of the image metrics that are logged by `ns-eval`."""
 
 
 @dataclass
 class NopePipelineConfig(VanillaPipelineConfig):
-    """Configuration of the pipeline."""
+    """Configuration of the pipeline: data manager, model and alignment of held-out images."""
 
     _target: type = field(default_factory=lambda: NopePipeline)
     datamanager: NopeDataManagerConfig = field(default_factory=NopeDataManagerConfig)
-    """Data manager: images, cameras, seeds and tracks."""
+    """Options of the data manager: images, structure from motion and seeds."""
     model: NopeSplatModelConfig = field(default_factory=NopeSplatModelConfig)
-    """Model: Gaussians, track points and cameras."""
+    """Options of the model: Gaussians, track points and cameras."""
     alignment_steps: Annotated[int, NOT_NEGATIVE] = 10
-    """Maximum number of pose refinement steps, at each of three resolutions, before a held-out image is
-    evaluated."""
+    """Maximum number of steps, at each of three resolutions, that refine the pose of a held-out image before
+    the image is evaluated."""
 
 
 class NopePipeline(VanillaPipeline):
-    """Pipeline that aligns the poses of held-out images with the current model.
+    """nerfstudio pipeline that aligns the poses of held-out images to the current model (see `held_out`).
 
-    Held-out poses are aligned again after the model has changed. Checkpoints store them, so that evaluation,
-    viewer, rendering and export agree.
+    Held-out poses are aligned again whenever the model has changed since the last alignment. Checkpoints
+    contain the aligned poses, so that evaluation, viewer, rendering and export use the same poses.
     """
 
     config: NopePipelineConfig
@@ -77,8 +77,8 @@ class NopePipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        check_ranges(config)  # nerfstudio's commands read it from a file
-        if test_mode != "val" and torch.device(device).type == "cuda":  # commands use any available GPU
+        check_ranges(config)  # nerfstudio's commands read the configuration from a file without checks
+        if test_mode != "val" and torch.device(device).type == "cuda":  # commands pass any available GPU
             device = choose_device()
         if torch.device(device).type == "cpu":
             # The rasterizer has its own threads, and idle torch threads would compete with them by spinning.
@@ -87,11 +87,11 @@ class NopePipeline(VanillaPipeline):
         dataparser.depth_priors = any(config.model.depth_weights())
         dataparser.keep_distortion = optimizer_config.learns_lens()
         if optimizer_config.optimize_distortion:
-            # A pinhole fit absorbs distortion into focal length, principal point and structure, and training
-            # cannot undo it. So estimate distortion during SfM.
+            # Without distortion, SfM fits wrong focal lengths and points, which training cannot correct.
+            # Therefore distortion is also estimated during SfM.
             mapper = replace(dataparser.sfm.mapper, refine_extra_params=True)
             dataparser.sfm = replace(dataparser.sfm, mapper=mapper)
-        # Commands get the cache folder from a config.yml, which may be that of somebody else.
+        # Commands get the cache folder from a config.yml, which another person may have written.
         with nullcontext() if test_mode == "val" else read_only_caches():
             super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode == "val":
@@ -102,26 +102,31 @@ class NopePipeline(VanillaPipeline):
         train_poses, eval_poses = (dataset.cameras.camera_to_worlds.to(device) for dataset in datasets)
         scene, cameras = self.datamanager.dataparser.scene, self.model.camera_optimizer
         cameras.set_base(train_poses, torch.tensor([camera.focal for camera in scene.cameras], device=device))
-        if scene.focal_fixed:  # renderings do not constrain it any better
+        if scene.focal_fixed:  # renderings do not constrain the focal length better than tracks
             cameras.config.optimize_focal = False
         if cameras.learned_lens is not None:
             cameras.learned_lens.set_base(scene)
         self.register_buffer("eval_poses", eval_poses.clone())
         self.register_buffer("aligned_step", torch.tensor(-1, device=eval_poses.device))
-        self._aligned_steps = [-1] * len(eval_poses)  # by image; `aligned_step` is their common value, if any
+        # Iteration of the last alignment of each held-out image; `aligned_step` is that of all images.
+        self._aligned_steps = [-1] * len(eval_poses)
         self.history = History()
-        self.same_scene = True  # whether the current reconstruction is that of the loaded checkpoint
-        self.viewer_control = NopeViewerControl(self)  # the viewer searches the pipeline for its controls
+        self.same_scene = True  # whether the loaded checkpoint was trained on this reconstruction
+        self.viewer_control = NopeViewerControl(self)  # nerfstudio's viewer searches for controls
 
     @property
     def model(self) -> NopeSplatModel:
-        """The model, unwrapped."""
+        """The model, without PyTorch's wrapper for distributed training."""
         model = super().model
         assert isinstance(model, NopeSplatModel)
         return model
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """Return the callbacks of data and model, of the viewer panel and of joint refinement."""
+        """Return the training callbacks of data manager, model, viewer panel and joint refinement.
+
+        Args:
+            attributes: Trainer, pipeline and optimizers of the training.
+        """
         location = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
         panel = TrainingCallback(location, self.viewer_control.update, update_every_num_iters=50)
         callbacks = [*super().get_training_callbacks(attributes), panel]
@@ -130,7 +135,7 @@ class NopePipeline(VanillaPipeline):
         return [*callbacks, TrainingCallback(location, self.adjust_cameras, iters=times)]
 
     def adjust_cameras(self, step: int) -> None:
-        """Adjust all cameras jointly; called by the training loop.
+        """Run joint refinement of all cameras and track points; a callback of the training loop.
 
         Args:
             step: Iteration; unused.
@@ -142,7 +147,11 @@ class NopePipeline(VanillaPipeline):
     # Checkpoints.
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return a description of the training data for the checkpoint, in plain containers."""
+        """Return a description of the training data for the checkpoint.
+
+        Returns:
+            Image names of both splits, number of track points, and focal lengths in full-resolution pixels.
+        """
         scene = self.datamanager.dataparser.scene
         names = {
             split: [scene.image_names[i] for i in self.datamanager.dataparser.image_ids(split)]
@@ -155,7 +164,11 @@ class NopePipeline(VanillaPipeline):
         }
 
     def set_extra_state(self, state: Any) -> None:
-        """Restore nothing, because `load_pipeline` compares the state."""
+        """Ignore the description of the training data in a checkpoint; `load_pipeline` has compared it.
+
+        Args:
+            state: Result of `get_extra_state`; unused.
+        """
 
     def difference(self, state: dict[str, Any]) -> Literal["images", "reconstruction"] | None:
         """Compare the training data of a checkpoint with the current data.
@@ -164,7 +177,8 @@ class NopePipeline(VanillaPipeline):
             state: State of the pipeline from a checkpoint.
 
         Returns:
-            The first difference, or None if the data are the same.
+            "images" if the image names of a split differ, "reconstruction" if only the reconstruction
+            differs, None if the data are the same.
         """
         saved, current = state.get("_extra_state"), self.get_extra_state()
         with report_mismatch():
@@ -173,16 +187,18 @@ class NopePipeline(VanillaPipeline):
             return None if saved == current else "reconstruction"
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        """Load a checkpoint; outside training, also update the cameras for viewer, rendering and export.
+        """Load the state of a checkpoint, after checking that it fits the current data.
+
+        Outside training, held-out poses are aligned if necessary, and the cameras of the data manager are
+        replaced by the optimized cameras for viewer, rendering and export.
 
         Args:
             loaded_state: State of the pipeline from a checkpoint.
             step: Iteration of the checkpoint.
 
         Raises:
-            NopeSplatError: If the checkpoint was trained on different images, if its version or settings do
-                not match, if its cameras are not finite, or if training resumes with a different
-                reconstruction.
+            NopeSplatError: If the checkpoint was trained on different images, does not match the version or
+                settings, or contains invalid cameras; in training, also if the reconstruction differs.
         """
         difference = self.difference(loaded_state)
         if difference == "images":
@@ -213,10 +229,12 @@ class NopePipeline(VanillaPipeline):
     # Held-out images.
 
     def align_held_out(self, step: int) -> None:
-        """Register and refine the poses of all held-out images that are not aligned at this step.
+        """Align the poses of all held-out images to the current model (see `align_view`).
+
+        Images that were already aligned at this iteration are skipped.
 
         Args:
-            step: Iteration of the model's state.
+            step: Current iteration of the model.
         """
         if self.aligned_step == step:
             return
@@ -227,11 +245,14 @@ class NopePipeline(VanillaPipeline):
         self.aligned_step.fill_(step)
 
     def align_view(self, index: int, step: int) -> None:
-        """Register and refine the pose of a held-out image, unless that was already done at this step.
+        """Align the pose of a held-out image to the current model, unless already done at this iteration.
+
+        The image is registered by resection on the optimized track points, and its pose is refined by
+        photometric alignment with the rendering. If resection fails, the previous pose is refined.
 
         Args:
-            index: Index of the held-out image in the evaluation split.
-            step: Iteration of the model's state.
+            index: Index of the image in the evaluation dataset.
+            step: Current iteration of the model.
         """
         if self._aligned_steps[index] == step:
             return
@@ -256,6 +277,7 @@ class NopePipeline(VanillaPipeline):
         self._aligned_steps[index] = step
 
     def _show_cameras(self) -> None:
+        """Copy the optimized cameras to the data manager; in training, only those of held-out images."""
         cameras = self.model.camera_optimizer
         with torch.no_grad():
             lens = None if (learned := cameras.lens()) is None else Lens(*(part.cpu() for part in learned))
@@ -269,10 +291,13 @@ class NopePipeline(VanillaPipeline):
             self.config.datamanager.optimized_cameras = optimized
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict, dict]:
-        """Align one held-out image, and compute its metrics and comparison images.
+        """Align the pose of the next held-out image, and compute its metrics.
 
         Args:
-            step: Iteration.
+            step: Current iteration of the model.
+
+        Returns:
+            Metrics by name, and `img`: image and rendering side by side (H, 2 W, 3).
         """
         self.eval()
         _, batch = self.datamanager.next_eval_image(step)
@@ -287,12 +312,16 @@ class NopePipeline(VanillaPipeline):
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, float]:
-        """Compute the average metrics of all held-out images after alignment, and count those without a pose.
+        """Compute the mean metrics of all registered held-out images.
 
         Args:
-            step: Iteration; None to keep the alignment of the loaded checkpoint.
-            output_path: Folder for renderings; None to save none.
-            get_std: Whether to add standard deviations.
+            step: Current iteration of the model, to which the poses are aligned first; None to keep the poses
+                since the checkpoint was loaded.
+            output_path: Folder to which renderings are saved; None to save none.
+            get_std: Whether to compute standard deviations too.
+
+        Returns:
+            Metrics by name, and `held_out_unregistered`, the number of held-out images without a pose.
 
         Raises:
             NopeSplatError: If no held-out image has a pose.
@@ -323,14 +352,14 @@ class NopePipeline(VanillaPipeline):
 
 
 def require_min_image_size(cameras: Cameras, num_downscales: int) -> None:
-    """Check that the smallest training image is no smaller than the SSIM window at the lowest resolution.
+    """Check that all training images are at least as large as the SSIM window at the start of the training.
 
     Args:
-        cameras: The training cameras.
-        num_downscales: Number of times that images are halved at the start of the training.
+        cameras: Cameras of the training images, at full training resolution.
+        num_downscales: Number of times that training images are halved in size at the start.
 
     Raises:
-        NopeSplatError: If a side is too short.
+        NopeSplatError: If an image is too small.
     """
     width, height = int(cameras.width.min()), int(cameras.height.min())
     if min(width, height) // 2**num_downscales < WINDOW:

@@ -1,4 +1,8 @@
-"""Find a run that can be resumed, say why another cannot, and lock the folder of a run."""
+"""Find the run that a training resumes, log why other runs are not resumed, and lock the folder of a run.
+
+A run is one training in its own folder. The runs of an experiment are the folders with a common parent. A
+training is resumed if settings and photos are the same (see `run_record`).
+"""
 
 from __future__ import annotations
 
@@ -23,51 +27,51 @@ from nope_splat.utils.files import replacing
 logger = logging.getLogger(__name__)
 
 MAX_NAMED_RUNS = 5
-"""Number of unfinished runs that are named, latest first."""
+"""Maximum number of unfinished runs that are logged individually, latest first."""
 _reserved: dict[Path, FileLock] = {}
-"""Locks of this process between the choice of a run's folder and the start of its trainer, by folder."""
+"""Locks of run folders that this process has chosen, until the trainer of the run takes them; by folder."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The training that has saved a checkpoint."""
+    """Identity of the training that saved a checkpoint."""
 
     training_id: str | None
-    """The `id` of its record."""
+    """`RunRecord.id` of the training; None if unknown."""
     held_out: list[str]
-    """Names of the photos that it held out."""
+    """Names of the photos that the training held out."""
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What an earlier run has left in its folder."""
+    """Folder of an earlier run, with its record and checkpoints."""
 
     path: Path
     """The run's folder."""
     record: RunRecord | None
-    """Settings and photos; None if unknown."""
+    """Settings and photos of the run; None if its record is missing or damaged."""
 
     @classmethod
     def read(cls, path: Path) -> SavedRun | None:
         """Read the folder of a run.
 
         Args:
-            path: Any file or folder.
+            path: A file or folder.
 
         Returns:
-            The run; None if this is not the folder of a run.
+            The run; None if `path` is not the folder of a run.
         """
         record = RunRecord.read(path)
         return cls(path, record) if record or os.path.isfile(path / "config.yml") else None
 
     @cached_property
     def checkpoints(self) -> list[Path]:
-        """Files of all checkpoints, latest first."""
+        """Checkpoint files of the run, intact or damaged, latest first."""
         return find_checkpoints(self.path / "nerfstudio_models")
 
     @cached_property
     def latest(self) -> tuple[int, Origin]:
-        """Iterations and origin of the latest checkpoint that can be loaded; 0 without one."""
+        """Number of iterations in the latest loadable checkpoint (0 if there is none), and its origin."""
         for checkpoint in self.checkpoints:
             try:
                 state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -79,12 +83,12 @@ class SavedRun:
 
     @property
     def done(self) -> int:
-        """Number of iterations in the latest checkpoint."""
+        """Number of iterations in the latest loadable checkpoint; 0 if there is none."""
         return self.latest[0]
 
     @property
     def length(self) -> int:
-        """Number of iterations of the whole training; 0 if unknown."""
+        """Number of iterations after which the training is complete; 0 if unknown."""
         if self.record is not None:
             return self.record.length
         try:
@@ -96,22 +100,22 @@ class SavedRun:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all iterations are done."""
+        """Whether the latest checkpoint contains all iterations of the training."""
         return 0 < self.length <= self.done
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """Key that sorts runs by their last start; copies of a run by their progress and name."""
+        """Sort key for runs: order of their last start, then number of iterations done, then folder name."""
         return self.record.number if self.record else 0, self.done, self.path.name
 
     def difference(self, record: RunRecord) -> str | None:
-        """Describe why this is not the training of a record.
+        """Describe the first difference between this run and a training that is about to start.
 
         Args:
-            record: Settings and photos of a training that is about to start.
+            record: Settings and photos of the training that is about to start.
 
         Returns:
-            The first difference; None if it is the same training.
+            Sentence without period; None if settings and photos are the same.
         """
         if self.record is None:
             return f"its {RECORD_FILE} is missing, damaged or from another version"
@@ -126,17 +130,18 @@ class SavedRun:
 
 
 def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun | None:
-    """Find the latest run of a training, if it can be resumed, and reserve its folder.
+    """Find the run that a training with given settings and photos resumes, and reserve its folder.
 
-    If the latest run is complete, earlier ones are not resumed: a user who repeats a command wants a second
-    training. A run without a checkpoint is resumed if no other has one, so that its folder is used.
+    This is the latest run with the same settings and photos that has a checkpoint, unless it is complete: a
+    user who repeats the command of a complete training wants a second training. In this case, or if there is
+    no checkpoint, the folder of a later run without a checkpoint is used.
 
     Args:
         runs: Candidates.
-        record: Settings and photos of the training.
+        record: Settings and photos of the training that is about to start.
 
     Returns:
-        The run. None if the latest run of this training is complete or still running, or if there is none.
+        The run. None if no run can be resumed, or if another process is training in its folder.
     """
     same = sorted((run for run in runs if run.difference(record) is None), key=lambda run: run.order)
     latest = max((run for run in same if run.done), key=lambda run: run.order, default=None)
@@ -153,12 +158,12 @@ def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun 
 
 
 def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str) -> None:
-    """Name the unfinished runs of an experiment that are not resumed, with the reasons.
+    """Log a warning for each unfinished run that is not resumed, with the reason.
 
     Args:
-        runs: Runs that are not resumed.
+        runs: Runs that are not resumed; complete runs and runs without a checkpoint are not logged.
         record: Settings and photos of the training that is about to start.
-        reason: Reason for runs of the same training that nobody else trains.
+        reason: Reason to log for a run with the same settings and photos in which no other process trains.
     """
     unfinished = [run for run in runs if run.done and not run.is_complete]
     unfinished.sort(key=lambda run: run.order, reverse=True)
@@ -174,14 +179,15 @@ def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str
 
 
 def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
-    """Choose the run that a command resumes, reserve its folder, and name the unfinished runs it leaves.
+    """Choose the run that a training resumes, reserve its folder, and log other unfinished runs.
 
     Args:
-        config: Configuration of the training, with an unnamed or named run.
-        resume: The option `resume`.
+        config: Configuration of the training. If its run has a name (option `timestamp`), only this run can
+            be resumed.
+        resume: Value of the option `resume`, "auto" or "never".
 
     Returns:
-        The run; None to start a new one.
+        The run to resume; None to start a new run.
     """
     folder, data = config.get_base_dir(), config.pipeline.datamanager.data
     runs = read_runs(folder.parent)
@@ -205,14 +211,14 @@ def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
 
 
 def start_run(config: TrainerConfig, resumes: bool) -> None:
-    """Lock the folder of a run, then write its record and its configuration.
+    """Lock the folder of a run, and write its record and `config.yml`.
 
     Args:
         config: Configuration of the training.
-        resumes: Whether it resumes an earlier one in the same folder.
+        resumes: Whether the training resumes an earlier training in the same folder, whose record is kept.
 
     Raises:
-        NopeSplatError: If another process trains in the folder; nothing is written then.
+        NopeSplatError: If another process is training in the folder; nothing is written then.
         OSError: If the folder cannot be written.
     """
     run, data = config.get_base_dir(), config.pipeline.datamanager.data
@@ -220,7 +226,7 @@ def start_run(config: TrainerConfig, resumes: bool) -> None:
     reserve_run(run)
     run.mkdir(parents=True, exist_ok=True)
     record = RunRecord.read(run) if resumes else None
-    # The checkpoint that a resumed run loads from its own folder is no part of its configuration.
+    # `load_dir` is the run's own folder if the run is resumed, and must not be saved in its configuration.
     saved = replace(config, load_dir=None) if record and record.settings.get("load_dir") == "None" else config
     record = record or RunRecord.of(config, data)
     numbers = [other.record.number for other in read_runs(run.parent) if other.record is not None]
@@ -233,38 +239,44 @@ def read_runs(experiment: Path) -> list[SavedRun]:
     """Read all runs of an experiment.
 
     Args:
-        experiment: The folder that contains the folders of the runs.
+        experiment: Folder that contains the folders of the runs.
+
+    Returns:
+        The runs, sorted by folder name.
     """
     return [run for path in sorted(experiment.glob("*")) if (run := SavedRun.read(path)) is not None]
 
 
 def reserve_run(run: Path) -> None:
-    """Lock a run's folder until this process ends, or until the trainer of the run releases it.
+    """Lock a run's folder for the trainer of the run, which takes the lock by `take_lock`.
 
     Args:
         run: The run's folder.
 
     Raises:
-        NopeSplatError: If another process trains in the folder.
+        NopeSplatError: If another process is training in the folder.
     """
     if run.absolute() not in _reserved:
         _reserved[run.absolute()] = take_lock(run)
 
 
 def release_reserved() -> None:
-    """Release the folders that no trainer has taken."""
+    """Release the locks from `reserve_run` that no trainer has taken."""
     while _reserved:
         _reserved.popitem()[1].release()
 
 
 def take_lock(run: Path) -> FileLock:
-    """Return the lock of a folder that is reserved, or lock it.
+    """Take the lock of a run's folder: the lock from `reserve_run` if it exists, else a new lock.
 
     Args:
         run: The run's folder.
 
+    Returns:
+        The lock, which the caller has to release.
+
     Raises:
-        NopeSplatError: If another process trains in the folder.
+        NopeSplatError: If another process is training in the folder.
     """
     try:
         return _reserved.pop(run.absolute(), None) or lock_run(run)
@@ -276,16 +288,17 @@ def take_lock(run: Path) -> FileLock:
 
 
 def lock_run(run: Path) -> FileLock:
-    """Keep other processes from training in a run folder, until the lock is released or this process ends.
+    """Lock a run's folder, so that other processes do not train in it.
 
     Args:
-        run: The run folder.
+        run: The run's folder.
 
     Returns:
-        The lock. It is acquired, except on a file system without locks.
+        The lock, held until it is released or this process ends. If the folder is not writable or the file
+        system does not support locks, the lock is not held.
 
     Raises:
-        Timeout: If another process trains in the folder.
+        Timeout: If another process is training in the folder.
     """
     lock = FileLock(run / "training.lock", blocking=False)
     try:
@@ -298,7 +311,7 @@ def lock_run(run: Path) -> FileLock:
 
 
 def _is_locked(run: Path) -> bool:
-    """Check whether another process trains in a run's folder."""
+    """Check whether another process is training in a run's folder."""
     if run.absolute() in _reserved:
         return False
     try:

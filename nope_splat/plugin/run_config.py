@@ -1,4 +1,4 @@
-"""The `config.yml` that `ns-train --load-config` reads."""
+"""Read the `config.yml` of a run for `ns-train --load-config`, which resumes the run."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from nope_splat.plugin.run_record import RECORD_FILE
 from nope_splat.plugin.safe_config import read_config
 
 
-class RunConfigFile(type(Path())):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass] (of the system)
-    """Path of a `config.yml`, whose text is that of a configuration that was read without running code.
+class RunConfigFile(type(Path())):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass] (the path class of the operating system)
+    """Path of a `config.yml` whose method `read_text` returns a safe and updated text for nerfstudio.
 
-    In the folder of a run, the text is that of a command that resumes this run where it is now: its outputs
-    may have been moved or copied since the file was written, and `output_dir` may be relative to another
-    working directory.
+    nerfstudio would execute code in the file. `read_text` therefore reads the configuration by `read_config`
+    and formats it again. If the file is in the folder of a run, the configuration is changed to resume this
+    run in its current folder, because the folder may have been moved since the file was written.
     """
 
     data: Path | None = None
-    """Photo folder to use instead of the one in the file."""
+    """Photo folder that replaces the one in the file; None to keep that of the file."""
 
     def read_text(self, *args: object, **options: object) -> str:
-        """Return the text of the configuration for this place.
+        """Return the text of the configuration, with the current folder of its run.
 
         Args:
-            args: Of `Path.read_text`; the encoding is always UTF-8.
-            options: Likewise.
+            args: Arguments of `Path.read_text`; ignored, since the encoding is always UTF-8.
+            options: Keyword arguments of `Path.read_text`; ignored too.
 
         Raises:
-            NopeSplatError: If the file is missing or no configuration of a training.
+            NopeSplatError: If the file is missing or is not a training configuration.
         """
         del args, options
-        path = Path(self)  # whose text is that of the file
+        path = Path(self)  # a plain path, whose `read_text` returns the content of the file
         config = read_config(path)
         if self.data is not None:
             config.data = config.pipeline.datamanager.data = self.data
         if isinstance(config.pipeline, NopePipelineConfig) and os.path.isfile(path.with_name(RECORD_FILE)):
             relocate(config, path.absolute().parent)
-            config.resume = "auto"  # pyright: ignore[reportAttributeAccessIssue] (of our trainer)
+            config.resume = "auto"  # pyright: ignore[reportAttributeAccessIssue] (a field of NopeTrainerConfig)
         return yaml.dump(config)
 
 
 def relocate(config: TrainerConfig, run: Path) -> None:
-    """Let a configuration name the present folder of its run.
+    """Change the output and cache folders in a configuration to those of the current folder of its run.
 
     Args:
-        config: Configuration of a training with our pipeline; changed in place.
-        run: The run's folder, absolute.
+        config: Configuration of a nope-splat training; changed in place.
+        run: Current folder of the run, an absolute path.
     """
     if config.get_base_dir().absolute() == run:
         return
@@ -59,10 +59,10 @@ def relocate(config: TrainerConfig, run: Path) -> None:
     if len(run.parts) > 4 and run.parent.name == config.method_name:
         output_dir, experiment_name, _, timestamp = run.parents[2], *run.parts[-3:]
         config.output_dir, config.experiment_name, config.timestamp = output_dir, experiment_name, timestamp
-        config.run_dir = None  # pyright: ignore[reportAttributeAccessIssue] (of our trainer)
+        config.run_dir = None  # pyright: ignore[reportAttributeAccessIssue] (a field of NopeTrainerConfig)
         new_cache = output_dir / experiment_name / "cache"
     else:
-        config.run_dir = run  # pyright: ignore[reportAttributeAccessIssue] (of our trainer)
+        config.run_dir = run  # pyright: ignore[reportAttributeAccessIssue] (a field of NopeTrainerConfig)
         new_cache = default_cache if default_cache.is_dir() else run / "cache"
     if dataparser.cache_dir == default_cache:
         dataparser.cache_dir = new_cache

@@ -1,8 +1,8 @@
-"""What identifies a training: its settings and photos, but no places and times.
+"""Records that identify a training by its settings and photos, independently of folders and dates.
 
-The record is in the run's folder from the start, and its id in every checkpoint. So a training is recognized
-after its outputs or photos were moved or copied, or the clock was set back; and a checkpoint that an older
-training left in a folder is not taken for one of a newer training there.
+The record is written to the run's folder before the training starts, and its ID is saved in every checkpoint.
+A training is therefore recognized after its outputs or photos were moved or copied, and a checkpoint that
+belongs to an older training in the same folder is detected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RECORD_FILE = "training.json"
 
 NO_SETTINGS = frozenset(
     {
-        # places, which may change
+        # folders and names, which may change
         "data",
         "experiment_name",
         "output_dir",
@@ -32,7 +32,7 @@ NO_SETTINGS = frozenset(
         "project_name",
         "relative_model_dir",
         "run_dir",
-        # how a run starts and is shown
+        # start of a run, and its display
         "load_config",
         "logging",
         "prompt",
@@ -43,35 +43,36 @@ NO_SETTINGS = frozenset(
         "vis",
     }
 )
-"""Fields of the configuration that do not change the result of a training."""
+"""Fields of the configuration that do not affect the result of a training, and are not part of a record."""
 FILES = "files "
-"""Begins the value of a setting that is a path: files are compared by their content."""
+"""Prefix of the value of a setting that is a path. It is followed by a hash, since files are compared by
+content."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Settings and photos of a training."""
+    """Settings and photos that identify a training."""
 
     settings: Mapping[str, str]
-    """Settings by their path in the configuration, as text."""
+    """Values of the settings as text, by path in the configuration, such as `pipeline.model.sh_degree`."""
     photos: Mapping[str, str]
-    """Hash of each photo and its mask, by name; see `folder_hashes`."""
+    """Hash of each photo and its mask, by photo name (see `folder_hashes`)."""
     number: int = 0
-    """Position in the order in which the runs of an experiment were started or resumed."""
+    """Counter of starts in the experiment: the run that started or resumed last has the largest number."""
 
     @classmethod
     def of(cls, config: Any, data: Path) -> RunRecord:
-        """Describe a training that is about to start.
+        """Create the record of a training that is about to start.
 
         Args:
-            config: Configuration of the training, after "auto" is resolved.
+            config: Configuration of the training, in which "auto" has been replaced.
             data: Folder of the photos.
         """
         return cls(dict(flat_settings(config)), folder_hashes(data))
 
     @classmethod
     def read(cls, run: Path) -> RunRecord | None:
-        """Read the record of a run.
+        """Read the record in a run's folder.
 
         Args:
             run: The run's folder.
@@ -90,50 +91,50 @@ class RunRecord:
             return None
 
     def write(self, run: Path) -> None:
-        """Write the record into a run's folder.
+        """Write the record to a run's folder.
 
         Args:
             run: The run's folder, locked by this process.
 
         Raises:
-            OSError: If the file cannot be written; the one before is kept.
+            OSError: If the file cannot be written; an earlier record is kept then.
         """
         with replacing(run / RECORD_FILE, run / f"{RECORD_FILE}.partial") as file:
             file.write(json.dumps({"id": self.id, **asdict(self)}, indent=1).encode())
 
     def numbered(self, number: int) -> RunRecord:
-        """Return the record with another position in the order of runs.
+        """Return a copy of the record with another `number`.
 
         Args:
-            number: The position.
+            number: Counter of starts in the experiment.
         """
         return replace(self, number=number)
 
     @property
     def id(self) -> str:
-        """Hash of settings and photos, in hexadecimal digits."""
+        """SHA-256 hash of settings and photos in hexadecimal digits, which identifies the training."""
         return hashlib.sha256(json.dumps([self.settings, self.photos], sort_keys=True).encode()).hexdigest()
 
     @property
     def length(self) -> int:
-        """Number of iterations; 0 if unknown."""
+        """Number of iterations of the whole training; 0 if unknown."""
         text = self.settings.get("max_num_iterations", "")
         return int(text) if text.isdecimal() else 0
 
     def different_setting(self, other: RunRecord) -> str | None:
-        """Describe the first setting that differs from that of another training.
+        """Describe the first setting that differs between this training ("here") and another ("there").
 
         Args:
-            other: The other training.
+            other: Record of the other training.
 
         Returns:
-            The setting with both values; None if all settings are the same.
+            Sentence with the option and both values, without period; None if all settings are the same.
         """
         for name in sorted(self.settings.keys() | other.settings.keys()):
             value, other_value = self.settings.get(name), other.settings.get(name)
             if value == other_value:
                 continue
-            # `sfm` has no part in the names of options.
+            # The names of command line options omit `sfm`.
             option = name.replace("dataparser.sfm.", "dataparser.").replace("_", "-")
             if value is None or other_value is None:
                 return f"{option} is set only {'here' if other_value is None else 'there'}"
@@ -143,14 +144,15 @@ class RunRecord:
         return None
 
     def different_photo(self, other: RunRecord, held_out: Collection[str] = ()) -> str | None:
-        """Describe the first photo that differs from those of another training.
+        """Describe the first photo that was added, removed or changed since another training.
 
         Args:
-            other: The other training.
-            held_out: Photos that it held out, whose content may change because nothing is trained on them.
+            other: Record of the other training.
+            held_out: Names of the photos that the other training held out. Changes of their content are
+                ignored, because the model is not trained on them.
 
         Returns:
-            What happened to the photo; None if all photos are the same.
+            Sentence without period; None if all photos are the same.
         """
         for name in sorted(self.photos.keys() | other.photos.keys()):
             photo, other_photo = self.photos.get(name), other.photos.get(name)
@@ -162,14 +164,15 @@ class RunRecord:
 
 
 def flat_settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """List the settings of a configuration that determine the result of a training.
+    """List the settings in a configuration that affect the result of a training.
 
     Args:
-        value: The configuration, or a part of it.
-        name: Path of the part in the configuration, for example `pipeline.model`.
+        value: The configuration, or a part of the configuration.
+        name: Path of this part in the configuration, for example `pipeline.model`; empty for the whole.
 
     Yields:
-        Path and value of each setting. The value of a path is a hash of the files there.
+        Path of each setting in the configuration, and its value as text. For a setting that is a file or
+        folder, the text is a hash of the content.
     """
     if name in NO_SETTINGS:
         return
@@ -193,7 +196,7 @@ def flat_settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _path_hash(path: Path) -> str:
-    """Hash the content of a file, or of all files in a folder with their names."""
+    """Compute a SHA-256 hash of a file, or of the names and contents of all files in a folder."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         try:
@@ -201,11 +204,11 @@ def _path_hash(path: Path) -> str:
                 digest.update(f"\n{file.relative_to(path)}\n".encode(errors="surrogateescape"))
                 while block := opened.read(1 << 20):
                     digest.update(block)
-        except OSError:  # a folder or missing; what needs the file reports it
+        except OSError:  # a folder, or a missing file, which is reported where it is used
             continue
     return digest.hexdigest()
 
 
 def _short(text: str) -> str:
-    """Shorten a value to 40 characters."""
+    """Shorten a text to at most 40 characters."""
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,7 +1,7 @@
-"""Read the `config.yml` of a training without executing code from it.
+"""Read the `config.yml` of a training without executing code from the file.
 
-nerfstudio's commands use a YAML loader that calls any function named in the file. This loader constructs only
-the types that configurations consist of.
+nerfstudio's commands use a YAML loader that calls any function named in the file. The loader in this module
+constructs only the types of objects that configurations contain.
 """
 
 from __future__ import annotations
@@ -19,23 +19,39 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.utils.ranges import check_ranges
 
 PACKAGES = frozenset({"nope_splat", "nerfstudio", "torch", "pathlib"})
-"""Packages whose classes may appear in a configuration."""
+"""Packages whose classes a configuration file may refer to; names in other packages are rejected."""
 VERSION_0_1_TAG = "!!python/object:nope_splat.trainer.NopeTrainerConfig"
-"""First tag of configurations written by version 0.1, whose classes were in other modules."""
+"""First YAML tag in configurations written by version 0.1, which had other module names."""
 
 
 class ConfigLoader(yaml.UnsafeLoader):
-    """YAML loader restricted to dataclasses, paths, enumerations and class references of a few packages."""
+    """YAML loader that only constructs dataclasses, paths, enum members and references to classes.
+
+    The classes must be in one of `PACKAGES`.
+    """
 
     def find_python_name(self, name: str, mark: Any) -> type:
-        """Return the class with a name; refuse everything else."""
+        """Return the class that a YAML tag names.
+
+        Args:
+            name: Full name of the class.
+            mark: Position in the YAML file.
+
+        Raises:
+            ConstructorError: If the name is not that of a class in `PACKAGES`.
+        """
         if name.partition(".")[0] not in PACKAGES:
             _refuse(name, mark)
         target = super().find_python_name(name, mark)
         return target if isinstance(target, type) else _refuse(name, mark)
 
     def find_python_module(self, name: str, mark: Any) -> NoReturn:
-        """Refuse modules."""
+        """Raise `ConstructorError`, since configurations contain no modules.
+
+        Args:
+            name: Name of the module.
+            mark: Position in the YAML file.
+        """
         _refuse(name, mark)
 
     def make_python_instance(
@@ -46,7 +62,18 @@ class ConfigLoader(yaml.UnsafeLoader):
         kwds: Mapping[str, Any] | None = None,
         newobj: bool = False,
     ) -> Any:
-        """Construct the object of a Python tag: dataclasses without `__init__`, paths and enums by value."""
+        """Construct the object that a YAML tag names, if it is a dataclass, a path or an enum member.
+
+        Args:
+            suffix: Full name of the class.
+            node: YAML node with the tag.
+            args: Positional arguments of the constructor.
+            kwds: Keyword arguments of the constructor.
+            newobj: Whether to create the object without calling `__init__`; required for dataclasses.
+
+        Raises:
+            ConstructorError: If the class is not allowed.
+        """
         if suffix == "builtins.getattr":
             return self._member(node, *(args or ()))
         cls = self.find_python_name(suffix, node.start_mark)
@@ -55,7 +82,7 @@ class ConfigLoader(yaml.UnsafeLoader):
         return super().make_python_instance(suffix, node, args, kwds, newobj)
 
     def _member(self, node: yaml.Node, *args: Any) -> Enum:
-        """Return a member of an enumeration by name, the form that some Python versions write."""
+        """Return the member of an enum from (class, name of the member), as some Python versions write it."""
         match args:
             case type() as kind, str(name) if issubclass(kind, Enum) and name in kind.__members__:
                 return kind[name]
@@ -63,20 +90,22 @@ class ConfigLoader(yaml.UnsafeLoader):
 
 
 def _refuse(name: str, mark: Any) -> NoReturn:
+    """Raise the error for a name that must not occur in a configuration."""
     raise yaml.constructor.ConstructorError(None, None, f"{name} is no part of a configuration", mark)
 
 
 def read_config(path: Path) -> TrainerConfig:
-    """Read the configuration of a training.
+    """Read the configuration of a training without executing code from the file.
 
     Args:
-        path: The `config.yml` that `ns-train` wrote.
+        path: Path of a `config.yml` written by `ns-train`.
 
     Returns:
-        The configuration.
+        The configuration, of any nerfstudio method whose classes are in `PACKAGES`.
 
     Raises:
-        NopeSplatError: If the file is missing or is not a configuration of this version.
+        NopeSplatError: If the file is missing, is not a training configuration, or was written by version
+            0.1.
     """
     if not path.is_file():
         raise NopeSplatError(
@@ -102,14 +131,15 @@ def read_config(path: Path) -> TrainerConfig:
 
 
 def check_config(config: TrainerConfig, path: Path) -> None:
-    """Check the values of a configuration from a file, as `ns-train` checks those of the command line.
+    """Check types and ranges of a configuration that was read from a file.
 
     Args:
         config: The configuration.
-        path: Its file, for messages.
+        path: File of the configuration, for error messages.
 
     Raises:
-        NopeSplatError: If a value has another type, is out of range, or names another class to construct.
+        NopeSplatError: If a value has the wrong type or is out of range, or if a field `_target` (the class
+            that nerfstudio constructs from a configuration) is not the default class.
     """
     try:
         _check_targets(config)
@@ -121,11 +151,14 @@ def check_config(config: TrainerConfig, path: Path) -> None:
 
 
 def _check_targets(config: Any) -> None:
-    """Check that every dataclass constructs the class that it constructs by default."""
+    """Check that the field `_target` of every dataclass in a configuration has its default value.
+
+    nerfstudio constructs the class in this field, so another class could execute unexpected code.
+    """
     remaining, visited = [config], set[int]()
     while remaining:
         value = remaining.pop()
-        if id(value) in visited:  # a file may repeat or contain itself
+        if id(value) in visited:  # YAML files can contain an object several times, or in itself
             continue
         visited.add(id(value))
         if isinstance(value, Mapping):
@@ -138,6 +171,7 @@ def _check_targets(config: Any) -> None:
 
 
 def _check_target(settings: Any) -> None:
+    """Check that a dataclass constructs its default class (nerfstudio's field `_target`), or raise."""
     for field in fields(settings):
         if field.name == "_target":
             expected = field.default if field.default_factory is MISSING else field.default_factory()

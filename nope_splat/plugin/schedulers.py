@@ -1,4 +1,4 @@
-"""Learning rate schedules relative to the length of the training."""
+"""Learning rate schedules that scale with the length of the training."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from nope_splat.utils.device_defaults import Auto, resolved
 
 @dataclass
 class DecayConfig(SchedulerConfig):
-    """Exponential decay over the whole training, after a warm-up from zero.
+    """Options of a learning rate that rises from zero in a warm-up, and then decays exponentially.
 
-    nerfstudio's scheduler counts iterations, which do not scale with `--max-num-iterations`, and stores numpy
-    numbers in the checkpoint, which torch 2.6 and later refuse to load.
+    nerfstudio's scheduler is not used because its lengths do not scale with `--max-num-iterations`, and
+    because it stores numpy numbers in checkpoints, which torch 2.6 and later refuse to load.
     """
 
     _target: type = field(default_factory=lambda: Decay)
     lr_final: float | Auto = 1e-6
-    """Learning rate at the end of the training; "auto" depends on the training device."""
+    """Learning rate at the end of the training; "auto" is a default that depends on the training device."""
     warmup: float = 0.0
-    """Fraction of the training during which the learning rate rises from zero."""
+    """Fraction of the training during which the learning rate rises from zero; 0 for no warm-up."""
     num_iterations: tyro.conf.Suppress[int] = 30000
     """Length of the training in iterations; set by the trainer."""
 
 
 class Decay(Scheduler):
-    """Schedule of `DecayConfig`."""
+    """Learning rate scheduler with the options `DecayConfig`."""
 
     config: DecayConfig
 
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
-        """Bind the schedule to an optimizer.
+        """Create a PyTorch scheduler for an optimizer.
 
         Args:
-            optimizer: The optimizer whose learning rate is scheduled.
-            lr_init: Learning rate after the warm-up.
+            optimizer: Optimizer whose learning rate is scheduled.
+            lr_init: Learning rate at the end of the warm-up.
         """
         lr_final = resolved(self.config.lr_final)
 

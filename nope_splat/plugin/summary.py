@@ -1,4 +1,4 @@
-"""Short summaries of a reconstruction and of a training, for the terminal and the viewer."""
+"""Tables that summarize a reconstruction and a training, for terminal, viewer and report."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Rows = dict[str, str]
 
 
 def reconstruction_rows(scene: Reconstruction) -> Rows:
-    """Summarize a reconstruction.
+    """Summarize a reconstruction: registered images, intrinsics, reprojection error, track points, time.
 
     Args:
         scene: The reconstruction.
 
     Returns:
-        Formatted values by label.
+        Formatted values by label, for `table`.
     """
     errors = scene.reprojection_errors()
     training = ~scene.held_out
@@ -49,14 +49,15 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
 
 
 def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
-    """Summarize a training, in comparison with the reconstruction.
+    """Summarize a training: intrinsics and reprojection error before and after, pose changes, held-out PSNR.
 
     Args:
         model: The trained model.
-        data: The data manager, with the aligned poses of the held-out images.
+        data: Data manager with the held-out images, whose poses must have been aligned to the trained model
+            by `NopePipeline.align_held_out`.
 
     Returns:
-        Formatted values by label.
+        Formatted values by label, for `table`.
     """
     scene = data.dataparser.scene
     cameras: dict[str, float] = {}
@@ -90,13 +91,13 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
 
 
 def lens_rows(camera: SharedPinhole) -> Rows:
-    """Format the principal point and distortion of a camera.
+    """Format the principal point (pixels from the image center) and the radial distortion of a camera.
 
     Args:
         camera: The camera.
 
     Returns:
-        Formatted values by label.
+        Formatted values by label, for `table`.
     """
     return {
         "principal point": "{:+.1f}, {:+.1f} px from the center".format(*camera.offset),
@@ -113,17 +114,20 @@ def table(title: str, rows: Rows) -> Table:
     """
     rich_table = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows.items():
-        # Paths may look like markup, and must not be shortened.
+        # Values can be paths, which must be printed in full and without markup.
         rich_table.add_row(name, Text(printable(value), overflow="fold"))
     return rich_table
 
 
 def camera_name(scene: Reconstruction, number: int) -> str:
-    """Return the label suffix for the intrinsics of a camera; empty if the scene has a single camera.
+    """Return the suffix that distinguishes the labels of several cameras, with image count and size.
 
     Args:
         scene: The reconstruction.
-        number: Index of the camera.
+        number: Index of the camera in the reconstruction.
+
+    Returns:
+        Suffix such as ", camera 1 (20 photos, 640 x 480)"; empty if the reconstruction has one camera.
     """
     if len(scene.cameras) == 1:
         return ""
@@ -133,5 +137,5 @@ def camera_name(scene: Reconstruction, number: int) -> str:
 
 
 def _size(scene: Reconstruction, number: int) -> NDArray[np.int64]:
-    """Return width and height of the first image of a camera. (2,)."""
+    """Return width and height of the first image of a camera in pixels. (2,)."""
     return scene.image_sizes[scene.camera_ids == number][0]

@@ -1,4 +1,4 @@
-"""The trainer: output folders, interruption and resumption, checkpoints."""
+"""The trainer: output folders, interruption and resumption of trainings, and checkpoints."""
 
 from __future__ import annotations
 
@@ -52,48 +52,52 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, check_ranges
 logger = logging.getLogger(__name__)
 
 ITERATIONS_PER_IMAGE = 100
-"""Iterations per image on a CPU. Half as many miss details of large image sets; more overfit small ones."""
+"""Default number of iterations per image on a CPU. With half as many, large image sets lose details; with
+more, small image sets are overfitted."""
 MIN_ITERATIONS, MAX_ITERATIONS = 500, 30_000
-"""Limits of the automatic number of iterations."""
+"""Minimum and maximum number of iterations for the value "auto"; the maximum is used on a GPU."""
 
 
 @dataclass
 class NopeMachineConfig(MachineConfig):
-    """Configuration of the machine."""
+    """Options of the machine."""
 
     device_type: Device | Auto = "auto"  # pyright: ignore[reportIncompatibleVariableOverride] (a device from `set_timestamp` on)
-    """Device for training; "auto" uses the GPU if gsplat has kernels for it. Many defaults depend on it."""
+    """Training device; "auto" selects the GPU if gsplat has kernels for the GPU, else the CPU. The "auto"
+    values of other options depend on this device."""
 
 
 @dataclass
 class NopeTrainerConfig(TrainerConfig):
-    """Configuration of the trainer."""
+    """Configuration of a training."""
 
     _target: type = field(default_factory=lambda: NopeTrainer)
     pipeline: NopePipelineConfig = field(default_factory=NopePipelineConfig)
-    """Data and model."""
+    """Options of data and model."""
     machine: NopeMachineConfig = field(default_factory=NopeMachineConfig)
-    """Where to train."""
+    """Options of the training device."""
     # `set_timestamp` replaces "auto".
     max_num_iterations: Annotated[int | Auto, COUNT] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Length of the training in iterations, including those of a loaded checkpoint. "auto" is 30 000 on a
     GPU; on a CPU it is 100 per image in the folder, at least 500 and at most 30 000."""
     steps_per_save: Annotated[int | Auto, COUNT, ByDevice(cuda=2_000, cpu=500)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Iterations between checkpoints; "auto" is 2000 on a GPU and 500 on a CPU."""
-    # Each evaluation aligns its held-out images first, which takes about a second per image.
+    """Number of iterations between two checkpoints; "auto" is 2000 on a GPU and 500 on a CPU."""
+    # Each evaluation first aligns the poses of held-out images, which takes about a second per image.
     steps_per_eval_image: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=500, cpu=1_000)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Iterations between evaluations of one held-out image, if a logger other than the viewer is enabled.
-    "auto" is 500 on a GPU and 1000 on a CPU."""
+    """Number of iterations between two evaluations on one held-out image; they run only if a logger other
+    than the viewer is enabled. "auto" is 500 on a GPU and 1000 on a CPU."""
     steps_per_eval_all_images: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=10_000, cpu=0)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Iterations between evaluations of all held-out images. "auto" is 10 000 on a GPU and never, 0, on a
-    CPU."""
+    """Number of iterations between two evaluations on all held-out images; 0 disables these evaluations.
+    "auto" is 10 000 on a GPU and 0 on a CPU."""
     resume: Literal["auto", "never"] = "auto"
-    """Whether to resume the last run of the same settings if it was interrupted, or to start a new one."""
+    """Whether to resume an interrupted training: "auto" resumes the last run with the same settings and
+    photos if it is unfinished, "never" always starts a new run."""
     run_dir: tyro.conf.Suppress[Path | None] = None
-    """Folder of the run if it was moved out of the folders of output, experiment and method."""
+    """Folder of a run that was moved, so that the folder does not follow from output_dir, experiment_name,
+    method_name and timestamp; None otherwise."""
 
     def __post_init__(self) -> None:
-        """Let nerfstudio read `load_config` as the configuration of the run in whose folder it is."""
+        """Make nerfstudio read the file `load_config` safely, and resume the run in its folder."""
         if self.load_config is not None:
             self.load_config = RunConfigFile(self.load_config)
             self.load_config.data = self.data
@@ -104,7 +108,10 @@ class NopeTrainerConfig(TrainerConfig):
         return self.run_dir or folder
 
     def set_experiment_name(self) -> None:
-        """Name the experiment after the scene's folder, not its `images` folder, and set the cache folder."""
+        """Set the experiment name and the cache folder, if they are not set.
+
+        The name is that of the folder `data`, or that of its parent if `data` is a folder `images`.
+        """
         data = self.pipeline.datamanager.data
         if self.experiment_name is None and data is not None and data.resolve().name == "images":
             self.experiment_name = data.resolve().parent.name
@@ -114,9 +121,9 @@ class NopeTrainerConfig(TrainerConfig):
             dataparser.cache_dir = self.output_dir / str(self.experiment_name) / "cache"
 
     def set_timestamp(self) -> None:
-        """Set the run's folder: an interrupted run to resume, the given name, or the current time.
+        """Set the run's name: that of a run to resume, else the option `timestamp` or the current time.
 
-        This first resolves device, defaults and training length, because a resumed run must have the same.
+        "auto" values are replaced first, because a run is resumed only if its settings are the same.
 
         Raises:
             NopeSplatError: If a setting is out of range, or the image folder is missing.
@@ -132,16 +139,16 @@ class NopeTrainerConfig(TrainerConfig):
         super().set_timestamp()
 
     def _automatic_length(self) -> int:
-        """Compute the number of iterations for "auto"."""
+        """Return the number of iterations that the value "auto" stands for."""
         data = self.pipeline.datamanager.data
         if self.machine.device_type == "cuda" or data is None:
             return MAX_ITERATIONS
         return min(max(ITERATIONS_PER_IMAGE * count_images(data), MIN_ITERATIONS), MAX_ITERATIONS)
 
     def resolve_auto(self) -> None:
-        """Replace "auto" by a device, and by the defaults for that device.
+        """Choose the training device if it is "auto", and replace all other "auto" by its defaults.
 
-        Ranges and the image folder are checked first, because compiling kernels for a GPU may take minutes.
+        Ranges and image folder are checked first, because choosing a device may compile kernels for minutes.
 
         Raises:
             NopeSplatError: If a setting is out of range, or the image folder is missing.
@@ -156,11 +163,11 @@ class NopeTrainerConfig(TrainerConfig):
 
     @property
     def resumes(self) -> bool:
-        """Whether this run resumes an interrupted training in the same folder."""
+        """Whether this training resumes an interrupted training in the same folder."""
         return self.load_dir is not None and self.load_dir == self.get_checkpoint_dir()
 
     def save_config(self) -> None:
-        """Check the configuration, and save it in the run's folder unless the run is resumed.
+        """Check the configuration, lock the run's folder, and write record and configuration to the folder.
 
         Raises:
             NopeSplatError: If a setting is out of range or contradicts another, if the device, the image
@@ -182,15 +189,15 @@ class NopeTrainerConfig(TrainerConfig):
 
 
 class NopeTrainer(Trainer):
-    """nerfstudio's trainer with schedules relative to the training length, and resumable trainings.
+    """nerfstudio's trainer, extended by resumable trainings and schedules relative to the training length.
 
     Args:
         config: Configuration of the training.
-        local_rank: Rank of this process on its machine.
+        local_rank: Rank of this process among the processes on its machine.
         world_size: Number of processes.
 
     Raises:
-        NopeSplatError: If another process trains in the run's folder.
+        NopeSplatError: If another process is training in the run's folder.
     """
 
     config: NopeTrainerConfig
@@ -206,7 +213,7 @@ class NopeTrainer(Trainer):
         self._training_id = record.id if record else ""
 
     def setup_optimizers(self) -> Optimizers:
-        """Set the training length in the schedules, and create the optimizers."""
+        """Set the training length in the learning rate schedules, and create the optimizers."""
         for group in self.config.optimizers.values():
             if isinstance(group["scheduler"], DecayConfig):
                 group["scheduler"].num_iterations = self.config.max_num_iterations
@@ -216,7 +223,7 @@ class NopeTrainer(Trainer):
         """Set up the training, and print a summary of the reconstruction.
 
         Args:
-            test_mode: See nerfstudio's trainer.
+            test_mode: Mode of nerfstudio's trainer; "val" for training.
         """
         self._saved_state: dict[str, Any] | None = None
         try:
@@ -232,7 +239,7 @@ class NopeTrainer(Trainer):
         CONSOLE.print(table("Reconstruction", reconstruction_rows(scene)))
 
     def _load_checkpoint(self) -> None:
-        """Load the checkpoint that the training resumes or starts from, if any."""
+        """Load the checkpoint from which the training continues, if there is one."""
         config, path = self.config, self.config.load_checkpoint
         if config.resumes:
             path = last_intact_checkpoint(self.checkpoint_dir)
@@ -263,7 +270,7 @@ class NopeTrainer(Trainer):
         )
 
     def _difference(self, state: dict[str, Any] | None) -> str | None:
-        """Return the reason why a checkpoint cannot be resumed, if there is one."""
+        """Return the reason why a loaded checkpoint cannot be resumed; None if it can be resumed."""
         if state is None:
             return "no checkpoint is intact"
         if state.get("training_id") != self._training_id:
@@ -272,12 +279,13 @@ class NopeTrainer(Trainer):
         return None if difference is None else f"the {difference} changed"
 
     def _init_viewer_state(self) -> None:
+        """Set up nerfstudio's viewer, and draw all cameras in it."""
         super()._init_viewer_state()
         with self.train_lock:
             self.pipeline.viewer_control.show_cameras()
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
-        """Run one iteration, and record it in the history if it is due.
+        """Run one iteration, and record losses and metrics in the training history at intervals.
 
         Args:
             step: Iteration.
@@ -295,10 +303,11 @@ class NopeTrainer(Trainer):
         return loss, losses, metrics
 
     def train(self) -> None:
-        """Run the iterations that remain after those of the loaded checkpoint.
+        """Run the training up to its length, starting after the iterations of the loaded checkpoint.
 
         Raises:
-            NopeSplatError: If no iterations remain.
+            NopeSplatError: If the checkpoint already contains all iterations.
+            SystemExit: With status 130, if the training is interrupted by Ctrl-C.
         """
         length, done = resolved(self.config.max_num_iterations), self._start_step
         if done >= length:
@@ -316,25 +325,26 @@ class NopeTrainer(Trainer):
             if isinstance(interruption, Interruption) and self.step > done:
                 self.save_checkpoint(self.step - 1)
             self._log_resume_command(length)
-            raise SystemExit(130) from None  # the shells' exit status for SIGINT
+            raise SystemExit(130) from None  # exit status of shells for SIGINT
         finally:
             self.config.max_num_iterations = length
             self._release()
 
     def _release(self) -> None:
-        """Release writers, viewer and lock, so that the process can train again."""
+        """Release log writers, viewer and folder lock, so that this process can run another training."""
         for event_writer in writer.EVENT_WRITERS:
             if isinstance(event_writer, writer.TensorboardWriter):
-                # A full disk may be the reason of this release.
+                # Closing fails again if the training ended because of a full disk.
                 with suppress(NopeSplatError), writing_to_run(self.base_dir):
                     event_writer.tb_writer.close()
-        writer.EVENT_WRITERS.clear()  # otherwise they would also log the next training
+        writer.EVENT_WRITERS.clear()  # they would also log the next training
         if isinstance(self.viewer_state, Viewer):
             stop_viewer(self.viewer_state)
         if self._lock is not None:
             self._lock.release()
 
     def _log_resume_command(self, length: int) -> None:
+        """Log the command that resumes this training, whose length is given in iterations."""
         checkpoints = find_checkpoints(self.checkpoint_dir)
         if not checkpoints:
             logger.info("Interrupted before the first checkpoint was saved.")
@@ -347,16 +357,16 @@ class NopeTrainer(Trainer):
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Save model and optimizers atomically, so that a failure never damages the previous checkpoint.
+        """Save the state of the training atomically; after a failure, earlier checkpoints are intact.
 
         Args:
-            step: Iteration.
+            step: Current iteration.
 
         Raises:
-            NopeSplatError: If the file cannot be written; nothing is left of it.
+            NopeSplatError: If the file cannot be written; no partial file remains.
         """
         if self._training_id and not (self.base_dir / "config.yml").is_file():
-            raise missing_run(self.base_dir)  # no command could use a checkpoint without it
+            raise missing_run(self.base_dir)  # checkpoints are useless without it
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         state = {
             "step": step,
@@ -374,8 +384,9 @@ class NopeTrainer(Trainer):
                     checkpoint.unlink()
 
     def _after_train(self) -> None:
+        """Align the held-out poses to the final model, print a summary, and save the last checkpoint."""
         with self.train_lock:
-            self.pipeline.align_held_out(self.step)  # so that the last checkpoint has the aligned poses
+            self.pipeline.align_held_out(self.step)  # for the last checkpoint
             CONSOLE.print(table("Training", training_rows(self.pipeline.model, self.pipeline.datamanager)))
             self.pipeline.viewer_control.update(self.step)
         super()._after_train()

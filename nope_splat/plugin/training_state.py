@@ -1,8 +1,7 @@
-"""State of a training between two iterations, for checkpoints.
+"""Training state in checkpoints in addition to the parameters and optimizers that nerfstudio saves.
 
-nerfstudio's checkpoints hold parameters and optimizers. The state here adds what they lack: random number
-generators, image queues and densification statistics. With it, a resumed training on a CPU ends with
-bit-identical Gaussians.
+This state consists of random number generators, image queues and densification statistics. With this state, a
+training that is resumed on a CPU ends with bit-identical Gaussians.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from nope_splat.plugin.pipeline import NopePipeline
 
 
 def capture_state(pipeline: NopePipeline) -> dict[str, Any]:
-    """Capture the training state between two iterations, in tensors and plain containers.
+    """Capture the training state between two iterations, for a checkpoint.
 
     Args:
-        pipeline: The pipeline in training.
+        pipeline: Pipeline in training.
 
     Returns:
-        Input of `restore`: states of the random number generators, image queues, densification statistics
-        and metrics of the last joint adjustment; and the names of the held-out images.
+        State for `restore`, as tensors in plain containers: random number generators, image queues,
+        densification statistics, metrics of the last joint refinement, and names of the held-out images.
     """
     data, model, scene = pipeline.datamanager, pipeline.model, pipeline.datamanager.dataparser.scene
     return {
@@ -43,10 +42,10 @@ def capture_state(pipeline: NopePipeline) -> dict[str, Any]:
 
 
 def restore(pipeline: NopePipeline, state: dict[str, Any]) -> None:
-    """Restore the training state of a checkpoint whose parameters are already loaded.
+    """Restore the training state from a checkpoint, after its parameters and optimizers were loaded.
 
     Args:
-        pipeline: The pipeline, set up for training.
+        pipeline: Pipeline that is set up for training.
         state: Result of `capture_state`.
     """
     data, model, randomness = pipeline.datamanager, pipeline.model, state["random"]

@@ -1,7 +1,7 @@
-"""Additions to nerfstudio's viewer: a panel, optimized cameras and track points.
+"""Additions to nerfstudio's viewer: a panel, camera frusta of held-out images, and track points.
 
-nerfstudio updates the poses of training frusta. This module updates their field of view, and adds the frusta
-of held-out images.
+nerfstudio draws the frusta of training images and updates their poses. This module also updates their field
+of view.
 """
 
 from __future__ import annotations
@@ -37,40 +37,47 @@ if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
 TRAINING, HELD_OUT, LEFT_OUT = (47, 111, 176), (217, 130, 43), (194, 59, 59)
-"""Colors of training images, held-out images and images without a pose, as in the report."""
+"""Colors of training, held-out and unregistered images, RGB from 0 to 255, as in the report."""
 STEP_BACK = 0.3
-"""Distance of a browser's initial view behind the central camera, relative to the median depth."""
+"""Distance of a browser's initial view behind the central training camera, in world units (the median depth
+is one)."""
 POINT_SIZE = 0.04
+"""Size of the track points in the units of nerfstudio's viewer."""
 KEYPOINT_NOISE = 0.1
-"""Minimum upper end of the color scale of reprojection errors in pixels, about the noise of keypoints."""
+"""Lower limit, in pixels, of the reprojection error at the red end of the color scale; about the noise of
+keypoints."""
 THUMBNAIL = 160
-"""Longer side of the images in the frusta, in pixels."""
+"""Maximum longer side in pixels of the images in the frusta."""
 VISIBLE_CHANGE = 0.002
-"""Relative change of the focal length above which a frustum is redrawn."""
+"""Relative change of the focal length above which the frustum of a training image is redrawn."""
 MAX_NAMES = 10
-"""Maximum number of unregistered images that the panel lists."""
+"""Maximum number of unregistered images that the panel lists by name."""
 CURVES = {
     "focal_change_percent": "Change of focal length (%)",
     "reprojection_error_px": "Reprojection error (px)",
     "camera_rotation_mean_deg": "Camera rotation (degrees)",
 }
-"""Metrics that the panel plots, with their titles."""
+"""Titles of the metrics of the training history that the panel plots."""
 SIGNED = ("focal_change_percent",)
-"""Plotted metrics that may be negative."""
+"""Plotted metrics that can be negative; the axes of all other metrics start at zero."""
 
 
 class DisconnectedRenderer:
     """Placeholder for the renderer of a browser that has disconnected."""
 
     def action(self, action: Any) -> None:
-        """Ignore a render action."""
+        """Ignore a render action of nerfstudio's viewer.
+
+        Args:
+            action: The action; unused.
+        """
 
 
 class Renderers(dict[int, Any]):
-    """nerfstudio's renderers by client ID.
+    """nerfstudio's renderers by client ID, with a placeholder for clients that have disconnected.
 
-    If a browser disconnects while its camera moves, nerfstudio still accesses its renderer within viser's
-    `atomic`. A KeyError there would never release viser's lock, and the training would deadlock.
+    If a browser disconnects while its camera moves, nerfstudio still looks up the renderer while holding
+    viser's lock. A `KeyError` would leave the lock held, and the training would deadlock.
     """
 
     def __missing__(self, client_id: int) -> DisconnectedRenderer:
@@ -78,7 +85,7 @@ class Renderers(dict[int, Any]):
 
 
 class ViewedPipeline(Protocol):
-    """Interface of a pipeline for the viewer."""
+    """Interface of a pipeline that the viewer shows; implemented by `NopePipeline`."""
 
     datamanager: NopeDataManager
     history: History
@@ -88,28 +95,30 @@ class ViewedPipeline(Protocol):
 
     @property
     def model(self) -> NopeSplatModel:
-        """The model."""
+        """The model whose Gaussians, cameras and track points are shown."""
         ...
 
 
 class NopeViewerControl(ViewerControl):
-    """Viewer panel and scene objects of a pipeline, in training and in `ns-viewer`; no-op without a viewer.
+    """Viewer panel, camera frusta and track points of a pipeline, during training and in `ns-viewer`.
 
-    All drawing holds the lock that serializes training, rendering and callbacks.
+    Without a viewer, all methods do nothing. The training lock is held while drawing, so that drawing does
+    not run at the same time as training and rendering.
 
     Args:
-        pipeline: The pipeline whose cameras and track points are shown.
+        pipeline: Pipeline whose cameras and track points are shown.
     """
 
     def __init__(self, pipeline: ViewedPipeline) -> None:
-        restrict_viewers()  # before anything can show the pipeline
-        # A weak reference, because viser's threads keep this object alive after the training.
+        restrict_viewers()  # before a viewer can be opened
+        # A weak reference, because viser's threads refer to this object even after the training.
         self._pipeline: ViewedPipeline = weakref.proxy(pipeline)
         self._ready = False
         self._drawn_focals: dict[int, float] = {}
         self._thumbnails: dict[str, NDArray[np.uint8]] = {}
 
     def _setup(self, viewer: Viewer) -> None:
+        """Create the panel; nerfstudio calls this method when the viewer is opened."""
         from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
         super()._setup(viewer)
@@ -130,22 +139,19 @@ class NopeViewerControl(ViewerControl):
             gui.add_markdown(_images(self._pipeline.datamanager.dataparser.scene))
         self._show_points.on_update(lambda _: self._locked(self._draw_points))
         self._show_held_out.on_update(lambda _: self._locked(self._draw_cameras))
-        # Use a separate thread, since viser holds a lock in callbacks that the training may be waiting for.
+        # Use a separate thread, since viser holds a lock in callbacks for which the training may be waiting.
         self.viser_server.on_client_connect(
             lambda client: threading.Thread(target=self._on_connect, args=[client], daemon=True).start()
         )
         self._ready = True
 
     def show_cameras(self) -> None:
-        """Draw all cameras before the training starts.
-
-        The first iteration may take long, and it holds the lock until it ends.
-        """
+        """Draw all cameras before the training starts, since the first iteration may block drawing."""
         if self._ready:
             self._draw_cameras()
 
     def update(self, step: int) -> None:
-        """Redraw panel and scene; the training calls this while it holds the lock.
+        """Redraw panel, frusta and track points; called by the training loop, which holds the training lock.
 
         Args:
             step: Iteration; unused.
@@ -156,24 +162,25 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _on_connect(self, client: ClientHandle) -> None:
-        """Place the view of a new browser behind the central camera, and draw everything."""
+        """Place the view of a new browser behind the central training camera, and draw everything."""
         poses = switch_axes(self._pipeline.model.camera_optimizer.poses()).double().numpy(force=True)
         centers = poses[:, :, 3]
         pose = poses[np.linalg.norm(centers - centers.mean(axis=0), axis=1).argmin()]
         with client.atomic():
             client.camera.position = (pose[:, 3] - STEP_BACK * pose[:, 2]) * self._scale
             client.camera.wxyz = SO3.from_matrix(pose[:, :3]).wxyz
-        while not hasattr(self.viewer, "train_util"):  # until nerfstudio's `init_scene` has ended
+        while not hasattr(self.viewer, "train_util"):  # nerfstudio's `init_scene` sets it
             time.sleep(0.05)
         self._locked(self._draw)
 
     def _locked(self, draw: Callable[[], None]) -> None:
-        """Draw while holding the training lock; for threads of the viewer."""
+        """Call a drawing function while holding the training lock; for use in threads of the viewer."""
         lock: threading.Lock | contextlib.nullcontext = self.viewer.train_lock or contextlib.nullcontext()
         with lock, contextlib.suppress(ReferenceError):  # the pipeline may no longer exist
             draw()
 
     def _draw(self) -> None:
+        """Redraw panel, frusta and, if shown, track points; the caller holds the training lock."""
         self.viewer.update_step(self._pipeline.model.step + 1)  # nerfstudio's step is 0 after training
         self._text.content = self._summary()
         self._plots.figure = self._figure()
@@ -185,6 +192,7 @@ class NopeViewerControl(ViewerControl):
     # The panel.
 
     def _summary(self) -> str:
+        """Format stage, intrinsics, reprojection error and pose changes as Markdown."""
         model = self._pipeline.model
         cameras: dict[str, float] = {}
         model.camera_optimizer.get_metrics_dict(cameras)
@@ -207,7 +215,7 @@ class NopeViewerControl(ViewerControl):
         return "  \n".join(f"**{name}:** {value}" for name, value in lines.items())
 
     def _stage(self) -> str:
-        """Describe the current stage of the training."""
+        """Describe the stage of the training, such as "refining, iteration 600 of 1000"."""
         model, config = self._pipeline.model, self._pipeline.model.config
         iteration = model.step + 1
         if self._pipeline.test_mode != "val" or iteration >= model.num_iterations:
@@ -220,6 +228,7 @@ class NopeViewerControl(ViewerControl):
         return f"{activity}, iteration {iteration} of {model.num_iterations}"
 
     def _figure(self) -> Any:
+        """Plot the metrics in `CURVES` over the iterations, as a plotly figure."""
         from plotly.graph_objects import Scatter
         from plotly.subplots import make_subplots
 
@@ -256,6 +265,15 @@ class NopeViewerControl(ViewerControl):
     def _draw_camera(
         self, name: str, dataset: NopeDataset, index: int, pose: Tensor, visible: bool
     ) -> CameraFrustumHandle:
+        """Draw the frustum of an image of a dataset.
+
+        Args:
+            name: Name of the frustum in viser's scene.
+            dataset: Training or evaluation dataset.
+            index: Index of the image in the dataset.
+            pose: Camera-to-world transform, OpenGL axes. (3, 4).
+            visible: Whether the frustum is shown.
+        """
         if name not in self._thumbnails:
             self._thumbnails[name] = _thumbnail(dataset.get_numpy_image(index))
         dataparser = self._pipeline.datamanager.dataparser
@@ -282,7 +300,10 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _draw_points(self) -> None:
-        """Draw track points and legend; colors are mean reprojection errors, blue 0 and red the worst 5 %."""
+        """Draw track points and legend.
+
+        Colors show the mean reprojection error of a point: blue for 0, red for the largest 5 %.
+        """
         model = self._pipeline.model
         points, errors = model.track_positions(), model.reprojection_errors()
         total = torch.zeros(len(points), device=errors.device).index_add(
@@ -303,7 +324,7 @@ class NopeViewerControl(ViewerControl):
 
 
 def _images(scene: Reconstruction) -> str:
-    """Format the color legend, and the images without a pose with reasons, as Markdown."""
+    """Format as Markdown the color legend, and the unregistered images with reasons."""
     kinds = (
         ("trained on", TRAINING, scene.registered & ~scene.held_out),
         ("held out", HELD_OUT, scene.registered & scene.held_out),
@@ -318,23 +339,25 @@ def _images(scene: Reconstruction) -> str:
 
 
 def _colored(text: str, color: tuple[int, int, int]) -> str:
+    """Format text in an RGB color for viser's Markdown."""
     # viser renders Markdown as MDX, where braces contain JavaScript; double braces are a style object.
     return f"<span style={{{{color: 'rgb{color}'}}}}>{text}</span>"
 
 
 def _escape(text: str) -> str:
-    """Escape text for MDX, in which the browser would execute a file name such as `{...}`."""
+    """Escape text for viser's Markdown (MDX), in which braces in a file name would be executed as code."""
     return "".join(char if char.isalnum() or char in " .,-" else f"&#{ord(char)};" for char in text)
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Downscale an image (H, W, 3 or 4) to at most `THUMBNAIL` pixels, RGB. (h, w, 3)."""
     image = Image.fromarray(pixels).convert("RGB")
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(image)
 
 
 def _look_through(event: SceneNodePointerEvent[CameraFrustumHandle]) -> None:
-    """Move the view of the browser that clicked on a frustum to its camera."""
+    """Move the view of a browser to the camera whose frustum was clicked in this browser."""
     with event.client.atomic():
         event.client.camera.position = event.target.position
         event.client.camera.wxyz = event.target.wxyz

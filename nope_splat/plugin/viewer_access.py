@@ -1,8 +1,8 @@
-"""Restrict nerfstudio's viewer to this machine, to its own page and to its own files.
+"""Restrict access to nerfstudio's viewer: connections, web pages and files.
 
-nerfstudio opens its viewer to the network by default, without a password. The web server of the viser version
-that nerfstudio requires answers requests for any file, and a browser chooses the names of the files that the
-viewer writes. Neither package has a hook before the port opens, so `restrict_viewers` wraps three functions:
+By default, nerfstudio opens its viewer to the network without a password. The web server of the required
+viser version serves any file of the machine, and a browser chooses the names of files that the viewer writes.
+Neither package offers a hook before the port is opened. Therefore `restrict_viewers` wraps three functions:
 the constructors of nerfstudio's two viewers, and `start` of viser's server.
 """
 
@@ -31,18 +31,19 @@ from nope_splat.plugin.datamanager import NopeDataManager
 logger = logging.getLogger(__name__)
 
 THIS_MACHINE = "127.0.0.1"
-"""Address that no other machine can reach."""
+"""IPv4 loopback address, on which a server is reachable only from this machine."""
 HOST_OPTION = "--viewer.websocket-host"
 SAVE_BUTTON = "Generate Command"
-"""Label of nerfstudio's buttons; the one of the render panel saves the camera path first."""
+"""Label of nerfstudio's buttons that show a command; the render panel's button also saves the camera path."""
 
 
 @functools.cache  # wraps only once
 def restrict_viewers() -> None:
-    """Restrict all viewers of this process that show a run of this package.
+    """Restrict the viewers that this process opens for runs of this package.
 
-    Viewers of other methods keep nerfstudio's defaults, except that viser's server serves only its own page,
-    and accepts connections only from it.
+    By default they are reachable only from this machine, and save files only in the run's folder. All viewers
+    of the process, including those of other methods, serve only the files of their own web page, and accept
+    connections only from this page.
     """
     _wrap_constructor(Viewer)
     _wrap_constructor(ViewerLegacyState)
@@ -51,7 +52,7 @@ def restrict_viewers() -> None:
     @functools.wraps(start)
     def start_restricted(self: WebsockServer) -> None:
         root = self._http_server_root
-        if root is None:  # it serves no page
+        if root is None:  # this server has no web page
             start(self)
             return
         self._http_server_root = confine(root)
@@ -62,7 +63,10 @@ def restrict_viewers() -> None:
 
 
 def _wrap_constructor(viewer_class: Any) -> None:
-    """Let viewers of our runs open on the chosen address, and save their files in the run's folder."""
+    """Wrap the constructor of a viewer class, for viewers that show a run of this package.
+
+    They open on the address from `listening_host`, and save their files in the run's folder.
+    """
     construct = viewer_class.__init__
 
     @functools.wraps(construct)
@@ -74,13 +78,13 @@ def _wrap_constructor(viewer_class: Any) -> None:
             return
         host = listening_host(config, in_training=options.get("trainer") is not None)
         config = replace(config, websocket_host=host)
-        # nerfstudio saves camera paths in the folder of the photos.
+        # nerfstudio would save camera paths in the photo folder, its argument `datapath`.
         construct(self, config, log_filename, confine(log_filename.parent), pipeline, **options)
         if isinstance(self.viser_server, ViserServer):
             _report_refused_names(self.viser_server)
             port = self.viser_server.get_port()
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        else:  # the legacy viewer, whose page is elsewhere
+        else:  # the legacy viewer, whose page is on another server
             port, url = self.viser_server._ws_server._port, self.viewer_url
         log_address(host, port, url, shared=options.get("share", False))
 
@@ -88,17 +92,18 @@ def _wrap_constructor(viewer_class: Any) -> None:
 
 
 def listening_host(config: ViewerConfig, in_training: bool) -> str:
-    """Choose the address on which a viewer listens.
+    """Choose the network address on which a viewer listens.
 
-    `ns-viewer` ignores the settings of the run. Its own default is all addresses, which only the command line
-    distinguishes from the user's choice.
+    In a training, the default address is set by this package. `ns-viewer` ignores the run's configuration and
+    has the default of nerfstudio, all addresses. Whether the user has chosen this value is only known from
+    the command line.
 
     Args:
-        config: Settings of the viewer.
-        in_training: Whether it belongs to a training, whose settings have a default of this package.
+        config: Options of the viewer.
+        in_training: Whether the viewer belongs to a training.
 
     Returns:
-        The address of the settings if the user chose it, and that of this machine otherwise.
+        `config.websocket_host` in a training or if chosen by the user, else the loopback address.
     """
     chosen = any(argument.replace("_", "-").startswith(HOST_OPTION) for argument in sys.argv)
     if in_training or chosen or config.websocket_host != ViewerConfig().websocket_host:
@@ -107,13 +112,13 @@ def listening_host(config: ViewerConfig, in_training: bool) -> str:
 
 
 def log_address(host: str, port: int, url: str, shared: bool) -> None:
-    """Log where the viewer is, and who can reach it.
+    """Log the URL of the viewer; warn if the viewer is reachable from other machines.
 
     Args:
-        host: Address on which it listens.
-        port: Its port.
-        url: Address of its page on this machine.
-        shared: Whether it also has a public URL.
+        host: Network address on which the viewer listens.
+        port: Port on which the viewer listens.
+        url: URL of the viewer's page on this machine.
+        shared: Whether the viewer also has a public URL (`--viewer.make-share-url`).
     """
     tunnel = f"`ssh -L {port}:localhost:{port} USER@HOST`"
     if _is_local(host) and not shared:
@@ -132,24 +137,25 @@ def log_address(host: str, port: int, url: str, shared: bool) -> None:
 
 
 def _is_local(host: str) -> bool:
+    """Check whether a network address is reachable only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
+    except ValueError:  # a host name instead of an IP address
         return host == "localhost"
 
 
 def confine(folder: Path) -> Path:
-    """Make a path of which only files inside the folder can be used.
+    """Create a path object for a folder that refuses access to files outside the folder.
 
-    viser and nerfstudio append names that a browser sends. Paths made from the result are confined, too, and
-    the check is made whenever the file system is accessed. Symbolic links inside the folder are followed:
-    a browser cannot create any, and some package managers install files as links.
+    viser and nerfstudio append file names that a browser sends to this path. The resulting paths are of the
+    same class, and are checked whenever the file system is accessed. Symbolic links inside the folder are
+    followed: a browser cannot create links, and some package managers install files as links.
 
     Args:
-        folder: An existing or future folder.
+        folder: The folder, which need not exist yet.
 
     Returns:
-        The absolute path of the folder. A path that leaves it looks like a missing file.
+        Absolute path of the folder. Access to a file outside the folder raises `FileNotFoundError`.
     """
     path: Any = type(folder)  # the class of paths on this operating system
     root = folder.resolve()
@@ -165,10 +171,12 @@ def confine(folder: Path) -> Path:
 
 
 def _refuse_other_pages(server: Any) -> None:
-    """Refuse connections from pages of other servers, because browsers allow them even to this machine.
+    """Refuse WebSocket connections from web pages of other servers.
+
+    Without this check, any web page in a browser on this machine could connect to the viewer.
 
     Args:
-        server: A server of the library `websockets`.
+        server: Server of the library `websockets`.
     """
     register = server.register
 
@@ -176,7 +184,7 @@ def _refuse_other_pages(server: Any) -> None:
         process = connection.process_request
 
         async def process_own_page(path: str, headers: Any) -> Any:
-            origin = headers.get("Origin")  # only browsers send it
+            origin = headers.get("Origin")  # sent by browsers only
             if origin is not None and urlsplit(origin).netloc != headers.get("Host"):
                 return HTTPStatus.FORBIDDEN, {}, b"403"
             return await process(path, headers)
@@ -188,7 +196,10 @@ def _refuse_other_pages(server: Any) -> None:
 
 
 def _report_refused_names(server: ViserServer) -> None:
-    """Tell the user, in the browser and in the log, why a camera path was not saved."""
+    """Make a viewer report, in the browser and in the log, when it cannot save a camera path.
+
+    Paths outside the run's folder are refused (see `confine`).
+    """
 
     def reporting(save: Callable[[GuiEvent], None]) -> Callable[[GuiEvent], None]:
         def save_or_report(event: GuiEvent) -> None:

@@ -1,4 +1,4 @@
-"""Stop nerfstudio's viewer at the end of a training."""
+"""Stop nerfstudio's viewer at the end of a training, and release its memory."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
 
 RENDERING_TIMEOUT = 5.0
-"""Seconds to wait for a rendering in progress."""
+"""Maximum time in seconds to wait until a rendering in progress has ended."""
 
 
 def stop_viewer(viewer: Viewer) -> None:
-    """Disconnect all browsers, end the renderers and release the pipeline.
+    """Disconnect all browsers, stop the rendering threads and release the pipeline.
 
-    viser's `stop` disconnects the browsers, but leaves its event loop in a daemon thread that refers to the
-    viewer. The viewer therefore drops its references to the pipeline and to the trainer, so that a process
-    that trains again has memory for the next model.
+    After viser's `stop`, a daemon thread with its event loop still refers to the viewer. Therefore the
+    viewer's references to pipeline and trainer are removed, so that their memory is free for another training
+    in this process.
 
     Args:
         viewer: The viewer, which cannot be used afterwards.
     """
-    # The viewer forgets the renderer of a browser that has left, although it may still be rendering.
+    # The viewer does not list renderers of disconnected browsers, which may still be rendering.
     threads = (thread for thread in threading.enumerate() if isinstance(thread, RenderStateMachine))
     renderers = [renderer for renderer in threads if renderer.viewer is viewer]
     for renderer in renderers:

@@ -1,4 +1,4 @@
-"""Self-contained HTML report of a training."""
+"""Self-contained HTML report of a training run."""
 
 from nope_splat.report.page import render_page
 

@@ -1,4 +1,4 @@
-"""Draw the figures of the report with matplotlib, as SVG."""
+"""Draw the figures of the HTML report with matplotlib, as SVG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nope_splat.plugin.history import History
 from nope_splat.sfm import Reconstruction
 
 TRAINING, HELD_OUT, LEFT_OUT, MUTED = "#2f6fb0", "#d9822b", "#c23b3b", "#9aa3ad"
-"""Colors of training, held-out and unregistered images, and of secondary elements."""
+"""Colors of training images, held-out images and unregistered images, and of edges of the match graph."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -48,27 +48,37 @@ TITLES = {
     "camera_rotation_mean_deg": "Rotation of the cameras, mean (degrees)",
     "camera_translation_mean": "Motion of the cameras, mean (median depth = 1)",
 }
-"""Titles of the curves; curves that were not recorded are omitted."""
+"""Titles of the plotted metrics of the training history, in the order of the report."""
 MIN_AGREEMENT = 0.5
-"""Share of the matches of a pair that agree with the cameras below which its line is red."""
+"""Value of `Trust.pairs` (0 to 1) below which an image pair contradicts the cameras and its line is red."""
 NOISY = frozenset({"photometric", "psnr"})
-"""Curves with noise between images, which are shown with a running mean."""
+"""Metrics of single images, whose curves vary from image to image and are drawn with a running mean."""
 
 
 def image_colors(scene: Reconstruction) -> list[str]:
-    """Return a color per image, by its kind. (N,)."""
-    held_out = np.where(scene.held_out, HELD_OUT, TRAINING)
-    return np.where(scene.registered, held_out, LEFT_OUT).tolist()
-
-
-def match_graph(scene: Reconstruction) -> bytes:
-    """Draw images on a circle, verified pairs as lines and the maximum spanning tree in bold.
+    """Return the color of each of the N images: that of training, held-out or unregistered images.
 
     Args:
         scene: The reconstruction.
 
     Returns:
-        SVG.
+        Hexadecimal RGB colors such as "#2f6fb0". (N,).
+    """
+    held_out = np.where(scene.held_out, HELD_OUT, TRAINING)
+    return np.where(scene.registered, held_out, LEFT_OUT).tolist()
+
+
+def match_graph(scene: Reconstruction) -> bytes:
+    """Draw the match graph: images on a circle, and verified pairs as lines.
+
+    Lines are wider for pairs with more matches, red for pairs that contradict the cameras, and bold in the
+    maximum spanning tree.
+
+    Args:
+        scene: The reconstruction.
+
+    Returns:
+        Content of an SVG file.
     """
     count, graph = len(scene.image_names), scene.graph
     angle = np.pi / 2 - 2 * np.pi * np.arange(count) / count
@@ -96,20 +106,20 @@ def match_graph(scene: Reconstruction) -> bytes:
 
 
 def top_view(scene: Reconstruction) -> bytes:
-    """Draw cameras and points from above.
+    """Draw the registered cameras and the track points from above, that is, their x and y coordinates.
 
     Args:
-        scene: The scene after training.
+        scene: The reconstruction, usually with the cameras and track points after training.
 
     Returns:
-        SVG with rasterized points.
+        Content of an SVG file, with the points as an embedded bitmap.
     """
     poses = scene.T_world_camera[scene.registered]
     numbers = np.flatnonzero(scene.registered) + 1
     colors = [
         color for color, registered in zip(image_colors(scene), scene.registered, strict=True) if registered
     ]
-    low, high = np.percentile(scene.points[:, :2], [10, 90], axis=0)  # without outliers
+    low, high = np.percentile(scene.points[:, :2], [10, 90], axis=0)  # excludes outliers
     low, high = np.minimum(low, poses[:, :2, 3].min(0)), np.maximum(high, poses[:, :2, 3].max(0))
     margin = 0.06 * (high - low).max()
     low, high = low - margin, high + margin
@@ -134,14 +144,14 @@ def top_view(scene: Reconstruction) -> bytes:
 
 
 def error_histogram(before: NDArray[np.floating], after: NDArray[np.floating]) -> bytes:
-    """Draw the histogram of the reprojection errors of all observations.
+    """Draw histograms of the reprojection errors of all observations before and after training.
 
     Args:
-        before: Errors of the reconstruction, in pixels. (O,).
-        after: Errors after training, in pixels. (O,).
+        before: Reprojection errors of the reconstruction, in full-resolution pixels. (O,).
+        after: Reprojection errors after training, in full-resolution pixels. (O,).
 
     Returns:
-        SVG.
+        Content of an SVG file.
     """
     most = float(max(np.percentile(before, 99), np.percentile(after, 99), 1e-3))
     bins = np.linspace(0, most, 60)
@@ -163,13 +173,13 @@ def error_histogram(before: NDArray[np.floating], after: NDArray[np.floating]) -
 
 
 def curves(history: History) -> dict[str, bytes]:
-    """Draw the recorded quantities of the training, one plot per quantity.
+    """Plot the metrics of the training history over the iterations, one figure per metric.
 
     Args:
-        history: The recorded quantities.
+        history: Training history.
 
     Returns:
-        SVG by title, for quantities that were recorded more than once.
+        Content of an SVG file by title, for the metrics in `TITLES` that were recorded more than once.
     """
     plots = {}
     for name, title in TITLES.items():
@@ -180,6 +190,16 @@ def curves(history: History) -> dict[str, bytes]:
 
 
 def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[float]]], noisy: bool) -> bytes:
+    """Plot one or several curves of a metric.
+
+    Args:
+        title: Title of the figure.
+        by_camera: Iterations and values of each curve, by its label in the legend.
+        noisy: Whether to add a running mean.
+
+    Returns:
+        Content of an SVG file.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure((5.2, 2.1), layout="constrained")
         axes = figure.add_subplot()
@@ -197,18 +217,22 @@ def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[floa
 
 
 def _running_mean(values: Sequence[float]) -> NDArray[np.floating]:
-    """Average over a twentieth of the curve, at least five values, with smaller windows at the ends. (n,)."""
+    """Compute the running mean of a curve of n values. (n,).
+
+    The window is a twentieth of the curve but at least five values, and is cut off at both ends.
+    """
     window = np.ones(min(len(values), max(5, len(values) // 20)))
     total = np.convolve(values, window, mode="same")
     return total / np.convolve(np.ones(len(values)), window, mode="same")
 
 
 def _marker_size(count: int) -> float:
+    """Return the marker area in square points for a graph of `count` images."""
     return float(np.clip(3000 / count, 12, 90))
 
 
 def _empty(width: float, height: float) -> tuple[Figure, Axes]:
-    """Make a figure without axes and margins, with equal scales."""
+    """Create a figure (size in inches) without axes and margins, with equal scales along x and y."""
     figure = Figure((width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -217,6 +241,7 @@ def _empty(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure) -> bytes:
+    """Save a figure as the content of an SVG file."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", dpi=160, metadata={"Date": None})
     return file.getvalue()

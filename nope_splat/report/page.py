@@ -1,4 +1,4 @@
-"""Render the report from its template."""
+"""Render the HTML report of a training run from a Jinja template."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import progress_bar
 
 THUMBNAIL, RENDERING = 200, 640
-"""Longer sides, in pixels, of the images in the contact sheet and of the renderings."""
+"""Maximum longer side in pixels of the images in the contact sheet, and of held-out images and renderings."""
 METRICS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
-"""Format of each metric."""
+"""Format of each image metric in the report."""
 PACKAGES = ("nope-splat", "nerfstudio", "gsplat", "torch", "numba", "numpy")
 
 
 class Kind(NamedTuple):
-    """Category of images, with the color of its entries."""
+    """Legend entry: category of images (`name`), its `color`, and the number of images in it (`count`)."""
 
     name: str
     color: str
@@ -40,40 +40,46 @@ class Kind(NamedTuple):
 
 
 class Thumbnail(NamedTuple):
-    """Image of the contact sheet."""
+    """Downscaled image in the contact sheet of the report."""
 
     number: int
-    """Number of the image in the match graph and in the top view."""
+    """Number of the image in the match graph and in the top view, starting at 1."""
     name: str
+    """Name of the image."""
     note: str
-    """Result of the registration, or the reason for its failure."""
+    """Number of points and reprojection error of the image, or the reason why it could not be registered."""
     color: str
+    """Color of the frame: that of training, held-out or unregistered images."""
     pixels: bytes
-    """JPEG."""
+    """Content of a JPEG file."""
 
 
 class HeldOutView(NamedTuple):
-    """Held-out image with its rendering."""
+    """Held-out image and its rendering, for the report."""
 
     number: int
+    """Number of the image in the match graph and in the top view, starting at 1."""
     name: str
+    """Name of the image."""
     metrics: str
+    """Formatted image metrics of the rendering."""
     image: bytes
-    """JPEG, like `rendering`."""
+    """The held-out image, as content of a JPEG file."""
     rendering: bytes
+    """The rendering, as content of a JPEG file."""
 
 
 def render_page(run: Run) -> str:
-    """Render the report of a training.
+    """Render the HTML report of a training run.
 
     Args:
-        run: The training.
+        run: The loaded run.
 
     Returns:
-        HTML with embedded figures.
+        HTML page with embedded images and figures.
 
     Raises:
-        NopeSplatError: If the reconstruction in the cache is not the one that was trained on.
+        NopeSplatError: If the cached reconstruction differs from the one used in training.
     """
     pipeline = run.pipeline
     dataparser = pipeline.datamanager.dataparser
@@ -99,6 +105,7 @@ def render_page(run: Run) -> str:
 
 
 def _template() -> Any:
+    """Load the Jinja template of the report."""
     environment = Environment(
         loader=PackageLoader("nope_splat.report"),
         autoescape=True,
@@ -111,6 +118,7 @@ def _template() -> Any:
 
 
 def _legend(scene: Reconstruction) -> list[Kind]:
+    """List the categories of images that occur in a reconstruction: training, held-out and unregistered."""
     kinds = {
         ("trained on", figures.TRAINING): scene.registered & ~scene.held_out,
         ("held out", figures.HELD_OUT): scene.registered & scene.held_out,
@@ -120,6 +128,7 @@ def _legend(scene: Reconstruction) -> list[Kind]:
 
 
 def _thumbnails(scene: Reconstruction, images: list[ImageFile]) -> Iterator[Thumbnail]:
+    """Yield a thumbnail with a note for each image file, in the order of the reconstruction."""
     errors = scene.reprojection_errors()
     colors = figures.image_colors(scene)
     for image_id, image in enumerate(progress_bar(images, "Thumbnails", len(images))):
@@ -137,6 +146,7 @@ def _thumbnails(scene: Reconstruction, images: list[ImageFile]) -> Iterator[Thum
 
 
 def _held_out_views(pipeline: NopePipeline) -> Iterator[HeldOutView]:
+    """Render and measure each registered held-out image."""
     model, scene = pipeline.model, pipeline.datamanager.dataparser.scene
     for view in held_out_views(model, pipeline.datamanager):
         metrics = model.image_metrics(view.rendered, view.image, view.mask)
@@ -150,6 +160,7 @@ def _held_out_views(pipeline: NopePipeline) -> Iterator[HeldOutView]:
 
 
 def _versions(pipeline: NopePipeline) -> dict[str, str]:
+    """Return device, Python and package versions, and the seconds of each SfM stage, as rows of a table."""
     device = torch.device(pipeline.device)
     rows = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -163,11 +174,12 @@ def _versions(pipeline: NopePipeline) -> dict[str, str]:
 
 
 def _pixels(image: torch.Tensor) -> NDArray[np.uint8]:
+    """Convert an image (H, W, 3) from floats in [0, 1] to 8 bits."""
     return (255 * image.clamp(0, 1)).round().byte().numpy(force=True)
 
 
 def _jpeg(pixels: NDArray[np.uint8], longer_side: int) -> bytes:
-    """Downscale and compress an image (H, W, 3) as JPEG."""
+    """Compress an image (H, W, 3) as a JPEG file, downscaled to at most `longer_side` pixels."""
     image = Image.fromarray(pixels)
     image.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -176,4 +188,5 @@ def _jpeg(pixels: NDArray[np.uint8], longer_side: int) -> bytes:
 
 
 def _data_uri(content: bytes, media_type: str) -> str:
+    """Encode a file as a data URI for embedding in HTML."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -1,1 +1,1 @@
-"""Helpers independent of the method: cache, progress, ranges and device defaults of settings."""
+"""General helpers: result cache, progress bars, range checks and device-dependent defaults of options."""

@@ -1,4 +1,4 @@
-"""Formulas that hold for NumPy arrays and for PyTorch tensors."""
+"""Support for functions that accept both NumPy arrays and PyTorch tensors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 AnyArray = TypeVar("AnyArray", NDArray[Any], Tensor)
-"""A NumPy array or a PyTorch tensor; all arguments of a call are of the same kind."""
+"""Type variable: the array arguments of a call are either all NumPy arrays or all PyTorch tensors."""
 
 
 def namespace(array: NDArray[Any] | Tensor) -> Any:
-    """Return the module whose functions take an array: `numpy` or `torch`.
+    """Return the module with the functions for an array: `numpy` for NumPy arrays, `torch` for tensors.
 
-    Only functions with the same name and positional arguments in both may be called, such as `stack`,
-    `concatenate`, `where` and `einsum`.
+    Callers may only use functions that have the same name and positional arguments in both modules, such as
+    `stack`, `concatenate`, `where` and `einsum`.
     """
     return torch if isinstance(array, Tensor) else np

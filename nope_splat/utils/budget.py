@@ -1,4 +1,4 @@
-"""A limit on what all threads together hold at a time, such as the pixels of decoded images."""
+"""A limit on a resource that threads share, such as the number of decoded pixels in memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from contextlib import contextmanager
 
 
 class Budget:
-    """Semaphore on a sum of amounts. More than the whole budget is granted if nothing else is held.
+    """Semaphore that limits the sum of the amounts held by all threads.
+
+    An amount larger than `total` is granted when no other thread holds anything.
 
     Args:
-        total: Largest sum that is held at a time.
+        total: Maximum sum of the amounts held at the same time.
     """
 
     def __init__(self, total: int) -> None:
@@ -21,12 +23,12 @@ class Budget:
 
     @contextmanager
     def hold(self, amount: int) -> Iterator[None]:
-        """Hold an amount within a block, after waiting until it is free.
+        """Wait until an amount is available, and hold it for the duration of a `with` block.
 
-        A block must not hold a second amount, since two threads could wait for each other.
+        Such blocks must not be nested within a thread, since two threads could then wait for each other.
 
         Args:
-            amount: At least 0.
+            amount: Amount to hold, at least 0, in the unit of `total`.
 
         Yields:
             Nothing.

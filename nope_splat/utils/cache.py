@@ -1,4 +1,4 @@
-"""On-disk cache of stage results, keyed by everything that they depend on."""
+"""On-disk cache of the results of pipeline stages, keyed by the images and settings they depend on."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEY_ENTRY = "cache_key"
-"""Name of the array that holds the full key."""
+"""Name of the array in a cache file that holds the full key; the file name contains only its beginning."""
 MAX_ENTRIES_PER_STAGE = 8
-"""Number of entries kept per stage (LRU)."""
+"""Maximum number of results kept per stage; the least recently used results are removed first."""
 MAX_PARTIAL_FILE_AGE = 24 * 3600
-"""Age in seconds at which a partially written file is removed: its process was killed."""
+"""Age in seconds after which a partially written file is removed, because its process was probably killed."""
 
 _not_stored: ContextVar[set[Path] | None] = ContextVar("not_stored", default=None)
-"""Folders whose new results were not stored, within `read_only_caches`; None outside."""
+"""Within `read_only_caches`, the cache folders in which a result would have been stored; None elsewhere."""
 
 
 @contextmanager
 def read_only_caches() -> Iterator[None]:
-    """Use caches within a block without writing to them.
+    """Make all caches read-only within a `with` block.
 
-    A configuration from somebody else can name any folder as the cache. Only a training, whose user has
-    chosen the folder, writes to it.
+    A `config.yml` written by another person can name any folder as the cache. Therefore only a training,
+    where the user has chosen the folder, writes to a cache.
 
     Yields:
-        Nothing. At the end, each folder is named whose new results were not stored.
+        Nothing. At the end of the block, the folders that lacked a result are logged.
     """
     token = _not_stored.set(set())
     try:
@@ -58,25 +58,27 @@ def read_only_caches() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Cache:
-    """Cache folder with one npz file (never pickle) per result.
+    """Cache folder with one npz file per result; the files contain no pickled objects.
 
-    Files are written under a temporary name and then renamed, so processes that share the folder never read a
-    partially written file. The least recently used results of each stage are removed.
+    Each file is written under a temporary name and then renamed, so processes that share the folder never
+    read a partially written file. Each stage keeps its `MAX_ENTRIES_PER_STAGE` most recently used results.
     """
 
     folder: Path
-    """Folder of the files; created when the first result is stored."""
+    """Folder of the npz files; created when the first result is stored."""
 
     def load(self, name: str, key: str, decode: Callable[[dict[str, NDArray[Any]]], T]) -> T | None:
-        """Load a result.
+        """Load the result of a stage.
 
         Args:
             name: Name of the stage.
-            key: Key of everything that the result depends on (see `content_key`).
-            decode: Converts the stored arrays to the result; may raise any exception for unsuitable arrays.
+            key: Hash of the images and settings that the result depends on (see `content_key`).
+            decode: Converts the stored arrays, by name, to the result. Any exception it raises marks the file
+                as damaged.
 
         Returns:
-            The result, or None if there is none. A damaged or foreign file is reported and counts as none.
+            The result. None if no file is stored for this key, or if the file is damaged or has another key,
+            which is logged as a warning.
         """
         path = self._path(name, key)
         try:
@@ -91,20 +93,20 @@ class Cache:
                     path.touch()
         except FileNotFoundError:
             return None
-        except Exception as error:  # a damaged archive raises many kinds of errors
+        except Exception as error:  # a damaged archive can raise many types of exceptions
             logger.warning(f"The cached file {path} is damaged and will be recomputed ({error}).")
             return None
         return result
 
     def store(self, name: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store a result, replacing an earlier one with the same name and key.
+        """Store the result of a stage, replacing an earlier result with the same name and key.
 
         Within `read_only_caches`, nothing is stored.
 
         Args:
             name: Name of the stage.
-            key: Key of everything that the result depends on (see `content_key`).
-            arrays: Arrays of numbers, booleans or strings.
+            key: Hash of the images and settings that the result depends on (see `content_key`).
+            arrays: Arrays of numbers, booleans or strings, by name.
 
         Raises:
             TypeError: If an array holds Python objects.
@@ -135,29 +137,37 @@ class Cache:
             ) from error
 
     def remove(self, name: str, key: str) -> None:
-        """Remove a result, if there is one.
+        """Remove the result of a stage, if it exists. Within `read_only_caches`, nothing is removed.
 
         Args:
             name: Name of the stage.
-            key: Key of the result.
+            key: Key under which the result was stored.
         """
         if _not_stored.get() is None:
             with suppress(OSError):
                 self._path(name, key).unlink(missing_ok=True)
 
     def _prune(self, name: str) -> None:
-        """Remove the least recently used results of a stage, and old partially written files."""
+        """Remove results of a stage beyond the maximum number, and old partially written files.
+
+        Args:
+            name: Name of the stage.
+        """
         results = sorted(self.folder.glob(f"{name}-*.npz"), key=_age)
         stale = [path for path in self.folder.glob("*.partial") if _age(path) > MAX_PARTIAL_FILE_AGE]
         for path in [*results[MAX_ENTRIES_PER_STAGE:], *stale]:
             path.unlink(missing_ok=True)
 
     def _path(self, name: str, key: str) -> Path:
+        """Return the path of the npz file of a result."""
         return self.folder / f"{name}-{key[:16]}.npz"
 
 
 def _write_arrays(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an npz file. Unlike `numpy.savez` before numpy 2, this closes the archive if the disk is full."""
+    """Write arrays to an npz file without pickle.
+
+    Unlike `numpy.savez` before numpy 2, this function closes the archive if the disk is full.
+    """
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -165,7 +175,7 @@ def _write_arrays(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _age(path: Path) -> float:
-    """Return the seconds since a file was last used; infinity if another process has removed it."""
+    """Return the time since a file was last stored or loaded, in seconds; infinity if it no longer exists."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""Defaults of settings that depend on the device: full quality on a GPU, training within minutes on a CPU.
+"""Settings whose default depends on the device: full quality on a GPU, training within minutes on a CPU.
 
-Such a setting has the default "auto", and its type is annotated with the value for each device:
+Such a setting has the default "auto", and its type annotation contains the value for each device:
 
     max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
 
-Values set by the user are never changed.
+Only the value "auto" is replaced; other values, set by the user, are kept.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ T = TypeVar("T")
 Device = Literal["cuda", "cpu"]
 """Type of the training device."""
 Auto = Literal["auto"]
-"""Placeholder for the default of the device."""
+"""Type of the value "auto", which stands for a default that depends on the training device."""
 
 
 @dataclass(frozen=True)
 class ByDevice:
-    """Annotation of a dataclass field: the values that "auto" stands for."""
+    """Annotation of a dataclass field: the value of "auto" on each training device."""
 
     cuda: Any
-    """Value on a GPU."""
+    """Value when training on a GPU."""
     cpu: Any
-    """Value on a CPU."""
+    """Value when training on a CPU."""
 
     def value(self, device: Device) -> Any:
-        """Return the value for a device.
+        """Return the value that replaces "auto" on a device.
 
         Args:
             device: Type of the training device.
@@ -40,14 +40,14 @@ class ByDevice:
 
 
 def resolve_defaults(settings: T, device: Device) -> T:
-    """Replace each "auto" by the default of a device.
+    """Replace each "auto" in a dataclass by the default for a device.
 
     Args:
-        settings: A dataclass of this package; nested dataclasses are resolved too.
+        settings: A dataclass. Fields that are dataclasses of this package are resolved too.
         device: Type of the training device.
 
     Returns:
-        The same object, modified; or a modified copy if it is frozen.
+        `settings` itself, modified in place; a modified copy if the dataclass is frozen.
     """
     hints, changes = get_type_hints(type(settings), include_extras=True), {}
     for field in fields(settings):  # pyright: ignore[reportArgumentType] (T is any dataclass)
@@ -66,19 +66,19 @@ def resolve_defaults(settings: T, device: Device) -> T:
 
 
 def resolved(value: T | Auto) -> T:
-    """Return the value of a setting, after checking that its default was resolved.
+    """Return the value of a setting, and assert that "auto" has been replaced (`resolve_defaults`).
 
     Args:
-        value: Value of the setting.
+        value: Value of the setting, not "auto".
     """
     assert not isinstance(value, str) or value != "auto", "call resolve_defaults first"
     return value  # pyright: ignore[reportReturnType]
 
 
 def network_device(setting: Literal["auto", "cpu"]) -> torch.device:
-    """Return the device for networks and matching, which do not depend on gsplat's kernels.
+    """Return the device for networks and matching; they use a GPU even if gsplat has no kernels for it.
 
     Args:
-        setting: "auto" for a GPU if there is one.
+        setting: "auto" selects the GPU if PyTorch finds one, else the CPU; "cpu" selects the CPU.
     """
     return torch.device("cuda" if setting == "auto" and torch.cuda.is_available() else "cpu")

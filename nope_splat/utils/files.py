@@ -1,4 +1,4 @@
-"""Replace files safely, and open files that may have turned into something else."""
+"""Replace files atomically, and open regular files without waiting for pipes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import BinaryIO
 
 
 class NotAFileError(OSError):
-    """A path names a pipe, a device or something else that is not a regular file."""
+    """Error for a path that is a pipe, a device or another special file instead of a regular file."""
 
 
 @contextmanager
 def replacing(path: Path, partial: Path) -> Iterator[BinaryIO]:
-    """Write a file under another name, and rename it when its content has reached the disk.
+    """Replace a file atomically: write a temporary file, flush it to the disk, and rename it.
 
-    After a failure, a kill or a power loss, `path` is either unchanged or complete.
+    After an error, a killed process or a power loss, `path` is either unchanged or complete.
 
     Args:
         path: The file to create or replace.
-        partial: Name while writing, on the same file system; removed if the block fails.
+        partial: Path of the temporary file, on the same file system; removed if the `with` block raises.
 
     Yields:
-        The file, open for writing.
+        The temporary file, open for writing in binary mode.
     """
     try:
         with partial.open("wb") as file:
             yield file
             file.flush()
-            # File systems may otherwise write the new name to the disk before the content.
+            # Without fsync, a file system may write the new name to the disk before the content.
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
@@ -43,33 +43,34 @@ def replacing(path: Path, partial: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the names in a folder to the disk, so that a rename survives a power loss.
+    """Flush the directory entries of a folder to the disk, so that a rename survives a power loss.
 
     Args:
-        folder: The folder.
+        folder: The folder of the renamed file.
     """
-    if os.name == "nt":  # Windows opens no folders
+    if os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # unsupported by some network file systems
             raise
     finally:
         os.close(descriptor)
 
 
 def disk_error(error: BaseException | None) -> OSError | None:
-    """Find the `OSError` that an exception was raised from, or raised while handling.
+    """Find the first `OSError` in the chain of causes and contexts of an exception.
 
-    Libraries replace the error of a full disk by their own while they close the file.
+    When the disk is full, some libraries raise an exception of another type while they close the file.
 
     Args:
-        error: The exception.
+        error: The exception; None is allowed.
 
     Returns:
-        The first `OSError` of the chain; None if there is none.
+        The exception itself if it is an `OSError`, else the first `OSError` among its causes and contexts;
+        None if there is no such error.
     """
     while error is not None:
         if isinstance(error, OSError):
@@ -79,17 +80,17 @@ def disk_error(error: BaseException | None) -> OSError | None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading. Opening a pipe for reading would wait for its writer.
+    """Open a regular file for reading, and refuse pipes and devices without waiting for data.
 
     Args:
         path: The file.
 
     Returns:
-        The open file.
+        The open file, in binary mode.
 
     Raises:
         OSError: If the file cannot be opened.
-        NotAFileError: If it is not a regular file.
+        NotAFileError: If the path is not a regular file.
     """
 
     def open_at_once(name: str, flags: int) -> int:

@@ -1,4 +1,4 @@
-"""numba compilation with an on-disk cache, if some folder is writable."""
+"""numba compilation, with an on-disk cache if a cache folder is writable."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numba import njit
 
 
 def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function on its first call, and cache the result on disk.
+    """Make a decorator that compiles a function on its first call and caches the machine code on disk.
 
     `numba.njit(cache=True)` raises an error if neither the package folder nor the user's cache folder is
-    writable, as in containers that run under an unknown user. This decorator then compiles in every process
-    instead.
+    writable, as in containers that run under an unknown user. In this case the decorated function is compiled
+    without a cache, once per process.
 
     Args:
         **options: Options of `numba.njit`.

@@ -1,4 +1,4 @@
-"""Progress bars and messages, on stderr so that stdout holds results only."""
+"""Progress bars on stderr, so that stdout contains only results."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ CONSOLE = Console(stderr=True)
 def progress_bar(
     items: Iterable[T], description: str, total: int | Callable[[], int] | None = None
 ) -> Iterator[T]:
-    """Yield items under a progress bar; without a terminal, print one line at the end.
+    """Yield items while displaying a progress bar on stderr.
+
+    If stderr is not a terminal, the number of items and the time are logged at the end instead.
 
     Args:
         items: The items to process.
         description: Name of the stage, for example `"Matching pairs"`.
-        total: Number of items, if `items` has no length; or a function that returns the current number, if
-            items are added during the iteration.
+        total: Number of items. None for `len(items)`, or for an unknown number if `items` has no length. A
+            function returns the current number, if items are added during the iteration.
 
     Yields:
         The items, unchanged.

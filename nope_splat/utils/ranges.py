@@ -1,6 +1,6 @@
-"""Check that settings have the types of their dataclass fields, and are within ranges.
+"""Check the types and ranges of settings against the annotations of their dataclass fields.
 
-Fields declare their ranges by `annotated_types`.
+Ranges are declared with `annotated_types`, for example `Annotated[float, Ge(0)]`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ BOUNDS: dict[type, tuple[str, Callable[[float, Any], bool], str]] = {
     Lt: ("lt", operator.lt, "less than"),
     Le: ("le", operator.le, "at most"),
 }
-"""Attribute, comparison and words of each kind of bound."""
+"""For each type of bound: attribute of the limit, comparison of value and limit, and words for messages."""
 
 
 LARGEST_INTEGER = 2**63 - 1
-"""Largest integer of arrays and tensors."""
+"""Largest integer that fits into an int64 array or tensor."""
 TYPE_NAMES: dict[Any, str] = {
     bool: "True or False",
     int: "a whole number",
@@ -46,15 +46,16 @@ TYPE_NAMES: dict[Any, str] = {
 
 
 def check_ranges(settings: Any, prefix: str = "") -> None:
-    """Check type and range of every setting of this project; None and "auto" are in every range.
+    """Check that every field of a dataclass has the annotated type and lies in the annotated range.
+
+    If the type allows None or "auto", these values pass every range check. NaN passes none.
 
     Args:
-        settings: A dataclass; dataclasses of this project in its fields are checked too.
-        prefix: Beginning of the option names in messages.
+        settings: A dataclass. Fields that are dataclasses of this package are checked too.
+        prefix: Start of the option names in error messages, for example `"pipeline."`.
 
     Raises:
-        NopeSplatError: If a value is missing, has another type or lies outside its range; NaN lies outside
-            every range.
+        NopeSplatError: If a value is missing, has the wrong type or is out of range.
     """
     hints: dict[str, Any] = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):
@@ -75,7 +76,16 @@ def check_ranges(settings: Any, prefix: str = "") -> None:
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Check that a setting has the type of its annotation, and fits into 64 bits."""
+    """Check that a value has the annotated type, and that an integer fits into 64 bits.
+
+    Args:
+        name: Name of the option, for the error message.
+        value: Value of the option.
+        hint: Type annotation of the option.
+
+    Raises:
+        NopeSplatError: If the value has the wrong type or is too large.
+    """
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
         raise NopeSplatError("invalid-option", f"{name} is an integer of more than 64 bits")
     try:
@@ -91,7 +101,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 
 
 def _describe(hint: Any) -> str:
-    """Describe the values that a type annotation allows."""
+    """Describe in words the values that a type annotation allows, for example "a number or None"."""
     kind, arguments = get_origin(hint), get_args(hint)
     if kind is Annotated:
         return _describe(arguments[0])
@@ -105,25 +115,37 @@ def _describe(hint: Any) -> str:
 
 
 def _is_unnamed(hint: Any) -> bool:
-    """Check whether options of a nested dataclass lack its name (`tyro.conf.arg(name="")`)."""
+    """Check whether `tyro.conf.arg(name="")` removes a field's name from the names of its nested options."""
     return any(getattr(item, "name", None) == "" for item in getattr(hint, "__metadata__", ()))
 
 
 def _brief(value: object) -> str:
-    """Return the text of a simple value, shortened; of others the type, since their texts may be endless."""
+    """Format a value for an error message, in about 100 characters.
+
+    Values other than numbers, strings, paths, None and short lists of these are described by their type,
+    because their text may be very long.
+    """
     parts = value if isinstance(value, list | tuple) and len(value) <= 5 else [value]
     text = str(value) if all(map(_is_simple, parts)) else f"of type {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _is_simple(value: object) -> bool:
+    """Check whether a value is None, a number, a string or a path, whose text is not too long to format."""
     if isinstance(value, int):
-        return abs(value) <= LARGEST_INTEGER  # Python refuses to write thousands of digits
+        return abs(value) <= LARGEST_INTEGER  # Python refuses to format integers of thousands of digits
     return value is None or isinstance(value, float | str | Path)
 
 
 def _bounds(metadata: tuple[Any, ...]) -> Iterator[tuple[Callable[[float, Any], bool], str, float]]:
-    """Comparison, words and limit of each bound in the annotation of a field."""
+    """Yield the bounds in the annotation of a field.
+
+    Args:
+        metadata: Metadata of the field's `Annotated` type.
+
+    Yields:
+        Comparison of value and limit, words for the comparison, and limit.
+    """
     for item in metadata:
         for bound in item if isinstance(item, Interval) else (item,):
             if type(bound) in BOUNDS:

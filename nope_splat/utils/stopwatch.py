@@ -1,4 +1,4 @@
-"""Wall time of the stages."""
+"""Measurement of the wall time of pipeline stages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Wall time of each stage, in seconds."""
+    """Measure the wall time of stages; `seconds` contains the total time of each stage by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure the time of a `with` block and add it to a stage.
+        """Measure the wall time of a `with` block and add it to the total of a stage.
 
         Args:
             name: Name of the stage.

@@ -1,7 +1,8 @@
-"""Messages and errors of the package on a terminal: what a program sets up, and a library must not.
+"""Set up the terminal output of a program: log messages and errors of the package.
 
-Without it, messages go to the handlers of the importing program, through the logger `nope_splat`: by
-Python's defaults, warnings alone are printed.
+Programs call these functions; importing the package as a library does not. Without them, messages go through
+the logger `nope_splat` to the log handlers of the importing program. By default, Python then prints only
+warnings and errors.
 """
 
 from __future__ import annotations
@@ -23,30 +24,30 @@ from nope_splat.utils import progress
 CONTROL_CHARACTERS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-"""Control characters (C0, C1) except tab and line feed, line separators, changes of the text direction, and
-surrogates."""
+"""Characters that must not reach a terminal: control characters (C0 and C1) except tab and line feed, Unicode
+line separators, text direction marks, and surrogates."""
 
 
 def printable(text: str) -> str:
-    r"""Escape characters that would control a terminal or break a line; file names may contain them.
+    r"""Escape control characters, which file names may contain, before a text is printed on a terminal.
 
     Args:
-        text: Text with tabs and line feeds, which stay.
+        text: The text. Tabs and line feeds are kept.
 
     Returns:
-        The text with escapes such as `\x1b`.
+        The text, with escapes such as `\x1b` for the characters in `CONTROL_CHARACTERS`.
     """
     return CONTROL_CHARACTERS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class ConsoleHandler(logging.Handler):
-    """Print messages on stderr as they are, square brackets included, above the progress bars."""
+    """Log handler that prints messages on stderr, above the progress bars, without rich markup."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message.
+        """Print one log record.
 
         Args:
-            record: The message.
+            record: The log record.
         """
         try:
             text = printable(self.format(record))
@@ -56,20 +57,21 @@ class ConsoleHandler(logging.Handler):
 
 
 def show_messages() -> None:
-    """Print what the package logs on stderr, each message once however often this is called.
+    """Print the log messages of the package on stderr; repeated calls have no further effect.
 
-    What decoders print themselves about damaged images is silenced: the messages say it, with the file name.
+    The warnings that image decoders print about damaged images are silenced, because the log messages report
+    these images with their file names.
     """
     _silence_decoders()
     logger = logging.getLogger("nope_splat")
     if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
         logger.addHandler(ConsoleHandler())
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # a dependency may have given the root logger a handler of its own
+    logger.propagate = False  # a dependency may have added a handler to the root logger
 
 
 def print_error(error: NopeSplatError) -> None:
-    """Print the message of an error to stderr, in one line.
+    """Print the message of an error on stderr as one line that starts with `nope-splat:`.
 
     Args:
         error: The error.
@@ -79,10 +81,10 @@ def print_error(error: NopeSplatError) -> None:
 
 
 def _silence_decoders() -> None:
-    """Keep Pillow and its libtiff from printing warnings."""
+    """Prevent Pillow and its libtiff from printing warnings."""
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    with suppress(OSError, AttributeError):  # a libtiff that is not a shared library cannot be reached
-        libtiff = ctypes.CDLL(_imaging.__file__)  # finds the symbols of the libraries that it is linked to
+    with suppress(OSError, AttributeError):  # a statically linked libtiff exports no symbols
+        libtiff = ctypes.CDLL(_imaging.__file__)  # also gives access to symbols of the linked libraries
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
             set_handler = getattr(libtiff, name)
             set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
@@ -90,10 +92,10 @@ def _silence_decoders() -> None:
 
 
 def set_up_terminal() -> None:
-    """Print messages, and an uncaught `NopeSplatError` as its sentence; Python then exits with status 1.
+    """Print log messages, and print an uncaught `NopeSplatError` as one line instead of a traceback.
 
-    Other exceptions go to the hooks that were there before. For programs that do not catch the error
-    themselves, such as those of nerfstudio.
+    For programs that do not catch `NopeSplatError`, such as those of nerfstudio. Python exits with status 1.
+    Uncaught exceptions of other types go to the previous exception hooks.
     """
     show_messages()
     before, before_in_thread = sys.excepthook, threading.excepthook

@@ -1,4 +1,4 @@
-"""Array types."""
+"""Type aliases for NumPy arrays: floating-point arrays, int64 indices and boolean masks."""
 
 from __future__ import annotations
 
