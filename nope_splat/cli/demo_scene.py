@@ -24,4 +24,4 @@ def demo_scene(
         config: Options of the scene and the cameras.
     """
     images = render_demo_scene(output_dir, config)
-    print(printable(f"{config.num_images} photos: {images}"))
+    print(printable(f"Wrote {config.num_images} photos to {images}"))

@@ -203,7 +203,7 @@ def _require_new(name: str, others: Container[str]) -> None:
     if UNPRINTABLE.search(name):  # `find_images` skips files with such names
         raise InvalidCamera("its photo name contains control characters")
     if name in others:
-        raise InvalidCamera("there are two cameras of this name")
+        raise InvalidCamera("another camera has the same photo name")
 
 
 def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:

@@ -329,7 +329,7 @@ def _read_name(file: BinaryIO) -> str:
     start = file.tell()
     name, end, _ = file.read(MAX_NAME_LENGTH).partition(b"\0")
     if not end:
-        raise InvalidCamera(f"{Path(file.name).name} has a name without an end")
+        raise InvalidCamera(f"{Path(file.name).name} has an image name that is not terminated")
     file.seek(start + len(name) + 1)
     return name.decode()
 

@@ -96,7 +96,7 @@ def find_images(data: Path | str) -> ImageFolder:
 
     def skip_folder(error: OSError) -> None:
         name = Path(error.filename).relative_to(root).as_posix()
-        skipped[_escape(name)] = f"a folder that cannot be read ({error.strerror})"
+        skipped[_escape(name)] = f"folder cannot be read ({error.strerror})"
 
     names = sorted(_image_names(root, skip_folder), key=_natural_key)
     if not names:

@@ -333,10 +333,10 @@ class NopePipeline(VanillaPipeline):
         if count == 0:
             raise NopeSplatError(
                 "nothing-to-evaluate",
-                f"there is nothing to evaluate on because {', '.join(unregistered)} could not be registered;"
-                " hold out other photos with --pipeline.datamanager.dataparser.eval-interval"
+                f"there are no held-out photos to evaluate because {', '.join(unregistered)} could not be"
+                " registered; hold out other photos with --pipeline.datamanager.dataparser.eval-interval"
                 if unregistered
-                else "there is nothing to evaluate on because no photo was held out; train with"
+                else "there are no held-out photos to evaluate because no photo was held out; train with"
                 " eval-mode interval and an eval-interval no larger than the number of photos"
                 " (--pipeline.datamanager.dataparser.eval-mode, .eval-interval)",
             )

@@ -125,7 +125,7 @@ class SavedRun:
             return None
         origin = self.latest[1]
         if origin.training_id != self.record.id:
-            return "its checkpoint is that of another training"
+            return "its checkpoint belongs to another training"
         return record.different_photo(self.record, origin.held_out)
 
 
@@ -170,7 +170,7 @@ def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str
     for run in unfinished[:MAX_NAMED_RUNS]:
         why = run.difference(record)
         if why is None:
-            why = "another process is training there" if _is_locked(run.path) else reason
+            why = "another process is training in this folder" if _is_locked(run.path) else reason
         logger.warning(
             f"The unfinished training in {run.path} is not resumed after its {run.done} iterations: {why}."
         )
@@ -204,7 +204,7 @@ def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
         reason = f"the option --timestamp is {folder.name}"
     log_unfinished_runs([run for run in runs if run is not resumed], record, reason)
     if resumed is not None and not resumed.checkpoints:
-        logger.info(f"Training in {resumed.path}, which an earlier run left without a checkpoint.")
+        logger.info(f"Reusing the folder {resumed.path} of an earlier run that saved no checkpoint.")
     if is_named and resumed is None and any(run.done for run in candidates):
         logger.warning(f"The checkpoints in {folder} will be replaced, because --timestamp names this run.")
     return resumed

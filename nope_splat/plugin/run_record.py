@@ -137,10 +137,11 @@ class RunRecord:
             # The names of command line options omit `sfm`.
             option = name.replace("dataparser.sfm.", "dataparser.").replace("_", "-")
             if value is None or other_value is None:
-                return f"{option} is set only {'here' if other_value is None else 'there'}"
+                only = "this training" if other_value is None else "the earlier training"
+                return f"{option} is set only in {only}"
             if value.startswith(FILES) and other_value.startswith(FILES):
                 return f"the files of {option} are not the same"
-            return f"{option} is {_short(other_value)} there and {_short(value)} here"
+            return f"{option} was {_short(other_value)} in the earlier training and is {_short(value)} now"
         return None
 
     def different_photo(self, other: RunRecord, held_out: Collection[str] = ()) -> str | None:

@@ -91,7 +91,7 @@ class ConfigLoader(yaml.UnsafeLoader):
 
 def _refuse(name: str, mark: Any) -> NoReturn:
     """Raise the error for a name that must not occur in a configuration."""
-    raise yaml.constructor.ConstructorError(None, None, f"{name} is no part of a configuration", mark)
+    raise yaml.constructor.ConstructorError(None, None, f"{name} is not allowed in a configuration", mark)
 
 
 def read_config(path: Path) -> TrainerConfig:

@@ -43,7 +43,7 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
         rows["trust"] = f"{100 * scene.trust.score:.0f} %"
     return rows | {
         "reprojection error": f"mean {np.mean(errors):.2f} px, median {np.median(errors):.2f} px",
-        "track points": f"{len(scene.points)}, seen {len(scene.observations)} times",
+        "track points": f"{len(scene.points)}, with {len(scene.observations)} observations",
         "seconds": f"{sum(scene.seconds.values()):.1f}",
     }
 
@@ -75,10 +75,10 @@ def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
         "reprojection error": f"mean {np.mean(scene.reprojection_errors()):.2f} -> {error:.2f} px",
     }
     if "camera_rotation_mean_deg" in cameras:
-        rows["cameras turned"] = "mean {:.3f}, most {:.3f} degrees".format(
+        rows["camera rotation"] = "mean {:.3f}, max {:.3f} degrees".format(
             cameras["camera_rotation_mean_deg"], cameras["camera_rotation_max_deg"]
         )
-        rows["cameras moved"] = "mean {:.5f}, most {:.5f} of the median depth".format(
+        rows["camera translation"] = "mean {:.5f}, max {:.5f} of the median depth".format(
             cameras["camera_translation_mean"], cameras["camera_translation_max"]
         )
     scores = [

@@ -274,7 +274,7 @@ class NopeTrainer(Trainer):
         if state is None:
             return "no checkpoint is intact"
         if state.get("training_id") != self._training_id:
-            return "its checkpoint is that of another training"
+            return "its checkpoint belongs to another training"
         difference = self.pipeline.difference(state["pipeline"])
         return None if difference is None else f"the {difference} changed"
 

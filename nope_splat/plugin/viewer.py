@@ -221,9 +221,9 @@ class NopeViewerControl(ViewerControl):
         if self._pipeline.test_mode != "val" or iteration >= model.num_iterations:
             return f"trained, {iteration} iterations"
         activity = (
-            "adding Gaussians"
+            "densification"
             if iteration < config.densification.stop_fraction * model.num_iterations
-            else "refining"
+            else "refinement"
         )
         return f"{activity}, iteration {iteration} of {model.num_iterations}"
 
@@ -311,7 +311,7 @@ class NopeViewerControl(ViewerControl):
         )
         mean = total / torch.bincount(model.observations.point_ids, minlength=len(points)).clamp(min=1)
         worst = mean.quantile(0.95).clamp(min=KEYPOINT_NOISE)
-        self._legend.content = f"Blue: exact. Red: reprojection error of {worst:.2f} px and more."
+        self._legend.content = f"Reprojection error: blue 0 px, red {worst:.2f} px or more."
         self._legend.visible = self._show_points.value
         colors = apply_float_colormap((mean / worst).clamp(0, 1)[:, None], "turbo")
         self.viser_server.scene.add_point_cloud(
@@ -328,7 +328,7 @@ def _images(scene: Reconstruction) -> str:
     kinds = (
         ("trained on", TRAINING, scene.registered & ~scene.held_out),
         ("held out", HELD_OUT, scene.registered & scene.held_out),
-        ("without a pose", LEFT_OUT, ~scene.registered),
+        ("not registered", LEFT_OUT, ~scene.registered),
     )
     legend = ", ".join(
         _colored(f"{selected.sum()} {name}", color) for name, color, selected in kinds if selected.any()

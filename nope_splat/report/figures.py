@@ -45,8 +45,8 @@ TITLES = {
     "scale": "Track Gaussian scale loss, weighted",
     "psnr": "PSNR of the training photos (dB)",
     "gaussian_count": "Gaussians",
-    "camera_rotation_mean_deg": "Rotation of the cameras, mean (degrees)",
-    "camera_translation_mean": "Motion of the cameras, mean (median depth = 1)",
+    "camera_rotation_mean_deg": "Mean rotation of the cameras (degrees)",
+    "camera_translation_mean": "Mean translation of the cameras (median depth = 1)",
 }
 """Titles of the plotted metrics of the training history, in the order of the report."""
 MIN_AGREEMENT = 0.5
@@ -164,7 +164,7 @@ def error_histogram(before: NDArray[np.floating], after: NDArray[np.floating]) -
                 errors.clip(max=most), bins.tolist(), histtype="step", color=color, linewidth=1.5, label=label
             )
         axes.set(
-            xlabel="reprojection error (px); the last bar holds all larger ones",
+            xlabel="reprojection error (px); the last bin includes all larger errors",
             ylabel="observations",
             xlim=(0, most),
         )

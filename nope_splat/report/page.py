@@ -122,7 +122,7 @@ def _legend(scene: Reconstruction) -> list[Kind]:
     kinds = {
         ("trained on", figures.TRAINING): scene.registered & ~scene.held_out,
         ("held out", figures.HELD_OUT): scene.registered & scene.held_out,
-        ("left out, since no pose was found", figures.LEFT_OUT): ~scene.registered,
+        ("not registered", figures.LEFT_OUT): ~scene.registered,
     }
     return [Kind(name, color, of_kind.sum()) for (name, color), of_kind in kinds.items() if of_kind.any()]
 
@@ -140,7 +140,7 @@ def _thumbnails(scene: Reconstruction, images: list[ImageFile]) -> Iterator[Thum
         else:
             note = f"{observed.sum()} points, {errors[observed].mean():.2f} px"
             if scene.trust is not None and np.isfinite(scene.trust.images[image_id]):
-                note += f", {100 * scene.trust.images[image_id]:.0f} % of its matches agree"
+                note += f", {100 * scene.trust.images[image_id]:.0f} % of its matches agree with its pose"
         pixels = _jpeg(read_image(image)[..., :3], THUMBNAIL)
         yield Thumbnail(image_id + 1, image.name, note, colors[image_id], pixels)
 

@@ -86,7 +86,7 @@ class Cache:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {entry: stored[entry] for entry in stored.files}
             if arrays.pop(KEY_ENTRY).item() != key:
-                raise ValueError("it was made for other photos or settings")
+                raise ValueError("it belongs to other photos or settings")
             result = decode(arrays)
             if _not_stored.get() is None:
                 with suppress(OSError):  # the folder may be read-only

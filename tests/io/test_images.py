@@ -202,8 +202,8 @@ def test_folders_without_permission_are_skipped_with_a_reason(folder: Path) -> N
     found, skipped = json.loads(output.splitlines()[-1])
     assert found == ["good1.jpg", "good2.png"]
     assert skipped == {
-        "closed": "a folder that cannot be read (Permission denied)",
-        "open/closed too": "a folder that cannot be read (Permission denied)",
+        "closed": "folder cannot be read (Permission denied)",
+        "open/closed too": "folder cannot be read (Permission denied)",
         "listed/a.jpg": "cannot be read (Permission denied)",
     }
 

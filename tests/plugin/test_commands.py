@@ -78,7 +78,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = train(root, root / "scene" / "images", "--timestamp", "first")
     assert "cached reconstruction" not in first.stdout
     assert "registered photos" in first.stdout
-    assert "cameras turned" in first.stdout
+    assert "camera rotation" in first.stdout
     for stage in STAGES:
         assert f"\n{stage}: " in first.stdout
     load = ["--load-dir", "outputs/scene/nope-splat/first/nerfstudio_models"]

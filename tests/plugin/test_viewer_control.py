@@ -165,7 +165,7 @@ def test_images_without_a_pose_are_listed_whatever_their_names(pipeline: NopePip
     failures = {name: "too few matches"}
     scene = replace(pipeline.datamanager.dataparser.scene, failures=failures)
     legend, _, row = _images(scene).splitlines()
-    for entry in ("6 trained on</span>", "2 held out</span>", "1 without a pose</span>"):
+    for entry in ("6 trained on</span>", "2 held out</span>", "1 not registered</span>"):
         assert entry in legend
     assert not set("{}<>*") & set(row)
     assert html.unescape(row) == f"- {name}: too few matches"
@@ -219,7 +219,7 @@ def test_track_points_appear_when_enabled(
     assert red.argmax() == 7
     worst = pipeline.model.reprojection_errors().max()
     assert control._legend.visible
-    limit = float(control._legend.content.removeprefix("Blue: exact. Red: reprojection error of ").split()[0])
+    limit = float(control._legend.content.removeprefix("Reprojection error: blue 0 px, red ").split()[0])
     assert 0 < limit < worst
 
 
