@@ -16,6 +16,7 @@ NoticeCode = Literal[
     "mirrored-images",
     "uncertain-focal-length",
     "implausible-focal-length",
+    "mixed-cameras",
     "weak-support",
 ]
 """Kind of a notice; the docstring of `Notice` explains each code."""
@@ -34,6 +35,7 @@ class Notice:
     - `mirrored-images`: Some images are mirrored.
     - `uncertain-focal-length`: The images do not determine the focal length.
     - `implausible-focal-length`: Ordinary lenses do not have this focal length.
+    - `mixed-cameras`: Some images were cropped, zoomed or taken with another lens.
     - `weak-support`: Few images or few points support the result.
     """
 
@@ -64,6 +66,8 @@ class Doubts:
     """Fraction of the registered images that show the same view as another registered image."""
     focal_valley: float
     """1 if other focal lengths explain the observations equally well, 0 if much worse."""
+    mixed_cameras: float
+    """0 if all images fit one camera, near 1 if they fit much better with separate intrinsics."""
     planar: float
     """1 if homographies explain nearly all matches, otherwise 0."""
     unregistered: float

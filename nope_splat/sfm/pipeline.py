@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.io.images import ImageFolder, assign_cameras, find_images
+from nope_splat.io.images import ImageFolder, find_images
 from nope_splat.matching.database import MatchDatabase, load_or_match
 from nope_splat.scene.reconstruction import Reconstruction, normalize
 from nope_splat.scene.tracks import match_graph
-from nope_splat.sfm.camera_groups import CameraGroups
 from nope_splat.sfm.checks import check_images, check_sfm_options
 from nope_splat.sfm.diagnostics import (
     failure_reasons,
@@ -25,11 +24,10 @@ from nope_splat.sfm.diagnostics import (
 )
 from nope_splat.sfm.global_refinement import refine_globally
 from nope_splat.sfm.initialization.depth_maps import find_initial_depths
-from nope_splat.sfm.initialization.known_cameras import KnownCamerasInitialization
 from nope_splat.sfm.initialization.start import Start
-from nope_splat.sfm.known_cameras import KnownCameras, prefer_known_cameras
+from nope_splat.sfm.known_cameras import prefer_known_cameras
 from nope_splat.sfm.options import SfmOptions
-from nope_splat.sfm.problem import ImageEvidence, Priors, SfmProblem
+from nope_splat.sfm.problem import Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
 from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
 from nope_splat.sfm.reliability.focal_profile import follow_focal_valley
@@ -44,6 +42,7 @@ from nope_splat.sfm.result import (
 from nope_splat.sfm.result_cache import ResultCache
 from nope_splat.sfm.retriangulation import rebuild_tracks
 from nope_splat.sfm.state import SfmState
+from nope_splat.sfm.training_problem import read_known_cameras, training_problem
 from nope_splat.sfm.two_view_geometry import TwoViews
 from nope_splat.utils.stopwatch import Stopwatch
 from nope_splat.utils.typing import Indices, Mask
@@ -344,56 +343,3 @@ def needs_fixed_focal(problem: SfmProblem, uncertainty: float) -> bool:
     priors = problem.priors
     can_fix = priors.known_cameras is None and (problem.is_planar or priors.initial_focal is not None)
     return can_fix and uncertainty > problem.options.refinement.max_focal_uncertainty / 3
-
-
-def read_known_cameras(options: SfmOptions, folder: ImageFolder, held_out: Mask) -> KnownCameras | None:
-    """Read the known cameras, if the reconstruction is initialized with known cameras.
-
-    Args:
-        options: Options of SfM.
-        folder: The images.
-        held_out: Whether each image is held out for evaluation. (N,).
-
-    Returns:
-        The known cameras of training images; None for other initializations.
-    """
-    if not isinstance(options.initialization, KnownCamerasInitialization):
-        return None
-    camera_ids = assign_cameras(folder.images, options.camera_per)
-    names = [image.name for image in folder.images]
-    return KnownCameras.read(options.initialization.path, names, held_out, camera_ids)
-
-
-def training_problem(
-    folder: ImageFolder, held_out: Mask, matches: MatchDatabase, options: SfmOptions, priors: Priors
-) -> SfmProblem:
-    """Collect the matches of all training images, with priors and options, as input of SfM.
-
-    Args:
-        folder: The images.
-        held_out: Whether each image is held out for evaluation. (N,).
-        matches: Keypoints of all images, and their verified matches.
-        options: Options of SfM.
-        priors: Known cameras, depth maps and initial focal length.
-
-    Returns:
-        The input of SfM, without matches of held-out or mirrored images.
-    """
-    sizes = np.array([(image.width, image.height) for image in folder.images], dtype=np.int64)
-    camera_ids = assign_cameras(folder.images, options.camera_per)
-    camera_groups = CameraGroups.from_keypoints(sizes, camera_ids, matches.keypoints)
-    if camera_groups.num_cameras > 1:
-        counts = np.bincount(camera_groups.camera_ids).tolist()
-        logger.info(f"The photos come from {camera_groups.num_cameras} cameras; photos per camera: {counts}.")
-    excluded = held_out | matches.mirrored
-    names = tuple(folder.images[image_id].name for image_id in matches.mirrored_ids.tolist())
-    return SfmProblem(
-        keypoints=matches.keypoints,
-        camera_groups=camera_groups,
-        pairs=[pair for pair in matches.pairs if not excluded[pair.first] and not excluded[pair.second]],
-        pointmaps=matches.pointmaps and matches.pointmaps.without(held_out),
-        priors=priors,
-        images=ImageEvidence(matches.repetition, matches.stationary, names),
-        options=options.mapper,
-        seed=options.matching.seed,
-    )

@@ -43,8 +43,10 @@ class Priors:
 
 @dataclass(frozen=True)
 class ImageEvidence:
-    """Properties of the images that were found during matching."""
+    """Names of the images, and properties that were found during matching."""
 
+    names: tuple[str, ...] = ()
+    """Name of each image. (N,)."""
     repetition: Array | None = None
     """Fraction of each image's keypoints that resemble another place in the same image; None if unknown.
     (N,)."""

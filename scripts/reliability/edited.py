@@ -76,7 +76,12 @@ def image_sets() -> list[ImageSet]:
         ("valley", "every_photo_twice", "copies", Edited(_none, lambda image: image)),
         ("valley", "copies_resaved_brighter", "copies", Edited(_none, edits.brighter)),
         ("valley", "copies_half_size", "copies", Edited(_none, edits.half_size)),
-        ("valley", "copies_cropped_same_size", "copies", Edited(_none, edits.enlarged_middle, 3)),
+        (
+            "valley",
+            "copies_cropped_same_size",
+            "copies",
+            Edited(_none, edits.enlarged_middle, 3, causes=frozenset({"mixed-cameras"})),
+        ),
     ]
     sets += [_edited_set(*row, honest=True) for row in easy]
     crops = Edited(lambda _: edits.off_center_crop)
@@ -147,9 +152,11 @@ def _stationary() -> dict[str, tuple[Edited, bool]]:
         "watermark_dense": frozenset({"stationary-pixels", "repeated-pattern"}),
         # The parts of a collage move against each other.
         "collage_2x2": frozenset({"moving-objects"}),
+        "timestamp_small": frozenset({"stationary-pixels"}),
+        "timestamp_same": frozenset({"stationary-pixels"}),
     }
     sets = {name: (Edited(edit, causes=causes.get(name)), False) for name, edit in hard.items()}
-    return {name: (Edited(edit), True) for name, edit in easy.items()} | sets
+    return {name: (Edited(edit, causes=causes.get(name)), True) for name, edit in easy.items()} | sets
 
 
 def _edited_set(source: str, name: str, family: Family, edited: Edited, honest: bool = False) -> ImageSet:

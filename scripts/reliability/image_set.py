@@ -38,7 +38,7 @@ CAUSES: dict[str, frozenset[str]] = {
     "moving": frozenset({"moving-objects"}),
     "mirrored": frozenset({"mirrored-images"}),
     "copies": frozenset(),
-    "numerics": frozenset({"uncertain-focal-length", "weak-support"}),
+    "numerics": frozenset({"uncertain-focal-length", "mixed-cameras", "weak-support"}),
     "known-cameras": frozenset({"contradicting-known-cameras"}),
     "honest": frozenset(),
 }
@@ -116,9 +116,10 @@ class ImageSet:
     """Function that writes images, true cameras and known cameras into an empty folder."""
     honest: bool = False
     """Whether the set contains nothing misleading, so that all images must be registered correctly and
-    without a notice."""
+    without a notice other than `causes`."""
     causes: frozenset[str] | None = None
-    """Codes of the notices that name the cause of wrong cameras; None for the codes of the family."""
+    """Codes of the notices that name the cause of wrong cameras, or that are true of an honest set; None for
+    the codes of the family, or for no codes if the set is honest."""
     needs_data: bool = False
     """Whether the set is made from images in `Inputs.data`."""
     known_cameras: bool = False
@@ -128,8 +129,10 @@ class ImageSet:
 
     @property
     def cause_codes(self) -> frozenset[str]:
-        """Codes of the notices that name the cause of wrong cameras in this set."""
-        return CAUSES[self.family] if self.causes is None else self.causes
+        """Codes of the notices that name the cause of wrong cameras, or that are true of an honest set."""
+        if self.causes is None:
+            return frozenset() if self.honest else CAUSES[self.family]
+        return self.causes
 
 
 @dataclass(frozen=True)

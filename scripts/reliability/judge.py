@@ -198,7 +198,9 @@ def verdict(
     if image_set.honest:
         if num_registered < num_images:
             return "lost images"
-        return "false notice" if codes else ("right" if judged else "complete")
+        if set(codes) - image_set.cause_codes:
+            return "false notice"
+        return "right" if judged else "complete"
     if num_registered < num_images / 2 and not names_cause and "weak-support" not in codes:
         return "thin silently"
     return "right"

@@ -16,13 +16,22 @@ from scripts.reliability.textures import Image, noise_texture, to_image
 WIDTH, HEIGHT, FOCAL = 384, 288, 380.0
 TARGET = (0, 0.2, 0.5)
 
+TRUE_NOTICES = {
+    "fov_120_degrees": frozenset({"implausible-focal-length"}),
+    "fov_140_degrees": frozenset({"implausible-focal-length"}),
+}
+"""Codes of the notices that are true of honest sets."""
+
 Build = Callable[[Variation], Scene]
 
 
 def image_sets() -> list[ImageSet]:
     """Return all image sets of the family "numerics"."""
     sets = [rendered(name, "numerics", build) for name, build in _hard().items()]
-    return sets + [rendered(name, "numerics", build, honest=True) for name, build in _easy().items()]
+    return sets + [
+        rendered(name, "numerics", build, honest=True, causes=TRUE_NOTICES.get(name))
+        for name, build in _easy().items()
+    ]
 
 
 def _hard() -> dict[str, Build]:

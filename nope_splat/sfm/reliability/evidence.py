@@ -8,21 +8,19 @@ al., "What Can Missing Correspondences Tell Us About 3D Structure and Motion?", 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from nope_splat.geometry.projection import project
-from nope_splat.geometry.rigid import transform
 from nope_splat.sfm.mapper_options import MapperOptions
 from nope_splat.sfm.problem import SfmProblem
+from nope_splat.sfm.reliability.camera_profile import CameraProfile, camera_profile
 from nope_splat.sfm.reliability.match_agreement import count_matches, find_own_poses
+from nope_splat.sfm.reliability.missing_points import MissingPoints, find_missing_points
 from nope_splat.sfm.reliability.options import EvidenceOptions
 from nope_splat.sfm.state import SfmState
-from nope_splat.sfm.triangulation import angles_between
 from nope_splat.utils.typing import Array, Indices, Mask
 
 
@@ -56,6 +54,8 @@ class Evidence:
     observations."""
     is_planar: bool
     """Whether homographies explain nearly all matches."""
+    camera_profile: CameraProfile
+    """Effect of separate intrinsics for each image on the noise."""
     focal_uncertainty: float
     """Standard deviation of the focal length, divided by the focal length, from bundle adjustment. It assumes
     that the camera model is correct."""
@@ -121,6 +121,11 @@ class Evidence:
         return float(self.has_second_motion[self.is_strong].mean()) if self.is_strong.any() else 0.0
 
     @property
+    def cameras_are_mixed(self) -> bool:
+        """Whether the observations fit much better with separate intrinsics for each image."""
+        return self.camera_profile.noise_ratio > self.options.reliability.camera_profile.max_noise_ratio
+
+    @property
     def focal_is_determined(self) -> bool:
         """Whether the images determine the focal length.
 
@@ -131,21 +136,6 @@ class Evidence:
         needed = profile.min_planar_noise_ratio if self.is_planar else profile.min_noise_ratio
         is_certain = self.focal_uncertainty <= self.options.refinement.max_focal_uncertainty / 3
         return is_certain and self.focal_noise_ratio >= needed
-
-
-@dataclass(frozen=True)
-class MissingPoints:
-    """Numbers of points that should be visible in other images, for P ordered pairs of registered images."""
-
-    image_ids: Indices
-    """Image that observes the points, and image in which their visibility is tested. (P, 2)."""
-    num_expected: Indices
-    """Number of points of the first image that should be visible in the second image. (P,)."""
-    num_found: Indices
-    """Number of expected points that are observed in the second image. (P,)."""
-    num_missing: Indices
-    """Number of expected points in grid cells of the second image in which hardly any expected point is
-    observed, so that the cells seem to show something else. (P,)."""
 
 
 def collect_evidence(
@@ -170,11 +160,12 @@ def collect_evidence(
         num_agreeing=counts.num_agreeing,
         has_own_pose=find_own_poses(state, problem, counts),
         has_second_motion=np.array([pair.num_second > 0 for pair in problem.pairs], bool),
-        missing=find_missing_points(state, options.evidence),
+        missing=find_missing_points(state, problem),
         repeats=repeats(problem, options.evidence),
         num_views=count_views(state, problem, options.evidence),
         focal_noise_ratio=focal_noise_ratio,
         is_planar=problem.is_planar,
+        camera_profile=camera_profile(state, options.camera_profile, problem.options.ba_device),
         focal_uncertainty=focal_uncertainty,
         options=problem.options,
     )
@@ -216,133 +207,3 @@ def count_views(state: SfmState, problem: SfmProblem, options: EvidenceOptions) 
         coo_array((np.ones(len(edges)), edges.T), (num_images, num_images)), directed=False
     )
     return num_components - int((~state.registered).sum())
-
-
-def find_missing_points(state: SfmState, options: EvidenceOptions) -> MissingPoints:
-    """Test whether the points of each registered image are observed in the other registered images.
-
-    Args:
-        state: The refined state.
-        options: Conditions under which a point is expected in another image.
-
-    Returns:
-        Numbers of points for all ordered pairs of images with enough expected points.
-    """
-    rows = []
-    visibility = _Visibility.of(state, options)
-    registered = np.flatnonzero(state.registered).tolist()
-    for first in registered:
-        points = visibility.points_of(first)
-        for second in registered:
-            if second != first:
-                rows.extend(_look_for(visibility, first, second, points))
-    counts = np.array(rows, np.int64).reshape(-1, 5)
-    return MissingPoints(counts[:, :2], *counts[:, 2:].T)
-
-
-def _look_for(visibility: _Visibility, first: int, second: int, points: Indices) -> Iterator[tuple[int, ...]]:
-    """Count the points of one image that are expected, observed and missing in another image.
-
-    Args:
-        visibility: Visibility of the points.
-        first: Image that observes the points.
-        second: Image in which the points are expected.
-        points: Indices of points that the first image observes.
-
-    Yields:
-        Indices of both images, and numbers of expected, observed and missing points; nothing if too few
-        points are expected.
-    """
-    options = visibility.options
-    expected = visibility.expected(first, second, points)
-    found = visibility.is_observed[points[expected], second]
-    if len(found) < options.min_num_common:
-        return
-    cells = visibility.cells(second, points[expected])
-    in_cell, found_in_cell = np.bincount(cells), np.bincount(cells, weights=found)
-    is_missing = (in_cell >= options.min_num_in_cell) & (found_in_cell <= options.max_found_in_cell * in_cell)
-    yield first, second, len(found), int(found.sum()), int(in_cell[is_missing].sum())
-
-
-@dataclass(frozen=True)
-class _Visibility:
-    """Visibility of points: which images observe them, and which other images should."""
-
-    state: SfmState
-    options: EvidenceOptions
-    is_observed: Mask
-    """Whether each track is observed in each image. (T, N)."""
-    nearest: Array
-    """Smallest depth of the observed points in each of the C grid cells of each image; infinite for empty
-    cells. (N, C)."""
-
-    @classmethod
-    def of(cls, state: SfmState, options: EvidenceOptions) -> _Visibility:
-        num_images, size = len(state.registered), options.num_grid_cells
-        rows = np.flatnonzero(state.inlier)
-        is_observed = np.zeros((len(state.points), num_images), bool)
-        is_observed[state.track_ids[rows], state.image_ids[rows]] = True
-        visibility = cls(state, options, is_observed, np.full((num_images, size**2), np.inf))
-        for image_id in np.flatnonzero(state.registered).tolist():
-            points = np.flatnonzero(is_observed[:, image_id])
-            depths = transform(state.T_camera_world[image_id], state.points[points])[:, 2]
-            np.minimum.at(visibility.nearest[image_id], visibility.cells(image_id, points), depths)
-        return visibility
-
-    def points_of(self, image_id: int) -> Indices:
-        """Return the indices of the points that an image observes; of many points, a random sample."""
-        points = np.flatnonzero(self.is_observed[:, image_id])
-        sample = np.random.default_rng(0).permutation(len(points))[: self.options.max_num_points]
-        return np.sort(points[sample])
-
-    def project(self, image_id: int, points: Indices) -> tuple[Array, Array]:
-        """Project points into an image.
-
-        Returns:
-            Image coordinates relative to the image center, in pixels at keypoint resolution (n, 2), and
-            depths (n,).
-        """
-        state = self.state
-        points_camera = transform(state.T_camera_world[image_id], state.points[points])
-        camera = state.camera_ids[image_id]
-        xy = project(points_camera, state.focal[camera], state.radial[camera], min_depth=1e-9)
-        return xy + state.offset[camera], points_camera[:, 2]
-
-    def cells(self, image_id: int, points: Indices) -> Indices:
-        """Compute the index of the grid cell of an image into which each point projects. (n,)."""
-        size, half_size = self.options.num_grid_cells, self.state.half_size[image_id]
-        xy, _ = self.project(image_id, points)
-        cells = ((xy + half_size) / (2 * half_size.max()) * size).astype(np.int64).clip(0, size - 1)
-        return cells[:, 1] * size + cells[:, 0]
-
-    def expected(self, first: int, second: int, points: Indices) -> Mask:
-        """Decide which points of the first image should be observed in the second image.
-
-        A point is expected if it projects into the second image, at a similar scale and from a similar
-        direction, and is not occluded.
-
-        Args:
-            first: Image that observes the points.
-            second: Image in which the points may be expected.
-            points: Indices of points that the first image observes. (n,).
-
-        Returns:
-            True for expected points. (n,).
-        """
-        state, options = self.state, self.options
-        centers = state.centers()
-        half_size = state.half_size[second]
-        xy, depth = self.project(second, points)
-        with np.errstate(invalid="ignore"):
-            inside = (np.abs(xy) < half_size - 2 * options.border * half_size.max()).all(1) & (depth > 0)
-        _, own_depth = self.project(first, points)
-        focal = state.focal[state.camera_ids[[first, second]]]
-        scale = (focal[1] / np.maximum(depth, 1e-9)) / (focal[0] / np.maximum(own_depth, 1e-9))
-        similar = (scale < options.max_scale_ratio) & (scale > 1 / options.max_scale_ratio)
-        angles = angles_between(state.points[points] - centers[first], state.points[points] - centers[second])
-        expected = inside & similar & (angles < options.max_view_angle)
-        candidates = np.flatnonzero(expected)
-        nearest = self.nearest[second, self.cells(second, points[candidates])]
-        hidden = nearest < options.max_occluder_depth_ratio * depth[candidates]
-        expected[candidates[hidden]] = False
-        return expected

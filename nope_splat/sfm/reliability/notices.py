@@ -39,6 +39,7 @@ def collect_notices(
         *_support_notices(state, problem, evidence.repeats, training),
         *_consistency_notices(problem, evidence),
         *_view_notices(state, evidence),
+        *_camera_notices(problem, evidence),
         *_focal_notices(state, problem, evidence),
         *_stationary_notices(problem.images.stationary),
         *_mirrored_notices(problem.images.mirrored),
@@ -76,6 +77,8 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
     num_contradicting, num_strong = int(evidence.contradicts.sum()), int(evidence.is_strong.sum())
     is_missing = evidence.missing_share > options.max_missing_pairs
     moves = evidence.second_motion_share >= options.min_second_motions
+    if evidence.is_planar and not (num_contradicting or is_missing):
+        moves = evidence.second_motion_share >= options.min_planar_second_motions
     if not (num_contradicting or is_missing or moves):
         return
     facts = "many matches support a motion different from the camera motion"
@@ -113,6 +116,21 @@ def _view_notices(state: SfmState, evidence: Evidence) -> Iterator[Notice]:
             f"the {num_images} photos show only {evidence.num_views} different views: some are copies, or"
             " several similar sides were merged",
         )
+
+
+def _camera_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]:
+    """Warn if the images do not fit one camera, and name those that deviate."""
+    if not evidence.cameras_are_mixed:
+        return
+    deviates = np.flatnonzero(evidence.camera_profile.deviates)
+    deviating = [problem.images.names[image_id] for image_id in deviates.tolist()]
+    which = f"; {list_names(deviating)} differ most" if deviating else ""
+    yield Notice(
+        "mixed-cameras",
+        f"the photos do not fit one camera{which}: some were cropped, zoomed or taken with another lens; use"
+        " uncropped photos, or put the photos of each camera into a folder of its own and set camera-per"
+        " folder",
+    )
 
 
 def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]:

@@ -74,6 +74,9 @@ class EvidenceOptions:
     min_repetition: Annotated[float, SHARE] = 0.1
     """Minimum median, over the photos, of the fraction of keypoints that resemble another place in the same
     photo; with a larger median, a repeated pattern is reported as the cause of contradictions."""
+    min_planar_second_motions: Annotated[float, SHARE] = 0.05
+    """Like `min_second_motions`, for planar scenes: a moving plane that fills the photos leaves few matches
+    on the rest of the scene."""
     min_second_motions: Annotated[float, SHARE] = 0.2
     """Minimum fraction of pairs with a second epipolar geometry for moving objects to be reported; only pairs
     with at least `min_num_matches` matches count."""
@@ -107,6 +110,27 @@ class FocalProfileOptions:
 
 
 @dataclass(frozen=True)
+class CameraProfileOptions:
+    """Options of the comparison of shared intrinsics with separate intrinsics for each photo."""
+
+    max_noise_ratio: Annotated[float, Gt(1)] = 1.2
+    """Maximum ratio of the observation noise with shared intrinsics to the noise with separate intrinsics;
+    with a larger ratio, the photos do not fit one camera. Photos of one camera reach less than 1.05."""
+    max_log_focal_deviation: Annotated[float, POSITIVE] = 0.1
+    """Maximum difference of the natural logarithm of a photo's focal length from the median of its camera;
+    photos with a larger difference are named."""
+    max_principal_point_deviation: Annotated[float, SHARE] = 0.08
+    """Maximum distance of a photo's principal point from the median of its camera, as a fraction of the
+    longer side; photos with a larger distance are named."""
+    principal_point_sigma_ratio: Annotated[float, POSITIVE] = 0.2
+    """Standard deviation of the prior on a photo's own principal point, as a fraction of the longer side."""
+    max_num_observations: Annotated[int, COUNT] = 60
+    """Maximum number of observations per photo that are used, on average."""
+    max_iterations: Annotated[int, COUNT] = 15
+    """Maximum number of steps of each bundle adjustment."""
+
+
+@dataclass(frozen=True)
 class ReliabilityOptions:
     """Thresholds beyond which a reconstruction counts as doubtful."""
 
@@ -114,6 +138,8 @@ class ReliabilityOptions:
     """Comparison of the reconstruction with all verified matches."""
     focal_profile: FocalProfileOptions = field(default_factory=FocalProfileOptions)
     """Test of whether the photos determine the focal length."""
+    camera_profile: CameraProfileOptions = field(default_factory=CameraProfileOptions)
+    """Comparison of shared intrinsics with separate intrinsics for each photo."""
     min_registered: Annotated[float, Interval(gt=0, le=1)] = 0.5
     """Minimum fraction of the photos that are registered; with a smaller fraction, the reconstruction is
     reported as weakly supported."""

@@ -18,12 +18,14 @@ from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.stationary import StationaryPixels
 from nope_splat.scene.trust import Notice, Trust
 from nope_splat.sfm import SfmOptions
-from nope_splat.sfm.pipeline import reconstruct_component, reconstruct_from_matches, training_problem
+from nope_splat.sfm.pipeline import reconstruct_component, reconstruct_from_matches
 from nope_splat.sfm.problem import Priors, SfmProblem
 from nope_splat.sfm.reliability.doubtful_images import doubt_cameras
-from nope_splat.sfm.reliability.evidence import MissingPoints, collect_evidence
+from nope_splat.sfm.reliability.evidence import collect_evidence
+from nope_splat.sfm.reliability.missing_points import MissingPoints, find_missing_points
 from nope_splat.sfm.reliability.notices import refuse_doubtful
 from nope_splat.sfm.state import SfmState
+from nope_splat.sfm.training_problem import training_problem
 
 
 def run(made: SyntheticScene, folder: Path, matches: MatchDatabase | None = None) -> Reconstruction:
@@ -98,6 +100,37 @@ def test_an_image_whose_matches_contradict_its_pose_is_left_out(keep_doubtful: b
     assert list(failures) == ([] if keep_doubtful else [3])
     assert np.flatnonzero(~state.registered).tolist() == list(failures)
     assert evidence.contradicts.any() == keep_doubtful
+
+
+def test_photos_that_do_not_fit_one_camera_are_named(tmp_path: Path) -> None:
+    """Every other photo shows the left or the right three quarters of a wider one."""
+    made = make_scene()
+    cropped = range(0, len(made.keypoints), 2)
+    keypoints = tuple(
+        replace(features, xy=features.xy + np.array([80.0, 0.0])) if image_id in cropped else features
+        for image_id, features in enumerate(made.keypoints)
+    )
+    scene = run(made, tmp_path, replace(made.matches, keypoints=keypoints))
+    assert "mixed-cameras" in codes(scene)
+    assert trust(scene).doubts.mixed_cameras > 0.2
+    assert trust(run(made, tmp_path)).doubts.mixed_cameras < 0.05
+
+
+def test_points_are_not_missing_where_an_image_has_no_keypoints(tmp_path: Path) -> None:
+    """One image is dark on one side: its keypoints are gone there."""
+    made = make_scene()
+    state, problem = registered_state(made, tmp_path)
+    dark = problem.centered_keypoints[3][:, 0] < 0
+    rows = (state.image_ids == 3) & (state.xy[:, 0] < 0)
+    state.inlier[rows] = False
+    moved = find_missing_points(state, problem)
+    assert moved.num_missing[moved.image_ids[:, 1] == 3].max() > 20
+    keypoints = [
+        features if image_id != 3 else replace(features, xy=features.xy + 1e4 * dark[:, None])
+        for image_id, features in enumerate(problem.keypoints)
+    ]
+    missing = find_missing_points(state, replace(problem, keypoints=keypoints))
+    assert missing.num_missing.max(initial=0) < 5
 
 
 def test_missing_points_count_only_in_pairs_with_enough_expected_ones(tmp_path: Path) -> None:

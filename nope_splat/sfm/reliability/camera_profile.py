@@ -1,0 +1,86 @@
+"""Profile of the cameras: would the observations fit much better if every image had its own intrinsics?
+
+Images that were cropped, zoomed or taken with another lens do not fit the intrinsics that they share with
+others. Bundle adjustment then bends poses and points, often with errors of less than a pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nope_splat.sfm.bundle_adjustment.options import BundleAdjustmentOptions
+from nope_splat.sfm.reliability.focal_profile import sample_observations
+from nope_splat.sfm.reliability.options import CameraProfileOptions
+from nope_splat.sfm.state import FocalPrior, SfmState
+from nope_splat.utils.typing import Mask
+
+
+@dataclass(frozen=True)
+class CameraProfile:
+    """Effect of separate intrinsics for each of N images on the observation noise."""
+
+    noise_ratio: float
+    """Noise with shared intrinsics, divided by the noise with separate intrinsics; 1 if the focal length is
+    fixed or there are too few observations."""
+    deviates: Mask
+    """Whether the separate intrinsics of each image are far from those of the other images of its camera.
+    (N,)."""
+
+
+def camera_profile(state: SfmState, options: CameraProfileOptions, device: str) -> CameraProfile:
+    """Compare bundle adjustment with shared intrinsics and with separate intrinsics for each image.
+
+    The separate intrinsics are a focal length and a principal point; the radial distortion stays shared.
+
+    Args:
+        state: The refined state; not changed.
+        options: Number of observations and iterations, and when an image deviates.
+        device: PyTorch device for bundle adjustment.
+
+    Returns:
+        The effect on the noise, and the images that deviate.
+    """
+    neutral = CameraProfile(1.0, np.zeros(len(state.registered), bool))
+    if state.fix_focal:
+        return neutral
+    rows = sample_observations(state, options.max_num_observations)
+    shared, separate = state.snapshot(), separate_cameras(state, options)
+    adjustment = BundleAdjustmentOptions(max_iterations=options.max_iterations, device=device)
+    shared_result = shared.bundle_adjust(adjustment, rows)
+    separate_result = separate.bundle_adjust(replace(adjustment, refine_principal_point=True), rows)
+    if shared_result is None or separate_result is None:
+        return neutral
+    deviates = np.zeros(len(state.registered), bool)
+    for camera in np.unique(state.camera_ids[state.registered]):
+        images = np.flatnonzero(state.registered & (state.camera_ids == camera))
+        log_focal, offset = np.log(separate.focal[images]), separate.offset[images]
+        shift = np.linalg.norm(offset - np.median(offset, axis=0), axis=1) / state.longer_sides[camera]
+        deviates[images] = np.abs(log_focal - np.median(log_focal)) > options.max_log_focal_deviation
+        deviates[images] |= shift > options.max_principal_point_deviation
+    return CameraProfile(float(np.sqrt(shared_result.cost / separate_result.cost)), deviates)
+
+
+def separate_cameras(state: SfmState, options: CameraProfileOptions) -> SfmState:
+    """Give every image its own intrinsics, with weak priors.
+
+    Args:
+        state: State with poses and points; not changed.
+        options: Standard deviations of the priors.
+
+    Returns:
+        The state with as many cameras as images.
+    """
+    prior = replace(state.intrinsics_prior, principal_point_sigma_ratio=options.principal_point_sigma_ratio)
+    focal = state.focal[state.camera_ids]
+    return replace(
+        state.snapshot(),
+        camera_ids=np.arange(len(state.registered)),
+        focal=focal,
+        initial_focal=focal,
+        focal_prior=FocalPrior(focal, np.full(len(focal), prior.log_focal_sigma)),
+        offset=state.offset[state.camera_ids],
+        radial=state.radial[state.camera_ids],
+        intrinsics_prior=prior,
+    )
