@@ -34,7 +34,7 @@ from nope_splat.splatting.rasterizer.ssim import WINDOW
 from nope_splat.utils.cache import read_only_caches
 from nope_splat.utils.device_defaults import resolved
 from nope_splat.utils.progress import progress_bar
-from nope_splat.utils.ranges import NOT_NEGATIVE, check_ranges
+from nope_splat.utils.ranges import NOT_NEGATIVE, check_ranges, set_missing_to_defaults
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,9 @@ class NopePipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        check_ranges(config)  # nerfstudio's commands read the configuration from a file without checks
+        # nerfstudio's commands read the configuration without checks, perhaps from a file of an earlier version.
+        set_missing_to_defaults(config)
+        check_ranges(config)
         if test_mode != "val" and torch.device(device).type == "cuda":  # commands pass any available GPU
             device = choose_device()
         if torch.device(device).type == "cpu":

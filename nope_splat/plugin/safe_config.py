@@ -16,7 +16,7 @@ import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 
 from nope_splat.errors import NopeSplatError
-from nope_splat.utils.ranges import check_ranges
+from nope_splat.utils.ranges import check_ranges, set_missing_to_defaults
 
 PACKAGES = frozenset({"nope_splat", "nerfstudio", "torch", "pathlib"})
 """Packages whose classes a configuration file may refer to; names in other packages are rejected."""
@@ -143,6 +143,7 @@ def check_config(config: TrainerConfig, path: Path) -> None:
     """
     try:
         _check_targets(config)
+        set_missing_to_defaults(config)
         check_ranges(config)
     except NopeSplatError as error:
         raise NopeSplatError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -43,6 +43,26 @@ TYPE_NAMES: dict[Any, str] = {
     Path: "a path",
     NoneType: "None",
 }
+
+
+def set_missing_to_defaults(settings: Any) -> None:
+    """Set the fields that a dataclass lacks to their default values, in place.
+
+    A configuration file of an earlier version lacks the options that were added later.
+
+    Args:
+        settings: A dataclass, as read from a file. Fields that are dataclasses of this package are completed
+            too.
+    """
+    for field in fields(settings):
+        if not hasattr(settings, field.name):
+            if field.default_factory is not MISSING:
+                object.__setattr__(settings, field.name, field.default_factory())
+            elif field.default is not MISSING:
+                object.__setattr__(settings, field.name, field.default)
+        value = getattr(settings, field.name, None)
+        if type(value).__module__.startswith("nope_splat.") and is_dataclass(value):
+            set_missing_to_defaults(value)
 
 
 def check_ranges(settings: Any, prefix: str = "") -> None:

@@ -228,7 +228,7 @@ BINARY: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "quaternion NaN": ("images.bin", lambda c: changed(c, 12, "d", NAN), "not finite"),
     "translation NaN": ("images.bin", lambda c: changed(c, 44, "d", NAN), "not finite"),
     "name not UTF-8": ("images.bin", lambda c: changed(c, 72, "B", 255), "decode"),
-    "name without end": ("images.bin", lambda c: c[:72] + 9000 * b"a", "without an end"),
+    "name without end": ("images.bin", lambda c: c[:72] + 9000 * b"a", "not terminated"),
     "2^63 observations": (
         "images.bin",
         lambda c: changed(c, c.index(b"\0", 72) + 1, "Q", 2**63),

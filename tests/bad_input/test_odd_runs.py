@@ -23,6 +23,7 @@ from nope_splat.plugin.config import nope_splat
 from nope_splat.plugin.load_run import open_run
 from nope_splat.plugin.pipeline import NopePipeline
 from nope_splat.plugin.trainer import NopeTrainerConfig
+from nope_splat.sfm.reliability.options import ReliabilityOptions
 
 NAN, INFINITY = float("nan"), float("inf")
 MODEL = "_model."
@@ -126,16 +127,23 @@ def test_odd_settings_are_refused(setting: str, number: int, run: Path) -> None:
     assert_refused(run, "unreadable-file" if is_target else "invalid-option", run, words)
 
 
-def test_missing_settings_are_refused(run: Path) -> None:
+def test_settings_of_a_later_version_get_their_defaults(run: Path) -> None:
+    config = yaml.unsafe_load(run.read_text())
+    sfm = config.pipeline.datamanager.dataparser.sfm
+    object.__delattr__(sfm.mapper.reliability, "camera_profile")
+    object.__delattr__(sfm, "strict")
+    run.write_text(yaml.dump(config))
+    read = open_run(run).pipeline.datamanager.dataparser.config.sfm
+    assert read.mapper.reliability == ReliabilityOptions()
+    assert not read.strict
+
+
+def test_damaged_settings_are_refused(run: Path) -> None:
     text = run.read_text()
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("eval_interval")]
     run.write_text("\n".join(line for line in lines if "seeding" not in line))
     with pytest.raises(NopeSplatError):
         open_run(run)
-    config = yaml.unsafe_load(text)
-    delattr(config.pipeline.datamanager.dataparser, "sfm")
-    run.write_text(yaml.dump(config))
-    assert_refused(run, "invalid-option", run, "sfm is not set")
 
 
 STRUCTURES = {

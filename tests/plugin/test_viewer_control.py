@@ -183,7 +183,7 @@ def test_panel_updates_during_training(pipeline: NopePipeline, viewer: Viewer) -
     pipeline.history.record(10, {"focal_change_percent": 1.0})
     control._locked(control._draw)
     text = control._text.content
-    assert "adding Gaussians, iteration 30 of 100" in text
+    assert "densification, iteration 30 of 100" in text
     assert "101.0 px (+1.01 %)" in text
     assert control._plots.figure.to_dict()["data"][0]["y"] == [0.0, 1.0]
     error = pipeline.model.reprojection_errors()
