@@ -37,8 +37,9 @@ class BatchedRegistration:
     """
 
     min_coverage_ratio: Annotated[float, SHARE] = 0.5
-    """Minimum coverage of a photo in a batch, as a fraction of the best photo's coverage. Coverage is the
-    number of grid cells with visible points. Smaller values give larger batches."""
+    """Minimum coverage of a photo to be included in a batch, as a fraction of the largest coverage. The
+    coverage of a photo is its number of grid cells with visible points. Smaller values give larger
+    batches."""
     max_batch_ratio: Annotated[float, POSITIVE] = 1.0
     """Maximum number of photos in a batch, as a fraction of the number of photos registered before. With
     fractions up to 1, each batch is constrained by at least as many fixed photos."""

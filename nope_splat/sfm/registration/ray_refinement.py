@@ -28,7 +28,7 @@ class RayRefinementOptions:
 def refine_by_rays(
     state: SfmState, image_ids: Indices, options: RayRefinementOptions = RayRefinementOptions()
 ) -> None:
-    """Refine poses by minimizing the distances of points from the camera rays of their observations.
+    """Refine poses by minimizing the distances of points from the viewing rays of their observations.
 
     The residuals follow ZeroGS (Chen et al., arXiv 2411.15779, section 3): the distance of each point from
     the ray of its observation. Here this distance is divided by the distance between point and camera, which

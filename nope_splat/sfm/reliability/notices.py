@@ -17,8 +17,8 @@ from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Mask
 
 HARMLESS = ("stationary-pixels", "mirrored-images")
-"""Notices about pixels or images that are not used; they are no reason to doubt the rest of the
-reconstruction."""
+"""Codes of notices about pixels or images that are not used; such notices are no reason to doubt the
+cameras."""
 
 
 def collect_notices(
@@ -116,7 +116,7 @@ def _view_notices(state: SfmState, evidence: Evidence) -> Iterator[Notice]:
 
 
 def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]:
-    """Warn if the images do not determine the focal length, or if ordinary lenses do not have it."""
+    """Warn if the images do not determine the focal length, or if it is implausible for ordinary lenses."""
     profile = problem.options.reliability.focal_profile
     pixels = (state.focal * problem.camera_groups.camera_pixel_sizes).tolist()
     focal = f"{' and '.join(f'{value:.0f}' for value in pixels)} pixels"
