@@ -30,10 +30,9 @@ class Descriptors(NamedTuple):
     def prepare(cls, descriptors: Tensor) -> Descriptors:
         """Quantize descriptors to 7 bits, so that similarities can be computed in integer arithmetic.
 
-        Processors with int8 dot products compare quantized descriptors in a fraction of the time. Other
-        processors store the same integers as float32, which represents them exactly, so all devices find the
-        same matches. A GPU stores int8 to save memory and converts the descriptors of each image pair when it
-        is matched.
+        Processors with int8 dot products compare quantized descriptors much faster. Other processors store
+        the same integers as float32, which represents them exactly, so all devices find the same matches. A
+        GPU stores int8 to save memory and converts the descriptors of each image pair when it is matched.
 
         Args:
             descriptors: Non-negative unit-length descriptors. (K, D), float32.

@@ -223,7 +223,7 @@ def _batch_size(device: torch.device) -> int:
 
 
 def _encode(model: Any, image_file: ImageFile, geometry: NetworkInput, device: torch.device) -> EncodedImage:
-    """Encode an image, resized and cropped to `geometry`, with a batch axis of length one."""
+    """Resize, crop and encode an image; the output has a batch axis of length one."""
     pixels = geometry.crop(read_image(image_file, geometry.size)[..., :3])
     image = torch.tensor(pixels, device=device).permute(2, 0, 1)[None] / 127.5 - 1
     shape = torch.tensor([geometry.shape], device=device)

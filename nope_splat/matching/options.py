@@ -124,8 +124,8 @@ class MirroringOptions:
     """Minimum number of matches of a strong pair. Images connected by strong pairs are not tested for
     mirroring against each other."""
     min_strong_ratio: float = 1 / 3
-    """Minimum number of matches of a strong pair, as a fraction of the largest number of matches of any pair
-    that contains one of its two images."""
+    """Minimum number of matches of a strong pair (see `min_strong_matches`), as a fraction of the largest
+    number of matches of any pair that contains one of its two images."""
     num_probes: int = 400
     """Number of the largest keypoints of an image that are mirrored and matched to another image as a quick
     test. Large keypoints are more often detected in the other image, too."""

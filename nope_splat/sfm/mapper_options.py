@@ -117,8 +117,8 @@ class GlobalRefinementOptions:
     min_num_observations: Annotated[int, COUNT] = 10
     """Minimum number of observations of a registered photo; photos with fewer are unregistered."""
     max_known_camera_noise_ratio: Annotated[float, Ge(1)] = 1.25
-    """Maximum ratio of the observation noise with known cameras to that with refined cameras. With a smaller
-    ratio, the known cameras are kept unchanged; otherwise the refined cameras are used."""
+    """Maximum ratio of the observation noise with known cameras to the noise with refined cameras. With a
+    smaller ratio, the known cameras are kept unchanged; otherwise the refined cameras are used."""
     max_focal_uncertainty: Annotated[float, POSITIVE] = 0.1
     """Maximum relative uncertainty (three standard deviations) of a focal length that the photos determine. A
     more uncertain focal length is reported. If the scene is planar or `initial_focal` is set, it is kept

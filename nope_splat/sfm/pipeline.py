@@ -61,8 +61,8 @@ def reconstruct(
 
     Args:
         folder: The images, or the path to an image folder.
-        held_out: Names of images held out for evaluation. They are matched, but the matches are used only to
-            register them from the final points.
+        held_out: Names of images held out for evaluation. They are matched, but their matches are used only
+            to register the held-out images from the final points.
         options: Options of matching and SfM; default options if None.
         cache_dir: Folder in which matches and reconstructions are cached, keyed by image content and options;
             None for no cache.

@@ -143,7 +143,7 @@ def extend(state: SfmState, max_error: float) -> None:
 
 
 def filter_observations(state: SfmState, max_error: float, min_angle: float) -> None:
-    """Remove observations with large errors, then points with a single observation or a small angle.
+    """Remove observations with large errors, then points with one observation or a small triangulation angle.
 
     Args:
         state: State with poses and points; changed in place.

@@ -94,8 +94,7 @@ class Linearization:
     by_point: Tensor
     """Derivatives of the residuals with respect to the world coordinates of the point. (O, 2, 3)."""
     by_intrinsics: Tensor
-    """Derivatives of the residuals with respect to the camera's intrinsics [log(f), dx, dy, k1, k2]. (O, 2,
-    5)."""
+    """Derivatives of the residuals with respect to the intrinsics [log(f), dx, dy, k1, k2]. (O, 2, 5)."""
 
 
 def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
@@ -126,7 +125,7 @@ def linearize(problem: BundleProblem) -> Linearization:
     the derivatives of `geometry.projection` and `geometry.distortion`, the residual r has the derivatives
 
         dr/dX_c   = f dd/dp dp/dX_c
-        dr/domega = f dd/dp dp/domega     (X_c' = exp(omega) X_c + nu)
+        dr/domega = f dd/dp dp/domega     (X_c' = exp([omega]x) X_c + nu)
         dr/dnu    = dr/dX_c,   dr/dX = dr/dX_c R
         dr/dlog f = f d(p),    dr/doffset = I,   dr/d(k1, k2) = f dd/d(k1, k2).
 

@@ -79,8 +79,8 @@ class DepthAlignmentProblem:
     def residuals(self) -> Array:
         """Projection of each lifted match minus its keypoint in the target image.
 
-        Residuals are in pixels at keypoint resolution, and infinite for matches behind the target camera. (M,
-        2).
+        Residuals are in pixels at keypoint resolution; they are infinite for matches behind the target
+        camera. (M, 2).
         """
         by_edge = [linearize(self, edge)[0] for edge in range(len(self.edges))]
         return np.concatenate([np.zeros((0, 2)), *by_edge])

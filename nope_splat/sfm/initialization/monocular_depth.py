@@ -186,7 +186,7 @@ class _LiftedMatches:
     def _next_pose(
         self, known: int, new: int, indices: Indices, known_fit: ScaleShift
     ) -> tuple[ScaleShift, Array] | None:
-        """Register an image by PnP to matches that are lifted in a registered image.
+        """Register an image by PnP, from matches that the depth map of a registered image lifts to 3D.
 
         Args:
             known: Index of the registered image.

@@ -2,8 +2,8 @@
 
 As in ZeroGS (Chen et al., arXiv 2411.15779), all images that observe enough points are registered at once,
 refined by point-to-ray consistency with fixed points, and bundle-adjusted locally while earlier images stay
-fixed. Global bundle adjustment runs whenever the number of images has grown by half, so that the total cost
-is a geometric series dominated by the last run.
+fixed. Global bundle adjustment runs whenever the number of images has grown by half, so the total time is a
+geometric series, which the last run dominates.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class BatchedRegistration:
     )
     """Thresholds for the registration of each photo."""
     ray_refinement: Suppress[RayRefinementOptions] = field(default_factory=RayRefinementOptions)
-    """Refinement of new poses by the distances of points from camera rays."""
+    """Refinement of the poses of a batch by the distances of points from viewing rays."""
 
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0

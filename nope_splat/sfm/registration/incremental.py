@@ -27,7 +27,7 @@ class IncrementalRegistration:
     """Register photos one by one from their visible points (Schönberger and Frahm, CVPR 2016)."""
 
     init_max_num_trials: Annotated[int, COUNT] = 50
-    """Maximum number of initial pairs tried."""
+    """Maximum number of initial pairs that are tried."""
     init_max_tri_angle: Annotated[float, POSITIVE] = 16.0
     """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of an initial
     pair."""
@@ -38,11 +38,11 @@ class IncrementalRegistration:
     """Maximum reprojection error of an inlier in absolute pose estimation (PnP), in pixels at keypoint
     resolution; it is large because points are not refined yet."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 20
-    """Minimum number of visible points of a photo, and of inliers among them, for registration by PnP.
-    Initial pairs need the same number of triangulated points."""
+    """A photo is registered by PnP only if at least this number of its visible points are inliers of the
+    pose. An initial pair needs the same number of triangulated points."""
     abs_pose_min_inlier_ratio: Annotated[float, SHARE] = 0.25
-    """Minimum fraction of the visible points of a photo that are inliers of its pose for registration by
-    PnP."""
+    """A photo is registered by PnP only if at least this fraction of its visible points are inliers of the
+    pose."""
     max_reproj_error: Annotated[float, POSITIVE] = 4.0
     """Maximum reprojection error of an observation during registration, in pixels at keypoint resolution;
     observations with a larger error are removed."""
@@ -58,8 +58,8 @@ class IncrementalRegistration:
     fraction of the points, among those that at least two other photos observe, that agree with its pose after
     bundle adjustment."""
     max_pair_tri_angle: Annotated[float, POSITIVE] = 4.0
-    """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of a pair, when
-    a photo is registered by its relative pose to one registered photo."""
+    """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of a pair. The
+    score decides by which pair a photo is registered if no photo can be registered by PnP."""
     coverage_grid_size: Annotated[int, COUNT] = 16
     """Number of cells per side of the grid that measures how evenly visible points cover a photo."""
     min_num_images_for_focal: Annotated[int, Ge(2)] = 4

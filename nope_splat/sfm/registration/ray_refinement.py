@@ -1,4 +1,4 @@
-"""Refinement of the poses of new images by the distances of fixed points from camera rays."""
+"""Refinement of the poses of new images by the distances of fixed points from viewing rays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nope_splat.utils.typing import Array, Indices
 
 @dataclass(frozen=True)
 class RayRefinementOptions:
-    """Refinement of new poses by the distances of points from camera rays."""
+    """Options for refining the poses of new images by the distances of points from viewing rays."""
 
     max_num_iterations: Annotated[int, COUNT] = 10
     """Number of Gauss-Newton steps."""

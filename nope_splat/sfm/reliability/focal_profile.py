@@ -47,7 +47,7 @@ def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) ->
 
     Args:
         state: The refined state; not changed.
-        options: Factor on the focal length, and limits of the bundle adjustments.
+        options: Ratio of the compared focal lengths, and limits of the bundle adjustments.
         device: PyTorch device for bundle adjustment.
 
     Returns:
@@ -100,11 +100,11 @@ def follow_focal_valley(state: SfmState, options: MapperOptions) -> FocalProfile
 
 
 def dolly_zoom(state: SfmState, factor: float) -> SfmState:
-    """Multiply the focal lengths, and move the cameras back so that the images change little.
+    """Multiply the focal lengths, and move the cameras forward or back so that the images change little.
 
     Args:
         state: State with poses and points; not changed.
-        factor: Factor on the focal lengths.
+        factor: Factor by which the focal lengths are multiplied.
 
     Returns:
         A changed copy of the state.

@@ -19,8 +19,8 @@ class EvidenceOptions:
     are often wrong, but hardly affect the cameras, so they are ignored."""
     min_agreement: Annotated[float, SHARE] = 0.7
     """Minimum fraction of the matches of a pair that agree with the cameras; pairs with a smaller fraction
-    may contradict the cameras. With correct cameras, neighboring photos reach more than 0.8; the remaining
-    matches are wrong but lie near the epipolar lines."""
+    may contradict the cameras. With correct cameras, neighboring photos reach more than 0.8; the other
+    matches are wrong matches that passed geometric verification."""
     min_own_inliers: Annotated[float, SHARE] = 0.85
     """A pair with too little agreement contradicts the cameras if at least this fraction of its matches are
     inliers of a relative pose that differs from that of the cameras. Wrong matches between very different
@@ -46,8 +46,8 @@ class EvidenceOptions:
     """Number of grid cells along the longer side of a photo; expected and observed points are counted in each
     cell."""
     max_occluder_depth_ratio: Annotated[float, SHARE] = 0.9
-    """A point is considered occluded if its grid cell contains a point with less than this fraction of its
-    depth."""
+    """A point is considered occluded in a photo if another point in the same grid cell has less than this
+    fraction of the depth of the occluded point."""
     min_num_in_cell: Annotated[int, COUNT] = 4
     """The expected points of a grid cell can count as missing only if there are at least this many of
     them."""
@@ -103,9 +103,10 @@ class FocalProfileOptions:
     """Shortest and longest focal length of ordinary lenses, as multiples of the longer side; other focal
     lengths are reported as implausible."""
     max_num_observations: Annotated[int, COUNT] = 60
-    """Maximum average number of observations per photo in the test; the longest tracks are used."""
+    """Maximum average number of observations per photo that are used in the test of other focal lengths; the
+    observations of the longest tracks are used."""
     max_iterations: Annotated[int, COUNT] = 12
-    """Maximum number of steps of each bundle adjustment in the test."""
+    """Maximum number of steps of each bundle adjustment in the test of other focal lengths."""
 
 
 @dataclass(frozen=True)
