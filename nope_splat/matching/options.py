@@ -45,7 +45,7 @@ class RetrievalOptions:
     query expansion)."""
     min_partner_ratio: float = 0.5
     """Minimum number of partners of each image, as a fraction of `num_partners`, even if fewer images are
-    similar. In small image sets, all images may be about equally similar, and then no pair is significantly
+    similar. In small image sets, all images may be about equally similar, so that no pair is significantly
     more similar than others."""
 
 
