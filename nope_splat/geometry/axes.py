@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 OPENCV_FROM_OPENGL = OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
-"""Matrix that converts a camera-to-world transform between OpenCV and OpenGL axes when multiplied from the
-right. (4, 4)."""
+"""Matrix that converts camera-to-world transforms between OpenCV and OpenGL axes, in both directions:
+multiply the transform by this matrix from the right. (4, 4)."""
 
 
 def switch_axes(camera_to_world: Tensor) -> Tensor:

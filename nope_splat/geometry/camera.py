@@ -17,8 +17,8 @@ class SharedPinhole:
     """Intrinsics of a pinhole camera with radial distortion, shared by all images of the camera.
 
     The principal point is relative to the image center. The distortion model is that of OpenCV and of
-    COLMAP's RADIAL model: a point p = (x, y) on the plane at depth one is distorted to (1 + k1 r^2 + k2 r^4)
-    p with r = |p|.
+    COLMAP's RADIAL model: a point p = (x, y) on the plane at depth one moves to (1 + k1 r^2 + k2 r^4) p,
+    where r = |p|.
 
     Pixel coordinates start at the upper left corner of the image; the center of the first pixel is (0.5,
     0.5).
@@ -52,7 +52,7 @@ class SharedPinhole:
 
         Args:
             points_camera: Points in camera coordinates (OpenCV axes), z > 0. (..., 3).
-            sizes: Width and height in pixels of the image of each point. (..., 2).
+            sizes: Width and height, in pixels, of the image into which each point is projected. (..., 2).
 
         Returns:
             Pixel coordinates, x then y. (..., 2).
@@ -65,7 +65,7 @@ class SharedPinhole:
 
         Args:
             xy: Pixel coordinates, x then y. (..., 2).
-            sizes: Width and height in pixels of the image of each pixel. (..., 2).
+            sizes: Width and height, in pixels, of the image that contains each pixel. (..., 2).
 
         Returns:
             Points in camera coordinates (OpenCV axes) with z = 1. (..., 3).
@@ -73,11 +73,11 @@ class SharedPinhole:
         return unproject(xy - self.principal_points(sizes), self.focal, self.radial)
 
     def undistorted(self, xy: Array, sizes: NDArray[np.int64]) -> Array:
-        """Undistort pixel coordinates, keeping focal length and principal point.
+        """Undistort pixel coordinates; focal length and principal point do not change.
 
         Args:
             xy: Distorted pixel coordinates, x then y. (..., 2).
-            sizes: Width and height in pixels of the image of each pixel. (..., 2).
+            sizes: Width and height, in pixels, of the image that contains each pixel. (..., 2).
 
         Returns:
             Undistorted pixel coordinates, x then y. (..., 2).
@@ -91,19 +91,19 @@ class SharedPinhole:
             size: Width and height of the full-resolution image in pixels. (2,).
 
         Returns:
-            Angle in degrees, for a centered principal point and no distortion.
+            Angle in degrees. Distortion is ignored, and the principal point is assumed to be the image
+            center.
         """
         return float(np.rad2deg(2 * np.arctan(size.max() / (2 * self.focal))))
 
     def largest_distortion(self, size: NDArray[np.int64]) -> float:
-        """Compute the largest distance in pixels by which distortion moves a point of an image.
+        """Compute the largest distance by which distortion moves any point of an image.
 
         Args:
             size: Width and height of the full-resolution image in pixels. (2,).
 
         Returns:
-            Largest displacement between the image center and a corner, for a centered principal point, in
-            pixels.
+            Largest distance in pixels. The principal point is assumed to be the image center.
         """
         corner = np.linalg.norm(size) / 2 / self.focal
         radii = np.linspace(0, corner, 100)[:, None] * np.array([1.0, 0.0])

@@ -23,7 +23,8 @@ NEWTON_STEPS = 8
 """Number of Newton steps of `undistort`. Newton's method converges quadratically, so eight steps suffice for
 real lenses."""
 MIN_SLOPE = 0.2
-"""Lower bound for the derivative of the distorted radius in a Newton step, to avoid division by zero."""
+"""Lower bound, in a Newton step, of the derivative of the distorted radius with respect to the undistorted
+radius; it avoids division by zero."""
 
 
 def radial_scale(square: AnyArray, k1: Any, k2: Any) -> AnyArray:
@@ -72,10 +73,10 @@ def undistort(plane: AnyArray, radial: AnyArray | Sequence[float]) -> AnyArray:
 
     The inverse of a distorted point p_d is q p_d, where the scalar q is the root of
 
-        h(q) = q (1 + k1 t q^2 + k2 t^2 q^4) - 1,   t = |p_d|^2,
+        h(q) = q (1 + k1 t q^2 + k2 t^2 q^4) - 1,   t = |p_d|^2.
 
-    found by Newton's method from q = 1. Only the last step is differentiated. With its slope h_q
-    held constant, the derivatives -h_k / h_q and -h_t / h_q equal those of the implicit function theorem.
+    Newton's method finds q, starting from q = 1. Only the last Newton step is differentiated, with the slope
+    dh/dq held constant. The implicit function theorem gives the same derivatives of q.
 
     Args:
         plane: Distorted points at depth one. (..., 2).
@@ -130,9 +131,9 @@ def radial_term_jacobian(plane: AnyArray, square: AnyArray | None = None) -> Any
     """Compute the derivatives of `distort` with respect to k1 and k2, which are s p and s^2 p with s = |p|^2.
 
     Args:
-        plane: Undistorted points p at depth one. Passing a multiple of p multiplies the result by the same
-            factor if `square` is given. (..., 2).
-        square: Squared radii s; None to compute s from `plane`. (..., 1).
+        plane: Undistorted points p at depth one. (..., 2). If `square` is given, `plane` may contain
+            multiples of p; the result is then multiplied by the same factors.
+        square: Squared radii s. (..., 1). None to compute s from `plane`.
 
     Returns:
         Jacobians; rows are the coordinates of the distorted point, columns k1 and k2. (..., 2, 2).

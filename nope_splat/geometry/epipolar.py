@@ -12,16 +12,16 @@ def sampson_errors(
 ) -> Array:
     """Compute the Sampson error of each match, a first-order approximation of the reprojection error.
 
-    The error is the distance, over both images, to the nearest pair of points that satisfies the epipolar
-    constraint (Hartley and Zisserman, section 11.4).
+    The error approximates how far the two points of a match must move to satisfy the epipolar constraint: the
+    root of the sum of their squared displacements in both images (Hartley and Zisserman, section 11.4).
 
     Args:
         first: Homogeneous coordinates in the first image. (n, 3).
         second: Homogeneous coordinates of the matching points in the second image. (n, 3).
         matrix: Matrix M with second^T M first = 0, such as a fundamental or essential matrix. (3, 3).
-        scale_first: Pixels per unit of `first`: 1 for pixels, the focal length in pixels for rays at depth
-            one.
-        scale_second: Pixels per unit of `second`.
+        scale_first: Pixels per unit of `first`: 1 if `first` is in pixels, or the focal length in pixels if
+            `first` contains rays at depth one.
+        scale_second: Pixels per unit of `second`, see `scale_first`.
 
     Returns:
         Sampson errors in pixels. (n,).
@@ -38,10 +38,11 @@ def essential_matrix(T_second_first: Array) -> Array:
     """Compute the essential matrix of two cameras.
 
     Args:
-        T_second_first: Transform from the first camera's to the second camera's coordinates. (4, 4).
+        T_second_first: Transform from the camera coordinates of the first to those of the second camera, with
+            rotation R and translation t. (4, 4).
 
     Returns:
-        The matrix E = [t]x R, with second^T E first = 0 for matching rays in camera coordinates. (3, 3).
+        The matrix E = [t]x R; matching rays x1 and x2 in camera coordinates satisfy x2^T E x1 = 0. (3, 3).
     """
     x, y, z = T_second_first[:3, 3]
     return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ T_second_first[:3, :3]

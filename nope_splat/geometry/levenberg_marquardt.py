@@ -1,8 +1,9 @@
 """Levenberg-Marquardt: one loop for all damped least-squares problems of the package.
 
-Marquardt (1963) adds a multiple of the diagonal, the damping, to the normal equations: large damping gives
-short steps of gradient descent, small damping gives Gauss-Newton steps. A step is accepted if it lowers the
-cost, and the damping is decreased; otherwise the damping is increased and a shorter step is tried.
+Marquardt (1963) multiplies the diagonal of the normal equations by a factor, the damping, and adds the result
+to the normal equations: large damping gives short steps of gradient descent, small damping gives Gauss-Newton
+steps. A step is accepted if it lowers the cost, and the damping is decreased; otherwise the damping is
+increased and a shorter step is tried.
 
 The loop depends neither on numpy nor on torch: each problem defines the types of its states and steps. Costs
 are Python floats, so the loop waits for the GPU once per trial step.
@@ -26,10 +27,11 @@ class LevenbergMarquardtConfig:
     """Damping schedule and stopping criteria of `levenberg_marquardt`."""
 
     initial_damping: float = 1e-4
-    """Damping of the first step: the multiple of the normal equations' diagonal that is added to it. Larger
-    values start with shorter steps."""
+    """Damping of the first step: the diagonal of the normal equations, multiplied by the damping, is added to
+    them. Larger values start with shorter steps."""
     increase: float = 10.0
-    """Factor by which the damping grows after a step that is rejected or cannot be solved for."""
+    """Factor by which the damping is multiplied after a step that does not lower the cost or cannot be
+    computed."""
     decrease: float = 10.0
     """Factor by which the damping is divided after an accepted step."""
     min_damping: float = 1e-9
@@ -39,9 +41,10 @@ class LevenbergMarquardtConfig:
     max_iterations: int = 25
     """Maximum number of accepted steps, after which the loop stops."""
     max_evaluations: int | None = None
-    """Maximum number of trial steps whose cost is evaluated, accepted or rejected; None for no limit."""
+    """Maximum number of evaluations of the cost, including those of rejected steps; None means no limit."""
     tolerance: float = 1e-5
-    """The loop stops after an accepted step that lowers the cost by less than this fraction of the cost."""
+    """Minimum decrease of the cost by an accepted step, as a fraction of the cost; after a smaller decrease,
+    the loop stops."""
 
 
 class Linearization(Protocol[StateIn, StepOut]):
@@ -56,7 +59,8 @@ class Linearization(Protocol[StateIn, StepOut]):
         """Solve the damped normal equations.
 
         Args:
-            damping: Multiple of the diagonal of the normal equations that is added to the diagonal.
+            damping: Factor; the diagonal of the normal equations, multiplied by this factor, is added to
+                them.
 
         Returns:
             The step, to be passed to `Problem.retract`; None if the damped equations have no solution.
@@ -64,7 +68,7 @@ class Linearization(Protocol[StateIn, StepOut]):
         ...
 
     def evaluate(self, candidate: StateIn) -> float:
-        """Evaluate the cost at another state, with the noise and weights of this linearization.
+        """Evaluate the cost at another state, with the noise estimate and the weights of this linearization.
 
         Args:
             candidate: State after a trial step.
@@ -109,7 +113,7 @@ class Result(Generic[State]):
     """Cost before and after each accepted step. If the problem re-estimates noise or weights at each
     linearization, only the two costs of the same step are comparable."""
     damping: float
-    """Damping of the next trial step, from which a later minimization can continue."""
+    """Damping that the next step would have; pass it as `initial_damping` to continue the minimization."""
 
     @property
     def iterations(self) -> int:
@@ -129,8 +133,9 @@ def levenberg_marquardt(
         problem: The least-squares problem.
         state: Initial state.
         config: Damping schedule and stopping criteria.
-        stop: Additional stopping criterion. It is called with each trial step, accepted or rejected, and
-            returns True to stop; for example, if the step is short.
+        stop: Additional stopping criterion. The function is called with each trial step, accepted or
+            rejected, and returns True to stop, for example because the step is short. None for no additional
+            criterion.
 
     Returns:
         The final state, whose cost is at most the initial cost, and the costs of all accepted steps.

@@ -1,8 +1,8 @@
 """Perspective projection and its derivatives, for NumPy arrays and PyTorch tensors.
 
 Points are in camera coordinates (OpenCV axes: x right, y down, z forward). Image coordinates are relative to
-the principal point. Derivatives by a pose increment (omega, nu) refer to points that move by X' =
-exp([omega]x) X + nu (`rigid.move_poses`).
+the principal point. A pose increment (omega, nu) moves a point X to X' = exp([omega]x) X + nu (see
+`rigid.move_poses`); derivatives with respect to pose increments are taken at zero.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def projection_jacobian(plane: AnyArray, inverse_depth: AnyArray) -> AnyArray:
 
     Args:
         plane: Projections (u, v) at depth one. (..., 2).
-        inverse_depth: Inverse depths w = 1 / z. Multiplying w by a factor multiplies the result by that
-            factor. (...).
+        inverse_depth: Inverse depths w = 1 / z; pass f / z for the derivative of pixel coordinates with the
+            focal length f. (...).
 
     Returns:
         Jacobians; rows are u and v, columns x, y and z. (..., 2, 3).
@@ -98,8 +98,8 @@ def rotation_jacobian(plane: AnyArray) -> AnyArray:
         plane: Projections (u, v) at depth one. (..., 2).
 
     Returns:
-        Jacobians by a rotation vector omega with X' = exp([omega]x) X: [[-u v, 1 + u^2, -v], [-(1 + v^2), u
-        v, u]]; rows are u and v, columns x, y and z of omega. (..., 2, 3).
+        Jacobians [[-u v, 1 + u^2, -v], [-(1 + v^2), u v, u]] with respect to the rotation vector omega of X'
+        = exp([omega]x) X, at omega = 0; rows are u and v, columns x, y and z of omega. (..., 2, 3).
     """
     u, v = plane[..., 0], plane[..., 1]
     return _rows((-u * v, 1 + u * u, -v), (-(1 + v * v), u * v, u))

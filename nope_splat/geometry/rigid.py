@@ -58,7 +58,7 @@ def rotation_exp(vectors: AnyArray) -> AnyArray:
 def rotation_log(rotations: AnyArray) -> AnyArray:
     """Convert rotation matrices to rotation vectors. (..., 3, 3) -> (..., 3).
 
-    For tensors, the rotation angles must be well below pi.
+    The rotation angles of PyTorch tensors must be well below pi radians.
     """
     if not isinstance(rotations, Tensor):
         return Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_rotvec().reshape(rotations.shape[:-1])
@@ -73,9 +73,9 @@ def rotation_log(rotations: AnyArray) -> AnyArray:
 def left_jacobian(vectors: Tensor) -> Tensor:
     """Compute the left Jacobian V of SO(3).
 
-    For a twist (omega, nu) in SE(3), V nu is the translation of its exponential. V is the integral of exp(s
-    [omega]x) over s from 0 to 1. It is computed as a block of the exponential of a 6 x 6 matrix (Van Loan
-    1978).
+    The exponential of a twist (omega, nu) has the rotation exp([omega]x) and the translation V nu. V is the
+    integral of exp(s [omega]x) over s from 0 to 1. It is computed as a block of the exponential of a 6 x 6
+    matrix (Van Loan 1978).
 
     Args:
         vectors: Rotation vectors omega. (N, 3).
@@ -92,11 +92,12 @@ def left_jacobian(vectors: Tensor) -> Tensor:
 def move_poses(T_camera_world: AnyArray, increments: AnyArray) -> AnyArray:
     """Apply pose increments from the left.
 
-    The new rotation is exp([omega]x) R and the new translation is exp([omega]x) t + nu.
+    A transform with rotation R and translation t gets the rotation exp([omega]x) R and the translation
+    exp([omega]x) t + nu.
 
     Args:
         T_camera_world: World-to-camera transforms. (..., 4, 4).
-        increments: Rotation vectors omega in radians (first three), then translations nu. (..., 6).
+        increments: Rotation vectors omega in radians (first three entries), then translations nu. (..., 6).
 
     Returns:
         New world-to-camera transforms. (..., 4, 4).

@@ -16,11 +16,11 @@ from torch import Tensor
 from nope_splat.utils.arrays import AnyArray, namespace
 
 CAUCHY = 2.385
-"""Default width of the Cauchy loss, in standard deviations: 95 % efficiency for normally distributed
+"""Default width of the Cauchy loss, in standard deviations. It gives 95 % efficiency for normally distributed
 residuals."""
 HUBER = 1.345
-"""Default width of the Huber loss, in standard deviations: 95 % efficiency for normally distributed residuals
-(Huber 1964)."""
+"""Default width of the Huber loss, in standard deviations. It gives 95 % efficiency for normally distributed
+residuals (Huber 1964)."""
 SIGMA_OF_MEDIAN = 1.4826
 """Ratio of the standard deviation of normally distributed residuals to the median of their absolute
 values."""

@@ -40,7 +40,7 @@ class Similarity:
 
 
 def align_similarity(source: Array, target: Array) -> Similarity:
-    """Find the similarity transform that aligns two point sets with least squared distances.
+    """Find the similarity transform that minimizes the sum of squared distances between two point sets.
 
     Args:
         source: Points to transform. (n, 3).

@@ -32,8 +32,8 @@ def count_second_motion(
         settings: Options of matching.
 
     Returns:
-        The pair with `num_second`, the number of inliers of the second geometry; unchanged if there are too
-        few.
+        The pair, with `num_second` set to the number of inliers of the second geometry; the unchanged pair if
+        there are too few inliers.
     """
     options = settings.ambiguity
     used = np.concatenate([verified.indices, verified.stationary])
@@ -65,10 +65,10 @@ def count_second_motion(
 def repetition(
     keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches], options: AmbiguityOptions
 ) -> NDArray[np.floating]:
-    """Measure the fraction of keypoints in each image that look like another place in the same image.
+    """Measure the fraction of keypoints in each image that resemble another place in the same image.
 
-    A keypoint repeats if the descriptor of a distant keypoint in the same image is as similar to it as the
-    descriptors of most of the image's verified matches.
+    A keypoint repeats if a distant keypoint of the same image has a similar descriptor. The similarity must
+    reach a quantile (`similarity_quantile`) of the similarities of the image's verified matches.
 
     Args:
         keypoints: Keypoints of each image, with unit-length descriptors. Without descriptors, all fractions
@@ -77,7 +77,8 @@ def repetition(
         options: Options of the measurement.
 
     Returns:
-        Fraction of the keypoints of each image that repeat, 0 to 1; zero for images without matches. (N,).
+        Fraction of the keypoints of each image that repeat, from 0 to 1; zero for images without matches.
+        (N,).
     """
     if any(features.descriptors.shape[1] == 0 for features in keypoints):
         return np.zeros(len(keypoints))

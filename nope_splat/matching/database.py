@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 CACHE_STAGE = "matches"
 """Name under which the cache stores finished matches."""
 PARTIAL_CACHE_STAGE = "pairs"
-"""Name under which the cache stores the pairs matched so far, from which an interrupted run resumes."""
+"""Name under which the cache stores the pairs matched so far; an interrupted run resumes from these pairs."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,14 @@ class MatchDatabase:
     pointmaps: Pointmaps | None = None
     """Pointmaps of the pairs; None if the matcher does not predict pointmaps."""
     repetition: NDArray[np.floating] | None = None
-    """Fraction of the keypoints of each image that look like another place in the same image, 0 to 1; None if
-    unknown. (N,)."""
+    """Fraction of the keypoints of each image that resemble another place in the same image, from 0 to 1.
+    (N,). None if unknown."""
     mirrored_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Indices of the images that are mirrored relative to most other images, ascending. (n,)."""
     stationary: tuple[StationaryPixels, ...] = ()
-    """Grid cells that do not move while the scene moves, such as a logo, for each image size. No match is in
-    these cells. Empty before `without_stationary`; not stored in the cache."""
+    """Image regions that do not move while the scene moves, such as a logo: grid cells for each image size.
+    Matches in these cells are removed from `pairs`. Empty until `without_stationary` finds the cells; not
+    stored in the cache."""
 
     @property
     def mirrored(self) -> NDArray[np.bool_]:
@@ -71,7 +72,7 @@ class MatchDatabase:
 
         Args:
             folder: The images.
-            held_out: True for held-out images, whose matches do not make a cell stationary. (N,).
+            held_out: True for held-out images; their matches are not used to find stationary cells. (N,).
             settings: Options of matching.
 
         Returns:
@@ -87,7 +88,7 @@ class MatchDatabase:
         return replace(self, pairs=tuple(pairs), stationary=stationary)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Convert the database, without descriptors and stationary cells, to arrays by name for the cache."""
+        """Convert the database to arrays by name; descriptors and stationary cells are omitted."""
         arrays = _pointmaps_to_arrays(self.pointmaps)
         if self.repetition is not None:
             arrays["repetition"] = self.repetition
@@ -128,8 +129,8 @@ def matches_key(folder: ImageFolder, settings: MatchingSettings) -> str:
 
     Args:
         folder: The images.
-        settings: Settings of matching. The device and fields that a derived class adds for later stages do
-            not affect the key.
+        settings: Settings of matching. The device does not affect the key. Fields that a derived class adds
+            for later stages do not affect the key either.
 
     Returns:
         The key.
@@ -187,7 +188,7 @@ def _describe_images(
     pointmaps: Pointmaps | None,
     settings: MatchingSettings,
 ) -> MatchDatabase:
-    """Find properties of images that only descriptors show: mirroring and repeated patterns.
+    """Create the database, and find mirrored images and repeated patterns, which requires descriptors.
 
     Args:
         keypoints: Keypoints of each image, with descriptors.
@@ -196,7 +197,7 @@ def _describe_images(
         settings: Options of matching.
 
     Returns:
-        The database, without pairs of a mirrored and an ordinary image.
+        The database, without pairs that consist of a mirrored and an ordinary image.
     """
     # Exclude stationary content, such as logos: it is the same in ordinary and mirrored images, and it may
     # repeat.
@@ -241,7 +242,7 @@ def _pairs_from_arrays(arrays: dict[str, NDArray[Any]]) -> list[PairMatches]:
 
 
 def _tried_from_arrays(arrays: dict[str, NDArray[Any]]) -> dict[tuple[int, int], PairMatches | None]:
-    """Read all pairs that were matched; the value is None for pairs that failed verification."""
+    """Read the results of all matched pairs by image indices; None for pairs that failed verification."""
     known: dict[tuple[int, int], PairMatches | None] = dict.fromkeys(
         (int(first), int(second)) for first, second in arrays["tried"]
     )

@@ -13,8 +13,8 @@ GPU_BLOCK_SIZE = 2**24
 """Number of similarities computed at once on a GPU (64 MB). Large blocks are faster there."""
 
 QUANTIZATION_LEVELS = 254
-"""Number of quantization levels for descriptor entries between 0 and 1. Entries above 1/2 saturate at 7 bits;
-such entries only occur in descriptors with hardly any other nonzero entry."""
+"""Number of quantization levels for descriptor entries between 0 and 1. Entries above 1/2 exceed 7 bits and
+are reduced to 127; they only occur in descriptors with hardly any other nonzero entry."""
 
 
 class Descriptors(NamedTuple):
@@ -23,17 +23,16 @@ class Descriptors(NamedTuple):
     exact: Tensor
     """Unquantized descriptors, non-negative and of unit length. (K, D), float32."""
     quantized: Tensor
-    """Descriptors in units of 1 / `QUANTIZATION_LEVELS`, rounded. (K, D), int8, or float32 on processors
+    """Descriptors multiplied by `QUANTIZATION_LEVELS` and rounded. (K, D), int8; float32 on processors
     without int8 dot products."""
 
     @classmethod
     def prepare(cls, descriptors: Tensor) -> Descriptors:
         """Quantize descriptors to 7 bits, so that similarities can be computed in integer arithmetic.
 
-        Processors with int8 dot products compare quantized descriptors in a fraction of the time. Other
-        processors store the same integers as float32, which represents them exactly, so all devices find the
-        same matches. A GPU stores int8 to save memory and converts the descriptors of each image pair when it
-        is matched.
+        Processors with int8 dot products compare quantized descriptors much faster. Other processors store
+        the same integers as float32, which represents them exactly, so all devices find the same matches. A
+        GPU stores int8 to save memory and converts the descriptors of each image pair when it is matched.
 
         Args:
             descriptors: Non-negative unit-length descriptors. (K, D), float32.
@@ -94,13 +93,14 @@ def _ratio_test(similarity: Tensor, first: Tensor, second: Tensor, ratio: float)
     """Find the nearest neighbors that pass the ratio test, and their quantized similarities.
 
     Args:
-        similarity: Inner products of quantized descriptors; overwritten. (K, L).
-        first: Exact descriptors of the rows. (K, D).
-        second: Exact descriptors of the columns. (L, D).
+        similarity: Inner products of the quantized descriptors; the function overwrites them. (K, L).
+        first: Exact descriptors of the first image, one per row of `similarity`. (K, D).
+        second: Exact descriptors of the second image, one per column of `similarity`. (L, D).
         ratio: Maximum ratio of the nearest to the second-nearest distance (Lowe's ratio test).
 
     Returns:
-        Rows and columns of the M matches (M, 2), and their quantized similarities (M,).
+        Keypoint indices of the M matches in the first and in the second image (M, 2), and the inner products
+        of their quantized descriptors (M,).
     """
     best = _argmax(similarity)
     best_similarity = similarity.gather(1, best[:, None])

@@ -32,7 +32,8 @@ from nope_splat.utils.progress import progress_bar
 from nope_splat.utils.typing import Array
 
 PATCH_SIZE = 16
-"""Side in pixels of the network's square patches. Image sides must be multiples of it."""
+"""Side length, in pixels, of the network's square patches. Width and height of the network's input must be
+multiples of this length."""
 LONGER_SIDE = 512
 """Longer side, in pixels, of the network's input images. The network was trained for this size."""
 STORED_STRIDE = 8
@@ -57,7 +58,7 @@ with a batch axis."""
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """Geometry of an image at the network's input: resized, then center-cropped to whole patches."""
+    """Resizing and crop of an image for the network: it is resized, then center-cropped to whole patches."""
 
     size: tuple[int, int]
     """Width and height of the resized image in pixels."""
@@ -85,8 +86,7 @@ class NetworkInput:
         """Compute the grid of the stored pointmap points in full-resolution pixels.
 
         Returns:
-            Spacing of the points, x then y (2,), and upper left corner of the grid's first cell, x then y
-            (2,).
+            Spacing of the points, x then y (2,), and upper left corner of the grid, x then y (2,).
         """
         # The center of STORED_STRIDE pixels is a pixel corner; the stored point is half a pixel further.
         return np.multiply(self.scale, float(STORED_STRIDE)), self.to_image(np.array([0.5, 0.5]))
@@ -96,7 +96,7 @@ class NetworkInput:
         return (xy + self.crop_offset) * self.scale
 
     def crop(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Crop an array of the resized image. (height, width, ...) of `size` -> (H, W, ...) of `shape`."""
+        """Crop an array that has one entry per pixel of the resized image. (h, w, ...) -> (H, W, ...)."""
         (column, row), (height, width) = self.crop_offset, self.shape
         return values[row : row + height, column : column + width]
 
@@ -108,7 +108,7 @@ def match_by_dust3r(
 
     Args:
         images: The images; masked pixels are not used.
-        pairs: Image indices of each pair to run the network on, the smaller index first.
+        pairs: Image indices of each pair on which the network runs, the smaller index first.
         settings: Weights, pointmap options, and verification options.
 
     Returns:
@@ -223,7 +223,7 @@ def _batch_size(device: torch.device) -> int:
 
 
 def _encode(model: Any, image_file: ImageFile, geometry: NetworkInput, device: torch.device) -> EncodedImage:
-    """Encode an image, resized and cropped to `geometry`, with a batch axis of length one."""
+    """Resize, crop and encode an image; the output has a batch axis of length one."""
     pixels = geometry.crop(read_image(image_file, geometry.size)[..., :3])
     image = torch.tensor(pixels, device=device).permute(2, 0, 1)[None] / 127.5 - 1
     shape = torch.tensor([geometry.shape], device=device)

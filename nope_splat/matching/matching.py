@@ -48,8 +48,8 @@ def match_images(
         images: The images.
         settings: Settings of matching.
         matched: Results of pairs that were matched earlier and are not matched again; None if there are none.
-        save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL` and
-            on interruption; None to save nothing.
+        save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL`
+            seconds and on interruption; None to save nothing.
 
     Returns:
         Keypoints of each image; the verified pairs, whose matches are keypoint indices; and the pointmaps, or
@@ -103,8 +103,8 @@ def match_keypoints(
         keypoints: Keypoints of each image.
         settings: Options of choosing, matching and verifying pairs.
         matched: Results of pairs that were matched earlier and are not matched again; None if there are none.
-        save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL` and
-            on interruption; None to save nothing.
+        save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL`
+            seconds and on interruption; None to save nothing.
 
     Returns:
         The verified pairs, in ascending order of image indices.
@@ -142,12 +142,12 @@ def _match_rounds(
 
     Args:
         keypoints: Keypoints of each image.
-        rounds: Function that takes the results by pair, to which each round adds, and yields the pairs of
-            each round.
+        rounds: Function that takes the dictionary of all results, which grows with each round, and yields the
+            pairs of one round after another.
         settings: Options of matching and verifying pairs.
         matched: Results of pairs that were matched earlier and are not matched again; None if there are none.
-        save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL` and
-            on interruption; None to save nothing.
+        save: Function that is called with the results of all pairs matched so far, every `SAVE_INTERVAL`
+            seconds and on interruption; None to save nothing.
 
     Returns:
         The verified pairs of all rounds, in ascending order of image indices.
@@ -191,7 +191,7 @@ def _match_rounds(
 
 
 def num_matching_threads(settings: MatchingSettings) -> int:
-    """Compute the number of threads that match pairs in parallel.
+    """Compute the number of threads that match image pairs in parallel.
 
     Args:
         settings: Device of matching.
@@ -213,8 +213,8 @@ def _putative_matcher(
         settings: Matcher and its options.
 
     Returns:
-        A function that takes two image indices and returns keypoint indices in the first and the second
-        image. (M, 2).
+        A function that takes two image indices and returns the matches: keypoint indices in the first and the
+        second image. (M, 2).
     """
     if settings.matcher == "disk":
         from nope_splat.matching.disk import lightglue
@@ -233,8 +233,8 @@ def _ratio_test_matcher(
         settings: Maximum ratio of distances, and device.
 
     Returns:
-        A function that takes two image indices and returns keypoint indices in the first and the second
-        image. (M, 2).
+        A function that takes two image indices and returns the matches: keypoint indices in the first and the
+        second image. (M, 2).
     """
     device = network_device(settings.device)
     descriptors = [

@@ -1,16 +1,15 @@
 """Detection of mirrored images among ordinary images, by the SIFT descriptors of mirrored keypoints.
 
-Mirroring an image permutes the entries of its SIFT descriptors ("flipped" descriptors). If one of two
-overlapping images is mirrored, the images match once the descriptors of one image are flipped. Ordinary
-matches are evidence that the two images of a pair have the same orientation, and flipped matches that they
-have opposite orientations (one of them is mirrored). However, symmetric objects match their mirror images
-without being mirrored, such as the left and the right side of a car, or a facade seen from both sides.
-Therefore
+Mirroring an image permutes the entries of its SIFT descriptors. If one of two overlapping images is mirrored,
+the images match if this permutation is applied to the descriptors of one image ("flipped" matches). Ordinary
+matches are evidence that both images of a pair have the same orientation; flipped matches are evidence that
+exactly one of them is mirrored. However, symmetric objects have flipped matches in ordinary images: the left
+side of a car matches its mirrored right side. Therefore
 
-- one ordinary match outweighs several flipped matches,
-- the maximum spanning forest over this evidence decides which images have the same orientation. If a chain of
-ordinary pairs connects two images, only a pair with several times as many flipped matches as the weakest pair
-of the chain has ordinary matches can assign opposite orientations to the two images.
+- an ordinary match counts several times as much as a flipped match,
+- the maximum spanning forest of this evidence decides which images have the same orientation. If a chain of
+  pairs connects two images, a pair of the two images that contradicts the chain is only used if its evidence
+  is stronger than that of the weakest pair in the chain.
 
 If all images are mirrored, no image is reported, because the mirrored scene is consistent.
 """
@@ -58,8 +57,8 @@ def find_mirrored_images(
     Args:
         keypoints: Keypoints of each image, with SIFT descriptors and image sizes.
         pairs: Verified image pairs.
-        stationary: Stationary image cells. Their keypoints are ignored, because a symmetric frame around the
-            image matches its mirror image.
+        stationary: Stationary grid cells of the images. Keypoints in these cells are ignored, because a
+            symmetric frame around an image matches its own mirror image.
         settings: Options of matching.
 
     Returns:
@@ -126,12 +125,12 @@ def mirror_keypoints(features: Keypoints) -> Keypoints:
 def candidate_pairs(
     num_images: int, pairs: Sequence[PairMatches], options: MirroringOptions
 ) -> list[tuple[int, int]]:
-    """Choose pairs of images of which one may be mirrored.
+    """Choose image pairs that are tested for whether one of the two images is mirrored.
 
     Images that are connected by strong pairs are not tested against each other, because either all of them
-    are mirrored or none is. A pair is strong if its number of matches is a large fraction of that of the best
-    pair of either image. Each image is tested with some of the images to which it is not connected, evenly
-    spaced in the image order.
+    are mirrored or none is. A pair is strong if its number of matches is a large fraction of the largest
+    number of matches of any pair that contains one of its two images. Each image is tested with some of the
+    images to which it is not connected, evenly spaced in the image order.
 
     Args:
         num_images: Number of images.
@@ -185,7 +184,7 @@ def hand_evidence(
 
     Args:
         ordinary: Number of ordinary matches of each pair. (E,).
-        flipped: Number of flipped matches of each pair, that is, matches after mirroring one image. (E,).
+        flipped: Number of flipped matches of each pair: matches after one of the images was mirrored. (E,).
         settings: Options of matching.
 
     Returns:
@@ -200,7 +199,7 @@ def hand_evidence(
 def separate_hands(
     num_images: int, edges: NDArray[np.int64], evidence: NDArray[np.floating]
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Divide images into ordinary and mirrored images, by the strongest evidence that connects them.
+    """Divide images into ordinary and mirrored images, using the strongest evidence that connects the images.
 
     In each connected component, the smaller group is considered mirrored. Of two equally large groups, the
     group without the component's first image is considered mirrored.
@@ -242,7 +241,7 @@ def _estimate_flipped_matches(
     settings: MatchingSettings,
     pool: ThreadPoolExecutor,
 ) -> dict[tuple[int, int], float]:
-    """Estimate the number of flipped matches of image pairs from a sample of their largest keypoints.
+    """Estimate the number of flipped matches of image pairs by matching only their largest keypoints.
 
     Args:
         candidates: Image indices of the candidate pairs.
@@ -251,8 +250,8 @@ def _estimate_flipped_matches(
         pool: Pool of threads that match pairs in parallel.
 
     Returns:
-        Estimated number of flipped matches by pair. Pairs with as few matches as unrelated images are
-        omitted.
+        Estimated number of flipped matches, by pair. Pairs are omitted if they have no more matches than
+        unrelated images may have.
     """
     options = settings.mirroring
     partners: dict[int, list[int]] = defaultdict(list)

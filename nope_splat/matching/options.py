@@ -1,7 +1,4 @@
-"""Settings of image matching, and options of its stages.
-
-"Feature pixels" are the pixels of the image in which keypoints are detected, which may be downscaled.
-"""
+"""Settings of image matching, and options of its stages."""
 
 from __future__ import annotations
 
@@ -27,9 +24,10 @@ class SiftOptions:
     """OpenCV's `contrastThreshold`: smallest contrast of a keypoint. The default is half of OpenCV's default,
     so that dim regions also get keypoints."""
     noise_diameter: float = 2.6
-    """Keypoint diameter, in feature pixels, at which the blur of the keypoint contributes as much
-    localization noise as all other sources together. Larger keypoints get a larger standard deviation. Fitted
-    to the reprojection errors of four real and rendered scenes, which gave 2.5 to 2.7 pixels each."""
+    """Keypoint diameter, in pixels of the image in which keypoints are detected, at which the blur of a
+    keypoint contributes as much localization noise as all other sources together. Larger keypoints get a
+    larger standard deviation. The reprojection errors of four real and rendered scenes gave values from 2.5
+    to 2.7 pixels."""
     num_grid_cells: int = 16
     """Number of grid cells along the longer image side. The strongest keypoints are selected from each cell
     in turn; more cells spread the keypoints more evenly."""
@@ -40,14 +38,15 @@ class RetrievalOptions:
     """Options of image retrieval by VLAD descriptors."""
 
     min_similarity_sigmas: float = 3.0
-    """Minimum similarity of two similar images, in standard deviations of the similarity of unrelated
-    images."""
+    """Minimum similarity at which two images count as similar, in standard deviations of the similarity of
+    unrelated images."""
     max_num_expansions: int = 5
-    """Maximum number of similar images whose descriptors are averaged into a query (average query
-    expansion)."""
+    """Maximum number of similar images whose descriptors are averaged with that of the query image (average
+    query expansion)."""
     min_partner_ratio: float = 0.5
     """Minimum number of partners of each image, as a fraction of `num_partners`, even if fewer images are
-    similar. In small sets, all images are alike and none is significantly similar."""
+    similar. In small image sets, all images may be about equally similar, so that no pair is significantly
+    more similar than others."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,11 @@ class TransitiveMatchingOptions:
     num_initial_partners: int = 4
     """Number of most similar images with which each image is matched in the first round."""
     min_num_matches: int = 60
-    """Minimum number of verified matches of a strong pair. After a weaker pair, further candidates of its
-    images must share more keypoints than this pair did."""
+    """Minimum number of verified matches of a strong pair. Once an image has a weaker pair, it is only
+    matched with candidates with which it shares more keypoints than with its partner in the weaker pair."""
     min_num_partners: int = 6
-    """Number of verified pairs of an image below which weak pairs do not restrict its further candidates."""
+    """Minimum number of verified pairs of an image for weak pairs to restrict its further candidates (see
+    `min_num_matches`)."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class TwoViewGeometryOptions:
     confidence: float = 0.9999
     """Probability of drawing at least one sample without outliers. Higher values need more RANSAC trials."""
     trial_multiplier: float = 3.0
-    """Factor on the theoretical number of RANSAC trials (COLMAP's `dyn_num_trials_multiplier`), because noise
-    spoils some samples without outliers."""
+    """Factor by which the theoretical number of RANSAC trials is multiplied (COLMAP's
+    `dyn_num_trials_multiplier`). It is needed because noise makes some samples without outliers useless."""
     min_num_trials: int = 100
     """Minimum number of RANSAC trials for the fundamental matrix."""
     max_num_trials: int = 10_000
@@ -80,8 +80,8 @@ class TwoViewGeometryOptions:
     """Number of matches in the subset on which RANSAC is tried first. If nearly all of them are inliers, the
     subset determines the geometry as well as all matches do."""
     easy_inlier_ratio: float = 0.8
-    """Minimum inlier ratio of the subset at which the geometry of the subset is refined on all matches. Below
-    this ratio, RANSAC runs on all matches."""
+    """Minimum inlier ratio in the subset for the geometry of the subset to be used and refined on all
+    matches. Below this ratio, RANSAC runs on all matches."""
     min_num_subset_trials: int = 20
     """Minimum number of RANSAC trials on the subset. With fewer trials, all of them might fail by chance."""
     homography_subset_size: int = 100
@@ -96,10 +96,11 @@ class StationaryOptions:
     """Options for finding image regions that do not move while the scene moves, such as a logo."""
 
     max_motion: float = 1.0
-    """Maximum distance, in feature pixels, between the two keypoints of a stationary match. Keypoints of a
-    logo differ by a fraction of a pixel."""
+    """Maximum distance between the two keypoints of a stationary match, in pixels of the image in which
+    keypoints are detected. Keypoints of a logo differ by a fraction of a pixel."""
     num_grid_cells: int = 48
-    """Number of grid cells along the longer image side, into which stationary regions are divided."""
+    """Number of cells along the longer image side of the grid that represents stationary regions. More cells
+    follow the outlines of the regions more closely."""
     min_num_pairs: int = 3
     """Minimum number of image pairs in which a grid cell must contain stationary matches. In a single pair,
     matches may be stationary by chance."""
@@ -109,33 +110,34 @@ class StationaryOptions:
 class MirroringOptions:
     """Options for finding mirrored images.
 
-    A flipped match is a match of two images after the SIFT descriptors of one image were mirrored.
+    A flipped match is a match found after mirroring the SIFT descriptors of one image.
     """
 
     min_ratio: float = 3.0
-    """Minimum ratio of flipped to ordinary matches for a pair of which one image is mirrored."""
+    """Minimum ratio of the number of flipped matches (found after mirroring one image) to the number of
+    ordinary matches, for one image of the pair to be considered mirrored."""
     flipped_weight: float = 1 / 6
-    """Weight of a flipped match as evidence, relative to an ordinary match. Symmetric objects match their
-    mirror images without being mirrored; a pair of neighboring images of such an object has more than a sixth
-    as many ordinary matches as the most similar mirror images have flipped matches."""
+    """Weight of a match found after mirroring one image (flipped match), relative to an ordinary match. It is
+    small because ordinary images of symmetric objects have flipped matches, too: up to six times as many as
+    two neighboring images have ordinary matches."""
     min_strong_matches: int = 50
     """Minimum number of matches of a strong pair. Images connected by strong pairs are not tested for
     mirroring against each other."""
     min_strong_ratio: float = 1 / 3
-    """Minimum number of matches of a strong pair, as a fraction of the number of matches of the best pair of
-    either image."""
+    """Minimum number of matches of a strong pair (see `min_strong_matches`), as a fraction of the largest
+    number of matches of any pair that contains one of its two images."""
     num_probes: int = 400
-    """Number of keypoints of an image, the largest ones, that are flipped and matched to another image for a
-    quick test. Large keypoints are found again more often."""
+    """Number of the largest keypoints of an image that are mirrored and matched to another image as a quick
+    test. Large keypoints are more often detected in the other image, too."""
     num_probed: int = 2048
-    """Number of keypoints of the other image, the largest ones, to which the flipped keypoints are
-    matched."""
+    """Number of the largest keypoints of the other image to which the mirrored keypoints are matched in the
+    quick test."""
     min_probe_ratio: float = 0.05
-    """Minimum fraction of the flipped keypoints that must match to continue with a pair. In unrelated images,
-    up to 4 % match."""
+    """Minimum fraction of the mirrored keypoints that match in the quick test; pairs with a smaller fraction
+    are not tested further. In unrelated images, up to 4 percent match."""
     max_num_partners: int = 20
-    """Maximum number of other images with which each image is tested, evenly spaced in the image order. The
-    limit makes the time proportional to the number of images."""
+    """Maximum number of other images against which each image is tested for mirroring, evenly spaced in the
+    image order. The limit makes the time proportional to the number of images."""
 
 
 @dataclass(frozen=True)
@@ -143,20 +145,22 @@ class AmbiguityOptions:
     """Options for measuring how ambiguous the matches are."""
 
     min_contradiction: float = 3.0
-    """Minimum epipolar error of a match that may belong to a second motion, as a multiple of
-    `max_epipolar_error`."""
+    """Minimum epipolar error of a match that contradicts the epipolar geometry of its pair and may belong to
+    a second motion, as a multiple of `max_epipolar_error`."""
     min_second_inlier_ratio: float = 0.5
-    """Minimum fraction of the contradicting matches that must be inliers of the second motion."""
+    """Minimum fraction of the contradicting matches of a pair that are inliers of a second epipolar geometry;
+    with a smaller fraction, the pair has no second motion."""
     max_num_trials: int = 500
-    """Number of RANSAC trials for the second motion. A motion of half of the matches is found with 99 %
-    probability."""
+    """Number of RANSAC trials for the second motion. If half of the contradicting matches belong to the
+    motion, it is found with a probability of 98 percent."""
     max_num_keypoints: int = 300
     """Maximum number of keypoints of an image that are sampled to measure repetition within the image."""
     similarity_quantile: float = 0.25
     """Quantile of the descriptor similarities of an image's verified matches. A keypoint repeats if another
-    place in the same image is at least this similar; larger values find fewer repetitions."""
+    place in the same image is at least as similar as this quantile; larger values find fewer repetitions."""
     min_distance: float = 24.0
-    """Minimum distance, in feature pixels, between two places in an image that are compared."""
+    """Minimum distance between two places in an image that are compared to find repetition, in pixels of the
+    image in which keypoints are detected."""
 
 
 @dataclass(frozen=True)
@@ -164,18 +168,19 @@ class PointmapOptions:
     """Options for matching a regular grid of pixels, the anchors, by pointmaps."""
 
     anchor_spacing: int = 12
-    """Spacing of the anchors, in pixels of the network's input image. Smaller values give more tracks."""
+    """Spacing of the anchors (the pixels that are matched), in pixels of the network's input image. Smaller
+    values give more tracks."""
     min_confidence: float = 1.5
     """Minimum confidence of a valid pointmap point. The network's confidences start at one."""
     max_cycle_error: float = 1.5
-    """Maximum distance, in pixels of the input image, between an anchor and its match mapped back to the
-    anchor's image."""
+    """Maximum distance, in pixels of the network's input image, between an anchor and the pixel to which its
+    match is mapped back. Anchors beyond this distance are not matched."""
     max_order_error: float = 2.0
-    """Maximum distance, in pixels of the input image, between the two matches of an anchor that the network
-    gives for the image orders (i, j) and (j, i). Anchors beyond it are not matched."""
+    """Maximum distance, in pixels of the network's input image, between the two matches of an anchor that
+    result from the image orders (i, j) and (j, i). Anchors beyond this distance are not matched."""
     plane_radius: int = 2
-    """Radius, in pixels of the input image, of the window in which a plane is fitted to the points for
-    sub-pixel positions."""
+    """Radius, in pixels of the network's input image, of the window in which a plane is fitted to the points
+    to get matches with sub-pixel accuracy."""
 
 
 @dataclass(frozen=True)
@@ -184,10 +189,11 @@ class MatchingSettings:
 
     matcher: Literal["sift", "disk", "dust3r"] = "sift"
     """Method for finding matches. "sift" needs no other package. "disk" (DISK with LightGlue) handles larger
-    changes of light and viewpoint than SIFT; it needs `pip install kornia`, 50 MB of weights that are
-    downloaded (both Apache-2.0) and, for speed, a GPU. "dust3r" matches surfaces without texture; it needs
-    the DUSt3R package (`pip install --no-deps mini-dust3r roma`, `pip install beartype einops`), 2 GB of
-    weights, see dust3r-weights (both for non-commercial use only, CC BY-NC-SA 4.0) and a GPU."""
+    changes of light and viewpoint than SIFT; it needs `pip install kornia`, downloads 50 MB of weights and is
+    slow without a GPU; kornia and the weights are licensed under Apache-2.0. "dust3r" matches surfaces
+    without texture; it needs the DUSt3R package (`pip install --no-deps mini-dust3r roma`, `pip install
+    beartype einops`), 2 GB of weights (see dust3r-weights) and a GPU; DUSt3R and the weights are for
+    non-commercial use only (CC BY-NC-SA 4.0)."""
     dust3r_weights: str = DUST3R_WEIGHTS
     """Weights for the matcher dust3r: a folder with config.json and model.safetensors, or a name on
     huggingface.co. The published weights are for non-commercial use only (CC BY-NC-SA 4.0, and the terms of
@@ -208,12 +214,13 @@ class MatchingSettings:
     pairs: Literal["exhaustive", "retrieval", "sequential"] | None = None
     """Selection of the image pairs that are matched. "exhaustive": all pairs. "retrieval", for hundreds of
     images: each image with the most similar images (compared by their keypoints, without a download), then
-    pairs that share matches through a third image (not with dust3r). "sequential", for video frames:
-    neighbors in the order of the file names. By default, exhaustive up to max-exhaustive-images, and
+    pairs of images that match the same keypoints of a third image (not with dust3r). "sequential", for video
+    frames: neighbors in the order of the file names. By default, exhaustive up to max-exhaustive-images, and
     retrieval for more images."""
     num_partners: Annotated[int, COUNT] = 20
     """With sequential pairs, the number of neighbors with which each image is matched. With retrieval, the
-    number of most similar images considered for each image once shared matches give no new pairs."""
+    number of most similar images among which partners of each image are chosen; images that match the same
+    keypoints of a third image are matched in addition."""
     max_exhaustive_images: Annotated[int, NOT_NEGATIVE] = 100
     """Maximum number of images for which all pairs are matched by default. The time for all pairs grows with
     the square of the number of images."""
@@ -241,7 +248,7 @@ class MatchingSettings:
     """Options of matching by pointmaps, for the matcher dust3r."""
 
     def pair_selection(self, num_images: int) -> Literal["exhaustive", "retrieval", "sequential"]:
-        """Return the method by which pairs of images are selected, resolving the default.
+        """Return the method by which image pairs are selected; the default depends on the number of images.
 
         Args:
             num_images: Number of images in the set.
@@ -257,7 +264,8 @@ class MatchingSettings:
             image: The image.
 
         Returns:
-            Full-resolution pixels per feature pixel, and the (width, height) of the image in feature pixels.
+            Factor by which the image is downscaled, at least 1, and the (width, height) of the downscaled
+            image in pixels.
         """
         pixel_size = max(1.0, max(image.width, image.height) / self.max_feature_size)
         return pixel_size, (round(image.width / pixel_size), round(image.height / pixel_size))

@@ -10,7 +10,7 @@ from nope_splat.scene.features import Keypoints, MatchedPairs
 
 
 def choose_pairs(keypoints: Sequence[Keypoints], settings: MatchingSettings) -> list[tuple[int, int]]:
-    """Choose all pairs of images to match, without knowing any matches.
+    """Choose all pairs of images to match, before any matches are known.
 
     Args:
         keypoints: Keypoints of each image, with descriptors, in the order of the images.

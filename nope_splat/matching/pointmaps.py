@@ -120,7 +120,8 @@ def average_matches(forward: Array, backward: Array, max_error: float) -> Array:
         max_error: Maximum distance in pixels between the two positions of a match.
 
     Returns:
-        Mean positions; NaN for anchors whose two positions differ by more than `max_error`. (K, 2).
+        Mean positions in pixels; NaN for anchors without a match in either order, and for anchors whose two
+        positions differ by more than `max_error`. (K, 2).
     """
     close = np.linalg.norm(forward - backward, axis=1) <= max_error
     return np.where(close[:, None], (forward + backward) / 2, np.nan)
@@ -134,8 +135,8 @@ def build_anchor_tracks(
     Anchors near an observation of an earlier track are skipped.
 
     Args:
-        matches: For each ordered image pair, positions in the second image of the anchors of the first image;
-            NaN without a match. (K, 2) each.
+        matches: For each ordered image pair, the position in the second image that matches each anchor of the
+            first image, in pixels; NaN for anchors without a match. (K, 2) each.
         shapes: Height and width of each image in pixels.
         spacing: Distance in pixels between neighboring anchors.
 

@@ -7,8 +7,8 @@ sum of the residuals of the descriptors assigned to it. The vectors are normaliz
 product of two vectors measures how similar their images are. The vocabulary is learned from the images
 themselves, so nothing has to be downloaded.
 
-Queries are expanded with the most similar images (average query expansion, Chum et al., ICCV 2007). Two views
-of one place that differ too much from each other are thus connected by the views between them.
+Queries are expanded with the most similar images (average query expansion, Chum et al., ICCV 2007). In this
+way, two views of one place that differ too much from each other are connected by the views between them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ImageSimilarity(NamedTuple):
         return cls(scores, significant, options)
 
     def most_similar_pairs(self, num_partners: int) -> list[tuple[int, int]]:
-        """Pair each image with the most similar images, such that the pairs connect all images.
+        """Pair each image with the most similar images, such that all images with keypoints are connected.
 
         Args:
             num_partners: Maximum number of partners that each image selects. An image selects fewer if fewer
@@ -104,8 +104,9 @@ def expanded_similarity(
 ) -> NDArray[np.floating]:
     """Compute the similarity of images after average query expansion.
 
-    The expanded query of an image is the mean of its own VLAD vector and the vectors of the most similar
-    images, weighted by similarity and scaled to unit length.
+    The expanded query of an image is the weighted mean of its own VLAD vector and those of the most similar
+    images, scaled to unit length. The weight of the own vector is 1; those of the other vectors are the
+    similarities of the images.
 
     Args:
         similarity: Inner products of the images' unit-length VLAD vectors; zero on the diagonal. (N, N).
@@ -113,7 +114,8 @@ def expanded_similarity(
         max_num_expansions: Maximum number of similar images averaged into a query.
 
     Returns:
-        Inner products of expanded queries and VLAD vectors, averaged over both directions. (N, N).
+        Inner products of expanded queries and VLAD vectors, averaged over the two choices of the query image.
+        (N, N).
     """
     order = np.argsort(-similar, axis=1, kind="stable")
     weights = similar.copy()
@@ -134,7 +136,7 @@ def vlad_descriptors(keypoints: Sequence[Keypoints], seed: int = 0) -> NDArray[n
         seed: Seed of the random sample from which the vocabulary is learned.
 
     Returns:
-        Unit-length vectors of W visual words times D entries of a keypoint descriptor. (N, W D).
+        Unit-length VLAD vectors, with D entries for each of the W visual words. (N, W D).
     """
     words = _vocabulary(keypoints, seed)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -181,8 +183,8 @@ def _by_word(
         words: Visual words. (W, D).
 
     Returns:
-        Indices of the words that occur (n,), sum of the descriptors of each of these words (n, D), and their
-        number (n,).
+        Indices of the words that occur (n,), the sum of the descriptors of each of these words (n, D), and
+        the number of descriptors of each of these words (n,).
     """
     # |d - w|^2 = |d|^2 - 2 d.w + |w|^2: the nearest word has the greatest d.w - |w|^2 / 2.
     nearest = (descriptors @ words.T - (words**2).sum(axis=1) / 2).argmax(axis=1)

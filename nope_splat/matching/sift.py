@@ -63,10 +63,10 @@ def select_keypoints(
 ) -> NDArray[np.int64]:
     """Select keypoints that are large, strong, and spread over the image.
 
-    Half of the selected keypoints are the largest keypoints: images from nearer or farther away show them
-    too, so they connect images. The other half, which are smaller and more precise, are the strongest
-    keypoints of every grid cell in turn. If strength alone decided, a single region such as the leaves of a
-    tree could use up all keypoints.
+    Half of the selected keypoints are the largest keypoints: they are also visible in images from nearer or
+    farther away, and therefore connect images. The other half is selected from the smaller, more precise
+    keypoints: the strongest keypoint of each grid cell, then the second strongest, and so on. If strength
+    alone decided, a single region such as the leaves of a tree could use up all keypoints.
 
     Args:
         xy: Positions as fractions of the longer image side, x then y. (K, 2).

@@ -1,10 +1,10 @@
 """Matches in image regions that do not move while the scene moves, such as logos or dashboards.
 
 Everything that moves with the camera looks like a static scene to a matcher. If such a region has more
-texture than the scene, its matches win, and all poses are wrong. Stationary matches are at the same pixel in
-both images and contradict the epipolar geometry of the other matches. Without camera motion, as in a burst,
-no other matches move, or the matches at the same pixel agree with the others. In this case, no matches are
-removed.
+texture than the scene, RANSAC selects its matches as inliers, and all poses are wrong. Stationary matches are
+at the same pixel in both images and contradict the epipolar geometry of the other matches. Without camera
+motion, as in a burst, no other matches move, or the matches at the same pixel agree with the others. In this
+case, no matches are removed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def verify_moving_matches(
     keypoints: Sequence[Keypoints],
     settings: MatchingSettings,
 ) -> PairMatches | None:
-    """Verify the matches of an image pair without stationary matches that contradict the others.
+    """Verify the matches of an image pair, after removing stationary matches that contradict the others.
 
     Args:
         first: Index of one image.
@@ -40,7 +40,8 @@ def verify_moving_matches(
         settings: Options of matching.
 
     Returns:
-        The inlier matches, with the removed matches in `stationary`; None if there are too few inliers.
+        The pair with its inlier matches, and with the removed matches in `stationary`; None if there are too
+        few inliers.
     """
     is_still = _at_same_pixel(indices, keypoints[first], keypoints[second], settings.stationary)
     if np.count_nonzero(is_still) >= settings.min_matches:
@@ -151,15 +152,15 @@ def _at_same_pixel(
 
 
 def _grid_shape(size: tuple[int, int], options: StationaryOptions) -> tuple[int, int]:
-    """Compute the number of rows and columns of nearly square grid cells of an image."""
+    """Compute the number of rows and columns of a grid with nearly square cells over an image."""
     cell = max(size) / options.num_grid_cells
     return max(1, round(size[1] / cell)), max(1, round(size[0] / cell))
 
 
 def _fill_holes(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Add cells of which most of the eight neighbors are set, until no more cells are added. (rows, columns).
+    """Set all cells of which most of the eight neighbors are set, until nothing changes. (rows, columns).
 
-    Such cells belong to the same stationary region, but lack texture.
+    Such cells belong to the same stationary region as their neighbors, but lack texture.
     """
     neighbors = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.float32)
     for _ in range(max(cells.shape)):

@@ -3,9 +3,9 @@
 The first round matches the most similar images (see `retrieval`). Later rounds rely on verified matches,
 which are better evidence than similarity: if keypoints of an image b match both image a and image c, then a
 and c show the same points. Each image is therefore matched with the image with which it shares the most
-keypoints through a third image, unless that candidate shares no more keypoints than a pair that failed. When
-there are no more such candidates, image similarity is used again, because similar images without shared
-keypoints may close a loop.
+keypoints through a third image, unless an earlier candidate shared as many keypoints and then failed
+verification or had few matches. When there are no more such candidates, image similarity is used again,
+because similar images without shared keypoints may close a loop.
 """
 
 from __future__ import annotations

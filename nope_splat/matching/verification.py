@@ -89,8 +89,8 @@ def epipolar_errors(
 def num_trials(inlier_ratio: float, options: TwoViewGeometryOptions) -> int:
     """Compute the number of RANSAC trials that find a sample of seven inliers with high probability.
 
-    A pair needs a minimum number of inliers. If it has hardly more putative matches than that, nearly all of
-    them must be inliers, and few trials suffice to reject the pair.
+    A pair needs a minimum number of inliers. If the number of its putative matches is hardly larger, nearly
+    all matches must be inliers, and few trials suffice to accept or reject the pair.
 
     Args:
         inlier_ratio: Smallest fraction of inliers, 0 to 1, for which the geometry has to be found.
@@ -114,8 +114,9 @@ def _estimate_fundamental(
     Otherwise, RANSAC runs on all matches.
 
     Args:
-        xy_first: Positions of the matches in the first image, in feature pixels. (M, 2).
-        xy_second: Positions of the matches in the second image, in feature pixels. (M, 2).
+        xy_first: Positions of the matches in the first image, in pixels of the size at which keypoints were
+            detected. (M, 2).
+        xy_second: Positions of the matches in the second image, in the same unit. (M, 2).
         settings: Maximum epipolar error, minimum number of matches, and RANSAC options.
 
     Returns:
@@ -161,8 +162,9 @@ def _homography_ratio(
     The homography is estimated from a subset of the matches.
 
     Args:
-        xy_first: Positions of the matches in the first image, in feature pixels. (M, 2).
-        xy_second: Positions of the matches in the second image, in feature pixels. (M, 2).
+        xy_first: Positions of the matches in the first image, in pixels of the size at which keypoints were
+            detected. (M, 2).
+        xy_second: Positions of the matches in the second image, in the same unit. (M, 2).
         settings: Maximum epipolar error and RANSAC options.
 
     Returns:

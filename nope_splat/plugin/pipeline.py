@@ -77,7 +77,7 @@ class NopePipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        # nerfstudio's commands read the configuration without checks, perhaps from a file of an earlier version.
+        # nerfstudio's commands read configurations without checks, perhaps those of an earlier version.
         set_missing_to_defaults(config)
         check_ranges(config)
         if test_mode != "val" and torch.device(device).type == "cuda":  # commands pass any available GPU

@@ -81,7 +81,7 @@ def require_consistent_matches(keypoints: Sequence[Keypoints], pairs: Sequence[P
 
 
 def _require_trust(scene: Reconstruction) -> None:
-    """Check the trust scores of a reconstruction, which may be NaN, and its stationary pixels."""
+    """Check trust and stationary pixels of a reconstruction; the trust of an image or pair may be NaN."""
     if scene.trust is not None:
         images, pairs = scene.trust.images, scene.trust.pairs
         _require("trust.images", np.nan_to_num(images), "f", (len(scene.image_names),))
@@ -106,7 +106,8 @@ def _require(
 ) -> None:
     """Raise a ValueError if an array has a wrong type, shape or range.
 
-    `kind` is the expected `dtype.kind`, and `valid` the allowed range as (first value, last value + 1).
+    `kind` is the expected `dtype.kind`. `valid` is the range of allowed values, (minimum, maximum + 1); None
+    allows all values.
     """
     if array.dtype.kind != kind or array.shape != shape:
         raise ValueError(f"{name} has the type {array.dtype} and the shape {array.shape}")

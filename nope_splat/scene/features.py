@@ -18,11 +18,11 @@ class Keypoints:
     descriptors: NDArray[np.float32]
     """Descriptors, normalized to unit length. (K, D)."""
     pixel_size: float = 1.0
-    """Side of a pixel of the (possibly downscaled) image in which keypoints were detected, in full-resolution
-    pixels. Keypoint positions are accurate to about one such pixel."""
+    """Factor by which the image was downscaled to detect keypoints: full-resolution pixels per pixel of the
+    downscaled image. Keypoint positions are accurate to about one pixel of the downscaled image."""
     noise: NDArray[np.floating] | None = None
-    """Standard deviation of each position, relative to the most precisely located keypoints; None if all
-    keypoints are equally precise. (K,)."""
+    """Standard deviation of each position, as a multiple of that of the most precise keypoints. (K,). None if
+    all keypoints are equally precise."""
     image_size: tuple[int, int] | None = None
     """Width and height of the full-resolution image in pixels; None if unknown."""
 
@@ -48,7 +48,8 @@ class PairMatches:
     scene."""
     stationary: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     """Keypoint indices of matches whose keypoints have the same pixel position in both images and contradict
-    the epipolar geometry, such as those on a logo. They are not contained in `indices`. (S, 2)."""
+    the epipolar geometry, such as keypoints on a logo. Column 0 is the first image. These matches are not
+    contained in `indices`. (S, 2)."""
     num_second: int = 0
     """Number of matches outside `indices` that are inliers of a second epipolar geometry, such as that of a
     moving object; 0 if no second geometry was found."""
@@ -80,8 +81,8 @@ class Pointmaps:
     pixel_sizes: NDArray[np.floating]
     """Grid spacing of each image in x and y, in full-resolution pixels. (N, 2)."""
     corners: NDArray[np.floating]
-    """Upper left corner (x, y) of each image's grid, half a grid spacing before the first grid point, in
-    full-resolution pixels. (N, 2)."""
+    """Upper left corner (x, y) of each image's grid, in full-resolution pixels: half a grid spacing to the
+    left of the first grid point and above it. (N, 2)."""
     pairs: tuple[PairPointmaps, ...]
     """Pointmaps of each ordered pair."""
 

@@ -49,10 +49,10 @@ class Reconstruction:
     image_names: tuple[str, ...]
     """Names of all N images of the folder, including held-out and unregistered images."""
     image_sizes: NDArray[np.int64]
-    """Width and height of each upright image at full resolution. (N, 2)."""
+    """Width and height of each upright image at full resolution, in pixels. (N, 2)."""
     held_out: NDArray[np.bool_]
-    """Whether each image is held out for evaluation, and therefore not used for tracks, focal lengths and
-    bundle adjustment. (N,)."""
+    """Whether each image is held out for evaluation. Held-out images are not used for tracks, focal lengths
+    and bundle adjustment. (N,)."""
     registered: NDArray[np.bool_]
     """Whether each image has a pose. Held-out images are registered by resection from the final points.
     (N,)."""
@@ -84,10 +84,10 @@ class Reconstruction:
     trust: Trust | None = None
     """Estimated reliability of the cameras; None if it was not computed."""
     stationary: tuple[StationaryPixels, ...] = ()
-    """Grid cells that move with the camera instead of the scene, such as a logo, by image size. Their pixels
-    are not used."""
+    """Image regions that move with the camera instead of the scene, such as a logo: grid cells for each image
+    size. Pixels in these cells are not used."""
     focal_fixed: bool = False
-    """Whether the focal length was kept fixed because the images do not determine it. If True, later stages
+    """Whether SfM kept the focal length fixed because the images do not determine it. If True, later stages
     must not refine the focal length either."""
 
     @property
@@ -104,14 +104,14 @@ class Reconstruction:
         return self.cameras[self.camera_ids[image_id]]
 
     def stationary_cells(self, image_id: int) -> NDArray[np.bool_] | None:
-        """Return which grid cells of an image are stationary and therefore not used.
+        """Return which grid cells of an image are not used because their content moves with the camera.
 
         Args:
             image_id: Index of the image.
 
         Returns:
-            True for stationary cells, such as those of a logo. (rows, columns). None if no cell is
-            stationary.
+            True for cells that show such content, for example a logo. (rows, columns). None if there are no
+            such cells.
         """
         size = tuple(self.image_sizes[image_id].tolist())
         return next((pixels.cells for pixels in self.stationary if pixels.size == size), None)
@@ -170,7 +170,7 @@ class Reconstruction:
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Convert all fields to arrays, by name, that `numpy.savez` can store without pickle."""
+        """Convert all fields to arrays by name; `numpy.savez` can store the arrays without pickle."""
         plain = {
             "image_names": self.image_names,
             "cameras": [asdict(camera) for camera in self.cameras],
@@ -252,10 +252,10 @@ _ARRAYS = (
 def normalize(scene: Reconstruction) -> Reconstruction:
     """Transform a reconstruction to the standard world frame; reprojection errors do not change.
 
-    The z axis is the mean up direction of the cameras. The x axis is the horizontal component of the first
-    camera's right axis or, if that axis is nearly vertical, of its viewing direction. The origin is the
-    median of the points, and the unit of length is the median depth of the observations. Held-out images do
-    not influence the frame.
+    The z axis is the mean up direction of the cameras. The x axis is the horizontal component of the right
+    axis of the first registered training camera or, if that axis is nearly vertical, of the viewing direction
+    of this camera. The origin is the median of the points, and the unit of length is the median depth of the
+    observations. Held-out images do not influence the frame.
 
     Args:
         scene: A reconstruction with at least one registered training image and one observation.

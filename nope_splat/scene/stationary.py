@@ -1,4 +1,4 @@
-"""Stationary pixels: content that moves with the camera, such as a logo, a dashboard or dirt on the lens."""
+"""Stationary pixels: pixels with content that moves with the camera, such as a logo, a dashboard or dirt."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ name."""
 
 @dataclass(frozen=True)
 class StationaryPixels:
-    """Grid cells, for all images of one size, that show content that moves with the camera."""
+    """Grid cells in which the images of one size show content that moves with the camera, such as a logo."""
 
     size: tuple[int, int]
     """Width and height of the images at full resolution, in pixels."""
     cells: NDArray[np.bool_]
     """Which cells of a regular grid over the image are stationary. (rows, columns)."""
     num_matches: int
-    """Number of matches in the stationary cells that were discarded."""
+    """Number of matches, in all images of this size, that were discarded because they do not move with the
+    scene."""
 
     @property
     def share(self) -> float:
-        """Fraction of the image area that is stationary."""
+        """Fraction of the image area that the stationary cells cover."""
         return float(self.cells.mean())
 
     @property
@@ -51,8 +52,8 @@ class StationaryPixels:
     def _spread(self) -> float:
         """Spread of the stationary cells: 1 for cells all over the image, 0 for cells in one row or column.
 
-        This is the smaller one of the standard deviations of the x and y positions of the cells, relative to
-        a uniform distribution over the image.
+        This is the smaller of the standard deviations of the x positions and of the y positions of the cells,
+        divided by the standard deviation of a uniform distribution over the image.
         """
         rows, columns = np.nonzero(self.cells)
         deviations = [
@@ -65,7 +66,7 @@ class StationaryPixels:
         """Check which pixels lie in a stationary cell.
 
         Args:
-            xy: Full-resolution pixel coordinates. (n, 2).
+            xy: Full-resolution pixel coordinates, x then y. (n, 2).
 
         Returns:
             True for pixels in a stationary cell. (n,).
@@ -80,7 +81,7 @@ def cell_of(
     """Find the cell of a regular grid over the image that contains each pixel.
 
     Args:
-        xy: Full-resolution pixel coordinates. (n, 2).
+        xy: Full-resolution pixel coordinates, x then y. (n, 2).
         size: Width and height of the image in pixels.
         shape: Number of rows and columns of the grid.
 
@@ -92,7 +93,7 @@ def cell_of(
 
 
 def stationary_to_arrays(stationary: Sequence[StationaryPixels]) -> dict[str, NDArray[Any]]:
-    """Convert stationary pixels to arrays, by name, that `numpy.savez` can store without pickle.
+    """Convert stationary pixels to arrays by name; `numpy.savez` can store the arrays without pickle.
 
     Args:
         stationary: Stationary cells of each image size.

@@ -34,11 +34,11 @@ class Tracks:
     """Feature tracks: sets of matched keypoints of the same scene point, at most one keypoint per image."""
 
     observations: Observations
-    """Keypoints of all tracks, where `point_ids` contains track indices."""
+    """Keypoints of all tracks; `point_ids` contains track indices."""
     keypoint_ids: NDArray[np.int64]
     """Index of each observation's keypoint among the keypoints of its image. (O,)."""
     noise: NDArray[np.floating]
-    """Standard deviation of each observation, relative to the most precisely located keypoints. (O,)."""
+    """Standard deviation of each observation, as a multiple of that of the most precise keypoints. (O,)."""
 
     def __len__(self) -> int:
         return int(self.observations.point_ids[-1]) + 1 if len(self.observations) else 0
@@ -84,7 +84,7 @@ def maximum_spanning_forest(
         weights: Positive weight of each edge. (E,).
 
     Returns:
-        Indices of the spanning edges in `edges`, ascending. (T,).
+        Edges of the spanning trees, as indices into `edges`, ascending. (T,).
     """
     # A maximum spanning forest is a minimum spanning forest of the negated weights.
     graph = coo_array((-weights.astype(np.float64), edges.T), (num_nodes, num_nodes))
@@ -119,7 +119,7 @@ def build_tracks(keypoints: Sequence[Keypoints], pairs: Sequence[PairMatches]) -
         pairs: Verified pairs.
 
     Returns:
-        The tracks, sorted by the image and the keypoint index of their first observation.
+        The tracks, sorted by the image index and then the keypoint index of their first observation.
     """
     starts = np.concatenate([[0], np.cumsum([len(features.xy) for features in keypoints])]).astype(np.int64)
     links = [pair.indices + starts[[pair.first, pair.second]] for pair in pairs]

@@ -50,22 +50,25 @@ class Doubts:
     """Reasons to doubt the cameras of a reconstruction, each from 0 (no doubt) to 1 (strong doubt)."""
 
     disagreement: float
-    """Fraction of the verified matches that disagree with the poses; only pairs with enough matches count."""
+    """Fraction of the verified matches that disagree with the poses, over all pairs with at least
+    `EvidenceOptions.min_num_matches` matches."""
     contradicting_pairs: float
-    """Square root of the fraction of pairs that contradict the cameras; only pairs with enough matches
-    count."""
+    """Square root of the fraction of pairs that contradict the cameras, among the pairs with at least
+    `EvidenceOptions.min_num_matches` matches."""
     missing_points: float
-    """Square root of the fraction of image pairs in which most of the points that should be visible in both
-    images are not observed."""
+    """Square root of the fraction of image pairs in which most points are missing: points of the first image
+    that should be visible in the second image, but are not observed there."""
     second_motions: float
-    """Fraction of the pairs whose matches support a second epipolar geometry; only pairs with enough matches
-    count."""
+    """Fraction of pairs whose matches support a second epipolar geometry, among the pairs with at least
+    `EvidenceOptions.min_num_matches` matches."""
     repetition: float
     """1 if a pattern repeats within most images, otherwise 0."""
     similar_views: float
-    """Fraction of the registered images that show the same view as another registered image."""
+    """Fraction of redundant images: 1 minus the ratio of the number of different views to the number of
+    registered images."""
     focal_valley: float
-    """1 if other focal lengths explain the observations equally well, 0 if much worse."""
+    """1 if other focal lengths explain the observations as well as the estimated focal length does; near 0 if
+    they explain the observations much worse."""
     mixed_cameras: float
     """0 if all images fit one camera, near 1 if they fit much better with separate intrinsics."""
     planar: float
@@ -82,12 +85,12 @@ class Trust:
 
     score: float
     """Estimated probability, from 0 to 1, that the relative poses of the registered images have an AUC@5
-    above 90 percent: the area under the recall curve of pose errors up to 5 degrees."""
+    above 90 percent. AUC@5 is the area under the recall curve of pose errors up to 5 degrees."""
     doubts: Doubts
     """Reasons to doubt the cameras, from which the score is computed."""
     images: NDArray[np.floating]
-    """Fraction of each image's verified matches that agree with its pose, from 0 to 1; NaN without a pose.
-    (N,)."""
+    """Fraction of each image's verified matches that agree with its pose, from 0 to 1; NaN for images without
+    a pose or without matches. (N,)."""
     pairs: NDArray[np.floating]
-    """Fraction of the verified matches that agree with the poses, for each edge of the match graph; NaN if an
-    image of the pair has no pose. (E,)."""
+    """Fraction of the verified matches of each pair that agree with the poses, from 0 to 1; NaN if an image
+    of the pair has no pose. The pairs are the edges of the match graph, in the same order. (E,)."""

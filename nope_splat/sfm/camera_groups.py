@@ -31,7 +31,7 @@ class CameraGroups:
     def from_keypoints(
         cls, sizes: NDArray[np.int64], camera_ids: NDArray[np.int64], keypoints: Sequence[Keypoints]
     ) -> CameraGroups:
-        """Create the groups; the keypoints of a camera's images give its keypoint resolution.
+        """Create the groups; the keypoint resolution of a camera is the lowest among its images.
 
         Args:
             sizes: Width and height of each image at full resolution, in pixels. (N, 2).

@@ -49,8 +49,8 @@ def require_matches(
         held_out: Whether each image is held out for evaluation. (N,).
         matches: Keypoints of each image, and which images are mirrored.
         components: Image indices of each connected component, from `training_components`.
-        min_matches: Minimum number of matches of a verified pair; images with fewer keypoints have no
-            texture.
+        min_matches: Minimum number of matches of a verified pair; images with fewer keypoints count as images
+            without texture.
 
     Raises:
         NopeSplatError: If there are fewer than two training images, no image has texture, no two images
@@ -92,7 +92,7 @@ def require_matches(
 
 
 def no_initialization(options: SfmOptions, has_parallax: bool) -> NopeSplatError:
-    """Create the error for images of which no connected component can be initialized.
+    """Create the error for the case that no connected component of the images can be initialized.
 
     Args:
         options: Options of SfM.

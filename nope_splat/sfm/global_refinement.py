@@ -19,7 +19,7 @@ def refine_globally(state: SfmState, options: MapperOptions) -> dict[int, str]:
     """Refine all poses, points and intrinsics in rounds of triangulation, bundle adjustment and filtering.
 
     The maximum reprojection error decreases from round to round. Principal points and radial distortion are
-    refined from the first round on, if the images determine them.
+    refined from the first round on, if the options allow it and the images determine them.
 
     Args:
         state: State with poses; changed in place.
@@ -113,12 +113,12 @@ def _refine_where_determined(
     Args:
         state: State with poses and points; changed in place.
         free: Whether the additional intrinsics of each camera may be refined. (K,).
-        bundle_adjust: Function that bundle-adjusts the state, with additional free intrinsics for a mask of
-            cameras (K,).
-        is_determined: Function of the standard deviations of all intrinsics (K, 5) that returns whether the
-            images determine the additional intrinsics of each camera (K,).
-        min_gain: Minimum factor by which the noise of the observations must decrease; otherwise no camera is
-            refined.
+        bundle_adjust: Function that takes a mask of cameras (K,) and bundle-adjusts the state; the additional
+            intrinsics of the cameras in the mask are free.
+        is_determined: Function that takes the standard deviations of all intrinsics (K, 5) and returns
+            whether the images determine the additional intrinsics of each camera (K,).
+        min_gain: Factor by which the noise of the observations must decrease at least; otherwise the
+            additional intrinsics of all cameras stay unrefined.
 
     Returns:
         Whether the additional intrinsics of each camera were refined. (K,).

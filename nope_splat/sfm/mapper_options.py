@@ -24,9 +24,9 @@ class IntrinsicsPriorOptions:
     """Standard deviation of the principal point from the photo center, as a fraction of the longer side.
     Lenses are centered to about one percent of the sensor; twice that allows for stabilized lenses."""
     corner_distortion_sigma: Annotated[float, POSITIVE] = 0.05
-    """Standard deviation of the displacement of a photo's corner by each radial distortion term, as a
-    fraction of the distance between corner and center. Typical cameras and phones displace the corners by a
-    few percent."""
+    """Standard deviation of the distance by which each of the two radial distortion terms displaces a corner
+    of a photo, as a fraction of the distance between corner and center. Typical cameras and phones displace
+    the corners by a few percent."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class FocalEstimationOptions:
     """Minimum number of pairs with a plausible focal length; with fewer pairs, several initial focal lengths
     are tried."""
     num_candidates: Annotated[int, Ge(3)] = 200
-    """Number of focal lengths tried for a camera that has matches only with other cameras; bundle adjustment
-    refines the best candidate. 200 candidates are spaced by 1.3 percent."""
+    """Number of focal lengths tried for a camera whose focal length is estimated from pairs with other
+    cameras; bundle adjustment refines the best one. 200 candidates are spaced by 1.3 percent."""
     start_factors: tuple[float, ...] = (1.0, 1.4, 2.0)
-    """Factors by which the estimated focal length is multiplied to get several initial values, if pairs are
-    inconsistent. Bundle adjustment corrects initial values that are too long, but not values that are too
-    short."""
+    """If pairs are inconsistent, the estimated focal length is multiplied by each of these factors to get
+    several initial values. Bundle adjustment corrects initial values that are too long, but not values that
+    are too short."""
     min_log_focal_sigma: Annotated[float, POSITIVE] = 0.05
     """Minimum standard deviation of the natural logarithm of a focal length estimated from pointmaps.
     Networks make similar errors in all photos of a scene, so the scatter between pairs underestimates the
@@ -76,7 +76,7 @@ class DegeneracyOptions:
     max_num_pairs: Annotated[int, COUNT] = 50
     """Maximum number of pairs tested for pure rotation; the pairs with the most matches are tested."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Maximum number of matches per tested pair; more matches are sampled at random."""
+    """Maximum number of matches per tested pair; of more matches, a random sample is used."""
     num_focal_candidates: Annotated[int, Ge(3)] = 32
     """Number of focal lengths tried in the coarse search for pure rotation, and again in the fine search."""
     num_reweighting_steps: Annotated[int, COUNT] = 10
@@ -101,8 +101,8 @@ class GlobalRefinementOptions:
     """Maximum reprojection error of an observation in each round of refinement, in pixels at keypoint
     resolution; observations with a larger error are removed."""
     ba_tolerance: Annotated[float, POSITIVE] = 1e-3
-    """Relative decrease of the cost per step below which bundle adjustment stops; the last bundle adjustment
-    uses a smaller value."""
+    """Minimum decrease of the cost per step, as a fraction of the cost; after a smaller decrease, bundle
+    adjustment stops. The last bundle adjustment uses a smaller value."""
     max_prior_sigmas: Annotated[float, POSITIVE] = 3.0
     """Maximum deviation of refined intrinsics from the mean of their prior, in standard deviations. With a
     larger deviation, the principal point or the distortion is not refined, because it probably absorbs other
@@ -117,15 +117,15 @@ class GlobalRefinementOptions:
     min_num_observations: Annotated[int, COUNT] = 10
     """Minimum number of observations of a registered photo; photos with fewer are unregistered."""
     max_known_camera_noise_ratio: Annotated[float, Ge(1)] = 1.25
-    """Maximum ratio of the observation noise with known cameras to that with refined cameras. With a smaller
-    ratio, the known cameras are kept unchanged; otherwise the refined cameras are used."""
+    """Maximum ratio of the observation noise with known cameras to the noise with refined cameras. With a
+    smaller ratio, the known cameras are kept unchanged; otherwise the refined cameras are used."""
     max_focal_uncertainty: Annotated[float, POSITIVE] = 0.1
     """Maximum relative uncertainty (three standard deviations) of a focal length that the photos determine. A
-    more uncertain focal length is reported, or kept fixed if the scene is planar or `initial_focal` is
-    set."""
+    more uncertain focal length is reported. If the scene is planar or `initial_focal` is set, it is kept
+    fixed instead."""
     min_distortion: Annotated[float, POSITIVE] = 0.1
     """Minimum displacement by radial distortion, in pixels at keypoint resolution. If no pixel is displaced
-    more, the distortion is set to zero, because many tools do not support it."""
+    by more, the distortion is set to zero, because many tools do not support distortion."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,9 @@ class MapperOptions:
     """Maximum Sampson error of a match used in retriangulation, in pixels at keypoint resolution. It is
     larger than in matching, because poses are not final yet."""
     coarse_max_reproj_error_ratios: Suppress[tuple[float, ...]] = (0.05, 0.01)
-    """Maximum reprojection errors in the first bundle adjustments after initialization by rough poses, as
-    fractions of the longer side. Large values allow for a focal length that is wrong by a tenth."""
+    """Maximum reprojection error of an observation in each of the first bundle adjustments after
+    initialization by depth maps, pointmaps or known cameras, as a fraction of the longer side. Large values
+    allow for a focal length that is wrong by a tenth."""
     intrinsics_prior: Suppress[IntrinsicsPriorOptions] = field(default_factory=IntrinsicsPriorOptions)
     """Priors on the intrinsics in bundle adjustment."""
     focal: Suppress[FocalEstimationOptions] = field(default_factory=FocalEstimationOptions)

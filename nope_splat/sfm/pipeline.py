@@ -60,8 +60,8 @@ def reconstruct(
 
     Args:
         folder: The images, or the path to an image folder.
-        held_out: Names of images held out for evaluation. They are matched, but the matches are used only to
-            register them from the final points.
+        held_out: Names of images held out for evaluation. They are matched, but their matches are used only
+            to register the held-out images from the final points.
         options: Options of matching and SfM; default options if None.
         cache_dir: Folder in which matches and reconstructions are cached, keyed by image content and options;
             None for no cache.
@@ -121,8 +121,8 @@ def reconstruct_from_matches(
 
     Args:
         folder: The images.
-        held_out: Whether each image is held out for evaluation; its matches are then used only for resection.
-            (N,).
+        held_out: Whether each image is held out for evaluation; matches of held-out images are used only for
+            resection. (N,).
         matches: Keypoints of all images, and their verified matches.
         options: Options of SfM.
         priors: Known cameras, depth maps and initial focal length; by default only the initial focal length
@@ -184,7 +184,7 @@ class RegisteredComponent:
     """Relative poses and inlier matches of the image pairs."""
     failures: dict[int, str]
     """Reasons why images could not be registered, by image index; images without a known reason are
-    missing."""
+    omitted."""
 
     @property
     def score(self) -> tuple[int, int]:
@@ -331,7 +331,7 @@ def _better(best: RegisteredComponent | None, candidate: RegisteredComponent) ->
 
 
 def needs_fixed_focal(problem: SfmProblem, uncertainty: float) -> bool:
-    """Decide whether to repeat the reconstruction with a fixed focal length, because it is uncertain.
+    """Decide whether the focal length is so uncertain that the reconstruction is repeated with a fixed one.
 
     The focal length is fixed only if the scene is planar, since images of a plane may agree with any focal
     length, or if the user gave a focal length, which is then better than an uncertain estimate.

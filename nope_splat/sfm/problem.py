@@ -37,8 +37,8 @@ class Priors:
     """Focal length given by the user, in pixels of the full-resolution images; None if it is estimated. All
     images must share one camera."""
     fix_focal: bool = False
-    """Whether to keep the focal length fixed, at the value given by the user or else at the mean of the
-    prior."""
+    """Whether to keep the focal length fixed: at the value given by the user or, without such a value, at the
+    mean of the prior."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class ImageEvidence:
     """Fraction of each image's keypoints that resemble another place in the same image; None if unknown.
     (N,)."""
     stationary: tuple[StationaryPixels, ...] = ()
-    """Pixels that move with the camera instead of the scene, such as a logo, by image size."""
+    """Grid cells, for each image size, that show content that moves with the camera, such as a logo."""
     mirrored: tuple[str, ...] = ()
-    """Names of images that are mirrored relative to the other images."""
+    """Names of the images that are mirrored relative to the other images; they are not reconstructed."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class SfmProblem:
     def with_fixed_focal(self) -> SfmProblem:
         """Return the problem with a fixed focal length.
 
-        The focal length is the value given by the user, or else the mean of its prior.
+        The focal length is the value given by the user or, without such a value, the mean of its prior.
         """
         return replace(self, priors=replace(self.priors, fix_focal=True))
 
@@ -127,7 +127,8 @@ class SfmProblem:
     def focal_estimates(self) -> list[FocalEstimate] | None:
         """Estimated focal length of each camera; None without pointmaps or with known cameras.
 
-        The focal length is the value given by the user, or else estimated from the pointmaps.
+        The focal length is the value given by the user or, without such a value, an estimate from the
+        pointmaps.
         """
         if self.pointmaps is None or self.priors.known_cameras is not None:
             return None

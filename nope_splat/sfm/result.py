@@ -81,8 +81,8 @@ def full_resolution_cameras(
     Args:
         state: The refined state.
         camera_groups: Image sizes, and camera of each image.
-        min_distortion: Maximum displacement by radial distortion, in pixels at keypoint resolution, for the
-            distortion to be set to zero.
+        min_distortion: If radial distortion displaces all pixels by less than this value, in pixels at
+            keypoint resolution, the distortion is set to zero.
     """
     cameras = []
     for camera_id, pixel_size in enumerate(camera_groups.camera_pixel_sizes.tolist()):

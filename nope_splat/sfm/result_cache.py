@@ -51,8 +51,8 @@ class ResultCache:
             folder: The images.
             held_out: Names of images held out for evaluation.
             options: Options of SfM.
-            known_cameras: Known cameras, if any. The key depends on their poses and intrinsics, not on the
-                file.
+            known_cameras: Known cameras; None without known cameras. The key depends on their poses and
+                intrinsics, not on the path of the file.
         """
         if cache_dir is None:
             return cls(None, "", "")

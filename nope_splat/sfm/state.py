@@ -251,7 +251,8 @@ class SfmState:
 
         Args:
             rows: Indices of observations of triangulated tracks. (n,).
-            min_num_samples: Minimum number of observations in tracks with three or more observations.
+            min_num_samples: Minimum number of observations that remain after tracks with only two
+                observations are skipped.
 
         Returns:
             Ratio of the actual standard deviation to `sigma`; NaN if there are too few observations.
@@ -274,7 +275,7 @@ class SfmState:
             self.sigma = np.maximum(noise * self.sigma, MIN_SIGMA)
 
     def rescale(self) -> None:
-        """Scale the world so that the median distance of the points from the mean camera center is ten."""
+        """Scale the world so that the median distance of points from the mean camera center becomes ten."""
         if not self.has_point.any():
             return
         middle = self.centers()[self.registered].mean(0)

@@ -52,9 +52,9 @@ def angles_between(first: Array, second: Array) -> Array:
 def triangulate(state: SfmState, max_error: float, min_angle: float, tracks: Mask | None = None) -> None:
     """Triangulate tracks from their observations in registered images.
 
-    Pairs of observations of a track with a sufficient angle are triangulated; for tracks with many
-    observations, at most `MAX_HYPOTHESES` random pairs with a fixed seed. Of these candidates, the point with
-    the most inlier observations is kept.
+    Candidate points are triangulated from pairs of observations whose rays differ by at least `min_angle`.
+    For tracks with many observations, a random sample of `MAX_HYPOTHESES` pairs with a fixed seed is used.
+    The candidate with the most inlier observations is kept, if there are at least two inliers.
 
     Args:
         state: State with poses; changed in place.
@@ -130,7 +130,7 @@ def _observation_pairs(first: Indices, counts: Indices) -> tuple[Indices, Indice
 
 
 def extend(state: SfmState, max_error: float) -> None:
-    """Extend tracks: make observations in registered images inliers if they agree with the track's point.
+    """Extend tracks: observations in registered images become inliers if they agree with the track's point.
 
     Args:
         state: State with poses and points; changed in place.
@@ -143,7 +143,7 @@ def extend(state: SfmState, max_error: float) -> None:
 
 
 def filter_observations(state: SfmState, max_error: float, min_angle: float) -> None:
-    """Remove observations with large errors, then points with a single observation or a small angle.
+    """Remove observations with large errors, then points with one observation or a small triangulation angle.
 
     Args:
         state: State with poses and points; changed in place.

@@ -36,7 +36,7 @@ class TwoView:
         return len(self.matches.indices)
 
     def from_image(self, image_id: int) -> tuple[int, Array, Indices, Array]:
-        """Return the relative pose and the matches, ordered such that a given image comes first.
+        """Return the relative pose and the matches, ordered so that a given image comes first.
 
         Args:
             image_id: Index of either image of the pair.

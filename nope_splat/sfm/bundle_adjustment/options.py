@@ -19,12 +19,14 @@ class BundleAdjustmentOptions:
     refine_principal_point: bool | Mask = False
     """Whether to refine the principal points: one value for all cameras, or one per camera. () or (K,)."""
     refine_extra_params: bool | Mask = False
-    """Whether to refine radial distortion: one value for all cameras, or one per camera. () or (K,)."""
+    """Whether to refine the radial distortion k1 and k2: one value for all cameras, or one per camera. () or
+    (K,)."""
     min_num_observations: int = 20
     """Minimum number of observations; with fewer observations, the bundle adjustment is skipped."""
     max_iterations: int = 25
     """Maximum number of accepted Levenberg-Marquardt steps."""
     tolerance: float = 1e-5
-    """Relative decrease of the cost per step below which the bundle adjustment stops."""
+    """Minimum decrease of the cost per step, as a fraction of the cost; after a smaller decrease, the bundle
+    adjustment stops."""
     device: str = "cpu"
     """PyTorch device on which the bundle adjustment runs."""

@@ -92,9 +92,9 @@ class Linearization:
     """Derivatives of the residuals with respect to the pose increments, rotation first (see `retract`).
     (O, 2, 6)."""
     by_point: Tensor
-    """Derivatives of the residuals with respect to the point. (O, 2, 3)."""
+    """Derivatives of the residuals with respect to the world coordinates of the point. (O, 2, 3)."""
     by_intrinsics: Tensor
-    """Derivatives of the residuals with respect to the camera's intrinsics. (O, 2, 5)."""
+    """Derivatives of the residuals with respect to the intrinsics [log(f), dx, dy, k1, k2]. (O, 2, 5)."""
 
 
 def reprojection_residuals(problem: BundleProblem) -> tuple[Tensor, Tensor]:
@@ -125,11 +125,11 @@ def linearize(problem: BundleProblem) -> Linearization:
     the derivatives of `geometry.projection` and `geometry.distortion`, the residual r has the derivatives
 
         dr/dX_c   = f dd/dp dp/dX_c
-        dr/domega = f dd/dp dp/domega     (X_c' = exp(omega) X_c + nu)
+        dr/domega = f dd/dp dp/domega     (X_c' = exp([omega]x) X_c + nu)
         dr/dnu    = dr/dX_c,   dr/dX = dr/dX_c R
-        dr/dlog f = f d(p),    dr/doffset = I,   dr/d(k1, k2) = f dd/d(k1, k2)
+        dr/dlog f = f d(p),    dr/doffset = I,   dr/d(k1, k2) = f dd/d(k1, k2).
 
-    which are divided by the standard deviation of the observation.
+    All derivatives are divided by the standard deviation of the observation.
 
     Args:
         problem: Variables and observations.
@@ -191,7 +191,8 @@ def robust_cost(problem: BundleProblem, residuals: Tensor) -> float:
         residuals: Residuals in standard deviations, from `reprojection_residuals`. (O, 2).
 
     Returns:
-        Sum of the Huber costs of all observations and of the squared, normalized deviations from the priors.
+        Sum of the Huber costs of all observations, plus the sum of the squared deviations of the intrinsics
+        from their prior means, in standard deviations of the priors.
     """
     cost = huber_cost(residuals.norm(dim=1) ** 2, problem.huber)
     cost = cost.nan_to_num(posinf=BEHIND_COST)

@@ -48,11 +48,11 @@ class SchurStructure:
         self.tile_blocks = torch.arange(num_images**2, device=order.device).repeat_interleave(tiles)
 
     def multiply(self, left: Tensor, right: Tensor, num_images: int) -> Tensor:
-        """Sum left_i right_j^T over pairs (i, j) of observations of a point, grouped by image pair.
+        """Sum left_i right_j^T over all pairs (i, j) of observations of the same point, for each image pair.
 
         Args:
-            left: Matrix of each observation. (O, 6, 3).
-            right: Matrix of each observation. (O, 6, 3).
+            left: Matrix left_i of each observation i. (O, 6, 3).
+            right: Matrix right_j of each observation j. (O, 6, 3).
             num_images: Number of images N.
 
         Returns:
@@ -118,7 +118,7 @@ class NormalEquations:
         return self.problem.cost
 
     def evaluate(self, candidate: BundleProblem) -> float:
-        """Return the robust cost of other variables, with residuals in standard deviations."""
+        """Return the robust cost of the variables in `candidate`, with residuals in standard deviations."""
         return candidate.cost
 
     def add(self, matrix: Tensor, gradient: Tensor) -> None:
@@ -135,7 +135,7 @@ class NormalEquations:
         """Eliminate the points by the Schur complement.
 
         Args:
-            damping: Multiple of the diagonal of the point blocks that is added to them.
+            damping: Factor; the diagonal of the point blocks, multiplied by this factor, is added to them.
 
         Returns:
             Reduced matrix over the 6 variables of each pose, then the 5 intrinsics of each camera
@@ -186,7 +186,8 @@ class NormalEquations:
         """Solve for one Levenberg-Marquardt step.
 
         Args:
-            damping: Multiple of the diagonal of the normal equations that is added to them.
+            damping: Factor; the diagonal of the normal equations, multiplied by this factor, is added to
+                them.
 
         Returns:
             Increments of poses, points and intrinsics; None if the damped system is not positive definite.

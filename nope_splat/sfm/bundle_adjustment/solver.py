@@ -37,7 +37,7 @@ class BundleResult:
     def noise(self) -> float:
         """Estimated ratio of the actual standard deviation of the observations to `sigma`.
 
-        The estimate is corrected for the degrees of freedom of the variables.
+        The estimate accounts for the number of refined variables.
         """
         problem = self.problem
         unknowns = (
@@ -52,7 +52,8 @@ def bundle_adjust(problem: BundleProblem, max_iterations: int = 25, tolerance: f
     Args:
         problem: Observations and initial variables.
         max_iterations: Maximum number of accepted steps.
-        tolerance: Relative decrease of the cost per step below which the iteration stops.
+        tolerance: Minimum decrease of the cost per step, as a fraction of the cost; after a smaller decrease,
+            the iteration stops.
 
     Returns:
         The problem with adjusted variables, and its cost before and after.
@@ -82,8 +83,8 @@ def intrinsics_covariance(problem: BundleProblem) -> Tensor | None:
         problem: A problem after bundle adjustment.
 
     Returns:
-        Covariance of the 5 intrinsics of each camera, including the information of the priors; zero for fixed
-        intrinsics. (5 K, 5 K). None if the system is singular.
+        Covariance of the 5 intrinsics of each camera, given the observations and the priors; zero for fixed
+        intrinsics. (5 K, 5 K). None if the normal equations are singular.
     """
     matrix, _, _ = NormalEquations(problem, linearize(problem), SchurStructure(problem)).reduce(1e-9)
     # The undetermined scale of the scene makes the system singular; a tiny damping makes it solvable.

@@ -50,7 +50,7 @@ def is_pure_rotation(
             resolution. (K, 2) each.
         pairs: Verified matches of at least one pair.
         longer_side: Longer side of the images, in pixels at keypoint resolution.
-        options: Thresholds, and number of candidates.
+        options: Thresholds, and number of focal lengths to try.
         focal_options: Range of plausible focal lengths.
     """
     rng = np.random.default_rng(0)

@@ -24,8 +24,8 @@ SOLVER = LevenbergMarquardtConfig(initial_damping=1e-3, increase=6.0, decrease=5
 """Damping schedule of the optimization. The initial damping is larger than in bundle adjustment, because
 initial poses may be inaccurate."""
 MIN_FORWARD = 1e-3
-"""Minimum z of the direction (of length about one) from the target camera to a lifted match; below it, the
-match counts as lying behind the camera."""
+"""Minimum z coordinate of the viewing direction (of length about one) from the target camera to a lifted
+match. With a smaller z, the match counts as lying behind the camera."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class DepthAlignmentProblem:
     """Poses, scales and shifts of N images with depth maps, and M lifted matches.
 
     The values v of each map are divided by their median m. A depth map has depth z = exp(s) (v / m + c), a
-    disparity map has inverse depth 1 / z = exp(s) (v / m + c), with the logarithmic scale s and the shift c.
-    The matches are grouped by the E directed pairs of images in which they occur.
+    disparity map has inverse depth 1 / z = exp(s) (v / m + c), where s is the logarithm of the scale and c
+    the shift. The matches are grouped by the E directed pairs of images in which they occur.
     """
 
     T_camera_world: Array
     """World-to-camera transform of each image (OpenCV axes); the first pose is fixed. (N, 4, 4)."""
     log_scales: Array
-    """Logarithmic scale s of each map; the first scale is fixed. (N,)."""
+    """Natural logarithm s of the scale of each depth map; the first scale is fixed. (N,)."""
     shifts: Array
-    """Shift c of each map, in units of the map's median. (N,)."""
+    """Shift c of each depth map, in units of the median of its values. (N,)."""
     log_focal: float
     """Natural logarithm of the focal length in pixels at keypoint resolution."""
     prior_log_focal: float
@@ -52,11 +52,13 @@ class DepthAlignmentProblem:
     free_shifts: bool
     """Whether the shifts are refined."""
     edges: Indices
-    """Source and target image of each directed pair; matches are lifted in the source. (E, 2)."""
+    """Source and target image of each directed pair; matches are lifted to 3D with the depth map of the
+    source image. (E, 2)."""
     edge_starts: Indices
-    """Index of the first match of each directed pair, followed by the number of matches. (E + 1,)."""
+    """Index of the first match of each directed pair, followed by the total number of matches. (E + 1,)."""
     values: Array
-    """Value of the source's map at the keypoint of each match, divided by the map's median. (M,)."""
+    """Value of the source image's depth map at the keypoint of each match, divided by the median of the map.
+    (M,)."""
     xy_source: Array
     """Keypoint of each match in the source image, relative to the image center, in pixels at keypoint
     resolution. (M, 2)."""
@@ -77,7 +79,8 @@ class DepthAlignmentProblem:
     def residuals(self) -> Array:
         """Projection of each lifted match minus its keypoint in the target image.
 
-        The unit is pixels at keypoint resolution; infinite for matches behind the target camera. (M, 2).
+        Residuals are in pixels at keypoint resolution; they are infinite for matches behind the target
+        camera. (M, 2).
         """
         by_edge = [linearize(self, edge)[0] for edge in range(len(self.edges))]
         return np.concatenate([np.zeros((0, 2)), *by_edge])
@@ -97,13 +100,14 @@ def align_depths(
 ) -> DepthAlignmentProblem:
     """Minimize the Cauchy cost of the residuals plus the cost of the priors, by Levenberg-Marquardt.
 
-    The width of the Cauchy loss follows the noise, which each step re-estimates because it is large while the
-    poses are inaccurate.
+    The width of the Cauchy loss is proportional to the noise of the residuals. Each step estimates the noise
+    again, because it decreases as the poses become more accurate.
 
     Args:
         problem: Matches and initial variables.
         max_iterations: Maximum number of accepted steps.
-        tolerance: Relative decrease of the cost per step below which the iteration stops.
+        tolerance: Minimum decrease of the cost per step, as a fraction of the cost; after a smaller decrease,
+            the iteration stops.
 
     Returns:
         The problem with optimized variables.
@@ -150,8 +154,8 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
         edge: Index of the directed pair.
 
     Returns:
-        Residuals in pixels at keypoint resolution, infinite for matches behind the target camera (m, 2), and
-        their derivatives, zero for such matches (m, 2, 15).
+        Residuals in pixels at keypoint resolution (m, 2), and their derivatives (m, 2, 15). For matches
+        behind the target camera, the residuals are infinite and the derivatives zero.
     """
     rows = slice(*problem.edge_starts[edge : edge + 2])
     source, target = problem.edges[edge]
@@ -182,7 +186,7 @@ def linearize(problem: DepthAlignmentProblem, edge: int) -> tuple[Array, Array]:
 
 
 def _normal_equations(problem: DepthAlignmentProblem, noise: float) -> tuple[Array, Array]:
-    """Compute the Gauss-Newton matrix and the gradient, both divided by two, of the cost.
+    """Compute the Gauss-Newton matrix and the gradient of the cost, both divided by two.
 
     Each of the N images has eight variables: six pose increments, s and c. The logarithm of the focal length
     is the last of the n = 8 N + 1 variables.

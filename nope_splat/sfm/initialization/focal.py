@@ -21,16 +21,17 @@ class FocalEstimate:
     """Estimated focal length of one camera, with its uncertainty."""
 
     focal: float
-    """Weighted median of the estimates from single pairs, or the prior focal length without estimates, in
-    pixels at keypoint resolution."""
+    """Focal length in pixels at keypoint resolution: the weighted median of the estimates from single pairs,
+    or the prior focal length if there are no such estimates."""
     starts: tuple[float, ...]
     """Initial focal lengths to try, in the unit of `focal`; several if the estimates from single pairs are
     inconsistent."""
     num_pairs: int
     """Number of pairs with a plausible estimate."""
     sigma: float = IntrinsicsPriorOptions.log_focal_sigma
-    """Standard deviation of the natural logarithm of the focal length. Only estimates from pointmaps set it;
-    for estimates from matches it is the wide default, since bundle adjustment uses the same matches again."""
+    """Standard deviation of the natural logarithm of the focal length. Estimates from matches keep the large
+    default value, because bundle adjustment uses the same matches again; estimates from pointmaps set a
+    smaller value."""
 
     @property
     def is_certain(self) -> bool:
@@ -39,7 +40,7 @@ class FocalEstimate:
 
 
 def prior_focal(longer_side: float, options: FocalEstimationOptions = FocalEstimationOptions()) -> float:
-    """Compute the focal length of the assumed field of view, in the unit of `longer_side`."""
+    """Compute the focal length that gives the assumed field of view, in the unit of `longer_side`."""
     return longer_side / 2 / np.tan(np.radians(options.prior_field_of_view / 2))
 
 
@@ -64,9 +65,9 @@ def estimate_focal(
 ) -> FocalEstimate:
     """Estimate the focal length of one camera by the six-point algorithm.
 
-    The result is the median of the focal lengths of single pairs, weighted by their numbers of inliers.
-    Planar pairs and pairs with little motion have large errors in both directions, but in experiments
-    discarding them gave worse results.
+    The result is the median of the focal lengths of single pairs, weighted by their numbers of inliers. The
+    focal lengths of planar pairs and of pairs with little motion are often much too short or much too long,
+    but in experiments discarding these pairs gave worse results.
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
@@ -121,8 +122,8 @@ def focal_starts(
 ) -> tuple[Array, ...]:
     """Estimate initial focal lengths of all cameras.
 
-    If the pairs of a camera are inconsistent, its focal length is estimated from pairs with cameras whose own
-    pairs are consistent.
+    If the pairs of images of one camera are inconsistent, the focal length of this camera is estimated from
+    pairs of its images with images of cameras that have consistent pairs.
 
     Args:
         centered_keypoints: Keypoints of each image relative to the image center, in pixels at keypoint
@@ -156,7 +157,7 @@ def focal_starts(
 
 
 def joint_focal_starts(estimates: Sequence[FocalEstimate]) -> tuple[Array, ...]:
-    """Combine the estimates of all cameras to candidates of initial focal lengths.
+    """Combine the estimates of all cameras into candidates of initial focal lengths.
 
     The most certain camera defines the candidates; the focal lengths of the other cameras are scaled by the
     same factors.
@@ -173,7 +174,7 @@ def joint_focal_starts(estimates: Sequence[FocalEstimate]) -> tuple[Array, ...]:
 
 
 def _best_camera(estimates: Sequence[FocalEstimate]) -> int:
-    """Return the index of the most certain camera: consistent pairs count first, then the number of pairs."""
+    """Return the index of the camera with the most pairs, preferring cameras with consistent pairs."""
     support = [(estimate.is_certain, estimate.num_pairs) for estimate in estimates]
     return support.index(max(support))
 
@@ -187,10 +188,11 @@ def _focal_from_known_cameras(
 ) -> float:
     """Estimate the focal length of a camera from pairs with images of cameras of known focal length.
 
-    With the focal lengths f1 and f2 of a pair, diag(f2, f2, 1) F diag(f1, f1, 1) is an essential matrix,
-    whose two nonzero singular values are equal. For each pair, the focal length that makes them most nearly
-    equal is found; the result is the median over the pairs, weighted by their numbers of matches. Without
-    usable pairs, the result is the prior focal length. The unit is pixels at keypoint resolution.
+    With the fundamental matrix F and the focal lengths f1 and f2 of a pair, diag(f2, f2, 1) F diag(f1, f1, 1)
+    is an essential matrix, whose two nonzero singular values are equal. For each pair, the focal length that
+    makes them most nearly equal is found; the result is the median over the pairs, weighted by their numbers
+    of matches. Without usable pairs, the result is the prior focal length. The unit is pixels at keypoint
+    resolution.
     """
     longer_side = float(camera_groups.longer_sides[camera])
     shortest, longest = options.min_focal_length_ratio, options.max_focal_length_ratio

@@ -42,16 +42,15 @@ class MonocularDepthInitialization:
     """
 
     root_shifts: tuple[float, ...] = (-0.3, 0.0, 0.5, 2.0)
-    """Shifts of the first photo's depth map that are tried, in units of the median of its values; more shifts
-    take longer."""
+    """Shifts that are tried for the first photo's depth map, in units of the median of its values. The shift
+    that fits the most photos, with the smallest error, is used; more shifts take longer."""
     max_reproj_error: Annotated[float, Interval(gt=0, le=1)] = 0.03
     """Maximum reprojection error of a match that is lifted to 3D by its depth, as a fraction of the longer
     side. It is large because depth and focal length are inaccurate."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 12
     """Minimum number of inlier matches to register a photo by PnP."""
     max_num_matches: Annotated[int, COUNT] = 200
-    """Maximum number of matches per pair, in each direction, in the joint optimization of poses and depth
-    maps."""
+    """Maximum number of matches of a pair that are used in the joint optimization of poses and depth maps."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
         """Yield a state with poses from depth maps, unless its focal length is implausible.
@@ -187,7 +186,7 @@ class _LiftedMatches:
     def _next_pose(
         self, known: int, new: int, indices: Indices, known_fit: ScaleShift
     ) -> tuple[ScaleShift, Array] | None:
-        """Register an image by PnP to matches that are lifted in a registered image.
+        """Register an image by PnP, from matches that the depth map of a registered image lifts to 3D.
 
         Args:
             known: Index of the registered image.

@@ -33,7 +33,7 @@ from nope_splat.utils.ranges import COUNT
 from nope_splat.utils.typing import Array, Indices
 
 MIN_DEPTH = 1e-3
-"""Minimum depth of a point, in units of the median depth, which keeps depths positive."""
+"""Minimum depth of a point, in units of the median depth; it keeps depths positive."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def align_pointmaps(
 
     Returns:
         Cameras of the images that are connected by pairs with confident points; None if there are fewer than
-        two such images.
+        two such images, or if all camera centers coincide.
     """
     alignment = _PointmapAlignment(pointmaps, sizes, focal, options.max_num_points)
     image_ids = alignment.initialize()
@@ -179,7 +179,7 @@ class _PointmapAlignment:
     def initialize(self) -> Indices:
         """Initialize poses along the maximum spanning tree of the pairs, weighted by confidence.
 
-        Observations in images without a pose are removed.
+        Observations of pairs that contain an image without a pose are removed.
 
         Returns:
             Indices of the images with a pose, ascending.

@@ -77,7 +77,8 @@ def pointmap_focals(
         pointmaps: Pointmaps of the pairs.
         camera_groups: Image sizes, and camera of each image.
         options: Plausible range, and thresholds for consistent pairs.
-        max_sigma: Maximum standard deviation of the natural logarithm of a focal length.
+        max_sigma: Upper limit of the standard deviation of the natural logarithm of a focal length; larger
+            estimates are reduced to this value.
 
     Returns:
         Estimate of each of the K cameras, in pixels at keypoint resolution.
@@ -113,7 +114,8 @@ def pointmap_focal(
         sizes: Width and height of each image at full resolution, in pixels. (N, 2).
         longer_side: Longer side of the camera's images, in full-resolution pixels.
         options: Plausible range, and thresholds for consistent pairs.
-        max_sigma: Maximum standard deviation of the natural logarithm of the focal length.
+        max_sigma: Upper limit of the standard deviation of the natural logarithm of the focal length; larger
+            estimates are reduced to this value.
 
     Returns:
         The estimate in full-resolution pixels, with several initial focal lengths if pairs are inconsistent.

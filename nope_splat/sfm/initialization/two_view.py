@@ -24,8 +24,8 @@ class TwoViewInitialization:
     """Start from a pair of photos with many matches and enough parallax."""
 
     restart_factor: Annotated[float, Gt(1)] = 1.1
-    """Minimum factor by which the focal length changes during registration for registration to be repeated
-    with the new focal length; smaller factors cause more repetitions."""
+    """If the focal length changes by more than this factor during registration, registration is repeated with
+    the new focal length; smaller factors cause more repetitions."""
 
     def starts(self, problem: SfmProblem) -> Iterator[Start]:
         """Yield a state without poses for each candidate of the initial focal lengths.

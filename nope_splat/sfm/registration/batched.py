@@ -2,8 +2,8 @@
 
 As in ZeroGS (Chen et al., arXiv 2411.15779), all images that observe enough points are registered at once,
 refined by point-to-ray consistency with fixed points, and bundle-adjusted locally while earlier images stay
-fixed. Global bundle adjustment runs whenever the number of images has grown by half, so that the total cost
-is a geometric series dominated by the last run.
+fixed. Global bundle adjustment runs whenever the number of images has grown by half, so the total time is a
+geometric series, which the last run dominates.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class BatchedRegistration:
     """
 
     min_coverage_ratio: Annotated[float, SHARE] = 0.5
-    """Minimum coverage of a photo in a batch, as a fraction of the best photo's coverage. Coverage is the
-    number of grid cells with visible points. Smaller values give larger batches."""
+    """Minimum coverage of a photo to be included in a batch, as a fraction of the largest coverage. The
+    coverage of a photo is its number of grid cells with visible points. Smaller values give larger
+    batches."""
     max_batch_ratio: Annotated[float, POSITIVE] = 1.0
     """Maximum number of photos in a batch, as a fraction of the number of photos registered before. With
     fractions up to 1, each batch is constrained by at least as many fixed photos."""
@@ -47,7 +48,7 @@ class BatchedRegistration:
     )
     """Thresholds for the registration of each photo."""
     ray_refinement: Suppress[RayRefinementOptions] = field(default_factory=RayRefinementOptions)
-    """Refinement of new poses by the distances of points from camera rays."""
+    """Refinement of the poses of a batch by the distances of points from viewing rays."""
 
     def register(
         self, state: SfmState, two_views: TwoViews, options: MapperOptions, seed: int = 0

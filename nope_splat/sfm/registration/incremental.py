@@ -27,7 +27,7 @@ class IncrementalRegistration:
     """Register photos one by one from their visible points (Schönberger and Frahm, CVPR 2016)."""
 
     init_max_num_trials: Annotated[int, COUNT] = 50
-    """Maximum number of initial pairs tried."""
+    """Maximum number of initial pairs that are tried."""
     init_max_tri_angle: Annotated[float, POSITIVE] = 16.0
     """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of an initial
     pair."""
@@ -38,11 +38,11 @@ class IncrementalRegistration:
     """Maximum reprojection error of an inlier in absolute pose estimation (PnP), in pixels at keypoint
     resolution; it is large because points are not refined yet."""
     abs_pose_min_num_inliers: Annotated[int, Ge(4)] = 20
-    """Minimum number of visible points of a photo, and of inliers among them, for registration by PnP.
-    Initial pairs need the same number of triangulated points."""
+    """A photo is registered by PnP only if at least this number of its visible points are inliers of the
+    pose. An initial pair needs the same number of triangulated points."""
     abs_pose_min_inlier_ratio: Annotated[float, SHARE] = 0.25
-    """Minimum fraction of the visible points of a photo that are inliers of its pose for registration by
-    PnP."""
+    """A photo is registered by PnP only if at least this fraction of its visible points are inliers of the
+    pose."""
     max_reproj_error: Annotated[float, POSITIVE] = 4.0
     """Maximum reprojection error of an observation during registration, in pixels at keypoint resolution;
     observations with a larger error are removed."""
@@ -50,27 +50,30 @@ class IncrementalRegistration:
     """Maximum number of attempts to register a photo; the count restarts when another photo has been
     registered."""
     min_num_shared_points: Annotated[int, COUNT] = 3
-    """Minimum number of shared points for registering a photo by its relative pose to one registered photo.
-    The points determine the scale of the relative pose and, after bundle adjustment, verify the pose."""
+    """Minimum number of points that a photo must share with a registered photo to be registered by its
+    relative pose to that photo. The shared points determine the scale of the relative pose and, after bundle
+    adjustment, verify the pose."""
     min_shared_inlier_ratio: Annotated[float, SHARE] = 0.5
-    """Minimum fraction of shared points that agree, after bundle adjustment, with the pose of a photo that
-    was registered by its relative pose to one registered photo."""
+    """Verification of a photo that was registered by its relative pose to one registered photo: minimum
+    fraction of the points, among those that at least two other photos observe, that agree with its pose after
+    bundle adjustment."""
     max_pair_tri_angle: Annotated[float, POSITIVE] = 4.0
-    """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of a pair, when
-    a photo is registered by its relative pose to one registered photo."""
+    """Triangulation angle, in degrees, beyond which a larger angle does not improve the score of a pair. The
+    score decides by which pair a photo is registered if no photo can be registered by PnP."""
     coverage_grid_size: Annotated[int, COUNT] = 16
     """Number of cells per side of the grid that measures how evenly visible points cover a photo."""
     min_num_images_for_focal: Annotated[int, Ge(2)] = 4
     """Minimum number of registered photos for which bundle adjustment refines the focal length."""
     ba_max_num_observations: Annotated[int, COUNT] = 300
-    """Approximate maximum number of observations per photo in bundle adjustments during registration."""
+    """Approximate maximum number of observations per photo that bundle adjustments during registration use;
+    smaller values are faster."""
     ba_local_min_num_images: Annotated[int, COUNT] = 16
     """Maximum number of registered photos for which every bundle adjustment is global; with more photos, most
     bundle adjustments are local."""
     ba_local_num_images: Annotated[int, COUNT] = 8
     """Maximum number of photos whose poses are refined in a local bundle adjustment."""
     ba_global_images_ratio: Annotated[float, Ge(1)] = 1.2
-    """Factor by which the number of registered photos must grow until the next global bundle adjustment;
+    """Factor by which the number of registered photos must grow before the next global bundle adjustment;
     larger values are faster but allow more drift."""
 
     def register(
@@ -112,7 +115,7 @@ def run_mapper(
     """Build models from the best initial pairs, and keep the model with the most registered images.
 
     Args:
-        make_mapper: Creates a mapper; all mappers share one state, which is changed in place.
+        make_mapper: Function that creates a mapper; all mappers share one state, which is changed in place.
         pairs: Image indices of the candidate initial pairs, best pair first.
         num_images: Number of images that have a relative pose to another image.
 
@@ -380,7 +383,7 @@ def _grid_cells(state: SfmState, rows: Indices, size: int) -> Indices:
 
 
 def _spread_sample(state: SfmState, registration: IncrementalRegistration) -> Mask:
-    """Sample inlier observations, spread over each image and preferring long tracks. (O,)."""
+    """Sample inlier observations that are spread over each image, preferring long tracks. (O,)."""
     size, max_num_observations = registration.coverage_grid_size, registration.ba_max_num_observations
     rows = np.flatnonzero(state.inlier)
     image_ids, tracks = state.image_ids[rows], state.track_ids[rows]

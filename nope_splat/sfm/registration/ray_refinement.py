@@ -1,4 +1,4 @@
-"""Refinement of the poses of new images by the distances of fixed points from camera rays."""
+"""Refinement of the poses of new images by the distances of fixed points from viewing rays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nope_splat.utils.typing import Array, Indices
 
 @dataclass(frozen=True)
 class RayRefinementOptions:
-    """Refinement of new poses by the distances of points from camera rays."""
+    """Options for refining the poses of new images by the distances of points from viewing rays."""
 
     max_num_iterations: Annotated[int, COUNT] = 10
     """Number of Gauss-Newton steps."""
@@ -28,7 +28,7 @@ class RayRefinementOptions:
 def refine_by_rays(
     state: SfmState, image_ids: Indices, options: RayRefinementOptions = RayRefinementOptions()
 ) -> None:
-    """Refine poses by minimizing the distances of points from the camera rays of their observations.
+    """Refine poses by minimizing the distances of points from the viewing rays of their observations.
 
     The residuals follow ZeroGS (Chen et al., arXiv 2411.15779, section 3): the distance of each point from
     the ray of its observation. Here this distance is divided by the distance between point and camera, which

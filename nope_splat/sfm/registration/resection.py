@@ -29,7 +29,7 @@ RESECTION_OPTIONS = AbsolutePoseOptions(
     min_num_trials=1000,
     max_num_refinements=100,
 )
-"""Thresholds for resection from refined points; errors are in pixels at keypoint resolution."""
+"""Options of resection from refined points; errors are in pixels at keypoint resolution."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def resect_held_out(
         camera_groups: Image sizes, and camera of each image.
 
     Returns:
-        The reconstruction with poses and observations of held-out images. Reasons why held-out images could
-        not be registered, by image name.
+        The reconstruction with poses and observations of held-out images; and the reasons why held-out images
+        could not be registered, by image name.
     """
     poses, registered = reconstruction.T_world_camera.copy(), reconstruction.registered.copy()
     held_out, min_num_points = reconstruction.held_out, RESECTION_OPTIONS.abs_pose_min_num_inliers

@@ -36,7 +36,7 @@ def doubt_cameras(
 def leave_out_doubtful_images(state: SfmState, evidence: Evidence) -> dict[int, str]:
     """Unregister the images for which most matches contradict their pose.
 
-    If half of the registered images or more are concerned, all images are kept, because it is then unknown
+    If this applies to half of the registered images or more, all images are kept, because it is then unknown
     which images are wrong.
 
     Args:

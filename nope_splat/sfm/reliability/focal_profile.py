@@ -24,34 +24,34 @@ from nope_splat.utils.typing import Indices, Mask
 
 @dataclass(frozen=True)
 class FocalProfile:
-    """Noise of the observations at a longer and at a shorter focal length, relative to the refined one.
+    """Noise of the observations at a longer and at a shorter focal length than the refined focal length.
 
-    Noise ratios are infinite if there are too few observations to adjust.
+    The ratios are infinite if the focal length is fixed or if there are too few observations.
     """
 
     longer: float
-    """Noise ratio at the longer focal length."""
+    """Noise at the longer focal length, divided by the noise at the refined focal length."""
     shorter: float
-    """Noise ratio at the shorter focal length."""
+    """Noise at the shorter focal length, divided by the noise at the refined focal length."""
 
     @property
     def noise_ratio(self) -> float:
-        """The smaller of both noise ratios; below one if the refined focal length is not the best one."""
+        """The smaller noise ratio; below one if the longer or the shorter focal length fits better."""
         return min(self.longer, self.shorter)
 
 
 def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) -> FocalProfile:
-    """Compare the observation noise at a longer and a shorter focal length with that at the refined one.
+    """Compare the observation noise at a longer, a shorter and the refined focal length.
 
     Poses and points are bundle-adjusted at each focal length.
 
     Args:
         state: The refined state; not changed.
-        options: Factor on the focal length, and limits of the bundle adjustments.
+        options: Ratio of the compared focal lengths, and limits of the bundle adjustments.
         device: PyTorch device for bundle adjustment.
 
     Returns:
-        The noise ratios; infinite if the focal length is fixed.
+        The noise ratios; infinite if the focal length is fixed or if there are too few observations.
     """
     if state.fix_focal:
         return FocalProfile(np.inf, np.inf)
@@ -70,14 +70,14 @@ def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) ->
 
 
 def follow_focal_valley(state: SfmState, options: MapperOptions) -> FocalProfile:
-    """Refine again from a longer or shorter focal length while that decreases the noise, in place.
+    """Repeat the refinement from a longer or shorter focal length while this decreases the noise.
 
     Bundle adjustment stops early where focal length and depth nearly compensate each other, as for long
     lenses.
 
     Args:
-        state: The refined state.
-        options: Triangulation and bundle adjustment.
+        state: The refined state; changed in place.
+        options: Options of triangulation, bundle adjustment and the focal profile.
 
     Returns:
         The profile at the final focal length.
@@ -100,11 +100,11 @@ def follow_focal_valley(state: SfmState, options: MapperOptions) -> FocalProfile
 
 
 def dolly_zoom(state: SfmState, factor: float) -> SfmState:
-    """Multiply the focal lengths, and move the cameras back so that the images change little.
+    """Multiply the focal lengths, and move the cameras forward or back so that the images change little.
 
     Args:
         state: State with poses and points; not changed.
-        factor: Factor on the focal lengths.
+        factor: Factor by which the focal lengths are multiplied.
 
     Returns:
         A changed copy of the state.

@@ -43,7 +43,7 @@ def count_matches(state: SfmState, problem: SfmProblem) -> MatchCounts:
 
 
 def find_own_poses(state: SfmState, problem: SfmProblem, counts: MatchCounts) -> Mask:
-    """Find pairs that disagree with the cameras and have a different relative pose with many inliers.
+    """Find pairs that disagree with the cameras and have a different relative pose that fits their matches.
 
     Args:
         state: The refined state.

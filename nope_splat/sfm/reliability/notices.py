@@ -17,8 +17,8 @@ from nope_splat.sfm.state import SfmState
 from nope_splat.utils.typing import Mask
 
 HARMLESS = ("stationary-pixels", "mirrored-images")
-"""Notices about pixels or images that are not used; they are no reason to doubt the rest of the
-reconstruction."""
+"""Codes of notices about pixels or images that are not used; such notices are no reason to doubt the
+cameras."""
 
 
 def collect_notices(
@@ -86,7 +86,9 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
         facts = f"{num_contradicting} of {num_strong} pairs of photos contradict the cameras"
     elif is_missing:
         share = f"{100 * evidence.missing_share:.0f} %"
-        facts = f"in {share} of the neighboring photos most points are missing where they should be visible"
+        facts = (
+            f"in {share} of the pairs of neighboring photos, most points that both should show are missing"
+        )
     if evidence.repeats:
         yield Notice(
             "repeated-pattern",
@@ -134,7 +136,7 @@ def _camera_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]
 
 
 def _focal_notices(state: SfmState, problem: SfmProblem, evidence: Evidence) -> Iterator[Notice]:
-    """Warn if the images do not determine the focal length, or if ordinary lenses do not have it."""
+    """Warn if the images do not determine the focal length, or if it is implausible for ordinary lenses."""
     profile = problem.options.reliability.focal_profile
     pixels = (state.focal * problem.camera_groups.camera_pixel_sizes).tolist()
     focal = f"{' and '.join(f'{value:.0f}' for value in pixels)} pixels"
@@ -166,8 +168,8 @@ def _stationary_notices(stationary: Sequence[StationaryPixels]) -> Iterator[Noti
     for pixels in stationary:
         yield Notice(
             "stationary-pixels",
-            f"{pixels.num_matches} matches in {pixels.region} of the photos do not move with the scene (a"
-            " logo, a dashboard, a frame, dirt, or identical sides of an object?);"
+            f"{pixels.num_matches} matches, mostly in {pixels.region} of the photos, do not move with"
+            " the scene (a logo, a dashboard, a frame, dirt, or identical sides of an object?);"
             f" {100 * pixels.share:.0f} % of the pixels are not used",
         )
 

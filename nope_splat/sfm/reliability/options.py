@@ -15,71 +15,72 @@ class EvidenceOptions:
     """Comparison of a reconstruction with all verified matches."""
 
     min_num_matches: Annotated[int, COUNT] = 30
-    """Minimum number of verified matches with which a pair can contradict the cameras. Pairs with fewer
-    matches are often wrong, but do not affect the cameras."""
+    """Minimum number of verified matches of a pair that can contradict the cameras. Pairs with fewer matches
+    are often wrong, but hardly affect the cameras, so they are ignored."""
     min_agreement: Annotated[float, SHARE] = 0.7
     """Minimum fraction of the matches of a pair that agree with the cameras; pairs with a smaller fraction
-    may contradict the cameras. With correct cameras, neighboring photos reach more than 0.8; the remaining
-    matches are wrong but lie near the epipolar lines."""
+    may contradict the cameras. With correct cameras, neighboring photos reach more than 0.8; the other
+    matches are wrong matches that passed geometric verification."""
     min_own_inliers: Annotated[float, SHARE] = 0.85
-    """Minimum fraction of the matches of a pair that are inliers of a relative pose other than that of the
-    cameras, for the pair to contradict the cameras. A fundamental matrix may fit wrong matches between very
-    different views, a relative pose does not."""
+    """A pair with too little agreement contradicts the cameras if at least this fraction of its matches are
+    inliers of a relative pose that differs from that of the cameras. Wrong matches between very different
+    views may fit a fundamental matrix, but hardly a relative pose."""
     min_own_tri_angle: Annotated[float, POSITIVE] = 16.0
     """Minimum median triangulation angle, in degrees, of a relative pose that contradicts the cameras. With
-    less parallax, a relative pose fits many wrong matches; COLMAP requires the same angle of its initial
+    less parallax, a relative pose fits many wrong matches. COLMAP requires the same angle for its initial
     pair."""
     min_rotation: Annotated[float, POSITIVE] = 20.0
-    """Minimum angle, in degrees, between the rotation of a relative pose that contradicts the cameras and the
-    rotation of the cameras."""
+    """Minimum angle, in degrees, between two relative rotations of a pair, for the pair to contradict the
+    cameras: the rotation estimated from the matches of the pair, and the rotation between its two cameras."""
     max_num_points: Annotated[int, COUNT] = 1000
     """Maximum number of points per photo whose visibility in the other photos is tested."""
     max_view_angle: Annotated[float, POSITIVE] = 12.0
-    """Maximum angle, in degrees, between the viewing directions of two photos to a point for its keypoint to
-    be expected in both photos."""
+    """A point of one photo is expected in another photo only if the directions from the two cameras to the
+    point differ by less than this angle, in degrees."""
     max_scale_ratio: Annotated[float, POSITIVE] = 1.4
-    """Maximum ratio of the image scales (focal length divided by depth) of a point in two photos for its
-    keypoint to be expected in both photos."""
+    """A point of one photo is expected in another photo only if its image scales (focal length divided by
+    depth) in the two photos differ by less than this factor."""
     border: Annotated[float, SHARE] = 0.03
     """Width of the border of a photo in which no keypoints are expected, as a fraction of the longer side."""
     num_grid_cells: Annotated[int, COUNT] = 12
     """Number of grid cells along the longer side of a photo; expected and observed points are counted in each
     cell."""
     max_occluder_depth_ratio: Annotated[float, SHARE] = 0.9
-    """A point is considered occluded if its grid cell contains a point with less than this fraction of its
-    depth."""
+    """A point is considered occluded in a photo if another point in the same grid cell has less than this
+    fraction of the depth of the occluded point."""
     min_num_in_cell: Annotated[int, COUNT] = 4
-    """Minimum number of expected points in a grid cell for the points to count as missing."""
+    """The expected points of a grid cell can count as missing only if there are at least this many of
+    them."""
     max_found_in_cell: Annotated[float, SHARE] = 0.1
-    """Maximum fraction of the expected points of a grid cell that are observed for the other points to count
-    as missing: the cell then shows something else."""
+    """The expected points of a grid cell count as missing if at most this fraction of them is observed: the
+    cell then seems to show something else."""
     min_num_common: Annotated[int, COUNT] = 10
-    """Minimum number of points of one photo that are expected in another photo for the two photos to count as
-    overlapping."""
+    """Two photos count as overlapping if at least this number of points of one photo is expected in the other
+    photo."""
     min_num_expected: Annotated[int, COUNT] = 30
-    """Minimum number of points of one photo that are expected in another photo for the pair to be tested for
-    missing points."""
+    """A pair is tested for missing points if at least this number of points of one photo is expected in the
+    other photo."""
     max_missing: Annotated[float, SHARE] = 0.5
-    """Maximum fraction of the expected points of a pair that may be missing; pairs beyond it are counted in
-    `max_missing_pairs`."""
+    """Maximum fraction of the expected points of a pair that are missing; pairs with a larger fraction are
+    counted in `max_missing_pairs`."""
     max_missing_pairs: Annotated[float, SHARE] = 0.2
-    """Maximum fraction of overlapping pairs with too many missing points (see `max_missing`). With a larger
+    """Maximum fraction of pairs in which too many points are missing (see `max_missing`). With a larger
     fraction, the cameras are doubtful. A few such pairs are normal because of occlusion."""
     max_contradicting_pairs: Annotated[float, SHARE] = 0.5
-    """Maximum fraction of the pairs that contradict the cameras of a rigid scene with similar objects; with
-    more, the photos do not show one rigid scene."""
+    """If more than this fraction of the pairs contradict the cameras, moving objects are reported as the
+    cause; otherwise, similar objects that may have been merged."""
     max_still_motion: Annotated[float, POSITIVE] = 1.0
-    """Maximum median displacement of the matches of two photos, in pixels at keypoint resolution, for the
-    photos to count as the same view."""
+    """Two photos count as the same view if the median displacement of their matches is less than this value,
+    in pixels at keypoint resolution."""
     min_repetition: Annotated[float, SHARE] = 0.1
-    """Minimum median, over the photos, of the fraction of keypoints that resemble another place in the same
-    photo; with a larger median, a repeated pattern is reported as the cause of contradictions."""
+    """Minimum fraction of keypoints that resemble another place in the same photo, as the median over the
+    photos. From this value on, a repeated pattern is reported as the cause of contradictions."""
     min_planar_second_motions: Annotated[float, SHARE] = 0.05
     """Like `min_second_motions`, for planar scenes: a moving plane that fills the photos leaves few matches
     on the rest of the scene."""
     min_second_motions: Annotated[float, SHARE] = 0.2
-    """Minimum fraction of pairs with a second epipolar geometry for moving objects to be reported; only pairs
-    with at least `min_num_matches` matches count."""
+    """Moving objects are reported if at least this fraction of the pairs has a second epipolar geometry,
+    among the pairs with at least `min_num_matches` matches."""
 
 
 @dataclass(frozen=True)
@@ -87,26 +88,28 @@ class FocalProfileOptions:
     """Test of whether the photos determine the focal length, by bundle adjustment at other focal lengths."""
 
     factor: Annotated[float, Gt(1)] = 1.3
-    """Factor by which the focal length is multiplied, and in a second test divided, before poses and points
+    """Factor of the test: the focal length is once multiplied and once divided by it, and poses and points
     are adjusted again."""
     min_noise_ratio: Annotated[float, Gt(1)] = 1.01
-    """Minimum ratio of the observation noise at the other focal lengths to that at the refined focal length.
-    With a smaller ratio, the focal length is reported as uncertain. Unmodeled effects, such as distortion,
-    cause ratios of this size."""
+    """Minimum ratio of the observation noise at the other focal lengths to the noise at the refined focal
+    length. With a smaller ratio, the focal length is reported as uncertain. Unmodeled effects, such as
+    distortion, cause ratios of this size."""
     min_planar_noise_ratio: Annotated[float, Gt(1)] = 1.05
-    """Like `min_noise_ratio`, for planar scenes, in which small model errors change the focal length more."""
+    """Value of `min_noise_ratio` for planar scenes, in which small errors of the camera model change the
+    focal length more."""
     min_noise_decrease: Annotated[float, SHARE] = 0.001
-    """Minimum decrease of the observation noise, as a fraction, for which all cameras are refined again from
-    a longer or shorter focal length."""
+    """If a longer or shorter focal length decreases the observation noise by at least this fraction, all
+    cameras are refined again from that focal length."""
     max_num_steps: Annotated[int, COUNT] = 8
     """Maximum number of times that all cameras are refined again from a longer or shorter focal length."""
     plausible_ratios: tuple[float, float] = (0.3, 8.0)
     """Shortest and longest focal length of ordinary lenses, as multiples of the longer side; other focal
     lengths are reported as implausible."""
     max_num_observations: Annotated[int, COUNT] = 60
-    """Maximum average number of observations per photo in the test; the longest tracks are used."""
+    """Maximum average number of observations per photo that are used in the test of other focal lengths; the
+    observations of the longest tracks are used."""
     max_iterations: Annotated[int, COUNT] = 12
-    """Maximum number of steps of each bundle adjustment in the test."""
+    """Maximum number of steps of each bundle adjustment in the test of other focal lengths."""
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,13 @@ WEIGHTS = Doubts(
     unregistered=0.0,
     weak_support=0.0,
 )
-"""Coefficients of the logistic function, fitted by `scripts.reliability.calibrate`."""
+"""Coefficient of each doubt in the logistic function, fitted by `scripts.reliability.calibrate`; doubts with
+the coefficient 0 do not affect the score."""
 INTERCEPT = -3.0
 """Log-odds of wrong cameras if there is no doubt, fitted together with `WEIGHTS`."""
 FOCAL_VALLEY_WIDTH = 0.02
-"""Relative increase of the observation noise at other focal lengths that reduces the doubt `focal_valley` by
-a factor of e."""
+"""The doubt `focal_valley` is divided by e if the observation noise at other focal lengths increases by this
+fraction."""
 
 
 def find_doubts(state: SfmState, evidence: Evidence, num_training: int) -> Doubts:
@@ -85,8 +86,8 @@ def measure_trust(state: SfmState, graph: MatchGraph, evidence: Evidence, num_tr
         num_training: Number of images that are not held out.
 
     Returns:
-        The trust: a score, the doubts, and the fraction of agreeing matches of each image and of each edge of
-        the match graph.
+        The trust: the score, the doubts, and the fraction of agreeing matches of each image and of each edge
+        of the match graph.
     """
     doubts = find_doubts(state, evidence, num_training)
     agreement = dict(zip(evidence.pairs, evidence.agreement, strict=True))
