@@ -76,8 +76,8 @@ class Rendering(NamedTuple):
 
 
 Render = Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor, Tensor, dict[str, Any]]]
-"""Function that renders a pinhole image, given an intrinsic matrix (1, 3, 3) and the image size (width,
-height) in pixels. It returns colors, depth, opacity and the rasterizer's `info`, as in `Rendering`."""
+"""Function that renders a pinhole image, given an intrinsic matrix (1, 3, 3) and the width and height of the
+image in pixels. It returns colors, depth, opacity and the rasterizer's `info`, as in `Rendering`."""
 
 
 def pinhole_positions(K: Tensor, size: tuple[int, int], radial: Tensor) -> Tensor:

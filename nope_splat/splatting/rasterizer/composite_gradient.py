@@ -261,7 +261,7 @@ def composite_gradient(counters, lanes, background, tile_size, tiles_wide, tile_
                        d_colors):  # fmt: skip
     """Compute the gradient of `composite` for every intersection of a splat with a tile, and sum per splat.
 
-    The outputs are d_means2d (N, 2), d_means2d_abs (N, 2), d_conics (N, 3), d_opacities (N,) and d_colors (N,
+    Writes d_means2d (N, 2), d_means2d_abs (N, 2), d_conics (N, 3), d_opacities (N,) and d_colors (N,
     channels). `slot_sums` is temporary storage.
     """
     tile_gradients(
