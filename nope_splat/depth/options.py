@@ -20,8 +20,8 @@ class DepthSettings:
     model: str = DEPTH_MODEL
     """Depth network: a name on huggingface.co, or a folder with config.json, the preprocessor's configuration
     and model.safetensors. The network needs `pip install transformers`. The weights of the default network
-    take 100 MB, those of Intel/dpt-large, which NoPe-NeRF uses, 1.4 GB. The license of both is Apache-2.0;
-    Depth Anything's larger models are for non-commercial use only (CC BY-NC 4.0)."""
+    take 100 MB; the weights of Intel/dpt-large, which NoPe-NeRF uses, take 1.4 GB. The license of both is
+    Apache-2.0; Depth Anything's larger models are for non-commercial use only (CC BY-NC 4.0)."""
     device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
     """Device that runs the depth network. "auto" uses a GPU if there is one, unless the training runs on a
     CPU; "cpu" always uses the CPU."""

@@ -104,11 +104,11 @@ class PixelEquations(NamedTuple):
     """
 
     jacobian: Tensor
-    """Derivatives of x by the 7 or 11 variables of `motion_on_plane`, in pixels. (N, 2, 7 or 11)."""
+    """Derivatives of the image motion, in pixels, by the variables of `motion_on_plane`. (N, 2, 7 or 11)."""
     tensor: Tensor
     """Matrices A: structure tensors of the image, with robust weights. (N, 2, 2)."""
     vector: Tensor
-    """Vectors v: gradients of half the photometric cost by x at x = 0. (N, 2)."""
+    """Vectors v: gradients of half the photometric cost by the image motion, at zero motion. (N, 2)."""
 
     def in_double(self) -> Iterator[tuple[slice, PixelEquations]]:
         """Convert the equations to double precision in chunks of pixels.

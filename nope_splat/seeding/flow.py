@@ -115,7 +115,7 @@ def merge_estimates(
     At each pixel, the largest group of consistent estimates is averaged; the other estimates are ignored.
 
     Args:
-        inverse_depths: Inverse depth from each of K source views. (K, H, W).
+        inverse_depths: Inverse depth from each of K source views, in inverse world units. (K, H, W).
         weights: Weight of each estimate, zero for pixels without an estimate. (K, H, W).
         max_depth_error: Maximum relative difference in inverse depth within a group.
 

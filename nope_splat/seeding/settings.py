@@ -42,8 +42,8 @@ class InterpolationConfig:
     multiple of the median absolute deviation of the neighbors. Points are removed as outliers if their
     difference exceeds the sum of this limit and `max_deviation`."""
     max_deviation: Annotated[float, NOT_NEGATIVE] = 0.05
-    """Difference between the inverse depth of a track point and the median of its neighbors that is always
-    allowed, in addition to `max_spread`, as a fraction of the median. It prevents the removal of points whose
+    """Tolerance in addition to `max_spread`: the inverse depth of a track point may always differ from the
+    median of its neighbors by this fraction of the median. The tolerance prevents the removal of points whose
     neighbors have nearly equal depths."""
     grid_spacing: Annotated[int, COUNT] = 4
     """Spacing, in pixels, of the grid on which the triangulation is evaluated; larger values are faster but
@@ -75,7 +75,7 @@ class FlowConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Fusion of the depth maps of all images to one point cloud."""
+    """Fusion of the depth maps of all images into one point cloud."""
 
     max_depth_error: Annotated[float, POSITIVE] = 0.04
     """An existing point lies on a surface if their inverse depths differ by less than this fraction. Where a
@@ -98,8 +98,8 @@ class SeedSettings:
     max_image_size: Annotated[int, Ge(32)] = 512
     """Maximum length of the longer image side, in pixels, for seeding; larger images are downscaled."""
     num_source_views: Annotated[int, COUNT] = 3
-    """Maximum number of source views per image, to which optical flow is computed; more views confirm more
-    surfaces but take longer."""
+    """Maximum number of source views per image. Optical flow is computed from the image to each source view;
+    more source views confirm more surfaces but take longer."""
     min_tri_angle: Annotated[float, Interval(ge=0, le=90)] = 1.0
     """Minimum triangulation angle between an image and a source view, in degrees; pixels with a smaller angle
     get no depth from this source view."""
@@ -113,4 +113,4 @@ class SeedSettings:
     flow: FlowConfig = FlowConfig()
     """Thresholds for the triangulation of optical flow."""
     fusion: FusionConfig = FusionConfig()
-    """Fusion of the depth maps of all images to one point cloud."""
+    """Fusion of the depth maps of all images into one point cloud."""

@@ -105,7 +105,7 @@ def resample(image: Tensor, positions: Tensor, mode: Literal["bilinear", "bicubi
     Args:
         image: Image to interpolate. (H', W', C).
         positions: Pixel coordinates, x then y. (H, W, 2).
-        mode: Interpolation mode.
+        mode: Interpolation mode; bicubic values may overshoot at edges.
 
     Returns:
         Interpolated values, with gradients to both arguments. (H, W, C).

@@ -72,7 +72,7 @@ def track_2d_loss(
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
-        observations: Observations x of the track points. Those of points behind the camera contribute zero.
+        observations: Observations x of the track points; points behind the camera contribute zero.
         lens: Learned principal-point offset and distortion of each training view, applied in π; None for a
             pinhole camera. (V, 2) each.
         config: Huber threshold δ and near plane.
@@ -108,7 +108,7 @@ def track_3d_loss(
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
-        observations: Observations x of the track points. Those of points behind the camera contribute zero.
+        observations: Observations x of the track points; points behind the camera contribute zero.
         lens: Learned principal-point offset and distortion of each training view; None for a pinhole camera.
             (V, 2) each.
         config: Huber threshold δ and near plane.
@@ -148,10 +148,10 @@ def reprojection_errors(
 def scale_loss(scales: Tensor) -> Tensor:
     """Compute the mean scale of the Gaussians that are tied to track points.
 
-    L_scale = 1/|G| Σ_g mean(s_g), with the scales s_g of each of these Gaussians G. The loss shrinks the
-    Gaussians, so that their centers lie on the surface. The log scales are optimized, and the gradient with
-    respect to a log scale is proportional to the scale: large Gaussians shrink fast and small Gaussians
-    hardly change.
+    L_scale = 1/|G| Σ_g mean(s_g), with the set G of these Gaussians and the scales s_g of Gaussian g. The
+    loss shrinks the Gaussians, so that their centers lie on the surface. The log scales are optimized, and
+    the gradient with respect to a log scale is proportional to the scale: large Gaussians shrink fast and
+    small Gaussians hardly change.
 
     Args:
         scales: Standard deviations along the axes of each Gaussian, in world units. (G, 3).

@@ -207,7 +207,7 @@ def activate(toolkit: Toolkit) -> None:
 def link_runtime(toolkit: Toolkit, links: Path) -> None:
     """Make the CUDA runtime library of a toolkit linkable, if the library only has a versioned file name.
 
-    If so, a symbolic link is created, and LIBRARY_PATH is set for this process and its children.
+    In that case, a symbolic link is created, and LIBRARY_PATH is set for this process and its children.
 
     Args:
         toolkit: The toolkit to compile with.

@@ -293,7 +293,7 @@ def project(
 
 @inlined
 def covariance_gradient(splat, eps2d, d_conic, d_compensation):
-    """Compute the gradients of the covariance entries xx, xy, yy from those of conic and compensation.
+    """Compute gradients of the covariance entries xx, xy, yy from the gradients of conic and compensation.
 
     Let Q be the conic matrix [[a, b], [b, c]], G the gradient of Q, with half of the gradient of b in each
     off-diagonal entry, and rho the opacity compensation. The covariance gradient is -Q G Q plus
@@ -316,7 +316,10 @@ def covariance_gradient(splat, eps2d, d_conic, d_compensation):
 
 @inlined
 def quaternion_gradient(quats, index, r0, r1, r2):
-    """Compute the gradient of the quaternion `index` from the rows r0, r1, r2 of its rotation's gradient."""
+    """Compute the gradient of the unnormalized quaternion `index` from that of its rotation matrix.
+
+    r0, r1 and r2 are the rows of the gradient of the rotation matrix.
+    """
     w, x, y, z, inverse = quaternion(quats, index)
     d_w = x * (r2[1] - r1[2]) + y * (r0[2] - r2[0]) + z * (r1[0] - r0[1])
     d_x = -2.0 * x * (r1[1] + r2[2]) + y * (r0[1] + r1[0]) + z * (r0[2] + r2[0]) + w * (r2[1] - r1[2])

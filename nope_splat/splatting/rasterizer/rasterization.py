@@ -40,7 +40,7 @@ def rasterization(
     rasterize_mode: RasterizeMode = "classic",
     **gsplat_options: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Rasterize 3D Gaussians, with gradients to the Gaussians and the cameras.
+    """Rasterize 3D Gaussians, with gradients with respect to the Gaussians and the cameras.
 
     Arguments and results are those of `gsplat.rasterization` 1.4, which is called unmodified on CUDA. On a
     CPU there are four differences: `Ks` also receives gradients; `packed`, `sparse_grad` and `gsplat_options`

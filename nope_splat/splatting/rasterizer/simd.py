@@ -70,7 +70,11 @@ class Lanes:
 
 
 class LanesType(types.Type):
-    """Numba type of `Lanes`, which contains the lane count and the stamp of the source files."""
+    """Numba type of `Lanes`.
+
+    Its name contains the lane count, and a stamp that changes with the source files, so that numba compiles
+    kernels again after a change.
+    """
 
     def __init__(self, count: int, stamp: int) -> None:
         self.count = count

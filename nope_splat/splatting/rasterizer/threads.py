@@ -178,7 +178,7 @@ class _Worker:
         return pending
 
     def _next_task(self) -> Any:
-        """Take the submitted task. Returns None if there is none; the worker then releases its thread."""
+        """Take the submitted task. Without a task, returns None, and the worker releases its thread."""
         with self._lock:
             task, self._task = self._task, None
             self._running = task is not None
