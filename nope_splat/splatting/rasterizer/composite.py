@@ -141,8 +141,7 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
 @inlined
 def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance,
                planes, image, alphas):  # fmt: skip
-    """Add the background to the pixels of a tile, and write their colors to `image` and opacities to
-    `alphas`.
+    """Add the background to a tile's pixels, and write their colors to `image` and opacities to `alphas`.
 
     `image` (H * W * channels,) and `alphas` (H * W,) are flat arrays of the whole image.
     """
