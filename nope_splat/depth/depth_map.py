@@ -19,20 +19,19 @@ and shift, and "disparity" is inverse depth up to an unknown scale and shift."""
 
 @dataclass(frozen=True)
 class DepthMap:
-    """Depth map of one image: depth along the optical axis (z), up to the scale and shift of its `kind`."""
+    """Depth map of one image: depth along the optical axis (z), or inverse depth, as given by `kind`."""
 
     values: DepthValues
     """Values of the quantity given by `kind`; NaN for unknown values. (H, W)."""
     kind: DepthKind
-    """Quantity in `values`: depth up to scale, depth up to scale and shift, or inverse depth up to scale and
-    shift."""
+    """Quantity in `values`: depth up to scale ("metric"), depth up to scale and shift ("affine"), or inverse
+    depth up to scale and shift ("disparity")."""
     pixel_size: tuple[float, float]
     """Width and height of one pixel of the map, in full-resolution pixels of the image."""
     corner: tuple[float, float] = (0.0, 0.0)
     """Position (x, y) of the map's upper left corner, in full-resolution pixels of the image."""
     confidence: DepthValues | None = None
-    """Confidence of each value, in the unit of the source that predicted it; None if the source gives no
-    confidence. (H, W)."""
+    """Confidence of each value, larger for more reliable values, in any unit; None if unknown. (H, W)."""
 
     @classmethod
     def of_whole_image(
@@ -48,7 +47,7 @@ class DepthMap:
             values: Values of the map; NaN for unknown values. (H, W).
             kind: Quantity in `values`.
             image_size: Width and height of the full-resolution image in pixels.
-            confidence: Confidence of each value; None if unknown. (H, W).
+            confidence: Confidence of each value, in any unit; None if unknown. (H, W).
         """
         height, width = values.shape
         return cls(values, kind, (image_size[0] / width, image_size[1] / height), confidence=confidence)
@@ -70,7 +69,7 @@ class DepthMap:
             xy: Positions in full-resolution pixels of the image, x then y. (..., 2).
 
         Returns:
-            Values; NaN outside the map and next to unknown values. (...).
+            Values of the map; NaN outside the map and next to unknown values. (...).
         """
         height, width = self.values.shape
         position = (xy - np.array(self.corner)) / self.pixel_size
@@ -86,10 +85,10 @@ class DepthMap:
 
 
 def depth_edges(depth: NDArray[np.floating], max_relative_step: float = 0.1) -> NDArray[np.bool_]:
-    """Find the pixels next to a depth discontinuity, whose depth may mix two surfaces.
+    """Find the pixels next to a depth discontinuity. The depth of such a pixel may mix two surfaces.
 
     Args:
-        depth: Depth or distance. Differences to NaN are no discontinuities. (H, W).
+        depth: Depth or distance; NaN for unknown values, which cause no discontinuities. (H, W).
         max_relative_step: Largest difference between neighboring pixels of one surface, as a fraction of the
             smaller of the two depths. Larger differences are discontinuities.
 

@@ -14,11 +14,11 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.io.images import ImageFile
 
 MAX_SIZE = 1024
-"""Longer side in pixels to which larger depth maps are downsampled. Except at edges, depth is smooth
-enough."""
+"""Maximum length of the longer side of a depth map in pixels. Larger maps are downsampled, which loses little
+because depth is smooth except at edges."""
 MAX_ASPECT_ERROR = 0.02
-"""Maximum relative difference between the aspect ratios of a depth map and its image. Maps beyond it are
-refused."""
+"""Maximum relative difference between the aspect ratios of a depth map and its image. Maps with a larger
+difference are refused."""
 
 
 def find_depth_file(folder: Path, image: ImageFile) -> Path:
@@ -102,7 +102,11 @@ def _read_npz(path: Path) -> tuple[NDArray, NDArray | None]:
 
 
 def _read_png(path: Path) -> NDArray:
-    """Read the integer depth values of a 16-bit png file. (H, W)."""
+    """Read the integer depth values of a 16-bit png file. (H, W).
+
+    Raises:
+        ValueError: If the file is not a 16-bit grayscale image.
+    """
     with Image.open(path) as image:
         if not image.mode.startswith("I"):
             raise ValueError("it is not a 16-bit grayscale png; 8 bits are too coarse for depth")
@@ -110,9 +114,9 @@ def _read_png(path: Path) -> NDArray:
 
 
 def _downsample(values: NDArray) -> DepthValues:
-    """Downsample a map (H, W) to a longer side of `MAX_SIZE` pixels.
+    """Downsample a map (H, W) to a longer side of at most `MAX_SIZE` pixels.
 
-    Nearest-neighbor sampling keeps edges sharp and does not spread NaN.
+    Smaller maps keep their size. Nearest-neighbor sampling keeps edges sharp and does not spread NaN.
     """
     height, width = values.shape
     shrink = min(1.0, MAX_SIZE / max(height, width))

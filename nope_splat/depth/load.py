@@ -24,20 +24,20 @@ from nope_splat.utils.progress import progress_bar
 def load_depth_maps(
     images: Sequence[ImageFile], settings: DepthSettings, cache_dir: Path | None = None
 ) -> list[DepthMap]:
-    """Load the depth maps of all images from files or from the cache; predict missing maps with a network.
+    """Read the depth maps of all images from files, or predict them with a network.
 
     Args:
         images: The images.
         settings: Folder of depth files, or the network that predicts the maps.
-        cache_dir: Folder in which predicted maps are cached, one file per image and network; None for no
-            cache.
+        cache_dir: Folder from which predicted maps are loaded, and in which new predictions are stored, one
+            file per image and network; None for no cache.
 
     Returns:
         One depth map per image, in the order of `images`.
 
     Raises:
-        NopeSplatError: If a file is missing or damaged, its kind of depth is not given, or the network cannot
-            be loaded.
+        NopeSplatError: If a depth file is missing or damaged, `maps` is set but `kind` is not, or the network
+            cannot be loaded.
     """
     if settings.maps is not None:
         kind = settings.kind
@@ -87,8 +87,9 @@ def depth_maps_key(images: Sequence[ImageFile], settings: DepthSettings) -> dict
         settings: Folder of depth files, or the network that predicts the maps.
 
     Returns:
-        Values for JSON. With depth files, their hashes and the kind of depth; otherwise, the name of the
-        network, the names, sizes and modification times of its local files, and the kind of depth.
+        Values that can be stored as JSON. With depth files: the hashes of the files and the kind of depth.
+        With a network: the network's name, the names, sizes and modification times of its local files, and
+        the kind of depth.
     """
     if settings.maps is None:
         folder = Path(settings.model)

@@ -15,13 +15,13 @@ DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 
 @dataclass(frozen=True)
 class DepthSettings:
-    """Source of monocular depth maps, which are used for registration by depth and for the depth losses."""
+    """Source of the monocular depth maps for registration by depth and for the depth losses."""
 
     model: str = DEPTH_MODEL
     """Depth network: a name on huggingface.co, or a folder with config.json, the preprocessor's configuration
-    and model.safetensors. The network needs `pip install transformers` and its weights: 100 MB for the
-    default, 1.4 GB for Intel/dpt-large, the network used in NoPe-NeRF (both Apache-2.0; Depth Anything's
-    larger models are for non-commercial use only, CC BY-NC 4.0)."""
+    and model.safetensors. The network needs `pip install transformers`. The weights of the default network
+    take 100 MB; the weights of Intel/dpt-large, which NoPe-NeRF uses, take 1.4 GB. The license of both is
+    Apache-2.0; Depth Anything's larger models are for non-commercial use only (CC BY-NC 4.0)."""
     device: Annotated[Literal["auto", "cpu"], ByDevice(cuda="auto", cpu="cpu")] = "auto"
     """Device that runs the depth network. "auto" uses a GPU if there is one, unless the training runs on a
     CPU; "cpu" always uses the CPU."""
@@ -30,9 +30,9 @@ class DepthSettings:
     the array `depth` (H, W) and optionally `confidence` (H, W), or a 16-bit `a/b.png`. A map may have any
     resolution but must cover the whole image; NaN, infinity and zero mark unknown values. Requires `kind`."""
     kind: DepthKind | None = None
-    """Quantity in the depth maps: depth up to a scale (metric), depth up to scale and shift (affine), or
-    inverse depth up to scale and shift (disparity). Required with `maps`. With a network, overrides the
-    quantity that is inferred from the network's configuration."""
+    """Quantity in the depth maps: depth up to scale (metric), depth up to scale and shift (affine), or
+    inverse depth up to scale and shift (disparity). Required with `maps`. For a network, this option
+    overrides the quantity that is inferred from the network's configuration."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,15 @@ class ScaleShiftOptions:
     num_iterations: int = 20
     """Number of iterations of reweighted least squares that refine the best hypothesis."""
     min_noise: float = 1e-9
-    """Lower limit of the estimated noise (relative depth error) during refinement, which avoids division by
-    zero for exact fits."""
+    """Lower limit of the estimated noise (relative depth error) during the iterations of least squares. The
+    limit avoids division by zero if the fit is exact."""
     typical_noise: float = 0.05
-    """Relative depth error of a good depth map. Below it, smaller residuals do not improve the score of a
-    hypothesis."""
+    """Relative depth error of a good depth map. Hypotheses are scored with at least this noise, so that
+    points with such an error still count as inliers."""
     min_scale_sigmas: float = 3.0
-    """Minimum ratio of the fitted scale to its standard deviation. Below it, the points do not determine both
-    scale and shift, and the scale alone is fitted."""
+    """Minimum ratio of the fitted scale to its standard deviation. If the ratio is smaller, the points do not
+    determine both scale and shift, and only the scale is fitted."""
     max_noise_ratio: float = 2.0
-    """Maximum ratio between the noise of a fit of the scale alone and the noise of a fit with shift. If the
-    ratio is larger, the depth map is rejected."""
+    """Limit for affine and disparity maps of which only the scale is fitted. The depth map is rejected if the
+    noise of this fit exceeds the noise of the fit with shift, or `typical_noise` if that is larger, by more
+    than this factor."""

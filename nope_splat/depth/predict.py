@@ -17,9 +17,10 @@ from nope_splat.io.images import ImageFile, read_image
 from nope_splat.utils.device_defaults import network_device
 
 INPUT_SIZE = 1024
-"""Longer side, in pixels, of the images passed to the preprocessor, which downscales them further."""
+"""Maximum longer side, in pixels, of the images passed to the network's preprocessor, which downscales them
+further."""
 MAP_SIZE = 518
-"""Longer side, in pixels, of the predicted depth maps. No current network resolves finer detail."""
+"""Maximum longer side, in pixels, of the predicted depth maps. No current network resolves finer detail."""
 KINDS: dict[str, DepthKind] = {
     "depth_anything": "disparity",
     "depth_pro": "metric",
@@ -27,7 +28,7 @@ KINDS: dict[str, DepthKind] = {
     "glpn": "metric",
     "zoedepth": "metric",
 }
-"""Quantity that networks predict, by their model type in transformers."""
+"""Quantity that a network predicts, by the network's model type in transformers."""
 
 
 class DepthNetwork:
@@ -69,7 +70,7 @@ class DepthNetwork:
 
 
 def network_depth_kind(config: Any, model: str) -> DepthKind:
-    """Infer the quantity that a depth network predicts from its configuration.
+    """Infer from the configuration of a depth network which quantity the network predicts.
 
     Args:
         config: Configuration of the network in transformers.
@@ -90,11 +91,11 @@ def network_depth_kind(config: Any, model: str) -> DepthKind:
 
 
 def _size_within(image: ImageFile, longer_side: int) -> tuple[int, int]:
-    """Compute the (width, height) in pixels of an image downscaled to a longer side.
+    """Compute the (width, height) in pixels of an image that is downscaled to a given longer side.
 
     Args:
         image: The image.
-        longer_side: Longer side in pixels. Images that are smaller keep their size.
+        longer_side: Longer side of the downscaled image in pixels. Smaller images keep their size.
     """
     shrink = min(1.0, longer_side / max(image.width, image.height))
     return max(1, round(image.width * shrink)), max(1, round(image.height * shrink))

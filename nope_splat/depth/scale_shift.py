@@ -16,12 +16,13 @@ DEFAULT_OPTIONS = ScaleShiftOptions()
 
 @dataclass(frozen=True)
 class ScaleShift:
-    """Scale and shift that convert the values of a depth map to depth (or to inverse depth for disparity)."""
+    """Scale and shift that convert the values of a depth map to depth, or to inverse depth for disparity."""
 
     scale: float
-    """Factor on the values of the depth map; always positive."""
+    """Factor by which the values of the depth map are multiplied; always positive."""
     shift: float
-    """Offset added after scaling; zero for `metric` maps and if only the scale could be determined."""
+    """Offset added to the scaled values. Zero for `metric` maps, and if only the scale could be
+    determined."""
     kind: DepthKind
     """Quantity in the depth map to which scale and shift apply."""
     noise: float = 0.0
@@ -52,10 +53,10 @@ def fit_scale_shift(
 
     For scale a, shift b and map value v at a point of depth z, residuals are relative: |(a v + b) / z - 1|
     for depth, and |(a v + b) z - 1| for disparity. MSAC (Torr and Zisserman 2000) selects the best hypothesis
-    from random pairs of points. The noise level of inliers is the least median of residuals (Rousseeuw 1984),
-    but at least `typical_noise`: otherwise a scale of zero would win if most points have the same depth.
-    Iteratively reweighted least squares with the Cauchy loss refines the hypothesis. If the depths vary too
-    little to determine a shift, only a scale is fitted.
+    from random pairs of points. The noise of inliers that MSAC assumes follows from the least median of
+    residuals (Rousseeuw 1984), but is at least `typical_noise`; otherwise a hypothesis with scale zero would
+    be selected if most points have the same depth. Iteratively reweighted least squares with the Cauchy loss
+    refines the hypothesis. If the depths vary too little to determine a shift, only a scale is fitted.
 
     Args:
         values: Values v of the map at the points; non-finite values are ignored. (n,).
@@ -65,7 +66,7 @@ def fit_scale_shift(
         options: Options of the fit.
 
     Returns:
-        Scale and shift; None if there are too few points, or the points are inconsistent with the map.
+        Scale and shift; None if there are too few points, or the depth map does not fit the points.
     """
     known = np.isfinite(values) & np.isfinite(depths) & (depths > 0)
     values, target = values[known].astype(np.float64), depths[known].astype(np.float64)

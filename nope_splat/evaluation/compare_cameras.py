@@ -21,7 +21,7 @@ def compare_cameras(
         reference: Reference cameras by image name. Images missing from `estimated` count as not registered.
 
     Returns:
-        The metrics. The focal length error is the mean over the images in both sets.
+        The metrics. The focal length error is the mean over the images that are in both sets.
 
     Raises:
         NopeSplatError: If the two sets have no image in common, or the reference has only one image.
@@ -53,15 +53,17 @@ def focal_errors(
 ) -> tuple[float, ...]:
     """Compute the relative focal length error of each reference camera.
 
-    In a mean over all cameras, positive and negative errors would cancel.
+    The errors are returned per camera, because positive and negative errors would cancel in a mean over all
+    cameras.
 
     Args:
         estimated: Estimated cameras by image name.
         reference: Reference cameras by image name. Images with equal intrinsics share a camera.
 
     Returns:
-        Mean error in percent over the images of each reference camera that are also in `estimated`; positive
-        if the estimated focal length is too long. Cameras are ordered by the name of their first such image.
+        One error per reference camera, in percent; positive if the estimated focal length is too long. The
+        error is the mean over the images of the camera that are also in `estimated`. Cameras are in the order
+        of the names of their first such image.
     """
     errors_by_camera: dict[object, list[float]] = {}
     for name in sorted(estimated.keys() & reference.keys()):

@@ -27,14 +27,18 @@ def covered_pixels(
 ) -> Tensor:
     """Find the pixels of a view whose surface points are visible in training views.
 
-    A point is visible in a training view if it projects into the image, and its depth lies within the range
-    of depths that the view's depth map has in the 3 x 3 pixels around the projection, with a tolerance.
+    A point is visible in a training view if it projects into the image and is not occluded. The test for
+    occlusion compares the depth of the point with the depth map of the training view: the depth of the point
+    must lie between the smallest and the largest depth of the 3 x 3 pixels around its projection, with a
+    tolerance.
 
     Args:
         view: The held-out view, without a batch axis.
         train_views: The training views, with one batch axis (V,).
-        min_views: Minimum number of training views in which the point of a covered pixel is visible.
-        max_relative_depth_error: Tolerance of the visibility test, as a fraction of the depth.
+        min_views: A pixel is covered if its surface point is visible in at least this number of training
+            views.
+        max_relative_depth_error: Tolerance of the depth comparison, as a fraction of the depth in the depth
+            map.
 
     Returns:
         True for covered pixels. (H, W), bool.

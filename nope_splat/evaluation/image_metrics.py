@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 class ImageMetrics:
     """PSNR, SSIM and LPIPS of a rendering with an optional mask, defined as in Splatfacto.
 
-    SSIM comes from pytorch_msssim, as in Splatfacto, and not from the training loss: a metric should not
-    share code with what is optimized. The training loss uses its own kernel, which is faster on a CPU and
-    tested against pytorch_msssim.
+    SSIM is computed by pytorch_msssim, as in Splatfacto, and not by the code of the training loss, because a
+    metric should not share code with the loss that is optimized. The training loss uses a separate kernel,
+    which is faster on a CPU and tested against pytorch_msssim.
 
-    SSIM and LPIPS need whole images. With a mask, masked pixels are set equal in both images, and the
-    remaining difference (1 - SSIM, or LPIPS) is divided by the fraction of unmasked pixels.
+    SSIM and LPIPS need whole images. With a mask, masked pixels of the image are replaced with the rendering,
+    and the remaining difference (1 - SSIM, or LPIPS) is divided by the fraction of unmasked pixels.
 
     The weights of LPIPS are downloaded on first use. If the download fails, a message is logged once and
     LPIPS is omitted. The class is not an `nn.Module`, so that checkpoints do not contain these weights.

@@ -13,7 +13,7 @@ from nope_splat.geometry.similarity import align_similarity
 from nope_splat.utils.typing import Array
 
 FAILED_PAIR_ERROR = 180.0
-"""Rotation and translation error in degrees of a pair of images if one of the two is not registered."""
+"""Rotation error and translation direction error, in degrees, of an image pair with an unregistered image."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Joint refinement of all cameras by photometric and reprojection errors.
 
-Adds the photometric normal equations to the reduced camera system of bundle adjustment and takes
-Levenberg-Marquardt steps on the sum. Structure (track points in one term, surface patches in the other) is
-marginalized. The Gaussians stay unchanged during the refinement and adapt to the new cameras in further
-training. No camera is fixed. The world frame is fixed by the prior on the patches or, without patches, by the
-damping.
+The photometric normal equations are added to the reduced camera system of bundle adjustment, and
+Levenberg-Marquardt steps are computed from the sum. Structure is marginalized: track points in the
+reprojection term, surface patches in the photometric term. The Gaussians stay unchanged during the refinement
+and adapt to the new cameras in further training. No camera is fixed. The world frame is fixed by the prior on
+the patches or, without patches, by the damping.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ RenderView = Callable[[int, Tensor, Tensor], RenderedView]
 `BundleProblem`."""
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-6, max_trials=6)
-"""Levenberg-Marquardt options. The initial damping is small because more damping would suppress directions
-about which the images have little information, such as the position of all cameras relative to the
-Gaussians."""
+"""Levenberg-Marquardt options. The initial damping is small because more damping would suppress steps in
+directions about which the images give little information, such as a common motion of all cameras relative to
+the Gaussians."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class JointResult:
     problem: BundleProblem
     """The bundle adjustment problem with refined poses, intrinsics and track points."""
     costs: tuple[tuple[float, float], ...]
-    """Joint robust cost before and after each accepted step, with residuals divided by their standard
-    deviations. The estimated noise and the resolution change from step to step, so only the two costs of one
-    step are comparable."""
+    """Joint robust cost (before, after) of each accepted step, with residuals divided by their standard
+    deviations. Only the two costs of one step are comparable, because the estimated noise and the image
+    resolution change from step to step."""
     photometric_share: float
-    """Fraction of the information about the poses that comes from the photometric term at the last step, 0 to
-    1."""
+    """Fraction of the Fisher information about the poses that comes from the photometric term at the last
+    step, 0 to 1."""
 
     @property
     def change_percent(self) -> float:
@@ -80,7 +80,8 @@ def adjust_jointly(
 
     Each kind of residual is divided by its noise, estimated from the median absolute residual, and the
     photometric cost is weighted by `information_weight` because pixels are correlated. The relative weight of
-    the two costs therefore follows from the number and accuracy of tracks and pixels, and is not an option.
+    the two costs therefore follows from the number and accuracy of observations and pixels, and is not an
+    option.
 
     Args:
         problem: Cameras, track points and observations.
@@ -88,11 +89,11 @@ def adjust_jointly(
         max_iterations: Maximum number of accepted steps.
         tolerance: The refinement stops if a step at full resolution lowers the cost by less than this
             fraction.
-        pyramid_levels: Number of times that the images are halved in each of the first steps; later steps use
-            full resolution.
+        pyramid_levels: For each of the first steps, the number of times that the resolution of the images is
+            halved; later steps use full resolution.
 
     Returns:
-        The refined problem, and the costs of all accepted steps.
+        The refined problem, the costs of all accepted steps, and the photometric share of the information.
     """
     structure = SchurStructure(problem)
     # Residuals at the initial cameras overestimate the noise, so estimate the noise after bundle adjustment.
@@ -119,7 +120,7 @@ class _JointAdjustment:
     Args:
         render_view: Function that renders a view at a given pose and intrinsics.
         structure: Pairs of observations of the same track point.
-        pyramid_level: Number of times that the images are halved.
+        pyramid_level: Number of times that the resolution of the images is halved.
     """
 
     def __init__(self, render_view: RenderView, structure: SchurStructure, pyramid_level: int) -> None:
@@ -140,12 +141,12 @@ class _JointAdjustment:
 
 class _JointLinearization(NamedTuple):
     tracks: NormalEquations
-    """Normal equations of the tracks plus the photometric normal equations."""
+    """Sum of the normal equations of the tracks and the photometric normal equations."""
     photometric: PhotometricSystem
     """System that evaluates the photometric cost of candidate cameras."""
     matrix: Tensor
-    """Photometric matrix over the N poses (6 each), then the K intrinsics (5 each). (6 N + 5 K, 6 N + 5
-    K)."""
+    """Matrix of the photometric normal equations: 6 variables per pose for N poses, then 5 intrinsics per
+    camera for K cameras. (6 N + 5 K, 6 N + 5 K)."""
     cost: float
     """Joint robust cost at the current cameras, with residuals divided by their standard deviations."""
 
@@ -157,7 +158,7 @@ class _JointLinearization(NamedTuple):
 
 
 class _ViewWeights(NamedTuple):
-    """Pixels, noise and weight of a view, which stay fixed during one step."""
+    """Used pixels, noise and weight of a view, which stay fixed during one step of the refinement."""
 
     used: Tensor
     """True for the pixels of the view that have residuals. (H, W), bool."""
@@ -170,13 +171,13 @@ class _ViewWeights(NamedTuple):
 
 
 class PhotometricSystem:
-    """Photometric cost of all views and its normal equations, for one step.
+    """Photometric cost of all views, and the normal equations of this cost, for one step of the refinement.
 
-    Views are rendered one after the other, so that only one of them is in memory at a time.
+    Views are rendered one after the other, so that only one view is in memory at a time.
 
     Args:
         render_view: Function that renders a view at a given pose and intrinsics.
-        pyramid_level: Number of times that the images are halved.
+        pyramid_level: Number of times that the resolution of the images is halved.
         patches: Surface patches, whose displacements are eliminated.
     """
 
@@ -185,15 +186,15 @@ class PhotometricSystem:
         self._view_weights: list[_ViewWeights] = []
 
     def equations(self, problem: BundleProblem) -> tuple[float, Tensor, Tensor]:
-        """Compute the photometric cost and its normal equations, with patches eliminated.
+        """Compute the photometric cost and its normal equations, and eliminate the displacements of patches.
 
         Args:
             problem: Current cameras of all views. The first call also selects the used pixels, the noise and
                 the weight of each view for all later calls.
 
         Returns:
-            Cost after the optimal displacements of the patches.
-            Matrix over the N poses (6 each), then the K intrinsics (5 each). (6 N + 5 K, 6 N + 5 K).
+            Cost at the optimal displacements of the patches.
+            Matrix for N poses (6 variables each), then K cameras (5 intrinsics each). (6 N + 5 K, 6 N + 5 K).
             Gradient in the same order. (6 N + 5 K,).
         """
         num_images, (num_cameras, width) = len(problem.T_camera_world), problem.intrinsics.shape
@@ -237,11 +238,11 @@ class PhotometricSystem:
 
 
 def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
-    """Convert the principal point's derivatives from units of focal length to pixels.
+    """Convert the derivatives by the principal point, given per focal length, to derivatives per pixel.
 
     Args:
-        pixels: Equations of a view's pixels. With 7 variables, the principal point is not refined and the
-            equations are returned unchanged.
+        pixels: Equations of a view's pixels. If they have 7 variables, the principal point is not refined,
+            and the equations are returned unchanged.
         intrinsics: Intrinsics of the view's camera; the first entry is the logarithm of the focal length in
             pixels. (5,).
     """
@@ -253,14 +254,14 @@ def _in_pixels(pixels: PixelEquations, intrinsics: Tensor) -> PixelEquations:
 
 
 def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
-    """Compute the photometric fraction of the information about a pose, averaged over all poses.
+    """Compute the photometric fraction of the Fisher information about a pose, averaged over all poses.
 
-    For the 6 x 6 diagonal blocks P (photometric) and J (joint) of a pose, the fraction is trace(J^-1 P) / 6.
-    It does not depend on the units of rotation and translation.
+    For a pose, let P and J be the 6 x 6 diagonal blocks of the photometric and of the joint matrix. The
+    fraction is trace(J^-1 P) / 6, which does not depend on the units of rotation and translation.
 
     Args:
-        photometric: Photometric matrix over all poses and intrinsics. (6 N + 5 K, 6 N + 5 K).
-        joint: Normal equations of tracks plus photometric term.
+        photometric: Matrix of the photometric normal equations. (6 N + 5 K, 6 N + 5 K).
+        joint: Sum of the normal equations of the tracks and the photometric normal equations.
 
     Returns:
         Fraction from 0 to 1.
@@ -278,7 +279,7 @@ def _photometric_share(photometric: Tensor, joint: NormalEquations) -> float:
 
 
 def _track_noise(problem: BundleProblem) -> float:
-    """Estimate the noise of the observations, relative to the problem's standard deviations `sigma`.
+    """Estimate the factor by which the noise of the observations exceeds `sigma` of the problem.
 
     The estimate is corrected for the degrees of freedom of the fitted cameras and points.
     """

@@ -1,10 +1,10 @@
 """Photometric alignment: normal equations of the color residuals between renderings and images.
 
-Computing a step needs no new rendering. A pose increment xi moves the scene point of a pixel in the image
-from x to x + J xi, where J is the Jacobian of the projection at the rendered depth. To first order, the color
-of the rendering changes by -grad(I) J xi, with the image gradient grad(I). Gauss-Newton finds the xi that
-minimizes the residuals, rendering minus image (Lucas and Kanade 1981). The gradient is the mean of the
-rendering's and the image's gradient, as in Benhimane and Malis (2004).
+Computing a step from a rendering needs no further rendering. A pose increment xi moves the projection of a
+pixel's scene point from x to x + J xi, where J is the Jacobian of the projection at the rendered depth. To
+first order, the color of the rendering changes by -grad(I) J xi, with the image gradient grad(I).
+Gauss-Newton finds the xi that minimizes the residuals, rendering minus image (Lucas and Kanade 1981). grad(I)
+is the mean of the gradients of rendering and image, as in Benhimane and Malis (2004).
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from nope_splat.geometry.projection import projection_jacobian, rotation_jacobia
 from nope_splat.geometry.robust import cauchy_cost, cauchy_weight, robust_sigma
 
 MIN_NOISE = 12**-0.5 / 255
-"""Lower limit of the residuals' standard deviation: that of rounding colors in [0, 1] to 8 bits."""
+"""Lower limit of the standard deviation of the residuals, in units of color (0 to 1): the standard deviation
+of the error from rounding colors to 8 bits."""
 MIN_SIZE = 32
-"""Smallest side in pixels of a downsampled image; smaller images are not halved further."""
+"""Smallest side of a downsampled image in pixels. An image is not halved if a side would become shorter."""
 CHUNK_SIZE = 2**15
-"""Number of pixels processed at once in double precision on a CPU, so that they fit into its cache."""
+"""Number of pixels processed at once in double precision on a CPU; their equations fit into the cache of the
+CPU."""
 CHUNK_SIZE_ON_GPU = 2**19
-"""Number of pixels processed at once on a GPU, which needs up to 300 MB. With smaller chunks, launching
-kernels would dominate the time."""
+"""Number of pixels processed at once on a GPU; the processing needs up to 300 MB. With smaller chunks,
+launching kernels would dominate the time."""
 MIN_BLOCKS = 12
 """Minimum number of image blocks for estimating the covariance of the gradient: twice the number of pose
 parameters."""
@@ -96,14 +98,17 @@ class RenderedView:
 
 
 class PixelEquations(NamedTuple):
-    """Half the photometric cost of each used pixel: x^T A x / 2 + v^T x + const., for the image motion x."""
+    """Quadratic approximation of half the photometric cost of each used pixel.
+
+    If a pixel moves by x (2,) in the image, in pixels, the approximation is x^T A x / 2 + v^T x + constant.
+    """
 
     jacobian: Tensor
-    """Derivatives of the image motions by the variables of `motion_on_plane`, in pixels. (N, 2, 7 or 11)."""
+    """Derivatives of the image motion, in pixels, by the variables of `motion_on_plane`. (N, 2, 7 or 11)."""
     tensor: Tensor
     """Matrices A: structure tensors of the image, with robust weights. (N, 2, 2)."""
     vector: Tensor
-    """Vectors v: gradients of half the photometric cost at x = 0. (N, 2)."""
+    """Vectors v: gradients of half the photometric cost by the image motion, at zero motion. (N, 2)."""
 
     def in_double(self) -> Iterator[tuple[slice, PixelEquations]]:
         """Convert the equations to double precision in chunks of pixels.
@@ -154,8 +159,8 @@ def usable_pixels(
         opacity: Rendered opacity, 0 to 1. (H, W).
         mask: False for pixels to exclude; None to exclude no pixels. (H, W), bool.
         min_opacity: Pixels with this opacity or less are excluded.
-        max_depth_step: Pixels are excluded if the depths in their 3 x 3 neighborhood differ by this fraction
-            of the smallest depth or more.
+        max_depth_step: Pixels are excluded if the largest depth in their 3 x 3 neighborhood exceeds the
+            smallest depth by this fraction or more.
 
     Returns:
         True for opaque pixels with continuous depth, except at the image border. (H, W), bool.
@@ -195,7 +200,7 @@ def photometric_cost(view: RenderedView, noise: float) -> float:
 
 
 def pixel_equations(view: RenderedView, noise: float) -> PixelEquations:
-    """Linearize the photometric cost of every used pixel in its image motion.
+    """Approximate the photometric cost of every used pixel by a quadratic function of its image motion.
 
     Args:
         view: Rendering and image.
@@ -219,11 +224,12 @@ def information_weight(pixels: PixelEquations, used: Tensor, num_blocks: int = 1
     """Compute the factor on a view's photometric cost that accounts for correlated residuals.
 
     Photometric residuals are spatially correlated, because blur and shading affect neighboring pixels
-    together. Adding them as if they were independent would overweight the photometric term relative to the
-    tracks. The sum is a composite likelihood (Varin, Reid and Firth 2011). Multiplied by p / tr(H^-1 S), it
-    has the correct information, where p is the number of pose parameters, H the matrix of the normal
-    equations, and S the covariance of their gradient. S is estimated from the gradients of image blocks at
-    the pose that minimizes the linearized cost of this view.
+    together. A cost that treats the residuals as independent overstates the Fisher information about the
+    pose, and would have too much weight relative to the tracks. The factor p / tr(H^-1 S) corrects this on
+    average over the p = 6 pose parameters, as for a composite likelihood (Varin, Reid and Firth 2011). H is
+    the matrix of the normal equations of the pose, and S is the covariance of their gradient. S is estimated
+    from the gradients of image blocks at the pose that minimizes the quadratic approximation of the cost of
+    this view.
 
     Args:
         pixels: Equations of the used pixels.
@@ -254,7 +260,7 @@ def information_weight(pixels: PixelEquations, used: Tensor, num_blocks: int = 1
 def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) -> Tensor:
     """Compute the derivatives of projections at depth one with respect to camera pose and intrinsics.
 
-    With distortion, these are the derivatives of the distorted point d(p), as in bundle adjustment.
+    With distortion, the derivatives are those of the distorted point d(p), as in bundle adjustment.
 
     Args:
         plane: Undistorted projections p at depth one. (N, 2).
@@ -262,9 +268,9 @@ def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) 
         radial: Distortion coefficients k1 and k2; None if distortion is neither present nor refined. (2,).
 
     Returns:
-        Derivatives by the rotation (3) and translation (3) increments of `rigid.move_poses`, and
-        by the logarithm of the focal length; with `radial` also by the principal point in focal lengths (2),
-        k1 and k2. (N, 2, 7), or (N, 2, 11).
+        Derivatives by the rotation (3) and translation (3) increments of `rigid.move_poses` and by the
+        logarithm of the focal length (1). (N, 2, 7). With `radial`, also by the principal point in units of
+        focal length (2), k1 and k2. (N, 2, 11).
     """
     pose = torch.cat([rotation_jacobian(plane), projection_jacobian(plane, 1 / depth)], -1)
     if radial is None:
@@ -275,7 +281,7 @@ def motion_on_plane(plane: Tensor, depth: Tensor, radial: Tensor | None = None) 
 
 
 def _squared(residuals: Tensor, noise: float) -> Tensor:
-    """Compute the mean squared residual of each pixel, over noise^2.
+    """Compute the mean squared residual of each pixel, divided by noise^2.
 
     Args:
         residuals: Color residuals. (N, 3).
@@ -288,7 +294,7 @@ def _squared(residuals: Tensor, noise: float) -> Tensor:
 
 
 def _image_gradient(image: Tensor) -> Tensor:
-    """Compute central differences along x and y; zero at the border. (H, W, 3) -> (H, W, 3, 2)."""
+    """Compute central differences along x, then y; zero at the border. (H, W, 3) -> (H, W, 3, 2)."""
     gradient = image.new_zeros(*image.shape, 2)
     gradient[:, 1:-1, :, 0] = (image[:, 2:] - image[:, :-2]) / 2
     gradient[1:-1, :, :, 1] = (image[2:] - image[:-2]) / 2

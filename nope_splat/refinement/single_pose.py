@@ -27,13 +27,14 @@ from nope_splat.refinement.photometric import (
 )
 
 SOLVER = LevenbergMarquardtConfig(initial_damping=1e-4, min_damping=0.0, tolerance=0.0)
-"""Levenberg-Marquardt options. The tolerance is zero because the step length, not the decrease of the cost,
-decides when to stop."""
+"""Levenberg-Marquardt options. The tolerance is zero because the minimization stops at a small step length,
+not at a small decrease of the cost."""
 SMALLEST_STEP = 1e-5
-"""Step length, over radians and world units together, below which the minimization at a resolution stops."""
+"""The minimization at one resolution stops when a step is shorter than this. The length of a step is the norm
+of its 6-vector: rotation in radians, translation in world units."""
 MIN_NOISE = 1e-5
-"""Lower limit of the standard deviation of observations at depth one. It limits the weight of nearly exact
-observations."""
+"""Lower limit of the standard deviation of observed positions on the plane at depth one. It limits the weight
+of nearly exact observations."""
 
 RenderView = Callable[[Tensor], RenderedView]
 """Function that renders the view of the image, given `T_camera_world` (4, 4)."""
@@ -50,7 +51,7 @@ class Correspondences2d3d:
     float64."""
 
     def residuals(self, T_camera_world: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute reprojection residuals at depth one of the n track points in front of the camera.
+        """Compute the reprojection residuals, at depth one, of the n track points in front of the camera.
 
         Args:
             T_camera_world: World-to-camera transform. (4, 4).
@@ -121,8 +122,8 @@ def minimize(
     """Refine a pose by minimizing its photometric plus its reprojection cost, from coarse to fine resolution.
 
     Each kind of residual is divided by its noise, and the photometric cost is weighted by
-    `information_weight`, because pixels are correlated. Objects that no training image shows are outliers.
-    Their pixels are excluded if the rendering has no opaque, continuous surface there; otherwise, the robust
+    `information_weight`, because pixels are correlated. Pixels of objects that no training image shows are
+    outliers. They are excluded where the rendering has no opaque, continuous surface; elsewhere, the robust
     cost reduces their weight.
 
     Args:
@@ -130,8 +131,8 @@ def minimize(
         T_camera_world: Initial world-to-camera transform, OpenCV axes. (4, 4).
         correspondences: Track points that the image observes; None to use the photometric cost alone.
         max_steps: Maximum number of trial steps, each with one rendering, at each resolution.
-        pyramid_levels: Number of times that the images are halved, for each resolution in turn; 0 is full
-            resolution.
+        pyramid_levels: For each resolution in turn, the number of times that the image resolution is halved;
+            0 is full resolution.
 
     Returns:
         Refined world-to-camera transform. (4, 4), float64.
@@ -166,7 +167,7 @@ class _PoseAlignment:
     correspondences: Correspondences2d3d | None
     """Track points that the image observes; None to use the photometric cost alone."""
     pyramid_level: int
-    """Number of times that the images are halved."""
+    """Number of times that the image resolution is halved."""
     track_noise: float
     """Standard deviation of the observed positions at depth one."""
 

@@ -1,20 +1,21 @@
 """Surface patches with free displacements, marginalized in the photometric equations of the cameras.
 
-The Gaussians were optimized with the cameras that are now refined. Treating the Gaussians as fixed would make
-them act as ground control points: they would hold the cameras at wrong poses, or bias the poses by errors
-that all views share. Bundle adjustment eliminates free points; here the surface is divided into patches
-around track points, and each patch has a free displacement. The photometric normal equations have the blocks
-U (cameras), W (cameras by displacements) and V (displacements), and the gradients a (cameras) and b
-(displacements). With the information matrix Q of the prior on the displacements, the reduced normal equations
-of the cameras have the matrix S and the gradient s:
+The Gaussians were optimized with the cameras that are now refined. Fixed Gaussians would act as ground
+control points: they would hold the cameras at wrong poses, or bias the poses by errors that all views share.
+Bundle adjustment eliminates free points; here the surface is divided into patches around track points, and
+each patch has a free displacement. The photometric normal equations have the blocks U (cameras), W (cameras
+by displacements) and V (displacements), and the gradients a (cameras) and b (displacements). With the
+information matrix Q of the prior on the displacements, the reduced normal equations of the cameras have the
+matrix S and the gradient s:
 
     S = U - W (V + Q)^-1 W^T,     s = a - W (V + Q)^-1 b,
 
 and the displacements lower the cost by b^T (V + Q)^-1 b.
 
 By default, the prior of every view has a standard deviation of one pixel perpendicular to the viewing ray and
-of ten pixels along the ray. The prior matters only for unknowns that the images do not determine: the global
-position, and patches without texture or visible in a single view.
+of ten pixels along the ray. The prior matters only for unknowns that the images do not determine: the
+position of all cameras and patches together, and the displacements of patches that have no texture or are
+visible in a single view.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from torch import Tensor
 from nope_splat.refinement.photometric import PixelEquations, RenderedView
 
 MAX_DISTANCES = 2**26
-"""Number of distances computed at once on a GPU; the limit bounds memory to 256 MB."""
+"""Maximum number of distances computed at once on a GPU, which limits memory to 256 MB."""
 TRANSLATION = slice(3, 6)
-"""Indices of the camera translation among the variables of `motion_on_plane`. A translation has the opposite
-effect of a displacement of the surface."""
+"""Indices of the camera translation among the variables of `motion_on_plane`. A displacement of the surface
+in camera coordinates changes the projection in the same way as this translation."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class SurfacePatchOptions:
 
 @dataclass(frozen=True)
 class PatchEquations:
-    """Blocks of one view's photometric normal equations for the displacements of P patches."""
+    """Blocks of the photometric normal equations of one view that involve the displacements of P patches."""
 
     coupling: Tensor
     """Blocks between the N camera variables of the view and each displacement. (P, N, 3), float64."""
@@ -83,10 +84,10 @@ def nearest_centers(points: Tensor, centers: Tensor) -> Tensor:
 
 
 class SurfacePatches:
-    """Partition of the surface into patches: each surface point belongs to the patch with the nearest center.
+    """Partition of the surface into patches; each surface point belongs to the patch with the nearest center.
 
     Args:
-        points: Track points, from which the patch centers are sampled. (M, 3).
+        points: Track points in world coordinates, from which the patch centers are sampled. (M, 3).
         options: Number of patches and prior on their displacements.
     """
 

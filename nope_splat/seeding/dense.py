@@ -88,17 +88,18 @@ def _depth_maps(
     source_views: list[NDArray[np.int64]],
     settings: SeedSettings,
 ) -> list[InverseDepthMap]:
-    """Compute optical flow between views and source views in both directions, and one depth map per view.
+    """Compute one depth map per view from the optical flow between the view and its source views.
 
     Args:
         pool: Threads for the computation.
         views: The N views.
-        interpolated: Approximate inverse depth of each view (H, W); None for views without a depth map.
-        source_views: Indices of the source views of each view, into `views`.
+        interpolated: Interpolated inverse depth of each view (H, W); None for views with too few track
+            points.
+        source_views: For each view, the indices of its source views in `views`.
         settings: Resolution and thresholds.
 
     Returns:
-        The depth map of each view, without depth at any pixel for views without source views.
+        The depth map of each view. If a view has no source views, its depth map contains no depth.
     """
     pairs = {(i, int(j)) for i, sources in enumerate(source_views) for j in sources}
     pairs = sorted(pairs | {(j, i) for i, j in pairs})

@@ -19,19 +19,19 @@ def interpolate_inverse_depth(
 ) -> NDArray[np.float32]:
     """Interpolate inverse depth linearly on a Delaunay triangulation of the track points.
 
-    On planar surfaces this is exact, because their inverse depth is linear in pixel coordinates. Track points
-    whose inverse depth differs too much from the median of their neighbors are removed as outliers.
-    Additional points on the image border, with the median inverse depth of the nearest track points, extend
-    the triangulation to the whole image.
+    The interpolation is exact on planar surfaces, because their inverse depth is linear in pixel coordinates.
+    Track points whose inverse depth differs too much from the median of their neighbors are removed as
+    outliers. Additional points on the image border, with the median inverse depth of the nearest track
+    points, extend the triangulation to the whole image.
 
     Args:
-        xy: Pixel coordinates of K > 8 track points. (K, 2).
-        inverse_depth: Inverse depths of the track points. (K,).
+        xy: Pixel coordinates, x then y, of the K track points, more than `num_neighbors`. (K, 2).
+        inverse_depth: Inverse depths of the track points, in inverse world units. (K,).
         shape: Height and width of the result in pixels.
         config: Outlier thresholds, border points and evaluation grid; default options if None.
 
     Returns:
-        Inverse depth at every pixel center. (H, W).
+        Inverse depth at every pixel center, in inverse world units. (H, W).
     """
     config = config or InterpolationConfig()
     height, width = shape

@@ -1,8 +1,8 @@
 """Seeds from depth maps: one Gaussian per image cell, with scale and opacity.
 
 As in SPFSplat (Huang and Mikolajczyk, arXiv:2508.01171), a Gaussian is initialized for each pixel, or here
-for each cell of pixels, in a common world frame. SPFSplat predicts scales and opacities; here the footprint
-of the cell gives the scale and the confidence of the depth gives the opacity.
+for each cell of pixels, in a common world frame. SPFSplat predicts scales and opacities. Here, scales are
+computed from the size of the cell at the depth of the seed, and opacities from the confidence of the depth.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class GaussianSeeds(NamedTuple):
     colors: NDArray[np.uint8]
     """RGB colors. (P, 3)."""
     scales: Float32Array
-    """Standard deviation of each isotropic Gaussian in world units: half the width of an image cell at the
-    depth of the seed. (P,)."""
+    """Standard deviation of each isotropic Gaussian in world units: half the width of an image cell,
+    projected to the depth of the Gaussian. (P,)."""
     opacities: Float32Array
-    """Opacities from 0 to 1, increasing with the confidence of the depth; 0.5 at the median confidence.
-    (P,)."""
+    """Opacities from 0 to 1. They increase with the confidence of the depth and are 0.5 at the median
+    confidence. (P,)."""
 
 
 def seeds_from_depth(
@@ -49,12 +49,13 @@ def seeds_from_depth(
 ) -> GaussianSeeds:
     """Compute seeds from depth maps, after aligning each map with the track points of its image.
 
-    Each surface gets seeds from one image only, even if several images show it. Pixels at depth edges get no
-    seeds, and seeds that lie in front of the surfaces of several other images are removed.
+    Each part of a surface gets seeds from one image only, even if several images show the surface. Pixels at
+    depth edges get no seeds. Seeds that lie in front of the surfaces in several images are removed.
 
     Args:
         scene: The reconstruction, with undistorted cameras.
-        distorted_cameras: The K cameras of `scene` with the radial distortion of the depth maps.
+        distorted_cameras: The K cameras (intrinsics) of `scene`, with the radial distortion of the images to
+            which the depth maps belong.
         depth_maps: Depth maps of registered training images, by image index.
         read: Function that reads an image at a given size (see `ReadImage`).
         settings: Image size, cell size and fusion thresholds; default settings if None.
@@ -96,7 +97,7 @@ def _fuse_seeds(
     confidences: list[NDArray[np.floating]],
     settings: SeedSettings,
 ) -> GaussianSeeds:
-    """Fuse depth maps to seeds.
+    """Fuse the depth maps of all views into seeds.
 
     Args:
         views: The views.
@@ -131,7 +132,13 @@ def _fuse_seeds(
 def _align_depth_map(
     scene: Reconstruction, camera: SharedPinhole, image_id: int, depth_map: DepthMap
 ) -> DepthMap | None:
-    """Convert a depth map to world units, with NaN at depth edges.
+    """Convert a depth map to depth in world units, with NaN at depth edges.
+
+    Args:
+        scene: The reconstruction, with undistorted cameras.
+        camera: Camera of the image, with the radial distortion of the depth map.
+        image_id: Index of the image.
+        depth_map: Depth map of the image.
 
     Returns:
         The aligned map; None if the depth map does not fit the track points of the image.

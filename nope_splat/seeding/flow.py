@@ -24,14 +24,14 @@ from nope_splat.seeding.view import (
 
 
 def match_by_flow(view: SeedingView, source: SeedingView, inverse_depth: Float32Array) -> Float32Array:
-    """Find the corresponding position in a source view of every pixel.
+    """Find, for every pixel of a view, the corresponding position in a source view.
 
     The interpolated inverse depth predicts the position, and optical flow corrects the prediction.
 
     Args:
         view: View whose pixels are matched.
-        source: View in which the pixels are found.
-        inverse_depth: Approximate inverse depth of `view`. (H, W).
+        source: Source view, in which the corresponding positions are searched for.
+        inverse_depth: Approximate inverse depth of `view`, in inverse world units. (H, W).
 
     Returns:
         Pixel coordinates (x, y) in `source` of each pixel of `view`. (H, W, 2).
@@ -61,10 +61,10 @@ def triangulate_flow(
 ) -> tuple[Float32Array, Float32Array]:
     """Triangulate the inverse depth of every pixel from its correspondence in a source view.
 
-    The scene point of a pixel at inverse depth s has homogeneous coordinates `A + s b` in the source camera
-    (see `epipolar_lines`). If its correspondence is (x, y) on the plane at depth one of the source camera,
-    then `A_x + s b_x = x (A_z + s b_z)`, and the same holds for y. These two linear equations are solved for
-    s by least squares.
+    The scene point of a pixel at inverse depth s has the homogeneous coordinates `A + s b` in the source
+    camera, with A and b from `epipolar_lines`. If its correspondence is (x, y) on the plane at depth one of
+    the source camera, then `A_x + s b_x = x (A_z + s b_z)`, and the same holds for y. These two linear
+    equations are solved for s by least squares.
 
     Args:
         view: View of the pixels.
@@ -75,9 +75,10 @@ def triangulate_flow(
         config: Maximum forward-backward and epipolar errors.
 
     Returns:
-        Inverse depth (H, W) and weight (H, W). The weight is the squared triangulation angle in degrees.
-        Inverse depth and weight are zero if the forward-backward error or the epipolar error is too large,
-        the angle is too small, or the correspondence is masked in the source view.
+        Inverse depth (H, W) and weight (H, W). The weight is the square of the triangulation angle in
+        degrees. Inverse depth and weight are zero if the forward-backward error or the epipolar error is too
+        large, the angle is too small, the depth in the source view is below the near plane, or the
+        correspondence is masked in the source view.
     """
     xy = pixel_centers(view.shape)
     cycled = sample_bilinear(backward, forward, outside=-1e4)
@@ -114,12 +115,12 @@ def merge_estimates(
     At each pixel, the largest group of consistent estimates is averaged; the other estimates are ignored.
 
     Args:
-        inverse_depths: Inverse depth from each of K source views. (K, H, W).
+        inverse_depths: Inverse depth from each of K source views, in inverse world units. (K, H, W).
         weights: Weight of each estimate, zero for pixels without an estimate. (K, H, W).
         max_depth_error: Maximum relative difference in inverse depth within a group.
 
     Returns:
-        The weighted mean, and the size of the largest group, of each pixel.
+        The weighted mean of the largest group, and the size of this group, at each pixel.
     """
     shape = inverse_depths.shape[1:]
     best, best_weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)

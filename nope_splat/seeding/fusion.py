@@ -1,4 +1,4 @@
-"""Fusion of the depth maps of all images to one point cloud without duplicate points."""
+"""Fusion of the depth maps of all images into one point cloud without duplicate points."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nope_splat.seeding.view import Float32Array, SeedingView
 
 
 class InverseDepthMap(NamedTuple):
-    """Inverse depth of an image, with the number of source views that confirm each pixel."""
+    """Inverse depth of each pixel of an image, with the number of source views that confirm the depth."""
 
     values: Float32Array
     """Inverse depth of each pixel, in inverse world units. (H, W)."""
     num_consistent: NDArray[np.int64]
-    """Number of source views whose depth estimates agree at each pixel; zero for pixels without inverse
-    depth. (H, W)."""
+    """Number of source views whose depth estimates agree at each pixel; zero where depth is unknown. (H,
+    W)."""
 
 
 class FusedPoints(NamedTuple):
@@ -30,25 +30,25 @@ class FusedPoints(NamedTuple):
     colors: NDArray[np.uint8]
     """RGB colors. (P, 3)."""
     origins: NDArray[np.int64]
-    """Index of the view, row and column of the pixel from which each point was created. (P, 3)."""
+    """View index, row and column of the pixel from which each point was created. (P, 3)."""
 
 
 def fuse_depth_maps(
     views: list[SeedingView], depth_maps: list[InverseDepthMap], cell_size: int, config: FusionConfig
 ) -> FusedPoints:
-    """Create one point per image cell, without duplicates of surfaces seen by several views.
+    """Create at most one point per image cell, without duplicates of surfaces that several views show.
 
-    Views are processed in order of decreasing number of pixels with known depth. A cell gets no point if a
-    point of an earlier view already lies on its surface.
+    Views are processed in order of decreasing number of pixels with known depth. A cell gets no point if the
+    surface in the cell already has a point from an earlier view.
 
     Args:
         views: The views.
         depth_maps: Depth map of each view.
         cell_size: Width and height of a cell in pixels.
-        config: Maximum depth difference between points on the same surface.
+        config: Maximum relative difference in inverse depth between points on the same surface.
 
     Returns:
-        The points of all views.
+        The points that were created from all views.
     """
     points, colors, origins = np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros((0, 3), np.int64)
     coverage = [-int((depth_map.num_consistent > 0).sum()) for depth_map in depth_maps]
@@ -103,6 +103,8 @@ def violates_free_space(
     config: FusionConfig,
 ) -> NDArray[np.bool_]:
     """Find points that lie in front of confirmed surfaces in several views.
+
+    A surface is confirmed in a view if enough source views agree on the depth of the pixel.
 
     Args:
         views: The views.

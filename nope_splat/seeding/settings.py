@@ -15,7 +15,7 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 @dataclass(frozen=True)
 class ViewSelectionConfig:
-    """Selection of source views: the other images that an image is matched with by optical flow."""
+    """Selection of source views, the images to which optical flow is computed from an image."""
 
     min_shared_points: Annotated[int, COUNT] = 30
     """Minimum number of track points shared by an image and its source view; pairs of images with fewer are
@@ -39,11 +39,12 @@ class InterpolationConfig:
     outliers."""
     max_spread: Annotated[float, NOT_NEGATIVE] = 5.0
     """Maximum difference between the inverse depth of a track point and the median of its neighbors, as a
-    multiple of the median absolute deviation of the neighbors. Points beyond this difference plus
-    `max_deviation` are removed."""
+    multiple of the median absolute deviation of the neighbors. Points are removed as outliers if their
+    difference exceeds the sum of this limit and `max_deviation`."""
     max_deviation: Annotated[float, NOT_NEGATIVE] = 0.05
-    """Relative difference from the median inverse depth of the neighbors that is always allowed, in addition
-    to `max_spread`. It keeps points whose neighbors have nearly equal depths."""
+    """Tolerance in addition to `max_spread`: the inverse depth of a track point may always differ from the
+    median of its neighbors by this fraction of the median. The tolerance prevents the removal of points whose
+    neighbors have nearly equal depths."""
     grid_spacing: Annotated[int, COUNT] = 4
     """Spacing, in pixels, of the grid on which the triangulation is evaluated; larger values are faster but
     less precise."""
@@ -68,25 +69,26 @@ class FlowConfig:
     """Maximum distance, in pixels, between the correspondence of a pixel in the source view and the
     reprojection of the triangulated point; pixels with a larger error get no depth."""
     max_depth_error: Annotated[float, POSITIVE] = 0.015
-    """Maximum relative difference between the inverse depths of a pixel from two source views that count as
-    consistent."""
+    """Maximum relative difference at which two inverse depths of a pixel, from two source views, count as
+    consistent. Smaller values confirm fewer surfaces."""
 
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Fusion of the depth maps of all images to one point cloud."""
+    """Fusion of the depth maps of all images into one point cloud."""
 
     max_depth_error: Annotated[float, POSITIVE] = 0.04
-    """Maximum relative difference in inverse depth between a surface and an existing point on it. A surface
-    with such a point gets no new point, so larger values give fewer points."""
+    """An existing point lies on a surface if their inverse depths differ by less than this fraction. Where a
+    surface already has a point, no point is added, so larger values give fewer points."""
     free_space_factor: Annotated[float, Ge(1)] = 1.05
     """A point violates the free space of a view if its inverse depth exceeds that of the surface behind it by
     more than this factor; larger factors remove fewer points."""
     min_num_consistent: Annotated[int, COUNT] = 2
-    """Minimum number of consistent source views of a confirmed surface; only confirmed surfaces are used to
-    detect points in free space."""
+    """A surface is confirmed if at least this number of source views agree on its depth. Only confirmed
+    surfaces are used to detect points in free space."""
     min_num_violations: Annotated[int, COUNT] = 2
-    """Minimum number of views whose free space a point violates for the point to be removed."""
+    """A point is removed if it violates the free space of at least this number of views; larger values remove
+    fewer points."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,14 @@ class SeedSettings:
     max_image_size: Annotated[int, Ge(32)] = 512
     """Maximum length of the longer image side, in pixels, for seeding; larger images are downscaled."""
     num_source_views: Annotated[int, COUNT] = 3
-    """Maximum number of source views that each image is matched with; more views confirm more surfaces but
-    take longer."""
+    """Maximum number of source views per image. Optical flow is computed from the image to each source view;
+    more source views confirm more surfaces but take longer."""
     min_tri_angle: Annotated[float, Interval(ge=0, le=90)] = 1.0
-    """Minimum triangulation angle, in degrees; pixels with a smaller angle get no depth."""
+    """Minimum triangulation angle between an image and a source view, in degrees; pixels with a smaller angle
+    get no depth from this source view."""
     cell_size: Annotated[int, COUNT] = 4
-    """Side length, in pixels, of the square image cells that get at most one seed each; smaller cells give
-    more seeds."""
+    """Side length, in pixels, of the square cells into which an image is divided. Each cell gets at most one
+    seed, so smaller cells give more seeds."""
     view_selection: ViewSelectionConfig = ViewSelectionConfig()
     """Selection of source views."""
     interpolation: InterpolationConfig = InterpolationConfig()
@@ -110,4 +113,4 @@ class SeedSettings:
     flow: FlowConfig = FlowConfig()
     """Thresholds for the triangulation of optical flow."""
     fusion: FusionConfig = FusionConfig()
-    """Fusion of the depth maps of all images to one point cloud."""
+    """Fusion of the depth maps of all images into one point cloud."""

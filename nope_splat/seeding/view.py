@@ -15,8 +15,9 @@ from nope_splat.sfm import Reconstruction
 Float32Array = NDArray[np.float32]
 
 ReadImage = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
-"""Function that reads an image, given its index and the size (width, height) in pixels. It returns RGB values
-(H, W, 3) and a mask of valid pixels (H, W), or None instead of a mask if all pixels are valid."""
+"""Function that reads an image, given the image's index and the size (width, height) in pixels to return. It
+returns RGB values (H, W, 3) and a mask of valid pixels (H, W), or None instead of a mask if all pixels are
+valid."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class SeedingView:
             cell_size: Width and height of a cell in pixels.
 
         Returns:
-            Indices of the K points that project into a whole cell (K,), and their cells as (row, column)
-            (K, 2).
+            Indices of the K points that project into a cell (K,), and their cells as row and column (K, 2).
+            Incomplete cells at the right and lower image border do not count.
         """
         xy, depth = self.project(points)
         rows, columns = self.shape[0] // cell_size, self.shape[1] // cell_size

@@ -1,1 +1,1 @@
-"""Gaussian splatting: parameters, rendering, losses, densification, and the rasterizer that they share."""
+"""Gaussian splatting: parameters of Gaussians, rendering, losses, densification and rasterization."""

@@ -1,4 +1,4 @@
-"""Densification of Gaussians: gsplat's `DefaultStrategy` with a cap, a size limit and fixed Gaussians."""
+"""Densification of Gaussians: gsplat's `DefaultStrategy` with limits on number and size."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def max_num_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
         sh_degree: Degree of the spherical harmonics.
 
     Returns:
-        3 `num_pixels` divided by the number of parameters of one Gaussian: spherical harmonics (3 (sh_degree
-        + 1)^2), mean (3), scales (3), quaternion (4) and opacity (1).
+        3 `num_pixels` divided by the number of parameters of one Gaussian, rounded down. These are spherical
+        harmonics (3 (sh_degree + 1)^2), mean (3), scales (3), quaternion (4) and opacity (1).
     """
     return 3 * num_pixels // (3 * (sh_degree + 1) ** 2 + 3 + 3 + 4 + 1)
 
@@ -33,19 +33,20 @@ def max_num_gaussians(num_pixels: int, sh_degree: int = 3) -> int:
 class CappedStrategy(DefaultStrategy):
     """`DefaultStrategy` with a cap on the number of Gaussians, a limit on their size, and fixed Gaussians.
 
-    Near the cap, the Gaussians with the largest image-plane gradients are duplicated or split first. Supports
-    gsplat 1.4, where `radii` has shape (C, N), and 1.5, where `radii` has shape (C, N, 2).
+    If the cap allows only some of the Gaussians to be duplicated or split, those with the largest mean
+    image-plane gradients are chosen. Supports gsplat 1.4, where the `radii` of N Gaussians in C cameras have
+    the shape (C, N), and gsplat 1.5, where they have the shape (C, N, 2).
     """
 
     num_fixed: int = 0
-    """Number of Gaussians that are rendered first but are not in `params`. Densification never changes these
-    Gaussians: they are not duplicated, split, pruned or reset."""
+    """Number of fixed Gaussians. They come first in the rasterizer's arrays but are not in `params`.
+    Densification never duplicates, splits, prunes or resets them."""
     cap_max: int = 1_000_000
-    """Maximum number of Gaussians, including the fixed Gaussians. At this number, Gaussians are still pruned
-    but no longer duplicated or split."""
+    """Maximum number of Gaussians, including the fixed Gaussians. When this number is reached, Gaussians are
+    no longer duplicated or split, but still pruned."""
     max_scale2d: float = 1.0
-    """Maximum radius of a Gaussian in an image, as a fraction of the longer image side. The axes of larger
-    Gaussians are shortened."""
+    """Maximum radius of a Gaussian in a rendering, as a fraction of the longer image side. The longest axes
+    of larger Gaussians are shortened."""
 
     def step_post_backward(
         self,
@@ -56,7 +57,10 @@ class CappedStrategy(DefaultStrategy):
         info: dict[str, Any],
         packed: bool = False,
     ) -> None:
-        """Update the statistics; on schedule, duplicate, split and prune Gaussians and reset opacities.
+        """Update the statistics of the Gaussians, and densify on schedule.
+
+        Densification duplicates, splits and prunes Gaussians. Opacities are reset every `reset_every`
+        iterations.
 
         Args:
             params: Parameters of the Gaussians that are not fixed. The tensors are replaced when the number
@@ -65,7 +69,8 @@ class CappedStrategy(DefaultStrategy):
             state: Running statistics of the Gaussians that are not fixed.
             step: Number of the current iteration.
             info: The dictionary `info` that the rasterizer returned, after the backward pass.
-            packed: Whether the rasterizer used gsplat's packed layout, which is not supported. Must be False.
+            packed: Must be False. True would mean that the rasterizer used gsplat's packed layout, which is
+                not supported.
         """
         self._limit_sizes(params["scales"], info)
         if step >= self.refine_stop_iter:
@@ -87,12 +92,12 @@ class CappedStrategy(DefaultStrategy):
     def _limit_sizes(self, scales: Tensor, info: dict[str, Any]) -> None:
         """Shorten the longest axes of Gaussians whose radius exceeds `max_scale2d` in this rendering.
 
-        A Gaussian that is visible only in a small region, such as the sky between roofs, lowers the loss by
-        growing behind the rest of the scene. In views far from the training trajectory, it would cover the
-        scene.
+        A Gaussian that is visible only in a small region, such as the sky between roofs, can lower the loss
+        by growing behind the rest of the scene. In views far from the training trajectory, such a Gaussian
+        would cover the scene.
 
         Args:
-            scales: Log scales, changed in place. (N, 3).
+            scales: Log scales of the Gaussians that are not fixed, changed in place. (N, 3).
             info: The dictionary `info` that the rasterizer returned.
         """
         radii = self._radii(info)
@@ -113,7 +118,11 @@ class CappedStrategy(DefaultStrategy):
     def _update_state(
         self, params: ParameterDict, state: dict[str, Any], info: dict[str, Any], packed: bool = False
     ) -> None:
-        """Accumulate gradient norms, number of views and largest radius of each visible Gaussian."""
+        """Add a rendering to the statistics of each visible Gaussian that is not fixed.
+
+        The statistics are the sum of image-plane gradient norms (`grad2d`), the number of views (`count`) and
+        the largest radius as a fraction of the longer image side (`radii`).
+        """
         means2d = info["means2d"]
         gradients: Tensor = (means2d.absgrad if self.absgrad else means2d.grad)[0, self.num_fixed :]
         radii = self._radii(info)
@@ -131,7 +140,7 @@ class CappedStrategy(DefaultStrategy):
     def _grow_gs(
         self, params: ParameterDict, optimizers: dict[str, Optimizer], state: dict[str, Any], step: int
     ) -> tuple[int, int]:
-        """Duplicate and split Gaussians up to the cap.
+        """Duplicate and split Gaussians until their number reaches the cap.
 
         Returns:
             The numbers of duplicated and of split Gaussians.

@@ -1,7 +1,7 @@
 """Depth losses that supervise rendered depth and cameras with monocular depth maps, as pure functions.
 
 The losses follow "NoPe-NeRF: Optimising Neural Radiance Field with No Pose Prior" (arXiv:2212.07388). The
-scale and shift of each depth map are optimized with the scene. "Prior" means such a depth map. Camera
+scale and shift of each depth map are optimized with the scene. "Prior" means a monocular depth map. Camera
 coordinates have OpenCV axes; the center of the first pixel is (0.5, 0.5).
 """
 
@@ -25,11 +25,11 @@ class DepthLossConfig:
     """
 
     min_depth: float = 0.02
-    """Smallest valid depth, in world units, both of a depth prior after scale and shift and of a rendering.
-    Pixels with smaller depths are ignored."""
+    """Smallest valid depth, in world units. Pixels are ignored if their rendered depth, or the depth of the
+    monocular depth map after scale and shift, is smaller."""
     max_depth: float = 50.0
-    """Largest valid depth, in world units, of a depth prior after scale and shift. Pixels with larger depths,
-    such as sky, are ignored."""
+    """Largest valid depth of a monocular depth map after scale and shift, in world units. Pixels with larger
+    depths, such as sky, are ignored."""
     min_opacity: float = 0.5
     """Pixels with at most this rendered opacity are ignored, because their depth is ill-defined."""
 
@@ -57,7 +57,8 @@ class ImageView(NamedTuple):
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Project points in world coordinates (n, 3) to pixels (n, 2) and depths (n,).
 
-        Pixels are only meaningful for points with a depth of at least `DepthLossConfig.min_depth`.
+        Pixel coordinates are valid only for points with a depth of at least 0.02 world units, the default
+        `DepthLossConfig.min_depth`.
         """
         in_camera = transform(self.T_camera_world, points)
         xy = project(in_camera, self.focal, self.radial, DEFAULT_LIMITS.min_depth) + self.center
@@ -80,17 +81,18 @@ def apply_scale_shift(values: Tensor, correction: Tensor) -> Tensor:
 def corrected_depth(
     values: Tensor, correction: Tensor, inverse: bool, config: DepthLossConfig = DEFAULT_LIMITS
 ) -> tuple[Tensor, Tensor]:
-    """Convert the values of a depth prior to depth by its learned scale and shift.
+    """Convert the values of a depth prior to depth with the learned scale and shift.
 
     Args:
-        values: Values of the prior; NaN for unknown values. (...).
+        values: Values of the prior, depth or inverse depth up to scale and shift; NaN for unknown values.
+            (...).
         correction: Log scale a and shift b. (2,).
         inverse: Whether the values are inverse depths.
         config: Smallest and largest valid depth.
 
     Returns:
-        Depth in world units (...), and the mask of valid depths (...). Invalid depths are set to one and have
-        no gradient.
+        Depth in world units (...), and a boolean mask of valid depths (...). Invalid depths are set to one
+        and have no gradient.
     """
     corrected = apply_scale_shift(values, correction)
     low, high = config.min_depth, config.max_depth
@@ -114,8 +116,8 @@ def depth_consistency_loss(
     L_depth = mean |D - (exp(a) v + b)| for depth priors, and mean |1 / D - (exp(a) v + b)| for inverse-depth
     priors. The difference is computed in the quantity that the network predicts up to scale and shift,
     because the network's errors in that quantity do not depend on the depth. At depth one, the scene's median
-    depth, both forms have the same derivative by D except for the sign. Gaussians, cameras, a and b receive
-    gradients.
+    depth, the residuals of both forms have the same derivative with respect to D except for the sign.
+    Gaussians, cameras, a and b receive gradients.
 
     Args:
         rendered: Rendered depth D, in world units. (H, W).
@@ -123,7 +125,7 @@ def depth_consistency_loss(
         values: Values v of the prior, NaN for unknown values. (H, W).
         correction: Log scale a and shift b. (2,).
         inverse: Whether the values are inverse depths.
-        config: Smallest valid opacity and rendered depth. Pixels below these limits are ignored.
+        config: Smallest valid opacity and rendered depth. Pixels at or below one of these limits are ignored.
 
     Returns:
         Mean over the valid pixels; zero if no pixel is valid. ().

@@ -24,15 +24,15 @@ class GaussianInitConfig:
     """Options for initializing Gaussians from points."""
 
     init_opa: float = 0.1
-    """Initial opacity of Gaussians, 0 to 1, if no opacities are given."""
+    """Initial opacity of the Gaussians, 0 to 1, if `initialize_gaussians` gets no opacities."""
     min_opa: float = 0.02
-    """Given opacities are clamped to [min_opa, 1 - min_opa], because the sigmoid's gradient vanishes at
-    opacities 0 and 1."""
+    """Smallest initial opacity. Initial opacities are clamped to [min_opa, 1 - min_opa], because the gradient
+    of the sigmoid vanishes at opacities 0 and 1."""
     num_neighbors: int = 3
-    """If no scales are given, the initial scale of a Gaussian is the mean distance to this number of nearest
-    neighbors."""
+    """Number of nearest neighbors whose mean distance is the initial scale of a Gaussian, if
+    `initialize_gaussians` gets no scales."""
     min_scale: float = 1e-5
-    """Smallest initial scale in world units. It keeps the log scales of points with duplicates finite."""
+    """Smallest initial scale in world units. It keeps the log scales of duplicate points finite."""
 
 
 class Gaussians(NamedTuple):
@@ -47,14 +47,14 @@ class Gaussians(NamedTuple):
     opacities: Tensor
     """Opacities in [0, 1]. (N,)."""
     colors: Tensor
-    """Spherical-harmonics coefficients, with K = (degree + 1)^2. (N, K, 3)."""
+    """Spherical-harmonics coefficients of RGB, with K = (degree + 1)^2. (N, K, 3)."""
 
     def select(self, mask: Tensor) -> Gaussians:
-        """Keep the Gaussians for which a boolean mask (N,) is True."""
+        """Return the Gaussians for which a boolean mask (N,) is True."""
         return Gaussians(*(values[mask] for values in self))
 
     def detach(self) -> Gaussians:
-        """Detach all tensors from the autograd graph."""
+        """Return the Gaussians with all tensors detached from the autograd graph."""
         return Gaussians(*(values.detach() for values in self))
 
 
@@ -62,7 +62,7 @@ def activate(parameters: Mapping[str, Tensor]) -> Gaussians:
     """Convert optimized parameters to Gaussians: exponential of log scales, sigmoid of opacity logits.
 
     Args:
-        parameters: Optimized parameters by the names in `PARAMETERS`.
+        parameters: Optimized parameters; the keys are the names in `PARAMETERS`.
 
     Returns:
         The activated Gaussians.
@@ -90,15 +90,16 @@ def initialize_gaussians(
     directions.
 
     Args:
-        points: Means in world coordinates. (N, 3).
+        points: Points, the means of the Gaussians, in world coordinates. (N, 3).
         colors: RGB from 0 to 255. (N, 3), uint8.
         sh_degree: Degree of the spherical harmonics.
-        scales: Standard deviations in world units; None for the mean distance to the nearest neighbors. (N,).
+        scales: Standard deviations in world units; None for each point's mean distance to its nearest
+            neighbors. (N,).
         opacities: Opacities in [0, 1]; None for `init_opa` of the config. (N,).
-        config: Defaults and limits of scales and opacities; None for the default config.
+        config: Defaults and limits of scales and opacities; None for a default `GaussianInitConfig`.
 
     Returns:
-        Parameters by the names in `PARAMETERS`.
+        Optimized parameters; the keys are the names in `PARAMETERS`.
     """
     config = config or GaussianInitConfig()
     if scales is None:
@@ -125,10 +126,10 @@ def concatenate(layers: list[ParameterDict]) -> ParameterDict:
     """Concatenate the parameters of several sets of Gaussians, in order.
 
     Args:
-        layers: Parameters by the names in `PARAMETERS`. At least one set.
+        layers: Optimized parameters of at least one set; the keys are the names in `PARAMETERS`.
 
     Returns:
-        Parameters of the Gaussians of all sets, by the same names.
+        Parameters of the Gaussians of all sets, with the same keys.
     """
     return ParameterDict(
         {name: Parameter(torch.cat([layer[name].data for layer in layers])) for name in PARAMETERS}
@@ -143,7 +144,7 @@ def random_rotations(count: int, device: torch.device) -> Tensor:
         device: Device of the result.
 
     Returns:
-        Unit quaternions. (N, 4).
+        Unit quaternions (w, x, y, z). (N, 4).
     """
     u, v, w = (torch.rand(count, device=device) for _ in range(3))
     low, high = torch.sqrt(1 - u), torch.sqrt(u)

@@ -10,7 +10,8 @@ the pinhole image at
 
 No change of the rasterizer is needed, and the rendering, f, c, k1 and k2 all receive gradients.
 
-The pinhole image has a margin around the distorted image's frame, wide enough for the pixels of its border.
+On each side, the pinhole image extends beyond the frame of the distorted image by a margin that is wide
+enough for all positions y(x), up to a maximum.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class DistortionConfig:
     """Options of `render_distorted`."""
 
     max_margin: float = 0.25
-    """Largest margin of the pinhole image, as a fraction of the longer image side. Pixels that need a wider
-    margin take the value of the nearest border pixel. The limit bounds memory if an optimizer tries
-    implausible distortion."""
+    """Largest margin by which the intermediate pinhole image extends beyond the distorted image on each side,
+    as a fraction of the longer image side. Pixels that need a wider margin take the value of the nearest
+    border pixel. The limit bounds memory if an optimizer tries implausible distortion."""
 
 
 DEFAULTS = DistortionConfig()
@@ -47,7 +48,8 @@ class Lens(NamedTuple):
     """Learned principal-point offsets and radial distortion, one row per camera or per view."""
 
     shift: Tensor
-    """Offset (x, y) from the principal point of the reconstruction, in full-resolution pixels. (..., 2)."""
+    """Learned principal point minus principal point of the reconstruction (x, y), in full-resolution pixels.
+    (..., 2)."""
     radial: Tensor
     """Distortion coefficients k1 and k2. (..., 2)."""
 
@@ -64,7 +66,7 @@ class Rendering(NamedTuple):
     """Output of a rasterizer for one view."""
 
     rgb: Tensor
-    """Colors over the background. (H, W, 3), in [0, 1]."""
+    """RGB colors, composited over the background. (H, W, 3), in [0, 1]."""
     depth: Tensor
     """Depth along the optical axis in world units (H, W, 1), or (H, W, 0) if depth was not rendered."""
     opacity: Tensor
@@ -74,15 +76,15 @@ class Rendering(NamedTuple):
 
 
 Render = Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor, Tensor, dict[str, Any]]]
-"""Function that renders a pinhole image, given an intrinsic matrix (1, 3, 3) and a size (width, height), and
-returns colors, depth, opacity and the rasterizer's `info`."""
+"""Function that renders a pinhole image, given an intrinsic matrix (1, 3, 3) and the width and height of the
+image in pixels. It returns colors, depth, opacity and the rasterizer's `info`, as in `Rendering`."""
 
 
 def pinhole_positions(K: Tensor, size: tuple[int, int], radial: Tensor) -> Tensor:
     """Compute where each pixel of the distorted image lies in the undistorted (pinhole) image.
 
     Args:
-        K: Intrinsic matrix of both images. (3, 3).
+        K: Intrinsic matrix of both images, in pixels. (3, 3).
         size: Width and height of the distorted image in pixels.
         radial: Distortion coefficients k1 and k2. (2,).
 
@@ -103,7 +105,7 @@ def resample(image: Tensor, positions: Tensor, mode: Literal["bilinear", "bicubi
     Args:
         image: Image to interpolate. (H', W', C).
         positions: Pixel coordinates, x then y. (H, W, 2).
-        mode: Interpolation mode.
+        mode: Interpolation mode; bicubic values may overshoot at edges.
 
     Returns:
         Interpolated values, with gradients to both arguments. (H, W, C).
@@ -124,14 +126,15 @@ def render_distorted(
 
     Args:
         render: Function that renders a pinhole image.
-        K: Intrinsic matrix. With distortion, K receives the gradient of the resampling; `render` gets a
-            detached copy and is responsible for the gradient of the pinhole image. (1, 3, 3).
+        K: Intrinsic matrix in pixels. (1, 3, 3). With distortion, K receives the gradient of the resampling
+            only. `render` gets a detached copy of K; the gradient of the pinhole image with respect to the
+            intrinsics has to come from `render` itself.
         size: Width and height of the distorted image in pixels.
         radial: Distortion coefficients k1 and k2; None for a pinhole camera. (2,).
-        config: Largest margin of the pinhole image.
+        config: Largest margin of the pinhole image around the distorted image.
 
     Returns:
-        The rendering, distorted. Only its `info` describes the pinhole image.
+        The distorted rendering; only `info` is that of the pinhole image.
     """
     if radial is None or not (radial.requires_grad or bool(radial.any())):
         return Rendering(*render(K.detach(), size))

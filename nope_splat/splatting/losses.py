@@ -1,9 +1,9 @@
 """Photometric and track losses of the training objective, as pure functions.
 
 L = (1 - λ) L1 + λ D-SSIM + w_2d L_t2d + w_3d L_t3d + w_scale L_scale,
-after "No Parameters, No Problem: 3D Gaussian Splatting without Camera Intrinsics and Extrinsics" (TrackGS,
-arXiv:2502.19800). with the weights λ and w. Camera coordinates have OpenCV axes; all images of a camera share
-its focal length f.
+with the weights λ and w and D-SSIM = 1 - SSIM, after "No Parameters, No Problem: 3D Gaussian Splatting
+without Camera Intrinsics and Extrinsics" (TrackGS, arXiv:2502.19800). Camera coordinates have OpenCV axes;
+all images of a camera share its focal length f.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ class TrackLossConfig:
     """Thresholds of the track losses."""
 
     huber_delta: float = 1.0
-    """Threshold δ of the Huber loss in pixels. Larger residuals are treated as outliers, with a linear
+    """Threshold δ of the Huber loss in pixels. Residuals above it are treated as outliers and have a linear
     cost."""
     near_plane: float = 1e-3
-    """Depth in world units below which an observation is ignored. The scene's median depth is one."""
+    """Depth in world units. Observations of points at this depth or nearer are ignored. The scene's median
+    depth is one."""
 
 
 DEFAULTS = TrackLossConfig()
@@ -43,8 +44,8 @@ class TrackObservations(NamedTuple):
     view_ids: Tensor
     """Index of the training view of each observation. (O,), int64."""
     xy: Tensor
-    """Observed position (x, y) relative to the principal point, in pixels of the full-resolution image.
-    (O, 2)."""
+    """Observed position (x, y) relative to the reconstruction's principal point, in pixels of the
+    full-resolution image. (O, 2)."""
     sigma: Tensor
     """Standard deviation of `xy` along each axis, in full-resolution pixels. (O,)."""
 
@@ -64,19 +65,20 @@ def track_2d_loss(
     """Compute the mean robust reprojection error of the track points.
 
     L_t2d = 1/|O| Σ_(i,j) huber(‖π(T_j X_i) - x_ij‖) over the observations x_ij of point X_i in view j, with
-    π(X) = f (X_x, X_y) / X_z and the pose T_j. Poses, focal lengths and points receive gradients.
+    the projection π(X) = f (X_x, X_y) / X_z and the world-to-camera transform T_j. Poses, focal lengths and
+    points receive gradients.
 
     Args:
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
-        observations: Observations x of the track points. Points behind the camera are ignored.
+        observations: Observations x of the track points; points behind the camera contribute zero.
         lens: Learned principal-point offset and distortion of each training view, applied in π; None for a
             pinhole camera. (V, 2) each.
         config: Huber threshold δ and near plane.
 
     Returns:
-        Mean Huber loss over the observations. ().
+        Mean Huber loss over the observations, with residuals in pixels. ().
     """
     residuals, _ = _reprojection(points, T_camera_world, focal, observations, lens, config.near_plane)
     return _huber(residuals, config.huber_delta)
@@ -92,10 +94,11 @@ def track_3d_loss(
 ) -> Tensor:
     """Compute the mean robust distance between unprojected observations and their track points.
 
-    L_t3d = 1/|O| Σ_(i,j) huber(f ‖T_j⁻¹ (d_ij K⁻¹ x_ij) - X_i‖): each observation x_ij is unprojected at the
-    depth d_ij = (T_j X_i)_z of its track point X_i, and should then coincide with X_i. Multiplying the world
-    distance by f converts it to pixels at depth one, the median depth of the scene, so that the loss has the
-    scale of `track_2d_loss`. Compared with `track_2d_loss`, distant points have more weight.
+    L_t3d = 1/|O| Σ_(i,j) huber(f ‖T_j⁻¹ (d_ij K⁻¹ x_ij) - X_i‖): each observation x_ij is unprojected with
+    the intrinsic matrix K at the depth d_ij = (T_j X_i)_z of its track point X_i, and should then coincide
+    with X_i. Multiplying the world distance by the focal length f converts it to pixels at depth one, the
+    median depth of the scene, so that the loss has the scale of `track_2d_loss`. Compared with
+    `track_2d_loss`, distant points have more weight.
 
     The world distance is the reprojection residual times d_ij / f. If the factor d_ij had a gradient, the
     loss could decrease by shrinking the scene, without a better fit. The factor is therefore treated as
@@ -105,7 +108,7 @@ def track_3d_loss(
         points: Track points X in world coordinates. (P, 3).
         T_camera_world: World-to-camera transforms of the training views. (V, 4, 4).
         focal: Focal lengths in pixels of the full-resolution images. (V,), or () for all views.
-        observations: Observations x of the track points. Points behind the camera are ignored.
+        observations: Observations x of the track points; points behind the camera contribute zero.
         lens: Learned principal-point offset and distortion of each training view; None for a pinhole camera.
             (V, 2) each.
         config: Huber threshold δ and near plane.
@@ -145,9 +148,10 @@ def reprojection_errors(
 def scale_loss(scales: Tensor) -> Tensor:
     """Compute the mean scale of the Gaussians that are tied to track points.
 
-    L_scale = 1/|G| Σ_g mean(s_g) shrinks these Gaussians, so that their centers lie on the surface. The
-    gradient with respect to the log scales, which are optimized, is proportional to the scale: large
-    Gaussians shrink fast and small Gaussians hardly change.
+    L_scale = 1/|G| Σ_g mean(s_g), with the set G of these Gaussians and the scales s_g of Gaussian g. The
+    loss shrinks the Gaussians, so that their centers lie on the surface. The log scales are optimized, and
+    the gradient with respect to a log scale is proportional to the scale: large Gaussians shrink fast and
+    small Gaussians hardly change.
 
     Args:
         scales: Standard deviations along the axes of each Gaussian, in world units. (G, 3).
@@ -163,7 +167,7 @@ def photometric_loss(
 ) -> Tensor:
     """Compute the photometric loss of 3D Gaussian Splatting between a rendering and an image.
 
-    (1 - λ) ‖Î - I‖₁ + λ (1 - SSIM(Î, I)), with the mean absolute difference as the L1 term.
+    The loss is (1 - λ) ‖Î - I‖₁ + λ (1 - SSIM(Î, I)), where ‖·‖₁ is the mean absolute value.
 
     Args:
         rendered: Rendered image Î. (H, W, 3), in [0, 1].
@@ -216,5 +220,5 @@ def _reprojection(
 
 
 def _huber(residuals: Tensor, delta: float) -> Tensor:
-    """Average the Huber loss of the residual norms: quadratic up to `delta`, linear beyond. (O, D) -> ()."""
+    """Average the Huber loss (quadratic up to `delta`, linear beyond) of residual norms. (O, D) -> ()."""
     return (0.5 * huber_cost(residuals.square().sum(dim=-1), delta)).mean()

@@ -1,4 +1,4 @@
-"""Rendering of Gaussians by a pinhole camera: colors over a background, depth and opacity."""
+"""Rendering of Gaussians with a pinhole camera: colors over a background, depth and opacity."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ class RenderConfig:
     """Options of `render_gaussians`."""
 
     sh_degree: int = 3
-    """Highest degree of the spherical harmonics that is evaluated; 0 gives colors that do not depend on the
-    view."""
+    """Highest spherical-harmonics degree that is evaluated. With degree 0, colors do not depend on the view
+    direction."""
     render_mode: Literal["RGB", "RGB+ED"] = "RGB"
     """Output of the rasterizer: "RGB" for colors alone, "RGB+ED" for colors and expected depth."""
     rasterize_mode: RasterizeMode = "classic"
-    """Whether the rasterizer reduces the opacity of small Gaussians to compensate for its blur
-    ("antialiased") or not ("classic")."""
+    """With "antialiased", the opacity of each splat is reduced to compensate for the blur that the rasterizer
+    adds, as in Mip-Splatting; with "classic", opacities are unchanged."""
     min_alpha: float = 0.05
-    """Pixels with at most this opacity count as empty; their depth is replaced, see `empty_depth_factor`."""
+    """Pixels with at most this rendered opacity (0 to 1) count as empty. The depth of empty pixels is
+    replaced, see `empty_depth_factor`."""
     empty_depth_factor: float = 2.0
-    """Depth of empty pixels, as a multiple of the largest depth among the other pixels of the image."""
+    """Depth assigned to empty pixels, as a multiple of the largest depth of the pixels that are not empty."""
     empty_image_depth: float = 1e3
-    """Depth of all pixels, in world units, if all pixels are empty. The scene's median depth is one."""
+    """Depth assigned to all pixels if all pixels are empty, in world units. The scene's median depth is
+    one."""
 
 
 def render_gaussians(
@@ -54,18 +56,19 @@ def render_gaussians(
     background: Tensor,
     config: RenderConfig,
 ) -> Rendering:
-    """Render Gaussians by a pinhole camera, over a background color.
+    """Render Gaussians with a pinhole camera, over a background color.
 
     Args:
         gaussians: Gaussians to render.
         T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
-        K: Intrinsic matrix in pixels. K receives no gradient. (1, 3, 3).
-        size: Width and height in pixels.
+        K: Intrinsic matrix in pixels. (1, 3, 3). Pass K detached, because only the CPU rasterizer has
+            gradients with respect to K.
+        size: Width and height of the image in pixels.
         background: RGB background color, in [0, 1]. (3,).
         config: Degree of the spherical harmonics, modes, and the depth of empty pixels.
 
     Returns:
-        The rendering. Empty pixels are given a depth beyond all others (`RenderConfig.empty_depth_factor`).
+        The rendering. Empty pixels get a larger depth than all other pixels (see `RenderConfig`).
     """
     image, alpha, info = rasterization(
         *gaussians,

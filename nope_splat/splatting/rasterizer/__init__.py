@@ -1,6 +1,6 @@
 """Differentiable rasterization of 3D Gaussians with one interface: gsplat on CUDA, numba kernels on CPUs.
 
-All inputs and outputs are tensors. Of nope_splat, this package imports only `utils`.
+All inputs and outputs are tensors. This package imports nothing from nope_splat except `utils`.
 """
 
 from nope_splat.splatting.rasterizer.rasterization import (

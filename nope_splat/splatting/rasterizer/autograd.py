@@ -32,8 +32,8 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
 def _empty(*shape: int) -> tuple[Tensor, np.ndarray]:
     """Allocate an uninitialized float32 tensor of a shape, and a NumPy array that shares its memory.
 
-    The memory comes from torch, because torch reuses freed blocks of this size. numpy would return them to
-    the operating system, and every pass would page-fault.
+    The memory comes from torch, because torch reuses freed blocks of this size. numpy would return freed
+    blocks to the operating system, so that every pass would cause page faults.
     """
     tensor = torch.empty(shape, dtype=torch.float32, device="cpu")
     return tensor, tensor.numpy()
@@ -67,10 +67,10 @@ class Projection(torch.autograd.Function):
 
         Args:
             ctx: Autograd context.
-            means: Centers in world coordinates. (N, 3).
+            means: Centers of the N Gaussians in world coordinates. (N, 3).
             quats: Quaternions (w, x, y, z). (N, 4).
             scales: Standard deviations along the axes, in world units. (N, 3).
-            viewmats: World-to-camera transforms. (C, 4, 4).
+            viewmats: World-to-camera transforms of the C cameras, OpenCV axes. (C, 4, 4).
             Ks: Intrinsic matrices in pixels. (C, 3, 3).
             width: Image width in pixels.
             height: Image height in pixels.
@@ -81,7 +81,8 @@ class Projection(torch.autograd.Function):
             also_checked: Other inputs of the rasterizer to check for NaN and infinity, by name.
 
         Returns:
-            Radii in pixels (C, N), means2d in pixels (C, N, 2), depths (C, N), conics (C, N, 3) and opacity
+            Radii in pixels (C, N), means2d in pixels (C, N, 2), depths in world units (C, N), conics (the
+            entries a, b, c of the inverse 2D covariances [[a, b], [b, c]]) (C, N, 3), and opacity
             compensations (C, N).
 
         Raises:
@@ -148,13 +149,13 @@ class SphericalHarmonics(torch.autograd.Function):
         Args:
             ctx: Autograd context.
             degree: Degree of the spherical harmonics to evaluate, 0 to 3.
-            means: Centers of the Gaussians in world coordinates. (N, 3).
-            centers: Camera centers in world coordinates. (C, 3).
-            coefficients: Spherical-harmonics coefficients. (C, N, K, 3).
+            means: Centers of the N Gaussians in world coordinates. (N, 3).
+            centers: Centers of the C cameras in world coordinates. (C, 3).
+            coefficients: K spherical-harmonics coefficients per color channel. (C, N, K, 3).
             radii: Radii from the projection; Gaussians with radius zero are culled. (C, N).
 
         Returns:
-            Colors; zero for culled Gaussians. (C, N, 3).
+            RGB colors; zero for culled Gaussians. (C, N, 3).
         """
         points, *inputs = _arrays(means, centers, coefficients, radii)
         colors, array = _empty(*radii.shape, 3)
@@ -205,8 +206,8 @@ class Compositing(torch.autograd.Function):
 
         Args:
             ctx: Autograd context.
-            means2d: Centers of the splats in pixels. (C, N, 2).
-            conics: Inverse covariances (a, b, c) of the splats. (C, N, 3).
+            means2d: Centers of the N splats of each of the C cameras, in pixels. (C, N, 2).
+            conics: Entries a, b, c of the inverse 2D covariances [[a, b], [b, c]] of the splats. (C, N, 3).
             opacities: Opacities in [0, 1]. (C, N).
             colors: Channels of the splats. (C, N, channels).
             backgrounds: Channels of the backgrounds. (C, channels).
@@ -248,7 +249,8 @@ class Compositing(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Compute the gradients of means2d, conics, opacities, colors and backgrounds.
 
-        If `absgrad` was set, `means2d.absgrad` becomes the sum of absolute gradients (AbsGS).
+        If `absgrad` was True in the forward pass, `means2d.absgrad` is set to the sum over pixels of the
+        absolute gradients (AbsGS).
         """
         means2d, opacities, alphas = ctx.saved_tensors
         cameras, count = opacities.shape

@@ -40,8 +40,8 @@ MIN_LOG_ALPHA = -7.994353436858858
 LOG2E = 1.4426950408889634
 
 AHEAD = 8
-"""Prefetch distance of the loops over depth-sorted splats, in splats; their records are scattered in
-memory."""
+"""Prefetch distance, in splats: loops over depth-sorted splats prefetch records that far ahead, because the
+records are scattered in memory."""
 
 _RADIX_BITS = 13
 _PARTS_PER_THREAD = 4
@@ -114,7 +114,8 @@ def write_records(start, stop, width, height, radii, means2d, conics, opacities,
                   records, bounds, slot_counts):  # fmt: skip
     """Write the records of the Gaussians from index `start` to `stop` (exclusive).
 
-    Gaussians that are not visible get an empty bounding box. `slot_counts` is set to zero.
+    The records of culled Gaussians (radius zero) are not written. Gaussians that cover no pixel center get an
+    empty bounding box. `bounds` is the memory of `records` as int32. `slot_counts` (N,) is set to zero.
     """
     channels = colors.shape[1]
     slot_counts[start:stop] = 0
@@ -191,7 +192,7 @@ def sort_by_depth(radii, depths, order, scratch, offsets):
 @kernel
 def sort_and_write_records(counter, width, height, radii, means2d, conics, opacities, depths, colors,
                            records, slot_counts, order, scratch, order_length):  # fmt: skip
-    """Sort the Gaussians by depth in one thread, while the other threads write their records.
+    """Sort the Gaussians by depth in one thread, while the other threads write the records of the Gaussians.
 
     The outputs are `records` (N, record length), `slot_counts` (N,), which is set to zero, `order` (N,) and
     its length `order_length` (1,). `scratch` (N,) is temporary storage for sorting.
@@ -217,8 +218,9 @@ def sort_and_write_records(counter, width, height, radii, means2d, conics, opaci
 def tile_spans(records, bounds, splat, tile_shift, tiles_wide, spans):
     """Write the first and last tile that a splat's ellipse intersects in each row of tiles to `spans`.
 
-    The computation is that of `tile_coverage`, for tiles of 2^tile_shift pixels. The ellipse covers the
-    pixels where the splat is drawn. Returns the number of rows of `spans` that were written.
+    `spans` has the shape (rows of tiles, 2). The computation is that of `tile_coverage`, for tiles with a
+    side of 2^tile_shift pixels. The ellipse covers the pixels where the splat is drawn. Returns the number of
+    rows of `spans` that were written.
     """
     left, right = bounds[splat, BOUNDS], bounds[splat, BOUNDS + 1]
     top, bottom = bounds[splat, BOUNDS + 2], bounds[splat, BOUNDS + 3]
@@ -255,8 +257,9 @@ def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_h
                         tile_counts, slot_counts):  # fmt: skip
     """Count the intersections of splats with tiles.
 
-    Writes `tile_counts` (runs, at least tiles) for each run of consecutive splats in `order` and each tile,
-    and `slot_counts` (N,) for each splat.
+    Adds the number of intersections of each run of consecutive splats in `order` with each tile to
+    `tile_counts` (runs, at least tiles), and writes the number of intersections of each splat to
+    `slot_counts` (N,).
     """
     parts = len(tile_counts)
     spans = np.empty((tiles_high, 2), np.int64)
@@ -283,7 +286,9 @@ def count_intersections(counter, order, records, tile_shift, tiles_wide, tiles_h
 def compute_offsets(tile_counts, slot_counts, tile_offsets, slot_offsets):
     """Convert the counts of intersections to the start offsets of tiles, splats and runs.
 
-    `tile_counts` is overwritten with the position at which each run of splats starts within each tile's list.
+    The arguments are those of `count_intersections` and `TileLists`. `tile_counts` is overwritten with
+    `TileLists.part_offsets`: the position in `TileLists.splats` at which the splats of each run start in each
+    tile's list.
     """
     tiles = len(tile_offsets) - 1
     total = 0
@@ -304,7 +309,10 @@ def compute_offsets(tile_counts, slot_counts, tile_offsets, slot_offsets):
 @kernel
 def fill_tiles(counter, order, records, tile_shift, tiles_wide, tiles_high, part_offsets,
                slot_offsets, splats, slots):  # fmt: skip
-    """Append every splat to the lists of all tiles that its ellipse intersects, in order of depth."""
+    """Append every splat to the lists of all tiles that its ellipse intersects, in order of depth.
+
+    Writes `splats` and `slots` (intersections,), and advances `part_offsets`.
+    """
     parts = len(part_offsets)
     spans = np.empty((tiles_high, 2), np.int64)
     bounds = records.view(np.int32)

@@ -9,7 +9,7 @@ For each pixel, starting with transmittance T = 1 and color = 0, a splat of opac
 where sigma is the quadratic form of `binning`. At the end, the background color is added with weight T. One
 thread composites one tile. The thread iterates over the tile's splats and, for each splat, over the blocks of
 pixels that the splat covers. A block fills one SIMD register (see `simd`). The state of a tile's pixels is
-stored block by block. A pixel that has ended stores -T.
+stored block by block. The transmittance of a pixel that has ended is stored as -T.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ from nope_splat.splatting.rasterizer.tile_coverage import covered_blocks
 MAX_ALPHA = np.float32(0.999)
 MIN_TRANSMITTANCE = np.float32(1e-4)
 NO_STOP = np.int32(2**31 - 1)
-"""Value of `stop` for pixels that have not ended (see the module docstring)."""
+"""Value of `stop` for pixels whose transmittance stays above 1e-4, so that all splats of the tile are
+composited."""
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 
@@ -86,12 +87,12 @@ def initialize_tile(lanes, tile_x, tile_y, width, height, blocks_wide, blocks_hi
 @inlined
 def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, splats, first, last, records,
                    bounds, length, transmittance, stop, planes, first_blocks, last_blocks):  # fmt: skip
-    """Composite the splats `first` .. `last - 1` of a list over a tile.
+    """Composite the splats `first` .. `last - 1` of the list `splats` over a tile.
 
-    `transmittance`, `stop` (pixels,) and `planes` (channels * pixels,) are the state of the tile's pixels. A
-    pixel ends before the splat that would bring its transmittance down to 1e-4; `stop` is the position of
-    that splat in the list. Compositing stops when all pixels have ended. Returns the number of splats
-    processed.
+    `transmittance` (pixels,), `stop` (pixels,) and the composited colors `planes` (channels * pixels,) are
+    updated. A pixel ends before the splat that would bring its transmittance down to 1e-4; `stop` is the
+    position of that splat, counted from `first`. Compositing stops when all pixels have ended. Returns the
+    number of splats processed.
     """
     pixels = tile_size * tile_size
     zero = floats(lanes, np.float32(0.0))
@@ -140,7 +141,7 @@ def composite_tile(lanes, background, tile_x, tile_y, tile_size, live_blocks, sp
 @inlined
 def write_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blocks_high, transmittance,
                planes, image, alphas):  # fmt: skip
-    """Add the background to the pixels of a tile, and write them to the image and to the alphas.
+    """Add the background to a tile's pixels, and write their colors to `image` and opacities to `alphas`.
 
     `image` (H * W * channels,) and `alphas` (H * W,) are flat arrays of the whole image.
     """

@@ -61,15 +61,18 @@ from nope_splat.splatting.rasterizer.threads import CHUNK, claim, finish_item, w
 from nope_splat.splatting.rasterizer.tile_coverage import covered_blocks
 
 SUMS = 8
-"""Number of sums at the start of a slot: M, Mx, My, Mxx, Mxy, Myy and the two absolute gradients. The
-gradients of the color channels follow."""
+"""Number of sums at the start of a slot, before the gradients of the color channels: M, Mx, My, Mxx, Mxy, Myy
+and the two absolute gradients (see the module docstring)."""
 
 _MIN_LOG_ALPHA = np.float32(MIN_LOG_ALPHA)
 _LN2 = np.float32(1.0 / LOG2E)
 
 
 def slot_length(channels: int, lanes: Lanes) -> int:
-    """Compute the length of a slot in float32 values, a multiple of the lane count of a SIMD register."""
+    """Compute the length of a slot in float32 values, a multiple of the lane count.
+
+    A slot stores the gradient sums of one intersection of a splat with a tile.
+    """
     return -(-(SUMS + channels) // lanes.count) * lanes.count
 
 
@@ -78,7 +81,8 @@ def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blo
               planes, behind):  # fmt: skip
     """Write the color gradients of a tile's pixels to `planes`, one plane per channel, and R to `behind`.
 
-    R is defined in the module docstring. An empty `d_alphas` stands for zeros.
+    For each pixel, R is the dot product of the background color with the pixel's color gradient, minus the
+    gradient of the pixel's alpha. If `d_alphas` is empty, its elements count as zero.
     """
     pixels, channels = len(behind), len(background)
     planes[:] = np.float32(0.0)
@@ -103,7 +107,12 @@ def read_tile(lanes, background, tile_x, tile_y, width, height, blocks_wide, blo
 @inlined
 def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size, records, bounds,
                    transmittance, stop, planes, behind, first_blocks, last_blocks, slot_sums):  # fmt: skip
-    """Undo the compositing of splat `k` of a tile's list, and write its sums over pixels to its slot."""
+    """Compute the gradient sums of splat `k` of a tile's list, and write them to the splat's slot.
+
+    Restores the transmittance of each pixel before the splat, so that splats must be processed back to front.
+    `splat` and `slot` are the indices at which the splat's record and slot start in `records` and
+    `slot_sums`.
+    """
     pixels = tile_size * tile_size
     blocks_wide = tile_size // block_width(lanes)
     zero, one = floats(lanes, np.float32(0.0)), floats(lanes, np.float32(1.0))
@@ -155,7 +164,7 @@ def splat_gradient(lanes, background, k, splat, slot, tile_x, tile_y, tile_size,
 @kernel
 def tile_gradients(counter, lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
                    records, transmittance, stop, num_drawn, d_image, d_alphas, slot_sums):  # fmt: skip
-    """Write the sums of every intersection of splat and tile to its slot.
+    """Write the gradient sums of every intersection of a splat with a tile to the slot of the intersection.
 
     `slot_sums` has the shape (intersections, slot length).
     """
@@ -250,7 +259,11 @@ def composite_gradient(counters, lanes, background, tile_size, tiles_wide, tile_
                        slots, slot_offsets, records, transmittance, stop, num_drawn, opacities, d_image,
                        d_alphas, slot_sums, d_means2d, d_means2d_abs, d_conics, d_opacities,
                        d_colors):  # fmt: skip
-    """Compute the gradient of `composite` for every intersection of splat and tile, and sum it per splat."""
+    """Compute the gradient of `composite` for every intersection of a splat with a tile, and sum per splat.
+
+    Writes d_means2d (N, 2), d_means2d_abs (N, 2), d_conics (N, 3), d_opacities (N,) and d_colors (N,
+    channels). `slot_sums` is temporary storage.
+    """
     tile_gradients(
         counters[0], lanes, background, tile_size, tiles_wide, tile_order, tile_offsets, splats, slots,
         records, transmittance, stop, num_drawn, d_image, d_alphas, slot_sums,

@@ -1,15 +1,15 @@
 """Compilation of gsplat's CUDA kernels on first use, cached for later processes.
 
-The gsplat package on PyPI contains its kernels as source. If nvcc is on PATH, gsplat has torch compile them
-on first use, for the GPUs of the machine (or the architectures in TORCH_CUDA_ARCH_LIST), into torch's
+The gsplat package on PyPI contains its kernels as source. If nvcc is on PATH, gsplat lets torch compile the
+kernels on first use, for the GPUs of the machine (or the architectures in TORCH_CUDA_ARCH_LIST), into torch's
 extension cache: `~/.cache/torch_extensions/py311_cu130/gsplat_cuda` for Python 3.11 and CUDA 13.0, or a
 folder in TORCH_EXTENSIONS_DIR. Other programs that use gsplat in the same environment load the kernels from
 this cache, if the same nvcc and ninja are on PATH. ninja compares file times and commands at every start, so
 a different torch, gsplat or GPU triggers a new compilation.
 
-This module finds a compatible compiler (`cuda_toolkit`) and configures gsplat to use it. In addition to
-gsplat's compilation, there is a progress bar, a memory-dependent limit on the number of parallel compilers, a
-lock across processes, and resumption after an interruption.
+This module finds a compatible compiler (`cuda_toolkit`) and configures gsplat to use it. The module adds a
+progress bar to gsplat's compilation, limits the number of parallel compilers by the free memory, allows only
+one process at a time to compile, and resumes an interrupted compilation.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _COMPILER_MEMORY = 3.5e9
 13.0)."""
 
 _PROGRESS_DELAY = 3.0
-"""Seconds before progress is shown. Loading kernels that are already compiled takes less time."""
+"""Seconds after which progress is shown. Loading kernels that are already compiled takes less time."""
 
 _REPORT_INTERVAL = 60.0
 """Seconds between progress messages if the output is not a terminal."""
@@ -112,7 +112,7 @@ def _require_gpu() -> None:
     """Check that there is a GPU to compile for, or that TORCH_CUDA_ARCH_LIST lists architectures.
 
     Raises:
-        MissingKernelsError: If there is neither.
+        MissingKernelsError: If there is no GPU and TORCH_CUDA_ARCH_LIST is not set.
     """
     if torch.cuda.is_available() or os.environ.get("TORCH_CUDA_ARCH_LIST"):
         return
@@ -192,9 +192,10 @@ def _failure_message(output: str, log: Path) -> str:
 
 @contextmanager
 def _limited_jobs() -> Iterator[None]:
-    """Set MAX_JOBS, the number of parallel compilers, by cores and free memory.
+    """Set MAX_JOBS, the number of parallel compilers, while the context is active.
 
-    Keeps the value of MAX_JOBS if the user has set it. Without MAX_JOBS, gsplat would start ten compilers.
+    MAX_JOBS is computed from the number of rasterizer threads and the free memory. A value that the user has
+    set is kept. Without MAX_JOBS, gsplat would start ten compilers.
     """
     if os.environ.get("MAX_JOBS"):
         yield
@@ -207,7 +208,7 @@ def _limited_jobs() -> Iterator[None]:
 
 
 def _free_memory() -> float:
-    """Return the memory in bytes that can be allocated without swapping; infinity if it is unknown."""
+    """Return the memory in bytes that can be allocated without swapping; infinity if unknown."""
     with contextlib.suppress(OSError):
         available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
         if available:
@@ -220,8 +221,8 @@ def _kept_objects(folder: Path) -> Iterator[None]:
     """Prevent gsplat from deleting the object files of an interrupted compilation.
 
     gsplat empties the build folder unless the folder contains the library. An empty file in place of the
-    library prevents this. ninja's log does not list the empty file, so ninja replaces it with the library.
-    The log lists the complete object files, so ninja does not compile them again.
+    library prevents this. ninja's log does not list the empty file, so ninja replaces the empty file with the
+    library. The log lists the complete object files, so ninja does not compile them again.
     """
     library = folder / f"{EXTENSION}.so"
     if not library.exists() and any(folder.glob("*.o")):
@@ -242,7 +243,7 @@ def _hidden_stdout() -> Iterator[None]:
 
 @contextmanager
 def _progress_display(folder: Path) -> Iterator[None]:
-    """Show the number of compiled files in a background thread, if a compilation takes place."""
+    """Start a background thread that shows the number of compiled files if a compilation takes place."""
     start = time.time()
     # Old object files count if a compilation is resumed, but not if a finished library is rebuilt.
     since = start if (folder / f"{EXTENSION}.so").is_file() and not _is_placeholder(folder) else 0.0
@@ -261,7 +262,7 @@ def _progress_display(folder: Path) -> Iterator[None]:
 
 
 def _is_placeholder(folder: Path) -> bool:
-    """Check whether the library is the empty placeholder file of `_kept_objects`."""
+    """Check whether the library in a build folder is the empty placeholder file of `_kept_objects`."""
     return (folder / f"{EXTENSION}.so").stat().st_size == 0
 
 

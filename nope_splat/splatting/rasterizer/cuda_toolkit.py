@@ -10,7 +10,8 @@ In addition to torch and gsplat, a build needs:
 
 The toolkit from PyPI for CUDA 13 is in `site-packages/nvidia/cu13`. Its layout is that of a system toolkit,
 except that the runtime library only exists as `libcudart.so.13`, while the linker looks for `libcudart.so`. A
-symbolic link in a separate folder on LIBRARY_PATH makes it linkable. No installed package is modified.
+symbolic link in a separate folder on LIBRARY_PATH makes the library linkable. Installed packages stay
+unmodified.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pathlib import Path
 import torch
 
 SYSTEM_TOOLKIT = Path("/usr/local/cuda")
-"""Default location of a CUDA toolkit, or of a link to a toolkit, installed by NVIDIA's installers."""
+"""Folder (or link to a folder) in which NVIDIA's installers place the CUDA toolkit by default."""
 
 _HEADERS = ("include", "targets/x86_64-linux/include", "targets/sbsa-linux/include")
 _LIBRARIES = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
@@ -80,8 +81,8 @@ def require_cuda_torch() -> str:
 def find_toolkit() -> Toolkit:
     """Find a CUDA toolkit of torch's major version.
 
-    The candidates are, in this order: the toolkit of the nvcc on PATH, CUDA_HOME, CUDA_PATH, /usr/local/cuda,
-    and the packages from PyPI.
+    The candidates are, in this order: the toolkit of the nvcc on PATH, the folders in the environment
+    variables CUDA_HOME and CUDA_PATH, /usr/local/cuda, and the packages from PyPI.
 
     Returns:
         The first candidate that is complete and has torch's major CUDA version.
@@ -109,7 +110,7 @@ def find_toolkit() -> Toolkit:
 def _toolkit_advice(major: str) -> str:
     """Describe how to install a CUDA toolkit of major version `major`.
 
-    PyPI has the CUDA compiler since CUDA 13 only.
+    PyPI provides the CUDA compiler only for CUDA 13 and later.
     """
     if int(major) >= 13:
         return 'run `pip install "nope-splat[cuda]"`'
@@ -174,7 +175,7 @@ def require_host_compiler() -> None:
 
 
 def _packaged_ninja() -> Path | None:
-    """Return the folder of the `ninja` program that the package ninja contains; None if it is not installed.
+    """Return the folder of the program `ninja` in the Python package ninja; None if either is missing.
 
     This folder is not on PATH unless the virtual environment is activated.
     """
@@ -206,7 +207,7 @@ def activate(toolkit: Toolkit) -> None:
 def link_runtime(toolkit: Toolkit, links: Path) -> None:
     """Make the CUDA runtime library of a toolkit linkable, if the library only has a versioned file name.
 
-    If so, a symbolic link is created, and LIBRARY_PATH is set for this process and its children.
+    In that case, a symbolic link is created, and LIBRARY_PATH is set for this process and its children.
 
     Args:
         toolkit: The toolkit to compile with.
@@ -227,18 +228,18 @@ def link_runtime(toolkit: Toolkit, links: Path) -> None:
 
 
 def _prepend(variable: str, folder: Path) -> None:
-    """Prepend a folder to an environment variable that lists folders."""
+    """Put a folder first in an environment variable that lists folders."""
     entries = [entry for entry in os.environ.get(variable, "").split(os.pathsep) if entry]
     if str(folder) not in entries[:1]:
         os.environ[variable] = os.pathsep.join([str(folder), *entries])
 
 
 def _unlinkable_runtime(home: Path) -> Path | None:
-    """Find the runtime library of a toolkit that has only a versioned name.
+    """Find the CUDA runtime library of a toolkit, if the library only has a versioned file name.
 
     Returns:
-        Path of the library, such as `libcudart.so.13`; None if the toolkit has `libcudart.so`, or no runtime
-        library.
+        Path of the library, such as `libcudart.so.13`; None if the toolkit has `libcudart.so`, or has no
+        runtime library.
     """
     folders = [home / folder for folder in _LIBRARIES]
     if any((folder / "libcudart.so").exists() for folder in folders):

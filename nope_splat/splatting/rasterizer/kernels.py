@@ -30,7 +30,7 @@ inlined = cached_njit(**_OPTIONS, forceinline=True)
 
 
 class _CompilationNotice(Listener):
-    """Listener that logs once when kernels are compiled, because compilation delays the first image."""
+    """Listener that logs a message when the first kernel is compiled, because this delays the first image."""
 
     shown = False
 

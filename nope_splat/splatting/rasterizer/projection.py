@@ -5,8 +5,9 @@ transform [V | t] and intrinsics fx, fy, cx, cy projects it, to first order, to 
 
     (X, Y, Z) = V mu + t                     mean in camera coordinates, Z is the depth
     mean2d    = (fx X/Z + cx, fy Y/Z + cy)   pixels
-    J         = [[fx/Z, 0, -fx u/Z], [0, fy/Z, -fy v/Z]]    with (u, v) = (X/Z, Y/Z) clamped to 1.15
-                                             times the field of view, where the first order is accurate
+    J         = [[fx/Z, 0, -fx u/Z], [0, fy/Z, -fy v/Z]]    with (u, v) = (X/Z, Y/Z) clamped to the image
+                                             plus a margin of 15 % of its size on each side, because the
+                                             first order is inaccurate far outside the image
     M         = J V R S                      (2, 3)
     cov       = M M^T                        covariance in the image
     blurred   = cov + eps2d I                every splat covers at least about a pixel
@@ -31,7 +32,23 @@ Vector3 = tuple[float, float, float]
 
 
 class Camera(NamedTuple):
-    """Pinhole camera: rows of V, t, intrinsics in pixels, and the limits of (u, v) in the Jacobian J."""
+    """Pinhole camera for the projection of Gaussians.
+
+    Attributes:
+        v0: First row of the 3 x 3 part of the world-to-camera transform.
+        v1: Second row.
+        v2: Third row.
+        t: Translation of the world-to-camera transform.
+        fx: Focal length along x in pixels.
+        fy: Focal length along y in pixels.
+        cx: Principal point, x in pixels.
+        cy: Principal point, y in pixels.
+        u_min: Smallest X/Z at which the Jacobian of the projection is evaluated, for a mean at (X, Y, Z) in
+            camera coordinates. For a mean outside the limits, the Jacobian is evaluated at the limit.
+        u_max: Largest X/Z at which the Jacobian is evaluated.
+        v_min: Smallest Y/Z at which the Jacobian is evaluated.
+        v_max: Largest Y/Z at which the Jacobian is evaluated.
+    """
 
     v0: Vector3
     v1: Vector3
@@ -48,7 +65,24 @@ class Camera(NamedTuple):
 
 
 class Splat(NamedTuple):
-    """Projected Gaussian: 1/Z, X/Z, Y/Z, clamped (u, v), and the rows of R, N = J V R and M = N S."""
+    """Intermediate results of the projection of a Gaussian, whose mean has camera coordinates (X, Y, Z).
+
+    Attributes:
+        inverse_z: 1/Z.
+        x_over_z: X/Z.
+        y_over_z: Y/Z.
+        u: X/Z, clamped to the limits of `Camera`.
+        v: Y/Z, clamped to the limits of `Camera`.
+        r0: First row of the Gaussian's rotation matrix R.
+        r1: Second row of R.
+        r2: Third row of R.
+        n0: First row of N = J V R (2, 3), where J is the Jacobian of the projection at (u, v), and V the
+            3 x 3 part of the world-to-camera transform.
+        n1: Second row of N.
+        m0: First row of M (2, 3), whose columns are those of N times the Gaussian's scales. The covariance in
+            the image is M M^T.
+        m1: Second row of M.
+    """
 
     inverse_z: float
     x_over_z: float
@@ -127,7 +161,10 @@ def make_camera(viewmat, K, width, height):
 
 @inlined
 def quaternion(quats, index):
-    """Return an unnormalized quaternion (w, x, y, z) and its inverse squared norm, at most 1e24."""
+    """Return w, x, y and z of the unnormalized quaternion `index`, and the inverse of its squared norm.
+
+    The inverse is at most 1e24.
+    """
     w, x, y, z = (
         float(quats[index, 0]),
         float(quats[index, 1]),
@@ -139,7 +176,7 @@ def quaternion(quats, index):
 
 @inlined
 def rotation(quats, index):
-    """Compute the rows of the rotation matrix of an unnormalized quaternion; zero gives the identity."""
+    """Compute the rotation matrix (three rows) of the quaternion `index`; zero gives the identity."""
     w, x, y, z, inverse = quaternion(quats, index)
     s = 2.0 * inverse
     return (
@@ -151,7 +188,10 @@ def rotation(quats, index):
 
 @inlined
 def project_gaussian(mean, quats, scale, index, camera):
-    """Project the Gaussian at `index`, which must lie in front of the camera, to a `Splat`."""
+    """Project a Gaussian to a `Splat`. The Gaussian must lie in front of the camera.
+
+    `mean` and `scale` have three elements each; `index` is the row of the Gaussian in `quats` (N, 4).
+    """
     x = dot(camera.v0, mean) + camera.t[0]
     y = dot(camera.v1, mean) + camera.t[1]
     z = dot(camera.v2, mean) + camera.t[2]
@@ -170,7 +210,10 @@ def project_gaussian(mean, quats, scale, index, camera):
 
 @inlined
 def covariance_2d(m0, m1):
-    """Compute entries xx, xy, yy of M M^T and its determinant, a sum of squares and hence never negative."""
+    """Compute the entries xx, xy, yy and the determinant of the covariance M M^T.
+
+    m0 and m1 are the rows of M (2, 3). The determinant is a sum of squares and therefore never negative.
+    """
     minor0 = m0[1] * m1[2] - m0[2] * m1[1]
     minor1 = m0[2] * m1[0] - m0[0] * m1[2]
     minor2 = m0[0] * m1[1] - m0[1] * m1[0]
@@ -193,13 +236,14 @@ def project(
 ):  # fmt: skip
     """Project all Gaussians into one camera. Culled Gaussians get radius zero.
 
-    Inputs as in `rasterization`; outputs are radii (N,) int32, means2d (N, 2), depths (N,), conics (N, 3),
-    compensations (N,). A Gaussian is culled if it is nearer than `near`, beyond `far`, if its radius (three
-    standard deviations along the longer axis, rounded up, as in gsplat) is at most `radius_clip`, or if the
-    square with that radius is outside the image.
+    The inputs are those of `rasterization`. The outputs are radii (N,) int32, means2d (N, 2), depths (N,),
+    conics (N, 3) and compensations (N,). The radius is three standard deviations along the longer axis,
+    rounded up, as in gsplat. A Gaussian is culled if its depth is below `near` or above `far`, if its radius
+    is at most `radius_clip`, or if the square around its center with this radius is outside the image.
 
     The kernel also checks the flat arrays in the tuple `checked` for NaN and infinity, because the projection
-    leaves memory bandwidth unused. It sets `not_finite` (arrays,) to True for arrays that contain any.
+    leaves memory bandwidth unused. The kernel sets `not_finite` (arrays,) to True for each array that
+    contains NaN or infinity.
     """
     camera = make_camera(viewmat, K, width, height)
     count = len(means)
@@ -249,11 +293,12 @@ def project(
 
 @inlined
 def covariance_gradient(splat, eps2d, d_conic, d_compensation):
-    """Compute the gradient of the covariance entries xx, xy, yy from the gradients of conic and compensation.
+    """Compute gradients of the covariance entries xx, xy, yy from the gradients of conic and compensation.
 
-    Let Q be the conic matrix, G its gradient, with half of the off-diagonal gradient in each symmetric entry,
-    and rho the compensation factor. The covariance gradient is -Q G Q plus d_compensation times the
-    derivative of rho, ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), where 1 / rho is bounded as in gsplat.
+    Let Q be the conic matrix [[a, b], [b, c]], G the gradient of Q, with half of the gradient of b in each
+    off-diagonal entry, and rho the opacity compensation. The covariance gradient is -Q G Q plus
+    d_compensation times the derivative of rho, ((1 - rho^2) Q - eps2d det(Q) I) / (2 rho), where 1 / rho is
+    bounded as in gsplat.
     """
     xx, xy, yy, det = covariance_2d(splat.m0, splat.m1)
     inverse_det = 1.0 / (det + eps2d * (xx + yy + eps2d))
@@ -271,7 +316,10 @@ def covariance_gradient(splat, eps2d, d_conic, d_compensation):
 
 @inlined
 def quaternion_gradient(quats, index, r0, r1, r2):
-    """Compute the gradient of an unnormalized quaternion from the rows of the rotation matrix's gradient."""
+    """Compute the gradient of the unnormalized quaternion `index` from that of its rotation matrix.
+
+    r0, r1 and r2 are the rows of the gradient of the rotation matrix.
+    """
     w, x, y, z, inverse = quaternion(quats, index)
     d_w = x * (r2[1] - r1[2]) + y * (r0[2] - r2[0]) + z * (r1[0] - r0[1])
     d_x = -2.0 * x * (r1[1] + r2[2]) + y * (r0[1] + r1[0]) + z * (r0[2] + r2[0]) + w * (r2[1] - r1[2])
@@ -291,12 +339,13 @@ def project_gradient(
 ):  # fmt: skip
     """Compute the gradient of `project`.
 
-    If `gaussians_need_grad` is True, the gradients d_means, d_quats and d_scales are written: overwritten, or
-    added to the arrays if `accumulate` is True. An empty d_depths or d_compensations stands for zeros.
+    If `gaussians_need_grad` is True, the gradients of the Gaussians are written to d_means (N, 3), d_quats
+    (N, 4) and d_scales (N, 3). With `accumulate`, they are added to these arrays instead. If the array
+    d_depths or d_compensations is empty, its elements count as zero.
 
-    The gradient of the camera is summed per chunk of Gaussians in d_camera (chunks, 16): the rows of [V | t],
-    then fx, fy, cx, cy. `camera_gradient` sums the chunks in order, so that the result does not depend on the
-    number of threads.
+    The gradient of the camera is summed per chunk of Gaussians in d_camera (chunks, 16): first the upper
+    three rows of the world-to-camera transform, then fx, fy, cx, cy. `camera_gradient` sums the chunks in
+    order, so that the result does not depend on the number of threads.
     """
     camera = make_camera(viewmat, K, width, height)
     fx, fy = camera.fx, camera.fy
@@ -388,7 +437,10 @@ def project_gradient(
 
 @kernel
 def camera_gradient(d_camera, d_viewmat, d_K):
-    """Sum the camera gradients of all chunks to those of the view matrix (4, 4) and of K (3, 3)."""
+    """Sum the camera gradients of all chunks of Gaussians.
+
+    `d_camera` (chunks, 16) is the output of `project_gradient`. Writes `d_viewmat` (4, 4) and `d_K` (3, 3).
+    """
     d_viewmat[:], d_K[:] = 0.0, 0.0
     sums = np.zeros(16)
     for chunk in range(len(d_camera)):

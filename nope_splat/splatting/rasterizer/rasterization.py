@@ -40,7 +40,7 @@ def rasterization(
     rasterize_mode: RasterizeMode = "classic",
     **gsplat_options: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Rasterize 3D Gaussians, with gradients to the Gaussians and the cameras.
+    """Rasterize 3D Gaussians, with gradients with respect to the Gaussians and the cameras.
 
     Arguments and results are those of `gsplat.rasterization` 1.4, which is called unmodified on CUDA. On a
     CPU there are four differences: `Ks` also receives gradients; `packed`, `sparse_grad` and `gsplat_options`
@@ -52,13 +52,13 @@ def rasterization(
     intersection of a splat with a tile of 64x64 pixels. Most splats intersect one or two tiles.
 
     Args:
-        means: Centers in world coordinates. (N, 3), float32.
+        means: Centers of the N Gaussians in world coordinates. (N, 3), float32.
         quats: Quaternions (w, x, y, z), not necessarily normalized. (N, 4)
         scales: Standard deviations along the axes, in world units. (N, 3)
         opacities: Opacities in [0, 1]. (N,)
-        colors: Channels, (N, D) or (C, N, D); with `sh_degree`, spherical-harmonics coefficients, (N, K, 3)
-            or (C, N, K, 3). At most 16 channels on a CPU, including depth.
-        viewmats: World-to-camera transforms, OpenCV axes. (C, 4, 4)
+        colors: D channels, (N, D) or (C, N, D); with `sh_degree`, K spherical-harmonics coefficients per
+            color channel, (N, K, 3) or (C, N, K, 3). At most 16 channels on a CPU, including depth.
+        viewmats: World-to-camera transforms of the C cameras, OpenCV axes. (C, 4, 4)
         Ks: Intrinsic matrices in pixels; the center of the first pixel is (0.5, 0.5). (C, 3, 3)
         width: Image width in pixels.
         height: Image height in pixels.
@@ -67,13 +67,13 @@ def rasterization(
         radius_clip: Splats with at most this radius in pixels are culled.
         eps2d: Variance in square pixels that is added to the covariance of every splat.
         sh_degree: Degree of the spherical harmonics to evaluate, at most 3 on a CPU; None for plain channels.
-        packed: gsplat's packed layout of intermediate results (CUDA only).
-        backgrounds: Background colors. (C, D)
+        packed: Whether to use gsplat's packed layout of intermediate results (CUDA only).
+        backgrounds: Background colors; None for black. (C, D)
         render_mode: "RGB" for the channels, "D" for accumulated depth, "ED" for expected depth, or "RGB+D"
             and "RGB+ED" with depth as the last channel.
-        sparse_grad: gsplat's sparse gradients (CUDA only).
-        absgrad: Whether the backward pass sets `info["means2d"].absgrad`, the sum of absolute gradients
-            (AbsGS).
+        sparse_grad: Whether to use gsplat's sparse gradients (CUDA only).
+        absgrad: Whether the backward pass sets `info["means2d"].absgrad`, the sum over pixels of the absolute
+            gradients (AbsGS).
         rasterize_mode: "antialiased" applies the opacity compensation of Mip-Splatting, "classic" does not.
         **gsplat_options: Other options of gsplat (CUDA only).
 
@@ -160,13 +160,13 @@ def rasterization(
 
 
 def fold_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
-    """Route the gradient of the intrinsics through the view matrices, for rasterizers that ignore it.
+    """Route the gradient of `Ks` through the view matrices, for rasterizers without gradients of `Ks`.
 
     gsplat differentiates with respect to the view matrices but not with respect to `Ks`. A pinhole image
     depends on the focal length f, the principal point c and camera coordinates (X, Y, Z) only through f X / Z
-    + c_x and f Y / Z + c_y. Let X' = s X + a Z with s = f / f.detach(), which is exactly 1, and a = (c_x -
-    c_x.detach()) / f.detach(), which is exactly 0, and define Y' in the same way. Then the image is
-    unchanged, and the view matrices carry the whole gradient of f and c. Pass `Ks` detached to the
+    + c_x and f Y / Z + c_y. Replace X by X' = s X + a_x Z, with s = f / f.detach(), which is exactly 1, and
+    a_x = (c_x - c_x.detach()) / f.detach(), which is exactly 0, and replace Y in the same way. Then the image
+    is unchanged, and the view matrices carry the whole gradient of f and c. Pass `Ks` detached to the
     rasterizer. The rasterizer has to support view matrices whose 3 x 3 part is not a rotation.
 
     Args:
@@ -224,7 +224,7 @@ def _evaluate_colors(
 def _check_supported(**gsplat_options: Any) -> None:
     """Raise a ValueError for options of gsplat that the CPU rasterizer does not support.
 
-    Only `packed=False` and `sparse_grad=False` are accepted.
+    The only options accepted are `packed=False` and `sparse_grad=False`.
     """
     unavailable = [
         name for name, value in gsplat_options.items() if value or name not in ("packed", "sparse_grad")
@@ -234,7 +234,7 @@ def _check_supported(**gsplat_options: Any) -> None:
 
 
 def _check_inputs(inputs: dict[str, Tensor], sh_degree: int | None) -> None:
-    """Raise a ValueError if a tensor has a wrong shape, type or device, or the degree is not supported."""
+    """Raise a ValueError if an input has a wrong shape, type or device, or `sh_degree` is not supported."""
     count, cameras, colors = len(inputs["means"]), len(inputs["viewmats"]), inputs["colors"]
     channels = 3 if sh_degree is not None else colors.shape[-1]
     shapes = {

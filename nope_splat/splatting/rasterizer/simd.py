@@ -59,7 +59,7 @@ class Lanes:
 
     @classmethod
     def for_host(cls) -> Lanes:
-        """Return the largest lane count that this processor supports."""
+        """Return the `Lanes` with the largest count that this processor supports."""
         try:
             features = llvm.get_host_cpu_features()
         except RuntimeError:  # not supported by LLVM on this platform
@@ -70,7 +70,11 @@ class Lanes:
 
 
 class LanesType(types.Type):
-    """Numba type of `Lanes`, which contains the lane count and the stamp of the source files."""
+    """Numba type of `Lanes`.
+
+    Its name contains the lane count, and a stamp that changes with the source files, so that numba compiles
+    kernels again after a change.
+    """
 
     def __init__(self, count: int, stamp: int) -> None:
         self.count = count
@@ -143,10 +147,11 @@ def _constant(value: float, vector: ir.VectorType) -> ir.Constant:
 
 
 def _common_vector(operands: tuple[types.Type, ...]) -> _VectorType | None:
-    """Find the common vector type of an operation's operands.
+    """Find the vector type that the operands of an operation have in common.
 
     Returns:
-        The type, if the operands are vectors of one type and scalars; None for other operands.
+        The vector type, if at least one operand is a vector and all other operands are vectors of the same
+        type or scalars; otherwise None.
     """
     vectors = {operand for operand in operands if isinstance(operand, _VectorType)}
     scalars = all(isinstance(operand, _VectorType | types.Number) for operand in operands)
@@ -159,7 +164,7 @@ def _define_operator(
     """Define a Python operator on vectors for numba. Scalar operands are broadcast to all lanes.
 
     Args:
-        symbol: Function of the module `operator`.
+        symbol: Function of the module `operator`, for example `operator.add`.
         operand_type: Type of the vector operands.
         result: Type of the result.
         emit: Function that emits the LLVM instruction, given the builder and the operands.
@@ -205,7 +210,10 @@ _define_operator(operator.invert, Mask, Mask, lambda b, x: b.not_(x))
 
 
 def _select_by(comparison: str) -> Any:
-    """Define an intrinsic that selects x in lanes where `x comparison y` holds, else y; y may be a scalar."""
+    """Define an intrinsic that selects x in lanes where `x comparison y` holds, otherwise y.
+
+    x is Floats; y is Floats or a scalar.
+    """
 
     def choose(typing: Any, x: Any, y: Any) -> Any:
         def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -221,13 +229,13 @@ def _select_by(comparison: str) -> Any:
 
 @intrinsic
 def minimum(typing: Any, x: Any, y: Any) -> Any:
-    """Compute the lane-wise minimum of Floats and another Floats or a scalar."""
+    """Compute the minimum of x and y in every lane. x is Floats; y is Floats or a scalar."""
     return _select_by("<")(typing, x, y)
 
 
 @intrinsic
 def maximum(typing: Any, x: Any, y: Any) -> Any:
-    """Compute the lane-wise maximum of Floats and another Floats or a scalar."""
+    """Compute the maximum of x and y in every lane. x is Floats; y is Floats or a scalar."""
     return _select_by(">")(typing, x, y)
 
 
@@ -290,7 +298,7 @@ def exp2(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def select(typing: Any, mask: Any, x: Any, y: Any) -> Any:
-    """Select x in lanes where the mask is set, else y; x and y are both Floats or both Ints."""
+    """Select x in lanes where the mask is set, otherwise y; x and y are both Floats or both Ints."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         return builder.select(*values)

@@ -1,8 +1,9 @@
-"""Operations on the color channels of a pixel block: a tuple of vectors, unrolled at compile time.
+"""Operations on the color channels of a pixel block, which are a tuple of SIMD vectors.
 
-The length of the background color, a tuple of scalars, determines the number of channels. A kernel is
-compiled for each number of channels, so that its accumulators stay in registers. In memory, channels are
-stored as planes, `stride` elements apart.
+Loops over channels are unrolled at compile time. The length of the background color, a tuple of scalars,
+determines the number of channels. A kernel is compiled for each number of channels, so that its accumulators
+stay in registers. In memory, each channel is a plane; the planes of successive channels start `stride`
+elements apart.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def _offset(builder: Any, start: Any, stride: Any, channel: int) -> Any:
 
 @intrinsic
 def zero_channels(typing: Any, lanes: Any, background: Any) -> Any:
-    """Create a tuple of zero vectors, one vector per channel."""
+    """Create a tuple of zero vectors, one vector per channel of `background`."""
     vector = Floats(lanes.count)
     result = types.UniTuple(vector, background.count)
 
@@ -38,7 +39,7 @@ def zero_channels(typing: Any, lanes: Any, background: Any) -> Any:
 
 @intrinsic
 def broadcast_channels(typing: Any, lanes: Any, array: Any, start: Any, background: Any) -> Any:
-    """Create one vector per channel, with `array[start + channel]` in all lanes."""
+    """Create one vector per channel of `background`, with `array[start + channel]` in all lanes."""
     vector = Floats(lanes.count)
     result = types.UniTuple(vector, background.count)
 
@@ -58,7 +59,7 @@ def broadcast_channels(typing: Any, lanes: Any, array: Any, start: Any, backgrou
 
 @intrinsic
 def load_channels(typing: Any, lanes: Any, array: Any, start: Any, stride: Any, background: Any) -> Any:
-    """Load one vector per channel, starting at elements `start`, `start + stride`, ... of an array."""
+    """Load one vector per channel of `background`, starting at `array[start + channel * stride]`."""
     vector = Floats(lanes.count)
     result = types.UniTuple(vector, background.count)
 
@@ -72,7 +73,7 @@ def load_channels(typing: Any, lanes: Any, array: Any, start: Any, stride: Any, 
 
 @intrinsic
 def store_channels(typing: Any, array: Any, start: Any, stride: Any, channels: Any) -> Any:
-    """Store one vector per channel, starting at elements `start`, `start + stride`, ... of an array."""
+    """Store one vector per channel, starting at `array[start + channel * stride]`."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         for channel, value in enumerate(cgutils.unpack_tuple(builder, values[3], channels.count)):
@@ -101,7 +102,7 @@ def add_weighted(typing: Any, total: Any, weight: Any, channels: Any) -> Any:
 
 @intrinsic
 def dot_channels(typing: Any, left: Any, right: Any) -> Any:
-    """Compute the dot product over the channels in every lane. Returns Floats."""
+    """Compute, in every lane, the dot product of `left` and `right` over the channels. Returns Floats."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         lefts, rights = (cgutils.unpack_tuple(builder, value, left.count) for value in values)

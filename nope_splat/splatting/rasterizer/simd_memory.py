@@ -1,4 +1,4 @@
-"""Creation, loading and storing of SIMD vectors, and the pixels that their lanes cover."""
+"""Creation, loading and storing of SIMD vectors, and pixel positions of their lanes."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ def ints(typing: Any, lanes: Any, scalar: Any) -> Any:
 
 @intrinsic
 def lane_count(typing: Any, lanes: Any) -> Any:
-    """Return the number of pixels per register, a compile-time constant."""
+    """Return the number of lanes (pixels) per SIMD register, a compile-time constant."""
     return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), lanes.count)
 
 
 @intrinsic
 def lane_numbers(typing: Any, lanes: Any) -> Any:
-    """Create a vector with the index of each lane: 0, 1, 2, ... as Floats."""
+    """Create Floats with the index of each lane: 0, 1, 2 and so on."""
     vector = Floats(lanes.count)
     return vector(lanes), lambda *_: ir.Constant(vector.llvm, [float(lane) for lane in range(lanes.count)])
 
 
 @intrinsic
 def block_columns(typing: Any, lanes: Any) -> Any:
-    """Create a vector with the x coordinate of each lane's pixel center in its block, as Floats."""
+    """Create Floats with the x coordinate of each lane's pixel center, relative to the pixel block."""
     return _block_centers(lanes, lambda lane, width: lane % width)
 
 
 @intrinsic
 def block_rows(typing: Any, lanes: Any) -> Any:
-    """Create a vector with the y coordinate of each lane's pixel center in its block, as Floats."""
+    """Create Floats with the y coordinate of each lane's pixel center, relative to the pixel block."""
     return _block_centers(lanes, lambda lane, width: lane // width)
 
 
@@ -69,13 +69,13 @@ def _block_centers(lanes: Any, position: Any) -> Any:
 
 @intrinsic
 def block_width(typing: Any, lanes: Any) -> Any:
-    """Return the width in pixels of the block that a register covers, a compile-time constant."""
+    """Return the width in pixels of the pixel block that a register covers, a compile-time constant."""
     return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), BLOCK_SHAPES[lanes.count][0])
 
 
 @intrinsic
 def block_height(typing: Any, lanes: Any) -> Any:
-    """Return the height in pixels of the block that a register covers, a compile-time constant."""
+    """Return the height in pixels of the pixel block that a register covers, a compile-time constant."""
     return types.int64(lanes), lambda *_: ir.Constant(ir.IntType(64), BLOCK_SHAPES[lanes.count][1])
 
 
@@ -137,9 +137,10 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
 
 
 def _add_halves(builder: Any, left: Any, right: Any, group: int) -> Any:
-    """Emit LLVM code that adds the two halves of every group of `group` lanes, for two vectors.
+    """Emit LLVM code that adds the two halves of every group of `group` consecutive lanes, for two vectors.
 
-    The result alternates between groups of `left` and of `right`, each half as long.
+    In the result, the `group / 2` sums of a group of `left` are followed by those of the same group of
+    `right`.
     """
     count, half = left.type.count, group // 2
     lanes = [
@@ -155,7 +156,7 @@ def _add_halves(builder: Any, left: Any, right: Any, group: int) -> Any:
 
 
 def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
-    """Emit LLVM code that sums the lanes of each of N vectors with N lanes. Lane i of the result is sum i."""
+    """Emit LLVM code that sums the lanes of N vectors with N lanes; lane i is the sum of vector i."""
     count = group = len(vectors)
     while len(vectors) > 1:
         vectors = [
@@ -171,9 +172,9 @@ def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
 
 @intrinsic
 def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
-    """Store the sum over the lanes of each vector in a tuple of Floats, starting at `index`.
+    """Store the sum over the lanes of each vector in a tuple of Floats to an array, starting at `index`.
 
-    The sums are padded with zeros to a multiple of the lane count.
+    The stored sums are padded with zeros to a multiple of the lane count.
     """
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:

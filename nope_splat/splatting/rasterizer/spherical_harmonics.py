@@ -36,7 +36,7 @@ C33 = 0.5900435899266435  # sqrt(35 / (32 pi))
 def evaluate(degree, x, y, z, values):
     """Evaluate the spherical harmonics up to a degree at a unit direction (x, y, z).
 
-    Writes `values` ((degree + 1)^2,).
+    The results are written to `values` ((degree + 1)^2,).
     """
     values[0] = C0
     if degree >= 1:
@@ -84,7 +84,10 @@ def direction_gradient(degree, x, y, z, d):
 
 @inlined
 def view_direction(means, index, center):
-    """Compute the unit direction from the camera center (3,) to a Gaussian, and the inverse distance."""
+    """Compute the unit direction from the camera center to Gaussian `index`.
+
+    Returns x, y and z of the direction, and the inverse distance in inverse world units.
+    """
     x = float(means[index, 0]) - center[0]
     y = float(means[index, 1]) - center[1]
     z = float(means[index, 2]) - center[2]
@@ -94,9 +97,10 @@ def view_direction(means, index, center):
 
 @kernel
 def shade(counter, degree, means, center, coefficients, radii, colors):
-    """Evaluate the colors (N, 3) of all Gaussians in one camera from coefficients (N, K, 3).
+    """Evaluate the RGB colors (N, 3) of all Gaussians in one camera from spherical-harmonics coefficients.
 
-    Culled Gaussians (radius zero) get color zero.
+    `coefficients` has the shape (N, K, 3), `center` (the camera center) the shape (3,). Culled Gaussians
+    (radius zero) get color zero.
     """
     terms = (degree + 1) ** 2
     values = np.empty(terms, np.float32)

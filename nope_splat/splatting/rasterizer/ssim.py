@@ -1,4 +1,4 @@
-"""Structural similarity (Wang et al. 2004) of two images, with its gradient.
+"""Structural similarity (SSIM, Wang et al. 2004) of two images x and y, with its gradient.
 
 Over every 11x11 window that lies inside the image, with Gaussian weights w of standard deviation 1.5,
 
@@ -40,7 +40,7 @@ _WEIGHTS = (_weights / _weights.sum()).astype(np.float32)
 def filter_along(rows, step, weights, filtered):
     """Convolve each row of `rows` (maps, n + 10 step) with the window; pixels are `step` elements apart.
 
-    Writes `filtered` (maps, n).
+    The result is written to `filtered` (maps, n).
     """
     for m in range(len(rows)):
         result = filtered[m]
@@ -55,8 +55,8 @@ def filter_along(rows, step, weights, filtered):
 def similarity(counter, x, y, step, weights, derivatives, row_sums):
     """Compute the SSIM of two images (H, W C) and its derivatives; pixels are `step` = C elements apart.
 
-    Writes the derivative maps d1, d2 and d3 to `derivatives` (3, H - 10, (W - 10) C), and the sum of SSIM
-    over each row to `row_sums` (H - 10,).
+    Writes the derivatives of SSIM with respect to the filtered images x, x^2 + y^2 and x y to `derivatives`
+    (3, H - 10, (W - 10) C), and the sum of SSIM over each row of windows to `row_sums` (H - 10,).
     """
     columns = np.empty((4, x.shape[1]), np.float32)
     windows = np.empty((4, derivatives.shape[2]), np.float32)
@@ -101,9 +101,9 @@ def similarity(counter, x, y, step, weights, derivatives, row_sums):
 
 @kernel
 def similarity_gradient(counter, x, y, step, weights, derivatives, scale, d_x):
-    """Compute the gradient of `scale` times the sum of SSIM with respect to x.
+    """Compute the gradient of `scale` times the sum of SSIM with respect to the image x.
 
-    Writes `d_x` (H, W C).
+    Uses the `derivatives` that `similarity` has written. The gradient is written to `d_x` (H, W C).
     """
     inner = derivatives.shape[2]
     margin = (len(weights) - 1) * step
@@ -154,7 +154,10 @@ class _SSIM(torch.autograd.Function):
 
 @cache
 def _window(channels: int, device: torch.device) -> Tensor:
-    """Create the window on a GPU; cached, since pytorch_msssim uploads it each time. (C, 1, 1, 11)."""
+    """Create the SSIM window of each channel on a GPU. (C, 1, 1, 11).
+
+    The result is cached, because pytorch_msssim would upload the window to the GPU at every call.
+    """
     return torch.from_numpy(_WEIGHTS).repeat(channels, 1, 1, 1).to(device)
 
 

@@ -14,9 +14,9 @@ a twentieth of a millisecond. An idle worker therefore spins for about a millise
 caller's next kernel. The worker starts the kernel after the first claim, because by then the caller has
 released the GIL, which the worker needs to start.
 
-The Linux scheduler tends to wake a worker on its caller's core, and takes about ten milliseconds, several
-passes over a small image, to migrate it to an idle core. Workers therefore exclude the caller's core from
-their affinity.
+The Linux scheduler tends to wake a worker on its caller's core, and takes about ten milliseconds to migrate
+the worker to an idle core, as long as several passes over a small image. Workers therefore exclude the
+caller's core from their affinity.
 """
 
 from __future__ import annotations
@@ -44,18 +44,20 @@ CHUNK = 512
 the change."""
 
 _MAX_SPINS = 4_000_000
-"""Number of times that an idle worker polls the counter before it goes to sleep, about a millisecond."""
+"""Number of times that an idle worker polls the counter before it goes to sleep; the polling takes about a
+millisecond."""
 
 _MAX_STAGES = 3
 """Maximum number of stages of a kernel. Threads wait between stages."""
 
 _Counters = NDArray[np.int64]
-"""Numbers of claimed and of finished work items per stage, each on its own cache line. (stages, 2, 16)."""
+"""For each stage, the number of claimed and the number of finished work items. Each number is the first of 16
+elements, so that no two numbers share a cache line. (stages, 2, 16)."""
 
 
 @intrinsic
 def claim(typing: Any, counter: Any, amount: Any) -> Any:
-    """Atomically add to the first element of an int64 array, and return the element's previous value."""
+    """Atomically add `amount` to the first element of an int64 array, and return its previous value."""
 
     def emit(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         address = cgutils.create_struct_proxy(counter)(context, builder, values[0]).data
@@ -77,22 +79,22 @@ def load_acquire(typing: Any, counter: Any) -> Any:
 
 @inlined
 def finish_item(counter):
-    """Count a work item as finished. `counter` (2, 16) belongs to the item's stage."""
+    """Count a work item as finished. `counter` (2, 16) is the counter of the item's stage."""
     claim(counter[1], 1)
 
 
 @inlined
 def wait_for_items(counter, num_items):
-    """Wait until all `num_items` work items of a stage are finished."""
+    """Wait until all `num_items` work items of the stage with the counter `counter` (2, 16) are finished."""
     while load_acquire(counter[1]) < num_items:
         pass
 
 
 @kernel
 def _spin_until(counter, value, max_spins):
-    """Poll a counter until it reaches a value, without the GIL.
+    """Poll a counter until it reaches a value, without holding the GIL.
 
-    Returns False if `max_spins` polls are used up.
+    Returns True if the counter reached the value, and False after `max_spins` unsuccessful polls.
     """
     while load_acquire(counter) < value and max_spins > 0:
         max_spins -= 1
@@ -101,13 +103,18 @@ def _spin_until(counter, value, max_spins):
 
 @kernel
 def _finish_and_spin(finished, counter, max_spins):
-    """Count a task as finished, and poll for the first claim of the next kernel, without the GIL."""
+    """Count a task as finished, and wait until the next kernel claims its first work item.
+
+    Adds one to `finished`, and then polls the next kernel's `counter` at most `max_spins` times. The function
+    does not hold the GIL.
+    """
     claim(finished, 1)
     _spin_until(counter, 1, max_spins)
 
 
 _CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-"""File with a container's CPU quota (or `max`) and period, both in microseconds and summed over all cores."""
+"""File with two numbers in microseconds: the CPU time, summed over all cores, that a container may use in
+each period (or `max` for no limit), and the length of the period."""
 
 
 def _available_cores() -> int:
@@ -120,7 +127,8 @@ def _available_cores() -> int:
 
 
 _current_core: Callable[[], int] = ctypes.PyDLL(None).sched_getcpu if sys.platform == "linux" else lambda: 0
-"""Function that returns the core on which this thread runs; zero on platforms without thread affinity."""
+"""Function that returns the index of the core on which this thread runs; zero on platforms other than
+Linux."""
 
 
 @contextlib.contextmanager
@@ -170,14 +178,14 @@ class _Worker:
         return pending
 
     def _next_task(self) -> Any:
-        """Take the submitted task. Returns None if there is none; the worker then releases its thread."""
+        """Take the submitted task. Without a task, returns None, and the worker releases its thread."""
         with self._lock:
             task, self._task = self._task, None
             self._running = task is not None
         return task
 
     def _run(self, caller_core: int) -> None:
-        """Run submitted tasks until there are none."""
+        """Run submitted tasks until there are none, on any core except `caller_core`."""
         with _excluding_core(caller_core):
             while task := self._next_task():
                 run, counters, upcoming, finished, arguments = task
@@ -189,7 +197,7 @@ class _Worker:
 
 
 class _CallerState(threading.local):
-    """Workers of one calling thread, and the counters of the kernels that it runs now and next."""
+    """Workers of a calling thread, and the counters of the thread's current kernel and next kernel."""
 
     def __init__(self) -> None:
         self.workers: list[_Worker] = []

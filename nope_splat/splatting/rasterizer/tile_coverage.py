@@ -1,7 +1,7 @@
 """Blocks of pixels in a tile that a splat covers.
 
-A splat is drawn in an ellipse around its center. With the quadratic form A, B, C of the splat's record and
-its opacity o, the ellipse is
+A splat is drawn in an ellipse around its center. With the quadratic form A, B, C of the splat's record (see
+`binning`) and the splat's opacity o, the ellipse is
 
     A e^2 + B e f + C f^2 <= tau = log2(255 o)
 
@@ -37,9 +37,9 @@ _HALF, _ALMOST_HALF = np.float32(0.5), np.float32(0.49)
 def covered_blocks(lanes, records, bounds, splat, tile_x, tile_y, tile_size, first_blocks, last_blocks):
     """Find the rows of blocks that a splat covers in a tile, and the first and last block in each row.
 
-    `splat` is the index at which the splat's record starts in the flat arrays `records` and `bounds`, which
-    share memory. Writes `first_blocks` and `last_blocks`, one entry per row of blocks, and returns the first
-    and last row.
+    `splat` is the index at which the splat's record starts in the flat array `records`; `bounds` is the same
+    memory as int32. Writes `first_blocks` and `last_blocks`, one entry per row of blocks, and returns the
+    first and last row.
     """
     width, height = block_width(lanes), block_height(lanes)
     first_row = max(0, bounds[splat + BOUNDS + 2] - tile_y) // height
