@@ -87,7 +87,7 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
     elif is_missing:
         share = f"{100 * evidence.missing_share:.0f} %"
         facts = (
-            f"in {share} of the pairs of neighboring photos, most points that both should show are missing"
+            f"in {share} of neighboring pairs of photos, most points that both should show are missing"
         )
     if evidence.repeats:
         yield Notice(
