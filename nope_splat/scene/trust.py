@@ -14,6 +14,7 @@ NoticeCode = Literal[
     "duplicate-structure",
     "moving-objects",
     "mirrored-images",
+    "contradicting-known-cameras",
     "uncertain-focal-length",
     "implausible-focal-length",
     "weak-support",
@@ -32,6 +33,7 @@ class Notice:
     - `duplicate-structure`: Different things look alike and may have been merged.
     - `moving-objects`: Two things move against each other.
     - `mirrored-images`: Some images are mirrored.
+    - `contradicting-known-cameras`: Known cameras contradict the matches, and are not used.
     - `uncertain-focal-length`: The images do not determine the focal length.
     - `implausible-focal-length`: No ordinary lens has this focal length.
     - `weak-support`: Few images or points support the result.

@@ -114,6 +114,43 @@ class GlobalRefinementOptions:
 
 
 @dataclass(frozen=True)
+class KnownCamerasOptions:
+    """Comparison of known cameras with verified matches, before they are used."""
+
+    min_num_matches: Annotated[int, COUNT] = 30
+    """Minimum number of matches with which a pair of photos can contradict the cameras."""
+    max_num_matches: Annotated[int, COUNT] = 200
+    """Maximum number of matches of a pair that are compared with the cameras."""
+    max_error: Annotated[float, POSITIVE] = 2.0
+    """Maximum error of a match that agrees with two cameras, feature pixels."""
+    max_error_ratio: Annotated[float, POSITIVE] = 0.005
+    """The same as a share of the longer side; the larger value counts."""
+    min_agreement: Annotated[float, POSITIVE_SHARE] = 0.6
+    """Minimum share of the matches of a pair that must agree with two cameras that are exact."""
+    min_relative_agreement: Annotated[float, POSITIVE_SHARE] = 0.9
+    """The same as a share of the matches that an estimated relative pose explains."""
+    max_rotation: Annotated[float, POSITIVE] = 7.0
+    """Maximum difference, in degrees, between the relative rotation of two rough cameras and the estimated
+    one; bundle adjustment corrects rough cameras."""
+    max_translation: Annotated[float, POSITIVE] = 0.05
+    """Maximum difference between the translation of two rough cameras and the estimated one, as a share of
+    the extent of all cameras."""
+    min_weight: Annotated[float, POSITIVE_SHARE] = 0.1
+    """Minimum weight of a pair. The weight is the cosine of the angle between the two cameras, because photos
+    from different directions often match by mistake."""
+    min_consistency: Annotated[float, POSITIVE_SHARE] = 0.5
+    """Minimum share, by weight, of the pairs of a photo that must agree with its camera."""
+    min_consistent: Annotated[float, POSITIVE_SHARE] = 0.5
+    """Minimum share of the known cameras that must be consistent; otherwise, none of them is used."""
+    max_num_pairs: Annotated[int, COUNT] = 60
+    """Maximum number of pairs with which common mistakes are tried, those with the most matches."""
+    max_focal_factor: Annotated[float, Gt(1)] = 4.0
+    """Maximum factor by which a focal length is tried to be too short or too long."""
+    num_focal_factors: Annotated[int, Ge(3)] = 31
+    """Number of factors that are tried, at equal ratios."""
+
+
+@dataclass(frozen=True)
 class MapperOptions:
     """Triangulation and bundle adjustment, with COLMAP's names."""
 
@@ -139,6 +176,8 @@ class MapperOptions:
     """Detection of planar scenes and of cameras that only rotate."""
     two_view: Suppress[TwoViewPoseOptions] = field(default_factory=TwoViewPoseOptions)
     """Options for estimating relative poses of matched pairs."""
+    known_cameras: Suppress[KnownCamerasOptions] = field(default_factory=KnownCamerasOptions)
+    """Comparison of known cameras with verified matches, before they are used."""
     refinement: Suppress[GlobalRefinementOptions] = field(default_factory=GlobalRefinementOptions)
     """Final refinement of all poses, points and intrinsics."""
     reliability: Suppress[ReliabilityOptions] = field(default_factory=ReliabilityOptions)
