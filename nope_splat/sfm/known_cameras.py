@@ -105,6 +105,10 @@ class KnownCameras:
         poses[:, :3, 3] = self.unit * poses[:, :3, 3] + self.origin
         return poses
 
+    def T_by_image(self) -> dict[int, Array]:
+        """Return the camera-to-world transforms by image index. (4, 4) each."""
+        return dict(zip(self.image_ids.tolist(), self.T_world_camera, strict=True))
+
     def only(self, image_ids: Indices) -> KnownCameras:
         """Restrict the poses to those of some images.
 

@@ -12,13 +12,12 @@ from scipy.sparse.csgraph import connected_components
 
 from nope_splat.geometry.epipolar import essential_matrix, sampson_errors
 from nope_splat.geometry.projection import MIN_DEPTH, perspective, unproject
-from nope_splat.geometry.rigid import invert, rotation_angle, transform
+from nope_splat.geometry.rigid import invert, rotation_angle
 from nope_splat.matching import PairMatches
 from nope_splat.sfm.known_cameras import KnownCameras
 from nope_splat.sfm.mapper_options import KnownCamerasOptions
 from nope_splat.sfm.pose_estimation import RelativePoseOptions, estimate_relative_pose, poselib_camera
 from nope_splat.sfm.problem import SfmProblem
-from nope_splat.sfm.triangulation import intersect
 from nope_splat.utils.typing import Array, Indices, Mask
 
 
@@ -90,10 +89,16 @@ def match_errors(
     errors = sampson_errors(
         rays_first, rays_second, essential_matrix(T_second_first), focal_first, focal_second
     )
-    points = intersect(np.eye(4), rays_first, T_second_first, rays_second)
-    in_front = (points[:, 2] > 0) & (transform(T_second_first, points)[:, 2] > 0)
-    at_infinity = perspective(rays_first @ T_second_first[:3, :3].T, focal_second, MIN_DEPTH)
+    rotated, translation = rays_first @ T_second_first[:3, :3].T, T_second_first[:3, 3]
+    at_infinity = perspective(rotated, focal_second, MIN_DEPTH)
     distances = np.linalg.norm(at_infinity - focal_second * rays_second[:, :2], axis=1)
+    # The depths d and e of the midpoint minimize |d rotated + translation - e rays_second|.
+    dot = np.einsum("mi,mi->m", rotated, rays_second)
+    squares_first, squares_second = (np.einsum("mi,mi->m", rays, rays) for rays in (rotated, rays_second))
+    along_first, along_second = rotated @ translation, rays_second @ translation
+    in_front = (dot * along_second > squares_second * along_first) & (
+        squares_first * along_second > dot * along_first
+    )
     return np.where(in_front, errors, distances)
 
 
@@ -114,7 +119,7 @@ def pair_rays(problem: SfmProblem, known: KnownCameras) -> list[PairRays]:
     is_known[known.image_ids] = True
 
     def convert(pair: PairMatches) -> PairRays:
-        step = max(1, len(pair.indices) // options.max_num_matches)
+        step = -(-len(pair.indices) // options.max_num_matches)
         image_ids = (pair.first, pair.second)
         cameras = groups.camera_ids[list(image_ids)]
         rays_first, rays_second = (
@@ -132,7 +137,9 @@ def pair_rays(problem: SfmProblem, known: KnownCameras) -> list[PairRays]:
             focals=(float(focals[cameras[0]]), float(focals[cameras[1]])),
             max_error=max_error,
             options=RelativePoseOptions(
-                problem.options.two_view.max_epipolar_error, random_seed=problem.seed
+                problem.options.two_view.max_epipolar_error,
+                max_num_trials=options.max_num_trials,
+                random_seed=problem.seed,
             ),
         )
 

@@ -74,12 +74,14 @@ def _check(
     """Compare known cameras with the matches, as in `check_known_cameras`."""
     may_match_wrongly = repeats(problem, options.mapper.reliability.evidence)
     contradicted = find_contradicted(problem, known)
-    if contradicted is None:
+    if contradicted is None or len(contradicted):
         corrected = correct_intrinsics(problem, known)
-        contradicted = None if corrected is None else find_contradicted(problem, corrected)
-        if corrected is not None and contradicted is not None:
+        still_contradicted = find_contradicted(problem, corrected)
+        if still_contradicted is not None and (
+            contradicted is None or len(still_contradicted) < len(contradicted)
+        ):
             _log_correction(known, corrected)
-            known = corrected
+            known, contradicted = corrected, still_contradicted
     if contradicted is None:
         mistake = find_mistake(problem, known, names)
         if mistake is None and may_match_wrongly:

@@ -53,29 +53,30 @@ def find_mistake(problem: SfmProblem, known: KnownCameras, names: Sequence[str])
     return best
 
 
-def correct_intrinsics(problem: SfmProblem, known: KnownCameras) -> KnownCameras | None:
-    """Find the focal length, with or without the given lens, with which most pairs agree with their matches.
+def correct_intrinsics(problem: SfmProblem, known: KnownCameras) -> KnownCameras:
+    """Find the focal length, with or without the given lens, with which most matches agree with the poses.
 
     Files often have the focal length of photos of another size.
 
     Args:
         problem: Verified matches of the training images.
-        known: Cameras that most pairs contradict.
+        known: Cameras that some pairs contradict.
 
     Returns:
-        The cameras with other intrinsics; None if no intrinsics explain the matches.
+        The cameras with these intrinsics.
     """
     options = problem.options.known_cameras
     strongest = {(pair.first, pair.second) for pair in strongest_pairs(pair_rays(problem, known), options)}
     reduced = replace(
         problem, pairs=[pair for pair in problem.pairs if (pair.first, pair.second) in strongest]
     )
-    best, best_share = None, options.min_consistency
-    for candidate in _possible_intrinsics(known, options):
-        share = measure_agreement(pair_rays(reduced, candidate), candidate, options).share
-        if share > best_share:
-            best, best_share = candidate, share
-    return best
+    poses = known.T_by_image()
+
+    def agreement(candidate: KnownCameras) -> float:
+        pairs = pair_rays(reduced, candidate)
+        return sum(pair.share_explained(invert(poses[pair.second]) @ poses[pair.first]) for pair in pairs)
+
+    return max(_possible_intrinsics(known, options), key=agreement)
 
 
 def strongest_pairs(pairs: Sequence[PairRays], options: KnownCamerasOptions) -> list[PairRays]:

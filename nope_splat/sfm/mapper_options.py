@@ -129,6 +129,8 @@ class KnownCamerasOptions:
     """Minimum share of the matches of a pair that must agree with two cameras that are exact."""
     min_relative_agreement: Annotated[float, POSITIVE_SHARE] = 0.9
     """The same as a share of the matches that an estimated relative pose explains."""
+    max_num_trials: Annotated[int, COUNT] = 500
+    """Maximum number of RANSAC iterations of that pose."""
     max_rotation: Annotated[float, POSITIVE] = 7.0
     """Maximum difference, in degrees, between the relative rotation of two rough cameras and the estimated
     one; bundle adjustment corrects rough cameras."""
