@@ -188,13 +188,14 @@ class Agreement:
         kept[self.checked_images] = True
         while kept.any():
             inside = kept[self.image_ids].all(axis=1)
-            agreeing, total = (
-                sum(np.bincount(column, weights, num_images) for column in self.image_ids.T)
-                for weights in (self.weights * (inside & self.agrees), self.weights * inside)
-            )
-            # Tie break: of equally bad images, the one with the least support is removed first.
+            agreeing = np.zeros(num_images)
+            total = np.zeros(num_images)
+            for column in self.image_ids.T:
+                agreeing += np.bincount(column, self.weights * (inside & self.agrees), num_images)
+                total += np.bincount(column, self.weights * inside, num_images)
+            # Of equally bad images, the one with the least support is removed first.
             share = np.where(kept, agreeing / np.maximum(total, 1e-300), np.inf)
-            worst = np.lexsort((agreeing, share))[0]
+            worst = int(np.lexsort((agreeing, share))[0])
             if share[worst] >= min_share:
                 break
             kept[worst] = False

@@ -91,7 +91,7 @@ def _check(
     if len(contradicted) == 0 or may_match_wrongly:
         return CheckedCameras(_with_cameras(problem, known), options)
     rest = known.only(np.setdiff1d(known.image_ids, contradicted))
-    notice = _some_contradict(known, [names[image_id] for image_id in contradicted.tolist()])
+    notice = _some_contradict(known, [str(names[image_id]) for image_id in contradicted.tolist()])
     return CheckedCameras(_with_cameras(problem, rest), options, (notice,))
 
 
@@ -125,13 +125,12 @@ def _with_cameras(problem: SfmProblem, known: KnownCameras | None) -> SfmProblem
 def _log_correction(known: KnownCameras, corrected: KnownCameras) -> None:
     """Tell that other intrinsics than the known ones are used."""
     factor = float(np.median(corrected.focal / known.focal))
-    what = f"the focal length is multiplied by {factor:.2g}"
-    if not np.array_equal(known.radial, corrected.radial) or not np.array_equal(
-        known.offset, corrected.offset
-    ):
-        what += ", and principal point and distortion are not used"
+    is_same_lens = np.array_equal(known.radial, corrected.radial)
+    is_same_lens &= np.array_equal(known.offset, corrected.offset)
+    lens = "" if is_same_lens else ", without distortion and with the principal point at the center"
     logger.warning(
-        f"The poses in {known.source} agree with the matches, but the intrinsics do not: {what}; check them."
+        f"The poses in {known.source} agree with the matches, but the intrinsics do not; they are used with"
+        f" {factor:.2g} times the focal length{lens}."
     )
 
 

@@ -50,6 +50,8 @@ def find_mistake(problem: SfmProblem, known: KnownCameras, names: Sequence[str])
         share = measure_agreement(pairs, mistake.corrected, options).share
         if share > best_share:
             best, best_share = mistake, share
+        if share >= options.min_explained:
+            break
     return best
 
 
@@ -166,8 +168,8 @@ def _reordered(known: KnownCameras, names: Sequence[str]) -> Iterator[Mistake]:
     yield Mistake(
         "the poses are in the opposite order of the photos", check, replace(known, image_ids=ids[::-1])
     )
-    order = np.array(sorted(range(len(ids)), key=lambda row: names[ids[row]]))  # images are in natural order
-    if (np.diff(order) != 1).any():
+    order = np.argsort(np.array([names[image_id] for image_id in ids.tolist()]))
+    if (np.diff(order) != 1).any():  # images are in natural order
         cause = "the poses and the photos are in different order (photo10 before photo9)"
         for reordered in (poses[order], poses[np.argsort(order)]):
             yield Mistake(cause, check, replace(known, T_world_camera=reordered))
