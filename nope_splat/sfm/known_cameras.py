@@ -39,6 +39,8 @@ class KnownCameras:
     """World coordinates, in the file, of the origin of the centered transforms. (3,)."""
     unit: float = 1.0
     """Length, in the world coordinates of the file, of one unit of the centered transforms."""
+    is_corrected: bool = False
+    """Whether the intrinsics are not those of the file, so that the cameras are only a start."""
 
     @classmethod
     def read(cls, path: Path, names: Sequence[str], held_out: Mask, camera_ids: Indices) -> KnownCameras:
@@ -168,7 +170,7 @@ def prefer_known_cameras(state: SfmState, known: KnownCameras, options: MapperOp
     Returns:
         Whether the known cameras were restored.
     """
-    if not state.registered[known.image_ids].all():
+    if known.is_corrected or not state.registered[known.image_ids].all():
         return False
     before = state.snapshot()
     rows = np.flatnonzero(state.inlier & np.isin(state.image_ids, known.image_ids))

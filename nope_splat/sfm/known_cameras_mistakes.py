@@ -47,7 +47,8 @@ def find_mistake(problem: SfmProblem, known: KnownCameras, names: Sequence[str])
     pairs = strongest_pairs(pair_rays(problem, known), options)
     best, best_share = None, options.min_consistency
     for mistake in possible_mistakes(known, names):
-        share = measure_agreement(pairs, mistake.corrected, options).share
+        agreement = measure_agreement(pairs, mistake.corrected, options)
+        share = agreement.share if agreement.agrees.sum() >= options.min_num_agreeing_pairs else 0.0
         if share > best_share:
             best, best_share = mistake, share
         if share >= options.min_explained:
@@ -95,6 +96,7 @@ def _possible_intrinsics(known: KnownCameras, options: KnownCamerasOptions) -> I
     """Yield the cameras with other focal lengths, the most similar first, with their lens and without one."""
     logarithm = np.log(options.max_focal_factor)
     factors = np.exp(np.linspace(-logarithm, logarithm, options.num_focal_factors))
+    known = replace(known, is_corrected=True)
     without_lens = replace(known, offset=np.zeros_like(known.offset), radial=np.zeros_like(known.radial))
     for factor in sorted(factors.tolist(), key=lambda factor: abs(np.log(factor))):
         yield replace(known, focal=factor * known.focal)

@@ -146,6 +146,8 @@ class KnownCamerasOptions:
     """Minimum share of the known cameras that must be consistent; otherwise, none of them is used."""
     max_num_pairs: Annotated[int, COUNT] = 60
     """Maximum number of pairs with which common mistakes are tried, those with the most matches."""
+    min_num_agreeing_pairs: Annotated[int, COUNT] = 3
+    """Minimum number of pairs that must agree without a mistake; fewer can agree by chance."""
     min_explained: Annotated[float, POSITIVE_SHARE] = 0.9
     """Share of the pairs, by weight, from which a mistake explains the matches; no other is tried then."""
     max_focal_factor: Annotated[float, Gt(1)] = 4.0

@@ -134,6 +134,7 @@ def test_right_and_rough_cameras_are_kept_without_a_notice(case: str) -> None:
 def test_a_wrong_focal_length_is_corrected(factor: float, caplog: pytest.LogCaptureFixture) -> None:
     cameras = check(known(scene().T_world_camera, focal=factor)).problem.priors.known_cameras
     assert cameras is not None
+    assert cameras.is_corrected
     assert cameras.focal[0] * 640 == pytest.approx(700, rel=0.1)
     assert str(FILE) in caplog.text
 
@@ -178,6 +179,13 @@ def test_poses_in_alphabetical_order_are_recognized() -> None:
     )
     (notice,) = check_known_cameras(problem, SfmOptions(), names).notices
     assert "photo10 before photo9" in notice.message
+
+
+def test_a_single_pair_does_not_show_the_mistake() -> None:
+    poses = scene().T_world_camera[[1, 6]] @ OPENCV_FROM_OPENGL
+    checked = check(known(poses, image_ids=np.array([1, 6])))
+    assert kept(checked) == []
+    assert "OpenCV" not in checked.notices[0].message
 
 
 @pytest.mark.parametrize("wrong", [[3], [0, 2, 4, 6]])
