@@ -127,10 +127,12 @@ def _log_correction(known: KnownCameras, corrected: KnownCameras) -> None:
     factor = float(np.median(corrected.focal / known.focal))
     is_same_lens = np.array_equal(known.radial, corrected.radial)
     is_same_lens &= np.array_equal(known.offset, corrected.offset)
-    lens = "" if is_same_lens else ", without distortion and with the principal point at the center"
+    changes = f"{factor:.2g} times the focal length" if abs(factor - 1) > 0.01 else "this focal length"
+    if not is_same_lens:
+        changes += ", but without distortion and with the principal point at the center"
     logger.warning(
         f"The poses in {known.source} agree with the matches, but the intrinsics do not; they are used with"
-        f" {factor:.2g} times the focal length{lens}."
+        f" {changes}."
     )
 
 

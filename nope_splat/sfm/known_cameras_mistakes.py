@@ -79,7 +79,13 @@ def correct_intrinsics(problem: SfmProblem, known: KnownCameras) -> KnownCameras
         pairs = pair_rays(reduced, candidate)
         return sum(pair.share_explained(invert(poses[pair.second]) @ poses[pair.first]) for pair in pairs)
 
-    return max(_possible_intrinsics(known, options), key=agreement)
+    with_lens = max(_other_focals(known, options), key=agreement)
+    if not (known.offset.any() or known.radial.any()):
+        return with_lens
+    centered = replace(known, offset=np.zeros_like(known.offset), radial=np.zeros_like(known.radial))
+    without_lens = max(_other_focals(centered, options), key=agreement)
+    is_better = agreement(without_lens) > options.min_lens_gain * agreement(with_lens)
+    return without_lens if is_better else with_lens
 
 
 def strongest_pairs(pairs: Sequence[PairRays], options: KnownCamerasOptions) -> list[PairRays]:
@@ -92,16 +98,12 @@ def strongest_pairs(pairs: Sequence[PairRays], options: KnownCamerasOptions) -> 
     return sorted(pairs, key=lambda pair: -len(pair.rays[0]))[: options.max_num_pairs]
 
 
-def _possible_intrinsics(known: KnownCameras, options: KnownCamerasOptions) -> Iterator[KnownCameras]:
-    """Yield the cameras with other focal lengths, the most similar first, with their lens and without one."""
+def _other_focals(known: KnownCameras, options: KnownCamerasOptions) -> Iterator[KnownCameras]:
+    """Yield the cameras with other focal lengths, the most similar ones first."""
     logarithm = np.log(options.max_focal_factor)
     factors = np.exp(np.linspace(-logarithm, logarithm, options.num_focal_factors))
-    known = replace(known, is_corrected=True)
-    without_lens = replace(known, offset=np.zeros_like(known.offset), radial=np.zeros_like(known.radial))
     for factor in sorted(factors.tolist(), key=lambda factor: abs(np.log(factor))):
-        yield replace(known, focal=factor * known.focal)
-        if known.offset.any() or known.radial.any():
-            yield replace(without_lens, focal=factor * known.focal)
+        yield replace(known, focal=factor * known.focal, is_corrected=True)
 
 
 def possible_mistakes(known: KnownCameras, names: Sequence[str]) -> Iterator[Mistake]:

@@ -154,6 +154,9 @@ class KnownCamerasOptions:
     """Maximum factor by which a focal length is tried to be too short or too long."""
     num_focal_factors: Annotated[int, Ge(3)] = 31
     """Number of factors that are tried, at equal ratios."""
+    min_lens_gain: Annotated[float, Ge(1)] = 1.1
+    """Minimum ratio of the matches that agree without the known principal point and distortion to those that
+    agree with them, for the known ones to be wrong."""
 
 
 @dataclass(frozen=True)

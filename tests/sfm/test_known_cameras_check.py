@@ -139,6 +139,13 @@ def test_a_wrong_focal_length_is_corrected(factor: float, caplog: pytest.LogCapt
     assert str(FILE) in caplog.text
 
 
+def test_wrong_distortion_is_left_out() -> None:
+    cameras = check(known(scene().T_world_camera, radial=(3.0, 3.0))).problem.priors.known_cameras
+    assert cameras is not None
+    assert not cameras.radial.any()
+    assert cameras.focal[0] * 640 == pytest.approx(700, rel=0.01)
+
+
 MISTAKES = {
     "axes": (lambda poses: poses @ OPENCV_FROM_OPENGL, "OpenCV instead of OpenGL"),
     "world to camera": (lambda poses: invert(moved(poses, 1, 5)), "world-to-camera"),
