@@ -14,6 +14,7 @@ NoticeCode = Literal[
     "duplicate-structure",
     "moving-objects",
     "mirrored-images",
+    "contradicting-known-cameras",
     "uncertain-focal-length",
     "implausible-focal-length",
     "mixed-cameras",
@@ -33,6 +34,7 @@ class Notice:
     - `duplicate-structure`: Similar but different parts of the scene may have been merged.
     - `moving-objects`: Two parts of the scene move relative to each other.
     - `mirrored-images`: Some images are mirrored.
+    - `contradicting-known-cameras`: Known cameras contradict the matches, and are not used.
     - `uncertain-focal-length`: The images do not determine the focal length.
     - `implausible-focal-length`: Ordinary lenses do not have this focal length.
     - `mixed-cameras`: Some images were cropped, zoomed or taken with another lens.

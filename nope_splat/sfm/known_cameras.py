@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -33,6 +33,14 @@ class KnownCameras:
     """Principal points minus image center, as shares of the longer side. (K, 2)."""
     radial: Array
     """Radial distortion. (K, 2)."""
+    source: str = "the known cameras"
+    """File or folder that contains the cameras, for messages."""
+    origin: Array = field(default_factory=lambda: np.zeros(3))
+    """World coordinates, in the file, of the origin of the centered transforms. (3,)."""
+    unit: float = 1.0
+    """Length, in the world coordinates of the file, of one unit of the centered transforms."""
+    is_corrected: bool = False
+    """Whether the intrinsics are not those of the file, so that the cameras are only a start."""
 
     @classmethod
     def read(cls, path: Path, names: Sequence[str], held_out: Mask, camera_ids: Indices) -> KnownCameras:
@@ -63,28 +71,64 @@ class KnownCameras:
         T_world_camera = np.stack([cameras[image_id].T_world_camera for image_id in images.tolist()])
         # Files contain rounded rotations, and files of some tools scaled ones.
         T_world_camera[:, :3, :3] = nearest_rotation(T_world_camera[:, :3, :3])
-        centers = T_world_camera[:, :3, 3]
-        centers = centers - centers.mean(0)
-        extent = float(np.linalg.norm(centers, axis=1).max())
-        if not extent > 0:
+        T_world_camera, origin, unit = _normalize(T_world_camera)
+        if not unit > 0:
             raise NopeSplatError(
                 "no-baseline",
                 f"all cameras in {path} have the same position, so depth cannot be determined; pass cameras"
                 " at different positions",
             )
-        T_world_camera[:, :3, 3] = centers * (10 / extent)
         selected = [cameras[image_id] for image_id in images.tolist()]
         by_image = np.array([(camera.focal, *camera.offset, *camera.radial) for camera in selected])
         intrinsics = np.tile(np.median(by_image, axis=0), (int(camera_ids.max()) + 1, 1))
         for camera_id in np.unique(camera_ids[images]):
             intrinsics[camera_id] = np.median(by_image[camera_ids[images] == camera_id], axis=0)
-        return cls(images, T_world_camera, intrinsics[:, 0], intrinsics[:, 1:3], intrinsics[:, 3:])
+        return cls(
+            images,
+            T_world_camera,
+            intrinsics[:, 0],
+            intrinsics[:, 1:3],
+            intrinsics[:, 3:],
+            str(path),
+            origin,
+            unit,
+        )
+
+    @property
+    def extent(self) -> float:
+        """Twice the largest distance of a camera from the center of all cameras."""
+        centers = self.T_world_camera[:, :3, 3]
+        return 2 * float(np.linalg.norm(centers - centers.mean(0), axis=1).max())
+
+    @property
+    def T_file_camera(self) -> Array:
+        """Camera-to-world transforms in the world coordinates of the file, OpenCV axes. (G, 4, 4)."""
+        poses = self.T_world_camera.copy()
+        poses[:, :3, 3] = self.unit * poses[:, :3, 3] + self.origin
+        return poses
+
+    def T_by_image(self) -> dict[int, Array]:
+        """Return the camera-to-world transforms by image index. (4, 4) each."""
+        return dict(zip(self.image_ids.tolist(), self.T_world_camera, strict=True))
+
+    def only(self, image_ids: Indices) -> KnownCameras:
+        """Restrict the poses to those of some images.
+
+        Args:
+            image_ids: Indices of the images. (n,).
+        """
+        kept = np.isin(self.image_ids, image_ids)
+        T_world_camera, origin, unit = _normalize(self.T_file_camera[kept])
+        return replace(
+            self, image_ids=self.image_ids[kept], T_world_camera=T_world_camera, origin=origin, unit=unit
+        )
 
     def to_lists(self) -> dict[str, object]:
-        """Convert arrays to lists, for a cache key."""
+        """Convert arrays to lists, for a cache key that does not depend on the name of the file."""
         return {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in vars(self).items()
+            if name != "source"
         }
 
     def merge_components(self, components: Sequence[Indices]) -> Indices:
@@ -126,7 +170,7 @@ def prefer_known_cameras(state: SfmState, known: KnownCameras, options: MapperOp
     Returns:
         Whether the known cameras were restored.
     """
-    if not state.registered[known.image_ids].all():
+    if known.is_corrected or not state.registered[known.image_ids].all():
         return False
     before = state.snapshot()
     rows = np.flatnonzero(state.inlier & np.isin(state.image_ids, known.image_ids))
@@ -145,6 +189,24 @@ def prefer_known_cameras(state: SfmState, known: KnownCameras, options: MapperOp
         return True
     state.restore(before)
     return False
+
+
+def _normalize(T_world_camera: Array) -> tuple[Array, Array, float]:
+    """Center camera-to-world transforms at the origin, with radius ten.
+
+    Args:
+        T_world_camera: The transforms. (n, 4, 4).
+
+    Returns:
+        The normalized transforms (n, 4, 4); the old center (3,); the old length of a new unit, zero if all
+        transforms have the same position, which are then only centered.
+    """
+    centers = T_world_camera[:, :3, 3]
+    origin = centers.mean(0)
+    extent = float(np.linalg.norm(centers - origin, axis=1).max())
+    normalized = T_world_camera.copy()
+    normalized[:, :3, 3] = (centers - origin) * (10 / extent if extent > 0 else 1.0)
+    return normalized, origin, extent / 10
 
 
 def _cameras_by_image(

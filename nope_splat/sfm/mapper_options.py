@@ -129,6 +129,60 @@ class GlobalRefinementOptions:
 
 
 @dataclass(frozen=True)
+class KnownCamerasOptions:
+    """Comparison of known cameras with verified matches, before the cameras are used."""
+
+    min_num_matches: Annotated[int, COUNT] = 30
+    """Minimum number of matches with which a pair of photos can contradict the known cameras."""
+    max_num_matches: Annotated[int, COUNT] = 200
+    """Maximum number of matches per pair that are compared with the known cameras; more are sampled."""
+    max_error: Annotated[float, POSITIVE] = 2.0
+    """Maximum error of a match that agrees with two known cameras, in pixels at keypoint resolution. If
+    `max_error_ratio` allows a larger error, the larger one counts."""
+    max_error_ratio: Annotated[float, POSITIVE] = 0.005
+    """Maximum error of a match that agrees with two known cameras, as a fraction of the longer side."""
+    min_agreement: Annotated[float, POSITIVE_SHARE] = 0.6
+    """Two known cameras are exact if at least this fraction of the matches of their photos agrees with them
+    and `min_relative_agreement` is met."""
+    min_relative_agreement: Annotated[float, POSITIVE_SHARE] = 0.9
+    """Minimum number of matches that agree with two exact cameras, as a fraction of the inliers of the
+    estimated relative pose."""
+    max_num_trials: Annotated[int, COUNT] = 500
+    """Maximum number of RANSAC iterations for the estimated relative pose."""
+    max_rotation: Annotated[float, POSITIVE] = 7.0
+    """Maximum angle, in degrees, between the relative rotation of two known cameras and the estimated
+    relative rotation, if the cameras are rough. Bundle adjustment corrects rough cameras."""
+    max_translation: Annotated[float, POSITIVE] = 0.05
+    """Maximum distance between the relative translation of two known cameras and the estimated one, if the
+    cameras are rough, as a fraction of the extent of all known cameras."""
+    min_weight: Annotated[float, POSITIVE_SHARE] = 0.1
+    """Minimum weight of a pair. The weight is the cosine of the angle between the viewing directions of the
+    two cameras, because photos from different directions often have wrong matches."""
+    min_consistency: Annotated[float, POSITIVE_SHARE] = 0.5
+    """A known camera is used only if at least this fraction, by weight, of the pairs of its photo agrees with
+    it."""
+    min_consistent: Annotated[float, POSITIVE_SHARE] = 0.5
+    """The known cameras are used only if at least this fraction of them is consistent; otherwise all of them
+    are ignored."""
+    max_num_pairs: Annotated[int, COUNT] = 60
+    """Maximum number of pairs with which common mistakes in the file are tested; the pairs with the most
+    matches are used."""
+    min_num_agreeing_pairs: Annotated[int, COUNT] = 3
+    """A mistake is named only if at least this number of pairs agrees once it is corrected; fewer pairs can
+    agree by chance."""
+    min_explained: Annotated[float, POSITIVE_SHARE] = 0.9
+    """A mistake is accepted without testing others if at least this fraction, by weight, of the pairs agrees
+    once it is corrected."""
+    max_focal_factor: Annotated[float, Gt(1)] = 4.0
+    """Maximum factor by which a known focal length is tested to be too short or too long."""
+    num_focal_factors: Annotated[int, Ge(3)] = 31
+    """Number of factors on the known focal length that are tested, in a geometric series."""
+    min_lens_gain: Annotated[float, Ge(1)] = 1.1
+    """The known principal point and distortion are ignored if at least this factor more matches agree with
+    the cameras without them."""
+
+
+@dataclass(frozen=True)
 class MapperOptions:
     """Options of triangulation and bundle adjustment, named as in COLMAP."""
 
@@ -157,6 +211,8 @@ class MapperOptions:
     """Detection of planar scenes and of pure camera rotation."""
     two_view: Suppress[TwoViewPoseOptions] = field(default_factory=TwoViewPoseOptions)
     """Estimation of the relative poses of verified pairs."""
+    known_cameras: Suppress[KnownCamerasOptions] = field(default_factory=KnownCamerasOptions)
+    """Comparison of known cameras with verified matches, before they are used."""
     refinement: Suppress[GlobalRefinementOptions] = field(default_factory=GlobalRefinementOptions)
     """Final refinement of all poses, points and intrinsics."""
     reliability: Suppress[ReliabilityOptions] = field(default_factory=ReliabilityOptions)

@@ -26,6 +26,7 @@ from nope_splat.sfm.global_refinement import refine_globally
 from nope_splat.sfm.initialization.depth_maps import find_initial_depths
 from nope_splat.sfm.initialization.start import Start
 from nope_splat.sfm.known_cameras import prefer_known_cameras
+from nope_splat.sfm.known_cameras_check import check_known_cameras
 from nope_splat.sfm.options import SfmOptions
 from nope_splat.sfm.problem import Priors, SfmProblem
 from nope_splat.sfm.registration.resection import resect_held_out
@@ -138,19 +139,22 @@ def reconstruct_from_matches(
     priors = priors or Priors(initial_focal=options.initial_focal)
     clock = clock or Stopwatch()
     matches = matches.without_stationary(folder, held_out, options.matching)
-    whole = training_problem(folder, held_out, matches, options, priors)
-    whole = replace(whole, clock=clock)
+    whole = replace(training_problem(folder, held_out, matches, options, priors), clock=clock)
     graph = match_graph(len(folder.images), whole.pairs)
-    components = training_components(graph)
-    if priors.known_cameras is not None:  # images with known poses need no matches
-        components = [priors.known_cameras.merge_components(components)]
     names = [image.name for image in folder.images]
-    require_matches(names, held_out, matches, components, options.matching.min_matches)
-
-    component, problem, registered = reconstruct_determined_cameras(whole, components, options)
+    checked = check_known_cameras(whole, options, names)
+    with checked.explain_failure():
+        components = training_components(graph)
+        known = checked.problem.priors.known_cameras
+        if known is not None:  # images with known poses need no matches
+            components = [known.merge_components(components)]
+        require_matches(names, held_out, matches, components, options.matching.min_matches)
+        component, problem, registered = reconstruct_determined_cameras(
+            checked.problem, components, checked.options
+        )
     state = registered.state
     with clock.stage("reliability"):
-        profile = follow_focal_valley(state, problem.options)
+        profile = follow_focal_valley(state, problem.options, keep_poses=known is not None)
         evidence, doubtful = doubt_cameras(state, problem, profile.noise_ratio, options.keep_doubtful)
     reconstruction, points_of_keypoints = to_reconstruction(state, folder, held_out, problem, graph)
     with clock.stage("held-out photos"):
@@ -166,7 +170,7 @@ def reconstruct_from_matches(
         reconstruction,
         colors=colors,
         failures=failures,
-        notices=collect_notices(state, problem, evidence, ~held_out),
+        notices=(*checked.notices, *collect_notices(state, problem, evidence, ~held_out)),
         trust=measure_trust(state, graph, evidence, int((~held_out).sum())),
         stationary=problem.images.stationary,
         seconds=clock.seconds,

@@ -61,6 +61,8 @@ class PointmapInitialization:
         with problem.clock.stage("registration"):
             focal = estimates[0].focal * float(groups.camera_pixel_sizes[0])
             cameras = align_pointmaps(problem.pointmaps, groups.sizes, focal, self)
+        # Unlike known cameras, they are not compared with the matches first: they are always refined, and
+        # photos with few matches, for which this initialization is made, may need them.
         if cameras is not None:
             yield start_from_cameras(problem, cameras)
 

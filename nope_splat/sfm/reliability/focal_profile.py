@@ -69,7 +69,7 @@ def focal_profile(state: SfmState, options: FocalProfileOptions, device: str) ->
     return FocalProfile(longer, shorter)
 
 
-def follow_focal_valley(state: SfmState, options: MapperOptions) -> FocalProfile:
+def follow_focal_valley(state: SfmState, options: MapperOptions, keep_poses: bool = False) -> FocalProfile:
     """Repeat the refinement from a longer or shorter focal length while this decreases the noise.
 
     Bundle adjustment stops early where focal length and depth nearly compensate each other, as for long
@@ -78,6 +78,7 @@ def follow_focal_valley(state: SfmState, options: MapperOptions) -> FocalProfile
     Args:
         state: The refined state; changed in place.
         options: Options of triangulation, bundle adjustment and the focal profile.
+        keep_poses: Whether to only compute the profile, because poses are known.
 
     Returns:
         The profile at the final focal length.
@@ -85,7 +86,7 @@ def follow_focal_valley(state: SfmState, options: MapperOptions) -> FocalProfile
     valley = options.reliability.focal_profile
     profile = focal_profile(state, valley, options.ba_device)
     for _ in range(valley.max_num_steps):
-        if profile.noise_ratio > 1 - valley.min_noise_decrease:
+        if keep_poses or profile.noise_ratio > 1 - valley.min_noise_decrease:
             break
         factor = valley.factor if profile.longer < profile.shorter else 1 / valley.factor
         before, registered = state.snapshot(), state.registered.copy()

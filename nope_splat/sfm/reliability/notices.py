@@ -86,9 +86,7 @@ def _consistency_notices(problem: SfmProblem, evidence: Evidence) -> Iterator[No
         facts = f"{num_contradicting} of {num_strong} pairs of photos contradict the cameras"
     elif is_missing:
         share = f"{100 * evidence.missing_share:.0f} %"
-        facts = (
-            f"in {share} of neighboring pairs of photos, most points that both should show are missing"
-        )
+        facts = f"in {share} of neighboring pairs of photos, most points that both should show are missing"
     if evidence.repeats:
         yield Notice(
             "repeated-pattern",
