@@ -274,7 +274,7 @@ def test_wrong_cameras_do_not_spoil_the_result(case: str, tmp_path: Path) -> Non
 def test_an_error_without_the_cameras_names_their_file(tmp_path: Path) -> None:
     """Images that only rotate cannot be reconstructed, but the user expects that the file helps."""
     made = make_scene(poses=np.repeat(ring(1), 4, axis=0) @ _turns(4), num_points=300)
-    with refused("no-baseline", FILE, "turning in place"):
+    with refused("no-baseline", FILE, "only rotating the camera"):
         run(made, tmp_path, with_random(made.T_world_camera, list(range(4))))
 
 
