@@ -122,10 +122,9 @@ class NopeTrainerConfig(TrainerConfig):
             dataparser.cache_dir = self.output_dir / str(self.experiment_name) / "cache"
 
     def set_timestamp(self) -> None:
-        """Set the name of the run, which nerfstudio calls timestamp.
+        """Set the run's name: the name of a run to resume, else the option `timestamp` or the current time.
 
-        The name is that of the run to resume, else the value of the option `timestamp`, else the current
-        time. "auto" values are replaced first, because a run is resumed only if its settings are the same.
+        "auto" values are replaced first, because a run is resumed only if its settings are the same.
 
         Raises:
             NopeSplatError: If a setting is out of range, or the image folder is missing.
@@ -154,8 +153,7 @@ class NopeTrainerConfig(TrainerConfig):
         first, because choosing a device may compile kernels for minutes.
 
         Raises:
-            NopeSplatError: If a device must be chosen, and a setting is out of range or the image folder is
-                missing.
+            NopeSplatError: If one of these checks fails.
         """
         if self.machine.device_type == "auto":
             check_ranges(self)
