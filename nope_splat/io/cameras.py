@@ -182,15 +182,15 @@ def _normalize(
 
 
 def _parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
-    """Return `parsing` with a message that names an image and the camera file `path`."""
+    """Create the context manager `parsing`, with a message that names an image and the file `path`."""
     photo = " ".join(name[:200].split())
     return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
 
 
 def _parsing_frame(path: Path, frame: dict[str, Any], index: int) -> AbstractContextManager[None]:
-    """Return `parsing` with a message that names the image of a JSON frame, or the frame number if unnamed.
+    """Create the context manager `parsing`, with a message that names the image of a JSON frame.
 
-    `index` is the index of the frame in the file, starting at 0.
+    If the frame has no image name, the message contains the frame number `index + 1`.
     """
     name = frame.get("file_path")
     return _parsing_camera(path, name if isinstance(name, str) and name else f"frame {index + 1}")

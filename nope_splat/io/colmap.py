@@ -384,6 +384,6 @@ def _is_comment(line: str) -> bool:
 def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 text file, split only at line feeds.
 
-    Other line separators are not split at, because image names may contain them.
+    Image names may contain other line separators, which must not split a line.
     """
     yield from path.read_text(encoding="utf-8").split("\n")

@@ -22,10 +22,11 @@ def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -
     """Compute the cache key of a result from the images and settings that determine the result.
 
     Args:
-        image_files: The images, in the order that the result has. The key depends on the names and order of
-            the images and on the content of image and mask files, but not on the location of the files.
-        settings: Settings that the result depends on, as values that JSON supports (dataclasses after
-            `asdict`).
+        image_files: The images, in the order of the images in the result. The key depends on the names and
+            order of the images and on the content of image and mask files, but not on the location of the
+            files.
+        settings: Settings that the result depends on, as values that JSON supports. Convert dataclasses with
+            `asdict`.
 
     Returns:
         SHA-256 hash in hexadecimal digits.

@@ -126,7 +126,7 @@ def adjust_cameras(
 ) -> JointResult:
     """Refine cameras and track points by minimizing reprojection errors and photometric errors.
 
-    Gaussians do not change, except that Gaussians tied to track points move with them.
+    Gaussians do not change, except that Gaussians tied to track points move with the points.
 
     Args:
         model: The model, in training mode; its cameras and track points are updated in place.

@@ -17,7 +17,7 @@ MAX_ROTATION_ERROR = 1e-2
 """Maximum absolute difference between an entry of R R^T and of the identity, for a valid rotation matrix R.
 The limit is far above float32 rounding errors."""
 GAUSSIANS = "gauss_params."
-"""Part of the state dict names of parameters of Gaussians that are not tied to track points."""
+"""Text that occurs only in state dict names of parameters of Gaussians that are not tied to track points."""
 
 
 def unreadable_reason(error: Exception) -> str:

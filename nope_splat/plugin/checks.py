@@ -11,7 +11,7 @@ from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitiali
 
 
 def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resumed: bool) -> None:
-    """Check that settings of a training do not contradict each other and that none is without effect.
+    """Check for settings of a training that contradict each other or would have no effect.
 
     Args:
         run: Configuration of the training.

@@ -77,12 +77,18 @@ class NopeDataParser(DataParser):
     World coordinates are those of the reconstruction. Cameras have nerfstudio's OpenGL axes and the
     resolution of the training images.
 
-    The metadata of each split contain two lists with one entry per image: `images` (`ImageFile`) and `lenses`
-    (`SharedPinhole`, the full-resolution intrinsics with the distortion to remove when the image is read).
-    The metadata of the training split, which has V images, also contain the number of cameras `num_cameras`,
-    the camera index of each image `camera_ids` (V,), `track_points` (P, 3), `track_colors` (P, 3, 0 to 255),
-    `observations` (`TrackObservations`), and the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3, 0 to
-    255). The seeds are the track points until `add_dense_seeds` adds more.
+    The metadata of each split contain two lists with one entry per image:
+
+    - `images`: Image files (`ImageFile`).
+    - `lenses`: Full-resolution intrinsics (`SharedPinhole`), with the distortion to remove from the image.
+
+    The metadata of the training split, which has V images, also contain:
+
+    - `num_cameras`, `camera_ids`: Number of cameras, and camera index of each image (V,).
+    - `track_points`, `track_colors`: World coordinates and RGB (0 to 255) of the track points. (P, 3) each.
+    - `observations`: Observations of the track points (`TrackObservations`).
+    - `points3D_xyz`, `points3D_rgb`: World coordinates and RGB (0 to 255) of the seeds. (S, 3) each. Seeds
+      are the track points until `add_dense_seeds` adds more.
     """
 
     config: NopeDataParserConfig
@@ -195,7 +201,7 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def _images(self) -> list[ImageFile]:
-        """Image files in the order of the reconstruction; stationary cells, such as logos, are ignored."""
+        """Image files in the order of the reconstruction, with stationary cells (logos) marked as ignored."""
         by_name = {image.name: image for image in self.folder.images}
         scene = self.distorted_scene
         return [

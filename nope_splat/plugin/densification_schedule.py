@@ -22,8 +22,9 @@ class DensificationConfig:
     refine_every: Annotated[int, COUNT] = 100
     """Number of iterations between two densification steps; smaller values densify more often."""
     densify_grad_thresh: Annotated[float, NOT_NEGATIVE] = 0.0008
-    """Gradient above which a Gaussian is split or cloned; smaller values give more Gaussians. It is the mean
-    absolute gradient of the loss with respect to the image position, in image coordinates from -1 to 1."""
+    """Threshold on the mean absolute gradient of the loss with respect to the image position of a Gaussian,
+    in image coordinates from -1 to 1. Gaussians with a larger gradient are split or cloned, so smaller
+    thresholds give more Gaussians."""
     densify_size_thresh: Annotated[float, NOT_NEGATIVE] = 0.01
     """Size threshold in world units (the median depth is one). Gaussians with a gradient above
     densify-grad-thresh are split if their largest standard deviation exceeds the size threshold, and cloned

@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 MAX_SIZE = 518
 """Maximum longer side of a prior in pixels; depth networks do not resolve more detail."""
 POOR_FIT = 0.25
-"""Threshold of a hint to the user: if the relative depth error at the track points, as median over all depth
-maps, is above this value, the option depth.kind is probably wrong."""
+"""If the relative depth error at the track points (median over all depth maps) is above this value, a message
+says that the option depth.kind may be wrong."""
 NEIGHBORS = 4
-"""Maximum number of neighbors of a view, which are the views that share the most matches with this view. In
-each iteration, the Chamfer loss compares the view with one random neighbor."""
+"""Maximum number of neighbors of a view. Neighbors are the other views with the most matches to the view. The
+Chamfer loss compares the view with one random neighbor in each iteration."""
 
 
 class DepthPrior(NamedTuple):

@@ -222,8 +222,8 @@ class NopeSplatModel(SplatParameters):
     def _get_background_color(self) -> Tensor:
         """Return the background color, RGB in [0, 1]. (3,).
 
-        If a viewer thread calls this method, the color is the one selected in the viewer; otherwise it
-        follows from the configuration.
+        If a viewer thread calls this method, the result is the color selected in the viewer; otherwise, it is
+        the color from the option `background_color`.
         """
         color = None if self.training else self._viewer_backgrounds.get(threading.get_ident())
         return super()._get_background_color() if color is None else color
@@ -301,7 +301,7 @@ class NopeSplatModel(SplatParameters):
     def _track_losses(self) -> dict[str, Tensor]:
         """Compute the weighted track and scale losses by name.
 
-        The result is empty if Adam does not optimize the track points, but only joint refinement does.
+        The result is empty if only joint refinement optimizes the track points.
         """
         config, losses = self.config, {}
         if not self._tracks_by_gradient():

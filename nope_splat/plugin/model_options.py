@@ -33,11 +33,11 @@ class NopeSplatModelOptions(ModelConfig):
     the loss.
 
     The track losses track-2d-weight and track-3d-weight have an effect only with refinement:gradient or if
-    track-points is "tied". Joint refinement minimizes the reprojection error in any case, with a weight that
-    follows from the noise."""
+    track-points is "tied". Joint refinement minimizes the reprojection error regardless of these weights,
+    with its own weight."""
     track_3d_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the mean distance between track points and unprojected observations; 0 disables the loss.
-    World distances are converted to pixels at the median depth."""
+    World distances are converted to full-resolution pixels at the median depth."""
     depth_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the mean absolute difference between the rendered depth and the depth map of the image
     (NoPe-NeRF), in world units (the median depth is one); 0 disables the loss. If depth maps contain inverse
@@ -65,8 +65,7 @@ class NopeSplatModelOptions(ModelConfig):
     evaluation the mean color of the initial Gaussians."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """Rasterization mode. "antialiased" reduces artifacts in renderings at other resolutions than in
-    training, but most viewers do not show the exported .ply file correctly. "classic" is supported by all
-    viewers."""
+    training. However, most viewers assume "classic" and do not show the exported .ply file correctly."""
     num_downscales: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=2, cpu=1)] = "auto"
     """Number of times that the training images are halved in size at the start of the training; 0 trains at
     full training resolution from the start. "auto" is 2 on a GPU and 1 on a CPU."""

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MAX_NAMED_RUNS = 5
 """Maximum number of unfinished runs that are logged individually, latest first."""
 _reserved: dict[Path, FileLock] = {}
-"""Locks of this process for runs whose trainer has not taken the lock yet, by absolute path of the folder."""
+"""Locks that `reserve_run` holds until a trainer takes them, by absolute path of the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun 
     """Find the run that a training with given settings and photos resumes, and reserve its folder.
 
     Only runs with the same settings and photos are considered. The latest run that has a checkpoint is
-    resumed if it is incomplete. If it is complete, the user wants a second training, so the result is the
-    latest run that started after the complete one and has no checkpoint. If no run has a checkpoint, the
-    result is the latest run.
+    resumed if it is incomplete. If it is complete, repeating the command means a second training, so the
+    result is the latest run that started after the complete run and has no checkpoint. If no run has a
+    checkpoint, the result is the latest run.
 
     Args:
         runs: Runs that may be resumed.

@@ -147,7 +147,7 @@ class NopeTrainerConfig(TrainerConfig):
         return min(max(ITERATIONS_PER_IMAGE * count_images(data), MIN_ITERATIONS), MAX_ITERATIONS)
 
     def resolve_auto(self) -> None:
-        """Replace all "auto" values: choose the training device, then use the defaults for this device.
+        """Replace "auto" values: choose the training device, then use the defaults for this device.
 
         `max_num_iterations` is not replaced. If a device must be chosen, ranges and image folder are checked
         first, because choosing a device may compile kernels for minutes.

@@ -34,7 +34,8 @@ THIS_MACHINE = "127.0.0.1"
 """IPv4 loopback address, on which a server is reachable only from this machine."""
 HOST_OPTION = "--viewer.websocket-host"
 SAVE_BUTTON = "Generate Command"
-"""Label of nerfstudio's buttons that show a command; the render panel's button also saves the camera path."""
+"""Label of nerfstudio's buttons that show a command. The button in the render panel also saves the camera
+path."""
 
 
 @functools.cache  # wraps only once
@@ -94,9 +95,9 @@ def _wrap_constructor(viewer_class: Any) -> None:
 def listening_host(config: ViewerConfig, in_training: bool) -> str:
     """Choose the network address on which a viewer listens.
 
-    In a training, `config` contains the default address of this package. In `ns-viewer`, `config` contains
-    nerfstudio's default, which listens on all addresses. The command line shows whether the user has chosen
-    this address.
+    In a training, this package sets the default of `config.websocket_host`. In `ns-viewer`, the default is
+    that of nerfstudio, which listens on all addresses; only the command line shows whether the user has
+    chosen this value.
 
     Args:
         config: Options of the viewer.
@@ -148,7 +149,7 @@ def _is_local(host: str) -> bool:
 def confine(folder: Path) -> Path:
     """Create a path object for a folder that refuses access to files outside the folder.
 
-    viser and nerfstudio append file names to this path that come from a browser. The resulting paths are of
+    viser and nerfstudio append file names from a browser to this path. The resulting paths are of
     the same class, and are checked whenever the file system is accessed. Symbolic links inside the folder are
     followed, because a browser cannot create links, and some package managers install files as links.
 

@@ -116,7 +116,7 @@ def _describe(hint: Any) -> str:
 
 
 def _is_unnamed(hint: Any) -> bool:
-    """Check whether a field has `tyro.conf.arg(name="")`, which omits its name from those of nested options.
+    """Check whether a field has `tyro.conf.arg(name="")`, so that nested options omit the field's name.
 
     `hint` is the type annotation of the field.
     """
