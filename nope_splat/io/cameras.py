@@ -245,7 +245,7 @@ class GroundTruth:
     T_world_camera: dict[str, Array]
     """Camera-to-world transforms, OpenCV axes, by file name without folders. (4, 4) each."""
     focal: float
-    """Focal length (mean of x and y), in pixels of an image of `size`."""
+    """Focal length (mean of x and y) in pixels, for an image with the dimensions `size`."""
     size: tuple[int, int]
     """Width and height, in pixels, of the image to which the focal length refers."""
 

@@ -132,7 +132,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         config: Options of camera optimization.
         num_cameras: Number V of training views (nerfstudio has one camera per view).
         device: Initial device of the parameters.
-        intrinsics_ids: Index of the intrinsics of each view (V,); None if all views share the first.
+        intrinsics_ids: Index of the intrinsics of each view (V,); None if all views use the first set.
         num_intrinsics: Number K of sets of intrinsics.
     """
 

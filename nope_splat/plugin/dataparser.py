@@ -149,8 +149,8 @@ class NopeDataParser(DataParser):
                 coordinates) and `points3D_rgb` (0 to 255).
 
         Returns:
-            For seeds from depth maps, `seed_sizes` (world units) and `seed_opacities` (0 to 1) of the M added
-            points, (M,) each. Otherwise empty.
+            For seeds from depth maps, a dictionary with `seed_sizes` (world units) and `seed_opacities` (0 to
+            1) of the M added points, (M,) each. Otherwise an empty dictionary.
         """
         seed_metadata: dict[str, Any] = {}
         if self.config.seeds == "tracks":

@@ -42,7 +42,7 @@ class ByDevice:
 
 
 def resolve_defaults(settings: T, device: Device) -> T:
-    """Replace each field of a dataclass with the value "auto" by its default for a device.
+    """Replace the value "auto" in the fields of a dataclass by the defaults for a device.
 
     Args:
         settings: A dataclass. Fields that contain dataclasses of this package are resolved too. Fields
