@@ -1,6 +1,6 @@
 """nope-splat turns a folder of images, without poses, intrinsics or order, into a Gaussian splat.
 
-The public Python API; each name is imported on first use:
+This module contains the public Python API. Each name is imported on first use:
 
     from nope_splat import reconstruct
 
@@ -32,7 +32,7 @@ _PUBLIC = {
     "rasterization": ("nope_splat.splatting.rasterizer", "rasterization"),
     "reconstruct": ("nope_splat.sfm", "reconstruct"),
 }
-"""Module and attribute of each public name. They are imported on first use, because torch and numba load
+"""Module and attribute of each public name. Modules are imported on first use, because torch and numba load
 slowly."""
 
 

@@ -30,7 +30,7 @@ ErrorCode = Literal[
     "run-in-use",
     "nothing-to-evaluate",
 ]
-"""Error codes of `NopeSplatError`, whose docstring explains each code."""
+"""Error codes of `NopeSplatError`; the docstring of `NopeSplatError` explains each code."""
 
 
 class NopeSplatError(Exception):

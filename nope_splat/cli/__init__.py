@@ -1,4 +1,4 @@
-"""The command line program `nope-splat`, with one module per command, imported when the command runs."""
+"""The command line program `nope-splat`. Each command is a module that is imported when the command runs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ COMMANDS = {
     "report": "Write an HTML report of a training.",
     "demo-scene": "Render photos of a procedural scene.",
 }
-"""Name and description of each command. Command `demo-scene` runs the function `demo_scene` in the module
-`demo_scene.py`, and so on."""
+"""Description of each command by name. A command such as `demo-scene` runs the function `demo_scene` of the
+module `demo_scene`."""
 
 
 def main(args: Sequence[str] | None = None) -> None:

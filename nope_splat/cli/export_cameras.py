@@ -10,7 +10,7 @@ from nope_splat.utils.terminal import printable
 
 
 def export_cameras(load_config: Path, output_dir: Path, copy_images: bool = False) -> None:
-    """Export the cameras and track points of a training run, as optimized by the training.
+    """Export the optimized cameras and track points of a training run.
 
     Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` and `sparse_text/0` (COLMAP model,
     binary and text), `report.json` (statistics), `images/` with the registered images, and `masks/` if any

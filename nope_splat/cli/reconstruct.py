@@ -26,12 +26,12 @@ def reconstruct(
 ) -> None:
     """Estimate cameras and track points from a folder of images, without training a splat.
 
-    Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model) and statistics in
-    `report.json`. Results are cached in `cache/` in the output folder, and reused for the same images and
-    options.
+    Writes `transforms.json` with `sparse_pc.ply` (nerfstudio), `sparse/0` (COLMAP model) and `report.json`
+    (statistics). Results are cached in the subfolder `cache/` of the output folder, and reused if images and
+    options are the same.
 
     Args:
-        data: Folder of images, or a folder that contains `images/`.
+        data: Folder of images, or a folder that contains the image folder as `images/`.
         output_dir: Output folder; created if missing.
         options: Options of structure from motion.
     """

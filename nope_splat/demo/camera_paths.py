@@ -35,8 +35,9 @@ def arc_poses(rng: np.random.Generator, num_images: int) -> Array:
 def tour_poses(rng: np.random.Generator, num_images: int) -> Array:
     """Sample camera poses on two rounds through the valley of the demo scene.
 
-    The cameras face inward in the first round and outward in the second; in between they rotate gradually.
-    With hundreds of images, about a tenth of all image pairs overlap, as in a capture of a large place.
+    The cameras face inward in the first round and outward in the second round; between the rounds, they turn
+    gradually. With hundreds of images, about a tenth of all image pairs overlap, as in a capture of a large
+    place.
 
     Args:
         rng: Random generator.

@@ -11,8 +11,8 @@ from nope_splat.utils.typing import Array
 
 Vector = tuple[float, float, float]
 Lattice = tuple[NDArray[np.int64], Array]
-"""Random gradients of the noise: a permutation of 0 to 255 (256,), and 256 gradient vectors for each of three
-channels (256, 3, 3)."""
+"""Type of the random gradients of the noise: a permutation of 0 to 255 (256,), and 256 gradient vectors for
+each of three noise channels (256, channel, xyz)."""
 
 
 def make_lattice(rng: np.random.Generator) -> Lattice:
@@ -22,7 +22,7 @@ def make_lattice(rng: np.random.Generator) -> Lattice:
         rng: Random generator.
 
     Returns:
-        Permutation (256,) and gradient vectors of length 1.6 (256, 3, 3).
+        Permutation of 0 to 255 (256,), and gradient vectors of length 1.6 (256, channel, xyz).
     """
     gradients = rng.normal(size=(256, 3, 3))
     gradients *= 1.6 / np.linalg.norm(gradients, axis=-1, keepdims=True)
@@ -33,9 +33,9 @@ def make_lattice(rng: np.random.Generator) -> Lattice:
 def noise_at(x: float, y: float, z: float, footprint: float, octaves: int, lattice: Lattice) -> Vector:
     """Evaluate three independent channels of gradient noise (Perlin 2002), summed over octaves.
 
-    Each octave has twice the frequency and 0.6 times the amplitude of the previous octave. Octaves with a
-    period below four footprints are attenuated, and those below two are omitted, to avoid aliasing on distant
-    surfaces.
+    Each octave has twice the frequency and 0.6 times the amplitude of the previous octave. To avoid aliasing
+    on distant surfaces, octaves with a period below four footprints are attenuated, and octaves with a period
+    below two footprints are omitted.
 
     Args:
         x: Coordinate x, in periods of the coarsest octave.

@@ -1,4 +1,4 @@
-"""The demo scene: a small procedural valley, ray-cast to images with known cameras, for demo and tests.
+"""The demo scene: a small procedural valley, rendered by ray casting with known cameras, for demo and tests.
 
 Boulders, a broken column, a leaning slab and a ring stand in a valley that is enclosed by slopes. Fractal
 noise gives every surface a unique texture. Lighting and shadows do not depend on the view. The cameras are
@@ -39,16 +39,18 @@ class DemoSceneConfig:
     seed: int = 0
     """Random seed for the shapes and textures of the scene and for the camera poses."""
     trajectory: Literal["arc", "tour"] = "arc"
-    """Camera trajectory: "arc" is an arc around the center, facing inward; "tour" leads through the whole
-    valley, facing in all directions, and needs at least fifty images for enough overlap."""
+    """Camera trajectory. With "arc", cameras are on an arc around the center and face inward. With "tour",
+    cameras go through the whole valley and face in all directions; this needs at least fifty images for
+    enough overlap."""
     depth: bool = False
-    """Whether to also write true depth maps to `depth/*.npz`, as array `depth` (H, W) in world units."""
+    """Whether to also write the true depth maps to `depth/*.npz`. Each file contains the array `depth` (H, W)
+    in world units."""
     radial: tuple[float, float] = (0.0, 0.0)
     """Radial distortion k1 and k2 of the camera, as in COLMAP's RADIAL model."""
     field_of_view: float = 54.0
     """Field of view in degrees along the longer side of the images, before distortion."""
     supersampling: int = 2
-    """Number of rays per pixel along each axis; more rays reduce aliasing and take longer."""
+    """Number of rays per pixel along each image axis; more rays reduce aliasing but take longer."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,12 @@ class Lighting:
     sun: tuple[float, float, float] = (0.45, -0.55, 0.70)
     """Vector toward the sun in world coordinates (z up); its length has no effect."""
     sun_intensity: float = 0.75
-    """Brightness that the sun adds to a surface perpendicular to its rays; the texture color is multiplied by
-    the total brightness."""
+    """Brightness that the sun adds to a surface perpendicular to the sun's rays. The color of a surface is
+    multiplied by the total brightness."""
     sky_intensity: float = 0.32
     """Brightness that the sky adds to a vertical surface, in the unit of `sun_intensity`."""
     sky_gradient: float = 0.18
-    """Difference between the skylight on a surface that faces up and on a vertical surface."""
+    """Brightness that the sky adds to a surface that faces up, minus that for a vertical surface."""
     sky_color: tuple[float, float, float] = (0.55, 0.65, 0.75)
     """Color of pixels that show the sky, linear RGB in [0, 1]."""
 
@@ -73,7 +75,7 @@ class Material:
     """Colors and texture scale of the surfaces of one material."""
 
     palette: tuple[tuple[float, float, float], ...]
-    """Four colors, linear RGB in [0, 1]: dark grain, base, light grain, and patches."""
+    """Linear RGB colors, in [0, 1], of dark grain, base, light grain and patches, in this order."""
     frequency: tuple[float, float, float]
     """Number of periods of the coarsest noise octave per world unit, along x, y and z."""
 
@@ -101,7 +103,7 @@ FREQUENCIES = np.array([material.frequency for material in MATERIALS.values()])
 
 @cached_njit()
 def _smoothstep(x: float, low: float, high: float) -> float:
-    """Interpolate smoothly from 0 for `x` up to `low` to 1 for `x` from `high` on."""
+    """Return 0 for `x` below `low`, 1 for `x` above `high`, and a smooth transition in between."""
     t = min(max((x - low) / (high - low), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
@@ -127,9 +129,7 @@ def _shade(
         directions: Unit direction of each ray, in world coordinates. (N, 3).
         spacing: Angle between neighboring rays, in radians.
         faces: Index of the triangle that each ray hits; -1 if the ray hits none. (N,).
-        coordinates: For each triangle, coefficients of three affine functions of a world point: signed
-            distance from the plane of the triangle, and barycentric coordinates of its second and third
-            corner. (F, 3, 4).
+        coordinates: Affine functions of each triangle, from `_triangle_coordinates`. (F, 3, 4).
         light: Brightness at the three corners of each triangle. (F, 3).
         materials: Index of the material of each triangle. (F,).
         palettes: Four colors of each material, linear RGB (see `Material`). (M, 4, 3).
@@ -173,14 +173,14 @@ def _shade(
 
 
 def _triangle_coordinates(triangles: Array) -> Array:
-    """Compute affine functions of a point that give its position relative to each triangle.
+    """Compute affine functions that give the position of a world point relative to each triangle.
 
     Args:
-        triangles: World coordinates of the three corners. (F, 3, 3).
+        triangles: World coordinates of the three corners of each triangle. (F, corner, xyz).
 
     Returns:
-        Coefficients of signed plane distance and of the barycentric coordinates of the second and third
-        corner. (F, 3, 4).
+        For each triangle, coefficients (for x, y, z and 1) of three functions: signed distance from the plane
+        of the triangle, and barycentric coordinates of its second and third corner. (F, function, 4).
     """
     a, b, c = triangles.transpose(1, 0, 2)
     normals = np.cross(b - a, c - a)
@@ -263,7 +263,7 @@ class _Scene:
         return trimesh.Trimesh(np.stack([flat[:, 0], flat[:, 1], height], axis=-1), faces, process=False)
 
     def _bake_light(self) -> Array:
-        """Compute the brightness of each mesh vertex from skylight, sunlight and cast shadows. (V,)."""
+        """Compute the brightness of each of the V mesh vertices from skylight, sunlight and shadows. (V,)."""
         lighting = self.lighting
         sun = np.array(lighting.sun) / np.linalg.norm(lighting.sun)
         normals = np.array(self.mesh.vertex_normals)
@@ -301,7 +301,7 @@ class _Scene:
     def render_depth(
         self, T_world_camera: Array, camera: SharedPinhole, size: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """Render the depth of the scene at the pixel centers; the arguments are as in `render_image`.
+        """Render the depth of the scene at the pixel centers; the arguments are those of `render_image`.
 
         Returns:
             Depth along the optical axis in world units; NaN for the sky. (height, width).
@@ -318,7 +318,7 @@ class _Scene:
 def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Array:
     """Compute `density` x `density` ray directions per pixel, row by row, in camera coordinates. (N, 3).
 
-    The axes are OpenCV's, and z is the focal length in pixels.
+    Axes are OpenCV's, and the z component of each direction is the focal length in pixels.
     """
     x, y = ((np.arange(side * density) + 0.5) / density - side / 2 for side in size)
     xy = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
@@ -330,8 +330,8 @@ def _grid(camera: SharedPinhole, size: tuple[int, int], density: int = 1) -> Arr
 def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -> Path:
     """Render images of the demo scene and write them to a folder.
 
-    Writes `images/*.jpg`, whose numbers do not follow the trajectory, and `ground_truth.json` with the true
-    cameras, which only the evaluation of results uses.
+    Writes `images/*.jpg` in random order of the cameras, and `ground_truth.json` with the true cameras for
+    the evaluation of results. With `config.depth`, also writes `depth/*.npz`.
 
     Args:
         output_dir: Output folder; created if missing.
@@ -341,8 +341,8 @@ def render_demo_scene(output_dir: Path, config: DemoSceneConfig | None = None) -
         Folder of the images, `output_dir/images`.
 
     Raises:
-        NopeSplatError: If an option is out of range, the folder cannot be written, or no ray caster is
-            installed.
+        NopeSplatError: If an option is out of range, the folder cannot be written, or no package for ray
+            casting (embreex or rtree) is installed.
     """
     if find_spec("embreex") is None and find_spec("rtree") is None:  # trimesh needs one of them to cast rays
         raise NopeSplatError(

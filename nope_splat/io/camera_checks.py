@@ -18,29 +18,30 @@ from nope_splat.geometry.rigid import nearest_rotation
 from nope_splat.utils.typing import Array
 
 LARGEST_NUMBER = 1e30
-"""Upper limit of all numbers in camera files. Larger numbers only occur in damaged files, and their products
-could overflow."""
+"""Upper limit of the absolute value of all numbers in camera files. Larger numbers occur only in damaged
+files, and products of such numbers could overflow."""
 FOCAL_RATIOS = (1e-3, 1e4)
-"""Minimum and maximum focal length, as fractions of the longer image side. They correspond to fields of view
-of 179.9 and 0.006 degrees."""
+"""Minimum and maximum focal length, as multiples of the longer image side. These limits correspond to fields
+of view of 179.9 and 0.006 degrees."""
 MAX_ROTATION_ERROR = 0.02
-"""Maximum relative difference between the largest and smallest singular value of a rotation matrix. Matrices
-rounded to two decimals pass."""
+"""Maximum relative difference between the largest and smallest singular value of a rotation matrix that is
+read from a file. Matrices rounded to two decimals pass."""
 
 
 class InvalidCamera(ValueError):
-    """Error in a camera file; its message is the reason, which `parsing` inserts into the error message."""
+    """Error in a camera file. Its message is a reason that `parsing` inserts into the error for the user."""
 
 
 @contextmanager
 def parsing(source: str, advice: str) -> Iterator[None]:
     """Convert the exceptions that a damaged file causes within a `with` block to a `NopeSplatError`.
 
-    The message is "`source` (reason); `advice`".
+    The error message has the form "`source` (reason); `advice`", with the reason from the exception.
 
     Args:
-        source: What is wrong in which file, for example `"cameras.json is not a transforms.json"`.
-        advice: What the user should do.
+        source: Start of the message, which names the file and says what is wrong with it, for example
+            `"cameras.json is not a transforms.json"`.
+        advice: End of the message, which says what the user should do.
 
     Yields:
         Nothing.
@@ -63,11 +64,11 @@ def parsing(source: str, advice: str) -> Iterator[None]:
 
 
 def number(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """Read a number from a JSON object, and check that it is finite.
+    """Read a number from a JSON object, and check that the number is finite.
 
     Args:
         values: The JSON object.
-        key: Name of the number.
+        key: Key of the number in the object.
         default: Value to return if the key is missing; None if the key is required.
 
     Returns:
@@ -92,7 +93,7 @@ def number(values: Mapping[str, Any], key: str, default: float | None = None) ->
 def rigid_pose(matrix: object) -> Array:
     """Check a camera pose from a file, and replace its rotation by the nearest orthonormal matrix.
 
-    Rotations in files may be rounded to a few decimals or multiplied by a scale.
+    This is necessary because rotations in files may be rounded to a few decimals or multiplied by a scale.
 
     Args:
         matrix: Camera-to-world or world-to-camera transform, as nested lists or an array. (4, 4).
@@ -101,8 +102,8 @@ def rigid_pose(matrix: object) -> Array:
         The transform, float64, with a rotation of determinant 1 and an unchanged translation. (4, 4).
 
     Raises:
-        InvalidCamera: If a number is not finite, the last row is not 0 0 0 1, or the upper left block is not
-            approximately a scaled rotation.
+        InvalidCamera: If a number is not finite, the last row is not 0 0 0 1, or the upper left 3 x 3 block
+            is not approximately a rotation times a positive scale.
         ValueError: If the matrix does not have 16 numbers.
     """
     pose = np.array(matrix, dtype=np.float64).reshape(4, 4)

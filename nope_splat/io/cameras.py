@@ -22,7 +22,7 @@ from nope_splat.utils.typing import Array
 
 @dataclass(frozen=True)
 class NamedCamera:
-    """Pose and intrinsics of one image, with lengths in the image relative to its longer side."""
+    """Pose and intrinsics of one image. Focal length and principal point are relative to the image size."""
 
     T_world_camera: Array
     """Camera-to-world transform, OpenCV axes. (4, 4)."""
@@ -38,16 +38,18 @@ def read_named_cameras(path: Path) -> dict[str, NamedCamera]:
     """Read cameras from a file or folder of any supported format.
 
     Args:
-        path: Folder of a COLMAP model, folder that contains a COLMAP model as `sparse/0`, nerfstudio
-            `transforms.json`, or ground truth file (see `read_ground_truth`).
+        path: A nerfstudio `transforms.json`, a ground truth file (see `read_ground_truth`), the folder of a
+            COLMAP model, or a folder that contains a COLMAP model as `sparse/0`.
 
     Returns:
-        Cameras by image name, with orthonormal rotations. Image names are file names without folders; if two
-        file names are equal, they are paths relative to the folder that all images have in common.
+        Cameras by image name, with orthonormal rotations. Image names are file names without folders. If two
+        images have the same file name, all image names are instead paths relative to the deepest folder that
+        contains all images.
 
     Raises:
-        NopeSplatError: If the format is unknown, the file is damaged or contains no camera, a pose is
-            mirrored or not finite, or a size or focal length is not positive or implausible.
+        NopeSplatError: If the format is unknown, the file is damaged or contains no camera, an image name
+            occurs twice, a pose is mirrored or not finite, or an image size or focal length is not positive
+            or implausible.
     """
     if path.is_dir():
         cameras = _read_colmap(path)
@@ -110,7 +112,8 @@ def _read_frames(path: Path, content: dict[str, Any], frames: list[dict[str, Any
 
     Args:
         path: The file, for error messages.
-        content: The JSON object of the file; intrinsics in it apply to frames without their own intrinsics.
+        content: The JSON object of the file. Intrinsics in this object apply to frames that do not contain
+            intrinsics.
         frames: Entry `frames` of the JSON object.
 
     Returns:
@@ -137,11 +140,13 @@ def _read_intrinsics(
     """Read the intrinsics of a frame.
 
     Args:
-        values: JSON object with `w`, `h`, and `fl_x` (pixels) or `camera_angle_x` (radians). Optional:
-            `fl_y`, `cx`, `cy` (pixels), `k1`, `k2`.
+        values: JSON object with image width `w` and height `h` in pixels, and either focal length `fl_x` in
+            pixels or horizontal field of view `camera_angle_x` in radians. Optional entries are `fl_y`, `cx`
+            and `cy` in pixels, and `k1` and `k2`.
 
     Returns:
-        Width and height, focal length (mean of x and y) and principal point in pixels, and k1 and k2.
+        Image size (width, height), focal length (mean of x and y) and principal point (x, y), all in pixels;
+        and radial distortion (k1, k2).
     """
     if "fl_x" in values:
         width, height, fl_x = (number(values, key) for key in ("w", "h", "fl_x"))
@@ -166,7 +171,7 @@ def _normalize(
         size: Width and height in pixels.
         focal: Focal length in pixels.
         center: Principal point (x, y) in pixels.
-        radial: Radial distortion k1 and k2, which are not changed.
+        radial: Radial distortion k1 and k2, returned unchanged.
 
     Returns:
         `focal`, `offset` and `radial` of a `NamedCamera`.
@@ -177,19 +182,22 @@ def _normalize(
 
 
 def _parsing_camera(path: Path, name: str) -> AbstractContextManager[None]:
-    """Convert exceptions to a `NopeSplatError` that names an image and the camera file (see `parsing`)."""
+    """Create the context manager `parsing`, with a message that names an image and the file `path`."""
     photo = " ".join(name[:200].split())
     return parsing(f"the camera of {photo} in {path} cannot be used", "correct it or remove it")
 
 
 def _parsing_frame(path: Path, frame: dict[str, Any], index: int) -> AbstractContextManager[None]:
-    """Convert exceptions to a `NopeSplatError` that names the image, or else the number, of a JSON frame."""
+    """Create the context manager `parsing`, with a message that names the image of a JSON frame.
+
+    If the frame has no image name, the message contains the frame number `index + 1`.
+    """
     name = frame.get("file_path")
     return _parsing_camera(path, name if isinstance(name, str) and name else f"frame {index + 1}")
 
 
 def _require_new(name: str, others: Container[str]) -> None:
-    """Check that an image name is usable and is not among the names read before.
+    """Check that an image name is usable, and that no other camera has the same image name.
 
     Args:
         name: Image name of a camera.
@@ -207,7 +215,7 @@ def _require_new(name: str, others: Container[str]) -> None:
 
 
 def _shorten_names(cameras: dict[str, NamedCamera]) -> dict[str, NamedCamera]:
-    """Shorten image names to file names or, if two file names are equal, remove only the common folder.
+    """Shorten image names to file names, or only remove the common folder if two file names are equal.
 
     Args:
         cameras: Cameras by image path.
@@ -237,9 +245,9 @@ class GroundTruth:
     T_world_camera: dict[str, Array]
     """Camera-to-world transforms, OpenCV axes, by file name without folders. (4, 4) each."""
     focal: float
-    """Focal length (mean of x and y), in pixels of an image of `size`."""
+    """Focal length (mean of x and y) in pixels, for an image with the dimensions `size`."""
     size: tuple[int, int]
-    """Image width and height, in pixels, to which the focal length refers."""
+    """Width and height, in pixels, of the image to which the focal length refers."""
 
 
 def read_ground_truth(path: Path) -> GroundTruth:
@@ -252,7 +260,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
         path: The JSON file.
 
     Returns:
-        Poses and focal length; rotations are replaced by the nearest orthonormal matrices.
+        Poses and focal length; the rotation of each pose is replaced by the nearest orthonormal matrix.
 
     Raises:
         NopeSplatError: If the file cannot be read, a value is missing or impossible, or two frames have the

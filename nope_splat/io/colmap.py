@@ -1,7 +1,7 @@
-"""Read and write COLMAP models, binary and text, which consist of the files cameras, images and points3D.
+"""Read and write COLMAP models (the files cameras, images and points3D) in binary and text format.
 
-COLMAP has the conventions of this package: the center of the first pixel is (0.5, 0.5), and camera axes are
-x right, y down, z forward.
+COLMAP has the same conventions as this package: the center of the first pixel is (0.5, 0.5), and camera axes
+are x right, y down, z forward.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ CAMERA_MODELS = {
     "RADIAL_FISHEYE": 5,
     "THIN_PRISM_FISHEYE": 12,
 }
-"""Number of parameters of each camera model, in the order of COLMAP's model IDs."""
+"""Number of parameters of each camera model; the order of the models is that of COLMAP's model IDs."""
 SINGLE_FOCAL_MODELS = frozenset(
     {"SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"}
 )
 """Camera models whose parameters start with a single focal length; other models start with fx and fy."""
 MAX_NAME_LENGTH = 4096
-"""Maximum length of an image name in bytes, including the terminating zero byte: that of paths on Linux. A
-longer name indicates a damaged file."""
+"""Maximum length of an image name in bytes, including the terminating zero byte. A longer name indicates a
+damaged file. The limit is that of paths on Linux."""
 TEXT_IMAGE = re.compile(r"[ \t]*" + 8 * r"([^ \t]+)[ \t]+" + r"([^ \t]+)[ \t](.+)")
 """Pattern of an image line in `images.txt`: image ID, quaternion (4 numbers), translation (3), camera ID and,
 after one space or tab, the name."""
@@ -97,32 +97,33 @@ class ColmapImage:
     T_camera_world: Array
     """World-to-camera transform, OpenCV axes. (4, 4)."""
     xy: Array = field(default_factory=lambda: np.zeros((0, 2)))
-    """Positions of K observations of 3D points (COLMAP's `points2D`): x, y in pixels. (K, 2)."""
+    """Positions of the K observations of 3D points (COLMAP's `points2D`), x and y in pixels. (K, 2)."""
     point_ids: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
     """ID of the 3D point of each observation. (K,)."""
 
 
 @dataclass(frozen=True)
 class ColmapPoints:
-    """P 3D points with the IDs 1 to P, and their tracks."""
+    """The 3D points of a COLMAP model and their tracks. The IDs of the P points are 1 to P."""
 
     xyz: Array
     """World coordinates of the points. (P, 3)."""
     rgb: NDArray[np.uint8]
     """Colors of the points, RGB, 0 to 255. (P, 3)."""
     errors: Array
-    """Mean reprojection error of each point, in pixels; `UNKNOWN_ERROR` (-1) if it is infinite. (P,)."""
+    """Mean reprojection error of each point in pixels; -1 (`UNKNOWN_ERROR`) if the mean is infinite. (P,)."""
     starts: Indices
-    """Index of the first row of each point's track in `tracks`, followed by the number of rows. (P + 1,)."""
+    """Index in `tracks` of the first row of each point's track, then the total number of rows. (P + 1,)."""
     tracks: Indices
-    """Image ID and index in the image's `points2D` of each observation, sorted by point. (O, 2)."""
+    """Observations of all points, sorted by point. Each row contains the image ID and the index of the
+    observation in the `points2D` of this image. (O, 2)."""
 
     def rows(self) -> Iterator[tuple[int, Array, NDArray[np.uint8], float, Indices]]:
         """Iterate over the points.
 
         Yields:
-            ID, world coordinates (3,), RGB color (3,), mean reprojection error in pixels, and track: image ID
-            and `points2D` index of each observation (track length, 2).
+            Point ID, world coordinates (3,), RGB color from 0 to 255 (3,), mean reprojection error in pixels,
+            and track (track length, 2): image ID and `points2D` index of each observation.
         """
         for index, (start, end) in enumerate(pairwise(self.starts.tolist())):
             yield (
@@ -139,9 +140,9 @@ class ColmapModel:
     """COLMAP model: cameras, registered images and 3D points of a sparse reconstruction."""
 
     cameras: Mapping[int, ColmapCamera]
-    """Cameras by COLMAP's camera ID."""
+    """Cameras by COLMAP camera ID."""
     images: Mapping[int, ColmapImage]
-    """Registered images by COLMAP's image ID."""
+    """Registered images by COLMAP image ID."""
     points: ColmapPoints
     """3D points and their tracks."""
 
@@ -182,8 +183,8 @@ def write_binary(model: ColmapModel, directory: Path) -> None:
 def write_text(model: ColmapModel, directory: Path) -> None:
     """Write a COLMAP model in text format: `cameras.txt`, `images.txt` and `points3D.txt`.
 
-    Numbers have full precision. COLMAP and other readers of the text format cut image names at the first
-    space, so names with spaces need the binary format.
+    Numbers are written with full precision. COLMAP and other programs that read the text format cut image
+    names at the first space, so use the binary format for names with spaces.
 
     Args:
         model: The model.
@@ -215,14 +216,15 @@ def read_cameras(directory: Path) -> tuple[dict[int, ColmapCamera], dict[int, Co
     """Read cameras and image poses of a COLMAP model, binary or text; observations and points are skipped.
 
     Args:
-        directory: Folder with `cameras` and `images`, both `.bin` or both `.txt`; `.bin` has precedence.
+        directory: Folder that contains `cameras.bin` and `images.bin`, or `cameras.txt` and `images.txt`. If
+            both pairs exist, the binary files are read.
 
     Returns:
         Cameras by camera ID, and images without observations by image ID.
 
     Raises:
-        NopeSplatError: If the folder contains no model, or a file is damaged. Whether the intrinsics and
-            poses are plausible is not checked.
+        NopeSplatError: If the folder contains no model, or a file is damaged. Implausible intrinsics or poses
+            raise no error.
     """
     for suffix, read_camera_file, read_image_file in (
         ("bin", _read_binary_cameras, _read_binary_images),
@@ -261,7 +263,10 @@ def _translation(image: ColmapImage) -> list[float]:
 
 
 def _pose(w: float, x: float, y: float, z: float, *translation: float) -> Array:
-    """Build a world-to-camera transform (4, 4) from a quaternion (w, x, y, z) and a translation (x, y, z)."""
+    """Build a world-to-camera transform (4, 4) from a quaternion (w, x, y, z) and a translation (x, y, z).
+
+    The quaternion need not have unit length.
+    """
     if not 0 < math.hypot(w, x, y, z) < math.inf:
         raise InvalidCamera("a quaternion is zero or not finite")
     pose = np.eye(4)
@@ -278,7 +283,7 @@ def _line(*values: object) -> str:
 def _unpack(file: BinaryIO, layout: str) -> tuple:
     """Read little-endian values without padding; raise `InvalidCamera` if the file ends too early.
 
-    `layout` is the format of the values for `struct`, without byte order.
+    `layout` is a format string of the module `struct`, without the character for the byte order.
     """
     size = struct.calcsize(f"<{layout}")
     content = file.read(size)
@@ -325,7 +330,7 @@ def _read_binary_images(path: Path) -> dict[int, ColmapImage]:
 
 
 def _read_name(file: BinaryIO) -> str:
-    """Read a UTF-8 name that ends with a zero byte, and move the file position behind this byte."""
+    """Read a UTF-8 name that ends with a zero byte; the file position is then behind this byte."""
     start = file.tell()
     name, end, _ = file.read(MAX_NAME_LENGTH).partition(b"\0")
     if not end:
@@ -354,7 +359,7 @@ def _read_text_cameras(path: Path) -> dict[int, ColmapCamera]:
 def _read_text_images(path: Path) -> dict[int, ColmapImage]:
     """Read the images in `images.txt`, by image ID.
 
-    The line after each image contains its observations. This line may be empty, and is skipped.
+    The line after each image, which contains its observations and may be empty, is skipped.
     """
     images = {}
     lines = _lines(path)
@@ -372,10 +377,13 @@ def _read_text_images(path: Path) -> dict[int, ColmapImage]:
 
 
 def _is_comment(line: str) -> bool:
-    """Check whether a line of a text model is empty or a comment (`#`)."""
+    """Check whether a line of a text file is empty or a comment (`#`)."""
     return not line.strip() or line.lstrip().startswith("#")
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text file, split only at line feeds; names may contain other separators."""
+    """Yield the lines of a UTF-8 text file, split only at line feeds.
+
+    Image names may contain other line separators, which must not split a line.
+    """
     yield from path.read_text(encoding="utf-8").split("\n")

@@ -35,8 +35,8 @@ MAX_PIXELS = 400_000_000
 """Maximum number of pixels of an image; larger images are rejected."""
 MAX_PIXELS_AT_ONCE = 200_000_000
 """Maximum number of pixels that all threads together decode at the same time; an image with more pixels is
-decoded alone. Decoding takes up to 8 bytes per pixel (4 for Pillow's image, 3 or 4 for the result), and up to
-14 bytes for progressive JPEG files."""
+decoded alone. Decoding takes up to 8 bytes of memory per pixel (4 for Pillow's image, 3 or 4 for the result),
+or up to 14 bytes for progressive JPEG files."""
 PIXELS_PER_BAND = 1 << 20
 """Number of pixels that are converted to 8 bits at a time. Conversion in bands avoids a second copy of the
 whole image."""
@@ -51,8 +51,9 @@ def open_image(path: Path, size: tuple[int, int] | None = None) -> Iterator[Imag
 
     Args:
         path: The image file.
-        size: Width and height in pixels to which the caller will scale the upright image. JPEG files are then
-            decoded at a reduced size if possible, but not below twice this size. None for full resolution.
+        size: Width and height in pixels to which the caller will scale the upright image; None for full
+            resolution. If given, JPEG files are decoded at a reduced size if possible, but at no less than
+            twice `size`.
 
     Yields:
         The image, not decoded yet.
@@ -77,13 +78,13 @@ def open_image(path: Path, size: tuple[int, int] | None = None) -> Iterator[Imag
 def _reduce(image: Image.Image, size: tuple[int, int]) -> None:
     """Make Pillow decode a JPEG file at 1/2, 1/4 or 1/8 of its size if the result is large enough.
 
-    The reduced image has at least twice the requested size, so that averaging to the final size dominates
-    over the decoder's filter. The sides must be divisible by the factor; otherwise the decoder pads the last
-    block, which shifts all pixels slightly.
+    The reduced image has at least twice the requested size, so that the later averaging to the requested size
+    has more influence than the decoder's filter. A factor that does not divide both image sides is not used,
+    because the decoder would then pad the last block, which shifts all pixels slightly.
 
     Args:
-        image: The opened image, not decoded yet; other formats than JPEG are not changed.
-        size: Requested width and height in pixels, in either orientation.
+        image: The opened image, not decoded yet. Images of other formats than JPEG are not changed.
+        size: Requested width and height in pixels; the two may be swapped.
     """
     if image.format not in ("JPEG", "MPO"):
         return  # Pillow cannot decode other formats at a reduced size
@@ -99,7 +100,7 @@ def turn_upright(image: Image.Image) -> None:
     """Decode an image, and rotate or mirror it in place according to its EXIF orientation.
 
     Args:
-        image: The opened image. If its EXIF data are damaged, it is decoded without rotation.
+        image: The opened image. If its EXIF data are damaged, the image is decoded but not rotated.
     """
     image.load()
     try:
@@ -109,7 +110,7 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def read_pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """Convert a decoded image to 8 bits per channel: RGBA if it has transparency, else RGB.
+    """Convert a decoded image to 8 bits per channel: to RGBA if the image has transparency, else to RGB.
 
     Args:
         image: The image, after `turn_upright`.
@@ -136,7 +137,7 @@ def read_pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _scale_to_8_bits(levels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale gray levels from 16 bits (0 to 65535) to 8 bits (0 to 255), rounded. Same shape.
+    """Scale gray levels of any shape from 16 bits (0 to 65535) to 8 bits (0 to 255), rounded.
 
     Raises:
         ValueError: If a level is outside the range of 16 bits.

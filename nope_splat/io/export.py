@@ -36,8 +36,8 @@ from nope_splat.scene.reconstruction import Reconstruction
 from nope_splat.scene.tracks import Observations
 
 UNKNOWN_ERROR = -1.0
-"""COLMAP's value for an unknown reprojection error. It replaces the infinite error of points behind a camera,
-because the text format cannot represent infinity."""
+"""COLMAP's value for an unknown reprojection error. This value replaces the infinite error of points behind a
+camera, because the text format cannot represent infinity."""
 
 
 def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> None:
@@ -59,8 +59,8 @@ def write_colmap(scene: Reconstruction, directory: Path, text: bool = False) -> 
 def colmap_model(scene: Reconstruction) -> ColmapModel:
     """Convert a reconstruction to a COLMAP model.
 
-    COLMAP IDs of images and points are indices of the reconstruction plus 1. Portrait and landscape images of
-    one camera get separate COLMAP cameras, since COLMAP cameras include the image size.
+    COLMAP IDs of images and points are their indices in the reconstruction plus 1. Portrait and landscape
+    images of one camera get separate COLMAP cameras, since COLMAP cameras include the image size.
 
     Args:
         scene: The reconstruction.
@@ -159,7 +159,7 @@ def export_images(
     """Export the registered images to a folder for other tools, as symbolic links or copies.
 
     Images that other tools may read differently (EXIF rotation, HEIC, CMYK, 16 bits) are converted to upright
-    PNG files. Their names get the suffix `.png`, or `_1.png` and so on if that name is already used.
+    PNG files. Names of converted images get the suffix `.png`, or `_1.png` and so on if that name is used.
 
     Args:
         scene: The reconstruction.
@@ -206,10 +206,11 @@ def exported_names(names: Sequence[str], portable: Sequence[bool]) -> list[str]:
 
     Args:
         names: Names of the N images.
-        portable: Whether each image is exported without conversion, under its own name. (N,).
+        portable: Whether each image is exported without conversion, under its original name. (N,).
 
     Returns:
-        Name of each exported image: unchanged if portable, else an unused name that ends with `.png`. (N,).
+        Name of each exported image: unchanged if `portable` is True, else an unused name that ends with
+        `.png`. (N,).
     """
     # Names are compared without case, for file systems that ignore it, and with the names of folders.
     taken = {part.casefold() for name in names for part in (name, *map(str, PurePosixPath(name).parents))}
@@ -225,8 +226,8 @@ def exported_names(names: Sequence[str], portable: Sequence[bool]) -> list[str]:
 def export_masks(scene: Reconstruction, folder: ImageFolder, directory: Path, names: Sequence[str]) -> bool:
     """Write the masks of the registered images, which combine mask file and transparency of each image.
 
-    As for COLMAP and nerfstudio, there is one PNG file per image, named like the exported image with the
-    suffix `.png`; ignored pixels are black. If no registered image has a mask, nothing is written.
+    As COLMAP and nerfstudio expect, there is one PNG file per image, named like the exported image plus
+    `.png`, and ignored pixels are black. If no registered image has a mask, nothing is written.
 
     Args:
         scene: The reconstruction, with the original image names.
@@ -269,7 +270,7 @@ def write_report(scene: Reconstruction, path: Path, skipped: Mapping[str, str] |
     Args:
         scene: The reconstruction.
         path: JSON file to write.
-        skipped: Reason for skipping, by the name of each file that could not be used.
+        skipped: Reason for skipping, by the name of each file that could not be used; None for no files.
 
     Raises:
         NopeSplatError: If the file cannot be written.
@@ -347,7 +348,7 @@ def writing_to(directory: Path) -> Iterator[None]:
 
 
 def _relative_if_inside(directory: Path, file: Path) -> str:
-    """Return the path of a file relative to `directory` if it is inside, else its absolute path."""
+    """Return the path of a file: relative to `directory` if the file is inside, else absolute."""
     file = Path(os.path.abspath(file))
     return (file.relative_to(directory) if file.is_relative_to(directory) else file).as_posix()
 
@@ -378,7 +379,7 @@ def _camera_statistics(scene: Reconstruction, camera_id: int) -> dict[str, objec
 def _colmap_camera(camera: SharedPinhole, size: NDArray[np.int64]) -> ColmapCamera:
     """Convert intrinsics to a COLMAP camera: RADIAL if the camera has distortion, else SIMPLE_PINHOLE.
 
-    COLMAP cameras include the image size, here width and height in pixels (2,).
+    `size` is the image size, which COLMAP cameras include: width and height in pixels (2,).
     """
     cx, cy = camera.principal_points(size).tolist()
     width, height = size.tolist()

@@ -22,10 +22,11 @@ def content_key(image_files: Sequence[ImageFile], settings: Mapping[str, Any]) -
     """Compute the cache key of a result from the images and settings that determine the result.
 
     Args:
-        image_files: The images, in the order of the result. The key depends on their names and order, and on
-            the content of the image and mask files, but not on the location of the files.
-        settings: Settings that the result depends on, as values that JSON supports (dataclasses converted by
-            `asdict`).
+        image_files: The images, in the order of the images in the result. The key depends on the names and
+            order of the images and on the content of image and mask files, but not on the location of the
+            files.
+        settings: Settings that the result depends on, as values that JSON supports. Convert dataclasses with
+            `asdict`.
 
     Returns:
         SHA-256 hash in hexadecimal digits.
@@ -53,8 +54,8 @@ def folder_hashes(data: Path) -> dict[str, str]:
         data: The image folder, or a folder that contains it as `images/`.
 
     Returns:
-        Text by image name: the SHA-256 hash of the image file and, if the image has a mask, a space and the
-        hash of the mask file. "unreadable" stands for the hash of a file that cannot be read.
+        Text by image name: the SHA-256 hash of the image file and, if the image has a mask file, a space and
+        the hash of the mask file. The hash of a file that cannot be read is replaced by "unreadable".
     """
 
     def hash_or_reason(path: Path) -> str:

@@ -26,11 +26,12 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}) | HEIF_SUFFIXES
 MASK_FOLDER = "masks"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-"""Control characters, and surrogates (bytes that are not UTF-8). Images with such names are skipped, because
-other tools cannot write these names."""
+"""Pattern of control characters and surrogates (bytes that are not UTF-8). Images with such characters in
+their names are skipped, because other tools cannot write these names."""
 
 MAX_READING_THREADS = min(8, os.cpu_count() or 1)
-"""Number of threads that check images; after large images, the C library may keep 64 MB per thread."""
+"""Number of threads that read and check images. The number is limited because the C library may keep 64 MB of
+memory per thread after large images."""
 MIN_SIDE = 32
 """Minimum length of the shorter image side in pixels; smaller images have no keypoints and are skipped."""
 
@@ -50,7 +51,8 @@ class ImageFile:
     mask_path: Path | None = None
     """Path of the mask file, whose black pixels are ignored; None without a mask file."""
     ignored: NDArray[np.bool_] | None = field(default=None, compare=False)
-    """Grid over the image with True for cells whose pixels are also ignored. (rows, columns), or None."""
+    """Grid of cells over the image (rows, columns), True for cells whose pixels are ignored in addition to
+    the mask; None if no cell is ignored."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def find_images(data: Path | str) -> ImageFolder:
         The images, and the files and subfolders that were skipped.
 
     Raises:
-        NopeSplatError: If the folder does not exist, fewer than two images are usable, or a mask is damaged
-            or differs in size from its image.
+        NopeSplatError: If the folder does not exist or cannot be read, fewer than two images are usable, or a
+            mask is damaged or differs in size from its image.
     """
     data = Path(data)
     if not data.exists():
@@ -141,7 +143,8 @@ def read_image(image: ImageFile, size: tuple[int, int] | None = None) -> NDArray
             None for full resolution.
 
     Returns:
-        RGB (H, W, 3) or, for images with transparency, RGBA (H, W, 4) with colors not multiplied by alpha.
+        Colors, 0 to 255: RGB (H, W, 3) or, for images with transparency, RGBA (H, W, 4) with colors that are
+        not multiplied by alpha.
 
     Raises:
         NopeSplatError: If the file can no longer be read.
@@ -164,8 +167,9 @@ def read_mask(image_file: ImageFile, size: tuple[int, int] | None = None) -> NDA
         size: Width and height of the result in pixels; None for full resolution.
 
     Returns:
-        True for used pixels (H, W): not even partly black in the mask file, at least half opaque, and in no
-        ignored cell. None if the image has neither mask file, transparency nor ignored cells.
+        True for used pixels (H, W). A pixel is used if no part of it is black in the mask file, it is at
+        least half opaque, and it is in no ignored cell. None if the image has neither mask file, transparency
+        nor ignored cells.
 
     Raises:
         NopeSplatError: If the image or its mask file can no longer be read.
@@ -202,7 +206,8 @@ def is_portable(image_file: ImageFile) -> bool:
         image_file: The image.
 
     Returns:
-        False for images with EXIF rotation, HEIC files, and pixels other than 8-bit gray, RGB or RGBA.
+        False if the image has an EXIF rotation, is a HEIC file, or has other pixels than 8-bit gray, RGB or
+        RGBA.
 
     Raises:
         NopeSplatError: If the file can no longer be read.
@@ -217,8 +222,9 @@ def assign_cameras(images: Sequence[ImageFile], by: Literal["size", "folder"] = 
 
     Args:
         images: The N images.
-        by: "size" assigns images of the same size, in portrait or landscape, to the same camera; "folder"
-            assigns images of the same size and the same folder to the same camera.
+        by: "size" assigns images of the same size to the same camera; "folder" assigns images of the same
+            size in the same folder to the same camera. A portrait and a landscape image have the same size if
+            only width and height are swapped.
 
     Returns:
         Camera index of each image; cameras are numbered in the order of their first image. (N,).
@@ -248,7 +254,7 @@ def list_files(data: Path) -> dict[str, tuple[Path, Path | None]]:
         data: The image folder, or a folder that contains it as `images/`.
 
     Returns:
-        Path of the image file and path of its mask file (None without a mask), by image name.
+        Path of the image file and path of its mask file (None without a mask file), by image name.
     """
     root = _image_root(data)
     return {name: (root / name, _mask_path(root, name)) for name in _image_names(root)}
@@ -304,10 +310,10 @@ def _escape(name: str) -> str:
 
 
 def _check(root: Path, name: str) -> ImageFile | str:
-    """Decode an image file in the folder `root` to check it, and find its mask.
+    """Check an image file in the folder `root` by decoding it, and find its mask file.
 
     Returns:
-        The image; if the image cannot be used, the reason.
+        The image; if the image cannot be used, the reason as text.
     """
     path = root / name
     if UNPRINTABLE.search(name):
@@ -342,7 +348,7 @@ def _scale_transparent(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDAr
 
 @contextmanager
 def _rereading(path: Path, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
-    """Open an image or mask file as `open_image` does; raise `NopeSplatError` if it can no longer be read."""
+    """Call `open_image` for an image or mask file; raise `NopeSplatError` if it can no longer be read."""
     try:
         with open_image(path, size) as image:
             yield image
@@ -353,7 +359,7 @@ def _rereading(path: Path, size: tuple[int, int] | None = None) -> Iterator[Imag
 
 
 def _mask_path(root: Path, name: str) -> Path | None:
-    """Find the mask file of an image by its name, without reading the file; None if there is no mask file."""
+    """Find the mask file of an image by the image name, without reading it; None if there is no mask file."""
     for folder in mask_folders(root):
         for file in (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name):
             if os.path.isfile(file):  # unlike `Path.is_file`, raises nothing in an unreadable folder
@@ -365,7 +371,10 @@ def _find_mask(root: Path, name: str, size: tuple[int, int]) -> Path | None:
     """Find the mask file of an image, and check that the mask is readable and as large as the image (`size`).
 
     Returns:
-        Path of the mask file; None without a mask file.
+        Path of the mask file; None if there is no mask file.
+
+    Raises:
+        NopeSplatError: If the mask is damaged, or differs in size from the image.
     """
     file = _mask_path(root, name)
     if file is None:

@@ -1,4 +1,4 @@
-"""Read images and masks, and remove the radial distortion of their camera."""
+"""Read images and masks, and remove radial distortion."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def read_undistorted_image(
         camera: Intrinsics of the image at full resolution.
 
     Returns:
-        Colors as from `read_image`: RGB or, for images with transparency, RGBA. Pixels outside the original
-        image repeat the nearest border pixel. (H, W, 3 or 4).
+        Colors, 0 to 255: RGB (H, W, 3) or, for images with transparency, RGBA (H, W, 4). Pixels that lie
+        outside the original image repeat its nearest border pixel.
     """
     pixels = read_image(image, size)
     if not any(camera.radial):
@@ -44,8 +44,8 @@ def read_undistorted_mask(
         camera: Intrinsics of the image at full resolution.
 
     Returns:
-        True for pixels that are interpolated only from used pixels inside the original image (H, W); None if
-        all pixels are used.
+        Mask (H, W), True for pixels that are interpolated only from used pixels inside the original image.
+        None if all pixels are used.
     """
     mask = read_mask(image, size)
     if not any(camera.radial):

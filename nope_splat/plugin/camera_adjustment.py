@@ -1,4 +1,4 @@
-"""Joint refinement of a model in training: build the problem, solve it, and update cameras and points."""
+"""Joint refinement of a model in training: build the problem, solve it, update cameras and track points."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ MIN_MEAN_OBSERVATIONS = 200
 def has_few_tracks(model: NopeSplatModel) -> bool:
     """Check whether the training images have fewer than `MIN_MEAN_OBSERVATIONS` observations on average.
 
-    Renderings then constrain the cameras better than tracks. The result is False if principal points or
-    distortion are learned.
+    With few observations, renderings constrain the cameras better than tracks do.
 
     Args:
         model: The model, in training mode.
+
+    Returns:
+        True if the mean is below the limit. Always False if principal points or distortion are optimized.
     """
     observations, lens = model.observations, model.camera_optimizer.learned_lens
     return lens is None and len(observations.view_ids) < MIN_MEAN_OBSERVATIONS * model.num_train_data
@@ -44,8 +46,8 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
         model: The model, in training mode.
 
     Returns:
-        Problem with the V training views as images and the K cameras of the model. Intrinsics are log focal
-        length, principal point shift (x, y) in full-resolution pixels, k1 and k2.
+        Problem in which the V training views are the images and the K cameras of the model have intrinsics
+        (K, 5): log focal length, principal point shift (x, y) in full-resolution pixels, k1 and k2.
     """
     optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
     lens, learned_lens = optimizer.lens(), optimizer.learned_lens
@@ -122,7 +124,9 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
 def adjust_cameras(
     model: NopeSplatModel, cameras: Cameras, batches: list[dict[str, Any]], single_step: bool = False
 ) -> JointResult:
-    """Refine cameras and track points by reprojection and photometric errors, with fixed Gaussians.
+    """Refine cameras and track points by minimizing reprojection errors and photometric errors.
+
+    Gaussians do not change, except that Gaussians tied to track points move with the points.
 
     Args:
         model: The model, in training mode; its cameras and track points are updated in place.

@@ -27,8 +27,8 @@ from nope_splat.plugin.learned_lens import LearnedLens
 from nope_splat.splatting.lens import Lens
 
 LENS_METRICS = ("principal_point_x_px", "principal_point_y_px", "radial_k1", "radial_k2")
-"""Names of the metrics that are logged if principal points or distortion are optimized: principal point
-relative to the image center in full-resolution pixels, and k1 and k2."""
+"""Names of the metrics that are logged if principal points or distortion are optimized. The principal point
+is relative to the image center, in full-resolution pixels."""
 
 
 def world_to_camera(camera_to_world: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ def image_size(camera: Cameras) -> tuple[int, int]:
     """Return the image size of a camera.
 
     Args:
-        camera: A single camera. If its metadata contain `size`, a (width, height), this value is returned
-            without a GPU synchronization.
+        camera: A single camera. If its metadata contain the entry `size` (width, height), this entry is
+            returned, which avoids a GPU synchronization.
 
     Returns:
         Width and height in pixels.
@@ -77,10 +77,10 @@ def radial_terms(camera: Cameras) -> Tensor | None:
     """Return the learned radial distortion of a camera from its metadata.
 
     Args:
-        camera: A single camera; its metadata may contain `radial`.
+        camera: A single camera.
 
     Returns:
-        k1 and k2 (2,); None if no distortion was learned.
+        k1 and k2 from the metadata entry `radial` (2,); None if there is no such entry.
     """
     radial = (camera.metadata or {}).get("radial")
     return None if radial is None else radial.reshape(2)
@@ -92,17 +92,18 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
     _target: type = field(default_factory=lambda: NopeCameraOptimizer)
     optimize_focal: bool = True
-    """Whether to optimize the focal length of each camera; poses are optimized according to `mode`."""
+    """Whether to optimize the focal length of each camera. Poses are optimized unless mode is "off"."""
     optimize_principal_point: bool = False
-    """Whether to optimize the principal point of each camera, except for cameras with both portrait and
-    landscape images."""
+    """Whether to optimize the principal point of each camera. The principal points of cameras with both
+    portrait and landscape images stay fixed."""
     optimize_distortion: bool = False
     """Whether to optimize radial distortion k1 and k2 of each camera, and to render with distortion.
 
-    Structure from motion then also estimates distortion, as initial value. With this option or
-    optimize-principal-point, training uses the original images instead of undistorted images."""
+    If set, structure from motion also estimates distortion, which is the initial value. If this option or
+    optimize-principal-point is set, training uses the original images instead of undistorted images."""
     refinement: OmitSubcommandPrefixes[CameraRefinement] = field(default_factory=JointRefinement)
-    """Method of camera refinement: joint second-order steps at intervals, or gradient steps."""
+    """Method of camera refinement: joint refinement at intervals (Levenberg-Marquardt), or gradient steps in
+    every iteration (Adam)."""
     # nerfstudio's penalties are unused, because the track losses constrain the cameras better.
     trans_l2_penalty: Suppress[float] = 0.0
     """Unused penalty of nerfstudio."""
@@ -120,17 +121,18 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
 
 class NopeCameraOptimizer(CameraOptimizer):
-    """Camera optimizer with pose corrections and focal lengths relative to the reconstruction.
+    """Camera optimizer whose parameters are corrections of the poses and focal lengths of the reconstruction.
 
-    Poses are `base_poses @ exp(pose_adjustment)`, and focal lengths are `base_focal * exp(log_focal)`. The V
-    training views share K sets of intrinsics. The base poses and focal lengths are those of the
-    reconstruction; they are buffers, so that a checkpoint contains complete cameras.
+    Camera-to-world poses are `base_poses @ exp(pose_adjustment)`, and focal lengths are
+    `base_focal * exp(log_focal)`. The V training views share K sets of intrinsics. `base_poses` and
+    `base_focal` come from the reconstruction; they are buffers, so that a checkpoint contains complete
+    cameras.
 
     Args:
         config: Options of camera optimization.
         num_cameras: Number V of training views (nerfstudio has one camera per view).
         device: Initial device of the parameters.
-        intrinsics_ids: Index of the intrinsics of each view (V,); None if all views share the first.
+        intrinsics_ids: Index of the intrinsics of each view (V,); None if all views use the first set.
         num_intrinsics: Number K of sets of intrinsics.
     """
 
@@ -167,7 +169,7 @@ class NopeCameraOptimizer(CameraOptimizer):
 
         Args:
             poses: Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4).
-            focal: Focal lengths in full-resolution pixels, (K,) or a single value for all cameras.
+            focal: Focal lengths in full-resolution pixels: (K,), or a number for all cameras.
         """
         self.base_poses.copy_(poses)
         self.base_focal.copy_(torch.as_tensor(focal))
@@ -193,18 +195,22 @@ class NopeCameraOptimizer(CameraOptimizer):
             self.log_focal.copy_((focal / self.base_focal).log())
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Compute pose corrections: transforms from optimized to reconstructed camera coordinates.
+        """Compute the pose corrections of training views.
 
         Args:
-            indices: Indices of training views. (B,).
+            indices: Indices of the training views. (B,).
 
         Returns:
-            Transforms, OpenGL axes. (B, 3, 4).
+            Transforms from the optimized camera frame to the camera frame of the reconstruction, OpenGL axes.
+            (B, 3, 4).
         """
         return self._motions(indices.to(self.base_poses.device))
 
     def _motions(self, views: Tensor | slice) -> Tensor:
-        """Compute the pose corrections (B, 3, 4) of views, without a GPU synchronization if given a slice."""
+        """Compute the pose corrections (B, 3, 4) of training views, given by their indices (B,) or a slice.
+
+        With a slice, there is no GPU synchronization.
+        """
         if self.config.mode == "off":
             rows = self.base_poses[views]
             return torch.eye(4, device=rows.device, dtype=rows.dtype)[:3].expand_as(rows)
@@ -265,8 +271,8 @@ class NopeCameraOptimizer(CameraOptimizer):
             K: Intrinsic matrix of the camera before optimization, in pixels of any resolution. (1, 3, 3).
 
         Returns:
-            Intrinsic matrix at the resolution of `K` (1, 3, 3), and radial distortion k1 and k2 (2,), None if
-            distortion and principal point are not optimized.
+            Intrinsic matrix at the resolution of `K` (1, 3, 3), and radial distortion k1 and k2 (2,). The
+            distortion is None if neither distortion nor principal point is optimized.
         """
         if camera.metadata is None or "cam_idx" not in camera.metadata:
             return K, radial_terms(camera)
@@ -297,7 +303,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         """Add the camera parameters that Adam optimizes to nerfstudio's parameter groups.
 
         Args:
-            param_groups: Parameters by group name, updated in place. Nothing is added with joint refinement.
+            param_groups: Parameters by group name, updated in place. With joint refinement, nothing is added.
         """
         if not self.config.by_gradient:
             return
@@ -325,16 +331,16 @@ class NopeCameraOptimizer(CameraOptimizer):
         return refinement.steps(num_iterations, few_tracks)
 
     def get_loss_dict(self, loss_dict: dict) -> None:
-        """Add no loss; nerfstudio would add penalties on pose corrections, which track losses replace."""
+        """Add no loss, because track losses replace nerfstudio's penalties on pose corrections."""
 
     @torch.no_grad()
     def get_metrics_dict(self, metrics_dict: dict) -> None:
         """Add the metrics of the cameras to a dictionary of metrics.
 
-        These are focal length (full-resolution pixels) and its change (percent), rotation (degrees) and
-        translation (world units) of the pose corrections, statistics of the last joint refinement, and, if
-        optimized, principal point (pixels from the image center) and distortion. With several cameras, the
-        names of intrinsics end with `/` and the camera number, starting at 1.
+        The metrics are focal length (full-resolution pixels) and its change (percent), rotation (degrees) and
+        translation (world units) of the pose corrections, and statistics of the last joint refinement.
+        Principal point (pixels from the image center) and distortion are added if they are optimized. With
+        several cameras, the names of metrics of intrinsics end with `/` and the camera number, starting at 1.
 
         Args:
             metrics_dict: Metrics by name, updated in place.
@@ -367,9 +373,10 @@ def _by_camera(name: str, values: Tensor) -> dict[str, Tensor]:
 
 
 def _logarithm(motion: Tensor, mode: Literal["SO3xR3", "SE3"]) -> Tensor:
-    """Compute the pose corrections (V, 6), translation first, that yield given transforms (V, 3, 4).
+    """Convert transforms (V, 3, 4) to pose parameters (V, 6), translation before rotation vector.
 
-    This inverts nerfstudio's exponential map for `mode`. Rotations must be well below 180 degrees.
+    This function is the inverse of nerfstudio's exponential map for `mode`. Rotations must be well below 180
+    degrees.
     """
     R, t = motion[:, :, :3], motion[:, :, 3]
     rotation = rotation_log(R)

@@ -15,21 +15,21 @@ class JointRefinement:
     """Refine all cameras at intervals by Levenberg-Marquardt on reprojection and photometric errors."""
 
     start: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Fraction of the training before the first refinement. Early renderings are blurred and would bias the
-    focal length."""
+    """Fraction of the training before the first refinement; 1 or more disables refinement. Early renderings
+    are blurred and would bias the focal length."""
     interval: Annotated[float, POSITIVE] = 0.2
     """Fraction of the training between two refinements; smaller values refine more often."""
     few_tracks_start: Annotated[float, SHARE] = 0.1
-    """Upper limit of `start` if photos have fewer than 200 track observations on average. Their initial poses
-    are poor, and Gaussians would overfit these poses before a later refinement."""
+    """Upper limit of start if photos have fewer than 200 track observations on average. The initial poses of
+    such photos are poor, and Gaussians would overfit the poses if refinement started later."""
     few_tracks_interval: Annotated[float, POSITIVE] = 0.02
-    """Upper limit of `interval` if photos have fewer than 200 track observations on average."""
+    """Upper limit of interval if photos have fewer than 200 track observations on average."""
     few_tracks_min_iterations: Annotated[int, COUNT] = 100
     """Minimum number of iterations before the first refinement if photos have fewer than 200 track
     observations on average. Earlier renderings show little more than the initial Gaussians."""
     max_image_size: Annotated[int, COUNT] = 800
-    """Maximum longer side, in pixels, of the photos and renderings that are compared; larger images are
-    halved in size until they fit. Smaller values are faster and slightly less accurate."""
+    """Maximum longer side, in pixels, of the photos and renderings in the photometric error; larger images
+    are halved in size until they fit. Smaller values make refinement faster and slightly less accurate."""
 
     def steps(self, num_iterations: int, few_tracks: bool = False) -> tuple[int, ...]:
         """Compute the iterations after which the cameras are refined.
@@ -37,6 +37,9 @@ class JointRefinement:
         Args:
             num_iterations: Length of the training in iterations.
             few_tracks: Whether photos have fewer than 200 track observations on average.
+
+        Returns:
+            Iterations in increasing order; empty if refinement would start after the training.
         """
         start, interval, earliest = self.start, self.interval, 1
         if few_tracks:
@@ -48,7 +51,7 @@ class JointRefinement:
 
 @dataclass(frozen=True)
 class GradientRefinement:
-    """Optimize cameras by Adam in every iteration, with photometric and track losses (arXiv 2502.19800)."""
+    """Optimize cameras with Adam in every iteration, by photometric and track losses (arXiv:2502.19800)."""
 
 
 CameraRefinement = (

@@ -14,16 +14,16 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer
 
 MAX_ROTATION_ERROR = 1e-2
-"""Maximum absolute difference between an entry of R R^T and the identity, for rotation matrices R; far above
-float32 rounding."""
+"""Maximum absolute difference between an entry of R R^T and of the identity, for a valid rotation matrix R.
+The limit is far above float32 rounding errors."""
 GAUSSIANS = "gauss_params."
-"""Substring of the state dict names of the parameters of Gaussians that are not tied to track points."""
+"""Text that occurs only in state dict names of parameters of Gaussians that are not tied to track points."""
 
 
 def unreadable_reason(error: Exception) -> str:
     """Describe in one line why torch could not load a checkpoint.
 
-    torch's advice to load the file without its safety checks is removed.
+    The description omits torch's advice to load the file without safety checks.
 
     Args:
         error: Exception that `torch.load` raised.
@@ -56,10 +56,10 @@ def require_layout(state: Any, path: Path) -> None:
 
 
 def require_finite(values: Mapping[str, Any]) -> None:
-    """Check that the tensors in a state are finite, such as cameras and track points.
+    """Check that the tensors in a state, such as cameras and track points, are finite.
 
-    Gaussians that are not tied to track points are not checked; they can be removed instead
-    (`remove_nonfinite_gaussians`).
+    Gaussians that are not tied to track points are not checked, because `remove_nonfinite_gaussians` can
+    remove them.
 
     Args:
         values: Values by name, such as the state of a pipeline.

@@ -71,7 +71,7 @@ def last_intact_checkpoint(folder: Path) -> Path | None:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Find the latest checkpoint in a folder, which nerfstudio would load, and check that it is intact.
+    """Find the latest checkpoint of a run, which nerfstudio would load, and check that the file is intact.
 
     Args:
         folder: The run's `nerfstudio_models` folder.
@@ -125,7 +125,7 @@ def write_checkpoint(state: dict[str, Any], path: Path, run: Path) -> None:
 def writing_to_run(run: Path) -> Iterator[None]:
     """Convert the errors of a full disk or a removed folder within a `with` block to a `NopeSplatError`.
 
-    Errors in TensorBoard's writer thread are not printed there, because TensorBoard raises them again in the
+    The writer thread of TensorBoard does not print such errors, because TensorBoard raises them again in the
     main thread.
 
     Args:
@@ -156,7 +156,7 @@ def writing_to_run(run: Path) -> Iterator[None]:
 
 
 def missing_run(run: Path) -> NopeSplatError:
-    """Create the error for a run whose folder, or a file in it, was removed during the training.
+    """Create the error for a run whose folder, or a file in the folder, was removed during the training.
 
     Args:
         run: The run's folder.
@@ -204,7 +204,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def report_mismatch() -> Iterator[None]:
-    """Convert the exceptions that an incompatible checkpoint causes within a `with` block to one error.
+    """Convert exceptions that an incompatible checkpoint causes in a `with` block to a `NopeSplatError`.
 
     Yields:
         Nothing.

@@ -11,7 +11,7 @@ from nope_splat.sfm.initialization.monocular_depth import MonocularDepthInitiali
 
 
 def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resumed: bool) -> None:
-    """Check that no setting of a training contradicts another setting or would have no effect.
+    """Check for settings of a training that contradict each other or would have no effect.
 
     Args:
         run: Configuration of the training.
@@ -44,7 +44,7 @@ def check_contradictions(run: TrainerConfig, pipeline: NopePipelineConfig, resum
 
 
 def _check_run(run: TrainerConfig, resumed: bool) -> None:
-    """Check nerfstudio's settings for contradictions; raise `NopeSplatError` for the first one."""
+    """Check nerfstudio's settings; raise `NopeSplatError` for the first contradiction."""
     if run.machine.num_devices != 1 or run.machine.num_machines != 1:
         raise NopeSplatError(
             "conflicting-options",

@@ -12,7 +12,7 @@ from rich.text import Text
 
 
 def print_brackets_literally(console: Console = CONSOLE) -> None:
-    """Make a rich console print square brackets literally unless they contain a style or link.
+    """Make a rich console print text in square brackets literally unless it is a style or link.
 
     Args:
         console: The console, modified in place; repeated calls have no further effect.
@@ -36,7 +36,7 @@ def print_brackets_literally(console: Console = CONSOLE) -> None:
 
 
 def _is_style(console: Console, tag: str) -> bool:
-    """Check whether rich markup defines a tag, given without its brackets: a style, link or closing tag."""
+    """Check whether `tag`, the text inside square brackets, is rich markup: a style, link or closing tag."""
     name = tag.removeprefix("/")
     if not name or name.startswith(("link", "@")):
         return True

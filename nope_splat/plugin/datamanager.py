@@ -47,11 +47,11 @@ class NopeDataManagerConfig(FullImageDatamanagerConfig):
     cache_images_type: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride] ("auto" before setup)
         Literal["uint8", "float32"] | Auto, ByDevice(cuda="uint8", cpu="float32")
     ] = "auto"
-    """Data type of images in memory: uint8 needs a quarter of the memory, float32 is slightly faster on a
-    CPU. "auto" is uint8 on a GPU and float32 on a CPU."""
+    """Data type of images in memory. uint8 needs a quarter of the memory of float32; float32 is slightly
+    faster on a CPU. "auto" is uint8 on a GPU and float32 on a CPU."""
     optimized_cameras: tyro.conf.Suppress[OptimizedCameras | None] = None
-    """Cameras of the loaded checkpoint. `ns-render dataset` creates a second data manager from this
-    configuration, which then uses these cameras; None for the cameras of the reconstruction."""
+    """Cameras of the loaded checkpoint; None to use the cameras of the reconstruction. `ns-render dataset`
+    needs this field, because it creates a second data manager from this configuration."""
 
 
 class NopeDataManager(FullImageDatamanager):
@@ -97,8 +97,8 @@ class NopeDataManager(FullImageDatamanager):
             step: Iteration; unused.
 
         Returns:
-            Camera, and batch with the image. The camera's metadata contain the image `size` as integers
-            (width, height), since reading the size from the camera would synchronize with the GPU.
+            The camera, and a batch with the image. The camera's metadata contain `size`, the image width and
+            height as integers, because reading the size from the camera would synchronize with the GPU.
         """
         camera, batch = super().next_train(step)
         assert camera.metadata is not None
@@ -107,14 +107,14 @@ class NopeDataManager(FullImageDatamanager):
         return camera, batch
 
     def num_pixels_used(self) -> int:
-        """Count the unmasked pixels of all training images, at training resolution."""
+        """Return the total number of unmasked pixels in all training images, at training resolution."""
         return sum(
             int(image["mask"].sum()) if "mask" in image else math.prod(image["image"].shape[:2])
             for image in self.cached_train
         )
 
     def set_cameras(self, cameras: OptimizedCameras) -> None:
-        """Replace the cameras of training and evaluation dataset, for viewer, rendering and export.
+        """Replace the cameras of the training and evaluation datasets, for viewer, rendering and export.
 
         Args:
             cameras: Optimized cameras, in the order of the images in the datasets.
@@ -133,7 +133,10 @@ class NopeDataManager(FullImageDatamanager):
         self._set("eval", self.eval_dataset, cameras.eval_poses, cameras)
 
     def _set(self, split: str, dataset: NopeDataset, poses: Tensor, optimized: OptimizedCameras) -> None:
-        """Replace poses (camera-to-world, OpenGL axes) and intrinsics of a dataset at training resolution."""
+        """Replace poses and intrinsics of the cameras in a dataset, at training resolution.
+
+        `poses` are the camera-to-world transforms of the images in `dataset`, OpenGL axes (n, 3, 4).
+        """
         original, scene = dataset._dataparser_outputs.cameras, self.dataparser.scene
         focals = [camera.focal for camera in scene.cameras]
         original_focals = torch.tensor(focals, device=optimized.focals.device).double()

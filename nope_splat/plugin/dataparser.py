@@ -38,54 +38,64 @@ class NopeDataParserConfig(DataParserConfig):
     data: tyro.conf.Suppress[Path] = Path()
     """Folder of images, or a folder that contains `images/`; set from `--data`."""
     eval_mode: Literal["interval", "all"] = "interval"
-    """Which images to hold out for evaluation: "interval" holds out every n-th image (see eval-interval),
+    """Which images to hold out for evaluation. "interval" holds out every n-th image (see eval-interval);
     "all" trains on all images and holds out none."""
     eval_interval: Annotated[int, Ge(2)] = 8
-    """Interval n of held-out images: every n-th image is held out, in the order of names, starting with the
-    first. No image is held out if the folder has fewer than n images."""
+    """Interval n between held-out images. Images are sorted by name, and every n-th image is held out,
+    starting with the first. No image is held out if the folder has fewer than n images."""
     max_image_size: Annotated[int | Auto | None, COUNT, ByDevice(cuda=1600, cpu=512)] = "auto"
-    """Maximum longer side of the training images in pixels; larger images are downscaled, except with None.
-    "auto" is 1600 on a GPU and 512 on a CPU."""
+    """Maximum longer side of the training images in pixels; larger images are downscaled. None keeps the full
+    resolution. "auto" is 1600 on a GPU and 512 on a CPU."""
     cache_dir: Path | None = None
-    """Folder where matches and reconstruction are cached; by default `cache` in the experiment's output
-    folder."""
+    """Folder in which matches and reconstruction are cached; by default, the subfolder "cache" of the
+    experiment's output folder."""
     sfm: Annotated[SfmOptions, tyro.conf.arg(name="")] = field(
         # With None, distortion is estimated only if the images show it.
         default_factory=lambda: SfmOptions(mapper=MapperOptions(refine_extra_params=None))
     )
     """Options of structure from motion."""
     seeds: Literal["dense", "tracks", "depth"] = "dense"
-    """Initial Gaussians in addition to those at track points: "dense" adds a point cloud triangulated from
-    optical flow, "tracks" adds none, "depth" adds one Gaussian per image patch from depth maps, with the size
-    of the patch and the confidence of the depth map as opacity (as in SPFSplat, for few or textureless
-    images). The depth maps come from the matcher dust3r, a network or files; see depth.model for requirements
-    and licenses."""
+    """Initial Gaussians in addition to those at track points. "tracks" adds none. "dense" adds a point cloud
+    triangulated from optical flow. "depth" adds one Gaussian per image patch, at the depth of a depth map (as
+    in SPFSplat); it suits few or textureless images. Each of these Gaussians is as large as its patch, and
+    more opaque where the depth map is more confident. Depth maps are computed by the matcher dust3r or a
+    depth network, or read from files; see depth.model for requirements and licenses."""
     seeding: SeedSettings = field(default_factory=SeedSettings)
-    """Options of dense seeds. With seeds from depth maps, only the sizes of images and patches have an
-    effect."""
+    """Options of dense seeds. If seeds is "depth", only the image size, the cell size and the fusion options
+    have an effect."""
     depth_priors: tyro.conf.Suppress[bool] = False
-    """Whether to add depth maps to the training data; set by the pipeline if a depth loss has a weight."""
+    """Whether to add depth maps to the training data; the pipeline sets this field if the weight of a depth
+    loss is not zero."""
     keep_distortion: tyro.conf.Suppress[bool] = False
-    """Whether to train on original instead of undistorted images; set by the pipeline if principal points or
-    distortion are optimized."""
+    """Whether to train on the original images instead of undistorted images; the pipeline sets this field if
+    principal points or distortion are optimized."""
 
 
 class NopeDataParser(DataParser):
     """Dataparser that reconstructs cameras and track points, or loads them from the cache.
 
     World coordinates are those of the reconstruction. Cameras have nerfstudio's OpenGL axes and the
-    resolution of the training images. The metadata of each split contain `images` (list of `ImageFile`) and
-    `lenses` (intrinsics with the distortion that is removed when images are read). The training split of V
-    images also has `num_cameras`, `camera_ids` (V,), `track_points` (P, 3), `track_colors` (P, 3),
-    `observations` (`TrackObservations`), and the seeds `points3D_xyz` (S, 3) and `points3D_rgb` (S, 3). The
-    seeds are the track points until `add_dense_seeds` adds more.
+    resolution of the training images.
+
+    The metadata of each split contain two lists with one entry per image:
+
+    - `images`: Image files (`ImageFile`).
+    - `lenses`: Full-resolution intrinsics (`SharedPinhole`), with the distortion to remove from the image.
+
+    The metadata of the training split, which has V images, also contain:
+
+    - `num_cameras`, `camera_ids`: Number of cameras, and camera index of each image (V,).
+    - `track_points`, `track_colors`: World coordinates and RGB (0 to 255) of the track points. (P, 3) each.
+    - `observations`: Observations of the track points (`TrackObservations`).
+    - `points3D_xyz`, `points3D_rgb`: World coordinates and RGB (0 to 255) of the seeds. (S, 3) each. Seeds
+      are the track points until `add_dense_seeds` adds more.
     """
 
     config: NopeDataParserConfig
 
     @cached_property
     def folder(self) -> ImageFolder:
-        """Usable images in the folder `data`; skipped files are logged as warnings."""
+        """Usable and skipped images of the image folder; each skipped file is logged once as a warning."""
         folder = find_images(self.config.data)
         for name, reason in folder.skipped.items():
             logger.warning(f"Skipped {name}: {reason}")
@@ -96,7 +106,8 @@ class NopeDataParser(DataParser):
         """Reconstruction whose cameras match the images used for training, rendering and evaluation.
 
         By default these images are undistorted, since splats are rendered without distortion. If principal
-        points or distortion are optimized, the original images are used and renderings are distorted.
+        points or distortion are optimized, the original images are used, and splats are rendered with
+        distortion.
         """
         return self.distorted_scene if self.config.keep_distortion else self.undistorted_scene
 
@@ -138,8 +149,8 @@ class NopeDataParser(DataParser):
                 coordinates) and `points3D_rgb` (0 to 255).
 
         Returns:
-            For seeds from depth maps, `seed_sizes` (world units) and `seed_opacities` (0 to 1) of the M added
-            points, (M,) each. Otherwise empty.
+            For seeds from depth maps, a dictionary with `seed_sizes` (world units) and `seed_opacities` (0 to
+            1) of the M added points, (M,) each. Otherwise an empty dictionary.
         """
         seed_metadata: dict[str, Any] = {}
         if self.config.seeds == "tracks":
@@ -182,12 +193,15 @@ class NopeDataParser(DataParser):
         )
 
     def _depth_maps(self, image_ids: list[int]) -> dict[int, DepthMap]:
-        """Predict, read or load from the cache the depth maps of images, by index in the reconstruction."""
+        """Return depth maps of images by image index in the reconstruction.
+
+        Depth maps are read from files, computed by a network, or loaded from the cache.
+        """
         return image_depths(self.folder, image_ids, self.config.sfm, self.config.cache_dir)
 
     @cached_property
     def _images(self) -> list[ImageFile]:
-        """Image files in the order of the reconstruction; pixels that do not show the scene are ignored."""
+        """Image files in the order of the reconstruction, with stationary cells (logos) marked as ignored."""
         by_name = {image.name: image for image in self.folder.images}
         scene = self.distorted_scene
         return [
@@ -233,7 +247,8 @@ def training_cameras(
         max_image_size: Maximum longer side of the training images in pixels; None for the full resolution.
 
     Returns:
-        V cameras without distortion; their metadata contain `image_id` (V, 1).
+        V cameras without distortion. The metadata entry `image_id` is the index of each image in the
+        reconstruction (V, 1).
     """
     full = scene.image_sizes[image_ids]
     longer = full.max(axis=1, keepdims=True)
@@ -262,8 +277,8 @@ def training_observations(scene: Reconstruction, image_ids: NDArray[np.int64]) -
         image_ids: Indices of the V training images in the reconstruction. (V,).
 
     Returns:
-        O observations with the index of the training view (0 to V - 1), and with positions in full-resolution
-        pixels relative to the principal point.
+        O observations. `view_ids` are indices of training views, 0 to V - 1; `xy` are positions in
+        full-resolution pixels relative to the principal point.
     """
     view_of_image = np.full(len(scene.image_names), -1)
     view_of_image[image_ids] = np.arange(len(image_ids))

@@ -15,8 +15,8 @@ from nope_splat.io.undistortion import read_undistorted_image, read_undistorted_
 class NopeDataset(InputDataset):
     """nerfstudio dataset that reads upright, undistorted images of all supported formats.
 
-    The dataparser's metadata provide `images` (list of `ImageFile`) and `lenses` (intrinsics with the
-    distortion to remove).
+    The metadata from the dataparser must contain two lists with one entry per image: `images` (`ImageFile`)
+    and `lenses` (`SharedPinhole`, the full-resolution intrinsics with the distortion to remove).
     """
 
     def get_numpy_image(self, image_idx: int) -> NDArray[np.uint8]:
@@ -26,7 +26,7 @@ class NopeDataset(InputDataset):
             image_idx: Index of the image in this dataset.
 
         Returns:
-            RGB (H, W, 3) or, for images with transparency, RGBA (H, W, 4).
+            Colors, 0 to 255: RGB (H, W, 3) or, for images with transparency, RGBA (H, W, 4).
         """
         return read_undistorted_image(self._image(image_idx), self._size(image_idx), self._lens(image_idx))
 
@@ -34,21 +34,21 @@ class NopeDataset(InputDataset):
         """Read the mask of an image for its batch.
 
         Args:
-            data: Batch of the image, with `image_idx`.
+            data: Batch of the image, with its index `image_idx` in this dataset.
 
         Returns:
-            `mask` (H, W, 1), True for used pixels; empty if all pixels are used.
+            Dictionary with the entry `mask` (H, W, 1), True for used pixels; empty if all pixels are used.
         """
         index = data["image_idx"]
         mask = read_undistorted_mask(self._image(index), self._size(index), self._lens(index))
         return {} if mask is None else {"mask": torch.from_numpy(mask)[..., None]}
 
     def _lens(self, index: int) -> SharedPinhole:
-        """Return the intrinsics, in full-resolution pixels, with the distortion to remove from an image."""
+        """Return the full-resolution intrinsics of an image, with the distortion to remove from the image."""
         return self._dataparser_outputs.metadata["lenses"][index]
 
     def _image(self, index: int) -> ImageFile:
-        """Return the image file with an index in this dataset."""
+        """Return the image file of an image, given by its index in this dataset."""
         return self._dataparser_outputs.metadata["images"][index]
 
     def _size(self, index: int) -> tuple[int, int]:

@@ -20,13 +20,15 @@ class DensificationConfig:
     """Fraction of the training after which densification and pruning stop; the number of Gaussians is then
     constant."""
     refine_every: Annotated[int, COUNT] = 100
-    """Number of iterations between two densification steps."""
+    """Number of iterations between two densification steps; smaller values densify more often."""
     densify_grad_thresh: Annotated[float, NOT_NEGATIVE] = 0.0008
-    """Mean absolute gradient of the loss with respect to the image position, in coordinates from -1 to 1,
-    above which a Gaussian is split or cloned; smaller values give more Gaussians."""
+    """Threshold on the mean absolute gradient of the loss with respect to the image position of a Gaussian,
+    in image coordinates from -1 to 1. Gaussians with a larger gradient are split or cloned, so smaller
+    thresholds give more Gaussians."""
     densify_size_thresh: Annotated[float, NOT_NEGATIVE] = 0.01
-    """Size threshold in world units (the median depth is one): Gaussians with a large gradient are split if
-    their largest standard deviation is above it, and cloned otherwise."""
+    """Size threshold in world units (the median depth is one). Gaussians with a gradient above
+    densify-grad-thresh are split if their largest standard deviation exceeds the size threshold, and cloned
+    otherwise."""
     split_screen_size: Annotated[float, NOT_NEGATIVE] = 0.05
     """Radius in the image, as a fraction of the longer image side, above which Gaussians are split."""
     cull_alpha_thresh: Annotated[float, SHARE] = 0.1
@@ -46,8 +48,8 @@ class DensificationConfig:
     """Fraction of the training after which split-screen-size and cull-screen-size have no effect; "auto" is
     0.13 on a GPU and 0.5 on a CPU."""
     reset_alpha_fraction: Annotated[float | Auto, NOT_NEGATIVE, ByDevice(cuda=0.1, cpu=0.0)] = "auto"
-    """Interval between opacity resets, as a fraction of the training; 0 disables the resets. "auto" is 0.1 on
-    a GPU and 0 on a CPU."""
+    """Interval between two opacity resets, as a fraction of the training; 0 disables opacity resets. "auto"
+    is 0.1 on a GPU and 0 on a CPU."""
 
     def strategy(
         self, num_iterations: int, num_views: int, num_fixed: int, max_gaussians: int
@@ -56,8 +58,8 @@ class DensificationConfig:
 
         Args:
             num_iterations: Length of the training in iterations.
-            num_views: Number of training images. Densification pauses this many iterations plus
-                `refine_every` after an opacity reset.
+            num_views: Number of training images. After an opacity reset, densification pauses for
+                `num_views + refine_every` iterations.
             num_fixed: Number of Gaussians tied to track points, which are never split, pruned or reset.
             max_gaussians: Maximum number of Gaussians, including the fixed ones.
         """

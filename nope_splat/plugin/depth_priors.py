@@ -23,21 +23,22 @@ logger = logging.getLogger(__name__)
 MAX_SIZE = 518
 """Maximum longer side of a prior in pixels; depth networks do not resolve more detail."""
 POOR_FIT = 0.25
-"""Relative depth error at the track points (median over all depth maps) above which the option depth.kind is
-probably wrong."""
+"""If the relative depth error at the track points (median over all depth maps) is above this value, a message
+says that the option depth.kind may be wrong."""
 NEIGHBORS = 4
-"""Number of neighbors of a view: the views with most matches, from which the Chamfer loss selects one."""
+"""Maximum number of neighbors of a view. Neighbors are the other views with the most matches to the view. The
+Chamfer loss compares the view with one random neighbor in each iteration."""
 
 
 class DepthPrior(NamedTuple):
-    """Depth map of a training view, after the scale and shift that best fit its track points."""
+    """Depth map of a training view, with the scale and shift that best fit the track points in this view."""
 
     values: Tensor
     """Depth in world units, or its inverse (see `DepthPriors.inverse`); NaN if unknown or masked. (H, W)."""
     used: Tensor
     """True for unmasked pixels. (H, W), bool."""
     pixels: Tensor
-    """Scale of the map relative to the full-resolution image, along x and y, at most 1. (2,)."""
+    """Width and height of the map divided by those of the full-resolution image, at most 1. (2,)."""
     center: Tensor
     """Principal point (x, y) in pixels of the map. (2,)."""
 
@@ -76,10 +77,11 @@ def make_depth_priors(
         distorted: Reconstruction of the original images, from which the depth maps were made.
         image_ids: Indices of the V training images in the reconstruction. (V,).
         images: Image files of the training images. V.
-        maps: Depth maps by image index, all of the same kind; images without a depth map are missing.
+        maps: Depth maps by image index in the reconstruction, all of the same kind (depth or inverse depth).
+            Images without a depth map are missing.
 
     Returns:
-        The priors; depth is in world units.
+        The priors; depths are in world units.
     """
     observations = distorted.observations
     points_in_camera = distorted.points_in_cameras(observations)
@@ -118,7 +120,7 @@ def make_depth_priors(
 def _prior(
     camera: SharedPinhole, lens: SharedPinhole, image: ImageFile, depth_map: DepthMap, fit: ScaleShift
 ) -> DepthPrior:
-    """Resample a depth map to the image of another camera, and apply scale and shift.
+    """Resample a depth map from the original image to the image used in training; apply scale and shift.
 
     Args:
         camera: Intrinsics used in training, with or without distortion.
@@ -128,7 +130,7 @@ def _prior(
         fit: Scale and shift from values of the map to depth or inverse depth in world units.
 
     Returns:
-        The prior, without values at masked pixels.
+        The prior, with NaN at masked pixels.
     """
     full = np.array([image.width, image.height])
     shrink = min(1.0, MAX_SIZE / max(image.width, image.height))

@@ -28,8 +28,8 @@ class DepthSupervision(nn.Module):
         num_views: Number V of training views.
         priors: Depth priors of the training views; None outside training.
         depth_weight: Weight of the difference between rendered depth and priors; 0 disables this loss.
-        chamfer_weight: Weight of the Chamfer distance between the point clouds of neighboring views; 0
-            disables this loss.
+        chamfer_weight: Weight of the Chamfer distance between the unprojected depth priors of two neighboring
+            views; 0 disables this loss.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class DepthSupervision(nn.Module):
             lens: Principal point shifts and distortion of all training views, (V, 2) each; None if fixed.
 
         Returns:
-            Losses `depth` and `chamfer`, () each. A loss is missing if its weight is zero or the view has no
-            prior; `chamfer` is also missing if the view has no neighbors.
+            Losses `depth` and `chamfer` by name, () each. A loss is omitted if its weight is zero or the view
+            has no prior; `chamfer` is also omitted if the view has no neighbors.
         """
         if self.priors is None or view not in self.priors.views:
             return {}
@@ -84,7 +84,10 @@ class DepthSupervision(nn.Module):
         return losses
 
     def _depth(self, view: int, rendered: Tensor, opacity: Tensor, priors: DepthPriors) -> Tensor:
-        """Compute the mean difference between the rendered depth (H, W) of a view and its prior. ()."""
+        """Compute the mean absolute difference between the rendered depth of a view and its prior. ().
+
+        `rendered` and `opacity` are rendered depth and opacity of the view, (H, W) each.
+        """
         # Nearest-neighbor sampling keeps depth edges sharp and does not spread unknown values.
         values = interpolate(priors.views[view].values[None, None], rendered.shape, mode="nearest-exact")
         return depth_consistency_loss(rendered, opacity, values[0, 0], self.corrections[view], priors.inverse)
@@ -97,10 +100,10 @@ class DepthSupervision(nn.Module):
         lens: Lens | None,
         priors: DepthPriors,
     ) -> Tensor:
-        """Compute the Chamfer distance in world units between unprojected random pixels of two views. ().
+        """Compute the Chamfer distance between two views, in world units. ().
 
-        Views overlap only partially. Therefore only points that project to unmasked pixels of the other view
-        are compared.
+        Random pixels of the depth prior of each view are unprojected to world points. Because views overlap
+        only partially, points that do not project to unmasked pixels of the other view are ignored.
         """
         points, cameras = [], []
         for view in pair:

@@ -1,9 +1,9 @@
 """Align the poses of held-out images to a trained model, before the model is evaluated on these images.
 
 Training changes the training poses and the track points, so the poses of held-out images from the
-reconstruction no longer fit. Each held-out image is registered again by resection on the optimized track
-points, and its pose is refined by photometric alignment with the rendering. The model and all other cameras
-are frozen, so held-out images do not affect the model.
+reconstruction no longer fit. Each held-out image is therefore registered again by resection on the optimized
+track points, and its pose is refined by photometric alignment with the rendering. The model and all other
+cameras are frozen, so held-out images do not affect the model.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class SplatModel(Protocol):
         Args:
             gaussians: Gaussians to render.
             view: Pose and intrinsics.
-            background: Background color. (3,).
-            render_mode: "RGB+ED" also renders depth.
+            background: Background color, RGB in [0, 1]. (3,).
+            render_mode: "RGB" renders colors; "RGB+ED" also renders the expected depth in world units.
 
         Returns:
-            Colors (H, W, 3), depth (H, W, 1), opacity (H, W, 1) and gsplat's info.
+            Colors (H, W, 3), depth (H, W, 1), opacity (H, W, 1) and gsplat's dictionary `info`.
         """
         ...
 
@@ -61,7 +61,7 @@ class SplatModel(Protocol):
 def resect_on_trained_points(
     scene: Reconstruction, image_id: int, points: Tensor, camera: SharedPinhole
 ) -> tuple[Tensor, Correspondences2d3d] | None:
-    """Register a held-out image by resection on the track points as optimized by the training.
+    """Register a held-out image by resection on the optimized track points.
 
     The 2D-3D correspondences are those of the reconstruction (`scene.resections`).
 
@@ -106,8 +106,8 @@ def refine_pose(
         image: Colors of the image in [0, 1]. (H, W, 3).
         mask: True for used pixels (H, W, 1); None if all pixels are used.
         max_steps: Maximum number of Levenberg-Marquardt steps at each of three resolutions.
-        correspondences: Track points observed in the image, whose reprojection errors are minimized too; None
-            for photometric alignment alone.
+        correspondences: Track points with their positions in the image. Their reprojection errors are also
+            minimized; None for photometric alignment alone.
 
     Returns:
         Refined camera-to-world transform, OpenGL axes. (3, 4).
@@ -140,7 +140,7 @@ def render_image(
         T_camera_world: World-to-camera transform, OpenCV axes. (1, 4, 4).
 
     Returns:
-        Colors (H, W, 3), depth (H, W, 1), opacity (H, W, 1) and gsplat's info.
+        Colors (H, W, 3), depth (H, W, 1), opacity (H, W, 1) and gsplat's dictionary `info`.
     """
     background = model.background_color.to(gaussians.means)
 

@@ -1,4 +1,4 @@
-"""Render the held-out images at their poses after alignment to the trained model (see `held_out`)."""
+"""Render held-out images at their poses after alignment to the trained model (see `held_out`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nope_splat.plugin.model import NopeSplatModel
 
 
 class HeldOutView(NamedTuple):
-    """A held-out image and the rendering of the model at the pose of this image."""
+    """A held-out image, and the rendering of the trained model at the pose of this image."""
 
     image_id: int
     """Index of the image in the reconstruction."""
@@ -29,12 +29,11 @@ class HeldOutView(NamedTuple):
 def held_out_views(model: NopeSplatModel, data: NopeDataManager) -> Iterator[HeldOutView]:
     """Render the model at the poses of all registered held-out images.
 
-    The poses are those of the data manager's evaluation dataset. `NopePipeline.align_held_out` aligns them to
-    the current model: each held-out image is registered on the optimized track points, and its pose is
-    refined by photometric alignment with the rendering.
+    The poses come from the data manager's evaluation dataset, where `NopePipeline.align_held_out` must have
+    stored the poses that are aligned to the model.
 
     Args:
-        model: The trained model; its training mode is restored at the end.
+        model: The trained model; it renders in evaluation mode, and its previous mode is restored at the end.
         data: Data manager with the held-out images and their aligned poses.
 
     Yields:

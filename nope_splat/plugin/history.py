@@ -13,10 +13,9 @@ MAX_ROWS = 512
 
 
 class History(nn.Module):
-    """Metrics of the training, recorded every 10 iterations, and less often in long trainings.
+    """Metrics of the training, recorded every 10 iterations, or less often in long trainings.
 
-    `History` is a torch module, so that checkpoints contain the records, and a resumed training continues
-    them.
+    `History` is a torch module, so that checkpoints contain the records and a resumed training adds to them.
     """
 
     def __init__(self) -> None:
@@ -63,7 +62,8 @@ class History(nn.Module):
             name: Name of the metric.
 
         Returns:
-            Iterations in which the metric was recorded, and its values. Same length; empty if never recorded.
+            Iterations in which the metric was recorded, and its values in these iterations. Both lists are
+            empty if the metric was never recorded.
         """
         rows = [row for row in self._rows if name in row]
         return [int(row["step"]) for row in rows], [row[name] for row in rows]
@@ -77,7 +77,8 @@ class History(nn.Module):
             name: Name of the metric, without a camera number.
 
         Returns:
-            Iterations and values by label: "camera 1" and so on, or "" if there is a single curve.
+            Iterations and values of each curve, by label. Labels are "camera 1" and so on; the label of a
+            metric without camera numbers is "".
         """
         prefix = f"{name}/"
         numbered = [recorded for recorded in self.names() if recorded.startswith(prefix)]

@@ -1,4 +1,4 @@
-"""Optimized principal points and radial distortion of cameras, and the prior on them."""
+"""Optimized principal points and radial distortion of cameras, and their prior in joint refinement."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class LearnedLens(nn.Module):
     """Corrections of the principal points and radial distortion of K cameras, relative to the reconstruction.
 
     The parameters are scaled so that one learning rate suits all: a unit step moves image corners about as
-    far as a unit step of the log focal length. The parameter `principal_point` is a shift divided by the
-    focal length. The parameter `distortion` is the displacement of an image corner by each radial term,
-    divided by the distance of the corner from the center. The principal point of a camera with both portrait
-    and landscape images is fixed, since it rotates with the camera.
+    far as a unit step of the log focal length. The parameter `principal_point` (K, 2) is a shift divided by
+    the focal length. The parameter `distortion` (K, 2) has one value for k1 and one for k2: the resulting
+    displacement of an image corner, divided by the distance of the corner from the center. The principal
+    point of a camera with both portrait and landscape images is fixed, since it rotates with the camera.
 
     Args:
         num_intrinsics: Number K of cameras.
@@ -61,8 +61,8 @@ class LearnedLens(nn.Module):
         """Set the cameras of the reconstruction, to which the corrections are relative.
 
         Args:
-            scene: Reconstruction of the original images. If its focal length is fixed (`focal_fixed`), the
-                principal points are fixed too.
+            scene: Reconstruction of the original images. If `scene.focal_fixed` is True, the principal points
+                are fixed too.
         """
         self.learns["principal_point"] &= not scene.focal_fixed
         for number, camera in enumerate(scene.cameras):
@@ -122,20 +122,23 @@ class LearnedLens(nn.Module):
         return {f"{name}_opt": [parameters[name]] for name, learns in self.learns.items() if learns}
 
     def free(self) -> Tensor:
-        """Return which of principal point x and y, k1 and k2 of each camera are optimized. (K, 4), bool."""
+        """Return which parameters of each camera are optimized: True or False for x, y, k1, k2. (K, 4).
+
+        x and y are the coordinates of the principal point.
+        """
         shift = self.one_orientation & self.learns["principal_point"]
         radial = torch.full_like(shift, self.learns["distortion"])
         return torch.cat([shift, shift, radial, radial], 1)
 
     def prior(self) -> tuple[Tensor, Tensor]:
-        """Compute the Gaussian prior of bundle adjustment: centered principal points, and no distortion.
+        """Compute the Gaussian prior on principal points and distortion for joint refinement.
 
-        The prior is not centered at the estimates of the reconstruction, because joint refinement uses the
-        same observations again.
+        The mean is a principal point at the image center and no distortion. The mean is not the estimate of
+        the reconstruction, because this estimate comes from the observations that joint refinement uses.
 
         Returns:
-            Mean and standard deviation of principal point shift x and y (full-resolution pixels), k1 and k2.
-            (K, 4) each.
+            Mean and standard deviation of principal point shift x and y (full-resolution pixels, relative to
+            the reconstruction), k1 and k2. (K, 4) each.
         """
         centered = IntrinsicsPriorOptions.principal_point_sigma_ratio * self.size.amax(
             1, keepdim=True
@@ -144,6 +147,9 @@ class LearnedLens(nn.Module):
         return mean, torch.cat([centered, IntrinsicsPriorOptions.corner_distortion_sigma / self._corner()], 1)
 
     def _corner(self) -> Tensor:
-        """Compute r^2 and r^4 of each camera; r is the distance of image corners at depth one. (K, 2)."""
+        """Compute r^2 and r^4 of each camera. (K, 2).
+
+        r is the distance of an image corner from the image center, divided by the focal length.
+        """
         square = (self.size.norm(dim=1) / 2 / self.focal) ** 2
         return torch.stack([square, square**2], 1)

@@ -1,4 +1,4 @@
-"""Learning rates of all parameter groups, for each training device.
+"""Default learning rates of all parameter groups, for training on a GPU or on a CPU.
 
 The learning rates of Gaussians on a GPU are those of Splatfacto. Trainings on a CPU are shorter and use
 higher learning rates for means, scales and rotations, and lower learning rates for opacities.
@@ -20,7 +20,8 @@ class FusedAdamConfig(AdamOptimizerConfig):
     """Options of the Adam optimizer of a parameter group."""
 
     lr: float | Auto = "auto"  # pyright: ignore[reportIncompatibleVariableOverride] (a float before setup)
-    """Learning rate at the start of the training; "auto" is a default that depends on the training device."""
+    """Learning rate at the start of the training or, with a warm-up, at the end of the warm-up. "auto" is a
+    default that depends on the training device."""
     eps: float = 1e-15
     """Constant added to Adam's denominator for numerical stability."""
     fused: bool = True
@@ -28,15 +29,15 @@ class FusedAdamConfig(AdamOptimizerConfig):
 
 
 class Rates(NamedTuple):
-    """Default learning rates of a parameter group; `ByDevice` if they depend on the training device."""
+    """Default learning rates of a parameter group; a rate that depends on the device is a `ByDevice`."""
 
     initial: float | ByDevice
-    """Learning rate at the start of the training, or after the warm-up."""
+    """Learning rate at the start of the training or, with a warm-up, at the end of the warm-up."""
     final: float | ByDevice | None = None
     """Learning rate at the end of the training, after exponential decay; None for a constant learning
     rate."""
     warmup: float = 0.0
-    """Fraction of the training during which the learning rate rises from zero."""
+    """Fraction of the training during which the learning rate rises from zero; 0 for no warm-up."""
 
 
 GAUSSIANS = {
@@ -62,7 +63,8 @@ def optimizer_groups() -> dict[str, dict[str, Any]]:
     """Create nerfstudio's optimizer configuration, with "auto" for device-dependent learning rates.
 
     Returns:
-        Configuration of `optimizer` and `scheduler` (None for a constant rate) by parameter group.
+        For each parameter group by name, the configurations `optimizer` and `scheduler`; the scheduler is
+        None if the learning rate is constant.
     """
     return {name: _group(rates) for name, rates in RATES.items()}
 
@@ -71,8 +73,8 @@ def resolve_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
     """Replace each learning rate "auto" by the default for a device.
 
     Args:
-        groups: Configuration from `optimizer_groups`, possibly with learning rates set by the user, which are
-            kept; updated in place.
+        groups: Configuration from `optimizer_groups`, updated in place. Learning rates that the user has set
+            are kept.
         device: The training device.
     """
     for name, group in groups.items():
@@ -84,7 +86,7 @@ def resolve_rates(groups: dict[str, dict[str, Any]], device: Device) -> None:
 
 
 def _group(rates: Rates) -> dict[str, Any]:
-    """Create the configuration of optimizer and scheduler of a parameter group."""
+    """Create the configurations `optimizer` and `scheduler` of a parameter group."""
     scheduler = None
     if rates.final is not None:
         scheduler = DecayConfig(lr_final=_or_auto(rates.final), warmup=rates.warmup)
@@ -92,11 +94,11 @@ def _group(rates: Rates) -> dict[str, Any]:
 
 
 def _or_auto(rate: float | ByDevice) -> float | Auto:
-    """Return "auto" for a learning rate that depends on the device, else the learning rate itself."""
+    """Return "auto" if a learning rate depends on the device, else the learning rate itself."""
     return "auto" if isinstance(rate, ByDevice) else rate
 
 
 def _rate_on(rate: float | ByDevice | None, device: Device) -> float:
-    """Return the learning rate on a device."""
+    """Return the value of a learning rate for a device; `rate` must not be None."""
     assert rate is not None, "a group with decay has a final rate"
     return rate.value(device) if isinstance(rate, ByDevice) else rate

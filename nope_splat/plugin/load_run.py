@@ -66,14 +66,14 @@ def open_run(config: Path) -> Run:
 
 @torch.no_grad()
 def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
-    """Return the reconstruction with the cameras and track points as optimized by the training.
+    """Return the reconstruction with the optimized cameras and track points of a training.
 
     Args:
         pipeline: Pipeline with the trained model.
 
     Returns:
-        The reconstruction of the original images. Held-out images have the poses that were registered and
-        refined against the trained model (`NopePipeline.align_held_out`).
+        The reconstruction of the original images. The poses of held-out images are those after alignment to
+        the trained model (`NopePipeline.align_held_out`).
 
     Raises:
         NopeSplatError: If the cached reconstruction differs from the one used in training.
@@ -96,9 +96,10 @@ def optimized_scene(pipeline: NopePipeline) -> Reconstruction:
 
 
 def _orthonormal(poses: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Replace the rotations of poses (V, 3, 4) by the nearest rotations in the precision of the array.
+    """Replace the rotation matrices in poses (V, 3, 4) by the nearest orthonormal matrices.
 
-    The optimizer computes poses in single precision, but exported rotations must be orthonormal.
+    The optimizer computes poses in single precision, but exported rotations must be orthonormal in the
+    precision of the array.
     """
     poses = poses.copy()
     poses[:, :, :3] = nearest_rotation(poses[:, :, :3])

@@ -52,9 +52,9 @@ class NopeSplatModelConfig(NopeSplatModelOptions):
 class NopeSplatModel(SplatParameters):
     """Splatfacto with optimized cameras and track points, on CUDA or on a CPU.
 
-    The model is a subclass of Splatfacto, so that nerfstudio's commands and viewer recognize it; methods that
-    assume CUDA (construction, rendering) are overridden. Track points and observations come from the metadata
-    of the training data (see `NopeDataParser`).
+    The model is a subclass of Splatfacto, so that nerfstudio's commands and viewer recognize it. Methods that
+    assume CUDA, such as construction and rendering, are overridden. Track points and observations come from
+    the metadata of the training data (see `NopeDataParser`).
     """
 
     config: NopeSplatModelConfig  # pyright: ignore[reportIncompatibleVariableOverride] (only the flags that work)
@@ -112,8 +112,8 @@ class NopeSplatModel(SplatParameters):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Return the parameters that Adam optimizes, by the names of nerfstudio's parameter groups.
 
-        These are Gaussians, and depending on the configuration also track points, depth corrections and
-        cameras.
+        Parameters of Gaussians are always included; depending on the configuration, also those of track
+        points, depth corrections and cameras.
         """
         groups = self.get_gaussian_param_groups()
         if not self._tracks_by_gradient():
@@ -124,7 +124,7 @@ class NopeSplatModel(SplatParameters):
         return groups
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """Create the densification strategy for the training length, and return Splatfacto's callbacks.
+        """Create the densification strategy, and return Splatfacto's training callbacks.
 
         Args:
             attributes: Trainer, pipeline and optimizers of the training.
@@ -164,9 +164,9 @@ class NopeSplatModel(SplatParameters):
             camera: A single camera, OpenGL axes.
 
         Returns:
-            Colors `rgb` (H, W, 3), opacity `accumulation` (H, W, 1), and `background`, (3,) in training mode,
-            else (H, W, 3). Outside training, or if depth is supervised, also `depth` (H, W, 1) in world
-            units; empty pixels have twice the largest depth.
+            Colors `rgb` (H, W, 3), opacity `accumulation` (H, W, 1), and the background color `background`,
+            (3,) in training mode, else (H, W, 3). In evaluation mode, or if `depth_weight` is not zero, also
+            `depth` (H, W, 1) in world units; empty pixels have twice the largest depth.
         """
         assert camera.shape == (1,), "one camera at a time"
         factor = self._get_downscale_factor()
@@ -211,8 +211,8 @@ class NopeSplatModel(SplatParameters):
     def set_background(self, background_color: Tensor) -> None:
         """Set the background color for renderings in the viewer; training and evaluation are not affected.
 
-        nerfstudio calls this method before each rendering in the viewer, in the thread that renders for one
-        browser.
+        nerfstudio renders for each browser in a separate thread. Before each rendering, the thread calls this
+        method, and the color applies only to renderings in the same thread.
 
         Args:
             background_color: Background color selected in the viewer, RGB in [0, 1]. (3,).
@@ -220,7 +220,11 @@ class NopeSplatModel(SplatParameters):
         self._viewer_backgrounds[threading.get_ident()] = background_color
 
     def _get_background_color(self) -> Tensor:
-        """Return the viewer's background color in a thread of the viewer, else the configured color. (3,)."""
+        """Return the background color, RGB in [0, 1]. (3,).
+
+        If a viewer thread calls this method, the result is the color selected in the viewer; otherwise, it is
+        the color from the option `background_color`.
+        """
         color = None if self.training else self._viewer_backgrounds.get(threading.get_ident())
         return super()._get_background_color() if color is None else color
 
@@ -240,10 +244,11 @@ class NopeSplatModel(SplatParameters):
                 because the gradient of the intrinsic matrix alone is incomplete at the image borders.
             background: Background color, RGB in [0, 1]. (3,).
             sh_degree: Degree of the spherical harmonics to evaluate; None for the configured degree.
-            render_mode: "RGB+ED" also renders depth.
+            render_mode: "RGB" renders colors; "RGB+ED" also renders the expected depth in world units.
 
         Returns:
-            Colors (H, W, 3), depth (H, W, 1) or (H, W, 0), opacity (H, W, 1), and gsplat's info.
+            Colors (H, W, 3), depth (H, W, 1), opacity (H, W, 1), and gsplat's dictionary `info`. In mode
+            "RGB", depth is empty (H, W, 0).
         """
         degree = self.config.sh_degree if sh_degree is None else sh_degree
 
@@ -254,14 +259,14 @@ class NopeSplatModel(SplatParameters):
         return render_distorted(pinhole, view.K, view.size, view.radial)
 
     def current_sh_degree(self) -> int:
-        """Return the degree of the spherical harmonics that are optimized in the current iteration."""
+        """Return the maximum degree of the spherical harmonics in the current training iteration."""
         return min(
             int(self.step / (self.config.sh_degree_interval_fraction * self.num_iterations)),
             self.config.sh_degree,
         )
 
     def _get_downscale_factor(self) -> int:
-        """Return the factor by which training images are downscaled in the current iteration; 1 otherwise."""
+        """Return the factor by which images are downscaled in the current iteration; 1 in evaluation mode."""
         if not self.training:
             return 1
         doublings = int(self.step / (self.config.resolution_schedule_fraction * self.num_iterations))
@@ -294,7 +299,10 @@ class NopeSplatModel(SplatParameters):
         return losses
 
     def _track_losses(self) -> dict[str, Tensor]:
-        """Compute the weighted track losses; empty if joint refinement optimizes the track points."""
+        """Compute the weighted track and scale losses by name.
+
+        The result is empty if only joint refinement optimizes the track points.
+        """
         config, losses = self.config, {}
         if not self._tracks_by_gradient():
             return losses
@@ -315,8 +323,9 @@ class NopeSplatModel(SplatParameters):
         """Return the arguments of the track losses.
 
         Returns:
-            Track points (P, 3), world-to-camera transforms (V, 4, 4), focal lengths (V,), observations, and
-            principal point shifts and distortion (None if not optimized).
+            Track points in world coordinates (P, 3). For each training view: world-to-camera transform with
+            OpenCV axes (V, 4, 4) and focal length in full-resolution pixels (V,). Track observations. For
+            each training view: principal point shift and distortion, (V, 2) each; None if not optimized.
         """
         self.observations, cameras = self.observations.to(self.device), self.camera_optimizer
         poses = world_to_camera(cameras.poses())
@@ -355,21 +364,23 @@ class NopeSplatModel(SplatParameters):
             batch: Batch with the image and an optional mask.
 
         Returns:
-            Metrics by name, and `img`: image and rendering side by side (H, 2 W, 3).
+            Metrics by name, and a dictionary with the entry `img`, the image and the rendering side by side
+            (H, 2 W, 3).
         """
         image, mask = self.image(batch, outputs["background"])
         images = {"img": torch.cat([image, outputs["rgb"]], dim=1)}
         return self.image_metrics(outputs["rgb"], image, mask), images
 
     def image(self, batch: dict[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the image and mask of a batch at the current resolution.
+        """Return the image and mask of a batch, at the current training resolution in training mode.
 
         Args:
             batch: Batch with the image and an optional mask, from the data manager.
             background: Background color that replaces transparent pixels. (3,) or (H, W, 3).
 
         Returns:
-            Colors in [0, 1] (H, W, 3), and True for used pixels (H, W, 1), None if all pixels are used.
+            Colors in [0, 1] (H, W, 3), and the mask (H, W, 1), True for used pixels; the mask is None if all
+            pixels are used.
         """
         image = self.composite_with_background(self.get_gt_img(batch["image"]), background)
         mask = batch.get("mask")

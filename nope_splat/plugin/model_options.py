@@ -16,62 +16,66 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 
 @dataclass
 class NopeSplatModelOptions(ModelConfig):
-    """Options of the model. Times are given as fractions of the training length."""
+    """Options of the model. Intervals are given as fractions of the training length."""
 
     camera_optimizer: NopeCameraOptimizerConfig = field(
         default_factory=lambda: NopeCameraOptimizerConfig(mode="SE3")
     )
     """Options of camera optimization; mode "off" freezes the poses."""
     track_points: Literal["separate", "tied"] = "separate"
-    """Representation of the track points: "separate" parameters, which gives better renderings, or "tied" to
-    the centers of Gaussians, as in arXiv 2502.19800."""
+    """Representation of the track points. "separate" optimizes track points and Gaussians independently,
+    which gives better renderings. "tied" makes each track point the center of a Gaussian, as in
+    arXiv:2502.19800."""
     ssim_lambda: Annotated[float, SHARE] = 0.2
     """Weight of D-SSIM in the photometric loss; L1 has the weight 1 - ssim-lambda."""
     track_2d_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the mean reprojection error of the track observations, in full-resolution pixels; 0 disables
     the loss.
 
-    Track losses have an effect only with refinement:gradient or tied track points; joint refinement minimizes
-    the reprojection error with its own weight."""
+    The track losses track-2d-weight and track-3d-weight have an effect only with refinement:gradient or if
+    track-points is "tied". Joint refinement minimizes the reprojection error regardless of these weights,
+    with its own weight."""
     track_3d_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the mean distance between track points and unprojected observations, in pixels at the median
-    depth; 0 disables the loss."""
+    """Weight of the mean distance between track points and unprojected observations; 0 disables the loss.
+    World distances are converted to full-resolution pixels at the median depth."""
     depth_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the mean difference between rendered depth and the depth map of the image (NoPe-NeRF), in
-    world units at the median depth; 0 disables the loss. Useful for few or textureless images. Scale and
-    shift of each depth map are fitted to the track points and then optimized.
+    """Weight of the mean absolute difference between the rendered depth and the depth map of the image
+    (NoPe-NeRF), in world units (the median depth is one); 0 disables the loss. If depth maps contain inverse
+    depth, inverse depths are compared. The loss is useful for few or textureless images.
 
-    Depth losses need depth maps from a network (see datamanager.dataparser.depth.model for requirements and
-    licenses), from files (datamanager.dataparser.depth.maps) or from the matcher dust3r. This loss optimizes
-    Gaussians, scales and shifts, and with refinement:gradient also the cameras; joint refinement does not use
-    depth maps."""
+    Depth maps come from a network (see datamanager.dataparser.depth.model for requirements and licenses),
+    from files (datamanager.dataparser.depth.maps) or from the matcher dust3r. Scale and shift of each depth
+    map are first fitted to the track points, and then optimized. The loss also optimizes Gaussians and, with
+    refinement:gradient, cameras; joint refinement does not use depth maps."""
     chamfer_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the Chamfer distance, in world units, between the unprojected depth maps of images with many
-    common matches (NoPe-NeRF); 0 disables the loss. This loss aligns depth maps and cameras, and needs depth
-    maps like depth-weight. With joint refinement it optimizes only scales and shifts of the depth maps."""
+    """Weight of the Chamfer distance, in world units, between the unprojected depth maps of two images with
+    many common matches (NoPe-NeRF); 0 disables the loss. The depth maps come from the same sources as for
+    depth-weight. With refinement:gradient, the loss optimizes cameras and the scales and shifts of depth
+    maps; with joint refinement, only the scales and shifts."""
     scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
-    """Weight of the mean scale of Gaussians tied to track points, in world units (the median depth is one);
-    larger values shrink these Gaussians more."""
+    """Weight of the mean standard deviation of the Gaussians tied to track points, in world units (the median
+    depth is one); larger values shrink these Gaussians more."""
     sh_degree: Annotated[int, Interval(ge=0, le=3)] = 3
-    """Maximum degree of the spherical harmonics, 0 for colors that do not depend on the viewing direction."""
+    """Maximum degree of the spherical harmonics; with 0, colors do not depend on the viewing direction."""
     sh_degree_interval_fraction: Annotated[float, POSITIVE] = 0.03
-    """Interval, as a fraction of the training, at which the degree of the spherical harmonics increases by
-    one, from 0 up to sh-degree."""
+    """Interval between two increases of the spherical harmonics degree, as a fraction of the training. The
+    degree starts at 0 and increases by one up to sh-degree."""
     background_color: Literal["random", "black", "white"] = "random"
-    """Color of pixels without Gaussians. "random" uses another color in each training iteration, and the mean
-    color of the initial Gaussians in evaluation."""
+    """Color of pixels without Gaussians. "random" uses a new random color in each training iteration, and in
+    evaluation the mean color of the initial Gaussians."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
-    """Rasterization mode. "antialiased" avoids artifacts at other resolutions than that of the training, but
-    most viewers cannot show its .ply correctly."""
+    """Rasterization mode. "antialiased" reduces artifacts in renderings at other resolutions than in
+    training. However, most viewers assume "classic" and do not show the exported .ply file correctly."""
     num_downscales: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=2, cpu=1)] = "auto"
-    """Number of times that the training images are halved in size at the start of the training. "auto" is 2
-    on a GPU and 1 on a CPU."""
+    """Number of times that the training images are halved in size at the start of the training; 0 trains at
+    full training resolution from the start. "auto" is 2 on a GPU and 1 on a CPU."""
     resolution_schedule_fraction: Annotated[float, POSITIVE] = 0.1
-    """Interval, as a fraction of the training, at which the size of the training images doubles until they
-    have their full training resolution."""
+    """Interval between two doublings of the training image size, as a fraction of the training. The images
+    start at the size from num-downscales, and double until they have their full training resolution."""
     max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
-    """Number of Gaussians at which densification stops. "auto" is 3 000 000 on a GPU and 60 000 on a CPU.
-    Densification also stops at one Gaussian per about 20 unmasked pixels of all training images."""
+    """Number of Gaussians at which densification stops adding Gaussians. "auto" is 3 000 000 on a GPU and
+    60 000 on a CPU. If sh-degree is 3, densification also stops at one Gaussian per about 20 unmasked pixels
+    of all training images; with a smaller degree, this second limit is higher."""
     densification: DensificationConfig = field(default_factory=DensificationConfig)
     """Options of densification: splitting, cloning, pruning and opacity resets."""
 

@@ -16,7 +16,7 @@ from nope_splat.splatting.gaussians import PARAMETERS, Gaussians, activate
 logger = logging.getLogger(__name__)
 
 RESIZABLE = ("gauss_params.", "track_params.", "track_points")
-"""Name prefixes of the parameters whose number of rows is the number of Gaussians or track points."""
+"""Prefixes of the names of parameters that have one row per Gaussian or track point."""
 
 
 class SplatParameters(SplatfactoModel):
@@ -36,7 +36,7 @@ class SplatParameters(SplatfactoModel):
     """Track points in world coordinates (P, 3); None if they are tied to Gaussians."""
 
     def _parameter(self, name: str) -> Tensor:
-        """Return a parameter of all N Gaussians, tied Gaussians first."""
+        """Return the parameter `name` of all N Gaussians, tied Gaussians first. (N, ...)."""
         if not self.track_params:
             return self.gauss_params[name]
         return torch.cat([self.track_params[name], self.gauss_params[name]])
@@ -73,7 +73,7 @@ class SplatParameters(SplatfactoModel):
 
     @property
     def colors(self) -> Tensor:
-        """Colors of the Gaussians without view-dependent terms, RGB. (N, 3)."""
+        """Colors of the Gaussians without view-dependent terms, RGB with 1 as full brightness. (N, 3)."""
         return SH2RGB(self.features_dc)
 
     @property
@@ -92,8 +92,8 @@ class SplatParameters(SplatfactoModel):
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
         """Return the parameters of Gaussians and track points by the names of nerfstudio's parameter groups.
 
-        The centers of tied Gaussians are the group `track_points`; their other parameters are groups named
-        `track_scales` and so on.
+        The centers of tied Gaussians form the group `track_points`; the other parameters of tied Gaussians
+        form groups such as `track_scales`.
         """
         groups = {name: [self.gauss_params[name]] for name in PARAMETERS}
         if self.track_points is not None:
@@ -128,8 +128,8 @@ class SplatParameters(SplatfactoModel):
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs) -> Any:
         """Load the state of a model with any number of Gaussians and track points.
 
-        The parameters are resized in place, because the optimizers already refer to them. (Splatfacto
-        replaces the parameters, so that the optimizers would update the old ones.)
+        The parameters are resized in place, because the optimizers already refer to them. Splatfacto would
+        create new parameters, which the optimizers would not update.
 
         Args:
             dict: State of a model, by parameter name.

@@ -44,7 +44,7 @@ LOGGED_METRICS = ("psnr", "ssim", "lpips")
 
 @dataclass
 class NopePipelineConfig(VanillaPipelineConfig):
-    """Configuration of the pipeline: data manager, model and alignment of held-out images."""
+    """Options of the pipeline: data manager, model and alignment of held-out images."""
 
     _target: type = field(default_factory=lambda: NopePipeline)
     datamanager: NopeDataManagerConfig = field(default_factory=NopeDataManagerConfig)
@@ -52,15 +52,16 @@ class NopePipelineConfig(VanillaPipelineConfig):
     model: NopeSplatModelConfig = field(default_factory=NopeSplatModelConfig)
     """Options of the model: Gaussians, track points and cameras."""
     alignment_steps: Annotated[int, NOT_NEGATIVE] = 10
-    """Maximum number of steps, at each of three resolutions, that refine the pose of a held-out image before
-    the image is evaluated."""
+    """Maximum number of Levenberg-Marquardt steps, at each of three resolutions, in the photometric alignment
+    of a held-out image before its evaluation. With 0, the pose from resection is not refined."""
 
 
 class NopePipeline(VanillaPipeline):
     """nerfstudio pipeline that aligns the poses of held-out images to the current model (see `held_out`).
 
-    Held-out poses are aligned again whenever the model has changed since the last alignment. Checkpoints
-    contain the aligned poses, so that evaluation, viewer, rendering and export use the same poses.
+    Before an evaluation, held-out poses are aligned again if the model has changed since the last alignment.
+    Checkpoints contain the aligned poses, so that evaluation, viewer, rendering and export use the same
+    poses.
     """
 
     config: NopePipelineConfig
@@ -166,7 +167,7 @@ class NopePipeline(VanillaPipeline):
         }
 
     def set_extra_state(self, state: Any) -> None:
-        """Ignore the description of the training data in a checkpoint; `load_pipeline` has compared it.
+        """Ignore the description of the training data in a checkpoint, which `load_pipeline` has checked.
 
         Args:
             state: Result of `get_extra_state`; unused.
@@ -189,18 +190,20 @@ class NopePipeline(VanillaPipeline):
             return None if saved == current else "reconstruction"
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        """Load the state of a checkpoint, after checking that it fits the current data.
+        """Load the state of a checkpoint, after checking that the checkpoint fits the current data.
 
-        Outside training, held-out poses are aligned if necessary, and the cameras of the data manager are
-        replaced by the optimized cameras for viewer, rendering and export.
+        Outside training, held-out poses are aligned if the checkpoint has no aligned poses for this
+        iteration, and the optimized cameras replace those of the data manager for viewer, rendering and
+        export.
 
         Args:
             loaded_state: State of the pipeline from a checkpoint.
             step: Iteration of the checkpoint.
 
         Raises:
-            NopeSplatError: If the checkpoint was trained on different images, does not match the version or
-                settings, or contains invalid cameras; in training, also if the reconstruction differs.
+            NopeSplatError: If the checkpoint was trained on different images, does not match this version or
+                the current settings, or contains invalid values; in training, also if the reconstruction
+                differs.
         """
         difference = self.difference(loaded_state)
         if difference == "images":
@@ -231,7 +234,7 @@ class NopePipeline(VanillaPipeline):
     # Held-out images.
 
     def align_held_out(self, step: int) -> None:
-        """Align the poses of all held-out images to the current model (see `align_view`).
+        """Align the poses of all registered held-out images to the current model (see `align_view`).
 
         Images that were already aligned at this iteration are skipped.
 
@@ -279,7 +282,7 @@ class NopePipeline(VanillaPipeline):
         self._aligned_steps[index] = step
 
     def _show_cameras(self) -> None:
-        """Copy the optimized cameras to the data manager; in training, only those of held-out images."""
+        """Copy the optimized cameras to the data manager; in training, only cameras of held-out images."""
         cameras = self.model.camera_optimizer
         with torch.no_grad():
             lens = None if (learned := cameras.lens()) is None else Lens(*(part.cpu() for part in learned))
@@ -293,13 +296,14 @@ class NopePipeline(VanillaPipeline):
             self.config.datamanager.optimized_cameras = optimized
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict, dict]:
-        """Align the pose of the next held-out image, and compute its metrics.
+        """Align the pose of the next held-out image, and compute the metrics of its rendering.
 
         Args:
             step: Current iteration of the model.
 
         Returns:
-            Metrics by name, and `img`: image and rendering side by side (H, 2 W, 3).
+            Metrics by name, and a dictionary with the entry `img`, the image and the rendering side by side
+            (H, 2 W, 3).
         """
         self.eval()
         _, batch = self.datamanager.next_eval_image(step)
@@ -317,13 +321,13 @@ class NopePipeline(VanillaPipeline):
         """Compute the mean metrics of all registered held-out images.
 
         Args:
-            step: Current iteration of the model, to which the poses are aligned first; None to keep the poses
-                since the checkpoint was loaded.
+            step: Current iteration of the model; the poses are first aligned to this model. None to use the
+                poses as they are, such as those of a loaded checkpoint.
             output_path: Folder to which renderings are saved; None to save none.
             get_std: Whether to compute standard deviations too.
 
         Returns:
-            Metrics by name, and `held_out_unregistered`, the number of held-out images without a pose.
+            Metrics by name, including `held_out_unregistered`, the number of held-out images without a pose.
 
         Raises:
             NopeSplatError: If no held-out image has a pose.
@@ -354,7 +358,7 @@ class NopePipeline(VanillaPipeline):
 
 
 def require_min_image_size(cameras: Cameras, num_downscales: int) -> None:
-    """Check that all training images are at least as large as the SSIM window at the start of the training.
+    """Check that the downscaled images at the start of the training are at least as large as the SSIM window.
 
     Args:
         cameras: Cameras of the training images, at full training resolution.

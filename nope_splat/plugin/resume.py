@@ -1,7 +1,7 @@
 """Find the run that a training resumes, log why other runs are not resumed, and lock the folder of a run.
 
-A run is one training in its own folder. The runs of an experiment are the folders with a common parent. A
-training is resumed if settings and photos are the same (see `run_record`).
+A run is one training in its own folder. All runs of an experiment have the same parent folder. A run is
+resumed if its settings and photos are the same as those of the new training (see `run_record`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MAX_NAMED_RUNS = 5
 """Maximum number of unfinished runs that are logged individually, latest first."""
 _reserved: dict[Path, FileLock] = {}
-"""Locks of run folders that this process has chosen, until the trainer of the run takes them; by folder."""
+"""Locks that `reserve_run` holds until a trainer takes them, by absolute path of the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,10 @@ class SavedRun:
 
     @cached_property
     def latest(self) -> tuple[int, Origin]:
-        """Number of iterations in the latest loadable checkpoint (0 if there is none), and its origin."""
+        """Number of iterations in the latest loadable checkpoint, and the identity of its training.
+
+        The number is 0 if no checkpoint can be loaded.
+        """
         for checkpoint in self.checkpoints:
             try:
                 state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -105,7 +108,7 @@ class SavedRun:
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """Sort key for runs: order of their last start, then number of iterations done, then folder name."""
+        """Sort key of the run: start counter of its record, number of iterations done, and folder name."""
         return self.record.number if self.record else 0, self.done, self.path.name
 
     def difference(self, record: RunRecord) -> str | None:
@@ -132,16 +135,17 @@ class SavedRun:
 def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun | None:
     """Find the run that a training with given settings and photos resumes, and reserve its folder.
 
-    This is the latest run with the same settings and photos that has a checkpoint, unless it is complete: a
-    user who repeats the command of a complete training wants a second training. In this case, or if there is
-    no checkpoint, the folder of a later run without a checkpoint is used.
+    Only runs with the same settings and photos are considered. The latest run that has a checkpoint is
+    resumed if it is incomplete. If it is complete, repeating the command means a second training, so the
+    result is the latest run that started after the complete run and has no checkpoint. If no run has a
+    checkpoint, the result is the latest run.
 
     Args:
-        runs: Candidates.
+        runs: Runs that may be resumed.
         record: Settings and photos of the training that is about to start.
 
     Returns:
-        The run. None if no run can be resumed, or if another process is training in its folder.
+        The run. None if no run can be resumed, or if another process is training in the folder of the run.
     """
     same = sorted((run for run in runs if run.difference(record) is None), key=lambda run: run.order)
     latest = max((run for run in same if run.done), key=lambda run: run.order, default=None)
@@ -158,12 +162,13 @@ def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun 
 
 
 def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str) -> None:
-    """Log a warning for each unfinished run that is not resumed, with the reason.
+    """Log a warning with the reason for each unfinished run that is not resumed.
 
     Args:
-        runs: Runs that are not resumed; complete runs and runs without a checkpoint are not logged.
+        runs: Runs that are not resumed. Complete runs and runs without a checkpoint are not logged.
         record: Settings and photos of the training that is about to start.
-        reason: Reason to log for a run with the same settings and photos in which no other process trains.
+        reason: Reason to log if a run has the same settings and photos and no other process is training in
+            its folder.
     """
     unfinished = [run for run in runs if run.done and not run.is_complete]
     unfinished.sort(key=lambda run: run.order, reverse=True)
@@ -182,8 +187,8 @@ def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
     """Choose the run that a training resumes, reserve its folder, and log other unfinished runs.
 
     Args:
-        config: Configuration of the training. If its run has a name (option `timestamp`), only this run can
-            be resumed.
+        config: Configuration of the training. If the option `timestamp` names a run, only this run can be
+            resumed.
         resume: Value of the option `resume`, "auto" or "never".
 
     Returns:
@@ -215,10 +220,11 @@ def start_run(config: TrainerConfig, resumes: bool) -> None:
 
     Args:
         config: Configuration of the training.
-        resumes: Whether the training resumes an earlier training in the same folder, whose record is kept.
+        resumes: Whether the training resumes an earlier training in the same folder. If True, the record of
+            the earlier training is kept.
 
     Raises:
-        NopeSplatError: If another process is training in the folder; nothing is written then.
+        NopeSplatError: If another process is training in the folder; in this case nothing is written.
         OSError: If the folder cannot be written.
     """
     run, data = config.get_base_dir(), config.pipeline.datamanager.data
@@ -248,7 +254,7 @@ def read_runs(experiment: Path) -> list[SavedRun]:
 
 
 def reserve_run(run: Path) -> None:
-    """Lock a run's folder for the trainer of the run, which takes the lock by `take_lock`.
+    """Lock a run's folder until the trainer of the run takes the lock with `take_lock`.
 
     Args:
         run: The run's folder.
@@ -294,8 +300,8 @@ def lock_run(run: Path) -> FileLock:
         run: The run's folder.
 
     Returns:
-        The lock, held until it is released or this process ends. If the folder is not writable or the file
-        system does not support locks, the lock is not held.
+        The lock, which is held until it is released or this process ends. If the folder is not writable or
+        the file system does not support locks, the result is a lock that is not held.
 
     Raises:
         Timeout: If another process is training in the folder.

@@ -16,20 +16,21 @@ from nope_splat.plugin.safe_config import read_config
 class RunConfigFile(type(Path())):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass] (the path class of the operating system)
     """Path of a `config.yml` whose method `read_text` returns a safe and updated text for nerfstudio.
 
-    nerfstudio would execute code in the file. `read_text` therefore reads the configuration by `read_config`
-    and formats it again. If the file is in the folder of a run, the configuration is changed to resume this
-    run in its current folder, because the folder may have been moved since the file was written.
+    nerfstudio would execute code in the file. `read_text` therefore reads the configuration with
+    `read_config`, and formats it as YAML again. If the file is in the folder of a run, the configuration is
+    changed to resume this run in its current folder, because the folder may have been moved since the file
+    was written.
     """
 
     data: Path | None = None
-    """Photo folder that replaces the one in the file; None to keep that of the file."""
+    """Photo folder that replaces the photo folder in the file; None to keep the folder in the file."""
 
     def read_text(self, *args: object, **options: object) -> str:
-        """Return the text of the configuration, with the current folder of its run.
+        """Return the configuration as YAML text, with the current folder of its run.
 
         Args:
-            args: Arguments of `Path.read_text`; ignored, since the encoding is always UTF-8.
-            options: Keyword arguments of `Path.read_text`; ignored too.
+            args: Arguments of `Path.read_text`, which are ignored; the encoding is always UTF-8.
+            options: Keyword arguments of `Path.read_text`, which are ignored.
 
         Raises:
             NopeSplatError: If the file is missing or is not a training configuration.
@@ -46,7 +47,7 @@ class RunConfigFile(type(Path())):  # pyright: ignore[reportGeneralTypeIssues, r
 
 
 def relocate(config: TrainerConfig, run: Path) -> None:
-    """Change the output and cache folders in a configuration to those of the current folder of its run.
+    """Change the output and cache folders in a configuration to match the current folder of its run.
 
     Args:
         config: Configuration of a nope-splat training; changed in place.

@@ -1,8 +1,8 @@
 """Records that identify a training by its settings and photos, independently of folders and dates.
 
-The record is written to the run's folder before the training starts, and its ID is saved in every checkpoint.
-A training is therefore recognized after its outputs or photos were moved or copied, and a checkpoint that
-belongs to an older training in the same folder is detected.
+The record is written to the run's folder before the training starts, and the ID of the record is saved in
+every checkpoint. A training is therefore recognized after its outputs or photos were moved or copied, and a
+checkpoint of an older training in the same folder is detected.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ NO_SETTINGS = frozenset(
         "vis",
     }
 )
-"""Fields of the configuration that do not affect the result of a training, and are not part of a record."""
+"""Fields of the configuration that do not affect the result of a training and are therefore not recorded."""
 FILES = "files "
-"""Prefix of the value of a setting that is a path. It is followed by a hash, since files are compared by
-content."""
+"""Prefix of the recorded value of a setting that is a path. The prefix is followed by a hash of the content,
+since files are compared by content."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class RunRecord:
     photos: Mapping[str, str]
     """Hash of each photo and its mask, by photo name (see `folder_hashes`)."""
     number: int = 0
-    """Counter of starts in the experiment: the run that started or resumed last has the largest number."""
+    """Counter of starts in the experiment. The run that was started or resumed last has the largest
+    number."""
 
     @classmethod
     def of(cls, config: Any, data: Path) -> RunRecord:
@@ -97,7 +98,7 @@ class RunRecord:
             run: The run's folder, locked by this process.
 
         Raises:
-            OSError: If the file cannot be written; an earlier record is kept then.
+            OSError: If the file cannot be written; in this case an earlier record is kept.
         """
         with replacing(run / RECORD_FILE, run / f"{RECORD_FILE}.partial") as file:
             file.write(json.dumps({"id": self.id, **asdict(self)}, indent=1).encode())
@@ -122,10 +123,10 @@ class RunRecord:
         return int(text) if text.isdecimal() else 0
 
     def different_setting(self, other: RunRecord) -> str | None:
-        """Describe the first setting that differs between this training ("here") and another ("there").
+        """Describe the first setting that differs between this training and an earlier training.
 
         Args:
-            other: Record of the other training.
+            other: Record of the earlier training.
 
         Returns:
             Sentence with the option and both values, without period; None if all settings are the same.
@@ -145,12 +146,12 @@ class RunRecord:
         return None
 
     def different_photo(self, other: RunRecord, held_out: Collection[str] = ()) -> str | None:
-        """Describe the first photo that was added, removed or changed since another training.
+        """Describe the first photo that was added, removed or changed since an earlier training.
 
         Args:
-            other: Record of the other training.
-            held_out: Names of the photos that the other training held out. Changes of their content are
-                ignored, because the model is not trained on them.
+            other: Record of the earlier training.
+            held_out: Names of the photos that the earlier training held out. Changes of their content are
+                ignored, because the model is not trained on held-out photos.
 
         Returns:
             Sentence without period; None if all photos are the same.
@@ -197,7 +198,7 @@ def flat_settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _path_hash(path: Path) -> str:
-    """Compute a SHA-256 hash of a file, or of the names and contents of all files in a folder."""
+    """Compute a SHA-256 hash of a file's content, or of the paths and contents of all files in a folder."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         try:

@@ -1,7 +1,7 @@
 """Read the `config.yml` of a training without executing code from the file.
 
 nerfstudio's commands use a YAML loader that calls any function named in the file. The loader in this module
-constructs only the types of objects that configurations contain.
+constructs only objects of the types that occur in configurations.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ConfigLoader(yaml.UnsafeLoader):
         kwds: Mapping[str, Any] | None = None,
         newobj: bool = False,
     ) -> Any:
-        """Construct the object that a YAML tag names, if it is a dataclass, a path or an enum member.
+        """Construct an object of the class that a YAML tag names: a dataclass, a path or an enum member.
 
         Args:
             suffix: Full name of the class.
@@ -72,7 +72,7 @@ class ConfigLoader(yaml.UnsafeLoader):
             newobj: Whether to create the object without calling `__init__`; required for dataclasses.
 
         Raises:
-            ConstructorError: If the class is not allowed.
+            ConstructorError: If the class is of another kind, or not in `PACKAGES`.
         """
         if suffix == "builtins.getattr":
             return self._member(node, *(args or ()))
@@ -82,7 +82,13 @@ class ConfigLoader(yaml.UnsafeLoader):
         return super().make_python_instance(suffix, node, args, kwds, newobj)
 
     def _member(self, node: yaml.Node, *args: Any) -> Enum:
-        """Return the member of an enum from (class, name of the member), as some Python versions write it."""
+        """Return a member of an enum. `args` must be the enum class and the name of the member.
+
+        Some Python versions write enum members to YAML as a call of `getattr` with these two arguments.
+
+        Raises:
+            ConstructorError: If the arguments are anything else.
+        """
         match args:
             case type() as kind, str(name) if issubclass(kind, Enum) and name in kind.__members__:
                 return kind[name]
@@ -90,7 +96,7 @@ class ConfigLoader(yaml.UnsafeLoader):
 
 
 def _refuse(name: str, mark: Any) -> NoReturn:
-    """Raise the error for a name that must not occur in a configuration."""
+    """Raise `ConstructorError` for a name that must not occur in a configuration."""
     raise yaml.constructor.ConstructorError(None, None, f"{name} is not allowed in a configuration", mark)
 
 
@@ -172,7 +178,7 @@ def _check_targets(config: Any) -> None:
 
 
 def _check_target(settings: Any) -> None:
-    """Check that a dataclass constructs its default class (nerfstudio's field `_target`), or raise."""
+    """Raise `NopeSplatError` if the field `_target` of a dataclass does not have its default value."""
     for field in fields(settings):
         if field.name == "_target":
             expected = field.default if field.default_factory is MISSING else field.default_factory()

@@ -17,8 +17,9 @@ from nope_splat.utils.device_defaults import Auto, resolved
 class DecayConfig(SchedulerConfig):
     """Options of a learning rate that rises from zero in a warm-up, and then decays exponentially.
 
-    nerfstudio's scheduler is not used because its lengths do not scale with `--max-num-iterations`, and
-    because it stores numpy numbers in checkpoints, which torch 2.6 and later refuse to load.
+    nerfstudio's scheduler is not used, because the lengths of its warm-up and decay do not scale with
+    `--max-num-iterations`, and because it stores numpy numbers in checkpoints, which torch 2.6 and later
+    refuse to load.
     """
 
     _target: type = field(default_factory=lambda: Decay)

@@ -49,7 +49,7 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
 
 
 def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
-    """Summarize a training: intrinsics and reprojection error before and after, pose changes, held-out PSNR.
+    """Summarize a training: changes of intrinsics, reprojection error and poses, and PSNR of held-out images.
 
     Args:
         model: The trained model.
@@ -120,7 +120,7 @@ def table(title: str, rows: Rows) -> Table:
 
 
 def camera_name(scene: Reconstruction, number: int) -> str:
-    """Return the suffix that distinguishes the labels of several cameras, with image count and size.
+    """Return a suffix for labels that identifies one of several cameras, with image count and image size.
 
     Args:
         scene: The reconstruction.
@@ -137,5 +137,5 @@ def camera_name(scene: Reconstruction, number: int) -> str:
 
 
 def _size(scene: Reconstruction, number: int) -> NDArray[np.int64]:
-    """Return width and height of the first image of a camera in pixels. (2,)."""
+    """Return width and height, in pixels, of the first image of the camera with index `number`. (2,)."""
     return scene.image_sizes[scene.camera_ids == number][0]

@@ -52,8 +52,8 @@ from nope_splat.utils.ranges import COUNT, NOT_NEGATIVE, check_ranges
 logger = logging.getLogger(__name__)
 
 ITERATIONS_PER_IMAGE = 100
-"""Default number of iterations per image on a CPU. With half as many, large image sets lose details; with
-more, small image sets are overfitted."""
+"""Default number of iterations per image on a CPU. With half as many iterations, large image sets lose
+details; with more iterations, small image sets are overfitted."""
 MIN_ITERATIONS, MAX_ITERATIONS = 500, 30_000
 """Minimum and maximum number of iterations for the value "auto"; the maximum is used on a GPU."""
 
@@ -84,20 +84,20 @@ class NopeTrainerConfig(TrainerConfig):
     """Number of iterations between two checkpoints; "auto" is 2000 on a GPU and 500 on a CPU."""
     # Each evaluation first aligns the poses of held-out images, which takes about a second per image.
     steps_per_eval_image: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=500, cpu=1_000)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Number of iterations between two evaluations on one held-out image; they run only if a logger other
-    than the viewer is enabled. "auto" is 500 on a GPU and 1000 on a CPU."""
+    """Number of iterations between two evaluations on one held-out image; 0 disables these evaluations. They
+    run only if a logger other than the viewer is enabled. "auto" is 500 on a GPU and 1000 on a CPU."""
     steps_per_eval_all_images: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=10_000, cpu=0)] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Number of iterations between two evaluations on all held-out images; 0 disables these evaluations.
     "auto" is 10 000 on a GPU and 0 on a CPU."""
     resume: Literal["auto", "never"] = "auto"
-    """Whether to resume an interrupted training: "auto" resumes the last run with the same settings and
-    photos if it is unfinished, "never" always starts a new run."""
+    """Whether to resume an interrupted training. "auto" resumes the last run with the same settings and
+    photos if this run is unfinished; "never" always starts a new run."""
     run_dir: tyro.conf.Suppress[Path | None] = None
-    """Folder of a run that was moved, so that the folder does not follow from output_dir, experiment_name,
-    method_name and timestamp; None otherwise."""
+    """Folder of a run that was moved, if the folder does not follow from output_dir, experiment_name,
+    method_name and timestamp; None if it does."""
 
     def __post_init__(self) -> None:
-        """Make nerfstudio read the file `load_config` safely, and resume the run in its folder."""
+        """Make nerfstudio read the file `load_config` safely, and resume the run in the file's folder."""
         if self.load_config is not None:
             self.load_config = RunConfigFile(self.load_config)
             self.load_config.data = self.data
@@ -110,7 +110,8 @@ class NopeTrainerConfig(TrainerConfig):
     def set_experiment_name(self) -> None:
         """Set the experiment name and the cache folder, if they are not set.
 
-        The name is that of the folder `data`, or that of its parent if `data` is a folder `images`.
+        The experiment name is the name of the photo folder (option `data`). If the photo folder is named
+        "images", the experiment name is the name of its parent folder.
         """
         data = self.pipeline.datamanager.data
         if self.experiment_name is None and data is not None and data.resolve().name == "images":
@@ -121,7 +122,7 @@ class NopeTrainerConfig(TrainerConfig):
             dataparser.cache_dir = self.output_dir / str(self.experiment_name) / "cache"
 
     def set_timestamp(self) -> None:
-        """Set the run's name: that of a run to resume, else the option `timestamp` or the current time.
+        """Set the run's name: the name of a run to resume, else the option `timestamp` or the current time.
 
         "auto" values are replaced first, because a run is resumed only if its settings are the same.
 
@@ -139,19 +140,20 @@ class NopeTrainerConfig(TrainerConfig):
         super().set_timestamp()
 
     def _automatic_length(self) -> int:
-        """Return the number of iterations that the value "auto" stands for."""
+        """Return the number of iterations for the value "auto" of `max_num_iterations`."""
         data = self.pipeline.datamanager.data
         if self.machine.device_type == "cuda" or data is None:
             return MAX_ITERATIONS
         return min(max(ITERATIONS_PER_IMAGE * count_images(data), MIN_ITERATIONS), MAX_ITERATIONS)
 
     def resolve_auto(self) -> None:
-        """Choose the training device if it is "auto", and replace all other "auto" by its defaults.
+        """Replace "auto" values: choose the training device, then use the defaults for this device.
 
-        Ranges and image folder are checked first, because choosing a device may compile kernels for minutes.
+        `max_num_iterations` is not replaced. If a device must be chosen, ranges and image folder are checked
+        first, because choosing a device may compile kernels for minutes.
 
         Raises:
-            NopeSplatError: If a setting is out of range, or the image folder is missing.
+            NopeSplatError: If one of these checks fails.
         """
         if self.machine.device_type == "auto":
             check_ranges(self)
@@ -167,11 +169,12 @@ class NopeTrainerConfig(TrainerConfig):
         return self.load_dir is not None and self.load_dir == self.get_checkpoint_dir()
 
     def save_config(self) -> None:
-        """Check the configuration, lock the run's folder, and write record and configuration to the folder.
+        """Check the configuration, lock the run's folder, and write the record and configuration of the run.
 
         Raises:
-            NopeSplatError: If a setting is out of range or contradicts another, if the device, the image
-                folder or the checkpoint is missing, or if the run's folder cannot be written.
+            NopeSplatError: If a setting is out of range or contradicts another setting, if the device, the
+                image folder or the checkpoint is missing, if another process is training in the run's folder,
+                or if the folder cannot be written.
         """
         check_ranges(self)
         check_contradictions(self, self.pipeline, self.resumes)
@@ -344,7 +347,7 @@ class NopeTrainer(Trainer):
             self._lock.release()
 
     def _log_resume_command(self, length: int) -> None:
-        """Log the command that resumes this training, whose length is given in iterations."""
+        """Log the command that resumes this training; `length` is the training length in iterations."""
         checkpoints = find_checkpoints(self.checkpoint_dir)
         if not checkpoints:
             logger.info("Interrupted before the first checkpoint was saved.")
@@ -357,7 +360,7 @@ class NopeTrainer(Trainer):
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Save the state of the training atomically; after a failure, earlier checkpoints are intact.
+        """Save a checkpoint of the training atomically; after a failure, earlier checkpoints are intact.
 
         Args:
             step: Current iteration.
@@ -393,5 +396,5 @@ class NopeTrainer(Trainer):
 
 
 def _state_dicts(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state of each optimizer or scheduler by its name."""
+    """Return the state of each optimizer or scheduler in `parts`, by its name."""
     return {name: part.state_dict() for name, part in parts.items()}

@@ -1,7 +1,8 @@
-"""Training state in checkpoints in addition to the parameters and optimizers that nerfstudio saves.
+"""Training state that checkpoints contain in addition to the parameters and optimizers of nerfstudio.
 
-This state consists of random number generators, image queues and densification statistics. With this state, a
-training that is resumed on a CPU ends with bit-identical Gaussians.
+This state includes random number generators, lists of the images not yet used in the current epoch, and
+densification statistics. With this state, a training that is resumed on a CPU ends with bit-identical
+Gaussians.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ def capture_state(pipeline: NopePipeline) -> dict[str, Any]:
         pipeline: Pipeline in training.
 
     Returns:
-        State for `restore`, as tensors in plain containers: random number generators, image queues,
-        densification statistics, metrics of the last joint refinement, and names of the held-out images.
+        State for `restore`, as tensors in plain containers: random number generators, lists of the images not
+        yet used in the current epoch, densification statistics, metrics of the last joint refinement, and
+        names of the held-out images.
     """
     data, model, scene = pipeline.datamanager, pipeline.model, pipeline.datamanager.dataparser.scene
     return {
@@ -42,7 +44,7 @@ def capture_state(pipeline: NopePipeline) -> dict[str, Any]:
 
 
 def restore(pipeline: NopePipeline, state: dict[str, Any]) -> None:
-    """Restore the training state from a checkpoint, after its parameters and optimizers were loaded.
+    """Restore the training state from a checkpoint whose parameters and optimizers have been loaded.
 
     Args:
         pipeline: Pipeline that is set up for training.

@@ -44,10 +44,10 @@ is one)."""
 POINT_SIZE = 0.04
 """Size of the track points in the units of nerfstudio's viewer."""
 KEYPOINT_NOISE = 0.1
-"""Lower limit, in pixels, of the reprojection error at the red end of the color scale; about the noise of
-keypoints."""
+"""Minimum reprojection error, in pixels, at the red end of the color scale of track points. The value is
+about the noise of keypoints, so that errors below the noise are not shown in red."""
 THUMBNAIL = 160
-"""Maximum longer side in pixels of the images in the frusta."""
+"""Maximum longer side, in pixels, of the images that are shown in the camera frusta."""
 VISIBLE_CHANGE = 0.002
 """Relative change of the focal length above which the frustum of a training image is redrawn."""
 MAX_NAMES = 10
@@ -76,8 +76,9 @@ class DisconnectedRenderer:
 class Renderers(dict[int, Any]):
     """nerfstudio's renderers by client ID, with a placeholder for clients that have disconnected.
 
-    If a browser disconnects while its camera moves, nerfstudio still looks up the renderer while holding
-    viser's lock. A `KeyError` would leave the lock held, and the training would deadlock.
+    If a browser disconnects while its camera moves, nerfstudio still looks up the renderer of this browser
+    while holding viser's lock. Without the placeholder, the `KeyError` would leave the lock held, and the
+    training would deadlock.
     """
 
     def __missing__(self, client_id: int) -> DisconnectedRenderer:
@@ -162,7 +163,7 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _on_connect(self, client: ClientHandle) -> None:
-        """Place the view of a new browser behind the central training camera, and draw everything."""
+        """Place the view of a new browser behind the central training camera, and redraw panel and scene."""
         poses = switch_axes(self._pipeline.model.camera_optimizer.poses()).double().numpy(force=True)
         centers = poses[:, :, 3]
         pose = poses[np.linalg.norm(centers - centers.mean(axis=0), axis=1).argmin()]
@@ -215,7 +216,7 @@ class NopeViewerControl(ViewerControl):
         return "  \n".join(f"**{name}:** {value}" for name, value in lines.items())
 
     def _stage(self) -> str:
-        """Describe the stage of the training, such as "refining, iteration 600 of 1000"."""
+        """Describe the stage of the training, such as "refinement, iteration 600 of 1000"."""
         model, config = self._pipeline.model, self._pipeline.model.config
         iteration = model.step + 1
         if self._pipeline.test_mode != "val" or iteration >= model.num_iterations:
@@ -300,9 +301,9 @@ class NopeViewerControl(ViewerControl):
 
     @torch.no_grad()
     def _draw_points(self) -> None:
-        """Draw track points and legend.
+        """Draw the track points, and the legend of their colors.
 
-        Colors show the mean reprojection error of a point: blue for 0, red for the largest 5 %.
+        The color of a point shows its mean reprojection error, from blue for zero to red for the largest 5 %.
         """
         model = self._pipeline.model
         points, errors = model.track_positions(), model.reprojection_errors()
@@ -324,7 +325,7 @@ class NopeViewerControl(ViewerControl):
 
 
 def _images(scene: Reconstruction) -> str:
-    """Format as Markdown the color legend, and the unregistered images with reasons."""
+    """Format the color legend, and the list of unregistered images with reasons, as Markdown."""
     kinds = (
         ("trained on", TRAINING, scene.registered & ~scene.held_out),
         ("held out", HELD_OUT, scene.registered & scene.held_out),
@@ -350,7 +351,7 @@ def _escape(text: str) -> str:
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Downscale an image (H, W, 3 or 4) to at most `THUMBNAIL` pixels, RGB. (h, w, 3)."""
+    """Downscale an image (H, W, 3 or 4) to a longer side of at most `THUMBNAIL` pixels, as RGB (h, w, 3)."""
     image = Image.fromarray(pixels).convert("RGB")
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(image)

@@ -34,16 +34,17 @@ THIS_MACHINE = "127.0.0.1"
 """IPv4 loopback address, on which a server is reachable only from this machine."""
 HOST_OPTION = "--viewer.websocket-host"
 SAVE_BUTTON = "Generate Command"
-"""Label of nerfstudio's buttons that show a command; the render panel's button also saves the camera path."""
+"""Label of nerfstudio's buttons that show a command. The button in the render panel also saves the camera
+path."""
 
 
 @functools.cache  # wraps only once
 def restrict_viewers() -> None:
     """Restrict the viewers that this process opens for runs of this package.
 
-    By default they are reachable only from this machine, and save files only in the run's folder. All viewers
-    of the process, including those of other methods, serve only the files of their own web page, and accept
-    connections only from this page.
+    By default these viewers are reachable only from this machine. They save files only in the run's folder.
+    All viewers of the process, including those of other methods, serve only the files of their own web page,
+    and accept connections only from this page.
     """
     _wrap_constructor(Viewer)
     _wrap_constructor(ViewerLegacyState)
@@ -63,9 +64,9 @@ def restrict_viewers() -> None:
 
 
 def _wrap_constructor(viewer_class: Any) -> None:
-    """Wrap the constructor of a viewer class, for viewers that show a run of this package.
+    """Wrap the constructor of a viewer class, to change viewers that show a run of this package.
 
-    They open on the address from `listening_host`, and save their files in the run's folder.
+    Such viewers listen on the address from `listening_host`, and save their files in the run's folder.
     """
     construct = viewer_class.__init__
 
@@ -94,16 +95,17 @@ def _wrap_constructor(viewer_class: Any) -> None:
 def listening_host(config: ViewerConfig, in_training: bool) -> str:
     """Choose the network address on which a viewer listens.
 
-    In a training, the default address is set by this package. `ns-viewer` ignores the run's configuration and
-    has the default of nerfstudio, all addresses. Whether the user has chosen this value is only known from
-    the command line.
+    In a training, this package sets the default of `config.websocket_host`. In `ns-viewer`, the default is
+    that of nerfstudio, which listens on all addresses; only the command line shows whether the user has
+    chosen this value.
 
     Args:
         config: Options of the viewer.
         in_training: Whether the viewer belongs to a training.
 
     Returns:
-        `config.websocket_host` in a training or if chosen by the user, else the loopback address.
+        `config.websocket_host` in a training or if the user has chosen this address, else the loopback
+        address.
     """
     chosen = any(argument.replace("_", "-").startswith(HOST_OPTION) for argument in sys.argv)
     if in_training or chosen or config.websocket_host != ViewerConfig().websocket_host:
@@ -147,9 +149,9 @@ def _is_local(host: str) -> bool:
 def confine(folder: Path) -> Path:
     """Create a path object for a folder that refuses access to files outside the folder.
 
-    viser and nerfstudio append file names that a browser sends to this path. The resulting paths are of the
-    same class, and are checked whenever the file system is accessed. Symbolic links inside the folder are
-    followed: a browser cannot create links, and some package managers install files as links.
+    viser and nerfstudio append file names from a browser to this path. The resulting paths are of
+    the same class, and are checked whenever the file system is accessed. Symbolic links inside the folder are
+    followed, because a browser cannot create links, and some package managers install files as links.
 
     Args:
         folder: The folder, which need not exist yet.
@@ -176,7 +178,7 @@ def _refuse_other_pages(server: Any) -> None:
     Without this check, any web page in a browser on this machine could connect to the viewer.
 
     Args:
-        server: Server of the library `websockets`.
+        server: WebSocket server of the library `websockets`, modified in place.
     """
     register = server.register
 

@@ -15,7 +15,7 @@ RENDERING_TIMEOUT = 5.0
 def stop_viewer(viewer: Viewer) -> None:
     """Disconnect all browsers, stop the rendering threads and release the pipeline.
 
-    After viser's `stop`, a daemon thread with its event loop still refers to the viewer. Therefore the
+    After viser's `stop`, the daemon thread of its event loop still refers to the viewer. Therefore the
     viewer's references to pipeline and trainer are removed, so that their memory is free for another training
     in this process.
 

@@ -17,7 +17,7 @@ from nope_splat.plugin.history import History
 from nope_splat.sfm import Reconstruction
 
 TRAINING, HELD_OUT, LEFT_OUT, MUTED = "#2f6fb0", "#d9822b", "#c23b3b", "#9aa3ad"
-"""Colors of training images, held-out images and unregistered images, and of edges of the match graph."""
+"""Colors, in this order, of training images, held-out images, unregistered images and match graph edges."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -50,13 +50,14 @@ TITLES = {
 }
 """Titles of the plotted metrics of the training history, in the order of the report."""
 MIN_AGREEMENT = 0.5
-"""Value of `Trust.pairs` (0 to 1) below which an image pair contradicts the cameras and its line is red."""
+"""Pairs of images with a value of `Trust.pairs` (0 to 1) below this limit contradict the cameras, and are
+drawn as red lines."""
 NOISY = frozenset({"photometric", "psnr"})
-"""Metrics of single images, whose curves vary from image to image and are drawn with a running mean."""
+"""Metrics of single images. They vary from image to image, so their curves are drawn with a running mean."""
 
 
 def image_colors(scene: Reconstruction) -> list[str]:
-    """Return the color of each of the N images: that of training, held-out or unregistered images.
+    """Return the color of each of the N images: the color of training, held-out or unregistered images.
 
     Args:
         scene: The reconstruction.
@@ -71,8 +72,8 @@ def image_colors(scene: Reconstruction) -> list[str]:
 def match_graph(scene: Reconstruction) -> bytes:
     """Draw the match graph: images on a circle, and verified pairs as lines.
 
-    Lines are wider for pairs with more matches, red for pairs that contradict the cameras, and bold in the
-    maximum spanning tree.
+    Pairs with more matches have wider lines. Pairs that contradict the cameras are red, and pairs in the
+    maximum spanning tree are bold.
 
     Args:
         scene: The reconstruction.
@@ -106,13 +107,13 @@ def match_graph(scene: Reconstruction) -> bytes:
 
 
 def top_view(scene: Reconstruction) -> bytes:
-    """Draw the registered cameras and the track points from above, that is, their x and y coordinates.
+    """Draw the registered cameras and the track points from above: their world coordinates x and y.
 
     Args:
         scene: The reconstruction, usually with the cameras and track points after training.
 
     Returns:
-        Content of an SVG file, with the points as an embedded bitmap.
+        Content of an SVG file, in which the track points are an embedded bitmap.
     """
     poses = scene.T_world_camera[scene.registered]
     numbers = np.flatnonzero(scene.registered) + 1
@@ -179,7 +180,8 @@ def curves(history: History) -> dict[str, bytes]:
         history: Training history.
 
     Returns:
-        Content of an SVG file by title, for the metrics in `TITLES` that were recorded more than once.
+        Content of an SVG file by title of the figure. Only metrics in `TITLES` that were recorded more than
+        once are plotted.
     """
     plots = {}
     for name, title in TITLES.items():
@@ -194,8 +196,8 @@ def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[floa
 
     Args:
         title: Title of the figure.
-        by_camera: Iterations and values of each curve, by its label in the legend.
-        noisy: Whether to add a running mean.
+        by_camera: Iterations and values of each curve, by the label of the curve in the legend.
+        noisy: Whether to draw the curves in gray and thin, and to add their running means.
 
     Returns:
         Content of an SVG file.
@@ -217,9 +219,9 @@ def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[floa
 
 
 def _running_mean(values: Sequence[float]) -> NDArray[np.floating]:
-    """Compute the running mean of a curve of n values. (n,).
+    """Compute the running mean of the n values of a curve. (n,).
 
-    The window is a twentieth of the curve but at least five values, and is cut off at both ends.
+    The window has n / 20 values, but at least five. Near both ends of the curve, it contains fewer values.
     """
     window = np.ones(min(len(values), max(5, len(values) // 20)))
     total = np.convolve(values, window, mode="same")
@@ -227,12 +229,12 @@ def _running_mean(values: Sequence[float]) -> NDArray[np.floating]:
 
 
 def _marker_size(count: int) -> float:
-    """Return the marker area in square points for a graph of `count` images."""
+    """Return the area of the markers, in square points, in a match graph of `count` images."""
     return float(np.clip(3000 / count, 12, 90))
 
 
 def _empty(width: float, height: float) -> tuple[Figure, Axes]:
-    """Create a figure (size in inches) without axes and margins, with equal scales along x and y."""
+    """Create a figure without visible axes and margins, with equal scales along x and y; sizes in inches."""
     figure = Figure((width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()

@@ -25,7 +25,7 @@ from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import progress_bar
 
 THUMBNAIL, RENDERING = 200, 640
-"""Maximum longer side in pixels of the images in the contact sheet, and of held-out images and renderings."""
+"""Maximum longer side, in pixels, of thumbnails, and of held-out images and their renderings."""
 METRICS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
 """Format of each image metric in the report."""
 PACKAGES = ("nope-splat", "nerfstudio", "gsplat", "torch", "numba", "numpy")
@@ -47,11 +47,12 @@ class Thumbnail(NamedTuple):
     name: str
     """Name of the image."""
     note: str
-    """Number of points and reprojection error of the image, or the reason why it could not be registered."""
+    """Text below the image: number of track points, reprojection error and share of matches that agree with
+    the pose, or the reason why the image could not be registered."""
     color: str
-    """Color of the frame: that of training, held-out or unregistered images."""
+    """Color of the frame around the image: the color of training, held-out or unregistered images."""
     pixels: bytes
-    """Content of a JPEG file."""
+    """The downscaled image, as content of a JPEG file."""
 
 
 class HeldOutView(NamedTuple):
@@ -62,7 +63,7 @@ class HeldOutView(NamedTuple):
     name: str
     """Name of the image."""
     metrics: str
-    """Formatted image metrics of the rendering."""
+    """Image metrics of the rendering as text, such as "PSNR 25.31 dB, SSIM 0.812"."""
     image: bytes
     """The held-out image, as content of a JPEG file."""
     rendering: bytes
@@ -128,7 +129,7 @@ def _legend(scene: Reconstruction) -> list[Kind]:
 
 
 def _thumbnails(scene: Reconstruction, images: list[ImageFile]) -> Iterator[Thumbnail]:
-    """Yield a thumbnail with a note for each image file, in the order of the reconstruction."""
+    """Yield a thumbnail of each image; `images` must be in the order of the reconstruction."""
     errors = scene.reprojection_errors()
     colors = figures.image_colors(scene)
     for image_id, image in enumerate(progress_bar(images, "Thumbnails", len(images))):
@@ -146,7 +147,7 @@ def _thumbnails(scene: Reconstruction, images: list[ImageFile]) -> Iterator[Thum
 
 
 def _held_out_views(pipeline: NopePipeline) -> Iterator[HeldOutView]:
-    """Render and measure each registered held-out image."""
+    """Yield each registered held-out image with its rendering and the image metrics of the rendering."""
     model, scene = pipeline.model, pipeline.datamanager.dataparser.scene
     for view in held_out_views(model, pipeline.datamanager):
         metrics = model.image_metrics(view.rendered, view.image, view.mask)
@@ -160,7 +161,7 @@ def _held_out_views(pipeline: NopePipeline) -> Iterator[HeldOutView]:
 
 
 def _versions(pipeline: NopePipeline) -> dict[str, str]:
-    """Return device, Python and package versions, and the seconds of each SfM stage, as rows of a table."""
+    """Return text by label: device, versions of Python and packages, and the seconds of each SfM stage."""
     device = torch.device(pipeline.device)
     rows = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -179,7 +180,7 @@ def _pixels(image: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _jpeg(pixels: NDArray[np.uint8], longer_side: int) -> bytes:
-    """Compress an image (H, W, 3) as a JPEG file, downscaled to at most `longer_side` pixels."""
+    """Downscale an image (H, W, 3) to a longer side of at most `longer_side` pixels; compress it as JPEG."""
     image = Image.fromarray(pixels)
     image.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -188,5 +189,5 @@ def _jpeg(pixels: NDArray[np.uint8], longer_side: int) -> bytes:
 
 
 def _data_uri(content: bytes, media_type: str) -> str:
-    """Encode a file as a data URI for embedding in HTML."""
+    """Encode the content of a file as a data URI, for embedding in HTML."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 AnyArray = TypeVar("AnyArray", NDArray[Any], Tensor)
-"""Type variable: the array arguments of a call are either all NumPy arrays or all PyTorch tensors."""
+"""Type variable for functions whose array arguments are either all NumPy arrays or all PyTorch tensors."""
 
 
 def namespace(array: NDArray[Any] | Tensor) -> Any:
-    """Return the module with the functions for an array: `numpy` for NumPy arrays, `torch` for tensors.
+    """Return the module whose functions accept an array: `numpy` for a NumPy array, `torch` for a tensor.
 
-    Callers may only use functions that have the same name and positional arguments in both modules, such as
-    `stack`, `concatenate`, `where` and `einsum`.
+    Use only functions that have the same name and positional arguments in both modules, such as `stack`,
+    `concatenate`, `where` and `einsum`.
     """
     return torch if isinstance(array, Tensor) else np

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 
 class Budget:
-    """Semaphore that limits the sum of the amounts held by all threads.
+    """Semaphore that limits the sum of the amounts of a resource that all threads hold at the same time.
 
-    An amount larger than `total` is granted when no other thread holds anything.
+    A request for more than `total` is granted when no other thread holds anything.
 
     Args:
-        total: Maximum sum of the amounts held at the same time.
+        total: Maximum sum of the amounts, in any unit.
     """
 
     def __init__(self, total: int) -> None:
@@ -23,9 +23,9 @@ class Budget:
 
     @contextmanager
     def hold(self, amount: int) -> Iterator[None]:
-        """Wait until an amount is available, and hold it for the duration of a `with` block.
+        """Wait until an amount is available, and hold this amount for the duration of a `with` block.
 
-        Such blocks must not be nested within a thread, since two threads could then wait for each other.
+        A thread must not nest such blocks, since two threads could then wait for each other.
 
         Args:
             amount: Amount to hold, at least 0, in the unit of `total`.

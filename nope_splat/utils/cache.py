@@ -1,4 +1,4 @@
-"""On-disk cache of the results of pipeline stages, keyed by the images and settings they depend on."""
+"""On-disk cache of the results of pipeline stages, keyed by the images and settings of each result."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEY_ENTRY = "cache_key"
-"""Name of the array in a cache file that holds the full key; the file name contains only its beginning."""
+"""Name of the array in a cache file that holds the full key. The file name contains only the first characters
+of the key."""
 MAX_ENTRIES_PER_STAGE = 8
 """Maximum number of results kept per stage; the least recently used results are removed first."""
 MAX_PARTIAL_FILE_AGE = 24 * 3600
-"""Age in seconds after which a partially written file is removed, because its process was probably killed."""
+"""Age, in seconds, after which a partially written file is removed. The process that wrote an older file was
+probably killed."""
 
 _not_stored: ContextVar[set[Path] | None] = ContextVar("not_stored", default=None)
 """Within `read_only_caches`, the cache folders in which a result would have been stored; None elsewhere."""
@@ -38,8 +40,9 @@ _not_stored: ContextVar[set[Path] | None] = ContextVar("not_stored", default=Non
 def read_only_caches() -> Iterator[None]:
     """Make all caches read-only within a `with` block.
 
-    A `config.yml` written by another person can name any folder as the cache. Therefore only a training,
-    where the user has chosen the folder, writes to a cache.
+    Other commands than training read the cache folder from a `config.yml`, which another person may have
+    written. Such commands use this function, so that they do not write to a folder that the user did not
+    choose.
 
     Yields:
         Nothing. At the end of the block, the folders that lacked a result are logged.
@@ -73,12 +76,12 @@ class Cache:
         Args:
             name: Name of the stage.
             key: Hash of the images and settings that the result depends on (see `content_key`).
-            decode: Converts the stored arrays, by name, to the result. Any exception it raises marks the file
-                as damaged.
+            decode: Function that converts the stored arrays, by name, to the result. If it raises an
+                exception, the file is considered damaged.
 
         Returns:
-            The result. None if no file is stored for this key, or if the file is damaged or has another key,
-            which is logged as a warning.
+            The result; None if no file is stored for this key. If the file is damaged or contains another
+            key, a warning is logged and the result is None.
         """
         path = self._path(name, key)
         try:
@@ -148,7 +151,7 @@ class Cache:
                 self._path(name, key).unlink(missing_ok=True)
 
     def _prune(self, name: str) -> None:
-        """Remove results of a stage beyond the maximum number, and old partially written files.
+        """Remove the least recently used results of a stage beyond the maximum number, and old partial files.
 
         Args:
             name: Name of the stage.
@@ -166,7 +169,7 @@ class Cache:
 def _write_arrays(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays to an npz file without pickle.
 
-    Unlike `numpy.savez` before numpy 2, this function closes the archive if the disk is full.
+    Unlike `numpy.savez` before numpy 2, this function closes the archive even if the disk is full.
     """
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         for name, array in arrays.items():

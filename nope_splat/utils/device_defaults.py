@@ -1,6 +1,8 @@
-"""Settings whose default depends on the device: full quality on a GPU, training within minutes on a CPU.
+"""Settings whose default depends on the training device.
 
-Such a setting has the default "auto", and its type annotation contains the value for each device:
+Defaults for a GPU aim at full quality, and defaults for a CPU at a training time of minutes.
+
+Such a setting has the default "auto", and its type annotation contains the value of "auto" for each device:
 
     max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
 
@@ -40,10 +42,11 @@ class ByDevice:
 
 
 def resolve_defaults(settings: T, device: Device) -> T:
-    """Replace each "auto" in a dataclass by the default for a device.
+    """Replace the value "auto" in the fields of a dataclass by the defaults for a device.
 
     Args:
-        settings: A dataclass. Fields that are dataclasses of this package are resolved too.
+        settings: A dataclass. Fields that contain dataclasses of this package are resolved too. Fields
+            without a `ByDevice` annotation are not changed.
         device: Type of the training device.
 
     Returns:
@@ -66,7 +69,7 @@ def resolve_defaults(settings: T, device: Device) -> T:
 
 
 def resolved(value: T | Auto) -> T:
-    """Return the value of a setting, and assert that "auto" has been replaced (`resolve_defaults`).
+    """Return the value of a setting; assert that `resolve_defaults` has replaced "auto".
 
     Args:
         value: Value of the setting, not "auto".
@@ -76,7 +79,7 @@ def resolved(value: T | Auto) -> T:
 
 
 def network_device(setting: Literal["auto", "cpu"]) -> torch.device:
-    """Return the device for networks and matching; they use a GPU even if gsplat has no kernels for it.
+    """Return the device for networks and matching, which need no gsplat kernels for the GPU.
 
     Args:
         setting: "auto" selects the GPU if PyTorch finds one, else the CPU; "cpu" selects the CPU.

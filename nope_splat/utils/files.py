@@ -23,7 +23,8 @@ def replacing(path: Path, partial: Path) -> Iterator[BinaryIO]:
 
     Args:
         path: The file to create or replace.
-        partial: Path of the temporary file, on the same file system; removed if the `with` block raises.
+        partial: Path of the temporary file, on the same file system. The file is removed if the `with` block
+            raises an exception.
 
     Yields:
         The temporary file, open for writing in binary mode.
@@ -80,7 +81,7 @@ def disk_error(error: BaseException | None) -> OSError | None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading, and refuse pipes and devices without waiting for data.
+    """Open a regular file for reading; raise an error for pipes and devices, without waiting for data.
 
     Args:
         path: The file.

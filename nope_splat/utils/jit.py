@@ -12,8 +12,8 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Make a decorator that compiles a function on its first call and caches the machine code on disk.
 
     `numba.njit(cache=True)` raises an error if neither the package folder nor the user's cache folder is
-    writable, as in containers that run under an unknown user. In this case the decorated function is compiled
-    without a cache, once per process.
+    writable, as in containers that run under an unknown user. In this case, the function is compiled without
+    a cache, once per process.
 
     Args:
         **options: Options of `numba.njit`.

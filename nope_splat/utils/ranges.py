@@ -30,7 +30,8 @@ BOUNDS: dict[type, tuple[str, Callable[[float, Any], bool], str]] = {
     Lt: ("lt", operator.lt, "less than"),
     Le: ("le", operator.le, "at most"),
 }
-"""For each type of bound: attribute of the limit, comparison of value and limit, and words for messages."""
+"""For each type of bound: name of its attribute with the limit, function that compares a value with the
+limit, and words for error messages."""
 
 
 LARGEST_INTEGER = 2**63 - 1
@@ -68,10 +69,10 @@ def set_missing_to_defaults(settings: Any) -> None:
 def check_ranges(settings: Any, prefix: str = "") -> None:
     """Check that every field of a dataclass has the annotated type and lies in the annotated range.
 
-    If the type allows None or "auto", these values pass every range check. NaN passes none.
+    If the type allows None or "auto", these values pass every range check. NaN passes no range check.
 
     Args:
-        settings: A dataclass. Fields that are dataclasses of this package are checked too.
+        settings: A dataclass. Fields that contain dataclasses of this package are checked too.
         prefix: Start of the option names in error messages, for example `"pipeline."`.
 
     Raises:
@@ -135,15 +136,18 @@ def _describe(hint: Any) -> str:
 
 
 def _is_unnamed(hint: Any) -> bool:
-    """Check whether `tyro.conf.arg(name="")` removes a field's name from the names of its nested options."""
+    """Check whether a field has `tyro.conf.arg(name="")`, so that nested options omit the field's name.
+
+    `hint` is the type annotation of the field.
+    """
     return any(getattr(item, "name", None) == "" for item in getattr(hint, "__metadata__", ()))
 
 
 def _brief(value: object) -> str:
     """Format a value for an error message, in about 100 characters.
 
-    Values other than numbers, strings, paths, None and short lists of these are described by their type,
-    because their text may be very long.
+    Numbers, strings, paths, None and short lists of such values are printed. Only the type of other values is
+    printed, because their text may be very long.
     """
     parts = value if isinstance(value, list | tuple) and len(value) <= 5 else [value]
     text = str(value) if all(map(_is_simple, parts)) else f"of type {type(value).__name__}"
@@ -151,7 +155,7 @@ def _brief(value: object) -> str:
 
 
 def _is_simple(value: object) -> bool:
-    """Check whether a value is None, a number, a string or a path, whose text is not too long to format."""
+    """Check whether a value is None, a string, a path or a number, except integers of more than 64 bits."""
     if isinstance(value, int):
         return abs(value) <= LARGEST_INTEGER  # Python refuses to format integers of thousands of digits
     return value is None or isinstance(value, float | str | Path)
@@ -164,7 +168,7 @@ def _bounds(metadata: tuple[Any, ...]) -> Iterator[tuple[Callable[[float, Any], 
         metadata: Metadata of the field's `Annotated` type.
 
     Yields:
-        Comparison of value and limit, words for the comparison, and limit.
+        Function that compares a value with the limit, words for the comparison, and limit.
     """
     for item in metadata:
         for bound in item if isinstance(item, Interval) else (item,):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Measure the wall time of stages; `seconds` contains the total time of each stage by name."""
+    """Measure the wall time of stages; `seconds` contains the total time of each stage, by stage name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,8 +1,8 @@
 """Set up the terminal output of a program: log messages and errors of the package.
 
-Programs call these functions; importing the package as a library does not. Without them, messages go through
-the logger `nope_splat` to the log handlers of the importing program. By default, Python then prints only
-warnings and errors.
+Programs call these functions; importing the package as a library does not. Without these calls, messages go
+through the logger `nope_splat` to the log handlers of the importing program. If there are no handlers, Python
+prints only warnings and errors.
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ def _silence_decoders() -> None:
 def set_up_terminal() -> None:
     """Print log messages, and print an uncaught `NopeSplatError` as one line instead of a traceback.
 
-    For programs that do not catch `NopeSplatError`, such as those of nerfstudio. Python exits with status 1.
-    Uncaught exceptions of other types go to the previous exception hooks.
+    Use this function in programs that do not catch `NopeSplatError`, such as those of nerfstudio. After an
+    uncaught error, Python exits with status 1. Uncaught exceptions of other types go to the previous
+    exception hooks.
     """
     show_messages()
     before, before_in_thread = sys.excepthook, threading.excepthook
