@@ -56,12 +56,12 @@ class NopeSplatError(Exception):
     - `unsupported-scene`: A benchmark script does not support masks or several cameras.
     - `missing-option`: A required option is not set.
     - `invalid-option`: The value of an option is out of range, or impossible for these photos.
-    - `conflicting-options`: Two options contradict each other, or an option needs another one to be set.
+    - `conflicting-options`: Two options contradict each other, or an option requires another option.
     - `missing-package`: A Python package is not installed.
     - `missing-weights`: The weights of a network are not on this machine and cannot be downloaded.
     - `missing-device`: PyTorch finds no GPU, or gsplat has no kernels for the GPU.
     - `damaged-checkpoint`: A checkpoint cannot be loaded.
-    - `checkpoint-mismatch`: A checkpoint was saved with other photos, settings or another version.
+    - `checkpoint-mismatch`: A checkpoint was saved with other photos or settings, or by another version.
     - `run-in-use`: Another process is training in the folder of the run.
     - `nothing-to-evaluate`: No photo is held out, or no held-out photo could be registered.
 
