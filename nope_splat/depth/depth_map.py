@@ -24,8 +24,8 @@ class DepthMap:
     values: DepthValues
     """Values of the quantity given by `kind`; NaN for unknown values. (H, W)."""
     kind: DepthKind
-    """Quantity in `values`: depth up to scale ("metric"), depth up to scale and shift ("affine"), or inverse
-    depth up to scale and shift ("disparity")."""
+    """Quantity in `values`: depth without a shift ("metric"; not necessarily in meters, since its scale is
+    fitted), depth up to scale and shift ("affine"), or inverse depth up to scale and shift ("disparity")."""
     pixel_size: tuple[float, float]
     """Width and height of one pixel of the map, in full-resolution pixels of the image."""
     corner: tuple[float, float] = (0.0, 0.0)

@@ -165,7 +165,7 @@ def _read_intrinsics(
 def _normalize(
     size: tuple[float, float], focal: float, center: tuple[float, float], radial: tuple[float, float]
 ) -> tuple[float, tuple[float, float], tuple[float, float]]:
-    """Divide intrinsics in pixels by the longer image side.
+    """Convert intrinsics from pixels to fractions of the longer image side.
 
     Args:
         size: Width and height in pixels.
@@ -174,7 +174,7 @@ def _normalize(
         radial: Radial distortion k1 and k2, returned unchanged.
 
     Returns:
-        `focal`, `offset` and `radial` of a `NamedCamera`.
+        `focal`, `offset` (principal point minus image center) and `radial` of a `NamedCamera`.
     """
     longer_side = max(size)
     offset = (center[0] - size[0] / 2) / longer_side, (center[1] - size[1] / 2) / longer_side

@@ -132,7 +132,7 @@ class NopeViewerControl(ViewerControl):
                 "Track points",
                 False,
                 disabled=not self._pipeline.same_scene,
-                hint="Colored by mean reprojection error",
+                hint="Colored by mean reprojection error; disabled if the checkpoint has other cameras",
             )
             self._legend = gui.add_markdown("", visible=False)
             self._show_held_out = gui.add_checkbox("Held-out photos", True)

@@ -37,7 +37,7 @@ class CheckedCameras:
 
     @contextmanager
     def explain_failure(self) -> Iterator[None]:
-        """Add to an error that known cameras were not used, because that may be its cause."""
+        """If the block raises an error, prepend that known cameras were not used: this may be its cause."""
         try:
             yield
         except NopeSplatError as error:

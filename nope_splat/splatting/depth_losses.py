@@ -81,10 +81,12 @@ def apply_scale_shift(values: Tensor, correction: Tensor) -> Tensor:
 def corrected_depth(
     values: Tensor, correction: Tensor, inverse: bool, config: DepthLossConfig = DEFAULT_LIMITS
 ) -> tuple[Tensor, Tensor]:
-    """Convert the values of a depth prior to depth with the learned scale and shift.
+    """Apply the learned scale and shift to the values of a depth map: exp(a) * values + b.
+
+    Inverse depths are inverted afterwards.
 
     Args:
-        values: Values of the prior, depth or inverse depth up to scale and shift; NaN for unknown values.
+        values: Values of the depth map, depth or inverse depth up to scale and shift; NaN for unknown values.
             (...).
         correction: Log scale a and shift b. (2,).
         inverse: Whether the values are inverse depths.

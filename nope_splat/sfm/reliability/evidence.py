@@ -78,14 +78,24 @@ class Evidence:
         """Whether each pair contradicts the cameras. (E,).
 
         A pair contradicts the cameras if it has enough matches, too many of them disagree with the poses, and
-        either its images should observe the same points, or many of its matches agree and many disagree, or
-        its matches are inliers of a different relative pose. Only the first condition counts if a pattern
-        repeats, because images of different parts of the scene then have wrong matches.
+        at least one of these holds:
+
+        - Its images should observe the same points.
+        - Many of its matches agree with the poses and many disagree.
+        - Its matches are inliers of a different relative pose.
+
+        If a pattern repeats, only images that should observe the same points count, because images of
+        different parts of the scene then have wrong matches. If a few images do not fit the camera of the
+        others, their pairs are ignored.
         """
         disagrees = self.is_strong & (self.agreement < self.options.reliability.evidence.min_agreement)
         if self.repeats:
             return disagrees & self.overlaps
-        return disagrees & (self.overlaps | self.is_divided | self.has_own_pose)
+        disagrees &= self.overlaps | self.is_divided | self.has_own_pose
+        deviates = self.camera_profile.deviates
+        if self.cameras_are_mixed and deviates.mean() < 0.5:
+            disagrees &= ~deviates[np.array(self.pairs, np.int64).reshape(-1, 2)].any(axis=1)
+        return disagrees
 
     @property
     def is_divided(self) -> Mask:

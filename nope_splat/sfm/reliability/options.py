@@ -101,7 +101,7 @@ class FocalProfileOptions:
     """If a longer or shorter focal length decreases the observation noise by at least this fraction, all
     cameras are refined again from that focal length."""
     max_num_steps: Annotated[int, COUNT] = 8
-    """Maximum number of times that all cameras are refined again from a longer or shorter focal length."""
+    """Maximum number of such refinements, each of which starts at a longer or shorter focal length."""
     plausible_ratios: tuple[float, float] = (0.3, 8.0)
     """Shortest and longest focal length of ordinary lenses, as multiples of the longer side; other focal
     lengths are reported as implausible."""
