@@ -212,8 +212,8 @@ def choose_run(config: TrainerConfig, resume: str) -> SavedRun | None:
         logger.info(f"Reusing the folder {resumed.path} of an earlier run that saved no checkpoint.")
     if is_named and resumed is None and any(run.done for run in candidates):
         logger.warning(
-            f"An earlier run has the same --timestamp: its checkpoints in {folder} will be replaced. To keep them,"
-            " stop now and choose another --timestamp."
+            f"An earlier run has the same --timestamp: its checkpoints in {folder} will be replaced. To keep"
+            " them, stop now and choose another --timestamp."
         )
     return resumed
 
