@@ -21,26 +21,35 @@ from scripts.reliability.results import Row, read_rows
 COLUMNS = ("registered", "wrong", "AUC@5", "ATE %", "focal %", "error px", "notices", "trust", "verdict", "s")
 
 
-def main(results: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
+def main(
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional], columns: tuple[str, ...] = COLUMNS
+) -> None:
     """Print the tables of verdicts and of image sets.
 
     Args:
         results: One file of results, or two files to compare (before and after a change).
+        columns: Columns of the tables of image sets.
     """
     if not 1 <= len(results) <= 2:
         raise NopeSplatError("invalid-option", f"pass one or two files of results, not {len(results)}")
     for path in results:
         if not path.exists():
             raise NopeSplatError("missing-file", f"there is no file of results {path}")
-    print(markdown([read_rows(path) for path in results], [path.stem for path in results]))
+    for name in columns:
+        if name not in COLUMNS:
+            raise NopeSplatError(
+                "invalid-option", f"no column is called {name}; there are {', '.join(COLUMNS)}"
+            )
+    print(markdown([read_rows(path) for path in results], [path.stem for path in results], columns))
 
 
-def markdown(results: Sequence[list[Row]], labels: Sequence[str]) -> str:
+def markdown(results: Sequence[list[Row]], labels: Sequence[str], columns: Sequence[str] = COLUMNS) -> str:
     """Format the tables of verdicts and of image sets.
 
     Args:
         results: Rows of each file of results.
         labels: Name of each file of results.
+        columns: Columns of the tables of image sets.
     """
     by_name = [{row["name"]: row for row in rows} for rows in results]
     names = list(dict.fromkeys(name for rows in by_name for name in rows))
@@ -48,7 +57,7 @@ def markdown(results: Sequence[list[Row]], labels: Sequence[str]) -> str:
     lines = [*_verdicts(results, labels), "", *_seconds(by_name, labels)]
     for family in families:
         chosen = [name for name in names if any(name in r and r[name]["family"] == family for r in by_name)]
-        lines += ["", f"### {family}", "", *_family(chosen, by_name, labels)]
+        lines += ["", f"### {family}", "", *_family(chosen, by_name, labels, columns)]
     return "\n".join(lines)
 
 
@@ -86,15 +95,19 @@ def _seconds(by_name: Sequence[dict[str, Row]], labels: Sequence[str]) -> list[s
     return lines
 
 
-def _family(names: list[str], by_name: Sequence[dict[str, Row]], labels: Sequence[str]) -> list[str]:
+def _family(
+    names: list[str], by_name: Sequence[dict[str, Row]], labels: Sequence[str], columns: Sequence[str]
+) -> list[str]:
     titles = ["set", "kind"]
-    titles += [f"{label}: {title}" if len(labels) > 1 else title for label in labels for title in COLUMNS]
+    titles += [f"{label}: {title}" if len(labels) > 1 else title for label in labels for title in columns]
     rows = []
     for name in names:
         first = next(rows[name] for rows in by_name if name in rows)
         cells = [name, "honest" if first["honest"] else "trap"]
         for result in by_name:
-            cells += row_cells(result[name]) if name in result else [""] * len(COLUMNS)
+            row = result.get(name)
+            by_title: dict[str, str] = dict(zip(COLUMNS, row_cells(row), strict=True)) if row else {}
+            cells += [by_title.get(title, "") for title in columns]
         rows.append(cells)
     return table(titles, rows)
 

@@ -31,7 +31,7 @@ class MissingPoints:
     """Number of expected points that are observed in the second image. (P,)."""
     num_missing: Indices
     """Number of expected points in grid cells of the second image in which hardly any expected point is
-    observed although the cell has keypoints: the cell seems to show something else. (P,)."""
+    observed, so that the cells seem to show something else. (P,)."""
 
 
 def find_missing_points(state: SfmState, problem: SfmProblem) -> MissingPoints:
@@ -77,8 +77,10 @@ def _look_for(visibility: _Visibility, first: int, second: int, points: Indices)
     cells = visibility.cells(second, points[expected])
     in_cell, found_in_cell = np.bincount(cells), np.bincount(cells, weights=found)
     is_missing = (in_cell >= options.min_num_in_cell) & (found_in_cell <= options.max_found_in_cell * in_cell)
-    # Without keypoints, the cell may be dark, overexposed or blurred.
-    is_missing &= visibility.num_keypoints[second, : len(in_cell)] >= options.min_num_in_cell
+    num_rest, num_found = in_cell[~is_missing].sum(), found_in_cell[~is_missing].sum()
+    if num_found < options.min_recall * num_rest:
+        # Cells without keypoints may be dark, overexposed or blurred, if few points are found elsewhere.
+        is_missing &= visibility.num_keypoints[second, : len(in_cell)] >= options.min_num_in_cell
     yield first, second, len(found), int(found.sum()), int(in_cell[is_missing].sum())
 
 

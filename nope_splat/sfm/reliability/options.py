@@ -54,6 +54,9 @@ class EvidenceOptions:
     max_found_in_cell: Annotated[float, SHARE] = 0.1
     """The expected points of a grid cell count as missing if at most this fraction of them is observed: the
     cell then seems to show something else."""
+    min_recall: Annotated[float, SHARE] = 0.35
+    """Minimum fraction of the expected points outside of such cells that is observed for cells without
+    keypoints to count. With a smaller fraction, the photo may be dark, overexposed or blurred."""
     min_num_common: Annotated[int, COUNT] = 10
     """Two photos count as overlapping if at least this number of points of one photo is expected in the other
     photo."""
