@@ -325,8 +325,9 @@ class NopeSplatModel(SplatParameters):
 
         Returns:
             Track points in world coordinates (P, 3); world-to-camera transforms of the training views with
-            OpenCV axes (V, 4, 4); their focal lengths in full-resolution pixels (V,); track observations;
-            and the learned principal point shifts and distortion of the views, None if not optimized.
+            OpenCV axes (V, 4, 4); focal lengths of these views in full-resolution pixels (V,); track
+            observations; principal point shifts and distortion of these views, (V, 2) each, or None if these
+            are not optimized.
         """
         self.observations, cameras = self.observations.to(self.device), self.camera_optimizer
         poses = world_to_camera(cameras.poses())

@@ -36,9 +36,10 @@ class NopeSplatModelOptions(ModelConfig):
     if track-points is "tied". They do not affect joint refinement, which weights reprojection errors
     separately."""
     track_3d_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the mean Huber loss of the distances between track points and observations; 0 disables the
-    loss. Each observation is unprojected at the depth of its track point. World distances are multiplied by
-    the focal length, which gives full-resolution pixels at the median depth (one world unit)."""
+    """Weight of the mean Huber loss of the distances between track points and unprojected observations; 0
+    disables the loss. Each observation is unprojected at the depth of its track point. World distances are
+    multiplied by the focal length, which gives full-resolution pixels at the median depth (one world
+    unit)."""
     depth_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the mean absolute difference between the rendered depth and the depth map of the image
     (NoPe-NeRF), in world units (the median depth is one); 0 disables the loss. If depth maps contain inverse

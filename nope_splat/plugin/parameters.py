@@ -48,7 +48,7 @@ class SplatParameters(SplatfactoModel):
 
     @property
     def scales(self) -> Tensor:
-        """Natural logarithms of the standard deviations in world units, along each Gaussian's axes. (N, 3)."""
+        """Natural logs of the standard deviations in world units, along each Gaussian's axes. (N, 3)."""
         return self._parameter("scales")
 
     @property
@@ -95,8 +95,8 @@ class SplatParameters(SplatfactoModel):
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
         """Return the parameters of Gaussians and track points by the names of nerfstudio's parameter groups.
 
-        The group `track_points` contains the separate track points or the centers of the tied Gaussians. The
-        other parameters of tied Gaussians form groups such as `track_scales`.
+        The group `track_points` contains the track points. If track points are tied, they are the centers of
+        Gaussians, and the other parameters of these Gaussians form groups such as `track_scales`.
         """
         groups = {name: [self.gauss_params[name]] for name in PARAMETERS}
         if self.track_points is not None:

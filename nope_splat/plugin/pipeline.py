@@ -52,8 +52,8 @@ class NopePipelineConfig(VanillaPipelineConfig):
     model: NopeSplatModelConfig = field(default_factory=NopeSplatModelConfig)
     """Options of the model: Gaussians, track points and cameras."""
     alignment_steps: Annotated[int, NOT_NEGATIVE] = 10
-    """Maximum number of Levenberg-Marquardt steps per resolution in the photometric alignment of a held-out
-    image, which runs before its evaluation at three resolutions. With 0, the pose from resection is not
+    """Maximum number of Levenberg-Marquardt steps at each of the three resolutions of photometric alignment,
+    which refines the pose of a held-out image before evaluation. With 0, the pose from resection is not
     refined."""
 
 
@@ -195,9 +195,12 @@ class NopePipeline(VanillaPipeline):
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load the state of a checkpoint, after checking that the checkpoint fits the current data.
 
-        Outside training, the optimized cameras replace those of the data manager, so that viewer, rendering
-        and export use them. If the checkpoint has no aligned held-out poses for this iteration, and its
-        reconstruction is the current one, the held-out poses are aligned first.
+        Outside training, two steps follow:
+
+        1. If the checkpoint has no aligned held-out poses for this iteration, these poses are aligned. This
+           step is omitted if the reconstruction differs from that of the checkpoint.
+        2. The optimized cameras replace those of the data manager, so that viewer, rendering and export use
+           them.
 
         Args:
             loaded_state: State of the pipeline from a checkpoint.
@@ -324,8 +327,8 @@ class NopePipeline(VanillaPipeline):
         """Compute the mean metrics of all registered held-out images.
 
         Args:
-            step: Current iteration of the model; the poses are first aligned to this model. None to use the
-                poses as they are, such as those of a loaded checkpoint.
+            step: Current iteration of the model; held-out poses are first aligned to this model. None to use
+                the poses as they are, such as those of a loaded checkpoint.
             output_path: Folder to which renderings are saved; None to save none.
             get_std: Whether to compute standard deviations too; ignored for a single image.
 

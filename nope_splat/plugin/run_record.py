@@ -123,7 +123,7 @@ class RunRecord:
         return int(text) if text.isdecimal() else 0
 
     def different_setting(self, other: RunRecord) -> str | None:
-        """Describe the first setting, by name, that differs between this training and an earlier training.
+        """Describe the alphabetically first setting that differs between this and an earlier training.
 
         Args:
             other: Record of the earlier training.
@@ -147,7 +147,9 @@ class RunRecord:
         return None
 
     def different_photo(self, other: RunRecord, held_out: Collection[str] = ()) -> str | None:
-        """Describe the first photo, by name, that was added, removed or changed since an earlier training.
+        """Describe a photo that was added, removed or changed since an earlier training.
+
+        If there are several, the alphabetically first is described.
 
         Args:
             other: Record of the earlier training.

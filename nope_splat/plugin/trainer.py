@@ -55,12 +55,12 @@ ITERATIONS_PER_IMAGE = 100
 """Default number of iterations per image on a CPU. With half as many iterations, large image sets lose
 details; with more iterations, small image sets are overfitted."""
 MIN_ITERATIONS, MAX_ITERATIONS = 500, 30_000
-"""Limits of the training length in iterations that "auto" chooses on a CPU; on a GPU, it is the maximum."""
+"""Smallest and largest training length, in iterations, for the value "auto"; a GPU uses the largest."""
 
 
 @dataclass
 class NopeMachineConfig(MachineConfig):
-    """Options of the machine."""
+    """Options of the machine, such as training device and random seed."""
 
     device_type: Device | Auto = "auto"  # pyright: ignore[reportIncompatibleVariableOverride] (a device from `set_timestamp` on)
     """Training device; "auto" selects the GPU if gsplat has kernels for the GPU, else the CPU. The "auto"

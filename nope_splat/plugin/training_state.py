@@ -1,4 +1,4 @@
-"""Training state in checkpoints that nerfstudio does not save with the parameters and optimizers.
+"""Training state that checkpoints contain beyond the parameters and optimizers saved by nerfstudio.
 
 This state includes random number generators, lists of the images not yet used in the current epoch, and
 densification statistics. With this state, a training that is resumed on a CPU ends with bit-identical

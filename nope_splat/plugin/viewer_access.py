@@ -147,7 +147,7 @@ def _is_local(host: str) -> bool:
 
 
 def confine(folder: Path) -> Path:
-    """Make the path of a folder refuse access to files outside the folder.
+    """Create a path object that gives access only to a folder and the files inside it.
 
     viser and nerfstudio append file names from a browser to this path. The resulting paths are of
     the same class, and are checked whenever the file system is accessed. Symbolic links inside the folder are
@@ -199,9 +199,9 @@ def _refuse_other_pages(server: Any) -> None:
 
 
 def _report_refused_names(server: ViserServer) -> None:
-    """Change the buttons of a viewer: if a camera path cannot be saved, show an error and log a warning.
+    """Make a viewer's save button show an error and log a warning if a camera path cannot be saved.
 
-    Paths outside the run's folder are refused (see `confine`).
+    Files outside the run's folder are refused (see `confine`).
     """
 
     def reporting(save: Callable[[GuiEvent], None]) -> Callable[[GuiEvent], None]:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEY_ENTRY = "cache_key"
-"""Name of the array in a cache file that holds the full key. The file name contains only the first characters
+"""Name of the array that holds the full key of a cache file. The file name contains only the first characters
 of the key."""
 MAX_ENTRIES_PER_STAGE = 8
 """Maximum number of results kept per stage; the least recently used results are removed first."""

@@ -57,7 +57,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def show_messages() -> None:
-    """Print later log messages of the package on stderr; repeated calls have no further effect.
+    """From now on, print the package's log messages on stderr; repeated calls have no further effect.
 
     The warnings that image decoders print about damaged images are silenced, because the log messages report
     these images with their file names.
