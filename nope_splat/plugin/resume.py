@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MAX_NAMED_RUNS = 5
 """Maximum number of unfinished runs that are logged individually, latest first."""
 _reserved: dict[Path, FileLock] = {}
-"""Locks that `reserve_run` holds until a trainer takes them, by absolute path of the run's folder."""
+"""Locks by absolute path of the run's folder. `reserve_run` adds a lock, and `take_lock` removes it."""
 
 
 @dataclass(frozen=True)

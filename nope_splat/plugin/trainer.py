@@ -110,8 +110,8 @@ class NopeTrainerConfig(TrainerConfig):
     def set_experiment_name(self) -> None:
         """Set the experiment name and the cache folder, if they are not set.
 
-        The experiment name is the name of the photo folder (option `data`). If the photo folder is named
-        "images", the experiment name is the name of its parent folder.
+        The experiment name is that of the photo folder (option `data`), or of its parent folder if the photo
+        folder is named "images". The cache folder is `cache` in the folder of the experiment.
         """
         data = self.pipeline.datamanager.data
         if self.experiment_name is None and data is not None and data.resolve().name == "images":

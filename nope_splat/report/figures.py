@@ -236,7 +236,7 @@ def _marker_size(count: int) -> float:
 
 
 def _empty(width: float, height: float) -> tuple[Figure, Axes]:
-    """Create a figure without visible axes and margins, with equal scales along x and y; sizes in inches."""
+    """Create a figure of `width` x `height` inches, with equal x and y scales, without axes or margins."""
     figure = Figure((width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
