@@ -18,11 +18,11 @@ def compare_cameras(
 ) -> None:
     """Measure the accuracy of cameras against a reference: relative poses, positions and focal lengths.
 
-    Cameras and reference can each be a `transforms.json`, a ground truth file, a folder with a COLMAP model,
-    or a folder that contains a COLMAP model as `sparse/0`. Images are matched by name; images that are only
-    in the reference count as failed. The printed table contains AUC at 5 and 30 degrees, RRA and RTA at 5
-    degrees, absolute trajectory error (ATE) in percent of the largest distance between two reference cameras,
-    and the focal length error of each reference camera in percent.
+    Cameras and reference can each be a `transforms.json`, a `ground_truth.json` as `nope-splat demo-scene`
+    writes it, a folder with a COLMAP model, or a folder that contains a COLMAP model as `sparse/0`. Images
+    are matched by name; images that are only in the reference count as failed. The printed table contains, in
+    percent: AUC at 5 and 30 degrees, RRA and RTA at 5 degrees, absolute trajectory error (ATE) relative to
+    the largest distance between two reference cameras, and the focal length error of each reference camera.
 
     Args:
         cameras: File or folder with the cameras to evaluate.

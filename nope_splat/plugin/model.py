@@ -236,14 +236,14 @@ class NopeSplatModel(SplatParameters):
         sh_degree: int | None = None,
         render_mode: Literal["RGB", "RGB+ED"] = "RGB",
     ) -> Rendering:
-        """Render Gaussians with distortion, independently of the training state of the model.
+        """Render Gaussians with distortion, in the same way in training and evaluation mode.
 
         Args:
             gaussians: Gaussians to render.
             view: Pose and intrinsics. Optimized intrinsics must be folded into the pose (`fold_intrinsics`),
                 because the gradient of the intrinsic matrix alone is incomplete at the image borders.
             background: Background color, RGB in [0, 1]. (3,).
-            sh_degree: Degree of the spherical harmonics to evaluate; None for the configured degree.
+            sh_degree: Degree up to which spherical harmonics are evaluated; None for the option `sh_degree`.
             render_mode: "RGB" renders colors; "RGB+ED" also renders the expected depth in world units.
 
         Returns:
@@ -259,14 +259,14 @@ class NopeSplatModel(SplatParameters):
         return render_distorted(pinhole, view.K, view.size, view.radial)
 
     def current_sh_degree(self) -> int:
-        """Return the maximum degree of the spherical harmonics in the current training iteration."""
+        """Return the degree up to which spherical harmonics are evaluated in the current iteration."""
         return min(
             int(self.step / (self.config.sh_degree_interval_fraction * self.num_iterations)),
             self.config.sh_degree,
         )
 
     def _get_downscale_factor(self) -> int:
-        """Return the factor by which images are downscaled in the current iteration; 1 in evaluation mode."""
+        """Return the current downscaling factor of image width and height; 1 in evaluation mode."""
         if not self.training:
             return 1
         doublings = int(self.step / (self.config.resolution_schedule_fraction * self.num_iterations))
@@ -299,9 +299,10 @@ class NopeSplatModel(SplatParameters):
         return losses
 
     def _track_losses(self) -> dict[str, Tensor]:
-        """Compute the weighted track and scale losses by name.
+        """Return the track losses and the scale loss by name, each multiplied by its weight. () each.
 
-        The result is empty if only joint refinement optimizes the track points.
+        Losses with weight zero are omitted. The result is empty if only joint refinement optimizes the track
+        points.
         """
         config, losses = self.config, {}
         if not self._tracks_by_gradient():
@@ -323,9 +324,10 @@ class NopeSplatModel(SplatParameters):
         """Return the arguments of the track losses.
 
         Returns:
-            Track points in world coordinates (P, 3). For each training view: world-to-camera transform with
-            OpenCV axes (V, 4, 4) and focal length in full-resolution pixels (V,). Track observations. For
-            each training view: principal point shift and distortion, (V, 2) each; None if not optimized.
+            Track points in world coordinates (P, 3); world-to-camera transforms of the training views with
+            OpenCV axes (V, 4, 4); focal lengths of these views in full-resolution pixels (V,); track
+            observations; principal point shifts and distortion of these views, (V, 2) each, or None if these
+            are not optimized.
         """
         self.observations, cameras = self.observations.to(self.device), self.camera_optimizer
         poses = world_to_camera(cameras.poses())

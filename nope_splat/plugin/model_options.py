@@ -29,24 +29,27 @@ class NopeSplatModelOptions(ModelConfig):
     ssim_lambda: Annotated[float, SHARE] = 0.2
     """Weight of D-SSIM in the photometric loss; L1 has the weight 1 - ssim-lambda."""
     track_2d_weight: Annotated[float, NOT_NEGATIVE] = 0.1
-    """Weight of the mean reprojection error of the track observations, in full-resolution pixels; 0 disables
-    the loss.
+    """Weight of the mean Huber loss of the reprojection errors of all track observations, in full-resolution
+    pixels; 0 disables the loss.
 
-    The track losses track-2d-weight and track-3d-weight have an effect only with refinement:gradient or if
-    track-points is "tied". Joint refinement minimizes the reprojection error regardless of these weights,
-    with its own weight."""
+    The options track-2d-weight and track-3d-weight have an effect in two cases: with refinement:gradient, and
+    if track-points is "tied". They do not affect joint refinement, which weights reprojection errors
+    separately."""
     track_3d_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the mean distance between track points and unprojected observations; 0 disables the loss.
-    World distances are converted to full-resolution pixels at the median depth."""
+    """Weight of the mean Huber loss of the distances between track points and unprojected observations; 0
+    disables the loss. Each observation is unprojected at the depth of its track point. World distances are
+    multiplied by the focal length, which gives full-resolution pixels at the median depth (one world
+    unit)."""
     depth_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the mean absolute difference between the rendered depth and the depth map of the image
     (NoPe-NeRF), in world units (the median depth is one); 0 disables the loss. If depth maps contain inverse
     depth, inverse depths are compared. The loss is useful for few or textureless images.
 
     Depth maps come from a network (see datamanager.dataparser.depth.model for requirements and licenses),
-    from files (datamanager.dataparser.depth.maps) or from the matcher dust3r. Scale and shift of each depth
-    map are first fitted to the track points, and then optimized. The loss also optimizes Gaussians and, with
-    refinement:gradient, cameras; joint refinement does not use depth maps."""
+    from files (datamanager.dataparser.depth.maps) or from the matcher dust3r. Each depth map is corrected as
+    scale * value + shift. Scale and shift are first fitted to the track points, and then optimized by this
+    loss together with the Gaussians. With refinement:gradient, the loss also optimizes the cameras; joint
+    refinement does not use depth maps."""
     chamfer_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the Chamfer distance, in world units, between the unprojected depth maps of two images with
     many common matches (NoPe-NeRF); 0 disables the loss. The depth maps come from the same sources as for
@@ -54,7 +57,8 @@ class NopeSplatModelOptions(ModelConfig):
     maps; with joint refinement, only the scales and shifts."""
     scale_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the mean standard deviation of the Gaussians tied to track points, in world units (the median
-    depth is one); larger values shrink these Gaussians more."""
+    depth is one); larger values shrink these Gaussians more. Without effect unless track-points is
+    "tied"."""
     sh_degree: Annotated[int, Interval(ge=0, le=3)] = 3
     """Maximum degree of the spherical harmonics; with 0, colors do not depend on the viewing direction."""
     sh_degree_interval_fraction: Annotated[float, POSITIVE] = 0.03
@@ -67,11 +71,11 @@ class NopeSplatModelOptions(ModelConfig):
     """Rasterization mode. "antialiased" reduces artifacts in renderings at other resolutions than in
     training. However, most viewers assume "classic" and do not show the exported .ply file correctly."""
     num_downscales: Annotated[int | Auto, NOT_NEGATIVE, ByDevice(cuda=2, cpu=1)] = "auto"
-    """Number of times that the training images are halved in size at the start of the training; 0 trains at
-    full training resolution from the start. "auto" is 2 on a GPU and 1 on a CPU."""
+    """Number of times that width and height of the training images are halved for the start of the training;
+    0 trains at full training resolution from the start. "auto" is 2 on a GPU and 1 on a CPU."""
     resolution_schedule_fraction: Annotated[float, POSITIVE] = 0.1
-    """Interval between two doublings of the training image size, as a fraction of the training. The images
-    start at the size from num-downscales, and double until they have their full training resolution."""
+    """Interval between two doublings of the width and height of the training images, as a fraction of the
+    training. The first size depends on num-downscales; the last is the full training resolution."""
     max_gaussians: Annotated[int | Auto, COUNT, ByDevice(cuda=3_000_000, cpu=60_000)] = "auto"
     """Number of Gaussians at which densification stops adding Gaussians. "auto" is 3 000 000 on a GPU and
     60 000 on a CPU. If sh-degree is 3, densification also stops at one Gaussian per about 20 unmasked pixels

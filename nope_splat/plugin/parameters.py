@@ -48,12 +48,12 @@ class SplatParameters(SplatfactoModel):
 
     @property
     def scales(self) -> Tensor:
-        """Logarithms of the standard deviations along the axes, in world units. (N, 3)."""
+        """Natural logs of the standard deviations in world units, along each Gaussian's axes. (N, 3)."""
         return self._parameter("scales")
 
     @property
     def quats(self) -> Tensor:
-        """Rotations of the Gaussians as unnormalized quaternions (w, x, y, z). (N, 4)."""
+        """Rotations from Gaussian axes to world axes, as unnormalized quaternions (w, x, y, z). (N, 4)."""
         return self._parameter("quats")
 
     @property
@@ -63,7 +63,10 @@ class SplatParameters(SplatfactoModel):
 
     @property
     def features_rest(self) -> Tensor:
-        """Spherical harmonics coefficients of degree 1 and higher, K - 1 per color channel. (N, K - 1, 3)."""
+        """Spherical harmonics coefficients of degrees 1 to D, for R, G and B. (N, (D + 1)^2 - 1, 3).
+
+        D is the option `sh_degree`.
+        """
         return self._parameter("features_rest")
 
     @property
@@ -78,11 +81,11 @@ class SplatParameters(SplatfactoModel):
 
     @property
     def shs_0(self) -> Tensor:
-        """Spherical harmonics coefficients of degree 0, the same as `features_dc`. (N, 3)."""
+        """Another name of `features_dc`: spherical harmonics coefficients of degree 0. (N, 3)."""
         return self.features_dc
 
     def gaussians(self) -> Gaussians:
-        """Return all N Gaussians, with activations (exp, sigmoid) applied to scales and opacities."""
+        """Return all N Gaussians, with exp applied to the scales and sigmoid to the opacities."""
         return activate({name: self._parameter(name) for name in PARAMETERS})
 
     def track_positions(self) -> Tensor:
@@ -92,8 +95,8 @@ class SplatParameters(SplatfactoModel):
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
         """Return the parameters of Gaussians and track points by the names of nerfstudio's parameter groups.
 
-        The centers of tied Gaussians form the group `track_points`; the other parameters of tied Gaussians
-        form groups such as `track_scales`.
+        The group `track_points` contains the track points. If track points are tied, they are the centers of
+        Gaussians, and the other parameters of these Gaussians form groups such as `track_scales`.
         """
         groups = {name: [self.gauss_params[name]] for name in PARAMETERS}
         if self.track_points is not None:

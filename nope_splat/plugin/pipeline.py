@@ -52,8 +52,9 @@ class NopePipelineConfig(VanillaPipelineConfig):
     model: NopeSplatModelConfig = field(default_factory=NopeSplatModelConfig)
     """Options of the model: Gaussians, track points and cameras."""
     alignment_steps: Annotated[int, NOT_NEGATIVE] = 10
-    """Maximum number of Levenberg-Marquardt steps, at each of three resolutions, in the photometric alignment
-    of a held-out image before its evaluation. With 0, the pose from resection is not refined."""
+    """Maximum number of Levenberg-Marquardt steps at each of the three resolutions of photometric alignment,
+    which refines the pose of a held-out image before evaluation. With 0, the pose from resection is not
+    refined."""
 
 
 class NopePipeline(VanillaPipeline):
@@ -138,7 +139,7 @@ class NopePipeline(VanillaPipeline):
         return [*callbacks, TrainingCallback(location, self.adjust_cameras, iters=times)]
 
     def adjust_cameras(self, step: int) -> None:
-        """Run joint refinement of all cameras and track points; a callback of the training loop.
+        """Run joint refinement of the training cameras and track points; a callback of the training loop.
 
         Args:
             step: Iteration; unused.
@@ -153,7 +154,8 @@ class NopePipeline(VanillaPipeline):
         """Return a description of the training data for the checkpoint.
 
         Returns:
-            Image names of both splits, number of track points, and focal lengths in full-resolution pixels.
+            Dictionary with the image names `train` and `eval`, the number of track points `num_points`, and
+            the focal length of each camera in full-resolution pixels, `focals`.
         """
         scene = self.datamanager.dataparser.scene
         names = {
@@ -167,7 +169,7 @@ class NopePipeline(VanillaPipeline):
         }
 
     def set_extra_state(self, state: Any) -> None:
-        """Ignore the description of the training data in a checkpoint, which `load_pipeline` has checked.
+        """Do nothing: `load_pipeline` has already compared the training data with those of the checkpoint.
 
         Args:
             state: Result of `get_extra_state`; unused.
@@ -180,8 +182,9 @@ class NopePipeline(VanillaPipeline):
             state: State of the pipeline from a checkpoint.
 
         Returns:
-            "images" if the image names of a split differ, "reconstruction" if only the reconstruction
-            differs, None if the data are the same.
+            "images" if the image names of a split differ or the checkpoint does not contain them;
+            "reconstruction" if only the number of track points or a focal length differs; None if the data
+            are the same.
         """
         saved, current = state.get("_extra_state"), self.get_extra_state()
         with report_mismatch():
@@ -192,9 +195,12 @@ class NopePipeline(VanillaPipeline):
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load the state of a checkpoint, after checking that the checkpoint fits the current data.
 
-        Outside training, held-out poses are aligned if the checkpoint has no aligned poses for this
-        iteration, and the optimized cameras replace those of the data manager for viewer, rendering and
-        export.
+        Outside training, two steps follow:
+
+        1. If the checkpoint has no aligned held-out poses for this iteration, these poses are aligned. This
+           step is omitted if the reconstruction differs from that of the checkpoint.
+        2. The optimized cameras replace those of the data manager, so that viewer, rendering and export use
+           them.
 
         Args:
             loaded_state: State of the pipeline from a checkpoint.
@@ -296,7 +302,7 @@ class NopePipeline(VanillaPipeline):
             self.config.datamanager.optimized_cameras = optimized
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict, dict]:
-        """Align the pose of the next held-out image, and compute the metrics of its rendering.
+        """Align the pose of the next held-out image, and return image metrics and a comparison image.
 
         Args:
             step: Current iteration of the model.
@@ -321,10 +327,10 @@ class NopePipeline(VanillaPipeline):
         """Compute the mean metrics of all registered held-out images.
 
         Args:
-            step: Current iteration of the model; the poses are first aligned to this model. None to use the
-                poses as they are, such as those of a loaded checkpoint.
+            step: Current iteration of the model; held-out poses are first aligned to this model. None to use
+                the poses as they are, such as those of a loaded checkpoint.
             output_path: Folder to which renderings are saved; None to save none.
-            get_std: Whether to compute standard deviations too.
+            get_std: Whether to compute standard deviations too; ignored for a single image.
 
         Returns:
             Metrics by name, including `held_out_unregistered`, the number of held-out images without a pose.
@@ -362,7 +368,7 @@ def require_min_image_size(cameras: Cameras, num_downscales: int) -> None:
 
     Args:
         cameras: Cameras of the training images, at full training resolution.
-        num_downscales: Number of times that training images are halved in size at the start.
+        num_downscales: Number of times that width and height of the images are halved at the start.
 
     Raises:
         NopeSplatError: If an image is too small.

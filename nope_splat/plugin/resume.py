@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MAX_NAMED_RUNS = 5
 """Maximum number of unfinished runs that are logged individually, latest first."""
 _reserved: dict[Path, FileLock] = {}
-"""Locks that `reserve_run` holds until a trainer takes them, by absolute path of the run's folder."""
+"""Locks by absolute path of the run's folder. `reserve_run` adds a lock, and `take_lock` removes it."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,19 @@ class SavedRun:
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """Sort key of the run: start counter of its record, number of iterations done, and folder name."""
+        """Sort key, latest run last: `RunRecord.number` (0 if unknown), iterations done, and folder name."""
         return self.record.number if self.record else 0, self.done, self.path.name
 
     def difference(self, record: RunRecord) -> str | None:
         """Describe the first difference between this run and a training that is about to start.
 
+        Photos are compared only if the run has a loadable checkpoint.
+
         Args:
             record: Settings and photos of the training that is about to start.
 
         Returns:
-            Sentence without period; None if settings and photos are the same.
+            Sentence without period; None if there is no difference.
         """
         if self.record is None:
             return f"its {RECORD_FILE} is missing, damaged or from another version"
@@ -135,10 +137,13 @@ class SavedRun:
 def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun | None:
     """Find the run that a training with given settings and photos resumes, and reserve its folder.
 
-    Only runs with the same settings and photos are considered. The latest run that has a checkpoint is
-    resumed if it is incomplete. If it is complete, repeating the command means a second training, so the
-    result is the latest run that started after the complete run and has no checkpoint. If no run has a
-    checkpoint, the result is the latest run.
+    Only runs with the same settings and photos are considered. The result depends on the latest of these runs
+    that has a checkpoint:
+
+    - If its training is incomplete, the result is this run.
+    - If its training is complete, repeating the command means a second training. The result is the latest run
+      that was started after the complete run and has no checkpoint.
+    - If no run has a checkpoint, the result is the latest run.
 
     Args:
         runs: Runs that may be resumed.
@@ -162,7 +167,9 @@ def find_resumable_run(runs: Iterable[SavedRun], record: RunRecord) -> SavedRun 
 
 
 def log_unfinished_runs(runs: Iterable[SavedRun], record: RunRecord, reason: str) -> None:
-    """Log a warning with the reason for each unfinished run that is not resumed.
+    """Log a warning for each unfinished run, with the reason why this run is not resumed.
+
+    Only the latest `MAX_NAMED_RUNS` runs are logged individually; the others are counted.
 
     Args:
         runs: Runs that are not resumed. Complete runs and runs without a checkpoint are not logged.
@@ -257,7 +264,7 @@ def read_runs(experiment: Path) -> list[SavedRun]:
 
 
 def reserve_run(run: Path) -> None:
-    """Lock a run's folder until the trainer of the run takes the lock with `take_lock`.
+    """Lock a run's folder, and keep the lock until the trainer of the run takes it with `take_lock`.
 
     Args:
         run: The run's folder.

@@ -14,7 +14,7 @@ from nope_splat.plugin.safe_config import read_config
 
 
 class RunConfigFile(type(Path())):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass] (the path class of the operating system)
-    """Path of a `config.yml` whose method `read_text` returns a safe and updated text for nerfstudio.
+    """Path of a `config.yml`, with a method `read_text` that returns a safe and updated text for nerfstudio.
 
     nerfstudio would execute code in the file. `read_text` therefore reads the configuration with
     `read_config`, and formats it as YAML again. If the file is in the folder of a run, the configuration is

@@ -123,13 +123,14 @@ class RunRecord:
         return int(text) if text.isdecimal() else 0
 
     def different_setting(self, other: RunRecord) -> str | None:
-        """Describe the first setting that differs between this training and an earlier training.
+        """Describe the alphabetically first setting that differs between this and an earlier training.
 
         Args:
             other: Record of the earlier training.
 
         Returns:
-            Sentence with the option and both values, without period; None if all settings are the same.
+            Sentence without period, such as "pipeline.model.sh-degree was 3 in the earlier training and is 2
+            now"; None if all settings are the same.
         """
         for name in sorted(self.settings.keys() | other.settings.keys()):
             value, other_value = self.settings.get(name), other.settings.get(name)
@@ -146,7 +147,9 @@ class RunRecord:
         return None
 
     def different_photo(self, other: RunRecord, held_out: Collection[str] = ()) -> str | None:
-        """Describe the first photo that was added, removed or changed since an earlier training.
+        """Describe a photo that was added, removed or changed since an earlier training.
+
+        If there are several, the alphabetically first is described.
 
         Args:
             other: Record of the earlier training.
@@ -173,8 +176,8 @@ def flat_settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         name: Path of this part in the configuration, for example `pipeline.model`; empty for the whole.
 
     Yields:
-        Path of each setting in the configuration, and its value as text. For a setting that is a file or
-        folder, the text is a hash of the content.
+        For each setting, its path in the configuration, such as `pipeline.model.sh_degree`, and its value as
+        text. If the value is the path of a file or folder, the text is `FILES` and a hash of the content.
     """
     if name in NO_SETTINGS:
         return

@@ -25,9 +25,9 @@ VERSION_0_1_TAG = "!!python/object:nope_splat.trainer.NopeTrainerConfig"
 
 
 class ConfigLoader(yaml.UnsafeLoader):
-    """YAML loader that only constructs dataclasses, paths, enum members and references to classes.
+    """YAML loader that refuses all objects except dataclasses, paths, enum members and references to classes.
 
-    The classes must be in one of `PACKAGES`.
+    The classes must be in one of `PACKAGES`. Plain values such as numbers, lists and tuples are allowed.
     """
 
     def find_python_name(self, name: str, mark: Any) -> type:
@@ -110,8 +110,8 @@ def read_config(path: Path) -> TrainerConfig:
         The configuration, of any nerfstudio method whose classes are in `PACKAGES`.
 
     Raises:
-        NopeSplatError: If the file is missing, is not a training configuration, or was written by version
-            0.1.
+        NopeSplatError: If the file is missing, is not a training configuration, or was written by version 0.1
+            of nope-splat.
     """
     if not path.is_file():
         raise NopeSplatError(
@@ -137,10 +137,10 @@ def read_config(path: Path) -> TrainerConfig:
 
 
 def check_config(config: TrainerConfig, path: Path) -> None:
-    """Check types and ranges of a configuration that was read from a file.
+    """Set missing fields of a configuration to their defaults, and check the types and ranges of all fields.
 
     Args:
-        config: The configuration.
+        config: Configuration that was read from a file; modified in place.
         path: File of the configuration, for error messages.
 
     Raises:

@@ -26,7 +26,8 @@ class DecayConfig(SchedulerConfig):
     lr_final: float | Auto = 1e-6
     """Learning rate at the end of the training; "auto" is a default that depends on the training device."""
     warmup: float = 0.0
-    """Fraction of the training during which the learning rate rises from zero; 0 for no warm-up."""
+    """Fraction of the training during which the learning rate rises from zero to its initial value; 0 for no
+    warm-up."""
     num_iterations: tyro.conf.Suppress[int] = 30000
     """Length of the training in iterations; set by the trainer."""
 

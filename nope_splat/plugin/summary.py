@@ -49,7 +49,9 @@ def reconstruction_rows(scene: Reconstruction) -> Rows:
 
 
 def training_rows(model: NopeSplatModel, data: NopeDataManager) -> Rows:
-    """Summarize a training: changes of intrinsics, reprojection error and poses, and PSNR of held-out images.
+    """Summarize a training: number of Gaussians, changes of cameras and errors, PSNR of held-out images.
+
+    The changes are those of intrinsics, mean reprojection error and poses, relative to the reconstruction.
 
     Args:
         model: The trained model.

@@ -55,12 +55,12 @@ ITERATIONS_PER_IMAGE = 100
 """Default number of iterations per image on a CPU. With half as many iterations, large image sets lose
 details; with more iterations, small image sets are overfitted."""
 MIN_ITERATIONS, MAX_ITERATIONS = 500, 30_000
-"""Minimum and maximum number of iterations for the value "auto"; the maximum is used on a GPU."""
+"""Smallest and largest training length, in iterations, for the value "auto"; a GPU uses the largest."""
 
 
 @dataclass
 class NopeMachineConfig(MachineConfig):
-    """Options of the machine."""
+    """Options of the machine, such as training device and random seed."""
 
     device_type: Device | Auto = "auto"  # pyright: ignore[reportIncompatibleVariableOverride] (a device from `set_timestamp` on)
     """Training device; "auto" selects the GPU if gsplat has kernels for the GPU, else the CPU. The "auto"
@@ -93,11 +93,11 @@ class NopeTrainerConfig(TrainerConfig):
     """Whether to resume an interrupted training. "auto" resumes the last run with the same settings and
     photos if this run is unfinished; "never" always starts a new run."""
     run_dir: tyro.conf.Suppress[Path | None] = None
-    """Folder of a run that was moved, if the folder does not follow from output_dir, experiment_name,
-    method_name and timestamp; None if it does."""
+    """Folder of a run that was moved. None to use the folder that follows from output_dir, experiment_name,
+    method_name and timestamp."""
 
     def __post_init__(self) -> None:
-        """Make nerfstudio read the file `load_config` safely, and resume the run in the file's folder."""
+        """Replace the path `load_config`, so that nerfstudio reads the file safely and resumes its run."""
         if self.load_config is not None:
             self.load_config = RunConfigFile(self.load_config)
             self.load_config.data = self.data
@@ -110,8 +110,8 @@ class NopeTrainerConfig(TrainerConfig):
     def set_experiment_name(self) -> None:
         """Set the experiment name and the cache folder, if they are not set.
 
-        The experiment name is the name of the photo folder (option `data`). If the photo folder is named
-        "images", the experiment name is the name of its parent folder.
+        The experiment name is that of the photo folder (option `data`), or of its parent folder if the photo
+        folder is named "images". The cache folder is `cache` in the folder of the experiment.
         """
         data = self.pipeline.datamanager.data
         if self.experiment_name is None and data is not None and data.resolve().name == "images":
@@ -122,9 +122,10 @@ class NopeTrainerConfig(TrainerConfig):
             dataparser.cache_dir = self.output_dir / str(self.experiment_name) / "cache"
 
     def set_timestamp(self) -> None:
-        """Set the run's name: the name of a run to resume, else the option `timestamp` or the current time.
+        """Choose the run to resume, if any, and set `timestamp`, which names the run's folder.
 
-        "auto" values are replaced first, because a run is resumed only if its settings are the same.
+        A new run keeps the option `timestamp`; by default, it is the current time. "auto" values are replaced
+        first, because a run is resumed only if its settings are the same.
 
         Raises:
             NopeSplatError: If a setting is out of range, or the image folder is missing.
@@ -147,10 +148,9 @@ class NopeTrainerConfig(TrainerConfig):
         return min(max(ITERATIONS_PER_IMAGE * count_images(data), MIN_ITERATIONS), MAX_ITERATIONS)
 
     def resolve_auto(self) -> None:
-        """Replace "auto" values: choose the training device, then use the defaults for this device.
+        """Replace "auto" values, except `max_num_iterations`: choose a device, then use its default values.
 
-        `max_num_iterations` is not replaced. If a device must be chosen, ranges and image folder are checked
-        first, because choosing a device may compile kernels for minutes.
+        If the device is "auto", ranges and image folder are checked first, as compiling kernels may be slow.
 
         Raises:
             NopeSplatError: If one of these checks fails.
@@ -192,7 +192,7 @@ class NopeTrainerConfig(TrainerConfig):
 
 
 class NopeTrainer(Trainer):
-    """nerfstudio's trainer, extended by resumable trainings and schedules relative to the training length.
+    """nerfstudio's trainer with resumable trainings. Learning rate schedules scale with the training length.
 
     Args:
         config: Configuration of the training.
@@ -366,7 +366,7 @@ class NopeTrainer(Trainer):
             step: Current iteration.
 
         Raises:
-            NopeSplatError: If the file cannot be written; no partial file remains.
+            NopeSplatError: If `config.yml` is missing or the file cannot be written; no partial file remains.
         """
         if self._training_id and not (self.base_dir / "config.yml").is_file():
             raise missing_run(self.base_dir)  # checkpoints are useless without it
@@ -387,7 +387,7 @@ class NopeTrainer(Trainer):
                     checkpoint.unlink()
 
     def _after_train(self) -> None:
-        """Align the held-out poses to the final model, print a summary, and save the last checkpoint."""
+        """Align the held-out poses to the final model, print a summary, and save the final checkpoint."""
         with self.train_lock:
             self.pipeline.align_held_out(self.step)  # for the last checkpoint
             CONSOLE.print(table("Training", training_rows(self.pipeline.model, self.pipeline.datamanager)))

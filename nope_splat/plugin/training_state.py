@@ -1,4 +1,4 @@
-"""Training state that checkpoints contain in addition to the parameters and optimizers of nerfstudio.
+"""Training state that checkpoints contain beyond the parameters and optimizers saved by nerfstudio.
 
 This state includes random number generators, lists of the images not yet used in the current epoch, and
 densification statistics. With this state, a training that is resumed on a CPU ends with bit-identical
@@ -23,9 +23,9 @@ def capture_state(pipeline: NopePipeline) -> dict[str, Any]:
         pipeline: Pipeline in training.
 
     Returns:
-        State for `restore`, as tensors in plain containers: random number generators, lists of the images not
-        yet used in the current epoch, densification statistics, metrics of the last joint refinement, and
-        names of the held-out images.
+        State for `restore`, as plain values and tensors in nested dictionaries: states of the random number
+        generators, lists of the images not yet used in the current epoch, densification statistics, metrics
+        of the last joint refinement, and names of the held-out images.
     """
     data, model, scene = pipeline.datamanager, pipeline.model, pipeline.datamanager.dataparser.scene
     return {

@@ -64,7 +64,7 @@ def restrict_viewers() -> None:
 
 
 def _wrap_constructor(viewer_class: Any) -> None:
-    """Wrap the constructor of a viewer class, to change viewers that show a run of this package.
+    """Wrap the constructor of a viewer class, to restrict viewers that show a run of this package.
 
     Such viewers listen on the address from `listening_host`, and save their files in the run's folder.
     """
@@ -104,8 +104,8 @@ def listening_host(config: ViewerConfig, in_training: bool) -> str:
         in_training: Whether the viewer belongs to a training.
 
     Returns:
-        `config.websocket_host` in a training or if the user has chosen this address, else the loopback
-        address.
+        `config.websocket_host` in a training. In `ns-viewer`, `config.websocket_host` if the user has chosen
+        it, and the loopback address if not.
     """
     chosen = any(argument.replace("_", "-").startswith(HOST_OPTION) for argument in sys.argv)
     if in_training or chosen or config.websocket_host != ViewerConfig().websocket_host:
@@ -147,7 +147,7 @@ def _is_local(host: str) -> bool:
 
 
 def confine(folder: Path) -> Path:
-    """Create a path object for a folder that refuses access to files outside the folder.
+    """Create a path object that gives access only to a folder and the files inside it.
 
     viser and nerfstudio append file names from a browser to this path. The resulting paths are of
     the same class, and are checked whenever the file system is accessed. Symbolic links inside the folder are
@@ -157,7 +157,8 @@ def confine(folder: Path) -> Path:
         folder: The folder, which need not exist yet.
 
     Returns:
-        Absolute path of the folder. Access to a file outside the folder raises `FileNotFoundError`.
+        New path object with the absolute path of the folder. Access to a file outside the folder raises
+        `FileNotFoundError`.
     """
     path: Any = type(folder)  # the class of paths on this operating system
     root = folder.resolve()
@@ -198,9 +199,9 @@ def _refuse_other_pages(server: Any) -> None:
 
 
 def _report_refused_names(server: ViserServer) -> None:
-    """Make a viewer report, in the browser and in the log, when it cannot save a camera path.
+    """Make a viewer's save button show an error and log a warning if a camera path cannot be saved.
 
-    Paths outside the run's folder are refused (see `confine`).
+    Files outside the run's folder are refused (see `confine`).
     """
 
     def reporting(save: Callable[[GuiEvent], None]) -> Callable[[GuiEvent], None]:

@@ -9,7 +9,7 @@ from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
 
 RENDERING_TIMEOUT = 5.0
-"""Maximum time in seconds to wait until a rendering in progress has ended."""
+"""Maximum time in seconds to wait, per browser, until a rendering in progress has ended."""
 
 
 def stop_viewer(viewer: Viewer) -> None:

@@ -147,6 +147,8 @@ def top_view(scene: Reconstruction) -> bytes:
 def error_histogram(before: NDArray[np.floating], after: NDArray[np.floating]) -> bytes:
     """Draw histograms of the reprojection errors of all observations before and after training.
 
+    The horizontal axis ends at the larger of the two 99th percentiles; the last bin counts all larger errors.
+
     Args:
         before: Reprojection errors of the reconstruction, in full-resolution pixels. (O,).
         after: Reprojection errors after training, in full-resolution pixels. (O,).
@@ -197,7 +199,7 @@ def _plot(title: str, by_camera: Mapping[str, tuple[Sequence[int], Sequence[floa
     Args:
         title: Title of the figure.
         by_camera: Iterations and values of each curve, by the label of the curve in the legend.
-        noisy: Whether to draw the curves in gray and thin, and to add their running means.
+        noisy: Whether to draw the curves as thin gray lines, and to add their running means.
 
     Returns:
         Content of an SVG file.
@@ -234,7 +236,7 @@ def _marker_size(count: int) -> float:
 
 
 def _empty(width: float, height: float) -> tuple[Figure, Axes]:
-    """Create a figure without visible axes and margins, with equal scales along x and y; sizes in inches."""
+    """Create a figure of `width` x `height` inches, with equal x and y scales, without axes or margins."""
     figure = Figure((width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()

@@ -25,7 +25,8 @@ from nope_splat.sfm import Reconstruction
 from nope_splat.utils.progress import progress_bar
 
 THUMBNAIL, RENDERING = 200, 640
-"""Maximum longer side, in pixels, of thumbnails, and of held-out images and their renderings."""
+"""Maximum length, in pixels, of the longer side: first of thumbnails, then of held-out images and their
+renderings."""
 METRICS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
 """Format of each image metric in the report."""
 PACKAGES = ("nope-splat", "nerfstudio", "gsplat", "torch", "numba", "numpy")
@@ -47,8 +48,9 @@ class Thumbnail(NamedTuple):
     name: str
     """Name of the image."""
     note: str
-    """Text below the image: number of track points, reprojection error and share of matches that agree with
-    the pose, or the reason why the image could not be registered."""
+    """Text below the image. Training image: number of track points, mean reprojection error and, if known,
+    percentage of its matches that agree with its pose. Held-out image: number of track points. Unregistered
+    image: the reason why it could not be registered."""
     color: str
     """Color of the frame around the image: the color of training, held-out or unregistered images."""
     pixels: bytes

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 
 class Budget:
-    """Semaphore that limits the sum of the amounts of a resource that all threads hold at the same time.
+    """Semaphore that limits the total amount of a resource that is held by all threads together.
 
     A request for more than `total` is granted when no other thread holds anything.
 
     Args:
-        total: Maximum sum of the amounts, in any unit.
+        total: Maximum total amount, in any unit.
     """
 
     def __init__(self, total: int) -> None:

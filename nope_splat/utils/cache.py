@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEY_ENTRY = "cache_key"
-"""Name of the array in a cache file that holds the full key. The file name contains only the first characters
+"""Name of the array that holds the full key of a cache file. The file name contains only the first characters
 of the key."""
 MAX_ENTRIES_PER_STAGE = 8
 """Maximum number of results kept per stage; the least recently used results are removed first."""
 MAX_PARTIAL_FILE_AGE = 24 * 3600
-"""Age, in seconds, after which a partially written file is removed. The process that wrote an older file was
-probably killed."""
+"""Age, in seconds, after which a partially written file is removed. By then, the process that wrote the file
+was probably killed."""
 
 _not_stored: ContextVar[set[Path] | None] = ContextVar("not_stored", default=None)
 """Within `read_only_caches`, the cache folders in which a result would have been stored; None elsewhere."""
@@ -40,9 +40,9 @@ _not_stored: ContextVar[set[Path] | None] = ContextVar("not_stored", default=Non
 def read_only_caches() -> Iterator[None]:
     """Make all caches read-only within a `with` block.
 
-    Other commands than training read the cache folder from a `config.yml`, which another person may have
-    written. Such commands use this function, so that they do not write to a folder that the user did not
-    choose.
+    Commands that load a trained run, such as `nope-splat report`, take the path of the cache folder from a
+    `config.yml`, which another person may have written. They use this function, so that they do not write to
+    a folder that the user did not choose.
 
     Yields:
         Nothing. At the end of the block, the folders that lacked a result are logged.

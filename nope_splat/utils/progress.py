@@ -27,8 +27,8 @@ def progress_bar(
     Args:
         items: The items to process.
         description: Name of the stage, for example `"Matching pairs"`.
-        total: Number of items. None for `len(items)`, or for an unknown number if `items` has no length. If
-            items are added during the iteration, a function that returns the current number.
+        total: Number of items. None means `len(items)` if `items` has a length, else an unknown number. If
+            items are added during the iteration, pass a function that returns the current number.
 
     Yields:
         The items, unchanged.

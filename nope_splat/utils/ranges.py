@@ -155,7 +155,7 @@ def _brief(value: object) -> str:
 
 
 def _is_simple(value: object) -> bool:
-    """Check whether a value is None, a string, a path or a number, except integers of more than 64 bits."""
+    """Check whether a value is None, a string, a path, a float, or an integer of at most 64 bits."""
     if isinstance(value, int):
         return abs(value) <= LARGEST_INTEGER  # Python refuses to format integers of thousands of digits
     return value is None or isinstance(value, float | str | Path)

@@ -41,7 +41,7 @@ def printable(text: str) -> str:
 
 
 class ConsoleHandler(logging.Handler):
-    """Log handler that prints messages on stderr, above the progress bars, without rich markup."""
+    """Log handler that prints messages on stderr, above the progress bars. Rich markup is not interpreted."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one log record.
@@ -57,7 +57,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def show_messages() -> None:
-    """Print the log messages of the package on stderr; repeated calls have no further effect.
+    """From now on, print the package's log messages on stderr; repeated calls have no further effect.
 
     The warnings that image decoders print about damaged images are silenced, because the log messages report
     these images with their file names.
@@ -92,7 +92,7 @@ def _silence_decoders() -> None:
 
 
 def set_up_terminal() -> None:
-    """Print log messages, and print an uncaught `NopeSplatError` as one line instead of a traceback.
+    """From now on, print log messages, and an uncaught `NopeSplatError` as one line without a traceback.
 
     Use this function in programs that do not catch `NopeSplatError`, such as those of nerfstudio. After an
     uncaught error, Python exits with status 1. Uncaught exceptions of other types go to the previous
