@@ -99,8 +99,9 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
     optimize_distortion: bool = False
     """Whether to optimize radial distortion k1 and k2 of each camera, and to render with distortion.
 
-    If set, structure from motion also estimates distortion, which is the initial value. If this option or
-    optimize-principal-point is set, training uses the original images instead of undistorted images."""
+    If set, structure from motion also estimates distortion, and training starts from this estimate. If this
+    option or optimize-principal-point is set, training uses the original images instead of undistorted
+    images."""
     refinement: OmitSubcommandPrefixes[CameraRefinement] = field(default_factory=JointRefinement)
     """Method of camera refinement: joint refinement at intervals (Levenberg-Marquardt), or gradient steps in
     every iteration (Adam)."""
@@ -112,7 +113,8 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
     @property
     def by_gradient(self) -> bool:
-        """Whether Adam optimizes the cameras in every iteration, instead of joint refinement at intervals."""
+        """Whether Adam optimizes the cameras in every iteration. If False, joint refinement optimizes the
+        cameras at intervals."""
         return isinstance(self.refinement, GradientRefinement)
 
     def learns_lens(self) -> bool:
@@ -124,8 +126,8 @@ class NopeCameraOptimizer(CameraOptimizer):
     """Camera optimizer whose parameters are corrections of the poses and focal lengths of the reconstruction.
 
     Camera-to-world poses are `base_poses @ exp(pose_adjustment)`, and focal lengths are
-    `base_focal * exp(log_focal)`. The V training views share K sets of intrinsics. `base_poses` and
-    `base_focal` come from the reconstruction; they are buffers, so that a checkpoint contains complete
+    `base_focal * exp(log_focal)`. The V training views share K sets of intrinsics. `base_poses` (V, 3, 4) and
+    `base_focal` (K,) come from the reconstruction; they are buffers, so that a checkpoint contains complete
     cameras.
 
     Args:
@@ -183,7 +185,8 @@ class NopeCameraOptimizer(CameraOptimizer):
         Args:
             poses: Camera-to-world transforms of the training views, OpenGL axes. (V, 3, 4).
             focal: Focal lengths in full-resolution pixels. (K,).
-            lens: Principal point shifts and radial distortion, (K, 2) each; used only if they are optimized.
+            lens: Principal point shifts relative to the reconstruction (full-resolution pixels) and radial
+                distortion, (K, 2) each; None to leave both unchanged.
         """
         if self.learned_lens is not None and lens is not None:
             self.learned_lens.set_lens(lens)
@@ -207,9 +210,9 @@ class NopeCameraOptimizer(CameraOptimizer):
         return self._motions(indices.to(self.base_poses.device))
 
     def _motions(self, views: Tensor | slice) -> Tensor:
-        """Compute the pose corrections (B, 3, 4) of training views, given by their indices (B,) or a slice.
+        """Compute the pose corrections of training views (B, 3, 4); identity transforms if mode is "off".
 
-        With a slice, there is no GPU synchronization.
+        `views` are the indices of the training views (B,), or a slice, which avoids a GPU synchronization.
         """
         if self.config.mode == "off":
             rows = self.base_poses[views]
@@ -230,7 +233,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return self.focal()[self.intrinsics_ids]
 
     def apply_to_camera(self, camera: Cameras) -> Tensor:
-        """Return the optimized pose of a training view, or the unchanged pose of another camera.
+        """Return the optimized pose of a training view, or the unchanged pose of any other camera.
 
         Args:
             camera: A single camera. If its metadata contain nerfstudio's `cam_idx`, it is the training view
@@ -249,7 +252,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         """Return principal point shift and distortion of each set of intrinsics; None if both are fixed.
 
         Returns:
-            Shifts (x, y) in full-resolution pixels, and k1 and k2. (K, 2) each.
+            Shifts (x, y) relative to the reconstruction, in full-resolution pixels; k1 and k2. (K, 2) each.
         """
         return None if self.learned_lens is None else self.learned_lens.lens()
 
@@ -257,13 +260,13 @@ class NopeCameraOptimizer(CameraOptimizer):
         """Return principal point shift and distortion of each training view; None if both are fixed.
 
         Returns:
-            Shifts (x, y) in full-resolution pixels, and k1 and k2. (V, 2) each.
+            Shifts (x, y) relative to the reconstruction, in full-resolution pixels; k1 and k2. (V, 2) each.
         """
         lens = self.lens()
         return None if lens is None else lens.select(self.intrinsics_ids)
 
     def apply_to_intrinsics(self, camera: Cameras, K: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the optimized intrinsics of a training view, or the unchanged intrinsics of another camera.
+        """Return the optimized intrinsics of a training view, or the unchanged ones of any other camera.
 
         Args:
             camera: A single camera. If its metadata contain nerfstudio's `cam_idx`, it is the training view
@@ -271,8 +274,9 @@ class NopeCameraOptimizer(CameraOptimizer):
             K: Intrinsic matrix of the camera before optimization, in pixels of any resolution. (1, 3, 3).
 
         Returns:
-            Intrinsic matrix at the resolution of `K` (1, 3, 3), and radial distortion k1 and k2 (2,). The
-            distortion is None if neither distortion nor principal point is optimized.
+            Intrinsic matrix at the resolution of `K` (1, 3, 3), and radial distortion k1 and k2 (2,). For
+            training views, the distortion is None if neither distortion nor principal point is optimized; for
+            other cameras, it is the metadata entry `radial`, or None if there is no such entry.
         """
         if camera.metadata is None or "cam_idx" not in camera.metadata:
             return K, radial_terms(camera)
@@ -300,7 +304,7 @@ class NopeCameraOptimizer(CameraOptimizer):
         return cameras if self.learned_lens is None else self.learned_lens.cameras(cameras)
 
     def get_param_groups(self, param_groups: dict) -> None:
-        """Add the camera parameters that Adam optimizes to nerfstudio's parameter groups.
+        """Extend nerfstudio's parameter groups by the camera parameters that Adam optimizes.
 
         Args:
             param_groups: Parameters by group name, updated in place. With joint refinement, nothing is added.
@@ -337,10 +341,15 @@ class NopeCameraOptimizer(CameraOptimizer):
     def get_metrics_dict(self, metrics_dict: dict) -> None:
         """Add the metrics of the cameras to a dictionary of metrics.
 
-        The metrics are focal length (full-resolution pixels) and its change (percent), rotation (degrees) and
-        translation (world units) of the pose corrections, and statistics of the last joint refinement.
-        Principal point (pixels from the image center) and distortion are added if they are optimized. With
-        several cameras, the names of metrics of intrinsics end with `/` and the camera number, starting at 1.
+        - Focal length (full-resolution pixels) and its change relative to the reconstruction (percent).
+        - Principal point (full-resolution pixels from the image center) and distortion, if at least one of
+          the two is optimized.
+        - Mean and maximum rotation (degrees) and translation (world units) of the pose corrections, if poses
+          are optimized.
+        - Statistics of the last joint refinement, if there was one.
+
+        With several cameras, the names of metrics of intrinsics end with `/` and the camera number, starting
+        at 1.
 
         Args:
             metrics_dict: Metrics by name, updated in place.
