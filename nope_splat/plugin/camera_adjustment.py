@@ -20,8 +20,9 @@ from nope_splat.splatting.lens import Lens
 from nope_splat.splatting.rendering import CameraView
 
 MIN_MEAN_OBSERVATIONS = 200
-"""If the training images have fewer track observations on average, cameras are refined earlier and more often
-(`JointRefinement.few_tracks_start`). Images with texture and overlap have about ten times this number."""
+"""If training images have, on average, fewer track observations than this number, cameras are refined earlier
+and more often (`JointRefinement.few_tracks_start`). Images with texture and overlap have about ten times this
+number."""
 
 
 def has_few_tracks(model: NopeSplatModel) -> bool:
@@ -90,7 +91,8 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
 
     Returns:
         Function that renders a view. Its arguments are the index of the view, `T_camera_world` (4, 4), and
-        the intrinsics (5,) as in `joint_problem`.
+        intrinsics (5,): log focal length, principal point minus principal point of the reconstruction (x, y)
+        in full-resolution pixels, k1 and k2.
     """
     optimizer, background = model.camera_optimizer, model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.current_sh_degree()
@@ -138,7 +140,8 @@ def adjust_cameras(
             Otherwise, several steps are taken, the first ones at lower image resolution.
 
     Returns:
-        The refined bundle adjustment problem, with statistics of the refinement.
+        The refined bundle adjustment problem, the costs before and after each accepted step, and the
+        photometric share of the information about the poses.
     """
     optimizer = model.camera_optimizer
     limits: dict[str, Any] = {"max_iterations": 1, "pyramid_levels": ()} if single_step else {}

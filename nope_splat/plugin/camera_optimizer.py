@@ -113,8 +113,7 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
     @property
     def by_gradient(self) -> bool:
-        """Whether Adam optimizes the cameras in every iteration. If False, joint refinement optimizes the
-        cameras at intervals."""
+        """True if Adam optimizes the cameras in every iteration, False if joint refinement does at intervals."""
         return isinstance(self.refinement, GradientRefinement)
 
     def learns_lens(self) -> bool:

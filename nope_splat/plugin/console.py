@@ -1,4 +1,4 @@
-"""Fix for nerfstudio's console, which interprets paths such as `out [/old]` as rich markup and raises."""
+"""Fix for nerfstudio's console, which fails on paths such as `out [/old]`: it parses them as rich markup."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Interruption(KeyboardInterrupt):
-    """Exception for Ctrl-C that is raised between two iterations, so that a checkpoint can be saved."""
+    """Exception after Ctrl-C; it is raised only between iterations, so that a checkpoint can be saved."""
 
 
 class DeferredInterruption:
