@@ -48,8 +48,8 @@ def joint_problem(model: NopeSplatModel) -> BundleProblem:
 
     Returns:
         Problem with the V training views as images. Each of the K cameras has five intrinsics (K, 5): log
-        focal length, principal point minus principal point of the reconstruction (x, y) in full-resolution
-        pixels, k1 and k2. Observed positions are also relative to the principal point of the reconstruction.
+        focal length, principal point shift (x, y) relative to the reconstruction in full-resolution pixels,
+        k1 and k2. Observed positions are relative to the principal point of the reconstruction.
     """
     optimizer, observations = model.camera_optimizer, model.observations.to(model.device)
     lens, learned_lens = optimizer.lens(), optimizer.learned_lens
@@ -91,8 +91,8 @@ def view_renderer(model: NopeSplatModel, cameras: Cameras, batches: list[dict[st
 
     Returns:
         Function that renders a view. Its arguments are the index of the view, `T_camera_world` (4, 4), and
-        intrinsics (5,): log focal length, principal point minus principal point of the reconstruction (x, y)
-        in full-resolution pixels, k1 and k2.
+        intrinsics (5,): log focal length, principal point shift (x, y) relative to the reconstruction in
+        full-resolution pixels, k1 and k2.
     """
     optimizer, background = model.camera_optimizer, model.background_color.to(model.device)
     gaussians, sh_degree = model.gaussians(), model.current_sh_degree()

@@ -113,7 +113,7 @@ class NopeCameraOptimizerConfig(CameraOptimizerConfig):
 
     @property
     def by_gradient(self) -> bool:
-        """True if Adam optimizes the cameras in every iteration, False if joint refinement does at intervals."""
+        """True if Adam optimizes the cameras in every iteration, False if joint refinement optimizes them."""
         return isinstance(self.refinement, GradientRefinement)
 
     def learns_lens(self) -> bool:
@@ -177,7 +177,7 @@ class NopeCameraOptimizer(CameraOptimizer):
 
     @torch.no_grad()
     def set_cameras(self, poses: Tensor, focal: Tensor, lens: Lens | None = None) -> None:
-        """Set the corrections so that the cameras have given poses and intrinsics.
+        """Set the corrections so that the cameras have the given poses and intrinsics.
 
         Parameters that the configuration does not optimize are not changed.
 
@@ -325,7 +325,8 @@ class NopeCameraOptimizer(CameraOptimizer):
             few_tracks: Whether images have few track observations (see `has_few_tracks`).
 
         Returns:
-            Iterations; empty if no camera parameter is optimized or if Adam optimizes the cameras.
+            Iterations in increasing order; empty if no camera parameter is optimized, if Adam optimizes the
+            cameras, or if refinement would start after the training.
         """
         refinement = self.config.refinement
         frozen = self.config.mode == "off" and not self.config.optimize_focal and self.learned_lens is None
@@ -339,6 +340,8 @@ class NopeCameraOptimizer(CameraOptimizer):
     @torch.no_grad()
     def get_metrics_dict(self, metrics_dict: dict) -> None:
         """Add the metrics of the cameras to a dictionary of metrics.
+
+        The metrics are:
 
         - Focal length (full-resolution pixels) and its change relative to the reconstruction (percent).
         - Principal point (full-resolution pixels from the image center) and distortion, if at least one of
@@ -381,10 +384,10 @@ def _by_camera(name: str, values: Tensor) -> dict[str, Tensor]:
 
 
 def _logarithm(motion: Tensor, mode: Literal["SO3xR3", "SE3"]) -> Tensor:
-    """Convert transforms (V, 3, 4) to pose parameters (V, 6), translation before rotation vector.
+    """Convert transforms (V, 3, 4) to pose parameters (V, 6): translation part, then rotation vector.
 
-    This function is the inverse of nerfstudio's exponential map for `mode`. Rotations must be well below 180
-    degrees.
+    This function is the inverse of nerfstudio's `exp_map_SE3` or `exp_map_SO3xR3`, as selected by `mode`.
+    Rotations must be well below 180 degrees.
     """
     R, t = motion[:, :, :3], motion[:, :, 3]
     rotation = rotation_log(R)

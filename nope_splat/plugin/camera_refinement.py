@@ -15,7 +15,7 @@ class JointRefinement:
     """Refine all cameras at intervals by Levenberg-Marquardt on reprojection and photometric errors."""
 
     start: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Fraction of the training before the first refinement; 1 or more disables refinement, except where
+    """Fraction of the training before the first refinement; 1 or more disables refinement, unless
     few-tracks-start applies. Early renderings are blurred and would bias the focal length."""
     interval: Annotated[float, POSITIVE] = 0.2
     """Fraction of the training between two refinements; smaller values refine more often."""

@@ -14,8 +14,8 @@ from nope_splat.errors import NopeSplatError
 from nope_splat.plugin.camera_optimizer import NopeCameraOptimizer
 
 MAX_ROTATION_ERROR = 1e-2
-"""Maximum absolute difference between an entry of R R^T and of the identity, for a valid rotation matrix R.
-The limit is far above float32 rounding errors."""
+"""A matrix R counts as a rotation only if no entry of R R^T - I exceeds this absolute value. The limit is far
+above float32 rounding errors."""
 GAUSSIANS = "gauss_params."
 """Part of a parameter's name in the state dict. The name contains this text if and only if the parameter
 belongs to Gaussians that are not tied to track points."""

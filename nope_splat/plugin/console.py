@@ -12,7 +12,7 @@ from rich.text import Text
 
 
 def print_brackets_literally(console: Console = CONSOLE) -> None:
-    """Make a rich console print text in square brackets literally unless it is a style or link.
+    """Make a rich `Console` print text in square brackets literally, unless the text is a style or link.
 
     Args:
         console: The console, modified in place; repeated calls have no further effect.

@@ -126,7 +126,7 @@ class NopeDataParser(DataParser):
         return reconstruct(self.folder, held_out, self.config.sfm, self.config.cache_dir)
 
     def image_ids(self, split: str) -> NDArray[np.int64]:
-        """Return the indices of the registered images in a split, as numbered in the reconstruction. (V,).
+        """Return the indices of the registered images in a split, as numbered in the reconstruction. (n,).
 
         Args:
             split: "train" for the training images; any other value for the held-out images.
@@ -201,7 +201,7 @@ class NopeDataParser(DataParser):
 
     @cached_property
     def _images(self) -> list[ImageFile]:
-        """Image files in the order of the reconstruction, with stationary cells, such as logos, ignored."""
+        """Image files in the order of the reconstruction; stationary cells (logos) are marked as ignored."""
         by_name = {image.name: image for image in self.folder.images}
         scene = self.distorted_scene
         return [
@@ -278,7 +278,7 @@ def training_observations(scene: Reconstruction, image_ids: NDArray[np.int64]) -
 
     Returns:
         O observations. `view_ids` are indices of training views, 0 to V - 1; `xy` are positions in
-        full-resolution pixels relative to the principal point.
+        full-resolution pixels relative to the principal point of the image.
     """
     view_of_image = np.full(len(scene.image_names), -1)
     view_of_image[image_ids] = np.arange(len(image_ids))

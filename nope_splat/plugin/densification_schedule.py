@@ -33,15 +33,15 @@ class DensificationConfig:
     densify-grad-thresh are split if their largest standard deviation exceeds the size threshold, and cloned
     otherwise."""
     split_screen_size: Annotated[float, NOT_NEGATIVE] = 0.05
-    """Radius in the image, as a fraction of the longer image side, above which Gaussians are split."""
+    """Gaussians are split if their radius in the image exceeds this fraction of the longer image side."""
     cull_alpha_thresh: Annotated[float, SHARE] = 0.1
     """Opacity below which Gaussians are removed."""
     cull_scale_thresh: Annotated[float, NOT_NEGATIVE] = 0.5
-    """Largest standard deviation, in world units (the median depth is one), above which Gaussians are
-    removed; applies after the first opacity reset."""
+    """Gaussians are removed if their largest standard deviation exceeds this value in world units (the median
+    depth is one); applies after the first opacity reset."""
     cull_screen_size: Annotated[float, NOT_NEGATIVE] = 0.15
-    """Radius in the image, as a fraction of the longer image side, above which Gaussians are removed; applies
-    after the first opacity reset."""
+    """Gaussians are removed if their radius in the image exceeds this fraction of the longer image side;
+    applies after the first opacity reset."""
     max_screen_size: Annotated[float, POSITIVE] = 0.25
     """Maximum radius of a Gaussian in the image, as a fraction of the longer image side; larger Gaussians are
     shrunk in every iteration."""

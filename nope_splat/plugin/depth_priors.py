@@ -21,7 +21,7 @@ from nope_splat.sfm import Reconstruction
 logger = logging.getLogger(__name__)
 
 MAX_SIZE = 518
-"""Maximum longer side of a prior in pixels; depth networks do not resolve more detail."""
+"""Maximum longer side of a depth prior in pixels; depth networks do not resolve more detail."""
 POOR_FIT = 0.25
 """Threshold on the depth error at the track points, as a fraction of the depth. If the median error over all
 depth maps is larger, a message says that the option depth.kind may be wrong."""
@@ -51,7 +51,7 @@ class DepthPriors:
     """Prior by index of the training view. Views without a depth map, or whose depth map does not fit the
     track points, are missing."""
     inverse: bool
-    """Whether the values of all priors are inverse depths."""
+    """True if the priors contain inverse depth, False if they contain depth; the same for all priors."""
     neighbors: dict[int, tuple[int, ...]]
     """For each view with a prior, up to `NEIGHBORS` other views with a prior, by decreasing number of
     matches."""

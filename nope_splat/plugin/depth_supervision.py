@@ -18,7 +18,7 @@ from nope_splat.splatting.depth_losses import (
 from nope_splat.splatting.lens import Lens
 
 SAMPLES = 1024
-"""Number of random pixels of each of the two views in the Chamfer loss."""
+"""Number of pixels sampled at random in each of the two views for the Chamfer loss."""
 
 
 class DepthSupervision(nn.Module):
@@ -31,8 +31,8 @@ class DepthSupervision(nn.Module):
         num_views: Number V of training views.
         priors: Depth priors of the training views; None outside training.
         depth_weight: Weight of the difference between rendered depth and priors; 0 disables this loss.
-        chamfer_weight: Weight of the Chamfer distance between the unprojected depth priors of two neighboring
-            views; 0 disables this loss.
+        chamfer_weight: Weight of the Chamfer distance between the unprojected depth priors of a view and of
+            one of its neighbors (`DepthPriors.neighbors`); 0 disables this loss.
     """
 
     def __init__(

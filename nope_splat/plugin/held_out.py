@@ -27,7 +27,7 @@ from nope_splat.splatting.rendering import CameraView
 
 
 class SplatModel(Protocol):
-    """Interface of a model to which held-out poses are aligned, such as `NopeSplatModel`."""
+    """Interface of a model, such as `NopeSplatModel`, to which the poses of held-out images are aligned."""
 
     background_color: Tensor
     """Color of pixels without Gaussians, RGB in [0, 1]. (3,)."""

@@ -29,7 +29,7 @@ class HeldOutView(NamedTuple):
 def held_out_views(model: NopeSplatModel, data: NopeDataManager) -> Iterator[HeldOutView]:
     """Render the model at the poses of all registered held-out images.
 
-    The poses come from the data manager's evaluation dataset. Call `NopePipeline.align_held_out` before: it
+    The poses come from the data manager's evaluation dataset. Call `NopePipeline.align_held_out` first: it
     aligns the poses to the model, and stores them in this dataset.
 
     Args:

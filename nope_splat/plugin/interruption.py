@@ -29,6 +29,8 @@ class DeferredInterruption:
     def deferred(self, training_state: Callable[[], str]) -> Iterator[None]:
         """Handle Ctrl-C within a `with` block.
 
+        The first Ctrl-C during the training raises nothing; it only sets `is_requested`.
+
         Args:
             training_state: Function that returns nerfstudio's training state: "training", "paused" or
                 "completed".

@@ -43,8 +43,8 @@ def open_run(config: Path) -> Run:
         The run.
 
     Raises:
-        NopeSplatError: If the run is missing or was trained with another method, or if its latest checkpoint
-            is missing, damaged, or does not match the configuration or the photos.
+        NopeSplatError: If the run is missing or was trained with another method. Also if its latest
+            checkpoint is missing, is damaged, or does not match the configuration or the photos.
     """
     loaded = read_config(config)
     checkpoint = last_checkpoint(config.parent / "nerfstudio_models")
